@@ -1,0 +1,109 @@
+"""The two contracts between rooms: parts go in by a consumer, finished traces go out by an exporter.
+
+Return means "mine now": when ``consume`` returns, the store has the parts and the sender may get its answer. When
+``export`` returns a result for a trace, that result is true for this exporter and this trace alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from grafter.core.model import Envelope, Key, Part
+
+
+class Consumer(Protocol):
+    """What a receiver hands its parts to."""
+
+    async def consume(self, parts: Sequence[Part]) -> None:
+        """Store all parts of one request, or none as far as the sender can tell.
+
+        Raises UnavailableError (the sender should try again; a repeat does no harm) or RejectedError.
+        """
+        ...
+
+
+class Signal(StrEnum):
+    """A signal that is passed through unread."""
+
+    METRICS = "metrics"
+    LOGS = "logs"
+
+
+class PassThrough(Protocol):
+    """What a receiver hands metrics and logs to."""
+
+    async def forward(self, signal: Signal, request: bytes) -> None:
+        """Send one Export…ServiceRequest (protobuf bytes) on, unread.
+
+        Returns when every exporter of that pipeline has taken it. Raises UnavailableError or RejectedError.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of framed spans under one envelope (field 2 of ScopeSpans each, ready to be concatenated)."""
+
+    envelope: Envelope
+    payload: bytes
+    spans: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutTrace:
+    """What leaves of one trace in one release."""
+
+    key: Key
+    pieces: tuple[Piece, ...]
+    spans: int
+    resend: bool = False
+    """An earlier attempt has an unknown outcome: every span is marked grafter.resend=true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What goes out in one request, unless a backend's refusal makes the exporter halve it."""
+
+    traces: tuple[OutTrace, ...]
+    spans: int
+    size: int
+    """Bytes, about."""
+
+
+class Verdict(StrEnum):
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    """For good: it goes to the dead-letter box."""
+    LATER = "later"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one trace at one exporter."""
+
+    verdict: Verdict
+    reason: str = ""
+    """REFUSED, LATER: what the peer said, without payload."""
+    retry_after: float = 0.0
+    """LATER: seconds after which a new attempt makes sense."""
+    unknown: bool = False
+    """LATER: the peer may have taken it (timeout, connection lost), so the next attempt is a resend."""
+
+
+class Exporter(Protocol):
+    """A door out. Retries, timeouts, compression and halving are inside; the store's view of it is ``export``."""
+
+    name: str
+    """The component id from the config, such as ``otlp_grpc/jaeger``."""
+
+    async def export(self, batch: Batch) -> Sequence[Result]:
+        """Send a batch; one result a trace, in the batch's order. Never raises for what a peer does.
+
+        While the peer is known to be down, answers LATER at once instead of queueing without bound.
+        """
+        ...
+
+    async def forward(self, signal: Signal, request: bytes) -> None:
+        """Send one metrics or logs request on. Raises UnavailableError or RejectedError."""
+        ...

@@ -1,0 +1,246 @@
+"""The data that travels between the rooms.
+
+Two shapes of one trace live here: the *part* as it is held (opaque bytes and the few facts that decide when the
+trace is ready) and the *span* as the join sees it (only what the join reads). Neither knows protobuf.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntFlag, StrEnum
+from hashlib import sha256
+from typing import NewType
+
+TraceId = NewType("TraceId", bytes)
+"""16 bytes, not all zero."""
+SpanId = NewType("SpanId", bytes)
+"""8 bytes, not all zero."""
+UnixNano = NewType("UnixNano", int)
+"""Nanoseconds since 1970-01-01T00:00:00Z."""
+Key = NewType("Key", bytes)
+"""What parts are held under: a host trace's id (16 bytes), or a guest's key (17 bytes, the first is ``g``)."""
+
+AttributeValue = str | bool | int | float | tuple[str, ...]
+
+SPAN_KIND_INTERNAL = 1
+SPAN_KIND_CLIENT = 3
+STATUS_UNSET = 0
+STATUS_ERROR = 2
+
+FLAG_SAMPLED = 0x01
+FLAG_HAS_IS_REMOTE = 0x100
+FLAG_IS_REMOTE = 0x200
+
+
+class Source(StrEnum):
+    """Where a guest trace came from. The value is a metric label and an attribute."""
+
+    SDK = "sdk"
+    WEBHOOK = "webhook"
+    SESSIONS = "sessions"
+    REALTIME = "realtime"
+    OTLP = "otlp"
+
+
+class Facts(IntFlag):
+    """What one host part tells the lifecycle."""
+
+    NONE = 0
+    ROOT = 1
+    """A span without a parent."""
+    LOCAL_ROOT = 2
+    """A span whose parent is said to be in another process (OTLP flags, is_remote)."""
+    ANCHOR = 4
+    """A span that matches an anchor selector, so that a guest is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The resource and the scope that a run of host spans came under, byte for byte.
+
+    ``resource`` is a serialised ResourceSpans without its scope_spans, ``scope`` a serialised ScopeSpans without its
+    spans: schema urls and unknown fields included. Equal envelopes may share one ResourceSpans on the way out.
+    """
+
+    resource: bytes
+    scope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """What one guest part tells the lifecycle about its guest."""
+
+    guest: str
+    """The guest's own trace id, as its source wrote it."""
+    source: Source
+    host: TraceId | None = None
+    """The host trace that this part's link names, when it names one."""
+    sampled: bool | None = None
+    """The sampled flag of the link's traceparent, when it had one."""
+    head: bool = False
+    """The trace object has come."""
+    top_level: bool = False
+    """A span without a parent has come."""
+    ids: tuple[SpanId, ...] = ()
+    """Ids of the spans in this part, after the id rule (see guest_span_id)."""
+    parents: tuple[SpanId, ...] = ()
+    """Ids of the parents that they name, after the id rule."""
+    ended: bool = False
+    """The source says that no more will come."""
+
+
+@dataclass(slots=True)
+class Part:
+    """What one request brought for one trace (host: for one trace under one envelope).
+
+    Host: ``payload`` is a run of framed Span messages, each as field 2 of ScopeSpans, byte for byte as received.
+    Guest: ``payload`` is a JSON list of OpenAI items, already without the content that may not be stored.
+    """
+
+    key: Key
+    payload: bytes
+    spans: int
+    envelope: Envelope | None = None
+    """Host parts only."""
+    facts: Facts = Facts.NONE
+    span_ids: bytes = b""
+    """Host parts only: the 8-byte span ids, joined, in the payload's order."""
+    guest: GuestFacts | None = None
+    """Guest parts only; then ``key`` is guest_key(guest.guest) and the store decides where the part is filed."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpan:
+    """What the join reads of a host span."""
+
+    span_id: SpanId
+    parent_span_id: bytes
+    """8 bytes, or empty for a root."""
+    name: str
+    start: UnixNano
+    end: UnixNano
+    flags: int
+    trace_state: str
+    envelope: Envelope
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    """Only the attributes that an anchor selector or preference asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanLink:
+    """A link to another span of the same trace."""
+
+    span_id: SpanId
+    attributes: tuple[tuple[str, AttributeValue], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEvent:
+    """A point in time on a span."""
+
+    time: UnixNano
+    name: str
+    attributes: tuple[tuple[str, AttributeValue], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSpan:
+    """A guest span, mapped to OpenTelemetry's words but not yet hung anywhere."""
+
+    span_id: SpanId
+    parent: SpanId | None
+    """The parent that the guest names, after the id rule; None for a top-level span."""
+    parent_name: str
+    """The parent's id as the guest wrote it, for grafter.parent.missing; empty for a top-level span."""
+    name: str
+    kind: int
+    start: UnixNano
+    end: UnixNano
+    attributes: tuple[tuple[str, AttributeValue], ...]
+    status_code: int = STATUS_UNSET
+    status_message: str = ""
+    links: tuple[SpanLink, ...] = ()
+    events: tuple[SpanEvent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """To which host trace a guest belongs, and how that was said."""
+
+    host: TraceId
+    span_id: SpanId | None = None
+    """The host span that the app named as the anchor."""
+    sampled: bool | None = None
+    how: str = "trace_id"
+    """``traceparent``, ``trace_id`` or ``openai_trace_id``; a metric label and the value of grafter.link."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A guest trace, ready to be hung: what is common to every source."""
+
+    trace_id: str
+    source: Source
+    spans: tuple[GuestSpan, ...]
+    link: Link | None = None
+    conversation_ids: frozenset[str] = frozenset()
+    """Session and conversation ids, compared with the host's when several anchors match."""
+    measured_in_app: bool = False
+    """Its spans were timed in the app's own process, so they take the anchor's resource."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraftedSpan:
+    """A guest span as it leaves: under a trace id, a parent and a resource."""
+
+    span: GuestSpan
+    trace_id: TraceId
+    parent_span_id: bytes
+    """8 bytes, or empty when it is a root of its trace."""
+    trace_state: str
+    flags: int
+    envelope: Envelope | None
+    """The anchor's envelope, whose resource it takes; None: the resource ``service.name=openai``."""
+    attributes: tuple[tuple[str, AttributeValue], ...]
+    """The span's own and those that the graft adds, in that order; keys are unique."""
+
+
+def guest_key(guest_trace_id: str) -> Key:
+    """The key under which a guest's parts are held while they are held apart from a host."""
+    return Key(b"g" + sha256(_utf8(guest_trace_id)).digest()[:16])
+
+
+def guest_span_id(guest_trace_id: str, guest_span_id: str) -> SpanId:
+    """The span id under which a guest span leaves: for ever, from any replica, in any order.
+
+    The first 8 bytes of SHA-256 over the guest trace id, one zero byte, and the guest span id, all UTF-8; the last
+    bit is set should all be zero.
+    """
+    digest = sha256(_utf8(guest_trace_id) + b"\0" + _utf8(guest_span_id)).digest()[:8]
+    return SpanId(digest if any(digest) else b"\0\0\0\0\0\0\0\1")
+
+
+def unlinked_trace_id(guest_trace_id: str) -> TraceId:
+    """The trace id under which a guest without a host leaves.
+
+    The 32 hex digits of a ``trace_<32 hex>`` id where it is that and not all zero, else the first 16 bytes of
+    SHA-256 over the id.
+    """
+    named = openai_trace_id(guest_trace_id)
+    return named or TraceId(sha256(_utf8(guest_trace_id)).digest()[:16])
+
+
+def openai_trace_id(guest_trace_id: str) -> TraceId | None:
+    """The W3C trace id that an OpenAI trace id of the form ``trace_<32 hex>`` can stand for, else None."""
+    digits = guest_trace_id.removeprefix("trace_")
+    if len(digits) != 32 or digits == guest_trace_id or not digits.isascii():
+        return None
+    try:
+        raw = bytes.fromhex(digits)
+    except ValueError:
+        return None
+    return TraceId(raw) if len(raw) == 16 and any(raw) else None
+
+
+def _utf8(text: str) -> bytes:
+    # A lone surrogate is legal in JSON and in a Python str; it must not cost the item its id.
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,90 @@
+"""The settings that the core obeys, already read and in the core's own units (nanoseconds, bytes).
+
+``config.py`` builds these from ``processors.graft``; the core knows no file and no default of its own beyond what
+stands here, so that tests and ``grafter graft`` say what they mean.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+
+
+class Mode(StrEnum):
+    HOLD = "hold"
+    STREAM = "stream"
+
+
+class Content(StrEnum):
+    NONE = "none"
+    TEXT = "text"
+    FULL = "full"
+
+
+class Unlinked(StrEnum):
+    FORWARD = "forward"
+    DROP = "drop"
+    KEEP = "keep"
+
+
+class HostMissing(StrEnum):
+    FOLLOW_FLAGS = "follow_flags"
+    FORWARD = "forward"
+    DROP = "drop"
+
+
+class RedactAction(StrEnum):
+    HMAC = "hmac"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long grafter waits for what, on its own arrival clock; nanoseconds."""
+
+    after_root: int = 10 * SECOND
+    for_guest: int = 30 * SECOND
+    guest_quiet: int = 6 * SECOND
+    local_root: int = 10 * MINUTE
+    idle: int = 10 * MINUTE
+    max: int = 2 * HOUR
+    remember: int = 24 * HOUR
+    remember_limit: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Picks anchor spans: name and attributes must all match; an empty name matches every name."""
+
+    name: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redact:
+    """Attribute keys to rewrite on every span, host spans included."""
+
+    keys: frozenset[str] = frozenset()
+    action: RedactAction = RedactAction.HMAC
+    secret: bytes = b""
+    """The HMAC key; made once per store, so that equal values stay comparable."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraftPolicy:
+    """Everything under ``processors.graft``."""
+
+    mode: Mode = Mode.HOLD
+    trace_id_keys: tuple[str, ...] = ("trace_id",)
+    anchors: tuple[Selector, ...] = (Selector(name="gen_ai.realtime.session"),)
+    waits: Waits = field(default_factory=Waits)
+    unlinked: Unlinked = Unlinked.FORWARD
+    host_missing: HostMissing = HostMissing.FOLLOW_FLAGS
+    openai_service_name: str = "openai"
+    content: Content = Content.NONE
+    metadata_keys: tuple[str, ...] = ()
+    redact: Redact = field(default_factory=Redact)
+    max_trace_bytes: int = 64 << 20
+    """Past this a held trace is released early; from extensions.store."""

@@ -1,0 +1,69 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Request(_message.Message):
+    __slots__ = ("resource_spans",)
+    RESOURCE_SPANS_FIELD_NUMBER: _ClassVar[int]
+    resource_spans: _containers.RepeatedCompositeFieldContainer[ResourceRun]
+    def __init__(self, resource_spans: _Optional[_Iterable[_Union[ResourceRun, _Mapping]]] = ...) -> None: ...
+
+class ResourceRun(_message.Message):
+    __slots__ = ("scope_spans",)
+    SCOPE_SPANS_FIELD_NUMBER: _ClassVar[int]
+    scope_spans: _containers.RepeatedCompositeFieldContainer[ScopeRun]
+    def __init__(self, scope_spans: _Optional[_Iterable[_Union[ScopeRun, _Mapping]]] = ...) -> None: ...
+
+class ScopeRun(_message.Message):
+    __slots__ = ("spans",)
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    spans: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, spans: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class HeadRequest(_message.Message):
+    __slots__ = ("resource_spans",)
+    RESOURCE_SPANS_FIELD_NUMBER: _ClassVar[int]
+    resource_spans: _containers.RepeatedCompositeFieldContainer[HeadResourceRun]
+    def __init__(self, resource_spans: _Optional[_Iterable[_Union[HeadResourceRun, _Mapping]]] = ...) -> None: ...
+
+class HeadResourceRun(_message.Message):
+    __slots__ = ("scope_spans",)
+    SCOPE_SPANS_FIELD_NUMBER: _ClassVar[int]
+    scope_spans: _containers.RepeatedCompositeFieldContainer[HeadScopeRun]
+    def __init__(self, scope_spans: _Optional[_Iterable[_Union[HeadScopeRun, _Mapping]]] = ...) -> None: ...
+
+class HeadScopeRun(_message.Message):
+    __slots__ = ("spans",)
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    spans: _containers.RepeatedCompositeFieldContainer[Head]
+    def __init__(self, spans: _Optional[_Iterable[_Union[Head, _Mapping]]] = ...) -> None: ...
+
+class Head(_message.Message):
+    __slots__ = ("trace_id", "span_id", "parent_span_id", "name", "flags")
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    SPAN_ID_FIELD_NUMBER: _ClassVar[int]
+    PARENT_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    trace_id: bytes
+    span_id: bytes
+    parent_span_id: bytes
+    name: bytes
+    flags: int
+    def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., parent_span_id: _Optional[bytes] = ..., name: _Optional[bytes] = ..., flags: _Optional[int] = ...) -> None: ...
+
+class Tally(_message.Message):
+    __slots__ = ("trace_id", "span_id", "parent_span_id", "flags")
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    SPAN_ID_FIELD_NUMBER: _ClassVar[int]
+    PARENT_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    trace_id: _containers.RepeatedScalarFieldContainer[bytes]
+    span_id: _containers.RepeatedScalarFieldContainer[bytes]
+    parent_span_id: _containers.RepeatedScalarFieldContainer[bytes]
+    flags: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, trace_id: _Optional[_Iterable[bytes]] = ..., span_id: _Optional[_Iterable[bytes]] = ..., parent_span_id: _Optional[_Iterable[bytes]] = ..., flags: _Optional[_Iterable[int]] = ...) -> None: ...

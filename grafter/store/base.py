@@ -1,0 +1,195 @@
+"""The store's contract, in prose and types. Embedded and Redis keep the same promises.
+
+A store holds *parts* under *keys* until the trace of that key is settled, and then a small *memory* of it.
+
+Where a part is filed
+    A host part is filed under its trace id. A guest part comes with the guest's own key; it is filed
+
+    * under the host's key, when the guest's link is known (from this part or an earlier one of the guest, held or
+      remembered) and the store was not opened with ``guests_apart``, and the host has not been released yet
+      (a host of which nothing is known has not been released);
+    * under the guest's key otherwise.
+
+    When a part brings the link of a guest whose earlier parts are held under the guest's key, those are moved to the
+    host's key in the same append (under the same condition). A link once known for a guest never changes.
+
+What append promises
+    When ``append`` returns, every part is stored: a process that dies at any later moment has not lost it. Parts of
+    one call are stored together or not at all, as far as the caller can see: an error means that the caller must
+    send again. A repeat does no harm: equal parts are told apart by the reader. Concurrent calls share one commit.
+
+Looking and claiming
+    Each append sets the moment at which somebody should look at the key again (``look_at``, by the table of waits
+    that the store was opened with): ``due``. ``claim`` hands a due key to one owner for ``lease``; when the lease
+    ends without a settle or a postpone, the key is due again. A claim carries a token: whatever is done with a
+    token that is no longer the key's own does nothing and says so.
+
+    A claim covers the parts up to and including arrival number ``up_to``. Once an exporter's outcome stands for a
+    key, each new claim of it covers the same parts until they are settled, so that no exporter gets a part twice
+    because another one was slow.
+
+Outcomes
+    ``intend`` before bytes leave, ``outcome`` after. A claim tells what is known for each exporter:
+    INTENDED without an outcome means that a process died, or a peer fell silent, between the two: unknown.
+    ``settle`` forgets the parts up to ``up_to`` and no later one, with their outcomes, and stores memories in the
+    same commit. What came later stays held and is due at once.
+
+Memory
+    An opaque blob a key, kept for ``remember`` and up to ``remember_limit`` keys, the oldest going first.
+
+Time is an argument, in Unix nanoseconds. Due times and leases are data. Past ``max_bytes`` of live bytes ``append``
+raises UnavailableError. Arrival numbers rise over the whole life of the store, restarts included.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from grafter.core.model import Envelope, GuestFacts, Key, Part, UnixNano
+from grafter.core.state import TraceState
+
+
+class Outcome(StrEnum):
+    """What is known of one export of one claim."""
+
+    INTENDED = "intended"
+    """Bytes may have left; nothing is known of them."""
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    """Refused for good, and in the dead-letter box."""
+    WITHDRAWN = "withdrawn"
+    """Known not to have been taken: the intent is void and the next attempt is no resend."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """A part as it is read back. ``envelope`` is set for host parts, ``guest`` for guest parts."""
+
+    arrival: int
+    payload: bytes
+    spans: int
+    envelope: Envelope | None
+    span_ids: bytes
+    guest: GuestFacts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A key that this process owns until its lease ends."""
+
+    key: Key
+    token: int
+    up_to: int
+    state: TraceState
+    """The sum of the facts of everything held under the key."""
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    """By exporter name; empty unless an export of this claim's parts was begun before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is kept of a key after its release."""
+
+    key: Key
+    blob: bytes
+    """The core's own encoding, versioned."""
+    host: Key | None = None
+    """For a guest's key: the host that it is linked to. The store needs it for filing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of a claim: forget its parts, keep these memories (of the key itself and of guests that left with it)."""
+
+    claim: Claim
+    memories: tuple[Memory, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Spans that an exporter's peer refused for good."""
+
+    key: Key
+    exporter: str
+    reason: str
+    at: UnixNano
+    spans: int
+    payload: bytes
+    """A whole ExportTraceServiceRequest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What is held now."""
+
+    traces: int
+    spans: int
+    bytes: int
+    """Live payload bytes."""
+    limit_bytes: int
+    oldest: UnixNano | None
+    """Arrival of the oldest part that is held."""
+    remembered: int
+    recovering: bool
+    """The index is still being rebuilt; appends are taken, claims are not handed out yet."""
+    recovered_spans: int
+    """Spans found at start."""
+    disk_bytes: int = 0
+    """Bytes that the store takes on disk, dead ones included."""
+
+
+class Store(Protocol):
+    """See the module's docstring for every promise."""
+
+    async def append(self, parts: Sequence[Part], now: UnixNano) -> None:
+        """Store the parts of one request. Raises UnavailableError when full, failing or stopping."""
+        ...
+
+    async def claim(self, now: UnixNano, limit: int) -> Sequence[Claim]:
+        """Up to ``limit`` due keys, earliest due first, each to this caller alone until its lease ends."""
+        ...
+
+    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
+        """The parts that each claim covers, in order of arrival. Raises UnavailableError when they cannot be read."""
+        ...
+
+    async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
+        """Give the keys back; each is due again at the given time, or earlier if a new part says so."""
+        ...
+
+    async def move(self, claim: Claim, host: Key) -> bool:
+        """File a guest key's parts under a host from now on (their link was found otherwise). False: not owned."""
+        ...
+
+    async def intend(self, claims: Sequence[Claim], exporter: str) -> Sequence[bool]:
+        """Note that bytes of these claims are about to leave. False for a claim that is no longer owned."""
+        ...
+
+    async def outcome(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> None:
+        """Note what became of them."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
+        """Forget and remember. False for a claim that is no longer owned: nothing was changed for it."""
+        ...
+
+    async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
+        """The memories of these keys, where they have not been forgotten."""
+        ...
+
+    async def held(self, key: Key) -> bool:
+        """Whether any host part is held under the key."""
+        ...
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> int:
+        """Put letters into the dead-letter box; the number of spans of old letters that its limit pushed out."""
+        ...
+
+    async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:
+        """The newest letters."""
+        ...
+
+    def stats(self) -> Stats:
+        """What is held now; cheap enough for every scrape."""
+        ...

@@ -1,0 +1,114 @@
+"""grafter's own counters, in one table: name, meaning, labels. Names and labels are PRODUCT's; dashboards rely on them.
+
+The books balance in each process: accepted + recovered + synthetic = sent + held + sampled out + dead + dropped +
+merged, for each exporter. Labels are few and bounded: a label value is never text from outside.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_DELAYS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+
+
+class Metrics:
+    """Every metric of one process, on a registry of its own, so that two services in one test do not share counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(name, meaning, labels, registry=self.registry)
+
+        def histogram(name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, meaning, labels, buckets=buckets, registry=self.registry)
+
+        self.accepted_spans = counter(
+            "grafter_receiver_accepted_spans", "Spans stored and acknowledged.", "receiver", "transport"
+        )
+        self.refused_spans = counter(
+            "grafter_receiver_refused_spans", "Spans refused at the door.", "receiver", "transport", "reason"
+        )
+        self.receiver_requests = counter(
+            "grafter_receiver_requests", "Requests answered.", "receiver", "transport", "outcome"
+        )
+        self.receiver_seconds = histogram(
+            "grafter_receiver_request_seconds", "Time to answer a request.", _SECONDS, "receiver"
+        )
+        self.guest_items = counter("grafter_guest_items", "OpenAI items read, by what they were.", "source", "kind")
+        self.tee_items = counter("grafter_tee_items", "Items sent on to OpenAI's ingest.", "outcome")
+        self.released_traces = counter("grafter_released_traces", "Traces released.", "reason")
+        self.grafted_spans = counter("grafter_grafted_spans", "Guest spans hung under a host trace.", "source", "match")
+        self.unlinked_guests = counter("grafter_unlinked_guests", "Guests released without a host.", "reason")
+        self.expected_guests = counter(
+            "grafter_expected_guests", "Guests that a host trace expected.", "source", "outcome"
+        )
+        self.join_delay_seconds = histogram(
+            "grafter_join_delay_seconds", "From a guest's first part to its release with the host.", _DELAYS
+        )
+        self.forgotten_traces = counter("grafter_forgotten_traces", "Memories that the limit or the time ended.")
+        self.recovered_spans = counter("grafter_recovered_spans", "Spans that the store held at start.")
+        self.synthetic_spans = counter("grafter_synthetic_spans", "Spans that grafter made up.")
+        self.merged_spans = counter("grafter_merged_spans", "Spans that came more than once, kept once.", "reason")
+        self.dropped_spans = counter("grafter_dropped_spans", "Spans dropped, each with a reason.", "reason")
+        self.resent_spans = counter("grafter_resent_spans", "Spans sent again after an unknown outcome.", "exporter")
+        self.sent_spans = counter("grafter_exporter_sent_spans", "Spans that the peer accepted.", "exporter")
+        self.failed_spans = counter(
+            "grafter_exporter_failed_spans", "Spans of failed attempts; they are tried again.", "exporter"
+        )
+        self.rejected_spans = counter(
+            "grafter_exporter_rejected_spans", "Spans that the peer refused in a partial success.", "exporter"
+        )
+        self.dead_spans = counter("grafter_dead_spans", "Spans put into the dead-letter box.", "exporter", "reason")
+        self.exporter_seconds = histogram(
+            "grafter_exporter_request_seconds", "Time of one attempt.", _SECONDS, "exporter"
+        )
+        self.passed_requests = counter(
+            "grafter_passed_requests", "Metrics and logs requests passed through.", "signal", "outcome"
+        )
+
+    def watch(self, read: Callable[[], "Held"]) -> None:
+        """Add the gauges of what is held now; ``read`` is called once a scrape."""
+        self.registry.register(_HeldCollector(read))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the gauges show; plain numbers, so that this room needs no other."""
+
+    traces: int
+    spans: int
+    bytes: int
+    limit_bytes: int
+    disk_bytes: int
+    oldest_seconds: float
+    remembered: int
+    store_up: bool
+
+
+class _HeldCollector(Collector):
+    def __init__(self, read: Callable[[], Held]) -> None:
+        self._read = read
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        held = self._read()
+        return [
+            _gauge("grafter_held_traces", "Keys held now.", held.traces),
+            _gauge("grafter_held_spans", "Spans held now.", held.spans),
+            _gauge("grafter_held_bytes", "Live payload bytes held now.", held.bytes),
+            _gauge("grafter_oldest_held_seconds", "Age of the oldest part held.", held.oldest_seconds),
+            _gauge("grafter_remembered_traces", "Released traces that late parts still find.", held.remembered),
+            _gauge("grafter_store_up", "1 while the store takes parts.", int(held.store_up)),
+            _gauge("grafter_store_bytes", "Bytes that the store takes, dead ones included.", held.disk_bytes),
+            _gauge("grafter_store_limit_bytes", "Live bytes past which parts are refused.", held.limit_bytes),
+        ]
+
+
+def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, meaning, value=value)
