@@ -1,0 +1,227 @@
+"""When a held trace leaves: the only place that weighs the waits against each other.
+
+Every wait runs on the arrival clock and from the last sign of life: an inbound webhook often ends its root within a
+second of a call that lasts an hour, so a root's end alone says nothing. What a wait ends with depends on the state
+alone and never on the moment of asking: asked earlier the answer is Wait until that moment, asked at it or later
+Release with that reason.
+"""
+
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from enum import StrEnum
+
+from grafter.core.model import Facts, Source, UnixNano
+from grafter.core.policy import GraftPolicy, Mode, Unlinked, Waits
+from grafter.core.state import GuestState, TraceState
+
+
+class ReleaseReason(StrEnum):
+    """Why a trace left; a metric label and part of its memory, so the values never change."""
+
+    COMPLETE = "complete"
+    """Its root came, its guests are whole, and it fell quiet."""
+    GUEST_TIMEOUT = "guest_timeout"
+    """Its root came, and a guest that was expected or had begun did not become whole in time."""
+    LOCAL_ROOT = "local_root"
+    """No root, but a span whose parent lives in another process."""
+    IDLE = "idle"
+    MAX = "max"
+    OVERSIZE = "oversize"
+    LATE = "late"
+    """Host spans of a trace that was released before."""
+    STREAM = "stream"
+    """Nothing is held back in this mode."""
+    UNLINKED = "unlinked"
+    """A guest whose host is not known."""
+    LATE_GUEST = "late_guest"
+    """A guest, or the rest of one, whose host was released before."""
+    HOST_MISSING = "host_missing"
+    """Guests whose link names a host of which no span came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing changes before ``until`` unless a part comes. Always later than the moment of asking."""
+
+    until: UnixNano
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The trace leaves now."""
+
+    reason: ReleaseReason
+
+
+Decision = Wait | Release
+
+# Plain ints: an IntFlag's own operators build a member each time, which is felt at one call a key and request.
+_ROOT = int(Facts.ROOT)
+_LOCAL_ROOT = int(Facts.LOCAL_ROOT)
+
+# Sources whose traces end when their spans are all there; the others say so themselves.
+_ITEM_SOURCES = frozenset({Source.SDK, Source.WEBHOOK})
+
+
+def look_at(
+    facts: Facts,
+    first: UnixNano,
+    now: UnixNano,
+    waits: Waits,
+    *,
+    guest_only: bool,
+    remembered: bool,
+    apart: bool,
+    oversize: bool = False,
+) -> UnixNano:
+    """The earliest moment at which a step could release a key to which a part was added just now.
+
+    For a store, at each append: it reads nothing but the facts summed over the key's parts (``facts``), the arrival
+    of its first part and a few yes-or-no's, so it may name a moment that is too early and never one that is too late.
+    ``guest_only``: no host part is held under this host key. ``apart``: the key is a guest's own. ``remembered``: the
+    key was released before, or the store keeps guests apart because nothing is held back. ``oversize``: the key holds
+    more bytes than one trace may.
+    """
+    if remembered or oversize:
+        return now
+    facts_bits = int(facts)
+    idle = waits.idle
+    if apart:
+        wait = waits.guest_quiet if waits.guest_quiet < waits.for_guest else waits.for_guest
+    elif guest_only:
+        wait = idle
+    elif facts_bits & _ROOT:
+        wait = waits.after_root
+    elif facts_bits & _LOCAL_ROOT:
+        wait = waits.local_root
+    else:
+        wait = idle
+    due = now + (wait if wait < idle else idle)
+    end = first + waits.max
+    return UnixNano(due if due < end else end)
+
+
+def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy) -> Decision:
+    """What to do with a key that is a host's trace id, under which its guests are filed too.
+
+    A guest that has begun must become whole; while none has, an anchor span among the host's says that one is
+    expected. A trace of which only guests came waits for its host for as long as any trace may wait.
+    """
+    waits = policy.waits
+    guests = state.guests.values()
+    if state.bytes > policy.max_trace_bytes:
+        return Release(ReleaseReason.OVERSIZE)
+    if state.remembered or policy.mode is Mode.STREAM:
+        stream = policy.mode is Mode.STREAM
+        if state.host_spans or not guests:
+            return Release(ReleaseReason.STREAM if stream else ReleaseReason.LATE)
+        return _late_guests(state, now, waits)
+
+    end = state.first + waits.max
+    idle = state.last + waits.idle
+    if not state.host_spans:
+        return _at(min(idle, end), ReleaseReason.HOST_MISSING, now)
+
+    due: int = end
+    reason = ReleaseReason.MAX
+    if idle <= due:
+        due, reason = idle, ReleaseReason.IDLE
+    if Facts.ROOT in state.facts:
+        quiet = state.last + waits.after_root
+        if guests or Facts.ANCHOR in state.facts:
+            timeout = quiet + waits.for_guest
+            if timeout <= due:
+                due, reason = timeout, ReleaseReason.GUEST_TIMEOUT
+            whole: int | None = _all_whole_at(guests, waits)
+        else:
+            whole = quiet
+        if whole is not None and max(quiet, whole) <= due:
+            due, reason = max(quiet, whole), ReleaseReason.COMPLETE
+    elif Facts.LOCAL_ROOT in state.facts:
+        local = state.last + waits.local_root
+        if local <= due:
+            due, reason = local, ReleaseReason.LOCAL_ROOT
+    return _at(due, reason, now)
+
+
+def step_guest(
+    state: TraceState,
+    now: UnixNano,
+    policy: GraftPolicy,
+    *,
+    host_released: bool,
+    anchor_known: bool = False,
+    missing_ok: Set[bytes] = frozenset(),
+) -> Decision:
+    """What to do with a guest's own key: a guest without a link, or one that comes after its host's release.
+
+    ``host_released``: its host is known and nothing waits for the guest there. ``anchor_known``: in stream mode, the
+    host span under which it will hang is known too; then STREAM is the answer at once, and LATE_GUEST says that
+    ``for_guest`` has passed in vain (spans that are named as parents and have not come by then will not be waited for
+    any longer). Without any span, only a trace object, there is nothing to hurry for. ``missing_ok``: ids that were
+    sent by an earlier release of the guest.
+
+    The answer for a guest without a link is UNLINKED, whichever wait ends it.
+    """
+    waits = policy.waits
+    guests = state.guests.values()
+    if state.bytes > policy.max_trace_bytes:
+        return Release(ReleaseReason.OVERSIZE)
+    linked = host_released or any(guest.host is not None for guest in guests)
+    if linked and policy.mode is Mode.STREAM:
+        if anchor_known and state.guest_spans:
+            return Release(ReleaseReason.STREAM)
+        return _at(_latest(state, waits), ReleaseReason.LATE_GUEST, now)
+    if linked:
+        return _late_guests(state, now, waits, missing_ok)
+    if policy.unlinked is Unlinked.KEEP:
+        return _at(state.first + waits.max, ReleaseReason.UNLINKED, now)
+    return _at(_earliest(state, waits, missing_ok), ReleaseReason.UNLINKED, now)
+
+
+def whole_at(guest: GuestState, waits: Waits, missing_ok: Set[bytes] = frozenset()) -> UnixNano | None:
+    """The moment from which the guest counts as whole if nothing more of it comes; None while something is missing.
+
+    Items (Agents SDK, webhook) are whole with their trace object, a top-level span and every parent that is named,
+    ``missing_ok`` aside: those have been sent before. Every other source says itself that it has ended. Both must
+    then have been quiet for ``guest_quiet``.
+    """
+    if guest.source in _ITEM_SOURCES:
+        if not (guest.head and guest.top_level):
+            return None
+        if guest.missing_parents and not guest.parents - guest.ids <= missing_ok:
+            return None
+    elif not guest.ended:
+        return None
+    return UnixNano(guest.last + waits.guest_quiet)
+
+
+def _late_guests(state: TraceState, now: UnixNano, waits: Waits, missing_ok: Set[bytes] = frozenset()) -> Decision:
+    return _at(_earliest(state, waits, missing_ok), ReleaseReason.LATE_GUEST, now)
+
+
+def _earliest(state: TraceState, waits: Waits, missing_ok: Set[bytes]) -> int:
+    """Whole, or ``for_guest`` after the last part, or the end of every wait."""
+    latest = _latest(state, waits)
+    whole = _all_whole_at(state.guests.values(), waits, missing_ok)
+    return latest if whole is None else min(whole, latest)
+
+
+def _latest(state: TraceState, waits: Waits) -> int:
+    return min(state.last + min(waits.for_guest, waits.idle), state.first + waits.max)
+
+
+def _all_whole_at(guests: Iterable[GuestState], waits: Waits, missing_ok: Set[bytes] = frozenset()) -> UnixNano | None:
+    """The moment from which all are whole; None while one is not, or where there is none at all."""
+    latest: UnixNano | None = None
+    for guest in guests:
+        whole = whole_at(guest, waits, missing_ok)
+        if whole is None:
+            return None
+        if latest is None or whole > latest:
+            latest = whole
+    return latest
+
+
+def _at(due: int, reason: ReleaseReason, now: UnixNano) -> Decision:
+    return Release(reason) if now >= due else Wait(UnixNano(due))

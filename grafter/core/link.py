@@ -1,0 +1,99 @@
+"""What a guest says about its host: the trace id that the app stashed in OpenAI's metadata.
+
+Metadata is free JSON that people write by hand, so its form is forgiven where nothing else can be meant (case, dashes,
+space around), and what cannot be meant is said to be malformed rather than left out in silence.
+
+Source of the traceparent's form: W3C Trace Context, section 3.2 (a version 00 has exactly four fields, a later one may
+have more; version ff and all-zero ids are invalid).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from grafter.core.model import FLAG_SAMPLED, Link, SpanId, TraceId, openai_trace_id
+
+TRACEPARENT_KEY = "traceparent"
+SPAN_ID_KEY = "span_id"
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+_SPAN_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """The metadata names a host in a form that cannot be read, and no other key of it does better."""
+
+    reason: str
+    """Which key, and what was expected; without the value."""
+
+
+def from_metadata(metadata: object, keys: Sequence[str]) -> Link | Malformed | None:
+    """The host that metadata names: by ``traceparent``, else by the first of ``keys`` that holds a trace id.
+
+    Takes any JSON value. A key that is missing or null says nothing; one that cannot be read is passed over, and is
+    the answer only when no other key can be read either. Beside a trace id, ``span_id`` names the anchor when it is
+    16 hex digits and not all zero; otherwise it is ignored, for the link holds without it.
+    """
+    if not isinstance(metadata, Mapping):
+        return None
+    malformed: Malformed | None = None
+    parent = metadata.get(TRACEPARENT_KEY)
+    if parent is not None:
+        link = _traceparent(parent)
+        if link is not None:
+            return link
+        malformed = Malformed(
+            f"{TRACEPARENT_KEY}: expected 00-<32 hex>-<16 hex>-<2 hex>, ids not zero"
+        )
+    for key in keys:
+        named = metadata.get(key)
+        if named is None:
+            continue
+        host = _trace_id(named)
+        if host is not None:
+            return Link(host=host, span_id=_span_id(metadata.get(SPAN_ID_KEY)), how="trace_id")
+        malformed = malformed or Malformed(f"{key}: expected 32 hex digits, not all zero")
+    return malformed
+
+
+def from_openai_trace_id(guest_trace_id: str) -> Link | None:
+    """The host whose trace id an OpenAI trace id of the form ``trace_<32 hex>`` spells, else None.
+
+    Any random OpenAI id has this form, so the link holds only where such a host is known.
+    """
+    host = openai_trace_id(guest_trace_id)
+    return None if host is None else Link(host=host, how="openai_trace_id")
+
+
+def _traceparent(value: object) -> Link | None:
+    if not isinstance(value, str):
+        return None
+    match = _TRACEPARENT.fullmatch(value.strip().lower())
+    if match is None:
+        return None
+    version, trace, span, flags, more = match.groups()
+    host, anchor = _trace_id(trace), _span_id(span)
+    if version == "ff" or (version == "00" and more) or host is None or anchor is None:
+        return None
+    return Link(host=host, span_id=anchor, sampled=bool(int(flags, 16) & FLAG_SAMPLED), how="traceparent")
+
+
+def _trace_id(value: object) -> TraceId | None:
+    raw = _hex(value, _TRACE_ID)
+    return None if raw is None else TraceId(raw)
+
+
+def _span_id(value: object) -> SpanId | None:
+    raw = _hex(value, _SPAN_ID)
+    return None if raw is None else SpanId(raw)
+
+
+def _hex(value: object, form: re.Pattern[str]) -> bytes | None:
+    if not isinstance(value, str):
+        return None
+    digits = value.strip().lower().replace("-", "")
+    if form.fullmatch(digits) is None or not digits.strip("0"):
+        return None
+    return bytes.fromhex(digits)

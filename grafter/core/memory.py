@@ -1,0 +1,362 @@
+"""What is kept of a trace after its release, so that what comes late hangs where it would have hung.
+
+Two blobs, each under a version of its own byte: of a host trace, which spans left and where guests may hang; of a
+guest, under which trace id and which host span it left and which of its spans are gone. Most traces have no guest,
+so the memory of a plain one is packed without any JSON in it.
+
+A version is only ever added to: a reader that knows it reads it, one that does not leaves the blob alone.
+"""
+
+import base64
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from grafter.core.lifecycle import ReleaseReason
+from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
+
+ID_BYTES = 8
+
+HOST_SPAN_IDS_LIMIT = 20_000
+"""Span ids kept of one host trace, the first that left: a guest names a span from early in the call, and 160 kB a
+trace is what a memory may cost. A guest that names a later one is hung as if it had named none."""
+
+ANCHORS_LIMIT = 1_000
+"""Anchor spans kept of one host trace: those that started last, since a late guest belongs to the end of a call."""
+
+GUEST_SPAN_IDS_LIMIT = 250_000
+"""Ids kept of the spans sent of one guest, the last that left: repeats come soon after the first."""
+
+_TRACE_KIND = ord("T")
+_GUEST_KIND = ord("G")
+_VERSION = 1
+
+_HAS_ROOT, _HAS_ENVELOPE = 1, 2
+_HAS_HOST = 1
+
+# kind, version, what is there, length of the reason, moment of release, root, its flags, then the lengths of its trace
+# state, its envelope's resource and scope, the span ids and the JSON.
+_TRACE_HEAD = struct.Struct(">BBBBq8sIIIIII")
+# kind, version, what is there, host, trace id, then the lengths of the ids, of the parents and of the JSON.
+_GUEST_HEAD = struct.Struct(">BBB16s16sIII")
+
+_NO_SPAN = b"\0" * ID_BYTES
+_REASONS = {reason: reason.value.encode() for reason in ReleaseReason}
+_BY_REASON = {text: reason for reason, text in _REASONS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """Where a guest hangs, and how that was found."""
+
+    span_id: SpanId | None
+    """None: nowhere, its top-level spans are roots of the host trace."""
+    how: str
+    """``named``, ``selector``, ``root``, ``unseen`` (named, and not known to exist) or ``none``; a metric label."""
+    trace_state: str
+    flags: int
+    """As on the anchor's span; of ``unseen`` and ``none`` what is known of the host's other spans, or of the link."""
+    envelope: Envelope | None
+    """Whose resource a guest that was measured in the app takes; None where no span was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorSpan:
+    """A host span that matched an anchor selector."""
+
+    span_id: SpanId
+    start: UnixNano
+    end: UnixNano
+    trace_state: str
+    flags: int
+    envelope: Envelope | None
+    conversation_ids: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class TraceMemory:
+    """What is kept of a released host trace."""
+
+    reason: ReleaseReason
+    released_at: UnixNano
+    root: SpanId | None = None
+    root_trace_state: str = ""
+    root_flags: int = 0
+    root_envelope: Envelope | None = None
+    span_ids: bytes = b""
+    """The 8-byte ids of the host spans that left, joined, up to HOST_SPAN_IDS_LIMIT; one may stand here twice."""
+    anchors: tuple[AnchorSpan, ...] = ()
+    """Up to ANCHORS_LIMIT."""
+
+    def sent(self, span_id: bytes) -> bool:
+        """The host span left, as far as is remembered."""
+        ids = self.span_ids
+        at = ids.find(span_id)
+        while at % ID_BYTES and at >= 0:  # found across two neighbours
+            at = ids.find(span_id, at + 1)
+        return at >= 0
+
+    def encode(self) -> bytes:
+        """A blob for the store."""
+        present = 0
+        root = _NO_SPAN
+        trace_state = resource = scope = more = b""
+        if self.root is not None:
+            present = _HAS_ROOT
+            root = self.root
+            if self.root_trace_state:
+                trace_state = _utf8(self.root_trace_state)
+            if self.root_envelope is not None:
+                present |= _HAS_ENVELOPE
+                resource, scope = self.root_envelope.resource, self.root_envelope.scope
+        ids = self.span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
+        if self.anchors:
+            more = _encode_anchors(self.anchors)
+        reason = _REASONS[self.reason]
+        head = _TRACE_HEAD.pack(
+            _TRACE_KIND,
+            _VERSION,
+            present,
+            len(reason),
+            self.released_at,
+            root,
+            self.root_flags,
+            len(trace_state),
+            len(resource),
+            len(scope),
+            len(ids),
+            len(more),
+        )
+        return b"".join((head, reason, trace_state, resource, scope, ids, more))
+
+    @classmethod
+    def decode(cls, blob: bytes) -> "TraceMemory | None":
+        """What ``encode`` made; None for a version that is not known, or what is no such blob. Never raises."""
+        try:
+            kind, version, present, reason_length, at, root, flags, *lengths = _TRACE_HEAD.unpack_from(blob)
+            if kind != _TRACE_KIND or version != _VERSION:
+                return None
+            reason, trace_state, resource, scope, ids, more = _cut(blob, _TRACE_HEAD.size, (reason_length, *lengths))
+            return cls(
+                reason=_BY_REASON[reason],
+                released_at=UnixNano(at),
+                root=SpanId(root) if present & _HAS_ROOT else None,
+                root_trace_state=_text(trace_state),
+                root_flags=flags,
+                root_envelope=Envelope(resource, scope) if present & _HAS_ENVELOPE else None,
+                span_ids=ids,
+                anchors=_decode_anchors(more) if more else (),
+            )
+        except _NOT_A_BLOB:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A parent that guest spans already sent name, and that has not come (stream mode)."""
+
+    name: str
+    """Its id as the guest wrote it."""
+    start: UnixNano
+    end: UnixNano
+    """The time that those children span."""
+    stood_in: bool = False
+    """A synthetic span was sent in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestMemory:
+    """What is kept of a guest of which spans have left."""
+
+    host: TraceId | None
+    """None: it left without a link, as a trace of its own."""
+    trace_id: TraceId
+    """The trace id under which it left."""
+    sent: bytes = b""
+    """The 8-byte ids of its spans that left, joined, up to GUEST_SPAN_IDS_LIMIT."""
+    head: Mapping[str, object] = field(default_factory=dict)
+    """What the mapping wants to know again of the trace object; JSON."""
+    anchor: Anchor | None = None
+    """Where it was hung; None for a trace of its own."""
+    under: bytes = b""
+    """Stream mode: beside each id of ``sent`` its parent, or zeros for one that is settled. Empty otherwise."""
+    awaited: Mapping[SpanId, Awaited] = field(default_factory=dict)
+    """Stream mode: parents that may still come."""
+
+    def sent_ids(self) -> set[SpanId]:
+        """The ids of ``sent``, one by one."""
+        sent = self.sent
+        return {SpanId(sent[i : i + ID_BYTES]) for i in range(0, len(sent), ID_BYTES)}
+
+    def encode(self) -> bytes:
+        """A blob for the store."""
+        limit = GUEST_SPAN_IDS_LIMIT * ID_BYTES
+        sent, under = self.sent[-limit:], self.under[-limit:]
+        more = _encode_guest(self)
+        head = _GUEST_HEAD.pack(
+            _GUEST_KIND,
+            _VERSION,
+            _HAS_HOST if self.host is not None else 0,
+            self.host or b"",
+            self.trace_id,
+            len(sent),
+            len(under),
+            len(more),
+        )
+        return b"".join((head, sent, under, more))
+
+    @classmethod
+    def decode(cls, blob: bytes) -> "GuestMemory | None":
+        """What ``encode`` made; None for a version that is not known, or what is no such blob. Never raises."""
+        try:
+            kind, version, present, host, trace_id, *lengths = _GUEST_HEAD.unpack_from(blob)
+            if kind != _GUEST_KIND or version != _VERSION:
+                return None
+            sent, under, more = _cut(blob, _GUEST_HEAD.size, lengths)
+            values = json.loads(more)
+            return cls(
+                host=TraceId(host) if present & _HAS_HOST else None,
+                trace_id=TraceId(trace_id),
+                sent=sent,
+                head=dict(values["head"]),
+                anchor=_decode_anchor(values["anchor"]) if values["anchor"] else None,
+                under=under,
+                awaited={
+                    SpanId(bytes.fromhex(span_id)): Awaited(name, UnixNano(start), UnixNano(end), bool(stood_in))
+                    for span_id, (name, start, end, stood_in) in values["awaited"].items()
+                },
+            )
+        except _NOT_A_BLOB:
+            return None
+
+
+def merged(old: TraceMemory | None, new: TraceMemory) -> TraceMemory:
+    """The memory of a trace after more of its host spans have left: the first decision holds, the rest is added."""
+    if old is None:
+        return new
+    rooted = old if old.root is not None else new
+    anchors = {anchor.span_id: anchor for anchor in (*new.anchors, *old.anchors)}
+    return replace(
+        old,
+        root=rooted.root,
+        root_trace_state=rooted.root_trace_state,
+        root_flags=rooted.root_flags,
+        root_envelope=rooted.root_envelope,
+        # Repeats are not looked for: in stream mode this runs at each request of a trace that may be hours long.
+        span_ids=(old.span_ids + new.span_ids)[: HOST_SPAN_IDS_LIMIT * ID_BYTES],
+        anchors=latest_anchors(anchors.values()) if new.anchors else old.anchors,
+    )
+
+
+def latest_anchors(anchors: Iterable[AnchorSpan]) -> tuple[AnchorSpan, ...]:
+    """Those of them that are kept, in an order that depends on nothing but themselves."""
+    return tuple(sorted(anchors, key=lambda anchor: (anchor.start, anchor.span_id))[-ANCHORS_LIMIT:])
+
+
+# What unpacking says of bytes that are no blob of ours.
+_NOT_A_BLOB = (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+def _cut(blob: bytes, at: int, lengths: Iterable[int]) -> list[bytes]:
+    """The pieces that stand behind the head. Raises ValueError unless they fill the blob."""
+    pieces = []
+    for length in lengths:
+        pieces.append(blob[at : at + length])
+        at += length
+    if at != len(blob):
+        raise ValueError("lengths and blob differ")
+    return pieces
+
+
+def _encode_anchors(anchors: tuple[AnchorSpan, ...]) -> bytes:
+    # A thousand anchors come under a handful of envelopes.
+    places: dict[Envelope, int] = {}
+    rows = []
+    for anchor in anchors:
+        place = None if anchor.envelope is None else places.setdefault(anchor.envelope, len(places))
+        rows.append(
+            [
+                anchor.span_id.hex(),
+                anchor.start,
+                anchor.end,
+                anchor.trace_state,
+                anchor.flags,
+                place,
+                sorted(anchor.conversation_ids),
+            ]
+        )
+    return _json({"envelopes": [_envelope_texts(envelope) for envelope in places], "anchors": rows})
+
+
+def _decode_anchors(blob: bytes) -> tuple[AnchorSpan, ...]:
+    values = json.loads(blob)
+    envelopes = [_envelope(texts) for texts in values["envelopes"]]
+    return tuple(
+        AnchorSpan(
+            span_id=SpanId(bytes.fromhex(span_id)),
+            start=UnixNano(start),
+            end=UnixNano(end),
+            trace_state=trace_state,
+            flags=flags,
+            envelope=None if place is None else envelopes[place],
+            conversation_ids=frozenset(conversation_ids),
+        )
+        for span_id, start, end, trace_state, flags, place, conversation_ids in values["anchors"]
+    )
+
+
+def _encode_guest(memory: GuestMemory) -> bytes:
+    anchor = memory.anchor
+    values = {
+        "anchor": anchor
+        and [
+            None if anchor.span_id is None else anchor.span_id.hex(),
+            anchor.how,
+            anchor.trace_state,
+            anchor.flags,
+            None if anchor.envelope is None else _envelope_texts(anchor.envelope),
+        ],
+        "awaited": {
+            span_id.hex(): [waiting.name, waiting.start, waiting.end, waiting.stood_in]
+            for span_id, waiting in memory.awaited.items()
+        },
+    }
+    try:
+        return _json(values | {"head": memory.head})
+    except RecursionError:
+        # Metadata nested a thousand deep is nobody's metadata; its guest's spans must still leave.
+        return _json(values | {"head": {}})
+
+
+def _decode_anchor(values: tuple[str | None, str, str, int, list[str] | None]) -> Anchor:
+    span_id, how, trace_state, flags, envelope = values
+    return Anchor(
+        span_id=None if span_id is None else SpanId(bytes.fromhex(span_id)),
+        how=how,
+        trace_state=trace_state,
+        flags=flags,
+        envelope=None if envelope is None else _envelope(envelope),
+    )
+
+
+def _envelope_texts(envelope: Envelope) -> list[str]:
+    return [base64.b64encode(envelope.resource).decode(), base64.b64encode(envelope.scope).decode()]
+
+
+def _envelope(texts: list[str]) -> Envelope:
+    resource, scope = texts
+    return Envelope(base64.b64decode(resource), base64.b64decode(scope))
+
+
+def _json(value: object) -> bytes:
+    # The standard library's: metadata may hold lone surrogates, NaN and numbers past 64 bits, which orjson refuses.
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")

@@ -1,0 +1,122 @@
+"""Every attribute name that grafter writes, once.
+
+The generative-AI conventions left OpenTelemetry's main repository and still change every few weeks, and no package
+carries their newest names as constants; so the names stand here, and a change of a name is a change of one line.
+Names that no convention has are grafter's own (``grafter.*``) or say which SDK they come from (``openai.agents.*``:
+plain ``openai.*`` belongs to OpenTelemetry).
+"""
+
+# OpenTelemetry, general conventions (error, server): stable.
+ERROR_TYPE = "error.type"
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
+
+# OpenTelemetry, GenAI conventions (open-telemetry/semantic-conventions-genai, spans and attribute registry).
+GEN_AI_OPERATION_NAME = "gen_ai.operation.name"
+GEN_AI_PROVIDER_NAME = "gen_ai.provider.name"
+GEN_AI_CONVERSATION_ID = "gen_ai.conversation.id"
+GEN_AI_OUTPUT_TYPE = "gen_ai.output.type"
+GEN_AI_AGENT_NAME = "gen_ai.agent.name"
+GEN_AI_WORKFLOW_NAME = "gen_ai.workflow.name"
+
+GEN_AI_REQUEST_MODEL = "gen_ai.request.model"
+GEN_AI_REQUEST_TEMPERATURE = "gen_ai.request.temperature"
+GEN_AI_REQUEST_TOP_P = "gen_ai.request.top_p"
+GEN_AI_REQUEST_MAX_TOKENS = "gen_ai.request.max_tokens"
+GEN_AI_REQUEST_FREQUENCY_PENALTY = "gen_ai.request.frequency_penalty"
+GEN_AI_REQUEST_PRESENCE_PENALTY = "gen_ai.request.presence_penalty"
+GEN_AI_REQUEST_SEED = "gen_ai.request.seed"
+GEN_AI_REQUEST_STOP_SEQUENCES = "gen_ai.request.stop_sequences"
+GEN_AI_REQUEST_CHOICE_COUNT = "gen_ai.request.choice.count"
+GEN_AI_REQUEST_REASONING_LEVEL = "gen_ai.request.reasoning.level"
+GEN_AI_REQUEST_STREAM = "gen_ai.request.stream"
+
+GEN_AI_RESPONSE_ID = "gen_ai.response.id"
+GEN_AI_RESPONSE_MODEL = "gen_ai.response.model"
+GEN_AI_RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
+GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+"""Seconds, a double."""
+
+GEN_AI_USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
+GEN_AI_USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS = "gen_ai.usage.cache_write.input_tokens"
+GEN_AI_USAGE_REASONING_OUTPUT_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+GEN_AI_USAGE_MODALITY_TOKENS = "gen_ai.usage.{modality}.{direction}_tokens"
+"""``modality`` is text, audio or image, ``direction`` is input or output."""
+
+GEN_AI_INPUT_MESSAGES = "gen_ai.input.messages"
+GEN_AI_OUTPUT_MESSAGES = "gen_ai.output.messages"
+GEN_AI_TOOL_NAME = "gen_ai.tool.name"
+GEN_AI_TOOL_TYPE = "gen_ai.tool.type"
+GEN_AI_TOOL_CALL_ARGUMENTS = "gen_ai.tool.call.arguments"
+GEN_AI_TOOL_CALL_RESULT = "gen_ai.tool.call.result"
+
+# OpenTelemetry, GenAI conventions for OpenAI and for MCP.
+OPENAI_API_TYPE = "openai.api.type"
+OPENAI_RESPONSE_SERVICE_TIER = "openai.response.service_tier"
+OPENAI_RESPONSE_SYSTEM_FINGERPRINT = "openai.response.system_fingerprint"
+MCP_METHOD_NAME = "mcp.method.name"
+
+# Proposed to the GenAI conventions and not taken up yet: guardrails (pull request 427), speech (390). Handoff names
+# are what the earlier OpenTelemetry instrumentation of the Agents SDK writes.
+GEN_AI_GUARDRAIL_NAME = "gen_ai.guardrail.name"
+GEN_AI_GUARDRAIL_TRIGGERED = "gen_ai.guardrail.triggered"
+GEN_AI_SPEECH_VOICE = "gen_ai.speech.voice"
+GEN_AI_SPEECH_INPUT_LANGUAGE = "gen_ai.speech.input.language"
+GEN_AI_HANDOFF_FROM_AGENT = "gen_ai.handoff.from_agent"
+GEN_AI_HANDOFF_TO_AGENT = "gen_ai.handoff.to_agent"
+
+# The Agents SDK's own identity and fields (openai-agents, agents.tracing: Trace.export, Span.export, span_data).
+AGENTS_TRACE_ID = "openai.agents.trace.id"
+AGENTS_TRACE_URL = "openai.agents.trace.url"
+AGENTS_TRACE_METADATA = "openai.agents.trace.metadata"
+"""The whole metadata as one JSON object; with ``.<key>`` behind it, one key that the config names."""
+AGENTS_SPAN_ID = "openai.agents.span.id"
+AGENTS_SPAN_PARENT_ID = "openai.agents.span.parent_id"
+AGENTS_SPAN_TYPE = "openai.agents.span.type"
+AGENTS_SPAN_DATA = "openai.agents.span_data"
+AGENTS_METADATA = "openai.agents.metadata"
+"""A span's own metadata, one JSON object."""
+AGENTS_WORKFLOW_NAME = "openai.agents.workflow_name"
+AGENTS_GROUP_ID = "openai.agents.group_id"
+AGENTS_EXTRA = "openai.agents.extra"
+"""What came and has no attribute of its own, one JSON object."""
+AGENTS_ERROR_DATA = "openai.agents.error.data"
+AGENTS_USAGE = "openai.agents.usage"
+"""Followed by ``.<the SDK's own name>``: sums over turns, and counts that the conventions do not know."""
+AGENTS_AGENT_TOOLS = "openai.agents.agent.tools"
+AGENTS_AGENT_HANDOFFS = "openai.agents.agent.handoffs"
+AGENTS_AGENT_OUTPUT_TYPE = "openai.agents.agent.output_type"
+AGENTS_TURN_NUMBER = "openai.agents.turn.number"
+AGENTS_TOOL_IS_AGENT = "openai.agents.tool.is_agent"
+AGENTS_LINK = "openai.agents.link"
+"""On a span link: what the linked span is to this one."""
+AGENTS_MCP_SERVER = "openai.agents.mcp.server"
+AGENTS_MCP_TOOLS = "openai.agents.mcp.tools"
+AGENTS_MODEL_CONFIG = "openai.agents.model_config"
+"""Followed by ``.<key>``: request settings that the conventions do not know."""
+AGENTS_CUSTOM = "openai.agents.custom"
+"""Followed by ``.<key>``: one scalar of a custom span's data."""
+AGENTS_CUSTOM_DATA = "openai.agents.custom.data"
+"""The rest of a custom span's data, one JSON object."""
+AGENTS_AUDIO_FORMAT = "openai.agents.audio.{direction}.format"
+AGENTS_AUDIO_BYTES = "openai.agents.audio.{direction}.bytes"
+"""``direction`` is input or output; bytes after base64 is undone. The audio itself is never kept."""
+
+# grafter's own words about how a span came to be where and what it is.
+GRAFTER_LINK = "grafter.link"
+"""How the guest named its host: traceparent, trace_id or openai_trace_id."""
+GRAFTER_ANCHOR = "grafter.anchor"
+"""Said where the anchor is not a host span that was seen: none or unseen."""
+GRAFTER_PARENT_MISSING = "grafter.parent.missing"
+"""The guest's own name of a parent that never came."""
+GRAFTER_SYNTHETIC = "grafter.synthetic"
+GRAFTER_RESEND = "grafter.resend"
+GRAFTER_ODD_TIME = "grafter.odd_time"
+"""The span's start or end could not be taken as it was sent."""
+GRAFTER_UNMAPPED_TYPE = "grafter.unmapped_type"
+GRAFTER_TRUNCATED = "grafter.truncated"
+"""Names of the attributes that were too long."""
+GRAFTER_TRUNCATED_BYTES = "grafter.truncated.bytes"
+"""How many bytes they lost together."""

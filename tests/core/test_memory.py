@@ -1,0 +1,188 @@
+"""What is remembered survives a round trip, costs little, and never breaks its reader."""
+
+import os
+import timeit
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grafter.core.lifecycle import ReleaseReason
+from grafter.core.memory import (
+    ANCHORS_LIMIT,
+    GUEST_SPAN_IDS_LIMIT,
+    HOST_SPAN_IDS_LIMIT,
+    Anchor,
+    AnchorSpan,
+    Awaited,
+    GuestMemory,
+    TraceMemory,
+    latest_anchors,
+    merged,
+)
+from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
+
+span_ids = st.binary(min_size=8, max_size=8).map(SpanId)
+joined_ids = st.lists(span_ids, max_size=5).map(b"".join)
+trace_ids = st.binary(min_size=16, max_size=16).map(TraceId)
+moments = st.integers(0, 2**63 - 1).map(UnixNano)
+times = st.integers(0, 2**64 - 1).map(UnixNano)
+flags = st.integers(0, 2**32 - 1)
+envelopes = st.builds(Envelope, st.binary(max_size=20), st.binary(max_size=20))
+text = st.text(st.characters(), max_size=10)
+anchor_spans = st.builds(
+    AnchorSpan, span_ids, times, times, text, flags, st.none() | envelopes, st.frozensets(text, max_size=2)
+)
+anchors = st.builds(
+    Anchor,
+    st.none() | span_ids,
+    st.sampled_from(["named", "selector", "root", "unseen", "none"]),
+    text,
+    flags,
+    st.none() | envelopes,
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=8,
+)
+rooted = st.builds(
+    TraceMemory,
+    st.sampled_from(ReleaseReason),
+    moments,
+    span_ids,
+    text,
+    flags,
+    st.none() | envelopes,
+    joined_ids,
+    st.lists(anchor_spans, max_size=3).map(tuple),
+)
+rootless = st.builds(TraceMemory, st.sampled_from(ReleaseReason), moments, span_ids=joined_ids)
+trace_memories = rooted | rootless
+guest_memories = st.builds(
+    GuestMemory,
+    st.none() | trace_ids,
+    trace_ids,
+    joined_ids,
+    st.dictionaries(text, json_values, max_size=3),
+    st.none() | anchors,
+    joined_ids,
+    st.dictionaries(span_ids, st.builds(Awaited, text, times, times, st.booleans()), max_size=2),
+)
+
+PLAIN = TraceMemory(ReleaseReason.COMPLETE, UnixNano(1_790_000_000_000_000_000), span_ids=os.urandom(160))
+
+
+@given(trace_memories)
+def test_a_trace_memory_survives_the_store(memory: TraceMemory) -> None:
+    """What is decoded equals what was encoded."""
+    assert TraceMemory.decode(memory.encode()) == memory
+
+
+@given(guest_memories)
+def test_a_guest_memory_survives_the_store(memory: GuestMemory) -> None:
+    """What is decoded equals what was encoded, any JSON and any text in it."""
+    assert GuestMemory.decode(memory.encode()) == memory
+
+
+@settings(max_examples=300)
+@given(trace_memories, guest_memories, st.data())
+def test_a_broken_blob_is_no_memory(trace: TraceMemory, guest: GuestMemory, data: st.DataObject) -> None:
+    """Bytes that were cut, lengthened or changed are decoded to something or to None; never an exception."""
+    blob = bytearray(data.draw(st.sampled_from([trace.encode(), guest.encode()])))
+    at = data.draw(st.integers(0, len(blob) - 1))
+    how = data.draw(st.sampled_from(["cut", "longer", "change", "insert"]))
+    if how == "cut":
+        del blob[at:]
+    elif how == "longer":
+        blob += b"x"
+    elif how == "change":
+        blob[at] = data.draw(st.integers(0, 255))
+    else:
+        blob[at:at] = data.draw(st.binary(min_size=1, max_size=3))
+    TraceMemory.decode(bytes(blob))
+    GuestMemory.decode(bytes(blob))
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_no_exception(blob: bytes) -> None:
+    """Whatever lies in the store under a memory's key."""
+    TraceMemory.decode(blob)
+    GuestMemory.decode(blob)
+
+
+@pytest.mark.parametrize("decode", [TraceMemory.decode, GuestMemory.decode])
+def test_a_newer_version_is_left_alone(decode: Callable[[bytes], object]) -> None:
+    """The second byte is the version; one that is not known decodes to None."""
+    memory = PLAIN if decode == TraceMemory.decode else GuestMemory(None, TraceId(b"t" * 16))
+    blob = bytearray(memory.encode())
+    assert decode(bytes(blob)) == memory
+    blob[1] += 1
+    assert decode(bytes(blob)) is None
+
+
+def test_a_trace_is_not_read_as_a_guest() -> None:
+    """Each kind knows its own."""
+    assert GuestMemory.decode(PLAIN.encode()) is None
+    assert TraceMemory.decode(GuestMemory(None, TraceId(b"t" * 16)).encode()) is None
+
+
+def test_the_plain_case_is_cheap() -> None:
+    """20 span ids and nothing else: 2 microseconds on the machine it was measured on, 0.6 when it is quiet; and a few
+    bytes more than the ids."""
+    best = min(timeit.repeat(PLAIN.encode, number=2000, repeat=15)) / 2000
+    assert best < 2e-6
+    assert len(PLAIN.encode()) < 160 + 64
+
+
+def test_sent_finds_whole_ids_only() -> None:
+    """An id that is only found across two neighbours was not sent."""
+    first, second = bytes(range(8)), bytes(range(8, 16))
+    memory = replace(PLAIN, span_ids=first + second)
+    assert memory.sent(first)
+    assert memory.sent(second)
+    assert not memory.sent(first[4:] + second[:4])
+    assert memory.sent(b"\x01" * 8) is False
+    assert not replace(PLAIN, span_ids=b"").sent(first)
+    # The same bytes first across a border, then as an id.
+    assert replace(PLAIN, span_ids=b"aaaabbbb" + b"bbbbaaaa" + b"bbbbbbbb").sent(b"bbbbbbbb")
+
+
+def test_limits() -> None:
+    """The first span ids of a host, the last of a guest, and the anchors that started last are kept."""
+    host = b"".join(i.to_bytes(8) for i in range(HOST_SPAN_IDS_LIMIT + 5))
+    kept = TraceMemory.decode(replace(PLAIN, span_ids=host).encode())
+    assert kept is not None
+    assert kept.span_ids == host[: HOST_SPAN_IDS_LIMIT * 8]
+
+    guest = b"".join(i.to_bytes(8) for i in range(GUEST_SPAN_IDS_LIMIT + 5))
+    blob = GuestMemory(None, TraceId(b"t" * 16), sent=guest, under=guest).encode()
+    restored = GuestMemory.decode(blob)
+    assert restored is not None
+    assert restored.sent == restored.under == guest[5 * 8 :]
+
+    spans = [AnchorSpan(SpanId(i.to_bytes(8)), UnixNano(i), UnixNano(i), "", 1, None) for i in range(ANCHORS_LIMIT + 3)]
+    assert latest_anchors(reversed(spans)) == tuple(spans[3:])
+
+
+def test_metadata_of_any_depth_costs_only_itself() -> None:
+    """A head that JSON cannot be made of is left out; everything else is kept."""
+    deep: object = 1
+    for _ in range(5000):
+        deep = [deep]
+    restored = GuestMemory.decode(GuestMemory(None, TraceId(b"t" * 16), sent=b"12345678", head={"m": deep}).encode())
+    assert restored == GuestMemory(None, TraceId(b"t" * 16), sent=b"12345678")
+
+
+@given(trace_memories, trace_memories)
+def test_merging_keeps_the_decision_and_adds_the_rest(old: TraceMemory, new: TraceMemory) -> None:
+    """The first release decides; ids and anchors of both are known afterwards, and a root that came late."""
+    both = merged(old, new)
+    assert (both.reason, both.released_at) == (old.reason, old.released_at)
+    assert both.root == (old.root if old.root is not None else new.root)
+    for part in (old, new):
+        assert all(both.sent(part.span_ids[i : i + 8]) for i in range(0, len(part.span_ids), 8))
+        assert {anchor.span_id for anchor in part.anchors} <= {anchor.span_id for anchor in both.anchors}
+    assert merged(None, new) == new
