@@ -104,6 +104,10 @@ class Exporter(Protocol):
         """
         ...
 
+    def retry_in(self) -> float:
+        """Seconds until this peer is worth another try; 0 while it is up. Nothing is read for a peer that is down."""
+        ...
+
     async def forward(self, signal: Signal, request: bytes) -> None:
         """Send one metrics or logs request on. Raises UnavailableError or RejectedError."""
         ...

@@ -66,6 +66,9 @@ class Metrics:
             "grafter_exporter_rejected_spans", "Spans that the peer refused in a partial success.", "exporter"
         )
         self.dead_spans = counter("grafter_dead_spans", "Spans put into the dead-letter box.", "exporter", "reason")
+        self.pushed_out_spans = counter(
+            "grafter_dead_pushed_out_spans", "Spans of old letters that the dead-letter box's limit pushed out."
+        )
         self.exporter_seconds = histogram(
             "grafter_exporter_request_seconds", "Time of one attempt.", _SECONDS, "exporter"
         )

@@ -92,7 +92,8 @@ class GuestFacts:
 class Part:
     """What one request brought for one trace (host: for one trace under one envelope).
 
-    Host: ``payload`` is a run of framed Span messages, each as field 2 of ScopeSpans, byte for byte as received.
+    Host: ``payload`` is a run of framed Span messages, each as field 2 of ScopeSpans, byte for byte as received; where
+    ``facts`` says ROOT it begins with a root span.
     Guest: ``payload`` is a JSON list of OpenAI items, already without the content that may not be stored.
     """
 

@@ -43,27 +43,31 @@ class HeadScopeRun(_message.Message):
     def __init__(self, spans: _Optional[_Iterable[_Union[Head, _Mapping]]] = ...) -> None: ...
 
 class Head(_message.Message):
+    __slots__ = ("trace_id", "span_id", "trace_state", "parent_span_id", "name", "flags")
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    SPAN_ID_FIELD_NUMBER: _ClassVar[int]
+    TRACE_STATE_FIELD_NUMBER: _ClassVar[int]
+    PARENT_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    trace_id: bytes
+    span_id: bytes
+    trace_state: bytes
+    parent_span_id: bytes
+    name: bytes
+    flags: int
+    def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., trace_state: _Optional[bytes] = ..., parent_span_id: _Optional[bytes] = ..., name: _Optional[bytes] = ..., flags: _Optional[int] = ...) -> None: ...
+
+class Tally(_message.Message):
     __slots__ = ("trace_id", "span_id", "parent_span_id", "name", "flags")
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     PARENT_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
-    trace_id: bytes
-    span_id: bytes
-    parent_span_id: bytes
-    name: bytes
-    flags: int
-    def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., parent_span_id: _Optional[bytes] = ..., name: _Optional[bytes] = ..., flags: _Optional[int] = ...) -> None: ...
-
-class Tally(_message.Message):
-    __slots__ = ("trace_id", "span_id", "parent_span_id", "flags")
-    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
-    SPAN_ID_FIELD_NUMBER: _ClassVar[int]
-    PARENT_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
-    FLAGS_FIELD_NUMBER: _ClassVar[int]
     trace_id: _containers.RepeatedScalarFieldContainer[bytes]
     span_id: _containers.RepeatedScalarFieldContainer[bytes]
     parent_span_id: _containers.RepeatedScalarFieldContainer[bytes]
+    name: _containers.RepeatedScalarFieldContainer[bytes]
     flags: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, trace_id: _Optional[_Iterable[bytes]] = ..., span_id: _Optional[_Iterable[bytes]] = ..., parent_span_id: _Optional[_Iterable[bytes]] = ..., flags: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, trace_id: _Optional[_Iterable[bytes]] = ..., span_id: _Optional[_Iterable[bytes]] = ..., parent_span_id: _Optional[_Iterable[bytes]] = ..., name: _Optional[_Iterable[bytes]] = ..., flags: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -158,6 +158,10 @@ class Store(Protocol):
         """Give the keys back; each is due again at the given time, or earlier if a new part says so."""
         ...
 
+    async def renew(self, claims: Sequence[Claim], now: UnixNano) -> None:
+        """Let the leases of these claims run from ``now`` again: their owner is still at work."""
+        ...
+
     async def move(self, claim: Claim, host: Key) -> bool:
         """File a guest key's parts under a host from now on (their link was found otherwise). False: not owned."""
         ...

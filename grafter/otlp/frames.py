@@ -1,0 +1,68 @@
+"""Length-delimited framing: the one piece of the wire format that is handled as bytes.
+
+A *run* is a concatenation of framed spans, each ``12 <length> <Span>``: field 2 of ScopeSpans. Runs can be joined
+and cut at span boundaries without reading a span.
+"""
+
+from collections.abc import Iterator
+
+SPAN_TAG = 0x12
+"""Field 2, length-delimited: ScopeSpans.spans, and ResourceSpans.scope_spans too."""
+
+
+def varint(value: int) -> bytes:
+    """A non-negative integer as a base-128 varint."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class _Prefixes(dict[int, bytes]):
+    """The frame's prefix by the span's length; made once a length, since most spans of an app have few lengths."""
+
+    def __missing__(self, length: int) -> bytes:
+        prefix = b"\x12" + varint(length)
+        if length < 1 << 14:
+            self[length] = prefix
+        return prefix
+
+
+PREFIX = _Prefixes()
+
+
+def framed(tag: int, message: bytes) -> bytes:
+    """One length-delimited field."""
+    return bytes((tag,)) + varint(len(message)) + message
+
+
+def spans_of(run: bytes) -> Iterator[bytes]:
+    """The spans of a run that grafter itself framed."""
+    at, end = 0, len(run)
+    while at < end:
+        at += 1
+        length = run[at]
+        at += 1
+        if length > 0x7F:
+            length &= 0x7F
+            shift = 7
+            while True:
+                byte = run[at]
+                at += 1
+                length |= (byte & 0x7F) << shift
+                if byte < 0x80:
+                    break
+                shift += 7
+        yield run[at : at + length]
+        at += length
+
+
+def run_of(spans: Iterator[bytes] | list[bytes]) -> bytes:
+    """The inverse of spans_of."""
+    out: list[bytes] = []
+    for span in spans:
+        out.append(PREFIX[len(span)])
+        out.append(span)
+    return b"".join(out)

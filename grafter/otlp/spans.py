@@ -1,0 +1,210 @@
+"""Single spans: decoded for the join, encoded after it, edited by appending or, where values change, by rewriting."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
+from grafter.core.model import (
+    FLAG_HAS_IS_REMOTE,
+    AttributeValue,
+    Envelope,
+    GraftedSpan,
+    HostSpan,
+    SpanId,
+    UnixNano,
+)
+from grafter.otlp.frames import PREFIX, framed, spans_of
+
+_MAX_UINT64 = (1 << 64) - 1
+_MAX_INT64 = (1 << 63) - 1
+_ATTRIBUTES_TAG = 0x4A
+"""Field 9, length-delimited: Span.attributes."""
+
+
+def attribute_text(value: AnyValue) -> str | None:
+    """A scalar attribute as text, as a selector writes it; None for arrays, maps and bytes."""
+    kind = value.WhichOneof("value")
+    if kind == "string_value":
+        return value.string_value
+    if kind == "bool_value":
+        return "true" if value.bool_value else "false"
+    if kind == "int_value":
+        return str(value.int_value)
+    if kind == "double_value":
+        return repr(value.double_value)
+    return None
+
+
+def decode(payload: bytes, envelope: Envelope, wanted: frozenset[str]) -> Iterator[HostSpan]:
+    """What the join reads of each span of a run. Attributes: only the wanted keys, as text."""
+    for raw in spans_of(payload):
+        span = Span.FromString(raw)
+        attributes: dict[str, AttributeValue] = {}
+        for attribute in span.attributes:
+            if attribute.key in wanted:
+                text = attribute_text(attribute.value)
+                if text is not None:
+                    attributes[attribute.key] = text
+        parent = span.parent_span_id
+        yield HostSpan(
+            SpanId(span.span_id),
+            parent if any(parent) else b"",
+            span.name,
+            UnixNano(span.start_time_unix_nano),
+            UnixNano(span.end_time_unix_nano),
+            span.flags,
+            span.trace_state,
+            envelope,
+            attributes,
+        )
+
+
+def grafter_scope(version: str) -> bytes:
+    """The scope of everything that grafter makes, as an envelope's ``scope``."""
+    return ScopeSpans(scope=InstrumentationScope(name="grafter", version=version)).SerializeToString()
+
+
+def service_resource(service_name: str) -> bytes:
+    """A resource that says only the service's name, as an envelope's ``resource``."""
+    resource = Resource(attributes=[_key_value("service.name", service_name)])
+    return ResourceSpans(resource=resource).SerializeToString()
+
+
+def encode(grafted: GraftedSpan) -> bytes:
+    """A grafted span as a serialised Span."""
+    source = grafted.span
+    span = Span(
+        trace_id=grafted.trace_id,
+        span_id=source.span_id,
+        trace_state=grafted.trace_state,
+        parent_span_id=grafted.parent_span_id,
+        name=_text(source.name),
+        kind=source.kind,  # type: ignore[arg-type]  # the enum is open: any int is kept
+        start_time_unix_nano=_time(source.start),
+        end_time_unix_nano=_time(source.end),
+        attributes=[_key_value(key, value) for key, value in grafted.attributes],
+        flags=grafted.flags | FLAG_HAS_IS_REMOTE,
+    )
+    for event in source.events:
+        span.events.add(
+            time_unix_nano=_time(event.time),
+            name=_text(event.name),
+            attributes=[_key_value(key, value) for key, value in event.attributes],
+        )
+    for link in source.links:
+        span.links.add(
+            trace_id=grafted.trace_id,
+            span_id=link.span_id,
+            attributes=[_key_value(key, value) for key, value in link.attributes],
+            flags=grafted.flags | FLAG_HAS_IS_REMOTE,
+        )
+    if source.status_code:
+        span.status.code = source.status_code  # type: ignore[assignment]  # see kind
+        span.status.message = _text(source.status_message)
+    return span.SerializeToString()
+
+
+def with_attribute(run: bytes, key: str, value: AttributeValue) -> bytes:
+    """The run with one attribute more on each span; everything else stays byte for byte."""
+    added = framed(_ATTRIBUTES_TAG, _key_value(key, value).SerializeToString())
+    out: list[bytes] = []
+    for span in spans_of(run):
+        out += (PREFIX[len(span) + len(added)], span, added)
+    return b"".join(out)
+
+
+Rewrite = Callable[[AttributeValue], AttributeValue | None]
+
+
+def redacted_run(run: bytes, keys: frozenset[str], rewrite: Rewrite) -> bytes:
+    """The run with the values of these attribute keys rewritten (None: left out), on spans, events and links.
+
+    Spans that hold none of the keys stay byte for byte.
+    """
+    needles = [key.encode() for key in keys]
+    out: list[bytes] = []
+    for raw in spans_of(run):
+        changed = raw
+        if any(needle in raw for needle in needles):
+            span = Span.FromString(raw)
+            touched = _rewrite_all(span.attributes, keys, rewrite)
+            for event in span.events:
+                touched |= _rewrite_all(event.attributes, keys, rewrite)
+            for link in span.links:
+                touched |= _rewrite_all(link.attributes, keys, rewrite)
+            if touched:
+                changed = span.SerializeToString()
+        out += (PREFIX[len(changed)], changed)
+    return b"".join(out)
+
+
+def redacted_envelope(envelope: Envelope, keys: frozenset[str], rewrite: Rewrite) -> Envelope:
+    """The envelope with the values of these resource and scope attributes rewritten."""
+    needles = [key.encode() for key in keys]
+    if not any(needle in envelope.resource or needle in envelope.scope for needle in needles):
+        return envelope
+    resource_spans = ResourceSpans.FromString(envelope.resource)
+    scope_spans = ScopeSpans.FromString(envelope.scope)
+    touched = _rewrite_all(resource_spans.resource.attributes, keys, rewrite)
+    touched |= _rewrite_all(scope_spans.scope.attributes, keys, rewrite)
+    if not touched:
+        return envelope
+    return Envelope(resource_spans.SerializeToString(), scope_spans.SerializeToString())
+
+
+def _rewrite_all(attributes: "Sequence[KeyValue]", keys: frozenset[str], rewrite: Rewrite) -> bool:
+    if not any(a.key in keys for a in attributes):
+        return False
+    kept: list[KeyValue] = []
+    for attribute in attributes:
+        if attribute.key not in keys:
+            kept.append(attribute)
+            continue
+        text = attribute_text(attribute.value)
+        # Arrays, maps and bytes have no canonical text of their own: their wire form is as good a name for the value.
+        value = rewrite(text if text is not None else attribute.value.SerializeToString().hex())
+        if value is not None:
+            kept.append(_key_value(attribute.key, value))
+    copies = [KeyValue.FromString(a.SerializeToString()) for a in kept]
+    del attributes[:]  # type: ignore[attr-defined]  # a protobuf container, typed as a Sequence here
+    attributes.extend(copies)  # type: ignore[attr-defined]
+    return True
+
+
+def _key_value(key: str, value: AttributeValue) -> KeyValue:
+    return KeyValue(key=_text(key), value=_any_value(value))
+
+
+def _any_value(value: AttributeValue) -> AnyValue:
+    match value:
+        case bool():
+            return AnyValue(bool_value=value)
+        case int():
+            if -_MAX_INT64 - 1 <= value <= _MAX_INT64:
+                return AnyValue(int_value=value)
+            return AnyValue(string_value=str(value))
+        case float():
+            return AnyValue(double_value=value)
+        case str():
+            return AnyValue(string_value=_text(value))
+        case _:
+            return AnyValue(array_value=ArrayValue(values=_strings(value)))
+
+
+def _strings(values: Iterable[str]) -> list[AnyValue]:
+    return [AnyValue(string_value=_text(v)) for v in values]
+
+
+def _text(text: str) -> str:
+    # protobuf strings are UTF-8: a lone surrogate, legal in JSON, would make the whole span unsendable.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+def _time(nanoseconds: int) -> int:
+    return min(max(nanoseconds, 0), _MAX_UINT64)

@@ -1,0 +1,185 @@
+"""The split gives what a full parse gives, for every way in which a span can be written."""
+
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
+
+from grafter.core.model import Facts
+from grafter.core.policy import Selector
+from grafter.errors import RejectedError
+from grafter.otlp.frames import framed, run_of, spans_of, varint
+from grafter.otlp.split import Splitter
+
+DATA = Path(__file__).parent.parent / "data" / "otlp"
+ANCHORS = (Selector(name="gen_ai.realtime.session"), Selector(attributes=(("call.leg", "openai"),)))
+
+TRACES = [bytes([n]) * 16 for n in (1, 2, 3)]
+SPANS = [bytes([n]) * 8 for n in (5, 6, 7)]
+
+
+def fixed64(field: int, value: int) -> bytes:
+    return varint(field << 3 | 1) + value.to_bytes(8, "little")
+
+
+def flags(value: int) -> bytes:
+    return b"\x85\x01" + value.to_bytes(4, "little")
+
+
+def attribute(key: str, value: bytes) -> bytes:
+    return framed(0x4A, framed(0x0A, key.encode()) + framed(0x12, framed(0x0A, value)))
+
+
+trace_ids = st.sampled_from([*TRACES, bytes(16), b"short", b""])
+span_ids = st.sampled_from([*SPANS, bytes(8), b"tiny", b""])
+good_ids = st.builds(lambda t, s: [framed(0x0A, t), framed(0x12, s)], st.sampled_from(TRACES), st.sampled_from(SPANS))
+any_ids = st.builds(lambda t, s: [framed(0x0A, t), framed(0x12, s)], trace_ids, span_ids)
+# Text that looks like the beginning or the end of a span, in places where it is none.
+lures = st.sampled_from(
+    [b"\n\x10" + TRACES[2] + b"\x12\x08" + SPANS[2], b"\x12\x08" + SPANS[1] + b"\n\x10" + TRACES[1]]
+)
+extra_fields = st.one_of(
+    st.sampled_from([framed(0x22, p) for p in (SPANS[0], b"", bytes(8), b"odd")]),
+    st.sampled_from([flags(f) for f in (0x100, 0x101, 0x300, 0x301)]),
+    st.builds(lambda n: framed(0x2A, n), st.sampled_from([b"step", b"gen_ai.realtime.session"])),
+    st.just(fixed64(7, 1_790_000_000_000_000_000)),
+    st.builds(attribute, st.sampled_from(["a", "call.leg", "sixteen_bytes_ab"]), st.one_of(lures, st.just(b"openai"))),
+    st.builds(lambda b: framed(0x1A, b), st.sampled_from([b"ot=th:8", b""])),
+    st.builds(lambda b: varint(77 << 3 | 2) + varint(len(b)) + b, lures),
+    st.sampled_from([framed(0x0A, t) for t in (*TRACES, b"short")]),
+    st.sampled_from([framed(0x12, s) for s in SPANS]),
+    st.just(b"\x7a\x00"),
+)
+
+
+@st.composite
+def spans(draw: st.DrawFn) -> bytes:
+    ids = draw(st.one_of(good_ids, good_ids, any_ids))
+    fields = draw(st.lists(extra_fields, max_size=5))
+    order = draw(st.sampled_from(["ascending", "descending", "shuffled"]))
+    if order == "ascending":
+        return b"".join(ids + fields)
+    if order == "descending":
+        return b"".join([*fields, *reversed(ids)])
+    return b"".join(draw(st.permutations(ids + fields)))
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    out = b""
+    for _ in range(draw(st.integers(0, 3))):
+        scope_runs = []
+        for _ in range(draw(st.integers(0, 2))):
+            body = b"".join(framed(0x12, s) for s in draw(st.lists(spans(), max_size=6)))
+            scope = framed(0x0A, framed(0x0A, draw(st.sampled_from([b"scope-a", b"scope-b"]))))
+            scope_runs.append(framed(0x12, draw(st.sampled_from([scope + body, body + scope, body]))))
+        resource = framed(0x0A, framed(0x4A, b"")) if draw(st.booleans()) else b""
+        schema = framed(0x1A, b"https://example.org/schema") if draw(st.booleans()) else b""
+        out += framed(0x0A, b"".join([*scope_runs, resource, schema]))
+    return out
+
+
+def is_anchor(span: Span) -> bool:
+    return span.name == "gen_ai.realtime.session" or any(
+        a.key == "call.leg" and a.value.string_value == "openai" for a in span.attributes
+    )
+
+
+def by_full_parse(request: bytes) -> tuple[dict[bytes, list[bytes]], dict[bytes, Facts], int]:
+    """Span bytes and facts a trace, and the number of invalid spans, as the protobuf runtime reads the request."""
+    spans_by_trace: dict[bytes, list[bytes]] = defaultdict(list)
+    facts: dict[bytes, Facts] = defaultdict(lambda: Facts.NONE)
+    rejected = 0
+    for resource_spans in ExportTraceServiceRequest.FromString(request).resource_spans:
+        for scope_spans in resource_spans.scope_spans:
+            for span in scope_spans.spans:
+                parent = span.parent_span_id
+                good = len(span.trace_id) == 16 and any(span.trace_id) and len(span.span_id) == 8 and any(span.span_id)
+                if not good or len(parent) not in (0, 8):
+                    rejected += 1
+                    continue
+                spans_by_trace[span.trace_id].append(span.SerializeToString(deterministic=True))
+                if not any(parent):
+                    facts[span.trace_id] |= Facts.ROOT
+                elif span.flags & 0x200:
+                    facts[span.trace_id] |= Facts.LOCAL_ROOT
+                if is_anchor(span):
+                    facts[span.trace_id] |= Facts.ANCHOR
+    return spans_by_trace, facts, rejected
+
+
+def check(request: bytes) -> None:
+    expected, expected_facts, rejected = by_full_parse(request)
+    split = Splitter(ANCHORS).split(request)
+    got: dict[bytes, list[bytes]] = defaultdict(list)
+    facts: dict[bytes, Facts] = defaultdict(lambda: Facts.NONE)
+    for part in split.parts:
+        raw = list(spans_of(part.payload))
+        parsed = [Span.FromString(r) for r in raw]
+        assert part.spans == len(raw)
+        assert part.span_ids == b"".join(p.span_id for p in parsed)
+        assert Facts.ROOT not in part.facts or not any(parsed[0].parent_span_id)
+        got[part.key] += [p.SerializeToString(deterministic=True) for p in parsed]
+        facts[part.key] |= part.facts
+    assert {k: sorted(v) for k, v in got.items()} == {k: sorted(v) for k, v in expected.items()}
+    assert dict(facts) == {k: expected_facts[k] for k in facts}
+    assert split.rejected == rejected
+    assert bool(split.message) == bool(rejected)
+    assert split.spans == sum(map(len, expected.values()))
+
+
+@given(requests())
+@settings(max_examples=600, deadline=None)
+def test_split_equals_a_full_parse(request_bytes: bytes) -> None:
+    """Keys, spans, facts and rejections equal those of a full parse, for any order of fields and any lure."""
+    check(request_bytes)
+
+
+@pytest.mark.parametrize(
+    "name", ["otlp_call_from_sdk", "otlp_call_from_collector", "otlp_telemetrygen_through_collector"]
+)
+def test_recorded_requests(name: str) -> None:
+    """What an SDK and a Go Collector really sent is split as a full parse would."""
+    check((DATA / f"{name}.pb").read_bytes())
+
+
+def test_both_orders_in_one_request() -> None:
+    """Spans of one trace, half from an SDK and half from a Collector, in one scope, meet under one key."""
+    parent = framed(0x22, SPANS[0])
+    sdk = [framed(0x0A, TRACES[0]) + framed(0x12, bytes([n]) * 8) + parent for n in range(1, 9)]
+    collector = [parent + framed(0x12, bytes([n]) * 8) + framed(0x0A, TRACES[0]) for n in range(9, 17)]
+    mixed = sdk + collector
+    random.Random(3).shuffle(mixed)
+    request = framed(0x0A, framed(0x12, run_of(mixed)))
+    (part,) = Splitter(ANCHORS).split(request).parts
+    assert list(spans_of(part.payload)) == mixed
+
+
+def test_envelopes_keep_every_byte() -> None:
+    """Resource, scope, schema urls and fields that nobody knows come out as they went in."""
+    unknown = varint(99 << 3 | 2) + varint(4) + b"keep"
+    scope = framed(0x0A, framed(0x0A, b"lib")) + framed(0x1A, b"https://example.org/s") + unknown
+    resource = framed(0x0A, framed(0x0A, framed(0x0A, b"k"))) + framed(0x1A, b"https://example.org/r") + unknown
+    run = run_of([framed(0x0A, TRACES[0]) + framed(0x12, SPANS[0])])
+    request = framed(0x0A, resource + framed(0x12, scope + run))
+    (part,) = Splitter(ANCHORS).split(request).parts
+    assert part.envelope is not None
+    assert part.envelope.resource == resource
+    assert ScopeSpans.FromString(part.envelope.scope) == ScopeSpans.FromString(scope)
+    assert unknown in part.envelope.scope
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\xff" * 40, b"\x0a\x7f\x00", framed(0x0A, framed(0x12, framed(0x12, b"\x0a\x10abc")))],
+    ids=["noise", "cut", "cut span"],
+)
+def test_garbage_is_rejected(garbage: bytes) -> None:
+    """Bytes that are no request are refused as a whole, with an error that holds none of them."""
+    with pytest.raises(RejectedError, match="not a valid ExportTraceServiceRequest"):
+        Splitter(ANCHORS).split(garbage)
