@@ -1,0 +1,312 @@
+"""OTLP JSON to protobuf bytes and back, by the rules that OTLP adds to proto3 JSON.
+
+Trace and span ids are hex (any case), all other bytes base64; enums are integers, their names are refused; keys are
+lowerCamelCase, any other key is unknown and ignored; 64-bit integers are written as strings and read from strings or
+numbers. The generic proto3 JSON reader keeps none of these rules, so the tables here are made from the message
+descriptors. Source: OTLP specification, "JSON Protobuf Encoding".
+"""
+
+import binascii
+import json
+import math
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NoReturn
+
+import orjson
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from grafter.consumer import Signal
+from grafter.errors import RejectedError
+
+# The protobuf runtimes refuse to read messages that are nested deeper; what is written here must be readable.
+_MAX_DEPTH = 100
+
+_ID_NAMES = frozenset({"traceId", "spanId", "parentSpanId"})
+# No id has one byte, so whoever checks the ids finds this one wrong, wherever it stands.
+_NO_ID = b"\0"
+
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+_INTEGER_RANGES = {
+    FieldDescriptor.TYPE_INT32: (-(1 << 31), (1 << 31) - 1),
+    FieldDescriptor.TYPE_SINT32: (-(1 << 31), (1 << 31) - 1),
+    FieldDescriptor.TYPE_SFIXED32: (-(1 << 31), (1 << 31) - 1),
+    FieldDescriptor.TYPE_UINT32: (0, (1 << 32) - 1),
+    FieldDescriptor.TYPE_FIXED32: (0, (1 << 32) - 1),
+    FieldDescriptor.TYPE_INT64: (-(1 << 63), (1 << 63) - 1),
+    FieldDescriptor.TYPE_SINT64: (-(1 << 63), (1 << 63) - 1),
+    FieldDescriptor.TYPE_SFIXED64: (-(1 << 63), (1 << 63) - 1),
+    FieldDescriptor.TYPE_UINT64: (0, (1 << 64) - 1),
+    FieldDescriptor.TYPE_FIXED64: (0, (1 << 64) - 1),
+}
+
+Read = Callable[[Any], Any]
+Write = Callable[[Any], Any]
+
+
+class _WrongError(Exception):
+    """A value of the wrong shape; the path grows while it leaves the levels of the document."""
+
+    def __init__(self, expected: str) -> None:
+        super().__init__(expected)
+        self.expected = expected
+        self.path: list[str] = []
+
+
+def trace_request_from_json(body: bytes) -> bytes:
+    """One OTLP JSON document as a serialised ExportTraceServiceRequest.
+
+    Raises RejectedError, which names the path but no value, when the document has another shape. A span whose ids
+    are of the wrong length, or not hex, is carried through with ids that the split refuses, so that it alone is lost.
+    """
+    return _from_json(ExportTraceServiceRequest(), body)
+
+
+def request_from_json(signal: Signal, body: bytes) -> bytes:
+    """The same for a metrics or logs request."""
+    message = ExportMetricsServiceRequest() if signal is Signal.METRICS else ExportLogsServiceRequest()
+    return _from_json(message, body)
+
+
+def trace_request_to_json(request: bytes) -> bytes:
+    """A serialised ExportTraceServiceRequest as one OTLP JSON document, without a line break in it.
+
+    Raises RejectedError when the bytes are no such request. Fields that this version of OTLP does not know are lost.
+    """
+    try:
+        message = ExportTraceServiceRequest.FromString(request)
+    except DecodeError as error:
+        raise RejectedError("request is not a valid ExportTraceServiceRequest") from error
+    return message_to_json(message)
+
+
+def message_to_json(message: Message) -> bytes:
+    """Any OTLP message as one OTLP JSON document."""
+    return orjson.dumps(_to_dict(message))
+
+
+def _from_json(message: Message, body: bytes) -> bytes:
+    try:
+        _fill(message, _loads(body), _MAX_DEPTH)
+    except _WrongError as error:
+        path = "".join(reversed(error.path)).lstrip(".") or "document"
+        raise RejectedError(f"OTLP JSON: {path}: expected {error.expected}") from None
+    return message.SerializeToString()
+
+
+def _loads(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    # JavaScript writes half a surrogate pair where it cut a string; orjson refuses it. Slower, but seldom.
+    try:
+        return json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        # The error's own text may quote the body.
+        raise RejectedError("request body is not valid JSON, or is nested too deeply") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _fill(message: Message, value: Any, depth: int) -> None:
+    """Set the message's fields from a JSON object."""
+    if type(value) is not dict:
+        raise _WrongError("an object")
+    if depth <= 0:
+        raise _WrongError("fewer levels")
+    readers = _readers(message.DESCRIPTOR)
+    oneofs: set[str] = set()
+    for key, item in value.items():
+        known = readers.get(key)
+        if known is None or item is None:
+            continue
+        name, oneof, repeated, read = known
+        try:
+            if oneof:
+                if oneof in oneofs:
+                    raise _WrongError(f"one value of {oneof} only")
+                oneofs.add(oneof)
+            if repeated:
+                _fill_list(getattr(message, name), item, read, depth)
+            elif read is None:
+                nested = getattr(message, name)
+                nested.SetInParent()
+                _fill(nested, item, depth - 1)
+            else:
+                setattr(message, name, read(item))
+        except _WrongError as error:
+            error.path.append(f".{key}")
+            raise
+
+
+def _fill_list(target: Any, items: Any, read: Read | None, depth: int) -> None:
+    if type(items) is not list:
+        raise _WrongError("a list")
+    for at, item in enumerate(items):
+        try:
+            if read is None:
+                _fill(target.add(), item, depth - 1)
+            else:
+                target.append(read(item))
+        except _WrongError as error:
+            error.path.append(f"[{at}]")
+            raise
+
+
+@cache
+def _readers(descriptor: Descriptor) -> dict[str, tuple[str, str, bool, Read | None]]:
+    """By JSON key: the field's name, its oneof's name, whether it is a list, its reader (None: a message)."""
+    return {
+        field.json_name: (
+            field.name,
+            field.containing_oneof.name if field.containing_oneof is not None else "",
+            field.is_repeated,
+            _reader(field),
+        )
+        for field in descriptor.fields
+    }
+
+
+def _reader(field: FieldDescriptor) -> Read | None:
+    match field.type:
+        case FieldDescriptor.TYPE_MESSAGE:
+            return None
+        case FieldDescriptor.TYPE_STRING:
+            return _read_string
+        case FieldDescriptor.TYPE_BYTES:
+            return _read_id if field.json_name in _ID_NAMES else _read_bytes
+        case FieldDescriptor.TYPE_BOOL:
+            return _read_bool
+        case FieldDescriptor.TYPE_DOUBLE | FieldDescriptor.TYPE_FLOAT:
+            return _read_double
+        case FieldDescriptor.TYPE_ENUM:
+            return _read_enum
+        case _:
+            return _integer_reader(*_INTEGER_RANGES[field.type])
+
+
+def _read_string(value: Any) -> str:
+    if type(value) is not str:
+        raise _WrongError("a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        # protobuf strings are UTF-8, which has no lone surrogates.
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return value
+
+
+def _read_id(value: Any) -> bytes:
+    if type(value) is not str:
+        raise _WrongError("a hex string")
+    try:
+        return binascii.unhexlify(value)
+    except ValueError:
+        return _NO_ID
+
+
+def _read_bytes(value: Any) -> bytes:
+    if type(value) is not str:
+        raise _WrongError("a base64 string")
+    # proto3 JSON takes the standard and the URL-safe alphabet, with padding or without.
+    text = value.rstrip("=").translate({ord("-"): "+", ord("_"): "/"})
+    try:
+        return b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        raise _WrongError("a base64 string") from None
+
+
+def _read_bool(value: Any) -> bool:
+    if type(value) is not bool:
+        raise _WrongError("true or false")
+    return value
+
+
+def _read_double(value: Any) -> float:
+    if type(value) is str and value in _SPECIAL:
+        return _SPECIAL[value]
+    if type(value) in (float, int) or (type(value) is str and _NUMBER.fullmatch(value)):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    raise _WrongError("a number")
+
+
+def _read_enum(value: Any) -> int:
+    if type(value) is not int or not -(1 << 31) <= value < 1 << 31:
+        raise _WrongError("an enum value as an integer")
+    return value
+
+
+def _integer_reader(least: int, most: int) -> Read:
+    expected = f"an integer from {least} to {most}"
+
+    def read(value: Any) -> int:
+        if (type(value) is float and value.is_integer()) or (type(value) is str and _INTEGER.fullmatch(value)):
+            value = int(value)
+        if type(value) is not int or not least <= value <= most:
+            raise _WrongError(expected)
+        return value
+
+    return read
+
+
+def _to_dict(message: Message) -> dict[str, Any]:
+    """The set fields by their JSON keys."""
+    out: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        name, write = _writer(field)
+        out[name] = [write(item) for item in value] if field.is_repeated else write(value)
+    return out
+
+
+@cache
+def _writer(field: FieldDescriptor) -> tuple[str, Write]:
+    """The field's JSON key and the writer of one value."""
+    name: str = field.json_name
+    match field.type:
+        case FieldDescriptor.TYPE_MESSAGE:
+            return name, _to_dict
+        case FieldDescriptor.TYPE_BYTES:
+            return name, bytes.hex if name in _ID_NAMES else _write_bytes
+        case FieldDescriptor.TYPE_DOUBLE | FieldDescriptor.TYPE_FLOAT:
+            return name, _write_double
+        case (
+            FieldDescriptor.TYPE_INT64
+            | FieldDescriptor.TYPE_SINT64
+            | FieldDescriptor.TYPE_SFIXED64
+            | FieldDescriptor.TYPE_UINT64
+            | FieldDescriptor.TYPE_FIXED64
+        ):
+            return name, str
+        case _:
+            return name, _as_is
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _write_bytes(value: bytes) -> str:
+    return b64encode(value).decode()
+
+
+def _write_double(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

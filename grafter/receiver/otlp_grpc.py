@@ -1,0 +1,134 @@
+"""OTLP over gRPC: handlers that take and give raw bytes, so that no request object is ever built.
+
+The sizes, the compression and the framing are grpc core's own: a message that is too large, before or after gzip or
+deflate, is answered RESOURCE_EXHAUSTED without a RetryInfo before a handler sees it.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from grafter.consumer import Consumer, PassThrough, Signal
+from grafter.otlp.status import Status
+from grafter.receiver.http_common import TlsFiles, Tokens, check_endpoint, host_and_port, tls_context
+from grafter.receiver.otlp import MAX_BYTES, Answer, Intake, SplitterLike
+from grafter.telemetry import Metrics
+
+_SERVICES = {
+    Signal.METRICS: "opentelemetry.proto.collector.metrics.v1.MetricsService",
+    Signal.LOGS: "opentelemetry.proto.collector.logs.v1.LogsService",
+}
+_TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+# A Collector may be told to ping every 10 s, also while it sends nothing; core's default takes more than two such
+# pings for an attack and closes the connection.
+_MIN_PING_INTERVAL_MS = 5_000
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Handle = Callable[[bytes, Context], Awaitable[bytes]]
+
+
+@asynccontextmanager
+async def listening(
+    consumer: Consumer,
+    splitter: SplitterLike,
+    metrics: Metrics,
+    *,
+    endpoint: str,
+    tls: TlsFiles | None = None,
+    tokens: Sequence[str] = (),
+    max_bytes: int = MAX_BYTES,
+    grace_seconds: float,
+    pass_through: PassThrough | None = None,
+    signals: frozenset[Signal] = frozenset(),
+) -> AsyncIterator[int]:
+    """Take OTLP at ``endpoint`` while the context is open; yields the port.
+
+    Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are UNIMPLEMENTED.
+    On leaving, new requests are refused at once and those in flight are waited for up to ``grace_seconds``.
+    Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
+    """
+    credentials = _credentials(tls) if tls is not None else None
+    await check_endpoint(endpoint)
+    intake = Intake(consumer, splitter, metrics, "grpc", pass_through)
+    answers: dict[str, Answer] = {_TRACES: intake.traces}
+    if pass_through is not None:
+        answers |= {_SERVICES[signal]: partial(intake.passed, signal) for signal in signals}
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", max_bytes),
+            ("grpc.max_send_message_length", max_bytes),
+            # Otherwise a second process would silently share the port.
+            ("grpc.so_reuseport", 0),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+        ]
+    )
+    allowed = Tokens(tokens) if tokens else None
+    server.add_generic_rpc_handlers(
+        [
+            grpc.method_handlers_generic_handler(
+                service, {"Export": grpc.unary_unary_rpc_method_handler(_handler(answer, intake, allowed))}
+            )
+            for service, answer in answers.items()
+        ]
+    )
+    host, port = host_and_port(endpoint)
+    address = f"[{host or '::'}]:{port}" if ":" in host or not host else endpoint
+    try:
+        if credentials is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise OSError(f"endpoint {endpoint}: cannot be listened at") from error
+    try:
+        await server.start()
+        yield bound
+    finally:
+        await server.stop(grace_seconds)
+
+
+def _handler(answer: Answer, intake: Intake, tokens: Tokens | None) -> Handle:
+    """The handler of one method: ``answer``, behind the tokens, with errors as statuses."""
+
+    async def handle(request: bytes, context: Context) -> bytes:
+        if tokens is not None and not tokens.allows(_authorization(context)):
+            return await _abort(context, intake.unauthenticated())
+        try:
+            return await answer(request)
+        except Exception as error:  # noqa: BLE001  # whatever a request does, the door stays open
+            status = intake.refusal(error)
+        return await _abort(context, status)
+
+    return handle
+
+
+async def _abort(context: Context, status: Status) -> bytes:
+    trailing: tuple[tuple[str, bytes], ...] = (("grpc-status-details-bin", status.to_bytes()),)
+    if status.retry_after is not None:
+        # Where OpenTelemetry's Python exporter looks for the delay, instead of in the status.
+        trailing += (("google.rpc.retryinfo-bin", status.retry_info()),)
+    await context.abort(_CODES[status.code], status.message, trailing)
+    raise AssertionError("abort returned")
+
+
+def _authorization(context: Context) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
+    return None
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    # grpc says only that the port could not be bound when a file is wrong.
+    tls_context(tls.cert_file, tls.key_file, tls.client_ca_file)
+    authority = Path(tls.client_ca_file).read_bytes() if tls.client_ca_file is not None else None
+    pair = (Path(tls.key_file).read_bytes(), Path(tls.cert_file).read_bytes())
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
