@@ -1,0 +1,211 @@
+"""The door that the Agents SDKs post their traces to, at the address where OpenAI-shaped HTTP comes in.
+
+The rule it keeps: 204 means stored. Until then the SDK holds the batch and sends it again, so a refusal that may pass
+is always 503 (Python SDKs up to 0.22.0 never repeat a 429), and nothing is ever answered with a redirect: the JS SDK
+would follow it with a GET, take that for success, and forget the batch.
+
+``ingest_routes`` and ``application`` stand apart from ``listening``, for this address is shared by several doors.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from math import ceil
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from grafter.consumer import Consumer
+from grafter.core.model import Source
+from grafter.core.openai.items import Intake, parse_json, read_items
+from grafter.core.policy import GraftPolicy
+from grafter.errors import RejectedError, TooLargeError, UnavailableError
+from grafter.receiver.http_common import Tokens, http_status, read_body, serving
+from grafter.receiver.tee import Tee
+from grafter.telemetry import Metrics
+
+_log = logging.getLogger(__name__)
+
+RECEIVER = "openai"
+_INGEST = "ingest"
+
+# A sender may have been told any prefix, and joins base and path with one slash, two, or one behind.
+_INGEST_PATH = "/{path:(?:.*/)?traces/+ingest/*}"
+
+# Reading a body of this size takes some milliseconds, all of which the event loop would stand still.
+_THREAD_BYTES = 256 << 10
+
+
+def ingest_routes(
+    consumer: Consumer,
+    metrics: Metrics,
+    policy: GraftPolicy,
+    *,
+    tokens: Sequence[str] = (),
+    tee: Tee | None = None,
+    max_bytes: int = 64 << 20,
+) -> list[web.RouteDef]:
+    """The routes of the Agents SDK ingest: POST to any path that ends in ``/traces/ingest``.
+
+    ``{"data": [item, …]}`` in, 204 out once the consumer has it; then ``tee`` gets a copy. ``tokens`` are the bearer
+    tokens that open it, none opens it to everybody. ``max_bytes`` bounds the body before and after decompression.
+    """
+    ingest = _Ingest(consumer, metrics, policy, Tokens(tokens), tee, max_bytes)
+    return [web.post(_INGEST_PATH, ingest.handle)]
+
+
+def application(routes: Sequence[web.AbstractRouteDef]) -> web.Application:
+    """An application of these routes in which every error, wrong paths and methods included, is OpenAI-shaped JSON."""
+    app = web.Application(middlewares=[_json_errors])
+    app.add_routes(routes)
+    return app
+
+
+@asynccontextmanager
+async def listening(
+    consumer: Consumer,
+    metrics: Metrics,
+    policy: GraftPolicy,
+    *,
+    endpoint: str,
+    tokens: Sequence[str] = (),
+    tee: Tee | None = None,
+    max_bytes: int = 64 << 20,
+    grace_seconds: float,
+) -> AsyncIterator[int]:
+    """Serve the ingest at ``endpoint`` (``host:port``) while the context is open; yields the port.
+
+    On leaving, requests in flight get up to ``grace_seconds``. Raises ValueError and OSError as ``serving`` does.
+    """
+    routes = ingest_routes(consumer, metrics, policy, tokens=tokens, tee=tee, max_bytes=max_bytes)
+    async with serving(application(routes), endpoint, None, grace_seconds) as (_, port):
+        yield port
+
+
+def error_response(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> web.Response:
+    """An error as OpenAI's API words it; SDKs log its body."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    error = {"message": message, "type": kind, "param": None, "code": code}
+    return web.json_response({"error": error}, status=status, headers=headers)
+
+
+class _Ingest:
+    def __init__(
+        self,
+        consumer: Consumer,
+        metrics: Metrics,
+        policy: GraftPolicy,
+        tokens: Tokens,
+        tee: Tee | None,
+        max_bytes: int,
+    ) -> None:
+        self._consumer = consumer
+        self._metrics = metrics
+        self._policy = policy
+        self._tokens = tokens
+        self._tee = tee
+        self._max_bytes = max_bytes
+
+    async def handle(self, request: web.Request) -> web.Response:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        outcome = "error"
+        try:
+            response, outcome = await self._answer(request)
+            return response
+        finally:
+            self._metrics.receiver_requests.labels(RECEIVER, _INGEST, outcome).inc()
+            self._metrics.receiver_seconds.labels(RECEIVER).observe(clock() - began)
+
+    async def _answer(self, request: web.Request) -> tuple[web.Response, str]:
+        """The answer, and its name among the outcomes."""
+        if not self._tokens.allows(request.headers.get("Authorization")):
+            message = "the bearer token is not one of this receiver's tokens"
+            return error_response(401, message, "invalid_api_key", {"WWW-Authenticate": "Bearer"}), "unauthenticated"
+        spans = 0
+        try:
+            body = await read_body(request, self._max_bytes)
+            size = len(body)
+            if size > _THREAD_BYTES:
+                items, intake = await asyncio.to_thread(_read, body, self._policy)
+            else:
+                items, intake = _read(body, self._policy)
+            del body
+            spans = intake.spans
+            if intake.parts:
+                await self._consumer.consume(intake.parts)
+        except RejectedError as error:
+            self._refused(spans, error.reason)
+            return error_response(http_status(error), str(error), error.reason), (
+                "too_large" if isinstance(error, TooLargeError) else "rejected"
+            )
+        except UnavailableError as error:
+            self._refused(spans, error.reason)
+            # Whole seconds, and never 0: both are what every SDK understands.
+            wait = {"Retry-After": str(max(1, ceil(error.retry_after)))}
+            return error_response(503, str(error), error.reason, wait), "unavailable"
+        for kind, count in intake.kinds.items():
+            self._metrics.guest_items.labels(Source.SDK.value, kind).inc(count)
+        self._metrics.accepted_spans.labels(RECEIVER, _INGEST).inc(spans)
+        if self._tee is not None:
+            # Only now: a batch that was refused comes again, and must not be copied twice.
+            self._tee.offer(items, request.headers, size=size)
+        return web.Response(status=204), "accepted"
+
+    def _refused(self, spans: int, reason: str) -> None:
+        if spans:
+            self._metrics.refused_spans.labels(RECEIVER, _INGEST, reason).inc(spans)
+
+
+def _read(body: bytes, policy: GraftPolicy) -> tuple[list[object], Intake]:
+    """The posted items and what was read from them. Raises RejectedError unless the body is as the SDKs write it."""
+    try:
+        posted = parse_json(body)
+    except ValueError as error:
+        raise RejectedError(f"{error}; expected a JSON object with a list under data", reason="json") from error
+    if not isinstance(posted, dict):
+        raise RejectedError(
+            f"body is a JSON {_kind(posted)}; expected an object with a list under data", reason="shape"
+        )
+    data = posted.get("data")
+    if not isinstance(data, list):
+        found = f"a JSON {_kind(data)} under data" if "data" in posted else "no data"
+        if "traces" in posted:
+            found += ", but traces"
+        raise RejectedError(f"body has {found}; expected a list of items under data", reason="shape")
+    return data, read_items(data, Source.SDK, policy)
+
+
+def _kind(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "list"
+    return "object"
+
+
+@web.middleware
+async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return error_response(404, "nothing is received at this path", "not_found")
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        message = f"this path does not take the method; it takes {allowed}"
+        return error_response(405, message, "method_not_allowed", {"Allow": allowed})
+    except Exception as error:  # noqa: BLE001  # an answer is owed, whatever went wrong
+        # A bug. The log says where, but not the exception's text, which may quote what was posted; the sender gets an
+        # answer after which it tries again.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        _log.error("request failed", extra={"error": type(error).__name__, "where": where})
+        return error_response(500, "internal error", "internal_error")
