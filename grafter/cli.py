@@ -1,0 +1,95 @@
+"""The command line: read arguments and config, hand over, print, exit.
+
+Exit codes: 0 done, 1 refused or failed, 2 usage. Nothing else in grafter prints or exits. What a command needs beyond
+the config is imported inside it, so that ``grafter validate`` starts without gRPC.
+"""
+
+import json
+from typing import Annotated
+
+import typer
+
+from grafter import __version__
+from grafter.config import Config, ConfigError, as_json, as_schema, as_yaml, lines, load
+
+app = typer.Typer(
+    name="grafter",
+    help="One trace for one AI phone call: joins OpenAI's traces into your OpenTelemetry trace.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A rich traceback prints local variables, and those may be keys or prompts.
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    list[str] | None,
+    typer.Option("--config", "-c", metavar="FILE", help="A config file; may be given again, later ones win."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one key, as in service.telemetry.logs.level=debug."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of YAML.")]
+
+
+def main() -> None:
+    """The entry point of the command ``grafter``. Exits."""
+    app(prog_name="grafter")
+
+
+def read_config(paths: list[str] | None, sets: list[str] | None) -> Config:
+    """The config that the options name; warnings go to stderr. With problems: one line each, and exit 1."""
+    try:
+        config = load(paths or (), sets or ())
+    except ConfigError as error:
+        for problem in error.problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from None
+    for warning in config.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    return config
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"grafter {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Receive, join and forward until stopped."""
+    settings = read_config(config, set_)
+    # gRPC and the servers are only wanted here.
+    from grafter import service
+
+    raise typer.Exit(service.run(settings))
+
+
+@app.command()
+def validate(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Say whether the config can be used, and what would run."""
+    active = read_config(config, set_).active()
+    typer.echo("valid")
+    for line in lines(active):
+        typer.echo(line)
+
+
+@app.command("print-config")
+def print_config(config: ConfigOption = None, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Print the effective config: every key, secrets redacted."""
+    settings = read_config(config, set_)
+    typer.echo(as_json(settings) if json_ else as_yaml(settings), nl=json_)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a config file, for editors."""
+    typer.echo(json.dumps(as_schema(), indent=2, ensure_ascii=False))
+
+
+# Larger commands live in grafter/commands/, one module each, with a function whose signature is their options.
+# They are added here: app.command("name")(module.function).

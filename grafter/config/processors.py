@@ -1,0 +1,107 @@
+"""``processors``: what happens to a trace between the doors."""
+
+from pydantic import Field
+
+from grafter.config.model import AttributeText, Components, Count, Model, PositiveDuration, Text, Word
+from grafter.config.units import Duration
+from grafter.core.policy import Content, GraftPolicy, HostMissing, Mode, Redact, RedactAction, Selector, Unlinked, Waits
+
+
+class Anchor(Model):
+    """Picks the host spans under which guests hang; all that is given must match."""
+
+    name: Text = ""
+    """The span's name; empty: any."""
+    attributes: dict[str, AttributeText] = Field(default_factory=dict)
+    """Attributes that the span must have, with these values."""
+
+
+class Wait(Model):
+    """How long to wait for what, from the arrival of parts and never from span times."""
+
+    after_root: Duration = Duration.parse("10s")
+    """Quiet time after which a trace is released whose root has come and whose guests are whole."""
+    for_guest: Duration = Duration.parse("30s")
+    """How much longer to wait for a guest that is not whole."""
+    guest_quiet: Duration = Duration.parse("6s")
+    """Quiet time after which a guest that looks whole is whole: an SDK's flush and a second."""
+    local_root: Duration = Duration.parse("10m")
+    """Quiet time after which a trace is released whose root is in another process."""
+    idle: PositiveDuration = Duration.parse("10m")
+    """Quiet time after which any trace is released."""
+    max: PositiveDuration = Duration.parse("2h")
+    """Time since the first part after which any trace is released."""
+    remember: Duration = Duration.parse("24h")
+    """How long late parts still find a released trace."""
+    remember_limit: Count = 1_000_000
+    """Released traces that are remembered at most; the oldest go first."""
+
+
+class RedactKeys(Model):
+    """Attributes to rewrite on every span, host spans included."""
+
+    keys: tuple[Word, ...] = ()
+    """Attribute keys; empty: nothing is rewritten."""
+    action: RedactAction = RedactAction.HMAC
+    """`hmac` puts a keyed hash in the value's place, so that equal values stay comparable; `drop` takes the attribute
+    away."""
+
+
+class GraftProcessor(Model):
+    """Hangs OpenAI's spans under the app's trace."""
+
+    mode: Mode = Mode.HOLD
+    """`hold` keeps a trace until it is complete, `stream` lets host spans through at once."""
+    trace_id_keys: tuple[Word, ...] = ("trace_id",)
+    """Keys of OpenAI's trace metadata under which the app put its trace id, in this order."""
+    anchors: tuple[Anchor, ...] = (Anchor(name="gen_ai.realtime.session"),)
+    """Host spans under which guests hang, and which make a trace wait for a guest."""
+    wait: Wait = Wait()
+    """How long to wait for what."""
+    unlinked: Unlinked = Unlinked.FORWARD
+    """A guest that names no host trace: `forward` it as a trace of its own, `drop` it, or `keep` it until `wait.max`
+    has passed."""
+    host_missing: HostMissing = HostMissing.FOLLOW_FLAGS
+    """A guest whose host trace never came: `forward` or `drop` it; `follow_flags` forwards it unless its traceparent
+    says that the host was sampled away."""
+    openai_service_name: Word = "openai"
+    """`service.name` of guest spans that take no resource from a host span."""
+    content: Content = Content.NONE
+    """Prompts, answers and arguments: `none` keeps them off disk and wire, `text` exports text, `full` exports all but
+    audio."""
+    metadata_keys: tuple[Word, ...] = ()
+    """Keys of the trace metadata that become attributes of their own."""
+    redact: RedactKeys = RedactKeys()
+    """Attributes to rewrite on every span."""
+
+    def describe(self) -> str:
+        return f"mode {self.mode}, content {self.content}"
+
+    def policy(self, max_trace_bytes: int) -> GraftPolicy:
+        """The same for the core. ``redact.secret`` is left empty: it belongs to the store."""
+        wait = self.wait
+        return GraftPolicy(
+            mode=self.mode,
+            trace_id_keys=self.trace_id_keys,
+            anchors=tuple(Selector(anchor.name, tuple(anchor.attributes.items())) for anchor in self.anchors),
+            waits=Waits(
+                after_root=int(wait.after_root),
+                for_guest=int(wait.for_guest),
+                guest_quiet=int(wait.guest_quiet),
+                local_root=int(wait.local_root),
+                idle=int(wait.idle),
+                max=int(wait.max),
+                remember=int(wait.remember),
+                remember_limit=wait.remember_limit,
+            ),
+            unlinked=self.unlinked,
+            host_missing=self.host_missing,
+            openai_service_name=self.openai_service_name,
+            content=self.content,
+            metadata_keys=self.metadata_keys,
+            redact=Redact(frozenset(self.redact.keys), self.redact.action),
+            max_trace_bytes=int(max_trace_bytes),
+        )
+
+
+PROCESSORS = Components({"graft": GraftProcessor})

@@ -1,0 +1,124 @@
+"""``receivers``: the doors in."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from grafter.config.model import Components, Count, FilledSecret, Model, PositiveSize, Secret, Word
+from grafter.config.units import Endpoint, Size, Url
+
+
+class ServerTls(Model):
+    """TLS for a door in."""
+
+    cert_file: Word
+    """The server's certificate chain, PEM."""
+    key_file: Word
+    """The private key to it, PEM."""
+    client_ca_file: Word | None = None
+    """Clients must show a certificate that one of these authorities signed (mTLS); null: none is asked for."""
+
+
+class Cors(Model):
+    """Which web pages may send from a browser."""
+
+    allowed_origins: tuple[Word, ...] = ()
+    """Origins such as `https://app.example.com`; `*` stands for any run of characters. Empty: no browser may send."""
+    allowed_headers: tuple[Word, ...] = ()
+    """Request headers that are allowed beside the usual ones; `*` allows all."""
+    max_age: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Seconds for which a browser may remember the answer; 0 leaves it to the browser."""
+
+
+class OtlpGrpc(Model):
+    """OTLP over gRPC."""
+
+    endpoint: Endpoint = Endpoint("localhost:4317")
+    """Where to listen."""
+    tls: ServerTls | None = None
+    """Null: plaintext."""
+    tokens: tuple[FilledSecret, ...] = ()
+    """Bearer tokens, one of which a sender must show; empty: everybody may send."""
+    max_recv_msg_size_mib: Count = 64
+    """Largest request in MiB, before and after decompression."""
+
+
+class OtlpHttp(Model):
+    """OTLP over HTTP: protobuf and JSON."""
+
+    endpoint: Endpoint = Endpoint("localhost:4318")
+    """Where to listen."""
+    tls: ServerTls | None = None
+    """Null: plaintext."""
+    tokens: tuple[FilledSecret, ...] = ()
+    """Bearer tokens, one of which a sender must show; empty: everybody may send."""
+    cors: Cors = Cors()
+    """Which web pages may send from a browser."""
+    max_request_body_size: PositiveSize = Size.parse("64MiB")
+    """Largest request body, before and after decompression."""
+
+
+class Protocols(Model):
+    """Both protocols run; a key left out has its default."""
+
+    grpc: OtlpGrpc = OtlpGrpc()
+    """OTLP over gRPC."""
+    http: OtlpHttp = OtlpHttp()
+    """OTLP over HTTP."""
+
+
+class OtlpReceiver(Model):
+    """The app's own spans, and metrics and logs to be passed through."""
+
+    protocols: Protocols = Protocols()
+    """The protocols that it speaks."""
+
+    def describe(self) -> str:
+        grpc, http = self.protocols.grpc, self.protocols.http
+        return f"grpc {grpc.endpoint}{_tls(grpc.tls)}, http {http.endpoint}{_tls(http.tls)}"
+
+
+class Tee(Model):
+    """Where ingested items are sent on to, so that OpenAI's dashboard keeps them."""
+
+    endpoint: Url = Url("https://api.openai.com/v1/traces/ingest")
+    """OpenAI's own ingest."""
+    api_key: Secret | None = None
+    """The key to send with; null: the caller's own, which needs an ingest without `tokens`."""
+
+    @property
+    def key(self) -> str | None:
+        """The key to send with, None for the caller's own. An empty key is no key."""
+        return (self.api_key.get_secret_value() or None) if self.api_key else None
+
+
+class Ingest(Model):
+    """What the Agents SDKs post to: any path that ends in `/traces/ingest`."""
+
+    tokens: tuple[FilledSecret, ...] = ()
+    """Bearer tokens, one of which a sender must show; empty: everybody may send."""
+    tee: Tee | None = None
+    """Send the same items on to OpenAI; null: no."""
+
+
+class OpenAIReceiver(Model):
+    """OpenAI's traces."""
+
+    endpoint: Endpoint = Endpoint("localhost:4319")
+    """Where to listen, over HTTP."""
+    ingest: Ingest = Ingest()
+    """What the Agents SDKs post."""
+
+    def describe(self) -> str:
+        tee = self.ingest.tee
+        return f"http {self.endpoint}" + (f", tee to {tee.endpoint}" if tee else "")
+
+
+Receiver = OtlpReceiver | OpenAIReceiver
+RECEIVERS = Components({"otlp": OtlpReceiver, "openai": OpenAIReceiver})
+
+
+def _tls(tls: ServerTls | None) -> str:
+    if tls is None:
+        return ""
+    return " (mTLS)" if tls.client_ca_file else " (TLS)"
