@@ -4,7 +4,10 @@ Exit codes: 0 done, 1 refused or failed, 2 usage. Nothing else in grafter prints
 the config is imported inside it, so that ``grafter validate`` starts without gRPC.
 """
 
+import asyncio
 import json
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -91,5 +94,64 @@ def schema() -> None:
     typer.echo(json.dumps(as_schema(), indent=2, ensure_ascii=False))
 
 
-# Larger commands live in grafter/commands/, one module each, with a function whose signature is their options.
-# They are added here: app.command("name")(module.function).
+@app.command()
+def graft(
+    host: Annotated[list[Path] | None, typer.Option("--host", help="OTLP traces of the app; repeatable.")] = None,
+    guest: Annotated[list[Path] | None, typer.Option("--guest", help="OpenAI items; repeatable.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; stdout when left out.")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Join files without a server, as the server would, and write one OTLP JSON document."""
+    if not host and not guest:
+        typer.echo("nothing to graft: give --host, --guest or both", err=True)
+        raise typer.Exit(2)
+    policy = read_config(config, set_).graft_policy()
+    from grafter.commands.graft import graft as join_files
+    from grafter.telemetry import Metrics
+
+    try:
+        document = asyncio.run(join_files(host or [], guest or [], policy, Metrics()))
+        if output is not None:
+            output.write_bytes(document + b"\n")
+    except (OSError, ValueError) as error:
+        typer.echo(f"graft: {error}", err=True)
+        raise typer.Exit(1) from None
+    if output is None:
+        typer.echo(document.decode())
+
+
+@app.command()
+def send(
+    files: Annotated[list[Path], typer.Argument(help="OTLP requests or OpenAI items, in any of their forms.")],
+    otlp_endpoint: Annotated[str, typer.Option(help="grafter's OTLP/HTTP door.")] = "http://localhost:4318",
+    openai_endpoint: Annotated[str, typer.Option(help="grafter's OpenAI door.")] = "http://localhost:4319",
+    token: Annotated[str, typer.Option(help="Bearer token of the doors.", envvar="GRAFTER_TOKEN")] = "",
+    speed: Annotated[str, typer.Option(help="now, or as recorded.", metavar="now|recorded")] = "now",
+    json_: JsonOption = False,
+) -> None:
+    """Replay files into a running grafter."""
+    from grafter.commands.send import Speed
+    from grafter.commands.send import send as replay
+
+    if speed not in list(Speed):
+        raise typer.BadParameter(f"expected now or recorded, found {speed}", param_hint="--speed")
+    work = replay(
+        files,
+        otlp_endpoint=otlp_endpoint,
+        openai_endpoint=openai_endpoint,
+        token=token,
+        speed=Speed(speed),
+        as_json=json_,
+        out=sys.stdout,
+        err=sys.stderr,
+    )
+    raise typer.Exit(asyncio.run(work))
+
+
+@app.command()
+def demo(keep: Annotated[bool, typer.Option("--keep", help="Stay until stopped.")] = False) -> None:
+    """Start everything on free ports, play a call through every door, and print the joined tree."""
+    from grafter.commands.demo import demo as play
+
+    raise typer.Exit(asyncio.run(play(keep, sys.stdout)))

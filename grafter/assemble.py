@@ -1,0 +1,331 @@
+"""Stored parts to what leaves: pure, and the very same for the server and for ``grafter graft``.
+
+A trace without a guest is not decoded: its parts go out as they came in. One with a guest, with an anchor, or with
+attributes to redact is decoded once, joined, and its grafted spans are added as pieces of their own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from grafter.consumer import OutTrace, Piece
+from grafter.core import join
+from grafter.core.anchor import AnchorIndex, find, wanted_keys
+from grafter.core.lifecycle import ReleaseReason
+from grafter.core.link import from_openai_trace_id
+from grafter.core.memory import GuestMemory, TraceMemory, merged
+from grafter.core.model import (
+    Envelope,
+    Facts,
+    Guest,
+    GuestFacts,
+    HostSpan,
+    Key,
+    Part,
+    Source,
+    SpanId,
+    TraceId,
+    UnixNano,
+    guest_key,
+)
+from grafter.core.openai.mapping import Mapped, map_guest
+from grafter.core.policy import GraftPolicy
+from grafter.core.redact import redact
+from grafter.core.state import GuestState, TraceState
+from grafter.otlp import spans as otlp
+from grafter.otlp.build import envelope_size
+from grafter.otlp.frames import PREFIX, spans_of
+from grafter.otlp.shallow_pb2 import Head
+from grafter.store.base import Memory, StoredPart
+from grafter.telemetry import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class GuestNote:
+    """What is counted of one guest that left."""
+
+    source: Source
+    spans: int
+    match: str
+    """How its anchor was found; empty for a guest that left without a host."""
+    waited_seconds: float
+    late: bool = False
+
+
+@dataclass(slots=True)
+class Assembled:
+    """What leaves of one claim, what is remembered of it, and what is counted once it is settled."""
+
+    trace: OutTrace | None
+    """None: nothing leaves."""
+    size: int = 0
+    memories: tuple[Memory, ...] = ()
+    merged: int = 0
+    """Spans that came more than once."""
+    synthetic: int = 0
+    dropped: int = 0
+    dropped_reason: str = ""
+    guests: list[GuestNote] = field(default_factory=list)
+    never: bool = False
+    """A guest was expected and none has begun."""
+    follow_up: Part | None = None
+    """Stream mode: an empty part that has to be held, so that somebody looks whether a parent came after all."""
+
+    def count(self, metrics: Metrics, reason: ReleaseReason) -> None:
+        """Count the release; once, when it is settled."""
+        metrics.released_traces.labels(reason.value).inc()
+        if self.merged:
+            metrics.merged_spans.labels("repeat").inc(self.merged)
+        if self.synthetic:
+            metrics.synthetic_spans.inc(self.synthetic)
+        if self.dropped:
+            metrics.dropped_spans.labels(self.dropped_reason).inc(self.dropped)
+        if self.never:
+            metrics.expected_guests.labels("unknown", "never").inc()
+        for note in self.guests:
+            if note.match:
+                metrics.grafted_spans.labels(note.source.value, note.match).inc(note.spans)
+                metrics.expected_guests.labels(note.source.value, "late" if note.late else "joined").inc()
+                metrics.join_delay_seconds.observe(note.waited_seconds)
+            else:
+                metrics.unlinked_guests.labels(reason.value).inc()
+
+
+class Assembler:
+    """Assembles by one policy; keeps only what is the same for every trace."""
+
+    def __init__(self, policy: GraftPolicy, version: str) -> None:
+        self._policy = policy
+        self._wanted = wanted_keys(policy)
+        self._scope = otlp.grafter_scope(version)
+        self._openai = Envelope(otlp.service_resource(policy.openai_service_name), self._scope)
+        self._redacts = bool(policy.redact.keys)
+
+    guest_key = staticmethod(guest_key)
+
+    def host(
+        self,
+        key: Key,
+        state: TraceState,
+        parts: Sequence[StoredPart],
+        reason: ReleaseReason,
+        now: UnixNano,
+        recalled: Mapping[bytes, bytes],
+    ) -> Assembled:
+        """A host's key: its spans, and the guests that are filed under it.
+
+        ``recalled``: the memories of this key and of its guests' keys, where there are any.
+        """
+        if not state.guests and not state.remembered and not self._redacts and Facts.ANCHOR not in state.facts:
+            return self._as_it_came(key, state, parts, reason, now)
+        old = TraceMemory.decode(recalled[key]) if key in recalled else None
+        mine = [p for p in parts if p.guest is None]
+        pieces, decoded, repeated = self._decode(mine)
+        index = AnchorIndex.of(decoded, self._policy, old)
+        out = Assembled(None, merged=repeated)
+        memories = []
+        if mine or old is not None:
+            memory = merged(old, index.memory(reason, now))
+            memories.append(Memory(key, memory.encode()))
+        host_known = bool(mine) or old is not None
+        for guest_parts in _by_guest(parts):
+            facts = state.guests.get(guest_parts[0].guest.guest) if guest_parts[0].guest else None
+            earlier = _guest_memory(recalled, guest_parts)
+            mapped = self._map(guest_parts, earlier)
+            guest = mapped.guest
+            if not host_known:
+                if facts is not None and join.host_missing_drops(facts, self._policy):
+                    out.dropped += sum(p.spans for p in guest_parts)
+                    out.dropped_reason = "host_missing"
+                    continue
+                grafted = join.host_missing(guest, TraceId(key), self._policy, earlier, mapped.head)
+            else:
+                grafted = join.graft(guest, index, TraceId(key), self._policy, earlier, mapped.head)
+            self._add(out, pieces, guest_parts, guest, grafted, facts, now, late=state.remembered)
+            memories.append(Memory(guest_key(guest.trace_id), grafted.memory.encode(), key))
+        out.never = Facts.ANCHOR in state.facts and not state.guests and not state.remembered
+        out.memories = tuple(memories)
+        return self._finish(out, key, pieces)
+
+    def guest(
+        self,
+        key: Key,
+        state: GuestState,
+        parts: Sequence[StoredPart],
+        now: UnixNano,
+        host: TraceId | None,
+        recalled: Mapping[bytes, bytes],
+        *,
+        overdue: bool = False,
+    ) -> Assembled:
+        """A guest's own key: joined to a host that was released before, or (``host`` None) a trace of its own.
+
+        ``recalled``: the memories of this key and of the host. ``overdue``: stream mode no longer waits for parents.
+        """
+        earlier = _guest_memory(recalled, parts)
+        mapped = self._map(parts, earlier)
+        guest = mapped.guest
+        pieces: list[Piece] = []
+        out = Assembled(None)
+        if host is None:
+            grafted = join.alone(guest, self._policy, earlier, mapped.head)
+        else:
+            if guest.link is None:
+                guest = replace(guest, link=from_openai_trace_id(guest.trace_id))
+            old = TraceMemory.decode(recalled[Key(host)]) if Key(host) in recalled else None
+            index = AnchorIndex.of((), self._policy, old)
+            grafted = join.graft(guest, index, host, self._policy, earlier, mapped.head, overdue=overdue)
+        self._add(out, pieces, parts, guest, grafted, state, now, late=True, linked=host is not None)
+        out.memories = (Memory(key, grafted.memory.encode(), Key(host) if host is not None else None),)
+        if any(not awaited.stood_in for awaited in grafted.memory.awaited.values()):
+            out.follow_up = Part(key, b"[]", 0, guest=GuestFacts(guest.trace_id, guest.source, host))
+        return self._finish(out, key, pieces)
+
+    def anchor_known(self, parts: Sequence[StoredPart], host: TraceId, recalled: Mapping[bytes, bytes]) -> bool:
+        """Stream mode: whether the host span under which the guest will hang has left already."""
+        earlier = _guest_memory(recalled, parts)
+        if earlier is not None and earlier.anchor is not None:
+            return True
+        if Key(host) not in recalled:
+            return False
+        guest = self._map(parts, earlier).guest
+        index = AnchorIndex.of((), self._policy, TraceMemory.decode(recalled[Key(host)]))
+        return find(guest, index).how in ("named", "selector", "root")
+
+    def _as_it_came(
+        self, key: Key, state: TraceState, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano
+    ) -> Assembled:
+        """The path of every trace without a guest: nothing is decoded but the head of its root."""
+        pieces: list[Piece] = []
+        ids: dict[bytes, StoredPart] = {}
+        spans = size = repeated = 0
+        for part in parts:
+            known = ids.setdefault(part.span_ids, part)
+            if known is not part and known.payload == part.payload and known.envelope == part.envelope:
+                repeated += part.spans
+                continue
+            assert part.envelope is not None
+            pieces.append(Piece(part.envelope, part.payload, part.spans))
+            spans += part.spans
+            size += len(part.payload)
+        memory = TraceMemory(reason, now, span_ids=b"".join(ids))
+        if Facts.ROOT in state.facts:
+            memory = _with_root(memory, parts)
+        return Assembled(OutTrace(key, tuple(pieces), spans), size, (Memory(key, memory.encode()),), merged=repeated)
+
+    def _decode(self, parts: Iterable[StoredPart]) -> tuple[list[Piece], list[HostSpan], int]:
+        """Pieces without the spans that came more than once, the decoded spans, and how many were left out."""
+        pieces: list[Piece] = []
+        decoded: list[HostSpan] = []
+        seen: set[tuple[bytes, bytes, bytes]] = set()
+        repeated = 0
+        for part in parts:
+            envelope = part.envelope
+            assert envelope is not None
+            kept: list[bytes] = []
+            for raw, span in zip(
+                spans_of(part.payload), otlp.decode(part.payload, envelope, self._wanted), strict=True
+            ):
+                identity = (raw, envelope.resource, envelope.scope)
+                if identity in seen:
+                    repeated += 1
+                    continue
+                seen.add(identity)
+                decoded.append(span)
+                kept += (PREFIX[len(raw)], raw)
+            if kept:
+                pieces.append(Piece(envelope, b"".join(kept), len(kept) // 2))
+        return pieces, decoded, repeated
+
+    def _map(self, parts: Sequence[StoredPart], earlier: GuestMemory | None) -> Mapped:
+        facts = parts[0].guest
+        assert facts is not None
+        return map_guest(
+            facts.guest,
+            facts.source,
+            [p.payload for p in parts],
+            self._policy,
+            earlier.head if earlier is not None else None,
+        )
+
+    def _add(
+        self,
+        out: Assembled,
+        pieces: list[Piece],
+        parts: Sequence[StoredPart],
+        guest: Guest,
+        grafted: join.Grafted,
+        state: GuestState | None,
+        now: UnixNano,
+        *,
+        late: bool,
+        linked: bool = True,
+    ) -> None:
+        """One guest's grafted spans, as pieces by resource."""
+        runs: dict[bytes | None, list[bytes]] = {}
+        envelopes: dict[bytes | None, Envelope] = {None: self._openai}
+        for span in grafted.spans:
+            resource = span.envelope.resource if span.envelope is not None else None
+            if resource is not None and resource not in envelopes:
+                envelopes[resource] = Envelope(resource, self._scope)
+            raw = otlp.encode(span)
+            runs.setdefault(resource, []).extend((PREFIX[len(raw)], raw))
+        for resource, run in runs.items():
+            pieces.append(Piece(envelopes[resource], b"".join(run), len(run) // 2))
+        real = len(grafted.spans) - grafted.synthetic
+        out.merged += sum(p.spans for p in parts) - real
+        out.synthetic += grafted.synthetic
+        waited = (now - state.first) / 1e9 if state is not None else 0.0
+        out.guests.append(GuestNote(guest.source, real, grafted.match if linked else "", waited, late))
+
+    def _finish(self, out: Assembled, key: Key, pieces: list[Piece]) -> Assembled:
+        if not pieces:
+            return out
+        if self._redacts:
+            pieces = [self._redacted(piece) for piece in pieces]
+        spans = sum(p.spans for p in pieces)
+        out.trace = OutTrace(key, tuple(pieces), spans)
+        out.size = sum(len(p.payload) for p in pieces) + sum(map(envelope_size, {p.envelope for p in pieces}))
+        return out
+
+    def _redacted(self, piece: Piece) -> Piece:
+        rules = self._policy.redact
+        return Piece(
+            otlp.redacted_envelope(piece.envelope, rules.keys, lambda value: redact(value, rules)),
+            otlp.redacted_run(piece.payload, rules.keys, lambda value: redact(value, rules)),
+            piece.spans,
+        )
+
+
+def _with_root(memory: TraceMemory, parts: Sequence[StoredPart]) -> TraceMemory:
+    """The memory with the root that stands first in one of the parts.
+
+    Only a part that holds a root begins with one, so at most one head a part is parsed.
+    """
+    for part in parts:
+        head = Head.FromString(next(spans_of(part.payload)))
+        if not any(head.parent_span_id):
+            assert part.envelope is not None
+            return replace(
+                memory,
+                root=SpanId(head.span_id),
+                root_flags=head.flags,
+                root_trace_state=head.trace_state.decode("utf-8", "replace"),
+                root_envelope=Envelope(part.envelope.resource, b""),
+            )
+    return memory
+
+
+def _by_guest(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:
+    """The guest parts, by guest, in order of arrival; guests in order of their ids."""
+    guests: dict[str, list[StoredPart]] = {}
+    for part in parts:
+        if part.guest is not None:
+            guests.setdefault(part.guest.guest, []).append(part)
+    return [guests[name] for name in sorted(guests)]
+
+
+def _guest_memory(recalled: Mapping[bytes, bytes], parts: Sequence[StoredPart]) -> GuestMemory | None:
+    facts = parts[0].guest
+    assert facts is not None
+    blob = recalled.get(guest_key(facts.guest))
+    return GuestMemory.decode(blob) if blob is not None else None

@@ -1,0 +1,104 @@
+"""``grafter graft``: join files without a server, by the server's own rooms.
+
+The files go through the same split, store (in memory), lifecycle, join and exporter contract as requests do; only the
+clock is not the wall's: it is turned until nothing is held any more. So a file joins here as it would have joined there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from grafter import __version__
+from grafter.assemble import Assembler
+from grafter.commands.send import Door, Request, read
+from grafter.consumer import Batch, Exporter, OutTrace, Result, Signal, Verdict
+from grafter.core.lifecycle import look_at
+from grafter.core.model import Part, Source
+from grafter.core.openai.items import parse_json, read_items
+from grafter.core.policy import MINUTE, SECOND, GraftPolicy, Mode
+from grafter.errors import RejectedError
+from grafter.otlp import build
+from grafter.otlp.json import trace_request_from_json, trace_request_to_json
+from grafter.otlp.split import Splitter
+from grafter.processor import Limits, Processor
+from grafter.store import embedded
+from grafter.telemetry import Metrics
+
+# Any moment will do; a fixed one makes the output the same each time.
+_START = 1_800_000_000 * SECOND
+
+
+class _Collecting(Exporter):
+    """Keeps what leaves."""
+
+    name = "graft"
+
+    def __init__(self) -> None:
+        self.traces: list[OutTrace] = []
+
+    async def export(self, batch: Batch) -> Sequence[Result]:
+        self.traces += batch.traces
+        return [Result(Verdict.ACCEPTED)] * len(batch.traces)
+
+    def retry_in(self) -> float:
+        return 0.0
+
+    async def forward(self, signal: Signal, request: bytes) -> None:
+        raise RejectedError(f"{signal} cannot be grafted")
+
+
+async def graft(hosts: Sequence[Path], guests: Sequence[Path], policy: GraftPolicy, metrics: Metrics) -> bytes:
+    """One OTLP JSON document of the joined traces.
+
+    ``hosts``: OTLP requests as protobuf, JSON or JSON lines. ``guests``: OpenAI items in any shape that ``grafter
+    send`` takes. Raises ValueError, naming the file, for one that is not what it is given as.
+    """
+    parts = [part for file in hosts for request in read(file) for part in _host_parts(file, request, policy)]
+    parts += [part for file in guests for request in read(file) for part in _guest_parts(file, request, policy)]
+    # All files are there from the beginning: nothing that leaves early can be followed by something late.
+    policy = replace(policy, mode=Mode.HOLD)
+    collecting = _Collecting()
+    now = _START
+    async with embedded.opened(
+        None,
+        waits=policy.waits,
+        max_bytes=1 << 62,
+        max_trace_bytes=1 << 62,
+        lease_ns=policy.waits.max,
+        fsync="interval",
+        fsync_interval=1.0,
+        guests_apart=False,
+        look_at=look_at,
+    ) as store:
+        policy = replace(policy, max_trace_bytes=1 << 62, redact=replace(policy.redact, secret=store.hmac_secret()))
+        processor = Processor(
+            store, [collecting], policy, Assembler(policy, __version__), metrics, lambda: now, Limits()
+        )
+        await processor.consume(parts)
+        # Small steps at first, so that a guest meets its host as it would have; nothing is held for longer than ``max``.
+        while store.stats().traces:
+            now += SECOND if now < _START + MINUTE else MINUTE
+            await processor.drain()
+    collecting.traces.sort(key=lambda trace: trace.key)
+    return trace_request_to_json(build.request(collecting.traces))
+
+
+def _host_parts(file: Path, request: Request, policy: GraftPolicy) -> list[Part]:
+    if request.door is not Door.OTLP:
+        raise ValueError(f"{file}: expected OTLP traces, found OpenAI items")
+    try:
+        body = trace_request_from_json(request.body) if request.content_type.endswith("json") else request.body
+        split = Splitter(policy.anchors).split(body)
+    except RejectedError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return split.parts
+
+
+def _guest_parts(file: Path, request: Request, policy: GraftPolicy) -> Sequence[Part]:
+    if request.door is not Door.OPENAI:
+        raise ValueError(f"{file}: expected OpenAI items, found OTLP traces")
+    body = parse_json(request.body)
+    items = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(items, list):
+        raise ValueError(f"{file}: expected a list of items under data")
+    return read_items(items, Source.SDK, policy).parts

@@ -1,0 +1,108 @@
+"""Receivers from the config: each opens its doors and says at which ports."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from grafter.config.receivers import OpenAIReceiver, OtlpReceiver, Receiver, ServerTls
+from grafter.consumer import Consumer
+from grafter.core.policy import GraftPolicy
+from grafter.forwarding import Forwarding
+from grafter.otlp.split import Splitter
+from grafter.receiver import openai_http, otlp_grpc, otlp_http
+from grafter.receiver.http_common import TlsFiles
+from grafter.receiver.tee import teeing
+from grafter.telemetry import Metrics
+
+
+@asynccontextmanager
+async def open_receiver(
+    name: str,
+    receiver: Receiver,
+    consumer: Consumer,
+    forwarding: Forwarding,
+    policy: GraftPolicy,
+    metrics: Metrics,
+    grace_seconds: float,
+) -> AsyncIterator[dict[str, int]]:
+    """Run one receiver; yields its ports by door. Raises OSError or ValueError when it cannot be opened."""
+    if isinstance(receiver, OtlpReceiver):
+        doors = _otlp(name, receiver, consumer, forwarding, policy, metrics, grace_seconds)
+    else:
+        doors = _openai(name, receiver, consumer, policy, metrics, grace_seconds)
+    async with doors as ports:
+        yield ports
+
+
+@asynccontextmanager
+async def _otlp(
+    name: str,
+    receiver: OtlpReceiver,
+    consumer: Consumer,
+    forwarding: Forwarding,
+    policy: GraftPolicy,
+    metrics: Metrics,
+    grace_seconds: float,
+) -> AsyncIterator[dict[str, int]]:
+    suffix = name.removeprefix("otlp")
+    grpc, http = receiver.protocols.grpc, receiver.protocols.http
+    splitter = Splitter(policy.anchors)
+    async with (
+        otlp_grpc.listening(
+            consumer,
+            splitter,
+            metrics,
+            endpoint=grpc.endpoint,
+            tls=_tls_files(grpc.tls),
+            tokens=[token.get_secret_value() for token in grpc.tokens],
+            max_bytes=grpc.max_recv_msg_size_mib << 20,
+            grace_seconds=grace_seconds,
+            pass_through=forwarding,
+            signals=forwarding.signals,
+        ) as grpc_port,
+        otlp_http.listening(
+            consumer,
+            splitter,
+            metrics,
+            endpoint=http.endpoint,
+            tls=_tls_files(http.tls),
+            tokens=[token.get_secret_value() for token in http.tokens],
+            cors=otlp_http.Cors(http.cors.allowed_origins, http.cors.allowed_headers, int(http.cors.max_age)),
+            max_bytes=http.max_request_body_size,
+            grace_seconds=grace_seconds,
+            pass_through=forwarding,
+            signals=forwarding.signals,
+        ) as http_port,
+    ):
+        yield {"otlp_grpc" + suffix: grpc_port, "otlp_http" + suffix: http_port}
+
+
+@asynccontextmanager
+async def _openai(
+    name: str,
+    receiver: OpenAIReceiver,
+    consumer: Consumer,
+    policy: GraftPolicy,
+    metrics: Metrics,
+    grace_seconds: float,
+) -> AsyncIterator[dict[str, int]]:
+    async with AsyncExitStack() as stack:
+        tee = None
+        if receiver.ingest.tee is not None:
+            config = receiver.ingest.tee
+            tee = await stack.enter_async_context(teeing(config.endpoint, config.key, metrics))
+        port = await stack.enter_async_context(
+            openai_http.listening(
+                consumer,
+                metrics,
+                policy,
+                endpoint=receiver.endpoint,
+                tokens=[token.get_secret_value() for token in receiver.ingest.tokens],
+                tee=tee,
+                grace_seconds=grace_seconds,
+            )
+        )
+        yield {name: port}
+
+
+def _tls_files(tls: ServerTls | None) -> TlsFiles | None:
+    return None if tls is None else TlsFiles(tls.cert_file, tls.key_file, tls.client_ca_file)

@@ -1,0 +1,55 @@
+"""What operators and orchestrators ask: /healthz, /readyz, /metrics.
+
+A store or a backend in trouble stands in the body of /readyz and in the metrics, and is answered request by request:
+an orchestrator that took every replica away at once would turn a slow backend into an outage.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from grafter.telemetry import Metrics
+
+
+class Phase(StrEnum):
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+@dataclass(slots=True)
+class Health:
+    """The state of the process; ``troubles`` is asked at each request and names what is wrong now."""
+
+    phase: Phase = Phase.STARTING
+    troubles: Callable[[], dict[str, str]] = field(default=dict)
+
+
+def health_app(health: Health) -> web.Application:
+    """/healthz answers while the process lives; /readyz answers 503 only while starting and stopping."""
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def readyz(_request: web.Request) -> web.Response:
+        ready = health.phase is Phase.RUNNING
+        body = {"status": "ready" if ready else health.phase.value, "troubles": health.troubles()}
+        return web.json_response(body, status=200 if ready else 503)
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/", healthz)])
+    return app
+
+
+def metrics_app(metrics: Metrics) -> web.Application:
+    """/metrics in Prometheus' text format."""
+
+    async def scrape(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", scrape)])
+    return app

@@ -1,0 +1,131 @@
+"""Guests that are held under a key of their own: without a link, or with a host that was released before.
+
+The core decides; this room fetches the memories that the decision needs, a round trip for all claims together, and
+moves a guest under its host when the host turns out to be held.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from grafter.assemble import Assembled, Assembler
+from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_guest
+from grafter.core.memory import GuestMemory
+from grafter.core.model import Key, TraceId, UnixNano, openai_trace_id
+from grafter.core.policy import SECOND, GraftPolicy, Mode, Unlinked
+from grafter.core.state import GuestState
+from grafter.store.base import Claim, Store, StoredPart
+
+# In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
+_ANCHOR_POLL = SECOND // 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was found of one guest's host."""
+
+    guest: GuestState
+    host: TraceId | None
+    released: bool
+    recalled: Mapping[bytes, bytes]
+
+
+class LateGuests:
+    """Decides and assembles guest keys for the processor."""
+
+    def __init__(self, store: Store, policy: GraftPolicy, assembler: Assembler) -> None:
+        self._store = store
+        self._policy = policy
+        self._assembler = assembler
+        self._stream = policy.mode is Mode.STREAM
+
+    async def decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, Decision]]:
+        """One decision a claim that stays this caller's; a claim that was moved to its host has none."""
+        decisions: list[tuple[Claim, Decision]] = []
+        for claim, known in zip(claims, await self._known(claims, now), strict=True):
+            if known.host is not None and not known.released and not self._stream:
+                # The host is held, or nothing is known of it yet: either way the guest waits there.
+                await self._store.move(claim, Key(known.host))
+                continue
+            decision = await self._step(claim, known, now)
+            if isinstance(decision, Release) and known.host is None and await self._found_by_id(claim, known, now):
+                continue
+            decisions.append((claim, decision))
+        return decisions
+
+    async def assemble(
+        self, claim: Claim, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano
+    ) -> Assembled:
+        """What leaves of a guest whose release was decided."""
+        (known,) = await self._known([claim], now)
+        host, recalled = known.host, known.recalled
+        if host is None:
+            host, recalled = await self._host_by_id(known, now)
+        if host is None and self._policy.unlinked is Unlinked.DROP:
+            dropped = sum(part.spans for part in parts)
+            return Assembled(None, dropped=dropped, dropped_reason="unlinked")
+        overdue = self._stream and reason is not ReleaseReason.STREAM
+        return self._assembler.guest(claim.key, known.guest, parts, now, host, recalled, overdue=overdue)
+
+    async def _step(self, claim: Claim, known: _Known, now: UnixNano) -> Decision:
+        anchor_known = False
+        if self._stream and known.host is not None:
+            (parts,) = await self._store.read([claim])
+            anchor_known = self._assembler.anchor_known(parts, known.host, known.recalled)
+        decision = step_guest(
+            claim.state,
+            now,
+            self._policy,
+            host_released=known.host is not None,
+            anchor_known=anchor_known,
+            missing_ok=_sent(claim.key, known.recalled),
+        )
+        if self._stream and known.host is not None and isinstance(decision, Wait):
+            return Wait(UnixNano(min(decision.until, now + _ANCHOR_POLL)))
+        return decision
+
+    async def _known(self, claims: Sequence[Claim], now: UnixNano) -> list[_Known]:
+        """The guests' own memories first: they may hold the link; then the hosts'."""
+        own = await self._store.recall([claim.key for claim in claims], now)
+        hosts: list[TraceId | None] = []
+        for claim, memory in zip(claims, own, strict=True):
+            host = _guest(claim).host
+            if host is None and memory is not None and memory.host is not None:
+                host = TraceId(memory.host)
+            hosts.append(host)
+        wanted = [Key(host) for host in {h for h in hosts if h is not None}]
+        found = {m.key: m.blob for m in await self._store.recall(wanted, now) if m is not None} if wanted else {}
+        known = []
+        for claim, memory, host in zip(claims, own, hosts, strict=True):
+            recalled: dict[bytes, bytes] = {memory.key: memory.blob} if memory is not None else {}
+            if host is not None and Key(host) in found:
+                recalled[host] = found[Key(host)]
+            known.append(_Known(_guest(claim), host, host is not None and Key(host) in found, recalled))
+        return known
+
+    async def _found_by_id(self, claim: Claim, known: _Known, now: UnixNano) -> bool:
+        """An OpenAI trace id may spell the trace id of a host that is held: then the guest moves there."""
+        named = openai_trace_id(known.guest.guest)
+        if named is None or self._stream or not await self._store.held(Key(named)):
+            return False
+        return await self._store.move(claim, Key(named))
+
+    async def _host_by_id(self, known: _Known, now: UnixNano) -> tuple[TraceId | None, Mapping[bytes, bytes]]:
+        """… or of a host that was released before."""
+        named = openai_trace_id(known.guest.guest)
+        if named is None:
+            return None, known.recalled
+        (memory,) = await self._store.recall([Key(named)], now)
+        if memory is None:
+            return None, known.recalled
+        return named, {**known.recalled, memory.key: memory.blob}
+
+
+def _guest(claim: Claim) -> GuestState:
+    """A guest's own key holds that guest alone."""
+    (guest,) = claim.state.guests.values()
+    return guest
+
+
+def _sent(key: Key, recalled: Mapping[bytes, bytes]) -> frozenset[bytes]:
+    memory = GuestMemory.decode(recalled[key]) if key in recalled else None
+    return frozenset(memory.sent_ids()) if memory is not None else frozenset()

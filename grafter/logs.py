@@ -1,0 +1,48 @@
+"""grafter's own log: one line an event on stderr, for people or as JSON.
+
+Data stands in ``extra``; payloads and keys stand nowhere.
+"""
+
+import json
+import logging
+import sys
+from typing import TextIO
+
+# What a LogRecord has of its own; everything else came by ``extra``.
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _extra(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in _OWN}
+
+
+class _Console(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        extra = "".join(f" {key}={value}" for key, value in _extra(record).items())
+        return super().format(record) + extra
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extra(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure(level: str, encoding: str, stream: TextIO | None = None) -> None:
+    """Send everything from ``level`` (debug, info, warn, error) up to ``stream``, ``encoding`` console or json."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Json() if encoding == "json" else _Console("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel({"warn": logging.WARNING}.get(level, level.upper()))
+    # Libraries speak up from warnings on, unless somebody debugs.
+    for library in ("aiohttp", "asyncio", "grpc"):
+        logging.getLogger(library).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)

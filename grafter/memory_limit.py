@@ -1,0 +1,87 @@
+"""Memory past which the doors refuse, so that the kernel never has to choose what dies.
+
+The limit is a share of what the cgroup (v2, then v1) or the machine allows. Linux only; elsewhere nothing is limited.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from grafter.consumer import Consumer
+from grafter.core.model import Part
+from grafter.errors import UnavailableError
+from grafter.tasks import task_group
+
+logger = logging.getLogger(__name__)
+
+_CHECK_SECONDS = 0.5
+_CGROUP_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_STATM = Path("/proc/self/statm")
+
+
+def total_memory() -> int | None:
+    """Bytes that this process may use at most: the cgroup's limit, else the machine's memory; None if unknown."""
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+    for path in _CGROUP_FILES:
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            return min(int(text), machine)
+    return machine
+
+
+def resident_bytes() -> int:
+    """What this process occupies now."""
+    return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class MemoryGuard(Consumer):
+    """A Consumer in front of another: refuses while memory is short."""
+
+    def __init__(self, consumer: Consumer, limit: int, resident: Callable[[], int] = resident_bytes) -> None:
+        self._consumer = consumer
+        self._limit = limit
+        self._resident = resident
+        self._short = False
+
+    async def consume(self, parts: Sequence[Part]) -> None:
+        """As the consumer behind it, but for UnavailableError while more than the limit is in use."""
+        if self._short:
+            raise UnavailableError("memory limit reached", retry_after=2.0, reason="memory_limit")
+        await self._consumer.consume(parts)
+
+    def check(self) -> None:
+        """Look at the memory in use now."""
+        used = self._resident()
+        if (used > self._limit) != self._short:
+            self._short = not self._short
+            if self._short:
+                logger.error("memory limit reached: %d of %d bytes; refusing input", used, self._limit)
+            else:
+                logger.info("memory is below its limit again: %d of %d bytes", used, self._limit)
+
+
+@asynccontextmanager
+async def guarding(consumer: Consumer, limit: int) -> AsyncIterator[MemoryGuard]:
+    """A guard that looks by itself, twice a second."""
+    guard = MemoryGuard(consumer, limit)
+
+    async def watch() -> None:
+        while True:
+            guard.check()
+            await asyncio.sleep(_CHECK_SECONDS)
+
+    async with task_group() as tasks:
+        watching = tasks.create_task(watch(), name="memory.guard")
+        try:
+            yield guard
+        finally:
+            watching.cancel()

@@ -1,0 +1,380 @@
+"""The driver of the core: what is due is claimed, decided, assembled, handed on and settled.
+
+Everything after a claim may happen twice (a process dies, a lease ends), so everything after a claim gives the same
+result for the same input. An exporter's intent is stored before bytes leave and its outcome after, so that only what
+has an unknown outcome is ever sent again.
+
+The order here is the order of a trace's life: ``consume``, ``_round``, ``_decide``, ``_release``, ``_send``,
+``_conclude``.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+from grafter.assemble import Assembled, Assembler
+from grafter.consumer import Batch, Exporter, OutTrace, Result, Verdict
+from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
+from grafter.core.model import Part, UnixNano
+from grafter.core.policy import SECOND, GraftPolicy
+from grafter.errors import UnavailableError
+from grafter.late_guests import LateGuests
+from grafter.otlp import build
+from grafter.store.base import Claim, DeadLetter, Outcome, Settlement, Store
+from grafter.tasks import task_group
+from grafter.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+# One claim is one pass over the due keys; more than a few hundred at a time would hold the loop for too long.
+_CLAIM_LIMIT = 400
+# Payload that is read and assembled at a time: bounds memory when many large traces are due together.
+_READ_BYTES = 32 << 20
+_FINAL = frozenset({Outcome.ACCEPTED, Outcome.REFUSED})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much goes out at a time."""
+
+    batch_spans: int = 2000
+    batch_bytes: int = 4 << 20
+    in_flight: int = 8
+    """Batches that are on their way at once, all exporters together counted as one."""
+    tick_seconds: float = 0.1
+    lease_seconds: float = 10.0
+
+
+@dataclass(slots=True)
+class Work:
+    """A claim and what became of it."""
+
+    claim: Claim
+    reason: ReleaseReason
+    assembled: Assembled
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    retry_after: float = 0.0
+
+
+class Processor:
+    """A Consumer for the receivers; the tick runs inside ``running``."""
+
+    def __init__(
+        self,
+        store: Store,
+        exporters: Sequence[Exporter],
+        policy: GraftPolicy,
+        assembler: Assembler,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        limits: Limits,
+    ) -> None:
+        self._store = store
+        self._exporters = tuple(exporters)
+        self._policy = policy
+        self._assembler = assembler
+        self._metrics = metrics
+        self._clock = clock
+        self._limits = limits
+        self._slots = asyncio.Semaphore(limits.in_flight)
+        self._claims: dict[int, Claim] = {}
+        self._sends: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._late = LateGuests(store, policy, assembler)
+
+    async def consume(self, parts: Sequence[Part]) -> None:
+        """Store the parts of one request; see Consumer."""
+        await self._store.append(parts, UnixNano(self._clock()))
+
+    @asynccontextmanager
+    async def running(self, grace_seconds: float = 30.0) -> AsyncIterator[Self]:
+        """Tick until left; leaving waits up to the grace for what is on its way and keeps what is held."""
+        async with task_group() as background:
+            renewing = background.create_task(self._renew(), name="processor.renew")
+            try:
+                # Leaving this group waits for the batches that are on their way; their leases must not end meanwhile.
+                async with task_group() as sends:
+                    sends.create_task(self._tick(sends), name="processor.tick")
+                    try:
+                        yield self
+                    finally:
+                        self._stopping.set()
+                        asyncio.get_running_loop().call_later(grace_seconds, self._give_up)
+            finally:
+                renewing.cancel()
+
+    def _give_up(self) -> None:
+        """Cut off what is still on its way: its outcome is unknown and it goes out again after the next start."""
+        for task in self._sends:
+            task.cancel()
+
+    async def _tick(self, tasks: asyncio.TaskGroup) -> None:
+        while not self._stopping.is_set():
+            try:
+                busy = await self._round(tasks) == _CLAIM_LIMIT
+            except UnavailableError as error:
+                logger.warning("the store is not available: %s", error)
+                busy = False
+            except Exception:
+                # A bug in one round must not stop all traces for ever; what was claimed is due again by its lease.
+                logger.exception("a round of the processor failed")
+                busy = False
+            if not busy:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.tick_seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    async def _renew(self) -> None:
+        """Keep the leases of what is still on its way."""
+        while True:
+            await asyncio.sleep(self._limits.lease_seconds / 3)
+            if self._claims:
+                await self._store.renew(list(self._claims.values()), UnixNano(self._clock()))
+
+    def _down_for(self, exporters: Iterable[Exporter]) -> float:
+        """Seconds until the first of these is worth a try; 0 when one is up now."""
+        return min((exporter.retry_in() for exporter in exporters), default=0.0)
+
+    async def drain(self) -> None:
+        """Release all that is due by the clock's present moment; returns when it has left.
+
+        For a caller that turns the clock itself, instead of ``running``.
+        """
+        claimed = 1
+        while claimed:
+            async with task_group() as sends:
+                claimed = await self._round(sends)
+
+    async def _round(self, tasks: asyncio.TaskGroup) -> int:
+        """Claim what is due and see it on its way; how many keys were claimed."""
+        if self._down_for(self._exporters) > 0:
+            return 0
+        now = UnixNano(self._clock())
+        claims = await self._store.claim(now, _CLAIM_LIMIT)
+        if not claims:
+            return 0
+        due = await self._decide(claims, now)
+        for some in _slices(due):
+            works = await self._release(some, now)
+            for batch in self._batches(works):
+                await self._slots.acquire()
+                for work in batch:
+                    self._claims[id(work)] = work.claim
+                task = tasks.create_task(self._send(batch), name="processor.send")
+                self._sends.add(task)
+                task.add_done_callback(self._sends.discard)
+        return len(claims)
+
+    async def _decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, ReleaseReason]]:
+        """The claims that are to be released now; the others are given back with their next moment."""
+        due: list[tuple[Claim, ReleaseReason]] = []
+        later: list[tuple[Claim, UnixNano]] = []
+        guests: list[Claim] = []
+        for claim in claims:
+            if claim.outcomes:
+                waiting = self._down_for(self._pending(claim))
+                if waiting > 0:
+                    later.append((claim, UnixNano(now + int(waiting * SECOND))))
+                elif len(claim.key) == 16:
+                    # Its parts are the same as at the first attempt; what came since may have changed the answer.
+                    decision = step_host(claim.state, now, self._policy)
+                    due.append((claim, decision.reason if isinstance(decision, Release) else ReleaseReason.COMPLETE))
+                else:
+                    due.append((claim, ReleaseReason.LATE_GUEST))
+            elif len(claim.key) == 16:
+                _sort(claim, step_host(claim.state, now, self._policy), due, later)
+            else:
+                guests.append(claim)
+        if guests:
+            for claim, decision in await self._late.decide(guests, now):
+                _sort(claim, decision, due, later)
+        if later:
+            await self._store.postpone(later)
+        return due
+
+    def _pending(self, claim: Claim) -> list[Exporter]:
+        return [e for e in self._exporters if claim.outcomes.get(e.name) not in _FINAL]
+
+    async def _release(self, due: Sequence[tuple[Claim, ReleaseReason]], now: UnixNano) -> list[Work]:
+        """Read and assemble; what leaves nothing behind is settled here."""
+        claims = [claim for claim, _ in due]
+        parts = await self._store.read(claims)
+        works = []
+        for (claim, reason), own in zip(due, parts, strict=True):
+            if len(claim.key) != 16:
+                assembled = await self._late.assemble(claim, own, reason, now)
+            elif claim.state.guests or claim.state.remembered:
+                recalled = await self._recall(claim, now)
+                assembled = self._assembler.host(claim.key, claim.state, own, reason, now, recalled)
+            else:
+                assembled = self._assembler.host(claim.key, claim.state, own, reason, now, {})
+            works.append(Work(claim, reason, assembled, dict(claim.outcomes)))
+        empty = [w for w in works if w.assembled.trace is None]
+        if empty:
+            await self._settle(empty)
+            works = [w for w in works if w.assembled.trace is not None]
+        return works
+
+    async def _recall(self, claim: Claim, now: UnixNano) -> dict[bytes, bytes]:
+        """The memories that matter to a host's key: its own and its guests'."""
+        keys = [claim.key, *map(self._assembler.guest_key, claim.state.guests)]
+        return {m.key: m.blob for m in await self._store.recall(keys, now) if m is not None}
+
+    def _batches(self, works: Sequence[Work]) -> Iterable[list[Work]]:
+        batch: list[Work] = []
+        spans = size = 0
+        for work in works:
+            trace = work.assembled.trace
+            assert trace is not None
+            if batch and (
+                spans + trace.spans > self._limits.batch_spans or size + work.assembled.size > self._limits.batch_bytes
+            ):
+                yield batch
+                batch, spans, size = [], 0, 0
+            batch.append(work)
+            spans += trace.spans
+            size += work.assembled.size
+        if batch:
+            yield batch
+
+    async def _send(self, works: list[Work]) -> None:
+        """One batch to every exporter that has no outcome for it yet, then what follows from the answers."""
+        try:
+            if len(self._exporters) == 1:
+                await self._export(self._exporters[0], works)
+            else:
+                async with asyncio.TaskGroup() as group:
+                    for exporter in self._exporters:
+                        pending = [w for w in works if w.outcomes.get(exporter.name) not in _FINAL]
+                        if pending:
+                            group.create_task(self._export(exporter, pending), name=f"export.{exporter.name}")
+            await self._conclude(works)
+        except UnavailableError as error:
+            logger.warning("the store is not available: %s", error)
+        except Exception:
+            logger.exception("a batch failed; its traces are tried again when their leases end")
+        finally:
+            for work in works:
+                self._claims.pop(id(work), None)
+            self._slots.release()
+
+    async def _export(self, exporter: Exporter, works: list[Work]) -> None:
+        name = exporter.name
+        owned = await self._store.intend([w.claim for w in works], name)
+        works = [w for w, own in zip(works, owned, strict=True) if own]
+        traces = [_marked(w, w.outcomes.get(name) is Outcome.INTENDED) for w in works]
+        if not traces:
+            return
+        batch = Batch(tuple(traces), sum(t.spans for t in traces), sum(w.assembled.size for w in works))
+        results = await exporter.export(batch)
+        refused: list[tuple[Work, OutTrace, Result]] = []
+        withdrawn: list[Claim] = []
+        for work, trace, result in zip(works, traces, results, strict=True):
+            if result.verdict is Verdict.ACCEPTED:
+                work.outcomes[name] = Outcome.ACCEPTED
+            elif result.verdict is Verdict.REFUSED:
+                work.outcomes[name] = Outcome.REFUSED
+                refused.append((work, trace, result))
+            else:
+                work.retry_after = max(work.retry_after, result.retry_after, self._limits.tick_seconds)
+                if result.unknown or trace.resend:
+                    work.outcomes[name] = Outcome.INTENDED
+                else:
+                    work.outcomes.pop(name, None)
+                    withdrawn.append(work.claim)
+        if withdrawn:
+            await self._store.outcome(withdrawn, name, Outcome.WITHDRAWN)
+        if refused:
+            await self._bury(name, refused)
+
+    async def _bury(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> None:
+        """What a peer refuses for good is kept with its reason: it is never lost in silence."""
+        now = UnixNano(self._clock())
+        letters = [
+            DeadLetter(work.claim.key, exporter, result.reason, now, trace.spans, build.request([trace]))
+            for work, trace, result in refused
+        ]
+        pushed_out = await self._store.bury(letters)
+        for letter in letters:
+            self._metrics.dead_spans.labels(exporter, "refused").inc(letter.spans)
+        if pushed_out:
+            self._metrics.pushed_out_spans.inc(pushed_out)
+        logger.error(
+            "%s refused %d traces for good; they are in the dead-letter box: %s",
+            exporter,
+            len(letters),
+            letters[0].reason,
+        )
+
+    async def _conclude(self, works: list[Work]) -> None:
+        """Settle what every exporter has answered for good; note and give back the rest."""
+        names = {e.name for e in self._exporters}
+        done = [w for w in works if all(w.outcomes.get(name) in _FINAL for name in names)]
+        rest = [w for w in works if not all(w.outcomes.get(name) in _FINAL for name in names)]
+        if done:
+            await self._settle(done)
+        if not rest:
+            return
+        for name in names:
+            for outcome in _FINAL:
+                noted = [
+                    w.claim
+                    for w in rest
+                    if w.outcomes.get(name) is outcome and w.claim.outcomes.get(name) is not outcome
+                ]
+                if noted:
+                    await self._store.outcome(noted, name, outcome)
+        now = self._clock()
+        await self._store.postpone([(w.claim, UnixNano(now + int(w.retry_after * SECOND))) for w in rest])
+
+    async def _settle(self, works: list[Work]) -> None:
+        now = UnixNano(self._clock())
+        # Before the settle: should the process die between the two, one look too many does no harm.
+        follow_ups = [w.assembled.follow_up for w in works if w.assembled.follow_up is not None]
+        if follow_ups:
+            await self._store.append(follow_ups, now)
+        settled = await self._store.settle([Settlement(w.claim, w.assembled.memories) for w in works], now)
+        for work, own in zip(works, settled, strict=True):
+            if own:
+                work.assembled.count(self._metrics, work.reason)
+
+
+def _sort(
+    claim: Claim,
+    decision: Decision,
+    due: list[tuple[Claim, ReleaseReason]],
+    later: list[tuple[Claim, UnixNano]],
+) -> None:
+    match decision:
+        case Release(reason):
+            due.append((claim, reason))
+        case Wait(until):
+            later.append((claim, until))
+
+
+def _slices(due: list[tuple[Claim, ReleaseReason]]) -> Iterable[list[tuple[Claim, ReleaseReason]]]:
+    """The due claims in runs of about _READ_BYTES."""
+    some: list[tuple[Claim, ReleaseReason]] = []
+    size = 0
+    for one in due:
+        if some and size + one[0].state.bytes > _READ_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(one)
+        size += one[0].state.bytes
+    if some:
+        yield some
+
+
+def _marked(work: Work, resend: bool) -> OutTrace:
+    trace = work.assembled.trace
+    assert trace is not None
+    return OutTrace(trace.key, trace.pieces, trace.spans, resend=True) if resend else trace

@@ -1,0 +1,244 @@
+"""Builds the rooms from the config and keeps them running: the only room that knows them all.
+
+The text of ``running`` is the start order from top to bottom and the stop order from bottom to top: the doors open
+last and close first, so that at a stop new input is refused, what is in flight is finished, and what is held stays in
+the store for the next start.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import uvloop
+
+from grafter import __version__, logs
+from grafter.assemble import Assembler
+from grafter.config import Config
+from grafter.consumer import Consumer, Exporter, Signal
+from grafter.core.lifecycle import look_at
+from grafter.core.policy import SECOND, GraftPolicy, Mode
+from grafter.doors_in import open_receiver
+from grafter.doors_out import open_exporter
+from grafter.forwarding import Forwarding
+from grafter.health import Health, Phase, health_app, metrics_app
+from grafter.memory_limit import guarding, total_memory
+from grafter.processor import Limits, Processor
+from grafter.receiver.http_common import serving
+from grafter.store import embedded
+from grafter.store.embedded import EmbeddedStore
+from grafter.tasks import task_group
+from grafter.telemetry import Held, Metrics
+
+logger = logging.getLogger(__name__)
+
+# The share of the shutdown timeout that requests in flight may take; the rest is for the batches on their way out.
+_DOOR_SHARE = 0.3
+# grpc.aio makes reference cycles at each call: young collections must run, full ones over all that is held need not.
+_YOUNG_SECONDS, _MIDDLE_EVERY, _FULL_EVERY = 1.0, 10, 900
+
+
+@dataclass(slots=True)
+class Running:
+    """A service that runs."""
+
+    metrics: Metrics
+    health: Health
+    ports: dict[str, int] = field(default_factory=dict)
+    """By door: otlp_grpc, otlp_http, openai, health, metrics; of a receiver ``otlp/name`` as ``otlp_grpc/name``."""
+
+
+@asynccontextmanager
+async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterator[Running]:
+    """Run everything that the config names until left.
+
+    Raises OSError or ValueError, with a message for people, when something cannot be opened.
+    """
+    metrics = metrics or Metrics()
+    active = config.active()
+    shutdown_seconds = config.service.shutdown_timeout.seconds
+    door_seconds = shutdown_seconds * _DOOR_SHARE
+    service = Running(metrics, Health())
+    async with AsyncExitStack() as stack:
+        if config.extensions.health_check is not None:
+            _, service.ports["health"] = await stack.enter_async_context(
+                serving(health_app(service.health), config.extensions.health_check.endpoint, None, 1.0)
+            )
+        _, service.ports["metrics"] = await stack.enter_async_context(
+            serving(metrics_app(metrics), config.service.telemetry.metrics.endpoint, None, 1.0)
+        )
+        policy = config.graft_policy()
+        store = await stack.enter_async_context(_open_store(config, policy))
+        policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
+        exporters = {
+            name: await stack.enter_async_context(open_exporter(name, exporter, metrics))
+            for name, exporter in active.exporters.items()
+        }
+        _watch(service, store, exporters)
+        processor = Processor(
+            store,
+            [exporters[name] for name in active.pipelines["traces"].exporters],
+            policy,
+            Assembler(policy, __version__),
+            metrics,
+            time.time_ns,
+            Limits(lease_seconds=config.extensions.store.lease.seconds),
+        )
+        await stack.enter_async_context(processor.running(shutdown_seconds - door_seconds))
+        await stack.enter_async_context(_collecting_garbage())
+        consumer: Consumer = processor
+        total = total_memory()
+        if total is not None:
+            limit = config.service.memory_limit.of(total)
+            consumer = await stack.enter_async_context(guarding(processor, limit))
+        forwarding = Forwarding(
+            {
+                one: [exporters[name] for name in active.pipelines[one.value].exporters]
+                for one in Signal
+                if one.value in active.pipelines
+            },
+            metrics,
+        )
+        for name, receiver in active.receivers.items():
+            ports = await stack.enter_async_context(
+                open_receiver(name, receiver, consumer, forwarding, policy, metrics, door_seconds)
+            )
+            service.ports.update(ports)
+        service.health.phase = Phase.RUNNING
+        logger.info("grafter %s is running", __version__, extra=dict(service.ports))
+        try:
+            yield service
+        finally:
+            service.health.phase = Phase.STOPPING
+
+
+@asynccontextmanager
+async def _open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[EmbeddedStore]:
+    settings = config.extensions.store
+    async with embedded.opened(
+        None if settings.embedded.memory else Path(settings.embedded.directory),
+        waits=policy.waits,
+        max_bytes=settings.max_bytes,
+        max_trace_bytes=settings.max_trace_bytes,
+        lease_ns=int(settings.lease),
+        fsync=settings.embedded.fsync,
+        fsync_interval=settings.embedded.fsync_interval.seconds,
+        guests_apart=policy.mode is Mode.STREAM,
+        look_at=look_at,
+    ) as store:
+        yield store
+
+
+def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Exporter]) -> None:
+    """Wire the gauges and the troubles of /readyz to the store and the exporters."""
+    recovered = 0
+
+    def held() -> Held:
+        nonlocal recovered
+        stats = store.stats()
+        if stats.recovered_spans > recovered:
+            service.metrics.recovered_spans.inc(stats.recovered_spans - recovered)
+            recovered = stats.recovered_spans
+        oldest = 0.0 if stats.oldest is None else max(0.0, (time.time_ns() - stats.oldest) / SECOND)
+        return Held(
+            stats.traces,
+            stats.spans,
+            stats.bytes,
+            stats.limit_bytes,
+            stats.disk_bytes,
+            oldest,
+            stats.remembered,
+            store.up,
+        )
+
+    def troubles() -> dict[str, str]:
+        found = {}
+        if not store.up:
+            found["store"] = "not taking parts"
+        if store.stats().recovering:
+            found["recovery"] = "the index is being rebuilt; input is taken"
+        for name, exporter in exporters.items():
+            error = getattr(exporter, "last_error", "")
+            if exporter.retry_in() > 0:
+                found[name] = error or "not taking traces"
+        return found
+
+    service.metrics.watch(held)
+    service.health.troubles = troubles
+
+
+@asynccontextmanager
+async def _collecting_garbage() -> AsyncIterator[None]:
+    """Young collections on a timer instead of by allocation count, which would walk all that is held at bad moments."""
+
+    async def collect() -> None:
+        rounds = 0
+        while True:
+            await asyncio.sleep(_YOUNG_SECONDS)
+            rounds += 1
+            gc.collect(2 if rounds % _FULL_EVERY == 0 else 1 if rounds % _MIDDLE_EVERY == 0 else 0)
+
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        async with task_group() as tasks:
+            collecting = tasks.create_task(collect(), name="garbage")
+            try:
+                yield
+            finally:
+                collecting.cancel()
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
+    """The first SIGTERM or SIGINT sets the event; a second one ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            logger.warning("%s again: ending at once; what is held stays in the store", number.name)
+            logging.shutdown()
+            # Nothing is lost by this: whatever was acknowledged is in the store, as after a kill -9.
+            os._exit(1)
+        logger.info("%s: stopping", number.name)
+        stop.set()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def _serve(config: Config) -> int:
+    with _stop_signals() as stop:
+        async with running(config):
+            await stop.wait()
+    return 0
+
+
+def run(config: Config) -> int:
+    """Run until SIGTERM or SIGINT; the exit code: 0 after an orderly stop, 1 when it could not start or failed."""
+    logs.configure(config.service.telemetry.logs.level, config.service.telemetry.logs.encoding)
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(config))
+    except (OSError, ValueError) as error:
+        print(f"grafter: {error}", file=sys.stderr)
+        return 1

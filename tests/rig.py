@@ -1,0 +1,178 @@
+"""The server's own rooms between two small doubles: a clock that the test turns and a peer that answers by script."""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from grafter.assemble import Assembler
+from grafter.consumer import Batch, Result, Signal, Verdict
+from grafter.core.lifecycle import look_at
+from grafter.core.model import Source
+from grafter.core.openai.items import read_items
+from grafter.core.policy import SECOND, GraftPolicy, Mode
+from grafter.otlp import build
+from grafter.otlp.split import Splitter
+from grafter.processor import Limits, Processor
+from grafter.store import embedded
+from grafter.store.embedded import EmbeddedStore
+from grafter.telemetry import Metrics
+
+START = 1_800_000_000 * SECOND
+ACCEPTED = Result(Verdict.ACCEPTED)
+
+
+class Peer:
+    """An exporter that keeps what it takes; ``answers`` decides for each batch."""
+
+    def __init__(self, name: str = "peer") -> None:
+        self.name = name
+        self.requests: list[bytes] = []
+        self.answer: Callable[[Batch], Result] = lambda _batch: ACCEPTED
+        self.down_seconds = 0.0
+
+    async def export(self, batch: Batch) -> Sequence[Result]:
+        result = self.answer(batch)
+        if result.verdict is Verdict.ACCEPTED or result.unknown:
+            self.requests.append(build.request(batch.traces))
+        return [result] * len(batch.traces)
+
+    def retry_in(self) -> float:
+        return self.down_seconds
+
+    async def forward(self, signal: Signal, request: bytes) -> None:
+        self.requests.append(request)
+
+    @property
+    def spans(self) -> list[tuple[Span, str]]:
+        """Every span that came, with its service's name."""
+        found = []
+        for request in self.requests:
+            for resource_spans in ExportTraceServiceRequest.FromString(request).resource_spans:
+                service = {a.key: a.value.string_value for a in resource_spans.resource.attributes}.get(
+                    "service.name", ""
+                )
+                found += [(span, service) for scope in resource_spans.scope_spans for span in scope.spans]
+        return found
+
+    @property
+    def ids(self) -> list[tuple[bytes, bytes]]:
+        return sorted((span.trace_id, span.span_id) for span, _ in self.spans)
+
+    def tree(self, trace_id: bytes) -> str:
+        """One trace as text: name and service, two blanks a level, siblings by name and start."""
+        children: dict[bytes, list[tuple[Span, str]]] = defaultdict(list)
+        own = {span.span_id for span, _ in self.spans if span.trace_id == trace_id}
+        for span, service in self.spans:
+            if span.trace_id == trace_id:
+                children[span.parent_span_id if span.parent_span_id in own else b""].append((span, service))
+        lines: list[str] = []
+
+        def walk(parent: bytes, depth: int) -> None:
+            for span, service in sorted(children[parent], key=lambda s: (s[0].start_time_unix_nano, s[0].name)):
+                lines.append(f"{'  ' * depth}{span.name} [{service}]")
+                walk(span.span_id, depth + 1)
+
+        walk(b"", 0)
+        return "\n".join(lines)
+
+
+@dataclass
+class Rig:
+    """A processor over a real store."""
+
+    store: EmbeddedStore
+    processor: Processor
+    policy: GraftPolicy
+    metrics: Metrics
+    now: list[int]
+    accepted: int = 0
+    splitter: Splitter = field(default_factory=lambda: Splitter(GraftPolicy().anchors))
+
+    async def host(self, request: bytes) -> None:
+        """One OTLP request arrives."""
+        split = self.splitter.split(request)
+        await self.processor.consume(split.parts)
+        self.accepted += split.spans
+
+    async def guest(self, items: Sequence[object]) -> None:
+        """One ingest request arrives."""
+        intake = read_items(items, Source.SDK, self.policy)
+        await self.processor.consume(intake.parts)
+        self.accepted += intake.spans
+
+    async def pass_time(self, seconds: float, step: float = 0.5) -> None:
+        """Turn the clock, releasing what falls due on the way."""
+        end = self.now[0] + int(seconds * SECOND)
+        while self.now[0] < end:
+            self.now[0] = min(end, self.now[0] + int(step * SECOND))
+            await self.processor.drain()
+
+    def count(self, name: str, **labels: str) -> float:
+        """The sum of a counter over all labels that are not given."""
+        total = 0.0
+        for metric in self.metrics.registry.collect():
+            for sample in metric.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    total += sample.value
+        return total
+
+    def books(self, sent: int) -> tuple[float, float]:
+        """The two sides of the books: what came in, and what became of it."""
+        came = self.accepted + self.store.stats().recovered_spans + self.count("grafter_synthetic_spans_total")
+        became = (
+            sent
+            + self.store.stats().spans
+            + self.count("grafter_dead_spans_total")
+            + self.count("grafter_dropped_spans_total")
+            + self.count("grafter_merged_spans_total")
+        )
+        return came, became
+
+
+@asynccontextmanager
+async def rig(
+    *peers: Peer,
+    policy: GraftPolicy | None = None,
+    directory: Path | None = None,
+    now: Iterable[int] = (START,),
+    max_bytes: int = 1 << 30,
+) -> AsyncIterator[Rig]:
+    """A rig in memory, or over a directory."""
+    policy = policy or GraftPolicy()
+    clock = list(now)
+    metrics = Metrics()
+    async with embedded.opened(
+        directory,
+        waits=policy.waits,
+        max_bytes=max_bytes,
+        max_trace_bytes=policy.max_trace_bytes,
+        lease_ns=10 * SECOND,
+        fsync="interval",
+        fsync_interval=1.0,
+        guests_apart=policy.mode is Mode.STREAM,
+        look_at=look_at,
+    ) as store:
+        processor = Processor(store, peers, policy, Assembler(policy, "test"), metrics, lambda: clock[0], Limits())
+        yield Rig(store, processor, policy, metrics, clock)
+
+
+DATA = Path(__file__).parent / "data"
+CALL = bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736")
+"""The trace id of the recorded reference call, and of the metadata in the recorded guests."""
+SESSION = bytes.fromhex("00f067aa0ba902b7")
+
+
+def recorded_call(name: str = "otlp_call_from_sdk") -> bytes:
+    """The app's side of the reference call, as it stood on the wire."""
+    return (DATA / "otlp" / f"{name}.pb").read_bytes()
+
+
+def recorded_guest(name: str = "py_runner_responses") -> list[list[object]]:
+    """The items of each request of a recorded run."""
+    return [r["body"]["data"] for r in orjson.loads((DATA / "openai" / f"{name}.json").read_bytes())["requests"]]
