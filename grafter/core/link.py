@@ -44,9 +44,7 @@ def from_metadata(metadata: object, keys: Sequence[str]) -> Link | Malformed | N
         link = _traceparent(parent)
         if link is not None:
             return link
-        malformed = Malformed(
-            f"{TRACEPARENT_KEY}: expected 00-<32 hex>-<16 hex>-<2 hex>, ids not zero"
-        )
+        malformed = Malformed(f"{TRACEPARENT_KEY}: expected 00-<32 hex>-<16 hex>-<2 hex>, ids not zero")
     for key in keys:
         named = metadata.get(key)
         if named is None:

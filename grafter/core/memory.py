@@ -74,7 +74,7 @@ class AnchorSpan:
     conversation_ids: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each trace, and a frozen one takes three times as long
 class TraceMemory:
     """What is kept of a released host trace."""
 

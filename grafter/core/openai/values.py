@@ -1,0 +1,177 @@
+"""Reading JSON values of which nothing is certain: bounded, tolerant, the same every time.
+
+Items come from many SDKs in several languages and from whoever else can reach the door. Every walk over a value stops
+at a depth, so that no nesting can exhaust the stack, and every result is something that orjson can write.
+"""
+
+import ast
+import json
+import math
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+
+import orjson
+
+MAX_DEPTH = 64
+"""Levels of nesting that are kept; what lies deeper becomes null. orjson writes no more than 254."""
+
+_MAX_LITERAL = 200_000
+"""Characters of a Python literal that are read; more stays a string."""
+
+# What repr() of plain data leaves when its strings are taken out. Names other than these, and signs of a call or a
+# comprehension, mean that it is no such repr; so ast.literal_eval never sees (and never warns about) odd code.
+_STRING = re.compile(r"'(?:[^'\\]|\\[\\'\"nrtxuU])*'|\"(?:[^\"\\]|\\[\\'\"nrtxuU])*\"")
+_SKELETON = re.compile(r"(?:[\[\]{}(),:\s]|True\b|False\b|None\b|-?\d+(?:\.\d*)?(?:e[+-]?\d+)?(?!\w))*")
+
+
+def text_of(value: object) -> str | None:
+    """The value when it is a string that says something."""
+    return value if isinstance(value, str) and value else None
+
+
+def number_of(value: object) -> int | float | None:
+    """The value when it is a finite number that OTLP's 64 bits can hold; a boolean is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, int):
+        return value if -(1 << 63) <= value < 1 << 63 else float_of(value)
+    return value if math.isfinite(value) else None
+
+
+def float_of(value: object) -> float | None:
+    """The value as a finite double."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def count_of(value: object) -> int | None:
+    """The value when it counts something: a whole number, not negative, of 63 bits."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and not value.is_integer():
+        return None
+    return int(value) if 0 <= value < 1 << 63 else None
+
+
+def mapping_of(value: object) -> Mapping[str, object]:
+    """The value when it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def list_of(value: object) -> list[object]:
+    """The value when it is a JSON array, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def names_of(value: object) -> tuple[str, ...] | None:
+    """The value when it is an array of strings alone."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        return None
+    return tuple(value)
+
+
+def sound(value: object, depth: int = MAX_DEPTH) -> object:
+    """A copy that orjson can write: numbers of 64 bits, no lone surrogates, no more than ``depth`` levels.
+
+    NaN, infinities and what lies too deep become null, integers of more than 64 bits doubles (null past those), lone
+    surrogates U+FFFD. Never raises for a JSON value.
+    """
+    if isinstance(value, str):
+        return _sound_text(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if -(1 << 63) <= value < 1 << 64 else float_of(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if depth <= 0:
+        return None
+    if isinstance(value, dict):
+        return {_sound_text(str(key)): sound(member, depth - 1) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [sound(member, depth - 1) for member in value]
+    if isinstance(value, set | frozenset):
+        # repr's order of a set differs from process to process; the result may not.
+        return [sound(member, depth - 1) for member in sorted(value, key=repr)]
+    return _sound_text(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+
+
+def canonical(value: object) -> bytes:
+    """Compact JSON with sorted keys: equal values give equal bytes. Never raises for a JSON value."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return orjson.dumps(sound(value), option=orjson.OPT_SORT_KEYS)
+
+
+def digest(value: object) -> str:
+    """SHA-256 (hex) over the canonical JSON of tool arguments, so that equal calls are known without their content.
+
+    Arguments come as an object or as a string that holds JSON; both forms of equal arguments give equal digests.
+    """
+    if isinstance(value, str):
+        value = _json(value, value)
+    return sha256(canonical(value)).hexdigest()
+
+
+def structure(text: str) -> object:
+    """The object or list that a string stands for, as JSON or as the repr() of plain Python data; else the string.
+
+    The Python SDK sends a tool's result as ``str(result)``, so a dict arrives as ``{'ok': True}``. A repr is read
+    within 200,000 characters and 64 levels. Never raises.
+    """
+    stripped = text.strip()
+    if stripped[:1] not in ("{", "[", "("):
+        return text
+    value = None if stripped[0] == "(" else _json(stripped, None)
+    return _literal(stripped, text) if value is None else value
+
+
+def _json(text: str, otherwise: object) -> object:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        pass
+    try:
+        return sound(json.loads(text))
+    except (ValueError, RecursionError):
+        return otherwise
+
+
+def _literal(text: str, otherwise: object) -> object:
+    if len(text) > _MAX_LITERAL:
+        return otherwise
+    skeleton = _STRING.sub("", text)
+    if _SKELETON.fullmatch(skeleton) is None or _nesting(skeleton) > MAX_DEPTH:
+        return otherwise
+    try:
+        return sound(ast.literal_eval(text))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return otherwise
+
+
+def _nesting(skeleton: str) -> int:
+    depth = deepest = 0
+    for sign in skeleton:
+        if sign in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif sign in ")]}":
+            depth -= 1
+    return deepest
+
+
+def _sound_text(text: str) -> str:
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
