@@ -1,0 +1,132 @@
+"""Whether a peer is worth a request just now.
+
+Traces are safe in the store, so that a peer in trouble is not tried by every batch: after a failure the gate is shut
+until the backoff's next moment, then one request, the *probe*, goes through alone. The probe's success opens the gate,
+its failure shuts it for longer. What the peer asks for by itself wins when it is longer.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grafter.exporter.answer import Later
+
+logger = logging.getLogger(__name__)
+
+# A wrong key or address is mended by a person; a minute is soon enough to see it, and no peer minds.
+FAULT_SECONDS = 60.0
+# A peer that asks for days is answered with hours: its clock or its proxy may be wrong.
+MAX_HINT_SECONDS = 3600.0
+# Asked of those who come while the probe is on its way: about when its answer is known.
+PROBE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """The backoff, in seconds; names and defaults are those of the Collector's ``retry_on_failure``.
+
+    There is no time after which a trace is given up: the store keeps it.
+    """
+
+    initial_interval: float = 5.0
+    max_interval: float = 30.0
+    multiplier: float = 1.5
+    randomization_factor: float = 0.5
+    """A wait is up to this share longer or shorter, by chance."""
+    enabled: bool = True
+    """False: a blip is not tried again at once; the trace waits for its next turn."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """Leave to send; given back by ``Gate.leave``."""
+
+    probe: bool
+
+
+class Gate:
+    """One peer's state for one signal."""
+
+    def __init__(self, name: str, policy: RetryPolicy, clock: Callable[[], float], random: Callable[[], float]) -> None:
+        self._name = name
+        self._policy = policy
+        self._clock = clock
+        self._random = random
+        self.down_since: float | None = None
+        """On the clock; None while the peer is up."""
+        self.last_error = ""
+        """What the last failure said."""
+        self._fault = False
+        self._interval = policy.initial_interval
+        self._next = 0.0
+        self._probing = False
+
+    def wait(self) -> float:
+        """Seconds until a request may go; 0 means now."""
+        if self.down_since is None:
+            return 0.0
+        left = self._next - self._clock()
+        if left > 0:
+            return left
+        return PROBE_SECONDS if self._probing else 0.0
+
+    def enter(self) -> Ticket | None:
+        """Leave to send now, or None; see ``wait``."""
+        if self.down_since is None:
+            return Ticket(probe=False)
+        if self.wait() > 0:
+            return None
+        self._probing = True
+        return Ticket(probe=True)
+
+    def leave(self, ticket: Ticket) -> None:
+        """The ticket's holder is done; a probe that was abandoned leaves its place to the next."""
+        if ticket.probe:
+            self._probing = False
+            ticket.probe = False
+
+    def succeed(self, ticket: Ticket) -> None:
+        """The peer answered, with yes or with a no that is about the request."""
+        # An answer to what was sent before the gate shut says nothing about the peer as it is now; only a probe does.
+        # Otherwise a peer that refuses every other request would be hammered, and fill the log.
+        if not ticket.probe or self.down_since is None:
+            return
+        logger.info("%s: the peer is back after %.0f s", self._name, self._clock() - self.down_since)
+        self.leave(ticket)
+        self.down_since = None
+        self._fault = False
+        self._interval = self._policy.initial_interval
+
+    def fail(self, ticket: Ticket, answer: Later) -> float:
+        """The peer did not take it; seconds until the next try."""
+        now = self._clock()
+        hint = min(answer.retry_after or 0.0, MAX_HINT_SECONDS)
+        self.last_error = answer.reason
+        if self.down_since is not None and not ticket.probe:
+            # One of several that were on their way: the first has shut the gate already.
+            self._next = max(self._next, now + hint)
+            return max(self._next - now, 0.0)
+        backoff = self._backoff()
+        self._next = now + max(backoff, hint, FAULT_SECONDS if answer.fault else 0.0)
+        if self.down_since is None or answer.fault != self._fault:
+            level = logging.ERROR if answer.fault else logging.WARNING
+            logger.log(level, "%s: the peer takes nothing now, traces stay held: %s", self._name, answer.reason)
+        self._fault = answer.fault
+        if self.down_since is None:
+            self.down_since = now
+        self.leave(ticket)
+        return self._next - now
+
+    def jittered(self, seconds: float) -> float:
+        """The time, longer or shorter by chance, so that many senders do not come back in step."""
+        spread = self._policy.randomization_factor
+        return seconds * (1 - spread + 2 * spread * self._random())
+
+    def chance(self) -> float:
+        """From 0 up to 1."""
+        return self._random()
+
+    def _backoff(self) -> float:
+        wait = self.jittered(self._interval)
+        self._interval = min(self._interval * self._policy.multiplier, self._policy.max_interval)
+        return wait

@@ -1,0 +1,321 @@
+"""OTLP over HTTP, out: protobuf or JSON, and Honeycomb, which is a preset of it."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from io import BytesIO
+from typing import Literal
+from urllib.parse import urlsplit
+
+import aiohttp
+import zstandard
+from isal import igzip, isal_zlib
+
+from grafter import __version__
+from grafter.consumer import Signal
+from grafter.errors import RejectedError
+from grafter.exporter.answer import (
+    TRACES,
+    Answer,
+    Kind,
+    Later,
+    Refused,
+    accepted,
+    accepted_json,
+    status_message,
+    status_message_json,
+    words,
+)
+from grafter.exporter.gate import RetryPolicy
+from grafter.exporter.sending import Limits, Sending
+from grafter.exporter.tls import TlsClient, is_loopback, ssl_context
+from grafter.otlp.json import trace_request_to_json
+from grafter.telemetry import Metrics
+
+Compression = Literal["gzip", "zstd", "deflate", "none"]
+Encoding = Literal["proto", "json"]
+
+PROTOBUF = "application/x-protobuf"
+JSON = "application/json"
+
+# Source: OTLP specification, "Failures", of OTLP/HTTP.
+_RETRYABLE = frozenset({429, 502, 503, 504})
+# A proxy says these when it has sent the request on and knows nothing of what became of it.
+_UNKNOWN = frozenset({502, 504})
+# The address, the key or the proxy is wrong, or the peer does not read this encoding: no word about the spans.
+# Burying every trace until somebody has mended it would be the loss that the peer has not asked for.
+_FAULTS = frozenset({401, 403, 404, 405, 406, 407, 415})
+
+# An answer is a few bytes; OTLP lets a client stop reading at 4 MiB, and nothing here needs so much.
+_MAX_RESPONSE_BYTES = 1 << 20
+# Below this, compressing takes less time than handing the work to a thread.
+_THREAD_BYTES = 64 << 10
+_PIECEMEAL_BYTES = 1 << 20
+
+HONEYCOMB_ENDPOINTS = {"us": "https://api.honeycomb.io", "eu": "https://api.eu1.honeycomb.io"}
+# Honeycomb names no limit for a request; 5 MB is the batch limit of its own proxy, Refinery.
+_HONEYCOMB_BYTES = 5_000_000
+
+
+@asynccontextmanager
+async def opened(
+    *,
+    name: str,
+    metrics: Metrics,
+    endpoint: str | None = None,
+    traces_endpoint: str | None = None,
+    encoding: Encoding = "proto",
+    tls: TlsClient | None = None,
+    headers: Mapping[str, str] | None = None,
+    compression: str | None = None,
+    timeout_seconds: float = 30.0,
+    retry: RetryPolicy | None = None,
+    limits: Limits | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    chance: Callable[[], float] = random.random,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncIterator[Sending]:
+    """An exporter to one OTLP/HTTP endpoint; it need not be up yet.
+
+    ``endpoint`` is completed by ``/v1/traces``, ``traces_endpoint`` is used as it stands. ``compression`` None: none
+    on this machine, else gzip. Raises ValueError for settings that cannot be kept.
+    """
+    retry, limits, tls = retry or RetryPolicy(), limits or Limits(), tls or TlsClient()
+    urls = _urls(endpoint, traces_endpoint)
+    host = urlsplit(urls[TRACES]).hostname or ""
+    if compression is None:
+        compression = "none" if is_loopback(host) else "gzip"
+    compress = _compressor(compression)
+    sent_headers = {
+        **_checked(headers or {}),
+        "Content-Type": JSON if encoding == "json" else PROTOBUF,
+        "Accept-Encoding": "identity",
+        "User-Agent": f"grafter/{__version__}",
+    }
+    if compression not in ("", "none"):
+        sent_headers["Content-Encoding"] = compression
+    secure = any(url.startswith("https:") for url in urls.values())
+    connector = aiohttp.TCPConnector(limit=limits.num_consumers, ssl=ssl_context(tls) if secure else True)
+    session = aiohttp.ClientSession(
+        connector=connector,
+        headers=sent_headers,
+        # Half of the time for the connection: one that has not come by then leaves none for the answer, and ends in an
+        # outcome that is known.
+        timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=timeout_seconds / 2),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # A proxy is never asked for this very machine, whatever the environment says of all others.
+        trust_env=not is_loopback(host),
+    )
+    async with session:
+        attempt = HttpAttempt(session, urls, encoding, compress, tls.server_name_override)
+        yield Sending(
+            name, attempt, metrics=metrics, clock=clock, random=chance, sleep=sleep, retry=retry, limits=limits
+        )
+
+
+def honeycomb(
+    *,
+    name: str,
+    metrics: Metrics,
+    api_key: str,
+    region: str = "us",
+    dataset: str | None = None,
+    endpoint: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    tls: TlsClient | None = None,
+    compression: str | None = None,
+    timeout_seconds: float = 30.0,
+    retry: RetryPolicy | None = None,
+    limits: Limits | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    chance: Callable[[], float] = random.random,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AbstractAsyncContextManager[Sending]:
+    """An exporter to Honeycomb: OTLP/HTTP protobuf, zstd unless told otherwise, requests of 5 MB at most.
+
+    ``dataset`` is for Classic keys; elsewhere Honeycomb takes ``service.name``. ``endpoint`` replaces the region's.
+    Raises ValueError for an unknown region or an empty key.
+    """
+    if region not in HONEYCOMB_ENDPOINTS:
+        raise ValueError(f"region: expected us or eu, found {region!r}")
+    if not api_key:
+        raise ValueError("api_key: is empty")
+    own = {"x-honeycomb-team": api_key}
+    if dataset:
+        own["x-honeycomb-dataset"] = dataset
+    asked = limits or Limits()
+    return opened(
+        name=name,
+        metrics=metrics,
+        endpoint=endpoint or HONEYCOMB_ENDPOINTS[region],
+        tls=tls,
+        headers={**(headers or {}), **own},
+        compression=compression or "zstd",
+        timeout_seconds=timeout_seconds,
+        retry=retry,
+        limits=Limits(
+            num_consumers=asked.num_consumers,
+            batch_spans=asked.batch_spans,
+            batch_bytes=min(asked.batch_bytes, _HONEYCOMB_BYTES),
+            request_bytes=min(asked.request_bytes, _HONEYCOMB_BYTES),
+        ),
+        clock=clock,
+        chance=chance,
+        sleep=sleep,
+    )
+
+
+class HttpAttempt:
+    """One POST; see Attempt."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        urls: Mapping[Kind, str],
+        encoding: Encoding,
+        compress: Callable[[bytes], bytes] | None,
+        server_name: str | None,
+    ) -> None:
+        self._session = session
+        self._urls = urls
+        self._json = encoding == "json"
+        self._compress = compress
+        self._server_name = server_name
+
+    async def send(self, kind: Kind, body: bytes) -> Answer:
+        """See Attempt."""
+        if kind not in self._urls:
+            return Refused(f"no endpoint for {kind}: only traces_endpoint is configured")
+        headers: dict[str, str] = {}
+        if self._json:
+            if kind == TRACES:
+                try:
+                    body = trace_request_to_json(body)
+                except RejectedError as error:
+                    return Refused(str(error))
+            else:
+                # Passed through unread, so it cannot be said in JSON; every OTLP/HTTP server reads both encodings.
+                headers["Content-Type"] = PROTOBUF
+        if self._compress is not None:
+            compress = self._compress
+            body = compress(body) if len(body) < _THREAD_BYTES else await asyncio.to_thread(compress, body)
+        try:
+            async with self._session.post(
+                self._urls[kind],
+                # A large body that is written at once would hold up the loop; aiohttp sends a stream piece by piece.
+                data=body if len(body) <= _PIECEMEAL_BYTES else BytesIO(body),
+                headers=headers,
+                allow_redirects=False,
+                server_hostname=self._server_name,
+            ) as response:
+                return answer_to(response.status, response.headers, await _read(response))
+        except (
+            aiohttp.ClientConnectorError,
+            aiohttp.ConnectionTimeoutError,
+            aiohttp.ClientProxyConnectionError,
+        ) as error:
+            return Later(f"cannot connect: {words(error)}")
+        except TimeoutError:
+            return Later("no answer in time", unknown=True)
+        except (aiohttp.ClientError, OSError) as error:
+            return Later(f"connection lost: {words(str(error) or type(error).__name__)}", unknown=True)
+
+
+def answer_to(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    """What an HTTP answer means. ``headers`` are looked up by their usual names."""
+    json = headers.get("Content-Type", "").partition(";")[0].strip().lower() == JSON
+    if 200 <= status < 300:
+        return accepted_json(body) if json else accepted(body)
+    said = status_message_json(body) if json else _message(headers, body)
+    reason = f"HTTP {status}: {said}" if said else f"HTTP {status}"
+    if status in _RETRYABLE:
+        return Later(reason, retry_after(headers), unknown=status in _UNKNOWN)
+    if status in _FAULTS or 300 <= status < 400:
+        return Later(reason, fault=True)
+    return Refused(reason, too_large=status == 413)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds of a Retry-After header, which has them as a number or as a date; None without one.
+
+    A date counts from the peer's own Date header, so that its clock need not be ours. Source: RFC 9110, 10.2.3.
+    """
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        # Longer than any wait that is granted; int() has a limit of its own on digits.
+        return float(text[:9]) if len(text) < 10 else 1e9
+    moment = _date(text)
+    if moment is None:
+        return None
+    now = _date(headers.get("Date", "")) or datetime.now(UTC)
+    return max((moment - now) / timedelta(seconds=1), 0.0)
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, IndexError, TypeError, OverflowError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _message(headers: Mapping[str, str], body: bytes) -> str:
+    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind == PROTOBUF:
+        return status_message(body)
+    # A proxy's page says little more than its status; a line of plain text often says what is wrong.
+    return words(body[:300].decode("utf-8", "replace")) if kind == "text/plain" else ""
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, up to a limit; the status has come already, so that a body that breaks off changes nothing."""
+    body = b""
+    try:
+        while len(body) < _MAX_RESPONSE_BYTES and (chunk := await response.content.read(_MAX_RESPONSE_BYTES)):
+            body += chunk
+    except (aiohttp.ClientError, OSError):
+        return b""
+    return body
+
+
+def _urls(endpoint: str | None, traces_endpoint: str | None) -> dict[Kind, str]:
+    if not endpoint and not traces_endpoint:
+        raise ValueError("endpoint: is required where traces_endpoint is not given")
+    base = (endpoint or "").rstrip("/")
+    urls: dict[Kind, str] = {}
+    if base:
+        urls = {TRACES: f"{base}/v1/traces", Signal.METRICS: f"{base}/v1/metrics", Signal.LOGS: f"{base}/v1/logs"}
+    if traces_endpoint:
+        urls[TRACES] = traces_endpoint
+    for url in urls.values():
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"endpoint: expected http:// or https:// and a host, found {url!r}")
+    return urls
+
+
+def _checked(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers. Raises ValueError, without the value: it is a secret."""
+    for key, value in headers.items():
+        if not key or any(c in key or c in value for c in "\r\n\0"):
+            raise ValueError(f"headers: {key!r} or its value has a line break in it")
+    return dict(headers)
+
+
+def _compressor(compression: str) -> Callable[[bytes], bytes] | None:
+    match compression:
+        case "" | "none":
+            return None
+        case "gzip":
+            # Level 1 of ISA-L: about as small as zlib's, at a fraction of its time.
+            return lambda body: igzip.compress(body, 1)
+        case "deflate":
+            return lambda body: bytes(isal_zlib.compress(body, 1))
+        case "zstd":
+            # A compressor may not be used by two threads at once.
+            return lambda body: zstandard.ZstdCompressor(level=1).compress(body)
+    raise ValueError(f"compression: expected gzip, zstd, deflate or none, found {compression!r}")

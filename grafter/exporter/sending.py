@@ -1,0 +1,254 @@
+"""What stands round every attempt over a network: bounded concurrency, backoff, halving, the books.
+
+The rule is that nothing is lost and nothing waits here: a trace is taken, refused for good by itself, or given back at
+once to the store with the moment of the next try. An attempt whose outcome is unknown is never repeated here, for the
+spans of the repeat must say that they are one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from grafter.consumer import Batch, OutTrace, Result, Signal, Verdict
+from grafter.errors import RejectedError, TooLargeError, UnavailableError
+from grafter.exporter.answer import TRACES, Accepted, Answer, Attempt, Kind, Later, Refused
+from grafter.exporter.cut import halved, packed
+from grafter.exporter.gate import Gate, RetryPolicy, Ticket
+from grafter.otlp import build
+from grafter.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+# A blip (a connection that was just closed, a load balancer between two servers) is over in less than this; whatever
+# lasts longer is the store's to wait for.
+BLIP_PAUSES_SECONDS = (0.1, 0.4)
+BLIP_SECONDS = 1.0
+# Refusals that come with every request (partial success) are told this often, with their number.
+_TOLD_EVERY_SECONDS = 60.0
+# A peer that finds so little too large does not mean the size (a used-up quota is refused by the same code), and
+# cutting on would answer a refusal by thousands of requests.
+MIN_CUT_BYTES = 64 << 10
+
+_ACCEPTED = Result(Verdict.ACCEPTED)
+_IN_PART = "in part: "
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one peer is sent at a time."""
+
+    num_consumers: int = 4
+    """Requests on their way at once."""
+    batch_spans: int = 2000
+    batch_bytes: int = 4 << 20
+    """Past these a batch goes in several requests, before compression; a larger trace goes alone."""
+    # The limit that OTLP recommends to servers: specification, "Request size limits".
+    request_bytes: int = 64 << 20
+    """A single trace larger than this is cut at a span boundary."""
+
+
+class Sending:
+    """An Exporter over one Attempt."""
+
+    def __init__(
+        self,
+        name: str,
+        attempt: Attempt,
+        *,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        retry: RetryPolicy,
+        limits: Limits,
+    ) -> None:
+        self.name = name
+        self._attempt = attempt
+        self._clock = clock
+        self._sleep = sleep
+        self._limits = limits
+        self._pauses = BLIP_PAUSES_SECONDS if retry.enabled else ()
+        self._slots = asyncio.Semaphore(limits.num_consumers)
+        self._gates: dict[Kind, Gate] = {
+            TRACES: Gate(name, retry, clock, random),
+            # A backend may take traces and know no metrics: one signal's trouble is not another's.
+            Signal.METRICS: Gate(f"{name} (metrics)", retry, clock, random),
+            Signal.LOGS: Gate(f"{name} (logs)", retry, clock, random),
+        }
+        self._sent = metrics.sent_spans.labels(name)
+        self._failed = metrics.failed_spans.labels(name)
+        self._rejected = metrics.rejected_spans.labels(name)
+        self._resent = metrics.resent_spans.labels(name)
+        self._seconds = metrics.exporter_seconds.labels(name)
+        self._told_at = float("-inf")
+        self._untold = 0
+
+    @property
+    def down_since(self) -> float | None:
+        """When the peer stopped taking traces, on the clock; None while it takes them."""
+        return self._gates[TRACES].down_since
+
+    @property
+    def last_error(self) -> str:
+        """What the last failure said; empty when there was none."""
+        return self._gates[TRACES].last_error
+
+    def retry_in(self) -> float:
+        """See Exporter."""
+        return self._gates[TRACES].wait()
+
+    async def export(self, batch: Batch) -> Sequence[Result]:
+        """See Exporter."""
+        if not batch.traces:
+            return []
+        gate = self._gates[TRACES]
+        if gate.wait() > 0:
+            return [self._not_now(gate)] * len(batch.traces)
+        async with self._slots:
+            # The peer may have gone while this batch stood in line.
+            ticket = gate.enter()
+            if ticket is None:
+                return [self._not_now(gate)] * len(batch.traces)
+            try:
+                results = await self._deliver(batch, gate, ticket)
+            finally:
+                gate.leave(ticket)
+        self._count(batch.traces, results)
+        return results
+
+    async def forward(self, signal: Signal, request: bytes) -> None:
+        """See Exporter."""
+        gate = self._gates[signal]
+        if gate.wait() > 0:
+            raise UnavailableError(f"{self.name}: {gate.last_error}", retry_after=gate.wait())
+        async with self._slots:
+            ticket = gate.enter()
+            if ticket is None:
+                raise UnavailableError(f"{self.name}: {gate.last_error}", retry_after=gate.wait())
+            try:
+                answer = await self._try(signal, request, gate, ticket, 0)
+                match answer:
+                    case Accepted():
+                        gate.succeed(ticket)
+                        self._tell(signal, answer)
+                    case Refused():
+                        gate.succeed(ticket)
+                        text = f"{self.name}: {answer.reason}"
+                        raise TooLargeError(text) if answer.too_large else RejectedError(text, reason="refused")
+                    case Later():
+                        wait = gate.fail(ticket, answer)
+                        raise UnavailableError(f"{self.name}: {answer.reason}", retry_after=wait)
+            finally:
+                gate.leave(ticket)
+
+    async def _deliver(self, batch: Batch, gate: Gate, ticket: Ticket) -> list[Result]:
+        """Send the batch, in as many requests as the peer makes it take."""
+        limits = self._limits
+        found: list[Result | None] = [None] * len(batch.traces)
+        whole = list(enumerate(batch.traces))
+        work = [whole]
+        if batch.spans > limits.batch_spans or batch.size > limits.batch_bytes:
+            work = packed(whole, limits.batch_spans, limits.batch_bytes)
+        work.reverse()
+        while work:
+            group = work.pop()
+            body = build.request([trace for _, trace in group])
+            if len(body) > limits.request_bytes and (halves := halved(group, within_trace=True)):
+                work += halves
+                continue
+            answer = await self._try(TRACES, body, gate, ticket, sum(trace.spans for _, trace in group))
+            if isinstance(answer, Accepted):
+                gate.succeed(ticket)
+                self._tell(TRACES, answer)
+                result = _ACCEPTED
+            elif isinstance(answer, Refused):
+                gate.succeed(ticket)
+                within_trace = answer.too_large and len(body) > MIN_CUT_BYTES
+                if halves := halved(group, within_trace=within_trace):
+                    work += halves
+                    continue
+                result = Result(Verdict.REFUSED, answer.reason)
+            else:
+                wait = gate.fail(ticket, answer)
+                # What may be the reason for the peer's silence should not be the next to try it.
+                own = wait * (1 + gate.chance()) if answer.unknown else wait
+                result = Result(Verdict.LATER, answer.reason, own, answer.unknown)
+                unsent = Result(Verdict.LATER, answer.reason, wait)
+                for index, _ in (one for left in work for one in left):
+                    found[index] = _together(found[index], unsent)
+                work.clear()
+            for index, _ in group:
+                found[index] = _together(found[index], result)
+        return [result for result in found if result is not None]
+
+    async def _try(self, kind: Kind, body: bytes, gate: Gate, ticket: Ticket, spans: int) -> Answer:
+        """One attempt, and one or two more when it looks like a blip."""
+        first = self._clock()
+        for pause in (*self._pauses, None):
+            started = self._clock()
+            answer = await self._attempt.send(kind, body)
+            ended = self._clock()
+            self._seconds.observe(ended - started)
+            if not isinstance(answer, Later):
+                return answer
+            self._failed.inc(spans)
+            blip = not (answer.unknown or answer.fault) and not ticket.probe and gate.down_since is None
+            if pause is None or not blip or ended - first > BLIP_SECONDS or (answer.retry_after or 0.0) > pause:
+                return answer
+            await self._sleep(gate.jittered(pause))
+        raise AssertionError("the last pause is None")
+
+    def _not_now(self, gate: Gate) -> Result:
+        return Result(Verdict.LATER, gate.last_error, gate.wait())
+
+    def _count(self, traces: Sequence[OutTrace], results: Sequence[Result]) -> None:
+        # By trace and not by request, so that a trace that was cut and taken in part stands in the books once. Spans
+        # that the peer threw away by a partial success have been sent as well: nothing else will become of them.
+        sent = resent = 0
+        for trace, result in zip(traces, results, strict=True):
+            if result.verdict is Verdict.ACCEPTED:
+                sent += trace.spans
+            elif not result.unknown:
+                continue
+            if trace.resend:
+                resent += trace.spans
+        if sent:
+            self._sent.inc(sent)
+        if resent:
+            self._resent.inc(resent)
+
+    def _tell(self, kind: Kind, answer: Accepted) -> None:
+        """Count what the peer threw away, and log what it said now and then."""
+        if not answer.rejected and not answer.message:
+            return
+        if kind == TRACES:
+            self._rejected.inc(answer.rejected)
+        self._untold += 1
+        now = self._clock()
+        if now - self._told_at < _TOLD_EVERY_SECONDS:
+            return
+        logger.warning(
+            "%s: the peer took a request of %s but rejected %d items of it (such answers since the last line: %d): %s",
+            self.name,
+            kind,
+            answer.rejected,
+            self._untold,
+            answer.message,
+        )
+        self._told_at, self._untold = now, 0
+
+
+def _together(before: Result | None, result: Result) -> Result:
+    """The result of a trace that went in parts, after one more of them."""
+    if before is None:
+        return result
+    if Verdict.LATER in (before.verdict, result.verdict):
+        # What was taken of it goes out once more with the rest, so it must say so.
+        later = result if result.verdict is Verdict.LATER else before
+        taken = Verdict.ACCEPTED in (before.verdict, result.verdict)
+        return Result(Verdict.LATER, later.reason, later.retry_after, taken or before.unknown or result.unknown)
+    if before.verdict is not result.verdict:
+        refused = result if result.verdict is Verdict.REFUSED else before
+        return refused if refused.reason.startswith(_IN_PART) else Result(Verdict.REFUSED, _IN_PART + refused.reason)
+    return before

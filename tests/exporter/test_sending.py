@@ -1,0 +1,443 @@
+"""The rules round an attempt: nothing lost, nothing sent twice unmarked, nobody overrun."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grafter.consumer import Signal, Verdict
+from grafter.errors import RejectedError, TooLargeError, UnavailableError
+from grafter.exporter.answer import Accepted, Answer, Later, Refused
+from grafter.exporter.gate import FAULT_SECONDS, RetryPolicy
+from grafter.exporter.sending import MIN_CUT_BYTES, Limits, Sending
+from grafter.otlp.build import request
+from grafter.telemetry import Metrics
+from tests.exporter.doubles import Clock, Script, batch, count, middle, spans_in, trace, traces_in
+
+DOWN = Later("UNAVAILABLE: gone")
+
+
+def sending(script: Script, clock: Clock | None = None, metrics: Metrics | None = None, **limits: int) -> Sending:
+    """An exporter named ``out`` over a script, with a clock that stands still."""
+    clock = clock or Clock()
+    return Sending(
+        "out",
+        script,
+        metrics=metrics or Metrics(),
+        clock=clock,
+        random=middle,
+        sleep=clock.sleep,
+        retry=RetryPolicy(),
+        limits=Limits(**limits),
+    )
+
+
+async def test_an_accepted_batch_is_one_request_and_is_counted() -> None:
+    """A batch that the peer takes goes out once, each trace is accepted, and its spans are counted as sent."""
+    script, metrics = Script(lambda _: Accepted()), Metrics()
+    results = await sending(script, metrics=metrics).export(batch(trace(1, 2), trace(2, 3, resend=True)))
+    assert [r.verdict for r in results] == [Verdict.ACCEPTED] * 2
+    assert len(script.bodies) == 1
+    assert count(metrics, "exporter_sent_spans") == 5
+    assert count(metrics, "resent_spans") == 3
+    assert count(metrics, "exporter_failed_spans") == 0
+    marked = {s.span_id[3] for s in spans_in(script.bodies[0]) if any(a.key == "grafter.resend" for a in s.attributes)}
+    assert marked == {2}
+
+
+async def test_an_empty_batch_sends_nothing() -> None:
+    """No traces, no request: OTLP asks clients not to send empty envelopes."""
+    script = Script(lambda _: Accepted())
+    assert await sending(script).export(batch()) == []
+    assert script.bodies == []
+
+
+async def test_halving_finds_the_one_bad_trace_of_64() -> None:
+    """A refused batch is halved until the bad trace stands alone; all others are delivered exactly once."""
+    taken: list[int] = []
+
+    def answer(body: bytes) -> Answer:
+        if 41 in traces_in(body):
+            return Refused("INVALID_ARGUMENT: no")
+        taken.extend(sorted(traces_in(body)))
+        return Accepted()
+
+    script, metrics = Script(answer), Metrics()
+    results = await sending(script, metrics=metrics).export(batch(*(trace(n) for n in range(1, 65))))
+    assert [n for n, r in enumerate(results, 1) if r.verdict is Verdict.REFUSED] == [41]
+    assert results[40].reason == "INVALID_ARGUMENT: no"
+    assert taken == [n for n in range(1, 65) if n != 41]
+    assert len(script.bodies) == 13
+    assert count(metrics, "exporter_sent_spans") == 63 * 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=24),
+    bad=st.sets(st.integers(1, 24)),
+    dies_after=st.none() | st.integers(0, 12),
+    unknown=st.booleans(),
+)
+def test_every_trace_has_the_result_that_is_true_for_it(
+    sizes: list[int], bad: set[int], dies_after: int | None, unknown: bool
+) -> None:
+    """Accepted means taken exactly once, refused means bad, later and known means not taken, whatever the peer does."""
+    taken: list[int] = []
+    requests = 0
+
+    def answer(body: bytes) -> Answer:
+        nonlocal requests
+        requests += 1
+        if dies_after is not None and requests > dies_after:
+            return Later("lost", unknown=unknown)
+        if traces_in(body) & bad:
+            return Refused("bad")
+        taken.extend(int.from_bytes(s.trace_id, "big") for s in spans_in(body))
+        return Accepted()
+
+    traces = [trace(n, spans) for n, spans in enumerate(sizes, 1)]
+    metrics = Metrics()
+    results = asyncio.run(sending(Script(answer), metrics=metrics).export(batch(*traces)))
+    for one, result in zip(traces, results, strict=True):
+        number = int.from_bytes(one.key, "big")
+        if result.verdict is Verdict.ACCEPTED:
+            assert taken.count(number) == one.spans
+        else:
+            assert taken.count(number) == 0
+        if result.verdict is Verdict.REFUSED:
+            assert number in bad
+    accepted = sum(t.spans for t, r in zip(traces, results, strict=True) if r.verdict is Verdict.ACCEPTED)
+    assert count(metrics, "exporter_sent_spans") == accepted == len(taken)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pieces=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=4),
+    limit=st.integers(MIN_CUT_BYTES, 4 * MIN_CUT_BYTES),
+)
+def test_what_is_too_large_is_cut_until_it_fits(pieces: list[list[int]], limit: int) -> None:
+    """A peer with any limit gets each span exactly once, in requests within its limit; no trace is refused."""
+    arrived: list[bytes] = []
+
+    def answer(body: bytes) -> Answer:
+        if len(body) > limit:
+            return Refused("RESOURCE_EXHAUSTED: message larger than max", too_large=True)
+        arrived.extend(s.span_id for s in spans_in(body))
+        return Accepted()
+
+    traces = [trace(n, size=20_000, pieces=own) for n, own in enumerate(pieces, 1)]
+    results = asyncio.run(sending(Script(answer)).export(batch(*traces)))
+    assert {r.verdict for r in results} == {Verdict.ACCEPTED}
+    assert len(arrived) == len(set(arrived)) == sum(t.spans for t in traces)
+
+
+async def test_one_span_that_is_too_large_is_refused_and_its_sisters_arrive() -> None:
+    """Cutting ends at single spans: the trace is refused, in part, and says so."""
+    big = trace(1, 1, size=90_000)
+    rest = trace(1, size=3_000, pieces=(6, 6))
+    whole = batch(type(big)(big.key, (*rest.pieces, *big.pieces), big.spans + rest.spans))
+    arrived: list[bytes] = []
+
+    def answer(body: bytes) -> Answer:
+        if len(body) > 80_000:
+            return Refused("HTTP 413", too_large=True)
+        arrived.extend(s.name.encode()[:1] for s in spans_in(body))
+        return Accepted()
+
+    metrics = Metrics()
+    results = await sending(Script(answer), metrics=metrics).export(whole)
+    assert results[0].verdict is Verdict.REFUSED
+    assert results[0].reason == "in part: HTTP 413"
+    assert len(arrived) == 12
+    assert count(metrics, "exporter_sent_spans") == 0
+
+
+async def test_a_small_request_that_is_too_large_is_not_about_size() -> None:
+    """A used-up quota has the same code as a large message: a small trace is refused once, not cut into its spans."""
+    script = Script(lambda _: Refused("RESOURCE_EXHAUSTED: quota", too_large=True))
+    results = await sending(script).export(batch(trace(1, 50)))
+    assert [r.verdict for r in results] == [Verdict.REFUSED]
+    assert len(script.bodies) == 1
+
+
+async def test_a_trace_that_was_taken_in_part_comes_back_as_a_resend() -> None:
+    """When the peer dies between the parts of a cut trace, some of it has arrived, so its outcome is unknown."""
+    small: list[bytes] = []
+
+    def answer(body: bytes) -> Answer:
+        if len(body) > 70_000:
+            return Refused("HTTP 413", too_large=True)
+        small.append(body)
+        return Accepted() if len(small) == 1 else DOWN
+
+    results = await sending(Script(answer)).export(batch(trace(1, 6, size=20_000), trace(2)))
+    assert [(r.verdict, r.unknown) for r in results] == [(Verdict.LATER, True), (Verdict.LATER, False)]
+
+
+async def test_limits_pack_a_batch_into_several_requests() -> None:
+    """Past the limits of spans and bytes a batch goes in several requests; a trace beyond them goes alone."""
+    script = Script(lambda _: Accepted())
+    traces = [trace(1, 3), trace(2, 3), trace(3, 9), trace(4, 1), trace(5, 4)]
+    results = await sending(script, batch_spans=6).export(batch(*traces))
+    assert {r.verdict for r in results} == {Verdict.ACCEPTED}
+    assert [sorted(traces_in(b)) for b in script.bodies] == [[1, 2], [3], [4, 5]]
+    script.bodies.clear()
+    await sending(script, batch_bytes=2_000).export(batch(*(trace(n, 1, size=900) for n in range(5))))
+    assert [sorted(traces_in(b)) for b in script.bodies] == [[0, 1], [2, 3], [4]]
+
+
+async def test_a_trace_past_the_request_limit_is_cut_before_it_is_sent() -> None:
+    """A peer with a known limit (Honeycomb) never sees a request beyond it."""
+    script = Script(lambda _: Accepted())
+    results = await sending(script, request_bytes=100_000).export(batch(trace(1, 40, size=10_000)))
+    assert [r.verdict for r in results] == [Verdict.ACCEPTED]
+    assert max(map(len, script.bodies)) <= 100_000
+    assert sorted(s.span_id for b in script.bodies for s in spans_in(b)) == sorted(
+        s.span_id for s in spans_in(request([trace(1, 40)]))
+    )
+
+
+async def test_a_blip_is_tried_again_at_once() -> None:
+    """One refused connection costs a tenth of a second and nobody hears of it."""
+    answers: Iterator[Answer] = iter((DOWN, Accepted()))
+    clock, metrics = Clock(), Metrics()
+    script = Script(lambda _: next(answers))
+    exporter = sending(script, clock, metrics)
+    results = await exporter.export(batch(trace(1)))
+    assert [r.verdict for r in results] == [Verdict.ACCEPTED]
+    assert clock.slept == [0.1]
+    assert exporter.down_since is None
+    assert count(metrics, "exporter_failed_spans") == 2
+
+
+async def test_a_blip_that_lasts_is_given_back() -> None:
+    """After half a second of tries the traces go back to the store, with the moment of the next try."""
+    clock = Clock()
+    script = Script(lambda _: DOWN)
+    exporter = sending(script, clock)
+    results = await exporter.export(batch(trace(1), trace(2)))
+    assert [(r.verdict, r.unknown, r.retry_after) for r in results] == [(Verdict.LATER, False, 5.0)] * 2
+    assert len(script.bodies) == 3
+    assert clock.now == 1000.5
+    assert exporter.retry_in() == 5.0
+    assert exporter.last_error == "UNAVAILABLE: gone"
+
+
+async def test_a_failure_that_took_its_time_is_no_blip() -> None:
+    """A connection that took seconds to fail is not tried again at once: the slot and the lease are needed."""
+    clock = Clock()
+
+    def answer(body: bytes) -> Answer:
+        clock.now += 2
+        return DOWN
+
+    script = Script(answer)
+    assert (await sending(script, clock).export(batch(trace(1))))[0].verdict is Verdict.LATER
+    assert len(script.bodies) == 1
+
+
+async def test_an_unknown_outcome_is_never_tried_again_here() -> None:
+    """Only the store can mark a repeat, so a timeout goes back to it after one attempt, and later than the others."""
+    script = Script(lambda _: Later("no answer in time", unknown=True))
+    exporter = sending(script)
+    results = await exporter.export(batch(trace(1)))
+    assert len(script.bodies) == 1
+    assert (results[0].verdict, results[0].unknown) == (Verdict.LATER, True)
+    assert results[0].retry_after > exporter.retry_in() == 5.0
+
+
+async def test_a_peer_that_is_down_is_probed_by_one_batch_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
+    """While the backoff runs batches go back unsent; then one goes alone; its success opens for all. Two log lines."""
+    caplog.set_level(logging.INFO, "grafter.exporter")
+    alive = False
+    clock = Clock()
+    script = Script(lambda _: Accepted() if alive else DOWN)
+    exporter = sending(script, clock)
+    await exporter.export(batch(trace(1)))
+    script.bodies.clear()
+
+    clock.now += 4.9
+    results = await exporter.export(batch(trace(1)))
+    assert results[0].verdict is Verdict.LATER
+    assert results[0].retry_after == pytest.approx(0.1)
+    assert script.bodies == []
+
+    clock.now += 0.1
+    together = await asyncio.gather(*(exporter.export(batch(trace(n))) for n in range(8)))
+    assert {r.verdict for results in together for r in results} == {Verdict.LATER}
+    assert len(script.bodies) == 1
+    assert exporter.retry_in() == 7.5
+
+    alive = True
+    clock.now += 7.5
+    together = await asyncio.gather(*(exporter.export(batch(trace(n))) for n in range(8)))
+    assert [results[0].verdict for results in together].count(Verdict.ACCEPTED) == 1
+    together = await asyncio.gather(*(exporter.export(batch(trace(n))) for n in range(8)))
+    assert {results[0].verdict for results in together} == {Verdict.ACCEPTED}
+    assert exporter.down_since is None
+    assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_the_backoff_grows_to_its_limit_and_starts_anew_after_success() -> None:
+    """5 s, then one and a half times as long each time, 30 s at most; after an answer 5 s again."""
+    alive = False
+    clock = Clock()
+    exporter = sending(Script(lambda _: Accepted() if alive else DOWN), clock)
+    waits = []
+    for _ in range(7):
+        await exporter.export(batch(trace(1)))
+        waits.append(exporter.retry_in())
+        clock.now += waits[-1]
+    assert waits == pytest.approx([5, 7.5, 11.25, 16.875, 25.3125, 30, 30])
+    alive = True
+    await exporter.export(batch(trace(1)))
+    alive = False
+    await exporter.export(batch(trace(1)))
+    assert exporter.retry_in() == 5.0
+
+
+@pytest.mark.parametrize(("hint", "wait"), [(2.0, 5.0), (42.0, 42.0), (1e9, 3600.0)])
+async def test_the_peers_hint_wins_when_it_is_longer(hint: float, wait: float) -> None:
+    """RetryInfo or Retry-After makes a wait longer, never shorter, and never a day."""
+    script = Script(lambda _: Later("HTTP 429", hint))
+    results = await sending(script).export(batch(trace(1)))
+    assert results[0].retry_after == wait
+    assert len(script.bodies) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(chance=st.floats(0, 1, exclude_max=True))
+def test_jitter_stays_within_its_share(chance: float) -> None:
+    """A wait is at most half longer or shorter than its interval."""
+    clock = Clock()
+    exporter = Sending(
+        "out",
+        Script(lambda _: Later("gone", unknown=True)),
+        metrics=Metrics(),
+        clock=clock,
+        random=lambda: chance,
+        sleep=clock.sleep,
+        retry=RetryPolicy(),
+        limits=Limits(),
+    )
+    asyncio.run(exporter.export(batch(trace(1))))
+    assert 2.5 <= exporter.retry_in() <= 7.5
+
+
+async def test_a_wrong_key_buries_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A fault of the set-up holds the traces for a long backoff and is said once, as an error."""
+    clock = Clock()
+    script = Script(lambda _: Later("UNAUTHENTICATED: unknown key", fault=True))
+    exporter = sending(script, clock)
+    for _ in range(3):
+        results = await exporter.export(batch(trace(1), trace(2)))
+        assert {(r.verdict, r.retry_after) for r in results} == {(Verdict.LATER, FAULT_SECONDS)}
+        clock.now += FAULT_SECONDS
+    assert len(script.bodies) == 3
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+
+
+async def test_what_was_on_its_way_when_the_peer_went_down_does_not_open_the_gate() -> None:
+    """A late yes to an old request is no sign of life: only a probe's is, so a flapping peer is not hammered."""
+    gate = asyncio.Event()
+
+    class Slow(Script):
+        async def send(self, kind: object, body: bytes) -> Answer:
+            if 1 in traces_in(body):
+                await gate.wait()
+                return Accepted()
+            return Later("gone", unknown=True)
+
+    exporter = sending(Slow(lambda _: DOWN))
+    slow = asyncio.ensure_future(exporter.export(batch(trace(1))))
+    await asyncio.sleep(0)
+    await exporter.export(batch(trace(2)))
+    gate.set()
+    assert (await slow)[0].verdict is Verdict.ACCEPTED
+    assert exporter.retry_in() == 5.0
+
+
+async def test_attempts_are_bounded_and_a_line_empties_when_the_peer_goes() -> None:
+    """No more than num_consumers requests are on their way; those in line get LATER without one when the peer goes."""
+    now = most = 0
+    go = asyncio.Event()
+
+    class Slow(Script):
+        async def send(self, kind: object, body: bytes) -> Answer:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            self.bodies.append(body)
+            await go.wait()
+            now -= 1
+            return Later("no answer in time", unknown=True)
+
+    script = Slow(lambda _: DOWN)
+    exporter = sending(script, num_consumers=3)
+    waiting = [asyncio.ensure_future(exporter.export(batch(trace(n)))) for n in range(20)]
+    await asyncio.sleep(0)
+    go.set()
+    results = [(await one)[0] for one in waiting]
+    assert most == 3
+    assert len(script.bodies) == 3
+    assert [r.unknown for r in results].count(True) == 3
+    assert {r.verdict for r in results} == {Verdict.LATER}
+
+
+async def test_a_cancelled_probe_leaves_its_place() -> None:
+    """A probe that is cancelled does not keep the gate shut for ever."""
+    clock = Clock()
+    exporter = sending(Script(lambda _: DOWN), clock)
+    await exporter.export(batch(trace(1)))
+    clock.now += 5
+    probe = asyncio.ensure_future(exporter.export(batch(trace(1))))
+    await asyncio.sleep(0)
+    assert exporter.retry_in() > 0
+    probe.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probe
+    assert exporter.retry_in() == 0
+
+
+async def test_partial_success_is_counted_and_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    """Rejected spans are counted each time and logged with the peer's message once a minute; the traces are done."""
+    clock, metrics = Clock(), Metrics()
+    exporter = sending(Script(lambda _: Accepted(2, "name too long")), clock, metrics)
+    for _ in range(50):
+        assert (await exporter.export(batch(trace(1, 5))))[0].verdict is Verdict.ACCEPTED
+    assert count(metrics, "exporter_rejected_spans") == 100
+    assert len(caplog.records) == 1
+    assert "name too long" in caplog.text
+    clock.now += 60
+    await exporter.export(batch(trace(1, 5)))
+    assert "such answers since the last line: 50" in caplog.text
+    assert count(metrics, "exporter_sent_spans") == 51 * 5
+
+
+async def test_forward_says_what_became_of_a_request() -> None:
+    """Metrics and logs have no store: taken, refused, too large or not now reaches the sender as such."""
+    answers: list[Answer] = [Accepted(), Refused("INVALID_ARGUMENT"), Refused("HTTP 413", too_large=True)]
+    script = Script(lambda _: answers.pop(0))
+    exporter = sending(script)
+    await exporter.forward(Signal.METRICS, b"m")
+    with pytest.raises(RejectedError, match="INVALID_ARGUMENT"):
+        await exporter.forward(Signal.LOGS, b"l")
+    with pytest.raises(TooLargeError):
+        await exporter.forward(Signal.LOGS, b"l")
+    assert script.bodies == [b"m", b"l", b"l"]
+
+
+async def test_a_peer_without_metrics_still_gets_traces() -> None:
+    """Trouble with one signal shuts the gate for that signal alone."""
+    script = Script(lambda body: Later("UNIMPLEMENTED", fault=True) if body == b"m" else Accepted())
+    exporter = sending(script)
+    for _ in range(3):
+        with pytest.raises(UnavailableError) as raised:
+            await exporter.forward(Signal.METRICS, b"m")
+        assert raised.value.retry_after == FAULT_SECONDS
+    assert script.bodies == [b"m"]
+    assert exporter.retry_in() == 0
+    assert (await exporter.export(batch(trace(1))))[0].verdict is Verdict.ACCEPTED
