@@ -12,6 +12,9 @@ from typing import Protocol
 from grafter.core.model import Envelope, Key, Part
 
 
+# The classes below are not frozen: a frozen one takes three times as long to make, which is felt at one a part or trace.
+
+
 class Consumer(Protocol):
     """What a receiver hands its parts to."""
 
@@ -41,7 +44,7 @@ class PassThrough(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
     """A run of framed spans under one envelope (field 2 of ScopeSpans each, ready to be concatenated)."""
 
@@ -50,7 +53,7 @@ class Piece:
     spans: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutTrace:
     """What leaves of one trace in one release."""
 
@@ -61,7 +64,7 @@ class OutTrace:
     """An earlier attempt has an unknown outcome: every span is marked grafter.resend=true."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
     """What goes out in one request, unless a backend's refusal makes the exporter halve it."""
 
@@ -78,7 +81,7 @@ class Verdict(StrEnum):
     LATER = "later"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
     """What became of one trace at one exporter."""
 

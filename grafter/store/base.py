@@ -46,7 +46,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from grafter.core.model import Envelope, GuestFacts, Key, Part, UnixNano
+from grafter.core.model import Envelope, Facts, GuestFacts, Key, Part, UnixNano
 from grafter.core.state import TraceState
 
 
@@ -62,7 +62,10 @@ class Outcome(StrEnum):
     """Known not to have been taken: the intent is void and the next attempt is no resend."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: see consumer.py.
+
+
+@dataclass(slots=True)
 class StoredPart:
     """A part as it is read back. ``envelope`` is set for host parts, ``guest`` for guest parts."""
 
@@ -72,9 +75,10 @@ class StoredPart:
     envelope: Envelope | None
     span_ids: bytes
     guest: GuestFacts | None
+    facts: Facts = Facts.NONE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claim:
     """A key that this process owns until its lease ends."""
 
@@ -87,7 +91,7 @@ class Claim:
     """By exporter name; empty unless an export of this claim's parts was begun before."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Memory:
     """What is kept of a key after its release."""
 
@@ -98,7 +102,7 @@ class Memory:
     """For a guest's key: the host that it is linked to. The store needs it for filing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settlement:
     """The end of a claim: forget its parts, keep these memories (of the key itself and of guests that left with it)."""
 
