@@ -1,7 +1,7 @@
 """``grafter graft``: join files without a server, by the server's own rooms.
 
-The files go through the same split, store (in memory), lifecycle, join and exporter contract as requests do; only the
-clock is not the wall's: it is turned until nothing is held any more. So a file joins here as it would have joined there.
+The files go through the same split, store (in memory), lifecycle, join and exporter contract as requests do; only
+the clock is not the wall's: it is turned until nothing is held any more. So a file joins here as it would have there.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ async def graft(hosts: Sequence[Path], guests: Sequence[Path], policy: GraftPoli
             store, [collecting], policy, Assembler(policy, __version__), metrics, lambda: now, Limits()
         )
         await processor.consume(parts)
-        # Small steps at first, so that a guest meets its host as it would have; nothing is held for longer than ``max``.
+        # Small steps at first, so that a guest meets its host as it would have; nothing is held for ever.
         while store.stats().traces:
             now += SECOND if now < _START + MINUTE else MINUTE
             await processor.drain()

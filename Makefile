@@ -1,0 +1,77 @@
+# `make demo` and `make test` need Python 3.11 or newer and this file; everything else they fetch into .venv.
+# All paths are relative, so the checkout may stand anywhere.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check install -qq --constraint constraints.txt
+JS := tests/e2e/js
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench soak proto lock clean
+
+help:
+	@echo "make demo   set up, play one call through every door, print the joined trace"
+	@echo "make test   set up, lint, type-check, run every test"
+	@echo "make soak   the slow tests"
+	@echo "make bench  measure grafter beside a null sink and a raw proxy"
+	@echo "make proto  generate grafter/otlp/*_pb2.py from proto/"
+	@echo "make lock   write constraints.txt from what is installed"
+	@echo "make clean  remove what make made"
+
+demo: $(VENV)/.runtime
+	@$(RUN) -m grafter demo
+
+test: check
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev $(JS)/node_modules/.installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+soak: $(VENV)/.dev $(JS)/node_modules/.installed
+	$(RUN) -m pytest -m slow $(PYTEST_ARGS)
+
+bench: $(VENV)/.dev
+	$(RUN) -m bench
+
+proto: $(VENV)/.dev
+	$(RUN) -m grpc_tools.protoc --proto_path=proto --python_out=grafter/otlp --pyi_out=grafter/otlp proto/*.proto
+
+lock: $(VENV)/.dev
+	@{ sed -n '/^#/p' constraints.txt; \
+	   $(RUN) -m pip list --format=freeze --exclude grafter | LC_ALL=C sort -f; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) $(JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist grafter.egg-info
+	find grafter tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip and setuptools first, by their locked versions: the build then needs nothing that the lock does not name.
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	   echo "grafter needs Python 3.11 or newer, and \`$(PYTHON)\` is: $$($(PYTHON) --version 2>&1)."; \
+	   echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) pip setuptools
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "adding the test tools (once)"
+	@$(PIP) --group dev
+	@touch $@
+
+# Without Node the JavaScript Agents SDK cannot run; its tests then skip, and say so at the end of the report.
+$(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
+	@mkdir -p $(JS)/node_modules
+	@if ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || ! command -v npm >/dev/null; then \
+	   echo "SKIPPED: the tests of the JavaScript Agents SDK (they need Node 20 or newer with npm on the PATH)"; \
+	 elif (cd $(JS) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error); then \
+	   touch $@; \
+	 else \
+	   echo "SKIPPED: the tests of the JavaScript Agents SDK (npm could not fetch its packages, see above)"; \
+	 fi

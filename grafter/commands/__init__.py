@@ -1,0 +1,1 @@
+"""What the command line does beyond running the service; each command is a function that returns an exit code."""

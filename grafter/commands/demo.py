@@ -1,0 +1,184 @@
+"""``grafter demo``: start everything, play one call through every door, print the joined trace.
+
+Nothing in here is staged: a whole grafter on free ports takes both halves of the call over real sockets, holds them
+on disk, joins them, and sends the result to a small OTLP backend that this command runs beside it.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from tempfile import TemporaryDirectory
+from typing import Any, TextIO
+
+import aiohttp
+import grpc
+import grpc.aio
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from grafter import __version__
+from grafter.commands.story import GUEST_SPANS, HOST_SPANS, LENGTH_MS, Story
+from grafter.config import Config
+from grafter.exporter.tree import GUEST_MARK, render
+from grafter.service import running
+
+EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+# Sixty times what it takes on a slow machine.
+_DEADLINE_SECONDS = 60.0
+# A person is looking at the terminal: the waits of a real call would only look like a hang.
+_WAIT = {"after_root": "1s", "guest_quiet": "500ms"}
+
+_NEXT = """\
+Next
+  run it        grafter run                     takes OTLP on 4317 and 4318, the Agents SDK on 4319, prints every trace
+  your app      send its OTLP to grafter and put its trace id into OpenAI's metadata: README.md shows both in ten lines
+  your backend  exporters in config.yaml: honeycomb, or any OTLP endpoint; `grafter validate` checks the file
+"""
+
+
+async def demo(keep: bool, stream: TextIO) -> int:
+    """Play the call and print it to ``stream``; with ``keep``, stay until SIGINT or SIGTERM and print what else comes.
+
+    0: both halves came out as one tree. 1: something that is said kept them from it.
+    """
+    try:
+        with TemporaryDirectory(prefix="grafter-demo-") as directory:
+            async with (
+                _backend() as (endpoint, arrived),
+                running(Config.model_validate(_settings(directory, endpoint))) as service,
+            ):
+                await _play(service.ports, arrived, stream)
+                if keep:
+                    await _stay(service.ports, arrived, stream)
+    except TimeoutError:
+        print(f"the call did not come out within {_DEADLINE_SECONDS:.0f} s", file=stream)
+        return 1
+    except grpc.aio.AioRpcError as error:
+        print(f"the OTLP door did not take the call: {error.code().name}: {error.details()}", file=stream)
+        return 1
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        print(f"the demo could not run: {error}", file=stream)
+        return 1
+    return 0
+
+
+async def _play(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: TextIO) -> None:
+    story = Story(start=datetime.now(UTC) - timedelta(milliseconds=LENGTH_MS))
+    print(f"grafter {__version__}: one phone call, two traces, one tree\n", file=stream)
+    async with (
+        asyncio.timeout(_DEADLINE_SECONDS),
+        aiohttp.ClientSession() as session,
+        grpc.aio.insecure_channel(f"127.0.0.1:{ports['otlp_grpc']}") as channel,
+    ):
+        export = channel.unary_unary(EXPORT, None, None)
+        begun, ended = story.guest()
+        await _post(session, ports, begun)
+        doors: dict[str, list[str]] = {"gRPC": [], "HTTP": []}
+        for service, request in story.host():
+            # Six services, and not every team chose the same protocol.
+            door = "gRPC" if service.startswith("callsphere") else "HTTP"
+            doors[door].append(service)
+            if door == "gRPC":
+                await export(request)
+            else:
+                url = f"http://127.0.0.1:{ports['otlp_http']}/v1/traces"
+                headers = {"Content-Type": "application/x-protobuf"}
+                async with session.post(url, data=request, headers=headers, raise_for_status=True):
+                    pass
+        await _post(session, ports, ended)
+        print(f"sent      {HOST_SPANS} spans of the app, trace {story.trace_id.hex()}", file=stream)
+        for door, services in doors.items():
+            print(f"            by OTLP/{door}: {', '.join(services)}", file=stream)
+        print(f"          {GUEST_SPANS} spans of OpenAI's Agents SDK, {story.guest_id}", file=stream)
+        print("            by POST /v1/traces/ingest; its metadata names the app's trace", file=stream)
+        whole = await _whole(arrived, story.trace_id)
+    print("received  one trace\n", file=stream)
+    print(render(whole, "normal").rstrip("\n"), file=stream)
+    print(
+        f"\n{HOST_SPANS} spans came from the app and left as they came. The {GUEST_SPANS} marked {GUEST_MARK}",
+        file=stream,
+    )
+    print("came from OpenAI, and hang under the session that they belong to, in the app's own trace.\n", file=stream)
+    print(_NEXT, file=stream, end="")
+
+
+async def _post(session: aiohttp.ClientSession, ports: dict[str, int], body: dict[str, Any]) -> None:
+    url = f"http://127.0.0.1:{ports['openai']}/v1/traces/ingest"
+    async with session.post(url, json=body, raise_for_status=True):
+        pass
+
+
+async def _whole(arrived: asyncio.Queue[bytes], trace_id: bytes) -> bytes:
+    """All spans of the call as one request: serialised messages of one type add up by concatenation."""
+    whole = b""
+    while True:
+        whole += await arrived.get()
+        spans = [
+            span
+            for each in ExportTraceServiceRequest.FromString(whole).resource_spans
+            for scope in each.scope_spans
+            for span in scope.spans
+        ]
+        if sum(span.trace_id == trace_id for span in spans) >= HOST_SPANS + GUEST_SPANS:
+            return whole
+
+
+async def _stay(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: TextIO) -> None:
+    """Print addresses, then every trace that comes out, until a signal."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.set)
+    print("\nStill running; Ctrl-C ends it. What comes out is printed here.", file=stream)
+    print(f"  OTLP/gRPC     127.0.0.1:{ports['otlp_grpc']}", file=stream)
+    print(f"  OTLP/HTTP     http://127.0.0.1:{ports['otlp_http']}/v1/traces", file=stream)
+    print(f"  Agents SDK    http://127.0.0.1:{ports['openai']}/v1/traces/ingest", file=stream)
+    print(f"  metrics       http://127.0.0.1:{ports['metrics']}/metrics", file=stream)
+    print(f"  health        http://127.0.0.1:{ports['health']}/readyz", file=stream, flush=True)
+
+    async def show() -> None:
+        while True:
+            print(render(await arrived.get(), "normal"), file=stream, flush=True)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            shown = group.create_task(show(), name="demo.show")
+            await stop.wait()
+            shown.cancel()
+    finally:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(name)
+
+
+@asynccontextmanager
+async def _backend() -> AsyncIterator[tuple[str, asyncio.Queue[bytes]]]:
+    """An OTLP backend over gRPC: its address, and the requests that it takes."""
+    arrived: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def export(request: bytes, _context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        arrived.put_nowait(request)
+        return b""
+
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 20)])
+    _, service, method = EXPORT.split("/")
+    handlers = {method: grpc.unary_unary_rpc_method_handler(export)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    try:
+        await server.start()
+        yield f"127.0.0.1:{port}", arrived
+    finally:
+        await server.stop(None)
+
+
+def _settings(directory: str, endpoint: str) -> dict[str, Any]:
+    """The defaults, on free ports and in a directory of its own."""
+    free = {"endpoint": "127.0.0.1:0"}
+    return {
+        "receivers": {"otlp": {"protocols": {"grpc": free, "http": free}}, "openai": free},
+        "processors": {"graft": {"wait": _WAIT}},
+        "exporters": {"otlp_grpc/demo": {"endpoint": endpoint, "tls": {"insecure": True}}},
+        "extensions": {"store": {"embedded": {"directory": directory}}, "health_check": free},
+        "service": {"telemetry": {"metrics": free}},
+    }

@@ -1,0 +1,318 @@
+"""``grafter send``: replay files into a running grafter.
+
+A file is told by what is in it, never by its name: an OTLP request as protobuf or as a JSON document, OpenAI items
+(``{"data": […]}``, a list, a capture with ``requests[].body``), or JSON lines of any of these and of single items.
+Bytes go out as they stand in the file wherever the door takes them so.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TextIO
+
+import aiohttp
+import orjson
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+PROTOBUF = "application/x-protobuf"
+JSON = "application/json"
+
+# The Agents SDK's own batch size (agents/tracing/processors.py, max_batch_size).
+_ITEMS_A_REQUEST = 128
+# A grafter that is starting or whose store is full says 503; past this a person should look.
+_PATIENCE_SECONDS = 60.0
+_TRY_AGAIN = frozenset({429, 502, 503, 504})
+
+
+class Speed(StrEnum):
+    """How fast a replay goes."""
+
+    NOW = "now"
+    """Each request as soon as the one before it was answered."""
+    RECORDED = "recorded"
+    """With the pauses of the recording, as far as the files tell the time."""
+
+
+class Door(StrEnum):
+    """Where a request goes in."""
+
+    OTLP = "otlp"
+    OPENAI = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of the replay."""
+
+    door: Door
+    body: bytes
+    content_type: str
+    count: int
+    """Spans, or OpenAI items."""
+    at: float | None
+    """Unix seconds at which it was sent when it was recorded, or at which its last span ended; None: not known."""
+    source: str
+    """File and, in a file of several, which one; for messages."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What became of a replay."""
+
+    requests: int = 0
+    spans: int = 0
+    items: int = 0
+    refused: int = 0
+    """Requests that were not taken, and spans that a partial success rejected."""
+    retries: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+async def send(
+    files: Sequence[Path],
+    *,
+    otlp_endpoint: str = "http://localhost:4318",
+    openai_endpoint: str = "http://localhost:4319",
+    token: str = "",
+    speed: Speed = Speed.NOW,
+    as_json: bool = False,
+    out: TextIO,
+    err: TextIO,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> int:
+    """Send every file's requests, in the order of the files (RECORDED: of their times), one at a time.
+
+    Prints a bar to ``err`` when that is a terminal, and a summary to ``out``. 0: all was taken. 1: a file could not
+    be read (then nothing is sent), nobody listens, or something was refused.
+    """
+    summary = Summary()
+    requests: list[Request] = []
+    for file in files:
+        try:
+            requests += read(file)
+        except (OSError, ValueError) as error:
+            summary.problems.append(f"{file}: {error.strerror or error if isinstance(error, OSError) else error}")
+    if not summary.problems:
+        urls = {
+            Door.OTLP: _url(otlp_endpoint, "/v1/traces"),
+            Door.OPENAI: _url(openai_endpoint, "/v1/traces/ingest"),
+        }
+        await _send_all(_paced(requests, speed), urls, token, summary, err, sleep)
+    if as_json:
+        out.write(orjson.dumps(summary).decode() + "\n")
+    else:
+        sent = f"sent {summary.requests} of {len(requests)} requests: {summary.spans} spans, {summary.items} items"
+        out.write("".join(f"{line}\n" for line in [*summary.problems, sent]))
+    return 1 if summary.problems else 0
+
+
+def read(file: Path) -> list[Request]:
+    """The requests that a file holds. Raises OSError, or ValueError with what was found instead."""
+    data = file.read_bytes()
+    try:
+        return _requests([_json(data)], data, file.name)
+    except orjson.JSONDecodeError:
+        pass
+    # A protobuf request begins with 0x0a, which JSON takes for a blank; so JSON lines are tried before it.
+    lines = [line for line in data.splitlines() if line.strip()]
+    try:
+        return _requests([_json(line) for line in lines], b"", file.name)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        request = ExportTraceServiceRequest.FromString(data)
+    except DecodeError:
+        request = ExportTraceServiceRequest()
+    ends = [span.end_time_unix_nano for each in request.resource_spans for s in each.scope_spans for span in s.spans]
+    if not ends:
+        raise ValueError("neither an OTLP trace request (protobuf, JSON, JSON lines) nor OpenAI items")
+    return [Request(Door.OTLP, data, PROTOBUF, len(ends), max(ends) / 1e9 or None, file.name)]
+
+
+def _requests(documents: list[Any], whole: bytes, name: str) -> list[Request]:
+    """The requests of a file's documents, in their order; neighbouring single items share a request."""
+    requests: list[Request] = []
+    loose: list[Any] = []
+    for number, document in enumerate(documents, 1):
+        source = name if len(documents) == 1 else f"{name}:{number}"
+        if isinstance(document, dict) and "object" in document and "data" not in document:
+            loose.append(document)
+            continue
+        requests += _items(loose, source)
+        loose = []
+        match document:
+            case {"resourceSpans": list()} | {"resource_spans": list()}:
+                ends = _end_times(document)
+                body = whole or orjson.dumps(document)
+                requests.append(
+                    Request(Door.OTLP, body, JSON, len(ends), max(filter(None, ends), default=None), source)
+                )
+            case {"requests": list() as recorded}:
+                for each in recorded:
+                    if not (isinstance(each, dict) and isinstance(each.get("body"), dict)):
+                        raise ValueError("a request of the capture has no body that is a JSON object")
+                    items = each["body"].get("data")
+                    if not isinstance(items, list):
+                        raise ValueError("a request of the capture has no list under body.data")
+                    at = each.get("t")
+                    requests += _items(items, source, at if isinstance(at, int | float) else None, len(items))
+            case {"data": list() as items}:
+                requests += _items(items, source, size=len(items))
+            case list():
+                requests += _items(document, source)
+            case _:
+                raise ValueError("JSON, but neither an OTLP trace request nor OpenAI items")
+    requests += _items(loose, name)
+    if not requests:
+        raise ValueError("no OTLP trace request and no OpenAI items in it")
+    return requests
+
+
+def _items(items: list[Any], source: str, at: float | None = None, size: int = _ITEMS_A_REQUEST) -> list[Request]:
+    """Requests of at most ``size`` items each; a body that was one request when it was recorded stays one."""
+    cuts = [items[start : start + size] for start in range(0, len(items), max(size, 1))]
+    return [
+        Request(Door.OPENAI, orjson.dumps({"data": cut}), JSON, len(cut), at or _last_end(cut), source) for cut in cuts
+    ]
+
+
+def _end_times(document: dict[str, Any]) -> list[float]:
+    """The end of each span of an OTLP JSON document, in Unix seconds; 0 where it has none."""
+    return [
+        _seconds(span.get("endTimeUnixNano", span.get("end_time_unix_nano")))
+        for resource in _dicts(document.get("resourceSpans", document.get("resource_spans")))
+        for scope in _dicts(resource.get("scopeSpans", resource.get("scope_spans")))
+        for span in _dicts(scope.get("spans"))
+    ]
+
+
+def _dicts(value: object) -> Iterable[dict[str, Any]]:
+    return (each for each in value if isinstance(each, dict)) if isinstance(value, list) else ()
+
+
+def _seconds(nanoseconds: object) -> float:
+    try:
+        return int(nanoseconds) / 1e9 if isinstance(nanoseconds, str | int) else 0.0
+    except ValueError:
+        return 0.0
+
+
+def _last_end(items: list[Any]) -> float | None:
+    times = []
+    for each in _dicts(items):
+        try:
+            times.append(datetime.fromisoformat(str(each.get("ended_at"))).timestamp())
+        except ValueError:
+            continue
+    return max(times, default=None)
+
+
+def _json(data: bytes) -> Any:
+    return orjson.loads(data)
+
+
+def _url(endpoint: str, path: str) -> str:
+    """An endpoint as it is written in a config (host:port) or as a URL, with the door's path where it names none."""
+    url = endpoint if "://" in endpoint else f"http://{endpoint}"
+    named = url.split("://", 1)[1].partition("/")[2]
+    return url if named else url.rstrip("/") + path
+
+
+def _paced(requests: list[Request], speed: Speed) -> list[tuple[float, Request]]:
+    """Each request with the seconds to wait before it."""
+    if speed is Speed.NOW:
+        return [(0.0, request) for request in requests]
+    # A request without a time goes with the first one: there is no better guess.
+    start = min((each.at for each in requests if each.at is not None), default=0.0)
+    times = sorted(((each.at if each.at is not None else start, each) for each in requests), key=lambda pair: pair[0])
+    paced, clock = [], start
+    for at, request in times:
+        paced.append((at - clock, request))
+        clock = at
+    return paced
+
+
+async def _send_all(
+    paced: list[tuple[float, Request]],
+    urls: dict[Door, str],
+    token: str,
+    summary: Summary,
+    err: TextIO,
+    sleep: Callable[[float], Awaitable[None]],
+) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(file=err)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("sending", total=len(paced))
+        async with aiohttp.ClientSession(headers=headers) as session:
+            for pause, request in paced:
+                if pause:
+                    await sleep(pause)
+                try:
+                    await _send_one(session, urls[request.door], request, summary, sleep)
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    summary.refused += 1
+                    summary.problems.append(f"{request.source}: no answer from {urls[request.door]}: {error}")
+                    return
+                bar.advance(task)
+
+
+async def _send_one(
+    session: aiohttp.ClientSession,
+    url: str,
+    request: Request,
+    summary: Summary,
+    sleep: Callable[[float], Awaitable[None]],
+) -> None:
+    """Send until it is taken, refused for good, or patience is out. Raises aiohttp.ClientError when nobody answers."""
+    waited = 0.0
+    while True:
+        # A redirect would turn the POST into a GET that looks like success.
+        async with session.post(
+            url, data=request.body, headers={"Content-Type": request.content_type}, allow_redirects=False
+        ) as answer:
+            status, body, retry_after = answer.status, await answer.read(), answer.headers.get("Retry-After", "")
+        if status not in _TRY_AGAIN or waited >= _PATIENCE_SECONDS:
+            break
+        pause = max(float(retry_after), 0.1) if retry_after.isdecimal() else 1.0
+        waited += pause
+        summary.retries += 1
+        await sleep(pause)
+    if 200 <= status < 300:
+        rejected, why = _rejected(request, body)
+        summary.requests += 1
+        if request.door is Door.OTLP:
+            summary.spans += request.count - rejected
+        else:
+            summary.items += request.count
+        if rejected:
+            summary.refused += rejected
+            summary.problems.append(f"{request.source}: {rejected} of {request.count} spans were rejected: {why}")
+    else:
+        summary.refused += 1
+        said = body.decode("utf-8", "replace").strip()[:200] if answer.content_type.startswith(("text/", JSON)) else ""
+        summary.problems.append(f"{request.source}: {url} answered {status}: {said}".removesuffix(": "))
+
+
+def _rejected(request: Request, body: bytes) -> tuple[int, str]:
+    """What a partial success says; (0, "") for a whole one and for an answer that cannot be read."""
+    if request.door is Door.OPENAI or not body:
+        return 0, ""
+    try:
+        if request.content_type == JSON:
+            partial = orjson.loads(body).get("partialSuccess") or {}
+            return int(partial.get("rejectedSpans", 0)), str(partial.get("errorMessage", ""))
+        answer = ExportTraceServiceResponse.FromString(body).partial_success
+        return answer.rejected_spans, answer.error_message
+    except (DecodeError, ValueError, AttributeError, TypeError):
+        return 0, ""

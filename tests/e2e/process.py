@@ -1,0 +1,143 @@
+"""grafter as a user runs it: a process of its own, with a config file, on free ports, in a directory of its own."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+
+REPO = Path(__file__).parent.parent.parent
+
+DEADLINE = 30.0
+"""Seconds for a start, a stop and the like on a machine that is busy with other tests; not a promise of grafter's."""
+
+QUICK = {"after_root": "300ms", "guest_quiet": "200ms", "for_guest": "10s", "local_root": "10s", "idle": "20s"}
+"""Waits short enough for a test. for_guest only matters where a guest never becomes whole."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+class Grafter:
+    """One grafter, started and ended as often as a test likes, always on the same ports and the same store."""
+
+    def __init__(self, home: Path, exporters: Mapping[str, Any], wait: Mapping[str, str] | None = None) -> None:
+        self.home = home
+        self._log = home / "grafter.log"
+        self._config = home / "config.yaml"
+        grpc, http, openai, health, metrics = free_ports(5)
+        self.otlp_grpc = f"127.0.0.1:{grpc}"
+        self.otlp_http = f"http://127.0.0.1:{http}"
+        self.ingest = f"http://127.0.0.1:{openai}/v1/traces/ingest"
+        self.health = f"http://127.0.0.1:{health}"
+        self.metrics = f"http://127.0.0.1:{metrics}/metrics"
+        self._process: asyncio.subprocess.Process | None = None
+        protocols = {"grpc": {"endpoint": self.otlp_grpc}, "http": {"endpoint": f"127.0.0.1:{http}"}}
+        config = {
+            "receivers": {"otlp": {"protocols": protocols}, "openai": {"endpoint": f"127.0.0.1:{openai}"}},
+            "processors": {"graft": {"wait": {**QUICK, **(wait or {})}}},
+            "exporters": dict(exporters),
+            "extensions": {
+                "store": {"embedded": {"directory": str(home / "store")}},
+                "health_check": {"endpoint": f"127.0.0.1:{health}"},
+            },
+            "service": {
+                "pipelines": {
+                    "traces": {
+                        "receivers": ["otlp", "openai"],
+                        "processors": ["graft"],
+                        "exporters": list(exporters),
+                    }
+                },
+                "telemetry": {"metrics": {"endpoint": f"127.0.0.1:{metrics}"}},
+            },
+        }
+        self._config.write_text(yaml.safe_dump(config), encoding="utf-8")
+
+    async def start(self) -> None:
+        """Return when /readyz answers 200. Fails with the log's end when the process ends or stays unready."""
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "grafter", "run", "--config", str(self._config)),
+                stdout=log,
+                stderr=log,
+                cwd=REPO,
+            )
+        await self.until(self._ready, "ready")
+
+    async def until(self, holds: Callable[[aiohttp.ClientSession], Awaitable[bool]], what: str) -> None:
+        """Return when it holds, looking every 50 ms. Fails at the deadline, and as soon as the process is gone."""
+        assert self._process is not None, "grafter is not running"
+        ended = asyncio.ensure_future(self._process.wait())
+        try:
+            async with asyncio.timeout(DEADLINE), aiohttp.ClientSession() as session:
+                while not await holds(session):
+                    await asyncio.wait([ended], timeout=0.05)
+                    assert not ended.done(), f"grafter ended with {ended.result()}:\n{self.log()}"
+        except TimeoutError:
+            raise AssertionError(f"not {what} within {DEADLINE} s:\n{self.log()}") from None
+        finally:
+            ended.cancel()
+
+    async def _ready(self, session: aiohttp.ClientSession) -> bool:
+        try:
+            async with session.get(f"{self.health}/readyz") as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def terminate(self) -> int:
+        """SIGTERM, and its exit code when it is gone."""
+        return await self._end(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """SIGKILL: no chance to write or to say anything."""
+        await self._end(signal.SIGKILL)
+
+    async def _end(self, how: signal.Signals) -> int:
+        process, self._process = self._process, None
+        assert process is not None, "grafter is not running"
+        if process.returncode is None:
+            process.send_signal(how)
+        try:
+            return await asyncio.wait_for(process.wait(), DEADLINE)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise AssertionError(f"still there after {how.name}:\n{self.log()}") from None
+
+    async def close(self) -> None:
+        """Whatever the test left running."""
+        if self._process is not None:
+            await self.kill()
+
+    def log(self) -> str:
+        """The end of what it printed."""
+        return self._log.read_text(encoding="utf-8", errors="replace")[-4000:] if self._log.exists() else ""
+
+    async def counters(self, session: aiohttp.ClientSession) -> dict[str, float]:
+        """Each metric's sum over its labels, by its full name on the page."""
+        async with session.get(self.metrics) as answer:
+            page = await answer.text()
+        sums: dict[str, float] = defaultdict(float)
+        for line in page.splitlines():
+            if not line.startswith("#"):
+                name, value = line.rsplit(" ", 1)
+                sums[name.partition("{")[0]] += float(value)
+        return sums

@@ -1,0 +1,163 @@
+"""Who may import whom: the plan of the house, on one page, read from the syntax trees."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "grafter"
+
+EDGE = {"consumer", "otlp", "core", "errors", "telemetry", "store.base", "tasks"}
+"""What a door in, a door out and the driver between them are built from."""
+
+FRONT = {"service", "config", "core", "otlp", "assemble", "exporter"}
+"""What the terminal prints from."""
+
+ROOMS: dict[str, set[str]] = {
+    # Pure: decisions, and nothing else.
+    "core": set(),
+    # Contracts and words.
+    "errors": set(),
+    "telemetry": set(),
+    "tasks": set(),
+    "logs": set(),
+    "consumer": {"core", "errors"},
+    "config": {"core"},
+    # Bytes.
+    "otlp": {"core", "consumer", "errors"},
+    "store": {"core", "errors"},
+    # Between the doors.
+    "assemble": {"core", "otlp", "consumer", "telemetry", "store.base"},
+    "late_guests": EDGE | {"assemble"},
+    "processor": EDGE | {"assemble", "late_guests"},
+    # The doors.
+    "receiver": EDGE,
+    "exporter": EDGE,
+    "forwarding": EDGE,
+    "memory_limit": EDGE,
+    "health": {"telemetry"},
+    # Wiring: config in, running rooms out.
+    "doors_in": EDGE | {"config", "receiver", "forwarding"},
+    "doors_out": EDGE | {"config", "exporter"},
+    "service": EDGE
+    | {"assemble", "config", "doors_in", "doors_out", "forwarding", "health", "logs", "memory_limit", "processor"}
+    | {"receiver", "store"},
+    # The terminal.
+    "commands": FRONT | EDGE | {"processor", "store"},
+    "cli": FRONT | {"commands", "telemetry"},
+}
+"""Each room and the rooms that it may import, beside itself and the package's own name and version."""
+
+ONLY_IN: dict[str, set[str]] = {
+    "google.protobuf": {"otlp", "commands"},
+    # Receivers build the protocol's own answers; what is inside a request only otlp knows.
+    "opentelemetry.proto": {"otlp", "commands", "receiver"},
+    "pydantic": {"config"},
+    "sqlite3": {"store"},
+    "typer": {"cli"},
+    "prometheus_client": {"telemetry", "health"},
+}
+"""Libraries that change the way a room is written, and the rooms that chose them."""
+
+CORE_MAY_NOT = {"asyncio", "time", "random", "secrets", "uuid", "logging", "os", "socket", "threading", "pathlib", "io"}
+"""What a pure room has no use for: waiting, a clock, chance, a log, an environment."""
+
+WAITING = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
+
+ENTRANCES = {"__init__", "__main__"}
+
+
+def test_every_module_stands_in_a_room() -> None:
+    """A new module names its room here before it imports anything."""
+    strangers = [str(path) for path in modules() if room_of(path) is None and path.stem not in ENTRANCES]
+    assert strangers == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    """No import, inside functions included, leaves a room through a wall."""
+    allowed = ROOMS[room] | {room}
+    broken = [
+        f"{path}:{line} imports grafter.{name}"
+        for path in modules()
+        if room_of(path) == room
+        for name, line in own_imports(path)
+        if not any(name == door or name.startswith(f"{door}.") for door in allowed)
+    ]
+    assert broken == []
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_stays_in_its_rooms(library: str) -> None:
+    """What only one room should know (protobuf, pydantic, SQLite…) is imported nowhere else."""
+    broken = [
+        f"{path}:{line} imports {name}"
+        for path in modules()
+        if room_of(path) not in ONLY_IN[library]
+        for name, line in imports(path)
+        if name == library or name.startswith(f"{library}.")
+    ]
+    assert broken == []
+
+
+def test_the_core_is_pure() -> None:
+    """The core knows itself, the quiet part of the standard library, and orjson; and it never awaits."""
+    broken = []
+    for path in modules():
+        if room_of(path) != "core":
+            continue
+        for name, line in imports(path):
+            top = name.split(".")[0]
+            outside = top not in sys.stdlib_module_names and top not in {"grafter", "orjson"}
+            if outside or top in CORE_MAY_NOT:
+                broken.append(f"{path}:{line} imports {name}")
+        broken += [f"{path}:{node.lineno} waits" for node in ast.walk(tree_of(path)) if isinstance(node, WAITING)]
+    assert broken == []
+
+
+def test_only_the_entrances_print_and_exit() -> None:
+    """A room that served a thousand calls must not end the process or write into its output."""
+    enders = {"print", "exit", "quit", "sys.exit", "os._exit"}
+    broken = [
+        f"{path}:{node.lineno} calls {ast.unparse(node.func)}"
+        for path in modules()
+        if room_of(path) not in {"cli", "commands", "service"} and path.stem != "__main__"
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in enders
+    ]
+    assert broken == []
+
+
+def modules() -> Iterator[Path]:
+    """Every module of the package, by its path below it, generated ones left out."""
+    return (path.relative_to(SOURCE) for path in sorted(SOURCE.rglob("*.py")) if not path.name.endswith("_pb2.py"))
+
+
+def room_of(path: Path) -> str | None:
+    """``store/base.py`` is in ``store``, ``config.py`` in ``config``."""
+    name = path.with_suffix("").parts[0]
+    return name if name in ROOMS else None
+
+
+def own_imports(path: Path) -> Iterator[tuple[str, int]]:
+    """The modules of grafter that a module imports, without the leading ``grafter.``."""
+    for name, line in imports(path):
+        if name.startswith("grafter.") and name != "grafter.__version__":
+            yield name.removeprefix("grafter."), line
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Everything that a module imports, by full name (``from a import b`` gives ``a.b``)."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse((SOURCE / path).read_text(encoding="utf-8"))
