@@ -35,6 +35,7 @@ SYSTEMS = ("null", "proxy", "grafter memory", "grafter disk")
 # Spans a run: enough for a second or more of CPU time at each size, so that the clock's 10 ms do not matter.
 SPANS = {1: 6_000, 50: 120_000, 512: 400_000, 8192: 640_000}
 LAP_TRACES = {1: 300, 50: 1000, 512: 2560, 8192: 8192}
+WARM_UP_LAP = 10_000
 IN_FLIGHT = {1: 8, 50: 8, 512: 8, 8192: 4}
 # Multiples of the raw proxy that grafter is held to.
 LIMITS = {
@@ -129,7 +130,7 @@ async def measure(system: str, workload: Workload, laps: range, in_flight: int) 
                 process("-m", "bench.servers", system, "--port", str(port), "--to", str(sink_port))
             )
         await listening(port)
-        await send(port, workload, range(10_000, 10_001), in_flight) if workload.batch > 1 else None
+        await send(port, workload, range(WARM_UP_LAP, WARM_UP_LAP + 1), in_flight) if workload.batch > 1 else None
         await settled(sink_port) if system != "null" else None
         before = measured.cpu_times()
         began = time.perf_counter()
@@ -160,10 +161,9 @@ async def settled(port: int, quiet: float = 2.5, limit: float = 90) -> None:
         await asyncio.sleep(0.25)
 
 
-def expected(workload: Workload, laps: range) -> dict[str, object]:
-    """What has to come out, the warm-up lap included."""
-    warm_up = [10_000] if workload.batch > 1 else []
-    return digest([t.request(lap) for lap in [*laps, *warm_up] for t in workload.templates])
+def expected(workload: Workload, laps: range, *, warm_up: bool) -> dict[str, object]:
+    """What has to come out."""
+    return digest(t.request(lap) for lap in [*laps, *([WARM_UP_LAP] if warm_up else [])] for t in workload.templates)
 
 
 async def bench(batches: list[int], systems: list[str], repeats: int) -> bool:
@@ -173,7 +173,7 @@ async def bench(batches: list[int], systems: list[str], repeats: int) -> bool:
     for batch in batches:
         workload = Workload(batch, LAP_TRACES[batch])
         laps = range(max(1, SPANS[batch] // workload.spans_per_lap))
-        want = expected(workload, laps)
+        want = expected(workload, laps, warm_up=batch > 1)
         for repeat in range(repeats):
             shift = repeat % len(systems)
             for system in systems[shift:] + systems[:shift]:

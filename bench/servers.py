@@ -9,6 +9,7 @@ import asyncio
 import gc
 import hashlib
 import json
+from collections.abc import Iterable
 
 import grpc
 import grpc.aio
@@ -20,7 +21,7 @@ EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 OPTIONS = [("grpc.max_receive_message_length", 128 << 20), ("grpc.max_send_message_length", 128 << 20)]
 
 
-def digest(requests: list[bytes]) -> dict[str, object]:
+def digest(requests: Iterable[bytes]) -> dict[str, object]:
     """Spans, distinct ids, and an order-free hash over the distinct ids of these requests."""
     ids: set[bytes] = set()
     spans = 0

@@ -38,6 +38,9 @@ from grafter.otlp.shallow_pb2 import Head
 from grafter.store.base import Memory, StoredPart
 from grafter.telemetry import Metrics
 
+# An IntFlag's own operators make a member each time.
+_ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
+
 
 @dataclass(frozen=True, slots=True)
 class GuestNote:
@@ -70,9 +73,13 @@ class Assembled:
     follow_up: Part | None = None
     """Stream mode: an empty part that has to be held, so that somebody looks whether a parent came after all."""
 
+    @property
+    def plain(self) -> bool:
+        """There is nothing to count but the release itself."""
+        return not (self.merged or self.synthetic or self.dropped or self.never or self.guests)
+
     def count(self, metrics: Metrics, reason: ReleaseReason) -> None:
-        """Count the release; once, when it is settled."""
-        metrics.released_traces.labels(reason.value).inc()
+        """Count what became of the spans, once, when it is settled; the release itself is the caller's to count."""
         if self.merged:
             metrics.merged_spans.labels("repeat").inc(self.merged)
         if self.synthetic:
@@ -115,7 +122,7 @@ class Assembler:
 
         ``recalled``: the memories of this key and of its guests' keys, where there are any.
         """
-        if not state.guests and not state.remembered and not self._redacts and Facts.ANCHOR not in state.facts:
+        if not (state.guests or state.remembered or self._redacts or int(state.facts) & _ANCHOR):
             return self._as_it_came(key, state, parts, reason, now)
         old = TraceMemory.decode(recalled[key]) if key in recalled else None
         mine = [p for p in parts if p.guest is None]
@@ -195,22 +202,21 @@ class Assembler:
         self, key: Key, state: TraceState, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano
     ) -> Assembled:
         """The path of every trace without a guest: nothing is decoded but the head of its root."""
-        pieces: list[Piece] = []
-        ids: dict[bytes, StoredPart] = {}
-        spans = size = repeated = 0
-        for part in parts:
-            known = ids.setdefault(part.span_ids, part)
-            if known is not part and known.payload == part.payload and known.envelope == part.envelope:
-                repeated += part.spans
-                continue
-            assert part.envelope is not None
-            pieces.append(Piece(part.envelope, part.payload, part.spans))
-            spans += part.spans
-            size += len(part.payload)
-        memory = TraceMemory(reason, now, span_ids=b"".join(ids))
-        if Facts.ROOT in state.facts:
-            memory = _with_root(memory, parts)
-        return Assembled(OutTrace(key, tuple(pieces), spans), size, (Memory(key, memory.encode()),), merged=repeated)
+        # By the span ids, which are short: parts that repeat a request have the same ones.
+        by_ids = {part.span_ids: part for part in parts}
+        repeated = 0
+        if len(by_ids) != len(parts):
+            parts, repeated = _without_repeats(parts)
+        pieces = tuple([Piece(part.envelope, part.payload, part.spans) for part in parts if part.envelope is not None])
+        spans = sum([piece.spans for piece in pieces])
+        size = sum([len(piece.payload) for piece in pieces])
+        memory = TraceMemory(reason, now, span_ids=b"".join(by_ids))
+        if int(state.facts) & _ROOT:
+            for part in parts:
+                if int(part.facts) & _ROOT:
+                    _add_root(memory, part)
+                    break
+        return Assembled(OutTrace(key, pieces, spans), size, (Memory(key, memory.encode()),), repeated)
 
     def _decode(self, parts: Iterable[StoredPart]) -> tuple[list[Piece], list[HostSpan], int]:
         """Pieces without the spans that came more than once, the decoded spans, and how many were left out."""
@@ -296,23 +302,30 @@ class Assembler:
         )
 
 
-def _with_root(memory: TraceMemory, parts: Sequence[StoredPart]) -> TraceMemory:
-    """The memory with the root that stands first in one of the parts.
-
-    Only a part that holds a root begins with one, so at most one head a part is parsed.
-    """
+def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int]:
+    """The parts, equal ones once, and the number of spans left out."""
+    seen: set[tuple[bytes, Envelope | None]] = set()
+    kept = []
+    repeated = 0
     for part in parts:
-        head = Head.FromString(next(spans_of(part.payload)))
-        if not any(head.parent_span_id):
-            assert part.envelope is not None
-            return replace(
-                memory,
-                root=SpanId(head.span_id),
-                root_flags=head.flags,
-                root_trace_state=head.trace_state.decode("utf-8", "replace"),
-                root_envelope=Envelope(part.envelope.resource, b""),
-            )
-    return memory
+        identity = (part.payload, part.envelope)
+        if identity in seen:
+            repeated += part.spans
+        else:
+            seen.add(identity)
+            kept.append(part)
+    return kept, repeated
+
+
+def _add_root(memory: TraceMemory, part: StoredPart) -> None:
+    """Remember the root that a part with the fact ROOT begins with."""
+    head = Head.FromString(next(spans_of(part.payload)))
+    assert part.envelope is not None
+    memory.root = SpanId(head.span_id)
+    memory.root_flags = head.flags
+    memory.root_trace_state = head.trace_state.decode("utf-8", "replace")
+    # The scope is grafter's own on everything that hangs here.
+    memory.root_envelope = Envelope(part.envelope.resource, b"")
 
 
 def _by_guest(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 
 from grafter.config import exporters as config
 from grafter.consumer import Exporter
@@ -31,19 +32,19 @@ async def open_exporter(name: str, exporter: config.Exporter, metrics: Metrics) 
                 limits=_limits(exporter.sending_queue),
             )
         case config.OtlpHttpExporter() | config.HoneycombExporter():
-            json = isinstance(exporter, config.OtlpHttpExporter) and exporter.encoding == "json"
+            honeycomb = isinstance(exporter, config.HoneycombExporter)
             opened = otlp_http.opened(
                 name=name,
                 metrics=metrics,
-                endpoint=None if exporter.endpoint is None else str(exporter.endpoint),
+                endpoint=_base(exporter),
                 traces_endpoint=str(exporter.url("traces")),
-                encoding="json" if json else "proto",
+                encoding="proto" if isinstance(exporter, config.HoneycombExporter) else exporter.encoding,
                 tls=_tls(exporter.tls),
                 headers=exporter.request_headers(),
                 compression=exporter.effective_compression,
                 timeout_seconds=exporter.timeout.seconds,
                 retry=_retry(exporter.retry_on_failure),
-                limits=_limits(exporter.sending_queue),
+                limits=(_honeycomb_limits if honeycomb else _limits)(exporter.sending_queue),
             )
         case config.DebugExporter():
             opened = debug.opened(name=name, metrics=metrics, stream=sys.stdout, verbosity=exporter.verbosity)
@@ -55,6 +56,13 @@ async def open_exporter(name: str, exporter: config.Exporter, metrics: Metrics) 
             )
     async with opened as running:
         yield running
+
+
+def _base(exporter: config.OtlpHttpExporter | config.HoneycombExporter) -> str | None:
+    """What ``/v1/metrics`` and ``/v1/logs`` are added to; None where only a traces endpoint is configured."""
+    if isinstance(exporter, config.OtlpHttpExporter) and exporter.endpoint is None:
+        return None
+    return exporter.url("metrics").removesuffix("/v1/metrics")
 
 
 def _tls(tls: config.ClientTls) -> TlsClient:
@@ -82,3 +90,8 @@ def _limits(queue: config.SendingQueue) -> Limits:
     return Limits(
         num_consumers=queue.num_consumers, batch_spans=queue.batch.max_spans, batch_bytes=queue.batch.max_bytes
     )
+
+
+def _honeycomb_limits(queue: config.SendingQueue) -> Limits:
+    # What Honeycomb's own proxy sends at most: refinery, transmit/direct_transmit.go, apiMaxBatchSize.
+    return replace(_limits(queue), request_bytes=5_000_000)

@@ -316,9 +316,12 @@ class Processor:
 
     async def _conclude(self, works: list[Work]) -> None:
         """Settle what every exporter has answered for good; note and give back the rest."""
-        names = {e.name for e in self._exporters}
-        done = [w for w in works if all(w.outcomes.get(name) in _FINAL for name in names)]
-        rest = [w for w in works if not all(w.outcomes.get(name) in _FINAL for name in names)]
+        names = [e.name for e in self._exporters]
+        done: list[Work] = []
+        rest: list[Work] = []
+        for work in works:
+            final = all([work.outcomes.get(name) in _FINAL for name in names])  # noqa: C419  # a list is faster here
+            (done if final else rest).append(work)
         if done:
             await self._settle(done)
         if not rest:
@@ -342,9 +345,14 @@ class Processor:
         if follow_ups:
             await self._store.append(follow_ups, now)
         settled = await self._store.settle([Settlement(w.claim, w.assembled.memories) for w in works], now)
+        reasons: dict[ReleaseReason, int] = {}
         for work, own in zip(works, settled, strict=True):
             if own:
-                work.assembled.count(self._metrics, work.reason)
+                reasons[work.reason] = reasons.get(work.reason, 0) + 1
+                if not work.assembled.plain:
+                    work.assembled.count(self._metrics, work.reason)
+        for reason, releases in reasons.items():
+            self._metrics.released_traces.labels(reason.value).inc(releases)
 
 
 def _sort(

@@ -12,6 +12,7 @@ Where a span belongs is decided by three of its fields. Two ways read them:
 The answer is the same, and equals a full parse, whatever the order of the fields, repeated or unknown ones.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +23,7 @@ from grafter.core.model import FLAG_IS_REMOTE, Envelope, Facts, Key, Part
 from grafter.core.policy import Selector
 from grafter.errors import RejectedError
 from grafter.otlp import shallow_pb2 as shallow
-from grafter.otlp.frames import PREFIX
+from grafter.otlp.frames import PREFIX, run_of
 from grafter.otlp.spans import attribute_text
 
 _ZERO_TRACE = bytes(16)
@@ -104,15 +105,9 @@ class Splitter:
         if len(roots) + len(parents) != count or _ZERO_SPAN in parents:
             return False
 
-        runs: dict[bytes, list[bytes]] = {}
+        runs: defaultdict[bytes, list[bytes]] = defaultdict(list)
         for span in spans:
-            ids = span[:20]
-            run = runs.get(ids)
-            if run is None:
-                runs[ids] = [PREFIX[len(span)], span]
-            else:
-                run.append(PREFIX[len(span)])
-                run.append(span)
+            runs[span[:20]].append(span)
         for ids in runs:
             if ids[:2] != b"\n\x10" or ids[18:] != b"\x12\x08" or ids[2:18] == _ZERO_TRACE:
                 return False
@@ -123,21 +118,27 @@ class Splitter:
             for ids in self._remote(spans, tally.flags):
                 bits[ids] = bits.get(ids, 0) | _LOCAL_ROOT
         names = tally.name
-        anchored = anchored or any(name in names for name in self._names)
+        for name in self._names:
+            anchored = anchored or name in names
         parts = []
-        for ids, run in runs.items():
-            members = run[1::2]
+        for ids, members in runs.items():
             known = bits.get(ids, 0)
-            if known & _ROOT and len(run) > 2:
-                at = 2 * members.index(first[ids])
-                run[:] = run[at : at + 2] + run[:at] + run[at + 2 :]
-                members = run[1::2]
-            if anchored and any(map(self._is_anchor, members)):
-                known |= _ANCHOR
-            span_ids = run[1][20:28] if len(run) == 2 else b"".join([s[20:28] for s in members])
+            many = len(members)
+            if many == 1:
+                (span,) = members
+                span_ids = span[20:28]
+                payload = PREFIX[len(span)] + span
+            else:
+                if known & _ROOT:
+                    at = members.index(first[ids])
+                    members.insert(0, members.pop(at))
+                span_ids = b"".join([s[20:28] for s in members])
+                payload = run_of(members)
             if _ZERO_SPAN in span_ids:
                 return False
-            parts.append(Part(Key(ids[2:18]), b"".join(run), len(members), envelope, _FACTS[known], span_ids))
+            if anchored and any(map(self._is_anchor, members)):
+                known |= _ANCHOR
+            parts.append(Part(Key(ids[2:18]), payload, many, envelope, _FACTS[known], span_ids))
         out.parts += parts
         out.spans += count
         return True
