@@ -1,0 +1,935 @@
+"""What is held, in memory: keys, where their parts lie, when they are due, who owns them.
+
+The log is the truth and this is its sum. Whatever is written is applied here afterwards, in the order of the log and
+by the same methods whether it was written a moment ago or is read back at start; so a write that failed needs no
+undoing. Due times and leases are not in the log: they end with the process.
+
+One thread at a time uses an index. Two indexes of one store may be merged: the sums commute.
+
+Memory is the reason for the shape: a part is 50 packed bytes (records.CHUNK), a key one object without a dictionary.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
+from operator import attrgetter
+from struct import Struct
+from typing import Protocol
+
+from grafter.core.model import Envelope, Facts, GuestFacts, Key, Part, TraceId, UnixNano, guest_key
+from grafter.core.policy import Waits
+from grafter.core.state import GuestState, TraceState, guest_state
+from grafter.store import records
+from grafter.store.base import Claim, Outcome
+from grafter.store.records import CHUNK, FACTS, GUEST, HOST_KEY, KEY_BYTES, LOCATION, PARTS_HEAD, ROW, Move
+
+_CHUNK_BYTES = CHUNK.size
+_SEGMENT_OF = Struct(f"<I{_CHUNK_BYTES - 4}x")
+_ARRIVAL = slice(LOCATION.size, LOCATION.size + 8)
+# Below this a claim sums the guests' facts anew, which costs less memory than keeping the sums.
+_KEEP_SUMS_FROM = 16
+_first = attrgetter("first")
+# Old heap entries are skipped when they come up, but must not outnumber the keys by more than this.
+_SPARE_ENTRIES = 4096
+
+
+class LookAt(Protocol):
+    """The earliest moment at which a key could be released, by the table of waits; never later when ``now`` is not.
+
+    ``guest_only``: no host part is held. ``remembered``: the key was released before, or nothing is held back.
+    ``apart``: the key is a guest's own.
+    """
+
+    def __call__(
+        self,
+        facts: Facts,
+        first: UnixNano,
+        now: UnixNano,
+        waits: Waits,
+        *,
+        guest_only: bool,
+        remembered: bool,
+        apart: bool,
+    ) -> UnixNano: ...
+
+
+class Remembers(Protocol):
+    """The ledger, as far as filing needs it."""
+
+    def host(self, key: Key, now: UnixNano) -> tuple[bool, Key | None]:
+        """Whether the key is remembered, and the host that its memory names."""
+        ...
+
+
+class Pin:
+    """Exports that were begun, and of which parts."""
+
+    __slots__ = ("outcomes", "up_to")
+
+    def __init__(self, up_to: int) -> None:
+        self.up_to = up_to
+        self.outcomes: dict[str, Outcome] = {}
+
+    @property
+    def stands(self) -> bool:
+        return any(outcome is not Outcome.WITHDRAWN for outcome in self.outcomes.values())
+
+
+class Held:
+    """One key."""
+
+    __slots__ = (
+        "bytes",
+        "chunks",
+        "due",
+        "facts",
+        "first",
+        "fresh",
+        "guest_spans",
+        "guests",
+        "host_spans",
+        "last",
+        "lease",
+        "objects",
+        "pin",
+        "queued",
+        "remembered",
+        "seen",
+        "sums",
+        "token",
+    )
+
+    def __init__(self, now: int, remembered: bool) -> None:
+        self.chunks = bytearray()
+        """records.CHUNK after records.CHUNK, by arrival."""
+        self.objects: list[bytes | Envelope | None] | None = None
+        """Without a log: payload, envelope and head of each chunk."""
+        self.first = now
+        self.last = now
+        self.seen = now
+        """``now`` of the latest append."""
+        self.host_spans = 0
+        self.guest_spans = 0
+        self.bytes = 0
+        self.facts = 0
+        self.remembered = remembered
+        self.guests: dict[int, tuple[Key, bytes]] | None = None
+        """Guest's key and encoded facts, by arrival."""
+        self.sums: dict[str, GuestState] | None = None
+        self.pin: Pin | None = None
+        self.due: int | None = None
+        """A time that was given and holds until the next claim; None: by the table, from what is known now."""
+        self.lease: int | None = None
+        self.token = 0
+        self.fresh = False
+        """A part came during the lease."""
+        self.queued: int | None = None
+        """Its entry in the heap; any other entry is an old one."""
+
+    @property
+    def arrival(self) -> int:
+        """Of its latest part."""
+        return int.from_bytes(self.chunks[-_CHUNK_BYTES:][_ARRIVAL], "little")
+
+
+class Guest:
+    """A guest with a part held or about to be."""
+
+    __slots__ = ("host", "parts", "said", "strays")
+
+    def __init__(self) -> None:
+        self.parts = 0
+        self.host: Key | None = None
+        self.said: int | None = None
+        """Arrival of the part that says so; None while it is not yet stored."""
+        self.strays: list[int] = []
+        """Arrivals of parts that are being written under the guest's own key."""
+
+
+class Filed:
+    """The parts of one append: where each is filed, and its row."""
+
+    __slots__ = (
+        "blobs",
+        "bytes",
+        "facts",
+        "guests",
+        "keys",
+        "learned",
+        "length",
+        "moves",
+        "now",
+        "objects",
+        "rows",
+        "sizes",
+        "spans",
+    )
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+        self.keys: list[Key] = []
+        self.rows: list[bytes] = []
+        self.facts: list[int] = []
+        """-1 for a guest's part."""
+        self.spans: list[int] = []
+        self.sizes: list[int] = []
+        self.bytes = 0
+        self.guests: dict[int, tuple[Key, bytes, int]] = {}
+        """By position: the guest's key, its encoded facts, and the arrival."""
+        self.blobs: list[bytes] = []
+        """With a log: what the record holds after its table."""
+        self.objects: list[bytes | Envelope | None] = []
+        """Without one: Held.objects of each part."""
+        self.length = 0
+        self.moves: list[Move] = []
+        self.learned: list[Key] = []
+        """The guests of whose parts and links the index took note."""
+
+
+class Index:
+    """See the module's docstring. Nothing here waits, reads a file or knows the clock."""
+
+    def __init__(
+        self,
+        memories: Remembers,
+        look_at: LookAt,
+        waits: Waits,
+        *,
+        apart: bool,
+        max_trace_bytes: int,
+        arrival: int,
+        keeps_objects: bool,
+    ) -> None:
+        self.entries: dict[Key, Held] = {}
+        self.guests: dict[Key, Guest] = {}
+        self.live: dict[int, int] = {}
+        """Parts held, by segment."""
+        self.parts = 0
+        self.spans = 0
+        self.bytes = 0
+        self.arrival = arrival
+        """The last number that was given."""
+        self.busy: dict[Key, int] = {}
+        """Keys about which something is being written: not handed out, and not copied, until it is."""
+        self._heap: list[tuple[int, Key]] = []
+        self._oldest: tuple[int, Key] | None = None
+        self._memories = memories
+        self._look_at = look_at
+        self._waits = waits
+        self._apart = apart
+        self._max_trace_bytes = max_trace_bytes
+        self._keeps_objects = keeps_objects
+        self._envelopes: dict[Envelope, Envelope] = {}
+
+    # Filing: decided before the write, on what is known then.
+
+    def file(self, parts: Sequence[Part], now: int) -> Filed:
+        """Decide where parts belong, and number them. Undone by ``refused`` when they could not be written."""
+        filed = Filed(now)
+        position = PARTS_HEAD.size + len(parts) * (KEY_BYTES + ROW.size)
+        keeps_objects = self._keeps_objects
+        envelopes: dict[int, tuple[int, int, Envelope]] = {}
+        add_key, add_row, add_blob = filed.keys.append, filed.rows.append, filed.blobs.append
+        add_object = filed.objects.append
+        add_fact, add_spans, add_size = filed.facts.append, filed.spans.append, filed.sizes.append
+        pack = ROW.pack
+        head: bytes
+        try:
+            # A link holds for the whole request, wherever in it the part stands that brings it. What it moves is
+            # numbered before the request's own parts.
+            for part in [part for part in parts if part.guest is not None]:
+                self._learn(part, now)
+                filed.learned.append(part.key)
+            places = {own: self._place(own, now, filed) for own in dict.fromkeys(filed.learned)}
+            for part in parts:
+                payload = part.payload
+                size = len(payload)
+                facts = part.guest
+                if facts is None:
+                    key = part.key
+                    envelope = part.envelope
+                    known = envelopes.get(id(envelope))
+                    if known is None:
+                        if envelope is None:
+                            raise ValueError("a host part has no envelope")
+                        if keeps_objects:
+                            known = (1, 0, self._shared(envelope))
+                        else:
+                            blob = records.encode_envelope(envelope)
+                            known = (position, len(blob), envelope)
+                            add_blob(blob)
+                            position += len(blob)
+                        envelopes[id(envelope)] = known
+                    at, length, shared = known
+                    head = part.span_ids
+                    flags = fact = int(part.facts)
+                    self.arrival = arrival = self.arrival + 1
+                    if keeps_objects:
+                        add_object(payload)
+                        add_object(shared)
+                        add_object(head)
+                    else:
+                        add_blob(head)
+                        add_blob(payload)
+                else:
+                    at = length = 0
+                    head = records.encode_guest(facts)
+                    key = places[part.key]
+                    flags, fact = GUEST, -1
+                    self.arrival = arrival = self.arrival + 1
+                    if key == part.key:
+                        self.guests[key].strays.append(arrival)
+                    filed.guests[len(filed.rows)] = (part.key, head, arrival)
+                    if keeps_objects:
+                        filed.objects += (payload, None, b"")
+                    else:
+                        filed.blobs += (head, payload)
+                if len(key) == 16:
+                    flags |= HOST_KEY
+                elif len(key) != KEY_BYTES:
+                    raise ValueError(f"a key has {len(key)} bytes, expected 16 or {KEY_BYTES}")
+                add_key(key)
+                add_row(pack(arrival, now, part.spans, flags, at, length, position, len(head), size))
+                add_fact(fact)
+                add_spans(part.spans)
+                add_size(size)
+                position += len(head) + size
+        except BaseException:
+            self.refused(filed)
+            raise
+        filed.bytes = sum(filed.sizes)
+        filed.length = position
+        return filed
+
+    def refused(self, filed: Filed) -> None:
+        """Forget what ``file`` took for granted: nothing of it was stored."""
+        for move in filed.moves:
+            self.end(move.guest)
+        for key, _, arrival in filed.guests.values():
+            strays = self.guests[key].strays
+            if arrival in strays:
+                strays.remove(arrival)
+        for key in filed.learned:
+            guest = self.guests[key]
+            guest.parts -= 1
+            if guest.parts == 0:
+                del self.guests[key]
+            elif guest.said is None:
+                self._derive_link(key, guest)
+
+    def _learn(self, part: Part, now: int) -> None:
+        own = part.key
+        guest = self.guests.get(own)
+        if guest is None:
+            guest = Guest()
+            # A link that is only remembered counts before one that the part brings: it never changes.
+            guest.host = self._memories.host(own, UnixNano(now))[1]
+            guest.said = -1 if guest.host is not None else None
+            self.guests[own] = guest
+        guest.parts += 1
+        if guest.host is None and part.guest is not None and part.guest.host is not None:
+            guest.host = Key(part.guest.host)
+
+    def _place(self, own: Key, now: int, filed: Filed) -> Key:
+        guest = self.guests[own]
+        host = guest.host
+        if host is None or self._apart or self._released(host, now):
+            return own
+        arrivals = (*self._movable(own), *guest.strays)
+        if arrivals:
+            filed.moves.append(self._move(own, host, arrivals))
+            self.begin(own)
+        return host
+
+    def _move(self, own: Key, host: Key, arrivals: tuple[int, ...]) -> Move:
+        base = self.arrival + 1
+        self.arrival += len(arrivals)
+        return Move(own, host, base, arrivals)
+
+    def _movable(self, key: Key) -> list[int]:
+        held = self.entries.get(key)
+        if held is None:
+            return []
+        up_to = held.pin.up_to if held.pin is not None and held.pin.stands else -1
+        return [chunk[2] for chunk in CHUNK.iter_unpack(held.chunks) if chunk[2] > up_to]
+
+    def _released(self, host: Key, now: int) -> bool:
+        held = self.entries.get(host)
+        return held.remembered if held is not None else self._memories.host(host, UnixNano(now))[0]
+
+    def _shared(self, envelope: Envelope) -> Envelope:
+        # Every request brings its own copy of the same few.
+        if len(self._envelopes) >= 1024:
+            self._envelopes.clear()
+        return self._envelopes.setdefault(envelope, envelope)
+
+    def begin(self, key: Key) -> None:
+        """Something about the key is being written."""
+        self.busy[key] = self.busy.get(key, 0) + 1
+
+    def end(self, key: Key) -> None:
+        left = self.busy.pop(key) - 1
+        if left:
+            self.busy[key] = left
+
+    def move_all(self, key: Key, host: Key) -> Move:
+        """A move of everything that is held, or being written, under a guest's key."""
+        guest = self.guests[key]
+        return self._move(key, host, (*self._movable(key), *guest.strays))
+
+    # Applying: in the order of the log.
+
+    def add(self, filed: Filed, segment: int, body: int) -> None:
+        """Hold what ``file`` decided; its record's body is at this place."""
+        for move in filed.moves:
+            self.move(move)
+            self.end(move.guest)
+        location = LOCATION.pack(segment, body)
+        now = filed.now
+        entries = self.entries
+        memo: dict[tuple[int, bool], int] = {}
+        for i, (key, row, fact, spans, size) in enumerate(
+            zip(filed.keys, filed.rows, filed.facts, filed.spans, filed.sizes, strict=True)
+        ):
+            held = entries.get(key)
+            is_new = held is None
+            if held is None:
+                held = self._begun(key, now)
+            held.chunks += location + row
+            held.bytes += size
+            if self._keeps_objects:
+                objects = held.objects
+                if objects is None:
+                    objects = held.objects = []
+                objects += filed.objects[3 * i : 3 * i + 3]
+            changed = False
+            if fact >= 0:
+                changed = held.host_spans == 0 or fact | held.facts != held.facts
+                held.facts |= fact
+                held.host_spans += spans
+            else:
+                held.guest_spans += spans
+                self._add_guest(key, held, *filed.guests[i], now)
+            if now > held.last:
+                held.last = now
+            elif now < held.first:
+                held.first = now
+                self._note_oldest(key, held)
+            # From here on: when to look at it. Skipped where the table can only say "later than the heap has it".
+            backwards = now < held.seen
+            held.seen = now
+            if held.lease is not None:
+                held.fresh = True
+            elif held.due is not None:
+                held.due = min(held.due, self._by_table(key, held))
+                self._schedule(key, held, held.due)
+            elif is_new and fact >= 0 and size <= self._max_trace_bytes:
+                kind = (fact, held.remembered)
+                at = memo.get(kind)
+                if at is None:
+                    at = memo[kind] = self._by_table(key, held)
+                held.queued = at
+                heappush(self._heap, (at, key))
+            elif is_new or changed or backwards or held.bytes > self._max_trace_bytes:
+                self._schedule(key, held, self._by_table(key, held))
+        count = len(filed.rows)
+        if count:
+            self.live[segment] = self.live.get(segment, 0) + count
+        self.parts += count
+        self.spans += sum(filed.spans)
+        self.bytes += filed.bytes
+
+    def _begun(self, key: Key, now: int) -> Held:
+        held = self.entries[key] = Held(now, self._memories.host(key, UnixNano(now))[0])
+        self._note_oldest(key, held)
+        return held
+
+    def _add_guest(self, key: Key, held: Held, own: Key, facts: bytes, arrival: int, now: int) -> None:
+        if held.guests is None:
+            held.guests = {}
+        held.guests[arrival] = (own, facts)
+        if held.sums is not None:
+            _absorb(held.sums, records.decode_guest(facts), now)
+        guest = self.guests[own]
+        if key == own and arrival in guest.strays:
+            guest.strays.remove(arrival)
+        if guest.said is None and guest.host is not None:
+            self._take_evidence(guest, key, own, facts, arrival)
+
+    def _take_evidence(self, guest: Guest, key: Key, own: Key, facts: bytes, arrival: int) -> None:
+        """Learn the link from where a part is filed or from what it says; the earliest part counts."""
+        if guest.said is not None and guest.said < arrival:
+            return
+        host = key if key != own else records.decode_guest(facts).host
+        if host is not None:
+            guest.host = Key(host)
+            guest.said = arrival
+
+    def _derive_link(self, own: Key, guest: Guest) -> None:
+        """Learn the link anew from what is held, after what said it went."""
+        before, guest.host, guest.said = guest.host, None, None
+        for key in (own, before):
+            held = self.entries.get(key) if key is not None else None
+            if key is None or held is None or held.guests is None:
+                continue
+            for arrival, (of, facts) in held.guests.items():
+                if of == own:
+                    self._take_evidence(guest, key, own, facts, arrival)
+
+    def restore(self, key: Key, row: bytes, segment: int, body: int, guest: bytes | None) -> None:
+        """Hold a part that is read back, in any order. One that is held already was copied: it now lies here."""
+        arrival, now, spans, flags, *_, size = ROW.unpack(row)
+        chunk = LOCATION.pack(segment, body) + row
+        self.arrival = max(self.arrival, arrival)
+        held = self.entries.get(key)
+        if held is None:
+            held = self._begun(key, now)
+            at = 0
+        elif arrival > held.arrival:
+            at = len(held.chunks)
+        else:
+            at = _position(held.chunks, arrival)
+            if held.chunks[at : at + _CHUNK_BYTES][_ARRIVAL] == chunk[_ARRIVAL]:
+                self.relocate(key, chunk)
+                return
+        held.chunks[at:at] = chunk
+        self.live[segment] = self.live.get(segment, 0) + 1
+        self.parts += 1
+        self.spans += spans
+        self.bytes += size
+        _count(held, spans, flags, size)
+        if guest is not None:
+            own = key if flags & GUEST and not flags & HOST_KEY else guest_key(records.decode_guest(guest).guest)
+            self.guests.setdefault(own, Guest()).parts += 1
+            if held.guests is None:
+                held.guests = {}
+            held.guests[arrival] = (own, guest)
+            held.sums = None
+            self._take_evidence(self.guests[own], key, own, guest, arrival)
+        held.first, held.last = min(held.first, now), max(held.last, now)
+        held.seen = held.last
+
+    def relocate(self, key: Key, chunk: bytes) -> None:
+        """A part was copied; it now lies elsewhere. Nothing happens when it was settled or moved meanwhile."""
+        held = self.entries.get(key)
+        if held is None:
+            return
+        arrival = int.from_bytes(chunk[_ARRIVAL], "little")
+        at = _position(held.chunks, arrival)
+        old = held.chunks[at : at + _CHUNK_BYTES]
+        if len(old) == _CHUNK_BYTES and old[_ARRIVAL] == chunk[_ARRIVAL]:
+            held.chunks[at : at + _CHUNK_BYTES] = chunk
+            self._leave(LOCATION.unpack_from(old)[0])
+            segment = LOCATION.unpack_from(chunk)[0]
+            self.live[segment] = self.live.get(segment, 0) + 1
+
+    def move(self, move: Move) -> bool:
+        """File a guest's parts under its host; what an export was begun of stays. False when nothing was moved."""
+        held = self.entries.get(move.guest)
+        if held is None or held.guests is None:
+            return False
+        pinned = held.pin.up_to if held.pin is not None and held.pin.stands else -1
+        numbers = {arrival: move.base + i for i, arrival in enumerate(move.arrivals) if arrival > pinned}
+        stay = bytearray()
+        stay_objects: list[bytes | Envelope | None] = []
+        moved = []
+        for i, at in enumerate(range(0, len(held.chunks), _CHUNK_BYTES)):
+            chunk = bytes(held.chunks[at : at + _CHUNK_BYTES])
+            objects = held.objects[3 * i : 3 * i + 3] if held.objects is not None else []
+            arrival = int.from_bytes(chunk[_ARRIVAL], "little")
+            if arrival in numbers:
+                moved.append((arrival, numbers[arrival], chunk, objects))
+            else:
+                stay += chunk
+                stay_objects += objects
+        if not moved:
+            return False
+        host = self.entries.get(move.host)
+        is_new = host is None
+        if host is None:
+            host = self._begun(move.host, held.first)
+        if host.guests is None:
+            host.guests = {}
+        host.sums = None
+        last = held.first
+        for old, arrival, chunk, objects in moved:
+            fields = list(CHUNK.unpack(chunk))
+            fields[2] = arrival
+            fields[5] = fields[5] & ~HOST_KEY | (HOST_KEY if len(move.host) == 16 else 0)
+            at = _position(host.chunks, arrival)
+            host.chunks[at:at] = CHUNK.pack(*fields)
+            if held.objects is not None:
+                if host.objects is None:
+                    host.objects = []
+                at = at // _CHUNK_BYTES * 3
+                host.objects[at:at] = objects
+            host.guests[arrival] = held.guests.pop(old)
+            now, spans, size = fields[3], fields[4], fields[10]
+            last = max(last, now)
+            host.first, host.last = min(host.first, now), max(host.last, now)
+            host.guest_spans += spans
+            host.bytes += size
+        host.seen = last if is_new else max(host.seen, last)
+        self._note_oldest(move.host, host)
+        held.chunks = stay
+        if held.objects is not None:
+            held.objects = stay_objects
+        self._resum(move.guest, held)
+        guest = self.guests[move.guest]
+        guest.host = move.host
+        guest.said = move.base
+        if host.lease is not None:
+            host.fresh = True
+        elif host.due is None:
+            self._schedule(move.host, host, self._by_table(move.host, host))
+        return True
+
+    def outcome(self, key: Key, up_to: int, exporter: str, outcome: Outcome) -> bool:
+        """Note what is known of an export; False when no part that it was of is held."""
+        held = self.entries.get(key)
+        if held is None or int.from_bytes(held.chunks[_ARRIVAL], "little") > up_to:
+            return False
+        if held.pin is None:
+            held.pin = Pin(up_to)
+        elif not held.pin.stands:
+            held.pin.up_to = up_to
+        held.pin.outcomes[exporter] = outcome
+        return True
+
+    def settle(self, key: Key, up_to: int, due: int | None) -> bool:
+        """Forget the parts up to ``up_to``. What is left is due at ``due``. False when there was nothing."""
+        held = self.entries.get(key)
+        if held is None or int.from_bytes(held.chunks[_ARRIVAL], "little") > up_to:
+            return False
+        end = len(held.chunks) if held.arrival <= up_to else _position(held.chunks, up_to + 1)
+        gone = held.chunks[:end]
+        for (segment,) in _SEGMENT_OF.iter_unpack(gone):
+            self._leave(segment)
+        self.parts -= end // _CHUNK_BYTES
+        before = held.host_spans + held.guest_spans
+        size = held.bytes
+        held.chunks = held.chunks[end:]
+        if held.objects is not None:
+            held.objects = held.objects[end // _CHUNK_BYTES * 3 :]
+        held.pin = None
+        held.lease = None
+        held.token = 0
+        held.fresh = False
+        doubtful = []
+        if held.guests is not None:
+            for arrival in [arrival for arrival in held.guests if arrival <= up_to]:
+                own, _ = held.guests.pop(arrival)
+                guest = self.guests[own]
+                guest.parts -= 1
+                if guest.parts == 0:
+                    del self.guests[own]
+                elif guest.said == arrival:
+                    doubtful.append(own)
+        self._resum(key, held)
+        for own in doubtful:
+            if own in self.guests:
+                self._derive_link(own, self.guests[own])
+        self.spans -= before - held.host_spans - held.guest_spans
+        self.bytes -= size - held.bytes
+        if held.chunks and due is not None:
+            held.due = due
+            self._schedule(key, held, due)
+        return True
+
+    def released(self, key: Key, host: Key | None) -> None:
+        """A memory of the key was stored."""
+        held = self.entries.get(key)
+        if held is not None:
+            held.remembered = True
+            if held.lease is None and held.due is None:
+                self._schedule(key, held, self._by_table(key, held))
+        guest = self.guests.get(key)
+        if guest is not None and host is not None:
+            guest.host, guest.said = host, -1
+
+    def _leave(self, segment: int) -> None:
+        left = self.live[segment] - 1
+        if left:
+            self.live[segment] = left
+        else:
+            del self.live[segment]
+
+    def _resum(self, key: Key, held: Held) -> None:
+        """Sum up anew after parts went; drop the key with its last part."""
+        if not held.chunks:
+            held.host_spans = held.guest_spans = held.bytes = 0
+            del self.entries[key]
+            return
+        held.host_spans = held.guest_spans = held.bytes = held.facts = 0
+        held.sums = None
+        rows = [fields[3:6] + fields[10:] for fields in CHUNK.iter_unpack(held.chunks)]
+        for _, count, flags, length in rows:
+            _count(held, count, flags, length)
+        held.first, held.last = min(row[0] for row in rows), max(row[0] for row in rows)
+        if not held.guests:
+            held.guests = None
+
+    # Due times and claims.
+
+    def _by_table(self, key: Key, held: Held) -> int:
+        if held.bytes > self._max_trace_bytes:
+            return held.seen
+        return self._look_at(
+            records.facts_of(held.facts),
+            UnixNano(held.first),
+            UnixNano(held.seen),
+            self._waits,
+            guest_only=held.host_spans == 0,
+            # Kept apart, nothing is held back: a host's spans leave from the first part on.
+            remembered=held.remembered or self._apart,
+            apart=len(key) == KEY_BYTES,
+        )
+
+    def _due(self, key: Key, held: Held) -> int:
+        return held.due if held.due is not None else self._by_table(key, held)
+
+    def _schedule(self, key: Key, held: Held, at: int) -> None:
+        if held.queued is None or at < held.queued:
+            held.queued = at
+            heappush(self._heap, (at, key))
+
+    def schedule_all(self) -> None:
+        """Make the heap anew."""
+        heap = []
+        for key, held in self.entries.items():
+            held.queued = held.lease if held.lease is not None else self._due(key, held)
+            heap.append((held.queued, key))
+        heapify(heap)
+        self._heap = heap
+
+    def claim(self, now: int, limit: int, lease: int, token: Callable[[], int]) -> list[Claim]:
+        """Hand out keys that are due, earliest first."""
+        claims: list[Claim] = []
+        again = []
+        heap = self._heap
+        if len(heap) > 2 * len(self.entries) + _SPARE_ENTRIES:
+            self.schedule_all()
+            heap = self._heap
+        while heap and heap[0][0] <= now and len(claims) < limit:
+            at, key = heappop(heap)
+            held = self.entries.get(key)
+            if held is None or held.queued != at:
+                continue
+            due = held.lease if held.lease is not None else self._due(key, held)
+            held.queued = None
+            if due > at:
+                self._schedule(key, held, due)
+            elif key in self.busy:
+                held.queued = at
+                again.append((at, key))
+            else:
+                held.lease = now + lease
+                held.due = None
+                held.fresh = False
+                held.token = token()
+                self._schedule(key, held, held.lease)
+                claims.append(self._claimed(key, held))
+        for entry in again:
+            heappush(heap, entry)
+        return claims
+
+    def _claimed(self, key: Key, held: Held) -> Claim:
+        pin = held.pin
+        up_to = pin.up_to if pin is not None and pin.stands else held.arrival
+        state = TraceState(
+            UnixNano(held.first),
+            UnixNano(held.last),
+            held.host_spans,
+            held.guest_spans,
+            held.bytes,
+            records.facts_of(held.facts),
+            {} if held.guests is None else self._guest_states(held),
+            held.remembered,
+        )
+        return Claim(key, held.token, up_to, state, dict(pin.outcomes) if pin is not None else {})
+
+    def _guest_states(self, held: Held) -> dict[str, GuestState]:
+        guests = held.guests or {}
+        if held.sums is not None:
+            states = {name: _copied(state) for name, state in held.sums.items()}
+        else:
+            arrived = {fields[2]: fields[3] for fields in CHUNK.iter_unpack(held.chunks) if fields[5] & GUEST}
+            states = guest_state(
+                (records.decode_guest(guests[arrival][1]), UnixNano(arrived[arrival])) for arrival in sorted(guests)
+            )
+            if len(guests) >= _KEEP_SUMS_FROM:
+                held.sums = {name: _copied(state) for name, state in states.items()}
+        for state in states.values():
+            # What the store knows of the link, from a memory or a move, may be more than the parts say.
+            host = self.guests[guest_key(state.guest)].host
+            if host is not None and state.host != TraceId(host):
+                state.host, state.sampled = TraceId(host), None
+        return states
+
+    def owner(self, claim: Claim) -> Held | None:
+        """The key, if the claim is still its own."""
+        held = self.entries.get(claim.key)
+        return held if held is not None and held.lease is not None and held.token == claim.token else None
+
+    def renew(self, key: Key, held: Held, lease: int) -> None:
+        """Let a lease end at another time."""
+        held.lease = lease
+        self._schedule(key, held, lease)
+
+    def postpone(self, key: Key, held: Held, due: int) -> None:
+        """End a lease; what came during it may make the key due earlier."""
+        held.lease = None
+        held.token = 0
+        held.due = min(due, self._by_table(key, held)) if held.fresh else due
+        held.fresh = False
+        self._schedule(key, held, held.due)
+
+    # The whole.
+
+    def _note_oldest(self, key: Key, held: Held) -> None:
+        if self._oldest is not None and held.first < self._oldest[0]:
+            self._oldest = (held.first, key)
+
+    def oldest(self) -> int | None:
+        """Arrival of the oldest part; looks at every key only when the oldest one went."""
+        if not self.entries:
+            self._oldest = None
+            return None
+        if self._oldest is not None:
+            held = self.entries.get(self._oldest[1])
+            if held is not None and held.first == self._oldest[0]:
+                return held.first
+        first: int = min(map(_first, self.entries.values()))
+        self._oldest = next((first, key) for key, held in self.entries.items() if held.first == first)
+        return first
+
+    def recall_links(self, now: int) -> None:
+        """After a recovery: take from the memories what append would have taken from them."""
+        for key, held in self.entries.items():
+            held.remembered, _ = self._memories.host(key, UnixNano(now))
+        for key, guest in self.guests.items():
+            _, host = self._memories.host(key, UnixNano(now))
+            if host is not None:
+                guest.host, guest.said = host, -1
+
+    def absorb(self, newer: "Index") -> list[Key]:
+        """Take over what a newer index of the same store holds; the guests that it knows.
+
+        ``newer`` must not be used afterwards.
+        """
+        for key, held in newer.entries.items():
+            mine = self.entries.get(key)
+            if mine is None:
+                held.queued = None
+                self.entries[key] = held
+                continue
+            mine.chunks += held.chunks
+            mine.host_spans += held.host_spans
+            mine.guest_spans += held.guest_spans
+            mine.bytes += held.bytes
+            mine.facts |= held.facts
+            mine.first, mine.last = min(mine.first, held.first), max(mine.last, held.last)
+            mine.seen = held.seen
+            mine.remembered |= held.remembered
+            mine.sums = None
+            if held.guests is not None:
+                mine.guests = {**(mine.guests or {}), **held.guests}
+        for own, guest in newer.guests.items():
+            old = self.guests.get(own)
+            if old is None:
+                self.guests[own] = guest
+                continue
+            old.parts += guest.parts
+            old.strays = guest.strays
+            if old.host is None:
+                old.host, old.said = guest.host, guest.said
+        for segment, count in newer.live.items():
+            self.live[segment] = self.live.get(segment, 0) + count
+        self.parts += newer.parts
+        self.spans += newer.spans
+        self.bytes += newer.bytes
+        self.arrival = max(self.arrival, newer.arrival)
+        self.busy = newer.busy
+        self._oldest = None
+        for key in newer.entries:
+            held = self.entries[key]
+            self._schedule(key, held, self._by_table(key, held))
+        return list(newer.guests)
+
+    def stray_guests(self, keys: Iterable[Key], now: int) -> list[tuple[Key, Key]]:
+        """Those of the guests whose parts are held under their own key though they belong to a host, with the host."""
+        found = []
+        for key in keys:
+            guest = self.guests.get(key)
+            if guest is None or guest.host is None or self._apart or self._released(guest.host, now):
+                continue
+            if guest.strays or self._movable(key):
+                found.append((key, guest.host))
+        return found
+
+    def locate(self, key: Key, own: Key | None, row: bytes, segment: int, body: int) -> tuple[Key, bytes] | None:
+        """Under which key, and as which chunk, a part that lies at this place is held; None when it is not.
+
+        ``key`` and ``row`` are what its record says, ``own`` is its guest's key: it may have been moved since.
+        """
+        guest = self.guests.get(own) if own is not None else None
+        place = LOCATION.pack(segment, body)
+        for candidate in (key, own, guest.host if guest is not None else None):
+            held = self.entries.get(candidate) if candidate is not None else None
+            if candidate is None or held is None:
+                continue
+            at = _position(held.chunks, int.from_bytes(row[:8], "little"))
+            chunk = bytes(held.chunks[at : at + _CHUNK_BYTES])
+            if chunk[: LOCATION.size] == place and chunk[LOCATION.size + 8 :] == row[8:]:
+                return candidate, chunk
+            if own is None:
+                continue
+            # It was numbered anew when it moved, so it has to be looked for by its place.
+            for at in range(0, len(held.chunks), _CHUNK_BYTES):
+                chunk = bytes(held.chunks[at : at + _CHUNK_BYTES])
+                if chunk[: LOCATION.size] == place and CHUNK.unpack(chunk)[8] == ROW.unpack(row)[6]:
+                    return candidate, chunk
+        return None
+
+    def outcomes(self, keys: Collection[Key]) -> Mapping[tuple[str, Outcome], list[tuple[Key, int]]]:
+        """What is known of exports of these keys, as records say it."""
+        known: dict[tuple[str, Outcome], list[tuple[Key, int]]] = {}
+        for key in keys:
+            pin = self.entries[key].pin
+            if pin is not None:
+                for exporter, outcome in pin.outcomes.items():
+                    known.setdefault((exporter, outcome), []).append((key, pin.up_to))
+        return known
+
+
+def _position(chunks: bytearray, arrival: int) -> int:
+    """Offset of the first chunk whose arrival is not below ``arrival``."""
+    low, high = 0, len(chunks) // _CHUNK_BYTES
+    while low < high:
+        middle = (low + high) // 2
+        at = middle * _CHUNK_BYTES + LOCATION.size
+        if int.from_bytes(chunks[at : at + 8], "little") < arrival:
+            low = middle + 1
+        else:
+            high = middle
+    return low * _CHUNK_BYTES
+
+
+def _count(held: Held, spans: int, flags: int, size: int) -> None:
+    if flags & GUEST:
+        held.guest_spans += spans
+    else:
+        held.host_spans += spans
+        held.facts |= flags & FACTS
+    held.bytes += size
+
+
+def _absorb(sums: dict[str, GuestState], facts: GuestFacts, now: int) -> None:
+    known = sums.get(facts.guest)
+    if known is None:
+        known = sums[facts.guest] = GuestState(facts.guest, facts.source, UnixNano(now), UnixNano(now))
+    known.absorb(facts, UnixNano(now))
+
+
+def _copied(state: GuestState) -> GuestState:
+    return replace(state, ids=set(state.ids), parents=set(state.parents))

@@ -1,0 +1,400 @@
+"""An append-only log in a directory of segment files: framing, checksums, rotation, the scan after a crash.
+
+One thread writes, any thread reads. A segment is a header and then records; a record is a header with its own
+checksum, and a body with another, so that a damaged body costs one record and a damaged header the way to the next
+one. The checksum of a record's header is seeded with the segment's own random salt: bytes inside a payload that look
+like a record are not believed when the scan has to search for one.
+
+What ``write`` returned for is in the file. What it raised for is not: the file is cut back, and where even that
+fails the next segment's header says where this one ends.
+"""
+
+import errno
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from struct import Struct
+from typing import NamedTuple
+
+from isal import isal_zlib
+
+_LOG = logging.getLogger(__name__)
+
+FORMAT = 1
+_MAGIC = b"graftlog"
+_SEGMENT = Struct("<8sHHIQQQ")
+"""magic, format, 0, number, arrival, salt, where the segment before it ends (_OPEN: its writer never said)."""
+_CRC = Struct("<I")
+_START = _SEGMENT.size + _CRC.size
+_OPEN = 2**64 - 1
+_MARK = b"\xf7rec"
+_RECORD = Struct("<4sBBHII")
+"""mark, type, version, 0, length and checksum of the body."""
+HEADER_BYTES = _RECORD.size + _CRC.size
+_NAME = re.compile(r"segment-(\d{8,})\.log")
+# A read that runs over a gap this wide costs no more than a second system call.
+_WINDOW = 1 << 20
+# IOV_MAX is 1024 on Linux.
+_VECTORS = 1000
+_LARGE = 1024
+
+
+class StoreError(OSError):
+    """The store's directory cannot be used; the message says why and what to do."""
+
+
+class Record(NamedTuple):
+    """A record that a scan found: where its body starts, and the body (valid until the next step of the scan)."""
+
+    offset: int
+    type: int
+    version: int
+    body: memoryview
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file."""
+
+    number: int
+    path: Path
+    fd: int
+    salt: int
+    size: int
+    """Bytes up to the end of the last good record."""
+    arrival: int
+    """An arrival number from which, and within 2**40 of which, all of its records are numbered."""
+    ended: bool = False
+    """Its writer said where it ends, so that whatever is unreadable before that was once good."""
+    readers: int = 0
+    gone: bool = False
+
+
+@dataclass(slots=True)
+class Damage:
+    """What a scan could not read."""
+
+    records: int = 0
+    """Runs of bytes that once were records and are lost."""
+    bytes: int = 0
+    torn: int = 0
+    """Bytes of the last, unfinished write; they were never acknowledged."""
+
+
+@dataclass(slots=True)
+class SegmentLog:
+    """The segments of one directory. ``write`` and ``sync`` raise OSError."""
+
+    directory: Path
+    segment_bytes: int
+    segments: dict[int, Segment] = field(default_factory=dict)
+    """Readable segments by number, ascending."""
+    arrival: int = 0
+    """Written into the header of the next segment."""
+    _number: int = 0
+    _current: Segment | None = None
+    _previous_end: int = _OPEN
+    _bytes: int = 0
+    _dirty: set[int] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def opened(cls, directory: Path, segment_bytes: int) -> "SegmentLog":
+        """Read the headers that are there; records are read by ``scan``. Nothing is written before ``write``.
+
+        Raises StoreError for a newer format.
+        """
+        log = cls(directory, segment_bytes)
+        try:
+            for number, path in sorted(_named(directory)):
+                log._number = number
+                segment = _opened(number, path, log.segments.get(number - 1))
+                if segment is not None:
+                    log.segments[number] = segment
+                    log._bytes += segment.size
+                    log.arrival = max(log.arrival, segment.arrival)
+        except BaseException:
+            log.close()
+            raise
+        # No segment holds 2**40 records, so this is above every number that was ever given.
+        log.arrival = ((log.arrival >> 40) + 2) << 40
+        return log
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all readable segments."""
+        return self._bytes
+
+    @property
+    def newest(self) -> int:
+        """The number of the segment that was begun last; what is not older may still be written to."""
+        return self._number
+
+    def write(self, records: Sequence[tuple[int, int, Sequence[bytes]]]) -> list[tuple[int, int]]:
+        """Append records (type, version, buffers of the body), all or none; the segment and offset of each body."""
+        segment = self._current
+        if segment is None or segment.size >= self.segment_bytes:
+            segment = self._begin()
+        buffers: list[bytes] = []
+        places = []
+        at = segment.size
+        for kind, version, body in records:
+            crc = 0
+            length = sum(map(len, body))
+            # One by one, large buffers need no copy; joined, small ones need no call each.
+            if length < len(body) * _LARGE:
+                body = [b"".join(body)]
+            for buffer in body:
+                crc = isal_zlib.crc32(buffer, crc)
+            head = _RECORD.pack(_MARK, kind, version, 0, length, crc)
+            buffers.append(head + _CRC.pack(isal_zlib.crc32(head, segment.salt)))
+            buffers += body
+            places.append((segment.number, at + HEADER_BYTES))
+            at += HEADER_BYTES + length
+        try:
+            _write_all(segment.fd, buffers, segment.size)
+        except OSError:
+            self._cut(segment)
+            raise
+        with self._lock:
+            self._dirty.add(segment.number)
+            self._bytes += at - segment.size
+        segment.size = at
+        return places
+
+    def sync(self) -> None:
+        """Bring to the disk what was written; a segment whose sync failed is not written to again."""
+        with self._lock:
+            dirty, self._dirty = self._dirty, set()
+        for number in sorted(dirty):
+            segment = self.segments.get(number)
+            if segment is None or segment.gone:
+                continue
+            try:
+                os.fdatasync(segment.fd)
+            except OSError:
+                if segment.gone:
+                    continue
+                if self._current is segment:
+                    self._seal()
+                raise
+
+    def take_back(self, places: Sequence[tuple[int, int]]) -> None:
+        """Cut the last write off again, because its sync failed."""
+        number, offset = places[0]
+        segment = self.segments[number]
+        with self._lock:
+            self._bytes -= segment.size - (offset - HEADER_BYTES)
+        segment.size = offset - HEADER_BYTES
+        self._cut(segment)
+        self._seal()
+
+    @staticmethod
+    def read(segment: Segment, offset: int, length: int) -> bytes:
+        """Bytes of a segment; raises OSError when they are not there."""
+        data = os.pread(segment.fd, length, offset)
+        while len(data) < length:
+            more = os.pread(segment.fd, length - len(data), offset + len(data))
+            if not more:
+                raise OSError(errno.EIO, f"segment {segment.number} ends before {offset + length}")
+            data += more
+        return data
+
+    def scan(self, segment: Segment, damage: Damage) -> Iterator[Record]:
+        """Every good record of a segment that this process does not write, in order; what is bad goes to ``damage``.
+
+        A file that ends in an unfinished write is cut after its last good record. Raises OSError.
+        """
+        end = segment.size
+        window = _Window(segment.fd, end)
+        at = good = _START
+        lost: list[int] = []
+        while at < end:
+            head = _parse(window, at, end, segment.salt)
+            if head is not None:
+                kind, version, length, crc = head
+                body = window.view(at + HEADER_BYTES, length)
+                following = at + HEADER_BYTES + length
+                if isal_zlib.crc32(body) == crc:
+                    damage.records += len(lost)
+                    damage.bytes += sum(lost)
+                    lost.clear()
+                    good = following
+                    yield Record(at + HEADER_BYTES, kind, version, body)
+                else:
+                    lost.append(following - at)
+            else:
+                following = _next_mark(window, at + 1, end, segment.salt)
+                lost.append(following - at)
+            at = following
+        if not lost:
+            return
+        if segment.ended:
+            damage.records += len(lost)
+            damage.bytes += sum(lost)
+        else:
+            damage.torn += end - good
+            os.ftruncate(segment.fd, good)
+            with self._lock:
+                self._bytes -= end - good
+            segment.size = good
+
+    def discard(self, number: int) -> None:
+        """Take a segment out of the log and its file out of the directory; reads that were begun still finish."""
+        segment = self.segments.pop(number)
+        segment.gone = True
+        with self._lock:
+            self._bytes -= segment.size
+        segment.path.unlink(missing_ok=True)
+        self.released(segment)
+
+    def released(self, segment: Segment) -> None:
+        """Close a discarded segment when nobody reads it any more."""
+        with self._lock:
+            if segment.gone and segment.readers == 0 and segment.fd >= 0:
+                os.close(segment.fd)
+                segment.fd = -1
+
+    def close(self) -> None:
+        for segment in self.segments.values():
+            if segment.fd >= 0:
+                os.close(segment.fd)
+                segment.fd = -1
+
+    def _begin(self) -> Segment:
+        number = self._number + 1
+        path = self.directory / f"segment-{number:08d}.log"
+        salt = int.from_bytes(os.urandom(4), "little")
+        previous = self._current.size if self._current is not None else self._previous_end
+        head = _SEGMENT.pack(_MAGIC, FORMAT, 0, number, self.arrival, salt, previous)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fd, [head + _CRC.pack(isal_zlib.crc32(head))], 0)
+            _sync_directory(self.directory)
+        except OSError:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        self._number = number
+        self._previous_end = _OPEN
+        self._current = self.segments[number] = Segment(number, path, fd, salt, _START, self.arrival)
+        with self._lock:
+            self._bytes += _START
+        return self._current
+
+    def _cut(self, segment: Segment) -> None:
+        try:
+            os.ftruncate(segment.fd, segment.size)
+        except OSError as error:
+            _LOG.warning("a failed write could not be cut off, so a new segment is begun: %s", error.strerror)
+            self._seal()
+
+    def _seal(self) -> None:
+        if self._current is not None:
+            self._previous_end = self._current.size
+            self._current = None
+
+
+def _named(directory: Path) -> Iterator[tuple[int, Path]]:
+    for path in directory.iterdir():
+        if match := _NAME.fullmatch(path.name):
+            yield int(match[1]), path
+
+
+def _opened(number: int, path: Path, before: Segment | None) -> Segment | None:
+    """A segment of an earlier process, or None when its header says nothing."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        raw = os.pread(fd, _START, 0)
+        size = os.fstat(fd).st_size
+        # The magic and the format are looked at first: another format may have another header.
+        if len(raw) >= 10 and raw[:8] == _MAGIC and (found := int.from_bytes(raw[8:10], "little")) > FORMAT:
+            raise StoreError(
+                f"the store in {path.parent} was written by a newer grafter (log format {found}, this one reads "
+                f"{FORMAT}): run that version, or give this one another directory"
+            )
+        if len(raw) < _START or _CRC.unpack_from(raw, _SEGMENT.size)[0] != isal_zlib.crc32(raw[: _SEGMENT.size]):
+            if size > _START:
+                _LOG.error("%s has a damaged header; its %d bytes are left where they are, unread", path.name, size)
+            else:
+                # A process died while it began the segment: nothing in it was ever acknowledged.
+                path.unlink()
+            os.close(fd)
+            return None
+    except BaseException:
+        os.close(fd)
+        raise
+    _, _, _, _, arrival, salt, previous_end = _SEGMENT.unpack_from(raw)
+    if before is not None and previous_end != _OPEN:
+        before.ended = True
+        before.size = min(before.size, previous_end)
+    return Segment(number, path, fd, salt, size, arrival)
+
+
+class _Window:
+    """Reads a file forwards in large steps."""
+
+    def __init__(self, fd: int, end: int) -> None:
+        self._fd = fd
+        self._end = end
+        self._start = 0
+        self._data = memoryview(b"")
+
+    def view(self, offset: int, length: int) -> memoryview:
+        at = offset - self._start
+        if at < 0 or at + length > len(self._data):
+            self._data = memoryview(os.pread(self._fd, min(max(length, _WINDOW), self._end - offset), offset))
+            self._start, at = offset, 0
+        return self._data[at : at + length]
+
+
+def _parse(window: _Window, at: int, end: int, salt: int) -> tuple[int, int, int, int] | None:
+    """Type, version, length and checksum of the record at ``at``; None when no whole record can start there."""
+    if end - at < HEADER_BYTES:
+        return None
+    head = window.view(at, HEADER_BYTES)
+    if len(head) < HEADER_BYTES or head[:4] != _MARK:
+        return None
+    if _CRC.unpack_from(head, _RECORD.size)[0] != isal_zlib.crc32(head[: _RECORD.size], salt):
+        return None
+    _, kind, version, _, length, crc = _RECORD.unpack_from(head)
+    return (kind, version, length, crc) if at + HEADER_BYTES + length <= end else None
+
+
+def _next_mark(window: _Window, at: int, end: int, salt: int) -> int:
+    """Where the next record starts, or the end."""
+    while at < end:
+        block = bytes(window.view(at, min(_WINDOW, end - at)))
+        found = block.find(_MARK)
+        while found >= 0:
+            if _parse(window, at + found, end, salt) is not None:
+                return at + found
+            found = block.find(_MARK, found + 1)
+        # A mark may lie across two blocks.
+        at = at + len(block) - len(_MARK) + 1 if at + len(block) < end else end
+    return end
+
+
+def _write_all(fd: int, buffers: list[bytes], offset: int) -> None:
+    for start in range(0, len(buffers), _VECTORS):
+        some = buffers[start : start + _VECTORS]
+        length = sum(map(len, some))
+        written = os.pwritev(fd, some, offset)
+        if written < length:
+            # A signal or a full disk ended it early; the rest goes by hand so that the reason shows.
+            rest = memoryview(b"".join(some))
+            while written < length:
+                written += os.pwrite(fd, rest[written:], offset + written)
+        offset += length
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,590 @@
+"""What every store must do, as tests: a suite of single claims and a machine that tries any order of them.
+
+A store takes part by a *place*: something that can be opened, left, and opened again, and of which one can ask what a
+kill at this moment would leave behind.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import pytest
+
+from grafter.core.model import (
+    Envelope,
+    Facts,
+    GuestFacts,
+    Key,
+    Part,
+    Source,
+    SpanId,
+    TraceId,
+    UnixNano,
+    guest_key,
+)
+from grafter.core.policy import SECOND, Waits
+from grafter.errors import UnavailableError
+from grafter.store.base import Claim, DeadLetter, Memory, Outcome, Settlement, Store, StoredPart
+
+START = UnixNano(1_800_000_000 * SECOND)
+LATER = UnixNano(START + 10_000 * SECOND)
+"""When everything that is held at START is due."""
+LEASE = 10 * SECOND
+ENVELOPE = Envelope(b"resource", b"scope")
+HOST = Key(bytes(range(16)))
+OTHER = Key(bytes(range(16, 32)))
+
+
+def look_at(
+    facts: Facts,
+    first: UnixNano,
+    now: UnixNano,
+    waits: Waits,
+    *,
+    guest_only: bool,
+    remembered: bool,
+    apart: bool,
+) -> UnixNano:
+    """A table of waits with a row for each thing that a store must tell it."""
+    if remembered:
+        return now
+    if apart:
+        return UnixNano(now + 6 * SECOND)
+    wait = 10 * SECOND if int(facts) & int(Facts.ROOT) and not guest_only else 60 * SECOND
+    return UnixNano(min(now + wait, first + 600 * SECOND))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a place opens its store with."""
+
+    waits: Waits = field(default_factory=lambda: Waits(remember=1000 * SECOND, remember_limit=100))
+    max_bytes: int = 1 << 30
+    max_trace_bytes: int = 1 << 20
+    guests_apart: bool = False
+    now: Callable[[], int] = lambda: START
+
+
+class Opened(Store, Protocol):
+    """A store with the one thing more that a test has to wait for."""
+
+    async def recovered(self) -> None: ...
+
+
+class Place(Protocol):
+    def open(self, settings: Settings) -> AbstractAsyncContextManager[Opened]: ...
+
+    def crashed(self) -> "Place":
+        """What a kill at this moment would leave, while the store goes on here."""
+        ...
+
+
+def host_part(text: str = "part", key: Key = HOST, facts: Facts = Facts.NONE, spans: int = 1) -> Part:
+    return Part(key, text.encode(), spans, ENVELOPE, facts, bytes(range(8)) * spans)
+
+
+def guest_part(text: str = "guest", guest: str = "trace_g", host: Key | None = None, **facts: object) -> Part:
+    known = GuestFacts(guest, Source.SDK, None if host is None else TraceId(host))
+    return Part(guest_key(guest), text.encode(), 1, guest=replace(known, **facts))  # type: ignore[arg-type]
+
+
+def texts(parts: Iterable[StoredPart]) -> list[str]:
+    return [part.payload.decode() for part in parts]
+
+
+async def claim_one(store: Store, now: int = LATER) -> Claim:
+    (claim,) = await store.claim(UnixNano(now), 10)
+    return claim
+
+
+async def held_texts(store: Store, now: int = LATER) -> dict[Key, list[str]]:
+    """Everything that is due, and its claims given back."""
+    claims = await store.claim(UnixNano(now), 1000)
+    parts = await store.read(claims)
+    await store.postpone([(claim, UnixNano(now)) for claim in claims])
+    return {claim.key: texts(read) for claim, read in zip(claims, parts, strict=True)}
+
+
+async def release(store: Store, *memories: Memory, now: int = LATER) -> None:
+    """Settle everything that is due."""
+    claims = await store.claim(UnixNano(now), 1000)
+    settled = await store.settle(
+        [Settlement(claim, memories if i == 0 else ()) for i, claim in enumerate(claims)], UnixNano(now)
+    )
+    assert all(settled)
+
+
+class StoreContract:
+    """Claims about any store. Subclasses give the fixture ``place``."""
+
+    @pytest.fixture
+    def settings(self) -> Settings:
+        return Settings()
+
+    async def test_what_was_appended_is_read_back_byte_for_byte(self, place: Place, settings: Settings) -> None:
+        """Payload, envelope, span ids and every guest fact come back as they went in, in order of arrival."""
+        facts = GuestFacts(
+            "trace_\ud800\x00é",
+            Source.REALTIME,
+            host=TraceId(HOST),
+            sampled=False,
+            head=True,
+            top_level=True,
+            ids=(SpanId(b"12345678"), SpanId(b"abcdefgh")),
+            parents=(SpanId(b"87654321"),),
+            ended=True,
+        )
+        guest = Part(guest_key(facts.guest), b'[{"a": 1}]', 2, guest=facts)
+        host = Part(HOST, b"\x00\xff" * 1000, 2, Envelope(b"r" * 300, b""), Facts.ROOT | Facts.ANCHOR, b"i" * 16)
+        bare = Part(HOST, b"", 1, Envelope(b"", b"s"), Facts.NONE, b"")
+        async with place.open(settings) as store:
+            await store.append([host, guest, bare], START)
+            (parts,) = await store.read([await claim_one(store)])
+            assert [(p.payload, p.spans, p.envelope, p.span_ids, p.guest, p.facts) for p in parts] == [
+                (host.payload, 2, host.envelope, host.span_ids, None, host.facts),
+                (guest.payload, 2, None, b"", facts, Facts.NONE),
+                (bare.payload, 1, bare.envelope, b"", None, Facts.NONE),
+            ]
+            assert [p.arrival for p in parts] == sorted({p.arrival for p in parts})
+
+    async def test_a_claim_sums_up_what_is_held(self, place: Place, settings: Settings) -> None:
+        """The state has the first and last arrival, spans, bytes, facts and guests of all parts of the key."""
+        a, b = SpanId(b"aaaaaaaa"), SpanId(b"bbbbbbbb")
+        async with place.open(settings) as store:
+            await store.append([host_part("abc", facts=Facts.ANCHOR, spans=2)], START)
+            await store.append([guest_part("12", host=HOST, ids=(a,), parents=(b,))], UnixNano(START + 5))
+            await store.append([guest_part("3", head=True, ids=(b,))], UnixNano(START + 9))
+            state = (await claim_one(store)).state
+            assert (state.first, state.last) == (START, START + 9)
+            assert (state.host_spans, state.guest_spans, state.bytes) == (2, 2, 6)
+            assert state.facts == Facts.ANCHOR
+            assert not state.remembered
+            guest = state.guests["trace_g"]
+            assert (guest.first, guest.last, guest.host) == (START + 5, START + 9, HOST)
+            assert guest.head
+            assert not guest.missing_parents
+
+    async def test_keys_are_claimed_when_due_and_earliest_first(self, place: Place, settings: Settings) -> None:
+        """Nothing is handed out before its time; a limit takes those that are due longest."""
+        keys = [Key(bytes([i]) * 16) for i in range(4)]
+        async with place.open(settings) as store:
+            for i, key in enumerate(reversed(keys)):
+                await store.append([host_part(key=key, facts=Facts.ROOT)], UnixNano(START + i * SECOND))
+            assert await store.claim(UnixNano(START + 10 * SECOND - 1), 10) == []
+            first = await store.claim(UnixNano(START + 12 * SECOND), 2)
+            assert [claim.key for claim in first] == [keys[3], keys[2]]
+            assert [c.key for c in await store.claim(UnixNano(START + 12 * SECOND), 2)] == [keys[1]]
+
+    async def test_a_part_moves_the_moment_to_look(self, place: Place, settings: Settings) -> None:
+        """Each append sets the moment anew: later for another part, earlier when a root comes."""
+        async with place.open(settings) as store:
+            await store.append([host_part()], START)
+            await store.append([host_part()], UnixNano(START + 50 * SECOND))
+            assert await store.claim(UnixNano(START + 109 * SECOND), 10) == []
+            await store.append([host_part(facts=Facts.ROOT)], UnixNano(START + 60 * SECOND))
+            assert await store.claim(UnixNano(START + 70 * SECOND - 1), 10) == []
+            assert len(await store.claim(UnixNano(START + 70 * SECOND), 10)) == 1
+
+    async def test_a_key_has_one_owner(self, place: Place, settings: Settings) -> None:
+        """A claimed key is not handed out again before its lease ends, and then under another token."""
+        async with place.open(settings) as store:
+            await store.append([host_part()], START)
+            first = await claim_one(store)
+            assert await store.claim(UnixNano(LATER + LEASE - 1), 10) == []
+            second = await claim_one(store, LATER + LEASE)
+            assert second.token != first.token
+
+    async def test_a_lost_claim_can_do_nothing(self, place: Place, settings: Settings) -> None:
+        """With a token that is no longer the key's own nothing happens, and it is said."""
+        async with place.open(settings) as store:
+            await store.append([guest_part()], START)
+            lost = await claim_one(store)
+            owner = await claim_one(store, LATER + LEASE)
+            assert await store.intend([lost], "a") == [False]
+            assert await store.settle([Settlement(lost, (Memory(lost.key, b"x"),))], LATER) == [False]
+            assert not await store.move(lost, HOST)
+            await store.outcome([lost], "a", Outcome.ACCEPTED)
+            await store.postpone([(lost, START)])
+            await store.renew([lost], UnixNano(LATER + 1000 * SECOND))
+            assert await store.recall([lost.key], LATER) == [None]
+            assert await store.claim(UnixNano(LATER + 2 * LEASE - 1), 10) == []
+            again = await claim_one(store, LATER + 2 * LEASE)
+            assert again.outcomes == {}
+            assert await store.settle([Settlement(owner)], LATER) == [False]
+            assert await store.settle([Settlement(again), Settlement(again)], LATER) == [True, False]
+
+    async def test_a_renewed_lease_runs_from_then(self, place: Place, settings: Settings) -> None:
+        """An owner that is still at work keeps its key."""
+        async with place.open(settings) as store:
+            await store.append([host_part()], START)
+            claim = await claim_one(store)
+            await store.renew([claim], UnixNano(LATER + LEASE - 1))
+            assert await store.claim(UnixNano(LATER + 2 * LEASE - 2), 10) == []
+            assert await store.intend([claim], "a") == [True]
+            assert len(await store.claim(UnixNano(LATER + 2 * LEASE - 1), 10)) == 1
+
+    async def test_a_late_part_survives_the_settlement(self, place: Place, settings: Settings) -> None:
+        """A part that came after the claim is not read with it, stays held, and is due at once."""
+        async with place.open(settings) as store:
+            await store.append([host_part("early", facts=Facts.ROOT, spans=3)], START)
+            claim = await claim_one(store)
+            await store.append([host_part("late", spans=2)], LATER)
+            assert [texts(p) for p in await store.read([claim])] == [["early"]]
+            assert await store.settle([Settlement(claim, (Memory(HOST, b"m"),))], LATER) == [True]
+            left = await claim_one(store)
+            assert [texts(p) for p in await store.read([left])] == [["late"]]
+            assert left.state.remembered
+            assert (left.state.facts, left.state.host_spans, left.state.bytes) == (Facts.NONE, 2, 4)
+            assert (left.state.first, left.state.last) == (LATER, LATER)
+
+    async def test_a_settled_part_does_not_come_back(self, place: Place, settings: Settings) -> None:
+        """After its settlement a key is as if it had never been, but for its memory."""
+        async with place.open(settings) as store:
+            await store.append([host_part(), guest_part(host=HOST)], START)
+            await release(store, Memory(HOST, b"m"))
+            assert await store.claim(UnixNano(LATER + LEASE * 100), 10) == []
+            stats = store.stats()
+            assert (stats.traces, stats.spans, stats.bytes, stats.oldest) == (0, 0, 0, None)
+            assert not await store.held(HOST)
+
+    async def test_an_outcome_pins_what_a_claim_covers(self, place: Place, settings: Settings) -> None:
+        """While an export's outcome stands, each new claim covers the same parts, and tells what is known."""
+        async with place.open(settings) as store:
+            await store.append([host_part("one")], START)
+            claim = await claim_one(store)
+            assert await store.intend([claim], "a") == [True]
+            assert await store.intend([claim], "b") == [True]
+            await store.outcome([claim], "a", Outcome.ACCEPTED)
+            await store.append([host_part("two")], LATER)
+            again = await claim_one(store, LATER + LEASE)
+            assert again.up_to == claim.up_to
+            assert again.outcomes == {"a": Outcome.ACCEPTED, "b": Outcome.INTENDED}
+            assert [texts(p) for p in await store.read([again])] == [["one"]]
+            assert await store.settle([Settlement(again)], LATER) == [True]
+            last = await claim_one(store)
+            assert last.outcomes == {}
+            assert [texts(p) for p in await store.read([last])] == [["two"]]
+
+    async def test_a_withdrawn_intent_is_void(self, place: Place, settings: Settings) -> None:
+        """When no outcome stands any more, the next claim covers what came meanwhile and is no resend."""
+        async with place.open(settings) as store:
+            await store.append([host_part("one")], START)
+            claim = await claim_one(store)
+            await store.intend([claim], "a")
+            await store.outcome([claim], "a", Outcome.WITHDRAWN)
+            await store.append([host_part("two")], LATER)
+            await store.postpone([(claim, LATER)])
+            again = await claim_one(store)
+            assert Outcome.INTENDED not in again.outcomes.values()
+            assert [texts(p) for p in await store.read([again])] == [["one", "two"]]
+
+    async def test_postponed_is_due_then_or_earlier(self, place: Place, settings: Settings) -> None:
+        """A given time holds, unless a part that came during the claim or after it says an earlier one."""
+
+        def at(seconds: int) -> UnixNano:
+            return UnixNano(START + seconds * SECOND)
+
+        async with place.open(settings) as store:
+            await store.append([host_part()], START)
+            claim = await claim_one(store, at(60))
+            await store.postpone([(claim, at(70))])
+            assert await store.claim(at(69), 10) == []
+            claim = await claim_one(store, at(70))
+            await store.append([host_part(facts=Facts.ROOT)], at(71))
+            await store.postpone([(claim, at(500))])
+            assert await store.claim(at(80), 10) == []
+            claim = await claim_one(store, at(81))
+            await store.postpone([(claim, at(500))])
+            await store.append([host_part()], at(100))
+            assert await store.claim(at(109), 10) == []
+            claim = await claim_one(store, at(110))
+            await store.postpone([(claim, at(111))])
+            await store.append([host_part()], at(110))
+            assert len(await store.claim(at(111), 10)) == 1
+
+    async def test_too_large_a_trace_is_due_at_once(self, place: Place, settings: Settings) -> None:
+        """A key that grows past max_trace_bytes is handed out without any wait."""
+        async with place.open(replace(settings, max_trace_bytes=100)) as store:
+            await store.append([host_part("x" * 60)], START)
+            assert await store.claim(START, 10) == []
+            await store.append([host_part("x" * 60)], UnixNano(START + 1))
+            assert len(await store.claim(UnixNano(START + 1), 10)) == 1
+
+    async def test_a_full_store_refuses_and_keeps_what_it_has(self, place: Place, settings: Settings) -> None:
+        """Past max_bytes nothing of the request is taken; what a settlement frees can be used again."""
+        async with place.open(replace(settings, max_bytes=100)) as store:
+            await store.append([host_part("x" * 90)], START)
+            before = store.stats()
+            with pytest.raises(UnavailableError, match="full") as refusal:
+                await store.append([host_part("y", OTHER), host_part("y" * 20), guest_part(host=HOST)], START)
+            assert refusal.value.retry_after > 0
+            assert store.stats() == replace(before, disk_bytes=store.stats().disk_bytes)
+            assert await held_texts(store) == {HOST: ["x" * 90]}
+            await release(store)
+            await store.append([host_part("y" * 100)], LATER)
+
+    async def test_concurrent_requests_are_all_stored(self, place: Place, settings: Settings) -> None:
+        """However many come at once, each is whole when its append returns."""
+        async with place.open(settings) as store:
+
+            async def send(i: int) -> None:
+                await store.append([host_part(f"{i}.{j}", Key(bytes([i]) * 16)) for j in range(3)], START)
+
+            await asyncio.gather(*(send(i) for i in range(60)))
+            held = await held_texts(store)
+            assert held == {Key(bytes([i]) * 16): [f"{i}.{j}" for j in range(3)] for i in range(60)}
+
+    async def test_a_guest_with_a_link_is_filed_under_its_host(self, place: Place, settings: Settings) -> None:
+        """Whether the host has come or not, and for later parts that do not say it again."""
+        async with place.open(settings) as store:
+            await store.append([guest_part("1", host=HOST)], START)
+            await store.append([guest_part("2"), host_part("h")], START)
+            await store.append([guest_part("3", host=OTHER)], START)
+            assert await held_texts(store) == {HOST: ["1", "2", "h", "3"]}
+
+    async def test_a_link_brings_earlier_parts_along(self, place: Place, settings: Settings) -> None:
+        """What waited under the guest's own key moves to the host in the append that brings the link."""
+        async with place.open(settings) as store:
+            await asyncio.gather(store.append([guest_part("1")], START), store.append([guest_part("2")], START))
+            await store.append([guest_part("other", "trace_o")], START)
+            await store.append([guest_part("3"), guest_part("4", host=HOST), guest_part("5")], START)
+            assert await held_texts(store) == {guest_key("trace_o"): ["other"], HOST: ["1", "2", "3", "4", "5"]}
+            assert store.stats().traces == 2
+
+    async def test_a_link_that_comes_at_the_same_time_brings_them_too(self, place: Place, settings: Settings) -> None:
+        """Concurrent requests of one guest end under one key, whichever of them had the link."""
+        async with place.open(settings) as store:
+            await asyncio.gather(
+                *(store.append([guest_part(str(i), host=HOST if i == 2 else None)], START) for i in range(5))
+            )
+            held = await held_texts(store)
+            assert {key: sorted(parts) for key, parts in held.items()} == {HOST: ["0", "1", "2", "3", "4"]}
+
+    async def test_moved_parts_are_not_in_a_claim_that_never_saw_them(self, place: Place, settings: Settings) -> None:
+        """An owner of the host settles what it read, and no part that was moved there meanwhile."""
+        async with place.open(settings) as store:
+            await store.append([guest_part("early")], START)
+            await store.append([host_part("host", facts=Facts.ROOT)], START)
+            (claim,) = [c for c in await store.claim(LATER, 10) if c.key == HOST]
+            await store.append([guest_part("link", host=HOST)], LATER)
+            assert [texts(p) for p in await store.read([claim])] == [["host"]]
+            assert await store.settle([Settlement(claim)], LATER) == [True]
+            assert await held_texts(store, LATER + LEASE) == {HOST: ["early", "link"]}
+
+    async def test_a_guest_that_moved_away_is_nobodys(self, place: Place, settings: Settings) -> None:
+        """The claim of a guest's key is void once its parts are filed under the host."""
+        async with place.open(settings) as store:
+            await store.append([guest_part("1")], START)
+            claim = await claim_one(store)
+            await store.append([guest_part("2", host=HOST)], LATER)
+            assert await store.intend([claim], "a") == [False]
+            assert await store.settle([Settlement(claim)], LATER) == [False]
+            assert await held_texts(store) == {HOST: ["1", "2"]}
+
+    async def test_what_may_have_left_is_not_moved(self, place: Place, settings: Settings) -> None:
+        """Parts of which an export was begun stay where they are; only what came after them goes to the host."""
+        async with place.open(settings) as store:
+            await store.append([guest_part("1")], START)
+            claim = await claim_one(store)
+            assert await store.intend([claim], "a") == [True]
+            await store.append([guest_part("2")], LATER)
+            assert not await store.move(claim, HOST)
+            await store.append([guest_part("3", host=HOST)], LATER)
+            await store.outcome([claim], "a", Outcome.ACCEPTED)
+            assert [texts(p) for p in await store.read([claim])] == [["1"]]
+            assert await store.settle([Settlement(claim)], LATER) == [True]
+            assert await held_texts(store) == {HOST: ["2", "3"]}
+
+    async def test_guests_of_a_released_host_wait_apart(self, place: Place, settings: Settings) -> None:
+        """Until the host's memory ends, its late guests are filed under their own keys."""
+        async with place.open(settings) as store:
+            await store.append([host_part()], START)
+            await release(store, Memory(HOST, b"m"))
+            await store.append([guest_part("late", host=HOST)], LATER)
+            assert list(await held_texts(store, LATER + 100 * SECOND)) == [guest_key("trace_g")]
+            await store.append([guest_part("new", "trace_n", host=HOST)], UnixNano(LATER + 1000 * SECOND))
+            assert HOST in await held_texts(store, LATER + 2000 * SECOND)
+
+    async def test_a_remembered_link_files_late_parts(self, place: Place, settings: Settings) -> None:
+        """A guest's memory names its host: later parts go there, even when they say another."""
+        async with place.open(settings) as store:
+            await store.append([guest_part("1", host=HOST)], START)
+            await release(store, Memory(guest_key("trace_g"), b"g", HOST))
+            await store.append([guest_part("2", host=OTHER)], LATER)
+            claim = await claim_one(store, LATER + 1000 * SECOND)
+            assert claim.key == HOST
+            assert claim.state.guests["trace_g"].host == HOST
+
+    async def test_apart_guests_stay_under_their_own_keys(self, place: Place, settings: Settings) -> None:
+        """A store that was opened with guests_apart never files a guest under a host, unless told to."""
+        async with place.open(replace(settings, guests_apart=True)) as store:
+            await store.append([host_part("h"), guest_part("1", host=HOST)], START)
+            await store.append([guest_part("2")], START)
+            assert await held_texts(store) == {HOST: ["h"], guest_key("trace_g"): ["1", "2"]}
+            claims = {claim.key: claim for claim in await store.claim(LATER, 10)}
+            assert claims[guest_key("trace_g")].state.guests["trace_g"].host == HOST
+
+    async def test_a_move_files_a_guest_from_now_on(self, place: Place, settings: Settings) -> None:
+        """Parts that are held and parts that come later are the host's; the claim is spent."""
+        async with place.open(settings) as store:
+            await store.append([guest_part("1"), guest_part("2")], START)
+            claim = await claim_one(store)
+            assert await store.move(claim, HOST)
+            assert not await store.move(claim, OTHER)
+            await store.append([guest_part("3", host=OTHER)], LATER)
+            moved = await claim_one(store, LATER + 1000 * SECOND)
+            assert moved.key == HOST
+            assert moved.state.guests["trace_g"].host == HOST
+            assert [texts(p) for p in await store.read([moved])] == [["1", "2", "3"]]
+
+    async def test_memories_end_by_time_and_by_number(self, place: Place, settings: Settings) -> None:
+        """Past ``remember`` a memory is gone; past ``remember_limit`` the oldest go first; a new one replaces."""
+        keys = [Key(bytes([i]) * 16) for i in range(6)]
+        settings = replace(settings, waits=replace(settings.waits, remember_limit=4))
+        async with place.open(settings) as store:
+            for i, key in enumerate(keys):
+                await store.append([host_part(key=key)], START)
+                claim = await claim_one(store)
+                memories = (Memory(key, bytes([i])), *([Memory(keys[2], b"new")] if i == 5 else []))
+                assert await store.settle([Settlement(claim, memories)], UnixNano(LATER + i)) == [True]
+            blobs = [m and m.blob for m in await store.recall(keys, LATER)]
+            assert blobs == [None, None, b"new", b"\3", b"\4", b"\5"]
+            assert store.stats().remembered == 4
+            ends = UnixNano(LATER + 4 + settings.waits.remember)
+            assert [m is not None for m in await store.recall(keys[3:], ends)] == [False, False, True]
+
+    async def test_memories_tell_what_they_were_told(self, place: Place, settings: Settings) -> None:
+        """Blob and host come back; an unknown key is None."""
+        memory = Memory(guest_key("trace_g"), b"\x00blob", HOST)
+        async with place.open(settings) as store:
+            await store.append([host_part()], START)
+            await release(store, memory)
+            assert await store.recall([memory.key, OTHER], LATER) == [memory, None]
+            assert await store.recall([], LATER) == []
+
+    async def test_held_speaks_of_host_parts_alone(self, place: Place, settings: Settings) -> None:
+        """A key under which only guests wait holds no host part."""
+        async with place.open(settings) as store:
+            await store.append([guest_part(host=HOST)], START)
+            assert not await store.held(HOST)
+            await store.append([host_part()], START)
+            assert await store.held(HOST)
+            assert not await store.held(OTHER)
+
+    async def test_stats_count_what_is_held(self, place: Place, settings: Settings) -> None:
+        """Keys, spans, payload bytes, and the arrival of the oldest part, also after the oldest has gone."""
+        async with place.open(settings) as store:
+            await store.append([host_part("abc", spans=3, facts=Facts.ROOT)], START)
+            await store.append([host_part("de", OTHER, spans=2)], UnixNano(START + 5))
+            stats = store.stats()
+            assert (stats.traces, stats.spans, stats.bytes, stats.oldest) == (2, 5, 5, START)
+            await release(store, now=START + 11 * SECOND)
+            stats = store.stats()
+            assert (stats.traces, stats.spans, stats.bytes, stats.oldest) == (1, 2, 2, START + 5)
+
+    async def test_dead_letters_are_kept_newest_first(self, place: Place, settings: Settings) -> None:
+        """What a peer refused for good is there to be looked at."""
+        letters = [DeadLetter(HOST, "otlp", f"why {i}", UnixNano(START + i), i, b"x" * i) for i in range(3)]
+        async with place.open(settings) as store:
+            assert await store.bury(letters[:2]) == 0
+            assert await store.bury(letters[2:]) == 0
+            assert await store.bury([]) == 0
+            assert list(await store.dead_letters(2)) == [letters[2], letters[1]]
+
+    async def test_an_empty_request_is_stored_too(self, place: Place, settings: Settings) -> None:
+        """No parts, no change, no error."""
+        async with place.open(settings) as store:
+            await store.append([], START)
+            assert store.stats().traces == 0
+            assert await store.intend([], "a") == []
+            assert await store.settle([], START) == []
+            assert await store.read([]) == []
+
+
+class DurableContract:
+    """Claims about a store that outlives its process."""
+
+    async def test_a_restart_changes_nothing(self, place: Place, settings: Settings) -> None:
+        """What was held, remembered and buried is there after a stop, and nothing else."""
+        letter = DeadLetter(HOST, "otlp", "why", START, 1, b"x")
+        async with place.open(settings) as store:
+            await store.append([host_part("gone", OTHER, Facts.ROOT)], START)
+            await release(store, Memory(OTHER, b"m"), now=START + 10 * SECOND)
+            await store.append([guest_part("1"), host_part("h", facts=Facts.ROOT)], START)
+            await store.append([guest_part("2", host=HOST, head=True)], UnixNano(START + 1))
+            await store.bury([letter])
+            before = [replace(c, token=0) for c in await store.claim(LATER, 10)]
+            held = store.stats()
+        async with place.open(settings) as store:
+            await store.recovered()
+            after = await store.claim(LATER, 10)
+            assert [replace(claim, token=0) for claim in after] == before
+            assert [texts(parts) for parts in await store.read(after)] == [["h", "1", "2"]]
+            stats = store.stats()
+            assert (stats.traces, stats.spans, stats.bytes) == (held.traces, held.spans, held.bytes)
+            assert (stats.recovered_spans, stats.remembered, stats.recovering) == (3, 1, False)
+            assert (await store.recall([OTHER], START)) == [Memory(OTHER, b"m")]
+            assert list(await store.dead_letters(9)) == [letter]
+
+    async def test_a_killed_process_leaves_what_it_acknowledged(self, place: Place, settings: Settings) -> None:
+        """Without a stop: parts, settlements and outcomes count; leases do not; an intent alone is unknown."""
+        async with place.open(settings) as store:
+            await store.append([host_part("a"), host_part("b", OTHER)], START)
+            claims = {claim.key: claim for claim in await store.claim(LATER, 10)}
+            await store.intend(list(claims.values()), "x")
+            await store.outcome([claims[OTHER]], "x", Outcome.ACCEPTED)
+            await store.settle([Settlement(claims[OTHER])], LATER)
+            await store.append([host_part("c")], LATER)
+            async with place.crashed().open(settings) as again:
+                await again.recovered()
+                claim = await claim_one(again, LATER + 60 * SECOND)
+                assert claim.outcomes == {"x": Outcome.INTENDED}
+                assert claim.up_to == claims[HOST].up_to
+                assert [texts(p) for p in await again.read([claim])] == [["a"]]
+                assert await again.settle([Settlement(claims[HOST])], LATER) == [False]
+                assert await again.settle([Settlement(claim)], LATER) == [True]
+                assert await held_texts(again, LATER + 60 * SECOND) == {HOST: ["c"]}
+
+    async def test_arrivals_rise_over_restarts_whatever_the_clock(self, place: Place, settings: Settings) -> None:
+        """A clock that was set back does not let an old claim's bound cover new parts."""
+        arrivals: list[int] = []
+        for i in range(4):
+            async with place.open(settings) as store:
+                await store.append([host_part(str(i))], UnixNano(START - i * 1000 * SECOND))
+                await store.recovered()
+                claim = await claim_one(store)
+                (parts,) = await store.read([claim])
+                assert texts(parts) == [str(j) for j in range(i + 1)]
+                assert [part.arrival for part in parts[:-1]] == arrivals
+                arrivals = [part.arrival for part in parts]
+        assert arrivals == sorted(set(arrivals))
+
+    async def test_the_doors_do_not_wait_for_the_recovery(self, place: Place, settings: Settings) -> None:
+        """An append at the very start is taken, and is part of the same trace when the index is whole."""
+        async with place.open(settings) as store:
+            await store.append([host_part("old", facts=Facts.ROOT)], START)
+        async with place.open(settings) as store:
+            await store.append([host_part("new", spans=4), host_part("n", OTHER)], UnixNano(START + 1))
+            await store.recovered()
+            assert await held_texts(store) == {HOST: ["old", "new"], OTHER: ["n"]}
+            claim = next(c for c in await store.claim(LATER, 9) if c.key == HOST)
+            assert (claim.state.facts, claim.state.host_spans) == (Facts.ROOT, 5)
+
+    @pytest.mark.parametrize("first_has_link", [True, False])
+    async def test_a_link_holds_over_a_restart(self, place: Place, settings: Settings, first_has_link: bool) -> None:
+        """A guest whose link stands on one side of a restart and whose parts stand on the other is one guest."""
+        async with place.open(settings) as store:
+            await store.append([guest_part("1", host=HOST if first_has_link else None)], START)
+        async with place.open(settings) as store:
+            await store.append([guest_part("2", host=None if first_has_link else HOST)], START)
+            await store.recovered()
+            # Filed under the host in the background: one more request is behind it.
+            await store.append([host_part("h")], START)
+            held = await held_texts(store)
+            assert {key: sorted(parts) for key, parts in held.items()} == {HOST: ["1", "2", "h"]}
+
+
+def settlements(claims: Sequence[Claim]) -> list[Settlement]:
+    return [Settlement(claim) for claim in claims]

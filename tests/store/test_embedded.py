@@ -1,0 +1,465 @@
+"""What only the embedded store promises: its files, its space, its memory, and how it fails."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grafter.core.model import Envelope, Facts, Key, Part, UnixNano
+from grafter.core.policy import SECOND, Waits
+from grafter.errors import UnavailableError
+from grafter.store import embedded
+from grafter.store.base import DeadLetter, Memory, Outcome, Settlement
+from grafter.store.embedded import EmbeddedStore, StoreError
+from grafter.store.segments import HEADER_BYTES
+from tests.store.contract import (
+    HOST,
+    LATER,
+    LEASE,
+    OTHER,
+    START,
+    claim_one,
+    guest_part,
+    held_texts,
+    host_part,
+    look_at,
+    release,
+    texts,
+)
+from tests.store.test_segments import file_size_limit
+
+WAITS = Waits(remember=1000 * SECOND, remember_limit=100)
+
+
+@asynccontextmanager
+async def opened(directory: Path | None, **changed: Any) -> AsyncIterator[EmbeddedStore]:
+    given = {
+        "waits": WAITS,
+        "max_bytes": 1 << 30,
+        "max_trace_bytes": 1 << 30,
+        "lease_ns": LEASE,
+        "guests_apart": False,
+        "look_at": look_at,
+        "clock": lambda: START,
+    }
+    async with embedded.opened(directory, **{**given, **changed}) as store:
+        yield store
+
+
+def key(i: int) -> Key:
+    return Key(i.to_bytes(16, "big"))
+
+
+def segments(directory: Path) -> list[Path]:
+    return sorted(directory.glob("segment-*.log"))
+
+
+def flip(path: Path, at: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+
+
+async def test_in_memory_there_is_no_file_and_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store without a directory touches none, and its append needs nobody else."""
+    monkeypatch.chdir(tmp_path)
+    before = threading.active_count()
+    async with opened(None) as store:
+        await store.append([host_part()], START)
+        await release(store, Memory(HOST, b"m"))
+        await store.bury([DeadLetter(HOST, "a", "b", START, 1, b"x")])
+        assert threading.active_count() == before
+        assert len(store.hmac_secret()) == 32
+        assert store.stats().disk_bytes == 0
+    assert os.listdir(tmp_path) == []
+
+
+async def test_leaving_ends_every_thread_and_closes_every_file(tmp_path: Path) -> None:
+    """Opening and leaving again and again costs nothing that lasts."""
+    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for i in range(3):
+        async with opened(tmp_path) as store:
+            await store.append([host_part(str(i))], START)
+            await store.recovered()
+    # asyncio.to_thread keeps one thread of its own for the loop.
+    assert threading.active_count() <= threads + 1
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+async def test_a_stopping_store_finishes_what_it_took_and_takes_no_more(tmp_path: Path) -> None:
+    """Requests that are in when the store is left are answered; later ones are told to come back."""
+    async with opened(tmp_path) as store:
+        sends = [asyncio.ensure_future(store.append([host_part(str(i))], START)) for i in range(20)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*sends)
+    with pytest.raises(UnavailableError, match="stopping"):
+        await store.append([host_part()], START)
+    async with opened(tmp_path) as again:
+        await again.recovered()
+        assert await held_texts(again) == {HOST: [str(i) for i in range(20)]}
+
+
+async def test_the_files_are_nobody_elses(tmp_path: Path) -> None:
+    """A trace may hold what a caller said."""
+    directory = tmp_path / "a" / "store"
+    async with opened(directory) as store:
+        await store.append([host_part()], START)
+        assert oct(directory.stat().st_mode & 0o777) == "0o700"
+        assert {oct(path.stat().st_mode & 0o777) for path in directory.iterdir()} == {"0o600"}
+
+
+async def test_a_directory_has_one_process(tmp_path: Path) -> None:
+    """A second one is told which process has it, and the first goes on."""
+    async with opened(tmp_path) as store:
+        with pytest.raises(StoreError, match=f"in use by process {os.getpid()}; stop that process or"):
+            async with opened(tmp_path):
+                pass
+        await store.append([host_part()], START)
+    async with opened(tmp_path):
+        pass
+
+
+async def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """The message says which, why, and what to do."""
+    file = tmp_path / "file"
+    file.write_text("x")
+    for directory in (file, file / "below"):
+        with pytest.raises(StoreError, match=r"cannot use the store directory .*file.*; check that"):
+            async with opened(directory):
+                pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read and write everything")
+@pytest.mark.parametrize("mode", [0o000, 0o500])
+async def test_a_directory_without_permission_is_named(tmp_path: Path, mode: int) -> None:
+    """Neither an unreadable nor an unwritable directory is a traceback."""
+    directory = tmp_path / "store"
+    directory.mkdir(mode=mode)
+    with pytest.raises(StoreError, match=r"cannot use the store directory .*: Permission denied; check"):
+        async with opened(directory):
+            pass
+
+
+@pytest.mark.parametrize("what", ["log", "ledger"])
+async def test_a_newer_format_is_refused(tmp_path: Path, what: str) -> None:
+    """What a newer grafter wrote is not read half; the lock is free again after the refusal."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part()], START)
+    path, at = (segments(tmp_path)[0], 8) if what == "log" else (tmp_path / "ledger.sqlite", 63)
+    before = path.read_bytes()
+    raw = bytearray(before)
+    raw[at] = 9
+    path.write_bytes(raw)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="format 9, this one reads 1"):
+            async with opened(tmp_path):
+                pass
+    path.write_bytes(before)
+    async with opened(tmp_path) as again:
+        await again.recovered()
+        assert await held_texts(again) == {HOST: ["part"]}
+
+
+async def test_fsync_is_one_of_two_words(tmp_path: Path) -> None:
+    """Anything else is a mistake of the caller."""
+    with pytest.raises(ValueError, match="'interval' or 'always'"):
+        async with opened(tmp_path, fsync="never"):
+            pass
+
+
+async def test_fsync_always_stores_the_same(tmp_path: Path) -> None:
+    """The slow mode takes the same road."""
+    async with opened(tmp_path, fsync="always") as store:
+        await asyncio.gather(*(store.append([host_part(str(i), key(i))], START) for i in range(10)))
+    async with opened(tmp_path, fsync="always") as store:
+        await store.recovered()
+        assert len(await held_texts(store)) == 10
+
+
+async def test_the_secret_belongs_to_the_directory(tmp_path: Path) -> None:
+    """Redacted values stay comparable over restarts."""
+    async with opened(tmp_path) as store:
+        secret = store.hmac_secret()
+    async with opened(tmp_path) as store:
+        assert store.hmac_secret() == secret
+    async with opened(None) as store:
+        assert store.hmac_secret() != secret
+
+
+async def test_a_long_call_pins_nothing(tmp_path: Path) -> None:
+    """One trace that stays while thousands pass keeps its own bytes on the disk and no multiple of them."""
+    segment, size, rounds = 16 << 10, 500, 400
+    async with opened(tmp_path, segment_bytes=segment) as store:
+        most = 0
+        for i in range(rounds):
+            now = UnixNano(START + i * SECOND)
+            parts = [host_part("x" * size, key(1 + i * 4 + j), Facts.ROOT) for j in range(4)]
+            if i % 20 == 0:
+                parts.append(host_part(f"{i:05d}".ljust(size, "."), key(0)))
+            await store.append(parts, now)
+            passing = await store.claim(UnixNano(now + 10 * SECOND), 100)
+            passing = [claim for claim in passing if claim.key != key(0)]
+            assert all(await store.settle([Settlement(claim) for claim in passing], now))
+            most = max(most, sum(path.stat().st_size for path in segments(tmp_path)))
+        written = rounds * 4 * size
+        live = store.stats().bytes
+        assert live == rounds // 20 * size
+        assert most < 4 * live * 1.6 + 4 * segment < written / 6
+        assert store.counts.given_up_segments > 20
+        assert store.counts.copied_parts >= 10
+        (claim,) = await store.claim(LATER, 10)
+        (parts_read,) = await store.read([claim])
+        assert [int(text[:5]) for text in texts(parts_read)] == list(range(0, rounds, 20))
+        assert len({part.arrival for part in parts_read}) == rounds // 20
+    async with opened(tmp_path) as store:
+        await store.recovered()
+        assert store.stats().bytes == live
+        held = await held_texts(store)
+        assert [int(text[:5]) for text in held[key(0)]] == list(range(0, rounds, 20))
+
+
+async def test_what_was_copied_keeps_all_that_is_known_of_it(tmp_path: Path) -> None:
+    """Guests that moved, links, outcomes and their pin survive the copying, a restart, and copying again."""
+    async with opened(tmp_path, segment_bytes=2000) as store:
+        await store.append([guest_part("1", head=True), guest_part("2")], START)
+        await store.append([host_part("h", facts=Facts.ROOT)], START)
+        await store.append([guest_part("3", host=HOST)], START)
+        await store.append([guest_part("alone", "trace_a")], START)
+        claims = {claim.key: claim for claim in await store.claim(LATER, 9)}
+        await store.intend(list(claims.values()), "x")
+        await store.outcome([claims[HOST]], "x", Outcome.REFUSED)
+        await store.append([host_part("late")], LATER)
+        before = {key: replace(claim, token=0) for key, claim in claims.items()}
+    for _ in range(3):
+        async with opened(tmp_path, segment_bytes=2000) as store:
+            await store.recovered()
+            for i in range(60):
+                await store.append([host_part("x" * 500, key(i), Facts.ROOT)], UnixNano(LATER - 500 * SECOND))
+                claims = await store.claim(UnixNano(LATER - 490 * SECOND), 9)
+                passing = [Settlement(claim) for claim in claims if claim.key == key(i)]
+                assert await store.settle(passing, LATER) == [True]
+            assert store.counts.copied_parts >= 5
+            claimed = {claim.key: claim for claim in await store.claim(UnixNano(LATER + 100 * SECOND), 9)}
+            assert {k: c.up_to for k, c in claimed.items()} == {k: c.up_to for k, c in before.items()}
+            assert {k: c.outcomes for k, c in claimed.items()} == {
+                HOST: {"x": Outcome.REFUSED},
+                guest_part(guest="trace_a").key: {"x": Outcome.INTENDED},
+            }
+            assert claimed[HOST].state.guests == before[HOST].state.guests
+            read = dict(zip(claimed, await store.read(list(claimed.values())), strict=True))
+            assert texts(read[HOST]) == ["h", "1", "2", "3"]
+            assert [part.guest and part.guest.head for part in read[HOST]] == [None, True, False, False]
+
+
+async def test_reading_goes_on_while_segments_are_given_up(tmp_path: Path) -> None:
+    """A read that was begun gets its bytes though everything is settled and cleaned meanwhile."""
+    async with opened(tmp_path, segment_bytes=2000) as store:
+        await store.append([host_part("x" * 1000 + str(i), key(i)) for i in range(20)], START)
+        claims = await store.claim(LATER, 100)
+        reading = asyncio.ensure_future(store.read(claims))
+        await asyncio.sleep(0)
+        assert all(await store.settle([Settlement(claim) for claim in claims], LATER))
+        for i in range(20):
+            await store.append([host_part("y" * 1000, key(100 + i))], LATER)
+        assert [texts(parts) for parts in await reading] == [["x" * 1000 + str(claim.key[15])] for claim in claims]
+        assert store.counts.given_up_segments >= 1
+
+
+async def test_tiny_parts_under_large_envelopes_do_not_copy_for_ever(tmp_path: Path) -> None:
+    """Where copying gains nothing it ends, and the store goes on."""
+    async with opened(tmp_path, segment_bytes=4000) as store:
+        for i in range(100):
+            envelope = Envelope(os.urandom(1000), b"s")
+            await store.append([Part(key(i), b"x", 1, envelope, Facts.NONE, b"")], START)
+        for _ in range(50):
+            await store.append([], START)
+        copied = store.counts.copied_parts
+        assert copied < 400
+        assert len(await held_texts(store)) == 100
+
+
+@pytest.mark.parametrize("at", ["head", "body"])
+async def test_a_damaged_record_costs_itself_alone(tmp_path: Path, at: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The rest is read, and the loss is counted and said with ERROR."""
+    async with opened(tmp_path) as store:
+        for i in range(3):
+            await store.append([host_part(f"part {i}", key(i))], START)
+    (path,) = segments(tmp_path)
+    found = path.read_bytes().index(b"part 1")
+    start = path.read_bytes().rindex(b"\xf7rec", 0, found)
+    flip(path, start + 5 if at == "head" else start + HEADER_BYTES + 20)
+    async with opened(tmp_path) as store:
+        await store.recovered()
+        assert await held_texts(store) == {key(0): ["part 0"], key(2): ["part 2"]}
+        assert store.counts.lost_records == 1
+        assert [record.levelname for record in caplog.records if record.levelno >= 40] == ["ERROR"]
+
+
+async def test_a_torn_tail_is_cut_and_the_rest_is_there(tmp_path: Path) -> None:
+    """An unfinished write was never acknowledged, so losing it is no loss; other requests are whole."""
+    async with opened(tmp_path) as store:
+        for i in range(3):
+            await store.append([host_part(f"{i}", key(i)), host_part(f"{i}", key(10 + i))], START)
+    (path,) = segments(tmp_path)
+    os.truncate(path, path.stat().st_size - 1)
+    async with opened(tmp_path) as store:
+        await store.recovered()
+        assert set(await held_texts(store)) == {key(0), key(1), key(10), key(11)}
+        assert store.counts.lost_records == 0
+        assert store.counts.torn_bytes > 0
+
+
+async def test_a_record_of_a_newer_version_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a newer grafter wrote beside what this one knows does not keep the store from starting."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part()], START)
+        assert store._log is not None
+        store._log.write([(1, 99, [b"from the future"]), (77, 1, [b"unheard of"])])
+        await store.append([host_part("after", OTHER)], START)
+    async with opened(tmp_path) as store:
+        await store.recovered()
+        assert await held_texts(store) == {HOST: ["part"], OTHER: ["after"]}
+        assert store.counts.lost_records == 2
+        assert "version 99" in caplog.text
+
+
+async def test_a_settlement_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    """The owner keeps its claim and may try again; parts, outcomes and intents are as before."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part(), guest_part()], START)
+        claims = await store.claim(LATER, 10)
+        host, guest = sorted(claims, key=lambda claim: len(claim.key))
+        with file_size_limit(segments(tmp_path)[0].stat().st_size + 5):
+            with pytest.raises(UnavailableError, match="could not write"):
+                await store.settle([Settlement(host)], LATER)
+            assert not store.up
+            with pytest.raises(UnavailableError, match="could not write"):
+                await store.intend([host], "x")
+            with pytest.raises(UnavailableError, match="could not write"):
+                await store.move(guest, OTHER)
+            with pytest.raises(UnavailableError, match="could not write"):
+                await store.append([guest_part("2", host=OTHER)], LATER)
+            assert [texts(parts) for parts in await store.read([host, guest])] == [["part"], ["guest"]]
+        await store.append([guest_part("3")], LATER)
+        assert store.up
+        assert await store.settle([Settlement(host)], LATER) == [True]
+        assert await store.intend([guest], "x") == [True]
+        assert [texts(parts) for parts in await store.read([guest])] == [["guest"]]
+
+
+async def test_parts_that_cannot_be_read_are_said_to_be(tmp_path: Path) -> None:
+    """A disk that gives nothing back is an error that the caller can wait for, and nothing is settled by it."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part()], START)
+        claim = await claim_one(store)
+        (path,) = segments(tmp_path)
+        whole = path.read_bytes()
+        os.truncate(path, len(whole) - 3)
+        with pytest.raises(UnavailableError, match="could not be read"):
+            await store.read([claim])
+        path.write_bytes(whole)
+        assert [texts(parts) for parts in await store.read([claim])] == [["part"]]
+
+
+async def test_a_ledger_that_cannot_be_written_stops_settlements_alone(tmp_path: Path) -> None:
+    """Memories go before the settlement: without them the parts stay; appends do not need the ledger."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part()], START)
+        claim = await claim_one(store)
+        store._ledger._writer.execute("PRAGMA query_only = ON")
+        with pytest.raises(UnavailableError, match="could not write"):
+            await store.settle([Settlement(claim, (Memory(HOST, b"m"),))], LATER)
+        with pytest.raises(UnavailableError, match="could not write"):
+            await store.bury([DeadLetter(HOST, "a", "b", START, 1, b"x")])
+        await store.append([host_part("2", OTHER)], START)
+        store._ledger._writer.execute("PRAGMA query_only = OFF")
+        assert await store.settle([Settlement(claim, (Memory(HOST, b"m"),))], LATER) == [True]
+
+
+async def test_the_letter_box_has_a_limit(tmp_path: Path) -> None:
+    """The spans of letters that had to go are told to whoever brought the new ones."""
+    async with opened(tmp_path, letter_bytes=100) as store:
+        letters = [DeadLetter(HOST, "a", "b", START, i, b"x" * 60) for i in (3, 4)]
+        assert await store.bury(letters[:1]) == 0
+        assert await store.bury(letters[1:]) == 3
+
+
+async def test_a_part_that_makes_no_sense_harms_nobody(tmp_path: Path) -> None:
+    """A caller's mistake is its own error, and the next request finds everything in order."""
+    odd = [
+        Part(Key(b"short"), b"x", 1, Envelope(b"", b"")),
+        Part(HOST, b"x", 1),
+        Part(HOST, b"x", -1, Envelope(b"", b"")),
+    ]
+    for directory in (tmp_path, None):
+        async with opened(directory) as store:
+            for part in odd:
+                with pytest.raises(Exception, match=r"key|envelope|argument|format|requires"):
+                    await store.append([guest_part("g", host=HOST), part], START)
+            assert store.stats().traces == 0
+            await store.append([guest_part("g")], START)
+            assert list(await held_texts(store)) == [guest_part().key]
+
+
+GROWTH = """
+import asyncio, gc, os, sys
+from pathlib import Path
+from grafter.core.model import Envelope, Facts, Key, Part
+from grafter.core.policy import Waits
+from grafter.store import embedded
+from tests.store.contract import LEASE, START, look_at
+
+TRACES, PARTS, SPANS, SIZE = 10_000, 4, 5, 2500
+
+def rss():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+async def main():
+    directory = Path(sys.argv[1]) if sys.argv[1] else None
+    async with embedded.opened(directory, waits=Waits(), max_bytes=1 << 40, max_trace_bytes=1 << 30, lease_ns=LEASE,
+                               guests_apart=False, look_at=look_at) as store:
+        resource = os.urandom(400)
+        gc.collect()
+        before = rss()
+        for start in range(0, TRACES, 100):
+            for j in range(PARTS):
+                envelope = Envelope(bytes(bytearray(resource)), bytes(bytearray(b"scope")))
+                await store.append([
+                    Part(Key(i.to_bytes(16, "big")), os.urandom(SIZE), SPANS, envelope, Facts.NONE, os.urandom(40))
+                    for i in range(start, start + 100)
+                ], START)
+        del envelope
+        gc.collect()
+        grown = rss() - before
+        assert store.stats().traces == TRACES
+        print(grown / (TRACES * PARTS * SPANS), grown / (TRACES * PARTS * SIZE))
+
+asyncio.run(main())
+"""
+
+
+def growth(directory: Path | None) -> tuple[float, float]:
+    """RSS a held span, and over the payload, measured in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(directory or "")], capture_output=True, text=True, check=True, timeout=60
+    )
+    span, ratio = run.stdout.split()
+    return float(span), float(ratio)
+
+
+def test_on_disk_a_held_span_costs_few_bytes_of_memory(tmp_path: Path) -> None:
+    """At most 150 bytes of RSS a held span, at 20 spans a trace in 4 parts: the payload is on the disk."""
+    assert growth(tmp_path)[0] < 150
+
+
+def test_in_memory_a_held_span_costs_little_more_than_itself() -> None:
+    """At most 1.3 times the payload."""
+    assert growth(None)[1] < 1.3

@@ -1,0 +1,169 @@
+"""Memories and dead letters: kept, found, limited, and shared with no older version by mistake."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from grafter.core.model import Key, UnixNano
+from grafter.store.base import DeadLetter, Memory
+from grafter.store.ledger import Ledger
+from grafter.store.segments import StoreError
+
+NOW = UnixNano(1000)
+
+
+@contextmanager
+def ledger_at(
+    path: Path | None, *, remember: int = 100, limit: int = 1000, letter_bytes: int = 1000
+) -> Iterator[Ledger]:
+    ledger = Ledger(path, remember=remember, remember_limit=limit, letter_bytes=letter_bytes)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def key(i: int) -> Key:
+    return Key(i.to_bytes(16, "big"))
+
+
+def memories(*numbers: int, at: int = NOW) -> list[tuple[Memory, UnixNano]]:
+    return [(Memory(key(i), b"%d" % i, key(i + 1000)), UnixNano(at)) for i in numbers]
+
+
+def letter(i: int, size: int = 100) -> DeadLetter:
+    return DeadLetter(key(i), "otlp", "refused", NOW, i, b"x" * size)
+
+
+def known(ledger: Ledger, count: int) -> list[int]:
+    return [i for i in range(count) if ledger.recall(key(i), NOW) is not None]
+
+
+@pytest.fixture(params=["file", "memory"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    return tmp_path / "ledger.sqlite" if request.param == "file" else None
+
+
+def test_a_memory_is_found_until_its_time_is_over(path: Path | None) -> None:
+    """Blob and host come back up to ``remember`` after it was stored; a newer one takes its place and its age."""
+    with ledger_at(path) as ledger:
+        ledger.load()
+        ledger.commit(memories(1), [])
+        assert ledger.recall(key(1), UnixNano(NOW + 99)) == Memory(key(1), b"1", key(1001))
+        assert ledger.recall(key(1), UnixNano(NOW + 100)) is None
+        assert ledger.recall(key(2), NOW) is None
+        assert ledger.host(key(1), NOW) == (True, key(1001))
+        assert ledger.host(key(2), NOW) == (False, None)
+        ledger.commit([(Memory(key(1), b"new"), UnixNano(NOW + 50))], [])
+        assert ledger.recall(key(1), UnixNano(NOW + 149)) == Memory(key(1), b"new")
+        assert len(ledger) == 1
+
+
+def test_past_the_limit_the_oldest_memory_goes(path: Path | None) -> None:
+    """Exactly as many stay as may, whatever a commit brings; what went is counted."""
+    with ledger_at(path, limit=5) as ledger:
+        ledger.load()
+        ledger.commit(memories(0, 1, 2), [])
+        ledger.commit(memories(3, 4, 5, 0), [])
+        assert known(ledger, 10) == [0, 2, 3, 4, 5]
+        ledger.commit(memories(*range(6, 20)), [])
+        assert known(ledger, 30) == [15, 16, 17, 18, 19]
+        assert (len(ledger), ledger.forgotten) == (5, 15)
+
+
+def test_what_is_too_old_goes_with_the_next_commit(path: Path | None) -> None:
+    """Rows do not stay on the disk because nobody asks for them."""
+    with ledger_at(path) as ledger:
+        ledger.load()
+        ledger.commit(memories(*range(10)), [])
+        ledger.commit(memories(10, at=NOW + 100), [])
+        assert (len(ledger), ledger.forgotten) == (1, 10)
+
+
+def test_memories_outlive_the_process_and_are_found_before_they_are_loaded(tmp_path: Path) -> None:
+    """A key is remembered from the first moment; loading only makes the answer cheap. A lowered limit holds."""
+    path = tmp_path / "ledger.sqlite"
+    with ledger_at(path) as ledger:
+        ledger.load()
+        ledger.commit(memories(*range(10)), [])
+    with ledger_at(path, limit=4) as ledger:
+        assert ledger.knows(key(77))
+        assert ledger.host(key(3), NOW) == (True, key(1003))
+        assert ledger.host(key(77), NOW) == (False, None)
+        ledger.load()
+        assert not ledger.knows(key(77))
+        assert len(ledger) == 10
+        ledger.commit(memories(10), [])
+        assert known(ledger, 20) == [7, 8, 9, 10]
+
+
+def test_old_letters_make_room_for_new_ones(path: Path | None) -> None:
+    """The box has a limit in bytes; the spans that were pushed out are counted, and a restart knows the size."""
+    with ledger_at(path) as ledger:
+        assert ledger.commit([], [letter(i) for i in range(1, 11)]) == 0
+        assert ledger.commit([], [letter(11), letter(12)]) == 1 + 2
+        assert [found.spans for found in ledger.letters(3)] == [12, 11, 10]
+        assert ledger.letters(100)[-1] == letter(3)
+    if path is not None:
+        with ledger_at(path) as ledger:
+            assert ledger.commit([], [letter(13, size=900)]) == sum(range(3, 12))
+            assert [found.spans for found in ledger.letters(100)] == [13, 12]
+
+
+def test_a_commit_is_whole_or_nothing(path: Path | None) -> None:
+    """When something in it cannot be stored, nothing of it is, and the next one works."""
+    bad = DeadLetter(key(1), "otlp", "refused", NOW, 2**70, b"x")
+    with ledger_at(path) as ledger:
+        ledger.load()
+        with pytest.raises(OverflowError):
+            ledger.commit(memories(1), [bad])
+        assert known(ledger, 5) == []
+        assert not ledger.knows(key(1))
+        ledger.commit(memories(2), [letter(1)])
+        assert known(ledger, 5) == [2]
+
+
+def test_the_secret_stays_the_same(path: Path | None, tmp_path: Path) -> None:
+    """32 random bytes a directory, made once; another directory has others."""
+    with ledger_at(path) as ledger:
+        secret = ledger.secret("hmac")
+        assert len(secret) == 32
+        assert ledger.secret("hmac") == secret
+    with ledger_at(tmp_path / "other.sqlite") as other:
+        assert other.secret("hmac") != secret
+    if path is not None:
+        with ledger_at(path) as again:
+            assert again.secret("hmac") == secret
+
+
+def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:
+    """Dead letters hold what users said."""
+    path = tmp_path / "ledger.sqlite"
+    with ledger_at(path) as ledger:
+        ledger.commit([], [letter(1)])
+        assert {oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {"0o600"}
+        assert ledger.disk_bytes >= path.stat().st_size > 0
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    """The message names both versions and says what to do."""
+    path = tmp_path / "ledger.sqlite"
+    with ledger_at(path):
+        pass
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 7")
+    connection.close()
+    with pytest.raises(StoreError, match=r"format 7, this one reads 1\): run that version"):
+        Ledger(path, remember=1, remember_limit=1, letter_bytes=1)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    """Rubbish in its place is a clear error, not an empty ledger."""
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(os.urandom(5000))
+    with pytest.raises(StoreError, match=r"cannot use .*ledger\.sqlite"):
+        Ledger(path, remember=1, remember_limit=1, letter_bytes=1)
