@@ -11,8 +11,7 @@ from typing import Protocol
 
 from grafter.core.model import Envelope, Key, Part
 
-
-# The classes below are not frozen: a frozen one takes three times as long to make, which is felt at one a part or trace.
+# What leaves is not frozen: a frozen class takes three times as long to make, which is felt at one a part or trace.
 
 
 class Consumer(Protocol):

@@ -58,6 +58,7 @@ Decision = Wait | Release
 # Plain ints: an IntFlag's own operators build a member each time, which is felt at one call a key and request.
 _ROOT = int(Facts.ROOT)
 _LOCAL_ROOT = int(Facts.LOCAL_ROOT)
+_ANCHOR = int(Facts.ANCHOR)
 
 # Sources whose traces end when their spans are all there; the others say so themselves.
 _ITEM_SOURCES = frozenset({Source.SDK, Source.WEBHOOK})
@@ -126,9 +127,10 @@ def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy) -> Decision
     reason = ReleaseReason.MAX
     if idle <= due:
         due, reason = idle, ReleaseReason.IDLE
-    if Facts.ROOT in state.facts:
+    facts = int(state.facts)
+    if facts & _ROOT:
         quiet = state.last + waits.after_root
-        if guests or Facts.ANCHOR in state.facts:
+        if guests or facts & _ANCHOR:
             timeout = quiet + waits.for_guest
             if timeout <= due:
                 due, reason = timeout, ReleaseReason.GUEST_TIMEOUT
@@ -137,7 +139,7 @@ def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy) -> Decision
             whole = quiet
         if whole is not None and max(quiet, whole) <= due:
             due, reason = max(quiet, whole), ReleaseReason.COMPLETE
-    elif Facts.LOCAL_ROOT in state.facts:
+    elif facts & _LOCAL_ROOT:
         local = state.last + waits.local_root
         if local <= due:
             due, reason = local, ReleaseReason.LOCAL_ROOT
