@@ -5,7 +5,8 @@ attributes to redact is decoded once, joined, and its grafted spans are added as
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import cast
 
 from grafter.consumer import OutTrace, Piece
 from grafter.core import join
@@ -67,7 +68,7 @@ class Assembled:
     synthetic: int = 0
     dropped: int = 0
     dropped_reason: str = ""
-    guests: list[GuestNote] = field(default_factory=list)
+    guests: Sequence[GuestNote] = ()
     never: bool = False
     """A guest was expected and none has begun."""
     follow_up: Part | None = None
@@ -106,6 +107,9 @@ class Assembler:
         self._scope = otlp.grafter_scope(version)
         self._openai = Envelope(otlp.service_resource(policy.openai_service_name), self._scope)
         self._redacts = bool(policy.redact.keys)
+        # The resource of the last root: mostly one service begins all traces.
+        self._last_seen: Envelope | None = None
+        self._last_resource: Envelope | None = None
 
     guest_key = staticmethod(guest_key)
 
@@ -207,16 +211,31 @@ class Assembler:
         repeated = 0
         if len(by_ids) != len(parts):
             parts, repeated = _without_repeats(parts)
-        pieces = tuple([Piece(part.envelope, part.payload, part.spans) for part in parts if part.envelope is not None])
-        spans = sum([piece.spans for piece in pieces])
-        size = sum([len(piece.payload) for piece in pieces])
+        # A host part has all that a piece has; making pieces of them would cost as much as all the rest.
+        pieces = cast("tuple[Piece, ...]", tuple(parts))
+        spans = sum([part.spans for part in parts])
+        size = sum([len(part.payload) for part in parts])
         memory = TraceMemory(reason, now, span_ids=b"".join(by_ids))
         if int(state.facts) & _ROOT:
             for part in parts:
                 if int(part.facts) & _ROOT:
-                    _add_root(memory, part)
+                    self._add_root(memory, part)
                     break
         return Assembled(OutTrace(key, pieces, spans), size, (Memory(key, memory.encode()),), repeated)
+
+    def _add_root(self, memory: TraceMemory, part: StoredPart) -> None:
+        """Remember the root that a part with the fact ROOT begins with."""
+        head = Head.FromString(next(spans_of(part.payload)))
+        assert part.envelope is not None
+        memory.root = SpanId(head.span_id)
+        memory.root_flags = head.flags
+        if head.trace_state:
+            memory.root_trace_state = head.trace_state.decode("utf-8", "replace")
+        # The scope is grafter's own on everything that hangs here.
+        if part.envelope is not self._last_seen:
+            self._last_seen = part.envelope
+            self._last_resource = Envelope(part.envelope.resource, b"")
+        memory.root_envelope = self._last_resource
 
     def _decode(self, parts: Iterable[StoredPart]) -> tuple[list[Piece], list[HostSpan], int]:
         """Pieces without the spans that came more than once, the decoded spans, and how many were left out."""
@@ -281,7 +300,7 @@ class Assembler:
         out.merged += sum(p.spans for p in parts) - real
         out.synthetic += grafted.synthetic
         waited = (now - state.first) / 1e9 if state is not None else 0.0
-        out.guests.append(GuestNote(guest.source, real, grafted.match if linked else "", waited, late))
+        out.guests = (*out.guests, GuestNote(guest.source, real, grafted.match if linked else "", waited, late))
 
     def _finish(self, out: Assembled, key: Key, pieces: list[Piece]) -> Assembled:
         if not pieces:
@@ -315,17 +334,6 @@ def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int
             seen.add(identity)
             kept.append(part)
     return kept, repeated
-
-
-def _add_root(memory: TraceMemory, part: StoredPart) -> None:
-    """Remember the root that a part with the fact ROOT begins with."""
-    head = Head.FromString(next(spans_of(part.payload)))
-    assert part.envelope is not None
-    memory.root = SpanId(head.span_id)
-    memory.root_flags = head.flags
-    memory.root_trace_state = head.trace_state.decode("utf-8", "replace")
-    # The scope is grafter's own on everything that hangs here.
-    memory.root_envelope = Envelope(part.envelope.resource, b"")
 
 
 def _by_guest(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:

@@ -231,9 +231,7 @@ class SegmentLog:
                 following = _next_mark(window, at + 1, end, segment.salt)
                 lost.append(following - at)
             at = following
-        if not lost:
-            return
-        if segment.ended:
+        if not lost or segment.ended:
             damage.records += len(lost)
             damage.bytes += sum(lost)
         else:
@@ -242,6 +240,7 @@ class SegmentLog:
             with self._lock:
                 self._bytes -= end - good
             segment.size = good
+        segment.ended = True
 
     def discard(self, number: int) -> None:
         """Take a segment out of the log and its file out of the directory; reads that were begun still finish."""
@@ -269,7 +268,10 @@ class SegmentLog:
         number = self._number + 1
         path = self.directory / f"segment-{number:08d}.log"
         salt = int.from_bytes(os.urandom(4), "little")
-        previous = self._current.size if self._current is not None else self._previous_end
+        previous = self._previous_end
+        if self._current is not None:
+            previous = self._current.size
+            self._current.ended = True
         head = _SEGMENT.pack(_MAGIC, FORMAT, 0, number, self.arrival, salt, previous)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
