@@ -36,6 +36,8 @@ soak: $(VENV)/.dev $(JS)/node_modules/.installed
 
 bench: $(VENV)/.dev
 	$(RUN) -m bench
+	$(RUN) -m bench.held
+	$(RUN) -m bench.join
 
 proto: $(VENV)/.dev
 	$(RUN) -m grpc_tools.protoc --proto_path=proto --python_out=grafter/otlp --pyi_out=grafter/otlp proto/*.proto

@@ -1,7 +1,9 @@
 """Single spans: decoded for the join, encoded after it, edited by appending or, where values change, by rewriting."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
@@ -16,7 +18,9 @@ from grafter.core.model import (
     UnixNano,
 )
 from grafter.otlp.frames import PREFIX, framed, spans_of
+from grafter.otlp.shallow_pb2 import Head
 
+_NONE: Mapping[str, AttributeValue] = MappingProxyType({})
 _MAX_UINT64 = (1 << 64) - 1
 _MAX_INT64 = (1 << 63) - 1
 _ATTRIBUTES_TAG = 0x4A
@@ -38,27 +42,45 @@ def attribute_text(value: AnyValue) -> str | None:
 
 
 def decode(payload: bytes, envelope: Envelope, wanted: frozenset[str]) -> Iterator[HostSpan]:
-    """What the join reads of each span of a run. Attributes: only the wanted keys, as text."""
+    """What the join reads of each span of a run. Attributes: only the wanted keys, as text.
+
+    Only the head of a span is parsed, unless a wanted key stands somewhere in its bytes.
+    """
+    keys = [key.encode() for key in wanted]
     for raw in spans_of(payload):
-        span = Span.FromString(raw)
-        attributes: dict[str, AttributeValue] = {}
-        for attribute in span.attributes:
-            if attribute.key in wanted:
-                text = attribute_text(attribute.value)
-                if text is not None:
-                    attributes[attribute.key] = text
-        parent = span.parent_span_id
+        head = Head.FromString(raw)
+        attributes = _NONE
+        for key in keys:
+            if key in raw:
+                attributes = _texts(raw, wanted)
+                break
+        parent = head.parent_span_id
         yield HostSpan(
-            SpanId(span.span_id),
+            SpanId(head.span_id),
             parent if any(parent) else b"",
-            span.name,
-            UnixNano(span.start_time_unix_nano),
-            UnixNano(span.end_time_unix_nano),
-            span.flags,
-            span.trace_state,
+            head.name.decode("utf-8", "replace"),
+            UnixNano(head.start_time_unix_nano),
+            UnixNano(head.end_time_unix_nano),
+            head.flags,
+            head.trace_state.decode("utf-8", "replace"),
             envelope,
             attributes,
         )
+
+
+def _texts(raw: bytes, wanted: frozenset[str]) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {}
+    try:
+        attributes = Span.FromString(raw).attributes
+    except DecodeError:
+        # The head can be read and the rest cannot: the span is forwarded as it came, it only anchors nothing.
+        return found
+    for attribute in attributes:
+        if attribute.key in wanted:
+            text = attribute_text(attribute.value)
+            if text is not None:
+                found[attribute.key] = text
+    return found
 
 
 def grafter_scope(version: str) -> bytes:
