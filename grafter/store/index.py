@@ -5,8 +5,6 @@ by the same methods whether it was written a moment ago or is read back at start
 undoing. Due times and leases are not in the log: they end with the process.
 
 One thread at a time uses an index. Two indexes of one store may be merged: the sums commute.
-
-Memory is the reason for the shape: a part is 50 packed bytes (records.CHUNK), a key one object without a dictionary.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,176 +12,21 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from struct import Struct
-from typing import Protocol
 
-from grafter.core.model import Envelope, Facts, GuestFacts, Key, Part, TraceId, UnixNano, guest_key
+from grafter.core.model import Envelope, GuestFacts, Key, Part, TraceId, UnixNano, guest_key
 from grafter.core.policy import Waits
 from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
 from grafter.store.base import Claim, Outcome
-from grafter.store.records import CHUNK, FACTS, GUEST, HOST_KEY, KEY_BYTES, LOCATION, PARTS_HEAD, ROW, Move
+from grafter.store.held import ARRIVAL, CHUNK_BYTES, Filed, Guest, Held, LookAt, Pin, Remembers, position
+from grafter.store.records import CHUNK, GUEST, HOST_KEY, KEY_BYTES, LOCATION, PARTS_HEAD, ROW, Move
 
-_CHUNK_BYTES = CHUNK.size
-_SEGMENT_OF = Struct(f"<I{_CHUNK_BYTES - 4}x")
-_ARRIVAL = slice(LOCATION.size, LOCATION.size + 8)
+_SEGMENT_OF = Struct(f"<I{CHUNK_BYTES - 4}x")
 # Below this a claim sums the guests' facts anew, which costs less memory than keeping the sums.
 _KEEP_SUMS_FROM = 16
 _first = attrgetter("first")
 # Old heap entries are skipped when they come up, but must not outnumber the keys by more than this.
 _SPARE_ENTRIES = 4096
-
-
-class LookAt(Protocol):
-    """The earliest moment at which a key could be released, by the table of waits; never later when ``now`` is not.
-
-    ``guest_only``: no host part is held. ``remembered``: the key was released before, or nothing is held back.
-    ``apart``: the key is a guest's own.
-    """
-
-    def __call__(
-        self,
-        facts: Facts,
-        first: UnixNano,
-        now: UnixNano,
-        waits: Waits,
-        *,
-        guest_only: bool,
-        remembered: bool,
-        apart: bool,
-    ) -> UnixNano: ...
-
-
-class Remembers(Protocol):
-    """The ledger, as far as filing needs it."""
-
-    def host(self, key: Key, now: UnixNano) -> tuple[bool, Key | None]:
-        """Whether the key is remembered, and the host that its memory names."""
-        ...
-
-
-class Pin:
-    """Exports that were begun, and of which parts."""
-
-    __slots__ = ("outcomes", "up_to")
-
-    def __init__(self, up_to: int) -> None:
-        self.up_to = up_to
-        self.outcomes: dict[str, Outcome] = {}
-
-    @property
-    def stands(self) -> bool:
-        return any(outcome is not Outcome.WITHDRAWN for outcome in self.outcomes.values())
-
-
-class Held:
-    """One key."""
-
-    __slots__ = (
-        "bytes",
-        "chunks",
-        "due",
-        "facts",
-        "first",
-        "fresh",
-        "guest_spans",
-        "guests",
-        "host_spans",
-        "last",
-        "lease",
-        "objects",
-        "pin",
-        "queued",
-        "remembered",
-        "seen",
-        "sums",
-        "token",
-    )
-
-    def __init__(self, now: int, remembered: bool) -> None:
-        self.chunks = bytearray()
-        """records.CHUNK after records.CHUNK, by arrival."""
-        self.objects: list[bytes | Envelope | None] | None = None
-        """Without a log: payload, envelope and head of each chunk."""
-        self.first = now
-        self.last = now
-        self.seen = now
-        """``now`` of the latest append."""
-        self.host_spans = 0
-        self.guest_spans = 0
-        self.bytes = 0
-        self.facts = 0
-        self.remembered = remembered
-        self.guests: dict[int, tuple[Key, bytes]] | None = None
-        """Guest's key and encoded facts, by arrival."""
-        self.sums: dict[str, GuestState] | None = None
-        self.pin: Pin | None = None
-        self.due: int | None = None
-        """A time that was given and holds until the next claim; None: by the table, from what is known now."""
-        self.lease: int | None = None
-        self.token = 0
-        self.fresh = False
-        """A part came during the lease."""
-        self.queued: int | None = None
-        """Its entry in the heap; any other entry is an old one."""
-
-    @property
-    def arrival(self) -> int:
-        """Of its latest part."""
-        return int.from_bytes(self.chunks[-_CHUNK_BYTES:][_ARRIVAL], "little")
-
-
-class Guest:
-    """A guest with a part held or about to be."""
-
-    __slots__ = ("host", "parts", "said", "strays")
-
-    def __init__(self) -> None:
-        self.parts = 0
-        self.host: Key | None = None
-        self.said: int | None = None
-        """Arrival of the part that says so; None while it is not yet stored."""
-        self.strays: list[int] = []
-        """Arrivals of parts that are being written under the guest's own key."""
-
-
-class Filed:
-    """The parts of one append: where each is filed, and its row."""
-
-    __slots__ = (
-        "blobs",
-        "bytes",
-        "facts",
-        "guests",
-        "keys",
-        "learned",
-        "length",
-        "moves",
-        "now",
-        "objects",
-        "rows",
-        "sizes",
-        "spans",
-    )
-
-    def __init__(self, now: int) -> None:
-        self.now = now
-        self.keys: list[Key] = []
-        self.rows: list[bytes] = []
-        self.facts: list[int] = []
-        """-1 for a guest's part."""
-        self.spans: list[int] = []
-        self.sizes: list[int] = []
-        self.bytes = 0
-        self.guests: dict[int, tuple[Key, bytes, int]] = {}
-        """By position: the guest's key, its encoded facts, and the arrival."""
-        self.blobs: list[bytes] = []
-        """With a log: what the record holds after its table."""
-        self.objects: list[bytes | Envelope | None] = []
-        """Without one: Held.objects of each part."""
-        self.length = 0
-        self.moves: list[Move] = []
-        self.learned: list[Key] = []
-        """The guests of whose parts and links the index took note."""
 
 
 class Index:
@@ -488,8 +331,8 @@ class Index:
         elif arrival > held.arrival:
             at = len(held.chunks)
         else:
-            at = _position(held.chunks, arrival)
-            if held.chunks[at : at + _CHUNK_BYTES][_ARRIVAL] == chunk[_ARRIVAL]:
+            at = position(held.chunks, arrival)
+            if held.chunks[at : at + CHUNK_BYTES][ARRIVAL] == chunk[ARRIVAL]:
                 self.relocate(key, chunk)
                 return
         held.chunks[at:at] = chunk
@@ -497,7 +340,7 @@ class Index:
         self.parts += 1
         self.spans += spans
         self.bytes += size
-        _count(held, spans, flags, size)
+        held.count(spans, flags, size)
         if guest is not None:
             own = key if flags & GUEST and not flags & HOST_KEY else guest_key(records.decode_guest(guest).guest)
             self.guests.setdefault(own, Guest()).parts += 1
@@ -514,11 +357,11 @@ class Index:
         held = self.entries.get(key)
         if held is None:
             return
-        arrival = int.from_bytes(chunk[_ARRIVAL], "little")
-        at = _position(held.chunks, arrival)
-        old = held.chunks[at : at + _CHUNK_BYTES]
-        if len(old) == _CHUNK_BYTES and old[_ARRIVAL] == chunk[_ARRIVAL]:
-            held.chunks[at : at + _CHUNK_BYTES] = chunk
+        arrival = int.from_bytes(chunk[ARRIVAL], "little")
+        at = position(held.chunks, arrival)
+        old = held.chunks[at : at + CHUNK_BYTES]
+        if len(old) == CHUNK_BYTES and old[ARRIVAL] == chunk[ARRIVAL]:
+            held.chunks[at : at + CHUNK_BYTES] = chunk
             self._leave(LOCATION.unpack_from(old)[0])
             segment = LOCATION.unpack_from(chunk)[0]
             self.live[segment] = self.live.get(segment, 0) + 1
@@ -533,10 +376,10 @@ class Index:
         stay = bytearray()
         stay_objects: list[bytes | Envelope | None] = []
         moved = []
-        for i, at in enumerate(range(0, len(held.chunks), _CHUNK_BYTES)):
-            chunk = bytes(held.chunks[at : at + _CHUNK_BYTES])
+        for i, at in enumerate(range(0, len(held.chunks), CHUNK_BYTES)):
+            chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
             objects = held.objects[3 * i : 3 * i + 3] if held.objects is not None else []
-            arrival = int.from_bytes(chunk[_ARRIVAL], "little")
+            arrival = int.from_bytes(chunk[ARRIVAL], "little")
             if arrival in numbers:
                 moved.append((arrival, numbers[arrival], chunk, objects))
             else:
@@ -556,12 +399,12 @@ class Index:
             fields = list(CHUNK.unpack(chunk))
             fields[2] = arrival
             fields[5] = fields[5] & ~HOST_KEY | (HOST_KEY if len(move.host) == 16 else 0)
-            at = _position(host.chunks, arrival)
+            at = position(host.chunks, arrival)
             host.chunks[at:at] = CHUNK.pack(*fields)
             if held.objects is not None:
                 if host.objects is None:
                     host.objects = []
-                at = at // _CHUNK_BYTES * 3
+                at = at // CHUNK_BYTES * 3
                 host.objects[at:at] = objects
             host.guests[arrival] = held.guests.pop(old)
             now, spans, size = fields[3], fields[4], fields[10]
@@ -587,7 +430,7 @@ class Index:
     def outcome(self, key: Key, up_to: int, exporter: str, outcome: Outcome) -> bool:
         """Note what is known of an export; False when no part that it was of is held."""
         held = self.entries.get(key)
-        if held is None or int.from_bytes(held.chunks[_ARRIVAL], "little") > up_to:
+        if held is None or int.from_bytes(held.chunks[ARRIVAL], "little") > up_to:
             return False
         if held.pin is None:
             held.pin = Pin(up_to)
@@ -599,18 +442,18 @@ class Index:
     def settle(self, key: Key, up_to: int, due: int | None) -> bool:
         """Forget the parts up to ``up_to``. What is left is due at ``due``. False when there was nothing."""
         held = self.entries.get(key)
-        if held is None or int.from_bytes(held.chunks[_ARRIVAL], "little") > up_to:
+        if held is None or int.from_bytes(held.chunks[ARRIVAL], "little") > up_to:
             return False
-        end = len(held.chunks) if held.arrival <= up_to else _position(held.chunks, up_to + 1)
+        end = len(held.chunks) if held.arrival <= up_to else position(held.chunks, up_to + 1)
         gone = held.chunks[:end]
         for (segment,) in _SEGMENT_OF.iter_unpack(gone):
             self._leave(segment)
-        self.parts -= end // _CHUNK_BYTES
+        self.parts -= end // CHUNK_BYTES
         before = held.host_spans + held.guest_spans
         size = held.bytes
         held.chunks = held.chunks[end:]
         if held.objects is not None:
-            held.objects = held.objects[end // _CHUNK_BYTES * 3 :]
+            held.objects = held.objects[end // CHUNK_BYTES * 3 :]
         held.pin = None
         held.lease = None
         held.token = 0
@@ -663,8 +506,8 @@ class Index:
         held.host_spans = held.guest_spans = held.bytes = held.facts = 0
         held.sums = None
         rows = [fields[3:6] + fields[10:] for fields in CHUNK.iter_unpack(held.chunks)]
-        for _, count, flags, length in rows:
-            _count(held, count, flags, length)
+        for _, spans, flags, length in rows:
+            held.count(spans, flags, length)
         held.first, held.last = min(row[0] for row in rows), max(row[0] for row in rows)
         if not held.guests:
             held.guests = None
@@ -878,15 +721,15 @@ class Index:
             held = self.entries.get(candidate) if candidate is not None else None
             if candidate is None or held is None:
                 continue
-            at = _position(held.chunks, int.from_bytes(row[:8], "little"))
-            chunk = bytes(held.chunks[at : at + _CHUNK_BYTES])
+            at = position(held.chunks, int.from_bytes(row[:8], "little"))
+            chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
             if chunk[: LOCATION.size] == place and chunk[LOCATION.size + 8 :] == row[8:]:
                 return candidate, chunk
             if own is None:
                 continue
             # It was numbered anew when it moved, so it has to be looked for by its place.
-            for at in range(0, len(held.chunks), _CHUNK_BYTES):
-                chunk = bytes(held.chunks[at : at + _CHUNK_BYTES])
+            for at in range(0, len(held.chunks), CHUNK_BYTES):
+                chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
                 if chunk[: LOCATION.size] == place and CHUNK.unpack(chunk)[8] == ROW.unpack(row)[6]:
                     return candidate, chunk
         return None
@@ -900,28 +743,6 @@ class Index:
                 for exporter, outcome in pin.outcomes.items():
                     known.setdefault((exporter, outcome), []).append((key, pin.up_to))
         return known
-
-
-def _position(chunks: bytearray, arrival: int) -> int:
-    """Offset of the first chunk whose arrival is not below ``arrival``."""
-    low, high = 0, len(chunks) // _CHUNK_BYTES
-    while low < high:
-        middle = (low + high) // 2
-        at = middle * _CHUNK_BYTES + LOCATION.size
-        if int.from_bytes(chunks[at : at + 8], "little") < arrival:
-            low = middle + 1
-        else:
-            high = middle
-    return low * _CHUNK_BYTES
-
-
-def _count(held: Held, spans: int, flags: int, size: int) -> None:
-    if flags & GUEST:
-        held.guest_spans += spans
-    else:
-        held.host_spans += spans
-        held.facts |= flags & FACTS
-    held.bytes += size
 
 
 def _absorb(sums: dict[str, GuestState], facts: GuestFacts, now: int) -> None:

@@ -1,10 +1,10 @@
 """What outlives the parts: memories of released traces, and the dead-letter box. One SQLite file, or none.
 
-Rows are appended in the order of release and found by an index over the key: a table ordered by the key itself cost
-2.6 times as much a memory (23 against 9 us, 200,000 memories of 300 bytes, 200 a commit), since keys are random.
+The memories of one commit are one row: a row a memory cost 5 us of CPU each, found by the key or by an index over it,
+and every trace leaves one. Which row a key's memory is in is kept in the process, by the key's hash: nearly every new
+trace is one that was never released, and to know that has to cost next to nothing.
 
-One thread writes (``commit``); any thread may read. A set of the keys' hashes is kept in memory, because nearly every
-new trace is one that was never released, and that has to cost next to nothing.
+One thread writes (``commit``); any thread may read.
 """
 
 import contextlib
@@ -12,11 +12,16 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from struct import Struct
 
 from grafter.core.model import Key, UnixNano
 from grafter.store.base import DeadLetter, Memory
+from grafter.store.records import padded
 from grafter.store.segments import StoreError
 
 _LOG = logging.getLogger(__name__)
@@ -24,17 +29,19 @@ _LOG = logging.getLogger(__name__)
 FORMAT = 1
 _NOT_REMEMBERED = (False, None)
 _SCHEMA = (
-    "CREATE TABLE memory (id INTEGER PRIMARY KEY, key BLOB NOT NULL, at INTEGER NOT NULL, host BLOB,"
-    " blob BLOB NOT NULL)",
-    "CREATE UNIQUE INDEX memory_key ON memory (key)",
+    # keys and hosts: 17 bytes each (a host's key ends with a zero byte, no host is all zero); sizes: of the blobs.
+    "CREATE TABLE memory (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, keys BLOB NOT NULL, hosts BLOB NOT NULL,"
+    " sizes BLOB NOT NULL, blobs BLOB NOT NULL)",
     "CREATE TABLE letter (id INTEGER PRIMARY KEY, key BLOB NOT NULL, exporter TEXT NOT NULL, reason TEXT NOT NULL,"
     " at INTEGER NOT NULL, spans INTEGER NOT NULL, payload BLOB NOT NULL)",
     "CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
     f"PRAGMA user_version = {FORMAT}",
 )
-# Deleting is part of a commit that somebody waits for, so it is done in bites. A bite is larger than what a commit
-# usually brings, so that a lowered limit is reached in the end.
-_BITE = 1000
+_KEY = 17
+_NO_HOST = bytes(_KEY)
+_SIZE = Struct("<I")
+_Row = tuple[int, int, list[int]]
+"""Id, moment, and the hashes of the keys that are still to be forgotten, newest first."""
 
 
 class Ledger:
@@ -46,8 +53,10 @@ class Ledger:
         self._remember = remember
         self._remember_limit = remember_limit
         self._letter_bytes = letter_bytes
-        self._hashes: set[int] = set()
-        self._loaded = path is None
+        self._row_of: dict[int, int] = {}
+        self._rows: deque[_Row] = deque()
+        self._emptied = 0
+        """Rows up to this id hold nothing that is still remembered; the next commit deletes them."""
         self._letters = 0
         # Readers share one connection; a commit must not show half done, so it has one of its own.
         self._lock = threading.Lock()
@@ -57,25 +66,13 @@ class Ledger:
             self._writer = _connected(path)
             self._reader = self._writer if path is None else _connected(path)
             self._letters = self._writer.execute("SELECT coalesce(sum(length(payload)), 0) FROM letter").fetchone()[0]
+            for number, at, keys in self._reader.execute("SELECT id, at, keys FROM memory ORDER BY id"):
+                self._found(number, at, [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)])
         except sqlite3.Error as error:
             raise StoreError(f"cannot use {path}: {error}; check its permissions and the space on the disk") from error
 
-    def load(self) -> None:
-        """Read the keys that are there; until it is done, ``knows`` sends everybody to the file."""
-        hashes = set()
-        reader = self._reader if self._path is None else _connected(self._path)
-        try:
-            for (key,) in reader.execute("SELECT key FROM memory INDEXED BY memory_key"):
-                hashes.add(hash(key))
-        finally:
-            if reader is not self._reader:
-                reader.close()
-        # Nothing is settled before the store has recovered, so nothing was added meanwhile.
-        self._hashes = hashes
-        self._loaded = True
-
     def __len__(self) -> int:
-        return len(self._hashes)
+        return len(self._row_of)
 
     @property
     def disk_bytes(self) -> int:
@@ -90,48 +87,71 @@ class Ledger:
 
     def knows(self, key: Key) -> bool:
         """False when there certainly is no memory of the key."""
-        return hash(key) in self._hashes or not self._loaded
+        return hash(padded(key)) in self._row_of
 
     def recall(self, key: Key, now: UnixNano) -> Memory | None:
         """The memory of a key, unless its time is over."""
-        if not self.knows(key):
+        sought = padded(key)
+        number = self._row_of.get(hash(sought))
+        if number is None:
             return None
         with self._lock:
-            row = self._reader.execute("SELECT at, host, blob FROM memory WHERE key = ?", (key,)).fetchone()
+            row = self._reader.execute(
+                "SELECT at, keys, hosts, sizes, blobs FROM memory WHERE id = ?", (number,)
+            ).fetchone()
         if row is None or row[0] + self._remember <= now:
             return None
-        return Memory(key, row[2], None if row[1] is None else Key(row[1]))
+        _, keys, hosts, sizes, blobs = row
+        # The last one: it is the newest.
+        found = keys.rfind(sought)
+        while found % _KEY and found >= 0:  # found across two neighbours
+            found = keys.rfind(sought, 0, found + _KEY - 1)
+        if found < 0:
+            return None  # another key of the same hash
+        position = found // _KEY
+        lengths = [length for (length,) in _SIZE.iter_unpack(sizes)]
+        start = sum(lengths[:position])
+        host = hosts[found : found + _KEY]
+        return Memory(key, blobs[start : start + lengths[position]], None if host == _NO_HOST else Key(host[:-1]))
 
     def host(self, key: Key, now: UnixNano) -> tuple[bool, Key | None]:
         """Whether the key is remembered, and the host that its memory names.
 
         A file that cannot be read does not stop the doors: then the key counts as remembered, its host as unknown.
         """
-        if hash(key) not in self._hashes and self._loaded:
+        if hash(padded(key)) not in self._row_of:
             return _NOT_REMEMBERED
         try:
             memory = self.recall(key, now)
         except sqlite3.Error as error:
             _LOG.warning("a memory could not be read: %s", error)
-            return hash(key) in self._hashes, None
+            return True, None
         return _NOT_REMEMBERED if memory is None else (True, memory.host)
 
     def commit(self, memories: Sequence[tuple[Memory, UnixNano]], letters: Sequence[DeadLetter]) -> int:
         """Store, and make room; the number of spans of old letters that had to go. All or nothing."""
         writer = self._writer
-        added: list[int] = []
-        gone: list[int] = []
+        added: list[tuple[int, int, list[int]]] = []
         pushed_out = 0
         size = self._letters
         writer.execute("BEGIN IMMEDIATE")
         try:
-            if memories:
-                writer.executemany(
-                    "INSERT OR REPLACE INTO memory (key, at, host, blob) VALUES (?, ?, ?, ?)",
-                    [(memory.key, now, memory.host, memory.blob) for memory, now in memories],
-                )
-                added = [hash(memory.key) for memory, _ in memories]
-                gone = list(self._forget(set(added), max(now for _, now in memories)))
+            for now, group in groupby(memories, itemgetter(1)):
+                some = [memory for memory, _ in group]
+                number = writer.execute(
+                    "INSERT INTO memory (at, keys, hosts, sizes, blobs) VALUES (?, ?, ?, ?, ?)",
+                    (
+                        now,
+                        b"".join([padded(memory.key) for memory in some]),
+                        b"".join([_NO_HOST if memory.host is None else padded(memory.host) for memory in some]),
+                        b"".join([_SIZE.pack(len(memory.blob)) for memory in some]),
+                        b"".join([memory.blob for memory in some]),
+                    ),
+                ).lastrowid
+                assert number is not None
+                added.append((number, now, [hash(padded(memory.key)) for memory in some]))
+            if self._emptied:
+                writer.execute("DELETE FROM memory WHERE id <= ?", (self._emptied,))
             if letters:
                 writer.executemany(
                     "INSERT INTO letter (key, exporter, reason, at, spans, payload) VALUES (?, ?, ?, ?, ?, ?)",
@@ -145,26 +165,36 @@ class Ledger:
                 writer.execute("ROLLBACK")
             raise
         self._letters = size
-        self._hashes.update(added)
-        # Two keys of one hash would make this forget one memory too many; in a million keys the odds are 1 in 10**7.
-        self._hashes.difference_update(gone)
-        self.forgotten += len(gone)
+        self._emptied = 0
+        for number, at, hashes in added:
+            self._found(number, at, hashes)
+        if added:
+            self._forget(max(at for _, at, _ in added))
         return pushed_out
 
-    def _forget(self, added: set[int], now: UnixNano) -> Iterator[int]:
-        """Delete what is too old or too many, oldest first; yields the hashes."""
-        excess = len(self._hashes) + len(added - self._hashes) - self._remember_limit
-        bite = max(_BITE, 2 * len(added))
-        last = None
-        rows = self._writer.execute("SELECT id, key, at FROM memory ORDER BY id LIMIT ?", (bite,))
-        for count, (row, key, at) in enumerate(rows):
-            if count >= excess and at + self._remember > now:
+    def _found(self, number: int, at: int, hashes: list[int]) -> None:
+        for key_hash in hashes:
+            self._row_of[key_hash] = number
+        # Popped from its end, so the first stored, the oldest, goes first.
+        hashes.reverse()
+        self._rows.append((number, at, hashes))
+
+    def _forget(self, now: int) -> None:
+        """Forget what is too old or too many, oldest first; emptied rows go with the next commit."""
+        rows, row_of = self._rows, self._row_of
+        while rows:
+            number, at, hashes = rows[0]
+            old = at + self._remember <= now
+            while hashes and (old or len(row_of) > self._remember_limit):
+                key_hash = hashes.pop()
+                # A newer memory of the key is in another row.
+                if row_of.get(key_hash) == number and key_hash not in hashes:
+                    del row_of[key_hash]
+                    self.forgotten += 1
+            if hashes:
                 break
-            last = row
-            yield hash(key)
-        rows.close()
-        if last is not None:
-            self._writer.execute("DELETE FROM memory WHERE id <= ?", (last,))
+            rows.popleft()
+            self._emptied = number
 
     def _push_out(self, size: int) -> tuple[int, int]:
         spans = 0
@@ -206,7 +236,7 @@ def _connected(path: Path | None) -> sqlite3.Connection:
         # SQLite takes the file's mode for its -wal too; both may hold what a peer refused, so they are nobody else's.
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     # Autocommit, so that BEGIN and COMMIT stand where they are meant.
-    connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=5.0)
+    connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=0.5)
     try:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found > FORMAT:

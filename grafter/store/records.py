@@ -47,6 +47,9 @@ LOCATION = Struct("<II")
 CHUNK = Struct("<IIQQIHIIIII")
 """LOCATION and ROW in one: what the index keeps of a part."""
 
+Chunk = tuple[int, int, int, int, int, int, int, int, int, int, int]
+"""CHUNK, unpacked: segment and body, then arrival, now, spans, flags, envelope, its length, head, its length, size."""
+
 GUEST = 0x8000
 HOST_KEY = 0x4000
 FACTS = 0x3FFF

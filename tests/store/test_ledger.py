@@ -51,7 +51,6 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
 def test_a_memory_is_found_until_its_time_is_over(path: Path | None) -> None:
     """Blob and host come back up to ``remember`` after it was stored; a newer one takes its place and its age."""
     with ledger_at(path) as ledger:
-        ledger.load()
         ledger.commit(memories(1), [])
         assert ledger.recall(key(1), UnixNano(NOW + 99)) == Memory(key(1), b"1", key(1001))
         assert ledger.recall(key(1), UnixNano(NOW + 100)) is None
@@ -66,7 +65,6 @@ def test_a_memory_is_found_until_its_time_is_over(path: Path | None) -> None:
 def test_past_the_limit_the_oldest_memory_goes(path: Path | None) -> None:
     """Exactly as many stay as may, whatever a commit brings; what went is counted."""
     with ledger_at(path, limit=5) as ledger:
-        ledger.load()
         ledger.commit(memories(0, 1, 2), [])
         ledger.commit(memories(3, 4, 5, 0), [])
         assert known(ledger, 10) == [0, 2, 3, 4, 5]
@@ -78,23 +76,19 @@ def test_past_the_limit_the_oldest_memory_goes(path: Path | None) -> None:
 def test_what_is_too_old_goes_with_the_next_commit(path: Path | None) -> None:
     """Rows do not stay on the disk because nobody asks for them."""
     with ledger_at(path) as ledger:
-        ledger.load()
         ledger.commit(memories(*range(10)), [])
         ledger.commit(memories(10, at=NOW + 100), [])
         assert (len(ledger), ledger.forgotten) == (1, 10)
 
 
-def test_memories_outlive_the_process_and_are_found_before_they_are_loaded(tmp_path: Path) -> None:
-    """A key is remembered from the first moment; loading only makes the answer cheap. A lowered limit holds."""
+def test_memories_outlive_the_process(tmp_path: Path) -> None:
+    """A key is remembered from the first moment. A lowered limit holds from the next commit on."""
     path = tmp_path / "ledger.sqlite"
     with ledger_at(path) as ledger:
-        ledger.load()
         ledger.commit(memories(*range(10)), [])
     with ledger_at(path, limit=4) as ledger:
-        assert ledger.knows(key(77))
         assert ledger.host(key(3), NOW) == (True, key(1003))
         assert ledger.host(key(77), NOW) == (False, None)
-        ledger.load()
         assert not ledger.knows(key(77))
         assert len(ledger) == 10
         ledger.commit(memories(10), [])
@@ -118,7 +112,6 @@ def test_a_commit_is_whole_or_nothing(path: Path | None) -> None:
     """When something in it cannot be stored, nothing of it is, and the next one works."""
     bad = DeadLetter(key(1), "otlp", "refused", NOW, 2**70, b"x")
     with ledger_at(path) as ledger:
-        ledger.load()
         with pytest.raises(OverflowError):
             ledger.commit(memories(1), [bad])
         assert known(ledger, 5) == []
