@@ -15,6 +15,7 @@ from grafter.core.lifecycle import ReleaseReason
 from grafter.core.link import from_openai_trace_id
 from grafter.core.memory import GuestMemory, TraceMemory, merged
 from grafter.core.model import (
+    AttributeValue,
     Envelope,
     Facts,
     Guest,
@@ -53,6 +54,8 @@ class GuestNote:
     """How its anchor was found; empty for a guest that left without a host."""
     waited_seconds: float
     late: bool = False
+    first: bool = True
+    """Nothing of the guest left before; only then it counts for the join rate."""
 
 
 @dataclass(slots=True)
@@ -69,6 +72,8 @@ class Assembled:
     dropped: int = 0
     dropped_reason: str = ""
     guests: Sequence[GuestNote] = ()
+    reason: ReleaseReason | None = None
+    """What the release turned out to be, where that was not known when it was decided."""
     never: bool = False
     """A guest was expected and none has begun."""
     follow_up: Part | None = None
@@ -92,9 +97,10 @@ class Assembled:
         for note in self.guests:
             if note.match:
                 metrics.grafted_spans.labels(note.source.value, note.match).inc(note.spans)
-                metrics.expected_guests.labels(note.source.value, "late" if note.late else "joined").inc()
-                metrics.join_delay_seconds.observe(note.waited_seconds)
-            else:
+                if note.first:
+                    metrics.expected_guests.labels(note.source.value, "late" if note.late else "joined").inc()
+                    metrics.join_delay_seconds.observe(note.waited_seconds)
+            elif note.first:
                 metrics.unlinked_guests.labels(reason.value).inc()
 
 
@@ -143,15 +149,20 @@ class Assembler:
             earlier = _guest_memory(recalled, guest_parts)
             mapped = self._map(guest_parts, earlier)
             guest = mapped.guest
+            if guest.link is None:
+                # Filed here without metadata: its own id spells the host's.
+                guest = replace(guest, link=from_openai_trace_id(guest.trace_id))
             if not host_known:
-                if facts is not None and join.host_missing_drops(facts, self._policy):
-                    out.dropped += sum(p.spans for p in guest_parts)
-                    out.dropped_reason = "host_missing"
+                if self._drops(guest, facts):
+                    _drop(out, guest_parts)
+                    memories.append(_dropped(guest, TraceId(key), mapped.head))
                     continue
                 grafted = join.host_missing(guest, TraceId(key), self._policy, earlier, mapped.head)
             else:
                 grafted = join.graft(guest, index, TraceId(key), self._policy, earlier, mapped.head)
-            self._add(out, pieces, guest_parts, guest, grafted, facts, now, late=state.remembered)
+            self._add(
+                out, pieces, guest_parts, guest, grafted, facts, now, late=state.remembered, first=earlier is None
+            )
             memories.append(Memory(guest_key(guest.trace_id), grafted.memory.encode(), key))
         out.never = Facts.ANCHOR in state.facts and not state.guests and not state.remembered
         out.memories = tuple(memories)
@@ -182,10 +193,16 @@ class Assembler:
         else:
             if guest.link is None:
                 guest = replace(guest, link=from_openai_trace_id(guest.trace_id))
+            if Key(host) not in recalled and self._drops(guest, state):
+                _drop(out, parts)
+                out.memories = (_dropped(guest, host, mapped.head),)
+                return out
             old = TraceMemory.decode(recalled[Key(host)]) if Key(host) in recalled else None
             index = AnchorIndex.of((), self._policy, old)
             grafted = join.graft(guest, index, host, self._policy, earlier, mapped.head, overdue=overdue)
-        self._add(out, pieces, parts, guest, grafted, state, now, late=True, linked=host is not None)
+        self._add(
+            out, pieces, parts, guest, grafted, state, now, late=True, linked=host is not None, first=earlier is None
+        )
         out.memories = (Memory(key, grafted.memory.encode(), Key(host) if host is not None else None),)
         if any(not awaited.stood_in for awaited in grafted.memory.awaited.values()):
             out.follow_up = Part(key, b"[]", 0, guest=GuestFacts(guest.trace_id, guest.source, host))
@@ -261,6 +278,14 @@ class Assembler:
                 pieces.append(Piece(envelope, b"".join(kept), len(kept) // 2))
         return pieces, decoded, repeated
 
+    def _drops(self, guest: Guest, facts: GuestState | None) -> bool:
+        """Its host never came, and it is not to leave without it; the flag may stand in an earlier trace object."""
+        if facts is None:
+            return False
+        if guest.link is not None and facts.sampled is None:
+            facts = replace(facts, sampled=guest.link.sampled)
+        return join.host_missing_drops(facts, self._policy)
+
     def _map(self, parts: Sequence[StoredPart], earlier: GuestMemory | None) -> Mapped:
         facts = parts[0].guest
         assert facts is not None
@@ -283,6 +308,7 @@ class Assembler:
         now: UnixNano,
         *,
         late: bool,
+        first: bool,
         linked: bool = True,
     ) -> None:
         """One guest's grafted spans, as pieces by resource."""
@@ -297,28 +323,44 @@ class Assembler:
         for resource, run in runs.items():
             pieces.append(Piece(envelopes[resource], b"".join(run), len(run) // 2))
         real = len(grafted.spans) - grafted.synthetic
+        notes = out.guests if isinstance(out.guests, list) else []
+        out.guests = notes
         out.merged += sum(p.spans for p in parts) - real
         out.synthetic += grafted.synthetic
         waited = (now - state.first) / 1e9 if state is not None else 0.0
-        out.guests = (*out.guests, GuestNote(guest.source, real, grafted.match if linked else "", waited, late))
+        notes.append(GuestNote(guest.source, real, grafted.match if linked else "", waited, late, first and real > 0))
 
     def _finish(self, out: Assembled, key: Key, pieces: list[Piece]) -> Assembled:
         if not pieces:
             return out
         if self._redacts:
-            pieces = [self._redacted(piece) for piece in pieces]
+            pieces, left_out = self._redacted(pieces)
+            if left_out:
+                out.dropped += left_out
+                out.dropped_reason = "unreadable"
+            if not pieces:
+                return out
         spans = sum(p.spans for p in pieces)
         out.trace = OutTrace(key, tuple(pieces), spans)
         out.size = sum(len(p.payload) for p in pieces) + sum(map(envelope_size, {p.envelope for p in pieces}))
         return out
 
-    def _redacted(self, piece: Piece) -> Piece:
+    def _redacted(self, pieces: Iterable[Piece]) -> tuple[list[Piece], int]:
+        """The pieces without what must not be read behind grafter, and how many spans had to go for it."""
         rules = self._policy.redact
-        return Piece(
-            otlp.redacted_envelope(piece.envelope, rules.keys, lambda value: redact(value, rules)),
-            otlp.redacted_run(piece.payload, rules.keys, lambda value: redact(value, rules)),
-            piece.spans,
-        )
+
+        def rewrite(value: AttributeValue) -> AttributeValue | None:
+            return redact(value, rules)
+
+        kept = []
+        left_out = 0
+        for piece in pieces:
+            run, gone = otlp.redacted_run(piece.payload, rules.keys, rewrite)
+            left_out += gone
+            if run:
+                envelope = otlp.redacted_envelope(piece.envelope, rules.keys, rewrite)
+                kept.append(Piece(envelope, run, piece.spans - gone))
+        return kept, left_out
 
 
 def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int]:
@@ -334,6 +376,16 @@ def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int
             seen.add(identity)
             kept.append(part)
     return kept, repeated
+
+
+def _drop(out: Assembled, parts: Iterable[StoredPart]) -> None:
+    out.dropped += sum(p.spans for p in parts)
+    out.dropped_reason = "host_missing"
+
+
+def _dropped(guest: Guest, host: TraceId, head: Mapping[str, object]) -> Memory:
+    """What makes the rest of a dropped guest go the same way."""
+    return Memory(guest_key(guest.trace_id), GuestMemory(host, host, head=head).encode(), Key(host))
 
 
 def _by_guest(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:

@@ -24,7 +24,11 @@ async def open_receiver(
     metrics: Metrics,
     grace_seconds: float,
 ) -> AsyncIterator[dict[str, int]]:
-    """Run one receiver; yields its ports by door. Raises OSError or ValueError when it cannot be opened."""
+    """Run one receiver; yields its ports by door.
+
+    Leaving closes its doors one after the other, which takes up to ``grace_seconds`` in all. Raises OSError or
+    ValueError when it cannot be opened.
+    """
     if isinstance(receiver, OtlpReceiver):
         doors = _otlp(name, receiver, consumer, forwarding, policy, metrics, grace_seconds)
     else:
@@ -46,6 +50,7 @@ async def _otlp(
     suffix = name.removeprefix("otlp")
     grpc, http = receiver.protocols.grpc, receiver.protocols.http
     splitter = Splitter(policy.anchors)
+    grace_seconds /= 2
     async with (
         otlp_grpc.listening(
             consumer,
@@ -89,7 +94,11 @@ async def _openai(
         tee = None
         if receiver.ingest.tee is not None:
             config = receiver.ingest.tee
-            tee = await stack.enter_async_context(teeing(config.endpoint, config.key, metrics))
+            # The door is left first and may need its half for requests whose items the tee then gets.
+            grace_seconds /= 2
+            tee = await stack.enter_async_context(
+                teeing(config.endpoint, config.key, metrics, grace_seconds=grace_seconds)
+            )
         port = await stack.enter_async_context(
             openai_http.listening(
                 consumer,

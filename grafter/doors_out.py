@@ -3,7 +3,6 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 
 from grafter.config import exporters as config
 from grafter.consumer import Exporter
@@ -31,38 +30,41 @@ async def open_exporter(name: str, exporter: config.Exporter, metrics: Metrics) 
                 retry=_retry(exporter.retry_on_failure),
                 limits=_limits(exporter.sending_queue),
             )
-        case config.OtlpHttpExporter() | config.HoneycombExporter():
-            honeycomb = isinstance(exporter, config.HoneycombExporter)
+        case config.OtlpHttpExporter():
             opened = otlp_http.opened(
                 name=name,
                 metrics=metrics,
-                endpoint=_base(exporter),
+                endpoint=str(exporter.endpoint) if exporter.endpoint else None,
                 traces_endpoint=str(exporter.url("traces")),
-                encoding="proto" if isinstance(exporter, config.HoneycombExporter) else exporter.encoding,
+                encoding=exporter.encoding,
                 tls=_tls(exporter.tls),
                 headers=exporter.request_headers(),
                 compression=exporter.effective_compression,
                 timeout_seconds=exporter.timeout.seconds,
                 retry=_retry(exporter.retry_on_failure),
-                limits=(_honeycomb_limits if honeycomb else _limits)(exporter.sending_queue),
+                limits=_limits(exporter.sending_queue),
+            )
+        case config.HoneycombExporter():
+            opened = otlp_http.honeycomb(
+                name=name,
+                metrics=metrics,
+                api_key=exporter.api_key.get_secret_value(),
+                region=exporter.region,
+                dataset=exporter.dataset,
+                endpoint=str(exporter.endpoint) if exporter.endpoint else None,
+                tls=_tls(exporter.tls),
+                headers=exporter.request_headers(),
+                compression=exporter.effective_compression,
+                timeout_seconds=exporter.timeout.seconds,
+                retry=_retry(exporter.retry_on_failure),
+                limits=_limits(exporter.sending_queue),
             )
         case config.DebugExporter():
             opened = debug.opened(name=name, metrics=metrics, stream=sys.stdout, verbosity=exporter.verbosity)
         case config.FileExporter():
-            opened = file.opened(
-                name=name,
-                metrics=metrics,
-                path=exporter.path,
-            )
+            opened = file.opened(name=name, metrics=metrics, path=exporter.path, fsync=exporter.fsync)
     async with opened as running:
         yield running
-
-
-def _base(exporter: config.OtlpHttpExporter | config.HoneycombExporter) -> str | None:
-    """What ``/v1/metrics`` and ``/v1/logs`` are added to; None where only a traces endpoint is configured."""
-    if isinstance(exporter, config.OtlpHttpExporter) and exporter.endpoint is None:
-        return None
-    return exporter.url("metrics").removesuffix("/v1/metrics")
 
 
 def _tls(tls: config.ClientTls) -> TlsClient:
@@ -90,8 +92,3 @@ def _limits(queue: config.SendingQueue) -> Limits:
     return Limits(
         num_consumers=queue.num_consumers, batch_spans=queue.batch.max_spans, batch_bytes=queue.batch.max_bytes
     )
-
-
-def _honeycomb_limits(queue: config.SendingQueue) -> Limits:
-    # What Honeycomb's own proxy sends at most: refinery, transmit/direct_transmit.go, apiMaxBatchSize.
-    return replace(_limits(queue), request_bytes=5_000_000)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from grafter.consumer import Exporter, PassThrough, Signal
-from grafter.errors import RejectedError
+from grafter.errors import RejectedError, UnavailableError
 from grafter.telemetry import Metrics
 
 
@@ -21,16 +21,18 @@ class Forwarding(PassThrough):
         return frozenset(self._exporters)
 
     async def forward(self, signal: Signal, request: bytes) -> None:
-        """See PassThrough. One exporter that cannot take it makes the sender try again, for all of them."""
+        """See PassThrough. Every exporter is given the request, whatever the others say of it.
+
+        One that cannot take it now makes the sender try again, for all of them: a copy too many is better than none.
+        """
         answers = await asyncio.gather(
             *(exporter.forward(signal, request) for exporter in self._exporters[signal]), return_exceptions=True
         )
         failures = [answer for answer in answers if isinstance(answer, BaseException)]
-        # A retry can still help when one failure is passing; it never helps against a refusal.
-        failures.sort(key=lambda failure: not isinstance(failure, RejectedError))
-        outcome = "forwarded"
-        if failures:
-            outcome = "refused" if isinstance(failures[0], RejectedError) else "unavailable"
-        self._metrics.passed_requests.labels(signal.value, outcome).inc()
-        if failures:
-            raise failures[0]
+        # Said to be refused, the sender would forget what another exporter would still have taken.
+        for kind, outcome in ((UnavailableError, "unavailable"), (RejectedError, "refused"), (BaseException, "error")):
+            for failure in failures:
+                if isinstance(failure, kind):
+                    self._metrics.passed_requests.labels(signal.value, outcome).inc()
+                    raise failure
+        self._metrics.passed_requests.labels(signal.value, "forwarded").inc()

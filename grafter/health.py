@@ -22,22 +22,35 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class Health:
-    """The state of the process; ``troubles`` is asked at each request and names what is wrong now."""
+    """The state of the process; what is a function is asked at each request."""
 
     phase: Phase = Phase.STARTING
     troubles: Callable[[], dict[str, str]] = field(default=dict)
+    """What is wrong now, by the name of what has the trouble."""
+    takes_parts: Callable[[], bool] = lambda: True
+    """Whether the store takes parts now."""
+    readiness_on_store: bool = False
+    """Not ready while the store takes none."""
+
+    @property
+    def status(self) -> str:
+        """``ready``, or why not: ``starting``, ``stopping`` or ``store_down``."""
+        if self.phase is not Phase.RUNNING:
+            return self.phase.value
+        return "store_down" if self.readiness_on_store and not self.takes_parts() else "ready"
 
 
 def health_app(health: Health) -> web.Application:
-    """/healthz answers while the process lives; /readyz answers 503 only while starting and stopping."""
+    """/healthz answers while the process lives; /readyz answers 503 while starting and stopping, and by choice while
+    the store takes no parts. Both are JSON; the body of /readyz has ``status`` and ``troubles``."""
 
     async def healthz(_request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
     async def readyz(_request: web.Request) -> web.Response:
-        ready = health.phase is Phase.RUNNING
-        body = {"status": "ready" if ready else health.phase.value, "troubles": health.troubles()}
-        return web.json_response(body, status=200 if ready else 503)
+        status = health.status
+        body = {"status": status, "troubles": health.troubles()}
+        return web.json_response(body, status=200 if status == "ready" else 503)
 
     app = web.Application()
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/", healthz)])

@@ -17,6 +17,7 @@ from grafter.store.base import Claim, Store, StoredPart
 
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
 _ANCHOR_POLL = SECOND // 2
+_MAX_HOSTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class LateGuests:
         self._policy = policy
         self._assembler = assembler
         self._stream = policy.mode is Mode.STREAM
+        self._hosts: dict[Key, TraceId | None] = {}
+        """The host that the last attempt of a guest found; for attempts that have to be made again."""
 
     async def decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, Decision]]:
         """One decision a claim that stays this caller's; a claim that was moved to its host has none."""
@@ -53,22 +56,45 @@ class LateGuests:
         return decisions
 
     async def assemble(
-        self, claim: Claim, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano
+        self, claim: Claim, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano, *, pinned: bool
     ) -> Assembled:
-        """What leaves of a guest whose release was decided."""
+        """What leaves of a guest whose release was decided.
+
+        ``pinned``: an export of these parts was begun, so the host is the one that was found then, whatever has become
+        known since.
+        """
+        if pinned:
+            # A claim's state knows of all parts; those that the first attempt did not see must not speak here.
+            said = (part.guest.host for part in parts if part.guest is not None and part.guest.host is not None)
+            _guest(claim).host = next(said, None)
         (known,) = await self._known([claim], now)
         host, recalled = known.host, known.recalled
-        if host is None:
+        if pinned and claim.key in self._hosts:
+            host = self._hosts[claim.key]
+            if host is not None and Key(host) not in recalled:
+                recalled = {**recalled, **await self._memory(host, now)}
+        elif host is None:
             host, recalled = await self._host_by_id(known, now)
         if host is None and self._policy.unlinked is Unlinked.DROP:
             dropped = sum(part.spans for part in parts)
             return Assembled(None, dropped=dropped, dropped_reason="unlinked")
-        overdue = self._stream and reason is not ReleaseReason.STREAM
-        return self._assembler.guest(claim.key, known.guest, parts, now, host, recalled, overdue=overdue)
+        if len(self._hosts) >= _MAX_HOSTS:
+            self._hosts.clear()
+        self._hosts[claim.key] = host
+        waits = self._policy.waits
+        overdue = self._stream and now >= claim.state.last + min(waits.for_guest, waits.idle)
+        assembled = self._assembler.guest(claim.key, known.guest, parts, now, host, recalled, overdue=overdue)
+        if host is not None and reason is ReleaseReason.UNLINKED:
+            assembled.reason = ReleaseReason.LATE_GUEST
+        return assembled
 
     async def _step(self, claim: Claim, known: _Known, now: UnixNano) -> Decision:
         anchor_known = False
-        if self._stream and known.host is not None:
+        memory = _own_memory(claim.key, known.recalled)
+        if memory is not None and memory.sent:
+            # What left before counts: the rest is whole when nothing that it names is missing.
+            known.guest.head = known.guest.top_level = True
+        if self._stream and known.host is not None and known.recalled:
             (parts,) = await self._store.read([claim])
             anchor_known = self._assembler.anchor_known(parts, known.host, known.recalled)
         decision = step_guest(
@@ -77,7 +103,7 @@ class LateGuests:
             self._policy,
             host_released=known.host is not None,
             anchor_known=anchor_known,
-            missing_ok=_sent(claim.key, known.recalled),
+            missing_ok=frozenset(memory.sent_ids()) if memory is not None else frozenset(),
         )
         if self._stream and known.host is not None and isinstance(decision, Wait):
             return Wait(UnixNano(min(decision.until, now + _ANCHOR_POLL)))
@@ -112,12 +138,12 @@ class LateGuests:
     async def _host_by_id(self, known: _Known, now: UnixNano) -> tuple[TraceId | None, Mapping[bytes, bytes]]:
         """… or of a host that was released before."""
         named = openai_trace_id(known.guest.guest)
-        if named is None:
-            return None, known.recalled
-        (memory,) = await self._store.recall([Key(named)], now)
-        if memory is None:
-            return None, known.recalled
-        return named, {**known.recalled, memory.key: memory.blob}
+        found = await self._memory(named, now) if named is not None else {}
+        return (named, {**known.recalled, **found}) if found else (None, known.recalled)
+
+    async def _memory(self, host: TraceId, now: UnixNano) -> dict[bytes, bytes]:
+        (memory,) = await self._store.recall([Key(host)], now)
+        return {} if memory is None else {memory.key: memory.blob}
 
 
 def _guest(claim: Claim) -> GuestState:
@@ -126,6 +152,5 @@ def _guest(claim: Claim) -> GuestState:
     return guest
 
 
-def _sent(key: Key, recalled: Mapping[bytes, bytes]) -> frozenset[bytes]:
-    memory = GuestMemory.decode(recalled[key]) if key in recalled else None
-    return frozenset(memory.sent_ids()) if memory is not None else frozenset()
+def _own_memory(key: Key, recalled: Mapping[bytes, bytes]) -> GuestMemory | None:
+    return GuestMemory.decode(recalled[key]) if key in recalled else None

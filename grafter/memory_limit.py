@@ -18,23 +18,26 @@ from grafter.tasks import task_group
 logger = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 0.5
-_CGROUP_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+CGROUP_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where a cgroup says its limit in bytes: v2, then v1."""
 _STATM = Path("/proc/self/statm")
 
 
-def total_memory() -> int | None:
-    """Bytes that this process may use at most: the cgroup's limit, else the machine's memory; None if unknown."""
+def total_memory(limit_files: Sequence[Path] = CGROUP_FILES) -> int | None:
+    """Bytes that this process may use at most: the cgroup's limit, else the machine's memory; None if unknown.
+
+    The first of the files that can be read decides; ``max`` in it, or more than the machine has, is no limit.
+    """
     try:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return None
-    for path in _CGROUP_FILES:
+    for path in limit_files:
         try:
             text = path.read_text().strip()
         except OSError:
             continue
-        if text.isdigit():
-            return min(int(text), machine)
+        return min(int(text), machine) if text.isdecimal() else machine
     return machine
 
 
@@ -70,14 +73,19 @@ class MemoryGuard(Consumer):
 
 
 @asynccontextmanager
-async def guarding(consumer: Consumer, limit: int) -> AsyncIterator[MemoryGuard]:
-    """A guard that looks by itself, twice a second."""
-    guard = MemoryGuard(consumer, limit)
+async def guarding(
+    consumer: Consumer,
+    limit: int,
+    resident: Callable[[], int] = resident_bytes,
+    check_seconds: float = _CHECK_SECONDS,
+) -> AsyncIterator[MemoryGuard]:
+    """A guard that looks by itself every ``check_seconds``; ``limit`` in bytes."""
+    guard = MemoryGuard(consumer, limit, resident)
 
     async def watch() -> None:
         while True:
             guard.check()
-            await asyncio.sleep(_CHECK_SECONDS)
+            await asyncio.sleep(check_seconds)
 
     async with task_group() as tasks:
         watching = tasks.create_task(watch(), name="memory.guard")

@@ -13,17 +13,19 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 from grafter.assemble import Assembled, Assembler
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Verdict
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
-from grafter.core.model import Part, UnixNano
+from grafter.core.model import Key, Part, UnixNano
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
 from grafter.late_guests import LateGuests
 from grafter.otlp import build
-from grafter.store.base import Claim, DeadLetter, Outcome, Settlement, Store
+from grafter.poison import Poison
+from grafter.store.base import Claim, DeadLetter, Outcome, Settlement, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 
@@ -34,6 +36,8 @@ _CLAIM_LIMIT = 400
 # Payload that is read and assembled at a time: bounds memory when many large traces are due together.
 _READ_BYTES = 32 << 20
 _FINAL = frozenset({Outcome.ACCEPTED, Outcome.REFUSED})
+# From here on a join takes more than some 50 ms.
+_LARGE_BYTES, _LARGE_GUEST = 2 << 20, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,9 @@ class Processor:
         self._sends: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._late = LateGuests(store, policy, assembler)
+        self._poison = Poison(store, metrics)
+        self._begun: dict[Key, ReleaseReason] = {}
+        """Why a key was released whose exporters have not all answered yet."""
 
     async def consume(self, parts: Sequence[Part]) -> None:
         """Store the parts of one request; see Consumer."""
@@ -166,11 +173,15 @@ class Processor:
             works = await self._release(some, now)
             for batch in self._batches(works):
                 await self._slots.acquire()
+                if self._stopping.is_set():
+                    # What was claimed and not yet begun is as it was before, and due again at the next start.
+                    self._slots.release()
+                    return 0
                 for work in batch:
                     self._claims[id(work)] = work.claim
                 task = tasks.create_task(self._send(batch), name="processor.send")
                 self._sends.add(task)
-                task.add_done_callback(self._sends.discard)
+                task.add_done_callback(partial(self._sent, batch))
         return len(claims)
 
     async def _decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, ReleaseReason]]:
@@ -179,16 +190,13 @@ class Processor:
         later: list[tuple[Claim, UnixNano]] = []
         guests: list[Claim] = []
         for claim in claims:
-            if claim.outcomes:
+            if _pinned(claim):
                 waiting = self._down_for(self._pending(claim))
                 if waiting > 0:
                     later.append((claim, UnixNano(now + int(waiting * SECOND))))
-                elif len(claim.key) == 16:
-                    # Its parts are the same as at the first attempt; what came since may have changed the answer.
-                    decision = step_host(claim.state, now, self._policy)
-                    due.append((claim, decision.reason if isinstance(decision, Release) else ReleaseReason.COMPLETE))
                 else:
-                    due.append((claim, ReleaseReason.LATE_GUEST))
+                    # Its parts are those of the first attempt; what came since must not change the answer.
+                    due.append((claim, self._begun.get(claim.key, ReleaseReason.COMPLETE)))
             elif len(claim.key) == 16:
                 _sort(claim, step_host(claim.state, now, self._policy), due, later)
             else:
@@ -205,23 +213,58 @@ class Processor:
 
     async def _release(self, due: Sequence[tuple[Claim, ReleaseReason]], now: UnixNano) -> list[Work]:
         """Read and assemble; what leaves nothing behind is settled here."""
-        claims = [claim for claim, _ in due]
-        parts = await self._store.read(claims)
         works = []
-        for (claim, reason), own in zip(due, parts, strict=True):
-            if len(claim.key) != 16:
-                assembled = await self._late.assemble(claim, own, reason, now)
-            elif claim.state.guests or claim.state.remembered:
-                recalled = await self._recall(claim, now)
-                assembled = self._assembler.host(claim.key, claim.state, own, reason, now, recalled)
-            else:
-                assembled = self._assembler.host(claim.key, claim.state, own, reason, now, {})
-            works.append(Work(claim, reason, assembled, dict(claim.outcomes)))
+        for (claim, reason), parts in zip(due, await self._read([claim for claim, _ in due]), strict=True):
+            if parts is None:
+                continue
+            try:
+                assembled = await self._assemble(claim, parts, reason, now)
+            except UnavailableError:
+                raise
+            except Exception as error:  # noqa: BLE001  # one trace that cannot be assembled must not hold up the others
+                await self._poison.assembling(claim, parts, error, now)
+                continue
+            if len(self._exporters) > 1:
+                self._begun[claim.key] = reason
+            works.append(Work(claim, assembled.reason or reason, assembled, dict(claim.outcomes)))
         empty = [w for w in works if w.assembled.trace is None]
         if empty:
             await self._settle(empty)
             works = [w for w in works if w.assembled.trace is not None]
         return works
+
+    async def _read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart] | None]:
+        """The parts of each claim; None for one that cannot be read while the others can."""
+        try:
+            return await self._store.read(claims)
+        except UnavailableError:
+            if len(claims) == 1:
+                raise
+        found: list[Sequence[StoredPart] | None] = []
+        failures: list[tuple[Claim, UnavailableError]] = []
+        for claim in claims:
+            try:
+                found.append((await self._store.read([claim]))[0])
+            except UnavailableError as error:
+                found.append(None)
+                failures.append((claim, error))
+        if len(failures) == len(claims):
+            raise failures[0][1]
+        for claim, failure in failures:
+            await self._poison.reading(claim, failure, UnixNano(self._clock()))
+        return found
+
+    async def _assemble(
+        self, claim: Claim, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano
+    ) -> Assembled:
+        state = claim.state
+        if len(claim.key) != 16:
+            return await self._late.assemble(claim, parts, reason, now, pinned=_pinned(claim))
+        recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
+        if state.guests and (state.bytes > _LARGE_BYTES or state.guest_spans > _LARGE_GUEST):
+            # A join of this size takes longer than the other requests should wait.
+            return await asyncio.to_thread(self._assembler.host, claim.key, state, parts, reason, now, recalled)
+        return self._assembler.host(claim.key, state, parts, reason, now, recalled)
 
     async def _recall(self, claim: Claim, now: UnixNano) -> dict[bytes, bytes]:
         """The memories that matter to a host's key: its own and its guests'."""
@@ -261,10 +304,13 @@ class Processor:
             logger.warning("the store is not available: %s", error)
         except Exception:
             logger.exception("a batch failed; its traces are tried again when their leases end")
-        finally:
-            for work in works:
-                self._claims.pop(id(work), None)
-            self._slots.release()
+
+    def _sent(self, works: list[Work], task: asyncio.Task[None]) -> None:
+        """The end of a send, also of one that was cancelled before its first step."""
+        self._sends.discard(task)
+        for work in works:
+            self._claims.pop(id(work), None)
+        self._slots.release()
 
     async def _export(self, exporter: Exporter, works: list[Work]) -> None:
         name = exporter.name
@@ -284,16 +330,24 @@ class Processor:
                 work.outcomes[name] = Outcome.REFUSED
                 refused.append((work, trace, result))
             else:
+                # LATER: nothing is known against the trace.
                 work.retry_after = max(work.retry_after, result.retry_after, self._limits.tick_seconds)
                 if result.unknown or trace.resend:
                     work.outcomes[name] = Outcome.INTENDED
                 else:
                     work.outcomes.pop(name, None)
                     withdrawn.append(work.claim)
+        if len(self._exporters) > 1:
+            # Another exporter may take long, or the process may die: what this one said has to be known by then.
+            accepted = [w.claim for w in works if w.outcomes.get(name) is Outcome.ACCEPTED]
+            if accepted:
+                await self._store.outcome(accepted, name, Outcome.ACCEPTED)
         if withdrawn:
             await self._store.outcome(withdrawn, name, Outcome.WITHDRAWN)
         if refused:
             await self._bury(name, refused)
+            if len(self._exporters) > 1:
+                await self._store.outcome([work.claim for work, _, _ in refused], name, Outcome.REFUSED)
 
     async def _bury(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> None:
         """What a peer refuses for good is kept with its reason: it is never lost in silence."""
@@ -326,15 +380,6 @@ class Processor:
             await self._settle(done)
         if not rest:
             return
-        for name in names:
-            for outcome in _FINAL:
-                noted = [
-                    w.claim
-                    for w in rest
-                    if w.outcomes.get(name) is outcome and w.claim.outcomes.get(name) is not outcome
-                ]
-                if noted:
-                    await self._store.outcome(noted, name, outcome)
         now = self._clock()
         await self._store.postpone([(w.claim, UnixNano(now + int(w.retry_after * SECOND))) for w in rest])
 
@@ -343,16 +388,26 @@ class Processor:
         # Before the settle: should the process die between the two, one look too many does no harm.
         follow_ups = [w.assembled.follow_up for w in works if w.assembled.follow_up is not None]
         if follow_ups:
-            await self._store.append(follow_ups, now)
+            try:
+                await self._store.append(follow_ups, now)
+            except UnavailableError as error:
+                # Full: the place of a parent may stay empty, but what left must not leave again.
+                logger.warning("parents that have not come will not be stood in for: %s", error)
         settled = await self._store.settle([Settlement(w.claim, w.assembled.memories) for w in works], now)
         reasons: dict[ReleaseReason, int] = {}
         for work, own in zip(works, settled, strict=True):
+            self._begun.pop(work.claim.key, None)
             if own:
                 reasons[work.reason] = reasons.get(work.reason, 0) + 1
                 if not work.assembled.plain:
                     work.assembled.count(self._metrics, work.reason)
         for reason, releases in reasons.items():
             self._metrics.released_traces.labels(reason.value).inc(releases)
+
+
+def _pinned(claim: Claim) -> bool:
+    """An export of the claim's parts was begun, and some of it may have arrived."""
+    return any(outcome is not Outcome.WITHDRAWN for outcome in claim.outcomes.values())
 
 
 def _sort(

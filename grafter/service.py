@@ -68,6 +68,7 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
     service = Running(metrics, Health())
     async with AsyncExitStack() as stack:
         if config.extensions.health_check is not None:
+            service.health.readiness_on_store = config.extensions.health_check.readiness_on_store
             _, service.ports["health"] = await stack.enter_async_context(
                 serving(health_app(service.health), config.extensions.health_check.endpoint, None, 1.0)
             )
@@ -108,7 +109,10 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
         )
         for name, receiver in active.receivers.items():
             ports = await stack.enter_async_context(
-                open_receiver(name, receiver, consumer, forwarding, policy, metrics, door_seconds)
+                # They close one after the other.
+                open_receiver(
+                    name, receiver, consumer, forwarding, policy, metrics, door_seconds / len(active.receivers)
+                )
             )
             service.ports.update(ports)
         service.health.phase = Phase.RUNNING
@@ -172,6 +176,7 @@ def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Expor
 
     service.metrics.watch(held)
     service.health.troubles = troubles
+    service.health.takes_parts = lambda: store.up
 
 
 @asynccontextmanager
@@ -240,5 +245,13 @@ def run(config: Config) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(config))
     except (OSError, ValueError) as error:
-        print(f"grafter: {error}", file=sys.stderr)
+        print(f"grafter: {_words(error)}", file=sys.stderr)
         return 1
+
+
+def _words(error: OSError | ValueError) -> str:
+    """One line for people, without the number that str() puts before an OSError."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror
+    return " ".join(text.split())

@@ -1,8 +1,9 @@
 """``grafter send``: replay files into a running grafter.
 
 A file is told by what is in it, never by its name: an OTLP request as protobuf or as a JSON document, OpenAI items
-(``{"data": […]}``, a list, a capture with ``requests[].body``), or JSON lines of any of these and of single items.
-Bytes go out as they stand in the file wherever the door takes them so.
+(``{"data": […]}``, a list, a capture with ``requests[].body``, a trace with its ``spans``, an event envelope with any
+of these under ``data``), or JSON lines of any of these and of single items. Bytes go out as they stand in the file
+wherever the door takes them so.
 """
 
 import asyncio
@@ -99,8 +100,10 @@ async def send(
     for file in files:
         try:
             requests += read(file)
-        except (OSError, ValueError) as error:
-            summary.problems.append(f"{file}: {error.strerror or error if isinstance(error, OSError) else error}")
+        except OSError as error:
+            summary.problems.append(f"{file}: {error.strerror or error}")
+        except ValueError as error:
+            summary.problems.append(str(error))
     if not summary.problems:
         urls = {
             Door.OTLP: _url(otlp_endpoint, "/v1/traces"),
@@ -116,16 +119,23 @@ async def send(
 
 
 def read(file: Path) -> list[Request]:
-    """The requests that a file holds. Raises OSError, or ValueError with what was found instead."""
+    """The requests that a file holds. Raises OSError, or ValueError with the file and what was found instead."""
     data = file.read_bytes()
     try:
-        return _requests([_json(data)], data, file.name)
+        return _read(data, file.name)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _read(data: bytes, name: str) -> list[Request]:
+    try:
+        return _requests([_json(data)], data, name)
     except orjson.JSONDecodeError:
         pass
     # A protobuf request begins with 0x0a, which JSON takes for a blank; so JSON lines are tried before it.
     lines = [line for line in data.splitlines() if line.strip()]
     try:
-        return _requests([_json(line) for line in lines], b"", file.name)
+        return _requests([_json(line) for line in lines], b"", name)
     except orjson.JSONDecodeError:
         pass
     try:
@@ -135,7 +145,7 @@ def read(file: Path) -> list[Request]:
     ends = [span.end_time_unix_nano for each in request.resource_spans for s in each.scope_spans for span in s.spans]
     if not ends:
         raise ValueError("neither an OTLP trace request (protobuf, JSON, JSON lines) nor OpenAI items")
-    return [Request(Door.OTLP, data, PROTOBUF, len(ends), max(ends) / 1e9 or None, file.name)]
+    return [Request(Door.OTLP, data, PROTOBUF, len(ends), max(ends) / 1e9 or None, name)]
 
 
 def _requests(documents: list[Any], whole: bytes, name: str) -> list[Request]:
@@ -145,7 +155,7 @@ def _requests(documents: list[Any], whole: bytes, name: str) -> list[Request]:
     for number, document in enumerate(documents, 1):
         source = name if len(documents) == 1 else f"{name}:{number}"
         if isinstance(document, dict) and "object" in document and "data" not in document:
-            loose.append(document)
+            loose += _unfolded([document])
             continue
         requests += _items(loose, source)
         loose = []
@@ -165,16 +175,38 @@ def _requests(documents: list[Any], whole: bytes, name: str) -> list[Request]:
                         raise ValueError("a request of the capture has no list under body.data")
                     at = each.get("t")
                     requests += _items(items, source, at if isinstance(at, int | float) else None, len(items))
-            case {"data": list() as items}:
-                requests += _items(items, source, size=len(items))
+            case {"data": {"data": list() as items}} | {"data": list() as items}:
+                unfolded = _unfolded(items)
+                requests += _items(unfolded, source, size=len(unfolded))
+            case {"data": {"spans": list()} | {"object": "trace" | "trace.span"} as item}:
+                unfolded = _unfolded([item])
+                requests += _items(unfolded, source, size=len(unfolded))
+            case {"spans": list()}:
+                requests += _items(_unfolded([document]), source)
             case list():
-                requests += _items(document, source)
+                requests += _items(_unfolded(document), source)
             case _:
                 raise ValueError("JSON, but neither an OTLP trace request nor OpenAI items")
     requests += _items(loose, name)
     if not requests:
         raise ValueError("no OTLP trace request and no OpenAI items in it")
     return requests
+
+
+def _unfolded(items: list[Any]) -> list[Any]:
+    """The items, with a trace that holds its ``spans`` as a trace object followed by them, as the door reads them."""
+    unfolded: list[Any] = []
+    for item in items:
+        match item:
+            case {"spans": list() as spans}:
+                trace = {"object": "trace"} | {key: value for key, value in item.items() if key != "spans"}
+                unfolded.append(trace)
+                # What stands inside its trace may leave out whose it is.
+                own = {"trace_id": item["id"]} if "id" in item else {}
+                unfolded += [own | span if isinstance(span, dict) else span for span in spans]
+            case _:
+                unfolded.append(item)
+    return unfolded
 
 
 def _items(items: list[Any], source: str, at: float | None = None, size: int = _ITEMS_A_REQUEST) -> list[Request]:

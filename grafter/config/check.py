@@ -11,6 +11,7 @@ from typing import Any
 
 from grafter.config.exporters import (
     ClientTls,
+    FileExporter,
     HoneycombExporter,
     OtlpGrpcExporter,
     OtlpHttpExporter,
@@ -100,6 +101,8 @@ def _pipelines(config: Config) -> Iterator[Finding]:
                 exporter = config.exporters.get(name)
                 if isinstance(exporter, OtlpHttpExporter) and exporter.endpoint is None:
                     yield Finding((*loc, at), f"{name} has an address for traces only: give it an endpoint")
+                elif isinstance(exporter, FileExporter):
+                    yield Finding((*loc, at), f"{name} takes no {signal}: a file holds traces only")
 
 
 def _receivers(config: Config) -> Iterator[Finding]:
@@ -131,6 +134,12 @@ def _exporters(config: Config) -> Iterator[Finding]:
         if isinstance(tls, ClientTls) and bool(tls.cert_file) != bool(tls.key_file):
             given, wanted = ("cert_file", "key_file") if tls.cert_file else ("key_file", "cert_file")
             yield Finding((*where, "tls", given), f"needs {wanted} beside it")
+        if isinstance(exporter, OtlpGrpcExporter) and exporter.secure and exporter.tls.insecure_skip_verify:
+            yield Finding(
+                (*where, "tls", "insecure_skip_verify"),
+                "cannot be true here: gRPC in Python always checks the certificate; name its authority in ca_file, "
+                "or use otlp_http",
+            )
         retry = getattr(exporter, "retry_on_failure", None)
         if retry is not None and retry.max_interval < retry.initial_interval:
             loc: Loc = (*where, "retry_on_failure")

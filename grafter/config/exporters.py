@@ -31,7 +31,7 @@ class ClientTls(Model):
     insecure: Flag = False
     """Plaintext, for gRPC; over HTTP the scheme decides."""
     insecure_skip_verify: Flag = False
-    """Take any certificate."""
+    """Take any certificate; over HTTP only."""
     ca_file: Word | None = None
     """Authorities to trust, PEM; null: the system's."""
     cert_file: Word | None = None
@@ -93,8 +93,8 @@ class OtlpGrpcExporter(_Sending):
     """TLS towards the server."""
     headers: Headers = _NO_HEADERS
     """Sent with each request; they are secrets."""
-    compression: Literal["gzip", "zstd", "none"] | None = None
-    """`gzip`, `zstd` or `none`. Null: none for a loopback endpoint, else gzip."""
+    compression: Literal["gzip", "none"] | None = None
+    """`gzip` or `none`. Null: none for a loopback endpoint, else gzip."""
     timeout: PositiveDuration = Duration.parse("5s")
     """For one attempt."""
 
@@ -206,8 +206,9 @@ class FileExporter(Model):
 
     path: Word
     """The file; it is appended to."""
-    flush_interval: PositiveDuration = Duration.parse("1s")
-    """How long a line may wait in the process."""
+    fsync: Flag = False
+    """True: a line is brought to the disk before its spans count as sent. False: that is left to the system, and a
+    power cut may cost the last lines."""
 
     def describe(self) -> str:
         return self.path

@@ -50,6 +50,9 @@ class HealthCheck(Model):
 
     endpoint: Endpoint = Endpoint("localhost:13133")
     """Where to listen, over HTTP."""
+    readiness_on_store: Flag = False
+    """True: `/readyz` answers 503 while the store takes no parts. False: the store's trouble stands in its body, and
+    the doors answer for it request by request."""
 
     def describe(self) -> str:
         return f"http {self.endpoint}"

@@ -1,8 +1,10 @@
 """Single spans: decoded for the join, encoded after it, edited by appending or, where values change, by rewriting."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
+import orjson
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -140,17 +142,23 @@ def with_attribute(run: bytes, key: str, value: AttributeValue) -> bytes:
 Rewrite = Callable[[AttributeValue], AttributeValue | None]
 
 
-def redacted_run(run: bytes, keys: frozenset[str], rewrite: Rewrite) -> bytes:
+def redacted_run(run: bytes, keys: frozenset[str], rewrite: Rewrite) -> tuple[bytes, int]:
     """The run with the values of these attribute keys rewritten (None: left out), on spans, events and links.
 
-    Spans that hold none of the keys stay byte for byte.
+    Keys inside of maps count too. Spans that hold none of the keys stay byte for byte. A span that holds one and
+    cannot be decoded is left out, for what it says cannot be told; how many were is the second answer.
     """
     needles = [key.encode() for key in keys]
     out: list[bytes] = []
+    left_out = 0
     for raw in spans_of(run):
         changed = raw
         if any(needle in raw for needle in needles):
-            span = Span.FromString(raw)
+            try:
+                span = Span.FromString(raw)
+            except DecodeError:
+                left_out += 1
+                continue
             touched = _rewrite_all(span.attributes, keys, rewrite)
             for event in span.events:
                 touched |= _rewrite_all(event.attributes, keys, rewrite)
@@ -159,16 +167,22 @@ def redacted_run(run: bytes, keys: frozenset[str], rewrite: Rewrite) -> bytes:
             if touched:
                 changed = span.SerializeToString()
         out += (PREFIX[len(changed)], changed)
-    return b"".join(out)
+    return b"".join(out), left_out
 
 
 def redacted_envelope(envelope: Envelope, keys: frozenset[str], rewrite: Rewrite) -> Envelope:
-    """The envelope with the values of these resource and scope attributes rewritten."""
+    """The envelope with the values of these resource and scope attributes rewritten.
+
+    One that holds a key and cannot be decoded is replaced by an empty one.
+    """
     needles = [key.encode() for key in keys]
     if not any(needle in envelope.resource or needle in envelope.scope for needle in needles):
         return envelope
-    resource_spans = ResourceSpans.FromString(envelope.resource)
-    scope_spans = ScopeSpans.FromString(envelope.scope)
+    try:
+        resource_spans = ResourceSpans.FromString(envelope.resource)
+        scope_spans = ScopeSpans.FromString(envelope.scope)
+    except DecodeError:
+        return Envelope(b"", b"")
     touched = _rewrite_all(resource_spans.resource.attributes, keys, rewrite)
     touched |= _rewrite_all(scope_spans.scope.attributes, keys, rewrite)
     if not touched:
@@ -176,22 +190,56 @@ def redacted_envelope(envelope: Envelope, keys: frozenset[str], rewrite: Rewrite
     return Envelope(resource_spans.SerializeToString(), scope_spans.SerializeToString())
 
 
-def _rewrite_all(attributes: "Sequence[KeyValue]", keys: frozenset[str], rewrite: Rewrite) -> bool:
-    if not any(a.key in keys for a in attributes):
+# The guest's metadata is one JSON attribute, and a key of it may be an attribute of its own.
+_METADATA = "openai.agents.trace.metadata"
+
+
+def _rewrite_all(
+    attributes: "RepeatedCompositeFieldContainer[KeyValue]", keys: frozenset[str], rewrite: Rewrite
+) -> bool:
+    """Rewrite in place; whether anything was."""
+    touched = False
+    gone: list[int] = []
+    for index, attribute in enumerate(attributes):
+        kind = attribute.value.WhichOneof("value")
+        if attribute.key in keys or attribute.key.removeprefix(_METADATA + ".") in keys:
+            text = attribute_text(attribute.value)
+            # Arrays, maps and bytes have no canonical text of their own: their wire form is as good a name for them.
+            value = rewrite(text if text is not None else attribute.value.SerializeToString().hex())
+            touched = True
+            if value is None:
+                gone.append(index)
+            else:
+                attribute.value.CopyFrom(_any_value(value))
+        elif kind == "kvlist_value":
+            touched |= _rewrite_all(attribute.value.kvlist_value.values, keys, rewrite)
+        elif kind == "array_value":
+            for element in attribute.value.array_value.values:
+                if element.WhichOneof("value") == "kvlist_value":
+                    touched |= _rewrite_all(element.kvlist_value.values, keys, rewrite)
+        elif attribute.key == _METADATA and kind == "string_value":
+            touched |= _rewrite_metadata(attribute, keys, rewrite)
+    for index in reversed(gone):
+        del attributes[index]
+    return touched
+
+
+def _rewrite_metadata(attribute: KeyValue, keys: frozenset[str], rewrite: Rewrite) -> bool:
+    try:
+        metadata = orjson.loads(attribute.value.string_value)
+    except orjson.JSONDecodeError:
         return False
-    kept: list[KeyValue] = []
-    for attribute in attributes:
-        if attribute.key not in keys:
-            kept.append(attribute)
-            continue
-        text = attribute_text(attribute.value)
-        # Arrays, maps and bytes have no canonical text of their own: their wire form is as good a name for the value.
-        value = rewrite(text if text is not None else attribute.value.SerializeToString().hex())
-        if value is not None:
-            kept.append(_key_value(attribute.key, value))
-    copies = [KeyValue.FromString(a.SerializeToString()) for a in kept]
-    del attributes[:]  # type: ignore[attr-defined]  # a protobuf container, typed as a Sequence here
-    attributes.extend(copies)  # type: ignore[attr-defined]
+    if not isinstance(metadata, dict) or keys.isdisjoint(metadata):
+        return False
+    kept = {}
+    for key, value in metadata.items():
+        told = value
+        if key in keys:
+            told = rewrite(value if isinstance(value, str) else orjson.dumps(value).decode())
+            if told is None:
+                continue
+        kept[key] = told
+    attribute.value.string_value = orjson.dumps(kept).decode()
     return True
 
 

@@ -201,7 +201,11 @@ class Splitter:
 
     def _is_anchor(self, span: bytes) -> bool:
         """Whether a span matches a selector; asked only where a cheaper look found a sign."""
-        decoded = Span.FromString(span)
+        try:
+            decoded = Span.FromString(span)
+        except DecodeError:
+            # Only its head was read so far. It is forwarded as it came, and nothing hangs under it.
+            return False
         attributes: set[tuple[str, str | None]] | None = None
         for selector in self._anchors:
             if selector.name and decoded.name != selector.name:

@@ -1,0 +1,79 @@
+"""Traces that cannot be read or assembled: each is set aside alone, tried again a few times, and then kept as it is.
+
+A bug that one odd trace meets, or a damaged block of the disk, must not hold up the traces that fell due beside it.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import cast
+
+from grafter.consumer import OutTrace, Piece
+from grafter.core.model import Key, UnixNano
+from grafter.core.policy import SECOND
+from grafter.otlp import build
+from grafter.store.base import Claim, DeadLetter, Settlement, Store, StoredPart
+from grafter.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+_TRIES = 5
+# 2, 4, 8 … seconds: a disk that hiccups or a store that is short for a moment has time to come back.
+_BACKOFF = 2 * SECOND
+# More keys than this in trouble at once is no longer an odd trace; the oldest count is given up.
+_MAX_KEYS = 10_000
+
+
+class Poison:
+    """Decides what becomes of a claim whose release failed."""
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._failures: dict[Key, int] = {}
+
+    async def reading(self, claim: Claim, error: Exception, now: UnixNano) -> None:
+        """Its parts could not be read, though others could. In the end they are given up, and counted."""
+        if await self._again(claim, error, now):
+            return
+        spans = claim.state.host_spans + claim.state.guest_spans
+        logger.error("trace %s cannot be read and is given up, %d spans: %s", claim.key.hex(), spans, error)
+        if all(await self._store.settle([Settlement(claim)], now)):
+            self._metrics.dropped_spans.labels("unreadable").inc(spans)
+
+    async def assembling(self, claim: Claim, parts: Sequence[StoredPart], error: Exception, now: UnixNano) -> None:
+        """It could not be assembled. In the end its parts go to the dead-letter box as they came."""
+        if await self._again(claim, error, now):
+            return
+        logger.error(
+            "trace %s cannot be assembled; it is in the dead-letter box as it came",
+            claim.key.hex(),
+            exc_info=error,
+        )
+        reason = f"could not be assembled: {type(error).__name__}"
+        host = [part for part in parts if part.envelope is not None]
+        spans = sum(part.spans for part in parts)
+        letters = []
+        if host:
+            trace = OutTrace(claim.key, cast("tuple[Piece, ...]", tuple(host)), sum(part.spans for part in host))
+            letters.append(DeadLetter(claim.key, "none", reason, now, trace.spans, build.request([trace])))
+        letters += [
+            DeadLetter(claim.key, "none", f"{reason} (OpenAI items)", now, part.spans, part.payload)
+            for part in parts
+            if part.guest is not None
+        ]
+        pushed_out = await self._store.bury(letters)
+        if all(await self._store.settle([Settlement(claim)], now)):
+            self._metrics.dead_spans.labels("none", "unassembled").inc(spans)
+            self._metrics.pushed_out_spans.inc(pushed_out)
+
+    async def _again(self, claim: Claim, error: Exception, now: UnixNano) -> bool:
+        failures = self._failures.pop(claim.key, 0) + 1
+        if failures > _TRIES:
+            return False
+        if len(self._failures) >= _MAX_KEYS:
+            del self._failures[next(iter(self._failures))]
+        self._failures[claim.key] = failures
+        if failures == 1:
+            logger.warning("trace %s is set aside and tried again", claim.key.hex(), exc_info=error)
+        await self._store.postpone([(claim, UnixNano(now + (_BACKOFF << (failures - 1))))])
+        return True
