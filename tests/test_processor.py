@@ -1,6 +1,8 @@
 """What leaves, when, once, and whole: the processor over a real store, a turned clock and a scripted peer."""
 
+import asyncio
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from grafter.consumer import Batch, Result, Verdict
 from grafter.core.policy import GraftPolicy, HostMissing, Mode, Redact, Unlinked, Waits
 from grafter.errors import UnavailableError
+from grafter.otlp.frames import framed
 from tests.rig import ACCEPTED, CALL, SESSION, START, Peer, recorded_call, recorded_guest, rig
 
 GUEST_SPANS = 16
@@ -445,3 +448,110 @@ async def test_two_guests_of_one_host() -> None:
         await r.guest(items("trace_x", OTHER, ("a", None)) + items("trace_y", OTHER, ("a", None)))
         await r.pass_time(60)
         assert len({span.span_id for span, _ in peer.spans if span.parent_span_id == (1).to_bytes(8)}) == 2
+
+
+async def test_one_broken_trace_does_not_hold_up_the_others() -> None:
+    """A trace that cannot be assembled is set aside alone; in the end it is in the dead-letter box as it came."""
+    peer = Peer()
+    async with rig(peer) as r:
+        for n in range(1, 50):
+            await r.host(host_request(n.to_bytes(16), (1, 0, "root")))
+        await r.guest(items("trace_x", OTHER, ("a", None)))
+        await r.host(host_request(OTHER, (1, 0, "root")))
+
+        def broken(*_args: object, **_more: object) -> object:
+            raise RuntimeError("a bug")
+
+        r.processor._assembler._map = broken  # type: ignore[method-assign, assignment]
+        await r.pass_time(120)
+        assert len(peer.spans) == 49
+        await r.pass_time(600, step=5)
+        assert r.store.stats().traces == 0
+        assert {letter.key for letter in await r.store.dead_letters(10)} == {OTHER}
+        came, became = r.books(49)
+        assert came == became
+
+
+async def test_a_withdrawn_export_does_not_end_the_waits() -> None:
+    """After an outage the guest's rest that came meanwhile is waited for like any other."""
+    peer = Peer()
+    peer.answer = lambda _batch: Result(Verdict.LATER, "down", 1.0)
+    async with rig(peer) as r:
+        await r.host(host_request(OTHER, (1, 0, "root")))
+        await r.pass_time(15)
+        await r.guest(items("trace_x", OTHER, ("child", "mid")))
+        await r.pass_time(1)
+        peer.answer = lambda _batch: ACCEPTED
+        await r.pass_time(4)
+        await r.guest(items("trace_x", None, ("mid", "top"), ("top", None)))
+        await r.pass_time(60)
+        assert not any(a.key == "grafter.parent.missing" for span, _ in peer.spans for a in span.attributes)
+        assert len(peer.spans) == 4
+
+
+async def test_a_stop_ends_within_its_grace() -> None:
+    """An exporter that never answers does not keep a stop from ending, however many batches wait behind it."""
+
+    class Silent(Peer):
+        async def export(self, batch: Batch) -> Sequence[Result]:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+    async with rig(Silent()) as r:
+        big = [(n, 1000, "step") for n in range(1, 2100)]
+        for n in range(1, 30):
+            await r.host(host_request(n.to_bytes(16), (5000, 0, "root"), *big))
+        r.now[0] += 60 * 10**9
+        async with asyncio.timeout(10):
+            async with r.processor.running(grace_seconds=0.2):
+                while not r.processor._claims:
+                    await asyncio.sleep(0)
+        assert r.store.stats().traces == 29
+
+
+async def test_what_is_left_of_a_guest_stays_together() -> None:
+    """Parts that come while the host is being sent join what comes after it, with the right parents."""
+    peer = Peer()
+    async with rig(peer) as r:
+        await r.host(host_request(OTHER, (1, 0, "root")))
+        await r.guest(items("trace_x", OTHER, ("first", None)))
+        peer.answer = lambda _batch: Result(Verdict.LATER, "timeout", 3.0, unknown=True)
+        await r.pass_time(17)
+        await r.guest(items("trace_x", None, ("child", "mid")))
+        peer.answer = lambda _batch: ACCEPTED
+        await r.pass_time(4)
+        await r.guest(items("trace_x", None, ("mid", "first")))
+        await r.pass_time(60)
+        parents = {span.name: span.parent_span_id for span, _ in peer.spans}
+        ids = {span.name: span.span_id for span, _ in peer.spans}
+        assert (parents["child"], parents["mid"]) == (ids["mid"], ids["first"])
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_the_rest_of_a_dropped_guest_is_dropped_too(mode: Mode) -> None:
+    """What is dropped because its host was sampled away stays dropped, also when more of it comes without metadata."""
+    peer = Peer()
+    async with rig(peer, policy=GraftPolicy(mode=mode)) as r:
+        guest = items("trace_x", OTHER, ("a", None))
+        guest[0]["metadata"] = {"traceparent": f"00-{OTHER.hex()}-00000000000000aa-00"}  # type: ignore[index]
+        await r.guest(guest)
+        await r.pass_time(700, step=20)
+        await r.guest(items("trace_x", None, ("b", "a")))
+        await r.pass_time(700, step=20)
+        assert peer.spans == []
+        assert r.count("grafter_dropped_spans_total", reason="host_missing") == 2
+
+
+async def test_a_span_that_cannot_be_read_and_may_hold_a_secret_is_left_out() -> None:
+    """With redaction, an undecodable span that holds the key is dropped and counted; its neighbours leave."""
+    peer = Peer()
+    good = recorded_call()
+    bad = framed(0x0A, OTHER) + framed(0x12, b"\1" * 8) + framed(0x4A, b"\xff\xffcall.from+1415")
+    run = framed(0x12, bad)
+    async with rig(peer, policy=GraftPolicy(redact=Redact(keys=frozenset({"call.from"}), secret=b"s"))) as r:
+        await r.host(framed(0x0A, framed(0x12, run)))
+        await r.host(good)
+        await r.pass_time(60)
+        assert len(peer.spans) == HOST_SPANS
+        assert "+1415" not in repr(peer.requests)
+        assert r.count("grafter_dropped_spans_total", reason="unreadable") == 1

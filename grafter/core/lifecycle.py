@@ -113,9 +113,10 @@ def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy) -> Decision
     if state.bytes > policy.max_trace_bytes:
         return Release(ReleaseReason.OVERSIZE)
     if state.remembered or policy.mode is Mode.STREAM:
-        stream = policy.mode is Mode.STREAM
-        if state.host_spans or not guests:
-            return Release(ReleaseReason.STREAM if stream else ReleaseReason.LATE)
+        if policy.mode is Mode.STREAM or not guests:
+            return Release(ReleaseReason.STREAM if policy.mode is Mode.STREAM else ReleaseReason.LATE)
+        # What came of a guest while its host was being released. A late host span waits with it for once, which is
+        # seconds: sent without its parents, the guest would hang wrongly for ever.
         return _late_guests(state, now, waits)
 
     end = state.first + waits.max

@@ -145,7 +145,9 @@ OPEN_GUEST = guest_part(2, parents=[1], head=True)
         pytest.param(state_of((0, WHOLE_GUEST), (6900, OPEN_GUEST)), "host_missing", 7200, id="and not past max"),
         pytest.param(state_of((0, HostPart(bytes=(64 << 20) + 1))), "oversize", 0, id="too big"),
         pytest.param(state_of((0, PLAIN), remembered=True), "late", 0, id="a late host span"),
-        pytest.param(state_of((0, PLAIN), (0, OPEN_GUEST), remembered=True), "late", 0, id="and what is beside it"),
+        pytest.param(
+            state_of((0, PLAIN), (0, OPEN_GUEST), remembered=True), "late_guest", 30, id="it waits with what was left"
+        ),
         pytest.param(state_of((0, OPEN_GUEST), remembered=True), "late_guest", 30, id="a late guest, not whole"),
         pytest.param(state_of((0, WHOLE_GUEST), remembered=True), "late_guest", 6, id="a late guest, whole"),
     ],
