@@ -7,7 +7,8 @@ Where a part is filed
 
     * under the host's key, when the guest's link is known (from this part or an earlier one of the guest, held or
       remembered) and the store was not opened with ``guests_apart``, and the host has not been released yet
-      (a host of which nothing is known has not been released);
+      (a host of which nothing is known has not been released) or still holds parts of the guest, which came while
+      it was being released: what is left of a guest stays together;
     * under the guest's key otherwise.
 
     When a part brings the link of a guest whose earlier parts are held under the guest's key, those are moved to the

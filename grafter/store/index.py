@@ -176,7 +176,7 @@ class Index:
     def _place(self, own: Key, now: int, filed: Filed) -> Key:
         guest = self.guests[own]
         host = guest.host
-        if host is None or self._apart or self._released(host, now):
+        if host is None or self._apart or (self._released(host, now) and not self._left_behind(own, host)):
             return own
         arrivals = (*self._movable(own), *guest.strays)
         if arrivals:
@@ -199,6 +199,11 @@ class Index:
     def _released(self, host: Key, now: int) -> bool:
         held = self.entries.get(host)
         return held.remembered if held is not None else self._memories.host(host, UnixNano(now))[0]
+
+    def _left_behind(self, own: Key, host: Key) -> bool:
+        """Parts of the guest came during the host's release and are still held there."""
+        held = self.entries.get(host)
+        return held is not None and held.guests is not None and any(own == of for of, _ in held.guests.values())
 
     def _shared(self, envelope: Envelope) -> Envelope:
         # Every request brings its own copy of the same few.
@@ -390,11 +395,12 @@ class Index:
         host = self.entries.get(move.host)
         is_new = host is None
         if host is None:
-            host = self._begun(move.host, held.first)
+            # From what moves: what stays, because an export of it was begun, may be older.
+            host = self._begun(move.host, min(CHUNK.unpack(chunk)[3] for _, _, chunk, _ in moved))
         if host.guests is None:
             host.guests = {}
         host.sums = None
-        last = held.first
+        last = 0
         for old, arrival, chunk, objects in moved:
             fields = list(CHUNK.unpack(chunk))
             fields[2] = arrival

@@ -56,7 +56,7 @@ class Ledger:
         self._row_of: dict[int, int] = {}
         self._rows: deque[_Row] = deque()
         self._emptied = 0
-        """Rows up to this id hold nothing that is still remembered; the next commit deletes them."""
+        """Rows up to this id hold nothing that is still remembered, and are to be deleted."""
         self._letters = 0
         # Readers share one connection; a commit must not show half done, so it has one of its own.
         self._lock = threading.Lock()
@@ -68,6 +68,9 @@ class Ledger:
             self._letters = self._writer.execute("SELECT coalesce(sum(length(payload)), 0) FROM letter").fetchone()[0]
             for number, at, keys in self._reader.execute("SELECT id, at, keys FROM memory ORDER BY id"):
                 self._found(number, at, [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)])
+            # A row goes when all of it is forgotten, so the oldest one may still hold some that the limit ended.
+            self._forget(None)
+            self.forgotten = 0
         except sqlite3.Error as error:
             raise StoreError(f"cannot use {path}: {error}; check its permissions and the space on the disk") from error
 
@@ -150,8 +153,6 @@ class Ledger:
                 ).lastrowid
                 assert number is not None
                 added.append((number, now, [hash(padded(memory.key)) for memory in some]))
-            if self._emptied:
-                writer.execute("DELETE FROM memory WHERE id <= ?", (self._emptied,))
             if letters:
                 writer.executemany(
                     "INSERT INTO letter (key, exporter, reason, at, spans, payload) VALUES (?, ?, ?, ?, ?, ?)",
@@ -165,12 +166,19 @@ class Ledger:
                 writer.execute("ROLLBACK")
             raise
         self._letters = size
-        self._emptied = 0
         for number, at, hashes in added:
             self._found(number, at, hashes)
         if added:
             self._forget(max(at for _, at, _ in added))
+            # On its own, since what is stored stays stored when this fails; then the next one does it.
+            with contextlib.suppress(sqlite3.Error):
+                self._delete_emptied()
         return pushed_out
+
+    def _delete_emptied(self) -> None:
+        if self._emptied:
+            self._writer.execute("DELETE FROM memory WHERE id <= ?", (self._emptied,))
+            self._emptied = 0
 
     def _found(self, number: int, at: int, hashes: list[int]) -> None:
         for key_hash in hashes:
@@ -179,12 +187,12 @@ class Ledger:
         hashes.reverse()
         self._rows.append((number, at, hashes))
 
-    def _forget(self, now: int) -> None:
-        """Forget what is too old or too many, oldest first; emptied rows go with the next commit."""
+    def _forget(self, now: int | None) -> None:
+        """Forget what is too many and, where the time is known, what is too old; oldest first."""
         rows, row_of = self._rows, self._row_of
         while rows:
             number, at, hashes = rows[0]
-            old = at + self._remember <= now
+            old = now is not None and at + self._remember <= now
             while hashes and (old or len(row_of) > self._remember_limit):
                 key_hash = hashes.pop()
                 # A newer memory of the key is in another row.

@@ -103,7 +103,10 @@ class Model:
         places = {}
         for own in {part.key: part for part in parts if part.guest is not None}:
             link = self.links.get(own)
-            if link is not None and not self.settings.guests_apart and not self.released(link[1], now):
+            if link is None or self.settings.guests_apart:
+                continue
+            left_behind = any(key == link[1] for key, _ in self.parts_of(own))
+            if left_behind or not self.released(link[1], now):
                 places[own] = link[1]
                 self.move(own, link[1], now)
         for part in parts:
@@ -441,6 +444,6 @@ def machine(place: Callable[[], Place], *, apart: bool, durable: bool) -> type[R
                 )
 
     StoreMachine.TestCase.settings = settings(
-        max_examples=25, stateful_step_count=40, suppress_health_check=list(HealthCheck), deadline=None
+        max_examples=15, stateful_step_count=30, suppress_health_check=list(HealthCheck), deadline=None
     )
     return StoreMachine
