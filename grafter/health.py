@@ -57,10 +57,12 @@ def health_app(health: Health) -> web.Application:
     return app
 
 
-def metrics_app(metrics: Metrics) -> web.Application:
-    """/metrics in Prometheus' text format."""
+def metrics_app(metrics: Metrics, before: Callable[[], None] = lambda: None) -> web.Application:
+    """/metrics in Prometheus' text format; ``before`` brings what is counted elsewhere up to date for each scrape."""
 
     async def scrape(_request: web.Request) -> web.Response:
+        # Nothing else runs between the two, so that the books balance in what a scrape shows.
+        before()
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()

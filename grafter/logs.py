@@ -17,9 +17,10 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
 
 
 class _Console(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The first line; what has line breaks of its own must not look like further events."""
         extra = "".join(f" {key}={value}" for key, value in _extra(record).items())
-        return super().format(record) + extra
+        return (super().formatMessage(record) + extra).replace("\r", "\\r").replace("\n", "\\n")
 
 
 class _Json(logging.Formatter):

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +24,11 @@ from grafter.assemble import Assembler
 from grafter.config import Config
 from grafter.consumer import Consumer, Exporter, Signal
 from grafter.core.lifecycle import look_at
+from grafter.core.model import Part
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.doors_in import open_receiver
 from grafter.doors_out import open_exporter
+from grafter.errors import UnavailableError
 from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.memory_limit import guarding, total_memory
@@ -53,6 +55,8 @@ class Running:
     health: Health
     ports: dict[str, int] = field(default_factory=dict)
     """By door: otlp_grpc, otlp_http, openai, health, metrics; of a receiver ``otlp/name`` as ``otlp_grpc/name``."""
+    count_recovered: Callable[[], None] = lambda: None
+    """Adds what the store has found so far to the metrics."""
 
 
 @asynccontextmanager
@@ -73,7 +77,12 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
                 serving(health_app(service.health), config.extensions.health_check.endpoint, None, 1.0)
             )
         _, service.ports["metrics"] = await stack.enter_async_context(
-            serving(metrics_app(metrics), config.service.telemetry.metrics.endpoint, None, 1.0)
+            serving(
+                metrics_app(metrics, lambda: service.count_recovered()),
+                config.service.telemetry.metrics.endpoint,
+                None,
+                1.0,
+            )
         )
         policy = config.graft_policy()
         store = await stack.enter_async_context(_open_store(config, policy))
@@ -99,6 +108,7 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
         if total is not None:
             limit = config.service.memory_limit.of(total)
             consumer = await stack.enter_async_context(guarding(processor, limit))
+        consumer = _Gate(consumer, service.health)
         forwarding = Forwarding(
             {
                 one: [exporters[name] for name in active.pipelines[one.value].exporters]
@@ -123,6 +133,20 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
             service.health.phase = Phase.STOPPING
 
 
+class _Gate(Consumer):
+    """A Consumer in front of another: refuses once a stop has begun, for the doors close one after the other."""
+
+    def __init__(self, consumer: Consumer, health: Health) -> None:
+        self._consumer = consumer
+        self._health = health
+
+    async def consume(self, parts: Sequence[Part]) -> None:
+        """As the consumer behind it, but for UnavailableError while stopping."""
+        if self._health.phase is Phase.STOPPING:
+            raise UnavailableError("stopping", reason="stopping")
+        await self._consumer.consume(parts)
+
+
 @asynccontextmanager
 async def _open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[EmbeddedStore]:
     settings = config.extensions.store
@@ -144,12 +168,14 @@ def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Expor
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
     recovered = 0
 
-    def held() -> Held:
+    def count_recovered() -> None:
         nonlocal recovered
+        found = store.stats().recovered_spans
+        service.metrics.recovered_spans.inc(found - recovered)
+        recovered = found
+
+    def held() -> Held:
         stats = store.stats()
-        if stats.recovered_spans > recovered:
-            service.metrics.recovered_spans.inc(stats.recovered_spans - recovered)
-            recovered = stats.recovered_spans
         oldest = 0.0 if stats.oldest is None else max(0.0, (time.time_ns() - stats.oldest) / SECOND)
         return Held(
             stats.traces,
@@ -174,6 +200,7 @@ def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Expor
                 found[name] = error or "not taking traces"
         return found
 
+    service.count_recovered = count_recovered
     service.metrics.watch(held)
     service.health.troubles = troubles
     service.health.takes_parts = lambda: store.up
@@ -202,6 +229,7 @@ async def _collecting_garbage() -> AsyncIterator[None]:
                 collecting.cancel()
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 @contextmanager

@@ -31,6 +31,8 @@ _ZERO_SPAN = bytes(8)
 # Adding up an IntFlag member by member costs a microsecond each time; these are all there are.
 _FACTS = tuple(Facts(bits) for bits in range(8))
 _ROOT, _LOCAL_ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.LOCAL_ROOT), int(Facts.ANCHOR)
+# Spans that are tallied at a time: what is joined for it then fits into the processor's cache.
+_TALLIED = 512
 _BAD_IDS = "spans with an invalid id were rejected (trace ids have 16 bytes, span ids 8, not all zero)"
 
 # Envelopes repeat from request to request; a bound keeps a sender with ever new resources from growing the table.
@@ -95,14 +97,23 @@ class Splitter:
 
     def _quick(self, spans: list[bytes], envelope: Envelope, out: Split, anchored: bool) -> bool:
         """Split a run whose spans begin with their ids; False, and nothing done, when that cannot be proven."""
-        tally = shallow.Tally.FromString(b"".join(spans))
         count = len(spans)
-        if not len(tally.trace_id) == count == len(tally.span_id):
-            return False
+        parents = 0
+        flags: list[int] = []
+        named = anchored
+        for at in range(0, count, _TALLIED):
+            some = spans[at : at + _TALLIED] if count > _TALLIED else spans
+            tally = shallow.Tally.FromString(b"".join(some))
+            if not len(tally.trace_id) == len(some) == len(tally.span_id) or _ZERO_SPAN in tally.parent_span_id:
+                return False
+            parents += len(tally.parent_span_id)
+            flags += tally.flags
+            names = tally.name
+            for name in self._names:
+                named = named or name in names
         # A parent stands right behind the ids, unless a trace state comes between: then the count does not add up.
-        parents = tally.parent_span_id
         roots = [s for s in spans if s[28:30] != b'"\x08']
-        if len(roots) + len(parents) != count or _ZERO_SPAN in parents:
+        if len(roots) + parents != count:
             return False
 
         runs: defaultdict[bytes, list[bytes]] = defaultdict(list)
@@ -114,12 +125,9 @@ class Splitter:
 
         first = {s[:20]: s for s in roots}
         bits = dict.fromkeys(first, _ROOT)
-        if tally.flags:
-            for ids in self._remote(spans, tally.flags):
+        if flags:
+            for ids in self._remote(spans, flags):
                 bits[ids] = bits.get(ids, 0) | _LOCAL_ROOT
-        names = tally.name
-        for name in self._names:
-            anchored = anchored or name in names
         parts = []
         for ids, members in runs.items():
             known = bits.get(ids, 0)
@@ -136,7 +144,7 @@ class Splitter:
                 payload = run_of(members)
             if _ZERO_SPAN in span_ids:
                 return False
-            if anchored and any(map(self._is_anchor, members)):
+            if named and any(map(self._is_anchor, members)):
                 known |= _ANCHOR
             parts.append(Part(Key(ids[2:18]), payload, many, envelope, _FACTS[known], span_ids))
         out.parts += parts

@@ -113,6 +113,9 @@ async def test_a_protobuf_request_that_begins_like_json_is_protobuf(server: Serv
     assert server.got[0][1] == "application/x-protobuf"
 
 
+TRACE_WITH_SPANS = {**ITEMS[0], "spans": ITEMS[1:]}
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -121,8 +124,16 @@ async def test_a_protobuf_request_that_begins_like_json_is_protobuf(server: Serv
         ITEMS,
         "\n".join(orjson.dumps(item).decode() for item in ITEMS) + "\n",
         {"note": "recorded", "requests": [{"t": 1.0, "body": {"data": ITEMS}}]},
+        {"object": "event", "id": "evt_1", "type": "trace.exported", "data": TRACE_WITH_SPANS},
+        {"object": "event", "id": "evt_1", "type": "trace.exported", "data": ITEMS},
+        {"object": "event", "id": "evt_1", "type": "trace.exported", "data": {"data": ITEMS}},
+        TRACE_WITH_SPANS,
+        [TRACE_WITH_SPANS],
     ],
-    ids=["envelope", "api list", "list", "lines", "capture"],
+    ids=[
+        *("envelope", "api list", "list", "lines", "capture"),
+        *("event with a trace", "event with a list", "event with an envelope", "trace with spans", "list of traces"),
+    ],
 )
 async def test_every_form_of_openai_items_is_posted_as_the_sdk_does(
     server: Server, tmp_path: Path, content: object
@@ -133,6 +144,16 @@ async def test_every_form_of_openai_items_is_posted_as_the_sdk_does(
     assert (code, path, content_type) == (0, "/v1/traces/ingest", "application/json")
     assert orjson.loads(body) == {"data": ITEMS}
     assert said == "sent 1 of 1 requests: 0 spans, 3 items\n"
+
+
+async def test_each_line_may_be_an_event(server: Server, tmp_path: Path) -> None:
+    """Lines may be events of any form; a span inside its trace need not say whose it is."""
+    bare = [{key: value for key, value in span.items() if key != "trace_id"} for span in ITEMS[1:]]
+    events = [{"object": "event", "data": {"id": "trace_1", "spans": bare}}, {"object": "event", "data": ITEMS[0]}]
+    code, _, _ = await run(server, written(tmp_path / "events", b"\n".join(map(orjson.dumps, events))))
+    assert code == 0
+    posted = [orjson.loads(body)["data"] for *_, body in server.got]
+    assert posted == [[{"object": "trace", "id": "trace_1"}, *ITEMS[1:]], ITEMS[:1]]
 
 
 async def test_json_lines_of_both_kinds_keep_their_order(server: Server, tmp_path: Path) -> None:
@@ -216,7 +237,16 @@ async def test_a_redirect_is_a_refusal(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x00\xff not otlp", b'{"resourceSpans": 1}', b"[]", b'{"requests": [{"body": 3}]}', b"17", b"\n\n"],
+    [
+        b"",
+        b"\x00\xff not otlp",
+        b'{"resourceSpans": 1}',
+        b"[]",
+        b'{"requests": [{"body": 3}]}',
+        b"17",
+        b"\n\n",
+        b'{"data": {}}',
+    ],
 )
 async def test_a_file_of_another_kind_stops_before_anything_is_sent(
     server: Server, tmp_path: Path, content: bytes

@@ -86,9 +86,9 @@ def test_a_service_without_pipelines_loses_no_exporter(read: Read) -> None:
 
 def test_metrics_and_logs_follow_traces(read: Read) -> None:
     """A metrics pipeline that says nothing has the OTLP receivers and the exporters of traces."""
-    pipelines = read("exporters: {file: {path: a}}\nservice: {pipelines: {metrics: {}, logs: }}").active().pipelines
+    pipelines = read("exporters: {debug/a: }\nservice: {pipelines: {metrics: {}, logs: }}").active().pipelines
     assert pipelines["metrics"].receivers == ("otlp",)
-    assert pipelines["metrics"].exporters == ("file",)
+    assert pipelines["metrics"].exporters == ("debug/a",)
     assert "logs" not in pipelines
 
 
@@ -295,7 +295,7 @@ def test_honeycomb_needs_a_key_and_nothing_else() -> None:
 def test_yaml_anchors_and_merge_keys_work(read: Read) -> None:
     """A map written once can be used twice."""
     config = read(
-        "exporters:\n  file/a: &common {path: a, flush_interval: 5s}\n  file/b: {<<: *common, path: b}\n",
+        "exporters:\n  file/a: &common {path: a, fsync: on}\n  file/b: {<<: *common, path: b}\n",
     )
     assert [config.exporters[name].path for name in ("file/a", "file/b")] == ["a", "b"]
-    assert config.exporters["file/b"].flush_interval.seconds == 5.0
+    assert config.exporters["file/b"].fsync is True

@@ -177,6 +177,19 @@ def test_one_mistake_is_one_line(problems: Problems, text: str, problem: str) ->
             "otlp_http has an address for traces only: give it an endpoint",
         ),
         (
+            "exporters: {file/a: {path: a}}\nservice: {pipelines: {metrics: {}}}",
+            "a.yaml:2: service.pipelines.metrics.exporters.0: file/a takes no metrics: a file holds traces only",
+        ),
+        (
+            "exporters: {otlp_grpc: {endpoint: 'a:1', compression: zstd}}",
+            "a.yaml:1: exporters.otlp_grpc.compression: 'zstd' is not one of gzip, none",
+        ),
+        (
+            "exporters: {otlp_grpc: {endpoint: 'a:1', tls: {insecure_skip_verify: true}}}",
+            "a.yaml:1: exporters.otlp_grpc.tls.insecure_skip_verify: cannot be true here: gRPC in Python always checks "
+            "the certificate; name its authority in ca_file, or use otlp_http",
+        ),
+        (
             "service: {pipelines: {traces/2: {}}}",
             "a.yaml:1: service.pipelines.traces/2: unknown key; did you mean traces?",
         ),
