@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from grafter.core.model import Envelope, Key, Part, UnixNano
+from grafter.core.model import Key, Part, UnixNano
 from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
 from grafter.store import records
@@ -40,7 +40,7 @@ from grafter.store.held import Held, LookAt
 from grafter.store.index import Index
 from grafter.store.ledger import Ledger
 from grafter.store.reading import Reader
-from grafter.store.records import CHUNK, GUEST, Move, RecordError, RecordType, facts_of
+from grafter.store.records import CHUNK, Move, RecordError, RecordType, facts_of
 from grafter.store.recovery import rebuild
 from grafter.store.segments import Damage, Segment, SegmentLog, StoreError
 from grafter.store.writer import Place, Row, Writer
@@ -430,21 +430,18 @@ class EmbeddedStore:
         held = self._index.entries.get(claim.key)
         if held is None or held.objects is None:
             return []
-        parts = []
-        objects = iter(held.objects)
-        for chunk, payload, envelope, head in zip(
-            CHUNK.iter_unpack(held.chunks), objects, objects, objects, strict=True
-        ):
-            arrival, flags = chunk[2], chunk[5]
-            if arrival > claim.up_to:
-                break
-            guest = None
-            if flags & GUEST and held.guests is not None:
-                guest = records.decode_guest(held.guests[arrival][1])
-            assert isinstance(payload, bytes)
-            assert isinstance(head, bytes)
-            assert envelope is None or isinstance(envelope, Envelope)
-            parts.append(StoredPart(arrival, payload, chunk[4], envelope, head, guest, facts_of(flags)))
+        chunks: Iterable[tuple[int, ...]] = CHUNK.iter_unpack(held.chunks)
+        if held.arrival > claim.up_to:
+            chunks = [chunk for chunk in chunks if chunk[2] <= claim.up_to]
+        objects, guests = held.objects, held.guests
+        parts = [
+            StoredPart(chunk[2], payload, chunk[4], envelope, head, None, facts_of(chunk[5]))
+            for chunk, payload, envelope, head in zip(chunks, objects[0::3], objects[1::3], objects[2::3], strict=False)
+        ]
+        if guests is not None:
+            for part in parts:
+                if part.arrival in guests:
+                    part.guest = records.decode_guest(guests[part.arrival][1])
         return parts
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:

@@ -3,9 +3,9 @@
 Memory is the reason for the shapes: a part is 50 packed bytes (records.CHUNK), a key one object without a dictionary.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from grafter.core.model import Envelope, Facts, Key, UnixNano
+from grafter.core.model import Facts, Key, UnixNano
 from grafter.core.policy import Waits
 from grafter.core.state import GuestState
 from grafter.store.base import Outcome
@@ -85,7 +85,7 @@ class Held:
     def __init__(self, now: int, remembered: bool) -> None:
         self.chunks = bytearray()
         """records.CHUNK after records.CHUNK, by arrival."""
-        self.objects: list[bytes | Envelope | None] | None = None
+        self.objects: list[Any] | None = None
         """Without a log: payload, envelope and head of each chunk."""
         self.first = now
         self.last = now
@@ -170,7 +170,7 @@ class Filed:
         """By position: the guest's key, its encoded facts, and the arrival."""
         self.blobs: list[bytes] = []
         """With a log: what the record holds after its table."""
-        self.objects: list[bytes | Envelope | None] = []
+        self.objects: list[Any] = []
         """Without one: Held.objects of each part."""
         self.length = 0
         self.moves: list[Move] = []

@@ -450,6 +450,16 @@ class Index:
         held = self.entries.get(key)
         if held is None or int.from_bytes(held.chunks[ARRIVAL], "little") > up_to:
             return False
+        if held.guests is None and held.arrival <= up_to:
+            # The way of nearly every trace: all of it goes, and nobody else has to know.
+            for (segment,) in _SEGMENT_OF.iter_unpack(held.chunks):
+                self._leave(segment)
+            self.parts -= len(held.chunks) // CHUNK_BYTES
+            self.spans -= held.host_spans
+            self.bytes -= held.bytes
+            held.chunks = bytearray()
+            self._resum(key, held)
+            return True
         end = len(held.chunks) if held.arrival <= up_to else position(held.chunks, up_to + 1)
         gone = held.chunks[:end]
         for (segment,) in _SEGMENT_OF.iter_unpack(gone):
@@ -656,6 +666,8 @@ class Index:
         """After a recovery: take from the memories what append would have taken from them."""
         for key, held in self.entries.items():
             held.remembered, _ = self._memories.host(key, UnixNano(now))
+            # What was settled or moved since may have been the latest.
+            held.seen = held.last
         for key, guest in self.guests.items():
             _, host = self._memories.host(key, UnixNano(now))
             if host is not None:
