@@ -166,13 +166,15 @@ async def _open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[Embe
 
 def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Exporter]) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
-    recovered = 0
+    recovered = forgotten = 0
 
     def count_recovered() -> None:
-        nonlocal recovered
+        nonlocal recovered, forgotten
         found = store.stats().recovered_spans
         service.metrics.recovered_spans.inc(found - recovered)
         recovered = found
+        service.metrics.forgotten_traces.inc(store.forgotten - forgotten)
+        forgotten = store.forgotten
 
     def held() -> Held:
         stats = store.stats()
@@ -185,13 +187,13 @@ def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Expor
             stats.disk_bytes,
             oldest,
             stats.remembered,
-            store.up,
+            store.up and not store.full,
         )
 
     def troubles() -> dict[str, str]:
         found = {}
-        if not store.up:
-            found["store"] = "not taking parts"
+        if not store.up or store.full:
+            found["store"] = "full" if store.up else "not taking parts"
         if store.stats().recovering:
             found["recovery"] = "the index is being rebuilt; input is taken"
         for name, exporter in exporters.items():
@@ -203,7 +205,7 @@ def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Expor
     service.count_recovered = count_recovered
     service.metrics.watch(held)
     service.health.troubles = troubles
-    service.health.takes_parts = lambda: store.up
+    service.health.takes_parts = lambda: store.up and not store.full
 
 
 @asynccontextmanager

@@ -31,7 +31,8 @@ ROOMS: dict[str, set[str]] = {
     # Between the doors.
     "assemble": {"core", "otlp", "consumer", "telemetry", "store.base"},
     "late_guests": EDGE | {"assemble"},
-    "processor": EDGE | {"assemble", "late_guests"},
+    "poison": EDGE,
+    "processor": EDGE | {"assemble", "late_guests", "poison"},
     # The doors.
     "receiver": EDGE,
     "exporter": EDGE,

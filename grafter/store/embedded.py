@@ -210,6 +210,7 @@ class EmbeddedStore:
         self._reader = Reader()
         self._pool: ThreadPoolExecutor | None = None
         self._cleaner: Cleaner | None = None
+        self._full = False
         self._writer = Writer(
             files.log, files.ledger, always=always, interval=fsync_interval, committed=self._give_up_space
         )
@@ -243,6 +244,12 @@ class EmbeddedStore:
     def up(self) -> bool:
         """False from a failed write until one works."""
         return self._writer.up
+
+    @property
+    def full(self) -> bool:
+        """A part was refused because the store is full, and it still nearly is."""
+        self._full = self._full and self._index.bytes + self._pending > self._max_bytes * 9 // 10
+        return self._full
 
     @property
     def forgotten(self) -> int:
@@ -287,6 +294,7 @@ class EmbeddedStore:
         if self._recovering_index is not None:
             held += self._recovering_index.bytes
         if held + size > self._max_bytes:
+            self._full = True
             raise UnavailableError(
                 f"store is full: {held} bytes are held, {size} more would pass the limit of {self._max_bytes}",
                 retry_after=5.0,

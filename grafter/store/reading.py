@@ -1,6 +1,6 @@
 """Reading parts back from the log: everything that a call wants, in as few reads as is sensible."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from grafter.core.model import Envelope, GuestFacts
 from grafter.store import records
@@ -13,6 +13,10 @@ _GAP = 16 << 10
 _READ = 4 << 20
 # A few envelopes cover all that is held; sharing them makes the exporter's grouping cheap.
 _SHARED = 1024
+# A place is a segment's number and an offset in one integer, which is cheaper to look up than a pair. No two segments
+# are closer than _GAP in it, since none is nearly as large as 2**_PLACE.
+_PLACE = 40
+_OFFSET = (1 << _PLACE) - 1
 
 
 class Reader:
@@ -23,32 +27,36 @@ class Reader:
 
     def fetch(self, wanted: Sequence[Sequence[Chunk]], segments: dict[int, Segment]) -> list[list[StoredPart]]:
         """The parts of these chunks, in their order. Raises OSError, and RecordError for a newer version's."""
-        ranges: dict[tuple[int, int], int] = {}
+        sizes: dict[int, int] = {}
         for chunks in wanted:
             for number, body, _, _, _, _, at, length, head, head_length, size in chunks:
-                ranges[number, body + head] = head_length + size
+                start = number << _PLACE | body
+                sizes[start + head] = head_length + size
                 if length:
-                    ranges[number, body + at] = length
-        found = dict(_read_ranges(sorted(ranges.items()), segments))
-        envelopes: dict[tuple[int, int], Envelope] = {}
+                    sizes[start + at] = length
+        found = _read(sizes, segments)
+        envelopes: dict[int, Envelope] = {}
         result = []
         for chunks in wanted:
             parts = []
             for number, body, arrival, _, spans, flags, at, length, head, head_length, size in chunks:
-                data, start = found[number, body + head]
-                middle = start + head_length
+                place = (number << _PLACE | body) + head
+                data, first = found[place]
+                begin = place - first
+                middle = begin + head_length
                 guest: GuestFacts | None = None
                 envelope: Envelope | None = None
                 span_ids = b""
                 if flags & GUEST:
-                    guest = records.decode_guest(data[start:middle])
+                    guest = records.decode_guest(data[begin:middle])
                 else:
-                    span_ids = data[start:middle]
-                    place = (number, body + at)
+                    span_ids = data[begin:middle]
+                    place += at - head
                     envelope = envelopes.get(place)
                     if envelope is None:
-                        raw, first = found[place]
-                        envelope = envelopes[place] = self._shared(raw[first : first + length])
+                        data_of, first = found[place]
+                        envelope = self._shared(data_of[place - first : place - first + length])
+                        envelopes[place] = envelope
                 parts.append(
                     StoredPart(arrival, data[middle : middle + size], spans, envelope, span_ids, guest, facts_of(flags))
                 )
@@ -64,22 +72,23 @@ class Reader:
         return known
 
 
-def _read_ranges(
-    ranges: Sequence[tuple[tuple[int, int], int]], segments: dict[int, Segment]
-) -> Iterator[tuple[tuple[int, int], tuple[bytes, int]]]:
-    """For each (segment, offset) the bytes read and where in them it starts; neighbours share one read."""
+def _read(sizes: dict[int, int], segments: dict[int, Segment]) -> dict[int, tuple[bytes, int]]:
+    """For each place, of which ``sizes`` says how much is wanted: bytes, and the place at which they begin."""
+    places = sorted(sizes)
+    found: dict[int, tuple[bytes, int]] = {}
     i = 0
-    while i < len(ranges):
-        (number, start), length = ranges[i]
-        end = start + length
+    while i < len(places):
+        first = places[i]
+        end = first + sizes[first]
         j = i + 1
-        while j < len(ranges):
-            (other, at), length = ranges[j]
-            if other != number or at > end + _GAP or at + length > start + _READ:
+        while j < len(places):
+            place = places[j]
+            until = place + sizes[place]
+            if place > end + _GAP or until > first + _READ:
                 break
-            end = max(end, at + length)
+            end = max(end, until)
             j += 1
-        data = SegmentLog.read(segments[number], start, end - start)
-        for place, _ in ranges[i:j]:
-            yield place, (data, place[1] - start)
+        data = SegmentLog.read(segments[first >> _PLACE], first & _OFFSET, end - first)
+        found.update(dict.fromkeys(places[i:j], (data, first)))
         i = j
+    return found

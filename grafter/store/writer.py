@@ -57,6 +57,10 @@ def nothing() -> None:
     """For an op that took nothing for granted."""
 
 
+# How long a store that cannot write waits for somebody before it tries by itself.
+_PROBE_SECONDS = 1.0
+
+
 class Writer:
     """Writes ops. Without a log there is no thread: an op is applied when it is submitted."""
 
@@ -146,7 +150,11 @@ class Writer:
     def _write_forever(self) -> None:
         stop = False
         while not stop:
-            ops = self._inbox.get()
+            try:
+                ops = self._inbox.get(timeout=None if self.up else _PROBE_SECONDS)
+            except queue.Empty:
+                self._probe()
+                continue
             if ops is None:
                 return
             while not self._inbox.empty():
@@ -163,6 +171,16 @@ class Writer:
                     for op in group:
                         op.error = op.error or error
                 self._loop.call_soon_threadsafe(self._committed, group)
+
+    def _probe(self) -> None:
+        """Find out whether writing works again, for nobody may come while it is said that it does not."""
+        assert self._log is not None
+        try:
+            self._log.write([(RecordType.SETTLE, records.VERSION, [records.encode_keys(())])])
+        except OSError:
+            return
+        self.up = True
+        _LOG.info("the store can write again")
 
     def _commit(self, group: list[Op[Any]]) -> None:
         """On the writer's thread."""

@@ -1,0 +1,90 @@
+"""Task groups beside a body: whose failure comes out, and as what."""
+
+import asyncio
+
+import pytest
+
+from grafter.tasks import task_group
+
+
+async def test_an_error_of_the_body_comes_out_as_it_is() -> None:
+    """Whoever opened the room catches an OSError as an OSError, after the tasks have ended."""
+    ended = asyncio.Event()
+
+    async def beside() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def room() -> None:
+        async with task_group() as tasks:
+            task = tasks.create_task(beside())
+            await asyncio.sleep(0)
+            try:
+                raise OSError("address in use")
+            finally:
+                task.cancel()
+
+    with pytest.raises(OSError, match="in use") as raised:
+        await room()
+    assert type(raised.value) is OSError
+    assert ended.is_set()
+
+
+async def test_a_task_that_fails_ends_the_body() -> None:
+    """The body is cancelled where it waits, and the failure comes out in a group."""
+    reached = False
+
+    async def fail() -> None:
+        raise LookupError("the task's own")
+
+    async def room() -> None:
+        nonlocal reached
+        async with task_group() as tasks:
+            tasks.create_task(fail())
+            await asyncio.Event().wait()
+            reached = True
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await room()
+    assert not reached
+    assert raised.value.subgroup(LookupError) is not None
+    assert len(raised.value.exceptions) == 1
+
+
+async def test_a_cancelled_body_is_cancelled_and_no_error() -> None:
+    """A stop from outside passes through, and takes the tasks along."""
+    inside = asyncio.Event()
+    beside: list[asyncio.Task[None]] = []
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async def body() -> None:
+        async with task_group() as tasks:
+            beside.append(tasks.create_task(wait()))
+            inside.set()
+            await asyncio.Event().wait()
+
+    running = asyncio.ensure_future(body())
+    await inside.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert beside[0].cancelled()
+
+
+async def test_leaving_waits_for_the_tasks() -> None:
+    """A body that ends well leaves when its tasks have ended, too."""
+    steps: list[str] = []
+
+    async def work() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        steps.append("task")
+
+    async with task_group() as tasks:
+        tasks.create_task(work())
+        steps.append("body")
+    assert steps == ["body", "task"]
