@@ -12,18 +12,11 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope, KeyVa
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from grafter.otlp.frames import varint
+
 SPANS_PER_TRACE = 20
 OPEN_TRACES = 64
 START = 1_790_000_000_000_000_000
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _attribute(key: str, value: str | int) -> KeyValue:
@@ -86,16 +79,16 @@ class Workload:
             + [_attribute("service.name", "bench")]
         ).SerializeToString()
         scope = InstrumentationScope(name="bench.instrumentation", version="1.0").SerializeToString()
-        head = b"\x0a" + _varint(len(scope)) + scope
+        head = b"\x0a" + varint(len(scope)) + scope
         cut: list[bytes] = []
         for tail, number in spans:
             body = self._span(tail, number, rng)
             length = len(body) + 18
-            cut.append(b"\x12" + _varint(length) + b"\x0a\x10")
+            cut.append(b"\x12" + varint(length) + b"\x0a\x10")
             cut.append(body)
         size = len(head) + sum(map(len, cut)) + 16 * len(spans)
-        run = b"\x0a" + _varint(len(resource)) + resource + b"\x12" + _varint(size) + head
-        start = b"\x0a" + _varint(len(run) + sum(map(len, cut)) + 16 * len(spans)) + run
+        run = b"\x0a" + varint(len(resource)) + resource + b"\x12" + varint(size) + head
+        start = b"\x0a" + varint(len(run) + sum(map(len, cut)) + 16 * len(spans)) + run
         pieces = [start + cut[0]]
         pieces += [cut[n] + cut[n + 1] for n in range(1, len(cut) - 1, 2)]
         pieces.append(cut[-1])
