@@ -17,6 +17,7 @@ _SHARED = 1024
 # are closer than _GAP in it, since none is nearly as large as 2**_PLACE.
 _PLACE = 40
 _OFFSET = (1 << _PLACE) - 1
+_EMPTY = (b"", 0)
 
 
 class Reader:
@@ -31,7 +32,9 @@ class Reader:
         for chunks in wanted:
             for number, body, _, _, _, _, at, length, head, head_length, size in chunks:
                 start = number << _PLACE | body
-                sizes[start + head] = head_length + size
+                # An empty part stands where the next one starts.
+                if head_length + size:
+                    sizes[start + head] = head_length + size
                 if length:
                     sizes[start + at] = length
         found = _read(sizes, segments)
@@ -41,7 +44,7 @@ class Reader:
             parts = []
             for number, body, arrival, _, spans, flags, at, length, head, head_length, size in chunks:
                 place = (number << _PLACE | body) + head
-                data, first = found[place]
+                data, first = found.get(place, _EMPTY)
                 begin = place - first
                 middle = begin + head_length
                 guest: GuestFacts | None = None

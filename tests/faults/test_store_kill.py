@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,8 @@ async def found_in(directory: Path) -> list[int]:
     async with opened(directory) as store:
         await store.recovered()
         claims = await store.claim(LATER, 1 << 30)
-        read = await store.read(claims)
+        # Also what came after the parts that an export was begun of, and that its claim therefore does not cover.
+        read = await store.read([replace(claim, up_to=1 << 63) for claim in claims])
         assert store.stats().spans == sum(part.spans for parts in read for part in parts)
         assert store.counts.lost_records == 0
         return [number_of(part.payload) for parts in read for part in parts]

@@ -149,6 +149,17 @@ class StoreContract:
             ]
             assert [p.arrival for p in parts] == sorted({p.arrival for p in parts})
 
+    async def test_an_empty_part_takes_nothing_from_its_neighbours(self, place: Place, settings: Settings) -> None:
+        """Parts without a byte are parts, wherever in a request they stand."""
+        empty = Part(HOST, b"", 1, ENVELOPE, Facts.NONE, b"")
+        parts = [empty, host_part("a"), empty, empty, host_part("b"), empty]
+        async with place.open(settings) as store:
+            await store.append(parts, START)
+            (read,) = await store.read([await claim_one(store)])
+            assert texts(read) == ["", "a", "", "", "b", ""]
+            assert [part.span_ids for part in read] == [part.span_ids for part in parts]
+            assert {part.envelope for part in read} == {ENVELOPE}
+
     async def test_a_claim_sums_up_what_is_held(self, place: Place, settings: Settings) -> None:
         """The state has the first and last arrival, spans, bytes, facts and guests of all parts of the key."""
         a, b = SpanId(b"aaaaaaaa"), SpanId(b"bbbbbbbb")
