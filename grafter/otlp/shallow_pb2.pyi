@@ -62,6 +62,24 @@ class Head(_message.Message):
     flags: int
     def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., trace_state: _Optional[bytes] = ..., parent_span_id: _Optional[bytes] = ..., name: _Optional[bytes] = ..., start_time_unix_nano: _Optional[int] = ..., end_time_unix_nano: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...
 
+class TallyRequest(_message.Message):
+    __slots__ = ("resource_spans",)
+    RESOURCE_SPANS_FIELD_NUMBER: _ClassVar[int]
+    resource_spans: TallyResourceRun
+    def __init__(self, resource_spans: _Optional[_Union[TallyResourceRun, _Mapping]] = ...) -> None: ...
+
+class TallyResourceRun(_message.Message):
+    __slots__ = ("scope_spans",)
+    SCOPE_SPANS_FIELD_NUMBER: _ClassVar[int]
+    scope_spans: TallyScopeRun
+    def __init__(self, scope_spans: _Optional[_Union[TallyScopeRun, _Mapping]] = ...) -> None: ...
+
+class TallyScopeRun(_message.Message):
+    __slots__ = ("spans",)
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    spans: Tally
+    def __init__(self, spans: _Optional[_Union[Tally, _Mapping]] = ...) -> None: ...
+
 class Tally(_message.Message):
     __slots__ = ("trace_id", "span_id", "parent_span_id", "name", "flags")
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]

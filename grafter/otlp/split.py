@@ -2,10 +2,10 @@
 
 Where a span belongs is decided by three of its fields. Two ways read them:
 
-* the quick way, for spans whose fields come in ascending order, as every SDK writes them: the first 20 bytes are
-  ``0a 10 <trace id> 12 08`` and the span id follows. That these are the span's only ids is proven by a count: all
-  spans of the run are parsed as if they were one message, and it must hold as many ids as there are spans. A second
-  id anywhere, in any span, breaks the count.
+* the quick way, for requests whose spans all have their fields in ascending order, as every SDK writes them: the first
+  20 bytes of a span are ``0a 10 <trace id> 12 08`` and the span id follows. That these are its only ids is proven by a
+  count: the request is parsed with all of its spans merged into one message, which must hold as many ids as there are
+  spans. A second id anywhere, in any span, breaks the count.
 * the sure way, for everything else (a Go Collector writes the fields in descending order): the head of each span
   is parsed by the protobuf runtime.
 
@@ -31,8 +31,6 @@ _ZERO_SPAN = bytes(8)
 # Adding up an IntFlag member by member costs a microsecond each time; these are all there are.
 _FACTS = tuple(Facts(bits) for bits in range(8))
 _ROOT, _LOCAL_ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.LOCAL_ROOT), int(Facts.ANCHOR)
-# Spans that are tallied at a time: what is joined for it then fits into the processor's cache.
-_TALLIED = 512
 _BAD_IDS = "spans with an invalid id were rejected (trace ids have 16 bytes, span ids 8, not all zero)"
 
 # Envelopes repeat from request to request; a bound keeps a sender with ever new resources from growing the table.
@@ -70,107 +68,108 @@ class Splitter:
         """
         out = Split()
         try:
-            message = shallow.Request.FromString(request)
-            anchored = any(key in request for key in self._keys)
-            heads: shallow.HeadRequest | None = None
-            for at_resource, resource_run in enumerate(message.resource_spans):
-                scope_runs = list(resource_run.scope_spans)
-                resource_run.ClearField("scope_spans")
-                resource = resource_run.SerializeToString()
-                for at_scope, scope_run in enumerate(scope_runs):
-                    spans = list(scope_run.spans)
-                    if not spans:
-                        continue
-                    scope_run.ClearField("spans")
-                    envelope = self._envelope(resource, scope_run.SerializeToString())
-                    if self._quick(spans, envelope, out, anchored):
-                        continue
-                    heads = heads or shallow.HeadRequest.FromString(request)
-                    self._sure(
-                        spans, heads.resource_spans[at_resource].scope_spans[at_scope].spans, envelope, out, anchored
-                    )
+            runs = self._runs(request)
+            if not self._quick(request, runs, out):
+                self._sure(request, runs, out)
         except DecodeError as error:
             raise RejectedError("request is not a valid ExportTraceServiceRequest") from error
         if out.rejected:
             out.message = f"{out.rejected} {_BAD_IDS}"
         return out
 
-    def _quick(self, spans: list[bytes], envelope: Envelope, out: Split, anchored: bool) -> bool:
-        """Split a run whose spans begin with their ids; False, and nothing done, when that cannot be proven."""
-        count = len(spans)
-        parents = 0
-        flags: list[int] = []
-        named = anchored
-        for at in range(0, count, _TALLIED):
-            some = spans[at : at + _TALLIED] if count > _TALLIED else spans
-            tally = shallow.Tally.FromString(b"".join(some))
-            if not len(tally.trace_id) == len(some) == len(tally.span_id) or _ZERO_SPAN in tally.parent_span_id:
-                return False
-            parents += len(tally.parent_span_id)
-            flags += tally.flags
-            names = tally.name
-            for name in self._names:
-                named = named or name in names
-        # A parent stands right behind the ids, unless a trace state comes between: then the count does not add up.
-        roots = [s for s in spans if s[28:30] != b'"\x08']
-        if len(roots) + parents != count:
+    def _runs(self, request: bytes) -> list[tuple[Envelope, list[bytes]]]:
+        """The spans under each (resource, scope), in the request's order; empty runs too."""
+        runs = []
+        for resource_run in shallow.Request.FromString(request).resource_spans:
+            scope_runs = list(resource_run.scope_spans)
+            resource_run.ClearField("scope_spans")
+            resource = resource_run.SerializeToString()
+            for scope_run in scope_runs:
+                spans = list(scope_run.spans)
+                scope_run.ClearField("spans")
+                runs.append((self._envelope(resource, scope_run.SerializeToString()), spans))
+        return runs
+
+    def _quick(self, request: bytes, runs: list[tuple[Envelope, list[bytes]]], out: Split) -> bool:
+        """Split a request whose spans all begin with their ids; False, and nothing done, when that is not proven."""
+        count = sum([len(spans) for _, spans in runs])
+        tally = shallow.TallyRequest.FromString(request).resource_spans.scope_spans.spans
+        parents = tally.parent_span_id
+        if not len(tally.trace_id) == count == len(tally.span_id) or _ZERO_SPAN in parents:
+            return False
+        split = []
+        roots = 0
+        for envelope, spans in runs:
+            by_ids: defaultdict[bytes, list[bytes]] = defaultdict(list)
+            for span in spans:
+                by_ids[span[:20]].append(span)
+            for ids in by_ids:
+                if ids[:2] != b"\n\x10" or ids[18:] != b"\x12\x08" or ids[2:18] == _ZERO_TRACE:
+                    return False
+            # A parent stands right behind the ids, unless a trace state comes between: then the sum does not fit.
+            rootless = {span[:20]: span for span in spans if span[28:30] != b'"\x08'}
+            roots += len(rootless) if len(rootless) < 2 else sum([s[28:30] != b'"\x08' for s in spans])
+            split.append((envelope, spans, by_ids, rootless))
+        if roots + len(parents) != count:
             return False
 
-        runs: defaultdict[bytes, list[bytes]] = defaultdict(list)
-        for span in spans:
-            runs[span[:20]].append(span)
-        for ids in runs:
-            if ids[:2] != b"\n\x10" or ids[18:] != b"\x12\x08" or ids[2:18] == _ZERO_TRACE:
-                return False
-
-        first = {s[:20]: s for s in roots}
-        bits = dict.fromkeys(first, _ROOT)
-        if flags:
-            for ids in self._remote(spans, flags):
-                bits[ids] = bits.get(ids, 0) | _LOCAL_ROOT
+        named = any(key in request for key in self._keys)
+        for name in self._names:
+            named = named or name in tally.name
+        remote = max(tally.flags, default=0) >= FLAG_IS_REMOTE
         parts = []
-        for ids, members in runs.items():
-            known = bits.get(ids, 0)
-            many = len(members)
-            if many == 1:
-                (span,) = members
-                span_ids = span[20:28]
-                payload = PREFIX[len(span)] + span
-            else:
-                if known & _ROOT:
-                    at = members.index(first[ids])
-                    members.insert(0, members.pop(at))
-                span_ids = b"".join([s[20:28] for s in members])
-                payload = run_of(members)
-            if _ZERO_SPAN in span_ids:
-                return False
-            if named and any(map(self._is_anchor, members)):
-                known |= _ANCHOR
-            parts.append(Part(Key(ids[2:18]), payload, many, envelope, _FACTS[known], span_ids))
-        out.parts += parts
-        out.spans += count
+        for envelope, spans, by_ids, rootless in split:
+            bits = dict.fromkeys(rootless, _ROOT)
+            if remote:
+                for ids in self._remote(spans):
+                    bits[ids] = bits.get(ids, 0) | _LOCAL_ROOT
+            for ids, members in by_ids.items():
+                known = bits.get(ids, 0)
+                many = len(members)
+                if many == 1:
+                    (span,) = members
+                    span_ids = span[20:28]
+                    payload = PREFIX[len(span)] + span
+                else:
+                    if known & _ROOT:
+                        at = members.index(rootless[ids])
+                        members.insert(0, members.pop(at))
+                    span_ids = b"".join([s[20:28] for s in members])
+                    payload = run_of(members)
+                if _ZERO_SPAN in span_ids:
+                    return False
+                if named and any(map(self._is_anchor, members)):
+                    known |= _ANCHOR
+                parts.append(Part(Key(ids[2:18]), payload, many, envelope, _FACTS[known], span_ids))
+        out.parts = parts
+        out.spans = count
         return True
 
     @staticmethod
-    def _remote(spans: list[bytes], flags: Sequence[int]) -> set[bytes]:
+    def _remote(spans: list[bytes]) -> set[bytes]:
         """The first 20 bytes of the spans whose parent is said to be in another process."""
-        if max(flags) < FLAG_IS_REMOTE:
-            return set()
-        suspects = spans
-        if len(flags) == len(spans):
-            suspects = [s for s, flag in zip(spans, flags, strict=True) if flag & FLAG_IS_REMOTE]
         found = set()
-        for span in suspects:
+        for span in spans:
             head = shallow.Head.FromString(span)
             if head.flags & FLAG_IS_REMOTE and head.parent_span_id:
                 found.add(span[:20])
         return found
 
-    def _sure(
-        self, spans: list[bytes], heads: Iterable[shallow.Head], envelope: Envelope, out: Split, anchored: bool
+    def _sure(self, request: bytes, runs: list[tuple[Envelope, list[bytes]]], out: Split) -> None:
+        """Split by the heads that the protobuf runtime read."""
+        keyed = any(key in request for key in self._keys)
+        heads = [
+            scope_run.spans
+            for resource_run in shallow.HeadRequest.FromString(request).resource_spans
+            for scope_run in resource_run.scope_spans
+        ]
+        for (envelope, spans), own in zip(runs, heads, strict=True):
+            self._sure_run(spans, own, envelope, out, keyed)
+
+    def _sure_run(
+        self, spans: list[bytes], heads: Iterable[shallow.Head], envelope: Envelope, out: Split, keyed: bool
     ) -> None:
-        """Split a run by the heads that the protobuf runtime read."""
-        runs: dict[bytes, list[bytes]] = {}
+        by_trace: dict[bytes, list[bytes]] = {}
         ids: dict[bytes, list[bytes]] = {}
         facts: dict[bytes, int] = {}
         for span, head in zip(spans, heads, strict=True):
@@ -184,9 +183,9 @@ class Splitter:
             ):
                 out.rejected += 1
                 continue
-            run = runs.get(trace_id)
+            run = by_trace.get(trace_id)
             if run is None:
-                run = runs[trace_id] = []
+                run = by_trace[trace_id] = []
                 ids[trace_id] = []
                 facts[trace_id] = 0
             at = len(run)
@@ -198,9 +197,9 @@ class Splitter:
                 facts[trace_id] |= _LOCAL_ROOT
             run[at:at] = (PREFIX[len(span)], span)
             ids[trace_id].insert(at // 2, span_id)
-            if (anchored or head.name in self._names) and self._is_anchor(span):
+            if (keyed or head.name in self._names) and self._is_anchor(span):
                 facts[trace_id] |= _ANCHOR
-        for trace_id, run in runs.items():
+        for trace_id, run in by_trace.items():
             span_ids = ids[trace_id]
             out.parts.append(
                 Part(Key(trace_id), b"".join(run), len(span_ids), envelope, _FACTS[facts[trace_id]], b"".join(span_ids))
