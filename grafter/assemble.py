@@ -56,6 +56,8 @@ class GuestNote:
     late: bool = False
     first: bool = True
     """Nothing of the guest left before; only then it counts for the join rate."""
+    malformed: bool = False
+    """Its metadata seems to name a host, in a form that cannot be read."""
 
 
 @dataclass(slots=True)
@@ -101,7 +103,7 @@ class Assembled:
                     metrics.expected_guests.labels(note.source.value, "late" if note.late else "joined").inc()
                     metrics.join_delay_seconds.observe(note.waited_seconds)
             elif note.first:
-                metrics.unlinked_guests.labels(reason.value).inc()
+                metrics.unlinked_guests.labels("malformed" if note.malformed else reason.value).inc()
 
 
 class Assembler:
@@ -328,7 +330,9 @@ class Assembler:
         out.merged += sum(p.spans for p in parts) - real
         out.synthetic += grafted.synthetic
         waited = (now - state.first) / 1e9 if state is not None else 0.0
-        notes.append(GuestNote(guest.source, real, grafted.match if linked else "", waited, late, first and real > 0))
+        match = grafted.match if linked else ""
+        malformed = bool(grafted.memory.head.get("malformed"))
+        notes.append(GuestNote(guest.source, real, match, waited, late, first and real > 0, malformed))
 
     def _finish(self, out: Assembled, key: Key, pieces: list[Piece]) -> Assembled:
         if not pieces:

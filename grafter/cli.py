@@ -6,6 +6,7 @@ the config is imported inside it, so that ``grafter validate`` starts without gR
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -66,6 +67,8 @@ def _top(
 def run(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Receive, join and forward until stopped."""
     settings = read_config(config, set_)
+    # gRPC's core writes lines of its own to stderr, in no format that a log reader expects.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # gRPC and the servers are only wanted here.
     from grafter import service
 

@@ -4,8 +4,10 @@ The core decides; this room fetches the memories that the decision needs, a roun
 moves a guest under its host when the host turns out to be held.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from grafter.assemble import Assembled, Assembler
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_guest
@@ -18,6 +20,8 @@ from grafter.store.base import Claim, Store, StoredPart
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
 _ANCHOR_POLL = SECOND // 2
 _MAX_HOSTS = 100_000
+# From here on a join takes more than some 50 ms, and runs beside the loop.
+LARGE_BYTES, LARGE_GUEST = 2 << 20, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,9 @@ class LateGuests:
         self._hosts[claim.key] = host
         waits = self._policy.waits
         overdue = self._stream and now >= claim.state.last + min(waits.for_guest, waits.idle)
-        assembled = self._assembler.guest(claim.key, known.guest, parts, now, host, recalled, overdue=overdue)
+        assemble = partial(self._assembler.guest, claim.key, known.guest, parts, now, host, recalled, overdue=overdue)
+        large = claim.state.bytes > LARGE_BYTES or claim.state.guest_spans > LARGE_GUEST
+        assembled = await asyncio.to_thread(assemble) if large else assemble()
         if host is not None and reason is ReleaseReason.UNLINKED:
             assembled.reason = ReleaseReason.LATE_GUEST
         return assembled

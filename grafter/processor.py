@@ -22,7 +22,7 @@ from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_
 from grafter.core.model import Key, Part, UnixNano
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
-from grafter.late_guests import LateGuests
+from grafter.late_guests import LARGE_BYTES, LARGE_GUEST, LateGuests
 from grafter.otlp import build
 from grafter.poison import Poison
 from grafter.store.base import Claim, DeadLetter, Outcome, Settlement, Store, StoredPart
@@ -36,8 +36,6 @@ _CLAIM_LIMIT = 400
 # Payload that is read and assembled at a time: bounds memory when many large traces are due together.
 _READ_BYTES = 32 << 20
 _FINAL = frozenset({Outcome.ACCEPTED, Outcome.REFUSED})
-# From here on a join takes more than some 50 ms.
-_LARGE_BYTES, _LARGE_GUEST = 2 << 20, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +259,7 @@ class Processor:
         if len(claim.key) != 16:
             return await self._late.assemble(claim, parts, reason, now, pinned=_pinned(claim))
         recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
-        if state.guests and (state.bytes > _LARGE_BYTES or state.guest_spans > _LARGE_GUEST):
+        if state.guests and (state.bytes > LARGE_BYTES or state.guest_spans > LARGE_GUEST):
             # A join of this size takes longer than the other requests should wait.
             return await asyncio.to_thread(self._assembler.host, claim.key, state, parts, reason, now, recalled)
         return self._assembler.host(claim.key, state, parts, reason, now, recalled)

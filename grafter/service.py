@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -57,6 +58,8 @@ class Running:
     """By door: otlp_grpc, otlp_http, openai, health, metrics; of a receiver ``otlp/name`` as ``otlp_grpc/name``."""
     count_recovered: Callable[[], None] = lambda: None
     """Adds what the store has found so far to the metrics."""
+    held: Callable[[], Held] = lambda: Held(0, 0, 0, 0, 0, 0.0, 0, True)
+    """What is held now."""
 
 
 @asynccontextmanager
@@ -204,6 +207,7 @@ def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Expor
 
     service.count_recovered = count_recovered
     service.metrics.watch(held)
+    service.held = held
     service.health.troubles = troubles
     service.health.takes_parts = lambda: store.up and not store.full
 
@@ -259,10 +263,27 @@ def _stop_signals() -> Iterator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
+def _end_by(seconds: float) -> None:
+    """End the process in this time whatever still keeps it, such as a terminal that nobody reads."""
+
+    def end() -> None:
+        logger.error("the stop took longer than shutdown_timeout; ending, what is held stays in the store")
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
 async def _serve(config: Config) -> int:
     with _stop_signals() as stop:
-        async with running(config):
+        async with running(config) as service:
             await stop.wait()
+            # One second more, for what ends by itself at the very end.
+            _end_by(config.service.shutdown_timeout.seconds + 1.0)
+            held = service.held().spans
+            if held and config.extensions.store.embedded.memory:
+                logger.warning("the store is in memory: %d held spans end with this process", held)
     return 0
 
 

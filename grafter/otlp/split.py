@@ -31,6 +31,10 @@ _ZERO_SPAN = bytes(8)
 # Adding up an IntFlag member by member costs a microsecond each time; these are all there are.
 _FACTS = tuple(Facts(bits) for bits in range(8))
 _ROOT, _LOCAL_ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.LOCAL_ROOT), int(Facts.ANCHOR)
+# A Collector that groups by trace sends a run a trace; the largest batches have some thousands of spans.
+_MAX_RUNS = 50_000
+# A trace id and a span id with their tags. A few spans without may be a mistake and are rejected one by one.
+_LEAST_SPAN, _SPARE = 28, 1 << 16
 _BAD_IDS = "spans with an invalid id were rejected (trace ids have 16 bytes, span ids 8, not all zero)"
 
 # Envelopes repeat from request to request; a bound keeps a sender with ever new resources from growing the table.
@@ -78,13 +82,24 @@ class Splitter:
         return out
 
     def _runs(self, request: bytes) -> list[tuple[Envelope, list[bytes]]]:
-        """The spans under each (resource, scope), in the request's order; empty runs too."""
-        runs = []
-        for resource_run in shallow.Request.FromString(request).resource_spans:
+        """The spans under each (resource, scope), in the request's order; empty runs too.
+
+        Raises RejectedError for a request that is made to cost more than it holds.
+        """
+        runs: list[tuple[Envelope, list[bytes]]] = []
+        resource_runs = shallow.Request.FromString(request).resource_spans
+        # Counted before anything is made of them: two bytes on the wire would else become a kilobyte here.
+        if len(resource_runs) > _MAX_RUNS:
+            raise RejectedError(f"request has {len(resource_runs)} resource_spans, at most {_MAX_RUNS} are taken")
+        for resource_run in resource_runs:
+            if len(runs) + len(resource_run.scope_spans) > _MAX_RUNS:
+                raise RejectedError(f"request has more than {_MAX_RUNS} scope_spans")
             scope_runs = list(resource_run.scope_spans)
             resource_run.ClearField("scope_spans")
             resource = resource_run.SerializeToString()
             for scope_run in scope_runs:
+                if len(scope_run.spans) * _LEAST_SPAN > len(request) + _SPARE:
+                    raise RejectedError(f"request has {len(scope_run.spans)} spans, too many to have ids")
                 spans = list(scope_run.spans)
                 scope_run.ClearField("spans")
                 runs.append((self._envelope(resource, scope_run.SerializeToString()), spans))

@@ -42,6 +42,7 @@ from grafter.store.ledger import Ledger
 from grafter.store.reading import Reader
 from grafter.store.records import CHUNK, Move, RecordError, RecordType, facts_of
 from grafter.store.recovery import rebuild
+from grafter.store.reserve import Reserve
 from grafter.store.segments import Damage, Segment, SegmentLog, StoreError
 from grafter.store.writer import Place, Row, Writer
 
@@ -110,6 +111,7 @@ class _Files:
     ledger: Ledger
     log: SegmentLog | None = None
     lock: int = -1
+    reserve: Reserve | None = None
 
     def close(self) -> None:
         self.ledger.close()
@@ -142,7 +144,7 @@ def _files(directory: Path, segment_bytes: int, ledger: Callable[[Path | None], 
     except (OSError, sqlite3.Error) as error:
         os.close(lock)
         raise StoreError(f"cannot read the store in {directory}: {error}") from error
-    return _Files(book, log, lock)
+    return _Files(book, log, lock, Reserve(directory))
 
 
 def _take(lock: int, directory: Path) -> None:
@@ -212,7 +214,12 @@ class EmbeddedStore:
         self._cleaner: Cleaner | None = None
         self._full = False
         self._writer = Writer(
-            files.log, files.ledger, always=always, interval=fsync_interval, committed=self._give_up_space
+            files.log,
+            files.ledger,
+            files.reserve,
+            always=always,
+            interval=fsync_interval,
+            committed=self._give_up_space,
         )
 
     # Start and stop.
@@ -249,7 +256,7 @@ class EmbeddedStore:
     def full(self) -> bool:
         """A part was refused because the store is full, and it still nearly is."""
         self._full = self._full and self._index.bytes + self._pending > self._max_bytes * 9 // 10
-        return self._full
+        return self._full or self._writer.short
 
     @property
     def forgotten(self) -> int:
@@ -290,6 +297,8 @@ class EmbeddedStore:
     def _admit(self, size: int) -> None:
         if self._writer.stopping:
             raise UnavailableError("the store is stopping", reason="stopping")
+        if self._writer.short:
+            raise UnavailableError("the disk is full", retry_after=5.0, reason="disk_full")
         held = self._index.bytes + self._pending
         if self._recovering_index is not None:
             held += self._recovering_index.bytes

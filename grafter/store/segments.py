@@ -42,6 +42,9 @@ _WINDOW = 1 << 20
 _VECTORS = 1000
 _LARGE = 1024
 
+# A segment is given up whole, and never the current one; on a full disk even this much is worth another.
+_WORTH_ROTATING = 64 << 10
+
 
 class StoreError(OSError):
     """The store's directory cannot be used; the message says why and what to do."""
@@ -165,6 +168,12 @@ class SegmentLog:
             self._bytes += at - segment.size
         segment.size = at
         return places
+
+    def rotate(self) -> int | None:
+        """Begin another segment if the current one holds something worth giving up; its number. Raises OSError."""
+        if self._current is None or self._current.size < _WORTH_ROTATING:
+            return None
+        return self._begin().number
 
     def sync(self) -> None:
         """Bring to the disk what was written; a segment whose sync failed is not written to again."""

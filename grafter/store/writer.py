@@ -5,6 +5,8 @@ the log. Back on the loop, in the order of the log: ``apply`` or ``refused``, th
 """
 
 import asyncio
+import contextlib
+import errno
 import logging
 import queue
 import sqlite3
@@ -19,6 +21,7 @@ from grafter.store import records
 from grafter.store.base import DeadLetter, Memory
 from grafter.store.ledger import Ledger
 from grafter.store.records import RecordError, RecordType
+from grafter.store.reserve import Reserve
 from grafter.store.segments import SegmentLog
 
 _LOG = logging.getLogger(__name__)
@@ -59,13 +62,21 @@ def nothing() -> None:
 
 # How long a store that cannot write waits for somebody before it tries by itself.
 _PROBE_SECONDS = 1.0
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
 
 
 class Writer:
     """Writes ops. Without a log there is no thread: an op is applied when it is submitted."""
 
     def __init__(
-        self, log: SegmentLog | None, ledger: Ledger, *, always: bool, interval: float, committed: Callable[[], None]
+        self,
+        log: SegmentLog | None,
+        ledger: Ledger,
+        reserve: Reserve | None,
+        *,
+        always: bool,
+        interval: float,
+        committed: Callable[[], None],
     ) -> None:
         """``always``: to the disk before an op is answered, else every ``interval`` seconds. ``committed`` is called
         on the loop after each group that was applied.
@@ -77,6 +88,9 @@ class Writer:
         """Every record of a segment below this one is applied."""
         self._log = log
         self._ledger = ledger
+        self._reserve = reserve
+        self.short = False
+        """The disk was full, and what is free since then is for draining."""
         self._always = always
         self._interval = interval
         self._committed_to = committed
@@ -151,7 +165,7 @@ class Writer:
         stop = False
         while not stop:
             try:
-                ops = self._inbox.get(timeout=None if self.up else _PROBE_SECONDS)
+                ops = self._inbox.get(timeout=None if self.up and not self.short else _PROBE_SECONDS)
             except queue.Empty:
                 self._probe()
                 continue
@@ -163,6 +177,7 @@ class Writer:
                     stop = True
                     break
                 ops += more
+            self._reopen()
             for group in _groups(ops):
                 try:
                     self._commit(group)
@@ -175,12 +190,33 @@ class Writer:
     def _probe(self) -> None:
         """Find out whether writing works again, for nobody may come while it is said that it does not."""
         assert self._log is not None
-        try:
-            self._log.write([(RecordType.SETTLE, records.VERSION, [records.encode_keys(())])])
-        except OSError:
+        if not self.up:
+            try:
+                self._log.write([(RecordType.SETTLE, records.VERSION, [records.encode_keys(())])])
+            except OSError:
+                return
+            self.up = True
+            _LOG.info("the store can write again")
+        self._reopen()
+
+    def _reopen(self) -> None:
+        """After the disk was full: open the doors when there is space, else see that what is dead can be given up."""
+        if not self.short or self._log is None:
             return
-        self.up = True
-        _LOG.info("the store can write again")
+        if self._reserve is None or self._reserve.take():
+            self.short = False
+            _LOG.info("there is space on the disk again; parts are taken")
+            return
+        with contextlib.suppress(OSError):
+            number = self._log.rotate()
+            if number is not None:
+                # Behind every group that is on its way back to the loop.
+                self._loop.call_soon_threadsafe(self._rotated, number)
+
+    def _rotated(self, number: int) -> None:
+        self.applied = max(self.applied, number)
+        if not self.stopping:
+            self._committed_to()
 
     def _commit(self, group: list[Op[Any]]) -> None:
         """On the writer's thread."""
@@ -199,7 +235,18 @@ class Writer:
                 writing.append(op)
         if rows:
             try:
-                places = self._log.write(rows)
+                try:
+                    places = self._log.write(rows)
+                except OSError as error:
+                    if not self._made_room(error):
+                        raise
+                    # Parts wait outside until it is there again; what drains the store goes on.
+                    for op in [op for op in writing if any(kind is RecordType.PARTS for kind, _ in op.rows)]:
+                        op.error = error
+                        writing.remove(op)
+                    places = self._log.write(
+                        [(kind, records.VERSION, body) for op in writing for kind, body in op.rows]
+                    )
                 if self._always:
                     try:
                         self._log.sync()
@@ -220,15 +267,28 @@ class Writer:
         keeping = [op for op in group if op.memories or op.letters]
         if not keeping:
             return
+        memories = [memory for op in keeping for memory in op.memories]
+        letters = [letter for op in keeping for letter in op.letters]
         try:
-            keeping[0].pushed_out = self._ledger.commit(
-                [memory for op in keeping for memory in op.memories],
-                [letter for op in keeping for letter in op.letters],
-            )
+            try:
+                keeping[0].pushed_out = self._ledger.commit(memories, letters)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode not in _FULL or not self._made_room(OSError(errno.ENOSPC, "")):
+                    raise
+                keeping[0].pushed_out = self._ledger.commit(memories, letters)
         except sqlite3.Error as error:
             _LOG.warning("the store could not write its ledger: %s", error)
             for op in keeping:
                 op.error = error
+
+    def _made_room(self, error: OSError) -> bool:
+        """The disk is full: the doors shut, and what drains the store may try once more."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return False
+        if not self.short:
+            _LOG.error("the disk is full; parts are refused until there is space, what is held goes on leaving")
+        self.short = True
+        return self._reserve is not None and self._reserve.give_up()
 
     def _failed(self, error: OSError) -> None:
         if self.up:

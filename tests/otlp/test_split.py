@@ -183,3 +183,14 @@ def test_garbage_is_rejected(garbage: bytes) -> None:
     """Bytes that are no request are refused as a whole, with an error that holds none of them."""
     with pytest.raises(RejectedError, match="not a valid ExportTraceServiceRequest"):
         Splitter(ANCHORS).split(garbage)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [b"\x0a\x00" * 2**20, framed(0x0A, b"\x12\x00" * 2**20), framed(0x0A, framed(0x12, b"\x12\x00" * 2**20))],
+    ids=["resources", "scopes", "spans"],
+)
+def test_a_request_of_empty_messages_is_rejected(bomb: bytes) -> None:
+    """Two bytes on the wire that would become objects here are counted before any is made."""
+    with pytest.raises(RejectedError, match="request has"):
+        Splitter(ANCHORS).split(bomb)
