@@ -332,6 +332,7 @@ class Processor:
                 work.retry_after = max(work.retry_after, result.retry_after, self._limits.tick_seconds)
                 if result.unknown or trace.resend:
                     work.outcomes[name] = Outcome.INTENDED
+                    self._begun[work.claim.key] = work.reason
                 else:
                     work.outcomes.pop(name, None)
                     withdrawn.append(work.claim)

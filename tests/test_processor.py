@@ -326,6 +326,7 @@ async def test_an_unknown_outcome_is_sent_again_and_says_so() -> None:
         peer.answer = lambda _batch: ACCEPTED
         await r.pass_time(10)
         assert len(set(peer.ids)) == HOST_SPANS
+        assert r.count("grafter_released_traces_total", reason="guest_timeout") == 1
         last = Peer()
         last.requests = peer.requests[-1:]
         assert all(any(a.key == "grafter.resend" for a in span.attributes) for span, _ in last.spans)
