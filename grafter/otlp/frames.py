@@ -6,9 +6,6 @@ and cut at span boundaries without reading a span.
 
 from collections.abc import Iterator
 
-SPAN_TAG = 0x12
-"""Field 2, length-delimited: ScopeSpans.spans, and ResourceSpans.scope_spans too."""
-
 
 def varint(value: int) -> bytes:
     """A non-negative integer as a base-128 varint."""
