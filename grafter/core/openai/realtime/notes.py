@@ -1,0 +1,90 @@
+"""A note: what is stored of one Realtime event, or of a run of audio deltas. The form between doors and machine.
+
+Events carry no wall-clock time, so a note has the moment at which whoever read the socket got it. Payloads of guest
+parts of source ``realtime`` are JSON lists of notes; they may arrive in any order and more than once, and are read
+back in order of their times.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import orjson
+
+from grafter.core.model import UnixNano
+
+
+class Side(StrEnum):
+    """Who sent the event."""
+
+    SERVER = "server"
+    CLIENT = "client"
+    GRAFTER = "grafter"
+    """No event of OpenAI's: METADATA, SIP, STARTED, ALIVE, ENDED, made by a door."""
+
+
+METADATA = "grafter.metadata"
+"""``metadata``: the app's own, as posted or as given at the recorder's start; ``origin``: ``start`` or ``posted``."""
+SIP = "grafter.sip"
+"""``traceparent``: of a SIP header. It links only where its host has come."""
+STARTED = "grafter.started"
+"""A recorder began to listen; ``from`` and ``to`` are not kept: grafter adds no phone number to any span."""
+ALIVE = "grafter.alive"
+"""Nothing happened, and somebody is still listening."""
+ENDED = "grafter.ended"
+"""No more will come; ``by``: ``posted``, ``close``, ``disconnect``, ``expired``, ``silence`` or ``stopped``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One event, or ``count`` audio deltas of one item in a row."""
+
+    at: UnixNano
+    """Arrival of the event, of a run its first."""
+    side: Side
+    event: Mapping[str, object]
+    """What is kept of it (``kept.kept``); ``type`` is a str and a GA name, whatever the sender spoke."""
+    count: int = 1
+    last: UnixNano = UnixNano(0)
+    """Of a run the arrival of its last delta; ``event["delta_bytes"]`` is the sum then. 0 for a single event."""
+
+
+def encode(notes: Iterable[Note]) -> bytes:
+    """A part's payload."""
+    return orjson.dumps([_row(note) for note in notes])
+
+
+def decode(payload: bytes) -> list[Note]:
+    """The notes of a payload, in its order. Raises ValueError for what is no JSON list; odd members are left out."""
+    rows = orjson.loads(payload)
+    if not isinstance(rows, list):
+        raise ValueError("payload is not a list of notes")
+    return [note for note in map(_note, rows) if note is not None]
+
+
+def in_order(payloads: Sequence[Sequence[Note]]) -> list[Note]:
+    """All notes by their time, then by arrival: the order in which the machine wants them."""
+    return sorted((note for notes in payloads for note in notes), key=_time)
+
+
+def _time(note: Note) -> int:
+    return note.at
+
+
+def _row(note: Note) -> list[object]:
+    row: list[object] = [note.at, note.side.value, note.event]
+    return row if note.count == 1 else [*row, note.count, note.last]
+
+
+def _note(row: object) -> Note | None:
+    match row:
+        case [int(at), str(side), dict(event)] if isinstance(event.get("type"), str):
+            count, last = 1, 0
+        case [int(at), str(side), dict(event), int(count), int(last)] if isinstance(event.get("type"), str):
+            pass
+        case _:
+            return None
+    try:
+        return Note(UnixNano(at), Side(side), event, count, UnixNano(last))
+    except ValueError:
+        return None
