@@ -67,10 +67,12 @@ class OutTrace:
 class Batch:
     """What goes out in one request, unless a backend's refusal makes the exporter halve it."""
 
-    traces: tuple[OutTrace, ...]
+    traces: Sequence[OutTrace]
     spans: int
     size: int
     """Bytes, about."""
+    runs: Sequence[tuple[Envelope, Sequence[bytes]]] | None = None
+    """The payloads of all traces by envelope, where whoever made the batch had them like that."""
 
 
 class Verdict(StrEnum):

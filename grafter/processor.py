@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
 
-from grafter.assemble import Assembled, Assembler
+from grafter.assemble import Assembled, Assembler, Bundled
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Verdict
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
 from grafter.core.model import Key, Part, UnixNano
@@ -25,7 +25,7 @@ from grafter.errors import UnavailableError
 from grafter.late_guests import LARGE_BYTES, LARGE_GUEST, LateGuests
 from grafter.otlp import build
 from grafter.poison import Poison
-from grafter.store.base import Claim, DeadLetter, Outcome, Settlement, Store, StoredPart
+from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Settlement, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # One claim is one pass over the due keys; more than a few hundred at a time would hold the loop for too long.
 _CLAIM_LIMIT = 400
+# The same for what is not claimed one by one.
+_BUNDLES, _BUNDLE_TRACES = 4, 1000
 # Payload that is read and assembled at a time: bounds memory when many large traces are due together.
 _READ_BYTES = 32 << 20
 _FINAL = frozenset({Outcome.ACCEPTED, Outcome.REFUSED})
@@ -83,10 +85,13 @@ class Processor:
         self._limits = limits
         self._slots = asyncio.Semaphore(limits.in_flight)
         self._claims: dict[int, Claim] = {}
+        self._bundles: set[Bundle] = set()
         self._sends: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._late = LateGuests(store, policy, assembler)
         self._poison = Poison(store, metrics)
+        # With several exporters each trace has outcomes of its own.
+        self._takes_bundles = len(self._exporters) == 1 and assembler.takes_bundles
         self._begun: dict[Key, ReleaseReason] = {}
         """Why a key was released whose exporters have not all answered yet."""
 
@@ -119,7 +124,7 @@ class Processor:
     async def _tick(self, tasks: asyncio.TaskGroup) -> None:
         while not self._stopping.is_set():
             try:
-                busy = await self._round(tasks) == _CLAIM_LIMIT
+                busy = await self._round(tasks) >= _CLAIM_LIMIT
             except UnavailableError as error:
                 logger.warning("the store is not available: %s", error)
                 busy = False
@@ -143,6 +148,8 @@ class Processor:
             await asyncio.sleep(self._limits.lease_seconds / 3)
             if self._claims:
                 await self._store.renew(list(self._claims.values()), UnixNano(self._clock()))
+            for bundle in list(self._bundles):
+                await self._store.renew_bundle(bundle, UnixNano(self._clock()))
 
     def _down_for(self, exporters: Iterable[Exporter]) -> float:
         """Seconds until the first of these is worth a try; 0 when one is up now."""
@@ -163,9 +170,10 @@ class Processor:
         if self._down_for(self._exporters) > 0:
             return 0
         now = UnixNano(self._clock())
-        claims = await self._store.claim(now, _CLAIM_LIMIT)
+        bundled = await self._bundle(tasks, now) if self._takes_bundles else 0
+        claims = await self._store.claim(now, _CLAIM_LIMIT, bundles=self._takes_bundles)
         if not claims:
-            return 0
+            return bundled
         due = await self._decide(claims, now)
         for some in _slices(due):
             works = await self._release(some, now)
@@ -180,7 +188,73 @@ class Processor:
                 task = tasks.create_task(self._send(batch), name="processor.send")
                 self._sends.add(task)
                 task.add_done_callback(partial(self._sent, batch))
-        return len(claims)
+        return bundled + len(claims)
+
+    async def _bundle(self, tasks: asyncio.TaskGroup, now: UnixNano) -> int:
+        """See the plain traces that are due on their way; how many were handed out."""
+        limits = self._limits
+        traces = 0
+        for _ in range(_BUNDLES):
+            bundle = await self._store.bundle(now, _BUNDLE_TRACES, limits.batch_spans, limits.batch_bytes)
+            if bundle is None:
+                break
+            traces += len(bundle.keys)
+            self._bundles.add(bundle)
+            await self._slots.acquire()
+            task = tasks.create_task(self._send_bundle(bundle, now), name="processor.send_bundle")
+            self._sends.add(task)
+            task.add_done_callback(partial(self._sent_bundle, bundle))
+        return max(traces, _CLAIM_LIMIT) if bundle is not None else traces
+
+    async def _send_bundle(self, bundle: Bundle, now: UnixNano) -> None:
+        """A bundle to its exporter; what is not taken goes on as claims."""
+        if self._stopping.is_set():
+            return
+        name = self._exporters[0].name
+        try:
+            try:
+                parts = await self._store.read_bundle(bundle)
+                bundled = self._assembler.bundle(bundle, parts, now)
+            except Exception as error:  # noqa: BLE001  # whatever it is, one by one it shows whose it is
+                logger.warning("a batch of traces is tried one by one: %s", type(error).__name__)
+                self._bundles.discard(bundle)
+                await self._store.postpone([(claim, now) for claim in await self._store.open_bundle(bundle)])
+                return
+            if not await self._store.intend_bundle(bundle, name):
+                return
+            batch = Batch(bundled.traces, bundled.spans, bundled.size, bundled.runs)
+            results = await self._exporters[0].export(batch)
+            if all([result.verdict is Verdict.ACCEPTED for result in results]):  # noqa: C419  # a list is faster here
+                await self._settle_bundle(bundle, bundled)
+                return
+            self._bundles.discard(bundle)
+            claims = await self._store.open_bundle(bundle)
+            if not claims:
+                return
+            works = _works(claims, bundle.counts, bundled)
+            for work in works:
+                self._claims[id(work)] = work.claim
+            try:
+                await self._note(name, works, bundled.traces, results)
+                await self._conclude(works)
+            finally:
+                for work in works:
+                    self._claims.pop(id(work), None)
+        except UnavailableError as error:
+            logger.warning("the store is not available: %s", error)
+        except Exception:
+            logger.exception("a batch failed; its traces are tried again when their leases end")
+
+    def _sent_bundle(self, bundle: Bundle, task: asyncio.Task[None]) -> None:
+        self._sends.discard(task)
+        self._bundles.discard(bundle)
+        self._slots.release()
+
+    async def _settle_bundle(self, bundle: Bundle, bundled: Bundled) -> None:
+        if await self._store.settle_bundle(bundle, bundled.blobs, UnixNano(self._clock())):
+            self._metrics.released_traces.labels(ReleaseReason.COMPLETE.value).inc(len(bundle.keys))
+            if bundled.merged:
+                self._metrics.merged_spans.labels("repeat").inc(bundled.merged)
 
     async def _decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, ReleaseReason]]:
         """The claims that are to be released now; the others are given back with their next moment."""
@@ -318,7 +392,12 @@ class Processor:
         if not traces:
             return
         batch = Batch(tuple(traces), sum(t.spans for t in traces), sum(w.assembled.size for w in works))
-        results = await exporter.export(batch)
+        await self._note(name, works, traces, await exporter.export(batch))
+
+    async def _note(
+        self, name: str, works: Sequence[Work], traces: Sequence[OutTrace], results: Sequence[Result]
+    ) -> None:
+        """Keep what an exporter said of each trace."""
         refused: list[tuple[Work, OutTrace, Result]] = []
         withdrawn: list[Claim] = []
         for work, trace, result in zip(works, traces, results, strict=True):
@@ -402,6 +481,17 @@ class Processor:
                     work.assembled.count(self._metrics, work.reason)
         for reason, releases in reasons.items():
             self._metrics.released_traces.labels(reason.value).inc(releases)
+
+
+def _works(claims: Sequence[Claim], counts: Sequence[int], bundled: Bundled) -> list[Work]:
+    """The traces of an opened bundle, as if each had been claimed alone."""
+    works = []
+    for i, claim in enumerate(claims):
+        trace = bundled.traces[i]
+        size = sum(len(piece.payload) for piece in trace.pieces)
+        assembled = Assembled(trace, size, (Memory(claim.key, bundled.blobs[i]),), counts[i] - trace.spans)
+        works.append(Work(claim, ReleaseReason.COMPLETE, assembled))
+    return works
 
 
 def _pinned(claim: Claim) -> bool:

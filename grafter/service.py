@@ -20,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from grafter import __version__, logs
+from grafter import __version__, allocator, logs
 from grafter.assemble import Assembler
 from grafter.config import Config
 from grafter.consumer import Consumer, Exporter, Signal
@@ -292,6 +292,7 @@ def run(config: Config) -> int:
     logs.configure(config.service.telemetry.logs.level, config.service.telemetry.logs.encoding)
     for warning in config.warnings:
         logger.warning("%s", warning)
+    allocator.tune(total_memory())
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(config))

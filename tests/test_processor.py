@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from grafter.consumer import Batch, Result, Verdict
+from grafter.core.model import Key, UnixNano
 from grafter.core.policy import GraftPolicy, HostMissing, Mode, Redact, Unlinked, Waits
 from grafter.errors import UnavailableError
 from grafter.otlp.frames import framed
@@ -136,6 +137,30 @@ async def test_order_and_repetition_do_not_matter(seed: int, repeats: int, data:
         assert came == became
     key = lambda one: (one[0].span_id, one[1])  # noqa: E731
     assert sorted(shuffled.spans, key=key) == sorted(plain.spans, key=key)
+
+
+trace_numbers = st.integers(1, 6)
+requests = st.lists(
+    st.tuples(trace_numbers, st.lists(st.integers(2, 12), max_size=4, unique=True), st.booleans()), max_size=12
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(sent=requests)
+async def test_traces_leave_alike_together_and_alone(sent: list[tuple[int, list[int], bool]]) -> None:
+    """With one exporter plain traces leave in bundles, with two one by one: the same spans, memories and books."""
+    seen = []
+    for peers in ([Peer("a")], [Peer("a"), Peer("b")]):
+        async with rig(*peers) as r:
+            for number, spans, with_root in sent:
+                trace_id = number.to_bytes(16)
+                request = host_request(trace_id, *[(1, 0, "root")] * with_root, *[(n, 1, "step") for n in spans])
+                await r.host(request)
+            await r.pass_time(700)
+            recalled = await r.store.recall([Key(n.to_bytes(16)) for n in range(1, 7)], UnixNano(r.now[0]))
+            assert r.books(len(peers[0].ids))[0] == r.books(len(peers[0].ids))[1]
+            seen.append((sorted(peers[0].spans, key=str), recalled, r.count("grafter_merged_spans_total")))
+    assert seen[0] == seen[1]
 
 
 async def test_a_late_guest_hangs_where_it_would_have_hung() -> None:
@@ -505,7 +530,7 @@ async def test_a_stop_ends_within_its_grace() -> None:
         r.now[0] += 60 * 10**9
         async with asyncio.timeout(10):
             async with r.processor.running(grace_seconds=0.2):
-                while not r.processor._claims:  # noqa: ASYNC110  # a turn of the loop each time
+                while not r.processor._sends:  # noqa: ASYNC110  # a turn of the loop each time
                     await asyncio.sleep(0)
         assert r.store.stats().traces == 29
 

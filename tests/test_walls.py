@@ -23,6 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "telemetry": set(),
     "tasks": set(),
     "logs": set(),
+    "allocator": set(),
     "consumer": {"core", "errors"},
     "config": {"core"},
     # Bytes.
@@ -43,7 +44,18 @@ ROOMS: dict[str, set[str]] = {
     "doors_in": EDGE | {"config", "receiver", "forwarding"},
     "doors_out": EDGE | {"config", "exporter"},
     "service": EDGE
-    | {"assemble", "config", "doors_in", "doors_out", "forwarding", "health", "logs", "memory_limit", "processor"}
+    | {
+        "allocator",
+        "assemble",
+        "config",
+        "doors_in",
+        "doors_out",
+        "forwarding",
+        "health",
+        "logs",
+        "memory_limit",
+        "processor",
+    }
     | {"receiver", "store"},
     # The terminal.
     "commands": FRONT | EDGE | {"processor", "store"},

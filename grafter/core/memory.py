@@ -152,6 +152,33 @@ class TraceMemory:
             return None
 
 
+class PlainMemories:
+    """Encodes the memories of traces that left together as they came: what ``TraceMemory.encode`` makes of them."""
+
+    def __init__(self, reason: ReleaseReason, released_at: UnixNano) -> None:
+        self._reason = _REASONS[reason]
+        self._at = released_at
+
+    def encode(self, root: bytes, flags: int, trace_state: bytes, resource: bytes, span_ids: bytes) -> bytes:
+        """The blob of one trace with a root (8 bytes), whose resource and trace state these are."""
+        span_ids = span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
+        head = _TRACE_HEAD.pack(
+            _TRACE_KIND,
+            _VERSION,
+            _HAS_ROOT | _HAS_ENVELOPE,
+            len(self._reason),
+            self._at,
+            root,
+            flags,
+            len(trace_state),
+            len(resource),
+            0,
+            len(span_ids),
+            0,
+        )
+        return b"".join((head, self._reason, trace_state, resource, span_ids))
+
+
 @dataclass(frozen=True, slots=True)
 class Awaited:
     """A parent that guest spans already sent name, and that has not come (stream mode)."""

@@ -114,7 +114,10 @@ class Sending:
                 results = await self._deliver(batch, gate, ticket)
             finally:
                 gate.leave(ticket)
-        self._count(batch.traces, results)
+        if batch.runs is not None and results.count(_ACCEPTED) == len(results):
+            self._sent.inc(batch.spans)
+        else:
+            self._count(batch.traces, results)
         return results
 
     async def forward(self, signal: Signal, request: bytes) -> None:
@@ -145,19 +148,28 @@ class Sending:
     async def _deliver(self, batch: Batch, gate: Gate, ticket: Ticket) -> list[Result]:
         """Send the batch, in as many requests as the peer makes it take."""
         limits = self._limits
+        fits = batch.spans <= limits.batch_spans and batch.size <= limits.batch_bytes
+        answer: Answer | None = None
+        if batch.runs is not None and fits:
+            # Nearly always that is all: then no trace has to be looked at on its own.
+            body = build.of_runs(batch.runs)
+            answer = await self._try(TRACES, body, gate, ticket, batch.spans)
+            if isinstance(answer, Accepted):
+                gate.succeed(ticket)
+                self._tell(TRACES, answer)
+                return [_ACCEPTED] * len(batch.traces)
         found: list[Result | None] = [None] * len(batch.traces)
         whole = list(enumerate(batch.traces))
-        work = [whole]
-        if batch.spans > limits.batch_spans or batch.size > limits.batch_bytes:
-            work = packed(whole, limits.batch_spans, limits.batch_bytes)
+        work = [whole] if fits else packed(whole, limits.batch_spans, limits.batch_bytes)
         work.reverse()
         while work:
             group = work.pop()
-            body = build.request([trace for _, trace in group])
-            if len(body) > limits.request_bytes and (halves := halved(group, within_trace=True)):
-                work += halves
-                continue
-            answer = await self._try(TRACES, body, gate, ticket, sum(trace.spans for _, trace in group))
+            if answer is None:
+                body = build.request([trace for _, trace in group])
+                if len(body) > limits.request_bytes and (halves := halved(group, within_trace=True)):
+                    work += halves
+                    continue
+                answer = await self._try(TRACES, body, gate, ticket, sum(trace.spans for _, trace in group))
             if isinstance(answer, Accepted):
                 gate.succeed(ticket)
                 self._tell(TRACES, answer)
@@ -167,6 +179,7 @@ class Sending:
                 within_trace = answer.too_large and len(body) > MIN_CUT_BYTES
                 if halves := halved(group, within_trace=within_trace):
                     work += halves
+                    answer = None
                     continue
                 result = Result(Verdict.REFUSED, answer.reason)
             else:
@@ -180,6 +193,7 @@ class Sending:
                 work.clear()
             for index, _ in group:
                 found[index] = _together(found[index], result)
+            answer = None
         return [result for result in found if result is not None]
 
     async def _try(self, kind: Kind, body: bytes, gate: Gate, ticket: Ticket, spans: int) -> Answer:

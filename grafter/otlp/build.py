@@ -10,22 +10,28 @@ from grafter.otlp.spans import with_attribute
 RESEND = "grafter.resend"
 
 
-def request(traces: Sequence[OutTrace]) -> bytes:
+def request(traces: Iterable[OutTrace]) -> bytes:
     """One ExportTraceServiceRequest of these traces, their pieces merged by resource and scope.
 
     Every span of a trace that is sent again carries ``grafter.resend=true``.
     """
-    resources: dict[bytes, dict[bytes, list[bytes]]] = {}
-    # Envelopes are shared objects, so most look-ups end at the first table; equal ones that are not meet in the second.
-    by_identity: dict[int, list[bytes]] = {}
+    # By identity: envelopes are shared objects, and hashing one costs as much as all of its bytes.
+    by_identity: dict[int, tuple[Envelope, list[bytes]]] = {}
     for trace in traces:
         for piece in resent(trace.pieces) if trace.resend else trace.pieces:
             envelope = piece.envelope
-            payloads = by_identity.get(id(envelope))
-            if payloads is None:
-                scopes = resources.setdefault(envelope.resource, {})
-                payloads = by_identity[id(envelope)] = scopes.setdefault(envelope.scope, [])
-            payloads.append(piece.payload)
+            known = by_identity.get(id(envelope))
+            if known is None:
+                known = by_identity[id(envelope)] = (envelope, [])
+            known[1].append(piece.payload)
+    return of_runs(by_identity.values())
+
+
+def of_runs(runs: Iterable[tuple[Envelope, Sequence[bytes]]]) -> bytes:
+    """One ExportTraceServiceRequest of runs of framed spans, merged by resource and scope."""
+    resources: dict[bytes, dict[bytes, list[bytes]]] = {}
+    for envelope, payloads in runs:
+        resources.setdefault(envelope.resource, {}).setdefault(envelope.scope, []).extend(payloads)
     out: list[bytes] = []
     for resource, scopes in resources.items():
         scope_runs: list[bytes] = [resource]

@@ -35,6 +35,12 @@ Outcomes
     ``settle`` forgets the parts up to ``up_to`` and no later one, with their outcomes, and stores memories in the
     same commit. What came later stays held and is due at once.
 
+Bundles
+    Nearly every trace is plain: due, whole, without a guest, never seen before. ``bundle`` hands out many of those as
+    one, with one token and one lease, so that what is done about them is done once; ``claim`` hands out all others.
+    A bundle is settled as a whole. When something else than success comes of it, ``open_bundle`` makes claims of it,
+    and so does the end of its lease; an intent that was stored for it stands for each of its keys then.
+
 Memory
     An opaque blob a key, kept for ``remember`` and up to ``remember_limit`` keys, the oldest going first.
 
@@ -111,6 +117,39 @@ class Settlement:
     memories: tuple[Memory, ...] = ()
 
 
+Plain = tuple[list[bytes], list[Envelope], list[bytes], int]
+"""The parts of a key in a bundle: payloads, envelopes, span ids, and which of them begins with the root."""
+
+
+@dataclass(slots=True, eq=False)
+class Bundle:
+    """Due host traces about which nothing is left to decide, owned together until the lease ends.
+
+    Of each only host parts are held, a root among them and no anchor; it was never released before, and no export of
+    it was begun.
+    """
+
+    token: int
+    at: UnixNano
+    """When it was handed out."""
+    lease: int
+    """When it is nobody's any more."""
+    keys: list[Key] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    """Spans of each key."""
+    spans: int = 0
+    size: int = 0
+    """Payload bytes."""
+    ends: list[int] = field(default_factory=list)
+    """The store's own: how much of each key it covers."""
+    intended: str = ""
+    """The exporter that an intent stands for."""
+    noted: bytes = b""
+    """The store's own: its keys and how much of each, as it writes them."""
+    writing: bool = False
+    """The store's own: something about it is being written."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """Spans that an exporter's peer refused for good."""
@@ -151,8 +190,38 @@ class Store(Protocol):
         """Store the parts of one request. Raises UnavailableError when full, failing or stopping."""
         ...
 
-    async def claim(self, now: UnixNano, limit: int) -> Sequence[Claim]:
-        """Up to ``limit`` due keys, earliest due first, each to this caller alone until its lease ends."""
+    async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
+        """Up to ``limit`` due keys, earliest due first, each to this caller alone until its lease ends.
+
+        ``bundles``: the caller asks for bundles first, and wants only what they have left.
+        """
+        ...
+
+    async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
+        """Due plain traces, earliest first, until one of these limits is reached or passed; None when there are none.
+
+        What a bundle leaves to ``claim`` is due there.
+        """
+        ...
+
+    async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
+        """The parts of each key, in order of arrival. Raises UnavailableError when they cannot be read."""
+        ...
+
+    async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
+        """As ``intend``. False when the bundle is no longer owned."""
+        ...
+
+    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
+        """As ``settle``, with a memory of each key. False when the bundle is no longer owned: nothing was changed."""
+        ...
+
+    async def renew_bundle(self, bundle: Bundle, now: UnixNano) -> None:
+        """As ``renew``."""
+        ...
+
+    async def open_bundle(self, bundle: Bundle) -> Sequence[Claim]:
+        """Its keys as claims, each with what the bundle covers; none when the bundle is no longer owned."""
         ...
 
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:

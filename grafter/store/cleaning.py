@@ -160,7 +160,7 @@ class Cleaner:
         for examined, (key, own, row, body) in enumerate(rows, 1):
             found = index.locate(key, own, row, segment.number, body)
             if found is not None:
-                if found[0] in index.busy:
+                if index.settled_soon(found[0]):
                     # It may be settled or moved by what is being written, and must not come back behind that.
                     skipped = True
                 else:

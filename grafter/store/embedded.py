@@ -30,17 +30,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from grafter.core.model import Key, Part, UnixNano
+from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import Claim, DeadLetter, Memory, Outcome, Settlement, Stats, StoredPart
+from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart
 from grafter.store.cleaning import Cleaner, Counts
 from grafter.store.held import Held, LookAt
-from grafter.store.index import Index
-from grafter.store.ledger import Ledger
+from grafter.store.index import Index, first_root
+from grafter.store.ledger import Ledger, Sheet
 from grafter.store.reading import Reader
-from grafter.store.records import CHUNK, Move, RecordError, RecordType, facts_of
+from grafter.store.recent import Recent
+from grafter.store.records import CHUNK, Chunk, Move, RecordError, RecordType, facts_of
 from grafter.store.recovery import rebuild
 from grafter.store.reserve import Reserve
 from grafter.store.segments import Damage, Segment, SegmentLog, StoreError
@@ -53,6 +54,10 @@ _T = TypeVar("_T")
 
 SEGMENT_BYTES = 64 << 20
 LETTER_BYTES = 64 << 20
+RECENT_BYTES = 64 << 20
+# A trace that ends with its root is released soon after ``after_root``.
+_RECENT_MARGIN = 2_000_000_000
+_ROOT = int(Facts.ROOT)
 
 
 @asynccontextmanager
@@ -70,12 +75,14 @@ async def opened(
     clock: Callable[[], int] = time.time_ns,
     segment_bytes: int = SEGMENT_BYTES,
     letter_bytes: int = LETTER_BYTES,
+    recent_bytes: int = RECENT_BYTES,
 ) -> AsyncIterator["EmbeddedStore"]:
     """Open the store in a directory, which is made when it is missing; None keeps everything in memory.
 
     ``fsync``: ``interval`` brings what was written to the disk every ``fsync_interval`` seconds, ``always`` before
-    append returns. ``clock`` (Unix nanoseconds) says how old memories are at start. On leaving, what is queued is
-    written and brought to the disk; what is held stays.
+    append returns. ``recent_bytes`` bounds what is kept in memory of the records written last. ``clock`` (Unix
+    nanoseconds) says how old memories are at start. On leaving, what is queued is written and brought to the disk;
+    what is held stays.
 
     Raises StoreError when the directory cannot be used.
     """
@@ -96,6 +103,7 @@ async def opened(
         guests_apart=guests_apart,
         look_at=look_at,
         clock=clock,
+        recent_bytes=recent_bytes,
     )
     try:
         store.start()
@@ -177,6 +185,7 @@ class EmbeddedStore:
         guests_apart: bool,
         look_at: LookAt,
         clock: Callable[[], int],
+        recent_bytes: int,
     ) -> None:
         self.counts = Counts()
         self._files = files
@@ -210,6 +219,7 @@ class EmbeddedStore:
         self._recovering_index: Index | None = None
         self._recovery: threading.Thread | None = None
         self._reader = Reader()
+        self._recent = Recent(recent_bytes, waits.after_root + _RECENT_MARGIN)
         self._pool: ThreadPoolExecutor | None = None
         self._cleaner: Cleaner | None = None
         self._full = False
@@ -281,18 +291,19 @@ class EmbeddedStore:
         if self._log is None:
             index.add(filed, 0, 0)
             return
-        body = records.parts_body(filed.keys, filed.rows, filed.blobs, filed.length, filed.moves)
+        body = b"".join(records.parts_body(filed.keys, filed.rows, filed.blobs, filed.length, filed.moves))
 
         def apply(places: list[Place]) -> None:
             self._pending -= size
             self._index.add(filed, *places[0])
+            self._recent.add(now, places[0], body)
 
         def refused() -> None:
             self._pending -= size
             self._index.refused(filed)
 
         self._pending += size
-        await self._write((RecordType.PARTS, body), apply, refused)
+        await self._write((RecordType.PARTS, [body]), apply, refused)
 
     def _admit(self, size: int) -> None:
         if self._writer.stopping:
@@ -310,8 +321,10 @@ class EmbeddedStore:
                 reason="store_full",
             )
 
-    async def claim(self, now: UnixNano, limit: int) -> Sequence[Claim]:
-        return self._index.claim(now, limit, self._lease, self._next_token) if self._ready.is_set() else []
+    async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
+        if not self._ready.is_set():
+            return []
+        return self._index.claim(now, limit, self._lease, self._next_token, bundles=bundles)
 
     def _next_token(self) -> int:
         self._token += 1
@@ -419,19 +432,91 @@ class EmbeddedStore:
         if self._log is not None and any(key in self._index.busy for key in keys if len(key) == records.KEY_BYTES):
             await self._writer.submit([], lambda _: None).future
 
+    async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
+        self._recent.forget(now)
+        if not self._ready.is_set():
+            return None
+        return self._index.bundle(now, traces, spans, size, self._lease, self._next_token)
+
+    async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
+        if self._log is None:
+            return self._index.plain_objects(bundle)
+        recent = self._recent
+        found: list[Plain | None] = []
+        missing: list[tuple[int, list[Chunk]]] = []
+        for i, chunks in enumerate(self._index.plain_chunks(bundle)):
+            plain = recent.plain(chunks, first_root(chunks))
+            if plain is None:
+                missing.append((i, list(CHUNK.iter_unpack(chunks))))
+            found.append(plain)
+        if missing:
+            read = await self._fetch([chunks for _, chunks in missing])
+            for (i, _), parts in zip(missing, read, strict=True):
+                found[i] = _plain(parts)
+        return [plain for plain in found if plain is not None]
+
+    async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
+        if not self._index.bundled(bundle):
+            return False
+        bundle.intended = exporter
+        if self._log is None:
+            return True
+        bundle.writing = True
+
+        def refused() -> None:
+            bundle.writing = False
+            bundle.intended = ""
+
+        def apply(_: list[Place]) -> bool:
+            bundle.writing = False
+            return True
+
+        bundle.noted = records.encode_keys(self._index.up_tos(bundle))
+        body = records.outcome_head(exporter, Outcome.INTENDED) + bundle.noted
+        return await self._write((RecordType.OUTCOME, [body]), apply, refused)
+
+    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
+        index = self._index
+        if not index.bundled(bundle):
+            return False
+        bundle.writing = True
+
+        def apply(_: list[Place]) -> bool:
+            index.settle_bundle(bundle, now)
+            return True
+
+        def refused() -> None:
+            bundle.writing = False
+
+        body = [bundle.noted] if self._log is not None else []
+        sheet = Sheet(now, bundle.keys, blobs)
+        return await self._writer.submit([(RecordType.SETTLE, body)], apply, refused, sheets=[sheet]).future
+
+    async def renew_bundle(self, bundle: Bundle, now: UnixNano) -> None:
+        if self._index.bundled(bundle):
+            bundle.lease = now + self._lease
+
+    async def open_bundle(self, bundle: Bundle) -> Sequence[Claim]:
+        return self._index.open_bundle(bundle.token) if self._index.bundled(bundle) else []
+
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
         if self._log is None:
             return [self._from_memory(claim) for claim in claims]
         wanted = []
-        segments: dict[int, Segment] = {}
         for claim in claims:
             held = self._index.entries.get(claim.key)
-            chunks = [] if held is None else [c for c in CHUNK.iter_unpack(held.chunks) if c[2] <= claim.up_to]
-            wanted.append(chunks)
+            wanted.append([] if held is None else [c for c in CHUNK.iter_unpack(held.chunks) if c[2] <= claim.up_to])
+        return await self._fetch(wanted)
+
+    async def _fetch(self, wanted: Sequence[Sequence[Chunk]]) -> Sequence[list[StoredPart]]:
+        """The parts of these chunks, from the disk. Raises UnavailableError."""
+        assert self._log is not None
+        assert self._pool is not None
+        segments: dict[int, Segment] = {}
+        for chunks in wanted:
             for chunk in chunks:
                 if chunk[0] not in segments:
                     segments[chunk[0]] = self._log.segments[chunk[0]]
-        assert self._pool is not None
         for segment in segments.values():
             segment.readers += 1
         try:
@@ -577,6 +662,13 @@ class EmbeddedStore:
         future = self._writer.submit([_moving(move)], apply, lambda: index.end(key)).future
         # Where this fails it stays under its own key, and is released from there.
         future.add_done_callback(lambda done: done.exception())
+
+
+def _plain(parts: Sequence[StoredPart]) -> Plain:
+    """Host parts that were read back, as a bundle gives them."""
+    root = next(i for i, part in enumerate(parts) if int(part.facts) & _ROOT)
+    envelopes = [part.envelope for part in parts if part.envelope is not None]
+    return [part.payload for part in parts], envelopes, [part.span_ids for part in parts], root
 
 
 def _moving(move: Move) -> Row:

@@ -3,9 +3,10 @@
 Memory is the reason for the shapes: a part is 50 packed bytes (records.CHUNK), a key one object without a dictionary.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from grafter.core.model import Facts, Key, UnixNano
+from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.core.policy import Waits
 from grafter.core.state import GuestState
 from grafter.store.base import Outcome
@@ -151,7 +152,7 @@ class Filed:
         "length",
         "moves",
         "now",
-        "objects",
+        "parts",
         "rows",
         "sizes",
         "spans",
@@ -170,8 +171,8 @@ class Filed:
         """By position: the guest's key, its encoded facts, and the arrival."""
         self.blobs: list[bytes] = []
         """With a log: what the record holds after its table."""
-        self.objects: list[Any] = []
-        """Without one: Held.objects of each part."""
+        self.parts: Sequence[Part] = ()
+        """Without one: the parts themselves."""
         self.length = 0
         self.moves: list[Move] = []
         self.learned: list[Key] = []

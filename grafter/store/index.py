@@ -7,17 +7,18 @@ undoing. Due times and leases are not in the log: they end with the process.
 One thread at a time uses an index. Two indexes of one store may be merged: the sums commute.
 """
 
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from struct import Struct
 
-from grafter.core.model import Envelope, GuestFacts, Key, Part, TraceId, UnixNano, guest_key
+from grafter.core.model import Envelope, Facts, GuestFacts, Key, Part, TraceId, UnixNano, guest_key
 from grafter.core.policy import Waits
 from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
-from grafter.store.base import Claim, Outcome
+from grafter.store.agenda import Agenda
+from grafter.store.base import Bundle, Claim, Outcome, Plain
 from grafter.store.held import ARRIVAL, CHUNK_BYTES, Filed, Guest, Held, LookAt, Pin, Remembers, position
 from grafter.store.records import CHUNK, GUEST, HOST_KEY, KEY_BYTES, LOCATION, PARTS_HEAD, ROW, Move
 
@@ -25,8 +26,11 @@ _SEGMENT_OF = Struct(f"<I{CHUNK_BYTES - 4}x")
 # Below this a claim sums the guests' facts anew, which costs less memory than keeping the sums.
 _KEEP_SUMS_FROM = 16
 _first = attrgetter("first")
-# Old heap entries are skipped when they come up, but must not outnumber the keys by more than this.
+# Old entries of the agenda are skipped when they come up, but must not outnumber the keys by more than this.
 _SPARE_ENTRIES = 4096
+# The low byte of each part's flags, in a key's chunks.
+_FACTS_OF = slice(LOCATION.size + 20, None, CHUNK_BYTES)
+_ROOT, _LOCAL_ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.LOCAL_ROOT), int(Facts.ANCHOR)
 
 
 class Index:
@@ -54,7 +58,13 @@ class Index:
         """The last number that was given."""
         self.busy: dict[Key, int] = {}
         """Keys about which something is being written: not handed out, and not copied, until it is."""
-        self._heap: list[tuple[int, Key]] = []
+        self._agenda = Agenda()
+        self._ripe: deque[tuple[int, Key]] = deque()
+        """Entries whose time has come and that no bundle could take."""
+        self._bundles: dict[int, Bundle] = {}
+        """Those that are out, by token."""
+        self._leases: deque[tuple[int, int]] = deque()
+        """When somebody should see whether a bundle is still out, and its token."""
         self._oldest: tuple[int, Key] | None = None
         self._memories = memories
         self._look_at = look_at
@@ -62,7 +72,6 @@ class Index:
         self._apart = apart
         self._max_trace_bytes = max_trace_bytes
         self._keeps_objects = keeps_objects
-        self._envelopes: dict[Envelope, Envelope] = {}
 
     # Filing: decided before the write, on what is known then.
 
@@ -71,9 +80,8 @@ class Index:
         filed = Filed(now)
         position = PARTS_HEAD.size + len(parts) * (KEY_BYTES + ROW.size)
         keeps_objects = self._keeps_objects
-        envelopes: dict[int, tuple[int, int, Envelope]] = {}
+        envelopes: dict[int, tuple[int, int]] = {}
         add_key, add_row, add_blob = filed.keys.append, filed.rows.append, filed.blobs.append
-        add_object = filed.objects.append
         add_fact, add_spans, add_size = filed.facts.append, filed.spans.append, filed.sizes.append
         pack = ROW.pack
         head: bytes
@@ -96,22 +104,18 @@ class Index:
                         if envelope is None:
                             raise ValueError("a host part has no envelope")
                         if keeps_objects:
-                            known = (1, 0, self._shared(envelope))
+                            known = (1, 0)
                         else:
                             blob = records.encode_envelope(envelope)
-                            known = (position, len(blob), envelope)
+                            known = (position, len(blob))
                             add_blob(blob)
                             position += len(blob)
                         envelopes[id(envelope)] = known
-                    at, length, shared = known
+                    at, length = known
                     head = part.span_ids
                     flags = fact = int(part.facts)
                     self.arrival = arrival = self.arrival + 1
-                    if keeps_objects:
-                        add_object(payload)
-                        add_object(shared)
-                        add_object(head)
-                    else:
+                    if not keeps_objects:
                         add_blob(head)
                         add_blob(payload)
                 else:
@@ -123,9 +127,7 @@ class Index:
                     if key == part.key:
                         self.guests[key].strays.append(arrival)
                     filed.guests[len(filed.rows)] = (part.key, head, arrival)
-                    if keeps_objects:
-                        filed.objects += (payload, None, b"")
-                    else:
+                    if not keeps_objects:
                         filed.blobs += (head, payload)
                 if len(key) == 16:
                     flags |= HOST_KEY
@@ -140,6 +142,8 @@ class Index:
         except BaseException:
             self.refused(filed)
             raise
+        if keeps_objects:
+            filed.parts = parts
         filed.bytes = sum(filed.sizes)
         filed.length = position
         return filed
@@ -205,12 +209,6 @@ class Index:
         held = self.entries.get(host)
         return held is not None and held.guests is not None and any(own == of for of, _ in held.guests.values())
 
-    def _shared(self, envelope: Envelope) -> Envelope:
-        # Every request brings its own copy of the same few.
-        if len(self._envelopes) >= 1024:
-            self._envelopes.clear()
-        return self._envelopes.setdefault(envelope, envelope)
-
     def begin(self, key: Key) -> None:
         """Something about the key is being written."""
         self.busy[key] = self.busy.get(key, 0) + 1
@@ -235,7 +233,7 @@ class Index:
         location = LOCATION.pack(segment, body)
         now = filed.now
         entries = self.entries
-        memo: dict[tuple[int, bool], int] = {}
+        begun: dict[tuple[int, bool], tuple[int, list[Key]]] = {}
         for i, (key, row, fact, spans, size) in enumerate(
             zip(filed.keys, filed.rows, filed.facts, filed.spans, filed.sizes, strict=True)
         ):
@@ -249,7 +247,8 @@ class Index:
                 objects = held.objects
                 if objects is None:
                     objects = held.objects = []
-                objects += filed.objects[3 * i : 3 * i + 3]
+                part = filed.parts[i]
+                objects += (part.payload, part.envelope, part.span_ids)
             changed = False
             if fact >= 0:
                 changed = held.host_spans == 0 or fact | held.facts != held.facts
@@ -273,13 +272,15 @@ class Index:
                 self._schedule(key, held, held.due)
             elif is_new and fact >= 0 and size <= self._max_trace_bytes:
                 kind = (fact, held.remembered)
-                at = memo.get(kind)
-                if at is None:
-                    at = memo[kind] = self._by_table(key, held)
-                held.queued = at
-                heappush(self._heap, (at, key))
+                alike = begun.get(kind)
+                if alike is None:
+                    alike = begun[kind] = (self._by_table(key, held), [])
+                held.queued = alike[0]
+                alike[1].append(key)
             elif is_new or changed or backwards or held.bytes > self._max_trace_bytes:
                 self._schedule(key, held, self._by_table(key, held))
+        for at, keys in begun.values():
+            self._agenda.put_all(at, keys)
         count = len(filed.rows)
         if count:
             self.live[segment] = self.live.get(segment, 0) + count
@@ -506,8 +507,8 @@ class Index:
         if guest is not None and host is not None:
             guest.host, guest.said = host, -1
 
-    def _leave(self, segment: int) -> None:
-        left = self.live[segment] - 1
+    def _leave(self, segment: int, parts: int = 1) -> None:
+        left = self.live[segment] - parts
         if left:
             self.live[segment] = left
         else:
@@ -550,47 +551,208 @@ class Index:
     def _schedule(self, key: Key, held: Held, at: int) -> None:
         if held.queued is None or at < held.queued:
             held.queued = at
-            heappush(self._heap, (at, key))
+            self._agenda.put(at, key)
 
     def schedule_all(self) -> None:
-        """Make the heap anew."""
-        heap = []
+        """Make the agenda anew."""
+        entries = []
         for key, held in self.entries.items():
             held.queued = held.lease if held.lease is not None else self._due(key, held)
-            heap.append((held.queued, key))
-        heapify(heap)
-        self._heap = heap
+            entries.append((held.queued, key))
+        self._agenda.refill(entries)
+        self._ripe.clear()
 
-    def claim(self, now: int, limit: int, lease: int, token: Callable[[], int]) -> list[Claim]:
-        """Hand out keys that are due, earliest first."""
+    def claim(self, now: int, limit: int, lease: int, token: Callable[[], int], *, bundles: bool) -> list[Claim]:
+        """Hand out keys that are due, earliest first; with ``bundles`` only what ``bundle`` has passed over."""
         claims: list[Claim] = []
-        again = []
-        heap = self._heap
-        if len(heap) > 2 * len(self.entries) + _SPARE_ENTRIES:
+        if self._agenda.size > 2 * len(self.entries) + _SPARE_ENTRIES:
             self.schedule_all()
-            heap = self._heap
-        while heap and heap[0][0] <= now and len(claims) < limit:
-            at, key = heappop(heap)
+        self._end_leases(now)
+        ripe = self._ripe
+        again: list[tuple[int, Key]] = []
+        while len(claims) < limit:
+            if not ripe:
+                moment = None if bundles else self._agenda.pop(now)
+                if moment is None:
+                    break
+                ripe.extend([(moment[0], key) for key in moment[1]])
+            at, key = ripe.popleft()
             held = self.entries.get(key)
             if held is None or held.queued != at:
                 continue
             due = held.lease if held.lease is not None else self._due(key, held)
-            held.queued = None
-            if due > at:
+            if due > (now if bundles else at):
+                held.queued = None
                 self._schedule(key, held, due)
             elif key in self.busy:
-                held.queued = at
                 again.append((at, key))
             else:
+                held.queued = None
                 held.lease = now + lease
                 held.due = None
                 held.fresh = False
                 held.token = token()
                 self._schedule(key, held, held.lease)
                 claims.append(self._claimed(key, held))
-        for entry in again:
-            heappush(heap, entry)
+        ripe.extendleft(reversed(again))
         return claims
+
+    def _end_leases(self, now: int) -> None:
+        """Open the bundles whose owners have not been heard of."""
+        leases = self._leases
+        while leases and leases[0][0] <= now:
+            _, token = leases.popleft()
+            bundle = self._bundles.get(token)
+            if bundle is None:
+                continue
+            if bundle.lease > now:
+                leases.append((bundle.lease, token))
+            elif bundle.writing:
+                leases.append((now + 1, token))
+                break
+            else:
+                self.open_bundle(token)
+
+    # Bundles: the way of nearly every trace, a hundred at a time.
+
+    def bundle(
+        self, now: int, traces: int, spans: int, size: int, lease: int, token: Callable[[], int]
+    ) -> Bundle | None:
+        """Hand out due keys about which nothing is left to decide, up to these limits; None when there are none.
+
+        Keys whose time has come and that are not like that are left to ``claim``.
+        """
+        self._end_leases(now)
+        after_root = self._waits.after_root
+        if after_root > self._waits.idle:
+            return None
+        longest = self._waits.max - after_root
+        until = now + lease
+        mine = token()
+        out = Bundle(mine, UnixNano(now), until)
+        keys, ends, counts = out.keys, out.ends, out.counts
+        entries, ripe, busy = self.entries, self._ripe, self.busy
+        spans_left, size_left = spans, size
+        while spans_left > 0 and size_left > 0 and len(keys) < traces:
+            moment = self._agenda.pop(now)
+            if moment is None:
+                break
+            at, some = moment
+            for i, key in enumerate(some):
+                held = entries.get(key)
+                if held is None or held.queued != at:
+                    continue
+                if (
+                    held.facts & (_ROOT | _ANCHOR) != _ROOT
+                    or held.guests is not None
+                    or held.lease is not None
+                    or held.due is not None
+                    or held.pin is not None
+                    or held.remembered
+                    or self._apart
+                    or held.bytes > self._max_trace_bytes
+                    or held.last - held.first > longest
+                    or key in busy
+                ):
+                    ripe.append((at, key))
+                    continue
+                due = held.last + after_root
+                if due > now:
+                    held.queued = due
+                    self._agenda.put(due, key)
+                    continue
+                held.queued = None
+                held.lease = until
+                held.token = mine
+                held.fresh = False
+                keys.append(key)
+                ends.append(len(held.chunks))
+                counts.append(held.host_spans)
+                spans_left -= held.host_spans
+                size_left -= held.bytes
+                if spans_left <= 0 or size_left <= 0 or len(keys) >= traces:
+                    if i + 1 < len(some):
+                        self._agenda.put_all(at, some[i + 1 :])
+                    break
+        if not keys:
+            return None
+        out.spans, out.size = spans - spans_left, size - size_left
+        self._bundles[mine] = out
+        self._leases.append((until, mine))
+        return out
+
+    def plain_objects(self, bundle: Bundle) -> list[Plain]:
+        """Without a log: the parts of each key of a bundle."""
+        found: list[Plain] = []
+        entries = self.entries
+        for key, end in zip(bundle.keys, bundle.ends, strict=True):
+            held = entries[key]
+            objects = held.objects
+            assert objects is not None
+            if len(held.chunks) != end:
+                objects = objects[: end // CHUNK_BYTES * 3]
+            root = 0 if len(objects) == 3 else first_root(held.chunks)
+            found.append((objects[0::3], objects[1::3], objects[2::3], root))
+        return found
+
+    def plain_chunks(self, bundle: Bundle) -> Iterable[bytes | bytearray]:
+        """With a log: what ``records.CHUNK`` says of the parts of each key of a bundle."""
+        entries = self.entries
+        for key, end in zip(bundle.keys, bundle.ends, strict=True):
+            chunks = entries[key].chunks
+            yield chunks if len(chunks) == end else chunks[:end]
+
+    def bundled(self, bundle: Bundle) -> bool:
+        """The bundle is still its owner's."""
+        return self._bundles.get(bundle.token) is bundle
+
+    def up_tos(self, bundle: Bundle) -> list[tuple[Key, int]]:
+        """The keys of a bundle, with the arrival of the last part that it covers."""
+        found = []
+        for key, end in zip(bundle.keys, bundle.ends, strict=True):
+            last = self.entries[key].chunks[end - CHUNK_BYTES + LOCATION.size : end - CHUNK_BYTES + LOCATION.size + 8]
+            found.append((key, int.from_bytes(last, "little")))
+        return found
+
+    def open_bundle(self, token: int) -> list[Claim]:
+        """Make claims of a bundle, and of its intent theirs."""
+        bundle = self._bundles.pop(token)
+        claims = []
+        for key, up_to in self.up_tos(bundle):
+            held = self.entries[key]
+            if bundle.intended:
+                held.pin = Pin(up_to)
+                held.pin.outcomes[bundle.intended] = Outcome.INTENDED
+            self.renew(key, held, bundle.lease)
+            claim = self._claimed(key, held)
+            claim.up_to = up_to
+            claims.append(claim)
+        return claims
+
+    def settle_bundle(self, bundle: Bundle, now: int) -> None:
+        """Forget the parts that a bundle covers. What came since is due at once, and its key is remembered."""
+        del self._bundles[bundle.token]
+        gone = []
+        entries = self.entries
+        spans = size = 0
+        for key, end, count in zip(bundle.keys, bundle.ends, bundle.counts, strict=True):
+            held = entries[key]
+            if len(held.chunks) == end:
+                del entries[key]
+                gone.append(held.chunks)
+                spans += count
+                size += held.bytes
+            else:
+                start = end - CHUNK_BYTES + LOCATION.size
+                up_to = int.from_bytes(held.chunks[start : start + 8], "little")
+                self.settle(key, up_to, now)
+                held.remembered = True
+        chunks = b"".join(gone)
+        for (segment,), number in Counter(_SEGMENT_OF.iter_unpack(chunks)).items():
+            self._leave(segment, number)
+        self.parts -= len(chunks) // CHUNK_BYTES
+        self.spans -= spans
+        self.bytes -= size
 
     def _claimed(self, key: Key, held: Held) -> Claim:
         pin = held.pin
@@ -756,11 +918,22 @@ class Index:
         """What is known of exports of these keys, as records say it."""
         known: dict[tuple[str, Outcome], list[tuple[Key, int]]] = {}
         for key in keys:
-            pin = self.entries[key].pin
-            if pin is not None:
-                for exporter, outcome in pin.outcomes.items():
-                    known.setdefault((exporter, outcome), []).append((key, pin.up_to))
+            held = self.entries[key]
+            if held.pin is not None:
+                for exporter, outcome in held.pin.outcomes.items():
+                    known.setdefault((exporter, outcome), []).append((key, held.pin.up_to))
         return known
+
+    def settled_soon(self, key: Key) -> bool:
+        """Something about the key is being written, or will be soon: its parts are not worth copying, nor safe to."""
+        return key in self.busy or self.entries[key].token in self._bundles
+
+
+def first_root(chunks: bytes | bytearray) -> int:
+    """Which of a plain key's parts is the first with a root: its facts are that, alone or with LOCAL_ROOT."""
+    facts = chunks[_FACTS_OF]
+    alone, both = facts.find(_ROOT), facts.find(_ROOT | _LOCAL_ROOT)
+    return max(alone, both) if alone < 0 or both < 0 else min(alone, both)
 
 
 def _absorb(sums: dict[str, GuestState], facts: GuestFacts, now: int) -> None:

@@ -14,6 +14,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -40,6 +41,18 @@ _SCHEMA = (
 _KEY = 17
 _NO_HOST = bytes(_KEY)
 _SIZE = Struct("<I")
+
+
+@dataclass(slots=True)
+class Sheet:
+    """Memories of hosts, of one moment."""
+
+    at: int
+    keys: Sequence[Key]
+    """16 bytes each."""
+    blobs: Sequence[bytes]
+
+
 _Row = tuple[int, int, list[int]]
 """Id, moment, and the hashes of the keys that are still to be forgotten, newest first."""
 
@@ -131,7 +144,9 @@ class Ledger:
             return True, None
         return _NOT_REMEMBERED if memory is None else (True, memory.host)
 
-    def commit(self, memories: Sequence[tuple[Memory, UnixNano]], letters: Sequence[DeadLetter]) -> int:
+    def commit(
+        self, memories: Sequence[tuple[Memory, UnixNano]], letters: Sequence[DeadLetter], sheets: Sequence[Sheet] = ()
+    ) -> int:
         """Store, and make room; the number of spans of old letters that had to go. All or nothing."""
         writer = self._writer
         added: list[tuple[int, int, list[int]]] = []
@@ -141,18 +156,12 @@ class Ledger:
         try:
             for now, group in groupby(memories, itemgetter(1)):
                 some = [memory for memory, _ in group]
-                number = writer.execute(
-                    "INSERT INTO memory (at, keys, hosts, sizes, blobs) VALUES (?, ?, ?, ?, ?)",
-                    (
-                        now,
-                        b"".join([padded(memory.key) for memory in some]),
-                        b"".join([_NO_HOST if memory.host is None else padded(memory.host) for memory in some]),
-                        b"".join([_SIZE.pack(len(memory.blob)) for memory in some]),
-                        b"".join([memory.blob for memory in some]),
-                    ),
-                ).lastrowid
-                assert number is not None
-                added.append((number, now, [hash(padded(memory.key)) for memory in some]))
+                keys = [padded(memory.key) for memory in some]
+                hosts = b"".join([_NO_HOST if memory.host is None else padded(memory.host) for memory in some])
+                added.append(self._insert(now, keys, hosts, [memory.blob for memory in some]))
+            for sheet in sheets:
+                keys = [key + b"\0" for key in sheet.keys]
+                added.append(self._insert(sheet.at, keys, bytes(_KEY * len(keys)), sheet.blobs))
             if letters:
                 writer.executemany(
                     "INSERT INTO letter (key, exporter, reason, at, spans, payload) VALUES (?, ?, ?, ?, ?, ?)",
@@ -174,6 +183,15 @@ class Ledger:
             with contextlib.suppress(sqlite3.Error):
                 self._delete_emptied()
         return pushed_out
+
+    def _insert(self, at: int, keys: list[bytes], hosts: bytes, blobs: Sequence[bytes]) -> tuple[int, int, list[int]]:
+        sizes = Struct(f"<{len(blobs)}I").pack(*map(len, blobs))
+        number = self._writer.execute(
+            "INSERT INTO memory (at, keys, hosts, sizes, blobs) VALUES (?, ?, ?, ?, ?)",
+            (at, b"".join(keys), hosts, sizes, b"".join(blobs)),
+        ).lastrowid
+        assert number is not None
+        return number, at, list(map(hash, keys))
 
     def _delete_emptied(self) -> None:
         if self._emptied:

@@ -166,8 +166,13 @@ def decode_keys(body: memoryview) -> Iterator[tuple[Key, int]]:
 
 
 def encode_outcome(exporter: str, outcome: Outcome, keys: Iterable[tuple[Key, int]]) -> bytes:
+    return outcome_head(exporter, outcome) + encode_keys(keys)
+
+
+def outcome_head(exporter: str, outcome: Outcome) -> bytes:
+    """An outcome's body up to its keys."""
     name, value = exporter.encode(), outcome.value.encode()
-    return _OUTCOME.pack(len(name), len(value)) + name + value + encode_keys(keys)
+    return _OUTCOME.pack(len(name), len(value)) + name + value
 
 
 def decode_outcome(body: memoryview) -> tuple[str, Outcome, list[tuple[Key, int]]]:

@@ -19,7 +19,7 @@ from grafter.core.model import UnixNano
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.base import DeadLetter, Memory
-from grafter.store.ledger import Ledger
+from grafter.store.ledger import Ledger, Sheet
 from grafter.store.records import RecordError, RecordType
 from grafter.store.reserve import Reserve
 from grafter.store.segments import SegmentLog
@@ -48,6 +48,7 @@ class Op(Generic[_T]):
     """Called when it could not be written; then the future has an UnavailableError."""
     memories: Sequence[tuple[Memory, UnixNano]] = ()
     letters: Sequence[DeadLetter] = ()
+    sheets: Sequence[Sheet] = ()
     prepare: Callable[[], Sequence[Row]] | None = None
     """Makes the rows, on the writer's thread, before the write. May raise OSError."""
     pushed_out: int = 0
@@ -139,10 +140,11 @@ class Writer:
         *,
         memories: Sequence[tuple[Memory, UnixNano]] = (),
         letters: Sequence[DeadLetter] = (),
+        sheets: Sequence[Sheet] = (),
         prepare: Callable[[], Sequence[Row]] | None = None,
     ) -> Op[_T]:
         """Queue an op; its future has what ``apply`` says. Raises UnavailableError when stopping."""
-        op = Op(self._loop.create_future(), rows, apply, refused, memories, letters, prepare)
+        op = Op(self._loop.create_future(), rows, apply, refused, memories, letters, sheets, prepare)
         if self.stopping:
             refused()
             raise UnavailableError("the store is stopping", reason="stopping")
@@ -264,18 +266,19 @@ class Writer:
 
     def _keep(self, group: list[Op[Any]]) -> None:
         """Put memories and letters into the ledger: before the settlement, so that none goes without the other."""
-        keeping = [op for op in group if op.memories or op.letters]
+        keeping = [op for op in group if op.memories or op.letters or op.sheets]
         if not keeping:
             return
         memories = [memory for op in keeping for memory in op.memories]
         letters = [letter for op in keeping for letter in op.letters]
+        sheets = [sheet for op in keeping for sheet in op.sheets]
         try:
             try:
-                keeping[0].pushed_out = self._ledger.commit(memories, letters)
+                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode not in _FULL or not self._made_room(OSError(errno.ENOSPC, "")):
                     raise
-                keeping[0].pushed_out = self._ledger.commit(memories, letters)
+                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets)
         except sqlite3.Error as error:
             _LOG.warning("the store could not write its ledger: %s", error)
             for op in keeping:

@@ -18,6 +18,7 @@ from grafter.core.memory import (
     AnchorSpan,
     Awaited,
     GuestMemory,
+    PlainMemories,
     TraceMemory,
     latest_anchors,
     merged,
@@ -186,3 +187,13 @@ def test_merging_keeps_the_decision_and_adds_the_rest(old: TraceMemory, new: Tra
         assert all(both.sent(part.span_ids[i : i + 8]) for i in range(0, len(part.span_ids), 8))
         assert {anchor.span_id for anchor in part.anchors} <= {anchor.span_id for anchor in both.anchors}
     assert merged(None, new) == new
+
+
+@given(st.sampled_from(ReleaseReason), moments, span_ids, text, flags, st.binary(max_size=20), joined_ids)
+def test_memories_of_plain_traces_are_the_same(
+    reason: ReleaseReason, at: UnixNano, root: SpanId, state: str, root_flags: int, resource: bytes, ids: bytes
+) -> None:
+    """What is encoded a hundred at a time reads as what is encoded alone."""
+    whole = TraceMemory(reason, at, root, state, root_flags, Envelope(resource, b""), ids)
+    trace_state = state.encode("utf-8", "surrogatepass")
+    assert PlainMemories(reason, at).encode(root, root_flags, trace_state, resource, ids) == whole.encode()

@@ -278,6 +278,59 @@ class StoreContract:
             assert last.outcomes == {}
             assert [texts(p) for p in await store.read([last])] == [["two"]]
 
+    async def test_plain_traces_come_as_one(self, place: Place, settings: Settings) -> None:
+        """A bundle has the due plain traces, claims have the rest, and nothing is handed out twice."""
+        keys = [Key(i.to_bytes(16, "big")) for i in range(1, 6)]
+        async with place.open(settings) as store:
+            await store.append([host_part("root", key, Facts.ROOT) for key in keys], START)
+            await store.append([host_part("rest", key, spans=2) for key in keys[:2]], START)
+            await store.append([host_part("anchor", keys[4], Facts.ANCHOR), host_part("rootless", OTHER)], START)
+            bundle = await store.bundle(LATER, 100, 1000, 1 << 20)
+            assert bundle is not None
+            assert (bundle.keys, bundle.counts, bundle.spans) == (keys[:4], [3, 3, 1, 1], 8)
+            assert [plain[0] for plain in await store.read_bundle(bundle)] == [[b"root", b"rest"]] * 2 + [[b"root"]] * 2
+            assert await store.bundle(LATER, 100, 1000, 1 << 20) is None
+            assert {claim.key for claim in await store.claim(LATER, 10, bundles=True)} == {keys[4], OTHER}
+
+    async def test_a_bundle_is_settled_as_a_whole(self, place: Place, settings: Settings) -> None:
+        """Its keys are remembered, and what came meanwhile stays held and is due at once."""
+        keys = [HOST, OTHER]
+        async with place.open(settings) as store:
+            await store.append([host_part("root", key, Facts.ROOT) for key in keys], START)
+            bundle = await store.bundle(LATER, 100, 1000, 1 << 20)
+            assert bundle is not None
+            await store.append([host_part("late", spans=2)], LATER)
+            assert await store.intend_bundle(bundle, "a")
+            assert await store.settle_bundle(bundle, [b"one", b"two"], LATER)
+            assert not await store.settle_bundle(bundle, [b"one", b"two"], LATER)
+            assert await store.recall(keys, LATER) == [Memory(HOST, b"one"), Memory(OTHER, b"two")]
+            claim = await claim_one(store)
+            assert (claim.key, claim.outcomes, claim.state.remembered) == (HOST, {}, True)
+            assert [texts(p) for p in await store.read([claim])] == [["late"]]
+            assert (store.stats().traces, store.stats().spans, store.stats().bytes) == (1, 2, 4)
+
+    @pytest.mark.parametrize("how", ["opened", "lease over"])
+    async def test_an_intent_of_a_bundle_is_one_of_each_key(self, place: Place, settings: Settings, how: str) -> None:
+        """Whoever gets the keys one by one knows that an export was begun, and of what."""
+        async with place.open(settings) as store:
+            await store.append([host_part("root", key, Facts.ROOT) for key in (HOST, OTHER)], START)
+            bundle = await store.bundle(LATER, 100, 1000, 1 << 20)
+            assert bundle is not None
+            assert await store.intend_bundle(bundle, "a")
+            await store.append([host_part("late")], LATER)
+            if how == "opened":
+                claims = await store.open_bundle(bundle)
+            else:
+                assert await store.bundle(UnixNano(LATER + LEASE), 100, 1000, 1 << 20) is None
+                claims = await store.claim(UnixNano(LATER + LEASE), 10, bundles=True)
+            assert not await store.settle_bundle(bundle, [b"", b""], LATER)
+            assert [(claim.key, claim.outcomes) for claim in claims] == [
+                (HOST, {"a": Outcome.INTENDED}),
+                (OTHER, {"a": Outcome.INTENDED}),
+            ]
+            assert [texts(p) for p in await store.read(claims)] == [["root"], ["root"]]
+            assert await store.settle([Settlement(claim) for claim in claims], LATER) == [True, True]
+
     async def test_a_withdrawn_intent_is_void(self, place: Place, settings: Settings) -> None:
         """When no outcome stands any more, the next claim covers what came meanwhile and is no resend."""
         async with place.open(settings) as store:
@@ -572,6 +625,23 @@ class DurableContract:
                 assert [part.arrival for part in parts[:-1]] == arrivals
                 arrivals = [part.arrival for part in parts]
         assert arrivals == sorted(set(arrivals))
+
+    async def test_a_bundle_that_was_being_sent_at_a_crash(self, place: Place, settings: Settings) -> None:
+        """After the restart each of its keys tells that an export was begun."""
+        async with place.open(settings) as store:
+            await store.append([host_part("root", key, Facts.ROOT) for key in (HOST, OTHER)], START)
+            bundle = await store.bundle(LATER, 100, 1000, 1 << 20)
+            assert bundle is not None
+            await store.intend_bundle(bundle, "a")
+            left = place.crashed()
+        async with left.open(settings) as store:
+            await store.recovered()
+            assert await store.bundle(LATER, 100, 1000, 1 << 20) is None
+            claims = await store.claim(LATER, 10, bundles=True)
+            assert {claim.key: claim.outcomes for claim in claims} == {
+                HOST: {"a": Outcome.INTENDED},
+                OTHER: {"a": Outcome.INTENDED},
+            }
 
     async def test_the_doors_do_not_wait_for_the_recovery(self, place: Place, settings: Settings) -> None:
         """An append at the very start is taken, and is part of the same trace when the index is whole."""

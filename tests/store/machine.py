@@ -18,7 +18,7 @@ from grafter.core.model import Facts, GuestFacts, Key, Part, Source, SpanId, Tra
 from grafter.core.policy import SECOND, Waits
 from grafter.core.state import TraceState, guest_state
 from grafter.errors import UnavailableError
-from grafter.store.base import Claim, Memory, Outcome, Settlement
+from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
 from tests.store.contract import ENVELOPE, LEASE, START, Opened, Place, Settings, look_at
 
 HOSTS = [Key(bytes([i]) * 16) for i in (1, 2)]
@@ -62,6 +62,17 @@ class Handed:
     number: int
     claim: Claim
     covers: list[HeldPart]
+
+
+@dataclass(eq=False)
+class Bundled:
+    """A bundle that was handed out, what it covers of each key, and until when it is whole."""
+
+    number: int
+    bundle: Bundle
+    covers: dict[Key, list[HeldPart]]
+    lease: int
+    whole: bool = True
 
 
 class Model:
@@ -265,6 +276,7 @@ def machine(place: Callable[[], Place], *, apart: bool, durable: bool) -> type[R
             )
             self.model = Model(self.settings)
             self.handed: list[Handed] = []
+            self.bundles: list[Bundled] = []
             self.place = place()
             self.number = 0
 
@@ -311,15 +323,105 @@ def machine(place: Callable[[], Place], *, apart: bool, durable: bool) -> type[R
         def claim(self, limit: int) -> None:
             due = {key: self.model.due(key) for key in self.model.keys}
             ready = sorted(at for at in due.values() if at <= self.now)
+            self.end_leases()
             claims = self.run(self.store.claim(UnixNano(self.now), limit))
             assert [due[claim.key] for claim in claims] == ready[:limit]
+            self.take(claims)
+
+        def end_leases(self) -> None:
+            for out in self.bundles:
+                out.whole = out.whole and out.lease > self.now
+
+        def is_plain(self, key: Key) -> bool:
+            held, state = self.model.keys[key], self.model.state(key)
+            return (
+                len(key) == 16
+                and not state.guests
+                and state.facts & (Facts.ROOT | Facts.ANCHOR) == Facts.ROOT
+                and not (held.remembered or held.outcomes or self.settings.guests_apart)
+                and held.lease is None
+                and held.given is None
+                and state.bytes <= self.settings.max_trace_bytes
+                and state.last + WAITS.after_root <= min(self.now, state.first + WAITS.max)
+            )
+
+        @rule(traces=st.integers(1, 3))
+        def bundle(self, traces: int) -> None:
+            """Bundles and claims together hand out each due key once, and a bundle nothing but plain ones."""
+            due = {key for key in self.model.keys if self.model.due(key) <= self.now}
+            plain = {key for key in due if self.is_plain(key)}
+            self.end_leases()
+            bundle = self.run(self.store.bundle(UnixNano(self.now), traces, 1000, 1 << 20))
+            if bundle is not None:
+                assert set(bundle.keys) <= plain
+                assert len(set(bundle.keys)) == len(bundle.keys) <= traces
+                out = Bundled(-2 - len(self.bundles), bundle, {}, self.now + LEASE)
+                for key, count in zip(bundle.keys, bundle.counts, strict=True):
+                    held = self.model.keys[key]
+                    out.covers[key] = list(held.parts)
+                    assert count == sum(p.part.spans for p in held.parts)
+                    held.lease, held.owner, held.fresh, held.given = out.lease, out.number, False, None
+                self.bundles.append(out)
+                self.read_bundle(out)
+                if len(bundle.keys) == traces:
+                    return
+                due -= set(bundle.keys)
+            claims = self.run(self.store.claim(UnixNano(self.now), 100, bundles=True))
+            assert {claim.key for claim in claims} == due
+            self.take(claims)
+
+        def read_bundle(self, out: Bundled) -> None:
+            read = self.run(self.store.read_bundle(out.bundle))
+            for key, (payloads, envelopes, ids, root) in zip(out.bundle.keys, read, strict=True):
+                parts = [p.part for p in out.covers[key]]
+                assert payloads == [part.payload for part in parts]
+                assert ids == [part.span_ids for part in parts]
+                assert set(envelopes) == {ENVELOPE}
+                assert Facts.ROOT in parts[root].facts
+                assert not any(Facts.ROOT in part.facts for part in parts[:root])
+
+        @precondition(lambda self: self.bundles)
+        @rule(intend=st.booleans(), end=st.sampled_from(["settle", "open", "renew", "read", "leave"]))
+        def end_bundle(self, intend: bool, end: str) -> None:
+            out = self.bundles[-1]
+            now = UnixNano(self.now)
+            if intend:
+                assert self.run(self.store.intend_bundle(out.bundle, "x")) == out.whole
+                for key, covers in out.covers.items() if out.whole else ():
+                    self.model.keys[key].outcomes["x"] = Outcome.INTENDED
+                    self.model.keys[key].pinned = covers
+            if end == "settle":
+                blobs = [b"key"] * len(out.bundle.keys)
+                assert self.run(self.store.settle_bundle(out.bundle, blobs, now)) == out.whole
+                for key, covers in out.covers.items() if out.whole else ():
+                    self.model.settle(key, covers, [Memory(key, b"key")], self.now)
+                out.whole = False
+            elif end == "open":
+                claims = self.run(self.store.open_bundle(out.bundle))
+                assert [claim.key for claim in claims] == (out.bundle.keys if out.whole else [])
+                self.take(claims, out)
+                out.whole = False
+            elif end == "renew":
+                self.run(self.store.renew_bundle(out.bundle, now))
+                if out.whole:
+                    out.lease = self.now + LEASE
+                    for key in out.covers:
+                        self.model.keys[key].lease = out.lease
+            elif end == "read" and out.whole:
+                self.read_bundle(out)
+
+        def take(self, claims: list[Claim], opened: Bundled | None = None) -> None:
             assert len({claim.key for claim in claims}) == len(claims)
             for claim in claims:
                 held = self.model.keys[claim.key]
                 assert claim.state == self.model.state(claim.key)
                 assert claim.outcomes == held.outcomes
-                handed = Handed(len(self.handed), claim, held.covered)
-                held.lease, held.owner, held.fresh, held.given = self.now + LEASE, handed.number, False, None
+                if opened is not None:
+                    handed = Handed(len(self.handed), claim, opened.covers[claim.key])
+                    held.owner = handed.number
+                else:
+                    handed = Handed(len(self.handed), claim, held.covered)
+                    held.lease, held.owner, held.fresh, held.given = self.now + LEASE, handed.number, False, None
                 self.handed.append(handed)
                 self.check_read(handed)
 
@@ -424,6 +526,8 @@ def machine(place: Callable[[], Place], *, apart: bool, durable: bool) -> type[R
             self.store = self.run(self.opening.__aenter__())
             self.run(self.store.recovered())
             self.model.crash(self.now)
+            for out in self.bundles:
+                out.whole = False
 
         @invariant()
         def sums_agree(self) -> None:

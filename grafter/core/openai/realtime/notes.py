@@ -45,7 +45,7 @@ class Note:
     event: Mapping[str, object]
     """What is kept of it (``kept.kept``); ``type`` is a str and a GA name, whatever the sender spoke."""
     count: int = 1
-    last: UnixNano = UnixNano(0)
+    last: int = 0
     """Of a run the arrival of its last delta; ``event["delta_bytes"]`` is the sum then. 0 for a single event."""
 
 
@@ -85,6 +85,6 @@ def _note(row: object) -> Note | None:
         case _:
             return None
     try:
-        return Note(UnixNano(at), Side(side), event, count, UnixNano(last))
+        return Note(UnixNano(at), Side(side), event, count, last)
     except ValueError:
         return None
