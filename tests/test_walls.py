@@ -23,6 +23,8 @@ ROOMS: dict[str, set[str]] = {
     "telemetry": set(),
     "tasks": set(),
     "logs": set(),
+    # Runs inside an app, and carries nothing of the sidecar there.
+    "propagation": set(),
     "consumer": {"core", "errors"},
     "config": {"core"},
     # Bytes.
