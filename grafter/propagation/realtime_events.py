@@ -68,7 +68,7 @@ def seen(event: object, side: str, at: int) -> Seen | None:
         if isinstance(event.get("event_id"), str):
             copy["event_id"] = str(event["event_id"])[:256]
         return Seen(at, side, copy, _SMALL, "")
-    if not isinstance(kind, str):
+    if not isinstance(kind, str) or not kind:
         return None
     copying = _Copying()
     return Seen(at, side, copying.mapping(event, 0), _SMALL + copying.size)
@@ -79,7 +79,7 @@ def row(one: Seen) -> bytes | None:
     event = one.event
     if isinstance(event, str):
         read = json.loads(event)
-        if not isinstance(read, dict) or not isinstance(read.get("type"), str):
+        if not isinstance(read, dict) or not read.get("type"):
             return None
         again = seen(read, one.side, one.at)
         if again is None:
