@@ -56,6 +56,8 @@ def seen(event: object, side: str, at: int) -> Seen | None:
     if event is None:
         return None
     kind = event.get("type")
+    if not isinstance(kind, str) or not kind:
+        return None
     if kind in AUDIO_DELTAS:
         copy = {"type": kind, "delta_bytes": _bytes_in(event.get("delta"))}
         for field in _DELTA_FIELDS:
@@ -68,8 +70,6 @@ def seen(event: object, side: str, at: int) -> Seen | None:
         if isinstance(event.get("event_id"), str):
             copy["event_id"] = str(event["event_id"])[:256]
         return Seen(at, side, copy, _SMALL, "")
-    if not isinstance(kind, str) or not kind:
-        return None
     copying = _Copying()
     return Seen(at, side, copying.mapping(event, 0), _SMALL + copying.size)
 
@@ -143,7 +143,8 @@ class _Copying:
 
 def _of_model(event: object) -> Mapping[str, object] | None:
     """The fields of a pydantic model (the openai package's types), of an audio one without copying its audio."""
-    if getattr(event, "type", None) in AUDIO_DELTAS:
+    kind = getattr(event, "type", None)
+    if isinstance(kind, str) and kind in AUDIO_DELTAS:
         return {name: getattr(event, name, None) for name in ("type", "delta", *_DELTA_FIELDS)}
     dump = getattr(event, "model_dump", None)
     fields = dump(exclude_unset=True, by_alias=True, warnings=False) if callable(dump) else None
