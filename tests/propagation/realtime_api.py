@@ -51,6 +51,8 @@ class _Talk:
     api: Api
     socket: web.WebSocketResponse
     called: bool = False
+    tools: bool | None = None
+    """Whether a session.update gave some; None before any. An agent without tools is answered at once."""
     responses: int = 0
 
     async def say(self, kind: str, **fields: Any) -> None:
@@ -61,6 +63,7 @@ class _Talk:
     async def answer(self, event: Json) -> None:
         match event["type"]:
             case "session.update":
+                self.tools = bool(self.tools) or bool(event["session"].get("tools"))
                 await self.say("session.updated", session={**event["session"], "id": "sess_1", "type": "realtime"})
             case "conversation.item.create":
                 item = {"id": f"item_{len(self.api.said)}", "object": "realtime.item", "status": "completed"}
@@ -68,7 +71,7 @@ class _Talk:
             case "conversation.item.truncate":
                 fields = {key: event[key] for key in ("item_id", "content_index", "audio_end_ms")}
                 await self.say("conversation.item.truncated", **fields)
-            case "response.create" if not self.called:
+            case "response.create" if not self.called and self.tools is not False:
                 self.called = True
                 await self._call_tool()
             case "response.create":

@@ -160,12 +160,11 @@ async def test_a_livekit_agent(door: Door, api: Api, tmp_path: Path) -> None:
     assert_whole(door, api, client)
 
 
-async def run(*command: str) -> None:
-    """Run an app to its end."""
+async def run(*command: str, key: str = "") -> None:
+    """Run an app to its end. ``key``: OpenAI's."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "OTEL_", "NODE_ENV"))}
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=REPO, env={**env, "PYTHONPATH": str(REPO)}, stderr=asyncio.subprocess.PIPE
-    )
+    env |= {"PYTHONPATH": str(REPO), "OPENAI_API_KEY": key}
+    process = await asyncio.create_subprocess_exec(*command, cwd=REPO, env=env, stderr=asyncio.subprocess.PIPE)
     try:
         _, error = await asyncio.wait_for(process.communicate(), APP_DEADLINE)
     except TimeoutError:
