@@ -44,7 +44,7 @@ Thing = TypeVar("Thing")
 
 class RealtimeTap:
     """One call's events on their way to grafter. Every method may be called from any thread and in any event loop, and
-    none raises into the app, apart from the constructor for an endpoint that is no address.
+    none raises into the app, apart from the constructor for an endpoint or a token that is none.
     """
 
     def __init__(

@@ -31,7 +31,8 @@ class Door:
     """A connection that is kept alive between posts. Used by one thread at a time."""
 
     def __init__(self, endpoint: str, token: str | None) -> None:
-        """``endpoint``: the door's URL, or an address without a path. Raises ValueError for what is no http(s) URL."""
+        """``endpoint``: the door's URL, or an address without a path. Raises ValueError for what is neither, and
+        for a token that no header can carry."""
         parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"not an http or https address: {endpoint}")
@@ -42,6 +43,8 @@ class Door:
             self._path = f"{self._path}?{parts.query}"
         self._headers = {"Content-Type": "application/json", "User-Agent": "grafter-realtime-tap"}
         if token:
+            if not (token.isascii() and token.isprintable()):
+                raise ValueError("the token is no header value")
             self._headers["Authorization"] = f"Bearer {token}"
         self._connection: http.client.HTTPConnection | None = None
 

@@ -11,7 +11,7 @@
 // A call of server() or client() takes microseconds: it notes the time, leaves the audio out and puts the rest into a
 // bounded queue. What waits is posted twice a second. When grafter is away the tap tries again and holds up to maxEvents
 // and maxBytes; then the oldest goes, audio first, and `dropped` says how much. Nothing is ever thrown into the app,
-// apart from the constructor for an endpoint that is no address.
+// apart from the constructor for an endpoint or a token that is none.
 
 const PATH = '/v1/realtime/events';
 const AUDIO_DELTAS = new Set(['response.output_audio.delta', 'response.audio.delta']);
@@ -83,6 +83,7 @@ export class RealtimeTap {
     this.#call = String(call);
     this.#headers = { 'Content-Type': 'application/json' };
     if (options.token) this.#headers.Authorization = `Bearer ${options.token}`;
+    new Headers(this.#headers); // Throws for a token that no header can carry.
     this.#metadata = options.metadata ?? null;
     this.#untold = this.#metadata !== null;
     this.#interval = options.interval ?? 500;

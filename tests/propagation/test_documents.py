@@ -1,12 +1,10 @@
 """The examples of docs/realtime-tap.md, run as they stand but for the two addresses."""
 
 import ast
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 from aiohttp import web
@@ -14,21 +12,11 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from tests.e2e.apps import JS, why_no_javascript
 from tests.e2e.process import REPO
+from tests.propagation.apps import BLOCKS, example, run
 from tests.propagation.door import Door, busy
 from tests.propagation.realtime_api import Api, calling
-from tests.propagation.test_realtime_sdk import run
 
-TEXT = (REPO / "docs" / "realtime-tap.md").read_text("utf-8")
 TAP = REPO / "grafter" / "propagation" / "realtime_tap.mjs"
-BLOCKS = {
-    heading: [dedent(block).strip("\n") + "\n" for block in re.findall(r"(?:^(?:    .*)?\n)+", body, re.MULTILINE)]
-    for heading, body in (section.split("\n", 1) for section in TEXT.split("\n## ")[1:])
-}
-
-
-def example(heading: str) -> str:
-    """The program of a section: its longest block."""
-    return max(BLOCKS[heading], key=len)
 
 
 @pytest.mark.parametrize("heading", [heading for heading in BLOCKS if heading.startswith(("Python", "From"))])

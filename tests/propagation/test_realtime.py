@@ -397,6 +397,43 @@ def test_an_endpoint_that_is_none_is_said_at_once(endpoint: str) -> None:
         RealtimeTap(endpoint, "call_1")
 
 
+def test_a_token_that_no_header_can_carry_is_said_at_once() -> None:
+    """Otherwise every post would fail, and be tried again for ever."""
+    with pytest.raises(ValueError, match="token"):
+        RealtimeTap("localhost:4319", "call_1", token="two\nlines")
+
+
+async def test_a_connection_that_grafter_closed_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """A restart between two posts is not even noticed."""
+    port = free_port()
+    tap = RealtimeTap(f"http://127.0.0.1:{port}", "call_1", metadata={}, interval=0.01)
+    for number in range(2):
+        async with opened(port) as door:
+            # The first post of the second door goes out on the first one's connection.
+            tap.server(said(number))
+            await door.until(lambda d: d.rows)
+            assert [row["event"]["audio_start_ms"] for row in door.rows] == [number]
+            if number:
+                await tap.aclose()
+    assert (tap.sent, tap.dropped, caplog.records) == (2, 0, [])
+
+
+async def test_a_quiet_call_costs_no_thread(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread ends by itself; the next event, and the end of the call, find another."""
+    monkeypatch.setattr("grafter.propagation.realtime.IDLE", 0.0)
+    tap = tap_of(door)
+    for number in range(2):
+        tap.server(said(number))
+        thread = tap._thread
+        await door.until(lambda d, n=number: len(d.rows) == n + 1)
+        if thread is not None:
+            await asyncio.to_thread(thread.join, 10)
+            assert not thread.is_alive()
+    await tap.aclose()
+    assert door.ended
+    assert tap.sent == 2
+
+
 async def test_a_process_that_ends_without_close_posts_what_waits(door: Door) -> None:
     """An app that forgets to close, or dies of an exception, loses nothing; and a forked child posts only its own."""
     code = f"""
