@@ -184,6 +184,16 @@ async def test_a_busy_door_is_left_alone_as_long_as_it_asks(door: Door) -> None:
     assert tap.dropped == 0
 
 
+async def test_close_does_not_wait_for_a_door_that_asks_for_more_time_than_it_has(door: Door) -> None:
+    """The events are counted as lost, at once: coming back earlier than asked would not help grafter."""
+    door.script = [busy("60")]
+    tap = tap_of(door)
+    tap.server(said(1))
+    await door.until(lambda d: d.asked)
+    await tap.aclose(5.0)
+    assert (tap.sent, tap.dropped, len(door.asked)) == (0, 1, 1)
+
+
 async def test_a_closed_port_is_tried_again_until_it_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     """A grafter that restarts costs no event."""
     failed = threading.Event()
