@@ -89,6 +89,7 @@ class RealtimeTap:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._until = float("inf")
+        self._not_before = 0.0
         self._warned: set[str] = set()
 
     def server(self, event: object) -> None:
@@ -279,7 +280,7 @@ class RealtimeTap:
     def _post(self, rows: list[bytes], *, ended: bool = False) -> None:
         """Try until grafter has it, refuses it, or ``close`` has no more time."""
         wait = FIRST_WAIT
-        while (left := self._until - time.monotonic()) > 0:
+        while self._pause(self._not_before) and (left := self._until - time.monotonic()) > 0:
             metadata = self._metadata if self._untold else None
             answer = self._door.post(self._body(rows, metadata, ended), min(self._timeout, max(left, 0.05)))
             if answer.stored:
@@ -296,8 +297,8 @@ class RealtimeTap:
                     self._untold = False
                 break
             self._warn(f"the events of a Realtime call wait for grafter: {answer.said}")
-            if not self._pause(max(answer.after, wait * random.uniform(0.5, 1.0))):
-                break
+            # Of the door, not of this post: what is posted next has to wait as well.
+            self._not_before = time.monotonic() + max(answer.after, wait * random.uniform(0.5, 1.0))
             wait = min(wait * 2, LONGEST_WAIT)
         self._lose(len(rows))
 
@@ -314,9 +315,8 @@ class RealtimeTap:
             parts += [b',"events":[', b",".join(rows), b"]"]
         return b"".join([*parts, b"}"])
 
-    def _pause(self, delay: float) -> bool:
-        """Wait, until ``close`` at the longest; False where that leaves no time to try again."""
-        due = time.monotonic() + delay
+    def _pause(self, due: float) -> bool:
+        """Wait until then, or until ``close``; False where that leaves no time to try again."""
         while (left := due - time.monotonic()) > 0:
             if due > self._until:
                 return False

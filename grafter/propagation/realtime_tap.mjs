@@ -53,6 +53,7 @@ export class RealtimeTap {
   #flying = null;
   #closed = null;
   #until = Infinity;
+  #notBefore = 0;
   #hurry = null;
   #abort = null;
   #warned = new Set();
@@ -313,11 +314,13 @@ export class RealtimeTap {
     this.#flying = rows;
     try {
       for (;;) {
+        if (!(await this.#pause(this.#notBefore))) break;
+        if (this.#flying !== rows) return; // The page went away, and took it along.
         const left = this.#until - performance.now();
         if (left <= 0) break;
         const metadata = this.#metadata;
         const answer = await this.#once(this.#body(rows, ended), Math.min(this.#timeout, left));
-        if (this.#flying !== rows) return; // The page went away, and took it along.
+        if (this.#flying !== rows) return;
         if (answer.stored) {
           this.sent += rows.length;
           // Another may have been given meanwhile.
@@ -331,7 +334,8 @@ export class RealtimeTap {
           break;
         }
         this.#warn(`the events of a Realtime call wait for grafter: ${answer.said}`);
-        if (!(await this.#pause(Math.max(answer.after, wait * (0.5 + Math.random() / 2))))) break;
+        // Of the door, not of this post: what is posted next has to wait as well.
+        this.#notBefore = performance.now() + Math.max(answer.after, wait * (0.5 + Math.random() / 2));
         wait = Math.min(wait * 2, LONGEST_WAIT);
       }
       this.dropped += rows.length;
@@ -367,9 +371,8 @@ export class RealtimeTap {
     }
   }
 
-  /** Wait, until close() at the longest; false where that leaves no time to try again. */
-  async #pause(delay) {
-    const due = performance.now() + delay;
+  /** Wait until then, or until close(); false where that leaves no time to try again. */
+  async #pause(due) {
     for (;;) {
       const left = due - performance.now();
       if (left <= 0) return true;

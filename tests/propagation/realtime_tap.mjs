@@ -66,6 +66,15 @@ const scenes = {
     return tap;
   },
 
+  async impatient() {
+    const tap = made();
+    tap.server(said(1));
+    const begun = performance.now();
+    await tap.close(1000);
+    tap.spent = performance.now() - begun;
+    return tap;
+  },
+
   async bounded() {
     const tap = made({ maxEvents: 10 });
     tap.server({ type: 'response.created' });

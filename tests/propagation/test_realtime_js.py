@@ -79,6 +79,14 @@ async def test_a_door_that_never_answers_holds_up_close_no_longer_than_asked(doo
     assert (seen["sent"], seen["dropped"]) == (0, 1)
 
 
+async def test_close_does_not_wait_for_a_door_that_asks_for_more_time_than_it_has(door: Door) -> None:
+    """The events are counted as lost, and grafter is not asked again."""
+    door.script = [busy("60")]
+    seen = await play(door.url, "impatient")
+    assert (seen["sent"], seen["dropped"], len(door.asked)) == (0, 1, 1)
+    assert seen["spent"] < 1500
+
+
 async def test_what_is_refused_is_dropped(door: Door) -> None:
     """A wrong token is said once."""
     door.script = [web.Response(status=401) for _ in range(3)]
