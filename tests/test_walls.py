@@ -24,6 +24,8 @@ ROOMS: dict[str, set[str]] = {
     "tasks": set(),
     "logs": set(),
     "allocator": set(),
+    # Runs inside an app, and carries nothing of the sidecar there.
+    "propagation": set(),
     "consumer": {"core", "errors"},
     "config": {"core"},
     # Bytes.

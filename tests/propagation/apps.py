@@ -1,0 +1,36 @@
+"""Runs apps that show a call to grafter, those of the documents among them."""
+
+import asyncio
+import os
+import re
+from textwrap import dedent
+
+from tests.e2e.process import REPO
+
+APP_DEADLINE = 60.0
+
+_TEXT = (REPO / "docs" / "realtime-tap.md").read_text("utf-8")
+BLOCKS = {
+    heading: [dedent(block).strip("\n") + "\n" for block in re.findall(r"(?:^(?:    .*)?\n)+", body, re.MULTILINE)]
+    for heading, body in (section.split("\n", 1) for section in _TEXT.split("\n## ")[1:])
+}
+"""The indented blocks of each section of docs/realtime-tap.md."""
+
+
+def example(heading: str) -> str:
+    """The program of a section: its longest block."""
+    return max(BLOCKS[heading], key=len)
+
+
+async def run(*command: str, key: str = "") -> None:
+    """Run an app to its end. ``key``: OpenAI's."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "OTEL_", "NODE_ENV"))}
+    env |= {"PYTHONPATH": str(REPO), "OPENAI_API_KEY": key}
+    process = await asyncio.create_subprocess_exec(*command, cwd=REPO, env=env, stderr=asyncio.subprocess.PIPE)
+    try:
+        _, error = await asyncio.wait_for(process.communicate(), APP_DEADLINE)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise AssertionError(f"{command[1]} was not done within {APP_DEADLINE} s") from None
+    assert process.returncode == 0, error.decode()[-4000:]

@@ -1,0 +1,85 @@
+"""A stand-in of grafter's door for Realtime events: it answers as told and remembers what it stored."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Door:
+    """What came, and what is answered."""
+
+    url: str = ""
+    script: list[web.Response | None] = field(default_factory=list)
+    """Answers for the next posts, in order; None never answers. Then 204."""
+    asked: list[tuple[float, Json]] = field(default_factory=list)
+    """Every post, with the loop's time of its arrival."""
+    stored: list[Json] = field(default_factory=list)
+    """The posts that got a 204."""
+    raw: bytes = b""
+    """Everything that ever came, headers left out."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    @property
+    def rows(self) -> list[Json]:
+        """The stored events with their times and sides."""
+        return [row for post in self.stored for row in post.get("events", [])]
+
+    @property
+    def types(self) -> list[str]:
+        return [row["event"]["type"] for row in self.rows]
+
+    @property
+    def ended(self) -> bool:
+        return any(post.get("ended") for post in self.stored)
+
+    async def until(self, true: Any) -> None:
+        """Wait until ``true(door)`` holds, looking again after each post."""
+        async with asyncio.timeout(20), self._changed:
+            await self._changed.wait_for(lambda: true(self))
+
+    async def take(self, request: web.Request) -> web.Response:
+        assert request.path == "/v1/realtime/events"
+        body = await request.read()
+        post = json.loads(body)
+        answer = self.script.pop(0) if self.script else web.Response(status=204)
+        async with self._changed:
+            self.raw += body
+            self.headers.append(dict(request.headers))
+            self.asked.append((asyncio.get_running_loop().time(), post))
+            if answer is not None and answer.status == 204:
+                self.stored.append(post)
+            self._changed.notify_all()
+        if answer is None:
+            await asyncio.Event().wait()
+            raise AssertionError("not reached")
+        return answer
+
+
+@asynccontextmanager
+async def opened(port: int = 0) -> AsyncIterator[Door]:
+    """A door on a free port, or on this one."""
+    door = Door()
+    app = web.Application()
+    app.router.add_post("/{path:.*}", door.take)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        door.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield door
+    finally:
+        await runner.cleanup()
+
+
+def busy(seconds: str = "1") -> web.Response:
+    """What the door says when its store is full."""
+    return web.Response(status=503, headers={"Retry-After": seconds})
