@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
+from struct import Struct
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -28,6 +29,9 @@ from grafter.otlp.frames import PREFIX
 from grafter.otlp.spans import attribute_text
 
 _ZERO_TRACE = bytes(16)
+# The first 20 bytes of a span that is written in order: tag and length of its trace id, the id, those of its span id.
+_IDS = Struct("<H16sH")
+_TRACE_TAG, _SPAN_TAG = 0x100A, 0x0812
 _span_id = itemgetter(slice(20, 28))
 _ZERO_SPAN = bytes(8)
 # Adding up an IntFlag member by member costs a microsecond each time; these are all there are.
@@ -119,6 +123,7 @@ class Splitter:
             named = named or name in tally.name
         remote = max(tally.flags, default=0) >= FLAG_IS_REMOTE
         parts: list[Part] = []
+        all_ids: list[bytes] = []
         roots = 0
         for envelope, spans in runs:
             # Framed while they are grouped: a trace has few spans in a request, and each step for each trace counts.
@@ -136,9 +141,11 @@ class Splitter:
             if remote:
                 for ids in self._remote(spans):
                     bits[ids] = bits.get(ids, 0) | _LOCAL_ROOT
-            for ids, framed in by_ids.items():
-                trace_id: Key = ids[2:18]  # type: ignore[assignment]  # a call for each trace would be felt
-                if not ids.startswith(b"\n\x10") or not ids.endswith(b"\x12\x08") or trace_id == _ZERO_TRACE:
+            keys = b"".join(by_ids)
+            if len(keys) != _IDS.size * len(by_ids) or _ZERO_TRACE in keys:
+                return False
+            for (tag, trace_id, next_tag), (ids, framed) in zip(_IDS.iter_unpack(keys), by_ids.items(), strict=True):
+                if tag != _TRACE_TAG or next_tag != _SPAN_TAG:
                     return False
                 many = len(framed) >> 1
                 if many == 1:
@@ -149,13 +156,13 @@ class Splitter:
                         framed[:0] = framed[at - 1 : at + 1]
                         del framed[at + 1 : at + 3]
                     span_ids = b"".join(map(_span_id, framed[1::2]))
-                if _ZERO_SPAN in span_ids:
-                    return False
                 known = bits.get(ids, 0)
                 if named and any(map(self._is_anchor, framed[1::2])):
                     known |= _ANCHOR
+                all_ids.append(span_ids)
                 parts.append(Part(trace_id, b"".join(framed), many, envelope, _FACTS[known], span_ids))
-        if roots + len(parents) != count:
+        # Found across two neighbours it is no such id, and the sure way says so.
+        if roots + len(parents) != count or _ZERO_SPAN in b"".join(all_ids):
             return False
         out.parts = parts
         out.spans = count
