@@ -225,9 +225,8 @@ class Gathering:
         end = text.find('"', start)
         if kind is None or end < 0 or not text.isascii():
             return None
-        if end != len(text) - 2 or text[-1] != "}":
-            if _END.fullmatch(text, end + 1) is None:
-                return None
+        if (end != len(text) - 2 or text[-1] != "}") and _END.fullmatch(text, end + 1) is None:
+            return None
         audio = text[start:end]
         if "\\" in audio:
             return None
