@@ -604,3 +604,18 @@ async def test_short_waits_and_a_slow_sender() -> None:
         await served.pass_time(3)
         assert peer.tree(HOST) == TREE
         balanced(served, peer)
+
+
+async def test_what_is_known_of_the_senders_clock_is_said() -> None:
+    """The largest lead that a post proved, on the session's span alone; times stay as they were measured."""
+    peer = Peer()
+    async with rig(peer) as served:
+        await served.host(WHOLE_HOST)
+        await served.realtime(post(opened(0.1), sent_at=second(-1), **linked()))
+        await served.realtime(post(*turn(1, 1), sent_at=second(0.25), ended=True))
+        await served.pass_time(20)
+        balanced(served, peer)
+    told = {span.name.split(" ")[0]: attributes(span).get("grafter.clock.ahead_min_ms") for span, _ in peer.spans}
+    assert {name: value for name, value in told.items() if value is not None} == {"realtime_session": 250.0}
+    answer = next(span for span, _ in peer.spans if span.name.startswith("chat"))
+    assert answer.start_time_unix_nano == START + 2_020_000_000

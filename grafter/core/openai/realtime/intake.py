@@ -378,7 +378,9 @@ class _Posted:
         elif metadata is not None:
             self.kinds[ODD] += 1
         if ahead is not None and abs(ahead) < 1 << 62:
-            said["clock"] = {"ahead_ms": round(ahead / 1e6, 3), "shifted": bool(shift)}
+            said["clock"] = {"ahead_ms": round(ahead / 1e6, 3)} | (
+                {"offset_ms": round(shift / 1e6, 3)} if shift else {}
+            )
         own = self._time(envelope.get("at"), shift) or self._time(envelope.get("sent_at"), shift) or latest
         if said:
             gathering.say({"type": METADATA, "origin": "posted", **said}, UnixNano(min(times, default=own)))

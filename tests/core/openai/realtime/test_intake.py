@@ -364,6 +364,8 @@ def test_a_clock_that_is_provably_wrong_is_set_right() -> None:
     intake = posted({"call": "c", "sent_at": sent, "events": [{**EVENT, "at": sent - 8}, {**EVENT, "at": sent - 1}]})
     times = [note.at for note in decode(intake.parts[0].payload) if note.side is Side.SERVER]
     assert times == [at(-8), at(-1)]
+    (clock,) = (note.event["clock"] for note in decode(intake.parts[0].payload) if note.side is Side.GRAFTER)
+    assert clock == {"ahead_ms": 18_000_000.0, "offset_ms": 18_000_000.0}
     assert "untimed" not in intake.kinds
 
 
@@ -451,7 +453,7 @@ def test_kinds_are_few() -> None:
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), min_size=1, max_size=20))
 def test_no_event_is_lost_by_folding(stream: list[tuple[int, int]]) -> None:
-    """The counts of all runs add up to the deltas, their bytes to the audio, and a run ends no earlier than it began."""
+    """The counts of all runs add up to the deltas, their bytes to the audio, and no run ends before it began."""
     gathered = gathering()
     for item, second in stream:
         gathered.add(json.dumps(delta(item_id=f"item_{item}")), at(second), Side.SERVER)
