@@ -113,7 +113,11 @@ class LateGuests:
         if memory is not None and memory.sent and known.guest.source is not Source.REALTIME:
             # What left before counts: the rest is whole when nothing that it names is missing.
             known.guest.head = known.guest.top_level = True
-        if self._stream and known.host is not None and known.recalled:
+        guest = known.guest
+        # Of a call that runs there may be nothing yet that could leave: then its next part wakes it.
+        polled = self._stream and known.host is not None
+        polled = polled and (guest.source is not Source.REALTIME or guest.top_level or guest.ended)
+        if polled and known.host is not None and known.recalled:
             (parts,) = await self._store.read([claim])
             anchor_known = self._assembler.anchor_known(parts, known.host, known.recalled)
         decision = step_guest(
@@ -124,7 +128,7 @@ class LateGuests:
             anchor_known=anchor_known,
             missing_ok=frozenset(memory.sent_ids()) if memory is not None else frozenset(),
         )
-        if self._stream and known.host is not None and isinstance(decision, Wait):
+        if polled and isinstance(decision, Wait):
             return Wait(UnixNano(min(decision.until, now + _ANCHOR_POLL)))
         return decision
 
