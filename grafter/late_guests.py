@@ -15,7 +15,7 @@ from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, Source, TraceId, UnixNano, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode, Unlinked
 from grafter.core.state import GuestState
-from grafter.realtime_guests import is_call, is_final, session_keys, sip_host, spans_of
+from grafter.realtime_guests import is_call, is_final, is_large, session_keys, sip_host, spans_of
 from grafter.store.base import Claim, Store, StoredPart
 
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
@@ -101,7 +101,7 @@ class LateGuests:
         assemble = partial(
             self._assembler.guest, claim.key, known.guest, parts, now, host, recalled, overdue=overdue, final=final
         )
-        large = claim.state.bytes > LARGE_BYTES or claim.state.guest_spans > LARGE_GUEST
+        large = claim.state.bytes > LARGE_BYTES or claim.state.guest_spans > LARGE_GUEST or is_large(claim.state)
         assembled = await asyncio.to_thread(assemble) if large else assemble()
         if host is not None and reason is ReleaseReason.UNLINKED:
             assembled.reason = ReleaseReason.LATE_GUEST
