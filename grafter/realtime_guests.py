@@ -26,14 +26,13 @@ _MAX_SESSIONS = 1_000
 
 _FINAL = frozenset(
     {
-        ReleaseReason.IDLE,
         ReleaseReason.MAX,
         ReleaseReason.HOST_MISSING,
         ReleaseReason.UNLINKED,
         ReleaseReason.GUEST_TIMEOUT,
     }
 )
-"""Releases after which nothing more is waited for."""
+"""Releases after which nothing more is waited for; that of ``idle`` is seen by the silence itself."""
 
 _SIP_MARK = SIP.encode()
 
