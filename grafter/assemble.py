@@ -235,20 +235,6 @@ class Assembler:
             out.follow_ups = (Part(key, b"[]", 0, guest=GuestFacts(guest.trace_id, guest.source, host)),)
         return self._finish(out, key, pieces)
 
-    def anchor_known(self, parts: Sequence[StoredPart], host: TraceId, recalled: Mapping[bytes, bytes]) -> bool:
-        """Stream mode: whether the host span under which the guest will hang has left already."""
-        earlier = _guest_memory(recalled, parts)
-        if earlier is not None and earlier.anchor is not None:
-            return True
-        if Key(host) not in recalled:
-            return False
-        if is_call(parts):
-            guest = mapped_sessions(parts, recalled, self._policy, final=True)[0][0].guest
-        else:
-            guest = self._map(parts, earlier).guest
-        index = AnchorIndex.of((), self._policy, TraceMemory.decode(recalled[Key(host)]))
-        return find(guest, index).how in ("named", "selector", "root")
-
     def _call(
         self,
         out: Assembled,
@@ -300,6 +286,20 @@ class Assembler:
             again = Part(guest_key(facts.guest), b"[]", 0, guest=GuestFacts(facts.guest, facts.source, host))
             out.follow_ups = (*out.follow_ups, again)
         return memories
+
+    def anchor_known(self, parts: Sequence[StoredPart], host: TraceId, recalled: Mapping[bytes, bytes]) -> bool:
+        """Stream mode: whether the host span under which the guest will hang has left already."""
+        earlier = _guest_memory(recalled, parts)
+        if earlier is not None and earlier.anchor is not None:
+            return True
+        if Key(host) not in recalled:
+            return False
+        if is_call(parts):
+            guest = mapped_sessions(parts, recalled, self._policy, final=True)[0][0].guest
+        else:
+            guest = self._map(parts, earlier).guest
+        index = AnchorIndex.of((), self._policy, TraceMemory.decode(recalled[Key(host)]))
+        return find(guest, index).how in ("named", "selector", "root")
 
     def _as_it_came(
         self, key: Key, state: TraceState, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano
