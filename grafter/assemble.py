@@ -155,7 +155,7 @@ class Assembler:
         for guest_parts in _by_guest(parts):
             facts = state.guests.get(guest_parts[0].guest.guest) if guest_parts[0].guest else None
             if is_call(guest_parts):
-                final = is_final(guest_parts, facts, reason, self._policy, now)
+                final = is_final(guest_parts, facts, reason, self._policy, now, recalled)
                 known, late = index if host_known else None, state.remembered
                 memories += self._call(
                     out, pieces, guest_parts, facts, TraceId(key), known, now, recalled, final=final, late=late

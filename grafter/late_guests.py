@@ -15,7 +15,7 @@ from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, Source, TraceId, UnixNano, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode, Unlinked
 from grafter.core.state import GuestState
-from grafter.realtime_guests import is_call, is_final, is_large, session_keys, sip_host, spans_of
+from grafter.realtime_guests import has_ended, is_call, is_final, is_large, session_keys, sip_host, spans_of
 from grafter.store.base import Claim, Store, StoredPart
 
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
@@ -97,7 +97,7 @@ class LateGuests:
         self._hosts[claim.key] = host
         waits = self._policy.waits
         overdue = self._stream and now >= claim.state.last + min(waits.for_guest, waits.idle)
-        final = is_final(parts, known.guest, reason, self._policy, now) if is_call(parts) else True
+        final = is_final(parts, known.guest, reason, self._policy, now, recalled) if is_call(parts) else True
         assemble = partial(
             self._assembler.guest, claim.key, known.guest, parts, now, host, recalled, overdue=overdue, final=final
         )
@@ -113,6 +113,8 @@ class LateGuests:
         if memory is not None and memory.sent and known.guest.source is not Source.REALTIME:
             # What left before counts: the rest is whole when nothing that it names is missing.
             known.guest.head = known.guest.top_level = True
+        if known.guest.source is Source.REALTIME and has_ended(memory):
+            known.guest.ended = True
         guest = known.guest
         # Of a call that runs there may be nothing yet that could leave: then its next part wakes it.
         polled = self._stream and known.host is not None

@@ -13,9 +13,9 @@ from grafter.core.link import from_metadata
 from grafter.core.memory import GuestMemory
 from grafter.core.model import Guest, Key, Link, Source, TraceId, UnixNano, guest_key, unlinked_trace_id
 from grafter.core.openai.mapping import Mapped
-from grafter.core.openai.realtime.mapping import map_realtime
+from grafter.core.openai.realtime.mapping import STATE, map_realtime
 from grafter.core.openai.realtime.notes import SIP, decode
-from grafter.core.openai.values import list_of
+from grafter.core.openai.values import list_of, mapping_of, text_of
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.state import GuestState, TraceState
 from grafter.store.base import StoredPart
@@ -52,7 +52,12 @@ def is_call(parts: Sequence[StoredPart]) -> bool:
 
 
 def is_final(
-    parts: Iterable[StoredPart], guest: GuestState | None, reason: ReleaseReason, policy: GraftPolicy, now: UnixNano
+    parts: Sequence[StoredPart],
+    guest: GuestState | None,
+    reason: ReleaseReason,
+    policy: GraftPolicy,
+    now: UnixNano,
+    recalled: Mapping[bytes, bytes],
 ) -> bool:
     """What is still open of the call is closed by this release: it has ended, or is not waited for any longer.
 
@@ -60,10 +65,19 @@ def is_final(
     """
     if any(part.guest is not None and part.guest.ended for part in parts):
         return True
+    facts = parts[0].guest
+    if facts is not None and has_ended(_recalled(recalled, facts.guest)):
+        return True
     if reason in _FINAL or (reason is ReleaseReason.LATE_GUEST and policy.mode is Mode.HOLD):
         return True
     # The reason of an earlier attempt may be forgotten; that the call fell silent is seen by itself.
     return guest is not None and now >= guest.last + policy.waits.idle
+
+
+def has_ended(memory: GuestMemory | None) -> bool:
+    """By an earlier release the call had said that it has ended: what comes still is late, and not a call that runs."""
+    state = mapping_of(memory.head.get(STATE)) if memory is not None else {}
+    return text_of(mapping_of(state.get("machine")).get("ended_by")) is not None
 
 
 def mapped_sessions(

@@ -692,3 +692,19 @@ async def test_a_call_that_outlasts_every_wait_goes_on(host_first: bool) -> None
         parents = {span.parent_span_id for span, _ in peer.spans if span.name.startswith("chat")}
         assert parents == {guest_span_id(CALL, "session")}
         balanced(served, peer)
+
+
+@pytest.mark.parametrize(("mode", "seconds"), [(Mode.HOLD, 7), (Mode.STREAM, 1)])
+async def test_what_comes_after_the_end_is_not_a_call_that_runs(mode: Mode, seconds: int) -> None:
+    """A transcript that is late leaves as any late guest does, and nobody waits for another end."""
+    peer = Peer()
+    async with rig(peer, policy=GraftPolicy(mode=mode)) as served:
+        await served.host(WHOLE_HOST)
+        await served.realtime(post(opened(0.1), *turn(1, 1), ended=True, **linked()))
+        await served.pass_time(30)
+        assert names(peer)["realtime_session"] == 1
+        assert served.store.stats().traces == 0
+        await served.realtime(post(*turn(2, 11)))
+        await served.pass_time(seconds)
+        assert names(peer)["chat"] == 2
+        balanced(served, peer)

@@ -26,16 +26,21 @@ SESSIONS = frozenset({"session.created", "session.updated", "session.update"})
 ENDINGS = frozenset(
     {
         "response.done",
+        "response.output_item.done",
         "response.mcp_call.completed",
         "response.mcp_call.failed",
         "mcp_list_tools.completed",
         "mcp_list_tools.failed",
         "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.cleared",
         "input_audio_buffer.committed",
         "input_audio_buffer.timeout_triggered",
         "output_audio_buffer.stopped",
         "output_audio_buffer.cleared",
+        "conversation.item.added",
         "conversation.item.create",
+        "conversation.item.created",
+        "conversation.item.done",
         "conversation.item.truncated",
         "conversation.item.input_audio_transcription.completed",
         "conversation.item.input_audio_transcription.failed",
@@ -43,7 +48,8 @@ ENDINGS = frozenset(
         ENDED,
     }
 )
-"""Events that may end a span; one that turns out not to costs a look."""
+"""Events that may end a span; one that turns out not to costs a look. A tool ends by its output, which whoever only
+listens beside the call sees as an item of the server's."""
 
 _URGENT = ENDINGS | SESSIONS | {METADATA, SIP, "response.function_call_arguments.done", "error"}
 
