@@ -2,10 +2,13 @@
 
 import base64
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
@@ -708,3 +711,32 @@ async def test_what_comes_after_the_end_is_not_a_call_that_runs(mode: Mode, seco
         await served.pass_time(seconds)
         assert names(peer)["chat"] == 2
         balanced(served, peer)
+
+
+EVENTS = [opened(0.1), *turn(1, 1), *turn(2, 11), *turn(3, 21)]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.permutations(range(len(EVENTS))),
+    st.lists(st.integers(1, len(EVENTS)), max_size=6),
+    st.lists(st.integers(0, 5), max_size=3),
+)
+async def test_order_pieces_and_repetition_do_not_matter(order: list[int], cuts: list[int], repeats: list[int]) -> None:
+    """However the events of a call are spread over posts, and whatever is posted twice: the same spans, once each."""
+    found = []
+    for places in (range(len(EVENTS)), order):
+        peer = Peer()
+        async with rig(peer) as served:
+            edges = [0, *sorted(cuts), len(EVENTS)] if places is order else [0, len(EVENTS)]
+            posts = [post(*(EVENTS[n] for n in places[a:b])) for a, b in pairwise(edges)]
+            if places is order:
+                posts += [posts[n] for n in repeats if n < len(posts)]
+            await served.realtime({"call": CALL, "ended": True, "at": second(40)}, post(**linked()))
+            for each in posts:
+                await served.realtime(each)
+            await served.host(WHOLE_HOST)
+            await served.pass_time(20)
+            balanced(served, peer)
+        found.append(sorted((span.SerializeToString(deterministic=True), service) for span, service in peer.spans))
+    assert found[0] == found[1]
