@@ -19,7 +19,7 @@ from aiohttp import web
 
 from grafter.config import Config, load
 from grafter.consumer import Exporter, Signal, Verdict
-from grafter.core.model import Part
+from grafter.core.model import Part, guest_key
 from grafter.doors_in import open_receiver
 from grafter.doors_out import open_exporter
 from grafter.errors import RejectedError
@@ -207,6 +207,24 @@ async def test_otlp_limits_and_cors_are_those_of_the_config(tmp_path: Path) -> N
         assert granted["Access-Control-Max-Age"] == "77"
         other = await post(url, b"", asked | {"Origin": "https://example.org"}, method="OPTIONS")
         assert "Access-Control-Allow-Origin" not in other.headers
+
+
+async def test_realtime_events_have_tokens_of_their_own(tmp_path: Path) -> None:
+    """The door of posted events is at the ingest's address, and each door is opened by its own tokens alone."""
+    store = Store()
+    event = {"at": 1_764_000_000, "from": "server", "event": {"type": "response.done", "response": {"id": "resp_1"}}}
+    body = orjson.dumps({"call": "rtc_1", "events": [event]})
+    items = orjson.dumps({"data": recorded_guest()[0]})
+    json = {"Content-Type": "application/json"}
+    settings = {"endpoint": "127.0.0.1:0", "realtime": {"tokens": [SECRET]}}
+    async with asyncio.timeout(30), receiver(tmp_path, "openai", settings, store) as ports:
+        base = f"http://127.0.0.1:{ports['openai']}/v1"
+        assert (await post(f"{base}/realtime/events", body, json)).status == 401
+        assert store.parts == []
+        assert (await post(f"{base}/realtime/events", body, json | BEARER)).status == 204
+        assert [part.key for part in store.parts] == [guest_key("rtc_1")]
+        assert (await post(f"{base}/traces/ingest", items, json)).status == 204
+    assert store.spans > 0
 
 
 async def test_ingest_tokens_and_the_tees_key(tmp_path: Path) -> None:

@@ -101,6 +101,13 @@ class Ingest(Model):
     """Send the same items on to OpenAI; null: no."""
 
 
+class Realtime(Model):
+    """Realtime calls: events that apps post to `/v1/realtime/events`."""
+
+    tokens: tuple[FilledSecret, ...] = ()
+    """Bearer tokens, one of which a sender must show; empty: everybody may send."""
+
+
 class OpenAIReceiver(Model):
     """OpenAI's traces."""
 
@@ -108,6 +115,8 @@ class OpenAIReceiver(Model):
     """Where to listen, over HTTP."""
     ingest: Ingest = Ingest()
     """What the Agents SDKs post."""
+    realtime: Realtime = Realtime()
+    """Realtime calls."""
 
     def describe(self) -> str:
         tee = self.ingest.tee
