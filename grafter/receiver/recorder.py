@@ -181,18 +181,16 @@ class Recorders:
     async def store(self, now: int, *, everything: bool = False) -> None:
         """Hand on what is due. Never raises for what the store does."""
         if now < self._try_after and not everything:
-            self._put_aside(now)
+            for recording in self._live.values():
+                self._put_aside(recording, now)
             return
         batch: list[tuple[Recording, Part]] = []
         size = 0
         for recording in [*self._ending, *self._live.values()]:
-            gathering = recording.gathering
-            if gathering.pending and (
-                gathering.urgent
-                or everything
-                or recording.end is not None
-                or now - recording.taken >= self._timing.store * SECOND
-            ):
+            if recording.parts and not everything:
+                # It was refused before; first that.
+                self._put_aside(recording, now)
+            elif everything or self._is_due(recording, now):
                 self._take(recording, now)
             for part in recording.parts:
                 batch.append((recording, part))
@@ -226,6 +224,13 @@ class Recorders:
             recording.stored = now
             self._forget(recording, part)
 
+    def _is_due(self, recording: Recording, now: int) -> bool:
+        gathering = recording.gathering
+        if not gathering.pending:
+            return False
+        late = now - recording.taken >= self._timing.store * SECOND
+        return late or gathering.urgent or recording.end is not None
+
     def _take(self, recording: Recording, now: int) -> None:
         part = recording.gathering.take()
         recording.taken = now
@@ -240,21 +245,20 @@ class Recorders:
                 self._waiting_bytes -= len(part.payload)
                 return
 
-    def _put_aside(self, now: int) -> None:
+    def _put_aside(self, recording: Recording, now: int) -> None:
         """While the store does not take parts: keep what fits. The oldest is kept, for it has the call's head."""
-        for recording in self._live.values():
-            gathering = recording.gathering
-            if gathering.pending < _MAX_PENDING:
-                continue
-            if self._waiting_bytes < _MAX_WAITING_BYTES:
-                self._take(recording, now)
-                continue
-            count = gathering.pending
-            gathering.take()
-            self._metrics.recorder_lost_events.labels("unavailable").inc(count)
-            if now >= self._say_after:
-                self._say_after = now + int(_SECONDS_BETWEEN_WARNINGS * SECOND)
-                _log.error("recorded calls lose events: the store does not take them", extra={"events": count})
+        gathering = recording.gathering
+        if gathering.pending < _MAX_PENDING:
+            return
+        if self._waiting_bytes < _MAX_WAITING_BYTES:
+            self._take(recording, now)
+            return
+        count = gathering.pending
+        gathering.take()
+        self._metrics.recorder_lost_events.labels("unavailable").inc(count)
+        if now >= self._say_after:
+            self._say_after = now + int(_SECONDS_BETWEEN_WARNINGS * SECOND)
+            _log.error("recorded calls lose events: the store does not take them", extra={"events": count})
 
     def _settle(self, now: int) -> None:
         """Let go of what has ended and is stored, or will never be."""
