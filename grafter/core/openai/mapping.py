@@ -17,6 +17,7 @@ from grafter.core.model import (
     STATUS_UNSET,
     Guest,
     GuestSpan,
+    Link,
     Source,
     SpanId,
     SpanLink,
@@ -68,6 +69,8 @@ class Mapped:
     head: dict[str, object]
     """What to remember of the trace object, JSON-able and of bounded size: workflow name, group id, metadata, link;
     and ``malformed``, the reason why metadata that seems to name a host names none."""
+    weak: Link | None = None
+    """Of a guest without a link: a host that it may belong to, if that host is known when the guest is due."""
 
 
 @dataclass(slots=True)

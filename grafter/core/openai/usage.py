@@ -43,6 +43,7 @@ def call_usage(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, o
     _some(found, semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, read or _take(rest, "cached_input_tokens"))
     _some(found, semconv.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS, written or _take(rest, "cache_write_input_tokens"))
     _some(found, semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, _take(made, "reasoning_tokens"))
+    _cached_by_modality(found, given)
     for direction, details in (("input", given), ("output", made)):
         split = {modality: _take(details, f"{modality}_tokens") or 0 for modality in _MODALITIES}
         if split["audio"] or split["image"]:
@@ -93,6 +94,23 @@ def _details(rest: dict[str, object], keys: tuple[str, ...]) -> dict[str, object
 def _telling(details: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """What is left of a breakdown and says something: zeros and nulls do not."""
     return ((key, value) for key, value in details.items() if value not in (None, 0))
+
+
+def _cached_by_modality(found: dict[str, int], given: dict[str, object]) -> None:
+    """Realtime says of what the cached tokens were; told where it is more than text, as the whole split is."""
+    cached = given.get("cached_tokens_details")
+    if not isinstance(cached, Mapping):
+        return
+    left = dict(cached)
+    split = {modality: _take(left, f"{modality}_tokens") or 0 for modality in _MODALITIES}
+    if split["audio"] or split["image"]:
+        for modality, count in split.items():
+            _some(found, semconv.GEN_AI_USAGE_MODALITY_CACHE_READ_TOKENS.format(modality=modality), count)
+    rest = dict(_telling(left))
+    if rest:
+        given["cached_tokens_details"] = rest
+    else:
+        del given["cached_tokens_details"]
 
 
 def _put(found: dict[str, int], name: str, count: int | None) -> None:

@@ -1,0 +1,149 @@
+"""A call's notes, in whatever order and pieces they came, to one guest a session.
+
+The state machine's memory travels in the ``head`` of the first guest, so that each release goes on where the one
+before it stopped; a span leaves once, when it has ended.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import orjson
+
+from grafter.core import semconv
+from grafter.core.model import Guest, GuestSpan, Source
+from grafter.core.openai import head as heads
+from grafter.core.openai.draft import scalar_of
+from grafter.core.openai.head import Head
+from grafter.core.openai.limits import Json, bounded
+from grafter.core.openai.mapping import Mapped
+from grafter.core.openai.realtime.kept import kept
+from grafter.core.openai.realtime.machine import Machine
+from grafter.core.openai.realtime.naming import Naming
+from grafter.core.openai.realtime.notes import Note, Side, decode, in_order
+from grafter.core.openai.realtime.session import Session
+from grafter.core.openai.values import mapping_of
+from grafter.core.policy import Content, GraftPolicy
+
+STATE = "realtime"
+"""The key of a head that holds what the state machine knows."""
+
+
+def map_realtime(
+    call: str,
+    payloads: Sequence[bytes],
+    policy: GraftPolicy,
+    earlier: Mapping[str, object] | None = None,
+    *,
+    final: bool,
+) -> tuple[Mapped, ...]:
+    """Map the parts of one Realtime call, given as payloads in order of arrival: one guest a session.
+
+    The first guest's trace id is the call's key, a further session's is ``KEY/sess_…``. ``earlier`` is the first
+    guest's ``head`` of an earlier release. Spans come once: those that have ended, and with ``final``, or once the
+    call is said to have ended, all. A session that nothing else has ended was ended by ``disconnect``.
+
+    Always gives the first guest, which may have no spans yet. Notes that were read before change nothing. Never
+    raises for what a payload holds.
+    """
+    memory = mapping_of(mapping_of(earlier).get(STATE))
+    machine = Machine.restored(call, memory.get("machine"), content=policy.content is not Content.NONE)
+    naming = Naming.restored(memory.get("naming"))
+    spans: dict[str, list[GuestSpan]] = {}
+    notes, odd = _read(payloads)
+    for note in in_order(notes):
+        # What was stored under a wider rule, before a restart with a narrower one, may not leave either.
+        event = kept(note.event, note.side, policy.content)
+        if event is None:
+            continue
+        note = replace(note, event=event)
+        if note.side is Side.GRAFTER:
+            naming.take(note)
+        for ended in machine.feed(note):
+            spans.setdefault(ended.guest, []).append(ended.span)
+    if final or machine.ended:
+        for ended in machine.close():
+            spans.setdefault(ended.guest, []).append(ended.span)
+
+    links = mapping_of(memory.get("links"))
+    guests = [call, *(session.guest for session in machine.sessions[1:])]
+    found: dict[str, Head] = {}
+    for index, guest in enumerate(guests):
+        session = machine.sessions[index] if index < len(machine.sessions) else None
+        used = heads.remembered({"link": links.get(guest)})
+        if index == 0 and used.link is None:
+            used = heads.remembered({"link": mapping_of(earlier).get("link")})
+        found[guest] = _head(naming, session, used, found.get(call), policy)
+    written = {guest: heads.memory(head) for guest, head in found.items()}
+    state = {
+        "machine": machine.state(),
+        "naming": naming.state(),
+        "links": {guest: head["link"] for guest, head in written.items() if "link" in head},
+    }
+    written[call][STATE] = orjson.loads(orjson.dumps(state))
+    weak = naming.weak()
+    return tuple(
+        Mapped(
+            guest=Guest(
+                trace_id=guest,
+                source=Source.REALTIME,
+                spans=tuple(
+                    sorted(
+                        (_introduced(span, found[guest], policy) for span in spans.get(guest, ())),
+                        key=lambda span: (span.start, span.span_id),
+                    )
+                ),
+                link=found[guest].link,
+                conversation_ids=_ids(machine.sessions[index]) if index < len(machine.sessions) else frozenset(),
+            ),
+            repeated=0,
+            odd=odd if index == 0 else 0,
+            head=written[guest],
+            weak=weak if found[guest].link is None else None,
+        )
+        for index, guest in enumerate(guests)
+    )
+
+
+def _read(payloads: Sequence[bytes]) -> tuple[list[list[Note]], int]:
+    notes, odd = [], 0
+    for payload in payloads:
+        try:
+            notes.append(decode(payload))
+        except ValueError:
+            odd += 1
+    return notes, odd
+
+
+def _head(naming: Naming, session: Session | None, used: Head, first: Head | None, policy: GraftPolicy) -> Head:
+    """What is told of a guest; a link that was used stays, and a further session is of the call's own host."""
+    told = {} if session is None else session.config.metadata
+    link, malformed = (used.link, None) if used.link is not None else naming.link(told, policy.trace_id_keys)
+    if link is None and first is not None:
+        link = first.link
+    return Head(
+        workflow_name=None if session is None else session.config.workflow,
+        group_id=None if session is None else session.config.group,
+        metadata=naming.merged(told) or None,
+        link=link,
+        malformed=malformed if link is None else None,
+    )
+
+
+def _introduced(span: GuestSpan, head: Head, policy: GraftPolicy) -> GuestSpan:
+    """The session's span with the call's metadata."""
+    metadata = mapping_of(head.metadata)
+    if span.parent is not None or not metadata:
+        return span
+    more: dict[str, Json | str | bool | int | float] = {
+        semconv.AGENTS_TRACE_METADATA: Json(dict(sorted(metadata.items())))
+    }
+    for key in policy.metadata_keys:
+        value = metadata.get(key)
+        if value is not None:
+            scalar = scalar_of(value)
+            more[f"{semconv.AGENTS_TRACE_METADATA}.{key}"] = Json(value) if scalar is None else scalar
+    return replace(span, attributes=(*span.attributes, *bounded(more)))
+
+
+def _ids(session: Session) -> frozenset[str]:
+    return frozenset(name for name in (session.id, session.conversation, session.config.group) if name is not None)
