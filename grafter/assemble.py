@@ -30,13 +30,14 @@ from grafter.core.model import (
     guest_key,
 )
 from grafter.core.openai.mapping import Mapped, map_guest
-from grafter.core.policy import GraftPolicy
+from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.redact import redact
 from grafter.core.state import GuestState, TraceState
 from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
 from grafter.otlp.frames import PREFIX, spans_of
 from grafter.otlp.shallow_pb2 import Head
+from grafter.realtime_guests import is_call, is_final, mapped_sessions, without_spans
 from grafter.store.base import Memory, StoredPart
 from grafter.telemetry import Metrics
 
@@ -78,16 +79,21 @@ class Assembled:
     """What the release turned out to be, where that was not known when it was decided."""
     never: bool = False
     """A guest was expected and none has begun."""
-    follow_up: Part | None = None
-    """Stream mode: an empty part that has to be held, so that somebody looks whether a parent came after all."""
+    follow_ups: Sequence[Part] = ()
+    """Empty parts that have to be held, so that somebody looks again: whether a parent came after all (stream mode), or
+    whether a call that was running has fallen silent."""
+    read: int = 0
+    """Spans that were made of Realtime events: they count as accepted when they leave."""
 
     @property
     def plain(self) -> bool:
         """There is nothing to count but the release itself."""
-        return not (self.merged or self.synthetic or self.dropped or self.never or self.guests)
+        return not (self.merged or self.synthetic or self.dropped or self.never or self.guests or self.read)
 
     def count(self, metrics: Metrics, reason: ReleaseReason) -> None:
         """Count what became of the spans, once, when it is settled; the release itself is the caller's to count."""
+        if self.read:
+            metrics.accepted_spans.labels("openai", Source.REALTIME.value).inc(self.read)
         if self.merged:
             metrics.merged_spans.labels("repeat").inc(self.merged)
         if self.synthetic:
@@ -148,6 +154,13 @@ class Assembler:
         host_known = bool(mine) or old is not None
         for guest_parts in _by_guest(parts):
             facts = state.guests.get(guest_parts[0].guest.guest) if guest_parts[0].guest else None
+            if is_call(guest_parts):
+                final = is_final(guest_parts, facts, reason, self._policy, now)
+                known, late = index if host_known else None, state.remembered
+                memories += self._call(
+                    out, pieces, guest_parts, facts, TraceId(key), known, now, recalled, final=final, late=late
+                )
+                continue
             earlier = _guest_memory(recalled, guest_parts)
             mapped = self._map(guest_parts, earlier)
             guest = mapped.guest
@@ -162,9 +175,8 @@ class Assembler:
                 grafted = join.host_missing(guest, TraceId(key), self._policy, earlier, mapped.head)
             else:
                 grafted = join.graft(guest, index, TraceId(key), self._policy, earlier, mapped.head)
-            self._add(
-                out, pieces, guest_parts, guest, grafted, facts, now, late=state.remembered, first=earlier is None
-            )
+            came = sum(p.spans for p in guest_parts)
+            self._add(out, pieces, came, guest, grafted, facts, now, late=state.remembered, first=earlier is None)
             memories.append(Memory(guest_key(guest.trace_id), grafted.memory.encode(), key))
         out.never = Facts.ANCHOR in state.facts and not state.guests and not state.remembered
         out.memories = tuple(memories)
@@ -180,11 +192,23 @@ class Assembler:
         recalled: Mapping[bytes, bytes],
         *,
         overdue: bool = False,
+        final: bool = True,
     ) -> Assembled:
         """A guest's own key: joined to a host that was released before, or (``host`` None) a trace of its own.
 
-        ``recalled``: the memories of this key and of the host. ``overdue``: stream mode no longer waits for parents.
+        ``recalled``: the memories of this key and of the host, of a call also those of its further sessions.
+        ``overdue``: stream mode no longer waits for parents. ``final``: of a call, it does not go on.
         """
+        if is_call(parts):
+            calls = Assembled(None)
+            run: list[Piece] = []
+            index = None
+            if host is not None and Key(host) in recalled:
+                index = AnchorIndex.of((), self._policy, TraceMemory.decode(recalled[Key(host)]))
+            calls.memories = tuple(
+                self._call(calls, run, parts, state, host, index, now, recalled, final=final, late=True)
+            )
+            return self._finish(calls, key, run)
         earlier = _guest_memory(recalled, parts)
         mapped = self._map(parts, earlier)
         guest = mapped.guest
@@ -202,12 +226,13 @@ class Assembler:
             old = TraceMemory.decode(recalled[Key(host)]) if Key(host) in recalled else None
             index = AnchorIndex.of((), self._policy, old)
             grafted = join.graft(guest, index, host, self._policy, earlier, mapped.head, overdue=overdue)
+        came = sum(p.spans for p in parts)
         self._add(
-            out, pieces, parts, guest, grafted, state, now, late=True, linked=host is not None, first=earlier is None
+            out, pieces, came, guest, grafted, state, now, late=True, linked=host is not None, first=earlier is None
         )
         out.memories = (Memory(key, grafted.memory.encode(), Key(host) if host is not None else None),)
         if any(not awaited.stood_in for awaited in grafted.memory.awaited.values()):
-            out.follow_up = Part(key, b"[]", 0, guest=GuestFacts(guest.trace_id, guest.source, host))
+            out.follow_ups = (Part(key, b"[]", 0, guest=GuestFacts(guest.trace_id, guest.source, host)),)
         return self._finish(out, key, pieces)
 
     def anchor_known(self, parts: Sequence[StoredPart], host: TraceId, recalled: Mapping[bytes, bytes]) -> bool:
@@ -217,9 +242,63 @@ class Assembler:
             return True
         if Key(host) not in recalled:
             return False
-        guest = self._map(parts, earlier).guest
+        if is_call(parts):
+            guest = mapped_sessions(parts, recalled, self._policy, final=True)[0][0].guest
+        else:
+            guest = self._map(parts, earlier).guest
         index = AnchorIndex.of((), self._policy, TraceMemory.decode(recalled[Key(host)]))
         return find(guest, index).how in ("named", "selector", "root")
+
+    def _call(
+        self,
+        out: Assembled,
+        pieces: list[Piece],
+        parts: Sequence[StoredPart],
+        state: GuestState | None,
+        host: TraceId | None,
+        index: AnchorIndex | None,
+        now: UnixNano,
+        recalled: Mapping[bytes, bytes],
+        *,
+        final: bool,
+        late: bool,
+    ) -> list[Memory]:
+        """A Realtime call: each session is a guest of its own. What is to be remembered of them.
+
+        ``index``: None where nothing is known of the host.
+        """
+        # While a call runs its session's span, under which all others are, has yet to come.
+        policy = self._policy if final else replace(self._policy, mode=Mode.STREAM)
+        hold = replace(policy, mode=Mode.HOLD)
+        filed = None if host is None else Key(host)
+        memories = []
+        for mapped, earlier in mapped_sessions(parts, recalled, self._policy, final=final):
+            guest = mapped.guest if host is not None else replace(mapped.guest, link=None)
+            key = guest_key(guest.trace_id)
+            if not guest.spans:
+                memories.append(Memory(key, without_spans(guest, host, earlier, mapped).encode(), filed))
+                continue
+            out.read += len(guest.spans)
+            first = earlier is None or not earlier.sent
+            if host is not None and index is None and self._drops(guest, state):
+                out.dropped += len(guest.spans)
+                out.dropped_reason = "host_missing"
+                memories.append(_dropped(guest, host, mapped.head))
+                continue
+            if host is None:
+                grafted = join.alone(guest, policy, earlier, mapped.head)
+            else:
+                spans = index or AnchorIndex.of((), policy)
+                grafted = join.graft(guest, spans, host, policy if not final else hold, earlier, mapped.head)
+            came = len(guest.spans)
+            self._add(out, pieces, came, guest, grafted, state, now, late=late, linked=host is not None, first=first)
+            memories.append(Memory(key, grafted.memory.encode(), filed))
+        if not final:
+            facts = parts[0].guest
+            assert facts is not None
+            again = Part(guest_key(facts.guest), b"[]", 0, guest=GuestFacts(facts.guest, facts.source, host))
+            out.follow_ups = (*out.follow_ups, again)
+        return memories
 
     def _as_it_came(
         self, key: Key, state: TraceState, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano
@@ -303,7 +382,7 @@ class Assembler:
         self,
         out: Assembled,
         pieces: list[Piece],
-        parts: Sequence[StoredPart],
+        came: int,
         guest: Guest,
         grafted: join.Grafted,
         state: GuestState | None,
@@ -313,7 +392,7 @@ class Assembler:
         first: bool,
         linked: bool = True,
     ) -> None:
-        """One guest's grafted spans, as pieces by resource."""
+        """One guest's grafted spans, as pieces by resource. ``came``: how many spans of it had come."""
         runs: dict[bytes | None, list[bytes]] = {}
         envelopes: dict[bytes | None, Envelope] = {None: self._openai}
         for span in grafted.spans:
@@ -327,7 +406,7 @@ class Assembler:
         real = len(grafted.spans) - grafted.synthetic
         notes = out.guests if isinstance(out.guests, list) else []
         out.guests = notes
-        out.merged += sum(p.spans for p in parts) - real
+        out.merged += came - real
         out.synthetic += grafted.synthetic
         waited = (now - state.first) / 1e9 if state is not None else 0.0
         match = grafted.match if linked else ""

@@ -1,5 +1,6 @@
 """Receivers from the config: each opens its doors and says at which ports."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -8,7 +9,7 @@ from grafter.consumer import Consumer
 from grafter.core.policy import GraftPolicy
 from grafter.forwarding import Forwarding
 from grafter.otlp.split import Splitter
-from grafter.receiver import openai_http, otlp_grpc, otlp_http
+from grafter.receiver import openai_http, otlp_grpc, otlp_http, realtime_http
 from grafter.receiver.http_common import TlsFiles
 from grafter.receiver.tee import teeing
 from grafter.telemetry import Metrics
@@ -99,16 +100,25 @@ async def _openai(
             tee = await stack.enter_async_context(
                 teeing(config.endpoint, config.key, metrics, grace_seconds=grace_seconds)
             )
-        port = await stack.enter_async_context(
-            openai_http.listening(
+        # One address, several doors: each brings its routes.
+        routes = [
+            *openai_http.ingest_routes(
                 consumer,
                 metrics,
                 policy,
-                endpoint=receiver.endpoint,
                 tokens=[token.get_secret_value() for token in receiver.ingest.tokens],
                 tee=tee,
-                grace_seconds=grace_seconds,
-            )
+            ),
+            *realtime_http.event_routes(
+                consumer,
+                metrics,
+                policy,
+                time.time_ns,
+                tokens=[token.get_secret_value() for token in receiver.realtime.tokens],
+            ),
+        ]
+        port = await stack.enter_async_context(
+            openai_http.listening(routes, endpoint=receiver.endpoint, grace_seconds=grace_seconds)
         )
         yield {name: port}
 

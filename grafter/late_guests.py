@@ -6,15 +6,16 @@ moves a guest under its host when the host turns out to be held.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from grafter.assemble import Assembled, Assembler
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_guest
 from grafter.core.memory import GuestMemory
-from grafter.core.model import Key, TraceId, UnixNano, openai_trace_id
+from grafter.core.model import Key, Source, TraceId, UnixNano, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode, Unlinked
 from grafter.core.state import GuestState
+from grafter.realtime_guests import is_call, is_final, session_keys, sip_host
 from grafter.store.base import Claim, Store, StoredPart
 
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
@@ -53,6 +54,11 @@ class LateGuests:
                 # The host is held, or nothing is known of it yet: either way the guest waits there.
                 await self._store.move(claim, Key(known.host))
                 continue
+            if known.host is None and known.guest.source is Source.REALTIME:
+                named = await self._by_sip(claim, known, now)
+                if named is None:
+                    continue
+                known = named
             decision = await self._step(claim, known, now)
             if isinstance(decision, Release) and known.host is None and await self._found_by_id(claim, known, now):
                 continue
@@ -79,7 +85,11 @@ class LateGuests:
                 recalled = {**recalled, **await self._memory(host, now)}
         elif host is None:
             host, recalled = await self._host_by_id(known, now)
+            sip = sip_host(parts) if host is None and is_call(parts) else None
+            if sip is not None and (found := await self._memory(sip, now)):
+                host, recalled = sip, {**known.recalled, **found}
         if host is None and self._policy.unlinked is Unlinked.DROP:
+            # Of a call no span was counted, for none was made.
             dropped = sum(part.spans for part in parts)
             return Assembled(None, dropped=dropped, dropped_reason="unlinked")
         if len(self._hosts) >= _MAX_HOSTS:
@@ -87,7 +97,10 @@ class LateGuests:
         self._hosts[claim.key] = host
         waits = self._policy.waits
         overdue = self._stream and now >= claim.state.last + min(waits.for_guest, waits.idle)
-        assemble = partial(self._assembler.guest, claim.key, known.guest, parts, now, host, recalled, overdue=overdue)
+        final = is_final(parts, known.guest, reason, self._policy, now) if is_call(parts) else True
+        assemble = partial(
+            self._assembler.guest, claim.key, known.guest, parts, now, host, recalled, overdue=overdue, final=final
+        )
         large = claim.state.bytes > LARGE_BYTES or claim.state.guest_spans > LARGE_GUEST
         assembled = await asyncio.to_thread(assemble) if large else assemble()
         if host is not None and reason is ReleaseReason.UNLINKED:
@@ -97,7 +110,7 @@ class LateGuests:
     async def _step(self, claim: Claim, known: _Known, now: UnixNano) -> Decision:
         anchor_known = False
         memory = _own_memory(claim.key, known.recalled)
-        if memory is not None and memory.sent:
+        if memory is not None and memory.sent and known.guest.source is not Source.REALTIME:
             # What left before counts: the rest is whole when nothing that it names is missing.
             known.guest.head = known.guest.top_level = True
         if self._stream and known.host is not None and known.recalled:
@@ -125,10 +138,16 @@ class LateGuests:
                 host = TraceId(memory.host)
             hosts.append(host)
         wanted = [Key(host) for host in {h for h in hosts if h is not None}]
+        sessions: list[list[Key]] = []
+        for claim, memory in zip(claims, own, strict=True):
+            call = memory is not None and _guest(claim).source is Source.REALTIME
+            sessions.append(session_keys([memory.blob]) if memory is not None and call else [])
+            wanted += sessions[-1]
         found = {m.key: m.blob for m in await self._store.recall(wanted, now) if m is not None} if wanted else {}
         known = []
-        for claim, memory, host in zip(claims, own, hosts, strict=True):
+        for claim, memory, host, keys in zip(claims, own, hosts, sessions, strict=True):
             recalled: dict[bytes, bytes] = {memory.key: memory.blob} if memory is not None else {}
+            recalled |= {key: found[key] for key in keys if key in found}
             if host is not None and Key(host) in found:
                 recalled[host] = found[Key(host)]
             known.append(_Known(_guest(claim), host, host is not None and Key(host) in found, recalled))
@@ -140,6 +159,18 @@ class LateGuests:
         if named is None or self._stream or not await self._store.held(Key(named)):
             return False
         return await self._store.move(claim, Key(named))
+
+    async def _by_sip(self, claim: Claim, known: _Known, now: UnixNano) -> _Known | None:
+        """The same with the host that a SIP header names, should it have come; None when the call was moved to it."""
+        (parts,) = await self._store.read([claim])
+        named = sip_host(parts)
+        if named is None:
+            return known
+        if not self._stream and await self._store.held(Key(named)):
+            await self._store.move(claim, Key(named))
+            return None
+        found = await self._memory(named, now)
+        return replace(known, host=named, released=True, recalled={**known.recalled, **found}) if found else known
 
     async def _host_by_id(self, known: _Known, now: UnixNano) -> tuple[TraceId | None, Mapping[bytes, bytes]]:
         """… or of a host that was released before."""

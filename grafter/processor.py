@@ -19,12 +19,13 @@ from typing import Self
 from grafter.assemble import Assembled, Assembler
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Verdict
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
-from grafter.core.model import Key, Part, UnixNano
+from grafter.core.model import Key, Part, Source, UnixNano
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
 from grafter.late_guests import LARGE_BYTES, LARGE_GUEST, LateGuests
 from grafter.otlp import build
 from grafter.poison import Poison
+from grafter.realtime_guests import session_keys
 from grafter.store.base import Claim, DeadLetter, Outcome, Settlement, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
@@ -266,8 +267,14 @@ class Processor:
 
     async def _recall(self, claim: Claim, now: UnixNano) -> dict[bytes, bytes]:
         """The memories that matter to a host's key: its own and its guests'."""
-        keys = [claim.key, *map(self._assembler.guest_key, claim.state.guests)]
-        return {m.key: m.blob for m in await self._store.recall(keys, now) if m is not None}
+        guests = claim.state.guests
+        keys = [claim.key, *map(self._assembler.guest_key, guests)]
+        found: dict[bytes, bytes] = {m.key: m.blob for m in await self._store.recall(keys, now) if m is not None}
+        calls = [self._assembler.guest_key(name) for name, guest in guests.items() if guest.source is Source.REALTIME]
+        sessions = session_keys(found[key] for key in calls if key in found) if calls else []
+        if sessions:
+            found |= {m.key: m.blob for m in await self._store.recall(sessions, now) if m is not None}
+        return found
 
     def _batches(self, works: Sequence[Work]) -> Iterable[list[Work]]:
         batch: list[Work] = []
@@ -385,7 +392,7 @@ class Processor:
     async def _settle(self, works: list[Work]) -> None:
         now = UnixNano(self._clock())
         # Before the settle: should the process die between the two, one look too many does no harm.
-        follow_ups = [w.assembled.follow_up for w in works if w.assembled.follow_up is not None]
+        follow_ups = [part for w in works if w.assembled.follow_ups for part in w.assembled.follow_ups]
         if follow_ups:
             try:
                 await self._store.append(follow_ups, now)

@@ -29,10 +29,11 @@ ROOMS: dict[str, set[str]] = {
     "otlp": {"core", "consumer", "errors"},
     "store": {"core", "errors"},
     # Between the doors.
-    "assemble": {"core", "otlp", "consumer", "telemetry", "store.base"},
-    "late_guests": EDGE | {"assemble"},
+    "realtime_guests": {"core", "store.base"},
+    "assemble": {"core", "otlp", "consumer", "telemetry", "store.base", "realtime_guests"},
+    "late_guests": EDGE | {"assemble", "realtime_guests"},
     "poison": EDGE,
-    "processor": EDGE | {"assemble", "late_guests", "poison"},
+    "processor": EDGE | {"assemble", "late_guests", "poison", "realtime_guests"},
     # The doors.
     "receiver": EDGE,
     "exporter": EDGE,

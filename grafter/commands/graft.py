@@ -13,8 +13,9 @@ from grafter.assemble import Assembler
 from grafter.commands.send import Door, Request, read
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Signal, Verdict
 from grafter.core.lifecycle import look_at
-from grafter.core.model import Part, Source
+from grafter.core.model import Part, Source, UnixNano
 from grafter.core.openai.items import parse_json, read_items
+from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.policy import MINUTE, SECOND, GraftPolicy, Mode
 from grafter.errors import RejectedError
 from grafter.otlp import build
@@ -50,8 +51,8 @@ class _Collecting(Exporter):
 async def graft(hosts: Sequence[Path], guests: Sequence[Path], policy: GraftPolicy, metrics: Metrics) -> bytes:
     """One OTLP JSON document of the joined traces.
 
-    ``hosts``: OTLP requests as protobuf, JSON or JSON lines. ``guests``: OpenAI items in any shape that ``grafter
-    send`` takes. Raises ValueError, naming the file, for one that is not what it is given as.
+    ``hosts``: OTLP requests as protobuf, JSON or JSON lines. ``guests``: OpenAI items or posted Realtime events in any
+    shape that ``grafter send`` takes. Raises ValueError, naming the file, for one that is not what it is given as.
     """
     parts = [part for file in hosts for request in read(file) for part in _host_parts(file, request, policy)]
     parts += [part for file in guests for request in read(file) for part in _guest_parts(file, request, policy)]
@@ -95,6 +96,13 @@ def _host_parts(file: Path, request: Request, policy: GraftPolicy) -> list[Part]
 
 
 def _guest_parts(file: Path, request: Request, policy: GraftPolicy) -> Sequence[Part]:
+    if request.door is Door.REALTIME:
+        # A recording is read as if it had arrived when it ended, for no time in it may be later than its arrival.
+        arrived = max(_START, int((request.at or 0) * SECOND))
+        try:
+            return read_posts(request.body, False, policy, UnixNano(arrived)).parts
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
     if request.door is not Door.OPENAI:
         raise ValueError(f"{file}: expected OpenAI items, found OTLP traces")
     body = parse_json(request.body)

@@ -2,8 +2,8 @@
 
 A file is told by what is in it, never by its name: an OTLP request as protobuf or as a JSON document, OpenAI items
 (``{"data": […]}``, a list, a capture with ``requests[].body``, a trace with its ``spans``, an event envelope with any
-of these under ``data``), or JSON lines of any of these and of single items. Bytes go out as they stand in the file
-wherever the door takes them so.
+of these under ``data``), posted Realtime events (told by their key ``call``), or JSON lines of any of these and of
+single items. Bytes go out as they stand in the file wherever the door takes them so.
 """
 
 import asyncio
@@ -23,6 +23,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from yarl import URL
+
+from grafter.core.openai.times import nanoseconds
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
@@ -48,6 +51,7 @@ class Door(StrEnum):
 
     OTLP = "otlp"
     OPENAI = "openai"
+    REALTIME = "realtime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Request:
     body: bytes
     content_type: str
     count: int
-    """Spans, or OpenAI items."""
+    """Spans, OpenAI items, or Realtime events."""
     at: float | None
     """Unix seconds at which it was sent when it was recorded, or at which its last span ended; None: not known."""
     source: str
@@ -108,6 +112,8 @@ async def send(
         urls = {
             Door.OTLP: _url(otlp_endpoint, "/v1/traces"),
             Door.OPENAI: _url(openai_endpoint, "/v1/traces/ingest"),
+            # Where the endpoint names the ingest's path, the other door is beside it.
+            Door.REALTIME: str(URL(_url(openai_endpoint, "/")).with_path("/v1/realtime/events")),
         }
         await _send_all(_paced(requests, speed), urls, token, summary, err, sleep)
     if as_json:
@@ -152,8 +158,17 @@ def _requests(documents: list[Any], whole: bytes, name: str) -> list[Request]:
     """The requests of a file's documents, in their order; neighbouring single items share a request."""
     requests: list[Request] = []
     loose: list[Any] = []
+    posts: list[Any] = []
     for number, document in enumerate(documents, 1):
         source = name if len(documents) == 1 else f"{name}:{number}"
+        envelopes = document if isinstance(document, list) else [document]
+        if envelopes and all(isinstance(each, dict) and "call" in each for each in envelopes):
+            requests += _items(loose, source)
+            loose = []
+            posts += envelopes
+            continue
+        requests += _posts(posts, source)
+        posts = []
         if isinstance(document, dict) and "object" in document and "data" not in document:
             loose += _unfolded([document])
             continue
@@ -188,8 +203,9 @@ def _requests(documents: list[Any], whole: bytes, name: str) -> list[Request]:
             case _:
                 raise ValueError("JSON, but neither an OTLP trace request nor OpenAI items")
     requests += _items(loose, name)
+    requests += _posts(posts, name)
     if not requests:
-        raise ValueError("no OTLP trace request and no OpenAI items in it")
+        raise ValueError("no OTLP trace request, no OpenAI items and no Realtime events in it")
     return requests
 
 
@@ -215,6 +231,27 @@ def _items(items: list[Any], source: str, at: float | None = None, size: int = _
     return [
         Request(Door.OPENAI, orjson.dumps({"data": cut}), JSON, len(cut), at or _last_end(cut), source) for cut in cuts
     ]
+
+
+def _posts(posts: list[Any], source: str) -> list[Request]:
+    """Requests of posted Realtime events, as many envelopes or single events each as a batch of items has."""
+    cuts = [posts[start : start + _ITEMS_A_REQUEST] for start in range(0, len(posts), _ITEMS_A_REQUEST)]
+    return [
+        Request(Door.REALTIME, orjson.dumps(cut), JSON, sum(map(_events, cut)), max(map(_latest, cut)) or None, source)
+        for cut in cuts
+    ]
+
+
+def _events(post: dict[str, Any]) -> int:
+    events = post.get("events")
+    return len(events) if isinstance(events, list) else int("event" in post)
+
+
+def _latest(post: dict[str, Any]) -> float:
+    """Unix seconds of the last thing that a post tells of; 0 where it has no time."""
+    said = [post.get("at"), post.get("sent_at"), *(event.get("at") for event in _dicts(post.get("events")))]
+    times = [nanoseconds(time) for time in said]
+    return max([time for time in times if time is not None], default=0) / 1e9
 
 
 def _end_times(document: dict[str, Any]) -> list[float]:
@@ -338,7 +375,7 @@ async def _send_one(
 
 def _rejected(request: Request, body: bytes) -> tuple[int, str]:
     """What a partial success says; (0, "") for a whole one and for an answer that cannot be read."""
-    if request.door is Door.OPENAI or not body:
+    if request.door is not Door.OTLP or not body:
         return 0, ""
     try:
         if request.content_type == JSON:

@@ -63,6 +63,10 @@ _ANCHOR = int(Facts.ANCHOR)
 # Sources whose traces end when their spans are all there; the others say so themselves.
 _ITEM_SOURCES = frozenset({Source.SDK, Source.WEBHOOK})
 
+# Sources whose guests run as long as the call does: until one says that it has ended nothing but ``idle`` and ``max``
+# ends the wait for it, however long it is silent.
+_CALL_SOURCES = frozenset({Source.REALTIME})
+
 
 def look_at(
     facts: Facts,
@@ -106,7 +110,8 @@ def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy) -> Decision
     """What to do with a key that is a host's trace id, under which its guests are filed too.
 
     A guest that has begun must become whole; while none has, an anchor span among the host's says that one is
-    expected. A trace of which only guests came waits for its host for as long as any trace may wait.
+    expected. One that runs as long as the call (Realtime) keeps the trace until it has ended: for it no ``for_guest``
+    runs. A trace of which only guests came waits for its host for as long as any trace may wait.
     """
     waits = policy.waits
     guests = state.guests.values()
@@ -115,6 +120,9 @@ def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy) -> Decision
     if state.remembered or policy.mode is Mode.STREAM:
         if policy.mode is Mode.STREAM or not guests:
             return Release(ReleaseReason.STREAM if policy.mode is Mode.STREAM else ReleaseReason.LATE)
+        if state.host_spans and all(map(running, guests)):
+            # A call that goes on loses nothing when what it has so far leaves with the late host span.
+            return Release(ReleaseReason.LATE)
         # What came of a guest while its host was being released. A late host span waits with it for once, which is
         # seconds: sent without its parents, the guest would hang wrongly for ever.
         return _late_guests(state, now, waits)
@@ -133,7 +141,7 @@ def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy) -> Decision
         quiet = state.last + waits.after_root
         if guests or facts & _ANCHOR:
             timeout = quiet + waits.for_guest
-            if timeout <= due:
+            if timeout <= due and not any(map(running, guests)):
                 due, reason = timeout, ReleaseReason.GUEST_TIMEOUT
             whole: int | None = _all_whole_at(guests, waits)
         else:
@@ -164,6 +172,9 @@ def step_guest(
     any longer). Without any span, only a trace object, there is nothing to hurry for. ``missing_ok``: ids that were
     sent by an earlier release of the guest.
 
+    A guest that runs as long as the call (Realtime) is waited for until it has ended, or ``idle``. In stream mode what
+    of it has ended leaves meanwhile; then IDLE and MAX say that no more of it is expected.
+
     The answer for a guest without a link is UNLINKED, whichever wait ends it.
     """
     waits = policy.waits
@@ -172,6 +183,8 @@ def step_guest(
         return Release(ReleaseReason.OVERSIZE)
     linked = host_released or any(guest.host is not None for guest in guests)
     if linked and policy.mode is Mode.STREAM:
+        if any(guest.source in _CALL_SOURCES for guest in guests):
+            return _stream_call(state, now, waits, anchor_known=anchor_known)
         if anchor_known and state.guest_spans:
             return Release(ReleaseReason.STREAM)
         return _at(_latest(state, waits), ReleaseReason.LATE_GUEST, now)
@@ -199,6 +212,27 @@ def whole_at(guest: GuestState, waits: Waits, missing_ok: Set[bytes] = frozenset
     return UnixNano(guest.last + waits.guest_quiet)
 
 
+def running(guest: GuestState) -> bool:
+    """Its source would say that it has ended, and has not."""
+    return guest.source in _CALL_SOURCES and not guest.ended
+
+
+def _stream_call(state: TraceState, now: UnixNano, waits: Waits, *, anchor_known: bool) -> Decision:
+    """Stream mode: what of a running call has ended leaves at once, or after ``for_guest`` where its anchor is unknown.
+
+    That wait runs from the first part that is held: of a running call there is always a new one.
+    """
+    guests = state.guests.values()
+    leaves = any(guest.top_level or guest.ended for guest in guests)
+    if leaves and anchor_known:
+        return Release(ReleaseReason.STREAM)
+    due, reason = min((state.last + waits.idle, ReleaseReason.IDLE), (state.first + waits.max, ReleaseReason.MAX))
+    anchored = state.first + waits.for_guest
+    if leaves and anchored < due:
+        due, reason = anchored, ReleaseReason.LATE_GUEST
+    return _at(due, reason, now)
+
+
 def _late_guests(state: TraceState, now: UnixNano, waits: Waits, missing_ok: Set[bytes] = frozenset()) -> Decision:
     return _at(_earliest(state, waits, missing_ok), ReleaseReason.LATE_GUEST, now)
 
@@ -211,7 +245,8 @@ def _earliest(state: TraceState, waits: Waits, missing_ok: Set[bytes]) -> int:
 
 
 def _latest(state: TraceState, waits: Waits) -> int:
-    return min(state.last + min(waits.for_guest, waits.idle), state.first + waits.max)
+    wait = waits.idle if any(map(running, state.guests.values())) else min(waits.for_guest, waits.idle)
+    return min(state.last + wait, state.first + waits.max)
 
 
 def _all_whole_at(guests: Iterable[GuestState], waits: Waits, missing_ok: Set[bytes] = frozenset()) -> UnixNano | None:

@@ -65,21 +65,12 @@ def application(routes: Sequence[web.AbstractRouteDef]) -> web.Application:
 
 @asynccontextmanager
 async def listening(
-    consumer: Consumer,
-    metrics: Metrics,
-    policy: GraftPolicy,
-    *,
-    endpoint: str,
-    tokens: Sequence[str] = (),
-    tee: Tee | None = None,
-    max_bytes: int = 64 << 20,
-    grace_seconds: float,
+    routes: Sequence[web.AbstractRouteDef], *, endpoint: str, grace_seconds: float
 ) -> AsyncIterator[int]:
-    """Serve the ingest at ``endpoint`` (``host:port``) while the context is open; yields the port.
+    """Serve the routes of all doors at ``endpoint`` (``host:port``) while the context is open; yields the port.
 
     On leaving, requests in flight get up to ``grace_seconds``. Raises ValueError and OSError as ``serving`` does.
     """
-    routes = ingest_routes(consumer, metrics, policy, tokens=tokens, tee=tee, max_bytes=max_bytes)
     async with serving(application(routes), endpoint, None, grace_seconds) as (_, port):
         yield port
 

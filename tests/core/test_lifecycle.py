@@ -301,16 +301,18 @@ def test_a_call_whose_root_ended_first_is_released_once_and_whole() -> None:
 
 # What a run of arrivals may look like: a second and a part, host's or guest's.
 host_parts = st.builds(HostPart, facts=st.integers(0, 7).map(Facts), spans=st.integers(1, 3), bytes=st.integers(1, 400))
-guest_parts = st.builds(
-    guest_part,
-    st.integers(0, 3),
-    parents=st.lists(st.integers(0, 3), max_size=2),
-    head=st.booleans(),
-    top_level=st.booleans(),
-    ended=st.booleans(),
-    guest=st.sampled_from(["trace_a", "trace_b"]),
-    source=st.sampled_from([Source.SDK, Source.OTLP]),
-    host=st.sampled_from([HOST, None]),
+guest_parts = st.sampled_from([("trace_a", Source.SDK), ("trace_b", Source.OTLP), ("rtc_1", Source.REALTIME)]).flatmap(
+    lambda guest: st.builds(
+        guest_part,
+        st.integers(0, 3),
+        parents=st.lists(st.integers(0, 3), max_size=2),
+        head=st.booleans(),
+        top_level=st.booleans(),
+        ended=st.booleans(),
+        guest=st.just(guest[0]),
+        source=st.just(guest[1]),
+        host=st.sampled_from([HOST, None]),
+    )
 )
 arrivals = st.lists(st.tuples(st.integers(0, 300), st.one_of(host_parts, guest_parts)), min_size=1, max_size=8)
 guest_arrivals = st.lists(st.tuples(st.integers(0, 300), guest_parts), min_size=1, max_size=8)
@@ -416,3 +418,105 @@ def test_the_defaults_are_the_documented_ones() -> None:
     """10 s after the root, 30 s for a guest, 6 s of quiet, 10 min idle and for a local root, 2 h at most."""
     assert (WAITS.after_root, WAITS.for_guest, WAITS.guest_quiet) == (10 * SECOND, 30 * SECOND, 6 * SECOND)
     assert (WAITS.local_root, WAITS.idle, WAITS.max) == (10 * MINUTE, 10 * MINUTE, 2 * HOUR)
+
+
+def call_part(*, ended: bool = False, top_level: bool = False, host: TraceId | None = HOST) -> GuestFacts:
+    """A part of a Realtime call: notes, of which no span is made before release."""
+    return guest_part(source=Source.REALTIME, guest="rtc_1", head=True, ended=ended, top_level=top_level, host=host)
+
+
+CALL, FINISHED_TURN, CALL_END = call_part(), call_part(top_level=True), call_part(ended=True, top_level=True)
+STREAM = replace(POLICY, mode=Mode.STREAM)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "second"),
+    [
+        pytest.param(state_of((0, ROOT), (0, CALL)), "idle", 600, id="a call that runs keeps its trace, even silent"),
+        pytest.param(state_of((0, ROOT), (0, CALL), (500, CALL)), "idle", 1100, id="each of its parts is a sign"),
+        pytest.param(state_of((0, CALL), (500, CALL_END), (500, ROOT)), "complete", 510, id="its end is what counts"),
+        pytest.param(state_of((0, ROOT), (0, CALL_END)), "complete", 10, id="an end may be all that came"),
+        pytest.param(
+            state_of((0, ROOT), (0, CALL_END), (0, OPEN_GUEST)), "guest_timeout", 40, id="beside it others may be late"
+        ),
+        pytest.param(
+            state_of((0, ROOT), (0, CALL), (0, OPEN_GUEST)), "idle", 600, id="they too are waited for so long"
+        ),
+        pytest.param(
+            state_of((0, ROOT), (0, CALL), *((s, CALL) for s in range(500, 7300, 500))), "max", 7200, id="not past max"
+        ),
+        pytest.param(state_of((0, CALL)), "host_missing", 600, id="it waits for its host as any guest does"),
+        pytest.param(state_of((0, PLAIN), (0, CALL), remembered=True), "late", 0, id="a late host span need not wait"),
+        pytest.param(state_of((0, CALL), remembered=True), "late_guest", 600, id="what was left of it waits for it"),
+        pytest.param(state_of((0, CALL), (5, CALL_END), remembered=True), "late_guest", 11, id="until its end"),
+        pytest.param(
+            state_of((0, PLAIN), (0, CALL_END), remembered=True), "late_guest", 6, id="an ended one is a guest like any"
+        ),
+    ],
+)
+def test_a_running_call_keeps_its_trace(state: TraceState, reason: str, second: float) -> None:
+    """Until it says that it has ended nothing but idle and max ends the wait for it."""
+    assert outcome(state) == (reason, second)
+
+
+@pytest.mark.parametrize(
+    ("state", "linked", "reason", "second"),
+    [
+        pytest.param(state_of((0, call_part(host=None))), False, "unlinked", 600, id="unlinked, until idle"),
+        pytest.param(
+            state_of((0, call_part(host=None)), (5, call_part(host=None, ended=True))),
+            False,
+            "unlinked",
+            11,
+            id="or ended",
+        ),
+        pytest.param(state_of((0, CALL), (400, CALL)), True, "late_guest", 1000, id="its host left: until idle"),
+        pytest.param(state_of((0, CALL), (400, CALL_END)), True, "late_guest", 406, id="its host left: or ended"),
+        pytest.param(
+            state_of((0, CALL), *((s, CALL) for s in range(500, 7300, 500))), True, "late_guest", 7200, id="or max"
+        ),
+    ],
+)
+def test_a_running_call_apart_from_its_host(state: TraceState, linked: bool, reason: str, second: float) -> None:
+    """The same holds where it is held under its own key."""
+    assert guest_outcome(state, host_released=linked) == (reason, second)
+
+
+@pytest.mark.parametrize(
+    ("state", "anchor_known", "reason", "second"),
+    [
+        pytest.param(state_of((0, CALL)), True, "idle", 600, id="nothing has ended: nothing leaves"),
+        pytest.param(state_of((0, FINISHED_TURN)), True, "stream", 0, id="a finished turn leaves"),
+        pytest.param(state_of((0, CALL_END)), True, "stream", 0, id="the end leaves"),
+        pytest.param(
+            state_of((0, FINISHED_TURN), *((s, CALL) for s in range(1, 30))),
+            False,
+            "late_guest",
+            30,
+            id="without an anchor after for_guest, however lively the call is",
+        ),
+        pytest.param(
+            state_of((0, CALL), *((s, CALL) for s in range(500, 7300, 500))), True, "max", 7200, id="and max ends it"
+        ),
+    ],
+)
+def test_a_streamed_call(state: TraceState, anchor_known: bool, reason: str, second: float) -> None:
+    """What has ended leaves while the call runs; idle and max say that no more of it is expected."""
+    assert guest_outcome(state, STREAM, host_released=True, anchor_known=anchor_known) == (reason, second)
+
+
+def test_a_call_of_twelve_minutes_is_released_once_and_whole() -> None:
+    """A part each second, a hold of nine minutes in the middle, a root that ended at the start: one release."""
+    state = state_of((0, ROOT))
+    parts = [*range(1, 90), *range(630, 720)]
+    due = UnixNano(0)
+    for second in range(1, 721):
+        if second in parts:
+            absorb(state, FINISHED_TURN if second % 10 == 0 else CALL, at(second))
+            due = at(second)
+        if at(second) >= due:
+            decision = step_host(state, at(second), POLICY)
+            assert isinstance(decision, Wait), f"released in second {second}"
+            due = decision.until
+    absorb(state, CALL_END, at(721))
+    assert outcome(state) == (ReleaseReason.COMPLETE, 731)

@@ -94,16 +94,8 @@ async def opened(
     tee: Tee | None = None,
     max_bytes: int = 64 << 20,
 ) -> AsyncIterator[Door]:
-    door = listening(
-        consumer,
-        metrics,
-        policy,
-        endpoint="127.0.0.1:0",
-        tokens=tokens,
-        tee=tee,
-        max_bytes=max_bytes,
-        grace_seconds=1.0,
-    )
+    routes = ingest_routes(consumer, metrics, policy, tokens=tokens, tee=tee, max_bytes=max_bytes)
+    door = listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0)
     async with door as port, aiohttp.ClientSession(skip_auto_headers=("Content-Type",)) as session:
         yield Door(session, f"http://127.0.0.1:{port}")
 
@@ -559,7 +551,8 @@ async def test_a_stop_answers_what_is_under_way(consumer, metrics: Metrics) -> N
     """A request that came before the stop gets its answer, and the port is free afterwards."""
     consumer.gate = asyncio.Event()
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
-        async with listening(consumer, metrics, GraftPolicy(), endpoint="127.0.0.1:0", grace_seconds=5.0) as port:
+        routes = ingest_routes(consumer, metrics, GraftPolicy())
+        async with listening(routes, endpoint="127.0.0.1:0", grace_seconds=5.0) as port:
             posting = tasks.create_task(Door(session, f"http://127.0.0.1:{port}").post([GOOD]))
             await consumer.entered.wait()
             asyncio.get_running_loop().call_soon(consumer.gate.set)

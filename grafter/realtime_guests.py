@@ -1,0 +1,126 @@
+"""Realtime calls among the guests: one key, several sessions, and releases while the call still runs.
+
+What is stored of a call is its events, so its spans are made only at release, and each release goes on where the one
+before it stood: the memory of the call's key holds the state machine, and names the sessions that have memories of
+their own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from grafter.core.lifecycle import ReleaseReason
+from grafter.core.link import from_metadata
+from grafter.core.memory import GuestMemory
+from grafter.core.model import Guest, Key, Link, Source, TraceId, UnixNano, guest_key, unlinked_trace_id
+from grafter.core.openai.mapping import Mapped
+from grafter.core.openai.realtime.mapping import map_realtime
+from grafter.core.openai.realtime.notes import SIP, decode
+from grafter.core.openai.values import list_of
+from grafter.core.policy import GraftPolicy, Mode
+from grafter.core.state import GuestState
+from grafter.store.base import StoredPart
+
+_SESSIONS = "sessions"
+# One call has a handful of sessions; more are joined all the same, but a repeat of theirs is not told.
+_MAX_SESSIONS = 1_000
+
+_FINAL = frozenset(
+    {
+        ReleaseReason.IDLE,
+        ReleaseReason.MAX,
+        ReleaseReason.HOST_MISSING,
+        ReleaseReason.UNLINKED,
+        ReleaseReason.GUEST_TIMEOUT,
+    }
+)
+"""Releases after which nothing more is waited for."""
+
+_SIP_MARK = SIP.encode()
+
+
+def is_call(parts: Sequence[StoredPart]) -> bool:
+    """These are the parts of a Realtime call."""
+    facts = parts[0].guest
+    return facts is not None and facts.source is Source.REALTIME
+
+
+def is_final(
+    parts: Iterable[StoredPart], guest: GuestState | None, reason: ReleaseReason, policy: GraftPolicy, now: UnixNano
+) -> bool:
+    """What is still open of the call is closed by this release: it has ended, or is not waited for any longer.
+
+    Otherwise only what has ended leaves, and the rest goes on.
+    """
+    if any(part.guest is not None and part.guest.ended for part in parts):
+        return True
+    if reason in _FINAL or (reason is ReleaseReason.LATE_GUEST and policy.mode is Mode.HOLD):
+        return True
+    # The reason of an earlier attempt may be forgotten; that the call fell silent is seen by itself.
+    return guest is not None and now >= guest.last + policy.waits.idle
+
+
+def mapped_sessions(
+    parts: Sequence[StoredPart], recalled: Mapping[bytes, bytes], policy: GraftPolicy, *, final: bool
+) -> list[tuple[Mapped, GuestMemory | None]]:
+    """The sessions of one call, the one that bears its key first, each with what was kept of it.
+
+    The first one's head also names the others that have left, so that their memories are found again.
+    """
+    facts = parts[0].guest
+    assert facts is not None
+    call = facts.guest
+    earlier = _recalled(recalled, call)
+    head = None if earlier is None else earlier.head
+    sessions = map_realtime(call, [part.payload for part in parts], policy, head, final=final)
+    names = _names(head) | dict.fromkeys(each.guest.trace_id for each in sessions if each.guest.trace_id != call)
+    found = []
+    for session in sessions:
+        name = session.guest.trace_id
+        if name != call:
+            found.append((session, _recalled(recalled, name)))
+        elif names:
+            more = {**session.head, _SESSIONS: list(names)[-_MAX_SESSIONS:]}
+            found.append((replace(session, head=more), earlier))
+        else:
+            found.append((session, earlier))
+    return found
+
+
+def session_keys(recalled: Iterable[bytes]) -> list[Key]:
+    """The keys of the further sessions that these memories of guests name."""
+    keys: list[Key] = []
+    for blob in recalled:
+        memory = GuestMemory.decode(blob)
+        if memory is not None:
+            keys += map(guest_key, _names(memory.head))
+    return keys
+
+
+def without_spans(guest: Guest, host: TraceId | None, earlier: GuestMemory | None, mapped: Mapped) -> GuestMemory:
+    """What is kept of a session of which nothing leaves yet: it is hung when there is something to hang."""
+    if earlier is not None:
+        return replace(earlier, head=mapped.head)
+    return GuestMemory(host, unlinked_trace_id(guest.trace_id) if host is None else host, head=mapped.head)
+
+
+def sip_host(parts: Iterable[StoredPart]) -> TraceId | None:
+    """The host that a SIP header of the call names. It holds only where that host has come."""
+    for part in parts:
+        if _SIP_MARK not in part.payload:
+            continue
+        for note in decode(part.payload):
+            if note.event.get("type") == SIP:
+                link = from_metadata({"traceparent": note.event.get("traceparent")}, ())
+                if isinstance(link, Link):
+                    return link.host
+    return None
+
+
+def _recalled(recalled: Mapping[bytes, bytes], name: str) -> GuestMemory | None:
+    blob = recalled.get(guest_key(name))
+    return None if blob is None else GuestMemory.decode(blob)
+
+
+def _names(head: Mapping[str, object] | None) -> dict[str, None]:
+    names = list_of(None if head is None else head.get(_SESSIONS))
+    return {name: None for name in names if isinstance(name, str)}
