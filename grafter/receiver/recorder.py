@@ -8,15 +8,15 @@ seconds; while the store does not take it, it is kept, within bounds, and tried 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from time import monotonic_ns, time_ns
 
 from grafter.consumer import Consumer
 from grafter.core.model import Part, Source
-from grafter.core.openai.realtime.intake import ODD, Gathering
-from grafter.core.openai.realtime.kept import AUDIO_DELTAS
+from grafter.core.openai.realtime.intake import Gathering, kind_of
 from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
@@ -79,7 +79,7 @@ class Recorders:
         self._live: dict[str, Recording] = {}
         self._starts = tuple(asyncio.Lock() for _ in range(_START_LOCKS))
         self._ending: list[Recording] = []
-        self._kinds = {"audio": 0, "event": 0, ODD: 0}
+        self._kinds: Counter[str] = Counter()
         self._waiting_bytes = 0
         self._try_after = 0
         self._say_after = 0
@@ -146,6 +146,10 @@ class Recorders:
             return False
         recording.finish(end)
         return True
+
+    def ended_by(self, consumer: Consumer) -> Consumer:
+        """A Consumer in front of another: the recorder of a call whose end is stored by it ends too."""
+        return _Ending(consumer, self)
 
     async def tend(self) -> None:
         """Look after all recorders until cancelled."""
@@ -311,7 +315,7 @@ class Recorders:
         self._tasks.create_task(work, name=name)
 
     def _count(self, name: str) -> None:
-        self._kinds["audio" if name in AUDIO_DELTAS else ODD if name == ODD else "event"] += 1
+        self._kinds[kind_of(name)] += 1
 
     def _attempted(self, attempt: Attempt) -> None:
         self._metrics.recorder_connects.labels(attempt.value).inc()
@@ -319,9 +323,20 @@ class Recorders:
     def _publish(self) -> None:
         # Once a tick, for a labelled counter costs more than all else that is done for an audio delta.
         for kind, count in self._kinds.items():
-            if count:
-                self._metrics.guest_items.labels(Source.REALTIME.value, kind).inc(count)
-                self._kinds[kind] = 0
+            self._metrics.guest_items.labels(Source.REALTIME.value, kind).inc(count)
+        self._kinds.clear()
+
+
+class _Ending(Consumer):
+    def __init__(self, consumer: Consumer, recorders: Recorders) -> None:
+        self._consumer = consumer
+        self._recorders = recorders
+
+    async def consume(self, parts: Sequence[Part]) -> None:
+        await self._consumer.consume(parts)
+        for part in parts:
+            if part.guest is not None and part.guest.ended:
+                self._recorders.stop(part.guest.guest)
 
 
 def _said(

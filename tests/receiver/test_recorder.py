@@ -174,9 +174,7 @@ async def test_what_is_heard_is_stored(server: RealtimeServer, store: Store, met
             call,
             event("input_audio_buffer.speech_started", audio_start_ms=100, item_id="item_0"),
             *[delta(size=300)] * 5,
-            event(
-                "response.output_audio.done", response_id="resp_1", item_id="item_1", output_index=0, content_index=0
-            ),
+            event("input_audio_buffer.speech_stopped", audio_end_ms=900, item_id="item_0"),
         )
         await server.hang_up(call)
         assert await store.until_ended() == "close"
@@ -186,7 +184,7 @@ async def test_what_is_heard_is_stored(server: RealtimeServer, store: Store, met
         "session.created",
         "input_audio_buffer.speech_started",
         "response.output_audio.delta",
-        "response.output_audio.done",
+        "input_audio_buffer.speech_stopped",
         "grafter.ended",
     ]
     audio = store.notes()[4]
