@@ -241,12 +241,16 @@ def session(value: object, content: Content) -> object:
     return pick(_present_session(value), _SESSION, content)
 
 
+def _whose(value: object, _: Content) -> object:
+    return value if value in ("auto", "none") else GONE
+
+
 _RESPONSE: Table = {
     "id": identity,
     "status": word,
     "status_details": inside({"type": word, "reason": word, "error": inside(ERROR)}),
     "conversation_id": or_null(identity),
-    "conversation": word,
+    "conversation": _whose,
     "model": word,
     "metadata": own,
     "output_modalities": words,

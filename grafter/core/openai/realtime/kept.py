@@ -84,7 +84,7 @@ def kept(event: Mapping[str, object], side: Side, content: Content) -> dict[str,
                 found[key] = left
     if kind == AUDIO_DELTA and "delta_bytes" not in found and isinstance(event.get("delta"), str):
         found["delta_bytes"] = decoded_size(str(event["delta"]))
-    if "arguments" in event:
+    if "arguments" in table and "arguments" in event:
         allowed.with_digest(found, event)
     return found
 

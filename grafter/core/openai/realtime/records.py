@@ -43,8 +43,6 @@ class Response:
     settings: dict[str, object] = field(default_factory=dict)
     output: list[object] = field(default_factory=list)
     """Its items, as far as they may be kept, and only where content may."""
-    called: int = 0
-    """Tools that it asked for."""
     limits: list[object] = field(default_factory=list)
     errors: list[object] = field(default_factory=list)
 
