@@ -273,7 +273,11 @@ class Assembler:
         filed = None if host is None else Key(host)
         memories = []
         for mapped, earlier in mapped_sessions(parts, recalled, self._policy, final=final):
-            guest = mapped.guest if host is not None else replace(mapped.guest, link=None)
+            guest = mapped.guest
+            if host is None:
+                guest = replace(guest, link=None)
+            elif guest.link is None and mapped.weak is not None and mapped.weak.host == host:
+                guest = replace(guest, link=mapped.weak)
             key = guest_key(guest.trace_id)
             if not guest.spans:
                 memories.append(Memory(key, without_spans(guest, host, earlier, mapped).encode(), filed))

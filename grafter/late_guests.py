@@ -15,7 +15,7 @@ from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, Source, TraceId, UnixNano, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode, Unlinked
 from grafter.core.state import GuestState
-from grafter.realtime_guests import is_call, is_final, session_keys, sip_host
+from grafter.realtime_guests import is_call, is_final, session_keys, sip_host, spans_of
 from grafter.store.base import Claim, Store, StoredPart
 
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
@@ -89,9 +89,9 @@ class LateGuests:
             if sip is not None and (found := await self._memory(sip, now)):
                 host, recalled = sip, {**known.recalled, **found}
         if host is None and self._policy.unlinked is Unlinked.DROP:
-            # Of a call no span was counted, for none was made.
-            dropped = sum(part.spans for part in parts)
-            return Assembled(None, dropped=dropped, dropped_reason="unlinked")
+            read = spans_of(parts, recalled, self._policy) if is_call(parts) else 0
+            dropped = read or sum(part.spans for part in parts)
+            return Assembled(None, dropped=dropped, dropped_reason="unlinked", read=read)
         if len(self._hosts) >= _MAX_HOSTS:
             self._hosts.clear()
         self._hosts[claim.key] = host

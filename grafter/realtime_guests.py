@@ -86,6 +86,11 @@ def mapped_sessions(
     return found
 
 
+def spans_of(parts: Sequence[StoredPart], recalled: Mapping[bytes, bytes], policy: GraftPolicy) -> int:
+    """How many spans these parts of a call would make: what is dropped is counted too."""
+    return sum(len(mapped.guest.spans) for mapped, _ in mapped_sessions(parts, recalled, policy, final=True))
+
+
 def session_keys(recalled: Iterable[bytes]) -> list[Key]:
     """The keys of the further sessions that these memories of guests name."""
     keys: list[Key] = []

@@ -13,8 +13,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from grafter.assemble import Assembler
 from grafter.consumer import Batch, Result, Signal, Verdict
 from grafter.core.lifecycle import look_at
-from grafter.core.model import Source
+from grafter.core.model import Source, UnixNano
 from grafter.core.openai.items import read_items
+from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.otlp import build
 from grafter.otlp.split import Splitter
@@ -106,6 +107,11 @@ class Rig:
         await self.processor.consume(intake.parts)
         self.accepted += intake.spans
 
+    async def realtime(self, *posts: object) -> None:
+        """One request of posted Realtime events arrives; they count as spans when they leave."""
+        intake = read_posts(orjson.dumps(posts), False, self.policy, UnixNano(self.now[0]))
+        await self.processor.consume(intake.parts)
+
     async def pass_time(self, seconds: float, step: float = 0.5) -> None:
         """Turn the clock, releasing what falls due on the way."""
         end = self.now[0] + int(seconds * SECOND)
@@ -124,7 +130,8 @@ class Rig:
 
     def books(self, sent: int) -> tuple[float, float]:
         """The two sides of the books: what came in, and what became of it."""
-        came = self.accepted + self.store.stats().recovered_spans + self.count("grafter_synthetic_spans_total")
+        read = self.count("grafter_receiver_accepted_spans_total", transport="realtime")
+        came = self.accepted + read + self.store.stats().recovered_spans + self.count("grafter_synthetic_spans_total")
         became = (
             sent
             + self.store.stats().spans

@@ -129,6 +129,10 @@ GRAFTER_TRUNCATED_BYTES = "grafter.truncated.bytes"
 GRAFTER_GUEST_TRACE_ID = "grafter.guest.trace_id"
 GRAFTER_GUEST_SPAN_ID = "grafter.guest.span_id"
 GRAFTER_ENDED_BY = "grafter.ended_by"
+GRAFTER_CLOCK_AHEAD_MIN = "grafter.clock.ahead_min_ms"
+"""How far the clock of the events' sender is ahead of grafter's at least; negative: behind by no more than that."""
+GRAFTER_CLOCK_OFFSET = "grafter.clock.offset_ms"
+"""By how much times were set back, because they could not be."""
 """What ended a Realtime session: posted, close, disconnect, expired, silence, stopped, or next_session."""
 
 # A Realtime call. What is measured against what stands beside each figure; times are Unix nanoseconds of whoever read

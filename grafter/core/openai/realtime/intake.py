@@ -225,9 +225,8 @@ class Gathering:
         end = text.find('"', start)
         if kind is None or end < 0 or not text.isascii():
             return None
-        if end != len(text) - 2 or text[-1] != "}":
-            if _END.fullmatch(text, end + 1) is None:
-                return None
+        if (end != len(text) - 2 or text[-1] != "}") and _END.fullmatch(text, end + 1) is None:
+            return None
         audio = text[start:end]
         if "\\" in audio:
             return None
@@ -304,6 +303,8 @@ class _Posted:
     policy: GraftPolicy
     now: UnixNano
     calls: dict[str, Gathering] = field(default_factory=dict)
+    latest: dict[str, int] = field(default_factory=dict)
+    """The time of the last event of each call in this body."""
     kinds: Counter[str] = field(default_factory=Counter)
 
     def read(self, envelope: object) -> bool:
@@ -326,7 +327,10 @@ class _Posted:
             self.kinds[ODD] += 1
             entries = []
         times = [self._add(gathering, entry, shift) for entry in entries]
-        self._say(gathering, envelope, [time for time in times if time is not None], ahead, shift)
+        known = [time for time in times if time is not None]
+        if known:
+            self.latest[call] = max(self.latest.get(call, 0), *known)
+        self._say(gathering, envelope, known, ahead, shift, self.latest.get(call, self.now))
         return True
 
     def _add(self, gathering: Gathering, entry: object, shift: int) -> int | None:
@@ -354,9 +358,18 @@ class _Posted:
         return None if at is None or not 0 < at - shift <= self.now + _FAR else at - shift
 
     def _say(
-        self, gathering: Gathering, envelope: Mapping[str, object], times: Sequence[int], ahead: int | None, shift: int
+        self,
+        gathering: Gathering,
+        envelope: Mapping[str, object],
+        times: Sequence[int],
+        ahead: int | None,
+        shift: int,
+        latest: int,
     ) -> None:
-        """What an envelope says beside its events. It holds from the first event on, and an end after the last."""
+        """What an envelope says beside its events. It holds from the first event on, and an end after the last.
+
+        Without an event or a time of its own it is of the moment of the events that came with it (``latest``).
+        """
         metadata = envelope.get("metadata")
         said: dict[str, object] = {}
         if isinstance(metadata, Mapping):
@@ -365,8 +378,10 @@ class _Posted:
         elif metadata is not None:
             self.kinds[ODD] += 1
         if ahead is not None and abs(ahead) < 1 << 62:
-            said["clock"] = {"ahead_ms": round(ahead / 1e6, 3), "shifted": bool(shift)}
-        own = self._time(envelope.get("at"), shift) or self._time(envelope.get("sent_at"), shift) or self.now
+            said["clock"] = {"ahead_ms": round(ahead / 1e6, 3)} | (
+                {"offset_ms": round(shift / 1e6, 3)} if shift else {}
+            )
+        own = self._time(envelope.get("at"), shift) or self._time(envelope.get("sent_at"), shift) or latest
         if said:
             gathering.say({"type": METADATA, "origin": "posted", **said}, UnixNano(min(times, default=own)))
         if envelope.get("ended") is True:

@@ -194,7 +194,11 @@ FOLDED = frozenset(kind for kind in _TABLES if kind.endswith(".delta"))
 """Types of which only the first and the last of a run say anything."""
 
 _GRAFTER: Mapping[str, Table] = {
-    METADATA: {"metadata": own, "origin": word},
+    METADATA: {
+        "metadata": own,
+        "origin": word,
+        "clock": allowed.inside({"ahead_ms": number, "offset_ms": number}),
+    },
     SIP: {"traceparent": or_null(word)},
     STARTED: {},
     ALIVE: {},

@@ -88,7 +88,7 @@ def map_realtime(
                 source=Source.REALTIME,
                 spans=tuple(
                     sorted(
-                        (_introduced(span, found[guest], policy) for span in spans.get(guest, ())),
+                        (_introduced(span, found[guest], naming.clock, policy) for span in spans.get(guest, ())),
                         key=lambda span: (span.start, span.span_id),
                     )
                 ),
@@ -129,14 +129,18 @@ def _head(naming: Naming, session: Session | None, used: Head, first: Head | Non
     )
 
 
-def _introduced(span: GuestSpan, head: Head, policy: GraftPolicy) -> GuestSpan:
-    """The session's span with the call's metadata."""
+def _introduced(span: GuestSpan, head: Head, clock: Mapping[str, float], policy: GraftPolicy) -> GuestSpan:
+    """The session's span with the call's metadata, and what is known of its sender's clock."""
     metadata = mapping_of(head.metadata)
-    if span.parent is not None or not metadata:
+    if span.parent is not None or not (metadata or clock):
         return span
-    more: dict[str, Json | str | bool | int | float] = {
-        semconv.AGENTS_TRACE_METADATA: Json(dict(sorted(metadata.items())))
-    }
+    more: dict[str, Json | str | bool | int | float] = {}
+    if metadata:
+        more[semconv.AGENTS_TRACE_METADATA] = Json(dict(sorted(metadata.items())))
+    if "ahead_ms" in clock:
+        more[semconv.GRAFTER_CLOCK_AHEAD_MIN] = clock["ahead_ms"]
+    if "offset_ms" in clock:
+        more[semconv.GRAFTER_CLOCK_OFFSET] = clock["offset_ms"]
     for key in policy.metadata_keys:
         value = metadata.get(key)
         if value is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from grafter.core.link import TRACEPARENT_KEY, Malformed, from_metadata
 from grafter.core.model import Link
 from grafter.core.openai.realtime.notes import METADATA, SIP, Note
-from grafter.core.openai.values import mapping_of, text_of
+from grafter.core.openai.values import float_of, mapping_of, text_of
 
 _START = "start"
 _POSTED = "posted"
@@ -25,6 +25,9 @@ class Naming:
     metadata: dict[str, dict[str, object]] = field(default_factory=dict)
     """By origin."""
     traceparent: str | None = None
+    clock: dict[str, float] = field(default_factory=dict)
+    """``ahead_ms``: the sender's clock is ahead of grafter's by that much at least, for no post comes before it is
+    sent; ``offset_ms``: by how much times were set back for it."""
 
     def take(self, note: Note) -> None:
         """Read a note of grafter's own; later keys of one origin win, null takes nothing away."""
@@ -37,6 +40,10 @@ class Naming:
             for key, value in mapping_of(event.get("metadata")).items():
                 if value is not None and (key in known or len(known) < _MOST_KEYS):
                     known[key] = value
+            for name, value in mapping_of(event.get("clock")).items():
+                number = float_of(value)
+                if number is not None and name in ("ahead_ms", "offset_ms"):
+                    self.clock[name] = max(number, self.clock.get(name, number))
 
     def merged(self, session: Mapping[str, object]) -> dict[str, object]:
         """All metadata as one object."""
@@ -62,7 +69,7 @@ class Naming:
         return replace(named, how="sip") if isinstance(named, Link) else None
 
     def state(self) -> dict[str, object]:
-        return {"metadata": self.metadata, "traceparent": self.traceparent}
+        return {"metadata": self.metadata, "traceparent": self.traceparent, "clock": self.clock}
 
     @classmethod
     def restored(cls, state: object) -> "Naming":
@@ -72,6 +79,11 @@ class Naming:
         return cls(
             metadata={origin: dict(mapping_of(metadata.get(origin))) for origin in (_START, _POSTED)},
             traceparent=text_of(told.get("traceparent")),
+            clock={
+                name: number
+                for name, value in mapping_of(told.get("clock")).items()
+                if (number := float_of(value)) is not None
+            },
         )
 
     def _by_worth(self, session: Mapping[str, object]) -> Iterator[Mapping[str, object]]:

@@ -78,8 +78,13 @@ deltas = st.builds(
         },
     ),
     st.permutations(
-        ["type", "event_id", "response_id", "item_id", "output_index", "content_index", "delta", "audio", "delta_bytes"]
-        + ["extra"]
+        [
+            *("type", "event_id", "response_id", "item_id", "output_index", "content_index"),
+            "delta",
+            "audio",
+            "delta_bytes",
+            "extra",
+        ]
     ),
 )
 spellings = st.sampled_from(
@@ -359,6 +364,8 @@ def test_a_clock_that_is_provably_wrong_is_set_right() -> None:
     intake = posted({"call": "c", "sent_at": sent, "events": [{**EVENT, "at": sent - 8}, {**EVENT, "at": sent - 1}]})
     times = [note.at for note in decode(intake.parts[0].payload) if note.side is Side.SERVER]
     assert times == [at(-8), at(-1)]
+    (clock,) = (note.event["clock"] for note in decode(intake.parts[0].payload) if note.side is Side.GRAFTER)
+    assert clock == {"ahead_ms": 18_000_000.0, "offset_ms": 18_000_000.0}
     assert "untimed" not in intake.kinds
 
 
@@ -407,13 +414,27 @@ def test_a_broken_line_costs_only_itself() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"x", b"null", b"1", b'"rtc_1"', b"{}", b"[]", b"[1]", b'{"call": 1}', b'{"call": ""}', b'{"events": []}']
-    + [b'{"call": null, "ended": true}', orjson.dumps({"call": "c" * 1001}), b'{"call": "c"', b"[" * 100_000],
+    [
+        *(
+            b"",
+            b"x",
+            b"null",
+            b"1",
+            b'"rtc_1"',
+            b"{}",
+            b"[]",
+            b"[1]",
+            b'{"call": 1}',
+            b'{"call": ""}',
+            b'{"events": []}',
+        ),
+        *(b'{"call": null, "ended": true}', orjson.dumps({"call": "c" * 1001}), b'{"call": "c"', b"[" * 100_000),
+    ],
 )
 @pytest.mark.parametrize("ndjson", [False, True])
 def test_a_body_that_names_no_call_is_refused(body: bytes, ndjson: bool) -> None:
     """With words that say what was expected, and none of the payload."""
-    with pytest.raises(ValueError, match="expected|JSON|nested|empty"):
+    with pytest.raises(ValueError, match=r"expected|JSON|nested|empty"):
         read_posts(body, ndjson, POLICY, NOW)
 
 
@@ -432,7 +453,7 @@ def test_kinds_are_few() -> None:
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), min_size=1, max_size=20))
 def test_no_event_is_lost_by_folding(stream: list[tuple[int, int]]) -> None:
-    """The counts of all runs add up to the deltas, their bytes to the audio, and each run lies in the order of times."""
+    """The counts of all runs add up to the deltas, their bytes to the audio, and no run ends before it began."""
     gathered = gathering()
     for item, second in stream:
         gathered.add(json.dumps(delta(item_id=f"item_{item}")), at(second), Side.SERVER)
