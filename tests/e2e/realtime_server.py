@@ -209,6 +209,11 @@ class _Story:
         self._turns = 0
         self._last_item: str | None = None
         self._open = ""
+        self._sentence = ""
+        self._numbers = count(1)
+
+    def _id(self, kind: str) -> str:
+        return f"{kind}_{next(self._numbers)}"
 
     async def hear(self, said: Json) -> None:
         """Answer one client event."""
@@ -225,7 +230,7 @@ class _Story:
                 self._heard += len(base64.b64decode(said["audio"])) // 48
                 await self._speech()
             case "conversation.item.create":
-                await self._item({"id": f"item_{next(_NUMBERS)}", "status": "completed", **_plain(said["item"])})
+                await self._item({"id": self._id("item"), "status": "completed", **_plain(said["item"])})
             case "response.create":
                 await self._speak("Order 7 is shipped and will arrive tomorrow.", 20, cut=True)
             case "conversation.item.truncate":
@@ -237,43 +242,37 @@ class _Story:
                         audio_end_ms=said["audio_end_ms"],
                     )
                 )
+                await self._end_of_speech()
             case "conversation.item.retrieve" | "response.cancel":
                 pass
             case kind:
                 raise AssertionError(f"the client sent {kind}")
 
     async def _speech(self) -> None:
-        """The caller said something: each append is one sentence."""
+        """The caller says something: each append is one sentence."""
         self._turns += 1
-        item_id = f"item_{next(_NUMBERS)}"
+        self._sentence = self._id("item")
         start = self._heard - 200
-        await self._show(event("input_audio_buffer.speech_started", audio_start_ms=start, item_id=item_id))
-        if self._open:
-            response_id, item, self._open = self._open, self._last_item, ""
-            await self._show(
-                event(
-                    "response.done",
-                    response=_response(
-                        response_id,
-                        "cancelled",
-                        [_spoken(item, "Order 7", "incomplete")],
-                        status_details={"type": "cancelled", "reason": "turn_detected"},
-                    ),
-                )
-            )
+        await self._show(event("input_audio_buffer.speech_started", audio_start_ms=start, item_id=self._sentence))
+        if not self._open:
+            await self._end_of_speech()
+            return
+        # The caller talks into the answer: it ends, and the client says how much of it was heard while the caller is
+        # still talking.
+        response_id, self._open = self._open, ""
+        spoken = _spoken(self._last_item, "Order 7", "incomplete")
+        details = {"type": "cancelled", "reason": "turn_detected"}
+        cancelled = _response(response_id, "cancelled", [spoken], status_details=details)
+        await self._show(event("response.done", response=cancelled))
+
+    async def _end_of_speech(self) -> None:
+        item_id = self._sentence
         await self._show(
             event("input_audio_buffer.speech_stopped", audio_end_ms=self._heard + 500, item_id=item_id),
             event("input_audio_buffer.committed", item_id=item_id, previous_item_id=self._last_item),
         )
-        await self._item(
-            {
-                "id": item_id,
-                "type": "message",
-                "role": "user",
-                "status": "completed",
-                "content": [{"type": "input_audio", "transcript": None}],
-            }
-        )
+        content = [{"type": "input_audio", "transcript": None}]
+        await self._item({"id": item_id, "type": "message", "role": "user", "status": "completed", "content": content})
         await self._show(
             event(
                 "conversation.item.input_audio_transcription.completed",
@@ -289,7 +288,7 @@ class _Story:
             await self._speak("You are welcome.", 2, cut=False)
 
     async def _call_tool(self) -> None:
-        response_id, item_id = f"resp_{next(_NUMBERS)}", f"item_{next(_NUMBERS)}"
+        response_id, item_id = self._id("resp"), self._id("item")
         item = {
             "id": item_id,
             "object": "realtime.item",
@@ -320,7 +319,7 @@ class _Story:
         self._last_item = item_id
 
     async def _speak(self, text: str, deltas: int, cut: bool) -> None:
-        response_id, item_id = f"resp_{next(_NUMBERS)}", f"item_{next(_NUMBERS)}"
+        response_id, item_id = self._id("resp"), self._id("item")
         at = {"response_id": response_id, "output_index": 0}
         within = {**at, "item_id": item_id, "content_index": 0}
         started = {**_spoken(item_id, "", "in_progress"), "content": []}

@@ -1,6 +1,7 @@
 """One call that is recorded from beside it: what the two tests with real Realtime clients share."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -11,6 +12,10 @@ from tests.e2e.realtime_server import KEY, RealtimeServer
 from tests.e2e.reference_call import Call, Services, reference_call
 
 CALL = "rtc_u1_9c6574da8b8a41a18da9308f4ad974ce"
+
+_MOMENT = re.compile(
+    r"\b([\w.]+(?:_unix_nano|first_token_ms|first_audio_ms|elapsed_ms|expires_at|committed_at|ahead_ms))=[\w.+-]+"
+)
 
 Client = Callable[[Call, str], Awaitable[None]]
 """Talks to the Realtime API at this address until the caller hangs up, within the app's call."""
@@ -24,6 +29,11 @@ def recording_from(server: RealtimeServer) -> dict[str, object]:
 def talk_url(server: RealtimeServer) -> str:
     """Where the call's own client connects."""
     return f"{server.talk_url}?model=gpt-realtime&talks={CALL}"
+
+
+def steady(text: str) -> str:
+    """A tree's text without what differs from run to run: moments, and how long things took."""
+    return _MOMENT.sub(r"\1=…", text)
 
 
 async def record(grafter: Grafter, call_id: str, **said: object) -> dict[str, object]:

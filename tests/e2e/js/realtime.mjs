@@ -31,12 +31,9 @@ const session = new RealtimeSession(agent, {
 });
 
 let chunks = 0;
-let truncated = false;
 let finished = 0;
+let begun = false;
 const done = new Promise((resolve, reject) => {
-  const look = () => {
-    if (truncated && finished === 3) resolve();
-  };
   session.on('error', ({ error }) => reject(error));
   session.on('audio', () => {
     chunks += 1;
@@ -44,14 +41,16 @@ const done = new Promise((resolve, reject) => {
     if (chunks === 20) setTimeout(() => session.sendAudio(SENTENCE), 50);
   });
   session.on('transport_event', (event) => {
-    if (event.type === 'conversation.item.truncated') truncated = true;
-    if (event.type === 'response.done') finished += 1;
-    look();
+    // Nothing is said before the session has the app's metadata.
+    if (event.type === 'session.updated' && event.session.tracing?.metadata && !begun) {
+      begun = true;
+      session.sendAudio(SENTENCE);
+    }
+    if (event.type === 'response.done' && ++finished === 3) resolve();
   });
 });
 
 await session.connect({ apiKey });
-session.sendAudio(SENTENCE);
 await done;
 session.close();
 console.log(JSON.stringify(asked));
