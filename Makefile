@@ -38,6 +38,7 @@ bench: $(VENV)/.dev
 	$(RUN) -m bench
 	$(RUN) -m bench.held
 	$(RUN) -m bench.join
+	$(RUN) -m bench.recorder
 
 proto: $(VENV)/.dev
 	$(RUN) -m grpc_tools.protoc --proto_path=proto --python_out=grafter/otlp --pyi_out=grafter/otlp proto/*.proto

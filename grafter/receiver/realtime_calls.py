@@ -20,7 +20,8 @@ from grafter.receiver.recorder import Recorders
 from grafter.receiver.sideband import is_call_id
 from grafter.telemetry import Metrics
 
-PATH = "/v1/realtime/calls"
+# A sender may join base and path with one slash, two, or one behind.
+_CALLS_PATH = "/{path:/*v1/+realtime/+calls/*}"
 
 _TRANSPORT = "realtime_calls"
 
@@ -28,14 +29,14 @@ _TRANSPORT = "realtime_calls"
 def call_routes(
     recorders: Recorders, metrics: Metrics, *, tokens: Sequence[str] = (), max_bytes: int = 64 << 10
 ) -> list[web.RouteDef]:
-    """The route that starts recorders.
+    """The route that starts recorders: POST to ``/v1/realtime/calls``.
 
     ``{"call_id": "rtc_…", "traceparent": "00-…" | "metadata": {…}, "from": "+1…", "to": "+1…"}`` in, 202 out. ``from``
     and ``to`` may be left out and are not kept. ``tokens`` are the bearer tokens that open it, none opens it to
     everybody. ``max_bytes`` bounds the body before and after decompression.
     """
     calls = _Calls(recorders, metrics, Tokens(tokens), max_bytes)
-    return [web.post(PATH, calls.handle)]
+    return [web.post(_CALLS_PATH, calls.handle)]
 
 
 @dataclass(frozen=True, slots=True)

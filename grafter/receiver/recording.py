@@ -91,7 +91,7 @@ class Timing:
     """Past the session's ``expires_at``, a whole second of another clock, in which the peer may close by itself."""
     tick: float = 0.25
     """Between two looks at what is urgent."""
-    store: float = 2.0
+    store: float = 5.0
     """Longest that anything waits to be stored."""
 
 

@@ -14,14 +14,15 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grafter.core.model import Part, Source, TraceId
+from grafter.core.model import Part, Source, TraceId, UnixNano
+from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.openai.realtime.notes import Note, Side, decode
 from grafter.core.policy import GraftPolicy, Waits
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver import recorder
 from grafter.receiver.http_common import serving
 from grafter.receiver.openai_http import application
-from grafter.receiver.realtime_calls import PATH, call_routes
+from grafter.receiver.realtime_calls import call_routes
 from grafter.receiver.recorder import Recorders, Started, recording
 from grafter.receiver.recording import Timing
 from grafter.receiver.sideband import Account, address, is_call_id
@@ -454,6 +455,25 @@ async def test_stop_from_outside(server: RealtimeServer, store: Store, metrics: 
     assert ends(metrics, "posted") == 1
 
 
+async def test_a_posted_end_stops_it(server: RealtimeServer, store: Store, metrics: Metrics) -> None:
+    """Behind the door of posted events: an end that is stored ends the call's recorder, a refused one does not."""
+    async with recorders_of(server, store, metrics) as recorders:
+        await recorders.start("rtc_1")
+        await recorders.start("rtc_2")
+        await server.until_listening()
+        door = recorders.ended_by(store)
+        ended = read_posts(b'{"call": "rtc_1", "ended": true}', False, POLICY, UnixNano(time_ns())).parts
+        store.errors.append(UnavailableError("full"))
+        with pytest.raises(UnavailableError):
+            await door.consume(ended)
+        assert len(recorders) == 2
+        await door.consume(ended)
+        await store.until(lambda: "posted" in store.ended_by() and len(recorders) == 1)
+        await door.consume(read_posts(b'{"call": "rtc_2", "events": []}', False, POLICY, UnixNano(time_ns())).parts)
+        assert len(recorders) == 1
+    assert ends(metrics, "posted") == 1
+
+
 async def test_grafters_stop_is_no_end_of_a_call(server: RealtimeServer, store: Store, metrics: Metrics) -> None:
     """Leaving stores what was heard to the last event, says nothing of an end, and closes every socket."""
     async with recorders_of(server, store, metrics, replace(QUICK, store=1000.0)) as recorders:
@@ -645,7 +665,7 @@ async def door(recorders: Recorders, metrics: Metrics, **more: object) -> AsyncI
 
         async def post(body: object, **headers: str) -> tuple[int, dict[str, object], dict[str, str]]:
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
-            url = f"http://127.0.0.1:{port}{PATH}"
+            url = f"http://127.0.0.1:{port}/v1/realtime/calls"
             async with session.post(url, data=data, headers=headers, allow_redirects=False) as answer:
                 return answer.status, await answer.json(), dict(answer.headers)
 
