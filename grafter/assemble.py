@@ -268,15 +268,12 @@ class Assembler:
         ``index``: None where nothing is known of the host.
         """
         # While a call runs its session's span, under which all others are, has yet to come.
-        policy = self._policy if final else replace(self._policy, mode=Mode.STREAM)
-        hold = replace(policy, mode=Mode.HOLD)
+        policy = replace(self._policy, mode=Mode.HOLD if final else Mode.STREAM)
         filed = None if host is None else Key(host)
         memories = []
         for mapped, earlier in mapped_sessions(parts, recalled, self._policy, final=final):
             guest = mapped.guest
-            if host is None:
-                guest = replace(guest, link=None)
-            elif guest.link is None and mapped.weak is not None and mapped.weak.host == host:
+            if guest.link is None and mapped.weak is not None and mapped.weak.host == host:
                 guest = replace(guest, link=mapped.weak)
             key = guest_key(guest.trace_id)
             if not guest.spans:
@@ -293,7 +290,7 @@ class Assembler:
                 grafted = join.alone(guest, policy, earlier, mapped.head)
             else:
                 spans = index or AnchorIndex.of((), policy)
-                grafted = join.graft(guest, spans, host, policy if not final else hold, earlier, mapped.head)
+                grafted = join.graft(guest, spans, host, policy, earlier, mapped.head)
             came = len(guest.spans)
             self._add(out, pieces, came, guest, grafted, state, now, late=late, linked=host is not None, first=first)
             memories.append(Memory(key, grafted.memory.encode(), filed))

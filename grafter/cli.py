@@ -100,7 +100,9 @@ def schema() -> None:
 @app.command()
 def graft(
     host: Annotated[list[Path] | None, typer.Option("--host", help="OTLP traces of the app; repeatable.")] = None,
-    guest: Annotated[list[Path] | None, typer.Option("--guest", help="OpenAI items; repeatable.")] = None,
+    guest: Annotated[
+        list[Path] | None, typer.Option("--guest", help="OpenAI items or posted Realtime events; repeatable.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; stdout when left out.")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -126,7 +128,7 @@ def graft(
 
 @app.command()
 def send(
-    files: Annotated[list[Path], typer.Argument(help="OTLP requests or OpenAI items, in any of their forms.")],
+    files: Annotated[list[Path], typer.Argument(help="OTLP requests, OpenAI items or posted Realtime events.")],
     otlp_endpoint: Annotated[str, typer.Option(help="grafter's OTLP/HTTP door.")] = "http://localhost:4318",
     openai_endpoint: Annotated[str, typer.Option(help="grafter's OpenAI door.")] = "http://localhost:4319",
     token: Annotated[str, typer.Option(help="Bearer token of the doors.", envvar="GRAFTER_TOKEN")] = "",

@@ -15,7 +15,7 @@ from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, Source, TraceId, UnixNano, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode, Unlinked
 from grafter.core.state import GuestState
-from grafter.realtime_guests import is_call, is_final, session_keys, sip_host, spans_of
+from grafter.realtime_guests import is_call, is_final, is_large, session_keys, sip_host, spans_of
 from grafter.store.base import Claim, Store, StoredPart
 
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
@@ -101,7 +101,7 @@ class LateGuests:
         assemble = partial(
             self._assembler.guest, claim.key, known.guest, parts, now, host, recalled, overdue=overdue, final=final
         )
-        large = claim.state.bytes > LARGE_BYTES or claim.state.guest_spans > LARGE_GUEST
+        large = claim.state.bytes > LARGE_BYTES or claim.state.guest_spans > LARGE_GUEST or is_large(claim.state)
         assembled = await asyncio.to_thread(assemble) if large else assemble()
         if host is not None and reason is ReleaseReason.UNLINKED:
             assembled.reason = ReleaseReason.LATE_GUEST
@@ -113,7 +113,11 @@ class LateGuests:
         if memory is not None and memory.sent and known.guest.source is not Source.REALTIME:
             # What left before counts: the rest is whole when nothing that it names is missing.
             known.guest.head = known.guest.top_level = True
-        if self._stream and known.host is not None and known.recalled:
+        guest = known.guest
+        # Of a call that runs there may be nothing yet that could leave: then its next part wakes it.
+        polled = self._stream and known.host is not None
+        polled = polled and (guest.source is not Source.REALTIME or guest.top_level or guest.ended)
+        if polled and known.host is not None and known.recalled:
             (parts,) = await self._store.read([claim])
             anchor_known = self._assembler.anchor_known(parts, known.host, known.recalled)
         decision = step_guest(
@@ -124,7 +128,7 @@ class LateGuests:
             anchor_known=anchor_known,
             missing_ok=frozenset(memory.sent_ids()) if memory is not None else frozenset(),
         )
-        if self._stream and known.host is not None and isinstance(decision, Wait):
+        if polled and isinstance(decision, Wait):
             return Wait(UnixNano(min(decision.until, now + _ANCHOR_POLL)))
         return decision
 

@@ -25,7 +25,7 @@ from grafter.errors import UnavailableError
 from grafter.late_guests import LARGE_BYTES, LARGE_GUEST, LateGuests
 from grafter.otlp import build
 from grafter.poison import Poison
-from grafter.realtime_guests import session_keys
+from grafter.realtime_guests import is_large, session_keys
 from grafter.store.base import Claim, DeadLetter, Outcome, Settlement, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
@@ -260,7 +260,7 @@ class Processor:
         if len(claim.key) != 16:
             return await self._late.assemble(claim, parts, reason, now, pinned=_pinned(claim))
         recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
-        if state.guests and (state.bytes > LARGE_BYTES or state.guest_spans > LARGE_GUEST):
+        if state.guests and (state.bytes > LARGE_BYTES or state.guest_spans > LARGE_GUEST or is_large(state)):
             # A join of this size takes longer than the other requests should wait.
             return await asyncio.to_thread(self._assembler.host, claim.key, state, parts, reason, now, recalled)
         return self._assembler.host(claim.key, state, parts, reason, now, recalled)

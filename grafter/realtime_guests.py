@@ -17,7 +17,7 @@ from grafter.core.openai.realtime.mapping import map_realtime
 from grafter.core.openai.realtime.notes import SIP, decode
 from grafter.core.openai.values import list_of
 from grafter.core.policy import GraftPolicy, Mode
-from grafter.core.state import GuestState
+from grafter.core.state import GuestState, TraceState
 from grafter.store.base import StoredPart
 
 _SESSIONS = "sessions"
@@ -26,16 +26,23 @@ _MAX_SESSIONS = 1_000
 
 _FINAL = frozenset(
     {
-        ReleaseReason.IDLE,
         ReleaseReason.MAX,
         ReleaseReason.HOST_MISSING,
         ReleaseReason.UNLINKED,
         ReleaseReason.GUEST_TIMEOUT,
     }
 )
-"""Releases after which nothing more is waited for."""
+"""Releases after which nothing more is waited for; that of ``idle`` is seen by the silence itself."""
 
 _SIP_MARK = SIP.encode()
+
+# A note takes some 200 bytes and 30 us: 40 ms.
+_LARGE_BYTES = 256 << 10
+
+
+def is_large(state: TraceState) -> bool:
+    """To read the events of the calls among these guests takes longer than others should wait."""
+    return state.bytes > _LARGE_BYTES and any(guest.source is Source.REALTIME for guest in state.guests.values())
 
 
 def is_call(parts: Sequence[StoredPart]) -> bool:

@@ -619,3 +619,51 @@ async def test_what_is_known_of_the_senders_clock_is_said() -> None:
     assert {name: value for name, value in told.items() if value is not None} == {"realtime_session": 250.0}
     answer = next(span for span, _ in peer.spans if span.name.startswith("chat"))
     assert answer.start_time_unix_nano == START + 2_020_000_000
+
+
+async def test_a_streamed_call_is_woken_by_its_parts_alone() -> None:
+    """Five hundred calls that are looked at twice a second would keep a core busy with nothing."""
+    peer = Peer()
+    async with rig(peer, policy=STREAM) as served:
+        await served.host(WHOLE_HOST)
+        await served.realtime(post(opened(0.1), *turn(1, 1), **linked()))
+        await served.pass_time(5)
+        assert names(peer)["chat"] == 1
+        assert list(await served.store.claim(UnixNano(served.now[0] + 500 * SECOND), 10)) == []
+
+
+async def test_a_session_is_hung_when_there_is_something_to_hang() -> None:
+    """That it began says nothing of where: its first span does, and then it stays there."""
+    peer = Peer()
+    legs = ((FIRST, ROOT, "gen_ai.realtime.session", 0, 30), (SECOND_LEG, ROOT, "gen_ai.realtime.session", 30, 60))
+    async with rig(peer, policy=STREAM) as served:
+        await served.host(host((ROOT, b"", "call", 0, 60), *legs))
+        await served.realtime(post(opened(31), **linked()))
+        await served.pass_time(1)
+        await served.realtime(post(*turn(1, 32), ended=True))
+        await served.pass_time(1)
+    (session,) = (span for span, _ in peer.spans if span.name.startswith("realtime_session"))
+    assert session.parent_span_id == SECOND_LEG
+
+
+@pytest.mark.parametrize("policy", [STREAM, GraftPolicy(max_trace_bytes=3_000)], ids=["stream", "oversize"])
+async def test_what_left_of_a_further_session_counts_as_parent(policy: GraftPolicy) -> None:
+    """A tool that ends after its answer has left hangs under it, also in a call's second session."""
+    peer = Peer()
+    tool = {"type": "function_call", "id": "item_t", "call_id": "call_1", "name": "book", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "done"}
+    async with rig(peer, policy=policy) as served:
+        await served.host(WHOLE_HOST)
+        await served.realtime(post(opened(0.1), *turn(1, 1), **linked()))
+        asked = event(33, "response.output_item.done", response_id="resp_2", item=tool)
+        await served.realtime(post(opened(31, "sess_2"), *turn(2, 32)[:-2], asked, *turn(2, 32)[-2:]))
+        await served.pass_time(2)
+        assert names(peer)["chat"] == 2
+        assert names(peer)["execute_tool"] == 0
+        answer = event(40, "conversation.item.create", client=True, item=output)
+        await served.realtime(post(answer, ended=True))
+        await until_nothing_is_held(served)
+        balanced(served, peer)
+    (called,) = (span for span, _ in peer.spans if span.name.startswith("execute_tool"))
+    assert called.parent_span_id == guest_span_id(f"{CALL}/sess_2", "resp_2")
+    assert "grafter.parent.missing" not in attributes(called)

@@ -86,7 +86,8 @@ async def graft(hosts: Sequence[Path], guests: Sequence[Path], policy: GraftPoli
 
 def _host_parts(file: Path, request: Request, policy: GraftPolicy) -> list[Part]:
     if request.door is not Door.OTLP:
-        raise ValueError(f"{file}: expected OTLP traces, found OpenAI items")
+        found = "Realtime events" if request.door is Door.REALTIME else "OpenAI items"
+        raise ValueError(f"{file}: expected OTLP traces, found {found}")
     try:
         body = trace_request_from_json(request.body) if request.content_type.endswith("json") else request.body
         split = Splitter(policy.anchors).split(body)

@@ -187,6 +187,35 @@ def test_a_guest_without_its_host_leaves_under_the_ids_that_it_names(
         assert {a.key: a.value.string_value for a in span.attributes}["grafter.anchor"] == anchor
 
 
+def test_posted_events_join_as_they_would_have_in_the_server(written: Written) -> None:
+    """A file of posted Realtime events, as JSON or as lines of any age, hangs under the app's session."""
+    told = [
+        ("session.created", {"session": {"id": "sess_1", "model": "gpt-realtime"}}),
+        ("response.created", {"response": {"id": "resp_1"}}),
+        ("response.done", {"response": {"id": "resp_1", "status": "completed"}}),
+    ]
+    for start in (1_764_000_000, 1_964_000_000):
+        lines = [
+            {"call": "rtc_1", "at": start + n, "from": "server", "event": {"type": kind, **more}}
+            for n, (kind, more) in enumerate(told)
+        ]
+        end = {"call": "rtc_1", "metadata": {"trace_id": CALL.hex()}, "ended": True}
+        post = {**end, "events": [{key: line[key] for key in ("at", "from", "event")} for line in lines]}
+        found = []
+        for content in ((*lines, end), post):
+            result = run("--host", HOST, "--guest", written("events", content))
+            assert result.exit_code == 0, result.stderr
+            found.append(spans_of(result.stdout))
+        assert found[0] == found[1]
+        peer = Peer()
+        peer.requests.append(trace_request_from_json(result.stdout.encode()))
+        spans = {span.name: span for span, _ in peer.spans}
+        assert spans["realtime_session gpt-realtime"].parent_span_id == SESSION
+        assert spans["chat gpt-realtime"].parent_span_id == spans["realtime_session gpt-realtime"].span_id
+        assert spans["chat gpt-realtime"].end_time_unix_nano == (start + 2) * 10**9
+        assert spans["realtime_session gpt-realtime"].end_time_unix_nano == (start + 2) * 10**9
+
+
 def test_a_host_without_a_guest_passes_unchanged() -> None:
     """No ``--guest``: what comes out is what went in."""
     result = run("--host", HOST)
@@ -230,13 +259,25 @@ def test_the_mode_makes_no_difference(joined: Spans, mode: str) -> None:
     [
         ("--host", b"\x00\xff"),
         ("--host", {"data": ITEMS}),
+        ("--host", {"call": "rtc_1", "events": []}),
+        ("--guest", {"call": 7}),
         ("--host", {"resourceSpans": [{"scopeSpans": 1}]}),
         ("--guest", b"{"),
         ("--guest", {"data": 3}),
         ("--guest", b""),
         ("--guest", recorded_call()),
     ],
-    ids=["no otlp", "items as host", "odd otlp", "no json", "no list", "empty", "otlp as guest"],
+    ids=[
+        "no otlp",
+        "items as host",
+        "events as host",
+        "no call",
+        "odd otlp",
+        "no json",
+        "no list",
+        "empty",
+        "otlp as guest",
+    ],
 )
 def test_a_file_of_another_kind_is_named(written: Written, option: str, content: Any) -> None:
     """One line with the file and what is wrong with it, exit code 1, and nothing on stdout."""

@@ -156,6 +156,62 @@ async def test_each_line_may_be_an_event(server: Server, tmp_path: Path) -> None
     assert posted == [[{"object": "trace", "id": "trace_1"}, *ITEMS[1:]], ITEMS[:1]]
 
 
+EVENTS = [
+    {"at": 1_764_000_000 + n, "from": "server", "event": {"type": "response.done", "event_id": f"event_{n}"}}
+    for n in range(3)
+]
+POST = {"call": "rtc_1", "metadata": {"trace_id": "ab" * 16}, "ended": True, "events": EVENTS}
+LINES = [{"call": "rtc_1", **event} for event in EVENTS]
+
+
+@pytest.mark.parametrize(
+    ("content", "posts"),
+    [
+        (POST, [POST]),
+        ([POST, POST], [POST, POST]),
+        (b"\n".join(map(orjson.dumps, [POST, POST])), [POST, POST]),
+        (b"\n".join(map(orjson.dumps, LINES)), LINES),
+    ],
+    ids=["envelope", "list", "lines of envelopes", "lines of events"],
+)
+async def test_posted_events_go_to_their_own_door(
+    server: Server, tmp_path: Path, content: object, posts: list[Any]
+) -> None:
+    """Told by their key ``call``, in every form that the door takes."""
+    code, said, _ = await run(server, written(tmp_path / "events", content))
+    ((path, content_type, _, body),) = server.got
+    assert (code, path, content_type) == (0, "/v1/realtime/events", "application/json")
+    assert orjson.loads(body) == posts
+    events = sum(len(post.get("events", [post])) for post in posts)
+    assert said == f"sent 1 of 1 requests: 0 spans, {events} items\n"
+
+
+async def test_events_and_traces_may_stand_in_one_file(server: Server, tmp_path: Path) -> None:
+    """Each goes to its door, in the order of the file, and a long run of events in several posts."""
+    lines = [otlp_json(1), ITEMS[0], *[LINES[0]] * 130, ITEMS[1]]
+    await run(server, written(tmp_path / "mixed", b"\n".join(map(orjson.dumps, lines))))
+    assert [path.rpartition("/")[2] for path, *_ in server.got] == ["traces", "ingest", "events", "events", "ingest"]
+
+
+async def test_an_endpoint_that_names_the_ingest_has_the_events_door_beside_it(server: Server, tmp_path: Path) -> None:
+    """Whoever gave the whole address of one door meant the grafter behind it."""
+    out = io.StringIO()
+    endpoint = server.url + "/v1/traces/ingest"
+    code = await send([written(tmp_path / "e", POST)], openai_endpoint=endpoint, out=out, err=io.StringIO())
+    assert (code, server.got[0][0]) == (0, "/v1/realtime/events")
+
+
+async def test_recorded_speed_knows_the_times_of_events(server: Server, tmp_path: Path) -> None:
+    """A post goes out at the time of its last event."""
+    files = [
+        written(tmp_path / "late", {"call": "b", "events": [EVENTS[2]]}),
+        written(tmp_path / "early", {"call": "a", "events": EVENTS[:1]}),
+    ]
+    _, _, pauses = await run(server, *files, speed=Speed.RECORDED)
+    assert [orjson.loads(body)[0]["call"] for *_, body in server.got] == ["a", "b"]
+    assert pauses == [2.0]
+
+
 async def test_json_lines_of_both_kinds_keep_their_order(server: Server, tmp_path: Path) -> None:
     """Lines of OTLP documents and of items may stand in one file; items between two documents share a request."""
     lines = [otlp_json(1), ITEMS[0], ITEMS[1], otlp_json(2, 3)]

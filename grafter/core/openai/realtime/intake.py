@@ -223,7 +223,7 @@ class Gathering:
         kind, event_id, response_id, item_id, member = match.groups()
         start = match.end()
         end = text.find('"', start)
-        if kind is None or end < 0 or not text.isascii():
+        if kind is None or end < 0:
             return None
         if (end != len(text) - 2 or text[-1] != "}") and _END.fullmatch(text, end + 1) is None:
             return None

@@ -10,7 +10,7 @@ from dataclasses import replace
 import orjson
 
 from grafter.core import semconv
-from grafter.core.model import Guest, GuestSpan, Source
+from grafter.core.model import Guest, GuestSpan, Link, Source
 from grafter.core.openai import head as heads
 from grafter.core.openai.draft import scalar_of
 from grafter.core.openai.head import Head
@@ -72,7 +72,10 @@ def map_realtime(
         used = heads.remembered({"link": links.get(guest)})
         if index == 0 and used.link is None:
             used = heads.remembered({"link": mapping_of(earlier).get("link")})
-        found[guest] = _head(naming, session, used, found.get(call), policy)
+        found[guest] = _head(naming, session, used, policy)
+    # One key is one call: a session that names no host is of the host that another one names.
+    shared = next((head.link for head in found.values() if head.link is not None), None)
+    found = {guest: head if head.link is not None else _sharing(head, shared) for guest, head in found.items()}
     written = {guest: heads.memory(head) for guest, head in found.items()}
     state = {
         "machine": machine.state(),
@@ -114,19 +117,21 @@ def _read(payloads: Sequence[bytes]) -> tuple[list[list[Note]], int]:
     return notes, odd
 
 
-def _head(naming: Naming, session: Session | None, used: Head, first: Head | None, policy: GraftPolicy) -> Head:
-    """What is told of a guest; a link that was used stays, and a further session is of the call's own host."""
+def _head(naming: Naming, session: Session | None, used: Head, policy: GraftPolicy) -> Head:
+    """What is told of a guest; a link that was used stays."""
     told = {} if session is None else session.config.metadata
     link, malformed = (used.link, None) if used.link is not None else naming.link(told, policy.trace_id_keys)
-    if link is None and first is not None:
-        link = first.link
     return Head(
         workflow_name=None if session is None else session.config.workflow,
         group_id=None if session is None else session.config.group,
         metadata=naming.merged(told) or None,
         link=link,
-        malformed=malformed if link is None else None,
+        malformed=malformed,
     )
+
+
+def _sharing(head: Head, link: Link | None) -> Head:
+    return head if link is None else replace(head, link=link, malformed=None)
 
 
 def _introduced(span: GuestSpan, head: Head, clock: Mapping[str, float], policy: GraftPolicy) -> GuestSpan:

@@ -143,6 +143,23 @@ def test_what_comes_between_ends_a_run() -> None:
     ]
 
 
+def test_deltas_of_words_are_runs_too() -> None:
+    """They come between those of the audio, and tell only when the first and the last came."""
+    gathered = gathering()
+    words = {
+        "type": "response.output_audio_transcript.delta",
+        "response_id": "resp_1",
+        "item_id": "item_1",
+        "delta": "w",
+    }
+    for second in range(5):
+        gathered.add(json.dumps(delta()), at(second), Side.SERVER)
+        gathered.add(json.dumps(words), at(second + 0.5), Side.SERVER)
+    notes = {note.event["type"]: note for note in notes_of(gathered.take())}
+    assert [(note.count, note.at, note.last) for note in notes.values()] == [(5, at(0), at(4)), (5, at(0.5), at(4.5))]
+    assert "delta_bytes" not in notes["response.output_audio_transcript.delta"].event
+
+
 def test_the_callers_audio_is_counted_and_not_kept() -> None:
     """What the microphone sends says nothing, and does not end a run of the answer's audio."""
     gathered = gathering()

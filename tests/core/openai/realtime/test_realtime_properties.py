@@ -29,9 +29,12 @@ ANY_JSON = st.recursive(
 )
 IDS = st.sampled_from(["a", "b", "c", "d", "session", "x" * 2000]) | ANY_JSON
 WORDS = st.sampled_from(
-    "completed cancelled failed turn_detected function_call function_call_output mcp_call message mcp_list_tools "
-    "mcp_approval_request mcp_approval_response output_audio server_vad none lookup".split()
-)
+    [
+        "completed", "cancelled", "failed", "turn_detected", "function_call", "function_call_output", "mcp_call",
+        "message", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "output_audio", "server_vad",
+        "none", "lookup",
+    ]
+)  # fmt: skip
 MEMBERS = [
     "id", "type", "status", "name", "call_id", "server_label", "approval_request_id", "approve", "content", "tools",
     "error", "arguments", "output", "status_details", "reason", "conversation_id", "conversation", "metadata", "usage",
