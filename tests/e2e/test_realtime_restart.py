@@ -1,4 +1,4 @@
-"""A recorded call over the end of grafter: what was finished is kept, and the call goes on where it is recorded again."""
+"""A recorded call over the end of grafter: what was finished is kept, and a call recorded again goes on."""
 
 import asyncio
 
