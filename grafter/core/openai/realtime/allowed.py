@@ -107,8 +107,12 @@ def own(value: object, _: Content) -> object:
     if fit_json(kept, METADATA_BYTES)[1] <= METADATA_BYTES:
         return kept
     # Too much of it must not cost the call its link, which is one short member of it.
-    short = [(key, member) for key, member in value.items() if len(key) <= 64 and len(str(member)[:129]) <= 128]
-    return sound({key: member for key, member in short[:32] if not isinstance(member, Mapping | list)})
+    short = [(key, member) for key, member in value.items() if len(key) <= 64 and _is_short(member)]
+    return sound(dict(short[:32]))
+
+
+def _is_short(value: object) -> bool:
+    return len(value) <= 128 if isinstance(value, str) else number_of(value) is not None
 
 
 def inside(table: Table) -> Rule:
@@ -142,7 +146,8 @@ def or_null(rule: Rule) -> Rule:
 
 
 def _part_type(value: object, content: Content) -> object:
-    return {"audio": "output_audio", "text": "output_text"}.get(str(value), word(value, content))
+    present = {"audio": "output_audio", "text": "output_text"}
+    return present.get(value) or word(value, content) if isinstance(value, str) else GONE
 
 
 def digested(value: object, _: Content) -> object:

@@ -68,14 +68,14 @@ class Machine:
             return []
         if not self._seen.add(_identity(note, kind)):
             return []
-        at = min(max(note.at, 0), MAX_TIME)
-        last = min(max(note.last, at), MAX_TIME)
-        if (at, last) != (note.at, note.last):
-            note = replace(note, at=UnixNano(at), last=UnixNano(last))
+        at = note.at
+        if not 0 <= at <= MAX_TIME or note.last > MAX_TIME:
+            at = UnixNano(min(max(at, 0), MAX_TIME))
+            note = replace(note, at=at, last=UnixNano(min(note.last, MAX_TIME)))
         if note.side is Side.GRAFTER:
             return self._own(note, kind)
         session = self._session(note, kind)
-        self._lived(session, at, last)
+        self._lived(session, at, max(at, note.last))
         handler = HANDLERS.get(kind)
         if handler is None:
             session.count_unknown(kind)

@@ -48,7 +48,6 @@ class Response:
 
     first_delta_at: int | None = None
     first_audio_at: int | None = None
-    last_audio_at: int | None = None
     audio_bytes: int = 0
     speaks: bool = False
     """It has audio, whether or not the audio itself passes here."""

@@ -66,29 +66,21 @@ def done(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 
 def delta(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    response = _of(session, note, event)
-    if response is not None and (response.first_delta_at is None or note.at < response.first_delta_at):
-        response.first_delta_at = note.at
+    _heard_of(session, note, event)
 
 
 def audio_delta(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    delta(session, note, event)
-    response = _of(session, note, event)
+    response = _heard_of(session, note, event)
     if response is None:
         return
     response.speaks = True
-    last = max(note.at, note.last)
-    response.last_at = max(response.last_at, last)
     response.audio_bytes = min(response.audio_bytes + (count_of(event.get("delta_bytes")) or 0), (1 << 62))
     if response.first_audio_at is None or note.at < response.first_audio_at:
         response.first_audio_at = note.at
-    if response.last_audio_at is None or last > response.last_audio_at:
-        response.last_audio_at = last
 
 
 def transcript_delta(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    delta(session, note, event)
-    response = _of(session, note, event)
+    response = _heard_of(session, note, event)
     if response is not None:
         response.speaks = True
 
@@ -186,6 +178,16 @@ def rate_limits(session: Session, note: Note, event: Mapping[str, object]) -> No
 
 def _of(session: Session, note: Note, event: Mapping[str, object]) -> Response | None:
     return session.response(session.made_by(event.get("item_id"), event.get("response_id")), note.at)
+
+
+def _heard_of(session: Session, note: Note, event: Mapping[str, object]) -> Response | None:
+    """The response that a delta, or a run of them, is of."""
+    response = _of(session, note, event)
+    if response is not None:
+        response.last_at = max(response.last_at, note.last)
+        if response.first_delta_at is None or note.at < response.first_delta_at:
+            response.first_delta_at = note.at
+    return response
 
 
 def _output_item(session: Session, note: Note, event: Mapping[str, object], *, whole: bool) -> None:

@@ -239,3 +239,30 @@ def test_a_long_call_costs_flat_memory() -> None:
     (session,) = machine.sessions
     assert session.omitted > 1000
     assert session.unknown_events == 10_000
+
+
+@pytest.mark.parametrize("kind", [*sorted(KNOWN), "response.hologram"])
+def test_hostile_sizes_are_cut(kind: str) -> None:
+    """Deep nesting, long strings, lists of many members: stored small, and taken."""
+    deep: object = "SECRET"
+    for _ in range(900):
+        deep = {"metadata": deep}
+    long = "SECRET" * 2_000
+    many = [{"id": "a", "type": "function_call", "name": long}] * 100
+    members = ("response", "item", "session", "error", "part", "usage", "item_id", "name", "arguments", "metadata")
+    for value in (deep, long, many):
+        for inner in (value, {**dict.fromkeys(MEMBERS, value), "id": "a"}):
+            stored = kept({**dict.fromkeys(members, inner), "type": kind}, Side.SERVER, Content.NONE)
+            assert stored is not None
+            assert len(orjson.dumps(stored)) < 100_000
+            machine = Machine("key")
+            machine.feed(Note(UnixNano(10**18), Side.SERVER, stored))
+            machine.close()
+
+
+def test_a_run_of_deltas_counts_from_its_first_to_its_last() -> None:
+    """Folded or single, a run says when it began, when it ended and how much it was."""
+    event = {"type": "response.output_audio.delta", "response_id": "r", "item_id": "i"}
+    single = [Note(UnixNano(10**18 + at), Side.SERVER, {**event, "delta_bytes": 100}) for at in range(0, 900, 100)]
+    folded = [Note(single[0].at, Side.SERVER, {**event, "delta_bytes": 900}, 9, single[-1].at)]
+    assert all_spans(folded) == all_spans(single)
