@@ -8,6 +8,7 @@ seconds; while the store does not take it, it is kept, within bounds, and tried 
 
 import asyncio
 import logging
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -39,6 +40,7 @@ _BATCH_BYTES = 4 << 20
 # Of all calls, so that starts of one call meet at one lock and nothing is left of a call that is over.
 _START_LOCKS = 64
 _SECONDS_BETWEEN_WARNINGS = 60.0
+_SECONDS_AFTER_A_BUG = 5.0
 _SIP_TRACEPARENTS = ("traceparent", "x-traceparent")
 
 
@@ -156,11 +158,16 @@ class Recorders:
         while True:
             await asyncio.sleep(self._timing.tick)
             now = self._steady()
-            for recording in list(self._live.values()):
-                recording.look(now)
-                if now - recording.stored >= self._alive_ns and not recording.gathering.pending:
-                    recording.gathering.say({"type": ALIVE}, recording.now)
-            await self.store(now)
+            try:
+                for recording in list(self._live.values()):
+                    recording.look(now)
+                    if now - recording.stored >= self._alive_ns and not recording.gathering.pending:
+                        recording.gathering.say({"type": ALIVE}, recording.now)
+                await self.store(now)
+            except Exception as error:  # noqa: BLE001  # a bug must not end the recorders, and the doors beside them
+                self._try_after = now + int(_SECONDS_AFTER_A_BUG * SECOND)
+                where = "".join(traceback.format_tb(error.__traceback__))
+                _log.error("storing recorded calls failed", extra={"error": type(error).__name__, "where": where})
             self._publish()
 
     async def close(self, grace_seconds: float) -> None:

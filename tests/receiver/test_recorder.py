@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
 from grafter.core.model import Part, Source, TraceId, UnixNano
 from grafter.core.openai.realtime.intake import read_posts
@@ -199,6 +200,7 @@ async def test_what_is_heard_is_stored(server: RealtimeServer, store: Store, met
     assert [part.guest.ended for part in store.parts if part.guest][-1]
     assert server.attempts[0]["path"] == "/v1/realtime?call_id=rtc_1"
     assert server.frames == []
+    assert KEY not in str(store.parts) + generate_latest(metrics.registry).decode()
     assert (ends(metrics, "close"), connects(metrics, "connected"), recorded(metrics)) == (1, 1, 0)
     assert (items(metrics, "audio"), items(metrics, "event")) == (5, 3)
 
@@ -553,6 +555,20 @@ async def test_one_refused_part_costs_no_other_call_its_own(
             await server.hang_up(call)
         assert await store.until_ended("rtc_1") == "close"
         assert await store.until_ended("rtc_2") == "close"
+
+
+async def test_a_store_with_a_bug_ends_nothing(
+    server: RealtimeServer, store: Store, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that no store should raise is logged; the recorders go on, and what was refused is tried again."""
+    monkeypatch.setattr(recorder, "_SECONDS_AFTER_A_BUG", 0.01)
+    async with recorders_of(server, store, metrics) as recorders:
+        await recorders.start("rtc_1")
+        store.errors.append(KeyError("a bug"))
+        await store.until_type("session.created")
+        assert store.refused == 1
+        await server.hang_up(await server.until_listening())
+        assert await store.until_ended() == "close"
 
 
 async def test_silence_keeps_the_trace_open(server: RealtimeServer, store: Store) -> None:
