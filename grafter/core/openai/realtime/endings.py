@@ -24,7 +24,7 @@ def settled(session: Session, at: int, *, content: bool) -> list[GuestSpan]:
     speeches = [one for one in session.speeches.values() if _speech_over(session, one, at)]
     calls = [one for one in session.calls.values() if _call_over(one, at)]
     for response in (*responses, *list(session.responses.values())[: len(session.responses) - MOST_OPEN]):
-        _leave_response(session, response, None, found, content=content)
+        _leave_response(session, response, found, content=content)
     for speech in (*speeches, *list(session.speeches.values())[: len(session.speeches) - MOST_OPEN]):
         _leave_speech(session, speech, None, found, content=content)
     for call in (*calls, *list(session.calls.values())[: len(session.calls) - MOST_OPEN]):
@@ -42,7 +42,7 @@ def closed(session: Session, by: str, *, content: bool) -> list[GuestSpan]:
     found: list[GuestSpan] = []
     end = UnixNano(session.last_at)
     for response in list(session.responses.values()):
-        _leave_response(session, response, end, found, content=content)
+        _leave_response(session, response, found, content=content)
     for speech in list(session.speeches.values()):
         _leave_speech(session, speech, end, found, content=content)
     for call in list(session.calls.values()):
@@ -79,9 +79,7 @@ def _call_over(call: Call, at: int) -> bool:
     return call.told or at > call.ended_at + _LATE
 
 
-def _leave_response(
-    session: Session, response: Response, end: UnixNano | None, found: list[GuestSpan], *, content: bool
-) -> None:
+def _leave_response(session: Session, response: Response, found: list[GuestSpan], *, content: bool) -> None:
     if session.responses.pop(response.id, None) is not None:
         session.turns += 1
         session.barge_ins += spans.interrupted(response)

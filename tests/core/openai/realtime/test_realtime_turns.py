@@ -496,3 +496,46 @@ def test_the_client_events_of_a_real_session() -> None:
     assert spans["execute_tool"]["gen_ai.tool.call.id"] == "call_9"
     assert mapped.guest.link is not None
     assert (mapped.guest.link.host.hex(), mapped.guest.link.span_id) == (HOST, bytes.fromhex("00f067aa0ba902b7"))
+
+
+def test_usage_by_modality_and_of_what_was_cached(script) -> None:
+    """All are subsets of the two totals; zeros are left out, and the split is told where it is more than text."""
+    usage = {
+        "total_tokens": 150,
+        "input_tokens": 100,
+        "output_tokens": 50,
+        "input_token_details": {
+            "text_tokens": 60,
+            "audio_tokens": 40,
+            "image_tokens": 0,
+            "cached_tokens": 48,
+            "cached_tokens_details": {"text_tokens": 32, "audio_tokens": 16, "image_tokens": 0},
+        },
+        "output_token_details": {"text_tokens": 10, "audio_tokens": 40},
+    }
+    span = told(done(made(begun(script()), 1000, "r"), 2000, "r", usage=usage).spans(), "r")
+    assert {key: value for key, value in span.items() if "usage" in key or key == "grafter.realtime.extra"} == {
+        "gen_ai.usage.input_tokens": 100,
+        "gen_ai.usage.output_tokens": 50,
+        "gen_ai.usage.cache_read.input_tokens": 48,
+        "gen_ai.usage.text.cache_read.input_tokens": 32,
+        "gen_ai.usage.audio.cache_read.input_tokens": 16,
+        "gen_ai.usage.text.input_tokens": 60,
+        "gen_ai.usage.audio.input_tokens": 40,
+        "gen_ai.usage.text.output_tokens": 10,
+        "gen_ai.usage.audio.output_tokens": 40,
+    }
+
+
+def test_the_beta_api_gives_the_same_spans(script) -> None:
+    """An old client's names for the same events make no difference."""
+
+    def call(delta: str, transcript: str):
+        events = made(begun(script()), 1000, "r")
+        events.server(1200, transcript, response_id="r", item_id="i", delta="Hi")
+        events.server(1300, delta, response_id="r", item_id="i", delta="AAAA")
+        return done(events, 2000, "r").spans()
+
+    beta = call("response.audio.delta", "response.audio_transcript.delta")
+    assert beta == call("response.output_audio.delta", "response.output_audio_transcript.delta")
+    assert told(beta, "r")["grafter.turn.first_audio_ms"] == 300.0
