@@ -667,3 +667,28 @@ async def test_what_left_of_a_further_session_counts_as_parent(policy: GraftPoli
     (called,) = (span for span, _ in peer.spans if span.name.startswith("execute_tool"))
     assert called.parent_span_id == guest_span_id(f"{CALL}/sess_2", "resp_2")
     assert "grafter.parent.missing" not in attributes(called)
+
+
+@pytest.mark.parametrize("host_first", [True, False])
+async def test_a_call_that_outlasts_every_wait_goes_on(host_first: bool) -> None:
+    """Released at max while it runs, it is closed there; the turns that follow still join, once, under its session."""
+    peer = Peer()
+    waits = Waits(max=60 * SECOND, idle=40 * SECOND)
+    async with rig(peer, policy=GraftPolicy(waits=waits)) as served:
+        if host_first:
+            await served.host(WHOLE_HOST)
+        await served.realtime(post(opened(0.1), **linked()))
+        for number in range(1, 16):
+            await served.realtime(post(*turn(number, number * 10)))
+            await served.pass_time(10, step=1)
+        assert names(peer)["chat"] >= 5
+        if not host_first:
+            await served.host(WHOLE_HOST)
+        await served.realtime({"call": CALL, "ended": True, "at": second(160)})
+        await until_nothing_is_held(served)
+        assert names(peer)["chat"] == names(peer)["user_speech"] == 15
+        assert names(peer)["realtime_session"] == 1
+        assert {span.trace_id for span, _ in peer.spans} == {HOST}
+        parents = {span.parent_span_id for span, _ in peer.spans if span.name.startswith("chat")}
+        assert parents == {guest_span_id(CALL, "session")}
+        balanced(served, peer)

@@ -64,6 +64,9 @@ _CLIENT_EVENTS = frozenset(
     }
 )
 
+MOST_CALLS = 10_000
+"""In one body: each takes a kilobyte while it is read, and naming one takes a sender fourteen bytes."""
+
 _FAR = HOUR
 """A time this far ahead of grafter's clock is no time of an event, and a sender that says it is now has a wrong clock:
 clocks that are kept at all differ by seconds, and nothing is received before it is sent."""
@@ -315,6 +318,8 @@ class _Posted:
             return False
         gathering = self.calls.get(call)
         if gathering is None:
+            if len(self.calls) >= MOST_CALLS:
+                raise ValueError(f"body tells of more than {MOST_CALLS} calls; expected fewer")
             gathering = self.calls[call] = Gathering(call, self.policy)
         sent_at = nanoseconds(envelope.get("sent_at"))
         # Positive: how far the sender's clock is ahead at least, for nothing is received before it is sent.
@@ -401,7 +406,7 @@ def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) ->
     a missing, unreadable or far later one; and from a sender whose ``sent_at`` shows its clock to be more than an hour
     ahead, all are taken back by the difference. How far ahead its clock is at least is noted either way.
 
-    Raises ValueError, without the payload, for what is no JSON or names no call at all.
+    Raises ValueError, without the payload, for what is no JSON, names no call at all, or more than MOST_CALLS.
     """
     posted = _Posted(policy, now)
     envelopes, broken = _lines(body) if ndjson else _documents(body)

@@ -455,6 +455,14 @@ def test_a_body_that_names_no_call_is_refused(body: bytes, ndjson: bool) -> None
         read_posts(body, ndjson, POLICY, NOW)
 
 
+def test_a_body_of_too_many_calls_is_refused() -> None:
+    """A sender decides neither how much memory its body takes nor how many traces it begins."""
+    body = b"\n".join(b'{"call":"%d"}' % number for number in range(10_001))
+    with pytest.raises(ValueError, match="more than 10000 calls"):
+        read_posts(body, True, POLICY, NOW)
+    assert read_posts(body.rpartition(b"\n")[0], True, POLICY, NOW).parts == ()
+
+
 def test_a_repeated_post_is_the_same_part() -> None:
     """A sender that got no answer sends again; the store keeps equal parts, and equal notes tell the machine."""
     post = {"call": "c", "events": [EVENT, {**EVENT, "event": delta()}, {**EVENT, "event": delta()}]}
