@@ -39,6 +39,7 @@ bench: $(VENV)/.dev
 	$(RUN) -m bench.held
 	$(RUN) -m bench.join
 	$(RUN) -m bench.realtime
+	$(RUN) -m bench.recorder
 
 proto: $(VENV)/.dev
 	$(RUN) -m grpc_tools.protoc --proto_path=proto --python_out=grafter/otlp --pyi_out=grafter/otlp proto/*.proto

@@ -9,8 +9,10 @@ from grafter.consumer import Consumer
 from grafter.core.policy import GraftPolicy
 from grafter.forwarding import Forwarding
 from grafter.otlp.split import Splitter
-from grafter.receiver import openai_http, otlp_grpc, otlp_http, realtime_http
+from grafter.receiver import openai_http, otlp_grpc, otlp_http, realtime_calls, realtime_http, recorder
 from grafter.receiver.http_common import TlsFiles
+from grafter.receiver.recording import Timing
+from grafter.receiver.sideband import Account
 from grafter.receiver.tee import teeing
 from grafter.telemetry import Metrics
 
@@ -24,16 +26,18 @@ async def open_receiver(
     policy: GraftPolicy,
     metrics: Metrics,
     grace_seconds: float,
+    storing: Consumer | None = None,
 ) -> AsyncIterator[dict[str, int]]:
     """Run one receiver; yields its ports by door.
 
+    ``storing`` takes what recorders heard, also when ``consumer`` refuses because a stop has begun.
     Leaving closes its doors one after the other, which takes up to ``grace_seconds`` in all. Raises OSError or
     ValueError when it cannot be opened.
     """
     if isinstance(receiver, OtlpReceiver):
         doors = _otlp(name, receiver, consumer, forwarding, policy, metrics, grace_seconds)
     else:
-        doors = _openai(name, receiver, consumer, policy, metrics, grace_seconds)
+        doors = _openai(name, receiver, consumer, storing or consumer, policy, metrics, grace_seconds)
     async with doors as ports:
         yield ports
 
@@ -87,19 +91,32 @@ async def _openai(
     name: str,
     receiver: OpenAIReceiver,
     consumer: Consumer,
+    storing: Consumer,
     policy: GraftPolicy,
     metrics: Metrics,
     grace_seconds: float,
 ) -> AsyncIterator[dict[str, int]]:
     async with AsyncExitStack() as stack:
+        # They are left one after the other: the door first, for a request may bring items for the tee or a recorder.
+        grace_seconds /= 2 if receiver.ingest.tee is None else 3
         tee = None
         if receiver.ingest.tee is not None:
             config = receiver.ingest.tee
-            # The door is left first and may need its half for requests whose items the tee then gets.
-            grace_seconds /= 2
             tee = await stack.enter_async_context(
                 teeing(config.endpoint, config.key, metrics, grace_seconds=grace_seconds)
             )
+        tokens = [token.get_secret_value() for token in receiver.realtime.tokens]
+        recorders = await stack.enter_async_context(
+            recorder.recording(
+                consumer,
+                metrics,
+                policy,
+                _account(receiver),
+                storing=storing,
+                timing=Timing(silence=receiver.realtime.silence.seconds),
+                grace_seconds=grace_seconds,
+            )
+        )
         # One address, several doors: each brings its routes.
         routes = [
             *openai_http.ingest_routes(
@@ -109,18 +126,18 @@ async def _openai(
                 tokens=[token.get_secret_value() for token in receiver.ingest.tokens],
                 tee=tee,
             ),
-            *realtime_http.event_routes(
-                consumer,
-                metrics,
-                policy,
-                time.time_ns,
-                tokens=[token.get_secret_value() for token in receiver.realtime.tokens],
-            ),
+            *realtime_http.event_routes(recorders.ended_by(consumer), metrics, policy, time.time_ns, tokens=tokens),
+            *realtime_calls.call_routes(recorders, metrics, tokens=tokens),
         ]
         port = await stack.enter_async_context(
             openai_http.listening(routes, endpoint=receiver.endpoint, grace_seconds=grace_seconds)
         )
         yield {name: port}
+
+
+def _account(receiver: OpenAIReceiver) -> Account | None:
+    project = receiver.project
+    return Account(project.key, project.base_url) if project is not None and project.key else None
 
 
 def _tls_files(tls: ServerTls | None) -> TlsFiles | None:

@@ -111,7 +111,7 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
         if total is not None:
             limit = config.service.memory_limit.of(total)
             consumer = await stack.enter_async_context(guarding(processor, limit))
-        consumer = _Gate(consumer, service.health)
+        storing, consumer = consumer, _Gate(consumer, service.health)
         forwarding = Forwarding(
             {
                 one: [exporters[name] for name in active.pipelines[one.value].exporters]
@@ -124,7 +124,14 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
             ports = await stack.enter_async_context(
                 # They close one after the other.
                 open_receiver(
-                    name, receiver, consumer, forwarding, policy, metrics, door_seconds / len(active.receivers)
+                    name,
+                    receiver,
+                    consumer,
+                    forwarding,
+                    policy,
+                    metrics,
+                    door_seconds / len(active.receivers),
+                    storing=storing,
                 )
             )
             service.ports.update(ports)

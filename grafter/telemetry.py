@@ -7,7 +7,7 @@ merged, for each exporter. Labels are few and bounded: a label value is never te
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -43,6 +43,14 @@ class Metrics:
         )
         self.guest_items = counter("grafter_guest_items", "OpenAI items read, by what they were.", "source", "kind")
         self.tee_items = counter("grafter_tee_items", "Items sent on to OpenAI's ingest.", "outcome")
+        self.recorders = Gauge("grafter_recorders", "Realtime calls recorded now.", registry=self.registry)
+        self.recorder_connects = counter(
+            "grafter_recorder_connects", "Attempts to open the sideband of a Realtime call.", "outcome"
+        )
+        self.recorder_ends = counter("grafter_recorder_ends", "Recorders that ended.", "reason")
+        self.recorder_lost_events = counter(
+            "grafter_recorder_lost_events", "Events of recorded calls that the store did not take in time.", "reason"
+        )
         self.released_traces = counter("grafter_released_traces", "Traces released.", "reason")
         self.grafted_spans = counter("grafter_grafted_spans", "Guest spans hung under a host trace.", "source", "match")
         self.unlinked_guests = counter("grafter_unlinked_guests", "Guests released without a host.", "reason")

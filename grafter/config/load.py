@@ -108,7 +108,7 @@ class _Loading:
     def _validate(self, data: dict[str, Any], root: Node) -> Config:
         while True:
             try:
-                return Config.model_validate(data)
+                return Config.model_validate(data, context=self.env)
             except ValidationError as error:
                 taken = False
                 for detail in error.errors(include_url=False):

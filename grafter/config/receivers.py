@@ -1,11 +1,24 @@
 """``receivers``: the doors in."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SecretStr, ValidationInfo, model_validator
 
-from grafter.config.model import Components, Count, FilledSecret, Model, PositiveSize, Secret, Word
-from grafter.config.units import Endpoint, Size, Url
+from grafter.config.model import (
+    Components,
+    Count,
+    FilledSecret,
+    Model,
+    PositiveDuration,
+    PositiveSize,
+    Secret,
+    Word,
+)
+from grafter.config.units import Duration, Endpoint, Size, Url
+
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+DEFAULT_PROJECT = "default"
 
 
 class ServerTls(Model):
@@ -101,9 +114,25 @@ class Ingest(Model):
     """Send the same items on to OpenAI; null: no."""
 
 
-class Realtime(Model):
-    """Realtime calls: events that apps post to `/v1/realtime/events`."""
+class Project(Model):
+    """What grafter may do in the name of one OpenAI project."""
 
+    api_key: Secret = SecretStr("")
+    """A standard key of the project, not an ephemeral one; empty: none."""
+    base_url: Url = Url("https://api.openai.com/v1")
+    """Where OpenAI's API is; the key is sent there and nowhere else."""
+
+    @property
+    def key(self) -> str:
+        """The key, empty where there is none."""
+        return self.api_key.get_secret_value().strip()
+
+
+class Realtime(Model):
+    """Realtime calls: events that apps post, and calls that are recorded beside them."""
+
+    silence: PositiveDuration = Duration.parse("90s")
+    """A recorder ends after this time without an event, though its socket lives."""
     tokens: tuple[FilledSecret, ...] = ()
     """Bearer tokens, one of which a sender must show; empty: everybody may send."""
 
@@ -113,10 +142,41 @@ class OpenAIReceiver(Model):
 
     endpoint: Endpoint = Endpoint("localhost:4319")
     """Where to listen, over HTTP."""
+    projects: dict[Word, Project] = {DEFAULT_PROJECT: Project()}  # noqa: RUF012  # pydantic copies it
+    """Credentials by OpenAI project. `default`, or the only one, is used; without an `api_key` of its own, `default`
+    has `${env:OPENAI_API_KEY:-}`."""
     ingest: Ingest = Ingest()
     """What the Agents SDKs post."""
     realtime: Realtime = Realtime()
     """Realtime calls."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _key_of_the_environment(cls, data: Any, info: ValidationInfo) -> Any:
+        """Give the default project the environment's key where the file says nothing of one.
+
+        The loader hands the environment over as the validation's context.
+        """
+        key = (info.context or {}).get(API_KEY_VARIABLE)
+        if not key or not isinstance(data, Mapping):
+            return data
+        projects = data.get("projects")
+        if projects is None:
+            projects = {DEFAULT_PROJECT: {}}
+        if not isinstance(projects, Mapping) or DEFAULT_PROJECT not in projects:
+            return data
+        project = projects[DEFAULT_PROJECT]
+        if project is None:
+            project = {}
+        if isinstance(project, Mapping) and project.get("api_key") is None:
+            return {**data, "projects": {**projects, DEFAULT_PROJECT: {**project, "api_key": key}}}
+        return data
+
+    @property
+    def project(self) -> Project | None:
+        """The project in whose name calls are recorded: ``default``, or the only one."""
+        only = next(iter(self.projects.values())) if len(self.projects) == 1 else None
+        return self.projects.get(DEFAULT_PROJECT, only)
 
     def describe(self) -> str:
         tee = self.ingest.tee

@@ -17,17 +17,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from io import BytesIO
-from math import isfinite
-from time import time_ns
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
 
 from grafter.core.openai.sanitise import sanitise
+from grafter.receiver.peer import proxy_of, retry_after
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -316,7 +312,9 @@ async def teeing(
     failure: Exception | None = None
     async with (
         # Cookies of an answer to one key must not travel with another.
-        aiohttp.ClientSession(timeout=_TIMEOUT, proxy=_proxy(endpoint), cookie_jar=aiohttp.DummyCookieJar()) as session,
+        aiohttp.ClientSession(
+            timeout=_TIMEOUT, proxy=proxy_of(endpoint), cookie_jar=aiohttp.DummyCookieJar()
+        ) as session,
         asyncio.TaskGroup() as tasks,
     ):
         tee = Tee(session, tasks, endpoint, api_key, metrics, max_queued_bytes, max_queued_items, retry or Retry())
@@ -328,18 +326,6 @@ async def teeing(
             await tee.close(grace_seconds)
     if failure is not None:
         raise failure
-
-
-def _proxy(endpoint: str) -> str | None:
-    """The proxy that the environment names for the endpoint; the SDK's own client would use it as well.
-
-    Not left to aiohttp (``trust_env``), which would take credentials from a .netrc file too and then refuse to send,
-    because the request has an Authorization already.
-    """
-    parts = urlsplit(endpoint)
-    if not parts.hostname or proxy_bypass(parts.hostname):
-        return None
-    return getproxies().get(parts.scheme)
 
 
 def _caller(headers: Mapping[str, str]) -> _Caller | None:
@@ -404,33 +390,11 @@ def _answer(status: int, headers: Mapping[str, str], text: bytes) -> _Answer:
         return _Answer(SENT)
     if (400 <= status < 500 and status not in _RETRIED_STATUSES) or _forbids_retry(headers):
         return _Answer(DROPPED_REFUSED, reason, named_item=_named_item(text))
-    return _Answer(None, reason, retry_after=_retry_after(headers))
+    return _Answer(None, reason, retry_after=retry_after(headers))
 
 
 def _forbids_retry(headers: Mapping[str, str]) -> bool:
     return headers.get("x-should-retry", "").strip().lower() == "false"
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the peer asks to wait, 0 when it does not say."""
-    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) / scale
-        except ValueError:
-            seconds = _seconds_until(value) if name == "retry-after" else -1.0
-        if seconds >= 0 and isfinite(seconds):
-            return seconds
-    return 0.0
-
-
-def _seconds_until(http_date: str) -> float:
-    try:
-        return max(parsedate_to_datetime(http_date).timestamp() - time_ns() / 1e9, 0.0)
-    except (ValueError, OverflowError):
-        return -1.0
 
 
 def _named_item(text: bytes) -> int | None:

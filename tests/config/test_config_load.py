@@ -299,3 +299,36 @@ def test_yaml_anchors_and_merge_keys_work(read: Read) -> None:
     )
     assert [config.exporters[name].path for name in ("file/a", "file/b")] == ["a", "b"]
     assert config.exporters["file/b"].fsync is True
+
+
+def key_of(config: Config) -> str:
+    project = config.receivers["openai"].project
+    return project.key if project is not None else "no project"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("", "sk-env"),
+        ("receivers: {openai: {}}", "sk-env"),
+        ("receivers: {openai: {projects: }}", "sk-env"),
+        ("receivers: {openai: {projects: {default: }}}", "sk-env"),
+        ("receivers: {openai: {projects: {default: {base_url: 'http://localhost:1/v1'}}}}", "sk-env"),
+        ("receivers: {openai: {projects: {default: {api_key: sk-own}}}}", "sk-own"),
+        ("receivers: {openai: {projects: {default: {api_key: ''}}}}", ""),
+        ("receivers: {openai: {projects: {eu: {api_key: sk-eu}}}}", "sk-eu"),
+        ("receivers: {openai: {projects: {eu: {}}}}", ""),
+        ("receivers: {openai: {projects: {eu: {api_key: a}, us: {api_key: b}}}}", "no project"),
+        ("receivers: {openai: {projects: {eu: {api_key: a}, default: {api_key: b}}}}", "b"),
+        ("receivers: {openai: {projects: {}}}", "no project"),
+    ],
+)
+def test_the_project_in_whose_name_calls_are_recorded(read: Read, text: str, key: str) -> None:
+    """default, or the only one; a default without a key of its own has the environment's, any other has none."""
+    assert key_of(read(text, env={"OPENAI_API_KEY": "sk-env"})) == key
+
+
+def test_without_the_environments_key_there_is_none(read: Read) -> None:
+    """No OPENAI_API_KEY, no key: that is a valid config."""
+    assert key_of(read("")) == ""
+    assert key_of(Config()) == ""

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import REPO, Grafter
+from tests.e2e.realtime_server import KEY
+from tests.e2e.reference_call import Call
 
 JS = Path(__file__).parent / "js"
 APP_DEADLINE = 60.0
@@ -31,6 +33,13 @@ async def javascript_app(grafter: Grafter, model: str, trace_id: str) -> None:
     if reason := why_no_javascript():
         pytest.skip(reason)
     assert await _run("node", str(JS / "run.mjs"), grafter.ingest, model, trace_id) == HEARD
+
+
+async def javascript_call(call: Call, url: str) -> None:
+    """Run tests/e2e/js/realtime.mjs to its end. Skips where Node or its packages are not there."""
+    if reason := why_no_javascript():
+        pytest.skip(reason)
+    assert await _run("node", str(JS / "realtime.mjs"), url, KEY, call.trace_id) == "[7]"
 
 
 @cache

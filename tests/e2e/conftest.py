@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e import model_api
+from tests.e2e import model_api, realtime_server
 from tests.e2e.process import Grafter
+from tests.e2e.realtime_server import RealtimeServer
 from tests.e2e.sink import Sink, listening
 
 Start = Callable[..., Awaitable[Grafter]]
@@ -29,12 +30,23 @@ async def model() -> AsyncIterator[str]:
 
 
 @pytest.fixture
+async def realtime() -> AsyncIterator[RealtimeServer]:
+    """A stand-in of the Realtime API."""
+    async with realtime_server.serving() as server:
+        yield server
+
+
+@pytest.fixture
 async def start(sink: Sink, tmp_path: Path) -> AsyncIterator[Start]:
     """Starts a grafter process; without ``exporters`` it sends to ``sink`` over gRPC."""
     async with AsyncExitStack() as stack:
 
-        async def started(exporters: Mapping[str, Any] | None = None, wait: Mapping[str, str] | None = None) -> Grafter:
-            grafter = Grafter(tmp_path, exporters or {"otlp_grpc/sink": to_grpc(sink)}, wait)
+        async def started(
+            exporters: Mapping[str, Any] | None = None,
+            wait: Mapping[str, str] | None = None,
+            openai: Mapping[str, Any] | None = None,
+        ) -> Grafter:
+            grafter = Grafter(tmp_path, exporters or {"otlp_grpc/sink": to_grpc(sink)}, wait, openai)
             stack.push_async_callback(grafter.close)
             await grafter.start()
             return grafter

@@ -36,20 +36,30 @@ def free_ports(count: int) -> list[int]:
 class Grafter:
     """One grafter, started and ended as often as a test likes, always on the same ports and the same store."""
 
-    def __init__(self, home: Path, exporters: Mapping[str, Any], wait: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        exporters: Mapping[str, Any],
+        wait: Mapping[str, str] | None = None,
+        openai: Mapping[str, Any] | None = None,
+    ) -> None:
         self.home = home
         self._log = home / "grafter.log"
         self._config = home / "config.yaml"
-        grpc, http, openai, health, metrics = free_ports(5)
+        grpc, http, openai_port, health, metrics = free_ports(5)
         self.otlp_grpc = f"127.0.0.1:{grpc}"
         self.otlp_http = f"http://127.0.0.1:{http}"
-        self.ingest = f"http://127.0.0.1:{openai}/v1/traces/ingest"
+        self.ingest = f"http://127.0.0.1:{openai_port}/v1/traces/ingest"
+        self.calls = f"http://127.0.0.1:{openai_port}/v1/realtime/calls"
         self.health = f"http://127.0.0.1:{health}"
         self.metrics = f"http://127.0.0.1:{metrics}/metrics"
         self._process: asyncio.subprocess.Process | None = None
         protocols = {"grpc": {"endpoint": self.otlp_grpc}, "http": {"endpoint": f"127.0.0.1:{http}"}}
         config = {
-            "receivers": {"otlp": {"protocols": protocols}, "openai": {"endpoint": f"127.0.0.1:{openai}"}},
+            "receivers": {
+                "otlp": {"protocols": protocols},
+                "openai": {"endpoint": f"127.0.0.1:{openai_port}", **(openai or {})},
+            },
             "processors": {"graft": {"wait": {**QUICK, **(wait or {})}}},
             "exporters": dict(exporters),
             "extensions": {

@@ -1,0 +1,309 @@
+"""One recorded call: a socket that is kept open while the call may live, and what is heard on it.
+
+It only listens: what it sends are pings, pongs and the closing frame. Whatever the peer does, the recording ends by
+itself at some time and says why; what it heard waits in ``gathering`` for whoever stores it (recorder.py).
+"""
+
+import asyncio
+import logging
+import random
+import traceback
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+
+import aiohttp
+import orjson
+from aiohttp import WSMsgType
+
+from grafter.core.model import Part, UnixNano
+from grafter.core.openai.realtime.intake import Gathering
+from grafter.core.openai.realtime.notes import Side
+from grafter.receiver.sideband import Answer, Attempt, Sideband, Socket
+
+_log = logging.getLogger(__name__)
+
+SECOND = 1_000_000_000
+
+Clock = Callable[[], int]
+"""Nanoseconds."""
+
+# Of a close by the peer: normal, going away, and no code at all. Any other is worth a new attempt, whose answer says
+# whether the call still lives.
+_CLOSED_FOR_GOOD = frozenset({1000, 1001, 1005})
+_SESSIONS = frozenset({"session.created", "session.updated"})
+# OpenAI ends a Realtime session after an hour; an end that is further away than this is no end of a call.
+_FARTHEST_EXPIRY_NS = 48 * 3600 * SECOND
+
+
+class End(StrEnum):
+    """Why a recorder ended. The value is a metric label."""
+
+    CLOSE = "close"
+    """The peer closed, or knows the call no more."""
+    EXPIRED = "expired"
+    """The session's time is over."""
+    SILENCE = "silence"
+    """Nothing came, though the socket lives."""
+    POSTED = "posted"
+    """The app, or the carrier's final status, said that the call is over."""
+    STOPPED = "stopped"
+    """grafter stops; the call goes on without it."""
+    DISCONNECT = "disconnect"
+    """The peer could not be reached for too long."""
+    NOT_ACCEPTED = "not_accepted"
+    """The peer never knew the call."""
+    UNAUTHORIZED = "unauthorized"
+    REFUSED = "refused"
+    FAILED = "failed"
+    """A bug of grafter's."""
+
+    @property
+    def ended_by(self) -> str | None:
+        """What an ENDED note says; None: no such note, for the call goes on and may be recorded again."""
+        match self:
+            case End.CLOSE | End.EXPIRED | End.SILENCE | End.POSTED:
+                return self.value
+            case End.STOPPED:
+                return None
+        return "disconnect"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a recorder waits for what, in seconds."""
+
+    silence: float = 90.0
+    """Without an event though the socket lives."""
+    not_accepted: float = 60.0
+    """For a call that the peer does not know yet."""
+    outage: float = 600.0
+    """For a peer that cannot be reached, or does not take the connection, since it was last heard."""
+    backoff: float = 0.5
+    """After the first failure; doubled after each."""
+    longest_backoff: float = 15.0
+    longest_accept_backoff: float = 3.0
+    """For a call that is not accepted yet, whose first seconds are wanted."""
+    ping: float = 20.0
+    """Without a frame, after which the peer is asked for one; after twice that the socket is dead."""
+    expiry_grace: float = 5.0
+    """Past the session's ``expires_at``, a whole second of another clock, in which the peer may close by itself."""
+    tick: float = 0.25
+    """Between two looks at what is urgent."""
+    store: float = 5.0
+    """Longest that anything waits to be stored."""
+
+
+class Recording:
+    """One call. ``listen`` is to run as a task; the rest is for whoever owns that task."""
+
+    __slots__ = (
+        "_attempted",
+        "_connected",
+        "_established",
+        "_expires_at",
+        "_heard",
+        "_last_frame",
+        "_offset",
+        "_pinged",
+        "_read_kind",
+        "_sideband",
+        "_socket",
+        "_spawn",
+        "_steady",
+        "_timing",
+        "call_id",
+        "end",
+        "gathering",
+        "parts",
+        "stored",
+        "taken",
+        "task",
+        "told",
+    )
+
+    def __init__(
+        self,
+        call_id: str,
+        gathering: Gathering,
+        sideband: Sideband,
+        timing: Timing,
+        wall: Clock,
+        steady: Clock,
+        read_kind: Callable[[str], None],
+        attempted: Callable[[Attempt], None],
+        spawn: Callable[[Coroutine[None, None, None]], None],
+    ) -> None:
+        """``read_kind`` gets the type of each event, ``attempted`` what each attempt to connect came to; ``spawn`` runs
+        what must not be waited for."""
+        self.call_id = call_id
+        self.gathering = gathering
+        self.parts: list[Part] = []
+        """Taken from ``gathering`` and not stored yet."""
+        self.told: list[Mapping[str, object]] = []
+        """What starts have said of it."""
+        self.end: End | None = None
+        self.task: asyncio.Task[None] | None = None
+        # Events are timed by one reading of the wall clock and a clock that only goes forward, so that no step of the
+        # wall clock stretches a turn or turns two events round.
+        self._steady = steady
+        self._offset = wall() - steady()
+        self.stored = self.taken = self._heard = self._connected = self._last_frame = steady()
+        """When something of it was stored, and taken, for the last time; steady clock."""
+        self._pinged = 0
+        self._sideband = sideband
+        self._timing = timing
+        self._read_kind = read_kind
+        self._attempted = attempted
+        self._spawn = spawn
+        self._socket: Socket | None = None
+        self._established = False
+        self._expires_at: int | None = None
+
+    @property
+    def now(self) -> UnixNano:
+        """The moment, as events are timed."""
+        return UnixNano(self._steady() + self._offset)
+
+    def finish(self, end: End) -> None:
+        """End it from outside; the first end counts."""
+        if self.end is None:
+            self.end = end
+            if self.task is not None:
+                self.task.cancel()
+
+    def look(self, now: int) -> None:
+        """End it where its time is over, and see to it that a dead socket is noticed. ``now`` is the steady clock."""
+        if self.end is not None:
+            return
+        timing = self._timing
+        if self._expires_at is not None and now + self._offset >= self._expires_at + _ns(timing.expiry_grace):
+            self.finish(End.EXPIRED)
+        elif self._socket is not None:
+            if now - max(self._heard, self._connected) >= _ns(timing.silence):
+                self.finish(End.SILENCE)
+            elif now - self._last_frame >= _ns(2 * timing.ping):
+                self._last_frame = now
+                self._spawn(self._close(self._socket))
+            elif now - max(self._last_frame, self._pinged) >= _ns(timing.ping):
+                self._pinged = now
+                self._spawn(self._ping(self._socket))
+
+    async def listen(self) -> None:
+        """Listen until the call is over, or is known to be out of reach; ``end`` says which. Never raises."""
+        try:
+            end = await self._listen()
+        except Exception as error:  # noqa: BLE001  # one call's bug must not end the others' recorders
+            # Without the exception's text, which may quote an event.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("recorder failed", extra={"error": type(error).__name__, "where": where})
+            end = End.FAILED
+        if self.end is None:
+            self.end = end
+
+    async def _listen(self) -> End:
+        failures = 0
+        while True:
+            answer = await self._sideband.connect(self.call_id)
+            self._attempted(answer.attempt)
+            if answer.socket is not None:
+                heard = self._heard
+                code = await self._read(answer.socket)
+                if code in _CLOSED_FOR_GOOD:
+                    return End.CLOSE
+                _log.info("recorder lost its connection", extra={"call": self.call_id, "code": code})
+                if self._heard > heard:
+                    failures = 0
+            end, seconds = self._wait_after(answer, failures)
+            if end is not None:
+                return end
+            failures += 1
+            await asyncio.sleep(seconds)
+
+    def _wait_after(self, answer: Answer, failures: int) -> tuple[End | None, float]:
+        """The end, or seconds until another attempt makes sense."""
+        timing = self._timing
+        waited = (self._steady() - self._heard) / SECOND
+        limit, longest = timing.outage, timing.longest_backoff
+        gone = End.DISCONNECT
+        match answer.attempt:
+            case Attempt.NOT_FOUND if self._established:
+                return End.CLOSE, 0.0
+            case Attempt.NOT_FOUND:
+                limit, longest, gone = timing.not_accepted, timing.longest_accept_backoff, End.NOT_ACCEPTED
+            case Attempt.UNAUTHORIZED:
+                # Someone must act, so it says what OpenAI's own answer would: but never the key, and not their words.
+                _log.error(
+                    "the key of receivers.openai.projects may not listen to calls: it must be a standard key of the"
+                    " project that the call belongs to",
+                    extra={"call": self.call_id, "answer": answer.reason},
+                )
+                return End.UNAUTHORIZED, 0.0
+            case Attempt.REFUSED:
+                _log.error("recorder was refused", extra={"call": self.call_id, "answer": answer.reason})
+                return End.REFUSED, 0.0
+        backoff: float = min(timing.backoff * 2.0 ** min(failures, 16), longest) * random.uniform(0.5, 1.0)
+        seconds = max(backoff, answer.retry_after)
+        if waited + seconds > limit:
+            _log.warning("recorder gives up", extra={"call": self.call_id, "answer": answer.reason or "closed"})
+            return gone, 0.0
+        return None, seconds
+
+    async def _read(self, socket: Socket) -> int | None:
+        """Read until the socket ends; its close code, None where it ended without."""
+        # Per event: this loop is all there is between the socket and the gathering.
+        receive, add, read_kind, steady, offset = (
+            socket.receive,
+            self.gathering.add,
+            self._read_kind,
+            self._steady,
+            self._offset,
+        )
+        self._socket = socket
+        self._established = True
+        self._last_frame = self._connected = steady()
+        try:
+            while True:
+                message = await receive()
+                kind = message.type
+                now = self._last_frame = steady()
+                if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
+                    self._heard = now
+                    name = add(message.data, UnixNano(now + offset), Side.SERVER)
+                    read_kind(name)
+                    if name in _SESSIONS:
+                        self._read_session(message.data)
+                elif kind is WSMsgType.PING:
+                    await socket.pong(message.data)
+                elif kind is not WSMsgType.PONG:
+                    return socket.close_code
+        except (ConnectionError, aiohttp.ClientError):
+            return None
+        finally:
+            self._socket = None
+            await socket.close()
+
+    async def _ping(self, socket: Socket) -> None:
+        # The reader finds out by itself what became of the connection.
+        with suppress(ConnectionError, aiohttp.ClientError):
+            await socket.ping()
+
+    async def _close(self, socket: Socket) -> None:
+        with suppress(ConnectionError, aiohttp.ClientError):
+            await socket.close()
+
+    def _read_session(self, raw: bytes | str) -> None:
+        try:
+            expires_at = orjson.loads(raw)["session"]["expires_at"]
+        except (ValueError, TypeError, KeyError):
+            return
+        if isinstance(expires_at, (int, float)) and 0 < expires_at < 1 << 33:
+            at = int(expires_at * SECOND)
+            # One that is past, or years away, says more of a clock than of the call.
+            if self.now < at <= self.now + _FARTHEST_EXPIRY_NS:
+                self._expires_at = at
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * SECOND)
