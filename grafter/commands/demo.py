@@ -76,7 +76,7 @@ async def _play(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: Te
         begun, ended = story.guest()
         await _post(session, ports, begun)
         doors: dict[str, list[str]] = {"gRPC": [], "HTTP": []}
-        for service, request in story.host():
+        for service, request in story.host.requests():
             # Six services, and not every team chose the same protocol.
             door = "gRPC" if service.startswith("callsphere") else "HTTP"
             doors[door].append(service)
@@ -88,12 +88,12 @@ async def _play(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: Te
                 async with session.post(url, data=request, headers=headers, raise_for_status=True):
                     pass
         await _post(session, ports, ended)
-        print(f"sent      {HOST_SPANS} spans of the app, trace {story.trace_id.hex()}", file=stream)
+        print(f"sent      {HOST_SPANS} spans of the app, trace {story.host.trace_id.hex()}", file=stream)
         for door, services in doors.items():
             print(f"            by OTLP/{door}: {', '.join(services)}", file=stream)
         print(f"          {GUEST_SPANS} spans of OpenAI's Agents SDK, {story.guest_id}", file=stream)
         print("            by POST /v1/traces/ingest; its metadata names the app's trace", file=stream)
-        whole = await _whole(arrived, story.trace_id)
+        whole = await _whole(arrived, story.host.trace_id)
     print("received  one trace\n", file=stream)
     print(render(whole, "normal").rstrip("\n"), file=stream)
     print(
