@@ -1,6 +1,6 @@
-"""``grafter demo``: start everything, play one call through every door, print the joined trace.
+"""``grafter demo``: start everything, play two calls through every door, print the joined traces.
 
-Nothing in here is staged: a whole grafter on free ports takes both halves of the call over real sockets, holds them
+Nothing in here is staged: a whole grafter on free ports takes both halves of each call over real sockets, holds them
 on disk, joins them, and sends the result to a small OTLP backend that this command runs beside it.
 """
 
@@ -18,7 +18,11 @@ import grpc.aio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from grafter import __version__
-from grafter.commands.story import GUEST_SPANS, HOST_SPANS, LENGTH_MS, Story
+from grafter.commands.host_call import HostCall
+from grafter.commands.realtime_story import LENGTH_MS as REALTIME_MS
+from grafter.commands.realtime_story import SPANS as REALTIME_SPANS
+from grafter.commands.realtime_story import RealtimeStory
+from grafter.commands.story import GUEST_SPANS, LENGTH_MS, Story
 from grafter.config import Config
 from grafter.exporter.tree import GUEST_MARK, render
 from grafter.service import running
@@ -32,7 +36,7 @@ _WAIT = {"after_root": "1s", "guest_quiet": "500ms"}
 
 _NEXT = """\
 Next
-  run it        grafter run                     takes OTLP on 4317 and 4318, the Agents SDK on 4319, prints every trace
+  run it        grafter run                     takes OTLP on 4317 and 4318, OpenAI's side on 4319, prints every trace
   your app      send its OTLP to grafter and put its trace id into OpenAI's metadata: README.md shows both in ten lines
   your backend  exporters in config.yaml: honeycomb, or any OTLP endpoint; `grafter validate` checks the file
 """
@@ -65,52 +69,93 @@ async def demo(keep: bool, stream: TextIO) -> int:
 
 
 async def _play(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: TextIO) -> None:
-    story = Story(start=datetime.now(UTC) - timedelta(milliseconds=LENGTH_MS))
-    print(f"grafter {__version__}: one phone call, two traces, one tree\n", file=stream)
+    print(f"grafter {__version__}: two phone calls, each told by two sides, each one tree", file=stream)
     async with (
         asyncio.timeout(_DEADLINE_SECONDS),
         aiohttp.ClientSession() as session,
         grpc.aio.insecure_channel(f"127.0.0.1:{ports['otlp_grpc']}") as channel,
     ):
-        export = channel.unary_unary(EXPORT, None, None)
-        begun, ended = story.guest()
-        await _post(session, ports, begun)
-        doors: dict[str, list[str]] = {"gRPC": [], "HTTP": []}
-        for service, request in story.host.requests():
-            # Six services, and not every team chose the same protocol.
-            door = "gRPC" if service.startswith("callsphere") else "HTTP"
-            doors[door].append(service)
-            if door == "gRPC":
-                await export(request)
-            else:
-                url = f"http://127.0.0.1:{ports['otlp_http']}/v1/traces"
-                headers = {"Content-Type": "application/x-protobuf"}
-                async with session.post(url, data=request, headers=headers, raise_for_status=True):
-                    pass
-        await _post(session, ports, ended)
-        print(f"sent      {HOST_SPANS} spans of the app, trace {story.host.trace_id.hex()}", file=stream)
-        for door, services in doors.items():
-            print(f"            by OTLP/{door}: {', '.join(services)}", file=stream)
-        print(f"          {GUEST_SPANS} spans of OpenAI's Agents SDK, {story.guest_id}", file=stream)
+        doors = _Doors(session, channel, ports)
+        agents = Story(start=datetime.now(UTC) - timedelta(milliseconds=LENGTH_MS))
+        begun, ended = agents.guest()
+        await doors.post("traces/ingest", begun)
+        sent = await doors.app(agents.host)
+        await doors.post("traces/ingest", ended)
+        print("\n1. A call whose answers come from agents.\n", file=stream)
+        _tell(agents.host, sent, stream)
+        print(f"          {GUEST_SPANS} spans of OpenAI's Agents SDK, {agents.guest_id}", file=stream)
         print("            by POST /v1/traces/ingest; its metadata names the app's trace", file=stream)
-        whole = await _whole(arrived, story.host.trace_id)
-    print("received  one trace\n", file=stream)
-    print(render(whole, "normal").rstrip("\n"), file=stream)
-    print(
-        f"\n{HOST_SPANS} spans came from the app and left as they came. The {GUEST_SPANS} marked {GUEST_MARK}",
-        file=stream,
-    )
-    print("came from OpenAI, and hang under the session that they belong to, in the app's own trace.\n", file=stream)
+        await _show(agents.host, GUEST_SPANS, arrived, stream)
+        print(
+            f"\n{len(agents.host)} spans came from the app and left as they came. The {GUEST_SPANS} marked {GUEST_MARK}\n"
+            "came from OpenAI, and hang under the session that they belong to, in the app's trace.",
+            file=stream,
+        )
+
+        call = RealtimeStory(start=datetime.now(UTC) - timedelta(milliseconds=REALTIME_MS))
+        posts = list(call.posts())
+        for post in posts[:-1]:
+            await doors.post("realtime/events", post)
+        sent = await doors.app(call.host)
+        await doors.post("realtime/events", posts[-1])
+        print("\n2. A Realtime call. OpenAI keeps no trace of it to fetch; its events make one.\n", file=stream)
+        _tell(call.host, sent, stream)
+        events = sum(len(post.get("events", ())) for post in posts)
+        print(f"          {events} events of the Realtime session, {call.call}", file=stream)
+        print("            by POST /v1/realtime/events, as an app's tap posts them", file=stream)
+        await _show(call.host, REALTIME_SPANS, arrived, stream)
+        print(
+            "\nThe caller asked for a slot and heard the answer 2.4 s later: 1.7 s of that is the tool's, the rest\n"
+            "is OpenAI's. The caller then interrupted that answer, having heard 1,440 ms of it.\n",
+            file=stream,
+        )
     print(_NEXT, file=stream, end="")
 
 
-async def _post(session: aiohttp.ClientSession, ports: dict[str, int], body: dict[str, Any]) -> None:
-    url = f"http://127.0.0.1:{ports['openai']}/v1/traces/ingest"
-    async with session.post(url, json=body, raise_for_status=True):
-        pass
+class _Doors:
+    """Where an app sends to."""
+
+    def __init__(self, session: aiohttp.ClientSession, channel: grpc.aio.Channel, ports: dict[str, int]) -> None:
+        self._session = session
+        self._export = channel.unary_unary(EXPORT, None, None)
+        self._ports = ports
+
+    async def app(self, host: HostCall) -> dict[str, list[str]]:
+        """Send the app's half; the services by the protocol that they used."""
+        used: dict[str, list[str]] = {"gRPC": [], "HTTP": []}
+        for service, request in host.requests():
+            # Not every team chose the same protocol.
+            protocol = "gRPC" if service.startswith("callsphere") else "HTTP"
+            used[protocol].append(service)
+            if protocol == "gRPC":
+                await self._export(request)
+            else:
+                url = f"http://127.0.0.1:{self._ports['otlp_http']}/v1/traces"
+                headers = {"Content-Type": "application/x-protobuf"}
+                async with self._session.post(url, data=request, headers=headers, raise_for_status=True):
+                    pass
+        return used
+
+    async def post(self, path: str, body: dict[str, Any]) -> None:
+        """Send to a door for what comes from OpenAI."""
+        url = f"http://127.0.0.1:{self._ports['openai']}/v1/{path}"
+        async with self._session.post(url, json=body, raise_for_status=True):
+            pass
 
 
-async def _whole(arrived: asyncio.Queue[bytes], trace_id: bytes) -> bytes:
+def _tell(host: HostCall, sent: dict[str, list[str]], stream: TextIO) -> None:
+    print(f"sent      {len(host)} spans of the app, trace {host.trace_id.hex()}", file=stream)
+    for protocol, services in sent.items():
+        print(f"            by OTLP/{protocol}: {', '.join(services)}", file=stream)
+
+
+async def _show(host: HostCall, guest_spans: int, arrived: asyncio.Queue[bytes], stream: TextIO) -> None:
+    whole = await _whole(arrived, host.trace_id, len(host) + guest_spans)
+    print("received  one trace\n", file=stream)
+    print(render(whole, "normal").rstrip("\n"), file=stream)
+
+
+async def _whole(arrived: asyncio.Queue[bytes], trace_id: bytes, count: int) -> bytes:
     """All spans of the call as one request: serialised messages of one type add up by concatenation."""
     whole = b""
     while True:
@@ -121,7 +166,7 @@ async def _whole(arrived: asyncio.Queue[bytes], trace_id: bytes) -> bytes:
             for scope in each.scope_spans
             for span in scope.spans
         ]
-        if sum(span.trace_id == trace_id for span in spans) >= HOST_SPANS + GUEST_SPANS:
+        if sum(span.trace_id == trace_id for span in spans) >= count:
             return whole
 
 
@@ -133,6 +178,7 @@ async def _stay(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: Te
     print("\nStill running; Ctrl-C ends it. What comes out is printed here.", file=stream)
     print(f"  OTLP/gRPC     127.0.0.1:{ports['otlp_grpc']}", file=stream)
     print(f"  OTLP/HTTP     http://127.0.0.1:{ports['otlp_http']}/v1/traces", file=stream)
+    print(f"  Realtime      http://127.0.0.1:{ports['openai']}/v1/realtime/events", file=stream)
     print(f"  Agents SDK    http://127.0.0.1:{ports['openai']}/v1/traces/ingest", file=stream)
     print(f"  metrics       http://127.0.0.1:{ports['metrics']}/metrics", file=stream)
     print(f"  health        http://127.0.0.1:{ports['health']}/readyz", file=stream, flush=True)

@@ -44,7 +44,7 @@ class RealtimeStory:
         self._numbers = 0
 
     def posts(self) -> Iterator[dict[str, Any]]:
-        """The bodies of ``POST /v1/realtime/events``, as a tap sends them while the call goes on; the last one ends it."""
+        """The bodies of ``POST /v1/realtime/events``, as a tap sends them during the call; the last one ends it."""
         events = sorted(_events(self.host.metadata()), key=lambda event: event[0])
         for first in range(0, len(events), 20):
             yield {

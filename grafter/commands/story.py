@@ -1,4 +1,4 @@
-"""The call that ``grafter demo`` plays: a patient books a check-up by phone, and one tool fails on the way.
+"""The first call that ``grafter demo`` plays: a patient books a check-up by phone, and one tool fails on the way.
 
 Two halves of one call, as two SDKs would send them. The app's half is OTLP, one request a service. OpenAI's half is
 what the Agents SDK posts for one ``Runner.run``: a guardrail, two tools at once, a handoff, a tool that fails, four
@@ -122,7 +122,7 @@ _GUEST = (
     ),
 )
 
-HOST_SPANS, GUEST_SPANS = len(_HOST), len(_GUEST)
+GUEST_SPANS = len(_GUEST)
 
 
 class Story:

@@ -25,6 +25,9 @@ _KEY_ATTRIBUTES = (
     "http.request.method",
     "http.response.status_code",
     "error.type",
+    "grafter.turn.first_token_ms",
+    "grafter.response.status_reason",
+    "grafter.ended_by",
     "grafter.link",
     "grafter.anchor",
     "grafter.parent.missing",
@@ -38,6 +41,9 @@ _MAX_INDENT = 40
 _NAME_LENGTH = 120
 _SHORT_VALUE = 80
 _LONG_VALUE = 1000
+
+_KEY_EVENTS = {"gen_ai.audio.barge_in": "audio.elapsed_ms"}
+"""Span events that are worth a word in the tree, and the attribute that goes with them."""
 
 _ERROR = 2
 
@@ -203,9 +209,18 @@ def _line(node: _Node, depth: int, detailed: bool) -> str:
     if not detailed:
         found = {a.get("key"): a.get("value", {}) for a in node.raw.get("attributes", ())}
         words += [f"{key}={_clean(_value(found[key]), _SHORT_VALUE)}" for key in _KEY_ATTRIBUTES if key in found]
+        words += [_event(event) for event in node.raw.get("events", ()) if event.get("name") in _KEY_EVENTS]
     if node.note:
         words.append(f"({node.note})")
     return "  ".join(words)
+
+
+def _event(event: dict[str, Any]) -> str:
+    key = _KEY_EVENTS[event["name"]]
+    said = [
+        _clean(_value(a.get("value", {})), _SHORT_VALUE) for a in event.get("attributes", ()) if a.get("key") == key
+    ]
+    return f"{event['name']}({key}={said[0]})" if said else event["name"]
 
 
 def _details(node: _Node) -> Iterator[str]:

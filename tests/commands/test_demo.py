@@ -6,13 +6,16 @@ import os
 import re
 import signal
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from grafter.commands.demo import demo
-from grafter.commands.story import GUEST_SPANS, HOST_SPANS
+from grafter.commands.realtime_story import SPANS as REALTIME_SPANS
+from grafter.commands.realtime_story import RealtimeStory
+from grafter.commands.story import GUEST_SPANS, Story
 
 
 class Terminal(io.StringIO):
@@ -26,19 +29,42 @@ class Terminal(io.StringIO):
         self.written.set()
 
 
-async def test_the_demo_prints_one_tree_of_both_halves() -> None:
+async def test_the_demo_prints_each_call_as_one_tree_of_both_halves() -> None:
     """Every span of the app and of OpenAI stands in one tree, OpenAI's under the session; the exit code is 0."""
     out = io.StringIO()
     assert await demo(keep=False, stream=out) == 0
     text = out.getvalue()
-    rows = re.findall(r"^(?:[│├└─ ]*)(?:callsphere|sip|queue|webrtc|gen_ai|POST|◆).*$", text, re.MULTILINE)
-    assert len(rows) == HOST_SPANS + GUEST_SPANS
-    assert sum("◆" in row for row in rows) == GUEST_SPANS
-    session = next(number for number, row in enumerate(rows) if "gen_ai.realtime.session" in row)
-    under = next(row for row in rows if "invoke_workflow Clinic line" in row)
-    assert rows.index(under) > session
-    assert under.index("◆") > rows[session].index("gen_ai")
+    agents, realtime = (rows_of(tree) for tree in re.split(r"^2\. ", text, flags=re.MULTILINE))
+    assert len(agents) == len(Story(datetime.now(UTC)).host) + GUEST_SPANS
+    assert sum("◆" in row for row in agents) == GUEST_SPANS
+    assert depth(agents, "invoke_workflow Clinic line") > depth(agents, "gen_ai.realtime.session")
+
+    assert len(realtime) == len(RealtimeStory(datetime.now(UTC)).host) + REALTIME_SPANS
+    assert sum("◆" in row for row in realtime) == REALTIME_SPANS
+    assert depth(realtime, "realtime_session gpt-realtime") == depth(realtime, "gen_ai.realtime.session") + 1
+    assert depth(realtime, "execute_tool book_slot") == depth(realtime, "chat gpt-realtime") + 1
+    answers = [row for row in realtime if "◆ chat" in row]
+    assert [re.findall(r"first_token_ms=([\d.]+)", row) for row in answers] == [
+        ["370.0"],
+        ["410.0"],
+        [],
+        ["435.0"],
+        ["390.0"],
+    ]
+    assert ["gen_ai.audio.barge_in" in row for row in answers] == [False, True, False, True, False]
+    assert "gen_ai.audio.barge_in(audio.elapsed_ms=1440)" in answers[3]
     assert "Next" in text
+
+
+def rows_of(text: str) -> list[str]:
+    """The lines of a tree."""
+    return re.findall(r"^(?:[│├└─ ]*)(?:callsphere|sip|queue|webrtc|gen_ai|POST|◆).*$", text, re.MULTILINE)
+
+
+def depth(rows: list[str], name: str) -> int:
+    """How deep the first span of this name hangs."""
+    row = next(row for row in rows if name in row)
+    return len(re.match(r"[│├└─ ]*", row)[0]) // 3  # type: ignore[index]  # it always matches
 
 
 async def test_keep_stays_until_a_signal_and_prints_what_else_comes() -> None:

@@ -93,7 +93,7 @@ trace 4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b  9 spans  ◆ 4 grafted  30,000.0 ms  1 e
 callsphere.call  30,000.0 ms  [pbx]  call.id=CA4bf9
 ├─ sip.invite  240.0 ms  http.response.status_code=200
 ├─ webrtc.peer_connection  29,700.0 ms
-└─ gen_ai.realtime.session  29,400.0 ms
+└─ gen_ai.realtime.session  29,400.0 ms  gen_ai.audio.barge_in(audio.elapsed_ms=1240)
    └─ ◆ invoke_agent Front desk  2,100.0 ms  [openai]  gen_ai.agent.name=Front desk  grafter.link=trace_id
       ├─ ◆ chat gpt-realtime  480.0 ms  gen_ai.request.model=gpt-realtime
       └─ ◆ execute_tool check_insurance  1,500.0 ms  ERROR: policy not found  gen_ai.tool.name=check_insurance
