@@ -30,21 +30,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from grafter.core.model import Facts, Key, Part, UnixNano
+from grafter.core.model import Key, Part, UnixNano
 from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart
 from grafter.store.cleaning import Cleaner, Counts
+from grafter.store.fetching import Fetcher
 from grafter.store.held import Held, LookAt
-from grafter.store.index import Index, first_root
+from grafter.store.index import Index
 from grafter.store.ledger import Ledger, Sheet
-from grafter.store.reading import Reader
 from grafter.store.recent import Recent
-from grafter.store.records import CHUNK, Chunk, Move, RecordError, RecordType, facts_of
+from grafter.store.records import Move, RecordType
 from grafter.store.recovery import rebuild
 from grafter.store.reserve import Reserve
-from grafter.store.segments import Damage, Segment, SegmentLog, StoreError
+from grafter.store.segments import Damage, SegmentLog, StoreError
 from grafter.store.writer import Place, Row, Writer
 
 __all__ = ["EmbeddedStore", "StoreError", "opened"]
@@ -57,7 +57,6 @@ LETTER_BYTES = 64 << 20
 RECENT_BYTES = 64 << 20
 # A trace that ends with its root is released soon after ``after_root``.
 _RECENT_MARGIN = 2_000_000_000
-_ROOT = int(Facts.ROOT)
 
 
 @asynccontextmanager
@@ -218,9 +217,9 @@ class EmbeddedStore:
         self._old = list(files.log.segments.values()) if files.log is not None else []
         self._recovering_index: Index | None = None
         self._recovery: threading.Thread | None = None
-        self._reader = Reader()
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="grafter-store-read") if files.log is not None else None
         self._recent = Recent(recent_bytes, waits.after_root + _RECENT_MARGIN)
-        self._pool: ThreadPoolExecutor | None = None
+        self._fetcher = Fetcher(self._index.table, files.log, self._recent, self._pool)
         self._cleaner: Cleaner | None = None
         self._full = False
         self._writer = Writer(
@@ -236,8 +235,6 @@ class EmbeddedStore:
 
     def start(self) -> None:
         """Begin the threads; called by ``opened``."""
-        if self._log is not None:
-            self._pool = ThreadPoolExecutor(2, thread_name_prefix="grafter-store-read")
         self._writer.start()
         if self._old:
             self._recovery = threading.Thread(target=self._recover, name="grafter-store-recover", daemon=True)
@@ -265,7 +262,7 @@ class EmbeddedStore:
     @property
     def full(self) -> bool:
         """A part was refused because the store is full, and it still nearly is."""
-        self._full = self._full and self._index.bytes + self._pending > self._max_bytes * 9 // 10
+        self._full = self._full and self._index.table.bytes + self._pending > self._max_bytes * 9 // 10
         return self._full or self._writer.short
 
     @property
@@ -287,7 +284,7 @@ class EmbeddedStore:
         size = sum([len(part.payload) for part in parts])
         self._admit(size)
         index = self._index
-        filed = index.file(parts, now)
+        filed = index.filing.file(parts, now)
         if self._log is None:
             index.add(filed, 0, 0)
             return
@@ -300,7 +297,7 @@ class EmbeddedStore:
 
         def refused() -> None:
             self._pending -= size
-            self._index.refused(filed)
+            self._index.filing.refused(filed)
 
         self._pending += size
         await self._write((RecordType.PARTS, [body]), apply, refused)
@@ -310,9 +307,9 @@ class EmbeddedStore:
             raise UnavailableError("the store is stopping", reason="stopping")
         if self._writer.short:
             raise UnavailableError("the disk is full", retry_after=5.0, reason="disk_full")
-        held = self._index.bytes + self._pending
+        held = self._index.table.bytes + self._pending
         if self._recovering_index is not None:
-            held += self._recovering_index.bytes
+            held += self._recovering_index.table.bytes
         if held + size > self._max_bytes:
             self._full = True
             raise UnavailableError(
@@ -324,7 +321,7 @@ class EmbeddedStore:
     async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
         if not self._ready.is_set():
             return []
-        return self._index.claim(now, limit, self._lease, self._next_token, bundles=bundles)
+        return self._index.claims.claim(now, limit, self._lease, self._next_token, bundles=bundles)
 
     def _next_token(self) -> int:
         self._token += 1
@@ -332,31 +329,31 @@ class EmbeddedStore:
 
     async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
         for claim, due in claims:
-            held = self._index.owner(claim)
+            held = self._index.claims.owner(claim)
             if held is not None:
-                self._index.postpone(claim.key, held, due)
+                self._index.claims.postpone(claim.key, held, due)
 
     async def renew(self, claims: Sequence[Claim], now: UnixNano) -> None:
         for claim in claims:
-            held = self._index.owner(claim)
+            held = self._index.claims.owner(claim)
             if held is not None:
-                self._index.renew(claim.key, held, now + self._lease)
+                self._index.claims.renew(claim.key, held, now + self._lease)
 
     async def move(self, claim: Claim, host: Key) -> bool:
         await self._moved([claim.key])
-        held = self._index.owner(claim)
-        if held is None or claim.key not in self._index.guests or (held.pin is not None and held.pin.stands):
+        held = self._index.claims.owner(claim)
+        if held is None or claim.key not in self._index.table.guests or (held.pin is not None and held.pin.stands):
             return False
-        move = self._index.move_all(claim.key, host)
+        move = self._index.filing.move_all(claim.key, host)
         token, held.token = held.token, 0
-        self._index.begin(claim.key)
+        self._index.table.begin(claim.key)
 
         def apply(_: list[Place]) -> bool:
-            self._index.end(claim.key)
+            self._index.table.end(claim.key)
             return self._index.move(move)
 
         def refused() -> None:
-            self._index.end(claim.key)
+            self._index.table.end(claim.key)
             held.token = token
 
         return await self._write(_moving(move), apply, refused)
@@ -369,12 +366,12 @@ class EmbeddedStore:
 
     async def _note(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> Sequence[bool]:
         await self._moved([claim.key for claim in claims])
-        owned = [self._index.owner(claim) is not None for claim in claims]
+        owned = [self._index.claims.owner(claim) is not None for claim in claims]
         noted = [(claim.key, claim.up_to) for claim, own in zip(claims, owned, strict=True) if own]
         if not noted:
             return owned
         for key, _ in noted:
-            self._index.begin(key)
+            self._index.table.begin(key)
 
         def apply(_: list[Place]) -> list[bool]:
             refused()
@@ -383,7 +380,7 @@ class EmbeddedStore:
 
         def refused() -> None:
             for key, _ in noted:
-                self._index.end(key)
+                self._index.table.end(key)
 
         body = [records.encode_outcome(exporter, outcome, noted)] if self._log is not None else []
         return await self._write((RecordType.OUTCOME, body), apply, refused)
@@ -392,14 +389,14 @@ class EmbeddedStore:
         await self._moved([settlement.claim.key for settlement in settlements])
         owned: list[tuple[Settlement, Held, int] | None] = []
         for settlement in settlements:
-            held = self._index.owner(settlement.claim)
+            held = self._index.claims.owner(settlement.claim)
             if held is None:
                 owned.append(None)
                 continue
             # The claim is spent; nobody may use it again while this is being written.
             owned.append((settlement, held, held.token))
             held.token = 0
-            self._index.begin(settlement.claim.key)
+            self._index.table.begin(settlement.claim.key)
         ends = [entry for entry in owned if entry is not None]
         if not ends:
             return [False] * len(owned)
@@ -413,7 +410,7 @@ class EmbeddedStore:
                     done.append(False)
                     continue
                 claim = entry[0].claim
-                index.end(claim.key)
+                index.table.end(claim.key)
                 done.append(index.settle(claim.key, claim.up_to, now))
                 for memory in entry[0].memories:
                     index.released(memory.key, memory.host)
@@ -421,7 +418,7 @@ class EmbeddedStore:
 
         def refused() -> None:
             for settlement, held, token in ends:
-                self._index.end(settlement.claim.key)
+                self._index.table.end(settlement.claim.key)
                 held.token = token
 
         body = [records.encode_keys((x.claim.key, x.claim.up_to) for x, _, _ in ends)] if self._log is not None else []
@@ -429,34 +426,22 @@ class EmbeddedStore:
 
     async def _moved(self, keys: Iterable[Key]) -> None:
         """Wait until no guest's parts are on their way to a host: only then it shows who owns them."""
-        if self._log is not None and any(key in self._index.busy for key in keys if len(key) == records.KEY_BYTES):
+        if self._log is not None and any(
+            key in self._index.table.busy for key in keys if len(key) == records.KEY_BYTES
+        ):
             await self._writer.submit([], lambda _: None).future
 
     async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
         self._recent.forget(now)
         if not self._ready.is_set():
             return None
-        return self._index.bundle(now, traces, spans, size, self._lease, self._next_token)
+        return self._index.bundles.bundle(now, traces, spans, size, self._lease, self._next_token)
 
     async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
-        if self._log is None:
-            return self._index.plain_objects(bundle)
-        recent = self._recent
-        found: list[Plain | None] = []
-        missing: list[tuple[int, list[Chunk]]] = []
-        for i, chunks in enumerate(self._index.plain_chunks(bundle)):
-            plain = recent.plain(chunks, first_root(chunks))
-            if plain is None:
-                missing.append((i, list(CHUNK.iter_unpack(chunks))))
-            found.append(plain)
-        if missing:
-            read = await self._fetch([chunks for _, chunks in missing])
-            for (i, _), parts in zip(missing, read, strict=True):
-                found[i] = _plain(parts)
-        return [plain for plain in found if plain is not None]
+        return await self._fetcher.read_bundle(bundle)
 
     async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
-        if not self._index.bundled(bundle):
+        if not self._index.bundles.bundled(bundle):
             return False
         bundle.intended = exporter
         if self._log is None:
@@ -471,13 +456,13 @@ class EmbeddedStore:
             bundle.writing = False
             return True
 
-        bundle.noted = records.encode_keys(self._index.up_tos(bundle))
+        bundle.noted = records.encode_keys(self._index.bundles.up_tos(bundle))
         body = records.outcome_head(exporter, Outcome.INTENDED) + bundle.noted
         return await self._write((RecordType.OUTCOME, [body]), apply, refused)
 
     async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
         index = self._index
-        if not index.bundled(bundle):
+        if not index.bundles.bundled(bundle):
             return False
         bundle.writing = True
 
@@ -493,58 +478,14 @@ class EmbeddedStore:
         return await self._writer.submit([(RecordType.SETTLE, body)], apply, refused, sheets=[sheet]).future
 
     async def renew_bundle(self, bundle: Bundle, now: UnixNano) -> None:
-        if self._index.bundled(bundle):
+        if self._index.bundles.bundled(bundle):
             bundle.lease = now + self._lease
 
     async def open_bundle(self, bundle: Bundle) -> Sequence[Claim]:
-        return self._index.open_bundle(bundle.token) if self._index.bundled(bundle) else []
+        return self._index.claims.open_bundle(bundle) if self._index.bundles.bundled(bundle) else []
 
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
-        if self._log is None:
-            return [self._from_memory(claim) for claim in claims]
-        wanted = []
-        for claim in claims:
-            held = self._index.entries.get(claim.key)
-            wanted.append([] if held is None else [c for c in CHUNK.iter_unpack(held.chunks) if c[2] <= claim.up_to])
-        return await self._fetch(wanted)
-
-    async def _fetch(self, wanted: Sequence[Sequence[Chunk]]) -> Sequence[list[StoredPart]]:
-        """The parts of these chunks, from the disk. Raises UnavailableError."""
-        assert self._log is not None
-        assert self._pool is not None
-        segments: dict[int, Segment] = {}
-        for chunks in wanted:
-            for chunk in chunks:
-                if chunk[0] not in segments:
-                    segments[chunk[0]] = self._log.segments[chunk[0]]
-        for segment in segments.values():
-            segment.readers += 1
-        try:
-            return await self._loop.run_in_executor(self._pool, self._reader.fetch, wanted, segments)
-        except (OSError, RecordError) as error:
-            raise UnavailableError(f"held parts could not be read: {error}", reason="store_down") from error
-        finally:
-            for segment in segments.values():
-                segment.readers -= 1
-                self._log.released(segment)
-
-    def _from_memory(self, claim: Claim) -> list[StoredPart]:
-        held = self._index.entries.get(claim.key)
-        if held is None or held.objects is None:
-            return []
-        chunks: Iterable[tuple[int, ...]] = CHUNK.iter_unpack(held.chunks)
-        if held.arrival > claim.up_to:
-            chunks = [chunk for chunk in chunks if chunk[2] <= claim.up_to]
-        objects, guests = held.objects, held.guests
-        parts = [
-            StoredPart(chunk[2], payload, chunk[4], envelope, head, None, facts_of(chunk[5]))
-            for chunk, payload, envelope, head in zip(chunks, objects[0::3], objects[1::3], objects[2::3], strict=False)
-        ]
-        if guests is not None:
-            for part in parts:
-                if part.arrival in guests:
-                    part.guest = records.decode_guest(guests[part.arrival][1])
-        return parts
+        return await self._fetcher.read(claims)
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         await self._ready.wait()
@@ -559,7 +500,7 @@ class EmbeddedStore:
 
     async def held(self, key: Key) -> bool:
         await self._ready.wait()
-        held = self._index.entries.get(key)
+        held = self._index.table.entries.get(key)
         return held is not None and held.host_spans > 0
 
     async def bury(self, letters: Sequence[DeadLetter]) -> int:
@@ -579,11 +520,11 @@ class EmbeddedStore:
 
     def stats(self) -> Stats:
         index = self._index
-        oldest = index.oldest()
+        oldest = index.table.oldest()
         return Stats(
-            traces=len(index.entries),
-            spans=index.spans,
-            bytes=index.bytes,
+            traces=len(index.table.entries),
+            spans=index.table.spans,
+            bytes=index.table.bytes,
             limit_bytes=self._max_bytes,
             oldest=None if oldest is None else UnixNano(oldest),
             remembered=len(self._ledger),
@@ -619,7 +560,9 @@ class EmbeddedStore:
         assert self._log is not None
         index = self._recovering_index = self._new_index()
         try:
-            damage = rebuild(self._log, self._old, index, self._clock, stopping=lambda: self._writer.stopping)
+            damage = rebuild(
+                self._log, self._old, index, self._ledger, self._clock, stopping=lambda: self._writer.stopping
+            )
         except Exception:  # noqa: BLE001  # without it a thread would end unseen, and claims wait for ever
             _LOG.exception("what was held before the start cannot be read; nothing is released")
             self._writer.up = False
@@ -632,7 +575,7 @@ class EmbeddedStore:
     def _recovered(self, index: Index, damage: Damage) -> None:
         if self._writer.stopping:
             return
-        self._recovered_spans = index.spans
+        self._recovered_spans = index.table.spans
         self.counts.lost_records += damage.records
         self.counts.torn_bytes += damage.torn
         if damage.records:
@@ -643,32 +586,26 @@ class EmbeddedStore:
             )
         _LOG.info(
             "recovered %d spans of %d traces; %d bytes were never acknowledged and are cut off",
-            index.spans,
-            len(index.entries),
+            index.table.spans,
+            len(index.table.entries),
             damage.torn,
         )
-        guests = index.absorb(self._index)
-        self._index, self._recovering_index, self._old = index, None, []
-        for key, host in index.stray_guests(guests, self._clock()):
-            index.begin(key)
-            self._move_stray(index, key, index.move_all(key, host))
+        index, older = self._index, index
+        guests = index.table.absorb(older.table)
+        self._recovering_index, self._old = None, []
+        for key, host in index.links.stray_guests(guests, self._clock()):
+            index.table.begin(key)
+            self._move_stray(index, key, index.filing.move_all(key, host))
         self._open_for_claims()
 
     def _move_stray(self, index: Index, key: Key, move: Move) -> None:
         def apply(_: list[Place]) -> None:
-            index.end(key)
+            index.table.end(key)
             index.move(move)
 
-        future = self._writer.submit([_moving(move)], apply, lambda: index.end(key)).future
+        future = self._writer.submit([_moving(move)], apply, lambda: index.table.end(key)).future
         # Where this fails it stays under its own key, and is released from there.
         future.add_done_callback(lambda done: done.exception())
-
-
-def _plain(parts: Sequence[StoredPart]) -> Plain:
-    """Host parts that were read back, as a bundle gives them."""
-    root = next(i for i, part in enumerate(parts) if int(part.facts) & _ROOT)
-    envelopes = [part.envelope for part in parts if part.envelope is not None]
-    return [part.payload for part in parts], envelopes, [part.span_ids for part in parts], root
 
 
 def _moving(move: Move) -> Row:

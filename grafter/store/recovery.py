@@ -1,13 +1,15 @@
-"""Reading the log back at start, into an index of its own."""
+"""Reading the log back at start, into an index of its own, and what a record says that is read back."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
-from grafter.core.model import Key, guest_key
+from grafter.core.model import Key, UnixNano, guest_key
 from grafter.store import records
+from grafter.store.held import Remembers
 from grafter.store.index import Index
 from grafter.store.records import GUEST, ROW, RecordError, RecordType
 from grafter.store.segments import Damage, Record, Segment, SegmentLog
+from grafter.store.table import Table
 
 _LOG = logging.getLogger(__name__)
 
@@ -16,6 +18,7 @@ def rebuild(
     log: SegmentLog,
     segments: Sequence[Segment],
     index: Index,
+    memories: Remembers,
     clock: Callable[[], int],
     stopping: Callable[[], bool],
 ) -> Damage | None:
@@ -30,8 +33,9 @@ def rebuild(
             except RecordError as error:
                 damage.records += 1
                 _LOG.error("a record in %s cannot be read: %s", segment.path.name, error)
-    index.recall_links(clock())
-    index.schedule_all()
+    table = index.table
+    _recall(table, memories, UnixNano(clock()))
+    table.agenda.refill(table.entries)
     return damage
 
 
@@ -55,6 +59,18 @@ def _replay(index: Index, record: Record, segment: int) -> None:
                 index.settle(key, up_to, None)
         case _:
             raise RecordError(f"it has the unknown type {record.type}")
+
+
+def _recall(table: Table, memories: Remembers, now: UnixNano) -> None:
+    """Take from the memories what append would have taken from them."""
+    for key, held in table.entries.items():
+        held.remembered, _ = memories.host(key, now)
+        # What was settled or moved since may have been the latest.
+        held.seen = held.last
+    for key, guest in table.guests.items():
+        _, host = memories.host(key, now)
+        if host is not None:
+            guest.host, guest.said = host, -1
 
 
 def guests_of(body: memoryview, parts: records.Parts) -> Iterator[tuple[Key | None, bytes | None]]:
