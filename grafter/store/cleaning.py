@@ -18,7 +18,7 @@ from grafter.store.base import Outcome
 from grafter.store.held import CHUNK_BYTES, position
 from grafter.store.index import Index
 from grafter.store.records import CHUNK, LOCATION, ROW, Chunk, RecordType
-from grafter.store.recovery import guests_of
+from grafter.store.replay import guests_of
 from grafter.store.segments import Damage, Segment, SegmentLog
 from grafter.store.table import Table
 from grafter.store.writer import Place, Row, Writer, nothing

@@ -16,17 +16,12 @@ Without a directory everything is kept in memory: the same index, no log, a ledg
 """
 
 import asyncio
-import contextlib
-import fcntl
-import logging
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,20 +31,19 @@ from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart
 from grafter.store.cleaning import Cleaner, Counts
+from grafter.store.directory import Files, open_files
 from grafter.store.fetching import Fetcher
 from grafter.store.held import Held, LookAt
 from grafter.store.index import Index
 from grafter.store.ledger import Ledger, Sheet
 from grafter.store.recent import Recent
-from grafter.store.records import Move, RecordType
-from grafter.store.recovery import rebuild
-from grafter.store.reserve import Reserve
-from grafter.store.segments import Damage, SegmentLog, StoreError
+from grafter.store.records import RecordType
+from grafter.store.recovery import Recovery
+from grafter.store.segments import StoreError
 from grafter.store.writer import Place, Row, Writer
 
 __all__ = ["EmbeddedStore", "StoreError", "opened"]
 
-_LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 SEGMENT_BYTES = 64 << 20
@@ -92,7 +86,7 @@ async def opened(
         return Ledger(path, remember=waits.remember, remember_limit=waits.remember_limit, letter_bytes=letter_bytes)
 
     store = EmbeddedStore(
-        await asyncio.to_thread(_files, directory, segment_bytes, ledger) if directory else _Files(ledger(None)),
+        await asyncio.to_thread(open_files, directory, segment_bytes, ledger) if directory else Files(ledger(None)),
         waits=waits,
         max_bytes=max_bytes,
         max_trace_bytes=max_trace_bytes,
@@ -111,69 +105,12 @@ async def opened(
         await store.stop()
 
 
-@dataclass(slots=True)
-class _Files:
-    """What is open in the directory."""
-
-    ledger: Ledger
-    log: SegmentLog | None = None
-    lock: int = -1
-    reserve: Reserve | None = None
-
-    def close(self) -> None:
-        self.ledger.close()
-        if self.log is not None:
-            self.log.close()
-        if self.lock >= 0:
-            os.close(self.lock)
-
-
-def _files(directory: Path, segment_bytes: int, ledger: Callable[[Path | None], Ledger]) -> _Files:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(
-            f"cannot use the store directory {directory}: {error.strerror}; "
-            "check that it is a directory which this user may read and write, or set another"
-        ) from error
-    try:
-        _take(lock, directory)
-        log = SegmentLog.opened(directory, segment_bytes)
-        try:
-            book = ledger(directory / "ledger.sqlite")
-        except BaseException:
-            log.close()
-            raise
-    except StoreError:
-        os.close(lock)
-        raise
-    except (OSError, sqlite3.Error) as error:
-        os.close(lock)
-        raise StoreError(f"cannot read the store in {directory}: {error}") from error
-    return _Files(book, log, lock, Reserve(directory))
-
-
-def _take(lock: int, directory: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
-        raise StoreError(
-            f"the store directory {directory} is in use by process {owner}; stop that process or set another directory"
-        ) from error
-    # The number is for people; a full disk must not keep the store from starting because of it.
-    with contextlib.suppress(OSError):
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-
-
 class EmbeddedStore:
     """See grafter.store.base for the promises; made by ``opened``."""
 
     def __init__(
         self,
-        files: _Files,
+        files: Files,
         *,
         waits: Waits,
         max_bytes: int,
@@ -192,7 +129,6 @@ class EmbeddedStore:
         self._ledger = files.ledger
         self._max_bytes = max_bytes
         self._lease = lease_ns
-        self._clock = clock
         self._loop = asyncio.get_running_loop()
         arrival = files.log.arrival if files.log is not None else 0
         # A claim of an earlier process must never fit: tokens start anywhere.
@@ -209,14 +145,9 @@ class EmbeddedStore:
                 keeps_objects=files.log is None,
             )
 
-        self._new_index = index
         self._index = index()
         self._pending = 0
         self._ready = asyncio.Event()
-        self._recovered_spans = 0
-        self._old = list(files.log.segments.values()) if files.log is not None else []
-        self._recovering_index: Index | None = None
-        self._recovery: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="grafter-store-read") if files.log is not None else None
         self._recent = Recent(recent_bytes, waits.after_root + _RECENT_MARGIN)
         self._fetcher = Fetcher(self._index.table, files.log, self._recent, self._pool)
@@ -230,14 +161,18 @@ class EmbeddedStore:
             interval=fsync_interval,
             committed=self._give_up_space,
         )
+        self._recovery: Recovery | None = None
+        if files.log is not None and files.log.segments:
+            self._recovery = Recovery(
+                files.log, index(), self._index, self._writer, self.counts, clock, ended=self._open_for_claims
+            )
 
     # Start and stop.
 
     def start(self) -> None:
         """Begin the threads; called by ``opened``."""
         self._writer.start()
-        if self._old:
-            self._recovery = threading.Thread(target=self._recover, name="grafter-store-recover", daemon=True)
+        if self._recovery is not None:
             self._recovery.start()
         else:
             self._open_for_claims()
@@ -308,8 +243,8 @@ class EmbeddedStore:
         if self._writer.short:
             raise UnavailableError("the disk is full", retry_after=5.0, reason="disk_full")
         held = self._index.table.bytes + self._pending
-        if self._recovering_index is not None:
-            held += self._recovering_index.table.bytes
+        if self._recovery is not None:
+            held += self._recovery.bytes
         if held + size > self._max_bytes:
             self._full = True
             raise UnavailableError(
@@ -356,7 +291,7 @@ class EmbeddedStore:
             self._index.table.end(claim.key)
             held.token = token
 
-        return await self._write(_moving(move), apply, refused)
+        return await self._write((RecordType.PARTS, records.move_body(move)), apply, refused)
 
     async def intend(self, claims: Sequence[Claim], exporter: str) -> Sequence[bool]:
         return await self._note(claims, exporter, Outcome.INTENDED)
@@ -529,7 +464,7 @@ class EmbeddedStore:
             oldest=None if oldest is None else UnixNano(oldest),
             remembered=len(self._ledger),
             recovering=not self._ready.is_set(),
-            recovered_spans=self._recovered_spans,
+            recovered_spans=0 if self._recovery is None else self._recovery.spans,
             disk_bytes=0 if self._log is None else self._log.disk_bytes + self._ledger.disk_bytes,
         )
 
@@ -554,59 +489,3 @@ class EmbeddedStore:
         if self._log is not None and self._pool is not None:
             self._cleaner = Cleaner(self._log, self._index, self._writer, self._pool, self.counts)
             self._cleaner.look()
-
-    def _recover(self) -> None:
-        """On a thread of its own."""
-        assert self._log is not None
-        index = self._recovering_index = self._new_index()
-        try:
-            damage = rebuild(
-                self._log, self._old, index, self._ledger, self._clock, stopping=lambda: self._writer.stopping
-            )
-        except Exception:  # noqa: BLE001  # without it a thread would end unseen, and claims wait for ever
-            _LOG.exception("what was held before the start cannot be read; nothing is released")
-            self._writer.up = False
-            return
-        if damage is not None:
-            # The loop is gone when the store was left meanwhile.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._recovered, index, damage)
-
-    def _recovered(self, index: Index, damage: Damage) -> None:
-        if self._writer.stopping:
-            return
-        self._recovered_spans = index.table.spans
-        self.counts.lost_records += damage.records
-        self.counts.torn_bytes += damage.torn
-        if damage.records:
-            _LOG.error(
-                "%d damaged records (%d bytes) of the store are lost; everything else was read",
-                damage.records,
-                damage.bytes,
-            )
-        _LOG.info(
-            "recovered %d spans of %d traces; %d bytes were never acknowledged and are cut off",
-            index.table.spans,
-            len(index.table.entries),
-            damage.torn,
-        )
-        index, older = self._index, index
-        guests = index.table.absorb(older.table)
-        self._recovering_index, self._old = None, []
-        for key, host in index.links.stray_guests(guests, self._clock()):
-            index.table.begin(key)
-            self._move_stray(index, key, index.filing.move_all(key, host))
-        self._open_for_claims()
-
-    def _move_stray(self, index: Index, key: Key, move: Move) -> None:
-        def apply(_: list[Place]) -> None:
-            index.table.end(key)
-            index.move(move)
-
-        future = self._writer.submit([_moving(move)], apply, lambda: index.table.end(key)).future
-        # Where this fails it stays under its own key, and is released from there.
-        future.add_done_callback(lambda done: done.exception())
-
-
-def _moving(move: Move) -> Row:
-    return RecordType.PARTS, records.parts_body((), (), (), records.PARTS_HEAD.size, (move,))

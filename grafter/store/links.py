@@ -56,6 +56,17 @@ class Links:
                 if of == own:
                     self.take_evidence(guest, key, own, facts, arrival)
 
+    def recall(self, now: int) -> None:
+        """After reading the log back: take from the memories what filing would have taken from them."""
+        for key, held in self._table.entries.items():
+            held.remembered, _ = self._memories.host(key, UnixNano(now))
+            # What was settled or moved since may have been the latest.
+            held.seen = held.last
+        for key, guest in self._table.guests.items():
+            _, host = self._memories.host(key, UnixNano(now))
+            if host is not None:
+                guest.host, guest.said = host, -1
+
     def host_of(self, own: Key, now: int) -> Key | None:
         """The host under whose key the guest's parts are filed now; None while that is their own."""
         host = self._table.guests[own].host
