@@ -19,11 +19,10 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from grafter.core.model import Key, Part, UnixNano
 from grafter.core.policy import Waits
@@ -33,18 +32,17 @@ from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain
 from grafter.store.cleaning import Cleaner, Counts
 from grafter.store.directory import Files, open_files
 from grafter.store.fetching import Fetcher
-from grafter.store.held import Held, LookAt
+from grafter.store.held import LookAt
 from grafter.store.index import Index
-from grafter.store.ledger import Ledger, Sheet
+from grafter.store.ledger import Ledger
 from grafter.store.recent import Recent
 from grafter.store.records import RecordType
 from grafter.store.recovery import Recovery
 from grafter.store.segments import StoreError
-from grafter.store.writer import Place, Row, Writer
+from grafter.store.settling import Settling
+from grafter.store.writer import Place, Writer
 
 __all__ = ["EmbeddedStore", "StoreError", "opened"]
-
-_T = TypeVar("_T")
 
 SEGMENT_BYTES = 64 << 20
 LETTER_BYTES = 64 << 20
@@ -161,6 +159,7 @@ class EmbeddedStore:
             interval=fsync_interval,
             committed=self._give_up_space,
         )
+        self._settling = Settling(self._index, self._writer, logged=files.log is not None)
         self._recovery: Recovery | None = None
         if files.log is not None and files.log.segments:
             self._recovery = Recovery(
@@ -235,7 +234,7 @@ class EmbeddedStore:
             self._index.filing.refused(filed)
 
         self._pending += size
-        await self._write((RecordType.PARTS, [body]), apply, refused)
+        await self._writer.submit([(RecordType.PARTS, [body])], apply, refused).future
 
     def _admit(self, size: int) -> None:
         if self._writer.stopping:
@@ -275,96 +274,16 @@ class EmbeddedStore:
                 self._index.claims.renew(claim.key, held, now + self._lease)
 
     async def move(self, claim: Claim, host: Key) -> bool:
-        await self._moved([claim.key])
-        held = self._index.claims.owner(claim)
-        if held is None or claim.key not in self._index.table.guests or (held.pin is not None and held.pin.stands):
-            return False
-        move = self._index.filing.move_all(claim.key, host)
-        token, held.token = held.token, 0
-        self._index.table.begin(claim.key)
-
-        def apply(_: list[Place]) -> bool:
-            self._index.table.end(claim.key)
-            return self._index.move(move)
-
-        def refused() -> None:
-            self._index.table.end(claim.key)
-            held.token = token
-
-        return await self._write((RecordType.PARTS, records.move_body(move)), apply, refused)
+        return await self._settling.move(claim, host)
 
     async def intend(self, claims: Sequence[Claim], exporter: str) -> Sequence[bool]:
-        return await self._note(claims, exporter, Outcome.INTENDED)
+        return await self._settling.note(claims, exporter, Outcome.INTENDED)
 
     async def outcome(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> None:
-        await self._note(claims, exporter, outcome)
-
-    async def _note(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> Sequence[bool]:
-        await self._moved([claim.key for claim in claims])
-        owned = [self._index.claims.owner(claim) is not None for claim in claims]
-        noted = [(claim.key, claim.up_to) for claim, own in zip(claims, owned, strict=True) if own]
-        if not noted:
-            return owned
-        for key, _ in noted:
-            self._index.table.begin(key)
-
-        def apply(_: list[Place]) -> list[bool]:
-            refused()
-            done = {key: self._index.outcome(key, up_to, exporter, outcome) for key, up_to in noted}
-            return [own and done[claim.key] for claim, own in zip(claims, owned, strict=True)]
-
-        def refused() -> None:
-            for key, _ in noted:
-                self._index.table.end(key)
-
-        body = [records.encode_outcome(exporter, outcome, noted)] if self._log is not None else []
-        return await self._write((RecordType.OUTCOME, body), apply, refused)
+        await self._settling.note(claims, exporter, outcome)
 
     async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
-        await self._moved([settlement.claim.key for settlement in settlements])
-        owned: list[tuple[Settlement, Held, int] | None] = []
-        for settlement in settlements:
-            held = self._index.claims.owner(settlement.claim)
-            if held is None:
-                owned.append(None)
-                continue
-            # The claim is spent; nobody may use it again while this is being written.
-            owned.append((settlement, held, held.token))
-            held.token = 0
-            self._index.table.begin(settlement.claim.key)
-        ends = [entry for entry in owned if entry is not None]
-        if not ends:
-            return [False] * len(owned)
-        memories = [(memory, now) for settlement, _, _ in ends for memory in settlement.memories]
-
-        def apply(_: list[Place]) -> list[bool]:
-            index = self._index
-            done = []
-            for entry in owned:
-                if entry is None:
-                    done.append(False)
-                    continue
-                claim = entry[0].claim
-                index.table.end(claim.key)
-                done.append(index.settle(claim.key, claim.up_to, now))
-                for memory in entry[0].memories:
-                    index.released(memory.key, memory.host)
-            return done
-
-        def refused() -> None:
-            for settlement, held, token in ends:
-                self._index.table.end(settlement.claim.key)
-                held.token = token
-
-        body = [records.encode_keys((x.claim.key, x.claim.up_to) for x, _, _ in ends)] if self._log is not None else []
-        return await self._write((RecordType.SETTLE, body), apply, refused, memories)
-
-    async def _moved(self, keys: Iterable[Key]) -> None:
-        """Wait until no guest's parts are on their way to a host: only then it shows who owns them."""
-        if self._log is not None and any(
-            key in self._index.table.busy for key in keys if len(key) == records.KEY_BYTES
-        ):
-            await self._writer.submit([], lambda _: None).future
+        return await self._settling.settle(settlements, now)
 
     async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
         self._recent.forget(now)
@@ -376,41 +295,10 @@ class EmbeddedStore:
         return await self._fetcher.read_bundle(bundle)
 
     async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
-        if not self._index.bundles.bundled(bundle):
-            return False
-        bundle.intended = exporter
-        if self._log is None:
-            return True
-        bundle.writing = True
-
-        def refused() -> None:
-            bundle.writing = False
-            bundle.intended = ""
-
-        def apply(_: list[Place]) -> bool:
-            bundle.writing = False
-            return True
-
-        bundle.noted = records.encode_keys(self._index.bundles.up_tos(bundle))
-        body = records.outcome_head(exporter, Outcome.INTENDED) + bundle.noted
-        return await self._write((RecordType.OUTCOME, [body]), apply, refused)
+        return await self._settling.intend_bundle(bundle, exporter)
 
     async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
-        index = self._index
-        if not index.bundles.bundled(bundle):
-            return False
-        bundle.writing = True
-
-        def apply(_: list[Place]) -> bool:
-            index.settle_bundle(bundle, now)
-            return True
-
-        def refused() -> None:
-            bundle.writing = False
-
-        body = [bundle.noted] if self._log is not None else []
-        sheet = Sheet(now, bundle.keys, blobs)
-        return await self._writer.submit([(RecordType.SETTLE, body)], apply, refused, sheets=[sheet]).future
+        return await self._settling.settle_bundle(bundle, blobs, now)
 
     async def renew_bundle(self, bundle: Bundle, now: UnixNano) -> None:
         if self._index.bundles.bundled(bundle):
@@ -467,18 +355,6 @@ class EmbeddedStore:
             recovered_spans=0 if self._recovery is None else self._recovery.spans,
             disk_bytes=0 if self._log is None else self._log.disk_bytes + self._ledger.disk_bytes,
         )
-
-    # Inside.
-
-    async def _write(
-        self,
-        row: Row,
-        apply: Callable[[list[Place]], _T],
-        refused: Callable[[], None],
-        memories: Sequence[tuple[Memory, UnixNano]] = (),
-    ) -> _T:
-        """Write, apply, and answer with what ``apply`` said. Raises UnavailableError; then ``refused`` was called."""
-        return await self._writer.submit([row], apply, refused, memories=memories).future
 
     def _give_up_space(self) -> None:
         if self._cleaner is not None:
