@@ -10,7 +10,7 @@ from collections.abc import Callable
 from grafter.core.model import Facts, Key, UnixNano
 from grafter.core.policy import Waits
 from grafter.store.base import Bundle, Outcome
-from grafter.store.held import CHUNK_BYTES, Pin
+from grafter.store.held import CHUNK_BYTES, Held, Pin
 from grafter.store.records import LOCATION
 from grafter.store.table import Table
 
@@ -113,6 +113,10 @@ class Bundles:
             else:
                 self.open(bundle)
 
+    def has(self, held: Held) -> bool:
+        """The key is in a bundle that is out."""
+        return held.lease is not None and held.token in self._out
+
     def bundled(self, bundle: Bundle) -> bool:
         """The bundle is still its owner's."""
         return self._out.get(bundle.token) is bundle
@@ -147,4 +151,4 @@ class Bundles:
 
     def settled_soon(self, key: Key) -> bool:
         """Something about the key is being written, or will be soon: its parts are not worth copying, nor safe to."""
-        return key in self._table.busy or self._table.entries[key].token in self._out
+        return key in self._table.busy or self.has(self._table.entries[key])

@@ -479,3 +479,24 @@ def test_on_disk_a_held_span_costs_few_bytes_of_memory(tmp_path: Path) -> None:
 def test_in_memory_a_held_span_costs_little_more_than_itself() -> None:
     """At most 1.3 times the payload."""
     assert growth(None)[1] < 1.3
+
+
+async def test_a_bundle_that_is_renewed_is_nobody_elses(tmp_path: Path) -> None:
+    """Also when the agenda is made anew meanwhile, because too many of its entries are old ones."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part("plain", facts=Facts.ROOT)], START)
+        bundle = await store.bundle(LATER, 10, 1000, 1 << 20)
+        assert bundle is not None
+        assert await store.intend_bundle(bundle, "a")
+        await store.append([host_part(key=key(i)) for i in range(6000)], START)
+        assert await store.bundle(LATER, 10, 1000, 1 << 20) is None
+        claims = await store.claim(LATER, 10_000, bundles=True)
+        assert len(claims) == 6000
+        await store.renew_bundle(bundle, UnixNano(LATER + LEASE - 1))
+        await store.settle([Settlement(claim) for claim in claims], LATER)
+        assert await store.claim(LATER, 10, bundles=True) == []
+        beyond = UnixNano(LATER + LEASE + 1)
+        assert await store.bundle(beyond, 10, 1000, 1 << 20) is None
+        assert await store.claim(beyond, 10, bundles=True) == []
+        assert await store.settle_bundle(bundle, [b"m"], beyond)
+        assert store.stats().traces == 0
