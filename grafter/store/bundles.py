@@ -4,7 +4,6 @@ A bundle is of keys about which nothing is left to decide. It is one lease and o
 owner is not heard of in time, or something comes to be decided after all, it is opened, and its keys are like others.
 """
 
-from collections import deque
 from collections.abc import Callable
 
 from grafter.core.model import Facts, Key, UnixNano
@@ -27,9 +26,7 @@ class Bundles:
         self._apart = apart
         self._max_trace_bytes = max_trace_bytes
         self._out: dict[int, Bundle] = {}
-        """By token."""
-        self._leases: deque[tuple[int, int]] = deque()
-        """When somebody should see whether a bundle is still out, and its token."""
+        """By token; few, since what is on its way is bounded."""
 
     def bundle(
         self, now: int, traces: int, spans: int, size: int, lease: int, token: Callable[[], int]
@@ -94,24 +91,13 @@ class Bundles:
             return None
         out.spans, out.size = spans - spans_left, size - size_left
         self._out[mine] = out
-        self._leases.append((until, mine))
         return out
 
     def end_leases(self, now: int) -> None:
         """Open the bundles whose owners have not been heard of."""
-        leases = self._leases
-        while leases and leases[0][0] <= now:
-            _, token = leases.popleft()
-            bundle = self._out.get(token)
-            if bundle is None:
-                continue
-            if bundle.lease > now:
-                leases.append((bundle.lease, token))
-            elif bundle.writing:
-                leases.append((now + 1, token))
-                break
-            else:
-                self.open(bundle)
+        ended = [bundle for bundle in self._out.values() if bundle.lease <= now and not bundle.writing]
+        for bundle in ended:
+            self.open(bundle)
 
     def has(self, held: Held) -> bool:
         """The key is in a bundle that is out."""

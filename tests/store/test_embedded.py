@@ -500,3 +500,18 @@ async def test_a_bundle_that_is_renewed_is_nobody_elses(tmp_path: Path) -> None:
         assert await store.claim(beyond, 10, bundles=True) == []
         assert await store.settle_bundle(bundle, [b"m"], beyond)
         assert store.stats().traces == 0
+
+
+async def test_a_bundles_lease_ends_also_after_the_clock_was_turned_back() -> None:
+    """A lease that was given by the clock as it was before does not keep a later one from ending."""
+    async with opened(None) as store:
+        await store.append([host_part(facts=Facts.ROOT)], START)
+        before = await store.bundle(LATER, 10, 1000, 1 << 20)
+        assert before is not None
+        assert await store.settle_bundle(before, [b"m"], LATER)
+        earlier = UnixNano(START - 1000 * SECOND)
+        await store.append([host_part(key=OTHER, facts=Facts.ROOT)], UnixNano(earlier - 60 * SECOND))
+        assert await store.bundle(earlier, 10, 1000, 1 << 20) is not None
+        over = UnixNano(earlier + LEASE)
+        assert await store.bundle(over, 10, 1000, 1 << 20) is None
+        assert [claim.key for claim in await store.claim(over, 10, bundles=True)] == [OTHER]
