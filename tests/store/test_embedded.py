@@ -515,3 +515,15 @@ async def test_a_bundles_lease_ends_also_after_the_clock_was_turned_back() -> No
         over = UnixNano(earlier + LEASE)
         assert await store.bundle(over, 10, 1000, 1 << 20) is None
         assert [claim.key for claim in await store.claim(over, 10, bundles=True)] == [OTHER]
+
+
+async def test_a_settled_bundle_does_not_come_back(tmp_path: Path) -> None:
+    """After a restart its keys are not held any more, whether an intent was stored for it or not."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part(facts=Facts.ROOT)], START)
+        bundle = await store.bundle(LATER, 10, 1000, 1 << 20)
+        assert bundle is not None
+        assert await store.settle_bundle(bundle, [b"m"], LATER)
+    async with opened(tmp_path) as again:
+        await again.recovered()
+        assert again.stats().traces == 0
