@@ -31,9 +31,10 @@ class Bundles:
     def bundle(
         self, now: int, traces: int, spans: int, size: int, lease: int, token: Callable[[], int]
     ) -> Bundle | None:
-        """Hand out due keys about which nothing is left to decide, up to these limits; None when there are none.
+        """Hand out due keys about which nothing is left to decide; None when there are none.
 
-        Keys whose time has come and that are not like that are left to ``claim``.
+        As many as stay within these limits, and one in any case. Keys whose time has come and that are not like that
+        are left to ``claim``.
         """
         self.end_leases(now)
         after_root = self._waits.after_root
@@ -46,7 +47,8 @@ class Bundles:
         entries, busy, agenda = self._table.entries, self._table.busy, self._table.agenda
         ripe = agenda.ripe
         spans_left, size_left = spans, size
-        while spans_left > 0 and size_left > 0 and len(keys) < traces:
+        full = False
+        while not full:
             moment = agenda.pop(now)
             if moment is None:
                 break
@@ -74,6 +76,10 @@ class Bundles:
                     held.queued = due
                     agenda.put(due, key)
                     continue
+                if keys and (held.host_spans > spans_left or held.bytes > size_left):
+                    full = True
+                    agenda.put_all(at, some[i:])
+                    break
                 held.queued = None
                 held.lease = until
                 held.token = mine
@@ -83,7 +89,8 @@ class Bundles:
                 counts.append(held.host_spans)
                 spans_left -= held.host_spans
                 size_left -= held.bytes
-                if spans_left <= 0 or size_left <= 0 or len(keys) >= traces:
+                full = spans_left <= 0 or size_left <= 0 or len(keys) >= traces
+                if full:
                     if i + 1 < len(some):
                         agenda.put_all(at, some[i + 1 :])
                     break

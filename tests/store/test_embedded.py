@@ -527,3 +527,20 @@ async def test_a_settled_bundle_does_not_come_back(tmp_path: Path) -> None:
     async with opened(tmp_path) as again:
         await again.recovered()
         assert again.stats().traces == 0
+
+
+async def test_a_bundle_keeps_within_its_limits() -> None:
+    """Unless its first key alone passes them: what is larger than a request costs its sender a second one."""
+    async with opened(None) as store:
+        for i, spans in enumerate([4, 4, 4, 11, 1]):
+            await store.append([host_part("x" * spans, key(i), Facts.ROOT, spans)], START)
+        found = []
+        for limits in ((10, 1000), (10, 1000), (10, 1000), (1000, 10)):
+            bundle = await store.bundle(LATER, 10, *limits)
+            assert bundle is not None
+            assert (bundle.spans, bundle.size) == (sum(bundle.counts), sum(bundle.counts))
+            found.append(bundle.counts)
+        assert found == [[4, 4], [4], [11], [1]]
+        await store.append([host_part("x" * 6, key(i), Facts.ROOT) for i in range(10, 13)], START)
+        by_size = [await store.bundle(LATER, 10, 1000, 12) for _ in range(3)]
+        assert [bundle and bundle.size for bundle in by_size] == [12, 6, None]
