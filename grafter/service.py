@@ -37,6 +37,7 @@ from grafter.processor import Limits, Processor
 from grafter.receiver.http_common import serving
 from grafter.store import embedded
 from grafter.store.embedded import EmbeddedStore
+from grafter.store.recent import affordable
 from grafter.tasks import task_group
 from grafter.telemetry import Held, Metrics
 
@@ -170,6 +171,7 @@ async def _open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[Embe
         fsync_interval=settings.embedded.fsync_interval.seconds,
         guests_apart=policy.mode is Mode.STREAM,
         look_at=look_at,
+        recent_bytes=affordable(total_memory()),
     ) as store:
         yield store
 

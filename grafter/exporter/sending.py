@@ -153,7 +153,9 @@ class Sending:
         if batch.runs is not None and fits:
             # Nearly always that is all: then no trace has to be looked at on its own.
             body = build.of_runs(batch.runs)
-            answer = await self._try(TRACES, body, gate, ticket, batch.spans)
+            # The batch's size is without the envelopes, of which each trace may have one of its own.
+            if len(body) <= limits.request_bytes:
+                answer = await self._try(TRACES, body, gate, ticket, batch.spans)
             if isinstance(answer, Accepted):
                 gate.succeed(ticket)
                 self._tell(TRACES, answer)

@@ -198,7 +198,7 @@ class Store(Protocol):
         ...
 
     async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
-        """Due plain traces, earliest first, until one of these limits is reached or passed; None when there are none.
+        """Due plain traces, earliest first, as many as stay within these limits, and one in any case; or None.
 
         What a bundle leaves to ``claim`` is due there.
         """

@@ -4,13 +4,12 @@ A bundle is of keys about which nothing is left to decide. It is one lease and o
 owner is not heard of in time, or something comes to be decided after all, it is opened, and its keys are like others.
 """
 
-from collections import deque
 from collections.abc import Callable
 
 from grafter.core.model import Facts, Key, UnixNano
 from grafter.core.policy import Waits
 from grafter.store.base import Bundle, Outcome
-from grafter.store.held import CHUNK_BYTES, Pin
+from grafter.store.held import CHUNK_BYTES, Held, Pin
 from grafter.store.records import LOCATION
 from grafter.store.table import Table
 
@@ -27,22 +26,20 @@ class Bundles:
         self._apart = apart
         self._max_trace_bytes = max_trace_bytes
         self._out: dict[int, Bundle] = {}
-        """By token."""
-        self._leases: deque[tuple[int, int]] = deque()
-        """When somebody should see whether a bundle is still out, and its token."""
+        """By token; few, since what is on its way is bounded."""
 
     def bundle(
         self, now: int, traces: int, spans: int, size: int, lease: int, token: Callable[[], int]
     ) -> Bundle | None:
-        """Hand out due keys about which nothing is left to decide, up to these limits; None when there are none.
+        """Hand out due keys about which nothing is left to decide; None when there are none.
 
-        Keys whose time has come and that are not like that are left to ``claim``.
+        As many as stay within these limits, and one in any case. Keys whose time has come and that are not like that
+        are left to ``claim``.
         """
         self.end_leases(now)
         after_root = self._waits.after_root
-        if after_root > self._waits.idle:
-            return None
-        longest = self._waits.max - after_root
+        # Where another wait always ends first nothing is plain, but what is due must still be seen by ``claim``.
+        longest = self._waits.max - after_root if after_root <= self._waits.idle else -1
         until = now + lease
         mine = token()
         out = Bundle(mine, UnixNano(now), until)
@@ -50,7 +47,8 @@ class Bundles:
         entries, busy, agenda = self._table.entries, self._table.busy, self._table.agenda
         ripe = agenda.ripe
         spans_left, size_left = spans, size
-        while spans_left > 0 and size_left > 0 and len(keys) < traces:
+        full = False
+        while not full:
             moment = agenda.pop(now)
             if moment is None:
                 break
@@ -78,6 +76,10 @@ class Bundles:
                     held.queued = due
                     agenda.put(due, key)
                     continue
+                if keys and (held.host_spans > spans_left or held.bytes > size_left):
+                    full = True
+                    agenda.put_all(at, some[i:])
+                    break
                 held.queued = None
                 held.lease = until
                 held.token = mine
@@ -87,7 +89,8 @@ class Bundles:
                 counts.append(held.host_spans)
                 spans_left -= held.host_spans
                 size_left -= held.bytes
-                if spans_left <= 0 or size_left <= 0 or len(keys) >= traces:
+                full = spans_left <= 0 or size_left <= 0 or len(keys) >= traces
+                if full:
                     if i + 1 < len(some):
                         agenda.put_all(at, some[i + 1 :])
                     break
@@ -95,24 +98,17 @@ class Bundles:
             return None
         out.spans, out.size = spans - spans_left, size - size_left
         self._out[mine] = out
-        self._leases.append((until, mine))
         return out
 
     def end_leases(self, now: int) -> None:
         """Open the bundles whose owners have not been heard of."""
-        leases = self._leases
-        while leases and leases[0][0] <= now:
-            _, token = leases.popleft()
-            bundle = self._out.get(token)
-            if bundle is None:
-                continue
-            if bundle.lease > now:
-                leases.append((bundle.lease, token))
-            elif bundle.writing:
-                leases.append((now + 1, token))
-                break
-            else:
-                self.open(bundle)
+        ended = [bundle for bundle in self._out.values() if bundle.lease <= now and not bundle.writing]
+        for bundle in ended:
+            self.open(bundle)
+
+    def has(self, held: Held) -> bool:
+        """The key is in a bundle that is out."""
+        return held.lease is not None and held.token in self._out
 
     def bundled(self, bundle: Bundle) -> bool:
         """The bundle is still its owner's."""
@@ -148,4 +144,4 @@ class Bundles:
 
     def settled_soon(self, key: Key) -> bool:
         """Something about the key is being written, or will be soon: its parts are not worth copying, nor safe to."""
-        return key in self._table.busy or self._table.entries[key].token in self._out
+        return key in self._table.busy or self.has(self._table.entries[key])

@@ -47,6 +47,10 @@ class Claims:
             held = entries.get(key)
             if held is None or held.queued != at:
                 continue
+            if self._bundles.has(held):
+                # Its bundle's lease is the one that runs; where that ends the key is scheduled anew.
+                held.queued = None
+                continue
             due = held.lease if held.lease is not None else agenda.due(key, held)
             if due > (now if bundles else at):
                 held.queued = None

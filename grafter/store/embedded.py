@@ -35,7 +35,7 @@ from grafter.store.fetching import Fetcher
 from grafter.store.held import LookAt
 from grafter.store.index import Index
 from grafter.store.ledger import Ledger
-from grafter.store.recent import Recent
+from grafter.store.recent import RECENT_BYTES, Recent
 from grafter.store.records import RecordType
 from grafter.store.recovery import Recovery
 from grafter.store.segments import StoreError
@@ -46,7 +46,6 @@ __all__ = ["EmbeddedStore", "StoreError", "opened"]
 
 SEGMENT_BYTES = 64 << 20
 LETTER_BYTES = 64 << 20
-RECENT_BYTES = 64 << 20
 # A trace that ends with its root is released soon after ``after_root``.
 _RECENT_MARGIN = 2_000_000_000
 
@@ -286,7 +285,7 @@ class EmbeddedStore:
         return await self._settling.settle(settlements, now)
 
     async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
-        self._recent.forget(now)
+        self._recent.ask(now)
         if not self._ready.is_set():
             return None
         return self._index.bundles.bundle(now, traces, spans, size, self._lease, self._next_token)

@@ -145,7 +145,8 @@ class Settling:
         def refused() -> None:
             bundle.writing = False
 
-        body = [bundle.noted] if self._logged else []
+        # What the intent wrote, which nearly always there was.
+        body = [bundle.noted or records.encode_keys(index.bundles.up_tos(bundle))] if self._logged else []
         sheet = Sheet(now, bundle.keys, blobs)
         return await self._writer.submit([(RecordType.SETTLE, body)], apply, refused, sheets=[sheet]).future
 

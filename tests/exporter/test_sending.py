@@ -15,7 +15,7 @@ from grafter.exporter.gate import FAULT_SECONDS, RetryPolicy
 from grafter.exporter.sending import MIN_CUT_BYTES, Limits, Sending
 from grafter.otlp.build import request
 from grafter.telemetry import Metrics
-from tests.exporter.doubles import Clock, Script, batch, count, middle, spans_in, trace, traces_in
+from tests.exporter.doubles import ENVELOPE, Clock, Script, batch, count, middle, spans_in, trace, traces_in
 
 DOWN = Later("UNAVAILABLE: gone")
 
@@ -198,6 +198,37 @@ async def test_a_trace_past_the_request_limit_is_cut_before_it_is_sent() -> None
     assert sorted(s.span_id for b in script.bodies for s in spans_in(b)) == sorted(
         s.span_id for s in spans_in(request([trace(1, 40)]))
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=24),
+    bad=st.sets(st.integers(1, 24)),
+    dies_after=st.none() | st.integers(0, 12),
+    unknown=st.booleans(),
+    request_bytes=st.sampled_from([1 << 20, 700]),
+)
+def test_a_batch_goes_the_same_way_with_its_payloads_in_runs(
+    sizes: list[int], bad: set[int], dies_after: int | None, unknown: bool, request_bytes: int
+) -> None:
+    """Whether the payloads come by envelope or by trace: the same requests, results and counts."""
+    seen = []
+    for in_runs in (False, True):
+        script, metrics = Script(lambda _: Accepted()), Metrics()
+
+        def answer(body: bytes, script: Script = script) -> Answer:
+            if dies_after is not None and len(script.bodies) > dies_after:
+                return Later("lost", unknown=unknown)
+            return Refused("bad") if traces_in(body) & bad else Accepted()
+
+        script.answer = answer
+        whole = batch(*[trace(n, spans) for n, spans in enumerate(sizes, 1)])
+        if in_runs:
+            whole.runs = [(ENVELOPE, [piece.payload for one in whole.traces for piece in one.pieces])]
+        results = asyncio.run(sending(script, metrics=metrics, request_bytes=request_bytes).export(whole))
+        counts = [count(metrics, f"exporter_{what}_spans") for what in ("sent", "failed")]
+        seen.append((results, script.bodies, counts))
+    assert seen[0] == seen[1]
 
 
 async def test_a_blip_is_tried_again_at_once() -> None:

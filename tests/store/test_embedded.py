@@ -479,3 +479,68 @@ def test_on_disk_a_held_span_costs_few_bytes_of_memory(tmp_path: Path) -> None:
 def test_in_memory_a_held_span_costs_little_more_than_itself() -> None:
     """At most 1.3 times the payload."""
     assert growth(None)[1] < 1.3
+
+
+async def test_a_bundle_that_is_renewed_is_nobody_elses(tmp_path: Path) -> None:
+    """Also when the agenda is made anew meanwhile, because too many of its entries are old ones."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part("plain", facts=Facts.ROOT)], START)
+        bundle = await store.bundle(LATER, 10, 1000, 1 << 20)
+        assert bundle is not None
+        assert await store.intend_bundle(bundle, "a")
+        await store.append([host_part(key=key(i)) for i in range(6000)], START)
+        assert await store.bundle(LATER, 10, 1000, 1 << 20) is None
+        claims = await store.claim(LATER, 10_000, bundles=True)
+        assert len(claims) == 6000
+        await store.renew_bundle(bundle, UnixNano(LATER + LEASE - 1))
+        await store.settle([Settlement(claim) for claim in claims], LATER)
+        assert await store.claim(LATER, 10, bundles=True) == []
+        beyond = UnixNano(LATER + LEASE + 1)
+        assert await store.bundle(beyond, 10, 1000, 1 << 20) is None
+        assert await store.claim(beyond, 10, bundles=True) == []
+        assert await store.settle_bundle(bundle, [b"m"], beyond)
+        assert store.stats().traces == 0
+
+
+async def test_a_bundles_lease_ends_also_after_the_clock_was_turned_back() -> None:
+    """A lease that was given by the clock as it was before does not keep a later one from ending."""
+    async with opened(None) as store:
+        await store.append([host_part(facts=Facts.ROOT)], START)
+        before = await store.bundle(LATER, 10, 1000, 1 << 20)
+        assert before is not None
+        assert await store.settle_bundle(before, [b"m"], LATER)
+        earlier = UnixNano(START - 1000 * SECOND)
+        await store.append([host_part(key=OTHER, facts=Facts.ROOT)], UnixNano(earlier - 60 * SECOND))
+        assert await store.bundle(earlier, 10, 1000, 1 << 20) is not None
+        over = UnixNano(earlier + LEASE)
+        assert await store.bundle(over, 10, 1000, 1 << 20) is None
+        assert [claim.key for claim in await store.claim(over, 10, bundles=True)] == [OTHER]
+
+
+async def test_a_settled_bundle_does_not_come_back(tmp_path: Path) -> None:
+    """After a restart its keys are not held any more, whether an intent was stored for it or not."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part(facts=Facts.ROOT)], START)
+        bundle = await store.bundle(LATER, 10, 1000, 1 << 20)
+        assert bundle is not None
+        assert await store.settle_bundle(bundle, [b"m"], LATER)
+    async with opened(tmp_path) as again:
+        await again.recovered()
+        assert again.stats().traces == 0
+
+
+async def test_a_bundle_keeps_within_its_limits() -> None:
+    """Unless its first key alone passes them: what is larger than a request costs its sender a second one."""
+    async with opened(None) as store:
+        for i, spans in enumerate([4, 4, 4, 11, 1]):
+            await store.append([host_part("x" * spans, key(i), Facts.ROOT, spans)], START)
+        found = []
+        for limits in ((10, 1000), (10, 1000), (10, 1000), (1000, 10)):
+            bundle = await store.bundle(LATER, 10, *limits)
+            assert bundle is not None
+            assert (bundle.spans, bundle.size) == (sum(bundle.counts), sum(bundle.counts))
+            found.append(bundle.counts)
+        assert found == [[4, 4], [4], [11], [1]]
+        await store.append([host_part("x" * 6, key(i), Facts.ROOT) for i in range(10, 13)], START)
+        by_size = [await store.bundle(LATER, 10, 1000, 12) for _ in range(3)]
+        assert [bundle and bundle.size for bundle in by_size] == [12, 6, None]
