@@ -740,3 +740,30 @@ async def test_order_pieces_and_repetition_do_not_matter(order: list[int], cuts:
             balanced(served, peer)
         found.append(sorted((span.SerializeToString(deterministic=True), service) for span, service in peer.spans))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("mode", [Mode.HOLD, Mode.STREAM])
+@pytest.mark.parametrize("call_first", [False, True])
+async def test_a_call_may_bear_the_id_of_an_sdk_trace(mode: Mode, call_first: bool) -> None:
+    """An app that names both by the carrier's id loses neither."""
+    peer = Peer()
+    requests = recorded_guest()
+    items: list[Any] = [item for request in requests for item in request]
+    name = next(item["id"] for item in items if item["object"] == "trace")
+    async with rig(peer, policy=GraftPolicy(mode=mode)) as served:
+        await served.host(WHOLE_HOST)
+        begun = post(opened(0.1), *turn(1, 1), call=name, **linked())
+        if call_first:
+            await served.realtime(begun)
+        for request in requests:
+            await served.guest(request)
+        if not call_first:
+            await served.realtime(begun)
+        await served.pass_time(30)
+        await served.realtime({"call": name, "ended": True, "at": second(60)})
+        await until_nothing_is_held(served)
+        balanced(served, peer)
+    sources = Counter(attributes(span).get("grafter.source") for span, _ in peer.spans)
+    assert (sources["sdk"], sources["realtime"]) == (1, 1)
+    of_sdk = sum(item["object"] == "trace.span" for item in items)
+    assert len(peer.spans) == 2 + of_sdk + 3

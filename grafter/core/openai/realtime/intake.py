@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grafter.core.link import Malformed, from_metadata
-from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, guest_key
+from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, call_guest, guest_key
 from grafter.core.openai.items import parse_json, usable_id
 from grafter.core.openai.media import decoded_size
 from grafter.core.openai.realtime.kept import AUDIO_DELTAS, FOLDED, KNOWN, ODD, UNREAD, kept, present_name
@@ -209,8 +209,9 @@ class Gathering:
             return None
         notes = [note if isinstance(note, Note) else note[1].note(note[0]) for note in self._notes]
         link = next((self._links[origin] for origin in ("start", "posted", "session") if origin in self._links), None)
+        guest = call_guest(self._call)
         facts = GuestFacts(
-            guest=self._call,
+            guest=guest,
             source=Source.REALTIME,
             host=None if link is None else link.host,
             sampled=None if link is None else link.sampled,
@@ -225,7 +226,7 @@ class Gathering:
         self._notes = []
         self._runs = {}
         self._head = self._ends = self._ended = self._pressing = False
-        return Part(guest_key(self._call), payload, 0, guest=facts)
+        return Part(guest_key(guest), payload, 0, guest=facts)
 
     def _add_delta(self, text: str, match: re.Match[str], at: UnixNano, side: Side) -> str | None:
         """An audio delta by its text alone; None for one that is not plain enough for that."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grafter.core.model import Part, Source, TraceId, UnixNano, guest_key
+from grafter.core.model import Part, Source, TraceId, UnixNano, call_guest, guest_key
 from grafter.core.openai.realtime.intake import Gathering, RealtimeIntake, kind_of, read_posts
 from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, Note, Side, decode
 from grafter.core.policy import HOUR, SECOND, Content, GraftPolicy
@@ -252,7 +252,7 @@ def facts(*events: dict[str, Any], policy: GraftPolicy = POLICY) -> Any:
     part = gathered.take()
     assert part is not None
     assert part.spans == 0
-    assert part.key == guest_key("rtc_1")
+    assert part.key == guest_key(call_guest("rtc_1"))
     assert part.guest is not None
     assert part.guest.source is Source.REALTIME
     return part.guest
@@ -354,8 +354,8 @@ def test_one_body_may_tell_of_several_calls() -> None:
     """Each call is a part of its own."""
     intake = posted({"call": "a", **EVENT}, {"call": "b", **EVENT}, {"call": "a", **EVENT}, ndjson=True)
     assert [(part.key, len(decode(part.payload))) for part in intake.parts] == [
-        (guest_key("a"), 2),
-        (guest_key("b"), 1),
+        (guest_key(call_guest("a")), 2),
+        (guest_key(call_guest("b")), 1),
     ]
 
 
