@@ -61,8 +61,9 @@ def done(session: Session, note: Note, event: Mapping[str, object]) -> None:
     for item in response.output:
         _item(session, note, response, mapping_of(item), whole=True)
     for other in session.responses.values():
-        if other.done_at is not None and other is not response and not response.aside:
-            other.passed = other.passed or other.first_at < response.first_at
+        before = other.done_at is not None and other.first_at < response.first_at
+        if before and other.passed_at is None and not response.aside:
+            other.passed_at = note.at
 
 
 def delta(session: Session, note: Note, event: Mapping[str, object]) -> None:

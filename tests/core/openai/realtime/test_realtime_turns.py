@@ -212,6 +212,30 @@ def test_a_cut_that_no_speech_explains_is_the_clients(script) -> None:
     assert dict(event.attributes)["grafter.barge_in.by"] == "client"
 
 
+@pytest.mark.parametrize(
+    ("kind", "side"), [("conversation.item.truncated", "server"), ("conversation.item.truncate", "client")]
+)
+def test_a_cut_may_come_after_the_next_turn(script, kind, side) -> None:
+    """A short "stop" is over, and answered, before anybody says how much of the interrupted answer was heard."""
+    call = done(said(made(begun(script()), 1000, "r"), 1300, "r"), 1500, "r")
+    call.server(2500, "input_audio_buffer.speech_started", item_id="u")
+    call.server(2700, "input_audio_buffer.speech_stopped", item_id="u")
+    made(call, 2720, "r_2")
+    said(call, 2900, "r_2")
+    done(call, 3100, "r_2")
+    assert "r" not in call.spans(final=False)
+    getattr(call, side)(3400, kind, item_id="item_r", content_index=0, audio_end_ms=900)
+    spans = call.spans()
+    (event,) = spans["r"].events
+    assert (event.time, dict(event.attributes)["audio.elapsed_ms"]) == (spans["r"].start + 1500 * 1_000_000, 900)
+    assert spans["r_2"].events == ()
+    call = done(said(made(begun(script()), 1000, "r"), 1300, "r"), 1500, "r")
+    call.server(2500, "input_audio_buffer.speech_started", item_id="u")
+    call.server(2700, "input_audio_buffer.speech_stopped", item_id="u")
+    done(made(call, 8000, "r_2"), 8100, "r_2")
+    assert "r" in call.spans(final=False)
+
+
 def test_what_was_heard_is_not_guessed(script) -> None:
     """Cancelled because the caller spoke, and nobody says what had been played: a barge-in without a figure."""
     call = said(made(begun(script()), 1000, "r"), 1300, "r")
@@ -344,6 +368,9 @@ def test_a_transcript_comes_when_it_likes(script) -> None:
     call.server(2000, "input_audio_buffer.speech_stopped", item_id="u")
     assert call.spans(final=False) == {}
     kind = "conversation.item.input_audio_transcription"
+    # The next speech is over already.
+    call.server(3000, "input_audio_buffer.speech_started", item_id="u_2")
+    call.server(3500, "input_audio_buffer.speech_stopped", item_id="u_2")
     call.server(4000, f"{kind}.failed", item_id="u", error={"code": "audio_unintelligible", "message": "SECRET"})
     span = told(call.spans(final=False), "u")
     assert span["grafter.transcription.status"] == "failed"
