@@ -41,7 +41,8 @@ def created(session: Session, note: Note, event: Mapping[str, object]) -> None:
     if response.created_at is None:
         response.created_at = note.at
     _learn(session, response, told)
-    _measure(session, response, note.at)
+    # Not the event's own time: a clock that jumped back does not turn round what came first.
+    _measure(session, response, session.last_at)
 
 
 def done(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -224,11 +225,11 @@ def _learn(session: Session, response: Response, told: Mapping[str, object]) -> 
 
 
 def _measure(session: Session, response: Response, at: int) -> None:
-    """Find what the response answers; once, when the server begins it."""
+    """Find what the response answers: what had ended, or was asked for, when the server began it (``at``); once."""
     if response.measured is not None:
         return
     waiting = session.waiting
-    asked_at, aside = _asked(waiting.creates, response)
+    asked_at, aside = _asked(waiting.creates, response, at)
     response.aside = response.aside or aside
     # Out of band it answers nobody, and what is waiting for an answer goes on waiting.
     before = (
@@ -241,7 +242,7 @@ def _measure(session: Session, response: Response, at: int) -> None:
                 (waiting.tool_at, TOOL_OUTPUT),
                 (waiting.idle_at, IDLE_TIMEOUT),
             )
-            if time is not None
+            if time is not None and time <= at
         ]
     )
     if before:
@@ -257,11 +258,16 @@ def _measure(session: Session, response: Response, at: int) -> None:
         response.after_tool = waiting.tool
     if not response.aside:
         session.latest = response.id
-        waiting.speech = waiting.speech_at = waiting.speech_stopped_at = waiting.silence_ms = None
-        waiting.tool = waiting.tool_at = waiting.idle_at = None
+        # What ended since waits for its own answer.
+        if waiting.speech_at is not None and waiting.speech_at <= at:
+            waiting.speech = waiting.speech_at = waiting.speech_stopped_at = waiting.silence_ms = None
+        if waiting.tool_at is not None and waiting.tool_at <= at:
+            waiting.tool = waiting.tool_at = None
+        if waiting.idle_at is not None and waiting.idle_at <= at:
+            waiting.idle_at = None
 
 
-def _asked(creates: list[object], response: Response) -> tuple[int | None, bool]:
+def _asked(creates: list[object], response: Response, begun: int) -> tuple[int | None, bool]:
     """When the client asked for this response, and whether it asked for one out of band; it has its answer then.
 
     Metadata comes back as it was sent. Without any, the first that waits is meant.
@@ -269,7 +275,7 @@ def _asked(creates: list[object], response: Response) -> tuple[int | None, bool]
     for index, entry in enumerate(creates):
         at, _, metadata, aside = (*list_of(entry), None, None, None, None)[:4]
         same = metadata == response.metadata and (aside is True or not response.aside)
-        if same and isinstance(at, int) and (not aside or response.aside or response.metadata):
+        if same and isinstance(at, int) and at <= begun and (not aside or response.aside or response.metadata):
             del creates[index]
             return at, aside is True
     return None, False

@@ -180,6 +180,18 @@ def test_a_response_that_was_only_done(script) -> None:
     assert spans["r"].start == spans["r"].end
 
 
+def test_what_ended_after_a_response_began_is_not_what_it_answers(script) -> None:
+    """A response whose beginning was not heard, and whose end comes after the caller has spoken again."""
+    call = said(begun(script()), 1000, "r")
+    call.server(2000, "input_audio_buffer.speech_started", item_id="u")
+    call.server(3000, "input_audio_buffer.speech_stopped", item_id="u")
+    done(call, 3010, "r", "cancelled", status_details={"reason": "turn_detected"})
+    spans = said(made(call, 3020, "r_2"), 3500, "r_2").spans()
+    assert "grafter.turn.speech_item" not in told(spans, "r")
+    assert told(spans, "r_2")["grafter.turn.speech_item"] == "u"
+    assert told(spans, "r_2")["grafter.turn.first_audio_ms"] == 500.0
+
+
 def test_a_call_without_its_beginning_has_a_session(script) -> None:
     spans = said(made(script(), 700, "r"), 900, "r").spans()
     assert told(spans, "session")["grafter.realtime.missing"] == ("session.created",)
