@@ -408,12 +408,14 @@ class _Posted:
             said["clock"] = {"ahead_ms": round(ahead / 1e6, 3)} | (
                 {"offset_ms": round(shift / 1e6, 3)} if shift else {}
             )
-        own = self._time(envelope.get("at"), shift) or self._time(envelope.get("sent_at"), shift) or latest
+        named = self._time(envelope.get("at"), shift) or self._time(envelope.get("sent_at"), shift)
+        own = named or latest
         if said:
             gathering.say({"type": METADATA, "origin": "posted", **said}, UnixNano(min(times, default=own)))
         if envelope.get("ended") is True:
             self.kinds["ended"] += 1
-            gathering.say({"type": ENDED, "by": "posted"}, UnixNano(max(times, default=own)))
+            untimed = {} if named or times or latest != self.now else {"untimed": True}
+            gathering.say({"type": ENDED, "by": "posted", **untimed}, UnixNano(max(times, default=own)))
 
 
 def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) -> RealtimeIntake:

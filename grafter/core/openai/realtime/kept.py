@@ -12,7 +12,7 @@ from grafter.core.openai.content import ARGUMENTS_DIGEST, without_text
 from grafter.core.openai.limits import fit_json
 from grafter.core.openai.media import decoded_size
 from grafter.core.openai.realtime import allowed
-from grafter.core.openai.realtime.allowed import GONE, Rule, Table, identity, number, or_null, own, said, word
+from grafter.core.openai.realtime.allowed import GONE, Rule, Table, flag, identity, number, or_null, own, said, word
 from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED, Side
 from grafter.core.openai.values import count_of, sound
 from grafter.core.policy import Content
@@ -202,6 +202,6 @@ _GRAFTER: Mapping[str, Table] = {
     SIP: {"traceparent": or_null(word)},
     STARTED: {},
     ALIVE: {},
-    ENDED: {"by": word},
+    ENDED: {"by": word, "untimed": flag},
 }
 """Notes of grafter's own; from any other side such a name means nothing."""

@@ -22,6 +22,8 @@ MOST_SESSIONS = 32
 """Of one call; a call that rolls over every hour has one a day's working hour."""
 _EXPIRY = 5_000_000_000
 """How near to a session's expiry its last event must be to have been ended by it."""
+_FAREWELL = 600_000_000_000
+"""How long a line may be silent before somebody hangs up."""
 _LONGEST_BY = 32
 
 
@@ -128,8 +130,10 @@ class Machine:
         session = self._sessions[self._current] if self._sessions else None
         if session is None or kind in (METADATA, SIP, STARTED):
             return []
-        # Silence and a lost socket are noticed long after the last that was heard.
-        if kind == ALIVE or note.event.get("by") not in ("silence", "disconnect"):
+        # Silence and a lost socket are noticed long after the last that was heard; and what arrives so long after it
+        # without a time of its own is the end of a recording.
+        late = note.event.get("untimed") is True and note.at > session.last_at + _FAREWELL
+        if kind == ALIVE or not (late or note.event.get("by") in ("silence", "disconnect")):
             self._lived(session, note.at, note.at)
         return self._told(session, endings.settled(session, note.at, content=self._content))
 

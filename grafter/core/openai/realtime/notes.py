@@ -32,7 +32,8 @@ STARTED = "grafter.started"
 ALIVE = "grafter.alive"
 """Nothing happened, and somebody is still listening."""
 ENDED = "grafter.ended"
-"""No more will come; ``by``: ``posted``, ``close``, ``disconnect``, ``expired``, ``silence`` or ``stopped``."""
+"""No more will come; ``by``: ``posted``, ``close``, ``disconnect``, ``expired``, ``silence`` or ``stopped``;
+``untimed``: nobody said when, so that its time is that of its arrival."""
 
 
 @dataclass(frozen=True, slots=True)

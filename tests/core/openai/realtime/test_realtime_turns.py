@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import orjson
 import pytest
 
-from grafter.core.model import STATUS_ERROR
+from grafter.core.model import STATUS_ERROR, UnixNano
+from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.openai.realtime.kept import kept
 from grafter.core.openai.realtime.mapping import map_realtime
 from grafter.core.openai.realtime.notes import Note, Side, encode
@@ -13,6 +15,7 @@ from grafter.core.policy import Content, GraftPolicy
 
 DATA = Path(__file__).parents[3] / "data" / "openai" / "realtime"
 HOST = "4bf92f3577b34da6a3ce929d0e0e4736"
+BEGIN = 1_790_000_000_000_000_000
 OTHER_HOST = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -426,6 +429,19 @@ def test_what_ended_the_session(script, by, end) -> None:
     span = call.spans(final=False)["session"]
     assert dict(span.attributes)["grafter.ended_by"] == by
     assert span.end - span.start == end * 1_000_000
+
+
+@pytest.mark.parametrize(("seconds", "until"), [(30, 30), (7 * 24 * 3600, 2)])
+def test_an_end_of_which_nobody_says_when(seconds, until) -> None:
+    """Of a call that runs it is the moment it arrives; a recording that is read later ended with its last event."""
+    now = BEGIN + seconds * 10**9
+    events = [{"at": BEGIN / 10**9 + n, "event": {"type": "rate_limits.updated", "event_id": f"e{n}"}} for n in (0, 2)]
+    bodies = [orjson.dumps({"call": "c", **more}) for more in ({"events": events}, {"ended": True})]
+    payloads = [part.payload for body in bodies for part in read_posts(body, False, GraftPolicy(), UnixNano(now)).parts]
+    (mapped,) = map_realtime("c", payloads, GraftPolicy(), final=False)
+    (session,) = mapped.guest.spans
+    assert (session.end - session.start) / 10**9 == until
+    assert dict(session.attributes)["grafter.ended_by"] == "posted"
 
 
 def test_a_session_whose_time_was_over(script) -> None:
