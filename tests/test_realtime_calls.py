@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from grafter.consumer import Result, Verdict
 from grafter.core.model import UnixNano, guest_span_id, unlinked_trace_id
 from grafter.core.openai.realtime.intake import Gathering
-from grafter.core.openai.realtime.notes import SIP
+from grafter.core.openai.realtime.notes import SIP, Side
 from grafter.core.policy import SECOND, Content, GraftPolicy, HostMissing, Mode, Unlinked, Waits
 from tests.rig import ACCEPTED, START, Peer, Rig, recorded_guest, rig
 
@@ -607,6 +608,33 @@ async def test_short_waits_and_a_slow_sender() -> None:
         await served.pass_time(3)
         assert peer.tree(HOST) == TREE
         balanced(served, peer)
+
+
+@pytest.mark.parametrize("mode", [Mode.HOLD, Mode.STREAM])
+async def test_a_call_that_is_recorded_and_posted_is_told_once(mode: Mode) -> None:
+    """Both saw all of it, and each folded the audio as it came to it: neither spans nor bytes are doubled."""
+    peer = Peer()
+    async with rig(peer, policy=GraftPolicy(mode=mode)) as served:
+        await served.host(WHOLE_HOST)
+        events = [opened(0.1), *turn(1, 1), *turn(2, 4)]
+        heard = Gathering(CALL, served.policy, beside=True)
+        for number, one in enumerate(events):
+            at = UnixNano(int(one["at"] * SECOND) + 3_000_000)
+            heard.add(orjson.dumps(one["event"]), at, Side.SERVER)
+            part = heard.take() if number % 3 == 2 else None
+            if part is not None:
+                await served.processor.consume([part])
+            await served.realtime(post(*events[number // 2 * 2 : number + 1 if number % 2 else 0], **linked()))
+        rest = heard.take()
+        await served.processor.consume([rest] if rest is not None else [])
+        await served.realtime(post(events[-1], ended=True))
+        await until_nothing_is_held(served)
+        balanced(served, peer)
+    assert names(peer) == Counter(
+        {"chat": 2, "user_speech": 2, "realtime_session": 1, "call": 1, "gen_ai.realtime.session": 1}
+    )
+    sizes = [attributes(span)["grafter.response.audio_bytes"] for span, _ in peer.spans if span.name.startswith("chat")]
+    assert sizes == [5 * 480] * 2
 
 
 async def test_what_is_known_of_the_senders_clock_is_said() -> None:

@@ -125,7 +125,7 @@ class Recorders:
             raise UnavailableError(f"{self._limit} calls are recorded already", reason="recorders")
         recording = Recording(
             call_id,
-            Gathering(call_id, self._policy),
+            Gathering(call_id, self._policy, beside=True),
             peer,
             self._timing,
             self._wall,

@@ -128,8 +128,10 @@ _Key = tuple[object, ...]
 class Gathering:
     """Events of one call, gathered into the next part."""
 
-    def __init__(self, call: str, policy: GraftPolicy) -> None:
+    def __init__(self, call: str, policy: GraftPolicy, *, beside: bool = False) -> None:
+        """``beside``: read by a recorder of grafter's, while the app may post what it reads itself."""
         self._call = call
+        self._beside = beside
         self._content = policy.content
         self._keys = policy.trace_id_keys
         self._notes: list[Note | tuple[Side, _Run]] = []
@@ -267,6 +269,8 @@ class Gathering:
         return str(run.event["type"])
 
     def _begin(self, key: _Key, event: dict[str, object], at: UnixNano, side: Side) -> _Run:
+        if self._beside and "delta_bytes" in event:
+            event = {**event, "beside": True}
         run = _Run(event, at)
         self._runs[key] = run
         self._notes.append((side, run))

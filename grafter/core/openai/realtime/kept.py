@@ -178,7 +178,7 @@ _TABLES: Mapping[str, Table] = {
     "response.mcp_call.in_progress": _OF_ITEM,
     "response.mcp_call_arguments.delta": _OF_ITEM,
     "response.mcp_call_arguments.done": _ARGUMENTS,
-    AUDIO_DELTA: _table(item_id=identity, response_id=identity, delta_bytes=_bytes),
+    AUDIO_DELTA: _table(item_id=identity, response_id=identity, delta_bytes=_bytes, beside=flag),
     "response.output_audio_transcript.delta": _OF_ITEM,
     "response.output_item.added": _WITH_ITEM,
     "response.output_item.done": _WITH_ITEM,

@@ -198,7 +198,8 @@ def _identity(note: Note, kind: str) -> bytes:
     if event_id is None:
         told = [note.at, note.side.value, note.event, note.count, note.last]
     elif note.side is Side.SERVER:
-        told = [event_id, kind]
+        # Of audio both who hear it count the bytes.
+        told = [event_id, kind, *([True] if note.event.get("beside") is True else [])]
     else:
         told = [note.side.value, note.event]
     return blake2b(canonical(told), digest_size=Seen.BYTES).digest()

@@ -49,6 +49,8 @@ class Response:
     first_delta_at: int | None = None
     first_audio_at: int | None = None
     audio_bytes: int = 0
+    audio_bytes_beside: int = 0
+    """The same by a recorder's count: two who hear one call fold its audio differently, so each counts for itself."""
     speaks: bool = False
     """It has audio, whether or not the audio itself passes here."""
     playing_at: int | None = None

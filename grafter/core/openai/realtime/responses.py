@@ -76,7 +76,11 @@ def audio_delta(session: Session, note: Note, event: Mapping[str, object]) -> No
     if response is None:
         return
     response.speaks = True
-    response.audio_bytes = min(response.audio_bytes + (count_of(event.get("delta_bytes")) or 0), (1 << 62))
+    size = count_of(event.get("delta_bytes")) or 0
+    if event.get("beside") is True:
+        response.audio_bytes_beside = min(response.audio_bytes_beside + size, 1 << 62)
+    else:
+        response.audio_bytes = min(response.audio_bytes + size, 1 << 62)
     if response.first_audio_at is None or note.at < response.first_audio_at:
         response.first_audio_at = note.at
 
