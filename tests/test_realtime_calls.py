@@ -1,7 +1,11 @@
 """Realtime calls through the processor: a real store, a turned clock, and events as an app posts them."""
 
+import asyncio
 import base64
+import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,16 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from grafter.consumer import Result, Verdict
+from grafter.assemble import Assembled, Assembler
+from grafter.consumer import Batch, Result, Verdict
+from grafter.core.lifecycle import look_at
 from grafter.core.model import UnixNano, guest_span_id, unlinked_trace_id
 from grafter.core.openai.realtime.intake import Gathering
 from grafter.core.openai.realtime.notes import SIP, Side
 from grafter.core.policy import SECOND, Content, GraftPolicy, HostMissing, Mode, Unlinked, Waits
+from grafter.processor import Limits, Processor
+from grafter.store import embedded
+from grafter.telemetry import Metrics
 from tests.rig import ACCEPTED, START, Peer, Rig, recorded_guest, rig
 
 HOST = bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736")
@@ -795,3 +804,45 @@ async def test_a_call_may_bear_the_id_of_an_sdk_trace(mode: Mode, call_first: bo
     assert (sources["sdk"], sources["realtime"]) == (1, 1)
     of_sdk = sum(item["object"] == "trace.span" for item in items)
     assert len(peer.spans) == 2 + of_sdk + 3
+
+
+async def test_a_call_that_takes_longer_to_read_than_a_lease_lasts_leaves_once() -> None:
+    """Its claim is kept while it is read: or the next round would claim it again, and send it again, for ever."""
+
+    class Slow(Assembler):
+        def host(self, *args: Any) -> Assembled:
+            found = super().host(*args)
+            time.sleep(0.6)
+            return found
+
+    class Far(Peer):
+        async def export(self, batch: Batch) -> Sequence[Result]:
+            await asyncio.sleep(0.1)
+            return await super().export(batch)
+
+    peer = Far()
+    policy = GraftPolicy(waits=replace(GraftPolicy().waits, after_root=SECOND // 5, guest_quiet=SECOND // 5))
+    lease = 0.3
+    async with embedded.opened(
+        None,
+        waits=policy.waits,
+        max_bytes=1 << 30,
+        max_trace_bytes=policy.max_trace_bytes,
+        lease_ns=int(lease * SECOND),
+        fsync="interval",
+        fsync_interval=1.0,
+        guests_apart=False,
+        look_at=look_at,
+    ) as store:
+        metrics = Metrics()
+        limits = Limits(lease_seconds=lease, tick_seconds=0.02)
+        processor = Processor(store, [peer], policy, Slow(policy, "test"), metrics, time.time_ns, limits)
+        served = Rig(store, processor, policy, metrics, [time.time_ns()])
+        async with processor.running(), asyncio.timeout(30):
+            await served.host(WHOLE_HOST)
+            # So many events that they are read beside the event loop.
+            many = [event(1 + n / 100, "rate_limits.updated", rate_limits=[{"name": "x" * 200}]) for n in range(1000)]
+            await served.realtime(post(opened(0.1), *many, **linked(), ended=True))
+            while store.stats().traces:  # noqa: ASYNC110  # a store tells nobody that it is empty
+                await asyncio.sleep(0.02)
+        balanced(served, peer)
