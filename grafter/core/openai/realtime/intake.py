@@ -130,7 +130,8 @@ class Gathering:
 
     def __init__(self, call: str, policy: GraftPolicy, *, beside: bool = False) -> None:
         """``beside``: read by a recorder of grafter's, while the app may post what it reads itself."""
-        self._call = call
+        self._guest = call_guest(call)
+        self._key = guest_key(self._guest)
         self._beside = beside
         self._content = policy.content
         self._keys = policy.trace_id_keys
@@ -215,9 +216,8 @@ class Gathering:
             return None
         notes = [note if isinstance(note, Note) else note[1].note(note[0]) for note in self._notes]
         link = next((self._links[origin] for origin in ("start", "posted", "session") if origin in self._links), None)
-        guest = call_guest(self._call)
         facts = GuestFacts(
-            guest=guest,
+            guest=self._guest,
             source=Source.REALTIME,
             host=None if link is None else link.host,
             sampled=None if link is None else link.sampled,
@@ -232,7 +232,7 @@ class Gathering:
         self._notes = []
         self._runs = {}
         self._head = self._ends = self._ended = self._pressing = False
-        return Part(guest_key(guest), payload, 0, guest=facts)
+        return Part(self._key, payload, 0, guest=facts)
 
     def _add_delta(self, text: str, match: re.Match[str], at: UnixNano, side: Side) -> str | None:
         """An audio delta by its text alone; None for one that is not plain enough for that."""
