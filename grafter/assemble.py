@@ -37,7 +37,7 @@ from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
 from grafter.otlp.frames import PREFIX, first_of, spans_of
 from grafter.otlp.shallow_pb2 import Head
-from grafter.realtime_guests import is_call, is_final, mapped_sessions, without_spans
+from grafter.realtime_guests import call_key, is_call, is_final, mapped_sessions, without_spans
 from grafter.store.base import Memory, StoredPart
 from grafter.telemetry import Metrics
 
@@ -170,7 +170,7 @@ class Assembler:
             if not host_known:
                 if self._drops(guest, facts):
                     _drop(out, guest_parts)
-                    memories.append(_dropped(guest, TraceId(key), mapped.head))
+                    memories.append(_dropped(guest_key(guest.trace_id), TraceId(key), mapped.head))
                     continue
                 grafted = join.host_missing(guest, TraceId(key), self._policy, earlier, mapped.head)
             else:
@@ -221,7 +221,7 @@ class Assembler:
                 guest = replace(guest, link=from_openai_trace_id(guest.trace_id))
             if Key(host) not in recalled and self._drops(guest, state):
                 _drop(out, parts)
-                out.memories = (_dropped(guest, host, mapped.head),)
+                out.memories = (_dropped(key, host, mapped.head),)
                 return out
             old = TraceMemory.decode(recalled[Key(host)]) if Key(host) in recalled else None
             index = AnchorIndex.of((), self._policy, old)
@@ -261,7 +261,7 @@ class Assembler:
             guest = mapped.guest
             if guest.link is None and mapped.weak is not None and mapped.weak.host == host:
                 guest = replace(guest, link=mapped.weak)
-            key = guest_key(guest.trace_id)
+            key = call_key(guest.trace_id)
             if not guest.spans:
                 memories.append(Memory(key, without_spans(guest, host, earlier, mapped).encode(), filed))
                 continue
@@ -270,7 +270,7 @@ class Assembler:
             if host is not None and index is None and self._drops(guest, state):
                 out.dropped += len(guest.spans)
                 out.dropped_reason = "host_missing"
-                memories.append(_dropped(guest, host, mapped.head))
+                memories.append(_dropped(key, host, mapped.head))
                 continue
             if host is None:
                 grafted = join.alone(guest, policy, earlier, mapped.head)
@@ -472,9 +472,9 @@ def _drop(out: Assembled, parts: Iterable[StoredPart]) -> None:
     out.dropped_reason = "host_missing"
 
 
-def _dropped(guest: Guest, host: TraceId, head: Mapping[str, object]) -> Memory:
+def _dropped(key: Key, host: TraceId, head: Mapping[str, object]) -> Memory:
     """What makes the rest of a dropped guest go the same way."""
-    return Memory(guest_key(guest.trace_id), GuestMemory(host, host, head=head).encode(), Key(host))
+    return Memory(key, GuestMemory(host, host, head=head).encode(), Key(host))
 
 
 def _by_guest(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:

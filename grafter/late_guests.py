@@ -12,7 +12,7 @@ from functools import partial
 from grafter.assemble import Assembled, Assembler
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_guest
 from grafter.core.memory import GuestMemory
-from grafter.core.model import Key, Source, TraceId, UnixNano, openai_trace_id
+from grafter.core.model import Key, Source, TraceId, UnixNano, called, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode, Unlinked
 from grafter.core.state import GuestState
 from grafter.realtime_guests import has_ended, is_call, is_final, is_large, session_keys, sip_host, spans_of
@@ -161,7 +161,7 @@ class LateGuests:
 
     async def _found_by_id(self, claim: Claim, known: _Known, now: UnixNano) -> bool:
         """An OpenAI trace id may spell the trace id of a host that is held: then the guest moves there."""
-        named = openai_trace_id(known.guest.guest)
+        named = openai_trace_id(called(known.guest.guest))
         if named is None or self._stream or not await self._store.held(Key(named)):
             return False
         return await self._store.move(claim, Key(named))
@@ -180,7 +180,7 @@ class LateGuests:
 
     async def _host_by_id(self, known: _Known, now: UnixNano) -> tuple[TraceId | None, Mapping[bytes, bytes]]:
         """… or of a host that was released before."""
-        named = openai_trace_id(known.guest.guest)
+        named = openai_trace_id(called(known.guest.guest))
         found = await self._memory(named, now) if named is not None else {}
         return (named, {**known.recalled, **found}) if found else (None, known.recalled)
 

@@ -168,19 +168,25 @@ class Processor:
         if not claims:
             return bundled
         due = await self._decide(claims, now)
-        for some in _slices(due):
-            works = await self._release(some, now)
-            for batch in self._batches(works):
-                await self._slots.acquire()
-                if self._stopping.is_set():
-                    # What was claimed and not yet begun is as it was before, and due again at the next start.
-                    self._slots.release()
-                    return 0
-                for work in batch:
-                    self._claims[id(work)] = work.claim
-                task = tasks.create_task(self._send(batch), name="processor.send")
-                self._sends.add(task)
-                task.add_done_callback(partial(self._sent, batch))
+        # Some take longer to read and join than a lease lasts, and the others wait for them.
+        self._claims |= {id(claim): claim for claim, _ in due}
+        try:
+            for some in _slices(due):
+                works = await self._release(some, now)
+                for batch in self._batches(works):
+                    await self._slots.acquire()
+                    if self._stopping.is_set():
+                        # What was claimed and not yet begun is as it was before, and due again at the next start.
+                        self._slots.release()
+                        return 0
+                    for work in batch:
+                        self._claims[id(work)] = work.claim
+                    task = tasks.create_task(self._send(batch), name="processor.send")
+                    self._sends.add(task)
+                    task.add_done_callback(partial(self._sent, batch))
+        finally:
+            for claim, _ in due:
+                del self._claims[id(claim)]
         return bundled + len(claims)
 
     async def _bundle(self, tasks: asyncio.TaskGroup, bundles: Bundles, now: UnixNano) -> int:

@@ -11,7 +11,18 @@ from dataclasses import replace
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.link import from_metadata
 from grafter.core.memory import GuestMemory
-from grafter.core.model import Guest, Key, Link, Source, TraceId, UnixNano, guest_key, unlinked_trace_id
+from grafter.core.model import (
+    Guest,
+    Key,
+    Link,
+    Source,
+    TraceId,
+    UnixNano,
+    call_guest,
+    called,
+    guest_key,
+    unlinked_trace_id,
+)
 from grafter.core.openai.mapping import Mapped
 from grafter.core.openai.realtime.mapping import STATE, map_realtime
 from grafter.core.openai.realtime.notes import SIP, decode
@@ -66,7 +77,7 @@ def is_final(
     if any(part.guest is not None and part.guest.ended for part in parts):
         return True
     facts = parts[0].guest
-    if facts is not None and has_ended(_recalled(recalled, facts.guest)):
+    if facts is not None and has_ended(_recalled(recalled, called(facts.guest))):
         return True
     if reason in _FINAL or (reason is ReleaseReason.LATE_GUEST and policy.mode is Mode.HOLD):
         return True
@@ -89,7 +100,7 @@ def mapped_sessions(
     """
     facts = parts[0].guest
     assert facts is not None
-    call = facts.guest
+    call = called(facts.guest)
     earlier = _recalled(recalled, call)
     head = None if earlier is None else earlier.head
     sessions = map_realtime(call, [part.payload for part in parts], policy, head, final=final)
@@ -112,13 +123,18 @@ def spans_of(parts: Sequence[StoredPart], recalled: Mapping[bytes, bytes], polic
     return sum(len(mapped.guest.spans) for mapped, _ in mapped_sessions(parts, recalled, policy, final=True))
 
 
+def call_key(name: str) -> Key:
+    """The key of a call, or of a further session of one, by its trace id as a guest."""
+    return guest_key(call_guest(name))
+
+
 def session_keys(recalled: Iterable[bytes]) -> list[Key]:
     """The keys of the further sessions that these memories of guests name."""
     keys: list[Key] = []
     for blob in recalled:
         memory = GuestMemory.decode(blob)
         if memory is not None:
-            keys += map(guest_key, _names(memory.head))
+            keys += map(call_key, _names(memory.head))
     return keys
 
 
@@ -143,7 +159,7 @@ def sip_host(parts: Iterable[StoredPart]) -> TraceId | None:
 
 
 def _recalled(recalled: Mapping[bytes, bytes], name: str) -> GuestMemory | None:
-    blob = recalled.get(guest_key(name))
+    blob = recalled.get(call_key(name))
     return None if blob is None else GuestMemory.decode(blob)
 
 

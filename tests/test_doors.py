@@ -19,7 +19,7 @@ from aiohttp import web
 
 from grafter.config import Config, load
 from grafter.consumer import Exporter, Signal, Verdict
-from grafter.core.model import Part, guest_key
+from grafter.core.model import Part, call_guest, guest_key
 from grafter.doors_in import open_receiver
 from grafter.doors_out import open_exporter
 from grafter.errors import RejectedError
@@ -222,7 +222,7 @@ async def test_realtime_events_have_tokens_of_their_own(tmp_path: Path) -> None:
         assert (await post(f"{base}/realtime/events", body, json)).status == 401
         assert store.parts == []
         assert (await post(f"{base}/realtime/events", body, json | BEARER)).status == 204
-        assert [part.key for part in store.parts] == [guest_key("rtc_1")]
+        assert [part.key for part in store.parts] == [guest_key(call_guest("rtc_1"))]
         assert (await post(f"{base}/traces/ingest", items, json)).status == 204
     assert store.spans > 0
 

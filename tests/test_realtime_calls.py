@@ -1,22 +1,32 @@
 """Realtime calls through the processor: a real store, a turned clock, and events as an app posts them."""
 
+import asyncio
 import base64
+import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from grafter.consumer import Result, Verdict
+from grafter.assemble import Assembled, Assembler
+from grafter.consumer import Batch, Result, Verdict
+from grafter.core.lifecycle import look_at
 from grafter.core.model import UnixNano, guest_span_id, unlinked_trace_id
 from grafter.core.openai.realtime.intake import Gathering
-from grafter.core.openai.realtime.notes import SIP
+from grafter.core.openai.realtime.notes import SIP, Side
 from grafter.core.policy import SECOND, Content, GraftPolicy, HostMissing, Mode, Unlinked, Waits
+from grafter.processor import Limits, Processor
+from grafter.store import embedded
+from grafter.telemetry import Metrics
 from tests.rig import ACCEPTED, START, Peer, Rig, recorded_guest, rig
 
 HOST = bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736")
@@ -609,6 +619,33 @@ async def test_short_waits_and_a_slow_sender() -> None:
         balanced(served, peer)
 
 
+@pytest.mark.parametrize("mode", [Mode.HOLD, Mode.STREAM])
+async def test_a_call_that_is_recorded_and_posted_is_told_once(mode: Mode) -> None:
+    """Both saw all of it, and each folded the audio as it came to it: neither spans nor bytes are doubled."""
+    peer = Peer()
+    async with rig(peer, policy=GraftPolicy(mode=mode)) as served:
+        await served.host(WHOLE_HOST)
+        events = [opened(0.1), *turn(1, 1), *turn(2, 4)]
+        heard = Gathering(CALL, served.policy, beside=True)
+        for number, one in enumerate(events):
+            at = UnixNano(int(one["at"] * SECOND) + 3_000_000)
+            heard.add(orjson.dumps(one["event"]), at, Side.SERVER)
+            part = heard.take() if number % 3 == 2 else None
+            if part is not None:
+                await served.processor.consume([part])
+            await served.realtime(post(*events[number // 2 * 2 : number + 1 if number % 2 else 0], **linked()))
+        rest = heard.take()
+        await served.processor.consume([rest] if rest is not None else [])
+        await served.realtime(post(events[-1], ended=True))
+        await until_nothing_is_held(served)
+        balanced(served, peer)
+    assert names(peer) == Counter(
+        {"chat": 2, "user_speech": 2, "realtime_session": 1, "call": 1, "gen_ai.realtime.session": 1}
+    )
+    sizes = [attributes(span)["grafter.response.audio_bytes"] for span, _ in peer.spans if span.name.startswith("chat")]
+    assert sizes == [5 * 480] * 2
+
+
 async def test_what_is_known_of_the_senders_clock_is_said() -> None:
     """The largest lead that a post proved, on the session's span alone; times stay as they were measured."""
     peer = Peer()
@@ -740,3 +777,72 @@ async def test_order_pieces_and_repetition_do_not_matter(order: list[int], cuts:
             balanced(served, peer)
         found.append(sorted((span.SerializeToString(deterministic=True), service) for span, service in peer.spans))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("mode", [Mode.HOLD, Mode.STREAM])
+@pytest.mark.parametrize("call_first", [False, True])
+async def test_a_call_may_bear_the_id_of_an_sdk_trace(mode: Mode, call_first: bool) -> None:
+    """An app that names both by the carrier's id loses neither."""
+    peer = Peer()
+    requests = recorded_guest()
+    items: list[Any] = [item for request in requests for item in request]
+    name = next(item["id"] for item in items if item["object"] == "trace")
+    async with rig(peer, policy=GraftPolicy(mode=mode)) as served:
+        await served.host(WHOLE_HOST)
+        begun = post(opened(0.1), *turn(1, 1), call=name, **linked())
+        if call_first:
+            await served.realtime(begun)
+        for request in requests:
+            await served.guest(request)
+        if not call_first:
+            await served.realtime(begun)
+        await served.pass_time(30)
+        await served.realtime({"call": name, "ended": True, "at": second(60)})
+        await until_nothing_is_held(served)
+        balanced(served, peer)
+    sources = Counter(attributes(span).get("grafter.source") for span, _ in peer.spans)
+    assert (sources["sdk"], sources["realtime"]) == (1, 1)
+    of_sdk = sum(item["object"] == "trace.span" for item in items)
+    assert len(peer.spans) == 2 + of_sdk + 3
+
+
+async def test_a_call_that_takes_longer_to_read_than_a_lease_lasts_leaves_once() -> None:
+    """Its claim is kept while it is read: or the next round would claim it again, and send it again, for ever."""
+
+    class Slow(Assembler):
+        def host(self, *args: Any) -> Assembled:
+            found = super().host(*args)
+            time.sleep(0.6)
+            return found
+
+    class Far(Peer):
+        async def export(self, batch: Batch) -> Sequence[Result]:
+            await asyncio.sleep(0.1)
+            return await super().export(batch)
+
+    peer = Far()
+    policy = GraftPolicy(waits=replace(GraftPolicy().waits, after_root=SECOND // 5, guest_quiet=SECOND // 5))
+    lease = 0.3
+    async with embedded.opened(
+        None,
+        waits=policy.waits,
+        max_bytes=1 << 30,
+        max_trace_bytes=policy.max_trace_bytes,
+        lease_ns=int(lease * SECOND),
+        fsync="interval",
+        fsync_interval=1.0,
+        guests_apart=False,
+        look_at=look_at,
+    ) as store:
+        metrics = Metrics()
+        limits = Limits(lease_seconds=lease, tick_seconds=0.02)
+        processor = Processor(store, [peer], policy, Slow(policy, "test"), metrics, time.time_ns, limits)
+        served = Rig(store, processor, policy, metrics, [time.time_ns()])
+        async with processor.running(), asyncio.timeout(30):
+            await served.host(WHOLE_HOST)
+            # So many events that they are read beside the event loop.
+            many = [event(1 + n / 100, "rate_limits.updated", rate_limits=[{"name": "x" * 200}]) for n in range(1000)]
+            await served.realtime(post(opened(0.1), *many, **linked(), ended=True))
+            while store.stats().traces:  # noqa: ASYNC110  # a store tells nobody that it is empty
+                await asyncio.sleep(0.02)
+        balanced(served, peer)

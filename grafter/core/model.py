@@ -26,6 +26,8 @@ SPAN_KIND_CLIENT = 3
 STATUS_UNSET = 0
 STATUS_ERROR = 2
 
+CALL_MARK = "\0call:"
+
 FLAG_SAMPLED = 0x01
 FLAG_HAS_IS_REMOTE = 0x100
 FLAG_IS_REMOTE = 0x200
@@ -70,7 +72,7 @@ class GuestFacts:
     """What one guest part tells the lifecycle about its guest."""
 
     guest: str
-    """The guest's own trace id, as its source wrote it."""
+    """The guest's own trace id, as its source wrote it; of a Realtime call ``call_guest`` of its key."""
     source: Source
     host: TraceId | None = None
     """The host trace that this part's link names, when it names one."""
@@ -208,6 +210,17 @@ class GraftedSpan:
 def guest_key(guest_trace_id: str) -> Key:
     """The key under which a guest's parts are held while they are held apart from a host."""
     return Key(b"g" + sha256(_utf8(guest_trace_id)).digest()[:16])
+
+
+def call_guest(call: str) -> str:
+    """The name of a Realtime call among guests. An app may call a call and an SDK trace by one id; what is stored of
+    them differs, so they are two guests, and no id of an item begins like this (``usable_id``)."""
+    return f"{CALL_MARK}{call}"
+
+
+def called(guest: str) -> str:
+    """The id that the source wrote: of a Realtime call its key."""
+    return guest.removeprefix(CALL_MARK)
 
 
 def guest_span_id(guest_trace_id: str, guest_span_id: str) -> SpanId:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from time import monotonic_ns, time_ns
 
 from grafter.consumer import Consumer
-from grafter.core.model import Part, Source
+from grafter.core.model import Part, Source, called
 from grafter.core.openai.realtime.intake import Gathering, kind_of
 from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED
 from grafter.core.policy import GraftPolicy
@@ -125,7 +125,7 @@ class Recorders:
             raise UnavailableError(f"{self._limit} calls are recorded already", reason="recorders")
         recording = Recording(
             call_id,
-            Gathering(call_id, self._policy),
+            Gathering(call_id, self._policy, beside=True),
             peer,
             self._timing,
             self._wall,
@@ -343,7 +343,7 @@ class _Ending(Consumer):
         await self._consumer.consume(parts)
         for part in parts:
             if part.guest is not None and part.guest.ended:
-                self._recorders.stop(part.guest.guest)
+                self._recorders.stop(called(part.guest.guest))
 
 
 def _said(

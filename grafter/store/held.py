@@ -128,7 +128,7 @@ class Held:
 class Guest:
     """A guest with a part held or about to be."""
 
-    __slots__ = ("host", "parts", "said", "strays")
+    __slots__ = ("host", "parts", "said", "strays", "told")
 
     def __init__(self) -> None:
         self.parts = 0
@@ -137,6 +137,14 @@ class Guest:
         """Arrival of the part that says so; None while it is not yet stored."""
         self.strays: list[int] = []
         """Arrivals of parts that are being written under the guest's own key."""
+        self.told: tuple[Key, bytes] | None = None
+        """What is kept of its latest part."""
+
+    def kept(self, own: Key, facts: bytes) -> tuple[Key, bytes]:
+        """What is kept of a part: its guest's key and facts. The parts of a call mostly say the same."""
+        if self.told is None or self.told[1] != facts:
+            self.told = (own, facts)
+        return self.told
 
 
 class Filed:

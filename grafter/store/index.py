@@ -118,10 +118,10 @@ class Index:
         table = self.table
         if held.guests is None:
             held.guests = {}
-        held.guests[arrival] = (own, facts)
+        guest = table.guests[own]
+        held.guests[arrival] = guest.kept(own, facts)
         if held.sums is not None:
             _absorb(held.sums, records.decode_guest(facts), now)
-        guest = table.guests[own]
         if key == own and arrival in guest.strays:
             guest.strays.remove(arrival)
         if guest.said is None and guest.host is not None:
@@ -152,12 +152,13 @@ class Index:
         held.count(spans, flags, size)
         if guest is not None:
             own = key if flags & GUEST and not flags & HOST_KEY else guest_key(records.decode_guest(guest).guest)
-            table.guests.setdefault(own, Guest()).parts += 1
+            known = table.guests.setdefault(own, Guest())
+            known.parts += 1
             if held.guests is None:
                 held.guests = {}
-            held.guests[arrival] = (own, guest)
+            held.guests[arrival] = known.kept(own, guest)
             held.sums = None
-            self.links.take_evidence(table.guests[own], key, own, guest, arrival)
+            self.links.take_evidence(known, key, own, guest, arrival)
         held.first, held.last = min(held.first, now), max(held.last, now)
         held.seen = held.last
 

@@ -13,6 +13,7 @@ import aiohttp
 import orjson
 import pytest
 
+from grafter.core.model import called
 from grafter.core.openai.realtime.notes import decode
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
@@ -103,7 +104,7 @@ async def test_lines(kind: str, consumer: Any, metrics: Metrics) -> None:
     body = b"\n".join([orjson.dumps({"call": "rtc_1", **EVENT}), b"{", orjson.dumps({"call": "rtc_2", **EVENT})])
     async with opened(consumer, metrics) as door:
         assert (await door.post(body, **{"Content-Type": kind})).status == 204
-    assert [part.guest.guest for part in consumer.parts] == ["rtc_1", "rtc_2"]
+    assert [called(part.guest.guest) for part in consumer.parts] == ["rtc_1", "rtc_2"]
     assert (items(metrics, "event"), items(metrics, "odd")) == (2, 1)
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from grafter.core.model import Part, Source, TraceId, UnixNano
+from grafter.core.model import Part, Source, TraceId, UnixNano, call_guest, called
 from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.openai.realtime.notes import Note, Side, decode
 from grafter.core.policy import GraftPolicy, Waits
@@ -56,7 +56,7 @@ class Store:
             self.parts += parts
 
     def notes(self, call: str = "rtc_1") -> list[Note]:
-        mine = [part for part in self.parts if part.guest is not None and part.guest.guest == call]
+        mine = [part for part in self.parts if part.guest is not None and part.guest.guest == call_guest(call)]
         return [note for part in mine for note in decode(part.payload)]
 
     def types(self, call: str = "rtc_1") -> list[str]:
@@ -696,7 +696,7 @@ async def test_the_door_starts_a_recorder(server: RealtimeServer, store: Store, 
         assert (await post(body))[:2] == (202, {"call_id": "rtc_1", "status": "running"})
         assert (await post({"call_id": "rtc_2", "metadata": {"trace_id": TRACE}}))[0] == 202
         await server.until_listening("rtc_2")
-    hosts = {part.guest.guest: part.guest.host for part in store.parts if part.guest}
+    hosts = {called(part.guest.guest): part.guest.host for part in store.parts if part.guest}
     assert hosts == {"rtc_1": bytes.fromhex(TRACE), "rtc_2": bytes.fromhex(TRACE)}
     assert "+1555" not in str(store.parts)
     name = "grafter_receiver_requests_total"

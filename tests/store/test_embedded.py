@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from grafter.core.model import Envelope, Facts, Key, Part, UnixNano
+from grafter.core.model import Envelope, Facts, Key, Part, Source, UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store import embedded
+from grafter.store import embedded, index, records
 from grafter.store.base import DeadLetter, Memory, Outcome, Settlement
 from grafter.store.embedded import EmbeddedStore, StoreError
 from grafter.store.segments import HEADER_BYTES, SegmentLog
@@ -427,7 +428,7 @@ import asyncio, gc, os, sys
 from pathlib import Path
 from grafter.core.model import Envelope, Facts, Key, Part
 from grafter.core.policy import Waits
-from grafter.store import embedded
+from grafter.store import embedded, index, records
 from tests.store.contract import LEASE, START, look_at
 
 TRACES, PARTS, SPANS, SIZE = 10_000, 4, 5, 2500
@@ -544,3 +545,25 @@ async def test_a_bundle_keeps_within_its_limits() -> None:
         await store.append([host_part("x" * 6, key(i), Facts.ROOT) for i in range(10, 13)], START)
         by_size = [await store.bundle(LATER, 10, 1000, 12) for _ in range(3)]
         assert [bundle and bundle.size for bundle in by_size] == [12, 6, None]
+
+
+async def test_the_parts_of_a_call_take_little_memory(tmp_path: Path) -> None:
+    """A call of an hour has thousands, and what is known of them beside their bytes is the same for most."""
+    parts, calls = 50, 40
+    async with opened(tmp_path) as store:
+        await store.append([call_part(call, 0) for call in range(calls)], START)
+        tracemalloc.start()
+        try:
+            for number in range(parts):
+                await store.append([call_part(call, number) for call in range(calls)], START)
+            taken = tracemalloc.take_snapshot().filter_traces(
+                [tracemalloc.Filter(True, records.__file__), tracemalloc.Filter(True, index.__file__)]
+            )
+        finally:
+            tracemalloc.stop()
+    assert sum(trace.size for trace in taken.traces) / (parts * calls) < 200
+
+
+def call_part(call: int, number: int) -> Part:
+    """One of the parts that a recorder hands on every second or so."""
+    return guest_part(f"[{number}]", f"rtc_{call}", HOST, source=Source.REALTIME)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from grafter.core.model import GuestFacts, Part, Source, SpanId, guest_key, guest_span_id
+from grafter.core.model import CALL_MARK, GuestFacts, Part, Source, SpanId, guest_key, guest_span_id
 from grafter.core.openai.content import KNOWN_TYPES, clean
 from grafter.core.openai.head import Head
 from grafter.core.openai.values import mapping_of, sound
@@ -108,7 +108,9 @@ def read_payload(payload: bytes) -> list[dict[str, object]]:
 
 def usable_id(value: object) -> str | None:
     """The value when it can name a trace or a span."""
-    return value if isinstance(value, str) and 0 < len(value) <= MAX_ID else None
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or value.startswith(CALL_MARK):
+        return None
+    return value
 
 
 def parent_of(item: Mapping[str, object]) -> str | None:

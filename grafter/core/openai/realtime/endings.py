@@ -2,7 +2,7 @@
 
 A response is done long before its audio is heard, and may be interrupted until then; a transcript comes when it
 likes; an MCP server's item is told after its call has ended. So each is held until what may still come has come, or
-is overtaken by the next turn, or is too late.
+the next turn has ended a while ago, or is too late.
 """
 
 from grafter.core.model import GuestSpan, UnixNano
@@ -15,6 +15,9 @@ _PLAYOUT = 60 * _SECOND
 """After a response is done: longer than answers on a phone are, and the end of what is waited for."""
 _LATE = 30 * _SECOND
 """After a speech or a call has ended: transcripts and items come within a few seconds."""
+_OVERTAKEN = 5 * _SECOND
+"""After the next turn has ended: what says how much of an answer was heard comes on its way, over a network and in any
+order, and the caller's \"stop\" may be over before it."""
 
 
 def settled(session: Session, at: int, *, content: bool) -> list[GuestSpan]:
@@ -57,7 +60,7 @@ def _response_over(response: Response, at: int) -> bool:
     if response.done_at is None:
         return False
     heard = not response.speaks or response.played_at is not None or response.cut_by == "truncated"
-    return heard or response.passed or at > response.done_at + _PLAYOUT
+    return heard or _overtaken(response, at) or at > response.done_at + _PLAYOUT
 
 
 def _speech_over(session: Session, speech: Speech, at: int) -> bool:
@@ -68,7 +71,11 @@ def _speech_over(session: Session, speech: Speech, at: int) -> bool:
         # A transcript alone: the rest is lost, or comes soon.
         return speech.transcription is not None and speech.started_at is None and at > speech.last_at + _LATE
     told = speech.transcription is not None or session.config.transcription == ""
-    return told or speech.passed or at > end + _LATE
+    return told or _overtaken(speech, at) or at > end + _LATE
+
+
+def _overtaken(record: Response | Speech, at: int) -> bool:
+    return record.passed_at is not None and at > record.passed_at + _OVERTAKEN
 
 
 def _call_over(call: Call, at: int) -> bool:

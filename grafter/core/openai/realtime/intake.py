@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grafter.core.link import Malformed, from_metadata
-from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, guest_key
+from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, call_guest, guest_key
 from grafter.core.openai.items import parse_json, usable_id
 from grafter.core.openai.media import decoded_size
 from grafter.core.openai.realtime.kept import AUDIO_DELTAS, FOLDED, KNOWN, ODD, UNREAD, kept, present_name
 from grafter.core.openai.realtime.notes import ENDED, METADATA, SIP, Note, Side, encode
 from grafter.core.openai.times import nanoseconds
 from grafter.core.openai.values import mapping_of, sound
-from grafter.core.policy import HOUR, GraftPolicy
+from grafter.core.policy import HOUR, SECOND, GraftPolicy
 
 SESSIONS = frozenset({"session.created", "session.updated", "session.update"})
 
@@ -77,6 +77,10 @@ _FAR = HOUR
 """A time this far ahead of grafter's clock is no time of an event, and a sender that says it is now has a wrong clock:
 clocks that are kept at all differ by seconds, and nothing is received before it is sent."""
 
+_EARLIEST = 1_577_836_800 * SECOND
+"""2020, years before there were Realtime calls: a time before it is a zero, a clock that was never set, or one that
+counts from its start; taken at its word it would stretch a call over half a century."""
+
 # An object whose members are those of an audio delta, plainly written, up to the audio itself. ASCII without a quote,
 # a backslash and control characters, so that what is matched is what a decoder would read.
 _TEXT = r'"([ !#-\[\]-~]*)"'
@@ -124,8 +128,11 @@ _Key = tuple[object, ...]
 class Gathering:
     """Events of one call, gathered into the next part."""
 
-    def __init__(self, call: str, policy: GraftPolicy) -> None:
-        self._call = call
+    def __init__(self, call: str, policy: GraftPolicy, *, beside: bool = False) -> None:
+        """``beside``: read by a recorder of grafter's, while the app may post what it reads itself."""
+        self._guest = call_guest(call)
+        self._key = guest_key(self._guest)
+        self._beside = beside
         self._content = policy.content
         self._keys = policy.trace_id_keys
         self._notes: list[Note | tuple[Side, _Run]] = []
@@ -210,7 +217,7 @@ class Gathering:
         notes = [note if isinstance(note, Note) else note[1].note(note[0]) for note in self._notes]
         link = next((self._links[origin] for origin in ("start", "posted", "session") if origin in self._links), None)
         facts = GuestFacts(
-            guest=self._call,
+            guest=self._guest,
             source=Source.REALTIME,
             host=None if link is None else link.host,
             sampled=None if link is None else link.sampled,
@@ -225,7 +232,7 @@ class Gathering:
         self._notes = []
         self._runs = {}
         self._head = self._ends = self._ended = self._pressing = False
-        return Part(guest_key(self._call), payload, 0, guest=facts)
+        return Part(self._key, payload, 0, guest=facts)
 
     def _add_delta(self, text: str, match: re.Match[str], at: UnixNano, side: Side) -> str | None:
         """An audio delta by its text alone; None for one that is not plain enough for that."""
@@ -262,6 +269,8 @@ class Gathering:
         return str(run.event["type"])
 
     def _begin(self, key: _Key, event: dict[str, object], at: UnixNano, side: Side) -> _Run:
+        if self._beside and "delta_bytes" in event:
+            event = {**event, "beside": True}
         run = _Run(event, at)
         self._runs[key] = run
         self._notes.append((side, run))
@@ -304,7 +313,7 @@ class RealtimeIntake:
     """One for each call, in order of first appearance."""
     kinds: Counter[str]
     """Every event once, by ``kind_of``; and ``metadata``, ``ended`` and ``untimed`` (an event whose time was none, so
-    that its arrival stands for it)."""
+    that another stands for it)."""
 
 
 @dataclass(slots=True)
@@ -313,7 +322,9 @@ class _Posted:
     now: UnixNano
     calls: dict[str, Gathering] = field(default_factory=dict)
     latest: dict[str, int] = field(default_factory=dict)
-    """The time of the last event of each call in this body."""
+    """The latest time of each call in this body."""
+    before: dict[str, int] = field(default_factory=dict)
+    """The time of the event of each call that was read before."""
     kinds: Counter[str] = field(default_factory=Counter)
 
     def read(self, envelope: object) -> bool:
@@ -330,43 +341,52 @@ class _Posted:
         sent_at = nanoseconds(envelope.get("sent_at"))
         # Positive: how far the sender's clock is ahead at least, for nothing is received before it is sent.
         ahead = None if sent_at is None else sent_at - self.now
-        shift = ahead if ahead is not None and ahead > _FAR else 0
+        shift = (
+            ahead if sent_at is not None and ahead is not None and not _EARLIEST <= sent_at <= self.now + _FAR else 0
+        )
         entries = envelope.get("events")
         if entries is None:
             entries = [envelope] if "event" in envelope else []
         elif not isinstance(entries, list):
             self.kinds[ODD] += 1
             entries = []
-        times = [self._add(gathering, entry, shift) for entry in entries]
-        known = [time for time in times if time is not None]
+        times = [self._time(mapping_of(entry).get("at"), shift) for entry in entries]
+        first = next((time for time in times if time is not None), self.now)
+        before = self.before.get(call, first)
+        known = []
+        for entry, time in zip(entries, times, strict=True):
+            before = before if time is None else time
+            if self._add(gathering, entry, time, before) and time is not None:
+                known.append(time)
+        if any(time is not None for time in times):
+            self.before[call] = before
         if known:
             self.latest[call] = max(self.latest.get(call, 0), *known)
         self._say(gathering, envelope, known, ahead, shift, self.latest.get(call, self.now))
         return True
 
-    def _add(self, gathering: Gathering, entry: object, shift: int) -> int | None:
-        """One event of an envelope; its time, None when it has none of its own."""
+    def _add(self, gathering: Gathering, entry: object, time: int | None, before: int) -> bool:
+        """One event of an envelope; whether it is one. ``before`` stands for a time of its own that it has not."""
         if not isinstance(entry, Mapping):
             self.kinds[ODD] += 1
-            return None
+            return False
         event = entry.get("event")
         side = _side(entry.get("from"), event)
         if side is None:
             self.kinds[ODD] += 1
-            return None
-        at = self._time(entry.get("at"), shift)
-        kind = gathering.add_event(event, UnixNano(self.now if at is None else at), side)
+            return False
+        kind = gathering.add_event(event, UnixNano(before if time is None else time), side)
         if kind == ODD:
             self.kinds[ODD] += 1
-            return None
+            return False
         self.kinds[kind_of(kind)] += 1
-        if at is None:
+        if time is None:
             self.kinds["untimed"] += 1
-        return at
+        return True
 
     def _time(self, value: object, shift: int = 0) -> int | None:
         at = nanoseconds(value)
-        return None if at is None or not 0 < at - shift <= self.now + _FAR else at - shift
+        return None if at is None or not _EARLIEST <= at - shift <= self.now + _FAR else at - shift
 
     def _say(
         self,
@@ -392,12 +412,14 @@ class _Posted:
             said["clock"] = {"ahead_ms": round(ahead / 1e6, 3)} | (
                 {"offset_ms": round(shift / 1e6, 3)} if shift else {}
             )
-        own = self._time(envelope.get("at"), shift) or self._time(envelope.get("sent_at"), shift) or latest
+        named = self._time(envelope.get("at"), shift) or self._time(envelope.get("sent_at"), shift)
+        own = named or latest
         if said:
             gathering.say({"type": METADATA, "origin": "posted", **said}, UnixNano(min(times, default=own)))
         if envelope.get("ended") is True:
             self.kinds["ended"] += 1
-            gathering.say({"type": ENDED, "by": "posted"}, UnixNano(max(times, default=own)))
+            untimed = {} if named or times or latest != self.now else {"untimed": True}
+            gathering.say({"type": ENDED, "by": "posted", **untimed}, UnixNano(max(times, default=own)))
 
 
 def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) -> RealtimeIntake:
@@ -408,9 +430,10 @@ def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) ->
     "from", "event"}``. ``T`` is Unix seconds as a number, or RFC 3339. An event without ``from`` is from the side that
     sends events of its type.
 
-    Times stay as the sender measured them. Only where they cannot be, another stands for them: the arrival ``now`` for
-    a missing, unreadable or far later one; and from a sender whose ``sent_at`` shows its clock to be more than an hour
-    ahead, all are taken back by the difference. How far ahead its clock is at least is noted either way.
+    Times stay as the sender measured them. Only where they cannot be, another stands for them: for one that is missing,
+    unreadable, before 2020 or more than an hour ahead that of the event before it in the body, else that of the next,
+    else the arrival ``now``; and from a sender whose ``sent_at`` shows its clock to be more than an hour ahead, or
+    before 2020, all are moved by the difference. How far ahead its clock is at least is noted either way.
 
     Raises ValueError, without the payload, for what is no JSON, names no call at all, or more than MOST_CALLS.
     """

@@ -12,7 +12,7 @@ from grafter.core.openai.content import ARGUMENTS_DIGEST, without_text
 from grafter.core.openai.limits import fit_json
 from grafter.core.openai.media import decoded_size
 from grafter.core.openai.realtime import allowed
-from grafter.core.openai.realtime.allowed import GONE, Rule, Table, identity, number, or_null, own, said, word
+from grafter.core.openai.realtime.allowed import GONE, Rule, Table, flag, identity, number, or_null, own, said, word
 from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED, Side
 from grafter.core.openai.values import count_of, sound
 from grafter.core.policy import Content
@@ -178,7 +178,7 @@ _TABLES: Mapping[str, Table] = {
     "response.mcp_call.in_progress": _OF_ITEM,
     "response.mcp_call_arguments.delta": _OF_ITEM,
     "response.mcp_call_arguments.done": _ARGUMENTS,
-    AUDIO_DELTA: _table(item_id=identity, response_id=identity, delta_bytes=_bytes),
+    AUDIO_DELTA: _table(item_id=identity, response_id=identity, delta_bytes=_bytes, beside=flag),
     "response.output_audio_transcript.delta": _OF_ITEM,
     "response.output_item.added": _WITH_ITEM,
     "response.output_item.done": _WITH_ITEM,
@@ -202,6 +202,6 @@ _GRAFTER: Mapping[str, Table] = {
     SIP: {"traceparent": or_null(word)},
     STARTED: {},
     ALIVE: {},
-    ENDED: {"by": word},
+    ENDED: {"by": word, "untimed": flag},
 }
 """Notes of grafter's own; from any other side such a name means nothing."""

@@ -22,6 +22,8 @@ MOST_SESSIONS = 32
 """Of one call; a call that rolls over every hour has one a day's working hour."""
 _EXPIRY = 5_000_000_000
 """How near to a session's expiry its last event must be to have been ended by it."""
+_FAREWELL = 600_000_000_000
+"""How long a line may be silent before somebody hangs up."""
 _LONGEST_BY = 32
 
 
@@ -128,8 +130,10 @@ class Machine:
         session = self._sessions[self._current] if self._sessions else None
         if session is None or kind in (METADATA, SIP, STARTED):
             return []
-        # Silence and a lost socket are noticed long after the last that was heard.
-        if kind == ALIVE or note.event.get("by") not in ("silence", "disconnect"):
+        # Silence and a lost socket are noticed long after the last that was heard; and what arrives so long after it
+        # without a time of its own is the end of a recording.
+        late = note.event.get("untimed") is True and note.at > session.last_at + _FAREWELL
+        if kind == ALIVE or not (late or note.event.get("by") in ("silence", "disconnect")):
             self._lived(session, note.at, note.at)
         return self._told(session, endings.settled(session, note.at, content=self._content))
 
@@ -194,7 +198,8 @@ def _identity(note: Note, kind: str) -> bytes:
     if event_id is None:
         told = [note.at, note.side.value, note.event, note.count, note.last]
     elif note.side is Side.SERVER:
-        told = [event_id, kind]
+        # Of audio both who hear it count the bytes.
+        told = [event_id, kind, *([True] if note.event.get("beside") is True else [])]
     else:
         told = [note.side.value, note.event]
     return blake2b(canonical(told), digest_size=Seen.BYTES).digest()

@@ -19,7 +19,7 @@ from grafter.core.openai.mapping import Mapped
 from grafter.core.openai.realtime.kept import kept
 from grafter.core.openai.realtime.machine import Machine
 from grafter.core.openai.realtime.naming import Naming
-from grafter.core.openai.realtime.notes import Note, Side, decode, in_order
+from grafter.core.openai.realtime.notes import Side, begins, in_order
 from grafter.core.openai.realtime.session import Session
 from grafter.core.openai.values import mapping_of
 from grafter.core.policy import Content, GraftPolicy
@@ -49,8 +49,8 @@ def map_realtime(
     machine = Machine.restored(call, memory.get("machine"), content=policy.content is not Content.NONE)
     naming = Naming.restored(memory.get("naming"))
     spans: dict[str, list[GuestSpan]] = {}
-    notes, odd = _read(payloads)
-    for note in in_order(notes):
+    begun, odd = _begun(payloads)
+    for note in in_order(begun):
         # What was stored under a wider rule, before a restart with a narrower one, may not leave either.
         event = kept(note.event, note.side, policy.content)
         if event is None:
@@ -107,14 +107,18 @@ def map_realtime(
     )
 
 
-def _read(payloads: Sequence[bytes]) -> tuple[list[list[Note]], int]:
-    notes, odd = [], 0
+def _begun(payloads: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], int]:
+    """The payloads that hold notes, each with the time of its first; and how many are no payloads."""
+    begun, odd = [], 0
     for payload in payloads:
         try:
-            notes.append(decode(payload))
+            at = begins(payload)
         except ValueError:
             odd += 1
-    return notes, odd
+            continue
+        if at is not None:
+            begun.append((at, payload))
+    return begun, odd
 
 
 def _head(naming: Naming, session: Session | None, used: Head, policy: GraftPolicy) -> Head:

@@ -5,9 +5,10 @@ parts of source ``realtime`` are JSON lists of notes; they may arrive in any ord
 back in order of their times.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from heapq import heappop, heappush
 
 import orjson
 
@@ -32,7 +33,8 @@ STARTED = "grafter.started"
 ALIVE = "grafter.alive"
 """Nothing happened, and somebody is still listening."""
 ENDED = "grafter.ended"
-"""No more will come; ``by``: ``posted``, ``close``, ``disconnect``, ``expired``, ``silence`` or ``stopped``."""
+"""No more will come; ``by``: ``posted``, ``close``, ``disconnect``, ``expired``, ``silence`` or ``stopped``;
+``untimed``: nobody said when, so that its time is that of its arrival."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,27 @@ def decode(payload: bytes) -> list[Note]:
     return [note for note in map(_note, rows) if note is not None]
 
 
-def in_order(payloads: Sequence[Sequence[Note]]) -> list[Note]:
-    """All notes by their time, then by arrival: the order in which the machine wants them."""
-    return sorted((note for notes in payloads for note in notes), key=_time)
+def begins(payload: bytes) -> int | None:
+    """The time of a payload's earliest note; None where it has none. Raises ValueError as ``decode`` does."""
+    return min((note.at for note in decode(payload)), default=None)
 
 
-def _time(note: Note) -> int:
-    return note.at
+def in_order(payloads: Iterable[tuple[int, bytes]]) -> Iterator[Note]:
+    """All notes by their time, then by arrival: the order in which the machine wants them.
+
+    Each payload comes with what ``begins`` says of it, and is decoded when its time has come: a note takes six times
+    the room of its JSON, and a call may hold a million.
+    """
+    waiting: list[tuple[int, int, int, Note]] = []
+    for begin, arrival, payload in sorted(
+        (begin, arrival, payload) for arrival, (begin, payload) in enumerate(payloads)
+    ):
+        while waiting and waiting[0][:2] < (begin, arrival):
+            yield heappop(waiting)[3]
+        for place, note in enumerate(decode(payload)):
+            heappush(waiting, (note.at, arrival, place, note))
+    while waiting:
+        yield heappop(waiting)[3]
 
 
 def _row(note: Note) -> list[object]:

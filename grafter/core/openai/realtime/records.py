@@ -49,6 +49,8 @@ class Response:
     first_delta_at: int | None = None
     first_audio_at: int | None = None
     audio_bytes: int = 0
+    audio_bytes_beside: int = 0
+    """The same by a recorder's count: two who hear one call fold its audio differently, so each counts for itself."""
     speaks: bool = False
     """It has audio, whether or not the audio itself passes here."""
     playing_at: int | None = None
@@ -60,8 +62,8 @@ class Response:
     """``truncated`` (the server's word) or ``truncate`` (the client's)."""
     spoken_over_at: int | None = None
     """When the caller began to speak while its audio was not known to have ended."""
-    passed: bool = False
-    """Something later has ended: what may still come of this one has come."""
+    passed_at: int | None = None
+    """When something later had ended: what may still come of this one comes soon."""
 
     measured: str | None = None
     """What its latency is measured from, and when that was."""
@@ -92,7 +94,7 @@ class Speech:
     transcript: str | None = None
     usage: dict[str, object] = field(default_factory=dict)
     error: dict[str, object] = field(default_factory=dict)
-    passed: bool = False
+    passed_at: int | None = None
 
 
 @dataclass(slots=True)

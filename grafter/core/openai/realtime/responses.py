@@ -41,7 +41,8 @@ def created(session: Session, note: Note, event: Mapping[str, object]) -> None:
     if response.created_at is None:
         response.created_at = note.at
     _learn(session, response, told)
-    _measure(session, response, note.at)
+    # Not the event's own time: a clock that jumped back does not turn round what came first.
+    _measure(session, response, session.last_at)
 
 
 def done(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -61,8 +62,9 @@ def done(session: Session, note: Note, event: Mapping[str, object]) -> None:
     for item in response.output:
         _item(session, note, response, mapping_of(item), whole=True)
     for other in session.responses.values():
-        if other.done_at is not None and other is not response and not response.aside:
-            other.passed = other.passed or other.first_at < response.first_at
+        before = other.done_at is not None and other.first_at < response.first_at
+        if before and other.passed_at is None and not response.aside:
+            other.passed_at = note.at
 
 
 def delta(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -74,7 +76,11 @@ def audio_delta(session: Session, note: Note, event: Mapping[str, object]) -> No
     if response is None:
         return
     response.speaks = True
-    response.audio_bytes = min(response.audio_bytes + (count_of(event.get("delta_bytes")) or 0), (1 << 62))
+    size = count_of(event.get("delta_bytes")) or 0
+    if event.get("beside") is True:
+        response.audio_bytes_beside = min(response.audio_bytes_beside + size, 1 << 62)
+    else:
+        response.audio_bytes = min(response.audio_bytes + size, 1 << 62)
     if response.first_audio_at is None or note.at < response.first_audio_at:
         response.first_audio_at = note.at
 
@@ -223,11 +229,11 @@ def _learn(session: Session, response: Response, told: Mapping[str, object]) -> 
 
 
 def _measure(session: Session, response: Response, at: int) -> None:
-    """Find what the response answers; once, when the server begins it."""
+    """Find what the response answers: what had ended, or was asked for, when the server began it (``at``); once."""
     if response.measured is not None:
         return
     waiting = session.waiting
-    asked_at, aside = _asked(waiting.creates, response)
+    asked_at, aside = _asked(waiting.creates, response, at)
     response.aside = response.aside or aside
     # Out of band it answers nobody, and what is waiting for an answer goes on waiting.
     before = (
@@ -240,7 +246,7 @@ def _measure(session: Session, response: Response, at: int) -> None:
                 (waiting.tool_at, TOOL_OUTPUT),
                 (waiting.idle_at, IDLE_TIMEOUT),
             )
-            if time is not None
+            if time is not None and time <= at
         ]
     )
     if before:
@@ -256,11 +262,16 @@ def _measure(session: Session, response: Response, at: int) -> None:
         response.after_tool = waiting.tool
     if not response.aside:
         session.latest = response.id
-        waiting.speech = waiting.speech_at = waiting.speech_stopped_at = waiting.silence_ms = None
-        waiting.tool = waiting.tool_at = waiting.idle_at = None
+        # What ended since waits for its own answer.
+        if waiting.speech_at is not None and waiting.speech_at <= at:
+            waiting.speech = waiting.speech_at = waiting.speech_stopped_at = waiting.silence_ms = None
+        if waiting.tool_at is not None and waiting.tool_at <= at:
+            waiting.tool = waiting.tool_at = None
+        if waiting.idle_at is not None and waiting.idle_at <= at:
+            waiting.idle_at = None
 
 
-def _asked(creates: list[object], response: Response) -> tuple[int | None, bool]:
+def _asked(creates: list[object], response: Response, begun: int) -> tuple[int | None, bool]:
     """When the client asked for this response, and whether it asked for one out of band; it has its answer then.
 
     Metadata comes back as it was sent. Without any, the first that waits is meant.
@@ -268,7 +279,7 @@ def _asked(creates: list[object], response: Response) -> tuple[int | None, bool]
     for index, entry in enumerate(creates):
         at, _, metadata, aside = (*list_of(entry), None, None, None, None)[:4]
         same = metadata == response.metadata and (aside is True or not response.aside)
-        if same and isinstance(at, int) and (not aside or response.aside or response.metadata):
+        if same and isinstance(at, int) and at <= begun and (not aside or response.aside or response.metadata):
             del creates[index]
             return at, aside is True
     return None, False

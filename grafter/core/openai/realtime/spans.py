@@ -294,7 +294,7 @@ def _settings(attributes: Attributes, response: Response) -> None:
     if modalities:
         attributes[semconv.GEN_AI_OUTPUT_TYPE] = "speech" if "audio" in modalities else modalities[0]
     _put(attributes, semconv.GEN_AI_SPEECH_VOICE, text_of(audio.get("voice")))
-    _put(attributes, semconv.RESPONSE_AUDIO_BYTES, response.audio_bytes or None)
+    _put(attributes, semconv.RESPONSE_AUDIO_BYTES, max(response.audio_bytes, response.audio_bytes_beside) or None)
 
 
 def _latency(attributes: Attributes, response: Response) -> None:

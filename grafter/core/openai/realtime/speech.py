@@ -38,7 +38,7 @@ def stopped(session: Session, note: Note, event: Mapping[str, object]) -> None:
     waiting = session.waiting
     waiting.speech, waiting.speech_at, waiting.speech_stopped_at = speech.id, note.at, note.at
     waiting.silence_ms = speech.silence_ms
-    _pass(session, speech.id, speech.started_at or note.at)
+    _pass(session, speech.id, speech.started_at or note.at, note.at)
 
 
 def committed(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -52,7 +52,7 @@ def committed(session: Session, note: Note, event: Mapping[str, object]) -> None
         waiting = session.waiting
         waiting.speech, waiting.speech_stopped_at, waiting.silence_ms = speech.id, None, None
         waiting.speech_at = note.at if asked_at is None else asked_at
-        _pass(session, speech.id, note.at if speech.started_at is None else speech.started_at)
+        _pass(session, speech.id, note.at if speech.started_at is None else speech.started_at, note.at)
 
 
 def commit(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -107,11 +107,12 @@ def key_pressed(session: Session, note: Note, event: Mapping[str, object]) -> No
     session.happened(note.at, semconv.EVENT_DTMF, {"digit": text_of(event.get("event"))})
 
 
-def _pass(session: Session, speech: str, began: int) -> None:
+def _pass(session: Session, speech: str, began: int, at: int) -> None:
     """A speech has ended: what was said before it is over."""
     for response in session.responses.values():
-        if response.done_at is not None and response.first_at <= began:
-            response.passed = True
+        if response.done_at is not None and response.first_at <= began and response.passed_at is None:
+            response.passed_at = at
     for other in session.speeches.values():
-        if other.id != speech and (other.stopped_at is not None or other.committed_at is not None):
-            other.passed = True
+        ended = other.stopped_at is not None or other.committed_at is not None
+        if other.id != speech and ended and other.passed_at is None:
+            other.passed_at = at

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grafter.core.model import Part, Source, TraceId, UnixNano, guest_key
+from grafter.core.model import Part, Source, TraceId, UnixNano, call_guest, guest_key
 from grafter.core.openai.realtime.intake import Gathering, RealtimeIntake, kind_of, read_posts
 from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, Note, Side, decode
 from grafter.core.policy import HOUR, SECOND, Content, GraftPolicy
@@ -252,7 +252,7 @@ def facts(*events: dict[str, Any], policy: GraftPolicy = POLICY) -> Any:
     part = gathered.take()
     assert part is not None
     assert part.spans == 0
-    assert part.key == guest_key("rtc_1")
+    assert part.key == guest_key(call_guest("rtc_1"))
     assert part.guest is not None
     assert part.guest.source is Source.REALTIME
     return part.guest
@@ -354,17 +354,44 @@ def test_one_body_may_tell_of_several_calls() -> None:
     """Each call is a part of its own."""
     intake = posted({"call": "a", **EVENT}, {"call": "b", **EVENT}, {"call": "a", **EVENT}, ndjson=True)
     assert [(part.key, len(decode(part.payload))) for part in intake.parts] == [
-        (guest_key("a"), 2),
-        (guest_key("b"), 1),
+        (guest_key(call_guest("a")), 2),
+        (guest_key(call_guest("b")), 1),
     ]
 
 
-@pytest.mark.parametrize("time", [None, "soon", True, [], -1, 0, 1e300, 1_800_003_601, 1_800_000_000_000])
+@pytest.mark.parametrize(
+    "time", [None, "soon", True, [], -1, 0, 12.5, 1e300, 1_577_836_799, 1_800_003_601, 1_800_000_000_000]
+)
 def test_a_time_that_cannot_be_is_the_arrival(time: Any) -> None:
     """It is counted, and the event is kept."""
     intake = posted({"call": "rtc_1", "events": [{**EVENT, "at": time}]})
     assert [note.at for note in decode(intake.parts[0].payload)] == [NOW]
     assert intake.kinds == Counter(event=1, untimed=1)
+
+
+@pytest.mark.parametrize("ndjson", [False, True])
+@pytest.mark.parametrize("time", [None, 0, "9999-12-31T23:59:59Z"])
+def test_a_time_that_cannot_be_is_that_of_its_neighbour(time: Any, ndjson: bool) -> None:
+    """So a call that is read from a file of last week does not reach from then until now, nor to 1970."""
+    week = 7 * 24 * 3600
+    timed = [{**EVENT, "at": EVENT["at"] - week + n, "event": {**DONE, "event_id": f"e_{n}"}} for n in range(2)]
+    odd = [{**EVENT, "at": time, "event": {**DONE, "event_id": f"odd_{n}"}} for n in range(2)]
+    events = [timed[0], odd[0], timed[1], odd[1]]
+    lines = [{"call": "c", **event} for event in events]
+    intake = posted(*lines, ndjson=True) if ndjson else posted({"call": "c", "events": events})
+    stood = {str(note.event["event_id"]): note.at for note in decode(intake.parts[0].payload)}
+    assert stood["odd_0"] == stood["e_0"] == (1_799_999_990 - week) * SECOND + SECOND // 4
+    assert stood["odd_1"] == stood["e_1"] == stood["e_0"] + SECOND
+    assert intake.kinds["untimed"] == 2
+    first = posted({"call": "c", "events": events[1:]})
+    assert {note.at for note in decode(first.parts[0].payload)} == {stood["e_1"]}
+
+
+def test_a_clock_that_was_never_set_is_set_right() -> None:
+    """A device that thinks it is 1970 still knows how long ago something was."""
+    intake = posted({"call": "c", "sent_at": 100.0, "events": [{**EVENT, "at": 92}, {**EVENT, "at": 99}]})
+    times = [note.at for note in decode(intake.parts[0].payload) if note.side is Side.SERVER]
+    assert times == [at(-8), at(-1)]
 
 
 def test_times_stay_as_measured() -> None:

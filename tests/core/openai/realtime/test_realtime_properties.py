@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -239,6 +240,21 @@ def test_a_long_call_costs_flat_memory() -> None:
     (session,) = machine.sessions
     assert session.omitted > 1000
     assert session.unknown_events == 10_000
+
+
+def test_reading_a_long_call_takes_less_room_than_its_events() -> None:
+    """As notes they would take six times as much as they do in the store."""
+    odd = [Note(UnixNano(10**18 + n), Side.SERVER, {"type": "hm", "event_id": f"event_{n}"}) for n in range(40_000)]
+    payloads = [encode(odd[n : n + 500]) for n in range(0, len(odd), 500)]
+    del odd
+    tracemalloc.start()
+    try:
+        (mapped,) = map_realtime("key", payloads[::-1], POLICY, final=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert dict(mapped.guest.spans[0].attributes)["grafter.realtime.unknown_events"] == 40_000
+    assert peak < sum(map(len, payloads))
 
 
 @pytest.mark.parametrize("kind", [*sorted(KNOWN), "response.hologram"])

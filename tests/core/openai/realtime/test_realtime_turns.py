@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import orjson
 import pytest
 
-from grafter.core.model import STATUS_ERROR
+from grafter.core.model import STATUS_ERROR, UnixNano
+from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.openai.realtime.kept import kept
 from grafter.core.openai.realtime.mapping import map_realtime
 from grafter.core.openai.realtime.notes import Note, Side, encode
@@ -13,6 +15,7 @@ from grafter.core.policy import Content, GraftPolicy
 
 DATA = Path(__file__).parents[3] / "data" / "openai" / "realtime"
 HOST = "4bf92f3577b34da6a3ce929d0e0e4736"
+BEGIN = 1_790_000_000_000_000_000
 OTHER_HOST = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -180,6 +183,18 @@ def test_a_response_that_was_only_done(script) -> None:
     assert spans["r"].start == spans["r"].end
 
 
+def test_what_ended_after_a_response_began_is_not_what_it_answers(script) -> None:
+    """A response whose beginning was not heard, and whose end comes after the caller has spoken again."""
+    call = said(begun(script()), 1000, "r")
+    call.server(2000, "input_audio_buffer.speech_started", item_id="u")
+    call.server(3000, "input_audio_buffer.speech_stopped", item_id="u")
+    done(call, 3010, "r", "cancelled", status_details={"reason": "turn_detected"})
+    spans = said(made(call, 3020, "r_2"), 3500, "r_2").spans()
+    assert "grafter.turn.speech_item" not in told(spans, "r")
+    assert told(spans, "r_2")["grafter.turn.speech_item"] == "u"
+    assert told(spans, "r_2")["grafter.turn.first_audio_ms"] == 500.0
+
+
 def test_a_call_without_its_beginning_has_a_session(script) -> None:
     spans = said(made(script(), 700, "r"), 900, "r").spans()
     assert told(spans, "session")["grafter.realtime.missing"] == ("session.created",)
@@ -210,6 +225,30 @@ def test_a_cut_that_no_speech_explains_is_the_clients(script) -> None:
     call.client(2000, "conversation.item.truncate", item_id="item_r", content_index=0, audio_end_ms=700)
     (event,) = call.spans()["r"].events
     assert dict(event.attributes)["grafter.barge_in.by"] == "client"
+
+
+@pytest.mark.parametrize(
+    ("kind", "side"), [("conversation.item.truncated", "server"), ("conversation.item.truncate", "client")]
+)
+def test_a_cut_may_come_after_the_next_turn(script, kind, side) -> None:
+    """A short "stop" is over, and answered, before anybody says how much of the interrupted answer was heard."""
+    call = done(said(made(begun(script()), 1000, "r"), 1300, "r"), 1500, "r")
+    call.server(2500, "input_audio_buffer.speech_started", item_id="u")
+    call.server(2700, "input_audio_buffer.speech_stopped", item_id="u")
+    made(call, 2720, "r_2")
+    said(call, 2900, "r_2")
+    done(call, 3100, "r_2")
+    assert "r" not in call.spans(final=False)
+    getattr(call, side)(3400, kind, item_id="item_r", content_index=0, audio_end_ms=900)
+    spans = call.spans()
+    (event,) = spans["r"].events
+    assert (event.time, dict(event.attributes)["audio.elapsed_ms"]) == (spans["r"].start + 1500 * 1_000_000, 900)
+    assert spans["r_2"].events == ()
+    call = done(said(made(begun(script()), 1000, "r"), 1300, "r"), 1500, "r")
+    call.server(2500, "input_audio_buffer.speech_started", item_id="u")
+    call.server(2700, "input_audio_buffer.speech_stopped", item_id="u")
+    done(made(call, 8000, "r_2"), 8100, "r_2")
+    assert "r" in call.spans(final=False)
 
 
 def test_what_was_heard_is_not_guessed(script) -> None:
@@ -344,6 +383,9 @@ def test_a_transcript_comes_when_it_likes(script) -> None:
     call.server(2000, "input_audio_buffer.speech_stopped", item_id="u")
     assert call.spans(final=False) == {}
     kind = "conversation.item.input_audio_transcription"
+    # The next speech is over already.
+    call.server(3000, "input_audio_buffer.speech_started", item_id="u_2")
+    call.server(3500, "input_audio_buffer.speech_stopped", item_id="u_2")
     call.server(4000, f"{kind}.failed", item_id="u", error={"code": "audio_unintelligible", "message": "SECRET"})
     span = told(call.spans(final=False), "u")
     assert span["grafter.transcription.status"] == "failed"
@@ -387,6 +429,19 @@ def test_what_ended_the_session(script, by, end) -> None:
     span = call.spans(final=False)["session"]
     assert dict(span.attributes)["grafter.ended_by"] == by
     assert span.end - span.start == end * 1_000_000
+
+
+@pytest.mark.parametrize(("seconds", "until"), [(30, 30), (7 * 24 * 3600, 2)])
+def test_an_end_of_which_nobody_says_when(seconds, until) -> None:
+    """Of a call that runs it is the moment it arrives; a recording that is read later ended with its last event."""
+    now = BEGIN + seconds * 10**9
+    events = [{"at": BEGIN / 10**9 + n, "event": {"type": "rate_limits.updated", "event_id": f"e{n}"}} for n in (0, 2)]
+    bodies = [orjson.dumps({"call": "c", **more}) for more in ({"events": events}, {"ended": True})]
+    payloads = [part.payload for body in bodies for part in read_posts(body, False, GraftPolicy(), UnixNano(now)).parts]
+    (mapped,) = map_realtime("c", payloads, GraftPolicy(), final=False)
+    (session,) = mapped.guest.spans
+    assert (session.end - session.start) / 10**9 == until
+    assert dict(session.attributes)["grafter.ended_by"] == "posted"
 
 
 def test_a_session_whose_time_was_over(script) -> None:
