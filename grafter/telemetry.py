@@ -61,6 +61,9 @@ class Metrics:
             "grafter_join_delay_seconds", "From a guest's first part to its release with the host.", _DELAYS
         )
         self.forgotten_traces = counter("grafter_forgotten_traces", "Memories that the limit or the time ended.")
+        self.forgotten_marks = counter(
+            "grafter_forgotten_marks", "Marks of webhook deliveries that the limit on their number ended."
+        )
         self.recovered_spans = counter("grafter_recovered_spans", "Spans that the store held at start.")
         self.synthetic_spans = counter("grafter_synthetic_spans", "Spans that grafter made up.")
         self.merged_spans = counter("grafter_merged_spans", "Spans that came more than once, kept once.", "reason")

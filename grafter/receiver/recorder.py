@@ -16,7 +16,7 @@ from enum import StrEnum
 from time import monotonic_ns, time_ns
 
 from grafter.consumer import Consumer
-from grafter.core.model import Part, Source
+from grafter.core.model import Mark, Part, Source
 from grafter.core.openai.realtime.intake import Gathering, kind_of
 from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED
 from grafter.core.policy import GraftPolicy
@@ -339,8 +339,8 @@ class _Ending(Consumer):
         self._consumer = consumer
         self._recorders = recorders
 
-    async def consume(self, parts: Sequence[Part]) -> None:
-        await self._consumer.consume(parts)
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+        await self._consumer.consume(parts, marks)
         for part in parts:
             if part.guest is not None and part.guest.ended:
                 self._recorders.stop(part.guest.guest)

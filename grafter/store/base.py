@@ -44,6 +44,12 @@ Bundles
 Memory
     An opaque blob a key, kept for ``remember`` and up to ``remember_limit`` keys, the oldest going first.
 
+Marks
+    An id that something was dealt with under, such as a delivery, is *seen* until its time to live has passed. A mark
+    is visible when ``append`` returns, and never before the parts that came with it are stored: a crash between the
+    two leaves parts without a mark, whose repeat does no harm. Marks outlive the process, and are bounded in number:
+    past that the oldest go first.
+
 Time is an argument, in Unix nanoseconds. Due times and leases are data. Past ``max_bytes`` of live bytes ``append``
 raises UnavailableError. Arrival numbers rise over the whole life of the store, restarts included.
 """
@@ -53,7 +59,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from grafter.core.model import Envelope, Facts, GuestFacts, Key, Part, UnixNano
+from grafter.core.model import Envelope, Facts, GuestFacts, Key, Mark, Part, UnixNano
 from grafter.core.state import TraceState
 
 
@@ -186,8 +192,15 @@ class Stats:
 class Store(Protocol):
     """See the module's docstring for every promise."""
 
-    async def append(self, parts: Sequence[Part], now: UnixNano) -> None:
-        """Store the parts of one request. Raises UnavailableError when full, failing or stopping."""
+    async def append(self, parts: Sequence[Part], now: UnixNano, marks: Sequence[Mark] = ()) -> None:
+        """Store the parts of one request, of which there may be none, and after them its marks.
+
+        Raises UnavailableError when full, failing or stopping; what was stored until then does no harm.
+        """
+        ...
+
+    async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
+        """Whether each of these ids is marked. Raises UnavailableError when the marks cannot be read."""
         ...
 
     async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:

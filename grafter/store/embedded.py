@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from grafter.core.model import Facts, Key, Part, UnixNano
+from grafter.core.model import Facts, Key, Mark, Part, UnixNano
 from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
 from grafter.store import records
@@ -273,6 +273,11 @@ class EmbeddedStore:
         """Memories that the limit or the time ended, since the start."""
         return self._ledger.forgotten
 
+    @property
+    def forgotten_marks(self) -> int:
+        """Marks that the limit on their number ended, since the start."""
+        return self._ledger.marks.forgotten
+
     async def recovered(self) -> None:
         """Wait until the index is whole."""
         await self._ready.wait()
@@ -283,7 +288,23 @@ class EmbeddedStore:
 
     # The contract.
 
-    async def append(self, parts: Sequence[Part], now: UnixNano) -> None:
+    async def append(self, parts: Sequence[Part], now: UnixNano, marks: Sequence[Mark] = ()) -> None:
+        if parts or not marks:
+            await self._append(parts, now)
+        if marks:
+            # Only now, in a commit of their own: a mark without its parts would make a repeat lose them.
+            marked = [(mark, now) for mark in marks]
+            await self._writer.submit([], lambda _: None, marks=marked).future
+
+    async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
+        try:
+            if self._pool is None:
+                return self._ledger.marks.seen(ids, now)
+            return await self._loop.run_in_executor(self._pool, self._ledger.marks.seen, ids, now)
+        except sqlite3.Error as error:
+            raise UnavailableError(f"marks could not be read: {error}", reason="store_down") from error
+
+    async def _append(self, parts: Sequence[Part], now: UnixNano) -> None:
         size = sum([len(part.payload) for part in parts])
         self._admit(size)
         index = self._index

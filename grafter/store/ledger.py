@@ -20,8 +20,9 @@ from operator import itemgetter
 from pathlib import Path
 from struct import Struct
 
-from grafter.core.model import Key, UnixNano
+from grafter.core.model import Key, Mark, UnixNano
 from grafter.store.base import DeadLetter, Memory
+from grafter.store.marks import MARK_LIMIT, Marks
 from grafter.store.records import padded
 from grafter.store.segments import StoreError
 
@@ -60,7 +61,15 @@ _Row = tuple[int, int, list[int]]
 class Ledger:
     """Memories and letters. Methods raise sqlite3.Error when the file cannot be read or written."""
 
-    def __init__(self, path: Path | None, *, remember: int, remember_limit: int, letter_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        remember: int,
+        remember_limit: int,
+        letter_bytes: int,
+        mark_limit: int = MARK_LIMIT,
+    ) -> None:
         """Open or make the file; None keeps everything in memory. ``remember`` in nanoseconds. Raises StoreError."""
         self._path = path
         self._remember = remember
@@ -78,6 +87,7 @@ class Ledger:
         try:
             self._writer = _connected(path)
             self._reader = self._writer if path is None else _connected(path)
+            self.marks = Marks(self._writer, self._reader, self._lock, mark_limit)
             self._letters = self._writer.execute("SELECT coalesce(sum(length(payload)), 0) FROM letter").fetchone()[0]
             for number, at, keys in self._reader.execute("SELECT id, at, keys FROM memory ORDER BY id"):
                 self._found(number, at, [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)])
@@ -145,7 +155,11 @@ class Ledger:
         return _NOT_REMEMBERED if memory is None else (True, memory.host)
 
     def commit(
-        self, memories: Sequence[tuple[Memory, UnixNano]], letters: Sequence[DeadLetter], sheets: Sequence[Sheet] = ()
+        self,
+        memories: Sequence[tuple[Memory, UnixNano]],
+        letters: Sequence[DeadLetter],
+        sheets: Sequence[Sheet] = (),
+        marks: Sequence[tuple[Mark, UnixNano]] = (),
     ) -> int:
         """Store, and make room; the number of spans of old letters that had to go. All or nothing."""
         writer = self._writer
@@ -169,12 +183,16 @@ class Ledger:
                 )
                 size += sum(len(letter.payload) for letter in letters)
                 size, pushed_out = self._push_out(size)
+            if marks:
+                self.marks.write(marks)
             writer.execute("COMMIT")
         except BaseException:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
             raise
         self._letters = size
+        if marks:
+            self.marks.written()
         for number, at, hashes in added:
             self._found(number, at, hashes)
         if added:

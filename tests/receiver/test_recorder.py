@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from grafter.core.model import Part, Source, TraceId, UnixNano
+from grafter.core.model import Mark, Part, Source, TraceId, UnixNano
 from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.openai.realtime.notes import Note, Side, decode
 from grafter.core.policy import GraftPolicy, Waits
@@ -47,7 +47,7 @@ class Store:
     refused: int = 0
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def consume(self, parts: Sequence[Part]) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         async with self.news:
             self.news.notify_all()
             if self.errors:
