@@ -4,16 +4,26 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from grafter.config.receivers import OpenAIReceiver, OtlpReceiver, Receiver, ServerTls
+from grafter.config.receivers import OpenAIReceiver, OtlpReceiver, Project, Receiver, ServerTls
 from grafter.consumer import Consumer
 from grafter.core.policy import GraftPolicy
 from grafter.forwarding import Forwarding
 from grafter.otlp.split import Splitter
-from grafter.receiver import openai_http, otlp_grpc, otlp_http, realtime_calls, realtime_http, recorder
+from grafter.receiver import (
+    openai_http,
+    otlp_grpc,
+    otlp_http,
+    realtime_calls,
+    realtime_http,
+    recorder,
+    webhook_http,
+)
 from grafter.receiver.http_common import TlsFiles
 from grafter.receiver.recording import Timing
 from grafter.receiver.sideband import Account
+from grafter.receiver.signatures import Signatures
 from grafter.receiver.tee import teeing
+from grafter.store.base import Store
 from grafter.telemetry import Metrics
 
 
@@ -27,17 +37,19 @@ async def open_receiver(
     metrics: Metrics,
     grace_seconds: float,
     storing: Consumer | None = None,
+    store: Store | None = None,
 ) -> AsyncIterator[dict[str, int]]:
     """Run one receiver; yields its ports by door.
 
-    ``storing`` takes what recorders heard, also when ``consumer`` refuses because a stop has begun.
+    ``storing`` takes what recorders heard, also when ``consumer`` refuses because a stop has begun. ``store`` knows
+    which webhooks came before; without it there is no door for them.
     Leaving closes its doors one after the other, which takes up to ``grace_seconds`` in all. Raises OSError or
     ValueError when it cannot be opened.
     """
     if isinstance(receiver, OtlpReceiver):
         doors = _otlp(name, receiver, consumer, forwarding, policy, metrics, grace_seconds)
     else:
-        doors = _openai(name, receiver, consumer, storing or consumer, policy, metrics, grace_seconds)
+        doors = _openai(name, receiver, consumer, storing or consumer, store, policy, metrics, grace_seconds)
     async with doors as ports:
         yield ports
 
@@ -92,6 +104,7 @@ async def _openai(
     receiver: OpenAIReceiver,
     consumer: Consumer,
     storing: Consumer,
+    store: Store | None,
     policy: GraftPolicy,
     metrics: Metrics,
     grace_seconds: float,
@@ -111,7 +124,12 @@ async def _openai(
                 consumer,
                 metrics,
                 policy,
-                _account(receiver),
+                _account(receiver.project),
+                projects={
+                    name: account
+                    for name, project in receiver.projects.items()
+                    if (account := _account(project)) is not None
+                },
                 storing=storing,
                 timing=Timing(silence=receiver.realtime.silence.seconds),
                 grace_seconds=grace_seconds,
@@ -129,14 +147,18 @@ async def _openai(
             *realtime_http.event_routes(recorders.ended_by(consumer), metrics, policy, time.time_ns, tokens=tokens),
             *realtime_calls.call_routes(recorders, metrics, tokens=tokens),
         ]
+        if store is not None:
+            desk = webhook_http.Desk(consumer, store, recorders if receiver.realtime.record else None)
+            secrets = {name: project.secrets for name, project in receiver.projects.items()}
+            signatures = Signatures(secrets, int(receiver.webhook.tolerance))
+            routes += webhook_http.webhook_routes(desk, signatures, metrics, policy, time.time_ns)
         port = await stack.enter_async_context(
             openai_http.listening(routes, endpoint=receiver.endpoint, grace_seconds=grace_seconds)
         )
         yield {name: port}
 
 
-def _account(receiver: OpenAIReceiver) -> Account | None:
-    project = receiver.project
+def _account(project: Project | None) -> Account | None:
     return Account(project.key, project.base_url) if project is not None and project.key else None
 
 

@@ -132,6 +132,7 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
                     metrics,
                     door_seconds / len(active.receivers),
                     storing=storing,
+                    store=store,
                 )
             )
             service.ports.update(ports)

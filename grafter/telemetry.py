@@ -42,6 +42,9 @@ class Metrics:
             "grafter_receiver_request_seconds", "Time to answer a request.", _SECONDS, "receiver"
         )
         self.guest_items = counter("grafter_guest_items", "OpenAI items read, by what they were.", "source", "kind")
+        self.webhook_events = counter(
+            "grafter_webhook_events", "Events of accepted webhooks, by what they were.", "kind"
+        )
         self.tee_items = counter("grafter_tee_items", "Items sent on to OpenAI's ingest.", "outcome")
         self.recorders = Gauge("grafter_recorders", "Realtime calls recorded now.", registry=self.registry)
         self.recorder_connects = counter(
