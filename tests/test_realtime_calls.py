@@ -532,7 +532,7 @@ async def test_a_sip_header_alone_links_nothing() -> None:
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("host_at", [-20, 900, 1990])
 async def test_a_sip_header_holds_for_events_that_come_much_later(mode: Mode, host_at: int, unlinked: Unlinked) -> None:
-    """The app posts the call when it is over, half an hour after the header was told: it hangs under its host, whole."""
+    """The app posts the call when it is over, half an hour after the header was told: it hangs under its host."""
     peer = Peer()
     async with rig(peer, policy=GraftPolicy(mode=mode, unlinked=unlinked)) as served:
         if host_at < 0:

@@ -5,7 +5,7 @@ from base64 import b64decode
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, model_validator
 
 from grafter.config.model import (
     Components,
@@ -130,15 +130,9 @@ def _base64(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _without_empty(secrets: object) -> object:
+def _without_empty(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     """Drop what says nothing, such as a variable that is not set: an empty key would sign for everybody."""
-    if not isinstance(secrets, (list, tuple)):
-        return secrets
-    return [one for one in secrets if one is not None and not (isinstance(one, str) and _is_empty(one))]
-
-
-def _is_empty(secret: str) -> bool:
-    return secret.strip() in ("", _SECRET_PREFIX)
+    return tuple(one for one in secrets if one.get_secret_value().strip() not in ("", _SECRET_PREFIX))
 
 
 WebhookSecret = Annotated[Secret, AfterValidator(_base64)]
@@ -149,7 +143,7 @@ class Project(Model):
 
     api_key: Secret = SecretStr("")
     """A standard key of the project, not an ephemeral one; empty: none."""
-    webhook_secrets: Annotated[tuple[WebhookSecret, ...], BeforeValidator(_without_empty)] = ()
+    webhook_secrets: Annotated[tuple[WebhookSecret, ...], AfterValidator(_without_empty)] = ()
     """Signing secrets of the project's webhook endpoint, several while one is being rotated; empty ones are dropped."""
     base_url: Url = Url("https://api.openai.com/v1")
     """Where OpenAI's API is; the key is sent there and nowhere else."""
