@@ -230,7 +230,9 @@ class OpenAIReceiver(Model):
 
     def describe(self) -> str:
         tee = self.ingest.tee
-        return f"http {self.endpoint}" + (f", tee to {tee.endpoint}" if tee else "")
+        signed = ", ".join(name for name, project in self.projects.items() if project.secrets)
+        webhooks = f", webhooks of {signed}" if signed else ""
+        return f"http {self.endpoint}" + (f", tee to {tee.endpoint}" if tee else "") + webhooks
 
 
 Receiver = OtlpReceiver | OpenAIReceiver

@@ -55,7 +55,8 @@ class PullRequests(Protocol):
     async def request(self, session_id: str, project: str) -> None:
         """See to it that the session's traces are pulled, some time, in the name of this project.
 
-        Returns when that is stored. A repeat does no harm. Raises UnavailableError.
+        Returns when that is stored. A repeat does no harm. Raises UnavailableError, and RejectedError for what can be
+        no session's id.
         """
         ...
 
@@ -176,13 +177,22 @@ class _Webhooks:
                 return False
             new = [call for call, one in zip(calls.values(), known, strict=True) if not one]
             notes = [await self._incoming(call, project, now) for call in new]
-            if self._desk.pulls is not None:
-                for session in delivery.sessions:
-                    await self._desk.pulls.request(session, project)
+            await self._pull(delivery, project)
             parts = [*intake.parts, *(note for note in notes if note is not None)]
             # Last, for these marks say that all of it is done.
             await self._desk.consumer.consume(parts, [mark, *(Mark(name, _REMEMBER_NS) for name in calls)])
         return True
+
+    async def _pull(self, delivery: Delivery, project: str) -> None:
+        if self._desk.pulls is None:
+            return
+        for session in delivery.sessions:
+            try:
+                await self._desk.pulls.request(session, project)
+            except RejectedError:
+                # It cannot be asked for under such an id, now or later.
+                delivery.kinds["session"] -= 1
+                delivery.kinds["odd"] += 1
 
     async def _incoming(self, call: IncomingCall, project: str, now: UnixNano) -> Part | None:
         """Start the call's recorder where there is to be one; else what is to be remembered of the call."""
@@ -204,7 +214,7 @@ class _Webhooks:
         return gathering.take()
 
     def _count(self, delivery: Delivery, intake: Intake) -> None:
-        for kind, count in delivery.kinds.items():
+        for kind, count in (+delivery.kinds).items():
             self._metrics.webhook_events.labels(kind).inc(count)
         for kind, count in intake.kinds.items():
             self._metrics.guest_items.labels(Source.WEBHOOK.value, kind).inc(count)

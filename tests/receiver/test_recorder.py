@@ -246,6 +246,33 @@ async def test_a_sip_header_may_link(server: RealtimeServer, store: Store, name:
     assert "5550100" not in str(store.parts)
 
 
+async def test_each_project_has_a_key_of_its_own(server: RealtimeServer, store: Store) -> None:
+    """A start may name the project in whose name it listens; its key goes to its own address, and no other does."""
+    async with realtime_server.serving() as other:
+        other.key = "sk-eu"
+        projects = {"default": Account(KEY, server.url), "eu": Account("sk-eu", other.url)}
+        async with recorders_of(server, store, projects=projects) as recorders:
+            for call, project in (("rtc_1", "eu"), ("rtc_2", "default"), ("rtc_3", "")):
+                await recorders.start(call, project=project)
+            await other.until_attempts(1)
+            await server.until_attempts(2)
+            with pytest.raises(UnavailableError, match=r"no api_key under receivers\.openai\.projects\.us$"):
+                await recorders.start("rtc_4", project="us")
+    assert [attempt["Authorization"] for attempt in other.attempts] == ["Bearer sk-eu"]
+    assert {attempt["Authorization"] for attempt in server.attempts} == {f"Bearer {KEY}"}
+    assert "rtc_4" not in str(store.parts)
+
+
+async def test_without_a_default_a_project_still_records(server: RealtimeServer, store: Store) -> None:
+    """Of several projects none may be the default one: then only a start that names one is possible."""
+    async with recording(store, Metrics(), POLICY, None, projects={"eu": Account(KEY, server.url)}) as recorders:
+        with pytest.raises(UnavailableError) as refused:
+            await recorders.start("rtc_1")
+        assert refused.value.reason == "no_api_key"
+        await recorders.start("rtc_1", project="eu")
+        await server.until_attempts(1)
+
+
 async def test_a_call_that_is_not_accepted_yet_is_tried_again(
     server: RealtimeServer, store: Store, metrics: Metrics
 ) -> None:

@@ -22,6 +22,7 @@ from grafter.core.model import Mark, Part, Source, UnixNano
 from grafter.core.openai.realtime.notes import decode
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
+from grafter.receiver import webhook_http
 from grafter.receiver.openai_http import listening
 from grafter.receiver.recorder import Started
 from grafter.receiver.signatures import Signatures
@@ -67,6 +68,8 @@ class Desks:
         return Started.STARTED
 
     async def request(self, session_id: str, project: str) -> None:
+        if "/" in session_id:
+            raise RejectedError("no session id", reason="session_id")
         self.pulled.append((session_id, project))
 
     @property
@@ -77,9 +80,10 @@ class Desks:
 class Door:
     """A client of a running door."""
 
-    def __init__(self, session: aiohttp.ClientSession, base: str, metrics: Metrics) -> None:
+    def __init__(self, session: aiohttp.ClientSession, port: int, metrics: Metrics) -> None:
         self._session = session
-        self._base = base
+        self._base = f"http://127.0.0.1:{port}"
+        self.port = port
         self.metrics = metrics
 
     async def post(self, body: bytes, headers: Any, path: str = PATH, method: str = "POST") -> SimpleNamespace:
@@ -114,7 +118,7 @@ async def opened(desk: Desk, secrets: dict[str, list[str]] = SECRETS, max_bytes:
         listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port,
         aiohttp.ClientSession(skip_auto_headers=("Content-Type",), trust_env=False) as session,
     ):
-        yield Door(session, f"http://127.0.0.1:{port}", metrics)
+        yield Door(session, port, metrics)
 
 
 @pytest.fixture
@@ -311,6 +315,14 @@ async def test_sessions_are_asked_for_in_their_own_project(door: Door, desks: De
     assert door.count("webhook_events", kind="session") == 3
 
 
+async def test_a_session_that_cannot_be_asked_for_costs_nothing_else(door: Door, desks: Desks) -> None:
+    """It is counted, and the rest of the delivery is taken."""
+    events = [envelope("agent.session.idle", {"id": one}) for one in ("a/b", "c")]
+    assert (await door.deliver([*events, EXPORT])).said == "accepted"
+    assert (desks.pulled, len(desks.parts)) == ([("c", "default")], 1)
+    assert [door.count("webhook_events", kind=kind) for kind in ("session", "odd", "export")] == [1, 1, 1]
+
+
 async def test_nobody_who_pulls_is_no_error(desks: Desks) -> None:
     async with opened(Desk(desks, desks)) as door:  # type: ignore[arg-type]
         assert (await door.deliver(envelope("agent.session.idle", {"id": "a"}))).said == "accepted"
@@ -376,3 +388,17 @@ async def test_a_large_delivery_is_read_beside_the_loop(desks: Desks) -> None:
         _, headers = delivery(EXPORT, id="wh_2")
         assert (await door.post(b"x" * 500_000, headers)).said == "bad_signature"
     assert sum(part.spans for part in desks.parts) == 1000
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(desks: Desks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 after its time; nobody holds a connection for ever by sending slowly."""
+    monkeypatch.setattr(webhook_http, "_BODY_SECONDS", 0.2)
+    async with opened(desks.desk) as door:
+        _, headers = delivery(EXPORT)
+        lines = [f"{name}: {value}" for name, value in {**headers, "host": "x", "content-length": "100"}.items()]
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        writer.write("\r\n".join([f"POST {PATH} HTTP/1.1", *lines, "", "{"]).encode())
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+        await writer.wait_closed()
+        assert door.outcome("rejected") == 1
