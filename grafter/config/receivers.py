@@ -128,6 +128,10 @@ class Project(Model):
         return self.api_key.get_secret_value().strip()
 
 
+class Sessions(Model):
+    """Hosted Agents sessions, whose traces are fetched."""
+
+
 class Realtime(Model):
     """Realtime calls: events that apps post, and calls that are recorded beside them."""
 
@@ -143,10 +147,12 @@ class OpenAIReceiver(Model):
     endpoint: Endpoint = Endpoint("localhost:4319")
     """Where to listen, over HTTP."""
     projects: dict[Word, Project] = {DEFAULT_PROJECT: Project()}  # noqa: RUF012  # pydantic copies it
-    """Credentials by OpenAI project. `default`, or the only one, is used; without an `api_key` of its own, `default`
-    has `${env:OPENAI_API_KEY:-}`."""
+    """Credentials by OpenAI project. `default`, or the only one, is used where none is named; without an `api_key` of
+    its own, `default` has `${env:OPENAI_API_KEY:-}`."""
     ingest: Ingest = Ingest()
     """What the Agents SDKs post."""
+    sessions: Sessions = Sessions()
+    """Hosted Agents sessions: their traces are fetched with the project's key when somebody asks for it."""
     realtime: Realtime = Realtime()
     """Realtime calls."""
 
@@ -175,8 +181,12 @@ class OpenAIReceiver(Model):
     @property
     def project(self) -> Project | None:
         """The project in whose name calls are recorded: ``default``, or the only one."""
-        only = next(iter(self.projects.values())) if len(self.projects) == 1 else None
-        return self.projects.get(DEFAULT_PROJECT, only)
+        return self.projects.get(self.default_project)
+
+    @property
+    def default_project(self) -> str:
+        """The name of the project that is meant where none is named."""
+        return next(iter(self.projects)) if len(self.projects) == 1 else DEFAULT_PROJECT
 
     def describe(self) -> str:
         tee = self.ingest.tee
