@@ -134,8 +134,8 @@ class _Storing(Consumer):
 
 def _words(answer: Answer) -> str:
     """The answer for people."""
-    traces, spans, skipped = answer.get("traces"), answer.get("spans"), answer.get("skipped")
-    lines = [f"{answer.get('session')}: {traces} new traces, {spans} spans"]
+    skipped = answer.get("skipped")
+    lines = [f"{answer.get('session')}: {answer.get('traces')} new traces"]
     if skipped:
         lines.append(f"{skipped} traces could not be read")
     if not answer.get("linked"):

@@ -43,7 +43,6 @@ class Look:
     pages: int = 0
     traces: int = 0
     """New ones."""
-    spans: int = 0
     skipped: int = 0
     """Traces that cannot be read."""
     linked: bool = False
@@ -132,7 +131,6 @@ class Looker:
             progress=progress.ended() if ends else progress,
             pages=look.pages + 1,
             traces=traces,
-            spans=look.spans + page.spans,
             skipped=look.skipped + page.kinds["odd"],
         )
 

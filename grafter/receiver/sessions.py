@@ -30,7 +30,6 @@ _log = logging.getLogger(__name__)
 
 # Of all projects together: each may hold an answer of 16 MiB.
 _AT_ONCE = 4
-_TICK_SECONDS = 1.0
 _SECONDS_BETWEEN_WARNINGS = 600.0
 _LATER = frozenset({Reply.LIMITED, Reply.UNAVAILABLE, Reply.FAILED})
 """Answers after which another attempt is made soon."""
@@ -47,10 +46,8 @@ class Pulled:
 
     session: str
     project: str
-    pages: int
     traces: int
-    """New ones."""
-    spans: int
+    """That are new since it was asked for."""
     skipped: int
     """Traces that could not be read."""
     linked: bool
@@ -84,6 +81,7 @@ class PullRequests:
         remember: int,
         clock: Callable[[], int],
         patience: Patience,
+        tick_seconds: float,
     ) -> None:
         self._tasks = tasks
         self._store = store
@@ -94,12 +92,18 @@ class PullRequests:
         self._remember = remember
         self._clock = clock
         self._patience = patience
+        self._tick_seconds = tick_seconds
         self._wake = asyncio.Event()
         self._running: dict[asyncio.Task[None], Task] = {}
         self._waiters: dict[str, list[asyncio.Future[Pulled]]] = {}
         self._paused: dict[str, int] = {}
         """Projects that OpenAI asked to wait for, and until when."""
         self._say_after: dict[tuple[str, str], float] = {}
+
+    async def idle(self) -> None:
+        """Return when no session is being read."""
+        while self._running:
+            await asyncio.wait(set(self._running))
 
     async def request(self, session_id: str, project: str | None = None) -> None:
         """Have a session's traces fetched, in the name of a project (None: the default one).
@@ -161,7 +165,7 @@ class PullRequests:
                 except UnavailableError as error:
                     _log.warning("the store is not available: %s", error)
             try:
-                async with asyncio.timeout(_TICK_SECONDS):
+                async with asyncio.timeout(self._tick_seconds):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -248,7 +252,7 @@ class PullRequests:
                 await self._store.end_task(task)
             else:
                 await self._give_back(task, look.progress, next_look)
-            pulled = Pulled(session_id, project, look.pages, look.traces, look.spans, look.skipped, linked=look.linked)
+            pulled = Pulled(session_id, project, look.progress.found, look.skipped, linked=look.linked)
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(pulled)
@@ -313,12 +317,13 @@ async def pulling(
     lease_seconds: float = 10.0,
     clock: Callable[[], int] = time_ns,
     patience: Patience | None = None,
+    tick_seconds: float = 1.0,
 ) -> AsyncIterator[PullRequests]:
     """Take pull requests and do them while the context is open.
 
     ``accounts``: by project, those that have a key. ``default``: the project of who names none. ``kind``: the name of
-    these tasks in the store, under which every process that shares it finds them. Leaving ends what is being read; it
-    goes on where it stood at the next start.
+    these tasks in the store, under which every process that shares it finds them. ``tick_seconds``: how often it is
+    looked for what is due. Leaving ends what is being read; it goes on where it stood at the next start.
     """
     async with AsyncExitStack() as stack:
         lookers = {
@@ -338,6 +343,7 @@ async def pulling(
             remember=policy.waits.remember,
             clock=clock,
             patience=patience or Patience(),
+            tick_seconds=tick_seconds,
         )
         loops = [
             tasks.create_task(requests.claim_forever(), name="sessions.claim"),
