@@ -69,14 +69,14 @@ class TaskBook:
     def put(self, tasks: Sequence[Task], now: int) -> None:
         """See TaskStore."""
         with self._lock:
-            if self._count + len(tasks) > TASKS_LIMIT:
-                raise UnavailableError(f"{TASKS_LIMIT} tasks wait already", retry_after=60.0, reason="tasks_full")
             for task in tasks:
                 if len(task.blob) > TASK_BYTES or not 0 < len(task.name) <= TASK_NAME_CHARACTERS:
                     raise ValueError(f"a task has {len(task.blob)} bytes and a name of {len(task.name)} characters")
             with self._writing():
-                self._table.executemany(_PUT, [(x.kind, x.name, x.due, now, x.blob) for x in tasks])
-            (self._count,) = self._table.execute("SELECT count(*) FROM task").fetchone()
+                added = sum(self._put(task, now) for task in tasks)
+                if added and self._count + added > TASKS_LIMIT:
+                    raise UnavailableError(f"{TASKS_LIMIT} tasks wait already", retry_after=60.0, reason="tasks_full")
+            self._count += added
             for task in tasks:
                 lease = self._leases.get((task.kind, task.name))
                 if lease is None:
@@ -150,6 +150,13 @@ class TaskBook:
         """Give the file back; leases end, tasks stay."""
         with self._lock:
             self._table.close()
+
+    def _put(self, task: Task, now: int) -> bool:
+        """Whether it was not there."""
+        name = (task.kind, task.name)
+        known = self._table.execute("SELECT 1 FROM task WHERE kind = ? AND name = ?", name).fetchone()
+        self._table.execute(_PUT, (*name, task.due, now, task.blob))
+        return known is None
 
     def _owned(self, task: Task) -> _Lease | None:
         lease = self._leases.get((task.kind, task.name))
