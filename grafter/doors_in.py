@@ -1,21 +1,23 @@
 """Receivers from the config: each opens its doors and says at which ports."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from grafter.config.receivers import OpenAIReceiver, OtlpReceiver, Project, Receiver, ServerTls
+from grafter.config.receivers import OpenAIReceiver, OtlpReceiver, Receiver, ServerTls
 from grafter.consumer import Consumer
 from grafter.core.policy import GraftPolicy
 from grafter.forwarding import Forwarding
 from grafter.otlp.split import Splitter
 from grafter.receiver import (
+    admin,
     openai_http,
     otlp_grpc,
     otlp_http,
     realtime_calls,
     realtime_http,
     recorder,
+    sessions,
     webhook_http,
 )
 from grafter.receiver.http_common import TlsFiles
@@ -38,18 +40,35 @@ async def open_receiver(
     grace_seconds: float,
     storing: Consumer | None = None,
     store: Store | None = None,
+    *,
+    lease_seconds: float = 10.0,
+    admin_tokens: Sequence[str] = (),
 ) -> AsyncIterator[dict[str, int]]:
     """Run one receiver; yields its ports by door.
 
-    ``storing`` takes what recorders heard, also when ``consumer`` refuses because a stop has begun. ``store`` knows
-    which webhooks came before; without it there is no door for them.
+    ``store`` knows which webhooks came before, and keeps what is to be fetched from OpenAI, each piece of work for
+    ``lease_seconds`` with one owner; without it there is no door for webhooks, nothing is fetched, and there is no
+    ``/admin/…``, which ``admin_tokens`` open to other machines.
+
+    ``storing`` takes what recorders heard, also when ``consumer`` refuses because a stop has begun.
     Leaving closes its doors one after the other, which takes up to ``grace_seconds`` in all. Raises OSError or
     ValueError when it cannot be opened.
     """
     if isinstance(receiver, OtlpReceiver):
         doors = _otlp(name, receiver, consumer, forwarding, policy, metrics, grace_seconds)
     else:
-        doors = _openai(name, receiver, consumer, storing or consumer, store, policy, metrics, grace_seconds)
+        doors = _openai(
+            name,
+            receiver,
+            consumer,
+            storing or consumer,
+            policy,
+            metrics,
+            grace_seconds,
+            store,
+            lease_seconds,
+            admin_tokens,
+        )
     async with doors as ports:
         yield ports
 
@@ -104,10 +123,12 @@ async def _openai(
     receiver: OpenAIReceiver,
     consumer: Consumer,
     storing: Consumer,
-    store: Store | None,
     policy: GraftPolicy,
     metrics: Metrics,
     grace_seconds: float,
+    store: Store | None,
+    lease_seconds: float,
+    admin_tokens: Sequence[str],
 ) -> AsyncIterator[dict[str, int]]:
     async with AsyncExitStack() as stack:
         # They are left one after the other: the door first, for a request may bring items for the tee or a recorder.
@@ -124,12 +145,8 @@ async def _openai(
                 consumer,
                 metrics,
                 policy,
-                _account(receiver.project),
-                projects={
-                    name: account
-                    for name, project in receiver.projects.items()
-                    if (account := _account(project)) is not None
-                },
+                accounts(receiver).get(receiver.default_project),
+                projects=accounts(receiver),
                 storing=storing,
                 timing=Timing(silence=receiver.realtime.silence.seconds),
                 grace_seconds=grace_seconds,
@@ -148,7 +165,20 @@ async def _openai(
             *realtime_calls.call_routes(recorders, metrics, tokens=tokens),
         ]
         if store is not None:
-            desk = webhook_http.Desk(consumer, store, recorders if receiver.realtime.record else None)
+            pulls = await stack.enter_async_context(
+                sessions.pulling(
+                    store,
+                    consumer,
+                    accounts(receiver),
+                    metrics,
+                    policy,
+                    kind=pull_kind(name),
+                    default=receiver.default_project,
+                    lease_seconds=lease_seconds,
+                )
+            )
+            routes += admin.admin_routes(pulls, metrics, tokens=admin_tokens)
+            desk = webhook_http.Desk(consumer, store, recorders if receiver.realtime.record else None, pulls)
             secrets = {name: project.secrets for name, project in receiver.projects.items()}
             signatures = Signatures(secrets, int(receiver.webhook.tolerance))
             routes += webhook_http.webhook_routes(desk, signatures, metrics, policy, time.time_ns)
@@ -158,8 +188,14 @@ async def _openai(
         yield {name: port}
 
 
-def _account(project: Project | None) -> Account | None:
-    return Account(project.key, project.base_url) if project is not None and project.key else None
+def accounts(receiver: OpenAIReceiver) -> dict[str, Account]:
+    """The accounts of the projects that have a key, by project."""
+    return {name: Account(project.key, project.base_url) for name, project in receiver.projects.items() if project.key}
+
+
+def pull_kind(name: str) -> str:
+    """What the pulls of the receiver of this id are called in the store."""
+    return "session" + name.removeprefix("openai")
 
 
 def _tls_files(tls: ServerTls | None) -> TlsFiles | None:

@@ -88,7 +88,7 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
             )
         )
         policy = config.graft_policy()
-        store = await stack.enter_async_context(_open_store(config, policy))
+        store = await stack.enter_async_context(open_store(config, policy))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
         exporters = {
             name: await stack.enter_async_context(open_exporter(name, exporter, metrics))
@@ -133,6 +133,8 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
                     door_seconds / len(active.receivers),
                     storing=storing,
                     store=store,
+                    lease_seconds=config.extensions.store.lease.seconds,
+                    admin_tokens=config.extensions.admin.secrets,
                 )
             )
             service.ports.update(ports)
@@ -159,7 +161,8 @@ class _Gate(Consumer):
 
 
 @asynccontextmanager
-async def _open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[EmbeddedStore]:
+async def open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[EmbeddedStore]:
+    """The store that the config names. Raises OSError or ValueError, with who holds it, when it cannot be opened."""
     settings = config.extensions.store
     async with embedded.opened(
         None if settings.embedded.memory else Path(settings.embedded.directory),

@@ -54,6 +54,12 @@ class Metrics:
         self.recorder_lost_events = counter(
             "grafter_recorder_lost_events", "Events of recorded calls that the store did not take in time.", "reason"
         )
+        self.session_requests = counter(
+            "grafter_session_requests", "Requests to OpenAI's Agents API, by what came of them.", "outcome"
+        )
+        self.session_looks = counter(
+            "grafter_session_looks", "Looks at hosted sessions, by what came of them.", "outcome"
+        )
         self.released_traces = counter("grafter_released_traces", "Traces released.", "reason")
         self.grafted_spans = counter("grafter_grafted_spans", "Guest spans hung under a host trace.", "source", "match")
         self.unlinked_guests = counter("grafter_unlinked_guests", "Guests released without a host.", "reason")

@@ -167,6 +167,10 @@ class Webhook(Model):
     """How far the moment of a delivery may be from grafter's clock, either way."""
 
 
+class Sessions(Model):
+    """Hosted Agents sessions, whose traces are fetched."""
+
+
 class Realtime(Model):
     """Realtime calls: events that apps post, and calls that are recorded beside them."""
 
@@ -191,6 +195,9 @@ class OpenAIReceiver(Model):
     """What the Agents SDKs post."""
     webhook: Webhook = Webhook()
     """Signed events."""
+    sessions: Sessions = Sessions()
+    """Hosted Agents sessions: their traces are fetched with the project's key when a webhook tells of one, or somebody
+    asks for it."""
     realtime: Realtime = Realtime()
     """Realtime calls."""
 
@@ -225,8 +232,12 @@ class OpenAIReceiver(Model):
     @property
     def project(self) -> Project | None:
         """The project in whose name calls are recorded: ``default``, or the only one."""
-        only = next(iter(self.projects.values())) if len(self.projects) == 1 else None
-        return self.projects.get(DEFAULT_PROJECT, only)
+        return self.projects.get(self.default_project)
+
+    @property
+    def default_project(self) -> str:
+        """The name of the project that is meant where none is named."""
+        return next(iter(self.projects)) if len(self.projects) == 1 else DEFAULT_PROJECT
 
     def describe(self) -> str:
         tee = self.ingest.tee

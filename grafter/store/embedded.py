@@ -45,6 +45,7 @@ from grafter.store.records import CHUNK, Chunk, Move, RecordError, RecordType, f
 from grafter.store.recovery import rebuild
 from grafter.store.reserve import Reserve
 from grafter.store.segments import Damage, Segment, SegmentLog, StoreError
+from grafter.store.tasks import KeepsTasks, TaskBook
 from grafter.store.writer import Place, Row, Writer
 
 __all__ = ["EmbeddedStore", "StoreError", "opened"]
@@ -92,8 +93,13 @@ async def opened(
     def ledger(path: Path | None) -> Ledger:
         return Ledger(path, remember=waits.remember, remember_limit=waits.remember_limit, letter_bytes=letter_bytes)
 
+    def tasks(path: Path | None) -> TaskBook:
+        return TaskBook(path, lease_ns)
+
     store = EmbeddedStore(
-        await asyncio.to_thread(_files, directory, segment_bytes, ledger) if directory else _Files(ledger(None)),
+        await asyncio.to_thread(_files, directory, segment_bytes, ledger, tasks)
+        if directory
+        else _Files(ledger(None), tasks(None)),
         waits=waits,
         max_bytes=max_bytes,
         max_trace_bytes=max_trace_bytes,
@@ -117,11 +123,13 @@ class _Files:
     """What is open in the directory."""
 
     ledger: Ledger
+    tasks: TaskBook
     log: SegmentLog | None = None
     lock: int = -1
     reserve: Reserve | None = None
 
     def close(self) -> None:
+        self.tasks.close()
         self.ledger.close()
         if self.log is not None:
             self.log.close()
@@ -129,7 +137,12 @@ class _Files:
             os.close(self.lock)
 
 
-def _files(directory: Path, segment_bytes: int, ledger: Callable[[Path | None], Ledger]) -> _Files:
+def _files(
+    directory: Path,
+    segment_bytes: int,
+    ledger: Callable[[Path | None], Ledger],
+    tasks: Callable[[Path | None], TaskBook],
+) -> _Files:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -143,6 +156,11 @@ def _files(directory: Path, segment_bytes: int, ledger: Callable[[Path | None], 
         log = SegmentLog.opened(directory, segment_bytes)
         try:
             book = ledger(directory / "ledger.sqlite")
+            try:
+                task_book = tasks(directory / "ledger.sqlite")
+            except BaseException:
+                book.close()
+                raise
         except BaseException:
             log.close()
             raise
@@ -152,7 +170,7 @@ def _files(directory: Path, segment_bytes: int, ledger: Callable[[Path | None], 
     except (OSError, sqlite3.Error) as error:
         os.close(lock)
         raise StoreError(f"cannot read the store in {directory}: {error}") from error
-    return _Files(book, log, lock, Reserve(directory))
+    return _Files(book, task_book, log, lock, Reserve(directory))
 
 
 def _take(lock: int, directory: Path) -> None:
@@ -169,7 +187,7 @@ def _take(lock: int, directory: Path) -> None:
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
-class EmbeddedStore:
+class EmbeddedStore(KeepsTasks):
     """See grafter.store.base for the promises; made by ``opened``."""
 
     def __init__(
@@ -187,6 +205,7 @@ class EmbeddedStore:
         clock: Callable[[], int],
         recent_bytes: int,
     ) -> None:
+        super().__init__(files.tasks)
         self.counts = Counts()
         self._files = files
         self._log = files.log
@@ -248,6 +267,7 @@ class EmbeddedStore:
     async def stop(self) -> None:
         """Write what is queued, bring it to the disk, close; called by ``opened``."""
         await self._writer.stop()
+        await self.stop_tasks()
         if self._pool is not None:
             await asyncio.to_thread(self._finish, self._pool)
         self._files.close()
