@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from grafter.core.model import UnixNano, guest_span_id
 from grafter.core.openai.sessions.looks import Patience
-from grafter.core.policy import HOUR, SECOND, GraftPolicy
+from grafter.core.policy import HOUR, SECOND, GraftPolicy, Mode
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.agents_api import MAX_ANSWER_BYTES, Reply, address
 from grafter.receiver.sessions import PullError, PullRequests, pulling
@@ -243,6 +243,19 @@ async def test_looks_grow_apart_and_end_with_the_memory_of_the_host(at_work: Ben
     assert at_work.count("grafter_session_looks_total", outcome="nothing") == 7
     assert at_work.count("grafter_session_looks_total") == 8
     assert await at_work.rig.store.claim_tasks("session", UnixNano(at_work.rig.now[0] + 1000 * HOUR), 9) == []
+
+
+async def test_in_stream_mode_a_turn_leaves_when_its_anchor_is_known() -> None:
+    """Behind the host, which has left; the part that only opens the guest is no span and counts for none."""
+    async with bench(policy=GraftPolicy(mode=Mode.STREAM)) as rooms:
+        await rooms.rig.host(host_request())
+        await rooms.rig.pass_time(1)
+        rooms.server.traces = [trace(1), trace(2)]
+        await rooms.pull()
+        await rooms.rig.pass_time(1)
+        assert rooms.peer.tree(HOST) == TREE
+        assert rooms.count("grafter_expected_guests_total", source="sessions") == 1
+        assert rooms.count("grafter_synthetic_spans_total") == 0
 
 
 async def test_a_session_without_a_link_leaves_as_a_trace_of_its_own() -> None:
