@@ -1,8 +1,8 @@
 """Tasks of the store of one process: a table beside the memories, and the leases, which end with the process.
 
 The table is in the ledger's file, under a connection and on a thread of its own: a task is rare beside a trace, and its
-commit is a fraction of a millisecond. A lock that both share keeps one from running into the other. A version of grafter
-that knows no tasks opens the same file and leaves them alone.
+commit is a fraction of a millisecond. A lock that both share keeps one from running into the other. A version of
+grafter that knows no tasks opens the same file and leaves them alone.
 """
 
 import asyncio

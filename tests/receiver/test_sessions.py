@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from grafter.core.model import UnixNano, guest_span_id
-from grafter.core.openai.sessions.looks import Patience
+from grafter.core.openai.sessions.looks import Patience, Progress
 from grafter.core.policy import HOUR, SECOND, GraftPolicy, Mode
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.agents_api import MAX_ANSWER_BYTES, Reply, address
@@ -432,7 +432,7 @@ async def test_a_list_that_does_not_move_is_not_read_for_ever(at_work: Bench) ->
 async def test_a_store_that_is_full_is_tried_again(tmp_path: Path) -> None:
     """Nothing is skipped for it: the cursor only moves behind what is stored."""
     peer = Peer()
-    async with agents_server.serving() as server, rig(peer, directory=tmp_path, max_bytes=100) as rooms:
+    async with agents_server.serving() as server, rig(peer, directory=tmp_path, max_bytes=1000) as rooms:
         server.sessions[SESSION] = session(metadata=LINK)
         server.traces = [trace(1)]
         accounts = {"default": Account(KEY, server.base_url)}
@@ -440,11 +440,13 @@ async def test_a_store_that_is_full_is_tried_again(tmp_path: Path) -> None:
             rooms.store, rooms.processor, accounts, rooms.metrics, rooms.policy, clock=lambda: rooms.now[0]
         ) as pulls:
             await pulls.request(SESSION)
-            await server.until_asked(1)
+            await server.until_asked(2)
             async with asyncio.timeout(30):
                 await pulls.idle()
         (task,) = await rooms.store.claim_tasks("session", UnixNano(START + 100 * SECOND), 1)
         assert task.due > START
+        progress = Progress.decode(task.blob)
+        assert (progress.opened, progress.after, progress.seen, progress.failures) == (True, "", (), 1)
         assert rooms.count("grafter_receiver_accepted_spans_total") == 0
 
 
