@@ -190,6 +190,20 @@ async def test_a_later_turn_of_the_session_opens_the_guest_again(at_work: Bench)
     assert at_work.count("grafter_released_traces_total", reason="guest_timeout") == 1
 
 
+async def test_a_trace_that_comes_after_its_host_has_left_is_joined_late(at_work: Bench) -> None:
+    """The session went with the host, without any span; the turn hangs where it would have hung, and counts once."""
+    await at_work.rig.host(host_request())
+    await at_work.pull()
+    await at_work.rig.pass_time(45)
+    assert len(at_work.spans()) == 2
+    at_work.server.traces = [trace(1), trace(2)]
+    await at_work.later(1)
+    await at_work.rig.pass_time(10)
+    assert at_work.peer.tree(HOST) == TREE
+    assert at_work.count("grafter_expected_guests_total", source="sessions", outcome="late") == 1
+    assert at_work.count("grafter_expected_guests_total") == 1
+
+
 async def test_pages_are_asked_for_one_behind_the_other(at_work: Bench) -> None:
     """The cursor is the last trace of the page before; the official parameters and nothing else."""
     at_work.server.most = 2
