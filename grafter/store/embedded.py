@@ -93,13 +93,13 @@ async def opened(
     def ledger(path: Path | None) -> Ledger:
         return Ledger(path, remember=waits.remember, remember_limit=waits.remember_limit, letter_bytes=letter_bytes)
 
-    def tasks(path: Path | None) -> TaskBook:
-        return TaskBook(path, lease_ns)
+    def tasks(path: Path | None, book: Ledger) -> TaskBook:
+        return TaskBook(path, lease_ns, book.writing)
 
     store = EmbeddedStore(
         await asyncio.to_thread(_files, directory, segment_bytes, ledger, tasks)
         if directory
-        else _Files(ledger(None), tasks(None)),
+        else _Files(book := ledger(None), tasks(None, book)),
         waits=waits,
         max_bytes=max_bytes,
         max_trace_bytes=max_trace_bytes,
@@ -141,7 +141,7 @@ def _files(
     directory: Path,
     segment_bytes: int,
     ledger: Callable[[Path | None], Ledger],
-    tasks: Callable[[Path | None], TaskBook],
+    tasks: Callable[[Path | None, Ledger], TaskBook],
 ) -> _Files:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def _files(
         try:
             book = ledger(directory / "ledger.sqlite")
             try:
-                task_book = tasks(directory / "ledger.sqlite")
+                task_book = tasks(directory / "ledger.sqlite", book)
             except BaseException:
                 book.close()
                 raise

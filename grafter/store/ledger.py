@@ -13,12 +13,14 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from struct import Struct
+from typing import Concatenate, ParamSpec, TypeVar
 
 from grafter.core.model import Key, Mark, UnixNano
 from grafter.store.base import DeadLetter, Memory
@@ -27,6 +29,8 @@ from grafter.store.records import padded
 from grafter.store.segments import StoreError
 
 _LOG = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 FORMAT = 1
 _NOT_REMEMBERED = (False, None)
@@ -58,6 +62,17 @@ _Row = tuple[int, int, list[int]]
 """Id, moment, and the hashes of the keys that are still to be forgotten, newest first."""
 
 
+def _alone(method: Callable[Concatenate["Ledger", _P], _T]) -> Callable[Concatenate["Ledger", _P], _T]:
+    """The method while nobody else writes into the file."""
+
+    @wraps(method)
+    def alone(self: "Ledger", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self.writing:
+            return method(self, *args, **kwargs)
+
+    return alone
+
+
 class Ledger:
     """Memories and letters. Methods raise sqlite3.Error when the file cannot be read or written."""
 
@@ -82,6 +97,8 @@ class Ledger:
         self._letters = 0
         # Readers share one connection; a commit must not show half done, so it has one of its own.
         self._lock = threading.Lock()
+        self.writing = threading.Lock()
+        """Held by whoever writes into the file: SQLite lets one wait for another too, but not in turns."""
         self.forgotten = 0
         """Memories that the limit or the time ended, since the start."""
         try:
@@ -154,6 +171,7 @@ class Ledger:
             return True, None
         return _NOT_REMEMBERED if memory is None else (True, memory.host)
 
+    @_alone
     def commit(
         self,
         memories: Sequence[tuple[Memory, UnixNano]],

@@ -1,8 +1,8 @@
 """Tasks of the store of one process: a table beside the memories, and the leases, which end with the process.
 
-The table is in the ledger's file, under a connection of its own: a task is rare beside a trace, its commit is a
-fraction of a millisecond, and so neither waits for the other's thread. A version of grafter that knows no tasks opens
-the same file and leaves them alone.
+The table is in the ledger's file, under a connection and on a thread of its own: a task is rare beside a trace, and its
+commit is a fraction of a millisecond. A lock that both share keeps one from running into the other. A version of
+grafter that knows no tasks opens the same file and leaves them alone.
 """
 
 import asyncio
@@ -48,9 +48,13 @@ class _Lease:
 class TaskBook:
     """The table and the leases. Methods raise sqlite3.Error; any thread may call them."""
 
-    def __init__(self, path: Path | None, lease: int) -> None:
-        """Open the table in the ledger's file, which exists; None keeps it in memory. Raises StoreError."""
+    def __init__(self, path: Path | None, lease: int, writing: threading.Lock) -> None:
+        """Open the table in the ledger's file, which exists; None keeps it in memory. Raises StoreError.
+
+        ``lease`` in nanoseconds; ``writing`` is held by whoever writes into the file.
+        """
         self._lease = lease
+        self._file = writing
         self._lock = threading.Lock()
         self._leases: dict[tuple[str, str], _Lease] = {}
         # A task of an earlier process must never fit: tokens start anywhere.
@@ -115,9 +119,11 @@ class TaskBook:
             if lease is None:
                 return False
             due = task.due if lease.woken is None else min(task.due, lease.woken)
-            self._table.execute(
-                "UPDATE task SET due = ?, blob = ? WHERE kind = ? AND name = ?", (due, task.blob, task.kind, task.name)
-            )
+            with self._writing():
+                self._table.execute(
+                    "UPDATE task SET due = ?, blob = ? WHERE kind = ? AND name = ?",
+                    (due, task.blob, task.kind, task.name),
+                )
             if not keep:
                 del self._leases[task.kind, task.name]
             return True
@@ -128,13 +134,13 @@ class TaskBook:
             lease = self._owned(task)
             if lease is None:
                 return False
-            if lease.woken is None:
-                self._table.execute("DELETE FROM task WHERE kind = ? AND name = ?", (task.kind, task.name))
-                self._count -= 1
-            else:
-                self._table.execute(
-                    "UPDATE task SET due = ? WHERE kind = ? AND name = ?", (lease.woken, task.kind, task.name)
-                )
+            name = (task.kind, task.name)
+            with self._writing():
+                if lease.woken is None:
+                    self._table.execute("DELETE FROM task WHERE kind = ? AND name = ?", name)
+                else:
+                    self._table.execute("UPDATE task SET due = ? WHERE kind = ? AND name = ?", (lease.woken, *name))
+            self._count -= lease.woken is None
             del self._leases[task.kind, task.name]
             return True
 
@@ -164,14 +170,15 @@ class TaskBook:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        self._table.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._table.execute("COMMIT")
-        except BaseException:
-            if self._table.in_transaction:
-                self._table.execute("ROLLBACK")
-            raise
+        with self._file:
+            self._table.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._table.execute("COMMIT")
+            except BaseException:
+                if self._table.in_transaction:
+                    self._table.execute("ROLLBACK")
+                raise
 
 
 class KeepsTasks:

@@ -15,8 +15,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from grafter.core.model import UnixNano, guest_span_id
-from grafter.core.openai.sessions.looks import Patience
-from grafter.core.policy import HOUR, SECOND, GraftPolicy
+from grafter.core.openai.sessions.looks import Patience, Progress
+from grafter.core.policy import HOUR, SECOND, GraftPolicy, Mode
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.agents_api import MAX_ANSWER_BYTES, Reply, address
 from grafter.receiver.sessions import PullError, PullRequests, pulling
@@ -190,6 +190,20 @@ async def test_a_later_turn_of_the_session_opens_the_guest_again(at_work: Bench)
     assert at_work.count("grafter_released_traces_total", reason="guest_timeout") == 1
 
 
+async def test_a_trace_that_comes_after_its_host_has_left_is_joined_late(at_work: Bench) -> None:
+    """The session went with the host, without any span; the turn hangs where it would have hung, and counts once."""
+    await at_work.rig.host(host_request())
+    await at_work.pull()
+    await at_work.rig.pass_time(45)
+    assert len(at_work.spans()) == 2
+    at_work.server.traces = [trace(1), trace(2)]
+    await at_work.later(1)
+    await at_work.rig.pass_time(10)
+    assert at_work.peer.tree(HOST) == TREE
+    assert at_work.count("grafter_expected_guests_total", source="sessions", outcome="late") == 1
+    assert at_work.count("grafter_expected_guests_total") == 1
+
+
 async def test_pages_are_asked_for_one_behind_the_other(at_work: Bench) -> None:
     """The cursor is the last trace of the page before; the official parameters and nothing else."""
     at_work.server.most = 2
@@ -243,6 +257,19 @@ async def test_looks_grow_apart_and_end_with_the_memory_of_the_host(at_work: Ben
     assert at_work.count("grafter_session_looks_total", outcome="nothing") == 7
     assert at_work.count("grafter_session_looks_total") == 8
     assert await at_work.rig.store.claim_tasks("session", UnixNano(at_work.rig.now[0] + 1000 * HOUR), 9) == []
+
+
+async def test_in_stream_mode_a_turn_leaves_when_its_anchor_is_known() -> None:
+    """Behind the host, which has left; the part that only opens the guest is no span and counts for none."""
+    async with bench(policy=GraftPolicy(mode=Mode.STREAM)) as rooms:
+        await rooms.rig.host(host_request())
+        await rooms.rig.pass_time(1)
+        rooms.server.traces = [trace(1), trace(2)]
+        await rooms.pull()
+        await rooms.rig.pass_time(1)
+        assert rooms.peer.tree(HOST) == TREE
+        assert rooms.count("grafter_expected_guests_total", source="sessions") == 1
+        assert rooms.count("grafter_synthetic_spans_total") == 0
 
 
 async def test_a_session_without_a_link_leaves_as_a_trace_of_its_own() -> None:
@@ -419,7 +446,7 @@ async def test_a_list_that_does_not_move_is_not_read_for_ever(at_work: Bench) ->
 async def test_a_store_that_is_full_is_tried_again(tmp_path: Path) -> None:
     """Nothing is skipped for it: the cursor only moves behind what is stored."""
     peer = Peer()
-    async with agents_server.serving() as server, rig(peer, directory=tmp_path, max_bytes=100) as rooms:
+    async with agents_server.serving() as server, rig(peer, directory=tmp_path, max_bytes=1000) as rooms:
         server.sessions[SESSION] = session(metadata=LINK)
         server.traces = [trace(1)]
         accounts = {"default": Account(KEY, server.base_url)}
@@ -427,11 +454,13 @@ async def test_a_store_that_is_full_is_tried_again(tmp_path: Path) -> None:
             rooms.store, rooms.processor, accounts, rooms.metrics, rooms.policy, clock=lambda: rooms.now[0]
         ) as pulls:
             await pulls.request(SESSION)
-            await server.until_asked(1)
+            await server.until_asked(2)
             async with asyncio.timeout(30):
                 await pulls.idle()
         (task,) = await rooms.store.claim_tasks("session", UnixNano(START + 100 * SECOND), 1)
         assert task.due > START
+        progress = Progress.decode(task.blob)
+        assert (progress.opened, progress.after, progress.seen, progress.failures) == (True, "", (), 1)
         assert rooms.count("grafter_receiver_accepted_spans_total") == 0
 
 
