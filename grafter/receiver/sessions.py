@@ -164,8 +164,7 @@ class PullRequests:
                         work.add_done_callback(self._done)
                 except UnavailableError as error:
                     _log.warning("the store is not available: %s", error)
-                except Exception:
-                    # A bug in one round must not end the reading for ever.
+                except Exception:  # noqa: BLE001  # a bug in one round must not end the reading for ever
                     _log.exception("looking for sessions that are due failed")
             try:
                 async with asyncio.timeout(self._tick_seconds):
