@@ -93,6 +93,10 @@ class Looker:
                 continue
             elif answer.reply in (Reply.TOO_LARGE, Reply.MALFORMED):
                 look = await self._skip(session_id, look, answer)
+            elif answer.reply in (Reply.REFUSED, Reply.NOT_FOUND):
+                # The session is there, so it may be the cursor that OpenAI does not know any more.
+                reason = f"{answer.reason} for its traces"
+                return replace(look, answer=Answer(Reply.REFUSED, reason=reason), progress=look.progress.afresh())
             else:
                 return replace(look, answer=answer)
             await save(look.progress)

@@ -164,6 +164,8 @@ class PullRequests:
                         work.add_done_callback(self._done)
                 except UnavailableError as error:
                     _log.warning("the store is not available: %s", error)
+                except Exception:  # noqa: BLE001  # a bug in one round must not end the reading for ever
+                    _log.exception("looking for sessions that are due failed")
             try:
                 async with asyncio.timeout(self._tick_seconds):
                     await self._wake.wait()
@@ -193,6 +195,12 @@ class PullRequests:
                 waiter.set_exception(UnavailableError("stopping", reason="stopping"))
 
     async def _work(self, task: Task) -> None:
+        try:
+            await self._attempt(task)
+        except Exception as error:  # noqa: BLE001  # what is wrong with one session must not end all that runs beside it
+            _log.error("a session is left until its lease ends", extra={"error": type(error).__name__})
+
+    async def _attempt(self, task: Task) -> None:
         """One look, and when the next one is."""
         waiters = self._waiters.pop(task.name, [])
         progress = Progress.decode(task.blob)

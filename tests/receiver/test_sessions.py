@@ -304,6 +304,22 @@ async def test_a_refusal_is_said_and_tried_again_rarely(
     assert at_work.count("grafter_guest_items_total", source="sessions", kind="span") == 3
 
 
+@pytest.mark.parametrize("status", [400, 404])
+async def test_a_cursor_that_openai_knows_no_more_is_given_up(at_work: Bench, status: int) -> None:
+    """The session is there, so it is not done; what was stored before is not stored again."""
+    at_work.server.traces = [trace(1)]
+    await at_work.pull()
+    at_work.server.answer = lambda r: web.Response(status=status) if "after" in r.query else None
+    at_work.server.traces = [trace(1), trace(2)]
+    with pytest.raises(PullError) as raised:
+        await at_work.pull()
+    assert raised.value.reply is Reply.REFUSED
+    await at_work.idle()
+    await at_work.later(901)
+    assert "after" not in at_work.server.asked[-1]
+    assert at_work.count("grafter_guest_items_total", source="sessions", kind="trace") == 2
+
+
 async def test_a_session_that_openai_does_not_know_is_done(at_work: Bench) -> None:
     at_work.server.sessions.clear()
     with pytest.raises(PullError) as raised:

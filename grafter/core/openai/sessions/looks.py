@@ -119,6 +119,10 @@ class Progress:
             self, reading=False, last=self.after or self.last, closed=self.closed or self.found > 0, failures=0
         )
 
+    def afresh(self) -> "Progress":
+        """The cursor is void: the next look begins at the beginning."""
+        return replace(self, reading=False, after="", last="")
+
     def failed(self) -> "Progress":
         """An attempt failed; the next one goes on where it stood."""
         return replace(self, failures=min(self.failures + 1, _MOST_FAILURES))
