@@ -30,6 +30,7 @@ from grafter.core.model import (
     guest_key,
 )
 from grafter.core.openai.mapping import Mapped, map_guest
+from grafter.core.openai.sessions.mapping import map_session
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.redact import redact
 from grafter.core.state import GuestState, TraceState
@@ -176,7 +177,7 @@ class Assembler:
             else:
                 grafted = join.graft(guest, index, TraceId(key), self._policy, earlier, mapped.head)
             came = sum(p.spans for p in guest_parts)
-            self._add(out, pieces, came, guest, grafted, facts, now, late=state.remembered, first=earlier is None)
+            self._add(out, pieces, came, guest, grafted, facts, now, late=state.remembered, first=_first(earlier))
             memories.append(Memory(guest_key(guest.trace_id), grafted.memory.encode(), key))
         out.never = Facts.ANCHOR in state.facts and not state.guests and not state.remembered
         out.memories = tuple(memories)
@@ -228,7 +229,7 @@ class Assembler:
             grafted = join.graft(guest, index, host, self._policy, earlier, mapped.head, overdue=overdue)
         came = sum(p.spans for p in parts)
         self._add(
-            out, pieces, came, guest, grafted, state, now, late=True, linked=host is not None, first=earlier is None
+            out, pieces, came, guest, grafted, state, now, late=True, linked=host is not None, first=_first(earlier)
         )
         out.memories = (Memory(key, grafted.memory.encode(), Key(host) if host is not None else None),)
         if any(not awaited.stood_in for awaited in grafted.memory.awaited.values()):
@@ -376,13 +377,11 @@ class Assembler:
     def _map(self, parts: Sequence[StoredPart], earlier: GuestMemory | None) -> Mapped:
         facts = parts[0].guest
         assert facts is not None
-        return map_guest(
-            facts.guest,
-            facts.source,
-            [p.payload for p in parts],
-            self._policy,
-            earlier.head if earlier is not None else None,
-        )
+        payloads = [p.payload for p in parts]
+        head = earlier.head if earlier is not None else None
+        if facts.source is Source.SESSIONS:
+            return map_session(facts.guest, payloads, self._policy, head)
+        return map_guest(facts.guest, facts.source, payloads, self._policy, head)
 
     def _add(
         self,
@@ -484,6 +483,11 @@ def _by_guest(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:
         if part.guest is not None:
             guests.setdefault(part.guest.guest, []).append(part)
     return [guests[name] for name in sorted(guests)]
+
+
+def _first(earlier: GuestMemory | None) -> bool:
+    """No span of the guest has left; a trace object, or a session, may have gone before."""
+    return earlier is None or not earlier.sent
 
 
 def _guest_memory(recalled: Mapping[bytes, bytes], parts: Sequence[StoredPart]) -> GuestMemory | None:

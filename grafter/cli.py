@@ -33,7 +33,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set one key, as in service.telemetry.logs.level=debug."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of YAML.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 
 
 def main() -> None:
@@ -151,6 +151,22 @@ def send(
         out=sys.stdout,
         err=sys.stderr,
     )
+    raise typer.Exit(asyncio.run(work))
+
+
+@app.command()
+def pull(
+    session: Annotated[str, typer.Argument(help="Id of a hosted Agents session.")],
+    project: Annotated[str, typer.Option(help="One of receivers.openai.projects; the default one when left out.")] = "",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Fetch the traces of a hosted session now; answers when all pages were read once."""
+    settings = read_config(config, set_)
+    from grafter.commands.pull import pull as fetch
+
+    work = fetch(session, project or None, settings, as_json=json_, out=sys.stdout, err=sys.stderr)
     raise typer.Exit(asyncio.run(work))
 
 

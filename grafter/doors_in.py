@@ -1,7 +1,7 @@
 """Receivers from the config: each opens its doors and says at which ports."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from grafter.config.receivers import OpenAIReceiver, OtlpReceiver, Receiver, ServerTls
@@ -9,11 +9,23 @@ from grafter.consumer import Consumer
 from grafter.core.policy import GraftPolicy
 from grafter.forwarding import Forwarding
 from grafter.otlp.split import Splitter
-from grafter.receiver import openai_http, otlp_grpc, otlp_http, realtime_calls, realtime_http, recorder
+from grafter.receiver import (
+    admin,
+    openai_http,
+    otlp_grpc,
+    otlp_http,
+    realtime_calls,
+    realtime_http,
+    recorder,
+    sessions,
+    webhook_http,
+)
 from grafter.receiver.http_common import TlsFiles
 from grafter.receiver.recording import Timing
 from grafter.receiver.sideband import Account
+from grafter.receiver.signatures import Signatures
 from grafter.receiver.tee import teeing
+from grafter.store.base import Store
 from grafter.telemetry import Metrics
 
 
@@ -27,8 +39,16 @@ async def open_receiver(
     metrics: Metrics,
     grace_seconds: float,
     storing: Consumer | None = None,
+    store: Store | None = None,
+    *,
+    lease_seconds: float = 10.0,
+    admin_tokens: Sequence[str] = (),
 ) -> AsyncIterator[dict[str, int]]:
     """Run one receiver; yields its ports by door.
+
+    ``store`` knows which webhooks came before, and keeps what is to be fetched from OpenAI, each piece of work for
+    ``lease_seconds`` with one owner; without it there is no door for webhooks, nothing is fetched, and there is no
+    ``/admin/…``, which ``admin_tokens`` open to other machines.
 
     ``storing`` takes what recorders heard, also when ``consumer`` refuses because a stop has begun.
     Leaving closes its doors one after the other, which takes up to ``grace_seconds`` in all. Raises OSError or
@@ -37,7 +57,18 @@ async def open_receiver(
     if isinstance(receiver, OtlpReceiver):
         doors = _otlp(name, receiver, consumer, forwarding, policy, metrics, grace_seconds)
     else:
-        doors = _openai(name, receiver, consumer, storing or consumer, policy, metrics, grace_seconds)
+        doors = _openai(
+            name,
+            receiver,
+            consumer,
+            storing or consumer,
+            policy,
+            metrics,
+            grace_seconds,
+            store,
+            lease_seconds,
+            admin_tokens,
+        )
     async with doors as ports:
         yield ports
 
@@ -95,6 +126,9 @@ async def _openai(
     policy: GraftPolicy,
     metrics: Metrics,
     grace_seconds: float,
+    store: Store | None,
+    lease_seconds: float,
+    admin_tokens: Sequence[str],
 ) -> AsyncIterator[dict[str, int]]:
     async with AsyncExitStack() as stack:
         # They are left one after the other: the door first, for a request may bring items for the tee or a recorder.
@@ -111,7 +145,8 @@ async def _openai(
                 consumer,
                 metrics,
                 policy,
-                _account(receiver),
+                accounts(receiver).get(receiver.default_project),
+                projects=accounts(receiver),
                 storing=storing,
                 timing=Timing(silence=receiver.realtime.silence.seconds),
                 grace_seconds=grace_seconds,
@@ -129,15 +164,38 @@ async def _openai(
             *realtime_http.event_routes(recorders.ended_by(consumer), metrics, policy, time.time_ns, tokens=tokens),
             *realtime_calls.call_routes(recorders, metrics, tokens=tokens),
         ]
+        if store is not None:
+            pulls = await stack.enter_async_context(
+                sessions.pulling(
+                    store,
+                    consumer,
+                    accounts(receiver),
+                    metrics,
+                    policy,
+                    kind=pull_kind(name),
+                    default=receiver.default_project,
+                    lease_seconds=lease_seconds,
+                )
+            )
+            routes += admin.admin_routes(pulls, metrics, tokens=admin_tokens)
+            desk = webhook_http.Desk(consumer, store, recorders if receiver.realtime.record else None, pulls)
+            secrets = {name: project.secrets for name, project in receiver.projects.items()}
+            signatures = Signatures(secrets, int(receiver.webhook.tolerance))
+            routes += webhook_http.webhook_routes(desk, signatures, metrics, policy, time.time_ns)
         port = await stack.enter_async_context(
             openai_http.listening(routes, endpoint=receiver.endpoint, grace_seconds=grace_seconds)
         )
         yield {name: port}
 
 
-def _account(receiver: OpenAIReceiver) -> Account | None:
-    project = receiver.project
-    return Account(project.key, project.base_url) if project is not None and project.key else None
+def accounts(receiver: OpenAIReceiver) -> dict[str, Account]:
+    """The accounts of the projects that have a key, by project."""
+    return {name: Account(project.key, project.base_url) for name, project in receiver.projects.items() if project.key}
+
+
+def pull_kind(name: str) -> str:
+    """What the pulls of the receiver of this id are called in the store."""
+    return "session" + name.removeprefix("openai")
 
 
 def _tls_files(tls: ServerTls | None) -> TlsFiles | None:

@@ -15,7 +15,16 @@ from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, Source, TraceId, UnixNano, called, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode, Unlinked
 from grafter.core.state import GuestState
-from grafter.realtime_guests import has_ended, is_call, is_final, is_large, session_keys, sip_host, spans_of
+from grafter.realtime_guests import (
+    has_ended,
+    is_call,
+    is_final,
+    is_large,
+    only_named,
+    session_keys,
+    sip_host,
+    spans_of,
+)
 from grafter.store.base import Claim, Store, StoredPart
 
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
@@ -85,13 +94,15 @@ class LateGuests:
                 recalled = {**recalled, **await self._memory(host, now)}
         elif host is None:
             host, recalled = await self._host_by_id(known, now)
-            sip = sip_host(parts) if host is None and is_call(parts) else None
+            sip = sip_host(parts, recalled) if host is None and is_call(parts) else None
             if sip is not None and (found := await self._memory(sip, now)):
                 host, recalled = sip, {**known.recalled, **found}
         if host is None and self._policy.unlinked is Unlinked.DROP:
             read = spans_of(parts, recalled, self._policy) if is_call(parts) else 0
             dropped = read or sum(part.spans for part in parts)
-            return Assembled(None, dropped=dropped, dropped_reason="unlinked", read=read)
+            # Of a call there may be nothing yet but what its SIP headers say, which is remembered.
+            if dropped or not is_call(parts):
+                return Assembled(None, dropped=dropped, dropped_reason="unlinked", read=read)
         if len(self._hosts) >= _MAX_HOSTS:
             self._hosts.clear()
         self._hosts[claim.key] = host
@@ -169,8 +180,9 @@ class LateGuests:
     async def _by_sip(self, claim: Claim, known: _Known, now: UnixNano) -> _Known | None:
         """The same with the host that a SIP header names, should it have come; None when the call was moved to it."""
         (parts,) = await self._store.read([claim])
-        named = sip_host(parts)
-        if named is None:
+        named = sip_host(parts, known.recalled)
+        if named is None or only_named(parts):
+            # A host that it was moved to would wait for a call of which nothing may ever come.
             return known
         if not self._stream and await self._store.held(Key(named)):
             await self._store.move(claim, Key(named))

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from grafter.consumer import Consumer
-from grafter.core.model import Part
+from grafter.core.model import Mark, Part
 from grafter.errors import UnavailableError
 from grafter.tasks import task_group
 
@@ -55,11 +55,11 @@ class MemoryGuard(Consumer):
         self._resident = resident
         self._short = False
 
-    async def consume(self, parts: Sequence[Part]) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         """As the consumer behind it, but for UnavailableError while more than the limit is in use."""
         if self._short:
             raise UnavailableError("memory limit reached", retry_after=2.0, reason="memory_limit")
-        await self._consumer.consume(parts)
+        await self._consumer.consume(parts, marks)
 
     def check(self) -> None:
         """Look at the memory in use now."""

@@ -20,7 +20,7 @@ from grafter.assemble import Assembled, Assembler
 from grafter.bundles import Bundles
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Verdict
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
-from grafter.core.model import Key, Part, Source, UnixNano
+from grafter.core.model import Key, Mark, Part, Source, UnixNano
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
 from grafter.late_guests import LARGE_BYTES, LARGE_GUEST, LateGuests
@@ -88,9 +88,9 @@ class Processor:
         self._begun: dict[Key, ReleaseReason] = {}
         """Why a key was released whose exporters have not all answered yet."""
 
-    async def consume(self, parts: Sequence[Part]) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         """Store the parts of one request; see Consumer."""
-        await self._store.append(parts, UnixNano(self._clock()))
+        await self._store.append(parts, UnixNano(self._clock()), marks)
 
     @asynccontextmanager
     async def running(self, grace_seconds: float = 30.0) -> AsyncIterator[Self]:

@@ -145,17 +145,24 @@ def without_spans(guest: Guest, host: TraceId | None, earlier: GuestMemory | Non
     return GuestMemory(host, unlinked_trace_id(guest.trace_id) if host is None else host, head=mapped.head)
 
 
-def sip_host(parts: Iterable[StoredPart]) -> TraceId | None:
-    """The host that a SIP header of the call names. It holds only where that host has come."""
+def sip_host(parts: Iterable[StoredPart], recalled: Mapping[bytes, bytes]) -> TraceId | None:
+    """The host that a SIP header of the call names, now or by what was kept of it. It holds only where it has come."""
+    named: list[object] = []
     for part in parts:
-        if _SIP_MARK not in part.payload:
-            continue
-        for note in decode(part.payload):
-            if note.event.get("type") == SIP:
-                link = from_metadata({"traceparent": note.event.get("traceparent")}, ())
-                if isinstance(link, Link):
-                    return link.host
-    return None
+        if part.guest is not None and (memory := _recalled(recalled, part.guest.guest)) is not None:
+            state = mapping_of(mapping_of(memory.head.get(STATE)).get("naming"))
+            named.append(state.get("traceparent"))
+        if _SIP_MARK in part.payload:
+            named += [note.event.get("traceparent") for note in decode(part.payload) if note.event.get("type") == SIP]
+    links = (from_metadata({"traceparent": one}, ()) for one in named)
+    return next((link.host for link in links if isinstance(link, Link)), None)
+
+
+def only_named(parts: Iterable[StoredPart]) -> bool:
+    """Nothing has come of the call but what its SIP headers say: nobody may be listening to it, and nothing waits."""
+    return all(
+        note.event.get("type") == SIP for part in parts if part.payload != b"[]" for note in decode(part.payload)
+    )
 
 
 def _recalled(recalled: Mapping[bytes, bytes], name: str) -> GuestMemory | None:

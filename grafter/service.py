@@ -25,7 +25,7 @@ from grafter.assemble import Assembler
 from grafter.config import Config
 from grafter.consumer import Consumer, Exporter, Signal
 from grafter.core.lifecycle import look_at
-from grafter.core.model import Part
+from grafter.core.model import Mark, Part
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.doors_in import open_receiver
 from grafter.doors_out import open_exporter
@@ -89,7 +89,7 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
             )
         )
         policy = config.graft_policy()
-        store = await stack.enter_async_context(_open_store(config, policy))
+        store = await stack.enter_async_context(open_store(config, policy))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
         exporters = {
             name: await stack.enter_async_context(open_exporter(name, exporter, metrics))
@@ -133,6 +133,9 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
                     metrics,
                     door_seconds / len(active.receivers),
                     storing=storing,
+                    store=store,
+                    lease_seconds=config.extensions.store.lease.seconds,
+                    admin_tokens=config.extensions.admin.secrets,
                 )
             )
             service.ports.update(ports)
@@ -151,15 +154,16 @@ class _Gate(Consumer):
         self._consumer = consumer
         self._health = health
 
-    async def consume(self, parts: Sequence[Part]) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         """As the consumer behind it, but for UnavailableError while stopping."""
         if self._health.phase is Phase.STOPPING:
             raise UnavailableError("stopping", reason="stopping")
-        await self._consumer.consume(parts)
+        await self._consumer.consume(parts, marks)
 
 
 @asynccontextmanager
-async def _open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[EmbeddedStore]:
+async def open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[EmbeddedStore]:
+    """The store that the config names. Raises OSError or ValueError, with who holds it, when it cannot be opened."""
     settings = config.extensions.store
     async with embedded.opened(
         None if settings.embedded.memory else Path(settings.embedded.directory),
@@ -178,15 +182,17 @@ async def _open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[Embe
 
 def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Exporter]) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
-    recovered = forgotten = 0
+    recovered = forgotten = marks = 0
 
     def count_recovered() -> None:
-        nonlocal recovered, forgotten
+        nonlocal recovered, forgotten, marks
         found = store.stats().recovered_spans
         service.metrics.recovered_spans.inc(found - recovered)
         recovered = found
         service.metrics.forgotten_traces.inc(store.forgotten - forgotten)
         forgotten = store.forgotten
+        service.metrics.forgotten_marks.inc(store.forgotten_marks - marks)
+        marks = store.forgotten_marks
 
     def held() -> Held:
         stats = store.stats()

@@ -42,6 +42,9 @@ class Metrics:
             "grafter_receiver_request_seconds", "Time to answer a request.", _SECONDS, "receiver"
         )
         self.guest_items = counter("grafter_guest_items", "OpenAI items read, by what they were.", "source", "kind")
+        self.webhook_events = counter(
+            "grafter_webhook_events", "Events of accepted webhooks, by what they were.", "kind"
+        )
         self.tee_items = counter("grafter_tee_items", "Items sent on to OpenAI's ingest.", "outcome")
         self.recorders = Gauge("grafter_recorders", "Realtime calls recorded now.", registry=self.registry)
         self.recorder_connects = counter(
@@ -50,6 +53,12 @@ class Metrics:
         self.recorder_ends = counter("grafter_recorder_ends", "Recorders that ended.", "reason")
         self.recorder_lost_events = counter(
             "grafter_recorder_lost_events", "Events of recorded calls that the store did not take in time.", "reason"
+        )
+        self.session_requests = counter(
+            "grafter_session_requests", "Requests to OpenAI's Agents API, by what came of them.", "outcome"
+        )
+        self.session_looks = counter(
+            "grafter_session_looks", "Looks at hosted sessions, by what came of them.", "outcome"
         )
         self.released_traces = counter("grafter_released_traces", "Traces released.", "reason")
         self.grafted_spans = counter("grafter_grafted_spans", "Guest spans hung under a host trace.", "source", "match")
@@ -61,6 +70,9 @@ class Metrics:
             "grafter_join_delay_seconds", "From a guest's first part to its release with the host.", _DELAYS
         )
         self.forgotten_traces = counter("grafter_forgotten_traces", "Memories that the limit or the time ended.")
+        self.forgotten_marks = counter(
+            "grafter_forgotten_marks", "Marks of webhook deliveries that the limit on their number ended."
+        )
         self.recovered_spans = counter("grafter_recovered_spans", "Spans that the store held at start.")
         self.synthetic_spans = counter("grafter_synthetic_spans", "Spans that grafter made up.")
         self.merged_spans = counter("grafter_merged_spans", "Spans that came more than once, kept once.", "reason")

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from grafter.config import Config, load
 from grafter.consumer import Exporter, Signal, Verdict
-from grafter.core.model import Part, call_guest, guest_key
+from grafter.core.model import Mark, Part, call_guest, guest_key
 from grafter.doors_in import open_receiver
 from grafter.doors_out import open_exporter
 from grafter.errors import RejectedError
@@ -66,7 +66,7 @@ class Store:
 
     parts: list[Part] = field(default_factory=list)
 
-    async def consume(self, parts: Sequence[Part]) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         self.parts += parts
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from grafter.core.model import Key, Part
+from grafter.core.model import Key, Mark, Part
 from grafter.errors import UnavailableError
 from grafter.memory_limit import MemoryGuard, guarding, resident_bytes, total_memory
 
@@ -22,7 +22,7 @@ class Store:
 
     parts: list[Part] = field(default_factory=list)
 
-    async def consume(self, parts: Sequence[Part]) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         self.parts += parts
 
 

@@ -538,6 +538,51 @@ async def test_a_sip_header_alone_links_nothing() -> None:
         balanced(served, peer)
 
 
+@pytest.mark.parametrize("unlinked", list(Unlinked))
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("host_at", [-20, 900, 1990])
+async def test_a_sip_header_holds_for_events_that_come_much_later(mode: Mode, host_at: int, unlinked: Unlinked) -> None:
+    """The app posts the call when it is over, half an hour after the header was told: it hangs under its host."""
+    peer = Peer()
+    async with rig(peer, policy=GraftPolicy(mode=mode, unlinked=unlinked)) as served:
+        if host_at < 0:
+            await served.host(WHOLE_HOST)
+            await served.pass_time(-host_at)
+        await sip(served)
+        for _ in range(10):
+            await served.pass_time(200, step=10)
+            if 0 < host_at <= (served.now[0] - START) / SECOND:
+                await served.host(WHOLE_HOST)
+                host_at = 0
+        await served.realtime(post(opened(0.1), *turn(1, 1), ended=True))
+        await until_nothing_is_held(served)
+        assert {span.trace_id for span, _ in peer.spans} == {HOST}
+        session = next(span for span, _ in peer.spans if span.name.startswith("realtime_session"))
+        assert session.parent_span_id == FIRST
+        assert attributes(session)["grafter.link"] == "sip"
+        assert names(peer)["realtime_session"] == names(peer)["chat"] == 1
+        balanced(served, peer)
+
+
+@pytest.mark.parametrize("host_first", [False, True])
+async def test_a_sip_header_alone_keeps_no_trace_waiting(host_first: bool) -> None:
+    """Nobody listens to the call and nobody posts it: its host leaves when it is whole, as it would have without."""
+    peer = Peer()
+    async with rig(peer) as served:
+        if host_first:
+            await served.host(WHOLE_HOST)
+            await served.pass_time(2)
+        await sip(served)
+        if not host_first:
+            await served.pass_time(10)
+            await served.host(WHOLE_HOST)
+        await served.pass_time(45)
+        assert {span.trace_id for span, _ in peer.spans} == {HOST}
+        await until_nothing_is_held(served)
+        assert served.count("grafter_unlinked_guests_total") == 0
+        balanced(served, peer)
+
+
 def on_disk(directory: Path) -> bytes:
     """Whatever stands in the store's files."""
     return b"".join(path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file())

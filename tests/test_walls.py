@@ -64,7 +64,7 @@ ROOMS: dict[str, set[str]] = {
     }
     | {"receiver", "store"},
     # The terminal.
-    "commands": FRONT | EDGE | {"processor", "store"},
+    "commands": FRONT | EDGE | {"doors_in", "processor", "receiver", "store"},
     "cli": FRONT | {"commands", "telemetry"},
 }
 """Each room and the rooms that it may import, beside itself and the package's own name and version."""

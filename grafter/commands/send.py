@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from yarl import URL
 
+from grafter.core.openai.items import unfolded
 from grafter.core.openai.times import nanoseconds
 
 PROTOBUF = "application/x-protobuf"
@@ -170,7 +171,7 @@ def _requests(documents: list[Any], whole: bytes, name: str) -> list[Request]:
         requests += _posts(posts, source)
         posts = []
         if isinstance(document, dict) and "object" in document and "data" not in document:
-            loose += _unfolded([document])
+            loose += unfolded([document])
             continue
         requests += _items(loose, source)
         loose = []
@@ -191,15 +192,15 @@ def _requests(documents: list[Any], whole: bytes, name: str) -> list[Request]:
                     at = each.get("t")
                     requests += _items(items, source, at if isinstance(at, int | float) else None, len(items))
             case {"data": {"data": list() as items}} | {"data": list() as items}:
-                unfolded = _unfolded(items)
-                requests += _items(unfolded, source, size=len(unfolded))
+                whole_items = unfolded(items)
+                requests += _items(whole_items, source, size=len(whole_items))
             case {"data": {"spans": list()} | {"object": "trace" | "trace.span"} as item}:
-                unfolded = _unfolded([item])
-                requests += _items(unfolded, source, size=len(unfolded))
+                whole_items = unfolded([item])
+                requests += _items(whole_items, source, size=len(whole_items))
             case {"spans": list()}:
-                requests += _items(_unfolded([document]), source)
+                requests += _items(unfolded([document]), source)
             case list():
-                requests += _items(_unfolded(document), source)
+                requests += _items(unfolded(document), source)
             case _:
                 raise ValueError("JSON, but neither an OTLP trace request nor OpenAI items")
     requests += _items(loose, name)
@@ -207,22 +208,6 @@ def _requests(documents: list[Any], whole: bytes, name: str) -> list[Request]:
     if not requests:
         raise ValueError("no OTLP trace request, no OpenAI items and no Realtime events in it")
     return requests
-
-
-def _unfolded(items: list[Any]) -> list[Any]:
-    """The items, with a trace that holds its ``spans`` as a trace object followed by them, as the door reads them."""
-    unfolded: list[Any] = []
-    for item in items:
-        match item:
-            case {"spans": list() as spans}:
-                trace = {"object": "trace"} | {key: value for key, value in item.items() if key != "spans"}
-                unfolded.append(trace)
-                # What stands inside its trace may leave out whose it is.
-                own = {"trace_id": item["id"]} if "id" in item else {}
-                unfolded += [own | span if isinstance(span, dict) else span for span in spans]
-            case _:
-                unfolded.append(item)
-    return unfolded
 
 
 def _items(items: list[Any], source: str, at: float | None = None, size: int = _ITEMS_A_REQUEST) -> list[Request]:

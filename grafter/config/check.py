@@ -44,7 +44,7 @@ def check(config: Config, defined: Mapping[str, Sequence[str]]) -> tuple[list[Fi
         *_store(config),
         *_addresses(config),
     ]
-    return problems, list(_loops(config))
+    return problems, [*_loops(config), *_unrecorded(config)]
 
 
 def _lists(config: Config) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -116,6 +116,18 @@ def _receivers(config: Config) -> Iterator[Finding]:
                     "and there is no key of OpenAI's to send on",
                     also=(("receivers", name, "ingest", "tee"),),
                 )
+
+
+def _unrecorded(config: Config) -> Iterator[Finding]:
+    """Projects whose calls would start recorders, had they a key."""
+    for name, receiver in config.receivers.items():
+        if isinstance(receiver, OpenAIReceiver) and receiver.realtime.record:
+            for project, one in receiver.projects.items():
+                if one.secrets and not one.key:
+                    yield Finding(
+                        ("receivers", name, "projects", project),
+                        "has no api_key: calls of its webhooks are not recorded, though realtime.record says so",
+                    )
 
 
 def _processors(config: Config) -> Iterator[Finding]:

@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from grafter.config.exporters import EXPORTERS, Exporter
-from grafter.config.model import Components, Flag, Model, PositiveDuration, PositiveSize, Text, Word, component_type
+from grafter.config.model import (
+    Components,
+    FilledSecret,
+    Flag,
+    Model,
+    PositiveDuration,
+    PositiveSize,
+    Text,
+    Word,
+    component_type,
+)
 from grafter.config.processors import PROCESSORS, GraftProcessor
 from grafter.config.receivers import RECEIVERS, Receiver
 from grafter.config.units import Duration, Endpoint, MemoryLimit, Size
@@ -58,13 +68,27 @@ class HealthCheck(Model):
         return f"http {self.endpoint}"
 
 
+class Admin(Model):
+    """`/admin/…` at `receivers.openai.endpoint`: what `grafter pull` and the like ask of the grafter that runs."""
+
+    tokens: tuple[FilledSecret, ...] = ()
+    """Bearer tokens for commands of other machines; those of this one need none."""
+
+    @property
+    def secrets(self) -> list[str]:
+        """The tokens."""
+        return [token.get_secret_value() for token in self.tokens]
+
+
 class Extensions(Model):
-    """What is no part of a pipeline. The store always runs, the others when they are named."""
+    """What is no part of a pipeline. The store and `admin` are always there, the others when they are named."""
 
     store: StoreExtension = StoreExtension()
     """What holds traces until they are released."""
     health_check: HealthCheck | None = None
     """`/healthz` and `/readyz`."""
+    admin: Admin = Admin()
+    """`/admin/…` at `receivers.openai.endpoint`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,14 +1,17 @@
 """``receivers``: the doors in."""
 
+import binascii
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, model_validator
 
 from grafter.config.model import (
     Components,
     Count,
     FilledSecret,
+    Flag,
     Model,
     PositiveDuration,
     PositiveSize,
@@ -18,7 +21,9 @@ from grafter.config.model import (
 from grafter.config.units import Duration, Endpoint, Size, Url
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
+WEBHOOK_SECRET_VARIABLE = "OPENAI_WEBHOOK_SECRET"
 DEFAULT_PROJECT = "default"
+_SECRET_PREFIX = "whsec_"
 
 
 class ServerTls(Model):
@@ -114,11 +119,32 @@ class Ingest(Model):
     """Send the same items on to OpenAI; null: no."""
 
 
+def _base64(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value().strip()
+    if text.startswith(_SECRET_PREFIX):
+        digits = text.removeprefix(_SECRET_PREFIX)
+        try:
+            b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError(f"is not {_SECRET_PREFIX} and base64, as OpenAI shows it") from None
+    return secret
+
+
+def _without_empty(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    """Drop what says nothing, such as a variable that is not set: an empty key would sign for everybody."""
+    return tuple(one for one in secrets if one.get_secret_value().strip() not in ("", _SECRET_PREFIX))
+
+
+WebhookSecret = Annotated[Secret, AfterValidator(_base64)]
+
+
 class Project(Model):
     """What grafter may do in the name of one OpenAI project."""
 
     api_key: Secret = SecretStr("")
     """A standard key of the project, not an ephemeral one; empty: none."""
+    webhook_secrets: Annotated[tuple[WebhookSecret, ...], AfterValidator(_without_empty)] = ()
+    """Signing secrets of the project's webhook endpoint, several while one is being rotated; empty ones are dropped."""
     base_url: Url = Url("https://api.openai.com/v1")
     """Where OpenAI's API is; the key is sent there and nowhere else."""
 
@@ -127,10 +153,29 @@ class Project(Model):
         """The key, empty where there is none."""
         return self.api_key.get_secret_value().strip()
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The webhook secrets."""
+        return tuple(secret.get_secret_value().strip() for secret in self.webhook_secrets)
+
+
+class Webhook(Model):
+    """Webhooks, to `/webhooks/openai`: calls that come in, hosted sessions, and trace exports where a gateway sends
+    them; OpenAI sends none today. Without a secret in any of `projects` none is taken."""
+
+    tolerance: PositiveDuration = Duration.parse("5m")
+    """How far the moment of a delivery may be from grafter's clock, either way."""
+
+
+class Sessions(Model):
+    """Hosted Agents sessions, whose traces are fetched."""
+
 
 class Realtime(Model):
     """Realtime calls: events that apps post, and calls that are recorded beside them."""
 
+    record: Flag = False
+    """Start a recorder for each call that an incoming-call webhook tells of, with the `api_key` of that project."""
     silence: PositiveDuration = Duration.parse("90s")
     """A recorder ends after this time without an event, though its socket lives."""
     tokens: tuple[FilledSecret, ...] = ()
@@ -143,22 +188,33 @@ class OpenAIReceiver(Model):
     endpoint: Endpoint = Endpoint("localhost:4319")
     """Where to listen, over HTTP."""
     projects: dict[Word, Project] = {DEFAULT_PROJECT: Project()}  # noqa: RUF012  # pydantic copies it
-    """Credentials by OpenAI project. `default`, or the only one, is used; without an `api_key` of its own, `default`
-    has `${env:OPENAI_API_KEY:-}`."""
+    """Credentials by OpenAI project; the secret that verified a webhook picks one, else `default`, or the only one, is
+    used. What `default` does not say itself it has from `${env:OPENAI_API_KEY:-}` and `${env:OPENAI_WEBHOOK_SECRET:-}`.
+    """
     ingest: Ingest = Ingest()
     """What the Agents SDKs post."""
+    webhook: Webhook = Webhook()
+    """Signed events."""
+    sessions: Sessions = Sessions()
+    """Hosted Agents sessions: their traces are fetched with the project's key when a webhook tells of one, or somebody
+    asks for it."""
     realtime: Realtime = Realtime()
     """Realtime calls."""
 
     @model_validator(mode="before")
     @classmethod
-    def _key_of_the_environment(cls, data: Any, info: ValidationInfo) -> Any:
-        """Give the default project the environment's key where the file says nothing of one.
+    def _of_the_environment(cls, data: Any, info: ValidationInfo) -> Any:
+        """Give the default project what the environment has and the file says nothing of.
 
         The loader hands the environment over as the validation's context.
         """
-        key = (info.context or {}).get(API_KEY_VARIABLE)
-        if not key or not isinstance(data, Mapping):
+        env = info.context or {}
+        found: dict[str, object] = {}
+        if env.get(API_KEY_VARIABLE):
+            found["api_key"] = env[API_KEY_VARIABLE]
+        if env.get(WEBHOOK_SECRET_VARIABLE):
+            found["webhook_secrets"] = [env[WEBHOOK_SECRET_VARIABLE]]
+        if not found or not isinstance(data, Mapping):
             return data
         projects = data.get("projects")
         if projects is None:
@@ -168,19 +224,26 @@ class OpenAIReceiver(Model):
         project = projects[DEFAULT_PROJECT]
         if project is None:
             project = {}
-        if isinstance(project, Mapping) and project.get("api_key") is None:
-            return {**data, "projects": {**projects, DEFAULT_PROJECT: {**project, "api_key": key}}}
-        return data
+        if not isinstance(project, Mapping):
+            return data
+        said = {key: value for key, value in project.items() if value is not None}
+        return {**data, "projects": {**projects, DEFAULT_PROJECT: {**found, **said}}}
 
     @property
     def project(self) -> Project | None:
         """The project in whose name calls are recorded: ``default``, or the only one."""
-        only = next(iter(self.projects.values())) if len(self.projects) == 1 else None
-        return self.projects.get(DEFAULT_PROJECT, only)
+        return self.projects.get(self.default_project)
+
+    @property
+    def default_project(self) -> str:
+        """The name of the project that is meant where none is named."""
+        return next(iter(self.projects)) if len(self.projects) == 1 else DEFAULT_PROJECT
 
     def describe(self) -> str:
         tee = self.ingest.tee
-        return f"http {self.endpoint}" + (f", tee to {tee.endpoint}" if tee else "")
+        signed = ", ".join(name for name, project in self.projects.items() if project.secrets)
+        webhooks = f", webhooks of {signed}" if signed else ""
+        return f"http {self.endpoint}" + (f", tee to {tee.endpoint}" if tee else "") + webhooks
 
 
 Receiver = OtlpReceiver | OpenAIReceiver

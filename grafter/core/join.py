@@ -21,6 +21,7 @@ from grafter.core.model import (
     GraftedSpan,
     Guest,
     GuestSpan,
+    Source,
     SpanId,
     TraceId,
     UnixNano,
@@ -31,6 +32,7 @@ from grafter.core.semconv import (
     AGENTS_SPAN_ID,
     AGENTS_TRACE_ID,
     GRAFTER_ANCHOR,
+    GRAFTER_GUEST_SPAN_ID,
     GRAFTER_LINK,
     GRAFTER_PARENT_MISSING,
     GRAFTER_SYNTHETIC,
@@ -313,12 +315,16 @@ def _stand_in(guest: Guest, span_id: SpanId, waiting: Awaited) -> GuestSpan:
         kind=SPAN_KIND_INTERNAL,
         start=waiting.start,
         end=waiting.end,
-        attributes=(
-            (AGENTS_TRACE_ID, guest.trace_id),
-            (AGENTS_SPAN_ID, waiting.name),
-            (GRAFTER_SYNTHETIC, True),
-        ),
+        attributes=(*_own_ids(guest, waiting.name), (GRAFTER_SYNTHETIC, True)),
     )
+
+
+def _own_ids(guest: Guest, name: str) -> tuple[tuple[str, AttributeValue], ...]:
+    """The ids by which the guest's source knows a span that has not come."""
+    if guest.source is Source.SESSIONS:
+        # Which of the session's traces it is in stands on its children.
+        return ((GRAFTER_GUEST_SPAN_ID, name),)
+    return ((AGENTS_TRACE_ID, guest.trace_id), (AGENTS_SPAN_ID, name))
 
 
 def _earlier(span: GuestSpan) -> tuple[UnixNano, SpanId]:

@@ -199,15 +199,19 @@ def whole_at(guest: GuestState, waits: Waits, missing_ok: Set[bytes] = frozenset
     """The moment from which the guest counts as whole if nothing more of it comes; None while something is missing.
 
     Items (Agents SDK, webhook) are whole with their trace object, a top-level span and every parent that is named,
-    ``missing_ok`` aside: those have been sent before. Every other source says itself that it has ended. Both must
+    ``missing_ok`` aside: those have been sent before. Every other source says itself that it has ended. All must
     then have been quiet for ``guest_quiet``.
+
+    A hosted session ends with each event (a turn is over) and goes on with the next one. What it names as ids and
+    parents are not spans but promises: an event's first part names one as a parent, and the part with which all pages
+    of that event have been read names it as an id. It is whole when it has ended and no promise is open.
     """
     if guest.source in _ITEM_SOURCES:
         if not (guest.head and guest.top_level):
             return None
         if guest.missing_parents and not guest.parents - guest.ids <= missing_ok:
             return None
-    elif not guest.ended:
+    elif not guest.ended or (guest.source is Source.SESSIONS and guest.missing_parents):
         return None
     return UnixNano(guest.last + waits.guest_quiet)
 

@@ -8,15 +8,18 @@ have more; version ff and all-zero ids are invalid).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from grafter.core.model import FLAG_SAMPLED, Link, SpanId, TraceId, openai_trace_id
 
 TRACEPARENT_KEY = "traceparent"
 SPAN_ID_KEY = "span_id"
+TRACE_HEADERS = ("traceparent", "x-traceparent")
+"""SIP headers that may name a host. Some carriers pass headers on only when their name begins with X-."""
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
+_TRACEPARENT_LENGTH = 55
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -54,6 +57,20 @@ def from_metadata(metadata: object, keys: Sequence[str]) -> Link | Malformed | N
             return Link(host=host, span_id=_span_id(metadata.get(SPAN_ID_KEY)), how="trace_id")
         malformed = malformed or Malformed(f"{key}: expected 32 hex digits, not all zero")
     return malformed
+
+
+def from_headers(headers: Iterable[tuple[str, str]]) -> str | None:
+    """The traceparent among a call's SIP headers: of ``traceparent``, else of ``X-Traceparent``, in any case.
+
+    Whoever calls can write these, and as often as they like: the first that can be read is it, in the form and length
+    of version 00 whatever came with it.
+    """
+    found: dict[str, str] = {}
+    for name, value in headers:
+        name = name.strip().lower()
+        if name in TRACE_HEADERS and name not in found and _traceparent(value) is not None:
+            found[name] = value.strip().lower()[:_TRACEPARENT_LENGTH]
+    return next((found[name] for name in TRACE_HEADERS if name in found), None)
 
 
 def from_openai_trace_id(guest_trace_id: str) -> Link | None:

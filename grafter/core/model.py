@@ -112,6 +112,16 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """That something, such as a delivery, was dealt with, so that its repeat is known."""
+
+    id: str
+    """Of any length, unique among all that is marked: the door puts its own word before it."""
+    ttl: int
+    """Nanoseconds for which it is known."""
+
+
+@dataclass(frozen=True, slots=True)
 class HostSpan:
     """What the join reads of a host span."""
 

@@ -16,7 +16,8 @@ from enum import StrEnum
 from time import monotonic_ns, time_ns
 
 from grafter.consumer import Consumer
-from grafter.core.model import Part, Source, called
+from grafter.core.link import from_headers
+from grafter.core.model import Mark, Part, Source, called
 from grafter.core.openai.realtime.intake import Gathering, kind_of
 from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED
 from grafter.core.policy import GraftPolicy
@@ -41,7 +42,6 @@ _BATCH_BYTES = 4 << 20
 _START_LOCKS = 64
 _SECONDS_BETWEEN_WARNINGS = 60.0
 _SECONDS_AFTER_A_BUG = 5.0
-_SIP_TRACEPARENTS = ("traceparent", "x-traceparent")
 
 
 class Started(StrEnum):
@@ -61,7 +61,7 @@ class Recorders:
         storing: Consumer,
         metrics: Metrics,
         policy: GraftPolicy,
-        peer: Sideband | None,
+        peers: Mapping[str, Sideband],
         tasks: asyncio.TaskGroup,
         timing: Timing,
         wall: Clock,
@@ -72,7 +72,7 @@ class Recorders:
         self._storing = storing
         self._metrics = metrics
         self._policy = policy
-        self._peer = peer
+        self._peers = peers
         self._tasks = tasks
         self._timing = timing
         self._wall = wall
@@ -97,22 +97,27 @@ class Recorders:
         *,
         metadata: Mapping[str, object] | None = None,
         sip_headers: Iterable[tuple[str, str]] = (),
+        project: str = "",
     ) -> Started:
         """Record a call, from now until it ends. Returns when the store has what was said of it.
 
-        ``metadata`` is the app's own, with ``traceparent`` or a trace id that links the call; of ``sip_headers`` only
-        ``traceparent`` and ``X-Traceparent`` are read, in any case. A call that is recorded already goes on so, and
-        learns what is new here. Raises RejectedError for what is no call id, UnavailableError without a key, with too
-        many recorders, and when the store does not take it.
+        ``metadata`` is the app's own, with ``traceparent`` or a trace id that links the call; of ``sip_headers``, which
+        the caller may have written, only what names a trace is read (``from_headers``). ``project``: in whose name; the
+        default one's, unless given. A call that is recorded already goes on so, and learns what is new here.
+
+        Raises RejectedError for what is no call id, UnavailableError without a key (reason ``no_api_key``), with too
+        many recorders (``recorders``), and when the store does not take it.
         """
         if not is_call_id(call_id):
             raise RejectedError("call id is not 1 to 256 printable ASCII characters", reason="call_id")
-        if self._peer is None:
-            raise UnavailableError("no api_key under receivers.openai.projects", retry_after=60.0, reason="no_api_key")
-        said = list(_said(metadata, sip_headers))
+        peer = self._peers.get(project)
+        if peer is None:
+            name = f"receivers.openai.projects.{project}" if project else "receivers.openai.projects"
+            raise UnavailableError(f"no api_key under {name}", retry_after=60.0, reason="no_api_key")
+        said = list(_said(metadata, from_headers(sip_headers)))
         # Two starts of one call take turns, so that the second is never told of a recorder whose start then failed.
         async with self._starts[hash(call_id) % _START_LOCKS]:
-            return await self._start(call_id, said, self._peer)
+            return await self._start(call_id, said, peer)
 
     async def _start(self, call_id: str, said: list[Mapping[str, object]], peer: Sideband) -> Started:
         running = self._live.get(call_id)
@@ -339,23 +344,18 @@ class _Ending(Consumer):
         self._consumer = consumer
         self._recorders = recorders
 
-    async def consume(self, parts: Sequence[Part]) -> None:
-        await self._consumer.consume(parts)
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+        await self._consumer.consume(parts, marks)
         for part in parts:
             if part.guest is not None and part.guest.ended:
                 self._recorders.stop(called(part.guest.guest))
 
 
-def _said(
-    metadata: Mapping[str, object] | None, sip_headers: Iterable[tuple[str, str]]
-) -> Iterable[Mapping[str, object]]:
+def _said(metadata: Mapping[str, object] | None, traceparent: str | None) -> Iterable[Mapping[str, object]]:
     if metadata:
         yield {"type": METADATA, "origin": "start", "metadata": dict(metadata)}
-    found = {name.strip().lower(): value for name, value in sip_headers}
-    for name in _SIP_TRACEPARENTS:
-        if name in found:
-            yield {"type": SIP, "traceparent": found[name]}
-            return
+    if traceparent is not None:
+        yield {"type": SIP, "traceparent": traceparent}
 
 
 @asynccontextmanager
@@ -365,6 +365,7 @@ async def recording(
     policy: GraftPolicy,
     account: Account | None,
     *,
+    projects: Mapping[str, Account] | None = None,
     storing: Consumer | None = None,
     timing: Timing | None = None,
     wall: Callable[[], int] = time_ns,
@@ -372,17 +373,24 @@ async def recording(
     limit: int = _MAX_RECORDERS,
     grace_seconds: float = 5.0,
 ) -> AsyncIterator[Recorders]:
-    """Recorders while the context is open; without an ``account`` none can be started.
+    """Recorders while the context is open; without an ``account``, or one of ``projects``, none can be started.
 
+    ``account`` is the default one, ``projects`` has those that a start may name.
     ``consumer`` takes the head of a start, ``storing`` (the same, unless given) what recorders hear: also while the
     context is left, when new input is refused already. On leaving, calls are no longer listened to, which is no end
     of theirs, and what was heard is stored within ``grace_seconds``.
     """
     async with AsyncExitStack() as stack:
-        peer = None if account is None else await stack.enter_async_context(sideband(account))
+        # An account that two names stand for, as the default one's usually do, needs one set of connections.
+        opened: dict[Account, Sideband] = {}
+        peers: dict[str, Sideband] = {}
+        for name, one in {**(projects or {}), **({} if account is None else {"": account})}.items():
+            if one not in opened:
+                opened[one] = await stack.enter_async_context(sideband(one))
+            peers[name] = opened[one]
         tasks = await stack.enter_async_context(task_group())
         recorders = Recorders(
-            consumer, storing or consumer, metrics, policy, peer, tasks, timing or Timing(), wall, steady, limit
+            consumer, storing or consumer, metrics, policy, peers, tasks, timing or Timing(), wall, steady, limit
         )
         tending = tasks.create_task(recorders.tend(), name="recorders")
         try:

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import aiohttp
 from yarl import URL
 
+from grafter.core.openai.items import plain_id
 from grafter.receiver.peer import proxy_of, retry_after
 
 Socket = aiohttp.ClientWebSocketResponse
@@ -26,9 +27,6 @@ Socket = aiohttp.ClientWebSocketResponse
 _MAX_FRAME_BYTES = 16 << 20
 _HANDSHAKE_SECONDS = 20.0
 _CLOSE_SECONDS = 2.0
-
-# Ids are compared and printed, and are part of a URL. OpenAI's are short ASCII words.
-_MAX_CALL_ID = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +70,8 @@ class Answer:
 
 
 def is_call_id(call_id: str) -> bool:
-    """Whether this may be a call's id: up to 256 printable ASCII characters without a blank."""
-    return 0 < len(call_id) <= _MAX_CALL_ID and call_id.isascii() and call_id.isprintable() and " " not in call_id
+    """Whether this may be a call's id."""
+    return plain_id(call_id) is not None
 
 
 def address(base_url: str, call_id: str) -> URL:

@@ -44,6 +44,20 @@ Bundles
 Memory
     An opaque blob a key, kept for ``remember`` and up to ``remember_limit`` keys, the oldest going first.
 
+Marks
+    An id that something was dealt with under, such as a delivery, is *seen* until its time to live has passed. A mark
+    is visible when ``append`` returns, and never before the parts that came with it are stored: a crash between the
+    two leaves parts without a mark, whose repeat does no harm. Marks outlive the process, and are bounded in number:
+    past that the oldest go first.
+
+Tasks
+    Work that is to be done at a time (asking a peer for something), told apart by kind and name. What was put is there
+    after a kill, and is handed to one owner at a time for ``lease``, like a claim. Whoever puts a task that is there
+    already makes it due (at the earlier of both times); put with an empty blob it keeps the blob that it has, so that
+    somebody may wake a task of which they know only the name. Put while it is owned, it is due again as soon as its
+    owner gives it back or ends it: no wake is lost. Done twice must do no harm. Up to TASKS_LIMIT tasks of up to
+    TASK_BYTES; past that ``put_tasks`` raises UnavailableError.
+
 Time is an argument, in Unix nanoseconds. Due times and leases are data. Past ``max_bytes`` of live bytes ``append``
 raises UnavailableError. Arrival numbers rise over the whole life of the store, restarts included.
 """
@@ -53,7 +67,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from grafter.core.model import Envelope, Facts, GuestFacts, Key, Part, UnixNano
+from grafter.core.model import Envelope, Facts, GuestFacts, Key, Mark, Part, UnixNano
 from grafter.core.state import TraceState
 
 
@@ -183,11 +197,65 @@ class Stats:
     """Bytes that the store takes on disk, dead ones included."""
 
 
-class Store(Protocol):
+TASKS_LIMIT = 100_000
+TASK_BYTES = 64 << 10
+TASK_NAME_CHARACTERS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Work that is due at a time."""
+
+    kind: str
+    name: str
+    due: UnixNano
+    blob: bytes = b""
+    """What its owner has to know again; the owner's own encoding."""
+    token: int = 0
+    """The store's own: by it an owner is known."""
+    put_at: int = 0
+    """The store's own: when it was put last. An update does not change it."""
+
+
+class TaskStore(Protocol):
+    """The part of a store that keeps tasks. All methods raise UnavailableError when it cannot."""
+
+    async def put_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
+        """Add tasks, or wake those that are there. Durable when it returns."""
+        ...
+
+    async def claim_tasks(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
+        """Up to ``limit`` due tasks of a kind, earliest due first, each to this caller alone until its lease ends."""
+        ...
+
+    async def update_task(self, task: Task, *, keep: bool = False) -> bool:
+        """Store its due time and blob and give it back; ``keep``: only store them, it stays the caller's.
+
+        False when it is no longer owned: nothing was changed.
+        """
+        ...
+
+    async def end_task(self, task: Task) -> bool:
+        """Forget it, or give it back where it was put meanwhile. False when it is no longer owned."""
+        ...
+
+    async def renew_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
+        """Let the leases of these tasks run from ``now`` again."""
+        ...
+
+
+class Store(TaskStore, Protocol):
     """See the module's docstring for every promise."""
 
-    async def append(self, parts: Sequence[Part], now: UnixNano) -> None:
-        """Store the parts of one request. Raises UnavailableError when full, failing or stopping."""
+    async def append(self, parts: Sequence[Part], now: UnixNano, marks: Sequence[Mark] = ()) -> None:
+        """Store the parts of one request, of which there may be none, and after them its marks.
+
+        Raises UnavailableError when full, failing or stopping; what was stored until then does no harm.
+        """
+        ...
+
+    async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
+        """Whether each of these ids is marked. Raises UnavailableError when the marks cannot be read."""
         ...
 
     async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:

@@ -11,19 +11,22 @@ from pathlib import Path
 from grafter.store.ledger import Ledger
 from grafter.store.reserve import Reserve
 from grafter.store.segments import SegmentLog, StoreError
+from grafter.store.tasks import TaskBook
 
 
 @dataclass(slots=True)
 class Files:
-    """What is open; without a directory the ledger alone."""
+    """What is open; without a directory the ledger and the tasks alone."""
 
     ledger: Ledger
+    tasks: TaskBook
     log: SegmentLog | None = None
     lock: int = -1
     reserve: Reserve | None = None
 
     def close(self) -> None:
         """Close all of it; the lock last."""
+        self.tasks.close()
         self.ledger.close()
         if self.log is not None:
             self.log.close()
@@ -31,7 +34,12 @@ class Files:
             os.close(self.lock)
 
 
-def open_files(directory: Path, segment_bytes: int, ledger: Callable[[Path | None], Ledger]) -> Files:
+def open_files(
+    directory: Path,
+    segment_bytes: int,
+    ledger: Callable[[Path | None], Ledger],
+    tasks: Callable[[Path | None, Ledger], TaskBook],
+) -> Files:
     """Take the directory, which is made when it is missing, and open what is in it. Raises StoreError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -46,6 +54,11 @@ def open_files(directory: Path, segment_bytes: int, ledger: Callable[[Path | Non
         log = SegmentLog.opened(directory, segment_bytes)
         try:
             book = ledger(directory / "ledger.sqlite")
+            try:
+                task_book = tasks(directory / "ledger.sqlite", book)
+            except BaseException:
+                book.close()
+                raise
         except BaseException:
             log.close()
             raise
@@ -55,7 +68,7 @@ def open_files(directory: Path, segment_bytes: int, ledger: Callable[[Path | Non
     except (OSError, sqlite3.Error) as error:
         os.close(lock)
         raise StoreError(f"cannot read the store in {directory}: {error}") from error
-    return Files(book, log, lock, Reserve(directory))
+    return Files(book, task_book, log, lock, Reserve(directory))
 
 
 def _take(lock: int, directory: Path) -> None:

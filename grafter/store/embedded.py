@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from grafter.core.model import Key, Part, UnixNano
+from grafter.core.model import Key, Mark, Part, UnixNano
 from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
 from grafter.store import records
@@ -40,6 +40,7 @@ from grafter.store.records import RecordType
 from grafter.store.recovery import Recovery
 from grafter.store.segments import StoreError
 from grafter.store.settling import Settling
+from grafter.store.tasks import KeepsTasks, TaskBook
 from grafter.store.writer import Place, Writer
 
 __all__ = ["EmbeddedStore", "StoreError", "opened"]
@@ -82,8 +83,13 @@ async def opened(
     def ledger(path: Path | None) -> Ledger:
         return Ledger(path, remember=waits.remember, remember_limit=waits.remember_limit, letter_bytes=letter_bytes)
 
+    def tasks(path: Path | None, book: Ledger) -> TaskBook:
+        return TaskBook(path, lease_ns, book.writing)
+
     store = EmbeddedStore(
-        await asyncio.to_thread(open_files, directory, segment_bytes, ledger) if directory else Files(ledger(None)),
+        await asyncio.to_thread(open_files, directory, segment_bytes, ledger, tasks)
+        if directory
+        else Files(book := ledger(None), tasks(None, book)),
         waits=waits,
         max_bytes=max_bytes,
         max_trace_bytes=max_trace_bytes,
@@ -102,7 +108,7 @@ async def opened(
         await store.stop()
 
 
-class EmbeddedStore:
+class EmbeddedStore(KeepsTasks):
     """See grafter.store.base for the promises; made by ``opened``."""
 
     def __init__(
@@ -120,6 +126,7 @@ class EmbeddedStore:
         clock: Callable[[], int],
         recent_bytes: int,
     ) -> None:
+        super().__init__(files.tasks)
         self.counts = Counts()
         self._files = files
         self._log = files.log
@@ -178,6 +185,7 @@ class EmbeddedStore:
     async def stop(self) -> None:
         """Write what is queued, bring it to the disk, close; called by ``opened``."""
         await self._writer.stop()
+        await self.stop_tasks()
         if self._pool is not None:
             await asyncio.to_thread(self._finish, self._pool)
         self._files.close()
@@ -203,6 +211,11 @@ class EmbeddedStore:
         """Memories that the limit or the time ended, since the start."""
         return self._ledger.forgotten
 
+    @property
+    def forgotten_marks(self) -> int:
+        """Marks that the limit on their number ended, since the start."""
+        return self._ledger.marks.forgotten
+
     async def recovered(self) -> None:
         """Wait until the index is whole."""
         await self._ready.wait()
@@ -213,7 +226,23 @@ class EmbeddedStore:
 
     # The contract.
 
-    async def append(self, parts: Sequence[Part], now: UnixNano) -> None:
+    async def append(self, parts: Sequence[Part], now: UnixNano, marks: Sequence[Mark] = ()) -> None:
+        if parts or not marks:
+            await self._append(parts, now)
+        if marks:
+            # Only now, in a commit of their own: a mark without its parts would make a repeat lose them.
+            marked = [(mark, now) for mark in marks]
+            await self._writer.submit([], lambda _: None, marks=marked).future
+
+    async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
+        try:
+            if self._pool is None:
+                return self._ledger.marks.seen(ids, now)
+            return await self._loop.run_in_executor(self._pool, self._ledger.marks.seen, ids, now)
+        except sqlite3.Error as error:
+            raise UnavailableError(f"marks could not be read: {error}", reason="store_down") from error
+
+    async def _append(self, parts: Sequence[Part], now: UnixNano) -> None:
         size = sum([len(part.payload) for part in parts])
         self._admit(size)
         index = self._index

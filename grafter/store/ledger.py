@@ -13,19 +13,24 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from struct import Struct
+from typing import Concatenate, ParamSpec, TypeVar
 
-from grafter.core.model import Key, UnixNano
+from grafter.core.model import Key, Mark, UnixNano
 from grafter.store.base import DeadLetter, Memory
+from grafter.store.marks import MARK_LIMIT, Marks
 from grafter.store.records import padded
 from grafter.store.segments import StoreError
 
 _LOG = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 FORMAT = 1
 _NOT_REMEMBERED = (False, None)
@@ -57,10 +62,29 @@ _Row = tuple[int, int, list[int]]
 """Id, moment, and the hashes of the keys that are still to be forgotten, newest first."""
 
 
+def _alone(method: Callable[Concatenate["Ledger", _P], _T]) -> Callable[Concatenate["Ledger", _P], _T]:
+    """The method while nobody else writes into the file."""
+
+    @wraps(method)
+    def alone(self: "Ledger", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self.writing:
+            return method(self, *args, **kwargs)
+
+    return alone
+
+
 class Ledger:
     """Memories and letters. Methods raise sqlite3.Error when the file cannot be read or written."""
 
-    def __init__(self, path: Path | None, *, remember: int, remember_limit: int, letter_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        remember: int,
+        remember_limit: int,
+        letter_bytes: int,
+        mark_limit: int = MARK_LIMIT,
+    ) -> None:
         """Open or make the file; None keeps everything in memory. ``remember`` in nanoseconds. Raises StoreError."""
         self._path = path
         self._remember = remember
@@ -73,11 +97,14 @@ class Ledger:
         self._letters = 0
         # Readers share one connection; a commit must not show half done, so it has one of its own.
         self._lock = threading.Lock()
+        self.writing = threading.Lock()
+        """Held by whoever writes into the file: SQLite lets one wait for another too, but not in turns."""
         self.forgotten = 0
         """Memories that the limit or the time ended, since the start."""
         try:
             self._writer = _connected(path)
             self._reader = self._writer if path is None else _connected(path)
+            self.marks = Marks(self._writer, self._reader, self._lock, mark_limit)
             self._letters = self._writer.execute("SELECT coalesce(sum(length(payload)), 0) FROM letter").fetchone()[0]
             for number, at, keys in self._reader.execute("SELECT id, at, keys FROM memory ORDER BY id"):
                 self._found(number, at, [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)])
@@ -144,8 +171,13 @@ class Ledger:
             return True, None
         return _NOT_REMEMBERED if memory is None else (True, memory.host)
 
+    @_alone
     def commit(
-        self, memories: Sequence[tuple[Memory, UnixNano]], letters: Sequence[DeadLetter], sheets: Sequence[Sheet] = ()
+        self,
+        memories: Sequence[tuple[Memory, UnixNano]],
+        letters: Sequence[DeadLetter],
+        sheets: Sequence[Sheet] = (),
+        marks: Sequence[tuple[Mark, UnixNano]] = (),
     ) -> int:
         """Store, and make room; the number of spans of old letters that had to go. All or nothing."""
         writer = self._writer
@@ -169,12 +201,16 @@ class Ledger:
                 )
                 size += sum(len(letter.payload) for letter in letters)
                 size, pushed_out = self._push_out(size)
+            if marks:
+                self.marks.write(marks)
             writer.execute("COMMIT")
         except BaseException:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
             raise
         self._letters = size
+        if marks:
+            self.marks.written()
         for number, at, hashes in added:
             self._found(number, at, hashes)
         if added:

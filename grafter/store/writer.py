@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from grafter.core.model import UnixNano
+from grafter.core.model import Mark, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.base import DeadLetter, Memory
@@ -49,6 +49,7 @@ class Op(Generic[_T]):
     memories: Sequence[tuple[Memory, UnixNano]] = ()
     letters: Sequence[DeadLetter] = ()
     sheets: Sequence[Sheet] = ()
+    marks: Sequence[tuple[Mark, UnixNano]] = ()
     prepare: Callable[[], Sequence[Row]] | None = None
     """Makes the rows, on the writer's thread, before the write. May raise OSError."""
     pushed_out: int = 0
@@ -141,10 +142,11 @@ class Writer:
         memories: Sequence[tuple[Memory, UnixNano]] = (),
         letters: Sequence[DeadLetter] = (),
         sheets: Sequence[Sheet] = (),
+        marks: Sequence[tuple[Mark, UnixNano]] = (),
         prepare: Callable[[], Sequence[Row]] | None = None,
     ) -> Op[_T]:
         """Queue an op; its future has what ``apply`` says. Raises UnavailableError when stopping."""
-        op = Op(self._loop.create_future(), rows, apply, refused, memories, letters, sheets, prepare)
+        op = Op(self._loop.create_future(), rows, apply, refused, memories, letters, sheets, marks, prepare)
         if self.stopping:
             refused()
             raise UnavailableError("the store is stopping", reason="stopping")
@@ -265,20 +267,24 @@ class Writer:
                     op.error = error
 
     def _keep(self, group: list[Op[Any]]) -> None:
-        """Put memories and letters into the ledger: before the settlement, so that none goes without the other."""
-        keeping = [op for op in group if op.memories or op.letters or op.sheets]
+        """Put memories, letters and marks into the ledger: before the settlement, so that none goes without the other.
+
+        Marks come in ops of their own, made when the parts that they speak of are stored.
+        """
+        keeping = [op for op in group if op.memories or op.letters or op.sheets or op.marks]
         if not keeping:
             return
         memories = [memory for op in keeping for memory in op.memories]
         letters = [letter for op in keeping for letter in op.letters]
         sheets = [sheet for op in keeping for sheet in op.sheets]
+        marks = [mark for op in keeping for mark in op.marks]
         try:
             try:
-                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets)
+                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode not in _FULL or not self._made_room(OSError(errno.ENOSPC, "")):
                     raise
-                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets)
+                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks)
         except sqlite3.Error as error:
             _LOG.warning("the store could not write its ledger: %s", error)
             for op in keeping:

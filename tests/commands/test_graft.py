@@ -141,11 +141,13 @@ def trace_with_spans() -> dict[str, Any]:
         {"object": "event", "id": "evt_1", "type": "trace.completed", "data": trace_with_spans()},
         {"object": "event", "id": "evt_1", "type": "trace.completed", "data": ITEMS},
         {"object": "event", "id": "evt_1", "type": "trace.completed", "data": {"data": ITEMS}},
+        tuple({"object": "event", "type": "trace.completed", "data": [item]} for item in ITEMS),
+        ({"type": "trace.completed", "data": [trace_with_spans()]}, {"type": "x", "data": ITEMS[0]}),
         {"requests": [{"body": {"data": [item]}} for item in ITEMS]},
     ],
     ids=[
         *("data", "list", "lines", "lines of data", "event with a trace", "event with a list", "event with data"),
-        "capture",
+        *("lines of events", "lines of events of both forms", "capture"),
     ],
 )
 def test_every_form_of_a_guest_gives_the_same(written: Written, joined: Spans, content: Any) -> None:

@@ -332,3 +332,34 @@ def test_without_the_environments_key_there_is_none(read: Read) -> None:
     """No OPENAI_API_KEY, no key: that is a valid config."""
     assert key_of(read("")) == ""
     assert key_of(Config()) == ""
+
+
+def secrets_of(config: Config) -> dict[str, tuple[str, ...]]:
+    return {name: project.secrets for name, project in config.receivers["openai"].projects.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets"),
+    [
+        ("", {"default": ("whsec_ZW52",)}),
+        ("receivers: {openai: {projects: {default: {api_key: a}}}}", {"default": ("whsec_ZW52",)}),
+        ("receivers: {openai: {projects: {default: {webhook_secrets: }}}}", {"default": ("whsec_ZW52",)}),
+        ("receivers: {openai: {projects: {default: {webhook_secrets: []}}}}", {"default": ()}),
+        ("receivers: {openai: {projects: {eu: {api_key: a}}}}", {"eu": ()}),
+        (
+            "receivers: {openai: {projects: {eu: {webhook_secrets: ['', whsec_bmV3, ' ', whsec_, '${env:X:-}', o]}}}}",
+            {"eu": ("whsec_bmV3", "o")},
+        ),
+    ],
+)
+def test_the_secrets_of_webhooks(read: Read, text: str, secrets: dict[str, tuple[str, ...]]) -> None:
+    """By project; a default without any of its own has the environment's; what is empty is dropped."""
+    assert secrets_of(read(text, env={"OPENAI_WEBHOOK_SECRET": "whsec_ZW52"})) == secrets
+
+
+def test_recording_without_a_key_is_warned_of(read: Read) -> None:
+    """A project whose webhooks are taken, and whose calls would be recorded."""
+    text = "receivers: {openai: {realtime: {record: true}, projects: {eu: {webhook_secrets: [a]}, us: {api_key: k}}}}"
+    (warning,) = read(text).warnings
+    assert "receivers.openai.projects.eu: has no api_key" in warning
+    assert read(text.replace("[a]", "[]")).warnings == read(text.replace("true", "false")).warnings == ()

@@ -413,6 +413,9 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(problems: Problems)
         "receivers: {otlp: {protocols: {grpc: {tokens: SECRET}}}}",
         "receivers: {otlp: {protocols: {grpc: {tokens: [{a: SECRET}]}}}}",
         "receivers: {openai: {ingest: {tee: SECRET}}}",
+        "receivers: {openai: {projects: {eu: {webhook_secrets: SECRET}}}}",
+        "receivers: {openai: {projects: {eu: {webhook_secrets: [whsec_SECRET_]}}}}",
+        "receivers: {openai: {projects: {eu: {webhook_secrets: ['whsec_${env:S}-']}}}}",
         'exporters: {honeycomb: {api_key: "SECRET\\n"}}',
         "exporters: {honeycomb: {api_key: [SECRET]}}",
         "exporters: {honeycomb: {api_key: '${env:S}', dataset: ['${env:S}']}}",
@@ -427,6 +430,15 @@ def test_no_problem_gives_a_secret_away(problems: Problems, text: str) -> None:
     """Neither what stands where a secret belongs, nor what ${…} brought, nor a password in an address."""
     assert problems(text, env={"S": "SECRET"})
     assert not any("SECRET" in line for line in problems(text, env={"S": "SECRET"}))
+
+
+@pytest.mark.parametrize("secret", ["whsec_a", "whsec_-_-_", "whsec_abc!", "whsec_a b c", "whsec_é"])
+def test_a_webhook_secret_that_signs_nothing_is_said(problems: Problems, secret: str) -> None:
+    """It would refuse every delivery; the place is that of the file, an empty one before it or not."""
+    (line,) = problems(
+        f"receivers:\n  openai:\n    projects:\n      eu:\n        webhook_secrets:\n        - ''\n        - {secret}\n"
+    )
+    assert ":7: receivers.openai.projects.eu.webhook_secrets.1: text is not whsec_ and base64" in line
 
 
 _scalars = st.one_of(

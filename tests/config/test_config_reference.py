@@ -53,6 +53,9 @@ def expanded(value: Any) -> Any:
     """A value as it is in an empty environment."""
     if isinstance(value, dict):
         return {key: expanded(below) for key, below in value.items()}
+    if isinstance(value, list):
+        # An empty secret is dropped.
+        return [below for below in map(expanded, value) if below != ""]
     return expand(value, {}) if isinstance(value, str) else value
 
 

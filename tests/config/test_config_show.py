@@ -18,7 +18,9 @@ receivers:
   otlp:
     protocols:
       grpc: {tokens: ["SECRET-1"], tls: {cert_file: a, key_file: b}}
-  openai: {ingest: {tokens: ["SECRET-2"], tee: {api_key: "SECRET-3"}}}
+  openai:
+    projects: {default: {webhook_secrets: ["SECRET-6"]}}
+    ingest: {tokens: ["SECRET-2"], tee: {api_key: "SECRET-3"}}
 exporters:
   honeycomb: {api_key: "SECRET-4"}
   otlp_http/a: {endpoint: "http://a/$$b", headers: {x-key: "SECRET-5", x-empty: ""}}
@@ -31,7 +33,7 @@ def test_secrets_are_never_printed(read: Callable[..., Config]) -> None:
     config = read(FULL)
     for text in (as_yaml(config), as_json(config), repr(config), str(config.active()), *lines(config.active())):
         assert "SECRET" not in text
-    assert as_yaml(config).count("[REDACTED]") == 5
+    assert as_yaml(config).count("[REDACTED]") == 6
     assert json.loads(as_json(config))["exporters"]["otlp_http/a"]["headers"] == {"x-key": "[REDACTED]", "x-empty": ""}
 
 
@@ -48,7 +50,7 @@ def test_a_line_for_each_component_that_runs(read: Callable[..., Config]) -> Non
     """Kind, id, and where it listens or sends."""
     assert lines(read(FULL).active()) == [
         "receiver otlp: grpc localhost:4317 (TLS), http localhost:4318",
-        "receiver openai: http localhost:4319, tee to https://api.openai.com/v1/traces/ingest",
+        "receiver openai: http localhost:4319, tee to https://api.openai.com/v1/traces/ingest, webhooks of default",
         "processor graft: mode hold, content none",
         "exporter honeycomb: http https://api.honeycomb.io/v1/traces",
         "exporter otlp_http/a: http http://a/$b/v1/traces",

@@ -242,6 +242,22 @@ def test_when_a_guest_is_whole(guest: GuestState, whole: bool) -> None:
     assert whole_at(guest, WAITS, frozenset({span_id(9)})) == expected
 
 
+def test_a_session_is_whole_while_none_of_its_events_promises_more() -> None:
+    """An event opens it again; the part that says its pages are read closes that event and no other, in any order."""
+    opened = guest_part(parents=[1], head=True, source=Source.SESSIONS)
+    closed = guest_part(1, ended=True, source=Source.SESSIONS)
+    again = guest_part(parents=[2], head=True, source=Source.SESSIONS)
+    closed_again = guest_part(2, ended=True, source=Source.SESSIONS)
+    root = HostPart(Facts.ROOT)
+    assert outcome(state_of((0, root), (1, opened))) == (ReleaseReason.GUEST_TIMEOUT, 41)
+    assert outcome(state_of((0, root), (1, opened), (2, closed))) == (ReleaseReason.COMPLETE, 12)
+    assert outcome(state_of((0, root), (1, opened), (2, closed), (3, again))) == (ReleaseReason.GUEST_TIMEOUT, 43)
+    assert outcome(state_of((0, root), (1, closed), (2, again), (3, closed_again), (4, opened))) == (
+        ReleaseReason.COMPLETE,
+        14,
+    )
+
+
 @dataclass
 class FakeClockStore:
     """One key of a store, driven as the service drives it: looked at when due, at a tick's distance."""

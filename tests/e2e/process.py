@@ -45,12 +45,14 @@ class Grafter:
     ) -> None:
         self.home = home
         self._log = home / "grafter.log"
-        self._config = home / "config.yaml"
+        self.config = home / "config.yaml"
         grpc, http, openai_port, health, metrics = free_ports(5)
         self.otlp_grpc = f"127.0.0.1:{grpc}"
         self.otlp_http = f"http://127.0.0.1:{http}"
         self.ingest = f"http://127.0.0.1:{openai_port}/v1/traces/ingest"
+        self.webhooks = f"http://127.0.0.1:{openai_port}/webhooks/openai"
         self.calls = f"http://127.0.0.1:{openai_port}/v1/realtime/calls"
+        self.admin = f"http://127.0.0.1:{openai_port}/admin/pull"
         self.health = f"http://127.0.0.1:{health}"
         self.metrics = f"http://127.0.0.1:{metrics}/metrics"
         self._process: asyncio.subprocess.Process | None = None
@@ -77,14 +79,17 @@ class Grafter:
                 "telemetry": {"metrics": {"endpoint": f"127.0.0.1:{metrics}"}},
             },
         }
-        self._config.write_text(yaml.safe_dump(config), encoding="utf-8")
+        self.config.write_text(yaml.safe_dump(config), encoding="utf-8")
 
-    async def start(self) -> None:
-        """Return when /readyz answers 200. Fails with the log's end when the process ends or stays unready."""
+    async def start(self, module: str = "grafter") -> None:
+        """Return when /readyz answers 200. Fails with the log's end when the process ends or stays unready.
+
+        ``module``: what is run in grafter's place, with its arguments.
+        """
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "grafter", "run", "--config", str(self._config)),
+                *("-m", module, "run", "--config", str(self.config)),
                 stdout=log,
                 stderr=log,
                 cwd=REPO,
@@ -111,6 +116,12 @@ class Grafter:
                 return answer.status == 200
         except aiohttp.ClientError:
             return False
+
+    async def ended(self) -> int:
+        """Its exit code when it has ended by itself; negative for a signal."""
+        process, self._process = self._process, None
+        assert process is not None, "grafter is not running"
+        return await asyncio.wait_for(process.wait(), DEADLINE)
 
     async def terminate(self) -> int:
         """SIGTERM, and its exit code when it is gone."""

@@ -108,6 +108,8 @@ class RealtimeServer:
     """What listeners sent, pings apart."""
     calls: dict[str, Call] = field(default_factory=dict)
     pongs: bool = True
+    key: str = KEY
+    """The only one that it takes."""
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
@@ -156,7 +158,7 @@ class RealtimeServer:
         call.listeners.clear()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        assert request.headers["Authorization"] == f"Bearer {KEY}"
+        assert request.headers["Authorization"] == f"Bearer {self.key}"
         if "call_id" in request.query:
             return await self._listener(request, request.query["call_id"])
         return await self._client(request, request.query["talks"])

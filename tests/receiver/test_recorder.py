@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from grafter.core.model import Part, Source, TraceId, UnixNano, call_guest, called
+from grafter.core.model import Mark, Part, Source, TraceId, UnixNano, call_guest, called
 from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.openai.realtime.notes import Note, Side, decode
 from grafter.core.policy import GraftPolicy, Waits
@@ -47,7 +47,7 @@ class Store:
     refused: int = 0
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def consume(self, parts: Sequence[Part]) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         async with self.news:
             self.news.notify_all()
             if self.errors:
@@ -244,6 +244,33 @@ async def test_a_sip_header_may_link(server: RealtimeServer, store: Store, name:
         await recorders.start("rtc_1", sip_headers=[("From", "sip:+15550100@x"), (name, TRACEPARENT)])
     assert store.notes()[0].event == {"type": "grafter.sip", "traceparent": TRACEPARENT}
     assert "5550100" not in str(store.parts)
+
+
+async def test_each_project_has_a_key_of_its_own(server: RealtimeServer, store: Store) -> None:
+    """A start may name the project in whose name it listens; its key goes to its own address, and no other does."""
+    async with realtime_server.serving() as other:
+        other.key = "sk-eu"
+        projects = {"default": Account(KEY, server.url), "eu": Account("sk-eu", other.url)}
+        async with recorders_of(server, store, projects=projects) as recorders:
+            for call, project in (("rtc_1", "eu"), ("rtc_2", "default"), ("rtc_3", "")):
+                await recorders.start(call, project=project)
+            await other.until_attempts(1)
+            await server.until_attempts(2)
+            with pytest.raises(UnavailableError, match=r"no api_key under receivers\.openai\.projects\.us$"):
+                await recorders.start("rtc_4", project="us")
+    assert [attempt["Authorization"] for attempt in other.attempts] == ["Bearer sk-eu"]
+    assert {attempt["Authorization"] for attempt in server.attempts} == {f"Bearer {KEY}"}
+    assert "rtc_4" not in str(store.parts)
+
+
+async def test_without_a_default_a_project_still_records(server: RealtimeServer, store: Store) -> None:
+    """Of several projects none may be the default one: then only a start that names one is possible."""
+    async with recording(store, Metrics(), POLICY, None, projects={"eu": Account(KEY, server.url)}) as recorders:
+        with pytest.raises(UnavailableError) as refused:
+            await recorders.start("rtc_1")
+        assert refused.value.reason == "no_api_key"
+        await recorders.start("rtc_1", project="eu")
+        await server.until_attempts(1)
 
 
 async def test_a_call_that_is_not_accepted_yet_is_tried_again(

@@ -17,6 +17,7 @@ from grafter.core.model import (
     Facts,
     GuestFacts,
     Key,
+    Mark,
     Part,
     Source,
     SpanId,
@@ -567,6 +568,37 @@ class StoreContract:
             assert await store.settle([], START) == []
             assert await store.read([]) == []
 
+    async def test_a_mark_is_seen_until_its_time_is_over(self, place: Place, settings: Settings) -> None:
+        """Only the id that was marked, from the append on; marked again it is seen for longer, never shorter."""
+        async with place.open(settings) as store:
+            assert await store.seen(["one", "two"], START) == [False, False]
+            await store.append([host_part()], START, [Mark("one", 100 * SECOND), Mark("\ud800", SECOND)])
+            assert await store.seen(["two", "one", "\ud800"], START) == [False, True, True]
+            assert await store.seen(["one"], UnixNano(START + 100 * SECOND - 1)) == [True]
+            assert await store.seen(["one"], UnixNano(START + 100 * SECOND)) == [False]
+            await store.append([], UnixNano(START + SECOND), [Mark("one", 10 * SECOND), Mark("\ud800", 10 * SECOND)])
+            later = UnixNano(START + 11 * SECOND - 1)
+            assert await store.seen(["one", "\ud800"], later) == [True, True]
+            assert await store.seen(["one"], UnixNano(START + 50 * SECOND)) == [True]
+            assert await held_texts(store) == {HOST: ["part"]}
+
+    async def test_what_is_refused_is_not_marked(self, place: Place, settings: Settings) -> None:
+        """A full store takes neither the parts nor their mark, so that the sender's repeat is no repeat."""
+        async with place.open(replace(settings, max_bytes=100)) as store:
+            with pytest.raises(UnavailableError):
+                await store.append([host_part("x" * 200)], START, [Mark("one", SECOND)])
+            assert await store.seen(["one"], START) == [False]
+            await store.append([host_part()], START, [Mark("one", SECOND)])
+            assert await store.seen(["one"], START) == [True]
+
+    async def test_deliveries_at_once_are_each_stored(self, place: Place, settings: Settings) -> None:
+        """One id marked many times at once is one mark, and every part is there: a reader tells equal ones apart."""
+        async with place.open(settings) as store:
+            appends = [store.append([host_part("same")], START, [Mark("one", SECOND)]) for _ in range(20)]
+            await asyncio.gather(*appends)
+            assert await store.seen(["one"], START) == [True]
+            assert set((await held_texts(store))[HOST]) == {"same"}
+
 
 class DurableContract:
     """Claims about a store that outlives its process."""
@@ -611,6 +643,26 @@ class DurableContract:
                 assert await again.settle([Settlement(claims[HOST])], LATER) == [False]
                 assert await again.settle([Settlement(claim)], LATER) == [True]
                 assert await held_texts(again, LATER + 60 * SECOND) == {HOST: ["c"]}
+
+    async def test_a_mark_never_outlives_the_parts_that_came_with_it(self, place: Place, settings: Settings) -> None:
+        """Killed at any moment: what is marked has its parts; what was acknowledged is marked."""
+        async with place.open(settings) as store:
+            appends = []
+            for i in range(200):
+                mark = Mark(f"id {i}", 1000 * SECOND)
+                appends.append(asyncio.ensure_future(store.append([host_part(str(i))], START, [mark])))
+                await asyncio.sleep(0)
+                if i % 40 == 39:
+                    done = [n for n, one in enumerate(appends) if one.done()]
+                    async with place.crashed().open(settings) as left:
+                        seen = await left.seen([f"id {n}" for n in range(i + 1)], START)
+                        await left.recovered()
+                        held = set((await held_texts(left)).get(HOST, ()))
+                        assert {str(n) for n, one in enumerate(seen) if one} <= held
+                        assert all(seen[n] for n in done)
+            await asyncio.gather(*appends)
+        async with place.open(settings) as again:
+            assert all(await again.seen([f"id {n}" for n in range(200)], START))
 
     async def test_arrivals_rise_over_restarts_whatever_the_clock(self, place: Place, settings: Settings) -> None:
         """A clock that was set back does not let an old claim's bound cover new parts."""

@@ -13,6 +13,7 @@ from grafter.store import embedded
 from grafter.store.embedded import EmbeddedStore
 from tests.store.contract import LEASE, DurableContract, Settings, StoreContract, look_at
 from tests.store.machine import machine
+from tests.store.tasks_contract import DurableTaskContract, TaskContract
 
 
 class Directory:
@@ -64,13 +65,13 @@ def opened(path: Path | None, settings: Settings) -> AbstractAsyncContextManager
     )
 
 
-class TestOnDisk(StoreContract, DurableContract):
+class TestOnDisk(StoreContract, DurableContract, TaskContract, DurableTaskContract):
     @pytest.fixture
     def place(self, tmp_path: Path) -> Directory:
         return Directory(tmp_path)
 
 
-class TestInMemory(StoreContract):
+class TestInMemory(StoreContract, TaskContract):
     @pytest.fixture
     def place(self) -> Memory:
         return Memory()

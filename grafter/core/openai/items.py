@@ -23,6 +23,9 @@ SPAN = "trace.span"
 MAX_ID = 1_000
 """Characters of an id; a longer one is no id, and would be kept and remembered as often as it is named."""
 
+# Ids are compared and printed, and are part of a URL. OpenAI's are short ASCII words.
+_MAX_PLAIN_ID = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Intake:
@@ -106,11 +109,40 @@ def read_payload(payload: bytes) -> list[dict[str, object]]:
     return [item for item in items if isinstance(item, dict)]
 
 
+def unfolded(items: Sequence[object]) -> list[object]:
+    """The items as ``read_items`` wants them: of a trace that holds its ``spans`` the trace object, then the spans."""
+    found: list[object] = []
+    for item in items:
+        if isinstance(item, Mapping) and isinstance(item.get("spans"), list):
+            found.append({**{key: value for key, value in item.items() if key != "spans"}, "object": TRACE})
+            # What stands inside its trace may leave out whose it is.
+            own = {"trace_id": item["id"]} if "id" in item else {}
+            found += [{**own, **span} if isinstance(span, Mapping) else span for span in item["spans"]]
+        else:
+            found.append(item)
+    return found
+
+
+def is_item(value: object) -> bool:
+    """Whether a JSON value is a trace object or a span, as far as its shape tells; a trace may hold its spans."""
+    if not isinstance(value, Mapping):
+        return False
+    holds_spans = isinstance(value.get("spans"), list) and usable_id(value.get("id")) is not None
+    return holds_spans or _normal(value) is not None
+
+
 def usable_id(value: object) -> str | None:
     """The value when it can name a trace or a span."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or value.startswith(CALL_MARK):
         return None
     return value
+
+
+def plain_id(value: object) -> str | None:
+    """The value when it can name a call or a session: up to 256 printable ASCII characters without a blank."""
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_PLAIN_ID:
+        return None
+    return value if value.isascii() and value.isprintable() and " " not in value else None
 
 
 def parent_of(item: Mapping[str, object]) -> str | None:

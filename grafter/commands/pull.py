@@ -1,0 +1,143 @@
+"""``grafter pull``: fetch the traces of one hosted session now.
+
+The grafter that runs is asked to do it. Where none listens, the store is opened here and what is fetched is put into
+it, for the next grafter that runs to join; where somebody holds the store, the message says who.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from time import time_ns
+from typing import TextIO
+
+import aiohttp
+import orjson
+
+from grafter.config import Config, OpenAIReceiver
+from grafter.consumer import Consumer
+from grafter.core.model import Mark, Part, UnixNano
+from grafter.doors_in import accounts, pull_kind
+from grafter.errors import RejectedError, UnavailableError
+from grafter.receiver.admin import PULL_PATH
+from grafter.receiver.sessions import PullError, pulling
+from grafter.service import open_store
+from grafter.store.base import Store
+from grafter.telemetry import Metrics
+
+_SECONDS = 150.0
+"""A little more than the grafter that runs waits for OpenAI."""
+_EVERYWHERE = ("", "0.0.0.0", "[::]", "::")
+
+Answer = dict[str, object]
+
+
+class _RefusedError(Exception):
+    """It was not done; the message is for people."""
+
+
+async def pull(session: str, project: str | None, config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
+    """0: all pages of the session have been read once. 1: they have not, and why stands on ``err``."""
+    receivers = {
+        name: receiver for name, receiver in config.active().receivers.items() if isinstance(receiver, OpenAIReceiver)
+    }
+    try:
+        if not receivers:
+            raise _RefusedError("the config runs no openai receiver")
+        name, receiver = next(iter(receivers.items()))
+        answer = await _ask(receiver, session, project, config.extensions.admin.secrets)
+        if answer is None:
+            answer = await _do(name, receiver, session, project, config)
+    except (_RefusedError, OSError, ValueError) as error:
+        err.write(f"pull: {error}\n")
+        return 1
+    out.write(orjson.dumps(answer).decode() + "\n" if as_json else _words(answer))
+    return 0
+
+
+async def _ask(receiver: OpenAIReceiver, session: str, project: str | None, tokens: list[str]) -> Answer | None:
+    """The answer of the grafter that runs; None where none listens. Raises _RefusedError."""
+    endpoint = receiver.endpoint
+    host = "localhost" if endpoint.host in _EVERYWHERE else endpoint.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{endpoint.port}{PULL_PATH}"
+    asked = {"session": session, **({"project": project} if project else {})}
+    headers = {"Content-Type": "application/json"}
+    if tokens:
+        headers["Authorization"] = f"Bearer {tokens[0]}"
+    timeout = aiohttp.ClientTimeout(total=_SECONDS, sock_connect=10)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as client,
+            client.post(url, data=orjson.dumps(asked), headers=headers, allow_redirects=False) as response,
+        ):
+            body = await response.read()
+            status = response.status
+    except aiohttp.ClientConnectorError:
+        return None
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise _RefusedError(f"{endpoint} gave no answer: {type(error).__name__}") from None
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise _RefusedError(f"{endpoint} answered HTTP {status}, and not as a grafter does")
+    if status != 200:
+        refusal = answer.get("error")
+        said = refusal.get("message") if isinstance(refusal, dict) else None
+        raise _RefusedError(str(said or f"{endpoint} answered HTTP {status}"))
+    return answer
+
+
+async def _do(name: str, receiver: OpenAIReceiver, session: str, project: str | None, config: Config) -> Answer:
+    """The same without a grafter that runs. Raises _RefusedError, and OSError when the store cannot be opened."""
+    if config.extensions.store.embedded.memory:
+        raise _RefusedError(f"no grafter listens at {receiver.endpoint}, and the store is in the memory of one")
+    policy = config.graft_policy()
+    # What is logged for people who run a server is said in the answer here.
+    logging.getLogger("grafter").addHandler(logging.NullHandler())
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(config, policy))
+        pulls = await stack.enter_async_context(
+            pulling(
+                store,
+                _Storing(store),
+                accounts(receiver),
+                Metrics(),
+                policy,
+                kind=pull_kind(name),
+                default=receiver.default_project,
+                lease_seconds=config.extensions.store.lease.seconds,
+            )
+        )
+        try:
+            async with asyncio.timeout(_SECONDS):
+                return asdict(await pulls.pull(session, project))
+        except (RejectedError, UnavailableError, PullError) as error:
+            raise _RefusedError(str(error)) from None
+        except TimeoutError:
+            raise _RefusedError(
+                f"OpenAI has not let it be read for {_SECONDS:g} s; the next grafter that runs goes on trying"
+            ) from None
+
+
+class _Storing(Consumer):
+    """Puts parts into the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+        await self._store.append(parts, UnixNano(time_ns()), marks)
+
+
+def _words(answer: Answer) -> str:
+    """The answer for people."""
+    skipped = answer.get("skipped")
+    lines = [f"{answer.get('session')}: {answer.get('traces')} new traces"]
+    if skipped:
+        lines.append(f"{skipped} traces could not be read")
+    if not answer.get("linked"):
+        lines.append("its metadata names no trace of yours (trace_id or traceparent): it leaves as a trace of its own")
+    return "\n".join(lines) + "\n"

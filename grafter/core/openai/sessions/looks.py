@@ -1,0 +1,154 @@
+"""How far the reading of one session has come, and when somebody looks again.
+
+OpenAI publishes a turn's trace some time after the turn, says nowhere how long that takes, and may add to a trace that
+it has published. So after an event (the webhook, or a command) the session is looked at at growing intervals until
+grafter forgets the host. The first looks go on behind the last trace that is known and wait for the one that the event
+promised; the later ones read all from the beginning, for a turn that was not published is skipped by the list, and
+later stands before others that were.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import orjson
+
+from grafter.core.openai.sessions.intake import DIGEST_CHARACTERS
+from grafter.core.openai.values import count_of, mapping_of, text_of
+from grafter.core.policy import HOUR, MINUTE, SECOND
+
+QUICK = 30 * SECOND
+"""Looks this soon after the event are for the trace that it promised."""
+_LOOKS = (0, 3 * SECOND, 10 * SECOND, QUICK, 2 * MINUTE, 10 * MINUTE, HOUR, 4 * HOUR, 12 * HOUR)
+
+_MOST_SEEN = 2_000
+_MOST_FAILURES = 1_000
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a task remembers of its session."""
+
+    event: int = 0
+    """When the event was put that is being answered; Unix nanoseconds."""
+    run: int = 0
+    """Events so far; names the promise."""
+    opened: bool = False
+    """The guest was told that more will come."""
+    closed: bool = False
+    """… and that it has come."""
+    reading: bool = False
+    """A look has begun, and has not come to the end of the list."""
+    after: str = ""
+    """The cursor of the look that has begun; empty: the beginning."""
+    last: str = ""
+    """The last trace of the list, as far as it is known."""
+    failures: int = 0
+    """Failed attempts in a row."""
+    found: int = 0
+    """Traces that were new since the event."""
+    seen: tuple[str, ...] = ()
+    """Digests of traces that are stored, the oldest first."""
+
+    def encode(self) -> bytes:
+        """A blob for the task."""
+        written = {
+            "v": _VERSION,
+            "event": self.event,
+            "run": self.run,
+            "opened": self.opened,
+            "closed": self.closed,
+            "reading": self.reading,
+            "after": self.after,
+            "last": self.last,
+            "failures": self.failures,
+            "found": self.found,
+            "seen": "".join(self.seen),
+        }
+        return orjson.dumps(written)
+
+    @classmethod
+    def decode(cls, blob: bytes) -> "Progress":
+        """What ``encode`` made; a beginning from anything else. Never raises."""
+        try:
+            written = mapping_of(orjson.loads(blob))
+        except orjson.JSONDecodeError:
+            return cls()
+        if written.get("v") != _VERSION:
+            return cls()
+        seen = text_of(written.get("seen")) or ""
+        return cls(
+            event=count_of(written.get("event")) or 0,
+            run=count_of(written.get("run")) or 0,
+            opened=written.get("opened") is True,
+            closed=written.get("closed") is True,
+            reading=written.get("reading") is True,
+            after=text_of(written.get("after")) or "",
+            last=text_of(written.get("last")) or "",
+            failures=count_of(written.get("failures")) or 0,
+            found=count_of(written.get("found")) or 0,
+            seen=tuple(seen[i : i + DIGEST_CHARACTERS] for i in range(0, len(seen), DIGEST_CHARACTERS)),
+        )
+
+    def heard(self, event: int) -> "Progress":
+        """An event came: what it promises is waited for, from behind what is known."""
+        return replace(
+            self, event=event, run=self.run + 1, opened=False, closed=False, reading=False, failures=0, found=0
+        )
+
+    def begun(self, now: int) -> "Progress":
+        """A look begins, unless one goes on."""
+        if self.reading:
+            return self
+        return replace(self, reading=True, after=self.last if now - self.event < QUICK else "")
+
+    def read(self, after: str, digests: Iterable[str]) -> "Progress":
+        """A page is stored."""
+        came = tuple(digests)
+        return replace(
+            self,
+            after=after,
+            found=self.found + len(came),
+            seen=(*self.seen, *came)[-_MOST_SEEN:],
+            failures=0,
+        )
+
+    def ended(self) -> "Progress":
+        """The look came to the end of the list."""
+        return replace(
+            self, reading=False, last=self.after or self.last, closed=self.closed or self.found > 0, failures=0
+        )
+
+    def afresh(self) -> "Progress":
+        """The cursor is void: the next look begins at the beginning."""
+        return replace(self, reading=False, after="", last="")
+
+    def failed(self) -> "Progress":
+        """An attempt failed; the next one goes on where it stood."""
+        return replace(self, failures=min(self.failures + 1, _MOST_FAILURES))
+
+    def next_look(self, now: int, remember: int) -> int | None:
+        """When to look again, of the looks that are left; None after the last one."""
+        passed = now - self.event
+        for offset in (*_LOOKS, remember):
+            if passed < offset <= remember and (offset >= QUICK or not self.closed):
+                return self.event + offset
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Waits after failures; seconds."""
+
+    first: float = 1.0
+    most: float = 300.0
+    refused: float = 900.0
+    """After an answer that only a person can change: a key without the permission."""
+    asked: float = 3600.0
+    """The longest that a peer's Retry-After is obeyed."""
+    chance: tuple[float, float] = field(default=(1.0, 1.1))
+
+    def wait(self, failures: int, asked: float) -> float:
+        """Seconds until the next attempt, without the part that is left to chance."""
+        seconds = min(self.first * 2.0 ** min(max(failures - 1, 0), 20), self.most)
+        return max(seconds, min(asked, self.asked))

@@ -1,0 +1,128 @@
+"""A delivery at the webhook door: which events are in it, and what each one says.
+
+OpenAI's session and call events are told by their ``type``, for their data are bare ids. A trace export is told by the
+shape of its ``data``, whatever its type: OpenAI sends no such event today (docs/webhooks.md), and gateways that do so
+have each its own name for it. What is neither is no error: an endpoint is often subscribed to more than one receiver
+needs.
+
+Source of types and members: openai-python 3.54.0, ``types/webhooks``.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from grafter.core.link import from_headers
+from grafter.core.openai.items import is_item, parse_json, plain_id, unfolded
+from grafter.core.openai.values import list_of, mapping_of
+
+CALLS = frozenset({"realtime.call.incoming", "live.call.incoming", "live.transport.incoming"})
+SESSIONS = "agent.session."
+
+KINDS = ("call", "session", "export", "other", "odd")
+"""What an event is counted as; ``odd`` is one that cannot be read, ``other`` one that asks nothing of grafter."""
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingCall:
+    """Somebody calls; the app has not accepted it yet."""
+
+    call_id: str
+    traceparent: str | None = None
+    """Of its SIP headers; the caller wrote it, so it is only a hint."""
+    realtime: bool = True
+    """It has a sideband of Realtime events. A Live session has not: its id begins with ``live_``, and the same call's
+    own Realtime event, with an id of its own, comes beside it."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What one request brought, each thing once."""
+
+    items: list[object] = field(default_factory=list)
+    """Of trace exports: trace objects and spans, of any number of traces."""
+    calls: dict[str, IncomingCall] = field(default_factory=dict)
+    """By call id."""
+    sessions: dict[str, None] = field(default_factory=dict)
+    """Ids of hosted Agents sessions that have something to pull."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Every event once, by KINDS."""
+
+
+def read_delivery(body: bytes) -> Delivery:
+    """The events of a body: one envelope, a list, or NDJSON, each line an envelope or an item.
+
+    Raises ValueError, without the payload, for what is neither JSON nor lines of it whose first is a whole object.
+    """
+    found = Delivery()
+    for document in _documents(body, found):
+        _read(document, found)
+    return found
+
+
+def _documents(body: bytes, found: Delivery) -> Iterator[object]:
+    try:
+        whole = parse_json(body)
+    except ValueError as error:
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        first = _parsed(lines[0]) if len(lines) > 1 else None
+        if not isinstance(first, Mapping):
+            raise ValueError(f"{error}; expected an event, or lines of events") from None
+        yield first
+        for line in lines[1:]:
+            document = _parsed(line)
+            if document is None:
+                found.kinds["odd"] += 1
+            else:
+                yield document
+        return
+    yield from whole if isinstance(whole, list) else [whole]
+
+
+def _parsed(line: bytes) -> object:
+    try:
+        return parse_json(line)
+    except ValueError:
+        return None
+
+
+def _read(document: object, found: Delivery) -> None:
+    kind = document.get("type") if isinstance(document, Mapping) else None
+    data = document.get("data") if isinstance(document, Mapping) else None
+    if isinstance(kind, str) and kind in CALLS:
+        call = _call(mapping_of(data))
+        if call is not None:
+            # Told twice in one delivery, what the first one says of its host stands.
+            found.calls.setdefault(call.call_id, call)
+        found.kinds["odd" if call is None else "call"] += 1
+    elif isinstance(kind, str) and kind.startswith(SESSIONS):
+        session = plain_id(mapping_of(data).get("id"))
+        if session is not None:
+            found.sessions[session] = None
+        found.kinds["odd" if session is None else "session"] += 1
+    else:
+        items = _items(document if data is None else data)
+        found.items += items
+        found.kinds["export" if items else "other"] += 1
+
+
+def _call(data: Mapping[str, object]) -> IncomingCall | None:
+    realtime = plain_id(data.get("call_id"))
+    call_id = realtime or plain_id(data.get("session_id"))
+    if call_id is None:
+        return None
+    headers = [
+        (name, value)
+        for header in map(mapping_of, list_of(data.get("sip_headers")))
+        if isinstance(name := header.get("name"), str) and isinstance(value := header.get("value"), str)
+    ]
+    return IncomingCall(call_id, from_headers(headers), realtime is not None)
+
+
+def _items(data: object) -> Sequence[object]:
+    """The items that an event's data are: an item, a list of them, or ``{"data": [...]}``; none for anything else."""
+    if is_item(data):
+        return unfolded([data])
+    if isinstance(data, Mapping):
+        data = data.get("data")
+    return unfolded(data) if isinstance(data, list) and any(map(is_item, data)) else ()

@@ -1,0 +1,113 @@
+"""``/admin/…``: what the commands of grafter ask of the one that runs, at the address of the OpenAI doors.
+
+Open to processes of the same machine without a token, to everybody else with one of ``extensions.admin.tokens``. A
+browser is no such process although it runs there: a page may post to any address, so what a page sends (its Origin, a
+form's content type) is refused, and so is what a proxy passes on, whose sender may be anywhere.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from ipaddress import ip_address
+from math import ceil
+
+from aiohttp import web
+
+from grafter.core.openai.items import parse_json
+from grafter.errors import RejectedError, UnavailableError
+from grafter.receiver.agents_api import Reply
+from grafter.receiver.http_common import Tokens, http_status, read_body
+from grafter.receiver.openai_http import RECEIVER, error_response
+from grafter.receiver.sessions import PullError, PullRequests
+from grafter.telemetry import Metrics
+
+PULL_PATH = "/admin/pull"
+
+_TRANSPORT = "admin"
+_MAX_BYTES = 64 << 10
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
+
+
+def admin_routes(
+    pulls: PullRequests, metrics: Metrics, *, tokens: Sequence[str] = (), wait_seconds: float = 120.0
+) -> list[web.RouteDef]:
+    """The routes of the commands: POST to ``/admin/pull``.
+
+    ``{"session": "…", "project": "…"}`` in (the project may be left out), 200 out when all pages have been read once;
+    503 when that took longer than ``wait_seconds``, and it goes on.
+    """
+    admin = _Admin(pulls, metrics, Tokens(tokens), bool(tokens), wait_seconds)
+    return [web.post(PULL_PATH, admin.pull)]
+
+
+def is_local(request: web.Request) -> bool:
+    """Whether a process of this machine asks, and not a page or a proxy for somebody else."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not isinstance(peer, tuple) or any(name in request.headers for name in _FORWARDED):
+        return False
+    try:
+        address = ip_address(str(peer[0]).partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+class _Admin:
+    def __init__(
+        self, pulls: PullRequests, metrics: Metrics, tokens: Tokens, has_tokens: bool, wait_seconds: float
+    ) -> None:
+        self._pulls = pulls
+        self._metrics = metrics
+        self._tokens = tokens
+        self._has_tokens = has_tokens
+        self._wait_seconds = wait_seconds
+
+    async def pull(self, request: web.Request) -> web.Response:
+        response, outcome = await self._answer(request)
+        self._metrics.receiver_requests.labels(RECEIVER, _TRANSPORT, outcome).inc()
+        return response
+
+    async def _answer(self, request: web.Request) -> tuple[web.Response, str]:
+        """The answer, and its name among the outcomes."""
+        if not self._allows(request):
+            message = "commands come from this machine, or with a bearer token of extensions.admin.tokens"
+            return error_response(401, message, "invalid_api_key", {"WWW-Authenticate": "Bearer"}), "unauthenticated"
+        try:
+            session, project = _read(await read_body(request, _MAX_BYTES))
+            async with asyncio.timeout(self._wait_seconds):
+                pulled = await self._pulls.pull(session, project)
+        except RejectedError as error:
+            return error_response(http_status(error), str(error), error.reason), "rejected"
+        except UnavailableError as error:
+            wait = {"Retry-After": str(max(1, ceil(error.retry_after)))}
+            return error_response(503, str(error), error.reason, wait), "unavailable"
+        except TimeoutError:
+            message = f"OpenAI has not let it be read for {self._wait_seconds:g} s; grafter goes on trying"
+            return error_response(503, message, "still_trying", {"Retry-After": "60"}), "unavailable"
+        except PullError as error:
+            status = 404 if error.reply is Reply.NOT_FOUND else 502
+            return error_response(status, str(error), error.reply.value), "rejected"
+        return web.json_response(asdict(pulled)), "accepted"
+
+    def _allows(self, request: web.Request) -> bool:
+        authorization = request.headers.get("Authorization")
+        if self._has_tokens and authorization is not None and self._tokens.allows(authorization):
+            return True
+        if "Origin" in request.headers or request.content_type.lower() != "application/json":
+            return False
+        return is_local(request)
+
+
+def _read(body: bytes) -> tuple[str, str | None]:
+    """The session and the project. Raises RejectedError."""
+    try:
+        posted = parse_json(body)
+    except ValueError as error:
+        raise RejectedError(f"{error}; expected a JSON object with session", reason="json") from error
+    if not isinstance(posted, dict) or not isinstance(posted.get("session"), str):
+        raise RejectedError("body is no JSON object with a string under session", reason="shape")
+    project = posted.get("project")
+    if not isinstance(project, str | None):
+        raise RejectedError("project is no string", reason="shape")
+    return posted["session"], project or None

@@ -1,0 +1,371 @@
+"""Hosted Agents sessions: whoever hears of one asks for it here, and its traces are fetched until they have all come.
+
+A request is a task in the store: it is answered when the store has it, and it is done some time, by this process or
+another one, whatever ends meanwhile. The rules it keeps: no answer of OpenAI's ends a session but that it does not
+know it; every wait is bounded; and a session is looked at until grafter forgets the trace that it belongs to.
+"""
+
+import asyncio
+import logging
+import random
+import traceback
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from time import time_ns
+
+from grafter.consumer import Consumer
+from grafter.core.model import UnixNano
+from grafter.core.openai.sessions.looks import Patience, Progress
+from grafter.core.policy import SECOND, GraftPolicy
+from grafter.errors import RejectedError, UnavailableError
+from grafter.receiver.agents_api import Answer, Reply, agents_api, is_session_id
+from grafter.receiver.session_look import Look, Looker
+from grafter.receiver.sideband import Account
+from grafter.store.base import Task, TaskStore
+from grafter.tasks import task_group
+from grafter.telemetry import Metrics
+
+_log = logging.getLogger(__name__)
+
+# Of all projects together: each may hold an answer of 16 MiB.
+_AT_ONCE = 4
+_SECONDS_BETWEEN_WARNINGS = 600.0
+_LATER = frozenset({Reply.LIMITED, Reply.UNAVAILABLE, Reply.FAILED})
+"""Answers after which another attempt is made soon."""
+_ADVICE: Mapping[Reply, str] = {
+    Reply.UNAUTHORIZED: "the project's api_key may not read agents' traces: it needs api.traces.read or"
+    " api.agents.read, and trace export enabled for the organization",
+    Reply.NOT_FOUND: "OpenAI knows no such session in this project",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a command that waited gets to know."""
+
+    session: str
+    project: str
+    traces: int
+    """That are new since it was asked for."""
+    skipped: int
+    """Traces that could not be read."""
+    linked: bool
+    """Its metadata names a host trace."""
+
+
+class PullError(Exception):
+    """The session was not read, and trying again now would not help. ``reply`` says why."""
+
+    def __init__(self, reply: Reply, message: str) -> None:
+        super().__init__(message)
+        self.reply = reply
+
+
+class _LostError(Exception):
+    """The task is somebody else's by now."""
+
+
+class PullRequests:
+    """Where pulls are asked for. Made by ``pulling``."""
+
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        store: TaskStore,
+        lookers: Mapping[str, Looker],
+        metrics: Metrics,
+        *,
+        kind: str,
+        default: str,
+        remember: int,
+        clock: Callable[[], int],
+        patience: Patience,
+        tick_seconds: float,
+    ) -> None:
+        self._tasks = tasks
+        self._store = store
+        self._lookers = lookers
+        self._metrics = metrics
+        self._kind = kind
+        self._default = default
+        self._remember = remember
+        self._clock = clock
+        self._patience = patience
+        self._tick_seconds = tick_seconds
+        self._wake = asyncio.Event()
+        self._running: dict[asyncio.Task[None], Task] = {}
+        self._waiters: dict[str, list[asyncio.Future[Pulled]]] = {}
+        self._paused: dict[str, int] = {}
+        """Projects that OpenAI asked to wait for, and until when."""
+        self._say_after: dict[tuple[str, str], float] = {}
+
+    async def idle(self) -> None:
+        """Return when no session is being read."""
+        while self._running:
+            await asyncio.wait(set(self._running))
+
+    async def request(self, session_id: str, project: str | None = None) -> None:
+        """Have a session's traces fetched, in the name of a project (None: the default one).
+
+        Returns when the store has the request. For a project without a key nothing is stored, and that is logged.
+        Raises RejectedError for what is no session id, UnavailableError when the store does not take it.
+        """
+        project = self._named(session_id, project)
+        if project not in self._lookers:
+            self._metrics.session_looks.labels("no_key").inc()
+            self._warn(project, "no_key", "a session's traces are not fetched: the project has no api_key")
+            return
+        now = UnixNano(self._clock())
+        await self._store.put_tasks([Task(self._kind, f"{project}/{session_id}", now)], now)
+        self._wake.set()
+
+    async def pull(self, session_id: str, project: str | None = None) -> Pulled:
+        """The same, and wait until all pages have been read once.
+
+        Raises as ``request`` does, UnavailableError also without a key, and PullError when OpenAI does not let it be
+        read. A caller that does not want to wait any longer may be cancelled; the pull goes on.
+        """
+        project = self._named(session_id, project)
+        if project not in self._lookers:
+            raise UnavailableError(
+                f"no api_key under receivers.openai.projects.{project}", retry_after=60.0, reason="no_api_key"
+            )
+        waiter: asyncio.Future[Pulled] = asyncio.get_running_loop().create_future()
+        name = f"{project}/{session_id}"
+        self._waiters.setdefault(name, []).append(waiter)
+        try:
+            await self.request(session_id, project)
+            return await waiter
+        finally:
+            left = self._waiters.get(name, [])
+            if waiter in left:
+                left.remove(waiter)
+            if not left:
+                self._waiters.pop(name, None)
+
+    def _named(self, session_id: str, project: str | None) -> str:
+        if not is_session_id(session_id):
+            raise RejectedError(
+                "session id is not 1 to 256 letters, digits, underscores and hyphens", reason="session_id"
+            )
+        return project or self._default
+
+    async def claim_forever(self) -> None:
+        """Do what is due; a task of its own."""
+        while True:
+            self._wake.clear()
+            free = _AT_ONCE - len(self._running)
+            if free:
+                try:
+                    for task in await self._store.claim_tasks(self._kind, UnixNano(self._clock()), free):
+                        work = self._tasks.create_task(self._work(task), name="sessions.look")
+                        self._running[work] = task
+                        work.add_done_callback(self._done)
+                except UnavailableError as error:
+                    _log.warning("the store is not available: %s", error)
+                except Exception:  # noqa: BLE001  # a bug in one round must not end the reading for ever
+                    _log.exception("looking for sessions that are due failed")
+            try:
+                async with asyncio.timeout(self._tick_seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _done(self, work: asyncio.Task[None]) -> None:
+        self._running.pop(work, None)
+        self._wake.set()
+
+    async def renew_forever(self, seconds: float) -> None:
+        """Keep the leases of what is being done; a task of its own."""
+        while True:
+            await asyncio.sleep(seconds)
+            if self._running:
+                try:
+                    await self._store.renew_tasks(list(self._running.values()), UnixNano(self._clock()))
+                except UnavailableError as error:
+                    _log.warning("the store is not available: %s", error)
+
+    def stop(self) -> None:
+        """Leave what is being done; it stays in the store."""
+        for work in self._running:
+            work.cancel()
+        for waiter in [waiter for some in self._waiters.values() for waiter in some]:
+            if not waiter.done():
+                waiter.set_exception(UnavailableError("stopping", reason="stopping"))
+
+    async def _work(self, task: Task) -> None:
+        try:
+            await self._attempt(task)
+        except Exception as error:  # noqa: BLE001  # what is wrong with one session must not end all that runs beside it
+            _log.error("a session is left until its lease ends", extra={"error": type(error).__name__})
+
+    async def _attempt(self, task: Task) -> None:
+        """One look, and when the next one is."""
+        waiters = self._waiters.pop(task.name, [])
+        progress = Progress.decode(task.blob)
+        if task.put_at != progress.event:
+            progress = progress.heard(task.put_at)
+        try:
+            await self._look(task, progress, waiters)
+        except _LostError:
+            self._put_back(task, waiters)
+        except UnavailableError as error:
+            self._put_back(task, waiters)
+            await self._again(task, progress.failed(), error.retry_after)
+        except Exception as error:  # noqa: BLE001  # a bug met by one session must not end the reading of the others
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("reading a session failed", extra={"error": type(error).__name__, "where": where})
+            _answer(waiters, PullError(Reply.FAILED, "internal error"))
+            await self._again(task, progress.failed(), self._patience.refused)
+
+    async def _look(self, task: Task, progress: Progress, waiters: list[asyncio.Future[Pulled]]) -> None:
+        project, _, session_id = task.name.rpartition("/")
+        looker = self._lookers.get(project)
+        paused = self._paused.get(project, 0)
+        if paused > self._clock():
+            self._put_back(task, waiters)
+            await self._give_back(task, progress, paused)
+            return
+        if looker is None:
+            # Its key went with a restart, and may come back with another.
+            _answer(waiters, PullError(Reply.UNAUTHORIZED, "the project has no api_key"))
+            await self._again(task, progress, self._patience.refused)
+            return
+        saved = progress
+
+        async def save(reached: Progress) -> None:
+            nonlocal saved
+            if not await self._store.update_task(replace(task, blob=reached.encode()), keep=True):
+                raise _LostError
+            saved = reached
+
+        try:
+            look = await looker.look(session_id, progress, save)
+        except UnavailableError as error:
+            self._put_back(task, waiters)
+            await self._again(task, saved.failed(), error.retry_after)
+            return
+        await self._conclude(task, look, waiters)
+
+    async def _conclude(self, task: Task, look: Look, waiters: list[asyncio.Future[Pulled]]) -> None:
+        project, _, session_id = task.name.rpartition("/")
+        answer = look.answer
+        if answer.reply is Reply.OK:
+            self._metrics.session_looks.labels("new" if look.traces else "nothing").inc()
+            if look.malformed:
+                self._warn(project, "malformed", "a session's metadata names its trace in a form that cannot be read")
+            next_look = look.progress.next_look(self._clock(), self._remember)
+            if next_look is None:
+                await self._store.end_task(task)
+            else:
+                await self._give_back(task, look.progress, next_look)
+            pulled = Pulled(session_id, project, look.progress.found, look.skipped, linked=look.linked)
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(pulled)
+            return
+        self._metrics.session_looks.labels(answer.reply.value).inc()
+        if answer.reply in _LATER:
+            self._put_back(task, waiters)
+            progress = look.progress.failed()
+            if answer.reply is Reply.LIMITED:
+                wait = self._patience.wait(progress.failures, answer.retry_after)
+                self._paused[project] = self._clock() + int(wait * SECOND)
+            await self._again(task, progress, answer.retry_after)
+            return
+        message = _ADVICE.get(answer.reply, "OpenAI's answer is not the one that is documented")
+        self._warn(project, answer.reply.value, f"a session's traces cannot be read: {message}", answer)
+        _answer(waiters, PullError(answer.reply, message))
+        if answer.reply is Reply.NOT_FOUND:
+            await self._store.end_task(task)
+        else:
+            await self._again(task, look.progress.failed(), self._patience.refused)
+
+    async def _again(self, task: Task, progress: Progress, asked: float) -> None:
+        """Give it back until another attempt makes sense, or end it when its time is over."""
+        wait = self._patience.wait(progress.failures, asked) * random.uniform(*self._patience.chance)
+        due = self._clock() + int(wait * SECOND)
+        try:
+            if due > progress.event + self._remember:
+                await self._store.end_task(task)
+            else:
+                await self._give_back(task, progress, due)
+        except UnavailableError as error:
+            _log.warning("the store is not available: %s", error)
+
+    async def _give_back(self, task: Task, progress: Progress, due: int) -> None:
+        await self._store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()))
+
+    def _put_back(self, task: Task, waiters: list[asyncio.Future[Pulled]]) -> None:
+        """Whoever waits goes on waiting, for the next attempt."""
+        left = [waiter for waiter in waiters if not waiter.done()]
+        if left:
+            self._waiters.setdefault(task.name, []).extend(left)
+
+    def _warn(self, project: str, what: str, message: str, answer: Answer | None = None) -> None:
+        # At most one line in ten minutes: a key without the permission is met by every session.
+        now = asyncio.get_running_loop().time()
+        if now >= self._say_after.get((project, what), 0.0):
+            self._say_after[project, what] = now + _SECONDS_BETWEEN_WARNINGS
+            more = {} if answer is None else {"answer": answer.reason}
+            _log.warning("%s", message, extra={"project": project, **more})
+
+
+@asynccontextmanager
+async def pulling(
+    store: TaskStore,
+    consumer: Consumer,
+    accounts: Mapping[str, Account],
+    metrics: Metrics,
+    policy: GraftPolicy,
+    *,
+    kind: str = "session",
+    default: str = "default",
+    lease_seconds: float = 10.0,
+    clock: Callable[[], int] = time_ns,
+    patience: Patience | None = None,
+    tick_seconds: float = 1.0,
+) -> AsyncIterator[PullRequests]:
+    """Take pull requests and do them while the context is open.
+
+    ``accounts``: by project, those that have a key. ``default``: the project of who names none. ``kind``: the name of
+    these tasks in the store, under which every process that shares it finds them. ``tick_seconds``: how often it is
+    looked for what is due. Leaving ends what is being read; it goes on where it stood at the next start.
+    """
+    async with AsyncExitStack() as stack:
+        lookers = {
+            project: Looker(
+                await stack.enter_async_context(agents_api(account, metrics)), consumer, metrics, policy, clock
+            )
+            for project, account in accounts.items()
+        }
+        tasks = await stack.enter_async_context(task_group())
+        requests = PullRequests(
+            tasks,
+            store,
+            lookers,
+            metrics,
+            kind=kind,
+            default=default,
+            remember=policy.waits.remember,
+            clock=clock,
+            patience=patience or Patience(),
+            tick_seconds=tick_seconds,
+        )
+        loops = [
+            tasks.create_task(requests.claim_forever(), name="sessions.claim"),
+            tasks.create_task(requests.renew_forever(lease_seconds / 3), name="sessions.renew"),
+        ]
+        try:
+            yield requests
+        finally:
+            for loop in loops:
+                loop.cancel()
+            requests.stop()
+
+
+def _answer(waiters: list[asyncio.Future[Pulled]], error: Exception) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(error)

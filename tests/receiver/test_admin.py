@@ -1,0 +1,111 @@
+"""Who may command."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from grafter.core.policy import GraftPolicy
+from grafter.receiver import openai_http
+from grafter.receiver.admin import admin_routes, is_local
+from grafter.receiver.sessions import pulling
+from grafter.receiver.sideband import Account
+from grafter.store.base import TaskStore
+from grafter.telemetry import Metrics
+from tests import agents_server
+from tests.agents_server import KEY, SESSION, AgentsServer
+from tests.rig import rig
+
+TOKEN = "admin-token-0123456789"
+JSON = {"Content-Type": "application/json"}
+AWAY = {"X-Forwarded-For": "203.0.113.9"}
+
+
+@asynccontextmanager
+async def door(server: AgentsServer, store: TaskStore, *tokens: str, wait: float = 30.0) -> AsyncIterator[str]:
+    """The address of a door with these tokens."""
+    metrics, policy = Metrics(), GraftPolicy()
+    accounts = {"default": Account(KEY, server.base_url)}
+    async with rig() as rooms, pulling(store, rooms.processor, accounts, metrics, policy) as pulls:
+        routes = admin_routes(pulls, metrics, tokens=tokens, wait_seconds=wait)
+        async with openai_http.listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port:
+            yield f"http://127.0.0.1:{port}/admin/pull"
+
+
+async def post(url: str, body: Any, headers: dict[str, str]) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as client, client.post(url, data=body, headers=headers) as answer:
+        return answer.status, await answer.json()
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"), [(f"Bearer {TOKEN}", 200), ("Bearer other", 401), (TOKEN, 401), (None, 401)]
+)
+async def test_from_another_machine_a_token_opens(authorization: str | None, status: int) -> None:
+    headers = {**JSON, **AWAY, **({"Authorization": authorization} if authorization else {})}
+    async with agents_server.serving() as server, rig() as rooms, door(server, rooms.store, TOKEN) as url:
+        server.sessions[SESSION] = agents_server.session()
+        assert (await post(url, f'{{"session": "{SESSION}"}}', headers))[0] == status
+
+
+async def test_without_tokens_no_token_opens() -> None:
+    """An empty list is no list that everything matches."""
+    async with agents_server.serving() as server, rig() as rooms, door(server, rooms.store) as url:
+        headers = {**JSON, **AWAY, "Authorization": "Bearer "}
+        assert (await post(url, f'{{"session": "{SESSION}"}}', headers))[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("", "json"),
+        ("[]", "shape"),
+        ("{}", "shape"),
+        ('{"session": 7}', "shape"),
+        ('{"session": "a", "project": 7}', "shape"),
+        ('{"session": "../x"}', "session_id"),
+    ],
+)
+async def test_what_is_no_command_is_refused(body: str, code: str) -> None:
+    async with agents_server.serving() as server, rig() as rooms, door(server, rooms.store) as url:
+        status, answer = await post(url, body, JSON)
+        assert (status, answer["error"]["code"]) == (400, code)
+        assert server.asked == []
+
+
+async def test_openai_in_trouble_is_not_waited_for_for_ever() -> None:
+    """503, and the pull stays in the store."""
+    async with agents_server.serving() as server, rig() as rooms, door(server, rooms.store, wait=0.2) as url:
+        server.answer = lambda _: web.Response(status=500)
+        status, answer = await post(url, f'{{"session": "{SESSION}"}}', JSON)
+        assert (status, answer["error"]["code"]) == (503, "still_trying")
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "local"),
+    [
+        (("127.0.0.1", 5), {}, True),
+        (("127.9.9.9", 5), {}, True),
+        (("::1", 5, 0, 0), {}, True),
+        (("::ffff:127.0.0.1", 5, 0, 0), {}, True),
+        (("::ffff:203.0.113.9", 5, 0, 0), {}, False),
+        (("203.0.113.9", 5), {}, False),
+        (("fe80::1%eth0", 5, 0, 2), {}, False),
+        (("127.0.0.1", 5), {"Forwarded": "for=203.0.113.9"}, False),
+        (("127.0.0.1", 5), AWAY, False),
+        ("", {}, False),
+        (None, {}, False),
+    ],
+)
+def test_who_is_of_this_machine(peer: Any, headers: dict[str, str], local: bool) -> None:
+    """By the address of the connection alone; an IPv4 address inside IPv6 too."""
+
+    class Transport:
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return peer if name == "peername" else default
+
+    request = make_mocked_request("POST", "/admin/pull", headers=headers, transport=Transport())
+    assert is_local(request) is local

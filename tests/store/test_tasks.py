@@ -1,0 +1,52 @@
+"""Tasks in the ledger's file: no stranger to a version that knows none of them, and no hindrance to the ledger."""
+
+import sqlite3
+import threading
+from pathlib import Path
+
+from grafter.core.model import Key, UnixNano
+from grafter.store.base import Memory, Task
+from grafter.store.ledger import FORMAT, Ledger
+from grafter.store.tasks import TaskBook
+
+LEASE = 10
+
+
+def ledger_at(path: Path) -> Ledger:
+    return Ledger(path, remember=100, remember_limit=100, letter_bytes=1000)
+
+
+def test_a_version_without_tasks_opens_the_same_file(tmp_path: Path) -> None:
+    """The format's number stays, and the tasks are there again afterwards."""
+    path = tmp_path / "ledger.sqlite"
+    ledger_at(path).close()
+    book = TaskBook(path, LEASE, threading.Lock())
+    book.put([Task("k", "a", UnixNano(1), b"blob")], 1)
+    book.close()
+    with sqlite3.connect(path) as reader:
+        assert reader.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+    ledger_at(path).close()
+    book = TaskBook(path, LEASE, threading.Lock())
+    assert [(task.name, task.blob) for task in book.claim("k", 1, 9)] == [("a", b"blob")]
+    book.close()
+
+
+def test_tasks_and_memories_are_written_side_by_side(tmp_path: Path) -> None:
+    """Two threads on one file: neither fails for the other's sake."""
+    path = tmp_path / "ledger.sqlite"
+    ledger = ledger_at(path)
+    book = TaskBook(path, LEASE, ledger.writing)
+
+    def remember() -> None:
+        for number in range(300):
+            ledger.commit([(Memory(Key(number.to_bytes(16)), b"m"), UnixNano(1))], [])
+
+    thread = threading.Thread(target=remember)
+    thread.start()
+    for number in range(300):
+        book.put([Task("k", f"{number}", UnixNano(1))], 1)
+    thread.join()
+    assert len(book.claim("k", 1, 1000)) == 300
+    assert len(ledger) == 100
+    book.close()
+    ledger.close()
