@@ -168,7 +168,7 @@ class Recorders:
                     recording.look(now)
                     if now - recording.stored >= self._alive_ns and not recording.gathering.pending:
                         recording.gathering.say({"type": ALIVE}, recording.now)
-                await self.store(now)
+                await self._store_beside(now)
             except Exception as error:  # noqa: BLE001  # a bug must not end the recorders, and the doors beside them
                 self._try_after = now + int(_SECONDS_AFTER_A_BUG * SECOND)
                 where = "".join(traceback.format_tb(error.__traceback__))
@@ -194,6 +194,21 @@ class Recorders:
         finally:
             self._publish()
 
+    async def _store_beside(self, now: int) -> None:
+        """``store``; a store that neither takes nor refuses must not let what is heard meanwhile grow without end."""
+        async with task_group() as beside:
+            watching = beside.create_task(self._watch(), name="recorders: bound")
+            try:
+                await self.store(now)
+            finally:
+                watching.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.tick)
+            for recording in self._live.values():
+                self._put_aside(recording, self._steady())
+
     async def store(self, now: int, *, everything: bool = False) -> None:
         """Hand on what is due. Never raises for what the store does."""
         if now < self._try_after and not everything:
@@ -208,7 +223,7 @@ class Recorders:
                 self._put_aside(recording, now)
             elif everything or self._is_due(recording, now):
                 self._take(recording, now)
-            for part in recording.parts:
+            for part in list(recording.parts):
                 batch.append((recording, part))
                 size += len(part.payload)
                 if len(batch) >= _BATCH_PARTS or size >= _BATCH_BYTES:

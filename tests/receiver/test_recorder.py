@@ -565,6 +565,30 @@ async def test_what_is_kept_for_a_store_that_is_away_is_bounded(
     assert len(stored) < at
 
 
+async def test_what_is_kept_for_a_store_that_hangs_is_bounded(
+    server: RealtimeServer, store: Store, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that neither takes nor refuses: what is heard meanwhile has the same bound; what fits is stored later."""
+    monkeypatch.setattr(recorder, "_MAX_WAITING_BYTES", 5_000)
+    monkeypatch.setattr(recorder, "_MAX_PENDING", 10)
+    labels = {"reason": "unavailable"}
+    async with recorders_of(server, store, metrics) as recorders:
+        await recorders.start("rtc_1")
+        call = await server.until_listening()
+        await store.until_type("session.created")
+        async with asyncio.timeout(10), store.news:
+            # Nobody gets past the condition while it is held here.
+            sent = 0
+            while not metrics.registry.get_sample_value("grafter_recorder_lost_events_total", labels):
+                await server.show(call, event("input_audio_buffer.speech_started", audio_start_ms=sent, item_id="i"))
+                sent += 1
+                await asyncio.sleep(0)
+        await server.show(call, event("input_audio_buffer.speech_stopped", audio_end_ms=sent, item_id="i"))
+        await store.until_type("input_audio_buffer.speech_stopped")
+        kept = store.types().count("input_audio_buffer.speech_started")
+        assert 10 <= kept < sent
+
+
 async def test_one_refused_part_costs_no_other_call_its_own(
     server: RealtimeServer, store: Store, metrics: Metrics
 ) -> None:

@@ -8,10 +8,16 @@ from collections.abc import Mapping
 
 from grafter.core import semconv
 from grafter.core.openai.realtime.notes import Note
+from grafter.core.openai.realtime.records import Speech
 from grafter.core.openai.realtime.session import Session, trim
 from grafter.core.openai.values import count_of, mapping_of, text_of
 
 _MOST_SILENT = 256
+_MILLISECOND = 1_000_000
+_JITTER = 1_000 * _MILLISECOND
+"""That speech has begun is heard after it has, and on its own way over the network."""
+_LONGEST_WAIT_MS = 60_000
+"""Of a detector, where the beginning of the speech was not heard."""
 SERVER_VAD = "server_vad"
 
 
@@ -34,7 +40,7 @@ def stopped(session: Session, note: Note, event: Mapping[str, object]) -> None:
     speech.stopped_at = note.at
     speech.end_ms = count_of(event.get("audio_end_ms"))
     if session.config.detection == SERVER_VAD:
-        speech.silence_ms = session.config.silence_ms
+        speech.silence_ms = _waited(speech, note.at, session.config.silence_ms)
     waiting = session.waiting
     waiting.speech, waiting.speech_at, waiting.speech_stopped_at = speech.id, note.at, note.at
     waiting.silence_ms = speech.silence_ms
@@ -105,6 +111,14 @@ def key_pressed(session: Session, note: Note, event: Mapping[str, object]) -> No
     """A digit on the phone's keypad. Which one is content: it may belong to a PIN."""
     session.keys_pressed += 1
     session.happened(note.at, semconv.EVENT_DTMF, {"digit": text_of(event.get("event"))})
+
+
+def _waited(speech: Speech, stopped_at: int, silence_ms: int | None) -> int | None:
+    """The silence that the detector waited; None where it cannot have: the speech would have ended before it began."""
+    longest = _LONGEST_WAIT_MS
+    if speech.started_at is not None:
+        longest = (stopped_at - speech.started_at + _JITTER) // _MILLISECOND
+    return silence_ms if silence_ms is not None and silence_ms <= longest else None
 
 
 def _pass(session: Session, speech: str, began: int, at: int) -> None:

@@ -72,6 +72,21 @@ def test_the_silence_that_a_semantic_detector_waited_is_not_known(script) -> Non
     assert "grafter.turn.speech_end_unix_nano" not in span
 
 
+@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize("silence", [10**5, 10**15])
+def test_a_detector_cannot_have_waited_since_before_the_speech(script, heard, silence) -> None:
+    """Audio sent faster than it is spoken, or a setting that is none: when the caller fell silent is unknown."""
+    detection = {"type": "server_vad", "silence_duration_ms": silence}
+    call = begun(script(), detection=detection)
+    if heard:
+        call.server(1000, "input_audio_buffer.speech_started", item_id="u")
+    call.server(2000, "input_audio_buffer.speech_stopped", item_id="u")
+    spans = said(made(call, 2100, "r"), 2400, "r").spans()
+    assert not {"grafter.speech.end_unix_nano", "grafter.speech.endpointing_ms"} & told(spans, "u").keys()
+    assert not {"grafter.turn.speech_end_unix_nano", "grafter.turn.endpointing_ms"} & told(spans, "r").keys()
+    assert told(spans, "r")["grafter.turn.first_audio_ms"] == 400.0
+
+
 def test_an_idle_caller_is_no_speech(script) -> None:
     """The silence is what the response answers; the item that it is made into is no user_speech."""
     call = begun(script()).server(
