@@ -88,6 +88,8 @@ def bundled(bundle: Bundle, parts: Sequence[Plain], now: UnixNano) -> Bundled:
         # By the span ids, which are short: parts that repeat a request have the same ones.
         if len(ids) > 1 and len(set(ids)) < len(ids):
             root = out.without_repeats(payloads, envelopes, ids, root)
+            # A part that came with the same ids and other bytes leaves too; its ids are remembered once.
+            ids = list(dict.fromkeys(ids))
         resource = envelopes[root].resource
         head = Head.FromString(first_of(payloads[root]))
         state = head.trace_state and head.trace_state.decode("utf-8", "replace").encode()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
@@ -141,20 +141,27 @@ async def test_order_and_repetition_do_not_matter(seed: int, repeats: int, data:
 
 trace_numbers = st.integers(1, 6)
 requests = st.lists(
-    st.tuples(trace_numbers, st.lists(st.integers(2, 12), max_size=4, unique=True), st.booleans()), max_size=12
+    st.tuples(
+        trace_numbers,
+        st.lists(st.integers(2, 12), max_size=4, unique=True),
+        st.booleans(),
+        st.sampled_from(["step", "step", "other"]),
+    ),
+    max_size=12,
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(sent=requests)
-async def test_traces_leave_alike_together_and_alone(sent: list[tuple[int, list[int], bool]]) -> None:
+@example(sent=[(1, [], True, "step"), (1, [2], False, "step"), (1, [2], False, "other")])
+async def test_traces_leave_alike_together_and_alone(sent: list[tuple[int, list[int], bool, str]]) -> None:
     """With one exporter plain traces leave in bundles, with two one by one: the same spans, memories and books."""
     seen = []
     for peers in ([Peer("a")], [Peer("a"), Peer("b")]):
         async with rig(*peers) as r:
-            for number, spans, with_root in sent:
+            for number, spans, with_root, name in sent:
                 trace_id = number.to_bytes(16)
-                request = host_request(trace_id, *[(1, 0, "root")] * with_root, *[(n, 1, "step") for n in spans])
+                request = host_request(trace_id, *[(1, 0, "root")] * with_root, *[(n, 1, name) for n in spans])
                 await r.host(request)
             await r.pass_time(700)
             recalled = await r.store.recall([Key(n.to_bytes(16)) for n in range(1, 7)], UnixNano(r.now[0]))

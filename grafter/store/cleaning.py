@@ -29,6 +29,8 @@ _LOG = logging.getLogger(__name__)
 _WASTE = 4
 # What a part costs in the log beside its payload and span ids: its row and key, and its share of the rest.
 _PART_COST = ROW.size + records.KEY_BYTES + 8
+# How much the log grows, as a share of a segment, before one of which something had to be left is gone through again.
+_AGAIN_SHARE = 8
 _COPY_BYTES = 1 << 20
 _COPY_ROWS = 4000
 
@@ -156,7 +158,7 @@ class Cleaner:
 
     def _copy(self, segment: Segment, rows: Iterator[tuple[Key, Key | None, bytes, int]], *, skipped: bool) -> None:
         """One step: look at some parts of the oldest segment, and have those that are live written again."""
-        table, bundles = self._index.table, self._index.bundles
+        log, table, bundles = self._log, self._index.table, self._index.bundles
         live: list[tuple[Key, Chunk]] = []
         size = 0
         ended = True
@@ -184,6 +186,9 @@ class Cleaner:
                 self._rest()
             elif not skipped:
                 self.look()
+            else:
+                # Each pass reads the whole segment, and a bundle may be out for as long as its peer is slow.
+                self._floor = log.disk_bytes + log.segment_bytes // _AGAIN_SHARE
 
         if not live:
             self._loop.call_soon(then)

@@ -567,3 +567,37 @@ async def test_the_parts_of_a_call_take_little_memory(tmp_path: Path) -> None:
 def call_part(call: int, number: int) -> Part:
     """One of the parts that a recorder hands on every second or so."""
     return guest_part(f"[{number}]", f"rtc_{call}", HOST, source=Source.REALTIME)
+
+
+async def test_a_bundle_that_is_out_does_not_keep_the_cleaner_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in a bundle is not copied; its segment is read again now and then, and given up in the end."""
+    scans = 0
+    scan = SegmentLog.scan
+
+    def counting(*args: Any) -> Any:
+        nonlocal scans
+        scans += 1
+        return scan(*args)
+
+    monkeypatch.setattr(SegmentLog, "scan", counting)
+    async with opened(tmp_path, segment_bytes=256 << 10) as store:
+
+        async def work(numbers: range) -> None:
+            for i in numbers:
+                await store.append([host_part("x" * 8192, key=key(i))], START)
+                claims = await store.claim(LATER, 10, bundles=False)
+                await store.settle([Settlement(claim) for claim in claims], LATER)
+
+        await store.append([host_part("x" * 1000, key=HOST, facts=Facts.ROOT)], START)
+        bundle = await store.bundle(LATER, 10, 1000, 1 << 20)
+        assert bundle is not None
+        assert await store.intend_bundle(bundle, "a")
+        await work(range(400))
+        assert log_bytes(tmp_path) > 3 << 20
+        assert 1 <= scans <= 400 * 8192 // (32 << 10)
+        await store.open_bundle(bundle)
+        await work(range(400, 600))
+        assert store.counts.copied_parts > 0
+        assert log_bytes(tmp_path) < 1 << 20
