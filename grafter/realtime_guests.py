@@ -149,7 +149,7 @@ def sip_host(parts: Iterable[StoredPart], recalled: Mapping[bytes, bytes]) -> Tr
     """The host that a SIP header of the call names, now or by what was kept of it. It holds only where it has come."""
     named: list[object] = []
     for part in parts:
-        if part.guest is not None and (memory := _recalled(recalled, part.guest.guest)) is not None:
+        if part.guest is not None and (memory := _recalled(recalled, called(part.guest.guest))) is not None:
             state = mapping_of(mapping_of(memory.head.get(STATE)).get("naming"))
             named.append(state.get("traceparent"))
         if _SIP_MARK in part.payload:

@@ -18,7 +18,7 @@ import aiohttp
 import openai
 import pytest
 
-from grafter.core.model import Mark, Part, Source, UnixNano
+from grafter.core.model import Mark, Part, Source, UnixNano, called
 from grafter.core.openai.realtime.notes import decode
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
@@ -340,7 +340,7 @@ async def test_a_call_starts_a_recorder_once(door: Door, desks: Desks) -> None:
 
 
 def notes_of(parts: Sequence[Part]) -> list[tuple[str, dict[str, object]]]:
-    return [(part.guest.guest, dict(note.event)) for part in parts if part.guest for note in decode(part.payload)]
+    return [(called(part.guest.guest), dict(note.event)) for part in parts if part.guest for note in decode(part.payload)]
 
 
 @pytest.mark.parametrize("kind", ["realtime.call.incoming", "live.call.incoming", "live.transport.incoming"])
