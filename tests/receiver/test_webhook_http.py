@@ -340,7 +340,9 @@ async def test_a_call_starts_a_recorder_once(door: Door, desks: Desks) -> None:
 
 
 def notes_of(parts: Sequence[Part]) -> list[tuple[str, dict[str, object]]]:
-    return [(called(part.guest.guest), dict(note.event)) for part in parts if part.guest for note in decode(part.payload)]
+    return [
+        (called(part.guest.guest), dict(note.event)) for part in parts if part.guest for note in decode(part.payload)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["realtime.call.incoming", "live.call.incoming", "live.transport.incoming"])
