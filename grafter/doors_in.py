@@ -27,17 +27,19 @@ async def open_receiver(
     metrics: Metrics,
     grace_seconds: float,
     storing: Consumer | None = None,
+    share_ports: bool = False,
 ) -> AsyncIterator[dict[str, int]]:
     """Run one receiver; yields its ports by door.
 
     ``storing`` takes what recorders heard, also when ``consumer`` refuses because a stop has begun.
+    With ``share_ports`` the other workers listen at the same ports, which their parent holds.
     Leaving closes its doors one after the other, which takes up to ``grace_seconds`` in all. Raises OSError or
     ValueError when it cannot be opened.
     """
     if isinstance(receiver, OtlpReceiver):
-        doors = _otlp(name, receiver, consumer, forwarding, policy, metrics, grace_seconds)
+        doors = _otlp(name, receiver, consumer, forwarding, policy, metrics, grace_seconds, share_ports)
     else:
-        doors = _openai(name, receiver, consumer, storing or consumer, policy, metrics, grace_seconds)
+        doors = _openai(name, receiver, consumer, storing or consumer, policy, metrics, grace_seconds, share_ports)
     async with doors as ports:
         yield ports
 
@@ -51,6 +53,7 @@ async def _otlp(
     policy: GraftPolicy,
     metrics: Metrics,
     grace_seconds: float,
+    share_ports: bool,
 ) -> AsyncIterator[dict[str, int]]:
     suffix = name.removeprefix("otlp")
     grpc, http = receiver.protocols.grpc, receiver.protocols.http
@@ -68,6 +71,7 @@ async def _otlp(
             grace_seconds=grace_seconds,
             pass_through=forwarding,
             signals=forwarding.signals,
+            share_port=share_ports,
         ) as grpc_port,
         otlp_http.listening(
             consumer,
@@ -81,6 +85,7 @@ async def _otlp(
             grace_seconds=grace_seconds,
             pass_through=forwarding,
             signals=forwarding.signals,
+            share_port=share_ports,
         ) as http_port,
     ):
         yield {"otlp_grpc" + suffix: grpc_port, "otlp_http" + suffix: http_port}
@@ -95,6 +100,7 @@ async def _openai(
     policy: GraftPolicy,
     metrics: Metrics,
     grace_seconds: float,
+    share_ports: bool,
 ) -> AsyncIterator[dict[str, int]]:
     async with AsyncExitStack() as stack:
         # They are left one after the other: the door first, for a request may bring items for the tee or a recorder.
@@ -130,7 +136,9 @@ async def _openai(
             *realtime_calls.call_routes(recorders, metrics, tokens=tokens),
         ]
         port = await stack.enter_async_context(
-            openai_http.listening(routes, endpoint=receiver.endpoint, grace_seconds=grace_seconds)
+            openai_http.listening(
+                routes, endpoint=receiver.endpoint, grace_seconds=grace_seconds, share_port=share_ports
+            )
         )
         yield {name: port}
 

@@ -8,13 +8,10 @@ the store for the next start.
 import asyncio
 import gc
 import logging
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,6 +30,7 @@ from grafter.errors import UnavailableError
 from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.memory_limit import guarding, total_memory
+from grafter.process import end_by, failure_line, stop_signals
 from grafter.processor import Limits, Processor
 from grafter.receiver.http_common import serving
 from grafter.store import embedded
@@ -63,9 +61,11 @@ class Running:
 
 
 @asynccontextmanager
-async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterator[Running]:
+async def running(config: Config, metrics: Metrics | None = None, *, worker: bool = False) -> AsyncIterator[Running]:
     """Run everything that the config names until left.
 
+    As a ``worker`` it is one of ``service.workers`` processes: the doors share ports that their parent holds, memory is
+    shared out among them, and /healthz, /readyz and /metrics are the parent's to answer.
     Raises OSError or ValueError, with a message for people, when something cannot be opened.
     """
     metrics = metrics or Metrics()
@@ -74,19 +74,20 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
     door_seconds = shutdown_seconds * _DOOR_SHARE
     service = Running(metrics, Health())
     async with AsyncExitStack() as stack:
-        if config.extensions.health_check is not None:
+        if config.extensions.health_check is not None and not worker:
             service.health.readiness_on_store = config.extensions.health_check.readiness_on_store
             _, service.ports["health"] = await stack.enter_async_context(
                 serving(health_app(service.health), config.extensions.health_check.endpoint, None, 1.0)
             )
-        _, service.ports["metrics"] = await stack.enter_async_context(
-            serving(
-                metrics_app(metrics, lambda: service.count_recovered()),
-                config.service.telemetry.metrics.endpoint,
-                None,
-                1.0,
+        if not worker:
+            _, service.ports["metrics"] = await stack.enter_async_context(
+                serving(
+                    metrics_app(metrics, lambda: service.count_recovered()),
+                    config.service.telemetry.metrics.endpoint,
+                    None,
+                    1.0,
+                )
             )
-        )
         policy = config.graft_policy()
         store = await stack.enter_async_context(_open_store(config, policy))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
@@ -109,7 +110,7 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
         consumer: Consumer = processor
         total = total_memory()
         if total is not None:
-            limit = config.service.memory_limit.of(total)
+            limit = config.service.memory_limit.of(total) // (config.service.workers if worker else 1)
             consumer = await stack.enter_async_context(guarding(processor, limit))
         storing, consumer = consumer, _Gate(consumer, service.health)
         forwarding = Forwarding(
@@ -132,6 +133,7 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
                     metrics,
                     door_seconds / len(active.receivers),
                     storing=storing,
+                    share_ports=worker,
                 )
             )
             service.ports.update(ports)
@@ -245,49 +247,12 @@ async def _collecting_garbage() -> AsyncIterator[None]:
         gc.unfreeze()
 
 
-@contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
-    """The first SIGTERM or SIGINT sets the event; a second one ends the process at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
-            logger.warning("%s again: ending at once; what is held stays in the store", number.name)
-            logging.shutdown()
-            # Nothing is lost by this: whatever was acknowledged is in the store, as after a kill -9.
-            os._exit(1)
-        logger.info("%s: stopping", number.name)
-        stop.set()
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        yield stop
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
-def _end_by(seconds: float) -> None:
-    """End the process in this time whatever still keeps it, such as a terminal that nobody reads."""
-
-    def end() -> None:
-        logger.error("the stop took longer than shutdown_timeout; ending, what is held stays in the store")
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-
-
 async def _serve(config: Config) -> int:
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         async with running(config) as service:
             await stop.wait()
             # One second more, for what ends by itself at the very end.
-            _end_by(config.service.shutdown_timeout.seconds + 1.0)
+            end_by(config.service.shutdown_timeout.seconds + 1.0)
             held = service.held().spans
             if held and config.extensions.store.embedded.memory:
                 logger.warning("the store is in memory: %d held spans end with this process", held)
@@ -304,13 +269,5 @@ def run(config: Config) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(config))
     except (OSError, ValueError) as error:
-        print(f"grafter: {_words(error)}", file=sys.stderr)
+        print(f"grafter: {failure_line(error)}", file=sys.stderr)
         return 1
-
-
-def _words(error: OSError | ValueError) -> str:
-    """One line for people, without the number that str() puts before an OSError."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror
-    return " ".join(text.split())

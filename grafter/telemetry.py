@@ -43,7 +43,13 @@ class Metrics:
         )
         self.guest_items = counter("grafter_guest_items", "OpenAI items read, by what they were.", "source", "kind")
         self.tee_items = counter("grafter_tee_items", "Items sent on to OpenAI's ingest.", "outcome")
-        self.recorders = Gauge("grafter_recorders", "Realtime calls recorded now.", registry=self.registry)
+        self.recorders = Gauge(
+            # Of several workers: the sum of those that live.
+            "grafter_recorders",
+            "Realtime calls recorded now.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self.recorder_connects = counter(
             "grafter_recorder_connects", "Attempts to open the sideband of a Realtime call.", "outcome"
         )
@@ -86,7 +92,7 @@ class Metrics:
 
     def watch(self, read: Callable[[], "Held"]) -> None:
         """Add the gauges of what is held now; ``read`` is called once a scrape."""
-        self.registry.register(_HeldCollector(read))
+        self.registry.register(HeldCollector(read))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,9 @@ class Held:
     store_up: bool
 
 
-class _HeldCollector(Collector):
+class HeldCollector(Collector):
+    """The gauges of what is held; ``read`` is called once a scrape."""
+
     def __init__(self, read: Callable[[], Held]) -> None:
         self._read = read
 

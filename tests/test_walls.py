@@ -24,6 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "tasks": set(),
     "logs": set(),
     "allocator": set(),
+    "process": set(),
     # Runs inside an app, and carries nothing of the sidecar there.
     "propagation": set(),
     "consumer": {"core", "errors"},
@@ -57,12 +58,16 @@ ROOMS: dict[str, set[str]] = {
         "health",
         "logs",
         "memory_limit",
+        "process",
         "processor",
     }
     | {"receiver", "store"},
+    # Several processes: the parent, and the service in each child.
+    "workers": {"allocator", "config", "health", "logs", "memory_limit", "process", "receiver", "service", "tasks"}
+    | {"telemetry"},
     # The terminal.
     "commands": FRONT | EDGE | {"processor", "store"},
-    "cli": FRONT | {"commands", "telemetry"},
+    "cli": FRONT | {"commands", "telemetry", "workers"},
 }
 """Each room and the rooms that it may import, beside itself and the package's own name and version."""
 
@@ -73,7 +78,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic": {"config"},
     "sqlite3": {"store"},
     "typer": {"cli"},
-    "prometheus_client": {"telemetry", "health"},
+    "prometheus_client": {"telemetry", "health", "workers"},
 }
 """Libraries that change the way a room is written, and the rooms that chose them."""
 
@@ -139,7 +144,7 @@ def test_only_the_entrances_print_and_exit() -> None:
     broken = [
         f"{path}:{node.lineno} calls {ast.unparse(node.func)}"
         for path in modules()
-        if room_of(path) not in {"cli", "commands", "service"} and path.stem != "__main__"
+        if room_of(path) not in {"cli", "commands", "process", "service", "workers"} and path.stem != "__main__"
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in enders
     ]

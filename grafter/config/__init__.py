@@ -5,6 +5,7 @@ the order of config.yaml, each with its reference text; ``tree``, ``expand``, ``
 ``show`` prints. This is the only room that uses pydantic.
 """
 
+from grafter.config.check import listening
 from grafter.config.exporters import (
     ClientTls,
     DebugExporter,
@@ -34,6 +35,7 @@ from grafter.config.models import (
     TelemetryMetrics,
     TracesPipeline,
 )
+from grafter.config.ports import with_ports
 from grafter.config.problems import ConfigError, Problem
 from grafter.config.processors import Anchor, GraftProcessor, RedactKeys, Wait
 from grafter.config.receivers import (
@@ -102,5 +104,7 @@ __all__ = [
     "as_schema",
     "as_yaml",
     "lines",
+    "listening",
     "load",
+    "with_ports",
 ]

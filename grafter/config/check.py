@@ -42,6 +42,7 @@ def check(config: Config, defined: Mapping[str, Sequence[str]]) -> tuple[list[Fi
         *_processors(config),
         *_exporters(config),
         *_store(config),
+        *_workers(config),
         *_addresses(config),
     ]
     return problems, list(_loops(config))
@@ -156,6 +157,16 @@ def _store(config: Config) -> Iterator[Finding]:
     if store.max_trace_bytes > store.max_bytes:
         larger = f"{store.max_trace_bytes} is more than max_bytes, {store.max_bytes}"
         yield Finding((*where, "max_trace_bytes"), larger, also=((*where, "max_bytes"),))
+
+
+def _workers(config: Config) -> Iterator[Finding]:
+    workers = config.service.workers
+    if workers > 1 and not config.extensions.store.shared:
+        yield Finding(
+            ("service", "workers"),
+            f"{workers} processes need a store that they share; the embedded store belongs to one",
+            also=(("extensions", "store"),),
+        )
 
 
 def listening(config: Config) -> Iterator[tuple[Loc, Endpoint]]:

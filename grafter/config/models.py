@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from grafter.config.exporters import EXPORTERS, Exporter
-from grafter.config.model import Components, Flag, Model, PositiveDuration, PositiveSize, Text, Word, component_type
+from grafter.config.model import (
+    Components,
+    Count,
+    Flag,
+    Model,
+    PositiveDuration,
+    PositiveSize,
+    Text,
+    Word,
+    component_type,
+)
 from grafter.config.processors import PROCESSORS, GraftProcessor
 from grafter.config.receivers import RECEIVERS, Receiver
 from grafter.config.units import Duration, Endpoint, MemoryLimit, Size
@@ -39,6 +49,11 @@ class StoreExtension(Model):
     """Bytes past which one trace is released early."""
     lease: PositiveDuration = Duration.parse("10s")
     """How long a trace belongs to a process that went silent."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes may use it at a time; the embedded one belongs to one process."""
+        return False
 
     def describe(self) -> str:
         where = "in memory" if self.embedded.memory else self.embedded.directory
@@ -147,7 +162,10 @@ class Service(Model):
     shutdown_timeout: PositiveDuration = Duration.parse("30s")
     """How long a stop may take to finish what is in flight."""
     memory_limit: MemoryLimit = MemoryLimit("80%")
-    """Memory past which the doors refuse: a share of what the cgroup allows, or a size."""
+    """Memory past which the doors refuse: a share of what the cgroup allows, or a size. Several
+    workers share it equally."""
+    workers: Count = 1
+    """Processes behind the same ports, on this host; more than one needs a store that they share."""
 
 
 @dataclass(frozen=True, slots=True)
