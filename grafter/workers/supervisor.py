@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 30.0
 # One that lived this long did not die of its start.
 _STEADY_SECONDS = 60.0
-# A worker answers within milliseconds, unless a large request keeps it.
-_ASK_SECONDS = 1.0
+# A worker answers within milliseconds, unless a large request keeps it; whoever probes /readyz waits a second, often.
+_ASK_SECONDS = 0.5
 # Beyond shutdown_timeout, after which workers end by themselves.
 _STOP_SECONDS = 3.0
 _LINE_BYTES = 1 << 20

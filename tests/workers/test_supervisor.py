@@ -1,7 +1,6 @@
 """Workers behind one set of ports: real processes, real sockets, and one of them killed."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -235,6 +234,24 @@ async def test_a_start_that_fails_is_one_error(out: Backend, tmp_path: Path) -> 
     assert psutil.Process().children() == []
 
 
+async def test_a_worker_that_dies_at_its_start_is_an_error(out: Backend, tmp_path: Path) -> None:
+    """A start that crashes is not tried again and again: the first one fails, and nothing is left running."""
+
+    async def kill_one() -> None:
+        this = psutil.Process()
+        while not (born := this.children()):  # noqa: ASYNC110  # a turn of the loop each time
+            await asyncio.sleep(0)
+        born[0].kill()
+
+    async with asyncio.timeout(PATIENCE):
+        killing = asyncio.ensure_future(kill_one())
+        with pytest.raises(OSError, match=r"^a worker was ended by SIGKILL before it was ready$"):
+            async with supervising(config(sections(out.url, tmp_path))):
+                pass
+        await killing
+    assert psutil.Process().children() == []
+
+
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_port_in_use_is_an_error_before_any_worker(out: Backend, tmp_path: Path, door: str) -> None:
     """Whichever door it is: the error names the endpoint."""
@@ -272,8 +289,9 @@ async def test_a_second_grafter_does_not_share_by_accident(fleet: Supervised, ou
             pass
 
 
-def test_a_fleet_says_why_a_worker_does_not_work() -> None:
-    """Before any has begun, nothing is held, nothing is ready, and no port is known."""
-    with contextlib.closing(socket.socket()):
-        fresh = Fleet(config({"service": {"workers": 3}}), str(Path(__file__).parent))
+def test_a_fleet_that_has_not_begun_knows_nothing(tmp_path: Path) -> None:
+    """No process, no port, and a page all the same."""
+    fresh = Fleet(config({"service": {"workers": 3}}), str(tmp_path))
     assert (fresh.pids, fresh.ports, fresh.orderly) == ([], {}, True)
+    found = sums(fresh.page.text().decode())
+    assert (found["grafter_workers"], "grafter_held_traces" in found) == (0, False)
