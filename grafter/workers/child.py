@@ -62,8 +62,8 @@ async def _work(start: Start, channel: socket.socket) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # However often: a terminal and some supervisors signal parent and workers alike, and the parent is who decides
-        # that a stop takes too long.
+        # However often: systemd signals parent and workers alike, and it is the parent who decides that a stop takes
+        # too long.
         loop.add_signal_handler(number, stop.set)
     served: Running | None = None
     orphaned = False

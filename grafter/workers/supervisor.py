@@ -85,6 +85,9 @@ class _Worker:
             self.trouble = self.trouble if self.process is None else ""
         except TimeoutError:
             self.trouble = "does not answer"
+        finally:
+            if waiting in self.asked:
+                self.asked.remove(waiting)
 
 
 class Fleet:
@@ -93,7 +96,7 @@ class Fleet:
     def __init__(self, config: Config, directory: str) -> None:
         """``config``: without a port left to choose; ``directory``: where the workers count."""
         self._config = config
-        self._directory = directory
+        self.directory = directory
         self._workers = [_Worker(number) for number in range(config.service.workers)]
         self._stop = asyncio.Event()
         self._news = asyncio.Event()
@@ -136,7 +139,7 @@ class Fleet:
     def end_at_once(self) -> None:
         """The same where nothing runs after it: what the workers counted goes too."""
         self.kill()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -172,11 +175,16 @@ class Fleet:
         failures = 0
         while not self._stop.is_set():
             began = clock()
-            ended = await self._live(worker)
+            worker.report = Report()
+            try:
+                ended = await self._live(worker)
+                how = worker.report.error or _how(ended)
+            except OSError as error:
+                # Too many processes, or no memory for one more.
+                ended, how = 1, f"could not be started: {failure_line(error)}"
             if self._stop.is_set():
                 self.orderly &= ended == 0
                 return
-            how = worker.report.error or _how(ended)
             if not self._started:
                 self._failure = self._failure or worker.report.error or f"a worker {how} before it was ready"
                 self._news.set()
@@ -199,14 +207,16 @@ class Fleet:
                 *("-P", "-m", "grafter.workers", str(theirs.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
+                # A terminal's signals are for the parent, which passes them on.
+                start_new_session=True,
                 # The same grafter, from wherever this one was started.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             )
-        worker.report, worker.process = Report(), process
+        worker.process = process
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LINE_BYTES)
         worker.writer = writer
         try:
-            worker.say(Start(worker.number, self._directory, self._config).to_bytes())
+            worker.say(Start(worker.number, self.directory, self._config).to_bytes())
             if self._stop.is_set():
                 worker.say(STOP)
             with suppress(ConnectionError):

@@ -42,6 +42,19 @@ def config(said: dict[str, Any]) -> Config:
     return Config.model_validate(said)
 
 
+def place(said: dict[str, Any], door: str) -> dict[str, Any]:
+    """Where the sections have a door's endpoint."""
+    protocols = said["receivers"]["otlp"]["protocols"]
+    found: dict[str, Any] = {
+        "otlp_grpc": protocols["grpc"],
+        "otlp_http": protocols["http"],
+        "openai": said["receivers"]["openai"],
+        "health": said["extensions"]["health_check"],
+        "metrics": said["service"]["telemetry"]["metrics"],
+    }[door]
+    return found
+
+
 def sums(page: str) -> dict[str, float]:
     """Each metric's sum over its labels, by its full name on the page."""
     found: dict[str, float] = defaultdict(float)

@@ -29,8 +29,7 @@ from tests.test_service import (
     post,
     refuses,
 )
-from tests.workers.fleet import WORKERS, sections
-from tests.workers.test_supervisor import place
+from tests.workers.fleet import WORKERS, place, sections
 
 
 class Process:

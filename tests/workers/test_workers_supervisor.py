@@ -14,12 +14,13 @@ import grpc.aio
 import orjson
 import psutil
 import pytest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from grafter.workers.supervisor import Fleet, Supervised, supervising
 from tests.exporter.doubles import TRACES_METHOD, spans_in
 from tests.rig import recorded_call
 from tests.test_service import PATIENCE, PROTOBUF, Backend, backend, get, post
-from tests.workers.fleet import WORKERS, config, sections, sums
+from tests.workers.fleet import WORKERS, config, place, sections, sums
 
 DOORS = ("otlp_grpc", "otlp_http", "openai", "health", "metrics")
 
@@ -119,14 +120,26 @@ async def test_workers_share_the_ports_and_answer_as_one(fleet: Supervised, out:
         await sender.send()
     await out.spans(40 * SPANS)
     assert (sender.odd, sender.retries) == ([], 0)
-    taken = [listeners(pid, fleet.ports) for pid in fleet.fleet.pids]
-    assert taken == [{"otlp_grpc", "otlp_http", "openai"}] * WORKERS
+    assert [listeners(pid, fleet.ports) for pid in fleet.fleet.pids] == [{"otlp_grpc", "otlp_http", "openai"}] * WORKERS
+    # One chance in a quarter of a million that one worker gets all connections of a door.
+    for door in ("grpc", "http"):
+        shares = [accepted_by(fleet, number, door) for number in range(WORKERS)]
+        assert sum(shares) == 20 * SPANS
+        assert all(shares)
     found = await page(fleet)
     assert found["grafter_receiver_accepted_spans_total"] == 40 * SPANS
     assert found["grafter_exporter_sent_spans_total"] == 40 * SPANS
     assert found["grafter_receiver_request_seconds_count"] == 40
     assert (found["grafter_workers"], found["grafter_worker_restarts_total"]) == (WORKERS, 0)
     assert found["grafter_store_up"] == 1
+
+
+def accepted_by(served: Supervised, number: int, door: str) -> float:
+    """Spans that one worker accepted at one door, by its own file."""
+    (file,) = Path(served.fleet.directory).glob(f"counter_{number}.db")
+    samples = [one for family in MultiProcessCollector.merge([str(file)]) for one in family.samples]
+    name = "grafter_receiver_accepted_spans_total"
+    return sum(one.value for one in samples if one.name == name and one.labels["transport"] == door)
 
 
 def listeners(pid: int, ports: dict[str, int]) -> set[str]:
@@ -264,19 +277,6 @@ async def test_a_port_in_use_is_an_error_before_any_worker(out: Backend, tmp_pat
         with pytest.raises(OSError, match=f"endpoint {endpoint}: address already in use"):
             async with supervising(config(said)):
                 pass
-
-
-def place(said: dict[str, Any], door: str) -> dict[str, Any]:
-    """Where the sections have a door's endpoint."""
-    protocols = said["receivers"]["otlp"]["protocols"]
-    found: dict[str, Any] = {
-        "otlp_grpc": protocols["grpc"],
-        "otlp_http": protocols["http"],
-        "openai": said["receivers"]["openai"],
-        "health": said["extensions"]["health_check"],
-        "metrics": said["service"]["telemetry"]["metrics"],
-    }[door]
-    return found
 
 
 async def test_a_second_grafter_does_not_share_by_accident(fleet: Supervised, out: Backend, tmp_path: Path) -> None:
