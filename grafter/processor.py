@@ -12,11 +12,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from grafter.assemble import Assembled, Assembler, Bundled
+from grafter.assemble import Assembled, Assembler
+from grafter.bundles import Bundles
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Verdict
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
 from grafter.core.model import Key, Part, Source, UnixNano
@@ -26,16 +27,17 @@ from grafter.late_guests import LARGE_BYTES, LARGE_GUEST, LateGuests
 from grafter.otlp import build
 from grafter.poison import Poison
 from grafter.realtime_guests import is_large, session_keys
-from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Settlement, Store, StoredPart
+from grafter.store.base import Bundle, Claim, DeadLetter, Outcome, Settlement, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
+from grafter.work import Work
 
 logger = logging.getLogger(__name__)
 
 # One claim is one pass over the due keys; more than a few hundred at a time would hold the loop for too long.
 _CLAIM_LIMIT = 400
 # The same for what is not claimed one by one.
-_BUNDLES, _BUNDLE_TRACES = 4, 1000
+_BUNDLES = 4
 # Payload that is read and assembled at a time: bounds memory when many large traces are due together.
 _READ_BYTES = 32 << 20
 _FINAL = frozenset({Outcome.ACCEPTED, Outcome.REFUSED})
@@ -51,17 +53,6 @@ class Limits:
     """Batches that are on their way at once, all exporters together counted as one."""
     tick_seconds: float = 0.1
     lease_seconds: float = 10.0
-
-
-@dataclass(slots=True)
-class Work:
-    """A claim and what became of it."""
-
-    claim: Claim
-    reason: ReleaseReason
-    assembled: Assembled
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    retry_after: float = 0.0
 
 
 class Processor:
@@ -86,13 +77,14 @@ class Processor:
         self._limits = limits
         self._slots = asyncio.Semaphore(limits.in_flight)
         self._claims: dict[int, Claim] = {}
-        self._bundles: set[Bundle] = set()
         self._sends: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._late = LateGuests(store, policy, assembler)
         self._poison = Poison(store, metrics)
-        # With several exporters each trace has outcomes of its own.
-        self._takes_bundles = len(self._exporters) == 1 and assembler.takes_bundles
+        self._bundles: Bundles | None = None
+        if len(self._exporters) == 1 and assembler.takes_bundles:
+            # With several exporters each trace has outcomes of its own.
+            self._bundles = Bundles(store, self._exporters[0], metrics, clock, limits.batch_spans, limits.batch_bytes)
         self._begun: dict[Key, ReleaseReason] = {}
         """Why a key was released whose exporters have not all answered yet."""
 
@@ -149,8 +141,8 @@ class Processor:
             await asyncio.sleep(self._limits.lease_seconds / 3)
             if self._claims:
                 await self._store.renew(list(self._claims.values()), UnixNano(self._clock()))
-            for bundle in list(self._bundles):
-                await self._store.renew_bundle(bundle, UnixNano(self._clock()))
+            if self._bundles is not None:
+                await self._bundles.renew()
 
     def _down_for(self, exporters: Iterable[Exporter]) -> float:
         """Seconds until the first of these is worth a try; 0 when one is up now."""
@@ -171,8 +163,8 @@ class Processor:
         if self._down_for(self._exporters) > 0:
             return 0
         now = UnixNano(self._clock())
-        bundled = await self._bundle(tasks, now) if self._takes_bundles else 0
-        claims = await self._store.claim(now, _CLAIM_LIMIT, bundles=self._takes_bundles)
+        bundled = await self._bundle(tasks, self._bundles, now) if self._bundles is not None else 0
+        claims = await self._store.claim(now, _CLAIM_LIMIT, bundles=self._bundles is not None)
         if not claims:
             return bundled
         due = await self._decide(claims, now)
@@ -191,52 +183,32 @@ class Processor:
                 task.add_done_callback(partial(self._sent, batch))
         return bundled + len(claims)
 
-    async def _bundle(self, tasks: asyncio.TaskGroup, now: UnixNano) -> int:
+    async def _bundle(self, tasks: asyncio.TaskGroup, bundles: Bundles, now: UnixNano) -> int:
         """See the plain traces that are due on their way; how many were handed out."""
-        limits = self._limits
         traces = 0
         for _ in range(_BUNDLES):
-            bundle = await self._store.bundle(now, _BUNDLE_TRACES, limits.batch_spans, limits.batch_bytes)
+            bundle = await bundles.next(now)
             if bundle is None:
-                break
+                return traces
             traces += len(bundle.keys)
-            self._bundles.add(bundle)
             await self._slots.acquire()
-            task = tasks.create_task(self._send_bundle(bundle, now), name="processor.send_bundle")
+            task = tasks.create_task(self._send_bundle(bundles, bundle, now), name="processor.send_bundle")
             self._sends.add(task)
-            task.add_done_callback(partial(self._sent_bundle, bundle))
-        return max(traces, _CLAIM_LIMIT) if bundle is not None else traces
+            task.add_done_callback(partial(self._sent_bundle, bundles, bundle))
+        return max(traces, _CLAIM_LIMIT)
 
-    async def _send_bundle(self, bundle: Bundle, now: UnixNano) -> None:
-        """A bundle to its exporter; what is not taken goes on as claims."""
+    async def _send_bundle(self, bundles: Bundles, bundle: Bundle, now: UnixNano) -> None:
+        """A bundle to its exporter; what is not taken as a whole goes on one by one."""
         if self._stopping.is_set():
             return
-        name = self._exporters[0].name
         try:
-            try:
-                parts = await self._store.read_bundle(bundle)
-                bundled = self._assembler.bundle(bundle, parts, now)
-            except Exception as error:  # noqa: BLE001  # whatever it is, one by one it shows whose it is
-                logger.warning("a batch of traces is tried one by one: %s", type(error).__name__)
-                self._bundles.discard(bundle)
-                await self._store.postpone([(claim, now) for claim in await self._store.open_bundle(bundle)])
+            works, results = await bundles.send(bundle, now)
+            if not works:
                 return
-            if not await self._store.intend_bundle(bundle, name):
-                return
-            batch = Batch(bundled.traces, bundled.spans, bundled.size, bundled.runs)
-            results = await self._exporters[0].export(batch)
-            if all([result.verdict is Verdict.ACCEPTED for result in results]):  # noqa: C419  # a list is faster here
-                await self._settle_bundle(bundle, bundled)
-                return
-            self._bundles.discard(bundle)
-            claims = await self._store.open_bundle(bundle)
-            if not claims:
-                return
-            works = _works(claims, bundle.counts, bundled)
             for work in works:
                 self._claims[id(work)] = work.claim
             try:
-                await self._note(name, works, bundled.traces, results)
+                await self._note(bundles.exporter.name, works, [work.trace for work in works], results)
                 await self._conclude(works)
             finally:
                 for work in works:
@@ -246,16 +218,10 @@ class Processor:
         except Exception:
             logger.exception("a batch failed; its traces are tried again when their leases end")
 
-    def _sent_bundle(self, bundle: Bundle, task: asyncio.Task[None]) -> None:
+    def _sent_bundle(self, bundles: Bundles, bundle: Bundle, task: asyncio.Task[None]) -> None:
         self._sends.discard(task)
-        self._bundles.discard(bundle)
+        bundles.done(bundle)
         self._slots.release()
-
-    async def _settle_bundle(self, bundle: Bundle, bundled: Bundled) -> None:
-        if await self._store.settle_bundle(bundle, bundled.blobs, UnixNano(self._clock())):
-            self._metrics.released_traces.labels(ReleaseReason.COMPLETE.value).inc(len(bundle.keys))
-            if bundled.merged:
-                self._metrics.merged_spans.labels("repeat").inc(bundled.merged)
 
     async def _decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, ReleaseReason]]:
         """The claims that are to be released now; the others are given back with their next moment."""
@@ -488,17 +454,6 @@ class Processor:
                     work.assembled.count(self._metrics, work.reason)
         for reason, releases in reasons.items():
             self._metrics.released_traces.labels(reason.value).inc(releases)
-
-
-def _works(claims: Sequence[Claim], counts: Sequence[int], bundled: Bundled) -> list[Work]:
-    """The traces of an opened bundle, as if each had been claimed alone."""
-    works = []
-    for i, claim in enumerate(claims):
-        trace = bundled.traces[i]
-        size = sum(len(piece.payload) for piece in trace.pieces)
-        assembled = Assembled(trace, size, (Memory(claim.key, bundled.blobs[i]),), counts[i] - trace.spans)
-        works.append(Work(claim, ReleaseReason.COMPLETE, assembled))
-    return works
 
 
 def _pinned(claim: Claim) -> bool:

@@ -37,7 +37,10 @@ ROOMS: dict[str, set[str]] = {
     "assemble": {"core", "otlp", "consumer", "telemetry", "store.base", "realtime_guests"},
     "late_guests": EDGE | {"assemble", "realtime_guests"},
     "poison": EDGE,
-    "processor": EDGE | {"assemble", "late_guests", "poison", "realtime_guests"},
+    "plain_traces": EDGE | {"assemble"},
+    "work": EDGE | {"assemble"},
+    "bundles": EDGE | {"plain_traces", "work"},
+    "processor": EDGE | {"assemble", "bundles", "late_guests", "poison", "realtime_guests", "work"},
     # The doors.
     "receiver": EDGE,
     "exporter": EDGE,

@@ -88,7 +88,8 @@ async def _play(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: Te
         await _show(agents.host, GUEST_SPANS, arrived, stream)
         print(
             f"\n{len(agents.host)} spans came from the app and left as they came. "
-            f"The {GUEST_SPANS} marked {GUEST_MARK}\ncame from OpenAI, and hang under the session that they belong to, in the app's trace.",
+            f"The {GUEST_SPANS} marked {GUEST_MARK}\n"
+            "came from OpenAI, and hang under the session that they belong to, in the app's trace.",
             file=stream,
         )
 

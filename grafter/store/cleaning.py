@@ -8,16 +8,19 @@ and whatever is queued behind it is behind it in the log too.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from grafter.core.model import Key
 from grafter.store import records
+from grafter.store.base import Outcome
+from grafter.store.held import CHUNK_BYTES, position
 from grafter.store.index import Index
 from grafter.store.records import CHUNK, LOCATION, ROW, Chunk, RecordType
-from grafter.store.recovery import guests_of
+from grafter.store.replay import guests_of
 from grafter.store.segments import Damage, Segment, SegmentLog
+from grafter.store.table import Table
 from grafter.store.writer import Place, Row, Writer, nothing
 
 _LOG = logging.getLogger(__name__)
@@ -64,16 +67,16 @@ class Cleaner:
 
     def look(self) -> None:
         """Give up what is dead, and begin to copy when too much is."""
-        log, index = self._log, self._index
+        log, table = self._log, self._index.table
         for number in list(log.segments):
-            if number >= self._writer.applied or number == log.newest or number in index.live:
+            if number >= self._writer.applied or number == log.newest or number in table.live:
                 break
             if number not in self._giving_up:
                 self._giving_up.add(number)
                 self._submit(self._discard(number))
         if self._busy or len(log.segments) < 3:
             return
-        live = index.bytes + index.parts * _PART_COST + index.spans * 8
+        live = table.bytes + table.parts * _PART_COST + table.spans * 8
         if log.disk_bytes <= _WASTE * live + 2 * log.segment_bytes:
             self._pass_end = self._floor = 0
             return
@@ -153,14 +156,14 @@ class Cleaner:
 
     def _copy(self, segment: Segment, rows: Iterator[tuple[Key, Key | None, bytes, int]], *, skipped: bool) -> None:
         """One step: look at some parts of the oldest segment, and have those that are live written again."""
-        index = self._index
+        table, bundles = self._index.table, self._index.bundles
         live: list[tuple[Key, Chunk]] = []
         size = 0
         ended = True
         for examined, (key, own, row, body) in enumerate(rows, 1):
-            found = index.locate(key, own, row, segment.number, body)
+            found = _located(table, key, own, row, segment.number, body)
             if found is not None:
-                if index.settled_soon(found[0]):
+                if bundles.settled_soon(found[0]):
                     # It may be settled or moved by what is being written, and must not come back behind that.
                     skipped = True
                 else:
@@ -176,7 +179,7 @@ class Cleaner:
                 self._copy(segment, rows, skipped=skipped)
                 return
             self._busy = False
-            if segment.number in self._index.live and not skipped:
+            if segment.number in table.live and not skipped:
                 _LOG.error("held parts of segment %d are damaged and keep it on the disk", segment.number)
                 self._rest()
             elif not skipped:
@@ -185,7 +188,7 @@ class Cleaner:
         if not live:
             self._loop.call_soon(then)
             return
-        outcomes = index.outcomes({key for key, _ in live})
+        outcomes = _outcomes(table, {key for key, _ in live})
         rows_written: list[bytes] = []
 
         def prepare() -> Sequence[Row]:
@@ -207,6 +210,42 @@ class Cleaner:
                 self._index.relocate(key, location + row)
 
         self._submit(prepare, then, apply)
+
+
+def _located(table: Table, key: Key, own: Key | None, row: bytes, segment: int, body: int) -> tuple[Key, bytes] | None:
+    """Under which key, and as which chunk, a part that lies at this place is held; None when it is not.
+
+    ``key`` and ``row`` are what its record says, ``own`` is its guest's key: it may have been moved since.
+    """
+    guest = table.guests.get(own) if own is not None else None
+    place = LOCATION.pack(segment, body)
+    for candidate in (key, own, guest.host if guest is not None else None):
+        held = table.entries.get(candidate) if candidate is not None else None
+        if candidate is None or held is None:
+            continue
+        at = position(held.chunks, int.from_bytes(row[:8], "little"))
+        chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
+        if chunk[: LOCATION.size] == place and chunk[LOCATION.size + 8 :] == row[8:]:
+            return candidate, chunk
+        if own is None:
+            continue
+        # It was numbered anew when it moved, so it has to be looked for by its place.
+        for at in range(0, len(held.chunks), CHUNK_BYTES):
+            chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
+            if chunk[: LOCATION.size] == place and CHUNK.unpack(chunk)[8] == ROW.unpack(row)[6]:
+                return candidate, chunk
+    return None
+
+
+def _outcomes(table: Table, keys: Collection[Key]) -> Mapping[tuple[str, Outcome], list[tuple[Key, int]]]:
+    """What is known of exports of these keys, as records say it."""
+    known: dict[tuple[str, Outcome], list[tuple[Key, int]]] = {}
+    for key in keys:
+        held = table.entries[key]
+        if held.pin is not None:
+            for exporter, outcome in held.pin.outcomes.items():
+                known.setdefault((exporter, outcome), []).append((key, held.pin.up_to))
+    return known
 
 
 def _copied_parts(live: Sequence[tuple[Key, Chunk]], segment: Segment) -> tuple[Sequence[bytes], list[bytes]]:

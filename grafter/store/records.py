@@ -120,6 +120,11 @@ def parts_body(
     ]
 
 
+def move_body(move: Move) -> Sequence[bytes]:
+    """A PARTS body of a move alone."""
+    return parts_body((), (), (), PARTS_HEAD.size, (move,))
+
+
 def decode_parts(body: memoryview) -> Parts:
     """Raises RecordError when the body is not what its header says."""
     try:
