@@ -46,6 +46,18 @@ _DOOR_SHARE = 0.3
 _YOUNG_SECONDS, _MIDDLE_EVERY, _FULL_EVERY = 1.0, 10, 900
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What makes a service one of ``service.workers`` processes.
+
+    The doors share ports that their parent holds, memory is shared out among them, and /healthz, /readyz and /metrics
+    are the parent's to answer.
+    """
+
+    recovers: bool
+    """Whether it counts what the store held at the start, which all of them find there and one must count."""
+
+
 @dataclass(slots=True)
 class Running:
     """A service that runs."""
@@ -61,11 +73,12 @@ class Running:
 
 
 @asynccontextmanager
-async def running(config: Config, metrics: Metrics | None = None, *, worker: bool = False) -> AsyncIterator[Running]:
+async def running(
+    config: Config, metrics: Metrics | None = None, *, worker: Worker | None = None
+) -> AsyncIterator[Running]:
     """Run everything that the config names until left.
 
-    As a ``worker`` it is one of ``service.workers`` processes: the doors share ports that their parent holds, memory is
-    shared out among them, and /healthz, /readyz and /metrics are the parent's to answer.
+    As a ``worker`` it is one of several, and not the one that answers for them.
     Raises OSError or ValueError, with a message for people, when something cannot be opened.
     """
     metrics = metrics or Metrics()
@@ -74,12 +87,12 @@ async def running(config: Config, metrics: Metrics | None = None, *, worker: boo
     door_seconds = shutdown_seconds * _DOOR_SHARE
     service = Running(metrics, Health())
     async with AsyncExitStack() as stack:
-        if config.extensions.health_check is not None and not worker:
+        if config.extensions.health_check is not None and worker is None:
             service.health.readiness_on_store = config.extensions.health_check.readiness_on_store
             _, service.ports["health"] = await stack.enter_async_context(
                 serving(health_app(service.health), config.extensions.health_check.endpoint, None, 1.0)
             )
-        if not worker:
+        if worker is None:
             _, service.ports["metrics"] = await stack.enter_async_context(
                 serving(
                     metrics_app(metrics, lambda: service.count_recovered()),
@@ -95,7 +108,7 @@ async def running(config: Config, metrics: Metrics | None = None, *, worker: boo
             name: await stack.enter_async_context(open_exporter(name, exporter, metrics))
             for name, exporter in active.exporters.items()
         }
-        _watch(service, store, exporters)
+        _watch(service, store, exporters, recovers=worker is None or worker.recovers)
         processor = Processor(
             store,
             [exporters[name] for name in active.pipelines["traces"].exporters],
@@ -110,7 +123,7 @@ async def running(config: Config, metrics: Metrics | None = None, *, worker: boo
         consumer: Consumer = processor
         total = total_memory()
         if total is not None:
-            limit = config.service.memory_limit.of(total) // (config.service.workers if worker else 1)
+            limit = config.service.memory_limit.of(total) // (1 if worker is None else config.service.workers)
             consumer = await stack.enter_async_context(guarding(processor, limit))
         storing, consumer = consumer, _Gate(consumer, service.health)
         forwarding = Forwarding(
@@ -133,7 +146,7 @@ async def running(config: Config, metrics: Metrics | None = None, *, worker: boo
                     metrics,
                     door_seconds / len(active.receivers),
                     storing=storing,
-                    share_ports=worker,
+                    share_ports=worker is not None,
                 )
             )
             service.ports.update(ports)
@@ -176,13 +189,13 @@ async def _open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[Embe
         yield store
 
 
-def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Exporter]) -> None:
+def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Exporter], *, recovers: bool) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
     recovered = forgotten = 0
 
     def count_recovered() -> None:
         nonlocal recovered, forgotten
-        found = store.stats().recovered_spans
+        found = store.stats().recovered_spans if recovers else 0
         service.metrics.recovered_spans.inc(found - recovered)
         recovered = found
         service.metrics.forgotten_traces.inc(store.forgotten - forgotten)

@@ -30,20 +30,21 @@ class Start:
     """Of the worker, from 0; the one that takes the place of a dead worker has the same."""
     metrics: str
     """The directory in which the workers count."""
+    recovers: bool
+    """Whether it is the one that counts what the store held at the start."""
     config: Config
     """Without a port left to choose."""
 
     def to_bytes(self) -> bytes:
         # Pickled, since printed configs leave the secrets out. Only this process's own child ever reads it.
-        data = pickle.dumps((self.number, self.metrics, self.config))
+        data = pickle.dumps((self.number, self.metrics, self.recovers, self.config))
         return len(data).to_bytes(_LENGTH, "big") + data
 
 
 def receive_start(channel: socket.socket) -> Start:
     """Wait for the Start. Raises EOFError when the parent went away before it was whole."""
     length = int.from_bytes(_receive(channel, _LENGTH), "big")
-    number, metrics, config = pickle.loads(_receive(channel, length))
-    return Start(number, metrics, config)
+    return Start(*pickle.loads(_receive(channel, length)))
 
 
 def _receive(channel: socket.socket, length: int) -> bytes:

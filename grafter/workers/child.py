@@ -18,7 +18,7 @@ from prometheus_client import values
 from grafter import allocator, logs
 from grafter.memory_limit import total_memory
 from grafter.process import end_by, failure_line
-from grafter.service import Running, running
+from grafter.service import Running, Worker, running
 from grafter.tasks import task_group
 from grafter.workers.channel import ASK, STOP, Report, Start, receive_start
 
@@ -31,7 +31,8 @@ def main(descriptor: int) -> int:
     try:
         start = receive_start(channel)
     except EOFError:
-        return 1
+        # The parent stops, or is gone: there is nothing to begin.
+        return 0
     _count_into(start.metrics, start.number)
     service, workers = start.config.service, start.config.service.workers
     logs.configure(service.telemetry.logs.level, service.telemetry.logs.encoding)
@@ -78,7 +79,7 @@ async def _work(start: Start, channel: socket.socket) -> int:
     async with task_group() as tasks:
         listening = tasks.create_task(listen(), name="parent")
         try:
-            async with running(start.config, worker=True) as served:
+            async with running(start.config, worker=Worker(start.recovers)) as served:
                 writer.write(report().to_line())
                 await stop.wait()
                 end_by(start.config.service.shutdown_timeout.seconds + 1.0)

@@ -101,6 +101,8 @@ class Fleet:
         self._stop = asyncio.Event()
         self._news = asyncio.Event()
         self._failure = ""
+        self._opened = asyncio.Event()
+        """The first worker has counted what the store held, and others may change that."""
         self._started = False
         self.restarts = 0
         self.orderly = True
@@ -188,6 +190,7 @@ class Fleet:
             if not self._started:
                 self._failure = self._failure or worker.report.error or f"a worker {how} before it was ready"
                 self._news.set()
+                self._opened.set()
                 return
             failures = 0 if clock() - began >= _STEADY_SECONDS else failures + 1
             delay = min(_FIRST_DELAY * 2**failures, _LONGEST_DELAY)
@@ -214,15 +217,22 @@ class Fleet:
             )
         worker.process = process
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LINE_BYTES)
-        worker.writer = writer
         try:
-            worker.say(Start(worker.number, self.directory, self._config).to_bytes())
+            first = worker.number == 0 and not self._opened.is_set()
+            if not first:
+                await self._opened.wait()
             if self._stop.is_set():
-                worker.say(STOP)
+                writer.close()
+            else:
+                writer.write(Start(worker.number, self.directory, first, self._config).to_bytes())
+                # Not earlier: a Start comes first.
+                worker.writer = writer
             with suppress(ConnectionError):
                 while line := await reader.readline():
                     worker.hear(read_report(line))
                     self._news.set()
+                    if worker.ready:
+                        self._opened.set()
             return await process.wait()
         finally:
             worker.process = worker.writer = None
