@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "config": {"core"},
     # Bytes.
     "otlp": {"core", "consumer", "errors"},
-    "store": {"core", "errors"},
+    "store": {"core", "errors", "tasks"},
     # Between the doors.
     "realtime_guests": {"core", "store.base"},
     "assemble": {"core", "otlp", "consumer", "telemetry", "store.base", "realtime_guests"},
@@ -46,6 +46,7 @@ ROOMS: dict[str, set[str]] = {
     # Wiring: config in, running rooms out.
     "doors_in": EDGE | {"config", "receiver", "forwarding"},
     "doors_out": EDGE | {"config", "exporter"},
+    "stores": EDGE | {"config", "store"},
     "service": EDGE
     | {
         "allocator",
@@ -58,8 +59,9 @@ ROOMS: dict[str, set[str]] = {
         "logs",
         "memory_limit",
         "processor",
-    }
-    | {"receiver", "store"},
+        "receiver",
+        "stores",
+    },
     # The terminal.
     "commands": FRONT | EDGE | {"processor", "store"},
     "cli": FRONT | {"commands", "telemetry"},
@@ -72,6 +74,7 @@ ONLY_IN: dict[str, set[str]] = {
     "opentelemetry.proto": {"otlp", "commands", "receiver"},
     "pydantic": {"config"},
     "sqlite3": {"store"},
+    "hiredis": {"store"},
     "typer": {"cli"},
     "prometheus_client": {"telemetry", "health"},
 }

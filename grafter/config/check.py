@@ -20,6 +20,7 @@ from grafter.config.model import component_type
 from grafter.config.models import SECTIONS, UNCONFIGURED, Config
 from grafter.config.problems import nearest
 from grafter.config.receivers import OpenAIReceiver, OtlpReceiver
+from grafter.config.stores import EmbeddedStore
 from grafter.config.tree import Loc, path_of
 from grafter.config.units import Endpoint, is_loopback
 
@@ -156,6 +157,9 @@ def _store(config: Config) -> Iterator[Finding]:
     if store.max_trace_bytes > store.max_bytes:
         larger = f"{store.max_trace_bytes} is more than max_bytes, {store.max_bytes}"
         yield Finding((*where, "max_trace_bytes"), larger, also=((*where, "max_bytes"),))
+    if store.redis is not None and store.embedded != EmbeddedStore():
+        both = "stands beside embedded; a store is one or the other"
+        yield Finding((*where, "redis"), both, also=((*where, "embedded"),))
 
 
 def listening(config: Config) -> Iterator[tuple[Loc, Endpoint]]:

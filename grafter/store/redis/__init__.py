@@ -1,8 +1,8 @@
 """The store that replicas share: Redis or Valkey, alone, behind Sentinel, or as a cluster.
 
-Everything that is decided about a key is decided by a script on the server that has it (``lua/``), so that replicas need
-no word among each other: any of them files any part, each due key is handed to one of them, and a token that is no
-longer the key's own does nothing. All keys of a trace lie in one of 64 buckets, which is one slot of a cluster; a
+Everything that is decided about a key is decided by a script on the server that has it (``lua/``), so that replicas
+need no word among each other: any of them files any part, each due key is handed to one of them, and a token that is
+no longer the key's own does nothing. All keys of a trace lie in one of 64 buckets, which is one slot of a cluster; a
 request is one pipeline of at most one script a bucket in a cluster, and one script otherwise.
 
     address     what a URL says

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from grafter.core.model import Key
 from grafter.core.policy import Waits
 from grafter.store.redis.connection import Command, Reply
 from grafter.store.redis.layout import BUCKETS, Layout, Reader, relative
@@ -40,7 +41,7 @@ class Engine:
         self.wait_replicas = wait_replicas
         self.sums = Sums(max_bytes)
         self.reader = Reader()
-        self.leases: dict[int, set[bytes]] = {}
+        self.leases: dict[int, set[Key]] = {}
         """What this process owns, by token; for giving it back at a stop."""
         self._scripts = scripts
         self._left = 0

@@ -220,9 +220,7 @@ class Filing:
         async with self._alone([own]):
             bucket = bucket_of(own)
             item: Item = (bucket, ())
-            runs, _ = await engine.run(
-                "guest", [item], (b"moving", bucket, own, token, host, engine.order())
-            )
+            runs, _ = await engine.run("guest", [item], (b"moving", bucket, own, token, host, engine.order()))
             up_to = runs[0][1]
             if not up_to:
                 return False

@@ -7,7 +7,7 @@ are in; then they are taken, and who comes second gets nothing.
 from collections.abc import Sequence
 from itertools import chain
 
-from grafter.core.model import Key, UnixNano
+from grafter.core.model import Key, UnixNano, guest_key
 from grafter.core.state import GuestState
 from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, Plain, StoredPart
@@ -18,9 +18,7 @@ from grafter.store.redis.layout import (
     BUCKETS,
     ELEMENT,
     Head,
-    absolute,
     bucket_of,
-    guest_key,
     guest_states,
     link_host,
     outcomes,
@@ -36,7 +34,7 @@ _ROOT = 1
 class HeldBundle(Bundle):
     """A bundle with its parts, where they came with it."""
 
-    __slots__ = ("over", "parts", "spent")
+    __slots__ = ("over", "parts")
 
     def __init__(self, token: int, at: UnixNano, lease: int) -> None:
         super().__init__(token, at, lease)
@@ -141,7 +139,7 @@ class Handing:
             for name, state in guests.items():
                 host = hosts[name]
                 if host is not None and state.host != host:
-                    state.host, state.sampled = host, None  # type: ignore[assignment]
+                    state.host, state.sampled = host, None
 
     # Bundles.
 
@@ -278,6 +276,3 @@ class Handing:
                 for i, key in enumerate(keys)
             ]
         )
-
-
-__all__ = ["Handing", "HeldBundle", "absolute"]

@@ -8,7 +8,7 @@ from binascii import crc32
 from collections.abc import Mapping, Sequence
 from struct import Struct
 
-from grafter.core.model import Envelope, Facts, GuestFacts, Key, Part, UnixNano, guest_key
+from grafter.core.model import Envelope, GuestFacts, Key, Part, TraceId, UnixNano
 from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
 from grafter.store.base import Memory, Outcome, StoredPart
@@ -23,9 +23,9 @@ EPOCH = 1_798_761_600 * 1_000_000_000
 """2027-01-01T00:00:00Z."""
 
 HEAD = Struct("<9B6I9d")
-"""A held key: version, facts, remembered, fresh, leased, given, bundle, outcomes, queue; parts, host spans, guest spans,
-guest parts, parts that the claim covers, parts that are pinned; bytes, first, last, seen, last arrival, moment that was
-given, token, last arrival that the claim covers, last arrival that is pinned."""
+"""A held key: version, facts, remembered, fresh, leased, given, bundle, outcomes, queue; parts, host spans, guest
+spans, guest parts, parts that the claim covers, parts that are pinned; bytes, first, last, seen, last arrival, moment
+that was given, token, last arrival that the claim covers, last arrival that is pinned."""
 ITEM = Struct("<BBBIId")
 """A part on its way: bucket, kind, facts, spans, size, now; then its key."""
 ELEMENT = Struct("<BBHIIIqq")
@@ -38,7 +38,6 @@ MEMORY = Struct("<BBd")
 """Before a memory: version, whether it names a host, since when; then the host and the blob."""
 
 GUEST = 0x80
-_EMPTY: Mapping[str, Outcome] = {}
 
 
 def bucket_of(key: bytes) -> int:
@@ -182,11 +181,11 @@ def outcomes(flat: Sequence[bytes]) -> dict[str, Outcome]:
     return {flat[i].decode(): Outcome(flat[i + 1].decode()) for i in range(0, len(flat), 2)}
 
 
-def link_host(raw: bytes | None) -> Key | None:
+def link_host(raw: bytes | None) -> TraceId | None:
     """The host that a guest's link names."""
     if raw is None or raw[0] != VERSION or not raw[1]:
         return None
-    return Key(raw[LINK.size : LINK.size + 16])
+    return TraceId(raw[LINK.size : LINK.size + 16])
 
 
 def decode_memory(key: Key, raw: bytes | None, now: int, remember: int) -> Memory | None:
@@ -198,28 +197,3 @@ def decode_memory(key: Key, raw: bytes | None, now: int, remember: int) -> Memor
         return None
     begin = MEMORY.size + (16 if named else 0)
     return Memory(key, raw[begin:], Key(raw[MEMORY.size : begin]) if named else None)
-
-
-__all__ = [
-    "BUCKETS",
-    "ELEMENT",
-    "EPOCH",
-    "FORMAT",
-    "GUEST",
-    "ITEM",
-    "Facts",
-    "Head",
-    "Layout",
-    "Reader",
-    "absolute",
-    "bucket_of",
-    "decode_guest_element",
-    "decode_memory",
-    "element",
-    "guest_element",
-    "guest_key",
-    "guest_states",
-    "link_host",
-    "outcomes",
-    "relative",
-]

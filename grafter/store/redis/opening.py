@@ -134,8 +134,8 @@ async def check(server: Server, address: addresses.Address) -> None:
     policy = facts.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise StoreError(
-            f"Redis at {server.where} evicts keys when its memory is full (maxmemory-policy {policy}), held traces among"
-            " them; run `redis-cli CONFIG SET maxmemory-policy noeviction` and set the same in its configuration"
+            f"Redis at {server.where} evicts keys when its memory is full (maxmemory-policy {policy}), held traces"
+            " among them; run `redis-cli CONFIG SET maxmemory-policy noeviction` and set the same in its configuration"
         )
 
 

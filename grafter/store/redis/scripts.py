@@ -85,5 +85,3 @@ def table(look_at: LookAt, waits: Waits) -> bytes:
 
 def _quoted(raw: bytes) -> str:
     return '"' + "".join(f"\\{byte:03d}" for byte in raw) + '"'
-
-

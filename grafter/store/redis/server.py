@@ -104,9 +104,7 @@ class Server:
             self.last_error = ""
         return replies
 
-    async def _mended(
-        self, connection: Connection, commands: Sequence[Command], replies: list[Reply]
-    ) -> list[Reply]:
+    async def _mended(self, connection: Connection, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
         """Do again what was not done for want of a script; make a new connection next time where that may help."""
         answers = {answer_of(reply) for reply in replies if isinstance(reply, ReplyError)}
         if Answer.NOSCRIPT in answers:

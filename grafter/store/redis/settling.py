@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from grafter.core.model import Key, UnixNano
 from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
+from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.filing import evidence
-from grafter.store.redis.layout import bucket_of, decode_memory, link_host, relative
-from grafter.store.redis.connection import Command
+from grafter.store.redis.layout import bucket_of, decode_memory, relative
 from grafter.store.redis.scripts import Argument, Item
 
 _ONE = ord("1")
@@ -84,7 +84,7 @@ class Settling:
             await self._settle([(bucket_of(m.key), _memory(m)) for m in left], now, len(left), 0)
         for settlement in settlements:
             self._given_back(settlement.claim.token, settlement.claim.key)
-        if any(settlement.memories for settlement in settlements):
+        if any(own and settlement.memories for own, settlement in zip(done, settlements, strict=True)):
             await self._forget(now)
         return done
 
@@ -182,9 +182,7 @@ class Settling:
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         """See Store.recall."""
         engine = self._engine
-        commands: list[tuple[int, Command]] = [
-            (bucket_of(key), ("GET", engine.layout.name(b"y", key))) for key in keys
-        ]
+        commands: list[tuple[int, Command]] = [(bucket_of(key), ("GET", engine.layout.name(b"y", key))) for key in keys]
         replies = await engine.commands(commands)
         remember = engine.waits.remember
         return [decode_memory(key, raw, now, remember) for key, raw in zip(keys, replies, strict=True)]
@@ -192,6 +190,3 @@ class Settling:
 
 def _memory(memory: Memory) -> list[Argument]:
     return [b"y", bucket_of(memory.key), memory.key, memory.host or b"", memory.blob]
-
-
-__all__ = ["Settling", "link_host"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from grafter.core.model import Key, Part, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart
-from grafter.store.redis.engine import Engine
+from grafter.store.redis.engine import Engine, Run
 from grafter.store.redis.filing import Filing
 from grafter.store.redis.handing import Handing
 from grafter.store.redis.layout import Head, bucket_of, relative
@@ -77,7 +77,7 @@ class RedisStore:
     async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
         if not self._handing.owned(bundle):
             return False
-        done = all([reply == 1 for _, reply in await self._of_bundle(b"intend", bundle, exporter.encode())])
+        done = all(reply == 1 for _, reply in await self._of_bundle(b"intend", bundle, exporter.encode()))
         if done:
             bundle.intended = exporter
         return done
@@ -110,9 +110,7 @@ class RedisStore:
         place = {key: i for i, key in enumerate(bundle.keys)}
         return await self._handing.claims(sorted(taken, key=lambda one: place[one[0]]))
 
-    async def _of_bundle(
-        self, what: bytes, bundle: Bundle, word: bytes
-    ) -> list[tuple[Sequence[int], int | Sequence[Sequence[bytes]]]]:
+    async def _of_bundle(self, what: bytes, bundle: Bundle, word: bytes) -> list[Run]:
         items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in bundle.keys]
         head: Sequence[Argument] = (what, bundle.token, word)
         runs, _ = await self.engine.run("bundle", items, head)

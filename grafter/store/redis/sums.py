@@ -1,4 +1,4 @@
-"""What is held, by bucket, as this process knows it: its own doings at once, those of other replicas within a second."""
+"""What is held, by bucket, as this process knows it: its own doings at once, other replicas' within a second."""
 
 from collections.abc import Sequence
 

@@ -7,11 +7,12 @@ from typing import Protocol
 from hiredis import ReplyError
 
 from grafter.store.redis.address import Address, Kind, Peer
+from grafter.store.redis.cluster import Cluster
 from grafter.store.redis.connection import Command, Lost, Reply, connected, tls_context
 from grafter.store.redis.layout import Layout
 from grafter.store.redis.scripts import Item, Scripts
-from grafter.store.redis.cluster import Cluster
 from grafter.store.redis.server import Server, checked, replicated
+
 
 class Topology(Protocol):
     """Where commands go. All raise UnavailableError when an answer is missing or an error."""

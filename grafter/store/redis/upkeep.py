@@ -1,6 +1,7 @@
 """What a replica does beside its work: it learns what the others did, and keeps what is held from expiring.
 
-Every record has an expiry, so that a Redis which every replica has left empties itself. While one lives, it puts that off.
+Every record has an expiry, so that a Redis which every replica has left empties itself. A replica that lives puts
+that off.
 """
 
 import asyncio

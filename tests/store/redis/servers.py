@@ -62,7 +62,7 @@ class Server:
                 path.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {self.directory}\n{self._sentinel}\n")
             arguments = [str(path), "--sentinel"]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen([executable(), *arguments], stdout=log, stderr=log)  # noqa: S603
+            self._process = subprocess.Popen([executable(), *arguments], stdout=log, stderr=log)
         deadline = time.monotonic() + 20
         while True:
             with contextlib.suppress(OSError):
@@ -135,8 +135,7 @@ def cluster(nodes: int = 3) -> Iterator[list[Server]]:
     """A cluster of primaries."""
     running: list[Server] = []
     try:
-        for _ in range(nodes):
-            running.append(Server("--cluster-enabled", "yes", "--cluster-node-timeout", "2000"))
+        running += [Server("--cluster-enabled", "yes", "--cluster-node-timeout", "2000") for _ in range(nodes)]
         for number, node in enumerate(running):
             first, last = 16384 * number // nodes, 16384 * (number + 1) // nodes - 1
             node.ask([("CLUSTER", "ADDSLOTS", *range(first, last + 1))])
