@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import uvloop
 
@@ -21,9 +20,8 @@ from grafter import __version__, allocator, logs
 from grafter.assemble import Assembler
 from grafter.config import Config
 from grafter.consumer import Consumer, Exporter, Signal
-from grafter.core.lifecycle import look_at
 from grafter.core.model import Part
-from grafter.core.policy import SECOND, GraftPolicy, Mode
+from grafter.core.policy import SECOND
 from grafter.doors_in import open_receiver
 from grafter.doors_out import open_exporter
 from grafter.errors import UnavailableError
@@ -33,8 +31,7 @@ from grafter.memory_limit import guarding, total_memory
 from grafter.process import end_by, failure_line, stop_signals
 from grafter.processor import Limits, Processor
 from grafter.receiver.http_common import serving
-from grafter.store import embedded
-from grafter.store.embedded import EmbeddedStore
+from grafter.stores import OpenedStore, open_store, trouble
 from grafter.tasks import task_group
 from grafter.telemetry import Held, Metrics
 
@@ -102,7 +99,7 @@ async def running(
                 )
             )
         policy = config.graft_policy()
-        store = await stack.enter_async_context(_open_store(config, policy))
+        store = await stack.enter_async_context(open_store(config, policy))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
         exporters = {
             name: await stack.enter_async_context(open_exporter(name, exporter, metrics))
@@ -172,24 +169,7 @@ class _Gate(Consumer):
         await self._consumer.consume(parts)
 
 
-@asynccontextmanager
-async def _open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[EmbeddedStore]:
-    settings = config.extensions.store
-    async with embedded.opened(
-        None if settings.embedded.memory else Path(settings.embedded.directory),
-        waits=policy.waits,
-        max_bytes=settings.max_bytes,
-        max_trace_bytes=settings.max_trace_bytes,
-        lease_ns=int(settings.lease),
-        fsync=settings.embedded.fsync,
-        fsync_interval=settings.embedded.fsync_interval.seconds,
-        guests_apart=policy.mode is Mode.STREAM,
-        look_at=look_at,
-    ) as store:
-        yield store
-
-
-def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Exporter], *, recovers: bool) -> None:
+def _watch(service: Running, store: OpenedStore, exporters: Mapping[str, Exporter], *, recovers: bool) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
     recovered = forgotten = 0
 
@@ -217,8 +197,8 @@ def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Expor
 
     def troubles() -> dict[str, str]:
         found = {}
-        if not store.up or store.full:
-            found["store"] = "full" if store.up else "not taking parts"
+        if wrong := trouble(store):
+            found["store"] = wrong
         if store.stats().recovering:
             found["recovery"] = "the index is being rebuilt; input is taken"
         for name, exporter in exporters.items():
@@ -267,7 +247,8 @@ async def _serve(config: Config) -> int:
             # One second more, for what ends by itself at the very end.
             end_by(config.service.shutdown_timeout.seconds + 1.0)
             held = service.held().spans
-            if held and config.extensions.store.embedded.memory:
+            store = config.extensions.store
+            if held and store.redis is None and store.embedded.memory:
                 logger.warning("the store is in memory: %d held spans end with this process", held)
     return 0
 

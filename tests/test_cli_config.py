@@ -56,7 +56,10 @@ def test_validate_says_all_that_is_wrong(config: str) -> None:
 
 def test_workers_of_an_embedded_store_are_refused(config: str) -> None:
     """Said in the option or in the file, it is one line with the reason; none at all is a wrong use of the option."""
-    reason = "service.workers: 3 processes need a store that they share; the embedded store belongs to one"
+    reason = (
+        "service.workers: 3 processes need a store that they share, extensions.store.redis; "
+        "the embedded store belongs to one"
+    )
     env: dict[str, str | None] = {"GRAFTER_TEST_KEY": "hcaik_1"}
     by_option = grafter("run", "--config", config, "--workers", "3", env=env)
     assert (by_option.exit_code, by_option.stderr.splitlines()) == (1, [f"--workers: {reason}"])

@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "config": {"core"},
     # Bytes.
     "otlp": {"core", "consumer", "errors"},
-    "store": {"core", "errors"},
+    "store": {"core", "errors", "tasks"},
     # Between the doors.
     "realtime_guests": {"core", "store.base"},
     "assemble": {"core", "otlp", "consumer", "telemetry", "store.base", "realtime_guests"},
@@ -50,6 +50,7 @@ ROOMS: dict[str, set[str]] = {
     # Wiring: config in, running rooms out.
     "doors_in": EDGE | {"config", "receiver", "forwarding"},
     "doors_out": EDGE | {"config", "exporter"},
+    "stores": EDGE | {"config", "store"},
     "service": EDGE
     | {
         "allocator",
@@ -63,8 +64,9 @@ ROOMS: dict[str, set[str]] = {
         "memory_limit",
         "process",
         "processor",
-    }
-    | {"receiver", "store"},
+        "receiver",
+        "stores",
+    },
     # Several processes: the parent, and the service in each child.
     "workers": {"allocator", "config", "health", "logs", "memory_limit", "process", "receiver", "service", "tasks"}
     | {"telemetry"},
@@ -80,6 +82,7 @@ ONLY_IN: dict[str, set[str]] = {
     "opentelemetry.proto": {"otlp", "commands", "receiver"},
     "pydantic": {"config"},
     "sqlite3": {"store"},
+    "hiredis": {"store"},
     "typer": {"cli"},
     "prometheus_client": {"telemetry", "health", "workers"},
 }

@@ -22,14 +22,12 @@ from grafter.config.load import load
 from grafter.config.models import (
     Active,
     Config,
-    EmbeddedStore,
     Extensions,
     HealthCheck,
     PassThroughPipeline,
     Pipeline,
     Pipelines,
     Service,
-    StoreExtension,
     Telemetry,
     TelemetryLogs,
     TelemetryMetrics,
@@ -51,6 +49,7 @@ from grafter.config.receivers import (
     Tee,
 )
 from grafter.config.show import as_json, as_schema, as_yaml, lines
+from grafter.config.stores import EmbeddedStore, RedisStore, StoreExtension
 from grafter.config.units import Duration, Endpoint, MemoryLimit, Size, Target, Url
 
 __all__ = [
@@ -85,6 +84,7 @@ __all__ = [
     "Protocols",
     "Receiver",
     "RedactKeys",
+    "RedisStore",
     "Retry",
     "SendingBatch",
     "SendingQueue",

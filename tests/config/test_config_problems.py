@@ -239,7 +239,8 @@ def test_one_mistake_is_one_line(problems: Problems, text: str, problem: str) ->
         ),
         (
             "service:\n  workers: 2",
-            "a.yaml:2: service.workers: 2 processes need a store that they share; the embedded store belongs to one",
+            "a.yaml:2: service.workers: 2 processes need a store that they share, "
+            "extensions.store.redis; the embedded store belongs to one",
         ),
         (
             "service: {workers: 0}",
