@@ -72,21 +72,28 @@ SPANS = len(spans_in(recorded_call()))
 class Sender:
     """A client that sends whole traces over new connections, and sends again what was not answered."""
 
-    def __init__(self, ports: dict[str, int]) -> None:
+    def __init__(
+        self,
+        ports: dict[str, int],
+        bodies: Callable[[int], list[bytes]] = lambda number: [trace(number)],
+        first: int = 0,
+    ) -> None:
+        """``bodies``: the requests of a trace by its number; ``first``: the number before the first."""
         self._ports = ports
-        self.sent = 0
+        self._bodies = bodies
+        self.sent = first
         self.retries = 0
         self.odd: list[str] = []
         """Failures other than a connection that broke or was refused."""
 
     async def send(self) -> None:
-        """One trace, by one door or the other, until it is acknowledged."""
+        """One trace, by one door or the other, until all of it is acknowledged."""
         self.sent += 1
-        body = trace(self.sent)
         door = self._grpc if self.sent % 2 else self._http
-        while not await door(body):
-            self.retries += 1
-            await asyncio.sleep(0.01)
+        for body in self._bodies(self.sent):
+            while not await door(body):
+                self.retries += 1
+                await asyncio.sleep(0.01)
 
     async def _grpc(self, body: bytes) -> bool:
         # A channel of its own: otherwise the process shares one connection for all.
