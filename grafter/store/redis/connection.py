@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from hiredis import ProtocolError, Reader, ReplyError, pack_command
 
@@ -99,8 +99,8 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's are no subclass.
+        self._transport = cast(asyncio.Transport, transport)
         found = transport.get_extra_info("socket")
         if found is not None and found.family != socket.AF_UNIX:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
