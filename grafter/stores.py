@@ -25,9 +25,8 @@ async def open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[Opene
         async with opening.opened(
             settings.redis.url,
             waits=policy.waits,
-            max_bytes=int(settings.max_bytes),
-            # A Size prints with its unit, which no script can read.
-            max_trace_bytes=int(settings.max_trace_bytes),
+            max_bytes=settings.max_bytes,
+            max_trace_bytes=settings.max_trace_bytes,
             lease_ns=int(settings.lease),
             guests_apart=apart,
             look_at=look_at,

@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclasses of asyncio's.
+        # uvloop's are no subclass.
         self._transport = cast(asyncio.Transport, transport)
         found = transport.get_extra_info("socket")
         if found is not None and found.family != socket.AF_UNIX:

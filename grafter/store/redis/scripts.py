@@ -34,10 +34,10 @@ class Scripts:
                 f"-- grafter {version}",
                 f"local P = {_quoted(prefix)}",
                 f"local APART = {'true' if apart else 'false'}",
-                f"local MAX_TRACE = {max_trace_bytes}",
-                f"local REMEMBER = {waits.remember}",
+                f"local MAX_TRACE = {int(max_trace_bytes):d}",
+                f"local REMEMBER = {int(waits.remember):d}",
                 f"local TTL = {RUBBISH_MS}",
-                f"local MEMORY_TTL = {waits.remember // 1_000_000 + 60_000}",
+                f"local MEMORY_TTL = {int(waits.remember) // 1_000_000 + 60_000:d}",
                 f"local TABLE = {_quoted(table(look_at, waits))}",
                 "",
             )

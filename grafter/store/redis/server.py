@@ -94,8 +94,7 @@ class Server:
         try:
             replies = await connection.send(commands)
         except Lost as error:
-            self.last_error = str(error)
-            raise UnavailableError(f"Redis at {self.where}: {error}", reason="store_down") from error
+            raise self.unavailable(str(error)) from error
         for reply in replies:
             if isinstance(reply, ReplyError):
                 replies = await self._mended(connection, commands, replies)
@@ -118,11 +117,15 @@ class Server:
                 for i, reply in zip(again, await connection.send([commands[i] for i in again]), strict=True):
                     replies[i] = reply
             except Lost as error:
-                self.last_error = str(error)
-                raise UnavailableError(f"Redis at {self.where}: {error}", reason="store_down") from error
+                raise self.unavailable(str(error)) from error
         if answers & RECONNECT:
             self.forget()
         return replies
+
+    def unavailable(self, what: str) -> UnavailableError:
+        """It could not be asked, or did not do what was asked for."""
+        self.last_error = f"Redis at {self.where}: {what}"
+        return UnavailableError(self.last_error, reason="store_down")
 
     def failed(self, error: ReplyError) -> UnavailableError:
         """What an error among the answers means for whoever asked."""
@@ -147,9 +150,7 @@ class Server:
         wait = self._retry_at - loop.time()
         if self._closed or wait > 0:
             raise UnavailableError(
-                f"Redis at {self.where}: {self.last_error or 'closed'}",
-                retry_after=max(1.0, wait),
-                reason="store_down",
+                self.last_error or f"Redis at {self.where}: closed", retry_after=max(1.0, wait), reason="store_down"
             )
         try:
             connection = await self._lanes[lane].get()
@@ -158,8 +159,7 @@ class Server:
             raise self.failed(error) from error
         except _FAILURES as error:
             self._failed(loop.time())
-            self.last_error = str(error)
-            raise UnavailableError(f"Redis at {self.where}: {error}", reason="store_down") from error
+            raise self.unavailable(str(error)) from error
         self._pause = _FIRST_PAUSE
         return connection
 
@@ -193,6 +193,5 @@ async def replicated(
     wait: Command = ("WAIT", replicas, max(1, int(timeout * 900)))
     *replies, have = checked(server, await server.ask([*commands, wait], lane))
     if have < replicas:
-        server.last_error = f"{have} replicas have what was written, {replicas} are asked for (wait_replicas)"
-        raise UnavailableError(f"Redis at {server.where}: {server.last_error}", reason="store_down")
+        raise server.unavailable(f"{have} replicas have what was written, {replicas} are asked for (wait_replicas)")
     return replies

@@ -4,6 +4,7 @@ What Redis answers is what counts: an append returns when the server has said th
 ``appendfsync`` says what that is worth. Whether a claim is still its owner's, only the server knows.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from grafter.core.model import Key, Part, UnixNano
@@ -17,6 +18,9 @@ from grafter.store.redis.letters import Letters
 from grafter.store.redis.scripts import Argument, Item
 from grafter.store.redis.settling import Settling
 
+# A Redis that takes no writes may well answer everything else, so that what an append was told counts for longer.
+_REMEMBERED_SECONDS = 10.0
+
 
 class RedisStore:
     """Made by ``opening.opened``."""
@@ -24,6 +28,8 @@ class RedisStore:
     def __init__(self, engine: Engine, letter_bytes: int, secret: bytes) -> None:
         self.engine = engine
         self.stopping = False
+        self._refused: tuple[float, str] | None = None
+        """When an append failed last, and why, unless one has worked since."""
         self._secret = secret
         self._filing = Filing(engine)
         self._handing = Handing(engine)
@@ -38,6 +44,8 @@ class RedisStore:
     @property
     def trouble(self) -> str:
         """What is wrong with Redis, for people; empty when nothing is."""
+        if self._refused is not None and asyncio.get_running_loop().time() - self._refused[0] < _REMEMBERED_SECONDS:
+            return self._refused[1]
         return next((server.last_error for server in self.engine.topology.servers() if server.last_error), "")
 
     @property
@@ -63,7 +71,12 @@ class RedisStore:
     async def append(self, parts: Sequence[Part], now: UnixNano) -> None:
         if self.stopping:
             raise UnavailableError("the store is stopping", reason="stopping")
-        await self._filing.append(parts, now)
+        try:
+            await self._filing.append(parts, now)
+        except UnavailableError as error:
+            self._refused = asyncio.get_running_loop().time(), str(error)
+            raise
+        self._refused = None
 
     async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
         return await self._handing.claim(now, limit, bundles=bundles)

@@ -1,6 +1,5 @@
 """Redis as a place of the contract suite."""
 
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
@@ -16,10 +15,11 @@ _NUMBERS = count()
 class Place:
     """A prefix of its own on servers that many tests share."""
 
-    def __init__(self, servers: Sequence[Server], url: str) -> None:
+    def __init__(self, servers: Sequence[Server], url: str, **more: object) -> None:
         self.prefix = f"test-{next(_NUMBERS)}"
         self.url = url
         self._servers = servers
+        self._more = more
         self._stores: list[RedisStore] = []
         self._abandoned: dict[int, set[bytes]] = {}
 
@@ -28,7 +28,7 @@ class Place:
 
     @asynccontextmanager
     async def _open(self, settings: Settings) -> AsyncIterator[RedisStore]:
-        async with store(self.url, self.prefix, settings) as opened_store:
+        async with store(self.url, self.prefix, settings, **self._more) as opened_store:
             self._stores.append(opened_store)
             # The leases of a dead process end by time, and the suite's clock stands still: they are ended by hand.
             if self._abandoned:
@@ -38,7 +38,7 @@ class Place:
             yield opened_store
 
     def crashed(self) -> "Place":
-        left = Place(self._servers, self.url)
+        left = Place(self._servers, self.url, **self._more)
         copied(self._servers, self.prefix, left.prefix)
         for one in self._stores:
             for token, keys in one.engine.leases.items():
@@ -58,6 +58,3 @@ def store(url: str, prefix: str, settings: Settings, **more: object) -> Abstract
         prefix=prefix,
         **{"pool_size": 3, **more},  # type: ignore[arg-type]
     )
-
-
-__all__ = ["Place", "contextlib", "store"]

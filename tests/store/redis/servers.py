@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hiredis
@@ -52,10 +52,10 @@ class Server:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
-        """Begin, and wait until it answers."""
+    def start(self, *more: str) -> None:
+        """Begin, and wait until it answers; ``more`` options for this time."""
         common = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", ""]
-        arguments = [*common, *self._options]
+        arguments = [*common, *self._options, *more]
         if self._sentinel:
             path = self.directory / "sentinel.conf"
             if not path.exists():
@@ -156,3 +156,60 @@ def _serves(node: Server, nodes: int) -> bool:
     (info,) = node.ask([("CLUSTER", "INFO")])
     assert isinstance(info, bytes)
     return b"cluster_state:ok" in info and b"cluster_known_nodes:%d" % nodes in info and b"slots_ok:16384" in info
+
+
+class Pair:
+    """A primary with a replica, and a sentinel that turns one into the other."""
+
+    NAME = "held"
+
+    def __init__(self, *options: str) -> None:
+        self.servers: list[Server] = []
+        self.primary = self._started(Server("--repl-diskless-sync-delay", "0", *options))
+        self.replica = self._started(
+            Server("--replicaof", "127.0.0.1", str(self.primary.port), "--repl-diskless-sync-delay", "0", *options)
+        )
+        self.sentinel = self._started(
+            Server(
+                sentinel=f"sentinel monitor {self.NAME} 127.0.0.1 {self.primary.port} 1\n"
+                f"sentinel down-after-milliseconds {self.NAME} 500\n"
+                f"sentinel failover-timeout {self.NAME} 3000"
+            )
+        )
+        waited(lambda: b"master_link_status:up" in _info(self.replica), "the replica does not follow")
+        waited(lambda: b"slaves=1" in _info(self.sentinel, "sentinel"), "the sentinel does not see the replica")
+
+    def _started(self, server: Server) -> Server:
+        self.servers.append(server)
+        return server
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/{self.NAME}/0"
+
+    def close(self) -> None:
+        for one in reversed(self.servers):
+            one.close()
+
+
+@contextlib.contextmanager
+def pair(*options: str) -> Iterator[Pair]:
+    running = Pair(*options)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def _info(server: Server, section: str = "replication") -> bytes:
+    (reply,) = server.ask([("INFO", section)])
+    assert isinstance(reply, bytes)
+    return reply
+
+
+def waited(done: Callable[[], bool], otherwise: str, seconds: float = 30) -> None:
+    """Wait until it is so."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.02)
