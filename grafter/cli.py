@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_WORKERS = "service.workers"
+
 ConfigOption = Annotated[
     list[str] | None,
     typer.Option("--config", "-c", metavar="FILE", help="A config file; may be given again, later ones win."),
@@ -41,12 +44,14 @@ def main() -> None:
     app(prog_name="grafter")
 
 
-def read_config(paths: list[str] | None, sets: list[str] | None) -> Config:
+def read_config(paths: list[str] | None, sets: list[str] | None, workers: int | None = None) -> Config:
     """The config that the options name; warnings go to stderr. With problems: one line each, and exit 1."""
     try:
-        config = load(paths or (), sets or ())
+        config = load(paths or (), [*(sets or ()), *([] if workers is None else [f"{_WORKERS}={workers}"])])
     except ConfigError as error:
         for problem in error.problems:
+            if workers is not None and problem.path == _WORKERS:
+                problem = replace(problem, file="--workers")
             typer.echo(str(problem), err=True)
         raise typer.Exit(1) from None
     for warning in config.warnings:
@@ -64,12 +69,22 @@ def _top(
 
 
 @app.command()
-def run(config: ConfigOption = None, set_: SetOption = None) -> None:
+def run(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes behind the same ports; as service.workers.")
+    ] = None,
+) -> None:
     """Receive, join and forward until stopped."""
-    settings = read_config(config, set_)
+    settings = read_config(config, set_, workers)
     # gRPC's core writes lines of its own to stderr, in no format that a log reader expects.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # gRPC and the servers are only wanted here.
+    # gRPC and the servers are only wanted here; a parent of workers needs no gRPC.
+    if settings.service.workers > 1:
+        from grafter.workers import supervisor
+
+        raise typer.Exit(supervisor.run(settings))
     from grafter import service
 
     raise typer.Exit(service.run(settings))

@@ -43,6 +43,7 @@ async def open_receiver(
     *,
     lease_seconds: float = 10.0,
     admin_tokens: Sequence[str] = (),
+    share_ports: bool = False,
 ) -> AsyncIterator[dict[str, int]]:
     """Run one receiver; yields its ports by door.
 
@@ -51,11 +52,12 @@ async def open_receiver(
     ``/admin/…``, which ``admin_tokens`` open to other machines.
 
     ``storing`` takes what recorders heard, also when ``consumer`` refuses because a stop has begun.
+    With ``share_ports`` the other workers listen at the same ports, which their parent holds.
     Leaving closes its doors one after the other, which takes up to ``grace_seconds`` in all. Raises OSError or
     ValueError when it cannot be opened.
     """
     if isinstance(receiver, OtlpReceiver):
-        doors = _otlp(name, receiver, consumer, forwarding, policy, metrics, grace_seconds)
+        doors = _otlp(name, receiver, consumer, forwarding, policy, metrics, grace_seconds, share_ports)
     else:
         doors = _openai(
             name,
@@ -68,6 +70,7 @@ async def open_receiver(
             store,
             lease_seconds,
             admin_tokens,
+            share_ports,
         )
     async with doors as ports:
         yield ports
@@ -82,6 +85,7 @@ async def _otlp(
     policy: GraftPolicy,
     metrics: Metrics,
     grace_seconds: float,
+    share_ports: bool,
 ) -> AsyncIterator[dict[str, int]]:
     suffix = name.removeprefix("otlp")
     grpc, http = receiver.protocols.grpc, receiver.protocols.http
@@ -99,6 +103,7 @@ async def _otlp(
             grace_seconds=grace_seconds,
             pass_through=forwarding,
             signals=forwarding.signals,
+            share_port=share_ports,
         ) as grpc_port,
         otlp_http.listening(
             consumer,
@@ -112,6 +117,7 @@ async def _otlp(
             grace_seconds=grace_seconds,
             pass_through=forwarding,
             signals=forwarding.signals,
+            share_port=share_ports,
         ) as http_port,
     ):
         yield {"otlp_grpc" + suffix: grpc_port, "otlp_http" + suffix: http_port}
@@ -129,6 +135,7 @@ async def _openai(
     store: Store | None,
     lease_seconds: float,
     admin_tokens: Sequence[str],
+    share_ports: bool,
 ) -> AsyncIterator[dict[str, int]]:
     async with AsyncExitStack() as stack:
         # They are left one after the other: the door first, for a request may bring items for the tee or a recorder.
@@ -183,7 +190,9 @@ async def _openai(
             signatures = Signatures(secrets, int(receiver.webhook.tolerance))
             routes += webhook_http.webhook_routes(desk, signatures, metrics, policy, time.time_ns)
         port = await stack.enter_async_context(
-            openai_http.listening(routes, endpoint=receiver.endpoint, grace_seconds=grace_seconds)
+            openai_http.listening(
+                routes, endpoint=receiver.endpoint, grace_seconds=grace_seconds, share_port=share_ports
+            )
         )
         yield {name: port}
 

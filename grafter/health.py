@@ -4,7 +4,7 @@ A store or a backend in trouble stands in the body of /readyz and in the metrics
 an orchestrator that took every replica away at once would turn a slow backend into an outage.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -40,14 +40,20 @@ class Health:
         return "store_down" if self.readiness_on_store and not self.takes_parts() else "ready"
 
 
-def health_app(health: Health) -> web.Application:
+async def _nothing() -> None:
+    """Where the state is this process's own, it is up to date."""
+
+
+def health_app(health: Health, before: Callable[[], Awaitable[None]] = _nothing) -> web.Application:
     """/healthz answers while the process lives; /readyz answers 503 while starting and stopping, and by choice while
-    the store takes no parts. Both are JSON; the body of /readyz has ``status`` and ``troubles``."""
+    the store takes no parts. Both are JSON; the body of /readyz has ``status`` and ``troubles``.
+    ``before`` brings ``health`` up to date for each question."""
 
     async def healthz(_request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
     async def readyz(_request: web.Request) -> web.Response:
+        await before()
         status = health.status
         body = {"status": status, "troubles": health.troubles()}
         return web.json_response(body, status=200 if status == "ready" else 503)

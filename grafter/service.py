@@ -8,15 +8,11 @@ the store for the next start.
 import asyncio
 import gc
 import logging
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import uvloop
 
@@ -24,20 +20,18 @@ from grafter import __version__, allocator, logs
 from grafter.assemble import Assembler
 from grafter.config import Config
 from grafter.consumer import Consumer, Exporter, Signal
-from grafter.core.lifecycle import look_at
 from grafter.core.model import Mark, Part
-from grafter.core.policy import SECOND, GraftPolicy, Mode
+from grafter.core.policy import SECOND
 from grafter.doors_in import open_receiver
 from grafter.doors_out import open_exporter
 from grafter.errors import UnavailableError
 from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.memory_limit import guarding, total_memory
+from grafter.process import end_by, failure_line, stop_signals
 from grafter.processor import Limits, Processor
 from grafter.receiver.http_common import serving
-from grafter.store import embedded
-from grafter.store.embedded import EmbeddedStore
-from grafter.store.recent import affordable
+from grafter.stores import OpenedStore, open_store, trouble
 from grafter.tasks import task_group
 from grafter.telemetry import Held, Metrics
 
@@ -47,6 +41,18 @@ logger = logging.getLogger(__name__)
 _DOOR_SHARE = 0.3
 # grpc.aio makes reference cycles at each call: young collections must run, full ones over all that is held need not.
 _YOUNG_SECONDS, _MIDDLE_EVERY, _FULL_EVERY = 1.0, 10, 900
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What makes a service one of ``service.workers`` processes.
+
+    The doors share ports that their parent holds, memory is shared out among them, and /healthz, /readyz and /metrics
+    are the parent's to answer.
+    """
+
+    recovers: bool
+    """Whether it counts what the store held at the start, which all of them find there and one must count."""
 
 
 @dataclass(slots=True)
@@ -64,9 +70,12 @@ class Running:
 
 
 @asynccontextmanager
-async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterator[Running]:
+async def running(
+    config: Config, metrics: Metrics | None = None, *, worker: Worker | None = None
+) -> AsyncIterator[Running]:
     """Run everything that the config names until left.
 
+    As a ``worker`` it is one of several, and not the one that answers for them.
     Raises OSError or ValueError, with a message for people, when something cannot be opened.
     """
     metrics = metrics or Metrics()
@@ -75,19 +84,20 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
     door_seconds = shutdown_seconds * _DOOR_SHARE
     service = Running(metrics, Health())
     async with AsyncExitStack() as stack:
-        if config.extensions.health_check is not None:
+        if config.extensions.health_check is not None and worker is None:
             service.health.readiness_on_store = config.extensions.health_check.readiness_on_store
             _, service.ports["health"] = await stack.enter_async_context(
                 serving(health_app(service.health), config.extensions.health_check.endpoint, None, 1.0)
             )
-        _, service.ports["metrics"] = await stack.enter_async_context(
-            serving(
-                metrics_app(metrics, lambda: service.count_recovered()),
-                config.service.telemetry.metrics.endpoint,
-                None,
-                1.0,
+        if worker is None:
+            _, service.ports["metrics"] = await stack.enter_async_context(
+                serving(
+                    metrics_app(metrics, lambda: service.count_recovered()),
+                    config.service.telemetry.metrics.endpoint,
+                    None,
+                    1.0,
+                )
             )
-        )
         policy = config.graft_policy()
         store = await stack.enter_async_context(open_store(config, policy))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
@@ -95,7 +105,7 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
             name: await stack.enter_async_context(open_exporter(name, exporter, metrics))
             for name, exporter in active.exporters.items()
         }
-        _watch(service, store, exporters)
+        _watch(service, store, exporters, recovers=worker is None or worker.recovers)
         processor = Processor(
             store,
             [exporters[name] for name in active.pipelines["traces"].exporters],
@@ -110,7 +120,7 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
         consumer: Consumer = processor
         total = total_memory()
         if total is not None:
-            limit = config.service.memory_limit.of(total)
+            limit = config.service.memory_limit.of(total) // (1 if worker is None else config.service.workers)
             consumer = await stack.enter_async_context(guarding(processor, limit))
         storing, consumer = consumer, _Gate(consumer, service.health)
         forwarding = Forwarding(
@@ -136,6 +146,7 @@ async def running(config: Config, metrics: Metrics | None = None) -> AsyncIterat
                     store=store,
                     lease_seconds=config.extensions.store.lease.seconds,
                     admin_tokens=config.extensions.admin.secrets,
+                    share_ports=worker is not None,
                 )
             )
             service.ports.update(ports)
@@ -161,32 +172,13 @@ class _Gate(Consumer):
         await self._consumer.consume(parts, marks)
 
 
-@asynccontextmanager
-async def open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[EmbeddedStore]:
-    """The store that the config names. Raises OSError or ValueError, with who holds it, when it cannot be opened."""
-    settings = config.extensions.store
-    async with embedded.opened(
-        None if settings.embedded.memory else Path(settings.embedded.directory),
-        waits=policy.waits,
-        max_bytes=settings.max_bytes,
-        max_trace_bytes=settings.max_trace_bytes,
-        lease_ns=int(settings.lease),
-        fsync=settings.embedded.fsync,
-        fsync_interval=settings.embedded.fsync_interval.seconds,
-        guests_apart=policy.mode is Mode.STREAM,
-        look_at=look_at,
-        recent_bytes=affordable(total_memory()),
-    ) as store:
-        yield store
-
-
-def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Exporter]) -> None:
+def _watch(service: Running, store: OpenedStore, exporters: Mapping[str, Exporter], *, recovers: bool) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
     recovered = forgotten = marks = 0
 
     def count_recovered() -> None:
         nonlocal recovered, forgotten, marks
-        found = store.stats().recovered_spans
+        found = store.stats().recovered_spans if recovers else 0
         service.metrics.recovered_spans.inc(found - recovered)
         recovered = found
         service.metrics.forgotten_traces.inc(store.forgotten - forgotten)
@@ -210,8 +202,8 @@ def _watch(service: Running, store: EmbeddedStore, exporters: Mapping[str, Expor
 
     def troubles() -> dict[str, str]:
         found = {}
-        if not store.up or store.full:
-            found["store"] = "full" if store.up else "not taking parts"
+        if wrong := trouble(store):
+            found["store"] = wrong
         if store.stats().recovering:
             found["recovery"] = "the index is being rebuilt; input is taken"
         for name, exporter in exporters.items():
@@ -253,51 +245,15 @@ async def _collecting_garbage() -> AsyncIterator[None]:
         gc.unfreeze()
 
 
-@contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
-    """The first SIGTERM or SIGINT sets the event; a second one ends the process at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
-            logger.warning("%s again: ending at once; what is held stays in the store", number.name)
-            logging.shutdown()
-            # Nothing is lost by this: whatever was acknowledged is in the store, as after a kill -9.
-            os._exit(1)
-        logger.info("%s: stopping", number.name)
-        stop.set()
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        yield stop
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
-def _end_by(seconds: float) -> None:
-    """End the process in this time whatever still keeps it, such as a terminal that nobody reads."""
-
-    def end() -> None:
-        logger.error("the stop took longer than shutdown_timeout; ending, what is held stays in the store")
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-
-
 async def _serve(config: Config) -> int:
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         async with running(config) as service:
             await stop.wait()
             # One second more, for what ends by itself at the very end.
-            _end_by(config.service.shutdown_timeout.seconds + 1.0)
+            end_by(config.service.shutdown_timeout.seconds + 1.0)
             held = service.held().spans
-            if held and config.extensions.store.embedded.memory:
+            store = config.extensions.store
+            if held and store.redis is None and store.embedded.memory:
                 logger.warning("the store is in memory: %d held spans end with this process", held)
     return 0
 
@@ -312,13 +268,5 @@ def run(config: Config) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(config))
     except (OSError, ValueError) as error:
-        print(f"grafter: {_words(error)}", file=sys.stderr)
+        print(f"grafter: {failure_line(error)}", file=sys.stderr)
         return 1
-
-
-def _words(error: OSError | ValueError) -> str:
-    """One line for people, without the number that str() puts before an OSError."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror
-    return " ".join(text.split())

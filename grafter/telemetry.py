@@ -46,7 +46,13 @@ class Metrics:
             "grafter_webhook_events", "Events of accepted webhooks, by what they were.", "kind"
         )
         self.tee_items = counter("grafter_tee_items", "Items sent on to OpenAI's ingest.", "outcome")
-        self.recorders = Gauge("grafter_recorders", "Realtime calls recorded now.", registry=self.registry)
+        self.recorders = Gauge(
+            # Of several workers: the sum of those that live.
+            "grafter_recorders",
+            "Realtime calls recorded now.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self.recorder_connects = counter(
             "grafter_recorder_connects", "Attempts to open the sideband of a Realtime call.", "outcome"
         )
@@ -98,7 +104,7 @@ class Metrics:
 
     def watch(self, read: Callable[[], "Held"]) -> None:
         """Add the gauges of what is held now; ``read`` is called once a scrape."""
-        self.registry.register(_HeldCollector(read))
+        self.registry.register(HeldCollector(read))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,9 @@ class Held:
     store_up: bool
 
 
-class _HeldCollector(Collector):
+class HeldCollector(Collector):
+    """The gauges of what is held; ``read`` is called once a scrape."""
+
     def __init__(self, read: Callable[[], Held]) -> None:
         self._read = read
 

@@ -54,6 +54,20 @@ def test_validate_says_all_that_is_wrong(config: str) -> None:
     ]
 
 
+def test_workers_of_an_embedded_store_are_refused(config: str) -> None:
+    """Said in the option or in the file, it is one line with the reason; none at all is a wrong use of the option."""
+    reason = (
+        "service.workers: 3 processes need a store that they share, extensions.store.redis; "
+        "the embedded store belongs to one"
+    )
+    env: dict[str, str | None] = {"GRAFTER_TEST_KEY": "hcaik_1"}
+    by_option = grafter("run", "--config", config, "--workers", "3", env=env)
+    assert (by_option.exit_code, by_option.stderr.splitlines()) == (1, [f"--workers: {reason}"])
+    by_setting = grafter("run", "--config", config, "--set", "service.workers=3", env=env)
+    assert (by_setting.exit_code, by_setting.stderr.splitlines()) == (1, [f"--set: {reason}"])
+    assert grafter("run", "--config", config, "--workers", "0", env=env).exit_code == 2
+
+
 def test_several_files_and_settings(config: str, tmp_path: Path) -> None:
     """--config and --set may each be given again; old names are warned of on stderr and do no harm."""
     second = tmp_path / "second.yaml"

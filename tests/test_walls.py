@@ -24,13 +24,14 @@ ROOMS: dict[str, set[str]] = {
     "tasks": set(),
     "logs": set(),
     "allocator": set(),
+    "process": set(),
     # Runs inside an app, and carries nothing of the sidecar there.
     "propagation": set(),
     "consumer": {"core", "errors"},
     "config": {"core"},
     # Bytes.
     "otlp": {"core", "consumer", "errors"},
-    "store": {"core", "errors"},
+    "store": {"core", "errors", "tasks"},
     # Between the doors.
     "realtime_guests": {"core", "store.base"},
     "assemble": {"core", "otlp", "consumer", "telemetry", "store.base", "realtime_guests"},
@@ -49,6 +50,7 @@ ROOMS: dict[str, set[str]] = {
     # Wiring: config in, running rooms out.
     "doors_in": EDGE | {"config", "receiver", "forwarding"},
     "doors_out": EDGE | {"config", "exporter"},
+    "stores": EDGE | {"config", "store"},
     "service": EDGE
     | {
         "allocator",
@@ -60,12 +62,17 @@ ROOMS: dict[str, set[str]] = {
         "health",
         "logs",
         "memory_limit",
+        "process",
         "processor",
-    }
-    | {"receiver", "store"},
+        "receiver",
+        "stores",
+    },
+    # Several processes: the parent, and the service in each child.
+    "workers": {"allocator", "config", "health", "logs", "memory_limit", "process", "receiver", "service", "tasks"}
+    | {"telemetry"},
     # The terminal.
-    "commands": FRONT | EDGE | {"doors_in", "processor", "receiver", "store"},
-    "cli": FRONT | {"commands", "telemetry"},
+    "commands": FRONT | EDGE | {"doors_in", "processor", "receiver", "store", "stores"},
+    "cli": FRONT | {"commands", "telemetry", "workers"},
 }
 """Each room and the rooms that it may import, beside itself and the package's own name and version."""
 
@@ -75,8 +82,9 @@ ONLY_IN: dict[str, set[str]] = {
     "opentelemetry.proto": {"otlp", "commands", "receiver"},
     "pydantic": {"config"},
     "sqlite3": {"store"},
+    "hiredis": {"store"},
     "typer": {"cli"},
-    "prometheus_client": {"telemetry", "health"},
+    "prometheus_client": {"telemetry", "health", "workers"},
 }
 """Libraries that change the way a room is written, and the rooms that chose them."""
 
@@ -142,7 +150,7 @@ def test_only_the_entrances_print_and_exit() -> None:
     broken = [
         f"{path}:{node.lineno} calls {ast.unparse(node.func)}"
         for path in modules()
-        if room_of(path) not in {"cli", "commands", "service"} and path.stem != "__main__"
+        if room_of(path) not in {"cli", "commands", "process", "service", "workers"} and path.stem != "__main__"
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in enders
     ]

@@ -22,8 +22,8 @@ from grafter.doors_in import accounts, pull_kind
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.admin import PULL_PATH
 from grafter.receiver.sessions import PullError, pulling
-from grafter.service import open_store
 from grafter.store.base import Store
+from grafter.stores import open_store
 from grafter.telemetry import Metrics
 
 _SECONDS = 150.0

@@ -5,6 +5,7 @@ the order of config.yaml, each with its reference text; ``tree``, ``expand``, ``
 ``show`` prints. This is the only room that uses pydantic.
 """
 
+from grafter.config.check import listening
 from grafter.config.exporters import (
     ClientTls,
     DebugExporter,
@@ -21,19 +22,18 @@ from grafter.config.load import load
 from grafter.config.models import (
     Active,
     Config,
-    EmbeddedStore,
     Extensions,
     HealthCheck,
     PassThroughPipeline,
     Pipeline,
     Pipelines,
     Service,
-    StoreExtension,
     Telemetry,
     TelemetryLogs,
     TelemetryMetrics,
     TracesPipeline,
 )
+from grafter.config.ports import with_ports
 from grafter.config.problems import ConfigError, Problem
 from grafter.config.processors import Anchor, GraftProcessor, RedactKeys, Wait
 from grafter.config.receivers import (
@@ -49,6 +49,7 @@ from grafter.config.receivers import (
     Tee,
 )
 from grafter.config.show import as_json, as_schema, as_yaml, lines
+from grafter.config.stores import EmbeddedStore, RedisStore, StoreExtension
 from grafter.config.units import Duration, Endpoint, MemoryLimit, Size, Target, Url
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "Protocols",
     "Receiver",
     "RedactKeys",
+    "RedisStore",
     "Retry",
     "SendingBatch",
     "SendingQueue",
@@ -102,5 +104,7 @@ __all__ = [
     "as_schema",
     "as_yaml",
     "lines",
+    "listening",
     "load",
+    "with_ports",
 ]

@@ -20,6 +20,7 @@ from grafter.config.model import component_type
 from grafter.config.models import SECTIONS, UNCONFIGURED, Config
 from grafter.config.problems import nearest
 from grafter.config.receivers import OpenAIReceiver, OtlpReceiver
+from grafter.config.stores import EmbeddedStore
 from grafter.config.tree import Loc, path_of
 from grafter.config.units import Endpoint, is_loopback
 
@@ -42,6 +43,7 @@ def check(config: Config, defined: Mapping[str, Sequence[str]]) -> tuple[list[Fi
         *_processors(config),
         *_exporters(config),
         *_store(config),
+        *_workers(config),
         *_addresses(config),
     ]
     return problems, [*_loops(config), *_unrecorded(config)]
@@ -168,6 +170,20 @@ def _store(config: Config) -> Iterator[Finding]:
     if store.max_trace_bytes > store.max_bytes:
         larger = f"{store.max_trace_bytes} is more than max_bytes, {store.max_bytes}"
         yield Finding((*where, "max_trace_bytes"), larger, also=((*where, "max_bytes"),))
+    if store.redis is not None and store.embedded != EmbeddedStore():
+        both = "stands beside embedded; a store is one or the other"
+        yield Finding((*where, "redis"), both, also=((*where, "embedded"),))
+
+
+def _workers(config: Config) -> Iterator[Finding]:
+    workers = config.service.workers
+    if workers > 1 and not config.extensions.store.shared:
+        yield Finding(
+            ("service", "workers"),
+            f"{workers} processes need a store that they share, extensions.store.redis; "
+            "the embedded store belongs to one",
+            also=(("extensions", "store"),),
+        )
 
 
 def listening(config: Config) -> Iterator[tuple[Loc, Endpoint]]:

@@ -148,6 +148,7 @@ Word = Annotated[str, BeforeValidator(_text), AfterValidator(_more_than_nothing)
 """Text that may not be empty."""
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
+Number = Annotated[int, BeforeValidator(_count), Field(ge=0)]
 Ratio = Annotated[float, BeforeValidator(_ratio)]
 AttributeText = Annotated[str, BeforeValidator(_attribute)]
 """An attribute's value to compare with; numbers and booleans as they are written in YAML."""

@@ -9,50 +9,19 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from grafter.config.exporters import EXPORTERS, Exporter
 from grafter.config.model import (
     Components,
+    Count,
     FilledSecret,
     Flag,
     Model,
     PositiveDuration,
-    PositiveSize,
     Text,
-    Word,
     component_type,
 )
 from grafter.config.processors import PROCESSORS, GraftProcessor
 from grafter.config.receivers import RECEIVERS, Receiver
-from grafter.config.units import Duration, Endpoint, MemoryLimit, Size
+from grafter.config.stores import StoreExtension
+from grafter.config.units import Duration, Endpoint, MemoryLimit
 from grafter.core.policy import GraftPolicy
-
-
-class EmbeddedStore(Model):
-    """A store in this process."""
-
-    directory: Word = "./grafter-data"
-    """Where it keeps its files; one process at a time."""
-    memory: Flag = False
-    """True: nothing is written to disk, and a stop forgets what is held."""
-    fsync: Literal["interval", "always"] = "interval"
-    """When written bytes are forced to disk: every `fsync_interval`, or before each answer. Either survives the end of
-    the process; a power cut costs at most the interval."""
-    fsync_interval: PositiveDuration = Duration.parse("1s")
-    """For `fsync: interval`."""
-
-
-class StoreExtension(Model):
-    """What holds traces until they are released."""
-
-    embedded: EmbeddedStore = EmbeddedStore()
-    """A store in this process."""
-    max_bytes: PositiveSize = Size.parse("4GiB")
-    """Live bytes past which the doors refuse."""
-    max_trace_bytes: PositiveSize = Size.parse("64MiB")
-    """Bytes past which one trace is released early."""
-    lease: PositiveDuration = Duration.parse("10s")
-    """How long a trace belongs to a process that went silent."""
-
-    def describe(self) -> str:
-        where = "in memory" if self.embedded.memory else self.embedded.directory
-        return f"embedded, {where}, up to {self.max_bytes}"
 
 
 class HealthCheck(Model):
@@ -171,7 +140,10 @@ class Service(Model):
     shutdown_timeout: PositiveDuration = Duration.parse("30s")
     """How long a stop may take to finish what is in flight."""
     memory_limit: MemoryLimit = MemoryLimit("80%")
-    """Memory past which the doors refuse: a share of what the cgroup allows, or a size."""
+    """Memory past which the doors refuse: a share of what the cgroup allows, or a size. Several
+    workers share it equally."""
+    workers: Count = 1
+    """Processes behind the same ports, on this host; more than one needs a store that they share."""
 
 
 @dataclass(frozen=True, slots=True)

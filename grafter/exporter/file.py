@@ -1,12 +1,13 @@
 """Writes what leaves into a file: OTLP JSON, one ExportTraceServiceRequest a line."""
 
 import asyncio
+import fcntl
 import os
 import random
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from grafter.errors import RejectedError
@@ -79,11 +80,14 @@ class FileAttempt:
             os.close(file)
 
     def _write(self, file: int, line: bytes) -> None:
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(file).st_mode):
             _write_all(file, line)
             return
-        size = status.st_size
+        # One worker at a time: whoever takes half a line back must not take another's with it. Where the file system
+        # has no locks there is no more to be done.
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        size = os.fstat(file).st_size
         try:
             if size and not self._whole(file, size):
                 line = b"\n" + line

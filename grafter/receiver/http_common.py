@@ -5,9 +5,7 @@ how long it blocks the event loop, compressed or not.
 """
 
 import asyncio
-import errno
 import hmac
-import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +17,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from isal import isal_zlib
 
 from grafter.errors import RejectedError, TooLargeError
+from grafter.receiver.address import LISTEN_BACKLOG, host_and_port, listening_sockets
 
 # The largest window that a sender of Content-Encoding zstd may ask for. Source: RFC 9659, section 3.
 _ZSTD_WINDOW = 8 << 20
@@ -38,7 +37,6 @@ _GZIP_WBITS = 31
 _ZLIB_WBITS = 15
 _RAW_WBITS = -15
 
-_LISTEN_BACKLOG = 1024
 # Above the 60 s at which most load balancers drop an idle connection, so that they close first and no request of
 # theirs meets a closing socket.
 _KEEPALIVE_SECONDS = 75.0
@@ -252,30 +250,25 @@ def _holds_certificate(path: str) -> bool:
     return True
 
 
-def host_and_port(endpoint: str) -> tuple[str, int]:
-    """An endpoint ``host:port`` in its two parts; an IPv6 host stands in brackets, an empty one means every address.
-
-    Raises ValueError.
-    """
-    host, colon, port = endpoint.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
-        raise ValueError(f"endpoint {endpoint}: expected host:port")
-    return host[1:-1] if bracketed else host, int(port)
-
-
 @asynccontextmanager
 async def serving(
-    app: web.Application, endpoint: str, tls: ssl.SSLContext | None, grace_seconds: float
+    app: web.Application,
+    endpoint: str,
+    tls: ssl.SSLContext | None,
+    grace_seconds: float,
+    *,
+    share_port: bool = False,
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve ``app`` at ``endpoint`` while the context is open; yields the host and the real port (0 picks a free one).
+
+    With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
 
     On leaving, nothing new is accepted from that moment on, idle connections are closed, and requests in flight are
     waited for up to ``grace_seconds``, then cancelled. Raises ValueError for an endpoint that is none and OSError,
     naming it, when it cannot be listened at.
     """
-    host, port = host_and_port(endpoint)
-    sockets = await _listening_sockets(host, port, endpoint)
+    host, _ = host_and_port(endpoint)
+    sockets = await listening_sockets(endpoint, share_port=share_port)
     # aiohttp waits this long twice: for the handlers, then for those that it told that no more input comes.
     runner = web.AppRunner(
         app,
@@ -288,63 +281,9 @@ async def serving(
     try:
         await runner.setup()
         for listener in sockets:
-            await web.SockSite(runner, listener, ssl_context=tls, backlog=_LISTEN_BACKLOG).start()
+            await web.SockSite(runner, listener, ssl_context=tls, backlog=LISTEN_BACKLOG).start()
         yield host or "localhost", sockets[0].getsockname()[1]
     finally:
         await runner.cleanup()
         for listener in sockets:
             listener.close()
-
-
-async def check_endpoint(endpoint: str) -> None:
-    """For servers that listen by themselves and do not say why they cannot: raises what ``serving`` would raise."""
-    host, port = host_and_port(endpoint)
-    for listener in await _listening_sockets(host, port, endpoint):
-        listener.close()
-
-
-async def _listening_sockets(host: str, port: int, endpoint: str) -> list[socket.socket]:
-    """One bound socket for each address of the host, all with the same port."""
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise OSError(error.errno, f"endpoint {endpoint}: host not found") from error
-    # Asked for a free port, only the first address can choose; the others take the same.
-    bound: list[socket.socket] = []
-    missing: OSError | None = None
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            chosen = bound[0].getsockname()[1] if bound and not port else port
-            try:
-                bound.append(_bound(family, kind, protocol, (address[0], chosen, *address[2:])))
-            except OSError as error:
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    if bound and not port:
-                        continue
-                    raise
-                # A host without IPv6 (a container, often) still resolves localhost to ::1.
-                missing = error
-        if not bound and missing is not None:
-            raise missing
-    except OSError as error:
-        for listener in bound:
-            listener.close()
-        raise OSError(error.errno, f"endpoint {endpoint}: {(error.strerror or str(error)).lower()}") from error
-    return bound
-
-
-def _bound(family: int, kind: int, protocol: int, address: tuple[str | int, ...]) -> socket.socket:
-    listener = socket.socket(family, kind, protocol)
-    try:
-        # A restart must not wait for the last connections of the process before it.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(address)
-        listener.listen(_LISTEN_BACKLOG)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

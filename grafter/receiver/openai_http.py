@@ -65,13 +65,14 @@ def application(routes: Sequence[web.AbstractRouteDef]) -> web.Application:
 
 @asynccontextmanager
 async def listening(
-    routes: Sequence[web.AbstractRouteDef], *, endpoint: str, grace_seconds: float
+    routes: Sequence[web.AbstractRouteDef], *, endpoint: str, grace_seconds: float, share_port: bool = False
 ) -> AsyncIterator[int]:
     """Serve the routes of all doors at ``endpoint`` (``host:port``) while the context is open; yields the port.
 
+    ``share_port``: see ``serving``.
     On leaving, requests in flight get up to ``grace_seconds``. Raises ValueError and OSError as ``serving`` does.
     """
-    async with serving(application(routes), endpoint, None, grace_seconds) as (_, port):
+    async with serving(application(routes), endpoint, None, grace_seconds, share_port=share_port) as (_, port):
         yield port
 
 

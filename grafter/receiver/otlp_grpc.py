@@ -14,7 +14,8 @@ import grpc.aio
 
 from grafter.consumer import Consumer, PassThrough, Signal
 from grafter.otlp.status import Status
-from grafter.receiver.http_common import TlsFiles, Tokens, check_endpoint, host_and_port, tls_context
+from grafter.receiver.address import check_endpoint, host_and_port
+from grafter.receiver.http_common import TlsFiles, Tokens, tls_context
 from grafter.receiver.otlp import MAX_BYTES, Answer, Intake, SplitterLike
 from grafter.telemetry import Metrics
 
@@ -47,15 +48,19 @@ async def listening(
     grace_seconds: float,
     pass_through: PassThrough | None = None,
     signals: frozenset[Signal] = frozenset(),
+    share_port: bool = False,
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
     Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are UNIMPLEMENTED.
+    With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
     On leaving, new requests are refused at once and those in flight are waited for up to ``grace_seconds``.
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
     """
     credentials = _credentials(tls) if tls is not None else None
-    await check_endpoint(endpoint)
+    if not share_port:
+        # A check beside workers that listen would take connections of theirs, and reset them.
+        await check_endpoint(endpoint)
     intake = Intake(consumer, splitter, metrics, "grpc", pass_through)
     answers: dict[str, Answer] = {_TRACES: intake.traces}
     if pass_through is not None:
@@ -65,7 +70,7 @@ async def listening(
             ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_send_message_length", max_bytes),
             # Otherwise a second process would silently share the port.
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(share_port)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
         ]

@@ -69,10 +69,12 @@ async def listening(
     grace_seconds: float,
     pass_through: PassThrough | None = None,
     signals: frozenset[Signal] = frozenset(),
+    share_port: bool = False,
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
     Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are 404.
+    ``share_port``: see ``serving``.
     On leaving, new connections are refused at once and requests in flight are waited for up to ``grace_seconds``.
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
     """
@@ -86,7 +88,7 @@ async def listening(
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", door.handle)
     context = tls_context(tls.cert_file, tls.key_file, tls.client_ca_file) if tls is not None else None
-    async with serving(app, endpoint, context, grace_seconds) as (_, port):
+    async with serving(app, endpoint, context, grace_seconds, share_port=share_port) as (_, port):
         yield port
 
 

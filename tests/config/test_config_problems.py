@@ -33,8 +33,8 @@ def test_a_problem_reads_as_file_line_key_message() -> None:
             "a.yaml:5: receivers.otlp.protocols.grpc.endpont: unknown key; did you mean endpoint?",
         ),
         (
-            "service:\n  workers: 2",
-            "a.yaml:2: service.workers: unknown key; known here: pipelines, telemetry, shutdown_timeout, memory_limit",
+            "service:\n  wrokers: 2",
+            "a.yaml:2: service.wrokers: unknown key; did you mean workers?",
         ),
         (
             "processors: {graft: {anchors: [{name: a, atributes: {}}]}}",
@@ -236,6 +236,15 @@ def test_one_mistake_is_one_line(problems: Problems, text: str, problem: str) ->
         (
             "extensions: {store: {max_bytes: 1MiB}}",
             "a.yaml:1: extensions.store.max_trace_bytes: 64MiB is more than max_bytes, 1MiB",
+        ),
+        (
+            "service:\n  workers: 2",
+            "a.yaml:2: service.workers: 2 processes need a store that they share, "
+            "extensions.store.redis; the embedded store belongs to one",
+        ),
+        (
+            "service: {workers: 0}",
+            "a.yaml:1: service.workers: 0 is less than 1",
         ),
     ],
 )

@@ -42,6 +42,7 @@ class Grafter:
         exporters: Mapping[str, Any],
         wait: Mapping[str, str] | None = None,
         openai: Mapping[str, Any] | None = None,
+        store: Mapping[str, Any] | None = None,
     ) -> None:
         self.home = home
         self._log = home / "grafter.log"
@@ -65,7 +66,7 @@ class Grafter:
             "processors": {"graft": {"wait": {**QUICK, **(wait or {})}}},
             "exporters": dict(exporters),
             "extensions": {
-                "store": {"embedded": {"directory": str(home / "store")}},
+                "store": dict(store or {"embedded": {"directory": str(home / "store")}}),
                 "health_check": {"endpoint": f"127.0.0.1:{health}"},
             },
             "service": {

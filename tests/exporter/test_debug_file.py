@@ -1,6 +1,7 @@
 """The two local doors: a stream for people, a file of JSON lines for programs."""
 
 import asyncio
+import fcntl
 import io
 import os
 import resource
@@ -113,6 +114,31 @@ async def test_half_a_line_of_a_dead_process_spoils_only_itself(tmp_path: Path) 
     first, second = path.read_bytes().splitlines()
     assert first == b'{"resourceSp'
     assert len(spans_in(trace_request_from_json(second))) == 2
+
+
+def waited_for(descriptor: int) -> bool:
+    """Whether somebody waits for the lock of an open file."""
+    inode = f":{os.fstat(descriptor).st_ino} "
+    return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+async def test_a_line_that_another_worker_takes_back_takes_no_other_with_it(tmp_path: Path) -> None:
+    """While another process writes a line and takes it back, as on a full disk, this one waits with its own."""
+    path = tmp_path / "out.jsonl"
+    with path.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        os.write(other.fileno(), b'{"resourceSp')
+        async with file.opened(name="out", path=path, metrics=Metrics()) as exporter:
+            exporting = asyncio.ensure_future(exporter.export(batch(trace(1))))
+            async with asyncio.timeout(30):
+                while not waited_for(other.fileno()):
+                    assert not exporting.done()
+                    await asyncio.sleep(0)
+            os.ftruncate(other.fileno(), 0)
+            fcntl.flock(other, fcntl.LOCK_UN)
+            await exporting
+    (line,) = path.read_bytes().splitlines()
+    assert len(spans_in(trace_request_from_json(line))) == 2
 
 
 async def test_a_directory_that_is_away_holds_the_traces(tmp_path: Path) -> None:

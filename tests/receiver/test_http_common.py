@@ -20,7 +20,6 @@ from grafter.receiver.http_common import (
     Tokens,
     content_encoding,
     decompress,
-    host_and_port,
     http_status,
     read_body,
     serving,
@@ -162,30 +161,6 @@ def test_only_a_listed_bearer_token_opens():
     ):
         assert not tokens.allows(bad)
     assert not tokens.allows("Bearer \udce4")
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "parts"),
-    [
-        ("localhost:4318", ("localhost", 4318)),
-        ("0.0.0.0:0", ("0.0.0.0", 0)),
-        ("[::1]:4318", ("::1", 4318)),
-        (":4318", ("", 4318)),
-    ],
-)
-def test_endpoints_are_host_and_port(endpoint, parts):
-    """An endpoint reads as the Collector reads it."""
-    assert host_and_port(endpoint) == parts
-
-
-@pytest.mark.parametrize(
-    "endpoint", ["localhost", "localhost:", "localhost:http", "::1:4318", "a:65536", "a:-1", "a:²"]
-)
-def test_what_is_no_endpoint_is_named(endpoint):
-    """A wrong endpoint raises ValueError with its text."""
-    with pytest.raises(ValueError, match=r"expected host:port") as caught:
-        host_and_port(endpoint)
-    assert endpoint in str(caught.value)
 
 
 def test_tls_errors_name_the_file(certificates, tmp_path):

@@ -232,6 +232,12 @@ class Model:
                 self.links[guest] = (p.arrived, Key(host))
                 return
 
+    def left(self) -> None:
+        """A process that shared the store with others is gone, and so are its leases; all else is as it was."""
+        for held in self.keys.values():
+            if held.lease is not None:
+                held.lease, held.owner, held.fresh = None, -1, False
+
     def crash(self, now: int) -> None:
         for key, held in self.keys.items():
             held.lease, held.owner, held.fresh, held.given = None, -1, False, None
@@ -263,8 +269,10 @@ guest_parts = st.builds(
 )
 
 
-def machine(place: Callable[[], Place], *, apart: bool, durable: bool) -> type[RuleBasedStateMachine]:
-    """A state machine over the places that ``place`` makes."""
+def machine(
+    place: Callable[[], Place], *, apart: bool, durable: bool, shared: bool = False
+) -> type[RuleBasedStateMachine]:
+    """A state machine over the places that ``place`` makes; in a ``shared`` one a process's end is nothing but that."""
 
     class StoreMachine(RuleBasedStateMachine):
         def __init__(self) -> None:
@@ -525,7 +533,10 @@ def machine(place: Callable[[], Place], *, apart: bool, durable: bool) -> type[R
             self.opening = self.place.open(self.settings)
             self.store = self.run(self.opening.__aenter__())
             self.run(self.store.recovered())
-            self.model.crash(self.now)
+            if shared:
+                self.model.left()
+            else:
+                self.model.crash(self.now)
             for out in self.bundles:
                 out.whole = False
 

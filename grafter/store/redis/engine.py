@@ -1,0 +1,122 @@
+"""What the rooms of the store share: the way to the server, the names, the numbers that this process gives."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from grafter.core.model import Key
+from grafter.core.policy import Waits
+from grafter.store.redis.connection import Command, Reply
+from grafter.store.redis.layout import BUCKETS, Layout, Reader, relative
+from grafter.store.redis.scripts import Argument, Item, Scripts
+from grafter.store.redis.sums import Sums
+from grafter.store.redis.topology import Topology
+
+_LEFT = 3
+
+Run = tuple[Sequence[int], Any]
+"""Which of the items one run of a script had, and what it answered."""
+
+
+class Engine:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        layout: Layout,
+        scripts: Scripts,
+        waits: Waits,
+        *,
+        max_bytes: int,
+        lease_ns: int,
+        guests_apart: bool,
+        wait_replicas: int,
+    ) -> None:
+        self.topology = topology
+        self.layout = layout
+        self.waits = waits
+        self.lease = lease_ns
+        self.apart = guests_apart
+        self.wait_replicas = wait_replicas
+        self.sums = Sums(max_bytes)
+        self.reader = Reader()
+        self.leases: dict[int, set[Key]] = {}
+        """What this process owns, by token; for giving it back at a stop."""
+        self._scripts = scripts
+        self._left = 0
+        self._order = 0
+        # Two processes never give the same token to one key: they start anywhere, and each claim takes a new one.
+        self._token = int.from_bytes(os.urandom(8), "little") >> 12
+
+    def order(self, now: int | None = None, count: int = 1) -> int:
+        """The first of ``count`` numbers that rise with time and with each call, over all replicas as far as their
+        clocks agree: microseconds, or one more than the last."""
+        first = self._order + 1
+        if now is not None:
+            first = max(first, relative(now) // 1000)
+        self._order = first + count - 1
+        return first
+
+    def tokens(self, count: int = 1) -> int:
+        """The first of ``count`` tokens."""
+        first = self._token
+        self._token += count
+        return first
+
+    async def run(
+        self,
+        name: str,
+        items: Sequence[Item],
+        head: Sequence[Argument] = (),
+        *,
+        lane: int | None = None,
+        wait_replicas: int = 0,
+        after: Sequence[tuple[int, Command]] = (),
+    ) -> tuple[list[Run], list[Reply]]:
+        """Run a script over items, in one round trip: once on a single server, once a bucket in a cluster.
+
+        ``after``: commands that follow in the same pipelines; their answers come second.
+        """
+        commands: list[tuple[int, Command]] = []
+        splits = self.topology.split(items)
+        sums = self.layout.sums
+        for indices in splits:
+            arguments: list[Argument] = list(head)
+            buckets: dict[int, None] = {}
+            for i in indices:
+                bucket, own = items[i]
+                buckets[bucket] = None
+                arguments += own
+            keys = [sums[bucket] for bucket in buckets]
+            commands.append((items[indices[0]][0], self._scripts.command(name, keys, arguments)))
+        commands += after
+        replies = await self.topology.ask(commands, lane, wait_replicas)
+        runs = list(zip(splits, replies, strict=False))
+        return runs, replies[len(splits) :]
+
+    async def commands(self, commands: Sequence[tuple[int, Command]]) -> list[Reply]:
+        """The answers to commands, each with the bucket of its keys."""
+        return await self.topology.ask(commands) if commands else []
+
+    async def watch(self) -> None:
+        """Learn what is held everywhere. What this process stores at the same time would count twice: then it is left
+        for the next time, unless it was left a few times."""
+        changes = self.sums.changes
+        items: list[Item] = [(bucket, (bucket,)) for bucket in range(BUCKETS)]
+        runs, _ = await self.run("survey", items)
+        self._left += 1
+        if (self.sums.in_flight or self.sums.changes != changes) and self._left < _LEFT:
+            return
+        self._left = 0
+        for indices, reply in runs:
+            for i, sums in zip(indices, reply, strict=True):
+                self.sums.buckets[items[i][0]].read(sums)
+
+    async def survey(self, buckets: Sequence[int]) -> None:
+        """Learn what is held in these buckets."""
+        items: list[Item] = [(bucket, (bucket,)) for bucket in dict.fromkeys(buckets)]
+        runs, _ = await self.run("survey", items)
+        for indices, reply in runs:
+            for i, sums in zip(indices, reply, strict=True):
+                self.sums.buckets[items[i][0]].read(sums)

@@ -1,0 +1,278 @@
+"""Append: where parts belong, and the way of a guest's parts to its host.
+
+Host parts are one script and one round trip. A guest's host may be known from an earlier part, from another replica or
+from a memory, which its own bucket knows: that is asked first (``learn``), and noted in the same step. From then on no
+part is filed under the guest's own key any more, so that whoever learned the link and then moves what is there has all
+of it. A host's bucket takes a guest's part unless the host was released; then the guest's own key does.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from grafter.core.model import Key, Part, UnixNano
+from grafter.errors import UnavailableError
+from grafter.store import records
+from grafter.store.redis.engine import Engine
+from grafter.store.redis.layout import (
+    ELEMENT,
+    GUEST_ELEMENT,
+    ITEM,
+    bucket_of,
+    decode_guest_element,
+    element,
+    guest_element,
+    relative,
+)
+from grafter.store.redis.scripts import Argument, Item
+from grafter.store.redis.server import WRITING
+
+# Kinds of items, as lua/append.lua has them.
+_HOST, _GUEST, _OWN, _MOVED, _MOVE = range(5)
+_RELEASED, _LINKED, _BEGUN = b"012"
+_ATTEMPTS = 5
+_KEY_BYTES = 17
+
+
+class _Link:
+    """What was learned of a guest for one append."""
+
+    __slots__ = ("host", "movable", "pinned", "refused")
+
+    def __init__(self, host: Key | None, movable: int, pinned: int) -> None:
+        self.host = host
+        self.movable = movable
+        self.pinned = pinned
+        self.refused = False
+        """The host was released."""
+
+
+class _Turn:
+    """Whose append of a guest it is."""
+
+    __slots__ = ("lock", "wanted")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.wanted = 0
+
+
+class Filing:
+    """Append and move, over an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._turns: dict[Key, _Turn] = {}
+
+    async def append(self, parts: Sequence[Part], now: UnixNano) -> None:
+        """See Store.append."""
+        if not parts:
+            return
+        sums = self._engine.sums
+        size = sum([len(part.payload) for part in parts])
+        held = sums.held + sums.pending
+        if held + size > sums.max_bytes:
+            raise UnavailableError(
+                f"store is full: {held} bytes are held, {size} more would pass the limit of {sums.max_bytes}",
+                retry_after=5.0,
+                reason="store_full",
+            )
+        sums.pending += size
+        sums.in_flight += 1
+        try:
+            guests = {part.key: part.guest for part in parts if part.guest is not None}
+            if not guests:
+                await self._store(parts, now, {})
+                return
+            async with self._alone(guests):
+                await self._with_guests(parts, now)
+        finally:
+            sums.pending -= size
+            sums.in_flight -= 1
+
+    async def _with_guests(self, parts: Sequence[Part], now: UnixNano) -> None:
+        links = await self._learn(parts, now)
+        for own, link in links.items():
+            if link.host is not None and link.movable and not self._engine.apart:
+                link.refused = not await self._bring(own, link.host, link.pinned)
+        left = list(parts)
+        for _ in range(_ATTEMPTS):
+            answer = await self._store(left, now, links)
+            again = [part for part, said in zip(left, answer, strict=True) if said in (_RELEASED, _LINKED)]
+            if not again:
+                return
+            for part, said in zip(left, answer, strict=True):
+                if said == _RELEASED:
+                    links[part.key].refused = True
+            linked = {part.key for part, said in zip(left, answer, strict=True) if said == _LINKED}
+            if linked:
+                # Another replica learned the link meanwhile.
+                links |= await self._learn([part for part in again if part.key in linked], now, again=True)
+            left = again
+        raise UnavailableError("the guest's link changes too often", reason="store_down")
+
+    @asynccontextmanager
+    async def _alone(self, guests: Iterable[Key]) -> AsyncIterator[None]:
+        """One append of a guest at a time: two that move its parts would move them twice."""
+        owns = sorted(guests)
+        async with AsyncExitStack() as stack:
+            for own in owns:
+                turn = self._turns.setdefault(own, _Turn())
+                turn.wanted += 1
+                stack.callback(self._left, own, turn)
+                await stack.enter_async_context(turn.lock)
+            yield
+
+    def _left(self, own: Key, turn: "_Turn") -> None:
+        turn.wanted -= 1
+        if not turn.wanted:
+            del self._turns[own]
+
+    async def _learn(self, parts: Sequence[Part], now: UnixNano, *, again: bool = False) -> dict[Key, _Link]:
+        """Take note of the guests of these parts, and learn their hosts."""
+        counts: dict[Key, int] = {}
+        hosts: dict[Key, bytes] = {}
+        for part in parts:
+            if part.guest is not None:
+                counts[part.key] = counts.get(part.key, 0) + (not again)
+                if part.guest.host is not None:
+                    hosts.setdefault(part.key, part.guest.host)
+        order = self._engine.order(now, len(counts))
+        items: list[Item] = [
+            (bucket_of(own), (bucket_of(own), own, count, hosts.get(own, b""), order + i))
+            for i, (own, count) in enumerate(counts.items())
+        ]
+        owns = list(counts)
+        runs, _ = await self._engine.run("learn", items, (relative(now),), lane=WRITING)
+        links = {}
+        for indices, reply in runs:
+            for at, i in enumerate(indices):
+                host, movable, pinned = reply[3 * at : 3 * at + 3]
+                links[owns[i]] = _Link(Key(host) if host else None, movable, pinned)
+        return links
+
+    async def _store(self, parts: Sequence[Part], now: UnixNano, links: dict[Key, _Link]) -> bytes:
+        """File parts; a byte a part says what became of it."""
+        engine = self._engine
+        at = relative(now)
+        arrival = engine.order(now, len(parts))
+        items: list[Item] = []
+        envelopes: dict[int, bytes] = {}
+        apart = engine.apart
+        pack, new = ITEM.pack, element
+        for i, part in enumerate(parts):
+            guest = part.guest
+            arguments: tuple[Argument, ...]
+            if guest is None:
+                key = part.key
+                if len(key) != 16:
+                    raise ValueError(f"a host's key has {len(key)} bytes, expected 16")
+                envelope = part.envelope
+                known = envelopes.get(id(envelope))
+                if known is None:
+                    if envelope is None:
+                        raise ValueError("a host part has no envelope")
+                    known = envelopes[id(envelope)] = records.encode_envelope(envelope)
+                bucket = bucket_of(key)
+                record = pack(bucket, _HOST, int(part.facts), part.spans, len(part.payload), at) + key
+                arguments = (record, new(part, arrival + i, at, known, part.span_ids))
+            else:
+                facts = records.encode_guest(guest)
+                link = links[part.key]
+                to_host = link.host is not None and not apart and not link.refused
+                key = link.host if to_host and link.host is not None else part.key
+                bucket = bucket_of(key)
+                kind = _GUEST if to_host else _OWN
+                record = pack(bucket, kind, 0, part.spans, len(part.payload), at) + key
+                stored = new(part, arrival + i, at, b"", facts)
+                noted = guest_element(part.key, arrival + i, at, facts)
+                arguments = (record, stored, noted) if to_host else (record, stored, noted, link.host or b"")
+            items.append((bucket, arguments))
+        answer = await self._append(items)
+        took = engine.sums.took
+        for (bucket, _), part, said in zip(items, parts, answer, strict=True):
+            if said >= _BEGUN:
+                took(bucket, now, part.spans, len(part.payload), begun=said == _BEGUN)
+        return answer
+
+    async def _append(self, items: Sequence[Item]) -> bytes:
+        engine = self._engine
+        runs, _ = await engine.run("append", items, lane=WRITING, wait_replicas=engine.wait_replicas)
+        if len(runs) == 1:
+            return bytes(runs[0][1])
+        answer = bytearray(len(items))
+        for indices, reply in runs:
+            for i, said in zip(indices, reply, strict=True):
+                answer[i] = said
+        return bytes(answer)
+
+    # Moving.
+
+    async def _bring(self, own: Key, host: Key, pinned: int) -> bool:
+        """Move what waits under a guest's own key to its host; False when the host was released."""
+        return await self._carry(own, host, pinned, None, 0, _MOVED)
+
+    async def move(self, own: Key, token: int, host: Key) -> bool:
+        """See Store.move."""
+        engine = self._engine
+        if len(own) != _KEY_BYTES:
+            return False
+        async with self._alone([own]):
+            bucket = bucket_of(own)
+            item: Item = (bucket, ())
+            runs, _ = await engine.run("guest", [item], (b"moving", bucket, own, token, host, engine.order()))
+            up_to = runs[0][1]
+            if not up_to:
+                return False
+            return await self._carry(own, host, 0, up_to, token, _MOVE)
+
+    async def _carry(self, own: Key, host: Key, pinned: int, up_to: int | None, token: int, kind: int) -> bool:
+        """Copy parts to the host and then forget them here; a crash between the two leaves both."""
+        engine = self._engine
+        bucket = bucket_of(own)
+        parts, facts = await engine.commands(
+            [
+                (bucket, ("LRANGE", engine.layout.name(b"p", own), pinned, -1)),
+                (bucket, ("LRANGE", engine.layout.name(b"g", own), pinned, -1)),
+            ]
+        )
+        both = [
+            (part, note)
+            for part, note in zip(parts, facts, strict=False)
+            if up_to is None or ELEMENT.unpack_from(part)[6] <= up_to
+        ]
+        if not both:
+            return True
+        last = max(ELEMENT.unpack_from(part)[6] for part, _ in both)
+        arrival = engine.order(count=len(both))
+        items: list[Item] = []
+        sizes = []
+        for i, (part, note) in enumerate(both):
+            version, flags, nothing, spans, envelope, head, _, at = ELEMENT.unpack_from(part)
+            size = len(part) - ELEMENT.size - envelope - head
+            sizes.append((spans, size, at))
+            again = ELEMENT.pack(version, flags, nothing, spans, envelope, head, arrival + i, at)
+            noted = GUEST_ELEMENT.pack(own, arrival + i, at) + note[GUEST_ELEMENT.size :]
+            record = ITEM.pack(bucket_of(host), kind, 0, spans, size, at) + host
+            items.append((bucket_of(host), (record, again + part[ELEMENT.size :], noted)))
+        answer = await self._append(items)
+        if answer[0] == _RELEASED:
+            return False
+        item: Item = (bucket, ())
+        await engine.run("guest", [item], (b"unfile", bucket, own, last, token, host, arrival))
+        await engine.survey([bucket, bucket_of(host)])
+        return True
+
+
+def evidence(own: Key, here: Sequence[bytes], host: Key, there: Sequence[bytes]) -> tuple[Key | None, int]:
+    """A guest's link by what is held of it: the earliest part counts, by where it is filed or by what it says."""
+    found: tuple[int, Key | None] | None = None
+    for key, elements in ((own, here), (host, there)):
+        for data in elements:
+            of, arrival, facts, _ = decode_guest_element(data)
+            if of != own:
+                continue
+            said = host if key != own else (Key(facts.host) if facts.host is not None else None)
+            if said is not None and (found is None or arrival < found[0]):
+                found = (arrival, said)
+    return (None, 0) if found is None else (found[1], found[0])

@@ -1,0 +1,278 @@
+"""Claim, bundle, read: what is due goes to one owner.
+
+Which keys are due is looked up first, a page of each bucket, so that the earliest of all are taken whatever bucket they
+are in; then they are taken, and who comes second gets nothing.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+
+from grafter.core.model import Key, UnixNano, guest_key
+from grafter.core.state import GuestState
+from grafter.errors import UnavailableError
+from grafter.store.base import Bundle, Claim, Plain, StoredPart
+from grafter.store.records import RecordError
+from grafter.store.redis.connection import Command, Reply
+from grafter.store.redis.engine import Engine
+from grafter.store.redis.layout import (
+    BUCKETS,
+    ELEMENT,
+    Head,
+    bucket_of,
+    guest_states,
+    link_host,
+    outcomes,
+    relative,
+)
+from grafter.store.redis.scripts import Item
+
+PLAIN, OTHERS = b"d", b"o"
+_PAGE = 32
+_ROOT = 1
+
+
+class HeldBundle(Bundle):
+    """A bundle with its parts, where they came with it."""
+
+    __slots__ = ("over", "parts")
+
+    def __init__(self, token: int, at: UnixNano, lease: int) -> None:
+        super().__init__(token, at, lease)
+        self.parts: list[list[bytes]] | None = None
+        self.over = False
+        """Its lease has ended, and somebody asked for what is due since."""
+
+
+class Handing:
+    """Claims and bundles, over an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._out: dict[int, HeldBundle] = {}
+        self._odd: set[Key] = set()
+        """Due keys that this version cannot read."""
+
+    async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
+        """See Store.claim."""
+        self._end_bundles(now)
+        claims: list[Claim] = []
+        seen: set[Key] = set()
+        while len(claims) < limit:
+            some = await self._due(now, limit - len(claims), (OTHERS,) if bundles else (PLAIN, OTHERS), seen)
+            if not some:
+                break
+            seen.update(some)
+            claims += await self._take(some, now)
+        return claims
+
+    async def _due(self, now: int, limit: int, queues: Sequence[bytes], seen: set[Key]) -> list[Key]:
+        """The keys that are due, earliest first, those of one moment in their own order; fewer than the limit only when
+        there are no more."""
+        tags = self._engine.layout.tags
+        upper = f"{relative(now):d}"
+        places = [(bucket, tags[bucket] + queue) for queue in queues for bucket in range(BUCKETS)]
+        found: list[tuple[float, Key]] = []
+        offset, page = 0, min(limit, _PAGE)
+        horizon: float | None = None
+        while places:
+            commands: list[tuple[int, Command]] = [
+                (bucket, ("ZRANGEBYSCORE", name, "-inf", upper, "WITHSCORES", "LIMIT", offset, page))
+                for bucket, name in places
+            ]
+            more = []
+            for place, flat in zip(places, await self._engine.commands(commands), strict=True):
+                for i in range(0, len(flat), 2):
+                    key = Key(flat[i])
+                    if key not in seen and key not in self._odd:
+                        found.append((float(flat[i + 1]), key))
+                if len(flat) == 2 * page:
+                    more.append((float(flat[-1]), place))
+            # What a full page may hide comes after its last entry: what is before that is certain.
+            horizon = min((last for last, _ in more), default=None)
+            certain = len(found) if horizon is None else sum([at <= horizon for at, _ in found])
+            if certain >= limit:
+                break
+            places = [place for last, place in more]
+            offset += page
+            page = max(page, _PAGE)
+        found.sort()
+        return [key for _, key in found[:limit]]
+
+    async def _take(self, keys: Sequence[Key], now: UnixNano) -> list[Claim]:
+        engine = self._engine
+        items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in keys]
+        token = engine.tokens(len(keys))
+        runs, _ = await engine.run("take", items, (relative(now), engine.lease, token, 0))
+        taken: list[tuple[Key, Sequence[Reply]]] = []
+        by_index = sorted((i, reply) for indices, replies in runs for i, reply in zip(indices, replies, strict=True))
+        for i, reply in by_index:
+            if reply == b"?":
+                self._odd.add(keys[i])
+            elif reply:
+                taken.append((keys[i], reply))
+        return await self.claims(taken)
+
+    async def claims(self, taken: Sequence[tuple[Key, Sequence[Reply]]]) -> list[Claim]:
+        """Claims of what a script handed out: head, outcomes, guests' facts."""
+        claims = []
+        states: list[dict[str, GuestState]] = []
+        for key, (raw, flat, elements) in taken:
+            head = Head(raw)
+            guests = guest_states(elements)
+            states.append(guests)
+            self._engine.leases.setdefault(head.token, set()).add(key)
+            claims.append(Claim(key, head.token, head.up_to, head.state({}), outcomes(flat)))
+        names = list(dict.fromkeys(chain.from_iterable(states)))
+        if names:
+            await self._tell_links(names, states)
+        for claim, guests in zip(claims, states, strict=True):
+            claim.state.guests = guests
+        return claims
+
+    async def _tell_links(self, names: Sequence[str], states: Sequence[dict[str, GuestState]]) -> None:
+        """What the store knows of a guest's link, from a memory or a move, may be more than its parts say."""
+        engine = self._engine
+        owns = [guest_key(name) for name in names]
+        replies = await engine.commands([(bucket_of(own), ("GET", engine.layout.name(b"l", own))) for own in owns])
+        hosts = {name: link_host(raw) for name, raw in zip(names, replies, strict=True)}
+        for guests in states:
+            for name, state in guests.items():
+                host = hosts[name]
+                if host is not None and state.host != host:
+                    state.host, state.sampled = host, None
+
+    # Bundles.
+
+    async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
+        """See Store.bundle."""
+        self._end_bundles(now)
+        engine = self._engine
+        if engine.apart:
+            return None
+        keys = await self._fitting(await self._due(now, self._likely(traces, spans), (PLAIN,), set()), spans, size)
+        if not keys:
+            return None
+        token = engine.tokens()
+        items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in keys]
+        reading: list[tuple[int, Command]] = [
+            (bucket_of(key), ("LRANGE", engine.layout.name(b"p", key), 0, -1)) for key in keys
+        ]
+        runs, lists = await engine.run("take", items, (relative(now), engine.lease, token, 1), after=reading)
+        bundle = HeldBundle(token, now, now + engine.lease)
+        bundle.parts = []
+        heads: dict[int, Head] = {}
+        for indices, replies in runs:
+            for i, reply in zip(indices, replies, strict=True):
+                if reply == b"?":
+                    self._odd.add(keys[i])
+                elif reply:
+                    heads[i] = Head(reply[0])
+        for i, key in enumerate(keys):
+            head = heads.get(i)
+            if head is None:
+                continue
+            bundle.keys.append(key)
+            bundle.counts.append(head.host_spans)
+            bundle.ends.append(head.parts)
+            bundle.spans += head.host_spans
+            bundle.size += head.size
+            bundle.parts.append(lists[i][: head.parts])
+        if not bundle.keys:
+            return None
+        if any(len(parts) != end for parts, end in zip(bundle.parts, bundle.ends, strict=True)):
+            # The script was given anew after the lists had been read.
+            bundle.parts = None
+        self._out[token] = bundle
+        engine.leases[token] = set(bundle.keys)
+        return bundle
+
+    def _likely(self, traces: int, spans: int) -> int:
+        """How many traces so many spans are, by what is held."""
+        stats = self._engine.sums.stats()
+        return max(1, min(traces, 2 * spans * stats.traces // max(1, stats.spans) + 1))
+
+    async def _fitting(self, keys: Sequence[Key], spans: int, size: int) -> list[Key]:
+        """As many of these as the limits allow."""
+        engine = self._engine
+        raws = await engine.commands([(bucket_of(key), ("GET", engine.layout.name(b"m", key))) for key in keys])
+        chosen: list[Key] = []
+        for key, raw in zip(keys, raws, strict=True):
+            if spans <= 0 or size <= 0:
+                break
+            try:
+                head = Head(raw) if raw is not None else None
+            except RecordError:
+                self._odd.add(key)
+                continue
+            chosen.append(key)
+            if head is not None:
+                spans -= head.host_spans
+                size -= head.size
+        return chosen
+
+    def _end_bundles(self, now: int) -> None:
+        for token, bundle in list(self._out.items()):
+            if bundle.lease <= now:
+                bundle.over = True
+                del self._out[token]
+
+    def owned(self, bundle: Bundle) -> bool:
+        """As far as this process knows the bundle is still its own."""
+        return not (isinstance(bundle, HeldBundle) and bundle.over)
+
+    def spent(self, bundle: Bundle) -> None:
+        """It was settled, or opened."""
+        if isinstance(bundle, HeldBundle):
+            bundle.over = True
+            bundle.parts = None
+        self._out.pop(bundle.token, None)
+
+    async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
+        """See Store.read_bundle."""
+        lists = bundle.parts if isinstance(bundle, HeldBundle) else None
+        if lists is None:
+            lists = await self._lists(bundle.keys, bundle.ends)
+            for key, parts, end in zip(bundle.keys, lists, bundle.ends, strict=True):
+                if len(parts) != end:
+                    raise UnavailableError(f"parts of {key.hex()} are gone", reason="store_down")
+        envelope_of = self._engine.reader.envelope
+        found: list[Plain] = []
+        unpack, before = ELEMENT.unpack_from, ELEMENT.size
+        for parts in lists:
+            payloads, envelopes, ids, root = [], [], [], -1
+            for i, data in enumerate(parts):
+                version, facts, _, _, envelope, head, _, _ = unpack(data)
+                if version != 1:
+                    raise UnavailableError("parts were written by a newer version", reason="store_down")
+                middle = before + envelope
+                end = middle + head
+                envelopes.append(envelope_of(data[before:middle]))
+                ids.append(data[middle:end])
+                payloads.append(data[end:])
+                if root < 0 and facts & _ROOT:
+                    root = i
+            found.append((payloads, envelopes, ids, max(root, 0)))
+        if isinstance(bundle, HeldBundle):
+            # Read once, mostly: what is kept until the answer of the exporter is in its hands already.
+            bundle.parts = None
+        return found
+
+    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
+        """See Store.read."""
+        part = self._engine.reader.part
+        try:
+            return [
+                [part(data) for data in parts if int.from_bytes(data[16:24], "little") <= claim.up_to]
+                for claim, parts in zip(claims, await self._lists([c.key for c in claims]), strict=True)
+            ]
+        except RecordError as error:
+            raise UnavailableError(f"held parts could not be read: {error}", reason="store_down") from error
+
+    async def _lists(self, keys: Sequence[Key], ends: Sequence[int] | None = None) -> list[list[bytes]]:
+        engine = self._engine
+        return await engine.commands(
+            [
+                (bucket_of(key), ("LRANGE", engine.layout.name(b"p", key), 0, -1 if ends is None else ends[i] - 1))
+                for i, key in enumerate(keys)
+            ]
+        )

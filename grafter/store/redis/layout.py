@@ -1,0 +1,199 @@
+"""Names of keys and the bytes of what is in them, as the scripts know them too (lua/common.lua).
+
+Everything is little-endian and begins with a version: a record of a newer one is left alone. Times in Redis are
+nanoseconds since EPOCH in a double: exact for three months on either side, to 64 ns for the next ten years.
+"""
+
+from binascii import crc32
+from collections.abc import Mapping, Sequence
+from struct import Struct
+
+from grafter.core.model import Envelope, GuestFacts, Key, Part, TraceId, UnixNano
+from grafter.core.state import GuestState, TraceState, guest_state
+from grafter.store import records
+from grafter.store.base import Memory, Outcome, StoredPart
+from grafter.store.records import facts_of
+
+FORMAT = 1
+"""Of the whole: the number of buckets, the hash of a key, the names. A store of another one is not opened."""
+VERSION = 1
+"""Of each record."""
+BUCKETS = 64
+EPOCH = 1_798_761_600 * 1_000_000_000
+"""2027-01-01T00:00:00Z."""
+
+HEAD = Struct("<9B6I9d")
+"""A held key: version, facts, remembered, fresh, leased, given, bundle, outcomes, queue; parts, host spans, guest
+spans, guest parts, parts that the claim covers, parts that are pinned; bytes, first, last, seen, last arrival, moment
+that was given, token, last arrival that the claim covers, last arrival that is pinned."""
+ITEM = Struct("<BBBIId")
+"""A part on its way: bucket, kind, facts, spans, size, now; then its key."""
+ELEMENT = Struct("<BBHIIIqq")
+"""Before a part: version, facts or GUEST, nothing, spans, length of its envelope and of its head, arrival, now."""
+GUEST_ELEMENT = Struct("<17sqq")
+"""Before a guest part's facts: its guest's key, arrival, now."""
+LINK = Struct("<BBdI")
+"""A guest: version, whether its host is known, since which order (-1: by a memory), its parts that are held."""
+MEMORY = Struct("<BBd")
+"""Before a memory: version, whether it names a host, since when; then the host and the blob."""
+
+GUEST = 0x80
+
+
+def bucket_of(key: bytes) -> int:
+    """Where a key lies; the same for ever."""
+    return crc32(key) % BUCKETS
+
+
+def relative(at: int) -> int:
+    """A time as Redis has it."""
+    return at - EPOCH
+
+
+def absolute(at: float) -> UnixNano:
+    """A time of Redis as the contract has it."""
+    return UnixNano(int(at) + EPOCH)
+
+
+class Layout:
+    """The names of one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = f"{prefix}:".encode()
+        self.tags = [b"%s{g:%d}:" % (self.prefix, bucket) for bucket in range(BUCKETS)]
+        """What the names of a bucket begin with."""
+        self.sums = [tag + b"s" for tag in self.tags]
+
+    def name(self, kind: bytes, key: bytes) -> bytes:
+        """The name of a record of a key."""
+        return self.tags[bucket_of(key)] + kind + b":" + key
+
+
+def element(part: Part, arrival: int, now: int, envelope: bytes, head: bytes) -> bytes:
+    """A part as it is held."""
+    flags = GUEST if part.guest is not None else int(part.facts)
+    return b"".join(
+        (
+            ELEMENT.pack(VERSION, flags, 0, part.spans, len(envelope), len(head), arrival, now),
+            envelope,
+            head,
+            part.payload,
+        )
+    )
+
+
+class Reader:
+    """Makes parts of elements; equal envelopes become one object, which makes grouping cheap."""
+
+    _SHARED = 1024
+
+    def __init__(self) -> None:
+        self._envelopes: dict[bytes, Envelope] = {}
+
+    def part(self, data: bytes) -> StoredPart:
+        """Raises RecordError for what this version cannot read."""
+        version, flags, _, spans, envelope, head, arrival, _ = ELEMENT.unpack_from(data)
+        if version != VERSION:
+            raise records.RecordError(f"a part has version {version}, expected {VERSION}")
+        middle = ELEMENT.size + envelope
+        end = middle + head
+        if flags & GUEST:
+            guest = records.decode_guest(data[middle:end])
+            return StoredPart(arrival, data[end:], spans, None, b"", guest)
+        shared = self.envelope(data[ELEMENT.size : middle])
+        return StoredPart(arrival, data[end:], spans, shared, data[middle:end], None, facts_of(flags))
+
+    def envelope(self, blob: bytes) -> Envelope:
+        """The envelope that these bytes are."""
+        known = self._envelopes.get(blob)
+        if known is None:
+            if len(self._envelopes) >= self._SHARED:
+                self._envelopes.clear()
+            known = self._envelopes[blob] = records.decode_envelope(blob)
+        return known
+
+
+class Head:
+    """What is known of a held key."""
+
+    __slots__ = ("arrival", "covers", "facts", "fields", "guest_parts", "parts", "token", "up_to")
+
+    def __init__(self, raw: bytes) -> None:
+        """Raises RecordError for a newer version's."""
+        self.fields = HEAD.unpack(raw)
+        if self.fields[0] != VERSION:
+            raise records.RecordError(f"a held key has version {self.fields[0]}, expected {VERSION}")
+        self.facts = self.fields[1]
+        self.parts, self.guest_parts, self.covers = self.fields[9], self.fields[12], self.fields[13]
+        self.arrival = int(self.fields[19])
+        self.token = int(self.fields[21])
+        self.up_to = int(self.fields[22])
+
+    @property
+    def host_spans(self) -> int:
+        return int(self.fields[10])
+
+    @property
+    def size(self) -> int:
+        return int(self.fields[15])
+
+    @property
+    def pinned(self) -> int:
+        """The parts of which an export was begun."""
+        return int(self.fields[14])
+
+    @property
+    def plain(self) -> bool:
+        """It stands among those about which nothing is left to decide."""
+        return bool(self.fields[8] == 1)
+
+    def state(self, guests: Mapping[str, GuestState]) -> TraceState:
+        fields = self.fields
+        return TraceState(
+            absolute(fields[16]),
+            absolute(fields[17]),
+            fields[10],
+            fields[11],
+            int(fields[15]),
+            facts_of(fields[1]),
+            dict(guests),
+            fields[2] == 1,
+        )
+
+
+def guest_states(elements: Sequence[bytes]) -> dict[str, GuestState]:
+    """The sums of guest parts' facts, without what only the store knows of their links."""
+    return guest_state((facts, now) for _, _, facts, now in map(decode_guest_element, elements))
+
+
+def guest_element(own: Key, arrival: int, now: int, facts: bytes) -> bytes:
+    return GUEST_ELEMENT.pack(own, arrival, now) + facts
+
+
+def decode_guest_element(data: bytes) -> tuple[Key, int, GuestFacts, UnixNano]:
+    """Guest's key, arrival, facts, now."""
+    own, arrival, now = GUEST_ELEMENT.unpack_from(data)
+    return Key(own), arrival, records.decode_guest(data[GUEST_ELEMENT.size :]), UnixNano(now + EPOCH)
+
+
+def outcomes(flat: Sequence[bytes]) -> dict[str, Outcome]:
+    """What a hash of outcomes says."""
+    return {flat[i].decode(): Outcome(flat[i + 1].decode()) for i in range(0, len(flat), 2)}
+
+
+def link_host(raw: bytes | None) -> TraceId | None:
+    """The host that a guest's link names."""
+    if raw is None or raw[0] != VERSION or not raw[1]:
+        return None
+    return TraceId(raw[LINK.size : LINK.size + 16])
+
+
+def decode_memory(key: Key, raw: bytes | None, now: int, remember: int) -> Memory | None:
+    """The memory of a key, unless its time is over or a newer version wrote it."""
+    if raw is None or raw[0] != VERSION:
+        return None
+    _, named, at = MEMORY.unpack_from(raw)
+    if int(at) + remember <= relative(now):
+        return None
+    begin = MEMORY.size + (16 if named else 0)
+    return Memory(key, raw[begin:], Key(raw[MEMORY.size : begin]) if named else None)

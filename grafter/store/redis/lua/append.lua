@@ -1,0 +1,96 @@
+-- Store parts. KEYS: the sums of each bucket that is touched. ARGV: for each part a record (bucket, kind, facts, spans,
+-- size, now, key), the part, and for a guest's its facts; for kind OWN then the host that was found released, or
+-- nothing. The answer: a byte a part, BEGUN or ADDED, or why not.
+local HOST, GUEST, OWN, MOVED, MOVE = 0, 1, 2, 3, 4
+local RELEASED, LINKED, BEGUN, ADDED = "0", "1", "2", "3"
+local items, answer = {}, {}
+local i, last = 1, #ARGV
+while i <= last do
+  local rec = ARGV[i]
+  local bucket, kind, facts, n, size, now = unpk("<BBBI4I4d", rec)
+  local item = {base = base_of(bucket), kind = kind, facts = facts, spans = n, size = size, now = now,
+    key = rec:sub(20), part = ARGV[i + 1]}
+  i = i + 2
+  if kind ~= HOST then
+    item.guest = ARGV[i]
+    i = i + 1
+    if kind == OWN then
+      item.host = ARGV[i]
+      i = i + 1
+    end
+  end
+  load(item.base, item.key)
+  items[#items + 1] = item
+end
+
+local function refusal(item)
+  local kind, base, key = item.kind, item.base, item.key
+  if kind == GUEST or kind == MOVED then
+    local h = load(base, key)
+    local released
+    if h then released = h.remembered else released = remembered(base, key, item.now) end
+    if released == 0 then return nil end
+    if h and h.gn > 0 then
+      local own = item.guest:sub(1, 17)
+      for _, facts in ipairs(call("lrange", base .. "g:" .. key, 0, -1)) do
+        if facts:sub(1, 17) == own then return nil end
+      end
+    end
+    return RELEASED
+  end
+  if kind == OWN and not APART then
+    local raw = call("get", base .. "l:" .. key)
+    if raw and raw:byte(2) == 1 and raw:sub(15, 30) ~= item.host then return LINKED end
+  end
+  return nil
+end
+
+for position, item in ipairs(items) do
+  local base, key, now = item.base, item.key, item.now
+  local refused = refusal(item)
+  if refused then
+    answer[position] = refused
+  else
+    local h = load(base, key)
+    local is_new = not h
+    if is_new then h = begun(base, key, now) end
+    local moved = item.kind == MOVED or item.kind == MOVE
+    local number = unpk("<I8", item.part, 17)
+    local part, guest = item.part, item.guest
+    if number <= h.arr then
+      -- Another replica, whose clock is ahead, gave a higher number.
+      number = h.arr + 1
+      part = part:sub(1, 16) .. pack("<I8", number) .. part:sub(25)
+      if guest then guest = guest:sub(1, 17) .. pack("<I8", number) .. guest:sub(26) end
+    end
+    h.n = call("rpush", base .. "p:" .. key, part)
+    h.arr = number
+    if guest then
+      call("rpush", base .. "g:" .. key, guest)
+      if h.gn == 0 then call("pexpire", base .. "g:" .. key, TTL) end
+      h.gn = h.gn + 1
+      h.gs = h.gs + item.spans
+    else
+      h.hs = h.hs + item.spans
+      h.facts = bit.bor(h.facts, item.facts)
+    end
+    h.bytes = h.bytes + item.size
+    if now > h.last then h.last = now end
+    if now < h.first then h.first = now end
+    if moved then
+      if now > h.seen then h.seen = now end
+    else
+      h.seen = now
+    end
+    if h.leased == 1 then
+      h.fresh = 1
+    elseif h.given == 1 and not moved then
+      h.at = math.min(h.at, (by_table(h)))
+    end
+    h.dirty = true
+    count(base, item.spans, item.size)
+    answer[position] = is_new and BEGUN or ADDED
+  end
+end
+flush()
+return table.concat(answer)

@@ -1,0 +1,43 @@
+-- About bundles. KEYS: the sums of each bucket. ARGV: what, token, exporter or time, then for each bucket and key.
+--   intend  note the exporter                       open  make claims of its keys
+-- The answer: 1, or 0 when some of it is no longer the owner's; then nothing was changed.
+local what, token, name = ARGV[1], ARGV[2], ARGV[3]
+past_limit(KEYS[1])
+local bases = {}
+for i = 4, #ARGV, 2 do
+  local base = base_of(ARGV[i])
+  if not bases[base] then
+    local exporter = call("get", base .. "b:" .. token)
+    if not exporter or exporter:sub(1, 1) == "!" then return 0 end
+    bases[base] = exporter
+  end
+end
+if what == "intend" then
+  for base in pairs(bases) do call("set", base .. "b:" .. token, name, "px", TTL) end
+  return 1
+end
+local number = tonumber(token)
+local found = {}
+for i = 4, #ARGV, 2 do
+  local h = load(base_of(ARGV[i]), ARGV[i + 1])
+  if not owned(h, number) then return 0 end
+  found[#found + 1] = h
+end
+local answer = {}
+for _, h in ipairs(found) do
+  local exporter = bases[h.base]
+  if exporter ~= "" then
+    call("hset", h.base .. "x:" .. h.key, exporter, "intended")
+    call("pexpire", h.base .. "x:" .. h.key, TTL)
+    h.outcomes, h.pinn, h.pinup = 1, h.covn, h.covup
+  end
+  h.bundle = 0
+  h.dirty = true
+end
+flush()
+for base in pairs(bases) do call("unlink", base .. "b:" .. token) end
+for _, h in ipairs(found) do
+  local outcomes = h.outcomes == 1 and call("hgetall", h.base .. "x:" .. h.key) or {}
+  answer[#answer + 1] = {call("get", h.base .. "m:" .. h.key), outcomes, {}}
+end
+return answer

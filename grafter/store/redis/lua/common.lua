@@ -1,0 +1,165 @@
+-- What every script begins with. Before it stand the settings of the store: P (prefix), APART, MAX_TRACE (bytes),
+-- REMEMBER (nanoseconds), TTL and MEMORY_TTL (milliseconds), TABLE (the waits, packed).
+--
+-- Times are nanoseconds since layout.EPOCH; arrivals, tokens and orders are whole numbers below 2^53.
+--
+-- Keys of bucket NN, after P.."{g:NN}:"
+--   m:KEY  head of a held key (HEAD)            p:KEY  its parts, a list       g:KEY  facts of its guest parts, a list
+--   x:KEY  outcomes of its exports, a hash      l:KEY  a guest's link          y:KEY  memory
+--   b:TOKEN  a bundle's part of the bucket: its exporter, or "!" and that when it is over
+--   d, o   when to look at a key: plain ones, others    f  arrival of the first part    z  order of memories    s  sums
+local call, pack, unpk = redis.call, struct.pack, struct.unpack
+local HEAD = "<BBBBBBBBBI4I4I4I4I4I4ddddddddd"
+local LINK = "<BBdI4"
+local MEMORY = "<BBd"
+local ELEMENT = "<BBHI4I4I4I8i8"
+local ELEMENT_BYTES = 32
+local PLAIN, ODD = 1, 2
+
+local function base_of(bucket)
+  return P .. "{g:" .. bucket .. "}:"
+end
+
+local keys, order = {}, {}
+local spans, sizes = {}, {}
+
+local function count(base, s, b)
+  spans[base] = (spans[base] or 0) + s
+  sizes[base] = (sizes[base] or 0) + b
+end
+
+-- The head of a key, or nothing. A head that a newer version wrote ends the script before it wrote anything.
+local function load(base, key)
+  local name = base .. "m:" .. key
+  local h = keys[name]
+  if h ~= nil then return h end
+  local raw = call("get", name)
+  if not raw then
+    keys[name] = false
+    return false
+  end
+  if raw:byte(1) ~= 1 then error("NEWER a held key") end
+  h = {base = base, key = key}
+  local _
+  _, h.facts, h.remembered, h.fresh, h.leased, h.given, h.bundle, h.outcomes, h.queue, h.n, h.hs, h.gs, h.gn, h.covn,
+    h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup = unpk(HEAD, raw)
+  h.was = h.first
+  keys[name] = h
+  order[#order + 1] = h
+  return h
+end
+
+local function remembered(base, key, now)
+  local raw = call("getrange", base .. "y:" .. key, 0, 9)
+  if raw == "" then return 0 end
+  if raw:byte(1) ~= 1 then return 1 end
+  local _, _, at = unpk(MEMORY, raw)
+  return now < at + REMEMBER and 1 or 0
+end
+
+local function begun(base, key, now)
+  local h = {
+    base = base, key = key, facts = 0, fresh = 0, leased = 0, given = 0, bundle = 0, outcomes = 0, queue = 0, n = 0,
+    hs = 0, gs = 0, gn = 0, covn = 0, pinn = 0, bytes = 0, first = now, last = now, seen = now, arr = 0, at = 0,
+    token = 0, covup = 0, pinup = 0,
+  }
+  h.remembered = remembered(base, key, now)
+  keys[base .. "m:" .. key] = h
+  order[#order + 1] = h
+  return h
+end
+
+-- The moment to look at a key, and whether nothing would be left to decide about it then.
+local function by_table(h)
+  if h.bytes > MAX_TRACE then return h.seen, false end
+  local row = h.facts % 8
+  if h.hs == 0 then row = row + 8 end
+  if h.remembered == 1 or APART then row = row + 16 end
+  if #h.key == 17 then row = row + 32 end
+  local wait, most = unpk("<dd", TABLE, row * 16 + 1)
+  local quiet, longest = h.seen + wait, h.first + most
+  if quiet > longest then return longest, false end
+  return quiet, h.facts % 2 == 1 and h.facts % 8 < 4 and h.gn == 0 and h.remembered == 0 and h.outcomes == 0
+    and h.seen == h.last and not APART and #h.key == 16
+end
+
+local function due(h)
+  if h.leased == 1 or h.given == 1 then return h.at, false end
+  return by_table(h)
+end
+
+local function drop(h)
+  local base, key = h.base, h.key
+  call("unlink", base .. "m:" .. key, base .. "p:" .. key)
+  if h.gn > 0 or h.guests then call("unlink", base .. "g:" .. key) end
+  if h.outcomes == 1 then call("unlink", base .. "x:" .. key) end
+  if h.queue ~= 0 then call("zrem", base .. (h.queue == PLAIN and "d" or "o"), key) end
+  call("zrem", base .. "f", key)
+  keys[base .. "m:" .. key] = false
+  h.gone = true
+end
+
+-- Write the heads that were changed, with their moments, and the sums.
+local function flush()
+  for _, h in ipairs(order) do
+    if h.dirty and not h.gone then
+      local base, key = h.base, h.key
+      local at, plain = due(h)
+      local queue = plain and PLAIN or ODD
+      if h.queue ~= 0 and h.queue ~= queue then call("zrem", base .. (h.queue == PLAIN and "d" or "o"), key) end
+      call("zadd", base .. (plain and "d" or "o"), at, key)
+      if h.first ~= h.was then call("zadd", base .. "f", h.first, key) end
+      h.queue = queue
+      local raw = pack(HEAD, 1, h.facts, h.remembered, h.fresh, h.leased, h.given, h.bundle, h.outcomes, h.queue, h.n,
+        h.hs, h.gs, h.gn, h.covn, h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup)
+      if h.was then
+        call("setrange", base .. "m:" .. key, 0, raw)
+      else
+        call("set", base .. "m:" .. key, raw, "px", TTL)
+        call("pexpire", base .. "p:" .. key, TTL)
+      end
+    end
+  end
+  for base, s in pairs(spans) do
+    if s ~= 0 then call("hincrby", base .. "s", "spans", s) end
+    if sizes[base] ~= 0 then call("hincrby", base .. "s", "bytes", sizes[base]) end
+  end
+end
+
+-- Sum a key up anew from the parts that are left of it.
+local function resum(h)
+  local hs, gs, bytes, facts, gn = 0, 0, 0, 0, 0
+  local first, last
+  local list = call("lrange", h.base .. "p:" .. h.key, 0, -1)
+  for _, part in ipairs(list) do
+    local _, kind, _, n, env, head, _, now = unpk(ELEMENT, part)
+    if kind >= 128 then
+      gs = gs + n
+      gn = gn + 1
+    else
+      hs = hs + n
+      facts = bit.bor(facts, kind)
+    end
+    bytes = bytes + #part - ELEMENT_BYTES - env - head
+    if not first or now < first then first = now end
+    if not last or now > last then last = now end
+  end
+  count(h.base, hs + gs - h.hs - h.gs, bytes - h.bytes)
+  if gn ~= h.gn then h.guests = true end
+  h.n, h.hs, h.gs, h.bytes, h.facts, h.gn = #list, hs, gs, bytes, facts, gn
+  if h.n == 0 then
+    drop(h)
+  else
+    h.first, h.last = first, last
+    h.dirty = true
+  end
+end
+
+local function owned(h, token)
+  return h and h.leased == 1 and h.token == token
+end
+
+-- Past maxmemory a script may write when it has written before: what frees memory has to work then.
+local function past_limit(name)
+  call("unlink", name .. "!")
+end

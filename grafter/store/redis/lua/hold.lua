@@ -1,0 +1,54 @@
+-- What the owner of keys says of them. KEYS: the sums of each bucket. ARGV: what, a word, then for each bucket, key,
+-- token and a time.
+--   postpone  the time: when it is due again       renew  the time: when the lease ends       abandon  give it back
+--   outcome   the word: the exporter, and after a zero byte the outcome
+-- The answer: a byte for each, 1 where it was done.
+local what, word = ARGV[1], ARGV[2]
+past_limit(KEYS[1])
+local answer = {}
+for i = 3, #ARGV, 4 do
+  local base, key, token, at = base_of(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local h = load(base, key)
+  if not owned(h, token) then
+    answer[#answer + 1] = "0"
+  else
+    h.dirty = true
+    if what == "postpone" then
+      h.leased, h.token, h.given, h.bundle = 0, 0, 1, 0
+      h.at = at
+      if h.fresh == 1 then h.at = math.min(at, (by_table(h))) end
+      h.fresh = 0
+      for _, list in ipairs({"m:", "p:", "g:", "x:", "l:"}) do call("pexpire", base .. list .. key, TTL) end
+    elseif what == "renew" then
+      h.at = at
+    elseif what == "abandon" then
+      if h.bundle == 1 then
+        local exporter = call("get", base .. "b:" .. string.format("%.0f", token))
+        if exporter and exporter:sub(1, 1) == "!" then exporter = exporter:sub(2) end
+        if exporter and exporter ~= "" then
+          call("hset", base .. "x:" .. key, exporter, "intended")
+          h.outcomes, h.pinn, h.pinup = 1, h.covn, h.covup
+        end
+      end
+      h.leased, h.token, h.given, h.bundle, h.fresh = 0, 0, 0, 0, 0
+    else
+      local exporter, outcome = word:match("^(.-)%z(.*)$")
+      local name = base .. "x:" .. key
+      call("hset", name, exporter, outcome)
+      call("pexpire", name, TTL)
+      h.outcomes = 1
+      local stands = false
+      for _, value in ipairs(call("hvals", name)) do
+        if value ~= "withdrawn" then stands = true end
+      end
+      if not stands then
+        h.pinn = 0
+      elseif h.pinn == 0 then
+        h.pinn, h.pinup = h.covn, h.covup
+      end
+    end
+    answer[#answer + 1] = "1"
+  end
+end
+flush()
+return table.concat(answer)

@@ -1,0 +1,134 @@
+-- Forget and remember. KEYS: the sums of each bucket. ARGV: now, the order of the first memory, a bundle's token or 0,
+-- then commands:
+--   s bucket key token           forget what the claim covers; when it is not owned, what follows up to the next s is
+--                                left out, and with a bundle's token everything is
+--   y bucket key host blob       remember (host: nothing, or a guest's)
+--   u bucket key parts           so many parts of a guest went
+-- The answer: a byte a claim, how many parts of which guests went (own key, number), the guests whose link has to be
+-- found anew (own key, host), then for each bucket that was touched its sums.
+local now, number, bundle = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+past_limit(KEYS[1])
+local done, went, doubtful, touched = {}, {}, {}, {}
+
+local function bucket_of(base)
+  return base:sub(#P + 4, -3)
+end
+
+local function unlearn(base, key, parts)
+  local name = base .. "l:" .. key
+  local raw = call("get", name)
+  if not raw or raw:byte(1) ~= 1 then return end
+  local _, has, since, left = unpk(LINK, raw)
+  left = left - parts
+  if left <= 0 then
+    call("unlink", name)
+    return
+  end
+  call("set", name, pack(LINK, 1, has, since, left) .. raw:sub(15), "px", TTL)
+  if has == 1 and since ~= -1 then
+    doubtful[#doubtful + 1] = key
+    doubtful[#doubtful + 1] = raw:sub(15, 30)
+  end
+end
+
+local function settle(h)
+  local base, key = h.base, h.key
+  local gone = {}
+  touched[base] = true
+  if h.gn > 0 then
+    local leave = {}
+    for i, part in ipairs(h.n > h.covn and call("lrange", base .. "p:" .. key, 0, h.covn - 1) or {}) do
+      leave[i] = part:byte(2) >= 128
+    end
+    local facts = call("lrange", base .. "g:" .. key, 0, -1)
+    local guests = h.gn
+    if h.n > h.covn then
+      guests = 0
+      for _, is_guest in ipairs(leave) do
+        if is_guest then guests = guests + 1 end
+      end
+      call("ltrim", base .. "g:" .. key, guests, -1)
+    end
+    for i = 1, guests do
+      local own = facts[i]:sub(1, 17)
+      if not gone[own] then gone[#gone + 1] = own end
+      gone[own] = (gone[own] or 0) + 1
+    end
+  end
+  if h.n <= h.covn then
+    count(base, -h.hs - h.gs, -h.bytes)
+    drop(h)
+  else
+    call("ltrim", base .. "p:" .. key, h.covn, -1)
+    if h.outcomes == 1 then call("unlink", base .. "x:" .. key) end
+    h.outcomes, h.pinn, h.leased, h.token, h.fresh, h.bundle = 0, 0, 0, 0, 0, 0
+    h.given, h.at = 1, now
+    resum(h)
+  end
+  for _, own in ipairs(gone) do
+    went[#went + 1] = own
+    went[#went + 1] = gone[own]
+  end
+end
+
+local function remember(base, key, host, blob)
+  call("set", base .. "y:" .. key, pack(MEMORY, 1, host ~= "" and 1 or 0, now) .. host .. blob, "px", MEMORY_TTL)
+  call("zadd", base .. "z", number, key)
+  number = number + 1
+  touched[base] = true
+  local h = load(base, key)
+  if h then
+    h.remembered = 1
+    h.dirty = true
+  end
+  if host ~= "" then
+    local raw = call("get", base .. "l:" .. key)
+    if raw and raw:byte(1) == 1 then
+      local _, _, _, parts = unpk(LINK, raw)
+      if parts > 0 then call("set", base .. "l:" .. key, pack(LINK, 1, 1, -1, parts) .. host, "px", TTL) end
+    end
+  end
+end
+
+local lists = {}
+if bundle ~= 0 then
+  local i = 4
+  while i <= #ARGV do
+    if ARGV[i] == "s" then
+      if not owned(load(base_of(ARGV[i + 1]), ARGV[i + 2]), bundle) then return {"0", {}, {}, {}} end
+      i = i + 4
+    else
+      i = i + (ARGV[i] == "y" and 5 or 4)
+    end
+  end
+end
+local i, skip = 4, false
+while i <= #ARGV do
+  local what, base, key = ARGV[i], base_of(ARGV[i + 1]), ARGV[i + 2]
+  if what == "s" then
+    local h = load(base, key)
+    skip = not owned(h, tonumber(ARGV[i + 3]))
+    done[#done + 1] = skip and "0" or "1"
+    if not skip then
+      if h.bundle == 1 and not lists[base] then
+        call("unlink", base .. "b:" .. ARGV[i + 3])
+        lists[base] = true
+      end
+      settle(h)
+    end
+    i = i + 4
+  elseif what == "y" then
+    if not skip then remember(base, key, ARGV[i + 3], ARGV[i + 4]) end
+    i = i + 5
+  else
+    unlearn(base, key, tonumber(ARGV[i + 3]))
+    i = i + 4
+  end
+end
+flush()
+local sums = {}
+for base in pairs(touched) do
+  sums[#sums + 1] = bucket_of(base)
+  sums[#sums + 1] = sums_of(base)
+end
+return {table.concat(done), went, doubtful, sums}

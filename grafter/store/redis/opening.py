@@ -1,0 +1,158 @@
+"""Start, checks and stop of the store on Redis."""
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from grafter.core.policy import Waits
+from grafter.errors import UnavailableError
+from grafter.store.held import LookAt
+from grafter.store.redis import address as addresses
+from grafter.store.redis.connection import Command
+from grafter.store.redis.engine import Engine
+from grafter.store.redis.layout import BUCKETS, FORMAT, Layout
+from grafter.store.redis.letters import BUCKET, KEPT_MS
+from grafter.store.redis.scripts import Scripts
+from grafter.store.redis.server import Server
+from grafter.store.redis.store import RedisStore
+from grafter.store.redis.topology import topology
+from grafter.store.redis.upkeep import Upkeep
+from grafter.store.segments import StoreError
+from grafter.tasks import task_group
+
+_LOG = logging.getLogger(__name__)
+_OLDEST = (6, 2)
+_PAUSE = 0.2
+LETTER_BYTES = 64 << 20
+# What no waiting mends.
+_FINAL = re.compile(r"user name and password|wants a password|may not do|it is a cluster")
+
+
+@asynccontextmanager
+async def opened(
+    url: str,
+    *,
+    waits: Waits,
+    max_bytes: int,
+    max_trace_bytes: int,
+    lease_ns: int,
+    guests_apart: bool,
+    look_at: LookAt,
+    prefix: str = "grafter",
+    pool_size: int = 8,
+    timeout: float = 5.0,
+    wait_replicas: int = 0,
+    letter_bytes: int = LETTER_BYTES,
+    start_seconds: float = 30.0,
+    version: str = "",
+) -> AsyncIterator[RedisStore]:
+    """Open the store of a prefix. On leaving, what this process owns is given back; what is held stays.
+
+    Redis may come up later than this process: it is waited for up to ``start_seconds``. Raises StoreError when it does
+    not come, or must not be used as it is set up; the message says what to do.
+    """
+    try:
+        address = addresses.parse(url)
+    except addresses.AddressError as error:
+        raise StoreError(str(error)) from error
+    layout = Layout(prefix)
+    scripts = Scripts(
+        layout.prefix, look_at, waits, apart=guests_apart, max_trace_bytes=max_trace_bytes, version=version
+    )
+    try:
+        servers = topology(address, layout, scripts, pool_size=pool_size, timeout=timeout)
+    except OSError as error:
+        raise StoreError(f"cannot read a file of TLS: {error}") from error
+    engine = Engine(
+        servers,
+        layout,
+        scripts,
+        waits,
+        max_bytes=max_bytes,
+        lease_ns=lease_ns,
+        guests_apart=guests_apart,
+        wait_replicas=wait_replicas,
+    )
+    try:
+        secret = await _started(engine, address, start_seconds)
+        store = RedisStore(engine, letter_bytes, secret)
+        engine.sums.recovered_spans = engine.sums.stats().spans
+        async with task_group() as tasks:
+            upkeep = tasks.create_task(Upkeep(engine).run(), name="store.upkeep")
+            try:
+                yield store
+            finally:
+                store.stopping = True
+                upkeep.cancel()
+                with suppress(UnavailableError):
+                    await store.abandon()
+    finally:
+        for server in servers.servers():
+            server.close()
+
+
+async def _started(engine: Engine, address: addresses.Address, seconds: float) -> bytes:
+    """Wait for Redis, see that it may be used, and find what is fixed for the prefix; the secret."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    said = False
+    while True:
+        try:
+            await engine.topology.start()
+            for server in engine.topology.servers():
+                await check(server, address)
+            secret = await _fixed(engine)
+            await engine.survey(range(BUCKETS))
+            return secret
+        except UnavailableError as error:
+            if loop.time() >= until or _FINAL.search(str(error)):
+                raise StoreError(f"{error}; check extensions.store.redis.url") from error
+            if not said:
+                _LOG.warning("waiting for Redis: %s", error)
+                said = True
+            await asyncio.sleep(_PAUSE)
+
+
+async def check(server: Server, address: addresses.Address) -> None:
+    """Raises StoreError when what is held would not be safe there."""
+    replies = await server.ask([("INFO", "server"), ("INFO", "memory"), ("INFO", "cluster")])
+    facts: dict[str, str] = {}
+    for reply in replies:
+        if not isinstance(reply, bytes):
+            raise server.failed(reply)
+        facts |= dict(line.split(":", 1) for line in reply.decode("utf-8", "replace").splitlines() if ":" in line)
+    version = facts.get("redis_version", "")
+    if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < _OLDEST:
+        raise StoreError(f"Redis at {server.where} is {version}, expected 6.2 or later (or Valkey)")
+    if facts.get("cluster_enabled") == "1" and address.kind is not addresses.Kind.CLUSTER:
+        raise StoreError(f"Redis at {server.where} is a cluster; use redis+cluster:// in extensions.store.redis.url")
+    if facts.get("cluster_enabled") != "1" and address.kind is addresses.Kind.CLUSTER:
+        raise StoreError(f"Redis at {server.where} is no cluster; use redis:// in extensions.store.redis.url")
+    policy = facts.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise StoreError(
+            f"Redis at {server.where} evicts keys when its memory is full (maxmemory-policy {policy}), held traces"
+            " among them; run `redis-cli CONFIG SET maxmemory-policy noeviction` and set the same in its configuration"
+        )
+
+
+async def _fixed(engine: Engine) -> bytes:
+    name = engine.layout.tags[BUCKET] + b"fixed"
+    commands: list[Command] = [
+        ("HSETNX", name, "format", FORMAT),
+        ("HSETNX", name, "buckets", BUCKETS),
+        ("HSETNX", name, "secret", os.urandom(32)),
+        ("PEXPIRE", name, KEPT_MS),
+        ("HMGET", name, "format", "buckets", "secret"),
+    ]
+    *_, found = await engine.commands([(BUCKET, command) for command in commands])
+    form, buckets, secret = found
+    if int(form) != FORMAT or int(buckets) != BUCKETS:
+        raise StoreError(
+            f"what is held under this prefix has format {int(form)} with {int(buckets)} buckets, this version knows"
+            f" {FORMAT} with {BUCKETS}; set another extensions.store.redis.prefix"
+        )
+    return bytes(secret)

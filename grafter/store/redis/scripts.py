@@ -1,0 +1,87 @@
+"""The Lua texts, each with what is common to all and the settings of this store before it."""
+
+from collections.abc import Sequence
+from hashlib import sha1
+from importlib.resources import files
+from struct import pack
+
+from grafter.core.model import Facts, UnixNano
+from grafter.core.policy import Waits
+from grafter.store.held import LookAt
+
+Argument = bytes | int
+Item = tuple[int, Sequence[Argument]]
+"""A bucket, and what a script is told of one key in it."""
+
+NAMES = ("append", "learn", "guest", "take", "hold", "bundle", "settle", "survey", "forget", "bury", "task")
+_WITH_SUMS = {"settle", "survey", "forget"}
+
+RUBBISH_MS = 7 * 24 * 3600 * 1000
+"""What nobody has touched for this long is nobody's any more. Replicas that live touch what they hold."""
+
+# Far beyond every wait, so that what the table says of a first part and of a latest one can be told apart.
+_FAR = 1 << 62
+
+
+class Scripts:
+    """One text and one hash a script; the same for all replicas with the same settings."""
+
+    def __init__(
+        self, prefix: bytes, look_at: LookAt, waits: Waits, *, apart: bool, max_trace_bytes: int, version: str
+    ) -> None:
+        head = "\n".join(
+            (
+                f"-- grafter {version}",
+                f"local P = {_quoted(prefix)}",
+                f"local APART = {'true' if apart else 'false'}",
+                f"local MAX_TRACE = {int(max_trace_bytes):d}",
+                f"local REMEMBER = {int(waits.remember):d}",
+                f"local TTL = {RUBBISH_MS}",
+                f"local MEMORY_TTL = {int(waits.remember) // 1_000_000 + 60_000:d}",
+                f"local TABLE = {_quoted(table(look_at, waits))}",
+                "",
+            )
+        )
+        folder = files("grafter.store.redis") / "lua"
+        common = (folder / "common.lua").read_text("utf-8")
+        sums = (folder / "sums.lua").read_text("utf-8")
+        self.texts: dict[str, bytes] = {}
+        self.hashes: dict[str, bytes] = {}
+        for name in NAMES:
+            own = (folder / f"{name}.lua").read_text("utf-8")
+            text = "".join((head, common, sums if name in _WITH_SUMS else "", own)).encode()
+            self.texts[name] = text
+            # Redis names a script by its SHA-1.
+            self.hashes[name] = sha1(text, usedforsecurity=False).hexdigest().encode()
+
+    def command(self, name: str, keys: Sequence[bytes], arguments: Sequence[bytes | int]) -> tuple[bytes | int, ...]:
+        """The command that runs a script."""
+        return (b"EVALSHA", self.hashes[name], len(keys), *keys, *arguments)
+
+
+def table(look_at: LookAt, waits: Waits) -> bytes:
+    """The table of waits as the scripts read it: for each kind of key two doubles, quiet and most.
+
+    A key is due at min(latest + quiet, first + most), for that is all that a table of waits can say of two moments.
+    """
+    rows = []
+    for row in range(64):
+        # From a first part that lies in the future only the latest one counts; from one long ago, only the first.
+        future, past = (
+            look_at(
+                Facts(row % 8),
+                UnixNano(first),
+                UnixNano(_FAR),
+                waits,
+                guest_only=row & 8 > 0,
+                remembered=row & 16 > 0,
+                apart=row & 32 > 0,
+            )
+            for first in (2 * _FAR, 0)
+        )
+        rows.append(pack("<dd", future - _FAR, past))
+    return b"".join(rows)
+
+
+def _quoted(raw: bytes) -> str:
+    return '"' + "".join(f"\\{byte:03d}" for byte in raw) + '"'

@@ -1,0 +1,192 @@
+"""Outcomes, leases, settlements and memories: what an owner says of what it owns."""
+
+from collections.abc import Sequence
+
+from grafter.core.model import Key, UnixNano
+from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
+from grafter.store.redis.connection import Command
+from grafter.store.redis.engine import Engine
+from grafter.store.redis.filing import evidence
+from grafter.store.redis.layout import bucket_of, decode_memory, relative
+from grafter.store.redis.scripts import Argument, Item
+
+_ONE = ord("1")
+
+
+class Settling:
+    """See the module's docstring."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def hold(self, what: bytes, claims: Sequence[tuple[Key, int, int]], word: bytes = b"") -> list[bool]:
+        """One of the words of lua/hold.lua for keys, their tokens, and a time each; where it was done."""
+        items: list[Item] = []
+        for key, token, at in claims:
+            bucket = bucket_of(key)
+            items.append((bucket, (bucket, key, token, at)))
+        done = [False] * len(items)
+        if items:
+            runs, _ = await self._engine.run("hold", items, (what, word))
+            for indices, reply in runs:
+                for i, said in zip(indices, reply, strict=True):
+                    done[i] = said == _ONE
+        return done
+
+    async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
+        await self.hold(b"postpone", [(claim.key, claim.token, relative(due)) for claim, due in claims])
+        for claim, _ in claims:
+            self._given_back(claim.token, claim.key)
+
+    async def renew(self, claims: Sequence[Claim], now: UnixNano) -> None:
+        until = relative(now) + self._engine.lease
+        await self.hold(b"renew", [(claim.key, claim.token, until) for claim in claims])
+
+    async def note(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> list[bool]:
+        word = exporter.encode() + b"\0" + outcome.value.encode()
+        return await self.hold(b"outcome", [(claim.key, claim.token, 0) for claim in claims], word)
+
+    async def abandon(self) -> None:
+        """Give back everything that this process owns."""
+        leases, self._engine.leases = self._engine.leases, {}
+        await self.hold(b"abandon", [(key, token, 0) for token, keys in leases.items() for key in keys])
+
+    def _given_back(self, token: int, key: Key) -> None:
+        keys = self._engine.leases.get(token)
+        if keys is not None:
+            keys.discard(key)
+            if not keys:
+                del self._engine.leases[token]
+
+    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> list[bool]:
+        """See Store.settle."""
+        if not settlements:
+            return []
+        items: list[Item] = []
+        claims: list[int | None] = []
+        elsewhere: list[list[Memory]] = []
+        for number, (claim, memories) in enumerate((s.claim, s.memories) for s in settlements):
+            bucket = bucket_of(claim.key)
+            words: list[Argument] = [b"s", bucket, claim.key, claim.token]
+            others = []
+            for memory in memories:
+                if self._together(bucket, bucket_of(memory.key)):
+                    words += _memory(memory)
+                else:
+                    others.append(memory)
+            items.append((bucket, words))
+            claims.append(number)
+            elsewhere.append(others)
+        done = await self._settle(items, now, sum(len(s.memories) for s in settlements), 0)
+        left = [m for own, memories in zip(done, elsewhere, strict=True) if own for m in memories]
+        if left:
+            # In a cluster what is remembered of a guest lies elsewhere: a crash here forgets what was sent of it.
+            await self._settle([(bucket_of(m.key), _memory(m)) for m in left], now, len(left), 0)
+        for settlement in settlements:
+            self._given_back(settlement.claim.token, settlement.claim.key)
+        if any(own and settlement.memories for own, settlement in zip(done, settlements, strict=True)):
+            await self._forget(now)
+        return done
+
+    def _together(self, one: int, other: int) -> bool:
+        """A script may touch both buckets."""
+        return one == other or len(self._engine.topology.split([(one, ()), (other, ())])) == 1
+
+    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
+        """See Store.settle_bundle; in a cluster a bucket that was taken over keeps what the others give up."""
+        items: list[Item] = []
+        for key, blob in zip(bundle.keys, blobs, strict=True):
+            bucket = bucket_of(key)
+            items.append((bucket, (b"s", bucket, key, bundle.token, b"y", bucket, key, b"", blob)))
+        done = await self._settle(items, now, len(items), bundle.token)
+        self._engine.leases.pop(bundle.token, None)
+        if not all(done):
+            return False
+        await self._forget(now)
+        return True
+
+    async def _settle(self, items: Sequence[Item], now: UnixNano, memories: int, bundle: int) -> list[bool]:
+        engine = self._engine
+        head = (relative(now), engine.order(now, memories + 1), bundle)
+        done = [False] * len(items)
+        went: list[tuple[Key, int]] = []
+        doubtful: list[tuple[Key, Key]] = []
+        runs, _ = await engine.run("settle", items, head)
+        for indices, (said, gone, unsure, sums) in runs:
+            for i, one in zip(indices, said.ljust(len(indices), b"0") if said else b"", strict=False):
+                done[i] = one == _ONE
+            went += [(Key(gone[i]), gone[i + 1]) for i in range(0, len(gone), 2)]
+            doubtful += [(Key(unsure[i]), Key(unsure[i + 1])) for i in range(0, len(unsure), 2)]
+            engine.sums.changes += 1
+            for i in range(0, len(sums), 2):
+                engine.sums.buckets[int(sums[i])].read(sums[i + 1])
+        if went:
+            await self._unlearn(went)
+        for own, host in doubtful:
+            await self._relink(own, host)
+        return done
+
+    async def _unlearn(self, went: Sequence[tuple[Key, int]]) -> None:
+        """Parts of guests are gone; with the last one its link goes, unless it is remembered."""
+        items: list[Item] = [(bucket_of(own), (b"u", bucket_of(own), own, count)) for own, count in went]
+        runs, _ = await self._engine.run("settle", items, (0, 0, 0))
+        for _, (_, _, unsure, _) in runs:
+            for i in range(0, len(unsure), 2):
+                await self._relink(Key(unsure[i]), Key(unsure[i + 1]))
+
+    async def _relink(self, own: Key, host: Key) -> None:
+        """What said a guest's link may be gone; learn it from what is left."""
+        engine = self._engine
+        bucket = bucket_of(own)
+        here, there = await engine.commands(
+            [
+                (bucket, ("LRANGE", engine.layout.name(b"g", own), 0, -1)),
+                (bucket_of(host), ("LRANGE", engine.layout.name(b"g", host), 0, -1)),
+            ]
+        )
+        found, order = evidence(own, here, host, there)
+        item: Item = (bucket, ())
+        await engine.run("guest", [item], (b"relink", bucket, own, found or b"", order))
+
+    async def _forget(self, now: UnixNano) -> None:
+        """Memories end by number and by time, the oldest first."""
+        engine = self._engine
+        limit, remember = engine.waits.remember_limit, engine.waits.remember
+        # A script for each memory would cost more than what it forgets: where there are many it may be a few late.
+        spare, late = limit >> 6, remember >> 10 if remember >> 10 >= 1_000_000_000 else 0
+        sums = engine.sums
+        while True:
+            excess = sums.remembered - limit
+            heads = sorted(
+                (bucket.head, number) for number, bucket in enumerate(sums.buckets) if bucket.head is not None
+            )
+            if not heads:
+                return
+            oldest = sums.buckets[heads[0][1]].head_at
+            over = oldest is None or oldest + remember + late <= now
+            if excess <= spare and not over:
+                return
+            together = engine.topology.split([(number, ()) for _, number in heads])[0]
+            buckets = [heads[i][1] for i in together]
+            others = [order for i, (order, _) in enumerate(heads) if i not in together]
+            stop: Argument = min(others) if others else b""
+            items: list[Item] = [(number, (number,)) for number in buckets]
+            runs, _ = await engine.run("forget", items, (relative(now), max(0, excess), stop))
+            ((_, (went, *found)),) = runs
+            for number, reply in zip(buckets, found, strict=True):
+                sums.buckets[number].read(reply)
+            sums.forgotten += went
+            if not went:
+                return
+
+    async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
+        """See Store.recall."""
+        engine = self._engine
+        commands: list[tuple[int, Command]] = [(bucket_of(key), ("GET", engine.layout.name(b"y", key))) for key in keys]
+        replies = await engine.commands(commands)
+        remember = engine.waits.remember
+        return [decode_memory(key, raw, now, remember) for key, raw in zip(keys, replies, strict=True)]
+
+
+def _memory(memory: Memory) -> list[Argument]:
+    return [b"y", bucket_of(memory.key), memory.key, memory.host or b"", memory.blob]

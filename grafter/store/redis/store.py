@@ -1,0 +1,203 @@
+"""The contract over Redis, made of its rooms; see grafter.store.base for the promises.
+
+What Redis answers is what counts: an append returns when the server has said that it is done, and its own
+``appendfsync`` says what that is worth. Whether a claim is still its owner's, only the server knows.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from grafter.core.model import Key, Mark, Part, UnixNano
+from grafter.errors import UnavailableError
+from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart, Task
+from grafter.store.redis.engine import Engine, Run
+from grafter.store.redis.filing import Filing
+from grafter.store.redis.handing import Handing
+from grafter.store.redis.layout import Head, bucket_of, relative
+from grafter.store.redis.letters import Letters
+from grafter.store.redis.marks import Marks
+from grafter.store.redis.scripts import Argument, Item
+from grafter.store.redis.settling import Settling
+from grafter.store.redis.tasks import Tasks
+
+# A Redis that takes no writes may well answer everything else, so that what an append was told counts for longer.
+_REMEMBERED_SECONDS = 10.0
+
+
+class RedisStore:
+    """Made by ``opening.opened``."""
+
+    def __init__(self, engine: Engine, letter_bytes: int, secret: bytes) -> None:
+        self.engine = engine
+        self.stopping = False
+        self._refused: tuple[float, str] | None = None
+        """When an append failed last, and why, unless one has worked since."""
+        self._secret = secret
+        self._filing = Filing(engine)
+        self._handing = Handing(engine)
+        self._settling = Settling(engine)
+        self._letters = Letters(engine, letter_bytes)
+        self._marks = Marks(engine)
+        self._tasks = Tasks(engine)
+
+    @property
+    def up(self) -> bool:
+        """False from a failure until Redis answers."""
+        return not self.trouble
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with Redis, for people; empty when nothing is."""
+        if self._refused is not None and asyncio.get_running_loop().time() - self._refused[0] < _REMEMBERED_SECONDS:
+            return self._refused[1]
+        return next((server.last_error for server in self.engine.topology.servers() if server.last_error), "")
+
+    @property
+    def full(self) -> bool:
+        """Held bytes are close to the limit."""
+        sums = self.engine.sums
+        return sums.held + sums.pending > sums.max_bytes * 99 // 100
+
+    @property
+    def forgotten(self) -> int:
+        """Memories that the limit or the time ended by this process."""
+        return self.engine.sums.forgotten
+
+    @property
+    def forgotten_marks(self) -> int:
+        """Marks that the limit on their number ended, by this process."""
+        return self._marks.forgotten
+
+    async def recovered(self) -> None:
+        """Nothing is rebuilt at a start."""
+
+    def hmac_secret(self) -> bytes:
+        """32 random bytes, the same for all replicas of a prefix."""
+        return self._secret
+
+    # The contract.
+
+    async def append(self, parts: Sequence[Part], now: UnixNano, marks: Sequence[Mark] = ()) -> None:
+        if self.stopping:
+            raise UnavailableError("the store is stopping", reason="stopping")
+        try:
+            if parts or not marks:
+                await self._filing.append(parts, now)
+            if marks:
+                # Only now: a mark without its parts would make a repeat lose them.
+                await self._marks.add(marks, now)
+        except UnavailableError as error:
+            self._refused = asyncio.get_running_loop().time(), str(error)
+            raise
+        self._refused = None
+
+    async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
+        return await self._marks.seen(ids, now)
+
+    async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
+        return await self._handing.claim(now, limit, bundles=bundles)
+
+    async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
+        return await self._handing.bundle(now, traces, spans, size)
+
+    async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
+        return await self._handing.read_bundle(bundle)
+
+    async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
+        if not self._handing.owned(bundle):
+            return False
+        done = all(reply == 1 for _, reply in await self._of_bundle(b"intend", bundle, exporter.encode()))
+        if done:
+            bundle.intended = exporter
+        return done
+
+    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
+        if not self._handing.owned(bundle):
+            return False
+        done = await self._settling.settle_bundle(bundle, blobs, now)
+        self._handing.spent(bundle)
+        return done
+
+    async def renew_bundle(self, bundle: Bundle, now: UnixNano) -> None:
+        if not self._handing.owned(bundle):
+            return
+        until = relative(now) + self.engine.lease
+        await self._settling.hold(b"renew", [(key, bundle.token, until) for key in bundle.keys])
+        bundle.lease = now + self.engine.lease
+
+    async def open_bundle(self, bundle: Bundle) -> Sequence[Claim]:
+        if not self._handing.owned(bundle):
+            return []
+        runs = await self._of_bundle(b"open", bundle, b"")
+        self._handing.spent(bundle)
+        taken = [
+            (bundle.keys[i], reply)
+            for indices, replies in runs
+            if replies != 0
+            for i, reply in zip(indices, replies, strict=True)
+        ]
+        place = {key: i for i, key in enumerate(bundle.keys)}
+        return await self._handing.claims(sorted(taken, key=lambda one: place[one[0]]))
+
+    async def _of_bundle(self, what: bytes, bundle: Bundle, word: bytes) -> list[Run]:
+        items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in bundle.keys]
+        head: Sequence[Argument] = (what, bundle.token, word)
+        runs, _ = await self.engine.run("bundle", items, head)
+        return runs
+
+    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
+        return await self._handing.read(claims)
+
+    async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
+        await self._settling.postpone(claims)
+
+    async def renew(self, claims: Sequence[Claim], now: UnixNano) -> None:
+        await self._settling.renew(claims, now)
+
+    async def move(self, claim: Claim, host: Key) -> bool:
+        return await self._filing.move(claim.key, claim.token, host)
+
+    async def intend(self, claims: Sequence[Claim], exporter: str) -> Sequence[bool]:
+        return await self._settling.note(claims, exporter, Outcome.INTENDED)
+
+    async def outcome(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> None:
+        await self._settling.note(claims, exporter, outcome)
+
+    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
+        return await self._settling.settle(settlements, now)
+
+    async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
+        return await self._settling.recall(keys, now)
+
+    async def held(self, key: Key) -> bool:
+        (raw,) = await self.engine.commands([(bucket_of(key), ("GET", self.engine.layout.name(b"m", key)))])
+        return raw is not None and Head(raw).host_spans > 0
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> int:
+        return await self._letters.bury(letters)
+
+    async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:
+        return await self._letters.newest(limit)
+
+    async def put_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
+        await self._tasks.put(tasks, now)
+
+    async def claim_tasks(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
+        return await self._tasks.claim(kind, now, limit)
+
+    async def update_task(self, task: Task, *, keep: bool = False) -> bool:
+        return await self._tasks.update(task, keep=keep)
+
+    async def end_task(self, task: Task) -> bool:
+        return await self._tasks.end(task)
+
+    async def renew_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
+        await self._tasks.renew(tasks, now)
+
+    def stats(self) -> Stats:
+        return self.engine.sums.stats()
+
+    async def abandon(self) -> None:
+        """Give back what this process owns: others need not wait until its leases end."""
+        await self._settling.abandon()
+        await self._tasks.abandon()

@@ -1,0 +1,75 @@
+"""What a replica does beside its work: it learns what the others did, and keeps what is held from expiring.
+
+Every record has an expiry, so that a Redis which every replica has left empties itself. A replica that lives puts
+that off.
+"""
+
+import asyncio
+import logging
+
+from grafter.errors import UnavailableError
+from grafter.store.redis.connection import Command
+from grafter.store.redis.engine import Engine
+from grafter.store.redis.layout import BUCKETS
+from grafter.store.redis.letters import BUCKET, KEPT_MS
+from grafter.store.redis.scripts import RUBBISH_MS
+
+_LOG = logging.getLogger(__name__)
+
+_SURVEY_SECONDS = 1.0
+_LISTS_EVERY, _HELD_EVERY = 60, 6 * 3600
+_PAGE = 500
+
+
+class Upkeep:
+    """Over an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        rounds = 0
+        while True:
+            try:
+                if rounds % _LISTS_EVERY == 0:
+                    await self.keep_lists()
+                if rounds % _HELD_EVERY == _HELD_EVERY - 1:
+                    await self.keep_held()
+                await self._engine.watch()
+            except UnavailableError as error:
+                # It stands in /readyz and in the metrics; each request that needs Redis hears of it.
+                _LOG.debug("upkeep: %s", error)
+            rounds += 1
+            await asyncio.sleep(_SURVEY_SECONDS)
+
+    async def keep_lists(self) -> None:
+        """Put off the end of what every bucket has."""
+        tags = self._engine.layout.tags
+        commands: list[tuple[int, Command]] = [
+            (bucket, ("PEXPIRE", tags[bucket] + name, RUBBISH_MS)) for bucket in range(BUCKETS) for name in _LISTS
+        ]
+        commands += [
+            (BUCKET, ("PEXPIRE", tags[BUCKET] + name, KEPT_MS)) for name in (b"fixed", b"letters", b"letters:bytes")
+        ]
+        await self._engine.commands(commands)
+
+    async def keep_held(self) -> None:
+        """Put off the end of everything that is held."""
+        engine = self._engine
+        for bucket in range(BUCKETS):
+            tag = engine.layout.tags[bucket]
+            at = 0
+            while True:
+                (keys,) = await engine.commands([(bucket, ("ZRANGE", tag + b"f", at, at + _PAGE - 1))])
+                commands: list[tuple[int, Command]] = [
+                    (bucket, ("PEXPIRE", tag + kind + key, RUBBISH_MS)) for key in keys for kind in _OF_A_KEY
+                ]
+                await engine.commands(commands)
+                at += len(keys)
+                if len(keys) < _PAGE:
+                    break
+
+
+_LISTS = (b"s", b"f", b"d", b"o", b"z")
+_OF_A_KEY = (b"m:", b"p:", b"g:", b"x:", b"l:")

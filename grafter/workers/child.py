@@ -1,0 +1,116 @@
+"""One worker: the service of a process that shares its ports, counts into shared files and answers to its parent.
+
+Its counters live in files that outlive it, under its number: the worker that takes a dead one's place counts on from
+there, so that a sum over the workers never falls.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+
+import uvloop
+from prometheus_client import values
+
+from grafter import allocator, logs
+from grafter.memory_limit import total_memory
+from grafter.process import end_by, failure_line
+from grafter.service import Running, Worker, running
+from grafter.tasks import task_group
+from grafter.workers.channel import ASK, STOP, Report, Start, receive_start
+
+logger = logging.getLogger(__name__)
+
+
+def main(descriptor: int) -> int:
+    """Run until told to stop, or until the parent is gone; the exit code, 0 after an orderly stop."""
+    channel = socket.socket(fileno=descriptor)
+    try:
+        start = receive_start(channel)
+    except EOFError:
+        # The parent stops, or is gone: there is nothing to begin.
+        return 0
+    _count_into(start.metrics, start.number)
+    service, workers = start.config.service, start.config.service.workers
+    logs.configure(service.telemetry.logs.level, service.telemetry.logs.encoding)
+    _sign_logs(start.number)
+    total = total_memory()
+    allocator.tune(None if total is None else total // workers)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_work(start, channel))
+
+
+def _count_into(directory: str, number: int) -> None:
+    # The client library reads the directory from the environment, and names files after what this function says.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+    values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
+
+
+def _sign_logs(number: int) -> None:
+    def sign(record: logging.LogRecord) -> bool:
+        record.worker = number
+        return True
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(sign)
+
+
+async def _work(start: Start, channel: socket.socket) -> int:
+    reader, writer = await asyncio.open_unix_connection(sock=channel)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # However often: systemd signals parent and workers alike, and it is the parent who decides that a stop takes
+        # too long.
+        loop.add_signal_handler(number, stop.set)
+    served: Running | None = None
+    orphaned = False
+
+    def report() -> Report:
+        return Report() if served is None else _report(served)
+
+    async def listen() -> None:
+        nonlocal orphaned
+        orphaned = await _listen(reader, writer, report, stop)
+
+    async with task_group() as tasks:
+        listening = tasks.create_task(listen(), name="parent")
+        try:
+            async with running(start.config, worker=Worker(start.recovers)) as served:
+                writer.write(report().to_line())
+                await stop.wait()
+                end_by(start.config.service.shutdown_timeout.seconds + 1.0)
+            return 0
+        except (OSError, ValueError) as error:
+            writer.write(Report(error=failure_line(error)).to_line())
+            return 1
+        finally:
+            listening.cancel()
+            writer.close()
+            if orphaned:
+                # Nobody else is left to do it.
+                shutil.rmtree(start.metrics, ignore_errors=True)
+
+
+async def _listen(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, report: Callable[[], Report], stop: asyncio.Event
+) -> bool:
+    """Answer the parent; True when it is gone, and nobody is left to work for."""
+    while line := await reader.readline():
+        if line == ASK:
+            writer.write(report().to_line())
+        elif line == STOP:
+            stop.set()
+    if not stop.is_set():
+        logger.error("the parent is gone; stopping")
+        stop.set()
+    return True
+
+
+def _report(served: Running) -> Report:
+    served.count_recovered()
+    health = served.health
+    return Report(health.phase, health.takes_parts(), health.troubles(), served.ports, served.held())

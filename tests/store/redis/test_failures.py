@@ -1,0 +1,420 @@
+"""What goes wrong with Redis, one thing at a time, and what the store answers."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import count
+
+import pytest
+import trustme
+
+from grafter.core.model import Facts, Key, UnixNano
+from grafter.errors import UnavailableError
+from grafter.store.base import DeadLetter, Memory, Settlement
+from grafter.store.redis.layout import Layout
+from grafter.store.redis.store import RedisStore
+from grafter.store.redis.upkeep import Upkeep
+from grafter.store.segments import StoreError
+from tests.store.contract import (
+    HOST,
+    LATER,
+    LEASE,
+    OTHER,
+    START,
+    Settings,
+    claim_one,
+    guest_part,
+    held_texts,
+    host_part,
+)
+from tests.store.redis.places import store
+from tests.store.redis.proxy import proxy
+from tests.store.redis.servers import Server, cluster, pair, server, waited
+
+_NUMBERS = count()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Server]:
+    with server() as running:
+        yield running
+
+
+@pytest.fixture
+def own() -> Iterator[Server]:
+    """A server that a test may break."""
+    with server("--appendonly", "yes", "--appendfsync", "always") as running:
+        yield running
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"failures-{next(_NUMBERS)}"
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings()
+
+
+@pytest.fixture
+async def opened(shared: Server, prefix: str, settings: Settings) -> AsyncIterator[RedisStore]:
+    async with store(shared.url, prefix, settings) as running:
+        yield running
+
+
+async def refused(running: RedisStore, text: str = "refused") -> UnavailableError:
+    """What an append says that cannot be stored."""
+    with pytest.raises(UnavailableError) as refusal:
+        await running.append([host_part(text)], START)
+    assert refusal.value.retry_after > 0
+    return refusal.value
+
+
+async def taken(running: RedisStore, text: str, key: Key = HOST, seconds: float = 20) -> None:
+    """Send a part as a sender does, until it is acknowledged."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            await running.append([host_part(text, key)], START)
+            return
+        except UnavailableError:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+async def test_a_restart_of_redis_is_a_blip(own: Server, prefix: str, settings: Settings) -> None:
+    """While it is away each request is told so; then what was held is there, and all goes on by itself."""
+    async with store(own.url, prefix, settings) as running:
+        await running.append([host_part("before")], START)
+        own.kill()
+        await refused(running)
+        assert not running.up
+        assert str(own.port) in running.trouble
+        own.start()
+        await taken(running, "after")
+        assert running.up
+        assert await held_texts(running) == {HOST: ["before", "after"]}
+
+
+async def test_lost_scripts_are_given_again(shared: Server, opened: RedisStore) -> None:
+    """SCRIPT FLUSH in the middle costs a round trip and nothing else, in whatever is done next."""
+
+    def flush() -> None:
+        shared.ask([("SCRIPT", "FLUSH")])
+
+    await opened.append([host_part("a", facts=Facts.ROOT), host_part("b", OTHER)], START)
+    flush()
+    await opened.append([guest_part(host=OTHER)], START)
+    flush()
+    bundle = await opened.bundle(LATER, 10, 100, 1 << 20)
+    assert bundle is not None
+    flush()
+    assert [plain[0] for plain in await opened.read_bundle(bundle)] == [[b"a"]]
+    flush()
+    assert await opened.settle_bundle(bundle, [b"m"], LATER)
+    claim = await claim_one(opened)
+    flush()
+    assert await opened.settle([Settlement(claim, (Memory(OTHER, b"m"),))], LATER) == [True]
+    assert opened.stats().spans == 0
+
+
+async def test_a_replica_that_takes_no_writes_is_no_primary(own: Server, prefix: str, settings: Settings) -> None:
+    """READONLY is refused with a hint, and the connection is made anew until a primary is there."""
+    async with store(own.url, prefix, settings) as running:
+        await running.append([host_part("one")], START)
+        own.ask([("REPLICAOF", "127.0.0.1", 1)])
+        assert "replica" in str(await refused(running))
+        own.ask([("REPLICAOF", "NO", "ONE")])
+        await taken(running, "two")
+        assert await held_texts(running) == {HOST: ["one", "two"]}
+
+
+async def test_a_server_that_is_loading_is_waited_for(own: Server, prefix: str, settings: Settings) -> None:
+    """LOADING is refused with a hint; a start waits for its end."""
+    async with store(own.url, prefix, settings) as running:
+        await running.append([host_part("held")], START)
+        # While it loads it looks at its connections each 2 MiB.
+        own.ask([("CONFIG", "SET", "rdbcompression", "no")])
+        own.ask([("SET", f"filler-{i}", b"x" * 40_000) for i in range(250)])
+        own.ask([("CONFIG", "SET", "aof-use-rdb-preamble", "yes"), ("BGREWRITEAOF",)])
+        waited(lambda: b"aof_rewrite_in_progress:0" in _info(own), "the log is not rewritten")
+        own.kill()
+        own.start("--rdbcompression", "no", "--key-load-delay", "5000")
+        while "loading" not in await _refusal(running):
+            # The first answers are that nobody is there: the connection is made anew after a pause.
+            pass
+        async with store(own.url, prefix, settings) as second:
+            assert await held_texts(second) == {HOST: ["held"]}
+
+
+async def test_a_full_redis_refuses_and_still_lets_go(own: Server, prefix: str, settings: Settings) -> None:
+    """OOM under noeviction: senders are told that the store is full, and what is held leaves and makes room."""
+    async with store(own.url, prefix, settings) as running:
+        for i in range(20):
+            await running.append([host_part("x" * 100_000, Key(bytes([i]) * 16))], START)
+        (used,) = own.ask([("INFO", "memory")])
+        assert isinstance(used, bytes)
+        (line,) = (part for part in used.decode().splitlines() if part.startswith("used_memory:"))
+        own.ask([("CONFIG", "SET", "maxmemory", int(line.split(":")[1]) - 200_000)])
+        failure = await refused(running)
+        assert failure.reason == "store_full"
+        assert "maxmemory" in running.trouble
+        await running.bury([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
+        claims = await running.claim(LATER, 100)
+        assert len(claims) == 20
+        assert await running.intend(claims, "peer") == [True] * 20
+        assert all(await running.settle([Settlement(c, (Memory(c.key, b"m"),)) for c in claims], LATER))
+        await running.append([host_part("room", OTHER)], LATER)
+        assert running.up
+
+
+async def test_a_wrong_password_ends_the_start(own: Server, prefix: str, settings: Settings) -> None:
+    """Without waiting, and without the password in the message; the right one of an ACL user is let in."""
+    own.ask(
+        [("ACL", "SETUSER", "app", "on", ">sesame", f"~{prefix}:*", "+@all"), ("CONFIG", "SET", "requirepass", "x")]
+    )
+    for credentials in ("", "app:wrong@", ":wrong@"):
+        with pytest.raises(StoreError, match="password") as refusal:
+            async with store(f"redis://{credentials}127.0.0.1:{own.port}", prefix, settings):
+                pass
+        assert "wrong" not in str(refusal.value)
+    async with store(f"redis://app:sesame@127.0.0.1:{own.port}", prefix, settings) as running:
+        await running.append([host_part("in")], START)
+        assert await held_texts(running) == {HOST: ["in"]}
+
+
+async def test_a_key_of_somebody_else_is_named(shared: Server, opened: RedisStore, prefix: str) -> None:
+    """A wrong type under grafter's prefix is refused with what to do, and holds up no other trace."""
+    layout = Layout(prefix)
+    await opened.append([host_part("a"), host_part("b", OTHER)], START)
+    shared.ask([("DEL", layout.name(b"m", HOST)), ("LPUSH", layout.name(b"m", HOST), "stranger")])
+    assert "prefix" in str(await refused(opened))
+    claims = await opened.claim(LATER, 10)
+    assert [claim.key for claim in claims] == [OTHER]
+    assert await opened.settle([Settlement(claims[0])], LATER) == [True]
+
+
+async def test_what_a_newer_version_wrote_is_left_alone(shared: Server, opened: RedisStore, prefix: str) -> None:
+    """A held key of version N+1 is not claimed, not changed and not lost; back in version N it is read."""
+    name = Layout(prefix).name(b"m", HOST)
+    await opened.append([host_part("a"), host_part("b", OTHER)], START)
+    shared.ask([("SETRANGE", name, 0, b"\x02")])
+    assert "newer version" in str(await refused(opened))
+    assert [claim.key for claim in await opened.claim(LATER, 10)] == [OTHER]
+    (raw,) = shared.ask([("GET", name)])
+    assert isinstance(raw, bytes)
+    assert raw[0] == 2
+    shared.ask([("SETRANGE", name, 0, b"\x01")])
+    async with store(shared.url, prefix, Settings()) as other:
+        assert await held_texts(other) == {HOST: ["a"]}
+
+
+async def test_another_format_is_not_opened(shared: Server, opened: RedisStore, prefix: str) -> None:
+    """Where keys are found is fixed for a prefix; a store that would look elsewhere does not start."""
+    shared.ask([("HSET", Layout(prefix).tags[0] + b"fixed", "format", 2)])
+    with pytest.raises(StoreError, match="format 2"):
+        async with store(shared.url, prefix, Settings()):
+            pass
+
+
+async def test_a_slow_server_is_waited_for_once(shared: Server, prefix: str, settings: Settings) -> None:
+    """At 200 ms each way requests that come together share the way; a host's request goes it once."""
+    async with proxy(shared.port) as slow, store(f"redis://127.0.0.1:{slow.port}", prefix, settings) as running:
+        await running.append([host_part("first")], START)
+        slow.delay = 0.1
+        begun = time.monotonic()
+        await asyncio.gather(*(running.append([host_part(str(i), Key(bytes([i]) * 16))], START) for i in range(50)))
+        assert 0.2 <= time.monotonic() - begun < 0.4
+        assert running.up
+
+
+async def test_a_server_that_is_silent_is_given_up(own: Server, prefix: str, settings: Settings) -> None:
+    """No answer within the timeout: the sender is told, and the next one gets a new connection."""
+    async with store(own.url, prefix, settings, timeout=0.3) as running:
+        await running.append([host_part("before")], START)
+        own.pause()
+        begun = time.monotonic()
+        assert "no answer within 0.3 s" in str(await refused(running, "unknown"))
+        assert time.monotonic() - begun < 2
+        own.resume()
+        await taken(running, "after")
+        texts = (await held_texts(running))[HOST]
+        # What was not acknowledged may have been stored; its sender sends it again.
+        assert [text for text in texts if text != "unknown"] == ["before", "after"]
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+async def test_an_eviction_policy_is_refused(own: Server, prefix: str, settings: Settings, policy: str) -> None:
+    """What evicts would drop held traces in silence: the start ends with the command that mends it, which does."""
+    own.ask([("CONFIG", "SET", "maxmemory-policy", policy)])
+    with pytest.raises(StoreError, match=policy) as refusal:
+        async with store(own.url, prefix, settings):
+            pass
+    command = str(refusal.value).split("`")[1].removeprefix("redis-cli ")
+    own.ask([tuple(command.split())])
+    async with store(own.url, prefix, settings) as running:
+        await running.append([host_part()], START)
+
+
+async def test_redis_may_come_later(prefix: str, settings: Settings) -> None:
+    """A start waits for it for a while, and says where it looked when it does not come."""
+    with server() as running:
+        running.kill()
+        with pytest.raises(StoreError, match=str(running.port)):
+            async with store(running.url, prefix, settings, start_seconds=0.3):
+                pass
+        opening = store(running.url, prefix, settings)
+
+        async def begin() -> RedisStore:
+            return await opening.__aenter__()
+
+        starting = asyncio.ensure_future(begin())
+        await asyncio.sleep(0)
+        await asyncio.to_thread(running.start)
+        await (await starting).append([host_part()], START)
+        await opening.__aexit__(None, None, None)
+
+
+async def test_tls_is_checked(shared: Server, prefix: str, settings: Settings, tmp_path: object) -> None:
+    """rediss:// with the authority that signed the server's certificate, and not without it."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    path = f"{tmp_path}/ca.pem"
+    authority.cert_pem.write_to_path(path)
+    async with proxy(shared.port, context) as door:
+        url = f"rediss://127.0.0.1:{door.port}/0"
+        async with store(f"{url}?ca_file={path}", prefix, settings) as running:
+            await running.append([host_part("sealed")], START)
+            assert await held_texts(running) == {HOST: ["sealed"]}
+        with pytest.raises(StoreError, match="certificate"):
+            async with store(url, prefix, settings, start_seconds=0.0):
+                pass
+
+
+async def test_a_unix_socket(prefix: str, settings: Settings, tmp_path: object) -> None:
+    """unix:// with a database."""
+    path = f"{tmp_path}/redis.sock"
+    with server("--unixsocket", path) as running:
+        async with store(f"unix://{path}?db=3", prefix, settings) as opened_store:
+            await opened_store.append([host_part("near")], START)
+            assert await held_texts(opened_store) == {HOST: ["near"]}
+        (space,) = running.ask([("INFO", "keyspace")])
+        assert isinstance(space, bytes)
+        assert b"db3" in space
+        assert b"db0" not in space
+
+
+async def test_everything_expires(shared: Server, opened: RedisStore, prefix: str) -> None:
+    """Should every replica disappear for good, no key of theirs stays for ever."""
+    await opened.append([host_part("a"), guest_part("g"), guest_part("h", "trace_h", host=HOST)], START)
+    await opened.append([host_part("b", OTHER, Facts.ROOT)], START)
+    claims = await opened.claim(LATER, 10)
+    await opened.intend(claims, "peer")
+    (mine,) = (claim for claim in claims if claim.key == OTHER)
+    await opened.settle([Settlement(mine, (Memory(OTHER, b"m"),))], LATER)
+    await opened.append([host_part("c", Key(b"c" * 16), Facts.ROOT)], START)
+    assert await opened.bundle(LATER, 10, 100, 1 << 20) is not None
+    await opened.bury([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
+    await Upkeep(opened.engine).keep_lists()
+    await Upkeep(opened.engine).keep_held()
+    (names,) = shared.ask([("KEYS", f"{prefix}:*")])
+    assert isinstance(names, list)
+    assert len(names) > 15
+    assert [name for name in names if shared.ask([("PTTL", name)])[0] == -1] == []
+
+
+async def test_a_stop_gives_back_what_it_owns(shared: Server, prefix: str, settings: Settings) -> None:
+    """After an orderly stop the next owner need not wait for the lease; after a kill it does, and no longer."""
+    first = store(shared.url, prefix, settings)
+    running = await first.__aenter__()
+    await running.append([host_part("a"), host_part("b", OTHER, Facts.ROOT)], START)
+    async with store(shared.url, prefix, settings) as other:
+        assert len(await running.claim(LATER, 1)) == 1
+        assert await running.bundle(LATER, 1, 9, 99) is not None or await running.claim(LATER, 1)
+        assert await other.claim(LATER, 10) == []
+        assert len(await other.claim(UnixNano(LATER + LEASE), 10)) == 2
+    await first.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+async def test_a_failover(prefix: str, settings: Settings, replicas: int) -> None:
+    """The primary dies: senders are refused for seconds, then the replica is the primary. What it had never got is
+    counted; with wait_replicas there is none of that."""
+    with pair() as servers:
+        async with store(servers.url, prefix, settings, wait_replicas=replicas, timeout=2.0) as running:
+            acknowledged = []
+            for i in range(200):
+                await running.append([host_part(str(i), Key(i.to_bytes(16, "big")))], START)
+                acknowledged.append(str(i))
+            servers.primary.kill()
+            begun = time.monotonic()
+            assert await _refusal(running)
+            if replicas:
+                # The new primary has no replica yet, and what one server alone has is not acknowledged.
+                waited_for = "(wait_replicas)"
+                while waited_for not in await _refusal(running):
+                    assert time.monotonic() - begun < 20
+                    await asyncio.sleep(0.05)
+                servers.primary.start()
+                servers.primary.ask([("REPLICAOF", "127.0.0.1", servers.replica.port)])
+            await taken(running, "after", OTHER)
+            found = {text for texts in (await held_texts(running)).values() for text in texts}
+            lost = set(acknowledged) - found
+            assert lost == set() if replicas else len(lost) < 200
+            assert "after" in found
+
+
+async def _refusal(running: RedisStore) -> str:
+    with pytest.raises(UnavailableError) as refusal:
+        await running.append([host_part("none", OTHER)], START)
+    return str(refusal.value)
+
+
+async def test_slots_move_under_load(prefix: str, settings: Settings) -> None:
+    """While a slot is on its way (ASK) and after it has gone (MOVED) parts go where their key is."""
+    with cluster() as nodes:
+        async with store(f"redis+cluster://127.0.0.1:{nodes[0].port}", prefix, settings) as running:
+            keys = [Key(bytes([i]) * 16) for i in range(100)]
+            await running.append([host_part("one", key) for key in keys], START)
+            source, target = nodes[0], nodes[1]
+            names = [_ids(node) for node in (source, target)]
+            moving = _slots(source, prefix)[:3]
+            for slot in moving:
+                target.ask([("CLUSTER", "SETSLOT", slot, "IMPORTING", names[0])])
+                source.ask([("CLUSTER", "SETSLOT", slot, "MIGRATING", names[1])])
+            fresh = [Key(bytes([i]) * 15 + b"n") for i in range(100)]
+            for slot in moving:
+                (held,) = source.ask([("CLUSTER", "GETKEYSINSLOT", slot, 1000)])
+                assert isinstance(held, list)
+                source.ask([("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *held)])
+            await running.append([host_part("two", key) for key in keys + fresh], START)
+            for slot in moving:
+                for node in (target, source, nodes[2]):
+                    node.ask([("CLUSTER", "SETSLOT", slot, "NODE", names[1])])
+            await running.append([host_part("three", key) for key in keys + fresh], START)
+            held_now = await held_texts(running)
+            assert {key: held_now[key] for key in keys} == {key: ["one", "two", "three"] for key in keys}
+            assert {key: held_now[key] for key in fresh} == {key: ["two", "three"] for key in fresh}
+
+
+def _ids(node: Server) -> bytes:
+    (name,) = node.ask([("CLUSTER", "MYID")])
+    assert isinstance(name, bytes)
+    return name
+
+
+def _slots(node: Server, prefix: str) -> Sequence[int]:
+    (names,) = node.ask([("KEYS", f"{prefix}:*}}:f")])
+    assert isinstance(names, list)
+    slots = [node.ask([("CLUSTER", "KEYSLOT", name)])[0] for name in names]
+    return [slot for slot in slots if isinstance(slot, int)]
+
+
+def _info(node: Server) -> bytes:
+    (info,) = node.ask([("INFO", "persistence")])
+    assert isinstance(info, bytes)
+    return info
