@@ -205,6 +205,9 @@ class Processor:
             task = tasks.create_task(self._send_bundle(bundle, now), name="processor.send_bundle")
             self._sends.add(task)
             task.add_done_callback(partial(self._sent_bundle, bundle))
+            if _is_small(bundle, limits):
+                # Nothing more is due. What comes due from now on leaves together at the next tick: looking is not free.
+                return traces
         return max(traces, _CLAIM_LIMIT) if bundle is not None else traces
 
     async def _send_bundle(self, bundle: Bundle, now: UnixNano) -> None:
@@ -488,6 +491,15 @@ class Processor:
                     work.assembled.count(self._metrics, work.reason)
         for reason, releases in reasons.items():
             self._metrics.released_traces.labels(reason.value).inc(releases)
+
+
+def _is_small(bundle: Bundle, limits: Limits) -> bool:
+    """It is far from every limit, so that it has all there was."""
+    return (
+        2 * bundle.spans < limits.batch_spans
+        and 2 * bundle.size < limits.batch_bytes
+        and 2 * len(bundle.keys) < _BUNDLE_TRACES
+    )
 
 
 def _works(claims: Sequence[Claim], counts: Sequence[int], bundled: Bundled) -> list[Work]:
