@@ -41,6 +41,7 @@ bench: $(VENV)/.dev
 	$(RUN) -m bench.realtime
 	$(RUN) -m bench.recorder
 	$(RUN) -m bench.webhook
+	$(RUN) -m bench.redis_memory
 
 proto: $(VENV)/.dev
 	$(RUN) -m grpc_tools.protoc --proto_path=proto --python_out=grafter/otlp --pyi_out=grafter/otlp proto/*.proto

@@ -29,9 +29,10 @@ import uvloop
 from bench.load import Sent, send
 from bench.servers import OPTIONS, digest
 from bench.workload import Workload
+from tests.store.redis.servers import Server, server
 
 BATCHES = (1, 50, 512, 8192)
-SYSTEMS = ("null", "proxy", "grafter memory", "grafter disk")
+SYSTEMS = ("null", "proxy", "grafter memory", "grafter disk", "grafter redis")
 # Spans a run: enough for a second or more of CPU time at each size, so that the clock's 10 ms do not matter.
 SPANS = {1: 6_000, 50: 120_000, 512: 400_000, 8192: 640_000}
 LAP_TRACES = {1: 300, 50: 1000, 512: 2560, 8192: 8192}
@@ -41,6 +42,7 @@ IN_FLIGHT = {1: 8, 50: 8, 512: 8, 8192: 4}
 LIMITS = {
     "grafter memory": {1: 1.1, 50: 1.4, 512: 2.0, 8192: 3.0},
     "grafter disk": {1: 1.3, 50: 1.8, 512: 3.0, 8192: 4.5},
+    "grafter redis": {1: 1.2, 50: 1.6, 512: 2.7, 8192: 4.0},
 }
 
 
@@ -53,6 +55,8 @@ class Run:
     rss_mib: float
     came_out: dict[str, object]
     seconds_until_out: float
+    redis_cpu_seconds: float = 0.0
+    """Of the Redis behind the measured process."""
 
     @property
     def us_per_span(self) -> float:
@@ -82,7 +86,7 @@ def process(*args: str) -> Iterator[psutil.Process]:
             child.wait()
 
 
-def config(port: int, to: int, directory: Path, memory: bool) -> str:
+def config(port: int, to: int, store: dict[str, object]) -> str:
     """grafter as the bench runs it: everything released a second after its last part."""
     return json.dumps(
         {
@@ -91,7 +95,7 @@ def config(port: int, to: int, directory: Path, memory: bool) -> str:
             },
             "processors": {"graft": {"wait": {"after_root": "1s", "idle": "5s"}}},
             "exporters": {"otlp_grpc": {"endpoint": f"127.0.0.1:{to}", "tls": {"insecure": True}}},
-            "extensions": {"store": {"embedded": {"directory": str(directory), "memory": memory}}},
+            "extensions": {"store": store},
             "service": {
                 "pipelines": {"traces": {"receivers": ["otlp"], "processors": ["graft"], "exporters": ["otlp_grpc"]}},
                 "telemetry": {"metrics": {"endpoint": f"127.0.0.1:{free_port()}"}, "logs": {"level": "warn"}},
@@ -117,13 +121,20 @@ async def listening(port: int, seconds: float = 20) -> None:
 async def measure(system: str, workload: Workload, laps: range, in_flight: int) -> Run:
     """One run: fresh processes, the load, and the wait until everything came out."""
     port, sink_port = free_port(), free_port()
+    redis: Server | None = None
     with tempfile.TemporaryDirectory(prefix="grafter-bench-") as name, contextlib.ExitStack() as stack:
         if system != "null":
             stack.enter_context(process("-m", "bench.servers", "sink", "--port", str(sink_port)))
             await listening(sink_port)
         if system.startswith("grafter"):
             path = Path(name) / "config.yaml"
-            path.write_text(config(port, sink_port, Path(name) / "data", system == "grafter memory"))
+            store: dict[str, object] = {
+                "embedded": {"directory": str(Path(name) / "data"), "memory": system == "grafter memory"}
+            }
+            if system == "grafter redis":
+                redis = stack.enter_context(server("--appendonly", "no"))
+                store = {"redis": {"url": redis.url}}
+            path.write_text(config(port, sink_port, store))
             measured = stack.enter_context(process("-m", "grafter", "run", "--config", str(path)))
         else:
             measured = stack.enter_context(
@@ -132,7 +143,7 @@ async def measure(system: str, workload: Workload, laps: range, in_flight: int) 
         await listening(port)
         await send(port, workload, range(WARM_UP_LAP, WARM_UP_LAP + 1), in_flight) if workload.batch > 1 else None
         await settled(sink_port) if system != "null" else None
-        before = measured.cpu_times()
+        before, redis_before = measured.cpu_times(), cpu_of(redis)
         began = time.perf_counter()
         sent = await send(port, workload, laps, in_flight)
         if system != "null":
@@ -140,8 +151,14 @@ async def measure(system: str, workload: Workload, laps: range, in_flight: int) 
         seconds = time.perf_counter() - began
         after = measured.cpu_times()
         rss = measured.memory_info().rss / 2**20
+        redis_cpu = cpu_of(redis) - redis_before
         came_out = json.loads(await ask(sink_port, b"")) if system != "null" else {}
-        return Run(sent, sum(after[:2]) - sum(before[:2]), rss, came_out, seconds)
+        return Run(sent, sum(after[:2]) - sum(before[:2]), rss, came_out, seconds, redis_cpu)
+
+
+def cpu_of(redis: Server | None) -> float:
+    """CPU seconds of a Redis so far; none costs none."""
+    return sum(psutil.Process(redis.pid).cpu_times()[:2]) if redis is not None else 0.0
 
 
 async def ask(port: int, question: bytes) -> bytes:
@@ -208,7 +225,13 @@ def report(batches: list[int], systems: list[str], table: dict[tuple[str, int], 
                 f"{max(r.rss_mib for r in runs):>9.0f}{sum(r.sent.retries for r in runs):>8}"
                 f"{runs[-1].came_out.get('ids', '-'):>9}  {sender:.2f}"
                 + ("  (the sender costs more: it limits spans/s)" if sender > statistics.median(costs) else "")
+                + (f"  (Redis itself {own:.2f} us/span)" if (own := redis_cost(runs)) else "")
             )
+
+
+def redis_cost(runs: list[Run]) -> float:
+    """Redis' own CPU, microseconds a span."""
+    return statistics.median(run.redis_cpu_seconds / run.sent.spans * 1e6 for run in runs)
 
 
 def main() -> None:

@@ -47,6 +47,10 @@ class Bundles:
             self._out.add(bundle)
         return bundle
 
+    def is_small(self, bundle: Bundle) -> bool:
+        """It is far from every limit, so that it has all there was."""
+        return 2 * bundle.spans < self._spans and 2 * bundle.size < self._size and 2 * len(bundle.keys) < _TRACES
+
     def done(self, bundle: Bundle) -> None:
         """Nothing more will be done about it as a whole."""
         self._out.discard(bundle)

@@ -201,6 +201,9 @@ class Processor:
             task = tasks.create_task(self._send_bundle(bundles, bundle, now), name="processor.send_bundle")
             self._sends.add(task)
             task.add_done_callback(partial(self._sent_bundle, bundles, bundle))
+            if bundles.is_small(bundle):
+                # Nothing more is due. What comes due from now on leaves together at the next tick: looking is not free.
+                return traces
         return max(traces, _CLAIM_LIMIT)
 
     async def _send_bundle(self, bundles: Bundles, bundle: Bundle, now: UnixNano) -> None:

@@ -50,7 +50,7 @@ ROOMS: dict[str, set[str]] = {
     # Wiring: config in, running rooms out.
     "doors_in": EDGE | {"config", "receiver", "forwarding"},
     "doors_out": EDGE | {"config", "exporter"},
-    "stores": EDGE | {"config", "store"},
+    "stores": EDGE | {"config", "memory_limit", "store"},
     "service": EDGE
     | {
         "allocator",

@@ -32,13 +32,14 @@ class Sink:
     requests: list[ExportTraceServiceRequest] = field(default_factory=list)
     refuse: bool = False
     """While set, every request is answered UNAVAILABLE or 503 and not kept."""
-    _news: asyncio.Condition = field(default_factory=asyncio.Condition)
+    news: asyncio.Condition = field(default_factory=asyncio.Condition)
+    """Told of each request."""
 
     async def keep(self, request: ExportTraceServiceRequest) -> None:
         """Take a request in and wake those who wait."""
-        async with self._news:
+        async with self.news:
             self.requests.append(request)
-            self._news.notify_all()
+            self.news.notify_all()
 
     def spans(self, trace_id: str | None = None) -> list[SpanOf]:
         """Every span that came, of one trace (32 hex digits) or of all, in order of arrival."""
@@ -70,8 +71,8 @@ class Sink:
     async def until(self, enough: Callable[["Sink"], bool], what: str, deadline: float = DEADLINE) -> None:
         """Return as soon as ``enough`` holds; fail with ``what`` and what came instead at the deadline."""
         try:
-            async with asyncio.timeout(deadline), self._news:
-                await self._news.wait_for(lambda: enough(self))
+            async with asyncio.timeout(deadline), self.news:
+                await self.news.wait_for(lambda: enough(self))
         except TimeoutError:
             names = [f"{each.span.trace_id.hex()[:8]} {each.span.name}" for each in self.spans()]
             raise AssertionError(f"{what}: not within {deadline} s; came: {names}") from None

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from grafter.core.model import guest_span_id
 from tests.e2e.conftest import to_grpc
 from tests.e2e.process import Grafter
-from tests.e2e.sink import Sink, listening
+from tests.e2e.sink import Sink, listening, spans_of
 from tests.store.redis.servers import Server, server
 
 REPLICAS = 3
@@ -193,17 +193,17 @@ async def prove(load: Load, sink: Sink, calls: int) -> None:
     wanted = {call.host: call.tree() for call in load.books.acknowledged}
     assert len(wanted) == calls
     ids = {(host, span) for host, tree in wanted.items() for span in tree}
+    missing, read = set(ids), 0
 
-    def came(it: Sink) -> bool:
-        return ids <= {(each.span.trace_id, each.span.span_id) for each in it.spans()}
+    def all_came(it: Sink) -> bool:
+        nonlocal read
+        for request in it.requests[read:]:
+            missing.difference_update((span.trace_id, span.span_id) for span in spans_of(request))
+        read = len(it.requests)
+        return not missing
 
-    try:
-        async with asyncio.timeout(60):
-            while not came(sink):
-                await asyncio.sleep(0.2)
-    except TimeoutError:
-        lost = ids - {(each.span.trace_id, each.span.span_id) for each in sink.spans()}
-        raise AssertionError(f"{len(lost)} of {len(ids)} spans did not come out: {sorted(lost)[:5]}") from None
+    async with asyncio.timeout(60), sink.news:
+        await sink.news.wait_for(lambda: all_came(sink))
     counts: Counter[tuple[bytes, bytes]] = Counter()
     for each in sink.spans():
         counts[each.span.trace_id, each.span.span_id] += 1

@@ -27,7 +27,8 @@ from grafter.store.redis.layout import (
 from grafter.store.redis.scripts import Item
 
 PLAIN, OTHERS = b"d", b"o"
-_PAGE = 32
+# A page of a bucket is about twice its share of what is asked for, so that one page of each is mostly enough.
+_SHARE, _LEAST, _PAGE = BUCKETS // 2, 4, 32
 _ROOT = 1
 
 
@@ -72,7 +73,7 @@ class Handing:
         upper = f"{relative(now):d}"
         places = [(bucket, tags[bucket] + queue) for queue in queues for bucket in range(BUCKETS)]
         found: list[tuple[float, Key]] = []
-        offset, page = 0, min(limit, _PAGE)
+        offset, page = 0, min(limit, max(_LEAST, limit // _SHARE))
         horizon: float | None = None
         while places:
             commands: list[tuple[int, Command]] = [
@@ -189,7 +190,7 @@ class Handing:
     def _likely(self, traces: int, spans: int) -> int:
         """How many traces so many spans are, by what is held."""
         stats = self._engine.sums.stats()
-        return max(1, min(traces, 2 * spans * stats.traces // max(1, stats.spans) + 1))
+        return max(1, min(traces, spans * stats.traces * 5 // (4 * max(1, stats.spans)) + 1))
 
     async def _fitting(self, keys: Sequence[Key], spans: int, size: int) -> list[Key]:
         """As many of these as the limits allow."""
