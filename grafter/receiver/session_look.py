@@ -122,7 +122,7 @@ class Looker:
         traces = look.traces + len(page.parts)
         parts = list(page.parts)
         if ends and (traces or (look.progress.found and not look.progress.closed)):
-            parts.append(closing(told, look.progress.run))
+            parts.append(closing(told, look.progress.run, look.progress.since))
         if parts:
             await self._consumer.consume(parts)
         for kind, count in page.kinds.items():

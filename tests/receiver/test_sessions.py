@@ -190,6 +190,19 @@ async def test_a_later_turn_of_the_session_opens_the_guest_again(at_work: Bench)
     assert at_work.count("grafter_released_traces_total", reason="guest_timeout") == 1
 
 
+async def test_an_event_that_found_nothing_is_not_waited_for_when_the_next_one_did(at_work: Bench) -> None:
+    """A turn begins and grafter is told; it ends, and grafter is told again: its trace keeps both promises."""
+    await at_work.pulls.request(SESSION)
+    await at_work.server.until_asked(2)
+    await at_work.idle()
+    at_work.rig.now[0] += 5 * SECOND
+    at_work.server.traces = [trace(1)]
+    assert (await at_work.pull()).traces == 1
+    await at_work.rig.host(host_request())
+    await at_work.rig.pass_time(17)
+    assert at_work.peer.tree(HOST).count("agent Reception") == 1
+
+
 async def test_a_trace_that_comes_after_its_host_has_left_is_joined_late(at_work: Bench) -> None:
     """The session went with the host, without any span; the turn hangs where it would have hung, and counts once."""
     await at_work.rig.host(host_request())

@@ -114,9 +114,11 @@ def opening(told: Told, run: int) -> Part:
     return _part(told, b"[" + told.item + b"]", 0, head=True, parents=(_promise(told, run),))
 
 
-def closing(told: Told, run: int) -> Part:
-    """The part that ends it: what the event promised was read."""
-    return _part(told, b"[" + told.item + b"]", 0, head=True, ended=True, ids=(_promise(told, run),))
+def closing(told: Told, run: int, since: int = 0) -> Part:
+    """The part that ends it: what this event, and those from ``since`` on, promised was read."""
+    kept = range(since or run, run + 1)
+    ids = tuple(_promise(told, one) for one in kept)
+    return _part(told, b"[" + told.item + b"]", 0, head=True, ended=True, ids=ids)
 
 
 def spans_of(
