@@ -141,6 +141,9 @@ class Looker:
     async def _skip(self, session_id: str, look: Look, why: Answer) -> Look:
         """Go on behind a trace that cannot be read alone; only the list of turns knows its id."""
         answer = await self._api.turns(session_id, after=look.progress.after, limit=1)
+        if answer.reply in (Reply.NOT_FOUND, Reply.REFUSED):
+            # The session is there. An API without a list of turns is no reason to forget it.
+            return replace(look, answer=Answer(Reply.REFUSED, reason=f"{answer.reason} for its turns"))
         if answer.reply is not Reply.OK:
             return replace(look, answer=answer)
         try:

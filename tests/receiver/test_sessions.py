@@ -452,6 +452,28 @@ async def test_one_trace_that_cannot_be_read_costs_no_other(at_work: Bench, how:
     assert at_work.count("grafter_guest_items_total", source="sessions", kind=kind) == 1
 
 
+async def test_without_a_list_of_turns_a_trace_in_the_way_does_not_end_the_session(at_work: Bench) -> None:
+    """The first trace is stored, the second cannot be read, and nothing says its id: later, it may be readable."""
+    at_work.server.traces = [trace(number) for number in range(1, 4)]
+    blocked = True
+
+    def answer(request: web.Request) -> web.Response | None:
+        if request.path.endswith("/turns"):
+            return web.Response(status=404)
+        first = int(request.query.get("after", "turn_0000")[5:]) + 1
+        last = first + int(request.query.get("limit", "0")) - 1
+        return web.Response(status=413) if blocked and first <= 2 <= last else None
+
+    at_work.server.answer = answer
+    with pytest.raises(PullError) as refused:
+        await at_work.pull()
+    assert refused.value.reply is Reply.REFUSED
+    await at_work.idle()
+    blocked = False
+    await at_work.later(900)
+    assert at_work.count("grafter_guest_items_total", source="sessions", kind="trace") == 3
+
+
 async def test_odd_entries_cost_no_page(at_work: Bench) -> None:
     """Null, a string, no id, no OTLP, and spans without an id, beside a good trace."""
     odd = trace(7)
