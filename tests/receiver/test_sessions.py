@@ -494,6 +494,34 @@ async def test_a_list_that_does_not_move_is_not_read_for_ever(at_work: Bench) ->
     assert (await at_work.pull()).traces == 1
 
 
+async def test_a_list_that_goes_in_a_circle_is_read_once(at_work: Bench) -> None:
+    """Behind the second trace comes the first again."""
+    at_work.server.traces = [trace(1), trace(2)]
+
+    def answer(request: web.Request) -> web.Response | None:
+        if "limit" not in request.query:
+            return None
+        number = 2 if request.query.get("after") == turn_id(1) else 1
+        return web.json_response({"data": [trace(number)], "has_more": True, "last_id": turn_id(number)})
+
+    at_work.server.answer = answer
+    assert (await at_work.pull()).traces == 2
+    assert len(at_work.server.asked) <= 4
+
+
+async def test_an_empty_page_with_a_next_one_is_not_the_end(at_work: Bench) -> None:
+    """All traces of the first page are unpublished, and OpenAI says that there are more."""
+
+    def answer(request: web.Request) -> web.Response | None:
+        if "limit" not in request.query or "after" in request.query:
+            return None
+        return web.json_response({"data": [], "has_more": True, "last_id": turn_id(1)})
+
+    at_work.server.answer = answer
+    at_work.server.traces = [trace(1), trace(2)]
+    assert (await at_work.pull()).traces == 1
+
+
 async def test_a_store_that_is_full_is_tried_again(tmp_path: Path) -> None:
     """Nothing is skipped for it: the cursor only moves behind what is stored."""
     peer = Peer()

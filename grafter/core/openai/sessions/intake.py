@@ -105,7 +105,9 @@ def read_page(body: bytes, told: Told, seen: Container[str], policy: GraftPolicy
         page.digests.append(digest)
         page.parts.append(_part(told, b"[" + orjson.dumps(item) + b"]", found, top_level=found > 0))
     page.after = usable_id(mapping_of(answer).get("last_id")) or page.after
-    page.more = mapping_of(answer).get("has_more") is not False and bool(data) and page.after is not None
+    more = mapping_of(answer).get("has_more")
+    # Unpublished traces are skipped, so a page of them alone may be empty and have a next one.
+    page.more = (more is True or (more is not False and bool(data))) and page.after is not None
     return page
 
 
