@@ -20,7 +20,7 @@ from grafter.consumer import Consumer
 from grafter.core.model import Mark, Part, UnixNano
 from grafter.doors_in import accounts, pull_kind
 from grafter.errors import RejectedError, UnavailableError
-from grafter.receiver.admin import PULL_PATH
+from grafter.receiver.admin import LOCAL, PULL_PATH
 from grafter.receiver.sessions import PullError, pulling
 from grafter.store.base import Store
 from grafter.stores import open_store
@@ -62,7 +62,7 @@ async def _ask(receiver: OpenAIReceiver, session: str, project: str | None, toke
     host = "localhost" if endpoint.host in _EVERYWHERE else endpoint.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{endpoint.port}{PULL_PATH}"
     asked = {"session": session, **({"project": project} if project else {})}
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", "Host": LOCAL}
     if tokens:
         headers["Authorization"] = f"Bearer {tokens[0]}"
     timeout = aiohttp.ClientTimeout(total=_SECONDS, sock_connect=10)

@@ -46,7 +46,7 @@ def check(config: Config, defined: Mapping[str, Sequence[str]]) -> tuple[list[Fi
         *_workers(config),
         *_addresses(config),
     ]
-    return problems, [*_loops(config), *_unrecorded(config)]
+    return problems, [*_loops(config), *_unrecorded(config), *_shared_secrets(config)]
 
 
 def _lists(config: Config) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -130,6 +130,21 @@ def _unrecorded(config: Config) -> Iterator[Finding]:
                         ("receivers", name, "projects", project),
                         "has no api_key: calls of its webhooks are not recorded, though realtime.record says so",
                     )
+
+
+def _shared_secrets(config: Config) -> Iterator[Finding]:
+    """Projects with a webhook secret that an earlier one has: what it signs is taken for that one's."""
+    for name, receiver in config.receivers.items():
+        if isinstance(receiver, OpenAIReceiver):
+            first: dict[str, str] = {}
+            for project, one in receiver.projects.items():
+                owner = next((first[secret] for secret in one.secrets if secret in first), None)
+                if owner is not None:
+                    yield Finding(
+                        ("receivers", name, "projects", project, "webhook_secrets"),
+                        f"has a secret of {owner}: what it signs is done in the name of {owner}",
+                    )
+                first = {**dict.fromkeys(one.secrets, project), **first}
 
 
 def _processors(config: Config) -> Iterator[Finding]:

@@ -182,6 +182,12 @@ class Realtime(Model):
     """Bearer tokens, one of which a sender must show; empty: everybody may send."""
 
 
+def _has_secret(project: object, secret: str | None) -> bool:
+    """Whether a project, as it is written, has this webhook secret."""
+    secrets = project.get("webhook_secrets") if isinstance(project, Mapping) else None
+    return isinstance(secrets, list | tuple) and secret in secrets
+
+
 class OpenAIReceiver(Model):
     """OpenAI's traces."""
 
@@ -212,8 +218,9 @@ class OpenAIReceiver(Model):
         found: dict[str, object] = {}
         if env.get(API_KEY_VARIABLE):
             found["api_key"] = env[API_KEY_VARIABLE]
-        if env.get(WEBHOOK_SECRET_VARIABLE):
-            found["webhook_secrets"] = [env[WEBHOOK_SECRET_VARIABLE]]
+        secret = env.get(WEBHOOK_SECRET_VARIABLE)
+        if secret:
+            found["webhook_secrets"] = [secret]
         if not found or not isinstance(data, Mapping):
             return data
         projects = data.get("projects")
@@ -227,6 +234,9 @@ class OpenAIReceiver(Model):
         if not isinstance(project, Mapping):
             return data
         said = {key: value for key, value in project.items() if value is not None}
+        if any(_has_secret(other, secret) for other in projects.values()):
+            # It was given to that one, whose key is to be used for what it signs.
+            found.pop("webhook_secrets", None)
         return {**data, "projects": {**projects, DEFAULT_PROJECT: {**found, **said}}}
 
     @property

@@ -2,7 +2,8 @@
 
 Open to processes of the same machine without a token, to everybody else with one of ``extensions.admin.tokens``. A
 browser is no such process although it runs there: a page may post to any address, so what a page sends (its Origin, a
-form's content type) is refused, and so is what a proxy passes on, whose sender may be anywhere.
+form's content type) is refused, and so is what a proxy passes on, whose sender may be anywhere. A proxy or tunnel that
+says nothing of itself, and a name that somebody made point here, are told by the Host that was asked for.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ from grafter.receiver.sessions import PullError, PullRequests
 from grafter.telemetry import Metrics
 
 PULL_PATH = "/admin/pull"
+LOCAL = "localhost"
+"""The Host that a command asks for, whatever the address is called."""
 
 _TRANSPORT = "admin"
 _MAX_BYTES = 64 << 10
@@ -50,7 +53,16 @@ def is_local(request: web.Request) -> bool:
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    return (mapped or address).is_loopback and _is_loopback_name(request.headers.get("Host", LOCAL))
+
+
+def _is_loopback_name(host: str) -> bool:
+    name = host.strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0].removesuffix(".")
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == LOCAL
 
 
 class _Admin:

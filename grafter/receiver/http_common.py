@@ -6,6 +6,7 @@ how long it blocks the event loop, compressed or not.
 
 import asyncio
 import hmac
+import logging
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,11 +14,14 @@ from dataclasses import dataclass
 
 import zstandard
 from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 from isal import isal_zlib
 
 from grafter.errors import RejectedError, TooLargeError
 from grafter.receiver.address import LISTEN_BACKLOG, host_and_port, listening_sockets
+
+_log = logging.getLogger(__name__)
 
 # The largest window that a sender of Content-Encoding zstd may ask for. Source: RFC 9659, section 3.
 _ZSTD_WINDOW = 8 << 20
@@ -191,6 +195,22 @@ def http_status(error: RejectedError) -> int:
     return 415 if error.reason == "unsupported_encoding" else 400
 
 
+def _is_fit_to_log(record: logging.LogRecord) -> bool:
+    """Whether aiohttp may say it: of what is no HTTP it would quote the line, which may be a header with a key in it.
+
+    That, which any stranger can send, is said without it and only to whoever debugs.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    _log.debug("a request is no HTTP", extra={"error": type(error).__name__})
+    return False
+
+
+_http_log = logging.getLogger("grafter.receiver.http")
+_http_log.addFilter(_is_fit_to_log)
+
+
 class Tokens:
     """The bearer tokens that open a door; none at all leaves it open to everybody."""
 
@@ -277,6 +297,7 @@ async def serving(
         handle_signals=False,
         keepalive_timeout=_KEEPALIVE_SECONDS,
         shutdown_timeout=grace_seconds / 2,
+        logger=_http_log,
     )
     try:
         await runner.setup()

@@ -82,10 +82,11 @@ class Looker:
             look = replace(look, progress=replace(look.progress, opened=True))
         await save(look.progress)
         limit = PAGE
+        passed = {look.progress.after}
         while look.progress.reading and look.answer.reply is Reply.OK and look.pages < _MOST_PAGES:
             page, answer = await self._page(told, look.progress, limit)
             if page is not None:
-                look = await self._keep(told, look, page)
+                look = await self._keep(told, look, page, passed)
                 limit = min(limit * 2, PAGE)
             elif answer.reply in (Reply.TOO_LARGE, Reply.MALFORMED, Reply.REFUSED) and limit > 1:
                 # One trace of the page may be the reason; the others must not be lost for it.
@@ -114,15 +115,16 @@ class Looker:
         except ValueError:
             return None, Answer(Reply.MALFORMED, reason="the page has no list of traces")
 
-    async def _keep(self, told: Told, look: Look, page: Page) -> Look:
-        """Store a page."""
-        # A cursor that does not move would be asked for for ever.
+    async def _keep(self, told: Told, look: Look, page: Page, passed: set[str]) -> Look:
+        """Store a page; ``passed`` are the cursors of this look, to which the page's is added."""
+        # A list that comes back to where it was would be asked for for ever.
         after = page.after or look.progress.after
-        ends = not page.more or after == look.progress.after
+        ends = not page.more or after in passed
+        passed.add(after)
         traces = look.traces + len(page.parts)
         parts = list(page.parts)
         if ends and (traces or (look.progress.found and not look.progress.closed)):
-            parts.append(closing(told, look.progress.run))
+            parts.append(closing(told, look.progress.run, look.progress.since))
         if parts:
             await self._consumer.consume(parts)
         for kind, count in page.kinds.items():
@@ -141,6 +143,9 @@ class Looker:
     async def _skip(self, session_id: str, look: Look, why: Answer) -> Look:
         """Go on behind a trace that cannot be read alone; only the list of turns knows its id."""
         answer = await self._api.turns(session_id, after=look.progress.after, limit=1)
+        if answer.reply in (Reply.NOT_FOUND, Reply.REFUSED):
+            # The session is there. An API without a list of turns is no reason to forget it.
+            return replace(look, answer=Answer(Reply.REFUSED, reason=f"{answer.reason} for its turns"))
         if answer.reply is not Reply.OK:
             return replace(look, answer=answer)
         try:

@@ -62,7 +62,8 @@ class Signatures:
         if plain_id(identity) is None:
             raise RejectedError(f"{ID} is not 1 to 256 printable ASCII characters without a blank", reason=ID)
         # int() would take signs, underscores and digits of every script.
-        if not (moment.isascii() and moment.isdecimal() and len(moment) <= _MAX_DIGITS):
+        # Signed is the text, so that it has to be the one way to write the number.
+        if not (moment.isascii() and moment.isdecimal() and len(moment) <= _MAX_DIGITS and moment == str(int(moment))):
             raise RejectedError(f"{TIMESTAMP} is not a whole number of Unix seconds", reason=TIMESTAMP)
         seconds = int(moment)
         if now_ns // _SECOND - seconds > self._tolerance:

@@ -8,8 +8,7 @@ be stored now with 503, for the sender tries again by itself.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
@@ -42,6 +41,7 @@ _PATH = "/{path:/*webhooks/+openai/*}"
 _REMEMBER_NS = 96 * HOUR
 # What may pass between a body that is read and an answer. Past it the sender is told to come again.
 _STORE_SECONDS = 0.9
+_MOST_LATE = 100
 _BODY_SECONDS = 10.0
 # Reading a body of this size takes some milliseconds, all of which the event loop would stand still.
 _THREAD_BYTES = 128 << 10
@@ -107,6 +107,7 @@ class _Webhooks:
         self._policy = policy
         self._clock = clock
         self._max_bytes = max_bytes
+        self._late: set[asyncio.Future[bool]] = set()
 
     async def handle(self, request: web.Request) -> web.Response:
         clock = asyncio.get_running_loop().time
@@ -144,7 +145,6 @@ class _Webhooks:
             return error_response(503, str(error), error.reason, wait), "unavailable"
         if not new:
             return web.json_response({"status": "repeat"}), "repeat"
-        self._count(delivery, intake)
         return web.json_response({"status": "accepted"}), "accepted"
 
     async def _body(self, request: web.Request) -> bytes:
@@ -167,21 +167,40 @@ class _Webhooks:
         """Hand the delivery on; False when it came before. Raises UnavailableError, RejectedError."""
         if not (intake.parts or delivery.calls or delivery.sessions):
             # Nothing follows from it, so nothing need be known of it.
+            self._count(delivery, intake)
             return True
-        async with _in_time():
-            # One project's ids say nothing of another's.
-            mark = Mark(f"webhook {project} {signed.id}", _REMEMBER_NS)
-            calls = {f"call {project} {call_id}": call for call_id, call in delivery.calls.items()}
-            seen, *known = await self._desk.store.seen([mark.id, *calls], now)
-            if seen:
-                return False
-            new = [call for call, one in zip(calls.values(), known, strict=True) if not one]
-            notes = [await self._incoming(call, project, now) for call in new]
-            await self._pull(delivery, project)
-            parts = [*intake.parts, *(note for note in notes if note is not None)]
-            # Last, for these marks say that all of it is done.
-            await self._desk.consumer.consume(parts, [mark, *(Mark(name, _REMEMBER_NS) for name in calls)])
+        # Not ended with the wait: what the store has taken by then it keeps, and it is to be counted when it has.
+        work = asyncio.ensure_future(self._hand_on(project, signed, delivery, intake, now))
+        done, _ = await asyncio.wait({work}, timeout=_STORE_SECONDS)
+        if not done:
+            self._leave(work)
+            raise UnavailableError("the store did not answer in time", reason="slow")
+        return work.result()
+
+    async def _hand_on(self, project: str, signed: Signed, delivery: Delivery, intake: Intake, now: UnixNano) -> bool:
+        # One project's ids say nothing of another's.
+        mark = Mark(f"webhook {project} {signed.id}", _REMEMBER_NS)
+        calls = {f"call {project} {call_id}": call for call_id, call in delivery.calls.items()}
+        seen, *known = await self._desk.store.seen([mark.id, *calls], now)
+        if seen:
+            return False
+        new = [call for call, one in zip(calls.values(), known, strict=True) if not one]
+        notes = [await self._incoming(call, project, now) for call in new]
+        await self._pull(delivery, project)
+        parts = [*intake.parts, *(note for note in notes if note is not None)]
+        # Last, for these marks say that all of it is done.
+        await self._desk.consumer.consume(parts, [mark, *(Mark(name, _REMEMBER_NS) for name in calls)])
+        self._count(delivery, intake)
         return True
+
+    def _leave(self, work: asyncio.Future[bool]) -> None:
+        """Let it end without a sender who waits for it; a store that hangs does not gather them without end."""
+        self._late.add(work)
+        work.add_done_callback(self._late.discard)
+        # The sender was told to come again, whatever it raises.
+        work.add_done_callback(lambda work: work.cancelled() or work.exception())
+        if len(self._late) > _MOST_LATE:
+            work.cancel()
 
     async def _pull(self, delivery: Delivery, project: str) -> None:
         if self._desk.pulls is None:
@@ -220,16 +239,6 @@ class _Webhooks:
             self._metrics.guest_items.labels(Source.WEBHOOK.value, kind).inc(count)
         if intake.spans:
             self._metrics.accepted_spans.labels(RECEIVER, TRANSPORT).inc(intake.spans)
-
-
-@asynccontextmanager
-async def _in_time() -> AsyncIterator[None]:
-    """Raises UnavailableError for what takes too long; what was handed on by then is stored, and a repeat harmless."""
-    try:
-        async with asyncio.timeout(_STORE_SECONDS):
-            yield
-    except TimeoutError:
-        raise UnavailableError("the store did not answer in time", reason="slow") from None
 
 
 def _outcome(error: RejectedError) -> str:

@@ -357,6 +357,22 @@ def test_the_secrets_of_webhooks(read: Read, text: str, secrets: dict[str, tuple
     assert secrets_of(read(text, env={"OPENAI_WEBHOOK_SECRET": "whsec_ZW52"})) == secrets
 
 
+def test_the_environments_secret_is_of_the_project_that_names_it(read: Read) -> None:
+    """The default project, which comes first, does not take another one's events in its own name."""
+    text = "receivers: {openai: {projects: {default: {api_key: a}, eu: {webhook_secrets: ['${env:%s}']}}}}"
+    env = {"OPENAI_WEBHOOK_SECRET": "whsec_ZW52"}
+    config = read(text % "OPENAI_WEBHOOK_SECRET", env=env)
+    assert secrets_of(config) == {"default": (), "eu": ("whsec_ZW52",)}
+    assert config.warnings == ()
+
+
+def test_a_secret_of_two_projects_is_warned_of(read: Read) -> None:
+    text = "receivers: {openai: {projects: {eu: {webhook_secrets: [a, b]}, us: {webhook_secrets: [c, b]}}}}"
+    (warning,) = read(text).warnings
+    assert "receivers.openai.projects.us.webhook_secrets: has a secret of eu" in warning
+    assert read(text.replace("c, b", "c")).warnings == ()
+
+
 def test_recording_without_a_key_is_warned_of(read: Read) -> None:
     """A project whose webhooks are taken, and whose calls would be recorded."""
     text = "receivers: {openai: {realtime: {record: true}, projects: {eu: {webhook_secrets: [a]}, us: {api_key: k}}}}"

@@ -82,6 +82,7 @@ REFUSED = [
     Row("further ahead than the tolerance", 400, "too_new", age=-310),
     Row("a moment that is no whole number", 400, "webhook-timestamp", signed={"webhook_timestamp": "1800000000.5"}),
     Row("a moment in digits of another script", 400, "webhook-timestamp", signed={"webhook_timestamp": "१८००००००००"}),
+    Row("a moment with a zero before it", 400, "webhook-timestamp", signed={"webhook_timestamp": "01800000000"}),
     Row("a moment past every calendar", 400, "too_new", signed={"webhook_timestamp": "999999999999"}),
     Row("no webhook-timestamp", 400, "webhook-timestamp", signed={"webhook_timestamp": None}),
     Row("no webhook-id", 400, "webhook-id", signed={"webhook_id": None}),

@@ -96,12 +96,21 @@ async def test_openai_in_trouble_is_not_waited_for_for_ever() -> None:
         (("fe80::1%eth0", 5, 0, 2), {}, False),
         (("127.0.0.1", 5), {"Forwarded": "for=203.0.113.9"}, False),
         (("127.0.0.1", 5), AWAY, False),
+        (("127.0.0.1", 5), {"Host": "localhost:4319"}, True),
+        (("127.0.0.1", 5), {"Host": "LocalHost."}, True),
+        (("127.0.0.1", 5), {"Host": "127.0.0.1:4319"}, True),
+        (("::1", 5, 0, 0), {"Host": "[::1]:4319"}, True),
+        (("127.0.0.1", 5), {"Host": "page.example:4319"}, False),
+        (("127.0.0.1", 5), {"Host": "localhost.page.example"}, False),
+        (("127.0.0.1", 5), {"Host": "127.0.0.1.page.example"}, False),
+        (("127.0.0.1", 5), {"Host": "192.0.2.7"}, False),
+        (("127.0.0.1", 5), {"Host": ""}, False),
         ("", {}, False),
         (None, {}, False),
     ],
 )
 def test_who_is_of_this_machine(peer: Any, headers: dict[str, str], local: bool) -> None:
-    """By the address of the connection alone; an IPv4 address inside IPv6 too."""
+    """By the address of the connection, an IPv4 address inside IPv6 too, and by the name that it was asked under."""
 
     class Transport:
         def get_extra_info(self, name: str, default: Any = None) -> Any:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import io
+import logging
 import socket
 import ssl
 import zlib
@@ -14,6 +15,7 @@ import zstandard
 from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
 from grafter.errors import RejectedError, TooLargeError
 from grafter.receiver.http_common import (
@@ -237,6 +239,19 @@ async def test_a_huge_length_is_refused_before_the_body():
         assert b" 413 " in await reader.readline()
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize("tail", ["\0", "x" * 9000], ids=["a bad character", "too long"])
+async def test_a_request_that_is_no_http_puts_no_header_into_the_log(tail, caplog):
+    """A key with a stray byte behind it is one such request; at no level does the log quote it."""
+    caplog.set_level(logging.DEBUG)
+    async with echoing("127.0.0.1:0") as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
+        writer.write(f"POST / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer sk-secret{tail}\r\n\r\n".encode())
+        assert b" 400 " in await reader.readline()
+        writer.close()
+    assert "sk-secret" not in caplog.text
+    assert [record.levelname for record in caplog.records if record.name.startswith("grafter")] == ["DEBUG"]
 
 
 async def test_a_body_that_ends_early_is_no_body():

@@ -190,6 +190,19 @@ async def test_a_later_turn_of_the_session_opens_the_guest_again(at_work: Bench)
     assert at_work.count("grafter_released_traces_total", reason="guest_timeout") == 1
 
 
+async def test_an_event_that_found_nothing_is_not_waited_for_when_the_next_one_did(at_work: Bench) -> None:
+    """A turn begins and grafter is told; it ends, and grafter is told again: its trace keeps both promises."""
+    await at_work.pulls.request(SESSION)
+    await at_work.server.until_asked(2)
+    await at_work.idle()
+    at_work.rig.now[0] += 5 * SECOND
+    at_work.server.traces = [trace(1)]
+    assert (await at_work.pull()).traces == 1
+    await at_work.rig.host(host_request())
+    await at_work.rig.pass_time(17)
+    assert at_work.peer.tree(HOST).count("agent Reception") == 1
+
+
 async def test_a_trace_that_comes_after_its_host_has_left_is_joined_late(at_work: Bench) -> None:
     """The session went with the host, without any span; the turn hangs where it would have hung, and counts once."""
     await at_work.rig.host(host_request())
@@ -439,6 +452,28 @@ async def test_one_trace_that_cannot_be_read_costs_no_other(at_work: Bench, how:
     assert at_work.count("grafter_guest_items_total", source="sessions", kind=kind) == 1
 
 
+async def test_without_a_list_of_turns_a_trace_in_the_way_does_not_end_the_session(at_work: Bench) -> None:
+    """The first trace is stored, the second cannot be read, and nothing says its id: later, it may be readable."""
+    at_work.server.traces = [trace(number) for number in range(1, 4)]
+    blocked = True
+
+    def answer(request: web.Request) -> web.Response | None:
+        if request.path.endswith("/turns"):
+            return web.Response(status=404)
+        first = int(request.query.get("after", "turn_0000")[5:]) + 1
+        last = first + int(request.query.get("limit", "0")) - 1
+        return web.Response(status=413) if blocked and first <= 2 <= last else None
+
+    at_work.server.answer = answer
+    with pytest.raises(PullError) as refused:
+        await at_work.pull()
+    assert refused.value.reply is Reply.REFUSED
+    await at_work.idle()
+    blocked = False
+    await at_work.later(900)
+    assert at_work.count("grafter_guest_items_total", source="sessions", kind="trace") == 3
+
+
 async def test_odd_entries_cost_no_page(at_work: Bench) -> None:
     """Null, a string, no id, no OTLP, and spans without an id, beside a good trace."""
     odd = trace(7)
@@ -456,6 +491,34 @@ async def test_a_list_that_does_not_move_is_not_read_for_ever(at_work: Bench) ->
     """``has_more`` for ever, with the same last id."""
     told = {"data": [trace(1)], "has_more": True, "last_id": turn_id(1)}
     at_work.server.answer = lambda r: web.json_response(told) if "limit" in r.query else None
+    assert (await at_work.pull()).traces == 1
+
+
+async def test_a_list_that_goes_in_a_circle_is_read_once(at_work: Bench) -> None:
+    """Behind the second trace comes the first again."""
+    at_work.server.traces = [trace(1), trace(2)]
+
+    def answer(request: web.Request) -> web.Response | None:
+        if "limit" not in request.query:
+            return None
+        number = 2 if request.query.get("after") == turn_id(1) else 1
+        return web.json_response({"data": [trace(number)], "has_more": True, "last_id": turn_id(number)})
+
+    at_work.server.answer = answer
+    assert (await at_work.pull()).traces == 2
+    assert len(at_work.server.asked) <= 4
+
+
+async def test_an_empty_page_with_a_next_one_is_not_the_end(at_work: Bench) -> None:
+    """All traces of the first page are unpublished, and OpenAI says that there are more."""
+
+    def answer(request: web.Request) -> web.Response | None:
+        if "limit" not in request.query or "after" in request.query:
+            return None
+        return web.json_response({"data": [], "has_more": True, "last_id": turn_id(1)})
+
+    at_work.server.answer = answer
+    at_work.server.traces = [trace(1), trace(2)]
     assert (await at_work.pull()).traces == 1
 
 

@@ -29,6 +29,7 @@ from grafter.receiver.signatures import Signatures
 from grafter.receiver.webhook_http import Desk, webhook_routes
 from grafter.telemetry import Metrics
 from tests.receiver.deliveries import ACCEPTED, EXPORT, LIMIT, ROWS, SECRETS, Row, table
+from tests.rig import Peer, rig
 from tests.webhooks import OTHER, ROTATED, SECRET, delivery, envelope, incoming, span, trace_object
 
 ROOT = Path(__file__).parents[2]
@@ -294,6 +295,44 @@ async def test_the_answer_does_not_wait_for_a_slow_store(door: Door, desks: Desk
     assert 0.8 < time.monotonic() - began < 3
     desks.hang = False
     assert (await door.deliver(EXPORT)).said == "accepted"
+
+
+async def test_what_a_slow_store_takes_after_the_answer_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender hears 503, the store takes it all the same, the repeat has no effect: the books still balance."""
+    monkeypatch.setattr(webhook_http, "_STORE_SECONDS", 0.05)
+    took = asyncio.Event()
+    peer = Peer()
+    async with rig(peer, now=[time.time_ns()]) as rooms:
+
+        class Slow:
+            async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+                await rooms.processor.consume(parts, marks)
+                await took.wait()
+
+        async with opened(Desk(Slow(), rooms.store)) as door:
+            assert (await door.deliver(EXPORT)).said == "slow"
+            took.set()
+            assert (await door.deliver(EXPORT)).said == "repeat"
+            await rooms.pass_time(60)
+            rooms.accepted = int(door.count("receiver_accepted_spans", receiver="openai", transport="webhook"))
+        came, became = rooms.books(len(peer.spans))
+        assert came == became == 2
+
+
+async def test_a_store_that_hangs_gathers_no_deliveries_without_end(
+    desks: Desks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past a bound, what came too late is given up."""
+    monkeypatch.setattr(webhook_http, "_STORE_SECONDS", 0.01)
+    monkeypatch.setattr(webhook_http, "_MOST_LATE", 2)
+    desks.hang = True
+    async with opened(desks.desk) as door:
+        for number in range(5):
+            assert (await door.deliver(EXPORT, id=f"wh_{number}")).said == "slow"
+        waiting = [task for task in asyncio.all_tasks() if "_hand_on" in repr(task.get_coro())]
+        assert len(waiting) == 2
+        for task in waiting:
+            task.cancel()
 
 
 async def test_what_asks_nothing_needs_no_store(door: Door, desks: Desks) -> None:

@@ -105,7 +105,9 @@ def read_page(body: bytes, told: Told, seen: Container[str], policy: GraftPolicy
         page.digests.append(digest)
         page.parts.append(_part(told, b"[" + orjson.dumps(item) + b"]", found, top_level=found > 0))
     page.after = usable_id(mapping_of(answer).get("last_id")) or page.after
-    page.more = mapping_of(answer).get("has_more") is not False and bool(data) and page.after is not None
+    more = mapping_of(answer).get("has_more")
+    # Unpublished traces are skipped, so a page of them alone may be empty and have a next one.
+    page.more = (more is True or (more is not False and bool(data))) and page.after is not None
     return page
 
 
@@ -114,9 +116,11 @@ def opening(told: Told, run: int) -> Part:
     return _part(told, b"[" + told.item + b"]", 0, head=True, parents=(_promise(told, run),))
 
 
-def closing(told: Told, run: int) -> Part:
-    """The part that ends it: what the event promised was read."""
-    return _part(told, b"[" + told.item + b"]", 0, head=True, ended=True, ids=(_promise(told, run),))
+def closing(told: Told, run: int, since: int = 0) -> Part:
+    """The part that ends it: what this event, and those from ``since`` on, promised was read."""
+    kept = range(since or run, run + 1)
+    ids = tuple(_promise(told, one) for one in kept)
+    return _part(told, b"[" + told.item + b"]", 0, head=True, ended=True, ids=ids)
 
 
 def spans_of(

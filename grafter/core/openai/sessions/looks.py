@@ -22,6 +22,7 @@ _LOOKS = (0, 3 * SECOND, 10 * SECOND, QUICK, 2 * MINUTE, 10 * MINUTE, HOUR, 4 * 
 
 _MOST_SEEN = 2_000
 _MOST_FAILURES = 1_000
+_MOST_PROMISES = 1_000
 _VERSION = 1
 
 
@@ -33,6 +34,8 @@ class Progress:
     """When the event was put that is being answered; Unix nanoseconds."""
     run: int = 0
     """Events so far; names the promise."""
+    since: int = 0
+    """The first event whose promise has not been kept."""
     opened: bool = False
     """The guest was told that more will come."""
     closed: bool = False
@@ -56,6 +59,7 @@ class Progress:
             "v": _VERSION,
             "event": self.event,
             "run": self.run,
+            "since": self.since,
             "opened": self.opened,
             "closed": self.closed,
             "reading": self.reading,
@@ -80,6 +84,7 @@ class Progress:
         return cls(
             event=count_of(written.get("event")) or 0,
             run=count_of(written.get("run")) or 0,
+            since=count_of(written.get("since")) or 0,
             opened=written.get("opened") is True,
             closed=written.get("closed") is True,
             reading=written.get("reading") is True,
@@ -91,9 +96,22 @@ class Progress:
         )
 
     def heard(self, event: int) -> "Progress":
-        """An event came: what it promises is waited for, from behind what is known."""
+        """An event came: what it promises is waited for, from behind what is known.
+
+        Nothing more will come for the promise of an event before it that nothing was found for, such as that of a turn
+        that had only begun: whatever keeps this one keeps that one too.
+        """
+        run = self.run + 1
         return replace(
-            self, event=event, run=self.run + 1, opened=False, closed=False, reading=False, failures=0, found=0
+            self,
+            event=event,
+            run=run,
+            since=run if self.closed or not self.since else max(self.since, run - _MOST_PROMISES),
+            opened=False,
+            closed=False,
+            reading=False,
+            failures=0,
+            found=0,
         )
 
     def begun(self, now: int) -> "Progress":

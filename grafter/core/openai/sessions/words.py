@@ -73,8 +73,10 @@ _OF = frozenset(
         "turn",
     }
 )
+_WORD = re.compile(r"[^\W_][\w.:/@+-]{0,127}")
 _LABEL = re.compile(r"[^\W_][\w .:/@+-]{0,127}")
-"""A short name without a line break or a sentence's marks."""
+"""What a name may be: short, without a line break or a sentence's marks. All but names are one word: an outcome or a
+status of several is somebody's account of it."""
 _WORD_SIGNS = re.compile(r"[._]")
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _LONGEST_WORD = 256
@@ -111,7 +113,8 @@ def is_structure(key: str, text: str) -> bool:
     if key in _STRUCTURE:
         return True
     *of, last = _WORD_SIGNS.split(key)
-    return last in _SAYS and _OF.issuperset(of) and _LABEL.fullmatch(text) is not None
+    form = _LABEL if last == "name" else _WORD
+    return last in _SAYS and _OF.issuperset(of) and form.fullmatch(text) is not None
 
 
 def _fields(value: object, content: Content, rules: Mapping[str, _Clean]) -> dict[str, object]:

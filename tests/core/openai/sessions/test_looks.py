@@ -56,7 +56,7 @@ def test_a_look_that_finds_nothing_does_not_close() -> None:
     st.booleans(),
 )
 def test_it_is_remembered_as_it_was(event: int, run: int, after: str, seen: list[str], flag: bool) -> None:
-    progress = Progress(event, run, flag, not flag, flag, after, after, 3, 2, tuple(seen))
+    progress = Progress(event, run, run, flag, not flag, flag, after, after, 3, 2, tuple(seen))
     try:
         blob = progress.encode()
     except TypeError:
