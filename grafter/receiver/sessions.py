@@ -209,7 +209,9 @@ class PullRequests:
         try:
             await self._look(task, progress, waiters)
         except _LostError:
-            self._put_back(task, waiters)
+            if self._put_back(task, waiters):
+                # Whoever has it now began without them, and its end is not told to them.
+                await self._ask_again(task)
         except UnavailableError as error:
             self._put_back(task, waiters)
             await self._again(task, progress.failed(), error.retry_after)
@@ -297,11 +299,20 @@ class PullRequests:
     async def _give_back(self, task: Task, progress: Progress, due: int) -> None:
         await self._store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()))
 
-    def _put_back(self, task: Task, waiters: list[asyncio.Future[Pulled]]) -> None:
-        """Whoever waits goes on waiting, for the next attempt."""
+    async def _ask_again(self, task: Task) -> None:
+        now = UnixNano(self._clock())
+        try:
+            await self._store.put_tasks([Task(self._kind, task.name, now)], now)
+        except UnavailableError as error:
+            _log.warning("the store is not available: %s", error)
+        self._wake.set()
+
+    def _put_back(self, task: Task, waiters: list[asyncio.Future[Pulled]]) -> bool:
+        """Whoever waits goes on waiting, for the next attempt; whether there is anybody."""
         left = [waiter for waiter in waiters if not waiter.done()]
         if left:
             self._waiters.setdefault(task.name, []).extend(left)
+        return bool(left)
 
     def _warn(self, project: str, what: str, message: str, answer: Answer | None = None) -> None:
         # At most one line in ten minutes: a key without the permission is met by every session.
