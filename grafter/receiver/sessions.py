@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 # Of all projects together: each may hold an answer of 16 MiB.
 _AT_ONCE = 4
 _SECONDS_BETWEEN_WARNINGS = 600.0
+_MOST_SECONDS_SILENT = 30.0
 _LATER = frozenset({Reply.LIMITED, Reply.UNAVAILABLE, Reply.FAILED})
 """Answers after which another attempt is made soon."""
 _ADVICE: Mapping[Reply, str] = {
@@ -97,7 +98,7 @@ class PullRequests:
         self._running: dict[asyncio.Task[None], Task] = {}
         self._waiters: dict[str, list[asyncio.Future[Pulled]]] = {}
         self._paused: dict[str, int] = {}
-        """Projects that OpenAI asked to wait for, and until when."""
+        """Projects that OpenAI asked to wait for, or that give no answer, and until when."""
         self._say_after: dict[tuple[str, str], float] = {}
 
     async def idle(self) -> None:
@@ -271,8 +272,11 @@ class PullRequests:
         if answer.reply in _LATER:
             self._put_back(task, waiters)
             progress = look.progress.failed()
-            if answer.reply is Reply.LIMITED:
+            if answer.reply in (Reply.LIMITED, Reply.FAILED):
                 wait = self._patience.wait(progress.failures, answer.retry_after)
+                if answer.reply is Reply.FAILED:
+                    # It takes long to hear nothing: one project's sessions must not take every place for that.
+                    wait = min(wait, _MOST_SECONDS_SILENT)
                 self._paused[project] = self._clock() + int(wait * SECOND)
             await self._again(task, progress, answer.retry_after)
             return

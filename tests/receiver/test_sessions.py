@@ -422,6 +422,29 @@ async def test_nobody_at_the_other_end_is_no_end() -> None:
         assert rooms.count("grafter_session_requests_total", outcome="failed") == 1
 
 
+async def test_who_gives_no_answer_does_not_take_every_place() -> None:
+    """A hundred sessions of a project whose API is gone: each place learns it once, then others have their turn."""
+    async with bench(patience=Patience(first=10, chance=(1, 1))) as at_work:
+
+        def gone(request: web.Request) -> None:
+            assert request.transport is not None
+            request.transport.close()
+
+        at_work.server.answer = gone
+        sessions = [f"s{number}" for number in range(100)]
+        for one in sessions:
+            at_work.server.sessions[one] = session(one)
+            await at_work.pulls.request(one)
+        await at_work.claims.rounds(10)
+        await at_work.idle()
+        silent = len(at_work.server.asked)
+        assert silent <= 8
+        at_work.server.answer = lambda _: None
+        at_work.rig.now[0] += 11 * SECOND
+        await at_work.server.until_asked(silent + 2 * len(sessions))
+        assert {each.partition("/")[0] for each in at_work.server.asked[silent:]} == set(sessions)
+
+
 async def test_an_answer_of_16_mib_is_read(at_work: Bench) -> None:
     """As many spans as OpenAI lets into one answer, gzipped on the wire."""
     turns = []
