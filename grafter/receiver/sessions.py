@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 # Of all projects together: each may hold an answer of 16 MiB.
 _AT_ONCE = 4
 _SECONDS_BETWEEN_WARNINGS = 600.0
+_MOST_SECONDS_SILENT = 30.0
 _LATER = frozenset({Reply.LIMITED, Reply.UNAVAILABLE, Reply.FAILED})
 """Answers after which another attempt is made soon."""
 _ADVICE: Mapping[Reply, str] = {
@@ -97,7 +98,7 @@ class PullRequests:
         self._running: dict[asyncio.Task[None], Task] = {}
         self._waiters: dict[str, list[asyncio.Future[Pulled]]] = {}
         self._paused: dict[str, int] = {}
-        """Projects that OpenAI asked to wait for, and until when."""
+        """Projects that OpenAI asked to wait for, or that give no answer, and until when."""
         self._say_after: dict[tuple[str, str], float] = {}
 
     async def idle(self) -> None:
@@ -209,7 +210,9 @@ class PullRequests:
         try:
             await self._look(task, progress, waiters)
         except _LostError:
-            self._put_back(task, waiters)
+            if self._put_back(task, waiters):
+                # Whoever has it now began without them, and its end is not told to them.
+                await self._ask_again(task)
         except UnavailableError as error:
             self._put_back(task, waiters)
             await self._again(task, progress.failed(), error.retry_after)
@@ -269,8 +272,11 @@ class PullRequests:
         if answer.reply in _LATER:
             self._put_back(task, waiters)
             progress = look.progress.failed()
-            if answer.reply is Reply.LIMITED:
+            if answer.reply in (Reply.LIMITED, Reply.FAILED):
                 wait = self._patience.wait(progress.failures, answer.retry_after)
+                if answer.reply is Reply.FAILED:
+                    # It takes long to hear nothing: one project's sessions must not take every place for that.
+                    wait = min(wait, _MOST_SECONDS_SILENT)
                 self._paused[project] = self._clock() + int(wait * SECOND)
             await self._again(task, progress, answer.retry_after)
             return
@@ -297,11 +303,20 @@ class PullRequests:
     async def _give_back(self, task: Task, progress: Progress, due: int) -> None:
         await self._store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()))
 
-    def _put_back(self, task: Task, waiters: list[asyncio.Future[Pulled]]) -> None:
-        """Whoever waits goes on waiting, for the next attempt."""
+    async def _ask_again(self, task: Task) -> None:
+        now = UnixNano(self._clock())
+        try:
+            await self._store.put_tasks([Task(self._kind, task.name, now)], now)
+        except UnavailableError as error:
+            _log.warning("the store is not available: %s", error)
+        self._wake.set()
+
+    def _put_back(self, task: Task, waiters: list[asyncio.Future[Pulled]]) -> bool:
+        """Whoever waits goes on waiting, for the next attempt; whether there is anybody."""
         left = [waiter for waiter in waiters if not waiter.done()]
         if left:
             self._waiters.setdefault(task.name, []).extend(left)
+        return bool(left)
 
     def _warn(self, project: str, what: str, message: str, answer: Answer | None = None) -> None:
         # At most one line in ten minutes: a key without the permission is met by every session.

@@ -48,6 +48,7 @@ class Signatures:
 
         Raises ValueError, without the secret, for a ``whsec_`` that is not base64.
         """
+        self.tolerance_ns = tolerance_ns
         self._tolerance = tolerance_ns // _SECOND
         self._keys = [
             (project, key) for project, some in secrets.items() for secret in some if (key := _key(secret)) is not None

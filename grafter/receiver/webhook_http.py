@@ -37,7 +37,8 @@ TRANSPORT = "webhook"
 # A sender may join base and path with one slash, two, or one behind.
 _PATH = "/{path:/*webhooks/+openai/*}"
 
-# OpenAI delivers for up to 72 hours; the rest is for a sender whose clock or schedule is not that exact.
+# OpenAI delivers for up to 72 hours; the rest is for a sender whose clock or schedule is not that exact. What is
+# signed for longer, from a clock that is ahead to one that is behind, is known for longer.
 _REMEMBER_NS = 96 * HOUR
 # What may pass between a body that is read and an answer. Past it the sender is told to come again.
 _STORE_SECONDS = 0.9
@@ -107,6 +108,7 @@ class _Webhooks:
         self._policy = policy
         self._clock = clock
         self._max_bytes = max_bytes
+        self._remember_ns = max(_REMEMBER_NS, 2 * signatures.tolerance_ns)
         self._late: set[asyncio.Future[bool]] = set()
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -179,7 +181,7 @@ class _Webhooks:
 
     async def _hand_on(self, project: str, signed: Signed, delivery: Delivery, intake: Intake, now: UnixNano) -> bool:
         # One project's ids say nothing of another's.
-        mark = Mark(f"webhook {project} {signed.id}", _REMEMBER_NS)
+        mark = Mark(f"webhook {project} {signed.id}", self._remember_ns)
         calls = {f"call {project} {call_id}": call for call_id, call in delivery.calls.items()}
         seen, *known = await self._desk.store.seen([mark.id, *calls], now)
         if seen:

@@ -258,6 +258,29 @@ async def test_a_trace_that_is_published_late_is_found_by_a_later_look(at_work: 
     assert at_work.count("grafter_guest_items_total", source="sessions", kind="trace") == 3
 
 
+async def test_who_waits_hears_also_when_the_session_was_taken_over_meanwhile(at_work: Bench) -> None:
+    """The lease of a look ends under it (the clock jumps); the next look has begun before the first one notices."""
+    at_work.server.traces = [trace(1)]
+    let, asked = asyncio.Event(), 0
+    find = at_work.pulls._lookers["default"]._api.session
+
+    async def slow(session_id: str) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await let.wait()
+        return await find(session_id)
+
+    at_work.pulls._lookers["default"]._api.session = slow  # type: ignore[method-assign]
+    waiting = asyncio.ensure_future(at_work.pull())
+    await at_work.claims.rounds(2)
+    at_work.rig.now[0] += 11 * SECOND
+    await at_work.server.until_asked(2)
+    let.set()
+    async with asyncio.timeout(5):
+        assert (await waiting).linked
+
+
 async def test_looks_grow_apart_and_end_with_the_memory_of_the_host(at_work: Bench) -> None:
     """A day of looks is a dozen of them, and then nothing of the session is left to do."""
     at_work.server.traces = [trace(1)]
@@ -397,6 +420,29 @@ async def test_nobody_at_the_other_end_is_no_end() -> None:
         rooms.rig.now[0] += 6 * SECOND
         assert (await waiting).traces == 1
         assert rooms.count("grafter_session_requests_total", outcome="failed") == 1
+
+
+async def test_who_gives_no_answer_does_not_take_every_place() -> None:
+    """A hundred sessions of a project whose API is gone: each place learns it once, then others have their turn."""
+    async with bench(patience=Patience(first=10, chance=(1, 1))) as at_work:
+
+        def gone(request: web.Request) -> None:
+            assert request.transport is not None
+            request.transport.close()
+
+        at_work.server.answer = gone
+        sessions = [f"s{number}" for number in range(100)]
+        for one in sessions:
+            at_work.server.sessions[one] = session(one)
+            await at_work.pulls.request(one)
+        await at_work.claims.rounds(10)
+        await at_work.idle()
+        silent = len(at_work.server.asked)
+        assert silent <= 8
+        at_work.server.answer = lambda _: None
+        at_work.rig.now[0] += 11 * SECOND
+        await at_work.server.until_asked(silent + 2 * len(sessions))
+        assert {each.partition("/")[0] for each in at_work.server.asked[silent:]} == set(sessions)
 
 
 async def test_an_answer_of_16_mib_is_read(at_work: Bench) -> None:

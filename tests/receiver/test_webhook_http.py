@@ -276,6 +276,15 @@ async def test_a_repeat_has_no_effect(door: Door, desks: Desks) -> None:
     assert {mark.ttl for mark in desks.marks} == {96 * 3600 * SECOND}
 
 
+async def test_a_delivery_is_known_for_as_long_as_its_signature_holds(desks: Desks) -> None:
+    """A tolerance past the four days would else let a copied delivery in again."""
+    tolerance = 100 * 3600 * SECOND
+    routes = webhook_routes(desks.desk, Signatures(SECRETS, tolerance), Metrics(), POLICY, time.time_ns)
+    async with listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port, aiohttp.ClientSession() as session:
+        assert (await Door(session, port, Metrics()).deliver(EXPORT)).said == "accepted"
+    assert {mark.ttl for mark in desks.marks} == {2 * tolerance}
+
+
 async def test_what_is_not_stored_is_told_to_come_again(door: Door, desks: Desks) -> None:
     """503 with a whole number of seconds; the delivery then is no repeat."""
     desks.errors = [UnavailableError("the store is full", retry_after=4.2, reason="store_full")]
