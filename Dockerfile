@@ -1,5 +1,6 @@
-# Stage one builds an environment of its own; stage two takes only that, without pip's caches or the sources.
-FROM python:3.12-slim AS build
+# Stage one has a compiler and builds an environment of its own; stage two takes only that, without pip's caches or the
+# sources.
+FROM python:3.12 AS build
 WORKDIR /src
 RUN python -m venv /opt/grafter
 COPY pyproject.toml constraints.txt README.md LICENSE ./

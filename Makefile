@@ -52,11 +52,11 @@ lock: $(VENV)/.dev
 	@mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) $(JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist grafter.egg-info
+	rm -rf $(VENV) $(JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist grafter.egg-info grafter/otlp/*.so
 	find grafter tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip and setuptools first, by their locked versions: the build then needs nothing that the lock does not name.
-$(VENV)/.runtime: pyproject.toml constraints.txt
+$(VENV)/.runtime: pyproject.toml constraints.txt grafter/otlp/_split.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	   echo "grafter needs Python 3.11 or newer, and \`$(PYTHON)\` is: $$($(PYTHON) --version 2>&1)."; \
 	   echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }

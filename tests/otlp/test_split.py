@@ -1,11 +1,15 @@
-"""The split gives what a full parse gives, for every way in which a span can be written."""
+"""The split gives what a full parse gives, for every way in which a span can be written: compiled and in Python."""
 
 import random
+import shutil
+import subprocess
+import sys
+import sysconfig
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
@@ -14,13 +18,20 @@ from grafter.core.model import Facts
 from grafter.core.policy import Selector
 from grafter.errors import RejectedError
 from grafter.otlp.frames import framed, run_of, spans_of, varint
-from grafter.otlp.split import Splitter
+from grafter.otlp.split import Splitter, compiled
 
 DATA = Path(__file__).parent.parent / "data" / "otlp"
 ANCHORS = (Selector(name="gen_ai.realtime.session"), Selector(attributes=(("call.leg", "openai"),)))
 
 TRACES = [bytes([n]) * 16 for n in (1, 2, 3)]
 SPANS = [bytes([n]) * 8 for n in (5, 6, 7)]
+
+needs_compiled = pytest.mark.skipif(compiled is None, reason="the compiled split was not built: no compiler here")
+
+
+@pytest.fixture(params=["python", pytest.param("compiled", marks=needs_compiled)])
+def splitter(request: pytest.FixtureRequest) -> Splitter:
+    return Splitter(ANCHORS, pure=request.param == "python")
 
 
 def fixed64(field: int, value: int) -> bytes:
@@ -113,9 +124,9 @@ def by_full_parse(request: bytes) -> tuple[dict[bytes, list[bytes]], dict[bytes,
     return spans_by_trace, facts, rejected
 
 
-def check(request: bytes) -> None:
+def check(request: bytes, splitter: Splitter) -> None:
     expected, expected_facts, rejected = by_full_parse(request)
-    split = Splitter(ANCHORS).split(request)
+    split = splitter.split(request)
     got: dict[bytes, list[bytes]] = defaultdict(list)
     facts: dict[bytes, Facts] = defaultdict(lambda: Facts.NONE)
     for part in split.parts:
@@ -133,22 +144,59 @@ def check(request: bytes) -> None:
     assert split.spans == sum(map(len, expected.values()))
 
 
-@given(requests())
-@settings(max_examples=600, deadline=None)
-def test_split_equals_a_full_parse(request_bytes: bytes) -> None:
+@given(request_bytes=requests())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_split_equals_a_full_parse(splitter: Splitter, request_bytes: bytes) -> None:
     """Keys, spans, facts and rejections equal those of a full parse, for any order of fields and any lure."""
-    check(request_bytes)
+    check(request_bytes, splitter)
+
+
+def mutated(draw: st.DrawFn, request: bytes) -> bytes:
+    """The request with some of its bytes changed, taken out or put in."""
+    out = bytearray(request)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(out)))
+        out[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
+    return bytes(out)
+
+
+@needs_compiled
+@given(st.composite(lambda draw: mutated(draw, draw(requests())))())
+@settings(max_examples=1000, deadline=None)
+def test_whatever_comes_both_ways_say_the_same(request_bytes: bytes) -> None:
+    """Bytes that are hardly a request any more are split alike, or refused alike."""
+    answers = []
+    for pure in (True, False):
+        try:
+            split = Splitter(ANCHORS, pure=pure).split(request_bytes)
+        except RejectedError as error:
+            answers.append(str(error))
+            continue
+        by_key: dict[bytes, list[object]] = defaultdict(list)
+        for part in split.parts:
+            by_key[part.key] += [part.facts, part.envelope, *sorted(spans_of(part.payload))]
+        answers.append((split.rejected, split.spans, dict(by_key)))
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize(
     "name", ["otlp_call_from_sdk", "otlp_call_from_collector", "otlp_telemetrygen_through_collector"]
 )
-def test_recorded_requests(name: str) -> None:
+def test_recorded_requests(name: str, splitter: Splitter) -> None:
     """What an SDK and a Go Collector really sent is split as a full parse would."""
-    check((DATA / f"{name}.pb").read_bytes())
+    check((DATA / f"{name}.pb").read_bytes(), splitter)
 
 
-def test_both_orders_in_one_request() -> None:
+@needs_compiled
+@pytest.mark.parametrize("name", ["otlp_call_from_sdk", "otlp_call_from_collector"])
+def test_neither_order_of_fields_is_declined(name: str) -> None:
+    """An SDK's and a Go Collector's requests take the compiled way to its end."""
+    runs = compiled.split((DATA / f"{name}.pb").read_bytes(), (b"gen_ai.realtime.session",))
+    assert runs is not None
+    assert sum(sum(counts) for _, _, _, _, counts, _, _ in runs) > 0
+
+
+def test_both_orders_in_one_request(splitter: Splitter) -> None:
     """Spans of one trace, half from an SDK and half from a Collector, in one scope, meet under one key."""
     parent = framed(0x22, SPANS[0])
     sdk = [framed(0x0A, TRACES[0]) + framed(0x12, bytes([n]) * 8) + parent for n in range(1, 9)]
@@ -156,18 +204,18 @@ def test_both_orders_in_one_request() -> None:
     mixed = sdk + collector
     random.Random(3).shuffle(mixed)
     request = framed(0x0A, framed(0x12, run_of(mixed)))
-    (part,) = Splitter(ANCHORS).split(request).parts
+    (part,) = splitter.split(request).parts
     assert list(spans_of(part.payload)) == mixed
 
 
-def test_envelopes_keep_every_byte() -> None:
+def test_envelopes_keep_every_byte(splitter: Splitter) -> None:
     """Resource, scope, schema urls and fields that nobody knows come out as they went in."""
     unknown = varint(99 << 3 | 2) + varint(4) + b"keep"
     scope = framed(0x0A, framed(0x0A, b"lib")) + framed(0x1A, b"https://example.org/s") + unknown
     resource = framed(0x0A, framed(0x0A, framed(0x0A, b"k"))) + framed(0x1A, b"https://example.org/r") + unknown
     run = run_of([framed(0x0A, TRACES[0]) + framed(0x12, SPANS[0])])
     request = framed(0x0A, resource + framed(0x12, scope + run))
-    (part,) = Splitter(ANCHORS).split(request).parts
+    (part,) = splitter.split(request).parts
     assert part.envelope is not None
     assert part.envelope.resource == resource
     assert ScopeSpans.FromString(part.envelope.scope) == ScopeSpans.FromString(scope)
@@ -179,10 +227,10 @@ def test_envelopes_keep_every_byte() -> None:
     [b"\xff" * 40, b"\x0a\x7f\x00", framed(0x0A, framed(0x12, framed(0x12, b"\x0a\x10abc")))],
     ids=["noise", "cut", "cut span"],
 )
-def test_garbage_is_rejected(garbage: bytes) -> None:
+def test_garbage_is_rejected(garbage: bytes, splitter: Splitter) -> None:
     """Bytes that are no request are refused as a whole, with an error that holds none of them."""
     with pytest.raises(RejectedError, match="not a valid ExportTraceServiceRequest"):
-        Splitter(ANCHORS).split(garbage)
+        splitter.split(garbage)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +238,55 @@ def test_garbage_is_rejected(garbage: bytes) -> None:
     [b"\x0a\x00" * 2**20, framed(0x0A, b"\x12\x00" * 2**20), framed(0x0A, framed(0x12, b"\x12\x00" * 2**20))],
     ids=["resources", "scopes", "spans"],
 )
-def test_a_request_of_empty_messages_is_rejected(bomb: bytes) -> None:
+def test_a_request_of_empty_messages_is_rejected(bomb: bytes, splitter: Splitter) -> None:
     """Two bytes on the wire that would become objects here are counted before any is made."""
     with pytest.raises(RejectedError, match="request has"):
-        Splitter(ANCHORS).split(bomb)
+        splitter.split(bomb)
+
+
+def test_many_traces_of_a_request_are_told_apart(splitter: Splitter) -> None:
+    """Ten thousand traces whose ids differ in few bits, each with three spans far from each other."""
+    keys = [(1 << 127 | n << 5).to_bytes(16, "big") for n in range(10_000)]
+    spans = [
+        framed(0x0A, key) + framed(0x12, bytes([n]) * 8) + framed(0x22, SPANS[0]) for n in (1, 2, 3) for key in keys
+    ]
+    parts = splitter.split(framed(0x0A, framed(0x12, run_of(spans)))).parts
+    assert {part.key: part.span_ids for part in parts} == {
+        key: b"".join(bytes([n]) * 8 for n in (1, 2, 3)) for key in keys
+    }
+    assert len(parts) == len(keys)
+
+
+def test_it_is_compiled_where_it_can_be() -> None:
+    """A build that fails is passed over in silence, so somebody has to look."""
+    has_headers = (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
+    if shutil.which(sysconfig.get_config_var("CC").split()[0]) is None or not has_headers:
+        pytest.skip("no C compiler, or no headers of Python, to build it with")
+    assert compiled is not None
+
+
+@pytest.mark.slow
+def test_the_compiled_split_touches_no_memory_but_its_own(tmp_path: Path) -> None:
+    """Built with the sanitisers of gcc, a million mutations of real requests end without a report."""
+    source = Path(__file__).parent.parent.parent / "grafter/otlp/_split.c"
+    library = tmp_path / "_split.abi3.so"
+    headers = sysconfig.get_paths()["include"]
+    sanitise = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"]
+    subprocess.run(["gcc", *sanitise, "-shared", "-fPIC", f"-I{headers}", source, "-o", library], check=True)
+    runtime = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            Path(__file__).parent / "mutate_split.py",
+            library,
+            "1000000",
+            *map(str, sorted(DATA.glob("*.pb"))),
+        ],
+        env={"LD_PRELOAD": runtime.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "1000000 split" in done.stdout

@@ -1,0 +1,8 @@
+# What _split.c offers; see there.
+
+NAMED: int
+"""The bit of a trace's facts that says: a span has one of the names."""
+
+def split(
+    request: bytes, names: tuple[bytes, ...], /
+) -> list[tuple[bytes, bytes, list[bytes], list[bytes], list[int], list[int], list[bytes]]] | None: ...
