@@ -5,10 +5,14 @@ likes; an MCP server's item is told after its call has ended. So each is held un
 the next turn has ended a while ago, or is too late.
 """
 
+from typing import TypeVar
+
 from grafter.core.model import GuestSpan, UnixNano
 from grafter.core.openai.realtime import spans
 from grafter.core.openai.realtime.records import MOST_OPEN, Call, Response, Speech
 from grafter.core.openai.realtime.session import Session
+
+R = TypeVar("R", Response, Speech, Call)
 
 _SECOND = 1_000_000_000
 _PLAYOUT = 60 * _SECOND
@@ -26,13 +30,18 @@ def settled(session: Session, at: int, *, content: bool) -> list[GuestSpan]:
     responses = [one for one in session.responses.values() if _response_over(one, at)]
     speeches = [one for one in session.speeches.values() if _speech_over(session, one, at)]
     calls = [one for one in session.calls.values() if _call_over(one, at)]
-    for response in (*responses, *list(session.responses.values())[: len(session.responses) - MOST_OPEN]):
+    for response in (*responses, *_oldest(session.responses)):
         _leave_response(session, response, found, content=content)
-    for speech in (*speeches, *list(session.speeches.values())[: len(session.speeches) - MOST_OPEN]):
+    for speech in (*speeches, *_oldest(session.speeches)):
         _leave_speech(session, speech, None, found, content=content)
-    for call in (*calls, *list(session.calls.values())[: len(session.calls) - MOST_OPEN]):
+    for call in (*calls, *_oldest(session.calls)):
         _leave_call(session, call, None, found, content=content)
     return found
+
+
+def _oldest(records: dict[str, R]) -> list[R]:
+    """Those that are too many to stay open."""
+    return list(records.values())[: max(0, len(records) - MOST_OPEN)]
 
 
 def crowded(session: Session) -> bool:
