@@ -22,6 +22,7 @@ from grafter.core.openai.live.allowed import CLOSED
 from grafter.core.openai.live.talking import ended_by
 from grafter.core.openai.realtime.intake import Gathering
 from grafter.core.openai.realtime.notes import Side
+from grafter.core.openai.realtime.records import LIVE_IDS
 from grafter.core.openai.values import mapping_of
 from grafter.receiver.sideband import Answer, Attempt, Sideband, Socket
 
@@ -252,6 +253,8 @@ class Recording:
                     extra={"call": self.call_id, "answer": answer.reason},
                 )
                 return End.UNAUTHORIZED, 0.0
+            case Attempt.REFUSED if self._may_pass(answer):
+                limit, longest, gone = timing.not_accepted, timing.longest_accept_backoff, End.REFUSED
             case Attempt.REFUSED:
                 _log.error("recorder was refused", extra={"call": self.call_id, "answer": answer.reason})
                 return End.REFUSED, 0.0
@@ -263,6 +266,10 @@ class Recording:
             _log.log(level, "recorder gives up", extra={"call": self.call_id, "answer": answer.reason or "closed"})
             return gone, 0.0
         return None, seconds
+
+    def _may_pass(self, answer: Answer) -> bool:
+        """A Live session may be there all the same: nothing is written about what is answered before it is accepted."""
+        return self.call_id.startswith(LIVE_IDS) and not self._established and 400 <= answer.status < 500
 
     async def _read(self, socket: Socket) -> int | None:
         """Read until the socket ends; its close code, None where it ended without."""

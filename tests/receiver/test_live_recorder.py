@@ -209,6 +209,36 @@ async def test_a_session_that_is_accepted_late(
     assert connects(metrics, "not_found") == 3
 
 
+@pytest.mark.parametrize("status", [400, 405, 422, 425])
+async def test_another_no_may_mean_not_yet(
+    server: RealtimeServer, store: Store, metrics: Metrics, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    """Nobody knows what a session that is not accepted yet is answered with; if it stays at that, it is said."""
+    server.answers.extend([(status, {})] * 3)
+    async with recorders_of(server, store, metrics) as recorders:
+        await recorders.start(LIVE)
+        await server.until_listening(LIVE)
+    server.answers.extend([(status, {})] * 1000)
+    async with recorders_of(server, store, metrics, replace(QUICK, not_accepted=0.2)) as recorders:
+        await recorders.start("live_2")
+        assert await store.until_ended("live_2") == "disconnect"
+    assert ends(metrics, "refused") == 1
+    (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert line.answer == f"HTTP {status}"
+
+
+@pytest.mark.parametrize("status", [302, 307])
+async def test_a_redirect_is_no_way(server: RealtimeServer, store: Store, metrics: Metrics, status: int) -> None:
+    """The key goes to the configured address alone."""
+    async with realtime_server.serving() as elsewhere:
+        server.answers.append((status, {"Location": f"{elsewhere.url}/live/sessions/{LIVE}/attach"}))
+        async with recorders_of(server, store, metrics) as recorders:
+            await recorders.start(LIVE)
+            assert await store.until_ended(LIVE) == "disconnect"
+        assert elsewhere.attempts == []
+    assert (ends(metrics, "refused"), len(server.attempts)) == (1, 1)
+
+
 @pytest.mark.parametrize("refused_by", ["status", "error"])
 async def test_a_session_that_the_other_api_took_ends_quietly(
     server: RealtimeServer, store: Store, metrics: Metrics, caplog: pytest.LogCaptureFixture, refused_by: str

@@ -60,7 +60,7 @@ FIELDS = [
 ]  # fmt: skip
 EVENTS = st.builds(
     lambda kind, fields: {**fields, "type": kind},
-    st.sampled_from([*sorted(KNOWN | UNREAD), ENDED, METADATA, SIP, "response.hologram"]),
+    st.sampled_from([*sorted(KNOWN | UNREAD), ENDED, METADATA, SIP, "response.hologram", live.RESPONSE_EVENT]),
     st.dictionaries(st.sampled_from(FIELDS), OBJECTS | IDS | st.integers(0, 5000) | st.lists(OBJECTS, max_size=3)),
 )
 NOTES = st.builds(
