@@ -1,4 +1,4 @@
-"""What of a Realtime event may be stored: a table of the event types that say something, and what of each stays.
+"""What of an event may be stored: a table of the event types that say something, and what of each stays.
 
 Half of what a socket carries is sound, and most of the rest says again what a later event says whole; so each type
 has the few members that the state machine reads. Content is kept where the policy lets it. Audio never is: of a delta
