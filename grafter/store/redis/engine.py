@@ -43,6 +43,8 @@ class Engine:
         self.reader = Reader()
         self.leases: dict[int, set[Key]] = {}
         """What this process owns, by token; for giving it back at a stop."""
+        self.mine = b""
+        """The numbers of this process, a byte each; it files under the first."""
         self._scripts = scripts
         self._left = 0
         self._order = 0
@@ -99,19 +101,21 @@ class Engine:
         """The answers to commands, each with the bucket of its keys."""
         return await self.topology.ask(commands) if commands else []
 
-    async def watch(self) -> None:
+    async def watch(self) -> bool:
         """Learn what is held everywhere. What this process stores at the same time would count twice: then it is left
-        for the next time, unless it was left a few times."""
-        changes = self.sums.changes
+        for the next time, unless it was left a few times. Whether nothing did."""
+        changes, busy = self.sums.changes, self.sums.in_flight
         items: list[Item] = [(bucket, (bucket,)) for bucket in range(BUCKETS)]
         runs, _ = await self.run("survey", items)
         self._left += 1
-        if (self.sums.in_flight or self.sums.changes != changes) and self._left < _LEFT:
-            return
+        still = not busy and not self.sums.in_flight and self.sums.changes == changes
+        if not still and self._left < _LEFT:
+            return False
         self._left = 0
         for indices, reply in runs:
             for i, sums in zip(indices, reply, strict=True):
                 self.sums.buckets[items[i][0]].read(sums)
+        return still
 
     async def survey(self, buckets: Sequence[int]) -> None:
         """Learn what is held in these buckets."""

@@ -197,7 +197,7 @@ class Filing:
 
     async def _append(self, items: Sequence[Item]) -> bytes:
         engine = self._engine
-        runs, _ = await engine.run("append", items, lane=WRITING, wait_replicas=engine.wait_replicas)
+        runs, _ = await engine.run("append", items, (engine.mine,), lane=WRITING, wait_replicas=engine.wait_replicas)
         if len(runs) == 1:
             return bytes(runs[0][1])
         answer = bytearray(len(items))
@@ -224,7 +224,11 @@ class Filing:
             up_to = runs[0][1]
             if not up_to:
                 return False
-            return await self._carry(own, host, 0, up_to, token, _MOVE)
+            engine.sums.in_flight += 1
+            try:
+                return await self._carry(own, host, 0, up_to, token, _MOVE)
+            finally:
+                engine.sums.in_flight -= 1
 
     async def _carry(self, own: Key, host: Key, pinned: int, up_to: int | None, token: int, kind: int) -> bool:
         """Copy parts to the host and then forget them here; a crash between the two leaves both."""
@@ -259,7 +263,9 @@ class Filing:
         if answer[0] == _RELEASED:
             return False
         item: Item = (bucket, ())
-        await engine.run("guest", [item], (b"unfile", bucket, own, last, token, host, arrival))
+        words = (b"unfile", bucket, own, last, token, host, arrival, engine.mine)
+        ((_, moved),), _ = await engine.run("guest", [item], words)
+        engine.sums.moved += moved
         await engine.survey([bucket, bucket_of(host)])
         return True
 

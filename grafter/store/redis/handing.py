@@ -189,8 +189,8 @@ class Handing:
 
     def _likely(self, traces: int, spans: int) -> int:
         """How many traces so many spans are, by what is held."""
-        stats = self._engine.sums.stats()
-        return max(1, min(traces, spans * stats.traces * 5 // (4 * max(1, stats.spans)) + 1))
+        sums = self._engine.sums
+        return max(1, min(traces, spans * sums.traces * 5 // (4 * max(1, sums.spans)) + 1))
 
     async def _fitting(self, keys: Sequence[Key], spans: int, size: int) -> list[Key]:
         """As many of these as the limits allow."""

@@ -14,7 +14,7 @@ from grafter.store import records
 from grafter.store.base import Memory, Outcome, StoredPart
 from grafter.store.records import facts_of
 
-FORMAT = 1
+FORMAT = 2
 """Of the whole: the number of buckets, the hash of a key, the names. A store of another one is not opened."""
 VERSION = 1
 """Of each record."""
@@ -22,10 +22,10 @@ BUCKETS = 64
 EPOCH = 1_798_761_600 * 1_000_000_000
 """2027-01-01T00:00:00Z."""
 
-HEAD = Struct("<9B6I9d")
+HEAD = Struct("<9B6I9dB")
 """A held key: version, facts, remembered, fresh, leased, given, bundle, outcomes, queue; parts, host spans, guest
 spans, guest parts, parts that the claim covers, parts that are pinned; bytes, first, last, seen, last arrival, moment
-that was given, token, last arrival that the claim covers, last arrival that is pinned."""
+that was given, token, last arrival that the claim covers, last arrival that is pinned; the replica that began it."""
 ITEM = Struct("<BBBIId")
 """A part on its way: bucket, kind, facts, spans, size, now; then its key."""
 ELEMENT = Struct("<BBHIIIqq")

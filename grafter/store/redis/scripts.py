@@ -13,7 +13,7 @@ Argument = bytes | int
 Item = tuple[int, Sequence[Argument]]
 """A bucket, and what a script is told of one key in it."""
 
-NAMES = ("append", "learn", "guest", "take", "hold", "bundle", "settle", "survey", "forget", "bury", "task")
+NAMES = ("append", "learn", "guest", "take", "hold", "bundle", "settle", "survey", "forget", "bury", "task", "enrol")
 _WITH_SUMS = {"settle", "survey", "forget"}
 
 RUBBISH_MS = 7 * 24 * 3600 * 1000

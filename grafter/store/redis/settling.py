@@ -107,7 +107,7 @@ class Settling:
 
     async def _settle(self, items: Sequence[Item], now: UnixNano, memories: int, bundle: int) -> list[bool]:
         engine = self._engine
-        head = (relative(now), engine.order(now, memories + 1), bundle)
+        head = (relative(now), engine.order(now, memories + 1), bundle, engine.mine)
         done = [False] * len(items)
         went: list[tuple[Key, int]] = []
         doubtful: list[tuple[Key, Key]] = []
@@ -129,7 +129,7 @@ class Settling:
     async def _unlearn(self, went: Sequence[tuple[Key, int]]) -> None:
         """Parts of guests are gone; with the last one its link goes, unless it is remembered."""
         items: list[Item] = [(bucket_of(own), (b"u", bucket_of(own), own, count)) for own, count in went]
-        runs, _ = await self._engine.run("settle", items, (0, 0, 0))
+        runs, _ = await self._engine.run("settle", items, (0, 0, 0, self._engine.mine))
         for _, (_, _, unsure, _) in runs:
             for i in range(0, len(unsure), 2):
                 await self._relink(Key(unsure[i]), Key(unsure[i + 1]))

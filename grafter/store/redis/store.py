@@ -16,6 +16,7 @@ from grafter.store.redis.handing import Handing
 from grafter.store.redis.layout import Head, bucket_of, relative
 from grafter.store.redis.letters import Letters
 from grafter.store.redis.marks import Marks
+from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.scripts import Argument, Item
 from grafter.store.redis.settling import Settling
 from grafter.store.redis.tasks import Tasks
@@ -27,8 +28,9 @@ _REMEMBERED_SECONDS = 10.0
 class RedisStore:
     """Made by ``opening.opened``."""
 
-    def __init__(self, engine: Engine, letter_bytes: int, secret: bytes) -> None:
+    def __init__(self, engine: Engine, replicas: Replicas, letter_bytes: int, secret: bytes) -> None:
         self.engine = engine
+        self.replicas = replicas
         self.stopping = False
         self._refused: tuple[float, str] | None = None
         """When an append failed last, and why, unless one has worked since."""
@@ -195,9 +197,10 @@ class RedisStore:
         await self._tasks.renew(tasks, now)
 
     def stats(self) -> Stats:
-        return self.engine.sums.stats()
+        return self.replicas.stats()
 
     async def abandon(self) -> None:
         """Give back what this process owns: others need not wait until its leases end."""
         await self._settling.abandon()
         await self._tasks.abandon()
+        await self.replicas.leave()

@@ -1,5 +1,5 @@
 -- Forget and remember. KEYS: the sums of each bucket. ARGV: now, the order of the first memory, a bundle's token or 0,
--- then commands:
+-- who settles, then commands:
 --   s bucket key token           forget what the claim covers; when it is not owned, what follows up to the next s is
 --                                left out, and with a bundle's token everything is
 --   y bucket key host blob       remember (host: nothing, or a guest's)
@@ -7,6 +7,7 @@
 -- The answer: a byte a claim, how many parts of which guests went (own key, number), the guests whose link has to be
 -- found anew (own key, host), then for each bucket that was touched its sums.
 local now, number, bundle = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+mine(ARGV[4])
 past_limit(KEYS[1])
 local done, went, doubtful, touched = {}, {}, {}, {}
 
@@ -56,7 +57,7 @@ local function settle(h)
     end
   end
   if h.n <= h.covn then
-    count(base, -h.hs - h.gs, -h.bytes)
+    count(h, -h.hs - h.gs, -h.bytes)
     drop(h)
   else
     call("ltrim", base .. "p:" .. key, h.covn, -1)
@@ -92,7 +93,7 @@ end
 
 local lists = {}
 if bundle ~= 0 then
-  local i = 4
+  local i = 5
   while i <= #ARGV do
     if ARGV[i] == "s" then
       if not owned(load(base_of(ARGV[i + 1]), ARGV[i + 2]), bundle) then return {"0", {}, {}, {}} end
@@ -102,7 +103,7 @@ if bundle ~= 0 then
     end
   end
 end
-local i, skip = 4, false
+local i, skip = 5, false
 while i <= #ARGV do
   local what, base, key = ARGV[i], base_of(ARGV[i + 1]), ARGV[i + 2]
   if what == "s" then

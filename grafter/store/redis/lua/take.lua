@@ -14,7 +14,7 @@ for i = 5, #ARGV, 2 do
   elseif not h then
     call("zrem", base .. "d", key)
     call("zrem", base .. "o", key)
-    call("zrem", base .. "f", key)
+    for _, number in ipairs(call("hkeys", base .. "s")) do call("zrem", base .. "f:" .. number, key) end
   else
     local at, is_plain = due(h)
     if at <= now and (not plain or is_plain) then
