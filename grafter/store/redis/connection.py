@@ -15,7 +15,11 @@ from hiredis import ProtocolError, Reader, ReplyError, pack_command
 
 from grafter.store.redis.address import Address, Peer
 
-Command = Sequence[bytes | str | int]
+Command = Sequence[bytes | str | int] | bytes
+"""Its words; or as bytes what they are on the wire."""
+# More than this is cheaper to write piece by piece than to copy.
+_JOINED_BYTES = 1 << 16
+
 Reply = Any
 """bytes, int, None, a list of these, or a ReplyError that the server gave in its place."""
 
@@ -57,7 +61,10 @@ class Connection(asyncio.Protocol):
             return future
         if not self._unsent:
             self._loop.call_soon(self._flush)
-        self._unsent += [pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
+        self._unsent += [
+            command if isinstance(command, bytes) else pack_command(tuple(command))  # type: ignore[arg-type]
+            for command in commands
+        ]
         batch = _Batch(future, len(commands), self._loop.time() + self._timeout)
         self._waiting.append(batch)
         if self._timer is None:
@@ -82,8 +89,14 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []
-        if self._transport is not None and not self.lost:
-            self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
+        if self._transport is None or self.lost:
+            return
+        if len(unsent) == 1:
+            self._transport.write(unsent[0])
+        elif sum(map(len, unsent)) < _JOINED_BYTES:
+            self._transport.write(b"".join(unsent))
+        else:
+            self._transport.writelines(unsent)
 
     def _look(self) -> None:
         """Give up when the oldest batch had no answer in time."""

@@ -7,6 +7,7 @@ from typing import Any
 from grafter.core.model import Key
 from grafter.core.policy import Waits
 from grafter.store.redis.connection import Command, Reply
+from grafter.store.redis.framing import Words, words
 from grafter.store.redis.layout import BUCKETS, Layout, Reader, relative
 from grafter.store.redis.scripts import Argument, Item, Scripts
 from grafter.store.redis.sums import Sums
@@ -83,13 +84,14 @@ class Engine:
         commands: list[tuple[int, Command]] = []
         splits = self.topology.split(items)
         sums = self.layout.sums
+        first = words(head)
         for indices in splits:
-            arguments: list[Argument] = list(head)
+            arguments = [first]
             buckets: dict[int, None] = {}
             for i in indices:
                 bucket, own = items[i]
                 buckets[bucket] = None
-                arguments += own
+                arguments.append(own if isinstance(own, Words) else words(own))
             keys = [sums[bucket] for bucket in buckets]
             commands.append((items[indices[0]][0], self._scripts.command(name, keys, arguments)))
         commands += after

@@ -7,10 +7,12 @@ from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.filing import evidence
-from grafter.store.redis.layout import bucket_of, decode_memory, relative
+from grafter.store.redis.framing import END, LENGTH, Words, word
+from grafter.store.redis.layout import WORDS, bucket_of, decode_memory, relative
 from grafter.store.redis.scripts import Argument, Item
 
 _ONE = ord("1")
+_BOTH = word(b"b")
 
 
 class Settling:
@@ -97,7 +99,8 @@ class Settling:
         items: list[Item] = []
         for key, blob in zip(bundle.keys, blobs, strict=True):
             bucket = bucket_of(key)
-            items.append((bucket, (b"s", bucket, key, bundle.token, b"y", bucket, key, b"", blob)))
+            pieces = (_BOTH, WORDS[bucket], LENGTH[16], key, END, LENGTH[len(blob)], blob, END)
+            items.append((bucket, Words(4, pieces)))
         done = await self._settle(items, now, len(items), bundle.token)
         self._engine.leases.pop(bundle.token, None)
         if not all(done):

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from grafter.core.model import Key, Mark, Part, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart, Task
-from grafter.store.redis.engine import Engine, Run
+from grafter.store.redis.engine import Engine
 from grafter.store.redis.filing import Filing
 from grafter.store.redis.handing import Handing
 from grafter.store.redis.layout import Head, bucket_of, relative
 from grafter.store.redis.letters import Letters
 from grafter.store.redis.marks import Marks
 from grafter.store.redis.replicas import Replicas
-from grafter.store.redis.scripts import Argument, Item
+from grafter.store.redis.scripts import Item
 from grafter.store.redis.settling import Settling
 from grafter.store.redis.tasks import Tasks
 
@@ -108,7 +108,11 @@ class RedisStore:
     async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
         if not self._handing.owned(bundle):
             return False
-        done = all(reply == 1 for _, reply in await self._of_bundle(b"intend", bundle, exporter.encode()))
+        # What is known of the whole bundle lies in each of its buckets.
+        buckets = dict.fromkeys(map(bucket_of, bundle.keys))
+        items: list[Item] = [(bucket, (bucket, b"")) for bucket in buckets]
+        runs, _ = await self.engine.run("bundle", items, (b"intend", bundle.token, exporter.encode()))
+        done = all(reply == 1 for _, reply in runs)
         if done:
             bundle.intended = exporter
         return done
@@ -130,7 +134,8 @@ class RedisStore:
     async def open_bundle(self, bundle: Bundle) -> Sequence[Claim]:
         if not self._handing.owned(bundle):
             return []
-        runs = await self._of_bundle(b"open", bundle, b"")
+        items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in bundle.keys]
+        runs, _ = await self.engine.run("bundle", items, (b"open", bundle.token, b""))
         self._handing.spent(bundle)
         taken = [
             (bundle.keys[i], reply)
@@ -140,12 +145,6 @@ class RedisStore:
         ]
         place = {key: i for i, key in enumerate(bundle.keys)}
         return await self._handing.claims(sorted(taken, key=lambda one: place[one[0]]))
-
-    async def _of_bundle(self, what: bytes, bundle: Bundle, word: bytes) -> list[Run]:
-        items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in bundle.keys]
-        head: Sequence[Argument] = (what, bundle.token, word)
-        runs, _ = await self.engine.run("bundle", items, head)
-        return runs
 
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
         return await self._handing.read(claims)
