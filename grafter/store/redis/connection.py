@@ -19,6 +19,7 @@ Command = Sequence[bytes | str | int] | bytes
 """Its words; or as bytes what they are on the wire."""
 # More than this is cheaper to write piece by piece than to copy.
 _JOINED_BYTES = 1 << 16
+_FED_BYTES = 1 << 14
 
 Reply = Any
 """bytes, int, None, a list of these, or a ReplyError that the server gave in its place."""
@@ -125,18 +126,22 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader, waiting = self._reader, self._waiting
         try:
-            reader.feed(data)
-            while waiting:
-                batch = waiting[0]
-                while batch.left:
-                    reply = reader.gets()
-                    if reply is False:
-                        return
-                    batch.replies.append(reply)
-                    batch.left -= 1
-                waiting.popleft()
-                if not batch.future.done():
-                    batch.future.set_result(batch.replies)
+            # The reader moves all that is left in it after every answer.
+            for at in range(0, len(data), _FED_BYTES):
+                reader.feed(data, at, min(_FED_BYTES, len(data) - at))
+                while waiting:
+                    batch = waiting[0]
+                    while batch.left:
+                        reply = reader.gets()
+                        if reply is False:
+                            break
+                        batch.replies.append(reply)
+                        batch.left -= 1
+                    if batch.left:
+                        break
+                    waiting.popleft()
+                    if not batch.future.done():
+                        batch.future.set_result(batch.replies)
         except ProtocolError as error:
             self.close(f"the server's answer is not Redis' protocol: {error}")
 
