@@ -20,7 +20,7 @@ from grafter import __version__, allocator, logs
 from grafter.assemble import Assembler
 from grafter.config import Config
 from grafter.consumer import Consumer, Exporter, Signal
-from grafter.core.model import Mark, Part
+from grafter.core.model import Mark, Part, UnixNano
 from grafter.core.policy import SECOND
 from grafter.doors_in import open_receiver
 from grafter.doors_out import open_exporter
@@ -31,9 +31,10 @@ from grafter.memory_limit import guarding, total_memory
 from grafter.process import end_by, failure_line, stop_signals
 from grafter.processor import Limits, Processor
 from grafter.receiver.http_common import serving
+from grafter.store.base import Share
 from grafter.stores import OpenedStore, open_store, trouble
 from grafter.tasks import task_group
-from grafter.telemetry import Held, Metrics
+from grafter.telemetry import Held, HeldFor, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class Worker:
     are the parent's to answer.
     """
 
-    recovers: bool
-    """Whether it counts what the store held at the start, which all of them find there and one must count."""
+    replica: bytes
+    """8 bytes by which a store that they share knows it; the one that takes the place of a dead worker has the same."""
 
 
 @dataclass(slots=True)
@@ -99,13 +100,13 @@ async def running(
                 )
             )
         policy = config.graft_policy()
-        store = await stack.enter_async_context(open_store(config, policy))
+        store = await stack.enter_async_context(open_store(config, policy, b"" if worker is None else worker.replica))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
         exporters = {
             name: await stack.enter_async_context(open_exporter(name, exporter, metrics))
             for name, exporter in active.exporters.items()
         }
-        _watch(service, store, exporters, recovers=worker is None or worker.recovers)
+        _watch(service, store, exporters)
         processor = Processor(
             store,
             [exporters[name] for name in active.pipelines["traces"].exporters],
@@ -172,13 +173,13 @@ class _Gate(Consumer):
         await self._consumer.consume(parts, marks)
 
 
-def _watch(service: Running, store: OpenedStore, exporters: Mapping[str, Exporter], *, recovers: bool) -> None:
+def _watch(service: Running, store: OpenedStore, exporters: Mapping[str, Exporter]) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
     recovered = forgotten = marks = 0
 
     def count_recovered() -> None:
         nonlocal recovered, forgotten, marks
-        found = store.stats().recovered_spans if recovers else 0
+        found = store.stats().recovered_spans
         service.metrics.recovered_spans.inc(found - recovered)
         recovered = found
         service.metrics.forgotten_traces.inc(store.forgotten - forgotten)
@@ -188,16 +189,22 @@ def _watch(service: Running, store: OpenedStore, exporters: Mapping[str, Exporte
 
     def held() -> Held:
         stats = store.stats()
-        oldest = 0.0 if stats.oldest is None else max(0.0, (time.time_ns() - stats.oldest) / SECOND)
+        own = stats.own or Share(stats.traces, stats.spans, stats.bytes, stats.oldest)
         return Held(
-            stats.traces,
-            stats.spans,
-            stats.bytes,
+            own.traces,
+            own.spans,
+            own.bytes,
             stats.limit_bytes,
             stats.disk_bytes,
-            oldest,
+            _age(own.oldest),
             stats.remembered,
             store.up and not store.full,
+            stats.taken_over_spans,
+            stats.handed_over_spans,
+            [
+                HeldFor(number, share.traces, share.spans, share.bytes, _age(share.oldest))
+                for number, share in stats.replicas.items()
+            ],
         )
 
     def troubles() -> dict[str, str]:
@@ -217,6 +224,11 @@ def _watch(service: Running, store: OpenedStore, exporters: Mapping[str, Exporte
     service.held = held
     service.health.troubles = troubles
     service.health.takes_parts = lambda: store.up and not store.full
+
+
+def _age(moment: UnixNano | None) -> float:
+    """In seconds; of nothing 0."""
+    return 0.0 if moment is None else max(0.0, (time.time_ns() - moment) / SECOND)
 
 
 @asynccontextmanager

@@ -19,8 +19,11 @@ OpenedStore = EmbeddedStore | RedisStore
 
 
 @asynccontextmanager
-async def open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[OpenedStore]:
-    """The store, until left. Raises OSError, with a message for people, when it cannot be used."""
+async def open_store(config: Config, policy: GraftPolicy, replica: bytes = b"") -> AsyncIterator[OpenedStore]:
+    """The store, until left; ``replica`` as a store that is shared knows this process.
+
+    Raises OSError, with a message for people, when it cannot be used.
+    """
     settings = config.extensions.store
     apart = policy.mode is Mode.STREAM
     if settings.redis is not None:
@@ -37,6 +40,7 @@ async def open_store(config: Config, policy: GraftPolicy) -> AsyncIterator[Opene
             timeout=settings.redis.timeout.seconds,
             wait_replicas=settings.redis.wait_replicas,
             version=__version__,
+            replica=replica,
         ) as shared:
             yield shared
         return

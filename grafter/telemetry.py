@@ -1,14 +1,14 @@
 """grafter's own counters, in one table: name, meaning, labels. Names and labels are PRODUCT's; dashboards rely on them.
 
-The books balance in each process: accepted + recovered + synthetic = sent + held + sampled out + dead + dropped +
-merged, for each exporter. Labels are few and bounded: a label value is never text from outside.
+The books balance in each process: accepted + recovered + taken over + synthetic = sent + held + handed over + sampled
+out + dead + dropped + merged, for each exporter. Labels are few and bounded: a label value is never text from outside.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
@@ -79,7 +79,9 @@ class Metrics:
         self.forgotten_marks = counter(
             "grafter_forgotten_marks", "Marks of webhook deliveries that the limit on their number ended."
         )
-        self.recovered_spans = counter("grafter_recovered_spans", "Spans that the store held at start.")
+        self.recovered_spans = counter(
+            "grafter_recovered_spans", "Spans that the store held at start, or kept of requests that were not answered."
+        )
         self.synthetic_spans = counter("grafter_synthetic_spans", "Spans that grafter made up.")
         self.merged_spans = counter("grafter_merged_spans", "Spans that came more than once, kept once.", "reason")
         self.dropped_spans = counter("grafter_dropped_spans", "Spans dropped, each with a reason.", "reason")
@@ -108,6 +110,17 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldFor:
+    """What a store that several processes share holds for one of them."""
+
+    replica: int
+    traces: int
+    spans: int
+    bytes: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """What the gauges show; plain numbers, so that this room needs no other."""
 
@@ -119,6 +132,9 @@ class Held:
     oldest_seconds: float
     remembered: int
     store_up: bool
+    taken_over_spans: int = 0
+    handed_over_spans: int = 0
+    replicas: Sequence[HeldFor] = ()
 
 
 class HeldCollector(Collector):
@@ -127,9 +143,19 @@ class HeldCollector(Collector):
     def __init__(self, read: Callable[[], Held]) -> None:
         self._read = read
 
-    def collect(self) -> list[GaugeMetricFamily]:
+    def collect(self) -> list[Metric]:
         held = self._read()
         return [
+            _counter(
+                "grafter_taken_over_spans",
+                "Spans of other replicas that this one settled, or that were added to its traces or left by the dead.",
+                held.taken_over_spans,
+            ),
+            _counter(
+                "grafter_handed_over_spans",
+                "Spans of this replica that others settled, or that it added to others' traces.",
+                held.handed_over_spans,
+            ),
             _gauge("grafter_held_traces", "Keys held now.", held.traces),
             _gauge("grafter_held_spans", "Spans held now.", held.spans),
             _gauge("grafter_held_bytes", "Live payload bytes held now.", held.bytes),
@@ -138,8 +164,30 @@ class HeldCollector(Collector):
             _gauge("grafter_store_up", "1 while the store takes parts.", int(held.store_up)),
             _gauge("grafter_store_bytes", "Bytes that the store takes, dead ones included.", held.disk_bytes),
             _gauge("grafter_store_limit_bytes", "Live bytes past which parts are refused.", held.limit_bytes),
+            *_by_replica(held.replicas),
         ]
 
 
 def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, meaning, value=value)
+
+
+def _counter(name: str, meaning: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(name, meaning, value=value)
+
+
+def _by_replica(replicas: Sequence[HeldFor]) -> list[Metric]:
+    """Of a shared store: the whole of it, whichever process is asked. A number is given anew when it is free."""
+    made = [
+        GaugeMetricFamily(f"grafter_replica_{name}", f"{meaning}, by the replica that began them.", labels=["replica"])
+        for name, meaning in (
+            ("held_traces", "Keys that the shared store holds"),
+            ("held_spans", "Spans that the shared store holds"),
+            ("held_bytes", "Live payload bytes that the shared store holds"),
+            ("oldest_held_seconds", "Age of the oldest part that the shared store holds"),
+        )
+    ]
+    for one in replicas:
+        for family, value in zip(made, (one.traces, one.spans, one.bytes, one.oldest_seconds), strict=True):
+            family.add_metric([str(one.replica)], value)
+    return [*made] if replicas else []

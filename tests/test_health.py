@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.receiver.http_common import serving
-from grafter.telemetry import Held, Metrics
+from grafter.telemetry import Held, HeldFor, Metrics
 
 
 @asynccontextmanager
@@ -104,6 +104,12 @@ GAUGES = {
     "grafter_store_bytes": 700.0,
     "grafter_store_limit_bytes": 600.0,
 }
+SHARED = {
+    "grafter_replica_held_traces": 1.0,
+    "grafter_replica_held_spans": 20.0,
+    "grafter_replica_held_bytes": 100.0,
+    "grafter_replica_oldest_held_seconds": 3.5,
+}
 PROCESS = ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds")
 
 
@@ -111,7 +117,7 @@ PROCESS = ("process_resident_memory_bytes", "process_cpu_seconds_total", "proces
 async def page() -> str:
     """/metrics of a process in which every counter was touched once."""
     metrics = Metrics()
-    metrics.watch(lambda: Held(3, 40, 500, 600, 700, 7.5, 8, True))
+    metrics.watch(lambda: Held(3, 40, 500, 600, 700, 7.5, 8, True, 9, 11, [HeldFor(2, 1, 20, 100, 3.5)]))
     for one in vars(metrics).values():
         names = getattr(one, "_labelnames", ())
         touched = one.labels(*("x" for _ in names)) if names else one
@@ -153,6 +159,19 @@ async def test_each_histogram_is_exposed(page: str, name: str, labels: set[str])
 async def test_each_gauge_shows_what_is_held_now(page: str, name: str, value: float) -> None:
     """Gauges have no labels and the value that the store says at the scrape."""
     assert samples(page)[name] == (set(), value)
+
+
+@pytest.mark.parametrize(("name", "value"), SHARED.items())
+async def test_a_shared_store_is_shown_by_replica(page: str, name: str, value: float) -> None:
+    """The one label is a small number."""
+    assert samples(page)[name] == ({"replica"}, value)
+
+
+async def test_what_went_to_and_from_others_is_counted(page: str) -> None:
+    """The terms of the books that only a store with several processes has."""
+    found = samples(page)
+    assert found["grafter_taken_over_spans_total"] == (set(), 9.0)
+    assert found["grafter_handed_over_spans_total"] == (set(), 11.0)
 
 
 @pytest.mark.parametrize("name", PROCESS)

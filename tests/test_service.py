@@ -26,7 +26,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from grafter import service
 from grafter.config import Config, load
 from grafter.health import Phase
-from grafter.service import Worker, running
+from grafter.service import running
 from tests.e2e.process import free_ports
 from tests.exporter.doubles import TRACES_METHOD, http_peer, spans_in
 from tests.rig import CALL, Peer, recorded_call, recorded_guest
@@ -236,25 +236,6 @@ async def test_the_first_scrape_balances_the_books(tmp_path: Path) -> None:
                     _, page = await get(served.ports["metrics"], "/metrics")
                     held = f"grafter_held_spans {spans}.0" in page
             assert f"grafter_recovered_spans_total {recovered}.0" in page
-
-
-async def test_one_worker_counts_what_the_store_held(tmp_path: Path) -> None:
-    """All of them find it there; a worker that is not the one to count it shows it as held and not as recovered."""
-    sections = settings(tmp_path, {"file": {"path": str(tmp_path / "out")}})
-    sections["processors"]["graft"]["wait"] = {"after_root": "10m", "idle": "20m"}
-    async with running(read(tmp_path, sections)) as served:
-        await export(served.ports["otlp_grpc"], recorded_call())
-    spans = len(spans_in(recorded_call()))
-    for recovers in (False, True):
-        async with running(read(tmp_path, sections), worker=Worker(recovers)) as served:
-            # Its parent answers for it.
-            assert set(served.ports) == {"otlp_grpc", "otlp_http", "openai"}
-            async with asyncio.timeout(PATIENCE):
-                while served.held().spans < spans:  # noqa: ASYNC110  # a turn of the loop each time
-                    await asyncio.sleep(0)
-            served.count_recovered()
-            counted = served.metrics.registry.get_sample_value("grafter_recovered_spans_total")
-            assert counted == (spans if recovers else 0)
 
 
 async def test_a_stop_fits_into_its_timeout(tmp_path: Path) -> None:

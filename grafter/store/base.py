@@ -178,6 +178,17 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What is held for one replica: the keys that it began."""
+
+    traces: int
+    spans: int
+    bytes: int
+    oldest: UnixNano | None
+    """Arrival of the first part of its oldest key."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """What is held now."""
 
@@ -192,9 +203,18 @@ class Stats:
     recovering: bool
     """The index is still being rebuilt; appends are taken, claims are not handed out yet."""
     recovered_spans: int
-    """Spans found at start."""
+    """Spans found at start, and those of requests that were stored though nobody was told so."""
     disk_bytes: int = 0
-    """Bytes that the store takes on disk, dead ones included."""
+    """Bytes that the store takes, dead ones included."""
+    own: Share | None = None
+    """Where several processes share a store, what of it stands in the books of this one; None where all of it does."""
+    taken_over_spans: int = 0
+    """Of other processes' spans: stored by them under keys that this one began, or settled here, or held by one that
+    is dead."""
+    handed_over_spans: int = 0
+    """Of this process's spans, the same the other way."""
+    replicas: Mapping[int, Share] = field(default_factory=dict)
+    """Where several processes share a store, what is held for each, by number."""
 
 
 TASKS_LIMIT = 100_000

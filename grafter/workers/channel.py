@@ -14,7 +14,7 @@ import orjson
 
 from grafter.config import Config
 from grafter.health import Phase
-from grafter.telemetry import Held
+from grafter.telemetry import Held, HeldFor
 
 ASK = b"ask\n"
 STOP = b"stop\n"
@@ -30,14 +30,14 @@ class Start:
     """Of the worker, from 0; the one that takes the place of a dead worker has the same."""
     metrics: str
     """The directory in which the workers count."""
-    recovers: bool
-    """Whether it is the one that counts what the store held at the start."""
+    replica: bytes
+    """By which the store knows it; that too is the same for the one that takes its place."""
     config: Config
     """Without a port left to choose."""
 
     def to_bytes(self) -> bytes:
         # Pickled, since printed configs leave the secrets out. Only this process's own child ever reads it.
-        data = pickle.dumps((self.number, self.metrics, self.recovers, self.config))
+        data = pickle.dumps((self.number, self.metrics, self.replica, self.config))
         return len(data).to_bytes(_LENGTH, "big") + data
 
 
@@ -68,7 +68,7 @@ class Report:
     ports: dict[str, int] = field(default_factory=dict)
     """By door; empty until it is ready."""
     held: Held | None = None
-    """What the store holds; None until it is ready."""
+    """What the store holds, for this worker and in all; None until it is ready."""
     error: str = ""
     """Why it could not start, for people."""
 
@@ -80,4 +80,6 @@ def read_report(line: bytes) -> Report:
     """The report of a line."""
     said: dict[str, Any] = orjson.loads(line)
     held = said["held"]
-    return Report(**{**said, "phase": Phase(said["phase"]), "held": None if held is None else Held(**held)})
+    if held is not None:
+        held = Held(**{**held, "replicas": [HeldFor(**one) for one in held["replicas"]]})
+    return Report(**{**said, "phase": Phase(said["phase"]), "held": held})

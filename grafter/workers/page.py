@@ -1,7 +1,7 @@
 """/metrics of all workers as one: what they count added up, what they share shown once."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -27,11 +27,26 @@ class Seen:
     restarts: int
     """Since the start."""
     held: Held | None
-    """What the store holds, which all workers share; None while nobody knows."""
+    """What the store holds for all of them together; None while nobody knows."""
     pids: Sequence[int]
     """Of the workers that live."""
     ended_cpu_seconds: float
     """What workers that ended had used."""
+
+
+def together(helds: Sequence[Held]) -> Held | None:
+    """What several workers hold of the store that they share; what they all say alike is the first one's."""
+    if not helds:
+        return None
+    return replace(
+        helds[0],
+        traces=sum(held.traces for held in helds),
+        spans=sum(held.spans for held in helds),
+        bytes=sum(held.bytes for held in helds),
+        oldest_seconds=max(held.oldest_seconds for held in helds),
+        taken_over_spans=sum(held.taken_over_spans for held in helds),
+        handed_over_spans=sum(held.handed_over_spans for held in helds),
+    )
 
 
 class Page:

@@ -24,8 +24,9 @@ from grafter.process import failure_line, stop_signals
 from grafter.receiver.address import holding
 from grafter.receiver.http_common import serving
 from grafter.tasks import task_group
+from grafter.telemetry import Held
 from grafter.workers.channel import ASK, STOP, Report, Start, read_report
-from grafter.workers.page import CONTENT_TYPE, Page, Seen
+from grafter.workers.page import CONTENT_TYPE, Page, Seen, together
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,11 @@ class _Worker:
     process: asyncio.subprocess.Process | None = None
     """While it lives."""
     writer: asyncio.StreamWriter | None = None
+    replica: bytes = field(default_factory=lambda: os.urandom(8))
     report: Report = field(default_factory=Report)
     """The latest."""
+    held: Held | None = None
+    """What it said last of the store, in an earlier life too: until another is in its place that is held for it."""
     asked: list[asyncio.Future[None]] = field(default_factory=list)
     """Who waits for its next report."""
     trouble: str = ""
@@ -67,6 +71,7 @@ class _Worker:
         """A report came, or none will."""
         if report is not None:
             self.report = report
+            self.held = report.held or self.held
         for waiting in self.asked:
             if not waiting.done():
                 waiting.set_result(None)
@@ -101,8 +106,6 @@ class Fleet:
         self._stop = asyncio.Event()
         self._news = asyncio.Event()
         self._failure = ""
-        self._opened = asyncio.Event()
-        """The first worker has counted what the store held, and others may change that."""
         self._started = False
         self.restarts = 0
         self.orderly = True
@@ -190,7 +193,6 @@ class Fleet:
             if not self._started:
                 self._failure = self._failure or worker.report.error or f"a worker {how} before it was ready"
                 self._news.set()
-                self._opened.set()
                 return
             failures = 0 if clock() - began >= _STEADY_SECONDS else failures + 1
             delay = min(_FIRST_DELAY * 2**failures, _LONGEST_DELAY)
@@ -218,21 +220,16 @@ class Fleet:
         worker.process = process
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LINE_BYTES)
         try:
-            first = worker.number == 0 and not self._opened.is_set()
-            if not first:
-                await self._opened.wait()
             if self._stop.is_set():
                 writer.close()
             else:
-                writer.write(Start(worker.number, self.directory, first, self._config).to_bytes())
+                writer.write(Start(worker.number, self.directory, worker.replica, self._config).to_bytes())
                 # Not earlier: a Start comes first.
                 worker.writer = writer
             with suppress(ConnectionError):
                 while line := await reader.readline():
                     worker.hear(read_report(line))
                     self._news.set()
-                    if worker.ready:
-                        self._opened.set()
             return await process.wait()
         finally:
             worker.process = worker.writer = None
@@ -252,13 +249,13 @@ class Fleet:
         return all(worker.report.takes_parts for worker in self._workers)
 
     def _seen(self) -> Seen:
-        # Each shows the same store; one that does not answer shows it as it was.
-        known = sorted((worker for worker in self._workers if worker.report.held), key=lambda one: bool(one.trouble))
+        # Of the store itself each says the same; one that does not answer says it as it was.
+        known = sorted(self._workers, key=lambda one: bool(one.trouble))
         used = getrusage(RUSAGE_CHILDREN)
         return Seen(
             running=sum(worker.ready for worker in self._workers),
             restarts=self.restarts,
-            held=known[0].report.held if known else None,
+            held=together([worker.held for worker in known if worker.held is not None]),
             pids=self.pids,
             ended_cpu_seconds=used.ru_utime + used.ru_stime,
         )

@@ -16,6 +16,7 @@ from grafter.core.model import guest_span_id
 from tests.e2e.conftest import to_grpc
 from tests.e2e.process import Grafter
 from tests.e2e.sink import Sink, listening, spans_of
+from tests.faults.replica_books import balanced
 from tests.store.redis.servers import Server, server
 
 REPLICAS = 3
@@ -224,6 +225,8 @@ async def test_any_replica_takes_any_part(redis: Server, tmp_path: Path) -> None
             group.create_task(load.run())
             group.create_task(disturb(load, running, redis, [40, 80], {80}))
         await prove(load, sink, calls)
+        pages = await balanced(running)
+        assert all(page["grafter_taken_over_spans_total"] for page in pages)
 
 
 @pytest.mark.slow
@@ -236,3 +239,4 @@ async def test_replicas_under_random_kills(redis: Server, tmp_path: Path) -> Non
             group.create_task(load.run())
             group.create_task(disturb(load, running, redis, range(200, 2800, 250), {700, 1950}))
         await prove(load, sink, calls)
+        await balanced(running)

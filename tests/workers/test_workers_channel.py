@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from grafter.config import Config
 from grafter.health import Phase
-from grafter.telemetry import Held
+from grafter.telemetry import Held, HeldFor
 from grafter.workers.channel import Report, Start, read_report, receive_start
 
 COUNTS = st.integers(0, 1 << 62)
@@ -18,7 +18,7 @@ COUNTS = st.integers(0, 1 << 62)
 def test_a_start_brings_the_whole_config() -> None:
     """Secrets, which no printed config has, arrive too; in however many pieces."""
     config = Config.model_validate({"exporters": {"honeycomb": {"api_key": "hcaik_1"}}, "service": {"workers": 2}})
-    start = Start(1, "/somewhere", True, config)
+    start = Start(1, "/somewhere", b"12345678", config)
     ours, theirs = socket.socketpair()
     with ours, theirs:
 
@@ -36,7 +36,7 @@ def test_a_parent_that_goes_away_in_the_middle_is_an_end() -> None:
     """A worker whose parent died does not wait for ever."""
     ours, theirs = socket.socketpair()
     with theirs:
-        ours.send(Start(0, "", False, Config()).to_bytes()[:-1])
+        ours.send(Start(0, "", b"", Config()).to_bytes()[:-1])
         ours.close()
         with pytest.raises(EOFError):
             receive_start(theirs)
@@ -56,6 +56,9 @@ def test_a_parent_that_goes_away_in_the_middle_is_an_end() -> None:
             oldest_seconds=st.floats(0, 1e9),
             remembered=COUNTS,
             store_up=st.booleans(),
+            taken_over_spans=COUNTS,
+            handed_over_spans=COUNTS,
+            replicas=st.lists(st.builds(HeldFor, *[COUNTS] * 4, oldest_seconds=st.floats(0, 1e9))),
         ),
         error=st.text(),
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from grafter.telemetry import Held, Metrics
-from grafter.workers.page import Page, Seen
+from grafter.telemetry import Held, HeldFor, Metrics
+from grafter.workers.page import Page, Seen, together
 
 COUNTING = """
 import os, signal, sys
@@ -64,8 +64,8 @@ def test_counters_add_up_over_workers_and_lives(tmp_path: Path) -> None:
 def test_the_page_says_all_that_one_process_says(tmp_path: Path) -> None:
     """No metric of a process alone is missing where several work, and none has another type or meaning."""
     alone = Metrics()
-    alone.watch(lambda: Held(1, 2, 3, 4, 5, 6.0, 7, True))
-    held = Held(1, 2, 3, 4, 5, 6.0, 7, True)
+    held = Held(1, 2, 3, 4, 5, 6.0, 7, True, replicas=[HeldFor(1, 1, 2, 3, 4.0)])
+    alone.watch(lambda: held)
     count(tmp_path, 0, 5)
     page = Page(tmp_path, lambda: Seen(2, 1, held, (os.getpid(),), 1.5))
     ours = {family.name: family for family in text_string_to_metric_families(page.text().decode())}
@@ -76,6 +76,15 @@ def test_the_page_says_all_that_one_process_says(tmp_path: Path) -> None:
     assert (found["grafter_held_traces", ()], found["grafter_store_up", ()]) == (1, 1)
     assert (found["grafter_workers", ()], found["grafter_worker_restarts_total", ()]) == (2, 1)
     assert found["process_cpu_seconds_total", ()] > 1.5
+
+
+def test_workers_hold_together_what_each_holds() -> None:
+    """Shares add up; what the store as a whole says is said once."""
+    shares = [HeldFor(1, 1, 2, 3, 4.0), HeldFor(2, 5, 6, 7, 8.0)]
+    first = Held(1, 2, 3, 10, 10, 4.0, 7, True, 1, 2, shares)
+    second = Held(5, 6, 7, 10, 10, 8.0, 7, True, 2, 1, shares)
+    assert together([first, second]) == Held(6, 8, 10, 10, 10, 8.0, 7, True, 3, 3, shares)
+    assert together([]) is None
 
 
 def test_no_gauge_would_be_split_by_process() -> None:

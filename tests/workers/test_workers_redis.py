@@ -18,6 +18,7 @@ from grafter.config import Config, load
 from grafter.workers.supervisor import Supervised, supervising
 from tests.e2e.process import REPO, free_ports
 from tests.exporter.doubles import spans_in
+from tests.faults.replica_books import sides
 from tests.rig import recorded_call
 from tests.store.redis.servers import Server
 from tests.test_service import PATIENCE, Backend, backend, get
@@ -68,11 +69,10 @@ async def balance(served: Supervised, accepted: int) -> dict[str, float]:
     async def even() -> bool:
         nonlocal found
         found = await page(served)
-        came = sum(found[f"grafter_{term}_total"] for term in ("receiver_accepted_spans", "recovered_spans"))
-        came += found["grafter_synthetic_spans_total"]
-        gone = sum(found[f"grafter_{term}_total"] for term in ("exporter_sent_spans", "dead_spans", "dropped_spans"))
-        gone += found["grafter_merged_spans_total"] + found["grafter_held_spans"]
-        return found["grafter_receiver_accepted_spans_total"] == accepted and came == gone
+        came, gone = sides(found)
+        # What went from one worker to another did so in the books of both, once both have looked.
+        crossed = found["grafter_taken_over_spans_total"] == found["grafter_handed_over_spans_total"]
+        return found["grafter_receiver_accepted_spans_total"] == accepted and came == gone and crossed
 
     await until(even)
     return found
@@ -91,6 +91,7 @@ async def test_parts_of_a_trace_meet_whichever_worker_takes_them(said: dict[str,
         for door in ("grpc", "http"):
             assert all(accepted_by(served, number, door) for number in range(WORKERS))
     assert found["grafter_exporter_sent_spans_total"] == 20 * SPANS
+    assert found["grafter_taken_over_spans_total"] > 0
     assert len(out.peer.ids) == len(set(out.peer.ids)) == 20 * SPANS
 
 

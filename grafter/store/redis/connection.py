@@ -15,7 +15,12 @@ from hiredis import ProtocolError, Reader, ReplyError, pack_command
 
 from grafter.store.redis.address import Address, Peer
 
-Command = Sequence[bytes | str | int]
+Command = Sequence[bytes | str | int] | bytes
+"""Its words; or as bytes what they are on the wire."""
+# More than this is cheaper to write piece by piece than to copy.
+_JOINED_BYTES = 1 << 16
+_FED_BYTES = 1 << 14
+
 Reply = Any
 """bytes, int, None, a list of these, or a ReplyError that the server gave in its place."""
 
@@ -57,7 +62,10 @@ class Connection(asyncio.Protocol):
             return future
         if not self._unsent:
             self._loop.call_soon(self._flush)
-        self._unsent += [pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
+        self._unsent += [
+            command if isinstance(command, bytes) else pack_command(tuple(command))  # type: ignore[arg-type]
+            for command in commands
+        ]
         batch = _Batch(future, len(commands), self._loop.time() + self._timeout)
         self._waiting.append(batch)
         if self._timer is None:
@@ -82,8 +90,14 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []
-        if self._transport is not None and not self.lost:
-            self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
+        if self._transport is None or self.lost:
+            return
+        if len(unsent) == 1:
+            self._transport.write(unsent[0])
+        elif sum(map(len, unsent)) < _JOINED_BYTES:
+            self._transport.write(b"".join(unsent))
+        else:
+            self._transport.writelines(unsent)
 
     def _look(self) -> None:
         """Give up when the oldest batch had no answer in time."""
@@ -112,18 +126,22 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader, waiting = self._reader, self._waiting
         try:
-            reader.feed(data)
-            while waiting:
-                batch = waiting[0]
-                while batch.left:
-                    reply = reader.gets()
-                    if reply is False:
-                        return
-                    batch.replies.append(reply)
-                    batch.left -= 1
-                waiting.popleft()
-                if not batch.future.done():
-                    batch.future.set_result(batch.replies)
+            # The reader moves all that is left in it after every answer.
+            for at in range(0, len(data), _FED_BYTES):
+                reader.feed(data, at, min(_FED_BYTES, len(data) - at))
+                while waiting:
+                    batch = waiting[0]
+                    while batch.left:
+                        reply = reader.gets()
+                        if reply is False:
+                            break
+                        batch.replies.append(reply)
+                        batch.left -= 1
+                    if batch.left:
+                        break
+                    waiting.popleft()
+                    if not batch.future.done():
+                        batch.future.set_result(batch.replies)
         except ProtocolError as error:
             self.close(f"the server's answer is not Redis' protocol: {error}")
 

@@ -7,6 +7,7 @@ from typing import Any
 from grafter.core.model import Key
 from grafter.core.policy import Waits
 from grafter.store.redis.connection import Command, Reply
+from grafter.store.redis.framing import Words, words
 from grafter.store.redis.layout import BUCKETS, Layout, Reader, relative
 from grafter.store.redis.scripts import Argument, Item, Scripts
 from grafter.store.redis.sums import Sums
@@ -43,6 +44,8 @@ class Engine:
         self.reader = Reader()
         self.leases: dict[int, set[Key]] = {}
         """What this process owns, by token; for giving it back at a stop."""
+        self.mine = b""
+        """The numbers of this process, a byte each; it files under the first."""
         self._scripts = scripts
         self._left = 0
         self._order = 0
@@ -81,13 +84,14 @@ class Engine:
         commands: list[tuple[int, Command]] = []
         splits = self.topology.split(items)
         sums = self.layout.sums
+        first = words(head)
         for indices in splits:
-            arguments: list[Argument] = list(head)
+            arguments = [first]
             buckets: dict[int, None] = {}
             for i in indices:
                 bucket, own = items[i]
                 buckets[bucket] = None
-                arguments += own
+                arguments.append(own if isinstance(own, Words) else words(own))
             keys = [sums[bucket] for bucket in buckets]
             commands.append((items[indices[0]][0], self._scripts.command(name, keys, arguments)))
         commands += after
@@ -99,19 +103,21 @@ class Engine:
         """The answers to commands, each with the bucket of its keys."""
         return await self.topology.ask(commands) if commands else []
 
-    async def watch(self) -> None:
+    async def watch(self) -> bool:
         """Learn what is held everywhere. What this process stores at the same time would count twice: then it is left
-        for the next time, unless it was left a few times."""
-        changes = self.sums.changes
+        for the next time, unless it was left a few times. Whether nothing did."""
+        changes, busy = self.sums.changes, self.sums.in_flight
         items: list[Item] = [(bucket, (bucket,)) for bucket in range(BUCKETS)]
         runs, _ = await self.run("survey", items)
         self._left += 1
-        if (self.sums.in_flight or self.sums.changes != changes) and self._left < _LEFT:
-            return
+        still = not busy and not self.sums.in_flight and self.sums.changes == changes
+        if not still and self._left < _LEFT:
+            return False
         self._left = 0
         for indices, reply in runs:
             for i, sums in zip(indices, reply, strict=True):
                 self.sums.buckets[items[i][0]].read(sums)
+        return still
 
     async def survey(self, buckets: Sequence[int]) -> None:
         """Learn what is held in these buckets."""

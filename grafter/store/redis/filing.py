@@ -14,10 +14,12 @@ from grafter.core.model import Key, Part, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.redis.engine import Engine
+from grafter.store.redis.framing import END, LENGTH, Words
 from grafter.store.redis.layout import (
     ELEMENT,
     GUEST_ELEMENT,
     ITEM,
+    VERSION,
     bucket_of,
     decode_guest_element,
     element,
@@ -32,6 +34,8 @@ _HOST, _GUEST, _OWN, _MOVED, _MOVE = range(5)
 _RELEASED, _LINKED, _BEGUN = b"012"
 _ATTEMPTS = 5
 _KEY_BYTES = 17
+_ELEMENT_BYTES = ELEMENT.size
+_RECORD_LENGTH = LENGTH[ITEM.size + 16]
 
 
 class _Link:
@@ -159,7 +163,7 @@ class Filing:
         items: list[Item] = []
         envelopes: dict[int, bytes] = {}
         apart = engine.apart
-        pack, new = ITEM.pack, element
+        pack, new = ITEM.pack, ELEMENT.pack
         for i, part in enumerate(parts):
             guest = part.guest
             arguments: tuple[Argument, ...]
@@ -174,8 +178,22 @@ class Filing:
                         raise ValueError("a host part has no envelope")
                     known = envelopes[id(envelope)] = records.encode_envelope(envelope)
                 bucket = bucket_of(key)
-                record = pack(bucket, _HOST, int(part.facts), part.spans, len(part.payload), at) + key
-                arguments = (record, new(part, arrival + i, at, known, part.span_ids))
+                fact, spans, head, payload = int(part.facts), part.spans, part.span_ids, part.payload
+                before, after, size = len(known), len(head), len(payload)
+                # A record and the part, each as a word, without a copy of the payload before the command's own.
+                pieces = (
+                    _RECORD_LENGTH,
+                    pack(bucket, _HOST, fact, spans, size, at),
+                    key,
+                    END,
+                    LENGTH[_ELEMENT_BYTES + before + after + size],
+                    new(VERSION, fact, 0, spans, before, after, arrival + i, at),
+                    known,
+                    head,
+                    payload,
+                    END,
+                )
+                items.append((bucket, Words(2, pieces)))
             else:
                 facts = records.encode_guest(guest)
                 link = links[part.key]
@@ -184,10 +202,10 @@ class Filing:
                 bucket = bucket_of(key)
                 kind = _GUEST if to_host else _OWN
                 record = pack(bucket, kind, 0, part.spans, len(part.payload), at) + key
-                stored = new(part, arrival + i, at, b"", facts)
+                stored = element(part, arrival + i, at, facts)
                 noted = guest_element(part.key, arrival + i, at, facts)
                 arguments = (record, stored, noted) if to_host else (record, stored, noted, link.host or b"")
-            items.append((bucket, arguments))
+                items.append((bucket, arguments))
         answer = await self._append(items)
         took = engine.sums.took
         for (bucket, _), part, said in zip(items, parts, answer, strict=True):
@@ -197,7 +215,7 @@ class Filing:
 
     async def _append(self, items: Sequence[Item]) -> bytes:
         engine = self._engine
-        runs, _ = await engine.run("append", items, lane=WRITING, wait_replicas=engine.wait_replicas)
+        runs, _ = await engine.run("append", items, (engine.mine,), lane=WRITING, wait_replicas=engine.wait_replicas)
         if len(runs) == 1:
             return bytes(runs[0][1])
         answer = bytearray(len(items))
@@ -224,7 +242,11 @@ class Filing:
             up_to = runs[0][1]
             if not up_to:
                 return False
-            return await self._carry(own, host, 0, up_to, token, _MOVE)
+            engine.sums.in_flight += 1
+            try:
+                return await self._carry(own, host, 0, up_to, token, _MOVE)
+            finally:
+                engine.sums.in_flight -= 1
 
     async def _carry(self, own: Key, host: Key, pinned: int, up_to: int | None, token: int, kind: int) -> bool:
         """Copy parts to the host and then forget them here; a crash between the two leaves both."""
@@ -259,7 +281,9 @@ class Filing:
         if answer[0] == _RELEASED:
             return False
         item: Item = (bucket, ())
-        await engine.run("guest", [item], (b"unfile", bucket, own, last, token, host, arrival))
+        words = (b"unfile", bucket, own, last, token, host, arrival, engine.mine)
+        ((_, moved),), _ = await engine.run("guest", [item], words)
+        engine.sums.moved += moved
         await engine.survey([bucket, bucket_of(host)])
         return True
 

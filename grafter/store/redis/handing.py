@@ -14,9 +14,11 @@ from grafter.store.base import Bundle, Claim, Plain, StoredPart
 from grafter.store.records import RecordError
 from grafter.store.redis.connection import Command, Reply
 from grafter.store.redis.engine import Engine
+from grafter.store.redis.framing import END, LENGTH, Words
 from grafter.store.redis.layout import (
     BUCKETS,
     ELEMENT,
+    WORDS,
     Head,
     bucket_of,
     guest_states,
@@ -27,21 +29,51 @@ from grafter.store.redis.layout import (
 from grafter.store.redis.scripts import Item
 
 PLAIN, OTHERS = b"d", b"o"
+_LRANGE = b"*4\r\n$6\r\nLRANGE\r\n"
 # A page of a bucket is about twice its share of what is asked for, so that one page of each is mostly enough.
 _SHARE, _LEAST, _PAGE = BUCKETS // 2, 4, 32
 _ROOT = 1
+# Nanoseconds for which keys that were seen to be due are taken without another look.
+_AHEAD = 500_000_000
 
 
 class HeldBundle(Bundle):
-    """A bundle with its parts, where they came with it."""
+    """A bundle that knows when it is no longer this process's."""
 
-    __slots__ = ("over", "parts")
+    __slots__ = ("over",)
 
     def __init__(self, token: int, at: UnixNano, lease: int) -> None:
         super().__init__(token, at, lease)
-        self.parts: list[list[bytes]] | None = None
         self.over = False
         """Its lease has ended, and somebody asked for what is due since."""
+
+
+class Ahead:
+    """Due keys that were seen when there was a look, the earliest first: one look is enough for some bundles."""
+
+    def __init__(self) -> None:
+        self._keys: list[Key] = []
+        self._seen = 0
+
+    def has(self, now: int) -> bool:
+        """There are some, and what was due a moment ago still is."""
+        if not 0 <= now - self._seen <= _AHEAD:
+            self._keys = []
+        return bool(self._keys)
+
+    def put(self, now: int, keys: list[Key]) -> None:
+        self._keys, self._seen = keys, now
+
+    def take(self, count: int) -> list[Key]:
+        taken, self._keys = self._keys[:count], self._keys[count:]
+        return taken
+
+    def give_back(self, keys: Sequence[Key]) -> None:
+        """Those that came too late for a bundle: they are first in the next one."""
+        self._keys[:0] = keys
+
+    def clear(self) -> None:
+        self._keys = []
 
 
 class Handing:
@@ -49,6 +81,9 @@ class Handing:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._ahead = Ahead()
+        self._per_trace = 0.0
+        """Spans of the traces in the latest bundle, on average; 0 before the first."""
         self._out: dict[int, HeldBundle] = {}
         self._odd: set[Key] = set()
         """Due keys that this version cannot read."""
@@ -101,9 +136,8 @@ class Handing:
 
     async def _take(self, keys: Sequence[Key], now: UnixNano) -> list[Claim]:
         engine = self._engine
-        items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in keys]
         token = engine.tokens(len(keys))
-        runs, _ = await engine.run("take", items, (relative(now), engine.lease, token, 0))
+        runs, _ = await engine.run("take", _named(keys), (relative(now), engine.lease, token, 0, 0, 0))
         taken: list[tuple[Key, Sequence[Reply]]] = []
         by_index = sorted((i, reply) for indices, replies in runs for i, reply in zip(indices, replies, strict=True))
         for i, reply in by_index:
@@ -147,50 +181,65 @@ class Handing:
     async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
         """See Store.bundle."""
         self._end_bundles(now)
+        if self._engine.apart:
+            return None
+        while True:
+            looked = not self._ahead.has(now)
+            if looked:
+                self._ahead.put(now, await self._due(now, traces, (PLAIN,), set()))
+            keys = self._ahead.take(traces)
+            if not keys:
+                return None
+            bundle = await self._bundled(keys, now, spans, size)
+            if bundle is not None or looked:
+                return bundle
+
+    async def _bundled(self, keys: Sequence[Key], now: UnixNano, spans: int, size: int) -> Bundle | None:
+        """A bundle of those of the keys that are to be had, as far as it goes; what is left is looked at next."""
         engine = self._engine
-        if engine.apart:
-            return None
-        keys = await self._fitting(await self._due(now, self._likely(traces, spans), (PLAIN,), set()), spans, size)
-        if not keys:
-            return None
+        likely = self._likely(len(keys), spans)
+        keys, later = keys[:likely], keys[likely:]
+        if len(engine.topology.split([(bucket, ()) for bucket in dict.fromkeys(map(bucket_of, keys))])) > 1:
+            # No script sees all of them.
+            chosen = await self._fitting(keys, spans, size)
+            keys, later = chosen, [*keys[len(chosen) :], *later]
+        self._ahead.give_back(later)
         token = engine.tokens()
-        items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in keys]
-        reading: list[tuple[int, Command]] = [
-            (bucket_of(key), ("LRANGE", engine.layout.name(b"p", key), 0, -1)) for key in keys
-        ]
-        runs, lists = await engine.run("take", items, (relative(now), engine.lease, token, 1), after=reading)
+        runs, _ = await engine.run("take", _named(keys), (relative(now), engine.lease, token, 1, spans, size))
         bundle = HeldBundle(token, now, now + engine.lease)
-        bundle.parts = []
-        heads: dict[int, Head] = {}
-        for indices, replies in runs:
-            for i, reply in zip(indices, replies, strict=True):
-                if reply == b"?":
-                    self._odd.add(keys[i])
-                elif reply:
-                    heads[i] = Head(reply[0])
-        for i, key in enumerate(keys):
-            head = heads.get(i)
-            if head is None:
-                continue
-            bundle.keys.append(key)
-            bundle.counts.append(head.host_spans)
-            bundle.ends.append(head.parts)
-            bundle.spans += head.host_spans
-            bundle.size += head.size
-            bundle.parts.append(lists[i][: head.parts])
+        replies: list[Reply] = [b""] * len(keys)
+        for indices, some in runs:
+            for i, reply in zip(indices, some, strict=True):
+                replies[i] = reply
+        full = []
+        for key, reply in zip(keys, replies, strict=True):
+            if reply == b"?":
+                self._odd.add(key)
+            elif reply == b"-":
+                full.append(key)
+            elif reply:
+                head = Head(reply)
+                bundle.keys.append(key)
+                bundle.counts.append(head.host_spans)
+                bundle.ends.append(head.parts)
+                bundle.spans += head.host_spans
+                bundle.size += head.size
+        self._ahead.give_back(full)
+        if len(bundle.keys) + len(full) < len(keys) // 2:
+            # Others are at the same ones: what was seen ahead is theirs by now.
+            self._ahead.clear()
         if not bundle.keys:
             return None
-        if any(len(parts) != end for parts, end in zip(bundle.parts, bundle.ends, strict=True)):
-            # The script was given anew after the lists had been read.
-            bundle.parts = None
+        self._per_trace = bundle.spans / len(bundle.keys)
         self._out[token] = bundle
         engine.leases[token] = set(bundle.keys)
         return bundle
 
     def _likely(self, traces: int, spans: int) -> int:
-        """How many traces so many spans are, by what is held."""
-        stats = self._engine.sums.stats()
-        return max(1, min(traces, spans * stats.traces * 5 // (4 * max(1, stats.spans)) + 1))
+        """How many traces so many spans are, by those that left last; by what is held before any did."""
+        sums = self._engine.sums
+        each = self._per_trace or sums.spans / max(1, sums.traces)
+        return max(1, min(traces, int(spans / max(1.0, each)) + 1))
 
     async def _fitting(self, keys: Sequence[Key], spans: int, size: int) -> list[Key]:
         """As many of these as the limits allow."""
@@ -225,17 +274,14 @@ class Handing:
         """It was settled, or opened."""
         if isinstance(bundle, HeldBundle):
             bundle.over = True
-            bundle.parts = None
         self._out.pop(bundle.token, None)
 
     async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
         """See Store.read_bundle."""
-        lists = bundle.parts if isinstance(bundle, HeldBundle) else None
-        if lists is None:
-            lists = await self._lists(bundle.keys, bundle.ends)
-            for key, parts, end in zip(bundle.keys, lists, bundle.ends, strict=True):
-                if len(parts) != end:
-                    raise UnavailableError(f"parts of {key.hex()} are gone", reason="store_down")
+        lists = await self._lists(bundle.keys, bundle.ends)
+        for key, parts, end in zip(bundle.keys, lists, bundle.ends, strict=True):
+            if len(parts) != end:
+                raise UnavailableError(f"parts of {key.hex()} are gone", reason="store_down")
         envelope_of = self._engine.reader.envelope
         found: list[Plain] = []
         unpack, before = ELEMENT.unpack_from, ELEMENT.size
@@ -253,9 +299,6 @@ class Handing:
                 if root < 0 and facts & _ROOT:
                     root = i
             found.append((payloads, envelopes, ids, max(root, 0)))
-        if isinstance(bundle, HeldBundle):
-            # Read once, mostly: what is kept until the answer of the exporter is in its hands already.
-            bundle.parts = None
         return found
 
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
@@ -270,10 +313,22 @@ class Handing:
             raise UnavailableError(f"held parts could not be read: {error}", reason="store_down") from error
 
     async def _lists(self, keys: Sequence[Key], ends: Sequence[int] | None = None) -> list[list[bytes]]:
-        engine = self._engine
-        return await engine.commands(
-            [
-                (bucket_of(key), ("LRANGE", engine.layout.name(b"p", key), 0, -1 if ends is None else ends[i] - 1))
-                for i, key in enumerate(keys)
-            ]
-        )
+        tags = self._engine.layout.tags
+        commands: list[tuple[int, Command]] = []
+        for i, key in enumerate(keys):
+            bucket = bucket_of(key)
+            name = b"%bp:%b" % (tags[bucket], key)
+            last = b"-1" if ends is None else b"%d" % (ends[i] - 1)
+            commands.append(
+                (bucket, b"%b%b%b\r\n$1\r\n0\r\n%b%b\r\n" % (_LRANGE, LENGTH[len(name)], name, LENGTH[len(last)], last))
+            )
+        return await self._engine.commands(commands)
+
+
+def _named(keys: Sequence[Key]) -> list[Item]:
+    """Each key as the scripts are told of it: its bucket, and itself."""
+    items: list[Item] = []
+    for key in keys:
+        bucket = bucket_of(key)
+        items.append((bucket, Words(2, (WORDS[bucket], LENGTH[len(key)], key, END))))
+    return items

@@ -13,8 +13,9 @@ from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
 from grafter.store.base import Memory, Outcome, StoredPart
 from grafter.store.records import facts_of
+from grafter.store.redis.framing import word
 
-FORMAT = 1
+FORMAT = 2
 """Of the whole: the number of buckets, the hash of a key, the names. A store of another one is not opened."""
 VERSION = 1
 """Of each record."""
@@ -22,10 +23,10 @@ BUCKETS = 64
 EPOCH = 1_798_761_600 * 1_000_000_000
 """2027-01-01T00:00:00Z."""
 
-HEAD = Struct("<9B6I9d")
+HEAD = Struct("<9B6I9dB")
 """A held key: version, facts, remembered, fresh, leased, given, bundle, outcomes, queue; parts, host spans, guest
 spans, guest parts, parts that the claim covers, parts that are pinned; bytes, first, last, seen, last arrival, moment
-that was given, token, last arrival that the claim covers, last arrival that is pinned."""
+that was given, token, last arrival that the claim covers, last arrival that is pinned; the replica that began it."""
 ITEM = Struct("<BBBIId")
 """A part on its way: bucket, kind, facts, spans, size, now; then its key."""
 ELEMENT = Struct("<BBHIIIqq")
@@ -38,6 +39,9 @@ MEMORY = Struct("<BBd")
 """Before a memory: version, whether it names a host, since when; then the host and the blob."""
 
 GUEST = 0x80
+
+WORDS = [word(bucket) for bucket in range(BUCKETS)]
+"""The number of each bucket, as a word of a command."""
 
 
 def bucket_of(key: bytes) -> int:
@@ -69,17 +73,9 @@ class Layout:
         return self.tags[bucket_of(key)] + kind + b":" + key
 
 
-def element(part: Part, arrival: int, now: int, envelope: bytes, head: bytes) -> bytes:
-    """A part as it is held."""
-    flags = GUEST if part.guest is not None else int(part.facts)
-    return b"".join(
-        (
-            ELEMENT.pack(VERSION, flags, 0, part.spans, len(envelope), len(head), arrival, now),
-            envelope,
-            head,
-            part.payload,
-        )
-    )
+def element(part: Part, arrival: int, now: int, head: bytes) -> bytes:
+    """A guest's part as it is held."""
+    return ELEMENT.pack(VERSION, GUEST, 0, part.spans, 0, len(head), arrival, now) + head + part.payload
 
 
 class Reader:

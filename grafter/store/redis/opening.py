@@ -15,6 +15,7 @@ from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS, FORMAT, Layout
 from grafter.store.redis.letters import BUCKET, KEPT_MS
+from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.scripts import Scripts
 from grafter.store.redis.server import Server
 from grafter.store.redis.store import RedisStore
@@ -48,11 +49,13 @@ async def opened(
     letter_bytes: int = LETTER_BYTES,
     start_seconds: float = 30.0,
     version: str = "",
+    replica: bytes = b"",
 ) -> AsyncIterator[RedisStore]:
     """Open the store of a prefix. On leaving, what this process owns is given back; what is held stays.
 
     Redis may come up later than this process: it is waited for up to ``start_seconds``. Raises StoreError when it does
-    not come, or must not be used as it is set up; the message says what to do.
+    not come, or must not be used as it is set up; the message says what to do. ``replica``: 8 bytes, the same for a
+    process that goes on with the books of one that is dead; random ones otherwise.
     """
     try:
         address = addresses.parse(url)
@@ -76,12 +79,12 @@ async def opened(
         guests_apart=guests_apart,
         wait_replicas=wait_replicas,
     )
+    replicas = Replicas(engine, replica or os.urandom(8))
     try:
-        secret = await _started(engine, address, start_seconds)
-        store = RedisStore(engine, letter_bytes, secret)
-        engine.sums.recovered_spans = engine.sums.stats().spans
+        secret = await _started(engine, replicas, address, start_seconds)
+        store = RedisStore(engine, replicas, letter_bytes, secret)
         async with task_group() as tasks:
-            upkeep = tasks.create_task(Upkeep(engine).run(), name="store.upkeep")
+            upkeep = tasks.create_task(Upkeep(engine, replicas).run(), name="store.upkeep")
             try:
                 yield store
             finally:
@@ -94,8 +97,8 @@ async def opened(
             server.close()
 
 
-async def _started(engine: Engine, address: addresses.Address, seconds: float) -> bytes:
-    """Wait for Redis, see that it may be used, and find what is fixed for the prefix; the secret."""
+async def _started(engine: Engine, replicas: Replicas, address: addresses.Address, seconds: float) -> bytes:
+    """Wait for Redis, see that it may be used, find what is fixed for the prefix and enter there; the secret."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     said = False
@@ -105,7 +108,7 @@ async def _started(engine: Engine, address: addresses.Address, seconds: float) -
             for server in engine.topology.servers():
                 await check(server, address)
             secret = await _fixed(engine)
-            await engine.survey(range(BUCKETS))
+            await replicas.start()
             return secret
         except UnavailableError as error:
             if loop.time() >= until or _FINAL.search(str(error)):

@@ -1,6 +1,6 @@
 """The Lua texts, each with what is common to all and the settings of this store before it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from struct import pack
@@ -8,12 +8,13 @@ from struct import pack
 from grafter.core.model import Facts, UnixNano
 from grafter.core.policy import Waits
 from grafter.store.held import LookAt
+from grafter.store.redis.framing import Words, command
 
 Argument = bytes | int
-Item = tuple[int, Sequence[Argument]]
+Item = tuple[int, Sequence[Argument] | Words]
 """A bucket, and what a script is told of one key in it."""
 
-NAMES = ("append", "learn", "guest", "take", "hold", "bundle", "settle", "survey", "forget", "bury", "task")
+NAMES = ("append", "learn", "guest", "take", "hold", "bundle", "settle", "survey", "forget", "bury", "task", "enrol")
 _WITH_SUMS = {"settle", "survey", "forget"}
 
 RUBBISH_MS = 7 * 24 * 3600 * 1000
@@ -54,9 +55,9 @@ class Scripts:
             # Redis names a script by its SHA-1.
             self.hashes[name] = sha1(text, usedforsecurity=False).hexdigest().encode()
 
-    def command(self, name: str, keys: Sequence[bytes], arguments: Sequence[bytes | int]) -> tuple[bytes | int, ...]:
+    def command(self, name: str, keys: Sequence[bytes], arguments: Iterable[Words]) -> bytes:
         """The command that runs a script."""
-        return (b"EVALSHA", self.hashes[name], len(keys), *keys, *arguments)
+        return command((b"EVALSHA", self.hashes[name], len(keys), *keys), arguments)
 
 
 def table(look_at: LookAt, waits: Waits) -> bytes:

@@ -7,10 +7,12 @@ from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.filing import evidence
-from grafter.store.redis.layout import bucket_of, decode_memory, relative
+from grafter.store.redis.framing import END, LENGTH, Words, word
+from grafter.store.redis.layout import WORDS, bucket_of, decode_memory, relative
 from grafter.store.redis.scripts import Argument, Item
 
 _ONE = ord("1")
+_BOTH = word(b"b")
 
 
 class Settling:
@@ -97,7 +99,8 @@ class Settling:
         items: list[Item] = []
         for key, blob in zip(bundle.keys, blobs, strict=True):
             bucket = bucket_of(key)
-            items.append((bucket, (b"s", bucket, key, bundle.token, b"y", bucket, key, b"", blob)))
+            pieces = (_BOTH, WORDS[bucket], LENGTH[16], key, END, LENGTH[len(blob)], blob, END)
+            items.append((bucket, Words(4, pieces)))
         done = await self._settle(items, now, len(items), bundle.token)
         self._engine.leases.pop(bundle.token, None)
         if not all(done):
@@ -107,7 +110,7 @@ class Settling:
 
     async def _settle(self, items: Sequence[Item], now: UnixNano, memories: int, bundle: int) -> list[bool]:
         engine = self._engine
-        head = (relative(now), engine.order(now, memories + 1), bundle)
+        head = (relative(now), engine.order(now, memories + 1), bundle, engine.mine)
         done = [False] * len(items)
         went: list[tuple[Key, int]] = []
         doubtful: list[tuple[Key, Key]] = []
@@ -129,7 +132,7 @@ class Settling:
     async def _unlearn(self, went: Sequence[tuple[Key, int]]) -> None:
         """Parts of guests are gone; with the last one its link goes, unless it is remembered."""
         items: list[Item] = [(bucket_of(own), (b"u", bucket_of(own), own, count)) for own, count in went]
-        runs, _ = await self._engine.run("settle", items, (0, 0, 0))
+        runs, _ = await self._engine.run("settle", items, (0, 0, 0, self._engine.mine))
         for _, (_, _, unsure, _) in runs:
             for i in range(0, len(unsure), 2):
                 await self._relink(Key(unsure[i]), Key(unsure[i + 1]))

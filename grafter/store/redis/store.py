@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from grafter.core.model import Key, Mark, Part, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart, Task
-from grafter.store.redis.engine import Engine, Run
+from grafter.store.redis.engine import Engine
 from grafter.store.redis.filing import Filing
 from grafter.store.redis.handing import Handing
 from grafter.store.redis.layout import Head, bucket_of, relative
 from grafter.store.redis.letters import Letters
 from grafter.store.redis.marks import Marks
-from grafter.store.redis.scripts import Argument, Item
+from grafter.store.redis.replicas import Replicas
+from grafter.store.redis.scripts import Item
 from grafter.store.redis.settling import Settling
 from grafter.store.redis.tasks import Tasks
 
@@ -27,8 +28,9 @@ _REMEMBERED_SECONDS = 10.0
 class RedisStore:
     """Made by ``opening.opened``."""
 
-    def __init__(self, engine: Engine, letter_bytes: int, secret: bytes) -> None:
+    def __init__(self, engine: Engine, replicas: Replicas, letter_bytes: int, secret: bytes) -> None:
         self.engine = engine
+        self.replicas = replicas
         self.stopping = False
         self._refused: tuple[float, str] | None = None
         """When an append failed last, and why, unless one has worked since."""
@@ -106,7 +108,11 @@ class RedisStore:
     async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
         if not self._handing.owned(bundle):
             return False
-        done = all(reply == 1 for _, reply in await self._of_bundle(b"intend", bundle, exporter.encode()))
+        # What is known of the whole bundle lies in each of its buckets.
+        buckets = dict.fromkeys(map(bucket_of, bundle.keys))
+        items: list[Item] = [(bucket, (bucket, b"")) for bucket in buckets]
+        runs, _ = await self.engine.run("bundle", items, (b"intend", bundle.token, exporter.encode()))
+        done = all(reply == 1 for _, reply in runs)
         if done:
             bundle.intended = exporter
         return done
@@ -128,7 +134,8 @@ class RedisStore:
     async def open_bundle(self, bundle: Bundle) -> Sequence[Claim]:
         if not self._handing.owned(bundle):
             return []
-        runs = await self._of_bundle(b"open", bundle, b"")
+        items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in bundle.keys]
+        runs, _ = await self.engine.run("bundle", items, (b"open", bundle.token, b""))
         self._handing.spent(bundle)
         taken = [
             (bundle.keys[i], reply)
@@ -138,12 +145,6 @@ class RedisStore:
         ]
         place = {key: i for i, key in enumerate(bundle.keys)}
         return await self._handing.claims(sorted(taken, key=lambda one: place[one[0]]))
-
-    async def _of_bundle(self, what: bytes, bundle: Bundle, word: bytes) -> list[Run]:
-        items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in bundle.keys]
-        head: Sequence[Argument] = (what, bundle.token, word)
-        runs, _ = await self.engine.run("bundle", items, head)
-        return runs
 
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
         return await self._handing.read(claims)
@@ -195,9 +196,10 @@ class RedisStore:
         await self._tasks.renew(tasks, now)
 
     def stats(self) -> Stats:
-        return self.engine.sums.stats()
+        return self.replicas.stats()
 
     async def abandon(self) -> None:
         """Give back what this process owns: others need not wait until its leases end."""
         await self._settling.abandon()
         await self._tasks.abandon()
+        await self.replicas.leave()

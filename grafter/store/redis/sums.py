@@ -1,17 +1,80 @@
-"""What is held, by bucket, as this process knows it: its own doings at once, other replicas' within a second."""
+"""What is held, by bucket and by replica, as this process knows it: its own doings at once, others' within a second."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from struct import Struct
 
 from grafter.core.model import UnixNano
-from grafter.store.base import Stats
+from grafter.store.base import Share
 from grafter.store.redis.connection import Reply
 from grafter.store.redis.layout import BUCKETS, absolute
+
+_TALLY = Struct("<8d")
+"""As lua/common.lua has it; what a newer version may have put after it is its own."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the spans of one replica, which are those under the keys that it began; sums since ever."""
+
+    came: float = 0
+    left: float = 0
+    bytes: float = 0
+    """Held now."""
+    traces: float = 0
+    """Keys held now."""
+    brought: float = 0
+    """Of what came: by others."""
+    placed: float = 0
+    """What it put under keys of others."""
+    fetched: float = 0
+    """What it settled of others' keys."""
+    lost: float = 0
+    """Of what left: settled by others."""
+    oldest: float | None = None
+    """When the first part of its oldest key came."""
+
+    @property
+    def held(self) -> int:
+        """Spans."""
+        return int(self.came - self.left)
+
+    @property
+    def put(self) -> int:
+        """Spans that it stored, wherever."""
+        return int(self.came - self.brought + self.placed)
+
+    @property
+    def taken_over(self) -> int:
+        return int(self.brought + self.fetched)
+
+    @property
+    def handed_over(self) -> int:
+        return int(self.placed + self.lost)
+
+    def add(self, other: "Tally") -> None:
+        self.came += other.came
+        self.left += other.left
+        self.bytes += other.bytes
+        self.traces += other.traces
+        self.brought += other.brought
+        self.placed += other.placed
+        self.fetched += other.fetched
+        self.lost += other.lost
+        if other.oldest is not None and (self.oldest is None or other.oldest < self.oldest):
+            self.oldest = other.oldest
+
+    def share(self) -> Share:
+        """What of it is held."""
+        return Share(
+            int(self.traces), self.held, int(self.bytes), None if self.oldest is None else absolute(self.oldest)
+        )
 
 
 class BucketSums:
     """One bucket."""
 
-    __slots__ = ("bytes", "head", "head_at", "oldest", "remembered", "spans", "traces")
+    __slots__ = ("bytes", "head", "head_at", "oldest", "remembered", "spans", "tallies", "traces", "unseen")
 
     def __init__(self) -> None:
         self.traces = 0
@@ -23,14 +86,31 @@ class BucketSums:
         """Order of its oldest memory."""
         self.head_at: int | None = None
         """The moment from which that is kept; None where it is gone already."""
+        self.tallies: dict[int, tuple[tuple[float, ...], bytes]] = {}
+        """By number, as they come: the fields of a Tally."""
+        self.unseen = (0, 0, 0)
+        """Traces, spans and bytes that this process has stored since the tallies were read."""
 
     def read(self, reply: Sequence[Reply]) -> None:
         """What the server says of it (lua/sums.lua)."""
-        traces, oldest, spans, size, remembered, head, at = reply
-        self.traces, self.spans, self.bytes, self.remembered = traces, int(spans), int(size), remembered
-        self.oldest = absolute(float(oldest)) if oldest else None
+        remembered, head, at = reply[:3]
+        self.remembered = remembered
         self.head = int(float(head)) if head else None
         self.head_at = absolute(float(at)) if at and at != b"gone" else None
+        self.tallies = {}
+        traces = spans = size = 0.0
+        first: float | None = None
+        for i in range(3, len(reply), 3):
+            fields, oldest = _TALLY.unpack_from(reply[i + 1]), reply[i + 2]
+            self.tallies[int(reply[i])] = fields, oldest
+            spans += fields[0] - fields[1]
+            size += fields[2]
+            traces += fields[3]
+            if oldest and (first is None or float(oldest) < first):
+                first = float(oldest)
+        self.traces, self.spans, self.bytes = int(traces), int(spans), int(size)
+        self.oldest = None if first is None else absolute(first)
+        self.unseen = (0, 0, 0)
 
 
 class Sums:
@@ -42,10 +122,13 @@ class Sums:
         self.pending = 0
         """Bytes that are on their way to the server."""
         self.in_flight = 0
-        """Appends on their way."""
+        """What is on its way and changes what is held: appends and moves."""
         self.changes = 0
         """Counts what this process did."""
-        self.recovered_spans = 0
+        self.stored = 0
+        """Spans of parts that this process was told are stored."""
+        self.moved = 0
+        """Spans that it took from under a guest's key, having stored them under the host's."""
         self.forgotten = 0
 
     @property
@@ -54,36 +137,54 @@ class Sums:
         return sum([bucket.bytes for bucket in self.buckets])
 
     @property
+    def traces(self) -> int:
+        """Keys held."""
+        return sum([bucket.traces for bucket in self.buckets])
+
+    @property
+    def spans(self) -> int:
+        """Spans held."""
+        return sum([bucket.spans for bucket in self.buckets])
+
+    @property
     def remembered(self) -> int:
         return sum([bucket.remembered for bucket in self.buckets])
 
     def took(self, bucket: int, now: int, spans: int, size: int, *, begun: bool) -> None:
         """A part was stored."""
         self.changes += 1
+        self.stored += spans
         sums = self.buckets[bucket]
         sums.spans += spans
         sums.bytes += size
         sums.traces += begun
+        traces, more, bytes_ = sums.unseen
+        sums.unseen = traces + begun, more + spans, bytes_ + size
         if sums.oldest is None or now < sums.oldest:
             sums.oldest = now
 
-    def stats(self) -> Stats:
-        traces = spans = size = remembered = 0
-        oldest: int | None = None
-        for bucket in self.buckets:
-            traces += bucket.traces
-            spans += bucket.spans
-            size += bucket.bytes
-            remembered += bucket.remembered
-            if bucket.oldest is not None and (oldest is None or bucket.oldest < oldest):
-                oldest = bucket.oldest
-        return Stats(
-            traces=traces,
-            spans=spans,
-            bytes=size,
-            limit_bytes=self.max_bytes,
-            oldest=None if oldest is None else UnixNano(oldest),
-            remembered=remembered,
-            recovering=False,
-            recovered_spans=self.recovered_spans,
-        )
+    def tally(self, numbers: Iterable[int]) -> Tally:
+        """Of these replicas together."""
+        found = Tally()
+        for number in numbers:
+            for bucket in self.buckets:
+                if number in bucket.tallies:
+                    fields, oldest = bucket.tallies[number]
+                    one = Tally(*fields)
+                    one.oldest = float(oldest) if oldest else None
+                    found.add(one)
+        return found
+
+    def numbers(self) -> set[int]:
+        """All that have a tally."""
+        return {number for bucket in self.buckets for number in bucket.tallies}
+
+    def unseen(self) -> Iterator[tuple[int, int, int]]:
+        """Traces, spans and bytes that no tally knows yet."""
+        return (bucket.unseen for bucket in self.buckets)
+
+    @property
+    def oldest(self) -> UnixNano | None:
+        """Arrival of the oldest part that is held."""
+        found = min((bucket.oldest for bucket in self.buckets if bucket.oldest is not None), default=None)
+        return None if found is None else UnixNano(found)

@@ -12,6 +12,7 @@ from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS
 from grafter.store.redis.letters import BUCKET, KEPT_MS
+from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.scripts import RUBBISH_MS
 
 _LOG = logging.getLogger(__name__)
@@ -24,8 +25,9 @@ _PAGE = 500
 class Upkeep:
     """Over an engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, replicas: Replicas) -> None:
         self._engine = engine
+        self._replicas = replicas
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -36,7 +38,7 @@ class Upkeep:
                     await self.keep_lists()
                 if rounds % _HELD_EVERY == _HELD_EVERY - 1:
                     await self.keep_held()
-                await self._engine.watch()
+                await self._replicas.look(still=await self._engine.watch())
             except UnavailableError as error:
                 # It stands in /readyz and in the metrics; each request that needs Redis hears of it.
                 _LOG.debug("upkeep: %s", error)
@@ -47,7 +49,9 @@ class Upkeep:
         """Put off the end of what every bucket has."""
         tags = self._engine.layout.tags
         commands: list[tuple[int, Command]] = [
-            (bucket, ("PEXPIRE", tags[bucket] + name, RUBBISH_MS)) for bucket in range(BUCKETS) for name in _LISTS
+            (bucket, ("PEXPIRE", tags[bucket] + name, RUBBISH_MS))
+            for bucket in range(BUCKETS)
+            for name in (*_LISTS, *self._began())
         ]
         commands += [
             (BUCKET, ("PEXPIRE", tags[BUCKET] + name, KEPT_MS)) for name in (b"fixed", b"letters", b"letters:bytes")
@@ -59,17 +63,22 @@ class Upkeep:
         engine = self._engine
         for bucket in range(BUCKETS):
             tag = engine.layout.tags[bucket]
-            at = 0
-            while True:
-                (keys,) = await engine.commands([(bucket, ("ZRANGE", tag + b"f", at, at + _PAGE - 1))])
-                commands: list[tuple[int, Command]] = [
-                    (bucket, ("PEXPIRE", tag + kind + key, RUBBISH_MS)) for key in keys for kind in _OF_A_KEY
-                ]
-                await engine.commands(commands)
-                at += len(keys)
-                if len(keys) < _PAGE:
-                    break
+            for name in self._began():
+                at = 0
+                while True:
+                    (keys,) = await engine.commands([(bucket, ("ZRANGE", tag + name, at, at + _PAGE - 1))])
+                    commands: list[tuple[int, Command]] = [
+                        (bucket, ("PEXPIRE", tag + kind + key, RUBBISH_MS)) for key in keys for kind in _OF_A_KEY
+                    ]
+                    await engine.commands(commands)
+                    at += len(keys)
+                    if len(keys) < _PAGE:
+                        break
+
+    def _began(self) -> list[bytes]:
+        """The names of what each replica began."""
+        return [b"f:%d" % number for number in {*self._engine.mine, *self._engine.sums.numbers()}]
 
 
-_LISTS = (b"s", b"f", b"d", b"o", b"z")
+_LISTS = (b"s", b"d", b"o", b"z")
 _OF_A_KEY = (b"m:", b"p:", b"g:", b"x:", b"l:")

@@ -213,8 +213,8 @@ async def test_what_a_newer_version_wrote_is_left_alone(shared: Server, opened: 
 
 async def test_another_format_is_not_opened(shared: Server, opened: RedisStore, prefix: str) -> None:
     """Where keys are found is fixed for a prefix; a store that would look elsewhere does not start."""
-    shared.ask([("HSET", Layout(prefix).tags[0] + b"fixed", "format", 2)])
-    with pytest.raises(StoreError, match="format 2"):
+    shared.ask([("HSET", Layout(prefix).tags[0] + b"fixed", "format", 3)])
+    with pytest.raises(StoreError, match="format 3"):
         async with store(shared.url, prefix, Settings()):
             pass
 
@@ -319,8 +319,8 @@ async def test_everything_expires(shared: Server, opened: RedisStore, prefix: st
     await opened.append([host_part("c", Key(b"c" * 16), Facts.ROOT)], START)
     assert await opened.bundle(LATER, 10, 100, 1 << 20) is not None
     await opened.bury([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
-    await Upkeep(opened.engine).keep_lists()
-    await Upkeep(opened.engine).keep_held()
+    await Upkeep(opened.engine, opened.replicas).keep_lists()
+    await Upkeep(opened.engine, opened.replicas).keep_held()
     (names,) = shared.ask([("KEYS", f"{prefix}:*")])
     assert isinstance(names, list)
     assert len(names) > 15
@@ -408,7 +408,7 @@ def _ids(node: Server) -> bytes:
 
 
 def _slots(node: Server, prefix: str) -> Sequence[int]:
-    (names,) = node.ask([("KEYS", f"{prefix}:*}}:f")])
+    (names,) = node.ask([("KEYS", f"{prefix}:*}}:s")])
     assert isinstance(names, list)
     slots = [node.ask([("CLUSTER", "KEYSLOT", name)])[0] for name in names]
     return [slot for slot in slots if isinstance(slot, int)]

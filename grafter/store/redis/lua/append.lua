@@ -1,10 +1,11 @@
--- Store parts. KEYS: the sums of each bucket that is touched. ARGV: for each part a record (bucket, kind, facts, spans,
--- size, now, key), the part, and for a guest's its facts; for kind OWN then the host that was found released, or
--- nothing. The answer: a byte a part, BEGUN or ADDED, or why not.
+-- Store parts. KEYS: the sums of each bucket that is touched. ARGV: who stores, then for each part a record (bucket,
+-- kind, facts, spans, size, now, key), the part, and for a guest's its facts; for kind OWN then the host that was found
+-- released, or nothing. The answer: a byte a part, BEGUN or ADDED, or why not.
 local HOST, GUEST, OWN, MOVED, MOVE = 0, 1, 2, 3, 4
 local RELEASED, LINKED, BEGUN, ADDED = "0", "1", "2", "3"
 local items, answer = {}, {}
-local i, last = 1, #ARGV
+local i, last = 2, #ARGV
+mine(ARGV[1])
 while i <= last do
   local rec = ARGV[i]
   local bucket, kind, facts, n, size, now = unpk("<BBBI4I4d", rec)
@@ -88,7 +89,7 @@ for position, item in ipairs(items) do
       h.at = math.min(h.at, (by_table(h)))
     end
     h.dirty = true
-    count(base, item.spans, item.size)
+    count(h, item.spans, item.size)
     answer[position] = is_new and BEGUN or ADDED
   end
 end

@@ -7,13 +7,17 @@
 --   m:KEY  head of a held key (HEAD)            p:KEY  its parts, a list       g:KEY  facts of its guest parts, a list
 --   x:KEY  outcomes of its exports, a hash      l:KEY  a guest's link          y:KEY  memory
 --   b:TOKEN  a bundle's part of the bucket: its exporter, or "!" and that when it is over
---   d, o   when to look at a key: plain ones, others    f  arrival of the first part    z  order of memories    s  sums
+--   d, o   when to look at a key: plain ones, others    z  order of memories
+--   f:N    arrivals of the first parts of what replica N began    s  for each replica N its tally
 local call, pack, unpk = redis.call, struct.pack, struct.unpack
-local HEAD = "<BBBBBBBBBI4I4I4I4I4I4ddddddddd"
+local HEAD = "<BBBBBBBBBI4I4I4I4I4I4dddddddddB"
 local LINK = "<BBdI4"
 local MEMORY = "<BBd"
 local ELEMENT = "<BBHI4I4I4I8i8"
 local ELEMENT_BYTES = 32
+local TALLY = "<dddddddd"
+local TALLY_BYTES = 64
+local IN, OUT, BYTES, KEYS_HELD, BROUGHT, PLACED, FETCHED, LOST = 1, 2, 3, 4, 5, 6, 7, 8
 local PLAIN, ODD = 1, 2
 
 local function base_of(bucket)
@@ -21,11 +25,48 @@ local function base_of(bucket)
 end
 
 local keys, order = {}, {}
-local spans, sizes = {}, {}
+-- Who runs the script: the numbers of its replica, a byte each; ME is the one under which it files.
+local MINE, ME = "", 0
+local tallies = {}
 
-local function count(base, s, b)
-  spans[base] = (spans[base] or 0) + s
-  sizes[base] = (sizes[base] or 0) + b
+local function mine(numbers)
+  MINE, ME = numbers, numbers:byte()
+end
+
+local function tally(base, number)
+  local of = tallies[base]
+  if not of then
+    of = {}
+    tallies[base] = of
+  end
+  local found = of[number]
+  if not found then
+    found = {0, 0, 0, 0, 0, 0, 0, 0}
+    of[number] = found
+  end
+  return found
+end
+
+-- Spans and bytes came under a key, or left: they are its replica's, whoever did it.
+local function count(h, s, b)
+  local of = tally(h.base, h.replica)
+  local own = h.replica == ME or MINE:find(string.char(h.replica), 1, true)
+  of[BYTES] = of[BYTES] + b
+  if s > 0 then
+    of[IN] = of[IN] + s
+    if not own then
+      of[BROUGHT] = of[BROUGHT] + s
+      local doer = tally(h.base, ME)
+      doer[PLACED] = doer[PLACED] + s
+    end
+  elseif s < 0 then
+    of[OUT] = of[OUT] - s
+    if not own then
+      of[LOST] = of[LOST] - s
+      local doer = tally(h.base, ME)
+      doer[FETCHED] = doer[FETCHED] - s
+    end
+  end
 end
 
 -- The head of a key, or nothing. A head that a newer version wrote ends the script before it wrote anything.
@@ -42,7 +83,7 @@ local function load(base, key)
   h = {base = base, key = key}
   local _
   _, h.facts, h.remembered, h.fresh, h.leased, h.given, h.bundle, h.outcomes, h.queue, h.n, h.hs, h.gs, h.gn, h.covn,
-    h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup = unpk(HEAD, raw)
+    h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup, h.replica = unpk(HEAD, raw)
   h.was = h.first
   keys[name] = h
   order[#order + 1] = h
@@ -61,8 +102,10 @@ local function begun(base, key, now)
   local h = {
     base = base, key = key, facts = 0, fresh = 0, leased = 0, given = 0, bundle = 0, outcomes = 0, queue = 0, n = 0,
     hs = 0, gs = 0, gn = 0, covn = 0, pinn = 0, bytes = 0, first = now, last = now, seen = now, arr = 0, at = 0,
-    token = 0, covup = 0, pinup = 0,
+    token = 0, covup = 0, pinup = 0, replica = ME,
   }
+  local of = tally(base, ME)
+  of[KEYS_HELD] = of[KEYS_HELD] + 1
   h.remembered = remembered(base, key, now)
   keys[base .. "m:" .. key] = h
   order[#order + 1] = h
@@ -94,12 +137,14 @@ local function drop(h)
   if h.gn > 0 or h.guests then call("unlink", base .. "g:" .. key) end
   if h.outcomes == 1 then call("unlink", base .. "x:" .. key) end
   if h.queue ~= 0 then call("zrem", base .. (h.queue == PLAIN and "d" or "o"), key) end
-  call("zrem", base .. "f", key)
+  call("zrem", base .. "f:" .. h.replica, key)
+  local of = tally(base, h.replica)
+  of[KEYS_HELD] = of[KEYS_HELD] - 1
   keys[base .. "m:" .. key] = false
   h.gone = true
 end
 
--- Write the heads that were changed, with their moments, and the sums.
+-- Write the heads that were changed, with their moments, and the tallies.
 local function flush()
   for _, h in ipairs(order) do
     if h.dirty and not h.gone then
@@ -108,10 +153,11 @@ local function flush()
       local queue = plain and PLAIN or ODD
       if h.queue ~= 0 and h.queue ~= queue then call("zrem", base .. (h.queue == PLAIN and "d" or "o"), key) end
       call("zadd", base .. (plain and "d" or "o"), at, key)
-      if h.first ~= h.was then call("zadd", base .. "f", h.first, key) end
+      if h.first ~= h.was then call("zadd", base .. "f:" .. h.replica, h.first, key) end
       h.queue = queue
       local raw = pack(HEAD, 1, h.facts, h.remembered, h.fresh, h.leased, h.given, h.bundle, h.outcomes, h.queue, h.n,
-        h.hs, h.gs, h.gn, h.covn, h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup)
+        h.hs, h.gs, h.gn, h.covn, h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup,
+        h.replica)
       if h.was then
         call("setrange", base .. "m:" .. key, 0, raw)
       else
@@ -120,9 +166,19 @@ local function flush()
       end
     end
   end
-  for base, s in pairs(spans) do
-    if s ~= 0 then call("hincrby", base .. "s", "spans", s) end
-    if sizes[base] ~= 0 then call("hincrby", base .. "s", "bytes", sizes[base]) end
+  for base, of in pairs(tallies) do
+    for number, more in pairs(of) do
+      local a, b, c, d, e, f, g, h = unpack(more)
+      local raw = call("hget", base .. "s", number)
+      if raw then
+        local a1, b1, c1, d1, e1, f1, g1, h1 = unpk(TALLY, raw)
+        a, b, c, d, e, f, g, h = a + a1, b + b1, c + c1, d + d1, e + e1, f + f1, g + g1, h + h1
+      end
+      local now = pack(TALLY, a, b, c, d, e, f, g, h)
+      -- A newer version may know more of it.
+      if raw and #raw > TALLY_BYTES then now = now .. raw:sub(TALLY_BYTES + 1) end
+      call("hset", base .. "s", number, now)
+    end
   end
 end
 
@@ -144,7 +200,7 @@ local function resum(h)
     if not first or now < first then first = now end
     if not last or now > last then last = now end
   end
-  count(h.base, hs + gs - h.hs - h.gs, bytes - h.bytes)
+  count(h, hs + gs - h.hs - h.gs, bytes - h.bytes)
   if gn ~= h.gn then h.guests = true end
   h.n, h.hs, h.gs, h.bytes, h.facts, h.gn = #list, hs, gs, bytes, facts, gn
   if h.n == 0 then

@@ -1,5 +1,6 @@
 -- About one guest's own key. ARGV: what, bucket, key, and
---   unfile  up_to, token (0: whoever owns it), host, order: its parts up to there are held under the host now
+--   unfile  up_to, token (0: whoever owns it), host, order, who moves: its parts up to there are held under the host
+--           now; the answer: their spans
 --   moving  token, host, order: may the owner move it? Its link is known from now on
 --   relink  host or nothing, order: what its link is by what is left of it
 local what, base, key = ARGV[1], base_of(ARGV[2]), ARGV[3]
@@ -25,6 +26,7 @@ if what == "moving" then
   return h.arr
 end
 local up_to, token = tonumber(ARGV[4]), tonumber(ARGV[5])
+mine(ARGV[8])
 local h = load(base, key)
 if not h or (token ~= 0 and not owned(h, token)) then return 0 end
 link(ARGV[6], tonumber(ARGV[7]))
@@ -45,10 +47,11 @@ for position, part in ipairs(stay) do
 end
 -- A claim that was handed out before covers none of what is left, unless it was begun to be sent.
 h.covn = h.pinn
+local had = h.hs + h.gs
 resum(h)
 if not h.gone then
   call("pexpire", base .. "p:" .. key, TTL)
   call("pexpire", base .. "g:" .. key, TTL)
 end
 flush()
-return 1
+return had - h.hs - h.gs

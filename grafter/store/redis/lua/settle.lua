@@ -1,12 +1,14 @@
 -- Forget and remember. KEYS: the sums of each bucket. ARGV: now, the order of the first memory, a bundle's token or 0,
--- then commands:
+-- who settles, then commands:
 --   s bucket key token           forget what the claim covers; when it is not owned, what follows up to the next s is
 --                                left out, and with a bundle's token everything is
+--   b bucket key blob            both for a key of the bundle that is settled
 --   y bucket key host blob       remember (host: nothing, or a guest's)
 --   u bucket key parts           so many parts of a guest went
 -- The answer: a byte a claim, how many parts of which guests went (own key, number), the guests whose link has to be
 -- found anew (own key, host), then for each bucket that was touched its sums.
 local now, number, bundle = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+mine(ARGV[4])
 past_limit(KEYS[1])
 local done, went, doubtful, touched = {}, {}, {}, {}
 
@@ -56,7 +58,7 @@ local function settle(h)
     end
   end
   if h.n <= h.covn then
-    count(base, -h.hs - h.gs, -h.bytes)
+    count(h, -h.hs - h.gs, -h.bytes)
     drop(h)
   else
     call("ltrim", base .. "p:" .. key, h.covn, -1)
@@ -92,30 +94,27 @@ end
 
 local lists = {}
 if bundle ~= 0 then
-  local i = 4
-  while i <= #ARGV do
-    if ARGV[i] == "s" then
-      if not owned(load(base_of(ARGV[i + 1]), ARGV[i + 2]), bundle) then return {"0", {}, {}, {}} end
-      i = i + 4
-    else
-      i = i + (ARGV[i] == "y" and 5 or 4)
-    end
+  for i = 5, #ARGV, 4 do
+    if not owned(load(base_of(ARGV[i + 1]), ARGV[i + 2]), bundle) then return {"0", {}, {}, {}} end
   end
 end
-local i, skip = 4, false
+local i, skip = 5, false
 while i <= #ARGV do
   local what, base, key = ARGV[i], base_of(ARGV[i + 1]), ARGV[i + 2]
-  if what == "s" then
+  if what == "b" then
+    if not lists[base] then
+      call("unlink", base .. "b:" .. ARGV[3])
+      lists[base] = true
+    end
+    settle(load(base, key))
+    remember(base, key, "", ARGV[i + 3])
+    done[#done + 1] = "1"
+    i = i + 4
+  elseif what == "s" then
     local h = load(base, key)
     skip = not owned(h, tonumber(ARGV[i + 3]))
     done[#done + 1] = skip and "0" or "1"
-    if not skip then
-      if h.bundle == 1 and not lists[base] then
-        call("unlink", base .. "b:" .. ARGV[i + 3])
-        lists[base] = true
-      end
-      settle(h)
-    end
+    if not skip then settle(h) end
     i = i + 4
   elseif what == "y" then
     if not skip then remember(base, key, ARGV[i + 3], ARGV[i + 4]) end

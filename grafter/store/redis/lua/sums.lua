@@ -1,8 +1,7 @@
--- Keys, oldest, spans, bytes; memories, order and moment of the oldest.
+-- Memories, order and moment of the oldest; then for each replica that has a tally its number, the tally, and when the
+-- first part of its oldest key came.
 local function sums_of(base)
-  local oldest = call("zrange", base .. "f", 0, 0, "withscores")
   local head = call("zrange", base .. "z", 0, 0, "withscores")
-  local held = call("hmget", base .. "s", "spans", "bytes")
   local at = ""
   if head[1] then
     local raw = call("getrange", base .. "y:" .. head[1], 0, 9)
@@ -14,6 +13,14 @@ local function sums_of(base)
       at = "gone"
     end
   end
-  return {call("zcard", base .. "f"), oldest[2] or "", held[1] or "0", held[2] or "0", call("zcard", base .. "z"),
-    head[2] or "", at}
+  local answer = {call("zcard", base .. "z"), head[2] or "", at}
+  local all = call("hgetall", base .. "s")
+  for i = 1, #all, 2 do
+    local held = unpk("<d", all[i + 1], 25)
+    local oldest = held > 0 and call("zrange", base .. "f:" .. all[i], 0, 0, "withscores") or {}
+    answer[#answer + 1] = all[i]
+    answer[#answer + 1] = all[i + 1]
+    answer[#answer + 1] = oldest[2] or ""
+  end
+  return answer
 end

@@ -1,23 +1,35 @@
 -- Hand out due keys. KEYS: the sums of each bucket. ARGV: now, lease, token, plain (1: as one bundle, with that token
--- for all; 0: one by one, with that token and the following ones), then for each bucket and key. The answer, for each:
--- its head, outcomes and guests' facts; or nothing when it is not to be had.
+-- for all; 0: one by one, with that token and the following ones), spans and bytes that a bundle may have, then for each
+-- bucket and key. The answer, for each: its head, outcomes and guests' facts, or nothing when it is not to be had. Of a
+-- bundle its head alone, or "" when it is not to be had, or "-" when the bundle was full before.
 local now, lease, token, plain = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == "1"
+local spans_left, bytes_left, full = tonumber(ARGV[5]), tonumber(ARGV[6]), false
 past_limit(KEYS[1])
 local answer, taken, bases = {}, {}, {}
-for i = 5, #ARGV, 2 do
+
+-- Whether it no longer fits into the bundle; the first one always does.
+local function is_over(h)
+  if not plain then return false end
+  full = next(taken) ~= nil and (h.hs > spans_left or h.bytes > bytes_left)
+  spans_left, bytes_left = spans_left - h.hs, bytes_left - h.bytes
+  return full
+end
+
+for i = 7, #ARGV, 2 do
+  if full then break end
   local base, key = base_of(ARGV[i]), ARGV[i + 1]
   local fine, h = pcall(load, base, key)
-  local found = {}
+  local found = plain and "" or {}
   if not fine then
     -- Written by a newer version, or not by grafter: somebody else's to look at.
     found = "?"
   elseif not h then
     call("zrem", base .. "d", key)
     call("zrem", base .. "o", key)
-    call("zrem", base .. "f", key)
+    for _, number in ipairs(call("hkeys", base .. "s")) do call("zrem", base .. "f:" .. number, key) end
   else
     local at, is_plain = due(h)
-    if at <= now and (not plain or is_plain) then
+    if at <= now and (not plain or is_plain) and not is_over(h) then
       if h.leased == 1 and h.bundle == 1 then
         local name = base .. "b:" .. string.format("%.0f", h.token)
         local exporter = call("get", name)
@@ -46,16 +58,21 @@ for i = 5, #ARGV, 2 do
       bases[base] = true
     end
   end
-  answer[#answer + 1] = found
+  answer[#answer + 1] = full and "-" or found
 end
+for i = #answer + 1, (#ARGV - 6) / 2 do answer[i] = "-" end
 if plain then
   for base in pairs(bases) do call("set", base .. "b:" .. string.format("%.0f", token), "", "px", TTL) end
 end
 flush()
 for position, h in pairs(taken) do
-  local name = h.base .. "m:" .. h.key
-  local outcomes = h.outcomes == 1 and call("hgetall", h.base .. "x:" .. h.key) or {}
-  local guests = h.gn > 0 and call("lrange", h.base .. "g:" .. h.key, 0, -1) or {}
-  answer[position] = {call("get", name), outcomes, guests}
+  local head = call("get", h.base .. "m:" .. h.key)
+  if plain then
+    answer[position] = head
+  else
+    local outcomes = h.outcomes == 1 and call("hgetall", h.base .. "x:" .. h.key) or {}
+    local guests = h.gn > 0 and call("lrange", h.base .. "g:" .. h.key, 0, -1) or {}
+    answer[position] = {head, outcomes, guests}
+  end
 end
 return answer

@@ -1,0 +1,220 @@
+"""What stands in the books of each process that shares a Redis: two stores, and what each does with the other's."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+
+import pytest
+
+from grafter.core.model import Facts, Key, Part, UnixNano
+from grafter.errors import UnavailableError
+from grafter.store.base import Memory, Settlement, Share, Stats
+from grafter.store.redis.replicas import Replicas
+from grafter.store.redis.store import RedisStore
+from tests.store.contract import HOST, LATER, OTHER, START, Settings, guest_part, host_part
+from tests.store.redis.places import store
+from tests.store.redis.servers import Server, cluster, server
+
+_NUMBERS = count()
+THIRD = Key(b"c" * 16)
+
+
+@pytest.fixture(scope="module", params=["single", "cluster"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "single":
+        with server() as running:
+            yield running.url
+    else:
+        with cluster() as nodes:
+            yield f"redis+cluster://127.0.0.1:{nodes[0].port}"
+
+
+@dataclass
+class Process:
+    """A store, and what its process would have counted."""
+
+    store: RedisStore
+    accepted: int = 0
+    gone: int = 0
+
+    async def take(self, *parts: Part) -> None:
+        await self.store.append(parts, START)
+        self.accepted += sum(part.spans for part in parts)
+
+    async def let_go(self, *memories: Memory, now: UnixNano = LATER) -> None:
+        """Everything that is due."""
+        claims = await self.store.claim(now, 100)
+        read = await self.store.read(claims)
+        settled = await self.store.settle([Settlement(claim, memories) for claim in claims], now)
+        assert all(settled)
+        self.gone += sum(part.spans for parts in read for part in parts)
+
+    async def look(self) -> Stats:
+        """What it shows once it has looked, as it does each second."""
+        await self.store.replicas.look(still=await self.store.engine.watch())
+        stats = self.store.stats()
+        assert stats.own is not None
+        came = self.accepted + stats.recovered_spans + stats.taken_over_spans
+        assert came == self.gone + stats.own.spans + stats.handed_over_spans, stats
+        return stats
+
+
+@asynccontextmanager
+async def processes(url: str, number: int = 2, prefix: str = "") -> AsyncIterator[list[Process]]:
+    prefix = prefix or f"books-{next(_NUMBERS)}"
+    async with AsyncExitStack() as stack:
+        yield [Process(await stack.enter_async_context(store(url, prefix, Settings()))) for _ in range(number)]
+
+
+def flows(*stats: Stats) -> list[tuple[int, int, int]]:
+    """Of each: held for it, taken over, handed over."""
+    return [(one.own.spans if one.own else -1, one.taken_over_spans, one.handed_over_spans) for one in stats]
+
+
+async def test_a_trace_is_of_the_one_that_began_it(url: str) -> None:
+    """What another one adds to it, and what another one settles, is in the books of both; its own doings in none."""
+    async with processes(url) as (a, b):
+        await a.take(host_part("1", spans=3))
+        await b.take(host_part("2", spans=2), host_part("3", OTHER))
+        assert flows(await a.look(), await b.look()) == [(5, 2, 0), (1, 0, 2)]
+        await b.let_go()
+        assert flows(await a.look(), await b.look()) == [(0, 2, 5), (0, 5, 2)]
+        await a.take(host_part("4", THIRD, spans=7))
+        await a.let_go(now=UnixNano(2 * LATER - START))
+        assert flows(await a.look(), await b.look()) == [(0, 2, 5), (0, 5, 2)]
+
+
+async def test_a_bundle_is_booked_like_claims(url: str) -> None:
+    """Many traces of another's, settled as one."""
+    async with processes(url) as (a, b):
+        for i in range(40):
+            await a.take(host_part("x", Key(bytes([i]) * 16), Facts.ROOT, spans=2))
+        await b.look()
+        bundle = await b.store.bundle(LATER, 100, 1000, 1 << 20)
+        assert bundle is not None
+        assert bundle.spans == 80
+        assert await b.store.settle_bundle(bundle, [b"m"] * 40, LATER)
+        b.gone += 80
+        assert flows(await a.look(), await b.look()) == [(0, 0, 80), (0, 80, 0)]
+
+
+async def test_a_guest_that_moves_is_counted_once(url: str) -> None:
+    """Parts that wait under a guest's key go to its host, of another replica or by another replica: none is made up."""
+    async with processes(url) as (a, b):
+        await a.take(host_part("h", spans=2))
+        await b.take(guest_part("early"))
+        await a.take(guest_part("linked", host=HOST))
+        first, second = await a.look(), await b.look()
+        assert [one.own.spans if one.own else 0 for one in (first, second)] == [4, 0]
+        await b.take(guest_part("moved", "trace_m"))
+        (claim,) = [claim for claim in await a.store.claim(LATER, 10) if len(claim.key) == 17]
+        assert await a.store.move(claim, OTHER)
+        await a.look()
+        await b.look()
+        await b.let_go(now=UnixNano(2 * LATER - START))
+        assert [one.own.spans if one.own else -1 for one in (await a.look(), await b.look())] == [0, 0]
+
+
+async def test_what_each_holds_is_one_answer_away(url: str) -> None:
+    """Every process shows the shares of all: traces, spans, bytes and the oldest part, by number."""
+    async with processes(url) as (a, b):
+        await a.store.append([host_part("early", spans=3)], UnixNano(START - 5_000_000_000))
+        await a.store.append([host_part("more"), host_part("next", OTHER)], START)
+        await b.store.append([host_part("late", THIRD, spans=9)], START)
+        for one in (a, b):
+            await one.store.engine.watch()
+            assert one.store.stats().replicas == {
+                1: Share(2, 5, 13, UnixNano(START - 5_000_000_000)),
+                2: Share(1, 9, 4, START),
+            }
+        assert (a.store.stats().spans, a.store.stats().oldest) == (14, START - 5_000_000_000)
+
+
+async def test_a_stop_leaves_what_is_held_to_the_next_start(url: str) -> None:
+    """It stands there as recovered, once, whoever starts; and whoever lives beside it does not count it."""
+    prefix = f"books-{next(_NUMBERS)}"
+    async with processes(url, 1, prefix) as (lasting,):
+        await lasting.take(host_part("beside", THIRD))
+        async with processes(url, 1, prefix) as (first,):
+            await first.take(host_part("held", spans=6))
+        async with processes(url, 1, prefix) as (second,):
+            stats = await second.look()
+            assert (stats.recovered_spans, stats.taken_over_spans) == (6, 0)
+            assert flows(await lasting.look()) == [(1, 0, 0)]
+
+
+async def test_what_a_dead_one_left_is_taken_over(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, when it was silent for long; should it live after all, it goes on as a new one and says what it lost."""
+    monkeypatch.setattr("grafter.store.redis.replicas._LEAST_LEASE_SECONDS", 0.3)
+    monkeypatch.setattr("tests.store.redis.places.LEASE", 300_000_000)
+    # Each looks by hand here: who does not is dead.
+    monkeypatch.setattr("grafter.store.redis.upkeep._SURVEY_SECONDS", 3600.0)
+    async with processes(url, 3) as (dead, b, c):
+        await dead.take(host_part("left", spans=4))
+        await b.take(host_part("own", OTHER))
+        deadline = asyncio.get_running_loop().time() + 20
+        while True:
+            found = [await b.look(), await c.look()]
+            if sum(stats.taken_over_spans for stats in found):
+                break
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.05)
+        assert sum(stats.taken_over_spans for stats in found) == 4
+        assert sum(stats.own.spans for stats in found if stats.own) == 5
+        assert flows(await dead.look()) == [(0, 0, 4)]
+        await dead.take(host_part("again", THIRD))
+        assert flows(await dead.look()) == [(1, 0, 4)]
+        # The number that was taken over is free again once nothing is held under it.
+        await b.let_go()
+        for one in (b, c, dead):
+            await one.look()
+        assert {len(one.store.engine.mine) for one in (dead, b, c)} == {1}
+
+
+async def test_the_place_of_a_dead_one_is_taken_with_its_books(url: str) -> None:
+    """A worker that starts again goes on where the dead one stopped, with what others did meanwhile."""
+    prefix, token = f"books-{next(_NUMBERS)}", os.urandom(8)
+    async with processes(url, 1, prefix) as (other,):
+        begun = store(url, prefix, Settings(), replica=token)
+        dead = Process(await begun.__aenter__())
+        await dead.take(host_part("1", spans=3))
+        await other.take(host_part("2"), host_part("3", OTHER, spans=2))
+        await dead.look()
+        # A kill: what it would say at a stop is not said.
+        dead.store.replicas = Replicas(dead.store.engine, os.urandom(8))
+        await begun.__aexit__(None, None, None)
+        await other.let_go()
+        async with store(url, prefix, Settings(), replica=token) as again:
+            successor = Process(again, dead.accepted, dead.gone)
+            assert flows(await successor.look(), await other.look()) == [(0, 1, 4), (0, 4, 1)]
+            assert again.stats().recovered_spans == 0
+
+
+async def test_what_was_stored_without_an_answer_is_recovered() -> None:
+    """Redis did it and fell silent: the sender sends again, and what is held twice stands in the books twice."""
+    with server() as own:
+        await _silent(own)
+
+
+async def _silent(own: Server) -> None:
+    async with store(own.url, "silent", Settings(), timeout=0.5) as running:
+        process = Process(running)
+        await process.take(host_part("before"))
+        own.pause()
+        with pytest.raises(UnavailableError):
+            await process.take(host_part("unknown", spans=5))
+        own.resume()
+        deadline = asyncio.get_running_loop().time() + 20
+        while True:
+            try:
+                await process.take(host_part("unknown", spans=5))
+                stats = await process.look()
+                break
+            except UnavailableError:
+                assert asyncio.get_running_loop().time() < deadline
+                await asyncio.sleep(0.05)
+        assert stats.own is not None
+        assert (stats.own.spans, stats.recovered_spans) == (11, 5)
