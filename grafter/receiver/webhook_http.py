@@ -16,6 +16,7 @@ from typing import Protocol
 from aiohttp import web
 
 from grafter.consumer import Consumer
+from grafter.core.calls import CallNote
 from grafter.core.model import Mark, Part, Source, UnixNano
 from grafter.core.openai.items import Intake, read_items
 from grafter.core.openai.realtime.intake import Gathering
@@ -68,7 +69,7 @@ class Desk:
 
     consumer: Consumer
     store: Store
-    """For what was delivered before."""
+    """For what was delivered before, and for what is told of calls."""
     recorders: Recorders | None = None
     """Starts a recorder for each Realtime call that comes in; None: none is started."""
     pulls: PullRequests | None = None
@@ -160,7 +161,7 @@ class _Webhooks:
         """The project that it is of, and what is in it. Raises RejectedError."""
         project = self._signatures.project(signed, body)
         try:
-            delivery = read_delivery(body)
+            delivery = read_delivery(body, self._policy.redact.secret)
         except ValueError as error:
             raise RejectedError(str(error), reason="json") from error
         return project, delivery, read_items(delivery.items, Source.WEBHOOK, self._policy)
@@ -187,6 +188,10 @@ class _Webhooks:
         if seen:
             return False
         new = [call for call, one in zip(calls.values(), known, strict=True) if not one]
+        # Of a call that is known too: what one event of it left open, another may say.
+        await self._desk.store.note_calls(
+            [CallNote(call.call_id, now, call.caller, call.callee, call.traceparent) for call in calls.values()], now
+        )
         notes = [await self._incoming(call, project, now) for call in new]
         await self._pull(delivery, project)
         parts = [*intake.parts, *(note for note in notes if note is not None)]

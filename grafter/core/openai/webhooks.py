@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from grafter.core.calls import CALLEE_HEADERS, CALLER_HEADERS, Phone, phone_in_headers
 from grafter.core.link import from_headers
 from grafter.core.openai.items import is_item, parse_json, plain_id, unfolded
 from grafter.core.openai.values import list_of, mapping_of
@@ -33,6 +34,10 @@ class IncomingCall:
     realtime: bool = True
     """It has a sideband of Realtime events. A Live session has not: its id begins with ``live_``, and the same call's
     own Realtime event, with an id of its own, comes beside it."""
+    caller: Phone | None = None
+    """Of its From header, which the caller wrote too."""
+    callee: Phone | None = None
+    """Of its To header."""
 
 
 @dataclass(slots=True)
@@ -49,14 +54,15 @@ class Delivery:
     """Every event once, by KINDS."""
 
 
-def read_delivery(body: bytes) -> Delivery:
+def read_delivery(body: bytes, secret: bytes) -> Delivery:
     """The events of a body: one envelope, a list, or NDJSON, each line an envelope or an item.
 
+    ``secret`` is the one that phone numbers are hashed under; without one there are none.
     Raises ValueError, without the payload, for what is neither JSON nor lines of it whose first is a whole object.
     """
     found = Delivery()
     for document in _documents(body, found):
-        _read(document, found)
+        _read(document, found, secret)
     return found
 
 
@@ -86,11 +92,11 @@ def _parsed(line: bytes) -> object:
         return None
 
 
-def _read(document: object, found: Delivery) -> None:
+def _read(document: object, found: Delivery, secret: bytes) -> None:
     kind = document.get("type") if isinstance(document, Mapping) else None
     data = document.get("data") if isinstance(document, Mapping) else None
     if isinstance(kind, str) and kind in CALLS:
-        call = _call(mapping_of(data))
+        call = _call(mapping_of(data), secret)
         if call is not None:
             # Told twice in one delivery, what the first one says of its host stands.
             found.calls.setdefault(call.call_id, call)
@@ -106,7 +112,7 @@ def _read(document: object, found: Delivery) -> None:
         found.kinds["export" if items else "other"] += 1
 
 
-def _call(data: Mapping[str, object]) -> IncomingCall | None:
+def _call(data: Mapping[str, object], secret: bytes) -> IncomingCall | None:
     realtime = plain_id(data.get("call_id"))
     call_id = realtime or plain_id(data.get("session_id"))
     if call_id is None:
@@ -116,7 +122,13 @@ def _call(data: Mapping[str, object]) -> IncomingCall | None:
         for header in map(mapping_of, list_of(data.get("sip_headers")))
         if isinstance(name := header.get("name"), str) and isinstance(value := header.get("value"), str)
     ]
-    return IncomingCall(call_id, from_headers(headers), realtime is not None)
+    return IncomingCall(
+        call_id,
+        from_headers(headers),
+        realtime is not None,
+        phone_in_headers(headers, CALLER_HEADERS, secret),
+        phone_in_headers(headers, CALLEE_HEADERS, secret),
+    )
 
 
 def _items(data: object) -> Sequence[object]:
