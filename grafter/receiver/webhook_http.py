@@ -21,7 +21,7 @@ from grafter.core.model import Mark, Part, Source, UnixNano
 from grafter.core.openai.items import Intake, read_items
 from grafter.core.openai.realtime.intake import Gathering
 from grafter.core.openai.realtime.notes import SIP
-from grafter.core.openai.webhooks import Delivery, IncomingCall, read_delivery
+from grafter.core.openai.webhooks import Delivery, IncomingCall, JunkError, read_delivery
 from grafter.core.policy import HOUR, GraftPolicy
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
 from grafter.receiver.http_common import content_encoding, http_status, read_body
@@ -163,7 +163,7 @@ class _Webhooks:
         try:
             delivery = read_delivery(body, self._policy.redact.secret)
         except ValueError as error:
-            raise RejectedError(str(error), reason="json") from error
+            raise RejectedError(str(error), reason="junk" if isinstance(error, JunkError) else "json") from error
         return project, delivery, read_items(delivery.items, Source.WEBHOOK, self._policy)
 
     async def _store(self, project: str, signed: Signed, delivery: Delivery, intake: Intake, now: UnixNano) -> bool:

@@ -11,6 +11,8 @@ Source of types and members: openai-python 3.54.0, ``types/webhooks``.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import chain
 
 from grafter.core.calls import CALLEE_HEADERS, CALLER_HEADERS, Phone, phone_in_headers
 from grafter.core.link import from_headers
@@ -22,6 +24,17 @@ SESSIONS = "agent.session."
 
 KINDS = ("call", "session", "export", "other", "odd")
 """What an event is counted as; ``odd`` is one that cannot be read, ``other`` one that asks nothing of grafter."""
+
+
+# A stream that was cut off, or passed through something that adds lines of its own, has a few.
+MOST_ODD = 1_000
+# One of these costs a microsecond or two, beside the event loop. An endpoint that is subscribed to everything gets one
+# in a delivery.
+MOST_OTHER = 100_000
+
+
+class JunkError(ValueError):
+    """More of a body says nothing than any sender of events would write; the rest was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +71,14 @@ def read_delivery(body: bytes, secret: bytes) -> Delivery:
     """The events of a body: one envelope, a list, or NDJSON, each line an envelope or an item.
 
     ``secret`` is the one that phone numbers are hashed under; without one there are none.
-    Raises ValueError, without the payload, for what is neither JSON nor lines of it whose first is a whole object.
+    Raises ValueError, without the payload, for what is neither JSON nor lines of it whose first is a whole object, and
+    JunkError for what is mostly neither.
     """
     found = Delivery()
     for document in _documents(body, found):
         _read(document, found, secret)
+        if found.kinds["other"] > MOST_OTHER:
+            raise JunkError(f"body has more than {MOST_OTHER} events that ask nothing of grafter")
     return found
 
 
@@ -70,15 +86,19 @@ def _documents(body: bytes, found: Delivery) -> Iterator[object]:
     try:
         whole = parse_json(body)
     except ValueError as error:
-        lines = [line for line in body.split(b"\n") if line.strip()]
-        first = _parsed(lines[0]) if len(lines) > 1 else None
-        if not isinstance(first, Mapping):
+        # Read line by line: as a list, millions of short ones take many times the body.
+        lines = (line for line in BytesIO(body) if not line.isspace())
+        first = _parsed(next(lines, b""))
+        second = next(lines, None)
+        if not isinstance(first, Mapping) or second is None:
             raise ValueError(f"{error}; expected an event, or lines of events") from None
         yield first
-        for line in lines[1:]:
+        for line in chain([second], lines):
             document = _parsed(line)
             if document is None:
                 found.kinds["odd"] += 1
+                if found.kinds["odd"] > MOST_ODD:
+                    raise JunkError(f"body has more than {MOST_ODD} lines that are no event") from None
             else:
                 yield document
         return

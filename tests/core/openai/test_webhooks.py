@@ -1,6 +1,7 @@
 """What is in a delivery: events by type, exports by shape, and nothing lost to one odd line."""
 
 import json
+import time
 from typing import Any
 
 import orjson
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from grafter.core.calls import phone_in
 from grafter.core.model import Source
 from grafter.core.openai.items import read_items
-from grafter.core.openai.webhooks import KINDS, Delivery, IncomingCall, read_delivery
+from grafter.core.openai.webhooks import KINDS, MOST_ODD, MOST_OTHER, Delivery, IncomingCall, JunkError, read_delivery
 from grafter.core.policy import GraftPolicy
 from tests.webhooks import envelope, incoming, span, trace_object
 
@@ -176,6 +177,23 @@ def test_a_bad_later_line_is_counted_and_skipped() -> None:
     found = read(lines(TRACE, b"{", SPANS[0], b"null", orjson.dumps(SPANS[1])[:-1]))
     assert found.items == [TRACE, SPANS[0]]
     assert found.kinds == {"export": 2, "odd": 3}
+
+
+@pytest.mark.parametrize("junk", [b"{]\n" * 5_000_000, b"{}\n" * 5_000_000, b"\n" * 15_000_000 + b"{]\n" * 1_001])
+def test_a_body_of_junk_is_not_read_to_its_end(junk: bytes) -> None:
+    """Lines that are no event, and events that ask nothing: to read all of either takes a minute of a core."""
+    began = time.process_time()
+    with pytest.raises(JunkError, match=r"^body has more than \d+ \w+"):
+        read(lines(TRACE) + b"\n" + junk)
+    assert time.process_time() - began < 4
+
+
+def test_some_junk_costs_nothing_else() -> None:
+    """At the bound, all that is an event is taken."""
+    found = read(lines(TRACE, *[b"{]"] * MOST_ODD, envelope("x", {}), SPANS[0]))
+    assert (found.items, found.kinds) == ([TRACE, SPANS[0]], {"export": 2, "odd": MOST_ODD, "other": 1})
+    many = read(b"[" + b"0," * (MOST_OTHER - 1) + b"0]")
+    assert many.kinds == {"other": MOST_OTHER}
 
 
 @given(
