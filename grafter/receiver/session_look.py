@@ -107,7 +107,7 @@ class Looker:
         answer = await self._api.traces(told.session_id, after=progress.after, limit=limit)
         if answer.reply is not Reply.OK:
             return None, answer
-        seen = frozenset(progress.seen)
+        seen = progress.known
         try:
             if len(answer.body) > _THREAD_BYTES:
                 return await asyncio.to_thread(read_page, answer.body, told, seen, self._policy), answer

@@ -5,6 +5,9 @@ it has published. So after an event (the webhook, or a command) the session is l
 grafter forgets the host. The first looks go on behind the last trace that is known and wait for the one that the event
 promised; the later ones read all from the beginning, for a turn that was not published is skipped by the list, and
 later stands before others that were.
+
+What was read is known again by digests, and their number is bounded. So the later looks at a long session begin where
+they are still all known: what is published or changed before the last thousand traces or so is not found.
 """
 
 from collections.abc import Iterable
@@ -20,7 +23,9 @@ QUICK = 30 * SECOND
 """Looks this soon after the event are for the trace that it promised."""
 _LOOKS = (0, 3 * SECOND, 10 * SECOND, QUICK, 2 * MINUTE, 10 * MINUTE, HOUR, 4 * HOUR, 12 * HOUR)
 
-_MOST_SEEN = 2_000
+# A thousand digests and a page, twice; with them the blob is within TASK_BYTES whatever the cursors are.
+_GENERATION = 1_000
+_MOST_SEEN = 2_400
 _MOST_FAILURES = 1_000
 _MOST_PROMISES = 1_000
 _VERSION = 1
@@ -52,6 +57,19 @@ class Progress:
     """Traces that were new since the event."""
     seen: tuple[str, ...] = ()
     """Digests of traces that are stored, the oldest first."""
+    older: tuple[str, ...] = ()
+    """Those of before, the next to be forgotten."""
+    floor: str = ""
+    """The cursor behind which every stored trace is known by its digest."""
+    middle: str = ""
+    """The same without ``older``."""
+    forward: bool = False
+    """The look that has begun goes on behind the last trace."""
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Digests of traces that are stored."""
+        return frozenset((*self.older, *self.seen))
 
     def encode(self) -> bytes:
         """A blob for the task."""
@@ -68,6 +86,10 @@ class Progress:
             "failures": self.failures,
             "found": self.found,
             "seen": "".join(self.seen),
+            "older": "".join(self.older),
+            "floor": self.floor,
+            "middle": self.middle,
+            "forward": self.forward,
         }
         return orjson.dumps(written)
 
@@ -80,7 +102,6 @@ class Progress:
             return cls()
         if written.get("v") != _VERSION:
             return cls()
-        seen = text_of(written.get("seen")) or ""
         return cls(
             event=count_of(written.get("event")) or 0,
             run=count_of(written.get("run")) or 0,
@@ -92,7 +113,11 @@ class Progress:
             last=text_of(written.get("last")) or "",
             failures=count_of(written.get("failures")) or 0,
             found=count_of(written.get("found")) or 0,
-            seen=tuple(seen[i : i + DIGEST_CHARACTERS] for i in range(0, len(seen), DIGEST_CHARACTERS)),
+            seen=_digests(written.get("seen")),
+            older=_digests(written.get("older")),
+            floor=text_of(written.get("floor")) or "",
+            middle=text_of(written.get("middle")) or "",
+            forward=written.get("forward") is True,
         )
 
     def heard(self, event: int) -> "Progress":
@@ -118,28 +143,40 @@ class Progress:
         """A look begins, unless one goes on."""
         if self.reading:
             return self
-        return replace(self, reading=True, after=self.last if now - self.event < QUICK else "")
+        forward = now - self.event < QUICK
+        return replace(self, reading=True, forward=forward, after=self.last if forward else self.floor)
 
     def read(self, after: str, digests: Iterable[str]) -> "Progress":
         """A page is stored."""
         came = tuple(digests)
-        return replace(
+        seen = (*self.seen, *came)[-_MOST_SEEN:]
+        progress = replace(
             self,
             after=after,
             found=self.found + len(came),
-            seen=(*self.seen, *came)[-_MOST_SEEN:],
+            seen=seen,
+            # Only where a later look finds more than a thousand at once.
+            older=self.older[max(0, len(self.older) + len(seen) - _MOST_SEEN) :],
             failures=0,
         )
+        return replace(progress, last=after)._turned() if self.forward else progress
 
     def ended(self) -> "Progress":
         """The look came to the end of the list."""
         return replace(
             self, reading=False, last=self.after or self.last, closed=self.closed or self.found > 0, failures=0
-        )
+        )._turned()
+
+    def _turned(self) -> "Progress":
+        """Everything that is known stands before ``last``: forget the older ones when there are many, and remember
+        where they ended."""
+        if len(self.seen) < _GENERATION:
+            return self
+        return replace(self, floor=self.middle, middle=self.last, older=self.seen, seen=())
 
     def afresh(self) -> "Progress":
         """The cursor is void: the next look begins at the beginning."""
-        return replace(self, reading=False, after="", last="")
+        return replace(self, reading=False, after="", last="", floor="", middle="")
 
     def failed(self) -> "Progress":
         """An attempt failed; the next one goes on where it stood."""
@@ -152,6 +189,11 @@ class Progress:
             if passed < offset <= remember and (offset >= QUICK or not self.closed):
                 return self.event + offset
         return None
+
+
+def _digests(written: object) -> tuple[str, ...]:
+    text = text_of(written) or ""
+    return tuple(text[i : i + DIGEST_CHARACTERS] for i in range(0, len(text), DIGEST_CHARACTERS))
 
 
 @dataclass(frozen=True, slots=True)
