@@ -19,7 +19,8 @@ from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.agents_api import Reply
 from grafter.receiver.http_common import Tokens, http_status, read_body
 from grafter.receiver.openai_http import RECEIVER, error_response
-from grafter.receiver.sessions import PullError, PullRequests
+from grafter.receiver.session_answers import PullError
+from grafter.receiver.sessions import PullRequests
 from grafter.telemetry import Metrics
 
 PULL_PATH = "/admin/pull"

@@ -232,6 +232,10 @@ class TaskStore(Protocol):
         """Add tasks, or wake those that are there. Durable when it returns."""
         ...
 
+    async def find_task(self, kind: str, name: str) -> Task | None:
+        """What is stored of a task now, whoever owns it; None where there is none. Its token is nobody's."""
+        ...
+
     async def claim_tasks(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
         """Up to ``limit`` due tasks of a kind, earliest due first, each to this caller alone until its lease ends."""
         ...

@@ -194,6 +194,9 @@ class RedisStore:
     async def claim_tasks(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
         return await self._tasks.claim(kind, now, limit)
 
+    async def find_task(self, kind: str, name: str) -> Task | None:
+        return await self._tasks.find(kind, name)
+
     async def update_task(self, task: Task, *, keep: bool = False) -> bool:
         return await self._tasks.update(task, keep=keep)
 

@@ -10,7 +10,7 @@ What was read is known again by digests, and their number is bounded. So the lat
 they are still all known: what is published or changed before the last thousand traces or so is not found.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import orjson
@@ -29,6 +29,19 @@ _MOST_SEEN = 2_400
 _MOST_FAILURES = 1_000
 _MOST_PROMISES = 1_000
 _VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What an event came to, for whoever asked for it in another process."""
+
+    event: int
+    """When the event was put; those that were put before it are answered too."""
+    outcome: str
+    """What OpenAI's answer came to; the receiver's word."""
+    traces: int = 0
+    skipped: int = 0
+    linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,10 @@ class Progress:
     """The same without ``older``."""
     forward: bool = False
     """The look that has begun goes on behind the last trace."""
+    answered: Answered | None = None
+    """The last event that was answered."""
+    over: bool = False
+    """Nothing is left to do but to tell so."""
 
     @property
     def known(self) -> frozenset[str]:
@@ -73,7 +90,7 @@ class Progress:
 
     def encode(self) -> bytes:
         """A blob for the task."""
-        written = {
+        written: dict[str, object] = {
             "v": _VERSION,
             "event": self.event,
             "run": self.run,
@@ -90,7 +107,17 @@ class Progress:
             "floor": self.floor,
             "middle": self.middle,
             "forward": self.forward,
+            "over": self.over,
         }
+        if self.answered is not None:
+            answered = self.answered
+            written["answered"] = {
+                "event": answered.event,
+                "outcome": answered.outcome,
+                "traces": answered.traces,
+                "skipped": answered.skipped,
+                "linked": answered.linked,
+            }
         return orjson.dumps(written)
 
     @classmethod
@@ -118,6 +145,8 @@ class Progress:
             floor=text_of(written.get("floor")) or "",
             middle=text_of(written.get("middle")) or "",
             forward=written.get("forward") is True,
+            answered=_answered(mapping_of(written.get("answered"))),
+            over=written.get("over") is True,
         )
 
     def heard(self, event: int) -> "Progress":
@@ -137,6 +166,7 @@ class Progress:
             reading=False,
             failures=0,
             found=0,
+            over=False,
         )
 
     def begun(self, now: int) -> "Progress":
@@ -178,6 +208,14 @@ class Progress:
         """The cursor is void: the next look begins at the beginning."""
         return replace(self, reading=False, after="", last="", floor="", middle="")
 
+    def answering(self, outcome: str, skipped: int = 0, *, linked: bool = False) -> "Progress":
+        """The event has its answer."""
+        return replace(self, answered=Answered(self.event, outcome, self.found, skipped, linked))
+
+    def done(self) -> "Progress":
+        """Nothing is left to do."""
+        return replace(self, over=True)
+
     def failed(self) -> "Progress":
         """An attempt failed; the next one goes on where it stood."""
         return replace(self, failures=min(self.failures + 1, _MOST_FAILURES))
@@ -194,6 +232,14 @@ class Progress:
 def _digests(written: object) -> tuple[str, ...]:
     text = text_of(written) or ""
     return tuple(text[i : i + DIGEST_CHARACTERS] for i in range(0, len(text), DIGEST_CHARACTERS))
+
+
+def _answered(written: Mapping[str, object]) -> Answered | None:
+    event, outcome = count_of(written.get("event")), text_of(written.get("outcome"))
+    if event is None or outcome is None:
+        return None
+    traces, skipped = (count_of(written.get(name)) or 0 for name in ("traces", "skipped"))
+    return Answered(event, outcome, traces, skipped, written.get("linked") is True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grafter.core.openai.sessions.looks import Patience, Progress
+from grafter.core.openai.sessions.looks import Answered, Patience, Progress
 from grafter.core.policy import HOUR, MINUTE, SECOND
 from grafter.store.base import TASK_BYTES
 
@@ -58,8 +58,9 @@ def test_a_look_that_finds_nothing_does_not_close() -> None:
     st.booleans(),
 )
 def test_it_is_remembered_as_it_was(event: int, run: int, after: str, seen: list[str], flag: bool) -> None:
+    answered = Answered(event, "ok", 3, run, linked=flag) if seen else None
     progress = Progress(
-        event, run, run, flag, not flag, flag, after, after, 3, 2, tuple(seen), tuple(seen), after, "m", flag
+        event, run, run, flag, not flag, flag, after, after, 3, 2, tuple(seen), tuple(seen), after, "m", flag, answered
     )
     try:
         blob = progress.encode()
