@@ -4,10 +4,8 @@ The rule it keeps: 202 means that what was said of the call is stored and somebo
 already is answered alike, so that a sender may repeat itself.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
 
 from aiohttp import web
 
@@ -15,9 +13,9 @@ from grafter.core.calls import CallNote, Phone, phone_in
 from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import UnixNano
 from grafter.core.openai.items import parse_json
-from grafter.errors import RejectedError, TooLargeError, UnavailableError
-from grafter.receiver.http_common import Tokens, http_status, read_body
-from grafter.receiver.openai_http import RECEIVER, error_response
+from grafter.errors import RejectedError
+from grafter.receiver.answering import Answered, answering
+from grafter.receiver.http_common import Tokens, read_body
 from grafter.receiver.recorder import Recorders
 from grafter.receiver.sideband import is_call_id
 from grafter.store.base import CallStore
@@ -46,8 +44,8 @@ def call_routes(
     ``clock`` gives Unix nanoseconds. ``tokens`` are the bearer tokens that open it, none opens it to everybody.
     ``max_bytes`` bounds the body before and after decompression.
     """
-    calls = _Calls(recorders, metrics, clock, store, secret, Tokens(tokens), max_bytes)
-    return [web.post(_CALLS_PATH, calls.handle)]
+    calls = _Calls(recorders, clock, store, secret, max_bytes)
+    return [web.post(_CALLS_PATH, answering(calls.answer, metrics, _TRANSPORT, tokens=Tokens(tokens)))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,48 +97,22 @@ class _Calls:
     def __init__(
         self,
         recorders: Recorders,
-        metrics: Metrics,
         clock: Callable[[], int],
         store: CallStore | None,
         secret: bytes,
-        tokens: Tokens,
         max_bytes: int,
     ) -> None:
         self._recorders = recorders
-        self._metrics = metrics
         self._clock = clock
         self._store = store
         self._secret = secret
-        self._tokens = tokens
         self._max_bytes = max_bytes
 
-    async def handle(self, request: web.Request) -> web.Response:
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        outcome = "error"
-        try:
-            response, outcome = await self._answer(request)
-            return response
-        finally:
-            self._metrics.receiver_requests.labels(RECEIVER, _TRANSPORT, outcome).inc()
-            self._metrics.receiver_seconds.labels(RECEIVER).observe(clock() - began)
-
-    async def _answer(self, request: web.Request) -> tuple[web.Response, str]:
-        """The answer, and its name among the outcomes."""
-        if not self._tokens.allows(request.headers.get("Authorization")):
-            message = "the bearer token is not one of this receiver's tokens"
-            return error_response(401, message, "invalid_api_key", {"WWW-Authenticate": "Bearer"}), "unauthenticated"
-        try:
-            start = read_start(await read_body(request, self._max_bytes), self._secret)
-            found = await self._recorders.start(start.call_id, metadata=start.metadata)
-            if self._store is not None:
-                now = UnixNano(self._clock())
-                await self._store.note_calls([CallNote(start.call_id, now, start.caller, start.callee)], now)
-        except RejectedError as error:
-            return error_response(http_status(error), str(error), error.reason), (
-                "too_large" if isinstance(error, TooLargeError) else "rejected"
-            )
-        except UnavailableError as error:
-            wait = {"Retry-After": str(max(1, ceil(error.retry_after)))}
-            return error_response(503, str(error), error.reason, wait), "unavailable"
+    async def answer(self, request: web.Request) -> Answered:
+        """See ``answering.Answer``."""
+        start = read_start(await read_body(request, self._max_bytes), self._secret)
+        found = await self._recorders.start(start.call_id, metadata=start.metadata)
+        if self._store is not None:
+            now = UnixNano(self._clock())
+            await self._store.note_calls([CallNote(start.call_id, now, start.caller, start.callee)], now)
         return web.json_response({"call_id": start.call_id, "status": found.value}, status=202), "accepted"

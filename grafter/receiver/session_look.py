@@ -17,7 +17,7 @@ from grafter.core.openai.sessions.looks import Progress
 from grafter.core.openai.values import list_of, mapping_of
 from grafter.core.policy import GraftPolicy
 from grafter.receiver.agents_api import AgentsApi, Answer, Reply
-from grafter.receiver.openai_http import RECEIVER
+from grafter.receiver.answering import RECEIVER
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
