@@ -169,7 +169,9 @@ async def _openai(
                 tee=tee,
             ),
             *realtime_http.event_routes(recorders.ended_by(consumer), metrics, policy, time.time_ns, tokens=tokens),
-            *realtime_calls.call_routes(recorders, metrics, tokens=tokens),
+            *realtime_calls.call_routes(
+                recorders, metrics, time.time_ns, store=store, secret=policy.redact.secret, tokens=tokens
+            ),
         ]
         if store is not None:
             pulls = await stack.enter_async_context(

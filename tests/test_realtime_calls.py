@@ -2,10 +2,9 @@
 
 import asyncio
 import base64
-import time
+import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from grafter.assemble import Assembled, Assembler
 from grafter.consumer import Batch, Result, Verdict
-from grafter.core.lifecycle import look_at
 from grafter.core.model import UnixNano, guest_span_id, unlinked_trace_id
 from grafter.core.openai.realtime.intake import Gathering
 from grafter.core.openai.realtime.notes import SIP, Side
 from grafter.core.policy import SECOND, Content, GraftPolicy, HostMissing, Mode, Unlinked, Waits
 from grafter.processor import Limits, Processor
-from grafter.store import embedded
-from grafter.telemetry import Metrics
 from tests.rig import ACCEPTED, START, Peer, Rig, recorded_guest, rig
 
 HOST = bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736")
@@ -851,43 +847,71 @@ async def test_a_call_may_bear_the_id_of_an_sdk_trace(mode: Mode, call_first: bo
     assert len(peer.spans) == 2 + of_sdk + 3
 
 
+class Watched:
+    """A store that tells when it was asked for what is due, and to renew leases."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._asked = {"claim": asyncio.Condition(), "renew": asyncio.Condition()}
+
+    async def claim(self, *args: Any, **more: Any) -> Any:
+        return await self._told("claim", self._store.claim(*args, **more))
+
+    async def renew(self, *args: Any) -> Any:
+        return await self._told("renew", self._store.renew(*args))
+
+    async def _told(self, what: str, doing: Any) -> Any:
+        found = await doing
+        async with self._asked[what]:
+            self._asked[what].notify_all()
+        return found
+
+    async def times(self, what: str, count: int) -> None:
+        """Return when that was done so many times more, from its beginning."""
+        async with self._asked[what]:
+            # One may have begun before.
+            for _ in range(count + 1):
+                await self._asked[what].wait()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
 async def test_a_call_that_takes_longer_to_read_than_a_lease_lasts_leaves_once() -> None:
     """Its claim is kept while it is read: or the next round would claim it again, and send it again, for ever."""
+    reads, goes_on = threading.Event(), threading.Event()
 
     class Slow(Assembler):
         def host(self, *args: Any) -> Assembled:
-            found = super().host(*args)
-            time.sleep(0.6)
-            return found
+            reads.set()
+            assert goes_on.wait(30)
+            return super().host(*args)
 
     class Far(Peer):
         async def export(self, batch: Batch) -> Sequence[Result]:
-            await asyncio.sleep(0.1)
+            # Whatever is due meanwhile is claimed.
+            await store.times("claim", 1)
             return await super().export(batch)
 
     peer = Far()
-    policy = GraftPolicy(waits=replace(GraftPolicy().waits, after_root=SECOND // 5, guest_quiet=SECOND // 5))
-    lease = 0.3
-    async with embedded.opened(
-        None,
-        waits=policy.waits,
-        max_bytes=1 << 30,
-        max_trace_bytes=policy.max_trace_bytes,
-        lease_ns=int(lease * SECOND),
-        fsync="interval",
-        fsync_interval=1.0,
-        guests_apart=False,
-        look_at=look_at,
-    ) as store:
-        metrics = Metrics()
-        limits = Limits(lease_seconds=lease, tick_seconds=0.02)
-        processor = Processor(store, [peer], policy, Slow(policy, "test"), metrics, time.time_ns, limits)
-        served = Rig(store, processor, policy, metrics, [time.time_ns()])
-        async with processor.running(), asyncio.timeout(30):
+    async with rig(peer) as rooms, asyncio.timeout(60):
+        store = Watched(rooms.store)
+        # Leases are the store's, ten seconds of the clock; what is owned is renewed every few real milliseconds.
+        limits = Limits(lease_seconds=0.03, tick_seconds=0.005)
+        policy, metrics, now = rooms.policy, rooms.metrics, rooms.now
+        processor = Processor(store, [peer], policy, Slow(policy, "test"), metrics, lambda: now[0], limits)
+        served = Rig(rooms.store, processor, policy, metrics, now)
+        async with processor.running():
             await served.host(WHOLE_HOST)
             # So many events that they are read beside the event loop.
             many = [event(1 + n / 100, "rate_limits.updated", rate_limits=[{"name": "x" * 200}]) for n in range(1000)]
             await served.realtime(post(opened(0.1), *many, **linked(), ended=True))
-            while store.stats().traces:  # noqa: ASYNC110  # a store tells nobody that it is empty
-                await asyncio.sleep(0.02)
+            now[0] += 60 * SECOND
+            await asyncio.to_thread(reads.wait, 30)
+            for _ in range(4):
+                now[0] += 6 * SECOND
+                await store.times("renew", 1)
+            goes_on.set()
+            while rooms.store.stats().traces:
+                await store.times("claim", 1)
         balanced(served, peer)

@@ -22,7 +22,7 @@ OTHER = [trace_object("trace_" + "b" * 32), span(9, trace_id="trace_" + "b" * 32
 async def delivered(served: Rig, *items: dict[str, Any]) -> None:
     """One event arrives."""
     intake = read_items(
-        read_delivery(orjson.dumps(envelope("trace.exported", list(items)))).items, Source.WEBHOOK, served.policy
+        read_delivery(orjson.dumps(envelope("trace.exported", list(items))), b"").items, Source.WEBHOOK, served.policy
     )
     await served.processor.consume(intake.parts)
     served.accepted += intake.spans

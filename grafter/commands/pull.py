@@ -21,7 +21,8 @@ from grafter.core.model import Mark, Part, UnixNano
 from grafter.doors_in import accounts, pull_kind
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.admin import LOCAL, PULL_PATH
-from grafter.receiver.sessions import PullError, pulling
+from grafter.receiver.session_answers import PullError
+from grafter.receiver.sessions import pulling
 from grafter.store.base import Store
 from grafter.stores import open_store
 from grafter.telemetry import Metrics

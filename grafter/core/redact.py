@@ -17,6 +17,10 @@ def redact(value: AttributeValue, redact: Redact) -> AttributeValue | None:
     if redact.action is RedactAction.DROP:
         return None
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return digest(text, redact.secret)
+
+
+def digest(text: str, secret: bytes) -> str:
+    """What stands in for a text: 32 hex digits."""
     # A lone surrogate is legal in a str; it must not cost the span.
-    digest = hmac.digest(redact.secret, text.encode("utf-8", "surrogatepass"), "sha256")
-    return digest[:16].hex()
+    return hmac.digest(secret, text.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()

@@ -10,16 +10,16 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from ipaddress import ip_address
-from math import ceil
 
 from aiohttp import web
 
 from grafter.core.openai.items import parse_json
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.agents_api import Reply
+from grafter.receiver.answering import RECEIVER, error_response, unavailable
 from grafter.receiver.http_common import Tokens, http_status, read_body
-from grafter.receiver.openai_http import RECEIVER, error_response
-from grafter.receiver.sessions import PullError, PullRequests
+from grafter.receiver.session_answers import PullError
+from grafter.receiver.sessions import PullRequests
 from grafter.telemetry import Metrics
 
 PULL_PATH = "/admin/pull"
@@ -92,8 +92,7 @@ class _Admin:
         except RejectedError as error:
             return error_response(http_status(error), str(error), error.reason), "rejected"
         except UnavailableError as error:
-            wait = {"Retry-After": str(max(1, ceil(error.retry_after)))}
-            return error_response(503, str(error), error.reason, wait), "unavailable"
+            return unavailable(error), "unavailable"
         except TimeoutError:
             message = f"OpenAI has not let it be read for {self._wait_seconds:g} s; grafter goes on trying"
             return error_response(503, message, "still_trying", {"Retry-After": "60"}), "unavailable"

@@ -12,7 +12,6 @@ import logging
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from math import ceil
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -21,14 +20,14 @@ from grafter.consumer import Consumer
 from grafter.core.model import Source
 from grafter.core.openai.items import Intake, parse_json, read_items
 from grafter.core.policy import GraftPolicy
-from grafter.errors import RejectedError, TooLargeError, UnavailableError
-from grafter.receiver.http_common import Tokens, http_status, read_body, serving
+from grafter.errors import RejectedError, UnavailableError
+from grafter.receiver.answering import RECEIVER, Answered, answering, error_response
+from grafter.receiver.http_common import Tokens, read_body, serving
 from grafter.receiver.tee import Tee
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
 
-RECEIVER = "openai"
 _INGEST = "ingest"
 
 # A sender may have been told any prefix, and joins base and path with one slash, two, or one behind.
@@ -52,8 +51,8 @@ def ingest_routes(
     ``{"data": [item, …]}`` in, 204 out once the consumer has it; then ``tee`` gets a copy. ``tokens`` are the bearer
     tokens that open it, none opens it to everybody. ``max_bytes`` bounds the body before and after decompression.
     """
-    ingest = _Ingest(consumer, metrics, policy, Tokens(tokens), tee, max_bytes)
-    return [web.post(_INGEST_PATH, ingest.handle)]
+    ingest = _Ingest(consumer, metrics, policy, tee, max_bytes)
+    return [web.post(_INGEST_PATH, answering(ingest.answer, metrics, _INGEST, tokens=Tokens(tokens)))]
 
 
 def application(routes: Sequence[web.AbstractRouteDef]) -> web.Application:
@@ -76,46 +75,23 @@ async def listening(
         yield port
 
 
-def error_response(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> web.Response:
-    """An error as OpenAI's API words it; SDKs log its body."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    error = {"message": message, "type": kind, "param": None, "code": code}
-    return web.json_response({"error": error}, status=status, headers=headers)
-
-
 class _Ingest:
     def __init__(
         self,
         consumer: Consumer,
         metrics: Metrics,
         policy: GraftPolicy,
-        tokens: Tokens,
         tee: Tee | None,
         max_bytes: int,
     ) -> None:
         self._consumer = consumer
         self._metrics = metrics
         self._policy = policy
-        self._tokens = tokens
         self._tee = tee
         self._max_bytes = max_bytes
 
-    async def handle(self, request: web.Request) -> web.Response:
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        outcome = "error"
-        try:
-            response, outcome = await self._answer(request)
-            return response
-        finally:
-            self._metrics.receiver_requests.labels(RECEIVER, _INGEST, outcome).inc()
-            self._metrics.receiver_seconds.labels(RECEIVER).observe(clock() - began)
-
-    async def _answer(self, request: web.Request) -> tuple[web.Response, str]:
-        """The answer, and its name among the outcomes."""
-        if not self._tokens.allows(request.headers.get("Authorization")):
-            message = "the bearer token is not one of this receiver's tokens"
-            return error_response(401, message, "invalid_api_key", {"WWW-Authenticate": "Bearer"}), "unauthenticated"
+    async def answer(self, request: web.Request) -> Answered:
+        """See ``answering.Answer``."""
         spans = 0
         try:
             body = await read_body(request, self._max_bytes)
@@ -128,16 +104,9 @@ class _Ingest:
             spans = intake.spans
             if intake.parts:
                 await self._consumer.consume(intake.parts)
-        except RejectedError as error:
+        except (RejectedError, UnavailableError) as error:
             self._refused(spans, error.reason)
-            return error_response(http_status(error), str(error), error.reason), (
-                "too_large" if isinstance(error, TooLargeError) else "rejected"
-            )
-        except UnavailableError as error:
-            self._refused(spans, error.reason)
-            # Whole seconds, and never 0: both are what every SDK understands.
-            wait = {"Retry-After": str(max(1, ceil(error.retry_after)))}
-            return error_response(503, str(error), error.reason, wait), "unavailable"
+            raise
         for kind, count in intake.kinds.items():
             self._metrics.guest_items.labels(Source.SDK.value, kind).inc(count)
         self._metrics.accepted_spans.labels(RECEIVER, _INGEST).inc(spans)

@@ -7,7 +7,6 @@ let go of what it has sent and of nothing else.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from math import ceil
 
 from aiohttp import web
 
@@ -15,9 +14,9 @@ from grafter.consumer import Consumer
 from grafter.core.model import Source, UnixNano
 from grafter.core.openai.realtime.intake import RealtimeIntake, read_posts
 from grafter.core.policy import GraftPolicy
-from grafter.errors import RejectedError, TooLargeError, UnavailableError
-from grafter.receiver.http_common import Tokens, http_status, read_body
-from grafter.receiver.openai_http import RECEIVER, error_response
+from grafter.errors import RejectedError
+from grafter.receiver.answering import Answered, answering
+from grafter.receiver.http_common import Tokens, read_body
 from grafter.telemetry import Metrics
 
 TRANSPORT = "realtime"
@@ -46,8 +45,8 @@ def event_routes(
     bearer tokens that open it, none opens it to everybody. ``max_bytes`` bounds the body before and after
     decompression.
     """
-    events = _Events(consumer, metrics, policy, clock, Tokens(tokens), max_bytes)
-    return [web.post(_EVENTS_PATH, events.handle)]
+    events = _Events(consumer, metrics, policy, clock, max_bytes)
+    return [web.post(_EVENTS_PATH, answering(events.answer, metrics, TRANSPORT, tokens=Tokens(tokens)))]
 
 
 class _Events:
@@ -57,51 +56,26 @@ class _Events:
         metrics: Metrics,
         policy: GraftPolicy,
         clock: Callable[[], int],
-        tokens: Tokens,
         max_bytes: int,
     ) -> None:
         self._consumer = consumer
         self._metrics = metrics
         self._policy = policy
         self._clock = clock
-        self._tokens = tokens
         self._max_bytes = max_bytes
 
-    async def handle(self, request: web.Request) -> web.Response:
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        outcome = "error"
-        try:
-            response, outcome = await self._answer(request)
-            return response
-        finally:
-            self._metrics.receiver_requests.labels(RECEIVER, TRANSPORT, outcome).inc()
-            self._metrics.receiver_seconds.labels(RECEIVER).observe(clock() - began)
-
-    async def _answer(self, request: web.Request) -> tuple[web.Response, str]:
-        """The answer, and its name among the outcomes."""
-        if not self._tokens.allows(request.headers.get("Authorization")):
-            message = "the bearer token is not one of this receiver's tokens"
-            return error_response(401, message, "invalid_api_key", {"WWW-Authenticate": "Bearer"}), "unauthenticated"
+    async def answer(self, request: web.Request) -> Answered:
+        """See ``answering.Answer``."""
         # When it arrived, and not when it was read: a large body takes its time.
         now = UnixNano(self._clock())
-        try:
-            body = await read_body(request, self._max_bytes)
-            lines = request.content_type.lower().endswith(_LINES)
-            if len(body) > _THREAD_BYTES:
-                intake = await asyncio.to_thread(_read, body, lines, self._policy, now)
-            else:
-                intake = _read(body, lines, self._policy, now)
-            if intake.parts:
-                await self._consumer.consume(intake.parts)
-        except RejectedError as error:
-            return error_response(http_status(error), str(error), error.reason), (
-                "too_large" if isinstance(error, TooLargeError) else "rejected"
-            )
-        except UnavailableError as error:
-            # Whole seconds, and never 0: both are what every client understands.
-            wait = {"Retry-After": str(max(1, ceil(error.retry_after)))}
-            return error_response(503, str(error), error.reason, wait), "unavailable"
+        body = await read_body(request, self._max_bytes)
+        lines = request.content_type.lower().endswith(_LINES)
+        if len(body) > _THREAD_BYTES:
+            intake = await asyncio.to_thread(_read, body, lines, self._policy, now)
+        else:
+            intake = _read(body, lines, self._policy, now)
+        if intake.parts:
+            await self._consumer.consume(intake.parts)
         for kind, count in intake.kinds.items():
             self._metrics.guest_items.labels(Source.REALTIME.value, kind).inc(count)
         return web.Response(status=204), "accepted"

@@ -17,7 +17,7 @@ from grafter.core.openai.sessions.looks import Progress
 from grafter.core.openai.values import list_of, mapping_of
 from grafter.core.policy import GraftPolicy
 from grafter.receiver.agents_api import AgentsApi, Answer, Reply
-from grafter.receiver.openai_http import RECEIVER
+from grafter.receiver.answering import RECEIVER
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Looker:
         answer = await self._api.traces(told.session_id, after=progress.after, limit=limit)
         if answer.reply is not Reply.OK:
             return None, answer
-        seen = frozenset(progress.seen)
+        seen = progress.known
         try:
             if len(answer.body) > _THREAD_BYTES:
                 return await asyncio.to_thread(read_page, answer.body, told, seen, self._policy), answer

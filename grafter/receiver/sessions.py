@@ -11,7 +11,7 @@ import random
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import time_ns
 
 from grafter.consumer import Consumer
@@ -20,6 +20,7 @@ from grafter.core.openai.sessions.looks import Patience, Progress
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.agents_api import Answer, Reply, agents_api, is_session_id
+from grafter.receiver.session_answers import Pulled, PullError, answer_to, message_of
 from grafter.receiver.session_look import Look, Looker
 from grafter.receiver.sideband import Account
 from grafter.store.base import Task, TaskStore
@@ -32,35 +33,10 @@ _log = logging.getLogger(__name__)
 _AT_ONCE = 4
 _SECONDS_BETWEEN_WARNINGS = 600.0
 _MOST_SECONDS_SILENT = 30.0
+# Other processes look for an answer every second.
+_TOLD_NS = 10 * SECOND
 _LATER = frozenset({Reply.LIMITED, Reply.UNAVAILABLE, Reply.FAILED})
 """Answers after which another attempt is made soon."""
-_ADVICE: Mapping[Reply, str] = {
-    Reply.UNAUTHORIZED: "the project's api_key may not read agents' traces: it needs api.traces.read or"
-    " api.agents.read, and trace export enabled for the organization",
-    Reply.NOT_FOUND: "OpenAI knows no such session in this project",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Pulled:
-    """What a command that waited gets to know."""
-
-    session: str
-    project: str
-    traces: int
-    """That are new since it was asked for."""
-    skipped: int
-    """Traces that could not be read."""
-    linked: bool
-    """Its metadata names a host trace."""
-
-
-class PullError(Exception):
-    """The session was not read, and trying again now would not help. ``reply`` says why."""
-
-    def __init__(self, reply: Reply, message: str) -> None:
-        super().__init__(message)
-        self.reply = reply
 
 
 class _LostError(Exception):
@@ -122,7 +98,7 @@ class PullRequests:
         self._wake.set()
 
     async def pull(self, session_id: str, project: str | None = None) -> Pulled:
-        """The same, and wait until all pages have been read once.
+        """The same, and wait until all pages have been read once, by this process or by another one.
 
         Raises as ``request`` does, UnavailableError also without a key, and PullError when OpenAI does not let it be
         read. A caller that does not want to wait any longer may be cancelled; the pull goes on.
@@ -137,13 +113,34 @@ class PullRequests:
         self._waiters.setdefault(name, []).append(waiter)
         try:
             await self.request(session_id, project)
-            return await waiter
+            task = await self._store.find_task(self._kind, name)
+            # What is read of an event that was put later answers this one too.
+            asked = self._clock() if task is None else task.put_at
+            while not waiter.done():
+                await asyncio.wait([waiter], timeout=self._tick_seconds)
+                pulled = None if waiter.done() else await self._answered(name, asked)
+                if pulled is not None:
+                    return pulled
+            return waiter.result()
         finally:
+            waiter.cancel()
             left = self._waiters.get(name, [])
             if waiter in left:
                 left.remove(waiter)
             if not left:
                 self._waiters.pop(name, None)
+
+    async def _answered(self, name: str, asked: int) -> Pulled | None:
+        """What the store says of an event, which may have been answered elsewhere; None while it has no answer.
+
+        Raises PullError as ``pull`` does.
+        """
+        try:
+            task = await self._store.find_task(self._kind, name)
+        except UnavailableError as error:
+            _log.warning("the store is not available: %s", error)
+            return None
+        return None if task is None else answer_to(task, asked)
 
     def _named(self, session_id: str, project: str | None) -> str:
         if not is_session_id(session_id):
@@ -208,19 +205,21 @@ class PullRequests:
         if task.put_at != progress.event:
             progress = progress.heard(task.put_at)
         try:
+            if progress.over:
+                await self._store.end_task(task)
+                return
             await self._look(task, progress, waiters)
         except _LostError:
-            if self._put_back(task, waiters):
-                # Whoever has it now began without them, and its end is not told to them.
-                await self._ask_again(task)
+            # Whoever has it now stores what it comes to.
+            self._put_back(task, waiters)
         except UnavailableError as error:
             self._put_back(task, waiters)
             await self._again(task, progress.failed(), error.retry_after)
         except Exception as error:  # noqa: BLE001  # a bug met by one session must not end the reading of the others
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.error("reading a session failed", extra={"error": type(error).__name__, "where": where})
-            _answer(waiters, PullError(Reply.FAILED, "internal error"))
-            await self._again(task, progress.failed(), self._patience.refused)
+            _answer(waiters, PullError(Reply.FAILED, message_of(Reply.FAILED)))
+            await self._again(task, progress.answering(Reply.FAILED).failed(), self._patience.refused)
 
     async def _look(self, task: Task, progress: Progress, waiters: list[asyncio.Future[Pulled]]) -> None:
         project, _, session_id = task.name.rpartition("/")
@@ -233,7 +232,7 @@ class PullRequests:
         if looker is None:
             # Its key went with a restart, and may come back with another.
             _answer(waiters, PullError(Reply.UNAUTHORIZED, "the project has no api_key"))
-            await self._again(task, progress, self._patience.refused)
+            await self._again(task, progress.answering(Reply.UNAUTHORIZED), self._patience.refused)
             return
         saved = progress
 
@@ -258,11 +257,12 @@ class PullRequests:
             self._metrics.session_looks.labels("new" if look.traces else "nothing").inc()
             if look.malformed:
                 self._warn(project, "malformed", "a session's metadata names its trace in a form that cannot be read")
-            next_look = look.progress.next_look(self._clock(), self._remember)
+            progress = look.progress.answering(Reply.OK, look.skipped, linked=look.linked)
+            next_look = progress.next_look(self._clock(), self._remember)
             if next_look is None:
-                await self._store.end_task(task)
+                await self._end(task, progress)
             else:
-                await self._give_back(task, look.progress, next_look)
+                await self._give_back(task, progress, next_look)
             pulled = Pulled(session_id, project, look.progress.found, look.skipped, linked=look.linked)
             for waiter in waiters:
                 if not waiter.done():
@@ -280,13 +280,14 @@ class PullRequests:
                 self._paused[project] = self._clock() + int(wait * SECOND)
             await self._again(task, progress, answer.retry_after)
             return
-        message = _ADVICE.get(answer.reply, "OpenAI's answer is not the one that is documented")
+        message = message_of(answer.reply)
+        progress = look.progress.answering(answer.reply)
         self._warn(project, answer.reply.value, f"a session's traces cannot be read: {message}", answer)
         _answer(waiters, PullError(answer.reply, message))
         if answer.reply is Reply.NOT_FOUND:
-            await self._store.end_task(task)
+            await self._end(task, progress)
         else:
-            await self._again(task, look.progress.failed(), self._patience.refused)
+            await self._again(task, progress.failed(), self._patience.refused)
 
     async def _again(self, task: Task, progress: Progress, asked: float) -> None:
         """Give it back until another attempt makes sense, or end it when its time is over."""
@@ -303,13 +304,14 @@ class PullRequests:
     async def _give_back(self, task: Task, progress: Progress, due: int) -> None:
         await self._store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()))
 
-    async def _ask_again(self, task: Task) -> None:
-        now = UnixNano(self._clock())
-        try:
-            await self._store.put_tasks([Task(self._kind, task.name, now)], now)
-        except UnavailableError as error:
-            _log.warning("the store is not available: %s", error)
-        self._wake.set()
+    async def _end(self, task: Task, progress: Progress) -> None:
+        """Nothing is left to do. What its last event came to stays for as long as whoever asked elsewhere may need to
+        read it, unless it was there before."""
+        known = Progress.decode(task.blob).answered
+        if known is not None and known.event == progress.event:
+            await self._store.end_task(task)
+        else:
+            await self._give_back(task, progress.done(), self._clock() + _TOLD_NS)
 
     def _put_back(self, task: Task, waiters: list[asyncio.Future[Pulled]]) -> bool:
         """Whoever waits goes on waiting, for the next attempt; whether there is anybody."""

@@ -10,21 +10,21 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
 from typing import Protocol
 
 from aiohttp import web
 
 from grafter.consumer import Consumer
+from grafter.core.calls import CallNote
 from grafter.core.model import Mark, Part, Source, UnixNano
 from grafter.core.openai.items import Intake, read_items
 from grafter.core.openai.realtime.intake import Gathering
 from grafter.core.openai.realtime.notes import SIP
-from grafter.core.openai.webhooks import Delivery, IncomingCall, read_delivery
+from grafter.core.openai.webhooks import Delivery, IncomingCall, JunkError, read_delivery
 from grafter.core.policy import HOUR, GraftPolicy
-from grafter.errors import RejectedError, TooLargeError, UnavailableError
-from grafter.receiver.http_common import content_encoding, http_status, read_body
-from grafter.receiver.openai_http import RECEIVER, error_response
+from grafter.errors import RejectedError, UnavailableError
+from grafter.receiver.answering import RECEIVER, Answered, answering, error_response
+from grafter.receiver.http_common import content_encoding, read_body
 from grafter.receiver.recorder import Recorders
 from grafter.receiver.signatures import Signatures, Signed
 from grafter.store.base import Store
@@ -68,7 +68,7 @@ class Desk:
 
     consumer: Consumer
     store: Store
-    """For what was delivered before."""
+    """For what was delivered before, and for what is told of calls."""
     recorders: Recorders | None = None
     """Starts a recorder for each call that comes in; None: none is started."""
     pulls: PullRequests | None = None
@@ -89,7 +89,10 @@ def webhook_routes(
     200 once the delivery is stored, and for one that came before or asks nothing; without a secret 404, always.
     ``clock`` gives Unix nanoseconds. ``max_bytes`` bounds the body, which is taken as it was signed: uncompressed.
     """
-    return [web.post(_PATH, _Webhooks(desk, signatures, metrics, policy, clock, max_bytes).handle)]
+    webhooks = _Webhooks(desk, signatures, metrics, policy, clock, max_bytes)
+    # Told apart, for it is what a wrong secret and a stranger look like.
+    outcomes = {"bad_signature": "unsigned"}
+    return [web.post(_PATH, answering(webhooks.answer, metrics, TRANSPORT, outcomes=outcomes))]
 
 
 class _Webhooks:
@@ -111,41 +114,23 @@ class _Webhooks:
         self._remember_ns = max(_REMEMBER_NS, 2 * signatures.tolerance_ns)
         self._late: set[asyncio.Future[bool]] = set()
 
-    async def handle(self, request: web.Request) -> web.Response:
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        outcome = "error"
-        try:
-            response, outcome = await self._answer(request)
-            return response
-        finally:
-            self._metrics.receiver_requests.labels(RECEIVER, TRANSPORT, outcome).inc()
-            self._metrics.receiver_seconds.labels(RECEIVER).observe(clock() - began)
-
-    async def _answer(self, request: web.Request) -> tuple[web.Response, str]:
-        """The answer, and its name among the outcomes."""
+    async def answer(self, request: web.Request) -> Answered:
+        """See ``answering.Answer``."""
         if not self._signatures:
             message = "no webhook_secrets under receivers.openai.projects: no webhook is taken"
             return error_response(404, message, "not_found"), "not_found"
         # The moment of arrival: a large body takes its time.
         now = UnixNano(self._clock())
-        try:
-            signed = self._signatures.read(request.headers, now)
-            if content_encoding(request.headers.getall("Content-Encoding", ())) != "identity":
-                message = "a webhook is taken as it was signed, without a content encoding"
-                raise RejectedError(message, reason="unsupported_encoding")
-            body = await self._body(request)
-            if len(body) > _THREAD_BYTES:
-                project, delivery, intake = await asyncio.to_thread(self._read, signed, body)
-            else:
-                project, delivery, intake = self._read(signed, body)
-            new = await self._store(project, signed, delivery, intake, now)
-        except RejectedError as error:
-            return error_response(http_status(error), str(error), error.reason), _outcome(error)
-        except UnavailableError as error:
-            wait = {"Retry-After": str(max(1, ceil(error.retry_after)))}
-            return error_response(503, str(error), error.reason, wait), "unavailable"
-        if not new:
+        signed = self._signatures.read(request.headers, now)
+        if content_encoding(request.headers.getall("Content-Encoding", ())) != "identity":
+            message = "a webhook is taken as it was signed, without a content encoding"
+            raise RejectedError(message, reason="unsupported_encoding")
+        body = await self._body(request)
+        if len(body) > _THREAD_BYTES:
+            project, delivery, intake = await asyncio.to_thread(self._read, signed, body)
+        else:
+            project, delivery, intake = self._read(signed, body)
+        if not await self._store(project, signed, delivery, intake, now):
             return web.json_response({"status": "repeat"}), "repeat"
         return web.json_response({"status": "accepted"}), "accepted"
 
@@ -160,9 +145,9 @@ class _Webhooks:
         """The project that it is of, and what is in it. Raises RejectedError."""
         project = self._signatures.project(signed, body)
         try:
-            delivery = read_delivery(body)
+            delivery = read_delivery(body, self._policy.redact.secret)
         except ValueError as error:
-            raise RejectedError(str(error), reason="json") from error
+            raise RejectedError(str(error), reason="junk" if isinstance(error, JunkError) else "json") from error
         return project, delivery, read_items(delivery.items, Source.WEBHOOK, self._policy)
 
     async def _store(self, project: str, signed: Signed, delivery: Delivery, intake: Intake, now: UnixNano) -> bool:
@@ -187,6 +172,10 @@ class _Webhooks:
         if seen:
             return False
         new = [call for call, one in zip(calls.values(), known, strict=True) if not one]
+        # Of a call that is known too: what one event of it left open, another may say.
+        await self._desk.store.note_calls(
+            [CallNote(call.call_id, now, call.caller, call.callee, call.traceparent) for call in calls.values()], now
+        )
         notes = [await self._incoming(call, project, now) for call in new]
         await self._pull(delivery, project)
         parts = [*intake.parts, *(note for note in notes if note is not None)]
@@ -241,9 +230,3 @@ class _Webhooks:
             self._metrics.guest_items.labels(Source.WEBHOOK.value, kind).inc(count)
         if intake.spans:
             self._metrics.accepted_spans.labels(RECEIVER, TRANSPORT).inc(intake.spans)
-
-
-def _outcome(error: RejectedError) -> str:
-    if isinstance(error, TooLargeError):
-        return "too_large"
-    return "unsigned" if error.reason == "bad_signature" else "rejected"

@@ -58,6 +58,13 @@ Tasks
     owner gives it back or ends it: no wake is lost. Done twice must do no harm. Up to TASKS_LIMIT tasks of up to
     TASK_BYTES; past that ``put_tasks`` raises UnavailableError.
 
+Calls
+    What was told of a phone call, told apart by call id, which is also its guest's: a *note*. The first to say
+    something of a call says it for good, and a later one fills in what was left open; of two at once, over all
+    processes, each thing is one's. A note is there when ``note_calls`` returns, and for ``remember`` after it was told
+    of last; past ``remember_limit`` notes the oldest go first. It holds no number, only what ``core.calls`` makes of
+    one.
+
 Time is an argument, in Unix nanoseconds. Due times and leases are data. Past ``max_bytes`` of live bytes ``append``
 raises UnavailableError. Arrival numbers rise over the whole life of the store, restarts included.
 """
@@ -67,6 +74,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from grafter.core.calls import CallNote
 from grafter.core.model import Envelope, Facts, GuestFacts, Key, Mark, Part, UnixNano
 from grafter.core.state import TraceState
 
@@ -244,6 +252,10 @@ class TaskStore(Protocol):
         """Add tasks, or wake those that are there. Durable when it returns."""
         ...
 
+    async def find_task(self, kind: str, name: str) -> Task | None:
+        """What is stored of a task now, whoever owns it; None where there is none. Its token is nobody's."""
+        ...
+
     async def claim_tasks(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
         """Up to ``limit`` due tasks of a kind, earliest due first, each to this caller alone until its lease ends."""
         ...
@@ -264,7 +276,19 @@ class TaskStore(Protocol):
         ...
 
 
-class Store(TaskStore, Protocol):
+class CallStore(Protocol):
+    """The part of a store that keeps what was told of calls. Both methods raise UnavailableError when it cannot."""
+
+    async def note_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+        """Add notes, or to those that are there what they leave open."""
+        ...
+
+    async def noted_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
+        """The notes of these calls, where they have not been forgotten."""
+        ...
+
+
+class Store(TaskStore, CallStore, Protocol):
     """See the module's docstring for every promise."""
 
     async def append(self, parts: Sequence[Part], now: UnixNano, marks: Sequence[Mark] = ()) -> None:

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, Part, UnixNano
 from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
@@ -241,6 +242,18 @@ class EmbeddedStore(KeepsTasks):
             return await self._loop.run_in_executor(self._pool, self._ledger.marks.seen, ids, now)
         except sqlite3.Error as error:
             raise UnavailableError(f"marks could not be read: {error}", reason="store_down") from error
+
+    async def note_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+        if calls:
+            await self._writer.submit([], lambda _: None, calls=[(call, now) for call in calls]).future
+
+    async def noted_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
+        try:
+            if self._pool is None:
+                return self._ledger.calls.noted(call_ids, now)
+            return await self._loop.run_in_executor(self._pool, self._ledger.calls.noted, call_ids, now)
+        except sqlite3.Error as error:
+            raise UnavailableError(f"calls could not be read: {error}", reason="store_down") from error
 
     async def _append(self, parts: Sequence[Part], now: UnixNano) -> None:
         size = sum([len(part.payload) for part in parts])

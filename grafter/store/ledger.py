@@ -1,4 +1,5 @@
-"""What outlives the parts: memories of released traces, and the dead-letter box. One SQLite file, or none.
+"""What outlives the parts: memories of released traces, the dead-letter box, marks and notes of calls. One SQLite file,
+or none.
 
 The memories of one commit are one row: a row a memory cost 5 us of CPU each, found by the key or by an index over it,
 and every trace leaves one. Which row a key's memory is in is kept in the process, by the key's hash: nearly every new
@@ -22,8 +23,10 @@ from pathlib import Path
 from struct import Struct
 from typing import Concatenate, ParamSpec, TypeVar
 
+from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, UnixNano
 from grafter.store.base import DeadLetter, Memory
+from grafter.store.calls import CallBook
 from grafter.store.marks import MARK_LIMIT, Marks
 from grafter.store.records import padded
 from grafter.store.segments import StoreError
@@ -105,6 +108,9 @@ class Ledger:
             self._writer = _connected(path)
             self._reader = self._writer if path is None else _connected(path)
             self.marks = Marks(self._writer, self._reader, self._lock, mark_limit)
+            self.calls = CallBook(
+                self._writer, self._reader, self._lock, remember=remember, limit=max(1, remember_limit)
+            )
             self._letters = self._writer.execute("SELECT coalesce(sum(length(payload)), 0) FROM letter").fetchone()[0]
             for number, at, keys in self._reader.execute("SELECT id, at, keys FROM memory ORDER BY id"):
                 self._found(number, at, [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)])
@@ -178,6 +184,7 @@ class Ledger:
         letters: Sequence[DeadLetter],
         sheets: Sequence[Sheet] = (),
         marks: Sequence[tuple[Mark, UnixNano]] = (),
+        calls: Sequence[tuple[CallNote, UnixNano]] = (),
     ) -> int:
         """Store, and make room; the number of spans of old letters that had to go. All or nothing."""
         writer = self._writer
@@ -203,6 +210,8 @@ class Ledger:
                 size, pushed_out = self._push_out(size)
             if marks:
                 self.marks.write(marks)
+            if calls:
+                self.calls.write(calls)
             writer.execute("COMMIT")
         except BaseException:
             if writer.in_transaction:

@@ -110,6 +110,14 @@ class TaskBook:
                 claimed.append(Task(kind, name, UnixNano(due), blob, self._token, put))
             return claimed
 
+    def find(self, kind: str, name: str) -> Task | None:
+        """See TaskStore."""
+        with self._lock:
+            row = self._table.execute(
+                "SELECT due, put, blob FROM task WHERE kind = ? AND name = ?", (kind, name)
+            ).fetchone()
+        return None if row is None else Task(kind, name, UnixNano(row[0]), row[2], put_at=row[1])
+
     def update(self, task: Task, *, keep: bool) -> bool:
         """See TaskStore."""
         if len(task.blob) > TASK_BYTES:
@@ -195,6 +203,10 @@ class KeepsTasks:
     async def claim_tasks(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
         """See TaskStore."""
         return await self._on_thread(lambda: self._task_book.claim(kind, now, limit))
+
+    async def find_task(self, kind: str, name: str) -> Task | None:
+        """See TaskStore."""
+        return await self._on_thread(lambda: self._task_book.find(kind, name))
 
     async def update_task(self, task: Task, *, keep: bool = False) -> bool:
         """See TaskStore."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from grafter.core.calls import CallNote
 from grafter.core.model import Mark, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store import records
@@ -50,6 +51,7 @@ class Op(Generic[_T]):
     letters: Sequence[DeadLetter] = ()
     sheets: Sequence[Sheet] = ()
     marks: Sequence[tuple[Mark, UnixNano]] = ()
+    calls: Sequence[tuple[CallNote, UnixNano]] = ()
     prepare: Callable[[], Sequence[Row]] | None = None
     """Makes the rows, on the writer's thread, before the write. May raise OSError."""
     pushed_out: int = 0
@@ -143,10 +145,11 @@ class Writer:
         letters: Sequence[DeadLetter] = (),
         sheets: Sequence[Sheet] = (),
         marks: Sequence[tuple[Mark, UnixNano]] = (),
+        calls: Sequence[tuple[CallNote, UnixNano]] = (),
         prepare: Callable[[], Sequence[Row]] | None = None,
     ) -> Op[_T]:
         """Queue an op; its future has what ``apply`` says. Raises UnavailableError when stopping."""
-        op = Op(self._loop.create_future(), rows, apply, refused, memories, letters, sheets, marks, prepare)
+        op = Op(self._loop.create_future(), rows, apply, refused, memories, letters, sheets, marks, calls, prepare)
         if self.stopping:
             refused()
             raise UnavailableError("the store is stopping", reason="stopping")
@@ -267,24 +270,26 @@ class Writer:
                     op.error = error
 
     def _keep(self, group: list[Op[Any]]) -> None:
-        """Put memories, letters and marks into the ledger: before the settlement, so that none goes without the other.
+        """Put memories, letters, marks and notes of calls into the ledger: before the settlement, so that none goes
+        without the other.
 
         Marks come in ops of their own, made when the parts that they speak of are stored.
         """
-        keeping = [op for op in group if op.memories or op.letters or op.sheets or op.marks]
+        keeping = [op for op in group if op.memories or op.letters or op.sheets or op.marks or op.calls]
         if not keeping:
             return
         memories = [memory for op in keeping for memory in op.memories]
         letters = [letter for op in keeping for letter in op.letters]
         sheets = [sheet for op in keeping for sheet in op.sheets]
         marks = [mark for op in keeping for mark in op.marks]
+        calls = [call for op in keeping for call in op.calls]
         try:
             try:
-                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks)
+                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks, calls)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode not in _FULL or not self._made_room(OSError(errno.ENOSPC, "")):
                     raise
-                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks)
+                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks, calls)
         except sqlite3.Error as error:
             _LOG.warning("the store could not write its ledger: %s", error)
             for op in keeping:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from time import monotonic_ns, time_ns
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
+from grafter.core.calls import CallNote, phone_in
 from grafter.core.model import Source, TraceId, UnixNano, called
 from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.openai.realtime.notes import Side
@@ -658,7 +659,7 @@ async def test_a_hostile_call_id_is_one_parameter(server: RealtimeServer, store:
 
 @asynccontextmanager
 async def door(recorders: Recorders, metrics: Metrics, **more: object) -> AsyncIterator[Callable[..., object]]:
-    routes = call_routes(recorders, metrics, **more)
+    routes = call_routes(recorders, metrics, time_ns, **more)
     async with (
         serving(application(routes), "127.0.0.1:0", None, 1.0) as (_, port),
         aiohttp.ClientSession() as session,
@@ -674,7 +675,7 @@ async def door(recorders: Recorders, metrics: Metrics, **more: object) -> AsyncI
 
 
 async def test_the_door_starts_a_recorder(server: RealtimeServer, store: Store, metrics: Metrics) -> None:
-    """202 for a start and for its repeat; the phone numbers are kept nowhere."""
+    """202 for a start and for its repeat; no phone number is in what is stored of the call."""
     body = {"call_id": "rtc_1", "traceparent": TRACEPARENT, "from": "+15550100", "to": "+15550199"}
     async with recorders_of(server, store) as recorders, door(recorders, metrics) as post:
         assert (await post(body))[:2] == (202, {"call_id": "rtc_1", "status": "started"})
@@ -722,6 +723,30 @@ async def test_the_door_without_a_key(store: Store, metrics: Metrics) -> None:
         status, answer, headers = await post({"call_id": "rtc_1"})
     assert (status, answer["error"]["code"], headers["Retry-After"]) == (503, "no_api_key", "60")
     assert "receivers.openai.projects" in answer["error"]["message"]
+
+
+async def test_the_door_notes_who_calls_whom(server: RealtimeServer, store: Store, metrics: Metrics) -> None:
+    """Once the call is recorded, with its numbers hashed; what is no number costs nothing. While the store does not
+    take the note the app is told to come again."""
+    notes: list[CallNote] = []
+    errors = [UnavailableError("down", retry_after=3.0, reason="store_down")]
+
+    class Notes:
+        async def note_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+            if errors:
+                raise errors.pop()
+            notes.extend(calls)
+
+    body = {"call_id": "rtc_1", "from": "tel:+1-555-010-0123", "to": "the front desk"}
+    async with (
+        recorders_of(server, store) as recorders,
+        door(recorders, metrics, store=Notes(), secret=b"s" * 32) as post,
+    ):
+        status, _, headers = await post(body)
+        assert (status, headers["Retry-After"]) == (503, "3")
+        assert (await post(body))[:2] == (202, {"call_id": "rtc_1", "status": "running"})
+    (note,) = notes
+    assert note == CallNote("rtc_1", note.at, phone_in("+15550100123", b"s" * 32))
 
 
 async def test_the_door_when_the_store_is_away(server: RealtimeServer, store: Store, metrics: Metrics) -> None:

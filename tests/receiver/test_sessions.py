@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,21 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
+from grafter.core.lifecycle import look_at
 from grafter.core.model import UnixNano, guest_span_id
 from grafter.core.openai.sessions.looks import Patience, Progress
-from grafter.core.policy import HOUR, SECOND, GraftPolicy, Mode
+from grafter.core.policy import HOUR, SECOND, GraftPolicy, Mode, Waits
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.agents_api import MAX_ANSWER_BYTES, Reply, address
-from grafter.receiver.sessions import PullError, PullRequests, pulling
+from grafter.receiver.session_answers import Pulled, PullError
+from grafter.receiver.sessions import PullRequests, pulling
 from grafter.receiver.sideband import Account
+from grafter.store.base import TaskStore
+from grafter.store.redis.opening import opened
 from tests import agents_server
 from tests.agents_server import KEY, PROMPT, SESSION, AgentsServer, session, trace, trace_id, turn_id
 from tests.rig import START, Peer, Rig, rig
+from tests.store.redis.servers import server as redis_server
 
 HOST = bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736")
 LINK = {"trace_id": HOST.hex()}
@@ -281,6 +286,108 @@ async def test_who_waits_hears_also_when_the_session_was_taken_over_meanwhile(at
         assert (await waiting).linked
 
 
+class Busy:
+    """A store of tasks for a process that has no place free: it puts, and others do."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    async def claim_tasks(self, *asked: Any) -> Any:
+        return []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+@dataclass
+class Replicas:
+    """Two processes' rooms over one Redis: the first is busy, so that the second does what is asked of either."""
+
+    server: AgentsServer
+    store: TaskStore
+    waiting: PullRequests
+    doing: PullRequests
+
+    async def put_at(self) -> int:
+        task = await self.store.find_task("session", f"default/{SESSION}")
+        return 0 if task is None else task.put_at
+
+
+@asynccontextmanager
+async def replicas() -> AsyncIterator[Replicas]:
+    with redis_server() as redis:
+        async with agents_server.serving() as server, rig() as rooms, AsyncExitStack() as stack:
+            server.sessions[SESSION] = session(metadata=LINK)
+            accounts = {"default": Account(KEY, server.base_url)}
+            pulls = []
+            for wrap in (Busy, Claims):
+                shared = await stack.enter_async_context(
+                    opened(
+                        redis.url,
+                        waits=Waits(),
+                        max_bytes=1 << 30,
+                        max_trace_bytes=1 << 26,
+                        lease_ns=10 * SECOND,
+                        guests_apart=False,
+                        look_at=look_at,
+                    )
+                )
+                own = pulling(
+                    wrap(shared),  # type: ignore[arg-type]
+                    rooms.processor,
+                    accounts,
+                    rooms.metrics,
+                    rooms.policy,
+                    patience=QUICK,
+                    tick_seconds=0.02,
+                )
+                pulls.append(await stack.enter_async_context(own))
+            yield Replicas(server, shared, *pulls)
+
+
+async def test_who_waits_hears_what_another_process_read() -> None:
+    """Every time, also of a session that it asked for before: what was new, and what cannot be read."""
+    async with replicas() as both, asyncio.timeout(60):
+        both.server.traces = [trace(1), trace(2), {**trace(3), "otlp": 7}]
+        assert await both.waiting.pull(SESSION) == Pulled(SESSION, "default", 2, 1, linked=True)
+        both.server.traces.append(trace(4))
+        assert (await both.waiting.pull(SESSION)).traces == 1
+        assert (await both.waiting.pull(SESSION)).traces == 0
+
+
+async def test_who_waits_hears_what_another_process_was_refused() -> None:
+    """A session that OpenAI does not know, asked for twice, and a key that may not read it."""
+    async with replicas() as both, asyncio.timeout(60):
+        for _ in range(2):
+            with pytest.raises(PullError) as unknown:
+                await both.waiting.pull("asess_other")
+            assert unknown.value.reply is Reply.NOT_FOUND
+        both.server.answer = lambda _: web.Response(status=401)
+        with pytest.raises(PullError, match=r"api\.traces\.read") as refused:
+            await both.waiting.pull(SESSION)
+        assert refused.value.reply is Reply.UNAUTHORIZED
+
+
+async def test_an_answer_to_an_earlier_question_is_not_taken_for_this_one() -> None:
+    """Two ask, one after the other, while a look is held up: what it comes to is the first one's answer, and the
+    session is read once more for the second."""
+    async with replicas() as both, asyncio.timeout(60):
+        server = both.server
+        server.gate.clear()
+        first = asyncio.ensure_future(both.doing.pull(SESSION))
+        await server.until_asked(2)
+        put_at = await both.put_at()
+        second = asyncio.ensure_future(both.waiting.pull(SESSION))
+        while await both.put_at() == put_at:
+            pass
+        server.traces = [trace(1)]
+        server.gate.set()
+        assert (await first).traces == 1
+        server.traces.append(trace(2))
+        assert (await second).session == SESSION
+        assert len([one for one in server.asked if "/" not in one]) == 2
+
+
 async def test_looks_grow_apart_and_end_with_the_memory_of_the_host(at_work: Bench) -> None:
     """A day of looks is a dozen of them, and then nothing of the session is left to do."""
     at_work.server.traces = [trace(1)]
@@ -361,7 +468,12 @@ async def test_a_session_that_openai_does_not_know_is_done(at_work: Bench) -> No
     with pytest.raises(PullError) as raised:
         await at_work.pull()
     assert raised.value.reply is Reply.NOT_FOUND
-    assert await at_work.rig.store.claim_tasks("session", UnixNano(START + 1000 * HOUR), 9) == []
+    asked = len(at_work.server.asked)
+    at_work.rig.now[0] += 11 * SECOND
+    async with asyncio.timeout(30):
+        while await at_work.rig.store.find_task("session", f"default/{SESSION}") is not None:
+            await at_work.claims.rounds(1)
+    assert len(at_work.server.asked) == asked
 
 
 async def test_a_limit_is_kept_for_the_whole_project(at_work: Bench) -> None:

@@ -18,6 +18,7 @@ import aiohttp
 import openai
 import pytest
 
+from grafter.core.calls import CallNote
 from grafter.core.model import Mark, Part, Source, UnixNano, called
 from grafter.core.openai.realtime.notes import decode
 from grafter.core.policy import SECOND, GraftPolicy
@@ -45,6 +46,7 @@ class Desks:
 
     parts: list[Part] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    notes: list[CallNote] = field(default_factory=list)
     started: list[tuple[str, list[tuple[str, str]], str]] = field(default_factory=list)
     pulled: list[tuple[str, str]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
@@ -61,6 +63,9 @@ class Desks:
 
     async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
         return [any(mark.id == one for mark in self.marks) for one in ids]
+
+    async def note_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+        self.notes += calls
 
     async def start(self, call_id: str, *, sip_headers: list[tuple[str, str]], project: str) -> Started:
         if self.start_errors:

@@ -72,6 +72,22 @@ class TaskContract:
             assert await names(store, at(59)) == []
             assert (await claim(store, at(60))).blob == b"2"
 
+    async def test_anybody_may_read_what_is_stored_of_a_task(self, place: Place, settings: Settings) -> None:
+        """Owned or not, without taking it: what its owner stored last, and when it was put."""
+        async with place.open(settings) as store:
+            assert await store.find_task(KIND, "a") is None
+            await store.put_tasks([task(due=at(2), blob=b"\x00\xff")], at(1))
+            assert await store.find_task(KIND, "a") == replace(task(due=at(2), blob=b"\x00\xff"), put_at=at(1))
+            assert await store.find_task("other", "a") is None
+            mine = await claim(store, at(2))
+            await store.update_task(replace(mine, blob=b"half"), keep=True)
+            await store.put_tasks([task()], at(3))
+            found = await store.find_task(KIND, "a")
+            assert found is not None
+            assert (found.blob, found.put_at, found.token) == (b"half", at(3), 0)
+            assert not await store.end_task(found)
+            assert await store.end_task(mine)
+
     async def test_whoever_puts_a_task_again_wakes_it(self, place: Place, settings: Settings) -> None:
         """The earlier time counts; an empty blob keeps the one that is there, another one replaces it."""
         async with place.open(settings) as store:

@@ -11,6 +11,7 @@ import pytest
 
 from grafter.store import embedded
 from grafter.store.embedded import EmbeddedStore
+from tests.store.calls_contract import CallContract, DurableCallContract
 from tests.store.contract import LEASE, DurableContract, Settings, StoreContract, look_at
 from tests.store.machine import machine
 from tests.store.tasks_contract import DurableTaskContract, TaskContract
@@ -65,13 +66,13 @@ def opened(path: Path | None, settings: Settings) -> AbstractAsyncContextManager
     )
 
 
-class TestOnDisk(StoreContract, DurableContract, TaskContract, DurableTaskContract):
+class TestOnDisk(StoreContract, DurableContract, TaskContract, DurableTaskContract, CallContract, DurableCallContract):
     @pytest.fixture
     def place(self, tmp_path: Path) -> Directory:
         return Directory(tmp_path)
 
 
-class TestInMemory(StoreContract, TaskContract):
+class TestInMemory(StoreContract, TaskContract, CallContract):
     @pytest.fixture
     def place(self) -> Memory:
         return Memory()

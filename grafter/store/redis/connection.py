@@ -185,8 +185,12 @@ async def connected(
     if credentials and address.database:
         commands.append(("SELECT", address.database))
     commands.append(("PING",))
-    for reply in await connection.send(commands):
-        if isinstance(reply, ReplyError):
-            connection.close()
-            raise reply
+    try:
+        for reply in await connection.send(commands):
+            if isinstance(reply, ReplyError):
+                raise reply
+    except BaseException:
+        # Whoever gave up waiting does not know it and cannot close it.
+        connection.close()
+        raise
     return connection

@@ -170,10 +170,13 @@ class Server:
     async def _connect(self) -> Connection:
         peer = await self._find()
         connection = await connected(peer, self._address, self._tls, self._timeout)
-        for reply in await connection.send(self._loading()):
-            if isinstance(reply, ReplyError):
-                connection.close()
-                raise reply
+        try:
+            for reply in await connection.send(self._loading()):
+                if isinstance(reply, ReplyError):
+                    raise reply
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
 

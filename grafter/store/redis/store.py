@@ -7,9 +7,11 @@ What Redis answers is what counts: an append returns when the server has said th
 import asyncio
 from collections.abc import Sequence
 
+from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, Part, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart, Task
+from grafter.store.redis.calls import Calls
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.filing import Filing
 from grafter.store.redis.handing import Handing
@@ -41,6 +43,7 @@ class RedisStore:
         self._letters = Letters(engine, letter_bytes)
         self._marks = Marks(engine)
         self._tasks = Tasks(engine)
+        self._calls = Calls(engine)
 
     @property
     def up(self) -> bool:
@@ -95,6 +98,12 @@ class RedisStore:
 
     async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
         return await self._marks.seen(ids, now)
+
+    async def note_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+        await self._calls.note(calls, now)
+
+    async def noted_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
+        return await self._calls.noted(call_ids, now)
 
     async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
         return await self._handing.claim(now, limit, bundles=bundles)
@@ -185,6 +194,9 @@ class RedisStore:
 
     async def claim_tasks(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
         return await self._tasks.claim(kind, now, limit)
+
+    async def find_task(self, kind: str, name: str) -> Task | None:
+        return await self._tasks.find(kind, name)
 
     async def update_task(self, task: Task, *, keep: bool = False) -> bool:
         return await self._tasks.update(task, keep=keep)

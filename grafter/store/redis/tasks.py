@@ -39,6 +39,13 @@ class Tasks:
         self._owned |= {(task.kind, task.name): task for task in tasks}
         return sorted(tasks, key=lambda task: task.due)
 
+    async def find(self, kind: str, name: str) -> Task | None:
+        record = self._engine.layout.tags[BUCKET] + b"t:" + _bytes(kind) + b"\0" + _bytes(name)
+        ((due, put, blob),) = await self._engine.commands([(BUCKET, ("HMGET", record, "due", "put", "blob"))])
+        if due is None:
+            return None
+        return Task(kind, name, absolute(float(due)), blob, put_at=absolute(float(put)))
+
     async def update(self, task: Task, *, keep: bool) -> bool:
         _check(task)
         arguments: list[Argument] = [*_name(task), task.token, relative(task.due), task.blob, int(keep)]

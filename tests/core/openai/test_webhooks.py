@@ -1,6 +1,7 @@
 """What is in a delivery: events by type, exports by shape, and nothing lost to one odd line."""
 
 import json
+import time
 from typing import Any
 
 import orjson
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grafter.core.calls import phone_in
 from grafter.core.model import Source
 from grafter.core.openai.items import read_items
-from grafter.core.openai.webhooks import KINDS, IncomingCall, read_delivery
+from grafter.core.openai.webhooks import KINDS, MOST_ODD, MOST_OTHER, Delivery, IncomingCall, JunkError, read_delivery
 from grafter.core.policy import GraftPolicy
 from tests.webhooks import envelope, incoming, span, trace_object
 
@@ -19,6 +21,13 @@ TRACEPARENT = f"00-{HOST}-00f067aa0ba902b7-01"
 EXPORT = "trace.exported"
 TRACE = trace_object()
 SPANS = [span(1), span(2, 1)]
+SECRET = b"s" * 32
+NUMBERS = {"caller": phone_in("+15550100", SECRET), "callee": phone_in("+15550199", SECRET)}
+"""What ``incoming`` puts beside the headers of a test."""
+
+
+def read(body: bytes) -> Delivery:
+    return read_delivery(body, SECRET)
 
 
 def lines(*documents: Any) -> bytes:
@@ -53,7 +62,7 @@ EXPORTS: dict[str, Any] = {
 @pytest.mark.parametrize("body", EXPORTS.values(), ids=EXPORTS.keys())
 def test_an_export_is_told_by_its_shape(body: Any) -> None:
     """Every form gives the same guest."""
-    found = read_delivery(body if isinstance(body, bytes) else orjson.dumps(body))
+    found = read(body if isinstance(body, bytes) else orjson.dumps(body))
     intake = read_items(found.items, Source.WEBHOOK, GraftPolicy())
     expected = read_items([TRACE, *SPANS], Source.WEBHOOK, GraftPolicy())
     assert intake.parts[0].guest == expected.parts[0].guest
@@ -81,7 +90,7 @@ def test_an_export_is_told_by_its_shape(body: Any) -> None:
 )
 def test_what_is_no_item_is_no_export(data: Any) -> None:
     """An event of any other kind is taken, counted, and nothing else."""
-    found = read_delivery(orjson.dumps(envelope("response.completed", data)))
+    found = read(orjson.dumps(envelope("response.completed", data)))
     assert (found.items, found.calls, found.sessions, found.kinds) == ([], {}, {}, {"other": 1})
 
 
@@ -89,14 +98,14 @@ def test_what_is_no_item_is_no_export(data: Any) -> None:
 def test_a_session_event_names_its_session(kind: str) -> None:
     """Whatever became of it, it has something to pull; told twice it is one."""
     event = envelope(f"agent.session.{kind}", {"id": "sess_1", "environment_type": "none"})
-    found = read_delivery(lines(event, event))
+    found = read(lines(event, event))
     assert (list(found.sessions), found.kinds) == (["sess_1"], {"session": 2})
 
 
 @pytest.mark.parametrize("session", [None, 1, "", "two words", "s" * 257, "séance", "a\nb"])
 def test_a_session_without_a_usable_id_is_odd(session: object) -> None:
     """It could not be asked for; nothing else of the delivery is lost."""
-    found = read_delivery(lines(envelope("agent.session.idle", {"id": session}), TRACE))
+    found = read(lines(envelope("agent.session.idle", {"id": session}), TRACE))
     assert (found.sessions, found.kinds) == ({}, {"odd": 1, "export": 1})
 
 
@@ -117,17 +126,17 @@ def test_a_session_without_a_usable_id_is_odd(session: object) -> None:
     ],
 )
 def test_a_call_brings_the_trace_that_its_headers_name(headers: list[tuple[str, str]], traceparent: str | None) -> None:
-    """Case is forgiven, X- too; what cannot be read is passed over; numbers are not kept."""
-    found = read_delivery(orjson.dumps(incoming("rtc_1", *headers)))
-    assert found.calls == {"rtc_1": IncomingCall("rtc_1", traceparent)}
+    """Case is forgiven, X- too; what cannot be read is passed over; of the numbers only the hashes are there."""
+    found = read(orjson.dumps(incoming("rtc_1", *headers)))
+    assert found.calls == {"rtc_1": IncomingCall("rtc_1", traceparent, **NUMBERS)}
     assert found.kinds == {"call": 1}
 
 
 @pytest.mark.parametrize("kind", ["live.call.incoming", "live.transport.incoming"])
 def test_a_live_session_is_a_call(kind: str) -> None:
     """By the id that its events have."""
-    found = read_delivery(orjson.dumps(incoming("live_1", ("traceparent", TRACEPARENT), kind=kind)))
-    assert found.calls == {"live_1": IncomingCall("live_1", TRACEPARENT)}
+    found = read(orjson.dumps(incoming("live_1", ("traceparent", TRACEPARENT), kind=kind)))
+    assert found.calls == {"live_1": IncomingCall("live_1", TRACEPARENT, **NUMBERS)}
 
 
 @pytest.mark.parametrize(
@@ -142,14 +151,14 @@ def test_a_live_session_is_a_call(kind: str) -> None:
 )
 def test_a_call_without_a_usable_id_is_odd(data: Any) -> None:
     """Nothing could be found under it."""
-    assert read_delivery(orjson.dumps(envelope("realtime.call.incoming", data))).kinds == {"odd": 1}
+    assert read(orjson.dumps(envelope("realtime.call.incoming", data))).kinds == {"odd": 1}
 
 
 @pytest.mark.parametrize("headers", [None, 1, {}, [None, 1, "a", {}, {"name": 1, "value": TRACEPARENT}, {"name": "a"}]])
 def test_hostile_headers_cost_the_call_nothing(headers: Any) -> None:
     """Only what is a pair of texts is a header."""
     body = envelope("realtime.call.incoming", {"call_id": "rtc_1", "sip_headers": headers})
-    assert read_delivery(orjson.dumps(body)).calls == {"rtc_1": IncomingCall("rtc_1")}
+    assert read(orjson.dumps(body)).calls == {"rtc_1": IncomingCall("rtc_1")}
 
 
 @pytest.mark.parametrize(
@@ -159,15 +168,32 @@ def test_hostile_headers_cost_the_call_nothing(headers: Any) -> None:
 def test_what_is_neither_json_nor_lines_of_it_is_refused(body: bytes) -> None:
     """Lines are lines when the first one is a whole object; the message quotes nothing."""
     with pytest.raises(ValueError, match="body") as refused:
-        read_delivery(body)
+        read(body)
     assert "type" not in str(refused.value)
 
 
 def test_a_bad_later_line_is_counted_and_skipped() -> None:
     """Also one that was cut off, as the last line of a stream often is."""
-    found = read_delivery(lines(TRACE, b"{", SPANS[0], b"null", orjson.dumps(SPANS[1])[:-1]))
+    found = read(lines(TRACE, b"{", SPANS[0], b"null", orjson.dumps(SPANS[1])[:-1]))
     assert found.items == [TRACE, SPANS[0]]
     assert found.kinds == {"export": 2, "odd": 3}
+
+
+@pytest.mark.parametrize("junk", [b"{]\n" * 5_000_000, b"{}\n" * 5_000_000, b"\n" * 15_000_000 + b"{]\n" * 1_001])
+def test_a_body_of_junk_is_not_read_to_its_end(junk: bytes) -> None:
+    """Lines that are no event, and events that ask nothing: to read all of either takes a minute of a core."""
+    began = time.process_time()
+    with pytest.raises(JunkError, match=r"^body has more than \d+ \w+"):
+        read(lines(TRACE) + b"\n" + junk)
+    assert time.process_time() - began < 4
+
+
+def test_some_junk_costs_nothing_else() -> None:
+    """At the bound, all that is an event is taken."""
+    found = read(lines(TRACE, *[b"{]"] * MOST_ODD, envelope("x", {}), SPANS[0]))
+    assert (found.items, found.kinds) == ([TRACE, SPANS[0]], {"export": 2, "odd": MOST_ODD, "other": 1})
+    many = read(b"[" + b"0," * (MOST_OTHER - 1) + b"0]")
+    assert many.kinds == {"other": MOST_OTHER}
 
 
 @given(
@@ -188,6 +214,6 @@ def test_a_bad_later_line_is_counted_and_skipped() -> None:
 )
 def test_any_json_is_a_delivery(value: Any) -> None:
     """Whatever it says it raises nothing, each event is one of the kinds, and its items can be read."""
-    found = read_delivery(json.dumps(value).encode())
+    found = read(json.dumps(value).encode())
     assert set(found.kinds) <= set(KINDS)
     read_items(found.items, Source.WEBHOOK, GraftPolicy())

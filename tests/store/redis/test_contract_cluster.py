@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.store.calls_contract import CallContract, DurableCallContract
 from tests.store.contract import DurableContract, StoreContract
 from tests.store.machine import machine
 from tests.store.redis.places import Place
@@ -25,7 +26,7 @@ def _place() -> Place:
     return Place(_RUNNING, f"redis+cluster://127.0.0.1:{_RUNNING[0].port},127.0.0.1:{_RUNNING[1].port}")
 
 
-class TestCluster(StoreContract, DurableContract, TaskContract, DurableTaskContract):
+class TestCluster(StoreContract, DurableContract, TaskContract, DurableTaskContract, CallContract, DurableCallContract):
     @pytest.fixture
     def place(self, nodes: list[Server]) -> Place:
         return _place()

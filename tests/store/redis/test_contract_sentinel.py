@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.store.calls_contract import CallContract, DurableCallContract
 from tests.store.contract import DurableContract, StoreContract
 from tests.store.redis.places import Place
 from tests.store.redis.servers import Pair, pair
@@ -16,7 +17,9 @@ def servers() -> Iterator[Pair]:
         yield running
 
 
-class TestSentinel(StoreContract, DurableContract, TaskContract, DurableTaskContract):
+class TestSentinel(
+    StoreContract, DurableContract, TaskContract, DurableTaskContract, CallContract, DurableCallContract
+):
     @pytest.fixture
     def place(self, servers: Pair) -> Place:
         return Place([servers.primary], servers.url, wait_replicas=1)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.store.calls_contract import CallContract, DurableCallContract
 from tests.store.contract import DurableContract, StoreContract
 from tests.store.machine import machine
 from tests.store.redis.places import Place
@@ -22,7 +23,7 @@ def redis() -> Iterator[Server]:
 _RUNNING: list[Server] = []
 
 
-class TestSingle(StoreContract, DurableContract, TaskContract, DurableTaskContract):
+class TestSingle(StoreContract, DurableContract, TaskContract, DurableTaskContract, CallContract, DurableCallContract):
     @pytest.fixture
     def place(self, redis: Server) -> Place:
         return Place([redis], redis.url)

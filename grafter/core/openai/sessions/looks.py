@@ -5,9 +5,12 @@ it has published. So after an event (the webhook, or a command) the session is l
 grafter forgets the host. The first looks go on behind the last trace that is known and wait for the one that the event
 promised; the later ones read all from the beginning, for a turn that was not published is skipped by the list, and
 later stands before others that were.
+
+What was read is known again by digests, and their number is bounded. So the later looks at a long session begin where
+they are still all known: what is published or changed before the last thousand traces or so is not found.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import orjson
@@ -20,10 +23,25 @@ QUICK = 30 * SECOND
 """Looks this soon after the event are for the trace that it promised."""
 _LOOKS = (0, 3 * SECOND, 10 * SECOND, QUICK, 2 * MINUTE, 10 * MINUTE, HOUR, 4 * HOUR, 12 * HOUR)
 
-_MOST_SEEN = 2_000
+# A thousand digests and a page, twice; with them the blob is within TASK_BYTES whatever the cursors are.
+_GENERATION = 1_000
+_MOST_SEEN = 2_400
 _MOST_FAILURES = 1_000
 _MOST_PROMISES = 1_000
 _VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What an event came to, for whoever asked for it in another process."""
+
+    event: int
+    """When the event was put; those that were put before it are answered too."""
+    outcome: str
+    """What OpenAI's answer came to; the receiver's word."""
+    traces: int = 0
+    skipped: int = 0
+    linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +70,27 @@ class Progress:
     """Traces that were new since the event."""
     seen: tuple[str, ...] = ()
     """Digests of traces that are stored, the oldest first."""
+    older: tuple[str, ...] = ()
+    """Those of before, the next to be forgotten."""
+    floor: str = ""
+    """The cursor behind which every stored trace is known by its digest."""
+    middle: str = ""
+    """The same without ``older``."""
+    forward: bool = False
+    """The look that has begun goes on behind the last trace."""
+    answered: Answered | None = None
+    """The last event that was answered."""
+    over: bool = False
+    """Nothing is left to do but to tell so."""
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Digests of traces that are stored."""
+        return frozenset((*self.older, *self.seen))
 
     def encode(self) -> bytes:
         """A blob for the task."""
-        written = {
+        written: dict[str, object] = {
             "v": _VERSION,
             "event": self.event,
             "run": self.run,
@@ -68,7 +103,21 @@ class Progress:
             "failures": self.failures,
             "found": self.found,
             "seen": "".join(self.seen),
+            "older": "".join(self.older),
+            "floor": self.floor,
+            "middle": self.middle,
+            "forward": self.forward,
+            "over": self.over,
         }
+        if self.answered is not None:
+            answered = self.answered
+            written["answered"] = {
+                "event": answered.event,
+                "outcome": answered.outcome,
+                "traces": answered.traces,
+                "skipped": answered.skipped,
+                "linked": answered.linked,
+            }
         return orjson.dumps(written)
 
     @classmethod
@@ -80,7 +129,6 @@ class Progress:
             return cls()
         if written.get("v") != _VERSION:
             return cls()
-        seen = text_of(written.get("seen")) or ""
         return cls(
             event=count_of(written.get("event")) or 0,
             run=count_of(written.get("run")) or 0,
@@ -92,7 +140,13 @@ class Progress:
             last=text_of(written.get("last")) or "",
             failures=count_of(written.get("failures")) or 0,
             found=count_of(written.get("found")) or 0,
-            seen=tuple(seen[i : i + DIGEST_CHARACTERS] for i in range(0, len(seen), DIGEST_CHARACTERS)),
+            seen=_digests(written.get("seen")),
+            older=_digests(written.get("older")),
+            floor=text_of(written.get("floor")) or "",
+            middle=text_of(written.get("middle")) or "",
+            forward=written.get("forward") is True,
+            answered=_answered(mapping_of(written.get("answered"))),
+            over=written.get("over") is True,
         )
 
     def heard(self, event: int) -> "Progress":
@@ -112,34 +166,55 @@ class Progress:
             reading=False,
             failures=0,
             found=0,
+            over=False,
         )
 
     def begun(self, now: int) -> "Progress":
         """A look begins, unless one goes on."""
         if self.reading:
             return self
-        return replace(self, reading=True, after=self.last if now - self.event < QUICK else "")
+        forward = now - self.event < QUICK
+        return replace(self, reading=True, forward=forward, after=self.last if forward else self.floor)
 
     def read(self, after: str, digests: Iterable[str]) -> "Progress":
         """A page is stored."""
         came = tuple(digests)
-        return replace(
+        seen = (*self.seen, *came)[-_MOST_SEEN:]
+        progress = replace(
             self,
             after=after,
             found=self.found + len(came),
-            seen=(*self.seen, *came)[-_MOST_SEEN:],
+            seen=seen,
+            # Only where a later look finds more than a thousand at once.
+            older=self.older[max(0, len(self.older) + len(seen) - _MOST_SEEN) :],
             failures=0,
         )
+        return replace(progress, last=after)._turned() if self.forward else progress
 
     def ended(self) -> "Progress":
         """The look came to the end of the list."""
         return replace(
             self, reading=False, last=self.after or self.last, closed=self.closed or self.found > 0, failures=0
-        )
+        )._turned()
+
+    def _turned(self) -> "Progress":
+        """Everything that is known stands before ``last``: forget the older ones when there are many, and remember
+        where they ended."""
+        if len(self.seen) < _GENERATION:
+            return self
+        return replace(self, floor=self.middle, middle=self.last, older=self.seen, seen=())
 
     def afresh(self) -> "Progress":
         """The cursor is void: the next look begins at the beginning."""
-        return replace(self, reading=False, after="", last="")
+        return replace(self, reading=False, after="", last="", floor="", middle="")
+
+    def answering(self, outcome: str, skipped: int = 0, *, linked: bool = False) -> "Progress":
+        """The event has its answer."""
+        return replace(self, answered=Answered(self.event, outcome, self.found, skipped, linked))
+
+    def done(self) -> "Progress":
+        """Nothing is left to do."""
+        return replace(self, over=True)
 
     def failed(self) -> "Progress":
         """An attempt failed; the next one goes on where it stood."""
@@ -152,6 +227,19 @@ class Progress:
             if passed < offset <= remember and (offset >= QUICK or not self.closed):
                 return self.event + offset
         return None
+
+
+def _digests(written: object) -> tuple[str, ...]:
+    text = text_of(written) or ""
+    return tuple(text[i : i + DIGEST_CHARACTERS] for i in range(0, len(text), DIGEST_CHARACTERS))
+
+
+def _answered(written: Mapping[str, object]) -> Answered | None:
+    event, outcome = count_of(written.get("event")), text_of(written.get("outcome"))
+    if event is None or outcome is None:
+        return None
+    traces, skipped = (count_of(written.get(name)) or 0 for name in ("traces", "skipped"))
+    return Answered(event, outcome, traces, skipped, written.get("linked") is True)
 
 
 @dataclass(frozen=True, slots=True)

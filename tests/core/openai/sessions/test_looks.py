@@ -1,9 +1,11 @@
 """How far the reading of a session has come."""
 
+from dataclasses import dataclass, field
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grafter.core.openai.sessions.looks import Patience, Progress
+from grafter.core.openai.sessions.looks import Answered, Patience, Progress
 from grafter.core.policy import HOUR, MINUTE, SECOND
 from grafter.store.base import TASK_BYTES
 
@@ -56,7 +58,10 @@ def test_a_look_that_finds_nothing_does_not_close() -> None:
     st.booleans(),
 )
 def test_it_is_remembered_as_it_was(event: int, run: int, after: str, seen: list[str], flag: bool) -> None:
-    progress = Progress(event, run, run, flag, not flag, flag, after, after, 3, 2, tuple(seen))
+    answered = Answered(event, "ok", 3, run, linked=flag) if seen else None
+    progress = Progress(
+        event, run, run, flag, not flag, flag, after, after, 3, 2, tuple(seen), tuple(seen), after, "m", flag, answered
+    )
     try:
         blob = progress.encode()
     except TypeError:
@@ -72,11 +77,65 @@ def test_any_blob_is_a_beginning(blob: bytes) -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    progress = Progress(after="x" * 1000, last="x" * 1000)
-    for page in range(100):
-        progress = progress.read("x" * 1000, [f"{page * 100 + n:016x}" for n in range(100)])
-    assert len(progress.encode()) < TASK_BYTES
-    assert progress.seen[-1] == f"{9999:016x}"
+    """Whatever the cursors are, and however much is found at once and where."""
+    cursor = "\x01" * 1000
+    for now in (EVENT, EVENT + HOUR):
+        progress = Progress(after=cursor, last=cursor, floor=cursor, middle=cursor).heard(EVENT).begun(now)
+        for page in range(100):
+            progress = progress.read(cursor, [f"{page * 100 + n:016x}" for n in range(100)])
+            assert len(progress.encode()) < TASK_BYTES
+        assert f"{9999:016x}" in progress.ended().known
+
+
+@dataclass
+class Published:
+    """The list of a session's traces, by their places in it, and what was read of it."""
+
+    places: set[int]
+    progress: Progress = field(default_factory=Progress)
+    pages: int = 0
+
+    def look(self, now: int) -> int:
+        """Read to the end of the list; how many were new."""
+        self.progress = self.progress.begun(now)
+        new = 0
+        while True:
+            after = int(self.progress.after or "-1")
+            page = sorted(place for place in self.places if place > after)[:100]
+            fresh = [digest for place in page if (digest := f"{place:016x}") not in self.progress.known]
+            new += len(fresh)
+            self.pages += 1
+            self.progress = Progress.decode(
+                self.progress.read(str(page[-1]) if page else self.progress.after, fresh).encode()
+            )
+            if len(page) < 100:
+                self.progress = self.progress.ended()
+                return new
+
+
+def test_a_long_session_is_read_once() -> None:
+    """Thousands of turns, in many events or at once: the later looks find nothing that was stored, do not begin at the
+    beginning, and still find what is published late among the last thousand."""
+    for step in (150, 5000):
+        published = Published(set())
+        for end in range(step, 5001, step):
+            published.places |= set(range(end - step, end)) - {4300}
+            published.progress = published.progress.heard(EVENT)
+            assert published.look(EVENT) == len(published.places & set(range(end - step, end)))
+            assert published.look(EVENT + HOUR) == 0
+        published.places.add(4300)
+        published.pages = 0
+        assert published.look(EVENT + HOUR) == 1
+        assert 10 <= published.pages <= 23
+        assert published.look(EVENT + 4 * HOUR) == 0
+
+
+def test_a_turn_that_is_not_published_for_long_is_found_in_a_session_of_a_thousand() -> None:
+    published = Published(set(range(1, 1000)), Progress().heard(EVENT))
+    assert published.look(EVENT) == 999
+    published.places.add(0)
+    assert published.look(EVENT + HOUR) == 1
+    assert published.look(EVENT + 4 * HOUR) == 0
 
 
 def test_waits_double_up_to_a_bound_and_do_as_they_are_asked() -> None:

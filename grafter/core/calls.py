@@ -1,0 +1,151 @@
+"""What is remembered of a phone call: who called whom, without their numbers.
+
+A number is a person's. It is kept as a keyed hash, by which the calls of one number can be found again by whoever has
+the number and the store, and as its last four digits, by which people tell two calls apart. Where a number stands in
+is hostile text: whoever calls writes the From of the INVITE. So what cannot be read as a number is none, and no error.
+
+Source of the forms: RFC 3261, sections 20.20 and 25.1 (name-addr, addr-spec, compact header names); RFC 3966 (tel,
+visual separators).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from phonenumbers import NumberParseException, PhoneNumberFormat, format_number, parse
+
+from grafter.core.model import UnixNano
+from grafter.core.redact import digest
+
+CALLER_HEADERS = ("from", "f")
+CALLEE_HEADERS = ("to", "t")
+"""Names of SIP headers, in lower case; the second is the compact one."""
+
+# A display name has some words. What is longer than this was not written by a telephone.
+_LONGEST_ADDRESS = 1_000
+# E.164 has 15; the dial strings of networks of one's own are longer.
+_MOST_DIGITS = 32
+_LONGEST_NUMBER = 64
+_DIGITS = frozenset("0123456789")
+_SEPARATORS = str.maketrans("", "", "-.() ")
+_SHOWN = 4
+# As many again are to stay hidden: of an extension's four digits the last four are all.
+_FEWEST_TO_SHOW = 2 * _SHOWN
+_HASH_CHARACTERS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Phone:
+    """A phone number as it is kept."""
+
+    hash: str
+    """32 hex digits, as ``redact`` makes them of the same text under the same secret. Of a number that is known to be
+    international the text is its E.164 form, of any other its digits."""
+    last_four: str
+    """Digits; empty for a number of fewer than eight."""
+
+    def encode(self) -> str:
+        """A text for the store."""
+        return self.hash + self.last_four
+
+    @classmethod
+    def decode(cls, text: str) -> "Phone":
+        """What ``encode`` made."""
+        return cls(text[:_HASH_CHARACTERS], text[_HASH_CHARACTERS:])
+
+
+@dataclass(frozen=True, slots=True)
+class CallNote:
+    """What was told of a call, by webhook or by the app."""
+
+    call_id: str
+    """OpenAI's; up to 256 printable ASCII characters. The guest of the call has the same."""
+    at: UnixNano
+    """When it was told of first."""
+    caller: Phone | None = None
+    """None: no number was told, or none that can be read."""
+    callee: Phone | None = None
+    traceparent: str | None = None
+    """Of its SIP headers; the caller wrote it, so it is only a hint."""
+
+
+def phone_in_headers(headers: Iterable[tuple[str, str]], names: Sequence[str], secret: bytes) -> Phone | None:
+    """The first number that headers of these names hold."""
+    for name, value in headers:
+        if name.strip().lower() in names:
+            phone = phone_in(value, secret)
+            if phone is not None:
+                return phone
+    return None
+
+
+def phone_in(text: str, secret: bytes) -> Phone | None:
+    """The number that a text names: a bare number, or the value of a From or To header, of which the first address is
+    read.
+
+    A number is digits, with or without ``+`` and visual separators; a name, an address of the network, digits of
+    another script and more than 32 digits are none. Without a secret there is none either: what is hashed under no key
+    can be guessed. Never raises.
+    """
+    number = _number(text) if len(text) <= _LONGEST_ADDRESS else None
+    if number is None or not secret:
+        return None
+    digits = number.removeprefix("+").translate(_SEPARATORS)
+    if not 0 < len(digits) <= _MOST_DIGITS or not _DIGITS.issuperset(digits):
+        return None
+    whole = _international(number) or digits
+    return Phone(digest(whole, secret), whole[-_SHOWN:] if len(digits) >= _FEWEST_TO_SHOW else "")
+
+
+def _international(number: str) -> str | None:
+    """The E.164 form of a number that begins with ``+``, and with a country that there is."""
+    if not number.startswith("+") or len(number) > _LONGEST_NUMBER:
+        return None
+    try:
+        return format_number(parse(number), PhoneNumberFormat.E164)
+    except NumberParseException:
+        return None
+
+
+def _number(text: str) -> str | None:
+    """What stands where an address has its number."""
+    address = _address(text)
+    if address is None:
+        return None
+    scheme, colon, rest = address.partition(":")
+    if not colon:
+        return address.strip()
+    match scheme.strip().lower():
+        case "tel":
+            return rest.partition(";")[0].strip()
+        case "sip" | "sips":
+            user, at, _ = rest.partition("@")
+            # Without a user it is the address of a machine, whose digits and dots are no number.
+            return unquote(user.partition(";")[0].partition(":")[0]).strip() if at else None
+    return None
+
+
+def _address(text: str) -> str | None:
+    """The first address of a text, without the display name and the header's parameters."""
+    opening = _unquoted(text, "<")
+    if opening >= 0:
+        address, closing, _ = text[opening + 1 :].partition(">")
+        return address if closing else None
+    if '"' in text:
+        return None
+    return text.partition(";")[0].partition(",")[0]
+
+
+def _unquoted(text: str, sign: str) -> int:
+    """Where a sign first stands outside of quotes, else -1: what a caller puts into a display name is no address."""
+    quoted = escaped = False
+    for position, each in enumerate(text):
+        if escaped:
+            escaped = False
+        elif quoted and each == "\\":
+            escaped = True
+        elif each == '"':
+            quoted = not quoted
+        elif each == sign and not quoted:
+            return position
+    return -1

@@ -1,0 +1,101 @@
+"""What was told of calls, over Redis: a hash a call, and in each bucket a sorted set of them by when each is forgotten.
+
+A field is set where it is missing and never changed, so that of two replicas each thing is one's.
+"""
+
+from collections.abc import Sequence
+
+from grafter.core.calls import CallNote, Phone
+from grafter.core.model import UnixNano
+from grafter.store.redis.connection import Command
+from grafter.store.redis.engine import Engine
+from grafter.store.redis.layout import BUCKETS, absolute, bucket_of, relative
+from grafter.store.redis.scripts import RUBBISH_MS
+
+_VERSION = 1
+# For clocks that differ: which notes are over is told by the times in them.
+_SPARE_MS = 3_600_000
+_FIELDS = ("v", "at", "until", "caller", "callee", "traceparent")
+
+
+class Calls:
+    """Over an engine; see CallStore."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._remember = engine.waits.remember
+        self._most = max(1, -(-engine.waits.remember_limit // BUCKETS))
+
+    async def note(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+        """Forget what is over, note, and make room."""
+        identities = {call.call_id: call.call_id.encode() for call in calls}
+        buckets = list(dict.fromkeys(map(bucket_of, identities.values())))
+        over = await self._engine.commands(
+            [(bucket, ("ZRANGEBYSCORE", self._index(bucket), "-inf", relative(now))) for bucket in buckets]
+        )
+        # First, or what was said of a call that is forgotten would stand for the next one.
+        commands = self._forgetting(buckets, over)
+        until = relative(now) + self._remember
+        ttl = self._remember // 1_000_000 + _SPARE_MS
+        for call in calls:
+            identity = identities[call.call_id]
+            bucket = bucket_of(identity)
+            name = self._note(identity)
+            said = {
+                "v": _VERSION,
+                "at": relative(call.at),
+                "caller": None if call.caller is None else call.caller.encode(),
+                "callee": None if call.callee is None else call.callee.encode(),
+                "traceparent": call.traceparent,
+            }
+            commands += [(bucket, ("HSETNX", name, key, value)) for key, value in said.items() if value is not None]
+            commands += [
+                (bucket, ("HSET", name, "until", until)),
+                (bucket, ("PEXPIRE", name, ttl)),
+                (bucket, ("ZADD", self._index(bucket), "GT", until, identity)),
+            ]
+        asked = len(commands)
+        commands += [(bucket, ("ZRANGE", self._index(bucket), 0, -self._most - 1)) for bucket in buckets]
+        commands += [(bucket, ("PEXPIRE", self._index(bucket), max(RUBBISH_MS, ttl))) for bucket in buckets]
+        replies = await self._engine.commands(commands)
+        await self._engine.commands(self._forgetting(buckets, replies[asked : asked + len(buckets)]))
+
+    def _forgetting(self, buckets: Sequence[int], some: Sequence[Sequence[bytes]]) -> list[tuple[int, Command]]:
+        """The commands that forget some calls of each bucket."""
+        return [
+            (bucket, command)
+            for bucket, identities in zip(buckets, some, strict=True)
+            for identity in identities
+            for command in (("ZREM", self._index(bucket), identity), ("UNLINK", self._note(identity)))
+        ]
+
+    async def noted(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
+        """See CallStore."""
+        asked: list[tuple[int, Command]] = []
+        for call_id in call_ids:
+            identity = call_id.encode()
+            asked.append((bucket_of(identity), ("HMGET", self._note(identity), *_FIELDS)))
+        notes: list[CallNote | None] = []
+        for call_id, reply in zip(call_ids, await self._engine.commands(asked), strict=True):
+            version, at, until, *said = reply
+            # A newer version's is left alone.
+            if version is None or int(version) != _VERSION or int(until) <= relative(now):
+                notes.append(None)
+                continue
+            caller, callee, traceparent = (None if each is None else each.decode() for each in said)
+            notes.append(
+                CallNote(
+                    call_id,
+                    absolute(int(at)),
+                    None if caller is None else Phone.decode(caller),
+                    None if callee is None else Phone.decode(callee),
+                    traceparent,
+                )
+            )
+        return notes
+
+    def _note(self, identity: bytes) -> bytes:
+        return self._engine.layout.name(b"c", identity)
+
+    def _index(self, bucket: int) -> bytes:
+        return self._engine.layout.tags[bucket] + b"calls"
