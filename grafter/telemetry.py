@@ -49,12 +49,12 @@ class Metrics:
         self.recorders = Gauge(
             # Of several workers: the sum of those that live.
             "grafter_recorders",
-            "Realtime calls recorded now.",
+            "Calls recorded now.",
             registry=self.registry,
             multiprocess_mode="livesum",
         )
         self.recorder_connects = counter(
-            "grafter_recorder_connects", "Attempts to open the sideband of a Realtime call.", "outcome"
+            "grafter_recorder_connects", "Attempts to open the sideband of a call.", "outcome"
         )
         self.recorder_ends = counter("grafter_recorder_ends", "Recorders that ended.", "reason")
         self.recorder_lost_events = counter(

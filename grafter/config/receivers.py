@@ -175,8 +175,8 @@ class Realtime(Model):
     """Realtime calls: events that apps post, and calls that are recorded beside them."""
 
     record: Flag = False
-    """Start a recorder for each call that a `realtime.call.incoming` webhook tells of, with the `api_key` of that
-    project."""
+    """Start a recorder for each call that a webhook tells of (`realtime.call.incoming`, `live.transport.incoming`),
+    with the `api_key` of that project."""
     silence: PositiveDuration = Duration.parse("90s")
     """A recorder ends after this time without an event, though its socket lives."""
     tokens: tuple[FilledSecret, ...] = ()

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Final
 
-AUDIO_DELTAS: Final = frozenset({"response.output_audio.delta", "response.audio.delta"})
-AUDIO_APPEND: Final = "input_audio_buffer.append"
+AUDIO_DELTAS: Final = frozenset({"response.output_audio.delta", "response.audio.delta", "session.output_audio.delta"})
+AUDIO_APPENDS: Final = frozenset({"input_audio_buffer.append", "session.input_audio.append"})
+"""Of the Realtime API and of the Live API."""
 
 LONGEST_TEXT: Final = 64 * 1024
 """Characters kept of one string: more than any instructions or tool result that a span could show."""
@@ -20,7 +21,9 @@ LONGEST_ROW: Final = 1024 * 1024
 """Bytes of one event as it is posted."""
 DEEPEST: Final = 24
 
-_DELTA_FIELDS: Final = ("event_id", "response_id", "item_id", "output_index", "content_index")
+_DELTA_FIELDS: Final = ("event_id", "response_id", "item_id", "output_index", "content_index", "start_ms", "end_ms")
+_ENDS: Final = ('audio.delta"', 'audio_buffer.append"', 'audio.append"')
+"""What a text that is about audio has in it somewhere."""
 _SMALL: Final = 300
 """About what an event without texts takes in memory."""
 _NODE: Final = 40
@@ -48,7 +51,7 @@ def seen(event: object, side: str, at: int) -> Seen | None:
     if isinstance(event, str):
         if len(event) > LONGEST_RAW:
             return None
-        if 'audio.delta"' not in event and 'audio_buffer.append"' not in event:
+        if not any(end in event for end in _ENDS):
             return Seen(at, side, event, len(event)) if event else None
         event = json.loads(event)
     if not isinstance(event, Mapping):
@@ -65,7 +68,7 @@ def seen(event: object, side: str, at: int) -> Seen | None:
             if isinstance(value, (str, int)):
                 copy[field] = value[:256] if isinstance(value, str) else value
         return Seen(at, side, copy, _SMALL, str(copy.get("item_id", "")))
-    if kind == AUDIO_APPEND:
+    if kind in AUDIO_APPENDS:
         copy = {"type": kind, "audio_bytes": _bytes_in(event.get("audio"))}
         if isinstance(event.get("event_id"), str):
             copy["event_id"] = str(event["event_id"])[:256]
@@ -110,11 +113,14 @@ class _Copying:
 
     def mapping(self, value: Mapping[Any, object], depth: int) -> dict[str, object]:
         copy: dict[str, object] = {}
+        # An audio delta may come inside another event.
+        kind = value.get("type")
+        audio = ("audio", "delta") if isinstance(kind, str) and kind in AUDIO_DELTAS else ("audio",)
         for key, member in value.items():
             name = key if isinstance(key, str) else str(key)
             self.size += _NODE + len(name)
-            if name == "audio" and isinstance(member, (str, bytes, bytearray)):
-                copy["audio_bytes"] = _bytes_in(member)
+            if name in audio and isinstance(member, (str, bytes, bytearray)):
+                copy[f"{name}_bytes"] = _bytes_in(member)
             elif isinstance(member, str) and len(member) > 1024 and member.startswith("data:"):
                 copy[f"{name}_bytes"] = _bytes_in(member.partition(",")[2])
             else:

@@ -14,9 +14,12 @@
 // apart from the constructor for an endpoint or a token that is none.
 
 const PATH = '/v1/realtime/events';
-const AUDIO_DELTAS = new Set(['response.output_audio.delta', 'response.audio.delta']);
-const AUDIO_APPEND = 'input_audio_buffer.append';
-const DELTA_FIELDS = ['event_id', 'response_id', 'item_id', 'output_index', 'content_index'];
+// Of the Realtime API and of the Live API.
+const AUDIO_DELTAS = new Set(['response.output_audio.delta', 'response.audio.delta', 'session.output_audio.delta']);
+const AUDIO_APPENDS = new Set(['input_audio_buffer.append', 'session.input_audio.append']);
+const DELTA_FIELDS = ['event_id', 'response_id', 'item_id', 'output_index', 'content_index', 'start_ms', 'end_ms'];
+// What a text that is about audio has in it somewhere.
+const ENDS = ['audio.delta"', 'audio_buffer.append"', 'audio.append"'];
 
 const BATCH_EVENTS = 500;
 const BATCH_BYTES = 1024 * 1024;
@@ -440,7 +443,7 @@ function seen(event) {
   }
   if (typeof event === 'string') {
     if (!event || event.length > LONGEST_RAW) return null;
-    if (!event.includes('audio.delta"') && !event.includes('audio_buffer.append"')) {
+    if (!ENDS.some((end) => event.includes(end))) {
       return { event, size: 2 * event.length, audioOf: null };
     }
     event = JSON.parse(event);
@@ -457,7 +460,7 @@ function seen(event) {
     }
     return { event: copy, size: 300, audioOf: String(copy.item_id ?? '') };
   }
-  if (event.type === AUDIO_APPEND) {
+  if (AUDIO_APPENDS.has(event.type)) {
     const copy = { type: event.type, audio_bytes: bytesIn(event.audio) };
     if (typeof event.event_id === 'string') copy.event_id = event.event_id.slice(0, 256);
     return { event: copy, size: 300, audioOf: '' };
@@ -493,10 +496,12 @@ function copied(value, copying, depth) {
     return value.map((member) => copied(member, copying, depth + 1));
   }
   const copy = {};
+  // An audio delta may come inside another event.
+  const delta = AUDIO_DELTAS.has(value.type);
   for (const [name, member] of Object.entries(value)) {
     copying.size += 40 + 2 * name.length;
     const binary = member instanceof ArrayBuffer || ArrayBuffer.isView(member);
-    if (binary || (name === 'audio' && typeof member === 'string')) {
+    if (binary || ((name === 'audio' || (delta && name === 'delta')) && typeof member === 'string')) {
       copy[`${name}_bytes`] = bytesIn(member);
     } else if (typeof member === 'string' && member.length > 1024 && member.startsWith('data:')) {
       copy[`${name}_bytes`] = bytesIn(member.slice(member.indexOf(',') + 1));

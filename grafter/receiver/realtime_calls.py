@@ -31,9 +31,9 @@ def call_routes(
 ) -> list[web.RouteDef]:
     """The route that starts recorders: POST to ``/v1/realtime/calls``.
 
-    ``{"call_id": "rtc_…", "traceparent": "00-…" | "metadata": {…}, "from": "+1…", "to": "+1…"}`` in, 202 out. ``from``
-    and ``to`` may be left out and are not kept. ``tokens`` are the bearer tokens that open it, none opens it to
-    everybody. ``max_bytes`` bounds the body before and after decompression.
+    ``{"call_id": "rtc_…", "traceparent": "00-…" | "metadata": {…}, "from": "+1…", "to": "+1…"}`` in, 202 out; a Live
+    session's id is ``live_…``. ``from`` and ``to`` may be left out and are not kept. ``tokens`` are the bearer tokens
+    that open it, none opens it to everybody. ``max_bytes`` bounds the body before and after decompression.
     """
     calls = _Calls(recorders, metrics, Tokens(tokens), max_bytes)
     return [web.post(_CALLS_PATH, calls.handle)]

@@ -1,4 +1,4 @@
-"""Recorders of Realtime calls: grafter's own ear on calls whose app posts nothing.
+"""Recorders of Realtime and Live calls: grafter's own ear on calls whose app posts nothing.
 
 One task a call reads its sideband (recording.py); one task for all of them looks after time and hands what they heard
 to the store. The rules it keeps: at most one recorder a call; a start is acknowledged only when the store has its head,

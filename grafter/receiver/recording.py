@@ -18,8 +18,12 @@ import orjson
 from aiohttp import WSMsgType
 
 from grafter.core.model import Part, UnixNano
+from grafter.core.openai.live.allowed import CLOSED
+from grafter.core.openai.live.talking import ended_by
 from grafter.core.openai.realtime.intake import Gathering
 from grafter.core.openai.realtime.notes import Side
+from grafter.core.openai.realtime.records import LIVE_IDS
+from grafter.core.openai.values import mapping_of
 from grafter.receiver.sideband import Answer, Attempt, Sideband, Socket
 
 _log = logging.getLogger(__name__)
@@ -32,7 +36,8 @@ Clock = Callable[[], int]
 # Of a close by the peer: normal, going away, and no code at all. Any other is worth a new attempt, whose answer says
 # whether the call still lives.
 _CLOSED_FOR_GOOD = frozenset({1000, 1001, 1005})
-_SESSIONS = frozenset({"session.created", "session.updated"})
+_SESSIONS = frozenset({"session.created", "session.started", "session.updated"})
+_ERROR = "error"
 # OpenAI ends a Realtime session after an hour; an end that is further away than this is no end of a call.
 _FARTHEST_EXPIRY_NS = 48 * 3600 * SECOND
 
@@ -51,7 +56,7 @@ class End(StrEnum):
     STOPPED = "stopped"
     """grafter stops; the call goes on without it."""
     DISCONNECT = "disconnect"
-    """The peer could not be reached for too long."""
+    """The peer could not be reached for too long, or says that the call was cut off."""
     NOT_ACCEPTED = "not_accepted"
     """The peer never knew the call."""
     UNAUTHORIZED = "unauthorized"
@@ -100,6 +105,7 @@ class Recording:
 
     __slots__ = (
         "_attempted",
+        "_closed",
         "_connected",
         "_established",
         "_expires_at",
@@ -159,6 +165,7 @@ class Recording:
         self._spawn = spawn
         self._socket: Socket | None = None
         self._established = False
+        self._closed: End | None = None
         self._expires_at: int | None = None
 
     @property
@@ -210,9 +217,15 @@ class Recording:
             if answer.socket is not None:
                 heard = self._heard
                 code = await self._read(answer.socket)
-                if code in _CLOSED_FOR_GOOD:
+                if self._closed is not None:
+                    return self._closed
+                if not self._established:
+                    # Let in to be told that it may not listen: no call of this kind is there, or not yet.
+                    answer = Answer(Attempt.NOT_FOUND, reason="refused by an event")
+                elif code in _CLOSED_FOR_GOOD:
                     return End.CLOSE
-                _log.info("recorder lost its connection", extra={"call": self.call_id, "code": code})
+                else:
+                    _log.info("recorder lost its connection", extra={"call": self.call_id, "code": code})
                 if self._heard > heard:
                     failures = 0
             end, seconds = self._wait_after(answer, failures)
@@ -240,15 +253,23 @@ class Recording:
                     extra={"call": self.call_id, "answer": answer.reason},
                 )
                 return End.UNAUTHORIZED, 0.0
+            case Attempt.REFUSED if self._may_pass(answer):
+                limit, longest, gone = timing.not_accepted, timing.longest_accept_backoff, End.REFUSED
             case Attempt.REFUSED:
                 _log.error("recorder was refused", extra={"call": self.call_id, "answer": answer.reason})
                 return End.REFUSED, 0.0
         backoff: float = min(timing.backoff * 2.0 ** min(failures, 16), longest) * random.uniform(0.5, 1.0)
         seconds = max(backoff, answer.retry_after)
         if waited + seconds > limit:
-            _log.warning("recorder gives up", extra={"call": self.call_id, "answer": answer.reason or "closed"})
+            # One call may be announced under two ids, one of which is never accepted: nothing is wrong with that.
+            level = logging.INFO if gone is End.NOT_ACCEPTED else logging.WARNING
+            _log.log(level, "recorder gives up", extra={"call": self.call_id, "answer": answer.reason or "closed"})
             return gone, 0.0
         return None, seconds
+
+    def _may_pass(self, answer: Answer) -> bool:
+        """A Live session may be there all the same: nothing is written about what is answered before it is accepted."""
+        return self.call_id.startswith(LIVE_IDS) and not self._established and 400 <= answer.status < 500
 
     async def _read(self, socket: Socket) -> int | None:
         """Read until the socket ends; its close code, None where it ended without."""
@@ -261,7 +282,7 @@ class Recording:
             self._offset,
         )
         self._socket = socket
-        self._established = True
+        refused = False
         self._last_frame = self._connected = steady()
         try:
             while True:
@@ -269,11 +290,22 @@ class Recording:
                 kind = message.type
                 now = self._last_frame = steady()
                 if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
+                    if not self._established:
+                        refused = _is_error(message.data)
+                        if refused:
+                            # It may be all that comes, and then it is of no call.
+                            read_kind(_ERROR)
+                            continue
+                        self._established = True
                     self._heard = now
                     name = add(message.data, UnixNano(now + offset), Side.SERVER)
                     read_kind(name)
                     if name in _SESSIONS:
                         self._read_session(message.data)
+                    elif name == CLOSED:
+                        # The last that a Live session says, whatever its socket does afterwards.
+                        self._closed = _END_OF[ended_by(_member(message.data, "reason"))]
+                        return socket.close_code
                 elif kind is WSMsgType.PING:
                     await socket.pong(message.data)
                 elif kind is not WSMsgType.PONG:
@@ -282,6 +314,7 @@ class Recording:
             return None
         finally:
             self._socket = None
+            self._established |= not refused
             await socket.close()
 
     async def _ping(self, socket: Socket) -> None:
@@ -294,15 +327,27 @@ class Recording:
             await socket.close()
 
     def _read_session(self, raw: bytes | str) -> None:
-        try:
-            expires_at = orjson.loads(raw)["session"]["expires_at"]
-        except (ValueError, TypeError, KeyError):
-            return
+        expires_at = mapping_of(_member(raw, "session")).get("expires_at")
         if isinstance(expires_at, (int, float)) and 0 < expires_at < 1 << 33:
             at = int(expires_at * SECOND)
             # One that is past, or years away, says more of a clock than of the call.
             if self.now < at <= self.now + _FARTHEST_EXPIRY_NS:
                 self._expires_at = at
+
+
+_END_OF = {"close": End.CLOSE, "expired": End.EXPIRED, "disconnect": End.DISCONNECT}
+
+
+def _member(raw: bytes | str, name: str) -> object:
+    """A member of an event; None where there is none."""
+    try:
+        return mapping_of(orjson.loads(raw)).get(name)
+    except ValueError:
+        return None
+
+
+def _is_error(raw: bytes | str) -> bool:
+    return _member(raw, "type") == _ERROR
 
 
 def _ns(seconds: float) -> int:

@@ -1,10 +1,12 @@
-"""The sideband of a Realtime call: a WebSocket on which OpenAI shows a call's events to a second listener.
+"""The sideband of a call: a WebSocket on which OpenAI shows a call's events to a second listener.
 
 One attempt to open it, and what the answer means. The rules it keeps: the key goes to the address that the config
 names and nowhere else, whatever the call id is and whatever the peer answers (no redirect is followed), and neither
 the key nor the peer's own words reach a log or an exception.
 
-Source of the address: OpenAI's guide on server-side controls, ``wss://api.openai.com/v1/realtime?call_id=rtc_…``.
+Source of the addresses: OpenAI's guide on server-side controls, ``wss://api.openai.com/v1/realtime?call_id=rtc_…`` of
+a Realtime call; openai-python 3.54.0, ``resources/live/sideband.py``, ``/live/sessions/live_…/attach`` of a Live one.
+Neither takes a subprotocol, and both take the key as a bearer token.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ import aiohttp
 from yarl import URL
 
 from grafter.core.openai.items import plain_id
+from grafter.core.openai.realtime.records import LIVE_IDS
 from grafter.receiver.peer import proxy_of, retry_after
 
 Socket = aiohttp.ClientWebSocketResponse
@@ -42,7 +45,7 @@ class Attempt(StrEnum):
 
     CONNECTED = "connected"
     NOT_FOUND = "not_found"
-    """404 or 410: the call is not accepted yet, or is over."""
+    """404, 409 or 410: the call is not accepted yet, or is over."""
     UNAUTHORIZED = "unauthorized"
     """401 or 403: the key is wrong, or may not do this."""
     LIMITED = "limited"
@@ -75,11 +78,18 @@ def is_call_id(call_id: str) -> bool:
 
 
 def address(base_url: str, call_id: str) -> URL:
-    """Where the sideband of a call is: always under ``base_url``, for the id is quoted whole."""
+    """Where the sideband of a call is: always under ``base_url``, for the id is quoted whole.
+
+    An id of the Live API is told by its beginning; any other is the Realtime API's.
+    """
     parts = urlsplit(base_url)
     scheme = "ws" if parts.scheme == "http" else "wss"
-    query = "&".join(filter(None, [parts.query, "call_id=" + quote(call_id, safe="")]))
-    return URL(urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + "/realtime", query, "")), encoded=True)
+    name = quote(call_id, safe="")
+    if call_id.startswith(LIVE_IDS):
+        path, query = f"/live/sessions/{name}/attach", parts.query
+    else:
+        path, query = "/realtime", "&".join(filter(None, [parts.query, f"call_id={name}"]))
+    return URL(urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + path, query, "")), encoded=True)
 
 
 class Sideband:
@@ -143,7 +153,7 @@ async def _refuse_redirect(_session: object, _context: object, found: aiohttp.Tr
 
 def _refusal(status: int, wait: float) -> Answer:
     match status:
-        case 404 | 410:
+        case 404 | 409 | 410:
             attempt = Attempt.NOT_FOUND
         case 401 | 403:
             attempt = Attempt.UNAUTHORIZED

@@ -70,7 +70,7 @@ class Desk:
     store: Store
     """For what was delivered before."""
     recorders: Recorders | None = None
-    """Starts a recorder for each Realtime call that comes in; None: none is started."""
+    """Starts a recorder for each call that comes in; None: none is started."""
     pulls: PullRequests | None = None
     """None: sessions are not pulled."""
 
@@ -218,7 +218,7 @@ class _Webhooks:
     async def _incoming(self, call: IncomingCall, project: str, now: UnixNano) -> Part | None:
         """Start the call's recorder where there is to be one; else what is to be remembered of the call."""
         recorders = self._desk.recorders
-        if recorders is not None and call.realtime:
+        if recorders is not None:
             try:
                 headers = [("traceparent", call.traceparent)] if call.traceparent is not None else []
                 await recorders.start(call.call_id, sip_headers=headers, project=project)

@@ -2,7 +2,8 @@
 
 Every event that it sends is made by the ``openai`` package's own types, so that a wrong shape fails here and not in
 grafter. What it cannot know is how OpenAI's sideband behaves where nothing is written about it: here a listener gets
-``session.created`` when it comes, then each server event of the call, and no client event.
+``session.created`` when it comes, then each server event of the call, and no client event. Sessions of the Live API
+(``live_…``) have a sideband of their own, with ``session.started`` in its place.
 
 The story that it tells a talking client: the caller says something (any audio will do), the model calls a tool, the
 answer is spoken and cut off by the caller, a last short answer follows.
@@ -22,6 +23,8 @@ from aiohttp import WSMsgType, web
 from openai.types.realtime import RealtimeServerEvent
 from openai.types.realtime.realtime_session_create_response import RealtimeSessionCreateResponse
 from pydantic import TypeAdapter
+
+from tests.e2e.live_events import live_event, live_session
 
 Json = dict[str, Any]
 
@@ -108,6 +111,10 @@ class RealtimeServer:
     """What listeners sent, pings apart."""
     calls: dict[str, Call] = field(default_factory=dict)
     pongs: bool = True
+    introduces: bool = True
+    """A listener is told of the session when it comes."""
+    refuses: Json | None = None
+    """Lets listeners in, tells them this, and closes: an answer that comes too late to be a status."""
     key: str = KEY
     """The only one that it takes."""
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -120,8 +127,11 @@ class RealtimeServer:
     def call(self, call_id: str = "rtc_1", **of_session: Any) -> Call:
         """The call of this id; it begins when it is first asked for."""
         if call_id not in self.calls:
-            number = len(self.calls) + 1
-            self.calls[call_id] = Call(call_id, session(f"sess_{number}", **of_session))
+            if call_id.startswith("live_"):
+                made = live_session(call_id, **of_session)
+            else:
+                made = session(f"sess_{len(self.calls) + 1}", **of_session)
+            self.calls[call_id] = Call(call_id, made)
         return self.calls[call_id]
 
     async def until_listening(self, call_id: str = "rtc_1", listeners: int = 1) -> Call:
@@ -163,6 +173,11 @@ class RealtimeServer:
             return await self._listener(request, request.query["call_id"])
         return await self._client(request, request.query["talks"])
 
+    async def attach(self, request: web.Request) -> web.StreamResponse:
+        """The sideband of a Live session."""
+        assert request.headers["Authorization"] == f"Bearer {self.key}"
+        return await self._listener(request, request.match_info["session"])
+
     async def _listener(self, request: web.Request, call_id: str) -> web.StreamResponse:
         async with self._news:
             self.attempts.append({**request.headers, "path": request.path_qs})
@@ -175,7 +190,15 @@ class RealtimeServer:
             return web.json_response({"error": {"message": "no call"}}, status=404)
         socket = web.WebSocketResponse(autoping=self.pongs)
         await socket.prepare(request)
-        await socket.send_json(event("session.created", session=call.session))
+        if self.refuses is not None:
+            await socket.send_json(self.refuses)
+            await socket.close()
+            return socket
+        if self.introduces:
+            live = call_id.startswith("live_")
+            await socket.send_json(
+                (live_event if live else event)("session.started" if live else "session.created", session=call.session)
+            )
         async with self._news:
             call.listeners.append(socket)
             self._news.notify_all()
@@ -413,6 +436,7 @@ async def serving() -> AsyncIterator[RealtimeServer]:
     server = RealtimeServer()
     app = web.Application()
     app.router.add_get("/v1/realtime", server.handle)
+    app.router.add_get("/v1/live/sessions/{session}/attach", server.attach)
     runner = web.AppRunner(app, shutdown_timeout=0.5)
     await runner.setup()
     try:

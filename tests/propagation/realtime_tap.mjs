@@ -49,6 +49,15 @@ const scenes = {
     return tap;
   },
 
+  async live() {
+    const tap = made();
+    tap.server({ type: 'session.output_audio.delta', delta: AUDIO, start_ms: 100, end_ms: 200 });
+    tap.client(JSON.stringify({ type: 'session.input_audio.append', audio: AUDIO }));
+    tap.server({ type: 'response.event', event_id: 'e', event: { type: 'response.audio.delta', delta: AUDIO } });
+    await tap.close();
+    return tap;
+  },
+
   async busy() {
     const tap = made();
     tap.server(said(1));

@@ -19,6 +19,9 @@ TYPES = st.sampled_from(
         "response.output_audio.delta",
         "response.audio.delta",
         "input_audio_buffer.append",
+        "session.output_audio.delta",
+        "session.input_audio.append",
+        "response.event",
         "conversation.item.create",
         "conversation.item.added",
         "response.done",
@@ -47,6 +50,8 @@ def test_no_audio_leaves_in_any_event(kind: str, event: dict[str, Any], form: st
     event = {**event, "type": kind, "audio": SECRET, "item": {"content": [{"audio": SECRET}, with_audio(event)]}}
     if "delta" in kind:
         event["delta"] = SECRET
+    if kind == "response.event":
+        event["event"] = {"type": "response.audio.delta", "delta": SECRET}
     shown: object = event
     if form != "dict":
         shown = json.dumps(event) if form == "text" else json.dumps(event).encode()

@@ -60,6 +60,17 @@ async def test_events_of_every_form_arrive_in_order_and_without_audio(door: Door
     assert now - 30 < times[0] <= door.stored[0]["sent_at"] <= now + 0.1
 
 
+async def test_the_audio_of_a_live_session_stays_in_the_app(door: Door) -> None:
+    """Told by its size and its place in the session, inside another event too."""
+    await play(door.url, "live")
+    assert [row["event"] for row in door.rows] == [
+        {"type": "session.output_audio.delta", "delta_bytes": 4, "start_ms": 100, "end_ms": 200},
+        {"type": "session.input_audio.append", "audio_bytes": 4},
+        {"type": "response.event", "event_id": "e", "event": {"type": "response.audio.delta", "delta_bytes": 4}},
+    ]
+    assert AUDIO.encode() not in door.raw
+
+
 async def test_a_busy_door_is_left_alone_as_long_as_it_asks(door: Door) -> None:
     """503 with Retry-After, then the same events again; the times stay those of the app's calls."""
     door.script = [busy("1")]

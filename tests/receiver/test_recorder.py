@@ -3,9 +3,9 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import monotonic_ns, time_ns
 
 import aiohttp
@@ -15,68 +15,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from grafter.core.model import Mark, Part, Source, TraceId, UnixNano, call_guest, called
+from grafter.core.model import Source, TraceId, UnixNano, called
 from grafter.core.openai.realtime.intake import read_posts
-from grafter.core.openai.realtime.notes import Note, Side, decode
-from grafter.core.policy import GraftPolicy, Waits
+from grafter.core.openai.realtime.notes import Side
+from grafter.core.policy import Waits
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver import recorder
 from grafter.receiver.http_common import serving
 from grafter.receiver.openai_http import application
 from grafter.receiver.realtime_calls import call_routes
 from grafter.receiver.recorder import Recorders, Started, recording
-from grafter.receiver.recording import Timing
 from grafter.receiver.sideband import Account, address, is_call_id
 from grafter.telemetry import Metrics
 from tests.e2e import realtime_server
 from tests.e2e.realtime_server import KEY, RealtimeServer, delta, event
-
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
-QUICK = Timing(tick=0.01, store=0.05, backoff=0.01, longest_backoff=0.05, longest_accept_backoff=0.05)
-"""Far shorter than any real wait; nothing here waits for a time, only for what must come."""
-POLICY = GraftPolicy()
-
-
-@dataclass
-class Store:
-    """A consumer whose notes a test can wait for; raises the next of ``errors`` instead, while there is one."""
-
-    parts: list[Part] = field(default_factory=list)
-    errors: list[Exception] = field(default_factory=list)
-    refused: int = 0
-    news: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
-        async with self.news:
-            self.news.notify_all()
-            if self.errors:
-                self.refused += 1
-                raise self.errors.pop(0)
-            self.parts += parts
-
-    def notes(self, call: str = "rtc_1") -> list[Note]:
-        mine = [part for part in self.parts if part.guest is not None and part.guest.guest == call_guest(call)]
-        return [note for part in mine for note in decode(part.payload)]
-
-    def types(self, call: str = "rtc_1") -> list[str]:
-        return [str(note.event["type"]) for note in self.notes(call)]
-
-    def ended_by(self, call: str = "rtc_1") -> list[object]:
-        return [note.event["by"] for note in self.notes(call) if note.event["type"] == "grafter.ended"]
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10), self.news:
-            await self.news.wait_for(holds)
-
-    async def until_type(self, kind: str, call: str = "rtc_1") -> None:
-        await self.until(lambda: kind in self.types(call))
-
-    async def until_ended(self, call: str = "rtc_1") -> object:
-        """By what the call has ended."""
-        await self.until(lambda: bool(self.ended_by(call)))
-        (by,) = self.ended_by(call)
-        return by
+from tests.receiver.recorder_rig import (
+    POLICY,
+    QUICK,
+    TRACE,
+    TRACEPARENT,
+    Store,
+    connects,
+    ends,
+    items,
+    recorded,
+    recorders_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -98,36 +62,6 @@ async def server() -> AsyncIterator[RealtimeServer]:
 def store() -> Store:
     """A store, for one test."""
     return Store()
-
-
-@asynccontextmanager
-async def recorders_of(
-    server: RealtimeServer,
-    store: Store,
-    metrics: Metrics | None = None,
-    timing: Timing = QUICK,
-    policy: GraftPolicy = POLICY,
-    **more: object,
-) -> AsyncIterator[Recorders]:
-    account = Account(KEY, server.url)
-    async with recording(store, metrics or Metrics(), policy, account, timing=timing, **more) as recorders:
-        yield recorders
-
-
-def ends(metrics: Metrics, reason: str) -> float:
-    return metrics.registry.get_sample_value("grafter_recorder_ends_total", {"reason": reason}) or 0
-
-
-def connects(metrics: Metrics, outcome: str) -> float:
-    return metrics.registry.get_sample_value("grafter_recorder_connects_total", {"outcome": outcome}) or 0
-
-
-def recorded(metrics: Metrics) -> float | None:
-    return metrics.registry.get_sample_value("grafter_recorders")
-
-
-def items(metrics: Metrics, kind: str) -> float:
-    return metrics.registry.get_sample_value("grafter_guest_items_total", {"source": "realtime", "kind": kind}) or 0
 
 
 async def test_a_start_returns_when_its_head_is_stored(server: RealtimeServer, store: Store, metrics: Metrics) -> None:

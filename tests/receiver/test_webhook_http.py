@@ -406,11 +406,12 @@ async def test_without_a_recorder_a_call_is_remembered(desks: Desks, kind: str) 
     assert b"1555" not in b"".join(part.payload for part in desks.parts)
 
 
-async def test_a_live_session_starts_no_recorder(door: Door, desks: Desks) -> None:
-    """It has no Realtime events to listen to."""
+async def test_each_api_that_could_take_a_call_is_listened_to(door: Door, desks: Desks) -> None:
+    """One call is told of under two ids, and nobody knows yet by which of them it will be accepted."""
     await door.deliver(incoming("live_1", ("traceparent", TRACEPARENT), kind="live.transport.incoming"))
-    assert desks.started == []
-    assert [call for call, _ in notes_of(desks.parts)] == ["live_1"]
+    await door.deliver(incoming("rtc_1", ("traceparent", TRACEPARENT)), id="wh_2")
+    assert [call for call, _, _ in desks.started] == ["live_1", "rtc_1"]
+    assert desks.parts == []
 
 
 @pytest.mark.parametrize("reason", ["no_api_key", "recorders"])

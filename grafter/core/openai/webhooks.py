@@ -25,14 +25,13 @@ KINDS = ("call", "session", "export", "other", "odd")
 
 @dataclass(frozen=True, slots=True)
 class IncomingCall:
-    """Somebody calls; the app has not accepted it yet."""
+    """Somebody calls; the app has not accepted it yet. One call may come as two, with an id for each API that could
+    take it: the app accepts one of them."""
 
     call_id: str
+    """``rtc_…`` of the Realtime API, ``live_…`` of the Live API."""
     traceparent: str | None = None
     """Of its SIP headers; the caller wrote it, so it is only a hint."""
-    realtime: bool = True
-    """It has a sideband of Realtime events. A Live session has not: its id begins with ``live_``, and the same call's
-    own Realtime event, with an id of its own, comes beside it."""
 
 
 @dataclass(slots=True)
@@ -107,8 +106,7 @@ def _read(document: object, found: Delivery) -> None:
 
 
 def _call(data: Mapping[str, object]) -> IncomingCall | None:
-    realtime = plain_id(data.get("call_id"))
-    call_id = realtime or plain_id(data.get("session_id"))
+    call_id = plain_id(data.get("call_id")) or plain_id(data.get("session_id"))
     if call_id is None:
         return None
     headers = [
@@ -116,7 +114,7 @@ def _call(data: Mapping[str, object]) -> IncomingCall | None:
         for header in map(mapping_of, list_of(data.get("sip_headers")))
         if isinstance(name := header.get("name"), str) and isinstance(value := header.get("value"), str)
     ]
-    return IncomingCall(call_id, from_headers(headers), realtime is not None)
+    return IncomingCall(call_id, from_headers(headers))
 
 
 def _items(data: object) -> Sequence[object]:

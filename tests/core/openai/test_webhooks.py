@@ -124,10 +124,10 @@ def test_a_call_brings_the_trace_that_its_headers_name(headers: list[tuple[str, 
 
 
 @pytest.mark.parametrize("kind", ["live.call.incoming", "live.transport.incoming"])
-def test_a_live_session_has_no_realtime_events(kind: str) -> None:
-    """It is remembered all the same, by the id that its events have."""
+def test_a_live_session_is_a_call(kind: str) -> None:
+    """By the id that its events have."""
     found = read_delivery(orjson.dumps(incoming("live_1", ("traceparent", TRACEPARENT), kind=kind)))
-    assert found.calls == {"live_1": IncomingCall("live_1", TRACEPARENT, realtime=False)}
+    assert found.calls == {"live_1": IncomingCall("live_1", TRACEPARENT)}
 
 
 @pytest.mark.parametrize(

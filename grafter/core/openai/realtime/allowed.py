@@ -1,4 +1,4 @@
-"""What of an event's members may be stored: the rule of ``content``, for the Realtime API's own objects.
+"""What of an event's members may be stored: the rule of ``content``, for the objects of the Realtime and Live APIs.
 
 An allow-list under every policy, since sessions hold keys (``client_secret``, an MCP server's ``authorization``) that
 are neither content nor structure. A table names each member and the rule that keeps it: structure stays, content
@@ -158,7 +158,14 @@ def digested(value: object, _: Content) -> object:
 _PART: Table = {"type": _part_type, "text": said, "transcript": said}
 PART = inside(_PART)
 
-ERROR: Table = {"type": word, "code": amount, "param": word, "event_id": identity, "message": said}
+ERROR: Table = {
+    "type": word,
+    "code": amount,
+    "param": word,
+    "event_id": identity,
+    "client_event_id": identity,
+    "message": said,
+}
 
 _ITEM: Table = {
     "id": identity,
@@ -221,7 +228,9 @@ _AUDIO: Table = {
         }
     ),
     "output": inside({"format": inside(_FORMAT), "voice": word, "speed": number}),
+    "format": inside(_FORMAT),
 }
+_TOOLS = each(inside({"type": word, "name": word, "server_label": word}))
 _SESSION: Table = {
     "id": identity,
     "type": word,
@@ -232,10 +241,13 @@ _SESSION: Table = {
     "temperature": number,
     "audio": inside(_AUDIO),
     "instructions": said,
-    "tools": each(inside({"type": word, "name": word, "server_label": word})),
+    "tools": _TOOLS,
     "tracing": inside({"workflow_name": word, "group_id": word, "metadata": own}),
     "prompt": inside({"id": identity, "version": word}),
     "reasoning": inside({"effort": word}),
+    "delegation": inside(
+        {"type": word, "responses": inside({"model": word, "tools": _TOOLS}), "decisions": inside({"model": word})}
+    ),
 }
 
 

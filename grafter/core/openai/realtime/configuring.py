@@ -7,6 +7,7 @@ that a stream of which only one side is seen still has a model and a detector.
 from collections.abc import Mapping
 
 from grafter.core.openai.realtime.notes import Note
+from grafter.core.openai.realtime.records import LIVE
 from grafter.core.openai.realtime.session import Session
 from grafter.core.openai.values import count_of, list_of, mapping_of, text_of
 
@@ -30,14 +31,13 @@ def configured(session: Session, note: Note, event: Mapping[str, object]) -> Non
     modalities = [word for word in map(text_of, list_of(told.get("output_modalities"))) if word is not None]
     config.modalities = modalities or config.modalities
     if "tools" in told:
-        tools = [mapping_of(tool) for tool in list_of(told.get("tools"))]
-        names = [text_of(tool.get("name")) or text_of(tool.get("server_label")) for tool in tools]
-        config.tools = [name for name in names if name is not None]
+        config.tools = _names(told.get("tools"))
     audio = mapping_of(told.get("audio"))
     _hears(session, mapping_of(audio.get("input")))
     output = mapping_of(audio.get("output"))
     config.voice = text_of(output.get("voice")) or config.voice
     config.output_format = text_of(mapping_of(output.get("format")).get("type")) or config.output_format
+    _delegates(session, told)
     tracing = mapping_of(told.get("tracing"))
     # Once set it cannot be changed: OpenAI ignores a second one.
     config.workflow = config.workflow or text_of(tracing.get("workflow_name"))
@@ -48,6 +48,31 @@ def configured(session: Session, note: Note, event: Mapping[str, object]) -> Non
 def conversation(session: Session, note: Note, event: Mapping[str, object]) -> None:
     named = text_of(mapping_of(event.get("conversation")).get("id"))
     session.conversation = session.conversation or named
+
+
+def _delegates(session: Session, told: Mapping[str, object]) -> None:
+    """What only a session of the Live API is told: one format for both ways, and who does its work."""
+    if "delegation" not in told and session.config.kind != LIVE:
+        return
+    config, live = session.config, session.live
+    config.kind = LIVE
+    both = text_of(mapping_of(mapping_of(told.get("audio")).get("format")).get("type"))
+    config.input_format, config.output_format = both or config.input_format, both or config.output_format
+    delegation = mapping_of(told.get("delegation"))
+    live.target = text_of(delegation.get("type")) or live.target
+    for target in ("responses", "decisions"):
+        backend = mapping_of(delegation.get(target))
+        live.backend = text_of(backend.get("model")) or live.backend
+        if "tools" in backend:
+            config.tools = _names(backend.get("tools"))
+
+
+def _names(tools: object) -> list[str]:
+    named = [mapping_of(tool) for tool in list_of(tools)]
+    names = [
+        text_of(tool.get("name")) or text_of(tool.get("server_label")) or text_of(tool.get("type")) for tool in named
+    ]
+    return [name for name in names if name is not None]
 
 
 def _hears(session: Session, told: Mapping[str, object]) -> None:

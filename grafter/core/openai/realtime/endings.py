@@ -5,10 +5,15 @@ likes; an MCP server's item is told after its call has ended. So each is held un
 the next turn has ended a while ago, or is too late.
 """
 
+from typing import TypeVar
+
 from grafter.core.model import GuestSpan, UnixNano
+from grafter.core.openai.live.spans import utterance_span
 from grafter.core.openai.realtime import spans
-from grafter.core.openai.realtime.records import MOST_OPEN, Call, Response, Speech
+from grafter.core.openai.realtime.records import MOST_OPEN, Call, Response, Speech, Utterance
 from grafter.core.openai.realtime.session import Session
+
+R = TypeVar("R", Response, Speech, Call, Utterance)
 
 _SECOND = 1_000_000_000
 _PLAYOUT = 60 * _SECOND
@@ -26,18 +31,26 @@ def settled(session: Session, at: int, *, content: bool) -> list[GuestSpan]:
     responses = [one for one in session.responses.values() if _response_over(one, at)]
     speeches = [one for one in session.speeches.values() if _speech_over(session, one, at)]
     calls = [one for one in session.calls.values() if _call_over(one, at)]
-    for response in (*responses, *list(session.responses.values())[: len(session.responses) - MOST_OPEN]):
+    for response in (*responses, *_oldest(session.responses)):
         _leave_response(session, response, found, content=content)
-    for speech in (*speeches, *list(session.speeches.values())[: len(session.speeches) - MOST_OPEN]):
+    for speech in (*speeches, *_oldest(session.speeches)):
         _leave_speech(session, speech, None, found, content=content)
-    for call in (*calls, *list(session.calls.values())[: len(session.calls) - MOST_OPEN]):
+    for call in (*calls, *_oldest(session.calls)):
         _leave_call(session, call, None, found, content=content)
+    utterances = [one for one in session.utterances.values() if _utterance_over(one, at)]
+    for utterance in (*utterances, *_oldest(session.utterances)):
+        _leave_utterance(session, utterance, found, content=content)
     return found
+
+
+def _oldest(records: dict[str, R]) -> list[R]:
+    """Those that are too many to stay open."""
+    return list(records.values())[: max(0, len(records) - MOST_OPEN)]
 
 
 def crowded(session: Session) -> bool:
     """More is open than may be."""
-    return max(len(session.responses), len(session.speeches), len(session.calls)) > MOST_OPEN
+    return max(len(records) for records in session.open) > MOST_OPEN
 
 
 def closed(session: Session, by: str, *, content: bool) -> list[GuestSpan]:
@@ -50,6 +63,8 @@ def closed(session: Session, by: str, *, content: bool) -> list[GuestSpan]:
         _leave_speech(session, speech, end, found, content=content)
     for call in list(session.calls.values()):
         _leave_call(session, call, end, found, content=content)
+    for utterance in list(session.utterances.values()):
+        _leave_utterance(session, utterance, found, content=content)
     if not session.closed:
         session.closed = True
         found.append(spans.session_span(session, by, content=content))
@@ -86,6 +101,10 @@ def _call_over(call: Call, at: int) -> bool:
     return call.told or at > call.ended_at + _LATE
 
 
+def _utterance_over(utterance: Utterance, at: int) -> bool:
+    return at > utterance.last_at + _OVERTAKEN
+
+
 def _leave_response(session: Session, response: Response, found: list[GuestSpan], *, content: bool) -> None:
     if session.responses.pop(response.id, None) is not None:
         session.turns += 1
@@ -104,6 +123,15 @@ def _leave_speech(
 def _leave_call(session: Session, call: Call, end: UnixNano | None, found: list[GuestSpan], *, content: bool) -> None:
     if session.calls.pop(call.id, None) is not None:
         _leave(session, spans.call_span(session, call, end, content=content), found)
+
+
+def _leave_utterance(session: Session, utterance: Utterance, found: list[GuestSpan], *, content: bool) -> None:
+    if session.utterances.pop(utterance.id, None) is not None:
+        session.speeches_ended += utterance.user
+        span = utterance_span(session, utterance, content=content)
+        # What was said before anybody listened was said in this session.
+        session.first_at = min(session.first_at, span.start)
+        _leave(session, span, found)
 
 
 def _leave(session: Session, span: GuestSpan, found: list[GuestSpan]) -> None:

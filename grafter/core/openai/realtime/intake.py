@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, call_guest, guest_key
 from grafter.core.openai.items import parse_json, usable_id
+from grafter.core.openai.live import allowed as live
 from grafter.core.openai.media import decoded_size
 from grafter.core.openai.realtime.kept import AUDIO_DELTAS, FOLDED, KNOWN, ODD, UNREAD, kept, present_name
 from grafter.core.openai.realtime.notes import ENDED, METADATA, SIP, Note, Side, encode
@@ -21,9 +22,9 @@ from grafter.core.openai.times import nanoseconds
 from grafter.core.openai.values import mapping_of, sound
 from grafter.core.policy import HOUR, SECOND, GraftPolicy
 
-SESSIONS = frozenset({"session.created", "session.updated", "session.update"})
+SESSIONS = frozenset({"session.created", "session.started", "session.updated", "session.update"})
 
-ENDINGS = frozenset(
+ENDINGS = live.ENDINGS | frozenset(
     {
         "response.done",
         "response.output_item.done",
@@ -51,9 +52,9 @@ ENDINGS = frozenset(
 """Events that may end a span; one that turns out not to costs a look. A tool ends by its output, which whoever only
 listens beside the call sees as an item of the server's."""
 
-_URGENT = ENDINGS | SESSIONS | {METADATA, SIP, "response.function_call_arguments.done", "error"}
+_URGENT = (ENDINGS - live.PATIENT) | SESSIONS | {METADATA, SIP, "response.function_call_arguments.done", "error"}
 
-_CLIENT_EVENTS = frozenset(
+_CLIENT_EVENTS = live.CLIENTS | frozenset(
     {
         "session.update",
         "transcription_session.update",
@@ -72,6 +73,8 @@ _CLIENT_EVENTS = frozenset(
 
 MOST_CALLS = 10_000
 """In one body: each takes a kilobyte while it is read, and naming one takes a sender fourteen bytes."""
+
+_SOUND = AUDIO_DELTAS | {"input_audio_buffer.append", "session.input_audio.append", live.OUTPUT_AUDIO}
 
 _FAR = HOUR
 """A time this far ahead of grafter's clock is no time of an event, and a sender that says it is now has a wrong clock:
@@ -170,7 +173,8 @@ class Gathering:
         if kind in SESSIONS:
             metadata = mapping_of(mapping_of(event.get("session")).get("tracing")).get("metadata")
             self._read_link("session", metadata)
-        kind = present_name(kind)
+        event = live.unwrapped(event)
+        kind = present_name(event.get("type"))
         if kind == ODD:
             return ODD
         remains = kept(event, side, self._content)
@@ -280,10 +284,11 @@ class Gathering:
         # What comes between two deltas may tell them apart: audio after a cut is not audio before it.
         self._runs.clear()
         self._notes.append(note)
+        if kind in ENDINGS:
+            self._ends = True
+            self._ended |= kind in (ENDED, live.CLOSED)
         if kind in _URGENT:
             self._pressing = True
-            self._ends |= kind in ENDINGS
-            self._ended |= kind == ENDED
             self._head |= kind in SESSIONS
 
     def _read_link(self, origin: str, metadata: object) -> None:
@@ -298,7 +303,7 @@ def kind_of(event_type: str) -> str:
 
     ``audio``, ``event``, ``unknown_type`` (kept) or ``odd`` (skipped).
     """
-    if event_type in AUDIO_DELTAS or event_type == "input_audio_buffer.append":
+    if event_type in _SOUND:
         return "audio"
     if event_type == ODD:
         return ODD
@@ -487,7 +492,7 @@ def _side(said: object, event: object) -> Side | None:
 
 
 def _key(kind: str, side: Side, event: Mapping[str, object]) -> _Key:
-    return ("decoded", kind, side, event.get("response_id"), event.get("item_id"))
+    return ("decoded", kind, side, event.get("response_id"), event.get("item_id"), event.get("delegation_id"))
 
 
 def _plain_event(

@@ -1,4 +1,4 @@
-"""What of a Realtime event may be stored: a table of the event types that say something, and what of each stays.
+"""What of an event may be stored: a table of the event types that say something, and what of each stays.
 
 Half of what a socket carries is sound, and most of the rest says again what a later event says whole; so each type
 has the few members that the state machine reads. Content is kept where the policy lets it. Audio never is: of a delta
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from grafter.core.openai.content import ARGUMENTS_DIGEST, without_text
 from grafter.core.openai.limits import fit_json
+from grafter.core.openai.live import allowed as live
 from grafter.core.openai.media import decoded_size
 from grafter.core.openai.realtime import allowed
 from grafter.core.openai.realtime.allowed import GONE, Rule, Table, flag, identity, number, or_null, own, said, word
@@ -34,7 +35,7 @@ PRESENT_NAMES: Mapping[str, str] = {
 }
 """The beta API's names, and what today's API calls the same."""
 
-UNREAD = frozenset(
+UNREAD = live.UNREAD | frozenset(
     {
         "conversation.item.input_audio_transcription.delta",
         "conversation.item.input_audio_transcription.segment",
@@ -66,6 +67,7 @@ def kept(event: Mapping[str, object], side: Side, content: Content) -> dict[str,
     string but its id. Applied to its own result it changes nothing. Never raises for a JSON object, and what it gives
     can be written as JSON.
     """
+    event = live.unwrapped(event)
     kind = present_name(event.get("type"))
     if side is Side.GRAFTER:
         table = _GRAFTER.get(kind)
@@ -136,6 +138,7 @@ _ARGUMENTS: Table = {
 }
 
 _TABLES: Mapping[str, Table] = {
+    **live.TABLES,
     "conversation.created": _table(conversation=allowed.inside({"id": identity})),
     "conversation.item.added": _WITH_ITEM,
     "conversation.item.create": _WITH_ITEM,
@@ -190,7 +193,7 @@ _TABLES: Mapping[str, Table] = {
 KNOWN = frozenset(_TABLES)
 """Types that the state machine reads, under today's names."""
 
-FOLDED = frozenset(kind for kind in _TABLES if kind.endswith(".delta"))
+FOLDED = live.FOLDED | frozenset(kind for kind in _TABLES if kind.endswith(".delta") and kind not in live.TABLES)
 """Types of which only the first and the last of a run say anything."""
 
 _GRAFTER: Mapping[str, Table] = {

@@ -10,9 +10,13 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from grafter.core.model import GuestSpan, UnixNano
+from grafter.core.openai.live import allowed as live
+from grafter.core.openai.live import events as live_events
+from grafter.core.openai.live.talking import ended_by
 from grafter.core.openai.realtime import configuring, endings, responses, speech, tools
 from grafter.core.openai.realtime import session as sessions
 from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED, Note, Side
+from grafter.core.openai.realtime.records import LIVE
 from grafter.core.openai.realtime.seen import Seen
 from grafter.core.openai.realtime.session import Session
 from grafter.core.openai.times import MAX_TIME
@@ -82,9 +86,13 @@ class Machine:
         if handler is None:
             session.count_unknown(kind)
             return []
-        if (kind in _CLIENTS) is not (note.side is Side.CLIENT):
+        if (kind in _CLIENTS) is not (note.side is Side.CLIENT) and kind not in _EITHER:
             session.misplaced += 1
+        if kind in live_events.HANDLERS:
+            session.config.kind = session.config.kind or LIVE
         handler(session, note, note.event)
+        if kind == live.CLOSED:
+            self._ended_by = self._ended_by or ended_by(note.event.get("reason"))
         if kind in _SILENT and not endings.crowded(session):
             return []
         return self._told(session, endings.settled(session, at, content=self._content))
@@ -154,7 +162,7 @@ class Machine:
         if not self._sessions:
             self._begin(note, self.call)
         current = self._sessions[self._current]
-        if kind in ("session.created", "session.updated"):
+        if kind in _NAMING:
             return self._named(note, current)
         if len(self._sessions) == 1:
             return current
@@ -211,6 +219,7 @@ def _names(event: Mapping[str, object]) -> list[str]:
         event.get("response_id"),
         event.get("item_id"),
         event.get("call_id"),
+        event.get("delegation_id"),
         response.get("id"),
         item.get("call_id"),
         item.get("id"),
@@ -228,6 +237,7 @@ def _item(whole: bool) -> Handler:
 
 
 HANDLERS: Mapping[str, Handler] = {
+    **live_events.HANDLERS,
     "conversation.created": configuring.conversation,
     "conversation.item.added": _item(whole=False),
     "conversation.item.create": _item(whole=True),
@@ -275,6 +285,7 @@ HANDLERS: Mapping[str, Handler] = {
 }
 """What each type of event does; ``kept`` keeps these and no others."""
 
+_NAMING = frozenset({"session.created", "session.started", "session.updated", live.CLOSED})
 _CLIENTS = frozenset(
     {
         "conversation.item.create",
@@ -282,10 +293,13 @@ _CLIENTS = frozenset(
         "input_audio_buffer.commit",
         "response.cancel",
         "response.create",
+        "response.item.create",
+        "session.start",
         "session.update",
     }
 )
-_SILENT = frozenset(kind for kind in HANDLERS if kind.endswith((".delta", ".added", "_started"))) | {
+_EITHER = frozenset({"transport.dtmf.send"})
+_SILENT = (frozenset(kind for kind in HANDLERS if kind.endswith((".delta", ".added", "_started"))) - live.ENDINGS) | {
     "rate_limits.updated",
     "response.created",
 }

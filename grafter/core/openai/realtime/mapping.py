@@ -159,4 +159,5 @@ def _introduced(span: GuestSpan, head: Head, clock: Mapping[str, float], policy:
 
 
 def _ids(session: Session) -> frozenset[str]:
-    return frozenset(name for name in (session.id, session.conversation, session.config.group) if name is not None)
+    names = (session.id, session.name, session.conversation, session.config.group)
+    return frozenset(name for name in names if name is not None)

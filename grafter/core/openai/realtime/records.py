@@ -21,12 +21,19 @@ MOST_ITEMS = 1_024
 MOST_EVENTS = 64
 """Span events on one span, each of which is billed as a row."""
 
+LIVE = "live"
+"""``Config.kind`` of a session of the Live API."""
+LIVE_IDS = "live_"
+"""What the ids of its sessions begin with."""
+
 
 @dataclass(slots=True)
 class Response:
     """One model turn."""
 
     id: str = ""
+    kind: str = "spoken"
+    """``spoken`` (of the Realtime API), ``delegated`` (of the Responses API, by a Live session) or ``decision``."""
     first_at: int = 0
     last_at: int = 0
     created_at: int | None = None
@@ -73,6 +80,10 @@ class Response:
     speech_stopped_at: int | None = None
     silence_ms: int | None = None
     after_tool: str | None = None
+    delegation: str | None = None
+    """The Live delegation that it works for."""
+    previous: str | None = None
+    """The response that it goes on from, as it says itself."""
 
 
 @dataclass(slots=True)
@@ -103,7 +114,7 @@ class Call:
 
     id: str = ""
     kind: str = "function"
-    """``function``, ``mcp``, ``list`` or ``approval``."""
+    """``function``, ``mcp``, ``hosted`` (a tool that OpenAI runs itself), ``list`` or ``approval``."""
     first_at: int = 0
     last_at: int = 0
     started_at: int | None = None
@@ -120,6 +131,59 @@ class Call:
     tools: list[str] = field(default_factory=list)
     told: bool = False
     """Its item has come whole, so nothing more will be said of it."""
+    delegation: str | None = None
+    """The Live delegation that asked for it."""
+    untold: bool = False
+    """That it has ended is known by what went on from it; its output was not seen."""
+
+
+@dataclass(slots=True)
+class Utterance:
+    """A run of transcript fragments of a Live session, whose wire has no turns: somebody speaks, without a pause."""
+
+    id: str = ""
+    user: bool = False
+    """The caller; else the model."""
+    first_at: int = 0
+    last_at: int = 0
+    start_ms: int = 0
+    end_ms: int = 0
+    """Both of the session's own time."""
+    text: str = ""
+
+
+@dataclass(slots=True)
+class Delegation:
+    """Work that the Live model gave away."""
+
+    id: str = ""
+    at: int | None = None
+    target: str | None = None
+    response: str | None = None
+    """The newest response that works for it."""
+    tool: str | None = None
+    tool_at: int | None = None
+    """The call whose output was handed back last since then, and when."""
+
+
+@dataclass(slots=True)
+class Live:
+    """What only a session of the Live API has."""
+
+    begun_at: int | None = None
+    """When its own time began, at the latest: nothing is told before it has happened."""
+    seconds: float | None = None
+    """Of audio, as they are billed, so far."""
+    usage_ratio: float | None = None
+    closed_by: str | None = None
+    """The reason that ``session.closed`` gives."""
+    target: str | None = None
+    """Who does delegated work, and by which model."""
+    backend: str | None = None
+    heard: list[object] = field(default_factory=list)
+    """``[id, start_ms, end_ms]`` of what the caller said last."""
+    spoken: list[object] = field(default_factory=list)
+    """``start_ms`` of what the model said last."""
 
 
 @dataclass(slots=True)
@@ -163,7 +227,7 @@ class Waiting:
     """``[time, event id, metadata, aside]`` of each response that the client asked for and the server has not made."""
 
 
-R = TypeVar("R", Response, Speech, Call, Config, Waiting)
+R = TypeVar("R", Response, Speech, Call, Config, Waiting, Utterance, Delegation, Live)
 
 
 def written(record: R) -> dict[str, object]:

@@ -155,7 +155,7 @@ def error(session: Session, note: Note, event: Mapping[str, object]) -> None:
     session.errors += 1
     if told.get("code") == "session_expired":
         session.expired = True
-    answers = text_of(told.get("event_id"))
+    answers = text_of(told.get("event_id")) or text_of(told.get("client_event_id"))
     creates = session.waiting.creates
     if answers is not None:
         creates[:] = [wanted for wanted in creates if list_of(wanted)[1:2] != [answers]]

@@ -10,14 +10,19 @@ from dataclasses import dataclass, field
 
 from grafter.core.model import SpanId, guest_span_id
 from grafter.core.openai.realtime.records import (
+    LIVE,
+    LIVE_IDS,
     MOST_EVENTS,
     MOST_ITEMS,
     MOST_SPANS,
     SESSION,
     Call,
     Config,
+    Delegation,
+    Live,
     Response,
     Speech,
+    Utterance,
     Waiting,
     read_all,
     read_into,
@@ -43,7 +48,7 @@ _COUNTS = (
 
 @dataclass(slots=True)
 class Session:
-    """One Realtime session."""
+    """One session of the Realtime API, or of the Live API."""
 
     guest: str
     """Its guest trace id."""
@@ -52,7 +57,7 @@ class Session:
     first_at: int = 0
     last_at: int = 0
     told: bool = False
-    """``session.created`` has come."""
+    """``session.created``, or ``session.started``, has come."""
     followed: bool = False
     """A later session has begun under the same key."""
     expired: bool = False
@@ -64,6 +69,9 @@ class Session:
     responses: dict[str, Response] = field(default_factory=dict)
     speeches: dict[str, Speech] = field(default_factory=dict)
     calls: dict[str, Call] = field(default_factory=dict)
+    live: Live = field(default_factory=Live)
+    utterances: dict[str, Utterance] = field(default_factory=dict)
+    delegations: dict[str, Delegation] = field(default_factory=dict)
     items: dict[str, str] = field(default_factory=dict)
     """Which response made an item."""
     asked: dict[str, str] = field(default_factory=dict)
@@ -92,6 +100,17 @@ class Session:
     """Ids that named something of another kind already."""
     misplaced: int = 0
     """Events from a side that does not send them, or about nothing that is known."""
+
+    @property
+    def open(self) -> tuple[Mapping[str, object], ...]:
+        """The records that become spans, by kind."""
+        return self.responses, self.speeches, self.calls, self.utterances
+
+    @property
+    def name(self) -> str | None:
+        """OpenAI's id of it. A Live session that is recorded is called by its own id, whether or not that is told."""
+        named_by_key = self.config.kind == LIVE and self.guest.startswith(LIVE_IDS) and "/" not in self.guest
+        return self.guest if named_by_key else self.id
 
     def response(self, identity: object, at: int) -> Response | None:
         """The open response of this id, opened if it is new; None when the id can name none any more."""
@@ -135,6 +154,16 @@ class Session:
         found.last_at = max(found.last_at, at)
         return found
 
+    def utterance(self, identity: str, at: int) -> Utterance | None:
+        """The same of what somebody said in a Live session."""
+        found = self.utterances.get(identity)
+        if found is None:
+            if not self._free(identity):
+                return None
+            found = self.utterances[identity] = Utterance(id=identity, first_at=at)
+        found.last_at = max(found.last_at, at)
+        return found
+
     def span_id(self, identity: str) -> SpanId:
         return guest_span_id(self.guest, identity)
 
@@ -161,6 +190,7 @@ class Session:
             or identity in self.items
             or identity in self.calls
             or identity in self.speeches
+            or identity in self.delegations
             or identity in self.silent
             or self.span_id(identity) in self.sent
         )
@@ -176,12 +206,12 @@ class Session:
             self.unknown[kind] = self.unknown.get(kind, 0) + 1
 
     def _free(self, name: str) -> bool:
-        if name == SESSION or name in self.responses or name in self.speeches or name in self.calls:
+        if name == SESSION or any(name in records for records in self.open):
             self.reused += 1
             return False
         if name in self.silent or self.span_id(name) in self.sent:
             return False
-        if len(self.sent) + len(self.responses) + len(self.speeches) + len(self.calls) >= MOST_SPANS:
+        if len(self.sent) + sum(len(records) for records in self.open) >= MOST_SPANS:
             self.omitted += 1
             return False
         return True
@@ -200,6 +230,9 @@ class Session:
             "responses": [written(record) for record in self.responses.values()],
             "speeches": [written(record) for record in self.speeches.values()],
             "calls": [written(record) for record in self.calls.values()],
+            "live": written(self.live),
+            "utterances": [written(record) for record in self.utterances.values()],
+            "delegations": [written(record) for record in self.delegations.values()],
             "items": self.items,
             "asked": self.asked,
             "silent": list(self.silent),
@@ -229,6 +262,9 @@ def restored(state: Mapping[str, object]) -> Session | None:
         responses=read_all(Response, state.get("responses")),
         speeches=read_all(Speech, state.get("speeches")),
         calls=read_all(Call, state.get("calls")),
+        live=read_into(Live(), state.get("live")),
+        utterances=read_all(Utterance, state.get("utterances")),
+        delegations=read_all(Delegation, state.get("delegations")),
         items=_strings(state.get("items")),
         asked=_strings(state.get("asked")),
         silent=dict.fromkeys(item for item in list_of(state.get("silent")) if isinstance(item, str)),
@@ -245,7 +281,7 @@ def restored(state: Mapping[str, object]) -> Session | None:
     return session
 
 
-def trim(table: dict[str, str] | dict[str, None], most: int) -> None:
+def trim(table: dict[str, str] | dict[str, None] | dict[str, Delegation], most: int) -> None:
     """Forget the oldest."""
     while len(table) > most:
         del table[next(iter(table))]

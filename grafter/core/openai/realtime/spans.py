@@ -23,7 +23,7 @@ from grafter.core.openai.failures import OTHER
 from grafter.core.openai.limits import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
 from grafter.core.openai.messages import answers, text_message
 from grafter.core.openai.realtime import responses as turns
-from grafter.core.openai.realtime.records import SESSION, Call, Response, Speech
+from grafter.core.openai.realtime.records import LIVE, SESSION, Call, Response, Speech
 from grafter.core.openai.realtime.session import Session
 from grafter.core.openai.usage import call_usage
 from grafter.core.openai.values import count_of, float_of, list_of, mapping_of, number_of, structure, text_of
@@ -40,23 +40,28 @@ def session_span(session: Session, by: str, *, content: bool) -> GuestSpan:
     """The session, from its first event to its last."""
     config = session.config
     attributes: Attributes = {}
-    _put(attributes, semconv.REALTIME_MODEL, config.model)
-    _identify(attributes, session, SESSION)
-    _put(attributes, semconv.REALTIME_CONVERSATION_ID, session.conversation)
-    _put(attributes, semconv.GRAFTER_ENDED_BY, by)
-    _put(attributes, semconv.REALTIME_TYPE, config.kind)
-    _put(attributes, semconv.REALTIME_EXPIRES_AT, config.expires_at)
-    _put(attributes, semconv.REALTIME_VOICE, config.voice)
-    _put(attributes, semconv.REALTIME_MODALITIES, tuple(config.modalities) or None)
-    _put(attributes, semconv.REALTIME_AUDIO_FORMAT.format(direction="input"), config.input_format)
-    _put(attributes, semconv.REALTIME_AUDIO_FORMAT.format(direction="output"), config.output_format)
-    _put(attributes, semconv.REALTIME_TURN_DETECTION, config.detection)
-    _put(attributes, semconv.REALTIME_SILENCE_MS, config.silence_ms)
-    _put(attributes, semconv.REALTIME_TRANSCRIPTION_MODEL, config.transcription or None)
-    _put(attributes, semconv.REALTIME_TOOLS, tuple(config.tools) or None)
-    _put(attributes, semconv.GEN_AI_REQUEST_MAX_TOKENS, config.max_output_tokens)
-    _put(attributes, semconv.AGENTS_WORKFLOW_NAME, config.workflow)
-    _put(attributes, semconv.AGENTS_GROUP_ID, config.group)
+    put(attributes, semconv.REALTIME_MODEL, config.model)
+    identify(attributes, session, SESSION)
+    put(attributes, semconv.REALTIME_CONVERSATION_ID, session.conversation)
+    put(attributes, semconv.GRAFTER_ENDED_BY, by)
+    put(attributes, semconv.REALTIME_TYPE, config.kind)
+    put(attributes, semconv.REALTIME_EXPIRES_AT, config.expires_at)
+    put(attributes, semconv.REALTIME_VOICE, config.voice)
+    put(attributes, semconv.REALTIME_MODALITIES, tuple(config.modalities) or None)
+    put(attributes, semconv.REALTIME_AUDIO_FORMAT.format(direction="input"), config.input_format)
+    put(attributes, semconv.REALTIME_AUDIO_FORMAT.format(direction="output"), config.output_format)
+    put(attributes, semconv.REALTIME_TURN_DETECTION, config.detection)
+    put(attributes, semconv.REALTIME_SILENCE_MS, config.silence_ms)
+    put(attributes, semconv.REALTIME_TRANSCRIPTION_MODEL, config.transcription or None)
+    put(attributes, semconv.REALTIME_TOOLS, tuple(config.tools) or None)
+    put(attributes, semconv.GEN_AI_REQUEST_MAX_TOKENS, config.max_output_tokens)
+    put(attributes, semconv.LIVE_DELEGATION_TARGET, session.live.target)
+    put(attributes, semconv.LIVE_DELEGATION_MODEL, session.live.backend)
+    put(attributes, semconv.LIVE_AUDIO_SECONDS, session.live.seconds)
+    put(attributes, semconv.LIVE_CONTEXT_USAGE, session.live.usage_ratio)
+    put(attributes, semconv.LIVE_CLOSE_REASON, session.live.closed_by)
+    put(attributes, semconv.AGENTS_WORKFLOW_NAME, config.workflow)
+    put(attributes, semconv.AGENTS_GROUP_ID, config.group)
     if content and config.instructions:
         attributes[semconv.GEN_AI_SYSTEM_INSTRUCTIONS] = Json([{"type": "text", "content": config.instructions}])
     if session.limits:
@@ -73,10 +78,10 @@ def session_span(session: Session, by: str, *, content: bool) -> GuestSpan:
         ("reused_ids", session.reused),
         ("misplaced_events", session.misplaced),
     ):
-        _put(attributes, semconv.REALTIME_COUNT.format(what=what), count or None)
-    _put(attributes, semconv.REALTIME_UNKNOWN_TYPES, tuple(sorted(session.unknown)) or None)
+        put(attributes, semconv.REALTIME_COUNT.format(what=what), count or None)
+    put(attributes, semconv.REALTIME_UNKNOWN_TYPES, tuple(sorted(session.unknown)) or None)
     if not session.told:
-        attributes[semconv.REALTIME_MISSING] = ("session.created",)
+        attributes[semconv.REALTIME_MISSING] = ("session.started" if config.kind == LIVE else "session.created",)
     return GuestSpan(
         span_id=session.span_id(SESSION),
         parent=None,
@@ -91,15 +96,21 @@ def session_span(session: Session, by: str, *, content: bool) -> GuestSpan:
 
 
 def response_span(session: Session, response: Response, *, content: bool) -> GuestSpan:
-    """One model turn, from when the server began it to when it was done; its audio may be heard later."""
+    """One model turn, from when the server began it to when it was done; its audio may be heard later.
+
+    A decision of a Live session is one too: a model is asked, though its answer is no message.
+    """
+    operation, done = _KINDS[response.kind]
     attributes: Attributes = {
-        semconv.GEN_AI_OPERATION_NAME: "chat",
+        semconv.GEN_AI_OPERATION_NAME: operation,
         semconv.GEN_AI_PROVIDER_NAME: "openai",
     }
-    model = response.model or session.config.model
-    _put(attributes, semconv.GEN_AI_REQUEST_MODEL, model)
-    attributes[semconv.GEN_AI_RESPONSE_ID] = response.id
-    _identify(attributes, session, response.id)
+    model = response.model or (session.config.model if response.kind == "spoken" else session.live.backend)
+    put(attributes, semconv.GEN_AI_REQUEST_MODEL, model)
+    if operation == "chat":
+        attributes[semconv.GEN_AI_RESPONSE_ID] = response.id
+    put(attributes, semconv.LIVE_DELEGATION_ID, response.delegation)
+    identify(attributes, session, response.id)
     _state(attributes, response)
     usage, rest = call_usage(response.usage)
     usage.pop(f"{semconv.AGENTS_USAGE}.total_tokens", None)  # a sum of two that stand here
@@ -116,9 +127,9 @@ def response_span(session: Session, response: Response, *, content: bool) -> Gue
         attributes[semconv.REALTIME_EXTRA] = Json({"usage": rest})
     if content and response.output:
         attributes[semconv.GEN_AI_OUTPUT_MESSAGES] = Json(answers(response.output))
-    told = (("response.created", response.created_at), ("response.done", response.done_at))
+    told = (("response.created", response.created_at), (done, response.done_at))
     missing = [name for name, at in told if at is None]
-    _put(attributes, semconv.REALTIME_MISSING, tuple(missing) or None)
+    put(attributes, semconv.REALTIME_MISSING, tuple(missing) or None)
     failed = response.status == "failed"
     if failed:
         attributes[semconv.ERROR_TYPE] = _error_type(response.error)
@@ -128,7 +139,7 @@ def response_span(session: Session, response: Response, *, content: bool) -> Gue
         span_id=session.span_id(response.id),
         parent=session.span_id(SESSION),
         parent_name=SESSION,
-        name=cut_text(titled("chat", model), NAME_BYTES),
+        name=cut_text(titled(operation, model), NAME_BYTES),
         kind=SPAN_KIND_CLIENT,
         start=UnixNano(start),
         end=UnixNano(max(start, end)),
@@ -139,25 +150,33 @@ def response_span(session: Session, response: Response, *, content: bool) -> Gue
     )
 
 
+_KINDS = {
+    "spoken": ("chat", "response.done"),
+    "delegated": ("chat", "response.completed"),
+    "decision": ("decision", "decision.event"),
+}
+"""By a response's kind the operation, and the event that ends it."""
+
+
 def speech_span(session: Session, speech: Speech, end: UnixNano | None, *, content: bool) -> GuestSpan:
     """The caller's speech, as the detector told it; ``end`` is the session's, for what never ended."""
     attributes: Attributes = {}
-    _identify(attributes, session, speech.id)
-    _put(attributes, semconv.SPEECH_AUDIO_START_MS, speech.start_ms)
-    _put(attributes, semconv.SPEECH_AUDIO_END_MS, speech.end_ms)
-    _put(attributes, semconv.SPEECH_ENDPOINTING_MS, speech.silence_ms)
-    _put(attributes, semconv.SPEECH_END_TIME, speech_end(speech.stopped_at, speech.silence_ms))
-    _put(attributes, semconv.SPEECH_COMMITTED_TIME, speech.committed_at)
+    identify(attributes, session, speech.id)
+    put(attributes, semconv.SPEECH_AUDIO_START_MS, speech.start_ms)
+    put(attributes, semconv.SPEECH_AUDIO_END_MS, speech.end_ms)
+    put(attributes, semconv.SPEECH_ENDPOINTING_MS, speech.silence_ms)
+    put(attributes, semconv.SPEECH_END_TIME, speech_end(speech.stopped_at, speech.silence_ms))
+    put(attributes, semconv.SPEECH_COMMITTED_TIME, speech.committed_at)
     if speech.dropped_at is not None:
         attributes[semconv.SPEECH_DROPPED] = True
-    _put(attributes, semconv.TRANSCRIPTION, speech.transcription)
+    put(attributes, semconv.TRANSCRIPTION, speech.transcription)
     if speech.transcription is not None:
-        _put(attributes, semconv.TRANSCRIPTION_MODEL, session.config.transcription or None)
+        put(attributes, semconv.TRANSCRIPTION_MODEL, session.config.transcription or None)
     if speech.transcription == "failed":
         attributes[semconv.TRANSCRIPTION_ERROR] = _error_type(speech.error)
     for key in ("input_tokens", "output_tokens"):
-        _put(attributes, f"{semconv.TRANSCRIPTION_USAGE}.{key}", count_of(speech.usage.get(key)))
-    _put(attributes, f"{semconv.TRANSCRIPTION_USAGE}.seconds", float_of(speech.usage.get("seconds")))
+        put(attributes, f"{semconv.TRANSCRIPTION_USAGE}.{key}", count_of(speech.usage.get(key)))
+    put(attributes, f"{semconv.TRANSCRIPTION_USAGE}.seconds", float_of(speech.usage.get("seconds")))
     if content and speech.transcript:
         attributes[semconv.GEN_AI_INPUT_MESSAGES] = Json([text_message("user", speech.transcript)])
     last = next((at for at in (speech.stopped_at, speech.committed_at, speech.dropped_at) if at is not None), None)
@@ -166,7 +185,7 @@ def speech_span(session: Session, speech: Speech, end: UnixNano | None, *, conte
         missing.append("input_audio_buffer.speech_started")
     if speech.stopped_at is None and speech.dropped_at is None:
         missing.append("input_audio_buffer.speech_stopped")
-    _put(attributes, semconv.REALTIME_MISSING, tuple(missing) or None)
+    put(attributes, semconv.REALTIME_MISSING, tuple(missing) or None)
     if last is None:
         last = speech.first_at if speech.started_at is None else max(speech.last_at, end or 0)
     start = last if speech.started_at is None else speech.started_at
@@ -186,11 +205,11 @@ def call_span(session: Session, call: Call, end: UnixNano | None, *, content: bo
     """A tool, an MCP server's list, or an approval; ``end`` is the session's, for what was never answered."""
     attributes: Attributes = {}
     name, kind = _titled_call(call, attributes)
-    _identify(attributes, session, call.id)
-    _put(attributes, semconv.AGENTS_MCP_SERVER, call.server)
-    _put(attributes, semconv.AGENTS_MCP_TOOLS, tuple(call.tools) or None)
-    _put(attributes, semconv.MCP_APPROVED, call.approved)
-    _put(attributes, semconv.TOOL_ARGUMENTS_DIGEST, call.digest)
+    identify(attributes, session, call.id)
+    put(attributes, semconv.AGENTS_MCP_SERVER, call.server)
+    put(attributes, semconv.AGENTS_MCP_TOOLS, tuple(call.tools) or None)
+    put(attributes, semconv.MCP_APPROVED, call.approved)
+    put(attributes, semconv.TOOL_ARGUMENTS_DIGEST, call.digest)
     if content and call.arguments is not None:
         attributes[semconv.GEN_AI_TOOL_CALL_ARGUMENTS] = Json(structure(call.arguments))
     if content and call.result is not None:
@@ -198,8 +217,9 @@ def call_span(session: Session, call: Call, end: UnixNano | None, *, content: bo
     if call.failed:
         attributes[semconv.ERROR_TYPE] = _error_type(call.error, "tool_error")
     asked, answered = _EVENTS[call.kind]
-    missing = [event for event, at in ((asked, call.started_at), (answered, call.ended_at)) if at is None]
-    _put(attributes, semconv.REALTIME_MISSING, tuple(missing) or None)
+    told = ((asked, call.started_at), (answered, None if call.untold else call.ended_at))
+    missing = [event for event, at in told if at is None]
+    put(attributes, semconv.REALTIME_MISSING, tuple(missing) or None)
     start = call.first_at if call.started_at is None else call.started_at
     last = call.ended_at if call.ended_at is not None else max(call.last_at, end or 0)
     parent = session.parent(call.response)
@@ -220,6 +240,7 @@ def call_span(session: Session, call: Call, end: UnixNano | None, *, content: bo
 _EVENTS = {
     "function": ("function_call", "function_call_output"),
     "mcp": ("response.mcp_call.in_progress", "response.mcp_call.completed"),
+    "hosted": ("response.output_item.added", "response.output_item.done"),
     "list": ("mcp_list_tools.in_progress", "mcp_list_tools.completed"),
     "approval": ("mcp_approval_request", "mcp_approval_response"),
 }
@@ -247,10 +268,10 @@ def _titled_call(call: Call, attributes: Attributes) -> tuple[str, int]:
         attributes[semconv.MCP_METHOD_NAME] = "tools/list"
         return "tools/list", SPAN_KIND_CLIENT
     if call.kind == "approval":
-        _put(attributes, semconv.GEN_AI_TOOL_NAME, call.name)
+        put(attributes, semconv.GEN_AI_TOOL_NAME, call.name)
         return titled("mcp_approval", call.name), SPAN_KIND_INTERNAL
     attributes[semconv.GEN_AI_OPERATION_NAME] = "execute_tool"
-    _put(attributes, semconv.GEN_AI_TOOL_NAME, call.name)
+    put(attributes, semconv.GEN_AI_TOOL_NAME, call.name)
     attributes[semconv.GEN_AI_TOOL_TYPE] = "function" if call.kind == "function" else "extension"
     attributes[semconv.GEN_AI_TOOL_CALL_ID] = call.id
     if call.kind == "mcp":
@@ -258,18 +279,20 @@ def _titled_call(call: Call, attributes: Attributes) -> tuple[str, int]:
     return titled("execute_tool", call.name), SPAN_KIND_INTERNAL
 
 
-def _identify(attributes: Attributes, session: Session, identity: str) -> None:
+def identify(attributes: Attributes, session: Session, identity: str) -> None:
+    """The ids that every span of a session has; ``identity`` is its own."""
     # What the app calls the conversation, as with the SDKs' traces; else OpenAI's word that is known first and so is
     # the same on every span of the session.
-    _put(attributes, semconv.GEN_AI_CONVERSATION_ID, session.config.group or session.id or session.conversation)
-    _put(attributes, semconv.GEN_AI_REALTIME_SESSION_ID, session.id)
+    name = session.name
+    put(attributes, semconv.GEN_AI_CONVERSATION_ID, session.config.group or name or session.conversation)
+    put(attributes, semconv.GEN_AI_REALTIME_SESSION_ID, name)
     attributes[semconv.GRAFTER_GUEST_TRACE_ID] = session.guest
     attributes[semconv.GRAFTER_GUEST_SPAN_ID] = identity
 
 
 def _state(attributes: Attributes, response: Response) -> None:
-    _put(attributes, semconv.RESPONSE_STATUS, response.status)
-    _put(attributes, semconv.RESPONSE_STATUS_REASON, response.reason)
+    put(attributes, semconv.RESPONSE_STATUS, response.status)
+    put(attributes, semconv.RESPONSE_STATUS_REASON, response.reason)
     reason = None
     if response.status == "completed":
         reason = "tool_call" if _calls(response) else "stop"
@@ -277,8 +300,8 @@ def _state(attributes: Attributes, response: Response) -> None:
         reason = "error"
     elif response.status in ("cancelled", "incomplete"):
         reason = _ENDED.get(response.reason or "", response.reason or response.status)
-    _put(attributes, semconv.GEN_AI_RESPONSE_FINISH_REASONS, None if reason is None else (reason,))
-    _put(attributes, semconv.RESPONSE_TOOL_CALLS, _calls(response) or None)
+    put(attributes, semconv.GEN_AI_RESPONSE_FINISH_REASONS, None if reason is None else (reason,))
+    put(attributes, semconv.RESPONSE_TOOL_CALLS, _calls(response) or None)
 
 
 def _calls(response: Response) -> int:
@@ -288,13 +311,13 @@ def _calls(response: Response) -> int:
 def _settings(attributes: Attributes, response: Response) -> None:
     settings = response.settings
     audio = mapping_of(mapping_of(settings.get("audio")).get("output"))
-    _put(attributes, semconv.GEN_AI_REQUEST_MAX_TOKENS, count_of(settings.get("max_output_tokens")))
-    _put(attributes, semconv.GEN_AI_REQUEST_TEMPERATURE, float_of(settings.get("temperature")))
+    put(attributes, semconv.GEN_AI_REQUEST_MAX_TOKENS, count_of(settings.get("max_output_tokens")))
+    put(attributes, semconv.GEN_AI_REQUEST_TEMPERATURE, float_of(settings.get("temperature")))
     modalities = [text for text in map(text_of, list_of(settings.get("output_modalities"))) if text is not None]
     if modalities:
         attributes[semconv.GEN_AI_OUTPUT_TYPE] = "speech" if "audio" in modalities else modalities[0]
-    _put(attributes, semconv.GEN_AI_SPEECH_VOICE, text_of(audio.get("voice")))
-    _put(attributes, semconv.RESPONSE_AUDIO_BYTES, max(response.audio_bytes, response.audio_bytes_beside) or None)
+    put(attributes, semconv.GEN_AI_SPEECH_VOICE, text_of(audio.get("voice")))
+    put(attributes, semconv.RESPONSE_AUDIO_BYTES, max(response.audio_bytes, response.audio_bytes_beside) or None)
 
 
 def _latency(attributes: Attributes, response: Response) -> None:
@@ -307,20 +330,20 @@ def _latency(attributes: Attributes, response: Response) -> None:
     )
     first = _earliest(response.first_delta_at, heard_at)
     if since is not None:
-        token_ms, audio_ms = _milliseconds(since, first), _milliseconds(since, heard_at)
-        _put(attributes, semconv.TURN_FIRST_TOKEN_MS, token_ms)
-        _put(attributes, semconv.TURN_FIRST_AUDIO_MS, audio_ms)
-        _put(attributes, semconv.TURN_MEASURED_FROM, response.measured)
-        _put(attributes, semconv.TURN_MEASURED_FROM_TIME, since)
-    _put(attributes, semconv.TURN_FIRST_DELTA_TIME, response.first_delta_at)
-    _put(attributes, semconv.TURN_FIRST_AUDIO_TIME, heard_at)
-    _put(attributes, semconv.TURN_FIRST_AUDIO_AT, None if heard_at is None else heard)
-    _put(attributes, semconv.TURN_AUDIO_ENDED_TIME, _earliest(response.played_at, response.cleared_at))
+        token_ms, audio_ms = milliseconds(since, first), milliseconds(since, heard_at)
+        put(attributes, semconv.TURN_FIRST_TOKEN_MS, token_ms)
+        put(attributes, semconv.TURN_FIRST_AUDIO_MS, audio_ms)
+        put(attributes, semconv.TURN_MEASURED_FROM, response.measured)
+        put(attributes, semconv.TURN_MEASURED_FROM_TIME, since)
+    put(attributes, semconv.TURN_FIRST_DELTA_TIME, response.first_delta_at)
+    put(attributes, semconv.TURN_FIRST_AUDIO_TIME, heard_at)
+    put(attributes, semconv.TURN_FIRST_AUDIO_AT, None if heard_at is None else heard)
+    put(attributes, semconv.TURN_AUDIO_ENDED_TIME, _earliest(response.played_at, response.cleared_at))
     if response.measured in (turns.SPEECH_STOPPED, turns.COMMITTED):
-        _put(attributes, semconv.TURN_SPEECH_ITEM, response.speech)
-        _put(attributes, semconv.TURN_SPEECH_END_TIME, speech_end(response.speech_stopped_at, response.silence_ms))
-        _put(attributes, semconv.TURN_ENDPOINTING_MS, response.silence_ms)
-    _put(attributes, semconv.TURN_AFTER_TOOL, response.after_tool)
+        put(attributes, semconv.TURN_SPEECH_ITEM, response.speech)
+        put(attributes, semconv.TURN_SPEECH_END_TIME, speech_end(response.speech_stopped_at, response.silence_ms))
+        put(attributes, semconv.TURN_ENDPOINTING_MS, response.silence_ms)
+    put(attributes, semconv.TURN_AFTER_TOOL, response.after_tool)
 
 
 def _barge_in(response: Response) -> tuple[SpanEvent, ...]:
@@ -382,7 +405,8 @@ def _earliest(*times: int | None) -> int | None:
     return min((time for time in times if time is not None), default=None)
 
 
-def _milliseconds(since: int, until: int | None) -> float | None:
+def milliseconds(since: int, until: int | None) -> float | None:
+    """From one moment to another; None where the second is not known, or not the second."""
     return None if until is None or until < since else round((until - since) / _MILLISECOND, 3)
 
 
@@ -392,6 +416,7 @@ def _between(since: int | None, until: int | None) -> int | None:
     return (until - since) // _MILLISECOND
 
 
-def _put(attributes: Attributes, name: str, value: AttributeValue | Json | None) -> None:
+def put(attributes: Attributes, name: str, value: AttributeValue | Json | None) -> None:
+    """Set an attribute that says something."""
     if value is not None:
         attributes[name] = value

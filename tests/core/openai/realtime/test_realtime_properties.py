@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.core.model import GuestSpan, UnixNano, guest_span_id
+from grafter.core.openai.live import allowed as live
 from grafter.core.openai.realtime.kept import KNOWN, UNREAD, kept
 from grafter.core.openai.realtime.machine import Machine
 from grafter.core.openai.realtime.mapping import map_realtime
@@ -33,7 +34,7 @@ WORDS = st.sampled_from(
     [
         "completed", "cancelled", "failed", "turn_detected", "function_call", "function_call_output", "mcp_call",
         "message", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "output_audio", "server_vad",
-        "none", "lookup",
+        "none", "lookup", "custom_tool_call", "custom_tool_call_output", "web_search_call", "client", "expired",
     ]
 )  # fmt: skip
 MEMBERS = [
@@ -41,6 +42,8 @@ MEMBERS = [
     "error", "arguments", "output", "status_details", "reason", "conversation_id", "conversation", "metadata", "usage",
     "input_token_details", "cached_tokens_details", "audio_tokens", "input_tokens", "audio", "input", "turn_detection",
     "silence_duration_ms", "transcription", "model", "expires_at", "tracing", "group_id", "code", "event_id",
+    "target", "response_id", "previous_response_id", "responses", "decisions", "decision", "seconds", "usage_ratio",
+    "incomplete_details",
 ]  # fmt: skip
 OBJECTS = st.recursive(
     st.dictionaries(st.sampled_from(MEMBERS), IDS | WORDS, max_size=6),
@@ -52,11 +55,12 @@ OBJECTS = st.recursive(
 FIELDS = [
     "item_id", "response_id", "call_id", "audio_start_ms", "audio_end_ms", "delta_bytes", "item", "response", "session",
     "error", "part", "usage", "transcript", "arguments", "name", "rate_limits", "conversation", "event", "event_id",
-    "metadata", "traceparent", "by", "origin",
+    "metadata", "traceparent", "by", "origin", "delegation", "delegation_id", "trigger_id", "start_ms", "end_ms",
+    "offset_ms", "delta", "reason", "context_window", "code",
 ]  # fmt: skip
 EVENTS = st.builds(
     lambda kind, fields: {**fields, "type": kind},
-    st.sampled_from([*sorted(KNOWN | UNREAD), ENDED, METADATA, SIP, "response.hologram"]),
+    st.sampled_from([*sorted(KNOWN | UNREAD), ENDED, METADATA, SIP, "response.hologram", live.RESPONSE_EVENT]),
     st.dictionaries(st.sampled_from(FIELDS), OBJECTS | IDS | st.integers(0, 5000) | st.lists(OBJECTS, max_size=3)),
 )
 NOTES = st.builds(
@@ -69,17 +73,29 @@ NOTES = st.builds(
 )
 
 
-def rnd_call(seed: int, length: int = 120) -> list[Note]:
+SHARED = {"error", "response.create", "session.update", "session.updated"}
+KINDS = {
+    "realtime": KNOWN - live.TABLES.keys(),
+    "live": (live.TABLES.keys() - {live.CLOSED}) | SHARED,
+    "both": KNOWN - {live.CLOSED},
+}
+"""Of which API a call's events are. What says that no more will come is tried elsewhere."""
+CALLS = [(seed, api) for api in KINDS for seed in range(20)]
+
+
+def rnd_call(seed: int, api: str = "realtime", length: int = 120) -> list[Note]:
     """A call of events that mostly fit together, of which some are lost and some come in odd order."""
     rnd = random.Random(seed)
+    kinds = sorted(KINDS[api])
     names = [f"id_{index}" for index in range(12)]
     notes: list[Note] = []
     at = 10**18
     for index in range(length):
         at += rnd.randrange(1, 4 * 10**9)
-        kind = rnd.choice(sorted(KNOWN))
+        kind = rnd.choice(kinds)
         name, other = rnd.choice(names), rnd.choice(names)
-        item_type = rnd.choice(["function_call", "function_call_output", "mcp_call", "message", "mcp_list_tools"])
+        items = ["function_call", "function_call_output", "mcp_call", "message", "mcp_list_tools"]
+        item_type = rnd.choice(items if api == "realtime" else [*items, "web_search_call", "custom_tool_call"])
         item = {"id": f"item_{other}", "type": item_type, "call_id": f"call_{name}", "name": "lookup", "output": "x"}
         event: dict[str, object] = {
             "type": kind,
@@ -98,6 +114,11 @@ def rnd_call(seed: int, length: int = 120) -> list[Note]:
             "item": item,
             "audio_end_ms": rnd.randrange(4000),
             "delta": "AAAA",
+            "delegation_id": rnd.choice([f"del_{name}", None]),
+            "delegation": {"id": f"del_{name}", "target": rnd.choice(["responses", "client"])},
+            "offset_ms": (at - 10**18) // 10**6,
+            "start_ms": (at - 10**18) // 10**6 - rnd.randrange(2000),
+            "end_ms": (at - 10**18) // 10**6 - rnd.randrange(500),
             "error": {"code": "odd", "event_id": f"event_{index - 1}"},
         }
         side = Side.SERVER if rnd.random() < 0.9 else Side.CLIENT
@@ -183,35 +204,35 @@ def test_the_machine_itself_takes_anything(notes: list[Note]) -> None:
     machine.close()
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_a_call_of_odd_events_is_one_tree(seed: int) -> None:
-    spans = all_spans(rnd_call(seed))
+@pytest.mark.parametrize(("seed", "api"), CALLS)
+def test_a_call_of_odd_events_is_one_tree(seed: int, api: str) -> None:
+    spans = all_spans(rnd_call(seed, api))
     check(spans)
     assert len(spans) > 5
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_pieces_give_what_the_whole_gives(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "api"), CALLS)
+def test_pieces_give_what_the_whole_gives(seed: int, api: str) -> None:
     """Stopped anywhere, remembered as JSON, and gone on with in another process: the same spans, span for span."""
-    notes = rnd_call(seed)
+    notes = rnd_call(seed, api)
     rnd = random.Random(seed)
     cuts = sorted(rnd.sample(range(1, len(notes)), 3))
     assert sorted(all_spans(notes, cuts), key=repr) == sorted(all_spans(notes), key=repr)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_the_order_of_arrival_does_not_matter(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "api"), CALLS)
+def test_the_order_of_arrival_does_not_matter(seed: int, api: str) -> None:
     """Only times count: payloads of one note each, in any order, give what they give in order."""
-    notes = rnd_call(seed)
+    notes = rnd_call(seed, api)
     shuffled = [encode([note]) for note in notes]
     random.Random(seed).shuffle(shuffled)
     assert map_realtime("key", shuffled, POLICY, final=True) == map_realtime("key", [encode(notes)], POLICY, final=True)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_repeats_change_nothing(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "api"), CALLS)
+def test_repeats_change_nothing(seed: int, api: str) -> None:
     """Posted twice, heard by two readers, or sent again after a release: the same spans, once."""
-    notes = rnd_call(seed)
+    notes = rnd_call(seed, api)
     once = map_realtime("key", [encode(notes)], POLICY, final=True)
     assert map_realtime("key", [encode(notes), encode(notes[::-1])], POLICY, final=True) == once
     again = map_realtime("key", [encode(notes)], POLICY, orjson.loads(orjson.dumps(once[0].head)), final=True)

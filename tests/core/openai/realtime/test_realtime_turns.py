@@ -609,3 +609,25 @@ def test_the_beta_api_gives_the_same_spans(script) -> None:
     beta = call("response.audio.delta", "response.audio_transcript.delta")
     assert beta == call("response.output_audio.delta", "response.output_audio_transcript.delta")
     assert told(beta, "r")["grafter.turn.first_audio_ms"] == 300.0
+
+
+@pytest.mark.parametrize("count", [2, 40, 63, 64])
+def test_many_tools_at_once_each_end_by_their_own_output(script, count: int) -> None:
+    """As many as may be open together are waited for, every one of them."""
+    call = made(begun(script()), 1000, "r")
+    for number in range(count):
+        call.server(
+            2000 + number,
+            "response.function_call_arguments.done",
+            response_id="r",
+            item_id=f"i{number}",
+            call_id=f"c{number}",
+            name="lookup",
+            arguments="{}",
+        )
+    for number in range(count):
+        item = {"type": "function_call_output", "call_id": f"c{number}", "output": "ok"}
+        call.client(5000 + number, "conversation.item.create", item=item)
+    spans = call.spans()
+    assert [(spans[f"c{n}"].end - spans[f"c{n}"].start) // 1_000_000 for n in range(count)] == [3000] * count
+    assert not any("grafter.realtime.missing" in told(spans, f"c{n}") for n in range(count))

@@ -1,0 +1,92 @@
+"""What tests of recorders are built from: a store that can be waited for, and recorders of a stand-in server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from grafter.core.model import Mark, Part, call_guest
+from grafter.core.openai.realtime.notes import Note, decode
+from grafter.core.policy import GraftPolicy
+from grafter.receiver.recorder import Recorders, recording
+from grafter.receiver.recording import Timing
+from grafter.receiver.sideband import Account
+from grafter.telemetry import Metrics
+from tests.e2e.realtime_server import KEY, RealtimeServer
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+QUICK = Timing(tick=0.01, store=0.05, backoff=0.01, longest_backoff=0.05, longest_accept_backoff=0.05)
+"""Far shorter than any real wait; nothing here waits for a time, only for what must come."""
+POLICY = GraftPolicy()
+
+
+@dataclass
+class Store:
+    """A consumer whose notes a test can wait for; raises the next of ``errors`` instead, while there is one."""
+
+    parts: list[Part] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    refused: int = 0
+    news: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+        async with self.news:
+            self.news.notify_all()
+            if self.errors:
+                self.refused += 1
+                raise self.errors.pop(0)
+            self.parts += parts
+
+    def notes(self, call: str = "rtc_1") -> list[Note]:
+        mine = [part for part in self.parts if part.guest is not None and part.guest.guest == call_guest(call)]
+        return [note for part in mine for note in decode(part.payload)]
+
+    def types(self, call: str = "rtc_1") -> list[str]:
+        return [str(note.event["type"]) for note in self.notes(call)]
+
+    def ended_by(self, call: str = "rtc_1") -> list[object]:
+        return [note.event["by"] for note in self.notes(call) if note.event["type"] == "grafter.ended"]
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10), self.news:
+            await self.news.wait_for(holds)
+
+    async def until_type(self, kind: str, call: str = "rtc_1") -> None:
+        await self.until(lambda: kind in self.types(call))
+
+    async def until_ended(self, call: str = "rtc_1") -> object:
+        """By what the call has ended."""
+        await self.until(lambda: bool(self.ended_by(call)))
+        (by,) = self.ended_by(call)
+        return by
+
+
+@asynccontextmanager
+async def recorders_of(
+    server: RealtimeServer,
+    store: Store,
+    metrics: Metrics | None = None,
+    timing: Timing = QUICK,
+    policy: GraftPolicy = POLICY,
+    **more: object,
+) -> AsyncIterator[Recorders]:
+    account = Account(KEY, server.url)
+    async with recording(store, metrics or Metrics(), policy, account, timing=timing, **more) as recorders:
+        yield recorders
+
+
+def ends(metrics: Metrics, reason: str) -> float:
+    return metrics.registry.get_sample_value("grafter_recorder_ends_total", {"reason": reason}) or 0
+
+
+def connects(metrics: Metrics, outcome: str) -> float:
+    return metrics.registry.get_sample_value("grafter_recorder_connects_total", {"outcome": outcome}) or 0
+
+
+def recorded(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("grafter_recorders")
+
+
+def items(metrics: Metrics, kind: str) -> float:
+    return metrics.registry.get_sample_value("grafter_guest_items_total", {"source": "realtime", "kind": kind}) or 0
