@@ -42,6 +42,7 @@ bench: $(VENV)/.dev
 	$(RUN) -m bench.recorder
 	$(RUN) -m bench.webhook
 	$(RUN) -m bench.redis_memory
+	$(RUN) -m bench.failover
 
 proto: $(VENV)/.dev
 	$(RUN) -m grpc_tools.protoc --proto_path=proto --python_out=grafter/otlp --pyi_out=grafter/otlp proto/*.proto

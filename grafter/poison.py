@@ -36,8 +36,8 @@ class Poison:
         if await self._again(claim, error, now):
             return
         spans = claim.state.host_spans + claim.state.guest_spans
-        logger.error("trace %s cannot be read and is given up, %d spans: %s", claim.key.hex(), spans, error)
         if all(await self._store.settle([Settlement(claim)], now)):
+            logger.error("trace %s cannot be read and is given up, %d spans: %s", claim.key.hex(), spans, error)
             self._metrics.dropped_spans.labels("unreadable").inc(spans)
 
     async def assembling(self, claim: Claim, parts: Sequence[StoredPart], error: Exception, now: UnixNano) -> None:

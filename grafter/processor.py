@@ -40,6 +40,7 @@ _CLAIM_LIMIT = 400
 _BUNDLES = 4
 # Payload that is read and assembled at a time: bounds memory when many large traces are due together.
 _READ_BYTES = 32 << 20
+_SECONDS_BETWEEN_WARNINGS = 30.0
 _FINAL = frozenset({Outcome.ACCEPTED, Outcome.REFUSED})
 
 
@@ -85,6 +86,7 @@ class Processor:
         if len(self._exporters) == 1 and assembler.takes_bundles:
             # With several exporters each trace has outcomes of its own.
             self._bundles = Bundles(store, self._exporters[0], metrics, clock, limits.batch_spans, limits.batch_bytes)
+        self._say_after = 0.0
         self._begun: dict[Key, ReleaseReason] = {}
         """Why a key was released whose exporters have not all answered yet."""
 
@@ -119,7 +121,7 @@ class Processor:
             try:
                 busy = await self._round(tasks) >= _CLAIM_LIMIT
             except UnavailableError as error:
-                logger.warning("the store is not available: %s", error)
+                self._store_is_away(error)
                 busy = False
             except Exception:
                 # A bug in one round must not stop all traces for ever; what was claimed is due again by its lease.
@@ -127,6 +129,13 @@ class Processor:
                 busy = False
             if not busy:
                 await self._pause()
+
+    def _store_is_away(self, error: UnavailableError) -> None:
+        # Each tick meets it; the metrics and /readyz say for how long.
+        now = asyncio.get_running_loop().time()
+        if now >= self._say_after:
+            self._say_after = now + _SECONDS_BETWEEN_WARNINGS
+            logger.warning("the store is not available: %s", error)
 
     async def _pause(self) -> None:
         try:
@@ -223,7 +232,7 @@ class Processor:
                 for work in works:
                     self._claims.pop(id(work), None)
         except UnavailableError as error:
-            logger.warning("the store is not available: %s", error)
+            self._store_is_away(error)
         except Exception:
             logger.exception("a batch failed; its traces are tried again when their leases end")
 
@@ -355,7 +364,7 @@ class Processor:
                             group.create_task(self._export(exporter, pending), name=f"export.{exporter.name}")
             await self._conclude(works)
         except UnavailableError as error:
-            logger.warning("the store is not available: %s", error)
+            self._store_is_away(error)
         except Exception:
             logger.exception("a batch failed; its traces are tried again when their leases end")
 

@@ -204,6 +204,7 @@ def _watch(service: Running, store: OpenedStore, exporters: Mapping[str, Exporte
             _age(own.oldest),
             stats.remembered,
             store.up and not store.full,
+            stats.unreadable,
             stats.taken_over_spans,
             stats.handed_over_spans,
             [

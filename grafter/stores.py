@@ -65,4 +65,7 @@ def trouble(store: OpenedStore) -> str:
         return store.trouble
     if not store.up:
         return "not taking parts"
-    return "full" if store.full else ""
+    if store.full:
+        return "full"
+    unreadable = store.stats().unreadable
+    return f"{unreadable} held traces wait for the newer version of grafter that wrote them" if unreadable else ""

@@ -132,6 +132,7 @@ class Held:
     oldest_seconds: float
     remembered: int
     store_up: bool
+    unreadable: int = 0
     taken_over_spans: int = 0
     handed_over_spans: int = 0
     replicas: Sequence[HeldFor] = ()
@@ -164,6 +165,11 @@ class HeldCollector(Collector):
             _gauge("grafter_store_up", "1 while the store takes parts.", int(held.store_up)),
             _gauge("grafter_store_bytes", "Bytes that the store takes, dead ones included.", held.disk_bytes),
             _gauge("grafter_store_limit_bytes", "Live bytes past which parts are refused.", held.limit_bytes),
+            _gauge(
+                "grafter_unreadable_traces",
+                "Due keys that wait for the newer version that wrote them.",
+                held.unreadable,
+            ),
             *_by_replica(held.replicas),
         ]
 

@@ -103,6 +103,7 @@ GAUGES = {
     "grafter_store_up": 1.0,
     "grafter_store_bytes": 700.0,
     "grafter_store_limit_bytes": 600.0,
+    "grafter_unreadable_traces": 5.0,
 }
 SHARED = {
     "grafter_replica_held_traces": 1.0,
@@ -117,7 +118,7 @@ PROCESS = ("process_resident_memory_bytes", "process_cpu_seconds_total", "proces
 async def page() -> str:
     """/metrics of a process in which every counter was touched once."""
     metrics = Metrics()
-    metrics.watch(lambda: Held(3, 40, 500, 600, 700, 7.5, 8, True, 9, 11, [HeldFor(2, 1, 20, 100, 3.5)]))
+    metrics.watch(lambda: Held(3, 40, 500, 600, 700, 7.5, 8, True, 5, 9, 11, [HeldFor(2, 1, 20, 100, 3.5)]))
     for one in vars(metrics).values():
         names = getattr(one, "_labelnames", ())
         touched = one.labels(*("x" for _ in names)) if names else one

@@ -588,3 +588,23 @@ async def test_a_span_that_cannot_be_read_and_may_hold_a_secret_is_left_out() ->
         assert len(peer.spans) == HOST_SPANS
         assert "+1415" not in repr(peer.requests)
         assert r.count("grafter_dropped_spans_total", reason="unreadable") == 1
+
+
+async def test_a_store_that_is_away_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is met at each tick; the log has one line of it, not ten a second."""
+    async with rig(Peer()) as r:
+        rounds, enough = 0, asyncio.Event()
+
+        async def claim(*_asked: object, **_more: object) -> list[object]:
+            nonlocal rounds
+            rounds += 1
+            if rounds >= 5:
+                enough.set()
+            raise UnavailableError("no answer")
+
+        monkeypatch.setattr(r.store, "claim", claim)
+        async with asyncio.timeout(30), r.processor.running():
+            await enough.wait()
+        assert [record.message for record in caplog.records] == ["the store is not available: no answer"]

@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 # Of all projects together: each may hold an answer of 16 MiB.
 _AT_ONCE = 4
 _SECONDS_BETWEEN_WARNINGS = 600.0
+_SECONDS_BETWEEN_TROUBLES = 30.0
 _MOST_SECONDS_SILENT = 30.0
 # Other processes look for an answer every second.
 _TOLD_NS = 10 * SECOND
@@ -73,9 +74,12 @@ class PullRequests:
         self._wake = asyncio.Event()
         self._running: dict[asyncio.Task[None], Task] = {}
         self._waiters: dict[str, list[asyncio.Future[Pulled]]] = {}
+        self._asked: dict[str, float] = {}
+        """Sessions that somebody here waits for and that were not looked at here since: when they were asked for."""
         self._paused: dict[str, int] = {}
         """Projects that OpenAI asked to wait for, or that give no answer, and until when."""
         self._say_after: dict[tuple[str, str], float] = {}
+        self._say_away_after = 0.0
 
     async def idle(self) -> None:
         """Return when no session is being read."""
@@ -94,7 +98,10 @@ class PullRequests:
             self._warn(project, "no_key", "a session's traces are not fetched: the project has no api_key")
             return
         now = UnixNano(self._clock())
-        await self._store.put_tasks([Task(self._kind, f"{project}/{session_id}", now)], now)
+        name = f"{project}/{session_id}"
+        await self._store.put_tasks([Task(self._kind, name, now)], now)
+        if name in self._waiters:
+            self._asked[name] = asyncio.get_running_loop().time()
         self._wake.set()
 
     async def pull(self, session_id: str, project: str | None = None) -> Pulled:
@@ -156,12 +163,13 @@ class PullRequests:
             free = _AT_ONCE - len(self._running)
             if free:
                 try:
+                    await self._ask_for_waiters()
                     for task in await self._store.claim_tasks(self._kind, UnixNano(self._clock()), free):
                         work = self._tasks.create_task(self._work(task), name="sessions.look")
                         self._running[work] = task
                         work.add_done_callback(self._done)
                 except UnavailableError as error:
-                    _log.warning("the store is not available: %s", error)
+                    self._store_is_away(error)
                 except Exception:  # noqa: BLE001  # a bug in one round must not end the reading for ever
                     _log.exception("looking for sessions that are due failed")
             try:
@@ -169,6 +177,17 @@ class PullRequests:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def _ask_for_waiters(self) -> None:
+        """Another process may have looked at what somebody waits for here, and does not tell: it is asked for again."""
+        now = asyncio.get_running_loop().time()
+        running = {task.name for task in self._running.values()}
+        self._asked = {name: at for name, at in self._asked.items() if name in self._waiters}
+        for name, at in list(self._asked.items()):
+            if name not in running and now - at >= self._tick_seconds:
+                self._asked[name] = now
+                moment = UnixNano(self._clock())
+                await self._store.put_tasks([Task(self._kind, name, moment)], moment)
 
     def _done(self, work: asyncio.Task[None]) -> None:
         self._running.pop(work, None)
@@ -182,7 +201,7 @@ class PullRequests:
                 try:
                     await self._store.renew_tasks(list(self._running.values()), UnixNano(self._clock()))
                 except UnavailableError as error:
-                    _log.warning("the store is not available: %s", error)
+                    self._store_is_away(error)
 
     def stop(self) -> None:
         """Leave what is being done; it stays in the store."""
@@ -201,6 +220,7 @@ class PullRequests:
     async def _attempt(self, task: Task) -> None:
         """One look, and when the next one is."""
         waiters = self._waiters.pop(task.name, [])
+        self._asked.pop(task.name, None)
         progress = Progress.decode(task.blob)
         if task.put_at != progress.event:
             progress = progress.heard(task.put_at)
@@ -299,7 +319,7 @@ class PullRequests:
             else:
                 await self._give_back(task, progress, due)
         except UnavailableError as error:
-            _log.warning("the store is not available: %s", error)
+            self._store_is_away(error)
 
     async def _give_back(self, task: Task, progress: Progress, due: int) -> None:
         await self._store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()))
@@ -313,12 +333,27 @@ class PullRequests:
         else:
             await self._give_back(task, progress.done(), self._clock() + _TOLD_NS)
 
+    async def _ask_again(self, task: Task) -> None:
+        now = UnixNano(self._clock())
+        try:
+            await self._store.put_tasks([Task(self._kind, task.name, now)], now)
+        except UnavailableError as error:
+            self._store_is_away(error)
+        self._asked[task.name] = asyncio.get_running_loop().time()
+        self._wake.set()
+
     def _put_back(self, task: Task, waiters: list[asyncio.Future[Pulled]]) -> bool:
         """Whoever waits goes on waiting, for the next attempt; whether there is anybody."""
         left = [waiter for waiter in waiters if not waiter.done()]
         if left:
             self._waiters.setdefault(task.name, []).extend(left)
         return bool(left)
+
+    def _store_is_away(self, error: UnavailableError) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._say_away_after:
+            self._say_away_after = now + _SECONDS_BETWEEN_TROUBLES
+            _log.warning("the store is not available: %s", error)
 
     def _warn(self, project: str, what: str, message: str, answer: Answer | None = None) -> None:
         # At most one line in ten minutes: a key without the permission is met by every session.

@@ -214,6 +214,8 @@ class Stats:
     """Spans found at start, and those of requests that were stored though nobody was told so."""
     disk_bytes: int = 0
     """Bytes that the store takes, dead ones included."""
+    unreadable: int = 0
+    """Due keys that only a newer version of grafter can read, and that wait for it."""
     own: Share | None = None
     """Where several processes share a store, what of it stands in the books of this one; None where all of it does."""
     taken_over_spans: int = 0

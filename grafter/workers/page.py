@@ -44,6 +44,7 @@ def together(helds: Sequence[Held]) -> Held | None:
         spans=sum(held.spans for held in helds),
         bytes=sum(held.bytes for held in helds),
         oldest_seconds=max(held.oldest_seconds for held in helds),
+        unreadable=max(held.unreadable for held in helds),
         taken_over_spans=sum(held.taken_over_spans for held in helds),
         handed_over_spans=sum(held.handed_over_spans for held in helds),
     )

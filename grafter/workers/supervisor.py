@@ -130,7 +130,8 @@ class Fleet:
         await asyncio.gather(*(worker.ask() for worker in self._workers))
         if self._stop.is_set():
             self.health.phase = Phase.STOPPING
-        elif all(worker.ready for worker in self._workers):
+        elif self._started and any(worker.ready for worker in self._workers):
+            # While one of them is away the others serve: who asks should not take them away too.
             self.health.phase = Phase.RUNNING
         else:
             self.health.phase = Phase.STARTING
@@ -240,8 +241,8 @@ class Fleet:
     def _troubles(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for worker in self._workers:
-            if worker.trouble:
-                found[f"worker {worker.number}"] = worker.trouble
+            if not worker.ready or worker.trouble:
+                found[f"worker {worker.number}"] = worker.trouble or worker.report.phase.value
             found = {**worker.report.troubles, **found} if worker.ready else found
         return found
 

@@ -56,6 +56,7 @@ def test_a_parent_that_goes_away_in_the_middle_is_an_end() -> None:
             oldest_seconds=st.floats(0, 1e9),
             remembered=COUNTS,
             store_up=st.booleans(),
+            unreadable=COUNTS,
             taken_over_spans=COUNTS,
             handed_over_spans=COUNTS,
             replicas=st.lists(st.builds(HeldFor, *[COUNTS] * 4, oldest_seconds=st.floats(0, 1e9))),

@@ -81,9 +81,9 @@ def test_the_page_says_all_that_one_process_says(tmp_path: Path) -> None:
 def test_workers_hold_together_what_each_holds() -> None:
     """Shares add up; what the store as a whole says is said once."""
     shares = [HeldFor(1, 1, 2, 3, 4.0), HeldFor(2, 5, 6, 7, 8.0)]
-    first = Held(1, 2, 3, 10, 10, 4.0, 7, True, 1, 2, shares)
-    second = Held(5, 6, 7, 10, 10, 8.0, 7, True, 2, 1, shares)
-    assert together([first, second]) == Held(6, 8, 10, 10, 10, 8.0, 7, True, 3, 3, shares)
+    first = Held(1, 2, 3, 10, 10, 4.0, 7, True, 0, 1, 2, shares)
+    second = Held(5, 6, 7, 10, 10, 8.0, 7, True, 4, 2, 1, shares)
+    assert together([first, second]) == Held(6, 8, 10, 10, 10, 8.0, 7, True, 4, 3, 3, shares)
     assert together([]) is None
 
 

@@ -23,7 +23,7 @@ from tests.rig import recorded_call
 from tests.store.redis.servers import Server
 from tests.test_service import PATIENCE, Backend, backend, get
 from tests.workers.fleet import WORKERS, sections, sums
-from tests.workers.test_workers_supervisor import Sender, accepted_by, page, ready, trace, until
+from tests.workers.test_workers_supervisor import ALL_READY, Sender, accepted_by, page, ready, trace, until
 
 SPANS = len(spans_in(recorded_call()))
 
@@ -110,7 +110,7 @@ async def test_what_is_held_is_counted_once(said: dict[str, Any], tmp_path: Path
 
                 async def again(served: Supervised = served) -> bool:
                     found = await page(served)
-                    return found["grafter_worker_restarts_total"] == 1 and (await ready(served))[0] == 200
+                    return (found["grafter_worker_restarts_total"], found["grafter_workers"]) == (1, WORKERS)
 
                 await until(again)
                 assert_held(await balance(served, sends * SPANS), recovered, sends)
@@ -176,7 +176,7 @@ async def test_a_killed_worker_loses_nothing_acknowledged(said: dict[str, Any], 
                 os.kill(victim, signal.SIGKILL)
 
                 async def back(victim: int = victim) -> bool:
-                    return victim not in served.fleet.pids and (await ready(served))[0] == 200
+                    return victim not in served.fleet.pids and await ready(served) == ALL_READY
 
                 await until(back)
             ended.set()

@@ -268,12 +268,10 @@ class Filing:
         last = max(ELEMENT.unpack_from(part)[6] for part, _ in both)
         arrival = engine.order(count=len(both))
         items: list[Item] = []
-        sizes = []
         for i, (part, note) in enumerate(both):
-            version, flags, nothing, spans, envelope, head, _, at = ELEMENT.unpack_from(part)
-            size = len(part) - ELEMENT.size - envelope - head
-            sizes.append((spans, size, at))
-            again = ELEMENT.pack(version, flags, nothing, spans, envelope, head, arrival + i, at)
+            version, flags, more, spans, envelope, head, _, at = ELEMENT.unpack_from(part)
+            size = len(part) - ELEMENT.size - more - envelope - head
+            again = ELEMENT.pack(version, flags, more, spans, envelope, head, arrival + i, at)
             noted = GUEST_ELEMENT.pack(own, arrival + i, at) + note[GUEST_ELEMENT.size :]
             record = ITEM.pack(bucket_of(host), kind, 0, spans, size, at) + host
             items.append((bucket_of(host), (record, again + part[ELEMENT.size :], noted)))

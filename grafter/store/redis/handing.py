@@ -4,6 +4,8 @@ Which keys are due is looked up first, a page of each bucket, so that the earlie
 are in; then they are taken, and who comes second gets nothing.
 """
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from itertools import chain
 
@@ -28,6 +30,8 @@ from grafter.store.redis.layout import (
 )
 from grafter.store.redis.scripts import Item
 
+_LOG = logging.getLogger(__name__)
+
 PLAIN, OTHERS = b"d", b"o"
 _LRANGE = b"*4\r\n$6\r\nLRANGE\r\n"
 # A page of a bucket is about twice its share of what is asked for, so that one page of each is mostly enough.
@@ -35,6 +39,7 @@ _SHARE, _LEAST, _PAGE = BUCKETS // 2, 4, 32
 _ROOT = 1
 # Nanoseconds for which keys that were seen to be due are taken without another look.
 _AHEAD = 500_000_000
+_ODD_SECONDS = 60.0
 
 
 class HeldBundle(Bundle):
@@ -86,11 +91,35 @@ class Handing:
         """Spans of the traces in the latest bundle, on average; 0 before the first."""
         self._out: dict[int, HeldBundle] = {}
         self._odd: set[Key] = set()
-        """Due keys that this version cannot read."""
+        """Due keys that this version cannot read, met since they were forgotten last."""
+        self._odd_before = 0
+        self._forget_at = 0.0
+
+    @property
+    def unreadable(self) -> int:
+        """Due keys that this version cannot read: they wait for the one that wrote them."""
+        return max(len(self._odd), self._odd_before)
+
+    def _leave(self, key: Key, why: str) -> None:
+        """It is not this version's to look at."""
+        if not self.unreadable:
+            _LOG.warning("held trace %s is left to a newer version of grafter: %s", key.hex(), why)
+        self._odd.add(key)
+
+    def _forget_odd(self) -> None:
+        """Now and then they are looked at again: another replica may have dealt with them."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._forget_at:
+            self._forget_at = now + _ODD_SECONDS
+            self._odd_before = len(self._odd)
+            self._odd.clear()
+        elif now >= self._forget_at - _ODD_SECONDS / 2:
+            self._odd_before = 0
 
     async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
         """See Store.claim."""
         self._end_bundles(now)
+        self._forget_odd()
         claims: list[Claim] = []
         seen: set[Key] = set()
         while len(claims) < limit:
@@ -142,7 +171,7 @@ class Handing:
         by_index = sorted((i, reply) for indices, replies in runs for i, reply in zip(indices, replies, strict=True))
         for i, reply in by_index:
             if reply == b"?":
-                self._odd.add(keys[i])
+                self._leave(keys[i], "its head")
             elif reply:
                 taken.append((keys[i], reply))
         return await self.claims(taken)
@@ -151,18 +180,31 @@ class Handing:
         """Claims of what a script handed out: head, outcomes, guests' facts."""
         claims = []
         states: list[dict[str, GuestState]] = []
+        unread: list[tuple[Key, int]] = []
         for key, (raw, flat, elements) in taken:
             head = Head(raw)
-            guests = guest_states(elements)
+            try:
+                known, guests = outcomes(flat), guest_states(elements)
+            except RecordError as error:
+                self._leave(key, str(error))
+                unread.append((key, head.token))
+                continue
             states.append(guests)
             self._engine.leases.setdefault(head.token, set()).add(key)
-            claims.append(Claim(key, head.token, head.up_to, head.state({}), outcomes(flat)))
+            claims.append(Claim(key, head.token, head.up_to, head.state({}), known))
+        await self._give_back(unread)
         names = list(dict.fromkeys(chain.from_iterable(states)))
         if names:
             await self._tell_links(names, states)
         for claim, guests in zip(claims, states, strict=True):
             claim.state.guests = guests
         return claims
+
+    async def _give_back(self, unread: Sequence[tuple[Key, int]]) -> None:
+        """Let somebody else have them at once."""
+        if unread:
+            items: list[Item] = [(bucket_of(key), (bucket_of(key), key, token, 0)) for key, token in unread]
+            await self._engine.run("hold", items, (b"abandon", b""))
 
     async def _tell_links(self, names: Sequence[str], states: Sequence[dict[str, GuestState]]) -> None:
         """What the store knows of a guest's link, from a memory or a move, may be more than its parts say."""
@@ -214,7 +256,7 @@ class Handing:
         full = []
         for key, reply in zip(keys, replies, strict=True):
             if reply == b"?":
-                self._odd.add(key)
+                self._leave(key, "its head")
             elif reply == b"-":
                 full.append(key)
             elif reply:
@@ -251,8 +293,8 @@ class Handing:
                 break
             try:
                 head = Head(raw) if raw is not None else None
-            except RecordError:
-                self._odd.add(key)
+            except RecordError as error:
+                self._leave(key, str(error))
                 continue
             chosen.append(key)
             if head is not None:
@@ -288,12 +330,13 @@ class Handing:
         for parts in lists:
             payloads, envelopes, ids, root = [], [], [], -1
             for i, data in enumerate(parts):
-                version, facts, _, _, envelope, head, _, _ = unpack(data)
+                version, facts, more, _, envelope, head, _, _ = unpack(data)
                 if version != 1:
                     raise UnavailableError("parts were written by a newer version", reason="store_down")
-                middle = before + envelope
+                begin = before + more
+                middle = begin + envelope
                 end = middle + head
-                envelopes.append(envelope_of(data[before:middle]))
+                envelopes.append(envelope_of(data[begin:middle]))
                 ids.append(data[middle:end])
                 payloads.append(data[end:])
                 if root < 0 and facts & _ROOT:
@@ -304,13 +347,18 @@ class Handing:
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
         """See Store.read."""
         part = self._engine.reader.part
-        try:
-            return [
-                [part(data) for data in parts if int.from_bytes(data[16:24], "little") <= claim.up_to]
-                for claim, parts in zip(claims, await self._lists([c.key for c in claims]), strict=True)
-            ]
-        except RecordError as error:
-            raise UnavailableError(f"held parts could not be read: {error}", reason="store_down") from error
+        found: list[list[StoredPart]] = []
+        unread: list[tuple[Key, int]] = []
+        for claim, parts in zip(claims, await self._lists([c.key for c in claims]), strict=True):
+            try:
+                found.append([part(data) for data in parts if int.from_bytes(data[16:24], "little") <= claim.up_to])
+            except RecordError as error:
+                self._leave(claim.key, str(error))
+                unread.append((claim.key, claim.token))
+        if unread:
+            await self._give_back(unread)
+            raise UnavailableError(f"{len(unread)} held traces are a newer version's to read", reason="store_down")
+        return found
 
     async def _lists(self, keys: Sequence[Key], ends: Sequence[int] | None = None) -> list[list[bytes]]:
         tags = self._engine.layout.tags

@@ -1,7 +1,13 @@
 """Names of keys and the bytes of what is in them, as the scripts know them too (lua/common.lua).
 
-Everything is little-endian and begins with a version: a record of a newer one is left alone. Times in Redis are
-nanoseconds since EPOCH in a double: exact for three months on either side, to 64 ns for the next ten years.
+Everything is little-endian. Times in Redis are nanoseconds since EPOCH in a double: exact for three months on either
+side, to 64 ns for the next ten years.
+
+Versions of grafter share what is held, the one after this and the one before it. A record begins with its version.
+What a later version adds goes where this one passes over it and keeps it: behind a head, a tally or a guest's facts,
+before a part's envelope (ELEMENT), in fields of a hash. What this one could not read at all has a higher version, and
+the head of its key too; such a key is left alone. So that a step back to this version finds nothing like that, a later
+one writes only what this one reads, and the one after it the rest.
 """
 
 from binascii import crc32
@@ -30,7 +36,8 @@ that was given, token, last arrival that the claim covers, last arrival that is 
 ITEM = Struct("<BBBIId")
 """A part on its way: bucket, kind, facts, spans, size, now; then its key."""
 ELEMENT = Struct("<BBHIIIqq")
-"""Before a part: version, facts or GUEST, nothing, spans, length of its envelope and of its head, arrival, now."""
+"""Before a part: version, facts or GUEST, length of what a later version says before the envelope, spans, length of its
+envelope and of its head, arrival, now."""
 GUEST_ELEMENT = Struct("<17sqq")
 """Before a guest part's facts: its guest's key, arrival, now."""
 LINK = Struct("<BBdI")
@@ -88,15 +95,16 @@ class Reader:
 
     def part(self, data: bytes) -> StoredPart:
         """Raises RecordError for what this version cannot read."""
-        version, flags, _, spans, envelope, head, arrival, _ = ELEMENT.unpack_from(data)
+        version, flags, more, spans, envelope, head, arrival, _ = ELEMENT.unpack_from(data)
         if version != VERSION:
             raise records.RecordError(f"a part has version {version}, expected {VERSION}")
-        middle = ELEMENT.size + envelope
+        begin = ELEMENT.size + more
+        middle = begin + envelope
         end = middle + head
         if flags & GUEST:
             guest = records.decode_guest(data[middle:end])
             return StoredPart(arrival, data[end:], spans, None, b"", guest)
-        shared = self.envelope(data[ELEMENT.size : middle])
+        shared = self.envelope(data[begin:middle])
         return StoredPart(arrival, data[end:], spans, shared, data[middle:end], None, facts_of(flags))
 
     def envelope(self, blob: bytes) -> Envelope:
@@ -116,9 +124,9 @@ class Head:
 
     def __init__(self, raw: bytes) -> None:
         """Raises RecordError for a newer version's."""
-        self.fields = HEAD.unpack(raw)
-        if self.fields[0] != VERSION:
-            raise records.RecordError(f"a held key has version {self.fields[0]}, expected {VERSION}")
+        if raw[0] != VERSION:
+            raise records.RecordError(f"a held key has version {raw[0]}, expected {VERSION}")
+        self.fields = HEAD.unpack_from(raw)
         self.facts = self.fields[1]
         self.parts, self.guest_parts, self.covers = self.fields[9], self.fields[12], self.fields[13]
         self.arrival = int(self.fields[19])
@@ -173,8 +181,11 @@ def decode_guest_element(data: bytes) -> tuple[Key, int, GuestFacts, UnixNano]:
 
 
 def outcomes(flat: Sequence[bytes]) -> dict[str, Outcome]:
-    """What a hash of outcomes says."""
-    return {flat[i].decode(): Outcome(flat[i + 1].decode()) for i in range(0, len(flat), 2)}
+    """What a hash of outcomes says. Raises RecordError for an outcome that this version does not know."""
+    try:
+        return {flat[i].decode(): Outcome(flat[i + 1].decode()) for i in range(0, len(flat), 2)}
+    except ValueError as error:
+        raise records.RecordError(f"outcomes: {error}") from error
 
 
 def link_host(raw: bytes | None) -> TraceId | None:

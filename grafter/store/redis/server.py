@@ -16,7 +16,9 @@ WRITING = 0
 """The lane of what senders wait for; nothing large is read on it."""
 
 # Doubling from the first to the last; a blip is over before anybody notices, and a server that is down is left alone.
-_FIRST_PAUSE, _LAST_PAUSE = 0.05, 2.0
+_FIRST_PAUSE, _LAST_PAUSE = 0.05, 0.5
+# How long is waited for replicas of a server that had none.
+_LOOK_MS = 200
 _FAILURES = (UnavailableError, Lost, OSError)
 
 
@@ -67,6 +69,10 @@ class Server:
         self.where = where
         self.last_error = ""
         """What was wrong when it was last asked in vain; empty from the next answer on."""
+        self.alone = ""
+        """Why what was written last did not reach its replicas; empty when it did."""
+        self.waiting = 0
+        """Writes that wait for its replicas."""
         self._address = address
         self._tls = tls
         self._scripts = scripts
@@ -191,10 +197,24 @@ def checked(server: Server, replies: list[Reply]) -> list[Reply]:
 async def replicated(
     server: Server, commands: Sequence[Command], lane: int | None, replicas: int, timeout: float
 ) -> list[Reply]:
-    """Ask, and wait until so many replicas have what was written."""
-    # A little less than the connection waits for any answer.
-    wait: Command = ("WAIT", replicas, max(1, int(timeout * 900)))
-    *replies, have = checked(server, await server.ask([*commands, wait], lane))
-    if have < replicas:
-        raise server.unavailable(f"{have} replicas have what was written, {replicas} are asked for (wait_replicas)")
+    """Ask, and wait until so many replicas have what was written.
+
+    Answers come in order, so that each write waits for the one before: of a server without its replicas one at a time
+    finds out whether they are back, and the others are refused at once.
+    """
+    if server.alone and server.waiting:
+        raise UnavailableError(server.alone, reason="store_down")
+    # A little less than the connection waits for any answer. A replica that comes meanwhile is not noticed by a wait.
+    wait: Command = ("WAIT", replicas, max(1, int(timeout * 900)) if not server.alone else _LOOK_MS)
+    server.waiting += 1
+    try:
+        *replies, have = checked(server, await server.ask([*commands, wait], lane))
+        if have < replicas:
+            raise server.unavailable(f"{have} replicas have what was written, {replicas} are asked for (wait_replicas)")
+    except UnavailableError as error:
+        server.alone = str(error)
+        raise
+    finally:
+        server.waiting -= 1
+    server.alone = ""
     return replies

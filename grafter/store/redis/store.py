@@ -6,6 +6,7 @@ What Redis answers is what counts: an append returns when the server has said th
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, Part, UnixNano
@@ -72,6 +73,11 @@ class RedisStore:
     def forgotten_marks(self) -> int:
         """Marks that the limit on their number ended, by this process."""
         return self._marks.forgotten
+
+    @property
+    def unreadable(self) -> int:
+        """Held keys that wait for a newer version of grafter, as far as this process has met them."""
+        return self._handing.unreadable
 
     async def recovered(self) -> None:
         """Nothing is rebuilt at a start."""
@@ -208,7 +214,7 @@ class RedisStore:
         await self._tasks.renew(tasks, now)
 
     def stats(self) -> Stats:
-        return self.replicas.stats()
+        return replace(self.replicas.stats(), unreadable=self.unreadable)
 
     async def abandon(self) -> None:
         """Give back what this process owns: others need not wait until its leases end."""

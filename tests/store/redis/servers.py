@@ -131,11 +131,12 @@ def server(*options: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def cluster(nodes: int = 3) -> Iterator[list[Server]]:
+def cluster(nodes: int = 3, options: Sequence[str] = ()) -> Iterator[list[Server]]:
     """A cluster of primaries."""
     running: list[Server] = []
     try:
-        running += [Server("--cluster-enabled", "yes", "--cluster-node-timeout", "2000") for _ in range(nodes)]
+        own = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options)
+        running += [Server(*own) for _ in range(nodes)]
         for number, node in enumerate(running):
             first, last = 16384 * number // nodes, 16384 * (number + 1) // nodes - 1
             node.ask([("CLUSTER", "ADDSLOTS", *range(first, last + 1))])
@@ -176,8 +177,8 @@ class Pair:
                 f"sentinel failover-timeout {self.NAME} 3000"
             )
         )
-        waited(lambda: b"master_link_status:up" in _info(self.replica), "the replica does not follow")
-        waited(lambda: b"slaves=1" in _info(self.sentinel, "sentinel"), "the sentinel does not see the replica")
+        waited(lambda: b"master_link_status:up" in info(self.replica), "the replica does not follow")
+        waited(lambda: b"slaves=1" in info(self.sentinel, "sentinel"), "the sentinel does not see the replica")
 
     def _started(self, server: Server) -> Server:
         self.servers.append(server)
@@ -201,7 +202,8 @@ def pair(*options: str) -> Iterator[Pair]:
         running.close()
 
 
-def _info(server: Server, section: str = "replication") -> bytes:
+def info(server: Server, section: str = "replication") -> bytes:
+    """What a server says of itself."""
     (reply,) = server.ask([("INFO", section)])
     assert isinstance(reply, bytes)
     return reply

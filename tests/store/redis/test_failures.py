@@ -368,6 +368,16 @@ async def test_a_failover(prefix: str, settings: Settings, replicas: int) -> Non
             assert "after" in found
 
 
+async def test_without_replicas_senders_do_not_wait(own: Server, prefix: str, settings: Settings) -> None:
+    """One write finds out, by waiting; those beside it and after it are refused at once, and not one by one."""
+    async with store(own.url, prefix, settings, wait_replicas=1, timeout=2.0) as running:
+        assert "(wait_replicas)" in await _refusal(running)
+        begun = time.monotonic()
+        refusals = await asyncio.gather(*(_refusal(running) for _ in range(50)))
+        assert {text.partition("1 are ")[2] for text in refusals} == {"asked for (wait_replicas)"}
+        assert time.monotonic() - begun < 1.0
+
+
 async def _refusal(running: RedisStore) -> str:
     with pytest.raises(UnavailableError) as refusal:
         await running.append([host_part("none", OTHER)], START)

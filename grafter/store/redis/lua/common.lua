@@ -188,7 +188,7 @@ local function resum(h)
   local first, last
   local list = call("lrange", h.base .. "p:" .. h.key, 0, -1)
   for _, part in ipairs(list) do
-    local _, kind, _, n, env, head, _, now = unpk(ELEMENT, part)
+    local _, kind, more, n, env, head, _, now = unpk(ELEMENT, part)
     if kind >= 128 then
       gs = gs + n
       gn = gn + 1
@@ -196,7 +196,7 @@ local function resum(h)
       hs = hs + n
       facts = bit.bor(facts, kind)
     end
-    bytes = bytes + #part - ELEMENT_BYTES - env - head
+    bytes = bytes + #part - ELEMENT_BYTES - more - env - head
     if not first or now < first then first = now end
     if not last or now > last then last = now end
   end

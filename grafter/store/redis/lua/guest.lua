@@ -9,7 +9,7 @@ past_limit(KEYS[1])
 local function link(host, since, only)
   local name = base .. "l:" .. key
   local raw = call("get", name)
-  if not raw then return end
+  if not raw or raw:byte(1) ~= 1 then return end
   local _, has, old, parts = unpk(LINK, raw)
   if only and has == 1 and old == -1 then return end
   call("set", name, pack(LINK, 1, host ~= "" and 1 or 0, since, parts) .. host, "px", TTL)
