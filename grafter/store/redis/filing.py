@@ -1,13 +1,15 @@
 """Append: where parts belong, and the way of a guest's parts to its host.
 
 Host parts are one script and one round trip. A guest's host may be known from an earlier part, from another replica or
-from a memory, which its own bucket knows: that is asked first (``learn``), and noted in the same step. From then on no
+from a memory, which its own bucket knows. On one server the script that stores parts asks there itself (asked.lua), and
+that is one round trip too, unless parts that came before the link have to move to the host. Then, and in a cluster,
+where the host's bucket may be elsewhere, it is asked first (``learn``), and noted in the same step. From then on no
 part is filed under the guest's own key any more, so that whoever learned the link and then moves what is there has all
 of it. A host's bucket takes a guest's part unless the host was released; then the guest's own key does.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from grafter.core.model import Key, Part, UnixNano
@@ -30,7 +32,7 @@ from grafter.store.redis.scripts import Argument, Item
 from grafter.store.redis.server import WRITING
 
 # Kinds of items, as lua/append.lua has them.
-_HOST, _GUEST, _OWN, _MOVED, _MOVE = range(5)
+_HOST, _GUEST, _OWN, _MOVED, _MOVE, _ASKED = range(6)
 _RELEASED, _LINKED, _BEGUN = b"012"
 _ATTEMPTS = 5
 _KEY_BYTES = 17
@@ -67,6 +69,8 @@ class Filing:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._turns: dict[Key, _Turn] = {}
+        self._whole = len(engine.topology.split([(0, ()), (1, ())])) == 1
+        """One script may touch all buckets."""
 
     async def append(self, parts: Sequence[Part], now: UnixNano) -> None:
         """See Store.append."""
@@ -95,6 +99,8 @@ class Filing:
             sums.in_flight -= 1
 
     async def _with_guests(self, parts: Sequence[Part], now: UnixNano) -> None:
+        if self._whole and await self._store(parts, now, {}):
+            return
         links = await self._learn(parts, now)
         for own, link in links.items():
             if link.host is not None and link.movable and not self._engine.apart:
@@ -135,12 +141,10 @@ class Filing:
     async def _learn(self, parts: Sequence[Part], now: UnixNano, *, again: bool = False) -> dict[Key, _Link]:
         """Take note of the guests of these parts, and learn their hosts."""
         counts: dict[Key, int] = {}
-        hosts: dict[Key, bytes] = {}
+        hosts = _named(parts)
         for part in parts:
             if part.guest is not None:
                 counts[part.key] = counts.get(part.key, 0) + (not again)
-                if part.guest.host is not None:
-                    hosts.setdefault(part.key, part.guest.host)
         order = self._engine.order(now, len(counts))
         items: list[Item] = [
             (bucket_of(own), (bucket_of(own), own, count, hosts.get(own, b""), order + i))
@@ -156,8 +160,10 @@ class Filing:
         return links
 
     async def _store(self, parts: Sequence[Part], now: UnixNano, links: dict[Key, _Link]) -> bytes:
-        """File parts; a byte a part says what became of it."""
+        """File parts; a byte a part says what became of it. Where guests belong for which there is no link the script
+        finds; nothing when it cannot, and has stored nothing."""
         engine = self._engine
+        hosts: dict[Key, bytes] | None = None
         at = relative(now)
         arrival = engine.order(now, len(parts))
         items: list[Item] = []
@@ -196,7 +202,15 @@ class Filing:
                 items.append((bucket, Words(2, pieces)))
             else:
                 facts = records.encode_guest(guest)
-                link = links[part.key]
+                link = links.get(part.key)
+                if link is None:
+                    hosts = _named(parts) if hosts is None else hosts
+                    bucket = bucket_of(part.key)
+                    record = pack(bucket, _ASKED, 0, part.spans, len(part.payload), at) + part.key
+                    stored = element(part, arrival + i, at, facts)
+                    noted = guest_element(part.key, arrival + i, at, facts)
+                    items.append((bucket, (record, stored, noted, hosts.get(part.key, b""), arrival + i)))
+                    continue
                 to_host = link.host is not None and not apart and not link.refused
                 key = link.host if to_host and link.host is not None else part.key
                 bucket = bucket_of(key)
@@ -206,23 +220,28 @@ class Filing:
                 noted = guest_element(part.key, arrival + i, at, facts)
                 arguments = (record, stored, noted) if to_host else (record, stored, noted, link.host or b"")
                 items.append((bucket, arguments))
-        answer = await self._append(items)
+        answer, places = await self._append(items)
+        if not answer:
+            return answer
         took = engine.sums.took
         for (bucket, _), part, said in zip(items, parts, answer, strict=True):
             if said >= _BEGUN:
-                took(bucket, now, part.spans, len(part.payload), begun=said == _BEGUN)
+                where = next(places, bucket) if part.guest is not None else bucket
+                took(where, now, part.spans, len(part.payload), begun=said == _BEGUN)
         return answer
 
-    async def _append(self, items: Sequence[Item]) -> bytes:
+    async def _append(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
+        """What became of each, and the buckets of those for which the script found it."""
         engine = self._engine
         runs, _ = await engine.run("append", items, (engine.mine,), lane=WRITING, wait_replicas=engine.wait_replicas)
         if len(runs) == 1:
-            return bytes(runs[0][1])
+            said = runs[0][1]
+            return (said, iter(())) if isinstance(said, bytes) else (bytes(said[0]), iter(said[1:]))
         answer = bytearray(len(items))
         for indices, reply in runs:
             for i, said in zip(indices, reply, strict=True):
                 answer[i] = said
-        return bytes(answer)
+        return bytes(answer), iter(())
 
     # Moving.
 
@@ -275,7 +294,7 @@ class Filing:
             noted = GUEST_ELEMENT.pack(own, arrival + i, at) + note[GUEST_ELEMENT.size :]
             record = ITEM.pack(bucket_of(host), kind, 0, spans, size, at) + host
             items.append((bucket_of(host), (record, again + part[ELEMENT.size :], noted)))
-        answer = await self._append(items)
+        answer, _ = await self._append(items)
         if answer[0] == _RELEASED:
             return False
         item: Item = (bucket, ())
@@ -284,6 +303,15 @@ class Filing:
         engine.sums.moved += moved
         await engine.survey([bucket, bucket_of(host)])
         return True
+
+
+def _named(parts: Sequence[Part]) -> dict[Key, bytes]:
+    """The host that the first part of each guest names, if one does."""
+    hosts: dict[Key, bytes] = {}
+    for part in parts:
+        if part.guest is not None and part.guest.host is not None:
+            hosts.setdefault(part.key, part.guest.host)
+    return hosts
 
 
 def evidence(own: Key, here: Sequence[bytes], host: Key, there: Sequence[bytes]) -> tuple[Key | None, int]:

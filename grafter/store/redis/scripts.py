@@ -15,7 +15,8 @@ Item = tuple[int, Sequence[Argument] | Words]
 """A bucket, and what a script is told of one key in it."""
 
 NAMES = ("append", "learn", "guest", "take", "hold", "bundle", "settle", "survey", "forget", "bury", "task", "enrol")
-_WITH_SUMS = {"settle", "survey", "forget"}
+_WITH = {"settle": "sums", "survey": "sums", "forget": "sums", "append": "asked"}
+"""What stands before a text, beside what is common to all."""
 
 RUBBISH_MS = 7 * 24 * 3600 * 1000
 """What nobody has touched for this long is nobody's any more. Replicas that live touch what they hold."""
@@ -45,12 +46,12 @@ class Scripts:
         )
         folder = files("grafter.store.redis") / "lua"
         common = (folder / "common.lua").read_text("utf-8")
-        sums = (folder / "sums.lua").read_text("utf-8")
         self.texts: dict[str, bytes] = {}
         self.hashes: dict[str, bytes] = {}
         for name in NAMES:
             own = (folder / f"{name}.lua").read_text("utf-8")
-            text = "".join((head, common, sums if name in _WITH_SUMS else "", own)).encode()
+            more = (folder / f"{_WITH[name]}.lua").read_text("utf-8") if name in _WITH else ""
+            text = "".join((head, common, more, own)).encode()
             self.texts[name] = text
             # Redis names a script by its SHA-1.
             self.hashes[name] = sha1(text, usedforsecurity=False).hexdigest().encode()

@@ -230,6 +230,31 @@ async def test_a_slow_server_is_waited_for_once(shared: Server, prefix: str, set
         assert running.up
 
 
+async def test_a_guests_request_goes_the_way_once(shared: Server, prefix: str, settings: Settings) -> None:
+    """At 200 ms to and fro: a guest's first part and later ones, linked or not, released or not, beside host parts."""
+    async with proxy(shared.port) as slow, store(f"redis://127.0.0.1:{slow.port}", prefix, settings) as running:
+        await running.append([host_part("released", OTHER)], START)
+        await running.settle([Settlement(await claim_one(running), (Memory(OTHER, b"m"),))], LATER)
+        slow.delay = 0.1
+        for parts in (
+            [guest_part("linked", host=HOST)],
+            [guest_part("later"), host_part("beside")],
+            [guest_part("alone", "trace_alone")],
+            [guest_part("more", "trace_alone")],
+            [guest_part("late", "trace_late", host=OTHER)],
+            [guest_part("later still", "trace_late")],
+        ):
+            begun = time.monotonic()
+            await running.append(parts, START)
+            assert 0.2 <= time.monotonic() - begun < 0.4
+        # What came before the link moves with it: the one case that takes more.
+        await running.append([guest_part("named", "trace_alone", host=HOST)], START)
+        slow.delay = 0.0
+        held = await held_texts(running)
+        assert held[HOST] == ["linked", "later", "beside", "alone", "more", "named"]
+        assert [texts for key, texts in held.items() if len(key) == 17] == [["late", "later still"]]
+
+
 async def test_a_server_that_is_silent_is_given_up(own: Server, prefix: str, settings: Settings) -> None:
     """No answer within the timeout: the sender is told, and the next one gets a new connection."""
     async with store(own.url, prefix, settings, timeout=0.3) as running:

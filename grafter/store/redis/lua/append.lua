@@ -1,9 +1,11 @@
 -- Store parts. KEYS: the sums of each bucket that is touched. ARGV: who stores, then for each part a record (bucket,
 -- kind, facts, spans, size, now, key), the part, and for a guest's its facts; for kind OWN then the host that was found
--- released, or nothing. The answer: a byte a part, BEGUN or ADDED, or why not.
+-- released, or nothing; for kind ASKED, whose key is the guest's own (lua/asked.lua), the host that is named or nothing,
+-- and an order. The answer: a byte a part, BEGUN or ADDED, or why not; with parts of kind ASKED the buckets in which those
+-- are come behind it, in a list; or nothing when parts of their guests have to move first, and nothing was stored.
 local HOST, GUEST, OWN, MOVED, MOVE = 0, 1, 2, 3, 4
 local RELEASED, LINKED, BEGUN, ADDED = "0", "1", "2", "3"
-local items, answer = {}, {}
+local items, asked, answer = {}, {}, {}
 local i, last = 2, #ARGV
 mine(ARGV[1])
 while i <= last do
@@ -18,6 +20,10 @@ while i <= last do
     if kind == OWN then
       item.host = ARGV[i]
       i = i + 1
+    elseif kind == ASKED then
+      item.bucket, item.said, item.order = bucket, ARGV[i], ARGV[i + 1]
+      asked[#asked + 1] = item
+      i = i + 2
     end
   end
   load(item.base, item.key)
@@ -46,9 +52,13 @@ local function refusal(item)
   return nil
 end
 
+for _, item in ipairs(asked) do
+  if not place(item, refusal) then return "" end
+end
+
 for position, item in ipairs(items) do
   local base, key, now = item.base, item.key, item.now
-  local refused = refusal(item)
+  local refused = not item.of and refusal(item)
   if refused then
     answer[position] = refused
   else
@@ -89,9 +99,14 @@ for position, item in ipairs(items) do
       h.at = math.min(h.at, (by_table(h)))
     end
     h.dirty = true
+    if item.of then item.of.more = item.of.more + 1 end
     count(h, item.spans, item.size)
     answer[position] = is_new and BEGUN or ADDED
   end
 end
 flush()
-return table.concat(answer)
+if #asked == 0 then return table.concat(answer) end
+note_guests()
+local found = {table.concat(answer)}
+for _, item in ipairs(asked) do found[#found + 1] = item.bucket end
+return found
