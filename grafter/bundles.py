@@ -1,7 +1,7 @@
 """The way of plain traces: handed out, sent and settled many at a time, one by one only when something went wrong."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from grafter.consumer import Batch, Exporter, Result, Verdict
 from grafter.core.lifecycle import ReleaseReason
@@ -30,8 +30,10 @@ class Bundles:
         clock: Callable[[], int],
         spans: int,
         size: int,
+        until_settled: Callable[[Callable[[bool], Awaitable[bool]]], Awaitable[bool]],
     ) -> None:
         """``spans`` and ``size`` (bytes): how much goes out at a time."""
+        self._until_settled = until_settled
         self.exporter = exporter
         self._store = store
         self._metrics = metrics
@@ -77,10 +79,14 @@ class Bundles:
             return _NOTHING_LEFT
         results = await self.exporter.export(Batch(out.traces, out.spans, out.size, out.runs))
         if all([result.verdict is Verdict.ACCEPTED for result in results]):  # noqa: C419  # a list is faster here
-            if await store.settle_bundle(bundle, out.blobs, UnixNano(self._clock())):
+            moment = UnixNano(self._clock())
+            if await self._until_settled(lambda again: store.settle_bundle(bundle, out.blobs, moment, again=again)):
                 self._metrics.released_traces.labels(ReleaseReason.COMPLETE.value).inc(len(bundle.keys))
                 if out.merged:
                     self._metrics.merged_spans.labels("repeat").inc(out.merged)
+            else:
+                # They were sent, and are held all the same: whoever owns them now sends them again.
+                self._metrics.recovered_spans.inc(out.spans)
             return _NOTHING_LEFT
         self.done(bundle)
         claims = await store.open_bundle(bundle)

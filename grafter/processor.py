@@ -10,11 +10,11 @@ The order here is the order of a trace's life: ``consume``, ``_round``, ``_decid
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Self, TypeVar
 
 from grafter.assemble import Assembled, Assembler
 from grafter.bundles import Bundles
@@ -27,12 +27,14 @@ from grafter.late_guests import LARGE_BYTES, LARGE_GUEST, LateGuests
 from grafter.otlp import build
 from grafter.poison import Poison
 from grafter.realtime_guests import is_large, session_keys
+from grafter.settled import settled
 from grafter.store.base import Bundle, Claim, DeadLetter, Outcome, Settlement, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 from grafter.work import Work
 
 logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 # One claim is one pass over the due keys; more than a few hundred at a time would hold the loop for too long.
 _CLAIM_LIMIT = 400
@@ -85,7 +87,9 @@ class Processor:
         self._bundles: Bundles | None = None
         if len(self._exporters) == 1 and assembler.takes_bundles:
             # With several exporters each trace has outcomes of its own.
-            self._bundles = Bundles(store, self._exporters[0], metrics, clock, limits.batch_spans, limits.batch_bytes)
+            self._bundles = Bundles(
+                store, self._exporters[0], metrics, clock, limits.batch_spans, limits.batch_bytes, self._until_settled
+            )
         self._say_after = 0.0
         self._begun: dict[Key, ReleaseReason] = {}
         """Why a key was released whose exporters have not all answered yet."""
@@ -148,10 +152,14 @@ class Processor:
         """Keep the leases of what is still on its way."""
         while True:
             await asyncio.sleep(self._limits.lease_seconds / 3)
-            if self._claims:
-                await self._store.renew(list(self._claims.values()), UnixNano(self._clock()))
-            if self._bundles is not None:
-                await self._bundles.renew()
+            try:
+                if self._claims:
+                    await self._store.renew(list(self._claims.values()), UnixNano(self._clock()))
+                if self._bundles is not None:
+                    await self._bundles.renew()
+            except UnavailableError as error:
+                # Whoever takes them over meanwhile sends them marked; until then they are still owned.
+                self._store_is_away(error)
 
     def _down_for(self, exporters: Iterable[Exporter]) -> float:
         """Seconds until the first of these is worth a try; 0 when one is up now."""
@@ -452,6 +460,9 @@ class Processor:
         now = self._clock()
         await self._store.postpone([(w.claim, UnixNano(now + int(w.retry_after * SECOND))) for w in rest])
 
+    async def _until_settled(self, settle: Callable[[bool], Awaitable[_T]]) -> _T:
+        return await settled(settle, self._limits.tick_seconds, self._store_is_away)
+
     async def _settle(self, works: list[Work]) -> None:
         now = UnixNano(self._clock())
         # Before the settle: should the process die between the two, one look too many does no harm.
@@ -462,14 +473,18 @@ class Processor:
             except UnavailableError as error:
                 # Full: the place of a parent may stay empty, but what left must not leave again.
                 logger.warning("parents that have not come will not be stood in for: %s", error)
-        settled = await self._store.settle([Settlement(w.claim, w.assembled.memories) for w in works], now)
+        settlements = [Settlement(w.claim, w.assembled.memories) for w in works]
+        done = await self._until_settled(lambda again: self._store.settle(settlements, now, again=again))
         reasons: dict[ReleaseReason, int] = {}
-        for work, own in zip(works, settled, strict=True):
+        for work, own in zip(works, done, strict=True):
             self._begun.pop(work.claim.key, None)
             if own:
                 reasons[work.reason] = reasons.get(work.reason, 0) + 1
                 if not work.assembled.plain:
                     work.assembled.count(self._metrics, work.reason)
+            elif work.assembled.trace is not None and len(self._exporters) == 1:
+                # They were sent, and are held all the same: whoever owns them now sends them again.
+                self._metrics.recovered_spans.inc(work.assembled.trace.spans)
         for reason, releases in reasons.items():
             self._metrics.released_traces.labels(reason.value).inc(releases)
 

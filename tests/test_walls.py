@@ -40,7 +40,8 @@ ROOMS: dict[str, set[str]] = {
     "plain_traces": EDGE | {"assemble"},
     "work": EDGE | {"assemble"},
     "bundles": EDGE | {"plain_traces", "work"},
-    "processor": EDGE | {"assemble", "bundles", "late_guests", "poison", "realtime_guests", "work"},
+    "settled": {"errors"},
+    "processor": EDGE | {"assemble", "bundles", "late_guests", "poison", "realtime_guests", "settled", "work"},
     # The doors.
     "receiver": EDGE,
     "exporter": EDGE,

@@ -326,7 +326,9 @@ class Store(TaskStore, CallStore, Protocol):
         """As ``intend``. False when the bundle is no longer owned."""
         ...
 
-    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
+    async def settle_bundle(
+        self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano, *, again: bool = False
+    ) -> bool:
         """As ``settle``, with a memory of each key. False when the bundle is no longer owned: nothing was changed."""
         ...
 
@@ -362,8 +364,11 @@ class Store(TaskStore, CallStore, Protocol):
         """Note what became of them."""
         ...
 
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
-        """Forget and remember. False for a claim that is no longer owned: nothing was changed for it."""
+    async def settle(self, settlements: Sequence[Settlement], now: UnixNano, *, again: bool = False) -> Sequence[bool]:
+        """Forget and remember. False for a claim that is no longer owned: nothing was changed for it.
+
+        ``again``: the same was asked for and not answered; what is gone by now was settled by that.
+        """
         ...
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:

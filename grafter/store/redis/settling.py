@@ -11,7 +11,7 @@ from grafter.store.redis.framing import END, LENGTH, Words, word
 from grafter.store.redis.layout import WORDS, bucket_of, decode_memory, relative
 from grafter.store.redis.scripts import Argument, Item
 
-_ONE = ord("1")
+_ONE, _GONE = b"12"
 _BOTH = word(b"b")
 
 
@@ -60,7 +60,7 @@ class Settling:
             if not keys:
                 del self._engine.leases[token]
 
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> list[bool]:
+    async def settle(self, settlements: Sequence[Settlement], now: UnixNano, again: bool) -> list[bool]:
         """See Store.settle."""
         if not settlements:
             return []
@@ -79,7 +79,7 @@ class Settling:
             items.append((bucket, words))
             claims.append(number)
             elsewhere.append(others)
-        done = await self._settle(items, now, sum(len(s.memories) for s in settlements), 0)
+        done = await self._settle(items, now, sum(len(s.memories) for s in settlements), 0, again)
         left = [m for own, memories in zip(done, elsewhere, strict=True) if own for m in memories]
         if left:
             # In a cluster what is remembered of a guest lies elsewhere: a crash here forgets what was sent of it.
@@ -94,21 +94,23 @@ class Settling:
         """A script may touch both buckets."""
         return one == other or len(self._engine.topology.split([(one, ()), (other, ())])) == 1
 
-    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
+    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano, again: bool) -> bool:
         """See Store.settle_bundle; in a cluster a bucket that was taken over keeps what the others give up."""
         items: list[Item] = []
         for key, blob in zip(bundle.keys, blobs, strict=True):
             bucket = bucket_of(key)
             pieces = (_BOTH, WORDS[bucket], LENGTH[16], key, END, LENGTH[len(blob)], blob, END)
             items.append((bucket, Words(4, pieces)))
-        done = await self._settle(items, now, len(items), bundle.token)
+        done = await self._settle(items, now, len(items), bundle.token, again)
         self._engine.leases.pop(bundle.token, None)
         if not all(done):
             return False
         await self._forget(now)
         return True
 
-    async def _settle(self, items: Sequence[Item], now: UnixNano, memories: int, bundle: int) -> list[bool]:
+    async def _settle(
+        self, items: Sequence[Item], now: UnixNano, memories: int, bundle: int, again: bool = False
+    ) -> list[bool]:
         engine = self._engine
         head = (relative(now), engine.order(now, memories + 1), bundle, engine.mine)
         done = [False] * len(items)
@@ -116,8 +118,9 @@ class Settling:
         doubtful: list[tuple[Key, Key]] = []
         runs, _ = await engine.run("settle", items, head)
         for indices, (said, gone, unsure, sums) in runs:
-            for i, one in zip(indices, said.ljust(len(indices), b"0") if said else b"", strict=False):
-                done[i] = one == _ONE
+            # A bundle is settled as a whole or not at all: then there is one byte for all of it.
+            for i, one in zip(indices, said.ljust(len(indices), said[-1:]) if said else b"", strict=False):
+                done[i] = one == _ONE or (again and one == _GONE)
             went += [(Key(gone[i]), gone[i + 1]) for i in range(0, len(gone), 2)]
             doubtful += [(Key(unsure[i]), Key(unsure[i + 1])) for i in range(0, len(unsure), 2)]
             engine.sums.changes += 1

@@ -1,0 +1,177 @@
+"""Redis goes while a backend has the spans already, before the store knows that they left."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from grafter.assemble import Assembler
+from grafter.consumer import Batch, Result, Signal, Verdict
+from grafter.core.lifecycle import look_at
+from grafter.core.model import Part, UnixNano
+from grafter.core.policy import SECOND, GraftPolicy, Waits
+from grafter.errors import UnavailableError
+from grafter.otlp.split import Splitter
+from grafter.processor import Limits, Processor
+from grafter.store.redis.opening import opened
+from grafter.store.redis.store import RedisStore
+from grafter.telemetry import Metrics
+from tests.store.contract import HOST
+from tests.store.redis.servers import Server, server
+
+PATIENCE = 20.0
+LEASE = 1.5
+POLICY = GraftPolicy(waits=Waits(after_root=SECOND // 10, idle=SECOND // 5))
+# A plain trace leaves in a bundle; one without its root is claimed alone.
+KINDS = ("bundle", "claim")
+
+
+class Backend:
+    """Takes everything; what happens while a batch is with it is the test's."""
+
+    name = "backend"
+
+    def __init__(self) -> None:
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        self.taken: list[int] = []
+
+    async def export(self, batch: Batch) -> Sequence[Result]:
+        self.taken.append(batch.spans)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        return [Result(Verdict.ACCEPTED)] * len(batch.traces)
+
+    def retry_in(self) -> float:
+        return 0.0
+
+    async def forward(self, signal: Signal, request: bytes) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def redis() -> Iterator[Server]:
+    with server("--appendonly", "yes", "--appendfsync", "always") as running:
+        yield running
+
+
+@asynccontextmanager
+async def a_store(redis: Server) -> AsyncIterator[RedisStore]:
+    async with opened(
+        redis.url,
+        waits=POLICY.waits,
+        max_bytes=1 << 30,
+        max_trace_bytes=64 << 20,
+        lease_ns=int(LEASE * SECOND),
+        guests_apart=False,
+        look_at=look_at,
+        timeout=2.0,
+    ) as store:
+        yield store
+
+
+async def until(said: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not said():  # noqa: ASYNC110  # a counter wakes nobody
+            await asyncio.sleep(0.02)
+
+
+def parts(kind: str) -> Sequence[Part]:
+    request = ExportTraceServiceRequest()
+    spans = request.resource_spans.add().scope_spans.add().spans
+    spans.add(trace_id=HOST, span_id=b"one     ", parent_span_id=b"root    ", name="step")
+    spans.add(trace_id=HOST, span_id=b"root    ", parent_span_id=b"" if kind == "bundle" else b"above   ", name="call")
+    return Splitter(()).split(request.SerializeToString()).parts
+
+
+def driven(store: RedisStore, backend: Backend, metrics: Metrics) -> Processor:
+    limits = Limits(tick_seconds=0.05, lease_seconds=LEASE)
+    return Processor(store, [backend], POLICY, Assembler(POLICY, "test"), metrics, time.time_ns, limits)
+
+
+def counted(metrics: Metrics, name: str) -> float:
+    return sum(s.value for metric in metrics.registry.collect() for s in metric.samples if s.name == name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_a_backend_has_is_settled_when_redis_is_back(redis: Server, kind: str) -> None:
+    """It leaves once; that the lease could not be renewed meanwhile ends nothing."""
+    backend, metrics = Backend(), Metrics()
+    async with a_store(redis) as store:
+        failed = asyncio.Event()
+
+        def noticing(renew: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+            async def noticed(*args: object) -> None:
+                try:
+                    await renew(*args)
+                except UnavailableError:
+                    failed.set()
+                    raise
+
+            return noticed
+
+        for name in ("renew", "renew_bundle"):
+            setattr(store, name, noticing(getattr(store, name)))
+
+        async def go_and_come() -> None:
+            redis.kill()
+            await asyncio.wait_for(failed.wait(), PATIENCE)
+            restarting.append(asyncio.ensure_future(asyncio.to_thread(redis.start)))
+
+        restarting: list[asyncio.Future[None]] = []
+        backend.meanwhile = go_and_come
+        async with driven(store, backend, metrics).running():
+            await store.append(parts(kind), UnixNano(time.time_ns()))
+            await until(lambda: bool(restarting))
+            await restarting[0]
+            await until(lambda: counted(metrics, "grafter_released_traces_total") == 1)
+            assert not await store.held(HOST)
+        assert backend.taken == [2]
+        assert counted(metrics, "grafter_recovered_spans_total") == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_answer_that_was_lost_is_no_failure(redis: Server, kind: str) -> None:
+    """Redis has settled it, only nobody was told: asked again it says that nothing is held."""
+    backend, metrics = Backend(), Metrics()
+    async with a_store(redis) as store:
+        name = "settle_bundle" if kind == "bundle" else "settle"
+        settle = getattr(store, name)
+        asked: list[object] = []
+
+        async def losing(*args: object, again: bool = False) -> object:
+            answer = await settle(*args, again=again)
+            asked.append(answer)
+            if len(asked) == 1:
+                raise UnavailableError("the connection was lost", reason="store_down")
+            return answer
+
+        setattr(store, name, losing)
+        async with driven(store, backend, metrics).running():
+            await store.append(parts(kind), UnixNano(time.time_ns()))
+            await until(lambda: counted(metrics, "grafter_released_traces_total") == 1)
+        assert len(asked) == 2
+        assert backend.taken == [2]
+        assert counted(metrics, "grafter_recovered_spans_total") == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_another_took_over_counts_as_held_again(redis: Server, kind: str) -> None:
+    """Its owner was thought dead while the backend had the spans: they go out again by another, as the books say."""
+    backend, metrics = Backend(), Metrics()
+    async with a_store(redis) as store, a_store(redis) as other:
+
+        async def taken_over() -> None:
+            late = UnixNano(time.time_ns() + int(2 * LEASE * SECOND))
+            claims = await other.claim(late, 10)
+            assert [claim.key for claim in claims] == [HOST]
+
+        backend.meanwhile = taken_over
+        async with driven(store, backend, metrics).running():
+            await store.append(parts(kind), UnixNano(time.time_ns()))
+            await until(lambda: counted(metrics, "grafter_recovered_spans_total") == 2)
+        assert backend.taken == [2]
+        assert counted(metrics, "grafter_released_traces_total") == 0
