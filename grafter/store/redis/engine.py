@@ -86,14 +86,10 @@ class Engine:
         sums = self.layout.sums
         first = words(head)
         for indices in splits:
-            arguments = [first]
-            buckets: dict[int, None] = {}
-            for i in indices:
-                bucket, own = items[i]
-                buckets[bucket] = None
-                arguments.append(own if isinstance(own, Words) else words(own))
-            keys = [sums[bucket] for bucket in buckets]
-            commands.append((items[indices[0]][0], self._scripts.command(name, keys, arguments)))
+            own = items if len(splits) == 1 else [items[i] for i in indices]
+            keys = [sums[bucket] for bucket in dict.fromkeys([item[0] for item in own])]
+            arguments = [said if isinstance(said, Words) else words(said) for _, said in own]
+            commands.append((own[0][0], self._scripts.command(name, keys, [first, *arguments])))
         commands += after
         replies = await self.topology.ask(commands, lane, wait_replicas)
         runs = list(zip(splits, replies, strict=False))

@@ -43,10 +43,10 @@ def words(values: Iterable[bytes | int]) -> Words:
     return Words(len(pieces), pieces)
 
 
-def command(start: Sequence[bytes | int], arguments: Iterable[Words]) -> bytes:
+def command(start: Words, arguments: Iterable[Words]) -> bytes:
     """A whole command: its first words, then the arguments. Each byte is copied once."""
-    pieces = [b"", *map(word, start)]
-    count = len(start)
+    count = start.number
+    pieces = [b"", *start.pieces]
     for own, some in arguments:
         count += own
         pieces += some

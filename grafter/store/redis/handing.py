@@ -26,6 +26,7 @@ from grafter.store.redis.layout import (
     guest_states,
     link_host,
     outcomes,
+    plain_head,
     relative,
 )
 from grafter.store.redis.scripts import Item
@@ -33,7 +34,6 @@ from grafter.store.redis.scripts import Item
 _LOG = logging.getLogger(__name__)
 
 PLAIN, OTHERS = b"d", b"o"
-_LRANGE = b"*4\r\n$6\r\nLRANGE\r\n"
 # A page of a bucket is about twice its share of what is asked for, so that one page of each is mostly enough.
 _SHARE, _LEAST, _PAGE = BUCKETS // 2, 4, 32
 _ROOT = 1
@@ -241,13 +241,15 @@ class Handing:
         engine = self._engine
         likely = self._likely(len(keys), spans)
         keys, later = keys[:likely], keys[likely:]
-        if len(engine.topology.split([(bucket, ()) for bucket in dict.fromkeys(map(bucket_of, keys))])) > 1:
+        items = _named(keys)
+        if len(engine.topology.split(items)) > 1:
             # No script sees all of them.
             chosen = await self._fitting(keys, spans, size)
             keys, later = chosen, [*keys[len(chosen) :], *later]
+            items = _named(keys)
         self._ahead.give_back(later)
         token = engine.tokens()
-        runs, _ = await engine.run("take", _named(keys), (relative(now), engine.lease, token, 1, spans, size))
+        runs, _ = await engine.run("take", items, (relative(now), engine.lease, token, 1, spans, size))
         bundle = HeldBundle(token, now, now + engine.lease)
         replies: list[Reply] = [b""] * len(keys)
         for indices, some in runs:
@@ -260,12 +262,12 @@ class Handing:
             elif reply == b"-":
                 full.append(key)
             elif reply:
-                head = Head(reply)
+                parts, own, took = plain_head(reply)
                 bundle.keys.append(key)
-                bundle.counts.append(head.host_spans)
-                bundle.ends.append(head.parts)
-                bundle.spans += head.host_spans
-                bundle.size += head.size
+                bundle.counts.append(own)
+                bundle.ends.append(parts)
+                bundle.spans += own
+                bundle.size += took
         self._ahead.give_back(full)
         if len(bundle.keys) + len(full) < len(keys) // 2:
             # Others are at the same ones: what was seen ahead is theirs by now.
@@ -361,16 +363,12 @@ class Handing:
         return found
 
     async def _lists(self, keys: Sequence[Key], ends: Sequence[int] | None = None) -> list[list[bytes]]:
-        tags = self._engine.layout.tags
-        commands: list[tuple[int, Command]] = []
-        for i, key in enumerate(keys):
-            bucket = bucket_of(key)
-            name = b"%bp:%b" % (tags[bucket], key)
-            last = b"-1" if ends is None else b"%d" % (ends[i] - 1)
-            commands.append(
-                (bucket, b"%b%b%b\r\n$1\r\n0\r\n%b%b\r\n" % (_LRANGE, LENGTH[len(name)], name, LENGTH[len(last)], last))
-            )
-        return await self._engine.commands(commands)
+        of = self._engine.layout.parts
+        counts = ends if ends is not None else [0] * len(keys)
+        buckets = map(bucket_of, keys)
+        return await self._engine.commands(
+            [(bucket, of(bucket, key, count)) for bucket, key, count in zip(buckets, keys, counts, strict=True)]
+        )
 
 
 def _named(keys: Sequence[Key]) -> list[Item]:

@@ -19,7 +19,7 @@ from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
 from grafter.store.base import Memory, Outcome, StoredPart
 from grafter.store.records import facts_of
-from grafter.store.redis.framing import word
+from grafter.store.redis.framing import END, LENGTH, word
 
 FORMAT = 2
 """Of the whole: the number of buckets, the hash of a key, the names. A store of another one is not opened."""
@@ -33,6 +33,7 @@ HEAD = Struct("<9B6I9dB")
 """A held key: version, facts, remembered, fresh, leased, given, bundle, outcomes, queue; parts, host spans, guest
 spans, guest parts, parts that the claim covers, parts that are pinned; bytes, first, last, seen, last arrival, moment
 that was given, token, last arrival that the claim covers, last arrival that is pinned; the replica that began it."""
+_PLAIN_HEAD = Struct("<9xII16xd")
 ITEM = Struct("<BBBIId")
 """A part on its way: bucket, kind, facts, spans, size, now; then its key."""
 ELEMENT = Struct("<BBHIIIqq")
@@ -47,6 +48,8 @@ MEMORY = Struct("<BBd")
 
 GUEST = 0x80
 
+_LRANGE = b"*4\r\n$6\r\nLRANGE\r\n"
+_FROM_FIRST = b"\r\n$1\r\n0\r\n"
 WORDS = [word(bucket) for bucket in range(BUCKETS)]
 """The number of each bucket, as a word of a command."""
 
@@ -73,11 +76,19 @@ class Layout:
         self.prefix = f"{prefix}:".encode()
         self.tags = [b"%s{g:%d}:" % (self.prefix, bucket) for bucket in range(BUCKETS)]
         """What the names of a bucket begin with."""
-        self.sums = [tag + b"s" for tag in self.tags]
+        self.sums = [word(tag + b"s") for tag in self.tags]
+        """The sums of a bucket, as a word of a command."""
+        self._name_of_parts = [tag + b"p:" for tag in self.tags]
 
     def name(self, kind: bytes, key: bytes) -> bytes:
         """The name of a record of a key."""
         return self.tags[bucket_of(key)] + kind + b":" + key
+
+    def parts(self, bucket: int, key: bytes, count: int) -> bytes:
+        """The command that reads the first parts of a key; ``count`` below 1 means all of them."""
+        last = b"%d" % (count - 1 if count > 0 else -1)
+        name = self._name_of_parts[bucket]
+        return b"".join((_LRANGE, LENGTH[len(name) + len(key)], name, key, _FROM_FIRST, LENGTH[len(last)], last, END))
 
 
 def element(part: Part, arrival: int, now: int, head: bytes) -> bytes:
@@ -115,6 +126,12 @@ class Reader:
                 self._envelopes.clear()
             known = self._envelopes[blob] = records.decode_envelope(blob)
         return known
+
+
+def plain_head(raw: bytes) -> tuple[int, int, int]:
+    """Of a held key without guests: its parts, its spans, their bytes."""
+    parts, spans, size = _PLAIN_HEAD.unpack_from(raw)
+    return parts, spans, int(size)
 
 
 class Head:

@@ -8,7 +8,7 @@ from struct import pack
 from grafter.core.model import Facts, UnixNano
 from grafter.core.policy import Waits
 from grafter.store.held import LookAt
-from grafter.store.redis.framing import Words, command
+from grafter.store.redis.framing import Words, command, word
 
 Argument = bytes | int
 Item = tuple[int, Sequence[Argument] | Words]
@@ -18,6 +18,7 @@ NAMES = ("append", "learn", "guest", "take", "hold", "bundle", "settle", "survey
 _WITH = {"settle": "sums", "survey": "sums", "forget": "sums", "append": "asked"}
 """What stands before a text, beside what is common to all."""
 
+_EVALSHA = word(b"EVALSHA")
 RUBBISH_MS = 7 * 24 * 3600 * 1000
 """What nobody has touched for this long is nobody's any more. Replicas that live touch what they hold."""
 
@@ -57,8 +58,8 @@ class Scripts:
             self.hashes[name] = sha1(text, usedforsecurity=False).hexdigest().encode()
 
     def command(self, name: str, keys: Sequence[bytes], arguments: Iterable[Words]) -> bytes:
-        """The command that runs a script."""
-        return command((b"EVALSHA", self.hashes[name], len(keys), *keys), arguments)
+        """The command that runs a script; ``keys`` are words already."""
+        return command(Words(3 + len(keys), (_EVALSHA, word(self.hashes[name]), word(len(keys)), *keys)), arguments)
 
 
 def table(look_at: LookAt, waits: Waits) -> bytes:

@@ -15,8 +15,9 @@ from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain
 from grafter.store.redis.calls import Calls
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.filing import Filing
+from grafter.store.redis.framing import Words, word
 from grafter.store.redis.handing import Handing
-from grafter.store.redis.layout import Head, bucket_of, relative
+from grafter.store.redis.layout import WORDS, Head, bucket_of, relative
 from grafter.store.redis.letters import Letters
 from grafter.store.redis.marks import Marks
 from grafter.store.redis.replicas import Replicas
@@ -26,6 +27,7 @@ from grafter.store.redis.tasks import Tasks
 
 # A Redis that takes no writes may well answer everything else, so that what an append was told counts for longer.
 _REMEMBERED_SECONDS = 10.0
+_OF_BUCKET = [Words(2, (bucket, word(b""))) for bucket in WORDS]
 
 
 class RedisStore:
@@ -125,7 +127,7 @@ class RedisStore:
             return False
         # What is known of the whole bundle lies in each of its buckets.
         buckets = dict.fromkeys(map(bucket_of, bundle.keys))
-        items: list[Item] = [(bucket, (bucket, b"")) for bucket in buckets]
+        items: list[Item] = [(bucket, _OF_BUCKET[bucket]) for bucket in buckets]
         runs, _ = await self.engine.run("bundle", items, (b"intend", bundle.token, exporter.encode()))
         done = all(reply == 1 for _, reply in runs)
         if done:
