@@ -50,8 +50,8 @@ _FINAL = frozenset({Outcome.ACCEPTED, Outcome.REFUSED})
 class Limits:
     """How much goes out at a time."""
 
-    batch_spans: int = 2000
-    batch_bytes: int = 4 << 20
+    batch_spans: int = 4000
+    batch_bytes: int = 3 << 20
     in_flight: int = 8
     """Batches that are on their way at once, all exporters together counted as one."""
     tick_seconds: float = 0.1

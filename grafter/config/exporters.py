@@ -60,10 +60,10 @@ class Retry(Model):
 class SendingBatch(Model):
     """What goes out in one request."""
 
-    max_spans: Count = 2000
+    max_spans: Count = 4000
     """Spans at most."""
-    max_bytes: PositiveSize = Size.parse("4MiB")
-    """Bytes at most, before compression; one trace that is larger goes alone."""
+    max_bytes: PositiveSize = Size.parse("3MiB")
+    """Bytes at most, before compression; one trace that is larger goes alone. A gRPC server takes 4 MiB by default."""
 
 
 class SendingQueue(Model):

@@ -40,8 +40,8 @@ class Limits:
 
     num_consumers: int = 4
     """Requests on their way at once."""
-    batch_spans: int = 2000
-    batch_bytes: int = 4 << 20
+    batch_spans: int = 4000
+    batch_bytes: int = 3 << 20
     """Past these a batch goes in several requests, before compression; a larger trace goes alone."""
     # The limit that OTLP recommends to servers: specification, "Request size limits".
     request_bytes: int = 64 << 20
