@@ -28,6 +28,7 @@ from grafter.errors import UnavailableError
 from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.memory_limit import guarding, total_memory
+from grafter.otlp.split import compiled
 from grafter.process import end_by, failure_line, stop_signals
 from grafter.processor import Limits, Processor
 from grafter.receiver.http_common import serving
@@ -157,7 +158,8 @@ async def running(
             )
             service.ports.update(ports)
         service.health.phase = Phase.RUNNING
-        logger.info("grafter %s is running", __version__, extra=dict(service.ports))
+        split = "python" if compiled is None else "compiled"
+        logger.info("grafter %s is running", __version__, extra={**service.ports, "split": split})
         try:
             yield service
         finally:
