@@ -29,7 +29,7 @@ import uvloop
 from bench.load import Sent, send
 from bench.servers import OPTIONS, digest
 from bench.workload import Workload
-from grafter.otlp.split import compiled
+from grafter.otlp.split import COMPILED
 from tests.store.redis.servers import Server, server
 
 BATCHES = (1, 50, 512, 8192)
@@ -186,9 +186,7 @@ def expected(workload: Workload, laps: range, *, warm_up: bool) -> dict[str, obj
 
 async def bench(batches: list[int], systems: list[str], repeats: int) -> bool:
     """All runs, interleaved; prints the table. False when ids were lost."""
-    print(
-        f"requests are split {'by the compiled module' if compiled is not None else 'in Python: no compiler was there'}"
-    )
+    print(f"requests are split {'by the compiled module' if COMPILED else 'in Python: no compiler was there'}")
     whole = True
     table: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for batch in batches:

@@ -28,7 +28,7 @@ from grafter.errors import UnavailableError
 from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.memory_limit import guarding, total_memory
-from grafter.otlp.split import compiled
+from grafter.otlp.split import COMPILED
 from grafter.process import end_by, failure_line, stop_signals
 from grafter.processor import Limits, Processor
 from grafter.receiver.http_common import serving
@@ -158,7 +158,7 @@ async def running(
             )
             service.ports.update(ports)
         service.health.phase = Phase.RUNNING
-        split = "python" if compiled is None else "compiled"
+        split = "compiled" if COMPILED else "python"
         logger.info("grafter %s is running", __version__, extra={**service.ports, "split": split})
         try:
             yield service

@@ -36,6 +36,8 @@ try:
 except ImportError:
     compiled = None  # type: ignore[assignment]  # an installation without a compiler is a good one too
 
+COMPILED = compiled is not None
+
 _ZERO_TRACE = bytes(16)
 # The first 20 bytes of a span that is written in order: tag and length of its trace id, the id, those of its span id.
 _IDS = Struct("<H16sH")
@@ -71,7 +73,7 @@ class Split:
 class Splitter:
     """Splits requests; remembers envelopes so that equal ones are one object."""
 
-    def __init__(self, anchors: Sequence[Selector], *, pure: bool = compiled is None) -> None:
+    def __init__(self, anchors: Sequence[Selector], *, pure: bool = not COMPILED) -> None:
         """``anchors``: selectors with a name or at least one attribute. ``pure``: without the compiled way."""
         self._pure = pure
         self._anchors = tuple(anchors)
