@@ -1,7 +1,7 @@
 """The way of plain traces: handed out, sent and settled many at a time, one by one only when something went wrong."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from grafter.consumer import Batch, Exporter, Result, Verdict
 from grafter.core.lifecycle import ReleaseReason
@@ -30,8 +30,10 @@ class Bundles:
         clock: Callable[[], int],
         spans: int,
         size: int,
+        surely: Callable[[Callable[[], Awaitable[bool]]], Awaitable[bool]],
     ) -> None:
-        """``spans`` and ``size`` (bytes): how much goes out at a time."""
+        """``spans`` and ``size`` (bytes): how much goes out at a time; ``surely`` does again what the store did not."""
+        self._surely = surely
         self.exporter = exporter
         self._store = store
         self._metrics = metrics
@@ -77,7 +79,8 @@ class Bundles:
             return _NOTHING_LEFT
         results = await self.exporter.export(Batch(out.traces, out.spans, out.size, out.runs))
         if all([result.verdict is Verdict.ACCEPTED for result in results]):  # noqa: C419  # a list is faster here
-            if await store.settle_bundle(bundle, out.blobs, UnixNano(self._clock())):
+            now = UnixNano(self._clock())
+            if await self._surely(lambda: store.settle_bundle(bundle, out.blobs, now)):
                 self._metrics.released_traces.labels(ReleaseReason.COMPLETE.value).inc(len(bundle.keys))
                 if out.merged:
                     self._metrics.merged_spans.labels("repeat").inc(out.merged)

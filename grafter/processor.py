@@ -10,11 +10,11 @@ The order here is the order of a trace's life: ``consume``, ``_round``, ``_decid
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Self, TypeVar
 
 from grafter.assemble import Assembled, Assembler
 from grafter.bundles import Bundles
@@ -33,6 +33,8 @@ from grafter.telemetry import Metrics
 from grafter.work import Work
 
 logger = logging.getLogger(__name__)
+
+_Settled = TypeVar("_Settled")
 
 # One claim is one pass over the due keys; more than a few hundred at a time would hold the loop for too long.
 _CLAIM_LIMIT = 400
@@ -85,7 +87,9 @@ class Processor:
         self._bundles: Bundles | None = None
         if len(self._exporters) == 1 and assembler.takes_bundles:
             # With several exporters each trace has outcomes of its own.
-            self._bundles = Bundles(store, self._exporters[0], metrics, clock, limits.batch_spans, limits.batch_bytes)
+            self._bundles = Bundles(
+                store, self._exporters[0], metrics, clock, limits.batch_spans, limits.batch_bytes, self._surely
+            )
         self._say_after = 0.0
         self._begun: dict[Key, ReleaseReason] = {}
         """Why a key was released whose exporters have not all answered yet."""
@@ -148,10 +152,27 @@ class Processor:
         """Keep the leases of what is still on its way."""
         while True:
             await asyncio.sleep(self._limits.lease_seconds / 3)
-            if self._claims:
-                await self._store.renew(list(self._claims.values()), UnixNano(self._clock()))
-            if self._bundles is not None:
-                await self._bundles.renew()
+            try:
+                if self._claims:
+                    await self._store.renew(list(self._claims.values()), UnixNano(self._clock()))
+                if self._bundles is not None:
+                    await self._bundles.renew()
+            except UnavailableError as error:
+                self._store_is_away(error)
+
+    async def _surely(self, settle: Callable[[], Awaitable[_Settled]]) -> _Settled:
+        """What has left should not leave again because the store is away for a moment: it is told until a lease is
+        over. Raises what it raises then."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._limits.lease_seconds
+        while True:
+            try:
+                return await settle()
+            except UnavailableError as error:
+                if clock() >= until:
+                    raise
+                self._store_is_away(error)
+                await asyncio.sleep(self._limits.tick_seconds)
 
     def _down_for(self, exporters: Iterable[Exporter]) -> float:
         """Seconds until the first of these is worth a try; 0 when one is up now."""
@@ -462,7 +483,8 @@ class Processor:
             except UnavailableError as error:
                 # Full: the place of a parent may stay empty, but what left must not leave again.
                 logger.warning("parents that have not come will not be stood in for: %s", error)
-        settled = await self._store.settle([Settlement(w.claim, w.assembled.memories) for w in works], now)
+        settlements = [Settlement(w.claim, w.assembled.memories) for w in works]
+        settled = await self._surely(lambda: self._store.settle(settlements, now))
         reasons: dict[ReleaseReason, int] = {}
         for work, own in zip(works, settled, strict=True):
             self._begun.pop(work.claim.key, None)
