@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 from grafter.core.model import Key, UnixNano
+from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.filing import evidence
-from grafter.store.redis.layout import bucket_of, decode_memory, relative
+from grafter.store.redis.layout import MEMORY, bucket_of, decode_memory, relative
 from grafter.store.redis.scripts import Argument, Item
 
 _ONE = ord("1")
+_MAX_UNSURE = 100_000
 
 
 class Settling:
@@ -18,6 +20,8 @@ class Settling:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._unsure: dict[tuple[Key, int], UnixNano] = {}
+        """Settlements without an answer, by key and token, with the moment of each: they may have been done."""
 
     async def hold(self, what: bytes, claims: Sequence[tuple[Key, int, int]], word: bytes = b"") -> list[bool]:
         """One of the words of lua/hold.lua for keys, their tokens, and a time each; where it was done."""
@@ -77,7 +81,8 @@ class Settling:
             items.append((bucket, words))
             claims.append(number)
             elsewhere.append(others)
-        done = await self._settle(items, now, sum(len(s.memories) for s in settlements), 0)
+        owned = [(s.claim.key, s.claim.token) for s in settlements]
+        done = await self._settle_once(items, owned, now, sum(len(s.memories) for s in settlements), 0)
         left = [m for own, memories in zip(done, elsewhere, strict=True) if own for m in memories]
         if left:
             # In a cluster what is remembered of a guest lies elsewhere: a crash here forgets what was sent of it.
@@ -98,12 +103,34 @@ class Settling:
         for key, blob in zip(bundle.keys, blobs, strict=True):
             bucket = bucket_of(key)
             items.append((bucket, (b"s", bucket, key, bundle.token, b"y", bucket, key, b"", blob)))
-        done = await self._settle(items, now, len(items), bundle.token)
+        owned = [(key, bundle.token) for key in bundle.keys]
+        done = await self._settle_once(items, owned, now, len(items), bundle.token)
         self._engine.leases.pop(bundle.token, None)
         if not all(done):
             return False
         await self._forget(now)
         return True
+
+    async def _settle_once(
+        self, items: Sequence[Item], owned: Sequence[tuple[Key, int]], now: UnixNano, memories: int, bundle: int
+    ) -> list[bool]:
+        """Settle, and say of what was settled before without an answer that it was done: by its memory, which has the
+        moment of the settlement, the same for each attempt."""
+        try:
+            done = await self._settle(items, now, memories, bundle)
+        except UnavailableError:
+            if len(self._unsure) >= _MAX_UNSURE:
+                self._unsure.clear()
+            self._unsure |= dict.fromkeys(owned, now)
+            raise
+        if not self._unsure:
+            return done
+        left = [i for i, one in enumerate(owned) if self._unsure.pop(one, None) == now and not done[i]]
+        names = [(bucket_of(key), self._engine.layout.name(b"y", key)) for key, _ in (owned[i] for i in left)]
+        raws = await self._engine.commands([(bucket, ("GETRANGE", name, 0, MEMORY.size - 1)) for bucket, name in names])
+        for i, raw in zip(left, raws, strict=True):
+            done[i] = len(raw) == MEMORY.size and MEMORY.unpack(raw)[2] == float(relative(now))
+        return done
 
     async def _settle(self, items: Sequence[Item], now: UnixNano, memories: int, bundle: int) -> list[bool]:
         engine = self._engine
