@@ -43,6 +43,7 @@ bench: $(VENV)/.dev
 	$(RUN) -m bench.webhook
 	$(RUN) -m bench.redis_memory
 	$(RUN) -m bench.failover
+	$(RUN) -m bench.half_load --systems "grafter redis"
 
 proto: $(VENV)/.dev
 	$(RUN) -m grpc_tools.protoc --proto_path=proto --python_out=grafter/otlp --pyi_out=grafter/otlp proto/*.proto

@@ -30,7 +30,7 @@ class Bundles:
         clock: Callable[[], int],
         spans: int,
         size: int,
-        until_settled: Callable[[Callable[[bool], Awaitable[bool]]], Awaitable[bool]],
+        until_settled: Callable[[Callable[[], Awaitable[bool]]], Awaitable[bool]],
     ) -> None:
         """``spans`` and ``size`` (bytes): how much goes out at a time."""
         self._until_settled = until_settled
@@ -80,7 +80,7 @@ class Bundles:
         results = await self.exporter.export(Batch(out.traces, out.spans, out.size, out.runs))
         if all([result.verdict is Verdict.ACCEPTED for result in results]):  # noqa: C419  # a list is faster here
             moment = UnixNano(self._clock())
-            if await self._until_settled(lambda again: store.settle_bundle(bundle, out.blobs, moment, again=again)):
+            if await self._until_settled(lambda: store.settle_bundle(bundle, out.blobs, moment)):
                 self._metrics.released_traces.labels(ReleaseReason.COMPLETE.value).inc(len(bundle.keys))
                 if out.merged:
                     self._metrics.merged_spans.labels("repeat").inc(out.merged)

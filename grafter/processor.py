@@ -460,7 +460,7 @@ class Processor:
         now = self._clock()
         await self._store.postpone([(w.claim, UnixNano(now + int(w.retry_after * SECOND))) for w in rest])
 
-    async def _until_settled(self, settle: Callable[[bool], Awaitable[_T]]) -> _T:
+    async def _until_settled(self, settle: Callable[[], Awaitable[_T]]) -> _T:
         return await settled(settle, self._limits.tick_seconds, self._store_is_away)
 
     async def _settle(self, works: list[Work]) -> None:
@@ -474,7 +474,7 @@ class Processor:
                 # Full: the place of a parent may stay empty, but what left must not leave again.
                 logger.warning("parents that have not come will not be stood in for: %s", error)
         settlements = [Settlement(w.claim, w.assembled.memories) for w in works]
-        done = await self._until_settled(lambda again: self._store.settle(settlements, now, again=again))
+        done = await self._until_settled(lambda: self._store.settle(settlements, now))
         reasons: dict[ReleaseReason, int] = {}
         for work, own in zip(works, done, strict=True):
             self._begun.pop(work.claim.key, None)

@@ -13,20 +13,16 @@ from grafter.errors import UnavailableError
 _T = TypeVar("_T")
 
 
-async def settled(
-    settle: Callable[[bool], Awaitable[_T]], pause: float, is_away: Callable[[UnavailableError], None]
-) -> _T:
-    """What ``settle`` says, which is told whether it was asked before: every ``pause`` seconds, until it answers.
+async def settled(settle: Callable[[], Awaitable[_T]], pause: float, is_away: Callable[[UnavailableError], None]) -> _T:
+    """What ``settle`` says, asked every ``pause`` seconds until it answers.
 
     Raises UnavailableError when the store is stopping: there will be none.
     """
-    again = False
     while True:
         try:
-            return await settle(again)
+            return await settle()
         except UnavailableError as error:
             if error.reason == "stopping":
                 raise
             is_away(error)
-        again = True
         await asyncio.sleep(pause)

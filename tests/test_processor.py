@@ -3,7 +3,9 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -608,3 +610,42 @@ async def test_a_store_that_is_away_is_said_once(
         async with asyncio.timeout(30), r.processor.running():
             await enough.wait()
         assert [record.message for record in caplog.records] == ["the store is not available: no answer"]
+
+
+async def test_a_store_that_is_away_while_something_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a lease that cannot be renewed nor a settlement that is not taken ends anything: what has left is settled
+    when the store is back, and does not leave again."""
+    peer, answered = Peer(), asyncio.Event()
+
+    class Slow(Peer):
+        async def export(self, batch: Batch) -> Sequence[Result]:
+            await answered.wait()
+            return await peer.export(batch)
+
+    async with rig(Slow()) as r:
+        renewals = settlements = 0
+        settle_bundle = r.store.settle_bundle
+
+        async def renew_bundle(*_asked: object) -> None:
+            nonlocal renewals
+            renewals += 1
+            if renewals >= 2:
+                answered.set()
+            raise UnavailableError("no answer")
+
+        async def settle(*asked: Any) -> bool:
+            nonlocal settlements
+            settlements += 1
+            if settlements < 3:
+                raise UnavailableError("no answer")
+            return await settle_bundle(*asked)
+
+        monkeypatch.setattr(r.store, "renew_bundle", renew_bundle)
+        monkeypatch.setattr(r.store, "settle_bundle", settle)
+        r.processor._limits = replace(r.processor._limits, lease_seconds=0.3, tick_seconds=0.01)
+        await r.host(host_request(OTHER, (1, 0, "root")))
+        r.now[0] += 60 * 10**9
+        async with asyncio.timeout(30), r.processor.running():
+            while r.store.stats().traces:  # noqa: ASYNC110  # a turn of the loop each time
+                await asyncio.sleep(0)
+        assert (renewals >= 2, settlements, len(peer.ids)) == (True, 3, 1)

@@ -326,9 +326,7 @@ class Store(TaskStore, CallStore, Protocol):
         """As ``intend``. False when the bundle is no longer owned."""
         ...
 
-    async def settle_bundle(
-        self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano, *, again: bool = False
-    ) -> bool:
+    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
         """As ``settle``, with a memory of each key. False when the bundle is no longer owned: nothing was changed."""
         ...
 
@@ -364,10 +362,10 @@ class Store(TaskStore, CallStore, Protocol):
         """Note what became of them."""
         ...
 
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano, *, again: bool = False) -> Sequence[bool]:
+    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
         """Forget and remember. False for a claim that is no longer owned: nothing was changed for it.
 
-        ``again``: the same was asked for and not answered; what is gone by now was settled by that.
+        After an UnavailableError the same may be asked again, with the same ``now``: what the first attempt did counts.
         """
         ...
 

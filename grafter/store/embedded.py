@@ -323,8 +323,7 @@ class EmbeddedStore(KeepsTasks):
     async def outcome(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> None:
         await self._settling.note(claims, exporter, outcome)
 
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano, *, again: bool = False) -> Sequence[bool]:
-        # What could not be written was never applied, so that nothing is to be known of an earlier attempt.
+    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
         return await self._settling.settle(settlements, now)
 
     async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
@@ -339,9 +338,7 @@ class EmbeddedStore(KeepsTasks):
     async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
         return await self._settling.intend_bundle(bundle, exporter)
 
-    async def settle_bundle(
-        self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano, *, again: bool = False
-    ) -> bool:
+    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
         return await self._settling.settle_bundle(bundle, blobs, now)
 
     async def renew_bundle(self, bundle: Bundle, now: UnixNano) -> None:

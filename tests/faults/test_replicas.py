@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,14 +107,16 @@ def redis() -> Iterator[Server]:
 
 
 @asynccontextmanager
-async def replicas(home: Path, redis: Server, sink: Sink) -> AsyncIterator[list[Grafter]]:
+async def replicas(
+    home: Path, redis: Server, sink: Sink, waits: Mapping[str, str] = WAITS
+) -> AsyncIterator[list[Grafter]]:
     async with AsyncExitStack() as stack:
         running = []
         for number in range(REPLICAS):
             directory = home / str(number)
             directory.mkdir()
             store = {"redis": {"url": redis.url, "timeout": "2s"}, "lease": "2s"}
-            one = Grafter(directory, {"otlp_grpc/sink": to_grpc(sink)}, WAITS, store=store)
+            one = Grafter(directory, {"otlp_grpc/sink": to_grpc(sink)}, waits, store=store)
             stack.push_async_callback(one.close)
             running.append(one)
         await asyncio.gather(*(one.start() for one in running))
@@ -227,6 +229,36 @@ async def test_any_replica_takes_any_part(redis: Server, tmp_path: Path) -> None
         await prove(load, sink, calls)
         pages = await balanced(running)
         assert sum(page["grafter_taken_over_spans_total"] for page in pages) > 0
+
+
+async def test_what_a_killed_replica_held_is_in_anothers_books(redis: Server, tmp_path: Path) -> None:
+    """Held by three; one is killed, and its share goes to one that lives; it starts again and begins with nothing."""
+    calls = 30
+    spans = calls * (2 * PARTS + 1 + 2)
+    waits = {"after_root": "10m", "idle": "20m"}
+    async with listening() as sink, replicas(tmp_path, redis, sink, waits) as running:
+        load = Load(running, calls)
+        async with asyncio.timeout(60):
+            await load.run()
+        # Two replicas that move a guest's parts to its host at once move them twice.
+        async with asyncio.timeout(60):
+            while True:
+                pages = await balanced(running, spans, spans + 3 * calls)
+                shares = [page["grafter_held_spans"] for page in pages]
+                held = sum(shares)
+                # Each has looked at Redis, and shows the same of all.
+                if {page["grafter_replica_held_spans"] for page in pages} == {held}:
+                    break
+                await asyncio.sleep(0.2)
+        assert all(shares)
+        taken = sum(page["grafter_taken_over_spans_total"] for page in pages[1:])
+        await running[0].kill()
+        pages = await balanced(running[1:], held, held)
+        assert sum(page["grafter_taken_over_spans_total"] for page in pages) == taken + shares[0]
+        await running[0].start()
+        pages = await balanced(running, held, held)
+        assert pages[0]["grafter_held_spans"] == 0
+        assert sink.spans() == []
 
 
 @pytest.mark.slow

@@ -95,7 +95,8 @@ class Replicas:
         if fresh:
             await self._engine.survey(range(BUCKETS))
             for number in fresh:
-                self._taken_before -= self._begin(number)
+                held = self._begin(number)
+                self._taken_before -= held
         if gone or fresh:
             self._work_under()
         now = asyncio.get_running_loop().time()

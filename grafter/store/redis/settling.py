@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 
 from grafter.core.model import Key, UnixNano
+from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.filing import evidence
 from grafter.store.redis.framing import END, LENGTH, Words, word
-from grafter.store.redis.layout import WORDS, bucket_of, decode_memory, relative
+from grafter.store.redis.layout import MEMORY, WORDS, bucket_of, decode_memory, relative
 from grafter.store.redis.scripts import Argument, Item
 
-_ONE, _GONE = b"12"
+_ONE = ord("1")
 _BOTH = word(b"b")
+_MAX_UNSURE = 100_000
 
 
 class Settling:
@@ -20,6 +22,8 @@ class Settling:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._unsure: dict[tuple[Key, int], UnixNano] = {}
+        """Settlements without an answer, by key and token, with the moment of each: they may have been done."""
 
     async def hold(self, what: bytes, claims: Sequence[tuple[Key, int, int]], word: bytes = b"") -> list[bool]:
         """One of the words of lua/hold.lua for keys, their tokens, and a time each; where it was done."""
@@ -60,7 +64,7 @@ class Settling:
             if not keys:
                 del self._engine.leases[token]
 
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano, again: bool) -> list[bool]:
+    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> list[bool]:
         """See Store.settle."""
         if not settlements:
             return []
@@ -79,7 +83,8 @@ class Settling:
             items.append((bucket, words))
             claims.append(number)
             elsewhere.append(others)
-        done = await self._settle(items, now, sum(len(s.memories) for s in settlements), 0, again)
+        owned = [(s.claim.key, s.claim.token) for s in settlements]
+        done = await self._settle_once(items, owned, now, sum(len(s.memories) for s in settlements), 0)
         left = [m for own, memories in zip(done, elsewhere, strict=True) if own for m in memories]
         if left:
             # In a cluster what is remembered of a guest lies elsewhere: a crash here forgets what was sent of it.
@@ -94,23 +99,51 @@ class Settling:
         """A script may touch both buckets."""
         return one == other or len(self._engine.topology.split([(one, ()), (other, ())])) == 1
 
-    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano, again: bool) -> bool:
+    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
         """See Store.settle_bundle; in a cluster a bucket that was taken over keeps what the others give up."""
         items: list[Item] = []
         for key, blob in zip(bundle.keys, blobs, strict=True):
             bucket = bucket_of(key)
             pieces = (_BOTH, WORDS[bucket], LENGTH[16], key, END, LENGTH[len(blob)], blob, END)
             items.append((bucket, Words(4, pieces)))
-        done = await self._settle(items, now, len(items), bundle.token, again)
+        owned = [(key, bundle.token) for key in bundle.keys]
+        done = await self._settle_once(items, owned, now, len(items), bundle.token)
         self._engine.leases.pop(bundle.token, None)
         if not all(done):
             return False
         await self._forget(now)
         return True
 
-    async def _settle(
-        self, items: Sequence[Item], now: UnixNano, memories: int, bundle: int, again: bool = False
+    def is_unsure(self, bundle: Bundle) -> bool:
+        """It may have been settled already: nobody answered."""
+        return (bundle.keys[0], bundle.token) in self._unsure
+
+    async def _settle_once(
+        self, items: Sequence[Item], owned: Sequence[tuple[Key, int]], now: UnixNano, memories: int, bundle: int
     ) -> list[bool]:
+        """Settle, and say of what was settled before without an answer that it was done: by its memory, which has the
+        moment of the settlement, the same for each attempt."""
+        try:
+            done = await self._settle(items, now, memories, bundle)
+            if not self._unsure:
+                return done
+            left = [i for i, one in enumerate(owned) if not done[i] and self._unsure.get(one) == now]
+            names = [(bucket_of(key), self._engine.layout.name(b"y", key)) for key, _ in (owned[i] for i in left)]
+            raws = await self._engine.commands(
+                [(bucket, ("GETRANGE", name, 0, MEMORY.size - 1)) for bucket, name in names]
+            )
+        except UnavailableError:
+            if len(self._unsure) >= _MAX_UNSURE:
+                self._unsure.clear()
+            self._unsure |= dict.fromkeys(owned, now)
+            raise
+        for one in owned:
+            self._unsure.pop(one, None)
+        for i, raw in zip(left, raws, strict=True):
+            done[i] = len(raw) == MEMORY.size and MEMORY.unpack(raw)[2] == float(relative(now))
+        return done
+
+    async def _settle(self, items: Sequence[Item], now: UnixNano, memories: int, bundle: int) -> list[bool]:
         engine = self._engine
         head = (relative(now), engine.order(now, memories + 1), bundle, engine.mine)
         done = [False] * len(items)
@@ -118,9 +151,8 @@ class Settling:
         doubtful: list[tuple[Key, Key]] = []
         runs, _ = await engine.run("settle", items, head)
         for indices, (said, gone, unsure, sums) in runs:
-            # A bundle is settled as a whole or not at all: then there is one byte for all of it.
-            for i, one in zip(indices, said.ljust(len(indices), said[-1:]) if said else b"", strict=False):
-                done[i] = one == _ONE or (again and one == _GONE)
+            for i, one in zip(indices, said.ljust(len(indices), b"0") if said else b"", strict=False):
+                done[i] = one == _ONE
             went += [(Key(gone[i]), gone[i + 1]) for i in range(0, len(gone), 2)]
             doubtful += [(Key(unsure[i]), Key(unsure[i + 1])) for i in range(0, len(unsure), 2)]
             engine.sums.changes += 1

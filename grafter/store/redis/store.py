@@ -134,12 +134,10 @@ class RedisStore:
             bundle.intended = exporter
         return done
 
-    async def settle_bundle(
-        self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano, *, again: bool = False
-    ) -> bool:
-        if not again and not self._handing.owned(bundle):
+    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
+        if not self._handing.owned(bundle) and not self._settling.is_unsure(bundle):
             return False
-        done = await self._settling.settle_bundle(bundle, blobs, now, again)
+        done = await self._settling.settle_bundle(bundle, blobs, now)
         self._handing.spent(bundle)
         return done
 
@@ -183,8 +181,8 @@ class RedisStore:
     async def outcome(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> None:
         await self._settling.note(claims, exporter, outcome)
 
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano, *, again: bool = False) -> Sequence[bool]:
-        return await self._settling.settle(settlements, now, again)
+    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
+        return await self._settling.settle(settlements, now)
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         return await self._settling.recall(keys, now)

@@ -255,6 +255,35 @@ async def test_a_guests_request_goes_the_way_once(shared: Server, prefix: str, s
         assert [texts for key, texts in held.items() if len(key) == 17] == [["late", "later still"]]
 
 
+@pytest.mark.parametrize("how", ["claims", "bundle"])
+async def test_a_settlement_without_an_answer_was_done(own: Server, prefix: str, settings: Settings, how: str) -> None:
+    """Redis did it and fell silent: asked again with the same moment it says so; with another one it does not."""
+    async with store(own.url, prefix, settings, timeout=0.3) as running:
+        await running.append([host_part("a", facts=Facts.ROOT), host_part("b", OTHER, Facts.ROOT)], START)
+        await running.engine.watch()
+        if how == "bundle":
+            bundle = await running.bundle(LATER, 10, 100, 1 << 20)
+            assert bundle is not None
+            assert len(bundle.keys) == 2
+
+            async def settle(now: int) -> list[bool]:
+                return [await running.settle_bundle(bundle, [b"m", b"m"], UnixNano(now))]
+        else:
+            claims = await running.claim(LATER, 10)
+            settlements = [Settlement(claim, (Memory(claim.key, b"m"),)) for claim in claims]
+
+            async def settle(now: int) -> list[bool]:
+                return list(await running.settle(settlements, UnixNano(now)))
+
+        own.pause()
+        with pytest.raises(UnavailableError):
+            await settle(LATER)
+        own.resume()
+        await taken(running, "after", Key(b"c" * 16))
+        assert set(await settle(LATER)) == {True}
+        assert set(await settle(LATER + 1)) == {False}
+
+
 async def test_a_server_that_is_silent_is_given_up(own: Server, prefix: str, settings: Settings) -> None:
     """No answer within the timeout: the sender is told, and the next one gets a new connection."""
     async with store(own.url, prefix, settings, timeout=0.3) as running:

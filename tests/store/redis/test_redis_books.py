@@ -153,20 +153,23 @@ async def test_what_a_dead_one_left_is_taken_over(url: str, monkeypatch: pytest.
     # Each looks by hand here: who does not is dead.
     monkeypatch.setattr("grafter.store.redis.upkeep._SURVEY_SECONDS", 3600.0)
     async with processes(url, 3) as (dead, b, c):
-        await dead.take(host_part("left", spans=4))
-        await b.take(host_part("own", OTHER))
+        await dead.take(host_part("left", spans=3))
+        await b.take(host_part("own", OTHER), host_part("added", spans=2))
+        await dead.take(host_part("given", OTHER))
+        await dead.look()
+        await b.look()
         deadline = asyncio.get_running_loop().time() + 20
         while True:
             found = [await b.look(), await c.look()]
-            if sum(stats.taken_over_spans for stats in found):
+            if sum(stats.taken_over_spans for stats in found) > 1:
                 break
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.05)
-        assert sum(stats.taken_over_spans for stats in found) == 4
-        assert sum(stats.own.spans for stats in found if stats.own) == 5
-        assert flows(await dead.look()) == [(0, 0, 4)]
+        assert sum(stats.taken_over_spans for stats in found) == 1 + 5
+        assert sum(stats.own.spans for stats in found if stats.own) == 7
+        assert flows(await dead.look()) == [(0, 2, 1 + 5)]
         await dead.take(host_part("again", THIRD))
-        assert flows(await dead.look()) == [(1, 0, 4)]
+        assert flows(await dead.look()) == [(1, 2, 1 + 5)]
         # The number that was taken over is free again once nothing is held under it.
         await b.let_go()
         for one in (b, c, dead):

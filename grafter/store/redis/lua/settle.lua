@@ -5,7 +5,7 @@
 --   b bucket key blob            both for a key of the bundle that is settled
 --   y bucket key host blob       remember (host: nothing, or a guest's)
 --   u bucket key parts           so many parts of a guest went
--- The answer: a byte a claim (1 settled, 0 not owned, 2 no longer held; one for a bundle that is not settled), how many parts of which guests went (own key, number), the guests whose link has to be
+-- The answer: a byte a claim, how many parts of which guests went (own key, number), the guests whose link has to be
 -- found anew (own key, host), then for each bucket that was touched its sums.
 local now, number, bundle = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 mine(ARGV[4])
@@ -94,18 +94,9 @@ end
 
 local lists = {}
 if bundle ~= 0 then
-  local held, gone = 0, 0
   for i = 5, #ARGV, 4 do
-    local h = load(base_of(ARGV[i + 1]), ARGV[i + 2])
-    if not h then
-      gone = gone + 1
-    elseif owned(h, bundle) then
-      held = held + 1
-    else
-      return {"0", {}, {}, {}}
-    end
+    if not owned(load(base_of(ARGV[i + 1]), ARGV[i + 2]), bundle) then return {"0", {}, {}, {}} end
   end
-  if gone > 0 then return {held == 0 and "2" or "0", {}, {}, {}} end
 end
 local i, skip = 5, false
 while i <= #ARGV do
@@ -122,7 +113,7 @@ while i <= #ARGV do
   elseif what == "s" then
     local h = load(base, key)
     skip = not owned(h, tonumber(ARGV[i + 3]))
-    done[#done + 1] = not h and "2" or skip and "0" or "1"
+    done[#done + 1] = skip and "0" or "1"
     if not skip then settle(h) end
     i = i + 4
   elseif what == "y" then
