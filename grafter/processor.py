@@ -4,37 +4,35 @@ Everything after a claim may happen twice (a process dies, a lease ends), so eve
 result for the same input. An exporter's intent is stored before bytes leave and its outcome after, so that only what
 has an unknown outcome is ever sent again.
 
-The order here is the order of a trace's life: ``consume``, ``_round``, ``_decide``, ``_release``, ``_send``,
-``_conclude``.
+The order here is the order of a trace's life: ``consume``, ``_round``, ``_decide``, ``_release``; then it is the
+delivery's.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Self, TypeVar
+from typing import Self
 
 from grafter.assemble import Assembled, Assembler
 from grafter.bundles import Bundles
-from grafter.consumer import Batch, Exporter, OutTrace, Result, Verdict
+from grafter.consumer import Exporter
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
-from grafter.core.model import Key, Mark, Part, Source, UnixNano
+from grafter.core.model import Mark, Part, Source, UnixNano
 from grafter.core.policy import SECOND, GraftPolicy
+from grafter.delivery import Delivery
 from grafter.errors import UnavailableError
 from grafter.late_guests import LARGE_BYTES, LARGE_GUEST, LateGuests
-from grafter.otlp import build
 from grafter.poison import Poison
 from grafter.realtime_guests import is_large, session_keys
-from grafter.settled import settled
-from grafter.store.base import Bundle, Claim, DeadLetter, Outcome, Settlement, Store, StoredPart
+from grafter.store.base import Bundle, Claim, Outcome, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 from grafter.work import Work
 
 logger = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 # One claim is one pass over the due keys; more than a few hundred at a time would hold the loop for too long.
 _CLAIM_LIMIT = 400
@@ -42,8 +40,6 @@ _CLAIM_LIMIT = 400
 _BUNDLES = 4
 # Payload that is read and assembled at a time: bounds memory when many large traces are due together.
 _READ_BYTES = 32 << 20
-_SECONDS_BETWEEN_WARNINGS = 30.0
-_FINAL = frozenset({Outcome.ACCEPTED, Outcome.REFUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +78,21 @@ class Processor:
         self._claims: dict[int, Claim] = {}
         self._sends: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self._delivery = Delivery(store, exporters, metrics, clock, limits.tick_seconds)
         self._late = LateGuests(store, policy, assembler)
         self._poison = Poison(store, metrics)
         self._bundles: Bundles | None = None
         if len(self._exporters) == 1 and assembler.takes_bundles:
             # With several exporters each trace has outcomes of its own.
             self._bundles = Bundles(
-                store, self._exporters[0], metrics, clock, limits.batch_spans, limits.batch_bytes, self._until_settled
+                store,
+                self._exporters[0],
+                metrics,
+                clock,
+                limits.batch_spans,
+                limits.batch_bytes,
+                self._delivery.until_settled,
             )
-        self._say_after = 0.0
-        self._begun: dict[Key, ReleaseReason] = {}
-        """Why a key was released whose exporters have not all answered yet."""
 
     async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         """Store the parts of one request; see Consumer."""
@@ -125,7 +125,7 @@ class Processor:
             try:
                 busy = await self._round(tasks) >= _CLAIM_LIMIT
             except UnavailableError as error:
-                self._store_is_away(error)
+                self._delivery.store_is_away(error)
                 busy = False
             except Exception:
                 # A bug in one round must not stop all traces for ever; what was claimed is due again by its lease.
@@ -133,13 +133,6 @@ class Processor:
                 busy = False
             if not busy:
                 await self._pause()
-
-    def _store_is_away(self, error: UnavailableError) -> None:
-        # Each tick meets it; the metrics and /readyz say for how long.
-        now = asyncio.get_running_loop().time()
-        if now >= self._say_after:
-            self._say_after = now + _SECONDS_BETWEEN_WARNINGS
-            logger.warning("the store is not available: %s", error)
 
     async def _pause(self) -> None:
         try:
@@ -159,11 +152,7 @@ class Processor:
                     await self._bundles.renew()
             except UnavailableError as error:
                 # Whoever takes them over meanwhile sends them marked; until then they are still owned.
-                self._store_is_away(error)
-
-    def _down_for(self, exporters: Iterable[Exporter]) -> float:
-        """Seconds until the first of these is worth a try; 0 when one is up now."""
-        return min((exporter.retry_in() for exporter in exporters), default=0.0)
+                self._delivery.store_is_away(error)
 
     async def drain(self) -> None:
         """Release all that is due by the clock's present moment; returns when it has left.
@@ -177,7 +166,7 @@ class Processor:
 
     async def _round(self, tasks: asyncio.TaskGroup) -> int:
         """Claim what is due and see it on its way; how many keys were claimed."""
-        if self._down_for(self._exporters) > 0:
+        if self._delivery.down_for(self._exporters) > 0:
             return 0
         now = UnixNano(self._clock())
         bundled = await self._bundle(tasks, self._bundles, now) if self._bundles is not None else 0
@@ -198,7 +187,7 @@ class Processor:
                         return 0
                     for work in batch:
                         self._claims[id(work)] = work.claim
-                    task = tasks.create_task(self._send(batch), name="processor.send")
+                    task = tasks.create_task(self._delivery.send(batch), name="processor.send")
                     self._sends.add(task)
                     task.add_done_callback(partial(self._sent, batch))
         finally:
@@ -234,13 +223,13 @@ class Processor:
             for work in works:
                 self._claims[id(work)] = work.claim
             try:
-                await self._note(bundles.exporter.name, works, [work.trace for work in works], results)
-                await self._conclude(works)
+                await self._delivery.note(bundles.exporter.name, works, [work.trace for work in works], results)
+                await self._delivery.conclude(works)
             finally:
                 for work in works:
                     self._claims.pop(id(work), None)
         except UnavailableError as error:
-            self._store_is_away(error)
+            self._delivery.store_is_away(error)
         except Exception:
             logger.exception("a batch failed; its traces are tried again when their leases end")
 
@@ -256,12 +245,12 @@ class Processor:
         guests: list[Claim] = []
         for claim in claims:
             if _pinned(claim):
-                waiting = self._down_for(self._pending(claim))
+                waiting = self._delivery.down_for(self._delivery.pending(claim))
                 if waiting > 0:
                     later.append((claim, UnixNano(now + int(waiting * SECOND))))
                 else:
                     # Its parts are those of the first attempt; what came since must not change the answer.
-                    due.append((claim, self._begun.get(claim.key, ReleaseReason.COMPLETE)))
+                    due.append((claim, self._delivery.begun.get(claim.key, ReleaseReason.COMPLETE)))
             elif len(claim.key) == 16:
                 _sort(claim, step_host(claim.state, now, self._policy), due, later)
             else:
@@ -272,9 +261,6 @@ class Processor:
         if later:
             await self._store.postpone(later)
         return due
-
-    def _pending(self, claim: Claim) -> list[Exporter]:
-        return [e for e in self._exporters if claim.outcomes.get(e.name) not in _FINAL]
 
     async def _release(self, due: Sequence[tuple[Claim, ReleaseReason]], now: UnixNano) -> list[Work]:
         """Read and assemble; what leaves nothing behind is settled here."""
@@ -290,11 +276,11 @@ class Processor:
                 await self._poison.assembling(claim, parts, error, now)
                 continue
             if len(self._exporters) > 1:
-                self._begun[claim.key] = reason
+                self._delivery.begun[claim.key] = reason
             works.append(Work(claim, assembled.reason or reason, assembled, dict(claim.outcomes)))
         empty = [w for w in works if w.assembled.trace is None]
         if empty:
-            await self._settle(empty)
+            await self._delivery.settle(empty)
             works = [w for w in works if w.assembled.trace is not None]
         return works
 
@@ -359,134 +345,12 @@ class Processor:
         if batch:
             yield batch
 
-    async def _send(self, works: list[Work]) -> None:
-        """One batch to every exporter that has no outcome for it yet, then what follows from the answers."""
-        try:
-            if len(self._exporters) == 1:
-                await self._export(self._exporters[0], works)
-            else:
-                async with asyncio.TaskGroup() as group:
-                    for exporter in self._exporters:
-                        pending = [w for w in works if w.outcomes.get(exporter.name) not in _FINAL]
-                        if pending:
-                            group.create_task(self._export(exporter, pending), name=f"export.{exporter.name}")
-            await self._conclude(works)
-        except UnavailableError as error:
-            self._store_is_away(error)
-        except Exception:
-            logger.exception("a batch failed; its traces are tried again when their leases end")
-
     def _sent(self, works: list[Work], task: asyncio.Task[None]) -> None:
         """The end of a send, also of one that was cancelled before its first step."""
         self._sends.discard(task)
         for work in works:
             self._claims.pop(id(work), None)
         self._slots.release()
-
-    async def _export(self, exporter: Exporter, works: list[Work]) -> None:
-        name = exporter.name
-        owned = await self._store.intend([w.claim for w in works], name)
-        works = [w for w, own in zip(works, owned, strict=True) if own]
-        traces = [_marked(w, w.outcomes.get(name) is Outcome.INTENDED) for w in works]
-        if not traces:
-            return
-        batch = Batch(tuple(traces), sum(t.spans for t in traces), sum(w.assembled.size for w in works))
-        await self._note(name, works, traces, await exporter.export(batch))
-
-    async def _note(
-        self, name: str, works: Sequence[Work], traces: Sequence[OutTrace], results: Sequence[Result]
-    ) -> None:
-        """Keep what an exporter said of each trace."""
-        refused: list[tuple[Work, OutTrace, Result]] = []
-        withdrawn: list[Claim] = []
-        for work, trace, result in zip(works, traces, results, strict=True):
-            if result.verdict is Verdict.ACCEPTED:
-                work.outcomes[name] = Outcome.ACCEPTED
-            elif result.verdict is Verdict.REFUSED:
-                work.outcomes[name] = Outcome.REFUSED
-                refused.append((work, trace, result))
-            else:
-                # LATER: nothing is known against the trace.
-                work.retry_after = max(work.retry_after, result.retry_after, self._limits.tick_seconds)
-                if result.unknown or trace.resend:
-                    work.outcomes[name] = Outcome.INTENDED
-                    self._begun[work.claim.key] = work.reason
-                else:
-                    work.outcomes.pop(name, None)
-                    withdrawn.append(work.claim)
-        if len(self._exporters) > 1:
-            # Another exporter may take long, or the process may die: what this one said has to be known by then.
-            accepted = [w.claim for w in works if w.outcomes.get(name) is Outcome.ACCEPTED]
-            if accepted:
-                await self._store.outcome(accepted, name, Outcome.ACCEPTED)
-        if withdrawn:
-            await self._store.outcome(withdrawn, name, Outcome.WITHDRAWN)
-        if refused:
-            await self._bury(name, refused)
-            if len(self._exporters) > 1:
-                await self._store.outcome([work.claim for work, _, _ in refused], name, Outcome.REFUSED)
-
-    async def _bury(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> None:
-        """What a peer refuses for good is kept with its reason: it is never lost in silence."""
-        now = UnixNano(self._clock())
-        letters = [
-            DeadLetter(work.claim.key, exporter, result.reason, now, trace.spans, build.request([trace]))
-            for work, trace, result in refused
-        ]
-        pushed_out = await self._store.bury(letters)
-        for letter in letters:
-            self._metrics.dead_spans.labels(exporter, "refused").inc(letter.spans)
-        if pushed_out:
-            self._metrics.pushed_out_spans.inc(pushed_out)
-        logger.error(
-            "%s refused %d traces for good; they are in the dead-letter box: %s",
-            exporter,
-            len(letters),
-            letters[0].reason,
-        )
-
-    async def _conclude(self, works: list[Work]) -> None:
-        """Settle what every exporter has answered for good; note and give back the rest."""
-        names = [e.name for e in self._exporters]
-        done: list[Work] = []
-        rest: list[Work] = []
-        for work in works:
-            final = all([work.outcomes.get(name) in _FINAL for name in names])  # noqa: C419  # a list is faster here
-            (done if final else rest).append(work)
-        if done:
-            await self._settle(done)
-        if not rest:
-            return
-        now = self._clock()
-        await self._store.postpone([(w.claim, UnixNano(now + int(w.retry_after * SECOND))) for w in rest])
-
-    async def _until_settled(self, settle: Callable[[], Awaitable[_T]]) -> _T:
-        return await settled(settle, self._limits.tick_seconds, self._store_is_away)
-
-    async def _settle(self, works: list[Work]) -> None:
-        now = UnixNano(self._clock())
-        # Before the settle: should the process die between the two, one look too many does no harm.
-        follow_ups = [part for w in works if w.assembled.follow_ups for part in w.assembled.follow_ups]
-        if follow_ups:
-            try:
-                await self._store.append(follow_ups, now)
-            except UnavailableError as error:
-                # Full: the place of a parent may stay empty, but what left must not leave again.
-                logger.warning("parents that have not come will not be stood in for: %s", error)
-        settlements = [Settlement(w.claim, w.assembled.memories) for w in works]
-        done = await self._until_settled(lambda: self._store.settle(settlements, now))
-        reasons: dict[ReleaseReason, int] = {}
-        for work, own in zip(works, done, strict=True):
-            self._begun.pop(work.claim.key, None)
-            if own:
-                reasons[work.reason] = reasons.get(work.reason, 0) + 1
-                if not work.assembled.plain:
-                    work.assembled.count(self._metrics, work.reason)
-            elif work.assembled.trace is not None and len(self._exporters) == 1:
-                # They were sent, and are held all the same: whoever owns them now sends them again.
-                self._metrics.recovered_spans.inc(work.assembled.trace.spans)
-        for reason, releases in reasons.items():
-            self._metrics.released_traces.labels(reason.value).inc(releases)
 
 
 def _pinned(claim: Claim) -> bool:
@@ -519,9 +383,3 @@ def _slices(due: list[tuple[Claim, ReleaseReason]]) -> Iterable[list[tuple[Claim
         size += one[0].state.bytes
     if some:
         yield some
-
-
-def _marked(work: Work, resend: bool) -> OutTrace:
-    trace = work.assembled.trace
-    assert trace is not None
-    return OutTrace(trace.key, trace.pieces, trace.spans, resend=True) if resend else trace

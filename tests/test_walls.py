@@ -40,8 +40,8 @@ ROOMS: dict[str, set[str]] = {
     "plain_traces": EDGE | {"assemble"},
     "work": EDGE | {"assemble"},
     "bundles": EDGE | {"plain_traces", "work"},
-    "settled": {"errors"},
-    "processor": EDGE | {"assemble", "bundles", "late_guests", "poison", "realtime_guests", "settled", "work"},
+    "delivery": EDGE | {"work"},
+    "processor": EDGE | {"assemble", "bundles", "delivery", "late_guests", "poison", "realtime_guests", "work"},
     # The doors.
     "receiver": EDGE,
     "exporter": EDGE,
