@@ -258,6 +258,18 @@ def test_the_sessions_time_begins_when_everything_leaves_it_possible(script) -> 
     assert (spans["output_9000"].start - BEGIN) // MS == 9040
 
 
+@pytest.mark.parametrize("odd", [10**17, 7 * 24 * 3_600_000, -5, 0.5, "x"])
+def test_a_position_that_is_no_time_of_a_session_moves_nothing(script, odd: object) -> None:
+    """Wherever it stands: one odd event must not stretch a call over half a century."""
+    call = heard(begun(script()), 2500, 1000, 2000)
+    call.server(2600, "session.delegation.created", delegation={"id": "d", "target": "client"}, offset_ms=odd)
+    call.server(2700, "session.output_audio.delta", delta="AAAA", start_ms=odd, end_ms=odd)
+    heard(call, 2800, odd, odd)
+    spans = call.spans()
+    assert (spans["input_1000"].start - BEGIN) // MS == 1500
+    assert spans["session"].start == BEGIN
+
+
 def test_a_listener_that_comes_late(script) -> None:
     """Nothing is shown again: the end tells the configuration, and the session says what it missed."""
     call = heard(script(), 20_000, 19_000, 19_500)
