@@ -1,5 +1,7 @@
 """A Live call from the greeting to the end, and one rule each of what becomes of its events."""
 
+import random
+
 import orjson
 import pytest
 
@@ -482,6 +484,29 @@ def test_a_recorded_session_is_called_by_its_key(script) -> None:
     assert mapped.guest.conversation_ids == {"live_1"}
     for span in mapped.guest.spans:
         assert dict(span.attributes)["gen_ai.conversation.id"] == "live_1"
+
+
+@pytest.mark.parametrize("order", ["as it came", "backwards", "shuffled"])
+def test_the_order_in_which_audio_is_posted_changes_nothing(tree, order: str) -> None:
+    """Events are ordered by their times. The fastest of them says when the session's time began, wherever it stands:
+    here the last one but one, which was 50 ms on its way, and the others 100."""
+    lag = [100] * 20
+    lag[-2] = 50
+    events = [
+        {"at": (BEGIN // MS + start + lag[start // 100]) / 1000, "event": {"type": kind, "start_ms": start, **more}}
+        for start in range(0, 2000, 100)
+        for kind, more in [("session.output_audio.delta", {"delta": "AAAA", "end_ms": start + 100})]
+    ]
+    if order == "backwards":
+        events.reverse()
+    elif order == "shuffled":
+        random.Random(7).shuffle(events)
+    said = {"type": "session.output_transcript.delta", "event_id": "e", "delta": "x", "start_ms": 500, "end_ms": 900}
+    events.append({"at": BEGIN // MS / 1000 + 2.5, "event": said})
+    intake = read_posts(orjson.dumps({"call": "call_key", "events": events}), False, GraftPolicy(), UnixNano(BEGIN))
+    (mapped,) = map_realtime("call_key", [part.payload for part in intake.parts], GraftPolicy(), final=True)
+    speech = next(span for span in mapped.guest.spans if span.name == "assistant_speech")
+    assert round((speech.start - BEGIN) / MS) == 550
 
 
 def test_events_that_an_app_posts(script) -> None:
