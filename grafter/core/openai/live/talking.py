@@ -37,8 +37,8 @@ def closed(session: Session, note: Note, event: Mapping[str, object]) -> None:
     configuring.configured(session, note, event)
     used(session, note, event)
     reason = text_of(event.get("reason"))
+    session.live.closed_at = note.at if session.live.closed_at is None else session.live.closed_at
     session.live.closed_by = session.live.closed_by or reason
-    session.expired |= reason == "expired"
 
 
 def ended_by(reason: object) -> str:

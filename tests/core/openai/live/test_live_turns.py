@@ -477,6 +477,16 @@ def test_a_second_session_under_one_key_is_a_second_guest(script) -> None:
     assert dict(first.guest.spans[0].attributes)["grafter.ended_by"] == "next_session"
 
 
+def test_each_session_under_one_key_says_itself_what_ended_it(script) -> None:
+    """A connection that was lost, and the fork that went on from it."""
+    call = begun(script()).server(5000, "session.closed", reason="connection_lost", session=SESSION)
+    call.server(6000, "session.started", session={**SESSION, "id": "live_2"})
+    call.server(9000, "session.closed", reason="remote_hangup", session={**SESSION, "id": "live_2"})
+    first, second = map_realtime("call_key", [encode(call.notes)], GraftPolicy(), final=False)
+    ended = [dict(span.attributes)["grafter.ended_by"] for one in (first, second) for span in one.guest.spans]
+    assert ended == ["disconnect", "close"]
+
+
 def test_a_recorded_session_is_called_by_its_key(script) -> None:
     """So that an anchor with the same session id is found, though no event has told it."""
     call = heard(script(), 2000, 1000, 1500)
