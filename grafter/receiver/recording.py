@@ -215,7 +215,6 @@ class Recording:
             answer = await self._sideband.connect(self.call_id)
             self._attempted(answer.attempt)
             if answer.socket is not None:
-                heard = self._heard
                 code = await self._read(answer.socket)
                 if self._closed is not None:
                     return self._closed
@@ -226,7 +225,8 @@ class Recording:
                     return End.CLOSE
                 else:
                     _log.info("recorder lost its connection", extra={"call": self.call_id, "code": code})
-                if self._heard > heard:
+                if self._heard - self._connected >= _ns(self._timing.longest_backoff):
+                    # One that breaks as soon as it is there, whatever it shows first, is no better than none.
                     failures = 0
             end, seconds = self._wait_after(answer, failures)
             if end is not None:

@@ -313,6 +313,18 @@ async def test_a_close_is_the_end(server: RealtimeServer, store: Store, metrics:
     assert (ends(metrics, "close"), len(server.attempts)) == (1, 1)
 
 
+async def test_a_peer_that_always_breaks_off_is_asked_less_and_less(server: RealtimeServer, store: Store) -> None:
+    """Though it shows the session each time: an outage must not be made worse by everybody who listens."""
+    timing = replace(QUICK, backoff=0.005, longest_backoff=0.4)
+    async with recorders_of(server, store, timing=timing) as recorders:
+        await recorders.start("rtc_1")
+        for _ in range(8):
+            await server.drop(await server.until_listening())
+        dropped = asyncio.get_running_loop().time()
+        await server.until_listening()
+        assert asyncio.get_running_loop().time() - dropped >= timing.longest_backoff / 2
+
+
 @pytest.mark.parametrize("code", [1011, 1012, 1008, 4000])
 async def test_any_other_close_is_asked_about(server: RealtimeServer, store: Store, code: int) -> None:
     """After another code the next attempt says whether the call still lives: it does not here."""
