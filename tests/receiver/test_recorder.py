@@ -313,6 +313,18 @@ async def test_a_close_is_the_end(server: RealtimeServer, store: Store, metrics:
     assert (ends(metrics, "close"), len(server.attempts)) == (1, 1)
 
 
+async def test_nothing_is_listened_to_for_ever(server: RealtimeServer, store: Store) -> None:
+    """Whatever is shown: no call lasts for two days, and no expiry of this one is told."""
+    passed = [0]
+    timing = replace(QUICK, silence=1e6, ping=1e6)
+    server.introduces = False
+    async with recorders_of(server, store, timing=timing, steady=lambda: passed[0]) as recorders:
+        await recorders.start("rtc_1")
+        await server.until_listening()
+        passed[0] = int(48.1 * 3600 * 1e9)
+        assert await store.until_ended() == "expired"
+
+
 async def test_a_peer_that_always_breaks_off_is_asked_less_and_less(server: RealtimeServer, store: Store) -> None:
     """Though it shows the session each time: an outage must not be made worse by everybody who listens."""
     timing = replace(QUICK, backoff=0.005, longest_backoff=0.4)
