@@ -313,6 +313,17 @@ async def test_a_close_is_the_end(server: RealtimeServer, store: Store, metrics:
     assert (ends(metrics, "close"), len(server.attempts)) == (1, 1)
 
 
+async def test_what_starts_say_is_remembered_within_bounds(server: RealtimeServer, store: Store) -> None:
+    """A sender that repeats itself every second, each time with another metadata, takes no memory for it; what it said
+    last is still known, so that a mere repeat is not stored again."""
+    async with recorders_of(server, store) as recorders:
+        for number in range(300):
+            await recorders.start("rtc_1", metadata={"attempt": number, "pad": "x" * 1000})
+        assert sum(len(json.dumps(event)) for event in recorders._live["rtc_1"].told) < 100_000
+        assert await recorders.start("rtc_1", metadata={"attempt": 299, "pad": "x" * 1000}) == "running"
+        assert store.types().count("grafter.metadata") == 300
+
+
 async def test_nothing_is_listened_to_for_ever(server: RealtimeServer, store: Store) -> None:
     """Whatever is shown: no call lasts for two days, and no expiry of this one is told."""
     passed = [0]
