@@ -38,7 +38,7 @@ from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
 from grafter.otlp.frames import PREFIX, first_of, spans_of
 from grafter.otlp.shallow_pb2 import Head
-from grafter.realtime_guests import call_key, is_call, is_final, mapped_sessions, without_spans
+from grafter.realtime_guests import call_key, has_ended, is_call, is_final, mapped_sessions, without_spans
 from grafter.store.base import Memory, StoredPart
 from grafter.telemetry import Metrics
 
@@ -156,7 +156,7 @@ class Assembler:
         for guest_parts in _by_guest(parts):
             facts = state.guests.get(guest_parts[0].guest.guest) if guest_parts[0].guest else None
             if is_call(guest_parts):
-                final = is_final(guest_parts, facts, reason, self._policy, now, recalled)
+                final = is_final(guest_parts, facts, reason, self._policy, now)
                 known, late = index if host_known else None, state.remembered
                 memories += self._call(
                     out, pieces, guest_parts, facts, TraceId(key), known, now, recalled, final=final, late=late
@@ -198,7 +198,7 @@ class Assembler:
         """A guest's own key: joined to a host that was released before, or (``host`` None) a trace of its own.
 
         ``recalled``: the memories of this key and of the host, of a call also those of its further sessions.
-        ``overdue``: stream mode no longer waits for parents. ``final``: of a call, it does not go on.
+        ``overdue``: stream mode no longer waits for parents. ``final``: of a call, it is not waited for.
         """
         if is_call(parts):
             calls = Assembled(None)
@@ -255,10 +255,12 @@ class Assembler:
         ``index``: None where nothing is known of the host.
         """
         # While a call runs its session's span, under which all others are, has yet to come.
+        sessions = mapped_sessions(parts, recalled, self._policy, final=final)
+        final = final or has_ended(sessions[0][0].head)
         policy = replace(self._policy, mode=Mode.HOLD if final else Mode.STREAM)
         filed = None if host is None else Key(host)
         memories = []
-        for mapped, earlier in mapped_sessions(parts, recalled, self._policy, final=final):
+        for mapped, earlier in sessions:
             guest = mapped.guest
             if guest.link is None and mapped.weak is not None and mapped.weak.host == host:
                 guest = replace(guest, link=mapped.weak)

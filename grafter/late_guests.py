@@ -108,7 +108,7 @@ class LateGuests:
         self._hosts[claim.key] = host
         waits = self._policy.waits
         overdue = self._stream and now >= claim.state.last + min(waits.for_guest, waits.idle)
-        final = is_final(parts, known.guest, reason, self._policy, now, recalled) if is_call(parts) else True
+        final = is_final(parts, known.guest, reason, self._policy, now) if is_call(parts) else True
         assemble = partial(
             self._assembler.guest, claim.key, known.guest, parts, now, host, recalled, overdue=overdue, final=final
         )
@@ -124,8 +124,8 @@ class LateGuests:
         if memory is not None and memory.sent and known.guest.source is not Source.REALTIME:
             # What left before counts: the rest is whole when nothing that it names is missing.
             known.guest.head = known.guest.top_level = True
-        if known.guest.source is Source.REALTIME and has_ended(memory):
-            known.guest.ended = True
+        if known.guest.source is Source.REALTIME and memory is not None:
+            known.guest.ended |= has_ended(memory.head, goes_on=known.guest.head)
         guest = known.guest
         # Of a call that runs there may be nothing yet that could leave: then its next part wakes it.
         polled = self._stream and known.host is not None

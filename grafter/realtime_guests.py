@@ -39,7 +39,6 @@ _FINAL = frozenset(
     {
         ReleaseReason.MAX,
         ReleaseReason.HOST_MISSING,
-        ReleaseReason.UNLINKED,
         ReleaseReason.GUEST_TIMEOUT,
     }
 )
@@ -68,27 +67,32 @@ def is_final(
     reason: ReleaseReason,
     policy: GraftPolicy,
     now: UnixNano,
-    recalled: Mapping[bytes, bytes],
 ) -> bool:
-    """What is still open of the call is closed by this release: it has ended, or is not waited for any longer.
+    """What is still open of the call is closed by this release, whatever its events say: it is not waited for any
+    longer.
 
-    Otherwise only what has ended leaves, and the rest goes on.
+    Otherwise only what has ended leaves, and the rest goes on; unless it has all ended, which only its events know
+    (``has_ended``): a Live session that was closed may be followed by another one.
     """
-    if any(part.guest is not None and part.guest.ended for part in parts):
+    if reason in _FINAL:
         return True
-    facts = parts[0].guest
-    if facts is not None and has_ended(_recalled(recalled, called(facts.guest))):
-        return True
-    if reason in _FINAL or (reason is ReleaseReason.LATE_GUEST and policy.mode is Mode.HOLD):
+    said = any(part.guest is not None and part.guest.ended for part in parts)
+    if not said and (
+        reason is ReleaseReason.UNLINKED or (reason is ReleaseReason.LATE_GUEST and policy.mode is Mode.HOLD)
+    ):
         return True
     # The reason of an earlier attempt may be forgotten; that the call fell silent is seen by itself.
     return guest is not None and now >= guest.last + policy.waits.idle
 
 
-def has_ended(memory: GuestMemory | None) -> bool:
-    """By an earlier release the call had said that it has ended: what comes still is late, and not a call that runs."""
-    state = mapping_of(memory.head.get(STATE)) if memory is not None else {}
-    return text_of(mapping_of(state.get("machine")).get("ended_by")) is not None
+def has_ended(head: Mapping[str, object] | None, *, goes_on: bool = False) -> bool:
+    """By what a release left in the head of a call it has ended: what comes still is late, and not a call that runs.
+
+    ``goes_on``: what comes still may begin a session. Of a Live session that was closed nothing is late then; only
+    whoever said that the call itself is over said it for good.
+    """
+    machine = mapping_of(mapping_of(mapping_of(head).get(STATE)).get("machine"))
+    return text_of(machine.get("ended_by")) is not None or (machine.get("ended") is True and not goes_on)
 
 
 def mapped_sessions(

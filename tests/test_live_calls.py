@@ -8,7 +8,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from grafter.core.model import UnixNano
 from grafter.core.openai.realtime.intake import Gathering
-from grafter.core.openai.realtime.notes import ENDED, SIP, STARTED, Side
+from grafter.core.openai.realtime.notes import ENDED, METADATA, SIP, STARTED, Side
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from tests.e2e.live_events import closed, conversation, live_event, live_session
 from tests.rig import START, Peer, Rig, rig
@@ -132,3 +132,38 @@ async def test_a_call_that_no_api_took_leaves_nothing(mode: Mode) -> None:
         assert peer.tree(HOST) == "call []\n  gen_ai.realtime.session []"
         assert {span.trace_id for span, _ in peer.spans} == {HOST}
         assert served.count("grafter_unlinked_guests_total") == 0
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("pause", [2, 40])
+@pytest.mark.parametrize("says_so", [True, False])
+async def test_a_session_that_follows_a_closed_one_is_whole(mode: Mode, pause: int, says_so: bool) -> None:
+    """An app posts both under its own key: the connection is lost, and a fork goes on, at once or when all that was
+    known has left. Nothing of the second session is cut short, and its turns leave once."""
+    peer = Peer()
+    async with rig(peer, policy=GraftPolicy(mode=mode)) as served:
+        await served.host(whole_host())
+        app = Recorded(served, "CA1")
+        await app.says({"type": METADATA, "origin": "posted", "metadata": {"traceparent": HEADER}})
+        first, second = live_session("live_1"), live_session("live_2")
+        await app.hears(live_event("session.started", session=first))
+        await served.pass_time(2)
+        await app.hears(closed(first, "connection_lost"))
+        await served.pass_time(pause)
+        await app.hears(live_event("session.started", session=second))
+        for event in conversation():
+            # Longer than anything but a call that runs is waited for.
+            await served.pass_time(45, step=5)
+            await app.hears(event)
+        await app.hears(closed(second))
+        if says_so:
+            await app.says({"type": ENDED, "by": "posted"})
+        await until_nothing_is_held(served)
+        # What is said in real time is laid out by the session's own, which is shorter here: by name, then.
+        lost = "    realtime_session gpt-live-1 [openai]"
+        assert sorted(peer.tree(HOST).splitlines()) == sorted([*TREE.splitlines(), lost])
+        told = [one for span, _ in peer.spans for one in span.attributes if one.key == "grafter.ended_by"]
+        assert [one.value.string_value for one in told] == ["disconnect", "close"]
+        assert len(peer.ids) == len(set(peer.ids))
+        came, became = served.books(len(peer.spans))
+        assert came == became > 0

@@ -94,7 +94,9 @@ def phone_in(text: str, secret: bytes) -> Phone | None:
     if not 0 < len(digits) <= _MOST_DIGITS or not _DIGITS.issuperset(digits):
         return None
     whole = _international(number) or digits
-    return Phone(digest(whole, secret), whole[-_SHOWN:] if len(digits) >= _FEWEST_TO_SHOW else "")
+    # Of what is kept: a trunk prefix that was written along is no digit of the number.
+    shown = whole[-_SHOWN:] if len(whole.removeprefix("+")) >= _FEWEST_TO_SHOW else ""
+    return Phone(digest(whole, secret), shown)
 
 
 def _international(number: str) -> str | None:

@@ -35,6 +35,8 @@ _MAX_RECORDERS = 5_000
 _MAX_WAITING_BYTES = 64 << 20
 # A call's notes are put aside as a part at this count while the store does not take parts, to know their size.
 _MAX_PENDING = 500
+# Of what starts of one call have said; what was said before comes again at the worst, and does no harm.
+_MOST_TOLD = 32
 # As much as one append should hold.
 _BATCH_PARTS = 256
 _BATCH_BYTES = 4 << 20
@@ -333,7 +335,7 @@ class Recorders:
             if self._live.get(recording.call_id) is not recording:
                 self._waiting_bytes -= sum(len(part.payload) for part in recording.parts)
             raise
-        recording.told += said
+        recording.told = [*recording.told, *said][-_MOST_TOLD:]
         recording.stored = self._steady()
         for part in parts:
             self._forget(recording, part)

@@ -38,7 +38,8 @@ Clock = Callable[[], int]
 _CLOSED_FOR_GOOD = frozenset({1000, 1001, 1005})
 _SESSIONS = frozenset({"session.created", "session.started", "session.updated"})
 _ERROR = "error"
-# OpenAI ends a Realtime session after an hour; an end that is further away than this is no end of a call.
+# OpenAI ends a Realtime session after an hour; an end that is further away than this is no end of a call, and nothing
+# that lives longer is one.
 _FARTHEST_EXPIRY_NS = 48 * 3600 * SECOND
 
 
@@ -166,7 +167,7 @@ class Recording:
         self._socket: Socket | None = None
         self._established = False
         self._closed: End | None = None
-        self._expires_at: int | None = None
+        self._expires_at = self.now + _FARTHEST_EXPIRY_NS
 
     @property
     def now(self) -> UnixNano:
@@ -185,7 +186,7 @@ class Recording:
         if self.end is not None:
             return
         timing = self._timing
-        if self._expires_at is not None and now + self._offset >= self._expires_at + _ns(timing.expiry_grace):
+        if now + self._offset >= self._expires_at + _ns(timing.expiry_grace):
             self.finish(End.EXPIRED)
         elif self._socket is not None:
             if now - max(self._heard, self._connected) >= _ns(timing.silence):
@@ -215,7 +216,6 @@ class Recording:
             answer = await self._sideband.connect(self.call_id)
             self._attempted(answer.attempt)
             if answer.socket is not None:
-                heard = self._heard
                 code = await self._read(answer.socket)
                 if self._closed is not None:
                     return self._closed
@@ -226,7 +226,8 @@ class Recording:
                     return End.CLOSE
                 else:
                     _log.info("recorder lost its connection", extra={"call": self.call_id, "code": code})
-                if self._heard > heard:
+                if self._heard - self._connected >= _ns(self._timing.longest_backoff):
+                    # One that breaks as soon as it is there, whatever it shows first, is no better than none.
                     failures = 0
             end, seconds = self._wait_after(answer, failures)
             if end is not None:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Concatenate, ParamSpec, TypeVar
 
 from grafter.consumer import Consumer
 from grafter.core.model import Source
@@ -27,10 +28,13 @@ TRANSPORT = "sessions"
 PAGE = 100
 """Traces in one answer; OpenAI gives no more."""
 _MOST_PAGES = 10_000
-# Reading a page of this size takes some milliseconds, all of which the event loop would stand still.
+# Reading an answer of this size takes some milliseconds, all of which the event loop would stand still.
 _THREAD_BYTES = 128 << 10
 
 Save = Callable[[Progress], Awaitable[None]]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class Looker:
         if answer.reply is not Reply.OK:
             return Look(answer, progress)
         try:
-            told = read_session(answer.body, session_id, self._policy)
+            told = await _beside(read_session, answer.body, session_id, self._policy)
         except ValueError:
             return Look(Answer(Reply.MALFORMED, reason="the session is no JSON object"), progress)
         look = Look(Answer(Reply.OK), progress.begun(self._clock()), linked=told.link is not None)
@@ -109,9 +113,7 @@ class Looker:
             return None, answer
         seen = progress.known
         try:
-            if len(answer.body) > _THREAD_BYTES:
-                return await asyncio.to_thread(read_page, answer.body, told, seen, self._policy), answer
-            return read_page(answer.body, told, seen, self._policy), answer
+            return await _beside(read_page, answer.body, told, seen, self._policy), answer
         except ValueError:
             return None, Answer(Reply.MALFORMED, reason="the page has no list of traces")
 
@@ -149,7 +151,7 @@ class Looker:
         if answer.reply is not Reply.OK:
             return replace(look, answer=answer)
         try:
-            turns = list_of(mapping_of(parse_json(answer.body)).get("data"))
+            turns = list_of(mapping_of(await _beside(parse_json, answer.body)).get("data"))
         except ValueError:
             turns = []
         identity = usable_id(mapping_of(turns[0]).get("id")) if turns else None
@@ -160,3 +162,10 @@ class Looker:
         else:
             progress = look.progress.read(identity, ())
         return replace(look, progress=progress, pages=look.pages + 1, skipped=look.skipped + 1)
+
+
+async def _beside(read: Callable[Concatenate[bytes, P], T], body: bytes, *args: P.args, **kwargs: P.kwargs) -> T:
+    """What ``read`` makes of a body; of a large one beside the event loop."""
+    if len(body) > _THREAD_BYTES:
+        return await asyncio.to_thread(read, body, *args, **kwargs)
+    return read(body, *args, **kwargs)

@@ -13,7 +13,8 @@ from grafter.core.model import UnixNano
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS call (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at INTEGER NOT NULL,"
-    " until INTEGER NOT NULL, caller TEXT, callee TEXT, traceparent TEXT)"
+    " until INTEGER NOT NULL, caller TEXT, callee TEXT, traceparent TEXT)",
+    "CREATE INDEX IF NOT EXISTS call_until ON call (until)",
 )
 _NOTE = (
     "INSERT INTO call (id, at, until, caller, callee, traceparent) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
@@ -34,13 +35,14 @@ class CallBook:
         remember: int,
         limit: int,
     ) -> None:
-        """``lock`` is the reader's, ``remember`` in nanoseconds. Makes the table where it is missing."""
+        """``lock`` is the reader's, ``remember`` in nanoseconds. Makes what is missing of the table."""
         self._writer = writer
         self._reader = reader
         self._lock = lock
         self._remember = remember
         self._limit = limit
-        writer.execute(_SCHEMA)
+        for statement in _SCHEMA:
+            writer.execute(statement)
 
     def noted(self, call_ids: Sequence[str], now: UnixNano) -> list[CallNote | None]:
         """See CallStore."""
@@ -60,16 +62,12 @@ class CallBook:
         """Add notes within the writer's open transaction, and make room."""
         writer = self._writer
         latest = max(now for _, now in notes)
-        # The oldest come first; one that was told of again holds up the younger ones, until the limit.
-        alive = writer.execute("SELECT number FROM call WHERE until > ? ORDER BY number LIMIT 1", (latest,)).fetchone()
-        if alive is None:
-            writer.execute("DELETE FROM call")
-        else:
-            writer.execute("DELETE FROM call WHERE number < ?", alive)
+        # First, or what was said of a call that is forgotten would stand for the next one of its id.
+        writer.execute("DELETE FROM call WHERE until <= ?", (latest,))
         for note, now in notes:
             values = (_text(note.caller), _text(note.callee), note.traceparent)
             writer.execute(_NOTE, (note.call_id, note.at, now + self._remember, *values))
-        # Numbers have no gaps but at the old end.
+        # Numbers have gaps only where a call was forgotten before an older one, that was told of again.
         writer.execute("DELETE FROM call WHERE number <= (SELECT max(number) FROM call) - ?", (self._limit,))
 
 

@@ -119,6 +119,8 @@ def test_a_short_number_shows_none_of_its_digits() -> None:
     """Of eight digits the last four; of fewer none, for they would be most of it."""
     shown = [phone_in("1" * count, SECRET) for count in (1, 4, 7, 8)]
     assert [each and each.last_four for each in shown] == ["", "", "", "1111"]
+    # Eight digits are written, seven are the number: a trunk prefix is none of it.
+    assert phone_in("+49 (0)50060", SECRET) == phone("+4950060")
 
 
 def test_the_first_header_with_a_number_is_the_one() -> None:

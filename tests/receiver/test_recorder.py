@@ -313,6 +313,41 @@ async def test_a_close_is_the_end(server: RealtimeServer, store: Store, metrics:
     assert (ends(metrics, "close"), len(server.attempts)) == (1, 1)
 
 
+async def test_what_starts_say_is_remembered_within_bounds(server: RealtimeServer, store: Store) -> None:
+    """A sender that repeats itself every second, each time with another metadata, takes no memory for it; what it said
+    last is still known, so that a mere repeat is not stored again."""
+    async with recorders_of(server, store) as recorders:
+        for number in range(300):
+            await recorders.start("rtc_1", metadata={"attempt": number, "pad": "x" * 1000})
+        assert sum(len(json.dumps(event)) for event in recorders._live["rtc_1"].told) < 100_000
+        assert await recorders.start("rtc_1", metadata={"attempt": 299, "pad": "x" * 1000}) == "running"
+        assert store.types().count("grafter.metadata") == 300
+
+
+async def test_nothing_is_listened_to_for_ever(server: RealtimeServer, store: Store) -> None:
+    """Whatever is shown: no call lasts for two days, and no expiry of this one is told."""
+    passed = [0]
+    timing = replace(QUICK, silence=1e6, ping=1e6)
+    server.introduces = False
+    async with recorders_of(server, store, timing=timing, steady=lambda: passed[0]) as recorders:
+        await recorders.start("rtc_1")
+        await server.until_listening()
+        passed[0] = int(48.1 * 3600 * 1e9)
+        assert await store.until_ended() == "expired"
+
+
+async def test_a_peer_that_always_breaks_off_is_asked_less_and_less(server: RealtimeServer, store: Store) -> None:
+    """Though it shows the session each time: an outage must not be made worse by everybody who listens."""
+    timing = replace(QUICK, backoff=0.005, longest_backoff=0.4)
+    async with recorders_of(server, store, timing=timing) as recorders:
+        await recorders.start("rtc_1")
+        for _ in range(8):
+            await server.drop(await server.until_listening())
+        dropped = asyncio.get_running_loop().time()
+        await server.until_listening()
+        assert asyncio.get_running_loop().time() - dropped >= timing.longest_backoff / 2
+
+
 @pytest.mark.parametrize("code", [1011, 1012, 1008, 4000])
 async def test_any_other_close_is_asked_about(server: RealtimeServer, store: Store, code: int) -> None:
     """After another code the next attempt says whether the call still lives: it does not here."""

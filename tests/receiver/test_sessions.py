@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from grafter.core.lifecycle import look_at
 from grafter.core.model import UnixNano, guest_span_id
+from grafter.core.openai.sessions.intake import read_session
 from grafter.core.openai.sessions.looks import Patience, Progress
 from grafter.core.policy import HOUR, SECOND, GraftPolicy, Mode, Waits
 from grafter.errors import RejectedError, UnavailableError
+from grafter.receiver import session_look
 from grafter.receiver.agents_api import MAX_ANSWER_BYTES, Reply, address
 from grafter.receiver.session_answers import Pulled, PullError
 from grafter.receiver.sessions import PullRequests, pulling
@@ -578,6 +581,23 @@ async def test_an_answer_of_16_mib_is_read(at_work: Bench) -> None:
     at_work.server.answer = answer
     pulled = await at_work.pull()
     assert pulled.traces == 16
+
+
+async def test_a_large_session_is_read_beside_the_loop(at_work: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 MiB of it take a second and a half, in which every other door would stand still."""
+    session_answer = session(metadata=LINK)
+    session_answer["pad"] = [{"a": {}}] * 200_000
+    at_work.server.sessions[SESSION] = session_answer
+    readers = []
+
+    def read(*told: Any) -> Any:
+        readers.append(threading.current_thread())
+        return read_session(*told)
+
+    monkeypatch.setattr(session_look, "read_session", read)
+    assert (await at_work.pull()).linked
+    assert readers
+    assert threading.main_thread() not in readers
 
 
 @pytest.mark.parametrize("how", ["status", "length", "bomb", "json", "shape"])

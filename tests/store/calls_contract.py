@@ -3,6 +3,8 @@
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from grafter.core.calls import CallNote, Phone
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, Waits
@@ -56,10 +58,15 @@ class CallContract:
             await store.note_calls([note(caller=OTHER)], START)
             assert await store.noted_calls(["rtc_1"], START) == [first]
 
-    async def test_a_call_is_forgotten_when_its_time_is_over(self, place: Place, settings: Settings) -> None:
-        """Counted from when it was told of last; what was said of it does not stand for the next call of that id."""
+    @pytest.mark.parametrize("first", ["a", "b"])
+    async def test_a_call_is_forgotten_when_its_time_is_over(
+        self, place: Place, settings: Settings, first: str
+    ) -> None:
+        """Counted from when it was told of last; what was said of it does not stand for the next call of that id,
+        also where an older call is still told of."""
         async with place.open(settings) as store:
-            await store.note_calls([note("a", caller=CALLER), note("b", caller=CALLER)], START)
+            both = [note(one, caller=CALLER) for one in sorted("ab", reverse=first == "b")]
+            await store.note_calls(both, START)
             await store.note_calls([note("b")], UnixNano(START + 10 * SECOND))
             last = UnixNano(START + REMEMBER - 1)
             assert await store.noted_calls(["a", "b"], last) == [note("a", caller=CALLER), note("b", caller=CALLER)]

@@ -119,6 +119,19 @@ class TaskContract:
             assert await store.end_task(again)
             assert await names(store) == []
 
+    @pytest.mark.parametrize("years", [0, 1, 30])
+    async def test_every_put_is_a_later_one(self, place: Place, settings: Settings, years: int) -> None:
+        """Also of one moment, and by a clock that is behind: by it an event is known from the one before it."""
+        now = UnixNano(START + years * 365 * 24 * 3600 * SECOND)
+        async with place.open(settings) as store:
+            told = []
+            for moment in (now, now, now - 5 * SECOND):
+                await store.put_tasks([task(due=now)], UnixNano(moment))
+                found = await store.find_task(KIND, "a")
+                assert found is not None
+                told.append(found.put_at)
+        assert told[0] < told[1] < told[2]
+
     async def test_a_put_with_a_blob_takes_it_from_its_owner(self, place: Place, settings: Settings) -> None:
         async with place.open(settings) as store:
             await store.put_tasks([task(blob=b"1")], START)

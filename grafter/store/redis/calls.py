@@ -48,12 +48,13 @@ class Calls:
                 "callee": None if call.callee is None else call.callee.encode(),
                 "traceparent": call.traceparent,
             }
-            commands += [(bucket, ("HSETNX", name, key, value)) for key, value in said.items() if value is not None]
+            # A pipeline may break off: what is there is to have an end.
             commands += [
+                (bucket, ("ZADD", self._index(bucket), "GT", until, identity)),
                 (bucket, ("HSET", name, "until", until)),
                 (bucket, ("PEXPIRE", name, ttl)),
-                (bucket, ("ZADD", self._index(bucket), "GT", until, identity)),
             ]
+            commands += [(bucket, ("HSETNX", name, key, value)) for key, value in said.items() if value is not None]
         asked = len(commands)
         commands += [(bucket, ("ZRANGE", self._index(bucket), 0, -self._most - 1)) for bucket in buckets]
         commands += [(bucket, ("PEXPIRE", self._index(bucket), max(RUBBISH_MS, ttl))) for bucket in buckets]
@@ -78,8 +79,8 @@ class Calls:
         notes: list[CallNote | None] = []
         for call_id, reply in zip(call_ids, await self._engine.commands(asked), strict=True):
             version, at, until, *said = reply
-            # A newer version's is left alone.
-            if version is None or int(version) != _VERSION or int(until) <= relative(now):
+            # A newer version's is left alone; one that Redis took only in part says nothing yet.
+            if None in (version, at, until) or int(version) != _VERSION or int(until) <= relative(now):
                 notes.append(None)
                 continue
             caller, callee, traceparent = (None if each is None else each.decode() for each in said)

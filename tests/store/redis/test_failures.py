@@ -9,6 +9,7 @@ from itertools import count
 import pytest
 import trustme
 
+from grafter.core.calls import CallNote
 from grafter.core.model import Facts, Key, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import DeadLetter, Memory, Settlement
@@ -209,6 +210,19 @@ async def test_what_a_newer_version_wrote_is_left_alone(shared: Server, opened: 
     shared.ask([("SETRANGE", name, 0, b"\x01")])
     async with store(shared.url, prefix, Settings()) as other:
         assert await held_texts(other) == {HOST: ["a"]}
+
+
+@pytest.mark.parametrize("missing", ["v", "at", "until"])
+async def test_a_note_of_a_call_that_came_in_part_is_none(
+    shared: Server, opened: RedisStore, prefix: str, missing: str
+) -> None:
+    """A pipeline that broke off costs nobody an error, and the next note of the call makes it whole."""
+    call = CallNote("rtc_1", START, traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    await opened.note_calls([call], START)
+    assert shared.ask([("HDEL", Layout(prefix).name(b"c", b"rtc_1"), missing)]) == [1]
+    assert await opened.noted_calls(["rtc_1"], START) == [None]
+    await opened.note_calls([call], START)
+    assert await opened.noted_calls(["rtc_1"], START) == [call]
 
 
 async def test_another_format_is_not_opened(shared: Server, opened: RedisStore, prefix: str) -> None:

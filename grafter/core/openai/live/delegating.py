@@ -9,7 +9,7 @@ next response of the same work cannot begin before it, so there a call has ended
 from collections.abc import Mapping
 
 from grafter.core import semconv
-from grafter.core.openai.live.talking import date
+from grafter.core.openai.live.talking import date, position_of
 from grafter.core.openai.realtime import responses, tools
 from grafter.core.openai.realtime.allowed import MOST_MEMBERS
 from grafter.core.openai.realtime.notes import Note
@@ -38,7 +38,7 @@ def created(session: Session, note: Note, event: Mapping[str, object]) -> None:
     work.at = note.at
     work.target = text_of(told.get("target"))
     offset = count_of(event.get("offset_ms"))
-    date(session, note.at, offset)
+    date(session, note.at, position_of(event.get("offset_ms")))
     response = session.responses.get(text_of(told.get("response_id")) or "")
     if response is not None:
         response.delegation = response.delegation or work.id

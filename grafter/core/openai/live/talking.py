@@ -37,8 +37,8 @@ def closed(session: Session, note: Note, event: Mapping[str, object]) -> None:
     configuring.configured(session, note, event)
     used(session, note, event)
     reason = text_of(event.get("reason"))
+    session.live.closed_at = note.at if session.live.closed_at is None else session.live.closed_at
     session.live.closed_by = session.live.closed_by or reason
-    session.expired |= reason == "expired"
 
 
 def ended_by(reason: object) -> str:
@@ -66,7 +66,7 @@ def spoke(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 def sounded(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """Audio of the model, silence included; only its moment is of use."""
-    date(session, note.at, _position(event.get("start_ms")))
+    date(session, note.at, position_of(event.get("start_ms")))
 
 
 def key_sent(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -110,7 +110,7 @@ def answered(session: Session, utterance: Utterance) -> tuple[str, int] | None:
 
 
 def _say(session: Session, note: Note, event: Mapping[str, object], *, user: bool) -> None:
-    start, end = _position(event.get("start_ms")), _position(event.get("end_ms"))
+    start, end = position_of(event.get("start_ms")), position_of(event.get("end_ms"))
     if start is None:
         session.misplaced += 1
         return
@@ -155,6 +155,7 @@ def _remembered(session: Session) -> list[tuple[str, int, int]]:
     return found
 
 
-def _position(value: object) -> int | None:
+def position_of(value: object) -> int | None:
+    """Milliseconds of a session's own time; None for what cannot be any."""
     found = count_of(value)
     return None if found is None or found > _LONGEST_MS else found

@@ -15,6 +15,7 @@ from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, call_guest, guest_key
 from grafter.core.openai.items import parse_json, usable_id
 from grafter.core.openai.live import allowed as live
+from grafter.core.openai.live.talking import position_of
 from grafter.core.openai.media import decoded_size
 from grafter.core.openai.realtime.kept import AUDIO_DELTAS, FOLDED, KNOWN, ODD, UNREAD, kept, present_name
 from grafter.core.openai.realtime.notes import ENDED, METADATA, SIP, Note, Side, encode
@@ -98,6 +99,10 @@ _DELTA = re.compile(
     rf"(?:output|content)_index\"{_COLON}(?:0|[1-9][0-9]{{0,8}})"
     rf"){_GAP},{_GAP})*\"(delta|audio)\"{_COLON}\""
 )
+_MILLISECOND = 1_000_000
+# Clocks that drift apart would else make every delta of an hour a note of its own.
+_DATED_NS = _MILLISECOND
+
 _END = re.compile(rf"{_GAP}\}}{_GAP}")
 
 
@@ -119,6 +124,14 @@ class _Run:
             self.last = at
         elif at < self.at:
             self.at = at
+
+    def is_dated_by(self, event: Mapping[str, object], at: UnixNano) -> bool:
+        """Of a Live session's audio: this delta says better than the run's first one when the session's time began, or
+        came before it, so that one position would not fit both."""
+        position, first = position_of(event.get("start_ms")), position_of(self.event.get("start_ms"))
+        if position is None:
+            return False
+        return first is None or at < self.at or at - self.at < (position - first) * _MILLISECOND - _DATED_NS
 
     def note(self, side: Side) -> Note:
         event = {**self.event, "delta_bytes": self.bytes} if "delta_bytes" in self.event else self.event
@@ -182,7 +195,9 @@ class Gathering:
             return kind
         if kind in FOLDED:
             key = _key(kind, side, remains)
-            run = self._runs.get(key) or self._begin(key, remains, at, side)
+            run = self._runs.get(key)
+            if run is None or (kind == live.OUTPUT_AUDIO and run.is_dated_by(remains, at)):
+                run = self._begin(key, remains, at, side)
             size = remains.get("delta_bytes")
             run.add(size if isinstance(size, int) else 0, at)
             return kind

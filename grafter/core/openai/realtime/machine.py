@@ -61,8 +61,9 @@ class Machine:
 
     @property
     def ended(self) -> bool:
-        """Somebody said that no more will come."""
-        return self._ended_by is not None
+        """Somebody said that no more will come: of the call, or of a Live session that no other has followed."""
+        closed = bool(self._sessions) and self._sessions[self._current].live.closed_at is not None
+        return self._ended_by is not None or closed
 
     def feed(self, note: Note) -> list[Ended]:
         """Take one note; the spans of what it ended. A note that was taken already changes nothing.
@@ -91,8 +92,6 @@ class Machine:
         if kind in live_events.HANDLERS:
             session.config.kind = session.config.kind or LIVE
         handler(session, note, note.event)
-        if kind == live.CLOSED:
-            self._ended_by = self._ended_by or ended_by(note.event.get("reason"))
         if kind in _SILENT and not endings.crowded(session):
             return []
         return self._told(session, endings.settled(session, at, content=self._content))
@@ -111,6 +110,7 @@ class Machine:
             "current": self._current,
             "seen": self._seen.state(),
             "ended_by": self._ended_by,
+            "ended": self.ended,
         }
 
     @classmethod
@@ -150,6 +150,8 @@ class Machine:
         session.last_at = max(session.last_at, last)
 
     def _by(self, session: Session) -> str:
+        if session.live.closed_at is not None:
+            return ended_by(session.live.closed_by)
         expires = session.config.expires_at
         if session.expired or (expires is not None and session.last_at >= expires * 1_000_000_000 - _EXPIRY):
             return "expired"

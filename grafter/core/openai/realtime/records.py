@@ -175,6 +175,8 @@ class Live:
     seconds: float | None = None
     """Of audio, as they are billed, so far."""
     usage_ratio: float | None = None
+    closed_at: int | None = None
+    """When ``session.closed`` came."""
     closed_by: str | None = None
     """The reason that ``session.closed`` gives."""
     target: str | None = None

@@ -5,6 +5,9 @@ local base = base_of(ARGV[1])
 local what, now, ttl = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local total = base .. "t:count"
 
+-- Each put is a later one than the last. Nanoseconds of other years are no longer whole in a double: one more may be none.
+local LATER = 1000
+
 local function record_of(kind, name) return base .. "t:" .. kind .. "\0" .. name end
 local function queue_of(kind) return base .. "t:" .. kind end
 local function text(number) return string.format("%.0f", number) end
@@ -47,7 +50,7 @@ if what == "put" then
       look_at(kind, name, due)
     else
       local earliest = math.min(tonumber(known[1]), due)
-      call("hset", record, "due", text(earliest), "put", text(math.max(tonumber(known[2]) + 1, now)))
+      call("hset", record, "due", text(earliest), "put", text(math.max(tonumber(known[2]) + LATER, now)))
       if blob ~= "" then
         -- What its owner knows of it is void.
         call("hset", record, "blob", blob)

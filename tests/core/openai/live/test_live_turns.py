@@ -1,5 +1,7 @@
 """A Live call from the greeting to the end, and one rule each of what becomes of its events."""
 
+import random
+
 import orjson
 import pytest
 
@@ -258,6 +260,18 @@ def test_the_sessions_time_begins_when_everything_leaves_it_possible(script) -> 
     assert (spans["output_9000"].start - BEGIN) // MS == 9040
 
 
+@pytest.mark.parametrize("odd", [10**17, 7 * 24 * 3_600_000, -5, 0.5, "x"])
+def test_a_position_that_is_no_time_of_a_session_moves_nothing(script, odd: object) -> None:
+    """Wherever it stands: one odd event must not stretch a call over half a century."""
+    call = heard(begun(script()), 2500, 1000, 2000)
+    call.server(2600, "session.delegation.created", delegation={"id": "d", "target": "client"}, offset_ms=odd)
+    call.server(2700, "session.output_audio.delta", delta="AAAA", start_ms=odd, end_ms=odd)
+    heard(call, 2800, odd, odd)
+    spans = call.spans()
+    assert (spans["input_1000"].start - BEGIN) // MS == 1500
+    assert spans["session"].start == BEGIN
+
+
 def test_a_listener_that_comes_late(script) -> None:
     """Nothing is shown again: the end tells the configuration, and the session says what it missed."""
     call = heard(script(), 20_000, 19_000, 19_500)
@@ -463,6 +477,16 @@ def test_a_second_session_under_one_key_is_a_second_guest(script) -> None:
     assert dict(first.guest.spans[0].attributes)["grafter.ended_by"] == "next_session"
 
 
+def test_each_session_under_one_key_says_itself_what_ended_it(script) -> None:
+    """A connection that was lost, and the fork that went on from it."""
+    call = begun(script()).server(5000, "session.closed", reason="connection_lost", session=SESSION)
+    call.server(6000, "session.started", session={**SESSION, "id": "live_2"})
+    call.server(9000, "session.closed", reason="remote_hangup", session={**SESSION, "id": "live_2"})
+    first, second = map_realtime("call_key", [encode(call.notes)], GraftPolicy(), final=False)
+    ended = [dict(span.attributes)["grafter.ended_by"] for one in (first, second) for span in one.guest.spans]
+    assert ended == ["disconnect", "close"]
+
+
 def test_a_recorded_session_is_called_by_its_key(script) -> None:
     """So that an anchor with the same session id is found, though no event has told it."""
     call = heard(script(), 2000, 1000, 1500)
@@ -470,6 +494,29 @@ def test_a_recorded_session_is_called_by_its_key(script) -> None:
     assert mapped.guest.conversation_ids == {"live_1"}
     for span in mapped.guest.spans:
         assert dict(span.attributes)["gen_ai.conversation.id"] == "live_1"
+
+
+@pytest.mark.parametrize("order", ["as it came", "backwards", "shuffled"])
+def test_the_order_in_which_audio_is_posted_changes_nothing(tree, order: str) -> None:
+    """Events are ordered by their times. The fastest of them says when the session's time began, wherever it stands:
+    here the last one but one, which was 50 ms on its way, and the others 100."""
+    lag = [100] * 20
+    lag[-2] = 50
+    events = [
+        {"at": (BEGIN // MS + start + lag[start // 100]) / 1000, "event": {"type": kind, "start_ms": start, **more}}
+        for start in range(0, 2000, 100)
+        for kind, more in [("session.output_audio.delta", {"delta": "AAAA", "end_ms": start + 100})]
+    ]
+    if order == "backwards":
+        events.reverse()
+    elif order == "shuffled":
+        random.Random(7).shuffle(events)
+    said = {"type": "session.output_transcript.delta", "event_id": "e", "delta": "x", "start_ms": 500, "end_ms": 900}
+    events.append({"at": BEGIN // MS / 1000 + 2.5, "event": said})
+    intake = read_posts(orjson.dumps({"call": "call_key", "events": events}), False, GraftPolicy(), UnixNano(BEGIN))
+    (mapped,) = map_realtime("call_key", [part.payload for part in intake.parts], GraftPolicy(), final=True)
+    speech = next(span for span in mapped.guest.spans if span.name == "assistant_speech")
+    assert round((speech.start - BEGIN) / MS) == 550
 
 
 def test_events_that_an_app_posts(script) -> None:
