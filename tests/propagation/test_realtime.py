@@ -238,12 +238,13 @@ async def test_a_post_that_times_out_is_made_again(door: Door) -> None:
 
 async def test_what_is_refused_is_dropped_and_said_once(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     """A wrong token is no reason to keep a call's events for ever, nor to fill the app's log."""
-    door.script = [web.Response(status=401) for _ in range(3)]
+    # More than are asked for: a post that a busy machine cuts off is made again.
+    door.script = [web.Response(status=401) for _ in range(20)]
     tap = tap_of(door)
     with caplog.at_level(logging.WARNING):
         for number in range(3):
             tap.server(said(number))
-            await door.until(lambda d, n=number: len(d.asked) == n + 1)
+            await door.until(lambda d, n=number: len(d.asked) > n)
     await tap.aclose()
     assert tap.dropped == 3
     assert [record.getMessage() for record in caplog.records] == [
