@@ -21,6 +21,8 @@ enum { IS_REMOTE = 0x200 };
 enum { TRACE_ID_BYTES = 16, SPAN_ID_BYTES = 8 };
 /* As grafter.otlp.split has it: a request that is made to cost more than it holds is refused there. */
 enum { MAX_RUNS = 50000 };
+/* Bytes of a varint: parsers refuse tags and lengths of more than five, however small their value is. */
+enum { SHORT_VARINT = 5, LONG_VARINT = 10 };
 
 #define NONE UINT32_MAX
 
@@ -66,12 +68,12 @@ static uint64_t seeds[2];
 
 /* --- reading ------------------------------------------------------------------------------------------------ */
 
-/* A varint of at most ten bytes; 0 when it is cut short or longer. */
-static int read_varint(Range *in, uint64_t *value) {
+/* A varint of at most so many bytes; 0 when it is cut short or longer. */
+static int read_varint(Range *in, unsigned most, uint64_t *value) {
     uint64_t out = 0;
-    for (unsigned shift = 0; shift < 70 && in->at < in->end; shift += 7) {
+    for (unsigned i = 0; i < most && in->at < in->end; i++) {
         uint8_t byte = *in->at++;
-        out |= shift < 64 ? (uint64_t)(byte & 0x7F) << shift : 0;
+        out |= (uint64_t)(byte & 0x7F) << 7 * i;
         if (byte < 0x80) {
             *value = out;
             return 1;
@@ -92,7 +94,7 @@ static inline int read_field(Range *in, Field *field) {
     uint64_t tag = *in->at, length;
     if (tag < 0x80) {
         in->at++;
-    } else if (!read_varint(in, &tag) || tag > UINT32_MAX) {
+    } else if (!read_varint(in, SHORT_VARINT, &tag) || tag > UINT32_MAX) {
         return 0;
     }
     field->number = (uint32_t)(tag >> 3);
@@ -100,7 +102,7 @@ static inline int read_field(Range *in, Field *field) {
     field->body.at = in->at;
     switch (field->wire) {
     case VARINT:
-        if (!read_varint(in, &length)) return 0;
+        if (!read_varint(in, LONG_VARINT, &length)) return 0;
         break;
     case FIXED64:
         if (in->end - in->at < 8) return 0;
@@ -109,7 +111,7 @@ static inline int read_field(Range *in, Field *field) {
     case LENGTH:
         if (in->at < in->end && *in->at < 0x80) {
             length = *in->at++;
-        } else if (!read_varint(in, &length)) {
+        } else if (!read_varint(in, SHORT_VARINT, &length)) {
             return 0;
         }
         if (length > (uint64_t)(in->end - in->at)) return 0;

@@ -65,6 +65,9 @@ extra_fields = st.one_of(
     st.sampled_from([framed(0x0A, t) for t in (*TRACES, b"short")]),
     st.sampled_from([framed(0x12, s) for s in SPANS]),
     st.just(b"\x7a\x00"),
+    # As no SDK writes them, and as parsers read them all the same.
+    st.sampled_from([b"\x8a\x00\x10" + TRACES[1], b"\x92\x80\x00\x88\x00" + SPANS[2], b"\xaa\x00\x81\x00n"]),
+    st.sampled_from([b"\x7b\x0a\x01a\x7c", b"\x0b\x0c", varint((1 << 29) - 1 << 3) + b"\xff" * 9 + b"\x7f"]),
 )
 
 
@@ -255,6 +258,28 @@ def test_many_traces_of_a_request_are_told_apart(splitter: Splitter) -> None:
         key: b"".join(bytes([n]) * 8 for n in (1, 2, 3)) for key in keys
     }
     assert len(parts) == len(keys)
+
+
+def stretched(value: int, size: int) -> bytes:
+    """A varint of so many bytes, however few would do."""
+    return bytes((value >> 7 * i & 0x7F) | (0x80 if i < size - 1 else 0) for i in range(size))
+
+
+@pytest.mark.parametrize("size", [5, 6, 10])
+@pytest.mark.parametrize("what", ["tag", "length"])
+@pytest.mark.parametrize("where", ["request", "resource", "scope", "span"])
+def test_no_tag_and_no_length_has_more_than_five_bytes(where: str, what: str, size: int, splitter: Splitter) -> None:
+    """What no parser reads would be held and then refused by every backend, with all that left in the same batch."""
+    odd = stretched(15 << 3 | 2, size if what == "tag" else 1) + stretched(0, size if what == "length" else 1)
+    at = {where: odd}
+    span = framed(0x0A, TRACES[0]) + framed(0x12, SPANS[0]) + at.get("span", b"")
+    scope = framed(0x12, span) + at.get("scope", b"")
+    request = framed(0x0A, framed(0x12, scope) + at.get("resource", b"")) + at.get("request", b"")
+    if size > 5:
+        with pytest.raises(RejectedError):
+            splitter.split(request)
+    else:
+        check(request, splitter)
 
 
 def test_it_is_compiled_where_it_can_be() -> None:
