@@ -46,6 +46,7 @@ typedef struct {
     size_t bytes;
     uint32_t first, last, count, root;
     uint32_t facts;
+    uint32_t place; /* in the table */
 } Trace;
 
 /* Grows with the largest request so far of one call; freed at its end. */
@@ -196,8 +197,15 @@ static int grow_table(Work *work) {
         size_t at = place_of(work->traces[i].id) & (size - 1);
         while (table[at] != NONE) at = (at + 1) & (size - 1);
         table[at] = (uint32_t)i;
+        work->traces[i].place = (uint32_t)at;
     }
     return 1;
+}
+
+/* Forget the scope before. The table may be a thousand times larger than what it held of that one. */
+static void clear(Work *work) {
+    for (size_t i = 0; i < work->trace_count; i++) work->table[work->traces[i].place] = NONE;
+    work->scope_fields.count = work->span_count = work->trace_count = 0;
 }
 
 /* The trace of this id in the scope at hand, begun when it is new; NULL with an error set when there is no memory. */
@@ -214,6 +222,7 @@ static Trace *trace_of(Work *work, const uint8_t *id) {
     memset(trace, 0, sizeof *trace);
     memcpy(trace->id, id, TRACE_ID_BYTES);
     trace->root = NONE;
+    trace->place = (uint32_t)at;
     return trace;
 }
 
@@ -340,8 +349,7 @@ done:
 }
 
 static Step split_scope(Work *work, Range scope_spans, PyObject *resource, PyObject *out) {
-    work->scope_fields.count = work->span_count = work->trace_count = 0;
-    if (work->table != NULL) memset(work->table, 0xFF, work->table_size * sizeof(uint32_t));
+    clear(work);
     while (scope_spans.at < scope_spans.end) {
         Field field;
         if (!read_field(&scope_spans, &field)) return DECLINED;

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -280,6 +281,17 @@ def test_no_tag_and_no_length_has_more_than_five_bytes(where: str, what: str, si
             splitter.split(request)
     else:
         check(request, splitter)
+
+
+def test_scopes_cost_nothing_for_what_came_before_them(splitter: Splitter) -> None:
+    """A large scope and many empty ones behind it take little longer than the large one alone."""
+    spans = [framed(0x0A, (1 << 127 | n).to_bytes(16, "big")) + framed(0x12, SPANS[0]) for n in range(100_000)]
+    took = []
+    for more in (b"", b"\x12\x00" * 49_000):
+        start = time.process_time()
+        assert len(splitter.split(framed(0x0A, framed(0x12, run_of(spans)) + more)).parts) == len(spans)
+        took.append(time.process_time() - start)
+    assert took[1] < 4 * took[0] + 0.3
 
 
 def test_it_is_compiled_where_it_can_be() -> None:
