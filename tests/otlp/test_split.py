@@ -1,6 +1,7 @@
 """The split gives what a full parse gives, for every way in which a span can be written: compiled and in Python."""
 
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from grafter.errors import RejectedError
 from grafter.otlp.frames import framed, run_of, spans_of, varint
 from grafter.otlp.split import Splitter, compiled
 
+SOURCE = Path(__file__).parent.parent.parent / "grafter/otlp/_split.c"
 DATA = Path(__file__).parent.parent / "data" / "otlp"
 ANCHORS = (Selector(name="gen_ai.realtime.session"), Selector(attributes=(("call.leg", "openai"),)))
 
@@ -302,14 +304,41 @@ def test_it_is_compiled_where_it_can_be() -> None:
     assert compiled is not None
 
 
+@pytest.mark.parametrize(
+    ("library", "used"),
+    [("VERSION = 1 }", "None"), ("no VERSION", "None"), ("as it is", "grafter.otlp._split")],
+    ids=["older", "oldest", "this one"],
+)
+@needs_compiled
+def test_a_library_of_another_version_is_left_alone(tmp_path: Path, library: str, used: str) -> None:
+    """A checkout that was updated where nothing can be compiled still has the old one, which answers otherwise."""
+    source = SOURCE.read_text()
+    if library == "no VERSION":
+        source = source.replace('"VERSION"', '"OTHER"')
+    elif library != "as it is":
+        source = re.sub(r"VERSION = \d+ }", library, source)
+    (tmp_path / "_split.c").write_text(source)
+    build = ["gcc", "-shared", "-fPIC", f"-I{sysconfig.get_paths()['include']}"]
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc to build it with")
+    subprocess.run([*build, tmp_path / "_split.c", "-o", tmp_path / "_split.abi3.so"], check=True)
+    program = (
+        f"import grafter.otlp; grafter.otlp.__path__.insert(0, {str(tmp_path)!r})\n"
+        "from grafter.otlp import split\n"
+        f"assert split.Splitter(()).split({framed(0x0A, b'')!r}).spans == 0\n"
+        "print(getattr(split.compiled, '__name__', None))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == used
+
+
 @pytest.mark.slow
 def test_the_compiled_split_touches_no_memory_but_its_own(tmp_path: Path) -> None:
     """Built with the sanitisers of gcc, a million mutations of real requests end without a report."""
-    source = Path(__file__).parent.parent.parent / "grafter/otlp/_split.c"
     library = tmp_path / "_split.abi3.so"
     headers = sysconfig.get_paths()["include"]
     sanitise = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"]
-    subprocess.run(["gcc", *sanitise, "-shared", "-fPIC", f"-I{headers}", source, "-o", library], check=True)
+    subprocess.run(["gcc", *sanitise, "-shared", "-fPIC", f"-I{headers}", SOURCE, "-o", library], check=True)
     runtime = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
     done = subprocess.run(
         [
