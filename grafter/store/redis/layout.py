@@ -19,6 +19,7 @@ FORMAT = 2
 """Of the whole: the number of buckets, the hash of a key, the names. A store of another one is not opened."""
 VERSION = 1
 """Of each record."""
+_VERSION = bytes((VERSION,))
 BUCKETS = 64
 EPOCH = 1_798_761_600 * 1_000_000_000
 """2027-01-01T00:00:00Z."""
@@ -116,9 +117,10 @@ class Head:
 
     def __init__(self, raw: bytes) -> None:
         """Raises RecordError for a newer version's."""
+        # The version first: another one's may have another size.
+        if raw[:1] != _VERSION or len(raw) != HEAD.size:
+            raise records.RecordError(f"a held key has version {raw[0] if raw else None}, expected {VERSION}")
         self.fields = HEAD.unpack(raw)
-        if self.fields[0] != VERSION:
-            raise records.RecordError(f"a held key has version {self.fields[0]}, expected {VERSION}")
         self.facts = self.fields[1]
         self.parts, self.guest_parts, self.covers = self.fields[9], self.fields[12], self.fields[13]
         self.arrival = int(self.fields[19])
