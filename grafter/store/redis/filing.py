@@ -33,6 +33,9 @@ from grafter.store.redis.server import WRITING
 _HOST, _GUEST, _OWN, _MOVED, _MOVE = range(5)
 _RELEASED, _LINKED, _BEGUN = b"012"
 _ATTEMPTS = 5
+# Parts that one script stores. Its time grows with the square of their number, nobody else is served meanwhile, and a
+# command has at most a million words.
+_AT_ONCE = 2000
 _KEY_BYTES = 17
 _ELEMENT_BYTES = ELEMENT.size
 _RECORD_LENGTH = LENGTH[ITEM.size + 16]
@@ -214,6 +217,15 @@ class Filing:
         return answer
 
     async def _append(self, items: Sequence[Item]) -> bytes:
+        """Store them, so many at a time; if a later time fails what was stored before does no harm."""
+        if len(items) <= _AT_ONCE:
+            return await self._append_some(items)
+        answer = b""
+        for i in range(0, len(items), _AT_ONCE):
+            answer += await self._append_some(items[i : i + _AT_ONCE])
+        return answer
+
+    async def _append_some(self, items: Sequence[Item]) -> bytes:
         engine = self._engine
         runs, _ = await engine.run("append", items, (engine.mine,), lane=WRITING, wait_replicas=engine.wait_replicas)
         if len(runs) == 1:

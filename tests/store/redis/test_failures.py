@@ -120,6 +120,26 @@ async def test_lost_scripts_are_given_again(shared: Server, opened: RedisStore) 
     assert opened.stats().spans == 0
 
 
+async def test_a_request_of_many_traces_is_stored(own: Server, prefix: str, settings: Settings) -> None:
+    """As an app with a backlog sends them: Redis goes on serving others meanwhile, and the sender gets its answer."""
+    keys = [Key(n.to_bytes(4) * 4) for n in range(20_000)]
+    async with (
+        store(own.url, prefix, settings) as running,
+        store(own.url, prefix, settings, timeout=1.0) as other,
+        asyncio.TaskGroup() as tasks,
+    ):
+        many = tasks.create_task(running.append([host_part(key.hex(), key) for key in keys], START))
+        turns = 0
+        while not many.done():
+            await other.append([host_part(f"turn {turns}")], START)
+            turns += 1
+        assert turns > 3
+        found: list[Key] = []
+        while claims := await running.claim(LATER, 1000):
+            found += [claim.key for claim in claims]
+        assert sorted(found) == sorted([*keys, HOST])
+
+
 async def test_a_replica_that_takes_no_writes_is_no_primary(own: Server, prefix: str, settings: Settings) -> None:
     """READONLY is refused with a hint, and the connection is made anew until a primary is there."""
     async with store(own.url, prefix, settings) as running:
