@@ -140,6 +140,18 @@ async def test_a_request_of_many_traces_is_stored(own: Server, prefix: str, sett
         assert sorted(found) == sorted([*keys, HOST])
 
 
+async def test_what_was_plain_under_other_settings_is_handed_out(shared: Server, prefix: str) -> None:
+    """A limit that a restart lowers makes a held trace one to decide about: it must not be left between two queues."""
+    large, small = host_part("x" * 1000, facts=Facts.ROOT), host_part("y", OTHER, Facts.ROOT)
+    async with store(shared.url, prefix, Settings()) as before:
+        await before.append([large, small], START)
+    async with store(shared.url, prefix, Settings(max_trace_bytes=500)) as running:
+        bundle = await running.bundle(LATER, 10, 100, 1 << 20)
+        assert bundle is not None
+        assert bundle.keys == [OTHER]
+        assert [claim.key for claim in await running.claim(LATER, 10, bundles=True)] == [HOST]
+
+
 async def test_a_replica_that_takes_no_writes_is_no_primary(own: Server, prefix: str, settings: Settings) -> None:
     """READONLY is refused with a hint, and the connection is made anew until a primary is there."""
     async with store(own.url, prefix, settings) as running:
