@@ -1,6 +1,7 @@
 """What goes wrong with Redis, one thing at a time, and what the store answers."""
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -400,6 +401,19 @@ async def test_a_failover(prefix: str, settings: Settings, replicas: int) -> Non
             assert "after" in found
 
 
+async def test_lost_scripts_do_not_spare_the_replicas(prefix: str, settings: Settings) -> None:
+    """What is stored only when the scripts were given again is waited for too."""
+    with pair() as servers:
+        async with store(servers.url, prefix, settings, wait_replicas=1, timeout=1.0) as running:
+            await running.append([host_part("one")], START)
+            servers.primary.ask([("SCRIPT", "FLUSH")])
+            waited(lambda: _caught_up(servers.primary), "the replica never had all")
+            servers.replica.pause()
+            assert "0 replicas have what was written" in str(await refused(running, "two"))
+            servers.replica.resume()
+            await taken(running, "three")
+
+
 async def _refusal(running: RedisStore) -> str:
     with pytest.raises(UnavailableError) as refusal:
         await running.append([host_part("none", OTHER)], START)
@@ -431,6 +445,15 @@ async def test_slots_move_under_load(prefix: str, settings: Settings) -> None:
             held_now = await held_texts(running)
             assert {key: held_now[key] for key in keys} == {key: ["one", "two", "three"] for key in keys}
             assert {key: held_now[key] for key in fresh} == {key: ["two", "three"] for key in fresh}
+
+
+def _caught_up(primary: Server) -> bool:
+    """Its replica has said that it has all that there is."""
+    (info,) = primary.ask([("INFO", "replication")])
+    assert isinstance(info, bytes)
+    said = re.search(rb"^slave0:.*offset=(\d+)", info, re.MULTILINE)
+    there = re.search(rb"^master_repl_offset:(\d+)", info, re.MULTILINE)
+    return said is not None and there is not None and said.group(1) == there.group(1)
 
 
 def _ids(node: Server) -> bytes:
