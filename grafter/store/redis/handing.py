@@ -18,6 +18,7 @@ from grafter.store.redis.framing import END, LENGTH, Words
 from grafter.store.redis.layout import (
     BUCKETS,
     ELEMENT,
+    GUEST,
     WORDS,
     Head,
     bucket_of,
@@ -296,6 +297,9 @@ class Handing:
                 version, facts, _, _, envelope, head, _, _ = unpack(data)
                 if version != 1:
                     raise UnavailableError("parts were written by a newer version", reason="store_down")
+                if facts & GUEST:
+                    # Its lease has ended, another replica has sent it, and this came late.
+                    raise UnavailableError("the parts of a bundle are gone", reason="store_down")
                 middle = before + envelope
                 end = middle + head
                 envelopes.append(envelope_of(data[before:middle]))

@@ -153,6 +153,21 @@ async def test_what_was_plain_under_other_settings_is_handed_out(shared: Server,
         assert [claim.key for claim in await running.claim(LATER, 10, bundles=True)] == [HOST]
 
 
+async def test_a_lease_that_ends_before_its_bundle_is_read(shared: Server, prefix: str, settings: Settings) -> None:
+    """Another replica has sent it, and in its place stands a guest's late part: that is nobody's host part."""
+    later = UnixNano(LATER + LEASE + 1)
+    async with store(shared.url, prefix, settings) as slow, store(shared.url, prefix, settings) as other:
+        await slow.append([host_part(facts=Facts.ROOT)], START)
+        bundle = await slow.bundle(LATER, 10, 100, 1 << 20)
+        assert bundle is not None
+        claim = await claim_one(other, later)
+        await other.append([guest_part("late", host=HOST)], later)
+        assert await other.settle([Settlement(claim, (Memory(HOST, b"m"),))], later) == [True]
+        with pytest.raises(UnavailableError, match="gone"):
+            await slow.read_bundle(bundle)
+        assert not await slow.intend_bundle(bundle, "peer")
+
+
 async def test_a_replica_that_takes_no_writes_is_no_primary(own: Server, prefix: str, settings: Settings) -> None:
     """READONLY is refused with a hint, and the connection is made anew until a primary is there."""
     async with store(own.url, prefix, settings) as running:
