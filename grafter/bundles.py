@@ -50,7 +50,9 @@ class Bundles:
         return bundle
 
     def is_small(self, bundle: Bundle) -> bool:
-        """It is far from every limit, so that it has all there was."""
+        """It is far from every limit and ends before none that is large, so that it has all there was."""
+        if bundle.more:
+            return False
         return 2 * bundle.spans < self._spans and 2 * bundle.size < self._size and 2 * len(bundle.keys) < _TRACES
 
     def done(self, bundle: Bundle) -> None:

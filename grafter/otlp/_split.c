@@ -15,12 +15,16 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Raised with every change of what split takes, answers or gets right: grafter.otlp.split leaves any other build alone. */
+enum { VERSION = 2 };
 enum { VARINT = 0, FIXED64 = 1, LENGTH = 2, FIXED32 = 5 };
 enum { ROOT = 1, LOCAL_ROOT = 2, NAMED = 8 };
 enum { IS_REMOTE = 0x200 };
 enum { TRACE_ID_BYTES = 16, SPAN_ID_BYTES = 8 };
 /* As grafter.otlp.split has it: a request that is made to cost more than it holds is refused there. */
 enum { MAX_RUNS = 50000 };
+/* Bytes of a varint: parsers refuse tags and lengths of more than five, however small their value is. */
+enum { SHORT_VARINT = 5, LONG_VARINT = 10 };
 
 #define NONE UINT32_MAX
 
@@ -44,6 +48,7 @@ typedef struct {
     size_t bytes;
     uint32_t first, last, count, root;
     uint32_t facts;
+    uint32_t place; /* in the table */
 } Trace;
 
 /* Grows with the largest request so far of one call; freed at its end. */
@@ -66,12 +71,12 @@ static uint64_t seeds[2];
 
 /* --- reading ------------------------------------------------------------------------------------------------ */
 
-/* A varint of at most ten bytes; 0 when it is cut short or longer. */
-static int read_varint(Range *in, uint64_t *value) {
+/* A varint of at most so many bytes; 0 when it is cut short or longer. */
+static int read_varint(Range *in, unsigned most, uint64_t *value) {
     uint64_t out = 0;
-    for (unsigned shift = 0; shift < 70 && in->at < in->end; shift += 7) {
+    for (unsigned i = 0; i < most && in->at < in->end; i++) {
         uint8_t byte = *in->at++;
-        out |= shift < 64 ? (uint64_t)(byte & 0x7F) << shift : 0;
+        out |= (uint64_t)(byte & 0x7F) << 7 * i;
         if (byte < 0x80) {
             *value = out;
             return 1;
@@ -92,7 +97,7 @@ static inline int read_field(Range *in, Field *field) {
     uint64_t tag = *in->at, length;
     if (tag < 0x80) {
         in->at++;
-    } else if (!read_varint(in, &tag) || tag > UINT32_MAX) {
+    } else if (!read_varint(in, SHORT_VARINT, &tag) || tag > UINT32_MAX) {
         return 0;
     }
     field->number = (uint32_t)(tag >> 3);
@@ -100,7 +105,7 @@ static inline int read_field(Range *in, Field *field) {
     field->body.at = in->at;
     switch (field->wire) {
     case VARINT:
-        if (!read_varint(in, &length)) return 0;
+        if (!read_varint(in, LONG_VARINT, &length)) return 0;
         break;
     case FIXED64:
         if (in->end - in->at < 8) return 0;
@@ -109,7 +114,7 @@ static inline int read_field(Range *in, Field *field) {
     case LENGTH:
         if (in->at < in->end && *in->at < 0x80) {
             length = *in->at++;
-        } else if (!read_varint(in, &length)) {
+        } else if (!read_varint(in, SHORT_VARINT, &length)) {
             return 0;
         }
         if (length > (uint64_t)(in->end - in->at)) return 0;
@@ -194,8 +199,15 @@ static int grow_table(Work *work) {
         size_t at = place_of(work->traces[i].id) & (size - 1);
         while (table[at] != NONE) at = (at + 1) & (size - 1);
         table[at] = (uint32_t)i;
+        work->traces[i].place = (uint32_t)at;
     }
     return 1;
+}
+
+/* Forget the scope before. The table may be a thousand times larger than what it held of that one. */
+static void clear(Work *work) {
+    for (size_t i = 0; i < work->trace_count; i++) work->table[work->traces[i].place] = NONE;
+    work->scope_fields.count = work->span_count = work->trace_count = 0;
 }
 
 /* The trace of this id in the scope at hand, begun when it is new; NULL with an error set when there is no memory. */
@@ -212,6 +224,7 @@ static Trace *trace_of(Work *work, const uint8_t *id) {
     memset(trace, 0, sizeof *trace);
     memcpy(trace->id, id, TRACE_ID_BYTES);
     trace->root = NONE;
+    trace->place = (uint32_t)at;
     return trace;
 }
 
@@ -338,8 +351,7 @@ done:
 }
 
 static Step split_scope(Work *work, Range scope_spans, PyObject *resource, PyObject *out) {
-    work->scope_fields.count = work->span_count = work->trace_count = 0;
-    if (work->table != NULL) memset(work->table, 0xFF, work->table_size * sizeof(uint32_t));
+    clear(work);
     while (scope_spans.at < scope_spans.end) {
         Field field;
         if (!read_field(&scope_spans, &field)) return DECLINED;
@@ -431,6 +443,7 @@ static PyObject *split(PyObject *Py_UNUSED(module), PyObject *args) {
 
 static int prepare(PyObject *module) {
     if (PyModule_AddIntConstant(module, "NAMED", NAMED) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "VERSION", VERSION) < 0) return -1;
     PyObject *os = PyImport_ImportModule("os");
     PyObject *random = os != NULL ? PyObject_CallMethod(os, "urandom", "n", (Py_ssize_t)sizeof seeds) : NULL;
     char *at;

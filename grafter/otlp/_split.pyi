@@ -1,5 +1,8 @@
 # What _split.c offers; see there.
 
+VERSION: int
+"""Of this interface and what is behind it."""
+
 NAMED: int
 """The bit of a trace's facts that says: a span has one of the names."""
 

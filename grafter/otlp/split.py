@@ -35,6 +35,10 @@ try:
     from grafter.otlp import _split as compiled
 except ImportError:
     compiled = None  # type: ignore[assignment]  # an installation without a compiler is a good one too
+# The one that this code knows. A build that failed leaves an older library where it was, in a checkout or in build/.
+_VERSION = 2
+if compiled is not None and getattr(compiled, "VERSION", 0) != _VERSION:
+    compiled = None  # type: ignore[assignment]
 
 COMPILED = compiled is not None
 

@@ -162,6 +162,8 @@ class Bundle:
     spans: int = 0
     size: int = 0
     """Payload bytes."""
+    more: bool = False
+    """It was seen that more is due: what comes next did not fit, however small this is."""
     ends: list[int] = field(default_factory=list)
     """The store's own: how much of each key it covers."""
     intended: str = ""

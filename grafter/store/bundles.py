@@ -77,7 +77,7 @@ class Bundles:
                     agenda.put(due, key)
                     continue
                 if keys and (held.host_spans > spans_left or held.bytes > size_left):
-                    full = True
+                    full = out.more = True
                     agenda.put_all(at, some[i:])
                     break
                 held.queued = None

@@ -1,10 +1,12 @@
 """The split gives what a full parse gives, for every way in which a span can be written: compiled and in Python."""
 
 import random
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from grafter.errors import RejectedError
 from grafter.otlp.frames import framed, run_of, spans_of, varint
 from grafter.otlp.split import Splitter, compiled
 
+SOURCE = Path(__file__).parent.parent.parent / "grafter/otlp/_split.c"
 DATA = Path(__file__).parent.parent / "data" / "otlp"
 ANCHORS = (Selector(name="gen_ai.realtime.session"), Selector(attributes=(("call.leg", "openai"),)))
 
@@ -65,6 +68,9 @@ extra_fields = st.one_of(
     st.sampled_from([framed(0x0A, t) for t in (*TRACES, b"short")]),
     st.sampled_from([framed(0x12, s) for s in SPANS]),
     st.just(b"\x7a\x00"),
+    # As no SDK writes them, and as parsers read them all the same.
+    st.sampled_from([b"\x8a\x00\x10" + TRACES[1], b"\x92\x80\x00\x88\x00" + SPANS[2], b"\xaa\x00\x81\x00n"]),
+    st.sampled_from([b"\x7b\x0a\x01a\x7c", b"\x0b\x0c", varint((1 << 29) - 1 << 3) + b"\xff" * 9 + b"\x7f"]),
 )
 
 
@@ -257,6 +263,39 @@ def test_many_traces_of_a_request_are_told_apart(splitter: Splitter) -> None:
     assert len(parts) == len(keys)
 
 
+def stretched(value: int, size: int) -> bytes:
+    """A varint of so many bytes, however few would do."""
+    return bytes((value >> 7 * i & 0x7F) | (0x80 if i < size - 1 else 0) for i in range(size))
+
+
+@pytest.mark.parametrize("size", [5, 6, 10])
+@pytest.mark.parametrize("what", ["tag", "length"])
+@pytest.mark.parametrize("where", ["request", "resource", "scope", "span"])
+def test_no_tag_and_no_length_has_more_than_five_bytes(where: str, what: str, size: int, splitter: Splitter) -> None:
+    """What no parser reads would be held and then refused by every backend, with all that left in the same batch."""
+    odd = stretched(15 << 3 | 2, size if what == "tag" else 1) + stretched(0, size if what == "length" else 1)
+    at = {where: odd}
+    span = framed(0x0A, TRACES[0]) + framed(0x12, SPANS[0]) + at.get("span", b"")
+    scope = framed(0x12, span) + at.get("scope", b"")
+    request = framed(0x0A, framed(0x12, scope) + at.get("resource", b"")) + at.get("request", b"")
+    if size > 5:
+        with pytest.raises(RejectedError):
+            splitter.split(request)
+    else:
+        check(request, splitter)
+
+
+def test_scopes_cost_nothing_for_what_came_before_them(splitter: Splitter) -> None:
+    """A large scope and many empty ones behind it take little longer than the large one alone."""
+    spans = [framed(0x0A, (1 << 127 | n).to_bytes(16, "big")) + framed(0x12, SPANS[0]) for n in range(100_000)]
+    took = []
+    for more in (b"", b"\x12\x00" * 49_000):
+        start = time.process_time()
+        assert len(splitter.split(framed(0x0A, framed(0x12, run_of(spans)) + more)).parts) == len(spans)
+        took.append(time.process_time() - start)
+    assert took[1] < 4 * took[0] + 0.3
+
+
 def test_it_is_compiled_where_it_can_be() -> None:
     """A build that fails is passed over in silence, so somebody has to look."""
     has_headers = (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
@@ -265,14 +304,41 @@ def test_it_is_compiled_where_it_can_be() -> None:
     assert compiled is not None
 
 
+@pytest.mark.parametrize(
+    ("library", "used"),
+    [("VERSION = 1 }", "None"), ("no VERSION", "None"), ("as it is", "grafter.otlp._split")],
+    ids=["older", "oldest", "this one"],
+)
+@needs_compiled
+def test_a_library_of_another_version_is_left_alone(tmp_path: Path, library: str, used: str) -> None:
+    """A checkout that was updated where nothing can be compiled still has the old one, which answers otherwise."""
+    source = SOURCE.read_text()
+    if library == "no VERSION":
+        source = source.replace('"VERSION"', '"OTHER"')
+    elif library != "as it is":
+        source = re.sub(r"VERSION = \d+ }", library, source)
+    (tmp_path / "_split.c").write_text(source)
+    build = ["gcc", "-shared", "-fPIC", f"-I{sysconfig.get_paths()['include']}"]
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc to build it with")
+    subprocess.run([*build, tmp_path / "_split.c", "-o", tmp_path / "_split.abi3.so"], check=True)
+    program = (
+        f"import grafter.otlp; grafter.otlp.__path__.insert(0, {str(tmp_path)!r})\n"
+        "from grafter.otlp import split\n"
+        f"assert split.Splitter(()).split({framed(0x0A, b'')!r}).spans == 0\n"
+        "print(getattr(split.compiled, '__name__', None))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == used
+
+
 @pytest.mark.slow
 def test_the_compiled_split_touches_no_memory_but_its_own(tmp_path: Path) -> None:
     """Built with the sanitisers of gcc, a million mutations of real requests end without a report."""
-    source = Path(__file__).parent.parent.parent / "grafter/otlp/_split.c"
     library = tmp_path / "_split.abi3.so"
     headers = sysconfig.get_paths()["include"]
     sanitise = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"]
-    subprocess.run(["gcc", *sanitise, "-shared", "-fPIC", f"-I{headers}", source, "-o", library], check=True)
+    subprocess.run(["gcc", *sanitise, "-shared", "-fPIC", f"-I{headers}", SOURCE, "-o", library], check=True)
     runtime = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
     done = subprocess.run(
         [

@@ -293,6 +293,27 @@ class StoreContract:
             assert await store.bundle(LATER, 100, 1000, 1 << 20) is None
             assert {claim.key for claim in await store.claim(LATER, 10, bundles=True)} == {keys[4], OTHER}
 
+    async def test_a_bundle_ends_before_what_does_not_fit(self, place: Place, settings: Settings) -> None:
+        """A large trace between small ones goes alone, in its turn; a bundle that ends before others says so.
+
+        However small it is: else what is due would wait for another look after every large trace.
+        """
+        sizes = [1, 1, 50_000, 1, 1, 1, 700, 400, 1]
+        keys = [Key(n.to_bytes(16)) for n in range(len(sizes))]
+        async with place.open(settings) as store:
+            for at, (key, spans) in enumerate(zip(keys, sizes, strict=True)):
+                part = host_part(key=key, facts=Facts.ROOT)
+                await store.append([replace(part, spans=spans, span_ids=bytes(8 * spans))], UnixNano(START + at))
+            found = []
+            while bundle := await store.bundle(LATER, 100, 1000, 1 << 20):
+                found.append((bundle.keys, bundle.spans, bundle.more))
+            assert found == [
+                (keys[:2], 2, True),
+                (keys[2:3], 50_000, found[1][2]),
+                (keys[3:7], 703, True),
+                (keys[7:], 401, False),
+            ]
+
     async def test_a_bundle_is_settled_as_a_whole(self, place: Place, settings: Settings) -> None:
         """Its keys are remembered, and what came meanwhile stays held and is due at once."""
         keys = [HOST, OTHER]

@@ -35,6 +35,9 @@ from grafter.store.redis.server import WRITING
 _HOST, _GUEST, _OWN, _MOVED, _MOVE, _ASKED = range(6)
 _RELEASED, _LINKED, _BEGUN = b"012"
 _ATTEMPTS = 5
+# Parts that one script stores. Its time grows with the square of their number, nobody else is served meanwhile, and a
+# command has at most a million words.
+_AT_ONCE = 2000
 _KEY_BYTES = 17
 _ELEMENT_BYTES = ELEMENT.size
 _RECORD_LENGTH = LENGTH[ITEM.size + 16]
@@ -231,7 +234,23 @@ class Filing:
         return answer
 
     async def _append(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
-        """What became of each, and the buckets of those for which the script found it."""
+        """Store them, so many at a time; if a later time fails what was stored before does no harm.
+
+        What became of each, and the buckets of those for which the script found it; nothing for all of them when they
+        have to be asked for first.
+        """
+        if len(items) <= _AT_ONCE:
+            return await self._append_some(items)
+        answer, places = b"", list[int]()
+        for i in range(0, len(items), _AT_ONCE):
+            said, found = await self._append_some(items[i : i + _AT_ONCE])
+            if not said:
+                return said, found
+            answer += said
+            places += found
+        return answer, iter(places)
+
+    async def _append_some(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
         engine = self._engine
         runs, _ = await engine.run("append", items, (engine.mine,), lane=WRITING, wait_replicas=engine.wait_replicas)
         if len(runs) == 1:

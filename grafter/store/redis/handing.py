@@ -20,6 +20,7 @@ from grafter.store.redis.framing import END, LENGTH, Words
 from grafter.store.redis.layout import (
     BUCKETS,
     ELEMENT,
+    GUEST,
     WORDS,
     Head,
     bucket_of,
@@ -37,6 +38,8 @@ PLAIN, OTHERS = b"d", b"o"
 # A page of a bucket is about twice its share of what is asked for, so that one page of each is mostly enough.
 _SHARE, _LEAST, _PAGE = BUCKETS // 2, 4, 32
 _ROOT = 1
+# The fewest keys that a script is asked for: after one large trace many small ones may follow.
+_FEW = 32
 # Nanoseconds for which keys that were seen to be due are taken without another look.
 _AHEAD = 500_000_000
 _ODD_SECONDS = 60.0
@@ -244,8 +247,8 @@ class Handing:
         items = _named(keys)
         if len(engine.topology.split(items)) > 1:
             # No script sees all of them.
-            chosen = await self._fitting(keys, spans, size)
-            keys, later = chosen, [*keys[len(chosen) :], *later]
+            keys, left = await self._fitting(keys, spans, size)
+            later = [*left, *later]
             items = _named(keys)
         self._ahead.give_back(later)
         token = engine.tokens()
@@ -269,6 +272,7 @@ class Handing:
                 bundle.spans += own
                 bundle.size += took
         self._ahead.give_back(full)
+        bundle.more = bool(full or later)
         if len(bundle.keys) + len(full) < len(keys) // 2:
             # Others are at the same ones: what was seen ahead is theirs by now.
             self._ahead.clear()
@@ -283,26 +287,28 @@ class Handing:
         """How many traces so many spans are, by those that left last; by what is held before any did."""
         sums = self._engine.sums
         each = self._per_trace or sums.spans / max(1, sums.traces)
-        return max(1, min(traces, int(spans / max(1.0, each)) + 1))
+        return min(traces, max(_FEW, int(spans / max(1.0, each)) + 1))
 
-    async def _fitting(self, keys: Sequence[Key], spans: int, size: int) -> list[Key]:
-        """As many of these as the limits allow."""
+    async def _fitting(self, keys: Sequence[Key], spans: int, size: int) -> tuple[list[Key], list[Key]]:
+        """As many of these as the limits allow, one in any case; and the others."""
         engine = self._engine
         raws = await engine.commands([(bucket_of(key), ("GET", engine.layout.name(b"m", key))) for key in keys])
         chosen: list[Key] = []
-        for key, raw in zip(keys, raws, strict=True):
-            if spans <= 0 or size <= 0:
-                break
+        begun = False
+        for i, (key, raw) in enumerate(zip(keys, raws, strict=True)):
             try:
                 head = Head(raw) if raw is not None else None
             except RecordError as error:
                 self._leave(key, str(error))
                 continue
-            chosen.append(key)
             if head is not None:
+                if begun and (head.host_spans > spans or head.size > size):
+                    return chosen, list(keys[i:])
+                begun = True
                 spans -= head.host_spans
                 size -= head.size
-        return chosen
+            chosen.append(key)
+        return chosen, []
 
     def _end_bundles(self, now: int) -> None:
         for token, bundle in list(self._out.items()):
@@ -335,6 +341,9 @@ class Handing:
                 version, facts, more, _, envelope, head, _, _ = unpack(data)
                 if version != 1:
                     raise UnavailableError("parts were written by a newer version", reason="store_down")
+                if facts & GUEST:
+                    # Its lease has ended, another replica has sent it, and this came late.
+                    raise UnavailableError("the parts of a bundle are gone", reason="store_down")
                 begin = before + more
                 middle = begin + envelope
                 end = middle + head

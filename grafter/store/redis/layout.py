@@ -25,6 +25,7 @@ FORMAT = 2
 """Of the whole: the number of buckets, the hash of a key, the names. A store of another one is not opened."""
 VERSION = 1
 """Of each record."""
+_VERSION = bytes((VERSION,))
 BUCKETS = 64
 EPOCH = 1_798_761_600 * 1_000_000_000
 """2027-01-01T00:00:00Z."""
@@ -141,8 +142,9 @@ class Head:
 
     def __init__(self, raw: bytes) -> None:
         """Raises RecordError for a newer version's."""
-        if raw[0] != VERSION:
-            raise records.RecordError(f"a held key has version {raw[0]}, expected {VERSION}")
+        # The version first; a later one that this one can read may have put more behind.
+        if raw[:1] != _VERSION or len(raw) < HEAD.size:
+            raise records.RecordError(f"a held key has version {raw[0] if raw else None}, expected {VERSION}")
         self.fields = HEAD.unpack_from(raw)
         self.facts = self.fields[1]
         self.parts, self.guest_parts, self.covers = self.fields[9], self.fields[12], self.fields[13]

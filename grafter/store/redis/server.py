@@ -118,6 +118,9 @@ class Server:
                 for i, reply in enumerate(replies)
                 if isinstance(reply, ReplyError) and answer_of(reply) is Answer.NOSCRIPT
             ]
+            if again[-1] < len(commands) - 1 and _waits(commands[-1]):
+                # It counted the replicas that have what was written before.
+                again.append(len(commands) - 1)
             try:
                 await connection.send(self._loading())
                 for i, reply in zip(again, await connection.send([commands[i] for i in again]), strict=True):
@@ -184,6 +187,10 @@ class Server:
             connection.close()
             raise
         return connection
+
+
+def _waits(command: Command) -> bool:
+    return not isinstance(command, bytes) and command[0] == "WAIT"
 
 
 def checked(server: Server, replies: list[Reply]) -> list[Reply]:

@@ -1,6 +1,7 @@
 """What goes wrong with Redis, one thing at a time, and what the store answers."""
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -119,6 +120,53 @@ async def test_lost_scripts_are_given_again(shared: Server, opened: RedisStore) 
     flush()
     assert await opened.settle([Settlement(claim, (Memory(OTHER, b"m"),))], LATER) == [True]
     assert opened.stats().spans == 0
+
+
+async def test_a_request_of_many_traces_is_stored(own: Server, prefix: str, settings: Settings) -> None:
+    """As an app with a backlog sends them: Redis goes on serving others meanwhile, and the sender gets its answer."""
+    keys = [Key(n.to_bytes(4) * 4) for n in range(20_000)]
+    async with (
+        store(own.url, prefix, settings) as running,
+        store(own.url, prefix, settings, timeout=1.0) as other,
+        asyncio.TaskGroup() as tasks,
+    ):
+        many = tasks.create_task(running.append([host_part(key.hex(), key) for key in keys], START))
+        turns = 0
+        while not many.done():
+            await other.append([host_part(f"turn {turns}")], START)
+            turns += 1
+        assert turns > 3
+        found: list[Key] = []
+        while claims := await running.claim(LATER, 1000):
+            found += [claim.key for claim in claims]
+        assert sorted(found) == sorted([*keys, HOST])
+
+
+async def test_what_was_plain_under_other_settings_is_handed_out(shared: Server, prefix: str) -> None:
+    """A limit that a restart lowers makes a held trace one to decide about: it must not be left between two queues."""
+    large, small = host_part("x" * 1000, facts=Facts.ROOT), host_part("y", OTHER, Facts.ROOT)
+    async with store(shared.url, prefix, Settings()) as before:
+        await before.append([large, small], START)
+    async with store(shared.url, prefix, Settings(max_trace_bytes=500)) as running:
+        bundle = await running.bundle(LATER, 10, 100, 1 << 20)
+        assert bundle is not None
+        assert bundle.keys == [OTHER]
+        assert [claim.key for claim in await running.claim(LATER, 10, bundles=True)] == [HOST]
+
+
+async def test_a_lease_that_ends_before_its_bundle_is_read(shared: Server, prefix: str, settings: Settings) -> None:
+    """Another replica has sent it, and in its place stands a guest's late part: that is nobody's host part."""
+    later = UnixNano(LATER + LEASE + 1)
+    async with store(shared.url, prefix, settings) as slow, store(shared.url, prefix, settings) as other:
+        await slow.append([host_part(facts=Facts.ROOT)], START)
+        bundle = await slow.bundle(LATER, 10, 100, 1 << 20)
+        assert bundle is not None
+        claim = await claim_one(other, later)
+        await other.append([guest_part("late", host=HOST)], later)
+        assert await other.settle([Settlement(claim, (Memory(HOST, b"m"),))], later) == [True]
+        with pytest.raises(UnavailableError, match="gone"):
+            await slow.read_bundle(bundle)
+        assert not await slow.intend_bundle(bundle, "peer")
 
 
 async def test_a_replica_that_takes_no_writes_is_no_primary(own: Server, prefix: str, settings: Settings) -> None:
@@ -446,6 +494,19 @@ async def test_without_replicas_senders_do_not_wait(own: Server, prefix: str, se
         assert time.monotonic() - begun < 1.0
 
 
+async def test_lost_scripts_do_not_spare_the_replicas(prefix: str, settings: Settings) -> None:
+    """What is stored only when the scripts were given again is waited for too."""
+    with pair() as servers:
+        async with store(servers.url, prefix, settings, wait_replicas=1, timeout=1.0) as running:
+            await running.append([host_part("one")], START)
+            servers.primary.ask([("SCRIPT", "FLUSH")])
+            waited(lambda: _caught_up(servers.primary), "the replica never had all")
+            servers.replica.pause()
+            assert "0 replicas have what was written" in str(await refused(running, "two"))
+            servers.replica.resume()
+            await taken(running, "three")
+
+
 async def _refusal(running: RedisStore) -> str:
     with pytest.raises(UnavailableError) as refusal:
         await running.append([host_part("none", OTHER)], START)
@@ -477,6 +538,15 @@ async def test_slots_move_under_load(prefix: str, settings: Settings) -> None:
             held_now = await held_texts(running)
             assert {key: held_now[key] for key in keys} == {key: ["one", "two", "three"] for key in keys}
             assert {key: held_now[key] for key in fresh} == {key: ["two", "three"] for key in fresh}
+
+
+def _caught_up(primary: Server) -> bool:
+    """Its replica has said that it has all that there is."""
+    (info,) = primary.ask([("INFO", "replication")])
+    assert isinstance(info, bytes)
+    said = re.search(rb"^slave0:.*offset=(\d+)", info, re.MULTILINE)
+    there = re.search(rb"^master_repl_offset:(\d+)", info, re.MULTILINE)
+    return said is not None and there is not None and said.group(1) == there.group(1)
 
 
 def _ids(node: Server) -> bytes:

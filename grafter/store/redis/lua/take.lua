@@ -56,6 +56,9 @@ for i = 7, #ARGV, 2 do
       h.dirty = true
       taken[#answer + 1] = h
       bases[base] = true
+    elseif h.queue ~= (is_plain and PLAIN or ODD) then
+      -- Filed under other settings than this replica's; where it is nobody would take it.
+      h.dirty = true
     end
   end
   answer[#answer + 1] = full and "-" or found
