@@ -75,12 +75,8 @@ class Engine:
         *,
         lane: int | None = None,
         wait_replicas: int = 0,
-        after: Sequence[tuple[int, Command]] = (),
-    ) -> tuple[list[Run], list[Reply]]:
-        """Run a script over items, in one round trip: once on a single server, once a bucket in a cluster.
-
-        ``after``: commands that follow in the same pipelines; their answers come second.
-        """
+    ) -> list[Run]:
+        """Run a script over items, in one round trip: once on a single server, once a bucket in a cluster."""
         commands: list[tuple[int, Command]] = []
         splits = self.topology.split(items)
         sums = self.layout.sums
@@ -90,10 +86,7 @@ class Engine:
             keys = [sums[bucket] for bucket in dict.fromkeys([item[0] for item in own])]
             arguments = [said if isinstance(said, Words) else words(said) for _, said in own]
             commands.append((own[0][0], self._scripts.command(name, keys, [first, *arguments])))
-        commands += after
-        replies = await self.topology.ask(commands, lane, wait_replicas)
-        runs = list(zip(splits, replies, strict=False))
-        return runs, replies[len(splits) :]
+        return list(zip(splits, await self.topology.ask(commands, lane, wait_replicas), strict=True))
 
     async def commands(self, commands: Sequence[tuple[int, Command]]) -> list[Reply]:
         """The answers to commands, each with the bucket of its keys."""
@@ -104,7 +97,7 @@ class Engine:
         for the next time, unless it was left a few times. Whether nothing did."""
         changes, busy = self.sums.changes, self.sums.in_flight
         items: list[Item] = [(bucket, (bucket,)) for bucket in range(BUCKETS)]
-        runs, _ = await self.run("survey", items)
+        runs = await self.run("survey", items)
         self._left += 1
         still = not busy and not self.sums.in_flight and self.sums.changes == changes
         if not still and self._left < _LEFT:
@@ -118,7 +111,7 @@ class Engine:
     async def survey(self, buckets: Sequence[int]) -> None:
         """Learn what is held in these buckets."""
         items: list[Item] = [(bucket, (bucket,)) for bucket in dict.fromkeys(buckets)]
-        runs, _ = await self.run("survey", items)
+        runs = await self.run("survey", items)
         for indices, reply in runs:
             for i, sums in zip(indices, reply, strict=True):
                 self.sums.buckets[items[i][0]].read(sums)

@@ -154,7 +154,7 @@ class Filing:
             for i, (own, count) in enumerate(counts.items())
         ]
         owns = list(counts)
-        runs, _ = await self._engine.run("learn", items, (relative(now),), lane=WRITING)
+        runs = await self._engine.run("learn", items, (relative(now),), lane=WRITING)
         links = {}
         for indices, reply in runs:
             for at, i in enumerate(indices):
@@ -252,7 +252,7 @@ class Filing:
 
     async def _append_some(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
         engine = self._engine
-        runs, _ = await engine.run("append", items, (engine.mine,), lane=WRITING, wait_replicas=engine.wait_replicas)
+        runs = await engine.run("append", items, (engine.mine,), lane=WRITING, wait_replicas=engine.wait_replicas)
         if len(runs) == 1:
             said = runs[0][1]
             return (said, iter(())) if isinstance(said, bytes) else (bytes(said[0]), iter(said[1:]))
@@ -276,7 +276,7 @@ class Filing:
         async with self._alone([own]):
             bucket = bucket_of(own)
             item: Item = (bucket, ())
-            runs, _ = await engine.run("guest", [item], (b"moving", bucket, own, token, host, engine.order()))
+            runs = await engine.run("guest", [item], (b"moving", bucket, own, token, host, engine.order()))
             up_to = runs[0][1]
             if not up_to:
                 return False
@@ -318,7 +318,7 @@ class Filing:
             return False
         item: Item = (bucket, ())
         words = (b"unfile", bucket, own, last, token, host, arrival, engine.mine)
-        ((_, moved),), _ = await engine.run("guest", [item], words)
+        ((_, moved),) = await engine.run("guest", [item], words)
         engine.sums.moved += moved
         await engine.survey([bucket, bucket_of(host)])
         return True

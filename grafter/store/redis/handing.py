@@ -169,7 +169,7 @@ class Handing:
     async def _take(self, keys: Sequence[Key], now: UnixNano) -> list[Claim]:
         engine = self._engine
         token = engine.tokens(len(keys))
-        runs, _ = await engine.run("take", _named(keys), (relative(now), engine.lease, token, 0, 0, 0))
+        runs = await engine.run("take", _named(keys), (relative(now), engine.lease, token, 0, 0, 0))
         taken: list[tuple[Key, Sequence[Reply]]] = []
         by_index = sorted((i, reply) for indices, replies in runs for i, reply in zip(indices, replies, strict=True))
         for i, reply in by_index:
@@ -252,7 +252,7 @@ class Handing:
             items = _named(keys)
         self._ahead.give_back(later)
         token = engine.tokens()
-        runs, _ = await engine.run("take", items, (relative(now), engine.lease, token, 1, spans, size))
+        runs = await engine.run("take", items, (relative(now), engine.lease, token, 1, spans, size))
         bundle = HeldBundle(token, now, now + engine.lease)
         replies: list[Reply] = [b""] * len(keys)
         for indices, some in runs:

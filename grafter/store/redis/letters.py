@@ -28,7 +28,7 @@ class Letters:
             return 0
         arguments: list[Argument] = [BUCKET, self._max_bytes, KEPT_MS, *map(_encoded, letters)]
         item: Item = (BUCKET, arguments)
-        runs, _ = await self._engine.run("bury", [item])
+        runs = await self._engine.run("bury", [item])
         return int(runs[0][1])
 
     async def newest(self, limit: int) -> Sequence[DeadLetter]:

@@ -181,5 +181,5 @@ class Replicas:
         if self._numbers:
             notes = [str(number).encode() for number in (self._taken_before, self._handed_before)]
         item: Item = (BUCKET, [BUCKET, self._token, milliseconds, *notes, bytes(wanted), bytes(given_up)])
-        runs, _ = await self._engine.run("enrol", [item])
+        runs = await self._engine.run("enrol", [item])
         return list(runs[0][1])

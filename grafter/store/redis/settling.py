@@ -33,7 +33,7 @@ class Settling:
             items.append((bucket, (bucket, key, token, at)))
         done = [False] * len(items)
         if items:
-            runs, _ = await self._engine.run("hold", items, (what, word))
+            runs = await self._engine.run("hold", items, (what, word))
             for indices, reply in runs:
                 for i, said in zip(indices, reply, strict=True):
                     done[i] = said == _ONE
@@ -149,7 +149,7 @@ class Settling:
         done = [False] * len(items)
         went: list[tuple[Key, int]] = []
         doubtful: list[tuple[Key, Key]] = []
-        runs, _ = await engine.run("settle", items, head)
+        runs = await engine.run("settle", items, head)
         for indices, (said, gone, unsure, sums) in runs:
             for i, one in zip(indices, said.ljust(len(indices), b"0") if said else b"", strict=False):
                 done[i] = one == _ONE
@@ -167,7 +167,7 @@ class Settling:
     async def _unlearn(self, went: Sequence[tuple[Key, int]]) -> None:
         """Parts of guests are gone; with the last one its link goes, unless it is remembered."""
         items: list[Item] = [(bucket_of(own), (b"u", bucket_of(own), own, count)) for own, count in went]
-        runs, _ = await self._engine.run("settle", items, (0, 0, 0, self._engine.mine))
+        runs = await self._engine.run("settle", items, (0, 0, 0, self._engine.mine))
         for _, (_, _, unsure, _) in runs:
             for i in range(0, len(unsure), 2):
                 await self._relink(Key(unsure[i]), Key(unsure[i + 1]))
@@ -209,7 +209,7 @@ class Settling:
             others = [order for i, (order, _) in enumerate(heads) if i not in together]
             stop: Argument = min(others) if others else b""
             items: list[Item] = [(number, (number,)) for number in buckets]
-            runs, _ = await engine.run("forget", items, (relative(now), max(0, excess), stop))
+            runs = await engine.run("forget", items, (relative(now), max(0, excess), stop))
             ((_, (went, *found)),) = runs
             for number, reply in zip(buckets, found, strict=True):
                 sums.buckets[number].read(reply)

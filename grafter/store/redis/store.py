@@ -128,7 +128,7 @@ class RedisStore:
         # What is known of the whole bundle lies in each of its buckets.
         buckets = dict.fromkeys(map(bucket_of, bundle.keys))
         items: list[Item] = [(bucket, _OF_BUCKET[bucket]) for bucket in buckets]
-        runs, _ = await self.engine.run("bundle", items, (b"intend", bundle.token, exporter.encode()))
+        runs = await self.engine.run("bundle", items, (b"intend", bundle.token, exporter.encode()))
         done = all(reply == 1 for _, reply in runs)
         if done:
             bundle.intended = exporter
@@ -152,7 +152,7 @@ class RedisStore:
         if not self._handing.owned(bundle):
             return []
         items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in bundle.keys]
-        runs, _ = await self.engine.run("bundle", items, (b"open", bundle.token, b""))
+        runs = await self.engine.run("bundle", items, (b"open", bundle.token, b""))
         self._handing.spent(bundle)
         taken = [
             (bundle.keys[i], reply)

@@ -73,7 +73,7 @@ class Tasks:
 
     async def _ask(self, what: bytes, now: UnixNano, arguments: Sequence[Argument]) -> Any:
         item: Item = (BUCKET, [BUCKET, what, relative(now), RUBBISH_MS, *arguments])
-        runs, _ = await self._engine.run("task", [item])
+        runs = await self._engine.run("task", [item])
         return runs[0][1]
 
 
