@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,14 +14,14 @@ from grafter.assemble import Assembler
 from grafter.consumer import Batch, Result, Signal, Verdict
 from grafter.core.lifecycle import look_at
 from grafter.core.model import Part, UnixNano
-from grafter.core.policy import SECOND, GraftPolicy, Waits
+from grafter.core.policy import SECOND, GraftPolicy, Unlinked, Waits
 from grafter.errors import UnavailableError
 from grafter.otlp.split import Splitter
 from grafter.processor import Limits, Processor
 from grafter.store.redis.opening import opened
 from grafter.store.redis.store import RedisStore
 from grafter.telemetry import Metrics
-from tests.store.contract import HOST
+from tests.store.contract import HOST, guest_part
 from tests.store.redis.servers import Server, server
 
 PATIENCE = 20.0
@@ -87,9 +88,9 @@ def parts(kind: str) -> Sequence[Part]:
     return Splitter(()).split(request.SerializeToString()).parts
 
 
-def driven(store: RedisStore, metrics: Metrics, *backends: Backend) -> Processor:
+def driven(store: RedisStore, metrics: Metrics, *backends: Backend, policy: GraftPolicy = POLICY) -> Processor:
     limits = Limits(tick_seconds=0.05, lease_seconds=LEASE)
-    return Processor(store, backends, POLICY, Assembler(POLICY, "test"), metrics, time.time_ns, limits)
+    return Processor(store, backends, policy, Assembler(policy, "test"), metrics, time.time_ns, limits)
 
 
 def counted(metrics: Metrics, name: str) -> float:
@@ -206,3 +207,23 @@ async def test_what_one_of_two_backends_said_is_known_when_redis_is_back(redis: 
             await until(lambda: counted(metrics, "grafter_released_traces_total") == 1)
             assert not await store.held(HOST)
         assert (quick.taken, slow.taken) == ([2], [2])
+
+
+async def test_a_stop_while_redis_is_away_ends(redis: Server) -> None:
+    """Also when what is to be settled leaves nothing for a backend, so that no batch is on its way."""
+    backend, metrics = Backend(), Metrics()
+    policy = replace(POLICY, waits=replace(POLICY.waits, for_guest=SECOND // 5), unlinked=Unlinked.DROP)
+    async with a_store(redis) as store:
+        settle, asked = store.settle, asyncio.Event()
+
+        async def away(*args: Any) -> Sequence[bool]:
+            if not asked.is_set():
+                redis.kill()
+                asked.set()
+            return await settle(*args)
+
+        store.settle = away  # type: ignore[method-assign]
+        async with asyncio.timeout(PATIENCE), driven(store, metrics, backend, policy=policy).running(grace_seconds=0.5):
+            await store.append([guest_part()], UnixNano(time.time_ns()))
+            await asked.wait()
+        assert backend.taken == []
