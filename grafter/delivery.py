@@ -69,16 +69,23 @@ class Delivery:
             if len(self.exporters) == 1:
                 await self._export(self.exporters[0], works)
             else:
-                async with asyncio.TaskGroup() as group:
-                    for exporter in self.exporters:
-                        pending = [w for w in works if w.outcomes.get(exporter.name) not in _FINAL]
-                        if pending:
-                            group.create_task(self._export(exporter, pending), name=f"export.{exporter.name}")
+                await self._export_to_all(works)
             await self.conclude(works)
         except UnavailableError as error:
             self.store_is_away(error)
         except Exception:
             logger.exception("a batch failed; its traces are tried again when their leases end")
+
+    async def _export_to_all(self, works: list[Work]) -> None:
+        exports = []
+        for exporter in self.exporters:
+            pending = [w for w in works if w.outcomes.get(exporter.name) not in _FINAL]
+            if pending:
+                exports.append(self._export(exporter, pending))
+        # A failure of one must not cut off another on its way: what its backend has would go out again.
+        for failure in await asyncio.gather(*exports, return_exceptions=True):
+            if failure is not None:
+                raise failure
 
     async def _export(self, exporter: Exporter, works: list[Work]) -> None:
         name = exporter.name
@@ -115,13 +122,14 @@ class Delivery:
             # Another exporter may take long, or the process may die: what this one said has to be known by then.
             accepted = [w.claim for w in works if w.outcomes.get(name) is Outcome.ACCEPTED]
             if accepted:
-                await self._store.outcome(accepted, name, Outcome.ACCEPTED)
+                await self.until_settled(lambda: self._store.outcome(accepted, name, Outcome.ACCEPTED))
         if withdrawn:
             await self._store.outcome(withdrawn, name, Outcome.WITHDRAWN)
         if refused:
             await self._bury(name, refused)
             if len(self.exporters) > 1:
-                await self._store.outcome([work.claim for work, _, _ in refused], name, Outcome.REFUSED)
+                claims = [work.claim for work, _, _ in refused]
+                await self.until_settled(lambda: self._store.outcome(claims, name, Outcome.REFUSED))
 
     async def _bury(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> None:
         """What a peer refuses for good is kept with its reason: it is never lost in silence."""

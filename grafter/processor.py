@@ -106,19 +106,21 @@ class Processor:
             try:
                 # Leaving this group waits for the batches that are on their way; their leases must not end meanwhile.
                 async with task_group() as sends:
-                    sends.create_task(self._tick(sends), name="processor.tick")
+                    tick = sends.create_task(self._tick(sends), name="processor.tick")
                     try:
                         yield self
                     finally:
                         self._stopping.set()
-                        asyncio.get_running_loop().call_later(grace_seconds, self._give_up)
+                        asyncio.get_running_loop().call_later(grace_seconds, self._give_up, tick)
             finally:
                 renewing.cancel()
 
-    def _give_up(self) -> None:
+    def _give_up(self, tick: asyncio.Task[None]) -> None:
         """Cut off what is still on its way: its outcome is unknown and it goes out again after the next start."""
         for task in self._sends:
             task.cancel()
+        # It may wait for a store that is away.
+        tick.cancel()
 
     async def _tick(self, tasks: asyncio.TaskGroup) -> None:
         while not self._stopping.is_set():

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -12,14 +14,14 @@ from grafter.assemble import Assembler
 from grafter.consumer import Batch, Result, Signal, Verdict
 from grafter.core.lifecycle import look_at
 from grafter.core.model import Part, UnixNano
-from grafter.core.policy import SECOND, GraftPolicy, Waits
+from grafter.core.policy import SECOND, GraftPolicy, Unlinked, Waits
 from grafter.errors import UnavailableError
 from grafter.otlp.split import Splitter
 from grafter.processor import Limits, Processor
 from grafter.store.redis.opening import opened
 from grafter.store.redis.store import RedisStore
 from grafter.telemetry import Metrics
-from tests.store.contract import HOST
+from tests.store.contract import HOST, guest_part
 from tests.store.redis.servers import Server, server
 
 PATIENCE = 20.0
@@ -32,9 +34,8 @@ KINDS = ("bundle", "claim")
 class Backend:
     """Takes everything; what happens while a batch is with it is the test's."""
 
-    name = "backend"
-
-    def __init__(self) -> None:
+    def __init__(self, name: str = "backend") -> None:
+        self.name = name
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
         self.taken: list[int] = []
 
@@ -87,9 +88,9 @@ def parts(kind: str) -> Sequence[Part]:
     return Splitter(()).split(request.SerializeToString()).parts
 
 
-def driven(store: RedisStore, backend: Backend, metrics: Metrics) -> Processor:
+def driven(store: RedisStore, metrics: Metrics, *backends: Backend, policy: GraftPolicy = POLICY) -> Processor:
     limits = Limits(tick_seconds=0.05, lease_seconds=LEASE)
-    return Processor(store, [backend], POLICY, Assembler(POLICY, "test"), metrics, time.time_ns, limits)
+    return Processor(store, backends, policy, Assembler(policy, "test"), metrics, time.time_ns, limits)
 
 
 def counted(metrics: Metrics, name: str) -> float:
@@ -123,7 +124,7 @@ async def test_what_a_backend_has_is_settled_when_redis_is_back(redis: Server, k
 
         restarting: list[asyncio.Future[None]] = []
         backend.meanwhile = go_and_come
-        async with driven(store, backend, metrics).running():
+        async with driven(store, metrics, backend).running():
             await store.append(parts(kind), UnixNano(time.time_ns()))
             await until(lambda: bool(restarting))
             await restarting[0]
@@ -149,7 +150,7 @@ async def test_an_answer_that_was_lost_is_no_failure(redis: Server, kind: str) -
             return answer
 
         store._settling._settle = losing
-        async with driven(store, backend, metrics).running():
+        async with driven(store, metrics, backend).running():
             await store.append(parts(kind), UnixNano(time.time_ns()))
             await until(lambda: counted(metrics, "grafter_released_traces_total") == 1)
         assert len(asked) == 2
@@ -169,8 +170,60 @@ async def test_what_another_took_over_counts_as_held_again(redis: Server, kind: 
             assert [claim.key for claim in claims] == [HOST]
 
         backend.meanwhile = taken_over
-        async with driven(store, backend, metrics).running():
+        async with driven(store, metrics, backend).running():
             await store.append(parts(kind), UnixNano(time.time_ns()))
             await until(lambda: counted(metrics, "grafter_recovered_spans_total") == 2)
         assert backend.taken == [2]
         assert counted(metrics, "grafter_released_traces_total") == 0
+
+
+async def test_what_one_of_two_backends_said_is_known_when_redis_is_back(redis: Server) -> None:
+    """The other one is still at it then: neither is cut off, and neither gets anything twice."""
+    quick, slow, metrics = Backend("quick"), Backend("slow"), Metrics()
+    async with a_store(redis) as store:
+        failed = asyncio.Event()
+        outcome = store.outcome
+
+        async def noticing(*args: Any) -> None:
+            try:
+                await outcome(*args)
+            except UnavailableError:
+                failed.set()
+                raise
+
+        store.outcome = noticing  # type: ignore[method-assign]
+
+        async def go() -> None:
+            await until(lambda: bool(slow.taken))
+            redis.kill()
+
+        async def come() -> None:
+            await asyncio.wait_for(failed.wait(), PATIENCE)
+            await asyncio.to_thread(redis.start)
+
+        quick.meanwhile, slow.meanwhile = go, come
+        async with driven(store, metrics, quick, slow).running():
+            await store.append(parts("claim"), UnixNano(time.time_ns()))
+            await until(lambda: counted(metrics, "grafter_released_traces_total") == 1)
+            assert not await store.held(HOST)
+        assert (quick.taken, slow.taken) == ([2], [2])
+
+
+async def test_a_stop_while_redis_is_away_ends(redis: Server) -> None:
+    """Also when what is to be settled leaves nothing for a backend, so that no batch is on its way."""
+    backend, metrics = Backend(), Metrics()
+    policy = replace(POLICY, waits=replace(POLICY.waits, for_guest=SECOND // 5), unlinked=Unlinked.DROP)
+    async with a_store(redis) as store:
+        settle, asked = store.settle, asyncio.Event()
+
+        async def away(*args: Any) -> Sequence[bool]:
+            if not asked.is_set():
+                redis.kill()
+                asked.set()
+            return await settle(*args)
+
+        store.settle = away  # type: ignore[method-assign]
+        async with asyncio.timeout(PATIENCE), driven(store, metrics, backend, policy=policy).running(grace_seconds=0.5):
+            await store.append([guest_part()], UnixNano(time.time_ns()))
+            await asked.wait()
+        assert backend.taken == []

@@ -1,6 +1,7 @@
 """Outcomes, leases, settlements and memories: what an owner says of what it owns."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from grafter.core.model import Key, UnixNano
 from grafter.errors import UnavailableError
@@ -69,9 +70,8 @@ class Settling:
         if not settlements:
             return []
         items: list[Item] = []
-        claims: list[int | None] = []
         elsewhere: list[list[Memory]] = []
-        for number, (claim, memories) in enumerate((s.claim, s.memories) for s in settlements):
+        for claim, memories in ((s.claim, s.memories) for s in settlements):
             bucket = bucket_of(claim.key)
             words: list[Argument] = [b"s", bucket, claim.key, claim.token]
             others = []
@@ -81,14 +81,17 @@ class Settling:
                 else:
                     others.append(memory)
             items.append((bucket, words))
-            claims.append(number)
             elsewhere.append(others)
         owned = [(s.claim.key, s.claim.token) for s in settlements]
         done = await self._settle_once(items, owned, now, sum(len(s.memories) for s in settlements), 0)
         left = [m for own, memories in zip(done, elsewhere, strict=True) if own for m in memories]
         if left:
             # In a cluster what is remembered of a guest lies elsewhere: a crash here forgets what was sent of it.
-            await self._settle([(bucket_of(m.key), _memory(m)) for m in left], now, len(left), 0)
+            try:
+                await self._settle([(bucket_of(m.key), _memory(m)) for m in left], now, len(left), 0)
+            except UnavailableError:
+                self._doubt(owned, now)
+                raise
         for settlement in settlements:
             self._given_back(settlement.claim.token, settlement.claim.key)
         if any(own and settlement.memories for own, settlement in zip(done, settlements, strict=True)):
@@ -133,15 +136,18 @@ class Settling:
                 [(bucket, ("GETRANGE", name, 0, MEMORY.size - 1)) for bucket, name in names]
             )
         except UnavailableError:
-            if len(self._unsure) >= _MAX_UNSURE:
-                self._unsure.clear()
-            self._unsure |= dict.fromkeys(owned, now)
+            self._doubt(owned, now)
             raise
         for one in owned:
             self._unsure.pop(one, None)
         for i, raw in zip(left, raws, strict=True):
             done[i] = len(raw) == MEMORY.size and MEMORY.unpack(raw)[2] == float(relative(now))
         return done
+
+    def _doubt(self, owned: Sequence[tuple[Key, int]], now: UnixNano) -> None:
+        if len(self._unsure) >= _MAX_UNSURE:
+            self._unsure.clear()
+        self._unsure |= dict.fromkeys(owned, now)
 
     async def _settle(self, items: Sequence[Item], now: UnixNano, memories: int, bundle: int) -> list[bool]:
         engine = self._engine
@@ -187,7 +193,14 @@ class Settling:
         await engine.run("guest", [item], (b"relink", bucket, own, found or b"", order))
 
     async def _forget(self, now: UnixNano) -> None:
-        """Memories end by number and by time, the oldest first."""
+        """Memories end by number and by time, the oldest first; what cannot be ended now is with the next settlement.
+
+        Never fails: what it follows is done, and must not seem to have failed.
+        """
+        with suppress(UnavailableError):
+            await self._end_memories(now)
+
+    async def _end_memories(self, now: UnixNano) -> None:
         engine = self._engine
         limit, remember = engine.waits.remember_limit, engine.waits.remember
         # A script for each memory would cost more than what it forgets: where there are many it may be a few late.

@@ -6,12 +6,14 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import count
+from typing import Any
 
 import pytest
 import trustme
 
 from grafter.core.calls import CallNote
 from grafter.core.model import Facts, Key, UnixNano
+from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
 from grafter.store.base import DeadLetter, Memory, Settlement
 from grafter.store.redis.layout import Layout
@@ -344,6 +346,32 @@ async def test_a_settlement_without_an_answer_was_done(own: Server, prefix: str,
         await taken(running, "after", Key(b"c" * 16))
         assert set(await settle(LATER)) == {True}
         assert set(await settle(LATER + 1)) == {False}
+
+
+@pytest.mark.parametrize("how", ["claims", "bundle"])
+async def test_a_settlement_is_done_though_redis_goes_after_it(own: Server, prefix: str, how: str) -> None:
+    """Before the memories that are too many could be ended: that has time until the next settlement."""
+    few = Settings(waits=Waits(remember=1000 * SECOND, remember_limit=1))
+    async with store(own.url, prefix, few) as running:
+        await running.append([host_part("a", facts=Facts.ROOT), host_part("b", OTHER, Facts.ROOT)], START)
+        await running.engine.watch()
+        run = running.engine.run
+
+        async def going(name: str, *args: Any, **more: Any) -> Any:
+            if name == "forget":
+                own.kill()
+            return await run(name, *args, **more)
+
+        running.engine.run = going  # type: ignore[method-assign]
+        if how == "bundle":
+            bundle = await running.bundle(LATER, 10, 100, 1 << 20)
+            assert bundle is not None
+            assert await running.settle_bundle(bundle, [b"m", b"m"], LATER)
+        else:
+            claims = await running.claim(LATER, 10)
+            settlements = [Settlement(claim, (Memory(claim.key, b"m"),)) for claim in claims]
+            assert await running.settle(settlements, LATER) == [True, True]
+        assert not running.up
 
 
 async def test_a_server_that_is_silent_is_given_up(own: Server, prefix: str, settings: Settings) -> None:

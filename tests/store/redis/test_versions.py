@@ -203,3 +203,24 @@ async def test_what_cannot_be_read_is_left_alone(
             claim = await claim_one(able)
             assert texts((await able.read([claim]))[0]) == ["a", "g"]
             assert claim.outcomes == {"peer": Outcome.INTENDED}
+
+
+@pytest.mark.parametrize("how", ["claims", "bundle"])
+async def test_what_a_newer_one_took_while_it_left_holds_up_nothing(redis: Server, prefix: str, how: str) -> None:
+    """It is no longer this one's, which is an answer; what is beside it is kept and settled."""
+    name = Layout(prefix).name(b"m", HOST)
+    async with store(redis.url, prefix, SETTINGS) as now:
+        await now.append([host_part("a", facts=Facts.ROOT), host_part("b", OTHER, Facts.ROOT)], START)
+        if how == "bundle":
+            bundle = await now.bundle(LATER, 10, 100, 1 << 20)
+            assert bundle is not None
+            redis.ask([("SETRANGE", name, 0, b"\x02")])
+            await now.renew_bundle(bundle, LATER)
+            assert not await now.settle_bundle(bundle, [b"m", b"m"], LATER)
+        else:
+            claims = await now.claim(LATER, 10)
+            redis.ask([("SETRANGE", name, 0, b"\x02")])
+            await now.renew(claims, LATER)
+            settled = await now.settle([Settlement(claim, (Memory(claim.key, b"m"),)) for claim in claims], LATER)
+            assert {claim.key: done for claim, done in zip(claims, settled, strict=True)} == {HOST: False, OTHER: True}
+        assert now.up

@@ -215,6 +215,12 @@ local function owned(h, token)
   return h and h.leased == 1 and h.token == token
 end
 
+-- The same, or nothing when a newer version wrote it: then it is that one's by now, and no reason to leave out others.
+local function readable(base, key)
+  local fine, h = pcall(load, base, key)
+  return fine and h
+end
+
 -- Past maxmemory a script may write when it has written before: what frees memory has to work then.
 local function past_limit(name)
   call("unlink", name .. "!")

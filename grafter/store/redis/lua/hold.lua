@@ -8,7 +8,7 @@ past_limit(KEYS[1])
 local answer = {}
 for i = 3, #ARGV, 4 do
   local base, key, token, at = base_of(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-  local h = load(base, key)
+  local h = readable(base, key)
   if not owned(h, token) then
     answer[#answer + 1] = "0"
   else

@@ -78,7 +78,7 @@ local function remember(base, key, host, blob)
   call("zadd", base .. "z", number, key)
   number = number + 1
   touched[base] = true
-  local h = load(base, key)
+  local h = readable(base, key)
   if h then
     h.remembered = 1
     h.dirty = true
@@ -95,7 +95,7 @@ end
 local lists = {}
 if bundle ~= 0 then
   for i = 5, #ARGV, 4 do
-    if not owned(load(base_of(ARGV[i + 1]), ARGV[i + 2]), bundle) then return {"0", {}, {}, {}} end
+    if not owned(readable(base_of(ARGV[i + 1]), ARGV[i + 2]), bundle) then return {"0", {}, {}, {}} end
   end
 end
 local i, skip = 5, false
@@ -111,7 +111,7 @@ while i <= #ARGV do
     done[#done + 1] = "1"
     i = i + 4
   elseif what == "s" then
-    local h = load(base, key)
+    local h = readable(base, key)
     skip = not owned(h, tonumber(ARGV[i + 3]))
     done[#done + 1] = skip and "0" or "1"
     if not skip then settle(h) end
