@@ -108,10 +108,10 @@ class Engine:
                 self.sums.buckets[items[i][0]].read(sums)
         return still
 
-    async def survey(self, buckets: Sequence[int]) -> None:
-        """Learn what is held in these buckets."""
+    async def survey(self, buckets: Sequence[int], *, lane: int | None = None) -> None:
+        """Learn what is held in these buckets; on the writers' lane, behind what they have sent."""
         items: list[Item] = [(bucket, (bucket,)) for bucket in dict.fromkeys(buckets)]
-        runs = await self.run("survey", items)
+        runs = await self.run("survey", items, lane=lane)
         for indices, reply in runs:
             for i, sums in zip(indices, reply, strict=True):
                 self.sums.buckets[items[i][0]].read(sums)

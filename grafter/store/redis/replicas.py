@@ -16,6 +16,7 @@ from grafter.store.base import Share, Stats
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS
 from grafter.store.redis.scripts import Argument, Item
+from grafter.store.redis.server import WRITING
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,14 +90,18 @@ class Replicas:
         if not found.had:
             _LOG.warning("this process was taken for dead, or Redis has forgotten it; it goes on as a new one")
         gone = [number for number in self._numbers if not found.had or number not in found.own]
-        for number in gone:
-            self._end(number)
         fresh = [number for number in found.own if number not in self._numbers]
         if fresh:
             await self._engine.survey(range(BUCKETS))
             for number in fresh:
                 held = self._begin(number)
                 self._taken_before -= held
+        if gone:
+            # What was stored under them until now was handed over too: it is read behind the last of it.
+            self._engine.mine = bytes(number for number in self._numbers if number not in gone)
+            await self._engine.survey(range(BUCKETS), lane=WRITING)
+            for number in gone:
+                self._end(number)
         if gone or fresh:
             self._work_under()
         now = asyncio.get_running_loop().time()

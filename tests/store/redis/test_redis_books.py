@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -175,6 +176,35 @@ async def test_what_a_dead_one_left_is_taken_over(url: str, monkeypatch: pytest.
         for one in (b, c, dead):
             await one.look()
         assert {len(one.store.engine.mine) for one in (dead, b, c)} == {1}
+
+
+async def test_what_a_frozen_one_takes_as_it_wakes_was_handed_over(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on storing under its old number until it hears that this is another's."""
+    monkeypatch.setattr("grafter.store.redis.upkeep._SURVEY_SECONDS", 3600.0)
+    async with processes(url) as (frozen, other):
+        await frozen.take(host_part("before", spans=3))
+        (number,) = frozen.store.engine.mine
+        name = frozen.store.engine.layout.tags[0] + b"replicas"
+        # As if it had been silent for long.
+        await frozen.store.engine.commands([(0, ("HDEL", name, number))])
+        (held,) = other.store.engine.mine
+        found = await other.store.replicas._enrol([number])
+        assert found.own == [held, number]
+        await other.look()
+        run = frozen.store.engine.run
+
+        async def busy(what: str, *args: Any, **more: Any) -> Any:
+            answer = await run(what, *args, **more)
+            if what == "enrol":
+                frozen.store.engine.run = run  # type: ignore[method-assign]
+                await frozen.take(host_part("waking", OTHER, spans=5))
+            return answer
+
+        frozen.store.engine.run = busy  # type: ignore[method-assign]
+        assert flows(await frozen.look()) == [(0, 0, 3 + 5)]
+        await frozen.take(host_part("after", THIRD))
+        assert flows(await frozen.look()) == [(1, 0, 8)]
+        assert (await other.look()).recovered_spans == 5
 
 
 async def test_the_place_of_a_dead_one_is_taken_with_its_books(url: str) -> None:
