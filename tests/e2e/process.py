@@ -1,11 +1,12 @@
 """grafter as a user runs it: a process of its own, with a config file, on free ports, in a directory of its own."""
 
 import asyncio
+import random
 import signal
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,38 @@ QUICK = {"after_root": "300ms", "guest_quiet": "200ms", "for_guest": "10s", "loc
 """Waits short enough for a test. for_guest only matters where a guest never becomes whole."""
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(count)]
+def _below_ephemeral() -> Iterator[int]:
+    """Ports that the system gives nobody by itself, from anywhere on, round and round."""
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+        low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        low = 32_768
+    first, end = 10_000, max(low, 11_000)
+    at = random.randrange(first, end)
+    while True:
+        yield at
+        at = at + 1 if at + 1 < end else first
+
+
+_candidates = _below_ephemeral()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at, all different, and different at each call.
+
+    Not those that the system would give: between the look and the start, or over a restart, an outgoing connection of
+    whoever is beside takes one of them now and then.
+    """
+    ports: list[int] = []
+    while len(ports) < count:
+        port = next(_candidates)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        ports.append(port)
+    return ports
 
 
 class Grafter:
