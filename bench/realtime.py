@@ -11,7 +11,8 @@ import orjson
 
 from bench.workload import START
 from grafter.core.model import UnixNano
-from grafter.core.openai.realtime.intake import Gathering, read_posts
+from grafter.core.openai.realtime.gathering import Gathering
+from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.openai.realtime.notes import Side
 from grafter.core.policy import GraftPolicy
 

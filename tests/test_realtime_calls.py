@@ -19,7 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from grafter.assemble import Assembled, Assembler
 from grafter.consumer import Batch, Result, Verdict
 from grafter.core.model import UnixNano, guest_span_id, unlinked_trace_id
-from grafter.core.openai.realtime.intake import Gathering
+from grafter.core.openai.realtime.gathering import Gathering
 from grafter.core.openai.realtime.notes import SIP, Side
 from grafter.core.policy import SECOND, Content, GraftPolicy, HostMissing, Mode, Unlinked, Waits
 from grafter.processor import Limits, Processor

@@ -18,7 +18,7 @@ from time import monotonic_ns, time_ns
 from grafter.consumer import Consumer
 from grafter.core.link import from_headers
 from grafter.core.model import Mark, Part, Source, called
-from grafter.core.openai.realtime.intake import Gathering, kind_of
+from grafter.core.openai.realtime.gathering import Gathering, kind_of
 from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError, UnavailableError

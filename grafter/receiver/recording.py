@@ -20,7 +20,7 @@ from aiohttp import WSMsgType
 from grafter.core.model import Part, UnixNano
 from grafter.core.openai.live.allowed import CLOSED
 from grafter.core.openai.live.talking import ended_by
-from grafter.core.openai.realtime.intake import Gathering
+from grafter.core.openai.realtime.gathering import Gathering
 from grafter.core.openai.realtime.notes import Side
 from grafter.core.openai.realtime.records import LIVE_IDS
 from grafter.core.openai.values import mapping_of

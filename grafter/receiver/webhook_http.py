@@ -18,7 +18,7 @@ from grafter.consumer import Consumer
 from grafter.core.calls import CallNote
 from grafter.core.model import Mark, Part, Source, UnixNano
 from grafter.core.openai.items import Intake, read_items
-from grafter.core.openai.realtime.intake import Gathering
+from grafter.core.openai.realtime.gathering import Gathering
 from grafter.core.openai.realtime.notes import SIP
 from grafter.core.openai.webhooks import Delivery, IncomingCall, JunkError, read_delivery
 from grafter.core.policy import HOUR, GraftPolicy

@@ -20,7 +20,7 @@ from grafter.core.model import UnixNano
 from grafter.core.openai.live import allowed as live
 from grafter.core.openai.live.events import HANDLERS
 from grafter.core.openai.realtime import machine
-from grafter.core.openai.realtime.intake import Gathering, kind_of
+from grafter.core.openai.realtime.gathering import Gathering, kind_of
 from grafter.core.openai.realtime.kept import KNOWN, UNREAD, kept
 from grafter.core.openai.realtime.mapping import map_realtime
 from grafter.core.openai.realtime.notes import Note, Side, encode

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grafter.core.model import Part, Source, TraceId, UnixNano, call_guest, guest_key
-from grafter.core.openai.realtime.intake import Gathering, RealtimeIntake, kind_of, read_posts
+from grafter.core.openai.realtime.gathering import Gathering, kind_of
+from grafter.core.openai.realtime.intake import RealtimeIntake, read_posts
 from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, Note, Side, decode
 from grafter.core.policy import HOUR, SECOND, Content, GraftPolicy
 
