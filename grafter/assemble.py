@@ -5,9 +5,10 @@ attributes to redact is decoded once, joined, and its grafted spans are added as
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
+from grafter.assembled import Assembled, GuestNote
 from grafter.consumer import OutTrace, Piece
 from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
@@ -40,77 +41,9 @@ from grafter.otlp.frames import PREFIX, first_of, spans_of
 from grafter.otlp.shallow_pb2 import Head
 from grafter.realtime_guests import call_key, has_ended, is_call, is_final, mapped_sessions, without_spans
 from grafter.store.base import Memory, StoredPart
-from grafter.telemetry import Metrics
 
 # An IntFlag's own operators make a member each time.
 _ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
-
-
-@dataclass(frozen=True, slots=True)
-class GuestNote:
-    """What is counted of one guest that left."""
-
-    source: Source
-    spans: int
-    match: str
-    """How its anchor was found; empty for a guest that left without a host."""
-    waited_seconds: float
-    late: bool = False
-    first: bool = True
-    """Nothing of the guest left before; only then it counts for the join rate."""
-    malformed: bool = False
-    """Its metadata seems to name a host, in a form that cannot be read."""
-
-
-@dataclass(slots=True)
-class Assembled:
-    """What leaves of one claim, what is remembered of it, and what is counted once it is settled."""
-
-    trace: OutTrace | None
-    """None: nothing leaves."""
-    size: int = 0
-    memories: tuple[Memory, ...] = ()
-    merged: int = 0
-    """Spans that came more than once."""
-    synthetic: int = 0
-    dropped: int = 0
-    dropped_reason: str = ""
-    guests: Sequence[GuestNote] = ()
-    reason: ReleaseReason | None = None
-    """What the release turned out to be, where that was not known when it was decided."""
-    never: bool = False
-    """A guest was expected and none has begun."""
-    follow_ups: Sequence[Part] = ()
-    """Empty parts that have to be held, so that somebody looks again: whether a parent came after all (stream mode), or
-    whether a call that was running has fallen silent."""
-    read: int = 0
-    """Spans that were made of Realtime events: they count as accepted when they leave."""
-
-    @property
-    def plain(self) -> bool:
-        """There is nothing to count but the release itself."""
-        return not (self.merged or self.synthetic or self.dropped or self.never or self.guests or self.read)
-
-    def count(self, metrics: Metrics, reason: ReleaseReason) -> None:
-        """Count what became of the spans, once, when it is settled; the release itself is the caller's to count."""
-        if self.read:
-            metrics.accepted_spans.labels("openai", Source.REALTIME.value).inc(self.read)
-        if self.merged:
-            metrics.merged_spans.labels("repeat").inc(self.merged)
-        if self.synthetic:
-            metrics.synthetic_spans.inc(self.synthetic)
-        if self.dropped:
-            metrics.dropped_spans.labels(self.dropped_reason).inc(self.dropped)
-        if self.never:
-            metrics.expected_guests.labels("unknown", "never").inc()
-        for note in self.guests:
-            if note.match:
-                metrics.grafted_spans.labels(note.source.value, note.match).inc(note.spans)
-                if note.first:
-                    metrics.expected_guests.labels(note.source.value, "late" if note.late else "joined").inc()
-                    metrics.join_delay_seconds.observe(note.waited_seconds)
-            elif note.first:
-                metrics.unlinked_guests.labels("malformed" if note.malformed else reason.value).inc()
 
 
 class Assembler:

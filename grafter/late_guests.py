@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from grafter.assemble import Assembled, Assembler
+from grafter.assemble import Assembler
+from grafter.assembled import Assembled
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_guest
 from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, Source, TraceId, UnixNano, called, openai_trace_id

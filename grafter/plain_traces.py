@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
-from grafter.assemble import Assembled
+from grafter.assembled import Assembled
 from grafter.consumer import OutTrace, Piece
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import ID_BYTES, PlainMemories

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from grafter.assemble import Assembled, Assembler
+from grafter.assemble import Assembler
+from grafter.assembled import Assembled
 from grafter.bundles import Bundles
 from grafter.consumer import Exporter
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from grafter.assemble import Assembled
+from grafter.assembled import Assembled
 from grafter.consumer import OutTrace
 from grafter.core.lifecycle import ReleaseReason
 from grafter.store.base import Claim, Outcome

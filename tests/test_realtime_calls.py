@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from grafter.assemble import Assembled, Assembler
+from grafter.assemble import Assembler
+from grafter.assembled import Assembled
 from grafter.consumer import Batch, Result, Verdict
 from grafter.core.model import UnixNano, guest_span_id, unlinked_trace_id
 from grafter.core.openai.realtime.gathering import Gathering

@@ -34,14 +34,16 @@ ROOMS: dict[str, set[str]] = {
     "store": {"core", "errors", "tasks"},
     # Between the doors.
     "realtime_guests": {"core", "store.base"},
-    "assemble": {"core", "otlp", "consumer", "telemetry", "store.base", "realtime_guests"},
-    "late_guests": EDGE | {"assemble", "realtime_guests"},
+    "assembled": {"core", "consumer", "telemetry", "store.base"},
+    "assemble": {"assembled", "core", "otlp", "consumer", "store.base", "realtime_guests"},
+    "late_guests": EDGE | {"assemble", "assembled", "realtime_guests"},
     "poison": EDGE,
-    "plain_traces": EDGE | {"assemble"},
-    "work": EDGE | {"assemble"},
+    "plain_traces": EDGE | {"assembled"},
+    "work": EDGE | {"assembled"},
     "bundles": EDGE | {"plain_traces", "work"},
     "delivery": EDGE | {"work"},
-    "processor": EDGE | {"assemble", "bundles", "delivery", "late_guests", "poison", "realtime_guests", "work"},
+    "processor": EDGE
+    | {"assemble", "assembled", "bundles", "delivery", "late_guests", "poison", "realtime_guests", "work"},
     # The doors.
     "receiver": EDGE,
     "exporter": EDGE,
