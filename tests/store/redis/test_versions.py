@@ -224,3 +224,19 @@ async def test_what_a_newer_one_took_while_it_left_holds_up_nothing(redis: Serve
             settled = await now.settle([Settlement(claim, (Memory(claim.key, b"m"),)) for claim in claims], LATER)
             assert {claim.key: done for claim, done in zip(claims, settled, strict=True)} == {HOST: False, OTHER: True}
         assert now.up
+
+
+async def test_what_stands_behind_a_link_stays(redis: Server, prefix: str) -> None:
+    """By either way to a guest's host: in the step that stores its part, and in one before it."""
+    name = Layout(prefix).name(b"l", guest_key("g"))
+    async with store(redis.url, prefix, SETTINGS) as now:
+        await now.append([guest_part("one", "g", host=HOST)], START)
+        (link,) = redis.ask([("GET", name)])
+        assert isinstance(link, bytes)
+        redis.ask([("SET", name, link + NEWS)])
+        await now.append([guest_part("two", "g", host=HOST)], START)
+        now._filing._whole = False
+        await now.append([guest_part("three", "g", host=HOST)], START)
+        (after,) = redis.ask([("GET", name)])
+    assert isinstance(after, bytes)
+    assert after.endswith(HOST + NEWS)

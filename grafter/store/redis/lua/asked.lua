@@ -18,29 +18,13 @@ local function bucket_of(key)
   return bit.band(bit.bnot(crc), 63)
 end
 
--- What is known of a guest: as learn.lua finds it, which it would note before.
 local function guest_of(base, own, said, order, now)
   local found = guests[base .. own]
-  if found then return found end
-  found = {name = base .. "l:" .. own, has = 0, since = 0, parts = 0, host = "", more = 0}
-  local raw = call("get", found.name)
-  if raw then
-    if raw:byte(1) ~= 1 then error("NEWER a link") end
-    local _
-    _, found.has, found.since, found.parts = unpk(LINK, raw)
-    found.host = raw:sub(15)
+  if not found then
+    found = {name = base .. "l:" .. own, more = 0}
+    found.has, found.since, found.parts, found.host = link_of(base, own, now, said, order)
+    guests[base .. own] = found
   end
-  if found.has == 0 and found.parts == 0 then
-    local memory = call("get", base .. "y:" .. own)
-    if memory and memory:byte(1) == 1 then
-      local _, named, at = unpk(MEMORY, memory)
-      if named == 1 and now < at + REMEMBER then
-        found.has, found.since, found.host = 1, -1, memory:sub(11, 26)
-      end
-    end
-  end
-  if found.has == 0 and said ~= "" then found.has, found.since, found.host = 1, tonumber(order), said end
-  guests[base .. own] = found
   return found
 end
 

@@ -112,6 +112,28 @@ local function begun(base, key, now)
   return h
 end
 
+-- A guest's link: whether its host is known, since which order, its parts that are held, and the host, with what a newer
+-- version put behind it. Where nothing was known it is what a memory says, or else what a part says now (``said``).
+local function link_of(base, own, now, said, order)
+  local has, since, parts, host = 0, 0, 0, ""
+  local raw = call("get", base .. "l:" .. own)
+  if raw then
+    if raw:byte(1) ~= 1 then error("NEWER a link") end
+    local _
+    _, has, since, parts = unpk(LINK, raw)
+    host = raw:sub(15)
+  end
+  if has == 0 and parts == 0 then
+    local memory = call("get", base .. "y:" .. own)
+    if memory and memory:byte(1) == 1 then
+      local _, named, at = unpk(MEMORY, memory)
+      if named == 1 and now < at + REMEMBER then has, since, host = 1, -1, memory:sub(11, 26) end
+    end
+  end
+  if has == 0 and said ~= "" then has, since, host = 1, tonumber(order), said end
+  return has, since, parts, host
+end
+
 -- The moment to look at a key, and whether nothing would be left to decide about it then.
 local function by_table(h)
   if h.bytes > MAX_TRACE then return h.seen, false end
