@@ -294,7 +294,7 @@ async def supervising(config: Config) -> AsyncIterator[Supervised]:
         }
         directory = stack.enter_context(
             tempfile.TemporaryDirectory(
-                prefix="grafter-metrics-",
+                prefix=f"grafter-metrics-{os.getpid()}-",
                 dir=_MEMORY_DIRECTORY if os.access(_MEMORY_DIRECTORY, os.W_OK) else None,
                 ignore_cleanup_errors=True,
             )

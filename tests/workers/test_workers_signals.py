@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -25,7 +26,6 @@ from tests.test_service import (
     assert_free,
     export,
     get,
-    http_peer,
     post,
     refuses,
 )
@@ -75,19 +75,15 @@ class Process:
             await asyncio.gather(*(asyncio.to_thread(worker.wait, PATIENCE) for worker in self.workers))
         return code
 
+    def counting(self) -> list[Path]:
+        """Directories in which its workers count."""
+        assert self.running is not None
+        places = (Path("/dev/shm"), Path(tempfile.gettempdir()))
+        return [found for place in places for found in place.glob(f"grafter-metrics-{self.running.pid}-*")]
+
     def log(self) -> str:
         """What all of them printed."""
         return (self.home / "log").read_text()
-
-
-@pytest.fixture
-async def hanging() -> AsyncIterator[HangingPeer]:
-    """A metrics backend that answers when it is told to."""
-    made = HangingPeer()
-    async with http_peer(made.answer) as peer:
-        made.url = f"http://{peer.address}"
-        yield made
-        made.answers.set()
 
 
 @pytest.fixture
@@ -96,24 +92,14 @@ async def grafter(tmp_path: Path, hanging: HangingPeer) -> AsyncIterator[Process
     process = Process(tmp_path, hanging.url)
     try:
         await process.start()
+        assert process.counting()
         yield process
     finally:
         if process.running is not None and process.running.returncode is None:
             process.running.kill()
             await process.ended()
-
-
-@pytest.fixture(autouse=True)
-def _directories() -> Iterator[None]:
-    """Whatever the end, nothing of the workers' counting stays behind."""
-    before = counting()
-    yield
-    assert counting() <= before
-
-
-def counting() -> set[Path]:
-    """Directories in which workers count."""
-    return set(Path("/dev/shm").glob("grafter-metrics-*"))
+    # Whatever the end, nothing of the workers' counting stays behind.
+    assert not process.counting()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
