@@ -109,3 +109,11 @@ def metrics() -> Metrics:
 def otlp_data() -> Path:
     """The folder of recorded OTLP requests."""
     return Path(__file__).parent.parent / "data" / "otlp"
+
+
+@pytest.fixture(autouse=True)
+def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorders, SDKs and the tee reach the tests' own addresses directly."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)

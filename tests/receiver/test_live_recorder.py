@@ -34,14 +34,6 @@ LIVE = "live_u1_9c6574da"
 COMMAND_ERROR = {"type": "invalid_request_error", "code": "not_found", "message": "no such session"}
 
 
-@pytest.fixture(autouse=True)
-def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recorder and client reach the tests' own server directly."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 @pytest.fixture
 async def server() -> AsyncIterator[RealtimeServer]:
     """OpenAI, for one test."""

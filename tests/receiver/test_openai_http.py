@@ -57,14 +57,6 @@ def span(n: int, **data: object) -> dict:
     }
 
 
-@pytest.fixture(autouse=True)
-def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK and the tee reach the tests' own addresses directly."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 class Door:
     """A client of a running door, and what stands behind it."""
 

@@ -44,14 +44,6 @@ from tests.receiver.recorder_rig import (
 )
 
 
-@pytest.fixture(autouse=True)
-def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recorder reaches the tests' own server directly."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 @pytest.fixture
 async def server() -> AsyncIterator[RealtimeServer]:
     """OpenAI, for one test."""
