@@ -8,14 +8,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from bench.workload import START
-from grafter.assemble import Assembler
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Key, Part, Source, UnixNano
-from grafter.core.openai.items import read_items
 from grafter.core.policy import GraftPolicy
 from grafter.core.state import TraceState
+from grafter.guests.agents.intake import read_items
 from grafter.otlp import build
 from grafter.otlp.split import Splitter
+from grafter.processor.assembling import Assembler
 from grafter.store.base import StoredPart
 
 HOST_SPANS, GUEST_SPANS = 10_000, 2_000

@@ -11,10 +11,10 @@ import orjson
 
 from bench.workload import START
 from grafter.core.model import UnixNano
-from grafter.core.openai.realtime.gathering import Gathering
-from grafter.core.openai.realtime.intake import read_posts
-from grafter.core.openai.realtime.notes import Side
 from grafter.core.policy import GraftPolicy
+from grafter.guests.realtime.gathering import Gathering
+from grafter.guests.realtime.intake import read_posts
+from grafter.guests.realtime.notes import Side
 
 EVENTS, ROUNDS = 20_000, 5
 LIMIT = 200_000

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 import uvloop
 
 from grafter import __version__, allocator, logs
-from grafter.assemble import Assembler
 from grafter.config import Config
 from grafter.consumer import Consumer, Exporter, Signal
 from grafter.core.model import Mark, Part, UnixNano
@@ -30,7 +29,8 @@ from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.memory_limit import guarding, total_memory
 from grafter.otlp.split import COMPILED
 from grafter.process import end_by, failure_line, stop_signals
-from grafter.processor import Limits, Processor
+from grafter.processor.assembling import Assembler
+from grafter.processor.processor import Limits, Processor
 from grafter.receiver.http_common import serving
 from grafter.store.base import Share
 from grafter.stores import OpenedStore, open_store, trouble

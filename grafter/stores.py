@@ -9,9 +9,9 @@ from grafter.config import Config
 from grafter.core.lifecycle import look_at
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.memory_limit import total_memory
-from grafter.store import embedded
-from grafter.store.embedded import EmbeddedStore
-from grafter.store.recent import affordable
+from grafter.store.embedded import store as embedded
+from grafter.store.embedded.recent import affordable
+from grafter.store.embedded.store import EmbeddedStore
 from grafter.store.redis import opening
 from grafter.store.redis.store import RedisStore
 

@@ -10,18 +10,18 @@ import orjson
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from grafter.assemble import Assembler
 from grafter.consumer import Batch, Result, Signal, Verdict
 from grafter.core.lifecycle import look_at
 from grafter.core.model import Source, UnixNano
-from grafter.core.openai.items import read_items
-from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.policy import SECOND, GraftPolicy, Mode
+from grafter.guests.agents.intake import read_items
+from grafter.guests.realtime.intake import read_posts
 from grafter.otlp import build
 from grafter.otlp.split import Splitter
-from grafter.processor import Limits, Processor
-from grafter.store import embedded
-from grafter.store.embedded import EmbeddedStore
+from grafter.processor.assembling import Assembler
+from grafter.processor.processor import Limits, Processor
+from grafter.store.embedded import store as embedded
+from grafter.store.embedded.store import EmbeddedStore
 from grafter.telemetry import Metrics
 
 START = 1_800_000_000 * SECOND

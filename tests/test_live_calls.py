@@ -7,9 +7,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from grafter.core.model import UnixNano
-from grafter.core.openai.realtime.gathering import Gathering
-from grafter.core.openai.realtime.notes import ENDED, METADATA, SIP, STARTED, Side
 from grafter.core.policy import SECOND, GraftPolicy, Mode
+from grafter.guests.realtime.gathering import Gathering
+from grafter.guests.realtime.notes import ENDED, METADATA, SIP, STARTED, Side
 from tests.e2e.live_events import closed, conversation, live_event, live_session
 from tests.rig import START, Peer, Rig, rig
 

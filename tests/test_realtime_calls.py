@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from grafter.assemble import Assembler
-from grafter.assembled import Assembled
 from grafter.consumer import Batch, Result, Verdict
 from grafter.core.model import UnixNano, guest_span_id, unlinked_trace_id
-from grafter.core.openai.realtime.gathering import Gathering
-from grafter.core.openai.realtime.notes import SIP, Side
 from grafter.core.policy import SECOND, Content, GraftPolicy, HostMissing, Mode, Unlinked, Waits
-from grafter.processor import Limits, Processor
+from grafter.guests.realtime.gathering import Gathering
+from grafter.guests.realtime.notes import SIP, Side
+from grafter.processor.assembling import Assembler
+from grafter.processor.processor import Limits, Processor
+from grafter.processor.release_result import Assembled
 from tests.rig import ACCEPTED, START, Peer, Rig, recorded_guest, rig
 
 HOST = bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736")

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grafter.core.model import Source
-from grafter.core.openai.items import read_items
-from grafter.core.openai.webhooks import read_delivery
+from grafter.guests.agents.intake import read_items
+from grafter.guests.webhooks import read_delivery
 from tests.rig import CALL, SESSION, Peer, Rig, recorded_call, rig
 from tests.webhooks import envelope, span, trace_object
 

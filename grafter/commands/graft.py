@@ -9,20 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from grafter import __version__
-from grafter.assemble import Assembler
 from grafter.commands.send import Door, Request, read
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Signal, Verdict
 from grafter.core.lifecycle import look_at
 from grafter.core.model import Part, Source, UnixNano
-from grafter.core.openai.items import parse_json, read_items
-from grafter.core.openai.realtime.intake import read_posts
 from grafter.core.policy import MINUTE, SECOND, GraftPolicy, Mode
 from grafter.errors import RejectedError
+from grafter.guests.agents.intake import parse_json, read_items
+from grafter.guests.realtime.intake import read_posts
 from grafter.otlp import build
 from grafter.otlp.json import trace_request_from_json, trace_request_to_json
 from grafter.otlp.split import Splitter
-from grafter.processor import Limits, Processor
-from grafter.store import embedded
+from grafter.processor.assembling import Assembler
+from grafter.processor.processor import Limits, Processor
+from grafter.store.embedded import store as embedded
 from grafter.telemetry import Metrics
 
 # Any moment will do; a fixed one makes the output the same each time.

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from yarl import URL
 
-from grafter.core.openai.items import unfolded
-from grafter.core.openai.times import nanoseconds
+from grafter.guests.agents.intake import unfolded
+from grafter.guests.times import nanoseconds
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"

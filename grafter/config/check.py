@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from grafter.config.exporters import (
-    ClientTls,
-    FileExporter,
-    HoneycombExporter,
-    OtlpGrpcExporter,
-    OtlpHttpExporter,
-)
+from grafter.config.exporters import ClientTls, FileExporter, HoneycombExporter, OtlpGrpcExporter, OtlpHttpExporter
 from grafter.config.model import component_type
 from grafter.config.models import SECTIONS, UNCONFIGURED, Config
 from grafter.config.problems import nearest

@@ -7,16 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from grafter.config.exporters import EXPORTERS, Exporter
-from grafter.config.model import (
-    Components,
-    Count,
-    FilledSecret,
-    Flag,
-    Model,
-    PositiveDuration,
-    Text,
-    component_type,
-)
+from grafter.config.model import Components, Count, FilledSecret, Flag, Model, PositiveDuration, Text, component_type
 from grafter.config.processors import PROCESSORS, GraftProcessor
 from grafter.config.receivers import RECEIVERS, Receiver
 from grafter.config.stores import StoreExtension

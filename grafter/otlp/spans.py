@@ -10,15 +10,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, Instr
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from grafter.core.model import (
-    FLAG_HAS_IS_REMOTE,
-    AttributeValue,
-    Envelope,
-    GraftedSpan,
-    HostSpan,
-    SpanId,
-    UnixNano,
-)
+from grafter.core.model import FLAG_HAS_IS_REMOTE, AttributeValue, Envelope, GraftedSpan, HostSpan, SpanId, UnixNano
 from grafter.otlp.frames import PREFIX, framed, spans_of
 from grafter.otlp.shallow_pb2 import Head
 

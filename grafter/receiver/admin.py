@@ -13,8 +13,8 @@ from ipaddress import ip_address
 
 from aiohttp import web
 
-from grafter.core.openai.items import parse_json
 from grafter.errors import RejectedError, UnavailableError
+from grafter.guests.agents.intake import parse_json
 from grafter.receiver.agents_api import Reply
 from grafter.receiver.answering import RECEIVER, error_response, unavailable
 from grafter.receiver.http_common import Tokens, http_status, read_body

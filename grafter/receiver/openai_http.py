@@ -18,9 +18,9 @@ from aiohttp.typedefs import Handler
 
 from grafter.consumer import Consumer
 from grafter.core.model import Source
-from grafter.core.openai.items import Intake, parse_json, read_items
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
+from grafter.guests.agents.intake import Intake, parse_json, read_items
 from grafter.receiver.answering import RECEIVER, Answered, answering, error_response
 from grafter.receiver.http_common import Tokens, read_body, serving
 from grafter.receiver.tee import Tee

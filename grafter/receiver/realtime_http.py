@@ -12,9 +12,9 @@ from aiohttp import web
 
 from grafter.consumer import Consumer
 from grafter.core.model import Source, UnixNano
-from grafter.core.openai.realtime.intake import RealtimeIntake, read_posts
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError
+from grafter.guests.realtime.intake import RealtimeIntake, read_posts
 from grafter.receiver.answering import Answered, answering
 from grafter.receiver.http_common import Tokens, read_body
 from grafter.telemetry import Metrics

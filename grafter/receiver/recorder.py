@@ -18,10 +18,10 @@ from time import monotonic_ns, time_ns
 from grafter.consumer import Consumer
 from grafter.core.link import from_headers
 from grafter.core.model import Mark, Part, Source, called
-from grafter.core.openai.realtime.gathering import Gathering, kind_of
-from grafter.core.openai.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
+from grafter.guests.realtime.gathering import Gathering, kind_of
+from grafter.guests.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED
 from grafter.receiver.recording import SECOND, Clock, End, Recording, Timing
 from grafter.receiver.sideband import Account, Attempt, Sideband, is_call_id, sideband
 from grafter.tasks import task_group

@@ -18,12 +18,12 @@ import orjson
 from aiohttp import WSMsgType
 
 from grafter.core.model import Part, UnixNano
-from grafter.core.openai.live.allowed import CLOSED
-from grafter.core.openai.live.talking import ended_by
-from grafter.core.openai.realtime.gathering import Gathering
-from grafter.core.openai.realtime.notes import Side
-from grafter.core.openai.realtime.records import LIVE_IDS
-from grafter.core.openai.values import mapping_of
+from grafter.guests.realtime.gathering import Gathering
+from grafter.guests.realtime.live.allowed import CLOSED
+from grafter.guests.realtime.live.talking import ended_by
+from grafter.guests.realtime.notes import Side
+from grafter.guests.realtime.records import LIVE_IDS
+from grafter.guests.values import mapping_of
 from grafter.receiver.sideband import Answer, Attempt, Sideband, Socket
 
 _log = logging.getLogger(__name__)

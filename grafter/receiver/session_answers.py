@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grafter.core.openai.sessions.looks import Progress
+from grafter.guests.sessions.poll_state import Progress
 from grafter.receiver.agents_api import Reply
 from grafter.store.base import Task
 

@@ -12,11 +12,11 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from grafter.consumer import Consumer
 from grafter.core.model import Source
-from grafter.core.openai.items import parse_json, usable_id
-from grafter.core.openai.sessions.intake import Page, Told, closing, opening, read_page, read_session
-from grafter.core.openai.sessions.looks import Progress
-from grafter.core.openai.values import list_of, mapping_of
 from grafter.core.policy import GraftPolicy
+from grafter.guests.agents.intake import parse_json, usable_id
+from grafter.guests.sessions.intake import Page, Told, closing, opening, read_page, read_session
+from grafter.guests.sessions.poll_state import Progress
+from grafter.guests.values import list_of, mapping_of
 from grafter.receiver.agents_api import AgentsApi, Answer, Reply
 from grafter.receiver.answering import RECEIVER
 from grafter.telemetry import Metrics

@@ -16,9 +16,9 @@ from time import time_ns
 
 from grafter.consumer import Consumer
 from grafter.core.model import UnixNano
-from grafter.core.openai.sessions.looks import Patience, Progress
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
+from grafter.guests.sessions.poll_state import Patience, Progress
 from grafter.receiver.agents_api import Answer, Reply, agents_api, is_session_id
 from grafter.receiver.session_answers import Pulled, PullError, answer_to, message_of
 from grafter.receiver.session_look import Look, Looker

@@ -19,8 +19,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import aiohttp
 from yarl import URL
 
-from grafter.core.openai.items import plain_id
-from grafter.core.openai.realtime.records import LIVE_IDS
+from grafter.guests.agents.intake import plain_id
+from grafter.guests.realtime.records import LIVE_IDS
 from grafter.receiver.peer import proxy_of, retry_after
 
 Socket = aiohttp.ClientWebSocketResponse

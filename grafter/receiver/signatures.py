@@ -16,8 +16,8 @@ from multidict import CIMultiDictProxy
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import EmptyWebhookSecretError
 
-from grafter.core.openai.items import plain_id
 from grafter.errors import RejectedError
+from grafter.guests.agents.intake import plain_id
 
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 

@@ -22,7 +22,7 @@ from io import BytesIO
 import aiohttp
 import orjson
 
-from grafter.core.openai.sanitise import sanitise
+from grafter.guests.agents.sanitise import sanitise
 from grafter.receiver.peer import proxy_of, retry_after
 from grafter.telemetry import Metrics
 

@@ -17,12 +17,12 @@ from aiohttp import web
 from grafter.consumer import Consumer
 from grafter.core.calls import CallNote
 from grafter.core.model import Mark, Part, Source, UnixNano
-from grafter.core.openai.items import Intake, read_items
-from grafter.core.openai.realtime.gathering import Gathering
-from grafter.core.openai.realtime.notes import SIP
-from grafter.core.openai.webhooks import Delivery, IncomingCall, JunkError, read_delivery
 from grafter.core.policy import HOUR, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
+from grafter.guests.agents.intake import Intake, read_items
+from grafter.guests.realtime.gathering import Gathering
+from grafter.guests.realtime.notes import SIP
+from grafter.guests.webhooks import Delivery, IncomingCall, JunkError, read_delivery
 from grafter.receiver.answering import RECEIVER, Answered, answering, error_response
 from grafter.receiver.http_common import content_encoding, read_body
 from grafter.receiver.recorder import Recorders

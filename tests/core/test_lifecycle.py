@@ -7,16 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grafter.core.lifecycle import (
-    Decision,
-    Release,
-    ReleaseReason,
-    Wait,
-    look_at,
-    step_guest,
-    step_host,
-    whole_at,
-)
+from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, look_at, step_guest, step_host, whole_at
 from grafter.core.model import Facts, GuestFacts, Source, SpanId, TraceId, UnixNano
 from grafter.core.policy import HOUR, MINUTE, SECOND, GraftPolicy, Mode, Unlinked, Waits
 from grafter.core.state import GuestState, TraceState

@@ -15,7 +15,7 @@ from grafter.core.calls import CallNote, phone_in
 from grafter.core.lifecycle import look_at
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, Waits
-from grafter.store import embedded
+from grafter.store.embedded import store as embedded
 from grafter.store.redis import opening
 from tests.e2e.conftest import to_grpc
 from tests.e2e.process import Grafter

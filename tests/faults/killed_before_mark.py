@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 
 from grafter.cli import main
-from grafter.store.marks import Marks
+from grafter.store.embedded.dedupe_keys import Marks
 
 
 def die(_marks: Marks, _written: Sequence[object]) -> None:

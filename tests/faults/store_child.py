@@ -16,9 +16,9 @@ from pathlib import Path
 from grafter.core.model import Envelope, Facts, GuestFacts, Key, Part, Source, TraceId, UnixNano, guest_key
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store import embedded
 from grafter.store.base import Memory, Settlement
-from grafter.store.embedded import EmbeddedStore
+from grafter.store.embedded import store as embedded
+from grafter.store.embedded.store import EmbeddedStore
 from tests.store.contract import LEASE, START, look_at
 
 ENVELOPE = Envelope(b"resource" * 20, b"scope")

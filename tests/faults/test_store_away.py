@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from grafter.assemble import Assembler
 from grafter.consumer import Batch, Result, Signal, Verdict
 from grafter.core.lifecycle import look_at
 from grafter.core.model import Part, UnixNano
 from grafter.core.policy import SECOND, GraftPolicy, Unlinked, Waits
 from grafter.errors import UnavailableError
 from grafter.otlp.split import Splitter
-from grafter.processor import Limits, Processor
+from grafter.processor.assembling import Assembler
+from grafter.processor.processor import Limits, Processor
 from grafter.store.redis.opening import opened
 from grafter.store.redis.store import RedisStore
 from grafter.telemetry import Metrics

@@ -15,9 +15,9 @@ import pytest
 
 from grafter.core.model import Facts, Key, Part
 from grafter.core.policy import Waits
-from grafter.store import embedded
 from grafter.store.base import Settlement
-from grafter.store.embedded import EmbeddedStore
+from grafter.store.embedded import store as embedded
+from grafter.store.embedded.store import EmbeddedStore
 from tests.faults.store_child import ENVELOPE, LATER, number_of, opened
 from tests.store.contract import LEASE, START, look_at
 

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from grafter.core.model import Mark, Part, call_guest
-from grafter.core.openai.realtime.notes import Note, decode
 from grafter.core.policy import GraftPolicy
+from grafter.guests.realtime.notes import Note, decode
 from grafter.receiver.recorder import Recorders, recording
 from grafter.receiver.recording import Timing
 from grafter.receiver.sideband import Account

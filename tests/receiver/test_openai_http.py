@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from grafter.core.model import Source
-from grafter.core.openai.items import read_payload
 from grafter.core.policy import Content, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
+from grafter.guests.agents.intake import read_payload
 from grafter.otlp.split import Splitter
 from grafter.receiver import otlp_grpc
 from grafter.receiver.http_common import serving

@@ -17,10 +17,10 @@ from prometheus_client import generate_latest
 
 from grafter.core.calls import CallNote, phone_in
 from grafter.core.model import Source, TraceId, UnixNano, called
-from grafter.core.openai.realtime.intake import read_posts
-from grafter.core.openai.realtime.notes import Side
 from grafter.core.policy import Waits
 from grafter.errors import RejectedError, UnavailableError
+from grafter.guests.realtime.intake import read_posts
+from grafter.guests.realtime.notes import Side
 from grafter.receiver import recorder
 from grafter.receiver.http_common import serving
 from grafter.receiver.openai_http import application

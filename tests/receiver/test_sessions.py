@@ -17,10 +17,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from grafter.core.lifecycle import look_at
 from grafter.core.model import UnixNano, guest_span_id
-from grafter.core.openai.sessions.intake import read_session
-from grafter.core.openai.sessions.looks import Patience, Progress
 from grafter.core.policy import HOUR, SECOND, GraftPolicy, Mode, Waits
 from grafter.errors import RejectedError, UnavailableError
+from grafter.guests.sessions.intake import read_session
+from grafter.guests.sessions.poll_state import Patience, Progress
 from grafter.receiver import session_look
 from grafter.receiver.agents_api import MAX_ANSWER_BYTES, Reply, address
 from grafter.receiver.session_answers import Pulled, PullError

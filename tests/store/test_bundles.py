@@ -7,8 +7,8 @@ from grafter.core.lifecycle import Release, ReleaseReason, look_at, step_host
 from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.core.policy import GraftPolicy, Waits
 from grafter.core.state import TraceState, guest_state
-from grafter.store import embedded
 from grafter.store.base import Memory, Settlement
+from grafter.store.embedded import store as embedded
 from tests.store.contract import ENVELOPE, LEASE, START, guest_part
 
 KEYS = [Key(bytes([i]) * 16) for i in range(1, 6)]

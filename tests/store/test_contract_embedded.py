@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from grafter.store import embedded
-from grafter.store.embedded import EmbeddedStore
+from grafter.store.embedded import store as embedded
+from grafter.store.embedded.store import EmbeddedStore
 from tests.store.calls_contract import CallContract, DurableCallContract
 from tests.store.contract import LEASE, DurableContract, Settings, StoreContract, look_at
 from tests.store.machine import machine

@@ -19,10 +19,12 @@ import pytest
 from grafter.core.model import Envelope, Facts, Key, Part, Source, UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store import embedded, index, records
+from grafter.store import records
 from grafter.store.base import DeadLetter, Memory, Outcome, Settlement
-from grafter.store.embedded import EmbeddedStore, StoreError
-from grafter.store.segments import HEADER_BYTES, SegmentLog
+from grafter.store.embedded import index
+from grafter.store.embedded import store as embedded
+from grafter.store.embedded.segments import HEADER_BYTES, SegmentLog
+from grafter.store.embedded.store import EmbeddedStore, StoreError
 from tests.store.contract import (
     HOST,
     LATER,
@@ -428,7 +430,9 @@ import asyncio, gc, os, sys
 from pathlib import Path
 from grafter.core.model import Envelope, Facts, Key, Part
 from grafter.core.policy import Waits
-from grafter.store import embedded, index, records
+from grafter.store.embedded import index
+from grafter.store.embedded import store as embedded
+from grafter.store import records
 from tests.store.contract import LEASE, START, look_at
 
 TRACES, PARTS, SPANS, SIZE = 10_000, 4, 5, 2500

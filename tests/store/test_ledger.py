@@ -10,8 +10,8 @@ import pytest
 
 from grafter.core.model import Key, UnixNano
 from grafter.store.base import DeadLetter, Memory
-from grafter.store.ledger import Ledger
-from grafter.store.segments import StoreError
+from grafter.store.embedded.metadata_db import Ledger
+from grafter.store.embedded.segments import StoreError
 
 NOW = UnixNano(1000)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grafter.core.model import Mark, UnixNano
-from grafter.store.ledger import Ledger
+from grafter.store.embedded.metadata_db import Ledger
 
 NOW = UnixNano(1000)
 

@@ -2,7 +2,7 @@
 
 from grafter.core.model import Envelope, UnixNano
 from grafter.store import records
-from grafter.store.recent import Recent, affordable
+from grafter.store.embedded.recent import Recent, affordable
 from grafter.store.records import CHUNK
 
 KEEP = 10

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from grafter.core.model import Key, UnixNano
 from grafter.store.base import Memory, Task
-from grafter.store.ledger import FORMAT, Ledger
-from grafter.store.tasks import TaskBook
+from grafter.store.embedded.metadata_db import FORMAT, Ledger
+from grafter.store.embedded.tasks import TaskBook
 
 LEASE = 10
 

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager, suppress
 
 from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
-from grafter.store.held import LookAt
+from grafter.store.embedded.segments import StoreError
+from grafter.store.embedded.trace_entry import LookAt
 from grafter.store.redis import address as addresses
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
@@ -21,7 +22,6 @@ from grafter.store.redis.server import Server
 from grafter.store.redis.store import RedisStore
 from grafter.store.redis.topology import topology
 from grafter.store.redis.upkeep import Upkeep
-from grafter.store.segments import StoreError
 from grafter.tasks import task_group
 
 _LOG = logging.getLogger(__name__)

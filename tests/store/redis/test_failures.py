@@ -16,10 +16,10 @@ from grafter.core.model import Facts, Key, UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
 from grafter.store.base import DeadLetter, Memory, Settlement
+from grafter.store.embedded.segments import StoreError
 from grafter.store.redis.layout import Layout
 from grafter.store.redis.store import RedisStore
 from grafter.store.redis.upkeep import Upkeep
-from grafter.store.segments import StoreError
 from tests.store.contract import (
     HOST,
     LATER,

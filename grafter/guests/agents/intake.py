@@ -1,0 +1,220 @@
+"""A posted batch of OpenAI items, made into parts: one for each OpenAI trace that has an item in it.
+
+The batches come from the Agents SDKs in Python and JavaScript and from ports to other languages that keep less to the
+form. So a missing key is null, an unknown key or type is kept, and what cannot be read is counted: one odd item never
+loses its batch.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from grafter.core.model import CALL_MARK, GuestFacts, Part, Source, SpanId, guest_key, guest_span_id
+from grafter.core.policy import Content, GraftPolicy
+from grafter.guests.content import KNOWN_TYPES, clean
+from grafter.guests.head import Head
+from grafter.guests.values import mapping_of, sound
+
+TRACE = "trace"
+SPAN = "trace.span"
+MAX_ID = 1_000
+"""Characters of an id; a longer one is no id, and would be kept and remembered as often as it is named."""
+
+# Ids are compared and printed, and are part of a URL. OpenAI's are short ASCII words.
+_MAX_PLAIN_ID = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What one request brought."""
+
+    parts: tuple[Part, ...]
+    """One for each trace, in order of first appearance."""
+    spans: int
+    """Span items in all parts; trace objects are none."""
+    kinds: Counter[str]
+    """Every item once, as ``trace``, ``span``, ``unknown_type`` (a span, kept), ``null`` or ``odd`` (skipped)."""
+
+
+@dataclass(slots=True)
+class _Gathering:
+    encoded: list[bytes] = field(default_factory=list)
+    spans: int = 0
+    head: Head | None = None
+    top_level: bool = False
+    ids: dict[SpanId, None] = field(default_factory=dict)
+    parents: dict[SpanId, None] = field(default_factory=dict)
+
+
+def parse_json(body: bytes) -> object:
+    """A request body as a JSON value, leniently: what SDKs and their languages get wrong costs no batch.
+
+    NaN, infinities and numbers past a double become null, lone surrogates and bytes that are not UTF-8 U+FFFD,
+    integers of more than 64 bits doubles; a byte order mark is skipped. Raises ValueError, without the payload, for
+    what is no JSON, nesting past all measure included.
+    """
+    if not body:
+        raise ValueError("body is empty, expected JSON")
+    try:
+        value: object = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # Only what strict JSON refuses pays for the slower parser.
+        value = _parse_leniently(body)
+    return value
+
+
+def read_items(items: Sequence[object], source: Source, policy: GraftPolicy) -> Intake:
+    """The parts of a batch, already without the content that may not be stored.
+
+    Takes any JSON values. A part's payload is a JSON list of its items, read back by ``read_payload``; its link is
+    what the metadata of trace objects in this batch says. Never raises.
+    """
+    kinds: Counter[str] = Counter()
+    traces: dict[str, _Gathering] = {}
+    for value in items:
+        if value is None:
+            kinds["null"] += 1
+            continue
+        read = _read(value, policy.content)
+        if read is None:
+            kinds["odd"] += 1
+            continue
+        trace_id, item, encoded = read
+        gathering = traces.setdefault(trace_id, _Gathering())
+        gathering.encoded.append(encoded)
+        if item["object"] == TRACE:
+            kinds["trace"] += 1
+            gathering.head = (gathering.head or Head()).merged(item, policy.trace_id_keys)
+            continue
+        kinds["span" if span_type(item) in KNOWN_TYPES else "unknown_type"] += 1
+        gathering.spans += 1
+        gathering.ids[guest_span_id(trace_id, str(item["id"]))] = None
+        parent = parent_of(item)
+        if parent is None:
+            gathering.top_level = True
+        else:
+            gathering.parents[guest_span_id(trace_id, parent)] = None
+    parts = tuple(_part(trace_id, gathering, source) for trace_id, gathering in traces.items())
+    return Intake(parts=parts, spans=sum(part.spans for part in parts), kinds=kinds)
+
+
+def read_payload(payload: bytes) -> list[dict[str, object]]:
+    """The items of a part's payload. Raises ValueError when it is not a JSON list."""
+    items = orjson.loads(payload)
+    if not isinstance(items, list):
+        raise ValueError("payload is not a list of items")
+    return [item for item in items if isinstance(item, dict)]
+
+
+def unfolded(items: Sequence[object]) -> list[object]:
+    """The items as ``read_items`` wants them: of a trace that holds its ``spans`` the trace object, then the spans."""
+    found: list[object] = []
+    for item in items:
+        if isinstance(item, Mapping) and isinstance(item.get("spans"), list):
+            found.append({**{key: value for key, value in item.items() if key != "spans"}, "object": TRACE})
+            # What stands inside its trace may leave out whose it is.
+            own = {"trace_id": item["id"]} if "id" in item else {}
+            found += [{**own, **span} if isinstance(span, Mapping) else span for span in item["spans"]]
+        else:
+            found.append(item)
+    return found
+
+
+def is_item(value: object) -> bool:
+    """Whether a JSON value is a trace object or a span, as far as its shape tells; a trace may hold its spans."""
+    if not isinstance(value, Mapping):
+        return False
+    holds_spans = isinstance(value.get("spans"), list) and usable_id(value.get("id")) is not None
+    return holds_spans or _normal(value) is not None
+
+
+def usable_id(value: object) -> str | None:
+    """The value when it can name a trace or a span."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or value.startswith(CALL_MARK):
+        return None
+    return value
+
+
+def plain_id(value: object) -> str | None:
+    """The value when it can name a call or a session: up to 256 printable ASCII characters without a blank."""
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_PLAIN_ID:
+        return None
+    return value if value.isascii() and value.isprintable() and " " not in value else None
+
+
+def parent_of(item: Mapping[str, object]) -> str | None:
+    """The parent that a span names; None makes it a top-level span, as does a parent that no span can have."""
+    return usable_id(item.get("parent_id"))
+
+
+def span_type(item: Mapping[str, object]) -> str:
+    """The type of a span's data, empty when it has none."""
+    kind = mapping_of(item.get("span_data")).get("type")
+    return kind if isinstance(kind, str) else ""
+
+
+def _read(value: object, content: Content) -> tuple[str, dict[str, object], bytes] | None:
+    """The trace id, the cleaned item and its JSON; None for what is no trace object and no span."""
+    item = _normal(value)
+    if item is None:
+        return None
+    cleaned = clean(item, content)
+    try:
+        encoded = orjson.dumps(cleaned)
+    except TypeError:
+        cleaned = clean(mapping_of(sound(item)), content)
+        encoded = orjson.dumps(cleaned)
+    trace_id = usable_id(cleaned.get("id" if cleaned["object"] == TRACE else "trace_id"))
+    if trace_id is None or usable_id(cleaned.get("id")) is None:
+        return None
+    return trace_id, cleaned, encoded
+
+
+def _normal(value: object) -> dict[str, object] | None:
+    """The item with its kind under ``object``, where some ports write ``type`` or nothing."""
+    if not isinstance(value, Mapping):
+        return None
+    kind = value.get("object")
+    if kind in (TRACE, SPAN):
+        return dict(value)
+    if kind is not None:
+        return None
+    kind = value.get("type")
+    if kind is None and isinstance(value.get("span_data"), Mapping):
+        kind = SPAN
+    if kind not in (TRACE, SPAN):
+        return None
+    return {"object": kind, **{key: member for key, member in value.items() if key not in ("object", "type")}}
+
+
+def _part(trace_id: str, gathering: _Gathering, source: Source) -> Part:
+    link = gathering.head.link if gathering.head is not None else None
+    facts = GuestFacts(
+        guest=trace_id,
+        source=source,
+        host=None if link is None else link.host,
+        sampled=None if link is None else link.sampled,
+        head=gathering.head is not None,
+        top_level=gathering.top_level,
+        ids=tuple(gathering.ids),
+        parents=tuple(gathering.parents),
+    )
+    payload = b"[" + b",".join(gathering.encoded) + b"]"
+    return Part(key=guest_key(trace_id), payload=payload, spans=gathering.spans, guest=facts)
+
+
+def _parse_leniently(body: bytes) -> object:
+    try:
+        return sound(json.loads(body.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_int=_integer))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"body is not JSON: {error.msg.lower()} at character {error.pos}") from None
+    except RecursionError:
+        raise ValueError("body is nested too deeply") from None
+
+
+def _integer(digits: str) -> int | float:
+    # Python refuses to read an int of thousands of digits; no 64 bits need more than twenty characters.
+    return int(digits) if len(digits) <= 20 else float(digits)

@@ -1,0 +1,312 @@
+"""The events of one call on their way into the store: gathered into parts of notes.
+
+The rule it keeps: whatever is sent, one odd event costs nothing but itself, and audio costs next to nothing. Nine in
+ten events of a call are audio deltas, of which only the size and the moment matter; so they are told by their first
+bytes, measured where they stand and folded into a run, without being decoded. Anything about them that is not plain is
+left to the decoder, so that both ways read every event alike.
+"""
+
+import re
+from collections.abc import Mapping
+
+from grafter.core.link import Malformed, from_metadata
+from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, call_guest, guest_key
+from grafter.core.policy import GraftPolicy
+from grafter.guests.agents.intake import parse_json
+from grafter.guests.media import decoded_size
+from grafter.guests.realtime.kept import AUDIO_DELTAS, FOLDED, KNOWN, ODD, UNREAD, kept, present_name
+from grafter.guests.realtime.live import allowed as live
+from grafter.guests.realtime.live.talking import position_of
+from grafter.guests.realtime.notes import ENDED, METADATA, SIP, Note, Side, encode
+from grafter.guests.values import mapping_of, sound
+
+SESSIONS = frozenset({"session.created", "session.started", "session.updated", "session.update"})
+
+ENDINGS = live.ENDINGS | frozenset(
+    {
+        "response.done",
+        "response.output_item.done",
+        "response.mcp_call.completed",
+        "response.mcp_call.failed",
+        "mcp_list_tools.completed",
+        "mcp_list_tools.failed",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.cleared",
+        "input_audio_buffer.committed",
+        "input_audio_buffer.timeout_triggered",
+        "output_audio_buffer.stopped",
+        "output_audio_buffer.cleared",
+        "conversation.item.added",
+        "conversation.item.create",
+        "conversation.item.created",
+        "conversation.item.done",
+        "conversation.item.truncated",
+        "conversation.item.input_audio_transcription.completed",
+        "conversation.item.input_audio_transcription.failed",
+        "session.created",
+        ENDED,
+    }
+)
+"""Events that may end a span; one that turns out not to costs a look. A tool ends by its output, which whoever only
+listens beside the call sees as an item of the server's."""
+
+_URGENT = (ENDINGS - live.PATIENT) | SESSIONS | {METADATA, SIP, "response.function_call_arguments.done", "error"}
+
+_SOUND = AUDIO_DELTAS | {"input_audio_buffer.append", "session.input_audio.append", live.OUTPUT_AUDIO}
+
+# An object whose members are those of an audio delta, plainly written, up to the audio itself. ASCII without a quote,
+# a backslash and control characters, so that what is matched is what a decoder would read.
+_TEXT = r'"([ !#-\[\]-~]*)"'
+_GAP = r"[ \t\r\n]*"
+_COLON = rf"{_GAP}:{_GAP}"
+_DELTA = re.compile(
+    rf"{_GAP}\{{{_GAP}(?:\"(?:"
+    rf"type\"{_COLON}\"(response\.(?:output_)?audio\.delta|input_audio_buffer\.append)\"|"
+    rf"event_id\"{_COLON}{_TEXT}|"
+    rf"response_id\"{_COLON}{_TEXT}|"
+    rf"item_id\"{_COLON}{_TEXT}|"
+    rf"(?:output|content)_index\"{_COLON}(?:0|[1-9][0-9]{{0,8}})"
+    rf"){_GAP},{_GAP})*\"(delta|audio)\"{_COLON}\""
+)
+_MILLISECOND = 1_000_000
+# Clocks that drift apart would else make every delta of an hour a note of its own.
+_DATED_NS = _MILLISECOND
+
+_END = re.compile(rf"{_GAP}\}}{_GAP}")
+
+
+class _Run:
+    """Deltas of one item in a row."""
+
+    __slots__ = ("at", "bytes", "count", "event", "last")
+
+    def __init__(self, event: dict[str, object], at: UnixNano) -> None:
+        self.event = event
+        self.at = self.last = at
+        self.count = 0
+        self.bytes = 0
+
+    def add(self, size: int, at: UnixNano) -> None:
+        self.count += 1
+        self.bytes += size
+        if at > self.last:
+            self.last = at
+        elif at < self.at:
+            self.at = at
+
+    def is_dated_by(self, event: Mapping[str, object], at: UnixNano) -> bool:
+        """Of a Live session's audio: this delta says better than the run's first one when the session's time began, or
+        came before it, so that one position would not fit both."""
+        position, first = position_of(event.get("start_ms")), position_of(self.event.get("start_ms"))
+        if position is None:
+            return False
+        return first is None or at < self.at or at - self.at < (position - first) * _MILLISECOND - _DATED_NS
+
+    def note(self, side: Side) -> Note:
+        event = {**self.event, "delta_bytes": self.bytes} if "delta_bytes" in self.event else self.event
+        return Note(self.at, side, event) if self.count == 1 else Note(self.at, side, event, self.count, self.last)
+
+
+_Key = tuple[object, ...]
+
+
+class Gathering:
+    """Events of one call, gathered into the next part."""
+
+    def __init__(self, call: str, policy: GraftPolicy, *, beside: bool = False) -> None:
+        """``beside``: read by a recorder of grafter's, while the app may post what it reads itself."""
+        self._guest = call_guest(call)
+        self._key = guest_key(self._guest)
+        self._beside = beside
+        self._content = policy.content
+        self._keys = policy.trace_id_keys
+        self._notes: list[Note | tuple[Side, _Run]] = []
+        self._runs: dict[_Key, _Run] = {}
+        """The runs that the next delta of their item adds to."""
+        self._useless: dict[tuple[object, Side], str] = {}
+        """Kinds of deltas of which nothing is kept, with their GA names."""
+        self._links: dict[str, Link] = {}
+        self._head = self._ends = self._ended = self._pressing = False
+
+    def add(self, raw: bytes | str, at: UnixNano, side: Side) -> str:
+        """Take one event as JSON text, as it is read from a socket; its GA type, or ``odd``. Never raises."""
+        try:
+            text = raw if isinstance(raw, str) else raw.decode()
+        except UnicodeDecodeError:
+            text = ""
+        match = _DELTA.match(text)
+        if match is not None:
+            found = self._add_delta(text, match, at, side)
+            if found is not None:
+                return found
+        try:
+            event = parse_json(raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw)
+        except ValueError:
+            return ODD
+        return self.add_event(event, at, side)
+
+    def add_event(self, event: object, at: UnixNano, side: Side) -> str:
+        """Take one decoded event; its GA type, or ``odd``. Never raises for a JSON value."""
+        if not isinstance(event, Mapping):
+            return ODD
+        kind = event.get("type")
+        if not isinstance(kind, str) or not kind:
+            return ODD
+        if kind in SESSIONS:
+            metadata = mapping_of(mapping_of(event.get("session")).get("tracing")).get("metadata")
+            self._read_link("session", metadata)
+        event = live.unwrapped(event)
+        kind = present_name(event.get("type"))
+        if kind == ODD:
+            return ODD
+        remains = kept(event, side, self._content)
+        if remains is None:
+            return kind
+        if kind in FOLDED:
+            key = _key(kind, side, remains)
+            run = self._runs.get(key)
+            if run is None or (kind == live.OUTPUT_AUDIO and run.is_dated_by(remains, at)):
+                run = self._begin(key, remains, at, side)
+            size = remains.get("delta_bytes")
+            run.add(size if isinstance(size, int) else 0, at)
+            return kind
+        self._note(Note(at, side, remains), kind)
+        return kind
+
+    def say(self, event: Mapping[str, object], at: UnixNano) -> None:
+        """Take a note of grafter's own: METADATA, SIP, STARTED, ALIVE or ENDED under ``type``."""
+        kind = str(event.get("type"))
+        if kind == METADATA:
+            metadata = event.get("metadata")
+            self._read_link("start" if event.get("origin") == "start" else "posted", metadata)
+            self._head |= metadata is not None
+        remains = kept(event, Side.GRAFTER, self._content)
+        if remains is not None:
+            self._note(Note(at, Side.GRAFTER, remains), kind)
+
+    @property
+    def pending(self) -> int:
+        """How many notes wait to be taken."""
+        return len(self._notes)
+
+    @property
+    def urgent(self) -> bool:
+        """Something waits whose loss would lose a turn that is finished, or what the call belongs to."""
+        return self._pressing
+
+    def take(self) -> Part | None:
+        """The notes so far as one part of the guest, None when there are none; they are no longer pending then.
+
+        Its facts: the link that is known so far, whether a session or metadata is among the notes (``head``), whether
+        something in it may end a span (``top_level``), and whether the call has ended.
+        """
+        if not self._notes:
+            return None
+        notes = [note if isinstance(note, Note) else note[1].note(note[0]) for note in self._notes]
+        link = next((self._links[origin] for origin in ("start", "posted", "session") if origin in self._links), None)
+        facts = GuestFacts(
+            guest=self._guest,
+            source=Source.REALTIME,
+            host=None if link is None else link.host,
+            sampled=None if link is None else link.sampled,
+            head=self._head,
+            top_level=self._ends,
+            ended=self._ended,
+        )
+        try:
+            payload = encode(notes)
+        except TypeError:
+            payload = encode([_sound(note) for note in notes])
+        self._notes = []
+        self._runs = {}
+        self._head = self._ends = self._ended = self._pressing = False
+        return Part(self._key, payload, 0, guest=facts)
+
+    def _add_delta(self, text: str, match: re.Match[str], at: UnixNano, side: Side) -> str | None:
+        """An audio delta by its text alone; None for one that is not plain enough for that."""
+        kind, event_id, response_id, item_id, member = match.groups()
+        start = match.end()
+        end = text.find('"', start)
+        if kind is None or end < 0:
+            return None
+        if (end != len(text) - 2 or text[-1] != "}") and _END.fullmatch(text, end + 1) is None:
+            return None
+        audio = text[start:end]
+        if "\\" in audio:
+            return None
+        size = decoded_size(audio)
+        key = (kind, side, response_id, item_id, member)
+        run = self._runs.get(key)
+        if run is None:
+            useless = self._useless.get((kind, side))
+            if useless is not None:
+                return useless
+            event = _plain_event(kind, event_id, response_id, item_id, member, size)
+            if event is None:
+                return None
+            name = present_name(event["type"])
+            remains = kept(event, side, self._content)
+            if remains is None:
+                self._useless[(kind, side)] = name
+                return name
+            # Under the decoded reading's own key too, so that both ways of reading meet in one run.
+            slow = _key(name, side, remains)
+            run = self._runs.get(slow) or self._begin(slow, remains, at, side)
+            self._runs[key] = run
+        run.add(size, at)
+        return str(run.event["type"])
+
+    def _begin(self, key: _Key, event: dict[str, object], at: UnixNano, side: Side) -> _Run:
+        if self._beside and "delta_bytes" in event:
+            event = {**event, "beside": True}
+        run = _Run(event, at)
+        self._runs[key] = run
+        self._notes.append((side, run))
+        return run
+
+    def _note(self, note: Note, kind: str) -> None:
+        # What comes between two deltas may tell them apart: audio after a cut is not audio before it.
+        self._runs.clear()
+        self._notes.append(note)
+        if kind in ENDINGS:
+            self._ends = True
+            self._ended |= kind in (ENDED, live.CLOSED)
+        if kind in _URGENT:
+            self._pressing = True
+            self._head |= kind in SESSIONS
+
+    def _read_link(self, origin: str, metadata: object) -> None:
+        if origin not in self._links:
+            link = from_metadata(metadata, self._keys)
+            if link is not None and not isinstance(link, Malformed):
+                self._links[origin] = link
+
+
+def kind_of(event_type: str) -> str:
+    """What an event is counted as, by what ``Gathering`` answered: few words, so that they can be a metric's label.
+
+    ``audio``, ``event``, ``unknown_type`` (kept) or ``odd`` (skipped).
+    """
+    if event_type in _SOUND:
+        return "audio"
+    if event_type == ODD:
+        return ODD
+    return "event" if event_type in KNOWN or event_type in UNREAD else "unknown_type"
+
+
+def _key(kind: str, side: Side, event: Mapping[str, object]) -> _Key:
+    return ("decoded", kind, side, event.get("response_id"), event.get("item_id"), event.get("delegation_id"))
+
+
+def _plain_event(
+    kind: str, event_id: str | None, response_id: str | None, item_id: str | None, member: str, size: int
+) -> dict[str, object] | None:
+    """The event as a decoder would give it, its audio measured; None when the audio stands where none belongs."""
+    if (member == "audio") is not (kind == "input_audio_buffer.append"):
+        return None
+    found = {"type": kind, "event_id": event_id, "response_id": response_id, "item_id": item_id}
+    return {**{name: value for name, value in found.items() if value is not None}, "delta_bytes": size}
+
+
+def _sound(note: Note) -> Note:
+    return Note(note.at, note.side, mapping_of(sound(dict(note.event))), note.count, note.last)

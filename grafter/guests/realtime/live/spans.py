@@ -1,0 +1,64 @@
+"""What was said in a Live session, as spans: ``user_speech`` and ``assistant_speech``, on the listener's clock.
+
+Figures between two moments of the session are of its own time and exact; what they are on the clock is as good as
+the session's beginning is known (``talking``).
+"""
+
+from grafter.core import semconv
+from grafter.core.model import SPAN_KIND_INTERNAL, GuestSpan, UnixNano
+from grafter.guests.limits import Json, bounded
+from grafter.guests.messages import text_message
+from grafter.guests.realtime.live.talking import answered
+from grafter.guests.realtime.records import SESSION, Utterance
+from grafter.guests.realtime.session import Session
+from grafter.guests.realtime.spans import Attributes, identify, put
+from grafter.guests.times import MAX_TIME
+
+_MILLISECOND = 1_000_000
+INPUT_TRANSCRIPT = "input_transcript"
+OUTPUT_TRANSCRIPT = "output_transcript"
+
+
+def utterance_span(session: Session, utterance: Utterance, *, content: bool) -> GuestSpan:
+    """A run of fragments, from where the first begins to where the last ends."""
+    begun = session.live.begun_at
+    if begun is None:
+        # Nothing else has told of the session's time: as if it had been told when it was begun to be spoken.
+        begun = max(utterance.first_at - utterance.start_ms * _MILLISECOND, 0)
+    start, end = (min(begun + at * _MILLISECOND, MAX_TIME) for at in (utterance.start_ms, utterance.end_ms))
+    attributes: Attributes = {}
+    identify(attributes, session, utterance.id)
+    put(attributes, semconv.SPEECH_AUDIO_START_MS, utterance.start_ms)
+    put(attributes, semconv.SPEECH_AUDIO_END_MS, utterance.end_ms)
+    if utterance.user:
+        put(attributes, semconv.SPEECH_END_TIME, end)
+        role, key = "user", semconv.GEN_AI_INPUT_MESSAGES
+    else:
+        _latency(attributes, session, utterance, begun)
+        role, key = "assistant", semconv.GEN_AI_OUTPUT_MESSAGES
+    if content and utterance.text:
+        attributes[key] = Json([text_message(role, utterance.text)])
+    return GuestSpan(
+        span_id=session.span_id(utterance.id),
+        parent=session.span_id(SESSION),
+        parent_name=SESSION,
+        name=f"{role}_speech",
+        kind=SPAN_KIND_INTERNAL,
+        start=UnixNano(start),
+        end=UnixNano(max(start, end)),
+        attributes=bounded(attributes),
+    )
+
+
+def _latency(attributes: Attributes, session: Session, utterance: Utterance, begun: int) -> None:
+    put(attributes, semconv.TURN_FIRST_AUDIO_TIME, begun + utterance.start_ms * _MILLISECOND)
+    put(attributes, semconv.TURN_FIRST_AUDIO_AT, OUTPUT_TRANSCRIPT)
+    put(attributes, semconv.TURN_AUDIO_ENDED_TIME, begun + utterance.end_ms * _MILLISECOND)
+    question = answered(session, utterance)
+    if question is not None:
+        name, ended_ms = question
+        put(attributes, semconv.TURN_FIRST_AUDIO_MS, float(utterance.start_ms - ended_ms))
+        put(attributes, semconv.TURN_MEASURED_FROM, INPUT_TRANSCRIPT)
+        put(attributes, semconv.TURN_MEASURED_FROM_TIME, begun + ended_ms * _MILLISECOND)
+        put(attributes, semconv.TURN_SPEECH_ITEM, name)
+        put(attributes, semconv.TURN_SPEECH_END_TIME, begun + ended_ms * _MILLISECOND)

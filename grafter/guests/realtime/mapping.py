@@ -1,0 +1,163 @@
+"""A call's notes, in whatever order and pieces they came, to one guest a session.
+
+The state machine's memory travels in the ``head`` of the first guest, so that each release goes on where the one
+before it stopped; a span leaves once, when it has ended.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import orjson
+
+from grafter.core import semconv
+from grafter.core.model import Guest, GuestSpan, Link, Source
+from grafter.core.policy import Content, GraftPolicy
+from grafter.guests import head as heads
+from grafter.guests.agents.spans import Mapped
+from grafter.guests.draft import scalar_of
+from grafter.guests.head import Head
+from grafter.guests.limits import Json, bounded
+from grafter.guests.realtime.kept import kept
+from grafter.guests.realtime.machine import Machine
+from grafter.guests.realtime.naming import Naming
+from grafter.guests.realtime.notes import Side, begins, in_order
+from grafter.guests.realtime.session import Session
+from grafter.guests.values import mapping_of
+
+STATE = "realtime"
+"""The key of a head that holds what the state machine knows."""
+
+
+def map_realtime(
+    call: str,
+    payloads: Sequence[bytes],
+    policy: GraftPolicy,
+    earlier: Mapping[str, object] | None = None,
+    *,
+    final: bool,
+) -> tuple[Mapped, ...]:
+    """Map the parts of one Realtime call, given as payloads in order of arrival: one guest a session.
+
+    The first guest's trace id is the call's key, a further session's is ``KEY/sess_…``. ``earlier`` is the first
+    guest's ``head`` of an earlier release. Spans come once: those that have ended, and with ``final``, or once the
+    call is said to have ended, all. A session that nothing else has ended was ended by ``disconnect``.
+
+    Always gives the first guest, which may have no spans yet. Notes that were read before change nothing. Never
+    raises for what a payload holds.
+    """
+    memory = mapping_of(mapping_of(earlier).get(STATE))
+    machine = Machine.restored(call, memory.get("machine"), content=policy.content is not Content.NONE)
+    naming = Naming.restored(memory.get("naming"))
+    spans: dict[str, list[GuestSpan]] = {}
+    begun, odd = _begun(payloads)
+    for note in in_order(begun):
+        # What was stored under a wider rule, before a restart with a narrower one, may not leave either.
+        event = kept(note.event, note.side, policy.content)
+        if event is None:
+            continue
+        note = replace(note, event=event)
+        if note.side is Side.GRAFTER:
+            naming.take(note)
+        for ended in machine.feed(note):
+            spans.setdefault(ended.guest, []).append(ended.span)
+    if final or machine.ended:
+        for ended in machine.close():
+            spans.setdefault(ended.guest, []).append(ended.span)
+
+    links = mapping_of(memory.get("links"))
+    guests = [call, *(session.guest for session in machine.sessions[1:])]
+    found: dict[str, Head] = {}
+    for index, guest in enumerate(guests):
+        session = machine.sessions[index] if index < len(machine.sessions) else None
+        used = heads.remembered({"link": links.get(guest)})
+        if index == 0 and used.link is None:
+            used = heads.remembered({"link": mapping_of(earlier).get("link")})
+        found[guest] = _head(naming, session, used, policy)
+    # One key is one call: a session that names no host is of the host that another one names.
+    shared = next((head.link for head in found.values() if head.link is not None), None)
+    found = {guest: head if head.link is not None else _sharing(head, shared) for guest, head in found.items()}
+    written = {guest: heads.memory(head) for guest, head in found.items()}
+    state = {
+        "machine": machine.state(),
+        "naming": naming.state(),
+        "links": {guest: head["link"] for guest, head in written.items() if "link" in head},
+    }
+    written[call][STATE] = orjson.loads(orjson.dumps(state))
+    weak = naming.weak()
+    return tuple(
+        Mapped(
+            guest=Guest(
+                trace_id=guest,
+                source=Source.REALTIME,
+                spans=tuple(
+                    sorted(
+                        (_introduced(span, found[guest], naming.clock, policy) for span in spans.get(guest, ())),
+                        key=lambda span: (span.start, span.span_id),
+                    )
+                ),
+                link=found[guest].link,
+                conversation_ids=_ids(machine.sessions[index]) if index < len(machine.sessions) else frozenset(),
+            ),
+            repeated=0,
+            odd=odd if index == 0 else 0,
+            head=written[guest],
+            weak=weak if found[guest].link is None else None,
+        )
+        for index, guest in enumerate(guests)
+    )
+
+
+def _begun(payloads: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], int]:
+    """The payloads that hold notes, each with the time of its first; and how many are no payloads."""
+    begun, odd = [], 0
+    for payload in payloads:
+        try:
+            at = begins(payload)
+        except ValueError:
+            odd += 1
+            continue
+        if at is not None:
+            begun.append((at, payload))
+    return begun, odd
+
+
+def _head(naming: Naming, session: Session | None, used: Head, policy: GraftPolicy) -> Head:
+    """What is told of a guest; a link that was used stays."""
+    told = {} if session is None else session.config.metadata
+    link, malformed = (used.link, None) if used.link is not None else naming.link(told, policy.trace_id_keys)
+    return Head(
+        workflow_name=None if session is None else session.config.workflow,
+        group_id=None if session is None else session.config.group,
+        metadata=naming.merged(told) or None,
+        link=link,
+        malformed=malformed,
+    )
+
+
+def _sharing(head: Head, link: Link | None) -> Head:
+    return head if link is None else replace(head, link=link, malformed=None)
+
+
+def _introduced(span: GuestSpan, head: Head, clock: Mapping[str, float], policy: GraftPolicy) -> GuestSpan:
+    """The session's span with the call's metadata, and what is known of its sender's clock."""
+    metadata = mapping_of(head.metadata)
+    if span.parent is not None or not (metadata or clock):
+        return span
+    more: dict[str, Json | str | bool | int | float] = {}
+    if metadata:
+        more[semconv.AGENTS_TRACE_METADATA] = Json(dict(sorted(metadata.items())))
+    if "ahead_ms" in clock:
+        more[semconv.GRAFTER_CLOCK_AHEAD_MIN] = clock["ahead_ms"]
+    if "offset_ms" in clock:
+        more[semconv.GRAFTER_CLOCK_OFFSET] = clock["offset_ms"]
+    for key in policy.metadata_keys:
+        value = metadata.get(key)
+        if value is not None:
+            scalar = scalar_of(value)
+            more[f"{semconv.AGENTS_TRACE_METADATA}.{key}"] = Json(value) if scalar is None else scalar
+    return replace(span, attributes=(*span.attributes, *bounded(more)))
+
+
+def _ids(session: Session) -> frozenset[str]:
+    names = (session.id, session.name, session.conversation, session.config.group)
+    return frozenset(name for name in names if name is not None)

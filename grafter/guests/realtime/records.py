@@ -1,0 +1,277 @@
+"""What is known of a session while it is open: records of plain JSON values, which is also how they are remembered.
+
+Times are Unix nanoseconds of the reader of the socket. ``None`` is what has not been told.
+"""
+
+from dataclasses import MISSING, dataclass, field, fields
+from types import UnionType
+from typing import TypeVar, get_args, get_origin
+
+from grafter.guests.values import list_of, mapping_of
+
+SESSION = "session"
+"""The guest span id of a session."""
+
+MOST_OPEN = 64
+"""Responses, speeches or tool calls of one session that are open together; the oldest ends when one more begins."""
+MOST_SPANS = 10_000
+"""Of one session, which lasts an hour or two at most. What comes after is counted, so that ids stay unique for ever
+with a memory that has an end."""
+MOST_ITEMS = 1_024
+MOST_EVENTS = 64
+"""Span events on one span, each of which is billed as a row."""
+
+LIVE = "live"
+"""``Config.kind`` of a session of the Live API."""
+LIVE_IDS = "live_"
+"""What the ids of its sessions begin with."""
+
+
+@dataclass(slots=True)
+class Response:
+    """One model turn."""
+
+    id: str = ""
+    kind: str = "spoken"
+    """``spoken`` (of the Realtime API), ``delegated`` (of the Responses API, by a Live session) or ``decision``."""
+    first_at: int = 0
+    last_at: int = 0
+    created_at: int | None = None
+    done_at: int | None = None
+    status: str | None = None
+    reason: str | None = None
+    error: dict[str, object] = field(default_factory=dict)
+    model: str | None = None
+    conversation: str | None = None
+    aside: bool = False
+    """Out of band: in no conversation, so it answers neither speech nor tool."""
+    metadata: dict[str, object] = field(default_factory=dict)
+    usage: dict[str, object] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
+    output: list[object] = field(default_factory=list)
+    """Its items, as far as they may be kept, and only where content may."""
+    limits: list[object] = field(default_factory=list)
+    errors: list[object] = field(default_factory=list)
+
+    first_delta_at: int | None = None
+    first_audio_at: int | None = None
+    audio_bytes: int = 0
+    audio_bytes_beside: int = 0
+    """The same by a recorder's count: two who hear one call fold its audio differently, so each counts for itself."""
+    speaks: bool = False
+    """It has audio, whether or not the audio itself passes here."""
+    playing_at: int | None = None
+    played_at: int | None = None
+    cleared_at: int | None = None
+    cut_at: int | None = None
+    cut_ms: int | None = None
+    cut_by: str | None = None
+    """``truncated`` (the server's word) or ``truncate`` (the client's)."""
+    spoken_over_at: int | None = None
+    """When the caller began to speak while its audio was not known to have ended."""
+    passed_at: int | None = None
+    """When something later had ended: what may still come of this one comes soon."""
+
+    measured: str | None = None
+    """What its latency is measured from, and when that was."""
+    measured_at: int | None = None
+    speech: str | None = None
+    """The item of the speech that it answers."""
+    speech_stopped_at: int | None = None
+    silence_ms: int | None = None
+    after_tool: str | None = None
+    delegation: str | None = None
+    """The Live delegation that it works for."""
+    previous: str | None = None
+    """The response that it goes on from, as it says itself."""
+
+
+@dataclass(slots=True)
+class Speech:
+    """The caller speaks."""
+
+    id: str = ""
+    first_at: int = 0
+    last_at: int = 0
+    started_at: int | None = None
+    stopped_at: int | None = None
+    committed_at: int | None = None
+    dropped_at: int | None = None
+    """The buffer was cleared before the speech ended."""
+    start_ms: int | None = None
+    end_ms: int | None = None
+    silence_ms: int | None = None
+    transcription: str | None = None
+    transcript: str | None = None
+    usage: dict[str, object] = field(default_factory=dict)
+    error: dict[str, object] = field(default_factory=dict)
+    passed_at: int | None = None
+
+
+@dataclass(slots=True)
+class Call:
+    """Work that a response asked for: a function of the app's, an MCP server's tool, its list, an approval."""
+
+    id: str = ""
+    kind: str = "function"
+    """``function``, ``mcp``, ``hosted`` (a tool that OpenAI runs itself), ``list`` or ``approval``."""
+    first_at: int = 0
+    last_at: int = 0
+    started_at: int | None = None
+    ended_at: int | None = None
+    response: str | None = None
+    name: str | None = None
+    server: str | None = None
+    digest: str | None = None
+    arguments: str | None = None
+    result: str | None = None
+    failed: bool = False
+    error: dict[str, object] = field(default_factory=dict)
+    approved: bool | None = None
+    tools: list[str] = field(default_factory=list)
+    told: bool = False
+    """Its item has come whole, so nothing more will be said of it."""
+    delegation: str | None = None
+    """The Live delegation that asked for it."""
+    untold: bool = False
+    """That it has ended is known by what went on from it; its output was not seen."""
+
+
+@dataclass(slots=True)
+class Utterance:
+    """A run of transcript fragments of a Live session, whose wire has no turns: somebody speaks, without a pause."""
+
+    id: str = ""
+    user: bool = False
+    """The caller; else the model."""
+    first_at: int = 0
+    last_at: int = 0
+    start_ms: int = 0
+    end_ms: int = 0
+    """Both of the session's own time."""
+    text: str = ""
+
+
+@dataclass(slots=True)
+class Delegation:
+    """Work that the Live model gave away."""
+
+    id: str = ""
+    at: int | None = None
+    target: str | None = None
+    response: str | None = None
+    """The newest response that works for it."""
+    tool: str | None = None
+    tool_at: int | None = None
+    """The call whose output was handed back last since then, and when."""
+
+
+@dataclass(slots=True)
+class Live:
+    """What only a session of the Live API has."""
+
+    begun_at: int | None = None
+    """When its own time began, at the latest: nothing is told before it has happened."""
+    seconds: float | None = None
+    """Of audio, as they are billed, so far."""
+    usage_ratio: float | None = None
+    closed_at: int | None = None
+    """When ``session.closed`` came."""
+    closed_by: str | None = None
+    """The reason that ``session.closed`` gives."""
+    target: str | None = None
+    """Who does delegated work, and by which model."""
+    backend: str | None = None
+    heard: list[object] = field(default_factory=list)
+    """``[id, start_ms, end_ms]`` of what the caller said last."""
+    spoken: list[object] = field(default_factory=list)
+    """``start_ms`` of what the model said last."""
+
+
+@dataclass(slots=True)
+class Config:
+    """The session's configuration, as far as it is told or decides something."""
+
+    model: str | None = None
+    expires_at: int | None = None
+    kind: str | None = None
+    voice: str | None = None
+    input_format: str | None = None
+    output_format: str | None = None
+    modalities: list[str] = field(default_factory=list)
+    detection: str | None = None
+    """Type of turn detection; ``none`` when the client decides."""
+    silence_ms: int | None = None
+    transcription: str | None = None
+    """Its model; empty when it is known that nothing is transcribed."""
+    max_output_tokens: int | None = None
+    instructions: str | None = None
+    tools: list[str] = field(default_factory=list)
+    workflow: str | None = None
+    group: str | None = None
+    metadata: dict[str, object] = field(default_factory=dict)
+    """Of ``session.tracing``: the app's own, and by it the link to the host."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """What the next response may be the answer to."""
+
+    speech: str | None = None
+    speech_at: int | None = None
+    speech_stopped_at: int | None = None
+    silence_ms: int | None = None
+    commit_at: int | None = None
+    tool: str | None = None
+    tool_at: int | None = None
+    idle_at: int | None = None
+    creates: list[object] = field(default_factory=list)
+    """``[time, event id, metadata, aside]`` of each response that the client asked for and the server has not made."""
+
+
+R = TypeVar("R", Response, Speech, Call, Config, Waiting, Utterance, Delegation, Live)
+
+
+def written(record: R) -> dict[str, object]:
+    """The members that are not what they were at first."""
+    found: dict[str, object] = {}
+    for member in fields(record):
+        value = getattr(record, member.name)
+        first = member.default if member.default_factory is MISSING else member.default_factory()
+        if value != first:
+            found[member.name] = value
+    return found
+
+
+def read_into(record: R, value: object) -> R:
+    """The record with what ``written`` wrote of another; a member of another type than its own is left out."""
+    found = mapping_of(value)
+    for member in fields(record):
+        came = found.get(member.name)
+        if came is not None and _fits(came, member.type):
+            setattr(record, member.name, came)
+    return record
+
+
+def _fits(value: object, kind: object) -> bool:
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    origin = get_origin(kind)
+    if origin is list:
+        return isinstance(value, list) and (get_args(kind) != (str,) or all(isinstance(one, str) for one in value))
+    if origin is dict:
+        return isinstance(value, dict)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(kind, type) and isinstance(value, kind)
+
+
+def read_all(make: type[R], rows: object) -> dict[str, R]:
+    """Records by their ids, from a list of what ``written`` wrote, in its order."""
+    found: dict[str, R] = {}
+    for row in list_of(rows):
+        record = read_into(make(), row)
+        identity = getattr(record, "id", "")
+        if identity:
+            found[identity] = record
+    return found

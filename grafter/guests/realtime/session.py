@@ -1,0 +1,303 @@
+"""A session while it is open: its records, and the one place that decides which id may name a span.
+
+An id names one span of a guest for ever, whatever kinds of things reuse it; and what is kept has an end, whatever the
+stream does.
+"""
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from grafter.core.model import SpanId, guest_span_id
+from grafter.guests.realtime.records import (
+    LIVE,
+    LIVE_IDS,
+    MOST_EVENTS,
+    MOST_ITEMS,
+    MOST_SPANS,
+    SESSION,
+    Call,
+    Config,
+    Delegation,
+    Live,
+    Response,
+    Speech,
+    Utterance,
+    Waiting,
+    read_all,
+    read_into,
+    written,
+)
+from grafter.guests.values import list_of, mapping_of, text_of
+
+_MOST_UNKNOWN = 32
+"""Different unknown types that are named."""
+_ID_BYTES = 8
+_COUNTS = (
+    "turns",
+    "speeches_ended",
+    "barge_ins",
+    "errors",
+    "keys_pressed",
+    "idle_timeouts",
+    "omitted",
+    "reused",
+    "misplaced",
+)
+
+
+@dataclass(slots=True)
+class Session:
+    """One session of the Realtime API, or of the Live API."""
+
+    guest: str
+    """Its guest trace id."""
+    id: str | None = None
+    conversation: str | None = None
+    first_at: int = 0
+    last_at: int = 0
+    told: bool = False
+    """``session.created``, or ``session.started``, has come."""
+    followed: bool = False
+    """A later session has begun under the same key."""
+    expired: bool = False
+    """The server said that its time was over."""
+    closed: bool = False
+    """Its span has left."""
+    config: Config = field(default_factory=Config)
+    waiting: Waiting = field(default_factory=Waiting)
+    responses: dict[str, Response] = field(default_factory=dict)
+    speeches: dict[str, Speech] = field(default_factory=dict)
+    calls: dict[str, Call] = field(default_factory=dict)
+    live: Live = field(default_factory=Live)
+    utterances: dict[str, Utterance] = field(default_factory=dict)
+    delegations: dict[str, Delegation] = field(default_factory=dict)
+    items: dict[str, str] = field(default_factory=dict)
+    """Which response made an item."""
+    asked: dict[str, str] = field(default_factory=dict)
+    """Which response a client's event was about."""
+    silent: dict[str, None] = field(default_factory=dict)
+    """Items of the input buffer in which nobody spoke."""
+    sent: dict[SpanId, None] = field(default_factory=dict)
+    """Spans that have left."""
+    latest: str | None = None
+    """The newest response of the conversation."""
+    limits: list[object] = field(default_factory=list)
+    events: list[object] = field(default_factory=list)
+    """``[time, name, attributes]`` of what happened to no response."""
+    unknown: dict[str, int] = field(default_factory=dict)
+    unknown_events: int = 0
+
+    turns: int = 0
+    speeches_ended: int = 0
+    barge_ins: int = 0
+    errors: int = 0
+    keys_pressed: int = 0
+    idle_timeouts: int = 0
+    omitted: int = 0
+    """Spans that were one too many."""
+    reused: int = 0
+    """Ids that named something of another kind already."""
+    misplaced: int = 0
+    """Events from a side that does not send them, or about nothing that is known."""
+
+    @property
+    def open(self) -> tuple[Mapping[str, object], ...]:
+        """The records that become spans, by kind."""
+        return self.responses, self.speeches, self.calls, self.utterances
+
+    @property
+    def name(self) -> str | None:
+        """OpenAI's id of it. A Live session that is recorded is called by its own id, whether or not that is told."""
+        named_by_key = self.config.kind == LIVE and self.guest.startswith(LIVE_IDS) and "/" not in self.guest
+        return self.guest if named_by_key else self.id
+
+    def response(self, identity: object, at: int) -> Response | None:
+        """The open response of this id, opened if it is new; None when the id can name none any more."""
+        name = text_of(identity)
+        if name is None:
+            return None
+        found = self.responses.get(name)
+        if found is None:
+            if not self._free(name):
+                return None
+            found = self.responses[name] = Response(id=name, first_at=at)
+        found.last_at = max(found.last_at, at)
+        return found
+
+    def speech(self, identity: object, at: int) -> Speech | None:
+        """The same of the caller's speech, by its item."""
+        name = text_of(identity)
+        if name is None or name in self.silent:
+            return None
+        found = self.speeches.get(name)
+        if found is None:
+            if not self._free(name):
+                return None
+            found = self.speeches[name] = Speech(id=name, first_at=at)
+        found.last_at = max(found.last_at, at)
+        return found
+
+    def call(self, identity: object, at: int, kind: str) -> Call | None:
+        """The same of a call of this kind, by its call id or item."""
+        name = text_of(identity)
+        if name is None:
+            return None
+        found = self.calls.get(name)
+        if found is None:
+            if not self._free(name):
+                return None
+            found = self.calls[name] = Call(id=name, kind=kind, first_at=at)
+        elif found.kind != kind:
+            self.reused += 1
+            return None
+        found.last_at = max(found.last_at, at)
+        return found
+
+    def utterance(self, identity: str, at: int) -> Utterance | None:
+        """The same of what somebody said in a Live session."""
+        found = self.utterances.get(identity)
+        if found is None:
+            if not self._free(identity):
+                return None
+            found = self.utterances[identity] = Utterance(id=identity, first_at=at)
+        found.last_at = max(found.last_at, at)
+        return found
+
+    def span_id(self, identity: str) -> SpanId:
+        return guest_span_id(self.guest, identity)
+
+    def parent(self, response: str | None) -> str:
+        """The guest span id that something of a response hangs under."""
+        if response is not None and (response in self.responses or self.span_id(response) in self.sent):
+            return response
+        return SESSION
+
+    def made_by(self, item: object, response: object = None) -> str | None:
+        """The response that an item belongs to; what an event says of it is remembered."""
+        name, maker = text_of(item), text_of(response)
+        if maker is not None:
+            if name is not None and name not in self.items:
+                self.items[name] = maker
+                trim(self.items, MOST_ITEMS)
+            return maker
+        return None if name is None else self.items.get(name)
+
+    def knows(self, identity: str) -> bool:
+        """The id names something of this session."""
+        return (
+            identity in self.responses
+            or identity in self.items
+            or identity in self.calls
+            or identity in self.speeches
+            or identity in self.delegations
+            or identity in self.silent
+            or self.span_id(identity) in self.sent
+        )
+
+    def happened(self, at: int, name: str, attributes: Mapping[str, object]) -> None:
+        """A span event on the session, as long as there is room."""
+        if len(self.events) < MOST_EVENTS:
+            self.events.append([at, name, dict(attributes)])
+
+    def count_unknown(self, kind: str) -> None:
+        self.unknown_events += 1
+        if kind in self.unknown or len(self.unknown) < _MOST_UNKNOWN:
+            self.unknown[kind] = self.unknown.get(kind, 0) + 1
+
+    def _free(self, name: str) -> bool:
+        if name == SESSION or any(name in records for records in self.open):
+            self.reused += 1
+            return False
+        if name in self.silent or self.span_id(name) in self.sent:
+            return False
+        if len(self.sent) + sum(len(records) for records in self.open) >= MOST_SPANS:
+            self.omitted += 1
+            return False
+        return True
+
+    def state(self) -> dict[str, object]:
+        """All of it as JSON, of bounded size."""
+        return {
+            "guest": self.guest,
+            "id": self.id,
+            "conversation": self.conversation,
+            "first_at": self.first_at,
+            "last_at": self.last_at,
+            "flags": [self.told, self.followed, self.expired, self.closed],
+            "config": written(self.config),
+            "waiting": written(self.waiting),
+            "responses": [written(record) for record in self.responses.values()],
+            "speeches": [written(record) for record in self.speeches.values()],
+            "calls": [written(record) for record in self.calls.values()],
+            "live": written(self.live),
+            "utterances": [written(record) for record in self.utterances.values()],
+            "delegations": [written(record) for record in self.delegations.values()],
+            "items": self.items,
+            "asked": self.asked,
+            "silent": list(self.silent),
+            "sent": b64encode(b"".join(self.sent)).decode(),
+            "latest": self.latest,
+            "limits": self.limits,
+            "events": self.events,
+            "unknown": self.unknown,
+            "counts": [self.unknown_events, *(getattr(self, name) for name in _COUNTS)],
+        }
+
+
+def restored(state: Mapping[str, object]) -> Session | None:
+    """The session that ``Session.state`` wrote; None for what names none."""
+    guest = text_of(state.get("guest"))
+    if guest is None:
+        return None
+    flags = [flag is True for flag in list_of(state.get("flags"))]
+    session = Session(
+        guest=guest,
+        id=text_of(state.get("id")),
+        conversation=text_of(state.get("conversation")),
+        first_at=_whole(state.get("first_at")),
+        last_at=_whole(state.get("last_at")),
+        config=read_into(Config(), state.get("config")),
+        waiting=read_into(Waiting(), state.get("waiting")),
+        responses=read_all(Response, state.get("responses")),
+        speeches=read_all(Speech, state.get("speeches")),
+        calls=read_all(Call, state.get("calls")),
+        live=read_into(Live(), state.get("live")),
+        utterances=read_all(Utterance, state.get("utterances")),
+        delegations=read_all(Delegation, state.get("delegations")),
+        items=_strings(state.get("items")),
+        asked=_strings(state.get("asked")),
+        silent=dict.fromkeys(item for item in list_of(state.get("silent")) if isinstance(item, str)),
+        sent=dict.fromkeys(_ids(state.get("sent"))),
+        latest=text_of(state.get("latest")),
+        limits=list_of(state.get("limits")),
+        events=list_of(state.get("events")),
+        unknown={kind: _whole(count) for kind, count in mapping_of(state.get("unknown")).items()},
+    )
+    session.told, session.followed, session.expired, session.closed = (*flags, False, False, False, False)[:4]
+    counts = [_whole(count) for count in list_of(state.get("counts"))]
+    for name, count in zip(("unknown_events", *_COUNTS), counts, strict=False):
+        setattr(session, name, count)
+    return session
+
+
+def trim(table: dict[str, str] | dict[str, None] | dict[str, Delegation], most: int) -> None:
+    """Forget the oldest."""
+    while len(table) > most:
+        del table[next(iter(table))]
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _strings(value: object) -> dict[str, str]:
+    return {key: member for key, member in mapping_of(value).items() if isinstance(member, str)}
+
+
+def _ids(value: object) -> list[SpanId]:
+    try:
+        raw = b64decode(value) if isinstance(value, str) else b""
+    except ValueError:
+        return []
+    return [SpanId(raw[at : at + _ID_BYTES]) for at in range(0, len(raw), _ID_BYTES)]

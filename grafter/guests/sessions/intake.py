@@ -1,0 +1,187 @@
+"""Answers of OpenAI's Agents API about one session, made into the parts of one guest.
+
+The guest's own trace id is the session's id: all its turns are one guest. A part holds one turn's trace, so that a
+turn that is read again unchanged is the same part again. Around those of an event stand an *opening* part, which
+promises that more will come, and a *closing* one, which keeps that promise: the guest is whole when it has closed and
+no promise is open.
+
+Source of the shapes: openai-python 3.54.0, types/beta/agent_session.py and types/beta/agents/sessions/session_trace.py.
+"""
+
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import orjson
+
+from grafter.core.link import Malformed, from_metadata
+from grafter.core.model import GuestFacts, Link, Part, Source, SpanId, guest_key, guest_span_id
+from grafter.core.policy import GraftPolicy
+from grafter.guests.agents.intake import parse_json, usable_id
+from grafter.guests.sessions.content import clean_session, clean_trace
+from grafter.guests.values import canonical, list_of, mapping_of, sound, text_of
+
+SESSION = "agent.session"
+TRACE = "agent.session.trace"
+
+DIGEST_CHARACTERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the session says of itself."""
+
+    session_id: str
+    link: Link | None
+    malformed: bool
+    """Its metadata seems to name a host, in a form that cannot be read."""
+    item: bytes
+    """The session as an item, without what may not be stored."""
+
+
+@dataclass(slots=True)
+class Page:
+    """What one answer of the list of traces brought."""
+
+    parts: list[Part] = field(default_factory=list)
+    """A part for each trace that is new."""
+    digests: list[str] = field(default_factory=list)
+    """Of each of those, by which it is known again."""
+    spans: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Every entry once, as ``trace``, ``known`` (read before, unchanged), ``odd`` (skipped); and every span that
+    cannot be told apart as ``odd_span``."""
+    after: str | None = None
+    """The cursor of the next page: the last trace's id; None where there is none."""
+    more: bool = False
+    """There is a next page."""
+
+
+def read_session(body: bytes, session_id: str, policy: GraftPolicy) -> Told:
+    """The answer to GET …/sessions/{id}. Raises ValueError when it is no JSON object."""
+    session = parse_json(body)
+    if not isinstance(session, dict):
+        raise ValueError("the session is no JSON object")
+    item = mapping_of(sound(clean_session(session)))
+    named = from_metadata(item.get("metadata"), policy.trace_id_keys)
+    malformed = isinstance(named, Malformed)
+    link = None if isinstance(named, Malformed) else named
+    return Told(session_id, link, malformed, orjson.dumps(item))
+
+
+def read_page(body: bytes, told: Told, seen: Container[str], policy: GraftPolicy) -> Page:
+    """The answer to GET …/sessions/{id}/traces in ascending order. ``seen``: digests of what was read before.
+
+    One odd entry never loses its page. Raises ValueError when the body is no JSON object with a list under ``data``.
+    """
+    answer = parse_json(body)
+    data = mapping_of(answer).get("data")
+    if not isinstance(data, list):
+        raise ValueError("the page has no list under data")
+    page = Page()
+    for entry in data:
+        trace = entry if isinstance(entry, dict) else None
+        identity = None if trace is None else usable_id(trace.get("id"))
+        if identity is not None:
+            page.after = identity
+        if trace is None or identity is None or not isinstance(trace.get("otlp"), dict):
+            page.kinds["odd"] += 1
+            continue
+        digest = sha256(canonical(trace)).hexdigest()[:DIGEST_CHARACTERS]
+        if digest in seen or digest in page.digests:
+            page.kinds["known"] += 1
+            continue
+        item = mapping_of(sound(clean_trace({**trace, "object": TRACE}, policy.content)))
+        found = odd = 0
+        for _, _, _, span in spans_of(item):
+            if span_ids(item, span) is None:
+                odd += 1
+            else:
+                found += 1
+        page.kinds["trace"] += 1
+        page.kinds["odd_span"] += odd
+        page.spans += found
+        page.digests.append(digest)
+        page.parts.append(_part(told, b"[" + orjson.dumps(item) + b"]", found, top_level=found > 0))
+    page.after = usable_id(mapping_of(answer).get("last_id")) or page.after
+    more = mapping_of(answer).get("has_more")
+    # Unpublished traces are skipped, so a page of them alone may be empty and have a next one.
+    page.more = (more is True or (more is not False and bool(data))) and page.after is not None
+    return page
+
+
+def opening(told: Told, run: int) -> Part:
+    """The part that begins the answer to an event: the session itself, and the promise that its traces will come."""
+    return _part(told, b"[" + told.item + b"]", 0, head=True, parents=(_promise(told, run),))
+
+
+def closing(told: Told, run: int, since: int = 0) -> Part:
+    """The part that ends it: what this event, and those from ``since`` on, promised was read."""
+    kept = range(since or run, run + 1)
+    ids = tuple(_promise(told, one) for one in kept)
+    return _part(told, b"[" + told.item + b"]", 0, head=True, ended=True, ids=ids)
+
+
+def spans_of(
+    trace: Mapping[str, object],
+) -> Iterator[tuple[Mapping[str, object], Mapping[str, object], Mapping[str, object], Mapping[str, object]]]:
+    """Every span object of a trace, with the ResourceSpans and the ScopeSpans that it stands in, and itself last."""
+    for resource_spans in list_of(mapping_of(trace.get("otlp")).get("resourceSpans")):
+        for scope_spans in list_of(mapping_of(resource_spans).get("scopeSpans")):
+            for span in list_of(mapping_of(scope_spans).get("spans")):
+                if isinstance(span, dict):
+                    yield trace, mapping_of(resource_spans), mapping_of(scope_spans), span
+
+
+def span_ids(trace: Mapping[str, object], span: Mapping[str, object]) -> tuple[str, str] | None:
+    """A span's own trace id and span id, hex in lower case; None for a span that cannot be told apart.
+
+    A span without a trace id has that of its turn.
+    """
+    span_id = own_id(span.get("spanId"))
+    trace_id = own_id(span.get("traceId")) or usable_id(trace.get("id"))
+    return None if span_id is None or trace_id is None else (trace_id, span_id)
+
+
+def own_id(value: object) -> str | None:
+    """An OTLP id as it is compared: in lower case where it is hex; None where it is missing or all zero."""
+    name = usable_id(value)
+    if name is None or not name.strip("0 "):
+        return None
+    lower = name.strip().lower()
+    return lower if all(sign in "0123456789abcdef" for sign in lower) else name
+
+
+def _part(
+    told: Told,
+    payload: bytes,
+    spans: int,
+    *,
+    head: bool = False,
+    top_level: bool = False,
+    ended: bool = False,
+    ids: tuple[SpanId, ...] = (),
+    parents: tuple[SpanId, ...] = (),
+) -> Part:
+    facts = GuestFacts(
+        guest=told.session_id,
+        source=Source.SESSIONS,
+        host=None if told.link is None else told.link.host,
+        sampled=None if told.link is None else told.link.sampled,
+        head=head,
+        top_level=top_level,
+        ids=ids,
+        parents=parents,
+        ended=ended,
+    )
+    return Part(guest_key(told.session_id), payload, spans, guest=facts)
+
+
+def _promise(told: Told, run: int) -> SpanId:
+    return guest_span_id(told.session_id, f"promise {run}")
+
+
+def agent_name(session: Mapping[str, object]) -> str | None:
+    """The name of the agent that the session runs."""
+    return text_of(mapping_of(session.get("agent")).get("name"))

@@ -1,0 +1,260 @@
+"""How far the reading of one session has come, and when somebody looks again.
+
+OpenAI publishes a turn's trace some time after the turn, says nowhere how long that takes, and may add to a trace that
+it has published. So after an event (the webhook, or a command) the session is looked at at growing intervals until
+grafter forgets the host. The first looks go on behind the last trace that is known and wait for the one that the event
+promised; the later ones read all from the beginning, for a turn that was not published is skipped by the list, and
+later stands before others that were.
+
+What was read is known again by digests, and their number is bounded. So the later looks at a long session begin where
+they are still all known: what is published or changed before the last thousand traces or so is not found.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import orjson
+
+from grafter.core.policy import HOUR, MINUTE, SECOND
+from grafter.guests.sessions.intake import DIGEST_CHARACTERS
+from grafter.guests.values import count_of, mapping_of, text_of
+
+QUICK = 30 * SECOND
+"""Looks this soon after the event are for the trace that it promised."""
+_LOOKS = (0, 3 * SECOND, 10 * SECOND, QUICK, 2 * MINUTE, 10 * MINUTE, HOUR, 4 * HOUR, 12 * HOUR)
+
+# A thousand digests and a page, twice; with them the blob is within TASK_BYTES whatever the cursors are.
+_GENERATION = 1_000
+_MOST_SEEN = 2_400
+_MOST_FAILURES = 1_000
+_MOST_PROMISES = 1_000
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What an event came to, for whoever asked for it in another process."""
+
+    event: int
+    """When the event was put; those that were put before it are answered too."""
+    outcome: str
+    """What OpenAI's answer came to; the receiver's word."""
+    traces: int = 0
+    skipped: int = 0
+    linked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a task remembers of its session."""
+
+    event: int = 0
+    """When the event was put that is being answered; Unix nanoseconds."""
+    run: int = 0
+    """Events so far; names the promise."""
+    since: int = 0
+    """The first event whose promise has not been kept."""
+    opened: bool = False
+    """The guest was told that more will come."""
+    closed: bool = False
+    """… and that it has come."""
+    reading: bool = False
+    """A look has begun, and has not come to the end of the list."""
+    after: str = ""
+    """The cursor of the look that has begun; empty: the beginning."""
+    last: str = ""
+    """The last trace of the list, as far as it is known."""
+    failures: int = 0
+    """Failed attempts in a row."""
+    found: int = 0
+    """Traces that were new since the event."""
+    seen: tuple[str, ...] = ()
+    """Digests of traces that are stored, the oldest first."""
+    older: tuple[str, ...] = ()
+    """Those of before, the next to be forgotten."""
+    floor: str = ""
+    """The cursor behind which every stored trace is known by its digest."""
+    middle: str = ""
+    """The same without ``older``."""
+    forward: bool = False
+    """The look that has begun goes on behind the last trace."""
+    answered: Answered | None = None
+    """The last event that was answered."""
+    over: bool = False
+    """Nothing is left to do but to tell so."""
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Digests of traces that are stored."""
+        return frozenset((*self.older, *self.seen))
+
+    def encode(self) -> bytes:
+        """A blob for the task."""
+        written: dict[str, object] = {
+            "v": _VERSION,
+            "event": self.event,
+            "run": self.run,
+            "since": self.since,
+            "opened": self.opened,
+            "closed": self.closed,
+            "reading": self.reading,
+            "after": self.after,
+            "last": self.last,
+            "failures": self.failures,
+            "found": self.found,
+            "seen": "".join(self.seen),
+            "older": "".join(self.older),
+            "floor": self.floor,
+            "middle": self.middle,
+            "forward": self.forward,
+            "over": self.over,
+        }
+        if self.answered is not None:
+            answered = self.answered
+            written["answered"] = {
+                "event": answered.event,
+                "outcome": answered.outcome,
+                "traces": answered.traces,
+                "skipped": answered.skipped,
+                "linked": answered.linked,
+            }
+        return orjson.dumps(written)
+
+    @classmethod
+    def decode(cls, blob: bytes) -> "Progress":
+        """What ``encode`` made; a beginning from anything else. Never raises."""
+        try:
+            written = mapping_of(orjson.loads(blob))
+        except orjson.JSONDecodeError:
+            return cls()
+        if written.get("v") != _VERSION:
+            return cls()
+        return cls(
+            event=count_of(written.get("event")) or 0,
+            run=count_of(written.get("run")) or 0,
+            since=count_of(written.get("since")) or 0,
+            opened=written.get("opened") is True,
+            closed=written.get("closed") is True,
+            reading=written.get("reading") is True,
+            after=text_of(written.get("after")) or "",
+            last=text_of(written.get("last")) or "",
+            failures=count_of(written.get("failures")) or 0,
+            found=count_of(written.get("found")) or 0,
+            seen=_digests(written.get("seen")),
+            older=_digests(written.get("older")),
+            floor=text_of(written.get("floor")) or "",
+            middle=text_of(written.get("middle")) or "",
+            forward=written.get("forward") is True,
+            answered=_answered(mapping_of(written.get("answered"))),
+            over=written.get("over") is True,
+        )
+
+    def heard(self, event: int) -> "Progress":
+        """An event came: what it promises is waited for, from behind what is known.
+
+        Nothing more will come for the promise of an event before it that nothing was found for, such as that of a turn
+        that had only begun: whatever keeps this one keeps that one too.
+        """
+        run = self.run + 1
+        return replace(
+            self,
+            event=event,
+            run=run,
+            since=run if self.closed or not self.since else max(self.since, run - _MOST_PROMISES),
+            opened=False,
+            closed=False,
+            reading=False,
+            failures=0,
+            found=0,
+            over=False,
+        )
+
+    def begun(self, now: int) -> "Progress":
+        """A look begins, unless one goes on."""
+        if self.reading:
+            return self
+        forward = now - self.event < QUICK
+        return replace(self, reading=True, forward=forward, after=self.last if forward else self.floor)
+
+    def read(self, after: str, digests: Iterable[str]) -> "Progress":
+        """A page is stored."""
+        came = tuple(digests)
+        seen = (*self.seen, *came)[-_MOST_SEEN:]
+        progress = replace(
+            self,
+            after=after,
+            found=self.found + len(came),
+            seen=seen,
+            # Only where a later look finds more than a thousand at once.
+            older=self.older[max(0, len(self.older) + len(seen) - _MOST_SEEN) :],
+            failures=0,
+        )
+        return replace(progress, last=after)._turned() if self.forward else progress
+
+    def ended(self) -> "Progress":
+        """The look came to the end of the list."""
+        return replace(
+            self, reading=False, last=self.after or self.last, closed=self.closed or self.found > 0, failures=0
+        )._turned()
+
+    def _turned(self) -> "Progress":
+        """Everything that is known stands before ``last``: forget the older ones when there are many, and remember
+        where they ended."""
+        if len(self.seen) < _GENERATION:
+            return self
+        return replace(self, floor=self.middle, middle=self.last, older=self.seen, seen=())
+
+    def afresh(self) -> "Progress":
+        """The cursor is void: the next look begins at the beginning."""
+        return replace(self, reading=False, after="", last="", floor="", middle="")
+
+    def answering(self, outcome: str, skipped: int = 0, *, linked: bool = False) -> "Progress":
+        """The event has its answer."""
+        return replace(self, answered=Answered(self.event, outcome, self.found, skipped, linked))
+
+    def done(self) -> "Progress":
+        """Nothing is left to do."""
+        return replace(self, over=True)
+
+    def failed(self) -> "Progress":
+        """An attempt failed; the next one goes on where it stood."""
+        return replace(self, failures=min(self.failures + 1, _MOST_FAILURES))
+
+    def next_look(self, now: int, remember: int) -> int | None:
+        """When to look again, of the looks that are left; None after the last one."""
+        passed = now - self.event
+        for offset in (*_LOOKS, remember):
+            if passed < offset <= remember and (offset >= QUICK or not self.closed):
+                return self.event + offset
+        return None
+
+
+def _digests(written: object) -> tuple[str, ...]:
+    text = text_of(written) or ""
+    return tuple(text[i : i + DIGEST_CHARACTERS] for i in range(0, len(text), DIGEST_CHARACTERS))
+
+
+def _answered(written: Mapping[str, object]) -> Answered | None:
+    event, outcome = count_of(written.get("event")), text_of(written.get("outcome"))
+    if event is None or outcome is None:
+        return None
+    traces, skipped = (count_of(written.get(name)) or 0 for name in ("traces", "skipped"))
+    return Answered(event, outcome, traces, skipped, written.get("linked") is True)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Waits after failures; seconds."""
+
+    first: float = 1.0
+    most: float = 300.0
+    refused: float = 900.0
+    """After an answer that only a person can change: a key without the permission."""
+    asked: float = 3600.0
+    """The longest that a peer's Retry-After is obeyed."""
+    chance: tuple[float, float] = field(default=(1.0, 1.1))
+
+    def wait(self, failures: int, asked: float) -> float:
+        """Seconds until the next attempt, without the part that is left to chance."""
+        seconds = min(self.first * 2.0 ** min(max(failures - 1, 0), 20), self.most)
+        return max(seconds, min(asked, self.asked))

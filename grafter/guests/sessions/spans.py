@@ -1,0 +1,315 @@
+"""A session's turns, as OTLP JSON in whatever order they came, to spans of one guest.
+
+The spans are OpenTelemetry's already, in words that nobody has documented: names, kinds, times, attributes, events and
+status stay as they are. grafter adds ids, the session's metadata at the top, and keeps under ``openai.agents.extra``
+what has no place on a span. A span that comes again, later and fuller, replaces the one before; which of two it is
+does not depend on the order.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from grafter.core import semconv
+from grafter.core.model import (
+    SPAN_KIND_INTERNAL,
+    STATUS_ERROR,
+    STATUS_UNSET,
+    AttributeValue,
+    Guest,
+    GuestSpan,
+    Source,
+    SpanEvent,
+    SpanLink,
+    UnixNano,
+    guest_span_id,
+)
+from grafter.core.policy import GraftPolicy
+from grafter.guests import head as heads
+from grafter.guests.agents.intake import read_payload
+from grafter.guests.agents.spans import Mapped
+from grafter.guests.draft import scalar_of
+from grafter.guests.head import Head
+from grafter.guests.limits import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
+from grafter.guests.sessions.content import clean_session, clean_trace
+from grafter.guests.sessions.intake import SESSION, TRACE, agent_name, own_id, span_ids, spans_of
+from grafter.guests.times import nanoseconds, span_times
+from grafter.guests.values import MAX_DEPTH, canonical, list_of, mapping_of, names_of, number_of, text_of
+
+_MOST_ATTRIBUTES = 1_000
+_MOST_EVENTS = 1_000
+_LONGEST_KEY = 256
+
+_KINDS = {
+    "SPAN_KIND_INTERNAL": 1,
+    "SPAN_KIND_SERVER": 2,
+    "SPAN_KIND_CLIENT": 3,
+    "SPAN_KIND_PRODUCER": 4,
+    "SPAN_KIND_CONSUMER": 5,
+}
+_ERRORS = (STATUS_ERROR, "STATUS_CODE_ERROR")
+_READ = frozenset(
+    {
+        "traceId",
+        "spanId",
+        "parentSpanId",
+        "name",
+        "kind",
+        "startTimeUnixNano",
+        "endTimeUnixNano",
+        "attributes",
+        "events",
+        "links",
+        "status",
+    }
+)
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
+
+_Id = tuple[str, str]
+"""A span's own trace id and span id."""
+
+
+@dataclass(slots=True)
+class _Node:
+    identity: _Id
+    trace: Mapping[str, object]
+    resource_spans: Mapping[str, object]
+    scope_spans: Mapping[str, object]
+    span: Mapping[str, object]
+
+
+def map_session(
+    session_id: str, payloads: Sequence[bytes], policy: GraftPolicy, earlier: Mapping[str, object] | None = None
+) -> Mapped:
+    """Map the parts of one session, given as payloads in order of arrival; ``earlier`` as for ``map_guest``.
+
+    Never raises for what a payload holds.
+    """
+    head = heads.remembered(earlier)
+    nodes: dict[_Id, _Node] = {}
+    repeated = odd = 0
+    for payload in payloads:
+        try:
+            items = read_payload(payload)
+        except ValueError:
+            odd += 1
+            continue
+        for item in items:
+            if item.get("object") == SESSION:
+                head = _introduced_by(head, clean_session(item), policy)
+            elif item.get("object") == TRACE:
+                # What was stored under a wider rule, before a restart with a narrower one, may not leave either.
+                for node in map(_node, spans_of(clean_trace(item, policy.content))):
+                    if node is None:
+                        odd += 1
+                    elif node.identity in nodes:
+                        repeated += 1
+                        nodes[node.identity] = max(nodes[node.identity], node, key=_fullness)
+                    else:
+                        nodes[node.identity] = node
+            else:
+                odd += 1
+    guest = Guest(
+        trace_id=session_id,
+        source=Source.SESSIONS,
+        spans=tuple(
+            sorted(
+                (_span(session_id, node, nodes, head, policy) for node in nodes.values()),
+                key=lambda span: (span.start, span.span_id),
+            )
+        ),
+        link=head.link,
+        conversation_ids=frozenset({session_id}),
+    )
+    return Mapped(guest=guest, repeated=repeated, odd=odd, head=heads.memory(head))
+
+
+def _introduced_by(head: Head, session: Mapping[str, object], policy: GraftPolicy) -> Head:
+    more = {key: value for key, value in session.items() if key in ("agent", "created_at")}
+    told = {"metadata": session.get("metadata"), "workflow_name": agent_name(session), **more}
+    return head.merged(told, policy.trace_id_keys)
+
+
+def _node(
+    found: tuple[Mapping[str, object], Mapping[str, object], Mapping[str, object], Mapping[str, object]],
+) -> _Node | None:
+    trace, resource_spans, scope_spans, span = found
+    identity = span_ids(trace, span)
+    return None if identity is None else _Node(identity, trace, resource_spans, scope_spans, span)
+
+
+def _fullness(node: _Node) -> tuple[int, int, bytes]:
+    """A span that is sent again mostly says more: it ended later, or has more to tell."""
+    said = canonical(
+        [node.span, node.trace.get("id"), node.resource_spans.get("resource"), node.scope_spans.get("scope")]
+    )
+    return _time(node.span.get("endTimeUnixNano")) or 0, len(list_of(node.span.get("attributes"))), said
+
+
+def _span(session_id: str, node: _Node, nodes: Mapping[_Id, _Node], head: Head, policy: GraftPolicy) -> GuestSpan:
+    span = node.span
+    trace_id, span_id = node.identity
+    parent = own_id(span.get("parentSpanId"))
+    made = nanoseconds(node.trace.get("created_at"))
+    unknown = UnixNano(max(made or 0, 0))
+    start, end, odd_time = span_times(_time(span.get("startTimeUnixNano")), _time(span.get("endTimeUnixNano")), unknown)
+    extra: dict[str, object] = {key: value for key, value in span.items() if key not in _READ and _says(value)}
+    draft, left_out = _attributes(span.get("attributes"))
+    if left_out:
+        extra["attributes"] = left_out
+    draft.setdefault(semconv.GEN_AI_CONVERSATION_ID, session_id)
+    draft[semconv.GRAFTER_GUEST_TRACE_ID] = trace_id
+    draft[semconv.GRAFTER_GUEST_SPAN_ID] = span_id
+    links, elsewhere = _links(span.get("links"), nodes)
+    if elsewhere:
+        extra["links"] = elsewhere
+    kept: dict[str, object] = {"span": extra} if extra else {}
+    if parent is None:
+        kept.update(_surroundings(node, head))
+        _introduce(draft, head, policy)
+    if kept:
+        draft[semconv.AGENTS_EXTRA] = Json(dict(sorted(kept.items())))
+    if odd_time:
+        draft[semconv.GRAFTER_ODD_TIME] = True
+    status = mapping_of(span.get("status"))
+    failed = status.get("code") in _ERRORS
+    kind = span.get("kind")
+    number = _KINDS.get(kind, 0) if isinstance(kind, str) else kind if isinstance(kind, int) else 0
+    return GuestSpan(
+        span_id=guest_span_id(trace_id, span_id),
+        parent=None if parent is None else guest_span_id(trace_id, parent),
+        parent_name=parent or "",
+        name=cut_text(text_of(span.get("name")) or "unnamed", NAME_BYTES),
+        kind=int(number) if 1 <= number <= len(_KINDS) else SPAN_KIND_INTERNAL,
+        start=start,
+        end=end,
+        attributes=bounded(draft),
+        status_code=STATUS_ERROR if failed else STATUS_UNSET,
+        status_message=cut_text(text_of(status.get("message")) or "", ATTRIBUTE_BYTES) if failed else "",
+        links=links,
+        events=_events(span.get("events"), start),
+    )
+
+
+def _introduce(draft: dict[str, AttributeValue | Json], head: Head, policy: GraftPolicy) -> None:
+    """What the session says, on the spans at the top of each turn."""
+    metadata = mapping_of(head.metadata)
+    if metadata:
+        draft[semconv.AGENTS_TRACE_METADATA] = Json(dict(sorted(metadata.items())))
+    if head.workflow_name is not None:
+        draft[semconv.AGENTS_WORKFLOW_NAME] = head.workflow_name
+    for key in policy.metadata_keys:
+        value = metadata.get(key)
+        if value is not None:
+            scalar = scalar_of(value)
+            draft[f"{semconv.AGENTS_TRACE_METADATA}.{key}"] = Json(value) if scalar is None else scalar
+
+
+def _surroundings(node: _Node, head: Head) -> dict[str, object]:
+    """What stood around a turn's spans and has no place on one: said once, at its top."""
+    found: dict[str, object] = {}
+    turn = {key: value for key, value in node.trace.items() if key not in ("object", "otlp") and _says(value)}
+    otlp = mapping_of(node.trace.get("otlp"))
+    turn.update({key: value for key, value in otlp.items() if key != "resourceSpans" and _says(value)})
+    if turn:
+        found["trace"] = turn
+    for name, around, inside in (
+        ("resource", node.resource_spans, "scopeSpans"),
+        ("scope", node.scope_spans, "spans"),
+    ):
+        thing = dict(mapping_of(around.get(name)))
+        named = {key: _plain(value) for key, value in _pairs(thing.pop("attributes", None))}
+        around_it = {key: value for key, value in around.items() if key not in (name, inside)}
+        said = {key: value for key, value in {**named, **thing, **around_it}.items() if _says(value)}
+        if said:
+            found[name] = said
+    if head.extra:
+        found["session"] = dict(head.extra)
+    return found
+
+
+def _attributes(value: object) -> tuple[dict[str, AttributeValue | Json], int]:
+    """The attributes as they are, and how many there was no room for."""
+    kept: dict[str, AttributeValue | Json] = {}
+    left_out = 0
+    for key, member in _pairs(value):
+        plain = _plain(member)
+        if plain is None:
+            continue
+        if key not in kept and (len(kept) >= _MOST_ATTRIBUTES or len(key) > _LONGEST_KEY):
+            left_out += 1
+            continue
+        scalar = scalar_of(plain)
+        names = names_of(plain)
+        kept[key] = scalar if scalar is not None else names if names is not None else Json(plain)
+    return kept, left_out
+
+
+def _pairs(value: object) -> list[tuple[str, object]]:
+    pairs = []
+    for member in list_of(value):
+        key = text_of(mapping_of(member).get("key"))
+        if key is not None:
+            pairs.append((key, mapping_of(member).get("value")))
+    return pairs
+
+
+def _plain(value: object, depth: int = MAX_DEPTH) -> object:
+    """An AnyValue as the value that it stands for; None where there is none."""
+    if not isinstance(value, dict):
+        return value
+    if depth <= 0:
+        return None
+    for kind, member in value.items():
+        match kind:
+            case "stringValue":
+                return member if isinstance(member, str) else None
+            case "boolValue":
+                return member if isinstance(member, bool) else None
+            case "intValue":
+                return number_of(int(member) if isinstance(member, str) and _INTEGER.fullmatch(member) else member)
+            case "doubleValue":
+                return number_of(member)
+            case "arrayValue":
+                return [_plain(each, depth - 1) for each in list_of(mapping_of(member).get("values"))]
+            case "kvlistValue":
+                pairs = _pairs(mapping_of(member).get("values"))
+                return {key: _plain(each, depth - 1) for key, each in pairs}
+    return None
+
+
+def _links(value: object, nodes: Mapping[_Id, _Node]) -> tuple[tuple[SpanLink, ...], list[object]]:
+    """Links to spans of the session, and those to other places, whose ids mean nothing in the host's trace."""
+    links: list[SpanLink] = []
+    elsewhere: list[object] = []
+    for member in list_of(value)[:_MOST_EVENTS]:
+        link = mapping_of(member)
+        target = (own_id(link.get("traceId")) or "", own_id(link.get("spanId")) or "")
+        if target in nodes:
+            attributes, _ = _attributes(link.get("attributes"))
+            links.append(SpanLink(guest_span_id(*target), bounded(attributes)))
+        else:
+            elsewhere.append(member)
+    return tuple(links), elsewhere
+
+
+def _events(value: object, start: UnixNano) -> tuple[SpanEvent, ...]:
+    events = []
+    for member in list_of(value)[:_MOST_EVENTS]:
+        event = mapping_of(member)
+        at, _, _ = span_times(_time(event.get("timeUnixNano")), None, start)
+        attributes, _ = _attributes(event.get("attributes"))
+        events.append(SpanEvent(at, cut_text(text_of(event.get("name")) or "unnamed", NAME_BYTES), bounded(attributes)))
+    return tuple(events)
+
+
+def _time(value: object) -> int | None:
+    """A time in nanoseconds: OTLP JSON writes 64 bits as a string, some as a number. Zero is no time."""
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
+        value = int(value)
+    number = number_of(value)
+    return int(number) if number is not None and number > 0 else None
+
+
+def _says(value: object) -> bool:
+    return value is not None and value != "" and value != [] and value != {}

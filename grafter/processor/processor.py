@@ -1,0 +1,388 @@
+"""The driver of the core: what is due is claimed, decided, assembled, handed on and settled.
+
+Everything after a claim may happen twice (a process dies, a lease ends), so everything after a claim gives the same
+result for the same input. An exporter's intent is stored before bytes leave and its outcome after, so that only what
+has an unknown outcome is ever sent again.
+
+The order here is the order of a trace's life: ``consume``, ``_round``, ``_decide``, ``_release``; then it is the
+delivery's.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+from grafter.consumer import Exporter
+from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
+from grafter.core.model import Mark, Part, Source, UnixNano
+from grafter.core.policy import SECOND, GraftPolicy
+from grafter.errors import UnavailableError
+from grafter.processor.assembling import Assembler
+from grafter.processor.bundles import Bundles
+from grafter.processor.delivery import Delivery
+from grafter.processor.late_guests import LARGE_BYTES, LARGE_GUEST, LateGuests
+from grafter.processor.quarantine import Poison
+from grafter.processor.realtime_guests import is_large, session_keys
+from grafter.processor.release_result import Assembled
+from grafter.processor.work import Work
+from grafter.store.base import Bundle, Claim, Outcome, Store, StoredPart
+from grafter.tasks import task_group
+from grafter.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+# One claim is one pass over the due keys; more than a few hundred at a time would hold the loop for too long.
+_CLAIM_LIMIT = 400
+# The same for what is not claimed one by one.
+_BUNDLES = 4
+# Payload that is read and assembled at a time: bounds memory when many large traces are due together.
+_READ_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much goes out at a time."""
+
+    batch_spans: int = 4000
+    batch_bytes: int = 3 << 20
+    in_flight: int = 8
+    """Batches that are on their way at once, all exporters together counted as one."""
+    tick_seconds: float = 0.1
+    lease_seconds: float = 10.0
+
+
+class Processor:
+    """A Consumer for the receivers; the tick runs inside ``running``."""
+
+    def __init__(
+        self,
+        store: Store,
+        exporters: Sequence[Exporter],
+        policy: GraftPolicy,
+        assembler: Assembler,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        limits: Limits,
+    ) -> None:
+        self._store = store
+        self._exporters = tuple(exporters)
+        self._policy = policy
+        self._assembler = assembler
+        self._metrics = metrics
+        self._clock = clock
+        self._limits = limits
+        self._slots = asyncio.Semaphore(limits.in_flight)
+        self._claims: dict[int, Claim] = {}
+        self._sends: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._delivery = Delivery(store, exporters, metrics, clock, limits.tick_seconds)
+        self._late = LateGuests(store, policy, assembler)
+        self._poison = Poison(store, metrics)
+        self._bundles: Bundles | None = None
+        if len(self._exporters) == 1 and assembler.takes_bundles:
+            # With several exporters each trace has outcomes of its own.
+            self._bundles = Bundles(
+                store,
+                self._exporters[0],
+                metrics,
+                clock,
+                limits.batch_spans,
+                limits.batch_bytes,
+                self._delivery.until_settled,
+            )
+
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+        """Store the parts of one request; see Consumer."""
+        await self._store.append(parts, UnixNano(self._clock()), marks)
+
+    @asynccontextmanager
+    async def running(self, grace_seconds: float = 30.0) -> AsyncIterator[Self]:
+        """Tick until left; leaving waits up to the grace for what is on its way and keeps what is held."""
+        async with task_group() as background:
+            renewing = background.create_task(self._renew(), name="processor.renew")
+            try:
+                # Leaving this group waits for the batches that are on their way; their leases must not end meanwhile.
+                async with task_group() as sends:
+                    tick = sends.create_task(self._tick(sends), name="processor.tick")
+                    try:
+                        yield self
+                    finally:
+                        self._stopping.set()
+                        asyncio.get_running_loop().call_later(grace_seconds, self._give_up, tick)
+            finally:
+                renewing.cancel()
+
+    def _give_up(self, tick: asyncio.Task[None]) -> None:
+        """Cut off what is still on its way: its outcome is unknown and it goes out again after the next start."""
+        for task in self._sends:
+            task.cancel()
+        # It may wait for a store that is away.
+        tick.cancel()
+
+    async def _tick(self, tasks: asyncio.TaskGroup) -> None:
+        while not self._stopping.is_set():
+            try:
+                busy = await self._round(tasks) >= _CLAIM_LIMIT
+            except UnavailableError as error:
+                self._delivery.store_is_away(error)
+                busy = False
+            except Exception:
+                # A bug in one round must not stop all traces for ever; what was claimed is due again by its lease.
+                logger.exception("a round of the processor failed")
+                busy = False
+            if not busy:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.tick_seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    async def _renew(self) -> None:
+        """Keep the leases of what is still on its way."""
+        while True:
+            await asyncio.sleep(self._limits.lease_seconds / 3)
+            try:
+                if self._claims:
+                    await self._store.renew(list(self._claims.values()), UnixNano(self._clock()))
+                if self._bundles is not None:
+                    await self._bundles.renew()
+            except UnavailableError as error:
+                # Whoever takes them over meanwhile sends them marked; until then they are still owned.
+                self._delivery.store_is_away(error)
+
+    async def drain(self) -> None:
+        """Release all that is due by the clock's present moment; returns when it has left.
+
+        For a caller that turns the clock itself, instead of ``running``.
+        """
+        claimed = 1
+        while claimed:
+            async with task_group() as sends:
+                claimed = await self._round(sends)
+
+    async def _round(self, tasks: asyncio.TaskGroup) -> int:
+        """Claim what is due and see it on its way; how many keys were claimed."""
+        if self._delivery.down_for(self._exporters) > 0:
+            return 0
+        now = UnixNano(self._clock())
+        bundled = await self._bundle(tasks, self._bundles, now) if self._bundles is not None else 0
+        claims = await self._store.claim(now, _CLAIM_LIMIT, bundles=self._bundles is not None)
+        if not claims:
+            return bundled
+        due = await self._decide(claims, now)
+        # Some take longer to read and join than a lease lasts, and the others wait for them.
+        self._claims |= {id(claim): claim for claim, _ in due}
+        try:
+            for some in _slices(due):
+                works = await self._release(some, now)
+                for batch in self._batches(works):
+                    await self._slots.acquire()
+                    if self._stopping.is_set():
+                        # What was claimed and not yet begun is as it was before, and due again at the next start.
+                        self._slots.release()
+                        return 0
+                    for work in batch:
+                        self._claims[id(work)] = work.claim
+                    task = tasks.create_task(self._delivery.send(batch), name="processor.send")
+                    self._sends.add(task)
+                    task.add_done_callback(partial(self._sent, batch))
+        finally:
+            for claim, _ in due:
+                del self._claims[id(claim)]
+        return bundled + len(claims)
+
+    async def _bundle(self, tasks: asyncio.TaskGroup, bundles: Bundles, now: UnixNano) -> int:
+        """See the plain traces that are due on their way; how many were handed out."""
+        traces = 0
+        for _ in range(_BUNDLES):
+            bundle = await bundles.next(now)
+            if bundle is None:
+                return traces
+            traces += len(bundle.keys)
+            await self._slots.acquire()
+            task = tasks.create_task(self._send_bundle(bundles, bundle, now), name="processor.send_bundle")
+            self._sends.add(task)
+            task.add_done_callback(partial(self._sent_bundle, bundles, bundle))
+            if bundles.is_small(bundle):
+                # Nothing more is due. What comes due from now on leaves together at the next tick: looking is not free.
+                return traces
+        return max(traces, _CLAIM_LIMIT)
+
+    async def _send_bundle(self, bundles: Bundles, bundle: Bundle, now: UnixNano) -> None:
+        """A bundle to its exporter; what is not taken as a whole goes on one by one."""
+        if self._stopping.is_set():
+            return
+        try:
+            works, results = await bundles.send(bundle, now)
+            if not works:
+                return
+            for work in works:
+                self._claims[id(work)] = work.claim
+            try:
+                await self._delivery.note(bundles.exporter.name, works, [work.trace for work in works], results)
+                await self._delivery.conclude(works)
+            finally:
+                for work in works:
+                    self._claims.pop(id(work), None)
+        except UnavailableError as error:
+            self._delivery.store_is_away(error)
+        except Exception:
+            logger.exception("a batch failed; its traces are tried again when their leases end")
+
+    def _sent_bundle(self, bundles: Bundles, bundle: Bundle, task: asyncio.Task[None]) -> None:
+        self._sends.discard(task)
+        bundles.done(bundle)
+        self._slots.release()
+
+    async def _decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, ReleaseReason]]:
+        """The claims that are to be released now; the others are given back with their next moment."""
+        due: list[tuple[Claim, ReleaseReason]] = []
+        later: list[tuple[Claim, UnixNano]] = []
+        guests: list[Claim] = []
+        for claim in claims:
+            if _pinned(claim):
+                waiting = self._delivery.down_for(self._delivery.pending(claim))
+                if waiting > 0:
+                    later.append((claim, UnixNano(now + int(waiting * SECOND))))
+                else:
+                    # Its parts are those of the first attempt; what came since must not change the answer.
+                    due.append((claim, self._delivery.begun.get(claim.key, ReleaseReason.COMPLETE)))
+            elif len(claim.key) == 16:
+                _sort(claim, step_host(claim.state, now, self._policy), due, later)
+            else:
+                guests.append(claim)
+        if guests:
+            for claim, decision in await self._late.decide(guests, now):
+                _sort(claim, decision, due, later)
+        if later:
+            await self._store.postpone(later)
+        return due
+
+    async def _release(self, due: Sequence[tuple[Claim, ReleaseReason]], now: UnixNano) -> list[Work]:
+        """Read and assemble; what leaves nothing behind is settled here."""
+        works = []
+        for (claim, reason), parts in zip(due, await self._read([claim for claim, _ in due]), strict=True):
+            if parts is None:
+                continue
+            try:
+                assembled = await self._assemble(claim, parts, reason, now)
+            except UnavailableError:
+                raise
+            except Exception as error:  # noqa: BLE001  # one trace that cannot be assembled must not hold up the others
+                await self._poison.assembling(claim, parts, error, now)
+                continue
+            if len(self._exporters) > 1:
+                self._delivery.begun[claim.key] = reason
+            works.append(Work(claim, assembled.reason or reason, assembled, dict(claim.outcomes)))
+        empty = [w for w in works if w.assembled.trace is None]
+        if empty:
+            await self._delivery.settle(empty)
+            works = [w for w in works if w.assembled.trace is not None]
+        return works
+
+    async def _read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart] | None]:
+        """The parts of each claim; None for one that cannot be read while the others can."""
+        try:
+            return await self._store.read(claims)
+        except UnavailableError:
+            if len(claims) == 1:
+                raise
+        found: list[Sequence[StoredPart] | None] = []
+        failures: list[tuple[Claim, UnavailableError]] = []
+        for claim in claims:
+            try:
+                found.append((await self._store.read([claim]))[0])
+            except UnavailableError as error:
+                found.append(None)
+                failures.append((claim, error))
+        if len(failures) == len(claims):
+            raise failures[0][1]
+        for claim, failure in failures:
+            await self._poison.reading(claim, failure, UnixNano(self._clock()))
+        return found
+
+    async def _assemble(
+        self, claim: Claim, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano
+    ) -> Assembled:
+        state = claim.state
+        if len(claim.key) != 16:
+            return await self._late.assemble(claim, parts, reason, now, pinned=_pinned(claim))
+        recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
+        if state.guests and (state.bytes > LARGE_BYTES or state.guest_spans > LARGE_GUEST or is_large(state)):
+            # A join of this size takes longer than the other requests should wait.
+            return await asyncio.to_thread(self._assembler.host, claim.key, state, parts, reason, now, recalled)
+        return self._assembler.host(claim.key, state, parts, reason, now, recalled)
+
+    async def _recall(self, claim: Claim, now: UnixNano) -> dict[bytes, bytes]:
+        """The memories that matter to a host's key: its own and its guests'."""
+        guests = claim.state.guests
+        keys = [claim.key, *map(self._assembler.guest_key, guests)]
+        found: dict[bytes, bytes] = {m.key: m.blob for m in await self._store.recall(keys, now) if m is not None}
+        calls = [self._assembler.guest_key(name) for name, guest in guests.items() if guest.source is Source.REALTIME]
+        sessions = session_keys(found[key] for key in calls if key in found) if calls else []
+        if sessions:
+            found |= {m.key: m.blob for m in await self._store.recall(sessions, now) if m is not None}
+        return found
+
+    def _batches(self, works: Sequence[Work]) -> Iterable[list[Work]]:
+        batch: list[Work] = []
+        spans = size = 0
+        for work in works:
+            trace = work.assembled.trace
+            assert trace is not None
+            if batch and (
+                spans + trace.spans > self._limits.batch_spans or size + work.assembled.size > self._limits.batch_bytes
+            ):
+                yield batch
+                batch, spans, size = [], 0, 0
+            batch.append(work)
+            spans += trace.spans
+            size += work.assembled.size
+        if batch:
+            yield batch
+
+    def _sent(self, works: list[Work], task: asyncio.Task[None]) -> None:
+        """The end of a send, also of one that was cancelled before its first step."""
+        self._sends.discard(task)
+        for work in works:
+            self._claims.pop(id(work), None)
+        self._slots.release()
+
+
+def _pinned(claim: Claim) -> bool:
+    """An export of the claim's parts was begun, and some of it may have arrived."""
+    return any(outcome is not Outcome.WITHDRAWN for outcome in claim.outcomes.values())
+
+
+def _sort(
+    claim: Claim,
+    decision: Decision,
+    due: list[tuple[Claim, ReleaseReason]],
+    later: list[tuple[Claim, UnixNano]],
+) -> None:
+    match decision:
+        case Release(reason):
+            due.append((claim, reason))
+        case Wait(until):
+            later.append((claim, until))
+
+
+def _slices(due: list[tuple[Claim, ReleaseReason]]) -> Iterable[list[tuple[Claim, ReleaseReason]]]:
+    """The due claims in runs of about _READ_BYTES."""
+    some: list[tuple[Claim, ReleaseReason]] = []
+    size = 0
+    for one in due:
+        if some and size + one[0].state.bytes > _READ_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(one)
+        size += one[0].state.bytes
+    if some:
+        yield some

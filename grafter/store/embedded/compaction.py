@@ -1,0 +1,274 @@
+"""Giving up space: whole segments from the oldest end, after copying what is still live in them.
+
+Only the oldest segment is ever given up, so that no settlement is lost before the parts that it settled. Copying is
+done a step at a time, through the writer's queue: a step decides on the loop, by the index as it is then, what is live,
+and whatever is queued behind it is behind it in the log too.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from grafter.core.model import Key
+from grafter.store import records
+from grafter.store.base import Outcome
+from grafter.store.embedded.index import Index
+from grafter.store.embedded.replay import guests_of
+from grafter.store.embedded.segments import Damage, Segment, SegmentLog
+from grafter.store.embedded.trace_entry import CHUNK_BYTES, position
+from grafter.store.embedded.trace_table import Table
+from grafter.store.embedded.writer import Place, Row, Writer, nothing
+from grafter.store.records import CHUNK, LOCATION, ROW, Chunk, RecordType
+
+_LOG = logging.getLogger(__name__)
+
+# The log is cleaned when it is this many times as large as what is live, and two segments more.
+_WASTE = 4
+# What a part costs in the log beside its payload and span ids: its row and key, and its share of the rest.
+_PART_COST = ROW.size + records.KEY_BYTES + 8
+# How much the log grows, as a share of a segment, before one of which something had to be left is gone through again.
+_AGAIN_SHARE = 8
+_COPY_BYTES = 1 << 20
+_COPY_ROWS = 4000
+
+_Tables = list[tuple[int, records.Parts, list[Key | None]]]
+"""Of each PARTS record: where its body lies, its table, and each part's guest."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened inside since the start."""
+
+    copied_parts: int = 0
+    """Parts that were copied so that their segment could be given up."""
+    copied_bytes: int = 0
+    given_up_segments: int = 0
+    lost_records: int = 0
+    """Records that were damaged on disk; each is also an ERROR in the log."""
+    torn_bytes: int = 0
+    """Unacknowledged bytes that an earlier process left behind when it died."""
+
+
+class Cleaner:
+    """Keeps the log's size within a bound; ``look`` is called after each group that was written."""
+
+    def __init__(self, log: SegmentLog, index: Index, writer: Writer, pool: ThreadPoolExecutor, counts: Counts) -> None:
+        self._log = log
+        self._index = index
+        self._writer = writer
+        self._pool = pool
+        self._counts = counts
+        self._loop = asyncio.get_running_loop()
+        self._giving_up: set[int] = set()
+        self._busy = False
+        self._pass_end = 0
+        self._floor = 0
+
+    def look(self) -> None:
+        """Give up what is dead, and begin to copy when too much is."""
+        log, table = self._log, self._index.table
+        for number in list(log.segments):
+            if number >= self._writer.applied or number == log.newest or number in table.live:
+                break
+            if number not in self._giving_up:
+                self._giving_up.add(number)
+                self._submit(self._discard(number))
+        if self._busy or len(log.segments) < 3:
+            return
+        live = table.bytes + table.parts * _PART_COST + table.spans * 8
+        if log.disk_bytes <= _WASTE * live + 2 * log.segment_bytes:
+            self._pass_end = self._floor = 0
+            return
+        oldest = next(iter(log.segments))
+        if log.disk_bytes <= self._floor or oldest >= self._writer.applied or oldest in self._giving_up:
+            return
+        if self._pass_end and oldest > self._pass_end:
+            # Everything was copied once and it is still as large: envelopes that nobody shares. Not again at once.
+            self._rest()
+            return
+        self._pass_end = self._pass_end or log.newest
+        self._busy = True
+        self._begin(log.segments[oldest])
+
+    def _rest(self) -> None:
+        """Copy no more before the log has grown by half."""
+        self._busy, self._floor, self._pass_end = False, self._log.disk_bytes * 3 // 2, 0
+
+    def _discard(self, number: int) -> Callable[[], Sequence[Row]]:
+        def discard() -> Sequence[Row]:
+            self._log.discard(number)
+            self._counts.given_up_segments += 1
+            return []
+
+        return discard
+
+    def _submit(
+        self,
+        prepare: Callable[[], Sequence[Row]],
+        then: Callable[[], None] = nothing,
+        apply: Callable[[list[Place]], None] = lambda _: None,
+    ) -> None:
+        """Queue work that no caller waits for."""
+        if self._writer.stopping:
+            return
+
+        def done(future: asyncio.Future[None]) -> None:
+            if (error := future.exception()) is not None:
+                _LOG.warning("the log could not be cleaned: %s", error)
+                self._rest()
+            elif not self._writer.stopping:
+                then()
+
+        self._writer.submit([], apply, prepare=prepare).future.add_done_callback(done)
+
+    def _begin(self, segment: Segment) -> None:
+        """Find out, off the loop, what the oldest segment once held."""
+
+        def tables() -> _Tables:
+            found = []
+            for record in self._log.scan(segment, Damage()):
+                if record.type == RecordType.PARTS and record.version <= records.VERSION:
+                    parts = records.decode_parts(record.body)
+                    found.append((record.offset, parts, [own for own, _ in guests_of(record.body, parts)]))
+            return found
+
+        def scanned(future: Future[_Tables]) -> None:
+            # The loop is gone when the store was left meanwhile.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._scanned, segment, future)
+
+        self._pool.submit(tables).add_done_callback(scanned)
+
+    def _scanned(self, segment: Segment, future: Future[_Tables]) -> None:
+        if self._writer.stopping:
+            return
+        if error := future.exception():
+            _LOG.error("a segment that is still needed could not be read: %s", error)
+            self._rest()
+            return
+        rows = (
+            (key, own, row, body)
+            for body, parts, owns in future.result()
+            for key, own, row in zip(parts.keys, owns, parts.rows, strict=True)
+        )
+        self._copy(segment, rows, skipped=False)
+
+    def _copy(self, segment: Segment, rows: Iterator[tuple[Key, Key | None, bytes, int]], *, skipped: bool) -> None:
+        """One step: look at some parts of the oldest segment, and have those that are live written again."""
+        log, table, bundles = self._log, self._index.table, self._index.bundles
+        live: list[tuple[Key, Chunk]] = []
+        size = 0
+        ended = True
+        for examined, (key, own, row, body) in enumerate(rows, 1):
+            found = _located(table, key, own, row, segment.number, body)
+            if found is not None:
+                if bundles.settled_soon(found[0]):
+                    # It may be settled or moved by what is being written, and must not come back behind that.
+                    skipped = True
+                else:
+                    chunk: Chunk = CHUNK.unpack(found[1])
+                    live.append((found[0], chunk))
+                    size += chunk[9] + chunk[10]
+            if size >= _COPY_BYTES or examined >= _COPY_ROWS:
+                ended = False
+                break
+
+        def then() -> None:
+            if not ended:
+                self._copy(segment, rows, skipped=skipped)
+                return
+            self._busy = False
+            if segment.number in table.live and not skipped:
+                _LOG.error("held parts of segment %d are damaged and keep it on the disk", segment.number)
+                self._rest()
+            elif not skipped:
+                self.look()
+            else:
+                # Each pass reads the whole segment, and a bundle may be out for as long as its peer is slow.
+                self._floor = log.disk_bytes + log.segment_bytes // _AGAIN_SHARE
+
+        if not live:
+            self._loop.call_soon(then)
+            return
+        outcomes = _outcomes(table, {key for key, _ in live})
+        rows_written: list[bytes] = []
+
+        def prepare() -> Sequence[Row]:
+            body, written = _copied_parts(live, segment)
+            rows_written[:] = written
+            self._counts.copied_parts += len(live)
+            self._counts.copied_bytes += size
+            return [
+                (RecordType.PARTS, body),
+                *(
+                    (RecordType.OUTCOME, [records.encode_outcome(exporter, outcome, keys)])
+                    for (exporter, outcome), keys in outcomes.items()
+                ),
+            ]
+
+        def apply(places: list[Place]) -> None:
+            location = LOCATION.pack(*places[0])
+            for (key, _), row in zip(live, rows_written, strict=True):
+                self._index.relocate(key, location + row)
+
+        self._submit(prepare, then, apply)
+
+
+def _located(table: Table, key: Key, own: Key | None, row: bytes, segment: int, body: int) -> tuple[Key, bytes] | None:
+    """Under which key, and as which chunk, a part that lies at this place is held; None when it is not.
+
+    ``key`` and ``row`` are what its record says, ``own`` is its guest's key: it may have been moved since.
+    """
+    guest = table.guests.get(own) if own is not None else None
+    place = LOCATION.pack(segment, body)
+    for candidate in (key, own, guest.host if guest is not None else None):
+        held = table.entries.get(candidate) if candidate is not None else None
+        if candidate is None or held is None:
+            continue
+        at = position(held.chunks, int.from_bytes(row[:8], "little"))
+        chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
+        if chunk[: LOCATION.size] == place and chunk[LOCATION.size + 8 :] == row[8:]:
+            return candidate, chunk
+        if own is None:
+            continue
+        # It was numbered anew when it moved, so it has to be looked for by its place.
+        for at in range(0, len(held.chunks), CHUNK_BYTES):
+            chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
+            if chunk[: LOCATION.size] == place and CHUNK.unpack(chunk)[8] == ROW.unpack(row)[6]:
+                return candidate, chunk
+    return None
+
+
+def _outcomes(table: Table, keys: Collection[Key]) -> Mapping[tuple[str, Outcome], list[tuple[Key, int]]]:
+    """What is known of exports of these keys, as records say it."""
+    known: dict[tuple[str, Outcome], list[tuple[Key, int]]] = {}
+    for key in keys:
+        held = table.entries[key]
+        if held.pin is not None:
+            for exporter, outcome in held.pin.outcomes.items():
+                known.setdefault((exporter, outcome), []).append((key, held.pin.up_to))
+    return known
+
+
+def _copied_parts(live: Sequence[tuple[Key, Chunk]], segment: Segment) -> tuple[Sequence[bytes], list[bytes]]:
+    """A PARTS body with these parts as they are held now, and its rows. Raises OSError."""
+    position = records.PARTS_HEAD.size + len(live) * (records.KEY_BYTES + ROW.size)
+    blobs: list[bytes] = []
+    rows = []
+    envelopes: dict[bytes, int] = {}
+    for _, (_, body, arrival, now, spans, flags, at, length, head, head_length, size) in live:
+        envelope = 0
+        if length:
+            blob = SegmentLog.read(segment, body + at, length)
+            if blob not in envelopes:
+                envelopes[blob] = position
+                blobs.append(blob)
+                position += length
+            envelope = envelopes[blob]
+        blobs.append(SegmentLog.read(segment, body + head, head_length + size))
+        rows.append(ROW.pack(arrival, now, spans, flags, envelope, length, position, head_length, size))
+        position += head_length + size
+    return records.parts_body([key for key, _ in live], rows, blobs, position, ()), rows

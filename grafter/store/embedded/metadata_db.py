@@ -1,0 +1,329 @@
+"""What outlives the parts: memories of released traces, the dead-letter box, marks and notes of calls. One SQLite file,
+or none.
+
+The memories of one commit are one row: a row a memory cost 5 us of CPU each, found by the key or by an index over it,
+and every trace leaves one. Which row a key's memory is in is kept in the process, by the key's hash: nearly every new
+trace is one that was never released, and to know that has to cost next to nothing.
+
+One thread writes (``commit``); any thread may read.
+"""
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from struct import Struct
+from typing import Concatenate, ParamSpec, TypeVar
+
+from grafter.core.calls import CallNote
+from grafter.core.model import Key, Mark, UnixNano
+from grafter.store.base import DeadLetter, Memory
+from grafter.store.embedded.calls import CallBook
+from grafter.store.embedded.dedupe_keys import MARK_LIMIT, Marks
+from grafter.store.embedded.segments import StoreError
+from grafter.store.records import padded
+
+_LOG = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+FORMAT = 1
+_NOT_REMEMBERED = (False, None)
+_SCHEMA = (
+    # keys and hosts: 17 bytes each (a host's key ends with a zero byte, no host is all zero); sizes: of the blobs.
+    "CREATE TABLE memory (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, keys BLOB NOT NULL, hosts BLOB NOT NULL,"
+    " sizes BLOB NOT NULL, blobs BLOB NOT NULL)",
+    "CREATE TABLE letter (id INTEGER PRIMARY KEY, key BLOB NOT NULL, exporter TEXT NOT NULL, reason TEXT NOT NULL,"
+    " at INTEGER NOT NULL, spans INTEGER NOT NULL, payload BLOB NOT NULL)",
+    "CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
+    f"PRAGMA user_version = {FORMAT}",
+)
+_KEY = 17
+_NO_HOST = bytes(_KEY)
+_SIZE = Struct("<I")
+
+
+@dataclass(slots=True)
+class Sheet:
+    """Memories of hosts, of one moment."""
+
+    at: int
+    keys: Sequence[Key]
+    """16 bytes each."""
+    blobs: Sequence[bytes]
+
+
+_Row = tuple[int, int, list[int]]
+"""Id, moment, and the hashes of the keys that are still to be forgotten, newest first."""
+
+
+def _alone(method: Callable[Concatenate["Ledger", _P], _T]) -> Callable[Concatenate["Ledger", _P], _T]:
+    """The method while nobody else writes into the file."""
+
+    @wraps(method)
+    def alone(self: "Ledger", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self.writing:
+            return method(self, *args, **kwargs)
+
+    return alone
+
+
+class Ledger:
+    """Memories and letters. Methods raise sqlite3.Error when the file cannot be read or written."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        remember: int,
+        remember_limit: int,
+        letter_bytes: int,
+        mark_limit: int = MARK_LIMIT,
+    ) -> None:
+        """Open or make the file; None keeps everything in memory. ``remember`` in nanoseconds. Raises StoreError."""
+        self._path = path
+        self._remember = remember
+        self._remember_limit = remember_limit
+        self._letter_bytes = letter_bytes
+        self._row_of: dict[int, int] = {}
+        self._rows: deque[_Row] = deque()
+        self._emptied = 0
+        """Rows up to this id hold nothing that is still remembered, and are to be deleted."""
+        self._letters = 0
+        # Readers share one connection; a commit must not show half done, so it has one of its own.
+        self._lock = threading.Lock()
+        self.writing = threading.Lock()
+        """Held by whoever writes into the file: SQLite lets one wait for another too, but not in turns."""
+        self.forgotten = 0
+        """Memories that the limit or the time ended, since the start."""
+        try:
+            self._writer = _connected(path)
+            self._reader = self._writer if path is None else _connected(path)
+            self.marks = Marks(self._writer, self._reader, self._lock, mark_limit)
+            self.calls = CallBook(
+                self._writer, self._reader, self._lock, remember=remember, limit=max(1, remember_limit)
+            )
+            self._letters = self._writer.execute("SELECT coalesce(sum(length(payload)), 0) FROM letter").fetchone()[0]
+            for number, at, keys in self._reader.execute("SELECT id, at, keys FROM memory ORDER BY id"):
+                self._found(number, at, [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)])
+            # A row goes when all of it is forgotten, so the oldest one may still hold some that the limit ended.
+            self._forget(None)
+            self.forgotten = 0
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot use {path}: {error}; check its permissions and the space on the disk") from error
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of the files."""
+        if self._path is None:
+            return 0
+        size = 0
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                size += os.stat(f"{self._path}{suffix}").st_size
+        return size
+
+    def knows(self, key: Key) -> bool:
+        """False when there certainly is no memory of the key."""
+        return hash(padded(key)) in self._row_of
+
+    def recall(self, key: Key, now: UnixNano) -> Memory | None:
+        """The memory of a key, unless its time is over."""
+        sought = padded(key)
+        number = self._row_of.get(hash(sought))
+        if number is None:
+            return None
+        with self._lock:
+            row = self._reader.execute(
+                "SELECT at, keys, hosts, sizes, blobs FROM memory WHERE id = ?", (number,)
+            ).fetchone()
+        if row is None or row[0] + self._remember <= now:
+            return None
+        _, keys, hosts, sizes, blobs = row
+        # The last one: it is the newest.
+        found = keys.rfind(sought)
+        while found % _KEY and found >= 0:  # found across two neighbours
+            found = keys.rfind(sought, 0, found + _KEY - 1)
+        if found < 0:
+            return None  # another key of the same hash
+        position = found // _KEY
+        lengths = [length for (length,) in _SIZE.iter_unpack(sizes)]
+        start = sum(lengths[:position])
+        host = hosts[found : found + _KEY]
+        return Memory(key, blobs[start : start + lengths[position]], None if host == _NO_HOST else Key(host[:-1]))
+
+    def host(self, key: Key, now: UnixNano) -> tuple[bool, Key | None]:
+        """Whether the key is remembered, and the host that its memory names.
+
+        A file that cannot be read does not stop the doors: then the key counts as remembered, its host as unknown.
+        """
+        if hash(padded(key)) not in self._row_of:
+            return _NOT_REMEMBERED
+        try:
+            memory = self.recall(key, now)
+        except sqlite3.Error as error:
+            _LOG.warning("a memory could not be read: %s", error)
+            return True, None
+        return _NOT_REMEMBERED if memory is None else (True, memory.host)
+
+    @_alone
+    def commit(
+        self,
+        memories: Sequence[tuple[Memory, UnixNano]],
+        letters: Sequence[DeadLetter],
+        sheets: Sequence[Sheet] = (),
+        marks: Sequence[tuple[Mark, UnixNano]] = (),
+        calls: Sequence[tuple[CallNote, UnixNano]] = (),
+    ) -> int:
+        """Store, and make room; the number of spans of old letters that had to go. All or nothing."""
+        writer = self._writer
+        added: list[tuple[int, int, list[int]]] = []
+        pushed_out = 0
+        size = self._letters
+        writer.execute("BEGIN IMMEDIATE")
+        try:
+            for now, group in groupby(memories, itemgetter(1)):
+                some = [memory for memory, _ in group]
+                keys = [padded(memory.key) for memory in some]
+                hosts = b"".join([_NO_HOST if memory.host is None else padded(memory.host) for memory in some])
+                added.append(self._insert(now, keys, hosts, [memory.blob for memory in some]))
+            for sheet in sheets:
+                keys = [key + b"\0" for key in sheet.keys]
+                added.append(self._insert(sheet.at, keys, bytes(_KEY * len(keys)), sheet.blobs))
+            if letters:
+                writer.executemany(
+                    "INSERT INTO letter (key, exporter, reason, at, spans, payload) VALUES (?, ?, ?, ?, ?, ?)",
+                    [(x.key, x.exporter, x.reason, x.at, x.spans, x.payload) for x in letters],
+                )
+                size += sum(len(letter.payload) for letter in letters)
+                size, pushed_out = self._push_out(size)
+            if marks:
+                self.marks.write(marks)
+            if calls:
+                self.calls.write(calls)
+            writer.execute("COMMIT")
+        except BaseException:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+            raise
+        self._letters = size
+        if marks:
+            self.marks.written()
+        for number, at, hashes in added:
+            self._found(number, at, hashes)
+        if added:
+            self._forget(max(at for _, at, _ in added))
+            # On its own, since what is stored stays stored when this fails; then the next one does it.
+            with contextlib.suppress(sqlite3.Error):
+                self._delete_emptied()
+        return pushed_out
+
+    def _insert(self, at: int, keys: list[bytes], hosts: bytes, blobs: Sequence[bytes]) -> tuple[int, int, list[int]]:
+        sizes = Struct(f"<{len(blobs)}I").pack(*map(len, blobs))
+        number = self._writer.execute(
+            "INSERT INTO memory (at, keys, hosts, sizes, blobs) VALUES (?, ?, ?, ?, ?)",
+            (at, b"".join(keys), hosts, sizes, b"".join(blobs)),
+        ).lastrowid
+        assert number is not None
+        return number, at, list(map(hash, keys))
+
+    def _delete_emptied(self) -> None:
+        if self._emptied:
+            self._writer.execute("DELETE FROM memory WHERE id <= ?", (self._emptied,))
+            self._emptied = 0
+
+    def _found(self, number: int, at: int, hashes: list[int]) -> None:
+        for key_hash in hashes:
+            self._row_of[key_hash] = number
+        # Popped from its end, so the first stored, the oldest, goes first.
+        hashes.reverse()
+        self._rows.append((number, at, hashes))
+
+    def _forget(self, now: int | None) -> None:
+        """Forget what is too many and, where the time is known, what is too old; oldest first."""
+        rows, row_of = self._rows, self._row_of
+        while rows:
+            number, at, hashes = rows[0]
+            old = now is not None and at + self._remember <= now
+            while hashes and (old or len(row_of) > self._remember_limit):
+                key_hash = hashes.pop()
+                # A newer memory of the key is in another row.
+                if row_of.get(key_hash) == number and key_hash not in hashes:
+                    del row_of[key_hash]
+                    self.forgotten += 1
+            if hashes:
+                break
+            rows.popleft()
+            self._emptied = number
+
+    def _push_out(self, size: int) -> tuple[int, int]:
+        spans = 0
+        last = None
+        rows = self._writer.execute("SELECT id, spans, length(payload) FROM letter ORDER BY id")
+        for row, lost, length in rows:
+            if size <= self._letter_bytes:
+                break
+            last = row
+            spans += lost
+            size -= length
+        rows.close()
+        if last is not None:
+            self._writer.execute("DELETE FROM letter WHERE id <= ?", (last,))
+        return size, spans
+
+    def letters(self, limit: int) -> list[DeadLetter]:
+        """The newest first."""
+        with self._lock:
+            rows = self._reader.execute(
+                "SELECT key, exporter, reason, at, spans, payload FROM letter ORDER BY id DESC LIMIT ?", (limit,)
+            ).fetchall()
+        return [DeadLetter(Key(row[0]), row[1], row[2], UnixNano(row[3]), row[4], row[5]) for row in rows]
+
+    def secret(self, name: str) -> bytes:
+        """32 random bytes, made when the name is first asked for."""
+        self._writer.execute("INSERT OR IGNORE INTO setting VALUES (?, ?)", (name, os.urandom(32)))
+        value: bytes = self._writer.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()[0]
+        return value
+
+    def close(self) -> None:
+        self._reader.close()
+        if self._writer is not self._reader:
+            self._writer.close()
+
+
+def _connected(path: Path | None) -> sqlite3.Connection:
+    if path is not None and not path.exists():
+        # SQLite takes the file's mode for its -wal too; both may hold what a peer refused, so they are nobody else's.
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    # Autocommit, so that BEGIN and COMMIT stand where they are meant.
+    connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=0.5)
+    try:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found > FORMAT:
+            raise StoreError(
+                f"{path} was written by a newer grafter (format {found}, this one reads {FORMAT}): "
+                "run that version, or give this one another directory"
+            )
+        if path is not None:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+        if found == 0:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

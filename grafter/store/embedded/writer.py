@@ -1,0 +1,361 @@
+"""The one thread that writes, and the group commit: whatever waits when it comes round is one write.
+
+An op goes from the loop to the thread and back. On the thread: memories and dead letters into the ledger, records into
+the log. Back on the loop, in the order of the log: ``apply`` or ``refused``, then the caller's answer.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from grafter.core.calls import CallNote
+from grafter.core.model import Mark, UnixNano
+from grafter.errors import UnavailableError
+from grafter.store import records
+from grafter.store.base import DeadLetter, Memory
+from grafter.store.embedded.metadata_db import Ledger, Sheet
+from grafter.store.embedded.reserve import Reserve
+from grafter.store.embedded.segments import SegmentLog
+from grafter.store.records import RecordError, RecordType
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_GROUP_RECORDS = 256
+_GROUP_BYTES = 8 << 20
+
+Row = tuple[RecordType, Sequence[bytes]]
+"""A record: its type and the buffers of its body."""
+Place = tuple[int, int]
+"""Where a record's body lies: segment number and offset."""
+
+
+@dataclass(slots=True)
+class Op(Generic[_T]):
+    """Something to write, and what follows from it on the loop."""
+
+    future: asyncio.Future[_T]
+    rows: Sequence[Row]
+    apply: Callable[[list[Place]], _T]
+    """Called with the place of each row when all is written."""
+    refused: Callable[[], None]
+    """Called when it could not be written; then the future has an UnavailableError."""
+    memories: Sequence[tuple[Memory, UnixNano]] = ()
+    letters: Sequence[DeadLetter] = ()
+    sheets: Sequence[Sheet] = ()
+    marks: Sequence[tuple[Mark, UnixNano]] = ()
+    calls: Sequence[tuple[CallNote, UnixNano]] = ()
+    prepare: Callable[[], Sequence[Row]] | None = None
+    """Makes the rows, on the writer's thread, before the write. May raise OSError."""
+    pushed_out: int = 0
+    """Spans of old letters that this group's letters pushed out; said to the first op of the group that had any."""
+    places: list[Place] = field(default_factory=list)
+    error: Exception | None = None
+
+
+def nothing() -> None:
+    """For an op that took nothing for granted."""
+
+
+# How long a store that cannot write waits for somebody before it tries by itself.
+_PROBE_SECONDS = 1.0
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
+
+
+class Writer:
+    """Writes ops. Without a log there is no thread: an op is applied when it is submitted."""
+
+    def __init__(
+        self,
+        log: SegmentLog | None,
+        ledger: Ledger,
+        reserve: Reserve | None,
+        *,
+        always: bool,
+        interval: float,
+        committed: Callable[[], None],
+    ) -> None:
+        """``always``: to the disk before an op is answered, else every ``interval`` seconds. ``committed`` is called
+        on the loop after each group that was applied.
+        """
+        self.up = True
+        """False from a failed write until one works."""
+        self.stopping = False
+        self.applied = log.newest + 1 if log is not None else 0
+        """Every record of a segment below this one is applied."""
+        self._log = log
+        self._ledger = ledger
+        self._reserve = reserve
+        self.short = False
+        """The disk was full, and what is free since then is for draining."""
+        self._always = always
+        self._interval = interval
+        self._committed_to = committed
+        self._loop = asyncio.get_running_loop()
+        self._queued: list[Op[Any]] = []
+        self._inbox: queue.SimpleQueue[list[Op[Any]] | None] = queue.SimpleQueue()
+        self._stop_sync = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Begin the threads."""
+        if self._log is not None:
+            self._threads.append(threading.Thread(target=self._write_forever, name="grafter-store-write", daemon=True))
+            if not self._always:
+                self._threads.append(
+                    threading.Thread(target=self._sync_forever, name="grafter-store-sync", daemon=True)
+                )
+        for thread in self._threads:
+            thread.start()
+
+    async def stop(self) -> None:
+        """Take no more, write and answer what was taken, bring it to the disk."""
+        self.stopping = True
+        self._flush()
+        self._inbox.put(None)
+        self._stop_sync.set()
+        if self._log is not None:
+            await asyncio.to_thread(self._finish)
+            # The last answers were put into the loop before the thread ended; let them run.
+            await asyncio.sleep(0)
+
+    def _finish(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        if self._log is not None:
+            try:
+                self._log.sync()
+            except OSError as error:
+                _LOG.error("the last writes may not be on the disk: %s", error.strerror)
+
+    def submit(
+        self,
+        rows: Sequence[Row],
+        apply: Callable[[list[Place]], _T],
+        refused: Callable[[], None] = nothing,
+        *,
+        memories: Sequence[tuple[Memory, UnixNano]] = (),
+        letters: Sequence[DeadLetter] = (),
+        sheets: Sequence[Sheet] = (),
+        marks: Sequence[tuple[Mark, UnixNano]] = (),
+        calls: Sequence[tuple[CallNote, UnixNano]] = (),
+        prepare: Callable[[], Sequence[Row]] | None = None,
+    ) -> Op[_T]:
+        """Queue an op; its future has what ``apply`` says. Raises UnavailableError when stopping."""
+        op = Op(self._loop.create_future(), rows, apply, refused, memories, letters, sheets, marks, calls, prepare)
+        if self.stopping:
+            refused()
+            raise UnavailableError("the store is stopping", reason="stopping")
+        if self._log is None:
+            self._keep([op])
+            self._answer(op)
+        else:
+            if not self._queued:
+                # Everything that this round of the loop brings goes over in one hop.
+                self._loop.call_soon(self._flush)
+            self._queued.append(op)
+        return op
+
+    def _flush(self) -> None:
+        if self._queued:
+            self._inbox.put(self._queued)
+            self._queued = []
+
+    def _write_forever(self) -> None:
+        stop = False
+        while not stop:
+            try:
+                ops = self._inbox.get(timeout=None if self.up and not self.short else _PROBE_SECONDS)
+            except queue.Empty:
+                self._probe()
+                continue
+            if ops is None:
+                return
+            while not self._inbox.empty():
+                more = self._inbox.get()
+                if more is None:
+                    stop = True
+                    break
+                ops += more
+            self._reopen()
+            for group in _groups(ops):
+                try:
+                    self._commit(group)
+                except Exception as error:  # noqa: BLE001  # a bug met by one request must not end all writing
+                    _LOG.exception("a write failed for a reason that nobody foresaw")
+                    for op in group:
+                        op.error = op.error or error
+                self._loop.call_soon_threadsafe(self._committed, group)
+
+    def _probe(self) -> None:
+        """Find out whether writing works again, for nobody may come while it is said that it does not."""
+        assert self._log is not None
+        if not self.up:
+            try:
+                self._log.write([(RecordType.SETTLE, records.VERSION, [records.encode_keys(())])])
+            except OSError:
+                return
+            self.up = True
+            _LOG.info("the store can write again")
+        self._reopen()
+
+    def _reopen(self) -> None:
+        """After the disk was full: open the doors when there is space, else see that what is dead can be given up."""
+        if not self.short or self._log is None:
+            return
+        if self._reserve is None or self._reserve.take():
+            self.short = False
+            _LOG.info("there is space on the disk again; parts are taken")
+            return
+        with contextlib.suppress(OSError):
+            number = self._log.rotate()
+            if number is not None:
+                # Behind every group that is on its way back to the loop.
+                self._loop.call_soon_threadsafe(self._rotated, number)
+
+    def _rotated(self, number: int) -> None:
+        self.applied = max(self.applied, number)
+        if not self.stopping:
+            self._committed_to()
+
+    def _commit(self, group: list[Op[Any]]) -> None:
+        """On the writer's thread."""
+        assert self._log is not None
+        self._keep(group)
+        rows: list[tuple[int, int, Sequence[bytes]]] = []
+        writing = []
+        for op in group:
+            if op.prepare is not None:
+                try:
+                    op.rows = op.prepare()
+                except (OSError, RecordError) as error:
+                    op.error = error
+            if op.error is None and op.rows:
+                rows += [(kind, records.VERSION, body) for kind, body in op.rows]
+                writing.append(op)
+        if rows:
+            try:
+                try:
+                    places = self._log.write(rows)
+                except OSError as error:
+                    if not self._made_room(error):
+                        raise
+                    # Parts wait outside until it is there again; what drains the store goes on.
+                    for op in [op for op in writing if any(kind is RecordType.PARTS for kind, _ in op.rows)]:
+                        op.error = error
+                        writing.remove(op)
+                    places = self._log.write(
+                        [(kind, records.VERSION, body) for op in writing for kind, body in op.rows]
+                    )
+                if self._always:
+                    try:
+                        self._log.sync()
+                    except OSError:
+                        self._log.take_back(places)
+                        raise
+                self.up = True
+                for op in writing:
+                    op.places = places[: len(op.rows)]
+                    del places[: len(op.rows)]
+            except OSError as error:
+                self._failed(error)
+                for op in writing:
+                    op.error = error
+
+    def _keep(self, group: list[Op[Any]]) -> None:
+        """Put memories, letters, marks and notes of calls into the ledger: before the settlement, so that none goes
+        without the other.
+
+        Marks come in ops of their own, made when the parts that they speak of are stored.
+        """
+        keeping = [op for op in group if op.memories or op.letters or op.sheets or op.marks or op.calls]
+        if not keeping:
+            return
+        memories = [memory for op in keeping for memory in op.memories]
+        letters = [letter for op in keeping for letter in op.letters]
+        sheets = [sheet for op in keeping for sheet in op.sheets]
+        marks = [mark for op in keeping for mark in op.marks]
+        calls = [call for op in keeping for call in op.calls]
+        try:
+            try:
+                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks, calls)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode not in _FULL or not self._made_room(OSError(errno.ENOSPC, "")):
+                    raise
+                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks, calls)
+        except sqlite3.Error as error:
+            _LOG.warning("the store could not write its ledger: %s", error)
+            for op in keeping:
+                op.error = error
+
+    def _made_room(self, error: OSError) -> bool:
+        """The disk is full: the doors shut, and what drains the store may try once more."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return False
+        if not self.short:
+            _LOG.error("the disk is full; parts are refused until there is space, what is held goes on leaving")
+        self.short = True
+        return self._reserve is not None and self._reserve.give_up()
+
+    def _failed(self, error: OSError) -> None:
+        if self.up:
+            _LOG.error("the store cannot write and refuses parts until it can: %s", error.strerror)
+        self.up = False
+
+    def _committed(self, group: list[Op[Any]]) -> None:
+        """On the loop, in the order of the log."""
+        for op in group:
+            self._answer(op)
+            if op.places:
+                self.applied = op.places[-1][0]
+        if not self.stopping:
+            self._committed_to()
+
+    def _answer(self, op: Op[Any]) -> None:
+        if op.error is None:
+            try:
+                result = op.apply(op.places)
+            except Exception as error:  # noqa: BLE001  # a bug met by one op must not leave the others unanswered
+                _LOG.exception("what was written could not be applied")
+                if not op.future.done():
+                    op.future.set_exception(error)
+                return
+            if not op.future.done():
+                op.future.set_result(result)
+            return
+        op.refused()
+        if not op.future.done():
+            reason = op.error.strerror if isinstance(op.error, OSError) else str(op.error)
+            refusal = UnavailableError(f"the store could not write: {reason}", reason="store_down")
+            refusal.__cause__ = op.error
+            op.future.set_exception(refusal)
+
+    def _sync_forever(self) -> None:
+        assert self._log is not None
+        while not self._stop_sync.wait(self._interval):
+            try:
+                self._log.sync()
+            except OSError as error:
+                _LOG.error("acknowledged parts may not be on the disk: %s", error.strerror)
+                self.up = False
+
+
+def _groups(ops: list[Op[Any]]) -> Iterator[list[Op[Any]]]:
+    """Cut what waits into pieces that one write takes."""
+    group: list[Op[Any]] = []
+    size = 0
+    for op in ops:
+        group.append(op)
+        size += sum(map(len, op.rows[0][1])) if op.rows else 0
+        if size >= _GROUP_BYTES or len(group) >= _GROUP_RECORDS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -1,5 +1,0 @@
-"""Live calls are written down, and their spans compared, as Realtime calls are."""
-
-from tests.core.openai.realtime.conftest import script, tree
-
-__all__ = ["script", "tree"]

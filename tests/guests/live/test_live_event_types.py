@@ -1,0 +1,197 @@
+"""Every event type of the Live API, made from the openai package's types, those of delegated responses included."""
+
+import json
+import re
+from pathlib import Path
+
+import orjson
+import pytest
+from openai.types.live import (
+    ClientEvent,
+    ConnectClientEvent,
+    ConnectServerEvent,
+    ForkClientEvent,
+    ForkServerEvent,
+    ServerEvent,
+)
+from openai.types.responses import ResponseStreamEvent
+
+from grafter.core.model import UnixNano
+from grafter.core.policy import Content, GraftPolicy
+from grafter.guests.realtime import machine
+from grafter.guests.realtime.gathering import Gathering, kind_of
+from grafter.guests.realtime.kept import KNOWN, UNREAD, kept
+from grafter.guests.realtime.live import allowed as live
+from grafter.guests.realtime.live.events import HANDLERS
+from grafter.guests.realtime.mapping import map_realtime
+from grafter.guests.realtime.notes import Note, Side, encode
+from tests.guests.realtime.event_types import SECRET, instances, models, type_of
+
+ROOT = Path(__file__).parents[3]
+SHARED = {"error", "response.create", "session.update", "session.updated"}
+"""Types that the Realtime API has too, and so its tables."""
+
+UNIONS = {
+    "server": (Side.SERVER, ServerEvent),
+    "sideband": (Side.SERVER, ConnectServerEvent),
+    "fork": (Side.SERVER, ForkServerEvent),
+    "client": (Side.CLIENT, ClientEvent),
+    "sideband client": (Side.CLIENT, ConnectClientEvent),
+    "fork client": (Side.CLIENT, ForkClientEvent),
+}
+INNER = {type_of(model) for model in models(ResponseStreamEvent)}
+
+
+def outer(event: dict[str, object]) -> dict[str, object]:
+    return {"type": "response.event", "event_id": "event_1", "delegation_id": "del_1", "event": event}
+
+
+EVENTS = [
+    *(
+        pytest.param(side, event, id=f"{name} {type_of(model)} {index}")
+        for name, (side, union) in UNIONS.items()
+        for model in models(union)
+        if type_of(model) != "response.event"
+        for index, event in enumerate(instances(model))
+    ),
+    *(
+        pytest.param(Side.SERVER, outer(event), id=f"response.event {type_of(model)} {index}")
+        for model in models(ResponseStreamEvent)
+        for index, event in enumerate(instances(model))
+    ),
+]
+TYPES = {type_of(model) for _, union in UNIONS.values() for model in models(union)}
+
+
+def test_the_unions_are_what_we_think() -> None:
+    """The walk over the types finds as many as the package has."""
+    assert len({type_of(model) for model in models(ConnectServerEvent)}) >= 28
+    assert len(INNER) >= 59
+    assert {"response.event", "session.closed", "transport.dtmf.received"} <= TYPES
+
+
+@pytest.mark.parametrize("content", list(Content))
+@pytest.mark.parametrize(("side", "event"), EVENTS)
+def test_what_is_stored_of_an_event(side: Side, event: dict[str, object], content: Content) -> None:
+    """It is JSON, the same when cleaned again; without content nothing that was said; and nobody's sound."""
+    before = json.dumps(event)
+    stored = kept(event, side, content)
+    assert json.dumps(event) == before
+    if stored is None:
+        assert live.unwrapped(event)["type"] in UNREAD
+        return
+    assert orjson.loads(orjson.dumps(stored)) == stored
+    assert stored["type"] in KNOWN
+    assert kept(stored, side, content) == stored
+    assert f"{SECRET} audio" not in json.dumps(stored)
+    if content is Content.NONE:
+        assert SECRET not in json.dumps(stored)
+
+
+@pytest.mark.parametrize("content", list(Content))
+def test_all_events_in_one_call(content: Content) -> None:
+    """Fed one after the other they give a tree with one session, and no content where none is wanted."""
+    gathering = Gathering("live_1", GraftPolicy(content=Content.FULL))
+    kinds = set()
+    for index, parameters in enumerate(EVENTS):
+        side, event = parameters.values
+        inner = event.get("event")
+        if isinstance(inner, dict) and "response" in inner:
+            # The types' walk calls everything by one id, which names one thing only.
+            event = {**event, "event": {**inner, "response": {**inner["response"], "id": f"resp_{index}"}}}
+        raw = json.dumps({**event, "event_id": f"event_{index}", "start_ms": index * 1500, "end_ms": index * 1500 + 7})
+        kinds.add(kind_of(gathering.add(raw, UnixNano(10**18 + index * 10**10), side)))
+    part = gathering.take()
+    assert kinds == {"event", "audio"}
+    assert part is not None
+    mapped = map_realtime("live_1", [part.payload], GraftPolicy(content=content), final=True)
+    spans = [span for one in mapped for span in one.guest.spans]
+    names = {span.name.split()[0] for span in spans}
+    assert names >= {"realtime_session", "chat", "execute_tool", "user_speech", "assistant_speech", "decision"}
+    if content is Content.NONE:
+        assert SECRET not in repr(spans)
+        assert SECRET not in repr([one.head for one in mapped])
+    else:
+        assert SECRET in repr(spans)
+
+
+def test_each_type_is_read_or_known_to_say_nothing() -> None:
+    """What is stored has a handler, what has a handler is stored, and no type of the package is unknown."""
+    assert HANDLERS.keys() == live.TABLES.keys()
+    assert not live.TABLES.keys() & live.UNREAD
+    assert machine.HANDLERS.keys() >= SHARED
+    names = (TYPES - SHARED - {"response.event"}) | {live.INNER + kind for kind in INNER}
+    # Nothing is kept for a type that no API has.
+    assert names == live.TABLES.keys() | live.UNREAD
+
+
+def test_the_page_about_events_is_whole() -> None:
+    """docs/live-events.md has a row for each type of the package, and for no other."""
+    page = (ROOT / "docs" / "live-events.md").read_text().partition("## What the server sends")[2]
+    outer_rows, _, inner_rows = page.partition("## Inside `response.event`")
+    assert _rows(outer_rows) == TYPES
+    assert _rows(inner_rows) == INNER
+
+
+def _rows(text: str) -> set[str]:
+    return {
+        name
+        for line in text.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1])
+    }
+
+
+def test_what_is_known_as_the_clients_is_the_clients() -> None:
+    """An event that is posted without a side gets the one that sends it."""
+    sent = {type_of(model) for side, union in UNIONS.values() if side is Side.CLIENT for model in models(union)}
+    assert sent == live.CLIENTS
+
+
+def test_a_response_event_of_tomorrow_is_counted_and_keeps_no_text() -> None:
+    """Its type names both, its numbers stay."""
+    stored = kept(outer({"type": "response.hologram.done", "text": SECRET, "n": 3}), Side.SERVER, Content.FULL)
+    assert stored == {
+        "type": "response.event/response.hologram.done",
+        "event_id": "event_1",
+        "text": None,
+        "n": 3,
+        "delegation_id": None,
+    }
+
+
+@pytest.mark.parametrize("inner", [None, 3, [], {}, {"type": 5}, {"type": ""}, {"type": "x" * 200}, {"type": "a b"}])
+def test_a_response_event_with_nothing_in_it_costs_nothing(inner: object) -> None:
+    gathering = Gathering("live_1", GraftPolicy())
+    event = {"type": "response.event", "event_id": "event_1", "event": inner}
+    assert kind_of(gathering.add_event(event, UnixNano(10**18), Side.SERVER)) in ("unknown_type", "odd")
+    part = gathering.take()
+    payloads = [] if part is None else [part.payload]
+    for each in map_realtime(
+        "live_1", [*payloads, encode([Note(UnixNano(1), Side.SERVER, event)])], GraftPolicy(), final=True
+    ):
+        assert [span.name for span in each.guest.spans] == ["realtime_session"]
+
+
+def test_no_sound_is_kept() -> None:
+    """Of the model's audio stays where it began; the caller's leaves nothing."""
+    for content in Content:
+        event = {"type": "session.output_audio.delta", "delta": "AAAA", "start_ms": 100, "end_ms": 200}
+        assert kept(event, Side.SERVER, content) == {"type": "session.output_audio.delta", "start_ms": 100}
+        assert kept({"type": "session.input_audio.append", "audio": "AAAA"}, Side.SERVER, content) is None
+
+
+def test_keys_of_a_session_are_stored_under_no_policy() -> None:
+    """Neither an MCP server's credentials nor who the caller is to the app."""
+    tools = [{"type": "mcp", "server_label": "crm", "authorization": SECRET, "headers": {"x": SECRET}}]
+    session = {
+        "id": "live_1",
+        "model": "gpt-live-1",
+        "safety_identifier": SECRET,
+        "delegation": {"type": "responses", "responses": {"model": "gpt-5.5", "tools": tools}},
+    }
+    for content in Content:
+        stored = kept({"type": "session.started", "session": session}, Side.SERVER, content)
+        assert stored is not None
+        assert SECRET not in json.dumps(stored)
+        assert stored["session"]["delegation"]["responses"]["model"] == "gpt-5.5"

@@ -1,0 +1,85 @@
+"""Reading values of which nothing is certain."""
+
+import json
+import math
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grafter.guests.values import canonical, digest, sound, structure
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**12)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(PLAIN) | st.dictionaries(st.text(), PLAIN))
+def test_what_python_prints_is_read_back(value: object) -> None:
+    """str() of a tool's list or dict is that list or dict again, as is its JSON."""
+    assert structure(str(value)) == value
+    assert structure(json.dumps(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("(1, 'a')", [1, "a"]),
+        ("{'a', 'b'}", ["a", "b"]),
+        ("{1: {'x': (None, True, -2.5e-3)}}", {"1": {"x": [None, True, -2.5e-3]}}),
+        ("It's done.", "It's done."),
+        ("17", "17"),
+        ("None", "None"),
+        ("[1, open('x')]", "[1, open('x')]"),
+        ("[x for x in (1, 2)]", "[x for x in (1, 2)]"),
+        ("[1if 1else 2]", "[1if 1else 2]"),
+        (r"['\d']", r"['\d']"),
+        ("{'a': ", "{'a': "),
+        ("{[]: 1}", "{[]: 1}"),
+        ("[" * 5000 + "]" * 5000, "[" * 5000 + "]" * 5000),
+        ("(" + "-" * 90_000 + "1,)", "(" + "-" * 90_000 + "1,)"),
+        ("[" + "9" * 10_000 + ", 'x']", "[" + "9" * 10_000 + ", 'x']"),
+        ("('" + "x" * 300_000 + "',)", "('" + "x" * 300_000 + "',)"),
+    ],
+)
+def test_only_plain_data_is_read_from_a_string(text: str, value: object) -> None:
+    """Code, sentences, bombs and what is too long stay the string they are."""
+    assert structure(text) == value
+
+
+@settings(max_examples=150)
+@given(st.text("([{}])'\",:-0129.eE\\x bTrueFalsNn\n", max_size=60))
+def test_no_string_raises_or_warns(text: str) -> None:
+    """Whatever looks a little like data is read or left."""
+    structure(text)
+
+
+def test_equal_arguments_have_equal_digests() -> None:
+    """An object, its JSON and its JSON in another order are one call; another value is another."""
+    same = {digest({"a": 1, "b": [2]}), digest('{"b":[2],"a":1}'), digest('{"a": 1, "b": [2]}')}
+    assert len(same) == 1
+    assert digest('{"a":2,"b":[2]}') not in same
+    assert digest("plain text") != digest("other text")
+
+
+def test_what_orjson_cannot_write_is_made_sound() -> None:
+    """Odd numbers, half characters and depth, all at once."""
+    deep: object = "bottom"
+    for _ in range(3000):
+        deep = [deep]
+    odd = {"nan": math.nan, "big": 2**70, "huge": 10**400, "half": "a\ud800b", "pair": "\ud83d\ude00", "deep": deep}
+    made = orjson.loads(orjson.dumps(sound(odd)))
+    assert made["nan"] is None
+    assert made["big"] == float(2**70)
+    assert made["huge"] is None
+    assert made["half"] == "a\ufffdb"
+    assert made["pair"] == "\U0001f600"
+    assert canonical(odd) == canonical(odd)
