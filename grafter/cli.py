@@ -15,7 +15,9 @@ from typing import Annotated
 import typer
 
 from grafter import __version__
-from grafter.config import Config, ConfigError, as_json, as_schema, as_yaml, lines, load
+from grafter.components import Config, load
+from grafter.config.problems import ConfigError
+from grafter.config.show import as_json, as_schema, as_yaml, lines
 
 app = typer.Typer(
     name="grafter",
@@ -93,9 +95,9 @@ def run(
 @app.command()
 def validate(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Say whether the config can be used, and what would run."""
-    active = read_config(config, set_).active()
+    settings = read_config(config, set_)
     typer.echo("valid")
-    for line in lines(active):
+    for line in lines(settings):
         typer.echo(line)
 
 
@@ -109,7 +111,7 @@ def print_config(config: ConfigOption = None, set_: SetOption = None, json_: Jso
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a config file, for editors."""
-    typer.echo(json.dumps(as_schema(), indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(as_schema(Config), indent=2, ensure_ascii=False))
 
 
 @app.command()

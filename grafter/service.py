@@ -13,16 +13,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import uvloop
 
 from grafter import __version__, allocator, logs
-from grafter.config import Config
+from grafter.components import Config
 from grafter.consumer import Consumer, Exporter, Signal
 from grafter.core.model import Mark, Part, UnixNano
 from grafter.core.policy import SECOND
-from grafter.doors_in import open_receiver
-from grafter.doors_out import open_exporter
 from grafter.errors import UnavailableError
 from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
@@ -31,11 +30,15 @@ from grafter.otlp.split import COMPILED
 from grafter.process import end_by, failure_line, stop_signals
 from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
+from grafter.receiver.config import Surroundings
 from grafter.receiver.http_common import serving
 from grafter.store.base import Share
-from grafter.stores import OpenedStore, open_store, trouble
+from grafter.store.config import trouble
 from grafter.tasks import task_group
 from grafter.telemetry import Held, HeldFor, Metrics
+
+if TYPE_CHECKING:
+    from grafter.store.config import OpenedStore
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +108,12 @@ async def running(
                 )
             )
         policy = config.graft_policy()
-        store = await stack.enter_async_context(open_store(config, policy, b"" if worker is None else worker.replica))
+        total = total_memory()
+        replica = b"" if worker is None else worker.replica
+        store = await stack.enter_async_context(config.extensions.store.open(policy, total, replica))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
         exporters = {
-            name: await stack.enter_async_context(open_exporter(name, exporter, metrics))
+            name: await stack.enter_async_context(exporter.open(name, metrics))
             for name, exporter in active.exporters.items()
         }
         _watch(service, store, exporters)
@@ -125,11 +130,9 @@ async def running(
         await stack.enter_async_context(_collecting_garbage())
         stack.enter_context(_taking_turns())
         consumer: Consumer = processor
-        total = total_memory()
         if total is not None:
             limit = config.service.memory_limit.of(total) // (1 if worker is None else config.service.workers)
             consumer = await stack.enter_async_context(guarding(processor, limit))
-        storing, consumer = consumer, _Gate(consumer, service.health)
         forwarding = Forwarding(
             {
                 one: [exporters[name] for name in active.pipelines[one.value].exporters]
@@ -138,25 +141,21 @@ async def running(
             },
             metrics,
         )
+        around = Surroundings(
+            consumer=_Gate(consumer, service.health),
+            storing=consumer,
+            forwarding=forwarding,
+            policy=policy,
+            metrics=metrics,
+            # They close one after the other.
+            grace_seconds=door_seconds / len(active.receivers),
+            store=store,
+            lease_seconds=config.extensions.store.lease.seconds,
+            admin_tokens=config.extensions.admin.secrets,
+            share_ports=worker is not None,
+        )
         for name, receiver in active.receivers.items():
-            ports = await stack.enter_async_context(
-                # They close one after the other.
-                open_receiver(
-                    name,
-                    receiver,
-                    consumer,
-                    forwarding,
-                    policy,
-                    metrics,
-                    door_seconds / len(active.receivers),
-                    storing=storing,
-                    store=store,
-                    lease_seconds=config.extensions.store.lease.seconds,
-                    admin_tokens=config.extensions.admin.secrets,
-                    share_ports=worker is not None,
-                )
-            )
-            service.ports.update(ports)
+            service.ports.update(await stack.enter_async_context(receiver.open(name, around)))
         service.health.phase = Phase.RUNNING
         split = "compiled" if COMPILED else "python"
         logger.info("grafter %s is running", __version__, extra={**service.ports, "split": split})
@@ -180,7 +179,7 @@ class _Gate(Consumer):
         await self._consumer.consume(parts, marks)
 
 
-def _watch(service: Running, store: OpenedStore, exporters: Mapping[str, Exporter]) -> None:
+def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Exporter]) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
     recovered = forgotten = marks = 0
 

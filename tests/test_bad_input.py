@@ -28,7 +28,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from grafter.config import load
+from grafter.components import load
 from grafter.core.model import FLAG_HAS_IS_REMOTE, FLAG_IS_REMOTE
 from grafter.service import Running, running
 from tests.exporter.doubles import TRACES_METHOD

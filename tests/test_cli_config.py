@@ -12,7 +12,9 @@ from typer.testing import CliRunner, Result
 
 from grafter import __version__
 from grafter.cli import app
-from grafter.config import Config, HoneycombExporter, as_schema
+from grafter.components import Config
+from grafter.config.show import as_schema
+from grafter.exporter.honeycomb import HoneycombExporter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -97,7 +99,7 @@ def test_print_config_prints_every_key_and_no_secret(config: str) -> None:
 def test_schema_prints_the_json_schema() -> None:
     """What an editor is pointed at."""
     result = grafter("schema")
-    assert (result.exit_code, json.loads(result.stdout)) == (0, as_schema())
+    assert (result.exit_code, json.loads(result.stdout)) == (0, as_schema(Config))
 
 
 @pytest.mark.parametrize("arguments", [(), ("validate", "--nope"), ("nope",), ("validate", "--config")])

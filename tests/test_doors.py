@@ -17,14 +17,13 @@ import trustme
 import zstandard
 from aiohttp import web
 
-from grafter.config import Config, load
+from grafter.components import Config, load
 from grafter.consumer import Exporter, Signal, Verdict
 from grafter.core.model import Mark, Part, call_guest, guest_key
-from grafter.doors_in import open_receiver
-from grafter.doors_out import open_exporter
 from grafter.errors import RejectedError
 from grafter.forwarding import Forwarding
 from grafter.otlp.json import trace_request_from_json
+from grafter.receiver.config import Surroundings
 from grafter.telemetry import Metrics
 from tests.exporter.doubles import TRACES_METHOD, Context, Peer, batch, grpc_peer, http_peer, spans_in, trace
 from tests.rig import recorded_call, recorded_guest
@@ -90,7 +89,7 @@ async def receiver(
     metrics = metrics or Metrics()
     opened = config.active().receivers[name]
     forwarding = Forwarding({}, metrics)
-    async with open_receiver(name, opened, store, forwarding, config.graft_policy(), metrics, 1.0) as ports:
+    async with opened.open(name, Surroundings(store, forwarding, config.graft_policy(), metrics, 1.0)) as ports:
         yield ports
 
 
@@ -98,7 +97,7 @@ async def receiver(
 async def exporter(tmp_path: Path, name: str, settings: Mapping[str, Any]) -> AsyncIterator[Exporter]:
     """One exporter of a config, open."""
     config = read(tmp_path, exporters={name: settings})
-    async with open_exporter(name, config.active().exporters[name], Metrics()) as opened:
+    async with config.active().exporters[name].open(name, Metrics()) as opened:
         yield opened
 
 
@@ -401,7 +400,7 @@ async def test_honeycomb_needs_a_key_and_a_region(tmp_path: Path, region: str, u
     """With these two it opens, at the region's address, compressed, with the key as header."""
     settings = {"api_key": "hcaik_0123", "region": region}
     config: Any = read(tmp_path, exporters={"honeycomb": settings}).active().exporters["honeycomb"]
-    assert config.url("traces") == url
+    assert config.target == url
     assert config.effective_compression == "gzip"
     async with exporter(tmp_path, "honeycomb", settings) as door:
         assert (door.name, door.retry_in()) == ("honeycomb", 0.0)

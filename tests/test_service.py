@@ -24,7 +24,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from grafter import service
-from grafter.config import Config, load
+from grafter.components import Config, load
 from grafter.health import Phase
 from grafter.service import running
 from tests.e2e.process import free_ports

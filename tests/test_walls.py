@@ -9,10 +9,13 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "grafter"
 
-EDGE = {"consumer", "otlp", "core", "errors", "telemetry", "store.base", "tasks"}
+KEYS = {"config.model", "config.problems", "config.units"}
+"""What a component's own config is written with."""
+
+EDGE = {"consumer", "otlp", "core", "errors", "telemetry", "store.base", "tasks"} | KEYS
 """What a door in, a door out and the driver between them are built from."""
 
-FRONT = {"service", "config", "core", "otlp", "processor", "exporter"}
+FRONT = {"service", "components", "config", "core", "otlp", "processor", "exporter"}
 """What the terminal prints from."""
 
 ROOMS: dict[str, set[str]] = {
@@ -28,30 +31,28 @@ ROOMS: dict[str, set[str]] = {
     # Runs inside an app, and carries nothing of the sidecar there.
     "propagation": set(),
     "consumer": {"core", "errors"},
-    "config": {"core"},
+    # Knows no component: each has its own keys, and components.py lists them.
+    "config": set(),
     # Bytes.
     "otlp": {"core", "consumer", "errors"},
-    "store": {"core", "errors", "tasks"},
+    "store": {"core", "errors", "tasks"} | KEYS,
     # What OpenAI's traces say; pure, as the core is.
     "guests": {"core"},
     # Between the doors.
     "processor": EDGE | {"guests"},
     # The doors.
-    "receiver": EDGE | {"guests"},
+    "receiver": EDGE | {"guests", "forwarding"},
     "exporter": EDGE,
     "forwarding": EDGE,
     "memory_limit": EDGE,
     "health": {"telemetry"},
-    # Wiring: config in, running rooms out.
-    "doors_in": EDGE | {"config", "receiver", "forwarding"},
-    "doors_out": EDGE | {"config", "exporter"},
-    "stores": EDGE | {"config", "memory_limit", "store"},
+    "extensions": KEYS,
+    # Which components there are, and then what runs them.
+    "components": KEYS | {"config", "core", "exporter", "extensions", "processor", "receiver", "store"},
     "service": EDGE
     | {
         "allocator",
-        "config",
-        "doors_in",
-        "doors_out",
+        "components",
         "forwarding",
         "health",
         "logs",
@@ -59,13 +60,24 @@ ROOMS: dict[str, set[str]] = {
         "process",
         "processor",
         "receiver",
-        "stores",
+        "store.config",
     },
     # Several processes: the parent, and the service in each child.
-    "workers": {"allocator", "config", "health", "logs", "memory_limit", "process", "receiver", "service", "tasks"}
+    "workers": {
+        "allocator",
+        "components",
+        "config",
+        "health",
+        "logs",
+        "memory_limit",
+        "process",
+        "receiver",
+        "service",
+        "tasks",
+    }
     | {"telemetry"},
     # The terminal.
-    "commands": FRONT | EDGE | {"doors_in", "guests", "receiver", "store", "stores"},
+    "commands": FRONT | EDGE | {"guests", "memory_limit", "receiver", "store"},
     "cli": FRONT | {"commands", "telemetry", "workers"},
 }
 """Each room and the rooms that it may import, beside itself and the package's own name and version."""
@@ -74,7 +86,7 @@ ONLY_IN: dict[str, set[str]] = {
     "google.protobuf": {"otlp", "commands"},
     # Receivers build the protocol's own answers; what is inside a request only otlp knows.
     "opentelemetry.proto": {"otlp", "commands", "receiver"},
-    "pydantic": {"config"},
+    "pydantic": {"config", "components", "exporter", "processor", "receiver", "store"},
     "sqlite3": {"store"},
     "hiredis": {"store"},
     "phonenumbers": {"core"},

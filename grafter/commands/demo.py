@@ -23,7 +23,7 @@ from grafter.commands.realtime_story import LENGTH_MS as REALTIME_MS
 from grafter.commands.realtime_story import SPANS as REALTIME_SPANS
 from grafter.commands.realtime_story import RealtimeStory
 from grafter.commands.story import GUEST_SPANS, LENGTH_MS, Story
-from grafter.config import Config
+from grafter.components import Config
 from grafter.exporter.tree import GUEST_MARK, render
 from grafter.service import running
 

@@ -15,16 +15,16 @@ from typing import TextIO
 import aiohttp
 import orjson
 
-from grafter.config import Config, OpenAIReceiver
+from grafter.components import Config
 from grafter.consumer import Consumer
 from grafter.core.model import Mark, Part, UnixNano
-from grafter.doors_in import accounts, pull_kind
 from grafter.errors import RejectedError, UnavailableError
+from grafter.memory_limit import total_memory
 from grafter.receiver.admin import LOCAL, PULL_PATH
+from grafter.receiver.openai_receiver import OpenAIReceiver, pull_kind
 from grafter.receiver.session_answers import PullError
 from grafter.receiver.sessions import pulling
 from grafter.store.base import Store
-from grafter.stores import open_store
 from grafter.telemetry import Metrics
 
 _SECONDS = 150.0
@@ -99,12 +99,12 @@ async def _do(name: str, receiver: OpenAIReceiver, session: str, project: str | 
     # What is logged for people who run a server is said in the answer here.
     logging.getLogger("grafter").addHandler(logging.NullHandler())
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(config, policy))
+        store = await stack.enter_async_context(config.extensions.store.open(policy, total_memory()))
         pulls = await stack.enter_async_context(
             pulling(
                 store,
                 _Storing(store),
-                accounts(receiver),
+                receiver.accounts(),
                 Metrics(),
                 policy,
                 kind=pull_kind(name),

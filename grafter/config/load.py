@@ -9,38 +9,32 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from grafter.config.check import Finding, check
+from grafter.config.check import check
 from grafter.config.expand import Expanded
-from grafter.config.exporters import OLD_EXPORTER_TYPES
 from grafter.config.model import Components, Model, component_type, is_component_id, unwrap
-from grafter.config.models import SECTIONS, Config
-from grafter.config.problems import ConfigError, Problem, nearest
-from grafter.config.tree import SET, Loc, Node, cut, expand_all, locate, merge, path_of, plain, read_file, setting
+from grafter.config.problems import ConfigError, Finding, Loc, Problem, nearest, path_of
+from grafter.config.root import RootConfig
+from grafter.config.tree import SET, Node, cut, expand_all, locate, merge, plain, read_file, setting
 from grafter.config.units import Duration, Endpoint, MemoryLimit, Size, Target, Url
 
-_NOTHING_SAID: dict[str, dict[str, dict[str, str]]] = {
-    "receivers": {"otlp": {}, "openai": {}},
-    "processors": {"graft": {}},
-    "exporters": {"debug": {}},
-    "extensions": {"health_check": {}},
-}
-"""What stands in for the file where there is none."""
+C = TypeVar("C", bound=RootConfig)
 
 # Values of these are worth showing in a problem and are never secrets.
 _TELLING = (Enum, Duration, Size, MemoryLimit, Endpoint, Url, Target, bool, int, float)
 
 
-def load(paths: Sequence[str], sets: Sequence[str] = (), env: Mapping[str, str] = os.environ) -> Config:
+def load(kind: type[C], paths: Sequence[str], sets: Sequence[str] = (), env: Mapping[str, str] = os.environ) -> C:
     """The effective config of these files, later ones winning, and of ``path.of.key=value`` settings over them.
 
-    Without a path it is what runs by default. Raises ConfigError with all problems, sorted by file and line.
+    ``kind`` says which components there are. Without a path it is what runs by default.
+    Raises ConfigError with all problems, sorted by file and line.
     """
-    loading = _Loading(paths, env)
+    loading = _Loading(kind, paths, env)
     root = loading.read(sets)
     config = loading.config(root)
     if loading.problems:
@@ -48,10 +42,12 @@ def load(paths: Sequence[str], sets: Sequence[str] = (), env: Mapping[str, str] 
     return config.with_warnings(loading.warnings)
 
 
-class _Loading:
+class _Loading(Generic[C]):
     """One run of load, and what it has found so far."""
 
-    def __init__(self, paths: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, kind: type[C], paths: Sequence[str], env: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.sections = kind.sections()
         self.paths = paths
         self.env = env
         self.problems: list[Problem] = []
@@ -60,25 +56,32 @@ class _Loading:
         """Places whose values are reported already."""
 
     def read(self, sets: Sequence[str]) -> Node:
-        root = Node({}, "", 0) if self.paths else _unwritten(_NOTHING_SAID)
+        root = Node({}, "", 0) if self.paths else self._defaults()
         usable = True
         for node, problems in [*map(read_file, self.paths), *map(setting, sets)]:
             self.problems += problems
             if node is None:
                 usable = False
             elif node.value is not None:
-                self._rename(node)
+                for section in self.sections:
+                    self._rename(section, node)
                 root = merge(root, node)
         if not usable:
             # Half a config would be full of problems that the whole one has not.
             raise self.error()
         return root
 
+    def _defaults(self) -> Node:
+        """What stands in for the file where there is none."""
+        named = {section: components.default for section, components in self.sections.items()}
+        named["extensions"] = tuple(self.kind.model_fields["extensions"].default.model_fields_set)
+        return _unwritten({section: {name: {} for name in names} for section, names in named.items()})
+
     def error(self) -> ConfigError:
         order = {file: at for at, file in enumerate(["", *self.paths, SET])}
         return ConfigError(sorted(set(self.problems), key=lambda it: (order[it.file], it.line, it.path, it.message)))
 
-    def config(self, root: Node) -> Config:
+    def config(self, root: Node) -> C:
         def failed(loc: Loc, node: Node, message: str) -> None:
             self.problems.append(Problem(node.file, node.line, path_of(loc), message))
             self.refused.append(loc)
@@ -92,70 +95,72 @@ class _Loading:
             raise self.error()
         for loc in self.refused:
             cut(data, loc)
-        _rename_references(data)
+        self._rename_references(data)
         # Extensions run when they are named, and a file that says nothing names none.
         if data.get("extensions") is None:
             data["extensions"] = {}
-        defined = {section: _ids(data.get(section)) for section in SECTIONS}
+        defined = {section: _ids(data.get(section)) for section in self.sections}
         config = self._validate(data, root)
-        problems, warnings = check(config, defined)
-        for finding in problems:
-            if not any(_touches(loc, finding) for loc in self.refused):
+        for finding in check(config, defined):
+            if finding.warning:
+                self.warnings.append(str(_place(finding, root)))
+            elif not any(_touches(loc, finding) for loc in self.refused):
                 self.problems.append(_place(finding, root))
-        self.warnings += [str(_place(finding, root)) for finding in warnings]
         return config
 
-    def _validate(self, data: dict[str, Any], root: Node) -> Config:
+    def _validate(self, data: dict[str, Any], root: Node) -> C:
         while True:
             try:
-                return Config.model_validate(data, context=self.env)
+                return self.kind.model_validate(data, context=self.env)
             except ValidationError as error:
                 taken = False
                 for detail in error.errors(include_url=False):
-                    loc = _loc(detail["loc"])
+                    loc = self._loc(detail["loc"])
                     node, exact = locate(root, loc)
                     if not any(loc[: len(refused)] == refused for refused in self.refused):
-                        message = _message(detail, loc, node if exact else None)
+                        message = _message(detail, loc, node if exact else None, self.kind)
                         self.problems.append(Problem(node.file, node.line, path_of(loc), message))
                     self.refused.append(loc)
                     taken |= cut(data, loc[:-1] if detail["type"] == "missing" else loc)
                 if not taken:
                     raise self.error() from error
 
-    def _rename(self, root: Node) -> None:
-        """Give the exporters that a file has under an old type name the new one."""
-        exporters = root.value.get("exporters") if isinstance(root.value, dict) else None
-        if exporters is None or not isinstance(exporters.value, dict):
+    def _loc(self, raw: tuple[str | int, ...]) -> Loc:
+        """pydantic's place without the component type that it puts behind a component's id, and without key marks."""
+        loc = list(raw)
+        if len(loc) > 2 and loc[0] in self.sections and loc[2] == component_type(str(loc[1])):
+            del loc[2]
+        return tuple(loc[:-1] if loc and loc[-1] == "[key]" else loc)
+
+    def _rename(self, section: str, root: Node) -> None:
+        """Give the components that a file has under an old type name the new one."""
+        components = root.value.get(section) if isinstance(root.value, dict) else None
+        if components is None or not isinstance(components.value, dict):
             return
         renamed: dict[str, Node] = {}
-        for name, node in exporters.value.items():
-            new = _new_name(name)
-            place = Problem(node.file, node.line, f"exporters.{name}", f"is an old name of {new}")
+        for name, node in components.value.items():
+            new = self.sections[section].renamed(name)
+            place = Problem(node.file, node.line, f"{section}.{name}", f"is an old name of {new}")
             if new in renamed:
                 self.problems.append(Problem(place.file, place.line, place.path, f"is there twice, as {new} too"))
                 continue
             if new != name:
                 self.warnings.append(str(place))
             renamed[new] = node
-        exporters.value = renamed
+        components.value = renamed
+
+    def _rename_references(self, data: Mapping[str, Any]) -> None:
+        service = data.get("service")
+        pipelines = service.get("pipelines") if isinstance(service, dict) else None
+        for pipeline in pipelines.values() if isinstance(pipelines, dict) else ():
+            for section, components in self.sections.items():
+                names = pipeline.get(section) if isinstance(pipeline, dict) else None
+                if isinstance(names, list):
+                    names[:] = [components.renamed(name) if isinstance(name, str) else name for name in names]
 
 
 def _unwritten(data: Any) -> Node:
     return Node({key: _unwritten(value) for key, value in data.items()}, "", 0)
-
-
-def _new_name(exporter_id: str) -> str:
-    kind, slash, name = exporter_id.partition("/")
-    return OLD_EXPORTER_TYPES.get(kind, kind) + slash + name
-
-
-def _rename_references(data: Mapping[str, Any]) -> None:
-    service = data.get("service")
-    pipelines = service.get("pipelines") if isinstance(service, dict) else None
-    for pipeline in pipelines.values() if isinstance(pipelines, dict) else ():
-        names = pipeline.get("exporters") if isinstance(pipeline, dict) else None
-        if isinstance(names, list):
-            names[:] = [_new_name(name) if isinstance(name, str) else name for name in names]
 
 
 def _ids(section: Any) -> list[str]:
@@ -175,32 +180,24 @@ def _place(finding: Finding, root: Node) -> Problem:
     return Problem(node.file, node.line, path_of(finding.loc), finding.message)
 
 
-def _loc(raw: tuple[str | int, ...]) -> Loc:
-    """pydantic's place without the component type that it puts behind a component's id, and without key marks."""
-    loc = list(raw)
-    if len(loc) > 2 and loc[0] in SECTIONS and loc[2] == component_type(str(loc[1])):
-        del loc[2]
-    return tuple(loc[:-1] if loc and loc[-1] == "[key]" else loc)
-
-
-def _message(detail: ErrorDetails, loc: Loc, node: Node | None) -> str:
+def _message(detail: ErrorDetails, loc: Loc, node: Node | None, root: type[RootConfig]) -> str:
     context = detail.get("ctx", {})
-    found = _found(detail["input"], loc, node)
+    found = _found(detail["input"], _kind(loc, root), node)
     match detail["type"]:
         case "extra_forbidden":
-            kind = _kind(loc[:-1])
+            kind = _kind(loc[:-1], root)
             return f"unknown key{nearest(str(loc[-1]), kind.model_fields if _is_model(kind) else ())}"
         case "union_tag_invalid" | "union_tag_not_found":
             name = str(loc[-1])
             if not is_component_id(name):
                 return "is not a component id: type, or type/name without spaces"
-            return f"unknown component type{nearest(component_type(name), SECTIONS[str(loc[0])].types)}"
+            return f"unknown component type{nearest(component_type(name), root.sections()[str(loc[0])].types)}"
         case "missing":
             return "is required"
         case "literal_error" | "enum":
             choices = re.findall(r"'([^']*)'", str(context.get("expected")))
-            near = nearest(found.strip("'"), choices)
-            return f"{found} is not one of {', '.join(choices)}{near if 'did you mean' in near else ''}"
+            near = nearest(found.strip("'"), choices, otherwise=False)
+            return f"{found} is not one of {', '.join(choices)}{near}"
         case "greater_than_equal":
             return f"{found} is less than {_number(context['ge'])}"
         case "less_than_equal":
@@ -219,7 +216,7 @@ def _message(detail: ErrorDetails, loc: Loc, node: Node | None) -> str:
             return f"{found} is wrong: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
 
 
-def _found(value: object, loc: Loc, node: Node | None) -> str:
+def _found(value: object, kind: Any, node: Node | None) -> str:
     """What stands there: its text where no secret can stand, else what kind of thing it is."""
     if node is not None and isinstance(node.value, Expanded):
         return f"what {node.value.source} brings"
@@ -230,7 +227,6 @@ def _found(value: object, loc: Loc, node: Node | None) -> str:
             return "a list"
         case bool():
             return "true" if value else "false"
-    kind = _kind(loc)
     telling = typing.get_origin(kind) is typing.Literal or (isinstance(kind, type) and issubclass(kind, _TELLING))
     if node is not None and telling and "@" not in str(value):
         return repr(value)
@@ -241,12 +237,12 @@ def _number(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _kind(loc: Loc) -> Any:
+def _kind(loc: Loc, root: type[RootConfig]) -> Any:
     """The type that stands at a place: a model, a plain type, or None."""
-    kind: Any = Config
+    kind: Any = root
     for depth, key in enumerate(loc):
-        if depth == 0 and key in SECTIONS:
-            kind = SECTIONS[str(key)]
+        if depth == 0 and key in root.sections():
+            kind = root.sections()[str(key)]
         elif isinstance(kind, Components):
             kind = kind.types.get(component_type(str(key)))
         elif _is_model(kind):

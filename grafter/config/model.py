@@ -1,4 +1,4 @@
-"""What every model of the config has in common: the base class, the plain field types, and maps of components.
+"""What every model of the config has in common: the base classes, the plain field types, and maps of components.
 
 Types are strict, as in the Collector: a number is no text and text is no number. Only what came from ``${…}`` is read
 by the type that asks for it.
@@ -8,10 +8,10 @@ import re
 import types
 import typing
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, ClassVar, Union
 
 from pydantic import (
     AfterValidator,
@@ -29,8 +29,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from grafter.config.expand import Expanded
+from grafter.config.problems import Finding, Loc
 from grafter.config.tree import yaml_value
-from grafter.config.units import Duration, Size
+from grafter.config.units import Duration, Size, Target, Url
 
 REDACTED = "[REDACTED]"
 
@@ -62,6 +63,44 @@ class Model(BaseModel):
                 plain[key] = value
         return plain
 
+    def findings(self) -> Iterator[Finding]:
+        """What no single key can tell: keys that need each other, keys that do no good together."""
+        yield from ()
+
+
+class Component(Model):
+    """What stands in a section under an id, ``type`` or ``type/name``."""
+
+    traces_only: ClassVar[str] = ""
+    """Why it takes neither metrics nor logs, with ``{signal}`` for either; empty: it takes them."""
+
+    def describe(self) -> str:
+        """Where it listens, or sends, or what it does, in a few words."""
+        raise NotImplementedError
+
+    def refuses(self, signal: str) -> str:
+        """Why it takes no ``metrics`` or ``logs``; empty where it takes them."""
+        return self.traces_only.format(signal=signal)
+
+    @property
+    def target(self) -> Url | Target | None:
+        """Where it sends traces to, over a network."""
+        return None
+
+
+def below(value: object, loc: Loc = ()) -> Iterator[tuple[Loc, object]]:
+    """Every value of a model, a map or a list with its place, itself included, from the top."""
+    yield loc, value
+    if isinstance(value, Model):
+        for name in type(value).model_fields:
+            yield from below(getattr(value, name), (*loc, name))
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from below(inner, (*loc, key))
+    elif isinstance(value, tuple):
+        for at, inner in enumerate(value):
+            yield from below(inner, (*loc, at))
+
 
 def unwrap(annotation: Any) -> Any:
     """The type behind ``Annotated`` and ``| None``."""
@@ -83,7 +122,7 @@ def _takes_text(model: type[BaseModel], key: str) -> bool:
     return isinstance(kind, type) and issubclass(kind, (str, SecretStr)) and not issubclass(kind, Enum)
 
 
-def _text(value: object) -> object:
+def text(value: object) -> object:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, (bool, int, float)):
@@ -112,17 +151,17 @@ def _ratio(value: object) -> object:
 def _attribute(value: object) -> object:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, (int, float)) else _text(value)
+    return str(value) if isinstance(value, (int, float)) else text(value)
 
 
 def _secret(value: object) -> object:
     if isinstance(value, SecretStr):
         return value
-    text = _text(value)
+    plain = text(value)
     # A header is what every secret ends up in; a line break there would begin another header.
-    if isinstance(text, str) and any(unicodedata.category(letter) == "Cc" for letter in text):
+    if isinstance(plain, str) and any(unicodedata.category(letter) == "Cc" for letter in plain):
         raise ValueError("holds a line break or another control character")
-    return text
+    return plain
 
 
 def _filled(value: SecretStr) -> SecretStr:
@@ -141,10 +180,8 @@ def _shown(secret: SecretStr) -> str:
     return REDACTED if secret.get_secret_value() else ""
 
 
-T = TypeVar("T")
-
-Text = Annotated[str, BeforeValidator(_text)]
-Word = Annotated[str, BeforeValidator(_text), AfterValidator(_more_than_nothing)]
+Text = Annotated[str, BeforeValidator(text)]
+Word = Annotated[str, BeforeValidator(text), AfterValidator(_more_than_nothing)]
 """Text that may not be empty."""
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
@@ -177,8 +214,17 @@ def is_component_id(text: str) -> bool:
 class Components:
     """Marks a map from component ids to models: the type in the id picks the model."""
 
-    types: Mapping[str, type[Model]]
+    types: Mapping[str, type[Component]]
     """In the order in which pipelines that nobody wrote name them."""
+    default: tuple[str, ...]
+    """What runs where the section configures nothing; these alone may be named without being configured."""
+    old_names: Mapping[str, str] = field(default_factory=dict)
+    """Type names that are still understood."""
+
+    def renamed(self, component_id: str) -> str:
+        """The id with the type's present name."""
+        kind, slash, name = component_id.partition("/")
+        return self.old_names.get(kind, kind) + slash + name
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         choices: dict[Any, CoreSchema] = {

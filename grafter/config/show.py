@@ -5,38 +5,34 @@ from typing import Any
 
 import yaml
 
-from grafter.config.models import Active, Config
+from grafter.config.root import RootConfig
 
 
-def as_json(config: Config) -> str:
+def as_json(config: RootConfig) -> str:
     """Every key with its effective value, secrets redacted."""
     return json.dumps(_data(config), indent=2, ensure_ascii=False)
 
 
-def as_yaml(config: Config) -> str:
+def as_yaml(config: RootConfig) -> str:
     """The same as YAML that loads to the same config, secrets apart."""
     text: str = yaml.safe_dump(_escaped(_data(config)), sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
-def as_schema() -> dict[str, Any]:
+def as_schema(kind: type[RootConfig]) -> dict[str, Any]:
     """The JSON Schema of a config file (draft 2020-12), with null and ``${…}`` wherever the loader takes them."""
-    schema: dict[str, Any] = _lenient(Config.model_json_schema(mode="validation"))
+    schema: dict[str, Any] = _lenient(kind.model_json_schema(mode="validation"))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def lines(active: Active) -> list[str]:
+def lines(config: RootConfig) -> list[str]:
     """One line for each component that runs, with its address."""
-    sections = (
-        ("receiver", active.receivers),
-        ("processor", active.processors),
-        ("exporter", active.exporters),
-        ("extension", active.extensions),
-    )
-    return [f"{kind} {name}: {model.describe()}" for kind, models in sections for name, model in models.items()]
+    running = {section.removesuffix("s"): config.running(section) for section in config.sections()}
+    running["extension"] = config.running_extensions()
+    return [f"{kind} {name}: {model.describe()}" for kind, models in running.items() for name, model in models.items()]
 
 
-def _data(config: Config) -> dict[str, Any]:
+def _data(config: RootConfig) -> dict[str, Any]:
     data = config.model_dump(mode="json")
     # An extension that is named runs, with a null too.
     data["extensions"] = {name: extension for name, extension in data["extensions"].items() if extension is not None}

@@ -13,11 +13,9 @@ from typing import Any
 import yaml
 
 from grafter.config.expand import expand
-from grafter.config.problems import Problem
+from grafter.config.problems import Loc, Problem, path_of
 
 Scalar = str | int | float | bool | None
-Loc = tuple[str | int, ...]
-"""Keys and list positions from the root."""
 
 SET = "--set"
 # Far beyond any config, and far below where Python's own stack ends.
@@ -173,11 +171,6 @@ def yaml_value(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return str(text)
-
-
-def path_of(loc: Loc) -> str:
-    """``receivers.otlp.protocols.grpc.tokens.0``."""
-    return ".".join(map(str, loc))
 
 
 def merge(base: Node, over: Node) -> Node:

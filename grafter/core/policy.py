@@ -1,6 +1,6 @@
 """The settings that the core obeys, already read and in the core's own units (nanoseconds, bytes).
 
-``config.py`` builds these from ``processors.graft``; the core knows no file and no default of its own beyond what
+``processor/config.py`` builds these from ``processors.graft``; the core knows no file and no default of its own beyond what
 stands here, so that tests and ``grafter graft`` say what they mean.
 """
 

@@ -2,17 +2,36 @@
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TextIO
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from grafter.errors import RejectedError
 from grafter.exporter.answer import TRACES, Accepted, Answer, Kind, Later, Refused, words
+from grafter.exporter.config import ExporterConfig
 from grafter.exporter.gate import RetryPolicy
-from grafter.exporter.sending import Limits, Sending
-from grafter.exporter.tree import Verbosity, render
-from grafter.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from grafter.consumer import Exporter
+    from grafter.exporter.sending import Sending
+    from grafter.telemetry import Metrics
+
+Verbosity = Literal["basic", "normal", "detailed"]
+
+
+class DebugExporter(ExporterConfig):
+    """Prints what leaves, for people."""
+
+    verbosity: Verbosity = "normal"
+    """`basic`: a line a trace; `normal`: the tree; `detailed`: the tree with attributes."""
+
+    def describe(self) -> str:
+        return f"stdout, {self.verbosity}"
+
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+        return opened(name=name, metrics=metrics, stream=sys.stdout, verbosity=self.verbosity)
 
 
 @asynccontextmanager
@@ -20,12 +39,14 @@ async def opened(
     *,
     name: str,
     stream: TextIO,
-    metrics: Metrics,
+    metrics: "Metrics",
     verbosity: Verbosity = "normal",
     clock: Callable[[], float] = time.monotonic,
     chance: Callable[[], float] = random.random,
-) -> AsyncIterator[Sending]:
+) -> AsyncIterator["Sending"]:
     """An exporter that prints into a stream, which stays its owner's to close."""
+    from grafter.exporter.sending import Limits, Sending
+
     yield Sending(
         name,
         DebugAttempt(stream, verbosity),
@@ -56,6 +77,8 @@ class DebugAttempt:
         return Accepted()
 
     def _print(self, kind: Kind, body: bytes) -> None:
+        from grafter.exporter.tree import render
+
         text = render(body, self._verbosity) if kind == TRACES else f"{kind}: a request of {len(body):,} bytes\n"
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._stream.write(text.encode(encoding, "replace").decode(encoding))

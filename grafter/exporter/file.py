@@ -7,15 +7,38 @@ import random
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from grafter.config.model import Flag, Word
 from grafter.errors import RejectedError
 from grafter.exporter.answer import TRACES, Accepted, Answer, Kind, Later, Refused
+from grafter.exporter.config import ExporterConfig
 from grafter.exporter.gate import RetryPolicy
-from grafter.exporter.sending import Limits, Sending
-from grafter.otlp.json import trace_request_to_json
-from grafter.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from grafter.consumer import Exporter
+    from grafter.exporter.sending import Sending
+    from grafter.telemetry import Metrics
+
+
+class FileExporter(ExporterConfig):
+    """Writes OTLP JSON, one request a line."""
+
+    traces_only = "takes no {signal}: a file holds traces only"
+
+    path: Word
+    """The file; it is appended to."""
+    fsync: Flag = False
+    """True: a line is brought to the disk before its spans count as sent. False: that is left to the system, and a
+    power cut may cost the last lines."""
+
+    def describe(self) -> str:
+        return self.path
+
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+        return opened(name=name, metrics=metrics, path=self.path, fsync=self.fsync)
 
 
 @asynccontextmanager
@@ -23,16 +46,18 @@ async def opened(
     *,
     name: str,
     path: str | Path,
-    metrics: Metrics,
+    metrics: "Metrics",
     fsync: bool = False,
     retry: RetryPolicy | None = None,
     clock: Callable[[], float] = time.monotonic,
     chance: Callable[[], float] = random.random,
-) -> AsyncIterator[Sending]:
+) -> AsyncIterator["Sending"]:
     """An exporter that appends to a file, which it makes, readable to its owner alone, when it is not there.
 
     What is accepted has left the process; ``fsync`` True: and the machine's memory too.
     """
+    from grafter.exporter.sending import Limits, Sending
+
     retry = retry or RetryPolicy()
     yield Sending(
         name,
@@ -67,6 +92,8 @@ class FileAttempt:
         return Accepted()
 
     def _append(self, request: bytes) -> None:
+        from grafter.otlp.json import trace_request_to_json
+
         line = trace_request_to_json(request) + b"\n"
         # Opened for each line, so that a file that was rotated away or deleted is begun anew.
         flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC

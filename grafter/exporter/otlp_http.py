@@ -1,10 +1,10 @@
-"""OTLP over HTTP, out: protobuf or JSON, and Honeycomb, which is a preset of it."""
+"""OTLP over HTTP, out: protobuf or JSON."""
 
 import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from io import BytesIO
@@ -55,10 +55,6 @@ _MAX_RESPONSE_BYTES = 1 << 20
 # Below this, compressing takes less time than handing the work to a thread.
 _THREAD_BYTES = 64 << 10
 _PIECEMEAL_BYTES = 1 << 20
-
-HONEYCOMB_ENDPOINTS = {"us": "https://api.honeycomb.io", "eu": "https://api.eu1.honeycomb.io"}
-# Honeycomb names no limit for a request; 5 MB is the batch limit of its own proxy, Refinery.
-_HONEYCOMB_BYTES = 5_000_000
 
 
 @asynccontextmanager
@@ -115,58 +111,6 @@ async def opened(
         yield Sending(
             name, attempt, metrics=metrics, clock=clock, random=chance, sleep=sleep, retry=retry, limits=limits
         )
-
-
-def honeycomb(
-    *,
-    name: str,
-    metrics: Metrics,
-    api_key: str,
-    region: str = "us",
-    dataset: str | None = None,
-    endpoint: str | None = None,
-    headers: Mapping[str, str] | None = None,
-    tls: TlsClient | None = None,
-    compression: str | None = None,
-    timeout_seconds: float = 30.0,
-    retry: RetryPolicy | None = None,
-    limits: Limits | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    chance: Callable[[], float] = random.random,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> AbstractAsyncContextManager[Sending]:
-    """An exporter to Honeycomb: OTLP/HTTP protobuf, zstd unless told otherwise, requests of 5 MB at most.
-
-    ``dataset`` is for Classic keys; elsewhere Honeycomb takes ``service.name``. ``endpoint`` replaces the region's.
-    Raises ValueError for an unknown region or an empty key.
-    """
-    if region not in HONEYCOMB_ENDPOINTS:
-        raise ValueError(f"region: expected us or eu, found {region!r}")
-    if not api_key:
-        raise ValueError("api_key: is empty")
-    own = {"x-honeycomb-team": api_key}
-    if dataset:
-        own["x-honeycomb-dataset"] = dataset
-    asked = limits or Limits()
-    return opened(
-        name=name,
-        metrics=metrics,
-        endpoint=endpoint or HONEYCOMB_ENDPOINTS[region],
-        tls=tls,
-        headers={**(headers or {}), **own},
-        compression=compression or "zstd",
-        timeout_seconds=timeout_seconds,
-        retry=retry,
-        limits=Limits(
-            num_consumers=asked.num_consumers,
-            batch_spans=asked.batch_spans,
-            batch_bytes=min(asked.batch_bytes, _HONEYCOMB_BYTES),
-            request_bytes=min(asked.request_bytes, _HONEYCOMB_BYTES),
-        ),
-        clock=clock,
-        chance=chance,
-        sleep=sleep,
-    )
 
 
 class HttpAttempt:

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from grafter.config import Config
+from grafter.components import Config
 from grafter.health import Phase
 from grafter.telemetry import Held, HeldFor
 

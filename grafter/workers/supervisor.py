@@ -18,7 +18,8 @@ import uvloop
 from aiohttp import web
 
 from grafter import __version__, logs
-from grafter.config import Config, listening, with_ports
+from grafter.components import Config
+from grafter.config.root import listening, with_ports
 from grafter.health import Health, Phase, health_app
 from grafter.process import failure_line, stop_signals
 from grafter.receiver.address import holding

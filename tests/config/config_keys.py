@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from grafter.config import Config
+from grafter.components import Config
 from grafter.config.model import Components, Model, unwrap
 
 

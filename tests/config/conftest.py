@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from grafter.config import Config, ConfigError, load
+from grafter.components import Config, load
+from grafter.config.problems import ConfigError
 
 Write = Callable[..., str]
 

@@ -7,9 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grafter.config import Config, FileExporter, HoneycombExporter, OtlpGrpcExporter, Service, load
+from grafter.components import Config, load
 from grafter.config.expand import expand
+from grafter.config.service import Service
 from grafter.core.policy import Content, GraftPolicy, Mode, RedactAction, Selector
+from grafter.exporter.file import FileExporter
+from grafter.exporter.honeycomb import HoneycombExporter
+from grafter.exporter.otlp import OtlpGrpcExporter
 
 Read = Callable[..., Config]
 
@@ -287,7 +291,7 @@ def test_a_scheme_decides_tls_and_loopback_is_not_compressed(
 def test_honeycomb_needs_a_key_and_nothing_else() -> None:
     """Region picks the address; the key and a Classic dataset become headers."""
     exporter = HoneycombExporter.model_validate({"api_key": "k", "region": "eu", "dataset": "d"})
-    assert exporter.url("metrics") == "https://api.eu1.honeycomb.io/v1/metrics"
+    assert exporter.target == "https://api.eu1.honeycomb.io/v1/traces"
     assert exporter.request_headers() == {"x-honeycomb-team": "k", "x-honeycomb-dataset": "d"}
     assert exporter.effective_compression == "gzip"
 

@@ -1,6 +1,7 @@
 """The same config at other ports."""
 
-from grafter.config import Config, listening, with_ports
+from grafter.components import Config
+from grafter.config.root import listening, with_ports
 
 
 def test_ports_are_put_where_they_belong() -> None:

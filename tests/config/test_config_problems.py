@@ -10,7 +10,8 @@ from config_keys import keys
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grafter.config import Config, ConfigError, Problem, load
+from grafter.components import Config, load
+from grafter.config.problems import ConfigError, Problem
 
 Problems = Callable[..., list[str]]
 

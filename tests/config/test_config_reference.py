@@ -10,9 +10,8 @@ import pytest
 import yaml
 from config_keys import flow, keys, tables
 
-from grafter.config import Config, load
+from grafter.components import Config, load
 from grafter.config.expand import expand
-from grafter.config.models import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = (ROOT / "config.yaml").read_text()
@@ -38,7 +37,7 @@ def filled(text: str) -> str:
 def look_up(data: Any, path: tuple[str, ...]) -> Iterator[Any]:
     """What stands at a path of the models, nothing where the path does not reach."""
     for depth, key in enumerate(path):
-        if depth == 1 and path[0] in SECTIONS:
+        if depth == 1 and path[0] in Config.sections():
             key = next(name for name in data if name.partition("/")[0] == key)
         if key == "[]":
             data = data[0]
@@ -99,7 +98,7 @@ def test_the_commented_exporters_are_defaults_too(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(filled(uncommented(SHIPPED)))
     config = load([str(file)], env=HONEYCOMB)
-    assert {name.partition("/")[0] for name in config.exporters} == set(SECTIONS["exporters"].types)
+    assert {name.partition("/")[0] for name in config.exporters} == set(Config.sections()["exporters"].types)
     for exporter in config.exporters.values():
         required = {name: getattr(exporter, name) for name, field in type(exporter).model_fields.items()}
         named = {name for name, field in type(exporter).model_fields.items() if field.is_required()} | {"endpoint"}
@@ -133,7 +132,7 @@ def test_the_examples_of_the_docs_are_valid(tmp_path: Path) -> None:
     assert list(first.exporters) == ["honeycomb"]
     ports = [set(re.findall(r"localhost:(\d+)", " ".join(map(str, used)))) for used in (first.receivers.values(),)]
     assert not ports[0] & set(re.findall(r"localhost:(\d+)", examples[1]))
-    assert second.exporters["honeycomb"].url("traces") == "https://api.eu1.honeycomb.io/v1/traces"
+    assert second.exporters["honeycomb"].target == "https://api.eu1.honeycomb.io/v1/traces"
     assert second.extensions["store"].embedded.directory == "./grafter-data-2"
     assert list(behind.pipelines) == ["traces", "metrics", "logs"]
     assert behind.pipelines["metrics"].exporters == ("otlp_grpc/backend",)

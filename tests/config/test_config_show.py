@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from grafter.config import Config, as_json, as_schema, as_yaml, lines, load
+from grafter.components import Config, load
+from grafter.config.show import as_json, as_schema, as_yaml, lines
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = """
@@ -31,7 +32,7 @@ service: {pipelines: {metrics: {}}}
 def test_secrets_are_never_printed(read: Callable[..., Config]) -> None:
     """Tokens, keys and header values show as [REDACTED], in YAML, in JSON, and in a config's own repr."""
     config = read(FULL)
-    for text in (as_yaml(config), as_json(config), repr(config), str(config.active()), *lines(config.active())):
+    for text in (as_yaml(config), as_json(config), repr(config), str(config.active()), *lines(config)):
         assert "SECRET" not in text
     assert as_yaml(config).count("[REDACTED]") == 6
     assert json.loads(as_json(config))["exporters"]["otlp_http/a"]["headers"] == {"x-key": "[REDACTED]", "x-empty": ""}
@@ -48,7 +49,7 @@ def test_what_is_printed_loads_to_the_same_config(read: Callable[..., Config], t
 
 def test_a_line_for_each_component_that_runs(read: Callable[..., Config]) -> None:
     """Kind, id, and where it listens or sends."""
-    assert lines(read(FULL).active()) == [
+    assert lines(read(FULL)) == [
         "receiver otlp: grpc localhost:4317 (TLS), http localhost:4318",
         "receiver openai: http localhost:4319, tee to https://api.openai.com/v1/traces/ingest, webhooks of default",
         "processor graft: mode hold, content none",
@@ -60,8 +61,8 @@ def test_a_line_for_each_component_that_runs(read: Callable[..., Config]) -> Non
 
 @pytest.fixture(scope="module")
 def validator() -> jsonschema.Draft202012Validator:
-    jsonschema.Draft202012Validator.check_schema(as_schema())
-    return jsonschema.Draft202012Validator(as_schema())
+    jsonschema.Draft202012Validator.check_schema(as_schema(Config))
+    return jsonschema.Draft202012Validator(as_schema(Config))
 
 
 @pytest.mark.parametrize(
@@ -98,13 +99,13 @@ def test_the_schema_refuses_what_the_loader_refuses(validator: jsonschema.Draft2
 
 def test_the_schema_has_the_reference_text() -> None:
     """Each key of a model has its description, for editors to show."""
-    wait = as_schema()["$defs"]["Wait"]["properties"]
+    wait = as_schema(Config)["$defs"]["Wait"]["properties"]
     assert wait["idle"]["description"] == "Quiet time after which any trace is released."
     assert wait["idle"]["default"] == "10m"
 
 
 def test_reading_a_config_needs_no_server_library() -> None:
     """The config and the command line start without gRPC, aiohttp or protobuf."""
-    code = "import sys, grafter.config, grafter.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys, grafter.components, grafter.cli; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"grpc", "aiohttp", "google", "uvloop"} & set(loaded.split())

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grafter.config import Duration, Endpoint, MemoryLimit, Size, Target, Url
-from grafter.config.units import is_loopback
+from grafter.config.units import Duration, Endpoint, MemoryLimit, Size, Target, Url, is_loopback
 
 MILLISECOND = 1_000_000
 

@@ -12,7 +12,7 @@ import yaml
 from typer.main import get_command
 
 from grafter.cli import app
-from grafter.config import load
+from grafter.components import load
 from tests.e2e.conftest import Start
 from tests.e2e.process import REPO
 from tests.e2e.sink import Sink

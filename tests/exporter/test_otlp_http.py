@@ -25,6 +25,7 @@ from grafter.consumer import Signal, Verdict
 from grafter.errors import RejectedError
 from grafter.exporter import otlp_http
 from grafter.exporter.gate import FAULT_SECONDS
+from grafter.exporter.honeycomb import HoneycombExporter
 from grafter.exporter.otlp_http import retry_after
 from grafter.exporter.sending import Sending
 from grafter.exporter.tls import TlsClient
@@ -344,19 +345,12 @@ async def test_tls_with_a_client_certificate_and_another_name(tmp_path: Path) ->
 
 
 async def test_honeycomb_is_a_preset() -> None:
-    """A key is enough: protobuf with zstd, the team's header, a dataset only when given, requests within 5 MB."""
+    """A key is enough: protobuf, the team's header, a dataset only when given, requests within 5 MB."""
     async with http_peer(taken) as peer:
-        clock = Clock()
         for dataset in (None, "calls"):
-            async with otlp_http.honeycomb(
-                name="honeycomb",
-                metrics=Metrics(),
-                api_key="hcaik_test",
-                dataset=dataset,
-                endpoint=f"http://{peer.address}",
-                clock=clock,
-                sleep=clock.sleep,
-            ) as exporter:
+            settings = {"api_key": "hcaik_test", "dataset": dataset, "endpoint": f"http://{peer.address}"}
+            preset = HoneycombExporter.model_validate({**settings, "compression": "zstd"})
+            async with preset.open("honeycomb", Metrics()) as exporter:
                 results = await exporter.export(batch(trace(1, 60, size=100_000), trace(2)))
                 assert {r.verdict for r in results} == {Verdict.ACCEPTED}
     bodies = [zstandard.ZstdDecompressor().decompress(body) for body in peer.bodies]
@@ -370,7 +364,7 @@ async def test_honeycomb_is_a_preset() -> None:
 def test_honeycomb_settings_are_checked(given: Mapping[str, str], says: str) -> None:
     """An unknown region or an empty key fails the start."""
     with pytest.raises(ValueError, match=says):
-        otlp_http.honeycomb(name="h", metrics=Metrics(), **({"api_key": "k"} | dict(given)))  # type: ignore[arg-type]
+        HoneycombExporter.model_validate({"api_key": "k"} | dict(given))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from grafter.config import Config
+from grafter.components import Config
 from grafter.workers import supervisor
 
 WORKERS = 2

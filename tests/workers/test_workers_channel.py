@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grafter.config import Config
+from grafter.components import Config
 from grafter.health import Phase
 from grafter.telemetry import Held, HeldFor
 from grafter.workers.channel import Report, Start, read_report, receive_start

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from grafter.config import Config, load
+from grafter.components import Config, load
 from grafter.workers.supervisor import Supervised, supervising
 from tests.e2e.process import REPO, free_ports
 from tests.exporter.doubles import spans_in

@@ -1,8 +1,11 @@
-"""``processors``: what happens to a trace between the doors."""
+"""``processors.graft``: its keys, and what they are in the core's own units."""
+
+from collections.abc import Iterator
 
 from pydantic import Field
 
-from grafter.config.model import AttributeText, Components, Count, Model, PositiveDuration, Text, Word
+from grafter.config.model import AttributeText, Component, Count, Model, PositiveDuration, Text, Word
+from grafter.config.problems import Finding
 from grafter.config.units import Duration
 from grafter.core.policy import Content, GraftPolicy, HostMissing, Mode, Redact, RedactAction, Selector, Unlinked, Waits
 
@@ -14,6 +17,10 @@ class Anchor(Model):
     """The span's name; empty: any."""
     attributes: dict[str, AttributeText] = Field(default_factory=dict)
     """Attributes that the span must have, with these values."""
+
+    def findings(self) -> Iterator[Finding]:
+        if not self.name and not self.attributes:
+            yield Finding((), "needs a name or attributes; it would match any span")
 
 
 class Wait(Model):
@@ -47,7 +54,7 @@ class RedactKeys(Model):
     away."""
 
 
-class GraftProcessor(Model):
+class GraftProcessor(Component):
     """Hangs OpenAI's spans under the app's trace."""
 
     mode: Mode = Mode.HOLD
@@ -102,6 +109,3 @@ class GraftProcessor(Model):
             redact=Redact(frozenset(self.redact.keys), self.redact.action),
             max_trace_bytes=int(max_trace_bytes),
         )
-
-
-PROCESSORS = Components({"graft": GraftProcessor})

@@ -1,99 +1,26 @@
-"""``receivers``: the doors in."""
+"""``receivers.openai``: its keys, and how its doors are opened, all of them at one address."""
 
 import binascii
+import time
 from base64 import b64decode
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, model_validator
+from pydantic import AfterValidator, SecretStr, ValidationInfo, model_validator
 
-from grafter.config.model import (
-    Components,
-    Count,
-    FilledSecret,
-    Flag,
-    Model,
-    PositiveDuration,
-    PositiveSize,
-    Secret,
-    Word,
-)
-from grafter.config.units import Duration, Endpoint, Size, Url
+from grafter.config.model import FilledSecret, Flag, Model, PositiveDuration, Secret, Word
+from grafter.config.problems import Finding
+from grafter.config.units import Duration, Endpoint, Url
+from grafter.receiver.config import ReceiverConfig, Surroundings
+
+if TYPE_CHECKING:
+    from grafter.receiver.sideband import Account
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 WEBHOOK_SECRET_VARIABLE = "OPENAI_WEBHOOK_SECRET"
 DEFAULT_PROJECT = "default"
 _SECRET_PREFIX = "whsec_"
-
-
-class ServerTls(Model):
-    """TLS for a door in."""
-
-    cert_file: Word
-    """The server's certificate chain, PEM."""
-    key_file: Word
-    """The private key to it, PEM."""
-    client_ca_file: Word | None = None
-    """Clients must show a certificate that one of these authorities signed (mTLS); null: none is asked for."""
-
-
-class Cors(Model):
-    """Which web pages may send from a browser."""
-
-    allowed_origins: tuple[Word, ...] = ()
-    """Origins such as `https://app.example.com`; `*` stands for any run of characters. Empty: no browser may send."""
-    allowed_headers: tuple[Word, ...] = ()
-    """Request headers that are allowed beside the usual ones; `*` allows all."""
-    max_age: Annotated[int, Field(ge=0, strict=True)] = 0
-    """Seconds for which a browser may remember the answer; 0 leaves it to the browser."""
-
-
-class OtlpGrpc(Model):
-    """OTLP over gRPC."""
-
-    endpoint: Endpoint = Endpoint("localhost:4317")
-    """Where to listen."""
-    tls: ServerTls | None = None
-    """Null: plaintext."""
-    tokens: tuple[FilledSecret, ...] = ()
-    """Bearer tokens, one of which a sender must show; empty: everybody may send."""
-    max_recv_msg_size_mib: Count = 64
-    """Largest request in MiB, before and after decompression."""
-
-
-class OtlpHttp(Model):
-    """OTLP over HTTP: protobuf and JSON."""
-
-    endpoint: Endpoint = Endpoint("localhost:4318")
-    """Where to listen."""
-    tls: ServerTls | None = None
-    """Null: plaintext."""
-    tokens: tuple[FilledSecret, ...] = ()
-    """Bearer tokens, one of which a sender must show; empty: everybody may send."""
-    cors: Cors = Cors()
-    """Which web pages may send from a browser."""
-    max_request_body_size: PositiveSize = Size.parse("64MiB")
-    """Largest request body, before and after decompression."""
-
-
-class Protocols(Model):
-    """Both protocols run; a key left out has its default."""
-
-    grpc: OtlpGrpc = OtlpGrpc()
-    """OTLP over gRPC."""
-    http: OtlpHttp = OtlpHttp()
-    """OTLP over HTTP."""
-
-
-class OtlpReceiver(Model):
-    """The app's own spans, and metrics and logs to be passed through."""
-
-    protocols: Protocols = Protocols()
-    """The protocols that it speaks."""
-
-    def describe(self) -> str:
-        grpc, http = self.protocols.grpc, self.protocols.http
-        return f"grpc {grpc.endpoint}{_tls(grpc.tls)}, http {http.endpoint}{_tls(http.tls)}"
 
 
 class Tee(Model):
@@ -117,6 +44,15 @@ class Ingest(Model):
     """Bearer tokens, one of which a sender must show; empty: everybody may send."""
     tee: Tee | None = None
     """Send the same items on to OpenAI; null: no."""
+
+    def findings(self) -> Iterator[Finding]:
+        if self.tokens and self.tee and not self.tee.key:
+            yield Finding(
+                ("tee", "api_key"),
+                "is required beside ingest.tokens: callers then show a token of grafter's, "
+                "and there is no key of OpenAI's to send on",
+                also=(("tee",),),
+            )
 
 
 def _base64(secret: SecretStr) -> SecretStr:
@@ -189,8 +125,10 @@ def _has_secret(project: object, secret: str | None) -> bool:
     return isinstance(secrets, list | tuple) and secret in secrets
 
 
-class OpenAIReceiver(Model):
+class OpenAIReceiver(ReceiverConfig):
     """OpenAI's traces."""
+
+    traces_only = "takes no {signal}; otlp receivers do"
 
     endpoint: Endpoint = Endpoint("localhost:4319")
     """Where to listen, over HTTP."""
@@ -256,12 +194,107 @@ class OpenAIReceiver(Model):
         webhooks = f", webhooks of {signed}" if signed else ""
         return f"http {self.endpoint}" + (f", tee to {tee.endpoint}" if tee else "") + webhooks
 
+    def findings(self) -> Iterator[Finding]:
+        """Projects whose calls would start recorders, had they a key; and those with a webhook secret that an earlier
+        one has: what it signs is taken for that one's.
+        """
+        first: dict[str, str] = {}
+        for name, project in self.projects.items():
+            if self.realtime.record and project.secrets and not project.key:
+                yield Finding(
+                    ("projects", name),
+                    "has no api_key: calls of its webhooks are not recorded, though realtime.record says so",
+                    warning=True,
+                )
+            owner = next((first[secret] for secret in project.secrets if secret in first), None)
+            if owner is not None:
+                yield Finding(
+                    ("projects", name, "webhook_secrets"),
+                    f"has a secret of {owner}: what it signs is done in the name of {owner}",
+                    warning=True,
+                )
+            first = {**dict.fromkeys(project.secrets, name), **first}
 
-Receiver = OtlpReceiver | OpenAIReceiver
-RECEIVERS = Components({"otlp": OtlpReceiver, "openai": OpenAIReceiver})
+    def accounts(self) -> "dict[str, Account]":
+        """The accounts of the projects that have a key, by project."""
+        from grafter.receiver.sideband import Account
+
+        return {name: Account(one.key, one.base_url) for name, one in self.projects.items() if one.key}
+
+    @asynccontextmanager
+    async def open(self, name: str, around: Surroundings) -> AsyncIterator[dict[str, int]]:
+        """Run all doors behind one port, which is yielded by the receiver's name."""
+        from grafter.receiver import (
+            admin,
+            openai_http,
+            realtime_calls,
+            realtime_http,
+            recorder,
+            sessions,
+            webhook_http,
+        )
+        from grafter.receiver.recording import Timing
+        from grafter.receiver.signatures import Signatures
+        from grafter.receiver.tee import teeing
+
+        consumer, metrics, policy, store = around.consumer, around.metrics, around.policy, around.store
+        accounts = self.accounts()
+        async with AsyncExitStack() as stack:
+            # They are left one after the other: the door first, for a request may bring items for the others.
+            grace_seconds = around.grace_seconds / (2 if self.ingest.tee is None else 3)
+            tee = None
+            if self.ingest.tee is not None:
+                tee = await stack.enter_async_context(
+                    teeing(self.ingest.tee.endpoint, self.ingest.tee.key, metrics, grace_seconds=grace_seconds)
+                )
+            recorders = await stack.enter_async_context(
+                recorder.recording(
+                    consumer,
+                    metrics,
+                    policy,
+                    accounts.get(self.default_project),
+                    projects=accounts,
+                    storing=around.storing or consumer,
+                    timing=Timing(silence=self.realtime.silence.seconds),
+                    grace_seconds=grace_seconds,
+                )
+            )
+            ingest_tokens = [token.get_secret_value() for token in self.ingest.tokens]
+            tokens = [token.get_secret_value() for token in self.realtime.tokens]
+            # One address, several doors: each brings its routes.
+            routes = [
+                *openai_http.ingest_routes(consumer, metrics, policy, tokens=ingest_tokens, tee=tee),
+                *realtime_http.event_routes(recorders.ended_by(consumer), metrics, policy, time.time_ns, tokens=tokens),
+                *realtime_calls.call_routes(
+                    recorders, metrics, time.time_ns, store=store, secret=policy.redact.secret, tokens=tokens
+                ),
+            ]
+            if store is not None:
+                pulls = await stack.enter_async_context(
+                    sessions.pulling(
+                        store,
+                        consumer,
+                        accounts,
+                        metrics,
+                        policy,
+                        kind=pull_kind(name),
+                        default=self.default_project,
+                        lease_seconds=around.lease_seconds,
+                    )
+                )
+                routes += admin.admin_routes(pulls, metrics, tokens=around.admin_tokens)
+                desk = webhook_http.Desk(consumer, store, recorders if self.realtime.record else None, pulls)
+                secrets = {name: project.secrets for name, project in self.projects.items()}
+                signatures = Signatures(secrets, int(self.webhook.tolerance))
+                routes += webhook_http.webhook_routes(desk, signatures, metrics, policy, time.time_ns)
+            port = await stack.enter_async_context(
+                openai_http.listening(
+                    routes, endpoint=self.endpoint, grace_seconds=grace_seconds, share_port=around.share_ports
+                )
+            )
+            yield {name: port}
 
 
-def _tls(tls: ServerTls | None) -> str:
-    if tls is None:
-        return ""
-    return " (mTLS)" if tls.client_ca_file else " (TLS)"
+def pull_kind(name: str) -> str:
+    """What the pulls of the receiver of this id are called in the store."""
+    return "session" + name.removeprefix("openai")

@@ -1,0 +1,119 @@
+"""Which components there are: each type with its keys, which stand beside its code and open it (``open``).
+
+A new one is its own file, its line here, and its keys in config.yaml. Nothing that this file imports may need gRPC,
+aiohttp or protobuf: whatever opens a component imports those when it opens it, so that `grafter validate` starts fast.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from grafter.config import load as loading
+from grafter.config.model import Component, Components, Model
+from grafter.config.problems import Finding
+from grafter.config.root import RootConfig
+from grafter.config.service import PassThroughPipeline, TracesPipeline
+from grafter.core.policy import GraftPolicy
+from grafter.exporter.config import ExporterConfig
+from grafter.exporter.debug import DebugExporter
+from grafter.exporter.file import FileExporter
+from grafter.exporter.honeycomb import HoneycombExporter
+from grafter.exporter.otlp import OtlpGrpcExporter, OtlpHttpExporter
+from grafter.extensions import Admin, HealthCheck
+from grafter.processor.config import GraftProcessor
+from grafter.receiver.config import ReceiverConfig
+from grafter.receiver.openai_receiver import OpenAIReceiver
+from grafter.receiver.otlp_receiver import OtlpReceiver
+from grafter.store.config import StoreExtension
+
+RECEIVERS = Components({"otlp": OtlpReceiver, "openai": OpenAIReceiver}, default=("otlp", "openai"))
+PROCESSORS = Components({"graft": GraftProcessor}, default=("graft",))
+EXPORTERS = Components(
+    {
+        "debug": DebugExporter,
+        "honeycomb": HoneycombExporter,
+        "otlp_grpc": OtlpGrpcExporter,
+        "otlp_http": OtlpHttpExporter,
+        "file": FileExporter,
+    },
+    default=("debug",),
+    # The Collector's names before it renamed them.
+    old_names={"otlp": "otlp_grpc", "otlphttp": "otlp_http"},
+)
+
+
+class Extensions(Model):
+    """What is no part of a pipeline. The store and `admin` are always there, the others when they are named."""
+
+    store: StoreExtension = StoreExtension()
+    """What holds traces until they are released."""
+    health_check: HealthCheck | None = None
+    """`/healthz` and `/readyz`."""
+    admin: Admin = Admin()
+    """`/admin/…` at `receivers.openai.endpoint`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: object) -> object:
+        """An extension that is named without a value runs with its defaults."""
+        if not isinstance(data, Mapping):
+            return data
+        return {name: {} if value is None and name in cls.model_fields else value for name, value in data.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """What runs, by component id; nothing that is merely configured."""
+
+    receivers: Mapping[str, ReceiverConfig]
+    processors: Mapping[str, GraftProcessor]
+    exporters: Mapping[str, ExporterConfig]
+    extensions: Mapping[str, Component]
+    pipelines: Mapping[str, TracesPipeline | PassThroughPipeline]
+    """``traces``, and ``metrics`` and ``logs`` where they are."""
+
+
+class Config(RootConfig):
+    """Everything. Built without arguments it is what runs without a config file."""
+
+    receivers: Annotated[dict[str, ReceiverConfig], RECEIVERS] = Field(default_factory=dict)
+    """The doors in."""
+    processors: Annotated[dict[str, GraftProcessor], PROCESSORS] = Field(default_factory=dict)
+    """What happens between the doors."""
+    exporters: Annotated[dict[str, ExporterConfig], EXPORTERS] = Field(default_factory=dict)
+    """The doors out."""
+    extensions: Extensions = Extensions(health_check=HealthCheck())
+    """What is no part of a pipeline."""
+
+    def findings(self) -> Iterator[Finding]:
+        """Several processes need a store that they share."""
+        if self.service.workers > 1 and not self.extensions.store.shared:
+            yield Finding(
+                ("service", "workers"),
+                f"{self.service.workers} processes need a store that they share, extensions.store.redis; "
+                "the embedded store belongs to one",
+                also=(("extensions", "store"),),
+            )
+
+    def graft_policy(self) -> GraftPolicy:
+        """``processors.graft`` for the core; ``redact.secret`` is left empty."""
+        (graft,) = self.active().processors.values()
+        return graft.policy(self.extensions.store.max_trace_bytes)
+
+    def active(self) -> Active:
+        """What runs."""
+        return Active(
+            receivers={name: self.receivers[name] for name in self.running("receivers")},
+            processors={name: self.processors[name] for name in self.running("processors")},
+            exporters={name: self.exporters[name] for name in self.running("exporters")},
+            extensions=self.running_extensions(),
+            pipelines=self.service.pipelines.by_signal(),
+        )
+
+
+def load(paths: Sequence[str], sets: Sequence[str] = (), env: Mapping[str, str] = os.environ) -> Config:
+    """The effective config of these files and settings. Raises ConfigError with all problems; see config.load."""
+    return loading.load(Config, paths, sets, env)

@@ -1,0 +1,160 @@
+"""What the configs of exporters have in common: how they are opened, and the keys of every exporter over a network."""
+
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from grafter.config.model import Component, Count, Flag, Model, PositiveDuration, PositiveSize, Ratio, Secret, Word
+from grafter.config.problems import Finding
+from grafter.config.units import Duration, Size, Target, Url, is_loopback
+from grafter.exporter.gate import RetryPolicy
+from grafter.exporter.tls import TlsClient
+
+if TYPE_CHECKING:
+    from grafter.consumer import Exporter
+    from grafter.telemetry import Metrics
+
+
+class ExporterConfig(Component):
+    """An exporter's keys; what it needs beyond them is imported when it is opened."""
+
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+        """Run it until left; its peer need not be up. Raises OSError or ValueError when it cannot be opened."""
+        raise NotImplementedError
+
+
+Headers = dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], Secret]
+"""Names are HTTP tokens. Source: RFC 9110, section 5.6.2."""
+
+NO_HEADERS: Headers = {}
+
+
+class ClientTls(Model):
+    """TLS towards a server."""
+
+    insecure: Flag = False
+    """Plaintext, for gRPC; over HTTP the scheme decides."""
+    insecure_skip_verify: Flag = False
+    """Take any certificate; over HTTP only."""
+    ca_file: Word | None = None
+    """Authorities to trust, PEM; null: the system's."""
+    cert_file: Word | None = None
+    """Client certificate, PEM."""
+    key_file: Word | None = None
+    """The private key to it, PEM."""
+    server_name_override: Word | None = None
+    """Name that the server's certificate must have; null: the endpoint's host."""
+
+    def findings(self) -> Iterator[Finding]:
+        """A certificate and its key are given together."""
+        if bool(self.cert_file) != bool(self.key_file):
+            given, wanted = ("cert_file", "key_file") if self.cert_file else ("key_file", "cert_file")
+            yield Finding((given,), f"needs {wanted} beside it")
+
+    def client(self) -> TlsClient:
+        """The same for whoever connects."""
+        return TlsClient(**dict(self))
+
+
+class Retry(Model):
+    """When a failed attempt is made again; a trace stays in the store until it is taken or refused for good."""
+
+    enabled: Flag = True
+    """False: one attempt, then the trace waits for its next turn."""
+    initial_interval: PositiveDuration = Duration.parse("5s")
+    """Wait after the first failure."""
+    max_interval: PositiveDuration = Duration.parse("30s")
+    """Longest wait; a server that asks for longer gets it."""
+    multiplier: Annotated[Ratio, Field(ge=1)] = 1.5
+    """Each wait is this many times the one before."""
+    randomization_factor: Annotated[Ratio, Field(ge=0, le=1)] = 0.5
+    """Share by which a wait is longer or shorter by chance."""
+
+    def findings(self) -> Iterator[Finding]:
+        """The longest wait is no shorter than the first."""
+        if self.max_interval < self.initial_interval:
+            shorter = f"{self.max_interval} is shorter than initial_interval, {self.initial_interval}"
+            yield Finding(("max_interval",), shorter, also=(("initial_interval",),))
+
+    def policy(self) -> RetryPolicy:
+        """The same in seconds."""
+        return RetryPolicy(
+            initial_interval=self.initial_interval.seconds,
+            max_interval=self.max_interval.seconds,
+            multiplier=self.multiplier,
+            randomization_factor=self.randomization_factor,
+            enabled=self.enabled,
+        )
+
+
+class SendingBatch(Model):
+    """What goes out in one request."""
+
+    max_spans: Count = 4000
+    """Spans at most."""
+    max_bytes: PositiveSize = Size.parse("3MiB")
+    """Bytes at most, before compression; one trace that is larger goes alone. A gRPC server takes 4 MiB by default."""
+
+
+class SendingQueue(Model):
+    """How much is on its way at a time."""
+
+    num_consumers: Count = 4
+    """Requests at a time."""
+    batch: SendingBatch = SendingBatch()
+    """What goes out in one request."""
+
+
+class NetworkExporter(ExporterConfig):
+    """What every door over the network has; ``tls``, ``headers``, ``compression`` and ``timeout`` by its protocol."""
+
+    retry_on_failure: Retry = Retry()
+    """When a failed attempt is made again."""
+    sending_queue: SendingQueue = SendingQueue()
+    """How much is on its way at a time."""
+
+    if TYPE_CHECKING:
+        # Each protocol has these keys itself, with its own defaults.
+        @property
+        def tls(self) -> ClientTls: ...
+        @property
+        def headers(self) -> Headers: ...
+        @property
+        def compression(self) -> str | None: ...
+        @property
+        def timeout(self) -> Duration: ...
+
+    @property
+    def target(self) -> Url | Target:
+        """Where traces are sent to."""
+        raise NotImplementedError
+
+    def common(self, request_bytes: int = 64 << 20) -> dict[str, Any]:
+        """What all openers take by the same words; ``request_bytes``: the largest request, in bytes."""
+        from grafter.exporter.sending import Limits
+
+        queue = self.sending_queue
+        return {
+            "tls": self.tls.client(),
+            "headers": self.request_headers(),
+            "compression": self.effective_compression,
+            "timeout_seconds": self.timeout.seconds,
+            "retry": self.retry_on_failure.policy(),
+            "limits": Limits(
+                num_consumers=queue.num_consumers,
+                batch_spans=queue.batch.max_spans,
+                batch_bytes=min(queue.batch.max_bytes, request_bytes),
+                request_bytes=request_bytes,
+            ),
+        }
+
+    @property
+    def effective_compression(self) -> str:
+        """Compressing costs more than all else that happens to a span, and buys nothing on one machine."""
+        return self.compression or ("none" if is_loopback(self.target.host) else "gzip")
+
+    def request_headers(self) -> dict[str, str]:
+        """In clear."""
+        return {name: value.get_secret_value() for name, value in self.headers.items()}

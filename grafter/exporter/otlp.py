@@ -1,0 +1,114 @@
+"""The configs of ``otlp_grpc`` and ``otlp_http``; what sends is in the rooms of these names."""
+
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Literal
+
+from grafter.config.model import PositiveDuration
+from grafter.config.problems import Finding
+from grafter.config.units import Duration, Target, Url
+from grafter.exporter.config import NO_HEADERS, ClientTls, Headers, NetworkExporter
+
+if TYPE_CHECKING:
+    from grafter.consumer import Exporter
+    from grafter.telemetry import Metrics
+
+
+class OtlpGrpcExporter(NetworkExporter):
+    """OTLP over gRPC."""
+
+    endpoint: Target
+    """`host:port`; `https://` before it means TLS, `http://` plaintext, none what `tls` says."""
+    tls: ClientTls = ClientTls()
+    """TLS towards the server."""
+    headers: Headers = NO_HEADERS
+    """Sent with each request; they are secrets."""
+    compression: Literal["gzip", "none"] | None = None
+    """`gzip` or `none`. Null: none for a loopback endpoint, else gzip."""
+    timeout: PositiveDuration = Duration.parse("5s")
+    """For one attempt."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether to use TLS."""
+        return self.endpoint.scheme == "https" or (not self.endpoint.scheme and not self.tls.insecure)
+
+    @property
+    def target(self) -> Target:
+        return self.endpoint
+
+    def request_headers(self) -> dict[str, str]:
+        """In clear; names in lower case, as gRPC wants them."""
+        return {name.lower(): value for name, value in super().request_headers().items()}
+
+    def findings(self) -> Iterator[Finding]:
+        if self.secure and self.tls.insecure_skip_verify:
+            yield Finding(
+                ("tls", "insecure_skip_verify"),
+                "cannot be true here: gRPC in Python always checks the certificate; name its authority in ca_file, "
+                "or use otlp_http",
+            )
+
+    def describe(self) -> str:
+        return f"grpc {self.endpoint.address} ({'TLS' if self.secure else 'plaintext'})"
+
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+        from grafter.exporter import otlp_grpc
+
+        return otlp_grpc.opened(name=name, metrics=metrics, endpoint=str(self.endpoint), **self.common())
+
+
+class HttpExporter(NetworkExporter):
+    """What all that send OTLP over HTTP share."""
+
+    tls: ClientTls = ClientTls()
+    """TLS towards the server."""
+    headers: Headers = NO_HEADERS
+    """Sent with each request; they are secrets."""
+    compression: Literal["gzip", "zstd", "deflate", "none"] | None = None
+    """`gzip`, `zstd`, `deflate` or `none`. Null: none for a loopback endpoint, else gzip."""
+    timeout: PositiveDuration = Duration.parse("30s")
+    """For one attempt."""
+
+    @property
+    def target(self) -> Url:
+        """Where requests with traces are posted."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        return f"http {self.target}"
+
+
+class OtlpHttpExporter(HttpExporter):
+    """OTLP over HTTP."""
+
+    endpoint: Url | None = None
+    """Base address; `/v1/traces` is added to it. Required without `traces_endpoint`."""
+    traces_endpoint: Url | None = None
+    """Whole address for traces; null: from `endpoint`."""
+    encoding: Literal["proto", "json"] = "proto"
+    """Of the request body: `proto` or `json`."""
+
+    @property
+    def target(self) -> Url:
+        """Where requests with traces are posted; ``findings`` has seen to it that there is such an address."""
+        return self.traces_endpoint or Url(f"{(self.endpoint or '').rstrip('/')}/v1/traces")
+
+    def refuses(self, signal: str) -> str:
+        return "" if self.endpoint else "has an address for traces only: give it an endpoint"
+
+    def findings(self) -> Iterator[Finding]:
+        if not self.endpoint and not self.traces_endpoint:
+            yield Finding((), "needs an endpoint, or a traces_endpoint")
+
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+        from grafter.exporter import otlp_http
+
+        return otlp_http.opened(
+            name=name,
+            metrics=metrics,
+            endpoint=self.endpoint,
+            traces_endpoint=self.traces_endpoint,
+            encoding=self.encoding,
+            **self.common(),
+        )

@@ -1,0 +1,69 @@
+"""What the configs of receivers have in common: how they are opened, and what they are opened with."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from grafter.config.model import Component, Model, Word
+
+if TYPE_CHECKING:
+    from grafter.consumer import Consumer
+    from grafter.core.policy import GraftPolicy
+    from grafter.forwarding import Forwarding
+    from grafter.receiver.http_common import TlsFiles
+    from grafter.store.base import Store
+    from grafter.telemetry import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a receiver finds when it is opened."""
+
+    consumer: "Consumer"
+    """Takes what comes in."""
+    forwarding: "Forwarding"
+    """Takes metrics and logs, unread."""
+    policy: "GraftPolicy"
+    metrics: "Metrics"
+    grace_seconds: float
+    """Leaving closes the doors one after the other, which takes up to this long in all."""
+    storing: "Consumer | None" = None
+    """Takes what recorders heard, also when ``consumer`` refuses because a stop has begun; None: ``consumer``."""
+    store: "Store | None" = None
+    """Knows which webhooks came before, and keeps what is to be fetched from OpenAI. Without it there is no door for
+    webhooks, nothing is fetched, and there is no ``/admin/…``."""
+    lease_seconds: float = 10.0
+    """How long each piece of work in the store has one owner."""
+    admin_tokens: Sequence[str] = ()
+    """What opens ``/admin/…`` to other machines."""
+    share_ports: bool = False
+    """The other workers listen at the same ports, which their parent holds."""
+
+
+class ReceiverConfig(Component):
+    """A receiver's keys; what it needs beyond them is imported when it is opened."""
+
+    def open(self, name: str, around: Surroundings) -> AbstractAsyncContextManager[dict[str, int]]:
+        """Run it until left; its ports by door. Raises OSError or ValueError when it cannot be opened."""
+        raise NotImplementedError
+
+
+class ServerTls(Model):
+    """TLS for a door in."""
+
+    cert_file: Word
+    """The server's certificate chain, PEM."""
+    key_file: Word
+    """The private key to it, PEM."""
+    client_ca_file: Word | None = None
+    """Clients must show a certificate that one of these authorities signed (mTLS); null: none is asked for."""
+
+    def files(self) -> "TlsFiles":
+        """The same for whoever listens."""
+        from grafter.receiver.http_common import TlsFiles
+
+        return TlsFiles(self.cert_file, self.key_file, self.client_ca_file)
+
+    def __str__(self) -> str:
+        return "mTLS" if self.client_ca_file else "TLS"

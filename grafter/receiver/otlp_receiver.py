@@ -1,0 +1,114 @@
+"""``receivers.otlp``: its keys, and how its two doors are opened."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from pydantic import Field
+
+from grafter.config.model import Count, FilledSecret, Model, PositiveSize, Word
+from grafter.config.units import Endpoint, Size
+from grafter.receiver.config import ReceiverConfig, ServerTls, Surroundings
+
+
+class Cors(Model):
+    """Which web pages may send from a browser."""
+
+    allowed_origins: tuple[Word, ...] = ()
+    """Origins such as `https://app.example.com`; `*` stands for any run of characters. Empty: no browser may send."""
+    allowed_headers: tuple[Word, ...] = ()
+    """Request headers that are allowed beside the usual ones; `*` allows all."""
+    max_age: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Seconds for which a browser may remember the answer; 0 leaves it to the browser."""
+
+
+class OtlpGrpc(Model):
+    """OTLP over gRPC."""
+
+    endpoint: Endpoint = Endpoint("localhost:4317")
+    """Where to listen."""
+    tls: ServerTls | None = None
+    """Null: plaintext."""
+    tokens: tuple[FilledSecret, ...] = ()
+    """Bearer tokens, one of which a sender must show; empty: everybody may send."""
+    max_recv_msg_size_mib: Count = 64
+    """Largest request in MiB, before and after decompression."""
+
+
+class OtlpHttp(Model):
+    """OTLP over HTTP: protobuf and JSON."""
+
+    endpoint: Endpoint = Endpoint("localhost:4318")
+    """Where to listen."""
+    tls: ServerTls | None = None
+    """Null: plaintext."""
+    tokens: tuple[FilledSecret, ...] = ()
+    """Bearer tokens, one of which a sender must show; empty: everybody may send."""
+    cors: Cors = Cors()
+    """Which web pages may send from a browser."""
+    max_request_body_size: PositiveSize = Size.parse("64MiB")
+    """Largest request body, before and after decompression."""
+
+
+class Protocols(Model):
+    """Both protocols run; a key left out has its default."""
+
+    grpc: OtlpGrpc = OtlpGrpc()
+    """OTLP over gRPC."""
+    http: OtlpHttp = OtlpHttp()
+    """OTLP over HTTP."""
+
+
+class OtlpReceiver(ReceiverConfig):
+    """The app's own spans, and metrics and logs to be passed through."""
+
+    protocols: Protocols = Protocols()
+    """The protocols that it speaks."""
+
+    def describe(self) -> str:
+        grpc, http = self.protocols.grpc, self.protocols.http
+        return f"grpc {grpc.endpoint}{_brackets(grpc.tls)}, http {http.endpoint}{_brackets(http.tls)}"
+
+    @asynccontextmanager
+    async def open(self, name: str, around: Surroundings) -> AsyncIterator[dict[str, int]]:
+        """Run both doors; yields ``otlp_grpc`` and ``otlp_http`` with their ports, of ``otlp/x`` ``otlp_grpc/x`` …"""
+        from grafter.otlp.split import Splitter
+        from grafter.receiver import otlp_grpc, otlp_http
+
+        suffix = name.removeprefix("otlp")
+        grpc, http = self.protocols.grpc, self.protocols.http
+        splitter = Splitter(around.policy.anchors)
+        async with (
+            otlp_grpc.listening(
+                around.consumer,
+                splitter,
+                around.metrics,
+                endpoint=grpc.endpoint,
+                tls=grpc.tls.files() if grpc.tls else None,
+                tokens=[token.get_secret_value() for token in grpc.tokens],
+                max_bytes=grpc.max_recv_msg_size_mib << 20,
+                grace_seconds=around.grace_seconds / 2,
+                pass_through=around.forwarding,
+                signals=around.forwarding.signals,
+                share_port=around.share_ports,
+            ) as grpc_port,
+            otlp_http.listening(
+                around.consumer,
+                splitter,
+                around.metrics,
+                endpoint=http.endpoint,
+                tls=http.tls.files() if http.tls else None,
+                tokens=[token.get_secret_value() for token in http.tokens],
+                cors=otlp_http.Cors(http.cors.allowed_origins, http.cors.allowed_headers, int(http.cors.max_age)),
+                max_bytes=http.max_request_body_size,
+                grace_seconds=around.grace_seconds / 2,
+                pass_through=around.forwarding,
+                signals=around.forwarding.signals,
+                share_port=around.share_ports,
+            ) as http_port,
+        ):
+            yield {"otlp_grpc" + suffix: grpc_port, "otlp_http" + suffix: http_port}
+
+
+def _brackets(tls: ServerTls | None) -> str:
+    return f" ({tls})" if tls else ""
