@@ -6,9 +6,8 @@ as the user would write it. What they refuse, they refuse with a sentence that c
 
 import ipaddress
 import re
-from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic_core import CoreSchema, core_schema
@@ -23,7 +22,7 @@ _NANOSECONDS = {
     "m": 60 * 1_000_000_000,
     "h": 3600 * 1_000_000_000,
 }
-_DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 # Go keeps a duration in 64 signed bits; so do the timers that these end up in.
 _LONGEST = 2**63 - 1
 
@@ -35,36 +34,74 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|")
 
 
-def _schema(
-    read: Callable[[Any], object], *, kinds: tuple[str, ...], pattern: str | None, examples: list[str]
-) -> CoreSchema:
-    """Validate with ``read``, write as text, and say in the JSON Schema what may stand there."""
-    text: dict[str, object] = {"type": kinds[0] if len(kinds) == 1 else list(kinds), "examples": examples}
-    if pattern is not None:
-        text["pattern"] = pattern
-    return core_schema.no_info_plain_validator_function(
-        read,
-        serialization=core_schema.to_string_ser_schema(when_used="always"),
-        metadata={"pydantic_js_functions": [lambda _schema, _handler: text]},
-    )
+class _Written:
+    """A value of its own type that a config writes as text, and that is printed as it was meant."""
+
+    wrong: ClassVar[str]
+    """What to say of anything else, after the value found."""
+    kinds: ClassVar[tuple[str, ...]] = ("string",)
+    """What may stand there, in the words of JSON Schema."""
+    pattern: ClassVar[str | None] = None
+    examples: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError for text that means nothing here."""
+        raise NotImplementedError
+
+    @classmethod
+    def _of_number(cls, number: float) -> Self:
+        """What a bare number means. Raises ValueError where it means nothing."""
+        raise ValueError(cls.wrong)
+
+    @classmethod
+    def _read(cls, value: object) -> Self:
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return cls.parse(str(value))
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return cls._of_number(value)
+        raise ValueError(cls.wrong)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
+        kinds: str | list[str] = cls.kinds[0] if len(cls.kinds) == 1 else list(cls.kinds)
+        text: dict[str, object] = {"type": kinds, "examples": list(cls.examples)}
+        if cls.pattern is not None:
+            text["pattern"] = cls.pattern
+        return core_schema.no_info_plain_validator_function(
+            cls._read,
+            serialization=core_schema.to_string_ser_schema(when_used="always"),
+            metadata={"pydantic_js_functions": [lambda _schema, _handler: text]},
+        )
 
 
-class Duration(int):
+class Duration(_Written, int):
     """A length of time in nanoseconds, never negative, written as Go writes it: ``500ms``, ``10s``, ``1h30m``."""
+
+    wrong = "is not a duration such as 500ms, 10s or 1h30m"
+    pattern = r"^(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+$|^0$"
+    examples = ("500ms", "10s", "1h30m")
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError for anything but one or more numbers with a unit each, or ``0``."""
         total, at = Decimal(0), 0
         while match := _DURATION.match(text, at):
-            number = match[0].rstrip("nuµμmsh")
-            total += Decimal(number) * _NANOSECONDS[match[0][len(number) :]]
+            total += Decimal(match[1]) * _NANOSECONDS[match[2]]
             at = match.end()
         if (not at or at < len(text)) and text != "0":
-            raise ValueError("is not a duration such as 500ms, 10s or 1h30m")
+            raise ValueError(cls.wrong)
         if total > _LONGEST:
             raise ValueError("is longer than a duration can be (292 years)")
         return cls(total)
+
+    @classmethod
+    def _of_number(cls, number: float) -> Self:
+        if number:
+            raise ValueError(f"has no unit: write {number}s, if seconds are meant")
+        return cls(0)
 
     @property
     def seconds(self) -> float:
@@ -81,41 +118,31 @@ class Duration(int):
             text += f"{count}{unit}" * bool(count)
         return text
 
-    @classmethod
-    def _read(cls, value: object) -> Self:
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, str):
-            return cls.parse(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if value == 0:
-                return cls(0)
-            raise ValueError(f"has no unit: write {value}s, if seconds are meant")
-        raise ValueError("is not a duration such as 500ms, 10s or 1h30m")
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
-        return _schema(
-            cls._read,
-            kinds=("string",),
-            pattern=r"^(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+$|^0$",
-            examples=["500ms", "10s", "1h30m"],
-        )
-
-
-class Size(int):
+class Size(_Written, int):
     """A number of bytes, written ``64MiB`` (also ``500MB``, or the bare number of bytes)."""
+
+    wrong = "is not a size such as 512KiB, 64MiB or 4GiB"
+    kinds = ("string", "integer")
+    pattern = r"^[0-9]+(\.[0-9]+)? ?([KMGT]iB|[kKMGT]B|B)?$"
+    examples = ("512KiB", "64MiB", "4GiB")
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError for a unit that is not known, or a fraction of a byte."""
         match = _SIZE.fullmatch(text)
         if match is None or match[2] not in _BYTES:
-            raise ValueError("is not a size such as 512KiB, 64MiB or 4GiB")
+            raise ValueError(cls.wrong)
         total = Decimal(match[1]) * _BYTES[match[2]]
         if total != total.to_integral_value():
             raise ValueError("is not a whole number of bytes")
         return cls(total)
+
+    @classmethod
+    def _of_number(cls, number: float) -> Self:
+        if isinstance(number, int) and number >= 0:
+            return cls(number)
+        raise ValueError(cls.wrong)
 
     def __str__(self) -> str:
         for unit in ("TiB", "GiB", "MiB", "KiB"):
@@ -123,28 +150,13 @@ class Size(int):
                 return f"{self // _BYTES[unit]}{unit}"
         return f"{int(self)}B"
 
-    @classmethod
-    def _read(cls, value: object) -> Self:
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, str):
-            return cls.parse(value)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return cls(value)
-        raise ValueError("is not a size such as 512KiB, 64MiB or 4GiB")
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
-        return _schema(
-            cls._read,
-            kinds=("string", "integer"),
-            pattern=r"^[0-9]+(\.[0-9]+)? ?([KMGT]iB|[kKMGT]B|B)?$",
-            examples=["512KiB", "64MiB", "4GiB"],
-        )
-
-
-class MemoryLimit(str):
+class MemoryLimit(_Written, str):
     """A share of the memory that the process may use (``80%``), or a size (``512MiB``)."""
+
+    wrong = "is neither a percentage such as 80% nor a size such as 512MiB"
+    kinds = ("string", "integer")
+    examples = ("80%", "512MiB")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -156,53 +168,26 @@ class MemoryLimit(str):
         try:
             size = Size.parse(text)
         except ValueError:
-            raise ValueError("is neither a percentage such as 80% nor a size such as 512MiB") from None
+            raise ValueError(cls.wrong) from None
         if not size:
             raise ValueError("must be more than nothing")
         return cls(text)
+
+    @classmethod
+    def _of_number(cls, number: float) -> Self:
+        if isinstance(number, int):
+            return cls.parse(str(number))
+        raise ValueError(cls.wrong)
 
     def of(self, total: int) -> int:
         """The limit in bytes, when the process may use ``total`` bytes."""
         return int(total * float(self[:-1]) / 100) if self.endswith("%") else Size.parse(self)
 
-    @classmethod
-    def _read(cls, value: object) -> Self:
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-            return cls.parse(str(value))
-        raise ValueError("is neither a percentage such as 80% nor a size such as 512MiB")
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
-        return _schema(cls._read, kinds=("string", "integer"), pattern=None, examples=["80%", "512MiB"])
-
-
-class _Address(str):
-    """Text that names a place on the network."""
-
-    examples: ClassVar[tuple[str, ...]]
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        raise TypeError("each kind of address reads its own text")
-
-    @classmethod
-    def _read(cls, value: object) -> Self:
-        if isinstance(value, cls):
-            return value
-        if not isinstance(value, str):
-            raise ValueError(f"is not an address such as {cls.examples[0]}")
-        return cls.parse(str(value))
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
-        return _schema(cls._read, kinds=("string",), pattern=None, examples=list(cls.examples))
-
-
-class Endpoint(_Address):
+class Endpoint(_Written, str):
     """Where to listen: ``host:port``. An empty host (``:4317``) is every interface, port 0 any free port."""
 
+    wrong = "is not an address such as localhost:4317"
     examples = ("localhost:4317", "0.0.0.0:4317", "[::1]:4317")
 
     @classmethod
@@ -230,9 +215,10 @@ class Endpoint(_Address):
         return mine == theirs or "" in (mine, theirs)
 
 
-class Url(_Address):
+class Url(_Written, str):
     """An ``http://`` or ``https://`` address to send to, without a user or a password."""
 
+    wrong = "is not an address such as https://collector.example.com:4318"
     examples = ("https://collector.example.com:4318", "http://localhost:4318")
 
     @classmethod
@@ -254,9 +240,10 @@ class Url(_Address):
         return _split_url(self).port or (443 if self.secure else 80)
 
 
-class Target(_Address):
+class Target(_Written, str):
     """A gRPC server to send to: ``host:port``, or with ``https://`` or ``http://`` before it."""
 
+    wrong = "is not an address such as collector.example.com:4317"
     examples = ("collector.example.com:4317", "https://api.honeycomb.io:443", "http://localhost:4317")
 
     @classmethod

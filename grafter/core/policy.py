@@ -1,7 +1,7 @@
 """The settings that the core obeys, already read and in the core's own units (nanoseconds, bytes).
 
-``processor/config.py`` builds these from ``processors.graft``; the core knows no file and no default of its own beyond what
-stands here, so that tests and ``grafter graft`` say what they mean.
+``processor/config.py`` builds these from ``processors.graft``; the core knows no file and no default of its own beyond
+what stands here, so that tests and ``grafter graft`` say what they mean.
 """
 
 from dataclasses import dataclass, field
