@@ -347,6 +347,12 @@ async def test_otlp_grpc_in_plaintext(tmp_path: Path, insecure: bool) -> None:
     assert numbers(peer.bodies[0]) == [1, 2]
 
 
+async def test_otlp_grpc_over_https_has_a_port_of_its_own(tmp_path: Path) -> None:
+    """``https://`` and a host are enough, as the reference says: port 443."""
+    async with exporter(tmp_path, "otlp_grpc", {"endpoint": "https://collector.invalid"}) as door:
+        assert door.retry_in() == 0.0
+
+
 def unpacked(peer: Peer, at: int = 0) -> bytes:
     """A request's body without its zstd."""
     assert peer.headers[at]["Content-Encoding"] == "zstd"

@@ -252,6 +252,8 @@ class Target(_Written, str):
         target = cls(text)
         if not target.host:
             raise ValueError("names no host to send to")
+        if target.scheme and urlsplit(text).path.strip("/"):
+            raise ValueError("has a path: gRPC sends to a host and a port")
         return target
 
     @property
@@ -278,6 +280,7 @@ class Target(_Written, str):
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address can only mean this machine."""
+    host = host.lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from grafter.config.model import Component, Count, Flag, Model, PositiveDuration, PositiveSize, Ratio, Secret, Word
+from grafter.config.model import Component, Count, Flag, Model, PositiveDuration, PositiveSize, Ratio, Secret
 from grafter.config.problems import Finding
 from grafter.config.units import Duration, Size, Target, Url, is_loopback
 from grafter.exporter.gate import RetryPolicy
-from grafter.exporter.tls import TlsClient
+from grafter.exporter.tls import ClientTls
 
 if TYPE_CHECKING:
     from grafter.consumer import Exporter
@@ -29,33 +29,6 @@ Headers = dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], 
 """Names are HTTP tokens. Source: RFC 9110, section 5.6.2."""
 
 NO_HEADERS: Headers = {}
-
-
-class ClientTls(Model):
-    """TLS towards a server."""
-
-    insecure: Flag = False
-    """Plaintext, for gRPC; over HTTP the scheme decides."""
-    insecure_skip_verify: Flag = False
-    """Take any certificate; over HTTP only."""
-    ca_file: Word | None = None
-    """Authorities to trust, PEM; null: the system's."""
-    cert_file: Word | None = None
-    """Client certificate, PEM."""
-    key_file: Word | None = None
-    """The private key to it, PEM."""
-    server_name_override: Word | None = None
-    """Name that the server's certificate must have; null: the endpoint's host."""
-
-    def findings(self) -> Iterator[Finding]:
-        """A certificate and its key are given together."""
-        if bool(self.cert_file) != bool(self.key_file):
-            given, wanted = ("cert_file", "key_file") if self.cert_file else ("key_file", "cert_file")
-            yield Finding((given,), f"needs {wanted} beside it")
-
-    def client(self) -> TlsClient:
-        """The same for whoever connects."""
-        return TlsClient(**dict(self))
 
 
 class Retry(Model):
@@ -137,7 +110,7 @@ class NetworkExporter(ExporterConfig):
 
         queue = self.sending_queue
         return {
-            "tls": self.tls.client(),
+            "tls": self.tls,
             "headers": self.request_headers(),
             "compression": self.effective_compression,
             "timeout_seconds": self.timeout.seconds,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from grafter.config.model import PositiveDuration
 from grafter.config.problems import Finding
 from grafter.config.units import Duration, Target, Url
-from grafter.exporter.config import NO_HEADERS, ClientTls, Headers, NetworkExporter
+from grafter.exporter.config import NO_HEADERS, Headers, NetworkExporter
+from grafter.exporter.tls import ClientTls
 
 if TYPE_CHECKING:
     from grafter.consumer import Exporter
@@ -55,7 +56,7 @@ class OtlpGrpcExporter(NetworkExporter):
     def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
         from grafter.exporter import otlp_grpc
 
-        return otlp_grpc.opened(name=name, metrics=metrics, endpoint=str(self.endpoint), **self.common())
+        return otlp_grpc.opened(name=name, metrics=metrics, endpoint=self.endpoint, secure=self.secure, **self.common())
 
 
 class HttpExporter(NetworkExporter):

@@ -6,20 +6,19 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from ssl import get_default_verify_paths
 from typing import cast
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
 
 from grafter import __version__
+from grafter.config.units import Target, is_loopback
 from grafter.consumer import Signal
 from grafter.exporter.answer import TRACES, Answer, Kind, Later, Refused, accepted, retry_info, words
 from grafter.exporter.gate import RetryPolicy
 from grafter.exporter.sending import Limits, Sending
-from grafter.exporter.tls import TlsClient, is_loopback, read_pem
+from grafter.exporter.tls import ClientTls, read_pem
 from grafter.telemetry import Metrics
 
 _METHODS: dict[Kind, str] = {
@@ -76,45 +75,16 @@ _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 _Metadata = tuple[tuple[str, str | bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A gRPC endpoint as it is dialled."""
-
-    address: str
-    host: str
-    secure: bool
-
-
-def parse_target(endpoint: str, tls: TlsClient) -> Target:
-    """``host:port``, or that after ``http://`` (plaintext) or ``https://`` (TLS).
-
-    Without a scheme ``tls.insecure`` decides. ``dns:``, ``unix:`` and the other schemes of gRPC's own are taken as
-    they stand. Raises ValueError.
-    """
-    if re.match(r"(dns|unix|unix-abstract|ipv4|ipv6|vsock|xds):", endpoint):
-        return Target(endpoint, "localhost" if endpoint.startswith("unix") else endpoint, not tls.insecure)
-    scheme, _, rest = endpoint.rpartition("://")
-    if scheme not in ("", "http", "https"):
-        raise ValueError(f"endpoint: unknown scheme {scheme!r}, expected http, https or none")
-    try:
-        parts = urlsplit(f"//{rest}")
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"endpoint: {endpoint!r} is not host:port: {error}") from error
-    if not host or port is None or parts.path.strip("/") or parts.query or parts.username is not None:
-        raise ValueError(f"endpoint: expected host:port, found {endpoint!r}")
-    return Target(parts.netloc, host, scheme == "https" or (not scheme and not tls.insecure))
-
-
 @asynccontextmanager
 async def opened(
     *,
     name: str,
-    endpoint: str,
+    endpoint: Target,
     metrics: Metrics,
-    tls: TlsClient | None = None,
+    secure: bool = True,
+    tls: ClientTls | None = None,
     headers: Mapping[str, str] | None = None,
-    compression: str | None = None,
+    compression: str = "none",
     timeout_seconds: float = 5.0,
     retry: RetryPolicy | None = None,
     limits: Limits | None = None,
@@ -122,14 +92,12 @@ async def opened(
     chance: Callable[[], float] = random.random,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Sending]:
-    """An exporter to one OTLP/gRPC endpoint; it need not be up yet.
+    """An exporter to one OTLP/gRPC endpoint, over TLS if ``secure``; it need not be up yet.
 
-    ``compression`` None: none on this machine, else gzip. Raises ValueError for settings that cannot be kept.
+    Raises ValueError for settings that cannot be kept.
     """
-    tls = tls or TlsClient()
-    target = parse_target(endpoint, tls)
     metadata = _metadata(headers or {})
-    channel = _channel(target, tls, compression, timeout_seconds)
+    channel = _channel(endpoint, (tls or ClientTls()) if secure else None, compression, timeout_seconds)
     async with channel:
         attempt = GrpcAttempt(channel, metadata, timeout_seconds)
         yield Sending(
@@ -188,9 +156,7 @@ def _status_details(error: grpc.aio.AioRpcError) -> bytes:
     return b""
 
 
-def _channel(target: Target, tls: TlsClient, compression: str | None, timeout_seconds: float) -> grpc.aio.Channel:
-    if compression is None:
-        compression = "none" if is_loopback(target.host) else "gzip"
+def _channel(target: Target, tls: ClientTls | None, compression: str, timeout_seconds: float) -> grpc.aio.Channel:
     if compression not in _COMPRESSIONS:
         raise ValueError(f"compression: gRPC in Python has no {compression!r}, expected gzip, deflate or none")
     options: list[tuple[str, int | str]] = [
@@ -209,7 +175,7 @@ def _channel(target: Target, tls: TlsClient, compression: str | None, timeout_se
     if is_loopback(target.host):
         # As Go's library has it: a proxy is never asked for this very machine.
         options.append(("grpc.enable_http_proxy", 0))
-    if not target.secure:
+    if tls is None:
         return grpc.aio.insecure_channel(target.address, options=options, compression=_COMPRESSIONS[compression])
     if tls.server_name_override:
         options.append(("grpc.ssl_target_name_override", tls.server_name_override))
@@ -218,7 +184,7 @@ def _channel(target: Target, tls: TlsClient, compression: str | None, timeout_se
     )
 
 
-def _credentials(tls: TlsClient) -> grpc.ChannelCredentials:
+def _credentials(tls: ClientTls) -> grpc.ChannelCredentials:
     if tls.insecure_skip_verify:
         raise ValueError(
             "tls.insecure_skip_verify: gRPC in Python always checks the certificate; give its authority as "

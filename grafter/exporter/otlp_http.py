@@ -16,6 +16,7 @@ import zstandard
 from isal import igzip, isal_zlib
 
 from grafter import __version__
+from grafter.config.units import is_loopback
 from grafter.consumer import Signal
 from grafter.errors import RejectedError
 from grafter.exporter.answer import (
@@ -32,7 +33,7 @@ from grafter.exporter.answer import (
 )
 from grafter.exporter.gate import RetryPolicy
 from grafter.exporter.sending import Limits, Sending
-from grafter.exporter.tls import TlsClient, is_loopback, ssl_context
+from grafter.exporter.tls import ClientTls, ssl_context
 from grafter.otlp.json import trace_request_to_json
 from grafter.telemetry import Metrics
 
@@ -65,9 +66,9 @@ async def opened(
     endpoint: str | None = None,
     traces_endpoint: str | None = None,
     encoding: Encoding = "proto",
-    tls: TlsClient | None = None,
+    tls: ClientTls | None = None,
     headers: Mapping[str, str] | None = None,
-    compression: str | None = None,
+    compression: str = "none",
     timeout_seconds: float = 30.0,
     retry: RetryPolicy | None = None,
     limits: Limits | None = None,
@@ -77,14 +78,12 @@ async def opened(
 ) -> AsyncIterator[Sending]:
     """An exporter to one OTLP/HTTP endpoint; it need not be up yet.
 
-    ``endpoint`` is completed by ``/v1/traces``, ``traces_endpoint`` is used as it stands. ``compression`` None: none
-    on this machine, else gzip. Raises ValueError for settings that cannot be kept.
+    ``endpoint`` is completed by ``/v1/traces``, ``traces_endpoint`` is used as it stands.
+    Raises ValueError for settings that cannot be kept.
     """
-    retry, limits, tls = retry or RetryPolicy(), limits or Limits(), tls or TlsClient()
+    retry, limits, tls = retry or RetryPolicy(), limits or Limits(), tls or ClientTls()
     urls = _urls(endpoint, traces_endpoint)
     host = urlsplit(urls[TRACES]).hostname or ""
-    if compression is None:
-        compression = "none" if is_loopback(host) else "gzip"
     compress = _compressor(compression)
     sent_headers = {
         **_checked(headers or {}),

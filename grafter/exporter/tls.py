@@ -1,26 +1,34 @@
-"""TLS towards a peer, in the Collector's own words, and what is common to every address."""
+"""TLS towards a peer, in the Collector's own words."""
 
 import ssl
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import Iterator
 from pathlib import Path
 
+from grafter.config.model import Flag, Model, Word
+from grafter.config.problems import Finding
 
-@dataclass(frozen=True, slots=True)
-class TlsClient:
-    """How to trust a peer and how to be trusted by it. Files are PEM."""
 
-    insecure: bool = False
-    """Plaintext where the endpoint has no scheme that says otherwise."""
-    ca_file: str | None = None
-    """Authorities to trust; None: the system's."""
-    cert_file: str | None = None
-    key_file: str | None = None
-    """Client certificate and its key: both or none."""
-    server_name_override: str | None = None
-    """The name that the server's certificate must have, where it is not the endpoint's host."""
-    insecure_skip_verify: bool = False
-    """Take any certificate; HTTP only."""
+class ClientTls(Model):
+    """TLS towards a server."""
+
+    insecure: Flag = False
+    """Plaintext, for gRPC; over HTTP the scheme decides."""
+    insecure_skip_verify: Flag = False
+    """Take any certificate; over HTTP only."""
+    ca_file: Word | None = None
+    """Authorities to trust, PEM; null: the system's."""
+    cert_file: Word | None = None
+    """Client certificate, PEM."""
+    key_file: Word | None = None
+    """The private key to it, PEM."""
+    server_name_override: Word | None = None
+    """Name that the server's certificate must have; null: the endpoint's host."""
+
+    def findings(self) -> Iterator[Finding]:
+        """A certificate and its key are given together."""
+        if bool(self.cert_file) != bool(self.key_file):
+            given, wanted = ("cert_file", "key_file") if self.cert_file else ("key_file", "cert_file")
+            yield Finding((given,), f"needs {wanted} beside it")
 
     def certificate(self) -> tuple[str, str] | None:
         """The client certificate's files. Raises ValueError when only one of the two is given."""
@@ -37,7 +45,7 @@ def read_pem(key: str, path: str) -> bytes:
         raise ValueError(f"tls.{key}: cannot read {path}: {error.strerror}") from error
 
 
-def ssl_context(tls: TlsClient) -> ssl.SSLContext:
+def ssl_context(tls: ClientTls) -> ssl.SSLContext:
     """For the HTTP client. Raises ValueError for files that cannot be read or are no PEM."""
     certificate = tls.certificate()
     try:
@@ -54,17 +62,6 @@ def ssl_context(tls: TlsClient) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def is_loopback(host: str) -> bool:
-    """Whether the host can only be this machine."""
-    name = host.strip("[]").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _why(error: OSError) -> str:

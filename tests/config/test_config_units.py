@@ -137,9 +137,22 @@ def test_a_grpc_target_has_an_address_to_dial(text: str, address: str, scheme: s
     assert (target.address, target.scheme) == (address, scheme)
 
 
-@pytest.mark.parametrize("text", ["", ":4317", "localhost", "ftp://a:1", "https://", "https://u:p@a:1", "http://a:x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":4317",
+        "localhost",
+        "ftp://a:1",
+        "https://",
+        "https://u:p@a:1",
+        "http://a:x",
+        "collector:99999",
+        "http://a:1/v1/traces",
+    ],
+)
 def test_what_is_no_target_is_refused(text: str) -> None:
-    """No host, no port, another scheme, or a password in the address."""
+    """No host, no port, another scheme, a password in the address, or a path, which gRPC has none of."""
     with pytest.raises(ValueError, match=r"\w"):
         Target.parse(text)
 
@@ -155,5 +168,5 @@ def test_a_url_has_no_password_and_a_host() -> None:
 
 def test_loopback_is_known_by_name_and_address() -> None:
     """What can only mean this machine, and nothing else."""
-    assert all(map(is_loopback, ["localhost", "a.localhost", "127.0.0.1", "127.8.8.8", "::1"]))
+    assert all(map(is_loopback, ["localhost", "LOCALHOST", "a.localhost", "127.0.0.1", "127.8.8.8", "::1"]))
     assert not any(map(is_loopback, ["", "0.0.0.0", "localhost.example.com", "10.0.0.1", "::"]))

@@ -17,13 +17,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from grafter.config.units import Target
 from grafter.consumer import Signal, Verdict
 from grafter.exporter import otlp_grpc
 from grafter.exporter.answer import Later, Refused
 from grafter.exporter.gate import FAULT_SECONDS
-from grafter.exporter.otlp_grpc import answer_to, parse_target
+from grafter.exporter.otlp_grpc import answer_to
 from grafter.exporter.sending import Limits, Sending
-from grafter.exporter.tls import TlsClient
+from grafter.exporter.tls import ClientTls
 from grafter.otlp.build import request
 from grafter.telemetry import Metrics
 from tests.exporter.doubles import (
@@ -63,7 +64,8 @@ async def taken(body: bytes, context: Context) -> bytes:
 async def exporter_to(address: str, **settings: object) -> AsyncIterator[tuple[Sending, Metrics, Clock]]:
     """An exporter to an address, without patience and with a clock that stands still."""
     metrics, clock = Metrics(), Clock()
-    given: dict[str, object] = {"endpoint": f"http://{address}", "clock": clock, "chance": middle, "sleep": clock.sleep}
+    given: dict[str, object] = {"endpoint": Target(address), "secure": False, "clock": clock, "chance": middle}
+    given["sleep"] = clock.sleep
     async with otlp_grpc.opened(name="out", metrics=metrics, **(given | settings)) as exporter:  # type: ignore[arg-type]
         yield exporter, metrics, clock
 
@@ -296,7 +298,7 @@ async def test_metrics_and_logs_go_to_their_own_services() -> None:
 
 
 @asynccontextmanager
-async def tls_peer(directory: Path, name: str) -> AsyncIterator[tuple[Peer, TlsClient]]:
+async def tls_peer(directory: Path, name: str) -> AsyncIterator[tuple[Peer, ClientTls]]:
     """A server that asks for a client certificate, and the client's side of it."""
     authority = trustme.CA()
     server, client = authority.issue_cert(name), authority.issue_cert("client")
@@ -311,7 +313,7 @@ async def tls_peer(directory: Path, name: str) -> AsyncIterator[tuple[Peer, TlsC
     async with grpc_peer(taken, credentials=credentials) as peer:
         yield (
             peer,
-            TlsClient(
+            ClientTls(
                 ca_file=str(directory / "ca.pem"),
                 cert_file=str(directory / "cert.pem"),
                 key_file=str(directory / "key.pem"),
@@ -323,10 +325,10 @@ async def tls_peer(directory: Path, name: str) -> AsyncIterator[tuple[Peer, TlsC
 async def test_tls_with_a_client_certificate_and_another_name(tmp_path: Path) -> None:
     """Both sides are checked; the server's certificate may have a name that is not the endpoint's."""
     async with tls_peer(tmp_path, "collector.example") as (peer, tls):
-        async with exporter_to(peer.address, endpoint=f"https://{peer.address}", tls=tls) as (exporter, _, _clock):
+        async with exporter_to(peer.address, secure=True, tls=tls) as (exporter, _, _clock):
             assert (await exporter.export(batch(trace(1))))[0].verdict is Verdict.ACCEPTED
-        stranger = TlsClient(ca_file=tls.ca_file, server_name_override="other.example")
-        async with exporter_to(peer.address, endpoint=peer.address, tls=stranger) as (exporter, _, _clock):
+        stranger = ClientTls(ca_file=tls.ca_file, server_name_override="other.example")
+        async with exporter_to(peer.address, secure=True, tls=stranger) as (exporter, _, _clock):
             result = (await exporter.export(batch(trace(1))))[0]
     assert (result.verdict, result.unknown) == (Verdict.LATER, False)
 
@@ -334,16 +336,12 @@ async def test_tls_with_a_client_certificate_and_another_name(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"endpoint": "collector"}, "expected host:port"),
-        ({"endpoint": "ftp://collector:4317"}, "unknown scheme"),
-        ({"endpoint": "collector:99999"}, "not host:port"),
-        ({"endpoint": "http://collector:4317/v1/traces"}, "expected host:port"),
         ({"compression": "zstd"}, "no 'zstd'"),
         ({"headers": {"a b": "c"}}, "'a b'"),
         ({"headers": {"a": "line\nbreak"}}, "value of 'a'"),
-        ({"endpoint": "c:1", "tls": TlsClient(insecure_skip_verify=True)}, "insecure_skip_verify"),
-        ({"endpoint": "c:1", "tls": TlsClient(ca_file="/nowhere/ca.pem")}, "tls.ca_file: cannot read"),
-        ({"endpoint": "c:1", "tls": TlsClient(cert_file="/nowhere/c.pem")}, "cert_file and key_file"),
+        ({"secure": True, "tls": ClientTls(insecure_skip_verify=True)}, "insecure_skip_verify"),
+        ({"secure": True, "tls": ClientTls(ca_file="/nowhere/ca.pem")}, "tls.ca_file: cannot read"),
+        ({"secure": True, "tls": ClientTls(cert_file="/nowhere/c.pem")}, "cert_file and key_file"),
     ],
 )
 async def test_settings_that_cannot_be_kept_are_said_at_once(settings: Mapping[str, object], says: str) -> None:
@@ -352,17 +350,6 @@ async def test_settings_that_cannot_be_kept_are_said_at_once(settings: Mapping[s
         async with exporter_to("127.0.0.1:1", **settings):
             pass
     assert "line\nbreak" not in str(raised.value)
-
-
-def test_endpoints_are_the_collectors() -> None:
-    """A scheme decides about TLS, else tls.insecure; IPv6 and gRPC's own schemes are known."""
-    secure, insecure = TlsClient(), TlsClient(insecure=True)
-    assert parse_target("c:4317", secure).secure
-    assert not parse_target("c:4317", insecure).secure
-    assert parse_target("https://c:4317", insecure).secure
-    assert not parse_target("http://c:4317", secure).secure
-    assert parse_target("https://[::1]:4317", secure).address == "[::1]:4317"
-    assert parse_target("dns:///c:4317", secure).address == "dns:///c:4317"
 
 
 async def test_many_batches_at_once_share_one_channel() -> None:

@@ -28,7 +28,7 @@ from grafter.exporter.gate import FAULT_SECONDS
 from grafter.exporter.honeycomb import HoneycombExporter
 from grafter.exporter.otlp_http import retry_after
 from grafter.exporter.sending import Sending
-from grafter.exporter.tls import TlsClient
+from grafter.exporter.tls import ClientTls
 from grafter.otlp.build import request
 from grafter.otlp.json import trace_request_from_json
 from grafter.telemetry import Metrics
@@ -306,7 +306,7 @@ async def test_a_connection_that_never_comes_is_known_not_to_have_taken() -> Non
 
 
 @asynccontextmanager
-async def tls_peer(directory: Path, name: str) -> AsyncIterator[tuple[Peer, TlsClient]]:
+async def tls_peer(directory: Path, name: str) -> AsyncIterator[tuple[Peer, ClientTls]]:
     """A server that asks for a client certificate, and the client's side of it."""
     authority = trustme.CA()
     client = authority.issue_cert("client")
@@ -320,7 +320,7 @@ async def tls_peer(directory: Path, name: str) -> AsyncIterator[tuple[Peer, TlsC
     async with http_peer(taken, ssl_context=context) as peer:
         yield (
             peer,
-            TlsClient(
+            ClientTls(
                 ca_file=str(directory / "ca.pem"),
                 cert_file=str(directory / "cert.pem"),
                 key_file=str(directory / "key.pem"),
@@ -335,11 +335,11 @@ async def test_tls_with_a_client_certificate_and_another_name(tmp_path: Path) ->
         own = f"https://{peer.address}"
         async with exporter_to(peer.address, endpoint=own, tls=tls) as (exporter, _, _clock):
             assert (await exporter.export(batch(trace(1))))[0].verdict is Verdict.ACCEPTED
-        stranger = TlsClient(ca_file=tls.ca_file, server_name_override="other.example")
+        stranger = ClientTls(ca_file=tls.ca_file, server_name_override="other.example")
         async with exporter_to(peer.address, endpoint=own, tls=stranger) as (exporter, _, _clock):
             result = (await exporter.export(batch(trace(1))))[0]
             assert (result.verdict, result.unknown) == (Verdict.LATER, False)
-        careless = TlsClient(cert_file=tls.cert_file, key_file=tls.key_file, insecure_skip_verify=True)
+        careless = ClientTls(cert_file=tls.cert_file, key_file=tls.key_file, insecure_skip_verify=True)
         async with exporter_to(peer.address, endpoint=own, tls=careless) as (exporter, _, _clock):
             assert (await exporter.export(batch(trace(1))))[0].verdict is Verdict.ACCEPTED
 
@@ -374,8 +374,8 @@ def test_honeycomb_settings_are_checked(given: Mapping[str, str], says: str) -> 
         ({"endpoint": "collector:4318"}, "expected http"),
         ({"compression": "snappy"}, "found 'snappy'"),
         ({"headers": {"a": "line\nbreak"}}, "line break"),
-        ({"endpoint": "https://c", "tls": TlsClient(ca_file="/nowhere/ca.pem")}, "tls.ca_file: cannot load"),
-        ({"endpoint": "https://c", "tls": TlsClient(key_file="/nowhere/k.pem")}, "cert_file and key_file"),
+        ({"endpoint": "https://c", "tls": ClientTls(ca_file="/nowhere/ca.pem")}, "tls.ca_file: cannot load"),
+        ({"endpoint": "https://c", "tls": ClientTls(key_file="/nowhere/k.pem")}, "cert_file and key_file"),
     ],
 )
 async def test_settings_that_cannot_be_kept_are_said_at_once(settings: Mapping[str, object], says: str) -> None:
