@@ -190,6 +190,6 @@ def pull(
 @app.command()
 def demo(keep: Annotated[bool, typer.Option("--keep", help="Stay until stopped.")] = False) -> None:
     """Start everything on free ports, play a call through every door, and print the joined tree."""
-    from grafter.commands.demo import demo as play
+    from grafter.commands.demo.command import demo as play
 
     raise typer.Exit(asyncio.run(play(keep, sys.stdout)))

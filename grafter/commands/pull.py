@@ -86,8 +86,8 @@ async def _ask(receiver: OpenAIReceiver, session: str, project: str | None, toke
         raise _RefusedError(f"{endpoint} answered HTTP {status}, and not as a grafter does")
     if status != 200:
         refusal = answer.get("error")
-        said = refusal.get("message") if isinstance(refusal, dict) else None
-        raise _RefusedError(str(said or f"{endpoint} answered HTTP {status}"))
+        message = refusal.get("message") if isinstance(refusal, dict) else None
+        raise _RefusedError(str(message or f"{endpoint} answered HTTP {status}"))
     return answer
 
 
@@ -96,7 +96,7 @@ async def _do(name: str, receiver: OpenAIReceiver, session: str, project: str | 
     if config.extensions.store.embedded.memory:
         raise _RefusedError(f"no grafter listens at {receiver.endpoint}, and the store is in the memory of one")
     policy = config.graft_policy()
-    # What is logged for people who run a server is said in the answer here.
+    # What is logged for people who run a server stands in the answer here.
     logging.getLogger("grafter").addHandler(logging.NullHandler())
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(config.extensions.store.open(policy, total_memory()))

@@ -73,11 +73,11 @@ def read_yaml(data: bytes | str, file: str) -> tuple[Node | None, list[Problem]]
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        said = ", ".join(filter(None, (error.context, error.problem))).replace("\n", " ")
-        return None, [Problem(file, mark.line + 1 if mark and lined else 0, "", f"not YAML: {said}")]
+        why = ", ".join(filter(None, (error.context, error.problem))).replace("\n", " ")
+        return None, [Problem(file, mark.line + 1 if mark and lined else 0, "", f"not YAML: {why}")]
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        return None, [Problem(file, 1 if lined else 0, "", f"not YAML: {said}")]
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        return None, [Problem(file, 1 if lined else 0, "", f"not YAML: {why}")]
     if root is None:
         return Node({}, file, 0), []
     reader = _Reader(file, lined)

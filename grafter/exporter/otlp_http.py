@@ -173,8 +173,8 @@ def answer_to(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     json = headers.get("Content-Type", "").partition(";")[0].strip().lower() == JSON
     if 200 <= status < 300:
         return accepted_json(body) if json else accepted(body)
-    said = status_message_json(body) if json else _message(headers, body)
-    reason = f"HTTP {status}: {said}" if said else f"HTTP {status}"
+    message = status_message_json(body) if json else _message(headers, body)
+    reason = f"HTTP {status}: {message}" if message else f"HTTP {status}"
     if status in _RETRYABLE:
         return Later(reason, retry_after(headers), unknown=status in _UNKNOWN)
     if status in _FAULTS or 300 <= status < 400:

@@ -217,10 +217,10 @@ def _line(node: _Node, depth: int, detailed: bool) -> str:
 
 def _event(event: dict[str, Any]) -> str:
     key = _KEY_EVENTS[event["name"]]
-    said = [
+    shown = [
         _clean(_value(a.get("value", {})), _SHORT_VALUE) for a in event.get("attributes", ()) if a.get("key") == key
     ]
-    return f"{event['name']}({key}={said[0]})" if said else event["name"]
+    return f"{event['name']}({key}={shown[0]})" if shown else event["name"]
 
 
 def _details(node: _Node) -> Iterator[str]:

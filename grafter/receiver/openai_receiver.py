@@ -172,11 +172,11 @@ class OpenAIReceiver(ReceiverConfig):
             project = {}
         if not isinstance(project, Mapping):
             return data
-        said = {key: value for key, value in project.items() if value is not None}
+        given = {key: value for key, value in project.items() if value is not None}
         if any(_has_secret(other, secret) for other in projects.values()):
             # It was given to that one, whose key is to be used for what it signs.
             found.pop("webhook_secrets", None)
-        return {**data, "projects": {**projects, DEFAULT_PROJECT: {**found, **said}}}
+        return {**data, "projects": {**projects, DEFAULT_PROJECT: {**found, **given}}}
 
     @property
     def project(self) -> Project | None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from grafter.commands.demo import demo
-from grafter.commands.realtime_story import SPANS as REALTIME_SPANS
-from grafter.commands.realtime_story import RealtimeStory
-from grafter.commands.story import GUEST_SPANS, Story
+from grafter.commands.demo.agents_call import GUEST_SPANS, AgentsCall
+from grafter.commands.demo.command import demo
+from grafter.commands.demo.realtime_call import SPANS as REALTIME_SPANS
+from grafter.commands.demo.realtime_call import RealtimeStory
 
 
 class Terminal(io.StringIO):
@@ -35,7 +35,7 @@ async def test_the_demo_prints_each_call_as_one_tree_of_both_halves() -> None:
     assert await demo(keep=False, stream=out) == 0
     text = out.getvalue()
     agents, realtime = (rows_of(tree) for tree in re.split(r"^2\. ", text, flags=re.MULTILINE))
-    assert len(agents) == len(Story(datetime.now(UTC)).host) + GUEST_SPANS
+    assert len(agents) == len(AgentsCall(datetime.now(UTC)).host) + GUEST_SPANS
     assert sum("◆" in row for row in agents) == GUEST_SPANS
     assert depth(agents, "invoke_workflow Clinic line") > depth(agents, "gen_ai.realtime.session")
 

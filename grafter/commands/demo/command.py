@@ -18,11 +18,11 @@ import grpc.aio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from grafter import __version__
-from grafter.commands.host_call import HostCall
-from grafter.commands.realtime_story import LENGTH_MS as REALTIME_MS
-from grafter.commands.realtime_story import SPANS as REALTIME_SPANS
-from grafter.commands.realtime_story import RealtimeStory
-from grafter.commands.story import GUEST_SPANS, LENGTH_MS, Story
+from grafter.commands.demo.agents_call import GUEST_SPANS, LENGTH_MS, AgentsCall
+from grafter.commands.demo.host_call import HostCall
+from grafter.commands.demo.realtime_call import LENGTH_MS as REALTIME_MS
+from grafter.commands.demo.realtime_call import SPANS as REALTIME_SPANS
+from grafter.commands.demo.realtime_call import RealtimeStory
 from grafter.components import Config
 from grafter.exporter.tree import GUEST_MARK, render
 from grafter.service import running
@@ -45,7 +45,7 @@ Next
 async def demo(keep: bool, stream: TextIO) -> int:
     """Play the call and print it to ``stream``; with ``keep``, stay until SIGINT or SIGTERM and print what else comes.
 
-    0: both halves came out as one tree. 1: something that is said kept them from it.
+    0: both halves came out as one tree. 1: what is printed kept them from it.
     """
     try:
         with TemporaryDirectory(prefix="grafter-demo-") as directory:
@@ -53,7 +53,7 @@ async def demo(keep: bool, stream: TextIO) -> int:
                 _backend() as (endpoint, arrived),
                 running(Config.model_validate(_settings(directory, endpoint))) as service,
             ):
-                await _play(service.ports, arrived, stream)
+                await _play_calls(service.ports, arrived, stream)
                 if keep:
                     await _stay(service.ports, arrived, stream)
     except TimeoutError:
@@ -68,7 +68,7 @@ async def demo(keep: bool, stream: TextIO) -> int:
     return 0
 
 
-async def _play(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: TextIO) -> None:
+async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: TextIO) -> None:
     print(f"grafter {__version__}: two phone calls, each told by two sides, each one tree", file=stream)
     async with (
         asyncio.timeout(_DEADLINE_SECONDS),
@@ -76,16 +76,16 @@ async def _play(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: Te
         grpc.aio.insecure_channel(f"127.0.0.1:{ports['otlp_grpc']}") as channel,
     ):
         doors = _Doors(session, channel, ports)
-        agents = Story(start=datetime.now(UTC) - timedelta(milliseconds=LENGTH_MS))
+        agents = AgentsCall(start=datetime.now(UTC) - timedelta(milliseconds=LENGTH_MS))
         begun, ended = agents.guest()
         await doors.post("traces/ingest", begun)
         sent = await doors.app(agents.host)
         await doors.post("traces/ingest", ended)
         print("\n1. A call whose answers come from agents.\n", file=stream)
-        _tell(agents.host, sent, stream)
+        _print_sent(agents.host, sent, stream)
         print(f"          {GUEST_SPANS} spans of OpenAI's Agents SDK, {agents.guest_id}", file=stream)
         print("            by POST /v1/traces/ingest; its metadata names the app's trace", file=stream)
-        await _show(agents.host, GUEST_SPANS, arrived, stream)
+        await _print_received(agents.host, GUEST_SPANS, arrived, stream)
         print(
             f"\n{len(agents.host)} spans came from the app and left as they came. "
             f"The {GUEST_SPANS} marked {GUEST_MARK}\n"
@@ -100,11 +100,11 @@ async def _play(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: Te
         sent = await doors.app(call.host)
         await doors.post("realtime/events", posts[-1])
         print("\n2. A Realtime call. OpenAI keeps no trace of it to fetch; its events make one.\n", file=stream)
-        _tell(call.host, sent, stream)
+        _print_sent(call.host, sent, stream)
         events = sum(len(post.get("events", ())) for post in posts)
         print(f"          {events} events of the Realtime session, {call.call}", file=stream)
         print("            by POST /v1/realtime/events, as an app's tap posts them", file=stream)
-        await _show(call.host, REALTIME_SPANS, arrived, stream)
+        await _print_received(call.host, REALTIME_SPANS, arrived, stream)
         print(
             "\nThe caller asked for a slot and heard the answer 2.4 s later: 1.7 s of that is the tool's, the rest\n"
             "is OpenAI's. The caller then interrupted that answer, having heard 1,440 ms of it.\n",
@@ -144,13 +144,13 @@ class _Doors:
             pass
 
 
-def _tell(host: HostCall, sent: dict[str, list[str]], stream: TextIO) -> None:
+def _print_sent(host: HostCall, sent: dict[str, list[str]], stream: TextIO) -> None:
     print(f"sent      {len(host)} spans of the app, trace {host.trace_id.hex()}", file=stream)
     for protocol, services in sent.items():
         print(f"            by OTLP/{protocol}: {', '.join(services)}", file=stream)
 
 
-async def _show(host: HostCall, guest_spans: int, arrived: asyncio.Queue[bytes], stream: TextIO) -> None:
+async def _print_received(host: HostCall, guest_spans: int, arrived: asyncio.Queue[bytes], stream: TextIO) -> None:
     whole = await _whole(arrived, host.trace_id, len(host) + guest_spans)
     print("received  one trace\n", file=stream)
     print(render(whole, "normal").rstrip("\n"), file=stream)

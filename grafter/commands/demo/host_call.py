@@ -39,10 +39,10 @@ class HostSpan:
 
 def tool(key: str, service: str, name: str, start: int, end: int, error: str = "") -> tuple[HostSpan, HostSpan]:
     """A tool as the app sees it: the caller's span, and the one of the tool's own service under it."""
-    said: dict[str, Value] = {"gen_ai.tool.name": name, "gen_ai.tool.call.id": f"call_{key}"}
+    attributes: dict[str, Value] = {"gen_ai.tool.name": name, "gen_ai.tool.call.id": f"call_{key}"}
     served: dict[str, Value] = {"http.request.method": "POST", "http.response.status_code": 409 if error else 200}
     return (
-        HostSpan(key, "session", VOICE, "gen_ai.tool.execute", CLIENT, start, end, said, error=error),
+        HostSpan(key, "session", VOICE, "gen_ai.tool.execute", CLIENT, start, end, attributes, error=error),
         HostSpan(f"{key}.served", key, service, f"POST /{name}", SERVER, start + 8, end - 6, served, error=error),
     )
 

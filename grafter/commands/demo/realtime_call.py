@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from grafter.commands.host_call import CLIENT, GATEWAY, INTERNAL, SERVER, VOICE, HostCall, HostSpan, tool
+from grafter.commands.demo.host_call import CLIENT, GATEWAY, INTERNAL, SERVER, VOICE, HostCall, HostSpan, tool
 
 LENGTH_MS = 14_200
 

@@ -13,7 +13,18 @@ from typing import Any
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from grafter.commands.host_call import CLIENT, DESK, GATEWAY, INTERNAL, SERVER, VOICE, HostCall, HostSpan, Value, tool
+from grafter.commands.demo.host_call import (
+    CLIENT,
+    DESK,
+    GATEWAY,
+    INTERNAL,
+    SERVER,
+    VOICE,
+    HostCall,
+    HostSpan,
+    Value,
+    tool,
+)
 
 LENGTH_MS = 16_900
 
@@ -32,8 +43,8 @@ class _Guest:
 
 def _turn(number: int, start: int, end: int) -> HostSpan:
     """A turn of the model as the app sees it."""
-    said: dict[str, Value] = {"gen_ai.operation.name": "chat", "gen_ai.response.id": f"resp_demo{number}"}
-    return HostSpan(f"client{number}", "session", VOICE, "gen_ai.client", CLIENT, start, end, said)
+    attributes: dict[str, Value] = {"gen_ai.operation.name": "chat", "gen_ai.response.id": f"resp_demo{number}"}
+    return HostSpan(f"client{number}", "session", VOICE, "gen_ai.client", CLIENT, start, end, attributes)
 
 
 _HOST = (
@@ -125,7 +136,7 @@ _GUEST = (
 GUEST_SPANS = len(_GUEST)
 
 
-class Story:
+class AgentsCall:
     """One playing of the call, with ids of its own."""
 
     def __init__(self, start: datetime) -> None:

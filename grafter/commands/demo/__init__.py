@@ -1,0 +1,1 @@
+"""``grafter demo``: the command, and the calls that it plays."""
