@@ -22,8 +22,3 @@ class Admin(Model):
 
     tokens: tuple[FilledSecret, ...] = ()
     """Bearer tokens for commands of other machines; those of this one need none."""
-
-    @property
-    def secrets(self) -> list[str]:
-        """The tokens."""
-        return [token.get_secret_value() for token in self.tokens]

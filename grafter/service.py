@@ -19,6 +19,7 @@ import uvloop
 
 from grafter import __version__, allocator, logs
 from grafter.components import Config
+from grafter.config.model import revealed
 from grafter.consumer import Consumer, Exporter, Signal
 from grafter.core.model import Mark, Part, UnixNano
 from grafter.core.policy import SECOND
@@ -151,7 +152,7 @@ async def running(
             grace_seconds=door_seconds / len(active.receivers),
             store=store,
             lease_seconds=config.extensions.store.lease.seconds,
-            admin_tokens=config.extensions.admin.secrets,
+            admin_tokens=revealed(config.extensions.admin.tokens),
             share_ports=worker is not None,
         )
         for name, receiver in active.receivers.items():

@@ -16,6 +16,7 @@ import aiohttp
 import orjson
 
 from grafter.components import Config
+from grafter.config.model import revealed
 from grafter.consumer import Consumer
 from grafter.core.model import Mark, Part, UnixNano
 from grafter.errors import RejectedError, UnavailableError
@@ -47,7 +48,7 @@ async def pull(session: str, project: str | None, config: Config, *, as_json: bo
         if not receivers:
             raise _RefusedError("the config runs no openai receiver")
         name, receiver = next(iter(receivers.items()))
-        answer = await _ask(receiver, session, project, config.extensions.admin.secrets)
+        answer = await _ask(receiver, session, project, revealed(config.extensions.admin.tokens))
         if answer is None:
             answer = await _do(name, receiver, session, project, config)
     except (_RefusedError, OSError, ValueError) as error:

@@ -8,7 +8,7 @@ import re
 import types
 import typing
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Union
@@ -174,6 +174,11 @@ def _more_than_nothing(value: Any) -> Any:
     if not value:
         raise ValueError("must be more than nothing")
     return value
+
+
+def revealed(secrets: Iterable[SecretStr]) -> list[str]:
+    """The secrets in clear."""
+    return [secret.get_secret_value() for secret in secrets]
 
 
 def _shown(secret: SecretStr) -> str:

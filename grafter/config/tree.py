@@ -20,7 +20,6 @@ Scalar = str | int | float | bool | None
 SET = "--set"
 # Far beyond any config, and far below where Python's own stack ends.
 _DEEPEST = 50
-_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 @dataclass(slots=True)
@@ -94,6 +93,7 @@ class _Reader:
         self.problems: list[Problem] = []
         self.usable = True
         self._above: list[yaml.Node] = []
+        self._constructor = yaml.constructor.SafeConstructor()
 
     def line(self, node: yaml.Node) -> int:
         return int(node.start_mark.line) + 1 if self.lined else 0
@@ -145,24 +145,15 @@ class _Reader:
         return merged | own
 
     def _scalar(self, node: yaml.ScalarNode, loc: Loc) -> Scalar:
-        text: str = node.value
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in ("str", "null", "bool", "int", "float"):
+            self.problem(node, loc, f"the tag {node.tag} means nothing here")
+            return None
         try:
-            match node.tag.removeprefix("tag:yaml.org,2002:"):
-                case "str":
-                    return text
-                case "null":
-                    return None
-                case "bool":
-                    return _BOOLEANS[text.lower()]
-                case "int":
-                    return int(text.replace("_", ""), 0)
-                case "float":
-                    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
-                case _:
-                    self.problem(node, loc, f"the tag {node.tag} means nothing here")
-        except (ValueError, KeyError):
+            value: Scalar = self._constructor.construct_object(node)
+        except (ValueError, LookupError):
             self.problem(node, loc, f"is not what its tag {node.tag} says")
-        return None
+            return None
+        return value
 
 
 def yaml_value(text: str) -> Any:

@@ -86,21 +86,11 @@ class GraftProcessor(Component):
 
     def policy(self, max_trace_bytes: int) -> GraftPolicy:
         """The same for the core. ``redact.secret`` is left empty: it belongs to the store."""
-        wait = self.wait
         return GraftPolicy(
             mode=self.mode,
             trace_id_keys=self.trace_id_keys,
             anchors=tuple(Selector(anchor.name, tuple(anchor.attributes.items())) for anchor in self.anchors),
-            waits=Waits(
-                after_root=int(wait.after_root),
-                for_guest=int(wait.for_guest),
-                guest_quiet=int(wait.guest_quiet),
-                local_root=int(wait.local_root),
-                idle=int(wait.idle),
-                max=int(wait.max),
-                remember=int(wait.remember),
-                remember_limit=wait.remember_limit,
-            ),
+            waits=Waits(**{name: int(value) for name, value in self.wait}),
             unlinked=self.unlinked,
             host_missing=self.host_missing,
             openai_service_name=self.openai_service_name,

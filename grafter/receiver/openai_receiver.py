@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, SecretStr, ValidationInfo, model_validator
 
-from grafter.config.model import FilledSecret, Flag, Model, PositiveDuration, Secret, Word
+from grafter.config.model import FilledSecret, Flag, Model, PositiveDuration, Secret, Word, revealed
 from grafter.config.problems import Finding
 from grafter.config.units import Duration, Endpoint, Url
 from grafter.receiver.config import ReceiverConfig, Surroundings
@@ -259,8 +259,8 @@ class OpenAIReceiver(ReceiverConfig):
                     grace_seconds=grace_seconds,
                 )
             )
-            ingest_tokens = [token.get_secret_value() for token in self.ingest.tokens]
-            tokens = [token.get_secret_value() for token in self.realtime.tokens]
+            ingest_tokens = revealed(self.ingest.tokens)
+            tokens = revealed(self.realtime.tokens)
             # One address, several doors: each brings its routes.
             routes = [
                 *openai_http.ingest_routes(consumer, metrics, policy, tokens=ingest_tokens, tee=tee),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from grafter.config.model import Count, FilledSecret, Model, PositiveSize, Word
+from grafter.config.model import Count, FilledSecret, Model, PositiveSize, Word, revealed
 from grafter.config.units import Endpoint, Size
 from grafter.receiver.config import ReceiverConfig, ServerTls, Surroundings
 
@@ -85,7 +85,7 @@ class OtlpReceiver(ReceiverConfig):
                 around.metrics,
                 endpoint=grpc.endpoint,
                 tls=grpc.tls.files() if grpc.tls else None,
-                tokens=[token.get_secret_value() for token in grpc.tokens],
+                tokens=revealed(grpc.tokens),
                 max_bytes=grpc.max_recv_msg_size_mib << 20,
                 grace_seconds=around.grace_seconds / 2,
                 pass_through=around.forwarding,
@@ -98,7 +98,7 @@ class OtlpReceiver(ReceiverConfig):
                 around.metrics,
                 endpoint=http.endpoint,
                 tls=http.tls.files() if http.tls else None,
-                tokens=[token.get_secret_value() for token in http.tokens],
+                tokens=revealed(http.tokens),
                 cors=otlp_http.Cors(http.cors.allowed_origins, http.cors.allowed_headers, int(http.cors.max_age)),
                 max_bytes=http.max_request_body_size,
                 grace_seconds=around.grace_seconds / 2,
