@@ -1,6 +1,8 @@
 """What the configs of exporters have in common: how they are opened, and the keys of every exporter over a network."""
 
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,8 @@ from grafter.exporter.tls import ClientTls
 
 if TYPE_CHECKING:
     from grafter.consumer import Exporter
+    from grafter.exporter.answer import Attempt
+    from grafter.exporter.sending import Sending
     from grafter.telemetry import Metrics
 
 
@@ -23,6 +27,27 @@ class ExporterConfig(Component):
     def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
         """Run it until left; its peer need not be up. Raises OSError or ValueError when it cannot be opened."""
         raise NotImplementedError
+
+
+def one_at_a_time(
+    name: str,
+    attempt: "Attempt",
+    metrics: "Metrics",
+    clock: Callable[[], float] = time.monotonic,
+    chance: Callable[[], float] = random.random,
+) -> "Sending":
+    """An exporter on this machine: one request at a time, and what failed waits for its trace's next turn."""
+    from grafter.exporter.sending import Limits, Sending
+
+    return Sending(
+        name,
+        attempt,
+        metrics=metrics,
+        clock=clock,
+        random=chance,
+        retry=RetryPolicy(enabled=False),
+        limits=Limits(num_consumers=1),
+    )
 
 
 Headers = dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], Secret]
@@ -104,8 +129,8 @@ class NetworkExporter(ExporterConfig):
         """Where traces are sent to."""
         raise NotImplementedError
 
-    def common(self, request_bytes: int = 64 << 20) -> dict[str, Any]:
-        """What all openers take by the same words; ``request_bytes``: the largest request, in bytes."""
+    def common(self) -> dict[str, Any]:
+        """What all openers take by the same words."""
         from grafter.exporter.sending import Limits
 
         queue = self.sending_queue
@@ -118,8 +143,7 @@ class NetworkExporter(ExporterConfig):
             "limits": Limits(
                 num_consumers=queue.num_consumers,
                 batch_spans=queue.batch.max_spans,
-                batch_bytes=min(queue.batch.max_bytes, request_bytes),
-                request_bytes=request_bytes,
+                batch_bytes=queue.batch.max_bytes,
             ),
         }
 

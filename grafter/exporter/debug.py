@@ -1,21 +1,17 @@
 """Prints what leaves, for people: each released trace as a tree."""
 
 import asyncio
-import random
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from grafter.errors import RejectedError
 from grafter.exporter.answer import TRACES, Accepted, Answer, Kind, Later, Refused, words
-from grafter.exporter.config import ExporterConfig
-from grafter.exporter.gate import RetryPolicy
+from grafter.exporter.config import ExporterConfig, one_at_a_time
 
 if TYPE_CHECKING:
     from grafter.consumer import Exporter
-    from grafter.exporter.sending import Sending
     from grafter.telemetry import Metrics
 
 Verbosity = Literal["basic", "normal", "detailed"]
@@ -30,36 +26,13 @@ class DebugExporter(ExporterConfig):
     def describe(self) -> str:
         return f"stdout, {self.verbosity}"
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
-        return opened(name=name, metrics=metrics, stream=sys.stdout, verbosity=self.verbosity)
-
-
-@asynccontextmanager
-async def opened(
-    *,
-    name: str,
-    stream: TextIO,
-    metrics: "Metrics",
-    verbosity: Verbosity = "normal",
-    clock: Callable[[], float] = time.monotonic,
-    chance: Callable[[], float] = random.random,
-) -> AsyncIterator["Sending"]:
-    """An exporter that prints into a stream, which stays its owner's to close."""
-    from grafter.exporter.sending import Limits, Sending
-
-    yield Sending(
-        name,
-        DebugAttempt(stream, verbosity),
-        metrics=metrics,
-        clock=clock,
-        random=chance,
-        retry=RetryPolicy(enabled=False),
-        limits=Limits(num_consumers=1),
-    )
+    @asynccontextmanager
+    async def open(self, name: str, metrics: "Metrics") -> AsyncIterator["Exporter"]:
+        yield one_at_a_time(name, DebugAttempt(sys.stdout, self.verbosity), metrics)
 
 
 class DebugAttempt:
-    """One request's trees, printed whole; see Attempt."""
+    """One request's trees, printed whole into a stream, which stays its owner's to close; see Attempt."""
 
     def __init__(self, stream: TextIO, verbosity: Verbosity) -> None:
         self._stream = stream

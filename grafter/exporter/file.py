@@ -3,23 +3,19 @@
 import asyncio
 import fcntl
 import os
-import random
 import stat
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grafter.config.model import Flag, Word
 from grafter.errors import RejectedError
 from grafter.exporter.answer import TRACES, Accepted, Answer, Kind, Later, Refused
-from grafter.exporter.config import ExporterConfig
-from grafter.exporter.gate import RetryPolicy
+from grafter.exporter.config import ExporterConfig, one_at_a_time
 
 if TYPE_CHECKING:
     from grafter.consumer import Exporter
-    from grafter.exporter.sending import Sending
     from grafter.telemetry import Metrics
 
 
@@ -37,43 +33,16 @@ class FileExporter(ExporterConfig):
     def describe(self) -> str:
         return self.path
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
-        return opened(name=name, metrics=metrics, path=self.path, fsync=self.fsync)
-
-
-@asynccontextmanager
-async def opened(
-    *,
-    name: str,
-    path: str | Path,
-    metrics: "Metrics",
-    fsync: bool = False,
-    retry: RetryPolicy | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    chance: Callable[[], float] = random.random,
-) -> AsyncIterator["Sending"]:
-    """An exporter that appends to a file, which it makes, readable to its owner alone, when it is not there.
-
-    What is accepted has left the process; ``fsync`` True: and the machine's memory too.
-    """
-    from grafter.exporter.sending import Limits, Sending
-
-    retry = retry or RetryPolicy()
-    yield Sending(
-        name,
-        FileAttempt(Path(path), fsync),
-        metrics=metrics,
-        clock=clock,
-        random=chance,
-        retry=RetryPolicy(
-            retry.initial_interval, retry.max_interval, retry.multiplier, retry.randomization_factor, enabled=False
-        ),
-        limits=Limits(num_consumers=1),
-    )
+    @asynccontextmanager
+    async def open(self, name: str, metrics: "Metrics") -> AsyncIterator["Exporter"]:
+        yield one_at_a_time(name, FileAttempt(Path(self.path), self.fsync), metrics)
 
 
 class FileAttempt:
-    """One line; see Attempt."""
+    """One line, appended to a file, which is made, readable to its owner alone, when it is not there; see Attempt.
+
+    What is accepted has left the process; with ``fsync`` the machine's memory too.
+    """
 
     def __init__(self, path: Path, fsync: bool) -> None:
         self._path = path

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from grafter.config.model import FilledSecret, Word
@@ -59,4 +60,7 @@ class HoneycombExporter(HttpExporter):
     def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
         from grafter.exporter import otlp_http
 
-        return otlp_http.opened(name=name, metrics=metrics, endpoint=self._base, **self.common(_REQUEST_BYTES))
+        common = self.common()
+        bytes_at_most = min(common["limits"].batch_bytes, _REQUEST_BYTES)
+        common["limits"] = replace(common["limits"], batch_bytes=bytes_at_most, request_bytes=_REQUEST_BYTES)
+        return otlp_http.opened(name=name, metrics=metrics, endpoint=self._base, **common)

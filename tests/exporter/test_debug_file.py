@@ -6,9 +6,10 @@ import io
 import os
 import resource
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
 import orjson
 import pytest
@@ -16,7 +17,10 @@ import pytest
 from grafter.consumer import OutTrace, Piece, Signal, Verdict
 from grafter.core.model import Key
 from grafter.errors import RejectedError
-from grafter.exporter import debug, file
+from grafter.exporter.config import one_at_a_time
+from grafter.exporter.debug import DebugAttempt, Verbosity
+from grafter.exporter.file import FileAttempt
+from grafter.exporter.sending import Sending
 from grafter.otlp.build import request
 from grafter.otlp.json import trace_request_from_json
 from grafter.telemetry import Metrics
@@ -28,10 +32,24 @@ def unreadable() -> OutTrace:
     return OutTrace(Key(b"\xee" * 16), (Piece(ENVELOPE, b"\x12\x02\x0a\x7f", 1),), 1)
 
 
+@asynccontextmanager
+async def printing(
+    stream: TextIO, *, metrics: Metrics, verbosity: Verbosity = "normal", **time: Any
+) -> AsyncIterator[Sending]:
+    """The debug exporter on a stream."""
+    yield one_at_a_time("out", DebugAttempt(stream, verbosity), metrics, **time)
+
+
+@asynccontextmanager
+async def writing(path: Path, *, metrics: Metrics, fsync: bool = False, **time: Any) -> AsyncIterator[Sending]:
+    """The file exporter on a file."""
+    yield one_at_a_time("out", FileAttempt(path, fsync), metrics, **time)
+
+
 async def test_debug_prints_each_trace() -> None:
     """Each trace of a batch is a tree in the stream, and its spans count as sent."""
     stream, metrics = io.StringIO(), Metrics()
-    async with debug.opened(name="out", stream=stream, metrics=metrics) as exporter:
+    async with printing(stream, metrics=metrics) as exporter:
         results = await exporter.export(batch(trace(1, 2), trace(2, 1)))
         await exporter.forward(Signal.METRICS, b"12345")
     assert {r.verdict for r in results} == {Verdict.ACCEPTED}
@@ -45,7 +63,7 @@ async def test_debug_prints_each_trace() -> None:
 async def test_debug_refuses_what_it_cannot_read_and_prints_the_rest() -> None:
     """A span that is broken inside costs its own trace only."""
     stream = io.StringIO()
-    async with debug.opened(name="out", stream=stream, metrics=Metrics(), verbosity="basic") as exporter:
+    async with printing(stream, metrics=Metrics(), verbosity="basic") as exporter:
         results = await exporter.export(batch(trace(1), unreadable(), trace(2)))
     assert [r.verdict for r in results] == [Verdict.ACCEPTED, Verdict.REFUSED, Verdict.ACCEPTED]
     assert len(stream.getvalue().splitlines()) == 2
@@ -55,7 +73,7 @@ async def test_debug_holds_traces_while_its_stream_is_shut() -> None:
     """A closed pipe is a peer that is down: traces stay held."""
     stream = io.StringIO()
     stream.close()
-    async with debug.opened(name="out", stream=stream, metrics=Metrics(), clock=Clock(), chance=middle) as exporter:
+    async with printing(stream, metrics=Metrics(), clock=Clock(), chance=middle) as exporter:
         results = await exporter.export(batch(trace(1)))
         assert results[0].verdict is Verdict.LATER
         assert exporter.retry_in() == 5.0
@@ -65,7 +83,7 @@ async def test_debug_prints_into_a_stream_of_few_letters() -> None:
     """A terminal that knows only ASCII gets question marks, not an error."""
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
-    async with debug.opened(name="out", stream=stream, metrics=Metrics()) as exporter:
+    async with printing(stream, metrics=Metrics()) as exporter:
         results = await exporter.export(batch(trace(1)))
     assert results[0].verdict is Verdict.ACCEPTED
     assert b"\n? work  0.0 ms" in raw.getvalue()
@@ -77,7 +95,7 @@ async def test_a_file_has_one_request_a_line(tmp_path: Path) -> None:
     batches = [batch(trace(1, 3), trace(2, 1)), batch(trace(3, 2, resend=True))]
     metrics = Metrics()
     for one in batches:
-        async with file.opened(name="out", path=path, metrics=metrics, fsync=True) as exporter:
+        async with writing(path, metrics=metrics, fsync=True) as exporter:
             assert {r.verdict for r in await exporter.export(one)} == {Verdict.ACCEPTED}
     lines = path.read_bytes().splitlines()
     assert [spans_in(trace_request_from_json(line)) for line in lines] == [spans_in(request(b.traces)) for b in batches]
@@ -88,7 +106,7 @@ async def test_a_file_has_one_request_a_line(tmp_path: Path) -> None:
 async def test_concurrent_batches_do_not_mix_their_lines(tmp_path: Path) -> None:
     """Batches that are exported together stand each in a line of its own."""
     path = tmp_path / "out.jsonl"
-    async with file.opened(name="out", path=path, metrics=Metrics()) as exporter:
+    async with writing(path, metrics=Metrics()) as exporter:
         await asyncio.gather(*(exporter.export(batch(trace(n, 50))) for n in range(20)))
     lines = path.read_bytes().splitlines()
     assert len(lines) == 20
@@ -98,7 +116,7 @@ async def test_concurrent_batches_do_not_mix_their_lines(tmp_path: Path) -> None
 async def test_a_file_that_was_rotated_away_is_begun_anew(tmp_path: Path) -> None:
     """A log rotation needs no signal: the next batch makes the file again."""
     path = tmp_path / "out.jsonl"
-    async with file.opened(name="out", path=path, metrics=Metrics()) as exporter:
+    async with writing(path, metrics=Metrics()) as exporter:
         await exporter.export(batch(trace(1)))
         path.rename(tmp_path / "old.jsonl")
         await exporter.export(batch(trace(2)))
@@ -109,7 +127,7 @@ async def test_half_a_line_of_a_dead_process_spoils_only_itself(tmp_path: Path) 
     """A file that ends within a line gets its line break before the next request."""
     path = tmp_path / "out.jsonl"
     path.write_bytes(b'{"resourceSp')
-    async with file.opened(name="out", path=path, metrics=Metrics()) as exporter:
+    async with writing(path, metrics=Metrics()) as exporter:
         await exporter.export(batch(trace(1)))
     first, second = path.read_bytes().splitlines()
     assert first == b'{"resourceSp'
@@ -128,7 +146,7 @@ async def test_a_line_that_another_worker_takes_back_takes_no_other_with_it(tmp_
     with path.open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         os.write(other.fileno(), b'{"resourceSp')
-        async with file.opened(name="out", path=path, metrics=Metrics()) as exporter:
+        async with writing(path, metrics=Metrics()) as exporter:
             exporting = asyncio.ensure_future(exporter.export(batch(trace(1))))
             async with asyncio.timeout(30):
                 while not waited_for(other.fileno()):
@@ -144,7 +162,7 @@ async def test_a_line_that_another_worker_takes_back_takes_no_other_with_it(tmp_
 async def test_a_directory_that_is_away_holds_the_traces(tmp_path: Path) -> None:
     """An unwritable path is LATER with the path and the reason; when the directory is there the file is written."""
     path, clock = tmp_path / "away" / "out.jsonl", Clock()
-    async with file.opened(name="out", path=path, metrics=Metrics(), clock=clock, chance=middle) as exporter:
+    async with writing(path, metrics=Metrics(), clock=clock, chance=middle) as exporter:
         result = (await exporter.export(batch(trace(1))))[0]
         assert (result.verdict, result.unknown) == (Verdict.LATER, False)
         assert "No such file or directory" in exporter.last_error
@@ -171,7 +189,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 async def test_a_full_disk_holds_the_traces_and_leaves_whole_lines(tmp_path: Path) -> None:
     """What could not be written whole is taken back and held; once there is room it is written once."""
     path, clock = tmp_path / "out.jsonl", Clock()
-    async with file.opened(name="out", path=path, metrics=Metrics(), clock=clock, chance=middle) as exporter:
+    async with writing(path, metrics=Metrics(), clock=clock, chance=middle) as exporter:
         await exporter.export(batch(trace(1)))
         size = path.stat().st_size
         with file_size_limit(size + 100):
@@ -186,7 +204,7 @@ async def test_a_full_disk_holds_the_traces_and_leaves_whole_lines(tmp_path: Pat
 async def test_a_file_refuses_what_it_cannot_write_and_writes_the_rest(tmp_path: Path) -> None:
     """A broken span costs its own trace only, and other signals are refused."""
     path = tmp_path / "out.jsonl"
-    async with file.opened(name="out", path=path, metrics=Metrics()) as exporter:
+    async with writing(path, metrics=Metrics()) as exporter:
         results = await exporter.export(batch(trace(1), unreadable(), trace(2)))
         with pytest.raises(RejectedError, match="traces only"):
             await exporter.forward(Signal.LOGS, b"l")
@@ -200,7 +218,7 @@ async def test_a_pipe_can_stand_for_the_file(tmp_path: Path) -> None:
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        async with file.opened(name="out", path=path, metrics=Metrics()) as exporter:
+        async with writing(path, metrics=Metrics()) as exporter:
             assert (await exporter.export(batch(trace(1))))[0].verdict is Verdict.ACCEPTED
         assert len(spans_in(trace_request_from_json(os.read(reader, 65536).strip()))) == 2
     finally:
