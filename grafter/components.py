@@ -12,17 +12,17 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from grafter.config import load as loading
-from grafter.config.model import Component, Components, Model
+from grafter.config.model import Component, Components, FilledSecret, Flag, Model
 from grafter.config.problems import Finding
 from grafter.config.root import RootConfig
 from grafter.config.service import PassThroughPipeline, TracesPipeline
+from grafter.config.units import Endpoint
 from grafter.core.policy import GraftPolicy
 from grafter.exporter.config import ExporterConfig
 from grafter.exporter.debug import DebugExporter
 from grafter.exporter.file import FileExporter
 from grafter.exporter.honeycomb import HoneycombExporter
 from grafter.exporter.otlp import OtlpGrpcExporter, OtlpHttpExporter
-from grafter.extensions import Admin, HealthCheck
 from grafter.processor.config import GraftProcessor
 from grafter.receiver.config import ReceiverConfig
 from grafter.receiver.openai_receiver import OpenAIReceiver
@@ -43,6 +43,26 @@ EXPORTERS = Components(
     # The Collector's names before it renamed them.
     old_names={"otlp": "otlp_grpc", "otlphttp": "otlp_http"},
 )
+
+
+class HealthCheck(Component):
+    """`/healthz` and `/readyz`."""
+
+    endpoint: Endpoint = Endpoint("localhost:13133")
+    """Where to listen, over HTTP."""
+    readiness_on_store: Flag = False
+    """True: `/readyz` answers 503 while the store takes no parts. False: the store's trouble stands in its body, and
+    the doors answer for it request by request."""
+
+    def describe(self) -> str:
+        return f"http {self.endpoint}"
+
+
+class Admin(Model):
+    """`/admin/…` at `receivers.openai.endpoint`: what `grafter pull` and the like ask of the grafter that runs."""
+
+    tokens: tuple[FilledSecret, ...] = ()
+    """Bearer tokens for commands of other machines; those of this one need none."""
 
 
 class Extensions(Model):

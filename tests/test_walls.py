@@ -46,9 +46,8 @@ ROOMS: dict[str, set[str]] = {
     "forwarding": EDGE,
     "memory_limit": EDGE,
     "health": {"telemetry"},
-    "extensions": KEYS,
     # Which components there are, and then what runs them.
-    "components": KEYS | {"config", "core", "exporter", "extensions", "processor", "receiver", "store"},
+    "components": KEYS | {"config", "core", "exporter", "processor", "receiver", "store"},
     "service": EDGE
     | {
         "allocator",
