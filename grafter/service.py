@@ -6,18 +6,17 @@ the store for the next start.
 """
 
 import asyncio
-import gc
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import uvloop
 
-from grafter import __version__, allocator, logs
+from grafter import __version__, logs
 from grafter.components import Config
 from grafter.config.model import revealed
 from grafter.consumer import Consumer, Exporter, Signal
@@ -28,14 +27,13 @@ from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.memory_limit import guarding, total_memory
 from grafter.otlp.split import COMPILED
-from grafter.process import end_by, failure_line, stop_signals
+from grafter.process import collecting_garbage, end_by, failure_line, stop_signals, taking_turns, tune_allocator
 from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_common import serving
 from grafter.store.base import Share
 from grafter.store.config import trouble
-from grafter.tasks import task_group
 from grafter.telemetry import Held, HeldFor, Metrics
 
 if TYPE_CHECKING:
@@ -45,12 +43,6 @@ logger = logging.getLogger(__name__)
 
 # The share of the shutdown timeout that requests in flight may take; the rest is for the batches on their way out.
 _DOOR_SHARE = 0.3
-# grpc.aio makes reference cycles at each call: young collections must run, full ones over all that is held need not.
-_YOUNG_SECONDS, _MIDDLE_EVERY, _FULL_EVERY = 1.0, 10, 900
-# Large bodies are read, and large traces joined, beside the loop. While such a thread computes, the loop waits this
-# long each time that it wakes, and an answer takes some ten wakes: of Python's own 5 ms each, that would be most of the
-# answer to a webhook of 1,000 spans.
-_SWITCH_SECONDS = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +120,8 @@ async def running(
             Limits(lease_seconds=config.extensions.store.lease.seconds),
         )
         await stack.enter_async_context(processor.running(shutdown_seconds - door_seconds))
-        await stack.enter_async_context(_collecting_garbage())
-        stack.enter_context(_taking_turns())
+        await stack.enter_async_context(collecting_garbage())
+        stack.enter_context(taking_turns())
         consumer: Consumer = processor
         if total is not None:
             limit = config.service.memory_limit.of(total) // (1 if worker is None else config.service.workers)
@@ -239,43 +231,6 @@ def _age(moment: UnixNano | None) -> float:
     return 0.0 if moment is None else max(0.0, (time.time_ns() - moment) / SECOND)
 
 
-@contextmanager
-def _taking_turns() -> Iterator[None]:
-    """Let threads that compute give way to the loop often."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
-@asynccontextmanager
-async def _collecting_garbage() -> AsyncIterator[None]:
-    """Young collections on a timer instead of by allocation count, which would walk all that is held at bad moments."""
-
-    async def collect() -> None:
-        rounds = 0
-        while True:
-            await asyncio.sleep(_YOUNG_SECONDS)
-            rounds += 1
-            gc.collect(2 if rounds % _FULL_EVERY == 0 else 1 if rounds % _MIDDLE_EVERY == 0 else 0)
-
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        async with task_group() as tasks:
-            collecting = tasks.create_task(collect(), name="garbage")
-            try:
-                yield
-            finally:
-                collecting.cancel()
-    finally:
-        gc.enable()
-        gc.unfreeze()
-
-
 async def _serve(config: Config) -> int:
     with stop_signals() as stop:
         async with running(config) as service:
@@ -294,7 +249,7 @@ def run(config: Config) -> int:
     logs.configure(config.service.telemetry.logs.level, config.service.telemetry.logs.encoding)
     for warning in config.warnings:
         logger.warning("%s", warning)
-    allocator.tune(total_memory())
+    tune_allocator(total_memory())
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(config))

@@ -26,8 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "telemetry": set(),
     "tasks": set(),
     "logs": set(),
-    "allocator": set(),
-    "process": set(),
+    "process": {"tasks"},
     # Runs inside an app, and carries nothing of the sidecar there.
     "propagation": set(),
     "consumer": {"core", "errors"},
@@ -50,7 +49,6 @@ ROOMS: dict[str, set[str]] = {
     "components": KEYS | {"config", "core", "exporter", "processor", "receiver", "store"},
     "service": EDGE
     | {
-        "allocator",
         "components",
         "forwarding",
         "health",
@@ -63,7 +61,6 @@ ROOMS: dict[str, set[str]] = {
     },
     # Several processes: the parent, and the service in each child.
     "workers": {
-        "allocator",
         "components",
         "config",
         "health",

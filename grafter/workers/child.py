@@ -15,9 +15,9 @@ from collections.abc import Callable
 import uvloop
 from prometheus_client import values
 
-from grafter import allocator, logs
+from grafter import logs
 from grafter.memory_limit import total_memory
-from grafter.process import end_by, failure_line
+from grafter.process import end_by, failure_line, tune_allocator
 from grafter.service import Running, Worker, running
 from grafter.tasks import task_group
 from grafter.workers.channel import ASK, STOP, Report, Start, receive_start
@@ -38,7 +38,7 @@ def main(descriptor: int) -> int:
     logs.configure(service.telemetry.logs.level, service.telemetry.logs.encoding)
     _sign_logs(start.number)
     total = total_memory()
-    allocator.tune(None if total is None else total // workers)
+    tune_allocator(None if total is None else total // workers)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_work(start, channel))
 
