@@ -72,6 +72,7 @@ ROOMS: dict[str, set[str]] = {
 
 ONLY_IN: dict[str, set[str]] = {
     "google.protobuf": {"otlp", "commands"},
+    "google.rpc": {"otlp"},
     # Receivers build the protocol's own answers; what is inside a request only otlp knows.
     "opentelemetry.proto": {"otlp", "commands", "receiver"},
     "pydantic": {"config"},
