@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from grafter.config import exporters as config
 from grafter.consumer import Exporter
 from grafter.exporter import debug, file, otlp_grpc, otlp_http
-from grafter.exporter.gate import RetryPolicy
+from grafter.core.retry import RetryPolicy
 from grafter.exporter.sending import Limits
 from grafter.exporter.tls import TlsClient
 from grafter.telemetry import Metrics

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "grafter"
 
-EDGE = {"consumer", "otlp", "core", "errors", "telemetry", "store.base", "tasks"}
+EDGE = {"consumer", "otlp", "core", "errors", "logs", "telemetry", "store.base", "tasks"}
 """What a door in, a door out and the driver between them are built from."""
 
 FRONT = {"service", "config", "core", "otlp", "processor", "exporter"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from grafter.errors import RejectedError
 from grafter.exporter.answer import TRACES, Accepted, Answer, Kind, Later, Refused
-from grafter.exporter.gate import RetryPolicy
+from grafter.core.retry import RetryPolicy
 from grafter.exporter.sending import Limits, Sending
 from grafter.otlp.json import trace_request_to_json
 from grafter.telemetry import Metrics

@@ -30,7 +30,7 @@ from grafter.exporter.answer import (
     status_message_json,
     words,
 )
-from grafter.exporter.gate import RetryPolicy
+from grafter.core.retry import RetryPolicy
 from grafter.exporter.sending import Limits, Sending
 from grafter.exporter.tls import TlsClient, is_loopback, ssl_context
 from grafter.otlp.json import trace_request_to_json

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from grafter.consumer import Signal, Verdict
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
 from grafter.exporter.answer import Accepted, Answer, Later, Refused
-from grafter.exporter.gate import FAULT_SECONDS, RetryPolicy
+from grafter.core.retry import RetryPolicy
+from grafter.exporter.gate import FAULT_SECONDS
 from grafter.exporter.sending import MIN_CUT_BYTES, Limits, Sending
 from grafter.otlp.build import request
 from grafter.telemetry import Metrics
