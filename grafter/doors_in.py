@@ -14,15 +14,14 @@ from grafter.receiver import (
     openai_http,
     otlp_grpc,
     otlp_http,
-    realtime_calls,
     realtime_http,
     recorder,
     sessions,
     webhook_http,
 )
-from grafter.receiver.http_common import TlsFiles
+from grafter.receiver.http_server import TlsFiles
+from grafter.receiver.openai_api import Account
 from grafter.receiver.recording import Timing
-from grafter.receiver.sideband import Account
 from grafter.receiver.signatures import Signatures
 from grafter.receiver.tee import teeing
 from grafter.store.base import Store
@@ -169,7 +168,7 @@ async def _openai(
                 tee=tee,
             ),
             *realtime_http.event_routes(recorders.ended_by(consumer), metrics, policy, time.time_ns, tokens=tokens),
-            *realtime_calls.call_routes(
+            *realtime_http.call_routes(
                 recorders, metrics, time.time_ns, store=store, secret=policy.redact.secret, tokens=tokens
             ),
         ]
@@ -187,10 +186,10 @@ async def _openai(
                 )
             )
             routes += admin.admin_routes(pulls, metrics, tokens=admin_tokens)
-            desk = webhook_http.Desk(consumer, store, recorders if receiver.realtime.record else None, pulls)
+            sinks = webhook_http.WebhookSinks(consumer, store, recorders if receiver.realtime.record else None, pulls)
             secrets = {name: project.secrets for name, project in receiver.projects.items()}
             signatures = Signatures(secrets, int(receiver.webhook.tolerance))
-            routes += webhook_http.webhook_routes(desk, signatures, metrics, policy, time.time_ns)
+            routes += webhook_http.webhook_routes(sinks, signatures, metrics, policy, time.time_ns)
         port = await stack.enter_async_context(
             openai_http.listening(
                 routes, endpoint=receiver.endpoint, grace_seconds=grace_seconds, share_port=share_ports

@@ -6,8 +6,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from grafter.config import exporters as config
 from grafter.consumer import Exporter
-from grafter.exporter import debug, file, otlp_grpc, otlp_http
 from grafter.core.retry import RetryPolicy
+from grafter.exporter import debug, file, otlp_grpc, otlp_http
 from grafter.exporter.sending import Limits
 from grafter.exporter.tls import TlsClient
 from grafter.telemetry import Metrics

@@ -64,7 +64,7 @@ class Throttle:
         self._next: dict[Hashable, float] = {}
 
     def due(self, key: Hashable = None, count: int = 1) -> int:
-        """Count what happened under ``key``; when a line may be written, all that happened since the last one, else 0."""
+        """Count what happened under ``key``: all of it since the last line when another may be written, else 0."""
         self._counts[key] = self._counts.get(key, 0) + count
         now = self._clock()
         if now < self._next.get(key, now):

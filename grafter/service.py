@@ -31,7 +31,7 @@ from grafter.otlp.split import COMPILED
 from grafter.process import end_by, failure_line, stop_signals
 from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
-from grafter.receiver.http_common import serving
+from grafter.receiver.http_server import serving
 from grafter.store.base import Share
 from grafter.stores import OpenedStore, open_store, trouble
 from grafter.tasks import task_group

@@ -63,8 +63,8 @@ class Metrics:
         self.session_requests = counter(
             "grafter_session_requests", "Requests to OpenAI's Agents API, by what came of them.", "outcome"
         )
-        self.session_looks = counter(
-            "grafter_session_looks", "Looks at hosted sessions, by what came of them.", "outcome"
+        self.session_polls = counter(
+            "grafter_session_looks", "Polls of hosted sessions, by what came of them.", "outcome"
         )
         self.released_traces = counter("grafter_released_traces", "Traces released.", "reason")
         self.grafted_spans = counter("grafter_grafted_spans", "Guest spans hung under a host trace.", "source", "match")

@@ -21,7 +21,6 @@ from grafter.core.model import Mark, Part, UnixNano
 from grafter.doors_in import accounts, pull_kind
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.admin import LOCAL, PULL_PATH
-from grafter.receiver.session_answers import PullError
 from grafter.receiver.sessions import pulling
 from grafter.store.base import Store
 from grafter.stores import open_store
@@ -115,7 +114,7 @@ async def _do(name: str, receiver: OpenAIReceiver, session: str, project: str | 
         try:
             async with asyncio.timeout(_SECONDS):
                 return asdict(await pulls.pull(session, project))
-        except (RejectedError, UnavailableError, PullError) as error:
+        except (RejectedError, UnavailableError) as error:
             raise _RefusedError(str(error)) from None
         except TimeoutError:
             raise _RefusedError(

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TextIO
 
+from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError
 from grafter.exporter.answer import TRACES, Accepted, Answer, Kind, Later, Refused, words
-from grafter.core.retry import RetryPolicy
 from grafter.exporter.sending import Limits, Sending
 from grafter.exporter.tree import Verbosity, render
 from grafter.telemetry import Metrics

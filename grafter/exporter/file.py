@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError
 from grafter.exporter.answer import TRACES, Accepted, Answer, Kind, Later, Refused
-from grafter.core.retry import RetryPolicy
 from grafter.exporter.sending import Limits, Sending
 from grafter.otlp.json import trace_request_to_json
 from grafter.telemetry import Metrics

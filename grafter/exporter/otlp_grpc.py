@@ -16,8 +16,8 @@ import grpc.aio
 
 from grafter import __version__
 from grafter.consumer import Signal
-from grafter.exporter.answer import TRACES, Answer, Kind, Later, Refused, accepted, retry_info, words
 from grafter.core.retry import RetryPolicy
+from grafter.exporter.answer import TRACES, Answer, Kind, Later, Refused, accepted, retry_info, words
 from grafter.exporter.sending import Limits, Sending
 from grafter.exporter.tls import TlsClient, is_loopback, read_pem
 from grafter.telemetry import Metrics

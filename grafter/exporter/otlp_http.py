@@ -17,6 +17,7 @@ from isal import igzip, isal_zlib
 
 from grafter import __version__
 from grafter.consumer import Signal
+from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError
 from grafter.exporter.answer import (
     TRACES,
@@ -30,7 +31,6 @@ from grafter.exporter.answer import (
     status_message_json,
     words,
 )
-from grafter.core.retry import RetryPolicy
 from grafter.exporter.sending import Limits, Sending
 from grafter.exporter.tls import TlsClient, is_loopback, ssl_context
 from grafter.otlp.json import trace_request_to_json

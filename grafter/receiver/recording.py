@@ -1,16 +1,16 @@
 """One recorded call: a socket that is kept open while the call may live, and what is heard on it.
 
 It only listens: what it sends are pings, pongs and the closing frame. Whatever the peer does, the recording ends by
-itself at some time and says why; what it heard waits in ``gathering`` for whoever stores it (recorder.py).
+itself at some time and says why; what it heard waits in ``gathering`` for whoever stores it (recorder_outbox.py).
 """
 
 import asyncio
 import logging
 import random
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import aiohttp
@@ -18,13 +18,14 @@ import orjson
 from aiohttp import WSMsgType
 
 from grafter.core.model import Part, UnixNano
+from grafter.core.retry import RetryPolicy
 from grafter.guests.realtime.gathering import Gathering
 from grafter.guests.realtime.live.allowed import CLOSED
 from grafter.guests.realtime.live.talking import ended_by
 from grafter.guests.realtime.notes import Side
 from grafter.guests.realtime.records import LIVE_IDS
 from grafter.guests.values import mapping_of
-from grafter.receiver.sideband import Answer, Attempt, Sideband, Socket
+from grafter.receiver.openai_api import Answer, Reply, Socket
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ SECOND = 1_000_000_000
 
 Clock = Callable[[], int]
 """Nanoseconds."""
+Connect = Callable[[str], Awaitable[Answer]]
+"""One attempt to open the sideband of a call, by its id."""
 
 # Of a close by the peer: normal, going away, and no code at all. Any other is worth a new attempt, whose answer says
 # whether the call still lives.
@@ -41,6 +44,10 @@ _ERROR = "error"
 # OpenAI ends a Realtime session after an hour; an end that is further away than this is no end of a call, and nothing
 # that lives longer is one.
 _FARTHEST_EXPIRY_NS = 48 * 3600 * SECOND
+
+
+_RETRY = RetryPolicy(initial_interval=0.375, max_interval=11.25, multiplier=2.0, randomization_factor=1 / 3)
+_ACCEPT_RETRY = replace(_RETRY, max_interval=2.25)
 
 
 class End(StrEnum):
@@ -86,19 +93,21 @@ class Timing:
     """For a call that the peer does not know yet."""
     outage: float = 600.0
     """For a peer that cannot be reached, or does not take the connection, since it was last heard."""
-    backoff: float = 0.5
-    """After the first failure; doubled after each."""
-    longest_backoff: float = 15.0
-    longest_accept_backoff: float = 3.0
+    retry: RetryPolicy = _RETRY
+    accept_retry: RetryPolicy = _ACCEPT_RETRY
     """For a call that is not accepted yet, whose first seconds are wanted."""
+    steady: float = 15.0
+    """A connection that was heard for this long makes the failures before it count no more."""
     ping: float = 20.0
     """Without a frame, after which the peer is asked for one; after twice that the socket is dead."""
     expiry_grace: float = 5.0
     """Past the session's ``expires_at``, a whole second of another clock, in which the peer may close by itself."""
     tick: float = 0.25
-    """Between two looks at what is urgent."""
+    """Between two rounds of what is urgent."""
     store: float = 5.0
     """Longest that anything waits to be stored."""
+    bug: float = 5.0
+    """After a failure of grafter's own, before storing is tried again."""
 
 
 class Recording:
@@ -107,6 +116,7 @@ class Recording:
     __slots__ = (
         "_attempted",
         "_closed",
+        "_connect",
         "_connected",
         "_established",
         "_expires_at",
@@ -115,11 +125,11 @@ class Recording:
         "_offset",
         "_pinged",
         "_read_kind",
-        "_sideband",
         "_socket",
         "_spawn",
         "_steady",
         "_timing",
+        "announced",
         "call_id",
         "end",
         "gathering",
@@ -127,19 +137,18 @@ class Recording:
         "stored",
         "taken",
         "task",
-        "told",
     )
 
     def __init__(
         self,
         call_id: str,
         gathering: Gathering,
-        sideband: Sideband,
+        connect: Connect,
         timing: Timing,
         wall: Clock,
         steady: Clock,
         read_kind: Callable[[str], None],
-        attempted: Callable[[Attempt], None],
+        attempted: Callable[[Reply], None],
         spawn: Callable[[Coroutine[None, None, None]], None],
     ) -> None:
         """``read_kind`` gets the type of each event, ``attempted`` what each attempt to connect came to; ``spawn`` runs
@@ -148,8 +157,8 @@ class Recording:
         self.gathering = gathering
         self.parts: list[Part] = []
         """Taken from ``gathering`` and not stored yet."""
-        self.told: list[Mapping[str, object]] = []
-        """What starts have said of it."""
+        self.announced: list[Mapping[str, object]] = []
+        """What starts have brought of it."""
         self.end: End | None = None
         self.task: asyncio.Task[None] | None = None
         # Events are timed by one reading of the wall clock and a clock that only goes forward, so that no step of the
@@ -159,7 +168,7 @@ class Recording:
         self.stored = self.taken = self._heard = self._connected = self._last_frame = steady()
         """When something of it was stored, and taken, for the last time; steady clock."""
         self._pinged = 0
-        self._sideband = sideband
+        self._connect = connect
         self._timing = timing
         self._read_kind = read_kind
         self._attempted = attempted
@@ -181,7 +190,7 @@ class Recording:
             if self.task is not None:
                 self.task.cancel()
 
-    def look(self, now: int) -> None:
+    def check(self, now: int) -> None:
         """End it where its time is over, and see to it that a dead socket is noticed. ``now`` is the steady clock."""
         if self.end is not None:
             return
@@ -213,20 +222,20 @@ class Recording:
     async def _listen(self) -> End:
         failures = 0
         while True:
-            answer = await self._sideband.connect(self.call_id)
-            self._attempted(answer.attempt)
+            answer = await self._connect(self.call_id)
+            self._attempted(answer.reply)
             if answer.socket is not None:
                 code = await self._read(answer.socket)
                 if self._closed is not None:
                     return self._closed
                 if not self._established:
-                    # Let in to be told that it may not listen: no call of this kind is there, or not yet.
-                    answer = Answer(Attempt.NOT_FOUND, reason="refused by an event")
+                    # Let in only to hear that it may not listen: no call of this kind is there, or not yet.
+                    answer = Answer(Reply.NOT_FOUND, reason="refused by an event")
                 elif code in _CLOSED_FOR_GOOD:
                     return End.CLOSE
                 else:
                     _log.info("recorder lost its connection", extra={"call": self.call_id, "code": code})
-                if self._heard - self._connected >= _ns(self._timing.longest_backoff):
+                if self._heard - self._connected >= _ns(self._timing.steady):
                     # One that breaks as soon as it is there, whatever it shows first, is no better than none.
                     failures = 0
             end, seconds = self._wait_after(answer, failures)
@@ -239,14 +248,14 @@ class Recording:
         """The end, or seconds until another attempt makes sense."""
         timing = self._timing
         waited = (self._steady() - self._heard) / SECOND
-        limit, longest = timing.outage, timing.longest_backoff
+        limit, retry = timing.outage, timing.retry
         gone = End.DISCONNECT
-        match answer.attempt:
-            case Attempt.NOT_FOUND if self._established:
+        match answer.reply:
+            case Reply.NOT_FOUND if self._established:
                 return End.CLOSE, 0.0
-            case Attempt.NOT_FOUND:
-                limit, longest, gone = timing.not_accepted, timing.longest_accept_backoff, End.NOT_ACCEPTED
-            case Attempt.UNAUTHORIZED:
+            case Reply.NOT_FOUND:
+                limit, retry, gone = timing.not_accepted, timing.accept_retry, End.NOT_ACCEPTED
+            case Reply.UNAUTHORIZED:
                 # Someone must act, so it says what OpenAI's own answer would: but never the key, and not their words.
                 _log.error(
                     "the key of receivers.openai.projects may not listen to calls: it must be a standard key of the"
@@ -254,13 +263,12 @@ class Recording:
                     extra={"call": self.call_id, "answer": answer.reason},
                 )
                 return End.UNAUTHORIZED, 0.0
-            case Attempt.REFUSED if self._may_pass(answer):
-                limit, longest, gone = timing.not_accepted, timing.longest_accept_backoff, End.REFUSED
-            case Attempt.REFUSED:
+            case Reply.REFUSED if self._may_pass(answer):
+                limit, retry, gone = timing.not_accepted, timing.accept_retry, End.REFUSED
+            case Reply.REFUSED:
                 _log.error("recorder was refused", extra={"call": self.call_id, "answer": answer.reason})
                 return End.REFUSED, 0.0
-        backoff: float = min(timing.backoff * 2.0 ** min(failures, 16), longest) * random.uniform(0.5, 1.0)
-        seconds = max(backoff, answer.retry_after)
+        seconds = retry.wait(failures + 1, random.random(), answer.retry_after)
         if waited + seconds > limit:
             # One call may be announced under two ids, one of which is never accepted: nothing is wrong with that.
             level = logging.INFO if gone is End.NOT_ACCEPTED else logging.WARNING

@@ -22,7 +22,7 @@ from grafter.config import Config, listening, with_ports
 from grafter.health import Health, Phase, health_app
 from grafter.process import failure_line, stop_signals
 from grafter.receiver.address import holding
-from grafter.receiver.http_common import serving
+from grafter.receiver.http_server import serving
 from grafter.tasks import task_group
 from grafter.telemetry import Held
 from grafter.workers.channel import ASK, STOP, Report, Start, read_report

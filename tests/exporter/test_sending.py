@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grafter.consumer import Signal, Verdict
+from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
 from grafter.exporter.answer import Accepted, Answer, Later, Refused
-from grafter.core.retry import RetryPolicy
 from grafter.exporter.gate import FAULT_SECONDS
 from grafter.exporter.sending import MIN_CUT_BYTES, Limits, Sending
 from grafter.otlp.build import request
