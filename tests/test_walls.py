@@ -62,7 +62,18 @@ ROOMS: dict[str, set[str]] = {
         "stores",
     },
     # Several processes: the parent, and the service in each child.
-    "workers": {"allocator", "config", "health", "logs", "memory_limit", "process", "receiver", "service", "tasks"}
+    "workers": {
+        "allocator",
+        "config",
+        "core",
+        "health",
+        "logs",
+        "memory_limit",
+        "process",
+        "receiver",
+        "service",
+        "tasks",
+    }
     | {"telemetry"},
     # The terminal.
     "commands": FRONT | EDGE | {"doors_in", "guests", "receiver", "store", "stores"},

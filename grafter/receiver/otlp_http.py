@@ -92,46 +92,44 @@ async def listening(
         yield port
 
 
+@dataclass(frozen=True, slots=True)
 class _Door:
     """Everything between a request and its answer."""
 
-    def __init__(
-        self, intake: Intake, routes: dict[str, _Route], tokens: Tokens, cors: "_CorsRules | None", max_bytes: int
-    ) -> None:
-        self._intake = intake
-        self._routes = routes
-        self._tokens = tokens
-        self._cors = cors
-        self._max_bytes = max_bytes
+    intake: Intake
+    routes: dict[str, _Route]
+    tokens: Tokens
+    cors: "_CorsRules | None"
+    max_bytes: int
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer any request to the port."""
-        route = self._routes.get(request.path)
-        if self._cors is None:
+        route = self.routes.get(request.path)
+        if self.cors is None:
             return await self._answer(request, route)
-        if route is not None and request.method == hdrs.METH_OPTIONS and self._cors.is_preflight(request):
-            return web.Response(status=204, headers=self._cors.preflight(request))
+        if route is not None and request.method == hdrs.METH_OPTIONS and self.cors.is_preflight(request):
+            return web.Response(status=204, headers=self.cors.preflight(request))
         response = await self._answer(request, route)
-        response.headers.update(self._cors.headers(request))
+        response.headers.update(self.cors.headers(request))
         return response
 
     async def _answer(self, request: web.Request, route: _Route | None) -> web.Response:
         try:
             return await self._export(request, route)
         except Exception as error:  # noqa: BLE001  # whatever a request does, the door stays open
-            self._intake.count_refusal(error)
+            self.intake.count_refusal(error)
             return _failure(request, error)
 
     async def _export(self, request: web.Request, route: _Route | None) -> web.Response:
         if route is None:
             raise NotFoundError("nothing is served at this path")
         if request.method != hdrs.METH_POST:
-            raise MethodError("only POST is served at this path", "OPTIONS, POST" if self._cors else "POST")
-        if not self._tokens.allows(request.headers.get(hdrs.AUTHORIZATION)):
+            raise MethodError("only POST is served at this path", "OPTIONS, POST" if self.cors else "POST")
+        if not self.tokens.allows(request.headers.get(hdrs.AUTHORIZATION)):
             raise UnauthenticatedError("a bearer token that is known here is required")
         if request.content_type not in (_PROTOBUF, _JSON):
             raise UnsupportedError(f"content type must be {_PROTOBUF} or {_JSON}")
-        body = await read_body(request, self._max_bytes)
+        body = await read_body(request, self.max_bytes)
         if request.content_type == _PROTOBUF:
             return web.Response(body=await route.export(body), content_type=_PROTOBUF)
         if len(body) > _THREAD_BYTES:

@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic_ns, time_ns
 
@@ -50,38 +51,27 @@ class NotRecordedError(UnavailableError):
     """There is no recorder for this call, for now at least: no key, or too many calls."""
 
 
+@dataclass(slots=True, eq=False)
 class Recorders:
     """The calls that are recorded now. Made by ``recording``."""
 
-    def __init__(
-        self,
-        consumer: Consumer,
-        outbox: Outbox,
-        metrics: Metrics,
-        policy: GraftPolicy,
-        peers: Mapping[str, Connect],
-        tasks: asyncio.TaskGroup,
-        timing: Timing,
-        wall: Clock,
-        steady: Clock,
-        limit: int,
-    ) -> None:
-        self._consumer = consumer
-        self._outbox = outbox
-        self._metrics = metrics
-        self._policy = policy
-        self._peers = peers
-        self._tasks = tasks
-        self._timing = timing
-        self._wall = wall
-        self._steady = steady
-        self._limit = limit
-        self._live: dict[str, Recording] = {}
-        self._starts = tuple(asyncio.Lock() for _ in range(_START_LOCKS))
-        self._ending: list[Recording] = []
-        self._kinds: Counter[str] = Counter()
-        # A third of what the lifecycle waits for a silent trace: a lost note does not end it.
-        self._alive_ns = policy.waits.idle // 3
+    consumer: Consumer
+    """Takes the head of a start."""
+    outbox: Outbox
+    """Takes what recorders hear."""
+    metrics: Metrics
+    policy: GraftPolicy
+    peers: Mapping[str, Connect]
+    """By project."""
+    tasks: asyncio.TaskGroup
+    timing: Timing
+    wall: Clock
+    steady: Clock
+    limit: int
+    _live: dict[str, Recording] = field(default_factory=dict)
+    _ending: list[Recording] = field(default_factory=list)
+    _kinds: Counter[str] = field(default_factory=Counter)
+    _starts: Sequence[asyncio.Lock] = field(default_factory=lambda: [asyncio.Lock() for _ in range(_START_LOCKS)])
 
     def __len__(self) -> int:
         return len(self._live)
@@ -105,7 +95,7 @@ class Recorders:
         """
         if not is_call_id(call_id):
             raise RejectedError("call id is not 1 to 256 printable ASCII characters", reason="call_id")
-        connect = self._peers.get(project)
+        connect = self.peers.get(project)
         if connect is None:
             name = f"receivers.openai.projects.{project}" if project else "receivers.openai.projects"
             raise NotRecordedError(f"no api_key under {name}", retry_after=60.0, reason="no_api_key")
@@ -121,23 +111,23 @@ class Recorders:
             if events:
                 await self._announce(running, events)
             return Started.RUNNING
-        if len(self._live) >= self._limit:
-            raise NotRecordedError(f"{self._limit} calls are recorded already", reason="recorders")
+        if len(self._live) >= self.limit:
+            raise NotRecordedError(f"{self.limit} calls are recorded already", reason="recorders")
         recording = Recording(
             call_id,
-            Gathering(call_id, self._policy, beside=True),
+            Gathering(call_id, self.policy, beside=True),
             connect,
-            self._timing,
-            self._wall,
-            self._steady,
+            self.timing,
+            self.wall,
+            self.steady,
             self._count,
             self._attempted,
             lambda work: self._spawn(work, "recorder: frame"),
         )
         await self._announce(recording, [*events, {"type": STARTED}])
         self._live[call_id] = recording
-        self._metrics.recorders.inc()
-        recording.task = self._tasks.create_task(recording.listen(), name="recorder: call")
+        self.metrics.recorders.inc()
+        recording.task = self.tasks.create_task(recording.listen(), name="recorder: call")
         recording.task.add_done_callback(lambda _: self._over(recording))
         return Started.STARTED
 
@@ -155,17 +145,19 @@ class Recorders:
 
     async def tend(self) -> None:
         """Look after all recorders until cancelled."""
+        # A third of what the lifecycle waits for a silent trace: a lost note does not end it.
+        alive_ns = self.policy.waits.idle // 3
         while True:
-            await asyncio.sleep(self._timing.tick)
-            now = self._steady()
+            await asyncio.sleep(self.timing.tick)
+            now = self.steady()
             try:
                 for recording in list(self._live.values()):
                     recording.check(now)
-                    if now - recording.stored >= self._alive_ns and not recording.gathering.pending:
+                    if now - recording.stored >= alive_ns and not recording.gathering.pending:
                         recording.gathering.say({"type": ALIVE}, recording.now)
                 await self._store_beside(now)
             except Exception as error:  # noqa: BLE001  # a bug must not end the recorders, and the doors beside them
-                self._outbox.pause(now, self._timing.bug)
+                self.outbox.pause(now, self.timing.bug)
                 where = "".join(traceback.format_tb(error.__traceback__))
                 _log.error("storing recorded calls failed", extra={"error": type(error).__name__, "where": where})
             self._publish()
@@ -180,11 +172,11 @@ class Recorders:
         try:
             async with asyncio.timeout(grace_seconds):
                 while self._ending:
-                    await self._store(self._steady(), everything=True)
+                    await self._store(self.steady(), everything=True)
                     if self._ending:
-                        await asyncio.sleep(self._timing.tick)
+                        await asyncio.sleep(self.timing.tick)
         except TimeoutError:
-            self._outbox.lose(self._ending, "stopping")
+            self.outbox.lose(self._ending, "stopping")
         finally:
             self._publish()
 
@@ -199,12 +191,12 @@ class Recorders:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self._timing.tick)
-            self._outbox.put_aside(self._live.values(), self._steady())
+            await asyncio.sleep(self.timing.tick)
+            self.outbox.put_aside(self._live.values(), self.steady())
 
     async def _store(self, now: int, *, everything: bool = False) -> None:
-        await self._outbox.store([*self._ending, *self._live.values()], now, everything=everything)
-        self._ending = self._outbox.left(self._ending, now)
+        await self.outbox.store([*self._ending, *self._live.values()], now, everything=everything)
+        self._ending = self.outbox.left(self._ending, now)
 
     def _over(self, recording: Recording) -> None:
         """A recording's task has ended."""
@@ -214,39 +206,39 @@ class Recorders:
         if self._live.get(recording.call_id) is recording:
             del self._live[recording.call_id]
         self._ending.append(recording)
-        self._metrics.recorders.dec()
-        self._metrics.recorder_ends.labels(end.value).inc()
+        self.metrics.recorders.dec()
+        self.metrics.recorder_ends.labels(end.value).inc()
 
     async def _announce(self, recording: Recording, events: list[Mapping[str, object]]) -> None:
         """Add what a start brought, and return when the store has it."""
         for event in events:
             # By the recording's own gathering, for what links the head links all that follows.
             recording.gathering.say(event, recording.now)
-        self._outbox.take(recording, self._steady())
+        self.outbox.take(recording, self.steady())
         parts = list(recording.parts)
         try:
-            await self._consumer.consume(parts)
+            await self.consumer.consume(parts)
         except BaseException:
             if self._live.get(recording.call_id) is not recording:
-                self._outbox.forget(recording, parts)
+                self.outbox.forget(recording, parts)
             raise
         recording.announced = [*recording.announced, *events][-_MOST_ANNOUNCED:]
-        recording.stored = self._steady()
-        self._outbox.forget(recording, parts)
+        recording.stored = self.steady()
+        self.outbox.forget(recording, parts)
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        self._tasks.create_task(work, name=name)
+        self.tasks.create_task(work, name=name)
 
     def _count(self, name: str) -> None:
         self._kinds[kind_of(name)] += 1
 
     def _attempted(self, reply: Reply) -> None:
-        self._metrics.recorder_connects.labels(reply.value).inc()
+        self.metrics.recorder_connects.labels(reply.value).inc()
 
     def _publish(self) -> None:
         # Once a tick, for a labelled counter costs more than all else that is done for an audio delta.
         for kind, count in self._kinds.items():
-            self._metrics.guest_items.labels(Source.REALTIME.value, kind).inc(count)
+            self.metrics.guest_items.labels(Source.REALTIME.value, kind).inc(count)
         self._kinds.clear()
 
 

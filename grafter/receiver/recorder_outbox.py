@@ -6,7 +6,7 @@ the store does not take it, it is kept, within bounds, and tried again; one part
 
 import logging
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from grafter.consumer import Consumer
 from grafter.core.model import Part
@@ -35,17 +35,17 @@ class RecorderLimits:
     """A call's events are made a part at this count while the store takes none, to know their size."""
 
 
+@dataclass(slots=True, eq=False)
 class Outbox:
     """The way from recordings to the store. Times are those of the steady clock, in nanoseconds."""
 
-    def __init__(self, consumer: Consumer, metrics: Metrics, timing: Timing, limits: RecorderLimits) -> None:
-        self._consumer = consumer
-        self._metrics = metrics
-        self._timing = timing
-        self._limits = limits
-        self._waiting_bytes = 0
-        self._try_after = 0
-        self._throttle = Throttle()
+    consumer: Consumer
+    metrics: Metrics
+    timing: Timing
+    limits: RecorderLimits
+    _waiting_bytes: int = 0
+    _try_after: int = 0
+    _throttle: Throttle = field(default_factory=Throttle)
 
     async def store(self, recordings: Iterable[Recording], now: int, *, everything: bool = False) -> None:
         """Hand on what is due. Never raises for what the store does."""
@@ -97,7 +97,7 @@ class Outbox:
     def left(self, ended: Iterable[Recording], now: int) -> list[Recording]:
         """Those that are not stored yet; one that waited too long is given up."""
         waiting = [recording for recording in ended if recording.parts or recording.gathering.pending]
-        late = [one for one in waiting if now - one.stored >= self._timing.outage * SECOND]
+        late = [one for one in waiting if now - one.stored >= self.timing.outage * SECOND]
         self.lose(late, "unavailable")
         return [one for one in waiting if one not in late]
 
@@ -105,7 +105,7 @@ class Outbox:
         """Give up what is left of ended recordings."""
         for recording in ended:
             count = len(recording.parts) + recording.gathering.pending
-            self._metrics.recorder_lost_events.labels(reason).inc(count)
+            self.metrics.recorder_lost_events.labels(reason).inc(count)
             _log.error("the end of a recorded call is lost", extra={"call": recording.call_id, "reason": reason})
             self.forget(recording, list(recording.parts))
 
@@ -113,9 +113,9 @@ class Outbox:
         if not batch:
             return
         try:
-            await self._consumer.consume([part for _, part in batch])
+            await self.consumer.consume([part for _, part in batch])
         except UnavailableError as error:
-            self.pause(now, max(error.retry_after, self._timing.tick))
+            self.pause(now, max(error.retry_after, self.timing.tick))
             return
         except RejectedError as error:
             if len(batch) > 1:
@@ -125,7 +125,7 @@ class Outbox:
                 return
             recording, part = batch[0]
             _log.error("the store refused events of a call", extra={"call": recording.call_id, "reason": error.reason})
-            self._metrics.recorder_lost_events.labels("refused").inc()
+            self.metrics.recorder_lost_events.labels("refused").inc()
             self.forget(recording, [part])
             return
         for recording, part in batch:
@@ -136,19 +136,19 @@ class Outbox:
         gathering = recording.gathering
         if not gathering.pending:
             return False
-        late = now - recording.taken >= self._timing.store * SECOND
+        late = now - recording.taken >= self.timing.store * SECOND
         return late or gathering.urgent or recording.end is not None
 
     def _put_aside(self, recording: Recording, now: int) -> None:
         """The oldest is kept, for it has the call's head."""
         gathering = recording.gathering
-        if gathering.pending < self._limits.pending:
+        if gathering.pending < self.limits.pending:
             return
-        if self._waiting_bytes < self._limits.waiting_bytes:
+        if self._waiting_bytes < self.limits.waiting_bytes:
             self.take(recording, now)
             return
         count = gathering.pending
         gathering.take()
-        self._metrics.recorder_lost_events.labels("unavailable").inc(count)
+        self.metrics.recorder_lost_events.labels("unavailable").inc(count)
         if events := self._throttle.due(count=count):
             _log.error("recorded calls lose events: the store does not take them", extra={"events": events})

@@ -10,7 +10,7 @@ import random
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import aiohttp
@@ -110,78 +110,54 @@ class Timing:
     """After a failure of grafter's own, before storing is tried again."""
 
 
+@dataclass(slots=True, eq=False)
 class Recording:
     """One call. ``listen`` is to run as a task; the rest is for whoever owns that task."""
 
-    __slots__ = (
-        "_attempted",
-        "_closed",
-        "_connect",
-        "_connected",
-        "_established",
-        "_expires_at",
-        "_heard",
-        "_last_frame",
-        "_offset",
-        "_pinged",
-        "_read_kind",
-        "_socket",
-        "_spawn",
-        "_steady",
-        "_timing",
-        "announced",
-        "call_id",
-        "end",
-        "gathering",
-        "parts",
-        "stored",
-        "taken",
-        "task",
-    )
+    call_id: str
+    gathering: Gathering
+    connect: Connect
+    timing: Timing
+    wall: Clock
+    steady: Clock
+    read_kind: Callable[[str], None]
+    """Gets the type of each event."""
+    attempted: Callable[[Reply], None]
+    """Gets what each attempt to connect came to."""
+    spawn: Callable[[Coroutine[None, None, None]], None]
+    """Runs what must not be waited for."""
+    parts: list[Part] = field(default_factory=list)
+    """Taken from ``gathering`` and not stored yet."""
+    announced: list[Mapping[str, object]] = field(default_factory=list)
+    """What starts have brought of it."""
+    end: End | None = None
+    task: asyncio.Task[None] | None = None
+    stored: int = field(init=False)
+    """When something of it was stored for the last time; steady clock, as the next."""
+    taken: int = field(init=False)
+    """When something was taken for the last time."""
+    _offset: int = field(init=False)
+    _heard: int = field(init=False)
+    _connected: int = field(init=False)
+    _last_frame: int = field(init=False)
+    _expires_at: int = field(init=False)
+    _pinged: int = 0
+    _socket: Socket | None = None
+    _established: bool = False
+    _closed: End | None = None
 
-    def __init__(
-        self,
-        call_id: str,
-        gathering: Gathering,
-        connect: Connect,
-        timing: Timing,
-        wall: Clock,
-        steady: Clock,
-        read_kind: Callable[[str], None],
-        attempted: Callable[[Reply], None],
-        spawn: Callable[[Coroutine[None, None, None]], None],
-    ) -> None:
-        """``read_kind`` gets the type of each event, ``attempted`` what each attempt to connect came to; ``spawn`` runs
-        what must not be waited for."""
-        self.call_id = call_id
-        self.gathering = gathering
-        self.parts: list[Part] = []
-        """Taken from ``gathering`` and not stored yet."""
-        self.announced: list[Mapping[str, object]] = []
-        """What starts have brought of it."""
-        self.end: End | None = None
-        self.task: asyncio.Task[None] | None = None
+    def __post_init__(self) -> None:
         # Events are timed by one reading of the wall clock and a clock that only goes forward, so that no step of the
         # wall clock stretches a turn or turns two events round.
-        self._steady = steady
-        self._offset = wall() - steady()
-        self.stored = self.taken = self._heard = self._connected = self._last_frame = steady()
-        """When something of it was stored, and taken, for the last time; steady clock."""
-        self._pinged = 0
-        self._connect = connect
-        self._timing = timing
-        self._read_kind = read_kind
-        self._attempted = attempted
-        self._spawn = spawn
-        self._socket: Socket | None = None
-        self._established = False
-        self._closed: End | None = None
+        now = self.steady()
+        self._offset = self.wall() - now
+        self.stored = self.taken = self._heard = self._connected = self._last_frame = now
         self._expires_at = self.now + _FARTHEST_EXPIRY_NS
 
     @property
     def now(self) -> UnixNano:
         """The moment, as events are timed."""
-        return UnixNano(self._steady() + self._offset)
+        return UnixNano(self.steady() + self._offset)
 
     def finish(self, end: End) -> None:
         """End it from outside; the first end counts."""
@@ -194,7 +170,7 @@ class Recording:
         """End it where its time is over, and see to it that a dead socket is noticed. ``now`` is the steady clock."""
         if self.end is not None:
             return
-        timing = self._timing
+        timing = self.timing
         if now + self._offset >= self._expires_at + _ns(timing.expiry_grace):
             self.finish(End.EXPIRED)
         elif self._socket is not None:
@@ -202,10 +178,10 @@ class Recording:
                 self.finish(End.SILENCE)
             elif now - self._last_frame >= _ns(2 * timing.ping):
                 self._last_frame = now
-                self._spawn(self._close(self._socket))
+                self.spawn(self._close(self._socket))
             elif now - max(self._last_frame, self._pinged) >= _ns(timing.ping):
                 self._pinged = now
-                self._spawn(self._ping(self._socket))
+                self.spawn(self._ping(self._socket))
 
     async def listen(self) -> None:
         """Listen until the call is over, or is known to be out of reach; ``end`` says which. Never raises."""
@@ -222,8 +198,8 @@ class Recording:
     async def _listen(self) -> End:
         failures = 0
         while True:
-            answer = await self._connect(self.call_id)
-            self._attempted(answer.reply)
+            answer = await self.connect(self.call_id)
+            self.attempted(answer.reply)
             if answer.socket is not None:
                 code = await self._read(answer.socket)
                 if self._closed is not None:
@@ -235,7 +211,7 @@ class Recording:
                     return End.CLOSE
                 else:
                     _log.info("recorder lost its connection", extra={"call": self.call_id, "code": code})
-                if self._heard - self._connected >= _ns(self._timing.steady):
+                if self._heard - self._connected >= _ns(self.timing.steady):
                     # One that breaks as soon as it is there, whatever it shows first, is no better than none.
                     failures = 0
             end, seconds = self._wait_after(answer, failures)
@@ -246,8 +222,8 @@ class Recording:
 
     def _wait_after(self, answer: Answer, failures: int) -> tuple[End | None, float]:
         """The end, or seconds until another attempt makes sense."""
-        timing = self._timing
-        waited = (self._steady() - self._heard) / SECOND
+        timing = self.timing
+        waited = (self.steady() - self._heard) / SECOND
         limit, retry = timing.outage, timing.retry
         gone = End.DISCONNECT
         match answer.reply:
@@ -286,8 +262,8 @@ class Recording:
         receive, add, read_kind, steady, offset = (
             socket.receive,
             self.gathering.add,
-            self._read_kind,
-            self._steady,
+            self.read_kind,
+            self.steady,
             self._offset,
         )
         self._socket = socket

@@ -11,7 +11,7 @@ import random
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from time import time_ns
 
 from grafter.consumer import Consumer
@@ -48,42 +48,31 @@ class _LostError(Exception):
     """The task is somebody else's by now."""
 
 
+@dataclass(slots=True, eq=False)
 class PullRequests:
     """Where pulls are asked for. Made by ``pulling``."""
 
-    def __init__(
-        self,
-        tasks: asyncio.TaskGroup,
-        store: TaskStore,
-        pollers: Mapping[str, SessionPoller],
-        metrics: Metrics,
-        *,
-        kind: str,
-        default: str,
-        remember: int,
-        clock: Callable[[], int],
-        retry: RetryPolicy,
-        tick_seconds: float,
-    ) -> None:
-        self._tasks = tasks
-        self._store = store
-        self._pollers = pollers
-        self._metrics = metrics
-        self._kind = kind
-        self._default = default
-        self._remember = remember
-        self._clock = clock
-        self._retry = retry
-        self._tick_seconds = tick_seconds
-        self._wake = asyncio.Event()
-        self._running: dict[asyncio.Task[None], Task] = {}
-        self._waiters: dict[str, list[asyncio.Future[Pulled]]] = {}
-        self._asked: dict[str, float] = {}
-        """Sessions that somebody here waits for and that were not polled here since: when they were asked for."""
-        self._paused: dict[str, int] = {}
-        """Projects that OpenAI asked to wait for, or that give no answer, and until when."""
-        self._warnings = Throttle(_SECONDS_BETWEEN_WARNINGS)
-        self._store_away = Throttle()
+    tasks: asyncio.TaskGroup
+    store: TaskStore
+    pollers: Mapping[str, SessionPoller]
+    """By project, of those that have a key."""
+    metrics: Metrics
+    kind: str
+    default: str
+    remember: int
+    """For how long after its event a session is read; nanoseconds."""
+    clock: Callable[[], int]
+    retry: RetryPolicy
+    tick_seconds: float
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _running: dict[asyncio.Task[None], Task] = field(default_factory=dict)
+    _waiters: dict[str, list[asyncio.Future[Pulled]]] = field(default_factory=dict)
+    _asked: dict[str, float] = field(default_factory=dict)
+    """Sessions that somebody here waits for and that were not polled here since: when they were asked for."""
+    _paused: dict[str, int] = field(default_factory=dict)
+    """Projects that OpenAI asked to wait for, or that give no answer, and until when."""
+    _warnings: Throttle = field(default_factory=lambda: Throttle(_SECONDS_BETWEEN_WARNINGS))
+    _store_away: Throttle = field(default_factory=Throttle)
 
     async def idle(self) -> None:
         """Return when no session is being read."""
@@ -97,13 +86,13 @@ class PullRequests:
         Raises RejectedError for what is no session id, UnavailableError when the store does not take it.
         """
         project = self._named(session_id, project)
-        if project not in self._pollers:
-            self._metrics.session_polls.labels("no_key").inc()
+        if project not in self.pollers:
+            self.metrics.session_polls.labels("no_key").inc()
             self._warn(project, "no_key", "a session's traces are not fetched: the project has no api_key")
             return
-        now = UnixNano(self._clock())
+        now = UnixNano(self.clock())
         name = f"{project}/{session_id}"
-        await self._store.put_tasks([Task(self._kind, name, now)], now)
+        await self.store.put_tasks([Task(self.kind, name, now)], now)
         if name in self._waiters:
             self._asked[name] = asyncio.get_running_loop().time()
         self._wake.set()
@@ -115,7 +104,7 @@ class PullRequests:
         be read. A caller that does not want to wait any longer may be cancelled; the pull goes on.
         """
         project = self._named(session_id, project)
-        if project not in self._pollers:
+        if project not in self.pollers:
             raise UnavailableError(
                 f"no api_key under receivers.openai.projects.{project}", retry_after=60.0, reason="no_api_key"
             )
@@ -124,11 +113,11 @@ class PullRequests:
         self._waiters.setdefault(name, []).append(waiter)
         try:
             await self.request(session_id, project)
-            task = await self._store.find_task(self._kind, name)
+            task = await self.store.find_task(self.kind, name)
             # What is read of an event that was put later answers this one too.
-            asked = self._clock() if task is None else task.put_at
+            asked = self.clock() if task is None else task.put_at
             while not waiter.done():
-                await asyncio.wait([waiter], timeout=self._tick_seconds)
+                await asyncio.wait([waiter], timeout=self.tick_seconds)
                 pulled = None if waiter.done() else await self._answered(name, asked)
                 if pulled is not None:
                     return pulled
@@ -147,7 +136,7 @@ class PullRequests:
         Raises UpstreamError as ``pull`` does.
         """
         try:
-            task = await self._store.find_task(self._kind, name)
+            task = await self.store.find_task(self.kind, name)
         except UnavailableError as error:
             _log.warning("the store is not available: %s", error)
             return None
@@ -158,7 +147,7 @@ class PullRequests:
             raise RejectedError(
                 "session id is not 1 to 256 letters, digits, underscores and hyphens", reason="session_id"
             )
-        return project or self._default
+        return project or self.default
 
     async def claim_forever(self) -> None:
         """Do what is due; a task of its own."""
@@ -168,8 +157,8 @@ class PullRequests:
             if free:
                 try:
                     await self._ask_for_waiters()
-                    for task in await self._store.claim_tasks(self._kind, UnixNano(self._clock()), free):
-                        work = self._tasks.create_task(self._work(task), name="sessions.poll")
+                    for task in await self.store.claim_tasks(self.kind, UnixNano(self.clock()), free):
+                        work = self.tasks.create_task(self._work(task), name="sessions.poll")
                         self._running[work] = task
                         work.add_done_callback(self._done)
                 except UnavailableError as error:
@@ -177,7 +166,7 @@ class PullRequests:
                 except Exception:  # noqa: BLE001  # a bug in one round must not end the reading for ever
                     _log.exception("claiming sessions that are due failed")
             try:
-                async with asyncio.timeout(self._tick_seconds):
+                async with asyncio.timeout(self.tick_seconds):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -188,10 +177,10 @@ class PullRequests:
         running = {task.name for task in self._running.values()}
         self._asked = {name: at for name, at in self._asked.items() if name in self._waiters}
         for name, at in list(self._asked.items()):
-            if name not in running and now - at >= self._tick_seconds:
+            if name not in running and now - at >= self.tick_seconds:
                 self._asked[name] = now
-                moment = UnixNano(self._clock())
-                await self._store.put_tasks([Task(self._kind, name, moment)], moment)
+                moment = UnixNano(self.clock())
+                await self.store.put_tasks([Task(self.kind, name, moment)], moment)
 
     def _done(self, work: asyncio.Task[None]) -> None:
         self._running.pop(work, None)
@@ -203,7 +192,7 @@ class PullRequests:
             await asyncio.sleep(seconds)
             if self._running:
                 try:
-                    await self._store.renew_tasks(list(self._running.values()), UnixNano(self._clock()))
+                    await self.store.renew_tasks(list(self._running.values()), UnixNano(self.clock()))
                 except UnavailableError as error:
                     self._store_is_away(error)
 
@@ -230,7 +219,7 @@ class PullRequests:
             progress = progress.heard(task.put_at)
         try:
             if progress.over:
-                await self._store.end_task(task)
+                await self.store.end_task(task)
                 return
             await self._poll(task, progress, waiters)
         except _LostError:
@@ -247,9 +236,9 @@ class PullRequests:
 
     async def _poll(self, task: Task, progress: Progress, waiters: list[asyncio.Future[Pulled]]) -> None:
         project, _, session_id = task.name.rpartition("/")
-        poller = self._pollers.get(project)
+        poller = self.pollers.get(project)
         paused = self._paused.get(project, 0)
-        if paused > self._clock():
+        if paused > self.clock():
             self._put_back(task, waiters)
             await self._give_back(task, progress, paused)
             return
@@ -262,7 +251,7 @@ class PullRequests:
 
         async def save(reached: Progress) -> None:
             nonlocal saved
-            if not await self._store.update_task(replace(task, blob=reached.encode()), keep=True):
+            if not await self.store.update_task(replace(task, blob=reached.encode()), keep=True):
                 raise _LostError
             saved = reached
 
@@ -278,11 +267,11 @@ class PullRequests:
         project, _, session_id = task.name.rpartition("/")
         answer = poll.answer
         if answer.reply is Reply.OK:
-            self._metrics.session_polls.labels("new" if poll.traces else "nothing").inc()
+            self.metrics.session_polls.labels("new" if poll.traces else "nothing").inc()
             if poll.malformed:
                 self._warn(project, "malformed", "a session's metadata names its trace in a form that cannot be read")
             progress = poll.progress.answering(Reply.OK, poll.skipped, linked=poll.linked)
-            next_look = progress.next_look(self._clock(), self._remember)
+            next_look = progress.next_look(self.clock(), self.remember)
             if next_look is None:
                 await self._end(task, progress)
             else:
@@ -292,7 +281,7 @@ class PullRequests:
                 if not waiter.done():
                     waiter.set_result(pulled)
             return
-        self._metrics.session_polls.labels(answer.reply.value).inc()
+        self.metrics.session_polls.labels(answer.reply.value).inc()
         if answer.reply in _LATER:
             self._put_back(task, waiters)
             progress = poll.progress.failed()
@@ -301,7 +290,7 @@ class PullRequests:
                 if answer.reply is Reply.FAILED:
                     # It takes long to hear nothing: one project's sessions must not take every place for that.
                     wait = min(wait, _MOST_SECONDS_SILENT)
-                self._paused[project] = self._clock() + int(wait * SECOND)
+                self._paused[project] = self.clock() + int(wait * SECOND)
             await self._again(task, progress, answer.retry_after)
             return
         message = message_of(answer.reply)
@@ -315,31 +304,31 @@ class PullRequests:
 
     async def _again(self, task: Task, progress: Progress, asked: float) -> None:
         """Give it back until another attempt makes sense, or end it when its time is over."""
-        due = self._clock() + int(self._wait(progress, asked) * SECOND)
+        due = self.clock() + int(self._wait(progress, asked) * SECOND)
         try:
-            if due > progress.event + self._remember:
-                await self._store.end_task(task)
+            if due > progress.event + self.remember:
+                await self.store.end_task(task)
             else:
                 await self._give_back(task, progress, due)
         except UnavailableError as error:
             self._store_is_away(error)
 
     async def _give_back(self, task: Task, progress: Progress, due: int) -> None:
-        await self._store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()))
+        await self.store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()))
 
     async def _end(self, task: Task, progress: Progress) -> None:
         """Nothing is left to do. What its last event came to stays for as long as whoever asked elsewhere may need to
         read it, unless it was there before."""
         known = Progress.decode(task.blob).answered
         if known is not None and known.event == progress.event:
-            await self._store.end_task(task)
+            await self.store.end_task(task)
         else:
-            await self._give_back(task, progress.done(), self._clock() + _ANSWER_KEPT_NS)
+            await self._give_back(task, progress.done(), self.clock() + _ANSWER_KEPT_NS)
 
     async def _ask_again(self, task: Task) -> None:
-        now = UnixNano(self._clock())
+        now = UnixNano(self.clock())
         try:
-            await self._store.put_tasks([Task(self._kind, task.name, now)], now)
+            await self.store.put_tasks([Task(self.kind, task.name, now)], now)
         except UnavailableError as error:
             self._store_is_away(error)
         self._asked[task.name] = asyncio.get_running_loop().time()
@@ -353,7 +342,7 @@ class PullRequests:
         return bool(left)
 
     def _wait(self, progress: Progress, asked: float) -> float:
-        return self._retry.wait(progress.failures, random.random(), asked)
+        return self.retry.wait(progress.failures, random.random(), asked)
 
     def _store_is_away(self, error: UnavailableError) -> None:
         if self._store_away.due():

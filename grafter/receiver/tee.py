@@ -86,42 +86,34 @@ class _Offer:
     size: int
 
 
+@dataclass(slots=True, eq=False)
 class Tee:
     """Where the door puts stored items. Made by ``teeing``."""
 
-    def __init__(
-        self,
-        api: OpenAIApi,
-        tasks: asyncio.TaskGroup,
-        endpoint: str,
-        api_key: str | None,
-        metrics: Metrics,
-        max_queued_bytes: int,
-        max_queued_items: int,
-        retry: RetryPolicy,
-        attempts: int,
-    ) -> None:
-        self._api = api
-        self._tasks = tasks
-        self._endpoint = endpoint
-        self._own = _Caller(f"Bearer {api_key}") if api_key else None
-        self._metrics = metrics
-        self._max_bytes = max_queued_bytes
-        self._max_items = max_queued_items
-        self._retry = retry
-        self._attempts = attempts
-        self._offers: deque[_Offer] = deque()
-        self._offered = asyncio.Event()
-        self._lanes: dict[_Caller, deque[bytes]] = {}
-        self._requests = asyncio.Semaphore(_MAX_REQUESTS_AT_ONCE)
-        self._running: set[asyncio.Task[None]] = set()
-        self._closed = False
-        # Offered and not settled yet, wherever they are.
-        self._items = 0
-        self._bytes = 0
-        self._idle = asyncio.Event()
+    api: OpenAIApi
+    tasks: asyncio.TaskGroup
+    endpoint: str
+    own: _Caller | None
+    """In whose name all is sent; None: in the name of whoever brought it."""
+    metrics: Metrics
+    max_bytes: int
+    max_items: int
+    retry: RetryPolicy
+    attempts: int
+    _offers: deque[_Offer] = field(default_factory=deque)
+    _offered: asyncio.Event = field(default_factory=asyncio.Event)
+    _lanes: dict[_Caller, deque[bytes]] = field(default_factory=dict)
+    _requests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_REQUESTS_AT_ONCE))
+    _running: set[asyncio.Task[None]] = field(default_factory=set)
+    _throttle: Throttle = field(default_factory=Throttle)
+    _closed: bool = False
+    _items: int = 0
+    """Offered and not settled yet, wherever they are; so are the bytes."""
+    _bytes: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
         self._idle.set()
-        self._throttle = Throttle()
         self._start(self._clean_offers(), "tee: clean")
 
     def offer(self, items: Sequence[object], headers: Mapping[str, str], *, size: int | None = None) -> None:
@@ -136,12 +128,12 @@ class Tee:
             return
         if size is None:
             size = count * _ASSUMED_ITEM_BYTES
-        caller = self._own or _caller(headers)
+        caller = self.own or _caller(headers)
         if caller is None:
             self._count(DROPPED_REFUSED, count, "the request had no Authorization to send it on with")
         elif self._closed:
             self._count(DROPPED_FAILED, count, "stopping")
-        elif self._bytes + size > self._max_bytes or self._items + count > self._max_items:
+        elif self._bytes + size > self.max_bytes or self._items + count > self.max_items:
             self._count(DROPPED_FULL, count, "the queue is full")
         else:
             self._items += count
@@ -211,12 +203,12 @@ class Tee:
         while batch:
             body = b'{"data":[' + b",".join(batch) + b"]}"
             async with self._requests:
-                answer = await self._api.post(self._endpoint, body, caller.headers())
+                answer = await self.api.post(self.endpoint, body, caller.headers())
             outcome = _outcome(answer)
             if outcome is None:
                 failures += 1
-                if failures < self._attempts:
-                    await asyncio.sleep(self._retry.wait(failures, random.random(), answer.retry_after))
+                if failures < self.attempts:
+                    await asyncio.sleep(self.retry.wait(failures, random.random(), answer.retry_after))
                     continue
                 outcome = DROPPED_FAILED
             item = _named_item(answer.body) if outcome == DROPPED_REFUSED else None
@@ -239,7 +231,7 @@ class Tee:
             self._idle.set()
 
     def _count(self, outcome: str, items: int, reason: str) -> None:
-        self._metrics.tee_items.labels(outcome).inc(items)
+        self.metrics.tee_items.labels(outcome).inc(items)
         if outcome != SENT:
             self._warn(self._throttle.due(count=items), reason)
 
@@ -248,7 +240,7 @@ class Tee:
             _log.warning("tee dropped items", extra={"items": items, "reason": reason})
 
     def _start(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = self._tasks.create_task(work, name=name)
+        task = self.tasks.create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -275,7 +267,8 @@ async def teeing(
         openai_api(endpoint, {}, timeout=_TIMEOUT, connections=_MAX_REQUESTS_AT_ONCE) as api,
         task_group() as tasks,
     ):
-        tee = Tee(api, tasks, endpoint, api_key, metrics, max_queued_bytes, max_queued_items, retry, attempts)
+        own = _Caller(f"Bearer {api_key}") if api_key else None
+        tee = Tee(api, tasks, endpoint, own, metrics, max_queued_bytes, max_queued_items, retry, attempts)
         try:
             yield tee
         finally:

@@ -9,7 +9,7 @@ be stored now with 503, for the sender tries again by itself.
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
@@ -99,32 +99,23 @@ def webhook_routes(
     return [web.post(_PATH, openai_endpoint(webhooks.handle, metrics, TRANSPORT))]
 
 
+@dataclass(slots=True, eq=False)
 class _Webhooks:
-    def __init__(
-        self,
-        sinks: WebhookSinks,
-        signatures: Signatures,
-        metrics: Metrics,
-        policy: GraftPolicy,
-        clock: Callable[[], int],
-        limits: WebhookLimits,
-    ) -> None:
-        self._sinks = sinks
-        self._signatures = signatures
-        self._metrics = metrics
-        self._policy = policy
-        self._clock = clock
-        self._limits = limits
-        self._remember_ns = max(_REMEMBER_NS, 2 * signatures.tolerance_ns)
-        self._late: set[asyncio.Future[bool]] = set()
+    sinks: WebhookSinks
+    signatures: Signatures
+    metrics: Metrics
+    policy: GraftPolicy
+    clock: Callable[[], int]
+    limits: WebhookLimits
+    _late: set[asyncio.Future[bool]] = field(default_factory=set)
 
     async def handle(self, request: web.Request) -> Answered:
         """See ``outcomes.Handle``."""
-        if not self._signatures:
+        if not self.signatures:
             raise NotFoundError("no webhook_secrets under receivers.openai.projects: no webhook is taken")
         # The moment of arrival: a large body takes its time.
-        now = UnixNano(self._clock())
-        signed = self._signatures.read(request.headers, now)
+        now = UnixNano(self.clock())
+        signed = self.signatures.read(request.headers, now)
         if content_encoding(request.headers.getall("Content-Encoding", ())) != "identity":
             raise UnsupportedError("a webhook is taken as it was signed, without a content encoding")
         body = await self._body(request)
@@ -138,21 +129,19 @@ class _Webhooks:
 
     async def _body(self, request: web.Request) -> bytes:
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                return await read_body(request, self._limits.body_bytes)
+            async with asyncio.timeout(self.limits.body_seconds):
+                return await read_body(request, self.limits.body_bytes)
         except TimeoutError:
-            raise RejectedError(
-                f"the body took more than {self._limits.body_seconds:g} s", reason="truncated"
-            ) from None
+            raise RejectedError(f"the body took more than {self.limits.body_seconds:g} s", reason="truncated") from None
 
     def _read(self, signed: Signed, body: bytes) -> tuple[str, Delivery, Intake]:
         """The project that it is of, and what is in it. Raises RejectedError."""
-        project = self._signatures.project(signed, body)
+        project = self.signatures.project(signed, body)
         try:
-            delivery = read_delivery(body, self._policy.redact.secret)
+            delivery = read_delivery(body, self.policy.redact.secret)
         except ValueError as error:
             raise RejectedError(str(error), reason="junk" if isinstance(error, JunkError) else "json") from error
-        return project, delivery, read_items(delivery.items, Source.WEBHOOK, self._policy)
+        return project, delivery, read_items(delivery.items, Source.WEBHOOK, self.policy)
 
     async def _store(self, project: str, signed: Signed, delivery: Delivery, intake: Intake, now: UnixNano) -> bool:
         """Hand the delivery on; False when it came before. Raises UnavailableError, RejectedError."""
@@ -162,7 +151,7 @@ class _Webhooks:
             return True
         # Not ended with the wait: what the store has taken by then it keeps, and it is to be counted when it has.
         work = asyncio.ensure_future(self._hand_on(project, signed, delivery, intake, now))
-        done, _ = await asyncio.wait({work}, timeout=self._limits.store_seconds)
+        done, _ = await asyncio.wait({work}, timeout=self.limits.store_seconds)
         if not done:
             self._leave(work)
             raise UnavailableError("the store did not answer in time", reason="slow")
@@ -170,21 +159,22 @@ class _Webhooks:
 
     async def _hand_on(self, project: str, signed: Signed, delivery: Delivery, intake: Intake, now: UnixNano) -> bool:
         # One project's ids say nothing of another's.
-        mark = Mark(f"webhook {project} {signed.id}", self._remember_ns)
+        remember_ns = max(_REMEMBER_NS, 2 * self.signatures.tolerance_ns)
+        mark = Mark(f"webhook {project} {signed.id}", remember_ns)
         calls = {f"call {project} {call_id}": call for call_id, call in delivery.calls.items()}
-        seen, *known = await self._sinks.store.seen([mark.id, *calls], now)
+        seen, *known = await self.sinks.store.seen([mark.id, *calls], now)
         if seen:
             return False
         new = [call for call, one in zip(calls.values(), known, strict=True) if not one]
         # Of a call that is known too: what one event of it left open, another may say.
-        await self._sinks.store.note_calls(
+        await self.sinks.store.note_calls(
             [CallNote(call.call_id, now, call.caller, call.callee, call.traceparent) for call in calls.values()], now
         )
         notes = [await self._incoming(call, project, now) for call in new]
         await self._pull(delivery, project)
         parts = [*intake.parts, *(note for note in notes if note is not None)]
         # Last, for these marks say that all of it is done.
-        await self._sinks.consumer.consume(parts, [mark, *(Mark(name, _REMEMBER_NS) for name in calls)])
+        await self.sinks.consumer.consume(parts, [mark, *(Mark(name, _REMEMBER_NS) for name in calls)])
         self._count(delivery, intake)
         return True
 
@@ -194,15 +184,15 @@ class _Webhooks:
         work.add_done_callback(self._late.discard)
         # The sender was asked to come again, whatever it raises.
         work.add_done_callback(lambda work: work.cancelled() or work.exception())
-        if len(self._late) > self._limits.late:
+        if len(self._late) > self.limits.late:
             work.cancel()
 
     async def _pull(self, delivery: Delivery, project: str) -> None:
-        if self._sinks.pulls is None:
+        if self.sinks.pulls is None:
             return
         for session in delivery.sessions:
             try:
-                await self._sinks.pulls.request(session, project)
+                await self.sinks.pulls.request(session, project)
             except RejectedError:
                 # It cannot be asked for under such an id, now or later.
                 delivery.kinds["session"] -= 1
@@ -210,7 +200,7 @@ class _Webhooks:
 
     async def _incoming(self, call: IncomingCall, project: str, now: UnixNano) -> Part | None:
         """Start the call's recorder where there is to be one; else what is to be remembered of the call."""
-        recorders = self._sinks.recorders
+        recorders = self.sinks.recorders
         if recorders is not None:
             try:
                 headers = [("traceparent", call.traceparent)] if call.traceparent is not None else []
@@ -219,17 +209,17 @@ class _Webhooks:
             except NotRecordedError as error:
                 # Remembered without one, for a repeat would not come in time.
                 _log.error("a call is not recorded: %s", error, extra={"call": call.call_id, "project": project})
-                self._metrics.webhook_events.labels("not_recorded").inc()
+                self.metrics.webhook_events.labels("not_recorded").inc()
         if call.traceparent is None:
             return None
-        gathering = Gathering(call.call_id, self._policy)
+        gathering = Gathering(call.call_id, self.policy)
         gathering.say({"type": SIP, "traceparent": call.traceparent}, now)
         return gathering.take()
 
     def _count(self, delivery: Delivery, intake: Intake) -> None:
         for kind, count in (+delivery.kinds).items():
-            self._metrics.webhook_events.labels(kind).inc(count)
+            self.metrics.webhook_events.labels(kind).inc(count)
         for kind, count in intake.kinds.items():
-            self._metrics.guest_items.labels(Source.WEBHOOK.value, kind).inc(count)
+            self.metrics.guest_items.labels(Source.WEBHOOK.value, kind).inc(count)
         if intake.spans:
-            self._metrics.accepted_spans.labels(OPENAI, TRANSPORT).inc(intake.spans)
+            self.metrics.accepted_spans.labels(OPENAI, TRANSPORT).inc(intake.spans)

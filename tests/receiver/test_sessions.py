@@ -272,7 +272,7 @@ async def test_who_waits_hears_also_when_the_session_was_taken_over_meanwhile(at
     """The lease of a poll ends under it (the clock jumps); the next poll has begun before the first one notices."""
     at_work.server.traces = [trace(1)]
     let, asked = asyncio.Event(), 0
-    api = at_work.pulls._pollers["default"].api
+    api = at_work.pulls.pollers["default"].api
     get = api.get
 
     async def slow(url: URL) -> Any:
