@@ -45,13 +45,13 @@ class Later:
     """Nothing in the request is wrong, but somebody must act: a wrong key, a wrong address."""
 
 
-Answer = Accepted | Refused | Later
+ExportAnswer = Accepted | Refused | Later
 
 
 class Attempt(Protocol):
     """One request to one peer."""
 
-    async def send(self, kind: Kind, body: bytes) -> Answer:
+    async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """Send one serialised Export…ServiceRequest; ends within the attempt's own timeout.
 
         Never raises for what a peer or the network does.

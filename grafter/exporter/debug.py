@@ -9,7 +9,7 @@ from typing import TextIO
 
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError
-from grafter.exporter.answer import TRACES, Accepted, Answer, Kind, Later, Refused, words
+from grafter.exporter.answer import TRACES, Accepted, ExportAnswer, Kind, Later, Refused, words
 from grafter.exporter.sending import Limits, Sending
 from grafter.exporter.tree import Verbosity, render
 from grafter.telemetry import Metrics
@@ -44,7 +44,7 @@ class DebugAttempt:
         self._stream = stream
         self._verbosity = verbosity
 
-    async def send(self, kind: Kind, body: bytes) -> Answer:
+    async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt. A stream that cannot be written to now may be so later."""
         try:
             # A terminal or a pipe may stand still for as long as it likes.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError
-from grafter.exporter.answer import TRACES, Accepted, Answer, Kind, Later, Refused
+from grafter.exporter.answer import TRACES, Accepted, ExportAnswer, Kind, Later, Refused
 from grafter.exporter.sending import Limits, Sending
 from grafter.otlp.json import trace_request_to_json
 from grafter.telemetry import Metrics
@@ -54,7 +54,7 @@ class FileAttempt:
         self._path = path
         self._fsync = fsync
 
-    async def send(self, kind: Kind, body: bytes) -> Answer:
+    async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt. A full disk or a directory that is away means later; half a line is taken back."""
         if kind != TRACES:
             return Refused(f"a file takes traces only, not {kind}")

@@ -21,7 +21,7 @@ from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError
 from grafter.exporter.answer import (
     TRACES,
-    Answer,
+    ExportAnswer,
     Kind,
     Later,
     Refused,
@@ -186,7 +186,7 @@ class HttpAttempt:
         self._compress = compress
         self._server_name = server_name
 
-    async def send(self, kind: Kind, body: bytes) -> Answer:
+    async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt."""
         if kind not in self._urls:
             return Refused(f"no endpoint for {kind}: only traces_endpoint is configured")
@@ -225,7 +225,7 @@ class HttpAttempt:
             return Later(f"connection lost: {words(str(error) or type(error).__name__)}", unknown=True)
 
 
-def answer_to(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+def answer_to(status: int, headers: Mapping[str, str], body: bytes) -> ExportAnswer:
     """What an HTTP answer means. ``headers`` are looked up by their usual names."""
     json = headers.get("Content-Type", "").partition(";")[0].strip().lower() == JSON
     if 200 <= status < 300:

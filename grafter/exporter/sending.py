@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from grafter.consumer import Batch, OutTrace, Result, Signal, Verdict
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
-from grafter.exporter.answer import TRACES, Accepted, Answer, Attempt, Kind, Later, Refused
+from grafter.exporter.answer import TRACES, Accepted, Attempt, ExportAnswer, Kind, Later, Refused
 from grafter.exporter.cut import halved, packed
 from grafter.exporter.gate import Gate, Ticket
 from grafter.logs import Throttle
@@ -149,7 +149,7 @@ class Sending:
         """Send the batch, in as many requests as the peer makes it take."""
         limits = self._limits
         fits = batch.spans <= limits.batch_spans and batch.size <= limits.batch_bytes
-        answer: Answer | None = None
+        answer: ExportAnswer | None = None
         if batch.runs is not None and fits:
             # Nearly always that is all: then no trace has to be looked at on its own.
             body = build.of_runs(batch.runs)
@@ -198,7 +198,7 @@ class Sending:
             answer = None
         return [_together(results) for results in found]
 
-    async def _try(self, kind: Kind, body: bytes, gate: Gate, ticket: Ticket, spans: int) -> Answer:
+    async def _try(self, kind: Kind, body: bytes, gate: Gate, ticket: Ticket, spans: int) -> ExportAnswer:
         """One attempt, and one or two more when it looks like a blip."""
         first = self._clock()
         for pause in (*self._pauses, None):

@@ -122,7 +122,7 @@ async def serving(
     """
     host, _ = host_and_port(endpoint)
     sockets = await listening_sockets(endpoint, share_port=share_port)
-    # aiohttp waits this long twice: for the handlers, then for those that it told that no more input comes.
+    # aiohttp waits this long twice: for the handlers, then for those to which it signalled that no more input comes.
     runner = web.AppRunner(
         app,
         auto_decompress=False,

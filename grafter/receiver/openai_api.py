@@ -83,7 +83,7 @@ class Reply(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiAnswer:
     """What one attempt came to."""
 
     reply: Reply
@@ -146,14 +146,14 @@ class OpenAIApi:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def get(self, url: URL) -> Answer:
+    async def get(self, url: URL) -> ApiAnswer:
         """The JSON at this address."""
         # A redirect would carry the key to an address that nobody configured.
         request = self._session.get(url, headers={"Accept-Encoding": "gzip"}, allow_redirects=False)
         return await _attempt(request, readable=200, limit=MAX_ANSWER_BYTES)
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """What is said to this JSON."""
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> ApiAnswer:
+        """The answer to this JSON."""
         # BytesIO: aiohttp writes it in pieces between which others get their turn.
         request = self._session.post(
             url,
@@ -163,7 +163,7 @@ class OpenAIApi:
         )
         return await _attempt(request, readable=400, limit=_MAX_COMPLAINT_BYTES)
 
-    async def connect(self, url: URL) -> Answer:
+    async def connect(self, url: URL) -> ApiAnswer:
         """A WebSocket at this address. OpenAI's take no subprotocol."""
         try:
             async with asyncio.timeout(_HANDSHAKE_SECONDS):
@@ -183,7 +183,7 @@ class OpenAIApi:
             return _answer(error.status, {})
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return _no_answer(error)
-        return Answer(Reply.CONNECTED, 101, socket=socket)
+        return ApiAnswer(Reply.CONNECTED, 101, socket=socket)
 
 
 @asynccontextmanager
@@ -257,7 +257,7 @@ async def _refuse_redirect(_session: object, _context: object, found: aiohttp.Tr
 
 async def _attempt(
     request: AbstractAsyncContextManager[aiohttp.ClientResponse], *, readable: int, limit: int
-) -> Answer:
+) -> ApiAnswer:
     """Send a request; the body is read where the status is ``readable``, and up to ``limit`` bytes."""
     try:
         async with request as response:
@@ -293,8 +293,8 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return decompress(encoding, body, limit)
 
 
-def _answer(status: int, headers: Mapping[str, str]) -> Answer:
-    return Answer(
+def _answer(status: int, headers: Mapping[str, str]) -> ApiAnswer:
+    return ApiAnswer(
         _reply(status),
         status,
         retry_after=retry_after(headers),
@@ -303,8 +303,8 @@ def _answer(status: int, headers: Mapping[str, str]) -> Answer:
     )
 
 
-def _no_answer(error: Exception) -> Answer:
-    return Answer(Reply.FAILED, final=not isinstance(error, _NETWORK), reason=f"no answer: {type(error).__name__}")
+def _no_answer(error: Exception) -> ApiAnswer:
+    return ApiAnswer(Reply.FAILED, final=not isinstance(error, _NETWORK), reason=f"no answer: {type(error).__name__}")
 
 
 def _reply(status: int) -> Reply:

@@ -27,7 +27,7 @@ _SERVICES = {
 }
 _TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
 
-# A Collector may be told to ping every 10 s, also while it sends nothing; core's default takes more than two such
+# A Collector may be set to ping every 10 s, also while it sends nothing; core's default takes more than two such
 # pings for an attack and closes the connection.
 _MIN_PING_INTERVAL_MS = 5_000
 

@@ -92,7 +92,7 @@ async def listening(
         yield port
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Door:
     """Everything between a request and its answer."""
 

@@ -34,7 +34,7 @@ class Outcome(StrEnum):
     NOT_FOUND = "not_found"
     UNAUTHENTICATED = "unauthenticated"
     UNSIGNED = "unsigned"
-    """Told apart, for it is what a wrong secret and a stranger look like."""
+    """Apart from the rest, for it is what a wrong secret and a stranger come to."""
     UNAVAILABLE = "unavailable"
     ERROR = "error"
     """A bug of grafter's."""

@@ -2,7 +2,7 @@
 
 One task a call reads its sideband (recording.py); one task for all of them looks after time and hands what they heard
 to the store (recorder_outbox.py). The rules it keeps: at most one recorder a call; a start is acknowledged only when
-the store has its head, so that the host trace stays open.
+the store has what it brings, so that the host trace stays open.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.gathering import Gathering, kind_of
 from grafter.guests.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED
-from grafter.receiver.openai_api import Account, Answer, Reply, is_call_id, openai_api, sideband_url
+from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_call_id, openai_api, sideband_url
 from grafter.receiver.recorder_outbox import Outbox, RecorderLimits
 from grafter.receiver.recording import Clock, Connect, End, Recording, Timing
 from grafter.tasks import task_group
@@ -51,12 +51,12 @@ class NotRecordedError(UnavailableError):
     """There is no recorder for this call, for now at least: no key, or too many calls."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Recorders:
     """The calls that are recorded now. Made by ``recording``."""
 
     consumer: Consumer
-    """Takes the head of a start."""
+    """Takes what a start brings."""
     outbox: Outbox
     """Takes what recorders hear."""
     metrics: Metrics
@@ -212,7 +212,7 @@ class Recorders:
     async def _announce(self, recording: Recording, events: list[Mapping[str, object]]) -> None:
         """Add what a start brought, and return when the store has it."""
         for event in events:
-            # By the recording's own gathering, for what links the head links all that follows.
+            # By the recording's own gathering, for what links its first part links all that follow.
             recording.gathering.say(event, recording.now)
         self.outbox.take(recording, self.steady())
         parts = list(recording.parts)
@@ -279,7 +279,7 @@ async def recording(
     """Recorders while the context is open; without an ``account``, or one of ``projects``, none can be started.
 
     ``account`` is the default one, ``projects`` has those that a start may name.
-    ``consumer`` takes the head of a start, ``storing`` (the same, unless given) what recorders hear: also while the
+    ``consumer`` takes what a start brings, ``storing`` (the same, unless given) what recorders hear: also while the
     context is left, when new input is refused already. On leaving, calls are no longer listened to, which is no end
     of theirs, and what was heard is stored within ``grace_seconds``.
     """
@@ -309,7 +309,7 @@ async def recording(
 async def _sideband(account: Account) -> AsyncIterator[Connect]:
     async with openai_api(account.base_url, account.headers, timeout=_TIMEOUT, connections=0) as api:
 
-        async def connect(call_id: str) -> Answer:
+        async def connect(call_id: str) -> ApiAnswer:
             return await api.connect(sideband_url(account.base_url, call_id))
 
         yield connect

@@ -35,7 +35,7 @@ class RecorderLimits:
     """A call's events are made a part at this count while the store takes none, to know their size."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Outbox:
     """The way from recordings to the store. Times are those of the steady clock, in nanoseconds."""
 
@@ -140,7 +140,7 @@ class Outbox:
         return late or gathering.urgent or recording.end is not None
 
     def _put_aside(self, recording: Recording, now: int) -> None:
-        """The oldest is kept, for it has the call's head."""
+        """The oldest is kept, for it has what began the call."""
         gathering = recording.gathering
         if gathering.pending < self.limits.pending:
             return

@@ -25,7 +25,7 @@ from grafter.guests.realtime.live.talking import ended_by
 from grafter.guests.realtime.notes import Side
 from grafter.guests.realtime.records import LIVE_IDS
 from grafter.guests.values import mapping_of
-from grafter.receiver.openai_api import Answer, Reply, Socket
+from grafter.receiver.openai_api import ApiAnswer, Reply, Socket
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ SECOND = 1_000_000_000
 
 Clock = Callable[[], int]
 """Nanoseconds."""
-Connect = Callable[[str], Awaitable[Answer]]
+Connect = Callable[[str], Awaitable[ApiAnswer]]
 """One attempt to open the sideband of a call, by its id."""
 
 # Of a close by the peer: normal, going away, and no code at all. Any other is worth a new attempt, whose answer says
@@ -110,7 +110,7 @@ class Timing:
     """After a failure of grafter's own, before storing is tried again."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Recording:
     """One call. ``listen`` is to run as a task; the rest is for whoever owns that task."""
 
@@ -206,7 +206,7 @@ class Recording:
                     return self._closed
                 if not self._established:
                     # Let in only to hear that it may not listen: no call of this kind is there, or not yet.
-                    answer = Answer(Reply.NOT_FOUND, reason="refused by an event")
+                    answer = ApiAnswer(Reply.NOT_FOUND, reason="refused by an event")
                 elif code in _CLOSED_FOR_GOOD:
                     return End.CLOSE
                 else:
@@ -220,7 +220,7 @@ class Recording:
             failures += 1
             await asyncio.sleep(seconds)
 
-    def _wait_after(self, answer: Answer, failures: int) -> tuple[End | None, float]:
+    def _wait_after(self, answer: ApiAnswer, failures: int) -> tuple[End | None, float]:
         """The end, or seconds until another attempt makes sense."""
         timing = self.timing
         waited = (self.steady() - self._heard) / SECOND
@@ -252,7 +252,7 @@ class Recording:
             return gone, 0.0
         return None, seconds
 
-    def _may_pass(self, answer: Answer) -> bool:
+    def _may_pass(self, answer: ApiAnswer) -> bool:
         """A Live session may be there all the same: nothing is written about what is answered before it is accepted."""
         return self.call_id.startswith(LIVE_IDS) and not self._established and 400 <= answer.status < 500
 

@@ -21,7 +21,7 @@ from grafter.guests.agents.intake import parse_json, usable_id
 from grafter.guests.sessions.intake import Page, Told, closing, opening, read_page, read_session
 from grafter.guests.sessions.poll_state import Progress
 from grafter.guests.values import list_of, mapping_of
-from grafter.receiver.openai_api import Account, Answer, OpenAIApi, Reply, openai_api, session_url
+from grafter.receiver.openai_api import Account, ApiAnswer, OpenAIApi, Reply, openai_api, session_url
 from grafter.receiver.outcomes import OPENAI, UpstreamError, UpstreamMissingError
 from grafter.store.base import Task
 from grafter.telemetry import Metrics
@@ -99,7 +99,7 @@ def answer_to(task: Task, asked: int) -> Pulled | None:
 class Poll:
     """What one poll came to."""
 
-    answer: Answer
+    answer: ApiAnswer
     """OK: the list was read to its end. Else what stopped it."""
     progress: Progress
     pages: int = 0
@@ -135,13 +135,13 @@ class SessionPoller:
         try:
             session = await _beside(read_session, answer.body, session_id, self.policy)
         except ValueError:
-            return Poll(Answer(Reply.MALFORMED, reason="the session is no JSON object"), progress)
+            return Poll(ApiAnswer(Reply.MALFORMED, reason="the session is no JSON object"), progress)
         progress = progress.begun(self.clock())
         if not progress.opened:
             await self.consumer.consume([opening(session, progress.run)])
             progress = replace(progress, opened=True)
         await save(progress)
-        poll = Poll(Answer(Reply.OK), progress, linked=session.link is not None, malformed=session.malformed)
+        poll = Poll(ApiAnswer(Reply.OK), progress, linked=session.link is not None, malformed=session.malformed)
         limit = PAGE
         passed = {progress.after}
         while poll.progress.reading and poll.answer.reply is Reply.OK and poll.pages < _MOST_PAGES:
@@ -158,24 +158,24 @@ class SessionPoller:
             elif answer.reply in (Reply.REFUSED, Reply.NOT_FOUND):
                 # The session is there, so it may be the cursor that OpenAI does not know any more.
                 reason = f"{answer.reason} for its traces"
-                return replace(poll, answer=Answer(Reply.REFUSED, reason=reason), progress=poll.progress.afresh())
+                return replace(poll, answer=ApiAnswer(Reply.REFUSED, reason=reason), progress=poll.progress.afresh())
             else:
                 return replace(poll, answer=answer)
             await save(poll.progress)
         return poll
 
-    async def _get(self, session_id: str, below: str = "", query: Mapping[str, str | int] | None = None) -> Answer:
+    async def _get(self, session_id: str, below: str = "", query: Mapping[str, str | int] | None = None) -> ApiAnswer:
         answer = await self.api.get(session_url(self.base_url, session_id, below, query))
         self.metrics.session_requests.labels(answer.reply.value).inc()
         return answer
 
-    async def _list(self, session_id: str, name: str, after: str, limit: int) -> Answer:
+    async def _list(self, session_id: str, name: str, after: str, limit: int) -> ApiAnswer:
         """A page of the session's list of this name, the oldest turn first, behind the turn ``after``."""
         return await self._get(
             session_id, name, {"limit": limit, "order": "asc", **({"after": after} if after else {})}
         )
 
-    async def _page(self, session: Told, progress: Progress, limit: int) -> tuple[Page | None, Answer]:
+    async def _page(self, session: Told, progress: Progress, limit: int) -> tuple[Page | None, ApiAnswer]:
         answer = await self._list(session.session_id, "traces", progress.after, limit)
         if answer.reply is not Reply.OK:
             return None, answer
@@ -183,7 +183,7 @@ class SessionPoller:
         try:
             return await _beside(read_page, answer.body, session, seen, self.policy), answer
         except ValueError:
-            return None, Answer(Reply.MALFORMED, reason="the page has no list of traces")
+            return None, ApiAnswer(Reply.MALFORMED, reason="the page has no list of traces")
 
     async def _keep(self, session: Told, poll: Poll, page: Page, passed: set[str]) -> Poll:
         """Store a page; ``passed`` are the cursors of this poll, to which the page's is added."""
@@ -210,12 +210,12 @@ class SessionPoller:
             skipped=poll.skipped + page.kinds["odd"],
         )
 
-    async def _skip(self, session_id: str, poll: Poll, why: Answer) -> Poll:
+    async def _skip(self, session_id: str, poll: Poll, why: ApiAnswer) -> Poll:
         """Go on behind a trace that cannot be read alone; only the list of turns knows its id."""
         answer = await self._list(session_id, "turns", poll.progress.after, 1)
         if answer.reply in (Reply.NOT_FOUND, Reply.REFUSED):
             # The session is there. An API without a list of turns is no reason to forget it.
-            return replace(poll, answer=Answer(Reply.REFUSED, reason=f"{answer.reason} for its turns"))
+            return replace(poll, answer=ApiAnswer(Reply.REFUSED, reason=f"{answer.reason} for its turns"))
         if answer.reply is not Reply.OK:
             return replace(poll, answer=answer)
         try:

@@ -21,7 +21,7 @@ from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.sessions.poll_state import Progress
 from grafter.logs import Throttle
-from grafter.receiver.openai_api import Account, Answer, Reply, is_session_id
+from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_session_id
 from grafter.receiver.session_poll import Poll, Pulled, SessionPoller, answer_to, message_of, pull_error, session_poller
 from grafter.store.base import Task, TaskStore
 from grafter.tasks import task_group
@@ -48,7 +48,7 @@ class _LostError(Exception):
     """The task is somebody else's by now."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class PullRequests:
     """Where pulls are asked for. Made by ``pulling``."""
 
@@ -348,7 +348,7 @@ class PullRequests:
         if self._store_away.due():
             _log.warning("the store is not available: %s", error)
 
-    def _warn(self, project: str, what: str, message: str, answer: Answer | None = None) -> None:
+    def _warn(self, project: str, what: str, message: str, answer: ApiAnswer | None = None) -> None:
         if self._warnings.due((project, what)):
             more = {} if answer is None else {"answer": answer.reason}
             _log.warning("%s", message, extra={"project": project, **more})

@@ -24,7 +24,7 @@ import orjson
 from grafter.core.retry import RetryPolicy
 from grafter.guests.agents.sanitise import sanitise
 from grafter.logs import Throttle
-from grafter.receiver.openai_api import Answer, OpenAIApi, openai_api
+from grafter.receiver.openai_api import ApiAnswer, OpenAIApi, openai_api
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 
@@ -86,7 +86,7 @@ class _Offer:
     size: int
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Tee:
     """Where the door puts stored items. Made by ``teeing``."""
 
@@ -321,7 +321,7 @@ def _batch(lane: deque[bytes]) -> list[bytes]:
     return batch
 
 
-def _outcome(answer: Answer) -> str | None:
+def _outcome(answer: ApiAnswer) -> str | None:
     """What the SDK would make of this answer: SENT, DROPPED_REFUSED, or None: worth another attempt.
 
     DROPPED_FAILED where it could not be sent at all, such as with a header that HTTP cannot say.

@@ -99,7 +99,7 @@ def webhook_routes(
     return [web.post(_PATH, openai_endpoint(webhooks.handle, metrics, TRANSPORT))]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class _Webhooks:
     sinks: WebhookSinks
     signatures: Signatures

@@ -54,7 +54,7 @@ class _Worker:
     report: Report = field(default_factory=Report)
     """The latest."""
     held: Held | None = None
-    """What it said last of the store, in an earlier life too: until another is in its place that is held for it."""
+    """What it last reported of the store, in an earlier life too: until another is in its place that is held for it."""
     asked: list[asyncio.Future[None]] = field(default_factory=list)
     """Who waits for its next report."""
     trouble: str = ""
