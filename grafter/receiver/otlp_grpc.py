@@ -29,7 +29,7 @@ _TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
 
 # A Collector may be set to ping every 10 s, also while it sends nothing; core's default takes more than two such
 # pings for an attack and closes the connection.
-_MIN_PING_INTERVAL_MS = 5_000
+MIN_PING_SECONDS = 5.0
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
@@ -49,11 +49,13 @@ async def listening(
     pass_through: PassThrough | None = None,
     signals: frozenset[Signal] = frozenset(),
     share_port: bool = False,
+    min_ping_seconds: float = MIN_PING_SECONDS,
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
     Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are UNIMPLEMENTED.
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
+    A client that pings more often than every ``min_ping_seconds`` while it sends nothing loses its connection.
     On leaving, new requests are refused at once and those in flight are waited for up to ``grace_seconds``.
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
     """
@@ -72,7 +74,8 @@ async def listening(
             # Otherwise a second process would silently share the port.
             ("grpc.so_reuseport", int(share_port)),
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+            # Core's header calls it MIN_RECV_PING_INTERVAL; its name has no "recv", and an unknown one is ignored.
+            ("grpc.http2.min_ping_interval_without_data_ms", round(min_ping_seconds * 1000)),
         ]
     )
     allowed = Tokens(tokens) if tokens else None
