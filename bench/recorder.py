@@ -26,8 +26,8 @@ from bench.__main__ import free_port, listening, process
 from grafter.consumer import Consumer
 from grafter.core.model import Mark, Part
 from grafter.core.policy import GraftPolicy
+from grafter.receiver.openai_api import Account
 from grafter.receiver.recorder import recording
-from grafter.receiver.sideband import Account
 from grafter.telemetry import Metrics
 
 CALLS, RATE, SECONDS = 500, 50, 15

@@ -6,6 +6,8 @@ Data stands in ``extra``; payloads and keys stand nowhere.
 import json
 import logging
 import sys
+from collections.abc import Callable, Hashable
+from time import monotonic
 from typing import TextIO
 
 # What a LogRecord has of its own; everything else came by ``extra``.
@@ -47,3 +49,29 @@ def configure(level: str, encoding: str, stream: TextIO | None = None) -> None:
     # Libraries speak up from warnings on, unless somebody debugs.
     for library in ("aiohttp", "asyncio", "grpc"):
         logging.getLogger(library).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+
+
+class Throttle:
+    """Lets one line a minute through for each thing that goes on going wrong, so that it does not fill the log as well.
+
+    ``clock`` gives seconds; keys must be few.
+    """
+
+    def __init__(self, seconds: float = 60.0, clock: Callable[[], float] = monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._counts: dict[Hashable, int] = {}
+        self._next: dict[Hashable, float] = {}
+
+    def due(self, key: Hashable = None, count: int = 1) -> int:
+        """Count what happened under ``key``: all of it since the last line when another may be written, else 0."""
+        self._counts[key] = self._counts.get(key, 0) + count
+        now = self._clock()
+        if now < self._next.get(key, now):
+            return 0
+        self._next[key] = now + self._seconds
+        return self._counts.pop(key)
+
+    def rest(self, key: Hashable = None) -> int:
+        """What happened under ``key`` and was not let through; for a last line."""
+        return self._counts.pop(key, 0)

@@ -62,7 +62,7 @@ class MemoryGuard(Consumer):
         await self._consumer.consume(parts, marks)
 
     def check(self) -> None:
-        """Look at the memory in use now."""
+        """Compare the memory in use now with the limit."""
         used = self._resident()
         if (used > self._limit) != self._short:
             self._short = not self._short
@@ -79,7 +79,7 @@ async def guarding(
     resident: Callable[[], int] = resident_bytes,
     check_seconds: float = _CHECK_SECONDS,
 ) -> AsyncIterator[MemoryGuard]:
-    """A guard that looks by itself every ``check_seconds``; ``limit`` in bytes."""
+    """A guard that checks by itself every ``check_seconds``; ``limit`` in bytes."""
     guard = MemoryGuard(consumer, limit, resident)
 
     async def watch() -> None:

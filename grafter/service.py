@@ -31,7 +31,7 @@ from grafter.process import collecting_garbage, end_by, failure_line, stop_signa
 from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
 from grafter.receiver.config import Surroundings
-from grafter.receiver.http_common import serving
+from grafter.receiver.http_server import serving
 from grafter.store.base import Share
 from grafter.store.config import trouble
 from grafter.telemetry import Held, HeldFor, Metrics

@@ -5,7 +5,8 @@ out + dead + dropped + merged, for each exporter. Labels are few and bounded: a 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -63,8 +64,8 @@ class Metrics:
         self.session_requests = counter(
             "grafter_session_requests", "Requests to OpenAI's Agents API, by what came of them.", "outcome"
         )
-        self.session_looks = counter(
-            "grafter_session_looks", "Looks at hosted sessions, by what came of them.", "outcome"
+        self.session_polls = counter(
+            "grafter_session_looks", "Polls of hosted sessions, by what came of them.", "outcome"
         )
         self.released_traces = counter("grafter_released_traces", "Traces released.", "reason")
         self.grafted_spans = counter("grafter_grafted_spans", "Guest spans hung under a host trace.", "source", "match")
@@ -120,22 +121,65 @@ class HeldFor:
     oldest_seconds: float
 
 
+def _first(values: Sequence[float]) -> float:
+    """Of what each process that shares a store says alike."""
+    return values[0]
+
+
+def _shown(
+    name: str,
+    meaning: str,
+    joined: Callable[[Sequence[float]], float] = _first,
+    family: type[GaugeMetricFamily | CounterMetricFamily] = GaugeMetricFamily,
+) -> dict[str, object]:
+    """How a field of Held is shown, and what the workers' values are together."""
+    return {"joined": joined, "family": partial(family, f"grafter_{name}", meaning)}
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the gauges show; plain numbers, so that this room needs no other."""
+    """The gauges of what is held, in one table; plain numbers, so that this room needs no other."""
 
-    traces: int
-    spans: int
-    bytes: int
-    limit_bytes: int
-    disk_bytes: int
-    oldest_seconds: float
-    remembered: int
-    store_up: bool
-    unreadable: int = 0
-    taken_over_spans: int = 0
-    handed_over_spans: int = 0
+    traces: int = field(metadata=_shown("held_traces", "Keys held now.", sum))
+    spans: int = field(metadata=_shown("held_spans", "Spans held now.", sum))
+    bytes: int = field(metadata=_shown("held_bytes", "Live payload bytes held now.", sum))
+    limit_bytes: int = field(metadata=_shown("store_limit_bytes", "Live bytes past which parts are refused."))
+    disk_bytes: int = field(metadata=_shown("store_bytes", "Bytes that the store takes, dead ones included."))
+    oldest_seconds: float = field(metadata=_shown("oldest_held_seconds", "Age of the oldest part held.", max))
+    remembered: int = field(metadata=_shown("remembered_traces", "Released traces that late parts still find."))
+    store_up: bool = field(metadata=_shown("store_up", "1 while the store takes parts."))
+    unreadable: int = field(
+        default=0,
+        metadata=_shown("unreadable_traces", "Due keys that wait for the newer version that wrote them.", max),
+    )
+    taken_over_spans: int = field(
+        default=0,
+        metadata=_shown(
+            "taken_over_spans",
+            "Spans of other replicas that this one settled, or that were added to its traces or left by the dead.",
+            sum,
+            CounterMetricFamily,
+        ),
+    )
+    handed_over_spans: int = field(
+        default=0,
+        metadata=_shown(
+            "handed_over_spans",
+            "Spans of this replica that others settled, or that it added to others' traces.",
+            sum,
+            CounterMetricFamily,
+        ),
+    )
     replicas: Sequence[HeldFor] = ()
+
+    @classmethod
+    def together(cls, helds: Sequence["Held"]) -> "Held":
+        """What several processes, one at least, hold of the store that they share."""
+        joined = {one.name: one.metadata["joined"]([getattr(held, one.name) for held in helds]) for one in _SHOWN}
+        return cls(**joined, replicas=helds[0].replicas)
+
+
+_SHOWN = tuple(one for one in fields(Held) if one.metadata)
 
 
 class HeldCollector(Collector):
@@ -146,40 +190,8 @@ class HeldCollector(Collector):
 
     def collect(self) -> list[Metric]:
         held = self._read()
-        return [
-            _counter(
-                "grafter_taken_over_spans",
-                "Spans of other replicas that this one settled, or that were added to its traces or left by the dead.",
-                held.taken_over_spans,
-            ),
-            _counter(
-                "grafter_handed_over_spans",
-                "Spans of this replica that others settled, or that it added to others' traces.",
-                held.handed_over_spans,
-            ),
-            _gauge("grafter_held_traces", "Keys held now.", held.traces),
-            _gauge("grafter_held_spans", "Spans held now.", held.spans),
-            _gauge("grafter_held_bytes", "Live payload bytes held now.", held.bytes),
-            _gauge("grafter_oldest_held_seconds", "Age of the oldest part held.", held.oldest_seconds),
-            _gauge("grafter_remembered_traces", "Released traces that late parts still find.", held.remembered),
-            _gauge("grafter_store_up", "1 while the store takes parts.", int(held.store_up)),
-            _gauge("grafter_store_bytes", "Bytes that the store takes, dead ones included.", held.disk_bytes),
-            _gauge("grafter_store_limit_bytes", "Live bytes past which parts are refused.", held.limit_bytes),
-            _gauge(
-                "grafter_unreadable_traces",
-                "Due keys that wait for the newer version that wrote them.",
-                held.unreadable,
-            ),
-            *_by_replica(held.replicas),
-        ]
-
-
-def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, meaning, value=value)
-
-
-def _counter(name: str, meaning: str, value: float) -> CounterMetricFamily:
-    return CounterMetricFamily(name, meaning, value=value)
+        shown = [one.metadata["family"](value=getattr(held, one.name)) for one in _SHOWN]
+        return [*shown, *_by_replica(held.replicas)]
 
 
 def _by_replica(replicas: Sequence[HeldFor]) -> list[Metric]:

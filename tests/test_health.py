@@ -9,7 +9,7 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from grafter.health import Health, Phase, health_app, metrics_app
-from grafter.receiver.http_common import serving
+from grafter.receiver.http_server import serving
 from grafter.telemetry import Held, HeldFor, Metrics
 
 

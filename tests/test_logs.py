@@ -119,3 +119,12 @@ def test_configuring_again_replaces() -> None:
     logging.getLogger("grafter").info("once")
     assert first.getvalue() == ""
     assert len(second.getvalue().splitlines()) == 1
+
+
+def test_one_line_a_minute_for_each_thing_and_none_is_uncounted() -> None:
+    """The first time may be said at once, the next a minute later with all that came between; other keys are apart."""
+    now = 0.0
+    throttle = logs.Throttle(clock=lambda: now)
+    assert [throttle.due("a"), throttle.due("a", 5), throttle.due("a"), throttle.due("b", 3)] == [1, 0, 0, 3]
+    now = 60.0
+    assert [throttle.due("a"), throttle.due("a", 2), throttle.rest("a"), throttle.rest("a")] == [7, 0, 2, 0]

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "grafter"
 KEYS = {"config.model", "config.problems", "config.units"}
 """What a component's own config is written with."""
 
-EDGE = {"consumer", "otlp", "core", "errors", "telemetry", "store.base", "tasks"} | KEYS
+EDGE = {"consumer", "otlp", "core", "errors", "logs", "telemetry", "store.base", "tasks"} | KEYS
 """What a door in, a door out and the driver between them are built from."""
 
 FRONT = {"service", "components", "config", "core", "otlp", "processor", "exporter"}
@@ -63,6 +63,7 @@ ROOMS: dict[str, set[str]] = {
     "workers": {
         "components",
         "config",
+        "core",
         "health",
         "logs",
         "memory_limit",
@@ -80,6 +81,7 @@ ROOMS: dict[str, set[str]] = {
 
 ONLY_IN: dict[str, set[str]] = {
     "google.protobuf": {"otlp", "commands"},
+    "google.rpc": {"otlp"},
     # Receivers build the protocol's own answers; what is inside a request only otlp knows.
     "opentelemetry.proto": {"otlp", "commands", "receiver"},
     "pydantic": {"config", "components", "exporter", "processor", "receiver", "store"},

@@ -23,7 +23,6 @@ from grafter.errors import RejectedError, UnavailableError
 from grafter.memory_limit import total_memory
 from grafter.receiver.admin import LOCAL, PULL_PATH
 from grafter.receiver.openai_receiver import OpenAIReceiver, pull_kind
-from grafter.receiver.session_answers import PullError
 from grafter.receiver.sessions import pulling
 from grafter.store.base import Store
 from grafter.telemetry import Metrics
@@ -116,7 +115,7 @@ async def _do(name: str, receiver: OpenAIReceiver, session: str, project: str | 
         try:
             async with asyncio.timeout(_SECONDS):
                 return asdict(await pulls.pull(session, project))
-        except (RejectedError, UnavailableError, PullError) as error:
+        except (RejectedError, UnavailableError) as error:
             raise _RefusedError(str(error)) from None
         except TimeoutError:
             raise _RefusedError(

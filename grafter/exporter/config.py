@@ -11,7 +11,7 @@ from pydantic import Field
 from grafter.config.model import Component, Count, Flag, Model, PositiveDuration, PositiveSize, Ratio, Secret
 from grafter.config.problems import Finding
 from grafter.config.units import Duration, Size, Target, Url, is_loopback
-from grafter.exporter.gate import RetryPolicy
+from grafter.core.retry import RetryPolicy
 from grafter.exporter.tls import ClientTls
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from grafter.errors import RejectedError
-from grafter.exporter.answer import TRACES, Accepted, Answer, Kind, Later, Refused, words
+from grafter.exporter.answer import TRACES, Accepted, ExportAnswer, Kind, Later, Refused, words
 from grafter.exporter.config import ExporterConfig, one_at_a_time
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class DebugAttempt:
         self._stream = stream
         self._verbosity = verbosity
 
-    async def send(self, kind: Kind, body: bytes) -> Answer:
+    async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt. A stream that cannot be written to now may be so later."""
         try:
             # A terminal or a pipe may stand still for as long as it likes.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from grafter.config.model import Flag, Word
 from grafter.errors import RejectedError
-from grafter.exporter.answer import TRACES, Accepted, Answer, Kind, Later, Refused
+from grafter.exporter.answer import TRACES, Accepted, ExportAnswer, Kind, Later, Refused
 from grafter.exporter.config import ExporterConfig, one_at_a_time
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class FileAttempt:
         self._path = path
         self._fsync = fsync
 
-    async def send(self, kind: Kind, body: bytes) -> Answer:
+    async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt. A full disk or a directory that is away means later; half a line is taken back."""
         if kind != TRACES:
             return Refused(f"a file takes traces only, not {kind}")

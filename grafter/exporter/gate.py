@@ -9,32 +9,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from grafter.core.retry import RetryPolicy
 from grafter.exporter.answer import Later
 
 logger = logging.getLogger(__name__)
 
 # A wrong key or address is mended by a person; a minute is soon enough to see it, and no peer minds.
 FAULT_SECONDS = 60.0
-# A peer that asks for days is answered with hours: its clock or its proxy may be wrong.
-MAX_HINT_SECONDS = 3600.0
 # Asked of those who come while the probe is on its way: about when its answer is known.
 PROBE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """The backoff, in seconds; names and defaults are those of the Collector's ``retry_on_failure``.
-
-    There is no time after which a trace is given up: the store keeps it.
-    """
-
-    initial_interval: float = 5.0
-    max_interval: float = 30.0
-    multiplier: float = 1.5
-    randomization_factor: float = 0.5
-    """A wait is up to this share longer or shorter, by chance."""
-    enabled: bool = True
-    """False: a blip is not tried again at once; the trace waits for its next turn."""
 
 
 @dataclass(slots=True)
@@ -57,7 +40,7 @@ class Gate:
         self.last_error = ""
         """What the last failure said."""
         self._fault = False
-        self._interval = policy.initial_interval
+        self._failures = 0
         self._next = 0.0
         self._probing = False
 
@@ -95,19 +78,20 @@ class Gate:
         self.leave(ticket)
         self.down_since = None
         self._fault = False
-        self._interval = self._policy.initial_interval
+        self._failures = 0
 
     def fail(self, ticket: Ticket, answer: Later) -> float:
         """The peer did not take it; seconds until the next try."""
         now = self._clock()
-        hint = min(answer.retry_after or 0.0, MAX_HINT_SECONDS)
+        hint = answer.retry_after or 0.0
         self.last_error = answer.reason
         if self.down_since is not None and not ticket.probe:
             # One of several that were on their way: the first has shut the gate already.
-            self._next = max(self._next, now + hint)
+            self._next = max(self._next, now + min(hint, self._policy.max_hint))
             return max(self._next - now, 0.0)
-        backoff = self._backoff()
-        self._next = now + max(backoff, hint, FAULT_SECONDS if answer.fault else 0.0)
+        self._failures += 1
+        wait = self._policy.wait(self._failures, self._random(), hint)
+        self._next = now + max(wait, FAULT_SECONDS if answer.fault else 0.0)
         if self.down_since is None or answer.fault != self._fault:
             level = logging.ERROR if answer.fault else logging.WARNING
             logger.log(level, "%s: the peer takes nothing now, traces stay held: %s", self._name, answer.reason)
@@ -117,16 +101,6 @@ class Gate:
         self.leave(ticket)
         return self._next - now
 
-    def jittered(self, seconds: float) -> float:
-        """The time, longer or shorter by chance, so that many senders do not come back in step."""
-        spread = self._policy.randomization_factor
-        return seconds * (1 - spread + 2 * spread * self._random())
-
     def chance(self) -> float:
         """From 0 up to 1."""
         return self._random()
-
-    def _backoff(self) -> float:
-        wait = self.jittered(self._interval)
-        self._interval = min(self._interval * self._policy.multiplier, self._policy.max_interval)
-        return wait

@@ -15,8 +15,8 @@ import grpc.aio
 from grafter import __version__
 from grafter.config.units import Target, is_loopback
 from grafter.consumer import Signal
-from grafter.exporter.answer import TRACES, Answer, Kind, Later, Refused, accepted, retry_info, words
-from grafter.exporter.gate import RetryPolicy
+from grafter.core.retry import RetryPolicy
+from grafter.exporter.answer import TRACES, ExportAnswer, Kind, Later, Refused, accepted, retry_info, words
 from grafter.exporter.sending import Limits, Sending
 from grafter.exporter.tls import ClientTls, read_pem
 from grafter.telemetry import Metrics
@@ -121,7 +121,7 @@ class GrpcAttempt:
         self._metadata = metadata or None
         self._timeout = timeout_seconds
 
-    async def send(self, kind: Kind, body: bytes) -> Answer:
+    async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt."""
         try:
             response = await self._calls[kind](body, timeout=self._timeout, metadata=self._metadata)
@@ -130,7 +130,7 @@ class GrpcAttempt:
         return accepted(response)
 
 
-def answer_to(code: grpc.StatusCode, details: str, status: bytes) -> Answer:
+def answer_to(code: grpc.StatusCode, details: str, status: bytes) -> ExportAnswer:
     """What a status other than OK means.
 
     ``status``: the serialised google.rpc.Status that came with it, or nothing.

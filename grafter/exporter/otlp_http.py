@@ -18,10 +18,11 @@ from isal import igzip, isal_zlib
 from grafter import __version__
 from grafter.config.units import is_loopback
 from grafter.consumer import Signal
+from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError
 from grafter.exporter.answer import (
     TRACES,
-    Answer,
+    ExportAnswer,
     Kind,
     Later,
     Refused,
@@ -31,7 +32,6 @@ from grafter.exporter.answer import (
     status_message_json,
     words,
 )
-from grafter.exporter.gate import RetryPolicy
 from grafter.exporter.sending import Limits, Sending
 from grafter.exporter.tls import ClientTls, ssl_context
 from grafter.otlp.json import trace_request_to_json
@@ -129,7 +129,7 @@ class HttpAttempt:
         self._compress = compress
         self._server_name = server_name
 
-    async def send(self, kind: Kind, body: bytes) -> Answer:
+    async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt."""
         if kind not in self._urls:
             return Refused(f"no endpoint for {kind}: only traces_endpoint is configured")
@@ -168,7 +168,7 @@ class HttpAttempt:
             return Later(f"connection lost: {words(str(error) or type(error).__name__)}", unknown=True)
 
 
-def answer_to(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+def answer_to(status: int, headers: Mapping[str, str], body: bytes) -> ExportAnswer:
     """What an HTTP answer means. ``headers`` are looked up by their usual names."""
     json = headers.get("Content-Type", "").partition(";")[0].strip().lower() == JSON
     if 200 <= status < 300:

@@ -11,10 +11,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from grafter.consumer import Batch, OutTrace, Result, Signal, Verdict
+from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
-from grafter.exporter.answer import TRACES, Accepted, Answer, Attempt, Kind, Later, Refused
+from grafter.exporter.answer import TRACES, Accepted, Attempt, ExportAnswer, Kind, Later, Refused
 from grafter.exporter.cut import halved, packed
-from grafter.exporter.gate import Gate, RetryPolicy, Ticket
+from grafter.exporter.gate import Gate, Ticket
+from grafter.logs import Throttle
 from grafter.otlp import build
 from grafter.telemetry import Metrics
 
@@ -24,14 +26,11 @@ logger = logging.getLogger(__name__)
 # lasts longer is the store's to wait for.
 BLIP_PAUSES_SECONDS = (0.1, 0.4)
 BLIP_SECONDS = 1.0
-# Refusals that come with every request (partial success) are told this often, with their number.
-_TOLD_EVERY_SECONDS = 60.0
 # A peer that finds so little too large does not mean the size (a used-up quota is refused by the same code), and
 # cutting on would answer a refusal by thousands of requests.
 MIN_CUT_BYTES = 64 << 10
 
 _ACCEPTED = Result(Verdict.ACCEPTED)
-_IN_PART = "in part: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,9 @@ class Sending:
         self.name = name
         self._attempt = attempt
         self._clock = clock
+        self._random = random
         self._sleep = sleep
+        self._retry = retry
         self._limits = limits
         self._pauses = BLIP_PAUSES_SECONDS if retry.enabled else ()
         self._slots = asyncio.Semaphore(limits.num_consumers)
@@ -81,8 +82,7 @@ class Sending:
         self._rejected = metrics.rejected_spans.labels(name)
         self._resent = metrics.resent_spans.labels(name)
         self._seconds = metrics.exporter_seconds.labels(name)
-        self._told_at = float("-inf")
-        self._untold = 0
+        self._throttle = Throttle(clock=clock)
 
     @property
     def down_since(self) -> float | None:
@@ -134,7 +134,7 @@ class Sending:
                 match answer:
                     case Accepted():
                         gate.succeed(ticket)
-                        self._tell(signal, answer)
+                        self._report(signal, answer)
                     case Refused():
                         gate.succeed(ticket)
                         text = f"{self.name}: {answer.reason}"
@@ -149,7 +149,7 @@ class Sending:
         """Send the batch, in as many requests as the peer makes it take."""
         limits = self._limits
         fits = batch.spans <= limits.batch_spans and batch.size <= limits.batch_bytes
-        answer: Answer | None = None
+        answer: ExportAnswer | None = None
         if batch.runs is not None and fits:
             # Nearly always that is all: then no trace has to be looked at on its own.
             body = build.of_runs(batch.runs)
@@ -158,9 +158,9 @@ class Sending:
                 answer = await self._try(TRACES, body, gate, ticket, batch.spans)
             if isinstance(answer, Accepted):
                 gate.succeed(ticket)
-                self._tell(TRACES, answer)
+                self._report(TRACES, answer)
                 return [_ACCEPTED] * len(batch.traces)
-        found: list[Result | None] = [None] * len(batch.traces)
+        found: list[list[Result]] = [[] for _ in batch.traces]
         whole = list(enumerate(batch.traces))
         work = [whole] if fits else packed(whole, limits.batch_spans, limits.batch_bytes)
         work.reverse()
@@ -174,7 +174,7 @@ class Sending:
                 answer = await self._try(TRACES, body, gate, ticket, sum(trace.spans for _, trace in group))
             if isinstance(answer, Accepted):
                 gate.succeed(ticket)
-                self._tell(TRACES, answer)
+                self._report(TRACES, answer)
                 result = _ACCEPTED
             elif isinstance(answer, Refused):
                 gate.succeed(ticket)
@@ -187,18 +187,18 @@ class Sending:
             else:
                 wait = gate.fail(ticket, answer)
                 # What may be the reason for the peer's silence should not be the next to try it.
-                own = wait * (1 + gate.chance()) if answer.unknown else wait
+                own = wait * (1 + self._random()) if answer.unknown else wait
                 result = Result(Verdict.LATER, answer.reason, own, answer.unknown)
                 unsent = Result(Verdict.LATER, answer.reason, wait)
                 for index, _ in (one for left in work for one in left):
-                    found[index] = _together(found[index], unsent)
+                    found[index].append(unsent)
                 work.clear()
             for index, _ in group:
-                found[index] = _together(found[index], result)
+                found[index].append(result)
             answer = None
-        return [result for result in found if result is not None]
+        return [_together(results) for results in found]
 
-    async def _try(self, kind: Kind, body: bytes, gate: Gate, ticket: Ticket, spans: int) -> Answer:
+    async def _try(self, kind: Kind, body: bytes, gate: Gate, ticket: Ticket, spans: int) -> ExportAnswer:
         """One attempt, and one or two more when it looks like a blip."""
         first = self._clock()
         for pause in (*self._pauses, None):
@@ -212,7 +212,7 @@ class Sending:
             blip = not (answer.unknown or answer.fault) and not ticket.probe and gate.down_since is None
             if pause is None or not blip or ended - first > BLIP_SECONDS or (answer.retry_after or 0.0) > pause:
                 return answer
-            await self._sleep(gate.jittered(pause))
+            await self._sleep(self._retry.jittered(pause, self._random()))
         raise AssertionError("the last pause is None")
 
     def _not_now(self, gate: Gate) -> Result:
@@ -234,37 +234,34 @@ class Sending:
         if resent:
             self._resent.inc(resent)
 
-    def _tell(self, kind: Kind, answer: Accepted) -> None:
-        """Count what the peer threw away, and log what it said now and then."""
+    def _report(self, kind: Kind, answer: Accepted) -> None:
+        """Count what the peer threw away, and log what it says of that now and then."""
         if not answer.rejected and not answer.message:
             return
         if kind == TRACES:
             self._rejected.inc(answer.rejected)
-        self._untold += 1
-        now = self._clock()
-        if now - self._told_at < _TOLD_EVERY_SECONDS:
-            return
-        logger.warning(
-            "%s: the peer took a request of %s but rejected %d items of it (such answers since the last line: %d): %s",
-            self.name,
-            kind,
-            answer.rejected,
-            self._untold,
-            answer.message,
-        )
-        self._told_at, self._untold = now, 0
+        # A refusal of this kind may come with every request.
+        if answers := self._throttle.due(kind):
+            logger.warning(
+                "%s: the peer took a request of %s but rejected %d items of it"
+                " (such answers since the last line: %d): %s",
+                self.name,
+                kind,
+                answer.rejected,
+                answers,
+                answer.message,
+            )
 
 
-def _together(before: Result | None, result: Result) -> Result:
-    """The result of a trace that went in parts, after one more of them."""
-    if before is None:
-        return result
-    if Verdict.LATER in (before.verdict, result.verdict):
+def _together(results: Sequence[Result]) -> Result:
+    """The result of a trace that went in parts."""
+    accepted = any(result.verdict is Verdict.ACCEPTED for result in results)
+    later = [result for result in results if result.verdict is Verdict.LATER]
+    if later:
         # What was taken of it goes out once more with the rest, so it must say so.
-        later = result if result.verdict is Verdict.LATER else before
-        taken = Verdict.ACCEPTED in (before.verdict, result.verdict)
-        return Result(Verdict.LATER, later.reason, later.retry_after, taken or before.unknown or result.unknown)
-    if before.verdict is not result.verdict:
-        refused = result if result.verdict is Verdict.REFUSED else before
-        return refused if refused.reason.startswith(_IN_PART) else Result(Verdict.REFUSED, _IN_PART + refused.reason)
-    return before
+        unknown = accepted or any(result.unknown for result in later)
+        return Result(Verdict.LATER, later[-1].reason, later[-1].retry_after, unknown)
+    refused = next((result for result in results if result.verdict is Verdict.REFUSED), None)
+    if refused is None:
+        return _ACCEPTED
+    return Result(Verdict.REFUSED, f"in part: {refused.reason}") if accepted else refused

@@ -1,75 +1,75 @@
-"""What an OTLP server answers when it cannot say yes: google.rpc.Status, in protobuf and in JSON.
+"""What OTLP peers say beside yes: google.rpc.Status and partial success, written for senders and read from backends.
 
-The three small messages are written by hand, so that a sidecar needs no googleapis package. Source of the fields:
-google/rpc/status.proto and google/rpc/error_details.proto; which detail goes with which code: OTLP specification,
-"Failures".
+Reading is forgiving: what a peer says beside its status code is advice, and advice that cannot be read must never
+change what became of the spans. Which detail goes with which code: OTLP specification, "Failures".
 """
 
-from dataclasses import dataclass
-from enum import IntEnum
-
 import orjson
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from google.rpc.status_pb2 import Status as Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from grafter.otlp.frames import framed, varint
-
-_TYPE_URL = "type.googleapis.com/google.rpc."
 _NANOS = 1_000_000_000
 
 
-class Code(IntEnum):
-    """The codes of google.rpc.Code that the doors use."""
-
-    INVALID_ARGUMENT = 3
-    RESOURCE_EXHAUSTED = 8
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    UNAUTHENTICATED = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """One answer. ``retry_after`` (seconds) becomes a RetryInfo, ``violation`` a BadRequest."""
-
-    code: Code
-    message: str
-    retry_after: float | None = None
-    violation: str = ""
-
-    def to_bytes(self) -> bytes:
-        """The serialised google.rpc.Status."""
-        out = b"\x08" + varint(self.code) + framed(0x12, self.message.encode("utf-8", "replace"))
-        if self.retry_after is not None:
-            out += _detail("RetryInfo", self.retry_info())
-        if self.violation:
-            violation = framed(0x12, self.violation.encode("utf-8", "replace"))
-            out += _detail("BadRequest", framed(0x0A, violation))
-        return out
-
-    def retry_info(self) -> bytes:
-        """The serialised google.rpc.RetryInfo alone."""
-        seconds, nanos = self._delay()
-        delay = (b"\x08" + varint(seconds) if seconds else b"") + (b"\x10" + varint(nanos) if nanos else b"")
-        return framed(0x0A, delay)
-
-    def to_json(self) -> bytes:
-        """The google.rpc.Status in proto3 JSON."""
-        details: list[dict[str, object]] = []
-        if self.retry_after is not None:
-            seconds, nanos = self._delay()
-            fraction = f".{nanos:09d}" if nanos else ""
-            details.append({"@type": _TYPE_URL + "RetryInfo", "retryDelay": f"{seconds}{fraction}s"})
-        if self.violation:
-            violations = [{"description": self.violation}]
-            details.append({"@type": _TYPE_URL + "BadRequest", "fieldViolations": violations})
-        out: dict[str, object] = {"code": int(self.code), "message": self.message}
-        if details:
-            out["details"] = details
-        return orjson.dumps(out)
-
-    def _delay(self) -> tuple[int, int]:
-        return divmod(round(max(self.retry_after or 0.0, 0.0) * _NANOS), _NANOS)
+def failure(code: int, message: str, *, retry_after: float | None = None, violation: str = "") -> Status:
+    """A Status of this gRPC code; ``retry_after`` (seconds) becomes its RetryInfo, ``violation`` its BadRequest."""
+    status = Status(code=code, message=_utf8(message))
+    if retry_after is not None:
+        status.details.add().Pack(retry_info(retry_after))
+    if violation:
+        described = BadRequest.FieldViolation(description=_utf8(violation))
+        status.details.add().Pack(BadRequest(field_violations=[described]))
+    return status
 
 
-def _detail(name: str, message: bytes) -> bytes:
-    return framed(0x1A, framed(0x0A, (_TYPE_URL + name).encode()) + framed(0x12, message))
+def retry_info(seconds: float) -> RetryInfo:
+    """When to come again; a negative time is none."""
+    whole, nanos = divmod(round(max(seconds, 0.0) * _NANOS), _NANOS)
+    return RetryInfo(retry_delay=Duration(seconds=whole, nanos=nanos))
+
+
+def failure_to_json(status: Status) -> bytes:
+    """The Status in proto3 JSON."""
+    return orjson.dumps(MessageToDict(status))
+
+
+def read_failure(status: bytes) -> tuple[str, float | None]:
+    """The message of a serialised Status, and the seconds of its RetryInfo; empty and None where it has none."""
+    try:
+        read = Status.FromString(status)
+        for detail in read.details:
+            if detail.Is(RetryInfo.DESCRIPTOR):
+                delay = RetryInfo.FromString(detail.value).retry_delay
+                return read.message, max(delay.seconds + delay.nanos / _NANOS, 0.0)
+    except DecodeError:
+        return "", None
+    return read.message, None
+
+
+def read_partial_success(response: bytes) -> tuple[int, str]:
+    """How many items of a request the peer threw away, and why, from its serialised Export…ServiceResponse.
+
+    The responses of all signals have these in the same fields.
+    """
+    try:
+        partial = ExportTraceServiceResponse.FromString(response).partial_success
+    except DecodeError:
+        return 0, ""
+    return max(partial.rejected_spans, 0), partial.error_message
+
+
+def partial_success(rejected: int, message: str) -> bytes:
+    """A serialised ExportTraceServiceResponse that says so."""
+    response = ExportTraceServiceResponse()
+    response.partial_success.rejected_spans = rejected
+    response.partial_success.error_message = message
+    return response.SerializeToString()
+
+
+def _utf8(text: str) -> str:
+    """The text without what UTF-8 cannot say, which protobuf refuses."""
+    return text.encode("utf-8", "replace").decode()

@@ -3,7 +3,7 @@
 Open to processes of the same machine without a token, to everybody else with one of ``extensions.admin.tokens``. A
 browser is no such process although it runs there: a page may post to any address, so what a page sends (its Origin, a
 form's content type) is refused, and so is what a proxy passes on, whose sender may be anywhere. A proxy or tunnel that
-says nothing of itself, and a name that somebody made point here, are told by the Host that was asked for.
+says nothing of itself, and a name that somebody made point here, are known by the Host that was asked for.
 """
 
 import asyncio
@@ -15,10 +15,9 @@ from aiohttp import web
 
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.agents.intake import parse_json
-from grafter.receiver.agents_api import Reply
-from grafter.receiver.answering import RECEIVER, error_response, unavailable
-from grafter.receiver.http_common import Tokens, http_status, read_body
-from grafter.receiver.session_answers import PullError
+from grafter.receiver.http_body import read_body
+from grafter.receiver.http_server import Tokens
+from grafter.receiver.outcomes import Answered, Outcome, UnauthenticatedError, openai_endpoint
 from grafter.receiver.sessions import PullRequests
 from grafter.telemetry import Metrics
 
@@ -39,8 +38,24 @@ def admin_routes(
     ``{"session": "…", "project": "…"}`` in (the project may be left out), 200 out when all pages have been read once;
     503 when that took longer than ``wait_seconds``, and it goes on.
     """
-    admin = _Admin(pulls, metrics, Tokens(tokens), bool(tokens), wait_seconds)
-    return [web.post(PULL_PATH, admin.pull)]
+    opened_by = Tokens(tokens) if tokens else None
+
+    async def pull(request: web.Request) -> Answered:
+        if not _allows(request, opened_by):
+            raise UnauthenticatedError(
+                "commands come from this machine, or with a bearer token of extensions.admin.tokens"
+            )
+        session, project = _read(await read_body(request, _MAX_BYTES))
+        try:
+            async with asyncio.timeout(wait_seconds):
+                pulled = await pulls.pull(session, project)
+        except TimeoutError:
+            message = f"OpenAI has not let it be read for {wait_seconds:g} s; grafter goes on trying"
+            raise UnavailableError(message, retry_after=60.0, reason="still_trying") from None
+        return web.json_response(asdict(pulled)), Outcome.ACCEPTED
+
+    # Not timed: how long OpenAI takes is no time of this door's.
+    return [web.post(PULL_PATH, openai_endpoint(pull, metrics, _TRANSPORT, timed=False))]
 
 
 def is_local(request: web.Request) -> bool:
@@ -65,49 +80,13 @@ def _is_loopback_name(host: str) -> bool:
         return name == LOCAL
 
 
-class _Admin:
-    def __init__(
-        self, pulls: PullRequests, metrics: Metrics, tokens: Tokens, has_tokens: bool, wait_seconds: float
-    ) -> None:
-        self._pulls = pulls
-        self._metrics = metrics
-        self._tokens = tokens
-        self._has_tokens = has_tokens
-        self._wait_seconds = wait_seconds
-
-    async def pull(self, request: web.Request) -> web.Response:
-        response, outcome = await self._answer(request)
-        self._metrics.receiver_requests.labels(RECEIVER, _TRANSPORT, outcome).inc()
-        return response
-
-    async def _answer(self, request: web.Request) -> tuple[web.Response, str]:
-        """The answer, and its name among the outcomes."""
-        if not self._allows(request):
-            message = "commands come from this machine, or with a bearer token of extensions.admin.tokens"
-            return error_response(401, message, "invalid_api_key", {"WWW-Authenticate": "Bearer"}), "unauthenticated"
-        try:
-            session, project = _read(await read_body(request, _MAX_BYTES))
-            async with asyncio.timeout(self._wait_seconds):
-                pulled = await self._pulls.pull(session, project)
-        except RejectedError as error:
-            return error_response(http_status(error), str(error), error.reason), "rejected"
-        except UnavailableError as error:
-            return unavailable(error), "unavailable"
-        except TimeoutError:
-            message = f"OpenAI has not let it be read for {self._wait_seconds:g} s; grafter goes on trying"
-            return error_response(503, message, "still_trying", {"Retry-After": "60"}), "unavailable"
-        except PullError as error:
-            status = 404 if error.reply is Reply.NOT_FOUND else 502
-            return error_response(status, str(error), error.reply.value), "rejected"
-        return web.json_response(asdict(pulled)), "accepted"
-
-    def _allows(self, request: web.Request) -> bool:
-        authorization = request.headers.get("Authorization")
-        if self._has_tokens and authorization is not None and self._tokens.allows(authorization):
-            return True
-        if "Origin" in request.headers or request.content_type.lower() != "application/json":
-            return False
-        return is_local(request)
+def _allows(request: web.Request, tokens: Tokens | None) -> bool:
+    authorization = request.headers.get("Authorization")
+    if tokens is not None and authorization is not None and tokens.allows(authorization):
+        return True
+    if "Origin" in request.headers or request.content_type.lower() != "application/json":
+        return False
+    return is_local(request)
 
 
 def _read(body: bytes) -> tuple[str, str | None]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from grafter.consumer import Consumer
     from grafter.core.policy import GraftPolicy
     from grafter.forwarding import Forwarding
-    from grafter.receiver.http_common import TlsFiles
+    from grafter.receiver.http_server import TlsFiles
     from grafter.store.base import Store
     from grafter.telemetry import Metrics
 
@@ -61,7 +61,7 @@ class ServerTls(Model):
 
     def files(self) -> "TlsFiles":
         """The same for whoever listens."""
-        from grafter.receiver.http_common import TlsFiles
+        from grafter.receiver.http_server import TlsFiles
 
         return TlsFiles(self.cert_file, self.key_file, self.client_ca_file)
 

@@ -21,8 +21,17 @@ from grafter.core.model import Source
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.agents.intake import Intake, parse_json, read_items
-from grafter.receiver.answering import RECEIVER, Answered, answering, error_response
-from grafter.receiver.http_common import Tokens, read_body, serving
+from grafter.receiver.http_body import read_body
+from grafter.receiver.http_server import Tokens, serving
+from grafter.receiver.outcomes import (
+    OPENAI,
+    Answered,
+    MethodError,
+    NotFoundError,
+    Outcome,
+    openai_endpoint,
+    openai_failure,
+)
 from grafter.receiver.tee import Tee
 from grafter.telemetry import Metrics
 
@@ -30,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 _INGEST = "ingest"
 
-# A sender may have been told any prefix, and joins base and path with one slash, two, or one behind.
+# A sender may be given any prefix, and joins base and path with one slash, two, or one behind.
 _INGEST_PATH = "/{path:(?:.*/)?traces/+ingest/*}"
 
 # Reading a body of this size takes some milliseconds, all of which the event loop would stand still.
@@ -51,8 +60,33 @@ def ingest_routes(
     ``{"data": [item, …]}`` in, 204 out once the consumer has it; then ``tee`` gets a copy. ``tokens`` are the bearer
     tokens that open it, none opens it to everybody. ``max_bytes`` bounds the body before and after decompression.
     """
-    ingest = _Ingest(consumer, metrics, policy, tee, max_bytes)
-    return [web.post(_INGEST_PATH, answering(ingest.answer, metrics, _INGEST, tokens=Tokens(tokens)))]
+
+    async def handle(request: web.Request) -> Answered:
+        spans = 0
+        try:
+            body = await read_body(request, max_bytes)
+            size = len(body)
+            if size > _THREAD_BYTES:
+                items, intake = await asyncio.to_thread(_read, body, policy)
+            else:
+                items, intake = _read(body, policy)
+            del body
+            spans = intake.spans
+            if intake.parts:
+                await consumer.consume(intake.parts)
+        except (RejectedError, UnavailableError) as error:
+            if spans:
+                metrics.refused_spans.labels(OPENAI, _INGEST, error.reason).inc(spans)
+            raise
+        for kind, count in intake.kinds.items():
+            metrics.guest_items.labels(Source.SDK.value, kind).inc(count)
+        metrics.accepted_spans.labels(OPENAI, _INGEST).inc(spans)
+        if tee is not None:
+            # Only now: a batch that was refused comes again, and must not be copied twice.
+            tee.offer(items, request.headers, size=size)
+        return web.Response(status=204), Outcome.ACCEPTED
+
+    return [web.post(_INGEST_PATH, openai_endpoint(handle, metrics, _INGEST, tokens=Tokens(tokens)))]
 
 
 def application(routes: Sequence[web.AbstractRouteDef]) -> web.Application:
@@ -73,51 +107,6 @@ async def listening(
     """
     async with serving(application(routes), endpoint, None, grace_seconds, share_port=share_port) as (_, port):
         yield port
-
-
-class _Ingest:
-    def __init__(
-        self,
-        consumer: Consumer,
-        metrics: Metrics,
-        policy: GraftPolicy,
-        tee: Tee | None,
-        max_bytes: int,
-    ) -> None:
-        self._consumer = consumer
-        self._metrics = metrics
-        self._policy = policy
-        self._tee = tee
-        self._max_bytes = max_bytes
-
-    async def answer(self, request: web.Request) -> Answered:
-        """See ``answering.Answer``."""
-        spans = 0
-        try:
-            body = await read_body(request, self._max_bytes)
-            size = len(body)
-            if size > _THREAD_BYTES:
-                items, intake = await asyncio.to_thread(_read, body, self._policy)
-            else:
-                items, intake = _read(body, self._policy)
-            del body
-            spans = intake.spans
-            if intake.parts:
-                await self._consumer.consume(intake.parts)
-        except (RejectedError, UnavailableError) as error:
-            self._refused(spans, error.reason)
-            raise
-        for kind, count in intake.kinds.items():
-            self._metrics.guest_items.labels(Source.SDK.value, kind).inc(count)
-        self._metrics.accepted_spans.labels(RECEIVER, _INGEST).inc(spans)
-        if self._tee is not None:
-            # Only now: a batch that was refused comes again, and must not be copied twice.
-            self._tee.offer(items, request.headers, size=size)
-        return web.Response(status=204), "accepted"
-
-    def _refused(self, spans: int, reason: str) -> None:
-        if spans:
-            self._metrics.refused_spans.labels(RECEIVER, _INGEST, reason).inc(spans)
 
 
 def _read(body: bytes, policy: GraftPolicy) -> tuple[list[object], Intake]:
@@ -159,14 +148,13 @@ async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResp
     try:
         return await handler(request)
     except web.HTTPNotFound:
-        return error_response(404, "nothing is received at this path", "not_found")
+        return openai_failure(NotFoundError("nothing is received at this path"))
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        message = f"this path does not take the method; it takes {allowed}"
-        return error_response(405, message, "method_not_allowed", {"Allow": allowed})
+        return openai_failure(MethodError(f"this path does not take the method; it takes {allowed}", allowed))
     except Exception as error:  # noqa: BLE001  # an answer is owed, whatever went wrong
         # A bug. The log says where, but not the exception's text, which may quote what was posted; the sender gets an
         # answer after which it tries again.
         where = "".join(traceback.format_tb(error.__traceback__))
         _log.error("request failed", extra={"error": type(error).__name__, "where": where})
-        return error_response(500, "internal error", "internal_error")
+        return openai_failure(error)

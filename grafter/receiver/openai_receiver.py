@@ -15,7 +15,7 @@ from grafter.config.units import Duration, Endpoint, Url
 from grafter.receiver.config import ReceiverConfig, Surroundings
 
 if TYPE_CHECKING:
-    from grafter.receiver.sideband import Account
+    from grafter.receiver.openai_api import Account
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 WEBHOOK_SECRET_VARIABLE = "OPENAI_WEBHOOK_SECRET"
@@ -217,7 +217,7 @@ class OpenAIReceiver(ReceiverConfig):
 
     def accounts(self) -> "dict[str, Account]":
         """The accounts of the projects that have a key, by project."""
-        from grafter.receiver.sideband import Account
+        from grafter.receiver.openai_api import Account
 
         return {name: Account(one.key, one.base_url) for name, one in self.projects.items() if one.key}
 
@@ -227,7 +227,6 @@ class OpenAIReceiver(ReceiverConfig):
         from grafter.receiver import (
             admin,
             openai_http,
-            realtime_calls,
             realtime_http,
             recorder,
             sessions,
@@ -265,7 +264,7 @@ class OpenAIReceiver(ReceiverConfig):
             routes = [
                 *openai_http.ingest_routes(consumer, metrics, policy, tokens=ingest_tokens, tee=tee),
                 *realtime_http.event_routes(recorders.ended_by(consumer), metrics, policy, time.time_ns, tokens=tokens),
-                *realtime_calls.call_routes(
+                *realtime_http.call_routes(
                     recorders, metrics, time.time_ns, store=store, secret=policy.redact.secret, tokens=tokens
                 ),
             ]
@@ -283,10 +282,10 @@ class OpenAIReceiver(ReceiverConfig):
                     )
                 )
                 routes += admin.admin_routes(pulls, metrics, tokens=around.admin_tokens)
-                desk = webhook_http.Desk(consumer, store, recorders if self.realtime.record else None, pulls)
+                sinks = webhook_http.WebhookSinks(consumer, store, recorders if self.realtime.record else None, pulls)
                 secrets = {name: project.secrets for name, project in self.projects.items()}
                 signatures = Signatures(secrets, int(self.webhook.tolerance))
-                routes += webhook_http.webhook_routes(desk, signatures, metrics, policy, time.time_ns)
+                routes += webhook_http.webhook_routes(sinks, signatures, metrics, policy, time.time_ns)
             port = await stack.enter_async_context(
                 openai_http.listening(
                     routes, endpoint=self.endpoint, grace_seconds=grace_seconds, share_port=around.share_ports

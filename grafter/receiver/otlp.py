@@ -1,6 +1,6 @@
 """What both OTLP doors do with a request once they have its bytes: split, store, count, answer.
 
-The doors differ in how bytes and answers travel; what is true of a request is said here once.
+The doors differ in how bytes and answers travel; what is true of a request stands here once.
 """
 
 import logging
@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Protocol
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-
 from grafter.consumer import Consumer, PassThrough, Signal
-from grafter.errors import RejectedError, TooLargeError, UnavailableError
+from grafter.errors import RejectedError, UnavailableError
 from grafter.otlp.split import Split
-from grafter.otlp.status import Code, Status
+from grafter.otlp.status import partial_success
+from grafter.receiver.outcomes import Outcome, refusal_of
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ MAX_BYTES = 64 << 20
 
 RECEIVER = "otlp"
 
-Answer = Callable[[bytes], Awaitable[bytes]]
+Export = Callable[[bytes], Awaitable[bytes]]
 """Takes a serialised request, returns a serialised response."""
 
 
@@ -53,7 +52,7 @@ class Intake:
         self._transport = transport
         # Children are looked up once: labels() costs more than the increment.
         self._accepted_spans = metrics.accepted_spans.labels(RECEIVER, transport)
-        self._accepted = metrics.receiver_requests.labels(RECEIVER, transport, "accepted")
+        self._accepted = metrics.receiver_requests.labels(RECEIVER, transport, Outcome.ACCEPTED.value)
         self._seconds = metrics.receiver_seconds.labels(RECEIVER)
 
     async def traces(self, request: bytes) -> bytes:
@@ -75,7 +74,7 @@ class Intake:
         if not split.rejected:
             return b""
         self._refused_spans(split.rejected, "invalid_id")
-        return _partial_success(split.rejected, split.message)
+        return partial_success(split.rejected, split.message)
 
     async def passed(self, signal: Signal, request: bytes) -> bytes:
         """Send one metrics or logs request on, unread; the serialised response.
@@ -90,36 +89,12 @@ class Intake:
         self._seconds.observe(perf_counter() - began)
         return b""
 
-    def refusal(self, error: Exception) -> Status:
-        """What to answer when a request failed, counted. A bug is logged here, with its traceback."""
-        if isinstance(error, UnavailableError):
-            self.count("unavailable")
-            return Status(Code.UNAVAILABLE, str(error), retry_after=error.retry_after)
-        if isinstance(error, TooLargeError):
-            self.count("too_large")
-            return Status(Code.RESOURCE_EXHAUSTED, str(error))
-        if isinstance(error, RejectedError):
-            self.count("rejected")
-            return Status(Code.INVALID_ARGUMENT, str(error), violation=str(error))
-        self.count("error")
-        _log.error("request failed", exc_info=error, extra={"transport": self._transport})
-        return Status(Code.INTERNAL, "internal error")
-
-    def unauthenticated(self) -> Status:
-        """What to answer to a missing or wrong token, counted."""
-        self.count("unauthenticated")
-        return Status(Code.UNAUTHENTICATED, "a bearer token that is known here is required")
-
-    def count(self, outcome: str) -> None:
-        """Count a request that was not accepted."""
-        self._metrics.receiver_requests.labels(RECEIVER, self._transport, outcome).inc()
+    def count_refusal(self, error: Exception) -> None:
+        """Count a request that was not accepted. A bug is logged, with its traceback."""
+        outcome = refusal_of(error).outcome
+        self._metrics.receiver_requests.labels(RECEIVER, self._transport, outcome.value).inc()
+        if outcome is Outcome.ERROR:
+            _log.error("request failed", exc_info=error, extra={"transport": self._transport})
 
     def _refused_spans(self, spans: int, reason: str) -> None:
         self._metrics.refused_spans.labels(RECEIVER, self._transport, reason).inc(spans)
-
-
-def _partial_success(rejected: int, message: str) -> bytes:
-    response = ExportTraceServiceResponse()
-    response.partial_success.rejected_spans = rejected
-    response.partial_success.error_message = message
-    return response.SerializeToString()

@@ -13,10 +13,12 @@ import grpc
 import grpc.aio
 
 from grafter.consumer import Consumer, PassThrough, Signal
-from grafter.otlp.status import Status
+from grafter.errors import UnavailableError
+from grafter.otlp.status import retry_info
 from grafter.receiver.address import check_endpoint, host_and_port
-from grafter.receiver.http_common import TlsFiles, Tokens, tls_context
-from grafter.receiver.otlp import MAX_BYTES, Answer, Intake, SplitterLike
+from grafter.receiver.http_server import TlsFiles, Tokens, tls_context
+from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
+from grafter.receiver.outcomes import UnauthenticatedError, otlp_failure, refusal_of
 from grafter.telemetry import Metrics
 
 _SERVICES = {
@@ -25,11 +27,9 @@ _SERVICES = {
 }
 _TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-# A Collector may be told to ping every 10 s, also while it sends nothing; core's default takes more than two such
+# A Collector may be set to ping every 10 s, also while it sends nothing; core's default takes more than two such
 # pings for an attack and closes the connection.
-_MIN_PING_INTERVAL_MS = 5_000
+MIN_PING_SECONDS = 5.0
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
@@ -49,11 +49,13 @@ async def listening(
     pass_through: PassThrough | None = None,
     signals: frozenset[Signal] = frozenset(),
     share_port: bool = False,
+    min_ping_seconds: float = MIN_PING_SECONDS,
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
     Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are UNIMPLEMENTED.
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
+    A client that pings more often than every ``min_ping_seconds`` while it sends nothing loses its connection.
     On leaving, new requests are refused at once and those in flight are waited for up to ``grace_seconds``.
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
     """
@@ -62,9 +64,9 @@ async def listening(
         # A check beside workers that listen would take connections of theirs, and reset them.
         await check_endpoint(endpoint)
     intake = Intake(consumer, splitter, metrics, "grpc", pass_through)
-    answers: dict[str, Answer] = {_TRACES: intake.traces}
+    exports: dict[str, Export] = {_TRACES: intake.traces}
     if pass_through is not None:
-        answers |= {_SERVICES[signal]: partial(intake.passed, signal) for signal in signals}
+        exports |= {_SERVICES[signal]: partial(intake.passed, signal) for signal in signals}
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_bytes),
@@ -72,16 +74,17 @@ async def listening(
             # Otherwise a second process would silently share the port.
             ("grpc.so_reuseport", int(share_port)),
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+            # Core's header calls it MIN_RECV_PING_INTERVAL; its name has no "recv", and an unknown one is ignored.
+            ("grpc.http2.min_ping_interval_without_data_ms", round(min_ping_seconds * 1000)),
         ]
     )
     allowed = Tokens(tokens) if tokens else None
     server.add_generic_rpc_handlers(
         [
             grpc.method_handlers_generic_handler(
-                service, {"Export": grpc.unary_unary_rpc_method_handler(_handler(answer, intake, allowed))}
+                service, {"Export": grpc.unary_unary_rpc_method_handler(_handler(export, intake, allowed))}
             )
-            for service, answer in answers.items()
+            for service, export in exports.items()
         ]
     )
     host, port = host_and_port(endpoint)
@@ -100,28 +103,30 @@ async def listening(
         await server.stop(grace_seconds)
 
 
-def _handler(answer: Answer, intake: Intake, tokens: Tokens | None) -> Handle:
-    """The handler of one method: ``answer``, behind the tokens, with errors as statuses."""
+def _handler(export: Export, intake: Intake, tokens: Tokens | None) -> Handle:
+    """The handler of one method: ``export``, behind the tokens, with errors as statuses."""
 
     async def handle(request: bytes, context: Context) -> bytes:
-        if tokens is not None and not tokens.allows(_authorization(context)):
-            return await _abort(context, intake.unauthenticated())
         try:
-            return await answer(request)
+            if tokens is not None and not tokens.allows(_authorization(context)):
+                raise UnauthenticatedError("a bearer token that is known here is required")
+            return await export(request)
         except Exception as error:  # noqa: BLE001  # whatever a request does, the door stays open
-            status = intake.refusal(error)
-        return await _abort(context, status)
+            intake.count_refusal(error)
+            refused = error
+        await _abort(context, refused)
+        raise AssertionError("abort returned")
 
     return handle
 
 
-async def _abort(context: Context, status: Status) -> bytes:
-    trailing: tuple[tuple[str, bytes], ...] = (("grpc-status-details-bin", status.to_bytes()),)
-    if status.retry_after is not None:
+async def _abort(context: Context, error: Exception) -> None:
+    status = otlp_failure(error)
+    trailing: tuple[tuple[str, bytes], ...] = (("grpc-status-details-bin", status.SerializeToString()),)
+    if isinstance(error, UnavailableError):
         # Where OpenTelemetry's Python exporter looks for the delay, instead of in the status.
-        trailing += (("google.rpc.retryinfo-bin", status.retry_info()),)
-    await context.abort(_CODES[status.code], status.message, trailing)
-    raise AssertionError("abort returned")
+        trailing += (("google.rpc.retryinfo-bin", retry_info(error.retry_after).SerializeToString()),)
+    await context.abort(refusal_of(error).grpc, status.message, trailing)
 
 
 def _authorization(context: Context) -> str | None:

@@ -4,7 +4,6 @@ Source: OTLP specification, "OTLP/HTTP"; the Fetch standard for what browsers as
 """
 
 import asyncio
-import math
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,23 +14,24 @@ from aiohttp import hdrs, web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from grafter.consumer import Consumer, PassThrough, Signal
-from grafter.errors import RejectedError
 from grafter.otlp.json import message_to_json, request_from_json, trace_request_from_json
-from grafter.otlp.status import Code, Status
-from grafter.receiver.http_common import TlsFiles, Tokens, http_status, read_body, serving, tls_context
-from grafter.receiver.otlp import MAX_BYTES, Answer, Intake, SplitterLike
+from grafter.otlp.status import failure_to_json
+from grafter.receiver.http_body import read_body
+from grafter.receiver.http_server import TlsFiles, Tokens, serving, tls_context
+from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
+from grafter.receiver.outcomes import (
+    MethodError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnsupportedError,
+    headers_of,
+    otlp_failure,
+    refusal_of,
+)
 from grafter.telemetry import Metrics
 
 _PROTOBUF = "application/x-protobuf"
 _JSON = "application/json"
-
-_STATUSES = {
-    Code.INVALID_ARGUMENT: 400,
-    Code.UNAUTHENTICATED: 401,
-    Code.RESOURCE_EXHAUSTED: 413,
-    Code.INTERNAL: 500,
-    Code.UNAVAILABLE: 503,
-}
 
 # Reading JSON takes about a millisecond for this much; more would hold up the other requests.
 _THREAD_BYTES = 32 << 10
@@ -51,7 +51,7 @@ class Cors:
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    answer: Answer
+    export: Export
     from_json: Callable[[bytes], bytes]
 
 
@@ -92,74 +92,70 @@ async def listening(
         yield port
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class _Door:
     """Everything between a request and its answer."""
 
-    def __init__(
-        self, intake: Intake, routes: dict[str, _Route], tokens: Tokens, cors: "_CorsRules | None", max_bytes: int
-    ) -> None:
-        self._intake = intake
-        self._routes = routes
-        self._tokens = tokens
-        self._cors = cors
-        self._max_bytes = max_bytes
+    intake: Intake
+    routes: dict[str, _Route]
+    tokens: Tokens
+    cors: "_CorsRules | None"
+    max_bytes: int
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer any request to the port."""
-        route = self._routes.get(request.path)
-        if self._cors is None:
+        route = self.routes.get(request.path)
+        if self.cors is None:
             return await self._answer(request, route)
-        if route is not None and request.method == hdrs.METH_OPTIONS and self._cors.is_preflight(request):
-            return web.Response(status=204, headers=self._cors.preflight(request))
+        if route is not None and request.method == hdrs.METH_OPTIONS and self.cors.is_preflight(request):
+            return web.Response(status=204, headers=self.cors.preflight(request))
         response = await self._answer(request, route)
-        response.headers.update(self._cors.headers(request))
+        response.headers.update(self.cors.headers(request))
         return response
 
     async def _answer(self, request: web.Request, route: _Route | None) -> web.Response:
-        if route is None:
-            self._intake.count("not_found")
-            return _failure(request, 404, Status(Code.UNIMPLEMENTED, "nothing is served at this path"))
-        if request.method != hdrs.METH_POST:
-            self._intake.count("rejected")
-            status = Status(Code.UNIMPLEMENTED, "only POST is served at this path")
-            return _failure(request, 405, status, {hdrs.ALLOW: "OPTIONS, POST" if self._cors else "POST"})
-        if not self._tokens.allows(request.headers.get(hdrs.AUTHORIZATION)):
-            return _failure(request, 401, self._intake.unauthenticated(), {hdrs.WWW_AUTHENTICATE: "Bearer"})
-        content_type = request.content_type
-        if content_type not in (_PROTOBUF, _JSON):
-            self._intake.count("rejected")
-            status = Status(Code.INVALID_ARGUMENT, f"content type must be {_PROTOBUF} or {_JSON}")
-            return _failure(request, 415, status)
         try:
-            body = await read_body(request, self._max_bytes)
-            if content_type == _PROTOBUF:
-                return web.Response(body=await route.answer(body), content_type=_PROTOBUF)
-            if len(body) > _THREAD_BYTES:
-                body = await asyncio.to_thread(route.from_json, body)
-            else:
-                body = route.from_json(body)
-            answer = await route.answer(body)
-            # Only a partial success on traces has a body.
-            text = message_to_json(ExportTraceServiceResponse.FromString(answer)) if answer else b"{}"
-            return web.Response(body=text, content_type=_JSON)
+            return await self._export(request, route)
         except Exception as error:  # noqa: BLE001  # whatever a request does, the door stays open
-            status = self._intake.refusal(error)
-            code = http_status(error) if isinstance(error, RejectedError) else _STATUSES[status.code]
-            headers: dict[str, str] = {}
-            if status.retry_after is not None:
-                headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(status.retry_after)))
-            return _failure(request, code, status, headers)
+            self.intake.count_refusal(error)
+            return _failure(request, error)
+
+    async def _export(self, request: web.Request, route: _Route | None) -> web.Response:
+        if route is None:
+            raise NotFoundError("nothing is served at this path")
+        if request.method != hdrs.METH_POST:
+            raise MethodError("only POST is served at this path", "OPTIONS, POST" if self.cors else "POST")
+        if not self.tokens.allows(request.headers.get(hdrs.AUTHORIZATION)):
+            raise UnauthenticatedError("a bearer token that is known here is required")
+        if request.content_type not in (_PROTOBUF, _JSON):
+            raise UnsupportedError(f"content type must be {_PROTOBUF} or {_JSON}")
+        body = await read_body(request, self.max_bytes)
+        if request.content_type == _PROTOBUF:
+            return web.Response(body=await route.export(body), content_type=_PROTOBUF)
+        if len(body) > _THREAD_BYTES:
+            body = await asyncio.to_thread(route.from_json, body)
+        else:
+            body = route.from_json(body)
+        answer = await route.export(body)
+        # Only a partial success on traces has a body.
+        text = message_to_json(ExportTraceServiceResponse.FromString(answer)) if answer else b"{}"
+        return web.Response(body=text, content_type=_JSON)
 
 
-def _failure(request: web.Request, code: int, status: Status, headers: dict[str, str] | None = None) -> web.Response:
+def _failure(request: web.Request, error: Exception) -> web.Response:
     """A google.rpc.Status in the request's encoding; JSON where that is neither, since a person may be reading."""
-    if request.content_type == _PROTOBUF:
-        return web.Response(status=code, body=status.to_bytes(), content_type=_PROTOBUF, headers=headers)
-    return web.Response(status=code, body=status.to_json(), content_type=_JSON, headers=headers)
+    status, headers = otlp_failure(error), headers_of(error)
+    is_protobuf = request.content_type == _PROTOBUF
+    return web.Response(
+        status=refusal_of(error).http,
+        body=status.SerializeToString() if is_protobuf else failure_to_json(status),
+        content_type=_PROTOBUF if is_protobuf else _JSON,
+        headers=headers,
+    )
 
 
 class _CorsRules:
-    """What browsers are told about requests from other origins."""
+    """What browsers may do for pages of other origins."""
 
     def __init__(self, cors: Cors, tokens: bool) -> None:
         patterns = [".*".join(re.escape(text) for text in origin.lower().split("*")) for origin in cors.allowed_origins]

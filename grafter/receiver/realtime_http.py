@@ -1,27 +1,37 @@
-"""The door that apps post the events of their Realtime calls to, at the address where OpenAI-shaped HTTP comes in.
+"""The doors for Realtime and Live calls: the app posts what it saw of a call, or asks grafter to listen to it.
 
-OpenAI exports no trace of a Realtime session, so whoever reads its socket passes on what it saw. The rule it keeps is
-that of the other doors: 204 means stored, and a refusal that may pass is 503 with a Retry-After, so that a sender can
-let go of what it has sent and of nothing else.
+OpenAI exports no trace of a call, so whoever reads its socket passes on what it saw (POST /v1/realtime/events), or asks
+for a recorder (POST /v1/realtime/calls). The rule they keep: 204 means stored, 202 that what was brought of the call is
+stored and somebody listens; a sender may let go of what was answered so, and of nothing else.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from grafter.consumer import Consumer
+from grafter.core.calls import CallNote, Phone, phone_in
+from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import Source, UnixNano
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError
-from grafter.guests.realtime.intake import RealtimeIntake, read_posts
-from grafter.receiver.answering import Answered, answering
-from grafter.receiver.http_common import Tokens, read_body
+from grafter.guests.agents.intake import parse_json
+from grafter.guests.realtime.intake import NoCallError, RealtimeIntake, read_posts
+from grafter.receiver.http_body import read_body
+from grafter.receiver.http_server import Tokens
+from grafter.receiver.openai_api import is_call_id
+from grafter.receiver.outcomes import Answered, Outcome, openai_endpoint
+from grafter.receiver.recorder import Recorders
+from grafter.store.base import CallStore
 from grafter.telemetry import Metrics
 
-TRANSPORT = "realtime"
+_EVENTS, _CALLS = "realtime", "realtime_calls"
 
+# A sender may join base and path with one slash, two, or one behind.
 _EVENTS_PATH = "/{path:/*v1/+realtime/+events/*}"
+_CALLS_PATH = "/{path:/*v1/+realtime/+calls/*}"
 
 # A body of this size takes some milliseconds to read, all of which the event loop would stand still.
 _THREAD_BYTES = 128 << 10
@@ -45,44 +55,105 @@ def event_routes(
     bearer tokens that open it, none opens it to everybody. ``max_bytes`` bounds the body before and after
     decompression.
     """
-    events = _Events(consumer, metrics, policy, clock, max_bytes)
-    return [web.post(_EVENTS_PATH, answering(events.answer, metrics, TRANSPORT, tokens=Tokens(tokens)))]
 
-
-class _Events:
-    def __init__(
-        self,
-        consumer: Consumer,
-        metrics: Metrics,
-        policy: GraftPolicy,
-        clock: Callable[[], int],
-        max_bytes: int,
-    ) -> None:
-        self._consumer = consumer
-        self._metrics = metrics
-        self._policy = policy
-        self._clock = clock
-        self._max_bytes = max_bytes
-
-    async def answer(self, request: web.Request) -> Answered:
-        """See ``answering.Answer``."""
+    async def handle(request: web.Request) -> Answered:
         # When it arrived, and not when it was read: a large body takes its time.
-        now = UnixNano(self._clock())
-        body = await read_body(request, self._max_bytes)
+        now = UnixNano(clock())
+        body = await read_body(request, max_bytes)
         lines = request.content_type.lower().endswith(_LINES)
         if len(body) > _THREAD_BYTES:
-            intake = await asyncio.to_thread(_read, body, lines, self._policy, now)
+            intake = await asyncio.to_thread(_read_events, body, lines, policy, now)
         else:
-            intake = _read(body, lines, self._policy, now)
+            intake = _read_events(body, lines, policy, now)
         if intake.parts:
-            await self._consumer.consume(intake.parts)
+            await consumer.consume(intake.parts)
         for kind, count in intake.kinds.items():
-            self._metrics.guest_items.labels(Source.REALTIME.value, kind).inc(count)
-        return web.Response(status=204), "accepted"
+            metrics.guest_items.labels(Source.REALTIME.value, kind).inc(count)
+        return web.Response(status=204), Outcome.ACCEPTED
+
+    return [web.post(_EVENTS_PATH, openai_endpoint(handle, metrics, _EVENTS, tokens=Tokens(tokens)))]
 
 
-def _read(body: bytes, lines: bool, policy: GraftPolicy, now: UnixNano) -> RealtimeIntake:
+def _read_events(body: bytes, lines: bool, policy: GraftPolicy, now: UnixNano) -> RealtimeIntake:
     try:
         return read_posts(body, lines, policy, now)
+    except NoCallError as error:
+        raise RejectedError(str(error), reason="shape") from error
     except ValueError as error:
-        raise RejectedError(str(error), reason="shape" if "call" in str(error) else "json") from error
+        raise RejectedError(str(error), reason="json") from error
+
+
+def call_routes(
+    recorders: Recorders,
+    metrics: Metrics,
+    clock: Callable[[], int],
+    *,
+    store: CallStore | None = None,
+    secret: bytes = b"",
+    tokens: Sequence[str] = (),
+    max_bytes: int = 64 << 10,
+) -> list[web.RouteDef]:
+    """The route that starts recorders: POST to ``/v1/realtime/calls``.
+
+    ``{"call_id": "rtc_…", "traceparent": "00-…" | "metadata": {…}, "from": "+1…", "to": "+1…"}`` in, 202 out, also for
+    a call that is recorded already; a Live session's id is ``live_…``. ``from`` and ``to`` may be left out; ``store``
+    notes the call with them, as ``secret`` makes them: without it, without them. ``clock`` gives Unix nanoseconds.
+    ``tokens`` are the bearer tokens that open it, none opens it to everybody. ``max_bytes`` bounds the body before and
+    after decompression.
+    """
+
+    async def handle(request: web.Request) -> Answered:
+        start = read_start(await read_body(request, max_bytes), secret)
+        found = await recorders.start(start.call_id, metadata=start.metadata)
+        if store is not None:
+            now = UnixNano(clock())
+            await store.note_calls([CallNote(start.call_id, now, start.caller, start.callee)], now)
+        body = {"call_id": start.call_id, "status": found.value}
+        return web.json_response(body, status=202), Outcome.ACCEPTED
+
+    return [web.post(_CALLS_PATH, openai_endpoint(handle, metrics, _CALLS, tokens=Tokens(tokens)))]
+
+
+@dataclass(frozen=True, slots=True)
+class CallStart:
+    """What a body asks for."""
+
+    call_id: str
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    caller: Phone | None = None
+    callee: Phone | None = None
+
+
+def read_start(body: bytes, secret: bytes) -> CallStart:
+    """What a body asks for, with its numbers hashed under this secret.
+
+    Raises RejectedError, with a message that quotes nothing, unless the body is as ``call_routes`` says.
+    """
+    try:
+        posted = parse_json(body)
+    except ValueError as error:
+        raise RejectedError(f"{error}; expected a JSON object with call_id", reason="json") from error
+    if not isinstance(posted, dict):
+        raise RejectedError("body is no JSON object; expected one with call_id", reason="shape")
+    call_id = posted.get("call_id")
+    if not isinstance(call_id, str) or not is_call_id(call_id):
+        raise RejectedError("call_id is not a string of 1 to 256 printable ASCII characters", reason="call_id")
+    metadata = posted.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise RejectedError("metadata is no JSON object", reason="shape")
+    caller, callee = (_phone(posted, name, secret) for name in ("from", "to"))
+    start = dict(metadata or {})
+    traceparent = posted.get("traceparent")
+    if traceparent is not None:
+        # Metadata is taken as it is, as at every door; what stands under this name was meant to be one.
+        if isinstance(from_metadata({"traceparent": traceparent}, ()), Malformed):
+            raise RejectedError("traceparent is not 00-<32 hex>-<16 hex>-<2 hex>, ids not zero", reason="traceparent")
+        start["traceparent"] = traceparent
+    return CallStart(call_id, start, caller, callee)
+
+
+def _phone(posted: Mapping[str, object], name: str, secret: bytes) -> Phone | None:
+    value = posted.get(name)
+    if not isinstance(value, str | None):
+        raise RejectedError(f"{name} is no string", reason="shape")
+    return None if value is None else phone_in(value, secret)

@@ -1,16 +1,16 @@
 """One recorded call: a socket that is kept open while the call may live, and what is heard on it.
 
 It only listens: what it sends are pings, pongs and the closing frame. Whatever the peer does, the recording ends by
-itself at some time and says why; what it heard waits in ``gathering`` for whoever stores it (recorder.py).
+itself at some time and says why; what it heard waits in ``gathering`` for whoever stores it (recorder_outbox.py).
 """
 
 import asyncio
 import logging
 import random
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import aiohttp
@@ -18,13 +18,14 @@ import orjson
 from aiohttp import WSMsgType
 
 from grafter.core.model import Part, UnixNano
+from grafter.core.retry import RetryPolicy
 from grafter.guests.realtime.gathering import Gathering
 from grafter.guests.realtime.live.allowed import CLOSED
 from grafter.guests.realtime.live.talking import ended_by
 from grafter.guests.realtime.notes import Side
 from grafter.guests.realtime.records import LIVE_IDS
 from grafter.guests.values import mapping_of
-from grafter.receiver.sideband import Answer, Attempt, Sideband, Socket
+from grafter.receiver.openai_api import ApiAnswer, Reply, Socket
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ SECOND = 1_000_000_000
 
 Clock = Callable[[], int]
 """Nanoseconds."""
+Connect = Callable[[str], Awaitable[ApiAnswer]]
+"""One attempt to open the sideband of a call, by its id."""
 
 # Of a close by the peer: normal, going away, and no code at all. Any other is worth a new attempt, whose answer says
 # whether the call still lives.
@@ -41,6 +44,10 @@ _ERROR = "error"
 # OpenAI ends a Realtime session after an hour; an end that is further away than this is no end of a call, and nothing
 # that lives longer is one.
 _FARTHEST_EXPIRY_NS = 48 * 3600 * SECOND
+
+
+_RETRY = RetryPolicy(initial_interval=0.375, max_interval=11.25, multiplier=2.0, randomization_factor=1 / 3)
+_ACCEPT_RETRY = replace(_RETRY, max_interval=2.25)
 
 
 class End(StrEnum):
@@ -86,93 +93,71 @@ class Timing:
     """For a call that the peer does not know yet."""
     outage: float = 600.0
     """For a peer that cannot be reached, or does not take the connection, since it was last heard."""
-    backoff: float = 0.5
-    """After the first failure; doubled after each."""
-    longest_backoff: float = 15.0
-    longest_accept_backoff: float = 3.0
+    retry: RetryPolicy = _RETRY
+    accept_retry: RetryPolicy = _ACCEPT_RETRY
     """For a call that is not accepted yet, whose first seconds are wanted."""
+    steady: float = 15.0
+    """A connection that was heard for this long makes the failures before it count no more."""
     ping: float = 20.0
     """Without a frame, after which the peer is asked for one; after twice that the socket is dead."""
     expiry_grace: float = 5.0
     """Past the session's ``expires_at``, a whole second of another clock, in which the peer may close by itself."""
     tick: float = 0.25
-    """Between two looks at what is urgent."""
+    """Between two rounds of what is urgent."""
     store: float = 5.0
     """Longest that anything waits to be stored."""
+    bug: float = 5.0
+    """After a failure of grafter's own, before storing is tried again."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Recording:
     """One call. ``listen`` is to run as a task; the rest is for whoever owns that task."""
 
-    __slots__ = (
-        "_attempted",
-        "_closed",
-        "_connected",
-        "_established",
-        "_expires_at",
-        "_heard",
-        "_last_frame",
-        "_offset",
-        "_pinged",
-        "_read_kind",
-        "_sideband",
-        "_socket",
-        "_spawn",
-        "_steady",
-        "_timing",
-        "call_id",
-        "end",
-        "gathering",
-        "parts",
-        "stored",
-        "taken",
-        "task",
-        "told",
-    )
+    call_id: str
+    gathering: Gathering
+    connect: Connect
+    timing: Timing
+    wall: Clock
+    steady: Clock
+    read_kind: Callable[[str], None]
+    """Gets the type of each event."""
+    attempted: Callable[[Reply], None]
+    """Gets what each attempt to connect came to."""
+    spawn: Callable[[Coroutine[None, None, None]], None]
+    """Runs what must not be waited for."""
+    parts: list[Part] = field(default_factory=list)
+    """Taken from ``gathering`` and not stored yet."""
+    announced: list[Mapping[str, object]] = field(default_factory=list)
+    """What starts have brought of it."""
+    end: End | None = None
+    task: asyncio.Task[None] | None = None
+    stored: int = field(init=False)
+    """When something of it was stored for the last time; steady clock, as the next."""
+    taken: int = field(init=False)
+    """When something was taken for the last time."""
+    _offset: int = field(init=False)
+    _heard: int = field(init=False)
+    _connected: int = field(init=False)
+    _last_frame: int = field(init=False)
+    _expires_at: int = field(init=False)
+    _pinged: int = 0
+    _socket: Socket | None = None
+    _established: bool = False
+    _closed: End | None = None
 
-    def __init__(
-        self,
-        call_id: str,
-        gathering: Gathering,
-        sideband: Sideband,
-        timing: Timing,
-        wall: Clock,
-        steady: Clock,
-        read_kind: Callable[[str], None],
-        attempted: Callable[[Attempt], None],
-        spawn: Callable[[Coroutine[None, None, None]], None],
-    ) -> None:
-        """``read_kind`` gets the type of each event, ``attempted`` what each attempt to connect came to; ``spawn`` runs
-        what must not be waited for."""
-        self.call_id = call_id
-        self.gathering = gathering
-        self.parts: list[Part] = []
-        """Taken from ``gathering`` and not stored yet."""
-        self.told: list[Mapping[str, object]] = []
-        """What starts have said of it."""
-        self.end: End | None = None
-        self.task: asyncio.Task[None] | None = None
+    def __post_init__(self) -> None:
         # Events are timed by one reading of the wall clock and a clock that only goes forward, so that no step of the
         # wall clock stretches a turn or turns two events round.
-        self._steady = steady
-        self._offset = wall() - steady()
-        self.stored = self.taken = self._heard = self._connected = self._last_frame = steady()
-        """When something of it was stored, and taken, for the last time; steady clock."""
-        self._pinged = 0
-        self._sideband = sideband
-        self._timing = timing
-        self._read_kind = read_kind
-        self._attempted = attempted
-        self._spawn = spawn
-        self._socket: Socket | None = None
-        self._established = False
-        self._closed: End | None = None
+        now = self.steady()
+        self._offset = self.wall() - now
+        self.stored = self.taken = self._heard = self._connected = self._last_frame = now
         self._expires_at = self.now + _FARTHEST_EXPIRY_NS
 
     @property
     def now(self) -> UnixNano:
         """The moment, as events are timed."""
-        return UnixNano(self._steady() + self._offset)
+        return UnixNano(self.steady() + self._offset)
 
     def finish(self, end: End) -> None:
         """End it from outside; the first end counts."""
@@ -181,11 +166,11 @@ class Recording:
             if self.task is not None:
                 self.task.cancel()
 
-    def look(self, now: int) -> None:
+    def check(self, now: int) -> None:
         """End it where its time is over, and see to it that a dead socket is noticed. ``now`` is the steady clock."""
         if self.end is not None:
             return
-        timing = self._timing
+        timing = self.timing
         if now + self._offset >= self._expires_at + _ns(timing.expiry_grace):
             self.finish(End.EXPIRED)
         elif self._socket is not None:
@@ -193,10 +178,10 @@ class Recording:
                 self.finish(End.SILENCE)
             elif now - self._last_frame >= _ns(2 * timing.ping):
                 self._last_frame = now
-                self._spawn(self._close(self._socket))
+                self.spawn(self._close(self._socket))
             elif now - max(self._last_frame, self._pinged) >= _ns(timing.ping):
                 self._pinged = now
-                self._spawn(self._ping(self._socket))
+                self.spawn(self._ping(self._socket))
 
     async def listen(self) -> None:
         """Listen until the call is over, or is known to be out of reach; ``end`` says which. Never raises."""
@@ -213,20 +198,20 @@ class Recording:
     async def _listen(self) -> End:
         failures = 0
         while True:
-            answer = await self._sideband.connect(self.call_id)
-            self._attempted(answer.attempt)
+            answer = await self.connect(self.call_id)
+            self.attempted(answer.reply)
             if answer.socket is not None:
                 code = await self._read(answer.socket)
                 if self._closed is not None:
                     return self._closed
                 if not self._established:
-                    # Let in to be told that it may not listen: no call of this kind is there, or not yet.
-                    answer = Answer(Attempt.NOT_FOUND, reason="refused by an event")
+                    # Let in only to hear that it may not listen: no call of this kind is there, or not yet.
+                    answer = ApiAnswer(Reply.NOT_FOUND, reason="refused by an event")
                 elif code in _CLOSED_FOR_GOOD:
                     return End.CLOSE
                 else:
                     _log.info("recorder lost its connection", extra={"call": self.call_id, "code": code})
-                if self._heard - self._connected >= _ns(self._timing.longest_backoff):
+                if self._heard - self._connected >= _ns(self.timing.steady):
                     # One that breaks as soon as it is there, whatever it shows first, is no better than none.
                     failures = 0
             end, seconds = self._wait_after(answer, failures)
@@ -235,18 +220,18 @@ class Recording:
             failures += 1
             await asyncio.sleep(seconds)
 
-    def _wait_after(self, answer: Answer, failures: int) -> tuple[End | None, float]:
+    def _wait_after(self, answer: ApiAnswer, failures: int) -> tuple[End | None, float]:
         """The end, or seconds until another attempt makes sense."""
-        timing = self._timing
-        waited = (self._steady() - self._heard) / SECOND
-        limit, longest = timing.outage, timing.longest_backoff
+        timing = self.timing
+        waited = (self.steady() - self._heard) / SECOND
+        limit, retry = timing.outage, timing.retry
         gone = End.DISCONNECT
-        match answer.attempt:
-            case Attempt.NOT_FOUND if self._established:
+        match answer.reply:
+            case Reply.NOT_FOUND if self._established:
                 return End.CLOSE, 0.0
-            case Attempt.NOT_FOUND:
-                limit, longest, gone = timing.not_accepted, timing.longest_accept_backoff, End.NOT_ACCEPTED
-            case Attempt.UNAUTHORIZED:
+            case Reply.NOT_FOUND:
+                limit, retry, gone = timing.not_accepted, timing.accept_retry, End.NOT_ACCEPTED
+            case Reply.UNAUTHORIZED:
                 # Someone must act, so it says what OpenAI's own answer would: but never the key, and not their words.
                 _log.error(
                     "the key of receivers.openai.projects may not listen to calls: it must be a standard key of the"
@@ -254,13 +239,12 @@ class Recording:
                     extra={"call": self.call_id, "answer": answer.reason},
                 )
                 return End.UNAUTHORIZED, 0.0
-            case Attempt.REFUSED if self._may_pass(answer):
-                limit, longest, gone = timing.not_accepted, timing.longest_accept_backoff, End.REFUSED
-            case Attempt.REFUSED:
+            case Reply.REFUSED if self._may_pass(answer):
+                limit, retry, gone = timing.not_accepted, timing.accept_retry, End.REFUSED
+            case Reply.REFUSED:
                 _log.error("recorder was refused", extra={"call": self.call_id, "answer": answer.reason})
                 return End.REFUSED, 0.0
-        backoff: float = min(timing.backoff * 2.0 ** min(failures, 16), longest) * random.uniform(0.5, 1.0)
-        seconds = max(backoff, answer.retry_after)
+        seconds = retry.wait(failures + 1, random.random(), answer.retry_after)
         if waited + seconds > limit:
             # One call may be announced under two ids, one of which is never accepted: nothing is wrong with that.
             level = logging.INFO if gone is End.NOT_ACCEPTED else logging.WARNING
@@ -268,7 +252,7 @@ class Recording:
             return gone, 0.0
         return None, seconds
 
-    def _may_pass(self, answer: Answer) -> bool:
+    def _may_pass(self, answer: ApiAnswer) -> bool:
         """A Live session may be there all the same: nothing is written about what is answered before it is accepted."""
         return self.call_id.startswith(LIVE_IDS) and not self._established and 400 <= answer.status < 500
 
@@ -278,8 +262,8 @@ class Recording:
         receive, add, read_kind, steady, offset = (
             socket.receive,
             self.gathering.add,
-            self._read_kind,
-            self._steady,
+            self.read_kind,
+            self.steady,
             self._offset,
         )
         self._socket = socket

@@ -2,7 +2,7 @@
 
 A request is a task in the store: it is answered when the store has it, and it is done some time, by this process or
 another one, whatever ends meanwhile. The rules it keeps: no answer of OpenAI's ends a session but that it does not
-know it; every wait is bounded; and a session is looked at until grafter forgets the trace that it belongs to.
+know it; every wait is bounded; and a session is polled until grafter forgets the trace that it belongs to.
 """
 
 import asyncio
@@ -11,18 +11,18 @@ import random
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from time import time_ns
 
 from grafter.consumer import Consumer
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, GraftPolicy
+from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, UnavailableError
-from grafter.guests.sessions.poll_state import Patience, Progress
-from grafter.receiver.agents_api import Answer, Reply, agents_api, is_session_id
-from grafter.receiver.session_answers import Pulled, PullError, answer_to, message_of
-from grafter.receiver.session_look import Look, Looker
-from grafter.receiver.sideband import Account
+from grafter.guests.sessions.poll_state import Progress
+from grafter.logs import Throttle
+from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_session_id
+from grafter.receiver.session_poll import Poll, Pulled, SessionPoller, answer_to, message_of, pull_error, session_poller
 from grafter.store.base import Task, TaskStore
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
@@ -31,11 +31,15 @@ _log = logging.getLogger(__name__)
 
 # Of all projects together: each may hold an answer of 16 MiB.
 _AT_ONCE = 4
+# A key without the permission is met by every session, and mended by a person.
 _SECONDS_BETWEEN_WARNINGS = 600.0
-_SECONDS_BETWEEN_TROUBLES = 30.0
+_SECONDS_AFTER_A_REFUSAL = 900.0
+"""After an answer that only a person can change."""
+RETRY = RetryPolicy(initial_interval=1.05, max_interval=300.0, multiplier=2.0, randomization_factor=0.05)
+"""After an answer that may pass, and while the store is away."""
 _MOST_SECONDS_SILENT = 30.0
-# Other processes look for an answer every second.
-_TOLD_NS = 10 * SECOND
+# Other processes ask for an answer every second.
+_ANSWER_KEPT_NS = 10 * SECOND
 _LATER = frozenset({Reply.LIMITED, Reply.UNAVAILABLE, Reply.FAILED})
 """Answers after which another attempt is made soon."""
 
@@ -44,42 +48,31 @@ class _LostError(Exception):
     """The task is somebody else's by now."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class PullRequests:
     """Where pulls are asked for. Made by ``pulling``."""
 
-    def __init__(
-        self,
-        tasks: asyncio.TaskGroup,
-        store: TaskStore,
-        lookers: Mapping[str, Looker],
-        metrics: Metrics,
-        *,
-        kind: str,
-        default: str,
-        remember: int,
-        clock: Callable[[], int],
-        patience: Patience,
-        tick_seconds: float,
-    ) -> None:
-        self._tasks = tasks
-        self._store = store
-        self._lookers = lookers
-        self._metrics = metrics
-        self._kind = kind
-        self._default = default
-        self._remember = remember
-        self._clock = clock
-        self._patience = patience
-        self._tick_seconds = tick_seconds
-        self._wake = asyncio.Event()
-        self._running: dict[asyncio.Task[None], Task] = {}
-        self._waiters: dict[str, list[asyncio.Future[Pulled]]] = {}
-        self._asked: dict[str, float] = {}
-        """Sessions that somebody here waits for and that were not looked at here since: when they were asked for."""
-        self._paused: dict[str, int] = {}
-        """Projects that OpenAI asked to wait for, or that give no answer, and until when."""
-        self._say_after: dict[tuple[str, str], float] = {}
-        self._say_away_after = 0.0
+    tasks: asyncio.TaskGroup
+    store: TaskStore
+    pollers: Mapping[str, SessionPoller]
+    """By project, of those that have a key."""
+    metrics: Metrics
+    kind: str
+    default: str
+    remember: int
+    """For how long after its event a session is read; nanoseconds."""
+    clock: Callable[[], int]
+    retry: RetryPolicy
+    tick_seconds: float
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _running: dict[asyncio.Task[None], Task] = field(default_factory=dict)
+    _waiters: dict[str, list[asyncio.Future[Pulled]]] = field(default_factory=dict)
+    _asked: dict[str, float] = field(default_factory=dict)
+    """Sessions that somebody here waits for and that were not polled here since: when they were asked for."""
+    _paused: dict[str, int] = field(default_factory=dict)
+    """Projects that OpenAI asked to wait for, or that give no answer, and until when."""
+    _warnings: Throttle = field(default_factory=lambda: Throttle(_SECONDS_BETWEEN_WARNINGS))
+    _store_away: Throttle = field(default_factory=Throttle)
 
     async def idle(self) -> None:
         """Return when no session is being read."""
@@ -93,13 +86,13 @@ class PullRequests:
         Raises RejectedError for what is no session id, UnavailableError when the store does not take it.
         """
         project = self._named(session_id, project)
-        if project not in self._lookers:
-            self._metrics.session_looks.labels("no_key").inc()
+        if project not in self.pollers:
+            self.metrics.session_polls.labels("no_key").inc()
             self._warn(project, "no_key", "a session's traces are not fetched: the project has no api_key")
             return
-        now = UnixNano(self._clock())
+        now = UnixNano(self.clock())
         name = f"{project}/{session_id}"
-        await self._store.put_tasks([Task(self._kind, name, now)], now)
+        await self.store.put_tasks([Task(self.kind, name, now)], now)
         if name in self._waiters:
             self._asked[name] = asyncio.get_running_loop().time()
         self._wake.set()
@@ -107,11 +100,11 @@ class PullRequests:
     async def pull(self, session_id: str, project: str | None = None) -> Pulled:
         """The same, and wait until all pages have been read once, by this process or by another one.
 
-        Raises as ``request`` does, UnavailableError also without a key, and PullError when OpenAI does not let it be
-        read. A caller that does not want to wait any longer may be cancelled; the pull goes on.
+        Raises as ``request`` does, UnavailableError also without a key, and UpstreamError when OpenAI does not let it
+        be read. A caller that does not want to wait any longer may be cancelled; the pull goes on.
         """
         project = self._named(session_id, project)
-        if project not in self._lookers:
+        if project not in self.pollers:
             raise UnavailableError(
                 f"no api_key under receivers.openai.projects.{project}", retry_after=60.0, reason="no_api_key"
             )
@@ -120,11 +113,11 @@ class PullRequests:
         self._waiters.setdefault(name, []).append(waiter)
         try:
             await self.request(session_id, project)
-            task = await self._store.find_task(self._kind, name)
+            task = await self.store.find_task(self.kind, name)
             # What is read of an event that was put later answers this one too.
-            asked = self._clock() if task is None else task.put_at
+            asked = self.clock() if task is None else task.put_at
             while not waiter.done():
-                await asyncio.wait([waiter], timeout=self._tick_seconds)
+                await asyncio.wait([waiter], timeout=self.tick_seconds)
                 pulled = None if waiter.done() else await self._answered(name, asked)
                 if pulled is not None:
                     return pulled
@@ -140,10 +133,10 @@ class PullRequests:
     async def _answered(self, name: str, asked: int) -> Pulled | None:
         """What the store says of an event, which may have been answered elsewhere; None while it has no answer.
 
-        Raises PullError as ``pull`` does.
+        Raises UpstreamError as ``pull`` does.
         """
         try:
-            task = await self._store.find_task(self._kind, name)
+            task = await self.store.find_task(self.kind, name)
         except UnavailableError as error:
             _log.warning("the store is not available: %s", error)
             return None
@@ -154,7 +147,7 @@ class PullRequests:
             raise RejectedError(
                 "session id is not 1 to 256 letters, digits, underscores and hyphens", reason="session_id"
             )
-        return project or self._default
+        return project or self.default
 
     async def claim_forever(self) -> None:
         """Do what is due; a task of its own."""
@@ -164,30 +157,30 @@ class PullRequests:
             if free:
                 try:
                     await self._ask_for_waiters()
-                    for task in await self._store.claim_tasks(self._kind, UnixNano(self._clock()), free):
-                        work = self._tasks.create_task(self._work(task), name="sessions.look")
+                    for task in await self.store.claim_tasks(self.kind, UnixNano(self.clock()), free):
+                        work = self.tasks.create_task(self._work(task), name="sessions.poll")
                         self._running[work] = task
                         work.add_done_callback(self._done)
                 except UnavailableError as error:
                     self._store_is_away(error)
                 except Exception:  # noqa: BLE001  # a bug in one round must not end the reading for ever
-                    _log.exception("looking for sessions that are due failed")
+                    _log.exception("claiming sessions that are due failed")
             try:
-                async with asyncio.timeout(self._tick_seconds):
+                async with asyncio.timeout(self.tick_seconds):
                     await self._wake.wait()
             except TimeoutError:
                 pass
 
     async def _ask_for_waiters(self) -> None:
-        """Another process may have looked at what somebody waits for here, and does not tell: it is asked for again."""
+        """Another process may have polled what somebody waits for here, without a word to this one: it is put again."""
         now = asyncio.get_running_loop().time()
         running = {task.name for task in self._running.values()}
         self._asked = {name: at for name, at in self._asked.items() if name in self._waiters}
         for name, at in list(self._asked.items()):
-            if name not in running and now - at >= self._tick_seconds:
+            if name not in running and now - at >= self.tick_seconds:
                 self._asked[name] = now
-                moment = UnixNano(self._clock())
-                await self._store.put_tasks([Task(self._kind, name, moment)], moment)
+                moment = UnixNano(self.clock())
+                await self.store.put_tasks([Task(self.kind, name, moment)], moment)
 
     def _done(self, work: asyncio.Task[None]) -> None:
         self._running.pop(work, None)
@@ -199,7 +192,7 @@ class PullRequests:
             await asyncio.sleep(seconds)
             if self._running:
                 try:
-                    await self._store.renew_tasks(list(self._running.values()), UnixNano(self._clock()))
+                    await self.store.renew_tasks(list(self._running.values()), UnixNano(self.clock()))
                 except UnavailableError as error:
                     self._store_is_away(error)
 
@@ -218,7 +211,7 @@ class PullRequests:
             _log.error("a session is left until its lease ends", extra={"error": type(error).__name__})
 
     async def _attempt(self, task: Task) -> None:
-        """One look, and when the next one is."""
+        """One poll, and when the next one is."""
         waiters = self._waiters.pop(task.name, [])
         self._asked.pop(task.name, None)
         progress = Progress.decode(task.blob)
@@ -226,9 +219,9 @@ class PullRequests:
             progress = progress.heard(task.put_at)
         try:
             if progress.over:
-                await self._store.end_task(task)
+                await self.store.end_task(task)
                 return
-            await self._look(task, progress, waiters)
+            await self._poll(task, progress, waiters)
         except _LostError:
             # Whoever has it now stores what it comes to.
             self._put_back(task, waiters)
@@ -238,105 +231,104 @@ class PullRequests:
         except Exception as error:  # noqa: BLE001  # a bug met by one session must not end the reading of the others
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.error("reading a session failed", extra={"error": type(error).__name__, "where": where})
-            _answer(waiters, PullError(Reply.FAILED, message_of(Reply.FAILED)))
-            await self._again(task, progress.answering(Reply.FAILED).failed(), self._patience.refused)
+            _answer(waiters, pull_error(Reply.FAILED))
+            await self._again(task, progress.answering(Reply.FAILED).failed(), _SECONDS_AFTER_A_REFUSAL)
 
-    async def _look(self, task: Task, progress: Progress, waiters: list[asyncio.Future[Pulled]]) -> None:
+    async def _poll(self, task: Task, progress: Progress, waiters: list[asyncio.Future[Pulled]]) -> None:
         project, _, session_id = task.name.rpartition("/")
-        looker = self._lookers.get(project)
+        poller = self.pollers.get(project)
         paused = self._paused.get(project, 0)
-        if paused > self._clock():
+        if paused > self.clock():
             self._put_back(task, waiters)
             await self._give_back(task, progress, paused)
             return
-        if looker is None:
+        if poller is None:
             # Its key went with a restart, and may come back with another.
-            _answer(waiters, PullError(Reply.UNAUTHORIZED, "the project has no api_key"))
-            await self._again(task, progress.answering(Reply.UNAUTHORIZED), self._patience.refused)
+            _answer(waiters, pull_error(Reply.UNAUTHORIZED, "the project has no api_key"))
+            await self._again(task, progress.answering(Reply.UNAUTHORIZED), _SECONDS_AFTER_A_REFUSAL)
             return
         saved = progress
 
         async def save(reached: Progress) -> None:
             nonlocal saved
-            if not await self._store.update_task(replace(task, blob=reached.encode()), keep=True):
+            if not await self.store.update_task(replace(task, blob=reached.encode()), keep=True):
                 raise _LostError
             saved = reached
 
         try:
-            look = await looker.look(session_id, progress, save)
+            poll = await poller.poll(session_id, progress, save)
         except UnavailableError as error:
             self._put_back(task, waiters)
             await self._again(task, saved.failed(), error.retry_after)
             return
-        await self._conclude(task, look, waiters)
+        await self._conclude(task, poll, waiters)
 
-    async def _conclude(self, task: Task, look: Look, waiters: list[asyncio.Future[Pulled]]) -> None:
+    async def _conclude(self, task: Task, poll: Poll, waiters: list[asyncio.Future[Pulled]]) -> None:
         project, _, session_id = task.name.rpartition("/")
-        answer = look.answer
+        answer = poll.answer
         if answer.reply is Reply.OK:
-            self._metrics.session_looks.labels("new" if look.traces else "nothing").inc()
-            if look.malformed:
+            self.metrics.session_polls.labels("new" if poll.traces else "nothing").inc()
+            if poll.malformed:
                 self._warn(project, "malformed", "a session's metadata names its trace in a form that cannot be read")
-            progress = look.progress.answering(Reply.OK, look.skipped, linked=look.linked)
-            next_look = progress.next_look(self._clock(), self._remember)
+            progress = poll.progress.answering(Reply.OK, poll.skipped, linked=poll.linked)
+            next_look = progress.next_look(self.clock(), self.remember)
             if next_look is None:
                 await self._end(task, progress)
             else:
                 await self._give_back(task, progress, next_look)
-            pulled = Pulled(session_id, project, look.progress.found, look.skipped, linked=look.linked)
+            pulled = Pulled(session_id, project, poll.progress.found, poll.skipped, linked=poll.linked)
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(pulled)
             return
-        self._metrics.session_looks.labels(answer.reply.value).inc()
+        self.metrics.session_polls.labels(answer.reply.value).inc()
         if answer.reply in _LATER:
             self._put_back(task, waiters)
-            progress = look.progress.failed()
+            progress = poll.progress.failed()
             if answer.reply in (Reply.LIMITED, Reply.FAILED):
-                wait = self._patience.wait(progress.failures, answer.retry_after)
+                wait = self._wait(progress, answer.retry_after)
                 if answer.reply is Reply.FAILED:
                     # It takes long to hear nothing: one project's sessions must not take every place for that.
                     wait = min(wait, _MOST_SECONDS_SILENT)
-                self._paused[project] = self._clock() + int(wait * SECOND)
+                self._paused[project] = self.clock() + int(wait * SECOND)
             await self._again(task, progress, answer.retry_after)
             return
         message = message_of(answer.reply)
-        progress = look.progress.answering(answer.reply)
+        progress = poll.progress.answering(answer.reply)
         self._warn(project, answer.reply.value, f"a session's traces cannot be read: {message}", answer)
-        _answer(waiters, PullError(answer.reply, message))
+        _answer(waiters, pull_error(answer.reply, message))
         if answer.reply is Reply.NOT_FOUND:
             await self._end(task, progress)
         else:
-            await self._again(task, progress.failed(), self._patience.refused)
+            await self._again(task, progress.failed(), _SECONDS_AFTER_A_REFUSAL)
 
     async def _again(self, task: Task, progress: Progress, asked: float) -> None:
         """Give it back until another attempt makes sense, or end it when its time is over."""
-        wait = self._patience.wait(progress.failures, asked) * random.uniform(*self._patience.chance)
-        due = self._clock() + int(wait * SECOND)
+        due = self.clock() + int(self._wait(progress, asked) * SECOND)
         try:
-            if due > progress.event + self._remember:
-                await self._store.end_task(task)
+            if due > progress.event + self.remember:
+                await self.store.end_task(task)
             else:
                 await self._give_back(task, progress, due)
         except UnavailableError as error:
             self._store_is_away(error)
 
     async def _give_back(self, task: Task, progress: Progress, due: int) -> None:
-        await self._store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()))
+        await self.store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()))
 
     async def _end(self, task: Task, progress: Progress) -> None:
         """Nothing is left to do. What its last event came to stays for as long as whoever asked elsewhere may need to
         read it, unless it was there before."""
         known = Progress.decode(task.blob).answered
         if known is not None and known.event == progress.event:
-            await self._store.end_task(task)
+            await self.store.end_task(task)
         else:
-            await self._give_back(task, progress.done(), self._clock() + _TOLD_NS)
+            await self._give_back(task, progress.done(), self.clock() + _ANSWER_KEPT_NS)
 
     async def _ask_again(self, task: Task) -> None:
-        now = UnixNano(self._clock())
+        now = UnixNano(self.clock())
         try:
-            await self._store.put_tasks([Task(self._kind, task.name, now)], now)
+            await self.store.put_tasks([Task(self.kind, task.name, now)], now)
         except UnavailableError as error:
             self._store_is_away(error)
         self._asked[task.name] = asyncio.get_running_loop().time()
@@ -349,17 +341,15 @@ class PullRequests:
             self._waiters.setdefault(task.name, []).extend(left)
         return bool(left)
 
+    def _wait(self, progress: Progress, asked: float) -> float:
+        return self.retry.wait(progress.failures, random.random(), asked)
+
     def _store_is_away(self, error: UnavailableError) -> None:
-        now = asyncio.get_running_loop().time()
-        if now >= self._say_away_after:
-            self._say_away_after = now + _SECONDS_BETWEEN_TROUBLES
+        if self._store_away.due():
             _log.warning("the store is not available: %s", error)
 
-    def _warn(self, project: str, what: str, message: str, answer: Answer | None = None) -> None:
-        # At most one line in ten minutes: a key without the permission is met by every session.
-        now = asyncio.get_running_loop().time()
-        if now >= self._say_after.get((project, what), 0.0):
-            self._say_after[project, what] = now + _SECONDS_BETWEEN_WARNINGS
+    def _warn(self, project: str, what: str, message: str, answer: ApiAnswer | None = None) -> None:
+        if self._warnings.due((project, what)):
             more = {} if answer is None else {"answer": answer.reason}
             _log.warning("%s", message, extra={"project": project, **more})
 
@@ -376,33 +366,31 @@ async def pulling(
     default: str = "default",
     lease_seconds: float = 10.0,
     clock: Callable[[], int] = time_ns,
-    patience: Patience | None = None,
+    retry: RetryPolicy = RETRY,
     tick_seconds: float = 1.0,
 ) -> AsyncIterator[PullRequests]:
     """Take pull requests and do them while the context is open.
 
     ``accounts``: by project, those that have a key. ``default``: the project of who names none. ``kind``: the name of
-    these tasks in the store, under which every process that shares it finds them. ``tick_seconds``: how often it is
-    looked for what is due. Leaving ends what is being read; it goes on where it stood at the next start.
+    these tasks in the store, under which every process that shares it finds them. ``tick_seconds``: how often what is
+    due is claimed. Leaving ends what is being read; it goes on where it stood at the next start.
     """
     async with AsyncExitStack() as stack:
-        lookers = {
-            project: Looker(
-                await stack.enter_async_context(agents_api(account, metrics)), consumer, metrics, policy, clock
-            )
+        pollers = {
+            project: await stack.enter_async_context(session_poller(account, consumer, metrics, policy, clock))
             for project, account in accounts.items()
         }
         tasks = await stack.enter_async_context(task_group())
         requests = PullRequests(
             tasks,
             store,
-            lookers,
+            pollers,
             metrics,
             kind=kind,
             default=default,
             remember=policy.waits.remember,
             clock=clock,
-            patience=patience or Patience(),
+            retry=retry,
             tick_seconds=tick_seconds,
         )
         loops = [

@@ -18,6 +18,7 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from grafter.errors import RejectedError
 from grafter.guests.agents.intake import plain_id
+from grafter.receiver.outcomes import UnsignedError
 
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 
@@ -93,7 +94,7 @@ class Signatures:
             # All of them, so that the time tells nothing of which one was nearly right.
             if max([hmac.compare_digest(expected, given.encode()) for given in signed.signatures]):
                 return project
-        raise RejectedError("no signature of this body by a webhook secret of any project", reason="bad_signature")
+        raise UnsignedError("no signature of this body by a webhook secret of any project")
 
 
 def _header(headers: CIMultiDictProxy[str], name: str) -> str:

@@ -17,13 +17,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 
 import aiohttp
 import orjson
 
+from grafter.core.retry import RetryPolicy
 from grafter.guests.agents.sanitise import sanitise
-from grafter.receiver.peer import proxy_of, retry_after
+from grafter.logs import Throttle
+from grafter.receiver.openai_api import ApiAnswer, OpenAIApi, openai_api
+from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -42,26 +44,19 @@ _MAX_NAMED_ITEMS = 10
 _CLEAN_BYTES = 1 << 20
 _MAX_CALLERS = 256
 _MAX_REQUESTS_AT_ONCE = 8
-_MAX_ANSWER_BYTES = 64 << 10
 # Both as in the SDK's own exporter.
 _TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 _RETRIED_STATUSES = frozenset({408, 409, 429})
-_SECONDS_BETWEEN_WARNINGS = 60.0
 _ASSUMED_ITEM_BYTES = 1024
 
 _NAMED_ITEM = re.compile(r"\bdata\[(\d{1,6})\]")
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """How often one batch is tried, and the waits between: doubling, with up to a tenth more by chance."""
-
-    # The SDK tries three times, because an app must not pile up memory. The queue here is bounded in bytes, so the
-    # copy may outlast a short outage.
-    attempts: int = 5
-    base_seconds: float = 1.0
-    max_seconds: float = 30.0
-    """Also the longest that a peer's Retry-After is obeyed."""
+# The SDK tries three times, because an app must not pile up memory. The queue here is bounded in bytes, so the copy may
+# outlast a short outage.
+ATTEMPTS = 5
+# As long as the SDK waits, and no longer than the queue can bear whatever the peer asks for.
+RETRY = RetryPolicy(initial_interval=1.05, max_interval=30.0, multiplier=2.0, randomization_factor=0.05, max_hint=30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +70,7 @@ class _Caller:
     def headers(self) -> dict[str, str]:
         headers = {
             "Authorization": self.authorization,
-            "Content-Type": "application/json",
             "OpenAI-Beta": "traces=v1",
-            "User-Agent": "grafter",
         }
         if self.organization:
             headers["OpenAI-Organization"] = self.organization
@@ -93,53 +86,34 @@ class _Offer:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What one attempt came to."""
-
-    outcome: str | None
-    """SENT, DROPPED_REFUSED, or None: worth another attempt."""
-    reason: str = ""
-    retry_after: float = 0.0
-    named_item: int | None = None
-    """DROPPED_REFUSED: the index of the one item that the peer objects to."""
-
-
+@dataclass(slots=True, eq=False, repr=False)
 class Tee:
     """Where the door puts stored items. Made by ``teeing``."""
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        tasks: asyncio.TaskGroup,
-        endpoint: str,
-        api_key: str | None,
-        metrics: Metrics,
-        max_queued_bytes: int,
-        max_queued_items: int,
-        retry: Retry,
-    ) -> None:
-        self._session = session
-        self._tasks = tasks
-        self._endpoint = endpoint
-        self._own = _Caller(f"Bearer {api_key}") if api_key else None
-        self._metrics = metrics
-        self._max_bytes = max_queued_bytes
-        self._max_items = max_queued_items
-        self._retry = retry
-        self._offers: deque[_Offer] = deque()
-        self._offered = asyncio.Event()
-        self._lanes: dict[_Caller, deque[bytes]] = {}
-        self._requests = asyncio.Semaphore(_MAX_REQUESTS_AT_ONCE)
-        self._running: set[asyncio.Task[None]] = set()
-        self._closed = False
-        # Offered and not settled yet, wherever they are.
-        self._items = 0
-        self._bytes = 0
-        self._idle = asyncio.Event()
+    api: OpenAIApi
+    tasks: asyncio.TaskGroup
+    endpoint: str
+    own: _Caller | None
+    """In whose name all is sent; None: in the name of whoever brought it."""
+    metrics: Metrics
+    max_bytes: int
+    max_items: int
+    retry: RetryPolicy
+    attempts: int
+    _offers: deque[_Offer] = field(default_factory=deque)
+    _offered: asyncio.Event = field(default_factory=asyncio.Event)
+    _lanes: dict[_Caller, deque[bytes]] = field(default_factory=dict)
+    _requests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_REQUESTS_AT_ONCE))
+    _running: set[asyncio.Task[None]] = field(default_factory=set)
+    _throttle: Throttle = field(default_factory=Throttle)
+    _closed: bool = False
+    _items: int = 0
+    """Offered and not settled yet, wherever they are; so are the bytes."""
+    _bytes: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
         self._idle.set()
-        self._unsaid = 0
-        self._say_after = 0.0
         self._start(self._clean_offers(), "tee: clean")
 
     def offer(self, items: Sequence[object], headers: Mapping[str, str], *, size: int | None = None) -> None:
@@ -154,12 +128,12 @@ class Tee:
             return
         if size is None:
             size = count * _ASSUMED_ITEM_BYTES
-        caller = self._own or _caller(headers)
+        caller = self.own or _caller(headers)
         if caller is None:
             self._count(DROPPED_REFUSED, count, "the request had no Authorization to send it on with")
         elif self._closed:
             self._count(DROPPED_FAILED, count, "stopping")
-        elif self._bytes + size > self._max_bytes or self._items + count > self._max_items:
+        elif self._bytes + size > self.max_bytes or self._items + count > self.max_items:
             self._count(DROPPED_FULL, count, "the queue is full")
         else:
             self._items += count
@@ -180,8 +154,7 @@ class Tee:
             for task in self._running:
                 task.cancel()
             self._settle(DROPPED_FAILED, self._items, self._bytes, "stopping")
-            self._say_after = 0.0
-            self._warn("stopping")
+            self._warn(self._throttle.rest(), "stopping")
 
     async def _clean_offers(self) -> None:
         """Turn offers into JSON texts in the lanes, in a thread."""
@@ -220,48 +193,33 @@ class Tee:
             batch = _batch(lane)
             try:
                 await self._send(caller, batch)
-            except Exception as error:  # noqa: BLE001  # such as a header that HTTP cannot say
+            except Exception as error:  # noqa: BLE001  # a bug met by one batch must not end the lane
                 self._settle(DROPPED_FAILED, len(batch), sum(map(len, batch)), type(error).__name__)
         del self._lanes[caller]
 
     async def _send(self, caller: _Caller, batch: list[bytes]) -> None:
         """Settle every item of the batch; what is settled is taken out of it."""
-        attempts = named = 0
+        failures = named = 0
         while batch:
+            body = b'{"data":[' + b",".join(batch) + b"]}"
             async with self._requests:
-                answer = await self._post(caller, batch)
-            outcome = answer.outcome
+                answer = await self.api.post(self.endpoint, body, caller.headers())
+            outcome = _outcome(answer)
             if outcome is None:
-                attempts += 1
-                if attempts < self._retry.attempts:
-                    await asyncio.sleep(self._wait(attempts, answer.retry_after))
+                failures += 1
+                if failures < self.attempts:
+                    await asyncio.sleep(self.retry.wait(failures, random.random(), answer.retry_after))
                     continue
                 outcome = DROPPED_FAILED
-            if answer.named_item is not None and answer.named_item < len(batch) and named < _MAX_NAMED_ITEMS:
+            item = _named_item(answer.body) if outcome == DROPPED_REFUSED else None
+            if item is not None and item < len(batch) and named < _MAX_NAMED_ITEMS:
                 named += 1
-                text = batch.pop(answer.named_item)
+                text = batch.pop(item)
                 self._settle(outcome, 1, len(text), answer.reason)
                 continue
             count, size = len(batch), sum(map(len, batch))
             batch.clear()
             self._settle(outcome, count, size, answer.reason)
-
-    async def _post(self, caller: _Caller, batch: list[bytes]) -> _Answer:
-        body = b'{"data":[' + b",".join(batch) + b"]}"
-        try:
-            # A redirect would carry a key to an address that nobody configured.
-            # BytesIO: aiohttp writes it in pieces between which others get their turn.
-            async with self._session.post(
-                self._endpoint, data=BytesIO(body), headers=caller.headers(), allow_redirects=False
-            ) as response:
-                text = await _start_of(response.content) if response.status == 400 else b""
-                return _answer(response.status, response.headers, text)
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError, OSError) as error:
-            return _Answer(None, f"no answer: {type(error).__name__}")
-
-    def _wait(self, attempts: int, retry_after: float) -> float:
-        seconds = min(self._retry.base_seconds * 2.0 ** (attempts - 1), self._retry.max_seconds)
-        return min(max(seconds * random.uniform(1.0, 1.1), retry_after), self._retry.max_seconds)
 
     def _settle(self, outcome: str, items: int, size: int, reason: str) -> None:
         """Give back the queue's room for these items and count what became of them."""
@@ -273,21 +231,16 @@ class Tee:
             self._idle.set()
 
     def _count(self, outcome: str, items: int, reason: str) -> None:
-        self._metrics.tee_items.labels(outcome).inc(items)
+        self.metrics.tee_items.labels(outcome).inc(items)
         if outcome != SENT:
-            self._unsaid += items
-            self._warn(reason)
+            self._warn(self._throttle.due(count=items), reason)
 
-    def _warn(self, reason: str) -> None:
-        # At most one line a minute: a dead peer must not fill the log as well.
-        now = asyncio.get_running_loop().time()
-        if self._unsaid and now >= self._say_after:
-            _log.warning("tee dropped items", extra={"items": self._unsaid, "reason": reason})
-            self._unsaid = 0
-            self._say_after = now + _SECONDS_BETWEEN_WARNINGS
+    def _warn(self, items: int, reason: str) -> None:
+        if items:
+            _log.warning("tee dropped items", extra={"items": items, "reason": reason})
 
     def _start(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = self._tasks.create_task(work, name=name)
+        task = self.tasks.create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -301,7 +254,8 @@ async def teeing(
     max_queued_bytes: int = 64 << 20,
     max_queued_items: int = 200_000,
     grace_seconds: float = 5.0,
-    retry: Retry | None = None,
+    retry: RetryPolicy = RETRY,
+    attempts: int = ATTEMPTS,
 ) -> AsyncIterator[Tee]:
     """A tee to ``endpoint`` while the context is open.
 
@@ -309,23 +263,16 @@ async def teeing(
     and OpenAI-Project. On leaving, what is queued is sent for up to ``grace_seconds``, the rest is dropped and
     counted; so leave the doors first.
     """
-    failure: Exception | None = None
     async with (
-        # Cookies of an answer to one key must not travel with another.
-        aiohttp.ClientSession(
-            timeout=_TIMEOUT, proxy=proxy_of(endpoint), cookie_jar=aiohttp.DummyCookieJar()
-        ) as session,
-        asyncio.TaskGroup() as tasks,
+        openai_api(endpoint, {}, timeout=_TIMEOUT, connections=_MAX_REQUESTS_AT_ONCE) as api,
+        task_group() as tasks,
     ):
-        tee = Tee(session, tasks, endpoint, api_key, metrics, max_queued_bytes, max_queued_items, retry or Retry())
+        own = _Caller(f"Bearer {api_key}") if api_key else None
+        tee = Tee(api, tasks, endpoint, own, metrics, max_queued_bytes, max_queued_items, retry, attempts)
         try:
             yield tee
-        except Exception as error:  # noqa: BLE001  # raised below: a task group would wrap it
-            failure = error
         finally:
             await tee.close(grace_seconds)
-    if failure is not None:
-        raise failure
 
 
 def _caller(headers: Mapping[str, str]) -> _Caller | None:
@@ -374,27 +321,18 @@ def _batch(lane: deque[bytes]) -> list[bytes]:
     return batch
 
 
-async def _start_of(content: aiohttp.StreamReader) -> bytes:
-    text = b""
-    async for chunk in content.iter_any():
-        text += chunk
-        if len(text) > _MAX_ANSWER_BYTES:
-            break
-    return text
+def _outcome(answer: ApiAnswer) -> str | None:
+    """What the SDK would make of this answer: SENT, DROPPED_REFUSED, or None: worth another attempt.
 
-
-def _answer(status: int, headers: Mapping[str, str], text: bytes) -> _Answer:
-    """What the SDK would make of this answer: sent, refused, or worth another attempt."""
-    reason = f"HTTP {status}"
-    if 200 <= status < 300:
-        return _Answer(SENT)
-    if (400 <= status < 500 and status not in _RETRIED_STATUSES) or _forbids_retry(headers):
-        return _Answer(DROPPED_REFUSED, reason, named_item=_named_item(text))
-    return _Answer(None, reason, retry_after=retry_after(headers))
-
-
-def _forbids_retry(headers: Mapping[str, str]) -> bool:
-    return headers.get("x-should-retry", "").strip().lower() == "false"
+    DROPPED_FAILED where it could not be sent at all, such as with a header that HTTP cannot say.
+    """
+    if 200 <= answer.status < 300:
+        return SENT
+    if 400 <= answer.status < 500 and answer.status not in _RETRIED_STATUSES:
+        return DROPPED_REFUSED
+    if answer.final:
+        return DROPPED_REFUSED if answer.status else DROPPED_FAILED
+    return None
 
 
 def _named_item(text: bytes) -> int | None:

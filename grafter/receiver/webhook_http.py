@@ -9,7 +9,7 @@ be stored now with 503, for the sender tries again by itself.
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
@@ -23,9 +23,9 @@ from grafter.guests.agents.intake import Intake, read_items
 from grafter.guests.realtime.gathering import Gathering
 from grafter.guests.realtime.notes import SIP
 from grafter.guests.webhooks import Delivery, IncomingCall, JunkError, read_delivery
-from grafter.receiver.answering import RECEIVER, Answered, answering, error_response
-from grafter.receiver.http_common import content_encoding, read_body
-from grafter.receiver.recorder import Recorders
+from grafter.receiver.http_body import content_encoding, read_body
+from grafter.receiver.outcomes import OPENAI, Answered, NotFoundError, Outcome, UnsupportedError, openai_endpoint
+from grafter.receiver.recorder import NotRecordedError, Recorders
 from grafter.receiver.signatures import Signatures, Signed
 from grafter.store.base import Store
 from grafter.telemetry import Metrics
@@ -40,14 +40,8 @@ _PATH = "/{path:/*webhooks/+openai/*}"
 # OpenAI delivers for up to 72 hours; the rest is for a sender whose clock or schedule is not that exact. What is
 # signed for longer, from a clock that is ahead to one that is behind, is known for longer.
 _REMEMBER_NS = 96 * HOUR
-# What may pass between a body that is read and an answer. Past it the sender is told to come again.
-_STORE_SECONDS = 0.9
-_MOST_LATE = 100
-_BODY_SECONDS = 10.0
 # Reading a body of this size takes some milliseconds, all of which the event loop would stand still.
 _THREAD_BYTES = 128 << 10
-# Refusals of a recorder after which the call is remembered without one: a repeat would not come in time.
-_NOT_RECORDED = frozenset({"no_api_key", "recorders"})
 
 
 class PullRequests(Protocol):
@@ -63,92 +57,91 @@ class PullRequests(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class WebhookSinks:
     """Where the door hands on what it reads."""
 
     consumer: Consumer
     store: Store
-    """For what was delivered before, and for what is told of calls."""
+    """For what was delivered before, and for what is known of calls."""
     recorders: Recorders | None = None
     """Starts a recorder for each call that comes in; None: none is started."""
     pulls: PullRequests | None = None
     """None: sessions are not pulled."""
 
 
+@dataclass(frozen=True, slots=True)
+class WebhookLimits:
+    """What a delivery may take; seconds."""
+
+    body_bytes: int = 16 << 20
+    body_seconds: float = 10.0
+    store_seconds: float = 0.9
+    """Between a body that is read and an answer; past it the sender is asked to come again."""
+    late: int = 100
+    """Deliveries that are stored after their answer, at a time."""
+
+
 def webhook_routes(
-    desk: Desk,
+    sinks: WebhookSinks,
     signatures: Signatures,
     metrics: Metrics,
     policy: GraftPolicy,
     clock: Callable[[], int],
     *,
-    max_bytes: int = 16 << 20,
+    limits: WebhookLimits | None = None,
 ) -> list[web.RouteDef]:
     """The route of webhooks: POST to ``/webhooks/openai``.
 
     200 once the delivery is stored, and for one that came before or asks nothing; without a secret 404, always.
-    ``clock`` gives Unix nanoseconds. ``max_bytes`` bounds the body, which is taken as it was signed: uncompressed.
+    ``clock`` gives Unix nanoseconds. A body is taken as it was signed: uncompressed.
     """
-    webhooks = _Webhooks(desk, signatures, metrics, policy, clock, max_bytes)
-    # Told apart, for it is what a wrong secret and a stranger look like.
-    outcomes = {"bad_signature": "unsigned"}
-    return [web.post(_PATH, answering(webhooks.answer, metrics, TRANSPORT, outcomes=outcomes))]
+    webhooks = _Webhooks(sinks, signatures, metrics, policy, clock, limits or WebhookLimits())
+    return [web.post(_PATH, openai_endpoint(webhooks.handle, metrics, TRANSPORT))]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class _Webhooks:
-    def __init__(
-        self,
-        desk: Desk,
-        signatures: Signatures,
-        metrics: Metrics,
-        policy: GraftPolicy,
-        clock: Callable[[], int],
-        max_bytes: int,
-    ) -> None:
-        self._desk = desk
-        self._signatures = signatures
-        self._metrics = metrics
-        self._policy = policy
-        self._clock = clock
-        self._max_bytes = max_bytes
-        self._remember_ns = max(_REMEMBER_NS, 2 * signatures.tolerance_ns)
-        self._late: set[asyncio.Future[bool]] = set()
+    sinks: WebhookSinks
+    signatures: Signatures
+    metrics: Metrics
+    policy: GraftPolicy
+    clock: Callable[[], int]
+    limits: WebhookLimits
+    _late: set[asyncio.Future[bool]] = field(default_factory=set)
 
-    async def answer(self, request: web.Request) -> Answered:
-        """See ``answering.Answer``."""
-        if not self._signatures:
-            message = "no webhook_secrets under receivers.openai.projects: no webhook is taken"
-            return error_response(404, message, "not_found"), "not_found"
+    async def handle(self, request: web.Request) -> Answered:
+        """See ``outcomes.Handle``."""
+        if not self.signatures:
+            raise NotFoundError("no webhook_secrets under receivers.openai.projects: no webhook is taken")
         # The moment of arrival: a large body takes its time.
-        now = UnixNano(self._clock())
-        signed = self._signatures.read(request.headers, now)
+        now = UnixNano(self.clock())
+        signed = self.signatures.read(request.headers, now)
         if content_encoding(request.headers.getall("Content-Encoding", ())) != "identity":
-            message = "a webhook is taken as it was signed, without a content encoding"
-            raise RejectedError(message, reason="unsupported_encoding")
+            raise UnsupportedError("a webhook is taken as it was signed, without a content encoding")
         body = await self._body(request)
         if len(body) > _THREAD_BYTES:
             project, delivery, intake = await asyncio.to_thread(self._read, signed, body)
         else:
             project, delivery, intake = self._read(signed, body)
         if not await self._store(project, signed, delivery, intake, now):
-            return web.json_response({"status": "repeat"}), "repeat"
-        return web.json_response({"status": "accepted"}), "accepted"
+            return web.json_response({"status": "repeat"}), Outcome.REPEAT
+        return web.json_response({"status": "accepted"}), Outcome.ACCEPTED
 
     async def _body(self, request: web.Request) -> bytes:
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                return await read_body(request, self._max_bytes)
+            async with asyncio.timeout(self.limits.body_seconds):
+                return await read_body(request, self.limits.body_bytes)
         except TimeoutError:
-            raise RejectedError(f"the body took more than {_BODY_SECONDS:g} s", reason="truncated") from None
+            raise RejectedError(f"the body took more than {self.limits.body_seconds:g} s", reason="truncated") from None
 
     def _read(self, signed: Signed, body: bytes) -> tuple[str, Delivery, Intake]:
         """The project that it is of, and what is in it. Raises RejectedError."""
-        project = self._signatures.project(signed, body)
+        project = self.signatures.project(signed, body)
         try:
-            delivery = read_delivery(body, self._policy.redact.secret)
+            delivery = read_delivery(body, self.policy.redact.secret)
         except ValueError as error:
             raise RejectedError(str(error), reason="junk" if isinstance(error, JunkError) else "json") from error
-        return project, delivery, read_items(delivery.items, Source.WEBHOOK, self._policy)
+        return project, delivery, read_items(delivery.items, Source.WEBHOOK, self.policy)
 
     async def _store(self, project: str, signed: Signed, delivery: Delivery, intake: Intake, now: UnixNano) -> bool:
         """Hand the delivery on; False when it came before. Raises UnavailableError, RejectedError."""
@@ -158,7 +151,7 @@ class _Webhooks:
             return True
         # Not ended with the wait: what the store has taken by then it keeps, and it is to be counted when it has.
         work = asyncio.ensure_future(self._hand_on(project, signed, delivery, intake, now))
-        done, _ = await asyncio.wait({work}, timeout=_STORE_SECONDS)
+        done, _ = await asyncio.wait({work}, timeout=self.limits.store_seconds)
         if not done:
             self._leave(work)
             raise UnavailableError("the store did not answer in time", reason="slow")
@@ -166,21 +159,22 @@ class _Webhooks:
 
     async def _hand_on(self, project: str, signed: Signed, delivery: Delivery, intake: Intake, now: UnixNano) -> bool:
         # One project's ids say nothing of another's.
-        mark = Mark(f"webhook {project} {signed.id}", self._remember_ns)
+        remember_ns = max(_REMEMBER_NS, 2 * self.signatures.tolerance_ns)
+        mark = Mark(f"webhook {project} {signed.id}", remember_ns)
         calls = {f"call {project} {call_id}": call for call_id, call in delivery.calls.items()}
-        seen, *known = await self._desk.store.seen([mark.id, *calls], now)
+        seen, *known = await self.sinks.store.seen([mark.id, *calls], now)
         if seen:
             return False
         new = [call for call, one in zip(calls.values(), known, strict=True) if not one]
         # Of a call that is known too: what one event of it left open, another may say.
-        await self._desk.store.note_calls(
+        await self.sinks.store.note_calls(
             [CallNote(call.call_id, now, call.caller, call.callee, call.traceparent) for call in calls.values()], now
         )
         notes = [await self._incoming(call, project, now) for call in new]
         await self._pull(delivery, project)
         parts = [*intake.parts, *(note for note in notes if note is not None)]
         # Last, for these marks say that all of it is done.
-        await self._desk.consumer.consume(parts, [mark, *(Mark(name, _REMEMBER_NS) for name in calls)])
+        await self.sinks.consumer.consume(parts, [mark, *(Mark(name, _REMEMBER_NS) for name in calls)])
         self._count(delivery, intake)
         return True
 
@@ -188,17 +182,17 @@ class _Webhooks:
         """Let it end without a sender who waits for it; a store that hangs does not gather them without end."""
         self._late.add(work)
         work.add_done_callback(self._late.discard)
-        # The sender was told to come again, whatever it raises.
+        # The sender was asked to come again, whatever it raises.
         work.add_done_callback(lambda work: work.cancelled() or work.exception())
-        if len(self._late) > _MOST_LATE:
+        if len(self._late) > self.limits.late:
             work.cancel()
 
     async def _pull(self, delivery: Delivery, project: str) -> None:
-        if self._desk.pulls is None:
+        if self.sinks.pulls is None:
             return
         for session in delivery.sessions:
             try:
-                await self._desk.pulls.request(session, project)
+                await self.sinks.pulls.request(session, project)
             except RejectedError:
                 # It cannot be asked for under such an id, now or later.
                 delivery.kinds["session"] -= 1
@@ -206,27 +200,26 @@ class _Webhooks:
 
     async def _incoming(self, call: IncomingCall, project: str, now: UnixNano) -> Part | None:
         """Start the call's recorder where there is to be one; else what is to be remembered of the call."""
-        recorders = self._desk.recorders
+        recorders = self.sinks.recorders
         if recorders is not None:
             try:
                 headers = [("traceparent", call.traceparent)] if call.traceparent is not None else []
                 await recorders.start(call.call_id, sip_headers=headers, project=project)
                 return None
-            except UnavailableError as error:
-                if error.reason not in _NOT_RECORDED:
-                    raise
+            except NotRecordedError as error:
+                # Remembered without one, for a repeat would not come in time.
                 _log.error("a call is not recorded: %s", error, extra={"call": call.call_id, "project": project})
-                self._metrics.webhook_events.labels("not_recorded").inc()
+                self.metrics.webhook_events.labels("not_recorded").inc()
         if call.traceparent is None:
             return None
-        gathering = Gathering(call.call_id, self._policy)
+        gathering = Gathering(call.call_id, self.policy)
         gathering.say({"type": SIP, "traceparent": call.traceparent}, now)
         return gathering.take()
 
     def _count(self, delivery: Delivery, intake: Intake) -> None:
         for kind, count in (+delivery.kinds).items():
-            self._metrics.webhook_events.labels(kind).inc(count)
+            self.metrics.webhook_events.labels(kind).inc(count)
         for kind, count in intake.kinds.items():
-            self._metrics.guest_items.labels(Source.WEBHOOK.value, kind).inc(count)
+            self.metrics.guest_items.labels(Source.WEBHOOK.value, kind).inc(count)
         if intake.spans:
-            self._metrics.accepted_spans.labels(RECEIVER, TRANSPORT).inc(intake.spans)
+            self.metrics.accepted_spans.labels(OPENAI, TRANSPORT).inc(intake.spans)

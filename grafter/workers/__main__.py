@@ -1,4 +1,4 @@
-"""``python -m grafter.workers FD`` is one worker, told what to do through the socket that its parent left open."""
+"""``python -m grafter.workers FD`` is one worker; its parent says through that socket what to do."""
 
 import sys
 

@@ -78,8 +78,8 @@ class Report:
 
 def read_report(line: bytes) -> Report:
     """The report of a line."""
-    said: dict[str, Any] = orjson.loads(line)
-    held = said["held"]
+    fields: dict[str, Any] = orjson.loads(line)
+    held = fields["held"]
     if held is not None:
         held = Held(**{**held, "replicas": [HeldFor(**one) for one in held["replicas"]]})
-    return Report(**{**said, "phase": Phase(said["phase"]), "held": held})
+    return Report(**{**fields, "phase": Phase(fields["phase"]), "held": held})

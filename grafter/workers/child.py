@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(descriptor: int) -> int:
-    """Run until told to stop, or until the parent is gone; the exit code, 0 after an orderly stop."""
+    """Run until asked to stop, or until the parent is gone; the exit code, 0 after an orderly stop."""
     channel = socket.socket(fileno=descriptor)
     try:
         start = receive_start(channel)

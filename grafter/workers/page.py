@@ -1,7 +1,7 @@
 """/metrics of all workers as one: what they count added up, what they share shown once."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -34,30 +34,14 @@ class Seen:
     """What workers that ended had used."""
 
 
-def together(helds: Sequence[Held]) -> Held | None:
-    """What several workers hold of the store that they share; what they all say alike is the first one's."""
-    if not helds:
-        return None
-    return replace(
-        helds[0],
-        traces=sum(held.traces for held in helds),
-        spans=sum(held.spans for held in helds),
-        bytes=sum(held.bytes for held in helds),
-        oldest_seconds=max(held.oldest_seconds for held in helds),
-        unreadable=max(held.unreadable for held in helds),
-        taken_over_spans=sum(held.taken_over_spans for held in helds),
-        handed_over_spans=sum(held.handed_over_spans for held in helds),
-    )
-
-
 class Page:
-    """The metrics of the workers that count in a directory; ``look`` is called once a scrape."""
+    """The metrics of the workers that count in a directory; ``see`` is called once a scrape."""
 
-    def __init__(self, directory: str, look: Callable[[], Seen]) -> None:
+    def __init__(self, directory: str, see: Callable[[], Seen]) -> None:
         self._directory = directory
         self._registry = CollectorRegistry()
         MultiProcessCollector(self._registry, path=directory)  # type: ignore[no-untyped-call]
-        self._registry.register(_SeenCollector(look))
+        self._registry.register(_SeenCollector(see))
 
     def text(self) -> bytes:
         """In Prometheus' text format."""
@@ -69,11 +53,11 @@ class Page:
 
 
 class _SeenCollector(Collector):
-    def __init__(self, look: Callable[[], Seen]) -> None:
-        self._look = look
+    def __init__(self, see: Callable[[], Seen]) -> None:
+        self._see = see
 
     def collect(self) -> Iterator[Metric]:
-        seen = self._look()
+        seen = self._see()
         yield GaugeMetricFamily("grafter_workers", "Workers that are ready.", value=seen.running)
         yield CounterMetricFamily(
             "grafter_worker_restarts", "Workers started again after their end.", value=seen.restarts

@@ -20,19 +20,20 @@ from aiohttp import web
 from grafter import __version__, logs
 from grafter.components import Config
 from grafter.config.root import listening, with_ports
+from grafter.core.retry import RetryPolicy
 from grafter.health import Health, Phase, health_app
 from grafter.process import failure_line, stop_signals
 from grafter.receiver.address import holding
-from grafter.receiver.http_common import serving
+from grafter.receiver.http_server import serving
 from grafter.tasks import task_group
 from grafter.telemetry import Held
 from grafter.workers.channel import ASK, STOP, Report, Start, read_report
-from grafter.workers.page import CONTENT_TYPE, Page, Seen, together
+from grafter.workers.page import CONTENT_TYPE, Page, Seen
 
 logger = logging.getLogger(__name__)
 
 # A worker that dies starts again soon, one that goes on dying ever later.
-_FIRST_DELAY, _LONGEST_DELAY = 0.1, 30.0
+_RETRY = RetryPolicy(initial_interval=0.1, max_interval=30.0, multiplier=2.0, randomization_factor=0.0)
 # One that lived this long did not die of its start.
 _STEADY_SECONDS = 60.0
 # A worker answers within milliseconds, unless a large request keeps it; whoever probes /readyz waits a second, often.
@@ -54,7 +55,7 @@ class _Worker:
     report: Report = field(default_factory=Report)
     """The latest."""
     held: Held | None = None
-    """What it said last of the store, in an earlier life too: until another is in its place that is held for it."""
+    """What it last reported of the store, in an earlier life too: until another is in its place that is held for it."""
     asked: list[asyncio.Future[None]] = field(default_factory=list)
     """Who waits for its next report."""
     trouble: str = ""
@@ -110,7 +111,7 @@ class Fleet:
         self._started = False
         self.restarts = 0
         self.orderly = True
-        """Whether each worker that was told to stop did so by itself."""
+        """Whether each worker that was asked to stop did so by itself."""
         self.page = Page(directory, self._seen)
         self.health = Health(troubles=self._troubles, takes_parts=self._takes_parts)
         if config.extensions.health_check is not None:
@@ -126,7 +127,7 @@ class Fleet:
         """By door, the same for each worker."""
         return next((worker.report.ports for worker in self._workers if worker.report.ports), {})
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Bring what is known of the workers up to date."""
         await asyncio.gather(*(worker.ask() for worker in self._workers))
         if self._stop.is_set():
@@ -197,7 +198,7 @@ class Fleet:
                 self._news.set()
                 return
             failures = 0 if clock() - began >= _STEADY_SECONDS else failures + 1
-            delay = min(_FIRST_DELAY * 2**failures, _LONGEST_DELAY)
+            delay = _RETRY.wait(failures + 1, 0.5)
             worker.trouble = f"{how}; starts again"
             self.restarts += 1
             logger.error("a worker %s; starting it again in %.1f s", how, delay, extra={"worker": worker.number})
@@ -253,11 +254,12 @@ class Fleet:
     def _seen(self) -> Seen:
         # Of the store itself each says the same; one that does not answer says it as it was.
         known = sorted(self._workers, key=lambda one: bool(one.trouble))
+        helds = [worker.held for worker in known if worker.held is not None]
         used = getrusage(RUSAGE_CHILDREN)
         return Seen(
             running=sum(worker.ready for worker in self._workers),
             restarts=self.restarts,
-            held=together([worker.held for worker in known if worker.held is not None]),
+            held=Held.together(helds) if helds else None,
             pids=self.pids,
             ended_cpu_seconds=used.ru_utime + used.ru_stime,
         )
@@ -304,7 +306,7 @@ async def supervising(config: Config) -> AsyncIterator[Supervised]:
         supervised = Supervised(fleet)
         if config.extensions.health_check is not None:
             _, supervised.ports["health"] = await stack.enter_async_context(
-                serving(health_app(fleet.health, fleet.look), config.extensions.health_check.endpoint, None, 1.0)
+                serving(health_app(fleet.health, fleet.refresh), config.extensions.health_check.endpoint, None, 1.0)
             )
         _, supervised.ports["metrics"] = await stack.enter_async_context(
             serving(_metrics_app(fleet), config.service.telemetry.metrics.endpoint, None, 1.0)
@@ -319,7 +321,7 @@ async def supervising(config: Config) -> AsyncIterator[Supervised]:
 
 def _metrics_app(fleet: Fleet) -> web.Application:
     async def scrape(_request: web.Request) -> web.Response:
-        await fleet.look()
+        await fleet.refresh()
         return web.Response(body=fleet.page.text(), headers={"Content-Type": CONTENT_TYPE})
 
     app = web.Application()

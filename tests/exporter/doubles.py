@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from grafter.consumer import Batch, OutTrace, Piece
 from grafter.core.model import Envelope, Key
-from grafter.exporter.answer import Answer, Kind
+from grafter.exporter.answer import ExportAnswer, Kind
 from grafter.otlp.frames import run_of
 from grafter.otlp.spans import grafter_scope, service_resource
 from grafter.telemetry import Metrics
@@ -49,10 +49,10 @@ def middle() -> float:
 class Script:
     """An Attempt that asks a function for its answer and keeps what was sent."""
 
-    answer: Callable[[bytes], Answer]
+    answer: Callable[[bytes], ExportAnswer]
     bodies: list[bytes] = field(default_factory=list)
 
-    async def send(self, kind: Kind, body: bytes) -> Answer:
+    async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt."""
         self.bodies.append(body)
         await asyncio.sleep(0)

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grafter.consumer import Signal, Verdict
+from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
-from grafter.exporter.answer import Accepted, Answer, Later, Refused
-from grafter.exporter.gate import FAULT_SECONDS, RetryPolicy
+from grafter.exporter.answer import Accepted, ExportAnswer, Later, Refused
+from grafter.exporter.gate import FAULT_SECONDS
 from grafter.exporter.sending import MIN_CUT_BYTES, Limits, Sending
 from grafter.otlp.build import request
 from grafter.telemetry import Metrics
@@ -59,7 +60,7 @@ async def test_halving_finds_the_one_bad_trace_of_64() -> None:
     """A refused batch is halved until the bad trace stands alone; all others are delivered exactly once."""
     taken: list[int] = []
 
-    def answer(body: bytes) -> Answer:
+    def answer(body: bytes) -> ExportAnswer:
         if 41 in traces_in(body):
             return Refused("INVALID_ARGUMENT: no")
         taken.extend(sorted(traces_in(body)))
@@ -88,7 +89,7 @@ def test_every_trace_has_the_result_that_is_true_for_it(
     taken: list[int] = []
     requests = 0
 
-    def answer(body: bytes) -> Answer:
+    def answer(body: bytes) -> ExportAnswer:
         nonlocal requests
         requests += 1
         if dies_after is not None and requests > dies_after:
@@ -122,7 +123,7 @@ def test_what_is_too_large_is_cut_until_it_fits(pieces: list[list[int]], limit: 
     """A peer with any limit gets each span exactly once, in requests within its limit; no trace is refused."""
     arrived: list[bytes] = []
 
-    def answer(body: bytes) -> Answer:
+    def answer(body: bytes) -> ExportAnswer:
         if len(body) > limit:
             return Refused("RESOURCE_EXHAUSTED: message larger than max", too_large=True)
         arrived.extend(s.span_id for s in spans_in(body))
@@ -141,7 +142,7 @@ async def test_one_span_that_is_too_large_is_refused_and_its_sisters_arrive() ->
     whole = batch(type(big)(big.key, (*rest.pieces, *big.pieces), big.spans + rest.spans))
     arrived: list[bytes] = []
 
-    def answer(body: bytes) -> Answer:
+    def answer(body: bytes) -> ExportAnswer:
         if len(body) > 80_000:
             return Refused("HTTP 413", too_large=True)
         arrived.extend(s.name.encode()[:1] for s in spans_in(body))
@@ -167,7 +168,7 @@ async def test_a_trace_that_was_taken_in_part_comes_back_as_a_resend() -> None:
     """When the peer dies between the parts of a cut trace, some of it has arrived, so its outcome is unknown."""
     small: list[bytes] = []
 
-    def answer(body: bytes) -> Answer:
+    def answer(body: bytes) -> ExportAnswer:
         if len(body) > 70_000:
             return Refused("HTTP 413", too_large=True)
         small.append(body)
@@ -216,7 +217,7 @@ def test_a_batch_goes_the_same_way_with_its_payloads_in_runs(
     for in_runs in (False, True):
         script, metrics = Script(lambda _: Accepted()), Metrics()
 
-        def answer(body: bytes, script: Script = script) -> Answer:
+        def answer(body: bytes, script: Script = script) -> ExportAnswer:
             if dies_after is not None and len(script.bodies) > dies_after:
                 return Later("lost", unknown=unknown)
             return Refused("bad") if traces_in(body) & bad else Accepted()
@@ -233,7 +234,7 @@ def test_a_batch_goes_the_same_way_with_its_payloads_in_runs(
 
 async def test_a_blip_is_tried_again_at_once() -> None:
     """One refused connection costs a tenth of a second and nobody hears of it."""
-    answers: Iterator[Answer] = iter((DOWN, Accepted()))
+    answers: Iterator[ExportAnswer] = iter((DOWN, Accepted()))
     clock, metrics = Clock(), Metrics()
     script = Script(lambda _: next(answers))
     exporter = sending(script, clock, metrics)
@@ -261,7 +262,7 @@ async def test_a_failure_that_took_its_time_is_no_blip() -> None:
     """A connection that took seconds to fail is not tried again at once: the slot and the lease are needed."""
     clock = Clock()
 
-    def answer(body: bytes) -> Answer:
+    def answer(body: bytes) -> ExportAnswer:
         clock.now += 2
         return DOWN
 
@@ -376,7 +377,7 @@ async def test_what_was_on_its_way_when_the_peer_went_down_does_not_open_the_gat
     gate = asyncio.Event()
 
     class Slow(Script):
-        async def send(self, kind: object, body: bytes) -> Answer:
+        async def send(self, kind: object, body: bytes) -> ExportAnswer:
             if 1 in traces_in(body):
                 await gate.wait()
                 return Accepted()
@@ -397,7 +398,7 @@ async def test_attempts_are_bounded_and_a_line_empties_when_the_peer_goes() -> N
     go = asyncio.Event()
 
     class Slow(Script):
-        async def send(self, kind: object, body: bytes) -> Answer:
+        async def send(self, kind: object, body: bytes) -> ExportAnswer:
             nonlocal now, most
             now += 1
             most = max(most, now)
@@ -450,7 +451,7 @@ async def test_partial_success_is_counted_and_told_now_and_then(caplog: pytest.L
 
 async def test_forward_says_what_became_of_a_request() -> None:
     """Metrics and logs have no store: taken, refused, too large or not now reaches the sender as such."""
-    answers: list[Answer] = [Accepted(), Refused("INVALID_ARGUMENT"), Refused("HTTP 413", too_large=True)]
+    answers: list[ExportAnswer] = [Accepted(), Refused("INVALID_ARGUMENT"), Refused("HTTP 413", too_large=True)]
     script = Script(lambda _: answers.pop(0))
     exporter = sending(script)
     await exporter.forward(Signal.METRICS, b"m")

@@ -10,7 +10,7 @@ import trustme
 
 from grafter.consumer import Signal
 from grafter.core.model import Mark, Part
-from grafter.receiver.http_common import TlsFiles
+from grafter.receiver.http_server import TlsFiles
 from grafter.telemetry import Metrics
 
 

@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 
 from grafter.core.model import Mark, Part, call_guest
 from grafter.core.policy import GraftPolicy
+from grafter.core.retry import RetryPolicy
 from grafter.guests.realtime.notes import Note, decode
+from grafter.receiver.openai_api import Account
 from grafter.receiver.recorder import Recorders, recording
 from grafter.receiver.recording import Timing
-from grafter.receiver.sideband import Account
 from grafter.telemetry import Metrics
 from tests.e2e.realtime_server import KEY, RealtimeServer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
-QUICK = Timing(tick=0.01, store=0.05, backoff=0.01, longest_backoff=0.05, longest_accept_backoff=0.05)
+_RETRY = RetryPolicy(initial_interval=0.01, max_interval=0.05, multiplier=2.0)
+QUICK = Timing(tick=0.01, store=0.05, retry=_RETRY, accept_retry=_RETRY, steady=0.05)
 """Far shorter than any real wait; nothing here waits for a time, only for what must come."""
 POLICY = GraftPolicy()
 

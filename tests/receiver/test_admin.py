@@ -12,8 +12,8 @@ from aiohttp.test_utils import make_mocked_request
 from grafter.core.policy import GraftPolicy
 from grafter.receiver import openai_http
 from grafter.receiver.admin import admin_routes, is_local
+from grafter.receiver.openai_api import Account
 from grafter.receiver.sessions import pulling
-from grafter.receiver.sideband import Account
 from grafter.store.base import TaskStore
 from grafter.telemetry import Metrics
 from tests import agents_server

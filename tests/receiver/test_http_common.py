@@ -18,15 +18,9 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from grafter.errors import RejectedError, TooLargeError
-from grafter.receiver.http_common import (
-    Tokens,
-    content_encoding,
-    decompress,
-    http_status,
-    read_body,
-    serving,
-    tls_context,
-)
+from grafter.receiver.http_body import content_encoding, decompress, read_body
+from grafter.receiver.http_server import Tokens, serving, tls_context
+from grafter.receiver.outcomes import refusal_of
 
 MIB = 1 << 20
 
@@ -106,7 +100,7 @@ def test_a_bomb_stops_at_the_limit(encoding, compress):
     """A small body that stands for 256 MiB is refused as too large."""
     error = refused(encoding, compress(bytes(256 * MIB)), MIB)
     assert isinstance(error, TooLargeError)
-    assert http_status(error) == 413
+    assert refusal_of(error).http == 413
 
 
 @pytest.mark.parametrize(("encoding", "compress"), [(e, c[0]) for e, c in COMPRESSORS.items() if e != "deflate"])
@@ -137,7 +131,7 @@ def test_unknown_and_chained_encodings_are_415(values):
     with pytest.raises(RejectedError) as caught:
         content_encoding(values)
     assert caught.value.reason == "unsupported_encoding"
-    assert http_status(caught.value) == 415
+    assert refusal_of(caught.value).http == 415
 
 
 def test_no_tokens_allow_everybody():
@@ -190,7 +184,7 @@ async def echo(request: web.Request) -> web.Response:
     try:
         return web.Response(body=await read_body(request, MIB))
     except RejectedError as error:
-        return web.Response(status=http_status(error), text=error.reason)
+        return web.Response(status=refusal_of(error).http, text=error.reason)
 
 
 @asynccontextmanager

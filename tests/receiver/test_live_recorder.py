@@ -13,8 +13,8 @@ from openai.types.live import ResponseEvent, SessionClosedEvent, SessionStartedE
 
 from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.realtime.mapping import map_realtime
+from grafter.receiver.openai_api import is_call_id, sideband_url
 from grafter.receiver.recorder import Started
-from grafter.receiver.sideband import address, is_call_id
 from grafter.telemetry import Metrics
 from tests.e2e import realtime_server
 from tests.e2e.live_events import audio, closed, conversation, live_event, microphone, said
@@ -267,7 +267,7 @@ async def test_an_error_in_a_session_that_runs_is_heard(server: RealtimeServer, 
 def test_no_session_id_leads_elsewhere(call_id: str) -> None:
     """Whatever is taken for one, it is one segment of the one path."""
     if is_call_id(call_id):
-        url = address("https://api.openai.com/v1/?tenant=a", call_id)
+        url = sideband_url("https://api.openai.com/v1/?tenant=a", call_id)
         assert (url.scheme, url.host, url.port) == ("wss", "api.openai.com", 443)
         assert url.raw_parts[:4] == ("/", "v1", "live", "sessions")
         assert url.parts[4] == call_id

@@ -27,13 +27,14 @@ from yarl import URL
 
 from grafter.core.model import Source
 from grafter.core.policy import Content, GraftPolicy
+from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.agents.intake import read_payload
 from grafter.otlp.split import Splitter
 from grafter.receiver import otlp_grpc
-from grafter.receiver.http_common import serving
+from grafter.receiver.http_server import serving
 from grafter.receiver.openai_http import application, ingest_routes, listening
-from grafter.receiver.tee import Retry, Tee, teeing
+from grafter.receiver.tee import Tee, teeing
 from grafter.telemetry import Metrics
 
 DATA = Path(__file__).parents[1] / "data" / "openai"
@@ -493,7 +494,12 @@ async def test_a_dead_tee_is_not_noticed(consumer, metrics: Metrics) -> None:
     """With nobody at the tee's address, and its queue full, every post is answered and stored."""
     async with (
         teeing(
-            "http://127.0.0.1:1/", None, metrics, max_queued_items=5, grace_seconds=0.0, retry=Retry(base_seconds=30.0)
+            "http://127.0.0.1:1/",
+            None,
+            metrics,
+            max_queued_items=5,
+            grace_seconds=0.0,
+            retry=RetryPolicy(initial_interval=30.0),
         ) as tee,
         opened(consumer, metrics, tee=tee) as door,
     ):

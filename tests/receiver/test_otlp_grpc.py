@@ -357,3 +357,23 @@ async def test_the_sdk_exporter_tries_again_when_told(door, consumer):
     assert consumer.errors == []
     assert consumer.spans == 1
     assert asyncio.get_running_loop().time() - began < 2.4
+
+
+async def test_a_client_that_pings_while_it_sends_nothing_keeps_its_connection(door):
+    """Pings no more often than the door allows are no attack: each is answered, where core's own rule ends the
+    connection at the third."""
+    ping, ack = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]), bytes([0, 0, 8, 6, 1, 0, 0, 0, 0])
+    async with door(min_ping_seconds=0.0) as address, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        # RFC 9113: the preface, empty SETTINGS, and frames of 9 bytes and their payload.
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        for number in range(10):
+            sent = number.to_bytes(8, "big")
+            writer.write(ping + sent)
+            kind = payload = b""
+            while (kind, payload) != (ack, sent):
+                kind = await reader.readexactly(9)
+                payload = await reader.readexactly(int.from_bytes(kind[:3], "big"))
+                assert kind[3] != 7, f"GOAWAY: {payload[8:]!r}"
+        writer.close()
+        await writer.wait_closed()

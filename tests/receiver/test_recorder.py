@@ -18,15 +18,16 @@ from prometheus_client import generate_latest
 from grafter.core.calls import CallNote, phone_in
 from grafter.core.model import Source, TraceId, UnixNano, called
 from grafter.core.policy import Waits
+from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.intake import read_posts
 from grafter.guests.realtime.notes import Side
-from grafter.receiver import recorder
-from grafter.receiver.http_common import serving
+from grafter.receiver.http_server import serving
+from grafter.receiver.openai_api import Account, is_call_id, sideband_url
 from grafter.receiver.openai_http import application
-from grafter.receiver.realtime_calls import call_routes
+from grafter.receiver.realtime_http import call_routes
 from grafter.receiver.recorder import Recorders, Started, recording
-from grafter.receiver.sideband import Account, address, is_call_id
+from grafter.receiver.recorder_outbox import RecorderLimits
 from grafter.telemetry import Metrics
 from tests.e2e import realtime_server
 from tests.e2e.realtime_server import KEY, RealtimeServer, delta, event
@@ -42,6 +43,8 @@ from tests.receiver.recorder_rig import (
     recorded,
     recorders_of,
 )
+
+SMALL = RecorderLimits(waiting_bytes=5_000, pending=10)
 
 
 @pytest.fixture
@@ -311,7 +314,7 @@ async def test_what_starts_say_is_remembered_within_bounds(server: RealtimeServe
     async with recorders_of(server, store) as recorders:
         for number in range(300):
             await recorders.start("rtc_1", metadata={"attempt": number, "pad": "x" * 1000})
-        assert sum(len(json.dumps(event)) for event in recorders._live["rtc_1"].told) < 100_000
+        assert sum(len(json.dumps(event)) for event in recorders._live["rtc_1"].announced) < 100_000
         assert await recorders.start("rtc_1", metadata={"attempt": 299, "pad": "x" * 1000}) == "running"
         assert store.types().count("grafter.metadata") == 300
 
@@ -330,14 +333,15 @@ async def test_nothing_is_listened_to_for_ever(server: RealtimeServer, store: St
 
 async def test_a_peer_that_always_breaks_off_is_asked_less_and_less(server: RealtimeServer, store: Store) -> None:
     """Though it shows the session each time: an outage must not be made worse by everybody who listens."""
-    timing = replace(QUICK, backoff=0.005, longest_backoff=0.4)
+    retry = RetryPolicy(initial_interval=0.005, max_interval=0.4, multiplier=2.0)
+    timing = replace(QUICK, retry=retry, steady=0.4)
     async with recorders_of(server, store, timing=timing) as recorders:
         await recorders.start("rtc_1")
         for _ in range(8):
             await server.drop(await server.until_listening())
         dropped = asyncio.get_running_loop().time()
         await server.until_listening()
-        assert asyncio.get_running_loop().time() - dropped >= timing.longest_backoff / 2
+        assert asyncio.get_running_loop().time() - dropped >= retry.max_interval / 2
 
 
 @pytest.mark.parametrize("code", [1011, 1012, 1008, 4000])
@@ -500,13 +504,11 @@ async def test_a_store_that_is_away_loses_nothing(server: RealtimeServer, store:
 
 
 async def test_what_is_kept_for_a_store_that_is_away_is_bounded(
-    server: RealtimeServer, store: Store, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    server: RealtimeServer, store: Store, metrics: Metrics
 ) -> None:
     """Past the bound events are dropped and counted; the recorder goes on, and the oldest are what is kept."""
-    monkeypatch.setattr(recorder, "_MAX_WAITING_BYTES", 5_000)
-    monkeypatch.setattr(recorder, "_MAX_PENDING", 10)
     labels = {"reason": "unavailable"}
-    async with recorders_of(server, store, metrics) as recorders:
+    async with recorders_of(server, store, metrics, limits=SMALL) as recorders:
         await recorders.start("rtc_1")
         call = await server.until_listening()
         await store.until_type("session.created")
@@ -528,13 +530,11 @@ async def test_what_is_kept_for_a_store_that_is_away_is_bounded(
 
 
 async def test_what_is_kept_for_a_store_that_hangs_is_bounded(
-    server: RealtimeServer, store: Store, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    server: RealtimeServer, store: Store, metrics: Metrics
 ) -> None:
     """One that neither takes nor refuses: what is heard meanwhile has the same bound; what fits is stored later."""
-    monkeypatch.setattr(recorder, "_MAX_WAITING_BYTES", 5_000)
-    monkeypatch.setattr(recorder, "_MAX_PENDING", 10)
     labels = {"reason": "unavailable"}
-    async with recorders_of(server, store, metrics) as recorders:
+    async with recorders_of(server, store, metrics, limits=SMALL) as recorders:
         await recorders.start("rtc_1")
         call = await server.until_listening()
         await store.until_type("session.created")
@@ -570,12 +570,9 @@ async def test_one_refused_part_costs_no_other_call_its_own(
         assert await store.until_ended("rtc_2") == "close"
 
 
-async def test_a_store_with_a_bug_ends_nothing(
-    server: RealtimeServer, store: Store, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_store_with_a_bug_ends_nothing(server: RealtimeServer, store: Store, metrics: Metrics) -> None:
     """An exception that no store should raise is logged; the recorders go on, and what was refused is tried again."""
-    monkeypatch.setattr(recorder, "_SECONDS_AFTER_A_BUG", 0.01)
-    async with recorders_of(server, store, metrics) as recorders:
+    async with recorders_of(server, store, metrics, replace(QUICK, bug=0.01)) as recorders:
         await recorders.start("rtc_1")
         store.errors.append(KeyError("a bug"))
         await store.until_type("session.created")
@@ -646,7 +643,7 @@ async def test_a_frame_past_the_limit_costs_the_connection(
 
 async def test_recorders_are_bounded(server: RealtimeServer, store: Store) -> None:
     """Past the limit a start is refused, and taken again when a call has ended."""
-    async with recorders_of(server, store, limit=2) as recorders:
+    async with recorders_of(server, store, limits=RecorderLimits(recorders=2)) as recorders:
         for call in ("rtc_1", "rtc_2"):
             await recorders.start(call)
         with pytest.raises(UnavailableError):
@@ -659,7 +656,8 @@ async def test_recorders_are_bounded(server: RealtimeServer, store: Store) -> No
 @given(st.text(max_size=300))
 def test_no_call_id_leads_elsewhere(call_id: str) -> None:
     """Whatever is taken for a call id, it is one parameter of the one address; what is not is refused."""
-    url = address("https://api.openai.com/v1/", call_id) if is_call_id(call_id) else address("https://a/v1", "x")
+    base_url, name = ("https://api.openai.com/v1/", call_id) if is_call_id(call_id) else ("https://a/v1", "x")
+    url = sideband_url(base_url, name)
     if is_call_id(call_id):
         assert (url.scheme, url.host, url.path, url.port) == ("wss", "api.openai.com", "/v1/realtime", 443)
         assert dict(url.query) == {"call_id": call_id}

@@ -14,18 +14,20 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+from yarl import URL
 
 from grafter.core.lifecycle import look_at
 from grafter.core.model import UnixNano, guest_span_id
 from grafter.core.policy import HOUR, SECOND, GraftPolicy, Mode, Waits
+from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.sessions.intake import read_session
-from grafter.guests.sessions.poll_state import Patience, Progress
-from grafter.receiver import session_look
-from grafter.receiver.agents_api import MAX_ANSWER_BYTES, Reply, address
-from grafter.receiver.session_answers import Pulled, PullError
+from grafter.guests.sessions.poll_state import Progress
+from grafter.receiver import session_poll
+from grafter.receiver.openai_api import MAX_ANSWER_BYTES, Account, Reply, session_url
+from grafter.receiver.outcomes import UpstreamError
+from grafter.receiver.session_poll import Pulled
 from grafter.receiver.sessions import PullRequests, pulling
-from grafter.receiver.sideband import Account
 from grafter.store.base import TaskStore
 from grafter.store.redis.opening import opened
 from tests import agents_server
@@ -35,7 +37,7 @@ from tests.store.redis.servers import server as redis_server
 
 HOST = bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736")
 LINK = {"trace_id": HOST.hex()}
-QUICK = Patience(first=0.001, most=0.001, refused=900.0, chance=(1.0, 1.0))
+QUICK = RetryPolicy(initial_interval=0.001, max_interval=0.001, randomization_factor=0.0)
 
 
 class Claims:
@@ -99,7 +101,7 @@ class Bench:
 async def bench(
     policy: GraftPolicy | None = None,
     metadata: Mapping[str, str] | None = LINK,
-    patience: Patience = QUICK,
+    retry: RetryPolicy = QUICK,
     directory: Path | None = None,
 ) -> AsyncIterator[Bench]:
     peer = Peer()
@@ -113,7 +115,7 @@ async def bench(
             rooms.metrics,
             rooms.policy,
             clock=lambda: rooms.now[0],
-            patience=patience,
+            retry=retry,
             tick_seconds=0.005,
         ) as pulls:
             yield Bench(rooms, peer, server, pulls, claims)
@@ -267,19 +269,20 @@ async def test_a_trace_that_is_published_late_is_found_by_a_later_look(at_work: 
 
 
 async def test_who_waits_hears_also_when_the_session_was_taken_over_meanwhile(at_work: Bench) -> None:
-    """The lease of a look ends under it (the clock jumps); the next look has begun before the first one notices."""
+    """The lease of a poll ends under it (the clock jumps); the next poll has begun before the first one notices."""
     at_work.server.traces = [trace(1)]
     let, asked = asyncio.Event(), 0
-    find = at_work.pulls._lookers["default"]._api.session
+    api = at_work.pulls.pollers["default"].api
+    get = api.get
 
-    async def slow(session_id: str) -> Any:
+    async def slow(url: URL) -> Any:
         nonlocal asked
         asked += 1
         if asked == 1:
             await let.wait()
-        return await find(session_id)
+        return await get(url)
 
-    at_work.pulls._lookers["default"]._api.session = slow  # type: ignore[method-assign]
+    api.get = slow  # type: ignore[method-assign]
     waiting = asyncio.ensure_future(at_work.pull())
     await at_work.claims.rounds(2)
     at_work.rig.now[0] += 11 * SECOND
@@ -341,7 +344,7 @@ async def replicas() -> AsyncIterator[Replicas]:
                     accounts,
                     rooms.metrics,
                     rooms.policy,
-                    patience=QUICK,
+                    retry=QUICK,
                     tick_seconds=0.02,
                 )
                 pulls.append(await stack.enter_async_context(own))
@@ -362,13 +365,13 @@ async def test_who_waits_hears_what_another_process_was_refused() -> None:
     """A session that OpenAI does not know, asked for twice, and a key that may not read it."""
     async with replicas() as both, asyncio.timeout(60):
         for _ in range(2):
-            with pytest.raises(PullError) as unknown:
+            with pytest.raises(UpstreamError) as unknown:
                 await both.waiting.pull("asess_other")
-            assert unknown.value.reply is Reply.NOT_FOUND
+            assert unknown.value.reason == Reply.NOT_FOUND
         both.server.answer = lambda _: web.Response(status=401)
-        with pytest.raises(PullError, match=r"api\.traces\.read") as refused:
+        with pytest.raises(UpstreamError, match=r"api\.traces\.read") as refused:
             await both.waiting.pull(SESSION)
-        assert refused.value.reply is Reply.UNAUTHORIZED
+        assert refused.value.reason == Reply.UNAUTHORIZED
 
 
 async def test_an_answer_to_an_earlier_question_is_not_taken_for_this_one() -> None:
@@ -437,9 +440,9 @@ async def test_a_refusal_is_said_and_tried_again_rarely(
     """A key that may not, or an answer that sends elsewhere: nothing is asked of that place, and the task stays."""
     elsewhere = {"Location": f"{at_work.server.base_url}/agents/sessions/other"}
     at_work.server.answer = lambda _: web.Response(status=status, headers=elsewhere)
-    with pytest.raises(PullError) as raised:
+    with pytest.raises(UpstreamError) as raised:
         await at_work.pull()
-    assert raised.value.reply is reply
+    assert raised.value.reason == reply
     assert at_work.server.asked == [SESSION]
     assert KEY not in caplog.text
     assert "traces cannot be read" in caplog.text
@@ -457,9 +460,9 @@ async def test_a_cursor_that_openai_knows_no_more_is_given_up(at_work: Bench, st
     await at_work.pull()
     at_work.server.answer = lambda r: web.Response(status=status) if "after" in r.query else None
     at_work.server.traces = [trace(1), trace(2)]
-    with pytest.raises(PullError) as raised:
+    with pytest.raises(UpstreamError) as raised:
         await at_work.pull()
-    assert raised.value.reply is Reply.REFUSED
+    assert raised.value.reason == Reply.REFUSED
     await at_work.idle()
     await at_work.later(901)
     assert "after" not in at_work.server.asked[-1]
@@ -468,9 +471,9 @@ async def test_a_cursor_that_openai_knows_no_more_is_given_up(at_work: Bench, st
 
 async def test_a_session_that_openai_does_not_know_is_done(at_work: Bench) -> None:
     at_work.server.sessions.clear()
-    with pytest.raises(PullError) as raised:
+    with pytest.raises(UpstreamError) as raised:
         await at_work.pull()
-    assert raised.value.reply is Reply.NOT_FOUND
+    assert raised.value.reason == Reply.NOT_FOUND
     asked = len(at_work.server.asked)
     at_work.rig.now[0] += 11 * SECOND
     async with asyncio.timeout(30):
@@ -519,7 +522,7 @@ async def test_an_api_in_trouble_is_tried_again(at_work: Bench, status: int) -> 
 
 
 async def test_nobody_at_the_other_end_is_no_end() -> None:
-    async with bench(patience=Patience(first=5.0, chance=(1.0, 1.0))) as rooms:
+    async with bench(retry=RetryPolicy(randomization_factor=0.0)) as rooms:
         rooms.server.traces = [trace(1)]
 
         def answer(request: web.Request) -> web.Response:
@@ -539,7 +542,7 @@ async def test_nobody_at_the_other_end_is_no_end() -> None:
 
 async def test_who_gives_no_answer_does_not_take_every_place() -> None:
     """A hundred sessions of a project whose API is gone: each place learns it once, then others have their turn."""
-    async with bench(patience=Patience(first=10, chance=(1, 1))) as at_work:
+    async with bench(retry=RetryPolicy(initial_interval=10, randomization_factor=0.0)) as at_work:
 
         def gone(request: web.Request) -> None:
             assert request.transport is not None
@@ -594,7 +597,7 @@ async def test_a_large_session_is_read_beside_the_loop(at_work: Bench, monkeypat
         readers.append(threading.current_thread())
         return read_session(*told)
 
-    monkeypatch.setattr(session_look, "read_session", read)
+    monkeypatch.setattr(session_poll, "read_session", read)
     assert (await at_work.pull()).linked
     assert readers
     assert threading.main_thread() not in readers
@@ -643,9 +646,9 @@ async def test_without_a_list_of_turns_a_trace_in_the_way_does_not_end_the_sessi
         return web.Response(status=413) if blocked and first <= 2 <= last else None
 
     at_work.server.answer = answer
-    with pytest.raises(PullError) as refused:
+    with pytest.raises(UpstreamError) as refused:
         await at_work.pull()
-    assert refused.value.reply is Reply.REFUSED
+    assert refused.value.reason == Reply.REFUSED
     await at_work.idle()
     blocked = False
     await at_work.later(900)
@@ -731,9 +734,10 @@ async def test_an_id_that_is_none_asks_nothing(at_work: Bench, hostile: str) -> 
 
 def test_an_address_stays_under_its_base() -> None:
     assert (
-        str(address("https://api.openai.com/v1/", "a/../b")) == "https://api.openai.com/v1/agents/sessions/a%2F..%2Fb"
+        str(session_url("https://api.openai.com/v1/", "a/../b"))
+        == "https://api.openai.com/v1/agents/sessions/a%2F..%2Fb"
     )
-    under = address("http://gateway/openai?version=2", "s", "traces", {"after": "a&b"})
+    under = session_url("http://gateway/openai?version=2", "s", "traces", {"after": "a&b"})
     assert str(under) == "http://gateway/openai/agents/sessions/s/traces?version=2&after=a%26b"
 
 

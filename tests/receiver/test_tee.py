@@ -15,11 +15,12 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grafter.receiver.http_common import serving
-from grafter.receiver.tee import Retry, teeing
+from grafter.core.retry import RetryPolicy
+from grafter.receiver.http_server import serving
+from grafter.receiver.tee import teeing
 from grafter.telemetry import Metrics
 
-QUICK = Retry(attempts=3, base_seconds=0.0, max_seconds=5.0)
+QUICK = {"retry": RetryPolicy(initial_interval=0.0, max_interval=5.0, max_hint=5.0), "attempts": 3}
 KEY = {"Authorization": "Bearer sk-caller"}
 
 Step = int | web.Response | Callable[[web.Request], Awaitable[web.Response]]
@@ -173,7 +174,7 @@ async def hang_up(request: web.Request) -> web.Response:
 async def test_passing_trouble_is_tried_again(step: Step, metrics: Metrics) -> None:
     """Each answer that the SDK repeats is repeated, with the same items."""
     async with ingesting(step, step) as ingest:
-        async with teeing(ingest.url, None, metrics, retry=QUICK) as tee:
+        async with teeing(ingest.url, None, metrics, **QUICK) as tee:
             tee.offer(spans(2), KEY)
         assert [items for _, items in ingest.requests] == [spans(2)] * 3
     assert outcomes(metrics) == {"sent": 2}
@@ -187,7 +188,7 @@ async def test_passing_trouble_is_tried_again(step: Step, metrics: Metrics) -> N
 async def test_a_refusal_for_good_is_not_repeated(step: Step, metrics: Metrics) -> None:
     """Refused items are dropped and counted after one attempt, and the next ones go their way."""
     async with ingesting(step) as ingest:
-        async with teeing(ingest.url, None, metrics, retry=QUICK) as tee:
+        async with teeing(ingest.url, None, metrics, **QUICK) as tee:
             tee.offer(spans(128), KEY)
             tee.offer(spans(1, 128), KEY)
         assert len(ingest.requests) == 2
@@ -198,9 +199,9 @@ async def test_a_refusal_for_good_is_not_repeated(step: Step, metrics: Metrics) 
 async def test_attempts_are_bounded(metrics: Metrics) -> None:
     """A peer that only fails gets as many attempts as the policy says."""
     async with ingesting(*[500] * 10) as ingest:
-        async with teeing(ingest.url, None, metrics, retry=QUICK) as tee:
+        async with teeing(ingest.url, None, metrics, **QUICK) as tee:
             tee.offer(spans(2), KEY)
-        assert len(ingest.requests) == QUICK.attempts
+        assert len(ingest.requests) == QUICK["attempts"]
     assert outcomes(metrics) == {"dropped_failed": 2}
 
 
@@ -208,7 +209,7 @@ async def test_waits_as_long_as_the_peer_says(metrics: Metrics) -> None:
     """Retry-After, in milliseconds before seconds, is a lower bound of the wait."""
     limited = web.Response(status=429, headers={"Retry-After": "4", "Retry-After-Ms": "80"})
     async with ingesting(limited) as ingest:
-        async with teeing(ingest.url, None, metrics, retry=QUICK) as tee:
+        async with teeing(ingest.url, None, metrics, **QUICK) as tee:
             tee.offer(spans(1), KEY)
         first, second = ingest.times
     assert 0.08 <= second - first < 4
@@ -217,9 +218,9 @@ async def test_waits_as_long_as_the_peer_says(metrics: Metrics) -> None:
 @pytest.mark.parametrize("asked", ["3600", "Wed, 21 Oct 2099 07:28:00 GMT", "nonsense", "-1", "nan", "1e999", ""])
 async def test_no_peer_can_make_it_wait_long(asked: str, metrics: Metrics) -> None:
     """The longest wait bounds whatever Retry-After says, and nonsense there counts as nothing."""
-    retry = Retry(attempts=2, base_seconds=0.0, max_seconds=0.01)
+    retry = RetryPolicy(initial_interval=0.0, max_interval=0.01, max_hint=0.01)
     async with ingesting(web.Response(status=429, headers={"Retry-After": asked})) as ingest:
-        async with teeing(ingest.url, None, metrics, retry=retry) as tee:
+        async with teeing(ingest.url, None, metrics, retry=retry, attempts=2) as tee:
             tee.offer(spans(1), KEY)
         assert len(ingest.requests) == 2
     assert outcomes(metrics) == {"sent": 1}
@@ -228,7 +229,7 @@ async def test_no_peer_can_make_it_wait_long(asked: str, metrics: Metrics) -> No
 async def test_redirects_are_not_followed(metrics: Metrics) -> None:
     """A key never goes to an address that nobody configured."""
     async with ingesting(*[web.Response(status=307, headers={"Location": "/elsewhere"}) for _ in range(3)]) as ingest:
-        async with teeing(ingest.url, None, metrics, retry=QUICK) as tee:
+        async with teeing(ingest.url, None, metrics, **QUICK) as tee:
             tee.offer(spans(1), KEY)
         assert set(ingest.paths) == {"/v1/traces/ingest"}
     assert outcomes(metrics) == {"dropped_failed": 1}
@@ -244,7 +245,7 @@ async def test_redirects_are_not_followed(metrics: Metrics) -> None:
 async def test_the_one_item_that_is_refused_goes_alone(answer: web.Response, metrics: Metrics) -> None:
     """A 400 that names data[i] costs that item only; the rest is sent again without it."""
     async with ingesting(answer) as ingest:
-        async with teeing(ingest.url, None, metrics, retry=QUICK) as tee:
+        async with teeing(ingest.url, None, metrics, **QUICK) as tee:
             tee.offer(spans(5), KEY)
         assert ingest.taken == [item for n, item in enumerate(spans(5)) if n != 2]
     assert outcomes(metrics) == {"sent": 4, "dropped_refused": 1}
@@ -253,7 +254,7 @@ async def test_the_one_item_that_is_refused_goes_alone(answer: web.Response, met
 async def test_a_peer_that_refuses_every_item_ends(metrics: Metrics) -> None:
     """Naming item after item stops early; every item is counted."""
     async with ingesting(*[refusal("data[0].x") for _ in range(200)]) as ingest:
-        async with teeing(ingest.url, None, metrics, retry=QUICK) as tee:
+        async with teeing(ingest.url, None, metrics, **QUICK) as tee:
             tee.offer(spans(100), KEY)
         assert len(ingest.requests) < 20
     assert outcomes(metrics) == {"dropped_refused": 100}
@@ -265,7 +266,7 @@ async def test_a_peer_that_refuses_every_item_ends(metrics: Metrics) -> None:
 async def test_an_odd_refusal_drops_the_batch(text: bytes, metrics: Metrics) -> None:
     """A 400 that names no item of the batch, however long it is, refuses all of it."""
     async with ingesting(web.Response(status=400, body=text)) as ingest:
-        async with teeing(ingest.url, None, metrics, retry=QUICK) as tee:
+        async with teeing(ingest.url, None, metrics, **QUICK) as tee:
             tee.offer(spans(3), KEY)
         assert len(ingest.requests) == 1
     assert outcomes(metrics) == {"dropped_refused": 3}
@@ -377,7 +378,7 @@ async def test_a_stop_drops_what_the_grace_does_not_send(metrics: Metrics) -> No
 
 async def test_a_dead_peer_is_counted(free_port: int, metrics: Metrics) -> None:
     """Nothing listens: the attempts are made, the items counted, and nothing is raised anywhere."""
-    async with teeing(f"http://127.0.0.1:{free_port}/v1/traces/ingest", None, metrics, retry=QUICK) as tee:
+    async with teeing(f"http://127.0.0.1:{free_port}/v1/traces/ingest", None, metrics, **QUICK) as tee:
         tee.offer(spans(300), KEY)
     assert outcomes(metrics) == {"dropped_failed": 300}
 
@@ -386,7 +387,7 @@ async def test_a_dead_peer_is_counted(free_port: int, metrics: Metrics) -> None:
 async def test_a_wrong_endpoint_ends_nothing(endpoint: str, metrics: Metrics) -> None:
     """An address that no request can be made to costs the copy only."""
     try:
-        async with teeing(endpoint, None, metrics, retry=QUICK) as tee:
+        async with teeing(endpoint, None, metrics, **QUICK) as tee:
             tee.offer(spans(2), KEY)
     except ValueError:
         return
@@ -399,12 +400,12 @@ async def test_the_proxy_of_the_environment(metrics: Metrics, monkeypatch: pytes
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     async with ingesting() as proxy:
         monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1/traces/ingest"))
-        async with teeing("http://openai.invalid/v1/traces/ingest", None, metrics, retry=QUICK) as tee:
+        async with teeing("http://openai.invalid/v1/traces/ingest", None, metrics, **QUICK) as tee:
             tee.offer(spans(2), KEY)
         ((headers, items),) = proxy.requests
         assert (headers["Host"], headers["Authorization"], items) == ("openai.invalid", "Bearer sk-caller", spans(2))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        async with teeing(proxy.url, None, metrics, retry=QUICK) as tee:
+        async with teeing(proxy.url, None, metrics, **QUICK) as tee:
             tee.offer(spans(2, 2), KEY)
         assert proxy.requests[1][0]["Host"].startswith("127.0.0.1")
 
@@ -413,7 +414,7 @@ async def test_the_proxy_of_the_environment(metrics: Metrics, monkeypatch: pytes
 async def test_an_odd_key_ends_nothing(value: str, metrics: Metrics) -> None:
     """A header that HTTP cannot say, or a peer does not take, drops that caller's items and nobody else's."""
     async with ingesting() as ingest:
-        async with teeing(ingest.url, None, metrics, retry=QUICK) as tee:
+        async with teeing(ingest.url, None, metrics, **QUICK) as tee:
             tee.offer(spans(2), {"Authorization": value})
             tee.offer(spans(2, 2), KEY)
         assert ingest.taken[-2:] == spans(2, 2)
@@ -436,7 +437,7 @@ async def test_too_many_callers_are_dropped(metrics: Metrics) -> None:
 async def test_keys_are_not_shown(metrics: Metrics, free_port: int, caplog: pytest.LogCaptureFixture) -> None:
     """Neither logs, reprs nor metrics hold a key, and a dead peer makes one line, not one for each batch."""
     caplog.set_level(logging.DEBUG)
-    async with teeing(f"http://127.0.0.1:{free_port}/", None, metrics, retry=QUICK) as tee:
+    async with teeing(f"http://127.0.0.1:{free_port}/", None, metrics, **QUICK) as tee:
         for n in range(5):
             tee.offer(spans(200), {"Authorization": f"Bearer sk-very-secret-{n}"})
         shown = repr(tee) + repr(list(asyncio.all_tasks()))
@@ -475,7 +476,7 @@ def test_the_books_balance(steps: Sequence[int], offers: Sequence[tuple[int, int
         metrics = Metrics()
         answers: list[Step] = [refusal(f"data[{step}].x") if step <= 40 else step for step in steps]
         async with ingesting(*answers) as ingest:
-            async with teeing(ingest.url, None, metrics, retry=QUICK) as tee:
+            async with teeing(ingest.url, None, metrics, **QUICK) as tee:
                 at = 0
                 for caller, count in offers:
                     tee.offer(spans(count, at), {"Authorization": f"Bearer {caller}"})

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,11 +23,10 @@ from grafter.core.model import Mark, Part, Source, UnixNano, called
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.notes import decode
-from grafter.receiver import webhook_http
 from grafter.receiver.openai_http import listening
-from grafter.receiver.recorder import Started
+from grafter.receiver.recorder import NotRecordedError, Started
 from grafter.receiver.signatures import Signatures
-from grafter.receiver.webhook_http import Desk, webhook_routes
+from grafter.receiver.webhook_http import WebhookLimits, WebhookSinks, webhook_routes
 from grafter.telemetry import Metrics
 from tests.receiver.deliveries import ACCEPTED, EXPORT, LIMIT, ROWS, SECRETS, Row, table
 from tests.rig import Peer, rig
@@ -40,8 +39,11 @@ TOLERANCE = 300 * SECOND
 TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
+LIMITS = WebhookLimits(body_bytes=LIMIT)
+
+
 @dataclass
-class Desks:
+class Doubles:
     """Consumer, store, recorders and pulls in one, which remembers; raises the next of its errors, while it has one."""
 
     parts: list[Part] = field(default_factory=list)
@@ -79,8 +81,8 @@ class Desks:
         self.pulled.append((session_id, project))
 
     @property
-    def desk(self) -> Desk:
-        return Desk(self, self, self, self)  # type: ignore[arg-type]
+    def sinks(self) -> WebhookSinks:
+        return WebhookSinks(self, self, self, self)  # type: ignore[arg-type]
 
 
 class Door:
@@ -111,15 +113,17 @@ class Door:
 
 
 @pytest.fixture
-def desks() -> Desks:
-    return Desks()
+def doubles() -> Doubles:
+    return Doubles()
 
 
 @asynccontextmanager
-async def opened(desk: Desk, secrets: dict[str, list[str]] = SECRETS, max_bytes: int = LIMIT) -> AsyncIterator[Door]:
+async def opened(
+    sinks: WebhookSinks, secrets: dict[str, list[str]] = SECRETS, limits: WebhookLimits = LIMITS
+) -> AsyncIterator[Door]:
     metrics = Metrics()
     signatures = Signatures(secrets, TOLERANCE)
-    routes = webhook_routes(desk, signatures, metrics, POLICY, time.time_ns, max_bytes=max_bytes)
+    routes = webhook_routes(sinks, signatures, metrics, POLICY, time.time_ns, limits=limits)
     async with (
         listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port,
         aiohttp.ClientSession(skip_auto_headers=("Content-Type",), trust_env=False) as session,
@@ -128,14 +132,14 @@ async def opened(desk: Desk, secrets: dict[str, list[str]] = SECRETS, max_bytes:
 
 
 @pytest.fixture
-async def door(desks: Desks) -> AsyncIterator[Door]:
-    async with opened(desks.desk) as found:
+async def door(doubles: Doubles) -> AsyncIterator[Door]:
+    async with opened(doubles.sinks) as found:
         yield found
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
 async def test_each_delivery_has_its_answer(
-    door: Door, desks: Desks, row: Row, caplog: pytest.LogCaptureFixture
+    door: Door, doubles: Doubles, row: Row, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Status and reason by the table; what is refused leaves nothing behind, and no answer or log has a secret."""
     body, headers = row.delivery(time.time_ns() / SECOND)
@@ -144,7 +148,7 @@ async def test_each_delivery_has_its_answer(
     assert (answer.status, answer.said) == (row.status, row.said)
     assert door.outcome("error") == 0
     if row.status != 200:
-        assert (desks.parts, desks.marks, desks.pulled, desks.started) == ([], [], [], [])
+        assert (doubles.parts, doubles.marks, doubles.pulled, doubles.started) == ([], [], [], [])
         assert answer.error["message"]
     words = caplog.text + str(answer)
     assert not any(secret in words for some in SECRETS.values() for secret in some if secret)
@@ -207,35 +211,35 @@ async def test_only_post_is_taken(door: Door) -> None:
 
 
 @pytest.mark.parametrize("secrets", [{}, {"default": []}, {"default": ["", "  ", "whsec_"]}])
-async def test_without_a_secret_nothing_is_taken(desks: Desks, secrets: dict[str, list[str]]) -> None:
+async def test_without_a_secret_nothing_is_taken(doubles: Doubles, secrets: dict[str, list[str]]) -> None:
     """Not even what an empty key signs, which anybody could."""
-    async with opened(desks.desk, secrets) as door:
+    async with opened(doubles.sinks, secrets) as door:
         body, headers = delivery(EXPORT)
         assert (await door.post(body, headers)).status == 404
         assert (await door.post(body, {})).status == 404
         assert door.outcome("not_found") == 2
-    assert desks.parts == []
+    assert doubles.parts == []
 
 
-async def test_during_a_rotation_either_signature_counts(door: Door, desks: Desks) -> None:
+async def test_during_a_rotation_either_signature_counts(door: Door, doubles: Doubles) -> None:
     """OpenAI then signs with the old and the new one, in one header."""
     _, unknown = delivery(EXPORT, secret="whsec_" + "A" * 32)
     _, known = delivery(EXPORT)
     both = f"{unknown['webhook-signature']} {known['webhook-signature']}"
     assert (await door.deliver(EXPORT, webhook_signature=both)).status == 200
-    assert len(desks.parts) == 1
+    assert len(doubles.parts) == 1
 
 
-async def test_a_secret_without_prefix_is_the_key_itself(desks: Desks) -> None:
+async def test_a_secret_without_prefix_is_the_key_itself(doubles: Doubles) -> None:
     """As OpenAI's own client has it, which also verifies what the door takes."""
     key = "a secret that is plain text"
     body, headers = delivery(EXPORT, secret=key.encode())  # type: ignore[arg-type]
     openai.OpenAI(api_key="none").webhooks.verify_signature(body, headers, secret=key)
-    async with opened(desks.desk, {"default": [key]}) as door:
+    async with opened(doubles.sinks, {"default": [key]}) as door:
         assert (await door.post(body, headers)).status == 200
 
 
-async def test_an_export_becomes_a_guest(door: Door, desks: Desks) -> None:
+async def test_an_export_becomes_a_guest(door: Door, doubles: Doubles) -> None:
     """Of source webhook, with what its metadata says of the host; counted by what its items were."""
     host = "4bf92f3577b34da6a3ce929d0e0e4736"
     trace = trace_object(metadata={"trace_id": host})
@@ -246,7 +250,7 @@ async def test_an_export_becomes_a_guest(door: Door, desks: Desks) -> None:
         span(3, trace_id=second["id"], span_data={"type": "new"}),
     ]
     assert (await door.deliver(envelope("trace.exported", data))).said == "accepted"
-    first, other = (part.guest for part in desks.parts)
+    first, other = (part.guest for part in doubles.parts)
     assert first is not None
     assert other is not None
     assert (first.source, first.host, first.head, first.top_level, len(first.ids)) == (
@@ -266,54 +270,53 @@ async def test_an_export_becomes_a_guest(door: Door, desks: Desks) -> None:
     assert door.count("webhook_events", kind="export") == 1
 
 
-async def test_a_repeat_has_no_effect(door: Door, desks: Desks) -> None:
+async def test_a_repeat_has_no_effect(door: Door, doubles: Doubles) -> None:
     """Told by its id alone, within its project: signed anew, as each attempt is, and by another secret of it."""
     assert (await door.deliver(EXPORT)).said == "accepted"
-    stored = list(desks.parts)
+    stored = list(doubles.parts)
     for secret in (SECRET, ROTATED):
         answer = await door.deliver(EXPORT, at=time.time_ns() // SECOND - 60, secret=secret)
         assert (answer.status, answer.said) == (200, "repeat")
-    assert desks.parts == stored
+    assert doubles.parts == stored
     assert (door.outcome("accepted"), door.outcome("repeat")) == (1, 2)
     assert door.count("webhook_events", kind="export") == 1
     assert (await door.deliver(EXPORT, secret=OTHER)).said == "accepted"
     assert (await door.deliver(EXPORT, id="wh_2")).said == "accepted"
-    assert {mark.ttl for mark in desks.marks} == {96 * 3600 * SECOND}
+    assert {mark.ttl for mark in doubles.marks} == {96 * 3600 * SECOND}
 
 
-async def test_a_delivery_is_known_for_as_long_as_its_signature_holds(desks: Desks) -> None:
+async def test_a_delivery_is_known_for_as_long_as_its_signature_holds(doubles: Doubles) -> None:
     """A tolerance past the four days would else let a copied delivery in again."""
     tolerance = 100 * 3600 * SECOND
-    routes = webhook_routes(desks.desk, Signatures(SECRETS, tolerance), Metrics(), POLICY, time.time_ns)
+    routes = webhook_routes(doubles.sinks, Signatures(SECRETS, tolerance), Metrics(), POLICY, time.time_ns)
     async with listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port, aiohttp.ClientSession() as session:
         assert (await Door(session, port, Metrics()).deliver(EXPORT)).said == "accepted"
-    assert {mark.ttl for mark in desks.marks} == {2 * tolerance}
+    assert {mark.ttl for mark in doubles.marks} == {2 * tolerance}
 
 
-async def test_what_is_not_stored_is_told_to_come_again(door: Door, desks: Desks) -> None:
+async def test_what_is_not_stored_is_told_to_come_again(door: Door, doubles: Doubles) -> None:
     """503 with a whole number of seconds; the delivery then is no repeat."""
-    desks.errors = [UnavailableError("the store is full", retry_after=4.2, reason="store_full")]
+    doubles.errors = [UnavailableError("the store is full", retry_after=4.2, reason="store_full")]
     answer = await door.deliver(EXPORT)
     assert (answer.status, answer.said, answer.headers["Retry-After"]) == (503, "store_full", "5")
     assert (await door.deliver(EXPORT)).said == "accepted"
-    desks.errors = [RejectedError("one trace is too large", reason="trace_too_large")]
+    doubles.errors = [RejectedError("one trace is too large", reason="trace_too_large")]
     assert (await door.deliver(EXPORT, id="wh_2")).status == 400
 
 
-async def test_the_answer_does_not_wait_for_a_slow_store(door: Door, desks: Desks) -> None:
+async def test_the_answer_does_not_wait_for_a_slow_store(door: Door, doubles: Doubles) -> None:
     """Within a second it is 503."""
-    desks.hang = True
+    doubles.hang = True
     began = time.monotonic()
     answer = await door.deliver(EXPORT)
     assert (answer.status, answer.said) == (503, "slow")
     assert 0.8 < time.monotonic() - began < 3
-    desks.hang = False
+    doubles.hang = False
     assert (await door.deliver(EXPORT)).said == "accepted"
 
 
-async def test_what_a_slow_store_takes_after_the_answer_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_slow_store_takes_after_the_answer_is_counted() -> None:
     """The sender hears 503, the store takes it all the same, the repeat has no effect: the books still balance."""
-    monkeypatch.setattr(webhook_http, "_STORE_SECONDS", 0.05)
     took = asyncio.Event()
     peer = Peer()
     async with rig(peer, now=[time.time_ns()]) as rooms:
@@ -323,7 +326,7 @@ async def test_what_a_slow_store_takes_after_the_answer_is_counted(monkeypatch: 
                 await rooms.processor.consume(parts, marks)
                 await took.wait()
 
-        async with opened(Desk(Slow(), rooms.store)) as door:
+        async with opened(WebhookSinks(Slow(), rooms.store), limits=replace(LIMITS, store_seconds=0.05)) as door:
             assert (await door.deliver(EXPORT)).said == "slow"
             took.set()
             assert (await door.deliver(EXPORT)).said == "repeat"
@@ -333,14 +336,10 @@ async def test_what_a_slow_store_takes_after_the_answer_is_counted(monkeypatch: 
         assert came == became == 2
 
 
-async def test_a_store_that_hangs_gathers_no_deliveries_without_end(
-    desks: Desks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_store_that_hangs_gathers_no_deliveries_without_end(doubles: Doubles) -> None:
     """Past a bound, what came too late is given up."""
-    monkeypatch.setattr(webhook_http, "_STORE_SECONDS", 0.01)
-    monkeypatch.setattr(webhook_http, "_MOST_LATE", 2)
-    desks.hang = True
-    async with opened(desks.desk) as door:
+    doubles.hang = True
+    async with opened(doubles.sinks, limits=replace(LIMITS, store_seconds=0.01, late=2)) as door:
         for number in range(5):
             assert (await door.deliver(EXPORT, id=f"wh_{number}")).said == "slow"
         waiting = [task for task in asyncio.all_tasks() if "_hand_on" in repr(task.get_coro())]
@@ -349,47 +348,47 @@ async def test_a_store_that_hangs_gathers_no_deliveries_without_end(
             task.cancel()
 
 
-async def test_what_asks_nothing_needs_no_store(door: Door, desks: Desks) -> None:
+async def test_what_asks_nothing_needs_no_store(door: Door, doubles: Doubles) -> None:
     """200 whatever state the store is in, and not remembered."""
-    desks.errors = [UnavailableError("down", reason="store_down")]
+    doubles.errors = [UnavailableError("down", reason="store_down")]
     for _ in range(2):
         assert (await door.deliver(envelope("batch.completed", {"id": "batch_1"}))).said == "accepted"
-    assert (desks.marks, door.count("webhook_events", kind="other")) == ([], 2)
+    assert (doubles.marks, door.count("webhook_events", kind="other")) == ([], 2)
 
 
-async def test_sessions_are_asked_for_in_their_own_project(door: Door, desks: Desks) -> None:
+async def test_sessions_are_asked_for_in_their_own_project(door: Door, doubles: Doubles) -> None:
     """Each once a delivery; a repeat asks nothing."""
     events = [
         envelope(f"agent.session.{kind}", {"id": one}) for kind, one in [("idle", "a"), ("failed", "b"), ("idle", "a")]
     ]
     assert (await door.deliver(events, secret=OTHER)).said == "accepted"
     assert (await door.deliver(events, secret=OTHER)).said == "repeat"
-    assert desks.pulled == [("a", "eu"), ("b", "eu")]
+    assert doubles.pulled == [("a", "eu"), ("b", "eu")]
     assert door.count("webhook_events", kind="session") == 3
 
 
-async def test_a_session_that_cannot_be_asked_for_costs_nothing_else(door: Door, desks: Desks) -> None:
+async def test_a_session_that_cannot_be_asked_for_costs_nothing_else(door: Door, doubles: Doubles) -> None:
     """It is counted, and the rest of the delivery is taken."""
     events = [envelope("agent.session.idle", {"id": one}) for one in ("a/b", "c")]
     assert (await door.deliver([*events, EXPORT])).said == "accepted"
-    assert (desks.pulled, len(desks.parts)) == ([("c", "default")], 1)
+    assert (doubles.pulled, len(doubles.parts)) == ([("c", "default")], 1)
     assert [door.count("webhook_events", kind=kind) for kind in ("session", "odd", "export")] == [1, 1, 1]
 
 
-async def test_nobody_who_pulls_is_no_error(desks: Desks) -> None:
-    async with opened(Desk(desks, desks)) as door:  # type: ignore[arg-type]
+async def test_nobody_who_pulls_is_no_error(doubles: Doubles) -> None:
+    async with opened(WebhookSinks(doubles, doubles)) as door:  # type: ignore[arg-type]
         assert (await door.deliver(envelope("agent.session.idle", {"id": "a"}))).said == "accepted"
 
 
-async def test_a_call_starts_a_recorder_once(door: Door, desks: Desks) -> None:
+async def test_a_call_starts_a_recorder_once(door: Door, doubles: Doubles) -> None:
     """In the name of the project that signed; told of again, by another delivery, it has begun already."""
     call = incoming("rtc_1", ("X-Traceparent", TRACEPARENT))
     assert (await door.deliver(call, secret=OTHER)).said == "accepted"
-    assert desks.started == [("rtc_1", [("traceparent", TRACEPARENT)], "eu")]
+    assert doubles.started == [("rtc_1", [("traceparent", TRACEPARENT)], "eu")]
     assert (await door.deliver(call, secret=OTHER, id="wh_2")).said == "accepted"
     assert (await door.deliver(call, secret=OTHER)).said == "repeat"
-    assert len(desks.started) == 1
-    assert desks.parts == []
+    assert len(doubles.started) == 1
+    assert doubles.parts == []
 
 
 def notes_of(parts: Sequence[Part]) -> list[tuple[str, dict[str, object]]]:
@@ -399,57 +398,56 @@ def notes_of(parts: Sequence[Part]) -> list[tuple[str, dict[str, object]]]:
 
 
 @pytest.mark.parametrize("kind", ["realtime.call.incoming", "live.call.incoming", "live.transport.incoming"])
-async def test_without_a_recorder_a_call_is_remembered(desks: Desks, kind: str) -> None:
+async def test_without_a_recorder_a_call_is_remembered(doubles: Doubles, kind: str) -> None:
     """What its headers name, for whoever posts its events later; no number is kept."""
-    async with opened(Desk(desks, desks)) as door:  # type: ignore[arg-type]
+    async with opened(WebhookSinks(doubles, doubles)) as door:  # type: ignore[arg-type]
         assert (await door.deliver(incoming("x_1", ("TraceParent", TRACEPARENT), kind=kind))).said == "accepted"
         assert (
             await door.deliver(incoming("x_1", ("TraceParent", TRACEPARENT), kind=kind), id="wh_2")
         ).said == "accepted"
         assert (await door.deliver(incoming("x_2", kind=kind), id="wh_3")).said == "accepted"
-    assert notes_of(desks.parts) == [("x_1", {"type": "grafter.sip", "traceparent": TRACEPARENT})]
-    assert b"1555" not in b"".join(part.payload for part in desks.parts)
+    assert notes_of(doubles.parts) == [("x_1", {"type": "grafter.sip", "traceparent": TRACEPARENT})]
+    assert b"1555" not in b"".join(part.payload for part in doubles.parts)
 
 
-async def test_each_api_that_could_take_a_call_is_listened_to(door: Door, desks: Desks) -> None:
+async def test_each_api_that_could_take_a_call_is_listened_to(door: Door, doubles: Doubles) -> None:
     """One call is told of under two ids, and nobody knows yet by which of them it will be accepted."""
     await door.deliver(incoming("live_1", ("traceparent", TRACEPARENT), kind="live.transport.incoming"))
     await door.deliver(incoming("rtc_1", ("traceparent", TRACEPARENT)), id="wh_2")
-    assert [call for call, _, _ in desks.started] == ["live_1", "rtc_1"]
-    assert desks.parts == []
+    assert [call for call, _, _ in doubles.started] == ["live_1", "rtc_1"]
+    assert doubles.parts == []
 
 
 @pytest.mark.parametrize("reason", ["no_api_key", "recorders"])
-async def test_a_call_that_cannot_be_recorded_is_remembered(door: Door, desks: Desks, reason: str) -> None:
+async def test_a_call_that_cannot_be_recorded_is_remembered(door: Door, doubles: Doubles, reason: str) -> None:
     """A repeat would come too late, so it is said, counted, and taken."""
-    desks.start_errors = [UnavailableError("no", reason=reason)]
+    doubles.start_errors = [NotRecordedError("no", reason=reason)]
     assert (await door.deliver(incoming("rtc_1", ("traceparent", TRACEPARENT)))).said == "accepted"
-    assert [call for call, _ in notes_of(desks.parts)] == ["rtc_1"]
+    assert [call for call, _ in notes_of(doubles.parts)] == ["rtc_1"]
     assert door.count("webhook_events", kind="not_recorded") == 1
 
 
-async def test_a_recorder_whose_head_is_not_stored_is_asked_for_again(door: Door, desks: Desks) -> None:
+async def test_a_recorder_whose_head_is_not_stored_is_asked_for_again(door: Door, doubles: Doubles) -> None:
     """The store may take it the next time."""
-    desks.start_errors = [UnavailableError("full", reason="store_full")]
+    doubles.start_errors = [UnavailableError("full", reason="store_full")]
     assert (await door.deliver(incoming("rtc_1"))).status == 503
     assert (await door.deliver(incoming("rtc_1"))).said == "accepted"
-    assert [call for call, _, _ in desks.started] == ["rtc_1"]
+    assert [call for call, _, _ in doubles.started] == ["rtc_1"]
 
 
-async def test_a_large_delivery_is_read_beside_the_loop(desks: Desks) -> None:
+async def test_a_large_delivery_is_read_beside_the_loop(doubles: Doubles) -> None:
     """And gives the same."""
     spans = [span(number) for number in range(1000)]
-    async with opened(desks.desk, max_bytes=1 << 20) as door:
+    async with opened(doubles.sinks, limits=WebhookLimits(body_bytes=1 << 20)) as door:
         assert (await door.deliver(envelope("trace.exported", {**trace_object(), "spans": spans}))).said == "accepted"
         _, headers = delivery(EXPORT, id="wh_2")
         assert (await door.post(b"x" * 500_000, headers)).said == "bad_signature"
-    assert sum(part.spans for part in desks.parts) == 1000
+    assert sum(part.spans for part in doubles.parts) == 1000
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(desks: Desks, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_come_is_not_waited_for(doubles: Doubles) -> None:
     """400 after its time; nobody holds a connection for ever by sending slowly."""
-    monkeypatch.setattr(webhook_http, "_BODY_SECONDS", 0.2)
-    async with opened(desks.desk) as door:
+    async with opened(doubles.sinks, limits=replace(LIMITS, body_seconds=0.2)) as door:
         _, headers = delivery(EXPORT)
         lines = [f"{name}: {value}" for name, value in {**headers, "host": "x", "content-length": "100"}.items()]
         reader, writer = await asyncio.open_connection("127.0.0.1", door.port)

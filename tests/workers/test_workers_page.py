@@ -9,7 +9,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from grafter.telemetry import Held, HeldFor, Metrics
-from grafter.workers.page import Page, Seen, together
+from grafter.workers.page import Page, Seen
 
 COUNTING = """
 import os, signal, sys
@@ -83,8 +83,7 @@ def test_workers_hold_together_what_each_holds() -> None:
     shares = [HeldFor(1, 1, 2, 3, 4.0), HeldFor(2, 5, 6, 7, 8.0)]
     first = Held(1, 2, 3, 10, 10, 4.0, 7, True, 0, 1, 2, shares)
     second = Held(5, 6, 7, 10, 10, 8.0, 7, True, 4, 2, 1, shares)
-    assert together([first, second]) == Held(6, 8, 10, 10, 10, 8.0, 7, True, 4, 3, 3, shares)
-    assert together([]) is None
+    assert Held.together([first, second]) == Held(6, 8, 10, 10, 10, 8.0, 7, True, 4, 3, 3, shares)
 
 
 def test_no_gauge_would_be_split_by_process() -> None:

@@ -47,6 +47,10 @@ _EARLIEST = 1_577_836_800 * SECOND
 counts from its start; taken at its word it would stretch a call over half a century."""
 
 
+class NoCallError(ValueError):
+    """The body is JSON, and not about calls that can be taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class RealtimeIntake:
     """What one posted body brought."""
@@ -78,7 +82,7 @@ class _Posted:
         gathering = self.calls.get(call)
         if gathering is None:
             if len(self.calls) >= MOST_CALLS:
-                raise ValueError(f"body tells of more than {MOST_CALLS} calls; expected fewer")
+                raise NoCallError(f"body tells of more than {MOST_CALLS} calls; expected fewer")
             gathering = self.calls[call] = Gathering(call, self.policy)
         sent_at = nanoseconds(envelope.get("sent_at"))
         # Positive: how far the sender's clock is ahead at least, for nothing is received before it is sent.
@@ -184,7 +188,7 @@ def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) ->
     posted.kinds[ODD] += broken
     named = [posted.read(envelope) for envelope in envelopes]
     if not any(named):
-        raise ValueError("no usable call; expected an object, a list or lines of objects with a string under call")
+        raise NoCallError("no usable call; expected an object, a list or lines of objects with a string under call")
     parts = (gathering.take() for gathering in posted.calls.values())
     return RealtimeIntake(tuple(part for part in parts if part is not None), +posted.kinds)
 

@@ -11,7 +11,7 @@ they are still all known: what is published or changed before the last thousand 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -240,21 +240,3 @@ def _answered(written: Mapping[str, object]) -> Answered | None:
         return None
     traces, skipped = (count_of(written.get(name)) or 0 for name in ("traces", "skipped"))
     return Answered(event, outcome, traces, skipped, written.get("linked") is True)
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Waits after failures; seconds."""
-
-    first: float = 1.0
-    most: float = 300.0
-    refused: float = 900.0
-    """After an answer that only a person can change: a key without the permission."""
-    asked: float = 3600.0
-    """The longest that a peer's Retry-After is obeyed."""
-    chance: tuple[float, float] = field(default=(1.0, 1.1))
-
-    def wait(self, failures: int, asked: float) -> float:
-        """Seconds until the next attempt, without the part that is left to chance."""
-        seconds = min(self.first * 2.0 ** min(max(failures - 1, 0), 20), self.most)
-        return max(seconds, min(asked, self.asked))

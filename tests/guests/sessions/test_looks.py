@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.core.policy import HOUR, MINUTE, SECOND
-from grafter.guests.sessions.poll_state import Answered, Patience, Progress
+from grafter.guests.sessions.poll_state import Answered, Progress
 from grafter.store.base import TASK_BYTES
 
 EVENT = 1_800_000_000 * SECOND
@@ -136,10 +136,3 @@ def test_a_turn_that_is_not_published_for_long_is_found_in_a_session_of_a_thousa
     published.places.add(0)
     assert published.look(EVENT + HOUR) == 1
     assert published.look(EVENT + 4 * HOUR) == 0
-
-
-def test_waits_double_up_to_a_bound_and_do_as_they_are_asked() -> None:
-    patience = Patience()
-    assert [patience.wait(n, 0) for n in (0, 1, 2, 3, 9, 10, 1000)] == [1, 1, 2, 4, 256, 300, 300]
-    assert patience.wait(1, 7) == 7
-    assert patience.wait(1, 1e9) == 3600

@@ -1,0 +1,143 @@
+"""What every HTTP server needs: bearer tokens, TLS, and an end in order."""
+
+import hmac
+import logging
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from grafter.receiver.address import LISTEN_BACKLOG, host_and_port, listening_sockets
+
+_log = logging.getLogger(__name__)
+
+# Above the 60 s at which most load balancers drop an idle connection, so that they close first and no request of
+# theirs meets a closing socket.
+_KEEPALIVE_SECONDS = 75.0
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The files of a TLS server, PEM each; with ``client_ca_file`` clients must show a certificate of that CA."""
+
+    cert_file: str
+    key_file: str
+    client_ca_file: str | None = None
+
+
+def _is_fit_to_log(record: logging.LogRecord) -> bool:
+    """Whether aiohttp may say it: of what is no HTTP it would quote the line, which may be a header with a key in it.
+
+    That, which any stranger can send, is said without it and only to whoever debugs.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    _log.debug("a request is no HTTP", extra={"error": type(error).__name__})
+    return False
+
+
+_http_log = logging.getLogger("grafter.receiver.http")
+_http_log.addFilter(_is_fit_to_log)
+
+
+class Tokens:
+    """The bearer tokens that open a door; none at all leaves it open to everybody."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._tokens = tuple(token.encode() for token in tokens)
+
+    def allows(self, authorization: str | None) -> bool:
+        """Whether an Authorization header carries one of the tokens.
+
+        How long it takes does not tell which token, or how much of one, was right.
+        """
+        if not self._tokens:
+            return True
+        scheme, _, credentials = (authorization or "").strip().partition(" ")
+        if scheme.lower() != "bearer":
+            return False
+        given = credentials.strip().encode("utf-8", "surrogateescape")
+        return max([hmac.compare_digest(given, token) for token in self._tokens])
+
+
+def tls_context(cert_file: str, key_file: str, client_ca_file: str | None = None) -> ssl.SSLContext:
+    """A server's TLS from PEM files: 1.2 and newer; with ``client_ca_file`` a client certificate is demanded.
+
+    Raises ValueError that names the file which is wrong.
+    """
+    for path in (cert_file, key_file, client_ca_file):
+        if path is not None:
+            try:
+                with open(path, "rb"):
+                    pass
+            except OSError as error:
+                raise ValueError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        # Without a password of our own, OpenSSL would ask for one at the terminal and wait.
+        context.load_cert_chain(cert_file, key_file, password="")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ValueError(f"{key_file}: the key does not belong to the certificate in {cert_file}") from error
+        if not _holds_certificate(cert_file):
+            raise ValueError(f"{cert_file}: no PEM certificate found") from error
+        raise ValueError(f"{key_file}: no PEM private key without a password found") from error
+    if client_ca_file is not None:
+        if not _holds_certificate(client_ca_file):
+            raise ValueError(f"{client_ca_file}: no PEM certificate found")
+        context.load_verify_locations(cafile=client_ca_file)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _holds_certificate(path: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def serving(
+    app: web.Application,
+    endpoint: str,
+    tls: ssl.SSLContext | None,
+    grace_seconds: float,
+    *,
+    share_port: bool = False,
+) -> AsyncIterator[tuple[str, int]]:
+    """Serve ``app`` at ``endpoint`` while the context is open; yields the host and the real port (0 picks a free one).
+
+    With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
+
+    On leaving, nothing new is accepted from that moment on, idle connections are closed, and requests in flight are
+    waited for up to ``grace_seconds``, then cancelled. Raises ValueError for an endpoint that is none and OSError,
+    naming it, when it cannot be listened at.
+    """
+    host, _ = host_and_port(endpoint)
+    sockets = await listening_sockets(endpoint, share_port=share_port)
+    # aiohttp waits this long twice: for the handlers, then for those to which it signalled that no more input comes.
+    runner = web.AppRunner(
+        app,
+        auto_decompress=False,
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=_KEEPALIVE_SECONDS,
+        shutdown_timeout=grace_seconds / 2,
+        logger=_http_log,
+    )
+    try:
+        await runner.setup()
+        for listener in sockets:
+            await web.SockSite(runner, listener, ssl_context=tls, backlog=LISTEN_BACKLOG).start()
+        yield host or "localhost", sockets[0].getsockname()[1]
+    finally:
+        await runner.cleanup()
+        for listener in sockets:
+            listener.close()

@@ -1,0 +1,180 @@
+"""What came of a request, and how each door says so: one table from errors to statuses, and its two dialects.
+
+Doors raise and do not choose statuses. What will not get better by itself is a 4xx, what may pass 503 with a
+Retry-After. OTLP senders read a google.rpc.Status; OpenAI's clients read, and log, an error as OpenAI's API words it.
+Source: OTLP specification, "Failures"; openai-python 3.54.0, ``_exceptions.py``.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from math import ceil
+
+from aiohttp import hdrs, web
+from grpc import StatusCode
+
+from grafter.errors import RejectedError, TooLargeError, UnavailableError
+from grafter.otlp.status import Status, failure
+from grafter.receiver.http_server import Tokens
+from grafter.telemetry import Metrics
+
+OPENAI = "openai"
+"""The doors that speak as OpenAI's API does, among the receivers that are counted."""
+
+
+class Outcome(StrEnum):
+    """What came of a request. The value is a metric label."""
+
+    ACCEPTED = "accepted"
+    REPEAT = "repeat"
+    """A delivery that came before."""
+    REJECTED = "rejected"
+    TOO_LARGE = "too_large"
+    NOT_FOUND = "not_found"
+    UNAUTHENTICATED = "unauthenticated"
+    UNSIGNED = "unsigned"
+    """Apart from the rest, for it is what a wrong secret and a stranger come to."""
+    UNAVAILABLE = "unavailable"
+    ERROR = "error"
+    """A bug of grafter's."""
+
+
+class UnauthenticatedError(RejectedError):
+    """The sender did not show what opens the door."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="invalid_api_key")
+
+
+class NotFoundError(RejectedError):
+    """Nothing is served here."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="not_found")
+
+
+class MethodError(RejectedError):
+    """Something is served here, by the methods of ``allow``."""
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message, reason="method_not_allowed")
+        self.allow = allow
+
+
+class UnsupportedError(RejectedError):
+    """A content type or encoding that nothing here reads."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="unsupported_encoding")
+
+
+class UnsignedError(RejectedError):
+    """No known secret signed the body."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="bad_signature")
+
+
+class UpstreamError(RejectedError):
+    """OpenAI refuses what was asked for, and would again."""
+
+
+class UpstreamMissingError(UpstreamError):
+    """OpenAI does not know what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """How one kind of error is counted and answered."""
+
+    outcome: Outcome
+    http: int
+    grpc: StatusCode
+
+
+REFUSALS: Mapping[type[BaseException], Refusal] = {
+    UnavailableError: Refusal(Outcome.UNAVAILABLE, 503, StatusCode.UNAVAILABLE),
+    RejectedError: Refusal(Outcome.REJECTED, 400, StatusCode.INVALID_ARGUMENT),
+    TooLargeError: Refusal(Outcome.TOO_LARGE, 413, StatusCode.RESOURCE_EXHAUSTED),
+    UnsupportedError: Refusal(Outcome.REJECTED, 415, StatusCode.INVALID_ARGUMENT),
+    UnauthenticatedError: Refusal(Outcome.UNAUTHENTICATED, 401, StatusCode.UNAUTHENTICATED),
+    UnsignedError: Refusal(Outcome.UNSIGNED, 400, StatusCode.INVALID_ARGUMENT),
+    NotFoundError: Refusal(Outcome.NOT_FOUND, 404, StatusCode.UNIMPLEMENTED),
+    MethodError: Refusal(Outcome.REJECTED, 405, StatusCode.UNIMPLEMENTED),
+    UpstreamError: Refusal(Outcome.REJECTED, 502, StatusCode.INVALID_ARGUMENT),
+    UpstreamMissingError: Refusal(Outcome.REJECTED, 404, StatusCode.NOT_FOUND),
+    Exception: Refusal(Outcome.ERROR, 500, StatusCode.INTERNAL),
+}
+"""By the nearest class of an error; anything that is in no other row is a bug."""
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """The row of the table that an error falls under."""
+    return next(REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
+
+
+def headers_of(error: Exception) -> dict[str, str]:
+    """What HTTP says of an error beside its status."""
+    match error:
+        case UnavailableError():
+            # Whole seconds and never 0, which is what every client understands.
+            return {hdrs.RETRY_AFTER: str(max(1, ceil(error.retry_after)))}
+        case UnauthenticatedError():
+            return {hdrs.WWW_AUTHENTICATE: "Bearer"}
+        case MethodError():
+            return {hdrs.ALLOW: error.allow}
+    return {}
+
+
+def otlp_failure(error: Exception) -> Status:
+    """The google.rpc.Status that OTLP senders are given; of a bug without the exception's text."""
+    code, message = refusal_of(error).grpc, _message(error)
+    retry_after = error.retry_after if isinstance(error, UnavailableError) else None
+    violation = message if code is StatusCode.INVALID_ARGUMENT else ""
+    return failure(code.value[0], message, retry_after=retry_after, violation=violation)
+
+
+def openai_failure(error: Exception) -> web.Response:
+    """An error as OpenAI's API words it; of a bug without the exception's text."""
+    status = refusal_of(error).http
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    code = error.reason if isinstance(error, RejectedError | UnavailableError) else "internal_error"
+    body = {"error": {"message": _message(error), "type": kind, "param": None, "code": code}}
+    return web.json_response(body, status=status, headers=headers_of(error))
+
+
+def _message(error: Exception) -> str:
+    return str(error) if isinstance(error, RejectedError | UnavailableError) else "internal error"
+
+
+Answered = tuple[web.Response, Outcome]
+Handle = Callable[[web.Request], Awaitable[Answered]]
+"""What a door makes of a request. Raises RejectedError and UnavailableError."""
+
+
+def openai_endpoint(
+    handle: Handle, metrics: Metrics, transport: str, *, tokens: Tokens | None = None, timed: bool = True
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """A handler for aiohttp around a door's own; each request is counted once under ``transport``, whatever happens.
+
+    ``tokens`` that do not allow a request keep it from the door. ``timed``: its time stands in the histogram.
+    """
+
+    async def answer(request: web.Request) -> web.Response:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        outcome = Outcome.ERROR
+        try:
+            if tokens is not None and not tokens.allows(request.headers.get(hdrs.AUTHORIZATION)):
+                raise UnauthenticatedError("the bearer token is not one of this receiver's tokens")
+            response, outcome = await handle(request)
+        except (RejectedError, UnavailableError) as error:
+            response, outcome = openai_failure(error), refusal_of(error).outcome
+        finally:
+            metrics.receiver_requests.labels(OPENAI, transport, outcome.value).inc()
+            if timed:
+                metrics.receiver_seconds.labels(OPENAI).observe(clock() - began)
+        return response
+
+    return answer
