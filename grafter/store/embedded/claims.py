@@ -133,7 +133,7 @@ class Claims:
                 entry.queued = due
                 due_queue.put(due, [key])
                 continue
-            if out.keys and (out.spans + entry.host_spans > spans or out.size + entry.bytes > size):
+            if out.keys and (out.spans + entry.host_spans > spans or out.size + entry.size > size):
                 out.more = True
                 return i, True
             entry.queued = None
@@ -144,7 +144,7 @@ class Claims:
             out.ends.append(len(entry.chunks))
             out.counts.append(entry.host_spans)
             out.spans += entry.host_spans
-            out.size += entry.bytes
+            out.size += entry.size
             if out.spans >= spans or out.size >= size or len(out.keys) >= traces:
                 return i + 1, True
         return len(keys), False
@@ -227,7 +227,7 @@ class Claims:
             UnixNano(entry.last),
             entry.host_spans,
             entry.guest_spans,
-            entry.bytes,
+            entry.size,
             records.facts_of(entry.facts),
             {} if entry.guests is None else self._guest_states(entry),
             entry.remembered,

@@ -36,7 +36,7 @@ class DueQueue:
 
     def compute_due(self, key: Key, entry: TraceEntry) -> int:
         """When the key could be released, from what is known of it now."""
-        if entry.bytes > self._max_trace_bytes:
+        if entry.size > self._max_trace_bytes:
             return entry.appended
         kind = entry.facts & _KNOWN_FACTS | self._always
         if entry.remembered:
@@ -58,7 +58,7 @@ class DueQueue:
             or entry.due is not None
             or entry.attempt is not None
             or entry.remembered
-            or entry.bytes > self._max_trace_bytes
+            or entry.size > self._max_trace_bytes
             or entry.last + quiet > entry.first + longest
         ):
             return None

@@ -13,8 +13,9 @@ from grafter.store import records
 from grafter.store.base import Bundle, Outcome
 from grafter.store.embedded.claims import Claims
 from grafter.store.embedded.due_queue import DueQueue
+from grafter.store.embedded.metadata_db import MetadataDB
 from grafter.store.embedded.placement import Links, PlacedParts, Placement
-from grafter.store.embedded.trace_table import ExportAttempt, GuestEntry, KnownMemories, TraceEntry, TraceTable
+from grafter.store.embedded.trace_table import ExportAttempt, GuestEntry, TraceEntry, TraceTable
 from grafter.store.records import (
     CHUNK,
     CHUNK_BYTES,
@@ -36,7 +37,7 @@ class Index:
 
     def __init__(
         self,
-        memories: KnownMemories,
+        memories: MetadataDB,
         waits: Waits,
         *,
         apart: bool,
@@ -73,7 +74,7 @@ class Index:
             if entry is None:
                 entry = table.hold(key, now)
             entry.chunks += location + row
-            entry.bytes += size
+            entry.size += size
             if keeps_objects:
                 objects = entry.objects
                 if objects is None:
@@ -108,7 +109,7 @@ class Index:
                     alike = begun[kind] = (due_queue.compute_due(key, entry), [])
                 entry.queued = alike[0]
                 alike[1].append(key)
-            elif is_new or changed or backwards or entry.bytes > max_trace_bytes:
+            elif is_new or changed or backwards or entry.size > max_trace_bytes:
                 due_queue.schedule(key, entry, due_queue.compute_due(key, entry))
         for at, keys in begun.values():
             due_queue.put(at, keys)
@@ -116,7 +117,7 @@ class Index:
             table.enter(segment, len(placed.rows))
         table.parts += len(placed.rows)
         table.spans += sum(placed.spans)
-        table.bytes += placed.bytes
+        table.bytes += sum(placed.sizes)
 
     def restore(self, key: Key, row: bytes, segment: int, body: int, guest: bytes | None) -> None:
         """Hold a part that is read back, in any order. One that is held already was copied: it now lies here."""
@@ -224,7 +225,7 @@ class Index:
         for segment, parts in count_segments(entry.chunks[:end]):
             table.leave(segment, parts)
         table.parts -= end // CHUNK_BYTES
-        before, size = entry.host_spans + entry.guest_spans, entry.bytes
+        before, size = entry.host_spans + entry.guest_spans, entry.size
         entry.chunks = entry.chunks[end:]
         if entry.objects is not None:
             entry.objects = entry.objects[end // CHUNK_BYTES * 3 :]
@@ -238,7 +239,7 @@ class Index:
             if own in table.guests:
                 self.links.derive(own, table.guests[own])
         table.spans -= before - entry.host_spans - entry.guest_spans
-        table.bytes -= size - entry.bytes
+        table.bytes -= size - entry.size
         if entry.chunks and due is not None:
             entry.due = due
             self.due_queue.schedule(key, entry, due)
@@ -257,7 +258,7 @@ class Index:
                 del entries[key]
                 gone.append(entry.chunks)
                 spans += count
-                size += entry.bytes
+                size += entry.size
             else:
                 self.settle(key, chunk_arrival(entry.chunks, end), now)
                 entry.remembered = True
@@ -324,7 +325,7 @@ class Index:
             host.objects[at:at] = objects
         host.first, host.last = min(host.first, chunk.now), max(host.last, chunk.now)
         host.guest_spans += chunk.spans
-        host.bytes += chunk.size
+        host.size += chunk.size
 
     def _settle_guests(self, guests: dict[int, tuple[Key, bytes]], up_to: int) -> list[Key]:
         """Forget a key's guest parts up to there; the guests of which the part went by which their host was known."""

@@ -8,17 +8,19 @@ is held; ``undo`` forgets what was taken for granted meanwhile.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from grafter.core.model import Envelope, Key, Part, UnixNano
 from grafter.store import records
-from grafter.store.embedded.trace_table import GuestEntry, KnownMemories, TraceTable
+from grafter.store.embedded.metadata_db import MetadataDB
+from grafter.store.embedded.trace_table import GuestEntry, TraceTable
 from grafter.store.records import GUEST, HOST_KEY, KEY_BYTES, PARTS_HEAD, ROW, Move, unpack_chunks
 
 
 class Links:
     """What a table's guests are known to belong to."""
 
-    def __init__(self, table: TraceTable, memories: KnownMemories, *, apart: bool) -> None:
+    def __init__(self, table: TraceTable, memories: MetadataDB, *, apart: bool) -> None:
         """``apart``: guests stay under their own keys, whatever they belong to."""
         self._table = table
         self._memories = memories
@@ -103,44 +105,28 @@ class Links:
         return entry is not None and entry.guests is not None and any(own == of for of, _ in entry.guests.values())
 
 
+@dataclass(slots=True, eq=False)
 class PlacedParts:
     """The parts of one append: where each is filed, and its row."""
 
-    __slots__ = (
-        "blobs",
-        "bytes",
-        "facts",
-        "guests",
-        "guests_known",
-        "keys",
-        "length",
-        "moves",
-        "now",
-        "parts",
-        "rows",
-        "sizes",
-        "spans",
-    )
-
-    def __init__(self, now: int) -> None:
-        self.now = now
-        self.keys: list[Key] = []
-        self.rows: list[bytes] = []
-        self.facts: list[int] = []
-        """-1 for a guest's part."""
-        self.spans: list[int] = []
-        self.sizes: list[int] = []
-        self.bytes = 0
-        self.guests: dict[int, tuple[Key, bytes, int]] = {}
-        """By position: the guest's key, its encoded facts, and the arrival."""
-        self.blobs: list[bytes] = []
-        """With a log: what the record holds after its table."""
-        self.parts: Sequence[Part] = ()
-        """Without one: the parts themselves."""
-        self.length = 0
-        self.moves: list[Move] = []
-        self.guests_known: list[Key] = []
-        """The guests of whose parts and links the index took note."""
+    now: int
+    keys: list[Key] = field(default_factory=list)
+    rows: list[bytes] = field(default_factory=list)
+    facts: list[int] = field(default_factory=list)
+    """-1 for a guest's part."""
+    spans: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    guests: dict[int, tuple[Key, bytes, int]] = field(default_factory=dict)
+    """By position: the guest's key, its encoded facts, and the arrival."""
+    blobs: list[bytes] = field(default_factory=list)
+    """With a log: what the record holds after its table."""
+    length: int = 0
+    """Where the blobs end in the record."""
+    parts: Sequence[Part] = ()
+    """Without a log: the parts themselves."""
+    moves: list[Move] = field(default_factory=list)
+    guests_known: list[Key] = field(default_factory=list)
+    """The guests of whose parts and links the index took note."""
 
 
 class Placement:
@@ -162,7 +148,6 @@ class Placement:
             raise
         if self._keeps_objects:
             placed.parts = parts
-        placed.bytes = sum(placed.sizes)
         return placed
 
     def undo(self, placed: PlacedParts) -> None:

@@ -151,18 +151,18 @@ class EmbeddedStore(TaskMethods):
         )
         self._settling = Settling(self._index, self._writer, logged=files.log is not None)
         self._recovery: Recovery | None = None
+        self._recovering: asyncio.Task[None] | None = None
 
     # Start and stop.
 
     def start(self, older: Index, clock: Callable[[], int]) -> None:
         """Begin the threads; called by ``opened``. ``older`` is empty, and filled with what was held before."""
-        if self._log is not None and self._log.segments:
+        self._writer.start()
+        if self._log is not None and self._pool is not None and self._log.segments:
             self._recovery = Recovery(
                 self._log, older, self._index, self._writer, self.counts, clock, ended=self._open_for_claims
             )
-        self._writer.start()
-        if self._recovery is not None:
-            self._recovery.start()
+            self._recovering = self._loop.create_task(self._recovery.run(self._pool), name="store.recovery")
         else:
             self._open_for_claims()
 
@@ -170,14 +170,13 @@ class EmbeddedStore(TaskMethods):
         """Write what is queued, bring it to the disk, close; called by ``opened``."""
         await self._writer.stop()
         await self.stop_tasks()
+        if self._recovering is not None:
+            await self._recovering
+        if self._compactor is not None:
+            await self._compactor.stop()
         if self._pool is not None:
-            await asyncio.to_thread(self._finish, self._pool)
+            await asyncio.to_thread(self._pool.shutdown)
         self._files.close()
-
-    def _finish(self, pool: ThreadPoolExecutor) -> None:
-        if self._recovery is not None:
-            self._recovery.join()
-        pool.shutdown()
 
     @property
     def up(self) -> bool:

@@ -6,33 +6,25 @@ sums commute.
 Memory is the reason for the shapes: a part is 50 packed bytes (records.CHUNK), a key one object without a dictionary.
 """
 
+from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 
 from grafter.core.model import Key, UnixNano
 from grafter.core.state import GuestState
 from grafter.store.base import Outcome
+from grafter.store.embedded.metadata_db import MetadataDB
 from grafter.store.records import FACTS, GUEST, chunk_arrival, unpack_chunks
 
 _first = attrgetter("first")
 
 
-class KnownMemories(Protocol):
-    """The metadata, as far as placement needs it."""
-
-    def host(self, key: Key, now: UnixNano) -> tuple[bool, Key | None]:
-        """Whether the key is remembered, and the host that its memory names."""
-        ...
-
-
+@dataclass(slots=True, eq=False)
 class ExportAttempt:
     """Exports that were begun, and of which parts."""
 
-    __slots__ = ("outcomes", "up_to")
-
-    def __init__(self, up_to: int) -> None:
-        self.up_to = up_to
-        self.outcomes: dict[str, Outcome] = {}
+    up_to: int
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     @property
     def is_open(self) -> bool:
@@ -40,56 +32,36 @@ class ExportAttempt:
         return any(outcome is not Outcome.WITHDRAWN for outcome in self.outcomes.values())
 
 
+@dataclass(slots=True, eq=False)
 class TraceEntry:
     """One key."""
 
-    __slots__ = (
-        "appended",
-        "attempt",
-        "bytes",
-        "chunks",
-        "due",
-        "facts",
-        "first",
-        "fresh",
-        "guest_spans",
-        "guests",
-        "host_spans",
-        "last",
-        "lease",
-        "objects",
-        "queued",
-        "remembered",
-        "sums",
-        "token",
-    )
-
-    def __init__(self, now: int, remembered: bool) -> None:
-        self.chunks = bytearray()
-        """records.CHUNK after records.CHUNK, by arrival."""
-        self.objects: list[Any] | None = None
-        """Without a log: payload, envelope and head of each chunk."""
-        self.first = now
-        self.last = now
-        self.appended = now
-        """``now`` of the latest append."""
-        self.host_spans = 0
-        self.guest_spans = 0
-        self.bytes = 0
-        self.facts = 0
-        self.remembered = remembered
-        self.guests: dict[int, tuple[Key, bytes]] | None = None
-        """Guest's key and encoded facts, by arrival."""
-        self.sums: dict[str, GuestState] | None = None
-        self.attempt: ExportAttempt | None = None
-        self.due: int | None = None
-        """A time that was given and holds until the next claim; None: by the waits, from what is known now."""
-        self.lease: int | None = None
-        self.token = 0
-        self.fresh = False
-        """A part came during the lease."""
-        self.queued: int | None = None
-        """Its entry in the due queue; any other one there is an old one."""
+    first: int
+    last: int
+    appended: int
+    """``now`` of the latest append."""
+    remembered: bool
+    chunks: bytearray = field(default_factory=bytearray)
+    """records.CHUNK after records.CHUNK, by arrival."""
+    objects: list[Any] | None = None
+    """Without a log: payload, envelope and head of each chunk."""
+    host_spans: int = 0
+    guest_spans: int = 0
+    size: int = 0
+    """Payload bytes."""
+    facts: int = 0
+    guests: dict[int, tuple[Key, bytes]] | None = None
+    """Guest's key and encoded facts, by arrival."""
+    sums: dict[str, GuestState] | None = None
+    attempt: ExportAttempt | None = None
+    due: int | None = None
+    """A time that was given and holds until the next claim; None: by the waits, from what is known now."""
+    lease: int | None = None
+    token: int = 0
+    fresh: bool = False
+    """A part came during the lease."""
+    queued: int | None = None
+    """Its entry in the due queue; any other one there is an old one."""
 
     @property
     def arrival(self) -> int:
@@ -108,14 +80,14 @@ class TraceEntry:
         else:
             self.host_spans += spans
             self.facts |= flags & FACTS
-        self.bytes += size
+        self.size += size
 
     def absorb(self, newer: "TraceEntry") -> None:
         """Hold also what was appended since; ``newer`` must not be used afterwards."""
         self.chunks += newer.chunks
         self.host_spans += newer.host_spans
         self.guest_spans += newer.guest_spans
-        self.bytes += newer.bytes
+        self.size += newer.size
         self.facts |= newer.facts
         self.first, self.last = min(self.first, newer.first), max(self.last, newer.last)
         self.appended = newer.appended
@@ -125,20 +97,18 @@ class TraceEntry:
             self.guests = {**(self.guests or {}), **newer.guests}
 
 
+@dataclass(slots=True, eq=False)
 class GuestEntry:
     """A guest with a part held or about to be."""
 
-    __slots__ = ("host", "latest", "parts", "since", "strays")
-
-    def __init__(self) -> None:
-        self.parts = 0
-        self.host: Key | None = None
-        self.since: int | None = None
-        """Arrival of the part by which the host is known; -1: by a memory; None while that part is not yet stored."""
-        self.strays: list[int] = []
-        """Arrivals of parts that are being written under the guest's own key."""
-        self.latest: tuple[Key, bytes] | None = None
-        """Its key and the facts of its latest part."""
+    parts: int = 0
+    host: Key | None = None
+    since: int | None = None
+    """Arrival of the part by which the host is known; -1: by a memory; None while that part is not yet stored."""
+    strays: list[int] = field(default_factory=list)
+    """Arrivals of parts that are being written under the guest's own key."""
+    latest: tuple[Key, bytes] | None = None
+    """Its key and the facts of its latest part."""
 
     def shared_facts(self, own: Key, facts: bytes) -> tuple[Key, bytes]:
         """What is kept of a part: its guest's key and facts, one object where the parts of a call say the same."""
@@ -150,7 +120,7 @@ class GuestEntry:
 class TraceTable:
     """Read and changed by the rooms of the index; nothing here decides anything."""
 
-    def __init__(self, memories: KnownMemories, arrival: int) -> None:
+    def __init__(self, memories: MetadataDB, arrival: int) -> None:
         self.entries: dict[Key, TraceEntry] = {}
         self.guests: dict[Key, GuestEntry] = {}
         self.live: dict[int, int] = {}
@@ -177,7 +147,7 @@ class TraceTable:
 
     def hold(self, key: Key, now: int) -> TraceEntry:
         """Begin to hold a key."""
-        entry = self.entries[key] = TraceEntry(now, self._memories.host(key, UnixNano(now))[0])
+        entry = self.entries[key] = TraceEntry(now, now, now, self._memories.host(key, UnixNano(now))[0])
         self.update_oldest(key, entry)
         return entry
 
@@ -195,7 +165,7 @@ class TraceTable:
 
     def sum_anew(self, key: Key, entry: TraceEntry) -> None:
         """Sum up anew after parts went; drop the key with its last part."""
-        entry.host_spans = entry.guest_spans = entry.bytes = 0
+        entry.host_spans = entry.guest_spans = entry.size = 0
         if not entry.chunks:
             del self.entries[key]
             return
