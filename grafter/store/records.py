@@ -77,6 +77,7 @@ FACTS = 0x3FFF
 # Where these stand in a chunk: read by slices, since unpacking all of it costs more than what is done with them.
 _SEGMENT = Struct(f"<I{CHUNK_BYTES - 4}x")
 _ROW_FLAGS_HIGH = 21
+_ROOT, _LOCAL_ROOT = int(Facts.ROOT), int(Facts.LOCAL_ROOT)
 _FACTS_LOW = slice(LOCATION.size + 20, None, CHUNK_BYTES)
 
 # Calling an enum costs more than everything else that is done for a part.
@@ -142,9 +143,11 @@ def count_segments(chunks: bytes | bytearray) -> Iterator[tuple[int, int]]:
         yield segment, parts
 
 
-def facts_of_parts(chunks: bytes | bytearray) -> bytes | bytearray:
-    """The low byte of each part's flags, in which all facts are that this version knows."""
-    return chunks[_FACTS_LOW]
+def first_root(chunks: bytes | bytearray) -> int:
+    """Which of these host parts, of which none has an anchor, is the first with a root; -1 when none is."""
+    facts = chunks[_FACTS_LOW]
+    alone, with_local = facts.find(_ROOT), facts.find(_ROOT | _LOCAL_ROOT)
+    return max(alone, with_local) if alone < 0 or with_local < 0 else min(alone, with_local)
 
 
 def find_arrival(chunks: bytes | bytearray, arrival: int) -> int:

@@ -121,33 +121,41 @@ class Claims:
         How many keys were dealt with, and whether the bundle is full.
         """
         entries, busy, due_queue = self._table.entries, self._table.busy, self._due_queue
+        plain_due, now, lease, token = due_queue.plain_due, out.at, out.lease, out.token
+        taken, ends, counts = out.keys, out.ends, out.counts
+        spans_left, size_left = spans - out.spans, size - out.size
+        dealt_with, full = len(keys), False
         for i, key in enumerate(keys):
             entry = entries.get(key)
             if entry is None or entry.queued != at:
                 continue
-            due = due_queue.plain_due(entry)
+            due = plain_due(entry)
             if due is None or key in busy:
                 due_queue.popped.append((at, key))
                 continue
-            if due > out.at:
+            if due > now:
                 entry.queued = due
                 due_queue.put(due, [key])
                 continue
-            if out.keys and (out.spans + entry.host_spans > spans or out.size + entry.size > size):
-                out.more = True
-                return i, True
+            if taken and (entry.host_spans > spans_left or entry.size > size_left):
+                out.more = full = True
+                dealt_with = i
+                break
             entry.queued = None
-            entry.lease = out.lease
-            entry.token = out.token
+            entry.lease = lease
+            entry.token = token
             entry.fresh = False
-            out.keys.append(key)
-            out.ends.append(len(entry.chunks))
-            out.counts.append(entry.host_spans)
-            out.spans += entry.host_spans
-            out.size += entry.size
-            if out.spans >= spans or out.size >= size or len(out.keys) >= traces:
-                return i + 1, True
-        return len(keys), False
+            taken.append(key)
+            ends.append(len(entry.chunks))
+            counts.append(entry.host_spans)
+            spans_left -= entry.host_spans
+            size_left -= entry.size
+            if spans_left <= 0 or size_left <= 0 or len(taken) >= traces:
+                full = True
+                dealt_with = i + 1
+                break
+        out.spans, out.size = spans - spans_left, size - size_left
+        return dealt_with, full
 
     def owns(self, bundle: Bundle) -> bool:
         """The bundle is still its owner's."""
@@ -246,7 +254,7 @@ class Claims:
             if len(guests) >= _KEEP_SUMS_FROM:
                 entry.sums = {name: _copied(state) for name, state in states.items()}
         for state in states.values():
-            # What the store knows of the link, from a memory or a move, may be more than the parts say.
+            # What the store knows of the link, from a memory or a move, may be more than its parts bring.
             host = self._table.guests[guest_key(state.guest)].host
             if host is not None and state.host != TraceId(host):
                 state.host, state.sampled = TraceId(host), None

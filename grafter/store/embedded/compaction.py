@@ -45,7 +45,7 @@ _COPY_ROWS = 4000
 
 
 class _LogPart(NamedTuple):
-    """A part as its record says it."""
+    """A part as its record has it."""
 
     key: Key
     own: Key | None
@@ -252,7 +252,7 @@ def _located(table: TraceTable, part: _LogPart, segment: int) -> tuple[Key, Chun
 
 
 def _outcomes(table: TraceTable, keys: Collection[Key]) -> Mapping[tuple[str, Outcome], list[tuple[Key, int]]]:
-    """What is known of exports of these keys, as records say it."""
+    """What is known of exports of these keys, as records have it."""
     known: dict[tuple[str, Outcome], list[tuple[Key, int]]] = {}
     for key in keys:
         entry = table.entries[key]

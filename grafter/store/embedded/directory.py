@@ -112,11 +112,11 @@ def open_files(
         _take(lock, directory)
         log = SegmentLog.opened(directory, segment_bytes)
         try:
-            book = metadata(directory / "ledger.sqlite")
+            database = metadata(directory / "ledger.sqlite")
             try:
-                task_book = tasks(directory / "ledger.sqlite", book)
+                task_table = tasks(directory / "ledger.sqlite", database)
             except BaseException:
-                book.close()
+                database.close()
                 raise
         except BaseException:
             log.close()
@@ -127,7 +127,7 @@ def open_files(
     except (OSError, sqlite3.Error) as error:
         os.close(lock)
         raise StoreError(f"cannot read the store in {directory}: {error}") from error
-    return Files(book, task_book, log, lock, Reserve(directory))
+    return Files(database, task_table, log, lock, Reserve(directory))
 
 
 def _take(lock: int, directory: Path) -> None:

@@ -94,7 +94,7 @@ class Index:
             elif now < entry.first:
                 entry.first = now
                 table.update_oldest(key, entry)
-            # From here on: when it is due. Skipped where the waits can only say "later than the queue has it".
+            # From here on: when it is due. Skipped where it can only be later than the queue has it.
             backwards = now < entry.appended
             entry.appended = now
             if entry.lease is not None:

@@ -174,7 +174,7 @@ class MetadataDB:
     def host(self, key: Key, now: UnixNano) -> tuple[bool, Key | None]:
         """Whether the key is remembered, and the host that its memory names.
 
-        A file that cannot be read does not stop the doors: then the key counts as remembered, its host as unknown.
+        A file that cannot be read does not stop receivers: then the key counts as remembered, its host as unknown.
         """
         if hash(padded(key)) not in self._row_of:
             return _NOT_REMEMBERED

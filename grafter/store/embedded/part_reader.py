@@ -18,9 +18,9 @@ from grafter.store import records
 from grafter.store.base import Bundle, Claim, Plain, StoredPart
 from grafter.store.embedded.segments import Segment, SegmentLog
 from grafter.store.embedded.trace_table import TraceTable
-from grafter.store.records import CHUNK, CHUNK_BYTES, GUEST, Chunk, RecordError, facts_of, facts_of_parts, unpack_chunks
+from grafter.store.records import CHUNK, CHUNK_BYTES, GUEST, Chunk, RecordError, facts_of, first_root, unpack_chunks
 
-_ROOT, _LOCAL_ROOT = int(Facts.ROOT), int(Facts.LOCAL_ROOT)
+_ROOT = int(Facts.ROOT)
 
 RECENT_BYTES = 64 << 20
 # The rest of a small container is for everything else.
@@ -183,7 +183,7 @@ class PartReader:
         found: list[Plain | None] = []
         missing: list[tuple[int, list[Chunk]]] = []
         for i, chunks in enumerate(self._plain_chunks(bundle)):
-            plain = recent.plain(chunks, _first_root(chunks))
+            plain = recent.plain(chunks, first_root(chunks))
             if plain is None:
                 missing.append((i, list(unpack_chunks(chunks))))
             found.append(plain)
@@ -243,7 +243,7 @@ class PartReader:
             assert objects is not None
             if len(entry.chunks) != end:
                 objects = objects[: end // CHUNK_BYTES * 3]
-            root = 0 if len(objects) == 3 else _first_root(entry.chunks)
+            root = 0 if len(objects) == 3 else first_root(entry.chunks)
             found.append((objects[0::3], objects[1::3], objects[2::3], root))
         return found
 
@@ -275,13 +275,6 @@ def _read(sizes: dict[int, int], segments: dict[int, Segment]) -> dict[int, tupl
         found.update(dict.fromkeys(places[i:j], (data, first)))
         i = j
     return found
-
-
-def _first_root(chunks: bytes | bytearray) -> int:
-    """Which of a plain key's parts is the first with a root: its facts are that, alone or with LOCAL_ROOT."""
-    facts = facts_of_parts(chunks)
-    alone, both = facts.find(_ROOT), facts.find(_ROOT | _LOCAL_ROOT)
-    return max(alone, both) if alone < 0 or both < 0 else min(alone, both)
 
 
 def _plain(parts: Sequence[StoredPart]) -> Plain:

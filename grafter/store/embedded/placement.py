@@ -1,7 +1,7 @@
 """Under which key a part is held: decided before the write, on what is known then.
 
-A guest's link is known for good from a memory; else the earliest part that is held says it, by where it is filed or by
-what it names; and while nothing that is stored says it, what is being written counts.
+A guest's link is known for good from a memory; else by the earliest part that is held, from where it is filed or what
+it names; and while nothing is stored by which it is known, what is being written counts.
 
 The parts of a request are numbered, given their keys and laid out as one record. Until that is written nothing of it
 is held; ``undo`` forgets what was taken for granted meanwhile.
@@ -27,7 +27,7 @@ class Links:
         self._apart = apart
 
     def expect(self, part: Part, now: int) -> None:
-        """Take note of a guest's part that is about to be written, and of the link that it brings."""
+        """Count a guest's part that is about to be written, and take the link that it brings."""
         own = part.key
         guest = self._table.guests.get(own)
         if guest is None:
@@ -126,7 +126,7 @@ class PlacedParts:
     """Without a log: the parts themselves."""
     moves: list[Move] = field(default_factory=list)
     guests_known: list[Key] = field(default_factory=list)
-    """The guests of whose parts and links the index took note."""
+    """The guests of whose parts and links the table knows before they are stored."""
 
 
 class Placement:

@@ -127,8 +127,8 @@ class Settling:
             bundle.writing = False
             return True
 
-        bundle.noted = records.encode_keys(self._index.claims.bundle_keys(bundle))
-        body = records.outcome_head(exporter, Outcome.INTENDED) + bundle.noted
+        bundle.encoded_keys = records.encode_keys(self._index.claims.bundle_keys(bundle))
+        body = records.outcome_head(exporter, Outcome.INTENDED) + bundle.encoded_keys
         return await self._write((RecordType.OUTCOME, [body]), apply, undo)
 
     async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
@@ -146,7 +146,7 @@ class Settling:
             bundle.writing = False
 
         # What the intent wrote, which nearly always there was.
-        body = [bundle.noted or records.encode_keys(index.claims.bundle_keys(bundle))] if self._logged else []
+        body = [bundle.encoded_keys or records.encode_keys(index.claims.bundle_keys(bundle))] if self._logged else []
         metadata = MetadataBatch(memory_batches=[MemoryBatch(now, bundle.keys, blobs)])
         return await self._write((RecordType.SETTLE, body), apply, undo, metadata)
 
@@ -162,5 +162,5 @@ class Settling:
         undo: Callable[[], None],
         metadata: MetadataBatch | None = None,
     ) -> _T:
-        """Write, apply, and answer with what ``apply`` said. Raises UnavailableError; then ``undo`` was called."""
+        """Write, apply, and answer with what ``apply`` returned. Raises UnavailableError; then ``undo`` was called."""
         return await self._writer.submit([row], apply, undo, metadata=metadata).future

@@ -1,7 +1,7 @@
 """Tasks of the store of one process: a table beside the memories, and the leases, which end with the process.
 
-The table is in the ledger's file, under a connection and on a thread of its own: a task is rare beside a trace, and its
-commit is a fraction of a millisecond. A lock that both share keeps one from running into the other. A version of
+The table is in the metadata's file, under a connection and on a thread of its own: a task is rare beside a trace, and
+its commit is a fraction of a millisecond. A lock that both share keeps one from running into the other. A version of
 grafter that knows no tasks opens the same file and leaves them alone.
 """
 
@@ -48,7 +48,7 @@ class TaskTable:
     """The table and the leases. Methods raise sqlite3.Error; any thread may call them."""
 
     def __init__(self, path: Path | None, lease: int, writing: threading.Lock) -> None:
-        """Open the table in the ledger's file, which exists; None keeps it in memory. Raises StoreError.
+        """Open the table in the metadata's file, which exists; None keeps it in memory. Raises StoreError.
 
         ``lease`` in nanoseconds; ``writing`` is held by whoever writes into the file.
         """

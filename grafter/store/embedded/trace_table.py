@@ -111,7 +111,7 @@ class GuestEntry:
     """Its key and the facts of its latest part."""
 
     def shared_facts(self, own: Key, facts: bytes) -> tuple[Key, bytes]:
-        """What is kept of a part: its guest's key and facts, one object where the parts of a call say the same."""
+        """What is kept of a part: its guest's key and facts, one object where the parts of a call have the same."""
         if self.latest is None or self.latest[1] != facts:
             self.latest = (own, facts)
         return self.latest

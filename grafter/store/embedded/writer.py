@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from grafter.errors import UnavailableError
@@ -48,7 +49,7 @@ class Op(Generic[_T]):
     prepare: Callable[[], Sequence[Row]] | None = None
     """Makes the rows, on the writer's thread, before the write. May raise OSError."""
     pushed_out: int = 0
-    """Spans of old letters that this group's letters pushed out; said to the first op of the group that had any."""
+    """Spans of old dead letters that this group's pushed out; given to the first op of the group that had any."""
     places: list[Place] = field(default_factory=list)
     error: Exception | None = None
 
@@ -135,7 +136,7 @@ class Writer:
         metadata: MetadataBatch | None = None,
         prepare: Callable[[], Sequence[Row]] | None = None,
     ) -> Op[_T]:
-        """Queue an op; its future has what ``apply`` says. Raises UnavailableError when stopping."""
+        """Queue an op; its future has what ``apply`` returns. Raises UnavailableError when stopping."""
         op = Op(self._loop.create_future(), rows, apply, undo, metadata, prepare)
         if self.stopping:
             undo()
@@ -182,7 +183,7 @@ class Writer:
                 self._loop.call_soon_threadsafe(self._committed, group)
 
     def _probe(self) -> None:
-        """Find out whether writing works again, for nobody may come while it is said that it does not."""
+        """Find out whether writing works again, for nobody may come while it is known not to."""
         assert self._log is not None
         if not self.up:
             try:
@@ -194,7 +195,7 @@ class Writer:
         self._reopen()
 
     def _reopen(self) -> None:
-        """After the disk was full: open the doors when there is space, else see that what is dead can be given up."""
+        """After the disk was full: take parts when there is space, else see that what is dead can be given up."""
         if not self.short or self._log is None:
             return
         if self._reserve is None or self._reserve.take():
@@ -214,47 +215,50 @@ class Writer:
 
     def _commit(self, group: list[Op[Any]]) -> None:
         """On the writer's thread."""
-        assert self._log is not None
         self._keep(group)
-        rows: list[tuple[int, int, Sequence[bytes]]] = []
-        writing = []
         for op in group:
             if op.prepare is not None:
                 try:
                     op.rows = op.prepare()
                 except (OSError, RecordError) as error:
                     op.error = error
-            if op.error is None and op.rows:
-                rows += [(kind, records.VERSION, body) for kind, body in op.rows]
-                writing.append(op)
-        if rows:
+        writing = [op for op in group if op.error is None and op.rows]
+        if writing:
             try:
-                try:
-                    places = self._log.write(rows)
-                except OSError as error:
-                    if not self._made_room(error):
-                        raise
-                    # Parts wait outside until it is there again; what drains the store goes on.
-                    for op in [op for op in writing if any(kind is RecordType.PARTS for kind, _ in op.rows)]:
-                        op.error = error
-                        writing.remove(op)
-                    places = self._log.write(
-                        [(kind, records.VERSION, body) for op in writing for kind, body in op.rows]
-                    )
-                if self._interval is None:
-                    try:
-                        self._log.sync()
-                    except OSError:
-                        self._log.take_back(places)
-                        raise
+                self._log_rows(writing)
                 self.up = True
-                for op in writing:
-                    op.places = places[: len(op.rows)]
-                    del places[: len(op.rows)]
             except OSError as error:
                 self._failed(error)
                 for op in writing:
+                    op.error = op.error or error
+
+    def _log_rows(self, writing: list[Op[Any]]) -> None:
+        """Write the rows of these ops; where there is room for some alone, the others have an error. Raises OSError."""
+        assert self._log is not None
+        try:
+            places = self._append(writing)
+        except OSError as error:
+            if not self._made_room(error):
+                raise
+            # Parts wait outside until it is there again; what drains the store goes on.
+            for op in writing:
+                if any(kind is RecordType.PARTS for kind, _ in op.rows):
                     op.error = error
+            places = self._append([op for op in writing if op.error is None])
+        if self._interval is None:
+            try:
+                self._log.sync()
+            except OSError:
+                self._log.take_back(places)
+                raise
+
+    def _append(self, writing: list[Op[Any]]) -> list[Place]:
+        assert self._log is not None
+        places = self._log.write([(kind, records.VERSION, body) for op in writing for kind, body in op.rows])
+        rest = iter(places)
+        for op in writing:
+            op.places = list(islice(rest, len(op.rows)))
+        return places
 
     def _keep(self, group: list[Op[Any]]) -> None:
         """Commit what goes into the metadata: before the settlement, so that none goes without the other.
@@ -280,7 +284,7 @@ class Writer:
             keeping[0][0].pushed_out = pushed_out
 
     def _made_room(self, error: OSError) -> bool:
-        """The disk is full: the doors shut, and what drains the store may try once more."""
+        """The disk is full: no more parts are taken, and what drains the store may try once more."""
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return False
         if not self.short:
@@ -297,7 +301,7 @@ class Writer:
         """On the loop, in the order of the log."""
         for op in group:
             self._answer(op)
-            if op.places:
+            if op.places and op.error is None:
                 self.applied = op.places[-1][0]
         if not self.stopping:
             self._committed_to()
