@@ -34,7 +34,6 @@ OPEN: dict[str, Any] = {
     "max_trace_bytes": 1 << 26,
     "lease_ns": 10 * SECOND,
     "guests_apart": False,
-    "look_at": compute_due,
 }
 
 
@@ -144,7 +143,7 @@ async def test_replicas_note_one_call_once(tmp_path: Path, sink: Sink, redis: Se
     assert "rtc_4" in kept
     assert not NUMBERS.search(kept + text + str(sink.requests))
 
-    async with opening.opened(redis.url, **OPEN) as shared:
+    async with opening.opened(redis.url, **OPEN, look_at=compute_due) as shared:
         secret = shared.hmac_secret()
         notes = await shared.find_calls(["rtc_4", "rtc_5"], UnixNano(time.time_ns()))
     assert [note and (note.caller, note.callee) for note in notes] == [

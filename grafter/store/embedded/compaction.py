@@ -114,7 +114,7 @@ class Compactor:
     async def stop(self) -> None:
         """Wait for what was begun; called when the writer has stopped."""
         if self._copying is not None:
-            await self._copying
+            await asyncio.wait([self._copying])
 
     def _rest(self) -> None:
         """Copy no more before the log has grown by half."""

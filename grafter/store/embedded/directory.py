@@ -80,8 +80,8 @@ class Files:
     metadata: MetadataDB
     tasks: TaskTable
     log: SegmentLog | None = None
-    lock: int = -1
     reserve: Reserve | None = None
+    lock: int = -1
 
     def close(self) -> None:
         """Close all of it; the lock last."""
@@ -108,26 +108,21 @@ def open_files(
             f"cannot use the store directory {directory}: {error.strerror}; "
             "check that it is a directory which this user may read and write, or set another"
         ) from error
+    undo = contextlib.ExitStack()
+    undo.callback(os.close, lock)
     try:
         _take(lock, directory)
         log = SegmentLog.opened(directory, segment_bytes)
-        try:
-            database = metadata(directory / "ledger.sqlite")
-            try:
-                task_table = tasks(directory / "ledger.sqlite", database)
-            except BaseException:
-                database.close()
-                raise
-        except BaseException:
-            log.close()
-            raise
-    except StoreError:
-        os.close(lock)
+        undo.callback(log.close)
+        database = metadata(directory / "ledger.sqlite")
+        undo.callback(database.close)
+        task_table = tasks(directory / "ledger.sqlite", database)
+    except BaseException as error:
+        undo.close()
+        if isinstance(error, OSError | sqlite3.Error) and not isinstance(error, StoreError):
+            raise StoreError(f"cannot read the store in {directory}: {error}") from error
         raise
-    except (OSError, sqlite3.Error) as error:
-        os.close(lock)
-        raise StoreError(f"cannot read the store in {directory}: {error}") from error
-    return Files(database, task_table, log, lock, Reserve(directory))
+    return Files(database, task_table, log, Reserve(directory), lock)
 
 
 def _take(lock: int, directory: Path) -> None:

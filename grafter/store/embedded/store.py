@@ -157,13 +157,13 @@ class EmbeddedStore(TaskMethods):
 
     def start(self, older: Index, clock: Callable[[], int]) -> None:
         """Begin the threads; called by ``opened``. ``older`` is empty, and filled with what was held before."""
-        self._writer.start()
         if self._log is not None and self._pool is not None and self._log.segments:
             self._recovery = Recovery(
                 self._log, older, self._index, self._writer, self.counts, clock, ended=self._open_for_claims
             )
             self._recovering = self._loop.create_task(self._recovery.run(self._pool), name="store.recovery")
-        else:
+        self._writer.start()
+        if self._recovery is None:
             self._open_for_claims()
 
     async def stop(self) -> None:
@@ -171,7 +171,7 @@ class EmbeddedStore(TaskMethods):
         await self._writer.stop()
         await self.stop_tasks()
         if self._recovering is not None:
-            await self._recovering
+            await asyncio.wait([self._recovering])
         if self._compactor is not None:
             await self._compactor.stop()
         if self._pool is not None:
