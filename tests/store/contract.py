@@ -226,8 +226,8 @@ class StoreContract:
                 assert claim.key == key
                 assert await store.settle([Settlement(claim)], UnixNano(due)) == [True]
 
-    async def test_a_part_moves_the_moment_to_look(self, place: Place, settings: Settings) -> None:
-        """Each append sets the moment anew: later for another part, earlier when a root comes."""
+    async def test_a_part_moves_the_due_time(self, place: Place, settings: Settings) -> None:
+        """Each append sets it anew: later for another part, earlier when a root comes."""
         async with place.open(settings) as store:
             await store.append([host_part()], START)
             await store.append([host_part()], UnixNano(START + 50 * SECOND))
