@@ -121,6 +121,19 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize(("one", "other"), [("redis", "embedded"), ("embedded", "redis")])
+def test_a_store_knows_nothing_of_another(one: str, other: str) -> None:
+    """What both need stands in ``store`` itself: the contract and the records."""
+    broken = [
+        f"{path}:{line} imports grafter.{name}"
+        for path in modules()
+        if path.parts[:2] == ("store", one)
+        for name, line in own_imports(path)
+        if name.startswith(f"store.{other}")
+    ]
+    assert broken == []
+
+
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_a_library_stays_in_its_rooms(library: str) -> None:
     """What only one room should know (protobuf, pydantic, SQLite…) is imported nowhere else."""

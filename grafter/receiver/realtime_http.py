@@ -107,7 +107,7 @@ def call_routes(
         found = await recorders.start(start.call_id, metadata=start.metadata)
         if store is not None:
             now = UnixNano(clock())
-            await store.note_calls([CallNote(start.call_id, now, start.caller, start.callee)], now)
+            await store.put_calls([CallNote(start.call_id, now, start.caller, start.callee)], now)
         body = {"call_id": start.call_id, "status": found.value}
         return web.json_response(body, status=202), Outcome.ACCEPTED
 

@@ -19,11 +19,11 @@ What append promises
     one call are stored together or not at all, as far as the caller can see: an error means that the caller must
     send again. A repeat does no harm: equal parts are told apart by the reader. Concurrent calls share one commit.
 
-Looking and claiming
-    Each append sets the moment at which somebody should look at the key again (``look_at``, by the table of waits
-    that the store was opened with): ``due``. ``claim`` hands a due key to one owner for ``lease``; when the lease
-    ends without a settle or a postpone, the key is due again. A claim carries a token: whatever is done with a
-    token that is no longer the key's own does nothing and says so.
+Due times and claims
+    Each append sets the moment at which the key is *due*: the earliest at which it could be released, by the table of
+    the waits that the store was opened with (``core.lifecycle.due_table``). ``claim`` hands a due key to one owner for
+    ``lease``; when the lease ends without a settle or a postpone, the key is due again. A claim carries a token:
+    whatever is done with a token that is no longer the key's own does nothing, and the answer is False.
 
     A claim covers the parts up to and including arrival number ``up_to``. Once an exporter's outcome stands for a
     key, each new claim of it covers the same parts until they are settled, so that no exporter gets a part twice
@@ -44,8 +44,8 @@ Bundles
 Memory
     An opaque blob a key, kept for ``remember`` and up to ``remember_limit`` keys, the oldest going first.
 
-Marks
-    An id that something was dealt with under, such as a delivery, is *seen* until its time to live has passed. A mark
+Dedupe keys
+    An id that something was dealt with under, such as a delivery, is *seen* until its time to live has passed. Its mark
     is visible when ``append`` returns, and never before the parts that came with it are stored: a crash between the
     two leaves parts without a mark, whose repeat does no harm. Marks outlive the process, and are bounded in number:
     past that the oldest go first.
@@ -59,17 +59,16 @@ Tasks
     TASK_BYTES; past that ``put_tasks`` raises UnavailableError.
 
 Calls
-    What was told of a phone call, told apart by call id, which is also its guest's: a *note*. The first to say
-    something of a call says it for good, and a later one fills in what was left open; of two at once, over all
-    processes, each thing is one's. A note is there when ``note_calls`` returns, and for ``remember`` after it was told
-    of last; past ``remember_limit`` notes the oldest go first. It holds no number, only what ``core.calls`` makes of
-    one.
+    What is known of a phone call, by call id, which is also its guest's: a row. The first value of a field stays, and a
+    later one fills in what was left open; of two at once, over all processes, each field is one's. A row is there when
+    ``put_calls`` returns, and for ``remember`` after the last one for that call; past ``remember_limit`` rows the
+    oldest go first. It holds no phone number, only what ``core.calls`` makes of one.
 
 Time is an argument, in Unix nanoseconds. Due times and leases are data. Past ``max_bytes`` of live bytes ``append``
 raises UnavailableError. Arrival numbers rise over the whole life of the store, restarts included.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -77,6 +76,10 @@ from typing import Protocol
 from grafter.core.calls import CallNote
 from grafter.core.model import Envelope, Facts, GuestFacts, Key, Mark, Part, UnixNano
 from grafter.core.state import TraceState
+
+
+class StoreError(OSError):
+    """The store cannot be used; the message says why and what to do."""
 
 
 class Outcome(StrEnum):
@@ -128,7 +131,7 @@ class Memory:
     blob: bytes
     """The core's own encoding, versioned."""
     host: Key | None = None
-    """For a guest's key: the host that it is linked to. The store needs it for filing."""
+    """For a guest's key: the host that it is linked to. By it the store files what comes of the guest."""
 
 
 @dataclass(slots=True)
@@ -168,7 +171,7 @@ class Bundle:
     """The store's own: how much of each key it covers."""
     intended: str = ""
     """The exporter that an intent stands for."""
-    noted: bytes = b""
+    encoded_keys: bytes = b""
     """The store's own: its keys and how much of each, as it writes them."""
     writing: bool = False
     """The store's own: something about it is being written."""
@@ -213,7 +216,7 @@ class Stats:
     recovering: bool
     """The index is still being rebuilt; appends are taken, claims are not handed out yet."""
     recovered_spans: int
-    """Spans found at start, and those of requests that were stored though nobody was told so."""
+    """Spans found at start, and those of requests that were stored though their sender got no answer."""
     disk_bytes: int = 0
     """Bytes that the store takes, dead ones included."""
     unreadable: int = 0
@@ -229,6 +232,11 @@ class Stats:
     """Where several processes share a store, what is held for each, by number."""
 
 
+LookAt = Callable[..., UnixNano]
+"""lifecycle.compute_due, for a store that is still handed it."""
+
+DEDUPE_KEYS_LIMIT = 1_000_000
+"""Dedupe keys that a store keeps; about 100 bytes each."""
 TASKS_LIMIT = 100_000
 TASK_BYTES = 64 << 10
 TASK_NAME_CHARACTERS = 1_000
@@ -281,14 +289,14 @@ class TaskStore(Protocol):
 
 
 class CallStore(Protocol):
-    """The part of a store that keeps what was told of calls. Both methods raise UnavailableError when it cannot."""
+    """The part of a store that keeps what is known of calls. Both methods raise UnavailableError when it cannot."""
 
-    async def note_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
-        """Add notes, or to those that are there what they leave open."""
+    async def put_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+        """Add rows, or to those that are there what they leave open."""
         ...
 
-    async def noted_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
-        """The notes of these calls, where they have not been forgotten."""
+    async def find_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
+        """What is known of these calls, where it has not been forgotten."""
         ...
 
 
@@ -379,8 +387,8 @@ class Store(TaskStore, CallStore, Protocol):
         """Whether any host part is held under the key."""
         ...
 
-    async def bury(self, letters: Sequence[DeadLetter]) -> int:
-        """Put letters into the dead-letter box; the number of spans of old letters that its limit pushed out."""
+    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
+        """Keep spans that were refused for good; the number of spans of older letters that the limit pushed out."""
         ...
 
     async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:

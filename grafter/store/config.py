@@ -57,15 +57,12 @@ class StoreExtension(Component):
 
         Raises OSError, with a message for people, when it cannot be used.
         """
-        from grafter.core.lifecycle import look_at
-
         common = {
             "waits": policy.waits,
             "max_bytes": self.max_bytes,
             "max_trace_bytes": self.max_trace_bytes,
             "lease_ns": int(self.lease),
             "guests_apart": policy.mode is Mode.STREAM,
-            "look_at": look_at,
         }
         if self.redis is not None:
             return self.redis.open(common, replica)

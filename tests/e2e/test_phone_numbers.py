@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from grafter.core.calls import CallNote, phone_in
-from grafter.core.lifecycle import look_at
+from grafter.core.lifecycle import compute_due
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.store.embedded import store as embedded
@@ -34,7 +34,6 @@ OPEN: dict[str, Any] = {
     "max_trace_bytes": 1 << 26,
     "lease_ns": 10 * SECOND,
     "guests_apart": False,
-    "look_at": look_at,
 }
 
 
@@ -113,7 +112,7 @@ async def test_a_number_is_in_no_file_log_metric_or_span(tmp_path: Path, sink: S
     async with embedded.opened(mine.home / "store", **OPEN) as store:
         secret = store.hmac_secret()
         caller, callee = phone_in(CALLER, secret), phone_in(CALLEE, secret)
-        first, second, third = await store.noted_calls(["rtc_1", "rtc_2", "rtc_3"], now)
+        first, second, third = await store.find_calls(["rtc_1", "rtc_2", "rtc_3"], now)
     assert first is not None
     assert second is not None
     assert third is not None
@@ -144,9 +143,9 @@ async def test_replicas_note_one_call_once(tmp_path: Path, sink: Sink, redis: Se
     assert "rtc_4" in kept
     assert not NUMBERS.search(kept + text + str(sink.requests))
 
-    async with opening.opened(redis.url, **OPEN) as shared:
+    async with opening.opened(redis.url, **OPEN, look_at=compute_due) as shared:
         secret = shared.hmac_secret()
-        notes = await shared.noted_calls(["rtc_4", "rtc_5"], UnixNano(time.time_ns()))
+        notes = await shared.find_calls(["rtc_4", "rtc_5"], UnixNano(time.time_ns()))
     assert [note and (note.caller, note.callee) for note in notes] == [
         (phone_in(CALLER, secret), phone_in(CALLEE, secret)),
         (phone_in(CALLER, secret), phone_in("+19995550000", secret)),

@@ -6,7 +6,7 @@ every step: no acknowledged part is lost, no settled part comes back, no key has
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -14,17 +14,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from grafter.core.lifecycle import compute_due
 from grafter.core.model import Facts, GuestFacts, Key, Part, Source, SpanId, TraceId, UnixNano, guest_key
-from grafter.core.policy import SECOND, Waits
+from grafter.core.policy import SECOND
 from grafter.core.state import TraceState, guest_state
 from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
-from tests.store.contract import ENVELOPE, LEASE, START, Opened, Place, Settings, look_at
+from tests.store import contract
+from tests.store.contract import ENVELOPE, LEASE, START, Opened, Place, Settings
 
 HOSTS = [Key(bytes([i]) * 16) for i in (1, 2)]
 GUESTS = ["trace_a", "trace_b"]
 EXPORTERS = ["x", "y"]
-WAITS = Waits(remember=200 * SECOND, remember_limit=3)
+WAITS = replace(contract.WAITS, remember=200 * SECOND, remember_limit=3)
 
 
 @dataclass(eq=False)
@@ -128,7 +130,7 @@ class Model:
             if held.lease is not None:
                 held.fresh = True
             elif held.given is not None:
-                held.given = min(held.given, self.by_table(key))
+                held.given = min(held.given, self.due_by_waits(key))
 
     def arrive(self, part: Part, now: int) -> HeldPart:
         self.arrived += 1
@@ -179,11 +181,11 @@ class Model:
             held.remembered,
         )
 
-    def by_table(self, key: Key) -> int:
+    def due_by_waits(self, key: Key) -> int:
         held, state = self.keys[key], self.state(key)
         if state.bytes > self.settings.max_trace_bytes:
             return held.seen
-        return look_at(
+        return compute_due(
             state.facts,
             state.first,
             UnixNano(held.seen),
@@ -197,7 +199,7 @@ class Model:
         held = self.keys[key]
         if held.lease is not None:
             return held.lease
-        return held.given if held.given is not None else self.by_table(key)
+        return held.given if held.given is not None else self.due_by_waits(key)
 
     def settle(self, key: Key, covers: list[HeldPart], memories: list[Memory], now: int) -> None:
         held = self.keys[key]
@@ -462,7 +464,7 @@ def machine(
             if self.owned(handed):
                 held = self.model.keys[handed.claim.key]
                 held.lease, held.owner = None, -1
-                held.given = min(due, self.model.by_table(handed.claim.key)) if held.fresh else due
+                held.given = min(due, self.model.due_by_waits(handed.claim.key)) if held.fresh else due
                 held.fresh = False
             self.run(self.store.postpone([(handed.claim, UnixNano(due))]))
 

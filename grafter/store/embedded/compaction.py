@@ -6,22 +6,31 @@ and whatever is queued behind it is behind it in the log too.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from grafter.core.model import Key
+from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.base import Outcome
 from grafter.store.embedded.index import Index
-from grafter.store.embedded.replay import guests_of
 from grafter.store.embedded.segments import Damage, Segment, SegmentLog
-from grafter.store.embedded.trace_entry import CHUNK_BYTES, position
-from grafter.store.embedded.trace_table import Table
-from grafter.store.embedded.writer import Place, Row, Writer, nothing
-from grafter.store.records import CHUNK, LOCATION, ROW, Chunk, RecordType
+from grafter.store.embedded.trace_table import TraceTable
+from grafter.store.embedded.writer import Place, Row, Writer
+from grafter.store.records import (
+    CHUNK_BYTES,
+    LOCATION,
+    ROW,
+    Chunk,
+    RecordError,
+    RecordType,
+    find_arrival,
+    unpack_chunk,
+    unpack_chunks,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,8 +43,16 @@ _AGAIN_SHARE = 8
 _COPY_BYTES = 1 << 20
 _COPY_ROWS = 4000
 
-_Tables = list[tuple[int, records.Parts, list[Key | None]]]
-"""Of each PARTS record: where its body lies, its table, and each part's guest."""
+
+class _LogPart(NamedTuple):
+    """A part as its record has it."""
+
+    key: Key
+    own: Key | None
+    """Its guest's key."""
+    row: bytes
+    body: int
+    """Where the record's body begins in the segment."""
 
 
 @dataclass(slots=True)
@@ -52,10 +69,10 @@ class Counts:
     """Unacknowledged bytes that an earlier process left behind when it died."""
 
 
-class Cleaner:
-    """Keeps the log's size within a bound; ``look`` is called after each group that was written."""
+class Compactor:
+    """Keeps the log's size within a bound; ``run`` is called after each group that was written."""
 
-    def __init__(self, log: SegmentLog, index: Index, writer: Writer, pool: ThreadPoolExecutor, counts: Counts) -> None:
+    def __init__(self, log: SegmentLog, index: Index, writer: Writer, pool: Executor, counts: Counts) -> None:
         self._log = log
         self._index = index
         self._writer = writer
@@ -64,10 +81,11 @@ class Cleaner:
         self._loop = asyncio.get_running_loop()
         self._giving_up: set[int] = set()
         self._busy = False
+        self._copying: asyncio.Task[None] | None = None
         self._pass_end = 0
         self._floor = 0
 
-    def look(self) -> None:
+    def run(self) -> None:
         """Give up what is dead, and begin to copy when too much is."""
         log, table = self._log, self._index.table
         for number in list(log.segments):
@@ -75,7 +93,7 @@ class Cleaner:
                 break
             if number not in self._giving_up:
                 self._giving_up.add(number)
-                self._submit(self._discard(number))
+                self._discard(number)
         if self._busy or len(log.segments) < 3:
             return
         live = table.bytes + table.parts * _PART_COST + table.spans * 8
@@ -91,116 +109,91 @@ class Cleaner:
             return
         self._pass_end = self._pass_end or log.newest
         self._busy = True
-        self._begin(log.segments[oldest])
+        self._copying = self._loop.create_task(self._copy(log.segments[oldest]), name="store.compaction")
+
+    async def stop(self) -> None:
+        """Wait for what was begun; called when the writer has stopped."""
+        if self._copying is not None:
+            await asyncio.wait([self._copying])
 
     def _rest(self) -> None:
         """Copy no more before the log has grown by half."""
         self._busy, self._floor, self._pass_end = False, self._log.disk_bytes * 3 // 2, 0
 
-    def _discard(self, number: int) -> Callable[[], Sequence[Row]]:
-        def discard() -> Sequence[Row]:
+    def _discard(self, number: int) -> None:
+        def prepare() -> Sequence[Row]:
             self._log.discard(number)
             self._counts.given_up_segments += 1
             return []
 
-        return discard
-
-    def _submit(
-        self,
-        prepare: Callable[[], Sequence[Row]],
-        then: Callable[[], None] = nothing,
-        apply: Callable[[list[Place]], None] = lambda _: None,
-    ) -> None:
-        """Queue work that no caller waits for."""
-        if self._writer.stopping:
-            return
-
         def done(future: asyncio.Future[None]) -> None:
             if (error := future.exception()) is not None:
-                _LOG.warning("the log could not be cleaned: %s", error)
-                self._rest()
-            elif not self._writer.stopping:
-                then()
+                self._failed(error)
 
-        self._writer.submit([], apply, prepare=prepare).future.add_done_callback(done)
+        if not self._writer.stopping:
+            self._writer.submit([], lambda _: None, prepare=prepare).future.add_done_callback(done)
 
-    def _begin(self, segment: Segment) -> None:
-        """Find out, off the loop, what the oldest segment once held."""
+    def _failed(self, error: BaseException) -> None:
+        _LOG.warning("the log could not be cleaned: %s", error)
+        self._rest()
 
-        def tables() -> _Tables:
-            found = []
-            for record in self._log.scan(segment, Damage()):
-                if record.type == RecordType.PARTS and record.version <= records.VERSION:
-                    parts = records.decode_parts(record.body)
-                    found.append((record.offset, parts, [own for own, _ in guests_of(record.body, parts)]))
-            return found
-
-        def scanned(future: Future[_Tables]) -> None:
-            # The loop is gone when the store was left meanwhile.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._scanned, segment, future)
-
-        self._pool.submit(tables).add_done_callback(scanned)
-
-    def _scanned(self, segment: Segment, future: Future[_Tables]) -> None:
-        if self._writer.stopping:
-            return
-        if error := future.exception():
+    async def _copy(self, segment: Segment) -> None:
+        """Have those parts of the oldest segment written again that are live, a step at a time."""
+        try:
+            parts = await self._loop.run_in_executor(self._pool, _parts_of, self._log, segment)
+        except (OSError, RecordError) as error:
             _LOG.error("a segment that is still needed could not be read: %s", error)
             self._rest()
             return
-        rows = (
-            (key, own, row, body)
-            for body, parts, owns in future.result()
-            for key, own, row in zip(parts.keys, owns, parts.rows, strict=True)
-        )
-        self._copy(segment, rows, skipped=False)
-
-    def _copy(self, segment: Segment, rows: Iterator[tuple[Key, Key | None, bytes, int]], *, skipped: bool) -> None:
-        """One step: look at some parts of the oldest segment, and have those that are live written again."""
-        log, table, bundles = self._log, self._index.table, self._index.bundles
-        live: list[tuple[Key, Chunk]] = []
-        size = 0
-        ended = True
-        for examined, (key, own, row, body) in enumerate(rows, 1):
-            found = _located(table, key, own, row, segment.number, body)
-            if found is not None:
-                if bundles.settled_soon(found[0]):
-                    # It may be settled or moved by what is being written, and must not come back behind that.
-                    skipped = True
+        ended = skipped = False
+        try:
+            while not ended:
+                live, some_skipped, ended = self._choose(segment, parts)
+                skipped = skipped or some_skipped
+                if live:
+                    await self._write(segment, live)
                 else:
-                    chunk: Chunk = CHUNK.unpack(found[1])
-                    live.append((found[0], chunk))
-                    size += chunk[9] + chunk[10]
-            if size >= _COPY_BYTES or examined >= _COPY_ROWS:
-                ended = False
-                break
-
-        def then() -> None:
-            if not ended:
-                self._copy(segment, rows, skipped=skipped)
-                return
-            self._busy = False
-            if segment.number in table.live and not skipped:
-                _LOG.error("held parts of segment %d are damaged and keep it on the disk", segment.number)
-                self._rest()
-            elif not skipped:
-                self.look()
-            else:
-                # Each pass reads the whole segment, and a bundle may be out for as long as its peer is slow.
-                self._floor = log.disk_bytes + log.segment_bytes // _AGAIN_SHARE
-
-        if not live:
-            self._loop.call_soon(then)
+                    await asyncio.sleep(0)
+        except UnavailableError as error:
+            if not self._writer.stopping:
+                self._failed(error)
             return
-        outcomes = _outcomes(table, {key for key, _ in live})
-        rows_written: list[bytes] = []
+        self._busy = False
+        if skipped:
+            # Each pass reads the whole segment, and a bundle may be out for as long as its peer is slow.
+            self._floor = self._log.disk_bytes + self._log.segment_bytes // _AGAIN_SHARE
+        elif segment.number in self._index.table.live:
+            _LOG.error("held parts of segment %d are damaged and keep it on the disk", segment.number)
+            self._rest()
+        elif not self._writer.stopping:
+            self.run()
+
+    def _choose(self, segment: Segment, parts: Iterator[_LogPart]) -> tuple[list[tuple[Key, Chunk]], bool, bool]:
+        """One step: those of the next parts that are live, by key; whether some were left out; whether that was all."""
+        live: list[tuple[Key, Chunk]] = []
+        skipped = False
+        size = 0
+        for examined, part in enumerate(parts, 1):
+            found = _located(self._index.table, part, segment.number)
+            if found is not None and self._index.claims.settled_soon(found[0]):
+                # It may be settled or moved by what is being written, and must not come back behind that.
+                skipped = True
+            elif found is not None:
+                live.append(found)
+                size += found[1].head_size + found[1].size
+            if size >= _COPY_BYTES or examined >= _COPY_ROWS:
+                return live, skipped, False
+        return live, skipped, True
+
+    async def _write(self, segment: Segment, live: Sequence[tuple[Key, Chunk]]) -> None:
+        """Write these parts again, with what is known of their exports. Raises UnavailableError."""
+        outcomes = _outcomes(self._index.table, {key for key, _ in live})
+        copies: list[bytes] = []
 
         def prepare() -> Sequence[Row]:
-            body, written = _copied_parts(live, segment)
-            rows_written[:] = written
+            body, copies[:] = _copied_parts(live, segment)
             self._counts.copied_parts += len(live)
-            self._counts.copied_bytes += size
+            self._counts.copied_bytes += sum(chunk.head_size + chunk.size for _, chunk in live)
             return [
                 (RecordType.PARTS, body),
                 *(
@@ -211,45 +204,61 @@ class Cleaner:
 
         def apply(places: list[Place]) -> None:
             location = LOCATION.pack(*places[0])
-            for (key, _), row in zip(live, rows_written, strict=True):
+            for (key, _), row in zip(live, copies, strict=True):
                 self._index.relocate(key, location + row)
 
-        self._submit(prepare, then, apply)
+        await self._writer.submit([], apply, prepare=prepare).future
 
 
-def _located(table: Table, key: Key, own: Key | None, row: bytes, segment: int, body: int) -> tuple[Key, bytes] | None:
-    """Under which key, and as which chunk, a part that lies at this place is held; None when it is not.
+def _parts_of(log: SegmentLog, segment: Segment) -> Iterator[_LogPart]:
+    """What a segment once held. It is read at once, and made into parts as they are asked for.
 
-    ``key`` and ``row`` are what its record says, ``own`` is its guest's key: it may have been moved since.
+    Raises OSError and RecordError.
     """
+    found = []
+    for record in log.scan(segment, Damage()):
+        if record.type == RecordType.PARTS and record.version <= records.VERSION:
+            parts = records.decode_parts(record.body)
+            found.append((record.offset, parts, [own for own, _ in records.guests_of(record.body, parts)]))
+    return (
+        _LogPart(key, own, row, body)
+        for body, parts, owns in found
+        for key, own, row in zip(parts.keys, owns, parts.rows, strict=True)
+    )
+
+
+def _located(table: TraceTable, part: _LogPart, segment: int) -> tuple[Key, Chunk] | None:
+    """Under which key, and as which chunk, a part of the segment is held; None when it is not. It may have moved."""
+    own = part.own
     guest = table.guests.get(own) if own is not None else None
-    place = LOCATION.pack(segment, body)
-    for candidate in (key, own, guest.host if guest is not None else None):
-        held = table.entries.get(candidate) if candidate is not None else None
-        if candidate is None or held is None:
+    written = unpack_chunk(LOCATION.pack(segment, part.body) + part.row)
+    for candidate in (part.key, own, guest.host if guest is not None else None):
+        entry = table.entries.get(candidate) if candidate is not None else None
+        if candidate is None or entry is None:
             continue
-        at = position(held.chunks, int.from_bytes(row[:8], "little"))
-        chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
-        if chunk[: LOCATION.size] == place and chunk[LOCATION.size + 8 :] == row[8:]:
-            return candidate, chunk
+        at = find_arrival(entry.chunks, written.arrival)
+        if at < len(entry.chunks):
+            chunk = unpack_chunk(entry.chunks[at : at + CHUNK_BYTES])
+            if chunk._replace(arrival=written.arrival) == written:
+                return candidate, chunk
         if own is None:
             continue
         # It was numbered anew when it moved, so it has to be looked for by its place.
-        for at in range(0, len(held.chunks), CHUNK_BYTES):
-            chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
-            if chunk[: LOCATION.size] == place and CHUNK.unpack(chunk)[8] == ROW.unpack(row)[6]:
+        place = written.segment, written.body, written.head
+        for chunk in unpack_chunks(entry.chunks):
+            if (chunk.segment, chunk.body, chunk.head) == place:
                 return candidate, chunk
     return None
 
 
-def _outcomes(table: Table, keys: Collection[Key]) -> Mapping[tuple[str, Outcome], list[tuple[Key, int]]]:
-    """What is known of exports of these keys, as records say it."""
+def _outcomes(table: TraceTable, keys: Collection[Key]) -> Mapping[tuple[str, Outcome], list[tuple[Key, int]]]:
+    """What is known of exports of these keys, as records have it."""
     known: dict[tuple[str, Outcome], list[tuple[Key, int]]] = {}
     for key in keys:
-        held = table.entries[key]
-        if held.pin is not None:
-            for exporter, outcome in held.pin.outcomes.items():
-                known.setdefault((exporter, outcome), []).append((key, held.pin.up_to))
+        entry = table.entries[key]
+        if entry.attempt is not None:
+            for exporter, outcome in entry.attempt.outcomes.items():
+                known.setdefault((exporter, outcome), []).append((key, entry.attempt.up_to))
     return known
 
 
@@ -259,16 +268,16 @@ def _copied_parts(live: Sequence[tuple[Key, Chunk]], segment: Segment) -> tuple[
     blobs: list[bytes] = []
     rows = []
     envelopes: dict[bytes, int] = {}
-    for _, (_, body, arrival, now, spans, flags, at, length, head, head_length, size) in live:
+    for _, chunk in live:
         envelope = 0
-        if length:
-            blob = SegmentLog.read(segment, body + at, length)
+        if chunk.envelope_size:
+            blob = SegmentLog.read(segment, chunk.body + chunk.envelope, chunk.envelope_size)
             if blob not in envelopes:
                 envelopes[blob] = position
                 blobs.append(blob)
-                position += length
+                position += len(blob)
             envelope = envelopes[blob]
-        blobs.append(SegmentLog.read(segment, body + head, head_length + size))
-        rows.append(ROW.pack(arrival, now, spans, flags, envelope, length, position, head_length, size))
-        position += head_length + size
+        blobs.append(SegmentLog.read(segment, chunk.body + chunk.head, chunk.head_size + chunk.size))
+        rows.append(ROW.pack(*chunk._replace(envelope=envelope, head=position)[2:]))
+        position += chunk.head_size + chunk.size
     return records.parts_body([key for key, _ in live], rows, blobs, position, ()), rows

@@ -32,7 +32,7 @@ class EmbeddedStore(Model):
     ) -> AbstractAsyncContextManager["embedded.EmbeddedStore"]:
         """The store, until left; ``common``: what every store takes, ``memory_bytes``: what the process may use."""
         from grafter.store.embedded import store as embedded
-        from grafter.store.embedded.recent import affordable
+        from grafter.store.embedded.part_reader import affordable
 
         return embedded.opened(
             None if self.memory else Path(self.directory),

@@ -22,12 +22,14 @@ from typing import NamedTuple
 
 from isal import isal_zlib
 
+from grafter.store.base import StoreError
+
 _LOG = logging.getLogger(__name__)
 
 FORMAT = 1
 _MAGIC = b"graftlog"
 _SEGMENT = Struct("<8sHHIQQQ")
-"""magic, format, 0, number, arrival, salt, where the segment before it ends (_OPEN: its writer never said)."""
+"""magic, format, 0, number, arrival, salt, where the segment before it ends (_OPEN: not known)."""
 _CRC = Struct("<I")
 _START = _SEGMENT.size + _CRC.size
 _OPEN = 2**64 - 1
@@ -44,10 +46,6 @@ _LARGE = 1024
 
 # A segment is given up whole, and never the current one; on a full disk even this much is worth another.
 _WORTH_ROTATING = 64 << 10
-
-
-class StoreError(OSError):
-    """The store's directory cannot be used; the message says why and what to do."""
 
 
 class Record(NamedTuple):
@@ -322,7 +320,7 @@ def _opened(number: int, path: Path, before: Segment | None) -> Segment | None:
     try:
         raw = os.pread(fd, _START, 0)
         size = os.fstat(fd).st_size
-        # The magic and the format are looked at first: another format may have another header.
+        # The magic and the format are read first: another format may have another header.
         if len(raw) >= 10 and raw[:8] == _MAGIC and (found := int.from_bytes(raw[8:10], "little")) > FORMAT:
             raise StoreError(
                 f"the store in {path.parent} was written by a newer grafter (log format {found}, this one reads "

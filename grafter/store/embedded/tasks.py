@@ -1,7 +1,7 @@
 """Tasks of the store of one process: a table beside the memories, and the leases, which end with the process.
 
-The table is in the ledger's file, under a connection and on a thread of its own: a task is rare beside a trace, and its
-commit is a fraction of a millisecond. A lock that both share keeps one from running into the other. A version of
+The table is in the metadata's file, under a connection and on a thread of its own: a task is rare beside a trace, and
+its commit is a fraction of a millisecond. A lock that both share keeps one from running into the other. A version of
 grafter that knows no tasks opens the same file and leaves them alone.
 """
 
@@ -19,8 +19,7 @@ from typing import TypeVar
 
 from grafter.core.model import UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import TASK_BYTES, TASK_NAME_CHARACTERS, TASKS_LIMIT, Task
-from grafter.store.embedded.segments import StoreError
+from grafter.store.base import TASK_BYTES, TASK_NAME_CHARACTERS, TASKS_LIMIT, StoreError, Task
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -45,11 +44,11 @@ class _Lease:
     """It was put meanwhile, and is due again at this time."""
 
 
-class TaskBook:
+class TaskTable:
     """The table and the leases. Methods raise sqlite3.Error; any thread may call them."""
 
     def __init__(self, path: Path | None, lease: int, writing: threading.Lock) -> None:
-        """Open the table in the ledger's file, which exists; None keeps it in memory. Raises StoreError.
+        """Open the table in the metadata's file, which exists; None keeps it in memory. Raises StoreError.
 
         ``lease`` in nanoseconds; ``writing`` is held by whoever writes into the file.
         """
@@ -189,10 +188,10 @@ class TaskBook:
                 raise
 
 
-class KeepsTasks:
+class TaskMethods:
     """The methods of a TaskStore, on a thread of their own."""
 
-    def __init__(self, tasks: TaskBook) -> None:
+    def __init__(self, tasks: TaskTable) -> None:
         self._task_book = tasks
         self._task_thread = ThreadPoolExecutor(1, thread_name_prefix="grafter-store-tasks")
 

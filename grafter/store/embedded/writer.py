@@ -1,7 +1,7 @@
 """The one thread that writes, and the group commit: whatever waits when it comes round is one write.
 
-An op goes from the loop to the thread and back. On the thread: memories and dead letters into the ledger, records into
-the log. Back on the loop, in the order of the log: ``apply`` or ``refused``, then the caller's answer.
+An op goes from the loop to the thread and back. On the thread: memories, dead letters and what else is metadata, then
+records into the log. Back on the loop, in the order of the log: ``apply`` or ``undo``, then the caller's answer.
 """
 
 import asyncio
@@ -13,15 +13,13 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from grafter.core.calls import CallNote
-from grafter.core.model import Mark, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import DeadLetter, Memory
-from grafter.store.embedded.metadata_db import Ledger, Sheet
-from grafter.store.embedded.reserve import Reserve
+from grafter.store.embedded.directory import Reserve
+from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.records import RecordError, RecordType
 
@@ -45,17 +43,13 @@ class Op(Generic[_T]):
     rows: Sequence[Row]
     apply: Callable[[list[Place]], _T]
     """Called with the place of each row when all is written."""
-    refused: Callable[[], None]
+    undo: Callable[[], None]
     """Called when it could not be written; then the future has an UnavailableError."""
-    memories: Sequence[tuple[Memory, UnixNano]] = ()
-    letters: Sequence[DeadLetter] = ()
-    sheets: Sequence[Sheet] = ()
-    marks: Sequence[tuple[Mark, UnixNano]] = ()
-    calls: Sequence[tuple[CallNote, UnixNano]] = ()
+    metadata: MetadataBatch | None = None
     prepare: Callable[[], Sequence[Row]] | None = None
     """Makes the rows, on the writer's thread, before the write. May raise OSError."""
     pushed_out: int = 0
-    """Spans of old letters that this group's letters pushed out; said to the first op of the group that had any."""
+    """Spans of old dead letters that this group's pushed out; given to the first op of the group that had any."""
     places: list[Place] = field(default_factory=list)
     error: Exception | None = None
 
@@ -75,15 +69,14 @@ class Writer:
     def __init__(
         self,
         log: SegmentLog | None,
-        ledger: Ledger,
+        metadata: MetadataDB,
         reserve: Reserve | None,
         *,
-        always: bool,
-        interval: float,
+        interval: float | None,
         committed: Callable[[], None],
     ) -> None:
-        """``always``: to the disk before an op is answered, else every ``interval`` seconds. ``committed`` is called
-        on the loop after each group that was applied.
+        """``interval``: seconds after which what was written is brought to the disk; None: before an op is answered.
+        ``committed`` is called on the loop after each group that was applied.
         """
         self.up = True
         """False from a failed write until one works."""
@@ -91,11 +84,10 @@ class Writer:
         self.applied = log.newest + 1 if log is not None else 0
         """Every record of a segment below this one is applied."""
         self._log = log
-        self._ledger = ledger
+        self._metadata = metadata
         self._reserve = reserve
         self.short = False
         """The disk was full, and what is free since then is for draining."""
-        self._always = always
         self._interval = interval
         self._committed_to = committed
         self._loop = asyncio.get_running_loop()
@@ -108,7 +100,7 @@ class Writer:
         """Begin the threads."""
         if self._log is not None:
             self._threads.append(threading.Thread(target=self._write_forever, name="grafter-store-write", daemon=True))
-            if not self._always:
+            if self._interval is not None:
                 self._threads.append(
                     threading.Thread(target=self._sync_forever, name="grafter-store-sync", daemon=True)
                 )
@@ -139,19 +131,15 @@ class Writer:
         self,
         rows: Sequence[Row],
         apply: Callable[[list[Place]], _T],
-        refused: Callable[[], None] = nothing,
+        undo: Callable[[], None] = nothing,
         *,
-        memories: Sequence[tuple[Memory, UnixNano]] = (),
-        letters: Sequence[DeadLetter] = (),
-        sheets: Sequence[Sheet] = (),
-        marks: Sequence[tuple[Mark, UnixNano]] = (),
-        calls: Sequence[tuple[CallNote, UnixNano]] = (),
+        metadata: MetadataBatch | None = None,
         prepare: Callable[[], Sequence[Row]] | None = None,
     ) -> Op[_T]:
-        """Queue an op; its future has what ``apply`` says. Raises UnavailableError when stopping."""
-        op = Op(self._loop.create_future(), rows, apply, refused, memories, letters, sheets, marks, calls, prepare)
+        """Queue an op; its future has what ``apply`` returns. Raises UnavailableError when stopping."""
+        op = Op(self._loop.create_future(), rows, apply, undo, metadata, prepare)
         if self.stopping:
-            refused()
+            undo()
             raise UnavailableError("the store is stopping", reason="stopping")
         if self._log is None:
             self._keep([op])
@@ -195,7 +183,7 @@ class Writer:
                 self._loop.call_soon_threadsafe(self._committed, group)
 
     def _probe(self) -> None:
-        """Find out whether writing works again, for nobody may come while it is said that it does not."""
+        """Find out whether writing works again, for nobody may come while it is known not to."""
         assert self._log is not None
         if not self.up:
             try:
@@ -207,7 +195,7 @@ class Writer:
         self._reopen()
 
     def _reopen(self) -> None:
-        """After the disk was full: open the doors when there is space, else see that what is dead can be given up."""
+        """After the disk was full: take parts when there is space, else see that what is dead can be given up."""
         if not self.short or self._log is None:
             return
         if self._reserve is None or self._reserve.take():
@@ -227,76 +215,76 @@ class Writer:
 
     def _commit(self, group: list[Op[Any]]) -> None:
         """On the writer's thread."""
-        assert self._log is not None
         self._keep(group)
-        rows: list[tuple[int, int, Sequence[bytes]]] = []
-        writing = []
         for op in group:
             if op.prepare is not None:
                 try:
                     op.rows = op.prepare()
                 except (OSError, RecordError) as error:
                     op.error = error
-            if op.error is None and op.rows:
-                rows += [(kind, records.VERSION, body) for kind, body in op.rows]
-                writing.append(op)
-        if rows:
+        writing = [op for op in group if op.error is None and op.rows]
+        if writing:
             try:
-                try:
-                    places = self._log.write(rows)
-                except OSError as error:
-                    if not self._made_room(error):
-                        raise
-                    # Parts wait outside until it is there again; what drains the store goes on.
-                    for op in [op for op in writing if any(kind is RecordType.PARTS for kind, _ in op.rows)]:
-                        op.error = error
-                        writing.remove(op)
-                    places = self._log.write(
-                        [(kind, records.VERSION, body) for op in writing for kind, body in op.rows]
-                    )
-                if self._always:
-                    try:
-                        self._log.sync()
-                    except OSError:
-                        self._log.take_back(places)
-                        raise
+                self._log_rows(writing)
                 self.up = True
-                for op in writing:
-                    op.places = places[: len(op.rows)]
-                    del places[: len(op.rows)]
             except OSError as error:
                 self._failed(error)
                 for op in writing:
+                    op.error = op.error or error
+
+    def _log_rows(self, writing: list[Op[Any]]) -> None:
+        """Write the rows of these ops; where there is room for some alone, the others have an error. Raises OSError."""
+        assert self._log is not None
+        try:
+            places = self._append(writing)
+        except OSError as error:
+            if not self._made_room(error):
+                raise
+            # Parts wait outside until it is there again; what drains the store goes on.
+            for op in writing:
+                if any(kind is RecordType.PARTS for kind, _ in op.rows):
                     op.error = error
+            places = self._append([op for op in writing if op.error is None])
+        if self._interval is None:
+            try:
+                self._log.sync()
+            except OSError:
+                self._log.take_back(places)
+                raise
+
+    def _append(self, writing: list[Op[Any]]) -> list[Place]:
+        assert self._log is not None
+        places = self._log.write([(kind, records.VERSION, body) for op in writing for kind, body in op.rows])
+        rest = iter(places)
+        for op in writing:
+            op.places = list(islice(rest, len(op.rows)))
+        return places
 
     def _keep(self, group: list[Op[Any]]) -> None:
-        """Put memories, letters, marks and notes of calls into the ledger: before the settlement, so that none goes
-        without the other.
+        """Commit what goes into the metadata: before the settlement, so that none goes without the other.
 
         Marks come in ops of their own, made when the parts that they speak of are stored.
         """
-        keeping = [op for op in group if op.memories or op.letters or op.sheets or op.marks or op.calls]
+        keeping = [(op, op.metadata) for op in group if op.metadata is not None]
         if not keeping:
             return
-        memories = [memory for op in keeping for memory in op.memories]
-        letters = [letter for op in keeping for letter in op.letters]
-        sheets = [sheet for op in keeping for sheet in op.sheets]
-        marks = [mark for op in keeping for mark in op.marks]
-        calls = [call for op in keeping for call in op.calls]
+        batch = MetadataBatch.joined([metadata for _, metadata in keeping])
         try:
             try:
-                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks, calls)
+                pushed_out = self._metadata.commit(batch)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode not in _FULL or not self._made_room(OSError(errno.ENOSPC, "")):
                     raise
-                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks, calls)
+                pushed_out = self._metadata.commit(batch)
         except sqlite3.Error as error:
             _LOG.warning("the store could not write its ledger: %s", error)
-            for op in keeping:
+            for op, _ in keeping:
                 op.error = error
+        else:
+            keeping[0][0].pushed_out = pushed_out
 
     def _made_room(self, error: OSError) -> bool:
-        """The disk is full: the doors shut, and what drains the store may try once more."""
+        """The disk is full: no more parts are taken, and what drains the store may try once more."""
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return False
         if not self.short:
@@ -313,7 +301,7 @@ class Writer:
         """On the loop, in the order of the log."""
         for op in group:
             self._answer(op)
-            if op.places:
+            if op.places and op.error is None:
                 self.applied = op.places[-1][0]
         if not self.stopping:
             self._committed_to()
@@ -330,7 +318,7 @@ class Writer:
             if not op.future.done():
                 op.future.set_result(result)
             return
-        op.refused()
+        op.undo()
         if not op.future.done():
             reason = op.error.strerror if isinstance(op.error, OSError) else str(op.error)
             refusal = UnavailableError(f"the store could not write: {reason}", reason="store_down")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from grafter.core.model import Mark, UnixNano
-from grafter.store.embedded.dedupe_keys import MARK_LIMIT
+from grafter.store.base import DEDUPE_KEYS_LIMIT as MARK_LIMIT
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS, bucket_of, relative

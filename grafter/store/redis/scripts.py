@@ -7,7 +7,7 @@ from struct import pack
 
 from grafter.core.model import Facts, UnixNano
 from grafter.core.policy import Waits
-from grafter.store.embedded.trace_entry import LookAt
+from grafter.store.base import LookAt
 from grafter.store.redis.framing import Words, command, word
 
 Argument = bytes | int
