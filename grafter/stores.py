@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grafter import __version__
 from grafter.config import Config
-from grafter.core.lifecycle import look_at
+from grafter.core.lifecycle import compute_due
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.memory_limit import total_memory
 from grafter.store.embedded import store as embedded
@@ -34,7 +34,7 @@ async def open_store(config: Config, policy: GraftPolicy, replica: bytes = b"") 
             max_trace_bytes=settings.max_trace_bytes,
             lease_ns=int(settings.lease),
             guests_apart=apart,
-            look_at=look_at,
+            look_at=compute_due,
             prefix=settings.redis.prefix,
             pool_size=settings.redis.pool_size,
             timeout=settings.redis.timeout.seconds,
@@ -53,7 +53,7 @@ async def open_store(config: Config, policy: GraftPolicy, replica: bytes = b"") 
         fsync=settings.embedded.fsync,
         fsync_interval=settings.embedded.fsync_interval.seconds,
         guests_apart=apart,
-        look_at=look_at,
+        look_at=compute_due,
         recent_bytes=affordable(total_memory()),
     ) as own:
         yield own

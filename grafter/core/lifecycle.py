@@ -9,6 +9,7 @@ Release with that reason.
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from grafter.core.model import Facts, Source, UnixNano
 from grafter.core.policy import GraftPolicy, Mode, Unlinked, Waits
@@ -68,7 +69,41 @@ _ITEM_SOURCES = frozenset({Source.SDK, Source.WEBHOOK})
 _CALL_SOURCES = frozenset({Source.REALTIME})
 
 
-def look_at(
+# What of a key's facts counts for its due time; bits of a newer version are left aside.
+_KIND_FACTS = int(Facts.ROOT | Facts.LOCAL_ROOT | Facts.ANCHOR)
+GUEST_ONLY, REMEMBERED, OWN_KEY = 8, 16, 32
+"""Added to a key's facts they make the index of its row in a due table: no host part is held under this host key; the
+key was released before, or the store keeps guests apart because nothing is held back; the key is a guest's own."""
+_NEVER = 1 << 62
+
+
+class DueRow(NamedTuple):
+    """The waits of one kind of key, in nanoseconds: it is due at ``min(latest + quiet, first + longest)``."""
+
+    quiet: int
+    """After the arrival of its latest part."""
+    longest: int
+    """After the arrival of its first part."""
+    plain: bool
+    """When ``quiet`` ends it, ``step_host`` releases it as COMPLETE without anything left to decide, provided that no
+    guest is held under it and that it is not oversize."""
+
+
+def due_table(waits: Waits) -> tuple[DueRow, ...]:
+    """The waits by what is known of a key: 64 rows, of which ``due_kind`` names one.
+
+    Both stores weigh waits by this table alone, the embedded one in Python and the Redis scripts in Lua. A row may name
+    a moment that is too early for a step to release the key, and never one that is too late.
+    """
+    return tuple(_due_row(kind, waits) for kind in range(2 * OWN_KEY))
+
+
+def due_kind(facts: int, *, guest_only: bool, remembered: bool, own_key: bool) -> int:
+    """The index of a key's row in a due table."""
+    return facts & _KIND_FACTS | guest_only * GUEST_ONLY | remembered * REMEMBERED | own_key * OWN_KEY
+
+
+def compute_due(
     facts: Facts,
     first: UnixNano,
     now: UnixNano,
@@ -81,29 +116,29 @@ def look_at(
 ) -> UnixNano:
     """The earliest moment at which a step could release a key to which a part was added just now.
 
-    For a store, at each append: it reads nothing but the facts summed over the key's parts (``facts``), the arrival
-    of its first part and a few yes-or-no's, so it may name a moment that is too early and never one that is too late.
-    ``guest_only``: no host part is held under this host key. ``apart``: the key is a guest's own. ``remembered``: the
-    key was released before, or the store keeps guests apart because nothing is held back. ``oversize``: the key holds
-    more bytes than one trace may.
+    It reads nothing but the facts summed over the key's parts (``facts``), the arrival of its first part and a few
+    yes-or-no's. ``guest_only``, ``remembered``, ``apart`` (the key is a guest's own): as for ``due_table``.
+    ``oversize``: the key holds more bytes than one trace may.
     """
-    if remembered or oversize:
+    if oversize:
         return now
-    facts_bits = int(facts)
-    idle = waits.idle
-    if apart:
-        wait = waits.guest_quiet if waits.guest_quiet < waits.for_guest else waits.for_guest
-    elif guest_only:
-        wait = idle
-    elif facts_bits & _ROOT:
-        wait = waits.after_root
-    elif facts_bits & _LOCAL_ROOT:
-        wait = waits.local_root
-    else:
-        wait = idle
-    due = now + (wait if wait < idle else idle)
-    end = first + waits.max
-    return UnixNano(due if due < end else end)
+    row = _due_row(due_kind(int(facts), guest_only=guest_only, remembered=remembered, own_key=apart), waits)
+    return UnixNano(min(now + row.quiet, first + row.longest))
+
+
+def _due_row(kind: int, waits: Waits) -> DueRow:
+    if kind & REMEMBERED:
+        return DueRow(0, _NEVER, plain=False)
+    if kind & OWN_KEY:
+        return DueRow(min(waits.guest_quiet, waits.for_guest, waits.idle), waits.max, plain=False)
+    wait = waits.idle
+    if not kind & GUEST_ONLY:
+        if kind & _ROOT:
+            wait = waits.after_root
+        elif kind & _LOCAL_ROOT:
+            wait = waits.local_root
+    plain = bool(kind & _ROOT) and not kind & (_ANCHOR | GUEST_ONLY) and wait <= waits.idle
+    return DueRow(min(wait, waits.idle), waits.max, plain)
 
 
 def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy) -> Decision:

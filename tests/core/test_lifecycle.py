@@ -7,7 +7,18 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, look_at, step_guest, step_host, whole_at
+from grafter.core.lifecycle import (
+    Decision,
+    Release,
+    ReleaseReason,
+    Wait,
+    compute_due,
+    due_kind,
+    due_table,
+    step_guest,
+    step_host,
+    whole_at,
+)
 from grafter.core.model import Facts, GuestFacts, Source, SpanId, TraceId, UnixNano
 from grafter.core.policy import HOUR, MINUTE, SECOND, GraftPolicy, Mode, Unlinked, Waits
 from grafter.core.state import GuestState, TraceState
@@ -261,7 +272,7 @@ class FakeClockStore:
     def append(self, part: HostPart | GuestFacts, now: UnixNano) -> None:
         self.state = self.state or TraceState(now, now, remembered=bool(self.releases))
         absorb(self.state, part, now)
-        self.due = look_at(
+        self.due = compute_due(
             self.state.facts,
             self.state.first,
             now,
@@ -380,7 +391,7 @@ def test_the_order_of_absorbing_does_not_matter(
 
 @settings(max_examples=200)
 @given(arrivals, policies, st.booleans())
-def test_no_host_is_looked_at_too_late(
+def test_no_host_is_due_too_late(
     parts: list[tuple[int, HostPart | GuestFacts]], policy: GraftPolicy, remembered: bool
 ) -> None:
     """After each append the store's moment is no later than the first moment in which a step would release."""
@@ -389,7 +400,7 @@ def test_no_host_is_looked_at_too_late(
     for second, part in sorted(parts, key=lambda arrival: arrival[0]):
         state = state or TraceState(at(second), at(second), remembered=remembered)
         absorb(state, part, at(second))
-        looked = look_at(
+        looked = compute_due(
             state.facts,
             state.first,
             state.last,
@@ -404,7 +415,7 @@ def test_no_host_is_looked_at_too_late(
 
 @settings(max_examples=200)
 @given(guest_arrivals, policies, st.booleans(), st.booleans(), st.booleans())
-def test_no_guest_is_looked_at_too_late(
+def test_no_guest_is_due_too_late(
     parts: list[tuple[int, GuestFacts]], policy: GraftPolicy, remembered: bool, released: bool, known: bool
 ) -> None:
     """The same for a guest's own key, which a store in stream mode looks at without delay."""
@@ -413,12 +424,29 @@ def test_no_guest_is_looked_at_too_late(
     for second, part in sorted(parts, key=lambda arrival: arrival[0]):
         state = state or TraceState(at(second), at(second), remembered=remembered)
         absorb(state, part, at(second))
-        looked = look_at(
+        looked = compute_due(
             state.facts, state.first, state.last, policy.waits, guest_only=True, remembered=remembered, apart=True
         )
         reason, due = guest_outcome(state, policy, host_released=released, anchor_known=known)
         assume(reason is not ReleaseReason.OVERSIZE)
         assert looked <= max(at(due), state.last)
+
+
+@settings(max_examples=200)
+@given(arrivals, policies)
+def test_a_plain_row_ends_complete(parts: list[tuple[int, HostPart | GuestFacts]], policy: GraftPolicy) -> None:
+    """Without guests a trace is COMPLETE where a plain row's quiet ends it; so is no other one without an anchor."""
+    parts = [(second, part) for second, part in parts if isinstance(part, HostPart)]
+    assume(parts)
+    state = state_of(*parts)
+    assume(state.bytes <= policy.max_trace_bytes and policy.mode is not Mode.STREAM)
+    row = due_table(policy.waits)[
+        due_kind(int(state.facts), guest_only=state.host_spans == 0, remembered=False, own_key=False)
+    ]
+    plain = row.plain and state.last + row.quiet <= state.first + row.longest
+    decision = step_host(state, UnixNano(state.last + row.quiet), policy)
+    is_complete = decision == Release(ReleaseReason.COMPLETE) and not state.facts & Facts.ANCHOR
+    assert plain == is_complete
 
 
 def test_the_defaults_are_the_documented_ones() -> None:

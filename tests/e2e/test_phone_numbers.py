@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from grafter.core.calls import CallNote, phone_in
-from grafter.core.lifecycle import look_at
+from grafter.core.lifecycle import compute_due
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.store.embedded import store as embedded
@@ -34,7 +34,7 @@ OPEN: dict[str, Any] = {
     "max_trace_bytes": 1 << 26,
     "lease_ns": 10 * SECOND,
     "guests_apart": False,
-    "look_at": look_at,
+    "look_at": compute_due,
 }
 
 
