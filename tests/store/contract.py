@@ -5,13 +5,15 @@ kill at this moment would leave behind.
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pytest
 
+from grafter.core.lifecycle import compute_due, due_kind, due_table
 from grafter.core.model import (
     Envelope,
     Facts,
@@ -38,30 +40,25 @@ HOST = Key(bytes(range(16)))
 OTHER = Key(bytes(range(16, 32)))
 
 
-def look_at(
-    facts: Facts,
-    first: UnixNano,
-    now: UnixNano,
-    waits: Waits,
-    *,
-    guest_only: bool,
-    remembered: bool,
-    apart: bool,
-) -> UnixNano:
-    """A table of waits with a row for each thing that a store must tell it."""
-    if remembered:
-        return now
-    if apart:
-        return UnixNano(now + 6 * SECOND)
-    wait = 10 * SECOND if int(facts) & int(Facts.ROOT) and not guest_only else 60 * SECOND
-    return UnixNano(min(now + wait, first + 600 * SECOND))
+WAITS = Waits(
+    after_root=10 * SECOND,
+    for_guest=30 * SECOND,
+    guest_quiet=6 * SECOND,
+    local_root=90 * SECOND,
+    idle=60 * SECOND,
+    max=600 * SECOND,
+    remember=1000 * SECOND,
+    remember_limit=100,
+)
+"""Waits of which a test can tell by the moment which one it was."""
+look_at = compute_due
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a place opens its store with."""
 
-    waits: Waits = field(default_factory=lambda: Waits(remember=1000 * SECOND, remember_limit=100))
+    waits: Waits = WAITS
     max_bytes: int = 1 << 30
     max_trace_bytes: int = 1 << 20
     guests_apart: bool = False
@@ -93,6 +90,14 @@ def guest_part(text: str = "guest", guest: str = "trace_g", host: Key | None = N
 
 def texts(parts: Iterable[StoredPart]) -> list[str]:
     return [part.payload.decode() for part in parts]
+
+
+KINDS = [
+    *([host_part(facts=Facts(facts))] for facts in range(8)),
+    [guest_part(host=HOST)],
+    [guest_part()],
+]
+"""Parts that make a key of each kind for which waits are told apart."""
 
 
 async def claim_one(store: Store, now: int = LATER) -> Claim:
@@ -188,6 +193,38 @@ class StoreContract:
             first = await store.claim(UnixNano(START + 12 * SECOND), 2)
             assert [claim.key for claim in first] == [keys[3], keys[2]]
             assert [c.key for c in await store.claim(UnixNano(START + 12 * SECOND), 2)] == [keys[1]]
+
+    async def test_each_kind_of_key_is_due_when_the_table_says(self, place: Place, settings: Settings) -> None:
+        """One row of ``due_table`` a kind of key decides its moment, whoever weighs it: Python, or Lua in Redis.
+
+        A second append makes each row's two bounds show: a moment after the latest part, or one after the first.
+        """
+        now = int(START)
+        async with place.open(settings) as store:
+            for parts, remembered, gap in itertools.product(KINDS, (False, True), (0, 5 * SECOND, 597 * SECOND)):
+                key = HOST if parts[0].guest is None or parts[0].guest.host else parts[0].key
+                if remembered and parts[0].guest is not None and key == HOST:
+                    continue  # it would be filed under its own key
+                now += 10 * settings.waits.max
+                if remembered:
+                    await store.append(parts, UnixNano(now))
+                    await release(store, Memory(key, b"m"), now=now + settings.waits.max)
+                await store.append(parts, UnixNano(now))
+                await store.append(parts, UnixNano(now + gap))
+                quiet, longest, _ = due_table(settings.waits)[
+                    due_kind(
+                        int(parts[0].facts),
+                        guest_only=key == HOST and parts[0].guest is not None,
+                        remembered=remembered,
+                        own_key=key != HOST,
+                    )
+                ]
+                due = min(now + gap + quiet, now + longest)
+                if due > now + gap:
+                    assert await store.claim(UnixNano(due - 1000), 10) == []
+                claim = await claim_one(store, due)
+                assert claim.key == key
+                assert await store.settle([Settlement(claim)], UnixNano(due)) == [True]
 
     async def test_a_part_moves_the_moment_to_look(self, place: Place, settings: Settings) -> None:
         """Each append sets the moment anew: later for another part, earlier when a root comes."""

@@ -6,7 +6,7 @@ every step: no acknowledged part is lost, no settled part comes back, no key has
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from grafter.core.model import Facts, GuestFacts, Key, Part, Source, SpanId, TraceId, UnixNano, guest_key
-from grafter.core.policy import SECOND, Waits
+from grafter.core.policy import SECOND
 from grafter.core.state import TraceState, guest_state
 from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
+from tests.store import contract
 from tests.store.contract import ENVELOPE, LEASE, START, Opened, Place, Settings, look_at
 
 HOSTS = [Key(bytes([i]) * 16) for i in (1, 2)]
 GUESTS = ["trace_a", "trace_b"]
 EXPORTERS = ["x", "y"]
-WAITS = Waits(remember=200 * SECOND, remember_limit=3)
+WAITS = replace(contract.WAITS, remember=200 * SECOND, remember_limit=3)
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from grafter.core.model import Envelope, Facts, Key, Part, Source, UnixNano
-from grafter.core.policy import SECOND, Waits
+from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.base import DeadLetter, Memory, Outcome, Settlement
@@ -31,6 +31,7 @@ from tests.store.contract import (
     LEASE,
     OTHER,
     START,
+    WAITS,
     claim_one,
     guest_part,
     held_texts,
@@ -40,8 +41,6 @@ from tests.store.contract import (
     texts,
 )
 from tests.store.test_segments import file_size_limit
-
-WAITS = Waits(remember=1000 * SECOND, remember_limit=100)
 
 
 @asynccontextmanager
