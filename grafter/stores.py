@@ -34,7 +34,6 @@ async def open_store(config: Config, policy: GraftPolicy, replica: bytes = b"") 
             max_trace_bytes=settings.max_trace_bytes,
             lease_ns=int(settings.lease),
             guests_apart=apart,
-            look_at=compute_due,
             prefix=settings.redis.prefix,
             pool_size=settings.redis.pool_size,
             timeout=settings.redis.timeout.seconds,

@@ -77,6 +77,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic": {"config"},
     "sqlite3": {"store"},
     "hiredis": {"store"},
+    "redis": {"store"},
     "phonenumbers": {"core"},
     "typer": {"cli"},
     "prometheus_client": {"telemetry", "health", "workers"},

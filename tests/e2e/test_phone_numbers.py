@@ -34,7 +34,6 @@ OPEN: dict[str, Any] = {
     "max_trace_bytes": 1 << 26,
     "lease_ns": 10 * SECOND,
     "guests_apart": False,
-    "look_at": compute_due,
 }
 
 
@@ -110,7 +109,7 @@ async def test_a_number_is_in_no_file_log_metric_or_span(tmp_path: Path, sink: S
     assert not NUMBERS.search(text + str(sink.requests))
 
     now = UnixNano(time.time_ns())
-    async with embedded.opened(mine.home / "store", **OPEN) as store:
+    async with embedded.opened(mine.home / "store", look_at=compute_due, **OPEN) as store:
         secret = store.hmac_secret()
         caller, callee = phone_in(CALLER, secret), phone_in(CALLEE, secret)
         first, second, third = await store.noted_calls(["rtc_1", "rtc_2", "rtc_3"], now)

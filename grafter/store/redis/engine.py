@@ -73,7 +73,7 @@ class Engine:
         items: Sequence[Item],
         head: Sequence[Argument] = (),
         *,
-        lane: int | None = None,
+        writing: bool = False,
         wait_replicas: int = 0,
     ) -> list[Run]:
         """Run a script over items, in one round trip: once on a single server, once a bucket in a cluster."""
@@ -86,7 +86,9 @@ class Engine:
             keys = [sums[bucket] for bucket in dict.fromkeys([item[0] for item in own])]
             arguments = [said if isinstance(said, Words) else words(said) for _, said in own]
             commands.append((own[0][0], self._scripts.command(name, keys, [first, *arguments])))
-        return list(zip(splits, await self.topology.ask(commands, lane, wait_replicas), strict=True))
+        return list(
+            zip(splits, await self.topology.ask(commands, writing=writing, wait_replicas=wait_replicas), strict=True)
+        )
 
     async def commands(self, commands: Sequence[tuple[int, Command]]) -> list[Reply]:
         """The answers to commands, each with the bucket of its keys."""
@@ -108,10 +110,10 @@ class Engine:
                 self.sums.buckets[items[i][0]].read(sums)
         return still
 
-    async def survey(self, buckets: Sequence[int], *, lane: int | None = None) -> None:
-        """Learn what is held in these buckets; on the writers' lane, behind what they have sent."""
+    async def survey(self, buckets: Sequence[int], *, writing: bool = False) -> None:
+        """Learn what is held in these buckets; ``writing``: on the writers' connection, behind what they have sent."""
         items: list[Item] = [(bucket, (bucket,)) for bucket in dict.fromkeys(buckets)]
-        runs = await self.run("survey", items, lane=lane)
+        runs = await self.run("survey", items, writing=writing)
         for indices, reply in runs:
             for i, sums in zip(indices, reply, strict=True):
                 self.sums.buckets[items[i][0]].read(sums)

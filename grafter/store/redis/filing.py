@@ -29,7 +29,6 @@ from grafter.store.redis.layout import (
     relative,
 )
 from grafter.store.redis.scripts import Argument, Item
-from grafter.store.redis.server import WRITING
 
 # Kinds of items, as lua/append.lua has them.
 _HOST, _GUEST, _OWN, _MOVED, _MOVE, _ASKED = range(6)
@@ -154,7 +153,7 @@ class Filing:
             for i, (own, count) in enumerate(counts.items())
         ]
         owns = list(counts)
-        runs = await self._engine.run("learn", items, (relative(now),), lane=WRITING)
+        runs = await self._engine.run("learn", items, (relative(now),), writing=True)
         links = {}
         for indices, reply in runs:
             for at, i in enumerate(indices):
@@ -252,7 +251,7 @@ class Filing:
 
     async def _append_some(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
         engine = self._engine
-        runs = await engine.run("append", items, (engine.mine,), lane=WRITING, wait_replicas=engine.wait_replicas)
+        runs = await engine.run("append", items, (engine.mine,), writing=True, wait_replicas=engine.wait_replicas)
         if len(runs) == 1:
             said = runs[0][1]
             return (said, iter(())) if isinstance(said, bytes) else (bytes(said[0]), iter(said[1:]))

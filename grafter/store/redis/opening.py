@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager, suppress
 from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
 from grafter.store.embedded.segments import StoreError
-from grafter.store.embedded.trace_entry import LookAt
 from grafter.store.redis import address as addresses
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
+from grafter.store.redis.errors import RefusedError
 from grafter.store.redis.layout import BUCKETS, FORMAT, Layout
 from grafter.store.redis.letters import BUCKET, KEPT_MS
 from grafter.store.redis.replicas import Replicas
@@ -28,8 +28,6 @@ _LOG = logging.getLogger(__name__)
 _OLDEST = (6, 2)
 _PAUSE = 0.2
 LETTER_BYTES = 64 << 20
-# What no waiting mends.
-_FINAL = re.compile(r"user name and password|wants a password|may not do|it is a cluster")
 
 
 @asynccontextmanager
@@ -41,7 +39,6 @@ async def opened(
     max_trace_bytes: int,
     lease_ns: int,
     guests_apart: bool,
-    look_at: LookAt,
     prefix: str = "grafter",
     pool_size: int = 8,
     timeout: float = 5.0,
@@ -62,9 +59,7 @@ async def opened(
     except addresses.AddressError as error:
         raise StoreError(str(error)) from error
     layout = Layout(prefix)
-    scripts = Scripts(
-        layout.prefix, look_at, waits, apart=guests_apart, max_trace_bytes=max_trace_bytes, version=version
-    )
+    scripts = Scripts(layout.prefix, waits, apart=guests_apart, max_trace_bytes=max_trace_bytes, version=version)
     try:
         servers = topology(address, layout, scripts, pool_size=pool_size, timeout=timeout)
     except OSError as error:
@@ -93,8 +88,7 @@ async def opened(
                 with suppress(UnavailableError):
                     await store.abandon()
     finally:
-        for server in servers.servers():
-            server.close()
+        await servers.close()
 
 
 async def _started(engine: Engine, replicas: Replicas, address: addresses.Address, seconds: float) -> bytes:
@@ -111,7 +105,7 @@ async def _started(engine: Engine, replicas: Replicas, address: addresses.Addres
             await replicas.start()
             return secret
         except UnavailableError as error:
-            if loop.time() >= until or _FINAL.search(str(error)):
+            if loop.time() >= until or isinstance(error, RefusedError):
                 raise StoreError(f"{error}; check extensions.store.redis.url") from error
             if not said:
                 _LOG.warning("waiting for Redis: %s", error)

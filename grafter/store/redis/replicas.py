@@ -16,7 +16,6 @@ from grafter.store.base import Share, Stats
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS
 from grafter.store.redis.scripts import Argument, Item
-from grafter.store.redis.server import WRITING
 
 _LOG = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ class Replicas:
         if gone:
             # What was stored under them until now was handed over too: it is read behind the last of it.
             self._engine.mine = bytes(number for number in self._numbers if number not in gone)
-            await self._engine.survey(range(BUCKETS), lane=WRITING)
+            await self._engine.survey(range(BUCKETS), writing=True)
             for number in gone:
                 self._end(number)
         if gone or fresh:

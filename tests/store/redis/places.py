@@ -6,7 +6,7 @@ from itertools import count
 
 from grafter.store.redis.opening import opened
 from grafter.store.redis.store import RedisStore
-from tests.store.contract import LEASE, Settings, look_at
+from tests.store.contract import LEASE, Settings
 from tests.store.redis.servers import Server, copied
 
 _NUMBERS = count()
@@ -54,7 +54,6 @@ def store(url: str, prefix: str, settings: Settings, **more: object) -> Abstract
         max_trace_bytes=settings.max_trace_bytes,
         lease_ns=LEASE,
         guests_apart=settings.guests_apart,
-        look_at=look_at,
         prefix=prefix,
         **{"pool_size": 3, **more},  # type: ignore[arg-type]
     )

@@ -452,6 +452,23 @@ async def test_a_unix_socket(prefix: str, settings: Settings, tmp_path: object) 
         assert b"db0" not in space
 
 
+async def test_a_sentinel_with_a_password_of_its_own(prefix: str, settings: Settings) -> None:
+    """It is asked with that one, and the server with the server's; without or with a wrong one the start ends."""
+    with pair(sentinel="requirepass open") as servers:
+        asked, _, path = servers.url.removeprefix("redis+sentinel://").partition("/")
+        servers.primary.ask([("ACL", "SETUSER", "app", "on", ">sesame", f"~{prefix}:*", "+@all")])
+        url = f"redis+sentinel://app:sesame@{asked}/{path}"
+        async with store(f"{url}?sentinel_password=open", prefix, settings) as running:
+            await running.append([host_part("in")], START)
+            assert await held_texts(running) == {HOST: ["in"]}
+        for wrong in ("", "?sentinel_password=shut"):
+            with pytest.raises(StoreError, match="password") as refusal:
+                async with store(f"{url}{wrong}", prefix, settings):
+                    pass
+            assert "shut" not in str(refusal.value)
+            assert "sesame" not in str(refusal.value)
+
+
 async def test_everything_expires(shared: Server, opened: RedisStore, prefix: str) -> None:
     """Should every replica disappear for good, no key of theirs stays for ever."""
     await opened.append([host_part("a"), guest_part("g"), guest_part("h", "trace_h", host=HOST)], START)

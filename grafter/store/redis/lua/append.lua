@@ -96,7 +96,7 @@ for position, item in ipairs(items) do
     if h.leased == 1 then
       h.fresh = 1
     elseif h.given == 1 and not moved then
-      h.at = math.min(h.at, (by_table(h)))
+      h.at = math.min(h.at, (compute_due(h)))
     end
     h.dirty = true
     if item.of then item.of.more = item.of.more + 1 end

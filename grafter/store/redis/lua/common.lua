@@ -1,5 +1,5 @@
 -- What every script begins with. Before it stand the settings of the store: P (prefix), APART, MAX_TRACE (bytes),
--- REMEMBER (nanoseconds), TTL and MEMORY_TTL (milliseconds), TABLE (the waits, packed).
+-- REMEMBER (nanoseconds), TTL and MEMORY_TTL (milliseconds), DUE_TABLE (the waits, packed).
 --
 -- Times are nanoseconds since layout.EPOCH; arrivals, tokens and orders are whole numbers below 2^53.
 --
@@ -134,23 +134,28 @@ local function link_of(base, own, now, said, order)
   return has, since, parts, host
 end
 
--- The moment to look at a key, and whether nothing would be left to decide about it then.
-local function by_table(h)
+-- A guest's own key; a host's is its trace id.
+local function is_guest(key)
+  return #key == 17
+end
+
+-- The moment at which a key is due, and whether nothing would be left to decide about it then: by the row of its kind
+-- (core/lifecycle.py: due_table, due_kind).
+local function compute_due(h)
   if h.bytes > MAX_TRACE then return h.seen, false end
-  local row = h.facts % 8
-  if h.hs == 0 then row = row + 8 end
-  if h.remembered == 1 or APART then row = row + 16 end
-  if #h.key == 17 then row = row + 32 end
-  local wait, most = unpk("<dd", TABLE, row * 16 + 1)
-  local quiet, longest = h.seen + wait, h.first + most
+  local kind = h.facts % 8
+  if h.hs == 0 then kind = kind + 8 end
+  if h.remembered == 1 or APART then kind = kind + 16 end
+  if is_guest(h.key) then kind = kind + 32 end
+  local quiet, longest, plain = unpk("<ddd", DUE_TABLE, kind * 24 + 1)
+  quiet, longest = h.seen + quiet, h.first + longest
   if quiet > longest then return longest, false end
-  return quiet, h.facts % 2 == 1 and h.facts % 8 < 4 and h.gn == 0 and h.remembered == 0 and h.outcomes == 0
-    and h.seen == h.last and not APART and #h.key == 16
+  return quiet, plain == 1 and h.gn == 0 and h.outcomes == 0 and h.seen == h.last
 end
 
 local function due(h)
   if h.leased == 1 or h.given == 1 then return h.at, false end
-  return by_table(h)
+  return compute_due(h)
 end
 
 local function drop(h)

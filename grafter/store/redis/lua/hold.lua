@@ -16,7 +16,7 @@ for i = 3, #ARGV, 4 do
     if what == "postpone" then
       h.leased, h.token, h.given, h.bundle = 0, 0, 1, 0
       h.at = at
-      if h.fresh == 1 then h.at = math.min(at, (by_table(h))) end
+      if h.fresh == 1 then h.at = math.min(at, (compute_due(h))) end
       h.fresh = 0
       for _, list in ipairs({"m:", "p:", "g:", "x:", "l:"}) do call("pexpire", base .. list .. key, TTL) end
     elseif what == "renew" then
