@@ -1,4 +1,4 @@
-"""What was told of calls, over Redis: a hash a call, and in each bucket a sorted set of them by when each is forgotten.
+"""Notes of calls, over Redis: a hash a call, and in each bucket a sorted set of them by when each is forgotten.
 
 A field is set where it is missing and never changed, so that of two replicas each thing is one's.
 """
@@ -33,7 +33,7 @@ class Calls:
         over = await self._engine.commands(
             [(bucket, ("ZRANGEBYSCORE", self._index(bucket), "-inf", relative(now))) for bucket in buckets]
         )
-        # First, or what was said of a call that is forgotten would stand for the next one.
+        # First, or the note of a call that is forgotten would stand for the next one.
         commands = self._forgetting(buckets, over)
         until = relative(now) + self._remember
         ttl = self._remember // 1_000_000 + _SPARE_MS
@@ -41,7 +41,7 @@ class Calls:
             identity = identities[call.call_id]
             bucket = bucket_of(identity)
             name = self._note(identity)
-            said = {
+            fields = {
                 "v": _VERSION,
                 "at": relative(call.at),
                 "caller": None if call.caller is None else call.caller.encode(),
@@ -54,7 +54,7 @@ class Calls:
                 (bucket, ("HSET", name, "until", until)),
                 (bucket, ("PEXPIRE", name, ttl)),
             ]
-            commands += [(bucket, ("HSETNX", name, key, value)) for key, value in said.items() if value is not None]
+            commands += [(bucket, ("HSETNX", name, key, value)) for key, value in fields.items() if value is not None]
         asked = len(commands)
         commands += [(bucket, ("ZRANGE", self._index(bucket), 0, -self._most - 1)) for bucket in buckets]
         commands += [(bucket, ("PEXPIRE", self._index(bucket), max(RUBBISH_MS, ttl))) for bucket in buckets]
@@ -78,12 +78,12 @@ class Calls:
             asked.append((bucket_of(identity), ("HMGET", self._note(identity), *_FIELDS)))
         notes: list[CallNote | None] = []
         for call_id, reply in zip(call_ids, await self._engine.commands(asked), strict=True):
-            version, at, until, *said = reply
+            version, at, until, *rest = reply
             # A newer version's is left alone; one that Redis took only in part says nothing yet.
             if None in (version, at, until) or int(version) != _VERSION or int(until) <= relative(now):
                 notes.append(None)
                 continue
-            caller, callee, traceparent = (None if each is None else each.decode() for each in said)
+            caller, callee, traceparent = (None if each is None else each.decode() for each in rest)
             notes.append(
                 CallNote(
                     call_id,

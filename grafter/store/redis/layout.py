@@ -77,8 +77,8 @@ class Layout:
         self.prefix = f"{prefix}:".encode()
         self.tags = [b"%s{g:%d}:" % (self.prefix, bucket) for bucket in range(BUCKETS)]
         """What the names of a bucket begin with."""
-        self.sums = [word(tag + b"s") for tag in self.tags]
-        """The sums of a bucket, as a word of a command."""
+        self.totals = [word(tag + b"s") for tag in self.tags]
+        """The totals of a bucket, as a word of a command."""
         self._name_of_parts = [tag + b"p:" for tag in self.tags]
 
     def name(self, kind: bytes, key: bytes) -> bytes:
@@ -185,7 +185,7 @@ class Head:
 
 
 def guest_states(elements: Sequence[bytes]) -> dict[str, GuestState]:
-    """The sums of guest parts' facts, without what only the store knows of their links."""
+    """The totals of guest parts' facts, without what only the store knows of their links."""
     return guest_state((facts, now) for _, _, facts, now in map(decode_guest_element, elements))
 
 

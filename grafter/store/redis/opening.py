@@ -12,10 +12,10 @@ from grafter.errors import UnavailableError
 from grafter.store.embedded.segments import StoreError
 from grafter.store.redis import address as addresses
 from grafter.store.redis.connection import Command
+from grafter.store.redis.dead_letters import BUCKET, KEPT_MS
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.errors import RefusedError
 from grafter.store.redis.layout import BUCKETS, FORMAT, Layout
-from grafter.store.redis.letters import BUCKET, KEPT_MS
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.scripts import Scripts
 from grafter.store.redis.server import Server
@@ -95,7 +95,7 @@ async def _started(engine: Engine, replicas: Replicas, address: addresses.Addres
     """Wait for Redis, see that it may be used, find what is fixed for the prefix and enter there; the secret."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
-    said = False
+    warned = False
     while True:
         try:
             await engine.topology.start()
@@ -107,9 +107,9 @@ async def _started(engine: Engine, replicas: Replicas, address: addresses.Addres
         except UnavailableError as error:
             if loop.time() >= until or isinstance(error, RefusedError):
                 raise StoreError(f"{error}; check extensions.store.redis.url") from error
-            if not said:
+            if not warned:
                 _LOG.warning("waiting for Redis: %s", error)
-                said = True
+                warned = True
             await asyncio.sleep(_PAUSE)
 
 

@@ -11,10 +11,23 @@ from grafter.store.redis.framing import Words, command, word
 
 Argument = bytes | int
 Item = tuple[int, Sequence[Argument] | Words]
-"""A bucket, and what a script is told of one key in it."""
+"""A bucket, and the arguments of a script for one key in it."""
 
-NAMES = ("append", "learn", "guest", "take", "hold", "bundle", "settle", "survey", "forget", "bury", "task", "enrol")
-_WITH = {"settle": "sums", "survey": "sums", "forget": "sums", "append": "asked"}
+NAMES = (
+    "append",
+    "link_guests",
+    "guest",
+    "claim",
+    "lease",
+    "bundle",
+    "settle",
+    "read_totals",
+    "forget",
+    "add_dead_letters",
+    "task",
+    "register_replica",
+)
+_WITH = {"settle": "totals", "read_totals": "totals", "forget": "totals", "append": "place_guest"}
 """What stands before a text, beside what is common to all."""
 
 _EVALSHA = word(b"EVALSHA")

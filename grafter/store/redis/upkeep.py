@@ -9,9 +9,9 @@ import logging
 
 from grafter.errors import UnavailableError
 from grafter.store.redis.connection import Command
+from grafter.store.redis.dead_letters import BUCKET, KEPT_MS
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS
-from grafter.store.redis.letters import BUCKET, KEPT_MS
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.scripts import RUBBISH_MS
 
@@ -38,7 +38,7 @@ class Upkeep:
                     await self.keep_lists()
                 if rounds % _HELD_EVERY == _HELD_EVERY - 1:
                     await self.keep_held()
-                await self._replicas.look(still=await self._engine.watch())
+                await self._replicas.check(still=await self._engine.refresh_totals())
             except UnavailableError as error:
                 # It stands in /readyz and in the metrics; each request that needs Redis hears of it.
                 _LOG.debug("upkeep: %s", error)
@@ -77,7 +77,7 @@ class Upkeep:
 
     def _began(self) -> list[bytes]:
         """The names of what each replica began."""
-        return [b"f:%d" % number for number in {*self._engine.mine, *self._engine.sums.numbers()}]
+        return [b"f:%d" % number for number in {*self._engine.numbers, *self._engine.totals.numbers()}]
 
 
 _LISTS = (b"s", b"d", b"o", b"z")

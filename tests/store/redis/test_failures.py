@@ -324,7 +324,7 @@ async def test_a_settlement_without_an_answer_was_done(own: Server, prefix: str,
     """Redis did it and fell silent: asked again with the same moment it says so; with another one it does not."""
     async with store(own.url, prefix, settings, timeout=0.3) as running:
         await running.append([host_part("a", facts=Facts.ROOT), host_part("b", OTHER, Facts.ROOT)], START)
-        await running.engine.watch()
+        await running.engine.refresh_totals()
         if how == "bundle":
             bundle = await running.bundle(LATER, 10, 100, 1 << 20)
             assert bundle is not None
@@ -354,7 +354,7 @@ async def test_a_settlement_is_done_though_redis_goes_after_it(own: Server, pref
     few = Settings(waits=Waits(remember=1000 * SECOND, remember_limit=1))
     async with store(own.url, prefix, few) as running:
         await running.append([host_part("a", facts=Facts.ROOT), host_part("b", OTHER, Facts.ROOT)], START)
-        await running.engine.watch()
+        await running.engine.refresh_totals()
         run = running.engine.run
 
         async def going(name: str, *args: Any, **more: Any) -> Any:

@@ -55,7 +55,7 @@ class Process:
 
     async def look(self) -> Stats:
         """What it shows once it has looked, as it does each second."""
-        await self.store.replicas.look(still=await self.store.engine.watch())
+        await self.store.replicas.check(still=await self.store.engine.refresh_totals())
         stats = self.store.stats()
         assert stats.own is not None
         came = self.accepted + stats.recovered_spans + stats.taken_over_spans
@@ -126,7 +126,7 @@ async def test_what_each_holds_is_one_answer_away(url: str) -> None:
         await a.store.append([host_part("more"), host_part("next", OTHER)], START)
         await b.store.append([host_part("late", THIRD, spans=9)], START)
         for one in (a, b):
-            await one.store.engine.watch()
+            await one.store.engine.refresh_totals()
             assert one.store.stats().replicas == {
                 1: Share(2, 5, 13, UnixNano(START - 5_000_000_000)),
                 2: Share(1, 9, 4, START),
@@ -175,7 +175,7 @@ async def test_what_a_dead_one_left_is_taken_over(url: str, monkeypatch: pytest.
         await b.let_go()
         for one in (b, c, dead):
             await one.look()
-        assert {len(one.store.engine.mine) for one in (dead, b, c)} == {1}
+        assert {len(one.store.engine.numbers) for one in (dead, b, c)} == {1}
 
 
 async def test_what_a_frozen_one_takes_as_it_wakes_was_handed_over(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,19 +183,19 @@ async def test_what_a_frozen_one_takes_as_it_wakes_was_handed_over(url: str, mon
     monkeypatch.setattr("grafter.store.redis.upkeep._SURVEY_SECONDS", 3600.0)
     async with processes(url) as (frozen, other):
         await frozen.take(host_part("before", spans=3))
-        (number,) = frozen.store.engine.mine
+        (number,) = frozen.store.engine.numbers
         name = frozen.store.engine.layout.tags[0] + b"replicas"
         # As if it had been silent for long.
         await frozen.store.engine.commands([(0, ("HDEL", name, number))])
-        (held,) = other.store.engine.mine
-        found = await other.store.replicas._enrol([number])
+        (held,) = other.store.engine.numbers
+        found = await other.store.replicas._register([number])
         assert found.own == [held, number]
         await other.look()
         run = frozen.store.engine.run
 
         async def busy(what: str, *args: Any, **more: Any) -> Any:
             answer = await run(what, *args, **more)
-            if what == "enrol":
+            if what == "register_replica":
                 frozen.store.engine.run = run  # type: ignore[method-assign]
                 await frozen.take(host_part("waking", OTHER, spans=5))
             return answer

@@ -12,7 +12,9 @@
 local call, pack, unpk = redis.call, struct.pack, struct.unpack
 local HEAD = "<BBBBBBBBBI4I4I4I4I4I4dddddddddB"
 local LINK = "<BBdI4"
+local LINK_BYTES = 14
 local MEMORY = "<BBd"
+local MEMORY_BYTES = 10
 local ELEMENT = "<BBHI4I4I4I8i8"
 local ELEMENT_BYTES = 32
 local TALLY = "<dddddddd"
@@ -24,13 +26,30 @@ local function base_of(bucket)
   return P .. "{g:" .. bucket .. "}:"
 end
 
+-- What a key is: a host's is its trace id, a guest's own one is a byte longer.
+local HOST_KEY_BYTES, GUEST_KEY_BYTES = 16, 17
+
+local function is_guest(key)
+  return #key == GUEST_KEY_BYTES
+end
+
+-- The own key of the guest of whose part these are the facts (layout.GUEST_ELEMENT).
+local function guest_of_facts(facts)
+  return facts:sub(1, GUEST_KEY_BYTES)
+end
+
+-- The host's key that stands in a record from a byte on; a newer version may have put more behind it.
+local function host_at(record, first)
+  return record:sub(first, first + HOST_KEY_BYTES - 1)
+end
+
 local keys, order = {}, {}
--- Who runs the script: the numbers of its replica, a byte each; ME is the one under which it files.
-local MINE, ME = "", 0
+-- Who runs the script: the numbers of its replica, a byte each; ME is the one under which it stores.
+local OWN_NUMBERS, ME = "", 0
 local tallies = {}
 
-local function mine(numbers)
-  MINE, ME = numbers, numbers:byte()
+local function set_replica(numbers)
+  OWN_NUMBERS, ME = numbers, numbers:byte()
 end
 
 local function tally(base, number)
@@ -50,7 +69,7 @@ end
 -- Spans and bytes came under a key, or left: they are its replica's, whoever did it.
 local function count(h, s, b)
   local of = tally(h.base, h.replica)
-  local own = h.replica == ME or MINE:find(string.char(h.replica), 1, true)
+  local own = h.replica == ME or OWN_NUMBERS:find(string.char(h.replica), 1, true)
   of[BYTES] = of[BYTES] + b
   if s > 0 then
     of[IN] = of[IN] + s
@@ -70,7 +89,7 @@ local function count(h, s, b)
 end
 
 -- The head of a key, or nothing. A head that a newer version wrote ends the script before it wrote anything.
-local function load(base, key)
+local function load_head(base, key)
   local name = base .. "m:" .. key
   local h = keys[name]
   if h ~= nil then return h end
@@ -98,7 +117,7 @@ local function remembered(base, key, now)
   return now < at + REMEMBER and 1 or 0
 end
 
-local function begun(base, key, now)
+local function new_head(base, key, now)
   local h = {
     base = base, key = key, facts = 0, fresh = 0, leased = 0, given = 0, bundle = 0, outcomes = 0, queue = 0, n = 0,
     hs = 0, gs = 0, gn = 0, covn = 0, pinn = 0, bytes = 0, first = now, last = now, seen = now, arr = 0, at = 0,
@@ -113,30 +132,25 @@ local function begun(base, key, now)
 end
 
 -- A guest's link: whether its host is known, since which order, its parts that are held, and the host, with what a newer
--- version put behind it. Where nothing was known it is what a memory says, or else what a part says now (``said``).
-local function link_of(base, own, now, said, order)
+-- version put behind it. Where nothing was known it is what a memory says, or else what a part names now (``named_host``).
+local function link_of(base, own, now, named_host, order)
   local has, since, parts, host = 0, 0, 0, ""
   local raw = call("get", base .. "l:" .. own)
   if raw then
     if raw:byte(1) ~= 1 then error("NEWER a link") end
     local _
     _, has, since, parts = unpk(LINK, raw)
-    host = raw:sub(15)
+    host = raw:sub(LINK_BYTES + 1)
   end
   if has == 0 and parts == 0 then
     local memory = call("get", base .. "y:" .. own)
     if memory and memory:byte(1) == 1 then
       local _, named, at = unpk(MEMORY, memory)
-      if named == 1 and now < at + REMEMBER then has, since, host = 1, -1, memory:sub(11, 26) end
+      if named == 1 and now < at + REMEMBER then has, since, host = 1, -1, host_at(memory, MEMORY_BYTES + 1) end
     end
   end
-  if has == 0 and said ~= "" then has, since, host = 1, tonumber(order), said end
+  if has == 0 and named_host ~= "" then has, since, host = 1, tonumber(order), named_host end
   return has, since, parts, host
-end
-
--- A guest's own key; a host's is its trace id.
-local function is_guest(key)
-  return #key == 17
 end
 
 -- The moment at which a key is due, and whether nothing would be left to decide about it then: by the row of its kind
@@ -244,11 +258,11 @@ end
 
 -- The same, or nothing when a newer version wrote it: then it is that one's by now, and no reason to leave out others.
 local function readable(base, key)
-  local fine, h = pcall(load, base, key)
+  local fine, h = pcall(load_head, base, key)
   return fine and h
 end
 
 -- Past maxmemory a script may write when it has written before: what frees memory has to work then.
-local function past_limit(name)
+local function allow_past_maxmemory(name)
   call("unlink", name .. "!")
 end

@@ -14,7 +14,7 @@ from grafter.store.redis.scripts import RUBBISH_MS
 _SPARE_MS = 3_600_000
 
 
-class Marks:
+class DedupeKeys:
     """Over an engine."""
 
     def __init__(self, engine: Engine, limit: int = MARK_LIMIT) -> None:

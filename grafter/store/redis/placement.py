@@ -1,11 +1,12 @@
 """Append: where parts belong, and the way of a guest's parts to its host.
 
 Host parts are one script and one round trip. A guest's host may be known from an earlier part, from another replica or
-from a memory, which its own bucket knows. On one server the script that stores parts asks there itself (asked.lua), and
-that is one round trip too, unless parts that came before the link have to move to the host. Then, and in a cluster,
-where the host's bucket may be elsewhere, it is asked first (``learn``), and noted in the same step. From then on no
-part is filed under the guest's own key any more, so that whoever learned the link and then moves what is there has all
-of it. A host's bucket takes a guest's part unless the host was released; then the guest's own key does.
+from a memory, which its own bucket knows. On one server the script that stores parts asks there itself
+(place_guest.lua), and that is one round trip too, unless parts that came before the link have to move to the host.
+Then, and in a cluster, where the host's bucket may be elsewhere, it is asked first (link_guests.lua), and noted in the
+same step. From then on no part is stored under the guest's own key any more, so that whoever learned the link and then
+moves what is there has all of it. A host's bucket takes a guest's part unless the host was released; then the
+guest's own key does.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from grafter.store.redis.layout import (
 from grafter.store.redis.scripts import Argument, Item
 
 # Kinds of items, as lua/append.lua has them.
-_HOST, _GUEST, _OWN, _MOVED, _MOVE, _ASKED = range(6)
+_HOST, _GUEST, _OWN, _MOVED, _MOVE, _UNPLACED = range(6)
 _RELEASED, _LINKED, _BEGUN = b"012"
 _ATTEMPTS = 5
 # Parts that one script stores. Its time grows with the square of their number, nobody else is served meanwhile, and a
@@ -55,7 +56,7 @@ class _Link:
         """The host was released."""
 
 
-class _Turn:
+class _GuestLock:
     """Whose append of a guest it is."""
 
     __slots__ = ("lock", "wanted")
@@ -65,12 +66,12 @@ class _Turn:
         self.wanted = 0
 
 
-class Filing:
+class Placement:
     """Append and move, over an engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._turns: dict[Key, _Turn] = {}
+        self._locks: dict[Key, _GuestLock] = {}
         self._whole = len(engine.topology.split([(0, ()), (1, ())])) == 1
         """One script may touch all buckets."""
 
@@ -78,72 +79,72 @@ class Filing:
         """See Store.append."""
         if not parts:
             return
-        sums = self._engine.sums
+        totals = self._engine.totals
         size = sum([len(part.payload) for part in parts])
-        held = sums.held + sums.pending
-        if held + size > sums.max_bytes:
+        held = totals.held + totals.pending
+        if held + size > totals.max_bytes:
             raise UnavailableError(
-                f"store is full: {held} bytes are held, {size} more would pass the limit of {sums.max_bytes}",
+                f"store is full: {held} bytes are held, {size} more would pass the limit of {totals.max_bytes}",
                 retry_after=5.0,
                 reason="store_full",
             )
-        sums.pending += size
-        sums.in_flight += 1
+        totals.pending += size
+        totals.in_flight += 1
         try:
             guests = {part.key: part.guest for part in parts if part.guest is not None}
             if not guests:
                 await self._store(parts, now, {})
                 return
-            async with self._alone(guests):
+            async with self._one_at_a_time(guests):
                 await self._with_guests(parts, now)
         finally:
-            sums.pending -= size
-            sums.in_flight -= 1
+            totals.pending -= size
+            totals.in_flight -= 1
 
     async def _with_guests(self, parts: Sequence[Part], now: UnixNano) -> None:
         if self._whole and await self._store(parts, now, {}):
             return
-        links = await self._learn(parts, now)
+        links = await self._link(parts, now)
         for own, link in links.items():
-            if link.host is not None and link.movable and not self._engine.apart:
-                link.refused = not await self._bring(own, link.host, link.pinned)
+            if link.host is not None and link.movable and not self._engine.guests_apart:
+                link.refused = not await self._move_waiting(own, link.host, link.pinned)
         left = list(parts)
         for _ in range(_ATTEMPTS):
             answer = await self._store(left, now, links)
-            again = [part for part, said in zip(left, answer, strict=True) if said in (_RELEASED, _LINKED)]
+            again = [part for part, code in zip(left, answer, strict=True) if code in (_RELEASED, _LINKED)]
             if not again:
                 return
-            for part, said in zip(left, answer, strict=True):
-                if said == _RELEASED:
+            for part, code in zip(left, answer, strict=True):
+                if code == _RELEASED:
                     links[part.key].refused = True
-            linked = {part.key for part, said in zip(left, answer, strict=True) if said == _LINKED}
+            linked = {part.key for part, code in zip(left, answer, strict=True) if code == _LINKED}
             if linked:
                 # Another replica learned the link meanwhile.
-                links |= await self._learn([part for part in again if part.key in linked], now, again=True)
+                links |= await self._link([part for part in again if part.key in linked], now, again=True)
             left = again
         raise UnavailableError("the guest's link changes too often", reason="store_down")
 
     @asynccontextmanager
-    async def _alone(self, guests: Iterable[Key]) -> AsyncIterator[None]:
+    async def _one_at_a_time(self, guests: Iterable[Key]) -> AsyncIterator[None]:
         """One append of a guest at a time: two that move its parts would move them twice."""
         owns = sorted(guests)
         async with AsyncExitStack() as stack:
             for own in owns:
-                turn = self._turns.setdefault(own, _Turn())
-                turn.wanted += 1
-                stack.callback(self._left, own, turn)
-                await stack.enter_async_context(turn.lock)
+                lock = self._locks.setdefault(own, _GuestLock())
+                lock.wanted += 1
+                stack.callback(self._left, own, lock)
+                await stack.enter_async_context(lock.lock)
             yield
 
-    def _left(self, own: Key, turn: "_Turn") -> None:
-        turn.wanted -= 1
-        if not turn.wanted:
-            del self._turns[own]
+    def _left(self, own: Key, lock: "_GuestLock") -> None:
+        lock.wanted -= 1
+        if not lock.wanted:
+            del self._locks[own]
 
-    async def _learn(self, parts: Sequence[Part], now: UnixNano, *, again: bool = False) -> dict[Key, _Link]:
+    async def _link(self, parts: Sequence[Part], now: UnixNano, *, again: bool = False) -> dict[Key, _Link]:
         """Take note of the guests of these parts, and learn their hosts."""
         counts: dict[Key, int] = {}
-        hosts = _named(parts)
+        hosts = _named_hosts(parts)
         for part in parts:
             if part.guest is not None:
                 counts[part.key] = counts.get(part.key, 0) + (not again)
@@ -153,7 +154,7 @@ class Filing:
             for i, (own, count) in enumerate(counts.items())
         ]
         owns = list(counts)
-        runs = await self._engine.run("learn", items, (relative(now),), writing=True)
+        runs = await self._engine.run("link_guests", items, (relative(now),), writing=True)
         links = {}
         for indices, reply in runs:
             for at, i in enumerate(indices):
@@ -170,7 +171,7 @@ class Filing:
         arrival = engine.order(now, len(parts))
         items: list[Item] = []
         envelopes: dict[int, bytes] = {}
-        apart = engine.apart
+        apart = engine.guests_apart
         pack, new = ITEM.pack, ELEMENT.pack
         for i, part in enumerate(parts):
             guest = part.guest
@@ -206,9 +207,9 @@ class Filing:
                 facts = records.encode_guest(guest)
                 link = links.get(part.key)
                 if link is None:
-                    hosts = _named(parts) if hosts is None else hosts
+                    hosts = _named_hosts(parts) if hosts is None else hosts
                     bucket = bucket_of(part.key)
-                    record = pack(bucket, _ASKED, 0, part.spans, len(part.payload), at) + part.key
+                    record = pack(bucket, _UNPLACED, 0, part.spans, len(part.payload), at) + part.key
                     stored = element(part, arrival + i, at, facts)
                     noted = guest_element(part.key, arrival + i, at, facts)
                     items.append((bucket, (record, stored, noted, hosts.get(part.key, b""), arrival + i)))
@@ -225,11 +226,11 @@ class Filing:
         answer, places = await self._append(items)
         if not answer:
             return answer
-        took = engine.sums.took
-        for (bucket, _), part, said in zip(items, parts, answer, strict=True):
-            if said >= _BEGUN:
+        add_part = engine.totals.add_part
+        for (bucket, _), part, code in zip(items, parts, answer, strict=True):
+            if code >= _BEGUN:
                 where = next(places, bucket) if part.guest is not None else bucket
-                took(where, now, part.spans, len(part.payload), begun=said == _BEGUN)
+                add_part(where, now, part.spans, len(part.payload), begun=code == _BEGUN)
         return answer
 
     async def _append(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
@@ -242,50 +243,50 @@ class Filing:
             return await self._append_some(items)
         answer, places = b"", list[int]()
         for i in range(0, len(items), _AT_ONCE):
-            said, found = await self._append_some(items[i : i + _AT_ONCE])
-            if not said:
-                return said, found
-            answer += said
+            code, found = await self._append_some(items[i : i + _AT_ONCE])
+            if not code:
+                return code, found
+            answer += code
             places += found
         return answer, iter(places)
 
     async def _append_some(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
         engine = self._engine
-        runs = await engine.run("append", items, (engine.mine,), writing=True, wait_replicas=engine.wait_replicas)
+        runs = await engine.run("append", items, (engine.numbers,), writing=True, wait_replicas=engine.wait_replicas)
         if len(runs) == 1:
-            said = runs[0][1]
-            return (said, iter(())) if isinstance(said, bytes) else (bytes(said[0]), iter(said[1:]))
+            code = runs[0][1]
+            return (code, iter(())) if isinstance(code, bytes) else (bytes(code[0]), iter(code[1:]))
         answer = bytearray(len(items))
         for indices, reply in runs:
-            for i, said in zip(indices, reply, strict=True):
-                answer[i] = said
+            for i, code in zip(indices, reply, strict=True):
+                answer[i] = code
         return bytes(answer), iter(())
 
     # Moving.
 
-    async def _bring(self, own: Key, host: Key, pinned: int) -> bool:
+    async def _move_waiting(self, own: Key, host: Key, pinned: int) -> bool:
         """Move what waits under a guest's own key to its host; False when the host was released."""
-        return await self._carry(own, host, pinned, None, 0, _MOVED)
+        return await self._copy_to_host(own, host, pinned, None, 0, _MOVED)
 
     async def move(self, own: Key, token: int, host: Key) -> bool:
         """See Store.move."""
         engine = self._engine
         if len(own) != _KEY_BYTES:
             return False
-        async with self._alone([own]):
+        async with self._one_at_a_time([own]):
             bucket = bucket_of(own)
             item: Item = (bucket, ())
             runs = await engine.run("guest", [item], (b"moving", bucket, own, token, host, engine.order()))
             up_to = runs[0][1]
             if not up_to:
                 return False
-            engine.sums.in_flight += 1
+            engine.totals.in_flight += 1
             try:
-                return await self._carry(own, host, 0, up_to, token, _MOVE)
+                return await self._copy_to_host(own, host, 0, up_to, token, _MOVE)
             finally:
-                engine.sums.in_flight -= 1
+                engine.totals.in_flight -= 1
 
-    async def _carry(self, own: Key, host: Key, pinned: int, up_to: int | None, token: int, kind: int) -> bool:
+    async def _copy_to_host(self, own: Key, host: Key, pinned: int, up_to: int | None, token: int, kind: int) -> bool:
         """Copy parts to the host and then forget them here; a crash between the two leaves both."""
         engine = self._engine
         bucket = bucket_of(own)
@@ -316,14 +317,14 @@ class Filing:
         if answer[0] == _RELEASED:
             return False
         item: Item = (bucket, ())
-        words = (b"unfile", bucket, own, last, token, host, arrival, engine.mine)
+        words = (b"drop_moved", bucket, own, last, token, host, arrival, engine.numbers)
         ((_, moved),) = await engine.run("guest", [item], words)
-        engine.sums.moved += moved
-        await engine.survey([bucket, bucket_of(host)])
+        engine.totals.moved += moved
+        await engine.read_totals([bucket, bucket_of(host)])
         return True
 
 
-def _named(parts: Sequence[Part]) -> dict[Key, bytes]:
+def _named_hosts(parts: Sequence[Part]) -> dict[Key, bytes]:
     """The host that the first part of each guest names, if one does."""
     hosts: dict[Key, bytes] = {}
     for part in parts:
@@ -332,15 +333,15 @@ def _named(parts: Sequence[Part]) -> dict[Key, bytes]:
     return hosts
 
 
-def evidence(own: Key, here: Sequence[bytes], host: Key, there: Sequence[bytes]) -> tuple[Key | None, int]:
-    """A guest's link by what is held of it: the earliest part counts, by where it is filed or by what it says."""
+def link_evidence(own: Key, here: Sequence[bytes], host: Key, there: Sequence[bytes]) -> tuple[Key | None, int]:
+    """A guest's link by what is held of it: the earliest part counts, by where it is stored or by what it names."""
     found: tuple[int, Key | None] | None = None
     for key, elements in ((own, here), (host, there)):
         for data in elements:
             of, arrival, facts, _ = decode_guest_element(data)
             if of != own:
                 continue
-            said = host if key != own else (Key(facts.host) if facts.host is not None else None)
-            if said is not None and (found is None or arrival < found[0]):
-                found = (arrival, said)
+            code = host if key != own else (Key(facts.host) if facts.host is not None else None)
+            if code is not None and (found is None or arrival < found[0]):
+                found = (arrival, code)
     return (None, 0) if found is None else (found[1], found[0])
