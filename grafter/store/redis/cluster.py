@@ -25,7 +25,7 @@ from grafter.store.redis.connection import Command, Connection, Reply, connected
 from grafter.store.redis.errors import unavailable
 from grafter.store.redis.layout import Layout
 from grafter.store.redis.scripts import Item, Scripts
-from grafter.store.redis.server import Server, replicated
+from grafter.store.redis.server import Server
 
 _ATTEMPTS = 5
 _PAUSE = 0.1
@@ -84,7 +84,7 @@ class Cluster:
                 by_server.setdefault(server, []).append(i)
             answers = await asyncio.gather(
                 *(
-                    self._ask(server, [commands[i][1] for i in some], writing, wait_replicas)
+                    server.ask([commands[i][1] for i in some], writing=writing, wait_replicas=wait_replicas)
                     for server, some in by_server.items()
                 ),
                 return_exceptions=True,
@@ -123,11 +123,6 @@ class Cluster:
             left = again
         raise UnavailableError("a slot of the cluster is being moved", reason="store_down")
 
-    async def _ask(self, server: Server, commands: Sequence[Command], writing: bool, wait_replicas: int) -> list[Reply]:
-        if wait_replicas:
-            return await replicated(server, commands, writing, wait_replicas, self._timeout)
-        return await server.ask(commands, writing)
-
     async def _asking(self, error: AskError, command: Command) -> Reply:
         """Ask the node that is taking the slot over."""
         _, reply = await self._server((error.host, error.port)).ask([("ASKING",), command])
@@ -140,7 +135,8 @@ class Cluster:
             async def connect() -> Connection:
                 return await connected(peer, self._address.login, self._tls, self._timeout)
 
-            server = Server(f"{peer[0]}:{peer[1]}", connect, self._scripts, self._pool_size)
+            where = f"{peer[0]}:{peer[1]}"
+            server = Server(where, connect, self._scripts, pool_size=self._pool_size, timeout=self._timeout)
             self._servers[peer] = server
         return server
 

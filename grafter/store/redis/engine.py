@@ -98,22 +98,24 @@ class Engine:
         """Learn what is held everywhere. What this process stores at the same time would count twice: then it is left
         for the next time, unless it was left a few times. Whether nothing did."""
         changes, busy = self.totals.changes, self.totals.in_flight
-        items: list[Item] = [(bucket, (bucket,)) for bucket in range(BUCKETS)]
-        runs = await self.run("read_totals", items)
+        found = await self._totals_of(range(BUCKETS))
         self._left += 1
         still = not busy and not self.totals.in_flight and self.totals.changes == changes
         if not still and self._left < _LEFT:
             return False
         self._left = 0
-        for indices, reply in runs:
-            for i, totals in zip(indices, reply, strict=True):
-                self.totals.buckets[items[i][0]].read(totals)
+        self._set_totals(found)
         return still
 
     async def read_totals(self, buckets: Sequence[int], *, writing: bool = False) -> None:
-        """Learn what is held in these buckets; ``writing``: on the writers' connection, behind what they have sent."""
+        """Learn what is held in these buckets. ``writing``: on the writers' connection, behind what they have sent."""
+        self._set_totals(await self._totals_of(buckets, writing=writing))
+
+    async def _totals_of(self, buckets: Sequence[int], *, writing: bool = False) -> dict[int, Reply]:
         items: list[Item] = [(bucket, (bucket,)) for bucket in dict.fromkeys(buckets)]
         runs = await self.run("read_totals", items, writing=writing)
-        for indices, reply in runs:
-            for i, totals in zip(indices, reply, strict=True):
-                self.totals.buckets[items[i][0]].read(totals)
+        return {items[i][0]: totals for indices, reply in runs for i, totals in zip(indices, reply, strict=True)}
+
+    def _set_totals(self, found: dict[int, Reply]) -> None:
+        for bucket, totals in found.items():
+            self.totals.buckets[bucket].read(totals)

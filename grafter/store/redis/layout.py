@@ -14,7 +14,7 @@ from binascii import crc32
 from collections.abc import Mapping, Sequence
 from struct import Struct
 
-from grafter.core.model import Envelope, GuestFacts, Key, Part, TraceId, UnixNano
+from grafter.core.model import HOST_KEY_BYTES, Envelope, GuestFacts, Key, Part, TraceId, UnixNano
 from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
 from grafter.store.base import Memory, Outcome, StoredPart
@@ -211,7 +211,7 @@ def link_host(raw: bytes | None) -> TraceId | None:
     """The host that a guest's link names."""
     if raw is None or raw[0] != VERSION or not raw[1]:
         return None
-    return TraceId(raw[LINK.size : LINK.size + 16])
+    return TraceId(raw[LINK.size : LINK.size + HOST_KEY_BYTES])
 
 
 def decode_memory(key: Key, raw: bytes | None, now: int, remember: int) -> Memory | None:
@@ -221,5 +221,5 @@ def decode_memory(key: Key, raw: bytes | None, now: int, remember: int) -> Memor
     _, named, at = MEMORY.unpack_from(raw)
     if int(at) + remember <= relative(now):
         return None
-    begin = MEMORY.size + (16 if named else 0)
+    begin = MEMORY.size + (HOST_KEY_BYTES if named else 0)
     return Memory(key, raw[begin:], Key(raw[MEMORY.size : begin]) if named else None)

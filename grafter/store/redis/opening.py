@@ -115,12 +115,9 @@ async def _started(engine: Engine, replicas: Replicas, address: addresses.Addres
 
 async def check(server: Server, address: addresses.Address) -> None:
     """Raises StoreError when what is held would not be safe there."""
-    replies = await server.ask([("INFO", "server"), ("INFO", "memory"), ("INFO", "cluster")])
-    facts: dict[str, str] = {}
-    for reply in replies:
-        if not isinstance(reply, bytes):
-            raise server.failed(reply)
-        facts |= dict(line.split(":", 1) for line in reply.decode("utf-8", "replace").splitlines() if ":" in line)
+    replies = await server.answers([("INFO", "server"), ("INFO", "memory"), ("INFO", "cluster")])
+    lines = b"".join(replies).decode("utf-8", "replace").splitlines()
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
     version = facts.get("redis_version", "")
     if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < _OLDEST:
         raise StoreError(f"Redis at {server.where} is {version}, expected 6.2 or later (or Valkey)")

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from grafter.core.model import Key, Part, UnixNano
+from grafter.core.model import HOST_KEY_BYTES, Key, Part, UnixNano, is_guest_key
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.redis.engine import Engine
@@ -38,9 +38,8 @@ _ATTEMPTS = 5
 # Parts that one script stores. Its time grows with the square of their number, nobody else is served meanwhile, and a
 # command has at most a million words.
 _AT_ONCE = 2000
-_KEY_BYTES = 17
 _ELEMENT_BYTES = ELEMENT.size
-_RECORD_LENGTH = LENGTH[ITEM.size + 16]
+_RECORD_LENGTH = LENGTH[ITEM.size + HOST_KEY_BYTES]
 
 
 class _Link:
@@ -178,8 +177,8 @@ class Placement:
             arguments: tuple[Argument, ...]
             if guest is None:
                 key = part.key
-                if len(key) != 16:
-                    raise ValueError(f"a host's key has {len(key)} bytes, expected 16")
+                if is_guest_key(key):
+                    raise ValueError("a host part is under a guest's key")
                 envelope = part.envelope
                 known = envelopes.get(id(envelope))
                 if known is None:
@@ -271,7 +270,7 @@ class Placement:
     async def move(self, own: Key, token: int, host: Key) -> bool:
         """See Store.move."""
         engine = self._engine
-        if len(own) != _KEY_BYTES:
+        if not is_guest_key(own):
             return False
         async with self._one_at_a_time([own]):
             bucket = bucket_of(own)

@@ -20,31 +20,50 @@ class Server:
     """Commands go in, answers come out; every failure is an UnavailableError."""
 
     def __init__(
-        self, where: str, connect: Callable[[], Awaitable[Connection]], scripts: Scripts, connections: int
+        self,
+        where: str,
+        connect: Callable[[], Awaitable[Connection]],
+        scripts: Scripts,
+        *,
+        pool_size: int,
+        timeout: float,
     ) -> None:
-        """``connect`` finds it each time a connection has to be made; raises RedisError."""
+        """``connect`` finds it each time a connection has to be made; raises RedisError. ``timeout``: of an answer."""
         self.where = where
         self.last_error = ""
         """What was wrong when it was last asked in vain; empty from the next answer on."""
-        self.alone = ""
-        """Why what was written last did not reach its replicas; empty when it did."""
-        self.waiting = 0
-        """Writes that wait for its replicas."""
         self._connect = connect
         self._scripts = scripts
-        self._connections: list[Connection | None] = [None] * max(1, connections)
+        self._timeout = timeout
+        self._connections: list[Connection | None] = [None] * max(1, pool_size)
         self._connecting = [asyncio.Lock() for _ in self._connections]
         self._next = 0
         self._pause = _FIRST_PAUSE
         self._retry_at = 0.0
         self._closed = False
+        self._without_replicas = ""
+        """Why what was written last did not reach its replicas; empty when it did."""
+        self._waiting = 0
+        """Writes that wait for its replicas."""
 
-    async def ask(self, commands: Sequence[Command], writing: bool = False) -> list[Reply]:
+    async def answers(
+        self, commands: Sequence[Command], *, writing: bool = False, wait_replicas: int = 0
+    ) -> list[Reply]:
+        """As ``ask``, if none of them is an error. Raises UnavailableError otherwise."""
+        for reply in (replies := await self.ask(commands, writing=writing, wait_replicas=wait_replicas)):
+            if isinstance(reply, RedisError):
+                raise self.failed(reply)
+        return replies
+
+    async def ask(self, commands: Sequence[Command], *, writing: bool = False, wait_replicas: int = 0) -> list[Reply]:
         """The answers, in order; errors that Redis gave stand among them. A script that it lost is given again.
 
-        ``writing``: on the connection of what senders wait for, on which nothing large is read. Raises
-        UnavailableError when it cannot be asked or does not answer; what was sent may have been done.
+        ``writing``: on the connection of what senders wait for, on which nothing large is read. ``wait_replicas``: only
+        when so many replicas have what was written. Raises UnavailableError when it cannot be asked, does not answer,
+        or has too few replicas; what was sent may have been done.
         """
+        if wait_replicas:
+            return await self._replicated(commands, writing, wait_replicas)
         number = 0 if writing else self._others()
         connection = self._connections[number]
         if connection is None or connection.lost:
@@ -57,6 +76,30 @@ class Server:
         except ConnectionLost as error:
             raise self.unavailable(str(error)) from error
         self.last_error = ""
+        return replies
+
+    async def _replicated(self, commands: Sequence[Command], writing: bool, replicas: int) -> list[Reply]:
+        """Answers come in order, so that each write waits for the one before: of a server without its replicas one at a
+        time finds out whether they are back, and the others are refused at once."""
+        if self._without_replicas and self._waiting:
+            raise UnavailableError(self._without_replicas, reason="store_down")
+        # A little less than any answer is waited for. A replica that comes meanwhile is not noticed by a wait.
+        wait = _RECHECK_MS if self._without_replicas else max(1, int(self._timeout * 900))
+        self._waiting += 1
+        try:
+            *replies, have = await self.ask([*commands, ("WAIT", replicas, wait)], writing=writing)
+            if isinstance(have, RedisError):
+                raise self.failed(next(reply for reply in (*replies, have) if isinstance(reply, RedisError)))
+            if have < replicas:
+                raise self.unavailable(
+                    f"{have} replicas have what was written, {replicas} are asked for (wait_replicas)"
+                )
+        except UnavailableError as error:
+            self._without_replicas = str(error)
+            raise
+        finally:
+            self._waiting -= 1
+        self._without_replicas = ""
         return replies
 
     def _others(self) -> int:
@@ -135,37 +178,3 @@ class Server:
 
 def _waits(command: Command) -> bool:
     return not isinstance(command, bytes) and command[0] == "WAIT"
-
-
-def checked(server: Server, replies: list[Reply]) -> list[Reply]:
-    """The answers, if none is an error."""
-    for reply in replies:
-        if isinstance(reply, RedisError):
-            raise server.failed(reply)
-    return replies
-
-
-async def replicated(
-    server: Server, commands: Sequence[Command], writing: bool, replicas: int, timeout: float
-) -> list[Reply]:
-    """Ask, and wait until so many replicas have what was written.
-
-    Answers come in order, so that each write waits for the one before: of a server without its replicas one at a time
-    finds out whether they are back, and the others are refused at once.
-    """
-    if server.alone and server.waiting:
-        raise UnavailableError(server.alone, reason="store_down")
-    # A little less than the connection waits for any answer. A replica that comes meanwhile is not noticed by a wait.
-    wait: Command = ("WAIT", replicas, max(1, int(timeout * 900)) if not server.alone else _RECHECK_MS)
-    server.waiting += 1
-    try:
-        *replies, have = checked(server, await server.ask([*commands, wait], writing))
-        if have < replicas:
-            raise server.unavailable(f"{have} replicas have what was written, {replicas} are asked for (wait_replicas)")
-    except UnavailableError as error:
-        server.alone = str(error)
-        raise
-    finally:
-        server.waiting -= 1
-    server.alone = ""
-    return replies

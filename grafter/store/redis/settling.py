@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-from grafter.core.model import Key, UnixNano
+from grafter.core.model import HOST_KEY_BYTES, Key, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
 from grafter.store.redis.connection import Command
@@ -107,7 +107,7 @@ class Settling:
         items: list[Item] = []
         for key, blob in zip(bundle.keys, blobs, strict=True):
             bucket = bucket_of(key)
-            pieces = (_BOTH, WORDS[bucket], LENGTH[16], key, END, LENGTH[len(blob)], blob, END)
+            pieces = (_BOTH, WORDS[bucket], LENGTH[HOST_KEY_BYTES], key, END, LENGTH[len(blob)], blob, END)
             items.append((bucket, Words(4, pieces)))
         owned = [(key, bundle.token) for key in bundle.keys]
         done = await self._settle_once(items, owned, now, len(items), bundle.token)

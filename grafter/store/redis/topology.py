@@ -13,7 +13,7 @@ from grafter.store.redis.connection import Command, Connection, Reply, connected
 from grafter.store.redis.errors import REFUSED, ConnectionLost, meaning
 from grafter.store.redis.layout import Layout
 from grafter.store.redis.scripts import Item, Scripts
-from grafter.store.redis.server import Server, checked, replicated
+from grafter.store.redis.server import Server
 
 
 class Topology(Protocol):
@@ -52,13 +52,13 @@ class One:
         self._address = address
         self._timeout = timeout
         self._tls = address.tls_context()
-        self._server = Server(address.shown, self._connect, scripts, pool_size)
+        self._server = Server(address.shown, self._connect, scripts, pool_size=pool_size, timeout=timeout)
 
     def servers(self) -> Sequence[Server]:
         return (self._server,)
 
     async def start(self) -> None:
-        checked(self._server, await self._server.ask([("PING",)]))
+        await self._server.answers([("PING",)])
 
     async def close(self) -> None:
         self._server.close()
@@ -70,9 +70,7 @@ class One:
         self, commands: Sequence[tuple[int, Command]], *, writing: bool = False, wait_replicas: int = 0
     ) -> list[Reply]:
         plain = [command for _, command in commands]
-        if not wait_replicas:
-            return checked(self._server, await self._server.ask(plain, writing))
-        return await replicated(self._server, plain, writing, wait_replicas, self._timeout)
+        return await self._server.answers(plain, writing=writing, wait_replicas=wait_replicas)
 
     async def _connect(self) -> Connection:
         return await connected(self._address.peers[0], self._address.login, self._tls, self._timeout)
