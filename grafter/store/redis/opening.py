@@ -16,7 +16,7 @@ from grafter.store.redis.dead_letters import BUCKET, KEPT_MS
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.errors import RefusedError
 from grafter.store.redis.layout import BUCKETS, FORMAT, Layout
-from grafter.store.redis.replicas import Replicas
+from grafter.store.redis.replicas import LEAST_LEASE_SECONDS, Replicas
 from grafter.store.redis.scripts import Scripts
 from grafter.store.redis.server import Server
 from grafter.store.redis.store import RedisStore
@@ -47,12 +47,15 @@ async def opened(
     start_seconds: float = 30.0,
     version: str = "",
     replica: bytes = b"",
+    upkeep_seconds: float = 1.0,
+    least_lease_seconds: float = LEAST_LEASE_SECONDS,
 ) -> AsyncIterator[RedisStore]:
     """Open the store of a prefix. On leaving, what this process owns is given back; what is held stays.
 
     Redis may come up later than this process: it is waited for up to ``start_seconds``. Raises StoreError when it does
     not come, or must not be used as it is set up; the message says what to do. ``replica``: 8 bytes, the same for a
-    process that goes on with the books of one that is dead; random ones otherwise.
+    process that goes on with the books of one that is dead; random ones otherwise. ``upkeep_seconds``: after how many
+    it learns what others did. ``least_lease_seconds``: of silence before a process may be taken for dead.
     """
     try:
         address = addresses.parse(url)
@@ -74,12 +77,12 @@ async def opened(
         guests_apart=guests_apart,
         wait_replicas=wait_replicas,
     )
-    replicas = Replicas(engine, replica or os.urandom(8))
+    replicas = Replicas(engine, replica or os.urandom(8), least_lease_seconds)
     try:
         secret = await _started(engine, replicas, address, start_seconds)
         store = RedisStore(engine, replicas, letter_bytes, secret)
         async with task_group() as tasks:
-            upkeep = tasks.create_task(Upkeep(engine, replicas).run(), name="store.upkeep")
+            upkeep = tasks.create_task(Upkeep(engine, replicas, upkeep_seconds).run(), name="store.upkeep")
             try:
                 yield store
             finally:

@@ -21,7 +21,8 @@ _LOG = logging.getLogger(__name__)
 
 BUCKET = 0
 _OWN, _LIVES = 1, 2
-_LEAST_LEASE_SECONDS = 5.0
+LEAST_LEASE_SECONDS = 5.0
+"""A shorter lease does not make a process dead."""
 
 
 @dataclass(slots=True)
@@ -40,12 +41,12 @@ class _Registration:
 class Replicas:
     """Over an engine."""
 
-    def __init__(self, engine: Engine, token: bytes) -> None:
+    def __init__(self, engine: Engine, token: bytes, least_lease_seconds: float = LEAST_LEASE_SECONDS) -> None:
         """``token``: 8 bytes; who comes with that of a process before it goes on with its books."""
         self.recovered = 0
         self._engine = engine
         self._token = token
-        self._lease = max(engine.lease_ns / 1e9, _LEAST_LEASE_SECONDS)
+        self._lease = max(engine.lease_ns / 1e9, least_lease_seconds)
         self._numbers: list[int] = []
         # What the tallies of the numbers were when they were taken; less, where that itself belongs into the books.
         self._taken_before = self._handed_before = self._put_before = 0

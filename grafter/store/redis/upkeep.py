@@ -17,17 +17,17 @@ from grafter.store.redis.scripts import RUBBISH_MS
 
 _LOG = logging.getLogger(__name__)
 
-_SURVEY_SECONDS = 1.0
 _LISTS_EVERY, _HELD_EVERY = 60, 6 * 3600
 _PAGE = 500
 
 
 class Upkeep:
-    """Over an engine."""
+    """Over an engine, once in so many seconds."""
 
-    def __init__(self, engine: Engine, replicas: Replicas) -> None:
+    def __init__(self, engine: Engine, replicas: Replicas, seconds: float = 1.0) -> None:
         self._engine = engine
         self._replicas = replicas
+        self._seconds = seconds
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -38,12 +38,14 @@ class Upkeep:
                     await self.keep_lists()
                 if rounds % _HELD_EVERY == _HELD_EVERY - 1:
                     await self.keep_held()
-                await self._replicas.check(still=await self._engine.refresh_totals())
+                if rounds:
+                    # A start has just done the same.
+                    await self._replicas.check(still=await self._engine.refresh_totals())
             except UnavailableError as error:
                 # It stands in /readyz and in the metrics; each request that needs Redis hears of it.
                 _LOG.debug("upkeep: %s", error)
             rounds += 1
-            await asyncio.sleep(_SURVEY_SECONDS)
+            await asyncio.sleep(self._seconds)
 
     async def keep_lists(self) -> None:
         """Put off the end of what every bucket has."""

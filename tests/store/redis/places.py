@@ -52,8 +52,7 @@ def store(url: str, prefix: str, settings: Settings, **more: object) -> Abstract
         waits=settings.waits,
         max_bytes=settings.max_bytes,
         max_trace_bytes=settings.max_trace_bytes,
-        lease_ns=LEASE,
         guests_apart=settings.guests_apart,
         prefix=prefix,
-        **{"pool_size": 3, **more},  # type: ignore[arg-type]
+        **{"pool_size": 3, "lease_ns": LEASE, **more},  # type: ignore[arg-type]
     )

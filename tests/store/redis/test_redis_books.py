@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from tests.store.redis.servers import Server, cluster, server
 
 _NUMBERS = count()
 THIRD = Key(b"c" * 16)
+BY_HAND = {"upkeep_seconds": inf}
+"""What a process does each second it does when the test looks."""
 
 
 @pytest.fixture(scope="module", params=["single", "cluster"])
@@ -64,10 +67,10 @@ class Process:
 
 
 @asynccontextmanager
-async def processes(url: str, number: int = 2, prefix: str = "") -> AsyncIterator[list[Process]]:
+async def processes(url: str, number: int = 2, prefix: str = "", **more: Any) -> AsyncIterator[list[Process]]:
     prefix = prefix or f"books-{next(_NUMBERS)}"
     async with AsyncExitStack() as stack:
-        yield [Process(await stack.enter_async_context(store(url, prefix, Settings()))) for _ in range(number)]
+        yield [Process(await stack.enter_async_context(store(url, prefix, Settings(), **more))) for _ in range(number)]
 
 
 def flows(*stats: Stats) -> list[tuple[int, int, int]]:
@@ -147,13 +150,10 @@ async def test_a_stop_leaves_what_is_held_to_the_next_start(url: str) -> None:
             assert flows(await lasting.look()) == [(1, 0, 0)]
 
 
-async def test_what_a_dead_one_left_is_taken_over(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_dead_one_left_is_taken_over(url: str) -> None:
     """Once, when it was silent for long; should it live after all, it goes on as a new one and says what it lost."""
-    monkeypatch.setattr("grafter.store.redis.replicas._LEAST_LEASE_SECONDS", 0.3)
-    monkeypatch.setattr("tests.store.redis.places.LEASE", 300_000_000)
     # Each looks by hand here: who does not is dead.
-    monkeypatch.setattr("grafter.store.redis.upkeep._SURVEY_SECONDS", 3600.0)
-    async with processes(url, 3) as (dead, b, c):
+    async with processes(url, 3, lease_ns=300_000_000, least_lease_seconds=0.3, **BY_HAND) as (dead, b, c):
         await dead.take(host_part("left", spans=3))
         await b.take(host_part("own", OTHER), host_part("added", spans=2))
         await dead.take(host_part("given", OTHER))
@@ -178,10 +178,9 @@ async def test_what_a_dead_one_left_is_taken_over(url: str, monkeypatch: pytest.
         assert {len(one.store.engine.numbers) for one in (dead, b, c)} == {1}
 
 
-async def test_what_a_frozen_one_takes_as_it_wakes_was_handed_over(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_frozen_one_takes_as_it_wakes_was_handed_over(url: str) -> None:
     """It goes on storing under its old number until it hears that this is another's."""
-    monkeypatch.setattr("grafter.store.redis.upkeep._SURVEY_SECONDS", 3600.0)
-    async with processes(url) as (frozen, other):
+    async with processes(url, **BY_HAND) as (frozen, other):
         await frozen.take(host_part("before", spans=3))
         (number,) = frozen.store.engine.numbers
         name = frozen.store.engine.layout.tags[0] + b"replicas"
