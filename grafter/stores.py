@@ -6,11 +6,10 @@ from pathlib import Path
 
 from grafter import __version__
 from grafter.config import Config
-from grafter.core.lifecycle import compute_due
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.memory_limit import total_memory
 from grafter.store.embedded import store as embedded
-from grafter.store.embedded.recent import affordable
+from grafter.store.embedded.part_reader import affordable
 from grafter.store.embedded.store import EmbeddedStore
 from grafter.store.redis import opening
 from grafter.store.redis.store import RedisStore
@@ -52,7 +51,6 @@ async def open_store(config: Config, policy: GraftPolicy, replica: bytes = b"") 
         fsync=settings.embedded.fsync,
         fsync_interval=settings.embedded.fsync_interval.seconds,
         guests_apart=apart,
-        look_at=compute_due,
         recent_bytes=affordable(total_memory()),
     ) as own:
         yield own

@@ -11,7 +11,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from grafter.consumer import Batch, Result, Signal, Verdict
-from grafter.core.lifecycle import compute_due
 from grafter.core.model import Source, UnixNano
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.guests.agents.intake import read_items
@@ -163,7 +162,6 @@ async def rig(
         fsync="interval",
         fsync_interval=1.0,
         guests_apart=policy.mode is Mode.STREAM,
-        look_at=compute_due,
     ) as store:
         processor = Processor(store, peers, policy, Assembler(policy, "test"), metrics, lambda: clock[0], Limits())
         yield Rig(store, processor, policy, metrics, clock)

@@ -11,7 +11,6 @@ from pathlib import Path
 from grafter import __version__
 from grafter.commands.send import Door, Request, read
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Signal, Verdict
-from grafter.core.lifecycle import compute_due
 from grafter.core.model import Part, Source, UnixNano
 from grafter.core.policy import MINUTE, SECOND, GraftPolicy, Mode
 from grafter.errors import RejectedError
@@ -69,7 +68,6 @@ async def graft(hosts: Sequence[Path], guests: Sequence[Path], policy: GraftPoli
         fsync="interval",
         fsync_interval=1.0,
         guests_apart=False,
-        look_at=compute_due,
     ) as store:
         policy = replace(policy, max_trace_bytes=1 << 62, redact=replace(policy.redact, secret=store.hmac_secret()))
         processor = Processor(

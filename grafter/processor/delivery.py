@@ -126,19 +126,19 @@ class Delivery:
         if withdrawn:
             await self._store.outcome(withdrawn, name, Outcome.WITHDRAWN)
         if refused:
-            await self._bury(name, refused)
+            await self._dead_letter(name, refused)
             if len(self.exporters) > 1:
                 claims = [work.claim for work, _, _ in refused]
                 await self.until_settled(lambda: self._store.outcome(claims, name, Outcome.REFUSED))
 
-    async def _bury(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> None:
+    async def _dead_letter(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> None:
         """What a peer refuses for good is kept with its reason: it is never lost in silence."""
         now = UnixNano(self._clock())
         letters = [
             DeadLetter(work.claim.key, exporter, result.reason, now, trace.spans, build.request([trace]))
             for work, trace, result in refused
         ]
-        pushed_out = await self._store.bury(letters)
+        pushed_out = await self._store.add_dead_letters(letters)
         for letter in letters:
             self._metrics.dead_spans.labels(exporter, "refused").inc(letter.spans)
         if pushed_out:

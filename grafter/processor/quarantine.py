@@ -61,7 +61,7 @@ class Poison:
             for part in parts
             if part.guest is not None
         ]
-        pushed_out = await self._store.bury(letters)
+        pushed_out = await self._store.add_dead_letters(letters)
         if all(await self._store.settle([Settlement(claim)], now)):
             self._metrics.dead_spans.labels("none", "unassembled").inc(spans)
             self._metrics.pushed_out_spans.inc(pushed_out)

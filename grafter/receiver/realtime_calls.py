@@ -114,5 +114,5 @@ class _Calls:
         found = await self._recorders.start(start.call_id, metadata=start.metadata)
         if self._store is not None:
             now = UnixNano(self._clock())
-            await self._store.note_calls([CallNote(start.call_id, now, start.caller, start.callee)], now)
+            await self._store.put_calls([CallNote(start.call_id, now, start.caller, start.callee)], now)
         return web.json_response({"call_id": start.call_id, "status": found.value}, status=202), "accepted"

@@ -173,7 +173,7 @@ class _Webhooks:
             return False
         new = [call for call, one in zip(calls.values(), known, strict=True) if not one]
         # Of a call that is known too: what one event of it left open, another may say.
-        await self._desk.store.note_calls(
+        await self._desk.store.put_calls(
             [CallNote(call.call_id, now, call.caller, call.callee, call.traceparent) for call in calls.values()], now
         )
         notes = [await self._incoming(call, project, now) for call in new]

@@ -61,7 +61,7 @@ Tasks
 Calls
     What was told of a phone call, told apart by call id, which is also its guest's: a *note*. The first to say
     something of a call says it for good, and a later one fills in what was left open; of two at once, over all
-    processes, each thing is one's. A note is there when ``note_calls`` returns, and for ``remember`` after it was told
+    processes, each thing is one's. A note is there when ``put_calls`` returns, and for ``remember`` after it was told
     of last; past ``remember_limit`` notes the oldest go first. It holds no number, only what ``core.calls`` makes of
     one.
 
@@ -77,6 +77,10 @@ from typing import Protocol
 from grafter.core.calls import CallNote
 from grafter.core.model import Envelope, Facts, GuestFacts, Key, Mark, Part, UnixNano
 from grafter.core.state import TraceState
+
+
+class StoreError(OSError):
+    """The store cannot be used; the message says why and what to do."""
 
 
 class Outcome(StrEnum):
@@ -229,6 +233,8 @@ class Stats:
     """Where several processes share a store, what is held for each, by number."""
 
 
+DEDUPE_KEYS_LIMIT = 1_000_000
+"""Marks that a store keeps; about 100 bytes each."""
 TASKS_LIMIT = 100_000
 TASK_BYTES = 64 << 10
 TASK_NAME_CHARACTERS = 1_000
@@ -283,11 +289,11 @@ class TaskStore(Protocol):
 class CallStore(Protocol):
     """The part of a store that keeps what was told of calls. Both methods raise UnavailableError when it cannot."""
 
-    async def note_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+    async def put_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
         """Add notes, or to those that are there what they leave open."""
         ...
 
-    async def noted_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
+    async def find_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
         """The notes of these calls, where they have not been forgotten."""
         ...
 
@@ -379,7 +385,7 @@ class Store(TaskStore, CallStore, Protocol):
         """Whether any host part is held under the key."""
         ...
 
-    async def bury(self, letters: Sequence[DeadLetter]) -> int:
+    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
         """Put letters into the dead-letter box; the number of spans of old letters that its limit pushed out."""
         ...
 

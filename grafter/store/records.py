@@ -12,13 +12,14 @@ Blobs: an envelope stands before the first part that uses it; a part is its head
 and then its payload. Offsets in a row count from the start of the body.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
 
-from grafter.core.model import Envelope, Facts, GuestFacts, Key, Source, SpanId, TraceId
+from grafter.core.model import Envelope, Facts, GuestFacts, Key, Source, SpanId, TraceId, guest_key
 from grafter.store.base import Outcome
 
 VERSION = 1
@@ -46,14 +47,37 @@ LOCATION = Struct("<II")
 
 CHUNK = Struct("<IIQQIHIIIII")
 """LOCATION and ROW in one: what the index keeps of a part."""
+CHUNK_BYTES = CHUNK.size
 
-Chunk = tuple[int, int, int, int, int, int, int, int, int, int, int]
-"""CHUNK, unpacked: segment and body, then arrival, now, spans, flags, envelope, its length, head, its length, size."""
+
+class Chunk(NamedTuple):
+    """A packed CHUNK, by name."""
+
+    segment: int
+    body: int
+    """Where the body of the part's record begins in the segment; the offsets below count from there."""
+    arrival: int
+    now: int
+    """The moment of the append, in Unix nanoseconds."""
+    spans: int
+    flags: int
+    envelope: int
+    envelope_size: int
+    head: int
+    head_size: int
+    size: int
+    """Of the payload, which follows the head."""
+
 
 GUEST = 0x8000
 HOST_KEY = 0x4000
 FACTS = 0x3FFF
 """Flags of a row: the part is a guest's; it is filed under a 16-byte key; the bits of core.model.Facts."""
+
+# Where these stand in a chunk: read by slices, since unpacking all of it costs more than what is done with them.
+_SEGMENT = Struct(f"<I{CHUNK_BYTES - 4}x")
+_ROW_FLAGS_HIGH = 21
+_FACTS_LOW = slice(LOCATION.size + 20, None, CHUNK_BYTES)
 
 # Calling an enum costs more than everything else that is done for a part.
 _FACTS = tuple(Facts(value) for value in range(8))
@@ -97,6 +121,44 @@ def facts_of(flags: int) -> Facts:
     return _FACTS[bits] if bits < len(_FACTS) else Facts(bits)
 
 
+def unpack_chunks(chunks: bytes | bytearray) -> Iterator[Chunk]:
+    """The parts of a key, by arrival."""
+    return map(Chunk._make, CHUNK.iter_unpack(chunks))
+
+
+def unpack_chunk(chunk: bytes | bytearray) -> Chunk:
+    return Chunk._make(CHUNK.unpack(chunk))
+
+
+def chunk_arrival(chunks: bytes | bytearray, end: int = CHUNK_BYTES) -> int:
+    """The arrival of the chunk that ends there; of the first one where nothing is said."""
+    at = end - CHUNK_BYTES + LOCATION.size
+    return int.from_bytes(chunks[at : at + 8], "little")
+
+
+def count_segments(chunks: bytes | bytearray) -> Iterator[tuple[int, int]]:
+    """In which segments these parts lie, and how many in each."""
+    for (segment,), parts in Counter(_SEGMENT.iter_unpack(chunks)).items():
+        yield segment, parts
+
+
+def facts_of_parts(chunks: bytes | bytearray) -> bytes | bytearray:
+    """The low byte of each part's flags, in which all facts are that this version knows."""
+    return chunks[_FACTS_LOW]
+
+
+def find_arrival(chunks: bytes | bytearray, arrival: int) -> int:
+    """Offset of the first chunk whose arrival is not below ``arrival``."""
+    low, high = 0, len(chunks) // CHUNK_BYTES
+    while low < high:
+        middle = (low + high) // 2
+        if chunk_arrival(chunks, (middle + 1) * CHUNK_BYTES) < arrival:
+            low = middle + 1
+        else:
+            high = middle
+    return low * CHUNK_BYTES
+
+
 def encode_envelope(envelope: Envelope) -> bytes:
     return _ENVELOPE.pack(len(envelope.resource)) + envelope.resource + envelope.scope
 
@@ -138,11 +200,22 @@ def decode_parts(body: memoryview) -> Parts:
         keys = []
         for i, row in enumerate(rows):
             position = PARTS_HEAD.size + i * KEY_BYTES
-            is_host = row[21] & (HOST_KEY >> 8)
+            is_host = row[_ROW_FLAGS_HIGH] & (HOST_KEY >> 8)
             keys.append(Key(table[position : position + (KEY_BYTES - 1 if is_host else KEY_BYTES)]))
         return Parts(keys, rows, list(_decode_moves(body, at, moved)))
     except StructError as error:
         raise RecordError(f"parts: {error}") from error
+
+
+def guests_of(body: memoryview, parts: Parts) -> Iterator[tuple[Key | None, bytes | None]]:
+    """Of each part of a PARTS body its guest's key and encoded facts; None for a host's part."""
+    for row in parts.rows:
+        if not row[_ROW_FLAGS_HIGH] & (GUEST >> 8):
+            yield None, None
+            continue
+        _, _, _, _, _, _, at, length, _ = ROW.unpack(row)
+        facts = bytes(body[at : at + length])
+        yield guest_key(decode_guest(facts).guest), facts
 
 
 def _encode_move(move: Move) -> bytes:

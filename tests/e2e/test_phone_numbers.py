@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from grafter.core.calls import CallNote, phone_in
-from grafter.core.lifecycle import compute_due
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.store.embedded import store as embedded
@@ -109,10 +108,10 @@ async def test_a_number_is_in_no_file_log_metric_or_span(tmp_path: Path, sink: S
     assert not NUMBERS.search(text + str(sink.requests))
 
     now = UnixNano(time.time_ns())
-    async with embedded.opened(mine.home / "store", look_at=compute_due, **OPEN) as store:
+    async with embedded.opened(mine.home / "store", **OPEN) as store:
         secret = store.hmac_secret()
         caller, callee = phone_in(CALLER, secret), phone_in(CALLEE, secret)
-        first, second, third = await store.noted_calls(["rtc_1", "rtc_2", "rtc_3"], now)
+        first, second, third = await store.find_calls(["rtc_1", "rtc_2", "rtc_3"], now)
     assert first is not None
     assert second is not None
     assert third is not None
@@ -145,7 +144,7 @@ async def test_replicas_note_one_call_once(tmp_path: Path, sink: Sink, redis: Se
 
     async with opening.opened(redis.url, **OPEN) as shared:
         secret = shared.hmac_secret()
-        notes = await shared.noted_calls(["rtc_4", "rtc_5"], UnixNano(time.time_ns()))
+        notes = await shared.find_calls(["rtc_4", "rtc_5"], UnixNano(time.time_ns()))
     assert [note and (note.caller, note.callee) for note in notes] == [
         (phone_in(CALLER, secret), phone_in(CALLEE, secret)),
         (phone_in(CALLER, secret), phone_in("+19995550000", secret)),

@@ -8,14 +8,14 @@ import signal
 from collections.abc import Sequence
 
 from grafter.cli import main
-from grafter.store.embedded.dedupe_keys import Marks
+from grafter.store.embedded.lookup_tables import DedupeKeys
 
 
-def die(_marks: Marks, _written: Sequence[object]) -> None:
+def die(_marks: DedupeKeys, _written: Sequence[object]) -> None:
     """In the place of writing marks."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    Marks.write = die  # type: ignore[method-assign,assignment]
+    DedupeKeys.write = die  # type: ignore[method-assign,assignment]
     main()

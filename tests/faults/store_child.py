@@ -19,7 +19,7 @@ from grafter.errors import UnavailableError
 from grafter.store.base import Memory, Settlement
 from grafter.store.embedded import store as embedded
 from grafter.store.embedded.store import EmbeddedStore
-from tests.store.contract import LEASE, START, look_at
+from tests.store.contract import LEASE, START
 
 ENVELOPE = Envelope(b"resource" * 20, b"scope")
 LATER = UnixNano(START + 1000 * SECOND)
@@ -34,7 +34,6 @@ async def opened(directory: Path, fsync: str = "interval") -> AsyncIterator[Embe
         max_trace_bytes=1 << 30,
         lease_ns=LEASE,
         guests_apart=False,
-        look_at=look_at,
         fsync=fsync,
         fsync_interval=0.05,
         clock=lambda: START,

@@ -19,7 +19,7 @@ from grafter.store.base import Settlement
 from grafter.store.embedded import store as embedded
 from grafter.store.embedded.store import EmbeddedStore
 from tests.faults.store_child import ENVELOPE, LATER, number_of, opened
-from tests.store.contract import LEASE, START, look_at
+from tests.store.contract import LEASE, START
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,7 +123,6 @@ async def test_with_200_000_traces_held_the_doors_open_at_once(tmp_path: Path) -
             max_trace_bytes=1 << 30,
             lease_ns=LEASE,
             guests_apart=False,
-            look_at=look_at,
             clock=lambda: START,
         )
 

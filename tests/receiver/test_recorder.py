@@ -759,7 +759,7 @@ async def test_the_door_notes_who_calls_whom(server: RealtimeServer, store: Stor
     errors = [UnavailableError("down", retry_after=3.0, reason="store_down")]
 
     class Notes:
-        async def note_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+        async def put_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
             if errors:
                 raise errors.pop()
             notes.extend(calls)

@@ -64,7 +64,7 @@ class Desks:
     async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
         return [any(mark.id == one for mark in self.marks) for one in ids]
 
-    async def note_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+    async def put_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
         self.notes += calls
 
     async def start(self, call_id: str, *, sip_headers: list[tuple[str, str]], project: str) -> Started:

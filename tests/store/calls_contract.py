@@ -29,9 +29,9 @@ class CallContract:
         whole = note("rtc_1", caller=CALLER, callee=CALLEE, traceparent=TRACEPARENT)
         bare = note("rtc_{2}:")
         async with place.open(settings) as store:
-            await store.note_calls([], START)
-            await store.note_calls([whole, bare], START)
-            assert await store.noted_calls(["rtc_{2}:", "rtc_1", "rtc_3"], START) == [bare, whole, None]
+            await store.put_calls([], START)
+            await store.put_calls([whole, bare], START)
+            assert await store.find_calls(["rtc_{2}:", "rtc_1", "rtc_3"], START) == [bare, whole, None]
             assert store.stats().traces == 0
             await store.append([host_part()], START)
             assert await held_texts(store) == {HOST: ["part"]}
@@ -41,22 +41,22 @@ class CallContract:
     ) -> None:
         """A later note fills in what was left open, also within one request."""
         async with place.open(settings) as store:
-            await store.note_calls([note(caller=CALLER), note(caller=OTHER, callee=CALLEE)], START)
+            await store.put_calls([note(caller=CALLER), note(caller=OTHER, callee=CALLEE)], START)
             later = UnixNano(START + SECOND)
-            await store.note_calls([note(at=later, caller=OTHER, callee=OTHER, traceparent=TRACEPARENT)], later)
-            assert await store.noted_calls(["rtc_1"], later) == [
+            await store.put_calls([note(at=later, caller=OTHER, callee=OTHER, traceparent=TRACEPARENT)], later)
+            assert await store.find_calls(["rtc_1"], later) == [
                 note(caller=CALLER, callee=CALLEE, traceparent=TRACEPARENT)
             ]
 
     async def test_notes_of_one_call_at_once_are_one(self, place: Place, settings: Settings) -> None:
         async with place.open(settings) as store:
             phones = [Phone(f"{n:032x}", "1234") for n in range(20)]
-            await asyncio.gather(*(store.note_calls([note(caller=phone)], START) for phone in phones))
-            (first,) = await store.noted_calls(["rtc_1"], START)
+            await asyncio.gather(*(store.put_calls([note(caller=phone)], START) for phone in phones))
+            (first,) = await store.find_calls(["rtc_1"], START)
             assert first is not None
             assert first.caller in phones
-            await store.note_calls([note(caller=OTHER)], START)
-            assert await store.noted_calls(["rtc_1"], START) == [first]
+            await store.put_calls([note(caller=OTHER)], START)
+            assert await store.find_calls(["rtc_1"], START) == [first]
 
     @pytest.mark.parametrize("first", ["a", "b"])
     async def test_a_call_is_forgotten_when_its_time_is_over(
@@ -66,22 +66,22 @@ class CallContract:
         also where an older call is still told of."""
         async with place.open(settings) as store:
             both = [note(one, caller=CALLER) for one in sorted("ab", reverse=first == "b")]
-            await store.note_calls(both, START)
-            await store.note_calls([note("b")], UnixNano(START + 10 * SECOND))
+            await store.put_calls(both, START)
+            await store.put_calls([note("b")], UnixNano(START + 10 * SECOND))
             last = UnixNano(START + REMEMBER - 1)
-            assert await store.noted_calls(["a", "b"], last) == [note("a", caller=CALLER), note("b", caller=CALLER)]
+            assert await store.find_calls(["a", "b"], last) == [note("a", caller=CALLER), note("b", caller=CALLER)]
             over = UnixNano(START + REMEMBER)
-            assert await store.noted_calls(["a", "b"], over) == [None, note("b", caller=CALLER)]
-            await store.note_calls([note("a", over, callee=CALLEE)], over)
-            assert await store.noted_calls(["a"], over) == [note("a", over, callee=CALLEE)]
+            assert await store.find_calls(["a", "b"], over) == [None, note("b", caller=CALLER)]
+            await store.put_calls([note("a", over, callee=CALLEE)], over)
+            assert await store.find_calls(["a"], over) == [note("a", over, callee=CALLEE)]
 
     async def test_past_their_number_the_oldest_go_first(self, place: Place, settings: Settings) -> None:
         """Whoever sends calls without end does not choose how much room they take."""
         async with place.open(replace(settings, waits=Waits(remember=REMEMBER, remember_limit=64))) as store:
             for n in range(0, 1000, 100):
                 now = UnixNano(START + n * SECOND // 100)
-                await store.note_calls([note(f"rtc_{i}", caller=CALLER) for i in range(n, n + 100)], now)
-            found = await store.noted_calls([f"rtc_{n}" for n in range(1000)], now)
+                await store.put_calls([note(f"rtc_{i}", caller=CALLER) for i in range(n, n + 100)], now)
+            found = await store.find_calls([f"rtc_{n}" for n in range(1000)], now)
             assert 32 <= sum(one is not None for one in found) <= 64
             assert found[-1] is not None
             assert not any(found[:500])
@@ -94,10 +94,10 @@ class DurableCallContract:
         """And what another process said first still stands."""
         first = note(caller=CALLER)
         async with place.open(settings) as store:
-            await store.note_calls([first], START)
+            await store.put_calls([first], START)
             crashed = place.crashed()
         for left in (crashed, place):
             async with left.open(settings) as store:
-                assert await store.noted_calls(["rtc_1"], START) == [first]
-                await store.note_calls([note(caller=OTHER, callee=CALLEE)], START)
-                assert await store.noted_calls(["rtc_1"], START) == [replace(first, callee=CALLEE)]
+                assert await store.find_calls(["rtc_1"], START) == [first]
+                await store.put_calls([note(caller=OTHER, callee=CALLEE)], START)
+                assert await store.find_calls(["rtc_1"], START) == [replace(first, callee=CALLEE)]

@@ -612,9 +612,9 @@ class StoreContract:
         """What a peer refused for good is there to be looked at."""
         letters = [DeadLetter(HOST, "otlp", f"why {i}", UnixNano(START + i), i, b"x" * i) for i in range(3)]
         async with place.open(settings) as store:
-            assert await store.bury(letters[:2]) == 0
-            assert await store.bury(letters[2:]) == 0
-            assert await store.bury([]) == 0
+            assert await store.add_dead_letters(letters[:2]) == 0
+            assert await store.add_dead_letters(letters[2:]) == 0
+            assert await store.add_dead_letters([]) == 0
             assert list(await store.dead_letters(2)) == [letters[2], letters[1]]
 
     async def test_an_empty_request_is_stored_too(self, place: Place, settings: Settings) -> None:
@@ -669,7 +669,7 @@ class DurableContract:
             await release(store, Memory(OTHER, b"m"), now=START + 10 * SECOND)
             await store.append([guest_part("1"), host_part("h", facts=Facts.ROOT)], START)
             await store.append([guest_part("2", host=HOST, head=True)], UnixNano(START + 1))
-            await store.bury([letter])
+            await store.add_dead_letters([letter])
             before = [replace(c, token=0) for c in await store.claim(LATER, 10)]
             held = store.stats()
         async with place.open(settings) as store:

@@ -3,7 +3,7 @@
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grafter.core.lifecycle import Release, ReleaseReason, compute_due, step_host
+from grafter.core.lifecycle import Release, ReleaseReason, step_host
 from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.core.policy import GraftPolicy, Waits
 from grafter.core.state import TraceState, guest_state
@@ -71,7 +71,6 @@ async def test_a_bundle_has_what_the_core_calls_complete(waits: Waits, steps: li
         max_trace_bytes=MAX_TRACE_BYTES,
         lease_ns=LEASE,
         guests_apart=False,
-        look_at=compute_due,
     ) as store:
         for what, how in [*steps, ("pass", 1000), ("look", True)]:
             if what == "append":

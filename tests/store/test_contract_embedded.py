@@ -12,7 +12,7 @@ import pytest
 from grafter.store.embedded import store as embedded
 from grafter.store.embedded.store import EmbeddedStore
 from tests.store.calls_contract import CallContract, DurableCallContract
-from tests.store.contract import LEASE, DurableContract, Settings, StoreContract, look_at
+from tests.store.contract import LEASE, DurableContract, Settings, StoreContract
 from tests.store.machine import machine
 from tests.store.tasks_contract import DurableTaskContract, TaskContract
 
@@ -60,7 +60,6 @@ def opened(path: Path | None, settings: Settings) -> AbstractAsyncContextManager
         fsync="interval",
         fsync_interval=0.05,
         guests_apart=settings.guests_apart,
-        look_at=look_at,
         clock=settings.now,
         segment_bytes=1 << 10,
     )

@@ -20,11 +20,11 @@ from grafter.core.model import Envelope, Facts, Key, Part, Source, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import DeadLetter, Memory, Outcome, Settlement
+from grafter.store.base import DeadLetter, Memory, Outcome, Settlement, StoreError
 from grafter.store.embedded import index
 from grafter.store.embedded import store as embedded
 from grafter.store.embedded.segments import HEADER_BYTES, SegmentLog
-from grafter.store.embedded.store import EmbeddedStore, StoreError
+from grafter.store.embedded.store import EmbeddedStore
 from tests.store.contract import (
     HOST,
     LATER,
@@ -36,7 +36,6 @@ from tests.store.contract import (
     guest_part,
     held_texts,
     host_part,
-    look_at,
     release,
     texts,
 )
@@ -51,7 +50,6 @@ async def opened(directory: Path | None, **changed: Any) -> AsyncIterator[Embedd
         "max_trace_bytes": 1 << 30,
         "lease_ns": LEASE,
         "guests_apart": False,
-        "look_at": look_at,
         "clock": lambda: START,
     }
     async with embedded.opened(directory, **{**given, **changed}) as store:
@@ -88,7 +86,7 @@ async def test_in_memory_there_is_no_file_and_no_thread(tmp_path: Path, monkeypa
     async with opened(None) as store:
         await store.append([host_part()], START)
         await release(store, Memory(HOST, b"m"))
-        await store.bury([DeadLetter(HOST, "a", "b", START, 1, b"x")])
+        await store.add_dead_letters([DeadLetter(HOST, "a", "b", START, 1, b"x")])
         assert threading.active_count() == before
         assert len(store.hmac_secret()) == 32
         assert store.stats().disk_bytes == 0
@@ -393,7 +391,7 @@ async def test_a_ledger_that_cannot_be_written_stops_settlements_alone(tmp_path:
         with pytest.raises(UnavailableError, match="could not write"):
             await store.settle([Settlement(claim, (Memory(HOST, b"m"),))], LATER)
         with pytest.raises(UnavailableError, match="could not write"):
-            await store.bury([DeadLetter(HOST, "a", "b", START, 1, b"x")])
+            await store.add_dead_letters([DeadLetter(HOST, "a", "b", START, 1, b"x")])
         await store.append([host_part("2", OTHER)], START)
         other.close()
         assert await store.settle([Settlement(claim, (Memory(HOST, b"m"),))], LATER) == [True]
@@ -403,8 +401,8 @@ async def test_the_letter_box_has_a_limit(tmp_path: Path) -> None:
     """The spans of letters that had to go are told to whoever brought the new ones."""
     async with opened(tmp_path, letter_bytes=100) as store:
         letters = [DeadLetter(HOST, "a", "b", START, i, b"x" * 60) for i in (3, 4)]
-        assert await store.bury(letters[:1]) == 0
-        assert await store.bury(letters[1:]) == 3
+        assert await store.add_dead_letters(letters[:1]) == 0
+        assert await store.add_dead_letters(letters[1:]) == 3
 
 
 async def test_a_part_that_makes_no_sense_harms_nobody(tmp_path: Path) -> None:
@@ -429,10 +427,11 @@ import asyncio, gc, os, sys
 from pathlib import Path
 from grafter.core.model import Envelope, Facts, Key, Part
 from grafter.core.policy import Waits
+from grafter.store.base import StoreError
 from grafter.store.embedded import index
 from grafter.store.embedded import store as embedded
 from grafter.store import records
-from tests.store.contract import LEASE, START, look_at
+from tests.store.contract import LEASE, START
 
 TRACES, PARTS, SPANS, SIZE = 10_000, 4, 5, 2500
 
@@ -442,7 +441,7 @@ def rss():
 async def main():
     directory = Path(sys.argv[1]) if sys.argv[1] else None
     async with embedded.opened(directory, waits=Waits(), max_bytes=1 << 40, max_trace_bytes=1 << 30, lease_ns=LEASE,
-                               guests_apart=False, look_at=look_at, recent_bytes=0) as store:
+                               guests_apart=False, recent_bytes=0) as store:
         resource = os.urandom(400)
         gc.collect()
         before = rss()

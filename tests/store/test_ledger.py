@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from grafter.core.model import Key, UnixNano
-from grafter.store.base import DeadLetter, Memory
-from grafter.store.embedded.metadata_db import Ledger
-from grafter.store.embedded.segments import StoreError
+from grafter.store.base import DeadLetter, Memory, StoreError
+from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
 
 NOW = UnixNano(1000)
 
@@ -19,8 +18,8 @@ NOW = UnixNano(1000)
 @contextmanager
 def ledger_at(
     path: Path | None, *, remember: int = 100, limit: int = 1000, letter_bytes: int = 1000
-) -> Iterator[Ledger]:
-    ledger = Ledger(path, remember=remember, remember_limit=limit, letter_bytes=letter_bytes)
+) -> Iterator[MetadataDB]:
+    ledger = MetadataDB(path, remember=remember, remember_limit=limit, letter_bytes=letter_bytes)
     try:
         yield ledger
     finally:
@@ -39,7 +38,7 @@ def letter(i: int, size: int = 100) -> DeadLetter:
     return DeadLetter(key(i), "otlp", "refused", NOW, i, b"x" * size)
 
 
-def known(ledger: Ledger, count: int) -> list[int]:
+def known(ledger: MetadataDB, count: int) -> list[int]:
     return [i for i in range(count) if ledger.recall(key(i), NOW) is not None]
 
 
@@ -51,13 +50,13 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
 def test_a_memory_is_found_until_its_time_is_over(path: Path | None) -> None:
     """Blob and host come back up to ``remember`` after it was stored; a newer one takes its place and its age."""
     with ledger_at(path) as ledger:
-        ledger.commit(memories(1), [])
+        ledger.commit(MetadataBatch(memories(1)))
         assert ledger.recall(key(1), UnixNano(NOW + 99)) == Memory(key(1), b"1", key(1001))
         assert ledger.recall(key(1), UnixNano(NOW + 100)) is None
         assert ledger.recall(key(2), NOW) is None
         assert ledger.host(key(1), NOW) == (True, key(1001))
         assert ledger.host(key(2), NOW) == (False, None)
-        ledger.commit([(Memory(key(1), b"new"), UnixNano(NOW + 50))], [])
+        ledger.commit(MetadataBatch([(Memory(key(1), b"new"), UnixNano(NOW + 50))]))
         assert ledger.recall(key(1), UnixNano(NOW + 149)) == Memory(key(1), b"new")
         assert len(ledger) == 1
 
@@ -65,10 +64,10 @@ def test_a_memory_is_found_until_its_time_is_over(path: Path | None) -> None:
 def test_past_the_limit_the_oldest_memory_goes(path: Path | None) -> None:
     """Exactly as many stay as may, whatever a commit brings; what went is counted."""
     with ledger_at(path, limit=5) as ledger:
-        ledger.commit(memories(0, 1, 2), [])
-        ledger.commit(memories(3, 4, 5, 0), [])
+        ledger.commit(MetadataBatch(memories(0, 1, 2)))
+        ledger.commit(MetadataBatch(memories(3, 4, 5, 0)))
         assert known(ledger, 10) == [0, 2, 3, 4, 5]
-        ledger.commit(memories(*range(6, 20)), [])
+        ledger.commit(MetadataBatch(memories(*range(6, 20))))
         assert known(ledger, 30) == [15, 16, 17, 18, 19]
         assert (len(ledger), ledger.forgotten) == (5, 15)
 
@@ -76,8 +75,8 @@ def test_past_the_limit_the_oldest_memory_goes(path: Path | None) -> None:
 def test_what_is_too_old_goes_with_the_next_commit(path: Path | None) -> None:
     """Rows do not stay on the disk because nobody asks for them."""
     with ledger_at(path) as ledger:
-        ledger.commit(memories(*range(10)), [])
-        ledger.commit(memories(10, at=NOW + 100), [])
+        ledger.commit(MetadataBatch(memories(*range(10))))
+        ledger.commit(MetadataBatch(memories(10, at=NOW + 100)))
         assert (len(ledger), ledger.forgotten) == (1, 10)
 
 
@@ -85,27 +84,27 @@ def test_memories_outlive_the_process(tmp_path: Path) -> None:
     """A key is remembered from the first moment, and a lowered limit holds from then."""
     path = tmp_path / "ledger.sqlite"
     with ledger_at(path) as ledger:
-        ledger.commit(memories(*range(10)), [])
+        ledger.commit(MetadataBatch(memories(*range(10))))
     with ledger_at(path, limit=4) as ledger:
         assert ledger.host(key(7), NOW) == (True, key(1007))
         assert ledger.host(key(77), NOW) == (False, None)
         assert not ledger.knows(key(77))
         assert known(ledger, 20) == [6, 7, 8, 9]
-        ledger.commit(memories(10), [])
+        ledger.commit(MetadataBatch(memories(10)))
         assert known(ledger, 20) == [7, 8, 9, 10]
 
 
 def test_old_letters_make_room_for_new_ones(path: Path | None) -> None:
     """The box has a limit in bytes; the spans that were pushed out are counted, and a restart knows the size."""
     with ledger_at(path) as ledger:
-        assert ledger.commit([], [letter(i) for i in range(1, 11)]) == 0
-        assert ledger.commit([], [letter(11), letter(12)]) == 1 + 2
-        assert [found.spans for found in ledger.letters(3)] == [12, 11, 10]
-        assert ledger.letters(100)[-1] == letter(3)
+        assert ledger.commit(MetadataBatch([], [letter(i) for i in range(1, 11)])) == 0
+        assert ledger.commit(MetadataBatch([], [letter(11), letter(12)])) == 1 + 2
+        assert [found.spans for found in ledger.dead_letters(3)] == [12, 11, 10]
+        assert ledger.dead_letters(100)[-1] == letter(3)
     if path is not None:
         with ledger_at(path) as ledger:
-            assert ledger.commit([], [letter(13, size=900)]) == sum(range(3, 12))
-            assert [found.spans for found in ledger.letters(100)] == [13, 12]
+            assert ledger.commit(MetadataBatch([], [letter(13, size=900)])) == sum(range(3, 12))
+            assert [found.spans for found in ledger.dead_letters(100)] == [13, 12]
 
 
 def test_a_commit_is_whole_or_nothing(path: Path | None) -> None:
@@ -113,10 +112,10 @@ def test_a_commit_is_whole_or_nothing(path: Path | None) -> None:
     bad = DeadLetter(key(1), "otlp", "refused", NOW, 2**70, b"x")
     with ledger_at(path) as ledger:
         with pytest.raises(OverflowError):
-            ledger.commit(memories(1), [bad])
+            ledger.commit(MetadataBatch(memories(1), [bad]))
         assert known(ledger, 5) == []
         assert not ledger.knows(key(1))
-        ledger.commit(memories(2), [letter(1)])
+        ledger.commit(MetadataBatch(memories(2), [letter(1)]))
         assert known(ledger, 5) == [2]
 
 
@@ -137,7 +136,7 @@ def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:
     """Dead letters hold what users said."""
     path = tmp_path / "ledger.sqlite"
     with ledger_at(path) as ledger:
-        ledger.commit([], [letter(1)])
+        ledger.commit(MetadataBatch([], [letter(1)]))
         assert {oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {"0o600"}
         assert ledger.disk_bytes >= path.stat().st_size > 0
 
@@ -151,7 +150,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version = 7")
     connection.close()
     with pytest.raises(StoreError, match=r"format 7, this one reads 1\): run that version"):
-        Ledger(path, remember=1, remember_limit=1, letter_bytes=1)
+        MetadataDB(path, remember=1, remember_limit=1, letter_bytes=1)
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
@@ -159,4 +158,4 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(os.urandom(5000))
     with pytest.raises(StoreError, match=r"cannot use .*ledger\.sqlite"):
-        Ledger(path, remember=1, remember_limit=1, letter_bytes=1)
+        MetadataDB(path, remember=1, remember_limit=1, letter_bytes=1)

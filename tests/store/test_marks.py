@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from grafter.core.model import Mark, UnixNano
-from grafter.store.embedded.metadata_db import Ledger
+from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
 
 NOW = UnixNano(1000)
 
 
-def ledger_at(path: Path | None, limit: int = 3) -> Ledger:
-    return Ledger(path, remember=100, remember_limit=100, letter_bytes=1000, mark_limit=limit)
+def ledger_at(path: Path | None, limit: int = 3) -> MetadataDB:
+    return MetadataDB(path, remember=100, remember_limit=100, letter_bytes=1000, mark_limit=limit)
 
 
-def mark(ledger: Ledger, ids: Iterable[str], now: int = NOW, ttl: int = 100) -> None:
-    ledger.commit([], [], marks=[(Mark(one, ttl), UnixNano(now)) for one in ids])
+def mark(ledger: MetadataDB, ids: Iterable[str], now: int = NOW, ttl: int = 100) -> None:
+    ledger.commit(MetadataBatch(marks=[(Mark(one, ttl), UnixNano(now)) for one in ids]))
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -30,10 +30,10 @@ def test_past_their_number_the_oldest_go_first(path: Path | None) -> None:
     ledger = ledger_at(path)
     mark(ledger, "ab")
     mark(ledger, "bbc")
-    assert (len(ledger.marks), ledger.marks.forgotten) == (3, 0)
+    assert (len(ledger.dedupe_keys), ledger.dedupe_keys.forgotten) == (3, 0)
     mark(ledger, "de")
-    assert ledger.marks.seen("abcde", NOW) == [False, False, True, True, True]
-    assert (len(ledger.marks), ledger.marks.forgotten) == (3, 2)
+    assert ledger.dedupe_keys.seen("abcde", NOW) == [False, False, True, True, True]
+    assert (len(ledger.dedupe_keys), ledger.dedupe_keys.forgotten) == (3, 2)
     ledger.close()
 
 
@@ -42,8 +42,8 @@ def test_marks_whose_time_is_over_make_room(path: Path | None) -> None:
     ledger = ledger_at(path)
     mark(ledger, "abc")
     mark(ledger, "de", NOW + 100)
-    assert ledger.marks.seen("abcde", UnixNano(NOW + 100)) == [False, False, False, True, True]
-    assert (len(ledger.marks), ledger.marks.forgotten) == (2, 0)
+    assert ledger.dedupe_keys.seen("abcde", UnixNano(NOW + 100)) == [False, False, False, True, True]
+    assert (len(ledger.dedupe_keys), ledger.dedupe_keys.forgotten) == (2, 0)
     ledger.close()
 
 
@@ -54,9 +54,9 @@ def test_a_restart_keeps_them(tmp_path: Path) -> None:
     mark(ledger, "abc")
     ledger.close()
     ledger = ledger_at(path)
-    assert ledger.marks.seen("abcd", NOW) == [True, True, True, False]
+    assert ledger.dedupe_keys.seen("abcd", NOW) == [True, True, True, False]
     mark(ledger, "d")
-    assert (len(ledger.marks), ledger.marks.forgotten) == (3, 1)
+    assert (len(ledger.dedupe_keys), ledger.dedupe_keys.forgotten) == (3, 1)
     ledger.close()
     with sqlite3.connect(path) as file:
         assert file.execute("PRAGMA user_version").fetchone() == (1,)
@@ -74,7 +74,7 @@ def test_a_commit_that_fails_counts_nothing(tmp_path: Path) -> None:
         mark(ledger, "bcde")
     other.execute("ROLLBACK")
     other.close()
-    assert (len(ledger.marks), ledger.marks.forgotten) == (1, 0)
+    assert (len(ledger.dedupe_keys), ledger.dedupe_keys.forgotten) == (1, 0)
     mark(ledger, "b")
-    assert ledger.marks.seen("abc", NOW) == [True, True, False]
+    assert ledger.dedupe_keys.seen("abc", NOW) == [True, True, False]
     ledger.close()

@@ -2,7 +2,7 @@
 
 from grafter.core.model import Envelope, UnixNano
 from grafter.store import records
-from grafter.store.embedded.recent import Recent, affordable
+from grafter.store.embedded.part_reader import RecentRecords, affordable
 from grafter.store.records import CHUNK
 
 KEEP = 10
@@ -17,13 +17,13 @@ BODY = records.encode_envelope(Envelope(b"resource", b"scope"))
 ONE, TWO = (1, 100), (1, 200)
 
 
-def kept(recent: Recent) -> list[tuple[int, int]]:
+def kept(recent: RecentRecords) -> list[tuple[int, int]]:
     return [place for place in (ONE, TWO) if recent.plain(chunk(place), 0) is not None]
 
 
 def test_nothing_is_kept_while_nobody_asks() -> None:
     """Before the first time, and from ``keep`` after the last time on; then also what was kept goes."""
-    recent = Recent(1000, KEEP)
+    recent = RecentRecords(1000, KEEP)
     recent.add(0, ONE, BODY)
     assert kept(recent) == []
     recent.ask(UnixNano(0))
@@ -38,7 +38,7 @@ def test_nothing_is_kept_while_nobody_asks() -> None:
 
 def test_what_is_old_or_too_much_goes() -> None:
     """The oldest first."""
-    recent = Recent(len(BODY), KEEP)
+    recent = RecentRecords(len(BODY), KEEP)
     recent.ask(UnixNano(0))
     recent.add(0, ONE, BODY)
     recent.add(1, TWO, BODY)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grafter.store.embedded.segments import HEADER_BYTES, Damage, SegmentLog, StoreError
+from grafter.store.base import StoreError
+from grafter.store.embedded.segments import HEADER_BYTES, Damage, SegmentLog
 
 
 @contextmanager

@@ -6,27 +6,27 @@ from pathlib import Path
 
 from grafter.core.model import Key, UnixNano
 from grafter.store.base import Memory, Task
-from grafter.store.embedded.metadata_db import FORMAT, Ledger
-from grafter.store.embedded.tasks import TaskBook
+from grafter.store.embedded.metadata_db import FORMAT, MetadataBatch, MetadataDB
+from grafter.store.embedded.tasks import TaskTable
 
 LEASE = 10
 
 
-def ledger_at(path: Path) -> Ledger:
-    return Ledger(path, remember=100, remember_limit=100, letter_bytes=1000)
+def ledger_at(path: Path) -> MetadataDB:
+    return MetadataDB(path, remember=100, remember_limit=100, letter_bytes=1000)
 
 
 def test_a_version_without_tasks_opens_the_same_file(tmp_path: Path) -> None:
     """The format's number stays, and the tasks are there again afterwards."""
     path = tmp_path / "ledger.sqlite"
     ledger_at(path).close()
-    book = TaskBook(path, LEASE, threading.Lock())
+    book = TaskTable(path, LEASE, threading.Lock())
     book.put([Task("k", "a", UnixNano(1), b"blob")], 1)
     book.close()
     with sqlite3.connect(path) as reader:
         assert reader.execute("PRAGMA user_version").fetchone() == (FORMAT,)
     ledger_at(path).close()
-    book = TaskBook(path, LEASE, threading.Lock())
+    book = TaskTable(path, LEASE, threading.Lock())
     assert [(task.name, task.blob) for task in book.claim("k", 1, 9)] == [("a", b"blob")]
     book.close()
 
@@ -35,11 +35,11 @@ def test_tasks_and_memories_are_written_side_by_side(tmp_path: Path) -> None:
     """Two threads on one file: neither fails for the other's sake."""
     path = tmp_path / "ledger.sqlite"
     ledger = ledger_at(path)
-    book = TaskBook(path, LEASE, ledger.writing)
+    book = TaskTable(path, LEASE, ledger.writing)
 
     def remember() -> None:
         for number in range(300):
-            ledger.commit([(Memory(Key(number.to_bytes(16)), b"m"), UnixNano(1))], [])
+            ledger.commit(MetadataBatch([(Memory(Key(number.to_bytes(16)), b"m"), UnixNano(1))]))
 
     thread = threading.Thread(target=remember)
     thread.start()

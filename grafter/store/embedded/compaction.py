@@ -16,12 +16,19 @@ from grafter.core.model import Key
 from grafter.store import records
 from grafter.store.base import Outcome
 from grafter.store.embedded.index import Index
-from grafter.store.embedded.replay import guests_of
 from grafter.store.embedded.segments import Damage, Segment, SegmentLog
-from grafter.store.embedded.trace_entry import CHUNK_BYTES, position
-from grafter.store.embedded.trace_table import Table
+from grafter.store.embedded.trace_table import TraceTable
 from grafter.store.embedded.writer import Place, Row, Writer, nothing
-from grafter.store.records import CHUNK, LOCATION, ROW, Chunk, RecordType
+from grafter.store.records import (
+    CHUNK_BYTES,
+    LOCATION,
+    ROW,
+    Chunk,
+    RecordType,
+    find_arrival,
+    unpack_chunk,
+    unpack_chunks,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,8 +59,8 @@ class Counts:
     """Unacknowledged bytes that an earlier process left behind when it died."""
 
 
-class Cleaner:
-    """Keeps the log's size within a bound; ``look`` is called after each group that was written."""
+class Compactor:
+    """Keeps the log's size within a bound; ``run`` is called after each group that was written."""
 
     def __init__(self, log: SegmentLog, index: Index, writer: Writer, pool: ThreadPoolExecutor, counts: Counts) -> None:
         self._log = log
@@ -67,7 +74,7 @@ class Cleaner:
         self._pass_end = 0
         self._floor = 0
 
-    def look(self) -> None:
+    def run(self) -> None:
         """Give up what is dead, and begin to copy when too much is."""
         log, table = self._log, self._index.table
         for number in list(log.segments):
@@ -132,7 +139,7 @@ class Cleaner:
             for record in self._log.scan(segment, Damage()):
                 if record.type == RecordType.PARTS and record.version <= records.VERSION:
                     parts = records.decode_parts(record.body)
-                    found.append((record.offset, parts, [own for own, _ in guests_of(record.body, parts)]))
+                    found.append((record.offset, parts, [own for own, _ in records.guests_of(record.body, parts)]))
             return found
 
         def scanned(future: Future[_Tables]) -> None:
@@ -157,21 +164,20 @@ class Cleaner:
         self._copy(segment, rows, skipped=False)
 
     def _copy(self, segment: Segment, rows: Iterator[tuple[Key, Key | None, bytes, int]], *, skipped: bool) -> None:
-        """One step: look at some parts of the oldest segment, and have those that are live written again."""
-        log, table, bundles = self._log, self._index.table, self._index.bundles
+        """One step: go through some parts of the oldest segment, and have those that are live written again."""
+        log, table, claims = self._log, self._index.table, self._index.claims
         live: list[tuple[Key, Chunk]] = []
         size = 0
         ended = True
         for examined, (key, own, row, body) in enumerate(rows, 1):
             found = _located(table, key, own, row, segment.number, body)
             if found is not None:
-                if bundles.settled_soon(found[0]):
+                if claims.settled_soon(found[0]):
                     # It may be settled or moved by what is being written, and must not come back behind that.
                     skipped = True
                 else:
-                    chunk: Chunk = CHUNK.unpack(found[1])
-                    live.append((found[0], chunk))
-                    size += chunk[9] + chunk[10]
+                    live.append(found)
+                    size += found[1].head_size + found[1].size
             if size >= _COPY_BYTES or examined >= _COPY_ROWS:
                 ended = False
                 break
@@ -185,7 +191,7 @@ class Cleaner:
                 _LOG.error("held parts of segment %d are damaged and keep it on the disk", segment.number)
                 self._rest()
             elif not skipped:
-                self.look()
+                self.run()
             else:
                 # Each pass reads the whole segment, and a bundle may be out for as long as its peer is slow.
                 self._floor = log.disk_bytes + log.segment_bytes // _AGAIN_SHARE
@@ -217,39 +223,42 @@ class Cleaner:
         self._submit(prepare, then, apply)
 
 
-def _located(table: Table, key: Key, own: Key | None, row: bytes, segment: int, body: int) -> tuple[Key, bytes] | None:
+def _located(
+    table: TraceTable, key: Key, own: Key | None, row: bytes, segment: int, body: int
+) -> tuple[Key, Chunk] | None:
     """Under which key, and as which chunk, a part that lies at this place is held; None when it is not.
 
     ``key`` and ``row`` are what its record says, ``own`` is its guest's key: it may have been moved since.
     """
     guest = table.guests.get(own) if own is not None else None
-    place = LOCATION.pack(segment, body)
+    written = unpack_chunk(LOCATION.pack(segment, body) + row)
     for candidate in (key, own, guest.host if guest is not None else None):
-        held = table.entries.get(candidate) if candidate is not None else None
-        if candidate is None or held is None:
+        entry = table.entries.get(candidate) if candidate is not None else None
+        if candidate is None or entry is None:
             continue
-        at = position(held.chunks, int.from_bytes(row[:8], "little"))
-        chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
-        if chunk[: LOCATION.size] == place and chunk[LOCATION.size + 8 :] == row[8:]:
-            return candidate, chunk
+        at = find_arrival(entry.chunks, written.arrival)
+        if at < len(entry.chunks):
+            chunk = unpack_chunk(entry.chunks[at : at + CHUNK_BYTES])
+            if chunk._replace(arrival=written.arrival) == written:
+                return candidate, chunk
         if own is None:
             continue
         # It was numbered anew when it moved, so it has to be looked for by its place.
-        for at in range(0, len(held.chunks), CHUNK_BYTES):
-            chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
-            if chunk[: LOCATION.size] == place and CHUNK.unpack(chunk)[8] == ROW.unpack(row)[6]:
+        place = (segment, body, written.head)
+        for chunk in unpack_chunks(entry.chunks):
+            if (chunk.segment, chunk.body, chunk.head) == place:
                 return candidate, chunk
     return None
 
 
-def _outcomes(table: Table, keys: Collection[Key]) -> Mapping[tuple[str, Outcome], list[tuple[Key, int]]]:
+def _outcomes(table: TraceTable, keys: Collection[Key]) -> Mapping[tuple[str, Outcome], list[tuple[Key, int]]]:
     """What is known of exports of these keys, as records say it."""
     known: dict[tuple[str, Outcome], list[tuple[Key, int]]] = {}
     for key in keys:
-        held = table.entries[key]
-        if held.pin is not None:
-            for exporter, outcome in held.pin.outcomes.items():
-                known.setdefault((exporter, outcome), []).append((key, held.pin.up_to))
+        entry = table.entries[key]
+        if entry.attempt is not None:
+            for exporter, outcome in entry.attempt.outcomes.items():
+                known.setdefault((exporter, outcome), []).append((key, entry.attempt.up_to))
     return known
 
 
@@ -259,16 +268,16 @@ def _copied_parts(live: Sequence[tuple[Key, Chunk]], segment: Segment) -> tuple[
     blobs: list[bytes] = []
     rows = []
     envelopes: dict[bytes, int] = {}
-    for _, (_, body, arrival, now, spans, flags, at, length, head, head_length, size) in live:
+    for _, chunk in live:
         envelope = 0
-        if length:
-            blob = SegmentLog.read(segment, body + at, length)
+        if chunk.envelope_size:
+            blob = SegmentLog.read(segment, chunk.body + chunk.envelope, chunk.envelope_size)
             if blob not in envelopes:
                 envelopes[blob] = position
                 blobs.append(blob)
-                position += length
+                position += len(blob)
             envelope = envelopes[blob]
-        blobs.append(SegmentLog.read(segment, body + head, head_length + size))
-        rows.append(ROW.pack(arrival, now, spans, flags, envelope, length, position, head_length, size))
-        position += head_length + size
+        blobs.append(SegmentLog.read(segment, chunk.body + chunk.head, chunk.head_size + chunk.size))
+        rows.append(ROW.pack(*chunk._replace(envelope=envelope, head=position)[2:]))
+        position += chunk.head_size + chunk.size
     return records.parts_body([key for key, _ in live], rows, blobs, position, ()), rows

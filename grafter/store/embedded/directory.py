@@ -8,18 +8,77 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from grafter.store.embedded.metadata_db import Ledger
-from grafter.store.embedded.reserve import Reserve
-from grafter.store.embedded.segments import SegmentLog, StoreError
-from grafter.store.embedded.tasks import TaskBook
+from grafter.store.base import StoreError
+from grafter.store.embedded.metadata_db import MetadataDB
+from grafter.store.embedded.segments import SegmentLog
+from grafter.store.embedded.tasks import TaskTable
+
+_RESERVE_BYTES = 16 << 20
+# On a small disk the reserve must not be what fills it.
+_RESERVE_SHARE = 20
+
+
+class Reserve:
+    """Space on the disk that only draining may use: one file of a fixed size, there or not.
+
+    Releasing a trace writes a few bytes itself (an intent, a memory, a settlement), and only settled traces give space
+    back. On a disk that is entirely full nothing could ever leave again, so this file keeps some space: it is given up
+    when the disk is full, the receivers stay shut, and they open when it can be had again with as much to spare.
+
+    Methods never raise for a full disk.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "reserve"
+        self._size = min(_RESERVE_BYTES, self._free() // _RESERVE_SHARE)
+        self.held = False
+        """The space is kept; False: it was given up, or could not be had."""
+        self.take(spare=0)
+
+    def take(self, spare: int | None = None) -> bool:
+        """Keep the space, if that leaves ``spare`` bytes (None: as much again) on the disk."""
+        if self.held:
+            return True
+        if self._free() < self._size + (self._size if spare is None else spare):
+            return False
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return False
+        try:
+            if self._size:
+                os.posix_fallocate(file, 0, self._size)
+            self.held = True
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file, 0)
+        finally:
+            os.close(file)
+        return self.held
+
+    def give_up(self) -> bool:
+        """Free the space; False when there was none."""
+        if not self.held:
+            return False
+        self.held = False
+        with contextlib.suppress(OSError):
+            os.truncate(self._path, 0)
+        return True
+
+    def _free(self) -> int:
+        try:
+            found = os.statvfs(self._path.parent)
+        except OSError:
+            return 0
+        return found.f_bavail * found.f_frsize
 
 
 @dataclass(slots=True)
 class Files:
-    """What is open; without a directory the ledger and the tasks alone."""
+    """What is open; without a directory the metadata and the tasks alone."""
 
-    ledger: Ledger
-    tasks: TaskBook
+    metadata: MetadataDB
+    tasks: TaskTable
     log: SegmentLog | None = None
     lock: int = -1
     reserve: Reserve | None = None
@@ -27,7 +86,7 @@ class Files:
     def close(self) -> None:
         """Close all of it; the lock last."""
         self.tasks.close()
-        self.ledger.close()
+        self.metadata.close()
         if self.log is not None:
             self.log.close()
         if self.lock >= 0:
@@ -37,8 +96,8 @@ class Files:
 def open_files(
     directory: Path,
     segment_bytes: int,
-    ledger: Callable[[Path | None], Ledger],
-    tasks: Callable[[Path | None, Ledger], TaskBook],
+    metadata: Callable[[Path | None], MetadataDB],
+    tasks: Callable[[Path | None, MetadataDB], TaskTable],
 ) -> Files:
     """Take the directory, which is made when it is missing, and open what is in it. Raises StoreError."""
     try:
@@ -53,7 +112,7 @@ def open_files(
         _take(lock, directory)
         log = SegmentLog.opened(directory, segment_bytes)
         try:
-            book = ledger(directory / "ledger.sqlite")
+            book = metadata(directory / "ledger.sqlite")
             try:
                 task_book = tasks(directory / "ledger.sqlite", book)
             except BaseException:

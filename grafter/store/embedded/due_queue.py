@@ -1,4 +1,4 @@
-"""When keys are to be looked at: exact moments by the table of waits, the earliest first.
+"""When keys are due: exact moments by the table of waits, the earliest first.
 
 A request brings many keys and few moments, so the heap holds moments and a key costs one append. An entry is never
 taken out before its time: whoever pops it knows whether the key still means it. Due times are not in the log: they
@@ -6,68 +6,78 @@ end with the process.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heappush
 
-from grafter.core.model import Key, UnixNano
+from grafter.core.lifecycle import GUEST_ONLY, OWN_KEY, REMEMBERED, due_table
+from grafter.core.model import Facts, Key
 from grafter.core.policy import Waits
-from grafter.store.embedded.trace_entry import Held, LookAt
-from grafter.store.records import KEY_BYTES, facts_of
+from grafter.store.embedded.trace_table import TraceEntry
+from grafter.store.records import KEY_BYTES
+
+_KNOWN_FACTS = int(Facts.ROOT | Facts.LOCAL_ROOT | Facts.ANCHOR)
 
 
-class Agenda:
+class DueQueue:
     """Keys by moment; those of one moment in the order in which they were put."""
 
-    def __init__(self, look_at: LookAt, waits: Waits, *, apart: bool, max_trace_bytes: int) -> None:
+    def __init__(self, waits: Waits, *, apart: bool, max_trace_bytes: int) -> None:
         """``apart``: guests stay under their own keys. A key of more than ``max_trace_bytes`` is due at once."""
         self.size = 0
         """Entries, those that nobody means any more included."""
-        self.ripe: deque[tuple[int, Key]] = deque()
-        """Entries that were popped, and whose keys are still to be looked at."""
+        self.popped: deque[tuple[int, Key]] = deque()
+        """Entries whose moment has come, and whose keys are still to be claimed."""
         self._keys_at: dict[int, list[Key]] = {}
         self._moments: list[int] = []
-        self._look_at = look_at
-        self._waits = waits
-        self._apart = apart
+        self._rows = due_table(waits)
+        # Kept apart, nothing is held back: a host's spans leave from the first part on.
+        self._always = REMEMBERED if apart else 0
         self._max_trace_bytes = max_trace_bytes
 
-    def by_table(self, key: Key, held: Held) -> int:
+    def compute_due(self, key: Key, entry: TraceEntry) -> int:
         """When the key could be released, from what is known of it now."""
-        if held.bytes > self._max_trace_bytes:
-            return held.seen
-        return self._look_at(
-            facts_of(held.facts),
-            UnixNano(held.first),
-            UnixNano(held.seen),
-            self._waits,
-            guest_only=held.host_spans == 0,
-            # Kept apart, nothing is held back: a host's spans leave from the first part on.
-            remembered=held.remembered or self._apart,
-            apart=len(key) == KEY_BYTES,
-        )
+        if entry.bytes > self._max_trace_bytes:
+            return entry.appended
+        kind = entry.facts & _KNOWN_FACTS | self._always
+        if entry.remembered:
+            kind |= REMEMBERED
+        if len(key) == KEY_BYTES:
+            kind |= OWN_KEY
+        if entry.host_spans == 0:
+            kind |= GUEST_ONLY
+        quiet, longest, _ = self._rows[kind]
+        return min(entry.appended + quiet, entry.first + longest)
 
-    def due(self, key: Key, held: Held) -> int:
-        """The time that the key was given, or else by the table."""
-        return held.due if held.due is not None else self.by_table(key, held)
+    def plain_due(self, entry: TraceEntry) -> int | None:
+        """When nothing will be left to decide about the key, if no more of it comes; None where something is."""
+        quiet, longest, plain = self._rows[entry.facts & _KNOWN_FACTS | self._always]
+        if (
+            not plain
+            or entry.guests is not None
+            or entry.lease is not None
+            or entry.due is not None
+            or entry.attempt is not None
+            or entry.remembered
+            or entry.bytes > self._max_trace_bytes
+            or entry.last + quiet > entry.first + longest
+        ):
+            return None
+        return entry.last + quiet
 
-    def schedule(self, key: Key, held: Held, at: int) -> None:
-        """Look at the key then, if not earlier."""
-        if held.queued is None or at < held.queued:
-            held.queued = at
-            self.put(at, key)
+    def next_due(self, key: Key, entry: TraceEntry) -> int:
+        """When its lease ends, or the time that it was given, or else by the waits."""
+        if entry.lease is not None:
+            return entry.lease
+        return entry.due if entry.due is not None else self.compute_due(key, entry)
 
-    def put(self, at: int, key: Key) -> None:
-        """Look at the key then."""
-        keys = self._keys_at.get(at)
-        if keys is None:
-            self._keys_at[at] = [key]
-            heappush(self._moments, at)
-        else:
-            keys.append(key)
-        self.size += 1
+    def schedule(self, key: Key, entry: TraceEntry, at: int) -> None:
+        """The key is due then, if not earlier."""
+        if entry.queued is None or at < entry.queued:
+            entry.queued = at
+            self.put(at, [key])
 
-    def put_all(self, at: int, keys: list[Key]) -> None:
-        """Look at all of them then; the list is not the caller's any more."""
+    def put(self, at: int, keys: list[Key]) -> None:
+        """All of them are due then; the list is not the caller's any more."""
         known = self._keys_at.get(at)
         if known is None:
             self._keys_at[at] = keys
@@ -85,13 +95,20 @@ class Agenda:
         self.size -= len(keys)
         return at, keys
 
-    def refill(self, entries: Mapping[Key, Held]) -> None:
-        """Forget everything, and look at each of these at its time."""
+    def refill(self, entries: Mapping[Key, TraceEntry]) -> None:
+        """Forget everything, and have each of these due at its time."""
         self._keys_at = {}
-        for key, held in entries.items():
-            at = held.queued = held.lease if held.lease is not None else self.due(key, held)
+        for key, entry in entries.items():
+            at = entry.queued = self.next_due(key, entry)
             self._keys_at.setdefault(at, []).append(key)
         self._moments = list(self._keys_at)
         heapify(self._moments)
         self.size = len(entries)
-        self.ripe.clear()
+        self.popped.clear()
+
+    def absorb(self, older: "DueQueue", entries: Mapping[Key, TraceEntry], keys: Iterable[Key]) -> None:
+        """Go on with what an older queue of the same store has, and with these keys that were here; of ``entries``."""
+        self.size, self.popped = older.size, older.popped
+        self._keys_at, self._moments = older._keys_at, older._moments
+        for key in keys:
+            self.schedule(key, entries[key], self.compute_due(key, entries[key]))

@@ -3,37 +3,32 @@
 By the same methods whether it was written a moment ago or is read back at start; so a write that failed needs no
 undoing.
 
-An index is also where the rooms that share its table meet: filing before the write, claims and bundles afterwards.
+An index is also where the rooms that share its table meet: placement before the write, claims afterwards.
 """
 
-from collections import Counter
-from struct import Struct
-
-from grafter.core.model import Envelope, GuestFacts, Key, UnixNano, guest_key
+from grafter.core.model import GuestFacts, Key, UnixNano, guest_key
 from grafter.core.policy import Waits
 from grafter.core.state import GuestState
 from grafter.store import records
 from grafter.store.base import Bundle, Outcome
-from grafter.store.embedded.bundles import Bundles
 from grafter.store.embedded.claims import Claims
-from grafter.store.embedded.due_queue import Agenda
-from grafter.store.embedded.links import Links
-from grafter.store.embedded.placement import Filing
-from grafter.store.embedded.trace_entry import (
-    ARRIVAL,
+from grafter.store.embedded.due_queue import DueQueue
+from grafter.store.embedded.placement import Links, PlacedParts, Placement
+from grafter.store.embedded.trace_table import ExportAttempt, GuestEntry, KnownMemories, TraceEntry, TraceTable
+from grafter.store.records import (
+    CHUNK,
     CHUNK_BYTES,
-    Filed,
-    Guest,
-    Held,
-    LookAt,
-    Pin,
-    Remembers,
-    position,
+    GUEST,
+    HOST_KEY,
+    LOCATION,
+    Chunk,
+    Move,
+    chunk_arrival,
+    count_segments,
+    find_arrival,
+    unpack_chunk,
+    unpack_chunks,
 )
-from grafter.store.embedded.trace_table import Table
-from grafter.store.records import CHUNK, GUEST, HOST_KEY, LOCATION, ROW, Move
-
-_SEGMENT_OF = Struct(f"<I{CHUNK_BYTES - 4}x")
 
 
 class Index:
@@ -41,300 +36,234 @@ class Index:
 
     def __init__(
         self,
-        memories: Remembers,
-        look_at: LookAt,
+        memories: KnownMemories,
         waits: Waits,
         *,
         apart: bool,
         max_trace_bytes: int,
+        lease: int,
         arrival: int,
         keeps_objects: bool,
     ) -> None:
-        agenda = Agenda(look_at, waits, apart=apart, max_trace_bytes=max_trace_bytes)
-        self.table = Table(memories, agenda, arrival)
+        """``lease`` in nanoseconds; ``arrival``: the last number that was given; ``keeps_objects``: without a log."""
+        self.table = TraceTable(memories, arrival)
         self.links = Links(self.table, memories, apart=apart)
-        self.filing = Filing(self.table, self.links, keeps_objects=keeps_objects)
-        self.bundles = Bundles(self.table, waits, apart=apart, max_trace_bytes=max_trace_bytes)
-        self.claims = Claims(self.table, self.bundles)
+        self.placement = Placement(self.table, self.links, keeps_objects=keeps_objects)
+        self.due_queue = DueQueue(waits, apart=apart, max_trace_bytes=max_trace_bytes)
+        self.claims = Claims(self.table, self.due_queue, lease)
         self._max_trace_bytes = max_trace_bytes
         self._keeps_objects = keeps_objects
 
-    def add(self, filed: Filed, segment: int, body: int) -> None:
-        """Hold what filing decided; its record's body is at this place."""
+    def add(self, placed: PlacedParts, segment: int, body: int) -> None:
+        """Hold what placement decided; its record's body is at this place."""
         table = self.table
-        for move in filed.moves:
+        for move in placed.moves:
             self.move(move)
-            table.end(move.guest)
+            table.end_write(move.guest)
         location = LOCATION.pack(segment, body)
-        now = filed.now
-        entries, agenda = table.entries, table.agenda
+        now = placed.now
+        entries, due_queue = table.entries, self.due_queue
         keeps_objects, max_trace_bytes = self._keeps_objects, self._max_trace_bytes
         begun: dict[tuple[int, bool], tuple[int, list[Key]]] = {}
         for i, (key, row, fact, spans, size) in enumerate(
-            zip(filed.keys, filed.rows, filed.facts, filed.spans, filed.sizes, strict=True)
+            zip(placed.keys, placed.rows, placed.facts, placed.spans, placed.sizes, strict=True)
         ):
-            held = entries.get(key)
-            is_new = held is None
-            if held is None:
-                held = table.hold(key, now)
-            held.chunks += location + row
-            held.bytes += size
+            entry = entries.get(key)
+            is_new = entry is None
+            if entry is None:
+                entry = table.hold(key, now)
+            entry.chunks += location + row
+            entry.bytes += size
             if keeps_objects:
-                objects = held.objects
+                objects = entry.objects
                 if objects is None:
-                    objects = held.objects = []
-                part = filed.parts[i]
+                    objects = entry.objects = []
+                part = placed.parts[i]
                 objects += (part.payload, part.envelope, part.span_ids)
             changed = False
             if fact >= 0:
-                changed = held.host_spans == 0 or fact | held.facts != held.facts
-                held.facts |= fact
-                held.host_spans += spans
+                changed = entry.host_spans == 0 or fact | entry.facts != entry.facts
+                entry.facts |= fact
+                entry.host_spans += spans
             else:
-                held.guest_spans += spans
-                self._add_guest(key, held, *filed.guests[i], now)
-            if now > held.last:
-                held.last = now
-            elif now < held.first:
-                held.first = now
-                table.note_oldest(key, held)
-            # From here on: when to look at it. Skipped where the table can only say "later than the heap has it".
-            backwards = now < held.seen
-            held.seen = now
-            if held.lease is not None:
-                held.fresh = True
-            elif held.due is not None:
-                held.due = min(held.due, agenda.by_table(key, held))
-                agenda.schedule(key, held, held.due)
+                entry.guest_spans += spans
+                self._add_guest(key, entry, *placed.guests[i], now)
+            if now > entry.last:
+                entry.last = now
+            elif now < entry.first:
+                entry.first = now
+                table.update_oldest(key, entry)
+            # From here on: when it is due. Skipped where the waits can only say "later than the queue has it".
+            backwards = now < entry.appended
+            entry.appended = now
+            if entry.lease is not None:
+                entry.fresh = True
+            elif entry.due is not None:
+                entry.due = min(entry.due, due_queue.compute_due(key, entry))
+                due_queue.schedule(key, entry, entry.due)
             elif is_new and fact >= 0 and size <= max_trace_bytes:
-                kind = (fact, held.remembered)
+                kind = (fact, entry.remembered)
                 alike = begun.get(kind)
                 if alike is None:
-                    alike = begun[kind] = (agenda.by_table(key, held), [])
-                held.queued = alike[0]
+                    alike = begun[kind] = (due_queue.compute_due(key, entry), [])
+                entry.queued = alike[0]
                 alike[1].append(key)
-            elif is_new or changed or backwards or held.bytes > max_trace_bytes:
-                agenda.schedule(key, held, agenda.by_table(key, held))
+            elif is_new or changed or backwards or entry.bytes > max_trace_bytes:
+                due_queue.schedule(key, entry, due_queue.compute_due(key, entry))
         for at, keys in begun.values():
-            agenda.put_all(at, keys)
-        count = len(filed.rows)
-        if count:
-            table.live[segment] = table.live.get(segment, 0) + count
-        table.parts += count
-        table.spans += sum(filed.spans)
-        table.bytes += filed.bytes
-
-    def _add_guest(self, key: Key, held: Held, own: Key, facts: bytes, arrival: int, now: int) -> None:
-        table = self.table
-        if held.guests is None:
-            held.guests = {}
-        guest = table.guests[own]
-        held.guests[arrival] = guest.kept(own, facts)
-        if held.sums is not None:
-            _absorb(held.sums, records.decode_guest(facts), now)
-        if key == own and arrival in guest.strays:
-            guest.strays.remove(arrival)
-        if guest.said is None and guest.host is not None:
-            self.links.take_evidence(guest, key, own, facts, arrival)
+            due_queue.put(at, keys)
+        if placed.rows:
+            table.enter(segment, len(placed.rows))
+        table.parts += len(placed.rows)
+        table.spans += sum(placed.spans)
+        table.bytes += placed.bytes
 
     def restore(self, key: Key, row: bytes, segment: int, body: int, guest: bytes | None) -> None:
         """Hold a part that is read back, in any order. One that is held already was copied: it now lies here."""
         table = self.table
-        arrival, now, spans, flags, *_, size = ROW.unpack(row)
-        chunk = LOCATION.pack(segment, body) + row
-        table.arrival = max(table.arrival, arrival)
-        held = table.entries.get(key)
-        if held is None:
-            held = table.hold(key, now)
+        packed = LOCATION.pack(segment, body) + row
+        chunk = unpack_chunk(packed)
+        table.arrival = max(table.arrival, chunk.arrival)
+        entry = table.entries.get(key)
+        if entry is None:
+            entry = table.hold(key, chunk.now)
             at = 0
-        elif arrival > held.arrival:
-            at = len(held.chunks)
+        elif chunk.arrival > entry.arrival:
+            at = len(entry.chunks)
         else:
-            at = position(held.chunks, arrival)
-            if held.chunks[at : at + CHUNK_BYTES][ARRIVAL] == chunk[ARRIVAL]:
-                self.relocate(key, chunk)
+            at = find_arrival(entry.chunks, chunk.arrival)
+            if chunk_arrival(entry.chunks, at + CHUNK_BYTES) == chunk.arrival:
+                self.relocate(key, packed)
                 return
-        held.chunks[at:at] = chunk
-        table.live[segment] = table.live.get(segment, 0) + 1
+        entry.chunks[at:at] = packed
+        table.enter(segment)
         table.parts += 1
-        table.spans += spans
-        table.bytes += size
-        held.count(spans, flags, size)
+        table.spans += chunk.spans
+        table.bytes += chunk.size
+        entry.count(chunk.spans, chunk.flags, chunk.size)
         if guest is not None:
-            own = key if flags & GUEST and not flags & HOST_KEY else guest_key(records.decode_guest(guest).guest)
-            known = table.guests.setdefault(own, Guest())
-            known.parts += 1
-            if held.guests is None:
-                held.guests = {}
-            held.guests[arrival] = known.kept(own, guest)
-            held.sums = None
-            self.links.take_evidence(known, key, own, guest, arrival)
-        held.first, held.last = min(held.first, now), max(held.last, now)
-        held.seen = held.last
+            self._restore_guest(key, entry, guest, chunk)
+        entry.first, entry.last = min(entry.first, chunk.now), max(entry.last, chunk.now)
+        entry.appended = entry.last
 
-    def relocate(self, key: Key, chunk: bytes) -> None:
+    def relocate(self, key: Key, packed: bytes) -> None:
         """A part was copied; it now lies elsewhere. Nothing happens when it was settled or moved meanwhile."""
         table = self.table
-        held = table.entries.get(key)
-        if held is None:
+        entry = table.entries.get(key)
+        if entry is None:
             return
-        arrival = int.from_bytes(chunk[ARRIVAL], "little")
-        at = position(held.chunks, arrival)
-        old = held.chunks[at : at + CHUNK_BYTES]
-        if len(old) == CHUNK_BYTES and old[ARRIVAL] == chunk[ARRIVAL]:
-            held.chunks[at : at + CHUNK_BYTES] = chunk
-            table.leave(LOCATION.unpack_from(old)[0])
-            segment = LOCATION.unpack_from(chunk)[0]
-            table.live[segment] = table.live.get(segment, 0) + 1
+        chunk = unpack_chunk(packed)
+        at = find_arrival(entry.chunks, chunk.arrival)
+        if at < len(entry.chunks):
+            old = unpack_chunk(entry.chunks[at : at + CHUNK_BYTES])
+            if old.arrival == chunk.arrival:
+                entry.chunks[at : at + CHUNK_BYTES] = packed
+                table.leave(old.segment)
+                table.enter(chunk.segment)
 
     def move(self, move: Move) -> bool:
         """File a guest's parts under its host; what an export was begun of stays. False when nothing was moved."""
         table = self.table
-        held = table.entries.get(move.guest)
-        if held is None or held.guests is None:
+        entry = table.entries.get(move.guest)
+        if entry is None or entry.guests is None:
             return False
-        pinned = held.pin.up_to if held.pin is not None and held.pin.stands else -1
-        numbers = {arrival: move.base + i for i, arrival in enumerate(move.arrivals) if arrival > pinned}
-        stay = bytearray()
-        stay_objects: list[bytes | Envelope | None] = []
-        moved = []
-        for i, at in enumerate(range(0, len(held.chunks), CHUNK_BYTES)):
-            chunk = bytes(held.chunks[at : at + CHUNK_BYTES])
-            objects = held.objects[3 * i : 3 * i + 3] if held.objects is not None else []
-            arrival = int.from_bytes(chunk[ARRIVAL], "little")
-            if arrival in numbers:
-                moved.append((arrival, numbers[arrival], chunk, objects))
+        numbers = {arrival: move.base + i for i, arrival in enumerate(move.arrivals) if arrival > entry.attempted}
+        moved, stay, stay_objects = [], bytearray(), []
+        for i, chunk in enumerate(unpack_chunks(entry.chunks)):
+            objects = entry.objects[3 * i : 3 * i + 3] if entry.objects is not None else []
+            if chunk.arrival in numbers:
+                moved.append((chunk, objects))
             else:
-                stay += chunk
+                stay += CHUNK.pack(*chunk)
                 stay_objects += objects
         if not moved:
             return False
         host = table.entries.get(move.host)
-        is_new = host is None
+        latest = max(chunk.now for chunk, _ in moved)
         if host is None:
             # From what moves: what stays, because an export of it was begun, may be older.
-            host = table.hold(move.host, min(CHUNK.unpack(chunk)[3] for _, _, chunk, _ in moved))
-        if host.guests is None:
-            host.guests = {}
+            host = table.hold(move.host, min(chunk.now for chunk, _ in moved))
+        host.appended = max(host.appended, latest)
+        for chunk, objects in moved:
+            self._add_moved(host, move.host, chunk._replace(arrival=numbers[chunk.arrival]), objects)
+            host.guests = host.guests or {}
+            host.guests[numbers[chunk.arrival]] = entry.guests.pop(chunk.arrival)
         host.sums = None
-        last = 0
-        for old, arrival, chunk, objects in moved:
-            fields = list(CHUNK.unpack(chunk))
-            fields[2] = arrival
-            fields[5] = fields[5] & ~HOST_KEY | (HOST_KEY if len(move.host) == 16 else 0)
-            at = position(host.chunks, arrival)
-            host.chunks[at:at] = CHUNK.pack(*fields)
-            if held.objects is not None:
-                if host.objects is None:
-                    host.objects = []
-                at = at // CHUNK_BYTES * 3
-                host.objects[at:at] = objects
-            host.guests[arrival] = held.guests.pop(old)
-            now, spans, size = fields[3], fields[4], fields[10]
-            last = max(last, now)
-            host.first, host.last = min(host.first, now), max(host.last, now)
-            host.guest_spans += spans
-            host.bytes += size
-        host.seen = last if is_new else max(host.seen, last)
-        table.note_oldest(move.host, host)
-        held.chunks = stay
-        if held.objects is not None:
-            held.objects = stay_objects
-        table.resum(move.guest, held)
+        table.update_oldest(move.host, host)
+        entry.chunks = stay
+        if entry.objects is not None:
+            entry.objects = stay_objects
+        table.sum_anew(move.guest, entry)
         guest = table.guests[move.guest]
-        guest.host = move.host
-        guest.said = move.base
+        guest.host, guest.since = move.host, move.base
         if host.lease is not None:
             host.fresh = True
         elif host.due is None:
-            table.agenda.schedule(move.host, host, table.agenda.by_table(move.host, host))
+            self.due_queue.schedule(move.host, host, self.due_queue.compute_due(move.host, host))
         return True
 
     def outcome(self, key: Key, up_to: int, exporter: str, outcome: Outcome) -> bool:
-        """Note what is known of an export; False when no part that it was of is held."""
-        held = self.table.entries.get(key)
-        if held is None or int.from_bytes(held.chunks[ARRIVAL], "little") > up_to:
+        """Keep what is known of an export; False when no part that it was of is held."""
+        entry = self.table.entries.get(key)
+        if entry is None or chunk_arrival(entry.chunks) > up_to:
             return False
-        if held.pin is None:
-            held.pin = Pin(up_to)
-        elif not held.pin.stands:
-            held.pin.up_to = up_to
-        held.pin.outcomes[exporter] = outcome
+        if entry.attempt is None:
+            entry.attempt = ExportAttempt(up_to)
+        elif not entry.attempt.is_open:
+            entry.attempt.up_to = up_to
+        entry.attempt.outcomes[exporter] = outcome
         return True
 
     def settle(self, key: Key, up_to: int, due: int | None) -> bool:
         """Forget the parts up to ``up_to``. What is left is due at ``due``. False when there was nothing."""
         table = self.table
-        held = table.entries.get(key)
-        if held is None or int.from_bytes(held.chunks[ARRIVAL], "little") > up_to:
+        entry = table.entries.get(key)
+        if entry is None or chunk_arrival(entry.chunks) > up_to:
             return False
-        if held.guests is None and held.arrival <= up_to:
-            # The way of nearly every trace: all of it goes, and nobody else has to know.
-            for (segment,) in _SEGMENT_OF.iter_unpack(held.chunks):
-                table.leave(segment)
-            table.parts -= len(held.chunks) // CHUNK_BYTES
-            table.spans -= held.host_spans
-            table.bytes -= held.bytes
-            held.chunks = bytearray()
-            table.resum(key, held)
-            return True
-        end = len(held.chunks) if held.arrival <= up_to else position(held.chunks, up_to + 1)
-        gone = held.chunks[:end]
-        for (segment,) in _SEGMENT_OF.iter_unpack(gone):
-            table.leave(segment)
+        end = len(entry.chunks) if entry.arrival <= up_to else find_arrival(entry.chunks, up_to + 1)
+        for segment, parts in count_segments(entry.chunks[:end]):
+            table.leave(segment, parts)
         table.parts -= end // CHUNK_BYTES
-        before = held.host_spans + held.guest_spans
-        size = held.bytes
-        held.chunks = held.chunks[end:]
-        if held.objects is not None:
-            held.objects = held.objects[end // CHUNK_BYTES * 3 :]
-        held.pin = None
-        held.lease = None
-        held.token = 0
-        held.fresh = False
-        doubtful = []
-        if held.guests is not None:
-            for arrival in [arrival for arrival in held.guests if arrival <= up_to]:
-                own, _ = held.guests.pop(arrival)
-                guest = table.guests[own]
-                guest.parts -= 1
-                if guest.parts == 0:
-                    del table.guests[own]
-                elif guest.said == arrival:
-                    doubtful.append(own)
-        table.resum(key, held)
+        before, size = entry.host_spans + entry.guest_spans, entry.bytes
+        entry.chunks = entry.chunks[end:]
+        if entry.objects is not None:
+            entry.objects = entry.objects[end // CHUNK_BYTES * 3 :]
+        entry.attempt = None
+        entry.lease = None
+        entry.token = 0
+        entry.fresh = False
+        doubtful = [] if entry.guests is None else self._settle_guests(entry.guests, up_to)
+        table.sum_anew(key, entry)
         for own in doubtful:
             if own in table.guests:
                 self.links.derive(own, table.guests[own])
-        table.spans -= before - held.host_spans - held.guest_spans
-        table.bytes -= size - held.bytes
-        if held.chunks and due is not None:
-            held.due = due
-            table.agenda.schedule(key, held, due)
+        table.spans -= before - entry.host_spans - entry.guest_spans
+        table.bytes -= size - entry.bytes
+        if entry.chunks and due is not None:
+            entry.due = due
+            self.due_queue.schedule(key, entry, due)
         return True
 
     def settle_bundle(self, bundle: Bundle, now: int) -> None:
         """Forget the parts that a bundle covers. What came since is due at once, and its key is remembered."""
-        self.bundles.ended(bundle)
+        self.claims.end_bundle(bundle)
         table = self.table
         gone = []
         entries = table.entries
         spans = size = 0
         for key, end, count in zip(bundle.keys, bundle.ends, bundle.counts, strict=True):
-            held = entries[key]
-            if len(held.chunks) == end:
+            entry = entries[key]
+            if len(entry.chunks) == end:
                 del entries[key]
-                gone.append(held.chunks)
+                gone.append(entry.chunks)
                 spans += count
-                size += held.bytes
+                size += entry.bytes
             else:
-                start = end - CHUNK_BYTES + LOCATION.size
-                up_to = int.from_bytes(held.chunks[start : start + 8], "little")
-                self.settle(key, up_to, now)
-                held.remembered = True
+                self.settle(key, chunk_arrival(entry.chunks, end), now)
+                entry.remembered = True
         chunks = b"".join(gone)
-        for (segment,), number in Counter(_SEGMENT_OF.iter_unpack(chunks)).items():
-            table.leave(segment, number)
+        for segment, parts in count_segments(chunks):
+            table.leave(segment, parts)
         table.parts -= len(chunks) // CHUNK_BYTES
         table.spans -= spans
         table.bytes -= size
@@ -342,14 +271,73 @@ class Index:
     def released(self, key: Key, host: Key | None) -> None:
         """A memory of the key was stored."""
         table = self.table
-        held = table.entries.get(key)
-        if held is not None:
-            held.remembered = True
-            if held.lease is None and held.due is None:
-                table.agenda.schedule(key, held, table.agenda.by_table(key, held))
+        entry = table.entries.get(key)
+        if entry is not None:
+            entry.remembered = True
+            if entry.lease is None and entry.due is None:
+                self.due_queue.schedule(key, entry, self.due_queue.compute_due(key, entry))
         guest = table.guests.get(key)
         if guest is not None and host is not None:
-            guest.host, guest.said = host, -1
+            guest.host, guest.since = host, -1
+
+    def absorb(self, older: "Index") -> list[Key]:
+        """Hold also what an index of the same store read back; the guests that were known here.
+
+        ``older`` must not be used afterwards.
+        """
+        keys, guests = self.table.absorb(older.table)
+        self.due_queue.absorb(older.due_queue, self.table.entries, keys)
+        return guests
+
+    def _add_guest(self, key: Key, entry: TraceEntry, own: Key, facts: bytes, arrival: int, now: int) -> None:
+        if entry.guests is None:
+            entry.guests = {}
+        guest = self.table.guests[own]
+        entry.guests[arrival] = guest.shared_facts(own, facts)
+        if entry.sums is not None:
+            _absorb(entry.sums, records.decode_guest(facts), now)
+        if key == own and arrival in guest.strays:
+            guest.strays.remove(arrival)
+        if guest.since is None and guest.host is not None:
+            self.links.take_evidence(guest, key, own, facts, arrival)
+
+    def _restore_guest(self, key: Key, entry: TraceEntry, facts: bytes, chunk: Chunk) -> None:
+        is_own = chunk.flags & GUEST and not chunk.flags & HOST_KEY
+        own = key if is_own else guest_key(records.decode_guest(facts).guest)
+        guest = self.table.guests.setdefault(own, GuestEntry())
+        guest.parts += 1
+        if entry.guests is None:
+            entry.guests = {}
+        entry.guests[chunk.arrival] = guest.shared_facts(own, facts)
+        entry.sums = None
+        self.links.take_evidence(guest, key, own, facts, chunk.arrival)
+
+    def _add_moved(self, host: TraceEntry, key: Key, chunk: Chunk, objects: list[object]) -> None:
+        """Hold under a host a guest's part that was held elsewhere."""
+        flags = chunk.flags & ~HOST_KEY | (HOST_KEY if len(key) == 16 else 0)
+        at = find_arrival(host.chunks, chunk.arrival)
+        host.chunks[at:at] = CHUNK.pack(*chunk._replace(flags=flags))
+        if self._keeps_objects:
+            if host.objects is None:
+                host.objects = []
+            at = at // CHUNK_BYTES * 3
+            host.objects[at:at] = objects
+        host.first, host.last = min(host.first, chunk.now), max(host.last, chunk.now)
+        host.guest_spans += chunk.spans
+        host.bytes += chunk.size
+
+    def _settle_guests(self, guests: dict[int, tuple[Key, bytes]], up_to: int) -> list[Key]:
+        """Forget a key's guest parts up to there; the guests of which the part went by which their host was known."""
+        doubtful = []
+        for arrival in [arrival for arrival in guests if arrival <= up_to]:
+            own, _ = guests.pop(arrival)
+            guest = self.table.guests[own]
+            guest.parts -= 1
+            if guest.parts == 0:
+                del self.table.guests[own]
+            elif guest.since == arrival:
+                doubtful.append(own)
+        return doubtful
 
 
 def _absorb(sums: dict[str, GuestState], facts: GuestFacts, now: int) -> None:

@@ -1,5 +1,4 @@
-"""What outlives the parts: memories of released traces, the dead-letter box, marks and notes of calls. One SQLite file,
-or none.
+"""What outlives the parts: memories of released traces, dead letters, dedupe keys and calls. One SQLite file, or none.
 
 The memories of one commit are one row: a row a memory cost 5 us of CPU each, found by the key or by an index over it,
 and every trace leaves one. Which row a key's memory is in is kept in the process, by the key's hash: nearly every new
@@ -14,26 +13,20 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from struct import Struct
-from typing import Concatenate, ParamSpec, TypeVar
 
 from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, UnixNano
-from grafter.store.base import DeadLetter, Memory
-from grafter.store.embedded.calls import CallBook
-from grafter.store.embedded.dedupe_keys import MARK_LIMIT, Marks
-from grafter.store.embedded.segments import StoreError
+from grafter.store.base import DEDUPE_KEYS_LIMIT, DeadLetter, Memory, StoreError
+from grafter.store.embedded.lookup_tables import CallTable, DedupeKeys
 from grafter.store.records import padded
 
 _LOG = logging.getLogger(__name__)
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 FORMAT = 1
 _NOT_REMEMBERED = (False, None)
@@ -52,7 +45,7 @@ _SIZE = Struct("<I")
 
 
 @dataclass(slots=True)
-class Sheet:
+class MemoryBatch:
     """Memories of hosts, of one moment."""
 
     at: int
@@ -61,23 +54,38 @@ class Sheet:
     blobs: Sequence[bytes]
 
 
+@dataclass(slots=True)
+class MetadataBatch:
+    """What is to be stored in one commit."""
+
+    memories: Sequence[tuple[Memory, UnixNano]] = ()
+    """With the moment of each."""
+    dead_letters: Sequence[DeadLetter] = ()
+    memory_batches: Sequence[MemoryBatch] = ()
+    marks: Sequence[tuple[Mark, UnixNano]] = ()
+    calls: Sequence[tuple[CallNote, UnixNano]] = ()
+
+    @classmethod
+    def joined(cls, batches: Sequence["MetadataBatch"]) -> "MetadataBatch":
+        """All of them as one."""
+        return cls(
+            [memory for batch in batches for memory in batch.memories],
+            [letter for batch in batches for letter in batch.dead_letters],
+            [memories for batch in batches for memories in batch.memory_batches],
+            [mark for batch in batches for mark in batch.marks],
+            [call for batch in batches for call in batch.calls],
+        )
+
+
 _Row = tuple[int, int, list[int]]
 """Id, moment, and the hashes of the keys that are still to be forgotten, newest first."""
 
 
-def _alone(method: Callable[Concatenate["Ledger", _P], _T]) -> Callable[Concatenate["Ledger", _P], _T]:
-    """The method while nobody else writes into the file."""
+class MetadataDB:
+    """Memories and dead letters here, the rest in tables of their own.
 
-    @wraps(method)
-    def alone(self: "Ledger", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        with self.writing:
-            return method(self, *args, **kwargs)
-
-    return alone
-
-
-class Ledger:
-    """Memories and letters. Methods raise sqlite3.Error when the file cannot be read or written."""
+    Methods raise sqlite3.Error when the file cannot be read or written.
+    """
 
     def __init__(
         self,
@@ -86,18 +94,18 @@ class Ledger:
         remember: int,
         remember_limit: int,
         letter_bytes: int,
-        mark_limit: int = MARK_LIMIT,
+        mark_limit: int = DEDUPE_KEYS_LIMIT,
     ) -> None:
         """Open or make the file; None keeps everything in memory. ``remember`` in nanoseconds. Raises StoreError."""
         self._path = path
         self._remember = remember
         self._remember_limit = remember_limit
-        self._letter_bytes = letter_bytes
+        self._dead_letter_limit = letter_bytes
         self._row_of: dict[int, int] = {}
         self._rows: deque[_Row] = deque()
         self._emptied = 0
         """Rows up to this id hold nothing that is still remembered, and are to be deleted."""
-        self._letters = 0
+        self._dead_letter_bytes = 0
         # Readers share one connection; a commit must not show half done, so it has one of its own.
         self._lock = threading.Lock()
         self.writing = threading.Lock()
@@ -107,11 +115,11 @@ class Ledger:
         try:
             self._writer = _connected(path)
             self._reader = self._writer if path is None else _connected(path)
-            self.marks = Marks(self._writer, self._reader, self._lock, mark_limit)
-            self.calls = CallBook(
-                self._writer, self._reader, self._lock, remember=remember, limit=max(1, remember_limit)
-            )
-            self._letters = self._writer.execute("SELECT coalesce(sum(length(payload)), 0) FROM letter").fetchone()[0]
+            self.dedupe_keys = DedupeKeys(self._writer, self._reader, self._lock, mark_limit)
+            self.calls = CallTable(self._writer, self._reader, self._lock, remember, max(1, remember_limit))
+            self._dead_letter_bytes = self._writer.execute(
+                "SELECT coalesce(sum(length(payload)), 0) FROM letter"
+            ).fetchone()[0]
             for number, at, keys in self._reader.execute("SELECT id, at, keys FROM memory ORDER BY id"):
                 self._found(number, at, [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)])
             # A row goes when all of it is forgotten, so the oldest one may still hold some that the limit ended.
@@ -177,59 +185,55 @@ class Ledger:
             return True, None
         return _NOT_REMEMBERED if memory is None else (True, memory.host)
 
-    @_alone
-    def commit(
-        self,
-        memories: Sequence[tuple[Memory, UnixNano]],
-        letters: Sequence[DeadLetter],
-        sheets: Sequence[Sheet] = (),
-        marks: Sequence[tuple[Mark, UnixNano]] = (),
-        calls: Sequence[tuple[CallNote, UnixNano]] = (),
-    ) -> int:
-        """Store, and make room; the number of spans of old letters that had to go. All or nothing."""
-        writer = self._writer
-        added: list[tuple[int, int, list[int]]] = []
-        pushed_out = 0
-        size = self._letters
-        writer.execute("BEGIN IMMEDIATE")
-        try:
-            for now, group in groupby(memories, itemgetter(1)):
-                some = [memory for memory, _ in group]
-                keys = [padded(memory.key) for memory in some]
-                hosts = b"".join([_NO_HOST if memory.host is None else padded(memory.host) for memory in some])
-                added.append(self._insert(now, keys, hosts, [memory.blob for memory in some]))
-            for sheet in sheets:
-                keys = [key + b"\0" for key in sheet.keys]
-                added.append(self._insert(sheet.at, keys, bytes(_KEY * len(keys)), sheet.blobs))
-            if letters:
-                writer.executemany(
-                    "INSERT INTO letter (key, exporter, reason, at, spans, payload) VALUES (?, ?, ?, ?, ?, ?)",
-                    [(x.key, x.exporter, x.reason, x.at, x.spans, x.payload) for x in letters],
-                )
-                size += sum(len(letter.payload) for letter in letters)
-                size, pushed_out = self._push_out(size)
-            if marks:
-                self.marks.write(marks)
-            if calls:
-                self.calls.write(calls)
-            writer.execute("COMMIT")
-        except BaseException:
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")
-            raise
-        self._letters = size
-        if marks:
-            self.marks.written()
-        for number, at, hashes in added:
-            self._found(number, at, hashes)
-        if added:
-            self._forget(max(at for _, at, _ in added))
-            # On its own, since what is stored stays stored when this fails; then the next one does it.
-            with contextlib.suppress(sqlite3.Error):
-                self._delete_emptied()
-        return pushed_out
+    def commit(self, batch: MetadataBatch) -> int:
+        """Store, and make room; the number of spans of old dead letters that had to go. All or nothing."""
+        with self.writing:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                added = list(self._insert_memories(batch))
+                size, pushed_out = self._insert_dead_letters(batch.dead_letters)
+                if batch.marks:
+                    self.dedupe_keys.write(batch.marks)
+                if batch.calls:
+                    self.calls.write(batch.calls)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+            self._dead_letter_bytes = size
+            if batch.marks:
+                self.dedupe_keys.written()
+            for row in added:
+                self._found(*row)
+            if added:
+                self._forget(max(at for _, at, _ in added))
+                # On its own, since what is stored stays stored when this fails; then the next one does it.
+                with contextlib.suppress(sqlite3.Error):
+                    self._delete_emptied()
+            return pushed_out
 
-    def _insert(self, at: int, keys: list[bytes], hosts: bytes, blobs: Sequence[bytes]) -> tuple[int, int, list[int]]:
+    def _insert_memories(self, batch: MetadataBatch) -> Iterator[_Row]:
+        for now, group in groupby(batch.memories, itemgetter(1)):
+            some = [memory for memory, _ in group]
+            keys = [padded(memory.key) for memory in some]
+            hosts = b"".join([_NO_HOST if memory.host is None else padded(memory.host) for memory in some])
+            yield self._insert(now, keys, hosts, [memory.blob for memory in some])
+        for memories in batch.memory_batches:
+            keys = [padded(key) for key in memories.keys]
+            yield self._insert(memories.at, keys, bytes(_KEY * len(keys)), memories.blobs)
+
+    def _insert_dead_letters(self, letters: Sequence[DeadLetter]) -> tuple[int, int]:
+        """The bytes of all dead letters afterwards, and the spans of those that had to go."""
+        if not letters:
+            return self._dead_letter_bytes, 0
+        self._writer.executemany(
+            "INSERT INTO letter (key, exporter, reason, at, spans, payload) VALUES (?, ?, ?, ?, ?, ?)",
+            [(x.key, x.exporter, x.reason, x.at, x.spans, x.payload) for x in letters],
+        )
+        return self._push_out(self._dead_letter_bytes + sum(len(letter.payload) for letter in letters))
+
+    def _insert(self, at: int, keys: list[bytes], hosts: bytes, blobs: Sequence[bytes]) -> _Row:
         sizes = Struct(f"<{len(blobs)}I").pack(*map(len, blobs))
         number = self._writer.execute(
             "INSERT INTO memory (at, keys, hosts, sizes, blobs) VALUES (?, ?, ?, ?, ?)",
@@ -272,7 +276,7 @@ class Ledger:
         last = None
         rows = self._writer.execute("SELECT id, spans, length(payload) FROM letter ORDER BY id")
         for row, lost, length in rows:
-            if size <= self._letter_bytes:
+            if size <= self._dead_letter_limit:
                 break
             last = row
             spans += lost
@@ -282,7 +286,7 @@ class Ledger:
             self._writer.execute("DELETE FROM letter WHERE id <= ?", (last,))
         return size, spans
 
-    def letters(self, limit: int) -> list[DeadLetter]:
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
         """The newest first."""
         with self._lock:
             rows = self._reader.execute(

@@ -1,49 +1,179 @@
 """What a claim or a bundle covers, from where it is cheapest to get: memory, the records written last, the disk.
 
-What is read from the disk is read on a thread. A segment stays while somebody reads it, whatever is settled meanwhile.
+Without a log the parts are objects in memory. With one, most traces are released from the records written last, which
+are still in memory, and never read back. What is kept of those is bounded in bytes and in time, so that a long call
+costs no memory however much is held; while nobody asks for bundles, because there are several exporters or the only
+one is down, nothing is kept. What is read from the disk is read on a thread, in as few reads as is sensible; a segment
+stays while somebody reads it, whatever is settled meanwhile.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from grafter.core.model import Facts
+from grafter.core.model import Envelope, Facts, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.base import Bundle, Claim, Plain, StoredPart
-from grafter.store.embedded.reading import Reader
-from grafter.store.embedded.recent import Recent
 from grafter.store.embedded.segments import Segment, SegmentLog
-from grafter.store.embedded.trace_entry import CHUNK_BYTES
-from grafter.store.embedded.trace_table import Table
-from grafter.store.records import CHUNK, LOCATION, Chunk, RecordError, facts_of
+from grafter.store.embedded.trace_table import TraceTable
+from grafter.store.records import CHUNK, CHUNK_BYTES, GUEST, Chunk, RecordError, facts_of, facts_of_parts, unpack_chunks
 
-# The low byte of each part's flags, in a key's chunks.
-_FACTS_OF = slice(LOCATION.size + 20, None, CHUNK_BYTES)
 _ROOT, _LOCAL_ROOT = int(Facts.ROOT), int(Facts.LOCAL_ROOT)
 
+RECENT_BYTES = 64 << 20
+# The rest of a small container is for everything else.
+_SHARE = 16
 
-class Fetcher:
+# Parts lie scattered between those of other traces; reading over a gap is cheaper than another system call.
+_GAP = 16 << 10
+_READ = 4 << 20
+_SHARED_ENVELOPES = 1024
+# A place is a segment's number and an offset in one integer, which is cheaper to look up than a pair. No two segments
+# are closer than _GAP in it, since none is nearly as large as 2**_PLACE.
+_PLACE = 40
+_OFFSET = (1 << _PLACE) - 1
+_EMPTY = (b"", 0)
+
+
+def affordable(total: int | None) -> int:
+    """How many bytes may be kept where there is so much memory; None: not known."""
+    return RECENT_BYTES if total is None else min(RECENT_BYTES, total // _SHARE)
+
+
+class SharedEnvelopes:
+    """Equal envelopes as one object: a few cover all that is held, and grouping by them is what an exporter does."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Envelope] = {}
+
+    def decode(self, blob: bytes) -> Envelope:
+        envelope = self._known.get(blob)
+        if envelope is None:
+            if len(self._known) >= _SHARED_ENVELOPES:
+                self._known.clear()
+            envelope = self._known[blob] = records.decode_envelope(blob)
+        return envelope
+
+
+class RecentRecords:
+    """Bodies of PARTS records by their place."""
+
+    def __init__(self, limit: int, keep: int) -> None:
+        """``limit``: bytes; ``keep``: nanoseconds after which a body is dropped."""
+        self._limit = limit
+        self._keep = keep
+        self._bodies: dict[tuple[int, int], tuple[bytes, dict[int, Envelope]]] = {}
+        self._order: deque[tuple[int, tuple[int, int], int]] = deque()
+        self._bytes = 0
+        self._asked: int | None = None
+        self._envelopes = SharedEnvelopes()
+
+    def add(self, now: int, place: tuple[int, int], body: bytes) -> None:
+        """Keep a body that was just written, if anybody is going to ask for it."""
+        if self._asked is None or now > self._asked + self._keep:
+            self._forget(None)
+            return
+        self._bodies[place] = (body, {})
+        self._order.append((now, place, len(body)))
+        self._bytes += len(body)
+        while self._bytes > self._limit:
+            self._drop()
+
+    def ask(self, now: UnixNano) -> None:
+        """Somebody asks for bundles; what is too old is dropped."""
+        self._asked = now
+        self._forget(now)
+
+    def _forget(self, now: int | None) -> None:
+        while self._order and (now is None or self._order[0][0] + self._keep <= now):
+            self._drop()
+
+    def _drop(self) -> None:
+        _, place, size = self._order.popleft()
+        del self._bodies[place]
+        self._bytes -= size
+
+    def plain(self, chunks: bytes | bytearray, root: int) -> Plain | None:
+        """The host parts of these chunks; None when one of them is no longer here."""
+        payloads: list[bytes] = []
+        envelopes: list[Envelope] = []
+        ids: list[bytes] = []
+        bodies = self._bodies
+        for segment, body, _, _, _, _, at, length, head, head_length, size in CHUNK.iter_unpack(chunks):
+            found = bodies.get((segment, body))
+            if found is None:
+                return None
+            data, known = found
+            envelope = known.get(at)
+            if envelope is None:
+                envelope = known[at] = self._envelopes.decode(data[at : at + length])
+            middle = head + head_length
+            ids.append(data[head:middle])
+            payloads.append(data[middle : middle + size])
+            envelopes.append(envelope)
+        return payloads, envelopes, ids, root
+
+
+class LogReader:
+    """Makes parts of chunks; usable from several threads at once."""
+
+    def __init__(self) -> None:
+        self._envelopes = SharedEnvelopes()
+
+    def fetch(self, wanted: Sequence[Sequence[Chunk]], segments: dict[int, Segment]) -> list[list[StoredPart]]:
+        """The parts of these chunks, in their order. Raises OSError, and RecordError for a newer version's."""
+        sizes: dict[int, int] = {}
+        for chunks in wanted:
+            for chunk in chunks:
+                start = chunk.segment << _PLACE | chunk.body
+                # An empty part stands where the next one starts.
+                if chunk.head_size + chunk.size:
+                    sizes[start + chunk.head] = chunk.head_size + chunk.size
+                if chunk.envelope_size:
+                    sizes[start + chunk.envelope] = chunk.envelope_size
+        found = _read(sizes, segments)
+        envelopes: dict[int, Envelope] = {}
+        return [[self._part(chunk, found, envelopes) for chunk in chunks] for chunks in wanted]
+
+    def _part(self, chunk: Chunk, found: dict[int, tuple[bytes, int]], envelopes: dict[int, Envelope]) -> StoredPart:
+        """A part of what was found by place; ``envelopes`` are those that were decoded so far, by place."""
+        start = chunk.segment << _PLACE | chunk.body
+        data, first = found.get(start + chunk.head, _EMPTY)
+        begin = start + chunk.head - first
+        middle = begin + chunk.head_size
+        head, payload = data[begin:middle], data[middle : middle + chunk.size]
+        facts = facts_of(chunk.flags)
+        if chunk.flags & GUEST:
+            return StoredPart(chunk.arrival, payload, chunk.spans, None, b"", records.decode_guest(head), facts)
+        place = start + chunk.envelope
+        envelope = envelopes.get(place)
+        if envelope is None:
+            data, first = found[place]
+            envelope = self._envelopes.decode(data[place - first : place - first + chunk.envelope_size])
+            envelopes[place] = envelope
+        return StoredPart(chunk.arrival, payload, chunk.spans, envelope, head, None, facts)
+
+
+class PartReader:
     """Gives parts back. Without a log they are where the table has them; with one there is a pool."""
 
-    def __init__(self, table: Table, log: SegmentLog | None, recent: Recent, pool: ThreadPoolExecutor | None) -> None:
+    def __init__(
+        self, table: TraceTable, log: SegmentLog | None, recent: RecentRecords, pool: ThreadPoolExecutor | None
+    ) -> None:
         self._table = table
         self._log = log
         self._recent = recent
         self._pool = pool
-        self._reader = Reader()
+        self._reader = LogReader()
         self._loop = asyncio.get_running_loop()
 
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
         """The parts that each claim covers."""
         if self._log is None:
             return [self._from_memory(claim) for claim in claims]
-        entries = self._table.entries
-        wanted = []
-        for claim in claims:
-            held = entries.get(claim.key)
-            wanted.append([] if held is None else [c for c in CHUNK.iter_unpack(held.chunks) if c[2] <= claim.up_to])
-        return await self._fetch(wanted)
+        return await self._fetch([self._covered(claim) for claim in claims])
 
     async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
         """The parts of each key of a bundle."""
@@ -55,7 +185,7 @@ class Fetcher:
         for i, chunks in enumerate(self._plain_chunks(bundle)):
             plain = recent.plain(chunks, _first_root(chunks))
             if plain is None:
-                missing.append((i, list(CHUNK.iter_unpack(chunks))))
+                missing.append((i, list(unpack_chunks(chunks))))
             found.append(plain)
         if missing:
             read = await self._fetch([chunks for _, chunks in missing])
@@ -67,11 +197,8 @@ class Fetcher:
         """The parts of these chunks, from the disk. Raises UnavailableError."""
         assert self._log is not None
         assert self._pool is not None
-        segments: dict[int, Segment] = {}
-        for chunks in wanted:
-            for chunk in chunks:
-                if chunk[0] not in segments:
-                    segments[chunk[0]] = self._log.segments[chunk[0]]
+        numbers = {chunk.segment for chunks in wanted for chunk in chunks}
+        segments = {number: self._log.segments[number] for number in numbers}
         for segment in segments.values():
             segment.readers += 1
         try:
@@ -84,16 +211,15 @@ class Fetcher:
                 self._log.released(segment)
 
     def _from_memory(self, claim: Claim) -> list[StoredPart]:
-        held = self._table.entries.get(claim.key)
-        if held is None or held.objects is None:
+        entry = self._table.entries.get(claim.key)
+        if entry is None or entry.objects is None:
             return []
-        chunks: Iterable[tuple[int, ...]] = CHUNK.iter_unpack(held.chunks)
-        if held.arrival > claim.up_to:
-            chunks = [chunk for chunk in chunks if chunk[2] <= claim.up_to]
-        objects, guests = held.objects, held.guests
+        objects, guests = entry.objects, entry.guests
         parts = [
-            StoredPart(chunk[2], payload, chunk[4], envelope, head, None, facts_of(chunk[5]))
-            for chunk, payload, envelope, head in zip(chunks, objects[0::3], objects[1::3], objects[2::3], strict=False)
+            StoredPart(chunk.arrival, payload, chunk.spans, envelope, head, None, facts_of(chunk.flags))
+            for chunk, payload, envelope, head in zip(
+                self._covered(claim), objects[0::3], objects[1::3], objects[2::3], strict=False
+            )
         ]
         if guests is not None:
             for part in parts:
@@ -101,17 +227,23 @@ class Fetcher:
                     part.guest = records.decode_guest(guests[part.arrival][1])
         return parts
 
+    def _covered(self, claim: Claim) -> list[Chunk]:
+        entry = self._table.entries.get(claim.key)
+        if entry is None:
+            return []
+        return [chunk for chunk in unpack_chunks(entry.chunks) if chunk.arrival <= claim.up_to]
+
     def _plain_objects(self, bundle: Bundle) -> list[Plain]:
         """Without a log: the parts of each key of a bundle."""
         found: list[Plain] = []
         entries = self._table.entries
         for key, end in zip(bundle.keys, bundle.ends, strict=True):
-            held = entries[key]
-            objects = held.objects
+            entry = entries[key]
+            objects = entry.objects
             assert objects is not None
-            if len(held.chunks) != end:
+            if len(entry.chunks) != end:
                 objects = objects[: end // CHUNK_BYTES * 3]
-            root = 0 if len(objects) == 3 else _first_root(held.chunks)
+            root = 0 if len(objects) == 3 else _first_root(entry.chunks)
             found.append((objects[0::3], objects[1::3], objects[2::3], root))
         return found
 
@@ -123,9 +255,31 @@ class Fetcher:
             yield chunks if len(chunks) == end else chunks[:end]
 
 
+def _read(sizes: dict[int, int], segments: dict[int, Segment]) -> dict[int, tuple[bytes, int]]:
+    """For each place, of which ``sizes`` says how much is wanted: bytes, and the place at which they begin."""
+    places = sorted(sizes)
+    found: dict[int, tuple[bytes, int]] = {}
+    i = 0
+    while i < len(places):
+        first = places[i]
+        end = first + sizes[first]
+        j = i + 1
+        while j < len(places):
+            place = places[j]
+            until = place + sizes[place]
+            if place > end + _GAP or until > first + _READ:
+                break
+            end = max(end, until)
+            j += 1
+        data = SegmentLog.read(segments[first >> _PLACE], first & _OFFSET, end - first)
+        found.update(dict.fromkeys(places[i:j], (data, first)))
+        i = j
+    return found
+
+
 def _first_root(chunks: bytes | bytearray) -> int:
     """Which of a plain key's parts is the first with a root: its facts are that, alone or with LOCAL_ROOT."""
-    facts = chunks[_FACTS_OF]
+    facts = facts_of_parts(chunks)
     alone, both = facts.find(_ROOT), facts.find(_ROOT | _LOCAL_ROOT)
     return max(alone, both) if alone < 0 or both < 0 else min(alone, both)
 

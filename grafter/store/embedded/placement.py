@@ -1,132 +1,264 @@
-"""Filing: decided before the write, on what is known then.
+"""Under which key a part is held: decided before the write, on what is known then.
+
+A guest's link is known for good from a memory; else the earliest part that is held says it, by where it is filed or by
+what it names; and while nothing that is stored says it, what is being written counts.
 
 The parts of a request are numbered, given their keys and laid out as one record. Until that is written nothing of it
-is held; ``refused`` forgets what was taken for granted meanwhile.
+is held; ``undo`` forgets what was taken for granted meanwhile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from grafter.core.model import Key, Part
+from grafter.core.model import Envelope, Key, Part, UnixNano
 from grafter.store import records
-from grafter.store.embedded.links import Links
-from grafter.store.embedded.trace_entry import Filed
-from grafter.store.embedded.trace_table import Table
-from grafter.store.records import GUEST, HOST_KEY, KEY_BYTES, PARTS_HEAD, ROW, Move
+from grafter.store.embedded.trace_table import GuestEntry, KnownMemories, TraceTable
+from grafter.store.records import GUEST, HOST_KEY, KEY_BYTES, PARTS_HEAD, ROW, Move, unpack_chunks
 
 
-class Filing:
+class Links:
+    """What a table's guests are known to belong to."""
+
+    def __init__(self, table: TraceTable, memories: KnownMemories, *, apart: bool) -> None:
+        """``apart``: guests stay under their own keys, whatever they belong to."""
+        self._table = table
+        self._memories = memories
+        self._apart = apart
+
+    def expect(self, part: Part, now: int) -> None:
+        """Take note of a guest's part that is about to be written, and of the link that it brings."""
+        own = part.key
+        guest = self._table.guests.get(own)
+        if guest is None:
+            guest = self._table.guests[own] = GuestEntry()
+            # A link that is only remembered counts before one that the part brings: it never changes.
+            guest.host = self._memories.host(own, UnixNano(now))[1]
+            guest.since = -1 if guest.host is not None else None
+        guest.parts += 1
+        if guest.host is None and part.guest is not None and part.guest.host is not None:
+            guest.host = Key(part.guest.host)
+
+    def take_evidence(self, guest: GuestEntry, key: Key, own: Key, facts: bytes, arrival: int) -> None:
+        """Learn the link from where a part is filed or from what it names; the earliest part counts."""
+        if guest.since is not None and guest.since < arrival:
+            return
+        host = key if key != own else records.decode_guest(facts).host
+        if host is not None:
+            guest.host = Key(host)
+            guest.since = arrival
+
+    def derive(self, own: Key, guest: GuestEntry) -> None:
+        """Learn the link anew from what is held, after the part by which it was known went."""
+        before, guest.host, guest.since = guest.host, None, None
+        for key in (own, before):
+            entry = self._table.entries.get(key) if key is not None else None
+            if key is None or entry is None or entry.guests is None:
+                continue
+            for arrival, (of, facts) in entry.guests.items():
+                if of == own:
+                    self.take_evidence(guest, key, own, facts, arrival)
+
+    def recall(self, now: int) -> None:
+        """After reading the log back: take from the memories what placement would have taken from them."""
+        for key, entry in self._table.entries.items():
+            entry.remembered, _ = self._memories.host(key, UnixNano(now))
+            # What was settled or moved since may have been the latest.
+            entry.appended = entry.last
+        for key, guest in self._table.guests.items():
+            _, host = self._memories.host(key, UnixNano(now))
+            if host is not None:
+                guest.host, guest.since = host, -1
+
+    def host_of(self, own: Key, now: int) -> Key | None:
+        """The host under whose key the guest's parts are filed now; None while that is their own."""
+        host = self._table.guests[own].host
+        if host is None or self._apart or (self._released(host, now) and not self._left_behind(own, host)):
+            return None
+        return host
+
+    def stray_guests(self, keys: Iterable[Key], now: int) -> list[tuple[Key, Key]]:
+        """Those of the guests whose parts are held under their own key though they belong to a host, with the host."""
+        found = []
+        for key in keys:
+            guest = self._table.guests.get(key)
+            if guest is None or guest.host is None or self._apart or self._released(guest.host, now):
+                continue
+            if guest.strays or self.movable(key):
+                found.append((key, guest.host))
+        return found
+
+    def movable(self, key: Key) -> list[int]:
+        """Arrivals of what is held under a guest's key and may leave it: of the rest an export was begun."""
+        entry = self._table.entries.get(key)
+        if entry is None:
+            return []
+        return [chunk.arrival for chunk in unpack_chunks(entry.chunks) if chunk.arrival > entry.attempted]
+
+    def _released(self, host: Key, now: int) -> bool:
+        entry = self._table.entries.get(host)
+        return entry.remembered if entry is not None else self._memories.host(host, UnixNano(now))[0]
+
+    def _left_behind(self, own: Key, host: Key) -> bool:
+        """Parts of the guest came during the host's release and are still held there."""
+        entry = self._table.entries.get(host)
+        return entry is not None and entry.guests is not None and any(own == of for of, _ in entry.guests.values())
+
+
+class PlacedParts:
+    """The parts of one append: where each is filed, and its row."""
+
+    __slots__ = (
+        "blobs",
+        "bytes",
+        "facts",
+        "guests",
+        "guests_known",
+        "keys",
+        "length",
+        "moves",
+        "now",
+        "parts",
+        "rows",
+        "sizes",
+        "spans",
+    )
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+        self.keys: list[Key] = []
+        self.rows: list[bytes] = []
+        self.facts: list[int] = []
+        """-1 for a guest's part."""
+        self.spans: list[int] = []
+        self.sizes: list[int] = []
+        self.bytes = 0
+        self.guests: dict[int, tuple[Key, bytes, int]] = {}
+        """By position: the guest's key, its encoded facts, and the arrival."""
+        self.blobs: list[bytes] = []
+        """With a log: what the record holds after its table."""
+        self.parts: Sequence[Part] = ()
+        """Without one: the parts themselves."""
+        self.length = 0
+        self.moves: list[Move] = []
+        self.guests_known: list[Key] = []
+        """The guests of whose parts and links the index took note."""
+
+
+class Placement:
     """Decides where parts belong, and what has to move because of it."""
 
-    def __init__(self, table: Table, links: Links, *, keeps_objects: bool) -> None:
+    def __init__(self, table: TraceTable, links: Links, *, keeps_objects: bool) -> None:
         """``keeps_objects``: there is no log, so no record has to be laid out."""
         self._table = table
         self._links = links
         self._keeps_objects = keeps_objects
 
-    def file(self, parts: Sequence[Part], now: int) -> Filed:
-        """Decide where parts belong, and number them. Undone by ``refused`` when they could not be written."""
-        filed = Filed(now)
-        table = self._table
-        position = PARTS_HEAD.size + len(parts) * (KEY_BYTES + ROW.size)
-        keeps_objects = self._keeps_objects
-        envelopes: dict[int, tuple[int, int]] = {}
-        add_key, add_row, add_blob = filed.keys.append, filed.rows.append, filed.blobs.append
-        add_fact, add_spans, add_size = filed.facts.append, filed.spans.append, filed.sizes.append
-        pack = ROW.pack
-        head: bytes
+    def place(self, parts: Sequence[Part], now: int) -> PlacedParts:
+        """Decide where parts belong, and number them. Undone by ``undo`` when they could not be written."""
+        placed = PlacedParts(now)
         try:
-            # A link holds for the whole request, wherever in it the part stands that brings it. What it moves is
-            # numbered before the request's own parts.
-            for part in [part for part in parts if part.guest is not None]:
-                self._links.learn(part, now)
-                filed.learned.append(part.key)
-            places = {own: self._place(own, now, filed) for own in dict.fromkeys(filed.learned)}
-            for part in parts:
-                payload = part.payload
-                size = len(payload)
-                facts = part.guest
-                if facts is None:
-                    key = part.key
-                    envelope = part.envelope
-                    known = envelopes.get(id(envelope))
-                    if known is None:
-                        if envelope is None:
-                            raise ValueError("a host part has no envelope")
-                        if keeps_objects:
-                            known = (1, 0)
-                        else:
-                            blob = records.encode_envelope(envelope)
-                            known = (position, len(blob))
-                            add_blob(blob)
-                            position += len(blob)
-                        envelopes[id(envelope)] = known
-                    at, length = known
-                    head = part.span_ids
-                    flags = fact = int(part.facts)
-                    table.arrival = arrival = table.arrival + 1
-                    if not keeps_objects:
-                        add_blob(head)
-                        add_blob(payload)
-                else:
-                    at = length = 0
-                    head = records.encode_guest(facts)
-                    key = places[part.key]
-                    flags, fact = GUEST, -1
-                    table.arrival = arrival = table.arrival + 1
-                    if key == part.key:
-                        table.guests[key].strays.append(arrival)
-                    filed.guests[len(filed.rows)] = (part.key, head, arrival)
-                    if not keeps_objects:
-                        filed.blobs += (head, payload)
-                if len(key) == 16:
-                    flags |= HOST_KEY
-                elif len(key) != KEY_BYTES:
-                    raise ValueError(f"a key has {len(key)} bytes, expected 16 or {KEY_BYTES}")
-                add_key(key)
-                add_row(pack(arrival, now, part.spans, flags, at, length, position, len(head), size))
-                add_fact(fact)
-                add_spans(part.spans)
-                add_size(size)
-                position += len(head) + size
+            self._lay_out(parts, placed, self._place_guests(parts, placed))
         except BaseException:
-            self.refused(filed)
+            self.undo(placed)
             raise
-        if keeps_objects:
-            filed.parts = parts
-        filed.bytes = sum(filed.sizes)
-        filed.length = position
-        return filed
+        if self._keeps_objects:
+            placed.parts = parts
+        placed.bytes = sum(placed.sizes)
+        return placed
 
-    def refused(self, filed: Filed) -> None:
-        """Forget what ``file`` took for granted: nothing of it was stored."""
-        for move in filed.moves:
-            self._table.end(move.guest)
-        for key, _, arrival in filed.guests.values():
+    def undo(self, placed: PlacedParts) -> None:
+        """Forget what ``place`` took for granted: nothing of it was stored."""
+        for move in placed.moves:
+            self._table.end_write(move.guest)
+        for key, _, arrival in placed.guests.values():
             strays = self._table.guests[key].strays
             if arrival in strays:
                 strays.remove(arrival)
-        for key in filed.learned:
+        for key in placed.guests_known:
             guest = self._table.guests[key]
             guest.parts -= 1
             if guest.parts == 0:
                 del self._table.guests[key]
-            elif guest.said is None:
+            elif guest.since is None:
                 self._links.derive(key, guest)
-
-    def _place(self, own: Key, now: int, filed: Filed) -> Key:
-        host = self._links.host_of(own, now)
-        if host is None:
-            return own
-        arrivals = (*self._links.movable(own), *self._table.guests[own].strays)
-        if arrivals:
-            filed.moves.append(self._move(own, host, arrivals))
-            self._table.begin(own)
-        return host
 
     def move_all(self, key: Key, host: Key) -> Move:
         """A move of everything that is held, or being written, under a guest's key."""
         guest = self._table.guests[key]
         return self._move(key, host, (*self._links.movable(key), *guest.strays))
+
+    def _place_guests(self, parts: Sequence[Part], placed: PlacedParts) -> dict[Key, Key]:
+        """The key under which each guest of the request is filed.
+
+        A link holds for the whole request, wherever in it the part stands that brings it. What it moves is numbered
+        before the request's own parts.
+        """
+        for part in [part for part in parts if part.guest is not None]:
+            self._links.expect(part, placed.now)
+            placed.guests_known.append(part.key)
+        places = {}
+        for own in dict.fromkeys(placed.guests_known):
+            host = self._links.host_of(own, placed.now)
+            places[own] = host or own
+            arrivals = () if host is None else (*self._links.movable(own), *self._table.guests[own].strays)
+            if host is not None and arrivals:
+                placed.moves.append(self._move(own, host, arrivals))
+                self._table.begin_write(own)
+        return places
+
+    def _lay_out(self, parts: Sequence[Part], placed: PlacedParts, places: dict[Key, Key]) -> None:
+        """Number the parts, and make the rows and blobs of their record."""
+        table, keeps_objects = self._table, self._keeps_objects
+        position = PARTS_HEAD.size + len(parts) * (KEY_BYTES + ROW.size)
+        envelopes: dict[int, tuple[int, int]] = {}
+        add_key, add_row, add_blob = placed.keys.append, placed.rows.append, placed.blobs.append
+        add_fact, add_spans, add_size = placed.facts.append, placed.spans.append, placed.sizes.append
+        pack, now = ROW.pack, placed.now
+        head: bytes
+        for part in parts:
+            size = len(part.payload)
+            facts = part.guest
+            table.arrival = arrival = table.arrival + 1
+            if facts is None:
+                key = part.key
+                envelope = envelopes.get(id(part.envelope))
+                if envelope is None:
+                    envelope = envelopes[id(part.envelope)] = self._lay_out_envelope(part.envelope, position, placed)
+                    position += envelope[1]
+                at, length = envelope
+                head = part.span_ids
+                flags = fact = int(part.facts)
+            else:
+                at = length = 0
+                key = places[part.key]
+                head = records.encode_guest(facts)
+                flags, fact = GUEST, -1
+                if key == part.key:
+                    table.guests[key].strays.append(arrival)
+                placed.guests[len(placed.rows)] = (part.key, head, arrival)
+            if len(key) == 16:
+                flags |= HOST_KEY
+            elif len(key) != KEY_BYTES:
+                raise ValueError(f"a key has {len(key)} bytes, expected 16 or {KEY_BYTES}")
+            if not keeps_objects:
+                add_blob(head)
+                add_blob(part.payload)
+            add_key(key)
+            add_row(pack(arrival, now, part.spans, flags, at, length, position, len(head), size))
+            add_fact(fact)
+            add_spans(part.spans)
+            add_size(size)
+            position += len(head) + size
+        placed.length = position
+
+    def _lay_out_envelope(self, envelope: Envelope | None, position: int, placed: PlacedParts) -> tuple[int, int]:
+        """Where in the record it lies, and its length."""
+        if envelope is None:
+            raise ValueError("a host part has no envelope")
+        if self._keeps_objects:
+            return 1, 0
+        blob = records.encode_envelope(envelope)
+        placed.blobs.append(blob)
+        return position, len(blob)
 
     def _move(self, own: Key, host: Key, arrivals: tuple[int, ...]) -> Move:
         base = self._table.arrival + 1

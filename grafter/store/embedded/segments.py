@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 from isal import isal_zlib
 
+from grafter.store.base import StoreError
+
 _LOG = logging.getLogger(__name__)
 
 FORMAT = 1
@@ -44,10 +46,6 @@ _LARGE = 1024
 
 # A segment is given up whole, and never the current one; on a full disk even this much is worth another.
 _WORTH_ROTATING = 64 << 10
-
-
-class StoreError(OSError):
-    """The store's directory cannot be used; the message says why and what to do."""
 
 
 class Record(NamedTuple):

@@ -1,4 +1,4 @@
-"""What becomes of claims and bundles: moved, noted, settled.
+"""What becomes of claims and bundles: moved, exported, settled.
 
 Each is decided on what is known now, written, and applied when it is; what was taken for granted meanwhile is taken
 back when it could not be written. All of these raise UnavailableError then.
@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from grafter.core.model import Key, UnixNano
 from grafter.store import records
-from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
+from grafter.store.base import Bundle, Claim, Outcome, Settlement
 from grafter.store.embedded.index import Index
-from grafter.store.embedded.metadata_db import Sheet
-from grafter.store.embedded.trace_entry import Held
+from grafter.store.embedded.metadata_db import MemoryBatch, MetadataBatch
+from grafter.store.embedded.trace_table import TraceEntry
 from grafter.store.embedded.writer import Place, Row, Writer
 from grafter.store.records import RecordType
 
@@ -30,60 +30,60 @@ class Settling:
 
     async def move(self, claim: Claim, host: Key) -> bool:
         """File what is held of a guest under its host; False when the claim is spent or an export was begun."""
-        await self._moved([claim.key])
-        held = self._index.claims.owner(claim)
-        if held is None or claim.key not in self._index.table.guests or (held.pin is not None and held.pin.stands):
+        await self._wait_for_moves([claim.key])
+        entry = self._index.claims.owner(claim)
+        if entry is None or claim.key not in self._index.table.guests or entry.attempted >= 0:
             return False
-        move = self._index.filing.move_all(claim.key, host)
-        token, held.token = held.token, 0
-        self._index.table.begin(claim.key)
+        move = self._index.placement.move_all(claim.key, host)
+        token, entry.token = entry.token, 0
+        self._index.table.begin_write(claim.key)
 
         def apply(_: list[Place]) -> bool:
-            self._index.table.end(claim.key)
+            self._index.table.end_write(claim.key)
             return self._index.move(move)
 
-        def refused() -> None:
-            self._index.table.end(claim.key)
-            held.token = token
+        def undo() -> None:
+            self._index.table.end_write(claim.key)
+            entry.token = token
 
-        return await self._write((RecordType.PARTS, records.move_body(move)), apply, refused)
+        return await self._write((RecordType.PARTS, records.move_body(move)), apply, undo)
 
-    async def note(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> Sequence[bool]:
+    async def record(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> Sequence[bool]:
         """Keep what is known of an export; False where the claim is spent."""
-        await self._moved([claim.key for claim in claims])
+        await self._wait_for_moves([claim.key for claim in claims])
         owned = [self._index.claims.owner(claim) is not None for claim in claims]
-        noted = [(claim.key, claim.up_to) for claim, own in zip(claims, owned, strict=True) if own]
-        if not noted:
+        owned_keys = [(claim.key, claim.up_to) for claim, own in zip(claims, owned, strict=True) if own]
+        if not owned_keys:
             return owned
-        for key, _ in noted:
-            self._index.table.begin(key)
+        for key, _ in owned_keys:
+            self._index.table.begin_write(key)
 
         def apply(_: list[Place]) -> list[bool]:
-            refused()
-            done = {key: self._index.outcome(key, up_to, exporter, outcome) for key, up_to in noted}
+            undo()
+            done = {key: self._index.outcome(key, up_to, exporter, outcome) for key, up_to in owned_keys}
             return [own and done[claim.key] for claim, own in zip(claims, owned, strict=True)]
 
-        def refused() -> None:
-            for key, _ in noted:
-                self._index.table.end(key)
+        def undo() -> None:
+            for key, _ in owned_keys:
+                self._index.table.end_write(key)
 
-        body = [records.encode_outcome(exporter, outcome, noted)] if self._logged else []
-        return await self._write((RecordType.OUTCOME, body), apply, refused)
+        body = [records.encode_outcome(exporter, outcome, owned_keys)] if self._logged else []
+        return await self._write((RecordType.OUTCOME, body), apply, undo)
 
     async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
         """Forget what the claims cover and keep their memories; False where the claim is spent."""
-        await self._moved([settlement.claim.key for settlement in settlements])
-        owned: list[tuple[Settlement, Held, int] | None] = []
+        await self._wait_for_moves([settlement.claim.key for settlement in settlements])
+        owned: list[tuple[Settlement, TraceEntry, int] | None] = []
         for settlement in settlements:
-            held = self._index.claims.owner(settlement.claim)
-            if held is None:
+            entry = self._index.claims.owner(settlement.claim)
+            if entry is None:
                 owned.append(None)
                 continue
             # The claim is spent; nobody may use it again while this is being written.
-            owned.append((settlement, held, held.token))
-            held.token = 0
-            self._index.table.begin(settlement.claim.key)
-        ends = [entry for entry in owned if entry is not None]
+            owned.append((settlement, entry, entry.token))
+            entry.token = 0
+            self._index.table.begin_write(settlement.claim.key)
+        ends = [ending for ending in owned if ending is not None]
         if not ends:
             return [False] * len(owned)
         memories = [(memory, now) for settlement, _, _ in ends for memory in settlement.memories]
@@ -91,35 +91,35 @@ class Settling:
         def apply(_: list[Place]) -> list[bool]:
             index = self._index
             done = []
-            for entry in owned:
-                if entry is None:
+            for ending in owned:
+                if ending is None:
                     done.append(False)
                     continue
-                claim = entry[0].claim
-                index.table.end(claim.key)
+                claim = ending[0].claim
+                index.table.end_write(claim.key)
                 done.append(index.settle(claim.key, claim.up_to, now))
-                for memory in entry[0].memories:
+                for memory in ending[0].memories:
                     index.released(memory.key, memory.host)
             return done
 
-        def refused() -> None:
-            for settlement, held, token in ends:
-                self._index.table.end(settlement.claim.key)
-                held.token = token
+        def undo() -> None:
+            for settlement, entry, token in ends:
+                self._index.table.end_write(settlement.claim.key)
+                entry.token = token
 
         body = [records.encode_keys((x.claim.key, x.claim.up_to) for x, _, _ in ends)] if self._logged else []
-        return await self._write((RecordType.SETTLE, body), apply, refused, memories)
+        return await self._write((RecordType.SETTLE, body), apply, undo, MetadataBatch(memories) if memories else None)
 
     async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
         """Keep that an export of all of it begins; False when the bundle is no longer its owner's."""
-        if not self._index.bundles.bundled(bundle):
+        if not self._index.claims.owns(bundle):
             return False
         bundle.intended = exporter
         if not self._logged:
             return True
         bundle.writing = True
 
-        def refused() -> None:
+        def undo() -> None:
             bundle.writing = False
             bundle.intended = ""
 
@@ -127,14 +127,14 @@ class Settling:
             bundle.writing = False
             return True
 
-        bundle.noted = records.encode_keys(self._index.bundles.up_tos(bundle))
+        bundle.noted = records.encode_keys(self._index.claims.bundle_keys(bundle))
         body = records.outcome_head(exporter, Outcome.INTENDED) + bundle.noted
-        return await self._write((RecordType.OUTCOME, [body]), apply, refused)
+        return await self._write((RecordType.OUTCOME, [body]), apply, undo)
 
     async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
         """Forget what it covers, with a memory of each key; False when the bundle is no longer its owner's."""
         index = self._index
-        if not index.bundles.bundled(bundle):
+        if not index.claims.owns(bundle):
             return False
         bundle.writing = True
 
@@ -142,15 +142,15 @@ class Settling:
             index.settle_bundle(bundle, now)
             return True
 
-        def refused() -> None:
+        def undo() -> None:
             bundle.writing = False
 
         # What the intent wrote, which nearly always there was.
-        body = [bundle.noted or records.encode_keys(index.bundles.up_tos(bundle))] if self._logged else []
-        sheet = Sheet(now, bundle.keys, blobs)
-        return await self._writer.submit([(RecordType.SETTLE, body)], apply, refused, sheets=[sheet]).future
+        body = [bundle.noted or records.encode_keys(index.claims.bundle_keys(bundle))] if self._logged else []
+        metadata = MetadataBatch(memory_batches=[MemoryBatch(now, bundle.keys, blobs)])
+        return await self._write((RecordType.SETTLE, body), apply, undo, metadata)
 
-    async def _moved(self, keys: Iterable[Key]) -> None:
+    async def _wait_for_moves(self, keys: Iterable[Key]) -> None:
         """Wait until no guest's parts are on their way to a host: only then it shows who owns them."""
         if self._logged and any(key in self._index.table.busy for key in keys if len(key) == records.KEY_BYTES):
             await self._writer.submit([], lambda _: None).future
@@ -159,8 +159,8 @@ class Settling:
         self,
         row: Row,
         apply: Callable[[list[Place]], _T],
-        refused: Callable[[], None],
-        memories: Sequence[tuple[Memory, UnixNano]] = (),
+        undo: Callable[[], None],
+        metadata: MetadataBatch | None = None,
     ) -> _T:
-        """Write, apply, and answer with what ``apply`` said. Raises UnavailableError; then ``refused`` was called."""
-        return await self._writer.submit([row], apply, refused, memories=memories).future
+        """Write, apply, and answer with what ``apply`` said. Raises UnavailableError; then ``undo`` was called."""
+        return await self._writer.submit([row], apply, undo, metadata=metadata).future

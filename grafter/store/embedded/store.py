@@ -1,6 +1,6 @@
-"""The store of one process: a log of segment files, an index in memory, a ledger for what outlives the parts.
+"""The store of one process: a log of segment files, an index in memory, a database for what outlives the parts.
 
-The event loop owns the index, one thread owns the writing. A request is filed on the index (pure, at once), its
+The event loop owns the index, one thread owns the writing. A request is placed on the index (pure, at once), its
 record is queued, and whatever is queued when the writer comes round is written by one system call; then, back on the
 loop and in the order of the log, the records are applied to the index and the callers get their answers. What could
 not be written was never applied.
@@ -9,42 +9,49 @@ Space: segments are given up from the oldest end alone, so that no settlement is
 settled. Where one old trace keeps many dead bytes alive, the oldest segment's live parts are copied to the end of the
 log, a megabyte at a time.
 
-Start: the doors may append at once, into a new segment, while a thread reads the old ones into an index of its own;
+Start: receivers may append at once, into a new segment, while a thread reads the old ones into an index of its own;
 then the two are merged. Until then nothing is claimed.
 
-Without a directory everything is kept in memory: the same index, no log, a ledger without a file, no thread.
+Without a directory everything is kept in memory: the same index, no log, a database without a file, no thread.
 """
 
 import asyncio
-import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, Part, UnixNano
 from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart
-from grafter.store.embedded.compaction import Cleaner, Counts
+from grafter.store.base import (
+    Bundle,
+    Claim,
+    DeadLetter,
+    Memory,
+    Outcome,
+    Plain,
+    Settlement,
+    Stats,
+    StoredPart,
+)
+from grafter.store.embedded.compaction import Compactor, Counts
 from grafter.store.embedded.directory import Files, open_files
 from grafter.store.embedded.index import Index
-from grafter.store.embedded.metadata_db import Ledger
-from grafter.store.embedded.part_reader import Fetcher
-from grafter.store.embedded.recent import RECENT_BYTES, Recent
+from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
+from grafter.store.embedded.part_reader import RECENT_BYTES, PartReader, RecentRecords
 from grafter.store.embedded.recovery import Recovery
-from grafter.store.embedded.segments import StoreError
 from grafter.store.embedded.settling import Settling
-from grafter.store.embedded.tasks import KeepsTasks, TaskBook
-from grafter.store.embedded.trace_entry import LookAt
+from grafter.store.embedded.tasks import TaskMethods, TaskTable
 from grafter.store.embedded.writer import Place, Writer
 from grafter.store.records import RecordType
 
-__all__ = ["EmbeddedStore", "StoreError", "opened"]
+_T = TypeVar("_T")
 
 SEGMENT_BYTES = 64 << 20
 LETTER_BYTES = 64 << 20
@@ -61,7 +68,6 @@ async def opened(
     max_trace_bytes: int,
     lease_ns: int,
     guests_apart: bool,
-    look_at: LookAt,
     fsync: str = "interval",
     fsync_interval: float = 1.0,
     clock: Callable[[], int] = time.time_ns,
@@ -81,102 +87,79 @@ async def opened(
     if fsync not in ("interval", "always"):
         raise ValueError(f"fsync is {fsync!r}, expected 'interval' or 'always'")
 
-    def ledger(path: Path | None) -> Ledger:
-        return Ledger(path, remember=waits.remember, remember_limit=waits.remember_limit, letter_bytes=letter_bytes)
+    def metadata(path: Path | None) -> MetadataDB:
+        return MetadataDB(path, remember=waits.remember, remember_limit=waits.remember_limit, letter_bytes=letter_bytes)
 
-    def tasks(path: Path | None, book: Ledger) -> TaskBook:
-        return TaskBook(path, lease_ns, book.writing)
+    def tasks(path: Path | None, database: MetadataDB) -> TaskTable:
+        return TaskTable(path, lease_ns, database.writing)
+
+    if directory is None:
+        database = metadata(None)
+        files = Files(database, tasks(None, database))
+    else:
+        files = await asyncio.to_thread(open_files, directory, segment_bytes, metadata, tasks)
+
+    def index() -> Index:
+        return Index(
+            files.metadata,
+            waits,
+            apart=guests_apart,
+            max_trace_bytes=max_trace_bytes,
+            lease=lease_ns,
+            arrival=0 if files.log is None else files.log.arrival,
+            keeps_objects=files.log is None,
+        )
 
     store = EmbeddedStore(
-        await asyncio.to_thread(open_files, directory, segment_bytes, ledger, tasks)
-        if directory
-        else Files(book := ledger(None), tasks(None, book)),
-        waits=waits,
+        files,
+        index(),
+        RecentRecords(recent_bytes, waits.after_root + _RECENT_MARGIN),
         max_bytes=max_bytes,
-        max_trace_bytes=max_trace_bytes,
-        lease_ns=lease_ns,
-        always=fsync == "always",
-        fsync_interval=fsync_interval,
-        guests_apart=guests_apart,
-        look_at=look_at,
-        clock=clock,
-        recent_bytes=recent_bytes,
+        fsync_interval=None if fsync == "always" else fsync_interval,
     )
     try:
-        store.start()
+        store.start(index(), clock)
         yield store
     finally:
         await store.stop()
 
 
-class EmbeddedStore(KeepsTasks):
+class EmbeddedStore(TaskMethods):
     """See grafter.store.base for the promises; made by ``opened``."""
 
     def __init__(
-        self,
-        files: Files,
-        *,
-        waits: Waits,
-        max_bytes: int,
-        max_trace_bytes: int,
-        lease_ns: int,
-        always: bool,
-        fsync_interval: float,
-        guests_apart: bool,
-        look_at: LookAt,
-        clock: Callable[[], int],
-        recent_bytes: int,
+        self, files: Files, index: Index, recent: RecentRecords, *, max_bytes: int, fsync_interval: float | None
     ) -> None:
+        """``fsync_interval`` in seconds; None: what was written is on the disk before append returns."""
         super().__init__(files.tasks)
         self.counts = Counts()
         self._files = files
         self._log = files.log
-        self._ledger = files.ledger
+        self._metadata = files.metadata
         self._max_bytes = max_bytes
-        self._lease = lease_ns
         self._loop = asyncio.get_running_loop()
-        arrival = files.log.arrival if files.log is not None else 0
-        # A claim of an earlier process must never fit: tokens start anywhere.
-        self._token = int.from_bytes(os.urandom(6), "little") << 16
-
-        def index() -> Index:
-            return Index(
-                files.ledger,
-                look_at,
-                waits,
-                apart=guests_apart,
-                max_trace_bytes=max_trace_bytes,
-                arrival=arrival,
-                keeps_objects=files.log is None,
-            )
-
-        self._index = index()
+        self._index = index
         self._pending = 0
         self._ready = asyncio.Event()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="grafter-store-read") if files.log is not None else None
-        self._recent = Recent(recent_bytes, waits.after_root + _RECENT_MARGIN)
-        self._fetcher = Fetcher(self._index.table, files.log, self._recent, self._pool)
-        self._cleaner: Cleaner | None = None
+        self._recent = recent
+        self._part_reader = PartReader(self._index.table, files.log, self._recent, self._pool)
+        self._compactor: Compactor | None = None
         self._full = False
         self._writer = Writer(
-            files.log,
-            files.ledger,
-            files.reserve,
-            always=always,
-            interval=fsync_interval,
-            committed=self._give_up_space,
+            files.log, files.metadata, files.reserve, interval=fsync_interval, committed=self._give_up_space
         )
         self._settling = Settling(self._index, self._writer, logged=files.log is not None)
         self._recovery: Recovery | None = None
-        if files.log is not None and files.log.segments:
-            self._recovery = Recovery(
-                files.log, index(), self._index, self._writer, self.counts, clock, ended=self._open_for_claims
-            )
 
     # Start and stop.
 
-    def start(self) -> None:
-        """Begin the threads; called by ``opened``."""
+    def start(self, older: Index, clock: Callable[[], int]) -> None:
+        """Begin the threads; called by ``opened``. ``older`` is empty, and filled with what was held before."""
+        if self._log is not None and self._log.segments:
+            self._recovery = Recovery(
+                self._log, older, self._index, self._writer, self.counts, clock, ended=self._open_for_claims
+            )
         self._writer.start()
         if self._recovery is not None:
             self._recovery.start()
@@ -210,12 +193,12 @@ class EmbeddedStore(KeepsTasks):
     @property
     def forgotten(self) -> int:
         """Memories that the limit or the time ended, since the start."""
-        return self._ledger.forgotten
+        return self._metadata.forgotten
 
     @property
     def forgotten_marks(self) -> int:
         """Marks that the limit on their number ended, since the start."""
-        return self._ledger.marks.forgotten
+        return self._metadata.dedupe_keys.forgotten
 
     async def recovered(self) -> None:
         """Wait until the index is whole."""
@@ -223,7 +206,7 @@ class EmbeddedStore(KeepsTasks):
 
     def hmac_secret(self) -> bytes:
         """32 random bytes, the same for the life of the directory (in memory: of the store)."""
-        return self._ledger.secret("hmac")
+        return self._metadata.secret("hmac")
 
     # The contract.
 
@@ -232,50 +215,39 @@ class EmbeddedStore(KeepsTasks):
             await self._append(parts, now)
         if marks:
             # Only now, in a commit of their own: a mark without its parts would make a repeat lose them.
-            marked = [(mark, now) for mark in marks]
-            await self._writer.submit([], lambda _: None, marks=marked).future
+            await self._keep(MetadataBatch(marks=[(mark, now) for mark in marks]))
 
     async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
-        try:
-            if self._pool is None:
-                return self._ledger.marks.seen(ids, now)
-            return await self._loop.run_in_executor(self._pool, self._ledger.marks.seen, ids, now)
-        except sqlite3.Error as error:
-            raise UnavailableError(f"marks could not be read: {error}", reason="store_down") from error
+        return await self._ask("marks", lambda: self._metadata.dedupe_keys.seen(ids, now))
 
-    async def note_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+    async def put_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
         if calls:
-            await self._writer.submit([], lambda _: None, calls=[(call, now) for call in calls]).future
+            await self._keep(MetadataBatch(calls=[(call, now) for call in calls]))
 
-    async def noted_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
-        try:
-            if self._pool is None:
-                return self._ledger.calls.noted(call_ids, now)
-            return await self._loop.run_in_executor(self._pool, self._ledger.calls.noted, call_ids, now)
-        except sqlite3.Error as error:
-            raise UnavailableError(f"calls could not be read: {error}", reason="store_down") from error
+    async def find_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
+        return await self._ask("calls", lambda: self._metadata.calls.find(call_ids, now))
 
     async def _append(self, parts: Sequence[Part], now: UnixNano) -> None:
         size = sum([len(part.payload) for part in parts])
         self._admit(size)
         index = self._index
-        filed = index.filing.file(parts, now)
+        placed = index.placement.place(parts, now)
         if self._log is None:
-            index.add(filed, 0, 0)
+            index.add(placed, 0, 0)
             return
-        body = b"".join(records.parts_body(filed.keys, filed.rows, filed.blobs, filed.length, filed.moves))
+        body = b"".join(records.parts_body(placed.keys, placed.rows, placed.blobs, placed.length, placed.moves))
 
         def apply(places: list[Place]) -> None:
             self._pending -= size
-            self._index.add(filed, *places[0])
+            self._index.add(placed, *places[0])
             self._recent.add(now, places[0], body)
 
-        def refused() -> None:
+        def undo() -> None:
             self._pending -= size
-            self._index.filing.refused(filed)
+            self._index.placement.undo(placed)
 
         self._pending += size
-        await self._writer.submit([(RecordType.PARTS, [body])], apply, refused).future
+        await self._writer.submit([(RecordType.PARTS, [body])], apply, undo).future
 
     def _admit(self, size: int) -> None:
         if self._writer.stopping:
@@ -296,32 +268,24 @@ class EmbeddedStore(KeepsTasks):
     async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
         if not self._ready.is_set():
             return []
-        return self._index.claims.claim(now, limit, self._lease, self._next_token, bundles=bundles)
-
-    def _next_token(self) -> int:
-        self._token += 1
-        return self._token
+        return self._index.claims.claim(now, limit, bundles=bundles)
 
     async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
         for claim, due in claims:
-            held = self._index.claims.owner(claim)
-            if held is not None:
-                self._index.claims.postpone(claim.key, held, due)
+            self._index.claims.postpone(claim, due)
 
     async def renew(self, claims: Sequence[Claim], now: UnixNano) -> None:
         for claim in claims:
-            held = self._index.claims.owner(claim)
-            if held is not None:
-                self._index.claims.renew(claim.key, held, now + self._lease)
+            self._index.claims.renew(claim, now)
 
     async def move(self, claim: Claim, host: Key) -> bool:
         return await self._settling.move(claim, host)
 
     async def intend(self, claims: Sequence[Claim], exporter: str) -> Sequence[bool]:
-        return await self._settling.note(claims, exporter, Outcome.INTENDED)
+        return await self._settling.record(claims, exporter, Outcome.INTENDED)
 
     async def outcome(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> None:
-        await self._settling.note(claims, exporter, outcome)
+        await self._settling.record(claims, exporter, outcome)
 
     async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
         return await self._settling.settle(settlements, now)
@@ -330,10 +294,10 @@ class EmbeddedStore(KeepsTasks):
         self._recent.ask(now)
         if not self._ready.is_set():
             return None
-        return self._index.bundles.bundle(now, traces, spans, size, self._lease, self._next_token)
+        return self._index.claims.bundle(now, traces, spans, size)
 
     async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
-        return await self._fetcher.read_bundle(bundle)
+        return await self._part_reader.read_bundle(bundle)
 
     async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
         return await self._settling.intend_bundle(bundle, exporter)
@@ -342,45 +306,30 @@ class EmbeddedStore(KeepsTasks):
         return await self._settling.settle_bundle(bundle, blobs, now)
 
     async def renew_bundle(self, bundle: Bundle, now: UnixNano) -> None:
-        if self._index.bundles.bundled(bundle):
-            bundle.lease = now + self._lease
+        self._index.claims.renew_bundle(bundle, now)
 
     async def open_bundle(self, bundle: Bundle) -> Sequence[Claim]:
-        return self._index.claims.open_bundle(bundle) if self._index.bundles.bundled(bundle) else []
+        return self._index.claims.open_bundle(bundle)
 
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
-        return await self._fetcher.read(claims)
+        return await self._part_reader.read(claims)
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         await self._ready.wait()
-        if not any(self._ledger.knows(key) for key in keys):
+        if not any(self._metadata.knows(key) for key in keys):
             return [None] * len(keys)
-        try:
-            if self._pool is None:
-                return [self._ledger.recall(key, now) for key in keys]
-            return await self._loop.run_in_executor(self._pool, lambda: [self._ledger.recall(key, now) for key in keys])
-        except sqlite3.Error as error:
-            raise UnavailableError(f"memories could not be read: {error}", reason="store_down") from error
+        return await self._ask("memories", lambda: [self._metadata.recall(key, now) for key in keys])
 
     async def held(self, key: Key) -> bool:
         await self._ready.wait()
         held = self._index.table.entries.get(key)
         return held is not None and held.host_spans > 0
 
-    async def bury(self, letters: Sequence[DeadLetter]) -> int:
-        if not letters:
-            return 0
-        op = self._writer.submit([], lambda _: None, letters=letters)
-        await op.future
-        return op.pushed_out
+    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
+        return await self._keep(MetadataBatch(dead_letters=letters)) if letters else 0
 
     async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:
-        try:
-            if self._pool is None:
-                return self._ledger.letters(limit)
-            return await self._loop.run_in_executor(self._pool, self._ledger.letters, limit)
-        except sqlite3.Error as error:
-            raise UnavailableError(f"dead letters could not be read: {error}", reason="store_down") from error
+        return await self._ask("dead letters", lambda: self._metadata.dead_letters(limit))
 
     def stats(self) -> Stats:
         index = self._index
@@ -391,18 +340,31 @@ class EmbeddedStore(KeepsTasks):
             bytes=index.table.bytes,
             limit_bytes=self._max_bytes,
             oldest=None if oldest is None else UnixNano(oldest),
-            remembered=len(self._ledger),
+            remembered=len(self._metadata),
             recovering=not self._ready.is_set(),
             recovered_spans=0 if self._recovery is None else self._recovery.spans,
-            disk_bytes=0 if self._log is None else self._log.disk_bytes + self._ledger.disk_bytes,
+            disk_bytes=0 if self._log is None else self._log.disk_bytes + self._metadata.disk_bytes,
         )
 
+    async def _keep(self, batch: MetadataBatch) -> int:
+        """Commit what goes into the metadata alone; the spans of old dead letters that had to go."""
+        op = self._writer.submit([], lambda _: None, metadata=batch)
+        await op.future
+        return op.pushed_out
+
+    async def _ask(self, what: str, query: Callable[[], _T]) -> _T:
+        """What the metadata says, asked on a thread where it is a file. Raises UnavailableError."""
+        try:
+            return query() if self._pool is None else await self._loop.run_in_executor(self._pool, query)
+        except sqlite3.Error as error:
+            raise UnavailableError(f"{what} could not be read: {error}", reason="store_down") from error
+
     def _give_up_space(self) -> None:
-        if self._cleaner is not None:
-            self._cleaner.look()
+        if self._compactor is not None:
+            self._compactor.run()
 
     def _open_for_claims(self) -> None:
         self._ready.set()
         if self._log is not None and self._pool is not None:
-            self._cleaner = Cleaner(self._log, self._index, self._writer, self._pool, self.counts)
-            self._cleaner.look()
+            self._compactor = Compactor(self._log, self._index, self._writer, self._pool, self.counts)
+            self._compactor.run()

@@ -19,8 +19,7 @@ from typing import TypeVar
 
 from grafter.core.model import UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import TASK_BYTES, TASK_NAME_CHARACTERS, TASKS_LIMIT, Task
-from grafter.store.embedded.segments import StoreError
+from grafter.store.base import TASK_BYTES, TASK_NAME_CHARACTERS, TASKS_LIMIT, StoreError, Task
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -45,7 +44,7 @@ class _Lease:
     """It was put meanwhile, and is due again at this time."""
 
 
-class TaskBook:
+class TaskTable:
     """The table and the leases. Methods raise sqlite3.Error; any thread may call them."""
 
     def __init__(self, path: Path | None, lease: int, writing: threading.Lock) -> None:
@@ -189,10 +188,10 @@ class TaskBook:
                 raise
 
 
-class KeepsTasks:
+class TaskMethods:
     """The methods of a TaskStore, on a thread of their own."""
 
-    def __init__(self, tasks: TaskBook) -> None:
+    def __init__(self, tasks: TaskTable) -> None:
         self._task_book = tasks
         self._task_thread = ThreadPoolExecutor(1, thread_name_prefix="grafter-store-tasks")
 

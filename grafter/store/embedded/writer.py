@@ -1,7 +1,7 @@
 """The one thread that writes, and the group commit: whatever waits when it comes round is one write.
 
-An op goes from the loop to the thread and back. On the thread: memories and dead letters into the ledger, records into
-the log. Back on the loop, in the order of the log: ``apply`` or ``refused``, then the caller's answer.
+An op goes from the loop to the thread and back. On the thread: memories, dead letters and what else is metadata, then
+records into the log. Back on the loop, in the order of the log: ``apply`` or ``undo``, then the caller's answer.
 """
 
 import asyncio
@@ -15,13 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from grafter.core.calls import CallNote
-from grafter.core.model import Mark, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import DeadLetter, Memory
-from grafter.store.embedded.metadata_db import Ledger, Sheet
-from grafter.store.embedded.reserve import Reserve
+from grafter.store.embedded.directory import Reserve
+from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.records import RecordError, RecordType
 
@@ -45,13 +42,9 @@ class Op(Generic[_T]):
     rows: Sequence[Row]
     apply: Callable[[list[Place]], _T]
     """Called with the place of each row when all is written."""
-    refused: Callable[[], None]
+    undo: Callable[[], None]
     """Called when it could not be written; then the future has an UnavailableError."""
-    memories: Sequence[tuple[Memory, UnixNano]] = ()
-    letters: Sequence[DeadLetter] = ()
-    sheets: Sequence[Sheet] = ()
-    marks: Sequence[tuple[Mark, UnixNano]] = ()
-    calls: Sequence[tuple[CallNote, UnixNano]] = ()
+    metadata: MetadataBatch | None = None
     prepare: Callable[[], Sequence[Row]] | None = None
     """Makes the rows, on the writer's thread, before the write. May raise OSError."""
     pushed_out: int = 0
@@ -75,15 +68,14 @@ class Writer:
     def __init__(
         self,
         log: SegmentLog | None,
-        ledger: Ledger,
+        metadata: MetadataDB,
         reserve: Reserve | None,
         *,
-        always: bool,
-        interval: float,
+        interval: float | None,
         committed: Callable[[], None],
     ) -> None:
-        """``always``: to the disk before an op is answered, else every ``interval`` seconds. ``committed`` is called
-        on the loop after each group that was applied.
+        """``interval``: seconds after which what was written is brought to the disk; None: before an op is answered.
+        ``committed`` is called on the loop after each group that was applied.
         """
         self.up = True
         """False from a failed write until one works."""
@@ -91,11 +83,10 @@ class Writer:
         self.applied = log.newest + 1 if log is not None else 0
         """Every record of a segment below this one is applied."""
         self._log = log
-        self._ledger = ledger
+        self._metadata = metadata
         self._reserve = reserve
         self.short = False
         """The disk was full, and what is free since then is for draining."""
-        self._always = always
         self._interval = interval
         self._committed_to = committed
         self._loop = asyncio.get_running_loop()
@@ -108,7 +99,7 @@ class Writer:
         """Begin the threads."""
         if self._log is not None:
             self._threads.append(threading.Thread(target=self._write_forever, name="grafter-store-write", daemon=True))
-            if not self._always:
+            if self._interval is not None:
                 self._threads.append(
                     threading.Thread(target=self._sync_forever, name="grafter-store-sync", daemon=True)
                 )
@@ -139,19 +130,15 @@ class Writer:
         self,
         rows: Sequence[Row],
         apply: Callable[[list[Place]], _T],
-        refused: Callable[[], None] = nothing,
+        undo: Callable[[], None] = nothing,
         *,
-        memories: Sequence[tuple[Memory, UnixNano]] = (),
-        letters: Sequence[DeadLetter] = (),
-        sheets: Sequence[Sheet] = (),
-        marks: Sequence[tuple[Mark, UnixNano]] = (),
-        calls: Sequence[tuple[CallNote, UnixNano]] = (),
+        metadata: MetadataBatch | None = None,
         prepare: Callable[[], Sequence[Row]] | None = None,
     ) -> Op[_T]:
         """Queue an op; its future has what ``apply`` says. Raises UnavailableError when stopping."""
-        op = Op(self._loop.create_future(), rows, apply, refused, memories, letters, sheets, marks, calls, prepare)
+        op = Op(self._loop.create_future(), rows, apply, undo, metadata, prepare)
         if self.stopping:
-            refused()
+            undo()
             raise UnavailableError("the store is stopping", reason="stopping")
         if self._log is None:
             self._keep([op])
@@ -254,7 +241,7 @@ class Writer:
                     places = self._log.write(
                         [(kind, records.VERSION, body) for op in writing for kind, body in op.rows]
                     )
-                if self._always:
+                if self._interval is None:
                     try:
                         self._log.sync()
                     except OSError:
@@ -270,30 +257,27 @@ class Writer:
                     op.error = error
 
     def _keep(self, group: list[Op[Any]]) -> None:
-        """Put memories, letters, marks and notes of calls into the ledger: before the settlement, so that none goes
-        without the other.
+        """Commit what goes into the metadata: before the settlement, so that none goes without the other.
 
         Marks come in ops of their own, made when the parts that they speak of are stored.
         """
-        keeping = [op for op in group if op.memories or op.letters or op.sheets or op.marks or op.calls]
+        keeping = [(op, op.metadata) for op in group if op.metadata is not None]
         if not keeping:
             return
-        memories = [memory for op in keeping for memory in op.memories]
-        letters = [letter for op in keeping for letter in op.letters]
-        sheets = [sheet for op in keeping for sheet in op.sheets]
-        marks = [mark for op in keeping for mark in op.marks]
-        calls = [call for op in keeping for call in op.calls]
+        batch = MetadataBatch.joined([metadata for _, metadata in keeping])
         try:
             try:
-                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks, calls)
+                pushed_out = self._metadata.commit(batch)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode not in _FULL or not self._made_room(OSError(errno.ENOSPC, "")):
                     raise
-                keeping[0].pushed_out = self._ledger.commit(memories, letters, sheets, marks, calls)
+                pushed_out = self._metadata.commit(batch)
         except sqlite3.Error as error:
             _LOG.warning("the store could not write its ledger: %s", error)
-            for op in keeping:
+            for op, _ in keeping:
                 op.error = error
+        else:
+            keeping[0][0].pushed_out = pushed_out
 
     def _made_room(self, error: OSError) -> bool:
         """The disk is full: the doors shut, and what drains the store may try once more."""
@@ -330,7 +314,7 @@ class Writer:
             if not op.future.done():
                 op.future.set_result(result)
             return
-        op.refused()
+        op.undo()
         if not op.future.done():
             reason = op.error.strerror if isinstance(op.error, OSError) else str(op.error)
             refusal = UnavailableError(f"the store could not write: {reason}", reason="store_down")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from grafter.core.model import Mark, UnixNano
-from grafter.store.embedded.dedupe_keys import MARK_LIMIT
+from grafter.store.base import DEDUPE_KEYS_LIMIT
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS, bucket_of, relative
@@ -17,7 +17,7 @@ _SPARE_MS = 3_600_000
 class DedupeKeys:
     """Over an engine."""
 
-    def __init__(self, engine: Engine, limit: int = MARK_LIMIT) -> None:
+    def __init__(self, engine: Engine, limit: int = DEDUPE_KEYS_LIMIT) -> None:
         self.forgotten = 0
         """Marks that the limit ended before their time, by this process."""
         self._engine = engine

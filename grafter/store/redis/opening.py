@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
-from grafter.store.embedded.segments import StoreError
+from grafter.store.base import StoreError
 from grafter.store.redis import address as addresses
 from grafter.store.redis.connection import Command
 from grafter.store.redis.dead_letters import BUCKET, KEPT_MS

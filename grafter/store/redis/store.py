@@ -107,10 +107,10 @@ class RedisStore:
     async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
         return await self._dedupe_keys.seen(ids, now)
 
-    async def note_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+    async def put_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
         await self._calls.note(calls, now)
 
-    async def noted_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
+    async def find_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
         return await self._calls.noted(call_ids, now)
 
     async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
@@ -191,7 +191,7 @@ class RedisStore:
         (raw,) = await self.engine.commands([(bucket_of(key), ("GET", self.engine.layout.name(b"m", key)))])
         return raw is not None and Head(raw).host_spans > 0
 
-    async def bury(self, letters: Sequence[DeadLetter]) -> int:
+    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
         return await self._dead_letters.add(letters)
 
     async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:

@@ -15,8 +15,7 @@ from grafter.core.calls import CallNote
 from grafter.core.model import Facts, Key, UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store.base import DeadLetter, Memory, Settlement
-from grafter.store.embedded.segments import StoreError
+from grafter.store.base import DeadLetter, Memory, Settlement, StoreError
 from grafter.store.redis.layout import Layout
 from grafter.store.redis.store import RedisStore
 from grafter.store.redis.upkeep import Upkeep
@@ -212,7 +211,7 @@ async def test_a_full_redis_refuses_and_still_lets_go(own: Server, prefix: str, 
         failure = await refused(running)
         assert failure.reason == "store_full"
         assert "maxmemory" in running.trouble
-        await running.bury([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
+        await running.add_dead_letters([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
         claims = await running.claim(LATER, 100)
         assert len(claims) == 20
         assert await running.intend(claims, "peer") == [True] * 20
@@ -268,11 +267,11 @@ async def test_a_note_of_a_call_that_came_in_part_is_none(
 ) -> None:
     """A pipeline that broke off costs nobody an error, and the next note of the call makes it whole."""
     call = CallNote("rtc_1", START, traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
-    await opened.note_calls([call], START)
+    await opened.put_calls([call], START)
     assert shared.ask([("HDEL", Layout(prefix).name(b"c", b"rtc_1"), missing)]) == [1]
-    assert await opened.noted_calls(["rtc_1"], START) == [None]
-    await opened.note_calls([call], START)
-    assert await opened.noted_calls(["rtc_1"], START) == [call]
+    assert await opened.find_calls(["rtc_1"], START) == [None]
+    await opened.put_calls([call], START)
+    assert await opened.find_calls(["rtc_1"], START) == [call]
 
 
 async def test_another_format_is_not_opened(shared: Server, opened: RedisStore, prefix: str) -> None:
@@ -479,7 +478,7 @@ async def test_everything_expires(shared: Server, opened: RedisStore, prefix: st
     await opened.settle([Settlement(mine, (Memory(OTHER, b"m"),))], LATER)
     await opened.append([host_part("c", Key(b"c" * 16), Facts.ROOT)], START)
     assert await opened.bundle(LATER, 10, 100, 1 << 20) is not None
-    await opened.bury([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
+    await opened.add_dead_letters([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
     await Upkeep(opened.engine, opened.replicas).keep_lists()
     await Upkeep(opened.engine, opened.replicas).keep_held()
     (names,) = shared.ask([("KEYS", f"{prefix}:*")])
