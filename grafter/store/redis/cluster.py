@@ -15,6 +15,7 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisClusterException,
     RedisError,
+    ResponseError,
     SlotNotCoveredError,
     TryAgainError,
 )
@@ -22,7 +23,7 @@ from redis.exceptions import (
 from grafter.errors import UnavailableError
 from grafter.store.redis.address import Address, Peer
 from grafter.store.redis.connection import Command, Connection, Reply, connected, library_arguments
-from grafter.store.redis.errors import unavailable
+from grafter.store.redis.errors import RefusedError, unavailable
 from grafter.store.redis.layout import Layout
 from grafter.store.redis.scripts import Item, Scripts
 from grafter.store.redis.server import Server
@@ -91,11 +92,11 @@ class Cluster:
             )
             failure: BaseException | None = None
             again: list[int] = []
-            moved = False
+            moved, failed = False, None
             for (server, some), answer in zip(by_server.items(), answers, strict=True):
                 if isinstance(answer, BaseException):
                     # It may be gone for good, and another one have its slots by now.
-                    failure, moved = answer, True
+                    failure, moved, failed = answer, True, server.where
                     continue
                 for i, reply in zip(some, answer, strict=True):
                     replies[i] = reply
@@ -115,7 +116,7 @@ class Cluster:
                         moved = moved or isinstance(reply, ClusterDownError | ReadOnlyError)
                         failure = failure or server.failed(reply)
             if moved:
-                await self._find(found)
+                await self._find(found, failed)
             if failure is not None:
                 raise failure
             if not again:
@@ -140,22 +141,31 @@ class Cluster:
             self._servers[peer] = server
         return server
 
-    async def _find(self, found: int) -> None:
-        """Let the library ask which node has which slots; once for all who noticed at the same time."""
+    async def _find(self, found: int, failed: str | None = None) -> None:
+        """Let the library ask which node has which slots, that which failed the last; once for all who noticed at the
+        same time."""
         async with self._finding:
             if self._found != found:
                 return
             # The library forgets those that are no longer in the cluster; their names may lead to others by now.
             self._nodes.startup_nodes = {**self._first, **self._nodes.startup_nodes}
             try:
-                await self._nodes.initialize()
+                await self._nodes.initialize(last_failed_node_name=failed)
             except RedisClusterException as error:
-                cause = error.__cause__ or error.__context__ or error
-                raise unavailable(self._address.shown, cause if isinstance(cause, Exception) else error) from error
+                raise self._not_found(error) from error
             self._owners = [self._owner(slot) for slot in self._slots]
             self._found += 1
             for peer in [peer for peer, server in self._servers.items() if server not in self._owners]:
                 self._servers.pop(peer).close()
+
+    def _not_found(self, error: BaseException) -> UnavailableError:
+        """What it means that no node has told its slots; the library wraps what the last one answered."""
+        while isinstance(error, RedisClusterException) and (inner := error.__cause__ or error.__context__) is not None:
+            error = inner
+        where = self._address.shown
+        if type(error) is ResponseError:
+            return RefusedError(f"Redis at {where}: it is no cluster ({error}); use redis://", reason="store_down")
+        return unavailable(where, error if isinstance(error, Exception) else RedisError(str(error)))
 
     def _owner(self, slot: int) -> Server | None:
         try:

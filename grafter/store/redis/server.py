@@ -146,14 +146,14 @@ class Server:
 
     async def _reconnected(self, number: int) -> Connection:
         loop = asyncio.get_running_loop()
-        wait = self._retry_at - loop.time()
-        if self._closed or wait > 0:
-            raise UnavailableError(
-                self.last_error or f"Redis at {self.where}: closed", retry_after=max(1.0, wait), reason="store_down"
-            )
         async with self._connecting[number]:
             connection = self._connections[number]
             if connection is None or connection.lost:
+                # Those that waited while another one tried in vain do not try again one by one.
+                wait = self._retry_at - loop.time()
+                if self._closed or wait > 0:
+                    why = self.last_error or f"Redis at {self.where}: closed"
+                    raise UnavailableError(why, retry_after=max(1.0, wait), reason="store_down")
                 try:
                     connection = self._connections[number] = await self._with_scripts()
                 except RedisError as error:

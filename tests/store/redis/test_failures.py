@@ -235,6 +235,26 @@ async def test_a_wrong_password_ends_the_start(own: Server, prefix: str, setting
         assert await held_texts(running) == {HOST: ["in"]}
 
 
+async def test_a_cluster_that_is_none_ends_the_start(shared: Server, prefix: str, settings: Settings) -> None:
+    """Without waiting, either way around; so does a cluster's wrong password."""
+    with pytest.raises(StoreError, match="no cluster"):
+        async with store(f"redis+cluster://127.0.0.1:{shared.port}", prefix, settings):
+            pass
+    with cluster() as nodes:
+        with pytest.raises(StoreError, match=r"use redis\+cluster"):
+            async with store(nodes[0].url, prefix, settings):
+                pass
+        for node in nodes:
+            node.ask([("CONFIG", "SET", "requirepass", "sesame")])
+        url = f"redis+cluster://:{{}}@127.0.0.1:{nodes[0].port}"
+        async with store(url.format("sesame"), prefix, settings) as running:
+            await running.append([host_part("in")], START)
+        with pytest.raises(StoreError, match="user name and password") as refusal:
+            async with store(url.format("wrong"), prefix, settings):
+                pass
+        assert "wrong" not in str(refusal.value)
+
+
 async def test_a_key_of_somebody_else_is_named(shared: Server, opened: RedisStore, prefix: str) -> None:
     """A wrong type under grafter's prefix is refused with what to do, and holds up no other trace."""
     layout = Layout(prefix)
