@@ -13,7 +13,7 @@ from grafter.store.redis.layout import BUCKETS, absolute, bucket_of, relative
 from grafter.store.redis.scripts import RUBBISH_MS
 
 _VERSION = 1
-# For clocks that differ: which notes are over is told by the times in them.
+# For clocks that differ: whether a note is over, the times in it say.
 _SPARE_MS = 3_600_000
 _FIELDS = ("v", "at", "until", "caller", "callee", "traceparent")
 
@@ -26,7 +26,7 @@ class Calls:
         self._remember = engine.waits.remember
         self._most = max(1, -(-engine.waits.remember_limit // BUCKETS))
 
-    async def note(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+    async def put(self, calls: Sequence[CallNote], now: UnixNano) -> None:
         """Forget what is over, note, and make room."""
         identities = {call.call_id: call.call_id.encode() for call in calls}
         buckets = list(dict.fromkeys(map(bucket_of, identities.values())))
@@ -70,7 +70,7 @@ class Calls:
             for command in (("ZREM", self._index(bucket), identity), ("UNLINK", self._note(identity)))
         ]
 
-    async def noted(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
+    async def find(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
         """See CallStore."""
         asked: list[tuple[int, Command]] = []
         for call_id in call_ids:

@@ -110,7 +110,7 @@ class Claims:
         self._unreadable.add(key)
 
     def _forget_unreadable(self) -> None:
-        """Now and then they are looked at again: another replica may have dealt with them."""
+        """Now and then they are tried again: another replica may have dealt with them."""
         now = asyncio.get_running_loop().time()
         if now >= self._forget_at:
             self._forget_at = now + _UNREADABLE_SECONDS
@@ -229,18 +229,18 @@ class Claims:
         if self._engine.guests_apart:
             return None
         while True:
-            looked = not self._ahead.has(now)
-            if looked:
+            asked = not self._ahead.has(now)
+            if asked:
                 self._ahead.put(now, await self._due(now, traces, (PLAIN,), set()))
             keys = self._ahead.take(traces)
             if not keys:
                 return None
             bundle = await self._bundled(keys, now, spans, size)
-            if bundle is not None or looked:
+            if bundle is not None or asked:
                 return bundle
 
     async def _bundled(self, keys: Sequence[Key], now: UnixNano, spans: int, size: int) -> Bundle | None:
-        """A bundle of those of the keys that are to be had, as far as it goes; what is left is looked at next."""
+        """A bundle of those of the keys that are to be had, as far as it goes; what is left is taken next."""
         engine = self._engine
         likely = self._likely(len(keys), spans)
         keys, later = keys[:likely], keys[likely:]

@@ -159,7 +159,7 @@ class Cluster:
                 self._servers.pop(peer).close()
 
     def _not_found(self, error: BaseException) -> UnavailableError:
-        """What it means that no node has told its slots; the library wraps what the last one answered."""
+        """What it means that no node named its slots; the library wraps what the last one answered."""
         while isinstance(error, RedisClusterException) and (inner := error.__cause__ or error.__context__) is not None:
             error = inner
         where = self._address.shown

@@ -193,7 +193,7 @@ async def connected(peer: Peer, login: Mapping[str, Any], tls: ssl.SSLContext | 
         raise ConnectionLost("the server closed the connection")
     connection = Connection(stream, timeout)
     try:
-        # Who has not said who it is may not send more than a few words.
+        # Before a login a server takes no more than a few words.
         (reply,) = await connection.send([("PING",)])
         if isinstance(reply, RedisError):
             raise reply

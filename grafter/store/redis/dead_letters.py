@@ -23,7 +23,7 @@ class DeadLetters:
         self._max_bytes = max_bytes
 
     async def add(self, letters: Sequence[DeadLetter]) -> int:
-        """See Store.bury."""
+        """See Store.add_dead_letters."""
         if not letters:
             return 0
         arguments: list[Argument] = [BUCKET, self._max_bytes, KEPT_MS, *map(_encoded, letters)]

@@ -3,9 +3,9 @@
 Host parts are one script and one round trip. A guest's host may be known from an earlier part, from another replica or
 from a memory, which its own bucket knows. On one server the script that stores parts asks there itself
 (place_guest.lua), and that is one round trip too, unless parts that came before the link have to move to the host.
-Then, and in a cluster, where the host's bucket may be elsewhere, it is asked first (link_guests.lua), and noted in the
-same step. From then on no part is stored under the guest's own key any more, so that whoever learned the link and then
-moves what is there has all of it. A host's bucket takes a guest's part unless the host was released; then the
+Then, and in a cluster, where the host's bucket may be elsewhere, it is asked first (link_guests.lua), and recorded in
+the same step. From then on no part is stored under the guest's own key any more, so that whoever learned the link and
+then moves what is there has all of it. A host's bucket takes a guest's part unless the host was released; then the
 guest's own key does.
 """
 
@@ -162,66 +162,32 @@ class Placement:
         return links
 
     async def _store(self, parts: Sequence[Part], now: UnixNano, links: dict[Key, _Link]) -> bytes:
-        """File parts; a byte a part says what became of it. Where guests belong for which there is no link the script
+        """Store parts; a byte a part says what became of it. Where guests belong for which there is no link the script
         finds; nothing when it cannot, and has stored nothing."""
         engine = self._engine
-        hosts: dict[Key, bytes] | None = None
         at = relative(now)
         arrival = engine.order(now, len(parts))
-        items: list[Item] = []
+        hosts: dict[Key, bytes] | None = None
         envelopes: dict[int, bytes] = {}
-        apart = engine.guests_apart
-        pack, new = ITEM.pack, ELEMENT.pack
-        for i, part in enumerate(parts):
-            guest = part.guest
-            arguments: tuple[Argument, ...]
-            if guest is None:
-                key = part.key
-                if is_guest_key(key):
-                    raise ValueError("a host part is under a guest's key")
-                envelope = part.envelope
-                known = envelopes.get(id(envelope))
-                if known is None:
-                    if envelope is None:
-                        raise ValueError("a host part has no envelope")
-                    known = envelopes[id(envelope)] = records.encode_envelope(envelope)
-                bucket = bucket_of(key)
-                fact, spans, head, payload = int(part.facts), part.spans, part.span_ids, part.payload
-                before, after, size = len(known), len(head), len(payload)
-                # A record and the part, each as a word, without a copy of the payload before the command's own.
-                pieces = (
-                    _RECORD_LENGTH,
-                    pack(bucket, _HOST, fact, spans, size, at),
-                    key,
-                    END,
-                    LENGTH[_ELEMENT_BYTES + before + after + size],
-                    new(VERSION, fact, 0, spans, before, after, arrival + i, at),
-                    known,
-                    head,
-                    payload,
-                    END,
-                )
-                items.append((bucket, Words(2, pieces)))
+        items: list[Item] = []
+        for number, part in enumerate(parts, arrival):
+            if part.guest is None:
+                items.append(_host_item(part, number, at, envelopes))
+                continue
+            link, key = links.get(part.key), part.key
+            rest: tuple[Argument, ...]
+            if link is None:
+                hosts = _named_hosts(parts) if hosts is None else hosts
+                kind, rest = _UNPLACED, (hosts.get(key, b""), number)
+            elif link.host is not None and not engine.guests_apart and not link.refused:
+                kind, key, rest = _GUEST, link.host, ()
             else:
-                facts = records.encode_guest(guest)
-                link = links.get(part.key)
-                if link is None:
-                    hosts = _named_hosts(parts) if hosts is None else hosts
-                    bucket = bucket_of(part.key)
-                    record = pack(bucket, _UNPLACED, 0, part.spans, len(part.payload), at) + part.key
-                    stored = element(part, arrival + i, at, facts)
-                    noted = guest_element(part.key, arrival + i, at, facts)
-                    items.append((bucket, (record, stored, noted, hosts.get(part.key, b""), arrival + i)))
-                    continue
-                to_host = link.host is not None and not apart and not link.refused
-                key = link.host if to_host and link.host is not None else part.key
-                bucket = bucket_of(key)
-                kind = _GUEST if to_host else _OWN
-                record = pack(bucket, kind, 0, part.spans, len(part.payload), at) + key
-                stored = element(part, arrival + i, at, facts)
-                noted = guest_element(part.key, arrival + i, at, facts)
-                arguments = (record, stored, noted) if to_host else (record, stored, noted, link.host or b"")
-                items.append((bucket, arguments))
+                kind, rest = _OWN, (link.host or b"",)
+            bucket = bucket_of(key)
+            facts = records.encode_guest(part.guest)
+            record = ITEM.pack(bucket, kind, 0, part.spans, len(part.payload), at) + key
+            stored, about = element(part, number, at, facts), guest_element(part.key, number, at, facts)
+            items.append((bucket, (record, stored, about, *rest)))
         answer, places = await self._append(items)
         if not answer:
             return answer
@@ -309,9 +275,9 @@ class Placement:
             version, flags, more, spans, envelope, head, _, at = ELEMENT.unpack_from(part)
             size = len(part) - ELEMENT.size - more - envelope - head
             again = ELEMENT.pack(version, flags, more, spans, envelope, head, arrival + i, at)
-            noted = GUEST_ELEMENT.pack(own, arrival + i, at) + note[GUEST_ELEMENT.size :]
+            about = GUEST_ELEMENT.pack(own, arrival + i, at) + note[GUEST_ELEMENT.size :]
             record = ITEM.pack(bucket_of(host), kind, 0, spans, size, at) + host
-            items.append((bucket_of(host), (record, again + part[ELEMENT.size :], noted)))
+            items.append((bucket_of(host), (record, again + part[ELEMENT.size :], about)))
         answer, _ = await self._append(items)
         if answer[0] == _RELEASED:
             return False
@@ -321,6 +287,35 @@ class Placement:
         engine.totals.moved += moved
         await engine.read_totals([bucket, bucket_of(host)])
         return True
+
+
+def _host_item(part: Part, number: int, at: int, envelopes: dict[int, bytes]) -> Item:
+    """A host's part as lua/append.lua takes it; ``envelopes``: those of the request that have been encoded, by id."""
+    key, envelope = part.key, part.envelope
+    if is_guest_key(key):
+        raise ValueError("a host part is under a guest's key")
+    known = envelopes.get(id(envelope))
+    if known is None:
+        if envelope is None:
+            raise ValueError("a host part has no envelope")
+        known = envelopes[id(envelope)] = records.encode_envelope(envelope)
+    bucket = bucket_of(key)
+    facts, spans, head, payload = int(part.facts), part.spans, part.span_ids, part.payload
+    before, after, size = len(known), len(head), len(payload)
+    # A record and the part, each as a word, without a copy of the payload before the command's own.
+    pieces = (
+        _RECORD_LENGTH,
+        ITEM.pack(bucket, _HOST, facts, spans, size, at),
+        key,
+        END,
+        LENGTH[_ELEMENT_BYTES + before + after + size],
+        ELEMENT.pack(VERSION, facts, 0, spans, before, after, number, at),
+        known,
+        head,
+        payload,
+        END,
+    )
+    return bucket, Words(2, pieces)
 
 
 def _named_hosts(parts: Sequence[Part]) -> dict[Key, bytes]:

@@ -72,7 +72,7 @@ class Server:
             replies = await connection.send(commands)
             for reply in replies:
                 if isinstance(reply, RedisError):
-                    return await self._mended(connection, commands, replies)
+                    return await self._retried(connection, commands, replies)
         except ConnectionLost as error:
             raise self.unavailable(str(error)) from error
         self.last_error = ""
@@ -108,7 +108,7 @@ class Server:
         self._next = self._next % others + 1 if others else 0
         return self._next
 
-    async def _mended(self, connection: Connection, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
+    async def _retried(self, connection: Connection, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
         """Do again what was not done for want of a script; make a new connection next time where that may help."""
         again = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         reconnect = any(isinstance(reply, RECONNECT) for reply in replies)

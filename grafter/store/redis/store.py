@@ -108,10 +108,10 @@ class RedisStore:
         return await self._dedupe_keys.seen(ids, now)
 
     async def put_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
-        await self._calls.note(calls, now)
+        await self._calls.put(calls, now)
 
     async def find_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
-        return await self._calls.noted(call_ids, now)
+        return await self._calls.find(call_ids, now)
 
     async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
         return await self._claims.claim(now, limit, bundles=bundles)
