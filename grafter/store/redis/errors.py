@@ -80,7 +80,11 @@ def error_reply(text: str) -> RedisError:
     if found is None:
         return ResponseError(text)
     code, rest = found.groups()
-    return _KINDS[code].error(rest, status_code=code)
+    kind = _KINDS[code].error
+    if issubclass(kind, AskError) and found.start():
+        # What follows is not a slot and where it is.
+        return ResponseError(text)
+    return kind(rest, status_code=code)
 
 
 def meaning(error: Exception) -> str:
