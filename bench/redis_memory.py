@@ -10,7 +10,6 @@ import time
 import psutil
 
 from bench.workload import Workload
-from grafter.core.lifecycle import compute_due
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, GraftPolicy, Waits
 from grafter.otlp.split import Splitter
@@ -42,7 +41,6 @@ async def measure(batch: int) -> tuple[float, float, float, float]:
             max_trace_bytes=64 << 20,
             lease_ns=10 * SECOND,
             guests_apart=False,
-            look_at=compute_due,
         ) as store:
             before, cpu = used(redis), psutil.Process(redis.pid).cpu_times()
             mine = time.process_time()

@@ -87,6 +87,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic": {"config", "components", "exporter", "processor", "receiver", "store"},
     "sqlite3": {"store"},
     "hiredis": {"store"},
+    "redis": {"store"},
     "phonenumbers": {"core"},
     "typer": {"cli"},
     "prometheus_client": {"telemetry", "health", "workers"},

@@ -68,7 +68,7 @@ Time is an argument, in Unix nanoseconds. Due times and leases are data. Past ``
 raises UnavailableError. Arrival numbers rise over the whole life of the store, restarts included.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -231,9 +231,6 @@ class Stats:
     replicas: Mapping[int, Share] = field(default_factory=dict)
     """Where several processes share a store, what is held for each, by number."""
 
-
-LookAt = Callable[..., UnixNano]
-"""lifecycle.compute_due, for a store that is still handed it."""
 
 DEDUPE_KEYS_LIMIT = 1_000_000
 """Dedupe keys that a store keeps; about 100 bytes each."""

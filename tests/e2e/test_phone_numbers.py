@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from grafter.core.calls import CallNote, phone_in
-from grafter.core.lifecycle import compute_due
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.store.embedded import store as embedded
@@ -143,7 +142,7 @@ async def test_replicas_note_one_call_once(tmp_path: Path, sink: Sink, redis: Se
     assert "rtc_4" in kept
     assert not NUMBERS.search(kept + text + str(sink.requests))
 
-    async with opening.opened(redis.url, **OPEN, look_at=compute_due) as shared:
+    async with opening.opened(redis.url, **OPEN) as shared:
         secret = shared.hmac_secret()
         notes = await shared.find_calls(["rtc_4", "rtc_5"], UnixNano(time.time_ns()))
     assert [note and (note.caller, note.callee) for note in notes] == [

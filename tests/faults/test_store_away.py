@@ -11,7 +11,6 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from grafter.consumer import Batch, Result, Signal, Verdict
-from grafter.core.lifecycle import compute_due
 from grafter.core.model import Part, UnixNano
 from grafter.core.policy import SECOND, GraftPolicy, Unlinked, Waits
 from grafter.errors import UnavailableError
@@ -68,7 +67,6 @@ async def a_store(redis: Server) -> AsyncIterator[RedisStore]:
         max_trace_bytes=64 << 20,
         lease_ns=int(LEASE * SECOND),
         guests_apart=False,
-        look_at=compute_due,
         timeout=2.0,
     ) as store:
         yield store

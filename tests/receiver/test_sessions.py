@@ -16,7 +16,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 from yarl import URL
 
-from grafter.core.lifecycle import compute_due
 from grafter.core.model import UnixNano, guest_span_id
 from grafter.core.policy import HOUR, SECOND, GraftPolicy, Mode, Waits
 from grafter.core.retry import RetryPolicy
@@ -335,7 +334,6 @@ async def replicas() -> AsyncIterator[Replicas]:
                         max_trace_bytes=1 << 26,
                         lease_ns=10 * SECOND,
                         guests_apart=False,
-                        look_at=compute_due,
                     )
                 )
                 own = pulling(

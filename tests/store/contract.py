@@ -13,7 +13,7 @@ from typing import Protocol
 
 import pytest
 
-from grafter.core.lifecycle import compute_due, due_kind, due_table
+from grafter.core.lifecycle import due_kind, due_table
 from grafter.core.model import (
     Envelope,
     Facts,
@@ -51,7 +51,6 @@ WAITS = Waits(
     remember_limit=100,
 )
 """Waits of which a test can tell by the moment which one it was."""
-look_at = compute_due
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""What a URL says about where Redis is."""
+"""What a URL says about where Redis is: the library's own URLs, and two schemes for what it has none for."""
 
-from dataclasses import dataclass
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote
 
-PORT, SENTINEL_PORT = 6379, 26379
+from redis.asyncio.connection import parse_url
 
 
 class Kind(StrEnum):
@@ -26,85 +29,96 @@ class Address:
     kind: Kind
     peers: tuple[Peer, ...]
     """The server; or the sentinels; or some nodes of the cluster."""
+    login: Mapping[str, Any]
+    """What the library's connections take of it: user name, password, number of the database."""
     tls: bool = False
-    username: str = ""
-    password: str = ""
-    database: int = 0
     master: str = ""
     """The name that Sentinel knows the server by."""
-    ca_file: str = ""
-    cert_file: str = ""
-    key_file: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Of TLS: ca_file, cert_file, key_file."""
+    sentinel_login: Mapping[str, Any] = field(default_factory=dict)
+    """As ``login``, for the sentinels themselves."""
 
     @property
     def shown(self) -> str:
         """For people: without the password."""
         return ", ".join(host if port == 0 else f"{host}:{port}" for host, port in self.peers)
 
+    def tls_context(self) -> ssl.SSLContext | None:
+        """None without TLS. Raises OSError when a file cannot be read."""
+        if not self.tls:
+            return None
+        # With an authority of one's own the system's are not trusted; the library would trust both.
+        context = ssl.create_default_context(cafile=self.files.get("ca_file"))
+        if "cert_file" in self.files:
+            context.load_cert_chain(self.files["cert_file"], self.files.get("key_file"))
+        return context
+
 
 _SCHEMES = {
-    "redis": (Kind.SINGLE, False),
-    "rediss": (Kind.SINGLE, True),
-    "unix": (Kind.SINGLE, False),
-    "redis+sentinel": (Kind.SENTINEL, False),
-    "rediss+sentinel": (Kind.SENTINEL, True),
-    "redis+cluster": (Kind.CLUSTER, False),
-    "rediss+cluster": (Kind.CLUSTER, True),
+    "redis": Kind.SINGLE,
+    "unix": Kind.SINGLE,
+    "redis+sentinel": Kind.SENTINEL,
+    "redis+cluster": Kind.CLUSTER,
 }
 _FORMS = "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster:// or rediss+cluster://"
-_QUERY = {"ca_file", "cert_file", "key_file", "db"}
+_FILES = {"ca_file", "cert_file", "key_file"}
+_SENTINEL = {"sentinel_username": "username", "sentinel_password": "password"}
+_QUERY = {"db", *_FILES}
+_PORTS = {Kind.SINGLE: 6379, Kind.SENTINEL: 26379, Kind.CLUSTER: 6379}
 
 
 def parse(url: str) -> Address:
     """Read a URL. Raises AddressError, with a message that holds no password."""
     scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in _SCHEMES:
+    tls = scheme.startswith("rediss")
+    kind = _SCHEMES.get(scheme.replace("rediss", "redis", 1))
+    if not separator or kind is None:
         raise AddressError(f"a URL of Redis begins with {_FORMS}")
-    kind, tls = _SCHEMES[scheme]
-    # Several hosts are more than urlsplit wants to take apart, so they are taken apart here.
     rest, _, query = rest.partition("?")
-    options = _options(query)
-    place, _, path = rest.partition("/") if scheme != "unix" else ("", "", rest)
-    credentials, at, hosts = place.rpartition("@")
+    options = _options(query, {*_QUERY, *_SENTINEL} if kind is Kind.SENTINEL else _QUERY)
+    files = {name: options[name] for name in _FILES if options.get(name)}
     if scheme == "unix":
-        credentials, at, path = rest.rpartition("@")
-    username, _, password = credentials.partition(":") if at else ("", "", "")
-    common = {
-        "tls": tls,
-        "username": unquote(username),
-        "password": unquote(password),
-        "ca_file": options.get("ca_file", ""),
-        "cert_file": options.get("cert_file", ""),
-        "key_file": options.get("key_file", ""),
-    }
-    if scheme == "unix":
-        if not path.startswith("/"):
+        found = parse_url(f"unix://{rest}")
+        if not rest.rpartition("@")[2].startswith("/"):
             raise AddressError("unix:// wants an absolute path, as in unix:///run/redis.sock")
-        database = _database(options.get("db", ""))
-        return Address(kind, ((unquote(path), 0),), database=database, **common)  # type: ignore[arg-type]
-    peers = tuple(_peer(host, SENTINEL_PORT if kind is Kind.SENTINEL else PORT) for host in hosts.split(","))
+        login = _login(found, _database(options.get("db", "")))
+        return Address(kind, ((found["path"], 0),), login)
+    # Several hosts are more than a URL has, so each is given to the library as one of its own.
+    place, _, path = rest.partition("/")
+    credentials, at, hosts = place.rpartition("@")
+    try:
+        each = [parse_url(f"redis://{credentials}{at}{host}") for host in hosts.split(",")]
+    except ValueError as error:
+        raise AddressError("a host and its port cannot be read") from error
     segments = [segment for segment in path.split("/") if segment]
     master = ""
     if kind is Kind.SENTINEL:
         if not segments:
             raise AddressError("the name of the master is missing, as in redis+sentinel://h1:26379,h2:26379/mymaster/0")
         master = unquote(segments.pop(0))
-    elif kind is Kind.SINGLE and len(peers) > 1:
+    elif kind is Kind.SINGLE and len(each) > 1:
         raise AddressError("several hosts want redis+sentinel:// or redis+cluster://")
     if len(segments) > 1:
         raise AddressError("there is more in the path than the number of a database")
     database = _database(segments[0] if segments else options.get("db", ""))
     if kind is Kind.CLUSTER and database:
         raise AddressError("a cluster has database 0 only")
-    return Address(kind, peers, database=database, master=master, **common)  # type: ignore[arg-type]
+    peers = tuple((one.get("host", "localhost"), one.get("port", _PORTS[kind])) for one in each)
+    sentinel_login = {key: options[name] for name, key in _SENTINEL.items() if name in options}
+    return Address(kind, peers, _login(each[0], database), tls, master, files, sentinel_login)
 
 
-def _options(query: str) -> dict[str, str]:
+def _options(query: str, known: set[str]) -> dict[str, str]:
     options = {name: values[-1] for name, values in parse_qs(query).items()}
     for name in options:
-        if name not in _QUERY:
-            raise AddressError(f"the option {name!r} is not known, expected one of {', '.join(sorted(_QUERY))}")
+        if name not in known:
+            raise AddressError(f"the option {name!r} is not known, expected one of {', '.join(sorted(known))}")
     return options
+
+
+def _login(found: Mapping[str, Any], database: int) -> dict[str, Any]:
+    return {"db": database, **{name: found[name] for name in ("username", "password") if name in found}}
 
 
 def _database(text: str) -> int:
@@ -113,11 +127,3 @@ def _database(text: str) -> int:
     if not text.isdecimal():
         raise AddressError(f"the database is {text!r}, expected a number")
     return int(text)
-
-
-def _peer(text: str, port: int) -> Peer:
-    try:
-        parts = urlsplit(f"//{text}")
-        return parts.hostname or "localhost", parts.port or port
-    except ValueError as error:
-        raise AddressError(f"{text!r} is no host and port") from error

@@ -1,4 +1,4 @@
-"""What was told of calls, over Redis: a hash a call, and in each bucket a sorted set of them by when each is forgotten.
+"""Notes of calls, over Redis: a hash a call, and in each bucket a sorted set of them by when each is forgotten.
 
 A field is set where it is missing and never changed, so that of two replicas each thing is one's.
 """
@@ -13,7 +13,7 @@ from grafter.store.redis.layout import BUCKETS, absolute, bucket_of, relative
 from grafter.store.redis.scripts import RUBBISH_MS
 
 _VERSION = 1
-# For clocks that differ: which notes are over is told by the times in them.
+# For clocks that differ: whether a note is over, the times in it say.
 _SPARE_MS = 3_600_000
 _FIELDS = ("v", "at", "until", "caller", "callee", "traceparent")
 
@@ -26,14 +26,14 @@ class Calls:
         self._remember = engine.waits.remember
         self._most = max(1, -(-engine.waits.remember_limit // BUCKETS))
 
-    async def note(self, calls: Sequence[CallNote], now: UnixNano) -> None:
+    async def put(self, calls: Sequence[CallNote], now: UnixNano) -> None:
         """Forget what is over, note, and make room."""
         identities = {call.call_id: call.call_id.encode() for call in calls}
         buckets = list(dict.fromkeys(map(bucket_of, identities.values())))
         over = await self._engine.commands(
             [(bucket, ("ZRANGEBYSCORE", self._index(bucket), "-inf", relative(now))) for bucket in buckets]
         )
-        # First, or what was said of a call that is forgotten would stand for the next one.
+        # First, or the note of a call that is forgotten would stand for the next one.
         commands = self._forgetting(buckets, over)
         until = relative(now) + self._remember
         ttl = self._remember // 1_000_000 + _SPARE_MS
@@ -41,7 +41,7 @@ class Calls:
             identity = identities[call.call_id]
             bucket = bucket_of(identity)
             name = self._note(identity)
-            said = {
+            fields = {
                 "v": _VERSION,
                 "at": relative(call.at),
                 "caller": None if call.caller is None else call.caller.encode(),
@@ -54,7 +54,7 @@ class Calls:
                 (bucket, ("HSET", name, "until", until)),
                 (bucket, ("PEXPIRE", name, ttl)),
             ]
-            commands += [(bucket, ("HSETNX", name, key, value)) for key, value in said.items() if value is not None]
+            commands += [(bucket, ("HSETNX", name, key, value)) for key, value in fields.items() if value is not None]
         asked = len(commands)
         commands += [(bucket, ("ZRANGE", self._index(bucket), 0, -self._most - 1)) for bucket in buckets]
         commands += [(bucket, ("PEXPIRE", self._index(bucket), max(RUBBISH_MS, ttl))) for bucket in buckets]
@@ -70,7 +70,7 @@ class Calls:
             for command in (("ZREM", self._index(bucket), identity), ("UNLINK", self._note(identity)))
         ]
 
-    async def noted(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
+    async def find(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
         """See CallStore."""
         asked: list[tuple[int, Command]] = []
         for call_id in call_ids:
@@ -78,12 +78,12 @@ class Calls:
             asked.append((bucket_of(identity), ("HMGET", self._note(identity), *_FIELDS)))
         notes: list[CallNote | None] = []
         for call_id, reply in zip(call_ids, await self._engine.commands(asked), strict=True):
-            version, at, until, *said = reply
+            version, at, until, *rest = reply
             # A newer version's is left alone; one that Redis took only in part says nothing yet.
             if None in (version, at, until) or int(version) != _VERSION or int(until) <= relative(now):
                 notes.append(None)
                 continue
-            caller, callee, traceparent = (None if each is None else each.decode() for each in said)
+            caller, callee, traceparent = (None if each is None else each.decode() for each in rest)
             notes.append(
                 CallNote(
                     call_id,

@@ -1,53 +1,66 @@
-"""A cluster: which node has a bucket's slot, and what to do when it has moved."""
+"""A cluster: which node has a bucket's slot, and what to do when it has moved.
+
+The library asks the nodes for their slots and keeps the map; this asks the nodes by it.
+"""
 
 import asyncio
-from binascii import crc_hqx
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
-from hiredis import ReplyError
+from redis.asyncio.cluster import ClusterNode, NodesManager
+from redis.crc import key_slot
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    SlotNotCoveredError,
+    TryAgainError,
+)
 
 from grafter.errors import UnavailableError
 from grafter.store.redis.address import Address, Peer
-from grafter.store.redis.connection import Command, Reply
-from grafter.store.redis.layout import BUCKETS, Layout
-from grafter.store.redis.scripts import Item
-from grafter.store.redis.server import Server, replicated
-from grafter.store.redis.trouble import Answer, answer_of
+from grafter.store.redis.connection import Command, Connection, Reply, connected, library_arguments
+from grafter.store.redis.errors import RefusedError, unavailable
+from grafter.store.redis.layout import Layout
+from grafter.store.redis.scripts import Item, Scripts
+from grafter.store.redis.server import Server
 
-_SLOTS = 16384
 _ATTEMPTS = 5
 _PAUSE = 0.1
-
-
-def slot_of(tag: bytes) -> int:
-    """The slot of keys with this hash tag. Source: Redis cluster specification, CRC16 (XMODEM) modulo 16384."""
-    return crc_hqx(tag, 0) % _SLOTS
 
 
 class Cluster:
     """All buckets, each on the node that has its slot."""
 
-    def __init__(
-        self,
-        address: Address,
-        layout: Layout,
-        server: Callable[[Callable[[], Awaitable[Peer]], str], Server],
-        timeout: float,
-    ) -> None:
+    def __init__(self, address: Address, layout: Layout, scripts: Scripts, *, pool_size: int, timeout: float) -> None:
         self._address = address
-        self._server = server
+        self._tls = address.tls_context()
+        self._scripts = scripts
+        self._pool_size = pool_size
         self._timeout = timeout
-        self._slots = [slot_of(tag[tag.index(b"{") + 1 : tag.index(b"}")]) for tag in layout.tags]
-        self._nodes: dict[Peer, Server] = {}
-        self._of: list[Server | None] = [None] * BUCKETS
+        self._slots = [key_slot(tag) for tag in layout.tags]
+        arguments = library_arguments(address.login, self._tls, timeout)
+        self._first = {node.name: node for node in (ClusterNode(*peer, **arguments) for peer in address.peers)}
+        self._nodes = NodesManager(list(self._first.values()), False, arguments)
+        self._servers: dict[Peer, Server] = {}
+        self._owners: list[Server | None] = [None] * len(self._slots)
         self._finding = asyncio.Lock()
         self._found = 0
 
     def servers(self) -> Sequence[Server]:
-        return list(self._nodes.values())
+        return list(self._servers.values())
 
     async def start(self) -> None:
         await self._find(self._found)
+
+    async def close(self) -> None:
+        for server in self._servers.values():
+            server.close()
+        for node in {*self._first.values(), *self._nodes.startup_nodes.values(), *self._nodes.nodes_cache.values()}:
+            await node.disconnect()
 
     def split(self, items: Sequence[Item]) -> list[Sequence[int]]:
         split: dict[int, list[int]] = {}
@@ -56,7 +69,7 @@ class Cluster:
         return list(split.values())
 
     async def ask(
-        self, commands: Sequence[tuple[int, Command]], lane: int | None = None, wait_replicas: int = 0
+        self, commands: Sequence[tuple[int, Command]], *, writing: bool = False, wait_replicas: int = 0
     ) -> list[Reply]:
         replies: list[Reply] = [None] * len(commands)
         left = list(range(len(commands)))
@@ -64,46 +77,46 @@ class Cluster:
             if attempt > 1:
                 await asyncio.sleep(_PAUSE)
             found = self._found
-            by_node: dict[Server, list[int]] = {}
+            by_server: dict[Server, list[int]] = {}
             for i in left:
-                node = self._of[commands[i][0]]
-                if node is None:
+                server = self._owners[commands[i][0]]
+                if server is None:
                     raise UnavailableError("no node of the cluster has this slot", reason="store_down")
-                by_node.setdefault(node, []).append(i)
+                by_server.setdefault(server, []).append(i)
             answers = await asyncio.gather(
                 *(
-                    self._ask(node, [commands[i][1] for i in some], lane, wait_replicas)
-                    for node, some in by_node.items()
+                    server.ask([commands[i][1] for i in some], writing=writing, wait_replicas=wait_replicas)
+                    for server, some in by_server.items()
                 ),
                 return_exceptions=True,
             )
             failure: BaseException | None = None
             again: list[int] = []
-            moved = False
-            for (node, some), answer in zip(by_node.items(), answers, strict=True):
+            moved, failed = False, None
+            for (server, some), answer in zip(by_server.items(), answers, strict=True):
                 if isinstance(answer, BaseException):
                     # It may be gone for good, and another one have its slots by now.
-                    failure, moved = answer, True
+                    failure, moved, failed = answer, True, server.where
                     continue
                 for i, reply in zip(some, answer, strict=True):
                     replies[i] = reply
-                    if not isinstance(reply, ReplyError):
+                    if not isinstance(reply, RedisError):
                         continue
-                    what = answer_of(reply)
-                    if what is Answer.MOVED:
+                    # A MovedError is an AskError to the library.
+                    if isinstance(reply, MovedError):
                         moved = True
                         again.append(i)
-                    elif what is Answer.ASK:
-                        replies[i] = await self._asking(str(reply), commands[i][1])
-                        if isinstance(replies[i], ReplyError):
+                    elif isinstance(reply, AskError):
+                        replies[i] = await self._asking(reply, commands[i][1])
+                        if isinstance(replies[i], RedisError):
                             again.append(i)
-                    elif what is Answer.TRYAGAIN:
+                    elif isinstance(reply, TryAgainError):
                         again.append(i)
                     else:
-                        moved = moved or what in (Answer.CLUSTERDOWN, Answer.READONLY)
-                        failure = failure or node.failed(reply)
+                        moved = moved or isinstance(reply, ClusterDownError | ReadOnlyError)
+                        failure = failure or server.failed(reply)
             if moved:
-                await self._find(found)
+                await self._find(found, failed)
             if failure is not None:
                 raise failure
             if not again:
@@ -111,68 +124,52 @@ class Cluster:
             left = again
         raise UnavailableError("a slot of the cluster is being moved", reason="store_down")
 
-    async def _ask(
-        self, node: Server, commands: Sequence[Command], lane: int | None, wait_replicas: int
-    ) -> list[Reply]:
-        if wait_replicas:
-            return await replicated(node, commands, lane, wait_replicas, self._timeout)
-        return await node.ask(commands, lane)
-
-    async def _asking(self, error: str, command: Command) -> Reply:
+    async def _asking(self, error: AskError, command: Command) -> Reply:
         """Ask the node that is taking the slot over."""
-        node = self._node(_peer(error))
-        _, reply = await node.ask([("ASKING",), command])
+        _, reply = await self._server((error.host, error.port)).ask([("ASKING",), command])
         return reply
 
-    def _node(self, peer: Peer) -> Server:
-        node = self._nodes.get(peer)
-        if node is None:
+    def _server(self, peer: Peer) -> Server:
+        server = self._servers.get(peer)
+        if server is None:
 
-            async def there() -> Peer:
-                return peer
+            async def connect() -> Connection:
+                return await connected(peer, self._address.login, self._tls, self._timeout)
 
-            node = self._nodes[peer] = self._server(there, f"{peer[0]}:{peer[1]}")
-        return node
+            where = f"{peer[0]}:{peer[1]}"
+            server = Server(where, connect, self._scripts, pool_size=self._pool_size, timeout=self._timeout)
+            self._servers[peer] = server
+        return server
 
-    async def _find(self, found: int) -> None:
-        """Ask any node which has which slots; once for all who noticed at the same time."""
+    async def _find(self, found: int, failed: str | None = None) -> None:
+        """Let the library ask which node has which slots, that which failed the last; once for all who noticed at the
+        same time."""
         async with self._finding:
             if self._found != found:
                 return
-            known = [(server.where, server) for server in self._nodes.values()]
-            known += [(f"{host}:{port}", self._node((host, port))) for host, port in self._address.peers]
-            trouble: UnavailableError | None = None
-            for where, server in known:
-                try:
-                    (reply,) = await server.ask([("CLUSTER", "SLOTS")])
-                except UnavailableError as error:
-                    trouble = error
-                    continue
-                if isinstance(reply, ReplyError):
-                    trouble = server.failed(reply)
-                    continue
-                self._read(reply, where)
-                self._found += 1
-                return
-            raise trouble or UnavailableError("no node of the cluster answers", reason="store_down")
+            # The library forgets those that are no longer in the cluster; their names may lead to others by now.
+            self._nodes.startup_nodes = {**self._first, **self._nodes.startup_nodes}
+            try:
+                await self._nodes.initialize(last_failed_node_name=failed)
+            except RedisClusterException as error:
+                raise self._not_found(error) from error
+            self._owners = [self._owner(slot) for slot in self._slots]
+            self._found += 1
+            for peer in [peer for peer, server in self._servers.items() if server not in self._owners]:
+                self._servers.pop(peer).close()
 
-    def _read(self, ranges: Sequence[Sequence[Reply]], where: str) -> None:
-        owners: list[Server | None] = [None] * BUCKETS
-        masters: set[Peer] = set()
-        for first, last, master, *_ in ranges:
-            # A node that knows no name for itself leaves it out: then it is where it was asked.
-            peer = (master[0].decode() if master[0] else where.rpartition(":")[0], int(master[1]))
-            masters.add(peer)
-            node = self._node(peer)
-            for bucket, slot in enumerate(self._slots):
-                if first <= slot <= last:
-                    owners[bucket] = node
-        self._of = owners
-        for peer in set(self._nodes) - masters:
-            self._nodes.pop(peer).close()
+    def _not_found(self, error: BaseException) -> UnavailableError:
+        """What it means that no node named its slots; the library wraps what the last one answered."""
+        while isinstance(error, RedisClusterException) and (inner := error.__cause__ or error.__context__) is not None:
+            error = inner
+        where = self._address.shown
+        if type(error) is ResponseError:
+            return RefusedError(f"Redis at {where}: it is no cluster ({error}); use redis://", reason="store_down")
+        return unavailable(where, error if isinstance(error, Exception) else RedisError(str(error)))
 
-
-def _peer(error: str) -> Peer:
-    """``ASK 3999 127.0.0.1:6381``"""
-    host, _, port = error.split()[-1].rpartition(":")
-    return host, int(port)
+    def _owner(self, slot: int) -> Server | None:
+        try:
+            node = self._nodes.get_node_from_slot(slot)
+        except (SlotNotCoveredError, KeyError):
+            return None
+        return self._server((node.host, int(node.port)))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _URL = re.compile(r"(rediss?|rediss?\+sentinel|rediss?\+cluster|unix)://\S+")
 _PASSWORD = re.compile(r"(?<=://)([^@/]*):[^@]*@")
+_SENTINEL_PASSWORD = re.compile(r"(?<=[?&]sentinel_password=)[^&]*")
 _PREFIX = re.compile(r"[^\s{}*?\[\]\\]+")
 
 
@@ -33,7 +34,7 @@ def _prefix(prefix: str) -> str:
 
 
 def _without_password(url: str) -> str:
-    return _PASSWORD.sub(rf"\1:{REDACTED}@", url)
+    return _SENTINEL_PASSWORD.sub(REDACTED, _PASSWORD.sub(rf"\1:{REDACTED}@", url))
 
 
 RedisUrl = Annotated[

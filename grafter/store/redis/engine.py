@@ -10,8 +10,8 @@ from grafter.store.redis.connection import Command, Reply
 from grafter.store.redis.framing import Words, words
 from grafter.store.redis.layout import BUCKETS, Layout, Reader, relative
 from grafter.store.redis.scripts import Argument, Item, Scripts
-from grafter.store.redis.sums import Sums
 from grafter.store.redis.topology import Topology
+from grafter.store.redis.totals import Totals
 
 _LEFT = 3
 
@@ -37,15 +37,15 @@ class Engine:
         self.topology = topology
         self.layout = layout
         self.waits = waits
-        self.lease = lease_ns
-        self.apart = guests_apart
+        self.lease_ns = lease_ns
+        self.guests_apart = guests_apart
         self.wait_replicas = wait_replicas
-        self.sums = Sums(max_bytes)
+        self.totals = Totals(max_bytes)
         self.reader = Reader()
         self.leases: dict[int, set[Key]] = {}
         """What this process owns, by token; for giving it back at a stop."""
-        self.mine = b""
-        """The numbers of this process, a byte each; it files under the first."""
+        self.numbers = b""
+        """The numbers of this process, a byte each; it stores under the first."""
         self._scripts = scripts
         self._left = 0
         self._order = 0
@@ -73,45 +73,49 @@ class Engine:
         items: Sequence[Item],
         head: Sequence[Argument] = (),
         *,
-        lane: int | None = None,
+        writing: bool = False,
         wait_replicas: int = 0,
     ) -> list[Run]:
         """Run a script over items, in one round trip: once on a single server, once a bucket in a cluster."""
         commands: list[tuple[int, Command]] = []
         splits = self.topology.split(items)
-        sums = self.layout.sums
+        totals = self.layout.totals
         first = words(head)
         for indices in splits:
             own = items if len(splits) == 1 else [items[i] for i in indices]
-            keys = [sums[bucket] for bucket in dict.fromkeys([item[0] for item in own])]
-            arguments = [said if isinstance(said, Words) else words(said) for _, said in own]
+            keys = [totals[bucket] for bucket in dict.fromkeys([item[0] for item in own])]
+            arguments = [item if isinstance(item, Words) else words(item) for _, item in own]
             commands.append((own[0][0], self._scripts.command(name, keys, [first, *arguments])))
-        return list(zip(splits, await self.topology.ask(commands, lane, wait_replicas), strict=True))
+        return list(
+            zip(splits, await self.topology.ask(commands, writing=writing, wait_replicas=wait_replicas), strict=True)
+        )
 
     async def commands(self, commands: Sequence[tuple[int, Command]]) -> list[Reply]:
         """The answers to commands, each with the bucket of its keys."""
         return await self.topology.ask(commands) if commands else []
 
-    async def watch(self) -> bool:
+    async def refresh_totals(self) -> bool:
         """Learn what is held everywhere. What this process stores at the same time would count twice: then it is left
         for the next time, unless it was left a few times. Whether nothing did."""
-        changes, busy = self.sums.changes, self.sums.in_flight
-        items: list[Item] = [(bucket, (bucket,)) for bucket in range(BUCKETS)]
-        runs = await self.run("survey", items)
+        changes, busy = self.totals.changes, self.totals.in_flight
+        found = await self._totals_of(range(BUCKETS))
         self._left += 1
-        still = not busy and not self.sums.in_flight and self.sums.changes == changes
+        still = not busy and not self.totals.in_flight and self.totals.changes == changes
         if not still and self._left < _LEFT:
             return False
         self._left = 0
-        for indices, reply in runs:
-            for i, sums in zip(indices, reply, strict=True):
-                self.sums.buckets[items[i][0]].read(sums)
+        self._set_totals(found)
         return still
 
-    async def survey(self, buckets: Sequence[int], *, lane: int | None = None) -> None:
-        """Learn what is held in these buckets; on the writers' lane, behind what they have sent."""
+    async def read_totals(self, buckets: Sequence[int], *, writing: bool = False) -> None:
+        """Learn what is held in these buckets. ``writing``: on the writers' connection, behind what they have sent."""
+        self._set_totals(await self._totals_of(buckets, writing=writing))
+
+    async def _totals_of(self, buckets: Sequence[int], *, writing: bool = False) -> dict[int, Reply]:
         items: list[Item] = [(bucket, (bucket,)) for bucket in dict.fromkeys(buckets)]
-        runs = await self.run("survey", items, lane=lane)
-        for indices, reply in runs:
-            for i, sums in zip(indices, reply, strict=True):
-                self.sums.buckets[items[i][0]].read(sums)
+        runs = await self.run("read_totals", items, writing=writing)
+        return {items[i][0]: totals for indices, reply in runs for i, totals in zip(indices, reply, strict=True)}
+
+    def _set_totals(self, found: dict[int, Reply]) -> None:
+        for bucket, totals in found.items():
+            self.totals.buckets[bucket].read(totals)

@@ -14,7 +14,7 @@ from binascii import crc32
 from collections.abc import Mapping, Sequence
 from struct import Struct
 
-from grafter.core.model import Envelope, GuestFacts, Key, Part, TraceId, UnixNano
+from grafter.core.model import HOST_KEY_BYTES, Envelope, GuestFacts, Key, Part, TraceId, UnixNano
 from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
 from grafter.store.base import Memory, Outcome, StoredPart
@@ -77,8 +77,8 @@ class Layout:
         self.prefix = f"{prefix}:".encode()
         self.tags = [b"%s{g:%d}:" % (self.prefix, bucket) for bucket in range(BUCKETS)]
         """What the names of a bucket begin with."""
-        self.sums = [word(tag + b"s") for tag in self.tags]
-        """The sums of a bucket, as a word of a command."""
+        self.totals = [word(tag + b"s") for tag in self.tags]
+        """The totals of a bucket, as a word of a command."""
         self._name_of_parts = [tag + b"p:" for tag in self.tags]
 
     def name(self, kind: bytes, key: bytes) -> bytes:
@@ -185,7 +185,7 @@ class Head:
 
 
 def guest_states(elements: Sequence[bytes]) -> dict[str, GuestState]:
-    """The sums of guest parts' facts, without what only the store knows of their links."""
+    """The totals of guest parts' facts, without what only the store knows of their links."""
     return guest_state((facts, now) for _, _, facts, now in map(decode_guest_element, elements))
 
 
@@ -211,7 +211,7 @@ def link_host(raw: bytes | None) -> TraceId | None:
     """The host that a guest's link names."""
     if raw is None or raw[0] != VERSION or not raw[1]:
         return None
-    return TraceId(raw[LINK.size : LINK.size + 16])
+    return TraceId(raw[LINK.size : LINK.size + HOST_KEY_BYTES])
 
 
 def decode_memory(key: Key, raw: bytes | None, now: int, remember: int) -> Memory | None:
@@ -221,5 +221,5 @@ def decode_memory(key: Key, raw: bytes | None, now: int, remember: int) -> Memor
     _, named, at = MEMORY.unpack_from(raw)
     if int(at) + remember <= relative(now):
         return None
-    begin = MEMORY.size + (16 if named else 0)
+    begin = MEMORY.size + (HOST_KEY_BYTES if named else 0)
     return Memory(key, raw[begin:], Key(raw[MEMORY.size : begin]) if named else None)

@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager, suppress
 
 from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
-from grafter.store.base import LookAt, StoreError
+from grafter.store.base import StoreError
 from grafter.store.redis import address as addresses
 from grafter.store.redis.connection import Command
+from grafter.store.redis.dead_letters import BUCKET, KEPT_MS
 from grafter.store.redis.engine import Engine
+from grafter.store.redis.errors import RefusedError
 from grafter.store.redis.layout import BUCKETS, FORMAT, Layout
-from grafter.store.redis.letters import BUCKET, KEPT_MS
-from grafter.store.redis.replicas import Replicas
+from grafter.store.redis.replicas import LEAST_LEASE_SECONDS, Replicas
 from grafter.store.redis.scripts import Scripts
 from grafter.store.redis.server import Server
 from grafter.store.redis.store import RedisStore
@@ -27,8 +28,6 @@ _LOG = logging.getLogger(__name__)
 _OLDEST = (6, 2)
 _PAUSE = 0.2
 LETTER_BYTES = 64 << 20
-# What no waiting mends.
-_FINAL = re.compile(r"user name and password|wants a password|may not do|it is a cluster")
 
 
 @asynccontextmanager
@@ -40,7 +39,6 @@ async def opened(
     max_trace_bytes: int,
     lease_ns: int,
     guests_apart: bool,
-    look_at: LookAt,
     prefix: str = "grafter",
     pool_size: int = 8,
     timeout: float = 5.0,
@@ -49,21 +47,22 @@ async def opened(
     start_seconds: float = 30.0,
     version: str = "",
     replica: bytes = b"",
+    upkeep_seconds: float = 1.0,
+    least_lease_seconds: float = LEAST_LEASE_SECONDS,
 ) -> AsyncIterator[RedisStore]:
     """Open the store of a prefix. On leaving, what this process owns is given back; what is held stays.
 
     Redis may come up later than this process: it is waited for up to ``start_seconds``. Raises StoreError when it does
     not come, or must not be used as it is set up; the message says what to do. ``replica``: 8 bytes, the same for a
-    process that goes on with the books of one that is dead; random ones otherwise.
+    process that goes on with the books of one that is dead; random ones otherwise. ``upkeep_seconds``: after how many
+    it learns what others did. ``least_lease_seconds``: of silence before a process may be taken for dead.
     """
     try:
         address = addresses.parse(url)
     except addresses.AddressError as error:
         raise StoreError(str(error)) from error
     layout = Layout(prefix)
-    scripts = Scripts(
-        layout.prefix, look_at, waits, apart=guests_apart, max_trace_bytes=max_trace_bytes, version=version
-    )
+    scripts = Scripts(layout.prefix, waits, apart=guests_apart, max_trace_bytes=max_trace_bytes, version=version)
     try:
         servers = topology(address, layout, scripts, pool_size=pool_size, timeout=timeout)
     except OSError as error:
@@ -78,12 +77,12 @@ async def opened(
         guests_apart=guests_apart,
         wait_replicas=wait_replicas,
     )
-    replicas = Replicas(engine, replica or os.urandom(8))
+    replicas = Replicas(engine, replica or os.urandom(8), least_lease_seconds)
     try:
         secret = await _started(engine, replicas, address, start_seconds)
         store = RedisStore(engine, replicas, letter_bytes, secret)
         async with task_group() as tasks:
-            upkeep = tasks.create_task(Upkeep(engine, replicas).run(), name="store.upkeep")
+            upkeep = tasks.create_task(Upkeep(engine, replicas, upkeep_seconds).run(), name="store.upkeep")
             try:
                 yield store
             finally:
@@ -92,15 +91,14 @@ async def opened(
                 with suppress(UnavailableError):
                     await store.abandon()
     finally:
-        for server in servers.servers():
-            server.close()
+        await servers.close()
 
 
 async def _started(engine: Engine, replicas: Replicas, address: addresses.Address, seconds: float) -> bytes:
     """Wait for Redis, see that it may be used, find what is fixed for the prefix and enter there; the secret."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
-    said = False
+    warned = False
     while True:
         try:
             await engine.topology.start()
@@ -110,22 +108,19 @@ async def _started(engine: Engine, replicas: Replicas, address: addresses.Addres
             await replicas.start()
             return secret
         except UnavailableError as error:
-            if loop.time() >= until or _FINAL.search(str(error)):
+            if loop.time() >= until or isinstance(error, RefusedError):
                 raise StoreError(f"{error}; check extensions.store.redis.url") from error
-            if not said:
+            if not warned:
                 _LOG.warning("waiting for Redis: %s", error)
-                said = True
+                warned = True
             await asyncio.sleep(_PAUSE)
 
 
 async def check(server: Server, address: addresses.Address) -> None:
     """Raises StoreError when what is held would not be safe there."""
-    replies = await server.ask([("INFO", "server"), ("INFO", "memory"), ("INFO", "cluster")])
-    facts: dict[str, str] = {}
-    for reply in replies:
-        if not isinstance(reply, bytes):
-            raise server.failed(reply)
-        facts |= dict(line.split(":", 1) for line in reply.decode("utf-8", "replace").splitlines() if ":" in line)
+    replies = await server.answers([("INFO", "server"), ("INFO", "memory"), ("INFO", "cluster")])
+    lines = b"".join(replies).decode("utf-8", "replace").splitlines()
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
     version = facts.get("redis_version", "")
     if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < _OLDEST:
         raise StoreError(f"Redis at {server.where} is {version}, expected 6.2 or later (or Valkey)")

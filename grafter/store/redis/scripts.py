@@ -5,33 +5,40 @@ from hashlib import sha1
 from importlib.resources import files
 from struct import pack
 
-from grafter.core.model import Facts, UnixNano
+from grafter.core.lifecycle import DueRow, due_table
 from grafter.core.policy import Waits
-from grafter.store.base import LookAt
 from grafter.store.redis.framing import Words, command, word
 
 Argument = bytes | int
 Item = tuple[int, Sequence[Argument] | Words]
-"""A bucket, and what a script is told of one key in it."""
+"""A bucket, and the arguments of a script for one key in it."""
 
-NAMES = ("append", "learn", "guest", "take", "hold", "bundle", "settle", "survey", "forget", "bury", "task", "enrol")
-_WITH = {"settle": "sums", "survey": "sums", "forget": "sums", "append": "asked"}
+NAMES = (
+    "append",
+    "link_guests",
+    "guest",
+    "claim",
+    "lease",
+    "bundle",
+    "settle",
+    "read_totals",
+    "forget",
+    "add_dead_letters",
+    "task",
+    "register_replica",
+)
+_WITH = {"settle": "totals", "read_totals": "totals", "forget": "totals", "append": "place_guest"}
 """What stands before a text, beside what is common to all."""
 
 _EVALSHA = word(b"EVALSHA")
 RUBBISH_MS = 7 * 24 * 3600 * 1000
 """What nobody has touched for this long is nobody's any more. Replicas that live touch what they hold."""
 
-# Far beyond every wait, so that what the table says of a first part and of a latest one can be told apart.
-_FAR = 1 << 62
-
 
 class Scripts:
     """One text and one hash a script; the same for all replicas with the same settings."""
 
-    def __init__(
-        self, prefix: bytes, look_at: LookAt, waits: Waits, *, apart: bool, max_trace_bytes: int, version: str
-    ) -> None:
+    def __init__(self, prefix: bytes, waits: Waits, *, apart: bool, max_trace_bytes: int, version: str) -> None:
         head = "\n".join(
             (
                 f"-- grafter {version}",
@@ -41,7 +48,7 @@ class Scripts:
                 f"local REMEMBER = {int(waits.remember):d}",
                 f"local TTL = {RUBBISH_MS}",
                 f"local MEMORY_TTL = {int(waits.remember) // 1_000_000 + 60_000:d}",
-                f"local TABLE = {_quoted(table(look_at, waits))}",
+                f"local DUE_TABLE = {_quoted(packed(due_table(waits)))}",
                 "",
             )
         )
@@ -57,33 +64,19 @@ class Scripts:
             # Redis names a script by its SHA-1.
             self.hashes[name] = sha1(text, usedforsecurity=False).hexdigest().encode()
 
+    @property
+    def loading(self) -> Sequence[tuple[str | bytes, ...]]:
+        """The commands that give a server all of them."""
+        return [("SCRIPT", "LOAD", text) for text in self.texts.values()]
+
     def command(self, name: str, keys: Sequence[bytes], arguments: Iterable[Words]) -> bytes:
         """The command that runs a script; ``keys`` are words already."""
         return command(Words(3 + len(keys), (_EVALSHA, word(self.hashes[name]), word(len(keys)), *keys)), arguments)
 
 
-def table(look_at: LookAt, waits: Waits) -> bytes:
-    """The table of waits as the scripts read it: for each kind of key two doubles, quiet and most.
-
-    A key is due at min(latest + quiet, first + most), for that is all that a table of waits can say of two moments.
-    """
-    rows = []
-    for row in range(64):
-        # From a first part that lies in the future only the latest one counts; from one long ago, only the first.
-        future, past = (
-            look_at(
-                Facts(row % 8),
-                UnixNano(first),
-                UnixNano(_FAR),
-                waits,
-                guest_only=row & 8 > 0,
-                remembered=row & 16 > 0,
-                apart=row & 32 > 0,
-            )
-            for first in (2 * _FAR, 0)
-        )
-        rows.append(pack("<dd", future - _FAR, past))
-    return b"".join(rows)
+def packed(table: Iterable[DueRow]) -> bytes:
+    """The due table as the scripts read it: for each kind of key three doubles, quiet, longest, and 1 where plain."""
+    return b"".join([pack("<3d", *row) for row in table])
 
 
 def _quoted(raw: bytes) -> str:

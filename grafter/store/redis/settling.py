@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-from grafter.core.model import Key, UnixNano
+from grafter.core.model import HOST_KEY_BYTES, Key, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
-from grafter.store.redis.filing import evidence
 from grafter.store.redis.framing import END, LENGTH, Words, word
 from grafter.store.redis.layout import MEMORY, WORDS, bucket_of, decode_memory, relative
+from grafter.store.redis.placement import link_evidence
 from grafter.store.redis.scripts import Argument, Item
 
 _ONE = ord("1")
@@ -26,37 +26,37 @@ class Settling:
         self._unsure: dict[tuple[Key, int], UnixNano] = {}
         """Settlements without an answer, by key and token, with the moment of each: they may have been done."""
 
-    async def hold(self, what: bytes, claims: Sequence[tuple[Key, int, int]], word: bytes = b"") -> list[bool]:
-        """One of the words of lua/hold.lua for keys, their tokens, and a time each; where it was done."""
+    async def lease(self, what: bytes, claims: Sequence[tuple[Key, int, int]], word: bytes = b"") -> list[bool]:
+        """One of the words of lua/lease.lua for keys, their tokens, and a time each; where it was done."""
         items: list[Item] = []
         for key, token, at in claims:
             bucket = bucket_of(key)
             items.append((bucket, (bucket, key, token, at)))
         done = [False] * len(items)
         if items:
-            runs = await self._engine.run("hold", items, (what, word))
+            runs = await self._engine.run("lease", items, (what, word))
             for indices, reply in runs:
-                for i, said in zip(indices, reply, strict=True):
-                    done[i] = said == _ONE
+                for i, code in zip(indices, reply, strict=True):
+                    done[i] = code == _ONE
         return done
 
     async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
-        await self.hold(b"postpone", [(claim.key, claim.token, relative(due)) for claim, due in claims])
+        await self.lease(b"postpone", [(claim.key, claim.token, relative(due)) for claim, due in claims])
         for claim, _ in claims:
             self._given_back(claim.token, claim.key)
 
     async def renew(self, claims: Sequence[Claim], now: UnixNano) -> None:
-        until = relative(now) + self._engine.lease
-        await self.hold(b"renew", [(claim.key, claim.token, until) for claim in claims])
+        until = relative(now) + self._engine.lease_ns
+        await self.lease(b"renew", [(claim.key, claim.token, until) for claim in claims])
 
     async def note(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> list[bool]:
         word = exporter.encode() + b"\0" + outcome.value.encode()
-        return await self.hold(b"outcome", [(claim.key, claim.token, 0) for claim in claims], word)
+        return await self.lease(b"outcome", [(claim.key, claim.token, 0) for claim in claims], word)
 
     async def abandon(self) -> None:
         """Give back everything that this process owns."""
         leases, self._engine.leases = self._engine.leases, {}
-        await self.hold(b"abandon", [(key, token, 0) for token, keys in leases.items() for key in keys])
+        await self.lease(b"abandon", [(key, token, 0) for token, keys in leases.items() for key in keys])
 
     def _given_back(self, token: int, key: Key) -> None:
         keys = self._engine.leases.get(token)
@@ -107,7 +107,7 @@ class Settling:
         items: list[Item] = []
         for key, blob in zip(bundle.keys, blobs, strict=True):
             bucket = bucket_of(key)
-            pieces = (_BOTH, WORDS[bucket], LENGTH[16], key, END, LENGTH[len(blob)], blob, END)
+            pieces = (_BOTH, WORDS[bucket], LENGTH[HOST_KEY_BYTES], key, END, LENGTH[len(blob)], blob, END)
             items.append((bucket, Words(4, pieces)))
         owned = [(key, bundle.token) for key in bundle.keys]
         done = await self._settle_once(items, owned, now, len(items), bundle.token)
@@ -151,35 +151,35 @@ class Settling:
 
     async def _settle(self, items: Sequence[Item], now: UnixNano, memories: int, bundle: int) -> list[bool]:
         engine = self._engine
-        head = (relative(now), engine.order(now, memories + 1), bundle, engine.mine)
+        head = (relative(now), engine.order(now, memories + 1), bundle, engine.numbers)
         done = [False] * len(items)
         went: list[tuple[Key, int]] = []
         doubtful: list[tuple[Key, Key]] = []
         runs = await engine.run("settle", items, head)
-        for indices, (said, gone, unsure, sums) in runs:
-            for i, one in zip(indices, said.ljust(len(indices), b"0") if said else b"", strict=False):
+        for indices, (codes, gone, unsure, totals) in runs:
+            for i, one in zip(indices, codes.ljust(len(indices), b"0") if codes else b"", strict=False):
                 done[i] = one == _ONE
             went += [(Key(gone[i]), gone[i + 1]) for i in range(0, len(gone), 2)]
             doubtful += [(Key(unsure[i]), Key(unsure[i + 1])) for i in range(0, len(unsure), 2)]
-            engine.sums.changes += 1
-            for i in range(0, len(sums), 2):
-                engine.sums.buckets[int(sums[i])].read(sums[i + 1])
+            engine.totals.changes += 1
+            for i in range(0, len(totals), 2):
+                engine.totals.buckets[int(totals[i])].read(totals[i + 1])
         if went:
-            await self._unlearn(went)
+            await self._remove_guest_parts(went)
         for own, host in doubtful:
             await self._relink(own, host)
         return done
 
-    async def _unlearn(self, went: Sequence[tuple[Key, int]]) -> None:
+    async def _remove_guest_parts(self, went: Sequence[tuple[Key, int]]) -> None:
         """Parts of guests are gone; with the last one its link goes, unless it is remembered."""
         items: list[Item] = [(bucket_of(own), (b"u", bucket_of(own), own, count)) for own, count in went]
-        runs = await self._engine.run("settle", items, (0, 0, 0, self._engine.mine))
+        runs = await self._engine.run("settle", items, (0, 0, 0, self._engine.numbers))
         for _, (_, _, unsure, _) in runs:
             for i in range(0, len(unsure), 2):
                 await self._relink(Key(unsure[i]), Key(unsure[i + 1]))
 
     async def _relink(self, own: Key, host: Key) -> None:
-        """What said a guest's link may be gone; learn it from what is left."""
+        """The parts that named a guest's host may be gone; find its link from those that are left."""
         engine = self._engine
         bucket = bucket_of(own)
         here, there = await engine.commands(
@@ -188,7 +188,7 @@ class Settling:
                 (bucket_of(host), ("LRANGE", engine.layout.name(b"g", host), 0, -1)),
             ]
         )
-        found, order = evidence(own, here, host, there)
+        found, order = link_evidence(own, here, host, there)
         item: Item = (bucket, ())
         await engine.run("guest", [item], (b"relink", bucket, own, found or b"", order))
 
@@ -205,15 +205,15 @@ class Settling:
         limit, remember = engine.waits.remember_limit, engine.waits.remember
         # A script for each memory would cost more than what it forgets: where there are many it may be a few late.
         spare, late = limit >> 6, remember >> 10 if remember >> 10 >= 1_000_000_000 else 0
-        sums = engine.sums
+        totals = engine.totals
         while True:
-            excess = sums.remembered - limit
+            excess = totals.remembered - limit
             heads = sorted(
-                (bucket.head, number) for number, bucket in enumerate(sums.buckets) if bucket.head is not None
+                (bucket.head, number) for number, bucket in enumerate(totals.buckets) if bucket.head is not None
             )
             if not heads:
                 return
-            oldest = sums.buckets[heads[0][1]].head_at
+            oldest = totals.buckets[heads[0][1]].head_at
             over = oldest is None or oldest + remember + late <= now
             if excess <= spare and not over:
                 return
@@ -225,8 +225,8 @@ class Settling:
             runs = await engine.run("forget", items, (relative(now), max(0, excess), stop))
             ((_, (went, *found)),) = runs
             for number, reply in zip(buckets, found, strict=True):
-                sums.buckets[number].read(reply)
-            sums.forgotten += went
+                totals.buckets[number].read(reply)
+            totals.forgotten += went
             if not went:
                 return
 

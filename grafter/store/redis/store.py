@@ -1,6 +1,6 @@
 """The contract over Redis, made of its rooms; see grafter.store.base for the promises.
 
-What Redis answers is what counts: an append returns when the server has said that it is done, and its own
+What Redis answers is what counts: an append returns when the server has answered that it is done, and its own
 ``appendfsync`` says what that is worth. Whether a claim is still its owner's, only the server knows.
 """
 
@@ -13,19 +13,19 @@ from grafter.core.model import Key, Mark, Part, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart, Task
 from grafter.store.redis.calls import Calls
+from grafter.store.redis.claims import Claims
+from grafter.store.redis.dead_letters import DeadLetters
+from grafter.store.redis.dedupe_keys import DedupeKeys
 from grafter.store.redis.engine import Engine
-from grafter.store.redis.filing import Filing
 from grafter.store.redis.framing import Words, word
-from grafter.store.redis.handing import Handing
 from grafter.store.redis.layout import WORDS, Head, bucket_of, relative
-from grafter.store.redis.letters import Letters
-from grafter.store.redis.marks import Marks
+from grafter.store.redis.placement import Placement
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.scripts import Item
 from grafter.store.redis.settling import Settling
 from grafter.store.redis.tasks import Tasks
 
-# A Redis that takes no writes may well answer everything else, so that what an append was told counts for longer.
+# A Redis that takes no writes may well answer everything else, so that the answer to an append counts for longer.
 _REMEMBERED_SECONDS = 10.0
 _OF_BUCKET = [Words(2, (bucket, word(b""))) for bucket in WORDS]
 
@@ -40,11 +40,11 @@ class RedisStore:
         self._refused: tuple[float, str] | None = None
         """When an append failed last, and why, unless one has worked since."""
         self._secret = secret
-        self._filing = Filing(engine)
-        self._handing = Handing(engine)
+        self._placement = Placement(engine)
+        self._claims = Claims(engine)
         self._settling = Settling(engine)
-        self._letters = Letters(engine, letter_bytes)
-        self._marks = Marks(engine)
+        self._dead_letters = DeadLetters(engine, letter_bytes)
+        self._dedupe_keys = DedupeKeys(engine)
         self._tasks = Tasks(engine)
         self._calls = Calls(engine)
 
@@ -63,23 +63,23 @@ class RedisStore:
     @property
     def full(self) -> bool:
         """Held bytes are close to the limit."""
-        sums = self.engine.sums
-        return sums.held + sums.pending > sums.max_bytes * 99 // 100
+        totals = self.engine.totals
+        return totals.held + totals.pending > totals.max_bytes * 99 // 100
 
     @property
     def forgotten(self) -> int:
         """Memories that the limit or the time ended by this process."""
-        return self.engine.sums.forgotten
+        return self.engine.totals.forgotten
 
     @property
     def forgotten_marks(self) -> int:
-        """Marks that the limit on their number ended, by this process."""
-        return self._marks.forgotten
+        """DedupeKeys that the limit on their number ended, by this process."""
+        return self._dedupe_keys.forgotten
 
     @property
     def unreadable(self) -> int:
         """Held keys that wait for a newer version of grafter, as far as this process has met them."""
-        return self._handing.unreadable
+        return self._claims.unreadable
 
     async def recovered(self) -> None:
         """Nothing is rebuilt at a start."""
@@ -95,35 +95,35 @@ class RedisStore:
             raise UnavailableError("the store is stopping", reason="stopping")
         try:
             if parts or not marks:
-                await self._filing.append(parts, now)
+                await self._placement.append(parts, now)
             if marks:
                 # Only now: a mark without its parts would make a repeat lose them.
-                await self._marks.add(marks, now)
+                await self._dedupe_keys.add(marks, now)
         except UnavailableError as error:
             self._refused = asyncio.get_running_loop().time(), str(error)
             raise
         self._refused = None
 
     async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
-        return await self._marks.seen(ids, now)
+        return await self._dedupe_keys.seen(ids, now)
 
     async def put_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
-        await self._calls.note(calls, now)
+        await self._calls.put(calls, now)
 
     async def find_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
-        return await self._calls.noted(call_ids, now)
+        return await self._calls.find(call_ids, now)
 
     async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
-        return await self._handing.claim(now, limit, bundles=bundles)
+        return await self._claims.claim(now, limit, bundles=bundles)
 
     async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
-        return await self._handing.bundle(now, traces, spans, size)
+        return await self._claims.bundle(now, traces, spans, size)
 
     async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
-        return await self._handing.read_bundle(bundle)
+        return await self._claims.read_bundle(bundle)
 
     async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
-        if not self._handing.owned(bundle):
+        if not self._claims.owned(bundle):
             return False
         # What is known of the whole bundle lies in each of its buckets.
         buckets = dict.fromkeys(map(bucket_of, bundle.keys))
@@ -135,25 +135,25 @@ class RedisStore:
         return done
 
     async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
-        if not self._handing.owned(bundle) and not self._settling.is_unsure(bundle):
+        if not self._claims.owned(bundle) and not self._settling.is_unsure(bundle):
             return False
         done = await self._settling.settle_bundle(bundle, blobs, now)
-        self._handing.spent(bundle)
+        self._claims.spent(bundle)
         return done
 
     async def renew_bundle(self, bundle: Bundle, now: UnixNano) -> None:
-        if not self._handing.owned(bundle):
+        if not self._claims.owned(bundle):
             return
-        until = relative(now) + self.engine.lease
-        await self._settling.hold(b"renew", [(key, bundle.token, until) for key in bundle.keys])
-        bundle.lease = now + self.engine.lease
+        until = relative(now) + self.engine.lease_ns
+        await self._settling.lease(b"renew", [(key, bundle.token, until) for key in bundle.keys])
+        bundle.lease = now + self.engine.lease_ns
 
     async def open_bundle(self, bundle: Bundle) -> Sequence[Claim]:
-        if not self._handing.owned(bundle):
+        if not self._claims.owned(bundle):
             return []
         items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in bundle.keys]
         runs = await self.engine.run("bundle", items, (b"open", bundle.token, b""))
-        self._handing.spent(bundle)
+        self._claims.spent(bundle)
         taken = [
             (bundle.keys[i], reply)
             for indices, replies in runs
@@ -161,10 +161,10 @@ class RedisStore:
             for i, reply in zip(indices, replies, strict=True)
         ]
         place = {key: i for i, key in enumerate(bundle.keys)}
-        return await self._handing.claims(sorted(taken, key=lambda one: place[one[0]]))
+        return await self._claims.of(sorted(taken, key=lambda one: place[one[0]]))
 
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
-        return await self._handing.read(claims)
+        return await self._claims.read(claims)
 
     async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
         await self._settling.postpone(claims)
@@ -173,7 +173,7 @@ class RedisStore:
         await self._settling.renew(claims, now)
 
     async def move(self, claim: Claim, host: Key) -> bool:
-        return await self._filing.move(claim.key, claim.token, host)
+        return await self._placement.move(claim.key, claim.token, host)
 
     async def intend(self, claims: Sequence[Claim], exporter: str) -> Sequence[bool]:
         return await self._settling.note(claims, exporter, Outcome.INTENDED)
@@ -192,10 +192,10 @@ class RedisStore:
         return raw is not None and Head(raw).host_spans > 0
 
     async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
-        return await self._letters.bury(letters)
+        return await self._dead_letters.add(letters)
 
     async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:
-        return await self._letters.newest(limit)
+        return await self._dead_letters.newest(limit)
 
     async def put_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
         await self._tasks.put(tasks, now)

@@ -30,7 +30,7 @@ class Tasks:
             raise UnavailableError(f"{TASKS_LIMIT} tasks wait already", retry_after=60.0, reason="tasks_full")
 
     async def claim(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
-        ends = relative(now) + self._engine.lease
+        ends = relative(now) + self._engine.lease_ns
         rows = await self._ask(b"claim", now, [_bytes(kind), limit, ends, self._engine.tokens(limit)])
         tasks = [
             Task(kind, _text(name), absolute(float(due)), blob, int(token), absolute(float(put)))
@@ -59,7 +59,7 @@ class Tasks:
         return bool(await self._ask(b"end", task.due, [*_name(task), task.token]) == 1)
 
     async def renew(self, tasks: Sequence[Task], now: UnixNano) -> None:
-        await self._all(b"renew", tasks, relative(now) + self._engine.lease)
+        await self._all(b"renew", tasks, relative(now) + self._engine.lease_ns)
 
     async def abandon(self) -> None:
         """Give back what this process owns."""

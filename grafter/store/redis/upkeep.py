@@ -9,25 +9,25 @@ import logging
 
 from grafter.errors import UnavailableError
 from grafter.store.redis.connection import Command
+from grafter.store.redis.dead_letters import BUCKET, KEPT_MS
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS
-from grafter.store.redis.letters import BUCKET, KEPT_MS
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.scripts import RUBBISH_MS
 
 _LOG = logging.getLogger(__name__)
 
-_SURVEY_SECONDS = 1.0
 _LISTS_EVERY, _HELD_EVERY = 60, 6 * 3600
 _PAGE = 500
 
 
 class Upkeep:
-    """Over an engine."""
+    """Over an engine, once in so many seconds."""
 
-    def __init__(self, engine: Engine, replicas: Replicas) -> None:
+    def __init__(self, engine: Engine, replicas: Replicas, seconds: float = 1.0) -> None:
         self._engine = engine
         self._replicas = replicas
+        self._seconds = seconds
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -38,12 +38,14 @@ class Upkeep:
                     await self.keep_lists()
                 if rounds % _HELD_EVERY == _HELD_EVERY - 1:
                     await self.keep_held()
-                await self._replicas.look(still=await self._engine.watch())
+                if rounds:
+                    # A start has just done the same.
+                    await self._replicas.check(still=await self._engine.refresh_totals())
             except UnavailableError as error:
                 # It stands in /readyz and in the metrics; each request that needs Redis hears of it.
                 _LOG.debug("upkeep: %s", error)
             rounds += 1
-            await asyncio.sleep(_SURVEY_SECONDS)
+            await asyncio.sleep(self._seconds)
 
     async def keep_lists(self) -> None:
         """Put off the end of what every bucket has."""
@@ -77,7 +79,7 @@ class Upkeep:
 
     def _began(self) -> list[bytes]:
         """The names of what each replica began."""
-        return [b"f:%d" % number for number in {*self._engine.mine, *self._engine.sums.numbers()}]
+        return [b"f:%d" % number for number in {*self._engine.numbers, *self._engine.totals.numbers()}]
 
 
 _LISTS = (b"s", b"d", b"o", b"z")

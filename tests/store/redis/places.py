@@ -6,7 +6,7 @@ from itertools import count
 
 from grafter.store.redis.opening import opened
 from grafter.store.redis.store import RedisStore
-from tests.store.contract import LEASE, Settings, look_at
+from tests.store.contract import LEASE, Settings
 from tests.store.redis.servers import Server, copied
 
 _NUMBERS = count()
@@ -52,9 +52,7 @@ def store(url: str, prefix: str, settings: Settings, **more: object) -> Abstract
         waits=settings.waits,
         max_bytes=settings.max_bytes,
         max_trace_bytes=settings.max_trace_bytes,
-        lease_ns=LEASE,
         guests_apart=settings.guests_apart,
-        look_at=look_at,
         prefix=prefix,
-        **{"pool_size": 3, **more},  # type: ignore[arg-type]
+        **{"pool_size": 3, "lease_ns": LEASE, **more},  # type: ignore[arg-type]
     )

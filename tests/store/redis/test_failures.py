@@ -235,6 +235,26 @@ async def test_a_wrong_password_ends_the_start(own: Server, prefix: str, setting
         assert await held_texts(running) == {HOST: ["in"]}
 
 
+async def test_a_cluster_that_is_none_ends_the_start(shared: Server, prefix: str, settings: Settings) -> None:
+    """Without waiting, either way around; so does a cluster's wrong password."""
+    with pytest.raises(StoreError, match="no cluster"):
+        async with store(f"redis+cluster://127.0.0.1:{shared.port}", prefix, settings):
+            pass
+    with cluster() as nodes:
+        with pytest.raises(StoreError, match=r"use redis\+cluster"):
+            async with store(nodes[0].url, prefix, settings):
+                pass
+        for node in nodes:
+            node.ask([("CONFIG", "SET", "requirepass", "sesame")])
+        url = f"redis+cluster://:{{}}@127.0.0.1:{nodes[0].port}"
+        async with store(url.format("sesame"), prefix, settings) as running:
+            await running.append([host_part("in")], START)
+        with pytest.raises(StoreError, match="user name and password") as refusal:
+            async with store(url.format("wrong"), prefix, settings):
+                pass
+        assert "wrong" not in str(refusal.value)
+
+
 async def test_a_key_of_somebody_else_is_named(shared: Server, opened: RedisStore, prefix: str) -> None:
     """A wrong type under grafter's prefix is refused with what to do, and holds up no other trace."""
     layout = Layout(prefix)
@@ -323,7 +343,7 @@ async def test_a_settlement_without_an_answer_was_done(own: Server, prefix: str,
     """Redis did it and fell silent: asked again with the same moment it says so; with another one it does not."""
     async with store(own.url, prefix, settings, timeout=0.3) as running:
         await running.append([host_part("a", facts=Facts.ROOT), host_part("b", OTHER, Facts.ROOT)], START)
-        await running.engine.watch()
+        await running.engine.refresh_totals()
         if how == "bundle":
             bundle = await running.bundle(LATER, 10, 100, 1 << 20)
             assert bundle is not None
@@ -353,7 +373,7 @@ async def test_a_settlement_is_done_though_redis_goes_after_it(own: Server, pref
     few = Settings(waits=Waits(remember=1000 * SECOND, remember_limit=1))
     async with store(own.url, prefix, few) as running:
         await running.append([host_part("a", facts=Facts.ROOT), host_part("b", OTHER, Facts.ROOT)], START)
-        await running.engine.watch()
+        await running.engine.refresh_totals()
         run = running.engine.run
 
         async def going(name: str, *args: Any, **more: Any) -> Any:
@@ -449,6 +469,23 @@ async def test_a_unix_socket(prefix: str, settings: Settings, tmp_path: object) 
         assert isinstance(space, bytes)
         assert b"db3" in space
         assert b"db0" not in space
+
+
+async def test_a_sentinel_with_a_password_of_its_own(prefix: str, settings: Settings) -> None:
+    """It is asked with that one, and the server with the server's; without or with a wrong one the start ends."""
+    with pair(sentinel="requirepass open") as servers:
+        asked, _, path = servers.url.removeprefix("redis+sentinel://").partition("/")
+        servers.primary.ask([("ACL", "SETUSER", "app", "on", ">sesame", f"~{prefix}:*", "+@all")])
+        url = f"redis+sentinel://app:sesame@{asked}/{path}"
+        async with store(f"{url}?sentinel_password=open", prefix, settings) as running:
+            await running.append([host_part("in")], START)
+            assert await held_texts(running) == {HOST: ["in"]}
+        for wrong in ("", "?sentinel_password=shut"):
+            with pytest.raises(StoreError, match="password") as refusal:
+                async with store(f"{url}{wrong}", prefix, settings):
+                    pass
+            assert "shut" not in str(refusal.value)
+            assert "sesame" not in str(refusal.value)
 
 
 async def test_everything_expires(shared: Server, opened: RedisStore, prefix: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from tests.store.redis.servers import Server, cluster, server
 
 _NUMBERS = count()
 THIRD = Key(b"c" * 16)
+BY_HAND = {"upkeep_seconds": inf}
+"""What a process does each second it does when the test looks."""
 
 
 @pytest.fixture(scope="module", params=["single", "cluster"])
@@ -55,7 +58,7 @@ class Process:
 
     async def look(self) -> Stats:
         """What it shows once it has looked, as it does each second."""
-        await self.store.replicas.look(still=await self.store.engine.watch())
+        await self.store.replicas.check(still=await self.store.engine.refresh_totals())
         stats = self.store.stats()
         assert stats.own is not None
         came = self.accepted + stats.recovered_spans + stats.taken_over_spans
@@ -64,10 +67,10 @@ class Process:
 
 
 @asynccontextmanager
-async def processes(url: str, number: int = 2, prefix: str = "") -> AsyncIterator[list[Process]]:
+async def processes(url: str, number: int = 2, prefix: str = "", **more: Any) -> AsyncIterator[list[Process]]:
     prefix = prefix or f"books-{next(_NUMBERS)}"
     async with AsyncExitStack() as stack:
-        yield [Process(await stack.enter_async_context(store(url, prefix, Settings()))) for _ in range(number)]
+        yield [Process(await stack.enter_async_context(store(url, prefix, Settings(), **more))) for _ in range(number)]
 
 
 def flows(*stats: Stats) -> list[tuple[int, int, int]]:
@@ -126,7 +129,7 @@ async def test_what_each_holds_is_one_answer_away(url: str) -> None:
         await a.store.append([host_part("more"), host_part("next", OTHER)], START)
         await b.store.append([host_part("late", THIRD, spans=9)], START)
         for one in (a, b):
-            await one.store.engine.watch()
+            await one.store.engine.refresh_totals()
             assert one.store.stats().replicas == {
                 1: Share(2, 5, 13, UnixNano(START - 5_000_000_000)),
                 2: Share(1, 9, 4, START),
@@ -147,13 +150,10 @@ async def test_a_stop_leaves_what_is_held_to_the_next_start(url: str) -> None:
             assert flows(await lasting.look()) == [(1, 0, 0)]
 
 
-async def test_what_a_dead_one_left_is_taken_over(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_dead_one_left_is_taken_over(url: str) -> None:
     """Once, when it was silent for long; should it live after all, it goes on as a new one and says what it lost."""
-    monkeypatch.setattr("grafter.store.redis.replicas._LEAST_LEASE_SECONDS", 0.3)
-    monkeypatch.setattr("tests.store.redis.places.LEASE", 300_000_000)
     # Each looks by hand here: who does not is dead.
-    monkeypatch.setattr("grafter.store.redis.upkeep._SURVEY_SECONDS", 3600.0)
-    async with processes(url, 3) as (dead, b, c):
+    async with processes(url, 3, lease_ns=300_000_000, least_lease_seconds=0.3, **BY_HAND) as (dead, b, c):
         await dead.take(host_part("left", spans=3))
         await b.take(host_part("own", OTHER), host_part("added", spans=2))
         await dead.take(host_part("given", OTHER))
@@ -175,27 +175,26 @@ async def test_what_a_dead_one_left_is_taken_over(url: str, monkeypatch: pytest.
         await b.let_go()
         for one in (b, c, dead):
             await one.look()
-        assert {len(one.store.engine.mine) for one in (dead, b, c)} == {1}
+        assert {len(one.store.engine.numbers) for one in (dead, b, c)} == {1}
 
 
-async def test_what_a_frozen_one_takes_as_it_wakes_was_handed_over(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_frozen_one_takes_as_it_wakes_was_handed_over(url: str) -> None:
     """It goes on storing under its old number until it hears that this is another's."""
-    monkeypatch.setattr("grafter.store.redis.upkeep._SURVEY_SECONDS", 3600.0)
-    async with processes(url) as (frozen, other):
+    async with processes(url, **BY_HAND) as (frozen, other):
         await frozen.take(host_part("before", spans=3))
-        (number,) = frozen.store.engine.mine
+        (number,) = frozen.store.engine.numbers
         name = frozen.store.engine.layout.tags[0] + b"replicas"
         # As if it had been silent for long.
         await frozen.store.engine.commands([(0, ("HDEL", name, number))])
-        (held,) = other.store.engine.mine
-        found = await other.store.replicas._enrol([number])
+        (held,) = other.store.engine.numbers
+        found = await other.store.replicas._register([number])
         assert found.own == [held, number]
         await other.look()
         run = frozen.store.engine.run
 
         async def busy(what: str, *args: Any, **more: Any) -> Any:
             answer = await run(what, *args, **more)
-            if what == "enrol":
+            if what == "register_replica":
                 frozen.store.engine.run = run  # type: ignore[method-assign]
                 await frozen.take(host_part("waking", OTHER, spans=5))
             return answer

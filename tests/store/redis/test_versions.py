@@ -86,7 +86,7 @@ async def test_a_step_back_reads_everything_that_is_held(redis: Server, prefix: 
         guests = {name: state.host for claim in claims for name, state in claim.state.guests.items()}
         assert guests == {"trace_0": b"\0" * 16, "trace_1": b"\x01" * 16, "alone_0": None, "alone_1": None}
         assert all(await back.settle([Settlement(claim, (Memory(claim.key, b"m"),)) for claim in claims], LATER))
-        await back.engine.watch()
+        await back.engine.refresh_totals()
         stats = back.stats()
         assert (stats.traces, stats.spans, stats.bytes, stats.unreadable) == (0, 0, 0, 0)
 
@@ -97,7 +97,7 @@ async def test_either_settles_what_the_other_began(redis: Server, prefix: str, s
     async with store(redis.url, prefix, SETTINGS) as now, later_store(redis.url, prefix, SETTINGS) as later:
         await both(now, later)
         one, other = (now, later) if settler == "now" else (later, now)
-        await one.engine.watch()
+        await one.engine.refresh_totals()
         bundle = await one.bundle(LATER, 10, 100, 1 << 20)
         assert isinstance(bundle, Bundle)
         assert sorted(plain[0] for plain in await one.read_bundle(bundle)) == [
@@ -119,7 +119,7 @@ async def test_either_settles_what_the_other_began(redis: Server, prefix: str, s
         assert sorted(texts((await one.read([last]))[0])) == ["0 alone", "0 alone too", "1 alone", "1 alone too"]
         assert all(await one.settle([Settlement(last)], AFTER))
         for each in (now, later):
-            await each.replicas.look(still=await each.engine.watch())
+            await each.replicas.check(still=await each.engine.refresh_totals())
         assert now.stats().spans == 0
         taken = sum(each.stats().taken_over_spans for each in (now, later))
         assert taken == sum(each.stats().handed_over_spans for each in (now, later)) > 0
@@ -130,7 +130,7 @@ async def test_what_is_new_is_passed_over_and_kept(redis: Server, prefix: str) -
     layout = Layout(prefix)
     async with store(redis.url, prefix, SETTINGS) as now, later_store(redis.url, prefix, SETTINGS) as later:
         await later.append([host_part("later")], START)
-        number = later.engine.mine[0]
+        number = later.engine.numbers[0]
 
         def news() -> tuple[int, int, bool]:
             head, tally, part = redis.ask(
@@ -235,7 +235,7 @@ async def test_what_stands_behind_a_link_stays(redis: Server, prefix: str) -> No
         assert isinstance(link, bytes)
         redis.ask([("SET", name, link + NEWS)])
         await now.append([guest_part("two", "g", host=HOST)], START)
-        now._filing._whole = False
+        now._placement._whole = False
         await now.append([guest_part("three", "g", host=HOST)], START)
         (after,) = redis.ask([("GET", name)])
     assert isinstance(after, bytes)

@@ -1,13 +1,13 @@
--- Store parts. KEYS: the sums of each bucket that is touched. ARGV: who stores, then for each part a record (bucket,
+-- Store parts. KEYS: the totals of each bucket that is touched. ARGV: who stores, then for each part a record (bucket,
 -- kind, facts, spans, size, now, key), the part, and for a guest's its facts; for kind OWN then the host that was found
--- released, or nothing; for kind ASKED, whose key is the guest's own (lua/asked.lua), the host that is named or nothing,
--- and an order. The answer: a byte a part, BEGUN or ADDED, or why not; with parts of kind ASKED the buckets in which those
+-- released, or nothing; for kind UNPLACED, whose key is the guest's own (lua/place_guest.lua), the host that is named or nothing,
+-- and an order. The answer: a byte a part, BEGUN or ADDED, or why not; with parts of kind UNPLACED the buckets in which those
 -- are come behind it, in a list; or nothing when parts of their guests have to move first, and nothing was stored.
 local HOST, GUEST, OWN, MOVED, MOVE = 0, 1, 2, 3, 4
 local RELEASED, LINKED, BEGUN, ADDED = "0", "1", "2", "3"
-local items, asked, answer = {}, {}, {}
+local items, unplaced, answer = {}, {}, {}
 local i, last = 2, #ARGV
-mine(ARGV[1])
+set_replica(ARGV[1])
 while i <= last do
   local rec = ARGV[i]
   local bucket, kind, facts, n, size, now = unpk("<BBBI4I4d", rec)
@@ -20,39 +20,39 @@ while i <= last do
     if kind == OWN then
       item.host = ARGV[i]
       i = i + 1
-    elseif kind == ASKED then
-      item.bucket, item.said, item.order = bucket, ARGV[i], ARGV[i + 1]
-      asked[#asked + 1] = item
+    elseif kind == UNPLACED then
+      item.bucket, item.named_host, item.order = bucket, ARGV[i], ARGV[i + 1]
+      unplaced[#unplaced + 1] = item
       i = i + 2
     end
   end
-  load(item.base, item.key)
+  load_head(item.base, item.key)
   items[#items + 1] = item
 end
 
 local function refusal(item)
   local kind, base, key = item.kind, item.base, item.key
   if kind == GUEST or kind == MOVED then
-    local h = load(base, key)
+    local h = load_head(base, key)
     local released
     if h then released = h.remembered else released = remembered(base, key, item.now) end
     if released == 0 then return nil end
     if h and h.gn > 0 then
-      local own = item.guest:sub(1, 17)
+      local own = guest_of_facts(item.guest)
       for _, facts in ipairs(call("lrange", base .. "g:" .. key, 0, -1)) do
-        if facts:sub(1, 17) == own then return nil end
+        if guest_of_facts(facts) == own then return nil end
       end
     end
     return RELEASED
   end
   if kind == OWN and not APART then
     local raw = call("get", base .. "l:" .. key)
-    if raw and raw:byte(2) == 1 and raw:sub(15, 30) ~= item.host then return LINKED end
+    if raw and raw:byte(2) == 1 and host_at(raw, LINK_BYTES + 1) ~= item.host then return LINKED end
   end
   return nil
 end
 
-for _, item in ipairs(asked) do
+for _, item in ipairs(unplaced) do
   if not place(item, refusal) then return "" end
 end
 
@@ -62,9 +62,9 @@ for position, item in ipairs(items) do
   if refused then
     answer[position] = refused
   else
-    local h = load(base, key)
+    local h = load_head(base, key)
     local is_new = not h
-    if is_new then h = begun(base, key, now) end
+    if is_new then h = new_head(base, key, now) end
     local moved = item.kind == MOVED or item.kind == MOVE
     local number = unpk("<I8", item.part, 17)
     local part, guest = item.part, item.guest
@@ -72,7 +72,7 @@ for position, item in ipairs(items) do
       -- Another replica, whose clock is ahead, gave a higher number.
       number = h.arr + 1
       part = part:sub(1, 16) .. pack("<I8", number) .. part:sub(25)
-      if guest then guest = guest:sub(1, 17) .. pack("<I8", number) .. guest:sub(26) end
+      if guest then guest = guest_of_facts(guest) .. pack("<I8", number) .. guest:sub(GUEST_KEY_BYTES + 9) end
     end
     h.n = call("rpush", base .. "p:" .. key, part)
     h.arr = number
@@ -96,7 +96,7 @@ for position, item in ipairs(items) do
     if h.leased == 1 then
       h.fresh = 1
     elseif h.given == 1 and not moved then
-      h.at = math.min(h.at, (by_table(h)))
+      h.at = math.min(h.at, (compute_due(h)))
     end
     h.dirty = true
     if item.of then item.of.more = item.of.more + 1 end
@@ -105,8 +105,8 @@ for position, item in ipairs(items) do
   end
 end
 flush()
-if #asked == 0 then return table.concat(answer) end
+if #unplaced == 0 then return table.concat(answer) end
 note_guests()
 local found = {table.concat(answer)}
-for _, item in ipairs(asked) do found[#found + 1] = item.bucket end
+for _, item in ipairs(unplaced) do found[#found + 1] = item.bucket end
 return found

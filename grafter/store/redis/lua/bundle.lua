@@ -1,8 +1,8 @@
--- About bundles. KEYS: the sums of each bucket. ARGV: what, token, exporter or time, then for each bucket and key.
+-- About bundles. KEYS: the totals of each bucket. ARGV: what, token, exporter or time, then for each bucket and key.
 --   intend  note the exporter                       open  make claims of its keys
 -- The answer: 1, or 0 when some of it is no longer the owner's; then nothing was changed.
 local what, token, name = ARGV[1], ARGV[2], ARGV[3]
-past_limit(KEYS[1])
+allow_past_maxmemory(KEYS[1])
 local bases = {}
 for i = 4, #ARGV, 2 do
   local base = base_of(ARGV[i])
@@ -19,7 +19,7 @@ end
 local number = tonumber(token)
 local found = {}
 for i = 4, #ARGV, 2 do
-  local h = load(base_of(ARGV[i]), ARGV[i + 1])
+  local h = load_head(base_of(ARGV[i]), ARGV[i + 1])
   if not owned(h, number) then return 0 end
   found[#found + 1] = h
 end

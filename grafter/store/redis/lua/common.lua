@@ -1,5 +1,5 @@
 -- What every script begins with. Before it stand the settings of the store: P (prefix), APART, MAX_TRACE (bytes),
--- REMEMBER (nanoseconds), TTL and MEMORY_TTL (milliseconds), TABLE (the waits, packed).
+-- REMEMBER (nanoseconds), TTL and MEMORY_TTL (milliseconds), DUE_TABLE (the waits, packed).
 --
 -- Times are nanoseconds since layout.EPOCH; arrivals, tokens and orders are whole numbers below 2^53.
 --
@@ -12,7 +12,9 @@
 local call, pack, unpk = redis.call, struct.pack, struct.unpack
 local HEAD = "<BBBBBBBBBI4I4I4I4I4I4dddddddddB"
 local LINK = "<BBdI4"
+local LINK_BYTES = 14
 local MEMORY = "<BBd"
+local MEMORY_BYTES = 10
 local ELEMENT = "<BBHI4I4I4I8i8"
 local ELEMENT_BYTES = 32
 local TALLY = "<dddddddd"
@@ -24,13 +26,30 @@ local function base_of(bucket)
   return P .. "{g:" .. bucket .. "}:"
 end
 
+-- What a key is: a host's is its trace id, a guest's own one is a byte longer.
+local HOST_KEY_BYTES, GUEST_KEY_BYTES = 16, 17
+
+local function is_guest(key)
+  return #key == GUEST_KEY_BYTES
+end
+
+-- The own key of the guest of whose part these are the facts (layout.GUEST_ELEMENT).
+local function guest_of_facts(facts)
+  return facts:sub(1, GUEST_KEY_BYTES)
+end
+
+-- The host's key that stands in a record from a byte on; a newer version may have put more behind it.
+local function host_at(record, first)
+  return record:sub(first, first + HOST_KEY_BYTES - 1)
+end
+
 local keys, order = {}, {}
--- Who runs the script: the numbers of its replica, a byte each; ME is the one under which it files.
-local MINE, ME = "", 0
+-- Who runs the script: the numbers of its replica, a byte each; ME is the one under which it stores.
+local OWN_NUMBERS, ME = "", 0
 local tallies = {}
 
-local function mine(numbers)
-  MINE, ME = numbers, numbers:byte()
+local function set_replica(numbers)
+  OWN_NUMBERS, ME = numbers, numbers:byte()
 end
 
 local function tally(base, number)
@@ -50,7 +69,7 @@ end
 -- Spans and bytes came under a key, or left: they are its replica's, whoever did it.
 local function count(h, s, b)
   local of = tally(h.base, h.replica)
-  local own = h.replica == ME or MINE:find(string.char(h.replica), 1, true)
+  local own = h.replica == ME or OWN_NUMBERS:find(string.char(h.replica), 1, true)
   of[BYTES] = of[BYTES] + b
   if s > 0 then
     of[IN] = of[IN] + s
@@ -70,7 +89,7 @@ local function count(h, s, b)
 end
 
 -- The head of a key, or nothing. A head that a newer version wrote ends the script before it wrote anything.
-local function load(base, key)
+local function load_head(base, key)
   local name = base .. "m:" .. key
   local h = keys[name]
   if h ~= nil then return h end
@@ -98,7 +117,7 @@ local function remembered(base, key, now)
   return now < at + REMEMBER and 1 or 0
 end
 
-local function begun(base, key, now)
+local function new_head(base, key, now)
   local h = {
     base = base, key = key, facts = 0, fresh = 0, leased = 0, given = 0, bundle = 0, outcomes = 0, queue = 0, n = 0,
     hs = 0, gs = 0, gn = 0, covn = 0, pinn = 0, bytes = 0, first = now, last = now, seen = now, arr = 0, at = 0,
@@ -113,44 +132,44 @@ local function begun(base, key, now)
 end
 
 -- A guest's link: whether its host is known, since which order, its parts that are held, and the host, with what a newer
--- version put behind it. Where nothing was known it is what a memory says, or else what a part says now (``said``).
-local function link_of(base, own, now, said, order)
+-- version put behind it. Where nothing was known it is what a memory says, or else what a part names now (``named_host``).
+local function link_of(base, own, now, named_host, order)
   local has, since, parts, host = 0, 0, 0, ""
   local raw = call("get", base .. "l:" .. own)
   if raw then
     if raw:byte(1) ~= 1 then error("NEWER a link") end
     local _
     _, has, since, parts = unpk(LINK, raw)
-    host = raw:sub(15)
+    host = raw:sub(LINK_BYTES + 1)
   end
   if has == 0 and parts == 0 then
     local memory = call("get", base .. "y:" .. own)
     if memory and memory:byte(1) == 1 then
       local _, named, at = unpk(MEMORY, memory)
-      if named == 1 and now < at + REMEMBER then has, since, host = 1, -1, memory:sub(11, 26) end
+      if named == 1 and now < at + REMEMBER then has, since, host = 1, -1, host_at(memory, MEMORY_BYTES + 1) end
     end
   end
-  if has == 0 and said ~= "" then has, since, host = 1, tonumber(order), said end
+  if has == 0 and named_host ~= "" then has, since, host = 1, tonumber(order), named_host end
   return has, since, parts, host
 end
 
--- The moment to look at a key, and whether nothing would be left to decide about it then.
-local function by_table(h)
+-- The moment at which a key is due, and whether nothing would be left to decide about it then: by the row of its kind
+-- (core/lifecycle.py: due_table, due_kind).
+local function compute_due(h)
   if h.bytes > MAX_TRACE then return h.seen, false end
-  local row = h.facts % 8
-  if h.hs == 0 then row = row + 8 end
-  if h.remembered == 1 or APART then row = row + 16 end
-  if #h.key == 17 then row = row + 32 end
-  local wait, most = unpk("<dd", TABLE, row * 16 + 1)
-  local quiet, longest = h.seen + wait, h.first + most
+  local kind = h.facts % 8
+  if h.hs == 0 then kind = kind + 8 end
+  if h.remembered == 1 or APART then kind = kind + 16 end
+  if is_guest(h.key) then kind = kind + 32 end
+  local quiet, longest, plain = unpk("<ddd", DUE_TABLE, kind * 24 + 1)
+  quiet, longest = h.seen + quiet, h.first + longest
   if quiet > longest then return longest, false end
-  return quiet, h.facts % 2 == 1 and h.facts % 8 < 4 and h.gn == 0 and h.remembered == 0 and h.outcomes == 0
-    and h.seen == h.last and not APART and #h.key == 16
+  return quiet, plain == 1 and h.gn == 0 and h.outcomes == 0 and h.seen == h.last
 end
 
 local function due(h)
   if h.leased == 1 or h.given == 1 then return h.at, false end
-  return by_table(h)
+  return compute_due(h)
 end
 
 local function drop(h)
@@ -239,11 +258,11 @@ end
 
 -- The same, or nothing when a newer version wrote it: then it is that one's by now, and no reason to leave out others.
 local function readable(base, key)
-  local fine, h = pcall(load, base, key)
+  local fine, h = pcall(load_head, base, key)
   return fine and h
 end
 
 -- Past maxmemory a script may write when it has written before: what frees memory has to work then.
-local function past_limit(name)
+local function allow_past_maxmemory(name)
   call("unlink", name .. "!")
 end

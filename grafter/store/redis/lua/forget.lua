@@ -1,8 +1,8 @@
 -- Forget the oldest memories of some buckets, in the order in which they came, while there are too many or their time
--- is over. KEYS: the sums of each bucket. ARGV: now, how many are too many, the order to stop before (or nothing), then
--- the buckets. The answer: how many went, then the sums of each bucket.
+-- is over. KEYS: the totals of each bucket. ARGV: now, how many are too many, the order to stop before (or nothing), then
+-- the buckets. The answer: how many went, then the totals of each bucket.
 local now, excess, stop = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-past_limit(KEYS[1])
+allow_past_maxmemory(KEYS[1])
 local heads = {}
 
 local function head(base)
@@ -38,5 +38,5 @@ while went < 1000 do
   head(base)
 end
 local answer = {went}
-for i = 4, #ARGV do answer[#answer + 1] = sums_of(base_of(ARGV[i])) end
+for i = 4, #ARGV do answer[#answer + 1] = totals_of(base_of(ARGV[i])) end
 return answer

@@ -1,10 +1,10 @@
 -- About one guest's own key. ARGV: what, bucket, key, and
---   unfile  up_to, token (0: whoever owns it), host, order, who moves: its parts up to there are held under the host
+--   drop_moved  up_to, token (0: whoever owns it), host, order, who moves: its parts up to there are held under the host
 --           now; the answer: their spans
 --   moving  token, host, order: may the owner move it? Its link is known from now on
 --   relink  host or nothing, order: what its link is by what is left of it
 local what, base, key = ARGV[1], base_of(ARGV[2]), ARGV[3]
-past_limit(KEYS[1])
+allow_past_maxmemory(KEYS[1])
 
 local function link(host, since, only)
   local name = base .. "l:" .. key
@@ -20,14 +20,14 @@ if what == "relink" then
   return 1
 end
 if what == "moving" then
-  local h = load(base, key)
+  local h = load_head(base, key)
   if not owned(h, tonumber(ARGV[4])) or h.pinn > 0 or h.gn == 0 then return 0 end
   link(ARGV[5], tonumber(ARGV[6]))
   return h.arr
 end
 local up_to, token = tonumber(ARGV[4]), tonumber(ARGV[5])
-mine(ARGV[8])
-local h = load(base, key)
+set_replica(ARGV[8])
+local h = load_head(base, key)
 if not h or (token ~= 0 and not owned(h, token)) then return 0 end
 link(ARGV[6], tonumber(ARGV[7]))
 local list = call("lrange", base .. "p:" .. key, 0, -1)

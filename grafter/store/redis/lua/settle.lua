@@ -1,4 +1,4 @@
--- Forget and remember. KEYS: the sums of each bucket. ARGV: now, the order of the first memory, a bundle's token or 0,
+-- Forget and remember. KEYS: the totals of each bucket. ARGV: now, the order of the first memory, a bundle's token or 0,
 -- who settles, then commands:
 --   s bucket key token           forget what the claim covers; when it is not owned, what follows up to the next s is
 --                                left out, and with a bundle's token everything is
@@ -6,17 +6,17 @@
 --   y bucket key host blob       remember (host: nothing, or a guest's)
 --   u bucket key parts           so many parts of a guest went
 -- The answer: a byte a claim, how many parts of which guests went (own key, number), the guests whose link has to be
--- found anew (own key, host), then for each bucket that was touched its sums.
+-- found anew (own key, host), then for each bucket that was touched its totals.
 local now, number, bundle = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-mine(ARGV[4])
-past_limit(KEYS[1])
+set_replica(ARGV[4])
+allow_past_maxmemory(KEYS[1])
 local done, went, doubtful, touched = {}, {}, {}, {}
 
 local function bucket_of(base)
   return base:sub(#P + 4, -3)
 end
 
-local function unlearn(base, key, parts)
+local function remove_parts(base, key, parts)
   local name = base .. "l:" .. key
   local raw = call("get", name)
   if not raw or raw:byte(1) ~= 1 then return end
@@ -26,10 +26,10 @@ local function unlearn(base, key, parts)
     call("unlink", name)
     return
   end
-  call("set", name, pack(LINK, 1, has, since, left) .. raw:sub(15), "px", TTL)
+  call("set", name, pack(LINK, 1, has, since, left) .. raw:sub(LINK_BYTES + 1), "px", TTL)
   if has == 1 and since ~= -1 then
     doubtful[#doubtful + 1] = key
-    doubtful[#doubtful + 1] = raw:sub(15, 30)
+    doubtful[#doubtful + 1] = host_at(raw, LINK_BYTES + 1)
   end
 end
 
@@ -52,7 +52,7 @@ local function settle(h)
       call("ltrim", base .. "g:" .. key, guests, -1)
     end
     for i = 1, guests do
-      local own = facts[i]:sub(1, 17)
+      local own = guest_of_facts(facts[i])
       if not gone[own] then gone[#gone + 1] = own end
       gone[own] = (gone[own] or 0) + 1
     end
@@ -106,7 +106,7 @@ while i <= #ARGV do
       call("unlink", base .. "b:" .. ARGV[3])
       lists[base] = true
     end
-    settle(load(base, key))
+    settle(load_head(base, key))
     remember(base, key, "", ARGV[i + 3])
     done[#done + 1] = "1"
     i = i + 4
@@ -120,14 +120,14 @@ while i <= #ARGV do
     if not skip then remember(base, key, ARGV[i + 3], ARGV[i + 4]) end
     i = i + 5
   else
-    unlearn(base, key, tonumber(ARGV[i + 3]))
+    remove_parts(base, key, tonumber(ARGV[i + 3]))
     i = i + 4
   end
 end
 flush()
-local sums = {}
+local totals = {}
 for base in pairs(touched) do
-  sums[#sums + 1] = bucket_of(base)
-  sums[#sums + 1] = sums_of(base)
+  totals[#totals + 1] = bucket_of(base)
+  totals[#totals + 1] = totals_of(base)
 end
-return {table.concat(done), went, doubtful, sums}
+return {table.concat(done), went, doubtful, totals}

@@ -1,5 +1,5 @@
--- Work that is due at a time. KEYS: the sums of its bucket. ARGV: bucket, what is asked, now, how long it is kept
--- (milliseconds), then what belongs to the question. A task is a hash (due, put, blob; while it is owned token, until,
+-- Work that is due at a time. KEYS: the totals of its bucket. ARGV: bucket, what to do, now, how long it is kept
+-- (milliseconds), then what belongs to that. A task is a hash (due, put, blob; while it is owned token, until,
 -- and woken where it was put meanwhile); a queue a kind has each task at the moment to look at it: due, or the lease's end.
 local base = base_of(ARGV[1])
 local what, now, ttl = ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -80,7 +80,7 @@ if what == "claim" then
       if not known[1] then
         call("zrem", queue_of(kind), name)
       elseif tonumber(known[1]) > now then
-        -- Its owner fell silent, having said a later time.
+        -- Its owner fell silent, having named_host a later time.
         call("hdel", record, "token", "until", "woken")
         look_at(kind, name, tonumber(known[1]))
       else

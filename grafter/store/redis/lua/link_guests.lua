@@ -7,8 +7,8 @@ for i = 2, #ARGV, 5 do
   local base, key = base_of(ARGV[i]), ARGV[i + 1]
   local has, since, parts, host = link_of(base, key, now, ARGV[i + 3], ARGV[i + 4])
   call("set", base .. "l:" .. key, pack(LINK, 1, has, since, parts + tonumber(ARGV[i + 2])) .. host, "px", TTL)
-  local h = load(base, key)
-  answer[#answer + 1] = has == 1 and host:sub(1, 16) or ""
+  local h = load_head(base, key)
+  answer[#answer + 1] = has == 1 and host_at(host, 1) or ""
   answer[#answer + 1] = h and h.n - h.pinn or 0
   answer[#answer + 1] = h and h.pinn or 0
 end

@@ -1,10 +1,10 @@
--- Hand out due keys. KEYS: the sums of each bucket. ARGV: now, lease, token, plain (1: as one bundle, with that token
+-- Hand out due keys. KEYS: the totals of each bucket. ARGV: now, lease, token, plain (1: as one bundle, with that token
 -- for all; 0: one by one, with that token and the following ones), spans and bytes that a bundle may have, then for each
 -- bucket and key. The answer, for each: its head, outcomes and guests' facts, or nothing when it is not to be had. Of a
 -- bundle its head alone, or "" when it is not to be had, or "-" when the bundle was full before.
 local now, lease, token, plain = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == "1"
 local spans_left, bytes_left, full = tonumber(ARGV[5]), tonumber(ARGV[6]), false
-past_limit(KEYS[1])
+allow_past_maxmemory(KEYS[1])
 local answer, taken, bases = {}, {}, {}
 
 -- Whether it no longer fits into the bundle; the first one always does.
@@ -18,7 +18,7 @@ end
 for i = 7, #ARGV, 2 do
   if full then break end
   local base, key = base_of(ARGV[i]), ARGV[i + 1]
-  local fine, h = pcall(load, base, key)
+  local fine, h = pcall(load_head, base, key)
   local found = plain and "" or {}
   if not fine then
     -- Written by a newer version, or not by grafter: somebody else's to look at.

@@ -1,6 +1,6 @@
 -- Memories, order and moment of the oldest; then for each replica that has a tally its number, the tally, and when the
 -- first part of its oldest key came.
-local function sums_of(base)
+local function totals_of(base)
   local head = call("zrange", base .. "z", 0, 0, "withscores")
   local at = ""
   if head[1] then

@@ -1,7 +1,7 @@
--- Put dead letters into the box. KEYS: the sums of its bucket. ARGV: bucket, bytes that the box may hold, how long it is
+-- Put dead letters into the box. KEYS: the totals of its bucket. ARGV: bucket, bytes that the box may hold, how long it is
 -- kept (milliseconds), then the letters, the oldest first. The answer: the spans of those that had to go for them.
 local base, limit = base_of(ARGV[1]), tonumber(ARGV[2])
-past_limit(KEYS[1])
+allow_past_maxmemory(KEYS[1])
 local box, size = base .. "letters", base .. "letters:bytes"
 local held = tonumber(call("get", size) or "0")
 for i = 4, #ARGV do

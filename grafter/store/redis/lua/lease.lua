@@ -1,10 +1,10 @@
--- What the owner of keys says of them. KEYS: the sums of each bucket. ARGV: what, a word, then for each bucket, key,
+-- What the owner of keys says of them. KEYS: the totals of each bucket. ARGV: what, a word, then for each bucket, key,
 -- token and a time.
 --   postpone  the time: when it is due again       renew  the time: when the lease ends       abandon  give it back
 --   outcome   the word: the exporter, and after a zero byte the outcome
 -- The answer: a byte for each, 1 where it was done.
 local what, word = ARGV[1], ARGV[2]
-past_limit(KEYS[1])
+allow_past_maxmemory(KEYS[1])
 local answer = {}
 for i = 3, #ARGV, 4 do
   local base, key, token, at = base_of(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
@@ -16,7 +16,7 @@ for i = 3, #ARGV, 4 do
     if what == "postpone" then
       h.leased, h.token, h.given, h.bundle = 0, 0, 1, 0
       h.at = at
-      if h.fresh == 1 then h.at = math.min(at, (by_table(h))) end
+      if h.fresh == 1 then h.at = math.min(at, (compute_due(h))) end
       h.fresh = 0
       for _, list in ipairs({"m:", "p:", "g:", "x:", "l:"}) do call("pexpire", base .. list .. key, TTL) end
     elseif what == "renew" then

@@ -40,9 +40,9 @@ _SHARE, _LEAST, _PAGE = BUCKETS // 2, 4, 32
 _ROOT = 1
 # The fewest keys that a script is asked for: after one large trace many small ones may follow.
 _FEW = 32
-# Nanoseconds for which keys that were seen to be due are taken without another look.
+# Nanoseconds for which keys that were seen to be due are taken without asking again.
 _AHEAD = 500_000_000
-_ODD_SECONDS = 60.0
+_UNREADABLE_SECONDS = 60.0
 
 
 class HeldBundle(Bundle):
@@ -56,8 +56,8 @@ class HeldBundle(Bundle):
         """Its lease has ended, and somebody asked for what is due since."""
 
 
-class Ahead:
-    """Due keys that were seen when there was a look, the earliest first: one look is enough for some bundles."""
+class DueAhead:
+    """Due keys that were seen when Redis was asked last, the earliest first: once is enough for some bundles."""
 
     def __init__(self) -> None:
         self._keys: list[Key] = []
@@ -84,45 +84,45 @@ class Ahead:
         self._keys = []
 
 
-class Handing:
+class Claims:
     """Claims and bundles, over an engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._ahead = Ahead()
+        self._ahead = DueAhead()
         self._per_trace = 0.0
         """Spans of the traces in the latest bundle, on average; 0 before the first."""
-        self._out: dict[int, HeldBundle] = {}
-        self._odd: set[Key] = set()
+        self._bundles: dict[int, HeldBundle] = {}
+        self._unreadable: set[Key] = set()
         """Due keys that this version cannot read, met since they were forgotten last."""
-        self._odd_before = 0
+        self._unreadable_before = 0
         self._forget_at = 0.0
 
     @property
     def unreadable(self) -> int:
         """Due keys that this version cannot read: they wait for the one that wrote them."""
-        return max(len(self._odd), self._odd_before)
+        return max(len(self._unreadable), self._unreadable_before)
 
-    def _leave(self, key: Key, why: str) -> None:
-        """It is not this version's to look at."""
+    def _set_aside(self, key: Key, why: str) -> None:
+        """It is left to the version that wrote it."""
         if not self.unreadable:
             _LOG.warning("held trace %s is left to a newer version of grafter: %s", key.hex(), why)
-        self._odd.add(key)
+        self._unreadable.add(key)
 
-    def _forget_odd(self) -> None:
-        """Now and then they are looked at again: another replica may have dealt with them."""
+    def _forget_unreadable(self) -> None:
+        """Now and then they are tried again: another replica may have dealt with them."""
         now = asyncio.get_running_loop().time()
         if now >= self._forget_at:
-            self._forget_at = now + _ODD_SECONDS
-            self._odd_before = len(self._odd)
-            self._odd.clear()
-        elif now >= self._forget_at - _ODD_SECONDS / 2:
-            self._odd_before = 0
+            self._forget_at = now + _UNREADABLE_SECONDS
+            self._unreadable_before = len(self._unreadable)
+            self._unreadable.clear()
+        elif now >= self._forget_at - _UNREADABLE_SECONDS / 2:
+            self._unreadable_before = 0
 
     async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
         """See Store.claim."""
         self._end_bundles(now)
-        self._forget_odd()
+        self._forget_unreadable()
         claims: list[Claim] = []
         seen: set[Key] = set()
         while len(claims) < limit:
@@ -130,7 +130,7 @@ class Handing:
             if not some:
                 break
             seen.update(some)
-            claims += await self._take(some, now)
+            claims += await self._claim_keys(some, now)
         return claims
 
     async def _due(self, now: int, limit: int, queues: Sequence[bytes], seen: set[Key]) -> list[Key]:
@@ -151,7 +151,7 @@ class Handing:
             for place, flat in zip(places, await self._engine.commands(commands), strict=True):
                 for i in range(0, len(flat), 2):
                     key = Key(flat[i])
-                    if key not in seen and key not in self._odd:
+                    if key not in seen and key not in self._unreadable:
                         found.append((float(flat[i + 1]), key))
                 if len(flat) == 2 * page:
                     more.append((float(flat[-1]), place))
@@ -166,20 +166,20 @@ class Handing:
         found.sort()
         return [key for _, key in found[:limit]]
 
-    async def _take(self, keys: Sequence[Key], now: UnixNano) -> list[Claim]:
+    async def _claim_keys(self, keys: Sequence[Key], now: UnixNano) -> list[Claim]:
         engine = self._engine
         token = engine.tokens(len(keys))
-        runs = await engine.run("take", _named(keys), (relative(now), engine.lease, token, 0, 0, 0))
+        runs = await engine.run("claim", _items(keys), (relative(now), engine.lease_ns, token, 0, 0, 0))
         taken: list[tuple[Key, Sequence[Reply]]] = []
         by_index = sorted((i, reply) for indices, replies in runs for i, reply in zip(indices, replies, strict=True))
         for i, reply in by_index:
             if reply == b"?":
-                self._leave(keys[i], "its head")
+                self._set_aside(keys[i], "its head")
             elif reply:
                 taken.append((keys[i], reply))
-        return await self.claims(taken)
+        return await self.of(taken)
 
-    async def claims(self, taken: Sequence[tuple[Key, Sequence[Reply]]]) -> list[Claim]:
+    async def of(self, taken: Sequence[tuple[Key, Sequence[Reply]]]) -> list[Claim]:
         """Claims of what a script handed out: head, outcomes, guests' facts."""
         claims = []
         states: list[dict[str, GuestState]] = []
@@ -189,7 +189,7 @@ class Handing:
             try:
                 known, guests = outcomes(flat), guest_states(elements)
             except RecordError as error:
-                self._leave(key, str(error))
+                self._set_aside(key, str(error))
                 unread.append((key, head.token))
                 continue
             states.append(guests)
@@ -198,7 +198,7 @@ class Handing:
         await self._give_back(unread)
         names = list(dict.fromkeys(chain.from_iterable(states)))
         if names:
-            await self._tell_links(names, states)
+            await self._add_links(names, states)
         for claim, guests in zip(claims, states, strict=True):
             claim.state.guests = guests
         return claims
@@ -207,9 +207,9 @@ class Handing:
         """Let somebody else have them at once."""
         if unread:
             items: list[Item] = [(bucket_of(key), (bucket_of(key), key, token, 0)) for key, token in unread]
-            await self._engine.run("hold", items, (b"abandon", b""))
+            await self._engine.run("lease", items, (b"abandon", b""))
 
-    async def _tell_links(self, names: Sequence[str], states: Sequence[dict[str, GuestState]]) -> None:
+    async def _add_links(self, names: Sequence[str], states: Sequence[dict[str, GuestState]]) -> None:
         """What the store knows of a guest's link, from a memory or a move, may be more than its parts say."""
         engine = self._engine
         owns = [guest_key(name) for name in names]
@@ -226,34 +226,34 @@ class Handing:
     async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
         """See Store.bundle."""
         self._end_bundles(now)
-        if self._engine.apart:
+        if self._engine.guests_apart:
             return None
         while True:
-            looked = not self._ahead.has(now)
-            if looked:
+            asked = not self._ahead.has(now)
+            if asked:
                 self._ahead.put(now, await self._due(now, traces, (PLAIN,), set()))
             keys = self._ahead.take(traces)
             if not keys:
                 return None
             bundle = await self._bundled(keys, now, spans, size)
-            if bundle is not None or looked:
+            if bundle is not None or asked:
                 return bundle
 
     async def _bundled(self, keys: Sequence[Key], now: UnixNano, spans: int, size: int) -> Bundle | None:
-        """A bundle of those of the keys that are to be had, as far as it goes; what is left is looked at next."""
+        """A bundle of those of the keys that are to be had, as far as it goes; what is left is taken next."""
         engine = self._engine
         likely = self._likely(len(keys), spans)
         keys, later = keys[:likely], keys[likely:]
-        items = _named(keys)
+        items = _items(keys)
         if len(engine.topology.split(items)) > 1:
             # No script sees all of them.
             keys, left = await self._fitting(keys, spans, size)
             later = [*left, *later]
-            items = _named(keys)
+            items = _items(keys)
         self._ahead.give_back(later)
         token = engine.tokens()
-        runs = await engine.run("take", items, (relative(now), engine.lease, token, 1, spans, size))
-        bundle = HeldBundle(token, now, now + engine.lease)
+        runs = await engine.run("claim", items, (relative(now), engine.lease_ns, token, 1, spans, size))
+        bundle = HeldBundle(token, now, now + engine.lease_ns)
         replies: list[Reply] = [b""] * len(keys)
         for indices, some in runs:
             for i, reply in zip(indices, some, strict=True):
@@ -261,7 +261,7 @@ class Handing:
         full = []
         for key, reply in zip(keys, replies, strict=True):
             if reply == b"?":
-                self._leave(key, "its head")
+                self._set_aside(key, "its head")
             elif reply == b"-":
                 full.append(key)
             elif reply:
@@ -279,14 +279,14 @@ class Handing:
         if not bundle.keys:
             return None
         self._per_trace = bundle.spans / len(bundle.keys)
-        self._out[token] = bundle
+        self._bundles[token] = bundle
         engine.leases[token] = set(bundle.keys)
         return bundle
 
     def _likely(self, traces: int, spans: int) -> int:
         """How many traces so many spans are, by those that left last; by what is held before any did."""
-        sums = self._engine.sums
-        each = self._per_trace or sums.spans / max(1, sums.traces)
+        totals = self._engine.totals
+        each = self._per_trace or totals.spans / max(1, totals.traces)
         return min(traces, max(_FEW, int(spans / max(1.0, each)) + 1))
 
     async def _fitting(self, keys: Sequence[Key], spans: int, size: int) -> tuple[list[Key], list[Key]]:
@@ -299,7 +299,7 @@ class Handing:
             try:
                 head = Head(raw) if raw is not None else None
             except RecordError as error:
-                self._leave(key, str(error))
+                self._set_aside(key, str(error))
                 continue
             if head is not None:
                 if begun and (head.host_spans > spans or head.size > size):
@@ -311,10 +311,10 @@ class Handing:
         return chosen, []
 
     def _end_bundles(self, now: int) -> None:
-        for token, bundle in list(self._out.items()):
+        for token, bundle in list(self._bundles.items()):
             if bundle.lease <= now:
                 bundle.over = True
-                del self._out[token]
+                del self._bundles[token]
 
     def owned(self, bundle: Bundle) -> bool:
         """As far as this process knows the bundle is still its own."""
@@ -324,7 +324,7 @@ class Handing:
         """It was settled, or opened."""
         if isinstance(bundle, HeldBundle):
             bundle.over = True
-        self._out.pop(bundle.token, None)
+        self._bundles.pop(bundle.token, None)
 
     async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
         """See Store.read_bundle."""
@@ -364,7 +364,7 @@ class Handing:
             try:
                 found.append([part(data) for data in parts if int.from_bytes(data[16:24], "little") <= claim.up_to])
             except RecordError as error:
-                self._leave(claim.key, str(error))
+                self._set_aside(claim.key, str(error))
                 unread.append((claim.key, claim.token))
         if unread:
             await self._give_back(unread)
@@ -380,8 +380,8 @@ class Handing:
         )
 
 
-def _named(keys: Sequence[Key]) -> list[Item]:
-    """Each key as the scripts are told of it: its bucket, and itself."""
+def _items(keys: Sequence[Key]) -> list[Item]:
+    """Each key as an item of a script: its bucket, and itself."""
     items: list[Item] = []
     for key in keys:
         bucket = bucket_of(key)

@@ -15,7 +15,7 @@ _TALLY = Struct("<8d")
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the spans of one replica, which are those under the keys that it began; sums since ever."""
+    """What became of the spans of one replica, which are those under the keys that it began; totals since ever."""
 
     came: float = 0
     left: float = 0
@@ -71,7 +71,7 @@ class Tally:
         )
 
 
-class BucketSums:
+class BucketTotals:
     """One bucket."""
 
     __slots__ = ("bytes", "head", "head_at", "oldest", "remembered", "spans", "tallies", "traces", "unseen")
@@ -92,7 +92,7 @@ class BucketSums:
         """Traces, spans and bytes that this process has stored since the tallies were read."""
 
     def read(self, reply: Sequence[Reply]) -> None:
-        """What the server says of it (lua/sums.lua)."""
+        """What the server says of it (lua/totals.lua)."""
         remembered, head, at = reply[:3]
         self.remembered = remembered
         self.head = int(float(head)) if head else None
@@ -113,11 +113,11 @@ class BucketSums:
         self.unseen = (0, 0, 0)
 
 
-class Sums:
+class Totals:
     """All buckets."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.buckets = [BucketSums() for _ in range(BUCKETS)]
+        self.buckets = [BucketTotals() for _ in range(BUCKETS)]
         self.max_bytes = max_bytes
         self.pending = 0
         """Bytes that are on their way to the server."""
@@ -126,7 +126,7 @@ class Sums:
         self.changes = 0
         """Counts what this process did."""
         self.stored = 0
-        """Spans of parts that this process was told are stored."""
+        """Spans of parts that were acknowledged to this process."""
         self.moved = 0
         """Spans that it took from under a guest's key, having stored them under the host's."""
         self.forgotten = 0
@@ -150,18 +150,18 @@ class Sums:
     def remembered(self) -> int:
         return sum([bucket.remembered for bucket in self.buckets])
 
-    def took(self, bucket: int, now: int, spans: int, size: int, *, begun: bool) -> None:
+    def add_part(self, bucket: int, now: int, spans: int, size: int, *, begun: bool) -> None:
         """A part was stored."""
         self.changes += 1
         self.stored += spans
-        sums = self.buckets[bucket]
-        sums.spans += spans
-        sums.bytes += size
-        sums.traces += begun
-        traces, more, bytes_ = sums.unseen
-        sums.unseen = traces + begun, more + spans, bytes_ + size
-        if sums.oldest is None or now < sums.oldest:
-            sums.oldest = now
+        totals = self.buckets[bucket]
+        totals.spans += spans
+        totals.bytes += size
+        totals.traces += begun
+        traces, more, bytes_ = totals.unseen
+        totals.unseen = traces + begun, more + spans, bytes_ + size
+        if totals.oldest is None or now < totals.oldest:
+            totals.oldest = now
 
     def tally(self, numbers: Iterable[int]) -> Tally:
         """Of these replicas together."""

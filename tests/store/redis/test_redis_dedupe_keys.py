@@ -1,4 +1,4 @@
-"""Marks in Redis: limited in number, and gone by themselves."""
+"""Dedupe keys in Redis: limited in number, and gone by themselves."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,8 @@ import pytest
 
 from grafter.core.model import Mark, UnixNano
 from grafter.core.policy import SECOND
+from grafter.store.redis.dedupe_keys import DedupeKeys
 from grafter.store.redis.layout import BUCKETS
-from grafter.store.redis.marks import Marks
 from tests.store.contract import START, Settings
 from tests.store.redis.places import Place
 from tests.store.redis.servers import Server, server
@@ -22,7 +22,7 @@ def redis() -> Iterator[Server]:
 async def test_past_their_number_those_that_end_first_go_first(redis: Server) -> None:
     """They are counted; what is over makes room without being counted; every set of them has an end."""
     async with Place([redis], redis.url).open(Settings()) as store:
-        marks = Marks(store.engine, limit=2 * BUCKETS)
+        marks = DedupeKeys(store.engine, limit=2 * BUCKETS)
         many = [Mark(f"id {n}", 100 * SECOND + n) for n in range(20 * BUCKETS)]
         await marks.add(many, START)
         seen = await marks.seen([mark.id for mark in many], START)

@@ -1,18 +1,19 @@
 """Append: where parts belong, and the way of a guest's parts to its host.
 
 Host parts are one script and one round trip. A guest's host may be known from an earlier part, from another replica or
-from a memory, which its own bucket knows. On one server the script that stores parts asks there itself (asked.lua), and
-that is one round trip too, unless parts that came before the link have to move to the host. Then, and in a cluster,
-where the host's bucket may be elsewhere, it is asked first (``learn``), and noted in the same step. From then on no
-part is filed under the guest's own key any more, so that whoever learned the link and then moves what is there has all
-of it. A host's bucket takes a guest's part unless the host was released; then the guest's own key does.
+from a memory, which its own bucket knows. On one server the script that stores parts asks there itself
+(place_guest.lua), and that is one round trip too, unless parts that came before the link have to move to the host.
+Then, and in a cluster, where the host's bucket may be elsewhere, it is asked first (link_guests.lua), and recorded in
+the same step. From then on no part is stored under the guest's own key any more, so that whoever learned the link and
+then moves what is there has all of it. A host's bucket takes a guest's part unless the host was released; then the
+guest's own key does.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from grafter.core.model import Key, Part, UnixNano
+from grafter.core.model import HOST_KEY_BYTES, Key, Part, UnixNano, is_guest_key
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.redis.engine import Engine
@@ -29,18 +30,16 @@ from grafter.store.redis.layout import (
     relative,
 )
 from grafter.store.redis.scripts import Argument, Item
-from grafter.store.redis.server import WRITING
 
 # Kinds of items, as lua/append.lua has them.
-_HOST, _GUEST, _OWN, _MOVED, _MOVE, _ASKED = range(6)
+_HOST, _GUEST, _OWN, _MOVED, _MOVE, _UNPLACED = range(6)
 _RELEASED, _LINKED, _BEGUN = b"012"
 _ATTEMPTS = 5
 # Parts that one script stores. Its time grows with the square of their number, nobody else is served meanwhile, and a
 # command has at most a million words.
 _AT_ONCE = 2000
-_KEY_BYTES = 17
 _ELEMENT_BYTES = ELEMENT.size
-_RECORD_LENGTH = LENGTH[ITEM.size + 16]
+_RECORD_LENGTH = LENGTH[ITEM.size + HOST_KEY_BYTES]
 
 
 class _Link:
@@ -56,7 +55,7 @@ class _Link:
         """The host was released."""
 
 
-class _Turn:
+class _GuestLock:
     """Whose append of a guest it is."""
 
     __slots__ = ("lock", "wanted")
@@ -66,12 +65,12 @@ class _Turn:
         self.wanted = 0
 
 
-class Filing:
+class Placement:
     """Append and move, over an engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._turns: dict[Key, _Turn] = {}
+        self._locks: dict[Key, _GuestLock] = {}
         self._whole = len(engine.topology.split([(0, ()), (1, ())])) == 1
         """One script may touch all buckets."""
 
@@ -79,72 +78,72 @@ class Filing:
         """See Store.append."""
         if not parts:
             return
-        sums = self._engine.sums
+        totals = self._engine.totals
         size = sum([len(part.payload) for part in parts])
-        held = sums.held + sums.pending
-        if held + size > sums.max_bytes:
+        held = totals.held + totals.pending
+        if held + size > totals.max_bytes:
             raise UnavailableError(
-                f"store is full: {held} bytes are held, {size} more would pass the limit of {sums.max_bytes}",
+                f"store is full: {held} bytes are held, {size} more would pass the limit of {totals.max_bytes}",
                 retry_after=5.0,
                 reason="store_full",
             )
-        sums.pending += size
-        sums.in_flight += 1
+        totals.pending += size
+        totals.in_flight += 1
         try:
             guests = {part.key: part.guest for part in parts if part.guest is not None}
             if not guests:
                 await self._store(parts, now, {})
                 return
-            async with self._alone(guests):
+            async with self._one_at_a_time(guests):
                 await self._with_guests(parts, now)
         finally:
-            sums.pending -= size
-            sums.in_flight -= 1
+            totals.pending -= size
+            totals.in_flight -= 1
 
     async def _with_guests(self, parts: Sequence[Part], now: UnixNano) -> None:
         if self._whole and await self._store(parts, now, {}):
             return
-        links = await self._learn(parts, now)
+        links = await self._link(parts, now)
         for own, link in links.items():
-            if link.host is not None and link.movable and not self._engine.apart:
-                link.refused = not await self._bring(own, link.host, link.pinned)
+            if link.host is not None and link.movable and not self._engine.guests_apart:
+                link.refused = not await self._move_waiting(own, link.host, link.pinned)
         left = list(parts)
         for _ in range(_ATTEMPTS):
             answer = await self._store(left, now, links)
-            again = [part for part, said in zip(left, answer, strict=True) if said in (_RELEASED, _LINKED)]
+            again = [part for part, code in zip(left, answer, strict=True) if code in (_RELEASED, _LINKED)]
             if not again:
                 return
-            for part, said in zip(left, answer, strict=True):
-                if said == _RELEASED:
+            for part, code in zip(left, answer, strict=True):
+                if code == _RELEASED:
                     links[part.key].refused = True
-            linked = {part.key for part, said in zip(left, answer, strict=True) if said == _LINKED}
+            linked = {part.key for part, code in zip(left, answer, strict=True) if code == _LINKED}
             if linked:
                 # Another replica learned the link meanwhile.
-                links |= await self._learn([part for part in again if part.key in linked], now, again=True)
+                links |= await self._link([part for part in again if part.key in linked], now, again=True)
             left = again
         raise UnavailableError("the guest's link changes too often", reason="store_down")
 
     @asynccontextmanager
-    async def _alone(self, guests: Iterable[Key]) -> AsyncIterator[None]:
+    async def _one_at_a_time(self, guests: Iterable[Key]) -> AsyncIterator[None]:
         """One append of a guest at a time: two that move its parts would move them twice."""
         owns = sorted(guests)
         async with AsyncExitStack() as stack:
             for own in owns:
-                turn = self._turns.setdefault(own, _Turn())
-                turn.wanted += 1
-                stack.callback(self._left, own, turn)
-                await stack.enter_async_context(turn.lock)
+                lock = self._locks.setdefault(own, _GuestLock())
+                lock.wanted += 1
+                stack.callback(self._left, own, lock)
+                await stack.enter_async_context(lock.lock)
             yield
 
-    def _left(self, own: Key, turn: "_Turn") -> None:
-        turn.wanted -= 1
-        if not turn.wanted:
-            del self._turns[own]
+    def _left(self, own: Key, lock: "_GuestLock") -> None:
+        lock.wanted -= 1
+        if not lock.wanted:
+            del self._locks[own]
 
-    async def _learn(self, parts: Sequence[Part], now: UnixNano, *, again: bool = False) -> dict[Key, _Link]:
+    async def _link(self, parts: Sequence[Part], now: UnixNano, *, again: bool = False) -> dict[Key, _Link]:
         """Take note of the guests of these parts, and learn their hosts."""
         counts: dict[Key, int] = {}
-        hosts = _named(parts)
+        hosts = _named_hosts(parts)
         for part in parts:
             if part.guest is not None:
                 counts[part.key] = counts.get(part.key, 0) + (not again)
@@ -154,7 +153,7 @@ class Filing:
             for i, (own, count) in enumerate(counts.items())
         ]
         owns = list(counts)
-        runs = await self._engine.run("learn", items, (relative(now),), lane=WRITING)
+        runs = await self._engine.run("link_guests", items, (relative(now),), writing=True)
         links = {}
         for indices, reply in runs:
             for at, i in enumerate(indices):
@@ -163,74 +162,40 @@ class Filing:
         return links
 
     async def _store(self, parts: Sequence[Part], now: UnixNano, links: dict[Key, _Link]) -> bytes:
-        """File parts; a byte a part says what became of it. Where guests belong for which there is no link the script
+        """Store parts; a byte a part says what became of it. Where guests belong for which there is no link the script
         finds; nothing when it cannot, and has stored nothing."""
         engine = self._engine
-        hosts: dict[Key, bytes] | None = None
         at = relative(now)
         arrival = engine.order(now, len(parts))
-        items: list[Item] = []
+        hosts: dict[Key, bytes] | None = None
         envelopes: dict[int, bytes] = {}
-        apart = engine.apart
-        pack, new = ITEM.pack, ELEMENT.pack
-        for i, part in enumerate(parts):
-            guest = part.guest
-            arguments: tuple[Argument, ...]
-            if guest is None:
-                key = part.key
-                if len(key) != 16:
-                    raise ValueError(f"a host's key has {len(key)} bytes, expected 16")
-                envelope = part.envelope
-                known = envelopes.get(id(envelope))
-                if known is None:
-                    if envelope is None:
-                        raise ValueError("a host part has no envelope")
-                    known = envelopes[id(envelope)] = records.encode_envelope(envelope)
-                bucket = bucket_of(key)
-                fact, spans, head, payload = int(part.facts), part.spans, part.span_ids, part.payload
-                before, after, size = len(known), len(head), len(payload)
-                # A record and the part, each as a word, without a copy of the payload before the command's own.
-                pieces = (
-                    _RECORD_LENGTH,
-                    pack(bucket, _HOST, fact, spans, size, at),
-                    key,
-                    END,
-                    LENGTH[_ELEMENT_BYTES + before + after + size],
-                    new(VERSION, fact, 0, spans, before, after, arrival + i, at),
-                    known,
-                    head,
-                    payload,
-                    END,
-                )
-                items.append((bucket, Words(2, pieces)))
+        items: list[Item] = []
+        for number, part in enumerate(parts, arrival):
+            if part.guest is None:
+                items.append(_host_item(part, number, at, envelopes))
+                continue
+            link, key = links.get(part.key), part.key
+            rest: tuple[Argument, ...]
+            if link is None:
+                hosts = _named_hosts(parts) if hosts is None else hosts
+                kind, rest = _UNPLACED, (hosts.get(key, b""), number)
+            elif link.host is not None and not engine.guests_apart and not link.refused:
+                kind, key, rest = _GUEST, link.host, ()
             else:
-                facts = records.encode_guest(guest)
-                link = links.get(part.key)
-                if link is None:
-                    hosts = _named(parts) if hosts is None else hosts
-                    bucket = bucket_of(part.key)
-                    record = pack(bucket, _ASKED, 0, part.spans, len(part.payload), at) + part.key
-                    stored = element(part, arrival + i, at, facts)
-                    noted = guest_element(part.key, arrival + i, at, facts)
-                    items.append((bucket, (record, stored, noted, hosts.get(part.key, b""), arrival + i)))
-                    continue
-                to_host = link.host is not None and not apart and not link.refused
-                key = link.host if to_host and link.host is not None else part.key
-                bucket = bucket_of(key)
-                kind = _GUEST if to_host else _OWN
-                record = pack(bucket, kind, 0, part.spans, len(part.payload), at) + key
-                stored = element(part, arrival + i, at, facts)
-                noted = guest_element(part.key, arrival + i, at, facts)
-                arguments = (record, stored, noted) if to_host else (record, stored, noted, link.host or b"")
-                items.append((bucket, arguments))
+                kind, rest = _OWN, (link.host or b"",)
+            bucket = bucket_of(key)
+            facts = records.encode_guest(part.guest)
+            record = ITEM.pack(bucket, kind, 0, part.spans, len(part.payload), at) + key
+            stored, about = element(part, number, at, facts), guest_element(part.key, number, at, facts)
+            items.append((bucket, (record, stored, about, *rest)))
         answer, places = await self._append(items)
         if not answer:
             return answer
-        took = engine.sums.took
-        for (bucket, _), part, said in zip(items, parts, answer, strict=True):
-            if said >= _BEGUN:
+        add_part = engine.totals.add_part
+        for (bucket, _), part, code in zip(items, parts, answer, strict=True):
+            if code >= _BEGUN:
                 where = next(places, bucket) if part.guest is not None else bucket
-                took(where, now, part.spans, len(part.payload), begun=said == _BEGUN)
+                add_part(where, now, part.spans, len(part.payload), begun=code == _BEGUN)
         return answer
 
     async def _append(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
@@ -243,50 +208,50 @@ class Filing:
             return await self._append_some(items)
         answer, places = b"", list[int]()
         for i in range(0, len(items), _AT_ONCE):
-            said, found = await self._append_some(items[i : i + _AT_ONCE])
-            if not said:
-                return said, found
-            answer += said
+            code, found = await self._append_some(items[i : i + _AT_ONCE])
+            if not code:
+                return code, found
+            answer += code
             places += found
         return answer, iter(places)
 
     async def _append_some(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
         engine = self._engine
-        runs = await engine.run("append", items, (engine.mine,), lane=WRITING, wait_replicas=engine.wait_replicas)
+        runs = await engine.run("append", items, (engine.numbers,), writing=True, wait_replicas=engine.wait_replicas)
         if len(runs) == 1:
-            said = runs[0][1]
-            return (said, iter(())) if isinstance(said, bytes) else (bytes(said[0]), iter(said[1:]))
+            code = runs[0][1]
+            return (code, iter(())) if isinstance(code, bytes) else (bytes(code[0]), iter(code[1:]))
         answer = bytearray(len(items))
         for indices, reply in runs:
-            for i, said in zip(indices, reply, strict=True):
-                answer[i] = said
+            for i, code in zip(indices, reply, strict=True):
+                answer[i] = code
         return bytes(answer), iter(())
 
     # Moving.
 
-    async def _bring(self, own: Key, host: Key, pinned: int) -> bool:
+    async def _move_waiting(self, own: Key, host: Key, pinned: int) -> bool:
         """Move what waits under a guest's own key to its host; False when the host was released."""
-        return await self._carry(own, host, pinned, None, 0, _MOVED)
+        return await self._copy_to_host(own, host, pinned, None, 0, _MOVED)
 
     async def move(self, own: Key, token: int, host: Key) -> bool:
         """See Store.move."""
         engine = self._engine
-        if len(own) != _KEY_BYTES:
+        if not is_guest_key(own):
             return False
-        async with self._alone([own]):
+        async with self._one_at_a_time([own]):
             bucket = bucket_of(own)
             item: Item = (bucket, ())
             runs = await engine.run("guest", [item], (b"moving", bucket, own, token, host, engine.order()))
             up_to = runs[0][1]
             if not up_to:
                 return False
-            engine.sums.in_flight += 1
+            engine.totals.in_flight += 1
             try:
-                return await self._carry(own, host, 0, up_to, token, _MOVE)
+                return await self._copy_to_host(own, host, 0, up_to, token, _MOVE)
             finally:
-                engine.sums.in_flight -= 1
+                engine.totals.in_flight -= 1
 
-    async def _carry(self, own: Key, host: Key, pinned: int, up_to: int | None, token: int, kind: int) -> bool:
+    async def _copy_to_host(self, own: Key, host: Key, pinned: int, up_to: int | None, token: int, kind: int) -> bool:
         """Copy parts to the host and then forget them here; a crash between the two leaves both."""
         engine = self._engine
         bucket = bucket_of(own)
@@ -310,21 +275,50 @@ class Filing:
             version, flags, more, spans, envelope, head, _, at = ELEMENT.unpack_from(part)
             size = len(part) - ELEMENT.size - more - envelope - head
             again = ELEMENT.pack(version, flags, more, spans, envelope, head, arrival + i, at)
-            noted = GUEST_ELEMENT.pack(own, arrival + i, at) + note[GUEST_ELEMENT.size :]
+            about = GUEST_ELEMENT.pack(own, arrival + i, at) + note[GUEST_ELEMENT.size :]
             record = ITEM.pack(bucket_of(host), kind, 0, spans, size, at) + host
-            items.append((bucket_of(host), (record, again + part[ELEMENT.size :], noted)))
+            items.append((bucket_of(host), (record, again + part[ELEMENT.size :], about)))
         answer, _ = await self._append(items)
         if answer[0] == _RELEASED:
             return False
         item: Item = (bucket, ())
-        words = (b"unfile", bucket, own, last, token, host, arrival, engine.mine)
+        words = (b"drop_moved", bucket, own, last, token, host, arrival, engine.numbers)
         ((_, moved),) = await engine.run("guest", [item], words)
-        engine.sums.moved += moved
-        await engine.survey([bucket, bucket_of(host)])
+        engine.totals.moved += moved
+        await engine.read_totals([bucket, bucket_of(host)])
         return True
 
 
-def _named(parts: Sequence[Part]) -> dict[Key, bytes]:
+def _host_item(part: Part, number: int, at: int, envelopes: dict[int, bytes]) -> Item:
+    """A host's part as lua/append.lua takes it; ``envelopes``: those of the request that have been encoded, by id."""
+    key, envelope = part.key, part.envelope
+    if is_guest_key(key):
+        raise ValueError("a host part is under a guest's key")
+    known = envelopes.get(id(envelope))
+    if known is None:
+        if envelope is None:
+            raise ValueError("a host part has no envelope")
+        known = envelopes[id(envelope)] = records.encode_envelope(envelope)
+    bucket = bucket_of(key)
+    facts, spans, head, payload = int(part.facts), part.spans, part.span_ids, part.payload
+    before, after, size = len(known), len(head), len(payload)
+    # A record and the part, each as a word, without a copy of the payload before the command's own.
+    pieces = (
+        _RECORD_LENGTH,
+        ITEM.pack(bucket, _HOST, facts, spans, size, at),
+        key,
+        END,
+        LENGTH[_ELEMENT_BYTES + before + after + size],
+        ELEMENT.pack(VERSION, facts, 0, spans, before, after, number, at),
+        known,
+        head,
+        payload,
+        END,
+    )
+    return bucket, Words(2, pieces)
+
+
+def _named_hosts(parts: Sequence[Part]) -> dict[Key, bytes]:
     """The host that the first part of each guest names, if one does."""
     hosts: dict[Key, bytes] = {}
     for part in parts:
@@ -333,15 +327,15 @@ def _named(parts: Sequence[Part]) -> dict[Key, bytes]:
     return hosts
 
 
-def evidence(own: Key, here: Sequence[bytes], host: Key, there: Sequence[bytes]) -> tuple[Key | None, int]:
-    """A guest's link by what is held of it: the earliest part counts, by where it is filed or by what it says."""
+def link_evidence(own: Key, here: Sequence[bytes], host: Key, there: Sequence[bytes]) -> tuple[Key | None, int]:
+    """A guest's link by what is held of it: the earliest part counts, by where it is stored or by what it names."""
     found: tuple[int, Key | None] | None = None
     for key, elements in ((own, here), (host, there)):
         for data in elements:
             of, arrival, facts, _ = decode_guest_element(data)
             if of != own:
                 continue
-            said = host if key != own else (Key(facts.host) if facts.host is not None else None)
-            if said is not None and (found is None or arrival < found[0]):
-                found = (arrival, said)
+            code = host if key != own else (Key(facts.host) if facts.host is not None else None)
+            if code is not None and (found is None or arrival < found[0]):
+                found = (arrival, code)
     return (None, 0) if found is None else (found[1], found[0])

@@ -1,11 +1,11 @@
--- Who works on this store. KEYS: the sums of its bucket. ARGV: bucket, token of who asks, for how long (milliseconds; 0:
+-- Who works on this store. KEYS: the totals of its bucket. ARGV: bucket, token of who asks, for how long (milliseconds; 0:
 -- it leaves, and may come back), what it notes of its books (two numbers, or nothing: they stay), the numbers to take unless somebody lives
 -- under them, and those to give up (a byte each). Who has no number gets the lowest under which nobody lives.
 -- The answer: whether it had one before, the two notes, then each number and whether it is its own (1), another's that
 -- lives (2) or of one that is dead (0).
 local base, token, stay = base_of(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local wanted, given_up = ARGV[6], ARGV[7]
-past_limit(KEYS[1])
+allow_past_maxmemory(KEYS[1])
 local name = base .. "replicas"
 local RECORD = "<Bc8ddd"
 local DEAD, OWN, LIVES = 0, 1, 2

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from grafter.core.model import Mark, UnixNano
-from grafter.store.base import DEDUPE_KEYS_LIMIT as MARK_LIMIT
+from grafter.store.base import DEDUPE_KEYS_LIMIT
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS, bucket_of, relative
@@ -14,10 +14,10 @@ from grafter.store.redis.scripts import RUBBISH_MS
 _SPARE_MS = 3_600_000
 
 
-class Marks:
+class DedupeKeys:
     """Over an engine."""
 
-    def __init__(self, engine: Engine, limit: int = MARK_LIMIT) -> None:
+    def __init__(self, engine: Engine, limit: int = DEDUPE_KEYS_LIMIT) -> None:
         self.forgotten = 0
         """Marks that the limit ended before their time, by this process."""
         self._engine = engine

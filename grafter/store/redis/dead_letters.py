@@ -1,4 +1,4 @@
-"""The dead-letter box: one list, the newest first, bounded in bytes."""
+"""The dead letters: one list, the newest first, bounded in bytes."""
 
 from collections.abc import Sequence
 from struct import Struct
@@ -15,20 +15,20 @@ _LETTER = Struct("<BIqHHH")
 """Version, spans, moment; lengths of key, exporter, reason."""
 
 
-class Letters:
+class DeadLetters:
     """Over an engine."""
 
     def __init__(self, engine: Engine, max_bytes: int) -> None:
         self._engine = engine
         self._max_bytes = max_bytes
 
-    async def bury(self, letters: Sequence[DeadLetter]) -> int:
-        """See Store.bury."""
+    async def add(self, letters: Sequence[DeadLetter]) -> int:
+        """See Store.add_dead_letters."""
         if not letters:
             return 0
         arguments: list[Argument] = [BUCKET, self._max_bytes, KEPT_MS, *map(_encoded, letters)]
         item: Item = (BUCKET, arguments)
-        runs = await self._engine.run("bury", [item])
+        runs = await self._engine.run("add_dead_letters", [item])
         return int(runs[0][1])
 
     async def newest(self, limit: int) -> Sequence[DeadLetter]:
