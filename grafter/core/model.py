@@ -17,7 +17,11 @@ SpanId = NewType("SpanId", bytes)
 UnixNano = NewType("UnixNano", int)
 """Nanoseconds since 1970-01-01T00:00:00Z."""
 Key = NewType("Key", bytes)
-"""What parts are held under: a host trace's id (16 bytes), or a guest's key (17 bytes, the first is ``g``)."""
+"""What parts are held under: a host trace's id (16 bytes), or a guest's key (17 bytes, the first is ``g``). Which of
+the two it is is asked with ``is_guest_key``."""
+HOST_KEY_BYTES = 16
+GUEST_KEY_BYTES = 17
+"""For whoever lays keys out in records; never to tell what a key is."""
 
 AttributeValue = str | bool | int | float | tuple[str, ...]
 
@@ -220,6 +224,18 @@ class GraftedSpan:
 def guest_key(guest_trace_id: str) -> Key:
     """The key under which a guest's parts are held while they are held apart from a host."""
     return Key(b"g" + sha256(_utf8(guest_trace_id)).digest()[:16])
+
+
+def is_guest_key(key: Key) -> bool:
+    """The key is a guest's own, and no host trace's id. A host's id may begin with any byte, so the first says nothing.
+
+    Raises ValueError for what is neither.
+    """
+    if len(key) == HOST_KEY_BYTES:
+        return False
+    if len(key) == GUEST_KEY_BYTES:
+        return True
+    raise ValueError(f"a key has {len(key)} bytes, expected {HOST_KEY_BYTES} or {GUEST_KEY_BYTES}")
 
 
 def call_guest(call: str) -> str:

@@ -18,7 +18,7 @@ from typing import Self
 
 from grafter.consumer import Exporter
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
-from grafter.core.model import Mark, Part, Source, UnixNano
+from grafter.core.model import Mark, Part, Source, UnixNano, is_guest_key
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
 from grafter.processor.assembling import Assembler
@@ -254,7 +254,7 @@ class Processor:
                 else:
                     # Its parts are those of the first attempt; what came since must not change the answer.
                     due.append((claim, self._delivery.begun.get(claim.key, ReleaseReason.COMPLETE)))
-            elif len(claim.key) == 16:
+            elif not is_guest_key(claim.key):
                 _sort(claim, step_host(claim.state, now, self._policy), due, later)
             else:
                 guests.append(claim)
@@ -312,7 +312,7 @@ class Processor:
         self, claim: Claim, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano
     ) -> Assembled:
         state = claim.state
-        if len(claim.key) != 16:
+        if is_guest_key(claim.key):
             return await self._late.assemble(claim, parts, reason, now, pinned=_pinned(claim))
         recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
         if state.guests and (state.bytes > LARGE_BYTES or state.guest_spans > LARGE_GUEST or is_large(state)):
