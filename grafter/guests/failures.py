@@ -1,9 +1,12 @@
 """What kind of error a span ended with, in words of which there are few.
 
 The Agents SDK sends a sentence and no type. Most sentences are constants of the SDK and name the kind; the others are
-free text (an exception's, an app's own), which would make a value for every call.
+free text (an exception's, an app's own), which would make a value for every call. In JavaScript one sentence stands for
+every way in which a run can fail, and its data begin with the class of what was thrown: by it the same failure has the
+same kind in both languages.
 
-Source: openai-agents 0.24.0, every SpanError in src/agents; the same sentences stand in @openai/agents 0.20.0.
+Source: openai-agents 0.24.0, every SpanError in src/agents; the same sentences stand in @openai/agents 0.20.0, whose
+classes are those of agents-core, dist/errors.d.ts.
 """
 
 from collections.abc import Mapping
@@ -31,8 +34,29 @@ _KINDS = {
     "Error in agent run": "agent_error",
     "Error in call_model_input_filter": "input_filter_error",
 }
+_CLASSES = {
+    "AbortError": "aborted",
+    "GuardrailExecutionError": "guardrail_error",
+    "InputGuardrailTripwireTriggered": "guardrail_tripwire_triggered",
+    "InvalidToolInputError": "invalid_tool_input",
+    "InvalidToolOutputError": "invalid_tool_output",
+    "MaxTurnsExceededError": "max_turns_exceeded",
+    "ModelBehaviorError": "model_behavior_error",
+    "ModelRefusalError": "model_refusal",
+    "ModelTimeoutError": "model_timeout",
+    "OutputGuardrailTripwireTriggered": "guardrail_tripwire_triggered",
+    "SystemError": "system_error",
+    "ToolCallError": "tool_error",
+    "ToolInputGuardrailTripwireTriggered": "guardrail_tripwire_triggered",
+    "ToolOutputGuardrailTripwireTriggered": "guardrail_tripwire_triggered",
+    "ToolTimeoutError": "tool_timeout",
+    "UserError": "user_error",
+}
+"""What JavaScript's run was ended by."""
+_GENERIC = frozenset({"agent_error", OTHER})
+"""Kinds that say no more than that something failed."""
 _REJECTION = "was manually rejected by user."
-_KNOWN = frozenset({*_KINDS.values(), "tool_rejected"})
+_KNOWN = frozenset({*_KINDS.values(), *_CLASSES.values(), "tool_rejected"})
 
 
 def error_of(error: object) -> Mapping[str, object] | None:
@@ -44,15 +68,25 @@ def error_of(error: object) -> Mapping[str, object] | None:
     return {"message": error} if isinstance(error, str) else {"data": error}
 
 
-def error_kind(error: Mapping[str, object]) -> str:
-    """The value of ``error.type``: a slug for each of the SDK's own sentences, ``_OTHER`` for free text."""
+def error_kind(error: Mapping[str, object], *, model_call: bool = False) -> str:
+    """The value of ``error.type``: a slug for each of the SDK's own sentences and classes, ``_OTHER`` for free text.
+
+    ``model_call``: the span is one, whose free text is the provider's account of why it failed.
+    """
     kept = error.get(KIND_KEY)
     if isinstance(kept, str) and kept in _KNOWN:
         return kept
     data = error.get("data")
-    if isinstance(data, Mapping) and (text_of(data.get("error")) or "").rstrip().endswith(_REJECTION):
+    thrown = (text_of(data.get("error")) or "") if isinstance(data, Mapping) else ""
+    if thrown.rstrip().endswith(_REJECTION):
         return "tool_rejected"
-    message = text_of(error.get("message")) or ""
+    kind = _by_sentence(text_of(error.get("message")) or "")
+    if kind in _GENERIC:
+        kind = _CLASSES.get(thrown.partition(":")[0], kind)
+    return "model_error" if kind == OTHER and model_call else kind
+
+
+def _by_sentence(message: str) -> str:
     kind = _KINDS.get(message)
     if kind is not None:
         return kind

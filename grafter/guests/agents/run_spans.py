@@ -118,7 +118,6 @@ def _task(draft: SpanDraft) -> None:
     label = name if isinstance(name, str) and name else None
     draft.name = titled("invoke_workflow", label)
     draft.put(semconv.GEN_AI_OPERATION_NAME, "invoke_workflow")
-    draft.put(semconv.GEN_AI_WORKFLOW_NAME, label)
     draft.put(semconv.GEN_AI_AGENT_NAME, label)
     _rest_of_own(draft, data, {} if label is not None else {"name": name})
 

@@ -34,7 +34,8 @@ from grafter.guests.failures import KIND_KEY, error_kind, error_of
 from grafter.guests.head import Head
 from grafter.guests.limits import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
 from grafter.guests.times import nanoseconds, span_times
-from grafter.guests.values import canonical, mapping_of, text_of
+from grafter.guests.usage import call_usage
+from grafter.guests.values import canonical, count_of, mapping_of, text_of
 
 TRACE_URL = "https://platform.openai.com/logs/trace?trace_id="
 """Where OpenAI's dashboard shows a trace."""
@@ -52,6 +53,7 @@ _MAPPERS: Mapping[str, Callable[[SpanDraft], object]] = {
     "speech_group": model_spans.speech_group,
     "transcription": model_spans.transcription,
 }
+_MODEL_CALLS = frozenset({"generation", "response"})
 _ITEM_KEYS = frozenset(
     {"object", "id", "trace_id", "parent_id", "started_at", "ended_at", "span_data", "error", "metadata"}
 )
@@ -89,6 +91,8 @@ class _Node:
     """The agent that it ran for, where one is known."""
     links: tuple[SpanLink, ...] = ()
     calls_agent: bool = False
+    usage: Mapping[str, object] | None = None
+    """Of a model call, what its turn says that it used."""
 
 
 def map_guest(
@@ -129,6 +133,7 @@ def map_guest(
                 items[identity] = item
     nodes = _nodes(items)
     _tell_agents(nodes)
+    _hand_down_usage(nodes)
     _link_handoffs(guest_trace_id, nodes)
     guest = Guest(
         trace_id=guest_trace_id,
@@ -201,6 +206,24 @@ def _own_agent(node: _Node) -> str | None:
     return text_of(mapping_of(data.get("data")).get("agent_name")) if node.kind == "turn" else None
 
 
+def _hand_down_usage(nodes: Mapping[str, _Node]) -> None:
+    """Give each turn's usage to its model call: JavaScript's SDK states it on turns and tasks only.
+
+    A turn is one model call. Where two stand under it, of which one was tried again, nobody knows whose it is.
+    """
+    calls: dict[str, list[_Node]] = {}
+    for node in nodes.values():
+        if node.parent is not None and node.kind in _MODEL_CALLS:
+            calls.setdefault(node.parent, []).append(node)
+    for identity, (call, *others) in calls.items():
+        turn = nodes.get(identity)
+        if turn is None or turn.kind != "turn" or others:
+            continue
+        usage = mapping_of(mapping_of(mapping_of(turn.item.get("span_data")).get("data")).get("usage"))
+        # A call that failed used nothing that anybody counted.
+        call.usage = usage if any(map(count_of, usage.values())) else None
+
+
 def _link_handoffs(guest_trace_id: str, nodes: Mapping[str, _Node]) -> None:
     """Link the span of the agent that took over to the handoff that it came by.
 
@@ -257,6 +280,9 @@ def _span(guest_trace_id: str, node: _Node, head: Head, policy: GraftPolicy) -> 
     else:
         draft.rest.pop("type", None)
         mapper(draft)
+    if node.usage is not None and semconv.GEN_AI_USAGE_INPUT_TOKENS not in draft.attributes:
+        for name, count in call_usage(node.usage)[0].items():
+            draft.put(name, count)
     if semconv.GEN_AI_AGENT_NAME not in draft.attributes and node.agent is not None:
         draft.put(semconv.GEN_AI_AGENT_NAME, cut_text(node.agent, NAME_BYTES))
     if node.calls_agent:
@@ -264,7 +290,7 @@ def _span(guest_trace_id: str, node: _Node, head: Head, policy: GraftPolicy) -> 
     draft.put(semconv.GEN_AI_CONVERSATION_ID, head.group_id)
     error = error_of(item.get("error"))
     if error is not None:
-        _fail(draft, error)
+        _fail(draft, error, node.kind)
     _identify(draft, guest_trace_id, node)
     if node.parent is None:
         _introduce(draft, guest_trace_id, head, policy.metadata_keys)
@@ -290,8 +316,8 @@ def _hashed(guest_trace_id: str, parent: str) -> SpanId:
     return guest_span_id(guest_trace_id, parent)
 
 
-def _fail(draft: SpanDraft, error: Mapping[str, object]) -> None:
-    draft.put(semconv.ERROR_TYPE, error_kind(error))
+def _fail(draft: SpanDraft, error: Mapping[str, object], kind: str) -> None:
+    draft.put(semconv.ERROR_TYPE, error_kind(error, model_call=kind in _MODEL_CALLS))
     data = error.get("data")
     if data is not None:
         draft.put_content(semconv.AGENTS_ERROR_DATA, Json(data))
