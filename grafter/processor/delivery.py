@@ -15,7 +15,7 @@ from grafter.core.model import Key, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.otlp import build
-from grafter.processor.work import Work
+from grafter.processor.release_result import Work
 from grafter.store.base import Claim, DeadLetter, Outcome, Settlement, Store
 from grafter.telemetry import Metrics
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from grafter.core.model import Source
 from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.agents.intake import read_items
-from grafter.guests.agents.spans import Mapped, map_guest
+from grafter.guests.agents.spans import map_guest
 from grafter.guests.content import ARGUMENTS_DIGEST, INPUT_DIGEST, clean
+from grafter.guests.source import Mapped
 from grafter.guests.values import digest
 
 DATA = Path(__file__).parents[1] / "data" / "openai"

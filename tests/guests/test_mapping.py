@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from grafter.core.model import Guest, GuestSpan, Link, Source, SpanId, TraceId, guest_span_id
 from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.agents.intake import read_items
-from grafter.guests.agents.spans import Mapped, map_guest
+from grafter.guests.agents.spans import map_guest
+from grafter.guests.source import Mapped
 
 POLICY = GraftPolicy()
 FULL = GraftPolicy(content=Content.FULL)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from grafter.core.policy import Content
-from grafter.guests.agents.spans import Mapped
+from grafter.guests.source import Mapped
 
 DATA = Path(__file__).parents[1] / "data" / "openai"
 TREES = sorted((DATA / "trees").glob("*.txt"))

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from grafter.core import semconv
+from grafter.core.link import from_openai_trace_id
 from grafter.core.model import (
     STATUS_ERROR,
     STATUS_UNSET,
     Guest,
     GuestSpan,
-    Link,
     Source,
     SpanId,
     SpanLink,
@@ -33,6 +33,7 @@ from grafter.guests.draft import SpanDraft, scalar_of
 from grafter.guests.failures import KIND_KEY, error_kind, error_of
 from grafter.guests.head import Head
 from grafter.guests.limits import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
+from grafter.guests.source import Mapped
 from grafter.guests.times import nanoseconds, span_times
 from grafter.guests.usage import call_usage
 from grafter.guests.values import canonical, count_of, mapping_of, text_of
@@ -57,22 +58,6 @@ _MODEL_CALLS = frozenset({"generation", "response"})
 _ITEM_KEYS = frozenset(
     {"object", "id", "trace_id", "parent_id", "started_at", "ended_at", "span_data", "error", "metadata"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """A guest, ready to be hung."""
-
-    guest: Guest
-    repeated: int
-    """Span items beyond the first of the same id."""
-    odd: int
-    """Payloads and items that could not be read."""
-    head: dict[str, object]
-    """What to remember of the trace object, JSON-able and of bounded size: workflow name, group id, metadata, link;
-    and ``malformed``, the reason why metadata that seems to name a host names none."""
-    weak: Link | None = None
-    """Of a guest without a link: a host that it may belong to, if that host is known when the guest is due."""
 
 
 @dataclass(slots=True)
@@ -143,7 +128,9 @@ def map_guest(
         conversation_ids=frozenset() if head.group_id is None else frozenset({head.group_id}),
         measured_in_app=source is Source.SDK,
     )
-    return Mapped(guest=guest, repeated=repeated, odd=odd, head=heads.memory(head))
+    # A random id of OpenAI's has the form of a trace id too: it names its host only where there is one.
+    weak = from_openai_trace_id(guest_trace_id) if head.link is None else None
+    return Mapped(guest=guest, repeated=repeated, odd=odd, head=heads.memory(head), weak=weak)
 
 
 def _first(one: Mapping[str, object], other: Mapping[str, object]) -> Mapping[str, object]:

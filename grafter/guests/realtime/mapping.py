@@ -13,7 +13,6 @@ from grafter.core import semconv
 from grafter.core.model import Guest, GuestSpan, Link, Source
 from grafter.core.policy import Content, GraftPolicy
 from grafter.guests import head as heads
-from grafter.guests.agents.spans import Mapped
 from grafter.guests.draft import scalar_of
 from grafter.guests.head import Head
 from grafter.guests.limits import Json, bounded
@@ -22,6 +21,7 @@ from grafter.guests.realtime.machine import Machine
 from grafter.guests.realtime.naming import Naming
 from grafter.guests.realtime.notes import Side, begins, in_order
 from grafter.guests.realtime.session import Session
+from grafter.guests.source import Mapped
 from grafter.guests.values import mapping_of
 
 STATE = "realtime"

@@ -27,12 +27,12 @@ from grafter.core.model import (
 from grafter.core.policy import GraftPolicy
 from grafter.guests import head as heads
 from grafter.guests.agents.intake import read_payload
-from grafter.guests.agents.spans import Mapped
 from grafter.guests.draft import scalar_of
 from grafter.guests.head import Head
 from grafter.guests.limits import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
 from grafter.guests.sessions.content import clean_session, clean_trace
 from grafter.guests.sessions.intake import SESSION, TRACE, agent_name, own_id, span_ids, spans_of
+from grafter.guests.source import Mapped
 from grafter.guests.times import nanoseconds, span_times
 from grafter.guests.values import MAX_DEPTH, canonical, list_of, mapping_of, names_of, number_of, text_of
 
@@ -120,6 +120,7 @@ def map_session(
         ),
         link=head.link,
         conversation_ids=frozenset({session_id}),
+        one_trace=False,
     )
     return Mapped(guest=guest, repeated=repeated, odd=odd, head=heads.memory(head))
 
