@@ -8,7 +8,7 @@ Source: GenAI semantic conventions, the JSON schemas of gen_ai.input.messages an
 
 from collections.abc import Iterator, Mapping
 
-from grafter.guests.values import list_of, mapping_of, structure, text_of
+from grafter.guests.json_values import list_of, mapping_of, structure, text_of
 
 _TEXTS = frozenset({"text", "input_text", "output_text", "summary_text", "reasoning_text"})
 _ROLES = {"developer": "system", "function": "tool"}

@@ -7,7 +7,7 @@ a task are sums already.
 from collections.abc import Iterator, Mapping
 
 from grafter.core import semconv
-from grafter.guests.values import count_of, mapping_of
+from grafter.guests.json_values import count_of, mapping_of
 
 _INPUT_DETAILS = ("input_tokens_details", "prompt_tokens_details", "input_token_details")
 _OUTPUT_DETAILS = ("output_tokens_details", "completion_tokens_details", "output_token_details")

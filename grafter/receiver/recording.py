@@ -18,12 +18,12 @@ import orjson
 from aiohttp import WSMsgType
 
 from grafter.core.model import Part, UnixNano
+from grafter.guests.json_values import mapping_of
 from grafter.guests.realtime.gathering import Gathering
 from grafter.guests.realtime.live.allowed import CLOSED
 from grafter.guests.realtime.live.talking import ended_by
 from grafter.guests.realtime.notes import Side
 from grafter.guests.realtime.records import LIVE_IDS
-from grafter.guests.values import mapping_of
 from grafter.receiver.sideband import Answer, Attempt, Sideband, Socket
 
 _log = logging.getLogger(__name__)

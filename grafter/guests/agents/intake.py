@@ -14,9 +14,9 @@ import orjson
 
 from grafter.core.model import CALL_MARK, GuestFacts, Part, Source, SpanId, guest_key, guest_span_id
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests.content import KNOWN_TYPES, clean
-from grafter.guests.head import Head
-from grafter.guests.values import mapping_of, sound
+from grafter.guests.agents.content import KNOWN_TYPES, clean
+from grafter.guests.json_values import json_safe, mapping_of
+from grafter.guests.trace_object import TraceObject
 
 TRACE = "trace"
 SPAN = "trace.span"
@@ -43,7 +43,7 @@ class Intake:
 class _Gathering:
     encoded: list[bytes] = field(default_factory=list)
     spans: int = 0
-    head: Head | None = None
+    head: TraceObject | None = None
     top_level: bool = False
     ids: dict[SpanId, None] = field(default_factory=dict)
     parents: dict[SpanId, None] = field(default_factory=dict)
@@ -87,7 +87,7 @@ def read_items(items: Sequence[object], source: Source, policy: GraftPolicy) -> 
         gathering.encoded.append(encoded)
         if item["object"] == TRACE:
             kinds["trace"] += 1
-            gathering.head = (gathering.head or Head()).merged(item, policy.trace_id_keys)
+            gathering.head = (gathering.head or TraceObject()).merged(item, policy.trace_id_keys)
             continue
         kinds["span" if span_type(item) in KNOWN_TYPES else "unknown_type"] += 1
         gathering.spans += 1
@@ -165,7 +165,7 @@ def _read(value: object, content: Content) -> tuple[str, dict[str, object], byte
     try:
         encoded = orjson.dumps(cleaned)
     except TypeError:
-        cleaned = clean(mapping_of(sound(item)), content)
+        cleaned = clean(mapping_of(json_safe(item)), content)
         encoded = orjson.dumps(cleaned)
     trace_id = usable_id(cleaned.get("id" if cleaned["object"] == TRACE else "trace_id"))
     if trace_id is None or usable_id(cleaned.get("id")) is None:
@@ -208,7 +208,9 @@ def _part(trace_id: str, gathering: _Gathering, source: Source) -> Part:
 
 def _parse_leniently(body: bytes) -> object:
     try:
-        return sound(json.loads(body.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_int=_integer))
+        return json_safe(
+            json.loads(body.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_int=_integer)
+        )
     except json.JSONDecodeError as error:
         raise ValueError(f"body is not JSON: {error.msg.lower()} at character {error.pos}") from None
     except RecursionError:

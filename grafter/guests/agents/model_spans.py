@@ -8,13 +8,11 @@ from urllib.parse import urlsplit
 
 from grafter.core import semconv
 from grafter.core.model import SPAN_KIND_CLIENT, AttributeValue
-from grafter.guests.draft import SpanDraft, titled
-from grafter.guests.limits import Json
+from grafter.guests.attributes import Json, SpanDraft, titled
+from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, nanoseconds, text_of
 from grafter.guests.media import audio_summary
 from grafter.guests.messages import answers, messages, text_message
-from grafter.guests.times import nanoseconds
 from grafter.guests.usage import call_usage
-from grafter.guests.values import count_of, float_of, list_of, mapping_of, text_of
 
 _SECOND = 1_000_000_000
 _PORTS = {"https": 443, "http": 80}

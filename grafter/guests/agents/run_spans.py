@@ -6,11 +6,9 @@ execute_tool, MCP); the rest keeps the SDK's names under ``openai.agents``.
 
 from grafter.core import semconv
 from grafter.core.model import SPAN_KIND_CLIENT
-from grafter.guests.content import INPUT_DIGEST
-from grafter.guests.draft import SpanDraft, titled
-from grafter.guests.limits import Json
+from grafter.guests.attributes import Json, SpanDraft, titled
+from grafter.guests.json_values import INPUT_DIGEST, count_of, names_of, structure
 from grafter.guests.usage import sum_usage
-from grafter.guests.values import count_of, names_of, structure
 
 # What an agent answers in when it answers in no type: Python and JavaScript say it differently.
 _PLAIN_OUTPUT = ("str", "text")

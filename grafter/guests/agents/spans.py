@@ -25,18 +25,16 @@ from grafter.core.model import (
     guest_span_id,
 )
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests import head as heads
+from grafter.guests import trace_object as trace_objects
 from grafter.guests.agents import model_spans, run_spans
+from grafter.guests.agents.content import clean
+from grafter.guests.agents.errors import KIND_KEY, error_kind, error_of
 from grafter.guests.agents.intake import TRACE, parent_of, read_payload, span_type, usable_id
-from grafter.guests.content import clean
-from grafter.guests.draft import SpanDraft, scalar_of
-from grafter.guests.failures import KIND_KEY, error_kind, error_of
-from grafter.guests.head import Head
-from grafter.guests.limits import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
+from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, Json, SpanDraft, bounded, cut_text
+from grafter.guests.json_values import canonical, count_of, mapping_of, nanoseconds, scalar_of, span_times, text_of
 from grafter.guests.source import Mapped
-from grafter.guests.times import nanoseconds, span_times
+from grafter.guests.trace_object import TraceObject
 from grafter.guests.usage import call_usage
-from grafter.guests.values import canonical, count_of, mapping_of, text_of
 
 TRACE_URL = "https://platform.openai.com/logs/trace?trace_id="
 """Where OpenAI's dashboard shows a trace."""
@@ -94,7 +92,7 @@ def map_guest(
     resolved: that some never come, or form a circle, is seen where the spans are hung. Never raises for what a
     payload holds.
     """
-    head = heads.remembered(earlier)
+    head = trace_objects.remembered(earlier)
     items: dict[str, Mapping[str, object]] = {}
     repeated = odd = 0
     for payload in payloads:
@@ -130,7 +128,7 @@ def map_guest(
     )
     # A random id of OpenAI's has the form of a trace id too: it names its host only where there is one.
     weak = from_openai_trace_id(guest_trace_id) if head.link is None else None
-    return Mapped(guest=guest, repeated=repeated, odd=odd, head=heads.memory(head), weak=weak)
+    return Mapped(guest=guest, repeated=repeated, odd=odd, head=trace_objects.memory(head), weak=weak)
 
 
 def _first(one: Mapping[str, object], other: Mapping[str, object]) -> Mapping[str, object]:
@@ -253,7 +251,7 @@ def _next(agents: Sequence[_Node], handoff: _Node) -> _Node | None:
     return agents[place] if place < len(agents) else None
 
 
-def _span(guest_trace_id: str, node: _Node, head: Head, policy: GraftPolicy) -> GuestSpan:
+def _span(guest_trace_id: str, node: _Node, head: TraceObject, policy: GraftPolicy) -> GuestSpan:
     item = node.item
     data = item.get("span_data")
     draft = SpanDraft(
@@ -320,7 +318,7 @@ def _identify(draft: SpanDraft, guest_trace_id: str, node: _Node) -> None:
         draft.put(semconv.AGENTS_METADATA, Json(_sorted(metadata)))
 
 
-def _introduce(draft: SpanDraft, guest_trace_id: str, head: Head, metadata_keys: Iterable[str]) -> None:
+def _introduce(draft: SpanDraft, guest_trace_id: str, head: TraceObject, metadata_keys: Iterable[str]) -> None:
     """What the trace object says, on the spans at the top."""
     draft.put(semconv.AGENTS_TRACE_URL, TRACE_URL + guest_trace_id)
     draft.put(semconv.AGENTS_WORKFLOW_NAME, head.workflow_name)
@@ -334,7 +332,7 @@ def _introduce(draft: SpanDraft, guest_trace_id: str, head: Head, metadata_keys:
             draft.put(f"{semconv.AGENTS_TRACE_METADATA}.{key}", Json(_sorted(value)) if scalar is None else scalar)
 
 
-def _keep_rest(draft: SpanDraft, node: _Node, head: Head, error: Mapping[str, object] | None) -> None:
+def _keep_rest(draft: SpanDraft, node: _Node, head: TraceObject, error: Mapping[str, object] | None) -> None:
     """Whatever came and was not read, by where it stood."""
     extra: dict[str, object] = {}
     if draft.rest:

@@ -14,11 +14,11 @@ from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, Link, TraceId, UnixNano, call_guest, called, guest_key
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.state import GuestState
+from grafter.guests.json_values import list_of, mapping_of
 from grafter.guests.realtime import wholeness
 from grafter.guests.realtime.mapping import STATE, map_realtime
 from grafter.guests.realtime.notes import SIP, decode
 from grafter.guests.source import GuestSource, Reading
-from grafter.guests.values import list_of, mapping_of
 
 _SESSIONS = "sessions"
 # One call has a handful of sessions; more are joined all the same, but a repeat of theirs is not seen.

@@ -7,8 +7,8 @@ from grafter.core.lifecycle import ReleaseReason, Wholeness
 from grafter.core.model import UnixNano
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.state import GuestState
+from grafter.guests.json_values import mapping_of, text_of
 from grafter.guests.realtime.mapping import STATE
-from grafter.guests.values import mapping_of, text_of
 
 WHOLENESS = Wholeness(runs=True)
 

@@ -19,8 +19,8 @@ from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import GuestFacts, Link, Part, Source, SpanId, guest_key, guest_span_id
 from grafter.core.policy import GraftPolicy
 from grafter.guests.agents.intake import parse_json, usable_id
+from grafter.guests.json_values import canonical, json_safe, list_of, mapping_of, text_of
 from grafter.guests.sessions.content import clean_session, clean_trace
-from grafter.guests.values import canonical, list_of, mapping_of, sound, text_of
 
 SESSION = "agent.session"
 TRACE = "agent.session.trace"
@@ -63,7 +63,7 @@ def read_session(body: bytes, session_id: str, policy: GraftPolicy) -> Told:
     session = parse_json(body)
     if not isinstance(session, dict):
         raise ValueError("the session is no JSON object")
-    item = mapping_of(sound(clean_session(session)))
+    item = mapping_of(json_safe(clean_session(session)))
     named = from_metadata(item.get("metadata"), policy.trace_id_keys)
     malformed = isinstance(named, Malformed)
     link = None if isinstance(named, Malformed) else named
@@ -92,7 +92,7 @@ def read_page(body: bytes, told: Told, seen: Container[str], policy: GraftPolicy
         if digest in seen or digest in page.digests:
             page.kinds["known"] += 1
             continue
-        item = mapping_of(sound(clean_trace({**trace, "object": TRACE}, policy.content)))
+        item = mapping_of(json_safe(clean_trace({**trace, "object": TRACE}, policy.content)))
         found = odd = 0
         for _, _, _, span in spans_of(item):
             if span_ids(item, span) is None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from grafter.core.policy import HOUR, MINUTE, SECOND
+from grafter.guests.json_values import count_of, mapping_of, text_of
 from grafter.guests.sessions.intake import DIGEST_CHARACTERS
-from grafter.guests.values import count_of, mapping_of, text_of
 
 QUICK = 30 * SECOND
 """Looks this soon after the event are for the trace that it promised."""

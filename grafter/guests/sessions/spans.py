@@ -25,16 +25,25 @@ from grafter.core.model import (
     guest_span_id,
 )
 from grafter.core.policy import GraftPolicy
-from grafter.guests import head as heads
+from grafter.guests import trace_object as trace_objects
 from grafter.guests.agents.intake import read_payload
-from grafter.guests.draft import scalar_of
-from grafter.guests.head import Head
-from grafter.guests.limits import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
+from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
+from grafter.guests.json_values import (
+    MAX_DEPTH,
+    canonical,
+    list_of,
+    mapping_of,
+    names_of,
+    nanoseconds,
+    number_of,
+    scalar_of,
+    span_times,
+    text_of,
+)
 from grafter.guests.sessions.content import clean_session, clean_trace
 from grafter.guests.sessions.intake import SESSION, TRACE, agent_name, own_id, span_ids, spans_of
 from grafter.guests.source import Mapped
-from grafter.guests.times import nanoseconds, span_times
-from grafter.guests.values import MAX_DEPTH, canonical, list_of, mapping_of, names_of, number_of, text_of
+from grafter.guests.trace_object import TraceObject
 
 _MOST_ATTRIBUTES = 1_000
 _MOST_EVENTS = 1_000
@@ -85,7 +94,7 @@ def map_session(
 
     Never raises for what a payload holds.
     """
-    head = heads.remembered(earlier)
+    head = trace_objects.remembered(earlier)
     nodes: dict[_Id, _Node] = {}
     repeated = odd = 0
     for payload in payloads:
@@ -122,10 +131,10 @@ def map_session(
         conversation_ids=frozenset({session_id}),
         one_trace=False,
     )
-    return Mapped(guest=guest, repeated=repeated, odd=odd, head=heads.memory(head))
+    return Mapped(guest=guest, repeated=repeated, odd=odd, head=trace_objects.memory(head))
 
 
-def _introduced_by(head: Head, session: Mapping[str, object], policy: GraftPolicy) -> Head:
+def _introduced_by(head: TraceObject, session: Mapping[str, object], policy: GraftPolicy) -> TraceObject:
     more = {key: value for key, value in session.items() if key in ("agent", "created_at")}
     told = {"metadata": session.get("metadata"), "workflow_name": agent_name(session), **more}
     return head.merged(told, policy.trace_id_keys)
@@ -147,7 +156,9 @@ def _fullness(node: _Node) -> tuple[int, int, bytes]:
     return _time(node.span.get("endTimeUnixNano")) or 0, len(list_of(node.span.get("attributes"))), said
 
 
-def _span(session_id: str, node: _Node, nodes: Mapping[_Id, _Node], head: Head, policy: GraftPolicy) -> GuestSpan:
+def _span(
+    session_id: str, node: _Node, nodes: Mapping[_Id, _Node], head: TraceObject, policy: GraftPolicy
+) -> GuestSpan:
     span = node.span
     trace_id, span_id = node.identity
     parent = own_id(span.get("parentSpanId"))
@@ -192,7 +203,7 @@ def _span(session_id: str, node: _Node, nodes: Mapping[_Id, _Node], head: Head, 
     )
 
 
-def _introduce(draft: dict[str, AttributeValue | Json], head: Head, policy: GraftPolicy) -> None:
+def _introduce(draft: dict[str, AttributeValue | Json], head: TraceObject, policy: GraftPolicy) -> None:
     """What the session says, on the spans at the top of each turn."""
     metadata = mapping_of(head.metadata)
     if metadata:
@@ -206,7 +217,7 @@ def _introduce(draft: dict[str, AttributeValue | Json], head: Head, policy: Graf
             draft[f"{semconv.AGENTS_TRACE_METADATA}.{key}"] = Json(value) if scalar is None else scalar
 
 
-def _surroundings(node: _Node, head: Head) -> dict[str, object]:
+def _surroundings(node: _Node, head: TraceObject) -> dict[str, object]:
     """What stood around a turn's spans and has no place on one: said once, at its top."""
     found: dict[str, object] = {}
     turn = {key: value for key, value in node.trace.items() if key not in ("object", "otlp") and _says(value)}

@@ -11,14 +11,14 @@ import orjson
 
 from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import Link, SpanId, TraceId
-from grafter.guests.limits import ATTRIBUTE_BYTES, NAME_BYTES, cut_text, fit_json
-from grafter.guests.values import mapping_of, text_of
+from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, cut_text, fit_json
+from grafter.guests.json_values import mapping_of, text_of
 
 _OWN_KEYS = frozenset({"object", "id", "workflow_name", "group_id", "metadata"})
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class TraceObject:
     """The sum of a guest's trace objects in order of arrival."""
 
     workflow_name: str | None = None
@@ -30,7 +30,7 @@ class Head:
     extra: Mapping[str, object] = field(default_factory=dict)
     """Keys of the trace object that no SDK is known to send."""
 
-    def merged(self, trace: Mapping[str, object], keys: Sequence[str]) -> "Head":
+    def merged(self, trace: Mapping[str, object], keys: Sequence[str]) -> "TraceObject":
         """With one more trace object: later keys win, null takes nothing away, and a link never changes.
 
         ``keys`` are those of the metadata that may hold a trace id.
@@ -55,11 +55,11 @@ class Head:
         )
 
 
-def remembered(head: Mapping[str, object] | None) -> Head:
+def remembered(head: Mapping[str, object] | None) -> TraceObject:
     """The head that ``memory`` wrote; an empty one from None. What cannot be read is left out."""
     if head is None:
-        return Head()
-    return Head(
+        return TraceObject()
+    return TraceObject(
         workflow_name=text_of(head.get("workflow_name")),
         group_id=text_of(head.get("group_id")),
         metadata=head.get("metadata"),
@@ -69,7 +69,7 @@ def remembered(head: Mapping[str, object] | None) -> Head:
     )
 
 
-def memory(head: Head) -> dict[str, object]:
+def memory(head: TraceObject) -> dict[str, object]:
     """The head as a JSON object of bounded size, without what is unset."""
     kept: dict[str, object] = {
         "workflow_name": head.workflow_name,

@@ -11,10 +11,8 @@ classes are those of agents-core, dist/errors.d.ts.
 
 from collections.abc import Mapping
 
-from grafter.guests.values import text_of
+from grafter.guests.json_values import OTHER_ERROR, text_of
 
-OTHER = "_OTHER"
-"""OpenTelemetry's word for an error that has no known type."""
 KIND_KEY = "grafter.error.type"
 """Stands in a stored error whose type only the dropped ``data`` could tell."""
 
@@ -53,7 +51,7 @@ _CLASSES = {
     "UserError": "user_error",
 }
 """What JavaScript's run was ended by."""
-_GENERIC = frozenset({"agent_error", OTHER})
+_GENERIC = frozenset({"agent_error", OTHER_ERROR})
 """Kinds that say no more than that something failed."""
 _REJECTION = "was manually rejected by user."
 _KNOWN = frozenset({*_KINDS.values(), *_CLASSES.values(), "tool_rejected"})
@@ -83,7 +81,7 @@ def error_kind(error: Mapping[str, object], *, model_call: bool = False) -> str:
     kind = _by_sentence(text_of(error.get("message")) or "")
     if kind in _GENERIC:
         kind = _CLASSES.get(thrown.partition(":")[0], kind)
-    return "model_error" if kind == OTHER and model_call else kind
+    return "model_error" if kind == OTHER_ERROR and model_call else kind
 
 
 def _by_sentence(message: str) -> str:
@@ -92,4 +90,4 @@ def _by_sentence(message: str) -> str:
         return kind
     if message.endswith(" tool not found"):
         return "tool_not_found"
-    return "input_filter_error" if message.startswith("Invalid input filter") else OTHER
+    return "input_filter_error" if message.startswith("Invalid input filter") else OTHER_ERROR

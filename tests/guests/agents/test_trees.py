@@ -8,7 +8,7 @@ import pytest
 from grafter.core.policy import Content
 from grafter.guests.source import Mapped
 
-DATA = Path(__file__).parents[1] / "data" / "openai"
+DATA = Path(__file__).parents[2] / "data" / "openai"
 TREES = sorted((DATA / "trees").glob("*.txt"))
 
 

@@ -1,7 +1,11 @@
-"""Reading JSON values of which nothing is certain: bounded, tolerant, the same every time.
+"""Reading JSON values of which nothing is certain: bounded, tolerant, the same every time; times among them.
 
 Items come from many SDKs in several languages and from whoever else can reach the door. Every walk over a value stops
 at a depth, so that no nesting can exhaust the stack, and every result is something that orjson can write.
+
+Times are ISO 8601 as the SDKs write it: Python with microseconds and ``+00:00``, and without a fraction where that is
+zero, JavaScript with milliseconds and ``Z``, Go with up to nanoseconds. A double holds a nanosecond clock only to a
+quarter of a microsecond, so all is integers.
 """
 
 import ast
@@ -9,12 +13,36 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
 from hashlib import sha256
 
 import orjson
 
+from grafter.core.model import UnixNano
+
 MAX_DEPTH = 64
 """Levels of nesting that are kept; what lies deeper becomes null. orjson writes no more than 254."""
+
+MAX_TIME = (1 << 63) - 1
+"""The latest time that leaves (year 2262). OTLP's field is unsigned, but most who read it are not."""
+
+_SECOND = 1_000_000_000
+_DAY = 86_400
+_EPOCH = date(1970, 1, 1).toordinal()
+_ISO = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
+    r"[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?"
+    r" ?(?:[Zz]|([+-])([0-9]{2}):?([0-9]{2})?)?"
+)
+
+INPUT_DIGEST = "grafter.input.sha256"
+"""In a function span's data, instead of ``input``: what it was called with, so that the call can be recognised."""
+ARGUMENTS_DIGEST = "grafter.arguments.sha256"
+"""The same in a model's tool call, instead of its arguments. Equal arguments give equal digests on both sides."""
+
+OTHER_ERROR = "_OTHER"
+"""OpenTelemetry's word for an error that has no known type."""
 
 _MAX_LITERAL = 200_000
 """Characters of a Python literal that are read; more stays a string."""
@@ -59,6 +87,11 @@ def count_of(value: object) -> int | None:
     return int(value) if 0 <= value < 1 << 63 else None
 
 
+def scalar_of(value: object) -> str | bool | int | float | None:
+    """The value when it can be an attribute as it is."""
+    return value if isinstance(value, str | bool) else number_of(value)
+
+
 def mapping_of(value: object) -> Mapping[str, object]:
     """The value when it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
@@ -76,14 +109,40 @@ def names_of(value: object) -> tuple[str, ...] | None:
     return tuple(value)
 
 
-def sound(value: object, depth: int = MAX_DEPTH) -> object:
+def nanoseconds(value: object) -> int | None:
+    """The time that a value says, possibly before 1970 or past MAX_TIME; None when it says none.
+
+    A string is ISO 8601 (without a zone: UTC; digits past nanoseconds are cut), a number is Unix seconds.
+    """
+    if isinstance(value, str):
+        return _iso(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return int(Decimal(repr(value)) * _SECOND)
+    except (ArithmeticError, ValueError):
+        return None
+
+
+def span_times(start: int | None, end: int | None, unknown: UnixNano) -> tuple[UnixNano, UnixNano, bool]:
+    """Start and end of a span from what its two times say, and whether they are other than that.
+
+    A time that is missing or unreadable is the other one, or ``unknown`` when both are; a time outside 1970 to 2262
+    becomes the nearest inside; an end before its start becomes the start.
+    """
+    first = _clamped(start if start is not None else end if end is not None else unknown)
+    last = max(first, _clamped(end if end is not None else first))
+    return UnixNano(first), UnixNano(last), (first, last) != (start, end)
+
+
+def json_safe(value: object, depth: int = MAX_DEPTH) -> object:
     """A copy that orjson can write: numbers of 64 bits, no lone surrogates, no more than ``depth`` levels.
 
     NaN, infinities and what lies too deep become null, integers of more than 64 bits doubles (null past those), lone
     surrogates U+FFFD. Never raises for a JSON value.
     """
     if isinstance(value, str):
-        return _sound_text(value)
+        return _json_safe_text(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -93,13 +152,13 @@ def sound(value: object, depth: int = MAX_DEPTH) -> object:
     if depth <= 0:
         return None
     if isinstance(value, dict):
-        return {_sound_text(str(key)): sound(member, depth - 1) for key, member in value.items()}
+        return {_json_safe_text(str(key)): json_safe(member, depth - 1) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [sound(member, depth - 1) for member in value]
+        return [json_safe(member, depth - 1) for member in value]
     if isinstance(value, set | frozenset):
         # repr's order of a set differs from process to process; the result may not.
-        return [sound(member, depth - 1) for member in sorted(value, key=repr)]
-    return _sound_text(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+        return [json_safe(member, depth - 1) for member in sorted(value, key=repr)]
+    return _json_safe_text(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
 
 
 def canonical(value: object) -> bytes:
@@ -107,7 +166,7 @@ def canonical(value: object) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except TypeError:
-        return orjson.dumps(sound(value), option=orjson.OPT_SORT_KEYS)
+        return orjson.dumps(json_safe(value), option=orjson.OPT_SORT_KEYS)
 
 
 def digest(value: object) -> str:
@@ -139,7 +198,7 @@ def _json(text: str, otherwise: object) -> object:
     except ValueError:
         pass
     try:
-        return sound(json.loads(text))
+        return json_safe(json.loads(text))
     except (ValueError, RecursionError):
         return otherwise
 
@@ -151,7 +210,7 @@ def _literal(text: str, otherwise: object) -> object:
     if _SKELETON.fullmatch(skeleton) is None or _nesting(skeleton) > MAX_DEPTH:
         return otherwise
     try:
-        return sound(ast.literal_eval(text))
+        return json_safe(ast.literal_eval(text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return otherwise
 
@@ -167,7 +226,7 @@ def _nesting(skeleton: str) -> int:
     return deepest
 
 
-def _sound_text(text: str) -> str:
+def _json_safe_text(text: str) -> str:
     if text.isascii():
         return text
     try:
@@ -175,3 +234,26 @@ def _sound_text(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def _iso(text: str) -> int | None:
+    match = _ISO.fullmatch(text.strip())
+    if match is None:
+        return None
+    year, month, day, hour, minute, second, fraction, sign, zone_hours, zone_minutes = match.groups()
+    try:
+        days = date(int(year), int(month), int(day)).toordinal() - _EPOCH
+    except ValueError:
+        return None
+    # 24:00 ends a day and :60 is a leap second: both are legal and a plain sum says the right thing.
+    if int(hour) > 24 or int(minute) > 59 or int(second or 0) > 60:
+        return None
+    seconds = days * _DAY + int(hour) * 3600 + int(minute) * 60 + int(second or 0)
+    if sign is not None:
+        offset = int(zone_hours) * 3600 + int(zone_minutes or 0) * 60
+        seconds -= offset if sign == "+" else -offset
+    return seconds * _SECOND + int((fraction or "0")[:9].ljust(9, "0"))
+
+
+def _clamped(time: int) -> int:
+    return min(max(time, 0), MAX_TIME)
