@@ -21,7 +21,7 @@ from grafter.errors import UnavailableError
 from grafter.otlp.frames import framed
 from grafter.processor.assembling import Assembler
 from grafter.processor.release_result import Assembled
-from tests.rig import ACCEPTED, CALL, SESSION, START, Peer, recorded_call, recorded_guest, rig
+from tests.rig import ACCEPTED, CALL, DATA, SESSION, START, Peer, recorded_call, recorded_guest, rig
 
 GUEST_SPANS = 16
 HOST_SPANS = 6
@@ -96,9 +96,7 @@ async def test_a_recorded_call_and_a_recorded_run_leave_as_one_tree() -> None:
         await r.pass_time(20)
         unchanged_host_spans(peer, recorded_call())
         assert {span.trace_id for span, _ in peer.spans} == {CALL}
-        assert (
-            peer.tree(CALL) == (Path(__file__).parents[1] / "data" / "trees" / "recorded_call.txt").read_text().rstrip()
-        )
+        assert peer.tree(CALL) == (DATA / "trees" / "recorded_call.txt").read_text().rstrip()
         assert r.store.stats().traces == 0
         came, became = r.books(len(peer.spans))
         assert came == became
