@@ -102,6 +102,11 @@ def list_of(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
+def in_order(value: object) -> object:
+    """An object with its keys in order, so that equal ones read alike."""
+    return dict(sorted(value.items())) if isinstance(value, Mapping) else value
+
+
 def names_of(value: object) -> tuple[str, ...] | None:
     """The value when it is an array of strings alone."""
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):

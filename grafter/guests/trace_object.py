@@ -4,15 +4,16 @@ The object has no times and no end. It comes before its spans, after them, sever
 run sends it again), or never; so it is merged, and what is known of it is remembered for spans that come late.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import orjson
 
+from grafter.core import semconv
 from grafter.core.link import Malformed, from_metadata
-from grafter.core.model import Link, SpanId, TraceId
-from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, cut_text, fit_json
-from grafter.guests.json_values import mapping_of, text_of
+from grafter.core.model import AttributeValue, Link, SpanId, TraceId
+from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, Json, cut_text, fit_json
+from grafter.guests.json_values import in_order, mapping_of, scalar_of, text_of
 
 _OWN_KEYS = frozenset({"object", "id", "workflow_name", "group_id", "metadata"})
 
@@ -80,6 +81,24 @@ def memory(head: TraceObject) -> dict[str, object]:
         "extra": _small(dict(head.extra)) or None,
     }
     return {key: value for key, value in kept.items() if value is not None}
+
+
+def introduction(trace: TraceObject, metadata_keys: Iterable[str]) -> dict[str, AttributeValue | Json]:
+    """What it says on the spans at the top of its guest: the workflow's name, the group, and the metadata, whole and
+    by the keys that an attribute of their own was asked for."""
+    said: dict[str, AttributeValue | Json] = {}
+    if trace.workflow_name is not None:
+        said[semconv.AGENTS_WORKFLOW_NAME] = trace.workflow_name
+    if trace.group_id is not None:
+        said[semconv.AGENTS_GROUP_ID] = trace.group_id
+    if trace.metadata is not None and trace.metadata != {}:
+        said[semconv.AGENTS_TRACE_METADATA] = Json(in_order(trace.metadata))
+    for key in metadata_keys:
+        value = mapping_of(trace.metadata).get(key)
+        if value is not None:
+            scalar = scalar_of(value)
+            said[f"{semconv.AGENTS_TRACE_METADATA}.{key}"] = Json(in_order(value)) if scalar is None else scalar
+    return said
 
 
 def _merged(known: object, came: object) -> object:

@@ -8,7 +8,7 @@ What a span of each type says stands in ``run_spans`` and ``model_spans``; here 
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from grafter.core import semconv
@@ -19,7 +19,6 @@ from grafter.core.model import (
     Guest,
     GuestSpan,
     Source,
-    SpanId,
     SpanLink,
     UnixNano,
     guest_span_id,
@@ -31,7 +30,15 @@ from grafter.guests.agents.content import clean
 from grafter.guests.agents.errors import KIND_KEY, error_kind, error_of
 from grafter.guests.agents.intake import TRACE, parent_of, read_payload, span_type, usable_id
 from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, Json, SpanDraft, bounded, cut_text
-from grafter.guests.json_values import canonical, count_of, mapping_of, nanoseconds, scalar_of, span_times, text_of
+from grafter.guests.json_values import (
+    canonical,
+    count_of,
+    in_order,
+    mapping_of,
+    nanoseconds,
+    span_times,
+    text_of,
+)
 from grafter.guests.source import Mapped
 from grafter.guests.trace_object import TraceObject
 from grafter.guests.usage import call_usage
@@ -278,13 +285,14 @@ def _span(guest_trace_id: str, node: _Node, head: TraceObject, policy: GraftPoli
         _fail(draft, error, node.kind)
     _identify(draft, guest_trace_id, node)
     if node.parent is None:
-        _introduce(draft, guest_trace_id, head, policy.metadata_keys)
+        draft.put(semconv.AGENTS_TRACE_URL, TRACE_URL + guest_trace_id)
+        draft.attributes.update(trace_objects.introduction(head, policy.metadata_keys))
     _keep_rest(draft, node, head, error)
     if node.odd_time:
         draft.put(semconv.GRAFTER_ODD_TIME, True)
     return GuestSpan(
         span_id=guest_span_id(guest_trace_id, node.identity),
-        parent=None if node.parent is None else _hashed(guest_trace_id, node.parent),
+        parent=None if node.parent is None else guest_span_id(guest_trace_id, node.parent),
         parent_name=node.parent or "",
         name=cut_text(draft.name, NAME_BYTES),
         kind=draft.kind,
@@ -295,10 +303,6 @@ def _span(guest_trace_id: str, node: _Node, head: TraceObject, policy: GraftPoli
         status_message="" if error is None else cut_text(text_of(error.get("message")) or "", ATTRIBUTE_BYTES),
         links=node.links,
     )
-
-
-def _hashed(guest_trace_id: str, parent: str) -> SpanId:
-    return guest_span_id(guest_trace_id, parent)
 
 
 def _fail(draft: SpanDraft, error: Mapping[str, object], kind: str) -> None:
@@ -315,21 +319,7 @@ def _identify(draft: SpanDraft, guest_trace_id: str, node: _Node) -> None:
     draft.put(semconv.AGENTS_SPAN_TYPE, node.kind or None)
     metadata = node.item.get("metadata")
     if metadata is not None and metadata != {}:
-        draft.put(semconv.AGENTS_METADATA, Json(_sorted(metadata)))
-
-
-def _introduce(draft: SpanDraft, guest_trace_id: str, head: TraceObject, metadata_keys: Iterable[str]) -> None:
-    """What the trace object says, on the spans at the top."""
-    draft.put(semconv.AGENTS_TRACE_URL, TRACE_URL + guest_trace_id)
-    draft.put(semconv.AGENTS_WORKFLOW_NAME, head.workflow_name)
-    draft.put(semconv.AGENTS_GROUP_ID, head.group_id)
-    if head.metadata is not None and head.metadata != {}:
-        draft.put(semconv.AGENTS_TRACE_METADATA, Json(_sorted(head.metadata)))
-    for key in metadata_keys:
-        value = mapping_of(head.metadata).get(key)
-        if value is not None:
-            scalar = scalar_of(value)
-            draft.put(f"{semconv.AGENTS_TRACE_METADATA}.{key}", Json(_sorted(value)) if scalar is None else scalar)
+        draft.put(semconv.AGENTS_METADATA, Json(in_order(metadata)))
 
 
 def _keep_rest(draft: SpanDraft, node: _Node, head: TraceObject, error: Mapping[str, object] | None) -> None:
@@ -347,9 +337,4 @@ def _keep_rest(draft: SpanDraft, node: _Node, head: TraceObject, error: Mapping[
     if head.extra and node.parent is None:
         extra["trace"] = dict(head.extra)
     if extra:
-        draft.put(semconv.AGENTS_EXTRA, Json(_sorted(extra)))
-
-
-def _sorted(value: object) -> object:
-    """An object with its keys in order, so that equal ones read alike."""
-    return dict(sorted(value.items())) if isinstance(value, Mapping) else value
+        draft.put(semconv.AGENTS_EXTRA, Json(in_order(extra)))

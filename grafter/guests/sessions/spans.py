@@ -178,7 +178,7 @@ def _span(
     kept: dict[str, object] = {"span": extra} if extra else {}
     if parent is None:
         kept.update(_surroundings(node, head))
-        _introduce(draft, head, policy)
+        draft.update(trace_objects.introduction(head, policy.metadata_keys))
     if kept:
         draft[semconv.AGENTS_EXTRA] = Json(dict(sorted(kept.items())))
     if odd_time:
@@ -201,20 +201,6 @@ def _span(
         links=links,
         events=_events(span.get("events"), start),
     )
-
-
-def _introduce(draft: dict[str, AttributeValue | Json], head: TraceObject, policy: GraftPolicy) -> None:
-    """What the session says, on the spans at the top of each turn."""
-    metadata = mapping_of(head.metadata)
-    if metadata:
-        draft[semconv.AGENTS_TRACE_METADATA] = Json(dict(sorted(metadata.items())))
-    if head.workflow_name is not None:
-        draft[semconv.AGENTS_WORKFLOW_NAME] = head.workflow_name
-    for key in policy.metadata_keys:
-        value = metadata.get(key)
-        if value is not None:
-            scalar = scalar_of(value)
-            draft[f"{semconv.AGENTS_TRACE_METADATA}.{key}"] = Json(value) if scalar is None else scalar
 
 
 def _surroundings(node: _Node, head: TraceObject) -> dict[str, object]:
