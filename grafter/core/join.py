@@ -254,11 +254,11 @@ def _hung(
     linked: bool,
 ) -> tuple[GraftedSpan, ...]:
     """The spans as they leave. Only those at the top say how they came there: a column on each would be noise."""
-    said: list[tuple[str, AttributeValue]] = [(GRAFTER_SOURCE, guest.source.value)]
+    at_top: list[tuple[str, AttributeValue]] = [(GRAFTER_SOURCE, guest.source.value)]
     if guest.link is not None:
-        said.append((GRAFTER_LINK, guest.link.how))
+        at_top.append((GRAFTER_LINK, guest.link.how))
     if linked and anchor.how in ("none", "unseen"):
-        said.append((GRAFTER_ANCHOR, anchor.how))
+        at_top.append((GRAFTER_ANCHOR, anchor.how))
     # A parent in the same trace is not remote, and grafter knows that: both bits of the flags' second byte are stated.
     flags = anchor.flags & 0xFF | FLAG_HAS_IS_REMOTE
     envelope = anchor.envelope if guest.measured_in_app else None
@@ -268,9 +268,9 @@ def _hung(
         parent = parents.get(span.span_id)
         attributes = span.attributes
         if parent is None:
-            added = said
+            added = at_top
             if span.parent is not None:
-                added = [*said, (GRAFTER_PARENT_MISSING, span.parent_name or span.parent.hex())]
+                added = [*at_top, (GRAFTER_PARENT_MISSING, span.parent_name or span.parent.hex())]
             names = {name for name, _ in added}
             attributes = (*(pair for pair in attributes if pair[0] not in names), *added)
         leaving.append(

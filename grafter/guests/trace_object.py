@@ -86,19 +86,19 @@ def memory(head: TraceObject) -> dict[str, object]:
 def introduction(trace: TraceObject, metadata_keys: Iterable[str]) -> dict[str, AttributeValue | Json]:
     """What it says on the spans at the top of its guest: the workflow's name, the group, and the metadata, whole and
     by the keys that an attribute of their own was asked for."""
-    said: dict[str, AttributeValue | Json] = {}
+    found: dict[str, AttributeValue | Json] = {}
     if trace.workflow_name is not None:
-        said[semconv.AGENTS_WORKFLOW_NAME] = trace.workflow_name
+        found[semconv.AGENTS_WORKFLOW_NAME] = trace.workflow_name
     if trace.group_id is not None:
-        said[semconv.AGENTS_GROUP_ID] = trace.group_id
+        found[semconv.AGENTS_GROUP_ID] = trace.group_id
     if trace.metadata is not None and trace.metadata != {}:
-        said[semconv.AGENTS_TRACE_METADATA] = Json(in_order(trace.metadata))
+        found[semconv.AGENTS_TRACE_METADATA] = Json(in_order(trace.metadata))
     for key in metadata_keys:
         value = mapping_of(trace.metadata).get(key)
         if value is not None:
             scalar = scalar_of(value)
-            said[f"{semconv.AGENTS_TRACE_METADATA}.{key}"] = Json(in_order(value)) if scalar is None else scalar
-    return said
+            found[f"{semconv.AGENTS_TRACE_METADATA}.{key}"] = Json(in_order(value)) if scalar is None else scalar
+    return found
 
 
 def _merged(known: object, came: object) -> object:

@@ -37,7 +37,7 @@ from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
 from grafter.otlp.frames import PREFIX, first_of, spans_of
 from grafter.otlp.shallow_pb2 import Head
-from grafter.processor.release_result import Assembled, GuestNote
+from grafter.processor.release_result import Assembled, GuestCount
 from grafter.store.base import Memory, StoredPart
 
 # An IntFlag's own operators make a member each time.
@@ -346,14 +346,14 @@ class Assembler:
         for resource, run in runs.items():
             pieces.append(Piece(envelopes[resource], b"".join(run), len(run) // 2))
         real = len(grafted.spans) - grafted.synthetic
-        notes = out.guests if isinstance(out.guests, list) else []
-        out.guests = notes
+        counts = out.guests if isinstance(out.guests, list) else []
+        out.guests = counts
         out.merged += came - real
         out.synthetic += grafted.synthetic
         waited = (place.now - place.state.first) / 1e9 if place.state is not None else 0.0
         match = grafted.match if place.host is not None else ""
         malformed = bool(grafted.memory.head.get("malformed"))
-        notes.append(GuestNote(guest.source, real, match, waited, place.late, first and real > 0, malformed))
+        counts.append(GuestCount(guest.source, real, match, waited, place.late, first and real > 0, malformed))
 
     def _finish(self, out: Assembled, key: Key, pieces: list[Piece]) -> Assembled:
         if not pieces:

@@ -93,8 +93,8 @@ class GuestKeys:
         again = found is None
         if found is None:
             # A claim's state knows of all parts; those that the first attempt did not see must not speak here.
-            said = (part.guest.host for part in parts if part.guest is not None and part.guest.host is not None)
-            (found,) = await self._find([claim], [replace(_guest(claim), host=next(said, None))], now)
+            named = (part.guest.host for part in parts if part.guest is not None and part.guest.host is not None)
+            (found,) = await self._find([claim], [replace(_guest(claim), host=next(named, None))], now)
         guest = found.parts or GuestParts(parts, found.recalled, self._policy)
         host, recalled = await self._host(claim, guest, found, now, again=again)
         if len(self._hosts) >= _MAX_HOSTS:

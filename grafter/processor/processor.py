@@ -235,7 +235,7 @@ class Processor:
             for work in works:
                 self._claims[id(work)] = work.claim
             try:
-                await self._delivery.note(bundles.exporter.name, works, [work.trace for work in works], results)
+                await self._delivery.record(bundles.exporter.name, works, [work.trace for work in works], results)
                 await self._delivery.conclude(works)
             finally:
                 for work in works:

@@ -11,7 +11,7 @@ from grafter.telemetry import Metrics
 
 
 @dataclass(frozen=True, slots=True)
-class GuestNote:
+class GuestCount:
     """What is counted of one guest that left."""
 
     source: Source
@@ -39,7 +39,7 @@ class Assembled:
     synthetic: int = 0
     dropped: int = 0
     dropped_reason: str = ""
-    guests: Sequence[GuestNote] = ()
+    guests: Sequence[GuestCount] = ()
     reason: ReleaseReason | None = None
     """What the release turned out to be, where that was not known when it was decided."""
     never: bool = False
@@ -69,14 +69,14 @@ class Assembled:
             metrics.dropped_spans.labels(self.dropped_reason).inc(self.dropped)
         if self.never:
             metrics.expected_guests.labels("unknown", "never").inc()
-        for note in self.guests:
-            if note.match:
-                metrics.grafted_spans.labels(note.source.value, note.match).inc(note.spans)
-                if note.first:
-                    metrics.expected_guests.labels(note.source.value, "late" if note.late else "joined").inc()
-                    metrics.join_delay_seconds.observe(note.waited_seconds)
-            elif note.first:
-                metrics.unlinked_guests.labels("malformed" if note.malformed else reason.value).inc()
+        for guest in self.guests:
+            if guest.match:
+                metrics.grafted_spans.labels(guest.source.value, guest.match).inc(guest.spans)
+                if guest.first:
+                    metrics.expected_guests.labels(guest.source.value, "late" if guest.late else "joined").inc()
+                    metrics.join_delay_seconds.observe(guest.waited_seconds)
+            elif guest.first:
+                metrics.unlinked_guests.labels("malformed" if guest.malformed else reason.value).inc()
 
 
 @dataclass(slots=True)

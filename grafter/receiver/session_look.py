@@ -15,7 +15,7 @@ from grafter.core.model import Source
 from grafter.core.policy import GraftPolicy
 from grafter.guests.agents.intake import parse_json, usable_id
 from grafter.guests.json_values import list_of, mapping_of
-from grafter.guests.sessions.intake import Page, Told, closing, opening, read_page, read_session
+from grafter.guests.sessions.intake import Page, SessionInfo, closing, opening, read_page, read_session
 from grafter.guests.sessions.poll_state import Progress
 from grafter.receiver.agents_api import AgentsApi, Answer, Reply
 from grafter.receiver.answering import RECEIVER
@@ -107,7 +107,7 @@ class Looker:
             await save(look.progress)
         return look
 
-    async def _page(self, told: Told, progress: Progress, limit: int) -> tuple[Page | None, Answer]:
+    async def _page(self, told: SessionInfo, progress: Progress, limit: int) -> tuple[Page | None, Answer]:
         answer = await self._api.traces(told.session_id, after=progress.after, limit=limit)
         if answer.reply is not Reply.OK:
             return None, answer
@@ -117,7 +117,7 @@ class Looker:
         except ValueError:
             return None, Answer(Reply.MALFORMED, reason="the page has no list of traces")
 
-    async def _keep(self, told: Told, look: Look, page: Page, passed: set[str]) -> Look:
+    async def _keep(self, told: SessionInfo, look: Look, page: Page, passed: set[str]) -> Look:
         """Store a page; ``passed`` are the cursors of this look, to which the page's is added."""
         # A list that comes back to where it was would be asked for for ever.
         after = page.after or look.progress.after

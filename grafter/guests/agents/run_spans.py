@@ -1,4 +1,4 @@
-"""How a run is told: tasks, turns, agents, tools, handoffs, guardrails, and what an app adds of its own.
+"""How a run is mapped: tasks, turns, agents, tools, handoffs, guardrails, and what an app adds of its own.
 
 Names and attributes follow the GenAI conventions where they have words for it (invoke_workflow, invoke_agent,
 execute_tool, MCP); the rest keeps the SDK's names under ``openai.agents``.
@@ -56,8 +56,8 @@ def function(draft: SpanDraft) -> None:
     draft.put(semconv.GEN_AI_OPERATION_NAME, "execute_tool")
     draft.put(semconv.GEN_AI_TOOL_NAME, name)
     draft.put(semconv.GEN_AI_TOOL_TYPE, "function")
-    draft.put_content(semconv.GEN_AI_TOOL_CALL_ARGUMENTS, _told(draft.take("input")))
-    draft.put_content(semconv.GEN_AI_TOOL_CALL_RESULT, _told(draft.take("output")))
+    draft.put_content(semconv.GEN_AI_TOOL_CALL_ARGUMENTS, _json_or_text(draft.take("input")))
+    draft.put_content(semconv.GEN_AI_TOOL_CALL_RESULT, _json_or_text(draft.take("output")))
     draft.take(INPUT_DIGEST)
     mcp = draft.take_object("mcp_data")
     if mcp:
@@ -157,9 +157,9 @@ def _names(draft: SpanDraft, key: str, attribute: str) -> None:
         draft.take(key)
 
 
-def _told(value: object) -> str | Json | None:
+def _json_or_text(value: object) -> str | Json | None:
     """Arguments or a result: JSON where the text stands for an object or a list, else the text."""
     if value is None or value == "":
         return None
-    told = structure(value) if isinstance(value, str) else value
-    return told if isinstance(told, str) else Json(told)
+    read = structure(value) if isinstance(value, str) else value
+    return read if isinstance(read, str) else Json(read)

@@ -122,7 +122,7 @@ def map_guest(
             else:
                 items[identity] = item
     nodes = _nodes(items)
-    _tell_agents(nodes)
+    _find_agents(nodes)
     _hand_down_usage(nodes)
     _link_handoffs(guest_trace_id, nodes)
     guest = Guest(
@@ -164,7 +164,7 @@ def _kind(item: Mapping[str, object]) -> str:
     return kind
 
 
-def _tell_agents(nodes: Mapping[str, _Node]) -> None:
+def _find_agents(nodes: Mapping[str, _Node]) -> None:
     """Find the agent that each span ran for: itself, or the nearest above; and the tools that call agents."""
     known: dict[str, str | None] = {}
     for node in nodes.values():

@@ -57,7 +57,7 @@ class Progress:
     since: int = 0
     """The first event whose promise has not been kept."""
     opened: bool = False
-    """The guest was told that more will come."""
+    """It was stored that more will come."""
     closed: bool = False
     """… and that it has come."""
     reading: bool = False

@@ -136,8 +136,8 @@ def map_session(
 
 def _introduced_by(head: TraceObject, session: Mapping[str, object], policy: GraftPolicy) -> TraceObject:
     more = {key: value for key, value in session.items() if key in ("agent", "created_at")}
-    told = {"metadata": session.get("metadata"), "workflow_name": agent_name(session), **more}
-    return head.merged(told, policy.trace_id_keys)
+    introduced = {"metadata": session.get("metadata"), "workflow_name": agent_name(session), **more}
+    return head.merged(introduced, policy.trace_id_keys)
 
 
 def _node(
@@ -150,10 +150,10 @@ def _node(
 
 def _fullness(node: _Node) -> tuple[int, int, bytes]:
     """A span that is sent again mostly says more: it ended later, or has more to tell."""
-    said = canonical(
+    content = canonical(
         [node.span, node.trace.get("id"), node.resource_spans.get("resource"), node.scope_spans.get("scope")]
     )
-    return _time(node.span.get("endTimeUnixNano")) or 0, len(list_of(node.span.get("attributes"))), said
+    return _time(node.span.get("endTimeUnixNano")) or 0, len(list_of(node.span.get("attributes"))), content
 
 
 def _span(
@@ -165,7 +165,7 @@ def _span(
     made = nanoseconds(node.trace.get("created_at"))
     unknown = UnixNano(max(made or 0, 0))
     start, end, odd_time = span_times(_time(span.get("startTimeUnixNano")), _time(span.get("endTimeUnixNano")), unknown)
-    extra: dict[str, object] = {key: value for key, value in span.items() if key not in _READ and _says(value)}
+    extra: dict[str, object] = {key: value for key, value in span.items() if key not in _READ and _is_set(value)}
     draft, left_out = _attributes(span.get("attributes"))
     if left_out:
         extra["attributes"] = left_out
@@ -204,11 +204,11 @@ def _span(
 
 
 def _surroundings(node: _Node, head: TraceObject) -> dict[str, object]:
-    """What stood around a turn's spans and has no place on one: said once, at its top."""
+    """What stood around a turn's spans and has no place on one: stated once, at its top."""
     found: dict[str, object] = {}
-    turn = {key: value for key, value in node.trace.items() if key not in ("object", "otlp") and _says(value)}
+    turn = {key: value for key, value in node.trace.items() if key not in ("object", "otlp") and _is_set(value)}
     otlp = mapping_of(node.trace.get("otlp"))
-    turn.update({key: value for key, value in otlp.items() if key != "resourceSpans" and _says(value)})
+    turn.update({key: value for key, value in otlp.items() if key != "resourceSpans" and _is_set(value)})
     if turn:
         found["trace"] = turn
     for name, around, inside in (
@@ -218,9 +218,9 @@ def _surroundings(node: _Node, head: TraceObject) -> dict[str, object]:
         thing = dict(mapping_of(around.get(name)))
         named = {key: _plain(value) for key, value in _pairs(thing.pop("attributes", None))}
         around_it = {key: value for key, value in around.items() if key not in (name, inside)}
-        said = {key: value for key, value in {**named, **thing, **around_it}.items() if _says(value)}
-        if said:
-            found[name] = said
+        kept = {key: value for key, value in {**named, **thing, **around_it}.items() if _is_set(value)}
+        if kept:
+            found[name] = kept
     if head.extra:
         found["session"] = dict(head.extra)
     return found
@@ -309,5 +309,5 @@ def _time(value: object) -> int | None:
     return int(number) if number is not None and number > 0 else None
 
 
-def _says(value: object) -> bool:
+def _is_set(value: object) -> bool:
     return value is not None and value != "" and value != [] and value != {}
