@@ -19,7 +19,7 @@ from hashlib import sha256
 
 import orjson
 
-from grafter.core.model import UnixNano
+from grafter.core.model import CALL_MARK, UnixNano
 
 MAX_DEPTH = 64
 """Levels of nesting that are kept; what lies deeper becomes null. orjson writes no more than 254."""
@@ -44,6 +44,12 @@ ARGUMENTS_DIGEST = "grafter.arguments.sha256"
 OTHER_ERROR = "_OTHER"
 """OpenTelemetry's word for an error that has no known type."""
 
+MAX_ID = 1_000
+"""Characters of an id; a longer one is no id, and would be kept and remembered as often as it is named."""
+
+# Ids are compared and printed, and are part of a URL. OpenAI's are short ASCII words.
+_MAX_PLAIN_ID = 256
+
 _MAX_LITERAL = 200_000
 """Characters of a Python literal that are read; more stays a string."""
 
@@ -53,9 +59,40 @@ _STRING = re.compile(r"'(?:[^'\\]|\\[\\'\"nrtxuU])*'|\"(?:[^\"\\]|\\[\\'\"nrtxuU
 _SKELETON = re.compile(r"(?:[\[\]{}(),:\s]|True\b|False\b|None\b|-?\d+(?:\.\d*)?(?:e[+-]?\d+)?(?!\w))*")
 
 
+def parse_json(body: bytes) -> object:
+    """A request body as a JSON value, leniently: what SDKs and their languages get wrong costs no batch.
+
+    NaN, infinities and numbers past a double become null, lone surrogates and bytes that are not UTF-8 U+FFFD,
+    integers of more than 64 bits doubles; a byte order mark is skipped. Raises ValueError, without the payload, for
+    what is no JSON, nesting past all measure included.
+    """
+    if not body:
+        raise ValueError("body is empty, expected JSON")
+    try:
+        value: object = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # Only what strict JSON refuses pays for the slower parser.
+        value = _parse_leniently(body)
+    return value
+
+
 def text_of(value: object) -> str | None:
     """The value when it is a string that says something."""
     return value if isinstance(value, str) and value else None
+
+
+def usable_id(value: object) -> str | None:
+    """The value when it can name a trace or a span."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or value.startswith(CALL_MARK):
+        return None
+    return value
+
+
+def plain_id(value: object) -> str | None:
+    """The value when it can name a call or a session: up to 256 printable ASCII characters without a blank."""
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_PLAIN_ID:
+        return None
+    return value if value.isascii() and value.isprintable() and " " not in value else None
 
 
 def number_of(value: object) -> int | float | None:
@@ -262,3 +299,19 @@ def _iso(text: str) -> int | None:
 
 def _clamped(time: int) -> int:
     return min(max(time, 0), MAX_TIME)
+
+
+def _parse_leniently(body: bytes) -> object:
+    try:
+        return json_safe(
+            json.loads(body.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_int=_integer)
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"body is not JSON: {error.msg.lower()} at character {error.pos}") from None
+    except RecursionError:
+        raise ValueError("body is nested too deeply") from None
+
+
+def _integer(digits: str) -> int | float:
+    # Python refuses to read an int of thousands of digits; no 64 bits need more than twenty characters.
+    return int(digits) if len(digits) <= 20 else float(digits)

@@ -16,8 +16,8 @@ from itertools import chain
 
 from grafter.core.calls import CALLEE_HEADERS, CALLER_HEADERS, Phone, phone_in_headers
 from grafter.core.link import from_headers
-from grafter.guests.agents.intake import is_item, parse_json, plain_id, unfolded
-from grafter.guests.json_values import list_of, mapping_of
+from grafter.guests.agents.intake import is_item, unfolded
+from grafter.guests.json_values import list_of, mapping_of, parse_json, plain_id
 
 CALLS = frozenset({"realtime.call.incoming", "live.call.incoming", "live.transport.incoming"})
 SESSIONS = "agent.session."

@@ -32,62 +32,16 @@ from grafter.core.policy import GraftPolicy, Mode, Unlinked
 from grafter.core.redact import redact
 from grafter.core.state import GuestState, TraceState
 from grafter.guests.source import Reading
-from grafter.guests.sources import source_of
 from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
 from grafter.otlp.frames import PREFIX, first_of, spans_of
 from grafter.otlp.shallow_pb2 import Head
+from grafter.processor.guest_parts import GuestParts, by_guest
 from grafter.processor.release_result import Assembled, GuestCount
 from grafter.store.base import Memory, StoredPart
 
 # An IntFlag's own operators make a member each time.
 _ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
-
-
-class GuestParts:
-    """The parts of one guest with what is remembered of it; mapped when somebody asks, and once however many ask."""
-
-    def __init__(self, parts: Sequence[StoredPart], recalled: Mapping[bytes, bytes], policy: GraftPolicy) -> None:
-        """``recalled``: the memories of its key, and of those that this one names."""
-        facts = parts[0].guest
-        assert facts is not None
-        self.parts = parts
-        self.facts = facts
-        self.name = facts.guest
-        self.source = source_of(facts.source)
-        self.came = sum(part.spans for part in parts)
-        """Spans that were counted when they came."""
-        self.memory = _decoded(recalled, guest_key(facts.guest))
-        self._ended = any(part.guest is not None and part.guest.ended for part in parts)
-        self._payloads = [part.payload for part in parts]
-        self._recalled = recalled
-        self._policy = policy
-        self._readings: dict[bool, Reading] = {}
-
-    def read(self, *, final: bool) -> Reading:
-        """What its parts come to; ``final``: nothing more of it is waited for."""
-        reading = self._readings.get(final)
-        if reading is None:
-            head = None if self.memory is None else self.memory.head
-            reading = self.source.read(self.name, self._payloads, self._policy, head, final=final)
-            self._readings[final] = reading
-        return reading
-
-    def is_final(self, state: GuestState | None, reason: ReleaseReason, now: UnixNano) -> bool:
-        """Nothing more of it is waited for after a release of this reason."""
-        return self.source.is_final(state, reason, self._policy, now, ended=self._ended)
-
-    def hinted_host(self) -> TraceId | None:
-        """A host that somebody outside of the app names."""
-        return self.source.hinted_host(self._payloads, None if self.memory is None else self.memory.head)
-
-    def only_hints(self) -> bool:
-        """Nothing has come but such hints."""
-        return self.source.only_hints(self._payloads)
-
-    def memory_of(self, key: Key) -> GuestMemory | None:
-        """What was kept of a guest that these parts hold."""
-        return self.memory if key == guest_key(self.name) else _decoded(self._recalled, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +95,7 @@ class Assembler:
         known = bool(mine) or old is not None
         if known:
             memories.append(Memory(key, merged(old, index.memory(reason, now)).encode()))
-        for one in _by_guest(parts):
+        for one in by_guest(parts):
             guest = GuestParts(one, recalled, self._policy)
             facts = state.guests.get(guest.name)
             reading = guest.read(final=guest.is_final(facts, reason, now))
@@ -157,7 +111,7 @@ class Assembler:
         self,
         key: Key,
         state: GuestState,
-        guest: "GuestParts",
+        guest: GuestParts,
         reason: ReleaseReason,
         now: UnixNano,
         host: TraceId | None,
@@ -181,7 +135,7 @@ class Assembler:
         out.memories = tuple(self._guest(out, pieces, guest, reading, place))
         return self._finish(out, key, pieces)
 
-    def _dropped_alone(self, out: Assembled, guest: "GuestParts") -> bool:
+    def _dropped_alone(self, out: Assembled, guest: GuestParts) -> bool:
         """Drop a guest without a host; False where there is nothing to drop, but something to remember."""
         if guest.source.holds_events:
             reading = guest.read(final=True)
@@ -195,7 +149,7 @@ class Assembler:
         return True
 
     def _guest(
-        self, out: Assembled, pieces: list[Piece], guest: "GuestParts", reading: Reading, place: "_Place"
+        self, out: Assembled, pieces: list[Piece], guest: GuestParts, reading: Reading, place: "_Place"
     ) -> list[Memory]:
         """Everything that one guest's parts came to, hung at its place; what is to be remembered of it."""
         host = place.host
@@ -239,7 +193,7 @@ class Assembler:
             out.follow_ups = (*out.follow_ups, Part(guest_key(guest.name), b"[]", 0, guest=facts))
         return memories
 
-    def anchor_known(self, guest: "GuestParts", host: TraceId, recalled: Mapping[bytes, bytes], *, final: bool) -> bool:
+    def anchor_known(self, guest: GuestParts, host: TraceId, recalled: Mapping[bytes, bytes], *, final: bool) -> bool:
         """Stream mode: whether the host span under which the guest will hang has left already.
 
         ``final``: as the release will read it, if there is one now.
@@ -403,22 +357,8 @@ def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int
     return kept, repeated
 
 
-def _by_guest(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:
-    """The guest parts, by guest, in order of arrival; guests in order of their ids."""
-    guests: dict[str, list[StoredPart]] = {}
-    for part in parts:
-        if part.guest is not None:
-            guests.setdefault(part.guest.guest, []).append(part)
-    return [guests[name] for name in sorted(guests)]
-
-
 def _unhung(guest: Guest, host: TraceId | None, earlier: GuestMemory | None, head: Mapping[str, object]) -> GuestMemory:
     """What is kept of a guest of which nothing leaves yet."""
     if earlier is not None:
         return replace(earlier, head=head)
     return GuestMemory(host, unlinked_trace_id(guest.trace_id) if host is None else host, head=head)
-
-
-def _decoded(recalled: Mapping[bytes, bytes], key: Key) -> GuestMemory | None:
-    blob = recalled.get(key)
-    return None if blob is None else GuestMemory.decode(blob)

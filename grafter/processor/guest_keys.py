@@ -16,7 +16,8 @@ from grafter.core.model import Key, TraceId, UnixNano, called, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.core.state import GuestState, TraceState
 from grafter.guests.sources import RULES, source_of
-from grafter.processor.assembling import Assembler, GuestParts
+from grafter.processor.assembling import Assembler
+from grafter.processor.guest_parts import GuestParts
 from grafter.processor.release_result import Assembled
 from grafter.store.base import Claim, Store, StoredPart
 

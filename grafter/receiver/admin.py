@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from aiohttp import web
 
 from grafter.errors import RejectedError, UnavailableError
-from grafter.guests.agents.intake import parse_json
+from grafter.guests.json_values import parse_json
 from grafter.receiver.agents_api import Reply
 from grafter.receiver.answering import RECEIVER, error_response, unavailable
 from grafter.receiver.http_common import Tokens, http_status, read_body

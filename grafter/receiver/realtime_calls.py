@@ -13,7 +13,7 @@ from grafter.core.calls import CallNote, Phone, phone_in
 from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import UnixNano
 from grafter.errors import RejectedError
-from grafter.guests.agents.intake import parse_json
+from grafter.guests.json_values import parse_json
 from grafter.receiver.answering import Answered, answering
 from grafter.receiver.http_common import Tokens, read_body
 from grafter.receiver.recorder import Recorders

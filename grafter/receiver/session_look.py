@@ -13,8 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from grafter.consumer import Consumer
 from grafter.core.model import Source
 from grafter.core.policy import GraftPolicy
-from grafter.guests.agents.intake import parse_json, usable_id
-from grafter.guests.json_values import list_of, mapping_of
+from grafter.guests.json_values import list_of, mapping_of, parse_json, usable_id
 from grafter.guests.sessions.intake import Page, SessionInfo, closing, opening, read_page, read_session
 from grafter.guests.sessions.poll_state import Progress
 from grafter.receiver.agents_api import AgentsApi, Answer, Reply

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import aiohttp
 from yarl import URL
 
-from grafter.guests.agents.intake import plain_id
+from grafter.guests.json_values import plain_id
 from grafter.guests.realtime.records import LIVE_IDS
 from grafter.receiver.peer import proxy_of, retry_after
 

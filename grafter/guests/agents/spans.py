@@ -28,7 +28,7 @@ from grafter.guests import trace_object as trace_objects
 from grafter.guests.agents import model_spans, run_spans
 from grafter.guests.agents.content import clean
 from grafter.guests.agents.errors import KIND_KEY, error_kind, error_of
-from grafter.guests.agents.intake import TRACE, parent_of, read_payload, span_type, usable_id
+from grafter.guests.agents.intake import TRACE, parent_of, read_payload, span_type
 from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, Json, SpanDraft, bounded, cut_text
 from grafter.guests.json_values import (
     canonical,
@@ -38,6 +38,7 @@ from grafter.guests.json_values import (
     nanoseconds,
     span_times,
     text_of,
+    usable_id,
 )
 from grafter.guests.source import Mapped
 from grafter.guests.trace_object import TraceObject

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, call_guest, guest_key
 from grafter.core.policy import GraftPolicy
-from grafter.guests.agents.intake import parse_json
-from grafter.guests.json_values import json_safe, mapping_of
+from grafter.guests.json_values import json_safe, mapping_of, parse_json
 from grafter.guests.media import decoded_size
 from grafter.guests.realtime.kept import AUDIO_DELTAS, FOLDED, KNOWN, ODD, UNREAD, kept, present_name
 from grafter.guests.realtime.live import allowed as live

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 from grafter.core.model import Part, UnixNano
 from grafter.core.policy import HOUR, SECOND, GraftPolicy
-from grafter.guests.agents.intake import parse_json, usable_id
-from grafter.guests.json_values import mapping_of, nanoseconds
+from grafter.guests.json_values import mapping_of, nanoseconds, parse_json, usable_id
 from grafter.guests.realtime.gathering import Gathering, kind_of
 from grafter.guests.realtime.kept import ODD
 from grafter.guests.realtime.live import allowed as live

@@ -18,8 +18,7 @@ import orjson
 from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import GuestFacts, Link, Part, Source, SpanId, guest_key, guest_span_id
 from grafter.core.policy import GraftPolicy
-from grafter.guests.agents.intake import parse_json, usable_id
-from grafter.guests.json_values import canonical, json_safe, list_of, mapping_of, text_of
+from grafter.guests.json_values import canonical, json_safe, list_of, mapping_of, parse_json, text_of, usable_id
 from grafter.guests.sessions.content import clean_session, clean_trace
 
 SESSION = "agent.session"
