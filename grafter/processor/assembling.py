@@ -31,7 +31,7 @@ from grafter.core.model import (
 from grafter.core.policy import GraftPolicy, Mode, Unlinked
 from grafter.core.redact import redact
 from grafter.core.state import GuestState, TraceState
-from grafter.guests.source import Reading
+from grafter.guests.source import Mapped, Reading
 from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
 from grafter.otlp.frames import PREFIX, first_of, spans_of
@@ -149,49 +149,58 @@ class Assembler:
         return True
 
     def _guest(
-        self, out: Assembled, pieces: list[Piece], guest: GuestParts, reading: Reading, place: "_Place"
+        self, out: Assembled, pieces: list[Piece], guest: GuestParts, reading: Reading, place: _Place
     ) -> list[Memory]:
         """Everything that one guest's parts came to, hung at its place; what is to be remembered of it."""
-        host = place.host
-        filed = None if host is None else Key(host)
-        policy = replace(self._policy, mode=reading.mode)
+        filed = None if place.host is None else Key(place.host)
         again = reading.goes_on
         memories = []
         for mapped in reading.guests:
-            one = mapped.guest
-            if one.link is None and mapped.weak is not None and mapped.weak.host == host:
-                one = replace(one, link=mapped.weak)
-            key = guest.source.key(one.trace_id)
-            earlier = guest.memory_of(key)
-            came = guest.came
-            if guest.source.holds_events:
-                if not one.spans:
-                    # It is hung when there is something to hang.
-                    memories.append(Memory(key, _unhung(one, host, earlier, mapped.head).encode(), filed))
-                    continue
-                came = len(one.spans)
-                out.made += came
-                out.made_by = one.source
-            if host is not None and place.index is None and self._drops(one, place.state):
-                out.dropped += came
-                out.dropped_reason = "host_missing"
-                # What makes the rest of it go the same way.
-                memories.append(Memory(key, GuestMemory(host, host, head=mapped.head).encode(), filed))
-                continue
-            if host is None:
-                grafted = join.alone(one, policy, earlier, mapped.head)
-            else:
-                index = place.index or AnchorIndex.of((), policy)
-                grafted = join.graft(one, index, host, policy, earlier, mapped.head, overdue=place.overdue)
-            first = earlier is None or not earlier.sent
-            self._add(out, pieces, came, one, grafted, place, first=first)
-            memories.append(Memory(key, grafted.memory.encode(), filed))
+            key = guest.source.key(mapped.guest.trace_id)
+            memory = self._hang(out, pieces, guest, mapped, guest.memory_of(key), reading.mode, place)
+            memories.append(Memory(key, memory.encode(), filed))
             if reading.mode is Mode.STREAM and not guest.source.holds_events:
-                again |= any(not awaited.stood_in for awaited in grafted.memory.awaited.values())
+                again |= any(not awaited.stood_in for awaited in memory.awaited.values())
         if again:
-            facts = GuestFacts(guest.name, guest.facts.source, host)
+            facts = GuestFacts(guest.name, guest.facts.source, place.host)
             out.follow_ups = (*out.follow_ups, Part(guest_key(guest.name), b"[]", 0, guest=facts))
         return memories
+
+    def _hang(
+        self,
+        out: Assembled,
+        pieces: list[Piece],
+        parts: GuestParts,
+        mapped: Mapped,
+        earlier: GuestMemory | None,
+        mode: Mode,
+        place: _Place,
+    ) -> GuestMemory:
+        """One guest of a reading, hung at its place or dropped; what is to be remembered of it."""
+        guest, host = mapped.guest, place.host
+        if guest.link is None and mapped.weak is not None and mapped.weak.host == host:
+            guest = replace(guest, link=mapped.weak)
+        came = parts.came
+        if parts.source.holds_events:
+            if not guest.spans:
+                # It is hung when there is something to hang.
+                return _unhung(guest, host, earlier, mapped.head)
+            came = len(guest.spans)
+            out.made += came
+            out.made_by = guest.source
+        policy = replace(self._policy, mode=mode)
+        if host is None:
+            grafted = join.alone(guest, policy, earlier, mapped.head)
+        elif place.index is None and self._drops(guest, place.state):
+            out.dropped += came
+            out.dropped_reason = "host_missing"
+            # It makes the rest of the guest go the same way.
+            return GuestMemory(host, host, head=mapped.head)
+        else:
+            index = place.index or AnchorIndex.of((), policy)
+            grafted = join.graft(guest, index, host, policy, earlier, mapped.head, overdue=place.overdue)
+        self._add(out, pieces, came, guest, grafted, place, first=earlier is None or not earlier.sent)
+        return grafted.memory
 
     def anchor_known(self, guest: GuestParts, host: TraceId, recalled: Mapping[bytes, bytes], *, final: bool) -> bool:
         """Stream mode: whether the host span under which the guest will hang has left already.
@@ -284,7 +293,7 @@ class Assembler:
         came: int,
         guest: Guest,
         grafted: join.Grafted,
-        place: "_Place",
+        place: _Place,
         *,
         first: bool,
     ) -> None:

@@ -24,6 +24,9 @@ from grafter.store.base import Claim, Store, StoredPart
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
 _ANCHOR_POLL = SECOND // 2
 _MAX_HOSTS = 100_000
+# Parts that were read to decide are kept until they are assembled, up to this payload; what is beyond is read again.
+# It bounds memory when many long calls are due together.
+_KEPT_BYTES = 32 << 20
 # From so many spans on a join takes more than some 50 ms.
 _LARGE_GUEST = 500
 
@@ -66,6 +69,7 @@ class GuestKeys:
     async def decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, Decision, Found]]:
         """One decision a claim that stays this caller's; a claim that was moved to its host has none."""
         decisions: list[tuple[Claim, Decision, Found]] = []
+        kept = 0
         guests = [_guest(claim) for claim in claims]
         for claim, known in zip(claims, await self._find(claims, guests, now), strict=True):
             if known.host is not None and not known.released and not self._stream:
@@ -80,6 +84,10 @@ class GuestKeys:
             decision, found = await self._step(claim, found, now)
             if isinstance(decision, Release) and found.host is None and await self._moved_by_id(claim, found):
                 continue
+            if found.parts is not None and isinstance(decision, Release):
+                kept += claim.state.bytes
+            if kept > _KEPT_BYTES or isinstance(decision, Wait):
+                found = replace(found, parts=None)
             decisions.append((claim, decision, found))
         return decisions
 
