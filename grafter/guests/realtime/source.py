@@ -8,14 +8,13 @@ their own.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from grafter.core.lifecycle import ReleaseReason
+from grafter.core.lifecycle import ReleaseReason, Wholeness
 from grafter.core.link import from_metadata
 from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, Link, TraceId, UnixNano, call_guest, called, guest_key
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.state import GuestState
-from grafter.guests.json_values import list_of, mapping_of
-from grafter.guests.realtime import wholeness
+from grafter.guests.json_values import list_of, mapping_of, text_of
 from grafter.guests.realtime.mapping import STATE, map_realtime
 from grafter.guests.realtime.notes import SIP, decode
 from grafter.guests.source import GuestSource, Reading
@@ -25,11 +24,14 @@ _SESSIONS = "sessions"
 _MAX_SESSIONS = 1_000
 _SIP_MARK = SIP.encode()
 
+_FINAL = frozenset({ReleaseReason.MAX, ReleaseReason.HOST_MISSING, ReleaseReason.GUEST_TIMEOUT})
+"""Releases after which nothing more is waited for; that of ``idle`` is seen by the silence itself."""
+
 
 class RealtimeSource(GuestSource):
     """Events of the Realtime and the Live API, posted or heard by grafter itself."""
 
-    wholeness = wholeness.WHOLENESS
+    wholeness = Wholeness(runs=True)
     # An event takes some 200 bytes and 30 us: 40 ms.
     large_bytes = 256 << 10
     holds_events = True
@@ -50,7 +52,7 @@ class RealtimeSource(GuestSource):
         names = _sessions(head) | dict.fromkeys(session.guest.trace_id for session in further)
         if names:
             first = replace(first, head={**first.head, _SESSIONS: list(names)[-_MAX_SESSIONS:]})
-        goes_on = not (final or wholeness.has_ended(first.head))
+        goes_on = not (final or has_ended(first.head))
         # While a call runs its session's span, under which all others are, has yet to come.
         return Reading((first, *further), Mode.STREAM if goes_on else Mode.HOLD, goes_on)
 
@@ -73,12 +75,36 @@ class RealtimeSource(GuestSource):
         )
 
     def resumed(self, guest: GuestState, head: Mapping[str, object], *, sent: bool) -> GuestState:
-        return wholeness.resumed(guest, head)
+        """The rest of a call of which something has left, which may have ended by then."""
+        return replace(guest, ended=guest.ended or has_ended(head, goes_on=guest.head))
 
     def is_final(
         self, guest: GuestState | None, reason: ReleaseReason, policy: GraftPolicy, now: UnixNano, *, ended: bool
     ) -> bool:
-        return wholeness.is_final(guest, reason, policy, now, ended=ended)
+        """What is still open of the call is closed by this release, whatever its events say.
+
+        Otherwise only what has ended leaves, and the rest goes on; unless it has all ended, which only its events know
+        (``has_ended``): a Live session that was closed may be followed by another one.
+        """
+        if reason in _FINAL:
+            return True
+        released_for_good = reason is ReleaseReason.UNLINKED or (
+            reason is ReleaseReason.LATE_GUEST and policy.mode is Mode.HOLD
+        )
+        if released_for_good and not ended:
+            return True
+        # The reason of an earlier attempt may be forgotten; that the call fell silent is seen by itself.
+        return guest is not None and now >= guest.last + policy.waits.idle
+
+
+def has_ended(head: Mapping[str, object], *, goes_on: bool = False) -> bool:
+    """By what a release left in the head of a call it has ended: what comes still is late, and not a call that runs.
+
+    ``goes_on``: what comes still may begin a session. Of a Live session that was closed nothing is late then; only
+    whoever said that the call itself is over said it for good.
+    """
+    machine = mapping_of(mapping_of(head.get(STATE)).get("machine"))
+    return text_of(machine.get("ended_by")) is not None or (machine.get("ended") is True and not goes_on)
 
 
 def _traceparents(payloads: Sequence[bytes], head: Mapping[str, object] | None) -> Iterator[object]:
