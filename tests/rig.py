@@ -148,6 +148,7 @@ async def rig(
     directory: Path | None = None,
     now: Iterable[int] = (START,),
     max_bytes: int = 1 << 30,
+    assembler: type[Assembler] = Assembler,
 ) -> AsyncIterator[Rig]:
     """A rig in memory, or over a directory."""
     policy = policy or GraftPolicy()
@@ -163,7 +164,7 @@ async def rig(
         fsync_interval=1.0,
         guests_apart=policy.mode is Mode.STREAM,
     ) as store:
-        processor = Processor(store, peers, policy, Assembler(policy, "test"), metrics, lambda: clock[0], Limits())
+        processor = Processor(store, peers, policy, assembler(policy, "test"), metrics, lambda: clock[0], Limits())
         yield Rig(store, processor, policy, metrics, clock)
 
 

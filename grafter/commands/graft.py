@@ -14,7 +14,8 @@ from grafter.consumer import Batch, Exporter, OutTrace, Result, Signal, Verdict
 from grafter.core.model import Part, Source, UnixNano
 from grafter.core.policy import MINUTE, SECOND, GraftPolicy, Mode
 from grafter.errors import RejectedError
-from grafter.guests.agents.intake import parse_json, read_items
+from grafter.guests.agents.intake import read_items
+from grafter.guests.json_values import parse_json
 from grafter.guests.realtime.intake import read_posts
 from grafter.otlp import build
 from grafter.otlp.json import trace_request_from_json, trace_request_to_json

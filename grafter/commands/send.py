@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from yarl import URL
 
 from grafter.guests.agents.intake import unfolded
-from grafter.guests.times import nanoseconds
+from grafter.guests.json_values import nanoseconds
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"

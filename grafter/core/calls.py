@@ -56,14 +56,14 @@ class Phone:
 
 @dataclass(frozen=True, slots=True)
 class CallNote:
-    """What was told of a call, by webhook or by the app."""
+    """What is known of a call, by webhook or by the app."""
 
     call_id: str
     """OpenAI's; up to 256 printable ASCII characters. The guest of the call has the same."""
     at: UnixNano
-    """When it was told of first."""
+    """When it was heard of first."""
     caller: Phone | None = None
-    """None: no number was told, or none that can be read."""
+    """None: no number came, or none that can be read."""
     callee: Phone | None = None
     traceparent: str | None = None
     """Of its SIP headers; the caller wrote it, so it is only a hint."""

@@ -21,7 +21,6 @@ from grafter.core.model import (
     GraftedSpan,
     Guest,
     GuestSpan,
-    Source,
     SpanId,
     TraceId,
     UnixNano,
@@ -91,16 +90,6 @@ def graft(
         # A guest that left without an anchor may have one by now; spans that are roots do not bind the later ones.
         anchor = find(guest, index)
     return _hang(guest, host, host, anchor, earlier, head, stream=policy.mode is Mode.STREAM, overdue=overdue)
-
-
-def host_missing(
-    guest: Guest, host: TraceId, policy: GraftPolicy, earlier: GuestMemory | None, head: Mapping[str, object]
-) -> Grafted:
-    """A guest whose host never came, under the trace id that its link names: the host may still land there.
-
-    Its top-level spans hang under the span that the link names, unseen, and are roots where it names none.
-    """
-    return graft(guest, AnchorIndex.of((), policy), host, replace(policy, mode=Mode.HOLD), earlier, head)
 
 
 def host_missing_drops(guest: GuestState, policy: GraftPolicy) -> bool:
@@ -265,11 +254,11 @@ def _hung(
     linked: bool,
 ) -> tuple[GraftedSpan, ...]:
     """The spans as they leave. Only those at the top say how they came there: a column on each would be noise."""
-    said: list[tuple[str, AttributeValue]] = [(GRAFTER_SOURCE, guest.source.value)]
+    at_top: list[tuple[str, AttributeValue]] = [(GRAFTER_SOURCE, guest.source.value)]
     if guest.link is not None:
-        said.append((GRAFTER_LINK, guest.link.how))
+        at_top.append((GRAFTER_LINK, guest.link.how))
     if linked and anchor.how in ("none", "unseen"):
-        said.append((GRAFTER_ANCHOR, anchor.how))
+        at_top.append((GRAFTER_ANCHOR, anchor.how))
     # A parent in the same trace is not remote, and grafter knows that: both bits of the flags' second byte are stated.
     flags = anchor.flags & 0xFF | FLAG_HAS_IS_REMOTE
     envelope = anchor.envelope if guest.measured_in_app else None
@@ -279,9 +268,9 @@ def _hung(
         parent = parents.get(span.span_id)
         attributes = span.attributes
         if parent is None:
-            added = said
+            added = at_top
             if span.parent is not None:
-                added = [*said, (GRAFTER_PARENT_MISSING, span.parent_name or span.parent.hex())]
+                added = [*at_top, (GRAFTER_PARENT_MISSING, span.parent_name or span.parent.hex())]
             names = {name for name, _ in added}
             attributes = (*(pair for pair in attributes if pair[0] not in names), *added)
         leaving.append(
@@ -321,8 +310,8 @@ def _stand_in(guest: Guest, span_id: SpanId, waiting: Awaited) -> GuestSpan:
 
 def _own_ids(guest: Guest, name: str) -> tuple[tuple[str, AttributeValue], ...]:
     """The ids by which the guest's source knows a span that has not come."""
-    if guest.source is Source.SESSIONS:
-        # Which of the session's traces it is in stands on its children.
+    if not guest.one_trace:
+        # Which of its traces it is in stands on its children.
         return ((GRAFTER_GUEST_SPAN_ID, name),)
     return ((AGENTS_TRACE_ID, guest.trace_id), (AGENTS_SPAN_ID, name))
 

@@ -6,7 +6,7 @@ alone and never on the moment of asking: asked earlier the answer is Wait until 
 Release with that reason.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -61,12 +61,23 @@ _ROOT = int(Facts.ROOT)
 _LOCAL_ROOT = int(Facts.LOCAL_ROOT)
 _ANCHOR = int(Facts.ANCHOR)
 
-# Sources whose traces end when their spans are all there; the others say so themselves.
-_ITEM_SOURCES = frozenset({Source.SDK, Source.WEBHOOK})
 
-# Sources whose guests run as long as the call does: until one says that it has ended nothing but ``idle`` and ``max``
-# ends the wait for it, however long it is silent.
-_CALL_SOURCES = frozenset({Source.REALTIME})
+@dataclass(frozen=True, slots=True)
+class Wholeness:
+    """What makes a guest of one source whole. The folder of each source under ``guests`` says it; without one, the
+    source says itself that it has ended, and nothing else is asked."""
+
+    by_items: bool = False
+    """Whole with its trace object and a top-level span; otherwise when its source says that it has ended."""
+    by_parents: bool = False
+    """Every parent that is named must have come, too."""
+    runs: bool = False
+    """It goes on for as long as the call does: until it has ended nothing but ``idle`` and ``max`` ends the wait for
+    it, however long it is silent."""
+
+
+Rules = Mapping[Source, Wholeness]
+_SAYS_SO = Wholeness()
 
 
 # What of a key's facts counts for its due time; bits of a newer version are left aside.
@@ -141,12 +152,12 @@ def _due_row(kind: int, waits: Waits) -> DueRow:
     return DueRow(min(wait, waits.idle), waits.max, plain)
 
 
-def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy) -> Decision:
+def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy, rules: Rules) -> Decision:
     """What to do with a key that is a host's trace id, under which its guests are filed too.
 
     A guest that has begun must become whole; while none has, an anchor span among the host's says that one is
-    expected. One that runs as long as the call (Realtime) keeps the trace until it has ended: for it no ``for_guest``
-    runs. A trace of which only guests came waits for its host for as long as any trace may wait.
+    expected. One that runs as long as the call keeps the trace until it has ended: for it no ``for_guest`` runs. A
+    trace of which only guests came waits for its host for as long as any trace may wait.
     """
     waits = policy.waits
     guests = state.guests.values()
@@ -155,12 +166,12 @@ def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy) -> Decision
     if state.remembered or policy.mode is Mode.STREAM:
         if policy.mode is Mode.STREAM or not guests:
             return Release(ReleaseReason.STREAM if policy.mode is Mode.STREAM else ReleaseReason.LATE)
-        if state.host_spans and all(map(running, guests)):
+        if state.host_spans and all(running(guest, rules) for guest in guests):
             # A call that goes on loses nothing when what it has so far leaves with the late host span.
             return Release(ReleaseReason.LATE)
         # What came of a guest while its host was being released. A late host span waits with it for once, which is
         # seconds: sent without its parents, the guest would hang wrongly for ever.
-        return _late_guests(state, now, waits)
+        return _late_guests(state, now, waits, rules)
 
     end = state.first + waits.max
     idle = state.last + waits.idle
@@ -176,9 +187,9 @@ def step_host(state: TraceState, now: UnixNano, policy: GraftPolicy) -> Decision
         quiet = state.last + waits.after_root
         if guests or facts & _ANCHOR:
             timeout = quiet + waits.for_guest
-            if timeout <= due and not any(map(running, guests)):
+            if timeout <= due and not any(running(guest, rules) for guest in guests):
                 due, reason = timeout, ReleaseReason.GUEST_TIMEOUT
-            whole: int | None = _all_whole_at(guests, waits)
+            whole: int | None = _all_whole_at(guests, waits, rules)
         else:
             whole = quiet
         if whole is not None and max(quiet, whole) <= due:
@@ -194,6 +205,7 @@ def step_guest(
     state: TraceState,
     now: UnixNano,
     policy: GraftPolicy,
+    rules: Rules,
     *,
     host_released: bool,
     anchor_known: bool = False,
@@ -207,8 +219,8 @@ def step_guest(
     any longer). Without any span, only a trace object, there is nothing to hurry for. ``missing_ok``: ids that were
     sent by an earlier release of the guest.
 
-    A guest that runs as long as the call (Realtime) is waited for until it has ended, or ``idle``. In stream mode what
-    of it has ended leaves meanwhile; then IDLE and MAX say that no more of it is expected.
+    A guest that runs as long as the call is waited for until it has ended, or ``idle``. In stream mode what of it has
+    ended leaves meanwhile; then IDLE and MAX say that no more of it is expected.
 
     The answer for a guest without a link is UNLINKED, whichever wait ends it.
     """
@@ -218,42 +230,35 @@ def step_guest(
         return Release(ReleaseReason.OVERSIZE)
     linked = host_released or any(guest.host is not None for guest in guests)
     if linked and policy.mode is Mode.STREAM:
-        if any(guest.source in _CALL_SOURCES for guest in guests):
+        if any(rules.get(guest.source, _SAYS_SO).runs for guest in guests):
             return _stream_call(state, now, waits, anchor_known=anchor_known)
         if anchor_known and state.guest_spans:
             return Release(ReleaseReason.STREAM)
-        return _at(_latest(state, waits), ReleaseReason.LATE_GUEST, now)
+        return _at(_latest(state, waits, rules), ReleaseReason.LATE_GUEST, now)
     if linked:
-        return _late_guests(state, now, waits, missing_ok)
+        return _late_guests(state, now, waits, rules, missing_ok)
     if policy.unlinked is Unlinked.KEEP:
         return _at(state.first + waits.max, ReleaseReason.UNLINKED, now)
-    return _at(_earliest(state, waits, missing_ok), ReleaseReason.UNLINKED, now)
+    return _at(_earliest(state, waits, rules, missing_ok), ReleaseReason.UNLINKED, now)
 
 
-def whole_at(guest: GuestState, waits: Waits, missing_ok: Set[bytes] = frozenset()) -> UnixNano | None:
+def whole_at(guest: GuestState, waits: Waits, rules: Rules, missing_ok: Set[bytes] = frozenset()) -> UnixNano | None:
     """The moment from which the guest counts as whole if nothing more of it comes; None while something is missing.
 
-    Items (Agents SDK, webhook) are whole with their trace object, a top-level span and every parent that is named,
-    ``missing_ok`` aside: those have been sent before. Every other source says itself that it has ended. All must
-    then have been quiet for ``guest_quiet``.
-
-    A hosted session ends with each event (a turn is over) and goes on with the next one. What it names as ids and
-    parents are not spans but promises: an event's first part names one as a parent, and the part with which all pages
-    of that event have been read names it as an id. It is whole when it has ended and no promise is open.
+    What must have come is its source's rule, and then it must have been quiet for ``guest_quiet``. ``missing_ok``:
+    parents that need not come, for they have been sent before.
     """
-    if guest.source in _ITEM_SOURCES:
-        if not (guest.head and guest.top_level):
-            return None
-        if guest.missing_parents and not guest.parents - guest.ids <= missing_ok:
-            return None
-    elif not guest.ended or (guest.source is Source.SESSIONS and guest.missing_parents):
+    rule = rules.get(guest.source, _SAYS_SO)
+    if not (guest.head and guest.top_level if rule.by_items else guest.ended):
+        return None
+    if rule.by_parents and guest.missing_parents and not guest.parents - guest.ids <= missing_ok:
         return None
     return UnixNano(guest.last + waits.guest_quiet)
 
 
-def running(guest: GuestState) -> bool:
-    """Its source would say that it has ended, and has not."""
-    return guest.source in _CALL_SOURCES and not guest.ended
+def running(guest: GuestState, rules: Rules) -> bool:
+    """It goes on as long as the call, and has not ended."""
+    return not guest.ended and rules.get(guest.source, _SAYS_SO).runs
 
 
 def _stream_call(state: TraceState, now: UnixNano, waits: Waits, *, anchor_known: bool) -> Decision:
@@ -272,27 +277,32 @@ def _stream_call(state: TraceState, now: UnixNano, waits: Waits, *, anchor_known
     return _at(due, reason, now)
 
 
-def _late_guests(state: TraceState, now: UnixNano, waits: Waits, missing_ok: Set[bytes] = frozenset()) -> Decision:
-    return _at(_earliest(state, waits, missing_ok), ReleaseReason.LATE_GUEST, now)
+def _late_guests(
+    state: TraceState, now: UnixNano, waits: Waits, rules: Rules, missing_ok: Set[bytes] = frozenset()
+) -> Decision:
+    return _at(_earliest(state, waits, rules, missing_ok), ReleaseReason.LATE_GUEST, now)
 
 
-def _earliest(state: TraceState, waits: Waits, missing_ok: Set[bytes]) -> int:
+def _earliest(state: TraceState, waits: Waits, rules: Rules, missing_ok: Set[bytes]) -> int:
     """Whole, or ``for_guest`` after the last part, or the end of every wait."""
-    latest = _latest(state, waits)
-    whole = _all_whole_at(state.guests.values(), waits, missing_ok)
+    latest = _latest(state, waits, rules)
+    whole = _all_whole_at(state.guests.values(), waits, rules, missing_ok)
     return latest if whole is None else min(whole, latest)
 
 
-def _latest(state: TraceState, waits: Waits) -> int:
-    wait = waits.idle if any(map(running, state.guests.values())) else min(waits.for_guest, waits.idle)
+def _latest(state: TraceState, waits: Waits, rules: Rules) -> int:
+    runs = any(running(guest, rules) for guest in state.guests.values())
+    wait = waits.idle if runs else min(waits.for_guest, waits.idle)
     return min(state.last + wait, state.first + waits.max)
 
 
-def _all_whole_at(guests: Iterable[GuestState], waits: Waits, missing_ok: Set[bytes] = frozenset()) -> UnixNano | None:
+def _all_whole_at(
+    guests: Iterable[GuestState], waits: Waits, rules: Rules, missing_ok: Set[bytes] = frozenset()
+) -> UnixNano | None:
     """The moment from which all are whole; None while one is not, or where there is none at all."""
     latest: UnixNano | None = None
     for guest in guests:
-        whole = whole_at(guest, waits, missing_ok)
+        whole = whole_at(guest, waits, rules, missing_ok)
         if whole is None:
             return None
         if latest is None or whole > latest:

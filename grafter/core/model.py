@@ -203,6 +203,9 @@ class Guest:
     """Session and conversation ids, compared with the host's when several anchors match."""
     measured_in_app: bool = False
     """Its spans were timed in the app's own process, so they take the anchor's resource."""
+    one_trace: bool = True
+    """``trace_id`` is the id of the one trace that its source has all its spans in; otherwise each span says itself
+    which of several it is in."""
 
 
 @dataclass(frozen=True, slots=True)

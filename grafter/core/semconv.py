@@ -17,7 +17,6 @@ GEN_AI_PROVIDER_NAME = "gen_ai.provider.name"
 GEN_AI_CONVERSATION_ID = "gen_ai.conversation.id"
 GEN_AI_OUTPUT_TYPE = "gen_ai.output.type"
 GEN_AI_AGENT_NAME = "gen_ai.agent.name"
-GEN_AI_WORKFLOW_NAME = "gen_ai.workflow.name"
 
 GEN_AI_REQUEST_MODEL = "gen_ai.request.model"
 GEN_AI_REQUEST_TEMPERATURE = "gen_ai.request.temperature"

@@ -1,4 +1,4 @@
-"""Sound and pictures inside JSON: found and replaced by their kind and size.
+"""Sound, pictures and text inside JSON: found, and replaced by their kind and size, or by nothing.
 
 Audio is never kept. Pictures and files are kept only where everything is. They hide in many forms: a data URL as a
 value or in the middle of a text, base64 under a key of an object that says what it is, and such an object printed
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from grafter.guests.values import MAX_DEPTH, count_of, structure, text_of
+from grafter.guests.json_values import MAX_DEPTH, count_of, structure, text_of
 
 _DATA_URL = re.compile(
     r"data:([a-zA-Z]{1,20}/[\w.+-]{1,100})((?:;[\w=.+-]{1,100}){0,8});base64,([A-Za-z0-9+/_-]*={0,2})"
@@ -88,6 +88,19 @@ def without_media(value: object, *, pictures: bool, hint: str = "", depth: int =
         else:
             kept[key] = without_media(member, pictures=pictures, hint=key, depth=depth - 1)
     return kept
+
+
+def without_text(value: object, depth: int = MAX_DEPTH) -> object:
+    """A copy whose strings are null: what numbers and booleans there are, under which keys."""
+    if isinstance(value, str):
+        return None
+    if not isinstance(value, dict | list):
+        return value
+    if depth <= 0:
+        return None
+    if isinstance(value, list):
+        return [without_text(member, depth - 1) for member in value]
+    return {key: without_text(member, depth - 1) for key, member in value.items()}
 
 
 def _text(text: str, pictures: bool, hint: str, depth: int) -> object:

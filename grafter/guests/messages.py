@@ -1,4 +1,4 @@
-"""What was said, in the form of the GenAI conventions: messages with a role and parts.
+"""What people, models and tools wrote, in the form of the GenAI conventions: messages with a role and parts.
 
 Read from chat completions and from Responses items, in what the SDKs made of either. What has no part of its own in
 the conventions stays a part as it came.
@@ -8,7 +8,7 @@ Source: GenAI semantic conventions, the JSON schemas of gen_ai.input.messages an
 
 from collections.abc import Iterator, Mapping
 
-from grafter.guests.values import list_of, mapping_of, structure, text_of
+from grafter.guests.json_values import list_of, mapping_of, structure, text_of
 
 _TEXTS = frozenset({"text", "input_text", "output_text", "summary_text", "reasoning_text"})
 _ROLES = {"developer": "system", "function": "tool"}
@@ -82,8 +82,8 @@ def _item(value: Mapping[str, object]) -> dict[str, object] | None:
         answer = {"type": "tool_call_response", "id": value.get("call_id"), "response": value.get("output")}
         return {"role": "tool", "parts": [answer]}
     if kind == "reasoning":
-        told = [_text_of_part(part) for part in (*list_of(value.get("summary")), *list_of(value.get("content")))]
-        return {"role": "assistant", "parts": [{"type": "reasoning", "content": "\n".join(filter(None, told))}]}
+        texts = [_text_of_part(part) for part in (*list_of(value.get("summary")), *list_of(value.get("content")))]
+        return {"role": "assistant", "parts": [{"type": "reasoning", "content": "\n".join(filter(None, texts))}]}
     if isinstance(kind, str) and kind != "message" and "role" not in value:
         return {"role": "assistant", "parts": [dict(value)]}
     return None
@@ -91,9 +91,9 @@ def _item(value: Mapping[str, object]) -> dict[str, object] | None:
 
 def _reasoning(value: Mapping[str, object]) -> Iterator[object]:
     for key in _REASONING:
-        told = text_of(value.get(key))
-        if told is not None:
-            yield {"type": "reasoning", "content": told}
+        text = text_of(value.get(key))
+        if text is not None:
+            yield {"type": "reasoning", "content": text}
 
 
 def _calls(value: Mapping[str, object]) -> Iterator[object]:
@@ -107,8 +107,8 @@ def _calls(value: Mapping[str, object]) -> Iterator[object]:
 
 def _call(identity: object, called: Mapping[str, object]) -> dict[str, object]:
     arguments = called.get("arguments")
-    told = structure(arguments) if isinstance(arguments, str) else arguments
-    part = {"type": "tool_call", "id": identity, "name": called.get("name"), "arguments": told}
+    read = structure(arguments) if isinstance(arguments, str) else arguments
+    part = {"type": "tool_call", "id": identity, "name": called.get("name"), "arguments": read}
     return {key: value for key, value in part.items() if value is not None}
 
 
@@ -129,9 +129,9 @@ def _part(part: object) -> object:
     if not isinstance(part, Mapping):
         return {"type": "unknown", "content": part}
     kind = part.get("type")
-    told = _text_of_part(part)
-    if kind in _TEXTS and told is not None:
-        return _text(told)
+    text = _text_of_part(part)
+    if kind in _TEXTS and text is not None:
+        return _text(text)
     if kind in ("image_url", "input_image"):
         return _picture(part)
     if kind == "input_audio":

@@ -7,7 +7,7 @@ a task are sums already.
 from collections.abc import Iterator, Mapping
 
 from grafter.core import semconv
-from grafter.guests.values import count_of, mapping_of
+from grafter.guests.json_values import count_of, mapping_of
 
 _INPUT_DETAILS = ("input_tokens_details", "prompt_tokens_details", "input_token_details")
 _OUTPUT_DETAILS = ("output_tokens_details", "completion_tokens_details", "output_token_details")
@@ -50,7 +50,7 @@ def call_usage(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, o
             for modality, count in split.items():
                 name = semconv.GEN_AI_USAGE_MODALITY_TOKENS.format(modality=modality, direction=direction)
                 _some(found, name, count)
-        left = dict(_telling(details))
+        left = dict(_non_zero(details))
         if left:
             rest[f"{direction}_tokens_details"] = left
     return found, rest
@@ -91,13 +91,13 @@ def _details(rest: dict[str, object], keys: tuple[str, ...]) -> dict[str, object
     return {}
 
 
-def _telling(details: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """What is left of a breakdown and says something: zeros and nulls do not."""
+def _non_zero(details: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """What is left of a breakdown and counts something: zeros and nulls do not."""
     return ((key, value) for key, value in details.items() if value not in (None, 0))
 
 
 def _cached_by_modality(found: dict[str, int], given: dict[str, object]) -> None:
-    """Realtime says of what the cached tokens were; told where it is more than text, as the whole split is."""
+    """Realtime says of what the cached tokens were; stated where it is more than text, as the whole split is."""
     cached = given.get("cached_tokens_details")
     if not isinstance(cached, Mapping):
         return
@@ -106,7 +106,7 @@ def _cached_by_modality(found: dict[str, int], given: dict[str, object]) -> None
     if split["audio"] or split["image"]:
         for modality, count in split.items():
             _some(found, semconv.GEN_AI_USAGE_MODALITY_CACHE_READ_TOKENS.format(modality=modality), count)
-    rest = dict(_telling(left))
+    rest = dict(_non_zero(left))
     if rest:
         given["cached_tokens_details"] = rest
     else:

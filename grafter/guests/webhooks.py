@@ -1,6 +1,6 @@
 """A delivery at the webhook door: which events are in it, and what each one says.
 
-OpenAI's session and call events are told by their ``type``, for their data are bare ids. A trace export is told by the
+OpenAI's session and call events show by their ``type``, for their data are bare ids. A trace export shows by the
 shape of its ``data``, whatever its type: OpenAI sends no such event today (docs/webhooks.md), and gateways that do so
 have each its own name for it. What is neither is no error: an endpoint is often subscribed to more than one receiver
 needs.
@@ -16,8 +16,8 @@ from itertools import chain
 
 from grafter.core.calls import CALLEE_HEADERS, CALLER_HEADERS, Phone, phone_in_headers
 from grafter.core.link import from_headers
-from grafter.guests.agents.intake import is_item, parse_json, plain_id, unfolded
-from grafter.guests.values import list_of, mapping_of
+from grafter.guests.agents.intake import is_item, unfolded
+from grafter.guests.json_values import list_of, mapping_of, parse_json, plain_id
 
 CALLS = frozenset({"realtime.call.incoming", "live.call.incoming", "live.transport.incoming"})
 SESSIONS = "agent.session."
@@ -127,7 +127,7 @@ def _read(document: object, found: Delivery, secret: bytes) -> None:
     if isinstance(kind, str) and kind in CALLS:
         call = _call(mapping_of(data), secret)
         if call is not None:
-            # Told twice in one delivery, what the first one says of its host stands.
+            # Named twice in one delivery, what the first one says of its host stands.
             found.calls.setdefault(call.call_id, call)
         found.kinds["odd" if call is None else "call"] += 1
     elif isinstance(kind, str) and kind.startswith(SESSIONS):

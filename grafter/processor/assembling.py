@@ -5,14 +5,13 @@ attributes to redact is decoded once, joined, and its grafted spans are added as
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 from grafter.consumer import OutTrace, Piece
 from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
 from grafter.core.lifecycle import ReleaseReason
-from grafter.core.link import from_openai_trace_id
 from grafter.core.memory import GuestMemory, TraceMemory, merged
 from grafter.core.model import (
     AttributeValue,
@@ -23,27 +22,40 @@ from grafter.core.model import (
     HostSpan,
     Key,
     Part,
-    Source,
     SpanId,
     TraceId,
     UnixNano,
     guest_key,
+    unlinked_trace_id,
 )
-from grafter.core.policy import GraftPolicy, Mode
+from grafter.core.policy import GraftPolicy, Mode, Unlinked
 from grafter.core.redact import redact
 from grafter.core.state import GuestState, TraceState
-from grafter.guests.agents.spans import Mapped, map_guest
-from grafter.guests.sessions.spans import map_session
+from grafter.guests.source import Mapped, Reading
 from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
 from grafter.otlp.frames import PREFIX, first_of, spans_of
 from grafter.otlp.shallow_pb2 import Head
-from grafter.processor.realtime_guests import call_key, has_ended, is_call, is_final, mapped_sessions, without_spans
-from grafter.processor.release_result import Assembled, GuestNote
+from grafter.processor.guest_parts import GuestParts, by_guest
+from grafter.processor.release_result import Assembled, GuestCount
 from grafter.store.base import Memory, StoredPart
 
 # An IntFlag's own operators make a member each time.
 _ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a guest hangs, and when."""
+
+    host: TraceId | None
+    """None: a trace of its own."""
+    index: AnchorIndex | None
+    """None: nothing is known of the host."""
+    state: GuestState | None
+    now: UnixNano
+    late: bool
+    overdue: bool = False
 
 
 class Assembler:
@@ -58,8 +70,6 @@ class Assembler:
         # The resource of the last root: mostly one service begins all traces.
         self._last_seen: Envelope | None = None
         self._last_resource: Envelope | None = None
-
-    guest_key = staticmethod(guest_key)
 
     def host(
         self,
@@ -82,36 +92,17 @@ class Assembler:
         index = AnchorIndex.of(decoded, self._policy, old)
         out = Assembled(None, merged=repeated)
         memories = []
-        if mine or old is not None:
-            memory = merged(old, index.memory(reason, now))
-            memories.append(Memory(key, memory.encode()))
-        host_known = bool(mine) or old is not None
-        for guest_parts in _by_guest(parts):
-            facts = state.guests.get(guest_parts[0].guest.guest) if guest_parts[0].guest else None
-            if is_call(guest_parts):
-                final = is_final(guest_parts, facts, reason, self._policy, now)
-                known, late = index if host_known else None, state.remembered
-                memories += self._call(
-                    out, pieces, guest_parts, facts, TraceId(key), known, now, recalled, final=final, late=late
-                )
-                continue
-            earlier = _guest_memory(recalled, guest_parts)
-            mapped = self._map(guest_parts, earlier)
-            guest = mapped.guest
-            if guest.link is None:
-                # Filed here without metadata: its own id spells the host's.
-                guest = replace(guest, link=from_openai_trace_id(guest.trace_id))
-            if not host_known:
-                if self._drops(guest, facts):
-                    _drop(out, guest_parts)
-                    memories.append(_dropped(guest_key(guest.trace_id), TraceId(key), mapped.head))
-                    continue
-                grafted = join.host_missing(guest, TraceId(key), self._policy, earlier, mapped.head)
-            else:
-                grafted = join.graft(guest, index, TraceId(key), self._policy, earlier, mapped.head)
-            came = sum(p.spans for p in guest_parts)
-            self._add(out, pieces, came, guest, grafted, facts, now, late=state.remembered, first=_first(earlier))
-            memories.append(Memory(guest_key(guest.trace_id), grafted.memory.encode(), key))
+        known = bool(mine) or old is not None
+        if known:
+            memories.append(Memory(key, merged(old, index.memory(reason, now)).encode()))
+        for one in by_guest(parts):
+            guest = GuestParts(one, recalled, self._policy)
+            facts = state.guests.get(guest.name)
+            reading = guest.read(final=guest.is_final(facts, reason, now))
+            if not (known or reading.goes_on):
+                reading = replace(reading, mode=Mode.HOLD)
+            place = _Place(TraceId(key), index if known else None, facts, now, late=state.remembered)
+            memories += self._guest(out, pieces, guest, reading, place)
         out.never = Facts.ANCHOR in state.facts and not state.guests and not state.remembered
         out.memories = tuple(memories)
         return self._finish(out, key, pieces)
@@ -120,122 +111,108 @@ class Assembler:
         self,
         key: Key,
         state: GuestState,
-        parts: Sequence[StoredPart],
+        guest: GuestParts,
+        reason: ReleaseReason,
         now: UnixNano,
         host: TraceId | None,
         recalled: Mapping[bytes, bytes],
         *,
         overdue: bool = False,
-        final: bool = True,
     ) -> Assembled:
         """A guest's own key: joined to a host that was released before, or (``host`` None) a trace of its own.
 
-        ``recalled``: the memories of this key and of the host, of a call also those of its further sessions.
-        ``overdue``: stream mode no longer waits for parents. ``final``: of a call, it is not waited for.
+        ``recalled``: the memory of the host, where there is one. ``overdue``: stream mode no longer waits for parents.
         """
-        if is_call(parts):
-            calls = Assembled(None)
-            run: list[Piece] = []
-            index = None
-            if host is not None and Key(host) in recalled:
-                index = AnchorIndex.of((), self._policy, TraceMemory.decode(recalled[Key(host)]))
-            calls.memories = tuple(
-                self._call(calls, run, parts, state, host, index, now, recalled, final=final, late=True)
-            )
-            return self._finish(calls, key, run)
-        earlier = _guest_memory(recalled, parts)
-        mapped = self._map(parts, earlier)
-        guest = mapped.guest
-        pieces: list[Piece] = []
         out = Assembled(None)
-        if host is None:
-            grafted = join.alone(guest, self._policy, earlier, mapped.head)
-        else:
-            if guest.link is None:
-                guest = replace(guest, link=from_openai_trace_id(guest.trace_id))
-            if Key(host) not in recalled and self._drops(guest, state):
-                _drop(out, parts)
-                out.memories = (_dropped(key, host, mapped.head),)
-                return out
-            old = TraceMemory.decode(recalled[Key(host)]) if Key(host) in recalled else None
-            index = AnchorIndex.of((), self._policy, old)
-            grafted = join.graft(guest, index, host, self._policy, earlier, mapped.head, overdue=overdue)
-        came = sum(p.spans for p in parts)
-        self._add(
-            out, pieces, came, guest, grafted, state, now, late=True, linked=host is not None, first=_first(earlier)
-        )
-        out.memories = (Memory(key, grafted.memory.encode(), Key(host) if host is not None else None),)
-        if any(not awaited.stood_in for awaited in grafted.memory.awaited.values()):
-            out.follow_ups = (Part(key, b"[]", 0, guest=GuestFacts(guest.trace_id, guest.source, host)),)
+        if host is None and self._policy.unlinked is Unlinked.DROP and self._dropped_alone(out, guest):
+            return out
+        index = None
+        if host is not None and Key(host) in recalled:
+            index = AnchorIndex.of((), self._policy, TraceMemory.decode(recalled[Key(host)]))
+        pieces: list[Piece] = []
+        reading = guest.read(final=guest.is_final(state, reason, now))
+        place = _Place(host, index, state, now, late=True, overdue=overdue)
+        out.memories = tuple(self._guest(out, pieces, guest, reading, place))
         return self._finish(out, key, pieces)
 
-    def _call(
+    def _dropped_alone(self, out: Assembled, guest: GuestParts) -> bool:
+        """Drop a guest without a host; False where there is nothing to drop, but something to remember."""
+        if guest.source.holds_events:
+            reading = guest.read(final=True)
+            spans = out.made = sum(len(mapped.guest.spans) for mapped in reading.guests)
+            out.made_by = guest.facts.source
+            if not spans:
+                return False
+        else:
+            spans = guest.came
+        out.dropped, out.dropped_reason = spans, "unlinked"
+        return True
+
+    def _guest(
+        self, out: Assembled, pieces: list[Piece], guest: GuestParts, reading: Reading, place: _Place
+    ) -> list[Memory]:
+        """Everything that one guest's parts came to, hung at its place; what is to be remembered of it."""
+        filed = None if place.host is None else Key(place.host)
+        again = reading.goes_on
+        memories = []
+        for mapped in reading.guests:
+            key = guest.source.key(mapped.guest.trace_id)
+            memory = self._hang(out, pieces, guest, mapped, guest.memory_of(key), reading.mode, place)
+            memories.append(Memory(key, memory.encode(), filed))
+            if reading.mode is Mode.STREAM and not guest.source.holds_events:
+                again |= any(not awaited.stood_in for awaited in memory.awaited.values())
+        if again:
+            facts = GuestFacts(guest.name, guest.facts.source, place.host)
+            out.follow_ups = (*out.follow_ups, Part(guest_key(guest.name), b"[]", 0, guest=facts))
+        return memories
+
+    def _hang(
         self,
         out: Assembled,
         pieces: list[Piece],
-        parts: Sequence[StoredPart],
-        state: GuestState | None,
-        host: TraceId | None,
-        index: AnchorIndex | None,
-        now: UnixNano,
-        recalled: Mapping[bytes, bytes],
-        *,
-        final: bool,
-        late: bool,
-    ) -> list[Memory]:
-        """A Realtime call: each session is a guest of its own. What is to be remembered of them.
-
-        ``index``: None where nothing is known of the host.
-        """
-        # While a call runs its session's span, under which all others are, has yet to come.
-        sessions = mapped_sessions(parts, recalled, self._policy, final=final)
-        final = final or has_ended(sessions[0][0].head)
-        policy = replace(self._policy, mode=Mode.HOLD if final else Mode.STREAM)
-        filed = None if host is None else Key(host)
-        memories = []
-        for mapped, earlier in sessions:
-            guest = mapped.guest
-            if guest.link is None and mapped.weak is not None and mapped.weak.host == host:
-                guest = replace(guest, link=mapped.weak)
-            key = call_key(guest.trace_id)
+        parts: GuestParts,
+        mapped: Mapped,
+        earlier: GuestMemory | None,
+        mode: Mode,
+        place: _Place,
+    ) -> GuestMemory:
+        """One guest of a reading, hung at its place or dropped; what is to be remembered of it."""
+        guest, host = mapped.guest, place.host
+        if guest.link is None and mapped.weak is not None and mapped.weak.host == host:
+            guest = replace(guest, link=mapped.weak)
+        came = parts.came
+        if parts.source.holds_events:
             if not guest.spans:
-                memories.append(Memory(key, without_spans(guest, host, earlier, mapped).encode(), filed))
-                continue
-            out.read += len(guest.spans)
-            first = earlier is None or not earlier.sent
-            if host is not None and index is None and self._drops(guest, state):
-                out.dropped += len(guest.spans)
-                out.dropped_reason = "host_missing"
-                memories.append(_dropped(key, host, mapped.head))
-                continue
-            if host is None:
-                grafted = join.alone(guest, policy, earlier, mapped.head)
-            else:
-                spans = index or AnchorIndex.of((), policy)
-                grafted = join.graft(guest, spans, host, policy, earlier, mapped.head)
+                # It is hung when there is something to hang.
+                return _unhung(guest, host, earlier, mapped.head)
             came = len(guest.spans)
-            self._add(out, pieces, came, guest, grafted, state, now, late=late, linked=host is not None, first=first)
-            memories.append(Memory(key, grafted.memory.encode(), filed))
-        if not final:
-            facts = parts[0].guest
-            assert facts is not None
-            again = Part(guest_key(facts.guest), b"[]", 0, guest=GuestFacts(facts.guest, facts.source, host))
-            out.follow_ups = (*out.follow_ups, again)
-        return memories
+            out.made += came
+            out.made_by = guest.source
+        policy = replace(self._policy, mode=mode)
+        if host is None:
+            grafted = join.alone(guest, policy, earlier, mapped.head)
+        elif place.index is None and self._drops(guest, place.state):
+            out.dropped += came
+            out.dropped_reason = "host_missing"
+            # It makes the rest of the guest go the same way.
+            return GuestMemory(host, host, head=mapped.head)
+        else:
+            index = place.index or AnchorIndex.of((), policy)
+            grafted = join.graft(guest, index, host, policy, earlier, mapped.head, overdue=place.overdue)
+        self._add(out, pieces, came, guest, grafted, place, first=earlier is None or not earlier.sent)
+        return grafted.memory
 
-    def anchor_known(self, parts: Sequence[StoredPart], host: TraceId, recalled: Mapping[bytes, bytes]) -> bool:
-        """Stream mode: whether the host span under which the guest will hang has left already."""
-        earlier = _guest_memory(recalled, parts)
-        if earlier is not None and earlier.anchor is not None:
+    def anchor_known(self, guest: GuestParts, host: TraceId, recalled: Mapping[bytes, bytes], *, final: bool) -> bool:
+        """Stream mode: whether the host span under which the guest will hang has left already.
+
+        ``final``: as the release will read it, if there is one now.
+        """
+        if guest.memory is not None and guest.memory.anchor is not None:
             return True
         if Key(host) not in recalled:
             return False
-        if is_call(parts):
-            guest = mapped_sessions(parts, recalled, self._policy, final=True)[0][0].guest
-        else:
-            guest = self._map(parts, earlier).guest
         index = AnchorIndex.of((), self._policy, TraceMemory.decode(recalled[Key(host)]))
-        return find(guest, index).how in ("named", "selector", "root")
+        return find(guest.read(final=final).guests[0].guest, index).how in ("named", "selector", "root")
 
     @property
     def takes_bundles(self) -> bool:
@@ -309,15 +286,6 @@ class Assembler:
             facts = replace(facts, sampled=guest.link.sampled)
         return join.host_missing_drops(facts, self._policy)
 
-    def _map(self, parts: Sequence[StoredPart], earlier: GuestMemory | None) -> Mapped:
-        facts = parts[0].guest
-        assert facts is not None
-        payloads = [p.payload for p in parts]
-        head = earlier.head if earlier is not None else None
-        if facts.source is Source.SESSIONS:
-            return map_session(facts.guest, payloads, self._policy, head)
-        return map_guest(facts.guest, facts.source, payloads, self._policy, head)
-
     def _add(
         self,
         out: Assembled,
@@ -325,12 +293,9 @@ class Assembler:
         came: int,
         guest: Guest,
         grafted: join.Grafted,
-        state: GuestState | None,
-        now: UnixNano,
+        place: _Place,
         *,
-        late: bool,
         first: bool,
-        linked: bool = True,
     ) -> None:
         """One guest's grafted spans, as pieces by resource. ``came``: how many spans of it had come."""
         runs: dict[bytes | None, list[bytes]] = {}
@@ -344,14 +309,14 @@ class Assembler:
         for resource, run in runs.items():
             pieces.append(Piece(envelopes[resource], b"".join(run), len(run) // 2))
         real = len(grafted.spans) - grafted.synthetic
-        notes = out.guests if isinstance(out.guests, list) else []
-        out.guests = notes
+        counts = out.guests if isinstance(out.guests, list) else []
+        out.guests = counts
         out.merged += came - real
         out.synthetic += grafted.synthetic
-        waited = (now - state.first) / 1e9 if state is not None else 0.0
-        match = grafted.match if linked else ""
+        waited = (place.now - place.state.first) / 1e9 if place.state is not None else 0.0
+        match = grafted.match if place.host is not None else ""
         malformed = bool(grafted.memory.head.get("malformed"))
-        notes.append(GuestNote(guest.source, real, match, waited, late, first and real > 0, malformed))
+        counts.append(GuestCount(guest.source, real, match, waited, place.late, first and real > 0, malformed))
 
     def _finish(self, out: Assembled, key: Key, pieces: list[Piece]) -> Assembled:
         if not pieces:
@@ -401,32 +366,8 @@ def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int
     return kept, repeated
 
 
-def _drop(out: Assembled, parts: Iterable[StoredPart]) -> None:
-    out.dropped += sum(p.spans for p in parts)
-    out.dropped_reason = "host_missing"
-
-
-def _dropped(key: Key, host: TraceId, head: Mapping[str, object]) -> Memory:
-    """What makes the rest of a dropped guest go the same way."""
-    return Memory(key, GuestMemory(host, host, head=head).encode(), Key(host))
-
-
-def _by_guest(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:
-    """The guest parts, by guest, in order of arrival; guests in order of their ids."""
-    guests: dict[str, list[StoredPart]] = {}
-    for part in parts:
-        if part.guest is not None:
-            guests.setdefault(part.guest.guest, []).append(part)
-    return [guests[name] for name in sorted(guests)]
-
-
-def _first(earlier: GuestMemory | None) -> bool:
-    """No span of the guest has left; a trace object, or a session, may have gone before."""
-    return earlier is None or not earlier.sent
-
-
-def _guest_memory(recalled: Mapping[bytes, bytes], parts: Sequence[StoredPart]) -> GuestMemory | None:
-    facts = parts[0].guest
-    assert facts is not None
-    blob = recalled.get(guest_key(facts.guest))
-    return GuestMemory.decode(blob) if blob is not None else None
+def _unhung(guest: Guest, host: TraceId | None, earlier: GuestMemory | None, head: Mapping[str, object]) -> GuestMemory:
+    """What is kept of a guest of which nothing leaves yet."""
+    if earlier is not None:
+        return replace(earlier, head=head)
+    return GuestMemory(host, unlinked_trace_id(guest.trace_id) if host is None else host, head=head)

@@ -7,7 +7,7 @@ from grafter.consumer import Batch, Exporter, Result, Verdict
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import UnixNano
 from grafter.processor.plain_traces import bundled
-from grafter.processor.work import Work
+from grafter.processor.release_result import Work
 from grafter.store.base import Bundle, Store
 from grafter.telemetry import Metrics
 

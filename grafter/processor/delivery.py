@@ -15,7 +15,7 @@ from grafter.core.model import Key, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.otlp import build
-from grafter.processor.work import Work
+from grafter.processor.release_result import Work
 from grafter.store.base import Claim, DeadLetter, Outcome, Settlement, Store
 from grafter.telemetry import Metrics
 
@@ -45,7 +45,7 @@ class Delivery:
         self._metrics = metrics
         self._clock = clock
         self._tick_seconds = tick_seconds
-        self._say_after = 0.0
+        self._warn_after = 0.0
 
     def down_for(self, exporters: Iterable[Exporter]) -> float:
         """Seconds until the first of these is worth a try; 0 when one is up now."""
@@ -59,8 +59,8 @@ class Delivery:
         """Say so, now and then."""
         # Each tick meets it; the metrics and /readyz say for how long.
         now = asyncio.get_running_loop().time()
-        if now >= self._say_after:
-            self._say_after = now + _SECONDS_BETWEEN_WARNINGS
+        if now >= self._warn_after:
+            self._warn_after = now + _SECONDS_BETWEEN_WARNINGS
             logger.warning("the store is not available: %s", error)
 
     async def send(self, works: list[Work]) -> None:
@@ -95,12 +95,12 @@ class Delivery:
         if not traces:
             return
         batch = Batch(tuple(traces), sum(t.spans for t in traces), sum(w.assembled.size for w in works))
-        await self.note(name, works, traces, await exporter.export(batch))
+        await self.record(name, works, traces, await exporter.export(batch))
 
-    async def note(
+    async def record(
         self, name: str, works: Sequence[Work], traces: Sequence[OutTrace], results: Sequence[Result]
     ) -> None:
-        """Keep what an exporter said of each trace."""
+        """Keep what an exporter answered for each trace."""
         refused: list[tuple[Work, OutTrace, Result]] = []
         withdrawn: list[Claim] = []
         for work, trace, result in zip(works, traces, results, strict=True):
@@ -119,19 +119,19 @@ class Delivery:
                     work.outcomes.pop(name, None)
                     withdrawn.append(work.claim)
         if len(self.exporters) > 1:
-            # Another exporter may take long, or the process may die: what this one said has to be known by then.
+            # Another exporter may take long, or the process may die: what this one answered has to be known by then.
             accepted = [w.claim for w in works if w.outcomes.get(name) is Outcome.ACCEPTED]
             if accepted:
                 await self.until_settled(lambda: self._store.outcome(accepted, name, Outcome.ACCEPTED))
         if withdrawn:
             await self._store.outcome(withdrawn, name, Outcome.WITHDRAWN)
         if refused:
-            await self._dead_letter(name, refused)
+            await self._keep_refused(name, refused)
             if len(self.exporters) > 1:
                 claims = [work.claim for work, _, _ in refused]
                 await self.until_settled(lambda: self._store.outcome(claims, name, Outcome.REFUSED))
 
-    async def _dead_letter(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> None:
+    async def _keep_refused(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> None:
         """What a peer refuses for good is kept with its reason: it is never lost in silence."""
         now = UnixNano(self._clock())
         letters = [

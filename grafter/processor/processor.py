@@ -4,8 +4,8 @@ Everything after a claim may happen twice (a process dies, a lease ends), so eve
 result for the same input. An exporter's intent is stored before bytes leave and its outcome after, so that only what
 has an unknown outcome is ever sent again.
 
-The order here is the order of a trace's life: ``consume``, ``_round``, ``_decide``, ``_release``; then it is the
-delivery's.
+The order here is the order of a trace's life: ``consume``, ``_round``, ``_decide``, ``_assemble_all``; then it is the
+delivery's, which exports and settles.
 """
 
 import asyncio
@@ -18,17 +18,16 @@ from typing import Self
 
 from grafter.consumer import Exporter
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
-from grafter.core.model import Mark, Part, Source, UnixNano, is_guest_key
+from grafter.core.model import Mark, Part, UnixNano, guest_key, is_guest_key
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
+from grafter.guests.sources import RULES, source_of
 from grafter.processor.assembling import Assembler
 from grafter.processor.bundles import Bundles
 from grafter.processor.delivery import Delivery
-from grafter.processor.late_guests import LARGE_BYTES, LARGE_GUEST, LateGuests
-from grafter.processor.quarantine import Poison
-from grafter.processor.realtime_guests import is_large, session_keys
-from grafter.processor.release_result import Assembled
-from grafter.processor.work import Work
+from grafter.processor.guest_keys import Found, GuestKeys, is_large
+from grafter.processor.quarantine import Quarantine
+from grafter.processor.release_result import Assembled, Work
 from grafter.store.base import Bundle, Claim, Outcome, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
@@ -41,6 +40,16 @@ _CLAIM_LIMIT = 400
 _BUNDLES = 4
 # Payload that is read and assembled at a time: bounds memory when many large traces are due together.
 _READ_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A claim that is to be released now."""
+
+    claim: Claim
+    reason: ReleaseReason
+    found: Found | None = None
+    """What a guest's key was decided by. None: a host's key, or one of which an export was begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +89,8 @@ class Processor:
         self._sends: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._delivery = Delivery(store, exporters, metrics, clock, limits.tick_seconds)
-        self._late = LateGuests(store, policy, assembler)
-        self._poison = Poison(store, metrics)
+        self._guest_keys = GuestKeys(store, policy, assembler)
+        self._quarantine = Quarantine(store, metrics)
         self._bundles: Bundles | None = None
         if len(self._exporters) == 1 and assembler.takes_bundles:
             # With several exporters each trace has outcomes of its own.
@@ -178,10 +187,10 @@ class Processor:
             return bundled
         due = await self._decide(claims, now)
         # Some take longer to read and join than a lease lasts, and the others wait for them.
-        self._claims |= {id(claim): claim for claim, _ in due}
+        self._claims |= {id(one.claim): one.claim for one in due}
         try:
             for some in _slices(due):
-                works = await self._release(some, now)
+                works = await self._assemble_all(some, now)
                 for batch in self._batches(works):
                     await self._slots.acquire()
                     if self._stopping.is_set():
@@ -194,8 +203,8 @@ class Processor:
                     self._sends.add(task)
                     task.add_done_callback(partial(self._sent, batch))
         finally:
-            for claim, _ in due:
-                del self._claims[id(claim)]
+            for one in due:
+                del self._claims[id(one.claim)]
         return bundled + len(claims)
 
     async def _bundle(self, tasks: asyncio.TaskGroup, bundles: Bundles, now: UnixNano) -> int:
@@ -226,7 +235,7 @@ class Processor:
             for work in works:
                 self._claims[id(work)] = work.claim
             try:
-                await self._delivery.note(bundles.exporter.name, works, [work.trace for work in works], results)
+                await self._delivery.record(bundles.exporter.name, works, [work.trace for work in works], results)
                 await self._delivery.conclude(works)
             finally:
                 for work in works:
@@ -241,51 +250,65 @@ class Processor:
         bundles.done(bundle)
         self._slots.release()
 
-    async def _decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, ReleaseReason]]:
+    async def _decide(self, claims: Sequence[Claim], now: UnixNano) -> list[_Due]:
         """The claims that are to be released now; the others are given back with their next moment."""
-        due: list[tuple[Claim, ReleaseReason]] = []
-        later: list[tuple[Claim, UnixNano]] = []
+        decided: list[tuple[Claim, Decision, Found | None]] = []
         guests: list[Claim] = []
         for claim in claims:
-            if _pinned(claim):
-                waiting = self._delivery.down_for(self._delivery.pending(claim))
-                if waiting > 0:
-                    later.append((claim, UnixNano(now + int(waiting * SECOND))))
-                else:
-                    # Its parts are those of the first attempt; what came since must not change the answer.
-                    due.append((claim, self._delivery.begun.get(claim.key, ReleaseReason.COMPLETE)))
-            elif not is_guest_key(claim.key):
-                _sort(claim, step_host(claim.state, now, self._policy), due, later)
-            else:
+            if _export_begun(claim):
+                decided.append((claim, self._again(claim, now), None))
+            elif is_guest_key(claim.key):
                 guests.append(claim)
+            else:
+                decided.append((claim, step_host(claim.state, now, self._policy, RULES), None))
         if guests:
-            for claim, decision in await self._late.decide(guests, now):
-                _sort(claim, decision, due, later)
+            decided += await self._guest_keys.decide(guests, now)
+        later = [(claim, decision.until) for claim, decision, _ in decided if isinstance(decision, Wait)]
         if later:
             await self._store.postpone(later)
-        return due
+        return [_Due(claim, each.reason, found) for claim, each, found in decided if isinstance(each, Release)]
 
-    async def _release(self, due: Sequence[tuple[Claim, ReleaseReason]], now: UnixNano) -> list[Work]:
+    def _again(self, claim: Claim, now: UnixNano) -> Decision:
+        """Of a claim whose export was begun: its parts are those of the first attempt, so what came since must not
+        change the answer."""
+        waiting = self._delivery.down_for(self._delivery.pending(claim))
+        if waiting > 0:
+            return Wait(UnixNano(now + int(waiting * SECOND)))
+        return Release(self._delivery.begun.get(claim.key, ReleaseReason.COMPLETE))
+
+    async def _assemble_all(self, due: Sequence[_Due], now: UnixNano) -> list[Work]:
         """Read and assemble; what leaves nothing behind is settled here."""
         works = []
-        for (claim, reason), parts in zip(due, await self._read([claim for claim, _ in due]), strict=True):
+        for one, parts in zip(due, await self._read_all(due), strict=True):
             if parts is None:
                 continue
+            claim = one.claim
             try:
-                assembled = await self._assemble(claim, parts, reason, now)
+                assembled = await self._assemble(one, parts, now)
             except UnavailableError:
                 raise
             except Exception as error:  # noqa: BLE001  # one trace that cannot be assembled must not hold up the others
-                await self._poison.assembling(claim, parts, error, now)
+                await self._quarantine.assembling(claim, parts, error, now)
                 continue
             if len(self._exporters) > 1:
-                self._delivery.begun[claim.key] = reason
-            works.append(Work(claim, assembled.reason or reason, assembled, dict(claim.outcomes)))
+                self._delivery.begun[claim.key] = one.reason
+            works.append(Work(claim, assembled.reason or one.reason, assembled, dict(claim.outcomes)))
         empty = [w for w in works if w.assembled.trace is None]
         if empty:
             await self._delivery.settle(empty)
             works = [w for w in works if w.assembled.trace is not None]
         return works
+
+    async def _read_all(self, due: Sequence[_Due]) -> list[Sequence[StoredPart] | None]:
+        """The parts of each claim, of which some were read to decide; None for one that cannot be read."""
+        known: dict[int, Sequence[StoredPart] | None] = {}
+        for one in due:
+            if one.found is not None and one.found.parts is not None:
+                known[id(one.claim)] = one.found.parts.parts
+        wanted = [one.claim for one in due if id(one.claim) not in known]
+        if wanted:
+            known.update(zip(map(id, wanted), await self._read(wanted), strict=True))
+        return [known[id(one.claim)] for one in due]
 
     async def _read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart] | None]:
         """The parts of each claim; None for one that cannot be read while the others can."""
@@ -305,30 +328,28 @@ class Processor:
         if len(failures) == len(claims):
             raise failures[0][1]
         for claim, failure in failures:
-            await self._poison.reading(claim, failure, UnixNano(self._clock()))
+            await self._quarantine.reading(claim, failure, UnixNano(self._clock()))
         return found
 
-    async def _assemble(
-        self, claim: Claim, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano
-    ) -> Assembled:
-        state = claim.state
+    async def _assemble(self, due: _Due, parts: Sequence[StoredPart], now: UnixNano) -> Assembled:
+        claim, state = due.claim, due.claim.state
         if is_guest_key(claim.key):
-            return await self._late.assemble(claim, parts, reason, now, pinned=_pinned(claim))
+            return await self._guest_keys.assemble(claim, parts, due.reason, now, due.found)
         recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
-        if state.guests and (state.bytes > LARGE_BYTES or state.guest_spans > LARGE_GUEST or is_large(state)):
-            # A join of this size takes longer than the other requests should wait.
-            return await asyncio.to_thread(self._assembler.host, claim.key, state, parts, reason, now, recalled)
-        return self._assembler.host(claim.key, state, parts, reason, now, recalled)
+        if state.guests and is_large(state):
+            return await asyncio.to_thread(self._assembler.host, claim.key, state, parts, due.reason, now, recalled)
+        return self._assembler.host(claim.key, state, parts, due.reason, now, recalled)
 
     async def _recall(self, claim: Claim, now: UnixNano) -> dict[bytes, bytes]:
-        """The memories that matter to a host's key: its own and its guests'."""
-        guests = claim.state.guests
-        keys = [claim.key, *map(self._assembler.guest_key, guests)]
-        found: dict[bytes, bytes] = {m.key: m.blob for m in await self._store.recall(keys, now) if m is not None}
-        calls = [self._assembler.guest_key(name) for name, guest in guests.items() if guest.source is Source.REALTIME]
-        sessions = session_keys(found[key] for key in calls if key in found) if calls else []
-        if sessions:
-            found |= {m.key: m.blob for m in await self._store.recall(sessions, now) if m is not None}
+        """The memories that matter to a host's key: its own, its guests', and those that these name."""
+        sources = {guest_key(name): source_of(guest.source) for name, guest in claim.state.guests.items()}
+        found: dict[bytes, bytes] = {}
+        for memory in await self._store.recall([claim.key, *sources], now):
+            if memory is not None:
+                found[memory.key] = memory.blob
+        further = [key for own, source in sources.items() if own in found for key in source.further_keys(found[own])]
+        if further:
+            found |= {m.key: m.blob for m in await self._store.recall(further, now) if m is not None}
         return found
 
     def _batches(self, works: Sequence[Work]) -> Iterable[list[Work]]:
@@ -356,33 +377,20 @@ class Processor:
         self._slots.release()
 
 
-def _pinned(claim: Claim) -> bool:
+def _export_begun(claim: Claim) -> bool:
     """An export of the claim's parts was begun, and some of it may have arrived."""
     return any(outcome is not Outcome.WITHDRAWN for outcome in claim.outcomes.values())
 
 
-def _sort(
-    claim: Claim,
-    decision: Decision,
-    due: list[tuple[Claim, ReleaseReason]],
-    later: list[tuple[Claim, UnixNano]],
-) -> None:
-    match decision:
-        case Release(reason):
-            due.append((claim, reason))
-        case Wait(until):
-            later.append((claim, until))
-
-
-def _slices(due: list[tuple[Claim, ReleaseReason]]) -> Iterable[list[tuple[Claim, ReleaseReason]]]:
+def _slices(due: Sequence[_Due]) -> Iterable[list[_Due]]:
     """The due claims in runs of about _READ_BYTES."""
-    some: list[tuple[Claim, ReleaseReason]] = []
+    some: list[_Due] = []
     size = 0
     for one in due:
-        if some and size + one[0].state.bytes > _READ_BYTES:
+        if some and size + one.claim.state.bytes > _READ_BYTES:
             yield some
             some, size = [], 0
         some.append(one)
-        size += one[0].state.bytes
+        size += one.claim.state.bytes
     if some:
         yield some

@@ -23,7 +23,7 @@ _BACKOFF = 2 * SECOND
 _MAX_KEYS = 10_000
 
 
-class Poison:
+class Quarantine:
     """Decides what becomes of a claim whose release failed."""
 
     def __init__(self, store: Store, metrics: Metrics) -> None:

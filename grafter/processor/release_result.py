@@ -1,17 +1,17 @@
-"""What assembling a claim came to: what leaves, what is remembered, and what is counted once both are settled."""
+"""A claim on its way out: what leaves of it, what is remembered, and what is counted once both are settled."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from grafter.consumer import OutTrace
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Part, Source
-from grafter.store.base import Memory
+from grafter.store.base import Claim, Memory, Outcome
 from grafter.telemetry import Metrics
 
 
 @dataclass(frozen=True, slots=True)
-class GuestNote:
+class GuestCount:
     """What is counted of one guest that left."""
 
     source: Source
@@ -39,7 +39,7 @@ class Assembled:
     synthetic: int = 0
     dropped: int = 0
     dropped_reason: str = ""
-    guests: Sequence[GuestNote] = ()
+    guests: Sequence[GuestCount] = ()
     reason: ReleaseReason | None = None
     """What the release turned out to be, where that was not known when it was decided."""
     never: bool = False
@@ -47,18 +47,20 @@ class Assembled:
     follow_ups: Sequence[Part] = ()
     """Empty parts that have to be held, so that somebody looks again: whether a parent came after all (stream mode), or
     whether a call that was running has fallen silent."""
-    read: int = 0
-    """Spans that were made of Realtime events: they count as accepted when they leave."""
+    made: int = 0
+    """Spans that were made of events: they count as accepted when they leave."""
+    made_by: Source | None = None
+    """Whose events those were."""
 
     @property
     def plain(self) -> bool:
         """There is nothing to count but the release itself."""
-        return not (self.merged or self.synthetic or self.dropped or self.never or self.guests or self.read)
+        return not (self.merged or self.synthetic or self.dropped or self.never or self.guests or self.made)
 
     def count(self, metrics: Metrics, reason: ReleaseReason) -> None:
         """Count what became of the spans, once, when it is settled; the release itself is the caller's to count."""
-        if self.read:
-            metrics.accepted_spans.labels("openai", Source.REALTIME.value).inc(self.read)
+        if self.made and self.made_by is not None:
+            metrics.accepted_spans.labels("openai", self.made_by.value).inc(self.made)
         if self.merged:
             metrics.merged_spans.labels("repeat").inc(self.merged)
         if self.synthetic:
@@ -67,11 +69,29 @@ class Assembled:
             metrics.dropped_spans.labels(self.dropped_reason).inc(self.dropped)
         if self.never:
             metrics.expected_guests.labels("unknown", "never").inc()
-        for note in self.guests:
-            if note.match:
-                metrics.grafted_spans.labels(note.source.value, note.match).inc(note.spans)
-                if note.first:
-                    metrics.expected_guests.labels(note.source.value, "late" if note.late else "joined").inc()
-                    metrics.join_delay_seconds.observe(note.waited_seconds)
-            elif note.first:
-                metrics.unlinked_guests.labels("malformed" if note.malformed else reason.value).inc()
+        for guest in self.guests:
+            if guest.match:
+                metrics.grafted_spans.labels(guest.source.value, guest.match).inc(guest.spans)
+                if guest.first:
+                    metrics.expected_guests.labels(guest.source.value, "late" if guest.late else "joined").inc()
+                    metrics.join_delay_seconds.observe(guest.waited_seconds)
+            elif guest.first:
+                metrics.unlinked_guests.labels("malformed" if guest.malformed else reason.value).inc()
+
+
+@dataclass(slots=True)
+class Work:
+    """A claim and what became of it."""
+
+    claim: Claim
+    reason: ReleaseReason
+    assembled: Assembled
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """What each exporter did with it, by its name."""
+    retry_after: float = 0.0
+
+    @property
+    def trace(self) -> OutTrace:
+        """What leaves of it."""
+        assert self.assembled.trace is not None
+        return self.assembled.trace

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from aiohttp import web
 
 from grafter.errors import RejectedError, UnavailableError
-from grafter.guests.agents.intake import parse_json
+from grafter.guests.json_values import parse_json
 from grafter.receiver.http_body import read_body
 from grafter.receiver.http_server import Tokens
 from grafter.receiver.outcomes import Answered, Outcome, UnauthenticatedError, openai_endpoint

@@ -25,7 +25,7 @@ import aiohttp
 from yarl import URL
 
 from grafter.errors import RejectedError, TooLargeError
-from grafter.guests.agents.intake import plain_id
+from grafter.guests.json_values import plain_id
 from grafter.guests.realtime.records import LIVE_IDS
 from grafter.receiver.http_body import content_encoding, decompress
 

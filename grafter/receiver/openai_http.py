@@ -20,7 +20,8 @@ from grafter.consumer import Consumer
 from grafter.core.model import Source
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
-from grafter.guests.agents.intake import Intake, parse_json, read_items
+from grafter.guests.agents.intake import Intake, read_items
+from grafter.guests.json_values import parse_json
 from grafter.receiver.http_body import read_body
 from grafter.receiver.http_server import Tokens, serving
 from grafter.receiver.outcomes import (

@@ -17,7 +17,7 @@ from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import Source, UnixNano
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError
-from grafter.guests.agents.intake import parse_json
+from grafter.guests.json_values import parse_json
 from grafter.guests.realtime.intake import NoCallError, RealtimeIntake, read_posts
 from grafter.receiver.http_body import read_body
 from grafter.receiver.http_server import Tokens

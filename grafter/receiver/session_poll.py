@@ -17,10 +17,9 @@ import aiohttp
 from grafter.consumer import Consumer
 from grafter.core.model import Source
 from grafter.core.policy import GraftPolicy
-from grafter.guests.agents.intake import parse_json, usable_id
-from grafter.guests.sessions.intake import Page, Told, closing, opening, read_page, read_session
+from grafter.guests.json_values import list_of, mapping_of, parse_json, usable_id
+from grafter.guests.sessions.intake import Page, SessionInfo, closing, opening, read_page, read_session
 from grafter.guests.sessions.poll_state import Progress
-from grafter.guests.values import list_of, mapping_of
 from grafter.receiver.openai_api import Account, ApiAnswer, OpenAIApi, Reply, openai_api, session_url
 from grafter.receiver.outcomes import OPENAI, UpstreamError, UpstreamMissingError
 from grafter.store.base import Task
@@ -175,7 +174,7 @@ class SessionPoller:
             session_id, name, {"limit": limit, "order": "asc", **({"after": after} if after else {})}
         )
 
-    async def _page(self, session: Told, progress: Progress, limit: int) -> tuple[Page | None, ApiAnswer]:
+    async def _page(self, session: SessionInfo, progress: Progress, limit: int) -> tuple[Page | None, ApiAnswer]:
         answer = await self._list(session.session_id, "traces", progress.after, limit)
         if answer.reply is not Reply.OK:
             return None, answer
@@ -185,7 +184,7 @@ class SessionPoller:
         except ValueError:
             return None, ApiAnswer(Reply.MALFORMED, reason="the page has no list of traces")
 
-    async def _keep(self, session: Told, poll: Poll, page: Page, passed: set[str]) -> Poll:
+    async def _keep(self, session: SessionInfo, poll: Poll, page: Page, passed: set[str]) -> Poll:
         """Store a page; ``passed`` are the cursors of this poll, to which the page's is added."""
         # A list that comes back to where it was would be asked for for ever.
         after = page.after or poll.progress.after

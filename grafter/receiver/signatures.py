@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from grafter.errors import RejectedError
-from grafter.guests.agents.intake import plain_id
+from grafter.guests.json_values import plain_id
 from grafter.receiver.outcomes import UnsignedError
 
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grafter.core.anchor import AnchorIndex
-from grafter.core.join import STAND_IN_NAME, Grafted, alone, graft, host_missing, host_missing_drops
+from grafter.core.join import STAND_IN_NAME, Grafted, alone, graft, host_missing_drops
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import GuestMemory
 from grafter.core.model import (
@@ -39,6 +39,7 @@ ROOT_ID = SpanId(b"hostroot")
 SESSION_ID = SpanId(b"hostsess")
 ROOT = HostSpan(ROOT_ID, b"", "callsphere.call", UnixNano(0), UnixNano(1000), 0x101, "ot=th:8", ENVELOPE)
 SESSION = replace(ROOT, span_id=SESSION_ID, parent_span_id=ROOT_ID, name="gen_ai.realtime.session")
+NO_HOST = AnchorIndex.of((), POLICY)
 INDEX = AnchorIndex.of([ROOT, SESSION], POLICY)
 EMPTY = AnchorIndex.of([], POLICY)
 
@@ -180,7 +181,7 @@ def test_the_rest_of_a_guest_hangs_where_the_first_part_hangs() -> None:
 
 def test_the_rest_of_a_guest_without_an_anchor_may_find_one() -> None:
     """Spans that left as roots do not keep what comes later from the host that has come since."""
-    first = host_missing(guest(span("run")), HOST, POLICY, None, {})
+    first = graft(guest(span("run")), NO_HOST, HOST, POLICY, None, {})
     rest = grafted(span("second run"), earlier=through_store(first.memory))
     assert tree(rest) == [("second run", SESSION_ID)]
 
@@ -208,11 +209,11 @@ def test_an_unlinked_guest_is_a_trace_of_its_own() -> None:
 
 def test_a_guest_whose_host_never_came() -> None:
     """It leaves under the trace id that it names, under the named span where there is one."""
-    result = host_missing(guest(span("run")), HOST, STREAM, None, {})
+    result = graft(guest(span("run")), NO_HOST, HOST, POLICY, None, {})
     assert tree(result) == [("run", b"")]
     assert result.spans[0].trace_id == HOST
     assert added(result.spans[0])["grafter.anchor"] == "none"
-    named = host_missing(guest(span("run"), link=Link(HOST, SESSION_ID, sampled=False)), HOST, POLICY, None, {})
+    named = graft(guest(span("run"), link=Link(HOST, SESSION_ID, sampled=False)), NO_HOST, HOST, POLICY, None, {})
     assert tree(named) == [("run", SESSION_ID)]
     assert named.spans[0].flags == 0x100
 

@@ -22,6 +22,7 @@ from grafter.core.lifecycle import (
 from grafter.core.model import Facts, GuestFacts, Source, SpanId, TraceId, UnixNano
 from grafter.core.policy import HOUR, MINUTE, SECOND, GraftPolicy, Mode, Unlinked, Waits
 from grafter.core.state import GuestState, TraceState
+from grafter.guests.sources import RULES
 
 HOST = TraceId(bytes(range(1, 17)))
 T0 = UnixNano(1_790_000_000 * SECOND)
@@ -90,14 +91,15 @@ def absorb(state: TraceState, part: HostPart | GuestFacts, now: UnixNano) -> Non
 
 def outcome(state: TraceState, policy: GraftPolicy = POLICY) -> tuple[ReleaseReason, float]:
     """The reason for which a host's trace leaves if nothing more comes, and the second in which it does."""
-    return _outcome(lambda now: step_host(state, now, policy), state.last)
+    return _outcome(lambda now: step_host(state, now, policy, RULES), state.last)
 
 
 def guest_outcome(
     state: TraceState, policy: GraftPolicy = POLICY, *, host_released: bool = False, anchor_known: bool = False
 ) -> tuple[ReleaseReason, float]:
     return _outcome(
-        lambda now: step_guest(state, now, policy, host_released=host_released, anchor_known=anchor_known), state.last
+        lambda now: step_guest(state, now, policy, RULES, host_released=host_released, anchor_known=anchor_known),
+        state.last,
     )
 
 
@@ -241,7 +243,7 @@ def guest_of(*parts: GuestFacts) -> GuestState:
 def test_when_a_guest_is_whole(guest: GuestState, whole: bool) -> None:
     """Whole is what has all its pieces, ``guest_quiet`` after the last one; ids sent before are not missing."""
     expected = guest.last + WAITS.guest_quiet if whole else None
-    assert whole_at(guest, WAITS, frozenset({span_id(9)})) == expected
+    assert whole_at(guest, WAITS, RULES, frozenset({span_id(9)})) == expected
 
 
 def test_a_session_is_whole_while_none_of_its_events_promises_more() -> None:
@@ -285,7 +287,7 @@ class FakeClockStore:
     def tick(self, now: UnixNano) -> None:
         if self.state is None or now < self.due:
             return
-        match step_host(self.state, now, self.policy):
+        match step_host(self.state, now, self.policy, RULES):
             case Wait(until):
                 self.due = until
             case Release(reason):
@@ -349,8 +351,8 @@ policies = st.builds(
 
 def steps(state: TraceState, policy: GraftPolicy, *, apart: bool, released: bool, known: bool):
     if apart:
-        return lambda now: step_guest(state, now, policy, host_released=released, anchor_known=known)
-    return lambda now: step_host(state, now, policy)
+        return lambda now: step_guest(state, now, policy, RULES, host_released=released, anchor_known=known)
+    return lambda now: step_host(state, now, policy, RULES)
 
 
 @given(arrivals, policies, st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.lists(st.integers(0, 1000)))
@@ -550,7 +552,7 @@ def test_a_call_of_twelve_minutes_is_released_once_and_whole() -> None:
             absorb(state, FINISHED_TURN if second % 10 == 0 else CALL, at(second))
             due = at(second)
         if at(second) >= due:
-            decision = step_host(state, at(second), POLICY)
+            decision = step_host(state, at(second), POLICY, RULES)
             assert isinstance(decision, Wait), f"released in second {second}"
             due = decision.until
     absorb(state, CALL_END, at(721))

@@ -9,8 +9,8 @@ import pytest
 
 from grafter.consumer import Result, Verdict
 from grafter.errors import UnavailableError
+from tests.processor.test_processor import host_request
 from tests.rig import ACCEPTED, Peer, rig
-from tests.test_processor import host_request
 
 PATIENCE_SECONDS = 30.0
 

@@ -10,7 +10,8 @@ import pytest
 from grafter.core.model import GuestSpan, Source
 from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.agents.intake import read_items
-from grafter.guests.agents.spans import Mapped, map_guest
+from grafter.guests.agents.spans import map_guest
+from grafter.guests.source import Mapped
 
 DATA = Path(__file__).parents[1] / "data" / "openai"
 

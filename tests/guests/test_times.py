@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grafter.core.model import UnixNano
-from grafter.guests.times import MAX_TIME, nanoseconds, span_times
+from grafter.guests.json_values import MAX_TIME, nanoseconds, span_times
 
 SECOND = 1_795_382_791
 

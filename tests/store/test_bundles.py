@@ -7,6 +7,7 @@ from grafter.core.lifecycle import Release, ReleaseReason, step_host
 from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.core.policy import GraftPolicy, Waits
 from grafter.core.state import TraceState, guest_state
+from grafter.guests.sources import RULES
 from grafter.store.base import Memory, Settlement
 from grafter.store.embedded import store as embedded
 from tests.store.contract import ENVELOPE, LEASE, START, guest_part
@@ -90,7 +91,7 @@ async def test_a_bundle_has_what_the_core_calls_complete(waits: Waits, steps: li
             if what == "pass":
                 now += how  # type: ignore[operator]
                 continue
-            decided = {key: step_host(state(key), UnixNano(now), policy) for key in held}
+            decided = {key: step_host(state(key), UnixNano(now), policy, RULES) for key in held}
             leave = {key for key, decision in decided.items() if isinstance(decision, Release)}
             plain = {
                 key

@@ -5,26 +5,20 @@ form. So a missing key is null, an unknown key or type is kept, and what cannot 
 loses its batch.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
 
-from grafter.core.model import CALL_MARK, GuestFacts, Part, Source, SpanId, guest_key, guest_span_id
+from grafter.core.model import GuestFacts, Part, Source, SpanId, guest_key, guest_span_id
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests.content import KNOWN_TYPES, clean
-from grafter.guests.head import Head
-from grafter.guests.values import mapping_of, sound
+from grafter.guests.agents.content import KNOWN_TYPES, clean
+from grafter.guests.json_values import json_safe, mapping_of, usable_id
+from grafter.guests.trace_object import TraceObject
 
 TRACE = "trace"
 SPAN = "trace.span"
-MAX_ID = 1_000
-"""Characters of an id; a longer one is no id, and would be kept and remembered as often as it is named."""
-
-# Ids are compared and printed, and are part of a URL. OpenAI's are short ASCII words.
-_MAX_PLAIN_ID = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +37,10 @@ class Intake:
 class _Gathering:
     encoded: list[bytes] = field(default_factory=list)
     spans: int = 0
-    head: Head | None = None
+    head: TraceObject | None = None
     top_level: bool = False
     ids: dict[SpanId, None] = field(default_factory=dict)
     parents: dict[SpanId, None] = field(default_factory=dict)
-
-
-def parse_json(body: bytes) -> object:
-    """A request body as a JSON value, leniently: what SDKs and their languages get wrong costs no batch.
-
-    NaN, infinities and numbers past a double become null, lone surrogates and bytes that are not UTF-8 U+FFFD,
-    integers of more than 64 bits doubles; a byte order mark is skipped. Raises ValueError, without the payload, for
-    what is no JSON, nesting past all measure included.
-    """
-    if not body:
-        raise ValueError("body is empty, expected JSON")
-    try:
-        value: object = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        # Only what strict JSON refuses pays for the slower parser.
-        value = _parse_leniently(body)
-    return value
 
 
 def read_items(items: Sequence[object], source: Source, policy: GraftPolicy) -> Intake:
@@ -87,7 +64,7 @@ def read_items(items: Sequence[object], source: Source, policy: GraftPolicy) -> 
         gathering.encoded.append(encoded)
         if item["object"] == TRACE:
             kinds["trace"] += 1
-            gathering.head = (gathering.head or Head()).merged(item, policy.trace_id_keys)
+            gathering.head = (gathering.head or TraceObject()).merged(item, policy.trace_id_keys)
             continue
         kinds["span" if span_type(item) in KNOWN_TYPES else "unknown_type"] += 1
         gathering.spans += 1
@@ -131,20 +108,6 @@ def is_item(value: object) -> bool:
     return holds_spans or _normal(value) is not None
 
 
-def usable_id(value: object) -> str | None:
-    """The value when it can name a trace or a span."""
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or value.startswith(CALL_MARK):
-        return None
-    return value
-
-
-def plain_id(value: object) -> str | None:
-    """The value when it can name a call or a session: up to 256 printable ASCII characters without a blank."""
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_PLAIN_ID:
-        return None
-    return value if value.isascii() and value.isprintable() and " " not in value else None
-
-
 def parent_of(item: Mapping[str, object]) -> str | None:
     """The parent that a span names; None makes it a top-level span, as does a parent that no span can have."""
     return usable_id(item.get("parent_id"))
@@ -165,7 +128,7 @@ def _read(value: object, content: Content) -> tuple[str, dict[str, object], byte
     try:
         encoded = orjson.dumps(cleaned)
     except TypeError:
-        cleaned = clean(mapping_of(sound(item)), content)
+        cleaned = clean(mapping_of(json_safe(item)), content)
         encoded = orjson.dumps(cleaned)
     trace_id = usable_id(cleaned.get("id" if cleaned["object"] == TRACE else "trace_id"))
     if trace_id is None or usable_id(cleaned.get("id")) is None:
@@ -204,17 +167,3 @@ def _part(trace_id: str, gathering: _Gathering, source: Source) -> Part:
     )
     payload = b"[" + b",".join(gathering.encoded) + b"]"
     return Part(key=guest_key(trace_id), payload=payload, spans=gathering.spans, guest=facts)
-
-
-def _parse_leniently(body: bytes) -> object:
-    try:
-        return sound(json.loads(body.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_int=_integer))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"body is not JSON: {error.msg.lower()} at character {error.pos}") from None
-    except RecursionError:
-        raise ValueError("body is nested too deeply") from None
-
-
-def _integer(digits: str) -> int | float:
-    # Python refuses to read an int of thousands of digits; no 64 bits need more than twenty characters.
-    return int(digits) if len(digits) <= 20 else float(digits)

@@ -1,4 +1,4 @@
-"""How model calls are told: chat by either API, speech to text, text to speech.
+"""How model calls are mapped: chat by either API, speech to text, text to speech.
 
 These are the only spans that carry ``gen_ai.usage.*``: whoever adds tokens up adds them up here.
 """
@@ -8,13 +8,11 @@ from urllib.parse import urlsplit
 
 from grafter.core import semconv
 from grafter.core.model import SPAN_KIND_CLIENT, AttributeValue
-from grafter.guests.draft import SpanDraft, titled
-from grafter.guests.limits import Json
+from grafter.guests.attributes import Json, SpanDraft, titled
+from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, nanoseconds, text_of
 from grafter.guests.media import audio_summary
 from grafter.guests.messages import answers, messages, text_message
-from grafter.guests.times import nanoseconds
 from grafter.guests.usage import call_usage
-from grafter.guests.values import count_of, float_of, list_of, mapping_of, text_of
 
 _SECOND = 1_000_000_000
 _PORTS = {"https": 443, "http": 80}
@@ -86,7 +84,7 @@ def generation(draft: SpanDraft) -> None:
     output = draft.take("output")
     completion = _completion(draft, output)
     _usage(draft, completion)
-    _said(draft, draft.take("input"), output)
+    _messages(draft, draft.take("input"), output)
 
 
 def response(draft: SpanDraft) -> None:
@@ -98,7 +96,7 @@ def response(draft: SpanDraft) -> None:
     _address(draft, settings)
     _request(draft, settings)
     _usage(draft, {})
-    _said(draft, draft.take("input"), draft.take("output"))
+    _messages(draft, draft.take("input"), draft.take("output"))
 
 
 def transcription(draft: SpanDraft) -> None:
@@ -128,13 +126,13 @@ def speech(draft: SpanDraft) -> None:
     elif draft.rest.get("first_content_at") is None:
         draft.take("first_content_at")
     _audio(draft, "output")
-    _spoken(draft)
+    _spoken_text(draft)
 
 
 def speech_group(draft: SpanDraft) -> None:
     """What was spoken in one turn; its parts are speech spans below it."""
     draft.name = "speech_group"
-    _spoken(draft)
+    _spoken_text(draft)
 
 
 def _chat(draft: SpanDraft, api: str) -> str | None:
@@ -204,7 +202,7 @@ def _take(draft: SpanDraft, settings: dict[str, object], key: str, name: str, va
 
 
 def _address(draft: SpanDraft, settings: dict[str, object]) -> str:
-    """The host that the request went to, empty when it is not said."""
+    """The host that the request went to, empty when it is not known."""
     base = text_of(settings.get("base_url"))
     try:
         parts = urlsplit(base or "")
@@ -259,19 +257,19 @@ def _usage(draft: SpanDraft, otherwise: Mapping[str, object]) -> None:
     draft.keep("usage", unread)
 
 
-def _said(draft: SpanDraft, given: object, made: object) -> None:
+def _messages(draft: SpanDraft, given: object, made: object) -> None:
     if given:
         draft.put_content(semconv.GEN_AI_INPUT_MESSAGES, Json(messages(given, "user")))
     if made:
         draft.put_content(semconv.GEN_AI_OUTPUT_MESSAGES, Json(answers(made)))
 
 
-def _spoken(draft: SpanDraft) -> None:
-    said = draft.take("input")
-    if isinstance(said, str) and said:
-        draft.put_content(semconv.GEN_AI_INPUT_MESSAGES, Json([text_message("user", said)]))
-    elif said:
-        draft.rest["input"] = said
+def _spoken_text(draft: SpanDraft) -> None:
+    text = draft.take("input")
+    if isinstance(text, str) and text:
+        draft.put_content(semconv.GEN_AI_INPUT_MESSAGES, Json([text_message("user", text)]))
+    elif text:
+        draft.rest["input"] = text
 
 
 def _audio(draft: SpanDraft, direction: str) -> None:

@@ -1,4 +1,4 @@
-"""How a run is told: tasks, turns, agents, tools, handoffs, guardrails, and what an app adds of its own.
+"""How a run is mapped: tasks, turns, agents, tools, handoffs, guardrails, and what an app adds of its own.
 
 Names and attributes follow the GenAI conventions where they have words for it (invoke_workflow, invoke_agent,
 execute_tool, MCP); the rest keeps the SDK's names under ``openai.agents``.
@@ -6,11 +6,9 @@ execute_tool, MCP); the rest keeps the SDK's names under ``openai.agents``.
 
 from grafter.core import semconv
 from grafter.core.model import SPAN_KIND_CLIENT
-from grafter.guests.content import INPUT_DIGEST
-from grafter.guests.draft import SpanDraft, titled
-from grafter.guests.limits import Json
+from grafter.guests.attributes import Json, SpanDraft, titled
+from grafter.guests.json_values import INPUT_DIGEST, count_of, names_of, structure
 from grafter.guests.usage import sum_usage
-from grafter.guests.values import count_of, names_of, structure
 
 # What an agent answers in when it answers in no type: Python and JavaScript say it differently.
 _PLAIN_OUTPUT = ("str", "text")
@@ -58,8 +56,8 @@ def function(draft: SpanDraft) -> None:
     draft.put(semconv.GEN_AI_OPERATION_NAME, "execute_tool")
     draft.put(semconv.GEN_AI_TOOL_NAME, name)
     draft.put(semconv.GEN_AI_TOOL_TYPE, "function")
-    draft.put_content(semconv.GEN_AI_TOOL_CALL_ARGUMENTS, _told(draft.take("input")))
-    draft.put_content(semconv.GEN_AI_TOOL_CALL_RESULT, _told(draft.take("output")))
+    draft.put_content(semconv.GEN_AI_TOOL_CALL_ARGUMENTS, _json_or_text(draft.take("input")))
+    draft.put_content(semconv.GEN_AI_TOOL_CALL_RESULT, _json_or_text(draft.take("output")))
     draft.take(INPUT_DIGEST)
     mcp = draft.take_object("mcp_data")
     if mcp:
@@ -118,7 +116,6 @@ def _task(draft: SpanDraft) -> None:
     label = name if isinstance(name, str) and name else None
     draft.name = titled("invoke_workflow", label)
     draft.put(semconv.GEN_AI_OPERATION_NAME, "invoke_workflow")
-    draft.put(semconv.GEN_AI_WORKFLOW_NAME, label)
     draft.put(semconv.GEN_AI_AGENT_NAME, label)
     _rest_of_own(draft, data, {} if label is not None else {"name": name})
 
@@ -160,9 +157,9 @@ def _names(draft: SpanDraft, key: str, attribute: str) -> None:
         draft.take(key)
 
 
-def _told(value: object) -> str | Json | None:
+def _json_or_text(value: object) -> str | Json | None:
     """Arguments or a result: JSON where the text stands for an object or a list, else the text."""
     if value is None or value == "":
         return None
-    told = structure(value) if isinstance(value, str) else value
-    return told if isinstance(told, str) else Json(told)
+    read = structure(value) if isinstance(value, str) else value
+    return read if isinstance(read, str) else Json(read)

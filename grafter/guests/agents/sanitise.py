@@ -85,16 +85,16 @@ def _without_reasoning(value: object) -> object:
     if not isinstance(value, list):
         return value
     kept: list[object] = []
-    for message in _spoken(value):
+    for message in _without_thinking(value):
         if isinstance(message, dict) and message.get("object") == "response":
             output = message.get("output")
             if isinstance(output, list):
-                message = {**message, "output": _spoken(output)}
+                message = {**message, "output": _without_thinking(output)}
         kept.append(message)
     return kept
 
 
-def _spoken(messages: list[object]) -> list[object]:
+def _without_thinking(messages: list[object]) -> list[object]:
     kept: list[object] = []
     for message in messages:
         if not isinstance(message, dict):
@@ -102,13 +102,13 @@ def _spoken(messages: list[object]) -> list[object]:
         elif message.get("type") == "reasoning":
             continue
         elif message.get("role") == "assistant":
-            said = {key: value for key, value in message.items() if key not in _REASONING_KEYS}
-            content = said.get("content")
+            kept_message = {key: value for key, value in message.items() if key not in _REASONING_KEYS}
+            content = kept_message.get("content")
             if isinstance(content, list):
-                said["content"] = [
+                kept_message["content"] = [
                     part for part in content if not (isinstance(part, dict) and part.get("type") in _THINKING_TYPES)
                 ]
-            kept.append(said)
+            kept.append(kept_message)
         else:
             kept.append(message)
     return kept

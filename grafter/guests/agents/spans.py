@@ -8,33 +8,41 @@ What a span of each type says stands in ``run_spans`` and ``model_spans``; here 
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from grafter.core import semconv
+from grafter.core.link import from_openai_trace_id
 from grafter.core.model import (
     STATUS_ERROR,
     STATUS_UNSET,
     Guest,
     GuestSpan,
-    Link,
     Source,
-    SpanId,
     SpanLink,
     UnixNano,
     guest_span_id,
 )
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests import head as heads
+from grafter.guests import trace_object as trace_objects
 from grafter.guests.agents import model_spans, run_spans
-from grafter.guests.agents.intake import TRACE, parent_of, read_payload, span_type, usable_id
-from grafter.guests.content import clean
-from grafter.guests.draft import SpanDraft, scalar_of
-from grafter.guests.failures import KIND_KEY, error_kind, error_of
-from grafter.guests.head import Head
-from grafter.guests.limits import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
-from grafter.guests.times import nanoseconds, span_times
-from grafter.guests.values import canonical, mapping_of, text_of
+from grafter.guests.agents.content import clean
+from grafter.guests.agents.errors import KIND_KEY, error_kind, error_of
+from grafter.guests.agents.intake import TRACE, parent_of, read_payload, span_type
+from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, Json, SpanDraft, bounded, cut_text
+from grafter.guests.json_values import (
+    canonical,
+    count_of,
+    in_order,
+    mapping_of,
+    nanoseconds,
+    span_times,
+    text_of,
+    usable_id,
+)
+from grafter.guests.source import Mapped
+from grafter.guests.trace_object import TraceObject
+from grafter.guests.usage import call_usage
 
 TRACE_URL = "https://platform.openai.com/logs/trace?trace_id="
 """Where OpenAI's dashboard shows a trace."""
@@ -52,25 +60,10 @@ _MAPPERS: Mapping[str, Callable[[SpanDraft], object]] = {
     "speech_group": model_spans.speech_group,
     "transcription": model_spans.transcription,
 }
+_MODEL_CALLS = frozenset({"generation", "response"})
 _ITEM_KEYS = frozenset(
     {"object", "id", "trace_id", "parent_id", "started_at", "ended_at", "span_data", "error", "metadata"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """A guest, ready to be hung."""
-
-    guest: Guest
-    repeated: int
-    """Span items beyond the first of the same id."""
-    odd: int
-    """Payloads and items that could not be read."""
-    head: dict[str, object]
-    """What to remember of the trace object, JSON-able and of bounded size: workflow name, group id, metadata, link;
-    and ``malformed``, the reason why metadata that seems to name a host names none."""
-    weak: Link | None = None
-    """Of a guest without a link: a host that it may belong to, if that host is known when the guest is due."""
 
 
 @dataclass(slots=True)
@@ -89,6 +82,8 @@ class _Node:
     """The agent that it ran for, where one is known."""
     links: tuple[SpanLink, ...] = ()
     calls_agent: bool = False
+    usage: Mapping[str, object] | None = None
+    """Of a model call, what its turn says that it used."""
 
 
 def map_guest(
@@ -105,7 +100,7 @@ def map_guest(
     resolved: that some never come, or form a circle, is seen where the spans are hung. Never raises for what a
     payload holds.
     """
-    head = heads.remembered(earlier)
+    head = trace_objects.remembered(earlier)
     items: dict[str, Mapping[str, object]] = {}
     repeated = odd = 0
     for payload in payloads:
@@ -128,7 +123,8 @@ def map_guest(
             else:
                 items[identity] = item
     nodes = _nodes(items)
-    _tell_agents(nodes)
+    _find_agents(nodes)
+    _hand_down_usage(nodes)
     _link_handoffs(guest_trace_id, nodes)
     guest = Guest(
         trace_id=guest_trace_id,
@@ -138,7 +134,9 @@ def map_guest(
         conversation_ids=frozenset() if head.group_id is None else frozenset({head.group_id}),
         measured_in_app=source is Source.SDK,
     )
-    return Mapped(guest=guest, repeated=repeated, odd=odd, head=heads.memory(head))
+    # A random id of OpenAI's has the form of a trace id too: it names its host only where there is one.
+    weak = from_openai_trace_id(guest_trace_id) if head.link is None else None
+    return Mapped(guest=guest, repeated=repeated, odd=odd, head=trace_objects.memory(head), weak=weak)
 
 
 def _first(one: Mapping[str, object], other: Mapping[str, object]) -> Mapping[str, object]:
@@ -167,7 +165,7 @@ def _kind(item: Mapping[str, object]) -> str:
     return kind
 
 
-def _tell_agents(nodes: Mapping[str, _Node]) -> None:
+def _find_agents(nodes: Mapping[str, _Node]) -> None:
     """Find the agent that each span ran for: itself, or the nearest above; and the tools that call agents."""
     known: dict[str, str | None] = {}
     for node in nodes.values():
@@ -199,6 +197,24 @@ def _own_agent(node: _Node) -> str | None:
     if node.kind == "agent":
         return text_of(data.get("name"))
     return text_of(mapping_of(data.get("data")).get("agent_name")) if node.kind == "turn" else None
+
+
+def _hand_down_usage(nodes: Mapping[str, _Node]) -> None:
+    """Give each turn's usage to its model call: JavaScript's SDK states it on turns and tasks only.
+
+    A turn is one model call. Where two stand under it, of which one was tried again, nobody knows whose it is.
+    """
+    calls: dict[str, list[_Node]] = {}
+    for node in nodes.values():
+        if node.parent is not None and node.kind in _MODEL_CALLS:
+            calls.setdefault(node.parent, []).append(node)
+    for identity, (call, *others) in calls.items():
+        turn = nodes.get(identity)
+        if turn is None or turn.kind != "turn" or others:
+            continue
+        usage = mapping_of(mapping_of(mapping_of(turn.item.get("span_data")).get("data")).get("usage"))
+        # A call that failed used nothing that anybody counted.
+        call.usage = usage if any(map(count_of, usage.values())) else None
 
 
 def _link_handoffs(guest_trace_id: str, nodes: Mapping[str, _Node]) -> None:
@@ -243,7 +259,7 @@ def _next(agents: Sequence[_Node], handoff: _Node) -> _Node | None:
     return agents[place] if place < len(agents) else None
 
 
-def _span(guest_trace_id: str, node: _Node, head: Head, policy: GraftPolicy) -> GuestSpan:
+def _span(guest_trace_id: str, node: _Node, head: TraceObject, policy: GraftPolicy) -> GuestSpan:
     item = node.item
     data = item.get("span_data")
     draft = SpanDraft(
@@ -257,6 +273,9 @@ def _span(guest_trace_id: str, node: _Node, head: Head, policy: GraftPolicy) -> 
     else:
         draft.rest.pop("type", None)
         mapper(draft)
+    if node.usage is not None and semconv.GEN_AI_USAGE_INPUT_TOKENS not in draft.attributes:
+        for name, count in call_usage(node.usage)[0].items():
+            draft.put(name, count)
     if semconv.GEN_AI_AGENT_NAME not in draft.attributes and node.agent is not None:
         draft.put(semconv.GEN_AI_AGENT_NAME, cut_text(node.agent, NAME_BYTES))
     if node.calls_agent:
@@ -264,16 +283,17 @@ def _span(guest_trace_id: str, node: _Node, head: Head, policy: GraftPolicy) -> 
     draft.put(semconv.GEN_AI_CONVERSATION_ID, head.group_id)
     error = error_of(item.get("error"))
     if error is not None:
-        _fail(draft, error)
+        _fail(draft, error, node.kind)
     _identify(draft, guest_trace_id, node)
     if node.parent is None:
-        _introduce(draft, guest_trace_id, head, policy.metadata_keys)
+        draft.put(semconv.AGENTS_TRACE_URL, TRACE_URL + guest_trace_id)
+        draft.attributes.update(trace_objects.introduction(head, policy.metadata_keys))
     _keep_rest(draft, node, head, error)
     if node.odd_time:
         draft.put(semconv.GRAFTER_ODD_TIME, True)
     return GuestSpan(
         span_id=guest_span_id(guest_trace_id, node.identity),
-        parent=None if node.parent is None else _hashed(guest_trace_id, node.parent),
+        parent=None if node.parent is None else guest_span_id(guest_trace_id, node.parent),
         parent_name=node.parent or "",
         name=cut_text(draft.name, NAME_BYTES),
         kind=draft.kind,
@@ -286,12 +306,8 @@ def _span(guest_trace_id: str, node: _Node, head: Head, policy: GraftPolicy) -> 
     )
 
 
-def _hashed(guest_trace_id: str, parent: str) -> SpanId:
-    return guest_span_id(guest_trace_id, parent)
-
-
-def _fail(draft: SpanDraft, error: Mapping[str, object]) -> None:
-    draft.put(semconv.ERROR_TYPE, error_kind(error))
+def _fail(draft: SpanDraft, error: Mapping[str, object], kind: str) -> None:
+    draft.put(semconv.ERROR_TYPE, error_kind(error, model_call=kind in _MODEL_CALLS))
     data = error.get("data")
     if data is not None:
         draft.put_content(semconv.AGENTS_ERROR_DATA, Json(data))
@@ -304,24 +320,10 @@ def _identify(draft: SpanDraft, guest_trace_id: str, node: _Node) -> None:
     draft.put(semconv.AGENTS_SPAN_TYPE, node.kind or None)
     metadata = node.item.get("metadata")
     if metadata is not None and metadata != {}:
-        draft.put(semconv.AGENTS_METADATA, Json(_sorted(metadata)))
+        draft.put(semconv.AGENTS_METADATA, Json(in_order(metadata)))
 
 
-def _introduce(draft: SpanDraft, guest_trace_id: str, head: Head, metadata_keys: Iterable[str]) -> None:
-    """What the trace object says, on the spans at the top."""
-    draft.put(semconv.AGENTS_TRACE_URL, TRACE_URL + guest_trace_id)
-    draft.put(semconv.AGENTS_WORKFLOW_NAME, head.workflow_name)
-    draft.put(semconv.AGENTS_GROUP_ID, head.group_id)
-    if head.metadata is not None and head.metadata != {}:
-        draft.put(semconv.AGENTS_TRACE_METADATA, Json(_sorted(head.metadata)))
-    for key in metadata_keys:
-        value = mapping_of(head.metadata).get(key)
-        if value is not None:
-            scalar = scalar_of(value)
-            draft.put(f"{semconv.AGENTS_TRACE_METADATA}.{key}", Json(_sorted(value)) if scalar is None else scalar)
-
-
-def _keep_rest(draft: SpanDraft, node: _Node, head: Head, error: Mapping[str, object] | None) -> None:
+def _keep_rest(draft: SpanDraft, node: _Node, head: TraceObject, error: Mapping[str, object] | None) -> None:
     """Whatever came and was not read, by where it stood."""
     extra: dict[str, object] = {}
     if draft.rest:
@@ -336,9 +338,4 @@ def _keep_rest(draft: SpanDraft, node: _Node, head: Head, error: Mapping[str, ob
     if head.extra and node.parent is None:
         extra["trace"] = dict(head.extra)
     if extra:
-        draft.put(semconv.AGENTS_EXTRA, Json(_sorted(extra)))
-
-
-def _sorted(value: object) -> object:
-    """An object with its keys in order, so that equal ones read alike."""
-    return dict(sorted(value.items())) if isinstance(value, Mapping) else value
+        draft.put(semconv.AGENTS_EXTRA, Json(in_order(extra)))

@@ -10,10 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 
 from grafter.core.policy import Content
-from grafter.guests.content import ARGUMENTS_DIGEST, without_text
-from grafter.guests.limits import ATTRIBUTE_BYTES, cut_text, fit_json
-from grafter.guests.media import without_media
-from grafter.guests.values import digest, number_of, sound
+from grafter.guests.attributes import ATTRIBUTE_BYTES, cut_text, fit_json
+from grafter.guests.json_values import ARGUMENTS_DIGEST, digest, json_safe, number_of
+from grafter.guests.media import without_media, without_text
 
 Rule = Callable[[object, Content], object]
 Table = Mapping[str, Rule]
@@ -49,14 +48,14 @@ def identity(value: object, _: Content) -> object:
     """An id."""
     if not isinstance(value, str) or not 0 < len(value) <= LONGEST_ID:
         return GONE
-    return value if value.isascii() else sound(value)
+    return value if value.isascii() else json_safe(value)
 
 
 def word(value: object, _: Content) -> object:
     """A string of structure."""
     if not isinstance(value, str) or not value:
         return GONE
-    return value if len(value) <= WORD_BYTES and value.isascii() else cut_text(str(sound(value)), WORD_BYTES)
+    return value if len(value) <= WORD_BYTES and value.isascii() else cut_text(str(json_safe(value)), WORD_BYTES)
 
 
 def number(value: object, _: Content) -> object:
@@ -86,7 +85,7 @@ def said(value: object, content: Content) -> object:
     if content is Content.NONE or not isinstance(value, str):
         return GONE
     if not value.isascii() or len(value) > 128:
-        cleaned = without_media(sound(value), pictures=content is Content.FULL)
+        cleaned = without_media(json_safe(value), pictures=content is Content.FULL)
         return cut_text(cleaned, ATTRIBUTE_BYTES) if isinstance(cleaned, str) else GONE
     return value
 
@@ -95,7 +94,7 @@ def counts(value: object, _: Content) -> object:
     """Numbers under any keys, such as a usage; its strings are null."""
     if not isinstance(value, Mapping):
         return GONE
-    kept = sound(without_text(value, 4), 6)
+    kept = json_safe(without_text(value, 4), 6)
     return kept if fit_json(kept, METADATA_BYTES)[1] <= METADATA_BYTES else GONE
 
 
@@ -103,12 +102,12 @@ def own(value: object, _: Content) -> object:
     """The app's own ids in metadata; they stay, as a trace's do."""
     if not isinstance(value, Mapping):
         return GONE
-    kept = sound(value, 16)
+    kept = json_safe(value, 16)
     if fit_json(kept, METADATA_BYTES)[1] <= METADATA_BYTES:
         return kept
     # Too much of it must not cost the call its link, which is one short member of it.
     short = [(key, member) for key, member in value.items() if len(key) <= 64 and _is_short(member)]
-    return sound(dict(short[:32]))
+    return json_safe(dict(short[:32]))
 
 
 def _is_short(value: object) -> bool:

@@ -6,10 +6,10 @@ that a stream of which only one side is seen still has a model and a detector.
 
 from collections.abc import Mapping
 
+from grafter.guests.json_values import count_of, list_of, mapping_of, text_of
 from grafter.guests.realtime.notes import Note
 from grafter.guests.realtime.records import LIVE
 from grafter.guests.realtime.session import Session
-from grafter.guests.values import count_of, list_of, mapping_of, text_of
 
 
 def created(session: Session, note: Note, event: Mapping[str, object]) -> None:

@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, call_guest, guest_key
 from grafter.core.policy import GraftPolicy
-from grafter.guests.agents.intake import parse_json
+from grafter.guests.json_values import json_safe, mapping_of, parse_json
 from grafter.guests.media import decoded_size
 from grafter.guests.realtime.kept import AUDIO_DELTAS, FOLDED, KNOWN, ODD, UNREAD, kept, present_name
 from grafter.guests.realtime.live import allowed as live
 from grafter.guests.realtime.live.talking import position_of
 from grafter.guests.realtime.notes import ENDED, METADATA, SIP, Note, Side, encode
-from grafter.guests.values import mapping_of, sound
 
 SESSIONS = frozenset({"session.created", "session.started", "session.updated", "session.update"})
 
@@ -309,4 +308,4 @@ def _plain_event(
 
 
 def _sound(note: Note) -> Note:
-    return Note(note.at, note.side, mapping_of(sound(dict(note.event))), note.count, note.last)
+    return Note(note.at, note.side, mapping_of(json_safe(dict(note.event))), note.count, note.last)

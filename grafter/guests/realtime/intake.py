@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 
 from grafter.core.model import Part, UnixNano
 from grafter.core.policy import HOUR, SECOND, GraftPolicy
-from grafter.guests.agents.intake import parse_json, usable_id
+from grafter.guests.json_values import mapping_of, nanoseconds, parse_json, usable_id
 from grafter.guests.realtime.gathering import Gathering, kind_of
 from grafter.guests.realtime.kept import ODD
 from grafter.guests.realtime.live import allowed as live
 from grafter.guests.realtime.notes import ENDED, METADATA, Side
-from grafter.guests.times import nanoseconds
-from grafter.guests.values import mapping_of
 
 _CLIENT_EVENTS = live.CLIENTS | frozenset(
     {

@@ -9,14 +9,13 @@ import re
 from collections.abc import Mapping
 
 from grafter.core.policy import Content
-from grafter.guests.content import ARGUMENTS_DIGEST, without_text
-from grafter.guests.limits import fit_json
-from grafter.guests.media import decoded_size
+from grafter.guests.attributes import fit_json
+from grafter.guests.json_values import ARGUMENTS_DIGEST, count_of, json_safe
+from grafter.guests.media import decoded_size, without_text
 from grafter.guests.realtime import allowed
 from grafter.guests.realtime.allowed import GONE, Rule, Table, flag, identity, number, or_null, own, said, word
 from grafter.guests.realtime.live import allowed as live
 from grafter.guests.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED, Side
-from grafter.guests.values import count_of, sound
 
 AUDIO_DELTA = "response.output_audio.delta"
 AUDIO_DELTAS = frozenset({AUDIO_DELTA, "response.audio.delta"})
@@ -109,7 +108,7 @@ def _unknown(kind: str, event: Mapping[str, object]) -> dict[str, object]:
     if len(event) > allowed.MOST_MEMBERS:
         return found
     rest = {key: member for key, member in event.items() if key not in ("type", "event_id")}
-    numbers = sound(without_text(rest, 4), 6)
+    numbers = json_safe(without_text(rest, 4), 6)
     if isinstance(numbers, dict) and fit_json(numbers, _UNKNOWN_BYTES)[1] <= _UNKNOWN_BYTES:
         found.update(numbers)
     return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from grafter.core.model import GuestSpan, UnixNano
+from grafter.guests.json_values import MAX_TIME, canonical, list_of, mapping_of, text_of
 from grafter.guests.realtime import configuring, endings, responses, speech, tools
 from grafter.guests.realtime import session as sessions
 from grafter.guests.realtime.live import allowed as live
@@ -19,8 +20,6 @@ from grafter.guests.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED, 
 from grafter.guests.realtime.records import LIVE
 from grafter.guests.realtime.seen import Seen
 from grafter.guests.realtime.session import Session
-from grafter.guests.times import MAX_TIME
-from grafter.guests.values import canonical, list_of, mapping_of, text_of
 
 MOST_SESSIONS = 32
 """Of one call; a call that rolls over every hour has one a day's working hour."""

@@ -12,17 +12,16 @@ import orjson
 from grafter.core import semconv
 from grafter.core.model import Guest, GuestSpan, Link, Source
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests import head as heads
-from grafter.guests.agents.spans import Mapped
-from grafter.guests.draft import scalar_of
-from grafter.guests.head import Head
-from grafter.guests.limits import Json, bounded
+from grafter.guests import trace_object as trace_objects
+from grafter.guests.attributes import Json, bounded
+from grafter.guests.json_values import mapping_of, scalar_of
 from grafter.guests.realtime.kept import kept
 from grafter.guests.realtime.machine import Machine
 from grafter.guests.realtime.naming import Naming
 from grafter.guests.realtime.notes import Side, begins, in_order
 from grafter.guests.realtime.session import Session
-from grafter.guests.values import mapping_of
+from grafter.guests.source import Mapped
+from grafter.guests.trace_object import TraceObject
 
 STATE = "realtime"
 """The key of a head that holds what the state machine knows."""
@@ -66,17 +65,17 @@ def map_realtime(
 
     links = mapping_of(memory.get("links"))
     guests = [call, *(session.guest for session in machine.sessions[1:])]
-    found: dict[str, Head] = {}
+    found: dict[str, TraceObject] = {}
     for index, guest in enumerate(guests):
         session = machine.sessions[index] if index < len(machine.sessions) else None
-        used = heads.remembered({"link": links.get(guest)})
+        used = trace_objects.remembered({"link": links.get(guest)})
         if index == 0 and used.link is None:
-            used = heads.remembered({"link": mapping_of(earlier).get("link")})
+            used = trace_objects.remembered({"link": mapping_of(earlier).get("link")})
         found[guest] = _head(naming, session, used, policy)
     # One key is one call: a session that names no host is of the host that another one names.
     shared = next((head.link for head in found.values() if head.link is not None), None)
     found = {guest: head if head.link is not None else _sharing(head, shared) for guest, head in found.items()}
-    written = {guest: heads.memory(head) for guest, head in found.items()}
+    written = {guest: trace_objects.memory(head) for guest, head in found.items()}
     state = {
         "machine": machine.state(),
         "naming": naming.state(),
@@ -121,11 +120,11 @@ def _begun(payloads: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], int]:
     return begun, odd
 
 
-def _head(naming: Naming, session: Session | None, used: Head, policy: GraftPolicy) -> Head:
+def _head(naming: Naming, session: Session | None, used: TraceObject, policy: GraftPolicy) -> TraceObject:
     """What is told of a guest; a link that was used stays."""
     told = {} if session is None else session.config.metadata
     link, malformed = (used.link, None) if used.link is not None else naming.link(told, policy.trace_id_keys)
-    return Head(
+    return TraceObject(
         workflow_name=None if session is None else session.config.workflow,
         group_id=None if session is None else session.config.group,
         metadata=naming.merged(told) or None,
@@ -134,11 +133,11 @@ def _head(naming: Naming, session: Session | None, used: Head, policy: GraftPoli
     )
 
 
-def _sharing(head: Head, link: Link | None) -> Head:
+def _sharing(head: TraceObject, link: Link | None) -> TraceObject:
     return head if link is None else replace(head, link=link, malformed=None)
 
 
-def _introduced(span: GuestSpan, head: Head, clock: Mapping[str, float], policy: GraftPolicy) -> GuestSpan:
+def _introduced(span: GuestSpan, head: TraceObject, clock: Mapping[str, float], policy: GraftPolicy) -> GuestSpan:
     """The session's span with the call's metadata, and what is known of its sender's clock."""
     metadata = mapping_of(head.metadata)
     if span.parent is not None or not (metadata or clock):

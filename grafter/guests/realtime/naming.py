@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from grafter.core.link import TRACEPARENT_KEY, Malformed, from_metadata
 from grafter.core.model import Link
+from grafter.guests.json_values import float_of, mapping_of, text_of
 from grafter.guests.realtime.notes import METADATA, SIP, Note
-from grafter.guests.values import float_of, mapping_of, text_of
 
 _START = "start"
 _POSTED = "posted"

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from types import UnionType
 from typing import TypeVar, get_args, get_origin
 
-from grafter.guests.values import list_of, mapping_of
+from grafter.guests.json_values import list_of, mapping_of
 
 SESSION = "session"
 """The guest span id of a session."""

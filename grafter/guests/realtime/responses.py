@@ -7,11 +7,11 @@ tool, a silence that was too long; else what the client asked for. Each is the a
 from collections.abc import Mapping
 
 from grafter.core import semconv
+from grafter.guests.json_values import count_of, list_of, mapping_of, text_of
 from grafter.guests.realtime import tools
 from grafter.guests.realtime.notes import Note
 from grafter.guests.realtime.records import MOST_EVENTS, MOST_ITEMS, Response
 from grafter.guests.realtime.session import Session, trim
-from grafter.guests.values import count_of, list_of, mapping_of, text_of
 
 SPEECH_STOPPED = "speech_stopped"
 COMMITTED = "committed"

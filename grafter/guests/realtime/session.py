@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from grafter.core.model import SpanId, guest_span_id
+from grafter.guests.json_values import list_of, mapping_of, text_of
 from grafter.guests.realtime.records import (
     LIVE,
     LIVE_IDS,
@@ -28,7 +29,6 @@ from grafter.guests.realtime.records import (
     read_into,
     written,
 )
-from grafter.guests.values import list_of, mapping_of, text_of
 
 _MOST_UNKNOWN = 32
 """Different unknown types that are named."""

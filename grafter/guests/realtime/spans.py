@@ -18,15 +18,22 @@ from grafter.core.model import (
     SpanEvent,
     UnixNano,
 )
-from grafter.guests.draft import titled
-from grafter.guests.failures import OTHER
-from grafter.guests.limits import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
+from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text, titled
+from grafter.guests.json_values import (
+    OTHER_ERROR,
+    count_of,
+    float_of,
+    list_of,
+    mapping_of,
+    number_of,
+    structure,
+    text_of,
+)
 from grafter.guests.messages import answers, text_message
 from grafter.guests.realtime import responses as turns
 from grafter.guests.realtime.records import LIVE, SESSION, Call, Response, Speech
 from grafter.guests.realtime.session import Session
 from grafter.guests.usage import call_usage
-from grafter.guests.values import count_of, float_of, list_of, mapping_of, number_of, structure, text_of
 
 _MILLISECOND = 1_000_000
 _SLUG = re.compile(r"[a-z0-9_.-]{1,64}")
@@ -388,7 +395,7 @@ def _events(events: list[object], content: bool) -> tuple[SpanEvent, ...]:
 _CONTENT_OF_EVENTS = frozenset({semconv.ERROR_MESSAGE, "digit"})
 
 
-def _error_type(error: Mapping[str, object], otherwise: str = OTHER) -> str:
+def _error_type(error: Mapping[str, object], otherwise: str = OTHER_ERROR) -> str:
     """A word of which there are few: the code, else the type, where either is one."""
     for key in ("code", "type"):
         word = text_of(error.get(key))

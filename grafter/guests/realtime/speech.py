@@ -7,10 +7,10 @@ earlier, where it is known how much.
 from collections.abc import Mapping
 
 from grafter.core import semconv
+from grafter.guests.json_values import count_of, mapping_of, text_of
 from grafter.guests.realtime.notes import Note
 from grafter.guests.realtime.records import Speech
 from grafter.guests.realtime.session import Session, trim
-from grafter.guests.values import count_of, mapping_of, text_of
 
 _MOST_SILENT = 256
 _MILLISECOND = 1_000_000

@@ -6,11 +6,10 @@ server says that it was handed back where the client's side is not seen.
 
 from collections.abc import Mapping
 
-from grafter.guests.content import ARGUMENTS_DIGEST
+from grafter.guests.json_values import ARGUMENTS_DIGEST, list_of, mapping_of, text_of
 from grafter.guests.realtime.notes import Note
 from grafter.guests.realtime.records import Call
 from grafter.guests.realtime.session import Session
-from grafter.guests.values import list_of, mapping_of, text_of
 
 
 def arguments_done(session: Session, note: Note, event: Mapping[str, object]) -> None:

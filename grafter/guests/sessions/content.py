@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 import orjson
 
 from grafter.core.policy import Content
-from grafter.guests.content import without_text
-from grafter.guests.media import without_media
-from grafter.guests.values import MAX_DEPTH
+from grafter.guests.json_values import MAX_DEPTH
+from grafter.guests.media import without_media, without_text
 
 _STRUCTURE = frozenset(
     {

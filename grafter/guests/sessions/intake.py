@@ -18,9 +18,8 @@ import orjson
 from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import GuestFacts, Link, Part, Source, SpanId, guest_key, guest_span_id
 from grafter.core.policy import GraftPolicy
-from grafter.guests.agents.intake import parse_json, usable_id
+from grafter.guests.json_values import canonical, json_safe, list_of, mapping_of, parse_json, text_of, usable_id
 from grafter.guests.sessions.content import clean_session, clean_trace
-from grafter.guests.values import canonical, list_of, mapping_of, sound, text_of
 
 SESSION = "agent.session"
 TRACE = "agent.session.trace"
@@ -29,7 +28,7 @@ DIGEST_CHARACTERS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class SessionInfo:
     """What the session says of itself."""
 
     session_id: str
@@ -58,19 +57,19 @@ class Page:
     """There is a next page."""
 
 
-def read_session(body: bytes, session_id: str, policy: GraftPolicy) -> Told:
+def read_session(body: bytes, session_id: str, policy: GraftPolicy) -> SessionInfo:
     """The answer to GET …/sessions/{id}. Raises ValueError when it is no JSON object."""
     session = parse_json(body)
     if not isinstance(session, dict):
         raise ValueError("the session is no JSON object")
-    item = mapping_of(sound(clean_session(session)))
+    item = mapping_of(json_safe(clean_session(session)))
     named = from_metadata(item.get("metadata"), policy.trace_id_keys)
     malformed = isinstance(named, Malformed)
     link = None if isinstance(named, Malformed) else named
-    return Told(session_id, link, malformed, orjson.dumps(item))
+    return SessionInfo(session_id, link, malformed, orjson.dumps(item))
 
 
-def read_page(body: bytes, told: Told, seen: Container[str], policy: GraftPolicy) -> Page:
+def read_page(body: bytes, info: SessionInfo, seen: Container[str], policy: GraftPolicy) -> Page:
     """The answer to GET …/sessions/{id}/traces in ascending order. ``seen``: digests of what was read before.
 
     One odd entry never loses its page. Raises ValueError when the body is no JSON object with a list under ``data``.
@@ -92,7 +91,7 @@ def read_page(body: bytes, told: Told, seen: Container[str], policy: GraftPolicy
         if digest in seen or digest in page.digests:
             page.kinds["known"] += 1
             continue
-        item = mapping_of(sound(clean_trace({**trace, "object": TRACE}, policy.content)))
+        item = mapping_of(json_safe(clean_trace({**trace, "object": TRACE}, policy.content)))
         found = odd = 0
         for _, _, _, span in spans_of(item):
             if span_ids(item, span) is None:
@@ -103,7 +102,7 @@ def read_page(body: bytes, told: Told, seen: Container[str], policy: GraftPolicy
         page.kinds["odd_span"] += odd
         page.spans += found
         page.digests.append(digest)
-        page.parts.append(_part(told, b"[" + orjson.dumps(item) + b"]", found, top_level=found > 0))
+        page.parts.append(_part(info, b"[" + orjson.dumps(item) + b"]", found, top_level=found > 0))
     page.after = usable_id(mapping_of(answer).get("last_id")) or page.after
     more = mapping_of(answer).get("has_more")
     # Unpublished traces are skipped, so a page of them alone may be empty and have a next one.
@@ -111,16 +110,16 @@ def read_page(body: bytes, told: Told, seen: Container[str], policy: GraftPolicy
     return page
 
 
-def opening(told: Told, run: int) -> Part:
+def opening(info: SessionInfo, run: int) -> Part:
     """The part that begins the answer to an event: the session itself, and the promise that its traces will come."""
-    return _part(told, b"[" + told.item + b"]", 0, head=True, parents=(_promise(told, run),))
+    return _part(info, b"[" + info.item + b"]", 0, head=True, parents=(_promise(info, run),))
 
 
-def closing(told: Told, run: int, since: int = 0) -> Part:
+def closing(info: SessionInfo, run: int, since: int = 0) -> Part:
     """The part that ends it: what this event, and those from ``since`` on, promised was read."""
     kept = range(since or run, run + 1)
-    ids = tuple(_promise(told, one) for one in kept)
-    return _part(told, b"[" + told.item + b"]", 0, head=True, ended=True, ids=ids)
+    ids = tuple(_promise(info, one) for one in kept)
+    return _part(info, b"[" + info.item + b"]", 0, head=True, ended=True, ids=ids)
 
 
 def spans_of(
@@ -154,7 +153,7 @@ def own_id(value: object) -> str | None:
 
 
 def _part(
-    told: Told,
+    info: SessionInfo,
     payload: bytes,
     spans: int,
     *,
@@ -165,21 +164,21 @@ def _part(
     parents: tuple[SpanId, ...] = (),
 ) -> Part:
     facts = GuestFacts(
-        guest=told.session_id,
+        guest=info.session_id,
         source=Source.SESSIONS,
-        host=None if told.link is None else told.link.host,
-        sampled=None if told.link is None else told.link.sampled,
+        host=None if info.link is None else info.link.host,
+        sampled=None if info.link is None else info.link.sampled,
         head=head,
         top_level=top_level,
         ids=ids,
         parents=parents,
         ended=ended,
     )
-    return Part(guest_key(told.session_id), payload, spans, guest=facts)
+    return Part(guest_key(info.session_id), payload, spans, guest=facts)
 
 
-def _promise(told: Told, run: int) -> SpanId:
-    return guest_span_id(told.session_id, f"promise {run}")
+def _promise(info: SessionInfo, run: int) -> SpanId:
+    return guest_span_id(info.session_id, f"promise {run}")
 
 
 def agent_name(session: Mapping[str, object]) -> str | None:

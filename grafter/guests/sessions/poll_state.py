@@ -11,13 +11,14 @@ they are still all known: what is published or changed before the last thousand 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import orjson
 
 from grafter.core.policy import HOUR, MINUTE, SECOND
+from grafter.guests.json_values import count_of, mapping_of, text_of
 from grafter.guests.sessions.intake import DIGEST_CHARACTERS
-from grafter.guests.values import count_of, mapping_of, text_of
 
 QUICK = 30 * SECOND
 """Looks this soon after the event are for the trace that it promised."""
@@ -29,6 +30,7 @@ _MOST_SEEN = 2_400
 _MOST_FAILURES = 1_000
 _MOST_PROMISES = 1_000
 _VERSION = 1
+_DIGESTS = ("seen", "older")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Progress:
     since: int = 0
     """The first event whose promise has not been kept."""
     opened: bool = False
-    """The guest was told that more will come."""
+    """It was stored that more will come."""
     closed: bool = False
     """… and that it has come."""
     reading: bool = False
@@ -90,34 +92,11 @@ class Progress:
 
     def encode(self) -> bytes:
         """A blob for the task."""
-        written: dict[str, object] = {
-            "v": _VERSION,
-            "event": self.event,
-            "run": self.run,
-            "since": self.since,
-            "opened": self.opened,
-            "closed": self.closed,
-            "reading": self.reading,
-            "after": self.after,
-            "last": self.last,
-            "failures": self.failures,
-            "found": self.found,
-            "seen": "".join(self.seen),
-            "older": "".join(self.older),
-            "floor": self.floor,
-            "middle": self.middle,
-            "forward": self.forward,
-            "over": self.over,
-        }
-        if self.answered is not None:
-            answered = self.answered
-            written["answered"] = {
-                "event": answered.event,
-                "outcome": answered.outcome,
-                "traces": answered.traces,
-                "skipped": answered.skipped,
-                "linked": answered.linked,
-            }
+        written = {"v": _VERSION} | {member.name: getattr(self, member.name) for member in fields(self)}
+        for name in _DIGESTS:
+            written[name] = "".join(written[name])
+        if self.answered is None:
+            del written["answered"]
         return orjson.dumps(written)
 
     @classmethod
@@ -129,25 +108,8 @@ class Progress:
             return cls()
         if written.get("v") != _VERSION:
             return cls()
-        return cls(
-            event=count_of(written.get("event")) or 0,
-            run=count_of(written.get("run")) or 0,
-            since=count_of(written.get("since")) or 0,
-            opened=written.get("opened") is True,
-            closed=written.get("closed") is True,
-            reading=written.get("reading") is True,
-            after=text_of(written.get("after")) or "",
-            last=text_of(written.get("last")) or "",
-            failures=count_of(written.get("failures")) or 0,
-            found=count_of(written.get("found")) or 0,
-            seen=_digests(written.get("seen")),
-            older=_digests(written.get("older")),
-            floor=text_of(written.get("floor")) or "",
-            middle=text_of(written.get("middle")) or "",
-            forward=written.get("forward") is True,
-            answered=_answered(mapping_of(written.get("answered"))),
-            over=written.get("over") is True,
-        )
+        digests = {name: _digests(written.get(name)) for name in _DIGESTS}
+        return cls(**_members(cls, written) | digests | {"answered": _answered(written.get("answered"))})
 
     def heard(self, event: int) -> "Progress":
         """An event came: what it promises is waited for, from behind what is known.
@@ -229,14 +191,26 @@ class Progress:
         return None
 
 
+def _members(kind: type, written: Mapping[str, object]) -> dict[str, Any]:
+    """The members of a record that are counts, texts and flags, as they were written; what is none of its own type has
+    its first value."""
+    found: dict[str, Any] = {}
+    for member in fields(kind):
+        value = written.get(member.name)
+        if isinstance(value, bool) and member.type is bool:
+            found[member.name] = value
+        elif member.type is int:
+            found[member.name] = count_of(value) or 0
+        elif member.type is str:
+            found[member.name] = text_of(value) or ""
+    return found
+
+
 def _digests(written: object) -> tuple[str, ...]:
     text = text_of(written) or ""
     return tuple(text[i : i + DIGEST_CHARACTERS] for i in range(0, len(text), DIGEST_CHARACTERS))
 
 
-def _answered(written: Mapping[str, object]) -> Answered | None:
-    event, outcome = count_of(written.get("event")), text_of(written.get("outcome"))
-    if event is None or outcome is None:
-        return None
-    traces, skipped = (count_of(written.get(name)) or 0 for name in ("traces", "skipped"))
-    return Answered(event, outcome, traces, skipped, written.get("linked") is True)
+def _answered(written: object) -> Answered | None:
+    members = _members(Answered, mapping_of(written))
+    return Answered(**members) if members["outcome"] and "event" in mapping_of(written) else None

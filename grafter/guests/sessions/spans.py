@@ -25,16 +25,25 @@ from grafter.core.model import (
     guest_span_id,
 )
 from grafter.core.policy import GraftPolicy
-from grafter.guests import head as heads
+from grafter.guests import trace_object as trace_objects
 from grafter.guests.agents.intake import read_payload
-from grafter.guests.agents.spans import Mapped
-from grafter.guests.draft import scalar_of
-from grafter.guests.head import Head
-from grafter.guests.limits import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
+from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text
+from grafter.guests.json_values import (
+    MAX_DEPTH,
+    canonical,
+    list_of,
+    mapping_of,
+    names_of,
+    nanoseconds,
+    number_of,
+    scalar_of,
+    span_times,
+    text_of,
+)
 from grafter.guests.sessions.content import clean_session, clean_trace
 from grafter.guests.sessions.intake import SESSION, TRACE, agent_name, own_id, span_ids, spans_of
-from grafter.guests.times import nanoseconds, span_times
-from grafter.guests.values import MAX_DEPTH, canonical, list_of, mapping_of, names_of, number_of, text_of
+from grafter.guests.source import Mapped
+from grafter.guests.trace_object import TraceObject
 
 _MOST_ATTRIBUTES = 1_000
 _MOST_EVENTS = 1_000
@@ -85,7 +94,7 @@ def map_session(
 
     Never raises for what a payload holds.
     """
-    head = heads.remembered(earlier)
+    head = trace_objects.remembered(earlier)
     nodes: dict[_Id, _Node] = {}
     repeated = odd = 0
     for payload in payloads:
@@ -120,14 +129,15 @@ def map_session(
         ),
         link=head.link,
         conversation_ids=frozenset({session_id}),
+        one_trace=False,
     )
-    return Mapped(guest=guest, repeated=repeated, odd=odd, head=heads.memory(head))
+    return Mapped(guest=guest, repeated=repeated, odd=odd, head=trace_objects.memory(head))
 
 
-def _introduced_by(head: Head, session: Mapping[str, object], policy: GraftPolicy) -> Head:
+def _introduced_by(head: TraceObject, session: Mapping[str, object], policy: GraftPolicy) -> TraceObject:
     more = {key: value for key, value in session.items() if key in ("agent", "created_at")}
-    told = {"metadata": session.get("metadata"), "workflow_name": agent_name(session), **more}
-    return head.merged(told, policy.trace_id_keys)
+    introduced = {"metadata": session.get("metadata"), "workflow_name": agent_name(session), **more}
+    return head.merged(introduced, policy.trace_id_keys)
 
 
 def _node(
@@ -140,20 +150,22 @@ def _node(
 
 def _fullness(node: _Node) -> tuple[int, int, bytes]:
     """A span that is sent again mostly says more: it ended later, or has more to tell."""
-    said = canonical(
+    content = canonical(
         [node.span, node.trace.get("id"), node.resource_spans.get("resource"), node.scope_spans.get("scope")]
     )
-    return _time(node.span.get("endTimeUnixNano")) or 0, len(list_of(node.span.get("attributes"))), said
+    return _time(node.span.get("endTimeUnixNano")) or 0, len(list_of(node.span.get("attributes"))), content
 
 
-def _span(session_id: str, node: _Node, nodes: Mapping[_Id, _Node], head: Head, policy: GraftPolicy) -> GuestSpan:
+def _span(
+    session_id: str, node: _Node, nodes: Mapping[_Id, _Node], head: TraceObject, policy: GraftPolicy
+) -> GuestSpan:
     span = node.span
     trace_id, span_id = node.identity
     parent = own_id(span.get("parentSpanId"))
     made = nanoseconds(node.trace.get("created_at"))
     unknown = UnixNano(max(made or 0, 0))
     start, end, odd_time = span_times(_time(span.get("startTimeUnixNano")), _time(span.get("endTimeUnixNano")), unknown)
-    extra: dict[str, object] = {key: value for key, value in span.items() if key not in _READ and _says(value)}
+    extra: dict[str, object] = {key: value for key, value in span.items() if key not in _READ and _is_set(value)}
     draft, left_out = _attributes(span.get("attributes"))
     if left_out:
         extra["attributes"] = left_out
@@ -166,7 +178,7 @@ def _span(session_id: str, node: _Node, nodes: Mapping[_Id, _Node], head: Head, 
     kept: dict[str, object] = {"span": extra} if extra else {}
     if parent is None:
         kept.update(_surroundings(node, head))
-        _introduce(draft, head, policy)
+        draft.update(trace_objects.introduction(head, policy.metadata_keys))
     if kept:
         draft[semconv.AGENTS_EXTRA] = Json(dict(sorted(kept.items())))
     if odd_time:
@@ -191,26 +203,12 @@ def _span(session_id: str, node: _Node, nodes: Mapping[_Id, _Node], head: Head, 
     )
 
 
-def _introduce(draft: dict[str, AttributeValue | Json], head: Head, policy: GraftPolicy) -> None:
-    """What the session says, on the spans at the top of each turn."""
-    metadata = mapping_of(head.metadata)
-    if metadata:
-        draft[semconv.AGENTS_TRACE_METADATA] = Json(dict(sorted(metadata.items())))
-    if head.workflow_name is not None:
-        draft[semconv.AGENTS_WORKFLOW_NAME] = head.workflow_name
-    for key in policy.metadata_keys:
-        value = metadata.get(key)
-        if value is not None:
-            scalar = scalar_of(value)
-            draft[f"{semconv.AGENTS_TRACE_METADATA}.{key}"] = Json(value) if scalar is None else scalar
-
-
-def _surroundings(node: _Node, head: Head) -> dict[str, object]:
-    """What stood around a turn's spans and has no place on one: said once, at its top."""
+def _surroundings(node: _Node, head: TraceObject) -> dict[str, object]:
+    """What stood around a turn's spans and has no place on one: stated once, at its top."""
     found: dict[str, object] = {}
-    turn = {key: value for key, value in node.trace.items() if key not in ("object", "otlp") and _says(value)}
+    turn = {key: value for key, value in node.trace.items() if key not in ("object", "otlp") and _is_set(value)}
     otlp = mapping_of(node.trace.get("otlp"))
-    turn.update({key: value for key, value in otlp.items() if key != "resourceSpans" and _says(value)})
+    turn.update({key: value for key, value in otlp.items() if key != "resourceSpans" and _is_set(value)})
     if turn:
         found["trace"] = turn
     for name, around, inside in (
@@ -220,9 +218,9 @@ def _surroundings(node: _Node, head: Head) -> dict[str, object]:
         thing = dict(mapping_of(around.get(name)))
         named = {key: _plain(value) for key, value in _pairs(thing.pop("attributes", None))}
         around_it = {key: value for key, value in around.items() if key not in (name, inside)}
-        said = {key: value for key, value in {**named, **thing, **around_it}.items() if _says(value)}
-        if said:
-            found[name] = said
+        kept = {key: value for key, value in {**named, **thing, **around_it}.items() if _is_set(value)}
+        if kept:
+            found[name] = kept
     if head.extra:
         found["session"] = dict(head.extra)
     return found
@@ -311,5 +309,5 @@ def _time(value: object) -> int | None:
     return int(number) if number is not None and number > 0 else None
 
 
-def _says(value: object) -> bool:
+def _is_set(value: object) -> bool:
     return value is not None and value != "" and value != [] and value != {}

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from grafter.config.stores import RedisStore
 
 from grafter.store.redis.address import Address, AddressError, Kind, parse
+from grafter.store.redis.config import RedisStore
 
 
 @pytest.mark.parametrize(

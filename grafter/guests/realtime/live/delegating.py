@@ -9,13 +9,13 @@ next response of the same work cannot begin before it, so there a call has ended
 from collections.abc import Mapping
 
 from grafter.core import semconv
+from grafter.guests.json_values import count_of, list_of, mapping_of, text_of
 from grafter.guests.realtime import responses, tools
 from grafter.guests.realtime.allowed import MOST_MEMBERS
 from grafter.guests.realtime.live.talking import date, position_of
 from grafter.guests.realtime.notes import Note
 from grafter.guests.realtime.records import MOST_EVENTS, Call, Delegation, Response
 from grafter.guests.realtime.session import Session, trim
-from grafter.guests.values import count_of, list_of, mapping_of, text_of
 
 DELEGATION = "delegation"
 """What the first response of some work is measured from; the others are measured as a spoken one is."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from grafter.core import semconv
+from grafter.guests.json_values import count_of
 from grafter.guests.realtime import configuring, speech, tools
 from grafter.guests.realtime.live import delegating, talking
 from grafter.guests.realtime.live.allowed import (
@@ -15,7 +16,6 @@ from grafter.guests.realtime.live.allowed import (
 )
 from grafter.guests.realtime.notes import Note
 from grafter.guests.realtime.session import Session
-from grafter.guests.values import count_of
 
 _Handler = Callable[[Session, Note, Mapping[str, object]], None]
 

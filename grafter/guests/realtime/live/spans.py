@@ -6,13 +6,13 @@ the session's beginning is known (``talking``).
 
 from grafter.core import semconv
 from grafter.core.model import SPAN_KIND_INTERNAL, GuestSpan, UnixNano
-from grafter.guests.limits import Json, bounded
+from grafter.guests.attributes import Json, bounded
+from grafter.guests.json_values import MAX_TIME
 from grafter.guests.messages import text_message
 from grafter.guests.realtime.live.talking import answered
 from grafter.guests.realtime.records import SESSION, Utterance
 from grafter.guests.realtime.session import Session
 from grafter.guests.realtime.spans import Attributes, identify, put
-from grafter.guests.times import MAX_TIME
 
 _MILLISECOND = 1_000_000
 INPUT_TRANSCRIPT = "input_transcript"

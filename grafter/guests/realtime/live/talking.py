@@ -11,12 +11,12 @@ nothing.
 from collections.abc import Mapping
 
 from grafter.core import semconv
-from grafter.guests.limits import ATTRIBUTE_BYTES
+from grafter.guests.attributes import ATTRIBUTE_BYTES
+from grafter.guests.json_values import count_of, float_of, mapping_of, text_of
 from grafter.guests.realtime import configuring
 from grafter.guests.realtime.notes import Note, Side
 from grafter.guests.realtime.records import Utterance
 from grafter.guests.realtime.session import Session
-from grafter.guests.values import count_of, float_of, mapping_of, text_of
 
 PAUSE_MS = 1_000
 """Between two utterances of one side. Fragments follow the audio by the tenth of a second; a breath is shorter."""

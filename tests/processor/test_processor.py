@@ -16,9 +16,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from grafter.consumer import Batch, Result, Verdict
 from grafter.core.model import Key, UnixNano
 from grafter.core.policy import GraftPolicy, HostMissing, Mode, Redact, Unlinked, Waits
+from grafter.core.state import TraceState
 from grafter.errors import UnavailableError
 from grafter.otlp.frames import framed
-from tests.rig import ACCEPTED, CALL, SESSION, START, Peer, recorded_call, recorded_guest, rig
+from grafter.processor.assembling import Assembler
+from grafter.processor.release_result import Assembled
+from tests.rig import ACCEPTED, CALL, DATA, SESSION, START, Peer, recorded_call, recorded_guest, rig
 
 GUEST_SPANS = 16
 HOST_SPANS = 6
@@ -93,7 +96,7 @@ async def test_a_recorded_call_and_a_recorded_run_leave_as_one_tree() -> None:
         await r.pass_time(20)
         unchanged_host_spans(peer, recorded_call())
         assert {span.trace_id for span, _ in peer.spans} == {CALL}
-        assert peer.tree(CALL) == (Path(__file__).parent / "data" / "trees" / "recorded_call.txt").read_text().rstrip()
+        assert peer.tree(CALL) == (DATA / "trees" / "recorded_call.txt").read_text().rstrip()
         assert r.store.stats().traces == 0
         came, became = r.books(len(peer.spans))
         assert came == became
@@ -487,17 +490,20 @@ async def test_two_guests_of_one_host() -> None:
 
 async def test_one_broken_trace_does_not_hold_up_the_others() -> None:
     """A trace that cannot be assembled is set aside alone; in the end it is in the dead-letter box as it came."""
+
+    class Broken(Assembler):
+        def host(self, key: Key, state: TraceState, *more: Any) -> Assembled:
+            if state.guests:
+                raise RuntimeError("a bug")
+            return super().host(key, state, *more)
+
     peer = Peer()
-    async with rig(peer) as r:
+    async with rig(peer, assembler=Broken) as r:
         for n in range(1, 50):
             await r.host(host_request(n.to_bytes(16), (1, 0, "root")))
         await r.guest(items("trace_x", OTHER, ("a", None)))
         await r.host(host_request(OTHER, (1, 0, "root")))
 
-        def broken(*_args: object, **_more: object) -> object:
-            raise RuntimeError("a bug")
-
-        r.processor._assembler._map = broken  # type: ignore[method-assign, assignment]
         await r.pass_time(120)
         assert len(peer.spans) == 49
         await r.pass_time(600, step=5)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from grafter.core.model import GuestFacts, Source, SpanId, TraceId, guest_key, guest_span_id
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests.agents.intake import parse_json, read_items, read_payload
+from grafter.guests.agents.intake import read_items, read_payload
+from grafter.guests.json_values import parse_json
 
 POLICY = GraftPolicy()
 HOST = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from grafter.core.model import Source
 from grafter.core.policy import Content, GraftPolicy
+from grafter.guests.agents.content import clean
 from grafter.guests.agents.intake import read_items
-from grafter.guests.agents.spans import Mapped, map_guest
-from grafter.guests.content import ARGUMENTS_DIGEST, INPUT_DIGEST, clean
-from grafter.guests.values import digest
+from grafter.guests.agents.spans import map_guest
+from grafter.guests.json_values import ARGUMENTS_DIGEST, INPUT_DIGEST, digest
+from grafter.guests.source import Mapped
 
-DATA = Path(__file__).parents[1] / "data" / "openai"
+DATA = Path(__file__).parents[2] / "data" / "openai"
 CAPTURES = sorted(path.stem for path in DATA.glob("*.json"))
 MARK = "Zq7 the caller said so"
 SOUND = base64.b64encode(b"sound of a caller's voice, all of it, and then some more").decode()

@@ -12,9 +12,9 @@ from grafter.core import join
 from grafter.core.anchor import AnchorIndex
 from grafter.core.model import Part, TraceId, guest_span_id
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests.agents.spans import Mapped
 from grafter.guests.sessions.intake import closing, opening, read_page, read_session
 from grafter.guests.sessions.spans import map_session
+from grafter.guests.source import Mapped
 from tests.agents_server import BEGAN, PROMPT, SESSION, attribute, session, span, trace, trace_id
 from tests.guests.sessions.strategies import ANY_JSON, TRACES
 

@@ -1,4 +1,4 @@
-"""What of an item may be stored: the one place that knows content from structure.
+"""What of an item may be stored: what is content in it, and what is structure.
 
 Content is what people and models said and what tools were given and gave: prompts, transcripts, arguments, results,
 error details, free text of any kind. Structure is what says what happened: ids, names of agents, tools and models,
@@ -13,14 +13,9 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from grafter.core.policy import Content
-from grafter.guests.failures import KIND_KEY, OTHER, error_kind, error_of
-from grafter.guests.media import audio_summary, without_media
-from grafter.guests.values import MAX_DEPTH, digest, list_of, mapping_of, text_of
-
-INPUT_DIGEST = "grafter.input.sha256"
-"""In a function span's data, instead of ``input``: what it was called with, so that the call can be recognised."""
-ARGUMENTS_DIGEST = "grafter.arguments.sha256"
-"""The same in a model's tool call, instead of its arguments. Equal arguments give equal digests on both sides."""
+from grafter.guests.agents.errors import KIND_KEY, error_kind, error_of
+from grafter.guests.json_values import ARGUMENTS_DIGEST, INPUT_DIGEST, OTHER_ERROR, digest, list_of, mapping_of, text_of
+from grafter.guests.media import audio_summary, without_media, without_text
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ITEM_WORDS = frozenset({"object", "id", "trace_id", "parent_id", "started_at", "ended_at"})
@@ -83,19 +78,6 @@ def clean(item: Mapping[str, object], content: Content) -> dict[str, object]:
         else:
             kept[key] = _error(value) if key == "error" else without_text(value)
     return kept
-
-
-def without_text(value: object, depth: int = MAX_DEPTH) -> object:
-    """A copy whose strings are null: what numbers and booleans there are, under which keys."""
-    if isinstance(value, str):
-        return None
-    if not isinstance(value, dict | list):
-        return value
-    if depth <= 0:
-        return None
-    if isinstance(value, list):
-        return [without_text(member, depth - 1) for member in value]
-    return {key: without_text(member, depth - 1) for key, member in value.items()}
 
 
 def _trace_field(key: str, value: object, content: Content) -> object:
@@ -182,7 +164,7 @@ def _error(value: object) -> object:
     if "message" in error:
         kept["message"] = _word(error["message"])
     kind = error_kind(error)
-    if kind not in (OTHER, error_kind(kept)):
+    if kind not in (OTHER_ERROR, error_kind(kept)):
         kept[KIND_KEY] = kind
     return kept
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from grafter.core.policy import Content
-from grafter.guests.agents.spans import Mapped
+from grafter.guests.source import Mapped
 
-DATA = Path(__file__).parents[1] / "data" / "openai"
+DATA = Path(__file__).parents[2] / "data" / "openai"
 TREES = sorted((DATA / "trees").glob("*.txt"))
 
 

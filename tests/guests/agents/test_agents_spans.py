@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from grafter.core.model import Guest, GuestSpan, Link, Source, SpanId, TraceId, guest_span_id
 from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.agents.intake import read_items
-from grafter.guests.agents.spans import Mapped, map_guest
+from grafter.guests.agents.spans import map_guest
+from grafter.guests.source import Mapped
 
 POLICY = GraftPolicy()
 FULL = GraftPolicy(content=Content.FULL)
@@ -250,6 +251,11 @@ def test_metadata_is_one_attribute_and_chosen_keys_more() -> None:
         ("Sorry, no.", {"error": "Tool 'x' was manually rejected by user."}, "tool_rejected"),
         ("boom", None, "_OTHER"),
         (None, None, "_OTHER"),
+        ("Error in agent run", {"error": "MaxTurnsExceededError: Max turns (2) exceeded"}, "max_turns_exceeded"),
+        ("Error in agent run", {"error": "OutputGuardrailTripwireTriggered: {}"}, "guardrail_tripwire_triggered"),
+        ("Error in agent run", {"error": "AbortError: This operation was aborted"}, "aborted"),
+        ("Error in agent run", {"error": "Error: UserError: boom"}, "agent_error"),
+        ("Error running tool", {"error": "AbortError: This operation was aborted"}, "tool_error"),
     ],
 )
 def test_errors_have_a_kind_and_keep_their_data_for_who_may_see_it(message: object, data: object, kind: str) -> None:
@@ -463,6 +469,46 @@ def test_an_mcp_tool_names_its_server() -> None:
     found = attributes({"type": "function", "name": "read", "mcp_data": {"server": "fs", "port": 1}})
     assert (found["mcp.method.name"], found["openai.agents.mcp.server"]) == ("tools/call", "fs")
     assert json.loads(found["openai.agents.extra"]) == {"span_data": {"mcp_data": {"port": 1}}}
+
+
+TURN = {
+    "type": "custom",
+    "name": "turn",
+    "data": {"sdk_span_type": "turn", "turn": 1, "agent_name": "a", "usage": {"input_tokens": 7, "output_tokens": 2}},
+}
+
+
+def usage_of_calls(*calls: dict[str, object], turn: dict[str, object] = TURN) -> dict[str, object]:
+    """What each model call of one turn says that it read."""
+    spans = (span(call, f"call{number}", parent_id="turn") for number, call in enumerate(calls))
+    guest = map_items(span(turn, "turn"), *spans).guest
+    told = {found.span_id: dict(found.attributes).get("gen_ai.usage.input_tokens") for found in guest.spans}
+    assert told.pop(guest_span_id("trace_a", "turn")) is None
+    return {name: told[guest_span_id("trace_a", name)] for name in (f"call{i}" for i in range(len(calls)))}
+
+
+def test_a_turns_usage_goes_to_its_one_model_call() -> None:
+    """JavaScript states usage on turns: the call has it, once, and a call's own is never replaced."""
+    response = {"type": "response", "response_id": "r"}
+    assert usage_of_calls(response) == {"call0": 7}
+    assert usage_of_calls({**response, "usage": {"input_tokens": 3}}) == {"call0": 3}
+    assert usage_of_calls({**response, "usage": {"input_tokens": 0}}) == {"call0": 0}
+
+
+def test_a_turns_usage_goes_to_nobody_where_it_is_not_known_whose_it_is() -> None:
+    """Of two calls of one turn neither has it; a count of nothing is no count."""
+    response = {"type": "response", "response_id": "r"}
+    assert usage_of_calls(response, response) == {"call0": None, "call1": None}
+    failed = {**TURN, "data": {**TURN["data"], "usage": {"input_tokens": 0, "output_tokens": 0}}}
+    assert usage_of_calls(response, turn=failed) == {"call0": None}
+
+
+def test_what_a_model_call_failed_with_is_the_models_error() -> None:
+    """A provider's own sentence is free text, and still says who failed."""
+    error = {"message": "400 stand-in refuses"}
+    for kind in ("response", "generation"):
+        assert attributes({"type": kind}, error=error)["error.type"] == "model_error"
+    assert attributes({"type": "agent", "name": "a"}, error=error)["error.type"] == "_OTHER"
 
 
 def test_first_audio_is_counted_from_the_start_of_the_span() -> None:

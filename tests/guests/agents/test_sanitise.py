@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from grafter.guests.agents.sanitise import LIMIT_BYTES, sanitise
 
-DATA = Path(__file__).parents[1] / "data" / "openai"
+DATA = Path(__file__).parents[2] / "data" / "openai"
 CAPTURES = sorted(path.name for path in DATA.glob("*.json") if "requests" in json.loads(path.read_bytes()))
 
 

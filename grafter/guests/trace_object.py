@@ -4,21 +4,22 @@ The object has no times and no end. It comes before its spans, after them, sever
 run sends it again), or never; so it is merged, and what is known of it is remembered for spans that come late.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import orjson
 
+from grafter.core import semconv
 from grafter.core.link import Malformed, from_metadata
-from grafter.core.model import Link, SpanId, TraceId
-from grafter.guests.limits import ATTRIBUTE_BYTES, NAME_BYTES, cut_text, fit_json
-from grafter.guests.values import mapping_of, text_of
+from grafter.core.model import AttributeValue, Link, SpanId, TraceId
+from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, Json, cut_text, fit_json
+from grafter.guests.json_values import in_order, mapping_of, scalar_of, text_of
 
 _OWN_KEYS = frozenset({"object", "id", "workflow_name", "group_id", "metadata"})
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class TraceObject:
     """The sum of a guest's trace objects in order of arrival."""
 
     workflow_name: str | None = None
@@ -30,7 +31,7 @@ class Head:
     extra: Mapping[str, object] = field(default_factory=dict)
     """Keys of the trace object that no SDK is known to send."""
 
-    def merged(self, trace: Mapping[str, object], keys: Sequence[str]) -> "Head":
+    def merged(self, trace: Mapping[str, object], keys: Sequence[str]) -> "TraceObject":
         """With one more trace object: later keys win, null takes nothing away, and a link never changes.
 
         ``keys`` are those of the metadata that may hold a trace id.
@@ -55,11 +56,11 @@ class Head:
         )
 
 
-def remembered(head: Mapping[str, object] | None) -> Head:
+def remembered(head: Mapping[str, object] | None) -> TraceObject:
     """The head that ``memory`` wrote; an empty one from None. What cannot be read is left out."""
     if head is None:
-        return Head()
-    return Head(
+        return TraceObject()
+    return TraceObject(
         workflow_name=text_of(head.get("workflow_name")),
         group_id=text_of(head.get("group_id")),
         metadata=head.get("metadata"),
@@ -69,7 +70,7 @@ def remembered(head: Mapping[str, object] | None) -> Head:
     )
 
 
-def memory(head: Head) -> dict[str, object]:
+def memory(head: TraceObject) -> dict[str, object]:
     """The head as a JSON object of bounded size, without what is unset."""
     kept: dict[str, object] = {
         "workflow_name": head.workflow_name,
@@ -80,6 +81,24 @@ def memory(head: Head) -> dict[str, object]:
         "extra": _small(dict(head.extra)) or None,
     }
     return {key: value for key, value in kept.items() if value is not None}
+
+
+def introduction(trace: TraceObject, metadata_keys: Iterable[str]) -> dict[str, AttributeValue | Json]:
+    """What it says on the spans at the top of its guest: the workflow's name, the group, and the metadata, whole and
+    by the keys that an attribute of their own was asked for."""
+    found: dict[str, AttributeValue | Json] = {}
+    if trace.workflow_name is not None:
+        found[semconv.AGENTS_WORKFLOW_NAME] = trace.workflow_name
+    if trace.group_id is not None:
+        found[semconv.AGENTS_GROUP_ID] = trace.group_id
+    if trace.metadata is not None and trace.metadata != {}:
+        found[semconv.AGENTS_TRACE_METADATA] = Json(in_order(trace.metadata))
+    for key in metadata_keys:
+        value = mapping_of(trace.metadata).get(key)
+        if value is not None:
+            scalar = scalar_of(value)
+            found[f"{semconv.AGENTS_TRACE_METADATA}.{key}"] = Json(in_order(value)) if scalar is None else scalar
+    return found
 
 
 def _merged(known: object, came: object) -> object:

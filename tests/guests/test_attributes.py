@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grafter.guests.limits import ATTRIBUTE_BYTES, SPAN_BYTES, Json, bounded, cut_text, fit_json
+from grafter.guests.attributes import ATTRIBUTE_BYTES, SPAN_BYTES, Json, bounded, cut_text, fit_json
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=200),

@@ -1,0 +1,225 @@
+"""Guests that are held under a key of their own: without a link, or with a host that was released before.
+
+The core decides; this room fetches the memories that the decision needs, a round trip for all claims together, and
+moves a guest under its host when the host turns out to be held. What was found for the decision is what the release
+is assembled from.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_guest
+from grafter.core.memory import GuestMemory
+from grafter.core.model import Key, TraceId, UnixNano, called, openai_trace_id
+from grafter.core.policy import SECOND, GraftPolicy, Mode
+from grafter.core.state import GuestState, TraceState
+from grafter.guests.sources import RULES, source_of
+from grafter.processor.assembling import Assembler
+from grafter.processor.guest_parts import GuestParts
+from grafter.processor.release_result import Assembled
+from grafter.store.base import Claim, Store, StoredPart
+
+# In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
+_ANCHOR_POLL = SECOND // 2
+_MAX_HOSTS = 100_000
+# Parts that were read to decide are kept until they are assembled, up to this payload; what is beyond is read again.
+# It bounds memory when many long calls are due together.
+_KEPT_BYTES = 32 << 20
+# From so many spans on a join takes more than some 50 ms.
+_LARGE_GUEST = 500
+
+
+def is_large(state: TraceState) -> bool:
+    """To read and join the guests of this key takes longer than other requests should wait: it runs beside the loop."""
+    if state.guest_spans > _LARGE_GUEST:
+        return True
+    return any(state.bytes > source_of(guest.source).large_bytes for guest in state.guests.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of one guest and of its host."""
+
+    guest: GuestState
+    host: TraceId | None
+    recalled: Mapping[bytes, bytes]
+    """The memories of the guest's key, of those that it names, and of the host."""
+    parts: GuestParts | None = None
+    """Its parts, where the decision had to read them."""
+
+    @property
+    def released(self) -> bool:
+        """The host was released before."""
+        return self.host is not None and Key(self.host) in self.recalled
+
+
+class GuestKeys:
+    """Decides and assembles guest keys for the processor."""
+
+    def __init__(self, store: Store, policy: GraftPolicy, assembler: Assembler) -> None:
+        self._store = store
+        self._policy = policy
+        self._assembler = assembler
+        self._stream = policy.mode is Mode.STREAM
+        self._hosts: dict[Key, TraceId | None] = {}
+        """The host that the last attempt of a guest found; for attempts that have to be made again."""
+
+    async def decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, Decision, Found]]:
+        """One decision a claim that stays this caller's; a claim that was moved to its host has none."""
+        decisions: list[tuple[Claim, Decision, Found]] = []
+        kept = 0
+        guests = [_guest(claim) for claim in claims]
+        for claim, known in zip(claims, await self._find(claims, guests, now), strict=True):
+            if known.host is not None and not known.released and not self._stream:
+                # The host is held, or nothing is known of it yet: either way the guest waits there.
+                await self._store.move(claim, Key(known.host))
+                continue
+            found: Found | None = known
+            if known.host is None and source_of(known.guest.source).has_hints:
+                found = await self._by_hint(claim, known, now)
+            if found is None:
+                continue
+            decision, found = await self._step(claim, found, now)
+            if isinstance(decision, Release) and found.host is None and await self._moved_by_id(claim, found):
+                continue
+            if found.parts is not None and isinstance(decision, Release):
+                kept += claim.state.bytes
+            if kept > _KEPT_BYTES or isinstance(decision, Wait):
+                found = replace(found, parts=None)
+            decisions.append((claim, decision, found))
+        return decisions
+
+    async def assemble(
+        self, claim: Claim, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano, found: Found | None
+    ) -> Assembled:
+        """What leaves of a guest whose release was decided.
+
+        ``found`` is what it was decided by. None: an export of these parts was begun, so the host is the one that was
+        found then, whatever has become known since.
+        """
+        again = found is None
+        if found is None:
+            # A claim's state knows of all parts; those that the first attempt did not see must not speak here.
+            named = (part.guest.host for part in parts if part.guest is not None and part.guest.host is not None)
+            (found,) = await self._find([claim], [replace(_guest(claim), host=next(named, None))], now)
+        guest = found.parts or GuestParts(parts, found.recalled, self._policy)
+        host, recalled = await self._host(claim, guest, found, now, again=again)
+        if len(self._hosts) >= _MAX_HOSTS:
+            self._hosts.clear()
+        self._hosts[claim.key] = host
+        waits = self._policy.waits
+        overdue = self._stream and now >= claim.state.last + min(waits.for_guest, waits.idle)
+        assemble = partial(
+            self._assembler.guest, claim.key, found.guest, guest, reason, now, host, recalled, overdue=overdue
+        )
+        assembled = await asyncio.to_thread(assemble) if is_large(claim.state) else assemble()
+        if host is not None and reason is ReleaseReason.UNLINKED:
+            assembled.reason = ReleaseReason.LATE_GUEST
+        return assembled
+
+    async def _step(self, claim: Claim, found: Found, now: UnixNano) -> tuple[Decision, Found]:
+        """What the core says of it, and what was found with the parts, where they had to be read."""
+        guest, sent = found.guest, frozenset[bytes]()
+        memory = found.recalled.get(claim.key)
+        known = None if memory is None else GuestMemory.decode(memory)
+        if known is not None:
+            sent = frozenset(known.sent_ids())
+            guest = source_of(guest.source).resumed(guest, known.head, sent=bool(sent))
+        state = replace(claim.state, guests={guest.guest: guest})
+        # Of a call that runs there may be nothing yet that could leave: then its next part wakes it.
+        runs = source_of(guest.source).wholeness.runs
+        host = found.host
+        polled = self._stream and host is not None and (not runs or guest.top_level or guest.ended)
+        anchor_known = False
+        if polled and host is not None and found.recalled:
+            found = await self._with_parts(claim, found)
+            assert found.parts is not None
+            over = now >= claim.state.first + self._policy.waits.max
+            # As the release will read it, should there be one now.
+            final = found.parts.is_final(guest, ReleaseReason.MAX if over else ReleaseReason.STREAM, now)
+            anchor_known = self._assembler.anchor_known(found.parts, host, found.recalled, final=final)
+        decision = step_guest(
+            state,
+            now,
+            self._policy,
+            RULES,
+            host_released=host is not None,
+            anchor_known=anchor_known,
+            missing_ok=sent,
+        )
+        if polled and isinstance(decision, Wait):
+            decision = Wait(UnixNano(min(decision.until, now + _ANCHOR_POLL)))
+        return decision, found
+
+    async def _find(self, claims: Sequence[Claim], guests: Sequence[GuestState], now: UnixNano) -> list[Found]:
+        """The guests' own memories first: they may hold the link; then the hosts'."""
+        own = await self._store.recall([claim.key for claim in claims], now)
+        hosts: list[TraceId | None] = []
+        further: list[Sequence[Key]] = []
+        for guest, memory in zip(guests, own, strict=True):
+            remembered = None if memory is None or memory.host is None else TraceId(memory.host)
+            hosts.append(guest.host or remembered)
+            further.append(() if memory is None else source_of(guest.source).further_keys(memory.blob))
+        wanted = {Key(host) for host in hosts if host is not None}.union(*further)
+        blobs = {m.key: m.blob for m in await self._store.recall(list(wanted), now) if m is not None} if wanted else {}
+        found = []
+        for guest, memory, host, keys in zip(guests, own, hosts, further, strict=True):
+            recalled: dict[bytes, bytes] = {} if memory is None else {memory.key: memory.blob}
+            recalled |= {key: blobs[key] for key in (*keys, *([] if host is None else [Key(host)])) if key in blobs}
+            found.append(Found(guest, host, recalled))
+        return found
+
+    async def _host(
+        self, claim: Claim, guest: GuestParts, found: Found, now: UnixNano, *, again: bool
+    ) -> tuple[TraceId | None, Mapping[bytes, bytes]]:
+        """The host at last, with its memory among the others; it may have been released since the decision."""
+        if again and claim.key in self._hosts:
+            before = self._hosts[claim.key]
+            if before is None or Key(before) in found.recalled:
+                return before, found.recalled
+            return before, {**found.recalled, **await self._memory(before, now)}
+        if found.host is not None:
+            return found.host, found.recalled
+        for host in (openai_trace_id(called(guest.name)), guest.hinted_host()):
+            if host is not None and (memory := await self._memory(host, now)):
+                return host, {**found.recalled, **memory}
+        return None, found.recalled
+
+    async def _moved_by_id(self, claim: Claim, found: Found) -> bool:
+        """An OpenAI trace id may spell the trace id of a host that is held: then the guest moves there."""
+        named = openai_trace_id(called(found.guest.guest))
+        if named is None or self._stream or not await self._store.held(Key(named)):
+            return False
+        return await self._store.move(claim, Key(named))
+
+    async def _by_hint(self, claim: Claim, found: Found, now: UnixNano) -> Found | None:
+        """The same with the host that somebody else names, should it have come; None when it was moved there."""
+        found = await self._with_parts(claim, found)
+        assert found.parts is not None
+        named = found.parts.hinted_host()
+        if named is None or found.parts.only_hints():
+            # A host that it was moved to would wait for a guest of which nothing may ever come.
+            return found
+        if not self._stream and await self._store.held(Key(named)):
+            await self._store.move(claim, Key(named))
+            return None
+        memory = await self._memory(named, now)
+        return replace(found, host=named, recalled={**found.recalled, **memory}) if memory else found
+
+    async def _with_parts(self, claim: Claim, found: Found) -> Found:
+        if found.parts is not None:
+            return found
+        (parts,) = await self._store.read([claim])
+        return replace(found, parts=GuestParts(parts, found.recalled, self._policy))
+
+    async def _memory(self, host: TraceId, now: UnixNano) -> dict[bytes, bytes]:
+        (memory,) = await self._store.recall([Key(host)], now)
+        return {} if memory is None else {memory.key: memory.blob}
+
+
+def _guest(claim: Claim) -> GuestState:
+    """A guest's own key holds that guest alone."""
+    (guest,) = claim.state.guests.values()
+    return guest
