@@ -13,6 +13,7 @@ from pathlib import Path
 from grafter.consumer import Consumer
 from grafter.core.model import Mark, Part
 from grafter.errors import UnavailableError
+from grafter.logs import Throttle
 from grafter.tasks import task_group
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class MemoryGuard(Consumer):
         self._limit = limit
         self._resident = resident
         self._short = False
+        self._unreadable = Throttle()
 
     async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         """As the consumer behind it, but for UnavailableError while more than the limit is in use."""
@@ -62,8 +64,14 @@ class MemoryGuard(Consumer):
         await self._consumer.consume(parts, marks)
 
     def check(self) -> None:
-        """Compare the memory in use now with the limit."""
-        used = self._resident()
+        """Compare the memory in use now with the limit. What cannot be read changes nothing: it ends no process."""
+        try:
+            used = self._resident()
+        except OSError as error:
+            # Such as a process without a file descriptor left.
+            if self._unreadable.due():
+                logger.error("memory in use cannot be read: %s", error.strerror)
+            return
         if (used > self._limit) != self._short:
             self._short = not self._short
             if self._short:

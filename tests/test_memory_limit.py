@@ -1,6 +1,7 @@
 """Where the limit comes from, and what happens past it."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -87,6 +88,31 @@ async def test_each_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> N
         ("ERROR", "memory limit reached"),
         ("INFO", "memory is below its limit again"),
     ]
+
+
+async def test_memory_that_cannot_be_read_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A process without a file descriptor left goes on, refuses or takes as before, and says so once a minute."""
+    answers: list[int | OSError] = [
+        101,
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EMFILE, "again"),
+        1,
+    ]
+
+    def resident() -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    guard = MemoryGuard(Store(), 100, resident)
+    for _ in range(3):
+        guard.check()
+        with pytest.raises(UnavailableError):
+            await guard.consume(PARTS)
+    guard.check()
+    await guard.consume(PARTS)
+    assert caplog.text.count("cannot be read") == 1
 
 
 async def test_a_guard_looks_by_itself() -> None:

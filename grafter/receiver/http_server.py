@@ -1,15 +1,19 @@
-"""What every HTTP server needs: bearer tokens, TLS, and an end in order."""
+"""What every HTTP server needs: bearer tokens, TLS, a bound on connections, and an end in order."""
 
+import asyncio
 import hmac
 import logging
+import resource
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from grafter.logs import Throttle
 from grafter.receiver.address import LISTEN_BACKLOG, host_and_port, listening_sockets
 
 _log = logging.getLogger(__name__)
@@ -17,6 +21,9 @@ _log = logging.getLogger(__name__)
 # Above the 60 s at which most load balancers drop an idle connection, so that they close first and no request of
 # theirs meets a closing socket.
 _KEEPALIVE_SECONDS = 75.0
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+# However few descriptors there are: an operator and a sender still get in.
+_FEWEST_CONNECTIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,33 @@ def _holds_certificate(path: str) -> bool:
     return True
 
 
+@dataclass(slots=True)
+class _Accept:
+    """What becomes of a new connection. Idle ones must not take the descriptors that everything else lives from."""
+
+    server: web.Server
+    endpoint: str
+    limit: int
+    throttle: Throttle = field(default_factory=Throttle)
+
+    def __call__(self) -> asyncio.Protocol:
+        if len(self.server.connections) < self.limit:
+            return self.server()
+        if refused := self.throttle.due():
+            _log.warning("too many connections", extra={"endpoint": self.endpoint, "refused": refused})
+        return _Full()
+
+
+class _Full(asyncio.Protocol):
+    """An answer to a connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # No isinstance: uvloop's transports are asyncio's by shape only.
+        stream = cast(asyncio.WriteTransport, transport)
+        stream.write(_FULL)
+        stream.close()
+
+
 @asynccontextmanager
 async def serving(
     app: web.Application,
@@ -111,10 +145,13 @@ async def serving(
     grace_seconds: float,
     *,
     share_port: bool = False,
+    max_connections: int | None = None,
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve ``app`` at ``endpoint`` while the context is open; yields the host and the real port (0 picks a free one).
 
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
+    Past ``max_connections`` a new connection is answered 503 and closed; None: an eighth of the file descriptors that
+    this process may have, so that four servers leave half of them to the store, the backends and gRPC.
 
     On leaving, nothing new is accepted from that moment on, idle connections are closed, and requests in flight are
     waited for up to ``grace_seconds``, then cancelled. Raises ValueError for an endpoint that is none and OSError,
@@ -132,12 +169,19 @@ async def serving(
         shutdown_timeout=grace_seconds / 2,
         logger=_http_log,
     )
+    limit = max_connections or max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8, _FEWEST_CONNECTIONS)
+    stack = ExitStack()
     try:
         await runner.setup()
+        assert runner.server is not None
+        accept = _Accept(runner.server, endpoint, limit)
+        loop = asyncio.get_running_loop()
         for listener in sockets:
-            await web.SockSite(runner, listener, ssl_context=tls, backlog=LISTEN_BACKLOG).start()
+            server = await loop.create_server(accept, sock=listener, ssl=tls, backlog=LISTEN_BACKLOG)
+            stack.callback(server.close)
         yield host or "localhost", sockets[0].getsockname()[1]
     finally:
+        stack.close()
         await runner.cleanup()
         for listener in sockets:
             listener.close()

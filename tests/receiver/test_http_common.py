@@ -381,3 +381,43 @@ async def test_localhost_listens_on_every_family_with_one_port():
             _, writer = await asyncio.open_connection(address[0], port)
             writer.close()
             await writer.wait_closed()
+
+
+async def test_connections_past_the_bound_are_answered_and_closed(caplog):
+    """Idle connections take no more descriptors than the server may have: the next is told to come again, and gets in
+    when one of them has gone."""
+    app = web.Application()
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(text="in")
+
+    app.router.add_get("/", answer)
+
+    async def ask(port: int, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        found = b""
+        with suppress(ConnectionError):
+            writer.write(request)
+            found = await reader.read()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        return found
+
+    async with serving(app, "127.0.0.1:0", None, 1.0, max_connections=3) as (_, port), asyncio.timeout(10):
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        for _, writer in idle:
+            # Known to the server once it has answered.
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        for reader, _ in idle:
+            await reader.readuntil(b"in")
+        for _ in range(5):
+            # Without a request: one that crosses the close on its way would reset the connection.
+            assert b"503" in await ask(port, b"")
+        assert caplog.text.count("too many connections") == 1
+        idle[0][1].close()
+        await idle[0][1].wait_closed()
+        while b" 200 " not in await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"):
+            pass
+        for _, writer in idle[1:]:
+            writer.close()
