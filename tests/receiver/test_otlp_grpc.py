@@ -377,3 +377,32 @@ async def test_a_client_that_pings_while_it_sends_nothing_keeps_its_connection(d
                 assert kind[3] != 7, f"GOAWAY: {payload[8:]!r}"
         writer.close()
         await writer.wait_closed()
+
+
+async def test_zstd_is_refused_as_the_docs_say(door):
+    """gRPC core knows no zstd and answers INTERNAL before a handler runs (docs/collector.md)."""
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": TRACES,
+        ":authority": "localhost",
+        "content-type": "application/grpc",
+        "te": "trailers",
+        "grpc-encoding": "zstd",
+    }
+    # RFC 7541, 6.2.2: literal fields that are not indexed, without Huffman coding.
+    fields = b"".join(
+        b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in header) for header in headers.items()
+    )
+    async with door() as address, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        # RFC 9113: the preface, empty SETTINGS, then HEADERS that end the stream's header block.
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        writer.write(len(fields).to_bytes(3, "big") + bytes([1, 4, 0, 0, 0, 1]) + fields)
+        kind = payload = b""
+        while kind[3:4] != b"\1":
+            kind = await reader.readexactly(9)
+            payload = await reader.readexactly(int.from_bytes(kind[:3], "big"))
+        assert b"grpc-status\x0213" in payload
+        writer.close()
+        await writer.wait_closed()
