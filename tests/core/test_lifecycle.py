@@ -446,7 +446,7 @@ def test_a_plain_row_ends_complete(parts: list[tuple[int, HostPart | GuestFacts]
         due_kind(int(state.facts), guest_only=state.host_spans == 0, remembered=False, own_key=False)
     ]
     plain = row.plain and state.last + row.quiet <= state.first + row.longest
-    decision = step_host(state, UnixNano(state.last + row.quiet), policy)
+    decision = step_host(state, UnixNano(state.last + row.quiet), policy, RULES)
     is_complete = decision == Release(ReleaseReason.COMPLETE) and not state.facts & Facts.ANCHOR
     assert plain == is_complete
 
