@@ -25,8 +25,6 @@ ROOMS: dict[str, set[str]] = {
     "logs": set(),
     "allocator": set(),
     "process": set(),
-    # Runs inside an app, and carries nothing of the sidecar there.
-    "propagation": set(),
     "consumer": {"core", "errors"},
     "config": {"core"},
     # Bytes.

@@ -8,6 +8,8 @@ from textwrap import dedent
 from tests.e2e.process import REPO
 
 APP_DEADLINE = 60.0
+HELPERS = REPO / "propagation" / "python"
+JAVASCRIPT = REPO / "propagation" / "js"
 
 _TEXT = (REPO / "docs" / "realtime-tap.md").read_text("utf-8")
 BLOCKS = {
@@ -25,7 +27,7 @@ def example(heading: str) -> str:
 async def run(*command: str, key: str = "") -> None:
     """Run an app to its end. ``key``: OpenAI's."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "OTEL_", "NODE_ENV"))}
-    env |= {"PYTHONPATH": str(REPO), "OPENAI_API_KEY": key}
+    env |= {"PYTHONPATH": str(HELPERS), "OPENAI_API_KEY": key}
     process = await asyncio.create_subprocess_exec(*command, cwd=REPO, env=env, stderr=asyncio.subprocess.PIPE)
     try:
         _, error = await asyncio.wait_for(process.communicate(), APP_DEADLINE)

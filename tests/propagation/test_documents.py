@@ -11,12 +11,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from tests.e2e.apps import JS, why_no_javascript
-from tests.e2e.process import REPO
-from tests.propagation.apps import BLOCKS, example, run
+from tests.propagation.apps import BLOCKS, JAVASCRIPT, example, run
 from tests.propagation.door import Door, busy
 from tests.propagation.realtime_api import Api, calling
-
-TAP = REPO / "grafter" / "propagation" / "realtime_tap.mjs"
 
 
 @pytest.mark.parametrize("heading", [heading for heading in BLOCKS if heading.startswith(("Python", "From"))])
@@ -59,8 +56,7 @@ async def test_an_example_shows_its_call(door: Door, heading: str, own: str, our
     if javascript and (reason := why_no_javascript()):
         pytest.skip(reason)
     if javascript:
-        (tmp_path / "node_modules").symlink_to(JS / "node_modules")
-        shutil.copy(TAP, tmp_path)
+        with_packages(tmp_path)
     async with calling() as api:
         text = example(heading)
         assert own in text
@@ -69,6 +65,15 @@ async def test_an_example_shows_its_call(door: Door, heading: str, own: str, our
         file.write_text(text, encoding="utf-8")
         await run("node" if javascript else sys.executable, str(file), key="sk-none")
         assert_told(door, api)
+
+
+def with_packages(directory: Path) -> None:
+    """What a directory sees whose app has installed the JavaScript Agents SDK and the helpers."""
+    modules = directory / "node_modules"
+    modules.mkdir()
+    for package in (JS / "node_modules").iterdir():
+        (modules / package.name).symlink_to(package)
+    (modules / "grafter-propagation").symlink_to(JAVASCRIPT)
 
 
 def assert_told(door: Door, api: Api) -> None:

@@ -10,6 +10,8 @@ bounded queue. A thread of the tap's own posts what waits. When grafter is away 
 ``max_events`` and ``max_bytes``; then the oldest goes, audio first, and ``dropped`` says how much.
 """
 
+from __future__ import annotations
+
 import asyncio
 import atexit
 import json
@@ -22,13 +24,16 @@ import weakref
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from grafter.propagation.realtime_events import Seen, plain, row, seconds, seen
-from grafter.propagation.realtime_post import Door
-from grafter.propagation.realtime_sdk import attached
+from grafter_propagation.realtime_events import Seen, plain, row, seconds, seen
+from grafter_propagation.realtime_post import Door
+from grafter_propagation.realtime_sdk import attached
 
-logger = logging.getLogger("grafter.propagation")
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger("grafter_propagation")
 
 BATCH_EVENTS: Final = 500
 BATCH_BYTES: Final = 1024 * 1024
@@ -356,7 +361,7 @@ def current_span() -> dict[str, object]:
     return {"trace_id": trace_id, "span_id": span_id, "traceparent": traceparent}
 
 
-_taps: "weakref.WeakSet[RealtimeTap]" = weakref.WeakSet()
+_taps: weakref.WeakSet[RealtimeTap] = weakref.WeakSet()
 
 
 def _in_child() -> None:

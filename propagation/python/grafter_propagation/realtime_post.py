@@ -1,5 +1,7 @@
 """One HTTP request to grafter's door for Realtime events, and what its answer asks for."""
 
+from __future__ import annotations
+
 import email.utils
 import http.client
 import time
@@ -14,7 +16,7 @@ LONGEST_ASKED: Final = 300.0
 _AGAIN: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """What became of a post."""
 

@@ -1,0 +1,1 @@
+export { Link, RealtimeTap, RealtimeTapOptions } from './realtime_tap.mjs';
