@@ -3,8 +3,10 @@
 import asyncio
 import os
 import re
+from pathlib import Path
 from textwrap import dedent
 
+from tests.e2e.apps import JS
 from tests.e2e.process import REPO
 
 APP_DEADLINE = 60.0
@@ -36,3 +38,12 @@ async def run(*command: str, key: str = "") -> None:
         await process.wait()
         raise AssertionError(f"{command[1]} was not done within {APP_DEADLINE} s") from None
     assert process.returncode == 0, error.decode()[-4000:]
+
+
+def with_packages(directory: Path) -> None:
+    """What a directory sees whose app has installed the JavaScript Agents SDK and the helpers."""
+    modules = directory / "node_modules"
+    modules.mkdir()
+    for package in (JS / "node_modules").iterdir():
+        (modules / package.name).symlink_to(package)
+    (modules / "grafter-propagation").symlink_to(JAVASCRIPT)

@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from tests.e2e.apps import JS, why_no_javascript
-from tests.propagation.apps import BLOCKS, JAVASCRIPT, example, run
+from tests.e2e.apps import why_no_javascript
+from tests.propagation.apps import BLOCKS, example, run, with_packages
 from tests.propagation.door import Door, busy
 from tests.propagation.realtime_api import Api, calling
 
@@ -65,15 +65,6 @@ async def test_an_example_shows_its_call(door: Door, heading: str, own: str, our
         file.write_text(text, encoding="utf-8")
         await run("node" if javascript else sys.executable, str(file), key="sk-none")
         assert_told(door, api)
-
-
-def with_packages(directory: Path) -> None:
-    """What a directory sees whose app has installed the JavaScript Agents SDK and the helpers."""
-    modules = directory / "node_modules"
-    modules.mkdir()
-    for package in (JS / "node_modules").iterdir():
-        (modules / package.name).symlink_to(package)
-    (modules / "grafter-propagation").symlink_to(JAVASCRIPT)
 
 
 def assert_told(door: Door, api: Api) -> None:

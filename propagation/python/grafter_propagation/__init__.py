@@ -2,6 +2,8 @@
 nothing of grafter's server, so that no app carries a sidecar's weight for them.
 """
 
+from grafter_propagation.agents_sdk import AgentsProcessor, instrument
+from grafter_propagation.context import current_span
 from grafter_propagation.realtime import RealtimeTap
 
-__all__ = ["RealtimeTap"]
+__all__ = ["AgentsProcessor", "RealtimeTap", "current_span", "instrument"]

@@ -26,8 +26,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from grafter_propagation.context import current_span
+from grafter_propagation.post import Door
 from grafter_propagation.realtime_events import Seen, plain, row, seconds, seen
-from grafter_propagation.realtime_post import Door
 from grafter_propagation.realtime_sdk import attached
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("grafter_propagation")
 
+PATH: Final = "/v1/realtime/events"
 BATCH_EVENTS: Final = 500
 BATCH_BYTES: Final = 1024 * 1024
 IDLE: Final = 30.0
@@ -73,7 +75,7 @@ class RealtimeTap:
         """Events that grafter has stored."""
         self.dropped = 0
         """Events that it will never have: the queue was full, it refused them, or they were no events."""
-        self._door = Door(endpoint, token)
+        self._door = Door(endpoint, PATH, token)
         self._metadata = plain(metadata) if metadata is not None else current_span()
         self._interval, self._timeout = interval, timeout
         self._max_events, self._max_bytes = max_events, max_bytes
@@ -345,20 +347,6 @@ class RealtimeTap:
         """What waits is the parent's to post."""
         self._door.forget()
         self._set_up()
-
-
-def current_span() -> dict[str, object]:
-    """The ids of the current OpenTelemetry span, as grafter reads them; empty without one."""
-    try:
-        from opentelemetry import trace
-    except ImportError:
-        return {}
-    context = trace.get_current_span().get_span_context()
-    if not context.is_valid:
-        return {}
-    trace_id, span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
-    traceparent = f"00-{trace_id}-{span_id}-{int(context.trace_flags):02x}"
-    return {"trace_id": trace_id, "span_id": span_id, "traceparent": traceparent}
 
 
 _taps: weakref.WeakSet[RealtimeTap] = weakref.WeakSet()
