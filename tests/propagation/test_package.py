@@ -29,14 +29,19 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from grafter_propagation import RealtimeTap
+from importlib.metadata import entry_points
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from grafter_propagation import RealtimeTap, call_context, end_call
 
-provider = TracerProvider()
+(ids,) = entry_points(group="opentelemetry_id_generator", name="grafter_call")
+assert issubclass(ids.load(), IdGenerator)
+provider = TracerProvider(id_generator=ids.load()())
 provider.add_span_processor(SimpleSpanProcessor(Grpc(endpoint=sys.argv[1], insecure=True)))
 provider.add_span_processor(SimpleSpanProcessor(Http(endpoint=f"{sys.argv[2]}/v1/traces")))
 with provider.get_tracer("app").start_as_current_span("call"):
     tap = RealtimeTap("http://localhost:9", "call_1")
     assert set(tap._metadata) == {"trace_id", "span_id", "traceparent"}
+assert end_call("CA" + "7" * 32, start=1, end=2, tracer=provider.get_tracer("app"))
 provider.shutdown()
 """
 
@@ -102,11 +107,11 @@ async def test_an_app_on_an_older_opentelemetry_keeps_its_exporters(wheel: Path,
     app.write_text(EXPORTS, encoding="utf-8")
     async with listening() as sink:
         await run(python, "-I", str(app), sink.grpc_endpoint, sink.http_endpoint)
-        await sink.until(twice, "one span by each exporter")
+        await sink.until(twice, "two spans by each exporter")
 
 
 def twice(sink: Sink) -> bool:
-    return [each.span.name for each in sink.spans()] == ["call", "call"]
+    return sorted(each.span.name for each in sink.spans()) == ["call", "call", "callsphere.call", "callsphere.call"]
 
 
 @pytest.mark.parametrize("version", ["3.9", "3.10"])

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from grafter_propagation.context import current_span
+from grafter_propagation.context import trace_metadata
 from grafter_propagation.post import Door, bearer
 
 logger = logging.getLogger("grafter_propagation")
@@ -46,7 +46,7 @@ def instrument(
     *,
     replace: bool = False,
     token: str | None = None,
-    link: Callable[[], Mapping[str, object]] | None = current_span,
+    link: Callable[[], Mapping[str, object]] | None = trace_metadata,
     **settings: Any,
 ) -> AgentsProcessor:
     """Let the Agents SDK of this process send its traces to the grafter at ``endpoint``; once, at the app's start.
@@ -94,7 +94,7 @@ class AgentsProcessor:
         *,
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
-        link: Callable[[], Mapping[str, object]] | None = current_span,
+        link: Callable[[], Mapping[str, object]] | None = trace_metadata,
         interval: float = 1.0,
         timeout: float = 10.0,
         max_items: int = 20_000,

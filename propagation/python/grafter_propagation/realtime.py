@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from grafter_propagation.context import current_span
+from grafter_propagation.context import trace_metadata
 from grafter_propagation.post import Door
 from grafter_propagation.realtime_events import Seen, plain, row, seconds, seen
 from grafter_propagation.realtime_sdk import attached
@@ -76,7 +76,7 @@ class RealtimeTap:
         self.dropped = 0
         """Events that it will never have: the queue was full, it refused them, or they were no events."""
         self._door = Door(endpoint, PATH, token)
-        self._metadata = plain(metadata) if metadata is not None else current_span()
+        self._metadata = plain(metadata) if metadata is not None else dict(trace_metadata())
         self._interval, self._timeout = interval, timeout
         self._max_events, self._max_bytes = max_events, max_bytes
         # A step of the wall clock in the middle of a call would put its events out of order.
@@ -111,7 +111,7 @@ class RealtimeTap:
     def link(self, metadata: Mapping[str, object] | None = None) -> None:
         """Say, now that it is known, what the call belongs to: this, or the current OpenTelemetry span."""
         try:
-            found = plain(metadata) if metadata is not None else current_span()
+            found = plain(metadata) if metadata is not None else dict(trace_metadata())
             with self._lock:
                 self._metadata, self._untold = found, bool(found)
                 if self._number and self._thread is None and not self._closing.is_set():
