@@ -30,7 +30,7 @@ async def peer(page: str, directory: Path) -> AsyncIterator[str]:
     async with AsyncExitStack() as stack:
         if page == "nats":
             yield await stack.enter_async_context(serving(directory))
-        elif page == "redis":
+        elif page in {"redis", "bullmq"}:
             yield f"redis://127.0.0.1:{stack.enter_context(server()).port}"
         else:
             yield ""

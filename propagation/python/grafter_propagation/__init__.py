@@ -15,7 +15,7 @@ from grafter_propagation.context import (
     realtime_tracing,
     trace_metadata,
 )
-from grafter_propagation.messages import first_message, read_first_message, seal, unseal
+from grafter_propagation.messages import bullmq_job, bullmq_options, first_message, read_first_message, seal, unseal
 from grafter_propagation.realtime import RealtimeTap
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "CallIds",
     "RealtimeTap",
     "TraceContext",
+    "bullmq_job",
+    "bullmq_options",
     "call_context",
     "continue_call",
     "end_call",
