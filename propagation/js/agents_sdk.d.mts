@@ -28,9 +28,6 @@ export interface InstrumentOptions extends AgentsProcessorOptions {
 /** Let the Agents SDK of this process send its traces to grafter. Throws for a wrong endpoint or token, or no SDK. */
 export function instrument(endpoint: string | URL, options?: InstrumentOptions): AgentsProcessor;
 
-/** `trace_id`, `span_id` and `traceparent` of the active OpenTelemetry span; empty without one. */
-export function activeSpan(): Link;
-
 /** A trace processor of the Agents SDK; for `addTraceProcessor`, where `instrument` is not what you want. */
 export class AgentsProcessor {
   constructor(endpoint: string | URL, options?: AgentsProcessorOptions);

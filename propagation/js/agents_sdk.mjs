@@ -8,6 +8,7 @@
 // bounded queue until grafter has stored it, and holds up nobody. It also gives every trace that names none the ids of
 // the app's active OpenTelemetry span. No dependency; Node 18 or newer, Deno, Bun and workers.
 
+import { activeSpan } from './context.mjs';
 import { asked, whole } from './realtime_tap.mjs';
 
 const PATH = '/v1/traces/ingest';
@@ -43,19 +44,6 @@ export function instrument(endpoint, options = {}) {
   // The SDK ends its processors one after the other, and an OpenAI that does not answer may use up all the time.
   globalThis.process?.once?.('beforeExit', () => void processor.shutdown(AT_EXIT));
   return processor;
-}
-
-/**
- * The ids of the active OpenTelemetry span, as grafter reads them in a trace's or session's metadata; empty without one.
- * Found where @opentelemetry/api 1.x keeps what is registered, so that no copy of it has to be imported here.
- */
-export function activeSpan() {
-  const api = globalThis[Symbol.for('opentelemetry.js.api.1')];
-  const span = api?.context?.active?.()?.getValue?.(Symbol.for('OpenTelemetry Context Key SPAN'));
-  const { traceId, spanId, traceFlags = 0 } = span?.spanContext?.() ?? {};
-  if (!/^[0-9a-f]{32}$/.test(traceId) || /^0+$/.test(traceId) || !/^[0-9a-f]{16}$/.test(spanId)) return {};
-  const flags = traceFlags.toString(16).padStart(2, '0');
-  return { trace_id: traceId, span_id: spanId, traceparent: `00-${traceId}-${spanId}-${flags}` };
 }
 
 /** A trace processor of the Agents SDK. Throws nothing into the app, apart from its constructor. */

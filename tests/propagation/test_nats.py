@@ -1,6 +1,8 @@
 """NATS by nats-py against a real server: every way in which a message is handed out goes on with its sender's trace."""
 
 import asyncio
+import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from nats.aio.msg import Msg
 
 from grafter_propagation import inject
 from grafter_propagation.nats import publish, received, request
+from tests.e2e.apps import why_no_javascript
 from tests.e2e.tree import outline
+from tests.propagation.apps import with_packages
 from tests.propagation.nats_server import serving
 from tests.propagation.spans import Spans
 
@@ -158,3 +162,36 @@ async def test_headers_of_the_apps_own_stay(client: Client, spans: Spans) -> Non
     assert messages[2].headers is None
     work(spans, messages[2])
     assert spans.text().splitlines()[-2:] == ["process desk.orders [consumer]", "  answer [internal]"]
+
+
+@pytest.mark.parametrize("way", ["send", "receive"])
+async def test_between_javascript_and_python(spans: Spans, tmp_path: Path, way: str) -> None:
+    """``@nats-io/transport-node`` with the headers that ``inject`` writes and ``extract`` reads."""
+    if reason := why_no_javascript():
+        pytest.skip(reason)
+    with_packages(tmp_path)
+    program = shutil.copy(Path(__file__).parent / "context.mjs", tmp_path)
+    async with serving(tmp_path / "store") as url:
+        client = await nats.connect(url)
+        orders = await client.subscribe("desk.orders")
+        await client.flush()
+        node = await asyncio.create_subprocess_exec("node", program, way, url, stdout=asyncio.subprocess.PIPE)
+        assert node.stdout is not None
+        if way == "send":
+            sender = json.loads(await node.stdout.readline())
+            with received(await orders.next_msg(timeout=10), tracer=spans.tracer):
+                pass
+            process = spans.named("process desk.orders")
+            assert process.parent is not None
+            receiver = {"traceId": f"{process.parent.trace_id:032x}", "spanId": f"{process.parent.span_id:016x}"}
+        else:
+            await node.stdout.readline()
+            with spans.span("call"):
+                await publish(client, "desk.orders", b"7", tracer=spans.tracer)
+            receiver = json.loads(await node.stdout.readline())
+            context = spans.named("send desk.orders").context
+            assert context is not None
+            sender = {"traceId": f"{context.trace_id:032x}", "spanId": f"{context.span_id:016x}"}
+        assert await asyncio.wait_for(node.wait(), 30) == 0
+        await client.close()
+    assert {key: receiver[key] for key in ("traceId", "spanId")} == {key: sender[key] for key in ("traceId", "spanId")}
