@@ -56,7 +56,7 @@ lock: $(VENV)/.dev
 
 clean:
 	rm -rf $(VENV) $(JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist grafter/otlp/*.so
-	rm -rf *.egg-info $(HELPERS)/*.egg-info $(HELPERS)/build
+	rm -rf *.egg-info $(HELPERS)/*.egg-info $(HELPERS)/build $(HELPERS)/.ruff_cache
 	find grafter propagation tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip and setuptools first, by their locked versions: the build then needs nothing that the lock does not name.
