@@ -69,6 +69,7 @@ export class AgentsProcessor {
   #wait = FIRST_WAIT;
   #abort = null;
   #hurry = null;
+  #refused = [];
   #warned = new Set();
 
   /** Items that grafter has stored. */
@@ -128,12 +129,18 @@ export class AgentsProcessor {
     this.#take(span);
   }
 
-  /** Post what waits. Resolves when grafter has it, or after `timeout` ms; what then waits goes on waiting. */
+  /**
+   * Post what waits. Resolves when grafter has it, when it could not be given now, or after `timeout` ms; what then waits
+   * goes on waiting: a job that flushes at its end is not held up by a grafter that is away.
+   */
   async forceFlush(timeout = AT_EXIT) {
     let timer;
     const over = new Promise((resolve) => {
       timer = setTimeout(resolve, timeout);
+      this.#refused.push(resolve);
     });
+    this.#notBefore = this.#askedUntil;
+    this.#hurry?.();
     await Promise.race([this.#flush(), over]);
     clearTimeout(timer);
   }
@@ -243,6 +250,7 @@ export class AgentsProcessor {
     this.#flying = 0;
     if (answer.stored) {
       this.sent += batch.length;
+      if (!this.pending) this.#refused = [];
       this.#wait = FIRST_WAIT;
       this.#notBefore = 0;
       this.#warned.clear();
@@ -261,6 +269,7 @@ export class AgentsProcessor {
     this.#notBefore = Math.max(this.#askedUntil, performance.now() + patience);
     this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT);
     this.#fit();
+    for (const resolve of this.#refused.splice(0)) resolve();
     this.#warn(`traces wait for grafter: ${answer.said}`);
   }
 

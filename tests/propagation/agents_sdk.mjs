@@ -89,6 +89,18 @@ const scenes = {
     await processor.shutdown(200);
     return { ...state(processor), spent: performance.now() - before };
   },
+  async away() {
+    const processor = new AgentsProcessor('http://127.0.0.1:9', { interval: 60_000 });
+    getGlobalTraceProvider().setProcessors([processor]);
+    const before = performance.now();
+    for (let each = 0; each < 3; each += 1) {
+      await run();
+      await processor.forceFlush(60_000);
+    }
+    const { sent, dropped, pending } = processor;
+    await processor.shutdown(0);
+    return { sent, dropped, pending, spent: performance.now() - before };
+  },
   async keys() {
     const processor = sending({ token: 'ours' });
     await run(0, { tracingApiKey: 'theirs' });

@@ -97,6 +97,13 @@ async def test_the_app_is_never_held_up(program: Path, ingest: Door) -> None:
     assert any("were lost" in line for line in warned)
 
 
+async def test_flushing_holds_up_no_job_while_grafter_is_away(program: Path, ingest: Door) -> None:
+    """It tries once, at once, and what could not be given goes on waiting."""
+    seen, _ = await play(program, ingest, "away")
+    assert seen.pop("spent") < 20_000
+    assert seen == {"sent": 0, "dropped": 0, "pending": 6}
+
+
 async def test_a_key_of_a_trace_is_used_for_it_alone(program: Path, ingest: Door) -> None:
     """As the SDK's exporter does."""
     await play(program, ingest, "keys")

@@ -179,6 +179,19 @@ async def test_the_end_has_a_bound_and_says_what_is_lost(caplog: pytest.LogCaptu
     assert any("2 traces and spans were lost" in record.message for record in caplog.records)
 
 
+async def test_flushing_holds_up_no_job_while_grafter_is_away() -> None:
+    """It tries once, at once, and what could not be given goes on waiting."""
+    processor = AgentsProcessor(f"http://127.0.0.1:{free_port()}", interval=60.0)
+    provider = sdk(processor)
+    before = time.monotonic()
+    for _ in range(3):
+        run(provider)
+        await asyncio.to_thread(processor.force_flush, 60.0)
+    assert time.monotonic() - before < 30.0
+    assert (processor.pending, processor.dropped) == (6, 0)
+    await asyncio.to_thread(processor.shutdown, 0.0)
+
+
 async def test_a_key_of_a_trace_is_used_for_it_alone(ingest: Door) -> None:
     """As the SDK's exporter does; a key that no header can carry falls back to the token."""
     processor = sending(ingest, token="ours")

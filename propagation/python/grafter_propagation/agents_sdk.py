@@ -37,6 +37,7 @@ IDLE: Final = 30.0
 """Seconds without an item after which the thread ends; the next item starts another."""
 FIRST_WAIT: Final = 0.25
 LONGEST_WAIT: Final = 10.0
+FULL: Final = "the queue of traces for grafter is full: the oldest are dropped"
 AT_EXIT: Final = 5.0
 """Seconds that the queue may hold up the end of the process, as long as the SDK's own shutdown."""
 
@@ -123,6 +124,7 @@ class AgentsProcessor:
         self._spans: deque[_Row] = deque()
         self._bytes = 0
         self._flying = 0
+        self._failures = 0
         self._quiet = threading.Condition(self._lock)
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -159,11 +161,17 @@ class AgentsProcessor:
         self._take(span)
 
     def force_flush(self, timeout: float = AT_EXIT) -> None:
-        """Post what waits. Back when grafter has it, or after ``timeout`` seconds; what then waits goes on waiting."""
+        """Post what waits. Back when grafter has it, when it could not be given now, or after ``timeout`` seconds; what
+        then waits goes on waiting: a job that flushes at its end is not held up by a grafter that is away."""
         until = time.monotonic() + timeout
         with self._lock:
+            failures = self._failures
+            self._not_before = self._asked_until
             self._wake.set()
-            while self._waiting() and self._thread is not None and (left := until - time.monotonic()) > 0:
+            while self._waiting() and self._thread is not None and failures == self._failures:
+                left = until - time.monotonic()
+                if left <= 0:
+                    return
                 self._quiet.wait(left)
 
     def shutdown(self, timeout: float | None = AT_EXIT) -> None:
@@ -200,16 +208,19 @@ class AgentsProcessor:
                     self.dropped += 1
                     return
                 self._fresh.append(item)
-                self._fit()
+                full = self._fit()
                 if self._thread is None:
                     self._start()
                 if len(self._fresh) >= BATCH_ITEMS:
                     self._wake.set()
+            if full:
+                self._warn(FULL)
         except Exception:  # noqa: BLE001  # a thread that cannot be started must not end the app's run
             self._warn("traces cannot be sent to grafter", trouble=True)
 
-    def _fit(self) -> None:
-        """Let the oldest go until the queue is within its bounds."""
+    def _fit(self) -> bool:
+        """Let the oldest go until the queue is within its bounds; whether any had to."""
+        before = self.dropped
         while self._bytes > self._max_bytes or self._waiting() - self._flying > self._max_items:
             if self._spans:
                 self._bytes -= len(self._spans.popleft().body)
@@ -218,7 +229,7 @@ class AgentsProcessor:
             else:
                 self._bytes -= len(self._traces.popleft().body)
             self.dropped += 1
-            self._warn("the queue of traces for grafter is full: the oldest are dropped")
+        return self.dropped > before
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="grafter-agents-sdk", daemon=True)
@@ -243,7 +254,8 @@ class AgentsProcessor:
                 if time.monotonic() - last > IDLE and self._rest():
                     return
         except Exception:  # noqa: BLE001  # nobody else would say it
-            self._warn("the sender of traces to grafter has stopped", trouble=True)
+            self._warn("the sender of traces to grafter has stopped; the next trace starts another", trouble=True)
+            self._thread = None
         finally:
             self._door.close()
 
@@ -299,7 +311,9 @@ class AgentsProcessor:
                     continue
                 (self._traces if row.body.startswith(b'{"object":"trace",') else self._spans).append(row)
                 self._bytes += len(row.body)
-                self._fit()
+                full = self._fit()
+            if full:
+                self._warn(FULL)
 
     def _batch(self) -> list[_Row]:
         """The oldest that wait, traces before spans, all under one key."""
@@ -344,6 +358,8 @@ class AgentsProcessor:
                 self._asked_until = now + answer.after
                 self._not_before = max(self._asked_until, now + patience)
                 self._wait = min(self._wait * 2, LONGEST_WAIT)
+                self._failures += 1
+                self._quiet.notify_all()
                 self._fit()
         if answer.again:
             self._warn(f"traces wait for grafter: {answer.said}")
