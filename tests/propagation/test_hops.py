@@ -35,6 +35,7 @@ INSTALLED = {
     "TaskIQ": ["taskiq==0.13.0", "taskiq-redis==1.2.4"],
     "arq": ["arq==0.28.0"],
     "SAQ": ["saq[redis]==0.26.4"],
+    "Celery": ["celery[redis]==5.7.0", "opentelemetry-instrumentation-celery==0.66b2"],
 }
 """Not in the environment of the tests: arq and SAQ want an older redis."""
 
