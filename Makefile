@@ -6,6 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 JS := tests/e2e/js
+HELPERS := propagation/python
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -50,12 +51,13 @@ proto: $(VENV)/.dev
 
 lock: $(VENV)/.dev
 	@{ sed -n '/^#/p' constraints.txt; \
-	   $(RUN) -m pip list --format=freeze --exclude grafter | LC_ALL=C sort -f; } > constraints.new
+	   $(RUN) -m pip list --format=freeze --exclude otel-grafter --exclude grafter-propagation | LC_ALL=C sort -f; } > constraints.new
 	@mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) $(JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist grafter.egg-info grafter/otlp/*.so
-	find grafter tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist grafter/otlp/*.so
+	rm -rf *.egg-info $(HELPERS)/*.egg-info $(HELPERS)/build $(HELPERS)/.ruff_cache
+	find grafter propagation tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip and setuptools first, by their locked versions: the build then needs nothing that the lock does not name.
 $(VENV)/.runtime: pyproject.toml constraints.txt grafter/otlp/_split.c
@@ -68,9 +70,10 @@ $(VENV)/.runtime: pyproject.toml constraints.txt grafter/otlp/_split.c
 	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime
+$(VENV)/.dev: $(VENV)/.runtime $(HELPERS)/pyproject.toml
 	@echo "adding the test tools (once)"
 	@$(PIP) --group dev
+	@$(PIP) --no-build-isolation --no-deps --editable $(HELPERS)
 	@touch $@
 
 # Without Node the JavaScript Agents SDK cannot run; its tests then skip, and say so at the end of the report.

@@ -1,32 +1,23 @@
 // An Agents SDK trace in JavaScript that names a trace of the app's own.
 //
-//     npm install @openai/agents zod
+//     npm install @openai/agents zod grafter-propagation
 //     node agents_js.mjs [TRACE_ID [SPAN_ID]]
 //
 // Needs a running grafter and no OpenAI key: the spans that a Runner would make are made by hand here.
-// GRAFTER_INGEST says where it is; TRACE_ID is the 32 hex digits of the app's trace. With the OpenTelemetry API:
-//
-//     const { traceId, spanId } = trace.getActiveSpan().spanContext();
+// GRAFTER_INGEST says where it is; TRACE_ID is the 32 hex digits of the app's trace. An app that runs inside a
+// span of OpenTelemetry gives no metadata at all: the active span is taken.
 
 import { randomBytes } from 'node:crypto';
-import {
-  BatchTraceProcessor,
-  OpenAITracingExporter,
-  getGlobalTraceProvider,
-  setTraceProcessors,
-  setTracingDisabled,
-  withAgentSpan,
-  withFunctionSpan,
-  withTrace,
-} from '@openai/agents';
+import { setTracingDisabled, withAgentSpan, withFunctionSpan, withTrace } from '@openai/agents';
+import { instrument } from 'grafter-propagation';
 
-const endpoint = process.env.GRAFTER_INGEST ?? 'http://localhost:4319/v1/traces/ingest';
+const endpoint = process.env.GRAFTER_INGEST ?? 'http://localhost:4319';
 const [traceId = randomBytes(16).toString('hex'), spanId] = process.argv.slice(2);
 
 // NODE_ENV=test turns tracing off, without a word.
 setTracingDisabled(false);
-// Without any apiKey the SDK sends nothing; grafter needs it only for `tokens` and for a tee.
-setTraceProcessors([new BatchTraceProcessor(new OpenAITracingExporter({ apiKey: 'unused', endpoint }))]);
+// Nothing goes to OpenAI from here.
+const grafter = instrument(endpoint, { replace: true });
 
 const metadata = { trace_id: traceId, ...(spanId && { span_id: spanId }) };
 
@@ -43,6 +34,5 @@ await withTrace(
   { groupId: 'conv_42', metadata },
 );
 
-// The timer does not keep the process alive.
-await getGlobalTraceProvider().forceFlush();
+await grafter.forceFlush();
 console.log(`sent: trace ${traceId}`);

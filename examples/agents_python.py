@@ -1,47 +1,41 @@
 """One call whose two halves meet in grafter: the app's own span, and an Agents SDK trace that names it.
 
-    pip install openai-agents opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc
+    pip install openai-agents opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc grafter-propagation
     python agents_python.py
 
 Needs a running grafter and no OpenAI key: the spans that a Runner would make are made by hand here.
-GRAFTER_OTLP (localhost:4317) and GRAFTER_INGEST (http://localhost:4319/v1/traces/ingest) say where it is.
+GRAFTER_OTLP (localhost:4317) and GRAFTER_INGEST (http://localhost:4319) say where it is.
 """
 
 import json
 import os
 
 import agents
-from agents import agent_span, function_span, set_trace_processors
-from agents.tracing.processors import BackendSpanExporter, BatchTraceProcessor
+from agents import agent_span, function_span
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+import grafter_propagation
+
 otlp = os.environ.get("GRAFTER_OTLP", "localhost:4317")
-ingest = os.environ.get("GRAFTER_INGEST", "http://localhost:4319/v1/traces/ingest")
+ingest = os.environ.get("GRAFTER_INGEST", "http://localhost:4319")
 
 # The app's half, by OpenTelemetry.
 provider = TracerProvider(resource=Resource.create({"service.name": "voice-gateway"}))
 provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp, insecure=True)))
 trace.set_tracer_provider(provider)
 
-# OpenAI's half, by the Agents SDK. Without any api_key the SDK sends nothing; grafter needs it only for `tokens`
-# and for a tee.
-set_trace_processors([BatchTraceProcessor(BackendSpanExporter(api_key="unused", endpoint=ingest))])
-
-
-def here() -> dict[str, str]:
-    """Metadata that names the current span, for trace(metadata=…) or RunConfig(trace_metadata=…)."""
-    context = trace.get_current_span().get_span_context()
-    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+# OpenAI's half, by the Agents SDK. Nothing goes to OpenAI from here.
+grafter_propagation.instrument(ingest, replace=True)
 
 
 def answer() -> None:
-    """What a Runner would trace; it happens inside the app's own span, which the metadata names."""
+    """What a Runner would trace; it happens inside the app's own span, which is current."""
     with (
-        agents.trace("Support call", group_id="conv_42", metadata=here()),
+        agents.trace("Support call", group_id="conv_42"),
         agent_span("Triage"),
         function_span("lookup_order", input=json.dumps({"order_id": 7}), output="shipped"),
     ):

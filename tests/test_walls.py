@@ -27,8 +27,6 @@ ROOMS: dict[str, set[str]] = {
     "tasks": set(),
     "logs": set(),
     "process": {"tasks"},
-    # Runs inside an app, and carries nothing of the sidecar there.
-    "propagation": set(),
     "consumer": {"core", "errors"},
     # Knows no component: each has its own keys, and components.py lists them.
     "config": set(),

@@ -17,7 +17,7 @@ from tests.e2e.conftest import Start
 from tests.e2e.process import REPO
 from tests.e2e.sink import Sink
 
-DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
 SECRET = "hcaik_0123456789"
 
 

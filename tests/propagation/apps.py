@@ -3,11 +3,15 @@
 import asyncio
 import os
 import re
+from pathlib import Path
 from textwrap import dedent
 
+from tests.e2e.apps import JS
 from tests.e2e.process import REPO
 
 APP_DEADLINE = 60.0
+HELPERS = REPO / "propagation" / "python"
+JAVASCRIPT = REPO / "propagation" / "js"
 
 _TEXT = (REPO / "docs" / "realtime-tap.md").read_text("utf-8")
 BLOCKS = {
@@ -25,7 +29,7 @@ def example(heading: str) -> str:
 async def run(*command: str, key: str = "") -> None:
     """Run an app to its end. ``key``: OpenAI's."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "OTEL_", "NODE_ENV"))}
-    env |= {"PYTHONPATH": str(REPO), "OPENAI_API_KEY": key}
+    env |= {"PYTHONPATH": str(HELPERS), "OPENAI_API_KEY": key}
     process = await asyncio.create_subprocess_exec(*command, cwd=REPO, env=env, stderr=asyncio.subprocess.PIPE)
     try:
         _, error = await asyncio.wait_for(process.communicate(), APP_DEADLINE)
@@ -34,3 +38,12 @@ async def run(*command: str, key: str = "") -> None:
         await process.wait()
         raise AssertionError(f"{command[1]} was not done within {APP_DEADLINE} s") from None
     assert process.returncode == 0, error.decode()[-4000:]
+
+
+def with_packages(directory: Path) -> None:
+    """What a directory sees whose app has installed the JavaScript Agents SDK and the helpers."""
+    modules = directory / "node_modules"
+    modules.mkdir()
+    for package in (JS / "node_modules").iterdir():
+        (modules / package.name).symlink_to(package)
+    (modules / "grafter-propagation").symlink_to(JAVASCRIPT)

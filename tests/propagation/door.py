@@ -1,4 +1,4 @@
-"""A stand-in of grafter's door for Realtime events: it answers as told and remembers what it stored."""
+"""A stand-in of one of grafter's doors that apps post to: it answers as told and remembers what it stored."""
 
 import asyncio
 import json
@@ -17,6 +17,7 @@ class Door:
     """What came, and what is answered."""
 
     url: str = ""
+    path: str = "/v1/realtime/events"
     script: list[web.Response | None] = field(default_factory=list)
     """Answers for the next posts, in order; None never answers. Then 204."""
     asked: list[tuple[float, Json]] = field(default_factory=list)
@@ -34,6 +35,11 @@ class Door:
         return [row for post in self.stored for row in post.get("events", [])]
 
     @property
+    def items(self) -> list[Json]:
+        """The stored items of the Agents SDK's traces."""
+        return [item for post in self.stored for item in post["data"]]
+
+    @property
     def types(self) -> list[str]:
         return [row["event"]["type"] for row in self.rows]
 
@@ -47,7 +53,7 @@ class Door:
             await self._changed.wait_for(lambda: true(self))
 
     async def take(self, request: web.Request) -> web.Response:
-        assert request.path == "/v1/realtime/events"
+        assert request.path == self.path
         body = await request.read()
         post = json.loads(body)
         answer = self.script.pop(0) if self.script else web.Response(status=204)
@@ -65,9 +71,9 @@ class Door:
 
 
 @asynccontextmanager
-async def opened(port: int = 0) -> AsyncIterator[Door]:
+async def opened(port: int = 0, path: str = "/v1/realtime/events") -> AsyncIterator[Door]:
     """A door on a free port, or on this one."""
-    door = Door()
+    door = Door(path=path)
     app = web.Application()
     app.router.add_post("/{path:.*}", door.take)
     runner = web.AppRunner(app, shutdown_timeout=0.1)

@@ -9,7 +9,7 @@ import sys
 from livekit.agents import Agent, AgentSession, function_tool
 from livekit.plugins import openai
 
-from grafter.propagation import RealtimeTap
+from grafter_propagation import RealtimeTap
 
 
 class Desk(Agent):

@@ -7,7 +7,7 @@
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 
-import { RealtimeTap } from '../../grafter/propagation/realtime_tap.mjs';
+import { RealtimeTap } from '../../propagation/js/realtime_tap.mjs';
 
 const [door, api, way] = process.argv.slice(2);
 const require = createRequire(new URL('../e2e/js/package.json', import.meta.url));

@@ -28,7 +28,7 @@ async function load() {
     globalThis.removeEventListener = page.removeEventListener.bind(page);
     globalThis.dispatchEvent = page.dispatchEvent.bind(page);
   }
-  return import('../../grafter/propagation/realtime_tap.mjs');
+  return import('../../propagation/js/realtime_tap.mjs');
 }
 
 const scenes = {

@@ -10,13 +10,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from tests.e2e.apps import JS, why_no_javascript
-from tests.e2e.process import REPO
-from tests.propagation.apps import BLOCKS, example, run
+from tests.e2e.apps import why_no_javascript
+from tests.propagation.apps import BLOCKS, example, run, with_packages
 from tests.propagation.door import Door, busy
 from tests.propagation.realtime_api import Api, calling
-
-TAP = REPO / "grafter" / "propagation" / "realtime_tap.mjs"
 
 
 @pytest.mark.parametrize("heading", [heading for heading in BLOCKS if heading.startswith(("Python", "From"))])
@@ -59,8 +56,7 @@ async def test_an_example_shows_its_call(door: Door, heading: str, own: str, our
     if javascript and (reason := why_no_javascript()):
         pytest.skip(reason)
     if javascript:
-        (tmp_path / "node_modules").symlink_to(JS / "node_modules")
-        shutil.copy(TAP, tmp_path)
+        with_packages(tmp_path)
     async with calling() as api:
         text = example(heading)
         assert own in text

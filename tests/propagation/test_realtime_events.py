@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grafter.propagation import RealtimeTap
-from grafter.propagation.realtime_events import LONGEST_ROW, LONGEST_TEXT, plain, row, seen
+from grafter_propagation import RealtimeTap
+from grafter_propagation.realtime_events import LONGEST_ROW, LONGEST_TEXT, plain, row, seen
 
 SECRET = base64.b64encode(b"what the caller said, as sound").decode()
 NAMES = st.sampled_from(["type", "audio", "delta", "item", "content", "session", "text", "response", "output"])

@@ -15,7 +15,7 @@ from agents import function_tool
 from agents.realtime import RealtimeAgent, RealtimeRunner
 from agents.realtime.openai_realtime import OpenAIRealtimeWebSocketModel
 
-from grafter.propagation import RealtimeTap
+from grafter_propagation import RealtimeTap
 from tests.e2e.apps import why_no_javascript
 from tests.propagation.apps import APP_DEADLINE, example, run
 from tests.propagation.door import Door

@@ -36,6 +36,7 @@ from grafter.receiver.http_server import serving
 from grafter.receiver.openai_http import application, ingest_routes, listening
 from grafter.receiver.tee import Tee, teeing
 from grafter.telemetry import Metrics
+from tests.propagation.apps import HELPERS, with_packages
 
 DATA = Path(__file__).parents[1] / "data" / "openai"
 CAPTURES = sorted(path.name for path in DATA.glob("*.json") if "requests" in json.loads(path.read_bytes()))
@@ -227,7 +228,7 @@ async def test_the_real_sdk_with_a_key_per_trace(
 async def run_example(*command: str, **environment: str) -> str:
     """The hex trace id that an example says it sent."""
     process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE
+        *command, env={**os.environ, "PYTHONPATH": str(HELPERS), **environment}, stdout=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(60):
         said, _ = await process.communicate()
@@ -252,7 +253,7 @@ async def test_the_python_example(consumer, metrics: Metrics) -> None:
 )
 async def test_the_js_example(consumer, metrics: Metrics, tmp_path: Path) -> None:
     """The example for JavaScript names the trace that it is given, under NODE_ENV=test as well."""
-    (tmp_path / "node_modules").symlink_to(NODE_MODULES)
+    with_packages(tmp_path)
     example = shutil.copy(EXAMPLES / "agents_js.mjs", tmp_path)
     async with opened(consumer, metrics) as door:
         host = await run_example("node", example, "ab" * 16, GRAFTER_INGEST=door.url, NODE_ENV="test")

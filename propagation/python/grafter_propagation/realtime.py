@@ -10,6 +10,8 @@ bounded queue. A thread of the tap's own posts what waits. When grafter is away 
 ``max_events`` and ``max_bytes``; then the oldest goes, audio first, and ``dropped`` says how much.
 """
 
+from __future__ import annotations
+
 import asyncio
 import atexit
 import json
@@ -22,14 +24,19 @@ import weakref
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from grafter.propagation.realtime_events import Seen, plain, row, seconds, seen
-from grafter.propagation.realtime_post import Door
-from grafter.propagation.realtime_sdk import attached
+from grafter_propagation.context import trace_metadata
+from grafter_propagation.post import Door
+from grafter_propagation.realtime_events import Seen, plain, row, seconds, seen
+from grafter_propagation.realtime_sdk import attached
 
-logger = logging.getLogger("grafter.propagation")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
+logger = logging.getLogger("grafter_propagation")
+
+PATH: Final = "/v1/realtime/events"
 BATCH_EVENTS: Final = 500
 BATCH_BYTES: Final = 1024 * 1024
 IDLE: Final = 30.0
@@ -68,8 +75,8 @@ class RealtimeTap:
         """Events that grafter has stored."""
         self.dropped = 0
         """Events that it will never have: the queue was full, it refused them, or they were no events."""
-        self._door = Door(endpoint, token)
-        self._metadata = plain(metadata) if metadata is not None else current_span()
+        self._door = Door(endpoint, PATH, token)
+        self._metadata = plain(metadata) if metadata is not None else dict(trace_metadata())
         self._interval, self._timeout = interval, timeout
         self._max_events, self._max_bytes = max_events, max_bytes
         # A step of the wall clock in the middle of a call would put its events out of order.
@@ -104,7 +111,7 @@ class RealtimeTap:
     def link(self, metadata: Mapping[str, object] | None = None) -> None:
         """Say, now that it is known, what the call belongs to: this, or the current OpenTelemetry span."""
         try:
-            found = plain(metadata) if metadata is not None else current_span()
+            found = plain(metadata) if metadata is not None else dict(trace_metadata())
             with self._lock:
                 self._metadata, self._untold = found, bool(found)
                 if self._number and self._thread is None and not self._closing.is_set():
@@ -342,21 +349,7 @@ class RealtimeTap:
         self._set_up()
 
 
-def current_span() -> dict[str, object]:
-    """The ids of the current OpenTelemetry span, as grafter reads them; empty without one."""
-    try:
-        from opentelemetry import trace
-    except ImportError:
-        return {}
-    context = trace.get_current_span().get_span_context()
-    if not context.is_valid:
-        return {}
-    trace_id, span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
-    traceparent = f"00-{trace_id}-{span_id}-{int(context.trace_flags):02x}"
-    return {"trace_id": trace_id, "span_id": span_id, "traceparent": traceparent}
-
-
-_taps: "weakref.WeakSet[RealtimeTap]" = weakref.WeakSet()
+_taps: weakref.WeakSet[RealtimeTap] = weakref.WeakSet()
 
 
 def _in_child() -> None:

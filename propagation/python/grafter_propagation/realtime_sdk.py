@@ -2,6 +2,8 @@
 what it can do, so that an app carries only the framework that it uses.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any, Protocol
 

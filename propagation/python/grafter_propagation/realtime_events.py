@@ -3,6 +3,8 @@
 A copy, because the app may go on with the object that it showed; bounded, because nobody bounds what an app shows.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ _SMALL: Final = 300
 _NODE: Final = 40
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Seen:
     """An event as it waits to be posted."""
 

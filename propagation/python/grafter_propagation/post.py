@@ -1,20 +1,22 @@
-"""One HTTP request to grafter's door for Realtime events, and what its answer asks for."""
+"""One HTTP request to a door of grafter's, and what its answer asks for."""
+
+from __future__ import annotations
 
 import email.utils
 import http.client
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
-PATH: Final = "/v1/realtime/events"
 LONGEST_ASKED: Final = 300.0
-"""Seconds: no answer makes the tap wait longer than that."""
+"""Seconds: no answer makes a sender wait longer than that."""
 _AGAIN: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """What became of a post."""
 
@@ -30,29 +32,30 @@ class Answer:
 class Door:
     """A connection that is kept alive between posts. Used by one thread at a time."""
 
-    def __init__(self, endpoint: str, token: str | None) -> None:
-        """``endpoint``: the door's URL, or an address without a path. Raises ValueError for what is neither, and
-        for a token that no header can carry."""
+    def __init__(self, endpoint: str, path: str, token: str | None, headers: Mapping[str, str] | None = None) -> None:
+        """``endpoint``: the door's URL, or an address without a path, which then gets ``path``. ``headers``: others
+        than the token's. Raises ValueError for what is no address, and for a value that no header can carry."""
         parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"not an http or https address: {endpoint}")
         self._secure = parts.scheme == "https"
         self._host, self._port = parts.hostname, parts.port
-        self._path = parts.path if parts.path not in {"", "/"} else PATH
+        self._path = parts.path if parts.path not in {"", "/"} else path
         if parts.query:
             self._path = f"{self._path}?{parts.query}"
-        self._headers = {"Content-Type": "application/json", "User-Agent": "grafter-realtime-tap"}
+        self._headers = {"Content-Type": "application/json", "User-Agent": "grafter-propagation", **(headers or {})}
         if token:
-            if not (token.isascii() and token.isprintable()):
-                raise ValueError("the token is no header value")
-            self._headers["Authorization"] = f"Bearer {token}"
+            self._headers["Authorization"] = bearer(token)
+        for name, value in self._headers.items():
+            if not (value.isascii() and value.isprintable()):
+                raise ValueError(f"the value of {name} is no header value")
         self._connection: http.client.HTTPConnection | None = None
 
-    def post(self, body: bytes, timeout: float) -> Answer:
-        """Send it and read the answer. Raises nothing."""
+    def post(self, body: bytes, timeout: float, headers: Mapping[str, str] | None = None) -> Answer:
+        """Send it and read the answer. ``headers``: of this request alone. Raises nothing."""
         for kept in (self._connection is not None, False):
             try:
-                return self._once(body, timeout)
+                return self._once(body, timeout, {**self._headers, **(headers or {})})
             except (OSError, http.client.HTTPException, ValueError) as error:
                 self.close()
                 # A connection that was kept may have been closed by the other end: that says nothing about the door.
@@ -70,7 +73,7 @@ class Door:
         """Leave the connection to the process that this one was forked from."""
         self._connection = None
 
-    def _once(self, body: bytes, timeout: float) -> Answer:
+    def _once(self, body: bytes, timeout: float, headers: Mapping[str, str]) -> Answer:
         connection = self._connection
         if connection is None:
             make = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
@@ -78,7 +81,7 @@ class Door:
         connection.timeout = timeout
         if connection.sock is not None:
             connection.sock.settimeout(timeout)
-        connection.request("POST", self._path, body, self._headers)
+        connection.request("POST", self._path, body, dict(headers))
         response = connection.getresponse()
         response.read(64 * 1024)
         if response.will_close or not response.isclosed():
@@ -88,6 +91,13 @@ class Door:
             return Answer(said, stored=True)
         again = response.status >= 500 or response.status in _AGAIN
         return Answer(said, again=again, after=_seconds(response.headers.get("Retry-After")))
+
+
+def bearer(token: str) -> str:
+    """The value of an Authorization header. Raises ValueError for a token that no header can carry."""
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError("the token is no header value")
+    return f"Bearer {token}"
 
 
 def _seconds(asked: str | None) -> float:

@@ -524,13 +524,13 @@ function bytes(text) {
 }
 
 /** Halves of characters, which JSON.stringify writes as escapes, would make the whole post unreadable. */
-function whole(json) {
-  if (!json.includes('\\ud')) return json;
+export function whole(json) {
+  if (!json?.includes('\\ud')) return json;
   return json.replace(/\\(?:u[0-9a-f]{4}|.)/g, (escape) => (/^\\ud[89a-f]/.test(escape) ? '?' : escape));
 }
 
 /** Milliseconds of a Retry-After header, which is a number of seconds or a date. */
-function asked(header) {
+export function asked(header) {
   if (!header) return 0;
   const wait = /^\s*\d+(\.\d+)?\s*$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now();
   return Number.isFinite(wait) ? Math.min(Math.max(wait, 0), LONGEST_ASKED) : 0;

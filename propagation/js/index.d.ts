@@ -1,0 +1,3 @@
+export * from './agents_sdk.mjs';
+export * from './context.mjs';
+export { Link, RealtimeTap, RealtimeTapOptions } from './realtime_tap.mjs';

@@ -1,0 +1,15 @@
+// Each helper is a file of its own, so that a page that needs one carries no other.
+
+export { AgentsProcessor, instrument } from './agents_sdk.mjs';
+export {
+  activeSpan,
+  callContext,
+  extract,
+  firstMessage,
+  inject,
+  injectJob,
+  readFirstMessage,
+  realtimeTracing,
+  traceMetadata,
+} from './context.mjs';
+export { RealtimeTap } from './realtime_tap.mjs';

@@ -1,0 +1,82 @@
+// What grafter-propagation says in JavaScript of a place in a trace, for test_context_js.py and test_nats.py.
+//
+//     node context.mjs calls|extract < JSON      the answers to a list of call ids, of carriers
+//     node context.mjs span                      what is written inside a span, and outside
+//     node context.mjs send|receive NATS_URL     one message by NATS, from a span or to its sender
+
+import { context, trace } from '@opentelemetry/api';
+import { connect, headers } from '@nats-io/transport-node';
+import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks';
+import { BasicTracerProvider } from '@opentelemetry/sdk-trace-base';
+
+import {
+  callContext,
+  extract,
+  firstMessage,
+  inject,
+  injectJob,
+  readFirstMessage,
+  realtimeTracing,
+  traceMetadata,
+} from 'grafter-propagation';
+
+const [scene, url] = process.argv.slice(2);
+context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
+trace.setGlobalTracerProvider(new BasicTracerProvider());
+
+async function input() {
+  let text = '';
+  for await (const part of process.stdin) text += part;
+  return JSON.parse(text);
+}
+
+const written = () => ({
+  inject: inject({ a: 'b' }),
+  headers: Object.fromEntries(inject(new Headers({ a: 'b' }))),
+  job: injectJob({ order: 7 }),
+  metadata: traceMetadata({ tenant: 't_1' }),
+  tracing: realtimeTracing('Desk', { call: 'CA1', tenant: 't_1' }),
+  first: JSON.parse(firstMessage()),
+});
+
+const scenes = {
+  calls: async () => (await input()).map((call) => callContext(call).traceparent),
+  extract: async () => (await input()).map((carrier) => extract(carrier) ?? null),
+  async span() {
+    const inside = await trace.getTracer('app').startActiveSpan('call', async (span) => {
+      const { traceId, spanId } = span.spanContext();
+      const read = readFirstMessage(firstMessage());
+      return { traceId, spanId, read, ...written() };
+    });
+    let thrown = null;
+    try {
+      callContext('');
+    } catch (error) {
+      thrown = error.name;
+    }
+    const others = ['7', '{}', '{"type":"trace_context"}', null, 7].map((message) => readFirstMessage(message) ?? null);
+    return { inside, outside: written(), thrown, others };
+  },
+  async send() {
+    const connection = await connect({ servers: url });
+    const ids = await trace.getTracer('app').startActiveSpan('call', async (span) => {
+      connection.publish('desk.orders', '7', { headers: inject(headers()) });
+      return span.spanContext();
+    });
+    await connection.drain();
+    return ids;
+  },
+  async receive() {
+    const connection = await connect({ servers: url });
+    const subscription = connection.subscribe('desk.orders', { max: 1 });
+    await connection.flush();
+    console.log('"listening"');
+    for await (const message of subscription) {
+      await connection.drain();
+      return extract(message.headers) ?? null;
+    }
+    return null;
+  },
+};
+
+console.log(JSON.stringify(await scenes[scene]()));

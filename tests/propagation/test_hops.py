@@ -1,0 +1,100 @@
+"""The pages of docs/hops: each form that fails and each line to add gives the tree that stands under it."""
+
+import asyncio
+import os
+import re
+import sys
+import venv
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.process import REPO
+from tests.propagation.apps import APP_DEADLINE, HELPERS
+from tests.propagation.nats_server import serving
+from tests.store.redis.servers import server
+
+PAGES = REPO / "docs" / "hops"
+PROGRAM = re.compile(r"^## (.+?)$.*?^```python\n(.*?)^```\n+```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CASES = [
+    pytest.param(page.stem, program, tree, id=f"{page.stem}-{heading.replace(' ', '_')}")
+    for page in sorted(PAGES.glob("*.md"))
+    for heading, program, tree in PROGRAM.findall(page.read_text("utf-8"))
+    if not heading.startswith("In ")
+]
+QUEUES = {
+    heading.removeprefix("In "): (program, tree)
+    for heading, program, tree in PROGRAM.findall((PAGES / "jobs.md").read_text("utf-8"))
+    if heading.startswith("In ")
+}
+INSTALLED = {
+    "RQ": ["rq==3.0.0"],
+    "Dramatiq": ["dramatiq[redis]==2.2.1"],
+    "TaskIQ": ["taskiq==0.13.0", "taskiq-redis==1.2.4"],
+    "arq": ["arq==0.28.0"],
+    "SAQ": ["saq[redis]==0.26.4"],
+    "Celery": ["celery[redis]==5.7.0", "opentelemetry-instrumentation-celery==0.66b2"],
+}
+"""Not in the environment of the tests: arq and SAQ want an older redis."""
+
+
+@asynccontextmanager
+async def peer(page: str, directory: Path) -> AsyncIterator[str]:
+    """The URL of the real server that a page's programs talk to; empty where they need none."""
+    async with AsyncExitStack() as stack:
+        if page == "nats":
+            yield await stack.enter_async_context(serving(directory))
+        elif page in {"redis", "bullmq"}:
+            yield f"redis://127.0.0.1:{stack.enter_context(server()).port}"
+        else:
+            yield ""
+
+
+@pytest.mark.parametrize(("page", "program", "tree"), CASES)
+async def test_a_program_of_the_pages_gives_its_tree(page: str, program: str, tree: str, tmp_path: Path) -> None:
+    """Run as it stands, in a process of its own."""
+    async with peer(page, tmp_path) as url:
+        assert await traced(sys.executable, program, url, tmp_path) == tree
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("queue", INSTALLED)
+async def test_a_job_queue_gives_its_tree(queue: str, tmp_path: Path) -> None:
+    """The real queue, installed for this test, over a real Redis."""
+    await asyncio.to_thread(venv.create, tmp_path / "venv", with_pip=True)
+    python = str(tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python")
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-qq", "opentelemetry-sdk", *INSTALLED[queue]]
+    process = await asyncio.create_subprocess_exec(*pip, stderr=asyncio.subprocess.PIPE)
+    _, error = await process.communicate()
+    if process.returncode:
+        pytest.skip(f"pip could not fetch {INSTALLED[queue]}: {error.decode()[-300:]}")
+    program, tree = QUEUES[queue]
+    async with peer("redis", tmp_path) as url:
+        assert await traced(python, program, url, tmp_path) == tree
+
+
+async def traced(python: str, program: str, url: str, directory: Path) -> str:
+    """The tree that a program gives in a process of its own."""
+    file = directory / "program.py"
+    file.write_text(program, encoding="utf-8")
+    process = await asyncio.create_subprocess_exec(
+        *(python, str(Path(__file__).parent / "hop.py"), str(file), url),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), str(HELPERS)])},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, error = await asyncio.wait_for(process.communicate(), APP_DEADLINE)
+    assert process.returncode == 0, error.decode()[-4000:]
+    return out.decode()
+
+
+def test_every_page_shows_the_form_that_fails_and_the_line_to_add() -> None:
+    """And the index names every page."""
+    for page in PAGES.glob("*.md"):
+        if page.name != "README.md":
+            headings = [heading for heading, _, _ in PROGRAM.findall(page.read_text("utf-8"))]
+            assert headings[:2] == ["Without it", "The line"], page.name
+            assert f"]({page.name})" in (PAGES / "README.md").read_text("utf-8")
+    assert list(QUEUES) == list(INSTALLED)
