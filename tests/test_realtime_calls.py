@@ -19,8 +19,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from grafter.consumer import Batch, Result, Verdict
 from grafter.core.model import UnixNano, guest_span_id, unlinked_trace_id
 from grafter.core.policy import SECOND, Content, GraftPolicy, HostMissing, Mode, Unlinked, Waits
-from grafter.guests.realtime.gathering import Gathering
-from grafter.guests.realtime.notes import SIP, Side
+from grafter.guests.realtime.event_buffer import Gathering
+from grafter.guests.realtime.stored_event import SIP, Side
 from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
 from grafter.processor.release_result import Assembled

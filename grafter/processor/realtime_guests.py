@@ -26,8 +26,8 @@ from grafter.core.model import (
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.state import GuestState, TraceState
 from grafter.guests.agents.spans import Mapped
-from grafter.guests.realtime.mapping import STATE, map_realtime
-from grafter.guests.realtime.notes import SIP, decode
+from grafter.guests.realtime.spans import STATE, map_realtime
+from grafter.guests.realtime.stored_event import SIP, decode
 from grafter.guests.values import list_of, mapping_of, text_of
 from grafter.store.base import StoredPart
 

@@ -20,8 +20,8 @@ from grafter.core.link import from_headers
 from grafter.core.model import Mark, Part, Source, called
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
-from grafter.guests.realtime.gathering import Gathering, kind_of
-from grafter.guests.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED
+from grafter.guests.realtime.event_buffer import Gathering, kind_of
+from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, SIP, STARTED
 from grafter.receiver.recording import SECOND, Clock, End, Recording, Timing
 from grafter.receiver.sideband import Account, Attempt, Sideband, is_call_id, sideband
 from grafter.tasks import task_group

@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from openai.types.live import ResponseEvent, SessionClosedEvent, SessionStartedEvent
 
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests.realtime.mapping import map_realtime
+from grafter.guests.realtime.spans import map_realtime
 from grafter.receiver.recorder import Started
 from grafter.receiver.sideband import address, is_call_id
 from grafter.telemetry import Metrics

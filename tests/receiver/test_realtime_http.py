@@ -16,7 +16,7 @@ import pytest
 from grafter.core.model import called
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
-from grafter.guests.realtime.notes import decode
+from grafter.guests.realtime.stored_event import decode
 from grafter.receiver.openai_http import ingest_routes, listening
 from grafter.receiver.realtime_http import event_routes
 from grafter.telemetry import Metrics

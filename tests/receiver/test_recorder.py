@@ -20,7 +20,7 @@ from grafter.core.model import Source, TraceId, UnixNano, called
 from grafter.core.policy import Waits
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.intake import read_posts
-from grafter.guests.realtime.notes import Side
+from grafter.guests.realtime.stored_event import Side
 from grafter.receiver import recorder
 from grafter.receiver.http_common import serving
 from grafter.receiver.openai_http import application

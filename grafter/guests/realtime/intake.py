@@ -11,29 +11,12 @@ from dataclasses import dataclass, field
 from grafter.core.model import Part, UnixNano
 from grafter.core.policy import HOUR, SECOND, GraftPolicy
 from grafter.guests.agents.intake import parse_json, usable_id
-from grafter.guests.realtime.gathering import Gathering, kind_of
-from grafter.guests.realtime.kept import ODD
-from grafter.guests.realtime.live import allowed as live
-from grafter.guests.realtime.notes import ENDED, METADATA, Side
+from grafter.guests.realtime.content import ODD
+from grafter.guests.realtime.event_buffer import Gathering, kind_of
+from grafter.guests.realtime.event_types import CLIENT_EVENTS
+from grafter.guests.realtime.stored_event import ENDED, METADATA, Side
 from grafter.guests.times import nanoseconds
 from grafter.guests.values import mapping_of
-
-_CLIENT_EVENTS = live.CLIENTS | frozenset(
-    {
-        "session.update",
-        "transcription_session.update",
-        "input_audio_buffer.append",
-        "input_audio_buffer.commit",
-        "input_audio_buffer.clear",
-        "output_audio_buffer.clear",
-        "conversation.item.create",
-        "conversation.item.delete",
-        "conversation.item.retrieve",
-        "conversation.item.truncate",
-        "response.create",
-        "response.cancel",
-    }
-)
 
 MOST_CALLS = 10_000
 """In one body: each takes a kilobyte while it is read, and naming one takes a sender fourteen bytes."""
@@ -80,7 +63,7 @@ class _Posted:
             if len(self.calls) >= MOST_CALLS:
                 raise ValueError(f"body tells of more than {MOST_CALLS} calls; expected fewer")
             gathering = self.calls[call] = Gathering(call, self.policy)
-        sent_at = nanoseconds(envelope.get("sent_at"))
+        sent_at = _moment(envelope.get("sent_at"), self.now)
         # Positive: how far the sender's clock is ahead at least, for nothing is received before it is sent.
         ahead = None if sent_at is None else sent_at - self.now
         shift = (
@@ -117,7 +100,7 @@ class _Posted:
         if side is None:
             self.kinds[ODD] += 1
             return False
-        kind = gathering.add_event(event, UnixNano(before if time is None else time), side)
+        kind = gathering.add_event(event, UnixNano(before if time is None else time), side, untimed=time is None)
         if kind == ODD:
             self.kinds[ODD] += 1
             return False
@@ -127,7 +110,7 @@ class _Posted:
         return True
 
     def _time(self, value: object, shift: int = 0) -> int | None:
-        at = nanoseconds(value)
+        at = _moment(value, self.now + shift)
         return None if at is None or not _EARLIEST <= at - shift <= self.now + _FAR else at - shift
 
     def _say(
@@ -169,8 +152,9 @@ def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) ->
 
     An envelope is ``{"call": KEY, "metadata": {…}, "sent_at": T, "ended": true, "events": [{"at": T, "from": "server"
     | "client", "event": {…}}, …]}`` where all but ``call`` may be left out, a line of a single event ``{"call", "at",
-    "from", "event"}``. ``T`` is Unix seconds as a number, or RFC 3339. An event without ``from`` is from the side that
-    sends events of its type.
+    "from", "event"}``. ``T`` is Unix seconds as a number, or RFC 3339; a number that can only be milliseconds,
+    microseconds or nanoseconds is read as those. An event without ``from`` is from the side that sends events of its
+    type.
 
     Times stay as the sender measured them. Only where they cannot be, another stands for them: for one that is missing,
     unreadable, before 2020 or more than an hour ahead that of the event before it in the body, else that of the next,
@@ -187,6 +171,18 @@ def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) ->
         raise ValueError("no usable call; expected an object, a list or lines of objects with a string under call")
     parts = (gathering.take() for gathering in posted.calls.values())
     return RealtimeIntake(tuple(part for part in parts if part is not None), +posted.kinds)
+
+
+def _moment(value: object, now: int) -> int | None:
+    """The time that a value says. A number is seconds; where these cannot be meant but milliseconds, microseconds or
+    nanoseconds can, it is those: between 2020 and now no number is two of them."""
+    at = nanoseconds(value)
+    if at is None or isinstance(value, str):
+        return at
+    for unit in (1, 1_000, 1_000_000, 1_000_000_000):
+        if _EARLIEST <= at // unit <= now + _FAR:
+            return at // unit
+    return at
 
 
 def _documents(body: bytes) -> tuple[Sequence[object], int]:
@@ -224,5 +220,5 @@ def _lines(body: bytes) -> tuple[Sequence[object], int]:
 
 def _side(said: object, event: object) -> Side | None:
     if said is None:
-        return Side.CLIENT if mapping_of(event).get("type") in _CLIENT_EVENTS else Side.SERVER
+        return Side.CLIENT if mapping_of(event).get("type") in CLIENT_EVENTS else Side.SERVER
     return Side(said) if said in ("server", "client") else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from grafter.core.link import TRACEPARENT_KEY, Malformed, from_metadata
 from grafter.core.model import Link
-from grafter.guests.realtime.notes import METADATA, SIP, Note
+from grafter.guests.realtime.stored_event import METADATA, SIP, Note
 from grafter.guests.values import float_of, mapping_of, text_of
 
 _START = "start"

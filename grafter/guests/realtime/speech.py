@@ -1,4 +1,4 @@
-"""What the caller does: speaks, falls silent, presses keys; and what was made of the speech.
+"""What the caller does: speaks, falls silent, presses keys; and what the server made of the speech.
 
 The detector says that speech has ended only after it waited for silence, so the end of the speech is that much
 earlier, where it is known how much.
@@ -7,12 +7,14 @@ earlier, where it is known how much.
 from collections.abc import Mapping
 
 from grafter.core import semconv
-from grafter.guests.realtime.notes import Note
+from grafter.guests.realtime import requests
 from grafter.guests.realtime.records import Speech
 from grafter.guests.realtime.session import Session, trim
+from grafter.guests.realtime.stored_event import Note
 from grafter.guests.values import count_of, mapping_of, text_of
 
 _MOST_SILENT = 256
+_MOST_IDLE = 8
 _MILLISECOND = 1_000_000
 _JITTER = 1_000 * _MILLISECOND
 """That speech has begun is heard after it has, and on its own way over the network."""
@@ -21,51 +23,55 @@ _LONGEST_WAIT_MS = 60_000
 SERVER_VAD = "server_vad"
 
 
+def appended(session: Session, note: Note, event: Mapping[str, object]) -> None:
+    """Audio of the caller. Only where the client decides what is speech does its beginning say anything."""
+    first = session.input.appended_at
+    session.input.appended_at = note.at if first is None else min(first, note.at)
+
+
 def started(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    speech = session.speech(event.get("item_id"), note.at)
+    speech = session.speech(event.get("item_id"), note)
     if speech is None or speech.started_at is not None:
         return
     speech.started_at = note.at
     speech.start_ms = count_of(event.get("audio_start_ms"))
-    for response in session.responses.values():
-        begun = response.playing_at is not None or response.first_audio_at is not None
-        if begun and response.played_at is None and response.cleared_at is None and response.spoken_over_at is None:
-            response.spoken_over_at = note.at
 
 
 def stopped(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    speech = session.speech(event.get("item_id"), note.at)
-    if speech is None or speech.stopped_at is not None:
+    """Servers that are only compatible say it more than once: the last that comes later in the audio stands."""
+    speech = session.speech(event.get("item_id"), note)
+    end_ms = count_of(event.get("audio_end_ms"))
+    if speech is None:
         return
-    speech.stopped_at = note.at
-    speech.end_ms = count_of(event.get("audio_end_ms"))
+    if speech.stopped_at is not None and (end_ms is None or end_ms <= (speech.end_ms or 0)):
+        return
+    speech.stopped_at, speech.end_ms = note.at, end_ms
+    speech.automatic = session.config.creates
     if session.config.detection == SERVER_VAD:
         speech.silence_ms = _waited(speech, note.at, session.config.silence_ms)
-    waiting = session.waiting
-    waiting.speech, waiting.speech_at, waiting.speech_stopped_at = speech.id, note.at, note.at
-    waiting.silence_ms = speech.silence_ms
-    _pass(session, speech.id, speech.started_at or note.at, note.at)
 
 
 def committed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    """Without a detector (push to talk) this is all that is known of a speech."""
-    asked_at, session.waiting.commit_at = session.waiting.commit_at, None
-    speech = session.speech(event.get("item_id"), note.at)
-    if speech is None or speech.committed_at is not None:
-        return
-    speech.committed_at = note.at
-    if speech.stopped_at is None:
-        waiting = session.waiting
-        waiting.speech, waiting.speech_stopped_at, waiting.silence_ms = speech.id, None, None
-        waiting.speech_at = note.at if asked_at is None else asked_at
-        _pass(session, speech.id, note.at if speech.started_at is None else speech.started_at, note.at)
+    """Without a detector (push to talk) this and the client's part are all that is known of a speech."""
+    request = requests.answered(session, requests.COMMIT)
+    speech = session.speech(event.get("item_id"), note)
+    if speech is not None:
+        speech.committed_at = note.at
+        if speech.stopped_at is None:
+            speech.automatic = session.config.creates
+        if speech.started_at is None and speech.stopped_at is None and request is not None:
+            speech.commit_at = request.at
+            begun = session.input.appended_at
+            speech.appended_at = begun if begun is not None and begun <= request.at else None
+    session.input.appended_at = None
 
 
 def commit(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    session.waiting.commit_at = note.at
+    requests.asked(session, note, requests.COMMIT)
 
 
 def cleared(session: Session, note: Note, event: Mapping[str, object]) -> None:
+    session.input.appended_at = None
     for speech in session.speeches.values():
         if speech.started_at is not None and speech.stopped_at is None and speech.committed_at is None:
             speech.dropped_at = note.at if speech.dropped_at is None else speech.dropped_at
@@ -73,7 +79,7 @@ def cleared(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 def timeout(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """Nobody spoke for so long that the model is asked to go on: no speech, though the buffer becomes an item."""
-    session.waiting.idle_at = note.at
+    session.idle = [*session.idle, note.at][-_MOST_IDLE:]
     session.idle_timeouts += 1
     session.happened(
         note.at,
@@ -93,15 +99,16 @@ def timeout(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 
 def transcribed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    speech = session.speech(event.get("item_id"), note.at)
-    if speech is not None and speech.transcription is None:
+    """The last one that says anything stands."""
+    speech = session.speech(event.get("item_id"), note)
+    if speech is not None:
         speech.transcription = "completed"
-        speech.transcript = text_of(event.get("transcript"))
-        speech.usage = dict(mapping_of(event.get("usage")))
+        speech.transcript = text_of(event.get("transcript")) or speech.transcript
+        speech.usage = dict(mapping_of(event.get("usage"))) or speech.usage
 
 
 def not_transcribed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    speech = session.speech(event.get("item_id"), note.at)
+    speech = session.speech(event.get("item_id"), note)
     if speech is not None and speech.transcription is None:
         speech.transcription = "failed"
         speech.error = dict(mapping_of(event.get("error")))
@@ -118,15 +125,7 @@ def _waited(speech: Speech, stopped_at: int, silence_ms: int | None) -> int | No
     longest = _LONGEST_WAIT_MS
     if speech.started_at is not None:
         longest = (stopped_at - speech.started_at + _JITTER) // _MILLISECOND
+        if speech.start_ms is not None and speech.end_ms is not None and speech.end_ms - speech.start_ms > longest:
+            # The audio was sent faster than it is spoken, so a length of it is no length of time.
+            return None
     return silence_ms if silence_ms is not None and silence_ms <= longest else None
-
-
-def _pass(session: Session, speech: str, began: int, at: int) -> None:
-    """A speech has ended: what was said before it is over."""
-    for response in session.responses.values():
-        if response.done_at is not None and response.first_at <= began and response.passed_at is None:
-            response.passed_at = at
-    for other in session.speeches.values():
-        ended = other.stopped_at is not None or other.committed_at is not None
-        if other.id != speech and ended and other.passed_at is None:
-            other.passed_at = at

@@ -8,8 +8,8 @@ import pytest
 from grafter.core.model import UnixNano, guest_span_id
 from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.realtime.intake import read_posts
-from grafter.guests.realtime.mapping import map_realtime
-from grafter.guests.realtime.notes import encode
+from grafter.guests.realtime.spans import map_realtime
+from grafter.guests.realtime.stored_event import encode
 
 BEGIN = 1_790_000_000_000_000_000
 MS = 1_000_000

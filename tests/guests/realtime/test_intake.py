@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from grafter.core.model import Part, Source, TraceId, UnixNano, call_guest, guest_key
 from grafter.core.policy import HOUR, SECOND, Content, GraftPolicy
-from grafter.guests.realtime.gathering import Gathering, kind_of
+from grafter.guests.realtime.event_buffer import Gathering, kind_of
 from grafter.guests.realtime.intake import RealtimeIntake, read_posts
-from grafter.guests.realtime.notes import ALIVE, ENDED, METADATA, Note, Side, decode
+from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, Note, Side, decode
 
 NOW = UnixNano(1_800_000_000 * SECOND)
 HOST = TraceId(bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736"))

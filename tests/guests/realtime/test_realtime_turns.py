@@ -8,10 +8,10 @@ import pytest
 
 from grafter.core.model import STATUS_ERROR, UnixNano
 from grafter.core.policy import Content, GraftPolicy
+from grafter.guests.realtime.content import kept
 from grafter.guests.realtime.intake import read_posts
-from grafter.guests.realtime.kept import kept
-from grafter.guests.realtime.mapping import map_realtime
-from grafter.guests.realtime.notes import Note, Side, encode
+from grafter.guests.realtime.spans import map_realtime
+from grafter.guests.realtime.stored_event import Note, Side, encode
 
 DATA = Path(__file__).parents[2] / "data" / "openai" / "realtime"
 HOST = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -2,8 +2,8 @@
 
 from grafter.core.model import SPAN_KIND_CLIENT, guest_span_id
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests.realtime.mapping import map_realtime
-from grafter.guests.realtime.notes import encode
+from grafter.guests.realtime.spans import map_realtime
+from grafter.guests.realtime.stored_event import encode
 
 SESSION = {
     "id": "sess_1",

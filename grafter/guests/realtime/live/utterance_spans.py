@@ -11,7 +11,7 @@ from grafter.guests.messages import text_message
 from grafter.guests.realtime.live.talking import answered
 from grafter.guests.realtime.records import SESSION, Utterance
 from grafter.guests.realtime.session import Session
-from grafter.guests.realtime.spans import Attributes, identify, put
+from grafter.guests.realtime.session_spans import Attributes, identify, put
 from grafter.guests.times import MAX_TIME
 
 _MILLISECOND = 1_000_000
@@ -55,10 +55,20 @@ def _latency(attributes: Attributes, session: Session, utterance: Utterance, beg
     put(attributes, semconv.TURN_FIRST_AUDIO_AT, OUTPUT_TRANSCRIPT)
     put(attributes, semconv.TURN_AUDIO_ENDED_TIME, begun + utterance.end_ms * _MILLISECOND)
     question = answered(session, utterance)
-    if question is not None:
+    if question is not None and not _slept(session, begun, question[1], utterance.start_ms):
         name, ended_ms = question
         put(attributes, semconv.TURN_FIRST_AUDIO_MS, float(utterance.start_ms - ended_ms))
         put(attributes, semconv.TURN_MEASURED_FROM, INPUT_TRANSCRIPT)
         put(attributes, semconv.TURN_MEASURED_FROM_TIME, begun + ended_ms * _MILLISECOND)
         put(attributes, semconv.TURN_SPEECH_ITEM, name)
         put(attributes, semconv.TURN_SPEECH_END_TIME, begun + ended_ms * _MILLISECOND)
+
+
+def _slept(session: Session, begun: int, since_ms: int, until_ms: int) -> bool:
+    """The session was paused in between, so that what lies between is nobody's time."""
+    since, until = (begun + at * _MILLISECOND for at in (since_ms, until_ms))
+    for pause in session.live.pauses:
+        match pause:
+            case [int(paused), int() | None as resumed] if paused < until and (resumed is None or resumed > since):
+                return True
+    return False

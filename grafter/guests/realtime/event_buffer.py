@@ -14,45 +14,12 @@ from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, call_gu
 from grafter.core.policy import GraftPolicy
 from grafter.guests.agents.intake import parse_json
 from grafter.guests.media import decoded_size
-from grafter.guests.realtime.kept import AUDIO_DELTAS, FOLDED, KNOWN, ODD, UNREAD, kept, present_name
-from grafter.guests.realtime.live import allowed as live
+from grafter.guests.realtime.content import ODD, kept, present_name
+from grafter.guests.realtime.event_types import CLOSED, EVENT_TYPES, OUTPUT_AUDIO, SESSION_EVENTS, SOUND
+from grafter.guests.realtime.field_rules import unwrapped
 from grafter.guests.realtime.live.talking import position_of
-from grafter.guests.realtime.notes import ENDED, METADATA, SIP, Note, Side, encode
+from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, Note, Side, encode
 from grafter.guests.values import mapping_of, sound
-
-SESSIONS = frozenset({"session.created", "session.started", "session.updated", "session.update"})
-
-ENDINGS = live.ENDINGS | frozenset(
-    {
-        "response.done",
-        "response.output_item.done",
-        "response.mcp_call.completed",
-        "response.mcp_call.failed",
-        "mcp_list_tools.completed",
-        "mcp_list_tools.failed",
-        "input_audio_buffer.speech_stopped",
-        "input_audio_buffer.cleared",
-        "input_audio_buffer.committed",
-        "input_audio_buffer.timeout_triggered",
-        "output_audio_buffer.stopped",
-        "output_audio_buffer.cleared",
-        "conversation.item.added",
-        "conversation.item.create",
-        "conversation.item.created",
-        "conversation.item.done",
-        "conversation.item.truncated",
-        "conversation.item.input_audio_transcription.completed",
-        "conversation.item.input_audio_transcription.failed",
-        "session.created",
-        ENDED,
-    }
-)
-"""Events that may end a span; one that turns out not to costs a look. A tool ends by its output, which whoever only
-listens beside the call sees as an item of the server's."""
-
-_URGENT = (ENDINGS - live.PATIENT) | SESSIONS | {METADATA, SIP, "response.function_call_arguments.done", "error"}
-
-_SOUND = AUDIO_DELTAS | {"input_audio_buffer.append", "session.input_audio.append", live.OUTPUT_AUDIO}
 
 # An object whose members are those of an audio delta, plainly written, up to the audio itself. ASCII without a quote,
 # a backslash and control characters, so that what is matched is what a decoder would read.
@@ -145,27 +112,33 @@ class Gathering:
             return ODD
         return self.add_event(event, at, side)
 
-    def add_event(self, event: object, at: UnixNano, side: Side) -> str:
-        """Take one decoded event; its GA type, or ``odd``. Never raises for a JSON value."""
+    def add_event(self, event: object, at: UnixNano, side: Side, *, untimed: bool = False) -> str:
+        """Take one decoded event; its GA type, or ``odd``. Never raises for a JSON value.
+
+        ``untimed``: ``at`` only stands for a time that nobody gave, so that no figure may be made of it.
+        """
         if not isinstance(event, Mapping):
             return ODD
         kind = event.get("type")
         if not isinstance(kind, str) or not kind:
             return ODD
-        if kind in SESSIONS:
+        if kind in SESSION_EVENTS:
             metadata = mapping_of(mapping_of(event.get("session")).get("tracing")).get("metadata")
             self._read_link("session", metadata)
-        event = live.unwrapped(event)
+        event = unwrapped(event)
         kind = present_name(event.get("type"))
         if kind == ODD:
             return ODD
         remains = kept(event, side, self._content)
         if remains is None:
             return kind
-        if kind in FOLDED:
+        if untimed:
+            remains["untimed"] = True
+        row = EVENT_TYPES.get(kind)
+        if row is not None and row.folded:
             key = _key(kind, side, remains)
             run = self._runs.get(key)
-            if run is None or (kind == live.OUTPUT_AUDIO and run.is_dated_by(remains, at)):
+            if run is None or (kind == OUTPUT_AUDIO and run.is_dated_by(remains, at)):
                 run = self._begin(key, remains, at, side)
             size = remains.get("delta_bytes")
             run.add(size if isinstance(size, int) else 0, at)
@@ -268,12 +241,13 @@ class Gathering:
         # What comes between two deltas may tell them apart: audio after a cut is not audio before it.
         self._runs.clear()
         self._notes.append(note)
-        if kind in ENDINGS:
+        row = EVENT_TYPES.get(kind)
+        if kind == ENDED or (row is not None and row.ends):
             self._ends = True
-            self._ended |= kind in (ENDED, live.CLOSED)
-        if kind in _URGENT:
+            self._ended |= kind in (ENDED, CLOSED)
+        if kind in (ENDED, METADATA, SIP) or (row is not None and row.urgent):
             self._pressing = True
-            self._head |= kind in SESSIONS
+            self._head |= kind in SESSION_EVENTS
 
     def _read_link(self, origin: str, metadata: object) -> None:
         if origin not in self._links:
@@ -287,15 +261,16 @@ def kind_of(event_type: str) -> str:
 
     ``audio``, ``event``, ``unknown_type`` (kept) or ``odd`` (skipped).
     """
-    if event_type in _SOUND:
+    if event_type in SOUND:
         return "audio"
     if event_type == ODD:
         return ODD
-    return "event" if event_type in KNOWN or event_type in UNREAD else "unknown_type"
+    return "event" if event_type in EVENT_TYPES else "unknown_type"
 
 
 def _key(kind: str, side: Side, event: Mapping[str, object]) -> _Key:
-    return ("decoded", kind, side, event.get("response_id"), event.get("item_id"), event.get("delegation_id"))
+    names = (event.get("response_id"), event.get("item_id"), event.get("delegation_id"))
+    return ("decoded", kind, side, *names, event.get("untimed"))
 
 
 def _plain_event(

@@ -1,0 +1,439 @@
+"""Figures of a call, made from evidence, with the rule for each beside it.
+
+A figure is right within the error that stands beside it, or it is not stated. All times are of one clock, that of
+whoever read the socket; what only stands for a time makes no figure.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from grafter.guests.realtime import requests, tools
+from grafter.guests.realtime.records import Call, Request, Response, Speech
+from grafter.guests.realtime.session import Session
+from grafter.guests.values import mapping_of, text_of
+
+SPEECH_STOPPED, COMMITTED, IDLE_TIMEOUT = "speech_stopped", "committed", "idle_timeout"
+TOOL_OUTPUT, CREATE = "tool_output", "response.create"
+
+_MILLISECOND = 1_000_000
+_SECOND = 1_000_000_000
+_ONE_ACT = 100 * _MILLISECOND
+"""A client that lets go of a button commits the audio and asks for an answer at once."""
+_IN_FLIGHT = 2 * _SECOND
+"""A request that is older than something else that OpenAI answers by itself was lost, or it would have been first."""
+_AT_ONCE = _SECOND
+"""OpenAI begins by itself at once; later, somebody may have asked who is not seen."""
+_LATE_CUT = 2 * _SECOND
+"""After a short word is over, what it interrupted is cut within a network's way."""
+_REORDERED = 500 * _MILLISECOND
+_BUTTON = _SECOND
+_ROUNDING_MS = 2
+_LONGEST_CHAIN = 16
+
+_BYTES_PER_MS = {
+    "audio/pcm": 48,
+    "pcm16": 48,
+    "audio/pcmu": 8,
+    "audio/pcma": 8,
+    "g711_ulaw": 8,
+    "g711_alaw": 8,
+}
+"""OpenAI's PCM has 24,000 samples of two bytes a second, G.711 8,000 of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What a response was begun by, and when; ``error``: how much later it may have been, in ns."""
+
+    word: str
+    at: int
+    error: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is known of why a response came."""
+
+    cause: Cause | None = None
+    request: Request | None = None
+    speech: Speech | None = None
+    """That ended last since the response before it."""
+    tool: Call | None = None
+    """Whose output came last since then."""
+    idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a caller waited, from the end of the speech to the first audio that can be heard; times in ns."""
+
+    start: int
+    start_word: str
+    end: int
+    end_word: str
+    parts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BargeIn:
+    """A caller broke in."""
+
+    at: int
+    by: str
+    """``speech``, or ``client`` where a button was pressed."""
+    heard_ms: int | None
+    heard_by: str | None
+    at_most: bool
+    past_end: bool
+
+
+def answer_of(session: Session, response: Response) -> Answer:
+    """What a response answers, by what ended or was asked for since the response before it began.
+
+    The client's accepted request is the cause where it was seen. Else it is the last of what OpenAI answers by itself:
+    the end of a speech, a silence that was too long. After what it does not answer by itself (a function's output,
+    audio that the client commits) somebody has asked who was not seen, somewhere between that and the response's
+    beginning, which is the error. Where nothing is known of why it began there is no cause: that it began is none.
+    """
+    if response.kind != "spoken":
+        known = response.cause is not None and response.cause_at is not None
+        return Answer(Cause(response.cause or "", response.cause_at or 0) if known else None)
+    begun = response.created_at
+    if begun is None or begun <= session.since:
+        return Answer()
+    request = requests.creates(session).get(response.id)
+    if response.aside:
+        return Answer(None if request is None else _by_request(request, None), request)
+    before = max(
+        (one.created_at or 0 for one in requests.in_order(session) if not one.aside and (one.created_at or 0) < begun),
+        default=session.since,
+    )
+    speech = max(
+        (one for one in session.every_speech if before < (_ended(one) or 0) <= begun),
+        key=lambda one: _ended(one) or 0,
+        default=None,
+    )
+    tool = max(
+        (one for one in session.every_call if before < (one.ended_at or 0) <= begun and _handed_back(one)),
+        key=lambda one: one.ended_at or 0,
+        default=None,
+    )
+    idle = max((at for at in session.idle if before < at <= begun), default=None)
+    causes = []
+    if speech is not None:
+        causes.append(_by_speech(session, speech, begun))
+    if tool is not None and tool.ended_at is not None:
+        causes.append(Cause(TOOL_OUTPUT, tool.ended_at, begun - tool.ended_at))
+    if idle is not None:
+        causes.append(Cause(IDLE_TIMEOUT, idle))
+    natural = max(causes, key=lambda one: one.at, default=None)
+    cause = natural if request is None else _by_request(request, natural)
+    odd = (speech is not None and speech.odd) or (tool is not None and tool.odd)
+    return Answer(None if odd else cause, request, speech, tool, idle is not None)
+
+
+def speech_answered(session: Session, response: Response) -> Speech | None:
+    """The caller's speech that a response answers, or the tools that led to it do, or answers that were not heard."""
+    one: Response | None = response
+    for _ in range(_LONGEST_CHAIN):
+        if one is None:
+            return None
+        answer = answer_of(session, one)
+        if answer.speech is not None or answer.idle:
+            return answer.speech
+        one = _led_to(session, one, answer)
+    return None
+
+
+def heard_at(session: Session, response: Response) -> tuple[int, str] | None:
+    """When the caller could hear it first, and by what that is known; None where it could not, or it is not known."""
+    if response.playing_at is not None:
+        return response.playing_at, "output_audio_buffer"
+    if session.buffered or response.first_audio_at is None:
+        return None
+    return response.first_audio_at, "delta"
+
+
+def caller_wait(session: Session, response: Response) -> Wait | None:
+    """What the caller waited for this response; None unless it is the first whose audio the caller hears since the
+    speech, and the end of the speech is known."""
+    heard, speech = heard_at(session, response), speech_answered(session, response)
+    if heard is None or speech is None or response.aside or response.kind != "spoken":
+        return None
+    end, odd = speech_end(speech), response.odd or speech.odd
+    if end is None or odd or heard[0] < end[0]:
+        return None
+    stopped = _ended(speech) or 0
+    for other in session.every_response:
+        sounded = other.playing_at if session.buffered else other.first_audio_at
+        if other.id != response.id and not other.aside and sounded is not None and stopped < sounded <= heard[0]:
+            return None
+    return Wait(*end, *heard, _parts(session, response, speech, end[0], heard[0]))
+
+
+def speech_end(speech: Speech) -> tuple[int, str] | None:
+    """When the caller fell silent: the detector's word less the silence that it waited for, or the client's commit."""
+    if speech.stopped_at is not None:
+        if speech.silence_ms is None:
+            return None
+        return max(speech.stopped_at - speech.silence_ms * _MILLISECOND, 0), "speech_end"
+    return None if speech.commit_at is None or speech.started_at is not None else (speech.commit_at, "commit")
+
+
+def received_ms(session: Session, response: Response) -> int | None:
+    """How long the audio is that came so far; None where its format is not known, or none passes here."""
+    lengths = _lengths(session, response)
+    return sum(lengths.values()) if lengths else None
+
+
+def barge_in(session: Session, response: Response) -> BargeIn | None:
+    """The caller broke in: began to speak (or pressed a button) while the response's audio played, and it was cut.
+
+    Who began before any sound was heard interrupts nothing; neither does the app that cancels by itself; and what ran
+    to its end was not interrupted. Heard is the least of what bounds it: the time since its playback began, what the
+    server truncated it to (only where it did not, what the client asked for), and what was received.
+    """
+    playing, received = _playback(session, response), received_ms(session, response)
+    cut = _cut(session, response, playing, received)
+    if cut is None or response.odd or (playing is not None and playing > cut.at):
+        return None
+    started = _interrupting(session, playing, cut.at)
+    if started is not None:
+        at, by = started, "speech"
+    elif _is_button(session, cut.at):
+        at, by = cut.at, "client"
+    elif cut.by_detector and not _speaking_at(session, playing or response.first_at):
+        at, by = cut.at, "speech"
+    else:
+        return None
+    bounds: list[tuple[int, int, str]] = []
+    if playing is not None:
+        until = cut.at if cut.told else at
+        bounds.append((max(until - playing, 0) // _MILLISECOND, 3, "time"))
+    if cut.amount is not None:
+        bounds.append((cut.amount, 0 if cut.word == "truncated" else 1, cut.word))
+    if received is not None:
+        bounds.append((received, 2, "received"))
+    least = min(bounds, default=None)
+    heard, word = (None, None) if least is None else (least[0], least[2])
+    return BargeIn(at, by, heard, word, heard is not None and not cut.told, cut.past_end)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    at: int
+    word: str
+    amount: int | None = None
+    """Milliseconds of all of its audio that were heard, as far as somebody says so."""
+    told: bool = True
+    """Somebody said at which moment, or at how much, it was cut."""
+    by_detector: bool = False
+    past_end: bool = False
+
+
+def _cut(session: Session, response: Response, playing: int | None, received: int | None) -> _Cut | None:
+    past_end = False
+    found: list[_Cut] = []
+    for at, item, amount in _rows(response.truncations):
+        total = _total(session, response, item, amount)
+        full = response.status == "completed" and received is not None and (total or 0) >= received - _ROUNDING_MS
+        if not full:
+            found.append(_Cut(at, "truncated", total))
+    server = bool(response.truncations)
+    for one in session.requests:
+        if one.kind != requests.TRUNCATE or session.items.get(one.about or "") != response.id or one.odd:
+            continue
+        total = None if one.amount is None else _total(session, response, one.about, one.amount)
+        past = received is not None and total is not None and total > received + _ROUNDING_MS
+        past_end = past_end or past
+        over = received is not None and playing is not None and one.at >= playing + received * _MILLISECOND
+        ran_out = received is not None and total is not None and total >= received - _ROUNDING_MS
+        if server or (ran_out and over) or (ran_out and response.status == "completed" and not past):
+            continue
+        believed = not (one.refused or one.doubtful or past)
+        if believed or past:
+            found.append(_Cut(one.at, "truncate", total if believed else None, told=believed))
+    if response.cleared_at is not None:
+        found.append(_Cut(response.cleared_at, "cleared"))
+    if response.status == "cancelled" and response.done_at is not None:
+        detected = response.reason == "turn_detected"
+        asked = [one.at for one in session.requests if one.kind == requests.CANCEL and one.about == response.id]
+        at = response.done_at if detected or not asked else min(*asked, response.done_at)
+        found.append(_Cut(at, "cancelled", told=False, by_detector=detected))
+    if not found:
+        return None
+    first = min(found, key=lambda one: one.at)
+    amounts = [one for one in found if one.amount is not None]
+    told = [one for one in found if one.told]
+    best = min(amounts, key=lambda one: (one.word != "truncated", one.amount), default=first)
+    return _Cut(
+        max(one.at for one in told) if told and response.cleared_at is None else response.cleared_at or first.at,
+        best.word,
+        best.amount,
+        bool(told),
+        any(one.by_detector for one in found),
+        past_end,
+    )
+
+
+def _rows(rows: list[object]) -> Iterator[tuple[int, str | None, int]]:
+    for row in rows:
+        match row:
+            case [int(at), str() | None as item, int(amount)]:
+                yield at, item, amount
+
+
+def _total(session: Session, response: Response, item: str | None, amount: int) -> int | None:
+    """Of all of a response's audio: what lies before the item was heard whole."""
+    lengths = _lengths(session, response)
+    before = 0
+    for name, length in lengths.items():
+        if name == item:
+            return before + amount
+        before += length
+    return amount if len({*response.audio, *response.audio_beside} - {item}) == 0 else None
+
+
+def _lengths(session: Session, response: Response) -> dict[str, int]:
+    """Milliseconds of audio by item, in order."""
+    output = mapping_of(mapping_of(mapping_of(response.settings.get("audio")).get("output")).get("format"))
+    rate = _BYTES_PER_MS.get(text_of(output.get("type")) or session.config.output_format or "")
+    if rate is None:
+        return {}
+    names = dict.fromkeys([*response.audio, *response.audio_beside])
+    sizes = {name: max(response.audio.get(name, 0), response.audio_beside.get(name, 0)) for name in names}
+    return {name: size // rate for name, size in sizes.items()} if sum(sizes.values()) else {}
+
+
+def audio_bytes(response: Response) -> int:
+    """Of two who hear one call and count its audio, by whom there was more."""
+    return max(sum(response.audio.values()), sum(response.audio_beside.values()))
+
+
+def _playback(session: Session, response: Response) -> int | None:
+    heard = heard_at(session, response)
+    return None if heard is None else heard[0]
+
+
+def _interrupting(session: Session, playing: int | None, cut_at: int) -> int | None:
+    """When the last speech began that the cut can be for: while the audio played, and not long over."""
+    starts = [
+        one.started_at
+        for one in session.every_speech
+        if one.started_at is not None
+        and not one.odd
+        and (playing is None or one.started_at >= playing)
+        and one.started_at <= cut_at + _REORDERED
+        and (one.stopped_at is None or cut_at <= one.stopped_at + _LATE_CUT)
+    ]
+    return max(starts, default=None)
+
+
+def _speaking_at(session: Session, at: int) -> bool:
+    """Somebody had begun to speak before that moment and had not been silent by then."""
+    return any(
+        one.started_at is not None and one.started_at < at and (one.stopped_at is None or one.stopped_at >= at)
+        for one in session.every_speech
+    )
+
+
+def _is_button(session: Session, cut_at: int) -> bool:
+    """Push to talk: audio of the caller begins where it was cut."""
+    if session.config.detection not in ("none", None):
+        return False
+    begun = [one.appended_at for one in session.every_speech if one.appended_at is not None]
+    if session.input.appended_at is not None:
+        begun.append(session.input.appended_at)
+    return any(abs(at - cut_at) <= _BUTTON for at in begun)
+
+
+def _ended(speech: Speech) -> int | None:
+    """When it was over, as OpenAI or the client says."""
+    if speech.stopped_at is not None:
+        return speech.stopped_at
+    return speech.committed_at if speech.commit_at is None else speech.commit_at
+
+
+def _handed_back(call: Call) -> bool:
+    return call.kind in ("function", "mcp") and not call.untold and tools.ran(call)
+
+
+def _by_speech(session: Session, speech: Speech, begun: int) -> Cause:
+    at = _ended(speech) or 0
+    word = COMMITTED if speech.stopped_at is None else SPEECH_STOPPED
+    seen = speech.automatic and (session.hears_client or begun - at <= _AT_ONCE)
+    return Cause(word, at, 0 if seen else begun - at)
+
+
+def _by_request(request: Request, natural: Cause | None) -> Cause | None:
+    if request.odd:
+        return None
+    asked = Cause(CREATE, request.at)
+    if natural is None:
+        return None if request.doubtful else asked
+    since = request.at - natural.at
+    if natural.word in (SPEECH_STOPPED, COMMITTED, IDLE_TIMEOUT) and natural.error == 0 and since < 0:
+        # OpenAI would have begun by itself; which of the two it was cannot be known.
+        return Cause(natural.word, natural.at, -since if -since <= _IN_FLIGHT else 0)
+    if natural.word == COMMITTED and 0 <= since <= _ONE_ACT:
+        return Cause(COMMITTED, natural.at, since)
+    if request.doubtful:
+        return natural if natural.error == 0 else None
+    return asked if since >= 0 or natural.error else natural
+
+
+def _led_to(session: Session, response: Response, answer: Answer) -> Response | None:
+    """The response that this one goes on from: whose tool was answered, else the one before it that was not heard."""
+    if answer.tool is not None:
+        return _find(session, answer.tool.response)
+    if answer.request is None or response.created_at is None:
+        return None
+    before = [
+        one for one in requests.in_order(session) if not one.aside and (one.created_at or 0) < response.created_at
+    ]
+    return before[-1] if before and before[-1].first_audio_at is None and before[-1].playing_at is None else None
+
+
+def _find(session: Session, name: str | None) -> Response | None:
+    return session.responses.get(name or "") or session.past.get(name or "")
+
+
+def _parts(session: Session, response: Response, speech: Speech, start: int, end: int) -> dict[str, int]:
+    """What lies between, from its end to its beginning: what follows from no evidence is unknown."""
+    parts: dict[str, int] = {}
+    at = end
+
+    def until(part: str, moment: int | None) -> bool:
+        nonlocal at
+        if moment is None or not start <= moment <= at:
+            return False
+        parts[part] = parts.get(part, 0) + at - moment
+        at = moment
+        return True
+
+    if response.playing_at is not None and response.first_audio_at is not None:
+        until("playout", response.first_audio_at)
+    one: Response | None = response
+    for _ in range(_LONGEST_CHAIN):
+        if one is None:
+            break
+        answer = answer_of(session, one)
+        cause, tool = answer.cause, answer.tool
+        known = cause is not None and (cause.error == 0 or cause.word == COMMITTED)
+        if cause is not None and known:
+            until("model", cause.at)
+        if answer.speech is not None:
+            if answer.speech is not speech and answer.speech.id != speech.id:
+                break
+            asked = known and cause is not None and cause.word == CREATE
+            if until("relay" if asked else "unknown", _ended(speech)):
+                until("endpointing", start)
+            break
+        if tool is None:
+            break
+        asked = known and cause is not None and cause.word == CREATE
+        if not until("relay" if asked else "unknown", tool.ended_at) or not until("tool", tool.started_at):
+            break
+        one = _find(session, tool.response)
+    until("unknown", start)
+    return {name: length for name, length in parts.items() if length}
