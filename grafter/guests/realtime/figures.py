@@ -195,7 +195,8 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
     """
     playing, received = _playback(session, response), received_ms(session, response)
     cut = _cut(session, response, playing, received)
-    if cut is None or response.odd or (playing is not None and playing > cut.at):
+    sounded = playing is not None or response.cleared_at is not None or bool(response.truncations)
+    if cut is None or response.odd or not sounded or (playing is not None and playing > cut.at):
         return None
     started = _interrupting(session, playing, cut.at)
     if started is not None:
@@ -411,8 +412,9 @@ def _parts(session: Session, response: Response, speech: Speech, start: int, end
         at = moment
         return True
 
-    if response.playing_at is not None and response.first_audio_at is not None:
-        until("playout", response.first_audio_at)
+    if response.playing_at is not None:
+        # A sideband socket carries no audio; what is said of it comes with it.
+        until("playout", response.first_audio_at or response.first_delta_at)
     one: Response | None = response
     for _ in range(_LONGEST_CHAIN):
         if one is None:

@@ -91,26 +91,36 @@ def _item_event(session: Session, note: Note, event: Mapping[str, object], *, wh
     item_seen(session, note, item, text_of(event.get("response_id")), whole=whole)
 
 
-def item_seen(session: Session, note: Note, item: Mapping[str, object], response: str | None, *, whole: bool) -> None:
+def item_seen(
+    session: Session,
+    note: Note,
+    item: Mapping[str, object],
+    response: str | None,
+    *,
+    whole: bool,
+    output: bool = False,
+) -> None:
     """An item in the conversation or in a response's output; ``whole`` when nothing is to be added to it.
 
-    What no response has made is history that the app restores, an example, a seed: it did not run here.
+    What no response has made is history that the app restores, an example, a seed: it did not run here. ``output``: a
+    response has made it, though it may not be known which.
     """
     kind, response = item.get("type"), response or session.made_by(item.get("id"))
-    if kind == "function_call":
+    made = output or response is not None
+    if kind == "function_call" and (made or text_of(item.get("call_id")) in session.calls):
         _function_item(session, note, item, response, whole=whole)
     elif kind == "function_call_output":
         _output(session, note, item)
-    elif kind == "mcp_call":
+    elif kind == "mcp_call" and (made or text_of(item.get("id")) in session.calls):
         _mcp_item(session, note, item, response)
-    elif kind == "mcp_list_tools" and (response is not None or text_of(item.get("id")) in session.calls):
+    elif kind == "mcp_list_tools" and (made or text_of(item.get("id")) in session.calls):
         call = session.call(item.get("id"), note, "list")
         if call is not None:
             call.server = call.server or text_of(item.get("server_label"))
             names = [text_of(mapping_of(tool).get("name")) for tool in list_of(item.get("tools"))]
             call.tools = call.tools or [name for name in names if name is not None]
             call.complete = call.complete or bool(call.tools)
-    elif kind == "mcp_approval_request" and response is not None:
+    elif kind == "mcp_approval_request" and made:
         call = session.call(item.get("id"), note, "approval")
         if call is not None:
             _asked(session, call, item, response)
@@ -146,8 +156,6 @@ def ran(call: Call) -> bool:
 def _function_item(
     session: Session, note: Note, item: Mapping[str, object], response: str | None, *, whole: bool
 ) -> None:
-    if response is None and text_of(item.get("call_id")) not in session.calls:
-        return
     call = session.call(item.get("call_id"), note, "function")
     if call is None:
         return
@@ -175,8 +183,6 @@ def _output(session: Session, note: Note, item: Mapping[str, object]) -> None:
 
 
 def _mcp_item(session: Session, note: Note, item: Mapping[str, object], response: str | None) -> None:
-    if response is None and text_of(item.get("id")) not in session.calls:
-        return
     call = session.call(item.get("id"), note, "mcp")
     if call is None:
         return

@@ -134,6 +134,7 @@ realtime_session gpt-live-1 0 +8000
       grafter.turn.speech_item = input_800
       grafter.turn.speech_end_unix_nano = 1700
   chat gpt-5.5-2026-08-01 CLIENT 2200 +320
+      gen_ai.agent.name = realtime
       grafter.live.delegation.id = del_1
       grafter.response.status = completed
       gen_ai.response.finish_reasons = ('tool_call',)
@@ -143,16 +144,20 @@ realtime_session gpt-live-1 0 +8000
       gen_ai.usage.cache_read.input_tokens = 128
       gen_ai.usage.reasoning.output_tokens = 24
       grafter.turn.first_token_ms = 420.0
+      gen_ai.response.time_to_first_chunk = 0.42
       grafter.turn.first_token_from = delegation
       grafter.turn.first_token_from_unix_nano = 2000
       grafter.turn.first_delta_unix_nano = 2420
     execute_tool book_slot 2510 +1590
+        gen_ai.agent.name = realtime
+        grafter.time_of = app
         gen_ai.tool.name = book_slot
         gen_ai.tool.type = function
         gen_ai.tool.call.id = call_1
         grafter.arguments.sha256 = 5fa671ada70a44cdf19480560b0d6f8d15b2174a196eae39d09216e04a43140c
         grafter.realtime.missing = ('function_call_output',)
   chat gpt-5.5-2026-08-01 CLIENT 4100 +350
+      gen_ai.agent.name = realtime
       grafter.live.delegation.id = del_1
       grafter.response.status = completed
       gen_ai.response.finish_reasons = ('stop',)
@@ -160,9 +165,6 @@ realtime_session gpt-live-1 0 +8000
       gen_ai.usage.output_tokens = 40
       gen_ai.usage.cache_read.input_tokens = 128
       gen_ai.usage.reasoning.output_tokens = 24
-      grafter.turn.first_token_ms = 210.0
-      grafter.turn.first_token_from = response.created
-      grafter.turn.first_token_from_unix_nano = 4100
       grafter.turn.first_delta_unix_nano = 4310
       grafter.turn.after_tool = call_1
   assistant_speech 4900 +1100
@@ -337,7 +339,7 @@ def test_work_that_names_no_delegation(script) -> None:
     inner(call, 1300, "response.output_text.delta", None, item_id="msg_2", delta="x")
     inner(call, 1400, "response.output_item.done", None, item=CALL)
     spans = call.spans()
-    assert told(spans, "resp_1")["grafter.turn.first_token_ms"] == 100.0
+    assert told(spans, "resp_1")["grafter.turn.first_delta_unix_nano"] == BEGIN + 1100 * MS
     assert "grafter.turn.first_token_ms" not in told(spans, "resp_2")
     assert spans["call_1"].parent_name == "session"
 

@@ -190,7 +190,7 @@ def _item(session: Session, note: Note, event: Mapping[str, object], *, whole: b
     if kind in _HOSTED:
         _hosted(session, note, item, response, whole=whole)
         return
-    tools.item_seen(session, note, item, None if response is None else response.id, whole=whole)
+    tools.item_seen(session, note, item, None if response is None else response.id, whole=whole, output=True)
     call = session.calls.get(text_of(item.get("call_id")) or "")
     if call is not None:
         call.delegation = call.delegation or text_of(event.get("delegation_id"))
