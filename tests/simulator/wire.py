@@ -215,7 +215,8 @@ class Answering:
             time, "response.output_item.done", response_id=response.id, output_index=index, item=item
         )
         response.moments.append(done)
-        tool.whole.append(done)
+        if not tool.mcp:
+            tool.whole.append(done)
         response.moments.append(
             self.wire.server(time + 0.1, "conversation.item.done", item=item, previous_item_id=None)
         )
