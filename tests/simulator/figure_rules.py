@@ -3,6 +3,9 @@
 from tests.simulator.truth import PARTS, Cut, Facts, Figure, Interval, Truth, Word
 from tests.simulator.world import Moment, Response, Speech, known
 
+GESTURE = 50.0
+"""Milliseconds between the release of a button and the request for its answer."""
+
 
 def _begun_by(facts: Facts, response: Response) -> bool:
     """Whether the posts show what the response was begun by.
@@ -12,7 +15,23 @@ def _begun_by(facts: Facts, response: Response) -> bool:
     """
     if not known(response.cause):
         return False
-    return response.word == "response.create" or facts.view.both or facts.record.setup.told != "nothing"
+    return response.word == "response.create" or facts.app_seen or facts.record.setup.told != "nothing"
+
+
+def _begins(facts: Facts, response: Response) -> list[Interval]:
+    """When the model turn begins: at its cause.
+
+    A ``response.create`` that a recorder does not see lies between the app's sending and what the recorder would see of
+    it, both legs of the network later. A create within 50 ms of the button's release is one gesture with its commit:
+    both are read as the begin.
+    """
+    cause, commit = response.cause, response.answers.commit if response.answers else None
+    assert cause is not None
+    if not cause.seen:
+        return [(cause.at, cause.at + facts.net)]
+    if commit is None or response.earlier or not known(commit) or cause.at - commit.at > GESTURE:
+        return [(cause.at, cause.at)]
+    return [(cause.at, cause.at), (commit.at, commit.at)]
 
 
 def first(truth: Truth, facts: Facts, response: Response) -> None:
@@ -20,25 +39,31 @@ def first(truth: Truth, facts: Facts, response: Response) -> None:
     put, kind = truth.figures.append, response.kind
     delta, audio, cause = response.first_delta, response.first_audio, response.cause
     sure = _begun_by(facts, response)
+    begins = _begins(facts, response)
     assert cause is not None
     names = ("grafter.turn.first_token_ms", "gen_ai.response.time_to_first_chunk", "grafter.turn.first_delta_unix_nano")
     if delta is not None and delta.seen:
-        value = [(delta.at - cause.at,) * 2]
+        value = [(delta.at - high, delta.at - low) for low, high in begins]
         for name in names[:2]:
             put(Figure(response.id, name, kind, value, sure and delta.dated))
         put(Figure(response.id, names[2], kind, [(delta.at,) * 2], delta.dated))
+        words = {response.word} | ({"commit", "committed"} if len(begins) > 1 else set())
         if sure and delta.dated:
-            put(Figure(response.id, "grafter.turn.first_token_from_unix_nano", kind, [(cause.at,) * 2], True))
-            word = frozenset((response.word,))
-            truth.words.append(Word(response.id, "grafter.turn.first_token_from", kind, word, True))
+            put(Figure(response.id, "grafter.turn.first_token_from_unix_nano", kind, begins, True))
+        else:
+            words |= {"tool_output", "speech_stopped", "committed"}
+        truth.words.append(
+            Word(response.id, "grafter.turn.first_token_from", kind, frozenset(words), sure and delta.dated)
+        )
     elif (not response.tools and not response.audio_ms and kind != "incomplete function call") or delta is not None:
         truth.figures.extend(Figure(response.id, name, kind, [], False) for name in names)
     name, moment = "grafter.turn.first_audio_ms", "grafter.turn.first_audio_unix_nano"
-    begins = [m for m in (audio, response.started) if m is not None and m.seen]
-    if begins:
-        dated = sure and all(m.dated for m in begins)
-        put(Figure(response.id, name, kind, [(m.at - cause.at,) * 2 for m in begins], dated))
-        put(Figure(response.id, moment, kind, [(m.at,) * 2 for m in begins], all(m.dated for m in begins)))
+    sounds = [m for m in (audio, response.started) if m is not None and m.seen]
+    if sounds:
+        dated = all(m.dated for m in sounds)
+        value = [(m.at - high, m.at - low) for m in sounds for low, high in begins]
+        put(Figure(response.id, name, kind, value, sure and dated))
+        put(Figure(response.id, moment, kind, [(m.at,) * 2 for m in sounds], dated))
     elif not response.audio_ms:
         truth.figures.extend(Figure(response.id, absent, kind, [], False) for absent in (name, moment))
 
@@ -55,7 +80,7 @@ def answers(truth: Truth, facts: Facts, response: Response) -> None:
         truth.figures.extend(Figure(response.id, name, kind, [], False) for name in names)
         return
     begun = speech.committed if speech.button else speech.started
-    linked = known(begun) and (_begun_by(facts, response) or facts.record.setup.told != "nothing")
+    linked = known(begun) and _follows(facts, response)
     truth.words.append(Word(response.id, item, kind, frozenset((speech.item,)), linked))
     (low, high), sure = facts.speech_end(speech)
     put(Figure(response.id, names[0], kind, [(low, high)], sure and linked))
@@ -64,6 +89,15 @@ def answers(truth: Truth, facts: Facts, response: Response) -> None:
     elif speech.stopped is not None and speech.stopped.seen:
         at = speech.stopped.at
         put(Figure(response.id, names[1], kind, [(at - high, at - low)], sure and linked))
+
+
+def _follows(facts: Facts, response: Response) -> bool:
+    """Whether the posts tie it to the speech that it answers: by itself, or by tools whose outputs were seen."""
+    for one in (*response.earlier, response):
+        for tool in one.after:
+            if not (known(tool.output) or known(tool.output_seen)):
+                return False
+    return _begun_by(facts, response) or facts.record.setup.told != "nothing"
 
 
 def wait(truth: Truth, facts: Facts, response: Response) -> None:
@@ -77,7 +111,7 @@ def wait(truth: Truth, facts: Facts, response: Response) -> None:
         truth.figures.extend(Figure(response.id, _part(part), kind, [], False) for part in PARTS)
         return
     (low, high), sure = facts.speech_end(response.answers)
-    sure = sure and known(heard) and not response.answers_unsure and facts.record.setup.told != "nothing"
+    sure = sure and known(heard) and not response.answers_unsure and _follows(facts, response)
     put(Figure(response.id, name, kind, [(heard.at - high, heard.at - low)], sure))
     if not response.answers_unsure:
         put(Figure(response.id, "grafter.caller_wait.from_unix_nano", kind, [(low, high)], sure))
@@ -103,11 +137,14 @@ def _parts(truth: Truth, response: Response, speech: Speech, heard: Moment, end:
     if detected is None or not known(*moments) or response.mcp:
         return
     put, kind = truth.figures.append, response.kind
-    relay, model, tool_time = 0.0, [0.0, 0.0], [0.0, 0.0]
+    relay, model, tool_time = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     before = detected.at
     for position, one in enumerate(chain):
         assert one.cause is not None
-        relay += one.cause.at - before
+        between = one.cause.at - before
+        gesture = speech.commit is not None and not position and between <= GESTURE
+        relay = [relay[0] + (0.0 if gesture else between), relay[1] + between]
+        model = [model[0], model[1] + (between if gesture else 0.0)]
         if one is response:
             begins = [m.at for m in (one.first_audio, one.first_delta, one.started) if m is not None and m.seen]
             bounds = (heard.at, heard.at) if one.started is None else (min(begins), max(begins))
@@ -119,7 +156,14 @@ def _parts(truth: Truth, response: Response, speech: Speech, heard: Moment, end:
         model = [model[0] + min(called) - one.cause.at, model[1] + max(called) - one.cause.at]
         tool_time = [tool_time[0] + before - max(called), tool_time[1] + before - min(called)]
     endpointing = (detected.at - end[1], detected.at - end[0])
-    values = (endpointing, (model[0], model[1]), (tool_time[0], tool_time[1]), (relay, relay), playout, (0.0, 0.0))
+    values = (
+        endpointing,
+        (model[0], model[1]),
+        (tool_time[0], tool_time[1]),
+        (relay[0], relay[1]),
+        playout,
+        (0.0, 0.0),
+    )
     for part, value in zip(PARTS, values, strict=True):
         put(Figure(response.id, _part(part), kind, [value], sure and value[0] > 2))
 

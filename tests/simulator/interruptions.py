@@ -139,4 +139,5 @@ class Interruptions(Scenes):
         response, at = self.long_answer("mhm")
         self.speak(at, self.rng.uniform(350, 600), kind="mhm")
         self.settle(response)
+        self.heard = False
         self.now = max(self.now, self.wire.arrival(self.record.moments[-1].time) + 500)

@@ -15,6 +15,10 @@ from tests.simulator.world import T0, Moment, Record
 TRACE_ID = "d0" * 16
 
 
+Shuffle = Literal["no", "ties", "posts", "all"]
+SHUFFLES: tuple[Shuffle, ...] = ("no", "no", "ties", "ties", "posts", "all")
+
+
 @dataclass(slots=True)
 class View:
     """How this observer looks and writes."""
@@ -30,7 +34,7 @@ class View:
     """It saw nothing from this share of the call on."""
     repeats: float = 0.0
     """Share of the lines that are posted twice."""
-    shuffle: Literal["no", "ties", "posts", "all"] = "no"
+    shuffle: Shuffle = "no"
     """What is posted in another order than it was seen: events of one moment, whole posts, everything."""
     lines: bool = True
     """Posted as NDJSON; False: as envelopes of several events."""
@@ -38,14 +42,16 @@ class View:
 
     @classmethod
     def drawn(cls, rng: random.Random) -> "View":
+        undated = rng.choice((0,) * 18 + (1, 3))
         return cls(
             both=rng.random() < 0.75,
             tick=rng.choice((1.0, 1.0, 1.0, 0.001, 0.1)),
             unit=rng.choice(("s",) * 12 + ("ms", "rfc3339")),
-            undated=rng.choice((0,) * 18 + (1, 3)),
+            undated=undated,
             hung_up=rng.uniform(0.3, 0.99) if rng.random() < 0.12 else None,
-            repeats=rng.choice((0.0, 0.0, 0.0, 0.1, 1.0)),
-            shuffle=rng.choice(("no", "no", "ties", "ties", "posts", "all")),
+            # Without a time there is no order but that of the posts, and no telling of a repeat from another event.
+            repeats=0.0 if undated else rng.choice((0.0, 0.0, 0.0, 0.1, 1.0)),
+            shuffle="no" if undated else rng.choice(SHUFFLES),
             lines=rng.random() < 0.7,
             ended=rng.random() < 0.8,
         )

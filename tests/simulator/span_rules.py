@@ -23,6 +23,8 @@ def speech_span(truth: Truth, facts: Facts, speech: Speech) -> None:
     else:
         assert speech.started is not None
         start = (speech.start, speech.started.at)
+        if speech.silence is None:  # The padding before the first word is documented for ``server_vad`` alone.
+            start = (speech.start - facts.record.setup.prefix, speech.started.at + facts.record.setup.prefix)
         if speech.stopped is not None and speech.stopped.seen:
             span, sure = facts.speech_end(speech)
             end, open_ = (span, False) if sure else ((speech.end, speech.stopped.at), None)

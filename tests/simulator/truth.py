@@ -97,6 +97,11 @@ class Facts:
         return next_.at if next_ is not None and next_.seen else self.last
 
     @property
+    def app_seen(self) -> bool:
+        """The posts show that the observer sees what the app sends."""
+        return any(m.side == "client" for m in self.posts.seen)
+
+    @property
     def net(self) -> float:
         """Both legs of the network, at most, and the rounding of two clocks."""
         return self.record.setup.up + self.record.setup.down + self.record.setup.jitter + 6
@@ -106,11 +111,14 @@ class Facts:
 
         ``audio_end_ms`` of the detector's stop includes its silence: the end is the stop less the silence. It cannot be
         told with a semantic detector, which waits as long as it likes, nor with a silence that no session event names.
-        With a button it is the client's commit.
+        With a button it is the client's commit, once the server says that it committed.
         """
         if speech.button:
             at = speech.commit.at if speech.commit else speech.end
-            return (at, at), known(speech.commit)
+            accepted = speech.committed is not None and speech.committed.seen
+            return (at, at if speech.commit and speech.commit.seen else at + self.net), accepted and known(
+                speech.commit
+            )
         if speech.silence is not None and known(speech.stopped) and speech.stopped:
             return (speech.end, speech.stopped.at - speech.silence), speech.silence_told
         return (speech.end, speech.end + self.net), False

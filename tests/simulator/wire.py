@@ -9,7 +9,7 @@ Response"), for each item ``response.output_item.added`` and ``conversation.item
 import random
 from typing import Any
 
-from tests.simulator.world import Event, Moment, Record, Response, Setup, Side, Tool
+from tests.simulator.world import ECHOED, Event, Moment, Record, Response, Setup, Side, Tool
 
 BETA = {
     "response.output_audio.delta": "response.audio.delta",
@@ -33,6 +33,7 @@ class Wire:
         self.session = 1
         self._order = 0
         self._names: dict[str, int] = {}
+        self._numbers: dict[int, int] = {}
 
     def name(self, prefix: str) -> str:
         """An id that this call does not have yet."""
@@ -41,13 +42,19 @@ class Wire:
 
     def server(self, time: float, type_: str, **fields: Any) -> Moment:
         """An event that the server sends at ``time``; it takes until ``arrival(time)``, at most, to the observer."""
-        return self._send(time, "server", {"type": type_, "event_id": self.name("event"), **fields})
+        if self.setup.echoes and type_ in ECHOED:
+            self._send(time + self.rng.uniform(30, 300), "server", self._numbered(type_, fields))
+        return self._send(time, "server", self._numbered(type_, fields))
+
+    def _numbered(self, type_: str, fields: dict[str, Any]) -> Event:
+        return {"type": type_, "event_id": self.name("event"), **fields}
 
     def client(self, time: float, type_: str, **fields: Any) -> Moment:
         """An event that the app sends, and the observer sees, at ``time``."""
         event: Event = {"type": type_, **fields}
         if self.setup.client_ids:
-            event["event_id"] = self.name(f"client_{self.session}")
+            self._numbers[self.session] = number = self._numbers.get(self.session, 0) + 1
+            event["event_id"] = f"client_{number}"
         return self._send(time, "client", event)
 
     def refuse(self, asked: Moment, code: str, param: str | None = None) -> Moment:

@@ -13,7 +13,8 @@ T0 = 1_795_000_000
 """Second of the Unix epoch at which every call begins."""
 
 SILENCE = 500
-"""Documented default of ``silence_duration_ms``."""
+PREFIX = 300
+"""Documented defaults of ``silence_duration_ms`` and ``prefix_padding_ms``."""
 
 Event = dict[str, Any]
 Side = Literal["server", "client"]
@@ -55,7 +56,9 @@ class Setup:
     left_out: frozenset[str]
     """Optional event types that this server does not send."""
     client_ids: bool
-    """The app numbers its own events."""
+    """The app numbers its own events, from 1 in every session."""
+    echoes: bool = False
+    """This server sends the last of some things twice, as events of their own."""
 
     @property
     def mediated(self) -> bool:
@@ -75,7 +78,7 @@ class Setup:
             transport=transport,
             detector=detector,
             silence=SILENCE if told != "whole" else rng.choice((200, 350, 500, 500, 500, 800)),
-            prefix=rng.choice((300, 300, 100, 500)),
+            prefix=PREFIX if told != "whole" else rng.choice((300, 300, 100, 500)),
             create=create or told == "nothing",
             interrupt=interrupt or told == "nothing",
             told=told,
@@ -89,6 +92,7 @@ class Setup:
             beta=rng.random() < 0.1,
             left_out=frozenset(t for t in OPTIONAL if rng.random() < 0.4) if compatible else frozenset(),
             client_ids=rng.random() < 0.4,
+            echoes=compatible and rng.random() < 0.5,
         )
 
 
@@ -103,6 +107,11 @@ OPTIONAL = (
     "response.output_audio.done",
     "response.output_audio_transcript.delta",
     "response.function_call_arguments.delta",
+)
+ECHOED = (
+    "input_audio_buffer.committed",
+    "conversation.item.input_audio_transcription.completed",
+    "response.done",
 )
 """What servers that follow the API loosely were seen to leave out; all that a figure needs is in other events."""
 
