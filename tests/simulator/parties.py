@@ -223,7 +223,8 @@ class Parties:
             at = ready + rng.choice((rng.uniform(1, 30), rng.uniform(30, 600), rng.uniform(600, 4000)))
             if again is not None:
                 item = self.output_item(tool.call_id)
-                self.wire.refuse(self.wire.client(at, "conversation.item.create", item=item), "invalid_value")
+                first = self.wire.client(at, "conversation.item.create", item=item)
+                tool.refused = (first, self.wire.refuse(first, "invalid_value"))
                 at += again
             self.hand_back(tool, at)
             last = max(last, at)

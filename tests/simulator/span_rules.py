@@ -65,9 +65,19 @@ def tool_span(truth: Truth, facts: Facts, tool: Tool) -> None:
             after = later[0] if later else None
         end = (whole[0].at, facts.until(after))
         open_ = True
+    if _unanswered(facts, tool):
+        end = open_ = None
     if undated(*tool.whole, tool.running, tool.output, tool.output_seen, tool.until):
         start = end = open_ = None
     truth.spans.append(Expected(owner, tool.kind, start, end, open_, must))
+
+
+def _unanswered(facts: Facts, tool: Tool) -> bool:
+    """The observer saw the app give an output, and left before the server's word on it."""
+    if tool.refused is not None and tool.refused[0].seen and not tool.refused[1].seen:
+        return True
+    given = tool.output is not None and tool.output.seen and not tool.mcp
+    return given and facts.view.hung_up is not None and (tool.output_seen is None or not tool.output_seen.seen)
 
 
 def assistant_span(truth: Truth, response: Response) -> None:
@@ -90,7 +100,8 @@ def assistant_span(truth: Truth, response: Response) -> None:
         latest = response.silent_at if cut is None or cut.shown else heard.at + response.audio_ms
         marks = (cut.truncate, cut.truncated, response.done) if cut else ()
         end = (heard.at, max(latest, *(m.at for m in marks if m is not None), heard.at))
-        if response.kind == "cut by the program":
+        # That the app cancelled does not say that it stopped its player.
+        if response.kind == "cut by the program" or (cut is not None and cut.by_app and cut.truncated is None):
             end = None
     start: Interval | None = (heard.at,) * 2
     if undated(heard, response.ended, response.done):

@@ -87,7 +87,7 @@ class Setup:
             jitter=jitter,
             react=react,
             buffer=react + jitter + rng.uniform(10, 80),
-            bytes_per_ms=rng.choice((48, 48, 8)),
+            bytes_per_ms=48 if told == "nothing" else rng.choice((48, 48, 8)),
             deltas=transport == "websocket" or rng.random() < 0.5,
             beta=rng.random() < 0.1,
             left_out=frozenset(t for t in OPTIONAL if rng.random() < 0.4) if compatible else frozenset(),
@@ -172,6 +172,8 @@ class Tool:
     """MCP: the server began to run it."""
     output: Moment | None = None
     """The client's own event that was accepted; MCP: completed."""
+    refused: tuple[Moment, Moment] | None = None
+    """An output that was given before, and the error that it got."""
     output_seen: Moment | None = None
     """The server's item of it."""
     until: Moment | None = None
