@@ -39,9 +39,7 @@ def barge_ins(spans: dict[str, GuestSpan], name: str, since: int = BEGIN) -> lis
 
 def begun(call, detection: object = VAD):
     audio = {"input": {"turn_detection": detection, "transcription": None}, "output": PCM}
-    return call.server(
-        0, "session.created", session={"id": "sess_1", "model": "gpt-realtime", "audio": audio, **session}
-    )
+    return call.server(0, "session.created", session={"id": "sess_1", "model": "gpt-realtime", "audio": audio})
 
 
 def spoke(call, start: float, stop: float, item: str):
