@@ -741,7 +741,7 @@ async def test_what_left_of_a_further_session_counts_as_parent(policy: GraftPoli
         await served.realtime(post(opened(0.1), *turn(1, 1), **linked()))
         asked = event(33, "response.output_item.done", response_id="resp_2", item=tool)
         await served.realtime(post(opened(31, "sess_2"), *turn(2, 32)[:-2], asked, *turn(2, 32)[-2:]))
-        await served.realtime(post(event(39, "input_audio_buffer.cleared")))
+        await served.realtime(post(event(39.9, "input_audio_buffer.cleared")))
         await served.pass_time(2)
         assert names(peer)["chat"] == 2
         assert names(peer)["execute_tool"] == 0

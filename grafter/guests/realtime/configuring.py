@@ -7,7 +7,7 @@ which the server does not change, is read from either.
 
 from collections.abc import Mapping
 
-from grafter.guests.realtime import requests
+from grafter.guests.realtime import requests, speech
 from grafter.guests.realtime.records import LIVE
 from grafter.guests.realtime.session import Session
 from grafter.guests.realtime.stored_event import Note
@@ -106,8 +106,10 @@ def _hears(session: Session, given: Mapping[str, object]) -> None:
         detection = mapping_of(given.get("turn_detection"))
         config.detection = (text_of(detection.get("type")) or config.detection) if detection else "none"
         creates = detection.get("create_response")
-        config.creates = bool(detection) and creates is not False
+        known, config.creates = config.creates, bool(detection) and creates is not False
         silence = count_of(detection.get("silence_duration_ms"))
         config.silence_ms = silence if silence is not None or config.detection != "server_vad" else config.silence_ms
+        if known is None:
+            speech.configured(session)
     if "transcription" in given:
         config.transcription = text_of(mapping_of(given.get("transcription")).get("model")) or ""

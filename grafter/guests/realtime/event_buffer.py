@@ -15,7 +15,7 @@ from grafter.core.policy import GraftPolicy
 from grafter.guests.agents.intake import parse_json
 from grafter.guests.media import decoded_size
 from grafter.guests.realtime.content import ODD, kept, present_name
-from grafter.guests.realtime.event_types import CLOSED, EVENT_TYPES, OUTPUT_AUDIO, SESSION_EVENTS, SOUND
+from grafter.guests.realtime.event_types import AUDIO_APPEND, CLOSED, EVENT_TYPES, OUTPUT_AUDIO, SESSION_EVENTS, SOUND
 from grafter.guests.realtime.field_rules import unwrapped
 from grafter.guests.realtime.live.talking import position_of
 from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, Note, Side, encode
@@ -28,16 +28,18 @@ _GAP = r"[ \t\r\n]*"
 _COLON = rf"{_GAP}:{_GAP}"
 _DELTA = re.compile(
     rf"{_GAP}\{{{_GAP}(?:\"(?:"
-    rf"type\"{_COLON}\"(response\.(?:output_)?audio\.delta|input_audio_buffer\.append)\"|"
+    rf"type\"{_COLON}\"(response\.(?:output_)?audio\.delta)\"|"
     rf"event_id\"{_COLON}{_TEXT}|"
     rf"response_id\"{_COLON}{_TEXT}|"
     rf"item_id\"{_COLON}{_TEXT}|"
     rf"(?:output|content)_index\"{_COLON}(?:0|[1-9][0-9]{{0,8}})"
-    rf"){_GAP},{_GAP})*\"(delta|audio)\"{_COLON}\""
+    rf"){_GAP},{_GAP})*\"delta\"{_COLON}\""
 )
 _MILLISECOND = 1_000_000
 # Clocks that drift apart would else make every delta of an hour a note of its own.
 _DATED_NS = _MILLISECOND
+_PAUSE = 1_000 * _MILLISECOND
+"""Between two pieces of the caller's audio: a client sends ten and more a second, or it has stopped."""
 
 _END = re.compile(rf"{_GAP}\}}{_GAP}")
 
@@ -45,13 +47,22 @@ _END = re.compile(rf"{_GAP}\}}{_GAP}")
 class _Run:
     """Deltas of one item in a row."""
 
-    __slots__ = ("at", "bytes", "count", "event", "last")
+    __slots__ = ("at", "bytes", "count", "event", "ids", "last")
 
     def __init__(self, event: dict[str, object], at: UnixNano) -> None:
         self.event = event
         self.at = self.last = at
         self.count = 0
+        self.ids: set[str] = set()
+        """Of those that were decoded: what is posted may be posted twice."""
         self.bytes = 0
+
+    def repeats(self, event_id: object) -> bool:
+        """An event of this id is in the run already."""
+        if not isinstance(event_id, str) or event_id in self.ids:
+            return isinstance(event_id, str)
+        self.ids.add(event_id)
+        return False
 
     def add(self, size: int, at: UnixNano) -> None:
         self.count += 1
@@ -60,6 +71,12 @@ class _Run:
             self.last = at
         elif at < self.at:
             self.at = at
+
+    def is_apart(self, kind: str, event: Mapping[str, object], at: UnixNano) -> bool:
+        """This one begins a run of its own: the caller paused before it, or it was posted out of its order."""
+        if kind == AUDIO_APPEND:
+            return not self.last <= at <= self.last + _PAUSE
+        return kind == OUTPUT_AUDIO and self.is_dated_by(event, at)
 
     def is_dated_by(self, event: Mapping[str, object], at: UnixNano) -> bool:
         """Of a Live session's audio: this delta says better than the run's first one when the session's time began, or
@@ -90,8 +107,6 @@ class Gathering:
         self._notes: list[Note | tuple[Side, _Run]] = []
         self._runs: dict[_Key, _Run] = {}
         """The runs that the next delta of their item adds to."""
-        self._useless: dict[tuple[object, Side], str] = {}
-        """Kinds of deltas of which nothing is kept, with their GA names."""
         self._links: dict[str, Link] = {}
         self._head = self._ends = self._ended = self._pressing = False
 
@@ -138,10 +153,11 @@ class Gathering:
         if row is not None and row.folded:
             key = _key(kind, side, remains)
             run = self._runs.get(key)
-            if run is None or (kind == OUTPUT_AUDIO and run.is_dated_by(remains, at)):
+            if run is None or run.is_apart(kind, remains, at):
                 run = self._begin(key, remains, at, side)
             size = remains.get("delta_bytes")
-            run.add(size if isinstance(size, int) else 0, at)
+            if not run.repeats(remains.get("event_id")):
+                run.add(size if isinstance(size, int) else 0, at)
             return kind
         self._note(Note(at, side, remains), kind)
         return kind
@@ -197,7 +213,7 @@ class Gathering:
 
     def _add_delta(self, text: str, match: re.Match[str], at: UnixNano, side: Side) -> str | None:
         """An audio delta by its text alone; None for one that is not plain enough for that."""
-        kind, event_id, response_id, item_id, member = match.groups()
+        kind, event_id, response_id, item_id = match.groups()
         start = match.end()
         end = text.find('"', start)
         if kind is None or end < 0:
@@ -208,22 +224,15 @@ class Gathering:
         if "\\" in audio:
             return None
         size = decoded_size(audio)
-        key = (kind, side, response_id, item_id, member)
+        key = (kind, side, response_id, item_id)
         run = self._runs.get(key)
         if run is None:
-            useless = self._useless.get((kind, side))
-            if useless is not None:
-                return useless
-            event = _plain_event(kind, event_id, response_id, item_id, member, size)
-            if event is None:
-                return None
-            name = present_name(event["type"])
+            event = _plain_event(kind, event_id, response_id, item_id, size)
             remains = kept(event, side, self._content)
             if remains is None:
-                self._useless[(kind, side)] = name
-                return name
+                return None
             # Under the decoded reading's own key too, so that both ways of reading meet in one run.
-            slow = _key(name, side, remains)
+            slow = _key(present_name(kind), side, remains)
             run = self._runs.get(slow) or self._begin(slow, remains, at, side)
             self._runs[key] = run
         run.add(size, at)
@@ -274,11 +283,9 @@ def _key(kind: str, side: Side, event: Mapping[str, object]) -> _Key:
 
 
 def _plain_event(
-    kind: str, event_id: str | None, response_id: str | None, item_id: str | None, member: str, size: int
-) -> dict[str, object] | None:
-    """The event as a decoder would give it, its audio measured; None when the audio stands where none belongs."""
-    if (member == "audio") is not (kind == "input_audio_buffer.append"):
-        return None
+    kind: str, event_id: str | None, response_id: str | None, item_id: str | None, size: int
+) -> dict[str, object]:
+    """The event as a decoder would give it, its audio measured."""
     found = {"type": kind, "event_id": event_id, "response_id": response_id, "item_id": item_id}
     return {**{name: value for name, value in found.items() if value is not None}, "delta_bytes": size}
 

@@ -103,7 +103,7 @@ def answer_of(session: Session, response: Response) -> Answer:
         return Answer()
     request = requests.creates(session).get(response.id)
     if response.aside:
-        return Answer(None if request is None else _by_request(request, None), request)
+        return Answer(None if request is None else _by_request(request, None, None), request)
     before = max(
         (one.created_at or 0 for one in requests.in_order(session) if not one.aside and (one.created_at or 0) < begun),
         default=session.since,
@@ -114,7 +114,7 @@ def answer_of(session: Session, response: Response) -> Answer:
         default=None,
     )
     tool = max(
-        (one for one in session.every_call if before < (one.ended_at or 0) <= begun and _handed_back(one)),
+        (one for one in session.every_call if before < (one.ended_at or 0) <= begun and _handed_back(session, one)),
         key=lambda one: one.ended_at or 0,
         default=None,
     )
@@ -127,7 +127,7 @@ def answer_of(session: Session, response: Response) -> Answer:
     if idle is not None:
         causes.append(Cause(IDLE_TIMEOUT, idle))
     natural = max(causes, key=lambda one: one.at, default=None)
-    cause = natural if request is None else _by_request(request, natural)
+    cause = natural if request is None else _by_request(request, natural, speech)
     odd = (speech is not None and speech.odd) or (tool is not None and tool.odd)
     return Answer(None if odd else cause, request, speech, tool, idle is not None)
 
@@ -201,8 +201,8 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
     started = _interrupting(session, playing, cut.at)
     if started is not None:
         at, by = started, "speech"
-    elif _is_button(session, cut.at):
-        at, by = cut.at, "client"
+    elif (pressed := _button(session, cut.first)) is not None:
+        at, by = pressed, "client"
     elif cut.by_detector and not _speaking_at(session, playing or response.first_at):
         at, by = cut.at, "speech"
     else:
@@ -223,6 +223,7 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
 @dataclass(frozen=True, slots=True)
 class _Cut:
     at: int
+    """When it was cut, at the latest."""
     word: str
     amount: int | None = None
     """Milliseconds of all of its audio that were heard, as far as somebody says so."""
@@ -230,6 +231,8 @@ class _Cut:
     """Somebody said at which moment, or at how much, it was cut."""
     by_detector: bool = False
     past_end: bool = False
+    first: int = 0
+    """The first sign of it."""
 
 
 def _cut(session: Session, response: Response, playing: int | None, received: int | None) -> _Cut | None:
@@ -237,9 +240,10 @@ def _cut(session: Session, response: Response, playing: int | None, received: in
     found: list[_Cut] = []
     for at, item, amount in _rows(response.truncations):
         total = _total(session, response, item, amount)
-        full = response.status == "completed" and received is not None and (total or 0) >= received - _ROUNDING_MS
-        if not full:
-            found.append(_Cut(at, "truncated", total))
+        if response.status != "completed" or not _is_whole(response, total, received):
+            # The client stopped when it asked for that, where it was seen to.
+            asked = [one.at for one in session.requests if one.kind == requests.TRUNCATE and one.about == item]
+            found.append(_Cut(min([at, *(one for one in asked if one <= at)]), "truncated", total))
     server = bool(response.truncations)
     for one in session.requests:
         if one.kind != requests.TRUNCATE or session.items.get(one.about or "") != response.id or one.odd:
@@ -268,13 +272,24 @@ def _cut(session: Session, response: Response, playing: int | None, received: in
     told = [one for one in found if one.told]
     best = min(amounts, key=lambda one: (one.word != "truncated", one.amount), default=first)
     return _Cut(
-        max(one.at for one in told) if told and response.cleared_at is None else response.cleared_at or first.at,
+        min((one.at for one in told), default=first.at),
         best.word,
         best.amount,
         bool(told),
         any(one.by_detector for one in found),
         past_end,
+        first.at,
     )
+
+
+def _is_whole(response: Response, total: int | None, received: int | None) -> bool:
+    """All of it was heard; of an unknown format, where that is what the bytes come to in one of OpenAI's."""
+    if total is None:
+        return False
+    if received is not None:
+        return total >= received - _ROUNDING_MS
+    size = audio_bytes(response)
+    return any(abs(size // rate - total) <= _ROUNDING_MS for rate in set(_BYTES_PER_MS.values())) and size > 0
 
 
 def _rows(rows: list[object]) -> Iterator[tuple[int, str | None, int]]:
@@ -338,14 +353,15 @@ def _speaking_at(session: Session, at: int) -> bool:
     )
 
 
-def _is_button(session: Session, cut_at: int) -> bool:
-    """Push to talk: audio of the caller begins where it was cut."""
+def _button(session: Session, cut_at: int) -> int | None:
+    """Push to talk: audio of the caller begins where it was cut. When the button was pressed, at the latest."""
     if session.config.detection not in ("none", None):
-        return False
+        return None
     begun = [one.appended_at for one in session.every_speech if one.appended_at is not None]
     if session.input.appended_at is not None:
         begun.append(session.input.appended_at)
-    return any(abs(at - cut_at) <= _BUTTON for at in begun)
+    near = [at for at in begun if abs(at - cut_at) <= _BUTTON]
+    return min(*near, cut_at) if near else None
 
 
 def _ended(speech: Speech) -> int | None:
@@ -355,8 +371,12 @@ def _ended(speech: Speech) -> int | None:
     return speech.committed_at if speech.commit_at is None else speech.commit_at
 
 
-def _handed_back(call: Call) -> bool:
-    return call.kind in ("function", "mcp") and not call.untold and tools.ran(call)
+def _handed_back(session: Session, call: Call) -> bool:
+    if call.kind == "mcp":
+        # OpenAI goes on from it by itself, in the same response where that has not ended.
+        maker = _find(session, call.response)
+        return maker is None or (maker.last_audio_at or 0) <= (call.ended_at or 0)
+    return call.kind == "function" and not call.untold and tools.ran(call)
 
 
 def _by_speech(session: Session, speech: Speech, begun: int) -> Cause:
@@ -366,21 +386,21 @@ def _by_speech(session: Session, speech: Speech, begun: int) -> Cause:
     return Cause(word, at, 0 if seen else begun - at)
 
 
-def _by_request(request: Request, natural: Cause | None) -> Cause | None:
+def _by_request(request: Request, natural: Cause | None, speech: Speech | None) -> Cause | None:
+    """The cause where the client was seen to ask; ``natural``: what it would be without."""
     if request.odd:
         return None
-    asked = Cause(CREATE, request.at)
+    asked = None if request.doubtful else Cause(CREATE, request.at)
     if natural is None:
-        return None if request.doubtful else asked
+        return asked
     since = request.at - natural.at
-    if natural.word in (SPEECH_STOPPED, COMMITTED, IDLE_TIMEOUT) and natural.error == 0 and since < 0:
-        # OpenAI would have begun by itself; which of the two it was cannot be known.
-        return Cause(natural.word, natural.at, -since if -since <= _IN_FLIGHT else 0)
-    if natural.word == COMMITTED and 0 <= since <= _ONE_ACT:
+    pressed = speech is not None and speech.commit_at is not None and natural.word == COMMITTED
+    if pressed and 0 <= since <= _ONE_ACT:
         return Cause(COMMITTED, natural.at, since)
-    if request.doubtful:
-        return natural if natural.error == 0 else None
-    return asked if since >= 0 or natural.error else natural
+    if since < 0 and (natural.word == IDLE_TIMEOUT or speech is None or speech.automatic is not False):
+        # What came later may have begun it; a request that is much older was lost, or it would have been first.
+        return Cause(natural.word, natural.at, max(natural.error, -since if -since <= _IN_FLIGHT else 0))
+    return asked if asked is not None or natural.error else natural
 
 
 def _led_to(session: Session, response: Response, answer: Answer) -> Response | None:

@@ -5,8 +5,9 @@ that a body brings.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from grafter.core.model import Part, UnixNano
 from grafter.core.policy import HOUR, SECOND, GraftPolicy
@@ -16,7 +17,7 @@ from grafter.guests.realtime.event_buffer import Gathering, kind_of
 from grafter.guests.realtime.event_types import CLIENT_EVENTS
 from grafter.guests.realtime.stored_event import ENDED, METADATA, Side
 from grafter.guests.times import nanoseconds
-from grafter.guests.values import mapping_of
+from grafter.guests.values import list_of, mapping_of
 
 MOST_CALLS = 10_000
 """In one body: each takes a kilobyte while it is read, and naming one takes a sender fourteen bytes."""
@@ -28,6 +29,9 @@ clocks that are kept at all differ by seconds, and nothing is received before it
 _EARLIEST = 1_577_836_800 * SECOND
 """2020, years before there were Realtime calls: a time before it is a zero, a clock that was never set, or one that
 counts from its start; taken at its word it would stretch a call over half a century."""
+
+_MOST_AHEAD = 1_000
+"""Envelopes that are looked through for a time that another event has none of its own for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ class _Posted:
     before: dict[str, int] = field(default_factory=dict)
     """The time of the event of each call that was read before."""
     kinds: Counter[str] = field(default_factory=Counter)
+    coming: Iterable[object] = ()
+    """The envelopes that follow the one that is read."""
 
     def read(self, envelope: object) -> bool:
         """One envelope or line; False when it names no call."""
@@ -76,7 +82,10 @@ class _Posted:
             self.kinds[ODD] += 1
             entries = []
         times = [self._time(mapping_of(entry).get("at"), shift) for entry in entries]
-        first = next((time for time in times if time is not None), self.now)
+        first = next((time for time in times if time is not None), None)
+        if first is None and entries and call not in self.before:
+            first = self._first_after(call, shift)
+        first = self.now if first is None else first
         before = self.before.get(call, first)
         known = []
         for entry, time in zip(entries, times, strict=True):
@@ -89,6 +98,17 @@ class _Posted:
             self.latest[call] = max(self.latest.get(call, 0), *known)
         self._say(gathering, envelope, known, ahead, shift, self.latest.get(call, self.now))
         return True
+
+    def _first_after(self, call: str, shift: int) -> int | None:
+        """The first time that a later envelope of the call gives."""
+        for envelope in map(mapping_of, self.coming):
+            if envelope.get("call") == call:
+                events = list_of(envelope.get("events")) or [envelope]
+                times = (self._time(mapping_of(entry).get("at"), shift) for entry in events)
+                found = next((time for time in times if time is not None), None)
+                if found is not None:
+                    return found
+        return None
 
     def _add(self, gathering: Gathering, entry: object, time: int | None, before: int) -> bool:
         """One event of an envelope; whether it is one. ``before`` stands for a time of its own that it has not."""
@@ -166,8 +186,11 @@ def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) ->
     posted = _Posted(policy, now)
     envelopes, broken = _lines(body) if ndjson else _documents(body)
     posted.kinds[ODD] += broken
-    named = [posted.read(envelope) for envelope in envelopes]
-    if not any(named):
+    named = False
+    for index, envelope in enumerate(envelopes, 1):
+        posted.coming = islice(envelopes, index, index + _MOST_AHEAD)
+        named |= posted.read(envelope)
+    if not named:
         raise ValueError("no usable call; expected an object, a list or lines of objects with a string under call")
     parts = (gathering.take() for gathering in posted.calls.values())
     return RealtimeIntake(tuple(part for part in parts if part is not None), +posted.kinds)

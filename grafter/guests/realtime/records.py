@@ -240,6 +240,8 @@ class Request:
     """A response out of band was asked for."""
     amount: int | None = None
     """Of a truncation, the milliseconds that were heard."""
+    begun_at: int | None = None
+    """Of audio that is committed, when the first of it was sent."""
     answered: bool = False
     refused: bool = False
     doubtful: bool = False

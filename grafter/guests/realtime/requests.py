@@ -70,21 +70,22 @@ def refused(session: Session, at: int, error: Mapping[str, object]) -> Request |
     """
     named = text_of(error.get("event_id")) or text_of(error.get("client_event_id"))
     recent = [one for one in session.requests if one.at <= at <= one.at + _LONGEST_ANSWER and not one.refused]
+    made = {id(one) for one in _makers(session, oldest=True).values()}
     if named is not None:
-        found = [one for one in recent if one.event_id == named]
-        return _undone(found[-1:])
+        return _undone([one for one in recent if one.event_id == named][-1:], session, made)
     if text_of(error.get("type")) not in (None, "invalid_request_error"):
         return None
     kind = _kind(error)
-    made = {id(one) for one in _makers(session, oldest=True).values()}
-    still = [one for one in recent if not one.answered and id(one) not in made]
+    # The server takes them in order: what came before one that it has done is done with, too.
+    settled = max((one.at for one in session.requests if one.answered or one.refused or id(one) in made), default=0)
+    still = [one for one in recent if not one.answered and id(one) not in made and one.at >= settled]
     if kind is not None:
         fitting = [one for one in still if one.kind == kind]
         # Nothing else was asked: what seemed to have made a response was refused, since that had begun by itself.
         late = [one for one in recent if one.kind == kind and id(one) in made]
-        return _undone(fitting[:1] or late[-1:])
+        return _undone(fitting[:1] or late[-1:], session, made)
     if len(still) == 1:
-        return _undone(still)
+        return _undone(still, session, made)
     for one in still:
         one.doubtful = True
     return None
@@ -135,7 +136,14 @@ def _kind(error: Mapping[str, object]) -> str | None:
     return next((kind for name, kind in _PARAMS if param == name or param.startswith(f"{name}.")), None)
 
 
-def _undone(found: list[Request]) -> Request | None:
-    for request in found:
-        request.refused = True
-    return found[0] if found else None
+def _undone(found: list[Request], session: Session, made: set[int]) -> Request | None:
+    if not found:
+        return None
+    request = found[0]
+    request.refused = True
+    if request.kind == CANCEL:
+        # There was nothing to cancel, so what was asked for before it had made nothing.
+        for one in session.requests:
+            if one.kind == CREATE and one.at <= request.at and not one.aside and id(one) not in made:
+                one.refused = True
+    return request

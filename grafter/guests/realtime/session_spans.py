@@ -379,10 +379,11 @@ def _latency(attributes: Attributes, session: Session, response: Response) -> No
             put(attributes, semconv.TURN_FIRST_AUDIO_ERROR_MS, _milliseconds(cause.error) or None)
         put(attributes, semconv.TURN_MEASURED_FROM, cause.word)
         put(attributes, semconv.TURN_MEASURED_FROM_TIME, cause.at)
-    put(attributes, semconv.TURN_FIRST_DELTA_TIME, response.first_delta_at)
-    put(attributes, semconv.TURN_FIRST_AUDIO_TIME, None if heard is None else heard[0])
-    put(attributes, semconv.TURN_FIRST_AUDIO_AT, None if heard is None else heard[1])
-    put(attributes, semconv.TURN_AUDIO_ENDED_TIME, _earliest(response.played_at, response.cleared_at))
+    if not response.odd:
+        put(attributes, semconv.TURN_FIRST_DELTA_TIME, response.first_delta_at)
+        put(attributes, semconv.TURN_FIRST_AUDIO_TIME, None if heard is None else heard[0])
+        put(attributes, semconv.TURN_FIRST_AUDIO_AT, None if heard is None else heard[1])
+        put(attributes, semconv.TURN_AUDIO_ENDED_TIME, _earliest(response.played_at, response.cleared_at))
     speech = None if response.aside else figures.speech_answered(session, response)
     if speech is not None:
         spoken = None if speech.odd else figures.speech_end(speech)

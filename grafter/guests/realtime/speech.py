@@ -46,28 +46,46 @@ def stopped(session: Session, note: Note, event: Mapping[str, object]) -> None:
     if speech.stopped_at is not None and (end_ms is None or end_ms <= (speech.end_ms or 0)):
         return
     speech.stopped_at, speech.end_ms = note.at, end_ms
-    speech.automatic = session.config.creates
-    if session.config.detection == SERVER_VAD:
-        speech.silence_ms = _waited(speech, note.at, session.config.silence_ms)
+    _judge(session, speech)
 
 
 def committed(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """Without a detector (push to talk) this and the client's part are all that is known of a speech."""
     request = requests.answered(session, requests.COMMIT)
     speech = session.speech(event.get("item_id"), note)
-    if speech is not None:
+    if speech is not None and not _is_answered(session, speech):
         speech.committed_at = note.at
         if speech.stopped_at is None:
             speech.automatic = session.config.creates
-        if speech.started_at is None and speech.stopped_at is None and request is not None:
-            speech.commit_at = request.at
-            begun = session.input.appended_at
-            speech.appended_at = begun if begun is not None and begun <= request.at else None
-    session.input.appended_at = None
+        if speech.started_at is None and speech.stopped_at is None and request is not None and not request.odd:
+            speech.commit_at, speech.appended_at = request.at, request.begun_at
+    if request is None:
+        session.input.appended_at = None
+
+
+def _is_answered(session: Session, speech: Speech) -> bool:
+    """Its end is known, and a response has begun since: what still says that it ended repeats it."""
+    end = speech.committed_at
+    return end is not None and any((one.created_at or 0) >= end for one in session.responses.values())
+
+
+def configured(session: Session) -> None:
+    """What detects a speech is known now; it held for those that were heard before, for nobody had set another."""
+    for speech in session.every_speech:
+        if speech.automatic is None and speech.stopped_at is not None:
+            _judge(session, speech)
+
+
+def _judge(session: Session, speech: Speech) -> None:
+    """Read off the session's settings what they make of a speech that has ended."""
+    speech.automatic = session.config.creates
+    if session.config.detection == SERVER_VAD and speech.stopped_at is not None:
+        speech.silence_ms = _waited(speech, speech.stopped_at, session.config.silence_ms)
 
 
 def commit(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    requests.asked(session, note, requests.COMMIT)
+    begun, session.input.appended_at = session.input.appended_at, None
+    requests.asked(session, note, requests.COMMIT, begun_at=begun if begun is not None and begun <= note.at else None)
 
 
 def cleared(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -99,8 +117,8 @@ def timeout(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 
 def transcribed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    """The last one that says anything stands."""
-    speech = session.speech(event.get("item_id"), note)
+    """The last one that says anything stands. When it came says nothing of the speech."""
+    speech = session.speeches.get(str(event.get("item_id"))) or session.speech(event.get("item_id"), note)
     if speech is not None:
         speech.transcription = "completed"
         speech.transcript = text_of(event.get("transcript")) or speech.transcript

@@ -150,14 +150,18 @@ def take_back(session: Session, request: Request) -> None:
 
 def ran(call: Call) -> bool:
     """It is known to have been asked for: the model finished the call, or somebody has handed back an output."""
-    return call.kind != "function" or call.whole is True or call.ended_at is not None
+    asked = call.whole is True if call.kind == "function" else call.started_at is not None
+    return asked or call.ended_at is not None
 
 
 def _function_item(
     session: Session, note: Note, item: Mapping[str, object], response: str | None, *, whole: bool
 ) -> None:
-    call = session.call(item.get("call_id"), note, "function")
-    if call is None:
+    call = session.calls.get(str(item.get("call_id")))
+    if call is None or call.started_at is None or note.event.get("untimed") is not True:
+        # What is said of it again, at a time that nobody gave, says nothing of when it was asked for.
+        call = session.call(item.get("call_id"), note, "function")
+    if call is None or call.kind != "function":
         return
     _asked(session, call, item, response)
     if item.get("status") == "incomplete":
@@ -165,6 +169,11 @@ def _function_item(
     elif whole:
         call.whole = True
         _started(call, note.at)
+
+
+def _is_doubtful(session: Session, call: Call) -> bool:
+    """That its output was handed back may have been refused."""
+    return any(one.doubtful and one.about == call.id and one.at == call.ended_at for one in session.requests)
 
 
 def _output(session: Session, note: Note, item: Mapping[str, object]) -> None:
@@ -177,7 +186,7 @@ def _output(session: Session, note: Note, item: Mapping[str, object]) -> None:
             trim(session.outputs, _MOST_OUTPUTS)
         return
     call = session.call(name, note, "function")
-    if call is not None and call.ended_at is None:
+    if call is not None and (call.ended_at is None or _is_doubtful(session, call)):
         call.result = text_of(item.get("output"))
         call.ended_at = note.at
 

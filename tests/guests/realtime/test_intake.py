@@ -168,7 +168,7 @@ def test_the_callers_audio_is_counted_and_not_kept() -> None:
     gathered.add(json.dumps(delta()), at(0), Side.SERVER)
     assert gathered.add(append, at(1), Side.CLIENT) == "input_audio_buffer.append"
     gathered.add(json.dumps(delta()), at(2), Side.SERVER)
-    assert gathered.add(append, at(3), Side.CLIENT) == "input_audio_buffer.append"
+    assert gathered.add(append, at(2), Side.CLIENT) == "input_audio_buffer.append"
     notes = notes_of(gathered.take())
     assert [note.count for note in notes] == [2, 2]
     assert notes[1].event == {"type": "input_audio_buffer.append"}
