@@ -373,7 +373,7 @@ def _latency(attributes: Attributes, session: Session, response: Response) -> No
         if token is not None:
             attributes[semconv.TURN_FIRST_TOKEN_MS] = token
             put(attributes, semconv.TURN_FIRST_TOKEN_ERROR_MS, _milliseconds(cause.error) or None)
-            attributes[semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = token / 1_000
+            attributes[semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = round(token / 1_000, 6)
         if audio is not None:
             attributes[semconv.TURN_FIRST_AUDIO_MS] = audio
             put(attributes, semconv.TURN_FIRST_AUDIO_ERROR_MS, _milliseconds(cause.error) or None)
