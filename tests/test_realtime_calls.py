@@ -272,7 +272,7 @@ async def test_an_sdk_guest_beside_a_realtime_guest() -> None:
 
 
 async def test_stream_sends_each_turn_as_it_ends() -> None:
-    """Turns leave while the call runs, when nothing that comes late can change their figures any more, under the span of
+    """Turns leave while the call runs, when nothing that comes late can change them, under the span of
     a session that comes at its end; nothing is made up."""
     peer = Peer()
     async with rig(peer, policy=STREAM) as served:

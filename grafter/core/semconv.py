@@ -12,6 +12,9 @@ SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
 
 # OpenTelemetry, GenAI conventions (open-telemetry/semantic-conventions-genai, spans and attribute registry).
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.41.0"
+"""The last version of the conventions that has the GenAI ones in it; later they have a repository of their own."""
+
 GEN_AI_OPERATION_NAME = "gen_ai.operation.name"
 GEN_AI_PROVIDER_NAME = "gen_ai.provider.name"
 GEN_AI_CONVERSATION_ID = "gen_ai.conversation.id"

@@ -8,7 +8,7 @@ what may still come has come, and a little longer, for what leaves cannot be put
 from typing import TypeVar
 
 from grafter.core.model import GuestSpan
-from grafter.guests.realtime import figures, session_spans, tools
+from grafter.guests.realtime import figures, heard_audio, response_spans, session_spans, tools
 from grafter.guests.realtime.live.utterance_spans import utterance_span
 from grafter.guests.realtime.records import MOST_OPEN, MOST_SPANS, Call, Response, Speech, Utterance
 from grafter.guests.realtime.session import Session
@@ -93,7 +93,7 @@ def _playback_end(session: Session, response: Response) -> int:
         began = response.first_at if heard is None else heard[0]
         later = [one.playing_at for one in others if one.playing_at is not None and one.playing_at > began]
         return min([*later, done + (_LONGEST_PLAYOUT if heard else _PLAYOUT)])
-    length = figures.received_ms(session, response)
+    length = heard_audio.received_ms(session, response)
     if length is not None:
         return heard[0] + length * _MILLISECOND
     later = [one.first_audio_at for one in others if one.first_audio_at is not None and one.first_audio_at > done]
@@ -131,9 +131,9 @@ def _leave_response(session: Session, response: Response, found: list[GuestSpan]
     if response.id not in session.responses:
         return
     session.turns += 1
-    session.barge_ins += figures.barge_in(session, response) is not None
-    _leave(session, session_spans.response_span(session, response, content=content), found)
-    audio = session_spans.audio_span(session, response)
+    session.barge_ins += heard_audio.barge_in(session, response) is not None
+    _leave(session, response_spans.response_span(session, response, content=content), found)
+    audio = response_spans.audio_span(session, response)
     if audio is not None and len(session.sent) + sum(map(len, session.open)) <= MOST_SPANS:
         _leave(session, audio, found)
     del session.responses[response.id]
