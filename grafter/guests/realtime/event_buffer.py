@@ -97,11 +97,13 @@ _Key = tuple[object, ...]
 class Gathering:
     """Events of one call, gathered into the next part."""
 
-    def __init__(self, call: str, policy: GraftPolicy, *, beside: bool = False) -> None:
-        """``beside``: read by a recorder of grafter's, while the app may post what it reads itself."""
+    def __init__(self, call: str, policy: GraftPolicy, *, beside: bool = False, posted: bool = False) -> None:
+        """``beside``: read by a recorder of grafter's, while the app may post what it reads itself. ``posted``: events
+        may come more than once, which a socket does not do."""
         self._guest = call_guest(call)
         self._key = guest_key(self._guest)
         self._beside = beside
+        self._posted = posted
         self._content = policy.content
         self._keys = policy.trace_id_keys
         self._notes: list[Note | tuple[Side, _Run]] = []
@@ -156,7 +158,7 @@ class Gathering:
             if run is None or run.is_apart(kind, remains, at):
                 run = self._begin(key, remains, at, side)
             size = remains.get("delta_bytes")
-            if not run.repeats(remains.get("event_id")):
+            if not (self._posted and run.repeats(remains.get("event_id"))):
                 run.add(size if isinstance(size, int) else 0, at)
             return kind
         self._note(Note(at, side, remains), kind)

@@ -68,7 +68,7 @@ class _Posted:
         if gathering is None:
             if len(self.calls) >= MOST_CALLS:
                 raise ValueError(f"body tells of more than {MOST_CALLS} calls; expected fewer")
-            gathering = self.calls[call] = Gathering(call, self.policy)
+            gathering = self.calls[call] = Gathering(call, self.policy, posted=True)
         sent_at = _moment(envelope.get("sent_at"), self.now)
         # Positive: how far the sender's clock is ahead at least, for nothing is received before it is sent.
         ahead = None if sent_at is None else sent_at - self.now

@@ -90,7 +90,7 @@ class Machine:
         row.handler(session, note, note.event)
         if not row.ends and not wholeness.crowded(session):
             return []
-        return self._left(session, wholeness.settled(session, at, content=self._content))
+        return self._settled(at)
 
     def close(self) -> list[Ended]:
         """No more will come: what is still open ends, and the sessions with it. Once is enough; more does no harm."""
@@ -123,6 +123,13 @@ class Machine:
         machine._ended_by = text_of(stored.get("ended_by"))
         return machine
 
+    def _settled(self, at: int) -> list[Ended]:
+        """What has ended by now, in any session: time goes on in those that another has followed."""
+        found: list[Ended] = []
+        for session in self._sessions:
+            found += self._left(session, wholeness.settled(session, at, content=self._content))
+        return found
+
     def _left(self, session: Session, spans: list[GuestSpan]) -> list[Ended]:
         return [Ended(session.guest, span) for span in spans]
 
@@ -139,7 +146,7 @@ class Machine:
         late = note.event.get("untimed") is True and note.at > session.last_at + _FAREWELL
         if kind == ALIVE or not (late or note.event.get("by") in ("silence", "disconnect")):
             self._lived(session, note.at, note.at)
-        return self._left(session, wholeness.settled(session, note.at, content=self._content))
+        return self._settled(note.at)
 
     def _lived(self, session: Session, at: int, last: int) -> None:
         session.first_at = min(session.first_at, at)

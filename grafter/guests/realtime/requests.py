@@ -66,7 +66,8 @@ def refused(session: Session, at: int, error: Mapping[str, object]) -> Request |
     """The request that an error of this moment undoes; None where it is about none, or it cannot be known which.
 
     An error that names the client's event is about that. Otherwise its code or its parameter says what kind of request
-    it is about; and where neither does, it is about the only one that is open, or makes all of them doubtful.
+    it is about; and where neither does, it is about the first that is open, or makes all of them doubtful where it is not
+    seen what the server accepts.
     """
     named = text_of(error.get("event_id")) or text_of(error.get("client_event_id"))
     recent = [one for one in session.requests if one.at <= at <= one.at + _LONGEST_ANSWER and not one.refused]
@@ -84,8 +85,9 @@ def refused(session: Session, at: int, error: Mapping[str, object]) -> Request |
         # Nothing else was asked: what seemed to have made a response was refused, since that had begun by itself.
         late = [one for one in recent if one.kind == kind and id(one) in made]
         return _undone(fitting[:1] or late[-1:], session, made)
-    if len(still) == 1:
-        return _undone(still, session, made)
+    if still and (len(still) == 1 or any(one.answered for one in session.requests if one.kind == still[0].kind)):
+        # What the server accepts it says, too, and in their order; so it is the first that it has said nothing of.
+        return _undone(still[:1], session, made)
     for one in still:
         one.doubtful = True
     return None

@@ -52,6 +52,9 @@ def stopped(session: Session, note: Note, event: Mapping[str, object]) -> None:
 def committed(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """Without a detector (push to talk) this and the client's part are all that is known of a speech."""
     request = requests.answered(session, requests.COMMIT)
+    known = session.speeches.get(str(event.get("item_id")))
+    if known is not None and known.committed_at is not None and event.get("untimed") is True:
+        return
     speech = session.speech(event.get("item_id"), note)
     if speech is not None and not _is_answered(session, speech):
         speech.committed_at = note.at

@@ -145,7 +145,9 @@ def take_back(session: Session, request: Request) -> None:
     """An item that the server refused was not handed back."""
     call = session.calls.get(request.about or "")
     if request.kind == requests.ITEM and call is not None and call.ended_at == request.at:
-        call.ended_at = call.result = None
+        others = [one.at for one in session.requests if one.kind == requests.ITEM and one.about == call.id]
+        call.ended_at = min((at for at in others if at > request.at), default=None)
+        call.result = None
 
 
 def ran(call: Call) -> bool:
