@@ -100,6 +100,7 @@ def answer_of(session: Session, response: Response) -> Answer:
     natural = max(causes, key=lambda one: one.at, default=None)
     cause = natural if request is None else _by_request(request, natural, speech)
     odd = (speech is not None and speech.odd) or (tool is not None and tool.odd)
+    odd = odd or (request is None and any(before < at <= begun for at in session.idle_untimed))
     return Answer(None if odd else cause, request, speech, tool, idle is not None)
 
 

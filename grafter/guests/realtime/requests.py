@@ -66,8 +66,8 @@ def refused(session: Session, at: int, error: Mapping[str, object]) -> Request |
     """The request that an error of this moment undoes; None where it is about none, or it cannot be known which.
 
     An error that names the client's event is about that. Otherwise its code or its parameter says what kind of request
-    it is about; and where neither does, it is about the first that is open, or makes all of them doubtful where it is not
-    seen what the server accepts.
+    it is about; and where neither does, it is about the first that is open, or makes all of them doubtful where nobody
+    sees what the server accepts.
     """
     named = text_of(error.get("event_id")) or text_of(error.get("client_event_id"))
     recent = [one for one in session.requests if one.at <= at <= one.at + _LONGEST_ANSWER and not one.refused]
@@ -100,6 +100,15 @@ def creates(session: Session) -> Mapping[str, Request]:
     requests only the newest can be it: the older ones were lost.
     """
     return _makers(session, oldest=False)
+
+
+def newest_create(session: Session, at: int) -> Request | None:
+    """The last ``response.create`` before this moment that has made nothing yet; the older ones were lost."""
+    waiting = [one for one in session.requests if one.kind == CREATE and one.at <= at]
+    waiting = [one for one in waiting if not (one.answered or one.refused or one.doubtful or one.odd)]
+    for request in waiting:
+        request.answered = True
+    return waiting[-1] if waiting else None
 
 
 def _makers(session: Session, *, oldest: bool) -> dict[str, Request]:

@@ -81,6 +81,8 @@ class Session:
     """The last that the client asked for, in the order of their times."""
     idle: list[int] = field(default_factory=list)
     """When OpenAI was last tired of waiting for the caller."""
+    idle_untimed: list[int] = field(default_factory=list)
+    """The same, by times that only stand for some that nobody gave."""
     responses: dict[str, Response] = field(default_factory=dict)
     speeches: dict[str, Speech] = field(default_factory=dict)
     calls: dict[str, Call] = field(default_factory=dict)
@@ -284,6 +286,7 @@ class Session:
             "input": written(self.input),
             "requests": [written(record) for record in self.requests],
             "idle": self.idle,
+            "idle_untimed": self.idle_untimed,
             "since": self.since,
             "responses": [written(record) for record in self.responses.values()],
             "speeches": [written(record) for record in self.speeches.values()],
@@ -322,6 +325,7 @@ def restored(state: Mapping[str, object]) -> Session | None:
         input=read_into(Input(), state.get("input")),
         requests=read_list(Request, state.get("requests")),
         idle=[_whole(at) for at in list_of(state.get("idle"))],
+        idle_untimed=[_whole(at) for at in list_of(state.get("idle_untimed"))],
         since=_whole(state.get("since")),
         responses=read_all(Response, state.get("responses")),
         speeches=read_all(Speech, state.get("speeches")),

@@ -100,7 +100,10 @@ def cleared(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 def timeout(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """Nobody spoke for so long that the model is asked to go on: no speech, though the buffer becomes an item."""
-    session.idle = [*session.idle, note.at][-_MOST_IDLE:]
+    if event.get("untimed") is True:
+        session.idle_untimed = [*session.idle_untimed, note.at][-_MOST_IDLE:]
+    else:
+        session.idle = [*session.idle, note.at][-_MOST_IDLE:]
     session.idle_timeouts += 1
     session.happened(
         note.at,

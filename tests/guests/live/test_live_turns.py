@@ -543,3 +543,39 @@ def test_events_that_an_app_posts(script) -> None:
     assert {span.name for span in mapped.guest.spans} == {"realtime_session gpt-live-1", "user_speech"}
     session = next(span for span in mapped.guest.spans if span.parent is None)
     assert "grafter.realtime.misplaced_events" not in dict(session.attributes)
+
+
+def test_a_pause_is_no_wait(script) -> None:
+    """The session sleeps between what the caller said and what the model says: nobody's time, so no figure."""
+    call = begun(script())
+    heard(call, 1800, 1100, 1600)
+    call.server(2000, "session.paused").server(62_000, "session.resumed")
+    spoke(call, 63_000, 62_900, 63_200)
+    usage = {"seconds": 63, "active_seconds": 3, "paused_seconds": 60}
+    spans = call.server(64_000, "session.usage.updated", usage=usage).spans()
+    assert [event.name for event in spans["session"].events] == ["grafter.live.paused", "grafter.live.resumed"]
+    session = told(spans, "session")
+    assert (session["grafter.session.active_seconds"], session["grafter.session.paused_seconds"]) == (3.0, 60.0)
+    assert "grafter.turn.first_audio_ms" not in told(spans, "output_62900")
+
+
+def test_a_translation_says_where_its_fragments_belong(script) -> None:
+    """Its deltas have ``elapsed_ms`` in place of a beginning and an end; and it answers nothing."""
+    call = script().server(0, "session.created", session={"id": "sess_1", "type": "translation", "model": "m"})
+    call.server(1000, "session.input_transcript.delta", elapsed_ms=800, delta="hello")
+    call.server(1300, "session.output_transcript.delta", elapsed_ms=1200, delta="hallo")
+    spans = call.spans()
+    assert set(spans) == {"session", "input_800", "output_1200"}
+    assert (spans["input_800"].start - BEGIN) // MS == 1000
+    assert "grafter.turn.first_audio_ms" not in told(spans, "output_1200")
+
+
+def test_a_response_that_the_client_asked_for_is_measured_from_that(script) -> None:
+    """It works for no delegation; a request that was refused made nothing."""
+    call = begun(script()).client(900, "response.create", event_id="a")
+    call.server(950, "error", error={"type": "invalid_request_error", "code": "busy", "event_id": "a"})
+    call.client(1900, "response.create", event_id="b")
+    made(call, 2000, "resp_1", None)
+    inner(call, 2300, "response.output_text.delta", None, item_id="msg_1", delta="x")
+    found = told(call.spans(), "resp_1")
+    assert (found["grafter.turn.first_token_ms"], found["grafter.turn.first_token_from"]) == (400.0, "response.create")

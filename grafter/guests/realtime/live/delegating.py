@@ -9,7 +9,7 @@ next response of the same work cannot begin before it, so there a call has ended
 from collections.abc import Mapping
 
 from grafter.core import semconv
-from grafter.guests.realtime import figures, tools
+from grafter.guests.realtime import figures, requests, tools
 from grafter.guests.realtime.field_rules import MOST_MEMBERS
 from grafter.guests.realtime.live.talking import date, position_of
 from grafter.guests.realtime.records import MOST_EVENTS, Call, Delegation, Response
@@ -228,6 +228,8 @@ def _measure(session: Session, response: Response, work: Delegation | None, at: 
     elif work is not None and work.tool_at is not None and not unanswered:
         response.cause, response.cause_at = figures.TOOL_OUTPUT, work.tool_at
         response.after_tool = work.tool
+    elif work is None and (request := requests.newest_create(session, at)) is not None:
+        response.cause, response.cause_at = figures.CREATE, request.at
     elif unanswered:
         response.after_tool = unanswered[-1].id
 

@@ -15,6 +15,7 @@ from grafter.guests.realtime.session_spans import Attributes, identify, put
 from grafter.guests.times import MAX_TIME
 
 _MILLISECOND = 1_000_000
+TRANSLATION = "translation"
 INPUT_TRANSCRIPT = "input_transcript"
 OUTPUT_TRANSCRIPT = "output_transcript"
 
@@ -55,7 +56,9 @@ def _latency(attributes: Attributes, session: Session, utterance: Utterance, beg
     put(attributes, semconv.TURN_FIRST_AUDIO_AT, OUTPUT_TRANSCRIPT)
     put(attributes, semconv.TURN_AUDIO_ENDED_TIME, begun + utterance.end_ms * _MILLISECOND)
     question = answered(session, utterance)
-    if question is not None and not _slept(session, begun, question[1], utterance.start_ms):
+    # Who translates does not wait for the end, so that nothing is an answer.
+    waits = session.config.kind != TRANSLATION
+    if question is not None and waits and not _slept(session, begun, question[1], utterance.start_ms):
         name, ended_ms = question
         put(attributes, semconv.TURN_FIRST_AUDIO_MS, float(utterance.start_ms - ended_ms))
         put(attributes, semconv.TURN_MEASURED_FROM, INPUT_TRANSCRIPT)
