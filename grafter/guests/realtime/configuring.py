@@ -16,7 +16,7 @@ from grafter.guests.values import count_of, float_of, list_of, mapping_of, text_
 
 def created(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """``session.created``, ``session.started``."""
-    session.told = True
+    session.begun = True
     _configured(session, event)
 
 
@@ -29,7 +29,7 @@ def updated(session: Session, note: Note, event: Mapping[str, object]) -> None:
 def requested(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """``session.update``, ``session.start``."""
     requests.asked(session, note, requests.UPDATE)
-    if session.told:
+    if session.begun:
         _traced(session, mapping_of(event.get("session")))
     else:
         _configured(session, event)

@@ -164,7 +164,7 @@ def _handed_back(session: Session, call: Call) -> bool:
         # OpenAI goes on from it by itself, in the same response where that has not ended.
         maker = _find(session, call.response)
         return maker is None or max(maker.last_audio_at or 0, maker.playing_at or 0) <= (call.ended_at or 0)
-    return call.kind == "function" and not call.untold and tools.ran(call)
+    return call.kind == "function" and not call.unseen and tools.ran(call)
 
 
 def _by_speech(session: Session, speech: Speech, begun: int) -> Cause:

@@ -51,8 +51,8 @@ class _Cut:
     word: str
     amount: int | None = None
     """Milliseconds of all of its audio that were heard, as far as somebody says so."""
-    told: bool = True
-    """Somebody said at which moment, or at how much, it was cut."""
+    shown: bool = True
+    """An event shows at which moment, or at how much, it was cut."""
     by_detector: bool = False
     past_end: bool = False
     first: int = 0
@@ -93,7 +93,7 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
         return None
     bounds: list[tuple[int, int, str]] = []
     if playing is not None:
-        until = cut.at if cut.told else at
+        until = cut.at if cut.shown else at
         bounds.append((max(until - playing, 0) // _MILLISECOND, 3, "time"))
     if cut.amount is not None:
         bounds.append((cut.amount, 0 if cut.word == "truncated" else 1, cut.word))
@@ -101,7 +101,7 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
         bounds.append((received, 2, "received"))
     least = min(bounds, default=None)
     heard, word = (None, None) if least is None else (least[0], least[2])
-    return BargeIn(at, by, heard, word, heard is not None and not cut.told, cut.past_end)
+    return BargeIn(at, by, heard, word, heard is not None and not cut.shown, cut.past_end)
 
 
 def _cut(session: Session, response: Response, playing: int | None, received: int | None) -> _Cut | None:
@@ -126,25 +126,25 @@ def _cut(session: Session, response: Response, playing: int | None, received: in
             continue
         believed = not (one.refused or one.doubtful or past)
         if believed or past:
-            found.append(_Cut(one.at, "truncate", total if believed else None, told=believed))
+            found.append(_Cut(one.at, "truncate", total if believed else None, shown=believed))
     if response.cleared_at is not None:
         found.append(_Cut(response.cleared_at, "cleared"))
     if response.status == "cancelled" and response.done_at is not None:
         detected = response.reason == "turn_detected"
         asked = [one.at for one in session.requests if one.kind == requests.CANCEL and one.about == response.id]
         at = response.done_at if detected or not asked else min(*asked, response.done_at)
-        found.append(_Cut(at, "cancelled", told=False, by_detector=detected))
+        found.append(_Cut(at, "cancelled", shown=False, by_detector=detected))
     if not found:
         return None
     first = min(found, key=lambda one: one.at)
     amounts = [one for one in found if one.amount is not None]
-    told = [one for one in found if one.told]
+    shown = [one for one in found if one.shown]
     best = min(amounts, key=lambda one: (one.word != "truncated", one.amount), default=first)
     return _Cut(
-        min((one.at for one in told), default=first.at),
+        min((one.at for one in shown), default=first.at),
         best.word,
         best.amount,
-        bool(told),
+        bool(shown),
         any(one.by_detector for one in found),
         past_end,
         first.at,

@@ -147,20 +147,20 @@ class _Posted:
         Without an event or a time of its own it is of the moment of the events that came with it (``latest``).
         """
         metadata = envelope.get("metadata")
-        said: dict[str, object] = {}
+        note: dict[str, object] = {}
         if isinstance(metadata, Mapping):
-            said["metadata"] = dict(metadata)
+            note["metadata"] = dict(metadata)
             self.kinds["metadata"] += 1
         elif metadata is not None:
             self.kinds[ODD] += 1
         if ahead is not None and abs(ahead) < 1 << 62:
-            said["clock"] = {"ahead_ms": round(ahead / 1e6, 3)} | (
+            note["clock"] = {"ahead_ms": round(ahead / 1e6, 3)} | (
                 {"offset_ms": round(shift / 1e6, 3)} if shift else {}
             )
         named = self._time(envelope.get("at"), shift) or self._time(envelope.get("sent_at"), shift)
         own = named or latest
-        if said:
-            gathering.say({"type": METADATA, "origin": "posted", **said}, UnixNano(min(times, default=own)))
+        if note:
+            gathering.say({"type": METADATA, "origin": "posted", **note}, UnixNano(min(times, default=own)))
         if envelope.get("ended") is True:
             self.kinds["ended"] += 1
             untimed = {} if named or times or latest != self.now else {"untimed": True}
@@ -241,7 +241,7 @@ def _lines(body: bytes) -> tuple[Sequence[object], int]:
     return found, broken
 
 
-def _side(said: object, event: object) -> Side | None:
-    if said is None:
+def _side(name: object, event: object) -> Side | None:
+    if name is None:
         return Side.CLIENT if mapping_of(event).get("type") in CLIENT_EVENTS else Side.SERVER
-    return Side(said) if said in ("server", "client") else None
+    return Side(name) if name in ("server", "client") else None

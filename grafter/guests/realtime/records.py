@@ -134,7 +134,7 @@ class Call:
     """Its item has come whole, so nothing more will come of it."""
     delegation: str | None = None
     """The Live delegation that asked for it."""
-    untold: bool = False
+    unseen: bool = False
     """That it has ended is known by what went on from it; its output was not seen."""
     whole: bool | None = None
     """Of a function: the model has finished asking for it. False where it was cut off before."""

@@ -43,7 +43,7 @@ _MOST_PAST = 24
 R = TypeVar("R", Response, Speech, Call, Utterance)
 VERSION = 2
 """Of what ``Session.state`` writes."""
-_FLAGS = ("told", "followed", "expired", "closed", "buffered", "hears_client", "odd")
+_FLAGS = ("begun", "followed", "expired", "closed", "buffered", "hears_client", "odd")
 _COUNTS = (
     "turns",
     "speeches_ended",
@@ -67,7 +67,7 @@ class Session:
     conversation: str | None = None
     first_at: int = 0
     last_at: int = 0
-    told: bool = False
+    begun: bool = False
     """``session.created``, or ``session.started``, has come."""
     followed: bool = False
     """A later session has begun under the same key."""
@@ -202,7 +202,7 @@ class Session:
         return chain(self.past_calls.values(), self.calls.values())
 
     def remember(self, record: Response | Speech | Call) -> None:
-        """Keep what has left as evidence, without what is only told."""
+        """Keep what has left as evidence, without what only stands on its span."""
         if isinstance(record, Response):
             kept = replace(record, output=[], usage={}, error={}, limits=[], errors=[], settings={})
             self.past[record.id] = kept

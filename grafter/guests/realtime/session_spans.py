@@ -82,7 +82,7 @@ def session_span(session: Session, by: str, *, content: bool) -> GuestSpan:
         put(attributes, semconv.REALTIME_COUNT.format(what=what), count or None)
     put(attributes, semconv.REALTIME_UNKNOWN_TYPES, tuple(sorted(session.unknown)) or None)
     mark(attributes, session.odd)
-    if not session.told:
+    if not session.begun:
         attributes[semconv.REALTIME_MISSING] = ("session.started" if config.kind == LIVE else "session.created",)
     return GuestSpan(
         span_id=session.span_id(SESSION),
@@ -165,7 +165,7 @@ def call_span(session: Session, call: Call, *, content: bool) -> GuestSpan:
     if call.failed:
         attributes[semconv.ERROR_TYPE] = error_type(call.error, "tool_error")
     asked, answered = _EVENTS[call.kind]
-    ends = ((asked, call.started_at), (answered, None if call.untold else call.ended_at))
+    ends = ((asked, call.started_at), (answered, None if call.unseen else call.ended_at))
     missing = [event for event, at in ends if at is None]
     put(attributes, semconv.REALTIME_MISSING, tuple(missing) or None)
     start = call.first_at if call.started_at is None else call.started_at
@@ -241,15 +241,15 @@ def span_events(events: list[object], content: bool) -> tuple[SpanEvent, ...]:
     for entry in events:
         at, name, attributes = (*list_of(entry), None, None, None)[:3]
         if isinstance(at, int) and isinstance(name, str):
-            told: list[tuple[str, AttributeValue]] = []
+            kept: list[tuple[str, AttributeValue]] = []
             for key, value in mapping_of(attributes).items():
                 if key in _CONTENT_OF_EVENTS and not content:
                     continue
                 if isinstance(value, str):
-                    told.append((key, cut_text(value, ATTRIBUTE_BYTES)))
+                    kept.append((key, cut_text(value, ATTRIBUTE_BYTES)))
                 elif (number := number_of(value)) is not None:
-                    told.append((key, number))
-            found.append(SpanEvent(UnixNano(at), name, tuple(told)))
+                    kept.append((key, number))
+            found.append(SpanEvent(UnixNano(at), name, tuple(kept)))
     return tuple(found)
 
 

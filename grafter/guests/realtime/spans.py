@@ -41,7 +41,7 @@ def map_realtime(
 
     The first guest's trace id is the call's key, a further session's is ``KEY/sess_…``. ``earlier`` is the first
     guest's ``head`` of an earlier release. Spans come once: those that have ended, and with ``final``, or once the
-    call is said to have ended, all. A session that nothing else has ended was ended by ``disconnect``.
+    call is known to have ended, all. A session that nothing else has ended was ended by ``disconnect``.
 
     Always gives the first guest, which may have no spans yet. Notes that were read before change nothing. Never
     raises for what a payload holds.
@@ -131,13 +131,13 @@ def _begun(payloads: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], int]:
 
 
 def _head(naming: Naming, session: Session | None, used: Head, policy: GraftPolicy) -> Head:
-    """What is told of a guest; a link that was used stays."""
-    told = {} if session is None else session.config.metadata
-    link, malformed = (used.link, None) if used.link is not None else naming.link(told, policy.trace_id_keys)
+    """What is known of a guest as a whole; a link that was used stays."""
+    own = {} if session is None else session.config.metadata
+    link, malformed = (used.link, None) if used.link is not None else naming.link(own, policy.trace_id_keys)
     return Head(
         workflow_name=None if session is None else session.config.workflow,
         group_id=None if session is None else session.config.group,
-        metadata=naming.merged(told) or None,
+        metadata=naming.merged(own) or None,
         link=link,
         malformed=malformed,
     )

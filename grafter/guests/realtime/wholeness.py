@@ -83,9 +83,9 @@ def _playback_end(session: Session, response: Response) -> int:
     done, heard = response.done_at or 0, figures.heard_at(session, response)
     if not response.speaks or response.status == "cancelled":
         return done
-    for told in (response.played_at, response.cleared_at):
-        if told is not None:
-            return told
+    for end in (response.played_at, response.cleared_at):
+        if end is not None:
+            return end
     if response.truncations:
         return done
     others = [one for one in session.every_response if one.id != response.id]

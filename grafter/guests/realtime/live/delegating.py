@@ -222,7 +222,7 @@ def _measure(session: Session, response: Response, work: Delegation | None, at: 
     before = response.previous or (None if work is None else work.response)
     unanswered = [call for call in session.calls.values() if _goes_on_from(call, before, work)]
     for call in unanswered:
-        call.ended_at, call.untold = at, True
+        call.ended_at, call.unseen = at, True
     if work is not None and work.response is None and work.at is not None and work.at <= at:
         response.cause, response.cause_at = DELEGATION, work.at
     elif work is not None and work.tool_at is not None and not unanswered:

@@ -1,8 +1,8 @@
 """What a Live session says of itself, and who speaks in it.
 
-The model listens while it speaks, so nobody's turn is told: there are fragments of text, each of a stretch of the
+The model listens while it speaks, so there are no turns: there are fragments of text, each of a stretch of the
 session's own time, and they may overlap. Fragments of one side are one utterance unless a second lies between them,
-or the other side began to speak there. When the session's time began is not told either; but what the caller says is
+or the other side began to speak there. When the session's time began no event says either; but what the caller says is
 told after it was said, and the model's audio is reflected as it is played, so the earliest beginning that some event
 leaves possible is the latest that it can have been. The model's text may be known before it is spoken, and dates
 nothing.
@@ -52,7 +52,7 @@ def resumed(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 
 def closed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    """The last that is told; with it, to whoever came too late for ``session.started``, the whole configuration."""
+    """The last event; with it, to whoever came too late for ``session.started``, the whole configuration."""
     configuring.updated(session, note, event)
     used(session, note, event)
     reason = text_of(event.get("reason"))
@@ -153,9 +153,9 @@ def _say(session: Session, note: Note, event: Mapping[str, object], *, user: boo
             session.live.spoken = [*session.live.spoken, start][-_MOST_REMEMBERED:]
     utterance.last_at = max(utterance.last_at, note.at)
     utterance.start_ms, utterance.end_ms = min(utterance.start_ms, start), max(utterance.end_ms, end)
-    said = text_of(event.get("delta"))
-    if said is not None and len(utterance.text) < ATTRIBUTE_BYTES:
-        utterance.text += said
+    text = text_of(event.get("delta"))
+    if text is not None and len(utterance.text) < ATTRIBUTE_BYTES:
+        utterance.text += text
     if user:
         others = [entry for entry in _remembered(session) if entry[0] != utterance.id]
         latest = [*others, (utterance.id, utterance.start_ms, utterance.end_ms)]

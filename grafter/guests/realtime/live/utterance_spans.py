@@ -24,7 +24,7 @@ def utterance_span(session: Session, utterance: Utterance, *, content: bool) -> 
     """A run of fragments, from where the first begins to where the last ends."""
     begun = session.live.begun_at
     if begun is None:
-        # Nothing else has told of the session's time: as if it had been told when it was begun to be spoken.
+        # Nothing else dates the session's time: as if this had come when it was begun to be spoken.
         begun = max(utterance.first_at - utterance.start_ms * _MILLISECOND, 0)
     start, end = (min(begun + at * _MILLISECOND, MAX_TIME) for at in (utterance.start_ms, utterance.end_ms))
     attributes: Attributes = {}
