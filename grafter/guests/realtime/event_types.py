@@ -9,7 +9,7 @@ Source of types and members: openai-python 3.54.0, ``types/realtime``, ``types/b
 ``types/responses``; ``session.paused`` and ``session.resumed`` 3.57.0.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from grafter.guests.content import ARGUMENTS_DIGEST
@@ -87,12 +87,31 @@ _KEY = _table(event=text)
 _INNER_ITEM = _table(delegation_id=identity, item_id=identity)
 _INNER_WITH_ITEM = _table(delegation_id=identity, item=field_rules.responses_item)
 _INNER_RESPONSE = _table(delegation_id=identity, response=field_rules.responses_response)
+_CONVERSATION = _table(conversation=inside({"id": identity}))
+_STARTED = _table(item_id=identity, audio_start_ms=number)
+_STOPPED = _table(item_id=identity, audio_end_ms=number)
+_DIGIT = _table(event=text, received_at=number)
+_TIMEOUT = _table(item_id=identity, audio_start_ms=number, audio_end_ms=number)
+_ITEM = _table(item_id=identity)
+_TRANSCRIPT = _table(item_id=identity, transcript=text, usage=counts)
+_FAILED = _table(item_id=identity, error=inside(ERROR))
+_RESPONSE_ID = _table(response_id=identity)
+_PART = _table(item_id=identity, response_id=identity, part=field_rules.PART)
+_AUDIO = _table(item_id=identity, response_id=identity, delta_bytes=byte_count, beside=flag)
+_CALL = _table(item_id=identity, response_id=identity, call_id=identity)
+_ERROR = _table(error=inside(ERROR))
+_USAGE = _table(usage=counts, context_window=inside({"usage_ratio": number}))
+_DELEGATION = _table(offset_ms=number, delegation=inside({"id": identity, "target": word, "response_id": identity}))
+_DECISION = _table(
+    delegation_id=identity, trigger_id=identity, event=inside({"decision": inside({"model": word, "usage": counts})})
+)
+_CLOSED = _table(session=field_rules.session, reason=word, usage=counts)
 
 _rows: list[EventType] = []
 
 
 def _add(
-    names: str,
+    kinds: str,
     side: Side | None,
     fields: Table | None,
     handler: Handler | None = None,
@@ -101,10 +120,10 @@ def _add(
     ends: bool = False,
     urgent: bool | None = None,
     folded: bool = False,
-    names_session: bool = False,
-    aliases: Iterable[str] = (),
+    names: bool = False,
+    old: str = "",
 ) -> None:
-    """Rows of several events that differ by their names alone."""
+    """Rows of several events that differ by their names alone; ``old``: what the beta API and Azure call it."""
     _rows.extend(
         EventType(
             name,
@@ -115,134 +134,83 @@ def _add(
             ends=ends,
             urgent=ends if urgent is None else urgent,
             folded=folded,
-            names_session=names_session,
-            aliases=tuple(aliases),
+            names_session=names,
+            aliases=(old,) if old else (),
         )
-        for name in names.split()
+        for name in kinds.split()
     )
 
 
-def _unread(api: str, side: Side | None, names: str, prefix: str = "", aliases: Mapping[str, str] = {}) -> None:
+def _unread(api: str, side: Side | None, kinds: str, prefix: str = "") -> None:
     """Events of which nothing is of use: another event says the same, or they change nothing that a span shows."""
-    for name in names.split():
-        old = aliases.get(name)
-        _add(prefix + name, side, None, api=api, aliases=() if old is None else (old,))
+    for name in kinds.split():
+        _add(prefix + name, side, None, api=api)
 
 
 _S, _C = Side.SERVER, Side.CLIENT
 
 # The session.
-_add(
-    *("session.created", _S, _SESSION, configuring.created),
-    ends=True,
-    names_session=True,
-    aliases=("transcription_session.created",),
-)
+_add("session.created", _S, _SESSION, configuring.created, ends=True, names=True, old="transcription_session.created")
 _add("session.start", _C, _SESSION, configuring.requested, api=LIVE, urgent=True)
-_add("session.started", _S, _SESSION, configuring.created, api=LIVE, ends=True, names_session=True)
+_add("session.started", _S, _SESSION, configuring.created, api=LIVE, ends=True, names=True)
+_add("session.update", _C, _SESSION, configuring.requested, api=BOTH, urgent=True, old="transcription_session.update")
 _add(
-    *("session.update", _C, _SESSION, configuring.requested),
+    "session.updated",
+    _S,
+    _SESSION,
+    configuring.updated,
     api=BOTH,
     urgent=True,
-    aliases=("transcription_session.update",),
+    names=True,
+    old="transcription_session.updated",
 )
-_add(
-    *("session.updated", _S, _SESSION, configuring.updated),
-    api=BOTH,
-    urgent=True,
-    names_session=True,
-    aliases=("transcription_session.updated",),
-)
-_add("conversation.created", _S, _table(conversation=inside({"id": identity})), configuring.conversation)
+_add("conversation.created", _S, _CONVERSATION, configuring.conversation)
 
 # The caller begins to speak; what was heard of an answer is cut.
 _add(AUDIO_APPEND, _C, _BARE, speech.appended, folded=True)
-_add(
-    *("input_audio_buffer.speech_started", _S, _table(item_id=identity, audio_start_ms=number), speech.started),
-    ends=True,
-    urgent=False,
-)
-_add("response.cancel", _C, _table(response_id=identity), responses.cancel)
+_add("input_audio_buffer.speech_started", _S, _STARTED, speech.started, ends=True, urgent=False)
+_add("response.cancel", _C, _RESPONSE_ID, responses.cancel)
 _add("conversation.item.truncate", _C, _TRUNCATION, responses.truncate)
-_add("output_audio_buffer.cleared", _S, _table(response_id=identity), responses.cut_off, ends=True)
+_add("output_audio_buffer.cleared", _S, _RESPONSE_ID, responses.cut_off, ends=True)
 _add("conversation.item.truncated", _S, _TRUNCATION, responses.truncated, ends=True)
 
 # The caller has spoken.
-_add("input_audio_buffer.dtmf_event_received", _S, _table(event=text, received_at=number), speech.key_pressed)
-_add(
-    "input_audio_buffer.timeout_triggered",
-    _S,
-    _table(item_id=identity, audio_start_ms=number, audio_end_ms=number),
-    speech.timeout,
-    ends=True,
-)
-_add(
-    *("input_audio_buffer.speech_stopped", _S, _table(item_id=identity, audio_end_ms=number), speech.stopped), ends=True
-)
+_add("input_audio_buffer.dtmf_event_received", _S, _DIGIT, speech.key_pressed)
+_add("input_audio_buffer.timeout_triggered", _S, _TIMEOUT, speech.timeout, ends=True)
+_add("input_audio_buffer.speech_stopped", _S, _STOPPED, speech.stopped, ends=True)
 _add("input_audio_buffer.commit", _C, _BARE, speech.commit)
-_add("input_audio_buffer.committed", _S, _table(item_id=identity), speech.committed, ends=True)
+_add("input_audio_buffer.committed", _S, _ITEM, speech.committed, ends=True)
 _add("input_audio_buffer.cleared", _S, _BARE, speech.cleared, ends=True)
-_add(
-    "conversation.item.input_audio_transcription.completed",
-    _S,
-    _table(item_id=identity, transcript=text, usage=counts),
-    speech.transcribed,
-    ends=True,
-)
-_add(
-    "conversation.item.input_audio_transcription.failed",
-    _S,
-    _table(item_id=identity, error=inside(ERROR)),
-    speech.not_transcribed,
-    ends=True,
-)
+_add("conversation.item.input_audio_transcription.completed", _S, _TRANSCRIPT, speech.transcribed, ends=True)
+_add("conversation.item.input_audio_transcription.failed", _S, _FAILED, speech.not_transcribed, ends=True)
 
 # Items: what the app puts into the conversation, and what the server says of it.
 _add("conversation.item.create", _C, _WITH_ITEM, tools.item_created, ends=True)
 _add("conversation.item.created conversation.item.added", _S, _WITH_ITEM, tools.item_begun, ends=True)
 _add("conversation.item.done", _S, _WITH_ITEM, tools.item_whole, ends=True)
-_add("mcp_list_tools.in_progress", _S, _table(item_id=identity), tools.list_running)
-_add("mcp_list_tools.completed", _S, _table(item_id=identity), tools.list_completed, ends=True)
-_add("mcp_list_tools.failed", _S, _table(item_id=identity), tools.list_failed, ends=True)
+_add("mcp_list_tools.in_progress", _S, _ITEM, tools.list_running)
+_add("mcp_list_tools.completed", _S, _ITEM, tools.list_completed, ends=True)
+_add("mcp_list_tools.failed", _S, _ITEM, tools.list_failed, ends=True)
 
 # A response, from its request to its end.
 _add("response.create", _C, _RESPONSE, responses.create, api=BOTH)
 _add("response.created", _S, _RESPONSE, responses.created)
 _add("rate_limits.updated", _S, _table(rate_limits=_LIMITS), responses.rate_limits)
 _add("response.output_item.added", _S, _WITH_ITEM, responses.item_added)
+_add("response.content_part.added", _S, _PART, responses.part_added)
+_add("response.output_text.delta", _S, _OF_ITEM, responses.delta, folded=True, old="response.text.delta")
 _add(
-    "response.content_part.added",
+    "response.output_audio_transcript.delta",
     _S,
-    _table(item_id=identity, response_id=identity, part=field_rules.PART),
-    responses.part_added,
-)
-_add(
-    *("response.output_text.delta", _S, _OF_ITEM, responses.delta),
+    _OF_ITEM,
+    responses.transcript_delta,
     folded=True,
-    aliases=("response.text.delta",),
+    old="response.audio_transcript.delta",
 )
-_add(
-    *("response.output_audio_transcript.delta", _S, _OF_ITEM, responses.transcript_delta),
-    folded=True,
-    aliases=("response.audio_transcript.delta",),
-)
-_add(
-    AUDIO_DELTA,
-    _S,
-    _table(item_id=identity, response_id=identity, delta_bytes=byte_count, beside=flag),
-    responses.audio_delta,
-    folded=True,
-    aliases=("response.audio.delta",),
-)
-_add(
-    "response.function_call_arguments.delta",
-    _S,
-    _table(item_id=identity, response_id=identity, call_id=identity),
-    responses.delta,
-    folded=True,
-)
+_add(AUDIO_DELTA, _S, _AUDIO, responses.audio_delta, folded=True, old="response.audio.delta")
+_add("response.function_call_arguments.delta", _S, _CALL, responses.delta, folded=True)
 _add("response.mcp_call_arguments.delta", _S, _OF_ITEM, responses.delta, folded=True)
-_add("output_audio_buffer.started", _S, _table(response_id=identity), responses.playing)
+_add("output_audio_buffer.started", _S, _RESPONSE_ID, responses.playing)
 _add("response.function_call_arguments.done", _S, _ARGUMENTS, tools.arguments_done, urgent=True)
 _add("response.mcp_call_arguments.done", _S, _ARGUMENTS, tools.mcp_arguments_done)
 _add("response.mcp_call.in_progress", _S, _OF_ITEM, tools.mcp_running)
@@ -250,13 +218,13 @@ _add("response.mcp_call.completed", _S, _OF_ITEM, tools.mcp_completed, ends=True
 _add("response.mcp_call.failed", _S, _OF_ITEM, tools.mcp_failed, ends=True)
 _add("response.output_item.done", _S, _WITH_ITEM, responses.item_done, ends=True)
 _add("response.done", _S, _RESPONSE, responses.done, ends=True)
-_add("output_audio_buffer.stopped", _S, _table(response_id=identity), responses.played, ends=True)
-_add("error", _S, _table(error=inside(ERROR)), responses.error, api=BOTH, urgent=True)
+_add("output_audio_buffer.stopped", _S, _RESPONSE_ID, responses.played, ends=True)
+_add("error", _S, _ERROR, responses.error, api=BOTH, urgent=True)
 
 # The Live API.
 _add("transport.ringing", _S, _BARE, talking.happened("ringing"), api=LIVE)
 _add("transport.answered", _S, _BARE, talking.happened("answered"), api=LIVE)
-_add("transport.failed", _S, _table(error=inside(ERROR)), talking.failed, api=LIVE)
+_add("transport.failed", _S, _ERROR, talking.failed, api=LIVE)
 _add("transport.dtmf.received", _S, _KEY, speech.key_pressed, api=LIVE)
 # Of old the notice that a key was sent came from the server under the name of the request.
 _add("transport.dtmf.send", None, _KEY, talking.key_sent, api=LIVE)
@@ -272,32 +240,9 @@ _add("session.output_audio.fixture.playing", _S, _BARE, talking.happened("fixtur
 _add("session.output_audio.fixture.played", _S, _BARE, talking.happened("fixture_played"), api=LIVE)
 _add("session.paused", _S, _TIMED, talking.paused, api=LIVE)
 _add("session.resumed", _S, _TIMED, talking.resumed, api=LIVE)
-_add(
-    "session.usage.updated",
-    _S,
-    _table(usage=counts, context_window=inside({"usage_ratio": number})),
-    talking.used,
-    api=LIVE,
-)
-_add(
-    "session.delegation.created",
-    _S,
-    _table(offset_ms=number, delegation=inside({"id": identity, "target": word, "response_id": identity})),
-    delegating.created,
-    api=LIVE,
-)
-_add(
-    "decision.event",
-    _S,
-    _table(
-        delegation_id=identity,
-        trigger_id=identity,
-        event=inside({"decision": inside({"model": word, "usage": counts})}),
-    ),
-    delegating.decided,
-    api=LIVE,
-    ends=True,
-)
+_add("session.usage.updated", _S, _USAGE, talking.used, api=LIVE)
+_add("session.delegation.created", _S, _DELEGATION, delegating.created, api=LIVE)
+_add("decision.event", _S, _DECISION, delegating.decided, api=LIVE, ends=True)
 _add("response.item.create", _C, _table(item=field_rules.responses_item), delegating.item_given, api=LIVE, ends=True)
 
 # Inside response.event.
@@ -327,31 +272,15 @@ _add(INNER + "response.mcp_list_tools.failed", _S, _INNER_ITEM, tools.list_faile
 _add(INNER + "response.output_item.done", _S, _INNER_WITH_ITEM, delegating.item_done, api=LIVE, ends=True)
 for _what in ("completed", "failed", "incomplete"):
     _add(INNER + f"response.{_what}", _S, _INNER_RESPONSE, delegating.ended, api=LIVE, ends=True)
-_add(
-    CLOSED,
-    _S,
-    _table(session=field_rules.session, reason=word, usage=counts),
-    talking.closed,
-    api=LIVE,
-    ends=True,
-    names_session=True,
-)
+_add(CLOSED, _S, _CLOSED, talking.closed, api=LIVE, ends=True, names=True)
 
 _unread(REALTIME, _C, "conversation.item.delete conversation.item.retrieve")
 _unread(REALTIME, _C, "input_audio_buffer.clear output_audio_buffer.clear")
 _unread(REALTIME, _S, "conversation.item.deleted conversation.item.retrieved response.content_part.done")
 _unread(REALTIME, _S, "delta segment", "conversation.item.input_audio_transcription.")
-_unread(
-    REALTIME,
-    _S,
-    "output_audio.done output_audio_transcript.done output_text.done",
-    "response.",
-    {
-        "output_audio.done": "response.audio.done",
-        "output_audio_transcript.done": "response.audio_transcript.done",
-        "output_text.done": "response.text.done",
-    },
-)
+_add("response.output_audio.done", _S, None, old="response.audio.done")
+_add("response.output_audio_transcript.done", _S, None, old="response.audio_transcript.done")
+_add("response.output_text.done", _S, None, old="response.text.done")
 _unread(LIVE, _S, "decision.item.created decision.item.deleted info")
 _unread(LIVE, _C, "decision.create decision.item.create decision.item.delete")
 _unread(
