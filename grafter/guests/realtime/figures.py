@@ -185,10 +185,15 @@ def _by_request(request: Request, natural: Cause | None, speech: Speech | None) 
     pressed = speech is not None and speech.commit_at is not None and natural.word == COMMITTED
     if pressed and 0 <= since <= _ONE_ACT:
         return Cause(COMMITTED, natural.at, since)
-    if since < 0 and (natural.word == IDLE_TIMEOUT or speech is None or speech.automatic is not False):
+    if since < 0 and (natural.word == IDLE_TIMEOUT or speech is None or _is_answered_by_itself(speech)):
         # What came later may have begun it; a request that is much older was lost, or it would have been first.
         return Cause(natural.word, natural.at, max(natural.error, -since if -since <= _IN_FLIGHT else 0))
     return asked if asked is not None or natural.error else natural
+
+
+def _is_answered_by_itself(speech: Speech) -> bool:
+    """OpenAI may have answered it without being asked: a detector heard it, and its settings do not forbid it."""
+    return speech.automatic is not False and (speech.started_at is not None or speech.stopped_at is not None)
 
 
 def _led_to(session: Session, response: Response, answer: Answer) -> Response | None:
@@ -208,7 +213,10 @@ def _find(session: Session, name: str | None) -> Response | None:
 
 
 def _parts(session: Session, response: Response, speech: Speech, start: int, end: int) -> dict[str, int]:
-    """What lies between, from its end to its beginning: what follows from no evidence is unknown."""
+    """What lies between, from its end to its beginning; what follows from no evidence is unknown.
+
+    Empty where the way back to the speech is lost: sums of some of its turns would pass for sums of all.
+    """
     parts: dict[str, int] = {}
     at = end
 
@@ -236,8 +244,8 @@ def _parts(session: Session, response: Response, speech: Speech, start: int, end
             if answer.speech is not speech and answer.speech.id != speech.id:
                 break
             asked = known and cause is not None and cause.word == CREATE
-            if until("relay" if asked else "unknown", _ended(speech)):
-                until("endpointing", start)
+            if until("relay" if asked else "unknown", _ended(speech)) and until("endpointing", start):
+                return {name: length for name, length in parts.items() if length}
             break
         if tool is None:
             break
@@ -245,5 +253,4 @@ def _parts(session: Session, response: Response, speech: Speech, start: int, end
         if not until("relay" if asked else "unknown", tool.ended_at) or not until("tool", tool.started_at):
             break
         one = _find(session, tool.response)
-    until("unknown", start)
-    return {name: length for name, length in parts.items() if length}
+    return {}

@@ -56,7 +56,7 @@ def committed(session: Session, note: Note, event: Mapping[str, object]) -> None
     if known is not None and known.committed_at is not None and event.get("untimed") is True:
         return
     speech = session.speech(event.get("item_id"), note)
-    if speech is not None and not _is_answered(session, speech):
+    if speech is not None and _ends_anew(speech):
         speech.committed_at = note.at
         if speech.stopped_at is None:
             speech.automatic = session.config.creates
@@ -66,10 +66,10 @@ def committed(session: Session, note: Note, event: Mapping[str, object]) -> None
         session.input.appended_at = None
 
 
-def _is_answered(session: Session, speech: Speech) -> bool:
-    """Its end is known, and a response has begun since: what still says that it ended repeats it."""
-    end = speech.committed_at
-    return end is not None and any((one.created_at or 0) >= end for one in session.responses.values())
+def _ends_anew(speech: Speech) -> bool:
+    """An item is committed once; a server that is only compatible may do so again after it has gone on listening."""
+    before = speech.committed_at
+    return before is None or (speech.stopped_at is not None and speech.stopped_at > before)
 
 
 def configured(session: Session) -> None:
