@@ -237,19 +237,20 @@ def _parts(session: Session, response: Response, speech: Speech, start: int, end
             break
         answer = answer_of(session, one)
         cause, tool = answer.cause, answer.tool
-        known = cause is not None and (cause.error == 0 or cause.word == COMMITTED)
-        if cause is not None and known:
+        if cause is None:
+            break
+        known = cause.error == 0 or (cause.word == COMMITTED and answer.request is not None)
+        asked = known and cause.word == CREATE
+        if known:
             until("model", cause.at)
         if answer.speech is not None:
             if answer.speech is not speech and answer.speech.id != speech.id:
                 break
-            asked = known and cause is not None and cause.word == CREATE
             if until("relay" if asked else "unknown", _ended(speech)) and until("endpointing", start):
                 return {name: length for name, length in parts.items() if length}
             break
         if tool is None:
             break
-        asked = known and cause is not None and cause.word == CREATE
         if not until("relay" if asked else "unknown", tool.ended_at) or not until("tool", tool.started_at):
             break
         one = _find(session, tool.response)
