@@ -15,6 +15,7 @@ from grafter.guests.values import count_of, mapping_of, text_of
 
 _MOST_SILENT = 256
 _MOST_IDLE = 8
+_OVERTAKEN = 5_000_000_000
 _MILLISECOND = 1_000_000
 _JITTER = 1_000 * _MILLISECOND
 """That speech has begun is heard after it has, and on its own way over the network."""
@@ -88,7 +89,15 @@ def _judge(session: Session, speech: Speech) -> None:
 
 def commit(session: Session, note: Note, event: Mapping[str, object]) -> None:
     begun, session.input.appended_at = session.input.appended_at, None
-    requests.asked(session, note, requests.COMMIT, begun_at=begun if begun is not None and begun <= note.at else None)
+    begun = begun if begun is not None and begun <= note.at else None
+    request = requests.asked(session, note, requests.COMMIT, begun_at=begun)
+    for speech in session.speeches.values():
+        # Its post was overtaken by that of the server's answer.
+        since = None if speech.committed_at is None else speech.committed_at - note.at
+        heard = speech.started_at is not None or speech.stopped_at is not None
+        if since is not None and 0 <= since <= _OVERTAKEN and speech.commit_at is None and not (heard or request.odd):
+            request.answered, speech.commit_at, speech.appended_at = True, note.at, begun
+            return
 
 
 def cleared(session: Session, note: Note, event: Mapping[str, object]) -> None:
