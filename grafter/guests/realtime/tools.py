@@ -188,7 +188,7 @@ def _output(session: Session, note: Note, item: Mapping[str, object]) -> None:
             trim(session.outputs, _MOST_OUTPUTS)
         return
     call = session.call(name, note, "function")
-    if call is not None and (call.ended_at is None or _is_doubtful(session, call)):
+    if call is not None and (call.ended_at is None or note.at < call.ended_at or _is_doubtful(session, call)):
         call.result = text_of(item.get("output"))
         call.ended_at = note.at
 

@@ -339,3 +339,21 @@ def test_what_an_earlier_release_remembered_causes_nothing(script) -> None:
     spans = {str(dict(span.attributes)["grafter.guest.span_id"]): span for span in second.guest.spans}
     assert {"session", "u", "r"} <= set(spans)
     assert not {TOKEN, "grafter.caller_wait_ms", "grafter.turn.speech_item"} & set(of(spans, "r"))
+
+
+def test_a_post_that_was_overtaken_falsifies_nothing(script) -> None:
+    """What the client sent comes after what the server answered, in another release: the same figures."""
+    call = tool(made(spoke(begun(script()), 1000, 2000, "u"), 2010, "r"), 2300, "r")
+    output(done(call, 2310, "r"), 3000).client(3001, "response.create")
+    call.server(3050, "conversation.item.added", item={"type": "function_call_output", "call_id": "c", "output": "ok"})
+    answer(call, 3100, "r_2", 3500)
+    ours = [note for note in call.notes if note.side.value == "client"]
+    theirs = [note for note in call.notes if note.side.value == "server"]
+    (first,) = map_realtime("call_key", [encode(theirs)], GraftPolicy(), final=False)
+    head = orjson.loads(orjson.dumps(first.head))
+    (second,) = map_realtime("call_key", [encode(ours)], GraftPolicy(), head, final=True)
+    late = {str(dict(span.attributes)["grafter.guest.span_id"]): span for span in second.guest.spans}
+    whole = call.spans()
+    assert first.guest.spans == ()
+    assert (of(late, "r_2")[TOKEN], of(late, "r_2")["grafter.caller_wait_ms"]) == (499.0, 2000.0)
+    assert {name: of(late, name) for name in late} == {name: of(whole, name) for name in whole}
