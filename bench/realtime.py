@@ -12,9 +12,9 @@ import orjson
 from bench.workload import START
 from grafter.core.model import UnixNano
 from grafter.core.policy import GraftPolicy
-from grafter.guests.realtime.gathering import Gathering
+from grafter.guests.realtime.event_buffer import Gathering
 from grafter.guests.realtime.intake import read_posts
-from grafter.guests.realtime.notes import Side
+from grafter.guests.realtime.stored_event import Side
 
 EVENTS, ROUNDS = 20_000, 5
 LIMIT = 200_000

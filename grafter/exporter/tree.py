@@ -26,6 +26,7 @@ _KEY_ATTRIBUTES = (
     "http.response.status_code",
     "error.type",
     "grafter.turn.first_token_ms",
+    "grafter.caller_wait_ms",
     "grafter.response.status_reason",
     "grafter.ended_by",
     "grafter.link",

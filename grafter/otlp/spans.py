@@ -10,6 +10,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, Instr
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
+from grafter.core import semconv
 from grafter.core.model import FLAG_HAS_IS_REMOTE, AttributeValue, Envelope, GraftedSpan, HostSpan, SpanId, UnixNano
 from grafter.otlp.frames import PREFIX, framed, spans_of
 from grafter.otlp.shallow_pb2 import Head
@@ -79,7 +80,8 @@ def _texts(raw: bytes, wanted: frozenset[str]) -> dict[str, AttributeValue]:
 
 def grafter_scope(version: str) -> bytes:
     """The scope of everything that grafter makes, as an envelope's ``scope``."""
-    return ScopeSpans(scope=InstrumentationScope(name="grafter", version=version)).SerializeToString()
+    scope = InstrumentationScope(name="grafter", version=version)
+    return ScopeSpans(scope=scope, schema_url=semconv.SCHEMA_URL).SerializeToString()
 
 
 def service_resource(service_name: str) -> bytes:

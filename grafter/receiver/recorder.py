@@ -22,8 +22,8 @@ from grafter.core.link import from_headers
 from grafter.core.model import Mark, Part, Source, called
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
-from grafter.guests.realtime.gathering import Gathering, kind_of
-from grafter.guests.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED
+from grafter.guests.realtime.event_buffer import Gathering, kind_of
+from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, SIP, STARTED
 from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_call_id, openai_api, sideband_url
 from grafter.receiver.recorder_outbox import Outbox, RecorderLimits
 from grafter.receiver.recording import Clock, Connect, End, Recording, Timing

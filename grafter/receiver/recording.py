@@ -20,11 +20,11 @@ from aiohttp import WSMsgType
 from grafter.core.model import Part, UnixNano
 from grafter.core.retry import RetryPolicy
 from grafter.guests.json_values import mapping_of
-from grafter.guests.realtime.gathering import Gathering
-from grafter.guests.realtime.live.allowed import CLOSED
+from grafter.guests.realtime.event_buffer import Gathering
+from grafter.guests.realtime.event_types import CLOSED
 from grafter.guests.realtime.live.talking import ended_by
-from grafter.guests.realtime.notes import Side
 from grafter.guests.realtime.records import LIVE_IDS
+from grafter.guests.realtime.stored_event import Side
 from grafter.receiver.openai_api import ApiAnswer, Reply, Socket
 
 _log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from grafter.core.model import Mark, Part, Source, UnixNano
 from grafter.core.policy import HOUR, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.agents.intake import Intake, read_items
-from grafter.guests.realtime.gathering import Gathering
-from grafter.guests.realtime.notes import SIP
+from grafter.guests.realtime.event_buffer import Gathering
+from grafter.guests.realtime.stored_event import SIP
 from grafter.guests.webhooks import Delivery, IncomingCall, JunkError, read_delivery
 from grafter.receiver.http_body import content_encoding, read_body
 from grafter.receiver.outcomes import OPENAI, Answered, NotFoundError, Outcome, UnsupportedError, openai_endpoint

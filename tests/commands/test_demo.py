@@ -48,8 +48,15 @@ async def test_the_demo_prints_each_call_as_one_tree_of_both_halves() -> None:
         ["370.0"],
         ["410.0"],
         [],
-        ["435.0"],
+        ["432.0"],
         ["390.0"],
+    ]
+    assert [re.findall(r"caller_wait_ms=([\d.]+)", row) for row in answers] == [
+        [],
+        ["910.0"],
+        [],
+        ["2930.0"],
+        ["890.0"],
     ]
     assert ["gen_ai.audio.barge_in" in row for row in answers] == [False, True, False, True, False]
     assert "gen_ai.audio.barge_in(audio.elapsed_ms=1440)" in answers[3]

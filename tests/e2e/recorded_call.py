@@ -14,7 +14,8 @@ from tests.e2e.reference_call import Call, Services, reference_call
 CALL = "rtc_u1_9c6574da8b8a41a18da9308f4ad974ce"
 
 _MOMENT = re.compile(
-    r"\b([\w.]+(?:_unix_nano|first_token_ms|first_audio_ms|elapsed_ms|expires_at|committed_at|ahead_ms))=[\w.+-]+"
+    r"\b([\w.]+(?:_unix_nano|first_token_ms|first_audio_ms|elapsed_ms|expires_at|committed_at|ahead_ms|error_ms"
+    r"|time_to_first_chunk|wait_ms|wait\.\w+_ms))=[\w.+-]+"
 )
 
 Client = Callable[[Call, str], Awaitable[None]]

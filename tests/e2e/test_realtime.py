@@ -34,10 +34,10 @@ async def test_the_page_does_what_it_says(start: Start, sink: Sink) -> None:
     script = script.replace("http://localhost:4319", grafter.ingest.removesuffix("/v1/traces/ingest"))
     process = await asyncio.create_subprocess_exec("bash", "-euc", script, stdout=asyncio.subprocess.DEVNULL)
     assert await process.wait() == 0
-    await sink.until_spans(TRACE, 4)
+    await sink.until_spans(TRACE, 5)
     assert names(sink.tree(TRACE)) == [
         "call",
-        ["realtime_session gpt-realtime", ["chat gpt-realtime"], ["user_speech"]],
+        ["realtime_session gpt-realtime", ["chat gpt-realtime", ["assistant_speech"]], ["user_speech"]],
     ]
 
 

@@ -8,8 +8,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, GraftPolicy, Mode
-from grafter.guests.realtime.gathering import Gathering
-from grafter.guests.realtime.notes import ENDED, METADATA, SIP, STARTED, Side
+from grafter.guests.realtime.event_buffer import Gathering
+from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, STARTED, Side
 from tests.e2e.live_events import closed, conversation, live_event, live_session
 from tests.rig import START, Peer, Rig, rig
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from grafter.core.model import Mark, Part, call_guest
 from grafter.core.policy import GraftPolicy
 from grafter.core.retry import RetryPolicy
-from grafter.guests.realtime.notes import Note, decode
+from grafter.guests.realtime.stored_event import Note, decode
 from grafter.receiver.openai_api import Account
 from grafter.receiver.recorder import Recorders, recording
 from grafter.receiver.recording import Timing

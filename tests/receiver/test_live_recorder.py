@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from openai.types.live import ResponseEvent, SessionClosedEvent, SessionStartedEvent
 
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests.realtime.mapping import map_realtime
+from grafter.guests.realtime.spans import map_realtime
 from grafter.receiver.openai_api import is_call_id, sideband_url
 from grafter.receiver.recorder import Started
 from grafter.telemetry import Metrics

@@ -16,7 +16,7 @@ import pytest
 from grafter.core.model import called
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
-from grafter.guests.realtime.notes import decode
+from grafter.guests.realtime.stored_event import decode
 from grafter.receiver.openai_http import ingest_routes, listening
 from grafter.receiver.realtime_http import event_routes
 from grafter.telemetry import Metrics
@@ -120,7 +120,7 @@ async def test_nothing_to_store_is_stored(consumer: Any, metrics: Metrics) -> No
     """An envelope of which nothing is of use is a good one."""
     async with opened(consumer, metrics) as door:
         assert (await door.post({"call": "rtc_1", "events": []})).status == 204
-        append = {**EVENT, "from": "client", "event": {"type": "input_audio_buffer.append", "audio": "AAAA"}}
+        append = {**EVENT, "from": "client", "event": {"type": "session.input_audio.append", "audio": "AAAA"}}
         assert (await door.post({"call": "rtc_1", "events": [append]})).status == 204
     assert consumer.parts == []
     assert items(metrics, "audio") == 1

@@ -21,7 +21,7 @@ from grafter.core.policy import Waits
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.intake import read_posts
-from grafter.guests.realtime.notes import Side
+from grafter.guests.realtime.stored_event import Side
 from grafter.receiver.http_server import serving
 from grafter.receiver.openai_api import Account, is_call_id, sideband_url
 from grafter.receiver.openai_http import application

@@ -22,7 +22,7 @@ from grafter.core.calls import CallNote
 from grafter.core.model import Mark, Part, Source, UnixNano, called
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
-from grafter.guests.realtime.notes import decode
+from grafter.guests.realtime.stored_event import decode
 from grafter.receiver.openai_http import listening
 from grafter.receiver.recorder import NotRecordedError, Started
 from grafter.receiver.signatures import Signatures

@@ -106,8 +106,9 @@ async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stre
         print("            by POST /v1/realtime/events, as an app's tap posts them", file=stream)
         await _print_received(call.host, REALTIME_SPANS, arrived, stream)
         print(
-            "\nThe caller asked for a slot and heard the answer 2.4 s later: 1.7 s of that is the tool's, the rest\n"
-            "is OpenAI's. The caller then interrupted that answer, having heard 1,440 ms of it.\n",
+            "\nThe caller asked for a slot and heard the answer 2.93 s later: 1.68 s of that is the tool's, 0.5 s the\n"
+            "detector's silence, the rest the model's. The caller then interrupted that answer, having heard 1,440 ms\n"
+            "of it.\n",
             file=stream,
         )
     print(_NEXT, file=stream, end="")

@@ -12,7 +12,7 @@ from typing import Any
 
 from grafter.commands.demo.host_call import CLIENT, GATEWAY, INTERNAL, SERVER, VOICE, HostCall, HostSpan, tool
 
-LENGTH_MS = 14_200
+LENGTH_MS = 14_800
 
 Event = dict[str, Any]
 
@@ -27,11 +27,11 @@ _HOST = (
         events=((360, "ice.connection", {"ice.state": "connected"}),),
     ),
     HostSpan("session", "call", VOICE, "gen_ai.realtime.session", CLIENT, 400, LENGTH_MS - 200),
-    *tool("calendar", "calendar", "book_slot", 4_330, 5_990),
+    *tool("calendar", "calendar", "book_slot", 4_930, 6_590),
 )
 
-SPANS = 11
-"""The session, five answers, four times that the caller spoke, and a tool."""
+SPANS = 15
+"""The session, five answers, what was heard of four of them, four times that the caller spoke, and a tool."""
 
 
 class RealtimeStory:
@@ -83,21 +83,21 @@ def _events(metadata: dict[str, str]) -> Iterator[tuple[int, str, Event]]:
     yield from _speech("hours", 2_050, 3_110)
     yield from _response("hours", 3_130, first=3_520, done=3_700, usage=(301, 22), cancelled=True)
     # "One moment": the caller goes on speaking over it.
-    yield from _speech("slot", 3_610, 4_000)
+    yield from _speech("slot", 3_610, 4_600)
 
-    yield from _response("ask", 4_020, first=None, done=4_320, usage=(334, 19), calls="book_slot")
+    yield from _response("ask", 4_620, first=None, done=4_920, usage=(334, 19), calls="book_slot")
     output = {"type": "function_call_output", "call_id": "call_calendar", "output": '{"booked": "Thursday 9:30"}'}
-    yield 5_995, "client", {"type": "conversation.item.create", "item": output}
-    yield 5_998, "client", {"type": "response.create"}
-    yield from _response("booked", 6_020, first=6_430, done=7_050, usage=(390, 96))
+    yield 6_595, "client", {"type": "conversation.item.create", "item": output}
+    yield 6_598, "client", {"type": "response.create"}
+    yield from _response("booked", 6_620, first=7_030, done=7_650, usage=(390, 96))
 
-    yield from _speech("thanks", 7_890, 9_120)
+    yield from _speech("thanks", 8_490, 9_720)
     cut = {"item_id": "item_booked", "content_index": 0, "audio_end_ms": 1_440}
-    yield 7_894, "client", {"type": "conversation.item.truncate", **cut}
-    yield 7_925, "server", {"type": "conversation.item.truncated", **cut}
-    yield from _response("bye", 9_140, first=9_510, done=9_900, usage=(432, 31))
+    yield 8_494, "client", {"type": "conversation.item.truncate", **cut}
+    yield 8_525, "server", {"type": "conversation.item.truncated", **cut}
+    yield from _response("bye", 9_740, first=10_110, done=10_500, usage=(432, 31))
 
-    yield from _speech("bye", 12_020, 13_060)
+    yield from _speech("bye", 12_620, 13_660)
 
 
 def _speech(name: str, start: int, stop: int) -> Iterator[tuple[int, str, Event]]:

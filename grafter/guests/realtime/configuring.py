@@ -1,44 +1,68 @@
-"""What the session itself is told: its identity, its configuration, its conversation.
+"""A session's identity, its configuration and its conversation.
 
-The server's word is the last on any setting; the client's ``session.update`` counts until the server answers it, so
-that a stream of which only one side is seen still has a model and a detector.
+The server's word counts. What the client asks for with ``session.update`` stands only where the server is not heard at
+all, so that a stream of which only one side is seen still has a model and a detector; but its tracing configuration,
+which the server does not change, is read from either.
 """
 
 from collections.abc import Mapping
 
-from grafter.guests.json_values import count_of, list_of, mapping_of, text_of
-from grafter.guests.realtime.notes import Note
+from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, text_of
+from grafter.guests.realtime import requests, speech
 from grafter.guests.realtime.records import LIVE
 from grafter.guests.realtime.session import Session
+from grafter.guests.realtime.stored_event import Note
 
 
 def created(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    session.told = True
-    configured(session, note, event)
+    """``session.created``, ``session.started``."""
+    session.begun = True
+    _configured(session, event)
 
 
-def configured(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    """``session.updated`` and ``session.update``: what is left out stays as it was."""
-    told = mapping_of(event.get("session"))
+def updated(session: Session, note: Note, event: Mapping[str, object]) -> None:
+    """``session.updated`` and ``session.closed``: what is left out stays as it was."""
+    requests.answered(session, requests.UPDATE)
+    _configured(session, event)
+
+
+def requested(session: Session, note: Note, event: Mapping[str, object]) -> None:
+    """``session.update``, ``session.start``."""
+    requests.asked(session, note, requests.UPDATE)
+    if session.begun:
+        _traced(session, mapping_of(event.get("session")))
+    else:
+        _configured(session, event)
+
+
+def _configured(session: Session, event: Mapping[str, object]) -> None:
+    given = mapping_of(event.get("session"))
     config = session.config
-    config.model = text_of(told.get("model")) or config.model
-    config.kind = text_of(told.get("type")) or config.kind
-    expires = count_of(told.get("expires_at"))
+    config.model = text_of(given.get("model")) or config.model
+    config.kind = text_of(given.get("type")) or config.kind
+    expires = count_of(given.get("expires_at"))
     config.expires_at = config.expires_at if expires is None else expires
-    most = count_of(told.get("max_output_tokens"))
+    most = count_of(given.get("max_output_tokens"))
     config.max_output_tokens = config.max_output_tokens if most is None else most
-    config.instructions = text_of(told.get("instructions")) or config.instructions
-    modalities = [word for word in map(text_of, list_of(told.get("output_modalities"))) if word is not None]
+    config.instructions = text_of(given.get("instructions")) or config.instructions
+    modalities = [word for word in map(text_of, list_of(given.get("output_modalities"))) if word is not None]
     config.modalities = modalities or config.modalities
-    if "tools" in told:
-        config.tools = _names(told.get("tools"))
-    audio = mapping_of(told.get("audio"))
+    if "tools" in given:
+        config.tools = _names(given.get("tools"))
+    audio = mapping_of(given.get("audio"))
     _hears(session, mapping_of(audio.get("input")))
     output = mapping_of(audio.get("output"))
     config.voice = text_of(output.get("voice")) or config.voice
     config.output_format = text_of(mapping_of(output.get("format")).get("type")) or config.output_format
-    _delegates(session, told)
-    tracing = mapping_of(told.get("tracing"))
+    _delegates(session, given)
+    config.agent = text_of(given.get("agent")) or config.agent
+    idle = float_of(given.get("idle_timeout_s"))
+    session.live.idle_timeout_s = session.live.idle_timeout_s if idle is None else idle
+    _traced(session, given)
+
+
+def _traced(session: Session, given: Mapping[str, object]) -> None:
+    config, tracing = session.config, mapping_of(given.get("tracing"))
     # Once set it cannot be changed: OpenAI ignores a second one.
     config.workflow = config.workflow or text_of(tracing.get("workflow_name"))
     config.group = config.group or text_of(tracing.get("group_id"))
@@ -50,15 +74,15 @@ def conversation(session: Session, note: Note, event: Mapping[str, object]) -> N
     session.conversation = session.conversation or named
 
 
-def _delegates(session: Session, told: Mapping[str, object]) -> None:
-    """What only a session of the Live API is told: one format for both ways, and who does its work."""
-    if "delegation" not in told and session.config.kind != LIVE:
+def _delegates(session: Session, given: Mapping[str, object]) -> None:
+    """What only a session of the Live API is given: one format for both ways, and who does its work."""
+    if "delegation" not in given and session.config.kind != LIVE:
         return
     config, live = session.config, session.live
     config.kind = LIVE
-    both = text_of(mapping_of(mapping_of(told.get("audio")).get("format")).get("type"))
+    both = text_of(mapping_of(mapping_of(given.get("audio")).get("format")).get("type"))
     config.input_format, config.output_format = both or config.input_format, both or config.output_format
-    delegation = mapping_of(told.get("delegation"))
+    delegation = mapping_of(given.get("delegation"))
     live.target = text_of(delegation.get("type")) or live.target
     for target in ("responses", "decisions"):
         backend = mapping_of(delegation.get(target))
@@ -75,13 +99,17 @@ def _names(tools: object) -> list[str]:
     return [name for name in names if name is not None]
 
 
-def _hears(session: Session, told: Mapping[str, object]) -> None:
+def _hears(session: Session, given: Mapping[str, object]) -> None:
     config = session.config
-    config.input_format = text_of(mapping_of(told.get("format")).get("type")) or config.input_format
-    if "turn_detection" in told:
-        detection = mapping_of(told.get("turn_detection"))
+    config.input_format = text_of(mapping_of(given.get("format")).get("type")) or config.input_format
+    if "turn_detection" in given:
+        detection = mapping_of(given.get("turn_detection"))
         config.detection = (text_of(detection.get("type")) or config.detection) if detection else "none"
+        creates = detection.get("create_response")
+        known, config.creates = config.creates, bool(detection) and creates is not False
         silence = count_of(detection.get("silence_duration_ms"))
         config.silence_ms = silence if silence is not None or config.detection != "server_vad" else config.silence_ms
-    if "transcription" in told:
-        config.transcription = text_of(mapping_of(told.get("transcription")).get("model")) or ""
+        if known is None:
+            speech.configured(session)
+    if "transcription" in given:
+        config.transcription = text_of(mapping_of(given.get("transcription")).get("model")) or ""

@@ -5,33 +5,17 @@ that a body brings.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from grafter.core.model import Part, UnixNano
 from grafter.core.policy import HOUR, SECOND, GraftPolicy
-from grafter.guests.json_values import mapping_of, nanoseconds, parse_json, usable_id
-from grafter.guests.realtime.gathering import Gathering, kind_of
-from grafter.guests.realtime.kept import ODD
-from grafter.guests.realtime.live import allowed as live
-from grafter.guests.realtime.notes import ENDED, METADATA, Side
-
-_CLIENT_EVENTS = live.CLIENTS | frozenset(
-    {
-        "session.update",
-        "transcription_session.update",
-        "input_audio_buffer.append",
-        "input_audio_buffer.commit",
-        "input_audio_buffer.clear",
-        "output_audio_buffer.clear",
-        "conversation.item.create",
-        "conversation.item.delete",
-        "conversation.item.retrieve",
-        "conversation.item.truncate",
-        "response.create",
-        "response.cancel",
-    }
-)
+from grafter.guests.json_values import list_of, mapping_of, nanoseconds, parse_json, usable_id
+from grafter.guests.realtime.content import ODD
+from grafter.guests.realtime.event_buffer import Gathering, kind_of
+from grafter.guests.realtime.event_types import CLIENT_EVENTS
+from grafter.guests.realtime.stored_event import ENDED, METADATA, Side
 
 MOST_CALLS = 10_000
 """In one body: each takes a kilobyte while it is read, and naming one takes a sender fourteen bytes."""
@@ -43,6 +27,9 @@ clocks that are kept at all differ by seconds, and nothing is received before it
 _EARLIEST = 1_577_836_800 * SECOND
 """2020, years before there were Realtime calls: a time before it is a zero, a clock that was never set, or one that
 counts from its start; taken at its word it would stretch a call over half a century."""
+
+_MOST_AHEAD = 1_000
+"""Envelopes that are looked through for a time that another event has none of its own for."""
 
 
 class NoCallError(ValueError):
@@ -70,6 +57,8 @@ class _Posted:
     before: dict[str, int] = field(default_factory=dict)
     """The time of the event of each call that was read before."""
     kinds: Counter[str] = field(default_factory=Counter)
+    coming: Iterable[object] = ()
+    """The envelopes that follow the one that is read."""
 
     def read(self, envelope: object) -> bool:
         """One envelope or line; False when it names no call."""
@@ -81,8 +70,8 @@ class _Posted:
         if gathering is None:
             if len(self.calls) >= MOST_CALLS:
                 raise NoCallError(f"body tells of more than {MOST_CALLS} calls; expected fewer")
-            gathering = self.calls[call] = Gathering(call, self.policy)
-        sent_at = nanoseconds(envelope.get("sent_at"))
+            gathering = self.calls[call] = Gathering(call, self.policy, posted=True)
+        sent_at = _moment(envelope.get("sent_at"), self.now)
         # Positive: how far the sender's clock is ahead at least, for nothing is received before it is sent.
         ahead = None if sent_at is None else sent_at - self.now
         shift = (
@@ -95,7 +84,10 @@ class _Posted:
             self.kinds[ODD] += 1
             entries = []
         times = [self._time(mapping_of(entry).get("at"), shift) for entry in entries]
-        first = next((time for time in times if time is not None), self.now)
+        first = next((time for time in times if time is not None), None)
+        if first is None and entries and call not in self.before:
+            first = self._first_after(call, shift)
+        first = self.now if first is None else first
         before = self.before.get(call, first)
         known = []
         for entry, time in zip(entries, times, strict=True):
@@ -109,6 +101,17 @@ class _Posted:
         self._say(gathering, envelope, known, ahead, shift, self.latest.get(call, self.now))
         return True
 
+    def _first_after(self, call: str, shift: int) -> int | None:
+        """The first time that a later envelope of the call gives."""
+        for envelope in map(mapping_of, self.coming):
+            if envelope.get("call") == call:
+                events = list_of(envelope.get("events")) or [envelope]
+                times = (self._time(mapping_of(entry).get("at"), shift) for entry in events)
+                found = next((time for time in times if time is not None), None)
+                if found is not None:
+                    return found
+        return None
+
     def _add(self, gathering: Gathering, entry: object, time: int | None, before: int) -> bool:
         """One event of an envelope; whether it is one. ``before`` stands for a time of its own that it has not."""
         if not isinstance(entry, Mapping):
@@ -119,7 +122,7 @@ class _Posted:
         if side is None:
             self.kinds[ODD] += 1
             return False
-        kind = gathering.add_event(event, UnixNano(before if time is None else time), side)
+        kind = gathering.add_event(event, UnixNano(before if time is None else time), side, untimed=time is None)
         if kind == ODD:
             self.kinds[ODD] += 1
             return False
@@ -129,7 +132,7 @@ class _Posted:
         return True
 
     def _time(self, value: object, shift: int = 0) -> int | None:
-        at = nanoseconds(value)
+        at = _moment(value, self.now + shift)
         return None if at is None or not _EARLIEST <= at - shift <= self.now + _FAR else at - shift
 
     def _say(
@@ -146,20 +149,20 @@ class _Posted:
         Without an event or a time of its own it is of the moment of the events that came with it (``latest``).
         """
         metadata = envelope.get("metadata")
-        said: dict[str, object] = {}
+        note: dict[str, object] = {}
         if isinstance(metadata, Mapping):
-            said["metadata"] = dict(metadata)
+            note["metadata"] = dict(metadata)
             self.kinds["metadata"] += 1
         elif metadata is not None:
             self.kinds[ODD] += 1
         if ahead is not None and abs(ahead) < 1 << 62:
-            said["clock"] = {"ahead_ms": round(ahead / 1e6, 3)} | (
+            note["clock"] = {"ahead_ms": round(ahead / 1e6, 3)} | (
                 {"offset_ms": round(shift / 1e6, 3)} if shift else {}
             )
         named = self._time(envelope.get("at"), shift) or self._time(envelope.get("sent_at"), shift)
         own = named or latest
-        if said:
-            gathering.say({"type": METADATA, "origin": "posted", **said}, UnixNano(min(times, default=own)))
+        if note:
+            gathering.say({"type": METADATA, "origin": "posted", **note}, UnixNano(min(times, default=own)))
         if envelope.get("ended") is True:
             self.kinds["ended"] += 1
             untimed = {} if named or times or latest != self.now else {"untimed": True}
@@ -171,8 +174,9 @@ def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) ->
 
     An envelope is ``{"call": KEY, "metadata": {…}, "sent_at": T, "ended": true, "events": [{"at": T, "from": "server"
     | "client", "event": {…}}, …]}`` where all but ``call`` may be left out, a line of a single event ``{"call", "at",
-    "from", "event"}``. ``T`` is Unix seconds as a number, or RFC 3339. An event without ``from`` is from the side that
-    sends events of its type.
+    "from", "event"}``. ``T`` is Unix seconds as a number, or RFC 3339; a number that can only be milliseconds,
+    microseconds or nanoseconds is read as those. An event without ``from`` is from the side that sends events of its
+    type.
 
     Times stay as the sender measured them. Only where they cannot be, another stands for them: for one that is missing,
     unreadable, before 2020 or more than an hour ahead that of the event before it in the body, else that of the next,
@@ -184,11 +188,26 @@ def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) ->
     posted = _Posted(policy, now)
     envelopes, broken = _lines(body) if ndjson else _documents(body)
     posted.kinds[ODD] += broken
-    named = [posted.read(envelope) for envelope in envelopes]
-    if not any(named):
+    named = False
+    for index, envelope in enumerate(envelopes, 1):
+        posted.coming = islice(envelopes, index, index + _MOST_AHEAD)
+        named |= posted.read(envelope)
+    if not named:
         raise NoCallError("no usable call; expected an object, a list or lines of objects with a string under call")
     parts = (gathering.take() for gathering in posted.calls.values())
     return RealtimeIntake(tuple(part for part in parts if part is not None), +posted.kinds)
+
+
+def _moment(value: object, now: int) -> int | None:
+    """The time that a value says. A number is seconds; where these cannot be meant but milliseconds, microseconds or
+    nanoseconds can, it is those: between 2020 and now no number is two of them."""
+    at = nanoseconds(value)
+    if at is None or isinstance(value, str):
+        return at
+    for unit in (1, 1_000, 1_000_000, 1_000_000_000):
+        if _EARLIEST <= at // unit <= now + _FAR:
+            return at // unit
+    return at
 
 
 def _documents(body: bytes) -> tuple[Sequence[object], int]:
@@ -224,7 +243,7 @@ def _lines(body: bytes) -> tuple[Sequence[object], int]:
     return found, broken
 
 
-def _side(said: object, event: object) -> Side | None:
-    if said is None:
-        return Side.CLIENT if mapping_of(event).get("type") in _CLIENT_EVENTS else Side.SERVER
-    return Side(said) if said in ("server", "client") else None
+def _side(name: object, event: object) -> Side | None:
+    if name is None:
+        return Side.CLIENT if mapping_of(event).get("type") in CLIENT_EVENTS else Side.SERVER
+    return Side(name) if name in ("server", "client") else None

@@ -5,21 +5,19 @@ clock: time is what notes say. Nothing in a note can make it fail or grow withou
 counted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from grafter.core.model import GuestSpan, UnixNano
 from grafter.guests.json_values import MAX_TIME, canonical, list_of, mapping_of, text_of
-from grafter.guests.realtime import configuring, endings, responses, speech, tools
 from grafter.guests.realtime import session as sessions
-from grafter.guests.realtime.live import allowed as live
-from grafter.guests.realtime.live import events as live_events
+from grafter.guests.realtime import wholeness
+from grafter.guests.realtime.event_types import EVENT_TYPES, LIVE
 from grafter.guests.realtime.live.talking import ended_by
-from grafter.guests.realtime.notes import ALIVE, ENDED, METADATA, SIP, STARTED, Note, Side
-from grafter.guests.realtime.records import LIVE
-from grafter.guests.realtime.seen import Seen
 from grafter.guests.realtime.session import Session
+from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, SIP, STARTED, Note, Side
 
 MOST_SESSIONS = 32
 """Of one call; a call that rolls over every hour has one a day's working hour."""
@@ -36,9 +34,6 @@ class Ended:
 
     guest: str
     span: GuestSpan
-
-
-Handler = Callable[[Session, Note, Mapping[str, object]], None]
 
 
 class Machine:
@@ -82,24 +77,25 @@ class Machine:
             return self._own(note, kind)
         session = self._session(note, kind)
         self._lived(session, at, max(at, note.last))
-        handler = HANDLERS.get(kind)
-        if handler is None:
+        row = EVENT_TYPES.get(kind)
+        if row is None or row.handler is None:
             session.count_unknown(kind)
             return []
-        if (kind in _CLIENTS) is not (note.side is Side.CLIENT) and kind not in _EITHER:
+        session.hears_client |= note.side is Side.CLIENT
+        if row.side is not None and row.side is not note.side:
             session.misplaced += 1
-        if kind in live_events.HANDLERS:
+        if row.api == LIVE:
             session.config.kind = session.config.kind or LIVE
-        handler(session, note, note.event)
-        if kind in _SILENT and not endings.crowded(session):
+        row.handler(session, note, note.event)
+        if not row.ends and not wholeness.crowded(session):
             return []
-        return self._told(session, endings.settled(session, at, content=self._content))
+        return self._settled(at)
 
     def close(self) -> list[Ended]:
         """No more will come: what is still open ends, and the sessions with it. Once is enough; more does no harm."""
         found: list[Ended] = []
         for session in self._sessions:
-            found += self._told(session, endings.closed(session, self._by(session), content=self._content))
+            found += self._left(session, wholeness.closed(session, self._by(session), content=self._content))
         return found
 
     def state(self) -> dict[str, object]:
@@ -116,17 +112,24 @@ class Machine:
     def restored(cls, call: str, state: object, *, content: bool = False) -> "Machine":
         """The machine that ``state`` wrote; a new one from anything else."""
         machine = cls(call, content=content)
-        told = mapping_of(state)
-        found = [sessions.restored(mapping_of(one)) for one in list_of(told.get("sessions"))]
+        stored = mapping_of(state)
+        found = [sessions.restored(mapping_of(one)) for one in list_of(stored.get("sessions"))]
         machine._sessions = [session for session in found if session is not None][:MOST_SESSIONS]
-        current = told.get("current")
+        current = stored.get("current")
         if isinstance(current, int) and 0 <= current < len(machine._sessions):
             machine._current = current
-        machine._seen = Seen.restored(told.get("seen"))
-        machine._ended_by = text_of(told.get("ended_by"))
+        machine._seen = Seen.restored(stored.get("seen"))
+        machine._ended_by = text_of(stored.get("ended_by"))
         return machine
 
-    def _told(self, session: Session, spans: list[GuestSpan]) -> list[Ended]:
+    def _settled(self, at: int) -> list[Ended]:
+        """What has ended by now, in any session: time goes on in those that another has followed."""
+        found: list[Ended] = []
+        for session in self._sessions:
+            found += self._left(session, wholeness.settled(session, at, content=self._content))
+        return found
+
+    def _left(self, session: Session, spans: list[GuestSpan]) -> list[Ended]:
         return [Ended(session.guest, span) for span in spans]
 
     def _own(self, note: Note, kind: str) -> list[Ended]:
@@ -142,7 +145,7 @@ class Machine:
         late = note.event.get("untimed") is True and note.at > session.last_at + _FAREWELL
         if kind == ALIVE or not (late or note.event.get("by") in ("silence", "disconnect")):
             self._lived(session, note.at, note.at)
-        return self._told(session, endings.settled(session, note.at, content=self._content))
+        return self._settled(note.at)
 
     def _lived(self, session: Session, at: int, last: int) -> None:
         session.first_at = min(session.first_at, at)
@@ -163,7 +166,8 @@ class Machine:
         if not self._sessions:
             self._begin(note, self.call)
         current = self._sessions[self._current]
-        if kind in _NAMING:
+        row = EVENT_TYPES.get(kind)
+        if row is not None and row.names_session:
             return self._named(note, current)
         if len(self._sessions) == 1:
             return current
@@ -175,21 +179,21 @@ class Machine:
         return current
 
     def _named(self, note: Note, current: Session) -> Session:
-        told = text_of(mapping_of(note.event.get("session")).get("id"))
-        if told is None or told == current.id:
+        named = text_of(mapping_of(note.event.get("session")).get("id"))
+        if named is None or named == current.id:
             return current
         for session in self._sessions:
-            if session.id == told:
+            if session.id == named:
                 return session
         if current.id is None:
-            current.id = told
+            current.id = named
             return current
         if len(self._sessions) >= MOST_SESSIONS:
             current.misplaced += 1
             return current
         current.followed = True
-        session = self._begin(note, f"{self.call}/{told}")
-        session.id = told
+        session = self._begin(note, f"{self.call}/{named}")
+        session.id = named
         return session
 
     def _begin(self, note: Note, guest: str) -> Session:
@@ -199,19 +203,53 @@ class Machine:
         return session
 
 
+class Seen:
+    """The digests of the notes that were taken last, a thousand or so.
+
+    A repeat comes soon: a post that is sent again, two readers of one socket. What comes again after that meets spans
+    whose ids are taken.
+    """
+
+    BYTES = 8
+    MOST = 1_024
+
+    def __init__(self) -> None:
+        self._digests: dict[bytes, None] = {}
+
+    def add(self, digest: bytes) -> bool:
+        """Whether it is new."""
+        if digest in self._digests:
+            return False
+        self._digests[digest] = None
+        if len(self._digests) > self.MOST:
+            del self._digests[next(iter(self._digests))]
+        return True
+
+    def state(self) -> str:
+        return b64encode(b"".join(self._digests)).decode()
+
+    @classmethod
+    def restored(cls, state: object) -> "Seen":
+        """What ``state`` wrote; an empty one from anything else."""
+        seen = cls()
+        try:
+            raw = b64decode(state) if isinstance(state, str) else b""
+        except ValueError:
+            raw = b""
+        for at in range(0, len(raw), cls.BYTES):
+            seen.add(raw[at : at + cls.BYTES])
+        return seen
+
+
 def _identity(note: Note, kind: str) -> bytes:
-    """What makes two notes the same: a server's event by its id, a client's by what it holds beside (clients count
-    their ids anew, and some send one id for ever), others by time, side and content."""
-    event_id = text_of(note.event.get("event_id")) if note.count == 1 else None
-    told: object
+    """What makes two notes the same: a server's event by its id, others by time, side and content; for clients count
+    their ids anew, and some send one id for ever."""
+    event_id = text_of(note.event.get("event_id")) if note.count == 1 and note.side is Side.SERVER else None
+    # Of audio both who hear it count the bytes.
+    identity: object = [event_id, kind, *([True] if note.event.get("beside") is True else [])]
     if event_id is None:
-        told = [note.at, note.side.value, note.event, note.count, note.last]
-    elif note.side is Side.SERVER:
-        # Of audio both who hear it count the bytes.
-        told = [event_id, kind, *([True] if note.event.get("beside") is True else [])]
-    else:
-        told = [note.side.value, note.event]
-    return blake2b(canonical(told), digest_size=Seen.BYTES).digest()
+        identity = [note.at, note.side.value, note.event, note.count, note.last]
+    return blake2b(canonical(identity), digest_size=Seen.BYTES).digest()
 
 
 def _names(event: Mapping[str, object]) -> list[str]:
@@ -227,81 +265,3 @@ def _names(event: Mapping[str, object]) -> list[str]:
         item.get("approval_request_id"),
     )
     return [name for name in found if isinstance(name, str) and name]
-
-
-def _item(whole: bool) -> Handler:
-    def handler(session: Session, note: Note, event: Mapping[str, object]) -> None:
-        named = text_of(event.get("response_id"))
-        tools.item_seen(session, note, mapping_of(event.get("item")), named, whole=whole)
-
-    return handler
-
-
-HANDLERS: Mapping[str, Handler] = {
-    **live_events.HANDLERS,
-    "conversation.created": configuring.conversation,
-    "conversation.item.added": _item(whole=False),
-    "conversation.item.create": _item(whole=True),
-    "conversation.item.created": _item(whole=False),
-    "conversation.item.done": _item(whole=True),
-    "conversation.item.input_audio_transcription.completed": speech.transcribed,
-    "conversation.item.input_audio_transcription.failed": speech.not_transcribed,
-    "conversation.item.truncate": responses.truncate,
-    "conversation.item.truncated": responses.truncated,
-    "error": responses.error,
-    "input_audio_buffer.cleared": speech.cleared,
-    "input_audio_buffer.commit": speech.commit,
-    "input_audio_buffer.committed": speech.committed,
-    "input_audio_buffer.dtmf_event_received": speech.key_pressed,
-    "input_audio_buffer.speech_started": speech.started,
-    "input_audio_buffer.speech_stopped": speech.stopped,
-    "input_audio_buffer.timeout_triggered": speech.timeout,
-    "mcp_list_tools.completed": tools.list_completed,
-    "mcp_list_tools.failed": tools.list_failed,
-    "mcp_list_tools.in_progress": tools.list_running,
-    "output_audio_buffer.cleared": responses.cut_off,
-    "output_audio_buffer.started": responses.playing,
-    "output_audio_buffer.stopped": responses.played,
-    "rate_limits.updated": responses.rate_limits,
-    "response.cancel": responses.cancel,
-    "response.content_part.added": responses.part_added,
-    "response.create": responses.create,
-    "response.created": responses.created,
-    "response.done": responses.done,
-    "response.function_call_arguments.delta": responses.delta,
-    "response.function_call_arguments.done": tools.arguments_done,
-    "response.mcp_call.completed": tools.mcp_completed,
-    "response.mcp_call.failed": tools.mcp_failed,
-    "response.mcp_call.in_progress": tools.mcp_running,
-    "response.mcp_call_arguments.delta": responses.delta,
-    "response.mcp_call_arguments.done": tools.mcp_arguments_done,
-    "response.output_audio.delta": responses.audio_delta,
-    "response.output_audio_transcript.delta": responses.transcript_delta,
-    "response.output_item.added": responses.item_added,
-    "response.output_item.done": responses.item_done,
-    "response.output_text.delta": responses.delta,
-    "session.created": configuring.created,
-    "session.update": configuring.configured,
-    "session.updated": configuring.configured,
-}
-"""What each type of event does; ``kept`` keeps these and no others."""
-
-_NAMING = frozenset({"session.created", "session.started", "session.updated", live.CLOSED})
-_CLIENTS = frozenset(
-    {
-        "conversation.item.create",
-        "conversation.item.truncate",
-        "input_audio_buffer.commit",
-        "response.cancel",
-        "response.create",
-        "response.item.create",
-        "session.start",
-        "session.update",
-    }
-)
-_EITHER = frozenset({"transport.dtmf.send"})
-_SILENT = (frozenset(kind for kind in HANDLERS if kind.endswith((".delta", ".added", "_started"))) - live.ENDINGS) | {
-    "rate_limits.updated",
-    "response.created",
-}
-"""Types that end nothing; they are many, and what is open need not be looked through for each."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from grafter.core.link import TRACEPARENT_KEY, Malformed, from_metadata
 from grafter.core.model import Link
 from grafter.guests.json_values import float_of, mapping_of, text_of
-from grafter.guests.realtime.notes import METADATA, SIP, Note
+from grafter.guests.realtime.stored_event import METADATA, SIP, Note
 
 _START = "start"
 _POSTED = "posted"
@@ -74,14 +74,14 @@ class Naming:
     @classmethod
     def restored(cls, state: object) -> "Naming":
         """What ``state`` wrote; an empty one from anything else."""
-        told = mapping_of(state)
-        metadata = mapping_of(told.get("metadata"))
+        stored = mapping_of(state)
+        metadata = mapping_of(stored.get("metadata"))
         return cls(
             metadata={origin: dict(mapping_of(metadata.get(origin))) for origin in (_START, _POSTED)},
-            traceparent=text_of(told.get("traceparent")),
+            traceparent=text_of(stored.get("traceparent")),
             clock={
                 name: number
-                for name, value in mapping_of(told.get("clock")).items()
+                for name, value in mapping_of(stored.get("clock")).items()
                 if (number := float_of(value)) is not None
             },
         )

@@ -1,6 +1,7 @@
 """What is known of a session while it is open: records of plain JSON values, which is also how they are remembered.
 
-Times are Unix nanoseconds of the reader of the socket. ``None`` is what has not been told.
+Times are Unix nanoseconds of the reader of the socket. ``None`` is what is not known. They are evidence: what an
+event said and when; what follows from it is worked out in ``figures``, once a record is whole.
 """
 
 from dataclasses import MISSING, dataclass, field, fields
@@ -55,30 +56,24 @@ class Response:
 
     first_delta_at: int | None = None
     first_audio_at: int | None = None
-    audio_bytes: int = 0
-    audio_bytes_beside: int = 0
+    last_audio_at: int | None = None
+    audio: dict[str, int] = field(default_factory=dict)
+    """Bytes of audio by item, in the order in which they are heard."""
+    audio_beside: dict[str, int] = field(default_factory=dict)
     """The same by a recorder's count: two who hear one call fold its audio differently, so each counts for itself."""
     speaks: bool = False
     """It has audio, whether or not the audio itself passes here."""
     playing_at: int | None = None
     played_at: int | None = None
     cleared_at: int | None = None
-    cut_at: int | None = None
-    cut_ms: int | None = None
-    cut_by: str | None = None
-    """``truncated`` (the server's word) or ``truncate`` (the client's)."""
-    spoken_over_at: int | None = None
-    """When the caller began to speak while its audio was not known to have ended."""
-    passed_at: int | None = None
-    """When something later had ended: what may still come of this one comes soon."""
+    truncations: list[object] = field(default_factory=list)
+    """``[time, item, audio_end_ms]`` of each that the server made."""
+    odd: bool = False
+    """One of its times only stands for one that nobody gave."""
 
-    measured: str | None = None
-    """What its latency is measured from, and when that was."""
-    measured_at: int | None = None
-    speech: str | None = None
-    """The item of the speech that it answers."""
-    speech_stopped_at: int | None = None
-    silence_ms: int | None = None
+    cause: str | None = None
+    """Of a response that works for a Live session: what it was measured from, and when that was."""
+    cause_at: int | None = None
     after_tool: str | None = None
     delegation: str | None = None
     """The Live delegation that it works for."""
@@ -105,7 +100,13 @@ class Speech:
     transcript: str | None = None
     usage: dict[str, object] = field(default_factory=dict)
     error: dict[str, object] = field(default_factory=dict)
-    passed_at: int | None = None
+    automatic: bool | None = None
+    """OpenAI answers it by itself; None where the session's settings are not known."""
+    appended_at: int | None = None
+    """When the first of its audio was sent, where the client says which audio is speech (push to talk)."""
+    commit_at: int | None = None
+    """When the client said that it was over, where the client decides."""
+    odd: bool = False
 
 
 @dataclass(slots=True)
@@ -129,12 +130,15 @@ class Call:
     error: dict[str, object] = field(default_factory=dict)
     approved: bool | None = None
     tools: list[str] = field(default_factory=list)
-    told: bool = False
-    """Its item has come whole, so nothing more will be said of it."""
+    complete: bool = False
+    """Its item has come whole, so nothing more will come of it."""
     delegation: str | None = None
     """The Live delegation that asked for it."""
-    untold: bool = False
+    unseen: bool = False
     """That it has ended is known by what went on from it; its output was not seen."""
+    whole: bool | None = None
+    """Of a function: the model has finished asking for it. False where it was cut off before."""
+    odd: bool = False
 
 
 @dataclass(slots=True)
@@ -171,9 +175,14 @@ class Live:
     """What only a session of the Live API has."""
 
     begun_at: int | None = None
-    """When its own time began, at the latest: nothing is told before it has happened."""
+    """When its own time began, at the latest: no event comes before what it is about."""
     seconds: float | None = None
     """Of audio, as they are billed, so far."""
+    active_seconds: float | None = None
+    paused_seconds: float | None = None
+    idle_timeout_s: float | None = None
+    pauses: list[object] = field(default_factory=list)
+    """``[paused, resumed]`` of the last ones; ``resumed`` is None while it lasts."""
     usage_ratio: float | None = None
     closed_at: int | None = None
     """When ``session.closed`` came."""
@@ -190,7 +199,7 @@ class Live:
 
 @dataclass(slots=True)
 class Config:
-    """The session's configuration, as far as it is told or decides something."""
+    """The session's configuration, as far as it is stated or decides something."""
 
     model: str | None = None
     expires_at: int | None = None
@@ -201,12 +210,15 @@ class Config:
     modalities: list[str] = field(default_factory=list)
     detection: str | None = None
     """Type of turn detection; ``none`` when the client decides."""
+    creates: bool | None = None
+    """Whether OpenAI answers by itself when it has detected the end of a speech."""
     silence_ms: int | None = None
     transcription: str | None = None
     """Its model; empty when it is known that nothing is transcribed."""
     max_output_tokens: int | None = None
     instructions: str | None = None
     tools: list[str] = field(default_factory=list)
+    agent: str | None = None
     workflow: str | None = None
     group: str | None = None
     metadata: dict[str, object] = field(default_factory=dict)
@@ -214,22 +226,37 @@ class Config:
 
 
 @dataclass(slots=True)
-class Waiting:
-    """What the next response may be the answer to."""
+class Request:
+    """Something that the client asked for. It counts when the server's own events say so."""
 
-    speech: str | None = None
-    speech_at: int | None = None
-    speech_stopped_at: int | None = None
-    silence_ms: int | None = None
-    commit_at: int | None = None
-    tool: str | None = None
-    tool_at: int | None = None
-    idle_at: int | None = None
-    creates: list[object] = field(default_factory=list)
-    """``[time, event id, metadata, aside]`` of each response that the client asked for and the server has not made."""
+    kind: str = ""
+    """``create``, ``cancel``, ``truncate``, ``commit``, ``item``, ``update``."""
+    at: int = 0
+    event_id: str | None = None
+    about: str | None = None
+    """The response, item or call that it names."""
+    metadata: dict[str, object] = field(default_factory=dict)
+    aside: bool = False
+    """A response out of band was asked for."""
+    amount: int | None = None
+    """Of a truncation, the milliseconds that were heard."""
+    begun_at: int | None = None
+    """Of audio that is committed, when the first of it was sent."""
+    answered: bool = False
+    refused: bool = False
+    doubtful: bool = False
+    """An error may have been about it, or about another."""
+    odd: bool = False
 
 
-R = TypeVar("R", Response, Speech, Call, Config, Waiting, Utterance, Delegation, Live)
+@dataclass(slots=True)
+class Input:
+    """What the client has put into the audio buffer since it was last committed or cleared."""
+
+    appended_at: int | None = None
+
+
+R = TypeVar("R", Response, Speech, Call, Config, Input, Request, Utterance, Delegation, Live)
 
 
 def written(record: R) -> dict[str, object]:
@@ -264,6 +291,11 @@ def _fits(value: object, kind: object) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(kind, type) and isinstance(value, kind)
+
+
+def read_list(make: type[R], rows: object) -> list[R]:
+    """Records without ids, from a list of what ``written`` wrote."""
+    return [read_into(make(), row) for row in list_of(rows)]
 
 
 def read_all(make: type[R], rows: object) -> dict[str, R]:

@@ -5,8 +5,10 @@ stream does.
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, TypeVar
 
 from grafter.core.model import SpanId, guest_span_id
 from grafter.guests.json_values import list_of, mapping_of, text_of
@@ -20,19 +22,28 @@ from grafter.guests.realtime.records import (
     Call,
     Config,
     Delegation,
+    Input,
     Live,
+    Request,
     Response,
     Speech,
     Utterance,
-    Waiting,
     read_all,
     read_into,
+    read_list,
     written,
 )
+from grafter.guests.realtime.stored_event import Note
 
 _MOST_UNKNOWN = 32
 """Different unknown types that are named."""
 _ID_BYTES = 8
+_MOST_PAST = 24
+
+R = TypeVar("R", Response, Speech, Call, Utterance)
+VERSION = 2
+"""Of what ``Session.state`` writes."""
+_FLAGS = ("begun", "followed", "expired", "closed", "buffered", "hears_client", "odd")
 _COUNTS = (
     "turns",
     "speeches_ended",
@@ -56,7 +67,7 @@ class Session:
     conversation: str | None = None
     first_at: int = 0
     last_at: int = 0
-    told: bool = False
+    begun: bool = False
     """``session.created``, or ``session.started``, has come."""
     followed: bool = False
     """A later session has begun under the same key."""
@@ -65,7 +76,13 @@ class Session:
     closed: bool = False
     """Its span has left."""
     config: Config = field(default_factory=Config)
-    waiting: Waiting = field(default_factory=Waiting)
+    input: Input = field(default_factory=Input)
+    requests: list[Request] = field(default_factory=list)
+    """The last that the client asked for, in the order of their times."""
+    idle: list[int] = field(default_factory=list)
+    """When OpenAI was last tired of waiting for the caller."""
+    idle_untimed: list[int] = field(default_factory=list)
+    """The same, by times that only stand for some that nobody gave."""
     responses: dict[str, Response] = field(default_factory=dict)
     speeches: dict[str, Speech] = field(default_factory=dict)
     calls: dict[str, Call] = field(default_factory=dict)
@@ -74,12 +91,23 @@ class Session:
     delegations: dict[str, Delegation] = field(default_factory=dict)
     items: dict[str, str] = field(default_factory=dict)
     """Which response made an item."""
-    asked: dict[str, str] = field(default_factory=dict)
-    """Which response a client's event was about."""
+    past: dict[str, Response] = field(default_factory=dict)
+    past_speeches: dict[str, Speech] = field(default_factory=dict)
+    past_calls: dict[str, Call] = field(default_factory=dict)
+    """What has left lately, as evidence for what comes after it."""
+    outputs: dict[str, list[object]] = field(default_factory=dict)
+    """``[time, text, event id]`` of outputs of calls that are not known, or not yet."""
     silent: dict[str, None] = field(default_factory=dict)
     """Items of the input buffer in which nobody spoke."""
     sent: dict[SpanId, None] = field(default_factory=dict)
     """Spans that have left."""
+    since: int = 0
+    """What was before is not known, so that nothing of then can be the cause of anything."""
+    buffered: bool = False
+    """OpenAI plays the audio itself and says when (WebRTC, SIP)."""
+    hears_client: bool = False
+    """Events of the client are seen, too."""
+    odd: bool = False
     latest: str | None = None
     """The newest response of the conversation."""
     limits: list[object] = field(default_factory=list)
@@ -112,7 +140,7 @@ class Session:
         named_by_key = self.config.kind == LIVE and self.guest.startswith(LIVE_IDS) and "/" not in self.guest
         return self.guest if named_by_key else self.id
 
-    def response(self, identity: object, at: int) -> Response | None:
+    def response(self, identity: object, note: Note) -> Response | None:
         """The open response of this id, opened if it is new; None when the id can name none any more."""
         name = text_of(identity)
         if name is None:
@@ -121,11 +149,10 @@ class Session:
         if found is None:
             if not self._free(name):
                 return None
-            found = self.responses[name] = Response(id=name, first_at=at)
-        found.last_at = max(found.last_at, at)
-        return found
+            found = self.responses[name] = Response(id=name, first_at=note.at)
+        return self._touched(found, note)
 
-    def speech(self, identity: object, at: int) -> Speech | None:
+    def speech(self, identity: object, note: Note) -> Speech | None:
         """The same of the caller's speech, by its item."""
         name = text_of(identity)
         if name is None or name in self.silent:
@@ -134,11 +161,10 @@ class Session:
         if found is None:
             if not self._free(name):
                 return None
-            found = self.speeches[name] = Speech(id=name, first_at=at)
-        found.last_at = max(found.last_at, at)
-        return found
+            found = self.speeches[name] = Speech(id=name, first_at=note.at)
+        return self._touched(found, note)
 
-    def call(self, identity: object, at: int, kind: str) -> Call | None:
+    def call(self, identity: object, note: Note, kind: str) -> Call | None:
         """The same of a call of this kind, by its call id or item."""
         name = text_of(identity)
         if name is None:
@@ -147,22 +173,46 @@ class Session:
         if found is None:
             if not self._free(name):
                 return None
-            found = self.calls[name] = Call(id=name, kind=kind, first_at=at)
+            found = self.calls[name] = Call(id=name, kind=kind, first_at=note.at)
         elif found.kind != kind:
             self.reused += 1
             return None
-        found.last_at = max(found.last_at, at)
-        return found
+        return self._touched(found, note)
 
-    def utterance(self, identity: str, at: int) -> Utterance | None:
+    def utterance(self, identity: str, note: Note) -> Utterance | None:
         """The same of what somebody said in a Live session."""
         found = self.utterances.get(identity)
         if found is None:
             if not self._free(identity):
                 return None
-            found = self.utterances[identity] = Utterance(id=identity, first_at=at)
-        found.last_at = max(found.last_at, at)
-        return found
+            found = self.utterances[identity] = Utterance(id=identity, first_at=note.at)
+        return self._touched(found, note)
+
+    @property
+    def every_response(self) -> Iterator[Response]:
+        """Those that have left lately and those that are open."""
+        return chain(self.past.values(), self.responses.values())
+
+    @property
+    def every_speech(self) -> Iterator[Speech]:
+        return chain(self.past_speeches.values(), self.speeches.values())
+
+    @property
+    def every_call(self) -> Iterator[Call]:
+        return chain(self.past_calls.values(), self.calls.values())
+
+    def remember(self, record: Response | Speech | Call) -> None:
+        """Keep what has left as evidence, without what only stands on its span."""
+        if isinstance(record, Response):
+            kept = replace(record, output=[], usage={}, error={}, limits=[], errors=[], settings={})
+            self.past[record.id] = kept
+            trim(self.past, _MOST_PAST)
+        elif isinstance(record, Speech):
+            self.past_speeches[record.id] = replace(record, transcript=None, usage={}, error={})
+            trim(self.past_speeches, _MOST_PAST)
+        else:
+            self.past_calls[record.id] = replace(record, arguments=None, result=None, error={}, tools=[])
+            trim(self.past_calls, _MOST_PAST)
 
     def span_id(self, identity: str) -> SpanId:
         return guest_span_id(self.guest, identity)
@@ -205,6 +255,12 @@ class Session:
         if kind in self.unknown or len(self.unknown) < _MOST_UNKNOWN:
             self.unknown[kind] = self.unknown.get(kind, 0) + 1
 
+    def _touched(self, record: R, note: Note) -> R:
+        record.last_at = max(record.last_at, note.at)
+        if note.event.get("untimed") is True and not isinstance(record, Utterance):
+            record.odd = self.odd = True
+        return record
+
     def _free(self, name: str) -> bool:
         if name == SESSION or any(name in records for records in self.open):
             self.reused += 1
@@ -224,9 +280,14 @@ class Session:
             "conversation": self.conversation,
             "first_at": self.first_at,
             "last_at": self.last_at,
-            "flags": [self.told, self.followed, self.expired, self.closed],
+            "version": VERSION,
+            "flags": [getattr(self, name) for name in _FLAGS],
             "config": written(self.config),
-            "waiting": written(self.waiting),
+            "input": written(self.input),
+            "requests": [written(record) for record in self.requests],
+            "idle": self.idle,
+            "idle_untimed": self.idle_untimed,
+            "since": self.since,
             "responses": [written(record) for record in self.responses.values()],
             "speeches": [written(record) for record in self.speeches.values()],
             "calls": [written(record) for record in self.calls.values()],
@@ -234,7 +295,10 @@ class Session:
             "utterances": [written(record) for record in self.utterances.values()],
             "delegations": [written(record) for record in self.delegations.values()],
             "items": self.items,
-            "asked": self.asked,
+            "past": [written(record) for record in self.past.values()],
+            "past_speeches": [written(record) for record in self.past_speeches.values()],
+            "past_calls": [written(record) for record in self.past_calls.values()],
+            "outputs": self.outputs,
             "silent": list(self.silent),
             "sent": b64encode(b"".join(self.sent)).decode(),
             "latest": self.latest,
@@ -258,7 +322,11 @@ def restored(state: Mapping[str, object]) -> Session | None:
         first_at=_whole(state.get("first_at")),
         last_at=_whole(state.get("last_at")),
         config=read_into(Config(), state.get("config")),
-        waiting=read_into(Waiting(), state.get("waiting")),
+        input=read_into(Input(), state.get("input")),
+        requests=read_list(Request, state.get("requests")),
+        idle=[_whole(at) for at in list_of(state.get("idle"))],
+        idle_untimed=[_whole(at) for at in list_of(state.get("idle_untimed"))],
+        since=_whole(state.get("since")),
         responses=read_all(Response, state.get("responses")),
         speeches=read_all(Speech, state.get("speeches")),
         calls=read_all(Call, state.get("calls")),
@@ -266,7 +334,10 @@ def restored(state: Mapping[str, object]) -> Session | None:
         utterances=read_all(Utterance, state.get("utterances")),
         delegations=read_all(Delegation, state.get("delegations")),
         items=_strings(state.get("items")),
-        asked=_strings(state.get("asked")),
+        past=read_all(Response, state.get("past")),
+        past_speeches=read_all(Speech, state.get("past_speeches")),
+        past_calls=read_all(Call, state.get("past_calls")),
+        outputs={key: row for key, row in mapping_of(state.get("outputs")).items() if isinstance(row, list)},
         silent=dict.fromkeys(item for item in list_of(state.get("silent")) if isinstance(item, str)),
         sent=dict.fromkeys(_ids(state.get("sent"))),
         latest=text_of(state.get("latest")),
@@ -274,14 +345,18 @@ def restored(state: Mapping[str, object]) -> Session | None:
         events=list_of(state.get("events")),
         unknown={kind: _whole(count) for kind, count in mapping_of(state.get("unknown")).items()},
     )
-    session.told, session.followed, session.expired, session.closed = (*flags, False, False, False, False)[:4]
+    for name, flag in zip(_FLAGS, flags, strict=False):
+        setattr(session, name, flag)
+    if state.get("version") != VERSION:
+        # An earlier release remembered conclusions, not what led to them; what began under it has no cause here.
+        session.since = session.last_at
     counts = [_whole(count) for count in list_of(state.get("counts"))]
     for name, count in zip(("unknown_events", *_COUNTS), counts, strict=False):
         setattr(session, name, count)
     return session
 
 
-def trim(table: dict[str, str] | dict[str, None] | dict[str, Delegation], most: int) -> None:
+def trim(table: dict[str, Any], most: int) -> None:
     """Forget the oldest."""
     while len(table) > most:
         del table[next(iter(table))]

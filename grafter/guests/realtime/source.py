@@ -15,8 +15,8 @@ from grafter.core.model import Key, Link, TraceId, UnixNano, call_guest, called,
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.state import GuestState
 from grafter.guests.json_values import list_of, mapping_of, text_of
-from grafter.guests.realtime.mapping import STATE, map_realtime
-from grafter.guests.realtime.notes import SIP, decode
+from grafter.guests.realtime.spans import STATE, map_realtime
+from grafter.guests.realtime.stored_event import SIP, decode
 from grafter.guests.source import GuestSource, Reading
 
 _SESSIONS = "sessions"

@@ -1,4 +1,4 @@
-"""What the caller does: speaks, falls silent, presses keys; and what was made of the speech.
+"""What the caller does: speaks, falls silent, presses keys; and what the server made of the speech.
 
 The detector says that speech has ended only after it waited for silence, so the end of the speech is that much
 earlier, where it is known how much.
@@ -8,11 +8,14 @@ from collections.abc import Mapping
 
 from grafter.core import semconv
 from grafter.guests.json_values import count_of, mapping_of, text_of
-from grafter.guests.realtime.notes import Note
+from grafter.guests.realtime import requests
 from grafter.guests.realtime.records import Speech
 from grafter.guests.realtime.session import Session, trim
+from grafter.guests.realtime.stored_event import Note
 
 _MOST_SILENT = 256
+_MOST_IDLE = 8
+_OVERTAKEN = 5_000_000_000
 _MILLISECOND = 1_000_000
 _JITTER = 1_000 * _MILLISECOND
 """That speech has begun is heard after it has, and on its own way over the network."""
@@ -21,51 +24,84 @@ _LONGEST_WAIT_MS = 60_000
 SERVER_VAD = "server_vad"
 
 
+def appended(session: Session, note: Note, event: Mapping[str, object]) -> None:
+    """Audio of the caller. Only where the client decides what is speech does its beginning say anything."""
+    first = session.input.appended_at
+    session.input.appended_at = note.at if first is None else min(first, note.at)
+
+
 def started(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    speech = session.speech(event.get("item_id"), note.at)
+    speech = session.speech(event.get("item_id"), note)
     if speech is None or speech.started_at is not None:
         return
     speech.started_at = note.at
     speech.start_ms = count_of(event.get("audio_start_ms"))
-    for response in session.responses.values():
-        begun = response.playing_at is not None or response.first_audio_at is not None
-        if begun and response.played_at is None and response.cleared_at is None and response.spoken_over_at is None:
-            response.spoken_over_at = note.at
 
 
 def stopped(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    speech = session.speech(event.get("item_id"), note.at)
-    if speech is None or speech.stopped_at is not None:
+    """Servers that are only compatible say it more than once: the last that comes later in the audio stands."""
+    speech = session.speech(event.get("item_id"), note)
+    end_ms = count_of(event.get("audio_end_ms"))
+    if speech is None:
         return
-    speech.stopped_at = note.at
-    speech.end_ms = count_of(event.get("audio_end_ms"))
-    if session.config.detection == SERVER_VAD:
-        speech.silence_ms = _waited(speech, note.at, session.config.silence_ms)
-    waiting = session.waiting
-    waiting.speech, waiting.speech_at, waiting.speech_stopped_at = speech.id, note.at, note.at
-    waiting.silence_ms = speech.silence_ms
-    _pass(session, speech.id, speech.started_at or note.at, note.at)
+    if speech.stopped_at is not None and (end_ms is None or end_ms <= (speech.end_ms or 0)):
+        return
+    speech.stopped_at, speech.end_ms = note.at, end_ms
+    _judge(session, speech)
 
 
 def committed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    """Without a detector (push to talk) this is all that is known of a speech."""
-    asked_at, session.waiting.commit_at = session.waiting.commit_at, None
-    speech = session.speech(event.get("item_id"), note.at)
-    if speech is None or speech.committed_at is not None:
+    """Without a detector (push to talk) this and the client's part are all that is known of a speech."""
+    request = requests.answered(session, requests.COMMIT)
+    known = session.speeches.get(str(event.get("item_id")))
+    if known is not None and known.committed_at is not None and event.get("untimed") is True:
         return
-    speech.committed_at = note.at
-    if speech.stopped_at is None:
-        waiting = session.waiting
-        waiting.speech, waiting.speech_stopped_at, waiting.silence_ms = speech.id, None, None
-        waiting.speech_at = note.at if asked_at is None else asked_at
-        _pass(session, speech.id, note.at if speech.started_at is None else speech.started_at, note.at)
+    speech = session.speech(event.get("item_id"), note)
+    if speech is not None and _ends_anew(speech):
+        speech.committed_at = note.at
+        if speech.stopped_at is None:
+            speech.automatic = session.config.creates
+        if speech.started_at is None and speech.stopped_at is None and request is not None and not request.odd:
+            speech.commit_at, speech.appended_at = request.at, request.begun_at
+    if request is None:
+        session.input.appended_at = None
+
+
+def _ends_anew(speech: Speech) -> bool:
+    """An item is committed once; a server that is only compatible may do so again after it has gone on listening."""
+    before = speech.committed_at
+    return before is None or (speech.stopped_at is not None and speech.stopped_at > before)
+
+
+def configured(session: Session) -> None:
+    """What detects a speech is known now; it held for those that were heard before, for nobody had set another."""
+    for speech in session.every_speech:
+        if speech.automatic is None and speech.stopped_at is not None:
+            _judge(session, speech)
+
+
+def _judge(session: Session, speech: Speech) -> None:
+    """Read off the session's settings what they make of a speech that has ended."""
+    speech.automatic = session.config.creates
+    if session.config.detection == SERVER_VAD and speech.stopped_at is not None:
+        speech.silence_ms = _waited(speech, speech.stopped_at, session.config.silence_ms)
 
 
 def commit(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    session.waiting.commit_at = note.at
+    begun, session.input.appended_at = session.input.appended_at, None
+    begun = begun if begun is not None and begun <= note.at else None
+    request = requests.asked(session, note, requests.COMMIT, begun_at=begun)
+    for speech in session.speeches.values():
+        # Its post was overtaken by that of the server's answer.
+        since = None if speech.committed_at is None else speech.committed_at - note.at
+        heard = speech.started_at is not None or speech.stopped_at is not None
+        if since is not None and 0 <= since <= _OVERTAKEN and speech.commit_at is None and not (heard or request.odd):
+            request.answered, speech.commit_at, speech.appended_at = True, note.at, begun
+            return
 
 
 def cleared(session: Session, note: Note, event: Mapping[str, object]) -> None:
+    session.input.appended_at = None
     for speech in session.speeches.values():
         if speech.started_at is not None and speech.stopped_at is None and speech.committed_at is None:
             speech.dropped_at = note.at if speech.dropped_at is None else speech.dropped_at
@@ -73,7 +109,10 @@ def cleared(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 def timeout(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """Nobody spoke for so long that the model is asked to go on: no speech, though the buffer becomes an item."""
-    session.waiting.idle_at = note.at
+    if event.get("untimed") is True:
+        session.idle_untimed = [*session.idle_untimed, note.at][-_MOST_IDLE:]
+    else:
+        session.idle = [*session.idle, note.at][-_MOST_IDLE:]
     session.idle_timeouts += 1
     session.happened(
         note.at,
@@ -93,15 +132,16 @@ def timeout(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 
 def transcribed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    speech = session.speech(event.get("item_id"), note.at)
-    if speech is not None and speech.transcription is None:
+    """The last one that says anything stands. When it came says nothing of the speech."""
+    speech = session.speeches.get(str(event.get("item_id"))) or session.speech(event.get("item_id"), note)
+    if speech is not None:
         speech.transcription = "completed"
-        speech.transcript = text_of(event.get("transcript"))
-        speech.usage = dict(mapping_of(event.get("usage")))
+        speech.transcript = text_of(event.get("transcript")) or speech.transcript
+        speech.usage = dict(mapping_of(event.get("usage"))) or speech.usage
 
 
 def not_transcribed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    speech = session.speech(event.get("item_id"), note.at)
+    speech = session.speech(event.get("item_id"), note)
     if speech is not None and speech.transcription is None:
         speech.transcription = "failed"
         speech.error = dict(mapping_of(event.get("error")))
@@ -118,15 +158,7 @@ def _waited(speech: Speech, stopped_at: int, silence_ms: int | None) -> int | No
     longest = _LONGEST_WAIT_MS
     if speech.started_at is not None:
         longest = (stopped_at - speech.started_at + _JITTER) // _MILLISECOND
+        if speech.start_ms is not None and speech.end_ms is not None and speech.end_ms - speech.start_ms > longest:
+            # The audio was sent faster than it is spoken, so a length of it is no length of time.
+            return None
     return silence_ms if silence_ms is not None and silence_ms <= longest else None
-
-
-def _pass(session: Session, speech: str, began: int, at: int) -> None:
-    """A speech has ended: what was said before it is over."""
-    for response in session.responses.values():
-        if response.done_at is not None and response.first_at <= began and response.passed_at is None:
-            response.passed_at = at
-    for other in session.speeches.values():
-        ended = other.stopped_at is not None or other.committed_at is not None
-        if other.id != speech and ended and other.passed_at is None:
-            other.passed_at = at

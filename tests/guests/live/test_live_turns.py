@@ -8,8 +8,8 @@ import pytest
 from grafter.core.model import UnixNano, guest_span_id
 from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.realtime.intake import read_posts
-from grafter.guests.realtime.mapping import map_realtime
-from grafter.guests.realtime.notes import encode
+from grafter.guests.realtime.spans import map_realtime
+from grafter.guests.realtime.stored_event import encode
 
 BEGIN = 1_790_000_000_000_000_000
 MS = 1_000_000
@@ -134,6 +134,7 @@ realtime_session gpt-live-1 0 +8000
       grafter.turn.speech_item = input_800
       grafter.turn.speech_end_unix_nano = 1700
   chat gpt-5.5-2026-08-01 CLIENT 2200 +320
+      gen_ai.agent.name = realtime
       grafter.live.delegation.id = del_1
       grafter.response.status = completed
       gen_ai.response.finish_reasons = ('tool_call',)
@@ -143,16 +144,20 @@ realtime_session gpt-live-1 0 +8000
       gen_ai.usage.cache_read.input_tokens = 128
       gen_ai.usage.reasoning.output_tokens = 24
       grafter.turn.first_token_ms = 420.0
+      gen_ai.response.time_to_first_chunk = 0.42
       grafter.turn.first_token_from = delegation
       grafter.turn.first_token_from_unix_nano = 2000
       grafter.turn.first_delta_unix_nano = 2420
     execute_tool book_slot 2510 +1590
+        gen_ai.agent.name = realtime
+        grafter.time_of = app
         gen_ai.tool.name = book_slot
         gen_ai.tool.type = function
         gen_ai.tool.call.id = call_1
         grafter.arguments.sha256 = 5fa671ada70a44cdf19480560b0d6f8d15b2174a196eae39d09216e04a43140c
         grafter.realtime.missing = ('function_call_output',)
   chat gpt-5.5-2026-08-01 CLIENT 4100 +350
+      gen_ai.agent.name = realtime
       grafter.live.delegation.id = del_1
       grafter.response.status = completed
       gen_ai.response.finish_reasons = ('stop',)
@@ -160,9 +165,6 @@ realtime_session gpt-live-1 0 +8000
       gen_ai.usage.output_tokens = 40
       gen_ai.usage.cache_read.input_tokens = 128
       gen_ai.usage.reasoning.output_tokens = 24
-      grafter.turn.first_token_ms = 210.0
-      grafter.turn.first_token_from = response.created
-      grafter.turn.first_token_from_unix_nano = 4100
       grafter.turn.first_delta_unix_nano = 4310
       grafter.turn.after_tool = call_1
   assistant_speech 4900 +1100
@@ -337,7 +339,7 @@ def test_work_that_names_no_delegation(script) -> None:
     inner(call, 1300, "response.output_text.delta", None, item_id="msg_2", delta="x")
     inner(call, 1400, "response.output_item.done", None, item=CALL)
     spans = call.spans()
-    assert told(spans, "resp_1")["grafter.turn.first_token_ms"] == 100.0
+    assert told(spans, "resp_1")["grafter.turn.first_delta_unix_nano"] == BEGIN + 1100 * MS
     assert "grafter.turn.first_token_ms" not in told(spans, "resp_2")
     assert spans["call_1"].parent_name == "session"
 
@@ -541,3 +543,39 @@ def test_events_that_an_app_posts(script) -> None:
     assert {span.name for span in mapped.guest.spans} == {"realtime_session gpt-live-1", "user_speech"}
     session = next(span for span in mapped.guest.spans if span.parent is None)
     assert "grafter.realtime.misplaced_events" not in dict(session.attributes)
+
+
+def test_a_pause_is_no_wait(script) -> None:
+    """The session sleeps between what the caller said and what the model says: nobody's time, so no figure."""
+    call = begun(script())
+    heard(call, 1800, 1100, 1600)
+    call.server(2000, "session.paused").server(62_000, "session.resumed")
+    spoke(call, 63_000, 62_900, 63_200)
+    usage = {"seconds": 63, "active_seconds": 3, "paused_seconds": 60}
+    spans = call.server(64_000, "session.usage.updated", usage=usage).spans()
+    assert [event.name for event in spans["session"].events] == ["grafter.live.paused", "grafter.live.resumed"]
+    session = told(spans, "session")
+    assert (session["grafter.session.active_seconds"], session["grafter.session.paused_seconds"]) == (3.0, 60.0)
+    assert "grafter.turn.first_audio_ms" not in told(spans, "output_62900")
+
+
+def test_a_translation_says_where_its_fragments_belong(script) -> None:
+    """Its deltas have ``elapsed_ms`` in place of a beginning and an end; and it answers nothing."""
+    call = script().server(0, "session.created", session={"id": "sess_1", "type": "translation", "model": "m"})
+    call.server(1000, "session.input_transcript.delta", elapsed_ms=800, delta="hello")
+    call.server(1300, "session.output_transcript.delta", elapsed_ms=1200, delta="hallo")
+    spans = call.spans()
+    assert set(spans) == {"session", "input_800", "output_1200"}
+    assert (spans["input_800"].start - BEGIN) // MS == 1000
+    assert "grafter.turn.first_audio_ms" not in told(spans, "output_1200")
+
+
+def test_a_response_that_the_client_asked_for_is_measured_from_that(script) -> None:
+    """It works for no delegation; a request that was refused made nothing."""
+    call = begun(script()).client(900, "response.create", event_id="a")
+    call.server(950, "error", error={"type": "invalid_request_error", "code": "busy", "event_id": "a"})
+    call.client(1900, "response.create", event_id="b")
+    made(call, 2000, "resp_1", None)
+    inner(call, 2300, "response.output_text.delta", None, item_id="msg_1", delta="x")
+    found = told(call.spans(), "resp_1")
+    assert (found["grafter.turn.first_token_ms"], found["grafter.turn.first_token_from"]) == (400.0, "response.create")

@@ -6,9 +6,9 @@ import pytest
 
 from grafter.core.model import GuestSpan, UnixNano
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests.realtime.kept import kept
-from grafter.guests.realtime.mapping import map_realtime
-from grafter.guests.realtime.notes import Note, Side, encode
+from grafter.guests.realtime.content import kept
+from grafter.guests.realtime.spans import map_realtime
+from grafter.guests.realtime.stored_event import Note, Side, encode
 
 BEGIN = 1_790_000_000_000_000_000
 MS = 1_000_000

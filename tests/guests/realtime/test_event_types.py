@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import chain
 from pathlib import Path
 
 import orjson
@@ -12,20 +13,10 @@ from openai.types.realtime import RealtimeClientEvent, RealtimeServerEvent
 
 from grafter.core.model import UnixNano
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests.realtime.kept import (
-    AUDIO_DELTA,
-    AUDIO_DELTAS,
-    FOLDED,
-    KNOWN,
-    PRESENT_NAMES,
-    UNREAD,
-    kept,
-    present_name,
-)
-from grafter.guests.realtime.live import allowed as live
-from grafter.guests.realtime.machine import HANDLERS
-from grafter.guests.realtime.mapping import map_realtime
-from grafter.guests.realtime.notes import Note, Side, encode
+from grafter.guests.realtime.content import kept, present_name
+from grafter.guests.realtime.event_types import AUDIO_DELTA, AUDIO_DELTAS, EVENT_TYPES, LIVE, PRESENT_NAMES
+from grafter.guests.realtime.spans import map_realtime
+from grafter.guests.realtime.stored_event import Note, Side, encode
 from tests.guests.realtime.event_types import SECRET, instances, models, type_of
 
 ROOT = Path(__file__).parents[3]
@@ -36,12 +27,12 @@ UNIONS = {
     "beta server": (Side.SERVER, BetaServerEvent),
     "beta client": (Side.CLIENT, BetaClientEvent),
 }
-EVENTS = [
-    pytest.param(side, event, id=f"{name} {type_of(model)} {index}")
+EVENTS = {
+    f"{name} {type_of(model)}": [(side, event) for event in instances(model)]
     for name, (side, union) in UNIONS.items()
     for model in models(union)
-    for index, event in enumerate(instances(model))
-]
+}
+"""By union and type, an event for each variant of its fields."""
 TYPES = {type_of(model) for _, union in UNIONS.values() for model in models(union)}
 
 
@@ -52,29 +43,29 @@ def test_the_unions_are_what_we_think() -> None:
     assert {"response.done", "response.audio.delta", "session.update"} <= TYPES
 
 
-@pytest.mark.parametrize("content", list(Content))
-@pytest.mark.parametrize(("side", "event"), EVENTS)
-def test_what_is_stored_of_an_event(side: Side, event: dict[str, object], content: Content) -> None:
+@pytest.mark.parametrize("name", EVENTS)
+def test_what_is_stored_of_an_event(name: str) -> None:
     """It is JSON, the same when cleaned again, under a present name; without content nothing that was said."""
-    before = json.dumps(event)
-    stored = kept(event, side, content)
-    assert json.dumps(event) == before
-    if stored is None:
-        assert present_name(event["type"]) in UNREAD
-        return
-    assert orjson.loads(orjson.dumps(stored)) == stored
-    assert stored["type"] in KNOWN
-    assert kept(stored, side, content) == stored
-    if content is Content.NONE:
-        assert SECRET not in json.dumps(stored)
+    for side, event in EVENTS[name]:
+        for content in Content:
+            before = json.dumps(event)
+            stored = kept(event, side, content)
+            assert json.dumps(event) == before
+            if stored is None:
+                assert EVENT_TYPES[present_name(event["type"])].fields is None
+                continue
+            assert orjson.loads(orjson.dumps(stored)) == stored
+            assert EVENT_TYPES[str(stored["type"])].fields is not None
+            assert kept(stored, side, content) == stored
+            if content is Content.NONE:
+                assert SECRET not in json.dumps(stored)
 
 
 @pytest.mark.parametrize("content", list(Content))
 def test_all_events_in_one_call(content: Content) -> None:
     """Fed one after the other they give a tree with one session, and no content where none is wanted."""
     notes = []
-    for index, parameters in enumerate(EVENTS):
-        side, event = parameters.values
+    for index, (side, event) in enumerate(chain.from_iterable(EVENTS.values())):
         stored = kept({**event, "event_id": f"event_{index}"}, side, Content.FULL)
         if stored is not None:
             notes.append(Note(UnixNano(10**18 + index * 10**6), side, stored))
@@ -90,12 +81,12 @@ def test_all_events_in_one_call(content: Content) -> None:
 
 def test_each_type_is_read_or_known_to_say_nothing() -> None:
     """What is stored has a handler, what has a handler is stored, and no type of the package is unknown."""
-    assert HANDLERS.keys() == KNOWN
-    assert not KNOWN & UNREAD
+    for row in EVENT_TYPES.values():
+        assert (row.fields is None) == (row.handler is None), row.name
+        assert not row.folded or row.name.endswith((".delta", ".append"))
     names = {present_name(kind) for kind in TYPES}
-    assert names <= KNOWN | UNREAD
     # Nothing is kept for a type that no API has.
-    assert names >= (KNOWN - live.TABLES.keys()) | (UNREAD - live.UNREAD)
+    assert names == {name for name, row in EVENT_TYPES.items() if row.api != LIVE}
 
 
 def test_the_page_about_events_is_whole() -> None:
@@ -119,13 +110,6 @@ def test_of_sound_only_its_size_stays(name: str) -> None:
         assert kept(event, Side.SERVER, content) == expected
     told = {"type": name, "response_id": "r", "item_id": "i", "delta_bytes": 4000}
     assert kept(told, Side.SERVER, Content.FULL) == {**told, "type": AUDIO_DELTA}
-
-
-def test_every_run_of_deltas_may_be_folded() -> None:
-    """Whoever gathers events may fold each type of delta, sound first of all."""
-    assert AUDIO_DELTA in FOLDED
-    assert FOLDED <= KNOWN
-    assert all(kind.endswith(".delta") for kind in FOLDED)
 
 
 def test_an_unknown_type_keeps_no_text() -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from grafter.core.model import Part, Source, TraceId, UnixNano, call_guest, guest_key
 from grafter.core.policy import HOUR, SECOND, Content, GraftPolicy
-from grafter.guests.realtime.gathering import Gathering, kind_of
+from grafter.guests.realtime.event_buffer import Gathering, kind_of
 from grafter.guests.realtime.intake import RealtimeIntake, read_posts
-from grafter.guests.realtime.notes import ALIVE, ENDED, METADATA, Note, Side, decode
+from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, Note, Side, decode
 
 NOW = UnixNano(1_800_000_000 * SECOND)
 HOST = TraceId(bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736"))
@@ -162,14 +162,16 @@ def test_deltas_of_words_are_runs_too() -> None:
 
 
 def test_the_callers_audio_is_counted_and_not_kept() -> None:
-    """What the microphone sends says nothing, and does not end a run of the answer's audio."""
+    """Of what the microphone sends only its moments stay, and it does not end a run of the answer's audio."""
     gathered = gathering()
     append = json.dumps({"type": "input_audio_buffer.append", "audio": "AAAA"})
     gathered.add(json.dumps(delta()), at(0), Side.SERVER)
     assert gathered.add(append, at(1), Side.CLIENT) == "input_audio_buffer.append"
     gathered.add(json.dumps(delta()), at(2), Side.SERVER)
-    assert gathered.add(append, at(3), Side.CLIENT) == "input_audio_buffer.append"
-    assert [note.count for note in notes_of(gathered.take())] == [2]
+    assert gathered.add(append, at(2), Side.CLIENT) == "input_audio_buffer.append"
+    notes = notes_of(gathered.take())
+    assert [note.count for note in notes] == [2, 2]
+    assert notes[1].event == {"type": "input_audio_buffer.append"}
 
 
 @pytest.mark.parametrize("content", list(Content))
@@ -361,13 +363,25 @@ def test_one_body_may_tell_of_several_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    "time", [None, "soon", True, [], -1, 0, 12.5, 1e300, 1_577_836_799, 1_800_003_601, 1_800_000_000_000]
+    "time", [None, "soon", True, [], -1, 0, 12.5, 1e300, 1_577_836_799, 1_800_003_601, 1_800_003_601_000]
 )
 def test_a_time_that_cannot_be_is_the_arrival(time: Any) -> None:
-    """It is counted, and the event is kept."""
+    """It is counted, and the event is kept, marked so that no figure is made of the time that stands for it."""
     intake = posted({"call": "rtc_1", "events": [{**EVENT, "at": time}]})
-    assert [note.at for note in decode(intake.parts[0].payload)] == [NOW]
+    notes = decode(intake.parts[0].payload)
+    assert [(note.at, note.event["untimed"]) for note in notes] == [(NOW, True)]
     assert intake.kinds == Counter(event=1, untimed=1)
+
+
+@pytest.mark.parametrize("unit", [1, 1_000, 1_000_000, 1_000_000_000])
+def test_a_time_in_another_unit_is_recognised(unit: int) -> None:
+    """Milliseconds as Date.now() has them, micro- and nanoseconds: between 2020 and now no number is two of them."""
+    intake = posted(
+        {"call": "rtc_1", "sent_at": 1_800_000_000 * unit, "events": [{**EVENT, "at": 1_799_999_990 * unit}]}
+    )
+    (note,) = (one for one in decode(intake.parts[0].payload) if one.side is Side.SERVER)
+    assert note.at == 1_799_999_990 * SECOND
+    assert "untimed" not in note.event
 
 
 @pytest.mark.parametrize("ndjson", [False, True])

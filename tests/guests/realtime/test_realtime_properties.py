@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from grafter.core.model import GuestSpan, UnixNano, guest_span_id
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests.realtime.kept import KNOWN, UNREAD, kept
-from grafter.guests.realtime.live import allowed as live
+from grafter.guests.realtime.content import kept
+from grafter.guests.realtime.event_types import BOTH, CLOSED, EVENT_TYPES, LIVE
+from grafter.guests.realtime.field_rules import RESPONSE_EVENT
 from grafter.guests.realtime.machine import Machine
-from grafter.guests.realtime.mapping import map_realtime
-from grafter.guests.realtime.notes import ENDED, METADATA, SIP, Note, Side, encode
 from grafter.guests.realtime.records import MOST_SPANS
+from grafter.guests.realtime.spans import map_realtime
+from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, Note, Side, encode
 
 POLICY = GraftPolicy()
 FULL = GraftPolicy(content=Content.FULL)
@@ -60,7 +61,7 @@ FIELDS = [
 ]  # fmt: skip
 EVENTS = st.builds(
     lambda kind, fields: {**fields, "type": kind},
-    st.sampled_from([*sorted(KNOWN | UNREAD), ENDED, METADATA, SIP, "response.hologram", live.RESPONSE_EVENT]),
+    st.sampled_from([*sorted(EVENT_TYPES), ENDED, METADATA, SIP, "response.hologram", RESPONSE_EVENT]),
     st.dictionaries(st.sampled_from(FIELDS), OBJECTS | IDS | st.integers(0, 5000) | st.lists(OBJECTS, max_size=3)),
 )
 NOTES = st.builds(
@@ -73,11 +74,11 @@ NOTES = st.builds(
 )
 
 
-SHARED = {"error", "response.create", "session.update", "session.updated"}
+KNOWN = {name for name, row in EVENT_TYPES.items() if row.fields is not None}
 KINDS = {
-    "realtime": KNOWN - live.TABLES.keys(),
-    "live": (live.TABLES.keys() - {live.CLOSED}) | SHARED,
-    "both": KNOWN - {live.CLOSED},
+    "realtime": {name for name in KNOWN if EVENT_TYPES[name].api != LIVE},
+    "live": {name for name in KNOWN if EVENT_TYPES[name].api in (LIVE, BOTH)} - {CLOSED},
+    "both": KNOWN - {CLOSED},
 }
 """Of which API a call's events are. What says that no more will come is tried elsewhere."""
 CALLS = [(seed, api) for api in KINDS for seed in range(20)]

@@ -1,9 +1,11 @@
 """The reference call, from the greeting to the end, over each transport: every span of it."""
 
+import re
+
 from grafter.core.model import SPAN_KIND_CLIENT, guest_span_id
 from grafter.core.policy import Content, GraftPolicy
-from grafter.guests.realtime.mapping import map_realtime
-from grafter.guests.realtime.notes import encode
+from grafter.guests.realtime.spans import map_realtime
+from grafter.guests.realtime.stored_event import encode
 
 SESSION = {
     "id": "sess_1",
@@ -148,6 +150,7 @@ realtime_session gpt-realtime 0 +12000
     grafter.realtime.barge_ins = 1
     openai.agents.trace.metadata = {"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}
   chat gpt-realtime CLIENT 150 +750
+      gen_ai.agent.name = Clinic
       grafter.response.status = completed
       gen_ai.response.finish_reasons = ('stop',)
       gen_ai.usage.input_tokens = 100
@@ -158,6 +161,7 @@ realtime_session gpt-realtime 0 +12000
       gen_ai.usage.audio.output_tokens = 50
       grafter.response.audio_bytes = 3000
       grafter.turn.first_token_ms = 330.0
+      gen_ai.response.time_to_first_chunk = 0.33
       grafter.turn.first_audio_ms = 350.0
       grafter.turn.first_token_from = response.create
       grafter.turn.first_token_from_unix_nano = 100
@@ -165,17 +169,21 @@ realtime_session gpt-realtime 0 +12000
       grafter.turn.first_audio_unix_nano = 450
       grafter.turn.first_audio_at = delta
       grafter.realtime.rate_limits = [{"name":"requests","limit":100,"remaining":99}]
-  user_speech 3000 +2000
+    assistant_speech 450 +0
+        grafter.end = unknown
+  user_speech 3000 +1500
       grafter.speech.audio_start_ms = 2700
       grafter.speech.audio_end_ms = 5000
       grafter.speech.endpointing_ms = 500
       grafter.speech.end_unix_nano = 4500
+      grafter.speech.stopped_unix_nano = 5000
       grafter.speech.committed_unix_nano = 5001
       grafter.transcription.status = completed
       grafter.transcription.model = gpt-4o-mini-transcribe
       grafter.transcription.usage.input_tokens = 20
       grafter.transcription.usage.output_tokens = 6
   chat gpt-realtime CLIENT 5010 +310
+      gen_ai.agent.name = Clinic
       grafter.response.status = completed
       gen_ai.response.finish_reasons = ('tool_call',)
       grafter.response.tool_calls = 1
@@ -185,6 +193,7 @@ realtime_session gpt-realtime 0 +12000
       gen_ai.usage.text.input_tokens = 160
       gen_ai.usage.audio.input_tokens = 40
       grafter.turn.first_token_ms = 250.0
+      gen_ai.response.time_to_first_chunk = 0.25
       grafter.turn.first_token_from = speech_stopped
       grafter.turn.first_token_from_unix_nano = 5000
       grafter.turn.first_delta_unix_nano = 5250
@@ -192,12 +201,15 @@ realtime_session gpt-realtime 0 +12000
       grafter.turn.speech_end_unix_nano = 4500
       grafter.turn.endpointing_ms = 500
     execute_tool insurance_check 5300 +1600
+        gen_ai.agent.name = Clinic
+        grafter.time_of = app
         gen_ai.tool.name = insurance_check
         gen_ai.tool.type = function
         gen_ai.tool.call.id = call_9
         grafter.arguments.sha256 = 5084d274a9fcb4688cd83b81db87c8a1978875f5a1da74a1d8edca4b91624bdb
   chat gpt-realtime CLIENT 6950 +1050
-      @ gen_ai.audio.barge_in 8600 audio.elapsed_ms=1200 grafter.barge_in.from=truncated grafter.barge_in.by=speech
+      @ gen_ai.audio.barge_in 8600 audio.elapsed_ms=1200 grafter.audio.heard_by=truncated grafter.barge_in.by=speech
+      gen_ai.agent.name = Clinic
       grafter.response.status = completed
       gen_ai.response.finish_reasons = ('stop',)
       gen_ai.usage.input_tokens = 300
@@ -207,21 +219,37 @@ realtime_session gpt-realtime 0 +12000
       gen_ai.usage.text.output_tokens = 5
       gen_ai.usage.audio.output_tokens = 90
       grafter.response.audio_bytes = 30000
-      grafter.turn.first_token_ms = 400.0
-      grafter.turn.first_audio_ms = 400.0
-      grafter.turn.first_token_from = tool_output
-      grafter.turn.first_token_from_unix_nano = 6900
+      grafter.turn.first_token_ms = 399.0
+      gen_ai.response.time_to_first_chunk = 0.399
+      grafter.turn.first_audio_ms = 399.0
+      grafter.turn.first_token_from = response.create
+      grafter.turn.first_token_from_unix_nano = 6901
       grafter.turn.first_delta_unix_nano = 7300
       grafter.turn.first_audio_unix_nano = 7300
       grafter.turn.first_audio_at = delta
+      grafter.turn.speech_item = item_u1
+      grafter.turn.speech_end_unix_nano = 4500
+      grafter.turn.endpointing_ms = 500
       grafter.turn.after_tool = call_9
-  user_speech 8600 +900
+      grafter.caller_wait_ms = 2800.0
+      grafter.caller_wait.from = speech_end
+      grafter.caller_wait.from_unix_nano = 4500
+      grafter.caller_wait.to = delta
+      grafter.caller_wait.to_unix_nano = 7300
+      grafter.caller_wait.endpointing_ms = 500.0
+      grafter.caller_wait.tool_ms = 1600.0
+      grafter.caller_wait.relay_ms = 1.0
+      grafter.caller_wait.model_ms = 699.0
+    assistant_speech 7300 +1200
+  user_speech 8600 +400
       grafter.speech.audio_start_ms = 8300
       grafter.speech.audio_end_ms = 9500
       grafter.speech.endpointing_ms = 500
       grafter.speech.end_unix_nano = 9000
+      grafter.speech.stopped_unix_nano = 9500
       grafter.speech.committed_unix_nano = 9510
   chat gpt-realtime CLIENT 9520 +980
+      gen_ai.agent.name = Clinic
       grafter.response.status = completed
       gen_ai.response.finish_reasons = ('stop',)
       gen_ai.usage.input_tokens = 400
@@ -232,6 +260,7 @@ realtime_session gpt-realtime 0 +12000
       gen_ai.usage.audio.output_tokens = 20
       grafter.response.audio_bytes = 3000
       grafter.turn.first_token_ms = 480.0
+      gen_ai.response.time_to_first_chunk = 0.48
       grafter.turn.first_audio_ms = 480.0
       grafter.turn.first_token_from = speech_stopped
       grafter.turn.first_token_from_unix_nano = 9500
@@ -241,6 +270,15 @@ realtime_session gpt-realtime 0 +12000
       grafter.turn.speech_item = item_u2
       grafter.turn.speech_end_unix_nano = 9000
       grafter.turn.endpointing_ms = 500
+      grafter.caller_wait_ms = 980.0
+      grafter.caller_wait.from = speech_end
+      grafter.caller_wait.from_unix_nano = 9000
+      grafter.caller_wait.to = delta
+      grafter.caller_wait.to_unix_nano = 9980
+      grafter.caller_wait.endpointing_ms = 500.0
+      grafter.caller_wait.model_ms = 480.0
+    assistant_speech 9980 +0
+        grafter.end = unknown
 """
 
 
@@ -262,6 +300,9 @@ def test_parents_and_ids_follow_the_guest(script) -> None:
         "resp_3": "session",
         "item_u2": "session",
         "resp_4": "session",
+        "resp_1/audio": "resp_1",
+        "resp_3/audio": "resp_3",
+        "resp_4/audio": "resp_4",
     }
     for name, span in spans.items():
         assert span.span_id == guest_span_id("call_key", name)
@@ -337,14 +378,27 @@ def test_barge_in_where_openai_plays_the_audio(script) -> None:
     assert event.name == "gen_ai.audio.barge_in"
     assert dict(event.attributes) == {
         "audio.elapsed_ms": 1820,
-        "grafter.barge_in.from": "output_audio_buffer",
+        "grafter.audio.heard_by": "time",
         "grafter.barge_in.by": "speech",
     }
     assert told["gen_ai.response.finish_reasons"] == ("turn_detected",)
     assert told["grafter.response.status"] == "cancelled"
     assert (told["grafter.turn.first_token_ms"], told["grafter.turn.first_audio_ms"]) == (220.0, 300.0)
     assert told["grafter.turn.first_audio_at"] == "output_audio_buffer"
-    assert told["grafter.turn.first_token_from"] == "tool_output"
+    # Nobody saw the app ask for it: somewhere between the output and the response's beginning.
+    assert (told["grafter.turn.first_token_from"], told["grafter.turn.first_token.error_ms"]) == ("tool_output", 50.0)
+    # The caller heard nothing between: 4500 to 7200, of which 50 ms cannot be told from the app's or the model's.
+    assert told["grafter.caller_wait_ms"] == 2700.0
+    parts = {
+        key.rsplit(".", 1)[1]: value for key, value in told.items() if re.match(r"grafter.caller_wait.\w+_ms", key)
+    }
+    assert parts == {
+        "endpointing_ms": 500.0,
+        "model_ms": 310.0,
+        "tool_ms": 1590.0,
+        "unknown_ms": 220.0,
+        "playout_ms": 80.0,
+    }
     assert spans["call_9"].parent_name == "resp_1"
     assert spans["call_9"].end - spans["call_9"].start == 1590 * 1_000_000
 

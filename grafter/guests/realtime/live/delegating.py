@@ -1,5 +1,5 @@
 """Work that the Live model gives away: to the Responses API, whose events come with the session's own, to the Decision
-API, or to the app, of which nothing more is told than that it was asked.
+API, or to the app, of which nothing more is given than that it was asked.
 
 Events of the Responses API name their item and not their response, so which response one is of is known by its
 delegation, or by there being no other. What the app hands back for a tool is not shown to a second listener; but the
@@ -9,13 +9,13 @@ next response of the same work cannot begin before it, so there a call has ended
 from collections.abc import Mapping
 
 from grafter.core import semconv
-from grafter.guests.json_values import count_of, list_of, mapping_of, text_of
-from grafter.guests.realtime import responses, tools
-from grafter.guests.realtime.allowed import MOST_MEMBERS
+from grafter.guests.json_values import count_of, mapping_of, text_of
+from grafter.guests.realtime import figures, requests, tools
+from grafter.guests.realtime.field_rules import MOST_MEMBERS
 from grafter.guests.realtime.live.talking import date, position_of
-from grafter.guests.realtime.notes import Note
 from grafter.guests.realtime.records import MOST_EVENTS, Call, Delegation, Response
 from grafter.guests.realtime.session import Session, trim
+from grafter.guests.realtime.stored_event import Note
 
 DELEGATION = "delegation"
 """What the first response of some work is measured from; the others are measured as a spoken one is."""
@@ -31,15 +31,15 @@ _FAILED = frozenset({"failed", "incomplete"})
 
 def created(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """``session.delegation.created``."""
-    told = mapping_of(event.get("delegation"))
-    work = _work(session, told.get("id"))
+    given = mapping_of(event.get("delegation"))
+    work = _work(session, given.get("id"))
     if work is None or work.at is not None:
         return
     work.at = note.at
-    work.target = text_of(told.get("target"))
+    work.target = text_of(given.get("target"))
     offset = count_of(event.get("offset_ms"))
     date(session, note.at, position_of(event.get("offset_ms")))
-    response = session.responses.get(text_of(told.get("response_id")) or "")
+    response = session.responses.get(text_of(given.get("response_id")) or "")
     if response is not None:
         response.delegation = response.delegation or work.id
     if work.target != "responses":
@@ -53,7 +53,7 @@ def created(session: Session, note: Note, event: Mapping[str, object]) -> None:
 def decided(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """``decision.event``: the whole answer. Only for delegated questions is it known when they were asked."""
     named = text_of(event.get("delegation_id")) or text_of(event.get("trigger_id")) or text_of(event.get("event_id"))
-    response = session.response(named, note.at)
+    response = session.response(named, note)
     if response is None or response.done_at is not None:
         return
     decision = mapping_of(mapping_of(event.get("event")).get("decision"))
@@ -68,7 +68,7 @@ def decided(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 def begun(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """``response.created``."""
-    response = _told(session, note, event)
+    response = _pictured(session, note, event)
     if response is None or response.created_at is not None:
         return
     response.created_at = note.at
@@ -80,23 +80,23 @@ def begun(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 def going(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """``response.queued`` and ``response.in_progress``."""
-    _told(session, note, event)
+    _pictured(session, note, event)
 
 
 def ended(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """``response.completed``, ``response.failed`` and ``response.incomplete``."""
-    response = _told(session, note, event)
+    response = _pictured(session, note, event)
     if response is None or response.done_at is not None:
         return
-    told = mapping_of(event.get("response"))
+    given = mapping_of(event.get("response"))
     response.done_at = note.at
-    response.status = text_of(told.get("status"))
-    response.reason = text_of(mapping_of(told.get("incomplete_details")).get("reason"))
-    response.error = dict(mapping_of(told.get("error")))
-    response.usage = dict(mapping_of(told.get("usage")))
+    response.status = text_of(given.get("status"))
+    response.reason = text_of(mapping_of(given.get("incomplete_details")).get("reason"))
+    response.error = dict(mapping_of(given.get("error")))
+    response.usage = dict(mapping_of(given.get("usage")))
 
 
-def said(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def spoken(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """A word of an answer or of a call; a run of them is one note."""
     response = _of(session, event)
     if response is not None:
@@ -148,21 +148,21 @@ def _work(session: Session, identity: object) -> Delegation | None:
     return session.delegations[name]
 
 
-def _told(session: Session, note: Note, event: Mapping[str, object]) -> Response | None:
+def _pictured(session: Session, note: Note, event: Mapping[str, object]) -> Response | None:
     """The response that an event has a picture of, with what the picture says."""
-    told = mapping_of(event.get("response"))
-    response = session.response(told.get("id"), note.at)
+    given = mapping_of(event.get("response"))
+    response = session.response(given.get("id"), note)
     if response is None:
         return None
     response.kind = DELEGATED
     work = _work(session, event.get("delegation_id"))
     response.delegation = response.delegation or (None if work is None else work.id)
-    response.previous = response.previous or text_of(told.get("previous_response_id"))
-    response.model = response.model or text_of(told.get("model"))
-    response.metadata = dict(mapping_of(told.get("metadata"))) or response.metadata
+    response.previous = response.previous or text_of(given.get("previous_response_id"))
+    response.model = response.model or text_of(given.get("model"))
+    response.metadata = dict(mapping_of(given.get("metadata"))) or response.metadata
     for key in ("max_output_tokens", "temperature"):
-        if told.get(key) is not None:
-            response.settings[key] = told[key]
+        if given.get(key) is not None:
+            response.settings[key] = given[key]
     return response
 
 
@@ -190,7 +190,7 @@ def _item(session: Session, note: Note, event: Mapping[str, object], *, whole: b
     if kind in _HOSTED:
         _hosted(session, note, item, response, whole=whole)
         return
-    tools.item_seen(session, note, item, None if response is None else response.id, whole=whole)
+    tools.item_seen(session, note, item, None if response is None else response.id, whole=whole, output=True)
     call = session.calls.get(text_of(item.get("call_id")) or "")
     if call is not None:
         call.delegation = call.delegation or text_of(event.get("delegation_id"))
@@ -199,13 +199,13 @@ def _item(session: Session, note: Note, event: Mapping[str, object], *, whole: b
 def _hosted(
     session: Session, note: Note, item: Mapping[str, object], response: Response | None, *, whole: bool
 ) -> None:
-    call = session.call(item.get("id"), note.at, "hosted")
+    call = session.call(item.get("id"), note, "hosted")
     if call is None:
         return
     call.response = call.response or (None if response is None else response.id)
     call.name = (text_of(item.get("type")) or "").removesuffix("_call")
     if whole:
-        call.told, call.failed = True, item.get("status") in _FAILED
+        call.complete, call.failed = True, item.get("status") in _FAILED
         call.ended_at = note.at if call.ended_at is None else call.ended_at
     elif call.started_at is None:
         call.started_at = note.at
@@ -222,18 +222,16 @@ def _measure(session: Session, response: Response, work: Delegation | None, at: 
     before = response.previous or (None if work is None else work.response)
     unanswered = [call for call in session.calls.values() if _goes_on_from(call, before, work)]
     for call in unanswered:
-        call.ended_at, call.untold = at, True
+        call.ended_at, call.unseen = at, True
     if work is not None and work.response is None and work.at is not None and work.at <= at:
-        response.measured, response.measured_at = DELEGATION, work.at
+        response.cause, response.cause_at = DELEGATION, work.at
     elif work is not None and work.tool_at is not None and not unanswered:
-        response.measured, response.measured_at = responses.TOOL_OUTPUT, work.tool_at
+        response.cause, response.cause_at = figures.TOOL_OUTPUT, work.tool_at
         response.after_tool = work.tool
-    elif work is None and session.waiting.creates:
-        asked = list_of(session.waiting.creates.pop(0))
-        response.measured, response.measured_at = responses.CREATE, _moment(asked, at)
-    else:
-        response.measured, response.measured_at = responses.CREATED, at
-        response.after_tool = unanswered[-1].id if unanswered else None
+    elif work is None and (request := requests.newest_create(session, at)) is not None:
+        response.cause, response.cause_at = figures.CREATE, request.at
+    elif unanswered:
+        response.after_tool = unanswered[-1].id
 
 
 def _goes_on_from(call: Call, before: str | None, work: Delegation | None) -> bool:
@@ -241,8 +239,3 @@ def _goes_on_from(call: Call, before: str | None, work: Delegation | None) -> bo
         return False
     named = before is not None and call.response == before
     return named or (work is not None and call.delegation == work.id)
-
-
-def _moment(asked: list[object], otherwise: int) -> int:
-    at = asked[0] if asked else None
-    return at if isinstance(at, int) and at <= otherwise else otherwise

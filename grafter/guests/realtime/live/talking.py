@@ -1,22 +1,22 @@
 """What a Live session says of itself, and who speaks in it.
 
-The model listens while it speaks, so nobody's turn is told: there are fragments of text, each of a stretch of the
+The model listens while it speaks, so there are no turns: there are fragments of text, each of a stretch of the
 session's own time, and they may overlap. Fragments of one side are one utterance unless a second lies between them,
-or the other side began to speak there. When the session's time began is not told either; but what the caller says is
+or the other side began to speak there. When the session's time began no event says either; but what the caller says is
 told after it was said, and the model's audio is reflected as it is played, so the earliest beginning that some event
 leaves possible is the latest that it can have been. The model's text may be known before it is spoken, and dates
 nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from grafter.core import semconv
 from grafter.guests.attributes import ATTRIBUTE_BYTES
 from grafter.guests.json_values import count_of, float_of, mapping_of, text_of
 from grafter.guests.realtime import configuring
-from grafter.guests.realtime.notes import Note, Side
 from grafter.guests.realtime.records import Utterance
 from grafter.guests.realtime.session import Session
+from grafter.guests.realtime.stored_event import Note, Side
 
 PAUSE_MS = 1_000
 """Between two utterances of one side. Fragments follow the audio by the tenth of a second; a breath is shorter."""
@@ -28,13 +28,32 @@ _LONGEST_MS = 24 * 3_600_000
 _ENDED_BY = {"expired": "expired", "connection_lost": "disconnect"}
 
 
-def started(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    configuring.created(session, note, event)
+def happened(what: str) -> Callable[[Session, Note, Mapping[str, object]], None]:
+    """Something of which its moment is all there is, or nearly."""
+
+    def handler(session: Session, note: Note, event: Mapping[str, object]) -> None:
+        start = count_of(event.get("start_ms"))
+        session.happened(note.at, semconv.EVENT_LIVE.format(what=what), {} if start is None else {"start_ms": start})
+
+    return handler
+
+
+def paused(session: Session, note: Note, event: Mapping[str, object]) -> None:
+    """Nobody spoke for so long that the model sleeps until somebody does. That is no wait, and nobody's slowness."""
+    session.happened(note.at, semconv.EVENT_LIVE.format(what="paused"), {})
+    session.live.pauses = [*session.live.pauses, [note.at, None]][-_MOST_REMEMBERED:]
+
+
+def resumed(session: Session, note: Note, event: Mapping[str, object]) -> None:
+    session.happened(note.at, semconv.EVENT_LIVE.format(what="resumed"), {})
+    match session.live.pauses:
+        case [*before, [int(began), None]]:
+            session.live.pauses = [*before, [began, note.at]]
 
 
 def closed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    """The last that is told; with it, to whoever came too late for ``session.started``, the whole configuration."""
-    configuring.configured(session, note, event)
+    """The last event; with it, to whoever came too late for ``session.started``, the whole configuration."""
+    configuring.updated(session, note, event)
     used(session, note, event)
     reason = text_of(event.get("reason"))
     session.live.closed_at = note.at if session.live.closed_at is None else session.live.closed_at
@@ -48,7 +67,11 @@ def ended_by(reason: object) -> str:
 
 def used(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """Running totals: the last one stands."""
-    seconds = float_of(mapping_of(event.get("usage")).get("seconds"))
+    usage, live = mapping_of(event.get("usage")), session.live
+    seconds = float_of(usage.get("seconds"))
+    active, asleep = float_of(usage.get("active_seconds")), float_of(usage.get("paused_seconds"))
+    live.active_seconds = live.active_seconds if active is None else active
+    live.paused_seconds = live.paused_seconds if asleep is None else asleep
     ratio = float_of(mapping_of(event.get("context_window")).get("usage_ratio"))
     session.live.seconds = session.live.seconds if seconds is None else seconds
     session.live.usage_ratio = session.live.usage_ratio if ratio is None else ratio
@@ -110,7 +133,9 @@ def answered(session: Session, utterance: Utterance) -> tuple[str, int] | None:
 
 
 def _say(session: Session, note: Note, event: Mapping[str, object], *, user: bool) -> None:
-    start, end = position_of(event.get("start_ms")), position_of(event.get("end_ms"))
+    # Of a translation the fragments say where they belong, not how long they are.
+    start = position_of(event.get("start_ms", event.get("elapsed_ms")))
+    end = position_of(event.get("end_ms"))
     if start is None:
         session.misplaced += 1
         return
@@ -120,7 +145,7 @@ def _say(session: Session, note: Note, event: Mapping[str, object], *, user: boo
     same = [one for one in session.utterances.values() if one.user is user]
     utterance = same[-1] if same else None
     if utterance is None or _is_apart(session, utterance, start, end):
-        utterance = session.utterance(f"{'input' if user else 'output'}_{start}", note.at)
+        utterance = session.utterance(f"{'input' if user else 'output'}_{start}", note)
         if utterance is None:
             return
         utterance.user, utterance.start_ms, utterance.end_ms = user, start, end
@@ -128,9 +153,9 @@ def _say(session: Session, note: Note, event: Mapping[str, object], *, user: boo
             session.live.spoken = [*session.live.spoken, start][-_MOST_REMEMBERED:]
     utterance.last_at = max(utterance.last_at, note.at)
     utterance.start_ms, utterance.end_ms = min(utterance.start_ms, start), max(utterance.end_ms, end)
-    said = text_of(event.get("delta"))
-    if said is not None and len(utterance.text) < ATTRIBUTE_BYTES:
-        utterance.text += said
+    text = text_of(event.get("delta"))
+    if text is not None and len(utterance.text) < ATTRIBUTE_BYTES:
+        utterance.text += text
     if user:
         others = [entry for entry in _remembered(session) if entry[0] != utterance.id]
         latest = [*others, (utterance.id, utterance.start_ms, utterance.end_ms)]

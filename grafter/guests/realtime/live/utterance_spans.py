@@ -12,9 +12,10 @@ from grafter.guests.messages import text_message
 from grafter.guests.realtime.live.talking import answered
 from grafter.guests.realtime.records import SESSION, Utterance
 from grafter.guests.realtime.session import Session
-from grafter.guests.realtime.spans import Attributes, identify, put
+from grafter.guests.realtime.session_spans import Attributes, identify, put
 
 _MILLISECOND = 1_000_000
+TRANSLATION = "translation"
 INPUT_TRANSCRIPT = "input_transcript"
 OUTPUT_TRANSCRIPT = "output_transcript"
 
@@ -23,7 +24,7 @@ def utterance_span(session: Session, utterance: Utterance, *, content: bool) -> 
     """A run of fragments, from where the first begins to where the last ends."""
     begun = session.live.begun_at
     if begun is None:
-        # Nothing else has told of the session's time: as if it had been told when it was begun to be spoken.
+        # Nothing else dates the session's time: as if this had come when it was begun to be spoken.
         begun = max(utterance.first_at - utterance.start_ms * _MILLISECOND, 0)
     start, end = (min(begun + at * _MILLISECOND, MAX_TIME) for at in (utterance.start_ms, utterance.end_ms))
     attributes: Attributes = {}
@@ -55,10 +56,22 @@ def _latency(attributes: Attributes, session: Session, utterance: Utterance, beg
     put(attributes, semconv.TURN_FIRST_AUDIO_AT, OUTPUT_TRANSCRIPT)
     put(attributes, semconv.TURN_AUDIO_ENDED_TIME, begun + utterance.end_ms * _MILLISECOND)
     question = answered(session, utterance)
-    if question is not None:
+    # Who translates does not wait for the end, so that nothing is an answer.
+    waits = session.config.kind != TRANSLATION
+    if question is not None and waits and not _slept(session, begun, question[1], utterance.start_ms):
         name, ended_ms = question
         put(attributes, semconv.TURN_FIRST_AUDIO_MS, float(utterance.start_ms - ended_ms))
         put(attributes, semconv.TURN_MEASURED_FROM, INPUT_TRANSCRIPT)
         put(attributes, semconv.TURN_MEASURED_FROM_TIME, begun + ended_ms * _MILLISECOND)
         put(attributes, semconv.TURN_SPEECH_ITEM, name)
         put(attributes, semconv.TURN_SPEECH_END_TIME, begun + ended_ms * _MILLISECOND)
+
+
+def _slept(session: Session, begun: int, since_ms: int, until_ms: int) -> bool:
+    """The session was paused in between, so that what lies between is nobody's time."""
+    since, until = (begun + at * _MILLISECOND for at in (since_ms, until_ms))
+    for pause in session.live.pauses:
+        match pause:
+            case [int(paused), int() | None as resumed] if paused < until and (resumed is None or resumed > since):
+                return True
+    return False

@@ -14,44 +14,11 @@ from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, call_gu
 from grafter.core.policy import GraftPolicy
 from grafter.guests.json_values import json_safe, mapping_of, parse_json
 from grafter.guests.media import decoded_size
-from grafter.guests.realtime.kept import AUDIO_DELTAS, FOLDED, KNOWN, ODD, UNREAD, kept, present_name
-from grafter.guests.realtime.live import allowed as live
+from grafter.guests.realtime.content import ODD, kept, present_name
+from grafter.guests.realtime.event_types import AUDIO_APPEND, CLOSED, EVENT_TYPES, OUTPUT_AUDIO, SESSION_EVENTS, SOUND
+from grafter.guests.realtime.field_rules import unwrapped
 from grafter.guests.realtime.live.talking import position_of
-from grafter.guests.realtime.notes import ENDED, METADATA, SIP, Note, Side, encode
-
-SESSIONS = frozenset({"session.created", "session.started", "session.updated", "session.update"})
-
-ENDINGS = live.ENDINGS | frozenset(
-    {
-        "response.done",
-        "response.output_item.done",
-        "response.mcp_call.completed",
-        "response.mcp_call.failed",
-        "mcp_list_tools.completed",
-        "mcp_list_tools.failed",
-        "input_audio_buffer.speech_stopped",
-        "input_audio_buffer.cleared",
-        "input_audio_buffer.committed",
-        "input_audio_buffer.timeout_triggered",
-        "output_audio_buffer.stopped",
-        "output_audio_buffer.cleared",
-        "conversation.item.added",
-        "conversation.item.create",
-        "conversation.item.created",
-        "conversation.item.done",
-        "conversation.item.truncated",
-        "conversation.item.input_audio_transcription.completed",
-        "conversation.item.input_audio_transcription.failed",
-        "session.created",
-        ENDED,
-    }
-)
-"""Events that may end a span; one that turns out not to costs a look. A tool ends by its output, which whoever only
-listens beside the call sees as an item of the server's."""
-
-_URGENT = (ENDINGS - live.PATIENT) | SESSIONS | {METADATA, SIP, "response.function_call_arguments.done", "error"}
-
-_SOUND = AUDIO_DELTAS | {"input_audio_buffer.append", "session.input_audio.append", live.OUTPUT_AUDIO}
+from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, Note, Side, encode
 
 # An object whose members are those of an audio delta, plainly written, up to the audio itself. ASCII without a quote,
 # a backslash and control characters, so that what is matched is what a decoder would read.
@@ -60,16 +27,18 @@ _GAP = r"[ \t\r\n]*"
 _COLON = rf"{_GAP}:{_GAP}"
 _DELTA = re.compile(
     rf"{_GAP}\{{{_GAP}(?:\"(?:"
-    rf"type\"{_COLON}\"(response\.(?:output_)?audio\.delta|input_audio_buffer\.append)\"|"
+    rf"type\"{_COLON}\"(response\.(?:output_)?audio\.delta)\"|"
     rf"event_id\"{_COLON}{_TEXT}|"
     rf"response_id\"{_COLON}{_TEXT}|"
     rf"item_id\"{_COLON}{_TEXT}|"
     rf"(?:output|content)_index\"{_COLON}(?:0|[1-9][0-9]{{0,8}})"
-    rf"){_GAP},{_GAP})*\"(delta|audio)\"{_COLON}\""
+    rf"){_GAP},{_GAP})*\"delta\"{_COLON}\""
 )
 _MILLISECOND = 1_000_000
 # Clocks that drift apart would else make every delta of an hour a note of its own.
 _DATED_NS = _MILLISECOND
+_PAUSE = 1_000 * _MILLISECOND
+"""Between two pieces of the caller's audio: a client sends ten and more a second, or it has stopped."""
 
 _END = re.compile(rf"{_GAP}\}}{_GAP}")
 
@@ -77,13 +46,22 @@ _END = re.compile(rf"{_GAP}\}}{_GAP}")
 class _Run:
     """Deltas of one item in a row."""
 
-    __slots__ = ("at", "bytes", "count", "event", "last")
+    __slots__ = ("at", "bytes", "count", "event", "ids", "last")
 
     def __init__(self, event: dict[str, object], at: UnixNano) -> None:
         self.event = event
         self.at = self.last = at
         self.count = 0
+        self.ids: set[str] = set()
+        """Of those that were decoded: what is posted may be posted twice."""
         self.bytes = 0
+
+    def repeats(self, event_id: object) -> bool:
+        """An event of this id is in the run already."""
+        if not isinstance(event_id, str) or event_id in self.ids:
+            return isinstance(event_id, str)
+        self.ids.add(event_id)
+        return False
 
     def add(self, size: int, at: UnixNano) -> None:
         self.count += 1
@@ -92,6 +70,12 @@ class _Run:
             self.last = at
         elif at < self.at:
             self.at = at
+
+    def is_apart(self, kind: str, event: Mapping[str, object], at: UnixNano) -> bool:
+        """This one begins a run of its own: the caller paused before it, or it was posted out of its order."""
+        if kind == AUDIO_APPEND:
+            return not self.last <= at <= self.last + _PAUSE
+        return kind == OUTPUT_AUDIO and self.is_dated_by(event, at)
 
     def is_dated_by(self, event: Mapping[str, object], at: UnixNano) -> bool:
         """Of a Live session's audio: this delta says better than the run's first one when the session's time began, or
@@ -112,18 +96,18 @@ _Key = tuple[object, ...]
 class Gathering:
     """Events of one call, gathered into the next part."""
 
-    def __init__(self, call: str, policy: GraftPolicy, *, beside: bool = False) -> None:
-        """``beside``: read by a recorder of grafter's, while the app may post what it reads itself."""
+    def __init__(self, call: str, policy: GraftPolicy, *, beside: bool = False, posted: bool = False) -> None:
+        """``beside``: read by a recorder of grafter's, while the app may post what it reads itself. ``posted``: events
+        may come more than once, which a socket does not do."""
         self._guest = call_guest(call)
         self._key = guest_key(self._guest)
         self._beside = beside
+        self._posted = posted
         self._content = policy.content
         self._keys = policy.trace_id_keys
         self._notes: list[Note | tuple[Side, _Run]] = []
         self._runs: dict[_Key, _Run] = {}
         """The runs that the next delta of their item adds to."""
-        self._useless: dict[tuple[object, Side], str] = {}
-        """Kinds of deltas of which nothing is kept, with their GA names."""
         self._links: dict[str, Link] = {}
         self._head = self._ends = self._ended = self._pressing = False
 
@@ -144,30 +128,37 @@ class Gathering:
             return ODD
         return self.add_event(event, at, side)
 
-    def add_event(self, event: object, at: UnixNano, side: Side) -> str:
-        """Take one decoded event; its GA type, or ``odd``. Never raises for a JSON value."""
+    def add_event(self, event: object, at: UnixNano, side: Side, *, untimed: bool = False) -> str:
+        """Take one decoded event; its GA type, or ``odd``. Never raises for a JSON value.
+
+        ``untimed``: ``at`` only stands for a time that nobody gave, so that no figure may be made of it.
+        """
         if not isinstance(event, Mapping):
             return ODD
         kind = event.get("type")
         if not isinstance(kind, str) or not kind:
             return ODD
-        if kind in SESSIONS:
+        if kind in SESSION_EVENTS:
             metadata = mapping_of(mapping_of(event.get("session")).get("tracing")).get("metadata")
             self._read_link("session", metadata)
-        event = live.unwrapped(event)
+        event = unwrapped(event)
         kind = present_name(event.get("type"))
         if kind == ODD:
             return ODD
         remains = kept(event, side, self._content)
         if remains is None:
             return kind
-        if kind in FOLDED:
+        if untimed:
+            remains["untimed"] = True
+        row = EVENT_TYPES.get(kind)
+        if row is not None and row.folded:
             key = _key(kind, side, remains)
             run = self._runs.get(key)
-            if run is None or (kind == live.OUTPUT_AUDIO and run.is_dated_by(remains, at)):
+            if run is None or run.is_apart(kind, remains, at):
                 run = self._begin(key, remains, at, side)
             size = remains.get("delta_bytes")
-            run.add(size if isinstance(size, int) else 0, at)
+            if not (self._posted and run.repeats(remains.get("event_id"))):
+                run.add(size if isinstance(size, int) else 0, at)
             return kind
         self._note(Note(at, side, remains), kind)
         return kind
@@ -223,7 +214,7 @@ class Gathering:
 
     def _add_delta(self, text: str, match: re.Match[str], at: UnixNano, side: Side) -> str | None:
         """An audio delta by its text alone; None for one that is not plain enough for that."""
-        kind, event_id, response_id, item_id, member = match.groups()
+        kind, event_id, response_id, item_id = match.groups()
         start = match.end()
         end = text.find('"', start)
         if kind is None or end < 0:
@@ -234,22 +225,15 @@ class Gathering:
         if "\\" in audio:
             return None
         size = decoded_size(audio)
-        key = (kind, side, response_id, item_id, member)
+        key = (kind, side, response_id, item_id)
         run = self._runs.get(key)
         if run is None:
-            useless = self._useless.get((kind, side))
-            if useless is not None:
-                return useless
-            event = _plain_event(kind, event_id, response_id, item_id, member, size)
-            if event is None:
-                return None
-            name = present_name(event["type"])
+            event = _plain_event(kind, event_id, response_id, item_id, size)
             remains = kept(event, side, self._content)
             if remains is None:
-                self._useless[(kind, side)] = name
-                return name
+                return None
             # Under the decoded reading's own key too, so that both ways of reading meet in one run.
-            slow = _key(name, side, remains)
+            slow = _key(present_name(kind), side, remains)
             run = self._runs.get(slow) or self._begin(slow, remains, at, side)
             self._runs[key] = run
         run.add(size, at)
@@ -267,12 +251,13 @@ class Gathering:
         # What comes between two deltas may tell them apart: audio after a cut is not audio before it.
         self._runs.clear()
         self._notes.append(note)
-        if kind in ENDINGS:
+        row = EVENT_TYPES.get(kind)
+        if kind == ENDED or (row is not None and row.ends):
             self._ends = True
-            self._ended |= kind in (ENDED, live.CLOSED)
-        if kind in _URGENT:
+            self._ended |= kind in (ENDED, CLOSED)
+        if kind in (ENDED, METADATA, SIP) or (row is not None and row.urgent):
             self._pressing = True
-            self._head |= kind in SESSIONS
+            self._head |= kind in SESSION_EVENTS
 
     def _read_link(self, origin: str, metadata: object) -> None:
         if origin not in self._links:
@@ -286,23 +271,22 @@ def kind_of(event_type: str) -> str:
 
     ``audio``, ``event``, ``unknown_type`` (kept) or ``odd`` (skipped).
     """
-    if event_type in _SOUND:
+    if event_type in SOUND:
         return "audio"
     if event_type == ODD:
         return ODD
-    return "event" if event_type in KNOWN or event_type in UNREAD else "unknown_type"
+    return "event" if event_type in EVENT_TYPES else "unknown_type"
 
 
 def _key(kind: str, side: Side, event: Mapping[str, object]) -> _Key:
-    return ("decoded", kind, side, event.get("response_id"), event.get("item_id"), event.get("delegation_id"))
+    names = (event.get("response_id"), event.get("item_id"), event.get("delegation_id"))
+    return ("decoded", kind, side, *names, event.get("untimed"))
 
 
 def _plain_event(
-    kind: str, event_id: str | None, response_id: str | None, item_id: str | None, member: str, size: int
-) -> dict[str, object] | None:
-    """The event as a decoder would give it, its audio measured; None when the audio stands where none belongs."""
-    if (member == "audio") is not (kind == "input_audio_buffer.append"):
-        return None
+    kind: str, event_id: str | None, response_id: str | None, item_id: str | None, size: int
+) -> dict[str, object]:
+    """The event as a decoder would give it, its audio measured."""
     found = {"type": kind, "event_id": event_id, "response_id": response_id, "item_id": item_id}
     return {**{name: value for name, value in found.items() if value is not None}, "delta_bytes": size}
 

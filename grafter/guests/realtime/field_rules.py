@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from grafter.core.policy import Content
 from grafter.guests.attributes import ATTRIBUTE_BYTES, cut_text, fit_json
-from grafter.guests.json_values import ARGUMENTS_DIGEST, digest, json_safe, number_of
+from grafter.guests.json_values import ARGUMENTS_DIGEST, count_of, digest, json_safe, number_of
 from grafter.guests.media import without_media, without_text
 
 Rule = Callable[[object, Content], object]
@@ -64,6 +64,12 @@ def number(value: object, _: Content) -> object:
     return GONE if found is None else found
 
 
+def byte_count(value: object, _: Content) -> object:
+    """How many bytes there were of something that is not kept."""
+    size = count_of(value)
+    return GONE if size is None else size
+
+
 def flag(value: object, _: Content) -> object:
     return value if isinstance(value, bool) else GONE
 
@@ -80,8 +86,8 @@ def words(value: object, content: Content) -> object:
     return [member for member in kept if member is not GONE]
 
 
-def said(value: object, content: Content) -> object:
-    """What somebody said, or was told: content."""
+def text(value: object, content: Content) -> object:
+    """What somebody wrote or spoke, a transcript, a prompt, an argument: content."""
     if content is Content.NONE or not isinstance(value, str):
         return GONE
     if not value.isascii() or len(value) > 128:
@@ -154,7 +160,7 @@ def digested(value: object, _: Content) -> object:
     return value if isinstance(value, str) and _DIGEST.fullmatch(value) else GONE
 
 
-_PART: Table = {"type": _part_type, "text": said, "transcript": said}
+_PART: Table = {"type": _part_type, "text": text, "transcript": text}
 PART = inside(_PART)
 
 ERROR: Table = {
@@ -163,7 +169,7 @@ ERROR: Table = {
     "param": word,
     "event_id": identity,
     "client_event_id": identity,
-    "message": said,
+    "message": text,
 }
 
 _ITEM: Table = {
@@ -179,10 +185,10 @@ _ITEM: Table = {
     "answered": flag,
     "content": each(PART),
     "tools": each(inside({"name": word})),
-    "error": inside({"type": word, "code": amount, "message": said}),
-    "arguments": said,
-    "output": said,
-    "reason": said,
+    "error": inside({"type": word, "code": amount, "message": text}),
+    "arguments": text,
+    "output": text,
+    "reason": text,
     ARGUMENTS_DIGEST: digested,
 }
 
@@ -239,11 +245,13 @@ _SESSION: Table = {
     "max_output_tokens": amount,
     "temperature": number,
     "audio": inside(_AUDIO),
-    "instructions": said,
+    "instructions": text,
     "tools": _TOOLS,
     "tracing": inside({"workflow_name": word, "group_id": word, "metadata": own}),
     "prompt": inside({"id": identity, "version": word}),
     "reasoning": inside({"effort": word}),
+    "agent": word,
+    "idle_timeout_s": number,
     "delegation": inside(
         {"type": word, "responses": inside({"model": word, "tools": _TOOLS}), "decisions": inside({"model": word})}
     ),
@@ -275,12 +283,12 @@ _RESPONSE: Table = {
     "audio": inside(_AUDIO),
     "usage": counts,
     "output": each(item),
-    "instructions": said,
+    "instructions": text,
 }
 
 
 def response(value: object, content: Content) -> object:
-    """A response as the server tells it, or as the client asked for it."""
+    """A response as the server describes it, or as the client asked for it."""
     if not isinstance(value, Mapping):
         return GONE
     return pick(_present_response(value), _RESPONSE, content)
@@ -325,3 +333,47 @@ def _joined(audio: object, side: str, more: Mapping[str, object]) -> dict[str, o
     present = groups.get(side)
     groups[side] = {**more, **present} if isinstance(present, Mapping) else dict(more)
     return groups
+
+
+RESPONSE_EVENT = "response.event"
+INNER = "response.event/"
+"""Before the type of the event that a ``response.event`` of the Live API holds."""
+_UNNAMED = "odd"
+
+
+def unwrapped(event: Mapping[str, object]) -> Mapping[str, object]:
+    """The event that a ``response.event`` holds, with the id and the delegation of the outer one; any other as it is.
+
+    The Responses API numbers its events and gives them no ids, so nothing is covered by that.
+    """
+    if event.get("type") != RESPONSE_EVENT:
+        return event
+    inner = event.get("event")
+    found: dict[str, object] = dict(inner) if isinstance(inner, Mapping) else {}
+    kind = found.get("type")
+    outer = {key: event[key] for key in ("event_id", "delegation_id") if event.get(key) is not None}
+    return {**found, **outer, "type": INNER + (kind if isinstance(kind, str) and kind else _UNNAMED)}
+
+
+def responses_item(value: object, content: Content) -> object:
+    """An item of the Responses API. What a custom tool is called with has another name than a function's arguments."""
+    if isinstance(value, Mapping) and value.get("type") == "custom_tool_call" and "input" in value:
+        value = {**{key: member for key, member in value.items() if key != "input"}, "arguments": value["input"]}
+    return item(value, content)
+
+
+responses_response = inside(
+    {
+        "id": identity,
+        "status": word,
+        "model": word,
+        "previous_response_id": identity,
+        "metadata": own,
+        "max_output_tokens": amount,
+        "temperature": number,
+        "usage": counts,
+        "error": inside(ERROR),
+        "incomplete_details": inside({"reason": word}),
+    }
+)
+"""A response of the Responses API, as a Live session shows it."""

@@ -5,7 +5,7 @@ parts of source ``realtime`` are JSON lists of notes; they may arrive in any ord
 back in order of their times.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import heappop, heappush
@@ -45,7 +45,7 @@ class Note:
     """Arrival of the event, of a run its first."""
     side: Side
     event: Mapping[str, object]
-    """What is kept of it (``kept.kept``); ``type`` is a str and a GA name, whatever the sender spoke."""
+    """What is kept of it (``content.kept``); ``type`` is a str and a GA name, whatever the sender spoke."""
     count: int = 1
     last: int = 0
     """Of a run the arrival of its last delta; ``event["delta_bytes"]`` is the sum then. 0 for a single event."""
@@ -69,22 +69,22 @@ def begins(payload: bytes) -> int | None:
     return min((note.at for note in decode(payload)), default=None)
 
 
-def in_order(payloads: Iterable[tuple[int, bytes]]) -> Iterator[Note]:
-    """All notes by their time, then by arrival: the order in which the machine wants them.
+def in_order(payloads: Iterable[tuple[int, bytes]], rank: Callable[[Note], int]) -> Iterator[Note]:
+    """All notes by their time, then by cause (``rank``), then by arrival: the order in which the machine wants them.
 
     Each payload comes with what ``begins`` says of it, and is decoded when its time has come: a note takes six times
     the room of its JSON, and a call may hold a million.
     """
-    waiting: list[tuple[int, int, int, Note]] = []
+    waiting: list[tuple[int, int, int, int, Note]] = []
     for begin, arrival, payload in sorted(
         (begin, arrival, payload) for arrival, (begin, payload) in enumerate(payloads)
     ):
-        while waiting and waiting[0][:2] < (begin, arrival):
-            yield heappop(waiting)[3]
+        while waiting and waiting[0][0] < begin:
+            yield heappop(waiting)[-1]
         for place, note in enumerate(decode(payload)):
-            heappush(waiting, (note.at, arrival, place, note))
+            heappush(waiting, (note.at, rank(note), arrival, place, note))
     while waiting:
-        yield heappop(waiting)[3]
+        yield heappop(waiting)[-1]
 
 
 def _row(note: Note) -> list[object]:

@@ -1,0 +1,257 @@
+"""Figures of a call, made from evidence, with the rule for each beside it.
+
+A figure is right within the error that stands beside it, or it is not stated. All times are of one clock, that of
+whoever read the socket; what only stands for a time makes no figure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from grafter.guests.realtime import requests, tools
+from grafter.guests.realtime.records import Call, Request, Response, Speech
+from grafter.guests.realtime.session import Session
+
+SPEECH_STOPPED, COMMITTED, IDLE_TIMEOUT = "speech_stopped", "committed", "idle_timeout"
+TOOL_OUTPUT, CREATE = "tool_output", "response.create"
+
+_MILLISECOND = 1_000_000
+_SECOND = 1_000_000_000
+_ONE_ACT = 100 * _MILLISECOND
+"""A client that lets go of a button commits the audio and asks for an answer at once."""
+_IN_FLIGHT = 2 * _SECOND
+"""A request that is older than something else that OpenAI answers by itself was lost, or it would have been first."""
+_AT_ONCE = _SECOND
+"""OpenAI begins by itself at once; later, somebody may have asked who is not seen."""
+_LONGEST_CHAIN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What a response was begun by, and when; ``error``: how much later it may have been, in ns."""
+
+    word: str
+    at: int
+    error: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is known of why a response came."""
+
+    cause: Cause | None = None
+    request: Request | None = None
+    speech: Speech | None = None
+    """That ended last since the response before it."""
+    tool: Call | None = None
+    """Whose output came last since then."""
+    idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a caller waited, from the end of the speech to the first audio that can be heard; times in ns."""
+
+    start: int
+    start_word: str
+    end: int
+    end_word: str
+    parts: Mapping[str, int]
+
+
+def answer_of(session: Session, response: Response) -> Answer:
+    """What a response answers, by what ended or was asked for since the response before it began.
+
+    The client's accepted request is the cause where it was seen. Else it is the last of what OpenAI answers by itself:
+    the end of a speech, a silence that was too long. After what it does not answer by itself (a function's output,
+    audio that the client commits) somebody has asked who was not seen, somewhere between that and the response's
+    beginning, which is the error. Where nothing is known of why it began there is no cause: that it began is none.
+    """
+    if response.kind != "spoken":
+        known = response.cause is not None and response.cause_at is not None
+        return Answer(Cause(response.cause or "", response.cause_at or 0) if known else None)
+    begun = response.created_at
+    if begun is None or begun <= session.since:
+        return Answer()
+    request = requests.creates(session).get(response.id)
+    if response.aside:
+        return Answer(None if request is None else _by_request(request, None, None), request)
+    before = max(
+        (one.created_at or 0 for one in requests.in_order(session) if not one.aside and (one.created_at or 0) < begun),
+        default=session.since,
+    )
+    speech = max(
+        (one for one in session.every_speech if before < (_ended(one) or 0) <= begun),
+        key=lambda one: _ended(one) or 0,
+        default=None,
+    )
+    tool = max(
+        (one for one in session.every_call if before < (one.ended_at or 0) <= begun and _handed_back(session, one)),
+        key=lambda one: one.ended_at or 0,
+        default=None,
+    )
+    idle = max((at for at in session.idle if before < at <= begun), default=None)
+    causes = []
+    if speech is not None:
+        causes.append(_by_speech(session, speech, begun))
+    if tool is not None and tool.ended_at is not None:
+        causes.append(Cause(TOOL_OUTPUT, tool.ended_at, begun - tool.ended_at))
+    if idle is not None:
+        causes.append(Cause(IDLE_TIMEOUT, idle))
+    natural = max(causes, key=lambda one: one.at, default=None)
+    cause = natural if request is None else _by_request(request, natural, speech)
+    odd = (speech is not None and speech.odd) or (tool is not None and tool.odd)
+    odd = odd or (request is None and any(before < at <= begun for at in session.idle_untimed))
+    return Answer(None if odd else cause, request, speech, tool, idle is not None)
+
+
+def speech_answered(session: Session, response: Response) -> Speech | None:
+    """The caller's speech that a response answers, or the tools that led to it do, or answers that were not heard."""
+    one: Response | None = response
+    for _ in range(_LONGEST_CHAIN):
+        if one is None:
+            return None
+        answer = answer_of(session, one)
+        if answer.speech is not None or answer.idle:
+            return answer.speech
+        one = _led_to(session, one, answer)
+    return None
+
+
+def heard_at(session: Session, response: Response) -> tuple[int, str] | None:
+    """When the caller could hear it first, and by what that is known; None where it could not, or it is not known."""
+    if response.playing_at is not None:
+        return response.playing_at, "output_audio_buffer"
+    if session.buffered or response.first_audio_at is None:
+        return None
+    return response.first_audio_at, "delta"
+
+
+def caller_wait(session: Session, response: Response) -> Wait | None:
+    """What the caller waited for this response; None unless it is the first whose audio the caller hears since the
+    speech, and the end of the speech is known."""
+    heard, speech = heard_at(session, response), speech_answered(session, response)
+    if heard is None or speech is None or response.aside or response.kind != "spoken":
+        return None
+    end, odd = speech_end(speech), response.odd or speech.odd
+    if end is None or odd or heard[0] < end[0]:
+        return None
+    stopped = _ended(speech) or 0
+    for other in session.every_response:
+        sounded = other.playing_at if session.buffered else other.first_audio_at
+        if other.id != response.id and not other.aside and sounded is not None and stopped < sounded <= heard[0]:
+            return None
+    return Wait(*end, *heard, _parts(session, response, speech, end[0], heard[0]))
+
+
+def speech_end(speech: Speech) -> tuple[int, str] | None:
+    """When the caller fell silent: the detector's word less the silence that it waited for, or the client's commit."""
+    if speech.stopped_at is not None:
+        if speech.silence_ms is None:
+            return None
+        return max(speech.stopped_at - speech.silence_ms * _MILLISECOND, 0), "speech_end"
+    return None if speech.commit_at is None or speech.started_at is not None else (speech.commit_at, "commit")
+
+
+def _ended(speech: Speech) -> int | None:
+    """When it was over, as OpenAI or the client says."""
+    if speech.stopped_at is not None:
+        return speech.stopped_at
+    return speech.committed_at if speech.commit_at is None else speech.commit_at
+
+
+def _handed_back(session: Session, call: Call) -> bool:
+    if call.kind == "mcp":
+        # OpenAI goes on from it by itself, in the same response where that has not ended.
+        maker = _find(session, call.response)
+        return maker is None or max(maker.last_audio_at or 0, maker.playing_at or 0) <= (call.ended_at or 0)
+    return call.kind == "function" and not call.unseen and tools.ran(call)
+
+
+def _by_speech(session: Session, speech: Speech, begun: int) -> Cause:
+    at = _ended(speech) or 0
+    word = COMMITTED if speech.stopped_at is None else SPEECH_STOPPED
+    seen = speech.automatic and (session.hears_client or begun - at <= _AT_ONCE)
+    return Cause(word, at, 0 if seen else begun - at)
+
+
+def _by_request(request: Request, natural: Cause | None, speech: Speech | None) -> Cause | None:
+    """The cause where the client was seen to ask; ``natural``: what it would be without."""
+    if request.odd:
+        return None
+    asked = None if request.doubtful else Cause(CREATE, request.at)
+    if natural is None:
+        return asked
+    since = request.at - natural.at
+    pressed = speech is not None and speech.commit_at is not None and natural.word == COMMITTED
+    if pressed and 0 <= since <= _ONE_ACT:
+        return Cause(COMMITTED, natural.at, since)
+    if since < 0 and (natural.word == IDLE_TIMEOUT or speech is None or _is_answered_by_itself(speech)):
+        # What came later may have begun it; a request that is much older was lost, or it would have been first.
+        return Cause(natural.word, natural.at, max(natural.error, -since if -since <= _IN_FLIGHT else 0))
+    return asked if asked is not None or natural.error else natural
+
+
+def _is_answered_by_itself(speech: Speech) -> bool:
+    """OpenAI may have answered it without being asked: a detector heard it, and its settings do not forbid it."""
+    return speech.automatic is not False and (speech.started_at is not None or speech.stopped_at is not None)
+
+
+def _led_to(session: Session, response: Response, answer: Answer) -> Response | None:
+    """The response that this one goes on from: whose tool was answered, else the one before it that was not heard."""
+    if answer.tool is not None:
+        return _find(session, answer.tool.response)
+    if answer.request is None or response.created_at is None:
+        return None
+    before = [
+        one for one in requests.in_order(session) if not one.aside and (one.created_at or 0) < response.created_at
+    ]
+    return before[-1] if before and before[-1].first_audio_at is None and before[-1].playing_at is None else None
+
+
+def _find(session: Session, name: str | None) -> Response | None:
+    return session.responses.get(name or "") or session.past.get(name or "")
+
+
+def _parts(session: Session, response: Response, speech: Speech, start: int, end: int) -> dict[str, int]:
+    """What lies between, from its end to its beginning; what follows from no evidence is unknown.
+
+    Empty where the way back to the speech is lost: sums of some of its turns would pass for sums of all.
+    """
+    parts: dict[str, int] = {}
+    at = end
+
+    def until(part: str, moment: int | None) -> bool:
+        nonlocal at
+        if moment is None or not start <= moment <= at:
+            return False
+        parts[part] = parts.get(part, 0) + at - moment
+        at = moment
+        return True
+
+    if response.playing_at is not None:
+        # A sideband socket carries no audio; what is said of it comes with it.
+        until("playout", response.first_audio_at or response.first_delta_at)
+    one: Response | None = response
+    for _ in range(_LONGEST_CHAIN):
+        if one is None:
+            break
+        answer = answer_of(session, one)
+        cause, tool = answer.cause, answer.tool
+        if cause is None:
+            break
+        known = cause.error == 0 or (cause.word == COMMITTED and answer.request is not None)
+        asked = known and cause.word == CREATE
+        if known:
+            until("model", cause.at)
+        if answer.speech is not None:
+            if answer.speech is not speech and answer.speech.id != speech.id:
+                break
+            if until("relay" if asked else "unknown", _ended(speech)) and until("endpointing", start):
+                return {name: length for name, length in parts.items() if length}
+            break
+        if tool is None:
+            break
+        if not until("relay" if asked else "unknown", tool.ended_at) or not until("tool", tool.started_at):
+            break
+        one = _find(session, tool.response)
+    return {}

@@ -1,0 +1,228 @@
+"""What the caller heard of a response, and whether it was interrupted; made from evidence as the other ``figures`` are.
+
+Nobody says how much was heard but a client that plays the audio itself, and it may be wrong or refused. So what was
+heard is the least of all that bounds it, and says which of them it was.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from grafter.guests.json_values import mapping_of, text_of
+from grafter.guests.realtime import requests
+from grafter.guests.realtime.figures import heard_at
+from grafter.guests.realtime.records import Response
+from grafter.guests.realtime.session import Session
+
+_MILLISECOND = 1_000_000
+_SECOND = 1_000_000_000
+_LATE_CUT = 2 * _SECOND
+"""After a short word is over, what it interrupted is cut within a network's way."""
+_REORDERED = 500 * _MILLISECOND
+_BUTTON = _SECOND
+_ROUNDING_MS = 2
+_BYTES_PER_MS = {
+    "audio/pcm": 48,
+    "pcm16": 48,
+    "audio/pcmu": 8,
+    "audio/pcma": 8,
+    "g711_ulaw": 8,
+    "g711_alaw": 8,
+}
+"""OpenAI's PCM has 24,000 samples of two bytes a second, G.711 8,000 of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class BargeIn:
+    """A caller broke in."""
+
+    at: int
+    by: str
+    """``speech``, or ``client`` where a button was pressed."""
+    heard_ms: int | None
+    heard_by: str | None
+    at_most: bool
+    past_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    at: int
+    """When it was cut, at the latest."""
+    word: str
+    amount: int | None = None
+    """Milliseconds of all of its audio that were heard, as far as somebody says so."""
+    shown: bool = True
+    """An event shows at which moment, or at how much, it was cut."""
+    by_detector: bool = False
+    past_end: bool = False
+    first: int = 0
+    """The first sign of it."""
+
+
+def received_ms(session: Session, response: Response) -> int | None:
+    """How long the audio is that came so far; None where its format is not known, or none passes here."""
+    lengths = _lengths(session, response)
+    return sum(lengths.values()) if lengths else None
+
+
+def audio_bytes(response: Response) -> int:
+    """Of two who hear one call and count its audio, by whom there was more."""
+    return max(sum(response.audio.values()), sum(response.audio_beside.values()))
+
+
+def barge_in(session: Session, response: Response) -> BargeIn | None:
+    """The caller broke in: began to speak (or pressed a button) while the response's audio played, and it was cut.
+
+    Who began before any sound was heard interrupts nothing; neither does the app that cancels by itself; and what ran
+    to its end was not interrupted. Heard is the least of what bounds it: the time since its playback began, what the
+    server truncated it to (only where it did not, what the client asked for), and what was received.
+    """
+    playing, received = _playback(session, response), received_ms(session, response)
+    cut = _cut(session, response, playing, received)
+    sounded = playing is not None or response.cleared_at is not None or bool(response.truncations)
+    if cut is None or response.odd or not sounded or (playing is not None and playing > cut.at):
+        return None
+    started = _interrupting(session, playing, cut.at)
+    if started is not None:
+        at, by = started, "speech"
+    elif (pressed := _button(session, cut.first)) is not None:
+        at, by = pressed, "client"
+    elif cut.by_detector and not _speaking_at(session, playing or response.first_at):
+        at, by = cut.at, "speech"
+    else:
+        return None
+    bounds: list[tuple[int, int, str]] = []
+    if playing is not None:
+        until = cut.at if cut.shown else at
+        bounds.append((max(until - playing, 0) // _MILLISECOND, 3, "time"))
+    if cut.amount is not None:
+        bounds.append((cut.amount, 0 if cut.word == "truncated" else 1, cut.word))
+    if received is not None:
+        bounds.append((received, 2, "received"))
+    least = min(bounds, default=None)
+    heard, word = (None, None) if least is None else (least[0], least[2])
+    return BargeIn(at, by, heard, word, heard is not None and not cut.shown, cut.past_end)
+
+
+def _cut(session: Session, response: Response, playing: int | None, received: int | None) -> _Cut | None:
+    past_end = False
+    found: list[_Cut] = []
+    for at, item, amount in _rows(response.truncations):
+        total = _total(session, response, item, amount)
+        if response.status != "completed" or not _is_whole(response, total, received):
+            # The client stopped when it asked for that, where it was seen to.
+            asked = [one.at for one in session.requests if one.kind == requests.TRUNCATE and one.about == item]
+            found.append(_Cut(min([at, *(one for one in asked if one <= at)]), "truncated", total))
+    server = bool(response.truncations)
+    for one in session.requests:
+        if one.kind != requests.TRUNCATE or session.items.get(one.about or "") != response.id or one.odd:
+            continue
+        total = None if one.amount is None else _total(session, response, one.about, one.amount)
+        past = received is not None and total is not None and total > received + _ROUNDING_MS
+        past_end = past_end or past
+        over = received is not None and playing is not None and one.at >= playing + received * _MILLISECOND
+        ran_out = received is not None and total is not None and total >= received - _ROUNDING_MS
+        if server or (ran_out and over) or (ran_out and response.status == "completed" and not past):
+            continue
+        believed = not (one.refused or one.doubtful or past)
+        if believed or past:
+            found.append(_Cut(one.at, "truncate", total if believed else None, shown=believed))
+    if response.cleared_at is not None:
+        found.append(_Cut(response.cleared_at, "cleared"))
+    if response.status == "cancelled" and response.done_at is not None:
+        detected = response.reason == "turn_detected"
+        asked = [one.at for one in session.requests if one.kind == requests.CANCEL and one.about == response.id]
+        at = response.done_at if detected or not asked else min(*asked, response.done_at)
+        found.append(_Cut(at, "cancelled", shown=False, by_detector=detected))
+    if not found:
+        return None
+    first = min(found, key=lambda one: one.at)
+    amounts = [one for one in found if one.amount is not None]
+    shown = [one for one in found if one.shown]
+    best = min(amounts, key=lambda one: (one.word != "truncated", one.amount), default=first)
+    return _Cut(
+        min((one.at for one in shown), default=first.at),
+        best.word,
+        best.amount,
+        bool(shown),
+        any(one.by_detector for one in found),
+        past_end,
+        first.at,
+    )
+
+
+def _is_whole(response: Response, total: int | None, received: int | None) -> bool:
+    """All of it was heard; of an unknown format, where that is what the bytes come to in one of OpenAI's."""
+    if total is None:
+        return False
+    if received is not None:
+        return total >= received - _ROUNDING_MS
+    size = audio_bytes(response)
+    return any(abs(size // rate - total) <= _ROUNDING_MS for rate in set(_BYTES_PER_MS.values())) and size > 0
+
+
+def _rows(rows: list[object]) -> Iterator[tuple[int, str | None, int]]:
+    for row in rows:
+        match row:
+            case [int(at), str() | None as item, int(amount)]:
+                yield at, item, amount
+
+
+def _total(session: Session, response: Response, item: str | None, amount: int) -> int | None:
+    """Of all of a response's audio: what lies before the item was heard whole."""
+    lengths = _lengths(session, response)
+    before = 0
+    for name, length in lengths.items():
+        if name == item:
+            return before + amount
+        before += length
+    return amount if len({*response.audio, *response.audio_beside} - {item}) == 0 else None
+
+
+def _lengths(session: Session, response: Response) -> dict[str, int]:
+    """Milliseconds of audio by item, in order."""
+    output = mapping_of(mapping_of(mapping_of(response.settings.get("audio")).get("output")).get("format"))
+    rate = _BYTES_PER_MS.get(text_of(output.get("type")) or session.config.output_format or "")
+    if rate is None:
+        return {}
+    names = dict.fromkeys([*response.audio, *response.audio_beside])
+    sizes = {name: max(response.audio.get(name, 0), response.audio_beside.get(name, 0)) for name in names}
+    return {name: size // rate for name, size in sizes.items()} if sum(sizes.values()) else {}
+
+
+def _playback(session: Session, response: Response) -> int | None:
+    heard = heard_at(session, response)
+    return None if heard is None else heard[0]
+
+
+def _interrupting(session: Session, playing: int | None, cut_at: int) -> int | None:
+    """When the last speech began that the cut can be for: while the audio played, and not long over."""
+    starts = [
+        one.started_at
+        for one in session.every_speech
+        if one.started_at is not None
+        and not one.odd
+        and (playing is None or one.started_at >= playing)
+        and one.started_at <= cut_at + _REORDERED
+        and (one.stopped_at is None or cut_at <= one.stopped_at + _LATE_CUT)
+    ]
+    return max(starts, default=None)
+
+
+def _speaking_at(session: Session, at: int) -> bool:
+    """Somebody had begun to speak before that moment and had not been silent by then."""
+    return any(
+        one.started_at is not None and one.started_at < at and (one.stopped_at is None or one.stopped_at >= at)
+        for one in session.every_speech
+    )
+
+
+def _button(session: Session, cut_at: int) -> int | None:
+    """Push to talk: audio of the caller begins where it was cut. When the button was pressed, at the latest."""
+    if session.config.detection not in ("none", None):
+        return None
+    begun = [one.appended_at for one in session.every_speech if one.appended_at is not None]
+    if session.input.appended_at is not None:
+        begun.append(session.input.appended_at)
+    near = [at for at in begun if abs(at - cut_at) <= _BUTTON]
+    return min(*near, cut_at) if near else None

@@ -1,0 +1,160 @@
+"""What the client asked for, what of it the server refused, and which response each ``response.create`` made.
+
+No event of the server's says which request it answers, and most errors name none either, since most clients give
+their events no ids. But the server takes a client's events in their order, refuses what it does not do, and answers
+the rest; so what it did can be worked out from its own events. A request that an error can belong to no longer counts.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from grafter.guests.json_values import text_of
+from grafter.guests.realtime.records import Request, Response
+from grafter.guests.realtime.session import Session
+from grafter.guests.realtime.stored_event import Note
+
+CREATE, CANCEL, TRUNCATE = "create", "cancel", "truncate"
+COMMIT, ITEM, UPDATE = "commit", "item", "update"
+
+_MOST = 64
+_SECOND = 1_000_000_000
+_LONGEST_ANSWER = 30 * _SECOND
+"""Between a request and an error about it: longer than any network takes."""
+
+_CODES = {
+    "conversation_already_has_active_response": CREATE,
+    "response_cancel_not_active": CANCEL,
+    "input_audio_buffer_commit_empty": COMMIT,
+}
+_PARAMS = (
+    ("audio_end_ms", TRUNCATE),
+    ("content_index", TRUNCATE),
+    ("session", UPDATE),
+    ("item", ITEM),
+    ("previous_item_id", ITEM),
+    ("response", CREATE),
+)
+
+
+def asked(session: Session, note: Note, kind: str, about: object = None, **more: Any) -> Request:
+    """Remember a request; a late one stands where its time belongs."""
+    request = Request(
+        kind=kind,
+        at=note.at,
+        event_id=text_of(note.event.get("event_id")),
+        about=text_of(about),
+        odd=note.event.get("untimed") is True,
+        **more,
+    )
+    session.requests.append(request)
+    session.requests.sort(key=lambda one: one.at)
+    del session.requests[:-_MOST]
+    return request
+
+
+def answered(session: Session, kind: str, about: object = None) -> Request | None:
+    """The server has done what the first open request of this kind asked for; that request."""
+    name = text_of(about)
+    for request in session.requests:
+        if request.kind == kind and not (request.answered or request.refused) and request.about in (name, None):
+            request.answered = True
+            return request
+    return None
+
+
+def refused(session: Session, at: int, error: Mapping[str, object]) -> Request | None:
+    """The request that an error of this moment undoes; None where it is about none, or it cannot be known which.
+
+    An error that names the client's event is about that. Otherwise its code or its parameter says what kind of request
+    it is about; and where neither does, it is about the first that is open, or makes all of them doubtful where nobody
+    sees what the server accepts.
+    """
+    named = text_of(error.get("event_id")) or text_of(error.get("client_event_id"))
+    recent = [one for one in session.requests if one.at <= at <= one.at + _LONGEST_ANSWER and not one.refused]
+    made = {id(one) for one in _makers(session, oldest=True).values()}
+    if named is not None:
+        return _undone([one for one in recent if one.event_id == named][-1:], session, made)
+    if text_of(error.get("type")) not in (None, "invalid_request_error"):
+        return None
+    kind = _kind(error)
+    # The server takes them in order: what came before one that it has done is done with, too.
+    settled = max((one.at for one in session.requests if one.answered or one.refused or id(one) in made), default=0)
+    still = [one for one in recent if not one.answered and id(one) not in made and one.at >= settled]
+    if kind is not None:
+        fitting = [one for one in still if one.kind == kind]
+        # Nothing else was asked: what seemed to have made a response was refused, since that had begun by itself.
+        late = [one for one in recent if one.kind == kind and id(one) in made]
+        return _undone(fitting[:1] or late[-1:], session, made)
+    if still and (len(still) == 1 or any(one.answered for one in session.requests if one.kind == still[0].kind)):
+        # What the server accepts it says, too, and in their order; so it is the first that it has said nothing of.
+        return _undone(still[:1], session, made)
+    for one in still:
+        one.doubtful = True
+    return None
+
+
+def creates(session: Session) -> Mapping[str, Request]:
+    """By response, the ``response.create`` that made it.
+
+    Metadata comes back as it was sent. In the conversation there is one response at a time, so of several open
+    requests only the newest can be it: the older ones were lost.
+    """
+    return _makers(session, oldest=False)
+
+
+def newest_create(session: Session, at: int) -> Request | None:
+    """The last ``response.create`` before this moment that has made nothing yet; the older ones were lost."""
+    waiting = [one for one in session.requests if one.kind == CREATE and one.at <= at]
+    waiting = [one for one in waiting if not (one.answered or one.refused or one.doubtful or one.odd)]
+    for request in waiting:
+        request.answered = True
+    return waiting[-1] if waiting else None
+
+
+def _makers(session: Session, *, oldest: bool) -> dict[str, Request]:
+    waiting = [one for one in session.requests if one.kind == CREATE and not one.refused]
+    found: dict[str, Request] = {}
+    if not waiting:
+        return found
+    for response in in_order(session):
+        fitting = [one for one in waiting if _fits(one, response)]
+        if not fitting:
+            continue
+        chosen = fitting[0] if oldest or response.aside else fitting[-1]
+        found[response.id] = chosen
+        gone = {id(one) for one in ([chosen] if oldest or response.aside else fitting)}
+        waiting = [one for one in waiting if id(one) not in gone]
+    return found
+
+
+def in_order(session: Session) -> list[Response]:
+    """The spoken responses that are known to have begun, in the order of it."""
+    begun = [one for one in session.every_response if one.created_at is not None and one.kind == "spoken"]
+    return sorted(begun, key=lambda one: (one.created_at or 0, one.id))
+
+
+def _fits(request: Request, response: Response) -> bool:
+    if response.created_at is None or request.at > response.created_at or request.metadata != response.metadata:
+        return False
+    # Whether it is out of band its metadata may say alone, for servers that name no conversation.
+    return request.aside == response.aside or (request.aside and bool(request.metadata))
+
+
+def _kind(error: Mapping[str, object]) -> str | None:
+    code, param = text_of(error.get("code")), text_of(error.get("param")) or ""
+    if code in _CODES:
+        return _CODES[code]
+    return next((kind for name, kind in _PARAMS if param == name or param.startswith(f"{name}.")), None)
+
+
+def _undone(found: list[Request], session: Session, made: set[int]) -> Request | None:
+    if not found:
+        return None
+    request = found[0]
+    request.refused = True
+    if request.kind == CANCEL:
+        # There was nothing to cancel, so what was asked for before it had made nothing.
+        for one in session.requests:
+            if one.kind == CREATE and one.at <= request.at and not one.aside and id(one) not in made:
+                one.refused = True
+    return request
