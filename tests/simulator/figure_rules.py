@@ -5,6 +5,8 @@ from tests.simulator.world import Moment, Response, Speech, known
 
 GESTURE = 50.0
 """Milliseconds between the release of a button and the request for its answer."""
+HALF_CALLS = ("incomplete function call", "function call cut")
+"""Kinds of responses with output whose deltas a server may have left out."""
 
 
 def _begun_by(facts: Facts, response: Response) -> bool:
@@ -55,7 +57,7 @@ def first(truth: Truth, facts: Facts, response: Response) -> None:
         truth.words.append(
             Word(response.id, "grafter.turn.first_token_from", kind, frozenset(words), sure and delta.dated)
         )
-    elif (not response.tools and not response.audio_ms and kind != "incomplete function call") or delta is not None:
+    elif delta is not None or not (response.tools or response.audio_ms or kind in HALF_CALLS):
         truth.figures.extend(Figure(response.id, name, kind, [], False) for name in names)
     name, moment = "grafter.turn.first_audio_ms", "grafter.turn.first_audio_unix_nano"
     sounds = [m for m in (audio, response.started) if m is not None and m.seen]
@@ -172,7 +174,9 @@ def cut(truth: Truth, facts: Facts, response: Response) -> None:
     """A barge-in: the caller spoke, or pressed the button, while the answer was heard, and that cut it."""
     barge, kind = response.barge_in, response.kind
     if barge is None:
-        truth.cuts.append(Cut(response.id, kind, must=False))
+        # With no word on the format the length of the audio is not known, so neither is that it was over.
+        over = response.kind != "truncated when it was over" or facts.record.setup.told != "nothing"
+        truth.cuts.append(Cut(response.id, kind, must=False if over else None))
         return
     heard = response.heard_from
     shows = [m for m in (response.done, barge.cut, barge.truncated, barge.truncate) if m is not None and m.seen]
@@ -188,7 +192,7 @@ def cut(truth: Truth, facts: Facts, response: Response) -> None:
     if cut is not None:
         passed = cut.at - heard.at
         said = float(barge.truncated.event["audio_end_ms"]) if exact and barge.truncated else passed
-        value = (min(passed, said, barge.heard), max(min(passed, said), barge.heard))
+        value = (min(passed, said, barge.heard), max(passed, said, barge.heard))
     elif exact and barge.truncated is not None:
         passed = (barge.truncate if barge.truncate and barge.truncate.seen else barge.truncated).at - heard.at
         said = float(barge.truncated.event["audio_end_ms"])

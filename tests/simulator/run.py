@@ -10,7 +10,7 @@ from tests.simulator.figure_rules import answers, cut, first, wait
 from tests.simulator.judge import Finding, Verdict, judge
 from tests.simulator.machine import spans_of
 from tests.simulator.observer import Posts, View, observe
-from tests.simulator.span_rules import assistant_span, speech_span, tool_span
+from tests.simulator.span_rules import assistant_span, half_call, speech_span, tool_span
 from tests.simulator.truth import Expected, Facts, Truth, Word
 from tests.simulator.world import Record, Response
 
@@ -26,6 +26,8 @@ def truth_of(record: Record, view: View, posts: Posts) -> Truth:
         speech_span(truth, facts, speech)
     for tool in record.tools:
         tool_span(truth, facts, tool)
+    for call_id, half in record.halves:
+        half_call(truth, call_id, half)
     for response in record.responses:
         if response.created is not None and response.created.seen:
             _response(truth, facts, response)

@@ -1,7 +1,7 @@
 """When each span begins and ends, and which evidence says so."""
 
 from tests.simulator.truth import Expected, Facts, Interval, Truth, undated
-from tests.simulator.world import Response, Speech, Tool, known
+from tests.simulator.world import Moment, Response, Speech, Tool, known
 
 
 def speech_span(truth: Truth, facts: Facts, speech: Speech) -> None:
@@ -59,17 +59,19 @@ def tool_span(truth: Truth, facts: Facts, tool: Tool) -> None:
     elif tool.output is not None and tool.output_seen is not None and tool.output_seen.seen:
         end = (tool.output.at, tool.output_seen.at)
     else:
-        after = tool.until
-        if tool.output is not None:  # What was handed back stands on no event that was seen.
-            later = [r.created for r in facts.record.responses if tool in r.after and r.created]
-            after = later[0] if later else None
-        end = (whole[0].at, facts.until(after))
+        end = (whole[0].at, facts.until(tool.until))
         open_ = True
     if _unanswered(facts, tool):
         end = open_ = None
     if undated(*tool.whole, tool.running, tool.output, tool.output_seen, tool.until):
         start = end = open_ = None
     truth.spans.append(Expected(owner, tool.kind, start, end, open_, must))
+
+
+def half_call(truth: Truth, call_id: str, half: list[Moment]) -> None:
+    """No tool was asked for; only an observer who left before the event that says so cannot know."""
+    if half[0].seen and not half[-1].seen:
+        truth.spans.append(Expected(call_id, "incomplete function call", must=False))
 
 
 def _unanswered(facts: Facts, tool: Tool) -> bool:

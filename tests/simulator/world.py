@@ -177,7 +177,7 @@ class Tool:
     output_seen: Moment | None = None
     """The server's item of it."""
     until: Moment | None = None
-    """With no output: the next response or session, past which nothing shows the tool at work."""
+    """The next response or session: with no output that was seen, nothing shows the tool at work past it."""
     kind: str = "tool"
 
 
@@ -257,6 +257,8 @@ class Record:
     tools: list[Tool] = field(default_factory=list)
     never: set[str] = field(default_factory=set)
     """Ids that no span may have: history, refused and incomplete calls, silence that was committed."""
+    halves: list[tuple[str, list[Moment]]] = field(default_factory=list)
+    """Calls that stayed incomplete: their id, and the events of the half of them, the last of which says so."""
     openings: list[Moment] = field(default_factory=list)
     """``session.created`` of each session under the call's key."""
     kinds: list[str] = field(default_factory=list)
