@@ -184,11 +184,12 @@ def cut(truth: Truth, facts: Facts, response: Response) -> None:
     if heard is None or not heard.seen or not barge.noticed.seen or not shows:
         truth.cuts.append(Cut(response.id, kind, must=None))
         return
-    press = 0.0 if speech else 60.0
     unsure = barge.by_app or (not speech and facts.record.setup.mediated) or facts.view.hung_up is not None
     must = None if unsure or not barge.shown else True
     exact = barge.truncated is not None and barge.truncated.seen
     cut = barge.cut if barge.cut is not None and barge.cut.seen else None
+    # A press is as long as its requests: cancel, truncate or clear, and the first of the new audio.
+    latest = barge.noticed.at if speech else max(barge.noticed.at + 60, cut.at if cut else 0.0)
     if cut is not None:
         passed = cut.at - heard.at
         said = float(barge.truncated.event["audio_end_ms"]) if exact and barge.truncated else passed
@@ -207,7 +208,7 @@ def cut(truth: Truth, facts: Facts, response: Response) -> None:
             response.id,
             kind,
             must,
-            when=(barge.began, barge.noticed.at + press),
+            when=(barge.began, latest),
             heard=value,
             really=barge.heard,
             bound=not exact and cut is None,

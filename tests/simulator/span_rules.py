@@ -1,6 +1,6 @@
 """When each span begins and ends, and which evidence says so."""
 
-from tests.simulator.truth import Expected, Facts, Interval, Truth, undated
+from tests.simulator.truth import Expected, Facts, Interval, Truth, Word, undated
 from tests.simulator.world import Moment, Response, Speech, Tool, known
 
 
@@ -66,6 +66,8 @@ def tool_span(truth: Truth, facts: Facts, tool: Tool) -> None:
     if undated(*tool.whole, tool.running, tool.output, tool.output_seen, tool.until):
         start = end = open_ = None
     truth.spans.append(Expected(owner, tool.kind, start, end, open_, must))
+    if must and not tool.mcp:
+        truth.words.append(Word(owner, "grafter.time_of", tool.kind, frozenset(("app",)), open_ is False))
 
 
 def half_call(truth: Truth, call_id: str, half: list[Moment]) -> None:

@@ -6,11 +6,13 @@ from typing import Any
 
 import orjson
 import pytest
+from openai.types.live import ConnectServerEvent
 from openai.types.realtime import RealtimeClientEvent, RealtimeServerEvent
 from pydantic import TypeAdapter
 
 from tests.simulator.calls import play, scenes_for
 from tests.simulator.judge import Span, Verdict, judge
+from tests.simulator.live import Live
 from tests.simulator.observer import Posts, View, observe
 from tests.simulator.run import simulated, truth_of
 from tests.simulator.truth import PARTS, Cut, Interval, Truth
@@ -28,6 +30,7 @@ from tests.simulator.world import (
 )
 
 SERVER: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
+LIVE: TypeAdapter[Any] = TypeAdapter(ConnectServerEvent)
 CLIENT: TypeAdapter[Any] = TypeAdapter(RealtimeClientEvent)
 SAMPLE = range(300)
 
@@ -82,6 +85,21 @@ def test_events_are_the_documented_ones() -> None:
             seen.add(event["type"])
     assert {"response.mcp_call.completed", "output_audio_buffer.cleared", "conversation.item.truncated"} <= seen
     assert {"input_audio_buffer.timeout_triggered", "error", "session.updated", "response.cancel"} <= seen
+
+
+def test_a_live_session_counts_its_seconds() -> None:
+    """Events validate (pauses are newer than the package that is installed), and the breakdown adds up to the total."""
+    paused = 0
+    for seed in SAMPLE:
+        live = Live.played(seed)
+        for moment in live.record.moments:
+            if moment.event["type"] not in ("session.paused", "session.resumed"):
+                LIVE.validate_python(moment.event)
+        for usage in (m.event["usage"] for m in live.usages):
+            assert usage.get("active_seconds", usage["seconds"]) + usage.get("paused_seconds", 0) == usage["seconds"]
+        paused += len(live.pauses)
+        assert all(turn.said[1] < turn.answered[0] for turn in live.turns)
+    assert paused > 100
 
 
 def test_every_scene_is_played() -> None:

@@ -69,6 +69,16 @@ class Cut:
 
 
 @dataclass(slots=True)
+class Mark:
+    """Events of one name on a span: each of these moments, and no other."""
+
+    owner: str
+    name: str
+    kind: str
+    at: tuple[float, ...]
+
+
+@dataclass(slots=True)
 class Truth:
     """All that is judged of one call."""
 
@@ -77,6 +87,7 @@ class Truth:
     words: list[Word] = field(default_factory=list)
     spans: list[Expected] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
 
 
 @dataclass(slots=True)
