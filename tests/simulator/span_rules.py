@@ -84,6 +84,14 @@ def _unanswered(facts: Facts, tool: Tool) -> bool:
     return given and facts.view.hung_up is not None and (tool.output_seen is None or not tool.output_seen.seen)
 
 
+def _stops_the_player(response: Response) -> bool:
+    """The server truncated, or cancelled for the caller's speech. An app that cancels may let its player go on."""
+    assert response.done is not None
+    details = response.done.event["response"].get("status_details") or {}
+    truncated = response.barge_in.truncated if response.barge_in else None
+    return details.get("reason") == "turn_detected" or (truncated is not None and truncated.seen)
+
+
 def assistant_span(truth: Truth, response: Response) -> None:
     """The audio that the caller hears, to its end or its cut.
 
@@ -101,12 +109,10 @@ def assistant_span(truth: Truth, response: Response) -> None:
         end = (response.ended.at,) * 2 if response.ended is not None and response.ended.seen else None
     elif response.done is not None and response.done.seen:
         cut = response.barge_in
-        latest = response.silent_at if cut is None or cut.shown else heard.at + response.audio_ms
+        whole = heard.at + response.audio_ms
+        latest = response.silent_at if _stops_the_player(response) else max(response.silent_at, whole)
         marks = (cut.truncate, cut.truncated, response.done) if cut else ()
         end = (heard.at, max(latest, *(m.at for m in marks if m is not None), heard.at))
-        # That the app cancelled does not say that it stopped its player.
-        if response.kind == "cut by the program" or (cut is not None and cut.by_app and cut.truncated is None):
-            end = None
     start: Interval | None = (heard.at,) * 2
     if undated(heard, response.ended, response.done):
         start = end = None
