@@ -422,6 +422,30 @@ def test_parts_that_do_not_add_up_are_wrong() -> None:
     assert found["sum of the parts of the wait"] == "wrong"
 
 
+@pytest.mark.parametrize(
+    ("heard", "more", "finding"),
+    [
+        (1_500, {"grafter.audio.heard_at_most": True}, "right"),
+        (1_500, {}, "wrong"),
+        (1_440, {}, "right"),
+        (1_500, {"audio.elapsed.error_ms": 60.0}, "right"),
+        (3_000, {"grafter.audio.heard_at_most": True}, "wrong"),
+        (None, {}, "left out"),
+    ],
+)
+def test_heard_audio_is_judged(heard: int | None, more: dict[str, object], finding: str) -> None:
+    """Where nothing says what was heard, what time allows is right only when it says that it is a bound."""
+    hand = Hand()
+    response = answer_from(hand, 1_200, 3_000, 2_750)
+    speech = hand.speech(2_700, 4_000, "u2")
+    assert speech.started is not None
+    response.barge_in = BargeIn(2_600, speech.started, heard=1_440)
+    stated = more if heard is None else {"audio.elapsed_ms": heard, **more}
+    event = ("gen_ai.audio.barge_in", T0 * 10**9 + 2_700 * 10**6, stated)
+    found = {v.what: v.finding for v in judge(hand.truth(), [Span("resp_1", "chat", 0, 0, {}, (event,))])}
+    assert (found["gen_ai.audio.barge_in"], found["audio.elapsed_ms"]) == ("right", finding)
+
+
 def test_views_of_all_kinds_are_drawn() -> None:
     """Taps and recorders, each unit, hang-ups, repeats and every order of posts."""
     views = [View.drawn(random.Random(seed)) for seed in range(400)]
