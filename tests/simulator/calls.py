@@ -24,8 +24,8 @@ def scenes_for(setup: Setup) -> list[str]:
             names.append("speech_in_tool")
         if setup.detector == "server_vad":
             names.append("stop_repeated")
-            names += ["idle"] if setup.create and setup.told == "whole" else []
-            names += ["update"] if setup.told == "whole" else []
+            names += ["idle"] if setup.create and setup.announced == "whole" else []
+            names += ["update"] if setup.announced == "whole" else []
         if "input_audio_buffer.committed" not in setup.left_out:
             names.append("stop_left_out")
         if not setup.mediated:
@@ -55,7 +55,7 @@ def play(seed: int, scenes: list[str] | None = None, setup: Setup | None = None)
 
 
 def reconnect(party: Interruptions) -> None:
-    """The socket is lost; the app opens another session under the same key and restores what was said."""
+    """The socket is lost; the app opens another session under the same key and restores what was spoken."""
     party.now += party.rng.uniform(500, 5000)
     party.wire.session += 1
     party.heard = True

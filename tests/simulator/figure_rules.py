@@ -17,7 +17,7 @@ def _begun_by(facts: Facts, response: Response) -> bool:
     """
     if not known(response.cause):
         return False
-    return response.word == "response.create" or facts.app_seen or facts.record.setup.told != "nothing"
+    return response.word == "response.create" or facts.app_seen or facts.record.setup.announced != "nothing"
 
 
 def _begins(facts: Facts, response: Response) -> list[Interval]:
@@ -99,7 +99,7 @@ def _follows(facts: Facts, response: Response) -> bool:
         for tool in one.after:
             if not (known(tool.output) or known(tool.output_seen)):
                 return False
-    return _begun_by(facts, response) or facts.record.setup.told != "nothing"
+    return _begun_by(facts, response) or facts.record.setup.announced != "nothing"
 
 
 def wait(truth: Truth, facts: Facts, response: Response) -> None:
@@ -175,7 +175,7 @@ def cut(truth: Truth, facts: Facts, response: Response) -> None:
     barge, kind = response.barge_in, response.kind
     if barge is None:
         # With no word on the format the length of the audio is not known, so neither is that it was over.
-        over = response.kind != "truncated when it was over" or facts.record.setup.told != "nothing"
+        over = response.kind != "truncated when it was over" or facts.record.setup.announced != "nothing"
         truth.cuts.append(Cut(response.id, kind, must=False if over else None))
         return
     heard = response.heard_from
@@ -192,12 +192,12 @@ def cut(truth: Truth, facts: Facts, response: Response) -> None:
     latest = barge.noticed.at if speech else max(barge.noticed.at + 60, cut.at if cut else 0.0)
     if cut is not None:
         passed = cut.at - heard.at
-        said = float(barge.truncated.event["audio_end_ms"]) if exact and barge.truncated else passed
-        value = (min(passed, said, barge.heard), max(passed, said, barge.heard))
+        stated = float(barge.truncated.event["audio_end_ms"]) if exact and barge.truncated else passed
+        value = (min(passed, stated, barge.heard), max(passed, stated, barge.heard))
     elif exact and barge.truncated is not None:
         passed = (barge.truncate if barge.truncate and barge.truncate.seen else barge.truncated).at - heard.at
-        said = float(barge.truncated.event["audio_end_ms"])
-        value = (min(barge.heard, said), min(said, passed))
+        stated = float(barge.truncated.event["audio_end_ms"])
+        value = (min(barge.heard, stated), min(stated, passed))
     else:
         value = (barge.heard, min(response.audio_ms, barge.noticed.at - heard.at))
     by = {"time", "received"} | ({"truncated"} if exact else set())

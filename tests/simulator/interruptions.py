@@ -41,9 +41,9 @@ class Interruptions(Scenes):
     def barge_in(self, *, mhm: bool = False) -> None:
         first, at = self.long_answer("barge-in")
         if mhm:  # Nothing is cut by it, so it is not what interrupted.
-            said = self.speak(at, self.rng.uniform(350, 500), kind="mhm")
-            assert said.committed is not None
-            at = self.wire.arrival(said.committed.time) + self.rng.uniform(50, 300)
+            mumbled = self.speak(at, self.rng.uniform(350, 500), kind="mhm")
+            assert mumbled.committed is not None
+            at = self.wire.arrival(mumbled.committed.time) + self.rng.uniform(50, 300)
             if at > first.silent_at - 700:
                 self.settle(first)
                 self.heard = False

@@ -134,8 +134,8 @@ def _word(truth: Truth, word: Word, span: Span) -> Verdict:
     elif not word.right:
         finding = "invented"
     else:
-        said = set(value) if isinstance(value, list | tuple) else {value}
-        finding = "right" if said <= word.right else "wrong"
+        stated = set(value) if isinstance(value, list | tuple) else {value}
+        finding = "right" if stated <= word.right else "wrong"
     return Verdict(truth.seed, word.owner, word.name, word.kind, finding, value, sorted(word.right))
 
 

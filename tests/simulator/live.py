@@ -17,10 +17,10 @@ from tests.simulator.world import Event, Moment, Record, Setup
 
 @dataclass(slots=True)
 class Turn:
-    """What the caller said and the model said after it, on the session's timeline."""
+    """When the caller spoke and the model after it, on the session's timeline."""
 
-    said: tuple[int, int]
-    answered: tuple[int, int]
+    caller: tuple[int, int]
+    model: tuple[int, int]
     heard: list[Moment] = field(default_factory=list)
     """The caller's fragments."""
     spoken: list[Moment] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Live:
                 paused += length
                 now += 800 + length
             self._turn(now + rng.randint(100, 2000))
-            now = self.turns[-1].answered[1] + 1800
+            now = self.turns[-1].model[1] + 1800
             self._usage("session.usage.updated", now - 500, paused, breakdown)
         self._usage("session.closed", now, paused, breakdown, reason="close_requested", session=session)
 
@@ -71,7 +71,7 @@ class Live:
         end = start + self.rng.randint(400, 4000)
         begin = end + self.rng.randint(150, 1800)
         turn = Turn((start, end), (begin, begin + self.rng.randint(500, 5000)))
-        for word, span, put in (("input", turn.said, turn.heard), ("output", turn.answered, turn.spoken)):
+        for word, span, put in (("input", turn.caller, turn.heard), ("output", turn.model, turn.spoken)):
             at = span[0]
             while at < span[1]:
                 stop = span[1] if span[1] - at < 500 else at + self.rng.randint(200, 450)
@@ -102,12 +102,12 @@ class Live:
                     value = usage[name] * 1000.0
                     truth.figures.append(Figure("session", f"grafter.session.{name}", kind, [(value, value)], True))
         for turn in self.turns:
-            said, answered = f"input_{turn.said[0]}", f"output_{turn.answered[0]}"
+            spoken, reply = f"input_{turn.caller[0]}", f"output_{turn.model[0]}"
             if turn.heard[0].seen:
-                truth.spans.append(Expected(said, kind))
+                truth.spans.append(Expected(spoken, kind))
             if turn.spoken[0].seen:
-                truth.spans.append(Expected(answered, kind))
-                value = float(turn.answered[0] - turn.said[1])
-                truth.figures.append(Figure(answered, "grafter.turn.first_audio_ms", kind, [(value, value)], True))
-                truth.words.append(Word(answered, "grafter.turn.speech_item", kind, frozenset((said,)), True))
+                truth.spans.append(Expected(reply, kind))
+                value = float(turn.model[0] - turn.caller[1])
+                truth.figures.append(Figure(reply, "grafter.turn.first_audio_ms", kind, [(value, value)], True))
+                truth.words.append(Word(reply, "grafter.turn.speech_item", kind, frozenset((spoken,)), True))
         return truth

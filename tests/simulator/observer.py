@@ -21,7 +21,7 @@ SHUFFLES: tuple[Shuffle, ...] = ("no", "no", "ties", "ties", "posts", "all")
 
 @dataclass(slots=True)
 class View:
-    """How this observer looks and writes."""
+    """How this observer reads and writes."""
 
     both: bool
     """Sees client events too; False: a recorder."""

@@ -51,7 +51,7 @@ def _response(truth: Truth, facts: Facts, response: Response) -> None:
 
 
 def simulated(seed: int) -> tuple[Record, View, Posts, Truth]:
-    """The call of this seed: what happened, who looked, what was posted, and what is true of it."""
+    """The call of this seed: what happened, who watched, what was posted, and what is true of it."""
     view = View.drawn(random.Random(seed ^ 0x51EE))
     if seed % LIVE == LIVE - 1:
         live = Live.played(seed)

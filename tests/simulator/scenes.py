@@ -20,7 +20,7 @@ class Scenes(Parties):
 
     # Answers.
 
-    def plain(self, kind: str = "plain answer", stop: str = "told") -> None:
+    def plain(self, kind: str = "plain answer", stop: str = "sent") -> None:
         response = self.answer(self.utter(stop=stop), kind)
         self.close(response, self.sound(response))
 

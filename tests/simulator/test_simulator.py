@@ -41,7 +41,7 @@ PLAIN = Setup(
     prefix=300,
     create=True,
     interrupt=True,
-    told="whole",
+    announced="whole",
     up=20,
     down=30,
     jitter=0,
@@ -73,7 +73,7 @@ def test_events_are_the_documented_ones() -> None:
     seen = set()
     for seed in SAMPLE:
         record = play(seed)
-        if record.setup.beta or record.setup.told == "nothing":
+        if record.setup.beta or record.setup.announced == "nothing":
             continue
         for moment in record.moments:
             event = dict(moment.event)
@@ -98,7 +98,7 @@ def test_a_live_session_counts_its_seconds() -> None:
         for usage in (m.event["usage"] for m in live.usages):
             assert usage.get("active_seconds", usage["seconds"]) + usage.get("paused_seconds", 0) == usage["seconds"]
         paused += len(live.pauses)
-        assert all(turn.said[1] < turn.answered[0] for turn in live.turns)
+        assert all(turn.caller[1] < turn.model[0] for turn in live.turns)
     assert paused > 100
 
 
@@ -116,6 +116,18 @@ def test_one_response_at_a_time_writes_to_the_conversation() -> None:
         )
         for (_, done), (created, _) in pairwise(inside):
             assert done < created, seed
+
+
+def test_what_never_ran_is_no_span() -> None:
+    """History, committed silence and incomplete calls are in no truth, but for an observer who left in the middle."""
+    never = 0
+    for seed in SAMPLE:
+        record, view, _, truth = simulated(seed)
+        halves = {call_id for call_id, _ in record.halves}
+        never += len(record.never | halves)
+        assert not record.never & {s.owner for s in truth.spans}, seed
+        assert view.hung_up is not None or not halves & {s.owner for s in truth.spans}, seed
+    assert never > 100
 
 
 def test_time_runs_one_way() -> None:
