@@ -75,7 +75,9 @@ class Parties:
             return speech
         wait = float(setup.silence) if setup.detector == "server_vad" else rng.uniform(250, 1500)
         if stop == "repeated":
-            self._stop(speech, start + length * 0.5 + setup.up + wait, start + length * 0.5 + wait)
+            speech.stopped_before = self._stop(
+                speech, start + length * 0.5 + setup.up + wait, start + length * 0.5 + wait
+            )
             speech.end += wait + 400
         at = speech.end + setup.up + wait + rng.uniform(0, 4)
         if stop != "left_out":

@@ -30,7 +30,7 @@ def speech_span(truth: Truth, facts: Facts, speech: Speech) -> None:
             end, open_ = (span, False) if sure else ((speech.end, speech.stopped.at), None)
         elif speech.committed is not None and speech.committed.seen:
             end = (speech.started.at, speech.committed.at)
-        else:
+        elif speech.stopped_before is None or not speech.stopped_before.seen:
             end, open_ = (speech.start, facts.until(speech.next_start)), True
     moments = (speech.started, speech.stopped, speech.committed, speech.commit, speech.first_append, speech.next_start)
     if undated(*moments):

@@ -151,6 +151,8 @@ class Speech:
     button: bool = False
     started: Moment | None = None
     stopped: Moment | None = None
+    stopped_before: Moment | None = None
+    """A stop that was not the last one of this speech."""
     committed: Moment | None = None
     first_append: Moment | None = None
     commit: Moment | None = None
