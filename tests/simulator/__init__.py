@@ -15,7 +15,7 @@ What the documentation leaves open is not judged, and not counted as left out ei
 - *A response asked for again after a failed one*: whether it answers the speech before; a wait that is stated must be
   the one from the end of that speech. The same for a response asked for after an answer that nobody heard.
 - *A silence that the session's object does not name*: 500 ms is documented, yet a figure made with it may be left out.
-- *Speech after which the app emptied its own player and told nobody*: an interruption that no event shows.
+- *Speech after which the app emptied its own player and sent nothing*: an interruption that no event shows.
 - *An app that itself cancels when it sees the caller speak* (``interrupt_response`` off): the caller's speech
   interrupted, and the program cancelled; a barge-in may be stated or not. With nothing to cancel, and a truncate after
   the speech, it is one.

@@ -13,13 +13,19 @@ def scenes_for(setup: Setup) -> list[str]:
     names += ["tools_twice", "filler", "output_refused", "tool_without_output", "half_a_call", "mcp", "refused"]
     names += ["overtaken", "out_of_band", "history", "program_cut"]
     if setup.detector != "none":
-        names += ["never_stops", "back_channel"] if not setup.interrupt and not setup.create else ["never_stops"]
+        names += (
+            ["never_stops", "back_channel", "mhm_then_barge_in"]
+            if not setup.interrupt and not setup.create
+            else ["never_stops"]
+        )
         if setup.interrupt:
-            names.append("false_end")
+            names += ["false_end", "cut_call"]
+        if setup.create:
+            names.append("speech_in_tool")
         if setup.detector == "server_vad":
             names.append("stop_repeated")
-            names += ["idle"] if setup.create and setup.told == "whole" else []
-            names += ["update"] if setup.told == "whole" else []
+            names += ["idle"] if setup.create and setup.announced == "whole" else []
+            names += ["update"] if setup.announced == "whole" else []
         if "input_audio_buffer.committed" not in setup.left_out:
             names.append("stop_left_out")
         if not setup.mediated:
@@ -49,7 +55,7 @@ def play(seed: int, scenes: list[str] | None = None, setup: Setup | None = None)
 
 
 def reconnect(party: Interruptions) -> None:
-    """The socket is lost; the app opens another session under the same key and restores what was said."""
+    """The socket is lost; the app opens another session under the same key and restores what was spoken."""
     party.now += party.rng.uniform(500, 5000)
     party.wire.session += 1
     party.heard = True
@@ -61,9 +67,8 @@ def end_open_things(record: Record) -> None:
     """A tool without an output is drawn no longer than until the next response begins, a speech without a stop than
     until the next one; nothing is drawn past the begin of another session."""
     for tool in record.tools:
-        if tool.output is None:
-            nexts = [r.created for r in record.responses if r.created is not None] + record.openings
-            tool.until = _first_after(tool.whole[-1], nexts)
+        nexts = [r.created for r in record.responses if r.created is not None] + record.openings
+        tool.until = _first_after(tool.whole[-1], nexts)
     for speech in record.speeches:
         if speech.started is not None and speech.next_start is None:
             speech.next_start = _first_after(speech.started, record.openings)

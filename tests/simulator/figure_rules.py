@@ -5,6 +5,8 @@ from tests.simulator.world import Moment, Response, Speech, known
 
 GESTURE = 50.0
 """Milliseconds between the release of a button and the request for its answer."""
+HALF_CALLS = ("incomplete function call", "function call cut")
+"""Kinds of responses with output whose deltas a server may have left out."""
 
 
 def _begun_by(facts: Facts, response: Response) -> bool:
@@ -15,7 +17,7 @@ def _begun_by(facts: Facts, response: Response) -> bool:
     """
     if not known(response.cause):
         return False
-    return response.word == "response.create" or facts.app_seen or facts.record.setup.told != "nothing"
+    return response.word == "response.create" or facts.app_seen or facts.record.setup.announced != "nothing"
 
 
 def _begins(facts: Facts, response: Response) -> list[Interval]:
@@ -55,7 +57,7 @@ def first(truth: Truth, facts: Facts, response: Response) -> None:
         truth.words.append(
             Word(response.id, "grafter.turn.first_token_from", kind, frozenset(words), sure and delta.dated)
         )
-    elif (not response.tools and not response.audio_ms and kind != "incomplete function call") or delta is not None:
+    elif delta is not None or not (response.tools or response.audio_ms or kind in HALF_CALLS):
         truth.figures.extend(Figure(response.id, name, kind, [], False) for name in names)
     name, moment = "grafter.turn.first_audio_ms", "grafter.turn.first_audio_unix_nano"
     sounds = [m for m in (audio, response.started) if m is not None and m.seen]
@@ -97,7 +99,7 @@ def _follows(facts: Facts, response: Response) -> bool:
         for tool in one.after:
             if not (known(tool.output) or known(tool.output_seen)):
                 return False
-    return _begun_by(facts, response) or facts.record.setup.told != "nothing"
+    return _begun_by(facts, response) or facts.record.setup.announced != "nothing"
 
 
 def wait(truth: Truth, facts: Facts, response: Response) -> None:
@@ -172,7 +174,9 @@ def cut(truth: Truth, facts: Facts, response: Response) -> None:
     """A barge-in: the caller spoke, or pressed the button, while the answer was heard, and that cut it."""
     barge, kind = response.barge_in, response.kind
     if barge is None:
-        truth.cuts.append(Cut(response.id, kind, must=False))
+        # With no word on the format the length of the audio is not known, so neither is that it was over.
+        over = response.kind != "truncated when it was over" or facts.record.setup.announced != "nothing"
+        truth.cuts.append(Cut(response.id, kind, must=False if over else None))
         return
     heard = response.heard_from
     shows = [m for m in (response.done, barge.cut, barge.truncated, barge.truncate) if m is not None and m.seen]
@@ -180,19 +184,20 @@ def cut(truth: Truth, facts: Facts, response: Response) -> None:
     if heard is None or not heard.seen or not barge.noticed.seen or not shows:
         truth.cuts.append(Cut(response.id, kind, must=None))
         return
-    press = 0.0 if speech else 60.0
     unsure = barge.by_app or (not speech and facts.record.setup.mediated) or facts.view.hung_up is not None
     must = None if unsure or not barge.shown else True
     exact = barge.truncated is not None and barge.truncated.seen
     cut = barge.cut if barge.cut is not None and barge.cut.seen else None
+    # A press is as long as its requests: cancel, truncate or clear, and the first of the new audio.
+    latest = barge.noticed.at if speech else max(barge.noticed.at + 60, cut.at if cut else 0.0)
     if cut is not None:
         passed = cut.at - heard.at
-        said = float(barge.truncated.event["audio_end_ms"]) if exact and barge.truncated else passed
-        value = (min(passed, said, barge.heard), max(min(passed, said), barge.heard))
+        stated = float(barge.truncated.event["audio_end_ms"]) if exact and barge.truncated else passed
+        value = (min(passed, stated, barge.heard), max(passed, stated, barge.heard))
     elif exact and barge.truncated is not None:
         passed = (barge.truncate if barge.truncate and barge.truncate.seen else barge.truncated).at - heard.at
-        said = float(barge.truncated.event["audio_end_ms"])
-        value = (min(barge.heard, said), min(said, passed))
+        stated = float(barge.truncated.event["audio_end_ms"])
+        value = (min(barge.heard, stated), min(stated, passed))
     else:
         value = (barge.heard, min(response.audio_ms, barge.noticed.at - heard.at))
     by = {"time", "received"} | ({"truncated"} if exact else set())
@@ -203,7 +208,7 @@ def cut(truth: Truth, facts: Facts, response: Response) -> None:
             response.id,
             kind,
             must,
-            when=(barge.began, barge.noticed.at + press),
+            when=(barge.began, latest),
             heard=value,
             really=barge.heard,
             bound=not exact and cut is None,

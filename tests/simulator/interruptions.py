@@ -25,14 +25,30 @@ class Interruptions(Scenes):
 
     def long_answer(self, kind: str) -> tuple[Response, float]:
         """An answer of several seconds, and when in it the caller has heard some and not all."""
-        response = self.answer(self.utter(), kind)
-        self.model.finish(response, self.sound(response, self.rng.uniform(3000, 12000)))
+        if self.heard and self.rng.random() < 0.2:  # The app's own greeting, or prompt.
+            response = self.asked(self.ask(self.now), kind)
+        else:
+            response = self.answer(self.utter(), kind)
+        length = self.rng.uniform(3000, 12000) if self.rng.random() < 0.9 else self.rng.uniform(70_000, 120_000)
+        self.model.finish(response, self.sound(response, length))
         self.mark_heard(response)
         start = self.wire.arrival(response.sounding) if self.setup.mediated else response.sounding
         return response, start + self.rng.uniform(0.1, 0.7) * (response.audio_ms - 900) + 200
 
-    def barge_in(self) -> None:
+    def mhm_then_barge_in(self) -> None:
+        self.barge_in(mhm=True)
+
+    def barge_in(self, *, mhm: bool = False) -> None:
         first, at = self.long_answer("barge-in")
+        if mhm:  # Nothing is cut by it, so it is not what interrupted.
+            mumbled = self.speak(at, self.rng.uniform(350, 500), kind="mhm")
+            assert mumbled.committed is not None
+            at = self.wire.arrival(mumbled.committed.time) + self.rng.uniform(50, 300)
+            if at > first.silent_at - 700:
+                self.settle(first)
+                self.heard = False
+                self.now = max(self.now, at + 300)
+                return
         if self.setup.detector == "none":
             self.stop_answer(first, at, at, None, "client_cancelled")
             second = self.speak(at + self.rng.uniform(1, 15), self.rng.uniform(500, 2000))

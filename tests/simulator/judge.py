@@ -9,11 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.simulator.truth import PARTS, Cut, Expected, Figure, Interval, Truth, Word
+from tests.simulator.truth import PARTS, Cut, Expected, Figure, Interval, Mark, Truth, Word
 from tests.simulator.world import T0
 
 Finding = Literal["right", "wrong", "left out", "absent", "invented"]
 TOLERANCE = 2.0
+SORTS = (
+    ("resp", "chat"),
+    ("call", "execute_tool"),
+    ("item_f", "execute_tool"),
+    ("item_u", "user_speech"),
+    ("input", "user_speech"),
+    ("output", "assistant_speech"),
+    ("session", "session"),
+)
 
 ERRORS = {
     "grafter.turn.first_token_ms": "grafter.turn.first_token.error_ms",
@@ -68,6 +77,7 @@ def judge(truth: Truth, spans: Sequence[Span]) -> list[Verdict]:
     for cut in truth.cuts:
         if cut.owner in found:
             verdicts += _cut(truth, cut, found[cut.owner][0])
+    verdicts += [_mark(truth, m, found[m.owner][0]) for m in truth.marks if m.owner in found]
     for owner in {f.owner for f in truth.figures}:
         if owner in found:
             verdicts += _sum(truth, found[owner][0])
@@ -82,7 +92,8 @@ def _stated(name: str, value: object) -> float | None:
     """In milliseconds; moments since T0."""
     number = _number(value)
     if number is None or not name.endswith("_unix_nano"):
-        return number if number is None or name != "gen_ai.response.time_to_first_chunk" else number * 1000
+        in_seconds = name == "gen_ai.response.time_to_first_chunk" or name.endswith("_seconds")
+        return number * 1000 if number is not None and in_seconds else number
     assert isinstance(value, int)
     return (value - T0 * 10**9) / 1e6
 
@@ -105,6 +116,16 @@ def _figure(truth: Truth, figure: Figure, span: Span) -> Verdict:
     return Verdict(truth.seed, figure.owner, figure.name, figure.kind, finding, value, figure.right)
 
 
+def _mark(truth: Truth, mark: Mark, span: Span) -> Verdict:
+    got = sorted((at - T0 * 10**9) / 1e6 for name, at, _ in span.events if name == mark.name)
+    finding: Finding = "right" if got else "absent"
+    if len(got) != len(mark.at):
+        finding = "left out" if len(got) < len(mark.at) else "invented"
+    elif any(abs(at - right) > TOLERANCE for at, right in zip(got, sorted(mark.at), strict=True)):
+        finding = "wrong"
+    return Verdict(truth.seed, mark.owner, mark.name, mark.kind, finding, got, mark.at)
+
+
 def _word(truth: Truth, word: Word, span: Span) -> Verdict:
     value = span.attributes.get(word.name)
     finding: Finding
@@ -113,8 +134,8 @@ def _word(truth: Truth, word: Word, span: Span) -> Verdict:
     elif not word.right:
         finding = "invented"
     else:
-        said = set(value) if isinstance(value, list | tuple) else {value}
-        finding = "right" if said <= word.right else "wrong"
+        stated = set(value) if isinstance(value, list | tuple) else {value}
+        finding = "right" if stated <= word.right else "wrong"
     return Verdict(truth.seed, word.owner, word.name, word.kind, finding, value, sorted(word.right))
 
 
@@ -182,11 +203,10 @@ def _spans(truth: Truth, found: Mapping[str, list[Span]]) -> Iterator[Verdict]:
 
 
 def _sort(owner: str) -> str:
+    """What kind of span an id belongs to, for the table."""
     if owner.endswith("/audio"):
         return "assistant_speech"
-    return {"resp": "chat", "call": "execute_tool", "session": "session"}.get(owner.split("_")[0]) or (
-        "user_speech" if owner.startswith("item_u") else "execute_tool" if owner.startswith("item_f") else "other"
-    )
+    return next((sort for start, sort in SORTS if owner.startswith(start)), "other")
 
 
 def _times(truth: Truth, expected: Expected, span: Span, what: str) -> Iterator[Verdict]:

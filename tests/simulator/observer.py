@@ -21,7 +21,7 @@ SHUFFLES: tuple[Shuffle, ...] = ("no", "no", "ties", "ties", "posts", "all")
 
 @dataclass(slots=True)
 class View:
-    """How this observer looks and writes."""
+    """How this observer reads and writes."""
 
     both: bool
     """Sees client events too; False: a recorder."""
@@ -39,6 +39,8 @@ class View:
     lines: bool = True
     """Posted as NDJSON; False: as envelopes of several events."""
     ended: bool = True
+    sides: bool = True
+    """Its posts say who sent an event; an event's type says it too."""
 
     @classmethod
     def drawn(cls, rng: random.Random) -> "View":
@@ -54,6 +56,7 @@ class View:
             shuffle="no" if undated else rng.choice(SHUFFLES),
             lines=rng.random() < 0.7,
             ended=rng.random() < 0.8,
+            sides=rng.random() < 0.9,
         )
 
     def date(self, at: float) -> object:
@@ -88,7 +91,7 @@ def observe(record: Record, view: View) -> Posts:
     key = f"rtc_{record.seed}"
     lines: list[dict[str, Any]] = []
     for moment in _posted_order(seen, view, rng):
-        line: dict[str, Any] = {"from": moment.side, "event": moment.event}
+        line: dict[str, Any] = {"event": moment.event} | ({"from": moment.side} if view.sides else {})
         if moment.dated:
             line["at"] = view.date(moment.at)
         lines.append(line)

@@ -47,9 +47,9 @@ class Parties:
         if setup.detector != "none":
             detection = {"type": setup.detector}
             detection |= {"create_response": setup.create, "interrupt_response": setup.interrupt}
-            if setup.detector == "server_vad" and setup.told == "whole":
+            if setup.detector == "server_vad" and setup.announced == "whole":
                 detection |= {"silence_duration_ms": setup.silence, "prefix_padding_ms": setup.prefix, "threshold": 0.5}
-        if setup.told == "nothing":
+        if setup.announced == "nothing":
             return session
         if setup.beta:
             session["output_audio_format"] = "pcm16" if pcm else "g711_ulaw"
@@ -60,8 +60,8 @@ class Parties:
 
     # The caller.
 
-    def speak(self, start: float, length: float, *, stop: str = "told", kind: str = "speech") -> Speech:
-        """The caller speaks; the detector's ``stop`` is ``told``, ``repeated``, ``left_out`` or comes ``never``."""
+    def speak(self, start: float, length: float, *, stop: str = "sent", kind: str = "speech") -> Speech:
+        """The caller speaks; the detector's ``stop`` is ``sent``, ``repeated``, ``left_out`` or comes ``never``."""
         if self.setup.detector == "none":
             return self.hold_button(start, length)
         rng, setup, wire = self.rng, self.setup, self.wire
@@ -75,7 +75,9 @@ class Parties:
             return speech
         wait = float(setup.silence) if setup.detector == "server_vad" else rng.uniform(250, 1500)
         if stop == "repeated":
-            self._stop(speech, start + length * 0.5 + setup.up + wait, start + length * 0.5 + wait)
+            speech.stopped_before = self._stop(
+                speech, start + length * 0.5 + setup.up + wait, start + length * 0.5 + wait
+            )
             speech.end += wait + 400
         at = speech.end + setup.up + wait + rng.uniform(0, 4)
         if stop != "left_out":
@@ -93,7 +95,7 @@ class Parties:
         speech = self._new_speech(start, length, "button")
         speech.button = True
         speech.silence = 0
-        speech.silence_told = True
+        speech.silence_known = True
         if setup.mediated:
             wire.client(start, "input_audio_buffer.clear")
             wire.server(start + setup.up + 1, "input_audio_buffer.cleared")
@@ -111,9 +113,17 @@ class Parties:
         return speech
 
     def _new_speech(self, start: float, length: float, kind: str) -> Speech:
-        told = self.setup.told == "whole"
-        silence = self.setup.silence if self.setup.detector == "server_vad" else None
-        speech = Speech(self.wire.name("item_u"), start, start + length, self.wire.session, silence, told, kind=kind)
+        setup = self.setup
+        silence = setup.silence if setup.detector == "server_vad" else None
+        speech = Speech(
+            item=self.wire.name("item_u"),
+            start=start,
+            end=start + length,
+            session=self.wire.session,
+            silence=silence,
+            silence_known=setup.announced == "whole",
+            kind=kind,
+        )
         self.record.speeches.append(speech)
         self.heard = False
         return speech

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from tests.simulator.calls import play
 from tests.simulator.figure_rules import answers, cut, first, wait
 from tests.simulator.judge import Finding, Verdict, judge
+from tests.simulator.live import Live
 from tests.simulator.machine import spans_of
 from tests.simulator.observer import Posts, View, observe
-from tests.simulator.span_rules import assistant_span, speech_span, tool_span
+from tests.simulator.span_rules import assistant_span, half_call, speech_span, tool_span
 from tests.simulator.truth import Expected, Facts, Truth, Word
 from tests.simulator.world import Record, Response
 
+LIVE = 25
+"""One in so many calls is a session of the Live API."""
 FINDINGS: tuple[Finding, ...] = ("right", "wrong", "invented", "left out", "absent")
 
 
@@ -26,6 +29,8 @@ def truth_of(record: Record, view: View, posts: Posts) -> Truth:
         speech_span(truth, facts, speech)
     for tool in record.tools:
         tool_span(truth, facts, tool)
+    for call_id, half in record.halves:
+        half_call(truth, call_id, half)
     for response in record.responses:
         if response.created is not None and response.created.seen:
             _response(truth, facts, response)
@@ -46,9 +51,13 @@ def _response(truth: Truth, facts: Facts, response: Response) -> None:
 
 
 def simulated(seed: int) -> tuple[Record, View, Posts, Truth]:
-    """The call of this seed: what happened, who looked, what was posted, and what is true of it."""
-    record = play(seed)
+    """The call of this seed: what happened, who watched, what was posted, and what is true of it."""
     view = View.drawn(random.Random(seed ^ 0x51EE))
+    if seed % LIVE == LIVE - 1:
+        live = Live.played(seed)
+        posts = observe(live.record, view)
+        return live.record, view, posts, live.truth(posts)
+    record = play(seed)
     posts = observe(record, view)
     return record, view, posts, truth_of(record, view, posts)
 

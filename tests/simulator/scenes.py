@@ -20,7 +20,7 @@ class Scenes(Parties):
 
     # Answers.
 
-    def plain(self, kind: str = "plain answer", stop: str = "told") -> None:
+    def plain(self, kind: str = "plain answer", stop: str = "sent") -> None:
         response = self.answer(self.utter(stop=stop), kind)
         self.close(response, self.sound(response))
 
@@ -134,6 +134,24 @@ class Scenes(Parties):
         """The arguments run into the limit: the item stays incomplete, and nothing was asked for."""
         response = self.answer(self.utter(), "incomplete function call")
         at = self.first_token(response)
+        item = self.begin_call(response, at)
+        self.end_half(response, item, at + 30, "incomplete", "max_output_tokens")
+        self.settle(response)
+
+    def cut_call(self) -> None:
+        """The caller speaks on while the arguments come: cancelled, and no tool was asked for."""
+        first = self.answer(self.utter(), "function call cut")
+        assert first.created is not None
+        at = self.first_token(first, self.rng.uniform(100, 400))
+        item = self.begin_call(first, at)
+        second = self.speak(self.wire.arrival(at) + 10, self.rng.uniform(400, 2000))
+        assert second.started is not None
+        self.end_half(first, item, second.started.time + self.rng.uniform(0.5, 2), "cancelled", "turn_detected")
+        response = self.answer(second, "after a cancelled answer")
+        self.close(response, self.sound(response))
+
+    def begin_call(self, response: Response, at: float) -> Event:
+        """The first token of a function call."""
         item, call_id = self.wire.name("item_f"), self.wire.name("call")
         body = {"id": item, "type": "function_call", "name": "book", "call_id": call_id, "arguments": ""}
         where = {"response_id": response.id, "output_index": 0}
@@ -142,12 +160,38 @@ class Scenes(Parties):
             at, "response.function_call_arguments.delta", item_id=item, call_id=call_id, delta="{", **where
         )
         response.first_delta = delta if delta.seen else None
-        body |= {"status": "incomplete", "arguments": '{"da'}
-        self.wire.server(at + 30, "response.output_item.done", item=body, **where)
-        self.record.never |= {item, call_id}
-        done = self.model.finish(response, at + 31, "incomplete", "max_output_tokens")
+        return body
+
+    def end_half(self, response: Response, body: Event, at: float, status: str, reason: str) -> None:
+        """``response.function_call_arguments.done`` is "also emitted when a Response is interrupted, incomplete, or
+        cancelled"; that the item is incomplete says ``response.output_item.done``."""
+        half, where = [], {"response_id": response.id, "output_index": 0}
+        if self.rng.random() < 0.6:
+            named = {"item_id": body["id"], "call_id": body["call_id"], "name": body["name"], "arguments": '{"da'}
+            half.append(self.wire.server(at - 0.2, "response.function_call_arguments.done", **named, **where))
+        body = {**body, "status": "incomplete", "arguments": '{"da'}
+        half.append(self.wire.server(at, "response.output_item.done", item=body, **where))
+        self.record.halves.append((body["call_id"], half))
+        done = self.model.finish(response, at + 1, status, reason)
         done.event["response"]["output"] = [body]
-        self.settle(response)
+
+    def speech_in_tool(self) -> None:
+        """The caller speaks on while the tool runs, and is answered; the tool's output, and what the app asks after it,
+        come later."""
+        first = self.answer(self.utter(), "tool")
+        tool = self.model.call(first, self.first_token(first))
+        tool.kind = "tool that outlasts an answer"
+        done = self.model.finish(first, tool.whole[-1].time + 5)
+        self.now = self.wire.arrival(done.time) + self.rng.uniform(100, 1500)
+        response = self.answer(self.utter(), "answered while a tool runs")
+        end = self.sound(response)
+        self.hand_back(tool, self.now + self.rng.uniform(50, 6000))
+        assert tool.output is not None
+        self.close(response, end)
+        self.now = max(self.now, tool.output.time) + self.rng.uniform(5, 50)
+        last = self.asked(self.ask(self.now), "after a tool that outlasted an answer")
+        last.answers_unsure = True
+        self.close(last, self.sound(last))
 
     def mcp(self) -> None:
         """A tool that OpenAI's server runs within the response."""

@@ -1,7 +1,7 @@
 """When each span begins and ends, and which evidence says so."""
 
-from tests.simulator.truth import Expected, Facts, Interval, Truth, undated
-from tests.simulator.world import Response, Speech, Tool, known
+from tests.simulator.truth import Expected, Facts, Interval, Truth, Word, undated
+from tests.simulator.world import Moment, Response, Speech, Tool, known
 
 
 def speech_span(truth: Truth, facts: Facts, speech: Speech) -> None:
@@ -30,7 +30,7 @@ def speech_span(truth: Truth, facts: Facts, speech: Speech) -> None:
             end, open_ = (span, False) if sure else ((speech.end, speech.stopped.at), None)
         elif speech.committed is not None and speech.committed.seen:
             end = (speech.started.at, speech.committed.at)
-        else:
+        elif speech.stopped_before is None or not speech.stopped_before.seen:
             end, open_ = (speech.start, facts.until(speech.next_start)), True
     moments = (speech.started, speech.stopped, speech.committed, speech.commit, speech.first_append, speech.next_start)
     if undated(*moments):
@@ -59,17 +59,21 @@ def tool_span(truth: Truth, facts: Facts, tool: Tool) -> None:
     elif tool.output is not None and tool.output_seen is not None and tool.output_seen.seen:
         end = (tool.output.at, tool.output_seen.at)
     else:
-        after = tool.until
-        if tool.output is not None:  # What was handed back stands on no event that was seen.
-            later = [r.created for r in facts.record.responses if tool in r.after and r.created]
-            after = later[0] if later else None
-        end = (whole[0].at, facts.until(after))
+        end = (whole[0].at, facts.until(tool.until))
         open_ = True
     if _unanswered(facts, tool):
         end = open_ = None
     if undated(*tool.whole, tool.running, tool.output, tool.output_seen, tool.until):
         start = end = open_ = None
     truth.spans.append(Expected(owner, tool.kind, start, end, open_, must))
+    if must and not tool.mcp:
+        truth.words.append(Word(owner, "grafter.time_of", tool.kind, frozenset(("app",)), open_ is False))
+
+
+def half_call(truth: Truth, call_id: str, half: list[Moment]) -> None:
+    """No tool was asked for; only an observer who left before the event that says so cannot know."""
+    if half[0].seen and not half[-1].seen:
+        truth.spans.append(Expected(call_id, "incomplete function call", must=False))
 
 
 def _unanswered(facts: Facts, tool: Tool) -> bool:
@@ -78,6 +82,14 @@ def _unanswered(facts: Facts, tool: Tool) -> bool:
         return True
     given = tool.output is not None and tool.output.seen and not tool.mcp
     return given and facts.view.hung_up is not None and (tool.output_seen is None or not tool.output_seen.seen)
+
+
+def _stops_the_player(response: Response) -> bool:
+    """The server truncated, or cancelled for the caller's speech. An app that cancels may let its player go on."""
+    assert response.done is not None
+    details = response.done.event["response"].get("status_details") or {}
+    truncated = response.barge_in.truncated if response.barge_in else None
+    return details.get("reason") == "turn_detected" or (truncated is not None and truncated.seen)
 
 
 def assistant_span(truth: Truth, response: Response) -> None:
@@ -97,12 +109,10 @@ def assistant_span(truth: Truth, response: Response) -> None:
         end = (response.ended.at,) * 2 if response.ended is not None and response.ended.seen else None
     elif response.done is not None and response.done.seen:
         cut = response.barge_in
-        latest = response.silent_at if cut is None or cut.shown else heard.at + response.audio_ms
+        whole = heard.at + response.audio_ms
+        latest = response.silent_at if _stops_the_player(response) else max(response.silent_at, whole)
         marks = (cut.truncate, cut.truncated, response.done) if cut else ()
         end = (heard.at, max(latest, *(m.at for m in marks if m is not None), heard.at))
-        # That the app cancelled does not say that it stopped its player.
-        if response.kind == "cut by the program" or (cut is not None and cut.by_app and cut.truncated is None):
-            end = None
     start: Interval | None = (heard.at,) * 2
     if undated(heard, response.ended, response.done):
         start = end = None

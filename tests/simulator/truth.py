@@ -69,6 +69,16 @@ class Cut:
 
 
 @dataclass(slots=True)
+class Mark:
+    """Events of one name on a span: each of these moments, and no other."""
+
+    owner: str
+    name: str
+    kind: str
+    at: tuple[float, ...]
+
+
+@dataclass(slots=True)
 class Truth:
     """All that is judged of one call."""
 
@@ -77,6 +87,7 @@ class Truth:
     words: list[Word] = field(default_factory=list)
     spans: list[Expected] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -110,7 +121,7 @@ class Facts:
         """When the caller fell silent, and whether the posts say so.
 
         ``audio_end_ms`` of the detector's stop includes its silence: the end is the stop less the silence. It cannot be
-        told with a semantic detector, which waits as long as it likes, nor with a silence that no session event names.
+        known with a semantic detector, which waits as long as it likes, nor with a silence that no session event names.
         With a button it is the client's commit, once the server says that it committed.
         """
         if speech.button:
@@ -120,7 +131,7 @@ class Facts:
                 speech.commit
             )
         if speech.silence is not None and known(speech.stopped) and speech.stopped:
-            return (speech.end, speech.stopped.at - speech.silence), speech.silence_told
+            return (speech.end, speech.stopped.at - speech.silence), speech.silence_known
         return (speech.end, speech.end + self.net), False
 
 

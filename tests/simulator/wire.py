@@ -288,43 +288,23 @@ class Answering:
                 self.wire.record.never |= {tool.call_id, tool.item}
 
     def _open(self, response: Response, time: float, item: str, index: int, part: str) -> None:
-        body = _message(item, "in_progress", [])
-        for moment in (
-            self.wire.server(
-                time, "response.output_item.added", response_id=response.id, output_index=index, item=body
-            ),
-            self.wire.server(time + 0.1, "conversation.item.added", item=body, previous_item_id=None),
-            self.wire.server(
-                time + 0.2,
-                "response.content_part.added",
-                response_id=response.id,
-                item_id=item,
-                output_index=index,
-                content_index=0,
-                part={"type": part},
-            ),
-        ):
-            response.moments.append(moment)
+        of: Event = {"response_id": response.id, "output_index": index}
+        body, send = _message(item, "in_progress", []), self.wire.server
+        response.moments.append(send(time, "response.output_item.added", item=body, **of))
+        if not response.out_of_band:  # What is out of band is in no conversation.
+            response.moments.append(send(time + 0.1, "conversation.item.added", item=body, previous_item_id=None))
+        of |= {"item_id": item, "content_index": 0}
+        response.moments.append(send(time + 0.2, "response.content_part.added", part={"type": part}, **of))
 
     def _close(self, response: Response, time: float, item: str, index: int, content: Event) -> None:
-        body = _message(item, "completed", [content])
+        of: Event = {"response_id": response.id, "output_index": index}
+        body, send = _message(item, "completed", [content]), self.wire.server
         part = {"type": "audio" if content["type"] == "output_audio" else "text"}
-        for moment in (
-            self.wire.server(
-                time,
-                "response.content_part.done",
-                response_id=response.id,
-                item_id=item,
-                output_index=index,
-                content_index=0,
-                part=part,
-            ),
-            self.wire.server(
-                time + 0.1, "response.output_item.done", response_id=response.id, output_index=index, item=body
-            ),
-            self.wire.server(time + 0.2, "conversation.item.done", item=body, previous_item_id=None),
-        ):
-            response.moments.append(moment)
+        inside = {"item_id": item, "content_index": 0}
+        response.moments.append(send(time, "response.content_part.done", part=part, **of, **inside))
+        response.moments.append(send(time + 0.1, "response.output_item.done", item=body, **of))
+        if not response.out_of_band:
+            response.moments.append(send(time + 0.2, "conversation.item.done", item=body, previous_item_id=None))
 
 
 def _message(item: str, status: str, content: list[Event]) -> Event:

@@ -22,10 +22,10 @@ Side = Literal["server", "client"]
 
 Transport = Literal["websocket", "webrtc", "sip"]
 Detector = Literal["server_vad", "semantic_vad", "none"]
-Told = Literal["whole", "no_silence", "nothing"]
+Announced = Literal["whole", "no_silence", "nothing"]
 TRANSPORTS: tuple[Transport, ...] = ("websocket", "websocket", "websocket", "webrtc", "sip")
 DETECTORS: tuple[Detector, ...] = (*("server_vad",) * 6, "semantic_vad", "none", "none")
-TOLD: tuple[Told, ...] = (*("whole",) * 12, "no_silence", "nothing")
+ANNOUNCED: tuple[Announced, ...] = (*("whole",) * 12, "no_silence", "nothing")
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Setup:
     """``create_response``: OpenAI begins a response by itself when the detector stops."""
     interrupt: bool
     """``interrupt_response``: OpenAI cancels the running response when the detector starts."""
-    told: Told
+    announced: Announced
     """How much of the detector's setting the session's own object says."""
     up: float
     down: float
@@ -70,24 +70,24 @@ class Setup:
         transport = rng.choice(TRANSPORTS)
         detector = rng.choice(DETECTORS)
         create, interrupt = rng.choice(((True, True),) * 6 + ((False, False),) * 2 + ((True, False),))
-        told = rng.choice(TOLD)
+        announced = rng.choice(ANNOUNCED)
         jitter = rng.choice((0.0, 2.0, 8.0, 8.0, 30.0))
         react = rng.uniform(1, 15)
         compatible = rng.random() < 0.15
         return cls(
             transport=transport,
             detector=detector,
-            silence=SILENCE if told != "whole" else rng.choice((200, 350, 500, 500, 500, 800)),
-            prefix=PREFIX if told != "whole" else rng.choice((300, 300, 100, 500)),
-            create=create or told == "nothing",
-            interrupt=interrupt or told == "nothing",
-            told=told,
+            silence=SILENCE if announced != "whole" else rng.choice((200, 350, 500, 500, 500, 800)),
+            prefix=PREFIX if announced != "whole" else rng.choice((300, 300, 100, 500)),
+            create=create or announced == "nothing",
+            interrupt=interrupt or announced == "nothing",
+            announced=announced,
             up=rng.uniform(8, 60),
             down=rng.uniform(8, 60),
             jitter=jitter,
             react=react,
             buffer=react + jitter + rng.uniform(10, 80),
-            bytes_per_ms=48 if told == "nothing" else rng.choice((48, 48, 8)),
+            bytes_per_ms=48 if announced == "nothing" else rng.choice((48, 48, 8)),
             deltas=transport == "websocket" or rng.random() < 0.5,
             beta=rng.random() < 0.1,
             left_out=frozenset(t for t in OPTIONAL if rng.random() < 0.4) if compatible else frozenset(),
@@ -147,10 +147,12 @@ class Speech:
     session: int
     silence: int | None
     """The silence after which the detector stopped; None where it does not wait for a fixed one."""
-    silence_told: bool
+    silence_known: bool
     button: bool = False
     started: Moment | None = None
     stopped: Moment | None = None
+    stopped_before: Moment | None = None
+    """A stop that was not the last one of this speech."""
     committed: Moment | None = None
     first_append: Moment | None = None
     commit: Moment | None = None
@@ -177,7 +179,7 @@ class Tool:
     output_seen: Moment | None = None
     """The server's item of it."""
     until: Moment | None = None
-    """With no output: the next response or session, past which nothing shows the tool at work."""
+    """The next response or session: with no output that was seen, nothing shows the tool at work past it."""
     kind: str = "tool"
 
 
@@ -257,6 +259,8 @@ class Record:
     tools: list[Tool] = field(default_factory=list)
     never: set[str] = field(default_factory=set)
     """Ids that no span may have: history, refused and incomplete calls, silence that was committed."""
+    halves: list[tuple[str, list[Moment]]] = field(default_factory=list)
+    """Calls that stayed incomplete: their id, and the events of the half of them, the last of which says so."""
     openings: list[Moment] = field(default_factory=list)
     """``session.created`` of each session under the call's key."""
     kinds: list[str] = field(default_factory=list)
