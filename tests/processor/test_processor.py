@@ -160,7 +160,7 @@ requests = st.lists(
 @given(sent=requests)
 @example(sent=[(1, [], True, "step"), (1, [2], False, "step"), (1, [2], False, "other")])
 async def test_traces_leave_alike_together_and_alone(sent: list[tuple[int, list[int], bool, str]]) -> None:
-    """With one exporter plain traces leave in bundles, with two one by one: the same spans, memories and books."""
+    """With one exporter plain traces leave in batches, with two one by one: the same spans, memories and books."""
     seen = []
     for peers in ([Peer("a")], [Peer("a"), Peer("b")]):
         async with rig(*peers) as r:
@@ -630,24 +630,24 @@ async def test_a_store_that_is_away_while_something_is_sent(monkeypatch: pytest.
 
     async with rig(Slow()) as r:
         renewals = settlements = 0
-        settle_bundle = r.store.settle_bundle
+        settle_in_store = r.store.settle
 
-        async def renew_bundle(*_asked: object) -> None:
+        async def renew(*_asked: object) -> None:
             nonlocal renewals
             renewals += 1
             if renewals >= 2:
                 answered.set()
             raise UnavailableError("no answer")
 
-        async def settle(*asked: Any) -> bool:
+        async def settle(*asked: Any) -> Sequence[bool]:
             nonlocal settlements
             settlements += 1
             if settlements < 3:
                 raise UnavailableError("no answer")
-            return await settle_bundle(*asked)
+            return await settle_in_store(*asked)
 
-        monkeypatch.setattr(r.store, "renew_bundle", renew_bundle)
-        monkeypatch.setattr(r.store, "settle_bundle", settle)
+        monkeypatch.setattr(r.store, "renew", renew)
+        monkeypatch.setattr(r.store, "settle", settle)
         r.processor._limits = replace(r.processor._limits, lease_seconds=0.3, tick_seconds=0.01)
         await r.host(host_request(OTHER, (1, 0, "root")))
         r.now[0] += 60 * 10**9
