@@ -48,21 +48,22 @@ class Delivery:
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._warn_after = 0.0
-        self._leased: dict[int, Claims] = {}
+        self._leased: dict[object, Sequence[Claims]] = {}
 
     @contextmanager
     def leased(self, *owned: Claims) -> Iterator[None]:
         """Their leases are renewed meanwhile."""
-        self._leased |= {id(claims): claims for claims in owned}
+        # The same claims may be here twice, when they are sent while others that were claimed with them still wait.
+        place = object()
+        self._leased[place] = owned
         try:
             yield
         finally:
-            for claims in owned:
-                self._leased.pop(id(claims), None)
+            del self._leased[place]
 
     async def renew(self) -> None:
         """Keep the leases of what is on its way."""
-        for claims in list(self._leased.values()):
+        for claims in {id(claims): claims for owned in self._leased.values() for claims in owned}.values():
             await self._store.renew(claims, UnixNano(self._clock()))
 
     def down_for(self, exporters: Iterable[Exporter]) -> float:
