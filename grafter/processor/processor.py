@@ -171,21 +171,31 @@ class Processor:
         now = UnixNano(self._clock())
         claims = await self._store.claim(now, _CLAIM_LIMIT, self._plain)
         plain = [one for one in claims if isinstance(one, PlainBatch)]
-        due = await self._decide([one for one in claims if isinstance(one, Claim)], now)
+        others = [one for one in claims if isinstance(one, Claim)]
         # Some take longer to read and join than a lease lasts, and the others wait for them.
-        with self._delivery.leased(*plain, [one.claim for one in due]):
-            slices: list[PlainBatch | Sequence[_Due]] = [*plain, *_slices(due)]
-            for some in slices:
-                for released in await self._assemble_all(some, now):
-                    await self._slots.acquire()
-                    if self._stopping.is_set():
-                        # What was claimed and not yet begun is as it was before, and due again at the next start.
-                        self._slots.release()
-                        return 0
-                    task = tasks.create_task(self._delivery.send(released), name="processor.send")
-                    self._sends.add(task)
-                    task.add_done_callback(self._sent)
+        with self._delivery.leased(*plain, others):
+            # First what needs no decision: one that fails must not hold it up.
+            for batch in plain:
+                await self._release(tasks, batch, now)
+            for due in _slices(await self._decide(others, now)):
+                await self._release(tasks, due, now)
         return _CLAIM_LIMIT if any(map(self._is_large, plain)) else len(claims)
+
+    async def _release(self, tasks: asyncio.TaskGroup, some: Sequence[_Due] | PlainBatch, now: UnixNano) -> None:
+        """Assemble these, and see them on their way as soon as there is a place.
+
+        What is not yet begun at a stop is as it was before, and due again at the next start.
+        """
+        if self._stopping.is_set():
+            return
+        for released in await self._assemble_all(some, now):
+            await self._slots.acquire()
+            if self._stopping.is_set():
+                self._slots.release()
+                return
+            task = tasks.create_task(self._delivery.send(released), name="processor.send")
+            self._sends.add(task)
+            task.add_done_callback(self._sent)
 
     def _is_large(self, batch: PlainBatch) -> bool:
         """It is near one of its limits, or ends before what is large, so that more may be due.

@@ -179,16 +179,16 @@ async def test_what_one_of_two_backends_said_is_known_when_redis_is_back(redis: 
     quick, slow, metrics = Backend("quick"), Backend("slow"), Metrics()
     async with a_store(redis) as store:
         failed = asyncio.Event()
-        outcome = store.outcome
+        record = store.record
 
-        async def noticing(*args: Any) -> None:
+        async def noticing(*args: Any) -> Sequence[bool]:
             try:
-                await outcome(*args)
+                return await record(*args)
             except UnavailableError:
                 failed.set()
                 raise
 
-        store.outcome = noticing  # type: ignore[method-assign]
+        store.record = noticing  # type: ignore[method-assign]
 
         async def go() -> None:
             await until(lambda: bool(slow.taken))

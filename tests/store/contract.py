@@ -360,6 +360,13 @@ class StoreContract:
             singles = await store.claim(LATER, 10)
             assert {claim.key for claim in singles if isinstance(claim, Claim)} == {*keys, OTHER}
 
+    async def test_a_trace_that_idle_ends_is_not_plain(self, place: Place) -> None:
+        """Where ``idle`` is the shorter wait something is left to decide: why the trace leaves."""
+        waits = replace(WAITS, after_root=2 * WAITS.idle)
+        async with place.open(Settings(waits=waits)) as store:
+            await store.append([host_part(facts=Facts.ROOT)], START)
+            assert [claim.key for claim in await claim_others(store)] == [HOST]
+
     async def test_plain_traces_come_as_one(self, place: Place, settings: Settings) -> None:
         """A plain batch has the due plain traces, claims have the rest, and nothing is handed out twice."""
         keys = [Key(i.to_bytes(16, "big")) for i in range(1, 6)]

@@ -359,7 +359,7 @@ def machine(
         def claim_plain(self, traces: int) -> None:
             """One claim hands out each due key once, in a batch nothing but plain ones, and among the others none.
 
-            Behind a batch that is full some may be left for the next claim.
+            Behind a batch that ends at a limit some may be left for the next claim.
             """
             due = {key for key in self.model.keys if self.model.due(key) <= self.now}
             plain = {key for key in due if self.is_plain(key)}
@@ -379,7 +379,7 @@ def machine(
                     held.lease, held.owner, held.fresh, held.given = out.lease, out.number, False, None
                 self.batches.append(out)
                 self.read_batch(out)
-                full = len(batch.keys) == traces
+                full = batch.more or len(batch.keys) == traces
                 plain -= set(batch.keys)
                 due -= set(batch.keys)
             others = {claim.key for claim in claims}
