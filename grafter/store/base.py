@@ -343,7 +343,7 @@ class Store(TaskStore, CallStore, Protocol):
         """Up to ``limit`` due keys, earliest due first, each to this caller alone until its lease ends.
 
         ``plain``: plain traces are not among those; the earliest of them come as one batch, which is the first of the
-        answer. Behind one that ends at a limit some of the others may be left for the next call.
+        answer. Behind a limit of either kind there may be more of both, for the next call.
         """
         ...
 

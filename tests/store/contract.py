@@ -118,13 +118,10 @@ async def claim_one(store: Store, now: int = LATER) -> Claim:
 async def claim_plain(
     store: Store, now: int = LATER, traces: int = 100, spans: int = 1000, size: int = 1 << 20
 ) -> PlainBatch | None:
-    """The plain traces that are due, and no other claims."""
-    claims = await store.claim(UnixNano(now), 0, PlainLimits(traces, spans, size))
-    if not claims:
-        return None
-    (batch,) = claims
-    assert isinstance(batch, PlainBatch)
-    return batch
+    """The plain traces that are due; the others are given back."""
+    claims = await store.claim(UnixNano(now), 100, PlainLimits(traces, spans, size))
+    await store.postpone([(claim, UnixNano(now)) for claim in claims if isinstance(claim, Claim)])
+    return next((claim for claim in claims if isinstance(claim, PlainBatch)), None)
 
 
 async def claim_others(store: Store, now: int = LATER, limit: int = 10) -> list[Claim]:

@@ -8,9 +8,9 @@ from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.core.policy import GraftPolicy, Waits
 from grafter.core.state import TraceState, guest_state
 from grafter.guests.sources import RULES
-from grafter.store.base import Memory, PlainSettlement, Settlement
+from grafter.store.base import Claim, Memory, PlainBatch, PlainLimits, PlainSettlement, Settlement
 from grafter.store.embedded import store as embedded
-from tests.store.contract import ENVELOPE, LEASE, START, claim_others, claim_plain, guest_part
+from tests.store.contract import ENVELOPE, LEASE, START, guest_part
 
 KEYS = [Key(bytes([i]) * 16) for i in range(1, 6)]
 MAX_TRACE_BYTES = 30
@@ -100,9 +100,10 @@ async def test_a_plain_batch_has_what_the_core_calls_complete(waits: Waits, step
                 and not state(key).guests
                 and not state(key).facts & Facts.ANCHOR
             }
-            batch = await claim_plain(store, UnixNano(now), 1000, 1 << 20, 1 << 20)
+            every = await store.claim(UnixNano(now), 1000, PlainLimits(1000, 1 << 20, 1 << 20))
+            batch = next((one for one in every if isinstance(one, PlainBatch)), None)
             batched = set() if batch is None else set(batch.keys)
-            claims = await claim_others(store, UnixNano(now), 1000)
+            claims = [one for one in every if isinstance(one, Claim)]
             claimed = {claim.key for claim in claims}
             assert batched == plain
             assert not claimed & batched

@@ -36,44 +36,57 @@ class ClaimTable:
         self._token = int.from_bytes(os.urandom(6), "little") << 16
 
     def claim(self, now: int, limit: int, plain: PlainLimits | None) -> list[Claim | PlainBatch]:
-        """Hand out keys that are due, earliest first; with ``plain`` the plain ones as one batch before the others."""
-        if self._due_queue.size > 2 * len(self._table.entries) + _SPARE_ENTRIES:
-            self._due_queue.refill(self._table.entries)
-        self._end_leases(now)
-        batch = None if plain is None else self._plain_batch(now, plain)
-        others = self._one_by_one(now, limit, passed_over=plain is not None)
-        return others if batch is None else [batch, *others]
+        """Hand out keys that are due, earliest first; with ``plain`` the plain ones as one batch before the others.
 
-    def _one_by_one(self, now: int, limit: int, *, passed_over: bool) -> list[Claim | PlainBatch]:
-        """Up to ``limit`` claims; ``passed_over``: only of keys that ``_plain_batch`` has passed over."""
-        claims: list[Claim | PlainBatch] = []
-        entries, due_queue = self._table.entries, self._due_queue
-        popped = due_queue.popped
-        again: list[tuple[int, Key]] = []
-        while len(claims) < limit:
-            if not popped:
-                moment = None if passed_over else due_queue.pop(now)
-                if moment is None:
+        It ends where one of both is full, at the latest.
+        """
+        due_queue = self._due_queue
+        if due_queue.size > 2 * len(self._table.entries) + _SPARE_ENTRIES:
+            due_queue.refill(self._table.entries)
+        self._end_leases(now)
+        batch = PlainBatch(self._next_token(), UnixNano(now), now + self._lease)
+        others: list[Claim | PlainBatch] = []
+        busy: list[tuple[int, Key]] = []
+        full = False
+        while not full and len(others) < limit:
+            moment = due_queue.pop(now)
+            if moment is None:
+                break
+            at, keys = moment
+            rest: list[Key] = []
+            if plain is not None:
+                keys, rest, full = self._fill(batch, at, keys, plain)
+            for i, key in enumerate(keys):
+                if len(others) >= limit:
+                    rest[:0] = keys[i:]
                     break
-                popped.extend([(moment[0], key) for key in moment[1]])
-            at, key = popped.popleft()
-            entry = entries.get(key)
-            if entry is None or entry.queued != at:
-                continue
-            if self._is_in_batch(entry):
-                # Its batch's lease is the one that runs; where that ends the key is scheduled anew.
-                entry.queued = None
-                continue
-            due = due_queue.next_due(key, entry)
-            if due > (now if passed_over else at):
-                entry.queued = None
-                due_queue.schedule(key, entry, due)
-            elif key in self._table.busy:
-                again.append((at, key))
-            else:
-                claims.append(self._hand_out(key, entry, now))
-        popped.extendleft(reversed(again))
-        return claims
+                self._take(at, key, now, others, busy)
+            if rest:
+                due_queue.put(at, rest)
+        for at, key in busy:
+            due_queue.put(at, [key])
+        if batch.keys:
+            self._batches[batch.token] = batch
+            others.insert(0, batch)
+        return others
+
+    def _take(self, at: int, key: Key, now: int, claims: list[Claim | PlainBatch], busy: list[tuple[int, Key]]) -> None:
+        """Claim a key whose moment has come, if it still means it, or put it among those that are being written."""
+        entry = self._table.entries.get(key)
+        if entry is None or entry.queued != at:
+            return
+        if self._is_in_batch(entry):
+            # Its batch's lease is the one that runs; where that ends the key is scheduled anew.
+            entry.queued = None
+            return
+        due = self._due_queue.next_due(key, entry)
+        if due > at:
+            entry.queued = None
+            self._due_queue.schedule(key, entry, due)
+        elif key in self._table.busy:
+            busy.append((at, key))
+        else:
+            claims.append(self._hand_out(key, entry, now))
 
     def owner(self, claim: Claim) -> TraceEntry | None:
         """The key, if the claim is still its own."""
@@ -103,36 +116,18 @@ class ClaimTable:
         entry.fresh = False
         self._due_queue.schedule(claim.key, entry, entry.due)
 
-    def _plain_batch(self, now: int, limits: PlainLimits) -> PlainBatch | None:
-        """Hand out due keys about which nothing is left to decide; None when there are none.
-
-        Keys whose time has come and that are not like that are left to ``_one_by_one``.
-        """
-        due_queue = self._due_queue
-        out = PlainBatch(self._next_token(), UnixNano(now), now + self._lease)
-        full = False
-        while not full:
-            moment = due_queue.pop(now)
-            if moment is None:
-                break
-            at, keys = moment
-            taken, full = self._fill(out, at, keys, limits)
-            if taken < len(keys):
-                due_queue.put(at, keys[taken:])
-        if not out.keys:
-            return None
-        self._batches[out.token] = out
-        return out
-
-    def _fill(self, out: PlainBatch, at: int, keys: list[Key], limits: PlainLimits) -> tuple[int, bool]:
+    def _fill(
+        self, out: PlainBatch, at: int, keys: list[Key], limits: PlainLimits
+    ) -> tuple[list[Key], list[Key], bool]:
         """Take the plain ones of these keys, which are due at one moment, into a batch.
 
-        How many keys were dealt with, and whether the batch is full.
+        Those that are not plain, those that it did not come to, and whether the batch is full.
         """
         entries, busy, due_queue = self._table.entries, self._table.busy, self._due_queue
         plain_due, now, lease, token = due_queue.plain_due, out.at, out.lease, out.token
         taken, ends, counts = out.keys, out.ends, out.counts
         traces, spans_left, size_left = limits.traces, limits.spans - out.spans, limits.size - out.size
+        others: list[Key] = []
         dealt_with, full = len(keys), False
         for i, key in enumerate(keys):
             entry = entries.get(key)
@@ -140,7 +135,7 @@ class ClaimTable:
                 continue
             due = plain_due(entry)
             if due is None or key in busy:
-                due_queue.popped.append((at, key))
+                others.append(key)
                 continue
             if due > now:
                 entry.queued = due
@@ -164,7 +159,7 @@ class ClaimTable:
                 dealt_with = i + 1
                 break
         out.spans, out.size = limits.spans - spans_left, limits.size - size_left
-        return dealt_with, full
+        return others, keys[dealt_with:], full
 
     def owns(self, batch: PlainBatch) -> bool:
         """The batch is still its owner's."""
