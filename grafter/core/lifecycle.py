@@ -256,6 +256,26 @@ def whole_at(guest: GuestState, waits: Waits, rules: Rules, missing_ok: Set[byte
     return UnixNano(guest.last + waits.guest_quiet)
 
 
+def has_fallen_silent(guest: GuestState, now: UnixNano, waits: Waits) -> bool:
+    """Nothing of it has come for ``idle``."""
+    return now >= guest.last + waits.idle
+
+
+def sign_of_life_every(waits: Waits) -> int:
+    """Nanoseconds after which a silent call's recorder says that it goes on; that one of those is lost ends nothing."""
+    return waits.idle // 3
+
+
+def is_overdue(state: TraceState, now: UnixNano, waits: Waits) -> bool:
+    """Stream mode: parents that were named and have not come are no longer waited for."""
+    return now >= state.last + min(waits.for_guest, waits.idle)
+
+
+def is_over(state: TraceState, now: UnixNano, waits: Waits) -> bool:
+    """It was held for ``max``, past which nothing is."""
+    return now >= state.first + waits.max
+
+
 def running(guest: GuestState, rules: Rules) -> bool:
     """It goes on as long as the call, and has not ended."""
     return not guest.ended and rules.get(guest.source, _SAYS_SO).runs

@@ -215,7 +215,7 @@ class Assembler:
         return find(guest.read(final=final).guests[0].guest, index).how in ("named", "selector", "root")
 
     @property
-    def takes_bundles(self) -> bool:
+    def takes_plain(self) -> bool:
         """Plain traces leave as they came."""
         return not self._redacts and self._policy.mode is Mode.HOLD
 

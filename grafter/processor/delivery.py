@@ -6,7 +6,8 @@ ever sent again.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Verdict
@@ -15,8 +16,9 @@ from grafter.core.model import Key, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.otlp import build
+from grafter.processor.plain_traces import PlainRelease
 from grafter.processor.release_result import Work
-from grafter.store.base import Claim, DeadLetter, Outcome, Settlement, Store
+from grafter.store.base import Claim, Claims, DeadLetter, Outcome, PlainSettlement, Settlement, Store
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,23 @@ class Delivery:
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._warn_after = 0.0
+        self._leased: dict[object, Sequence[Claims]] = {}
+
+    @contextmanager
+    def leased(self, *owned: Claims) -> Iterator[None]:
+        """Their leases are renewed meanwhile."""
+        # The same claims may be here twice, when they are sent while others that were claimed with them still wait.
+        place = object()
+        self._leased[place] = owned
+        try:
+            yield
+        finally:
+            del self._leased[place]
+
+    async def renew(self) -> None:
+        """Keep the leases of what is on its way."""
+        for claims in {id(claims): claims for owned in self._leased.values() for claims in owned}.values():
+            await self._store.renew(claims, UnixNano(self._clock()))
 
     def down_for(self, exporters: Iterable[Exporter]) -> float:
         """Seconds until the first of these is worth a try; 0 when one is up now."""
@@ -63,18 +82,41 @@ class Delivery:
             self._warn_after = now + _SECONDS_BETWEEN_WARNINGS
             logger.warning("the store is not available: %s", error)
 
-    async def send(self, works: list[Work]) -> None:
+    async def send(self, released: list[Work] | PlainRelease) -> None:
         """One batch to every exporter that has no outcome for it yet, then what follows from the answers."""
         try:
-            if len(self.exporters) == 1:
-                await self._export(self.exporters[0], works)
-            else:
-                await self._export_to_all(works)
-            await self.conclude(works)
+            if isinstance(released, PlainRelease):
+                with self.leased(released.claims):
+                    await self._send_plain(released)
+                return
+            with self.leased([work.claim for work in released]):
+                if len(self.exporters) == 1:
+                    await self._export(self.exporters[0], released)
+                else:
+                    await self._export_to_all(released)
+                await self._conclude(released)
         except UnavailableError as error:
             self.store_is_away(error)
         except Exception:
             logger.exception("a batch failed; its traces are tried again when their leases end")
+
+    async def _send_plain(self, plain: PlainRelease) -> None:
+        """Plain traces to the one exporter, as one while all is well; else each is concluded by what was said of it."""
+        (exporter,) = self.exporters
+        (own,) = await self._store.record(plain.claims, exporter.name, Outcome.INTENDED)
+        if not own:
+            return
+        results = await exporter.export(Batch(plain.traces, plain.spans, plain.size, plain.runs))
+        if all([result.verdict is Verdict.ACCEPTED for result in results]):  # noqa: C419  # a list is faster here
+            await self._settle_plain(plain)
+            return
+        claims = await self._store.split(plain.claims)
+        places = {key: i for i, key in enumerate(plain.claims.keys)}
+        at = [places[claim.key] for claim in claims]
+        works = [plain.work(i, claim) for i, claim in zip(at, claims, strict=True)]
+        with self.leased(claims):
+            await self._record(exporter.name, works, [work.trace for work in works], [results[i] for i in at])
+            await self._conclude(works)
 
     async def _export_to_all(self, works: list[Work]) -> None:
         exports = []
@@ -89,15 +131,15 @@ class Delivery:
 
     async def _export(self, exporter: Exporter, works: list[Work]) -> None:
         name = exporter.name
-        owned = await self._store.intend([w.claim for w in works], name)
+        owned = await self._store.record([w.claim for w in works], name, Outcome.INTENDED)
         works = [w for w, own in zip(works, owned, strict=True) if own]
         traces = [_marked(w, w.outcomes.get(name) is Outcome.INTENDED) for w in works]
         if not traces:
             return
         batch = Batch(tuple(traces), sum(t.spans for t in traces), sum(w.assembled.size for w in works))
-        await self.record(name, works, traces, await exporter.export(batch))
+        await self._record(name, works, traces, await exporter.export(batch))
 
-    async def record(
+    async def _record(
         self, name: str, works: Sequence[Work], traces: Sequence[OutTrace], results: Sequence[Result]
     ) -> None:
         """Keep what an exporter answered for each trace."""
@@ -122,14 +164,14 @@ class Delivery:
             # Another exporter may take long, or the process may die: what this one answered has to be known by then.
             accepted = [w.claim for w in works if w.outcomes.get(name) is Outcome.ACCEPTED]
             if accepted:
-                await self.until_settled(lambda: self._store.outcome(accepted, name, Outcome.ACCEPTED))
+                await self._until_settled(lambda: self._store.record(accepted, name, Outcome.ACCEPTED))
         if withdrawn:
-            await self._store.outcome(withdrawn, name, Outcome.WITHDRAWN)
+            await self._store.record(withdrawn, name, Outcome.WITHDRAWN)
         if refused:
             await self._keep_refused(name, refused)
             if len(self.exporters) > 1:
                 claims = [work.claim for work, _, _ in refused]
-                await self.until_settled(lambda: self._store.outcome(claims, name, Outcome.REFUSED))
+                await self._until_settled(lambda: self._store.record(claims, name, Outcome.REFUSED))
 
     async def _keep_refused(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> None:
         """What a peer refuses for good is kept with its reason: it is never lost in silence."""
@@ -150,7 +192,7 @@ class Delivery:
             letters[0].reason,
         )
 
-    async def conclude(self, works: list[Work]) -> None:
+    async def _conclude(self, works: list[Work]) -> None:
         """Settle what every exporter has answered for good; note and give back the rest."""
         names = [e.name for e in self.exporters]
         done: list[Work] = []
@@ -165,7 +207,7 @@ class Delivery:
         now = self._clock()
         await self._store.postpone([(w.claim, UnixNano(now + int(w.retry_after * SECOND))) for w in rest])
 
-    async def until_settled(self, settle: Callable[[], Awaitable[_T]]) -> _T:
+    async def _until_settled(self, settle: Callable[[], Awaitable[_T]]) -> _T:
         """What ``settle`` says, asked until the store answers.
 
         A backend has the spans by then. Left alone they would go out a second time when their lease ends, for nobody
@@ -180,6 +222,17 @@ class Delivery:
                 self.store_is_away(error)
             await asyncio.sleep(self._tick_seconds)
 
+    async def _settle_plain(self, plain: PlainRelease) -> None:
+        now = UnixNano(self._clock())
+        settlement = PlainSettlement(plain.claims, plain.blobs)
+        (own,) = await self._until_settled(lambda: self._store.settle(settlement, now))
+        if own:
+            self._metrics.released_traces.labels(ReleaseReason.COMPLETE.value).inc(len(plain.blobs))
+            self._metrics.merged_spans.labels("repeat").inc(plain.merged)
+        else:
+            # They were sent, and are held all the same: whoever owns them now sends them again.
+            self._metrics.recovered_spans.inc(plain.spans)
+
     async def settle(self, works: list[Work]) -> None:
         """Forget and remember what has left, or leaves nothing."""
         now = UnixNano(self._clock())
@@ -192,7 +245,7 @@ class Delivery:
                 # Full: the place of a parent may stay empty, but what left must not leave again.
                 logger.warning("parents that have not come will not be stood in for: %s", error)
         settlements = [Settlement(w.claim, w.assembled.memories) for w in works]
-        done = await self.until_settled(lambda: self._store.settle(settlements, now))
+        done = await self._until_settled(lambda: self._store.settle(settlements, now))
         reasons: dict[ReleaseReason, int] = {}
         for work, own in zip(works, done, strict=True):
             self.begun.pop(work.claim.key, None)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_guest
+from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, is_over, is_overdue, step_guest
 from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, TraceId, UnixNano, called, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode
@@ -109,8 +109,7 @@ class GuestKeys:
         if len(self._hosts) >= _MAX_HOSTS:
             self._hosts.clear()
         self._hosts[claim.key] = host
-        waits = self._policy.waits
-        overdue = self._stream and now >= claim.state.last + min(waits.for_guest, waits.idle)
+        overdue = self._stream and is_overdue(claim.state, now, self._policy.waits)
         assemble = partial(
             self._assembler.guest, claim.key, found.guest, guest, reason, now, host, recalled, overdue=overdue
         )
@@ -136,7 +135,7 @@ class GuestKeys:
         if polled and host is not None and found.recalled:
             found = await self._with_parts(claim, found)
             assert found.parts is not None
-            over = now >= claim.state.first + self._policy.waits.max
+            over = is_over(claim.state, now, self._policy.waits)
             # As the release will read it, should there be one now.
             final = found.parts.is_final(guest, ReleaseReason.MAX if over else ReleaseReason.STREAM, now)
             anchor_known = self._assembler.anchor_known(found.parts, host, found.recalled, final=final)
@@ -190,9 +189,9 @@ class GuestKeys:
     async def _moved_by_id(self, claim: Claim, found: Found) -> bool:
         """An OpenAI trace id may spell the trace id of a host that is held: then the guest moves there."""
         named = openai_trace_id(called(found.guest.guest))
-        if named is None or self._stream or not await self._store.held(Key(named)):
+        if named is None or self._stream:
             return False
-        return await self._store.move(claim, Key(named))
+        return await self._store.move(claim, Key(named), if_held=True)
 
     async def _by_hint(self, claim: Claim, found: Found, now: UnixNano) -> Found | None:
         """The same with the host that somebody else names, should it have come; None when it was moved there."""
@@ -202,8 +201,7 @@ class GuestKeys:
         if named is None or found.parts.only_hints():
             # A host that it was moved to would wait for a guest of which nothing may ever come.
             return found
-        if not self._stream and await self._store.held(Key(named)):
-            await self._store.move(claim, Key(named))
+        if not self._stream and await self._store.move(claim, Key(named), if_held=True):
             return None
         memory = await self._memory(named, now)
         return replace(found, host=named, recalled={**found.recalled, **memory}) if memory else found

@@ -1,4 +1,4 @@
-"""What leaves of plain traces, many at a time: the same as ``assemble`` makes of each alone, for a third of the cost.
+"""What leaves of a plain batch: the same as ``assemble`` makes of each trace alone, for a third of the cost.
 
 Whoever exports wants the payloads by envelope, and whoever settles the memories; the traces one by one are wanted only
 when something went wrong, and are made then.
@@ -14,12 +14,12 @@ from grafter.core.memory import ID_BYTES, PlainMemories
 from grafter.core.model import Envelope, Key, UnixNano
 from grafter.otlp.frames import first_of
 from grafter.otlp.shallow_pb2 import Head
-from grafter.processor.release_result import Assembled
-from grafter.store.base import Bundle, Memory, Plain
+from grafter.processor.release_result import Assembled, Work
+from grafter.store.base import Claim, Memory, Plain, PlainBatch
 
 
 class PlainTraces(Sequence[OutTrace]):
-    """What leaves of a bundle, trace by trace, made when somebody looks: mostly nobody does."""
+    """What leaves of a plain batch, trace by trace, made when somebody looks: mostly nobody does."""
 
     def __init__(self, keys: Sequence[Key], parts: Sequence[Plain]) -> None:
         self._keys = keys
@@ -44,9 +44,10 @@ class PlainTraces(Sequence[OutTrace]):
 
 
 @dataclass(slots=True)
-class Bundled:
-    """What leaves of a bundle, and what is remembered of each of its traces."""
+class PlainRelease:
+    """What leaves of a plain batch, and what is remembered of each of its traces."""
 
+    claims: PlainBatch
     traces: PlainTraces
     spans: int
     size: int
@@ -71,17 +72,19 @@ class Bundled:
         ids[:] = [ids[i] for i in kept]
         return kept.index(root)
 
-    def assembled(self, at: int, held: int) -> Assembled:
-        """One of the traces as if it had been assembled alone; ``held``: spans of it that were held."""
+    def work(self, at: int, claim: Claim) -> Work:
+        """One of the traces as if it had been claimed and assembled alone; ``claim``: what the batch's split gave."""
         trace = self.traces[at]
         size = sum(len(piece.payload) for piece in trace.pieces)
-        return Assembled(trace, size, (Memory(trace.key, self.blobs[at]),), held - trace.spans)
+        merged = self.claims.counts[at] - trace.spans
+        assembled = Assembled(trace, size, (Memory(trace.key, self.blobs[at]),), merged)
+        return Work(claim, ReleaseReason.COMPLETE, assembled)
 
 
-def bundled(bundle: Bundle, parts: Sequence[Plain], now: UnixNano) -> Bundled:
-    """What leaves of a bundle: nothing is decoded but the heads of the roots."""
+def assemble_plain(claims: PlainBatch, parts: Sequence[Plain], now: UnixNano) -> PlainRelease:
+    """What leaves of a plain batch: nothing is decoded but the heads of the roots."""
     memories = PlainMemories(ReleaseReason.COMPLETE, now)
-    out = Bundled(PlainTraces(bundle.keys, parts), bundle.spans, bundle.size)
+    out = PlainRelease(claims, PlainTraces(claims.keys, parts), claims.spans, claims.size)
     blobs = out.blobs
     runs: dict[int, tuple[Envelope, list[bytes]]] = {}
     for payloads, envelopes, ids, root in parts:

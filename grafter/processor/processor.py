@@ -5,7 +5,8 @@ result for the same input. An exporter's intent is stored before bytes leave and
 has an unknown outcome is ever sent again.
 
 The order here is the order of a trace's life: ``consume``, ``_round``, ``_decide``, ``_assemble_all``; then it is the
-delivery's, which exports and settles.
+delivery's, which exports and settles. A plain batch goes the same way as one claim about which nothing is left to
+decide; its members are told apart when an exporter does not take all of it.
 """
 
 import asyncio
@@ -13,7 +14,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 
 from grafter.consumer import Exporter
@@ -23,12 +23,12 @@ from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
 from grafter.guests.sources import RULES, source_of
 from grafter.processor.assembling import Assembler
-from grafter.processor.bundles import Bundles
 from grafter.processor.delivery import Delivery
 from grafter.processor.guest_keys import Found, GuestKeys, is_large
+from grafter.processor.plain_traces import PlainRelease, assemble_plain
 from grafter.processor.quarantine import Quarantine
 from grafter.processor.release_result import Assembled, Work
-from grafter.store.base import Bundle, Claim, Outcome, Store, StoredPart
+from grafter.store.base import Claim, Outcome, PlainBatch, PlainLimits, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 # One claim is one pass over the due keys; more than a few hundred at a time would hold the loop for too long.
 _CLAIM_LIMIT = 400
-# The same for what is not claimed one by one.
-_BUNDLES = 4
+# The same for plain traces, of which little is done for each.
+_PLAIN_TRACES = 1000
 # Payload that is read and assembled at a time: bounds memory when many large traces are due together.
 _READ_BYTES = 32 << 20
 
@@ -85,24 +85,15 @@ class Processor:
         self._clock = clock
         self._limits = limits
         self._slots = asyncio.Semaphore(limits.in_flight)
-        self._claims: dict[int, Claim] = {}
         self._sends: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._delivery = Delivery(store, exporters, metrics, clock, limits.tick_seconds)
         self._guest_keys = GuestKeys(store, policy, assembler)
         self._quarantine = Quarantine(store, metrics)
-        self._bundles: Bundles | None = None
-        if len(self._exporters) == 1 and assembler.takes_bundles:
+        self._plain: PlainLimits | None = None
+        if len(self._exporters) == 1 and assembler.takes_plain:
             # With several exporters each trace has outcomes of its own.
-            self._bundles = Bundles(
-                store,
-                self._exporters[0],
-                metrics,
-                clock,
-                limits.batch_spans,
-                limits.batch_bytes,
-                self._delivery.until_settled,
-            )
+            self._plain = PlainLimits(_PLAIN_TRACES, limits.batch_spans, limits.batch_bytes)
 
     async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         """Store the parts of one request; see Consumer."""
@@ -158,10 +149,7 @@ class Processor:
         while True:
             await asyncio.sleep(self._limits.lease_seconds / 3)
             try:
-                if self._claims:
-                    await self._store.renew(list(self._claims.values()), UnixNano(self._clock()))
-                if self._bundles is not None:
-                    await self._bundles.renew()
+                await self._delivery.renew()
             except UnavailableError as error:
                 # Whoever takes them over meanwhile sends them marked; until then they are still owned.
                 self._delivery.store_is_away(error)
@@ -177,78 +165,51 @@ class Processor:
                 claimed = await self._round(sends)
 
     async def _round(self, tasks: asyncio.TaskGroup) -> int:
-        """Claim what is due and see it on its way; how many keys were claimed."""
+        """Claim what is due and see it on its way; how many claims those were, _CLAIM_LIMIT when more is due."""
         if self._delivery.down_for(self._exporters) > 0:
             return 0
         now = UnixNano(self._clock())
-        bundled = await self._bundle(tasks, self._bundles, now) if self._bundles is not None else 0
-        claims = await self._store.claim(now, _CLAIM_LIMIT, bundles=self._bundles is not None)
-        if not claims:
-            return bundled
-        due = await self._decide(claims, now)
+        claims = await self._store.claim(now, _CLAIM_LIMIT, self._plain)
+        plain = [one for one in claims if isinstance(one, PlainBatch)]
+        others = [one for one in claims if isinstance(one, Claim)]
         # Some take longer to read and join than a lease lasts, and the others wait for them.
-        self._claims |= {id(one.claim): one.claim for one in due}
-        try:
-            for some in _slices(due):
-                works = await self._assemble_all(some, now)
-                for batch in self._batches(works):
-                    await self._slots.acquire()
-                    if self._stopping.is_set():
-                        # What was claimed and not yet begun is as it was before, and due again at the next start.
-                        self._slots.release()
-                        return 0
-                    for work in batch:
-                        self._claims[id(work)] = work.claim
-                    task = tasks.create_task(self._delivery.send(batch), name="processor.send")
-                    self._sends.add(task)
-                    task.add_done_callback(partial(self._sent, batch))
-        finally:
-            for one in due:
-                del self._claims[id(one.claim)]
-        return bundled + len(claims)
+        with self._delivery.leased(*plain, others):
+            # First what needs no decision: one that fails must not hold it up.
+            for batch in plain:
+                await self._release(tasks, batch, now)
+            for due in _slices(await self._decide(others, now)):
+                await self._release(tasks, due, now)
+        return _CLAIM_LIMIT if any(map(self._is_large, plain)) else len(claims)
 
-    async def _bundle(self, tasks: asyncio.TaskGroup, bundles: Bundles, now: UnixNano) -> int:
-        """See the plain traces that are due on their way; how many were handed out."""
-        traces = 0
-        for _ in range(_BUNDLES):
-            bundle = await bundles.next(now)
-            if bundle is None:
-                return traces
-            traces += len(bundle.keys)
-            await self._slots.acquire()
-            task = tasks.create_task(self._send_bundle(bundles, bundle, now), name="processor.send_bundle")
-            self._sends.add(task)
-            task.add_done_callback(partial(self._sent_bundle, bundles, bundle))
-            if bundles.is_small(bundle):
-                # Nothing more is due. What comes due from now on leaves together at the next tick: looking is not free.
-                return traces
-        return max(traces, _CLAIM_LIMIT)
+    async def _release(self, tasks: asyncio.TaskGroup, some: Sequence[_Due] | PlainBatch, now: UnixNano) -> None:
+        """Assemble these, and see them on their way as soon as there is a place.
 
-    async def _send_bundle(self, bundles: Bundles, bundle: Bundle, now: UnixNano) -> None:
-        """A bundle to its exporter; what is not taken as a whole goes on one by one."""
+        What is not yet begun at a stop is as it was before, and due again at the next start.
+        """
         if self._stopping.is_set():
             return
-        try:
-            works, results = await bundles.send(bundle, now)
-            if not works:
+        for released in await self._assemble_all(some, now):
+            await self._slots.acquire()
+            if self._stopping.is_set():
+                self._slots.release()
                 return
-            for work in works:
-                self._claims[id(work)] = work.claim
-            try:
-                await self._delivery.record(bundles.exporter.name, works, [work.trace for work in works], results)
-                await self._delivery.conclude(works)
-            finally:
-                for work in works:
-                    self._claims.pop(id(work), None)
-        except UnavailableError as error:
-            self._delivery.store_is_away(error)
-        except Exception:
-            logger.exception("a batch failed; its traces are tried again when their leases end")
+            task = tasks.create_task(self._delivery.send(released), name="processor.send")
+            self._sends.add(task)
+            task.add_done_callback(self._sent)
 
-    def _sent_bundle(self, bundles: Bundles, bundle: Bundle, task: asyncio.Task[None]) -> None:
-        self._sends.discard(task)
-        bundles.done(bundle)
-        self._slots.release()
+    def _is_large(self, batch: PlainBatch) -> bool:
+        """It is near one of its limits, or ends before what is large, so that more may be due.
+
+        After one that has all there was, what comes due leaves together at the next tick: looking is not free.
+        """
+        limits, traces = self._plain, len(batch.keys)
+        assert limits is not None
+        return (
+            batch.more
+            or 2 * batch.spans >= limits.spans
+            or 2 * batch.size >= limits.size
+            or 2 * traces >= limits.traces
+        )
 
     async def _decide(self, claims: Sequence[Claim], now: UnixNano) -> list[_Due]:
         """The claims that are to be released now; the others are given back with their next moment."""
@@ -276,8 +237,20 @@ class Processor:
             return Wait(UnixNano(now + int(waiting * SECOND)))
         return Release(self._delivery.begun.get(claim.key, ReleaseReason.COMPLETE))
 
-    async def _assemble_all(self, due: Sequence[_Due], now: UnixNano) -> list[Work]:
-        """Read and assemble; what leaves nothing behind is settled here."""
+    async def _assemble_all(
+        self, some: Sequence[_Due] | PlainBatch, now: UnixNano
+    ) -> Iterable[list[Work] | PlainRelease]:
+        """Read and assemble what leaves, a batch at a time; what leaves nothing behind is settled here."""
+        if not isinstance(some, PlainBatch):
+            return self._batches(await self._assemble_each(some, now))
+        try:
+            return [assemble_plain(some, await self._store.read(some), now)]
+        except Exception as error:  # noqa: BLE001  # whatever it is, one by one it shows whose it is
+            logger.warning("a batch of traces is tried one by one: %s", type(error).__name__)
+            await self._store.postpone([(claim, now) for claim in await self._store.split(some)])
+            return []
+
+    async def _assemble_each(self, due: Sequence[_Due], now: UnixNano) -> list[Work]:
         works = []
         for one, parts in zip(due, await self._read_all(due), strict=True):
             if parts is None:
@@ -369,11 +342,9 @@ class Processor:
         if batch:
             yield batch
 
-    def _sent(self, works: list[Work], task: asyncio.Task[None]) -> None:
+    def _sent(self, task: asyncio.Task[None]) -> None:
         """The end of a send, also of one that was cancelled before its first step."""
         self._sends.discard(task)
-        for work in works:
-            self._claims.pop(id(work), None)
         self._slots.release()
 
 

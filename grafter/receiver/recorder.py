@@ -18,6 +18,7 @@ from time import monotonic_ns, time_ns
 import aiohttp
 
 from grafter.consumer import Consumer
+from grafter.core.lifecycle import sign_of_life_every
 from grafter.core.link import from_headers
 from grafter.core.model import Mark, Part, Source, called
 from grafter.core.policy import GraftPolicy
@@ -145,8 +146,7 @@ class Recorders:
 
     async def tend(self) -> None:
         """Look after all recorders until cancelled."""
-        # A third of what the lifecycle waits for a silent trace: a lost note does not end it.
-        alive_ns = self.policy.waits.idle // 3
+        alive_ns = sign_of_life_every(self.policy.waits)
         while True:
             await asyncio.sleep(self.timing.tick)
             now = self.steady()

@@ -23,7 +23,7 @@ from grafter.guests.sessions.poll_state import Progress
 from grafter.logs import Throttle
 from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_session_id
 from grafter.receiver.session_poll import Poll, Pulled, SessionPoller, answer_to, message_of, pull_error, session_poller
-from grafter.store.base import Task, TaskStore
+from grafter.store.base import Task, TaskStore, TaskThen
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 
@@ -219,7 +219,7 @@ class PullRequests:
             progress = progress.heard(task.put_at)
         try:
             if progress.over:
-                await self.store.end_task(task)
+                await self.store.update_task(task, TaskThen.END)
                 return
             await self._poll(task, progress, waiters)
         except _LostError:
@@ -251,7 +251,7 @@ class PullRequests:
 
         async def save(reached: Progress) -> None:
             nonlocal saved
-            if not await self.store.update_task(replace(task, blob=reached.encode()), keep=True):
+            if not await self.store.update_task(replace(task, blob=reached.encode()), TaskThen.KEEP):
                 raise _LostError
             saved = reached
 
@@ -307,21 +307,21 @@ class PullRequests:
         due = self.clock() + int(self._wait(progress, asked) * SECOND)
         try:
             if due > progress.event + self.remember:
-                await self.store.end_task(task)
+                await self.store.update_task(task, TaskThen.END)
             else:
                 await self._give_back(task, progress, due)
         except UnavailableError as error:
             self._store_is_away(error)
 
     async def _give_back(self, task: Task, progress: Progress, due: int) -> None:
-        await self.store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()))
+        await self.store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()), TaskThen.GIVE_BACK)
 
     async def _end(self, task: Task, progress: Progress) -> None:
         """Nothing is left to do. What its last event came to stays for as long as whoever asked elsewhere may need to
         read it, unless it was there before."""
         known = Progress.decode(task.blob).answered
         if known is not None and known.event == progress.event:
-            await self.store.end_task(task)
+            await self.store.update_task(task, TaskThen.END)
         else:
             await self._give_back(task, progress.done(), self.clock() + _ANSWER_KEPT_NS)
 

@@ -30,15 +30,15 @@ Due times and claims
     because another one was slow.
 
 Outcomes
-    ``intend`` before bytes leave, ``outcome`` after. A claim tells what is known for each exporter:
-    INTENDED without an outcome means that a process died, or a peer fell silent, between the two: unknown.
+    ``record`` keeps INTENDED before bytes leave, and what became of them after. A claim tells what is known for each
+    exporter: INTENDED alone means that a process died, or a peer fell silent, between the two: unknown.
     ``settle`` forgets the parts up to ``up_to`` and no later one, with their outcomes, and stores memories in the
     same commit. What came later stays held and is due at once.
 
-Bundles
-    Nearly every trace is plain: due, whole, without a guest, never seen before. ``bundle`` hands out many of those as
-    one, with one token and one lease, so that what is done about them is done once; ``claim`` hands out all others.
-    A bundle is settled as a whole. When something else than success comes of it, ``open_bundle`` makes claims of it,
+Plain batches
+    Nearly every trace is plain: due, whole, without a guest, never seen before. ``claim`` hands out many of those as
+    one batch, with one token and one lease, so that what is done about them is done once: it is read, recorded,
+    renewed and settled as a whole. When something else than success comes of it, ``split`` makes single claims of it,
     and so does the end of its lease; an intent that was stored for it stands for each of its keys then.
 
 Memory
@@ -70,8 +70,8 @@ raises UnavailableError. Arrival numbers rise over the whole life of the store, 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Protocol
+from enum import Enum, StrEnum, auto
+from typing import NamedTuple, Protocol, overload
 
 from grafter.core.calls import CallNote
 from grafter.core.model import Envelope, Facts, GuestFacts, Key, Mark, Part, UnixNano
@@ -143,12 +143,21 @@ class Settlement:
 
 
 Plain = tuple[list[bytes], list[Envelope], list[bytes], int]
-"""The parts of a key in a bundle: payloads, envelopes, span ids, and which of them begins with the root."""
+"""The parts of a key in a plain batch: payloads, envelopes, span ids, and which of them begins with the root."""
+
+
+class PlainLimits(NamedTuple):
+    """How much a plain batch may have; one trace of any size it may have in any case."""
+
+    traces: int
+    spans: int
+    size: int
+    """Payload bytes."""
 
 
 @dataclass(slots=True, eq=False)
-class Bundle:
-    """Due host traces about which nothing is left to decide, owned together until the lease ends.
+class PlainBatch:
+    """Claims of due host traces about which nothing is left to decide, owned together until the lease ends.
 
     Of each only host parts are held, a root among them and no anchor; it was never released before, and no export of
     it was begun.
@@ -175,6 +184,18 @@ class Bundle:
     """The store's own: its keys and how much of each, as it writes them."""
     writing: bool = False
     """The store's own: something about it is being written."""
+
+
+Claims = Sequence[Claim] | PlainBatch
+"""What is owned: keys one by one, or plain ones as one."""
+
+
+@dataclass(slots=True)
+class PlainSettlement:
+    """The end of a plain batch: forget its parts, keep a memory of each key."""
+
+    batch: PlainBatch
+    blobs: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +275,17 @@ class Task:
     """The store's own: when it was put last. An update does not change it."""
 
 
+class TaskThen(Enum):
+    """What follows an update of a task."""
+
+    KEEP = auto()
+    """It stays the caller's."""
+    GIVE_BACK = auto()
+    """It waits for its due time."""
+    END = auto()
+    """It is forgotten."""
+
+
 class TaskStore(Protocol):
     """The part of a store that keeps tasks. All methods raise UnavailableError when it cannot."""
 
@@ -269,15 +301,11 @@ class TaskStore(Protocol):
         """Up to ``limit`` due tasks of a kind, earliest due first, each to this caller alone until its lease ends."""
         ...
 
-    async def update_task(self, task: Task, *, keep: bool = False) -> bool:
-        """Store its due time and blob and give it back; ``keep``: only store them, it stays the caller's.
+    async def update_task(self, task: Task, then: TaskThen) -> bool:
+        """Store its due time and blob, and keep it, give it back, or end it.
 
-        False when it is no longer owned: nothing was changed.
+        What was put meanwhile is not ended but given back. False when it is no longer owned: nothing was changed.
         """
-        ...
-
-    async def end_task(self, task: Task) -> bool:
-        """Forget it, or give it back where it was put meanwhile. False when it is no longer owned."""
         ...
 
     async def renew_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
@@ -311,77 +339,59 @@ class Store(TaskStore, CallStore, Protocol):
         """Whether each of these ids is marked. Raises UnavailableError when the marks cannot be read."""
         ...
 
-    async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
+    async def claim(self, now: UnixNano, limit: int, plain: PlainLimits | None = None) -> Sequence[Claim | PlainBatch]:
         """Up to ``limit`` due keys, earliest due first, each to this caller alone until its lease ends.
 
-        ``bundles``: the caller asks for bundles first, and wants only what they have left.
+        ``plain``: plain traces are not among those; the earliest of them come as one batch, which is the first of the
+        answer. Behind a limit of either kind there may be more of both, for the next call.
         """
         ...
 
-    async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
-        """Due plain traces, earliest first, as many as stay within these limits, and one in any case; or None.
-
-        What a bundle leaves to ``claim`` is due there.
-        """
-        ...
-
-    async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
-        """The parts of each key, in order of arrival. Raises UnavailableError when they cannot be read."""
-        ...
-
-    async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
-        """As ``intend``. False when the bundle is no longer owned."""
-        ...
-
-    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
-        """As ``settle``, with a memory of each key. False when the bundle is no longer owned: nothing was changed."""
-        ...
-
-    async def renew_bundle(self, bundle: Bundle, now: UnixNano) -> None:
-        """As ``renew``."""
-        ...
-
-    async def open_bundle(self, bundle: Bundle) -> Sequence[Claim]:
-        """Its keys as claims, each with what the bundle covers; none when the bundle is no longer owned."""
-        ...
-
-    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
+    @overload
+    async def read(self, claims: PlainBatch) -> Sequence[Plain]: ...
+    @overload
+    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]: ...
+    async def read(self, claims: Claims) -> Sequence[Plain] | Sequence[Sequence[StoredPart]]:
         """The parts that each claim covers, in order of arrival. Raises UnavailableError when they cannot be read."""
+        ...
+
+    async def record(self, claims: Claims, exporter: str, outcome: Outcome) -> Sequence[bool]:
+        """Keep that bytes are about to leave (INTENDED), or what became of them. False where it is no longer owned.
+
+        Of a plain batch there is one answer, and no outcome but INTENDED: what an exporter says is of single claims.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> Sequence[bool]:
+        """Forget and remember. False for a claim that is no longer owned: nothing was changed for it.
+
+        Of a plain batch there is one answer: all of it was settled, or nothing was changed. After an UnavailableError
+        the same may be asked again, with the same ``now``: what the first attempt did counts.
+        """
+        ...
+
+    async def split(self, batch: PlainBatch) -> Sequence[Claim]:
+        """Its keys as single claims, each with what the batch covers; none when the batch is no longer owned."""
+        ...
+
+    async def renew(self, claims: Claims, now: UnixNano) -> None:
+        """Let the leases of these claims run from ``now`` again: their owner is still at work."""
         ...
 
     async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
         """Give the keys back; each is due again at the given time, or earlier if a new part says so."""
         ...
 
-    async def renew(self, claims: Sequence[Claim], now: UnixNano) -> None:
-        """Let the leases of these claims run from ``now`` again: their owner is still at work."""
-        ...
+    async def move(self, claim: Claim, host: Key, *, if_held: bool = False) -> bool:
+        """File a guest key's parts under a host from now on (their link was found otherwise).
 
-    async def move(self, claim: Claim, host: Key) -> bool:
-        """File a guest key's parts under a host from now on (their link was found otherwise). False: not owned."""
-        ...
-
-    async def intend(self, claims: Sequence[Claim], exporter: str) -> Sequence[bool]:
-        """Note that bytes of these claims are about to leave. False for a claim that is no longer owned."""
-        ...
-
-    async def outcome(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> None:
-        """Note what became of them."""
-        ...
-
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
-        """Forget and remember. False for a claim that is no longer owned: nothing was changed for it.
-
-        After an UnavailableError the same may be asked again, with the same ``now``: what the first attempt did counts.
+        False where it is not owned, an export of it was begun, or, with ``if_held``, no host part is held there: then
+        nothing was changed.
         """
         ...
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         """The memories of these keys, where they have not been forgotten."""
-        ...
-
-    async def held(self, key: Key) -> bool:
-        """Whether any host part is held under the key."""
         ...
 
     async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from grafter.core.model import Envelope, Facts, GuestFacts, Key, Part, Source, TraceId, UnixNano, guest_key
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store.base import Memory, Settlement
+from grafter.store.base import Memory, Outcome, Settlement
 from grafter.store.embedded import store as embedded
 from grafter.store.embedded.store import EmbeddedStore
 from tests.store.contract import LEASE, START
@@ -87,7 +87,7 @@ async def work(directory: Path, first: int) -> None:
                 claims = await store.claim(UnixNano(START + 15 * SECOND), 20)
                 read = await store.read(claims)
                 held = [[number_of(part.payload) for part in parts] for parts in read]
-                await store.intend(claims, "peer")
+                await store.record(claims, "peer", Outcome.INTENDED)
                 for claim, covered in zip(claims, held, strict=True):
                     say("settling", claim.key, covered)
                 done = await store.settle([Settlement(claim, (Memory(claim.key, b"m"),)) for claim in claims], START)

@@ -21,6 +21,7 @@ from grafter.errors import UnavailableError
 from grafter.otlp.frames import framed
 from grafter.processor.assembling import Assembler
 from grafter.processor.release_result import Assembled
+from grafter.store.base import PlainBatch
 from tests.rig import ACCEPTED, CALL, DATA, SESSION, START, Peer, recorded_call, recorded_guest, rig
 
 GUEST_SPANS = 16
@@ -160,7 +161,7 @@ requests = st.lists(
 @given(sent=requests)
 @example(sent=[(1, [], True, "step"), (1, [2], False, "step"), (1, [2], False, "other")])
 async def test_traces_leave_alike_together_and_alone(sent: list[tuple[int, list[int], bool, str]]) -> None:
-    """With one exporter plain traces leave in bundles, with two one by one: the same spans, memories and books."""
+    """With one exporter plain traces leave in batches, with two one by one: the same spans, memories and books."""
     seen = []
     for peers in ([Peer("a")], [Peer("a"), Peer("b")]):
         async with rig(*peers) as r:
@@ -618,6 +619,45 @@ async def test_a_store_that_is_away_is_said_once(
         assert [record.message for record in caplog.records] == ["the store is not available: no answer"]
 
 
+async def test_what_is_on_its_way_stays_owned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend may take longer than a lease lasts: what was sent as one is renewed, and what was claimed beside it."""
+    kinds: list[type] = []
+    answered = asyncio.Event()
+
+    class Slow(Peer):
+        async def export(self, batch: Batch) -> Sequence[Result]:
+            await answered.wait()
+            return await super().export(batch)
+
+    peer = Slow()
+    async with rig(peer) as r:
+        renew_in_store = r.store.renew
+
+        async def renew(claims: Any, now: UnixNano) -> None:
+            kinds.append(type(claims))
+            if min(kinds.count(PlainBatch), kinds.count(list)) >= 2:
+                answered.set()
+            await renew_in_store(claims, now)
+
+        read_in_store = r.store.read
+
+        async def read(claims: Any) -> Any:
+            # As from a disk: what was claimed first is on its way by then.
+            await asyncio.sleep(0)
+            return await read_in_store(claims)
+
+        monkeypatch.setattr(r.store, "read", read)
+        monkeypatch.setattr(r.store, "renew", renew)
+        r.processor._limits = replace(r.processor._limits, lease_seconds=0.3, tick_seconds=0.01)
+        await r.host(host_request(OTHER, (1, 0, "root")))
+        await r.host(host_request(OTHER[::-1], (2, 9, "no root")))
+        r.now[0] += 700 * 10**9
+        async with asyncio.timeout(30), r.processor.running():
+            while r.store.stats().traces:  # noqa: ASYNC110  # a turn of the loop each time
+                await asyncio.sleep(0)
+        assert len(peer.ids) == 2
+
+
 async def test_a_store_that_is_away_while_something_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a lease that cannot be renewed nor a settlement that is not taken ends anything: what has left is settled
     when the store is back, and does not leave again."""
@@ -630,24 +670,24 @@ async def test_a_store_that_is_away_while_something_is_sent(monkeypatch: pytest.
 
     async with rig(Slow()) as r:
         renewals = settlements = 0
-        settle_bundle = r.store.settle_bundle
+        settle_in_store = r.store.settle
 
-        async def renew_bundle(*_asked: object) -> None:
+        async def renew(*_asked: object) -> None:
             nonlocal renewals
             renewals += 1
             if renewals >= 2:
                 answered.set()
             raise UnavailableError("no answer")
 
-        async def settle(*asked: Any) -> bool:
+        async def settle(*asked: Any) -> Sequence[bool]:
             nonlocal settlements
             settlements += 1
             if settlements < 3:
                 raise UnavailableError("no answer")
-            return await settle_bundle(*asked)
+            return await settle_in_store(*asked)
 
-        monkeypatch.setattr(r.store, "renew_bundle", renew_bundle)
-        monkeypatch.setattr(r.store, "settle_bundle", settle)
+        monkeypatch.setattr(r.store, "renew", renew)
+        monkeypatch.setattr(r.store, "settle", settle)
         r.processor._limits = replace(r.processor._limits, lease_seconds=0.3, tick_seconds=0.01)
         await r.host(host_request(OTHER, (1, 0, "root")))
         r.now[0] += 60 * 10**9

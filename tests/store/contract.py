@@ -29,7 +29,18 @@ from grafter.core.model import (
 )
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store.base import Claim, DeadLetter, Memory, Outcome, Settlement, Store, StoredPart
+from grafter.store.base import (
+    Claim,
+    DeadLetter,
+    Memory,
+    Outcome,
+    PlainBatch,
+    PlainLimits,
+    PlainSettlement,
+    Settlement,
+    Store,
+    StoredPart,
+)
 
 START = UnixNano(1_800_000_000 * SECOND)
 LATER = UnixNano(START + 10_000 * SECOND)
@@ -102,6 +113,24 @@ KINDS = [
 async def claim_one(store: Store, now: int = LATER) -> Claim:
     (claim,) = await store.claim(UnixNano(now), 10)
     return claim
+
+
+async def claim_plain(
+    store: Store, now: int = LATER, traces: int = 100, spans: int = 1000, size: int = 1 << 20
+) -> PlainBatch | None:
+    """The plain traces that are due; the others are given back."""
+    claims = await store.claim(UnixNano(now), 100, PlainLimits(traces, spans, size))
+    await store.postpone([(claim, UnixNano(now)) for claim in claims if isinstance(claim, Claim)])
+    return next((claim for claim in claims if isinstance(claim, PlainBatch)), None)
+
+
+async def claim_others(store: Store, now: int = LATER, limit: int = 10) -> list[Claim]:
+    """What is due, of which nothing is plain."""
+    claims = []
+    for claim in await store.claim(UnixNano(now), limit, PlainLimits(100, 1000, 1 << 20)):
+        assert isinstance(claim, Claim)
+        claims.append(claim)
+    return claims
 
 
 async def held_texts(store: Store, now: int = LATER) -> dict[Key, list[str]]:
@@ -250,10 +279,10 @@ class StoreContract:
             await store.append([guest_part()], START)
             lost = await claim_one(store)
             owner = await claim_one(store, LATER + LEASE)
-            assert await store.intend([lost], "a") == [False]
+            assert await store.record([lost], "a", Outcome.INTENDED) == [False]
             assert await store.settle([Settlement(lost, (Memory(lost.key, b"x"),))], LATER) == [False]
             assert not await store.move(lost, HOST)
-            await store.outcome([lost], "a", Outcome.ACCEPTED)
+            await store.record([lost], "a", Outcome.ACCEPTED)
             await store.postpone([(lost, START)])
             await store.renew([lost], UnixNano(LATER + 1000 * SECOND))
             assert await store.recall([lost.key], LATER) == [None]
@@ -270,7 +299,7 @@ class StoreContract:
             claim = await claim_one(store)
             await store.renew([claim], UnixNano(LATER + LEASE - 1))
             assert await store.claim(UnixNano(LATER + 2 * LEASE - 2), 10) == []
-            assert await store.intend([claim], "a") == [True]
+            assert await store.record([claim], "a", Outcome.INTENDED) == [True]
             assert len(await store.claim(UnixNano(LATER + 2 * LEASE - 1), 10)) == 1
 
     async def test_a_late_part_survives_the_settlement(self, place: Place, settings: Settings) -> None:
@@ -295,16 +324,15 @@ class StoreContract:
             assert await store.claim(UnixNano(LATER + LEASE * 100), 10) == []
             stats = store.stats()
             assert (stats.traces, stats.spans, stats.bytes, stats.oldest) == (0, 0, 0, None)
-            assert not await store.held(HOST)
 
     async def test_an_outcome_pins_what_a_claim_covers(self, place: Place, settings: Settings) -> None:
         """While an export's outcome stands, each new claim covers the same parts, and tells what is known."""
         async with place.open(settings) as store:
             await store.append([host_part("one")], START)
             claim = await claim_one(store)
-            assert await store.intend([claim], "a") == [True]
-            assert await store.intend([claim], "b") == [True]
-            await store.outcome([claim], "a", Outcome.ACCEPTED)
+            assert await store.record([claim], "a", Outcome.INTENDED) == [True]
+            assert await store.record([claim], "b", Outcome.INTENDED) == [True]
+            await store.record([claim], "a", Outcome.ACCEPTED)
             await store.append([host_part("two")], LATER)
             again = await claim_one(store, LATER + LEASE)
             assert again.up_to == claim.up_to
@@ -315,22 +343,43 @@ class StoreContract:
             assert last.outcomes == {}
             assert [texts(p) for p in await store.read([last])] == [["two"]]
 
+    async def test_one_claim_brings_plain_traces_and_others(self, place: Place, settings: Settings) -> None:
+        """The plain ones as one batch, which is first; without limits for one each comes as a claim of its own."""
+        keys = [Key(i.to_bytes(16, "big")) for i in range(1, 4)]
+        async with place.open(settings) as store:
+            await store.append([host_part("root", key, Facts.ROOT) for key in keys], START)
+            await store.append([host_part("rootless", OTHER)], START)
+            batch, other = await store.claim(LATER, 10, PlainLimits(100, 1000, 1 << 20))
+            assert isinstance(batch, PlainBatch)
+            assert isinstance(other, Claim)
+            assert (batch.keys, other.key) == (keys, OTHER)
+            await store.postpone([(claim, LATER) for claim in [other, *await store.split(batch)]])
+            singles = await store.claim(LATER, 10)
+            assert {claim.key for claim in singles if isinstance(claim, Claim)} == {*keys, OTHER}
+
+    async def test_a_trace_that_idle_ends_is_not_plain(self, place: Place) -> None:
+        """Where ``idle`` is the shorter wait something is left to decide: why the trace leaves."""
+        waits = replace(WAITS, after_root=2 * WAITS.idle)
+        async with place.open(Settings(waits=waits)) as store:
+            await store.append([host_part(facts=Facts.ROOT)], START)
+            assert [claim.key for claim in await claim_others(store)] == [HOST]
+
     async def test_plain_traces_come_as_one(self, place: Place, settings: Settings) -> None:
-        """A bundle has the due plain traces, claims have the rest, and nothing is handed out twice."""
+        """A plain batch has the due plain traces, claims have the rest, and nothing is handed out twice."""
         keys = [Key(i.to_bytes(16, "big")) for i in range(1, 6)]
         async with place.open(settings) as store:
             await store.append([host_part("root", key, Facts.ROOT) for key in keys], START)
             await store.append([host_part("rest", key, spans=2) for key in keys[:2]], START)
             await store.append([host_part("anchor", keys[4], Facts.ANCHOR), host_part("rootless", OTHER)], START)
-            bundle = await store.bundle(LATER, 100, 1000, 1 << 20)
-            assert bundle is not None
-            assert (bundle.keys, bundle.counts, bundle.spans) == (keys[:4], [3, 3, 1, 1], 8)
-            assert [plain[0] for plain in await store.read_bundle(bundle)] == [[b"root", b"rest"]] * 2 + [[b"root"]] * 2
-            assert await store.bundle(LATER, 100, 1000, 1 << 20) is None
-            assert {claim.key for claim in await store.claim(LATER, 10, bundles=True)} == {keys[4], OTHER}
+            batch = await claim_plain(store)
+            assert batch is not None
+            assert (batch.keys, batch.counts, batch.spans) == (keys[:4], [3, 3, 1, 1], 8)
+            assert [plain[0] for plain in await store.read(batch)] == [[b"root", b"rest"]] * 2 + [[b"root"]] * 2
+            assert await claim_plain(store) is None
+            assert {claim.key for claim in await claim_others(store, LATER, 10)} == {keys[4], OTHER}
 
-    async def test_a_bundle_ends_before_what_does_not_fit(self, place: Place, settings: Settings) -> None:
-        """A large trace between small ones goes alone, in its turn; a bundle that ends before others says so.
+    async def test_a_plain_batch_ends_before_what_does_not_fit(self, place: Place, settings: Settings) -> None:
+        """A large trace between small ones goes alone, in its turn; a plain batch that ends before others says so.
 
         However small it is: else what is due would wait for another look after every large trace.
         """
@@ -341,8 +390,8 @@ class StoreContract:
                 part = host_part(key=key, facts=Facts.ROOT)
                 await store.append([replace(part, spans=spans, span_ids=bytes(8 * spans))], UnixNano(START + at))
             found = []
-            while bundle := await store.bundle(LATER, 100, 1000, 1 << 20):
-                found.append((bundle.keys, bundle.spans, bundle.more))
+            while batch := await claim_plain(store):
+                found.append((batch.keys, batch.spans, batch.more))
             assert found == [
                 (keys[:2], 2, True),
                 (keys[2:3], 50_000, found[1][2]),
@@ -350,38 +399,38 @@ class StoreContract:
                 (keys[7:], 401, False),
             ]
 
-    async def test_a_bundle_is_settled_as_a_whole(self, place: Place, settings: Settings) -> None:
+    async def test_a_plain_batch_is_settled_as_a_whole(self, place: Place, settings: Settings) -> None:
         """Its keys are remembered, and what came meanwhile stays held and is due at once."""
         keys = [HOST, OTHER]
         async with place.open(settings) as store:
             await store.append([host_part("root", key, Facts.ROOT) for key in keys], START)
-            bundle = await store.bundle(LATER, 100, 1000, 1 << 20)
-            assert bundle is not None
+            batch = await claim_plain(store)
+            assert batch is not None
             await store.append([host_part("late", spans=2)], LATER)
-            assert await store.intend_bundle(bundle, "a")
-            assert await store.settle_bundle(bundle, [b"one", b"two"], LATER)
-            assert not await store.settle_bundle(bundle, [b"one", b"two"], LATER)
+            assert await store.record(batch, "a", Outcome.INTENDED) == [True]
+            assert await store.settle(PlainSettlement(batch, [b"one", b"two"]), LATER) == [True]
+            assert await store.settle(PlainSettlement(batch, [b"one", b"two"]), LATER) == [False]
             assert await store.recall(keys, LATER) == [Memory(HOST, b"one"), Memory(OTHER, b"two")]
             claim = await claim_one(store)
             assert (claim.key, claim.outcomes, claim.state.remembered) == (HOST, {}, True)
             assert [texts(p) for p in await store.read([claim])] == [["late"]]
             assert (store.stats().traces, store.stats().spans, store.stats().bytes) == (1, 2, 4)
 
-    @pytest.mark.parametrize("how", ["opened", "lease over"])
-    async def test_an_intent_of_a_bundle_is_one_of_each_key(self, place: Place, settings: Settings, how: str) -> None:
+    @pytest.mark.parametrize("how", ["split", "lease over"])
+    async def test_an_intent_of_a_batch_is_one_of_each_key(self, place: Place, settings: Settings, how: str) -> None:
         """Whoever gets the keys one by one knows that an export was begun, and of what."""
         async with place.open(settings) as store:
             await store.append([host_part("root", key, Facts.ROOT) for key in (HOST, OTHER)], START)
-            bundle = await store.bundle(LATER, 100, 1000, 1 << 20)
-            assert bundle is not None
-            assert await store.intend_bundle(bundle, "a")
+            batch = await claim_plain(store)
+            assert batch is not None
+            assert await store.record(batch, "a", Outcome.INTENDED) == [True]
             await store.append([host_part("late")], LATER)
-            if how == "opened":
-                claims = await store.open_bundle(bundle)
+            if how == "split":
+                claims = await store.split(batch)
             else:
-                assert await store.bundle(UnixNano(LATER + LEASE), 100, 1000, 1 << 20) is None
-                claims = await store.claim(UnixNano(LATER + LEASE), 10, bundles=True)
-            assert not await store.settle_bundle(bundle, [b"", b""], LATER)
+                assert await claim_plain(store, UnixNano(LATER + LEASE)) is None
+                claims = await claim_others(store, UnixNano(LATER + LEASE), 10)
+            assert await store.settle(PlainSettlement(batch, [b"", b""]), LATER) == [False]
             assert [(claim.key, claim.outcomes) for claim in claims] == [
                 (HOST, {"a": Outcome.INTENDED}),
                 (OTHER, {"a": Outcome.INTENDED}),
@@ -394,8 +443,8 @@ class StoreContract:
         async with place.open(settings) as store:
             await store.append([host_part("one")], START)
             claim = await claim_one(store)
-            await store.intend([claim], "a")
-            await store.outcome([claim], "a", Outcome.WITHDRAWN)
+            await store.record([claim], "a", Outcome.INTENDED)
+            await store.record([claim], "a", Outcome.WITHDRAWN)
             await store.append([host_part("two")], LATER)
             await store.postpone([(claim, LATER)])
             again = await claim_one(store)
@@ -501,7 +550,7 @@ class StoreContract:
             await store.append([guest_part("1")], START)
             claim = await claim_one(store)
             await store.append([guest_part("2", host=HOST)], LATER)
-            assert await store.intend([claim], "a") == [False]
+            assert await store.record([claim], "a", Outcome.INTENDED) == [False]
             assert await store.settle([Settlement(claim)], LATER) == [False]
             assert await held_texts(store) == {HOST: ["1", "2"]}
 
@@ -510,11 +559,11 @@ class StoreContract:
         async with place.open(settings) as store:
             await store.append([guest_part("1")], START)
             claim = await claim_one(store)
-            assert await store.intend([claim], "a") == [True]
+            assert await store.record([claim], "a", Outcome.INTENDED) == [True]
             await store.append([guest_part("2")], LATER)
             assert not await store.move(claim, HOST)
             await store.append([guest_part("3", host=HOST)], LATER)
-            await store.outcome([claim], "a", Outcome.ACCEPTED)
+            await store.record([claim], "a", Outcome.ACCEPTED)
             assert [texts(p) for p in await store.read([claim])] == [["1"]]
             assert await store.settle([Settlement(claim)], LATER) == [True]
             # What moved came at LATER, and its waits run from there.
@@ -587,14 +636,19 @@ class StoreContract:
             assert await store.recall([memory.key, OTHER], LATER) == [memory, None]
             assert await store.recall([], LATER) == []
 
-    async def test_held_speaks_of_host_parts_alone(self, place: Place, settings: Settings) -> None:
-        """A key under which only guests wait holds no host part."""
+    async def test_a_guest_moves_to_a_host_that_is_held(self, place: Place, settings: Settings) -> None:
+        """Where that is asked for: a key under which nothing waits, or only guests do, holds no host part."""
         async with place.open(settings) as store:
-            await store.append([guest_part(host=HOST)], START)
-            assert not await store.held(HOST)
-            await store.append([host_part()], START)
-            assert await store.held(HOST)
-            assert not await store.held(OTHER)
+            await store.append([guest_part("moves", "trace_m"), guest_part("waits", host=HOST)], START)
+            claims = {claim.key: claim for claim in await store.claim(LATER, 10)}
+            guest = claims[guest_key("trace_m")]
+            assert not await store.move(guest, HOST, if_held=True)
+            assert not await store.move(guest, OTHER, if_held=True)
+            assert texts((await store.read([guest]))[0]) == ["moves"]
+            await store.append([host_part("host")], LATER)
+            assert await store.move(guest, HOST, if_held=True)
+            await store.postpone([(claims[HOST], LATER)])
+            assert sorted((await held_texts(store))[HOST]) == ["host", "moves", "waits"]
 
     async def test_stats_count_what_is_held(self, place: Place, settings: Settings) -> None:
         """Keys, spans, payload bytes, and the arrival of the oldest part, also after the oldest has gone."""
@@ -621,7 +675,7 @@ class StoreContract:
         async with place.open(settings) as store:
             await store.append([], START)
             assert store.stats().traces == 0
-            assert await store.intend([], "a") == []
+            assert await store.record([], "a", Outcome.INTENDED) == []
             assert await store.settle([], START) == []
             assert await store.read([]) == []
 
@@ -687,8 +741,8 @@ class DurableContract:
         async with place.open(settings) as store:
             await store.append([host_part("a"), host_part("b", OTHER)], START)
             claims = {claim.key: claim for claim in await store.claim(LATER, 10)}
-            await store.intend(list(claims.values()), "x")
-            await store.outcome([claims[OTHER]], "x", Outcome.ACCEPTED)
+            await store.record(list(claims.values()), "x", Outcome.INTENDED)
+            await store.record([claims[OTHER]], "x", Outcome.ACCEPTED)
             await store.settle([Settlement(claims[OTHER])], LATER)
             await store.append([host_part("c")], LATER)
             async with place.crashed().open(settings) as again:
@@ -735,18 +789,18 @@ class DurableContract:
                 arrivals = [part.arrival for part in parts]
         assert arrivals == sorted(set(arrivals))
 
-    async def test_a_bundle_that_was_being_sent_at_a_crash(self, place: Place, settings: Settings) -> None:
+    async def test_a_plain_batch_that_was_being_sent_at_a_crash(self, place: Place, settings: Settings) -> None:
         """After the restart each of its keys tells that an export was begun."""
         async with place.open(settings) as store:
             await store.append([host_part("root", key, Facts.ROOT) for key in (HOST, OTHER)], START)
-            bundle = await store.bundle(LATER, 100, 1000, 1 << 20)
-            assert bundle is not None
-            await store.intend_bundle(bundle, "a")
+            batch = await claim_plain(store)
+            assert batch is not None
+            await store.record(batch, "a", Outcome.INTENDED)
             left = place.crashed()
         async with left.open(settings) as store:
             await store.recovered()
-            assert await store.bundle(LATER, 100, 1000, 1 << 20) is None
-            claims = await store.claim(LATER, 10, bundles=True)
+            assert await claim_plain(store) is None
+            claims = await claim_others(store, LATER, 10)
             assert {claim.key: claim.outcomes for claim in claims} == {
                 HOST: {"a": Outcome.INTENDED},
                 OTHER: {"a": Outcome.INTENDED},

@@ -9,7 +9,7 @@ from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.store import base
-from grafter.store.base import Task, TaskStore
+from grafter.store.base import Task, TaskStore, TaskThen
 from tests.store.contract import LATER, LEASE, START, Place, Settings
 
 KIND = "look"
@@ -55,20 +55,20 @@ class TaskContract:
             await store.renew_tasks([old], at(5))
             assert await names(store, START + LEASE) == []
             new = await claim(store, at(5) + LEASE)
-            assert not await store.update_task(replace(old, blob=b"old"))
-            assert not await store.end_task(old)
+            assert not await store.update_task(replace(old, blob=b"old"), TaskThen.GIVE_BACK)
+            assert not await store.update_task(old, TaskThen.END)
             await store.renew_tasks([old], LATER)
-            assert await store.end_task(new)
+            assert await store.update_task(new, TaskThen.END)
             assert await names(store) == []
 
     async def test_an_update_keeps_the_task_or_gives_it_back(self, place: Place, settings: Settings) -> None:
         async with place.open(settings) as store:
             await store.put_tasks([task()], START)
             mine = await claim(store)
-            assert await store.update_task(replace(mine, blob=b"1"), keep=True)
+            assert await store.update_task(replace(mine, blob=b"1"), TaskThen.KEEP)
             assert await names(store, START) == []
-            assert await store.update_task(replace(mine, due=at(60), blob=b"2"))
-            assert not await store.update_task(replace(mine, blob=b"3"))
+            assert await store.update_task(replace(mine, due=at(60), blob=b"2"), TaskThen.GIVE_BACK)
+            assert not await store.update_task(replace(mine, blob=b"3"), TaskThen.GIVE_BACK)
             assert await names(store, at(59)) == []
             assert (await claim(store, at(60))).blob == b"2"
 
@@ -80,13 +80,13 @@ class TaskContract:
             assert await store.find_task(KIND, "a") == replace(task(due=at(2), blob=b"\x00\xff"), put_at=at(1))
             assert await store.find_task("other", "a") is None
             mine = await claim(store, at(2))
-            await store.update_task(replace(mine, blob=b"half"), keep=True)
+            await store.update_task(replace(mine, blob=b"half"), TaskThen.KEEP)
             await store.put_tasks([task()], at(3))
             found = await store.find_task(KIND, "a")
             assert found is not None
             assert (found.blob, found.put_at, found.token) == (b"half", at(3), 0)
-            assert not await store.end_task(found)
-            assert await store.end_task(mine)
+            assert not await store.update_task(found, TaskThen.END)
+            assert await store.update_task(mine, TaskThen.END)
 
     async def test_whoever_puts_a_task_again_wakes_it(self, place: Place, settings: Settings) -> None:
         """The earlier time counts; an empty blob keeps the one that is there, another one replaces it."""
@@ -96,7 +96,7 @@ class TaskContract:
             await store.put_tasks([task(due=at(5))], at(2))
             found = await claim(store, at(5))
             assert (found.due, found.blob, found.put_at) == (at(5), b"known", at(2))
-            assert await store.update_task(replace(found, due=at(70)))
+            assert await store.update_task(replace(found, due=at(70)), TaskThen.GIVE_BACK)
             await store.put_tasks([task(due=at(80), blob=b"new")], at(6))
             assert (await claim(store, at(70))).blob == b"new"
 
@@ -108,15 +108,15 @@ class TaskContract:
             mine = await claim(store)
             await store.put_tasks([task()], START)
             assert await names(store, START) == []
-            assert await store.update_task(replace(mine, blob=b"half"), keep=True)
+            assert await store.update_task(replace(mine, blob=b"half"), TaskThen.KEEP)
             if how == "update":
-                assert await store.update_task(replace(mine, due=at(1000), blob=b"half"))
+                assert await store.update_task(replace(mine, due=at(1000), blob=b"half"), TaskThen.GIVE_BACK)
             else:
-                assert await store.end_task(mine)
+                assert await store.update_task(mine, TaskThen.END)
             again = await claim(store)
             assert again.blob == b"half"
             assert again.put_at > mine.put_at
-            assert await store.end_task(again)
+            assert await store.update_task(again, TaskThen.END)
             assert await names(store) == []
 
     @pytest.mark.parametrize("years", [0, 1, 30])
@@ -137,7 +137,7 @@ class TaskContract:
             await store.put_tasks([task(blob=b"1")], START)
             mine = await claim(store)
             await store.put_tasks([task(blob=b"2")], START)
-            assert not await store.update_task(replace(mine, blob=b"old"))
+            assert not await store.update_task(replace(mine, blob=b"old"), TaskThen.GIVE_BACK)
             assert (await claim(store)).blob == b"2"
 
     async def test_tasks_are_bounded(self, place: Place, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,14 +169,14 @@ class DurableTaskContract:
         async with place.open(settings) as store:
             await store.put_tasks([task("a"), task("b"), task("c", LATER, b"c")], START)
             first, second = await store.claim_tasks(KIND, START, 10)
-            await store.end_task(first)
-            await store.update_task(replace(second, blob=b"half"), keep=True)
+            await store.update_task(first, TaskThen.END)
+            await store.update_task(replace(second, blob=b"half"), TaskThen.KEEP)
             crashed = place.crashed()
         for left in (crashed, place):
             async with left.open(settings) as store:
                 found = await store.claim_tasks(KIND, LATER, 10)
                 assert [(each.name, each.blob) for each in found] == [("b", b"half"), ("c", b"c")]
-                assert not await store.update_task(second)
+                assert not await store.update_task(second, TaskThen.GIVE_BACK)
 
 
 def limit_tasks(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:

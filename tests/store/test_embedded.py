@@ -20,7 +20,7 @@ from grafter.core.model import Envelope, Facts, Key, Part, Source, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import DeadLetter, Memory, Outcome, Settlement, StoreError
+from grafter.store.base import DeadLetter, Memory, Outcome, PlainSettlement, Settlement, StoreError
 from grafter.store.embedded import index
 from grafter.store.embedded import store as embedded
 from grafter.store.embedded.segments import HEADER_BYTES, SegmentLog
@@ -33,6 +33,8 @@ from tests.store.contract import (
     START,
     WAITS,
     claim_one,
+    claim_others,
+    claim_plain,
     guest_part,
     held_texts,
     host_part,
@@ -244,8 +246,8 @@ async def test_what_was_copied_keeps_all_that_is_known_of_it(tmp_path: Path) -> 
         await store.append([guest_part("3", host=HOST)], START)
         await store.append([guest_part("alone", "trace_a")], START)
         claims = {claim.key: claim for claim in await store.claim(LATER, 9)}
-        await store.intend(list(claims.values()), "x")
-        await store.outcome([claims[HOST]], "x", Outcome.REFUSED)
+        await store.record(list(claims.values()), "x", Outcome.INTENDED)
+        await store.record([claims[HOST]], "x", Outcome.REFUSED)
         await store.append([host_part("late")], LATER)
         before = {key: replace(claim, token=0) for key, claim in claims.items()}
     for _ in range(3):
@@ -354,7 +356,7 @@ async def test_a_settlement_that_cannot_be_written_changes_nothing(tmp_path: Pat
                 await store.settle([Settlement(host)], LATER)
             assert not store.up
             with pytest.raises(UnavailableError, match="could not write"):
-                await store.intend([host], "x")
+                await store.record([host], "x", Outcome.INTENDED)
             with pytest.raises(UnavailableError, match="could not write"):
                 await store.move(guest, OTHER)
             with pytest.raises(UnavailableError, match="could not write"):
@@ -363,7 +365,7 @@ async def test_a_settlement_that_cannot_be_written_changes_nothing(tmp_path: Pat
         await store.append([guest_part("3")], LATER)
         assert store.up
         assert await store.settle([Settlement(host)], LATER) == [True]
-        assert await store.intend([guest], "x") == [True]
+        assert await store.record([guest], "x", Outcome.INTENDED) == [True]
         assert [texts(parts) for parts in await store.read([guest])] == [["guest"]]
 
 
@@ -484,69 +486,69 @@ def test_in_memory_a_held_span_costs_little_more_than_itself() -> None:
     assert growth(None)[1] < 1.3
 
 
-async def test_a_bundle_that_is_renewed_is_nobody_elses(tmp_path: Path) -> None:
+async def test_a_plain_batch_that_is_renewed_is_nobody_elses(tmp_path: Path) -> None:
     """Also when the agenda is made anew meanwhile, because too many of its entries are old ones."""
     async with opened(tmp_path) as store:
         await store.append([host_part("plain", facts=Facts.ROOT)], START)
-        bundle = await store.bundle(LATER, 10, 1000, 1 << 20)
-        assert bundle is not None
-        assert await store.intend_bundle(bundle, "a")
+        batch = await claim_plain(store)
+        assert batch is not None
+        assert await store.record(batch, "a", Outcome.INTENDED) == [True]
         await store.append([host_part(key=key(i)) for i in range(6000)], START)
-        assert await store.bundle(LATER, 10, 1000, 1 << 20) is None
-        claims = await store.claim(LATER, 10_000, bundles=True)
+        assert await claim_plain(store) is None
+        claims = await claim_others(store, LATER, 10_000)
         assert len(claims) == 6000
-        await store.renew_bundle(bundle, UnixNano(LATER + LEASE - 1))
+        await store.renew(batch, UnixNano(LATER + LEASE - 1))
         await store.settle([Settlement(claim) for claim in claims], LATER)
-        assert await store.claim(LATER, 10, bundles=True) == []
+        assert await claim_others(store, LATER, 10) == []
         beyond = UnixNano(LATER + LEASE + 1)
-        assert await store.bundle(beyond, 10, 1000, 1 << 20) is None
-        assert await store.claim(beyond, 10, bundles=True) == []
-        assert await store.settle_bundle(bundle, [b"m"], beyond)
+        assert await claim_plain(store, beyond) is None
+        assert await claim_others(store, beyond, 10) == []
+        assert await store.settle(PlainSettlement(batch, [b"m"]), beyond) == [True]
         assert store.stats().traces == 0
 
 
-async def test_a_bundles_lease_ends_also_after_the_clock_was_turned_back() -> None:
+async def test_a_batchs_lease_ends_also_after_the_clock_was_turned_back() -> None:
     """A lease that was given by the clock as it was before does not keep a later one from ending."""
     async with opened(None) as store:
         await store.append([host_part(facts=Facts.ROOT)], START)
-        before = await store.bundle(LATER, 10, 1000, 1 << 20)
+        before = await claim_plain(store)
         assert before is not None
-        assert await store.settle_bundle(before, [b"m"], LATER)
+        assert await store.settle(PlainSettlement(before, [b"m"]), LATER) == [True]
         earlier = UnixNano(START - 1000 * SECOND)
         await store.append([host_part(key=OTHER, facts=Facts.ROOT)], UnixNano(earlier - 60 * SECOND))
-        assert await store.bundle(earlier, 10, 1000, 1 << 20) is not None
+        assert await claim_plain(store, earlier) is not None
         over = UnixNano(earlier + LEASE)
-        assert await store.bundle(over, 10, 1000, 1 << 20) is None
-        assert [claim.key for claim in await store.claim(over, 10, bundles=True)] == [OTHER]
+        assert await claim_plain(store, over) is None
+        assert [claim.key for claim in await claim_others(store, over, 10)] == [OTHER]
 
 
-async def test_a_settled_bundle_does_not_come_back(tmp_path: Path) -> None:
+async def test_a_settled_batch_does_not_come_back(tmp_path: Path) -> None:
     """After a restart its keys are not held any more, whether an intent was stored for it or not."""
     async with opened(tmp_path) as store:
         await store.append([host_part(facts=Facts.ROOT)], START)
-        bundle = await store.bundle(LATER, 10, 1000, 1 << 20)
-        assert bundle is not None
-        assert await store.settle_bundle(bundle, [b"m"], LATER)
+        batch = await claim_plain(store)
+        assert batch is not None
+        assert await store.settle(PlainSettlement(batch, [b"m"]), LATER) == [True]
     async with opened(tmp_path) as again:
         await again.recovered()
         assert again.stats().traces == 0
 
 
-async def test_a_bundle_keeps_within_its_limits() -> None:
+async def test_a_plain_batch_keeps_within_its_limits() -> None:
     """Unless its first key alone passes them: what is larger than a request costs its sender a second one."""
     async with opened(None) as store:
         for i, spans in enumerate([4, 4, 4, 11, 1]):
             await store.append([host_part("x" * spans, key(i), Facts.ROOT, spans)], START)
         found = []
         for limits in ((10, 1000), (10, 1000), (10, 1000), (1000, 10)):
-            bundle = await store.bundle(LATER, 10, *limits)
-            assert bundle is not None
-            assert (bundle.spans, bundle.size) == (sum(bundle.counts), sum(bundle.counts))
-            found.append(bundle.counts)
+            batch = await claim_plain(store, LATER, 10, *limits)
+            assert batch is not None
+            assert (batch.spans, batch.size) == (sum(batch.counts), sum(batch.counts))
+            found.append(batch.counts)
         assert found == [[4, 4], [4], [11], [1]]
         await store.append([host_part("x" * 6, key(i), Facts.ROOT) for i in range(10, 13)], START)
-        by_size = [await store.bundle(LATER, 10, 1000, 12) for _ in range(3)]
-        assert [bundle and bundle.size for bundle in by_size] == [12, 6, None]
+        by_size = [await claim_plain(store, LATER, 10, 1000, 12) for _ in range(3)]
+        assert [batch and batch.size for batch in by_size] == [12, 6, None]
 
 
 async def test_the_parts_of_a_call_take_little_memory(tmp_path: Path) -> None:
@@ -571,10 +573,10 @@ def call_part(call: int, number: int) -> Part:
     return guest_part(f"[{number}]", f"rtc_{call}", HOST, source=Source.REALTIME)
 
 
-async def test_a_bundle_that_is_out_does_not_keep_the_cleaner_busy(
+async def test_a_plain_batch_that_is_out_does_not_keep_the_cleaner_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is in a bundle is not copied; its segment is read again now and then, and given up in the end."""
+    """What is in a plain batch is not copied; its segment is read again now and then, and given up in the end."""
     scans = 0
     scan = SegmentLog.scan
 
@@ -589,17 +591,17 @@ async def test_a_bundle_that_is_out_does_not_keep_the_cleaner_busy(
         async def work(numbers: range) -> None:
             for i in numbers:
                 await store.append([host_part("x" * 8192, key=key(i))], START)
-                claims = await store.claim(LATER, 10, bundles=False)
+                claims = await store.claim(LATER, 10)
                 await store.settle([Settlement(claim) for claim in claims], LATER)
 
         await store.append([host_part("x" * 1000, key=HOST, facts=Facts.ROOT)], START)
-        bundle = await store.bundle(LATER, 10, 1000, 1 << 20)
-        assert bundle is not None
-        assert await store.intend_bundle(bundle, "a")
+        batch = await claim_plain(store)
+        assert batch is not None
+        assert await store.record(batch, "a", Outcome.INTENDED) == [True]
         await work(range(400))
         assert log_bytes(tmp_path) > 3 << 20
         assert 1 <= scans <= 400 * 8192 // (32 << 10)
-        await store.open_bundle(bundle)
+        await store.split(batch)
         await work(range(400, 600))
         assert store.counts.copied_parts > 0
         assert log_bytes(tmp_path) < 1 << 20

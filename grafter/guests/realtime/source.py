@@ -8,7 +8,7 @@ their own.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from grafter.core.lifecycle import ReleaseReason, Wholeness
+from grafter.core.lifecycle import ReleaseReason, Wholeness, has_fallen_silent
 from grafter.core.link import from_metadata
 from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, Link, TraceId, UnixNano, call_guest, called, guest_key
@@ -94,7 +94,7 @@ class RealtimeSource(GuestSource):
         if released_for_good and not ended:
             return True
         # The reason of an earlier attempt may be forgotten; that the call fell silent is seen by itself.
-        return guest is not None and now >= guest.last + policy.waits.idle
+        return guest is not None and has_fallen_silent(guest, now, policy.waits)
 
 
 def has_ended(head: Mapping[str, object], *, goes_on: bool = False) -> bool:

@@ -1,8 +1,8 @@
-"""Claims and bundles: keys that are due, each to one owner for the time of a lease.
+"""Claims: keys that are due, each to one owner for the time of a lease.
 
-A bundle is of keys about which nothing is left to decide, which is nearly every trace. It is one lease and one token
-for all of them; where its owner is not heard of in time, or something comes to be decided after all, it is opened, and
-its keys are like others. Leases and tokens are not in the log: they end with the process.
+Keys about which nothing is left to decide, which is nearly every trace, are handed out as one batch, with one lease and
+one token for all of them; where its owner is not heard of in time, or something comes to be decided after all, it is
+split, and its keys are like others. Leases and tokens are not in the log: they end with the process.
 """
 
 import os
@@ -11,7 +11,7 @@ from dataclasses import replace
 from grafter.core.model import Key, TraceId, UnixNano, guest_key
 from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
-from grafter.store.base import Bundle, Claim, Outcome
+from grafter.store.base import Claim, Claims, Outcome, PlainBatch, PlainLimits
 from grafter.store.embedded.due_queue import DueQueue
 from grafter.store.embedded.trace_table import ExportAttempt, TraceEntry, TraceTable
 from grafter.store.records import chunk_arrival, unpack_chunks
@@ -22,64 +22,88 @@ _KEEP_SUMS_FROM = 16
 _SPARE_ENTRIES = 4096
 
 
-class Claims:
-    """Hands out keys, one by one with all that is known of them, or many as a bundle."""
+class ClaimTable:
+    """Hands out keys, one by one with all that is known of them, or many plain ones as one batch."""
 
     def __init__(self, table: TraceTable, due_queue: DueQueue, lease: int) -> None:
         """``lease`` in nanoseconds."""
         self._table = table
         self._due_queue = due_queue
         self._lease = lease
-        self._bundles: dict[int, Bundle] = {}
+        self._batches: dict[int, PlainBatch] = {}
         """Those that are out, by token; few, since what is on its way is bounded."""
         # A claim of an earlier process must never fit: tokens start anywhere.
         self._token = int.from_bytes(os.urandom(6), "little") << 16
 
-    def claim(self, now: int, limit: int, *, bundles: bool) -> list[Claim]:
-        """Hand out keys that are due, earliest first; with ``bundles`` only what ``bundle`` has passed over."""
-        claims: list[Claim] = []
-        entries, due_queue = self._table.entries, self._due_queue
-        if due_queue.size > 2 * len(entries) + _SPARE_ENTRIES:
-            due_queue.refill(entries)
+    def claim(self, now: int, limit: int, plain: PlainLimits | None) -> list[Claim | PlainBatch]:
+        """Hand out keys that are due, earliest first; with ``plain`` the plain ones as one batch before the others.
+
+        It ends where one of both is full, at the latest.
+        """
+        due_queue = self._due_queue
+        if due_queue.size > 2 * len(self._table.entries) + _SPARE_ENTRIES:
+            due_queue.refill(self._table.entries)
         self._end_leases(now)
-        popped = due_queue.popped
-        again: list[tuple[int, Key]] = []
-        while len(claims) < limit:
-            if not popped:
-                moment = None if bundles else due_queue.pop(now)
-                if moment is None:
+        batch = PlainBatch(self._next_token(), UnixNano(now), now + self._lease)
+        others: list[Claim | PlainBatch] = []
+        busy: list[tuple[int, Key]] = []
+        full = False
+        while not full and len(others) < limit:
+            moment = due_queue.pop(now)
+            if moment is None:
+                break
+            at, keys = moment
+            rest: list[Key] = []
+            if plain is not None:
+                keys, rest, full = self._fill(batch, at, keys, plain)
+            for i, key in enumerate(keys):
+                if len(others) >= limit:
+                    rest[:0] = keys[i:]
                     break
-                popped.extend([(moment[0], key) for key in moment[1]])
-            at, key = popped.popleft()
-            entry = entries.get(key)
-            if entry is None or entry.queued != at:
-                continue
-            if self._is_bundled(entry):
-                # Its bundle's lease is the one that runs; where that ends the key is scheduled anew.
-                entry.queued = None
-                continue
-            due = due_queue.next_due(key, entry)
-            if due > (now if bundles else at):
-                entry.queued = None
-                due_queue.schedule(key, entry, due)
-            elif key in self._table.busy:
-                again.append((at, key))
-            else:
-                claims.append(self._hand_out(key, entry, now))
-        popped.extendleft(reversed(again))
-        return claims
+                self._take(at, key, now, others, busy)
+            if rest:
+                due_queue.put(at, rest)
+        for at, key in busy:
+            due_queue.put(at, [key])
+        if batch.keys:
+            self._batches[batch.token] = batch
+            others.insert(0, batch)
+        return others
+
+    def _take(self, at: int, key: Key, now: int, claims: list[Claim | PlainBatch], busy: list[tuple[int, Key]]) -> None:
+        """Claim a key whose moment has come, if it still means it, or put it among those that are being written."""
+        entry = self._table.entries.get(key)
+        if entry is None or entry.queued != at:
+            return
+        if self._is_in_batch(entry):
+            # Its batch's lease is the one that runs; where that ends the key is scheduled anew.
+            entry.queued = None
+            return
+        due = self._due_queue.next_due(key, entry)
+        if due > at:
+            entry.queued = None
+            self._due_queue.schedule(key, entry, due)
+        elif key in self._table.busy:
+            busy.append((at, key))
+        else:
+            claims.append(self._hand_out(key, entry, now))
 
     def owner(self, claim: Claim) -> TraceEntry | None:
         """The key, if the claim is still its own."""
         entry = self._table.entries.get(claim.key)
         return entry if entry is not None and entry.lease is not None and entry.token == claim.token else None
 
-    def renew(self, claim: Claim, now: int) -> None:
-        """Let its lease run from now again, if it is still its owner's."""
-        entry = self.owner(claim)
-        if entry is not None:
-            entry.lease = now + self._lease
-            self._due_queue.schedule(claim.key, entry, entry.lease)
+    def renew(self, claims: Claims, now: int) -> None:
+        """Let their leases run from now again, where they are still their owner's."""
+        if isinstance(claims, PlainBatch):
+            if self.owns(claims):
+                claims.lease = now + self._lease
+            return
+        for claim in claims:
+            entry = self.owner(claim)
+            if entry is not None:
+                entry.lease = now + self._lease
+                self._due_queue.schedule(claim.key, entry, entry.lease)
 
     def postpone(self, claim: Claim, due: int) -> None:
         """End its lease, if it is still its owner's; what came during it may make the key due earlier."""
@@ -92,38 +116,18 @@ class Claims:
         entry.fresh = False
         self._due_queue.schedule(claim.key, entry, entry.due)
 
-    def bundle(self, now: int, traces: int, spans: int, size: int) -> Bundle | None:
-        """Hand out due keys about which nothing is left to decide; None when there are none.
+    def _fill(
+        self, out: PlainBatch, at: int, keys: list[Key], limits: PlainLimits
+    ) -> tuple[list[Key], list[Key], bool]:
+        """Take the plain ones of these keys, which are due at one moment, into a batch.
 
-        As many as stay within these limits, and one in any case. Keys whose time has come and that are not like that
-        are left to ``claim``.
-        """
-        self._end_leases(now)
-        due_queue = self._due_queue
-        out = Bundle(self._next_token(), UnixNano(now), now + self._lease)
-        full = False
-        while not full:
-            moment = due_queue.pop(now)
-            if moment is None:
-                break
-            at, keys = moment
-            taken, full = self._fill(out, at, keys, traces, spans, size)
-            if taken < len(keys):
-                due_queue.put(at, keys[taken:])
-        if not out.keys:
-            return None
-        self._bundles[out.token] = out
-        return out
-
-    def _fill(self, out: Bundle, at: int, keys: list[Key], traces: int, spans: int, size: int) -> tuple[int, bool]:
-        """Take the plain ones of these keys, which are due at one moment, into a bundle.
-
-        How many keys were dealt with, and whether the bundle is full.
+        Those that are not plain, those that it did not come to, and whether the batch is full.
         """
         entries, busy, due_queue = self._table.entries, self._table.busy, self._due_queue
         plain_due, now, lease, token = due_queue.plain_due, out.at, out.lease, out.token
         taken, ends, counts = out.keys, out.ends, out.counts
-        spans_left, size_left = spans - out.spans, size - out.size
+        traces, spans_left, size_left = limits.traces, limits.spans - out.spans, limits.size - out.size
+        others: list[Key] = []
         dealt_with, full = len(keys), False
         for i, key in enumerate(keys):
             entry = entries.get(key)
@@ -131,7 +135,7 @@ class Claims:
                 continue
             due = plain_due(entry)
             if due is None or key in busy:
-                due_queue.popped.append((at, key))
+                others.append(key)
                 continue
             if due > now:
                 entry.queued = due
@@ -154,68 +158,61 @@ class Claims:
                 full = True
                 dealt_with = i + 1
                 break
-        out.spans, out.size = spans - spans_left, size - size_left
-        return dealt_with, full
+        out.spans, out.size = limits.spans - spans_left, limits.size - size_left
+        return others, keys[dealt_with:], full
 
-    def owns(self, bundle: Bundle) -> bool:
-        """The bundle is still its owner's."""
-        return self._bundles.get(bundle.token) is bundle
+    def owns(self, batch: PlainBatch) -> bool:
+        """The batch is still its owner's."""
+        return self._batches.get(batch.token) is batch
 
-    def renew_bundle(self, bundle: Bundle, now: int) -> None:
-        """Let its lease run from now again, if it is still its owner's."""
-        if self.owns(bundle):
-            bundle.lease = now + self._lease
-
-    def bundle_keys(self, bundle: Bundle) -> list[tuple[Key, int]]:
-        """The keys of a bundle, with the arrival of the last part that it covers."""
+    def covered(self, batch: PlainBatch) -> list[tuple[Key, int]]:
+        """The keys of a batch, with the arrival of the last part of each that it covers."""
         entries = self._table.entries
-        return [
-            (key, chunk_arrival(entries[key].chunks, end)) for key, end in zip(bundle.keys, bundle.ends, strict=True)
-        ]
+        return [(key, chunk_arrival(entries[key].chunks, end)) for key, end in zip(batch.keys, batch.ends, strict=True)]
 
-    def open_bundle(self, bundle: Bundle) -> list[Claim]:
-        """Make claims of a bundle, and of its intent theirs; none when it is no longer its owner's."""
-        if not self.owns(bundle):
+    def split(self, batch: PlainBatch) -> list[Claim]:
+        """Make claims of a batch, and of its intent theirs; none when it is no longer its owner's."""
+        if not self.owns(batch):
             return []
         claims = []
-        for key, up_to in self._dissolve(bundle):
+        for key, up_to in self._dissolve(batch):
             claim = self._claim_of(key, self._table.entries[key])
             claim.up_to = up_to
             claims.append(claim)
         return claims
 
-    def end_bundle(self, bundle: Bundle) -> None:
+    def end(self, batch: PlainBatch) -> None:
         """It is nobody's any more."""
-        del self._bundles[bundle.token]
+        del self._batches[batch.token]
 
     def settled_soon(self, key: Key) -> bool:
         """Something about the key is being written, or will be soon: its parts are not worth copying, nor safe to."""
-        return key in self._table.busy or self._is_bundled(self._table.entries[key])
+        return key in self._table.busy or self._is_in_batch(self._table.entries[key])
 
     def _next_token(self) -> int:
         self._token += 1
         return self._token
 
-    def _is_bundled(self, entry: TraceEntry) -> bool:
-        return entry.lease is not None and entry.token in self._bundles
+    def _is_in_batch(self, entry: TraceEntry) -> bool:
+        return entry.lease is not None and entry.token in self._batches
 
     def _end_leases(self, now: int) -> None:
-        """Open the bundles whose owners have not been heard of."""
-        ended = [bundle for bundle in self._bundles.values() if bundle.lease <= now and not bundle.writing]
-        for bundle in ended:
-            self._dissolve(bundle)
+        """Split the batches whose owners have not been heard of."""
+        ended = [batch for batch in self._batches.values() if batch.lease <= now and not batch.writing]
+        for batch in ended:
+            self._dissolve(batch)
 
-    def _dissolve(self, bundle: Bundle) -> list[tuple[Key, int]]:
-        """Give each key a lease of its own, and the bundle's intent; what ``bundle_keys`` gives."""
-        self.end_bundle(bundle)
-        covered = self.bundle_keys(bundle)
+    def _dissolve(self, batch: PlainBatch) -> list[tuple[Key, int]]:
+        """Give each key a lease of its own, and the batch's intent; what ``covered`` gives."""
+        self.end(batch)
+        covered = self.covered(batch)
         for key, up_to in covered:
             entry = self._table.entries[key]
-            if bundle.intended:
+            if batch.intended:
                 entry.attempt = ExportAttempt(up_to)
-                entry.attempt.outcomes[bundle.intended] = Outcome.INTENDED
-            entry.lease = bundle.lease
-            self._due_queue.schedule(key, entry, bundle.lease)
+                entry.attempt.outcomes[batch.intended] = Outcome.INTENDED
+            entry.lease = batch.lease
+            self._due_queue.schedule(key, entry, batch.lease)
         return covered
 
     def _hand_out(self, key: Key, entry: TraceEntry, now: int) -> Claim:

@@ -160,7 +160,7 @@ class Compactor:
             return
         self._busy = False
         if skipped:
-            # Each pass reads the whole segment, and a bundle may be out for as long as its peer is slow.
+            # Each pass reads the whole segment, and a batch may be out for as long as its peer is slow.
             self._floor = self._log.disk_bytes + self._log.segment_bytes // _AGAIN_SHARE
         elif segment.number in self._index.table.live:
             _LOG.error("held parts of segment %d are damaged and keep it on the disk", segment.number)

@@ -5,7 +5,6 @@ taken out before its time: whoever pops it knows whether the key still means it.
 end with the process.
 """
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heappush
 
@@ -25,8 +24,6 @@ class DueQueue:
         """``apart``: guests stay under their own keys. A key of more than ``max_trace_bytes`` is due at once."""
         self.size = 0
         """Entries, those that nobody means any more included."""
-        self.popped: deque[tuple[int, Key]] = deque()
-        """Entries whose moment has come, and whose keys are still to be claimed."""
         self._keys_at: dict[int, list[Key]] = {}
         self._moments: list[int] = []
         self._rows = due_table(waits)
@@ -104,11 +101,10 @@ class DueQueue:
         self._moments = list(self._keys_at)
         heapify(self._moments)
         self.size = len(entries)
-        self.popped.clear()
 
     def absorb(self, older: "DueQueue", entries: Mapping[Key, TraceEntry], keys: Iterable[Key]) -> None:
         """Go on with what an older queue of the same store has, and with these keys that were here; of ``entries``."""
-        self.size, self.popped = older.size, older.popped
+        self.size = older.size
         self._keys_at, self._moments = older._keys_at, older._moments
         for key in keys:
             self.schedule(key, entries[key], self.compute_due(key, entries[key]))

@@ -10,8 +10,8 @@ from grafter.core.model import GuestFacts, Key, UnixNano, guest_key
 from grafter.core.policy import Waits
 from grafter.core.state import GuestState
 from grafter.store import records
-from grafter.store.base import Bundle, Outcome
-from grafter.store.embedded.claims import Claims
+from grafter.store.base import Outcome, PlainBatch
+from grafter.store.embedded.claims import ClaimTable
 from grafter.store.embedded.due_queue import DueQueue
 from grafter.store.embedded.metadata_db import MetadataDB
 from grafter.store.embedded.placement import Links, PlacedParts, Placement
@@ -51,7 +51,7 @@ class Index:
         self.links = Links(self.table, memories, apart=apart)
         self.placement = Placement(self.table, self.links, keeps_objects=keeps_objects)
         self.due_queue = DueQueue(waits, apart=apart, max_trace_bytes=max_trace_bytes)
-        self.claims = Claims(self.table, self.due_queue, lease)
+        self.claims = ClaimTable(self.table, self.due_queue, lease)
         self._max_trace_bytes = max_trace_bytes
         self._keeps_objects = keeps_objects
 
@@ -245,14 +245,14 @@ class Index:
             self.due_queue.schedule(key, entry, due)
         return True
 
-    def settle_bundle(self, bundle: Bundle, now: int) -> None:
-        """Forget the parts that a bundle covers. What came since is due at once, and its key is remembered."""
-        self.claims.end_bundle(bundle)
+    def settle_batch(self, batch: PlainBatch, now: int) -> None:
+        """Forget the parts that a batch covers. What came since is due at once, and its key is remembered."""
+        self.claims.end(batch)
         table = self.table
         gone = []
         entries = table.entries
         spans = size = 0
-        for key, end, count in zip(bundle.keys, bundle.ends, bundle.counts, strict=True):
+        for key, end, count in zip(batch.keys, batch.ends, batch.counts, strict=True):
             entry = entries[key]
             if len(entry.chunks) == end:
                 del entries[key]

@@ -1,10 +1,10 @@
-"""What a claim or a bundle covers, from where it is cheapest to get: memory, the records written last, the disk.
+"""What claims cover, from where it is cheapest to get: memory, the records written last, the disk.
 
 Without a log the parts are objects in memory. With one, most traces are released from the records written last, which
 are still in memory, and never read back. What is kept of those is bounded in bytes and in time, so that a long call
-costs no memory however much is held; while nobody asks for bundles, because there are several exporters or the only
-one is down, nothing is kept. What is read from the disk is read on a thread, in as few reads as is sensible; a segment
-stays while somebody reads it, whatever is settled meanwhile.
+costs no memory however much is held; while nobody asks for plain batches, because there are several exporters or the
+only one is down, nothing is kept. What is read from the disk is read on a thread, in as few reads as is sensible; a
+segment stays while somebody reads it, whatever is settled meanwhile.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from grafter.core.model import Envelope, Facts, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import Bundle, Claim, Plain, StoredPart
+from grafter.store.base import Claim, Plain, PlainBatch, StoredPart
 from grafter.store.embedded.segments import Segment, SegmentLog
 from grafter.store.embedded.trace_table import TraceTable
 from grafter.store.records import CHUNK, CHUNK_BYTES, GUEST, Chunk, RecordError, facts_of, first_root, unpack_chunks
@@ -82,7 +82,7 @@ class RecentRecords:
             self._drop()
 
     def ask(self, now: UnixNano) -> None:
-        """Somebody asks for bundles; what is too old is dropped."""
+        """Somebody asks for plain batches; what is too old is dropped."""
         self._asked = now
         self._forget(now)
 
@@ -175,14 +175,14 @@ class PartReader:
             return [self._from_memory(claim) for claim in claims]
         return await self._fetch([self._covered(claim) for claim in claims])
 
-    async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
-        """The parts of each key of a bundle."""
+    async def read_plain(self, batch: PlainBatch) -> Sequence[Plain]:
+        """The parts of each key of a batch."""
         if self._log is None:
-            return self._plain_objects(bundle)
+            return self._plain_objects(batch)
         recent = self._recent
         found: list[Plain | None] = []
         missing: list[tuple[int, list[Chunk]]] = []
-        for i, chunks in enumerate(self._plain_chunks(bundle)):
+        for i, chunks in enumerate(self._plain_chunks(batch)):
             plain = recent.plain(chunks, first_root(chunks))
             if plain is None:
                 missing.append((i, list(unpack_chunks(chunks))))
@@ -233,11 +233,11 @@ class PartReader:
             return []
         return [chunk for chunk in unpack_chunks(entry.chunks) if chunk.arrival <= claim.up_to]
 
-    def _plain_objects(self, bundle: Bundle) -> list[Plain]:
-        """Without a log: the parts of each key of a bundle."""
+    def _plain_objects(self, batch: PlainBatch) -> list[Plain]:
+        """Without a log: the parts of each key of a batch."""
         found: list[Plain] = []
         entries = self._table.entries
-        for key, end in zip(bundle.keys, bundle.ends, strict=True):
+        for key, end in zip(batch.keys, batch.ends, strict=True):
             entry = entries[key]
             objects = entry.objects
             assert objects is not None
@@ -247,10 +247,10 @@ class PartReader:
             found.append((objects[0::3], objects[1::3], objects[2::3], root))
         return found
 
-    def _plain_chunks(self, bundle: Bundle) -> Iterable[bytes | bytearray]:
-        """With a log: what ``records.CHUNK`` says of the parts of each key of a bundle."""
+    def _plain_chunks(self, batch: PlainBatch) -> Iterable[bytes | bytearray]:
+        """With a log: what ``records.CHUNK`` says of the parts of each key of a batch."""
         entries = self._table.entries
-        for key, end in zip(bundle.keys, bundle.ends, strict=True):
+        for key, end in zip(batch.keys, batch.ends, strict=True):
             chunks = entries[key].chunks
             yield chunks if len(chunks) == end else chunks[:end]
 
@@ -278,7 +278,7 @@ def _read(sizes: dict[int, int], segments: dict[int, Segment]) -> dict[int, tupl
 
 
 def _plain(parts: Sequence[StoredPart]) -> Plain:
-    """Host parts that were read back, as a bundle gives them."""
+    """Host parts that were read back, as a batch gives them."""
     root = next(i for i, part in enumerate(parts) if int(part.facts) & _ROOT)
     envelopes = [part.envelope for part in parts if part.envelope is not None]
     return [part.payload for part in parts], envelopes, [part.span_ids for part in parts], root

@@ -1,4 +1,4 @@
-"""What becomes of claims and bundles: moved, exported, settled.
+"""What becomes of claims: moved, exported, settled.
 
 Each is decided on what is known now, written, and applied when it is; what was taken for granted meanwhile is taken
 back when it could not be written. All of these raise UnavailableError then.
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from grafter.core.model import Key, UnixNano
 from grafter.store import records
-from grafter.store.base import Bundle, Claim, Outcome, Settlement
+from grafter.store.base import Claim, Claims, Outcome, PlainBatch, PlainSettlement, Settlement
 from grafter.store.embedded.index import Index
 from grafter.store.embedded.metadata_db import MemoryBatch, MetadataBatch
 from grafter.store.embedded.trace_table import TraceEntry
@@ -28,9 +28,12 @@ class Settling:
         self._writer = writer
         self._logged = logged
 
-    async def move(self, claim: Claim, host: Key) -> bool:
-        """File what is held of a guest under its host; False when the claim is spent or an export was begun."""
+    async def move(self, claim: Claim, host: Key, *, if_held: bool) -> bool:
+        """File what is held of a guest under its host; see Store.move for when it is not."""
         await self._wait_for_moves([claim.key])
+        held = self._index.table.entries.get(host)
+        if if_held and (held is None or not held.host_spans):
+            return False
         entry = self._index.claims.owner(claim)
         if entry is None or claim.key not in self._index.table.guests or entry.attempted >= 0:
             return False
@@ -48,8 +51,11 @@ class Settling:
 
         return await self._write((RecordType.PARTS, records.move_body(move)), apply, undo)
 
-    async def record(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> Sequence[bool]:
+    async def record(self, claims: Claims, exporter: str, outcome: Outcome) -> Sequence[bool]:
         """Keep what is known of an export; False where the claim is spent."""
+        if isinstance(claims, PlainBatch):
+            assert outcome is Outcome.INTENDED
+            return [await self._intend(claims, exporter)]
         await self._wait_for_moves([claim.key for claim in claims])
         owned = [self._index.claims.owner(claim) is not None for claim in claims]
         owned_keys = [(claim.key, claim.up_to) for claim, own in zip(claims, owned, strict=True) if own]
@@ -70,8 +76,10 @@ class Settling:
         body = [records.encode_outcome(exporter, outcome, owned_keys)] if self._logged else []
         return await self._write((RecordType.OUTCOME, body), apply, undo)
 
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
+    async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> Sequence[bool]:
         """Forget what the claims cover and keep their memories; False where the claim is spent."""
+        if isinstance(settlements, PlainSettlement):
+            return [await self._settle_batch(settlements.batch, settlements.blobs, now)]
         await self._wait_for_moves([settlement.claim.key for settlement in settlements])
         owned: list[tuple[Settlement, TraceEntry, int] | None] = []
         for settlement in settlements:
@@ -110,44 +118,42 @@ class Settling:
         body = [records.encode_keys((x.claim.key, x.claim.up_to) for x, _, _ in ends)] if self._logged else []
         return await self._write((RecordType.SETTLE, body), apply, undo, MetadataBatch(memories) if memories else None)
 
-    async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
-        """Keep that an export of all of it begins; False when the bundle is no longer its owner's."""
-        if not self._index.claims.owns(bundle):
+    async def _intend(self, batch: PlainBatch, exporter: str) -> bool:
+        if not self._index.claims.owns(batch):
             return False
-        bundle.intended = exporter
+        batch.intended = exporter
         if not self._logged:
             return True
-        bundle.writing = True
+        batch.writing = True
 
         def undo() -> None:
-            bundle.writing = False
-            bundle.intended = ""
+            batch.writing = False
+            batch.intended = ""
 
         def apply(_: list[Place]) -> bool:
-            bundle.writing = False
+            batch.writing = False
             return True
 
-        bundle.encoded_keys = records.encode_keys(self._index.claims.bundle_keys(bundle))
-        body = records.outcome_head(exporter, Outcome.INTENDED) + bundle.encoded_keys
+        batch.encoded_keys = records.encode_keys(self._index.claims.covered(batch))
+        body = records.outcome_head(exporter, Outcome.INTENDED) + batch.encoded_keys
         return await self._write((RecordType.OUTCOME, [body]), apply, undo)
 
-    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
-        """Forget what it covers, with a memory of each key; False when the bundle is no longer its owner's."""
+    async def _settle_batch(self, batch: PlainBatch, blobs: Sequence[bytes], now: UnixNano) -> bool:
         index = self._index
-        if not index.claims.owns(bundle):
+        if not index.claims.owns(batch):
             return False
-        bundle.writing = True
+        batch.writing = True
 
         def apply(_: list[Place]) -> bool:
-            index.settle_bundle(bundle, now)
+            index.settle_batch(batch, now)
             return True
 
         def undo() -> None:
-            bundle.writing = False
+            batch.writing = False
 
         # What the intent wrote, which nearly always there was.
-        body = [bundle.encoded_keys or records.encode_keys(index.claims.bundle_keys(bundle))] if self._logged else []
-        metadata = MetadataBatch(memory_batches=[MemoryBatch(now, bundle.keys, blobs)])
+        body = [batch.encoded_keys or records.encode_keys(index.claims.covered(batch))] if self._logged else []
+        metadata = MetadataBatch(memory_batches=[MemoryBatch(now, batch.keys, blobs)])
         return await self._write((RecordType.SETTLE, body), apply, undo, metadata)
 
     async def _wait_for_moves(self, keys: Iterable[Key]) -> None:

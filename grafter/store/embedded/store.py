@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, Part, UnixNano
@@ -30,12 +30,15 @@ from grafter.core.policy import Waits
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.base import (
-    Bundle,
     Claim,
+    Claims,
     DeadLetter,
     Memory,
     Outcome,
     Plain,
+    PlainBatch,
+    PlainLimits,
+    PlainSettlement,
     Settlement,
     Stats,
     StoredPart,
@@ -264,65 +267,45 @@ class EmbeddedStore(TaskMethods):
                 reason="store_full",
             )
 
-    async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
+    async def claim(self, now: UnixNano, limit: int, plain: PlainLimits | None = None) -> Sequence[Claim | PlainBatch]:
+        if plain is not None:
+            self._recent.ask(now)
         if not self._ready.is_set():
             return []
-        return self._index.claims.claim(now, limit, bundles=bundles)
+        return self._index.claims.claim(now, limit, plain)
+
+    @overload
+    async def read(self, claims: PlainBatch) -> Sequence[Plain]: ...
+    @overload
+    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]: ...
+    async def read(self, claims: Claims) -> Sequence[Plain] | Sequence[Sequence[StoredPart]]:
+        reader = self._part_reader
+        return await (reader.read_plain(claims) if isinstance(claims, PlainBatch) else reader.read(claims))
+
+    async def record(self, claims: Claims, exporter: str, outcome: Outcome) -> Sequence[bool]:
+        return await self._settling.record(claims, exporter, outcome)
+
+    async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> Sequence[bool]:
+        return await self._settling.settle(settlements, now)
+
+    async def split(self, batch: PlainBatch) -> Sequence[Claim]:
+        return self._index.claims.split(batch)
+
+    async def renew(self, claims: Claims, now: UnixNano) -> None:
+        self._index.claims.renew(claims, now)
 
     async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
         for claim, due in claims:
             self._index.claims.postpone(claim, due)
 
-    async def renew(self, claims: Sequence[Claim], now: UnixNano) -> None:
-        for claim in claims:
-            self._index.claims.renew(claim, now)
-
-    async def move(self, claim: Claim, host: Key) -> bool:
-        return await self._settling.move(claim, host)
-
-    async def intend(self, claims: Sequence[Claim], exporter: str) -> Sequence[bool]:
-        return await self._settling.record(claims, exporter, Outcome.INTENDED)
-
-    async def outcome(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> None:
-        await self._settling.record(claims, exporter, outcome)
-
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
-        return await self._settling.settle(settlements, now)
-
-    async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
-        self._recent.ask(now)
-        if not self._ready.is_set():
-            return None
-        return self._index.claims.bundle(now, traces, spans, size)
-
-    async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
-        return await self._part_reader.read_bundle(bundle)
-
-    async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
-        return await self._settling.intend_bundle(bundle, exporter)
-
-    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
-        return await self._settling.settle_bundle(bundle, blobs, now)
-
-    async def renew_bundle(self, bundle: Bundle, now: UnixNano) -> None:
-        self._index.claims.renew_bundle(bundle, now)
-
-    async def open_bundle(self, bundle: Bundle) -> Sequence[Claim]:
-        return self._index.claims.open_bundle(bundle)
-
-    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
-        return await self._part_reader.read(claims)
+    async def move(self, claim: Claim, host: Key, *, if_held: bool = False) -> bool:
+        return await self._settling.move(claim, host, if_held=if_held)
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         await self._ready.wait()
         if not any(self._metadata.knows(key) for key in keys):
             return [None] * len(keys)
         return await self._ask("memories", lambda: [self._metadata.recall(key, now) for key in keys])
-
-    async def held(self, key: Key) -> bool:
-        await self._ready.wait()
-        held = self._index.table.entries.get(key)
-        return held is not None and held.host_spans > 0
 
     async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
         return await self._keep(MetadataBatch(dead_letters=letters)) if letters else 0

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from grafter.core.model import UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import TASK_BYTES, TASK_NAME_CHARACTERS, TASKS_LIMIT, StoreError, Task
+from grafter.store.base import TASK_BYTES, TASK_NAME_CHARACTERS, TASKS_LIMIT, StoreError, Task, TaskThen
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -117,7 +117,7 @@ class TaskTable:
             ).fetchone()
         return None if row is None else Task(kind, name, UnixNano(row[0]), row[2], put_at=row[1])
 
-    def update(self, task: Task, *, keep: bool) -> bool:
+    def update(self, task: Task, then: TaskThen) -> bool:
         """See TaskStore."""
         if len(task.blob) > TASK_BYTES:
             raise ValueError(f"a task has {len(task.blob)} bytes")
@@ -125,30 +125,20 @@ class TaskTable:
             lease = self._owned(task)
             if lease is None:
                 return False
-            due = task.due if lease.woken is None else min(task.due, lease.woken)
-            with self._writing():
-                self._table.execute(
-                    "UPDATE task SET due = ?, blob = ? WHERE kind = ? AND name = ?",
-                    (due, task.blob, task.kind, task.name),
-                )
-            if not keep:
-                del self._leases[task.kind, task.name]
-            return True
-
-    def end(self, task: Task) -> bool:
-        """See TaskStore."""
-        with self._lock:
-            lease = self._owned(task)
-            if lease is None:
-                return False
             name = (task.kind, task.name)
+            ends = then is TaskThen.END and lease.woken is None
             with self._writing():
-                if lease.woken is None:
+                if ends:
                     self._table.execute("DELETE FROM task WHERE kind = ? AND name = ?", name)
-                else:
+                elif then is TaskThen.END:
                     self._table.execute("UPDATE task SET due = ? WHERE kind = ? AND name = ?", (lease.woken, *name))
-            self._count -= lease.woken is None
-            del self._leases[task.kind, task.name]
+                else:
+                    due = task.due if lease.woken is None else min(task.due, lease.woken)
+                    values = (due, task.blob, *name)
+                    self._table.execute("UPDATE task SET due = ?, blob = ? WHERE kind = ? AND name = ?", values)
+            self._count -= ends
+            if then is not TaskThen.KEEP:
+                del self._leases[name]
             return True
 
     def renew(self, tasks: Sequence[Task], now: int) -> None:
@@ -207,13 +197,9 @@ class TaskMethods:
         """See TaskStore."""
         return await self._on_thread(lambda: self._task_book.find(kind, name))
 
-    async def update_task(self, task: Task, *, keep: bool = False) -> bool:
+    async def update_task(self, task: Task, then: TaskThen) -> bool:
         """See TaskStore."""
-        return await self._on_thread(lambda: self._task_book.update(task, keep=keep))
-
-    async def end_task(self, task: Task) -> bool:
-        """See TaskStore."""
-        return await self._on_thread(lambda: self._task_book.end(task))
+        return await self._on_thread(lambda: self._task_book.update(task, then))
 
     async def renew_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
         """See TaskStore."""

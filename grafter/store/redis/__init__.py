@@ -18,7 +18,7 @@ request is one pipeline of at most one script a bucket in a cluster, and one scr
     totals         what is held, by bucket, as this process knows it
     replicas       under which numbers this process works, and what stands in its books
     placement      append: where parts belong
-    claims         claim, bundle, read
+    claims         claim, split, read
     settling       outcomes, settlements, memories
     dead_letters, dedupe_keys, tasks, calls
     store          the contract, made of these

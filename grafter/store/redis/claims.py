@@ -1,4 +1,4 @@
-"""Claim, bundle, read: what is due goes to one owner.
+"""Claim, split, read: what is due goes to one owner.
 
 Which keys are due is looked up first, a page of each bucket, so that the earliest of all are taken whatever bucket they
 are in; then they are taken, and who comes second gets nothing.
@@ -8,11 +8,12 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from itertools import chain
+from operator import itemgetter
 
 from grafter.core.model import Key, UnixNano, guest_key
 from grafter.core.state import GuestState
 from grafter.errors import UnavailableError
-from grafter.store.base import Bundle, Claim, Plain, StoredPart
+from grafter.store.base import Claim, Plain, PlainBatch, PlainLimits, StoredPart
 from grafter.store.records import RecordError
 from grafter.store.redis.connection import Command, Reply
 from grafter.store.redis.engine import Engine
@@ -45,19 +46,8 @@ _AHEAD = 500_000_000
 _UNREADABLE_SECONDS = 60.0
 
 
-class HeldBundle(Bundle):
-    """A bundle that knows when it is no longer this process's."""
-
-    __slots__ = ("over",)
-
-    def __init__(self, token: int, at: UnixNano, lease: int) -> None:
-        super().__init__(token, at, lease)
-        self.over = False
-        """Its lease has ended, and somebody asked for what is due since."""
-
-
 class DueAhead:
-    """Due keys that were seen when Redis was asked last, the earliest first: once is enough for some bundles."""
+    """Plain keys that were seen to be due when Redis was asked last, the earliest first: enough for some batches."""
 
     def __init__(self) -> None:
         self._keys: list[Key] = []
@@ -77,22 +67,23 @@ class DueAhead:
         return taken
 
     def give_back(self, keys: Sequence[Key]) -> None:
-        """Those that came too late for a bundle: they are first in the next one."""
+        """Those that came too late for a batch: they are first in the next one."""
         self._keys[:0] = keys
 
     def clear(self) -> None:
         self._keys = []
 
 
-class Claims:
-    """Claims and bundles, over an engine."""
+class ClaimTable:
+    """Claims, over an engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._ahead = DueAhead()
         self._per_trace = 0.0
-        """Spans of the traces in the latest bundle, on average; 0 before the first."""
-        self._bundles: dict[int, HeldBundle] = {}
+        """Spans of the traces in the latest batch, on average; 0 before the first."""
+        self._batches: dict[int, PlainBatch] = {}
+        """Those that are this process's as far as it knows, by token."""
         self._unreadable: set[Key] = set()
         """Due keys that this version cannot read, met since they were forgotten last."""
         self._unreadable_before = 0
@@ -119,14 +110,22 @@ class Claims:
         elif now >= self._forget_at - _UNREADABLE_SECONDS / 2:
             self._unreadable_before = 0
 
-    async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
+    async def claim(self, now: UnixNano, limit: int, plain: PlainLimits | None) -> Sequence[Claim | PlainBatch]:
         """See Store.claim."""
-        self._end_bundles(now)
+        self._end_leases(now)
         self._forget_unreadable()
+        batch = None if plain is None else await self._plain_batch(now, plain)
+        if batch is not None and self._ahead.has(now):
+            # The next call takes those that are known already; what else is due is asked for again behind them.
+            return [batch]
+        others = await self._one_by_one(now, limit, (PLAIN, OTHERS) if plain is None else (OTHERS,))
+        return others if batch is None else [batch, *others]
+
+    async def _one_by_one(self, now: UnixNano, limit: int, queues: Sequence[bytes]) -> list[Claim]:
         claims: list[Claim] = []
         seen: set[Key] = set()
         while len(claims) < limit:
-            some = await self._due(now, limit - len(claims), (OTHERS,) if bundles else (PLAIN, OTHERS), seen)
+            some = await self._due(now, limit - len(claims), queues, seen)
             if not some:
                 break
             seen.update(some)
@@ -177,9 +176,9 @@ class Claims:
                 self._set_aside(keys[i], "its head")
             elif reply:
                 taken.append((keys[i], reply))
-        return await self.of(taken)
+        return await self._of(taken)
 
-    async def of(self, taken: Sequence[tuple[Key, Sequence[Reply]]]) -> list[Claim]:
+    async def _of(self, taken: Sequence[tuple[Key, Sequence[Reply]]]) -> list[Claim]:
         """Claims of what a script handed out: head, outcomes, guests' facts."""
         claims = []
         states: list[dict[str, GuestState]] = []
@@ -221,27 +220,26 @@ class Claims:
                 if host is not None and state.host != host:
                     state.host, state.sampled = host, None
 
-    # Bundles.
+    # Plain batches.
 
-    async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
-        """See Store.bundle."""
-        self._end_bundles(now)
+    async def _plain_batch(self, now: UnixNano, limits: PlainLimits) -> PlainBatch | None:
         if self._engine.guests_apart:
             return None
         while True:
             asked = not self._ahead.has(now)
             if asked:
-                self._ahead.put(now, await self._due(now, traces, (PLAIN,), set()))
-            keys = self._ahead.take(traces)
+                self._ahead.put(now, await self._due(now, limits.traces, (PLAIN,), set()))
+            keys = self._ahead.take(limits.traces)
             if not keys:
                 return None
-            bundle = await self._bundled(keys, now, spans, size)
-            if bundle is not None or asked:
-                return bundle
+            batch = await self._claim_plain(keys, now, limits)
+            if batch is not None or asked:
+                return batch
 
-    async def _bundled(self, keys: Sequence[Key], now: UnixNano, spans: int, size: int) -> Bundle | None:
-        """A bundle of those of the keys that are to be had, as far as it goes; what is left is taken next."""
+    async def _claim_plain(self, keys: Sequence[Key], now: UnixNano, limits: PlainLimits) -> PlainBatch | None:
+        """A batch of those of the keys that are to be had, as far as it goes; what is left is taken next."""
         engine = self._engine
+        _, spans, size = limits
         likely = self._likely(len(keys), spans)
         keys, later = keys[:likely], keys[likely:]
         items = _items(keys)
@@ -253,7 +251,7 @@ class Claims:
         self._ahead.give_back(later)
         token = engine.tokens()
         runs = await engine.run("claim", items, (relative(now), engine.lease_ns, token, 1, spans, size))
-        bundle = HeldBundle(token, now, now + engine.lease_ns)
+        batch = PlainBatch(token, now, now + engine.lease_ns)
         replies: list[Reply] = [b""] * len(keys)
         for indices, some in runs:
             for i, reply in zip(indices, some, strict=True):
@@ -266,22 +264,22 @@ class Claims:
                 full.append(key)
             elif reply:
                 parts, own, took = plain_head(reply)
-                bundle.keys.append(key)
-                bundle.counts.append(own)
-                bundle.ends.append(parts)
-                bundle.spans += own
-                bundle.size += took
+                batch.keys.append(key)
+                batch.counts.append(own)
+                batch.ends.append(parts)
+                batch.spans += own
+                batch.size += took
         self._ahead.give_back(full)
-        bundle.more = bool(full or later)
-        if len(bundle.keys) + len(full) < len(keys) // 2:
+        batch.more = bool(full or later)
+        if len(batch.keys) + len(full) < len(keys) // 2:
             # Others are at the same ones: what was seen ahead is theirs by now.
             self._ahead.clear()
-        if not bundle.keys:
+        if not batch.keys:
             return None
-        self._per_trace = bundle.spans / len(bundle.keys)
-        self._bundles[token] = bundle
-        engine.leases[token] = set(bundle.keys)
-        return bundle
+        self._per_trace = batch.spans / len(batch.keys)
+        self._batches[token] = batch
+        engine.leases[token] = set(batch.keys)
+        return batch
 
     def _likely(self, traces: int, spans: int) -> int:
         """How many traces so many spans are, by those that left last; by what is held before any did."""
@@ -310,26 +308,34 @@ class Claims:
             chosen.append(key)
         return chosen, []
 
-    def _end_bundles(self, now: int) -> None:
-        for token, bundle in list(self._bundles.items()):
-            if bundle.lease <= now:
-                bundle.over = True
-                del self._bundles[token]
+    def _end_leases(self, now: int) -> None:
+        for batch in [batch for batch in self._batches.values() if batch.lease <= now]:
+            self.spent(batch)
 
-    def owned(self, bundle: Bundle) -> bool:
-        """As far as this process knows the bundle is still its own."""
-        return not (isinstance(bundle, HeldBundle) and bundle.over)
+    def owned(self, batch: PlainBatch) -> bool:
+        """As far as this process knows the batch is still its own."""
+        return batch.token in self._batches
 
-    def spent(self, bundle: Bundle) -> None:
-        """It was settled, or opened."""
-        if isinstance(bundle, HeldBundle):
-            bundle.over = True
-        self._bundles.pop(bundle.token, None)
+    def spent(self, batch: PlainBatch) -> None:
+        """It was settled, or split, or its lease has ended."""
+        self._batches.pop(batch.token, None)
 
-    async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
-        """See Store.read_bundle."""
-        lists = await self._lists(bundle.keys, bundle.ends)
-        for key, parts, end in zip(bundle.keys, lists, bundle.ends, strict=True):
+    async def split(self, batch: PlainBatch) -> Sequence[Claim]:
+        """See Store.split."""
+        if not self.owned(batch):
+            return []
+        items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in batch.keys]
+        runs = await self._engine.run("batch", items, (b"split", batch.token, b""))
+        self.spent(batch)
+        taken = [
+            (i, reply) for indices, replies in runs if replies != 0 for i, reply in zip(indices, replies, strict=True)
+        ]
+        return await self._of([(batch.keys[i], reply) for i, reply in sorted(taken, key=itemgetter(0))])
+
+    async def read_plain(self, batch: PlainBatch) -> Sequence[Plain]:
+        """See Store.read."""
+        lists = await self._lists(batch.keys, batch.ends)
+        for key, parts, end in zip(batch.keys, lists, batch.ends, strict=True):
             if len(parts) != end:
                 raise UnavailableError(f"parts of {key.hex()} are gone", reason="store_down")
         envelope_of = self._engine.reader.envelope
@@ -343,7 +349,7 @@ class Claims:
                     raise UnavailableError("parts were written by a newer version", reason="store_down")
                 if facts & GUEST:
                     # Its lease has ended, another replica has sent it, and this came late.
-                    raise UnavailableError("the parts of a bundle are gone", reason="store_down")
+                    raise UnavailableError("the parts of a batch are gone", reason="store_down")
                 begin = before + more
                 middle = begin + envelope
                 end = middle + head

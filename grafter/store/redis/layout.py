@@ -31,7 +31,7 @@ EPOCH = 1_798_761_600 * 1_000_000_000
 """2027-01-01T00:00:00Z."""
 
 HEAD = Struct("<9B6I9dB")
-"""A held key: version, facts, remembered, fresh, leased, given, bundle, outcomes, queue; parts, host spans, guest
+"""A held key: version, facts, remembered, fresh, leased, given, batch, outcomes, queue; parts, host spans, guest
 spans, guest parts, parts that the claim covers, parts that are pinned; bytes, first, last, seen, last arrival, moment
 that was given, token, last arrival that the claim covers, last arrival that is pinned; the replica that began it."""
 _PLAIN_HEAD = Struct("<9xII16xd")

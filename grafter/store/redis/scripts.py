@@ -19,7 +19,7 @@ NAMES = (
     "guest",
     "claim",
     "lease",
-    "bundle",
+    "batch",
     "settle",
     "read_totals",
     "forget",

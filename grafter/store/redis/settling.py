@@ -5,7 +5,8 @@ from contextlib import suppress
 
 from grafter.core.model import HOST_KEY_BYTES, Key, UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import Bundle, Claim, Memory, Outcome, Settlement
+from grafter.store.base import Claim, Claims, Memory, Outcome, PlainBatch, PlainSettlement, Settlement
+from grafter.store.redis.claims import ClaimTable
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.framing import END, LENGTH, Words, word
@@ -16,13 +17,15 @@ from grafter.store.redis.scripts import Argument, Item
 _ONE = ord("1")
 _BOTH = word(b"b")
 _MAX_UNSURE = 100_000
+_OF_BUCKET = [Words(2, (bucket, word(b""))) for bucket in WORDS]
 
 
 class Settling:
     """See the module's docstring."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, claims: ClaimTable) -> None:
         self._engine = engine
+        self._claims = claims
         self._unsure: dict[tuple[Key, int], UnixNano] = {}
         """Settlements without an answer, by key and token, with the moment of each: they may have been done."""
 
@@ -45,13 +48,33 @@ class Settling:
         for claim, _ in claims:
             self._given_back(claim.token, claim.key)
 
-    async def renew(self, claims: Sequence[Claim], now: UnixNano) -> None:
+    async def renew(self, claims: Claims, now: UnixNano) -> None:
         until = relative(now) + self._engine.lease_ns
-        await self.lease(b"renew", [(claim.key, claim.token, until) for claim in claims])
+        if not isinstance(claims, PlainBatch):
+            await self.lease(b"renew", [(claim.key, claim.token, until) for claim in claims])
+        elif self._claims.owned(claims):
+            await self.lease(b"renew", [(key, claims.token, until) for key in claims.keys])
+            claims.lease = now + self._engine.lease_ns
 
-    async def note(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> list[bool]:
+    async def record(self, claims: Claims, exporter: str, outcome: Outcome) -> list[bool]:
+        """See Store.record."""
+        if isinstance(claims, PlainBatch):
+            assert outcome is Outcome.INTENDED
+            return [await self._intend(claims, exporter)]
         word = exporter.encode() + b"\0" + outcome.value.encode()
         return await self.lease(b"outcome", [(claim.key, claim.token, 0) for claim in claims], word)
+
+    async def _intend(self, batch: PlainBatch, exporter: str) -> bool:
+        if not self._claims.owned(batch):
+            return False
+        # What is known of the whole batch lies in each of its buckets.
+        buckets = dict.fromkeys(map(bucket_of, batch.keys))
+        items: list[Item] = [(bucket, _OF_BUCKET[bucket]) for bucket in buckets]
+        runs = await self._engine.run("batch", items, (b"intend", batch.token, exporter.encode()))
+        done = all(reply == 1 for _, reply in runs)
+        if done:
+            batch.intended = exporter
+        return done
 
     async def abandon(self) -> None:
         """Give back everything that this process owns."""
@@ -65,8 +88,10 @@ class Settling:
             if not keys:
                 del self._engine.leases[token]
 
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> list[bool]:
+    async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> list[bool]:
         """See Store.settle."""
+        if isinstance(settlements, PlainSettlement):
+            return [await self._settle_batch(settlements.batch, settlements.blobs, now)]
         if not settlements:
             return []
         items: list[Item] = []
@@ -102,32 +127,33 @@ class Settling:
         """A script may touch both buckets."""
         return one == other or len(self._engine.topology.split([(one, ()), (other, ())])) == 1
 
-    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
-        """See Store.settle_bundle; in a cluster a bucket that was taken over keeps what the others give up."""
+    async def _settle_batch(self, batch: PlainBatch, blobs: Sequence[bytes], now: UnixNano) -> bool:
+        """In a cluster a bucket that was taken over keeps what the others give up."""
+        # Nobody answered: it may have been settled already.
+        unsure = (batch.keys[0], batch.token) in self._unsure
+        if not self._claims.owned(batch) and not unsure:
+            return False
         items: list[Item] = []
-        for key, blob in zip(bundle.keys, blobs, strict=True):
+        for key, blob in zip(batch.keys, blobs, strict=True):
             bucket = bucket_of(key)
             pieces = (_BOTH, WORDS[bucket], LENGTH[HOST_KEY_BYTES], key, END, LENGTH[len(blob)], blob, END)
             items.append((bucket, Words(4, pieces)))
-        owned = [(key, bundle.token) for key in bundle.keys]
-        done = await self._settle_once(items, owned, now, len(items), bundle.token)
-        self._engine.leases.pop(bundle.token, None)
+        owned = [(key, batch.token) for key in batch.keys]
+        done = await self._settle_once(items, owned, now, len(items), batch.token)
+        self._claims.spent(batch)
+        self._engine.leases.pop(batch.token, None)
         if not all(done):
             return False
         await self._forget(now)
         return True
 
-    def is_unsure(self, bundle: Bundle) -> bool:
-        """It may have been settled already: nobody answered."""
-        return (bundle.keys[0], bundle.token) in self._unsure
-
     async def _settle_once(
-        self, items: Sequence[Item], owned: Sequence[tuple[Key, int]], now: UnixNano, memories: int, bundle: int
+        self, items: Sequence[Item], owned: Sequence[tuple[Key, int]], now: UnixNano, memories: int, batch: int
     ) -> list[bool]:
         """Settle, and say of what was settled before without an answer that it was done: by its memory, which has the
         moment of the settlement, the same for each attempt."""
         try:
-            done = await self._settle(items, now, memories, bundle)
+            done = await self._settle(items, now, memories, batch)
             if not self._unsure:
                 return done
             left = [i for i, one in enumerate(owned) if not done[i] and self._unsure.get(one) == now]
@@ -149,9 +175,9 @@ class Settling:
             self._unsure.clear()
         self._unsure |= dict.fromkeys(owned, now)
 
-    async def _settle(self, items: Sequence[Item], now: UnixNano, memories: int, bundle: int) -> list[bool]:
+    async def _settle(self, items: Sequence[Item], now: UnixNano, memories: int, batch: int) -> list[bool]:
         engine = self._engine
-        head = (relative(now), engine.order(now, memories + 1), bundle, engine.numbers)
+        head = (relative(now), engine.order(now, memories + 1), batch, engine.numbers)
         done = [False] * len(items)
         went: list[tuple[Key, int]] = []
         doubtful: list[tuple[Key, Key]] = []

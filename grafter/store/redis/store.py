@@ -7,27 +7,40 @@ What Redis answers is what counts: an append returns when the server has answere
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import overload
 
 from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, Part, UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart, Task
+from grafter.store.base import (
+    Claim,
+    Claims,
+    DeadLetter,
+    Memory,
+    Outcome,
+    Plain,
+    PlainBatch,
+    PlainLimits,
+    PlainSettlement,
+    Settlement,
+    Stats,
+    StoredPart,
+    Task,
+    TaskThen,
+)
 from grafter.store.redis.calls import Calls
-from grafter.store.redis.claims import Claims
+from grafter.store.redis.claims import ClaimTable
 from grafter.store.redis.dead_letters import DeadLetters
 from grafter.store.redis.dedupe_keys import DedupeKeys
 from grafter.store.redis.engine import Engine
-from grafter.store.redis.framing import Words, word
-from grafter.store.redis.layout import WORDS, Head, bucket_of, relative
+from grafter.store.redis.layout import Head, bucket_of
 from grafter.store.redis.placement import Placement
 from grafter.store.redis.replicas import Replicas
-from grafter.store.redis.scripts import Item
 from grafter.store.redis.settling import Settling
 from grafter.store.redis.tasks import Tasks
 
 # A Redis that takes no writes may well answer everything else, so that the answer to an append counts for longer.
 _REMEMBERED_SECONDS = 10.0
-_OF_BUCKET = [Words(2, (bucket, word(b""))) for bucket in WORDS]
 
 
 class RedisStore:
@@ -41,8 +54,8 @@ class RedisStore:
         """When an append failed last, and why, unless one has worked since."""
         self._secret = secret
         self._placement = Placement(engine)
-        self._claims = Claims(engine)
-        self._settling = Settling(engine)
+        self._claims = ClaimTable(engine)
+        self._settling = Settling(engine, self._claims)
         self._dead_letters = DeadLetters(engine, letter_bytes)
         self._dedupe_keys = DedupeKeys(engine)
         self._tasks = Tasks(engine)
@@ -113,83 +126,40 @@ class RedisStore:
     async def find_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
         return await self._calls.find(call_ids, now)
 
-    async def claim(self, now: UnixNano, limit: int, *, bundles: bool = False) -> Sequence[Claim]:
-        return await self._claims.claim(now, limit, bundles=bundles)
+    async def claim(self, now: UnixNano, limit: int, plain: PlainLimits | None = None) -> Sequence[Claim | PlainBatch]:
+        return await self._claims.claim(now, limit, plain)
 
-    async def bundle(self, now: UnixNano, traces: int, spans: int, size: int) -> Bundle | None:
-        return await self._claims.bundle(now, traces, spans, size)
+    @overload
+    async def read(self, claims: PlainBatch) -> Sequence[Plain]: ...
+    @overload
+    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]: ...
+    async def read(self, claims: Claims) -> Sequence[Plain] | Sequence[Sequence[StoredPart]]:
+        return await (self._claims.read_plain(claims) if isinstance(claims, PlainBatch) else self._claims.read(claims))
 
-    async def read_bundle(self, bundle: Bundle) -> Sequence[Plain]:
-        return await self._claims.read_bundle(bundle)
+    async def record(self, claims: Claims, exporter: str, outcome: Outcome) -> Sequence[bool]:
+        return await self._settling.record(claims, exporter, outcome)
 
-    async def intend_bundle(self, bundle: Bundle, exporter: str) -> bool:
-        if not self._claims.owned(bundle):
-            return False
-        # What is known of the whole bundle lies in each of its buckets.
-        buckets = dict.fromkeys(map(bucket_of, bundle.keys))
-        items: list[Item] = [(bucket, _OF_BUCKET[bucket]) for bucket in buckets]
-        runs = await self.engine.run("bundle", items, (b"intend", bundle.token, exporter.encode()))
-        done = all(reply == 1 for _, reply in runs)
-        if done:
-            bundle.intended = exporter
-        return done
+    async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> Sequence[bool]:
+        return await self._settling.settle(settlements, now)
 
-    async def settle_bundle(self, bundle: Bundle, blobs: Sequence[bytes], now: UnixNano) -> bool:
-        if not self._claims.owned(bundle) and not self._settling.is_unsure(bundle):
-            return False
-        done = await self._settling.settle_bundle(bundle, blobs, now)
-        self._claims.spent(bundle)
-        return done
+    async def split(self, batch: PlainBatch) -> Sequence[Claim]:
+        return await self._claims.split(batch)
 
-    async def renew_bundle(self, bundle: Bundle, now: UnixNano) -> None:
-        if not self._claims.owned(bundle):
-            return
-        until = relative(now) + self.engine.lease_ns
-        await self._settling.lease(b"renew", [(key, bundle.token, until) for key in bundle.keys])
-        bundle.lease = now + self.engine.lease_ns
-
-    async def open_bundle(self, bundle: Bundle) -> Sequence[Claim]:
-        if not self._claims.owned(bundle):
-            return []
-        items: list[Item] = [(bucket_of(key), (bucket_of(key), key)) for key in bundle.keys]
-        runs = await self.engine.run("bundle", items, (b"open", bundle.token, b""))
-        self._claims.spent(bundle)
-        taken = [
-            (bundle.keys[i], reply)
-            for indices, replies in runs
-            if replies != 0
-            for i, reply in zip(indices, replies, strict=True)
-        ]
-        place = {key: i for i, key in enumerate(bundle.keys)}
-        return await self._claims.of(sorted(taken, key=lambda one: place[one[0]]))
-
-    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
-        return await self._claims.read(claims)
+    async def renew(self, claims: Claims, now: UnixNano) -> None:
+        await self._settling.renew(claims, now)
 
     async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
         await self._settling.postpone(claims)
 
-    async def renew(self, claims: Sequence[Claim], now: UnixNano) -> None:
-        await self._settling.renew(claims, now)
-
-    async def move(self, claim: Claim, host: Key) -> bool:
+    async def move(self, claim: Claim, host: Key, *, if_held: bool = False) -> bool:
+        if if_held:
+            (raw,) = await self.engine.commands([(bucket_of(host), ("GET", self.engine.layout.name(b"m", host)))])
+            if raw is None or not Head(raw).host_spans:
+                return False
         return await self._placement.move(claim.key, claim.token, host)
-
-    async def intend(self, claims: Sequence[Claim], exporter: str) -> Sequence[bool]:
-        return await self._settling.note(claims, exporter, Outcome.INTENDED)
-
-    async def outcome(self, claims: Sequence[Claim], exporter: str, outcome: Outcome) -> None:
-        await self._settling.note(claims, exporter, outcome)
-
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]:
-        return await self._settling.settle(settlements, now)
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         return await self._settling.recall(keys, now)
-
-    async def held(self, key: Key) -> bool:
-        (raw,) = await self.engine.commands([(bucket_of(key), ("GET", self.engine.layout.name(b"m", key)))])
-        return raw is not None and Head(raw).host_spans > 0
 
     async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
         return await self._dead_letters.add(letters)
@@ -206,11 +176,8 @@ class RedisStore:
     async def find_task(self, kind: str, name: str) -> Task | None:
         return await self._tasks.find(kind, name)
 
-    async def update_task(self, task: Task, *, keep: bool = False) -> bool:
-        return await self._tasks.update(task, keep=keep)
-
-    async def end_task(self, task: Task) -> bool:
-        return await self._tasks.end(task)
+    async def update_task(self, task: Task, then: TaskThen) -> bool:
+        return await self._tasks.update(task, then)
 
     async def renew_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
         await self._tasks.renew(tasks, now)

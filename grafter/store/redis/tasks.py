@@ -5,7 +5,7 @@ from typing import Any
 
 from grafter.core.model import UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import TASK_BYTES, TASK_NAME_CHARACTERS, TASKS_LIMIT, Task
+from grafter.store.base import TASK_BYTES, TASK_NAME_CHARACTERS, TASKS_LIMIT, Task, TaskThen
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import absolute, relative
 from grafter.store.redis.scripts import RUBBISH_MS, Argument, Item
@@ -46,17 +46,15 @@ class Tasks:
             return None
         return Task(kind, name, absolute(float(due)), blob, put_at=absolute(float(put)))
 
-    async def update(self, task: Task, *, keep: bool) -> bool:
+    async def update(self, task: Task, then: TaskThen) -> bool:
         _check(task)
-        arguments: list[Argument] = [*_name(task), task.token, relative(task.due), task.blob, int(keep)]
-        done: bool = await self._ask(b"update", task.due, arguments) == 1
-        if not keep:
+        if then is not TaskThen.KEEP:
             self._owned.pop((task.kind, task.name), None)
-        return done
-
-    async def end(self, task: Task) -> bool:
-        self._owned.pop((task.kind, task.name), None)
-        return bool(await self._ask(b"end", task.due, [*_name(task), task.token]) == 1)
+        arguments: list[Argument] = [*_name(task), task.token]
+        if then is TaskThen.END:
+            return bool(await self._ask(b"end", task.due, arguments) == 1)
+        arguments += [relative(task.due), task.blob, int(then is TaskThen.KEEP)]
+        return bool(await self._ask(b"update", task.due, arguments) == 1)
 
     async def renew(self, tasks: Sequence[Task], now: UnixNano) -> None:
         await self._all(b"renew", tasks, relative(now) + self._engine.lease_ns)

@@ -15,7 +15,7 @@ from grafter.core.calls import CallNote
 from grafter.core.model import Facts, Key, UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store.base import DeadLetter, Memory, Settlement, StoreError
+from grafter.store.base import DeadLetter, Memory, Outcome, PlainSettlement, Settlement, StoreError
 from grafter.store.redis.layout import Layout
 from grafter.store.redis.store import RedisStore
 from grafter.store.redis.upkeep import Upkeep
@@ -27,6 +27,8 @@ from tests.store.contract import (
     START,
     Settings,
     claim_one,
+    claim_others,
+    claim_plain,
     guest_part,
     held_texts,
     host_part,
@@ -111,12 +113,12 @@ async def test_lost_scripts_are_given_again(shared: Server, opened: RedisStore) 
     flush()
     await opened.append([guest_part(host=OTHER)], START)
     flush()
-    bundle = await opened.bundle(LATER, 10, 100, 1 << 20)
-    assert bundle is not None
+    batch = await claim_plain(opened)
+    assert batch is not None
     flush()
-    assert [plain[0] for plain in await opened.read_bundle(bundle)] == [[b"a"]]
+    assert [plain[0] for plain in await opened.read(batch)] == [[b"a"]]
     flush()
-    assert await opened.settle_bundle(bundle, [b"m"], LATER)
+    assert await opened.settle(PlainSettlement(batch, [b"m"]), LATER) == [True]
     claim = await claim_one(opened)
     flush()
     assert await opened.settle([Settlement(claim, (Memory(OTHER, b"m"),))], LATER) == [True]
@@ -149,25 +151,25 @@ async def test_what_was_plain_under_other_settings_is_handed_out(shared: Server,
     async with store(shared.url, prefix, Settings()) as before:
         await before.append([large, small], START)
     async with store(shared.url, prefix, Settings(max_trace_bytes=500)) as running:
-        bundle = await running.bundle(LATER, 10, 100, 1 << 20)
-        assert bundle is not None
-        assert bundle.keys == [OTHER]
-        assert [claim.key for claim in await running.claim(LATER, 10, bundles=True)] == [HOST]
+        batch = await claim_plain(running)
+        assert batch is not None
+        assert batch.keys == [OTHER]
+        assert [claim.key for claim in await claim_others(running, LATER, 10)] == [HOST]
 
 
-async def test_a_lease_that_ends_before_its_bundle_is_read(shared: Server, prefix: str, settings: Settings) -> None:
+async def test_a_lease_that_ends_before_its_batch_is_read(shared: Server, prefix: str, settings: Settings) -> None:
     """Another replica has sent it, and in its place stands a guest's late part: that is nobody's host part."""
     later = UnixNano(LATER + LEASE + 1)
     async with store(shared.url, prefix, settings) as slow, store(shared.url, prefix, settings) as other:
         await slow.append([host_part(facts=Facts.ROOT)], START)
-        bundle = await slow.bundle(LATER, 10, 100, 1 << 20)
-        assert bundle is not None
+        batch = await claim_plain(slow)
+        assert batch is not None
         claim = await claim_one(other, later)
         await other.append([guest_part("late", host=HOST)], later)
         assert await other.settle([Settlement(claim, (Memory(HOST, b"m"),))], later) == [True]
         with pytest.raises(UnavailableError, match="gone"):
-            await slow.read_bundle(bundle)
-        assert not await slow.intend_bundle(bundle, "peer")
+            await slow.read(batch)
+        assert await slow.record(batch, "peer", Outcome.INTENDED) == [False]
 
 
 async def test_a_replica_that_takes_no_writes_is_no_primary(own: Server, prefix: str, settings: Settings) -> None:
@@ -214,7 +216,7 @@ async def test_a_full_redis_refuses_and_still_lets_go(own: Server, prefix: str, 
         await running.add_dead_letters([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
         claims = await running.claim(LATER, 100)
         assert len(claims) == 20
-        assert await running.intend(claims, "peer") == [True] * 20
+        assert await running.record(claims, "peer", Outcome.INTENDED) == [True] * 20
         assert all(await running.settle([Settlement(c, (Memory(c.key, b"m"),)) for c in claims], LATER))
         await running.append([host_part("room", OTHER)], LATER)
         assert running.up
@@ -338,19 +340,19 @@ async def test_a_guests_request_goes_the_way_once(shared: Server, prefix: str, s
         assert [texts for key, texts in held.items() if len(key) == 17] == [["late", "later still"]]
 
 
-@pytest.mark.parametrize("how", ["claims", "bundle"])
+@pytest.mark.parametrize("how", ["claims", "batch"])
 async def test_a_settlement_without_an_answer_was_done(own: Server, prefix: str, settings: Settings, how: str) -> None:
     """Redis did it and fell silent: asked again with the same moment it says so; with another one it does not."""
     async with store(own.url, prefix, settings, timeout=0.3) as running:
         await running.append([host_part("a", facts=Facts.ROOT), host_part("b", OTHER, Facts.ROOT)], START)
         await running.engine.refresh_totals()
-        if how == "bundle":
-            bundle = await running.bundle(LATER, 10, 100, 1 << 20)
-            assert bundle is not None
-            assert len(bundle.keys) == 2
+        if how == "batch":
+            batch = await claim_plain(running)
+            assert batch is not None
+            assert len(batch.keys) == 2
 
             async def settle(now: int) -> list[bool]:
-                return [await running.settle_bundle(bundle, [b"m", b"m"], UnixNano(now))]
+                return await running.settle(PlainSettlement(batch, [b"m", b"m"]), UnixNano(now))
         else:
             claims = await running.claim(LATER, 10)
             settlements = [Settlement(claim, (Memory(claim.key, b"m"),)) for claim in claims]
@@ -367,7 +369,7 @@ async def test_a_settlement_without_an_answer_was_done(own: Server, prefix: str,
         assert set(await settle(LATER + 1)) == {False}
 
 
-@pytest.mark.parametrize("how", ["claims", "bundle"])
+@pytest.mark.parametrize("how", ["claims", "batch"])
 async def test_a_settlement_is_done_though_redis_goes_after_it(own: Server, prefix: str, how: str) -> None:
     """Before the memories that are too many could be ended: that has time until the next settlement."""
     few = Settings(waits=Waits(remember=1000 * SECOND, remember_limit=1))
@@ -382,10 +384,10 @@ async def test_a_settlement_is_done_though_redis_goes_after_it(own: Server, pref
             return await run(name, *args, **more)
 
         running.engine.run = going  # type: ignore[method-assign]
-        if how == "bundle":
-            bundle = await running.bundle(LATER, 10, 100, 1 << 20)
-            assert bundle is not None
-            assert await running.settle_bundle(bundle, [b"m", b"m"], LATER)
+        if how == "batch":
+            batch = await claim_plain(running)
+            assert batch is not None
+            assert await running.settle(PlainSettlement(batch, [b"m", b"m"]), LATER) == [True]
         else:
             claims = await running.claim(LATER, 10)
             settlements = [Settlement(claim, (Memory(claim.key, b"m"),)) for claim in claims]
@@ -493,11 +495,11 @@ async def test_everything_expires(shared: Server, opened: RedisStore, prefix: st
     await opened.append([host_part("a"), guest_part("g"), guest_part("h", "trace_h", host=HOST)], START)
     await opened.append([host_part("b", OTHER, Facts.ROOT)], START)
     claims = await opened.claim(LATER, 10)
-    await opened.intend(claims, "peer")
+    await opened.record(claims, "peer", Outcome.INTENDED)
     (mine,) = (claim for claim in claims if claim.key == OTHER)
     await opened.settle([Settlement(mine, (Memory(OTHER, b"m"),))], LATER)
     await opened.append([host_part("c", Key(b"c" * 16), Facts.ROOT)], START)
-    assert await opened.bundle(LATER, 10, 100, 1 << 20) is not None
+    assert await claim_plain(opened) is not None
     await opened.add_dead_letters([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
     await Upkeep(opened.engine, opened.replicas).keep_lists()
     await Upkeep(opened.engine, opened.replicas).keep_held()
@@ -514,7 +516,7 @@ async def test_a_stop_gives_back_what_it_owns(shared: Server, prefix: str, setti
     await running.append([host_part("a"), host_part("b", OTHER, Facts.ROOT)], START)
     async with store(shared.url, prefix, settings) as other:
         assert len(await running.claim(LATER, 1)) == 1
-        assert await running.bundle(LATER, 1, 9, 99) is not None or await running.claim(LATER, 1)
+        assert await claim_plain(running, LATER, 1, 9, 99) is not None or await running.claim(LATER, 1)
         assert await other.claim(LATER, 10) == []
         assert len(await other.claim(UnixNano(LATER + LEASE), 10)) == 2
     await first.__aexit__(None, None, None)

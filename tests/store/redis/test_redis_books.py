@@ -13,10 +13,10 @@ import pytest
 
 from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import Memory, Settlement, Share, Stats
+from grafter.store.base import Memory, PlainSettlement, Settlement, Share, Stats
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.store import RedisStore
-from tests.store.contract import HOST, LATER, OTHER, START, Settings, guest_part, host_part
+from tests.store.contract import HOST, LATER, OTHER, START, Settings, claim_plain, guest_part, host_part
 from tests.store.redis.places import store
 from tests.store.redis.servers import Server, cluster, server
 
@@ -91,16 +91,16 @@ async def test_a_trace_is_of_the_one_that_began_it(url: str) -> None:
         assert flows(await a.look(), await b.look()) == [(0, 2, 5), (0, 5, 2)]
 
 
-async def test_a_bundle_is_booked_like_claims(url: str) -> None:
+async def test_a_plain_batch_is_booked_like_claims(url: str) -> None:
     """Many traces of another's, settled as one."""
     async with processes(url) as (a, b):
         for i in range(40):
             await a.take(host_part("x", Key(bytes([i]) * 16), Facts.ROOT, spans=2))
         await b.look()
-        bundle = await b.store.bundle(LATER, 100, 1000, 1 << 20)
-        assert bundle is not None
-        assert bundle.spans == 80
-        assert await b.store.settle_bundle(bundle, [b"m"] * 40, LATER)
+        batch = await claim_plain(b.store)
+        assert batch is not None
+        assert batch.spans == 80
+        assert await b.store.settle(PlainSettlement(batch, [b"m"] * 40), LATER) == [True]
         b.gone += 80
         assert flows(await a.look(), await b.look()) == [(0, 0, 80), (0, 80, 0)]
 

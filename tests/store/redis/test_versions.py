@@ -9,7 +9,7 @@ import pytest
 
 from grafter.core.model import Facts, Key, UnixNano, guest_key
 from grafter.errors import UnavailableError
-from grafter.store.base import Bundle, Memory, Outcome, Settlement
+from grafter.store.base import Memory, Outcome, PlainBatch, PlainSettlement, Settlement
 from grafter.store.redis.layout import HEAD, Layout
 from grafter.store.redis.store import RedisStore
 from tests.store.contract import (
@@ -21,6 +21,7 @@ from tests.store.contract import (
     START,
     Settings,
     claim_one,
+    claim_plain,
     guest_part,
     held_texts,
     host_part,
@@ -93,22 +94,22 @@ async def test_a_step_back_reads_everything_that_is_held(redis: Server, prefix: 
 
 @pytest.mark.parametrize("settler", ["now", "later"])
 async def test_either_settles_what_the_other_began(redis: Server, prefix: str, settler: str) -> None:
-    """Bundles, intents, moves and settlements by one, of what both stored; the books of both balance."""
+    """Plain batches, intents, moves and settlements by one, of what both stored; the books of both balance."""
     async with store(redis.url, prefix, SETTINGS) as now, later_store(redis.url, prefix, SETTINGS) as later:
         await both(now, later)
         one, other = (now, later) if settler == "now" else (later, now)
         await one.engine.refresh_totals()
-        bundle = await one.bundle(LATER, 10, 100, 1 << 20)
-        assert isinstance(bundle, Bundle)
-        assert sorted(plain[0] for plain in await one.read_bundle(bundle)) == [
+        batch = await claim_plain(one)
+        assert isinstance(batch, PlainBatch)
+        assert sorted(plain[0] for plain in await one.read(batch)) == [
             [b"0 root", b"0 more"],
             [b"1 root", b"1 more"],
         ]
-        assert await one.intend_bundle(bundle, "peer")
+        assert await one.record(batch, "peer", Outcome.INTENDED) == [True]
         # Its lease ends, and the other one knows of the intent.
         claims = await other.claim(AFTER, 100)
         pinned = {claim.key for claim in claims if claim.outcomes == {"peer": Outcome.INTENDED}}
-        assert pinned == set(bundle.keys)
+        assert pinned == set(batch.keys)
         alone = [claim for claim in claims if len(claim.key) == 17]
         assert len(alone) == 2
         for claim in alone:
@@ -148,7 +149,7 @@ async def test_what_is_new_is_passed_over_and_kept(redis: Server, prefix: str) -
         assert news() == (1, 1, True)
         await now.append([host_part("now")], START)
         claim = await claim_one(now)
-        await now.intend([claim], "peer")
+        await now.record([claim], "peer", Outcome.INTENDED)
         await now.postpone([(claim, LATER)])
         assert news() == (1, 1, True)
         await later.append([host_part("again")], START)
@@ -175,7 +176,7 @@ async def test_what_cannot_be_read_is_left_alone(
     async with store(redis.url, prefix, SETTINGS) as now:
         await now.append([host_part("a"), guest_part("g", host=HOST), host_part("b", OTHER)], START)
         claims = await now.claim(LATER, 100)
-        await now.intend([claim for claim in claims if claim.key == HOST], "peer")
+        await now.record([claim for claim in claims if claim.key == HOST], "peer", Outcome.INTENDED)
         await now.postpone([(claim, LATER) for claim in claims])
         place: tuple[bytes | str | int, ...] = (name, "peer") if kind == "x" else (name, 0)
         get = ("GET", name) if kind == "m" else ("HGET" if kind == "x" else "LINDEX", *place)
@@ -205,18 +206,18 @@ async def test_what_cannot_be_read_is_left_alone(
             assert claim.outcomes == {"peer": Outcome.INTENDED}
 
 
-@pytest.mark.parametrize("how", ["claims", "bundle"])
+@pytest.mark.parametrize("how", ["claims", "batch"])
 async def test_what_a_newer_one_took_while_it_left_holds_up_nothing(redis: Server, prefix: str, how: str) -> None:
     """It is no longer this one's, which is an answer; what is beside it is kept and settled."""
     name = Layout(prefix).name(b"m", HOST)
     async with store(redis.url, prefix, SETTINGS) as now:
         await now.append([host_part("a", facts=Facts.ROOT), host_part("b", OTHER, Facts.ROOT)], START)
-        if how == "bundle":
-            bundle = await now.bundle(LATER, 10, 100, 1 << 20)
-            assert bundle is not None
+        if how == "batch":
+            batch = await claim_plain(now)
+            assert batch is not None
             redis.ask([("SETRANGE", name, 0, b"\x02")])
-            await now.renew_bundle(bundle, LATER)
-            assert not await now.settle_bundle(bundle, [b"m", b"m"], LATER)
+            await now.renew(batch, LATER)
+            assert await now.settle(PlainSettlement(batch, [b"m", b"m"]), LATER) == [False]
         else:
             claims = await now.claim(LATER, 10)
             redis.ask([("SETRANGE", name, 0, b"\x02")])

@@ -1,13 +1,13 @@
--- Hand out due keys. KEYS: the totals of each bucket. ARGV: now, lease, token, plain (1: as one bundle, with that token
--- for all; 0: one by one, with that token and the following ones), spans and bytes that a bundle may have, then for each
--- bucket and key. The answer, for each: its head, outcomes and guests' facts, or nothing when it is not to be had. Of a
--- bundle its head alone, or "" when it is not to be had, or "-" when the bundle was full before.
+-- Hand out due keys. KEYS: the totals of each bucket. ARGV: now, lease, token, plain (1: as one batch, with that token
+-- for all; 0: one by one, with that token and the following ones), spans and bytes that a batch may have, then for each
+-- bucket and key. The answer, for each: its head, outcomes and guests' facts, or nothing when it is not to be had. In a
+-- batch its head alone, or "" when it is not to be had, or "-" when the batch was full before.
 local now, lease, token, plain = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == "1"
 local spans_left, bytes_left, full = tonumber(ARGV[5]), tonumber(ARGV[6]), false
 allow_past_maxmemory(KEYS[1])
 local answer, taken, bases = {}, {}, {}
 
--- Whether it no longer fits into the bundle; the first one always does.
+-- Whether it no longer fits into the batch; the first one always does.
 local function is_over(h)
   if not plain then return false end
   full = next(taken) ~= nil and (h.hs > spans_left or h.bytes > bytes_left)
@@ -30,7 +30,7 @@ for i = 7, #ARGV, 2 do
   else
     local at, is_plain = due(h)
     if at <= now and (not plain or is_plain) and not is_over(h) then
-      if h.leased == 1 and h.bundle == 1 then
+      if h.leased == 1 and h.batch == 1 then
         local name = base .. "b:" .. string.format("%.0f", h.token)
         local exporter = call("get", name)
         if exporter then
@@ -39,14 +39,10 @@ for i = 7, #ARGV, 2 do
           else
             call("set", name, "!" .. exporter, "px", TTL)
           end
-          if exporter ~= "" then
-            call("hset", base .. "x:" .. key, exporter, "intended")
-            call("pexpire", base .. "x:" .. key, TTL)
-            h.outcomes, h.pinn, h.pinup = 1, h.covn, h.covup
-          end
+          take_intent(h, exporter)
         end
       end
-      h.leased, h.given, h.fresh, h.bundle, h.at, h.token = 1, 0, 0, plain and 1 or 0, now + lease, token
+      h.leased, h.given, h.fresh, h.batch, h.at, h.token = 1, 0, 0, plain and 1 or 0, now + lease, token
       if not plain then token = token + 1 end
       if h.pinn > 0 then
         h.covn, h.covup = h.pinn, h.pinup

@@ -6,7 +6,7 @@
 -- Keys of bucket NN, after P.."{g:NN}:"
 --   m:KEY  head of a held key (HEAD)            p:KEY  its parts, a list       g:KEY  facts of its guest parts, a list
 --   x:KEY  outcomes of its exports, a hash      l:KEY  a guest's link          y:KEY  memory
---   b:TOKEN  a bundle's part of the bucket: its exporter, or "!" and that when it is over
+--   b:TOKEN  a plain batch's part of the bucket: its exporter, or "!" and that when it is over
 --   d, o   when to look at a key: plain ones, others    z  order of memories
 --   f:N    arrivals of the first parts of what replica N began    s  for each replica N its tally
 local call, pack, unpk = redis.call, struct.pack, struct.unpack
@@ -101,7 +101,7 @@ local function load_head(base, key)
   if raw:byte(1) ~= 1 then error("NEWER a held key") end
   h = {base = base, key = key}
   local _
-  _, h.facts, h.remembered, h.fresh, h.leased, h.given, h.bundle, h.outcomes, h.queue, h.n, h.hs, h.gs, h.gn, h.covn,
+  _, h.facts, h.remembered, h.fresh, h.leased, h.given, h.batch, h.outcomes, h.queue, h.n, h.hs, h.gs, h.gn, h.covn,
     h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup, h.replica = unpk(HEAD, raw)
   h.was = h.first
   keys[name] = h
@@ -119,7 +119,7 @@ end
 
 local function new_head(base, key, now)
   local h = {
-    base = base, key = key, facts = 0, fresh = 0, leased = 0, given = 0, bundle = 0, outcomes = 0, queue = 0, n = 0,
+    base = base, key = key, facts = 0, fresh = 0, leased = 0, given = 0, batch = 0, outcomes = 0, queue = 0, n = 0,
     hs = 0, gs = 0, gn = 0, covn = 0, pinn = 0, bytes = 0, first = now, last = now, seen = now, arr = 0, at = 0,
     token = 0, covup = 0, pinup = 0, replica = ME,
   }
@@ -196,7 +196,7 @@ local function flush()
       call("zadd", base .. (plain and "d" or "o"), at, key)
       if h.first ~= h.was then call("zadd", base .. "f:" .. h.replica, h.first, key) end
       h.queue = queue
-      local raw = pack(HEAD, 1, h.facts, h.remembered, h.fresh, h.leased, h.given, h.bundle, h.outcomes, h.queue, h.n,
+      local raw = pack(HEAD, 1, h.facts, h.remembered, h.fresh, h.leased, h.given, h.batch, h.outcomes, h.queue, h.n,
         h.hs, h.gs, h.gn, h.covn, h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup,
         h.replica)
       if h.was then
@@ -250,6 +250,14 @@ local function resum(h)
     h.first, h.last = first, last
     h.dirty = true
   end
+end
+
+-- The intent of a plain batch stands for each of its keys that becomes a claim, or nobody's; "" where there was none.
+local function take_intent(h, exporter)
+  if exporter == "" then return end
+  call("hset", h.base .. "x:" .. h.key, exporter, "intended")
+  call("pexpire", h.base .. "x:" .. h.key, TTL)
+  h.outcomes, h.pinn, h.pinup = 1, h.covn, h.covup
 end
 
 local function owned(h, token)

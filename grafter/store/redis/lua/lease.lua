@@ -14,7 +14,7 @@ for i = 3, #ARGV, 4 do
   else
     h.dirty = true
     if what == "postpone" then
-      h.leased, h.token, h.given, h.bundle = 0, 0, 1, 0
+      h.leased, h.token, h.given, h.batch = 0, 0, 1, 0
       h.at = at
       if h.fresh == 1 then h.at = math.min(at, (compute_due(h))) end
       h.fresh = 0
@@ -22,15 +22,11 @@ for i = 3, #ARGV, 4 do
     elseif what == "renew" then
       h.at = at
     elseif what == "abandon" then
-      if h.bundle == 1 then
+      if h.batch == 1 then
         local exporter = call("get", base .. "b:" .. string.format("%.0f", token))
-        if exporter and exporter:sub(1, 1) == "!" then exporter = exporter:sub(2) end
-        if exporter and exporter ~= "" then
-          call("hset", base .. "x:" .. key, exporter, "intended")
-          h.outcomes, h.pinn, h.pinup = 1, h.covn, h.covup
-        end
+        if exporter then take_intent(h, exporter:match("^!?(.*)$")) end
       end
-      h.leased, h.token, h.given, h.bundle, h.fresh = 0, 0, 0, 0, 0
+      h.leased, h.token, h.given, h.batch, h.fresh = 0, 0, 0, 0, 0
     else
       local exporter, outcome = word:match("^(.-)%z(.*)$")
       local name = base .. "x:" .. key

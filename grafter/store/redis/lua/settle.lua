@@ -1,13 +1,13 @@
--- Forget and remember. KEYS: the totals of each bucket. ARGV: now, the order of the first memory, a bundle's token or 0,
--- who settles, then commands:
+-- Forget and remember. KEYS: the totals of each bucket. ARGV: now, the order of the first memory, the token of a plain
+-- batch or 0, who settles, then commands:
 --   s bucket key token           forget what the claim covers; when it is not owned, what follows up to the next s is
---                                left out, and with a bundle's token everything is
---   b bucket key blob            both for a key of the bundle that is settled
+--                                left out, and with the token of a plain batch everything is
+--   b bucket key blob            both for a key of the batch that is settled
 --   y bucket key host blob       remember (host: nothing, or a guest's)
 --   u bucket key parts           so many parts of a guest went
 -- The answer: a byte a claim, how many parts of which guests went (own key, number), the guests whose link has to be
 -- found anew (own key, host), then for each bucket that was touched its totals.
-local now, number, bundle = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local now, number, batch = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 set_replica(ARGV[4])
 allow_past_maxmemory(KEYS[1])
 local done, went, doubtful, touched = {}, {}, {}, {}
@@ -63,7 +63,7 @@ local function settle(h)
   else
     call("ltrim", base .. "p:" .. key, h.covn, -1)
     if h.outcomes == 1 then call("unlink", base .. "x:" .. key) end
-    h.outcomes, h.pinn, h.leased, h.token, h.fresh, h.bundle = 0, 0, 0, 0, 0, 0
+    h.outcomes, h.pinn, h.leased, h.token, h.fresh, h.batch = 0, 0, 0, 0, 0, 0
     h.given, h.at = 1, now
     resum(h)
   end
@@ -93,9 +93,9 @@ local function remember(base, key, host, blob)
 end
 
 local lists = {}
-if bundle ~= 0 then
+if batch ~= 0 then
   for i = 5, #ARGV, 4 do
-    if not owned(readable(base_of(ARGV[i + 1]), ARGV[i + 2]), bundle) then return {"0", {}, {}, {}} end
+    if not owned(readable(base_of(ARGV[i + 1]), ARGV[i + 2]), batch) then return {"0", {}, {}, {}} end
   end
 end
 local i, skip = 5, false

@@ -1,5 +1,5 @@
--- About bundles. KEYS: the totals of each bucket. ARGV: what, token, exporter or time, then for each bucket and key.
---   intend  note the exporter                       open  make claims of its keys
+-- About plain batches. KEYS: the totals of each bucket. ARGV: what, token, exporter, then for each bucket and key.
+--   intend  note the exporter                       split  make claims of its keys
 -- The answer: 1, or 0 when some of it is no longer the owner's; then nothing was changed.
 local what, token, name = ARGV[1], ARGV[2], ARGV[3]
 allow_past_maxmemory(KEYS[1])
@@ -25,13 +25,8 @@ for i = 4, #ARGV, 2 do
 end
 local answer = {}
 for _, h in ipairs(found) do
-  local exporter = bases[h.base]
-  if exporter ~= "" then
-    call("hset", h.base .. "x:" .. h.key, exporter, "intended")
-    call("pexpire", h.base .. "x:" .. h.key, TTL)
-    h.outcomes, h.pinn, h.pinup = 1, h.covn, h.covup
-  end
-  h.bundle = 0
+  take_intent(h, bases[h.base])
+  h.batch = 0
   h.dirty = true
 end
 flush()

@@ -1,4 +1,4 @@
-"""Which keys leave in bundles: those of which the core says the same one by one, whatever the waits and the clock."""
+"""Which keys leave in batches: those of which the core says the same one by one, whatever the waits and the clock."""
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -8,7 +8,7 @@ from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.core.policy import GraftPolicy, Waits
 from grafter.core.state import TraceState, guest_state
 from grafter.guests.sources import RULES
-from grafter.store.base import Memory, Settlement
+from grafter.store.base import Claim, Memory, PlainBatch, PlainLimits, PlainSettlement, Settlement
 from grafter.store.embedded import store as embedded
 from tests.store.contract import ENVELOPE, LEASE, START, guest_part
 
@@ -43,7 +43,7 @@ steps = st.lists(
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(waits=waits, steps=steps)
-async def test_a_bundle_has_what_the_core_calls_complete(waits: Waits, steps: list[tuple[str, object]]) -> None:
+async def test_a_plain_batch_has_what_the_core_calls_complete(waits: Waits, steps: list[tuple[str, object]]) -> None:
     """Exactly the plain traces that would be released as complete; whatever else is to be released, a claim brings."""
     policy = GraftPolicy(waits=waits, max_trace_bytes=MAX_TRACE_BYTES)
     now = int(START)
@@ -100,16 +100,17 @@ async def test_a_bundle_has_what_the_core_calls_complete(waits: Waits, steps: li
                 and not state(key).guests
                 and not state(key).facts & Facts.ANCHOR
             }
-            bundle = await store.bundle(UnixNano(now), 1000, 1 << 20, 1 << 20)
-            bundled = set() if bundle is None else set(bundle.keys)
-            claims = await store.claim(UnixNano(now), 1000, bundles=True)
+            every = await store.claim(UnixNano(now), 1000, PlainLimits(1000, 1 << 20, 1 << 20))
+            batch = next((one for one in every if isinstance(one, PlainBatch)), None)
+            batched = set() if batch is None else set(batch.keys)
+            claims = [one for one in every if isinstance(one, Claim)]
             claimed = {claim.key for claim in claims}
-            assert bundled == plain
-            assert not claimed & bundled
+            assert batched == plain
+            assert not claimed & batched
             # What was due at its arrival is due then, also when the clock has been turned back since.
-            assert {key for key in leave if now >= held[key][-1][0]} <= claimed | bundled
-            if bundle is not None:
-                assert await store.settle_bundle(bundle, [b"m"] * len(bundle.keys), UnixNano(now))
+            assert {key for key in leave if now >= held[key][-1][0]} <= claimed | batched
+            if batch is not None:
+                assert await store.settle(PlainSettlement(batch, [b"m"] * len(batch.keys)), UnixNano(now)) == [True]
             for claim in claims:
                 decision = decided[claim.key]
                 if isinstance(decision, Release):
@@ -118,7 +119,7 @@ async def test_a_bundle_has_what_the_core_calls_complete(waits: Waits, steps: li
                 else:
                     given_back.add(claim.key)
                     await store.postpone([(claim, decision.until)])
-            for key in leave & (claimed | bundled):
+            for key in leave & (claimed | batched):
                 del held[key]
                 remembered.add(key)
             given_back &= set(held)
