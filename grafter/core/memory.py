@@ -12,6 +12,7 @@ import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
@@ -24,6 +25,11 @@ trace is what a memory may cost. A guest that names a later one is hung as if it
 
 ANCHORS_LIMIT = 1_000
 """Anchor spans kept of one host trace: those that started last, since a late guest belongs to the end of a call."""
+
+STEPS_LIMIT = 1_000
+"""Tools, and model calls, kept of one host trace; the ids of longer calls than any are cut at their first."""
+
+_LONGEST_STEP_ID = 256
 
 GUEST_SPAN_IDS_LIMIT = 250_000
 """Ids kept of the spans sent of one guest, the last that left: repeats come soon after the first."""
@@ -74,6 +80,30 @@ class AnchorSpan:
     conversation_ids: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class StepIndex:
+    """The host spans that left and by which a guest that comes later knows its own steps again."""
+
+    tools: Mapping[str, SpanId] = field(default_factory=dict)
+    """By the id of the tool call."""
+    responses: Mapping[str, SpanId] = field(default_factory=dict)
+    """By the id of the model's response, where they say what was used."""
+
+    @classmethod
+    def of(cls, tools: Mapping[str, SpanId], responses: Mapping[str, SpanId]) -> "StepIndex":
+        """With no more than may be kept: the last of each."""
+        return cls(_kept(tools), _kept(responses))
+
+    def merged(self, later: "StepIndex") -> "StepIndex":
+        """With those of spans that left later; the first span of a step stays."""
+        if not (later.tools or later.responses):
+            return self
+        return StepIndex.of({**later.tools, **self.tools}, {**later.responses, **self.responses})
+
+    def __bool__(self) -> bool:
+        return bool(self.tools or self.responses)
+
+
 @dataclass(slots=True)  # not frozen: one is made for each trace, and a frozen one takes three times as long
 class TraceMemory:
     """What is kept of a released host trace."""
@@ -88,6 +118,8 @@ class TraceMemory:
     """The 8-byte ids of the host spans that left, joined, up to HOST_SPAN_IDS_LIMIT; one may stand here twice."""
     anchors: tuple[AnchorSpan, ...] = ()
     """Up to ANCHORS_LIMIT."""
+    steps: StepIndex = field(default_factory=StepIndex)
+    """Up to STEPS_LIMIT of each."""
 
     def sent(self, span_id: bytes) -> bool:
         """The host span left, as far as is remembered."""
@@ -111,8 +143,8 @@ class TraceMemory:
                 present |= _HAS_ENVELOPE
                 resource, scope = self.root_envelope.resource, self.root_envelope.scope
         ids = self.span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
-        if self.anchors:
-            more = _encode_anchors(self.anchors)
+        if self.anchors or self.steps:
+            more = _json(_anchor_values(self.anchors) | _step_values(self.steps))
         reason = _REASONS[self.reason]
         head = _TRACE_HEAD.pack(
             _TRACE_KIND,
@@ -138,6 +170,7 @@ class TraceMemory:
             if kind != _TRACE_KIND or version != _VERSION:
                 return None
             reason, trace_state, resource, scope, ids, more = _cut(blob, _TRACE_HEAD.size, (reason_length, *lengths))
+            values = json.loads(more) if more else None
             return cls(
                 reason=_BY_REASON[reason],
                 released_at=UnixNano(at),
@@ -146,7 +179,8 @@ class TraceMemory:
                 root_flags=flags,
                 root_envelope=Envelope(resource, scope) if present & _HAS_ENVELOPE else None,
                 span_ids=ids,
-                anchors=_decode_anchors(more) if more else (),
+                anchors=_anchors(values) if values is not None else (),
+                steps=_steps(values) if values is not None else StepIndex(),
             )
         except _NOT_A_BLOB:
             return None
@@ -273,6 +307,7 @@ def merged(old: TraceMemory | None, new: TraceMemory) -> TraceMemory:
         # Repeats are not looked for: in stream mode this runs at each request of a trace that may be hours long.
         span_ids=(old.span_ids + new.span_ids)[: HOST_SPAN_IDS_LIMIT * ID_BYTES],
         anchors=latest_anchors(anchors.values()) if new.anchors else old.anchors,
+        steps=old.steps.merged(new.steps),
     )
 
 
@@ -296,7 +331,30 @@ def _cut(blob: bytes, at: int, lengths: Iterable[int]) -> list[bytes]:
     return pieces
 
 
-def _encode_anchors(anchors: tuple[AnchorSpan, ...]) -> bytes:
+def _kept(steps: Mapping[str, SpanId]) -> dict[str, SpanId]:
+    short = [(step, span_id) for step, span_id in steps.items() if len(step) <= _LONGEST_STEP_ID]
+    return dict(short[-STEPS_LIMIT:])
+
+
+def _step_values(steps: StepIndex) -> dict[str, object]:
+    """A reader that does not know these leaves them alone."""
+    if not steps:
+        return {}
+    return {
+        "tools": {call: span_id.hex() for call, span_id in steps.tools.items()},
+        "responses": {response: span_id.hex() for response, span_id in steps.responses.items()},
+    }
+
+
+def _steps(values: Mapping[str, Mapping[str, str]]) -> StepIndex:
+    tools, responses = values.get("tools", {}), values.get("responses", {})
+    return StepIndex(
+        {call: SpanId(bytes.fromhex(span_id)) for call, span_id in tools.items()},
+        {response: SpanId(bytes.fromhex(span_id)) for response, span_id in responses.items()},
+    )
+
+
+def _anchor_values(anchors: tuple[AnchorSpan, ...]) -> dict[str, object]:
     # A thousand anchors come under a handful of envelopes.
     places: dict[Envelope, int] = {}
     rows = []
@@ -313,11 +371,10 @@ def _encode_anchors(anchors: tuple[AnchorSpan, ...]) -> bytes:
                 sorted(anchor.conversation_ids),
             ]
         )
-    return _json({"envelopes": [_envelope_texts(envelope) for envelope in places], "anchors": rows})
+    return {"envelopes": [_envelope_texts(envelope) for envelope in places], "anchors": rows}
 
 
-def _decode_anchors(blob: bytes) -> tuple[AnchorSpan, ...]:
-    values = json.loads(blob)
+def _anchors(values: Mapping[str, Any]) -> tuple[AnchorSpan, ...]:
     envelopes = [_envelope(texts) for texts in values["envelopes"]]
     return tuple(
         AnchorSpan(

@@ -12,6 +12,7 @@ from grafter.consumer import OutTrace, Piece
 from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
 from grafter.core.lifecycle import ReleaseReason
+from grafter.core.line_up import line_up, step_index
 from grafter.core.memory import GuestMemory, TraceMemory, merged
 from grafter.core.model import (
     AttributeValue,
@@ -31,17 +32,35 @@ from grafter.core.model import (
 from grafter.core.policy import GraftPolicy, Mode, Unlinked
 from grafter.core.redact import redact
 from grafter.core.state import GuestState, TraceState
+from grafter.core.steps import HOST_KEYS, HOST_MARKS, USAGE
+from grafter.guests.json_values import digest
 from grafter.guests.source import Mapped, Reading
 from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
-from grafter.otlp.frames import PREFIX, first_of, spans_of
+from grafter.otlp.frames import PREFIX, first_of, run_of, spans_of
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
 from grafter.processor.release_result import Assembled, GuestCount
 from grafter.store.base import Memory, StoredPart
 
+_Run = tuple[Envelope, list[bytes]]
+"""Host spans, serialised, under one envelope."""
+
 # An IntFlag's own operators make a member each time.
 _ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hung:
+    """A guest that leaves, and what is counted of it."""
+
+    guest: Guest
+    grafted: join.Grafted
+    came: int
+    """How many of its spans had come."""
+    place: "_Place"
+    first: bool
+    """Nothing of it left before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +82,8 @@ class Assembler:
 
     def __init__(self, policy: GraftPolicy, version: str) -> None:
         self._policy = policy
-        self._wanted = wanted_keys(policy)
+        anchors = wanted_keys(policy)
+        self._wanted = otlp.Wanted.of(anchors, HOST_KEYS, *HOST_MARKS, prefix=USAGE)
         self._scope = otlp.grafter_scope(version)
         self._openai = Envelope(otlp.service_resource(policy.openai_service_name), self._scope)
         self._redacts = bool(policy.redact.keys)
@@ -88,13 +108,16 @@ class Assembler:
             return self._as_it_came(key, state, parts, reason, now)
         old = TraceMemory.decode(recalled[key]) if key in recalled else None
         mine = [p for p in parts if p.guest is None]
-        pieces, decoded, repeated = self._decode(mine)
+        runs, decoded, repeated = self._decode(mine)
         index = AnchorIndex.of(decoded, self._policy, old)
         out = Assembled(None, merged=repeated)
         memories = []
+        hung: list[_Hung] = []
         known = bool(mine) or old is not None
         if known:
-            memories.append(Memory(key, merged(old, index.memory(reason, now)).encode()))
+            memory = index.memory(reason, now)
+            memory.steps = step_index(decoded)
+            memories.append(Memory(key, merged(old, memory).encode()))
         for one in by_guest(parts):
             guest = GuestParts(one, recalled, self._policy)
             facts = state.guests.get(guest.name)
@@ -102,9 +125,10 @@ class Assembler:
             if not (known or reading.goes_on):
                 reading = replace(reading, mode=Mode.HOLD)
             place = _Place(TraceId(key), index if known else None, facts, now, late=state.remembered)
-            memories += self._guest(out, pieces, guest, reading, place)
+            memories += self._guest(out, hung, guest, reading, place)
         out.never = Facts.ANCHOR in state.facts and not state.guests and not state.remembered
         out.memories = tuple(memories)
+        pieces = self._lined_up(out, hung, decoded, old, runs, key)
         return self._finish(out, key, pieces)
 
     def guest(
@@ -126,14 +150,15 @@ class Assembler:
         out = Assembled(None)
         if host is None and self._policy.unlinked is Unlinked.DROP and self._dropped_alone(out, guest):
             return out
-        index = None
+        index = memory = None
         if host is not None and Key(host) in recalled:
-            index = AnchorIndex.of((), self._policy, TraceMemory.decode(recalled[Key(host)]))
-        pieces: list[Piece] = []
+            memory = TraceMemory.decode(recalled[Key(host)])
+            index = AnchorIndex.of((), self._policy, memory)
+        hung: list[_Hung] = []
         reading = guest.read(final=guest.is_final(state, reason, now))
         place = _Place(host, index, state, now, late=True, overdue=overdue)
-        out.memories = tuple(self._guest(out, pieces, guest, reading, place))
-        return self._finish(out, key, pieces)
+        out.memories = tuple(self._guest(out, hung, guest, reading, place))
+        return self._finish(out, key, self._lined_up(out, hung, (), memory, (), key))
 
     def _dropped_alone(self, out: Assembled, guest: GuestParts) -> bool:
         """Drop a guest without a host; False where there is nothing to drop, but something to remember."""
@@ -149,7 +174,7 @@ class Assembler:
         return True
 
     def _guest(
-        self, out: Assembled, pieces: list[Piece], guest: GuestParts, reading: Reading, place: _Place
+        self, out: Assembled, hung: list[_Hung], guest: GuestParts, reading: Reading, place: _Place
     ) -> list[Memory]:
         """Everything that one guest's parts came to, hung at its place; what is to be remembered of it."""
         filed = None if place.host is None else Key(place.host)
@@ -157,7 +182,7 @@ class Assembler:
         memories = []
         for mapped in reading.guests:
             key = guest.source.key(mapped.guest.trace_id)
-            memory = self._hang(out, pieces, guest, mapped, guest.memory_of(key), reading.mode, place)
+            memory = self._hang(out, hung, guest, mapped, guest.memory_of(key), reading.mode, place)
             memories.append(Memory(key, memory.encode(), filed))
             if reading.mode is Mode.STREAM and not guest.source.holds_events:
                 again |= any(not awaited.stood_in for awaited in memory.awaited.values())
@@ -169,7 +194,7 @@ class Assembler:
     def _hang(
         self,
         out: Assembled,
-        pieces: list[Piece],
+        hung: list[_Hung],
         parts: GuestParts,
         mapped: Mapped,
         earlier: GuestMemory | None,
@@ -199,7 +224,7 @@ class Assembler:
         else:
             index = place.index or AnchorIndex.of((), policy)
             grafted = join.graft(guest, index, host, policy, earlier, mapped.head, overdue=place.overdue)
-        self._add(out, pieces, came, guest, grafted, place, first=earlier is None or not earlier.sent)
+        hung.append(_Hung(guest, grafted, came, place, first=earlier is None or not earlier.sent))
         return grafted.memory
 
     def anchor_known(self, guest: GuestParts, host: TraceId, recalled: Mapping[bytes, bytes], *, final: bool) -> bool:
@@ -254,9 +279,10 @@ class Assembler:
             self._last_resource = Envelope(part.envelope.resource, b"")
         memory.root_envelope = self._last_resource
 
-    def _decode(self, parts: Iterable[StoredPart]) -> tuple[list[Piece], list[HostSpan], int]:
-        """Pieces without the spans that came more than once, the decoded spans, and how many were left out."""
-        pieces: list[Piece] = []
+    def _decode(self, parts: Iterable[StoredPart]) -> tuple[list[_Run], list[HostSpan], int]:
+        """Runs without the spans that came more than once, the decoded spans in their order, and how many were left
+        out."""
+        runs: list[_Run] = []
         decoded: list[HostSpan] = []
         seen: set[tuple[bytes, bytes, bytes]] = set()
         repeated = 0
@@ -273,10 +299,38 @@ class Assembler:
                     continue
                 seen.add(identity)
                 decoded.append(span)
-                kept += (PREFIX[len(raw)], raw)
+                kept.append(raw)
             if kept:
-                pieces.append(Piece(envelope, b"".join(kept), len(kept) // 2))
-        return pieces, decoded, repeated
+                runs.append((envelope, kept))
+        return runs, decoded, repeated
+
+    def _lined_up(
+        self,
+        out: Assembled,
+        hung: Sequence[_Hung],
+        decoded: Sequence[HostSpan],
+        memory: TraceMemory | None,
+        runs: Sequence[_Run],
+        key: Key,
+    ) -> list[Piece]:
+        """Everything that leaves, each step where it belongs: the host's runs, then the guests."""
+        lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest)
+        edits = lined.host
+        pieces = []
+        at = 0
+        for envelope, raws in runs:
+            spans = raws
+            if edits:
+                names = [span.span_id for span in decoded[at : at + len(raws)]]
+                spans = [
+                    raw if (edit := edits.get(name)) is None else otlp.edited(raw, edit, key)
+                    for raw, name in zip(raws, names, strict=True)
+                ]
+            at += len(raws)
+            pieces.append(Piece(envelope, run_of(spans), len(spans)))
+        for one, grafted in zip(hung, lined.guests, strict=True):
+            self._add(out, pieces, replace(one, grafted=grafted))
+        return pieces
 
     def _drops(self, guest: Guest, facts: GuestState | None) -> bool:
         """Its host never came, and it is not to leave without it; the flag may stand in an earlier trace object."""
@@ -286,18 +340,9 @@ class Assembler:
             facts = replace(facts, sampled=guest.link.sampled)
         return join.host_missing_drops(facts, self._policy)
 
-    def _add(
-        self,
-        out: Assembled,
-        pieces: list[Piece],
-        came: int,
-        guest: Guest,
-        grafted: join.Grafted,
-        place: _Place,
-        *,
-        first: bool,
-    ) -> None:
-        """One guest's grafted spans, as pieces by resource. ``came``: how many spans of it had come."""
+    def _add(self, out: Assembled, pieces: list[Piece], one: _Hung) -> None:
+        """One guest's grafted spans, as pieces by resource."""
+        guest, grafted, place = one.guest, one.grafted, one.place
         runs: dict[bytes | None, list[bytes]] = {}
         envelopes: dict[bytes | None, Envelope] = {None: self._openai}
         for span in grafted.spans:
@@ -311,12 +356,12 @@ class Assembler:
         real = len(grafted.spans) - grafted.synthetic
         counts = out.guests if isinstance(out.guests, list) else []
         out.guests = counts
-        out.merged += came - real
+        out.merged += one.came - real
         out.synthetic += grafted.synthetic
         waited = (place.now - place.state.first) / 1e9 if place.state is not None else 0.0
         match = grafted.match if place.host is not None else ""
         malformed = bool(grafted.memory.head.get("malformed"))
-        counts.append(GuestCount(guest.source, real, match, waited, place.late, first and real > 0, malformed))
+        counts.append(GuestCount(guest.source, real, match, waited, place.late, one.first and real > 0, malformed))
 
     def _finish(self, out: Assembled, key: Key, pieces: list[Piece]) -> Assembled:
         if not pieces:
