@@ -1,6 +1,6 @@
 """Model calls that the app's own instrumentation wrote a span of too: which host span is which guest's turn.
 
-By the response's id, wherever the host's span has one. Without one by time and usage: equal counts of input and output
+By the response's id, wherever both have one. Else by time and usage: equal counts of input and output
 tokens, less than a second apart, and one to one or not at all, for two calls in a row may well cost the same.
 
 What was used then stands once in the trace, on the host's span where that says anything of it. It cannot be taken from
@@ -8,7 +8,7 @@ there: what came is forwarded as it came, and where the host has left before, no
 guest's span is grafter's own to write. So the rule is the same before and after a release.
 """
 
-from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from grafter.core.model import HostSpan, SpanId
@@ -39,13 +39,12 @@ def match(
     refused: list[Refused] = []
     without: list[HostTurn] = []
     for call in _outermost(host, spans):
-        if call.response_id is None:
+        same = by_response.get(call.response_id, []) if call.response_id is not None else []
+        if not same:
             without.append(call)
-            continue
-        same = by_response.get(call.response_id, [])
-        if len(same) == 1:
+        elif len(same) == 1:
             found.append(_matched(call, same[0], RESPONSE_ID))
-        elif same:
+        else:
             refused.append(_refused(call, same))
     taken = {each.guest for each in found}
     _by_usage(without, [turn for turn in turns if turn.span_id not in taken], found, refused)
@@ -67,34 +66,55 @@ def _outermost(host: Sequence[HostTurn], spans: Mapping[SpanId, HostSpan]) -> li
 def _by_usage(
     calls: Sequence[HostTurn], turns: Sequence[GuestTurn], found: list[Match], refused: list[Refused]
 ) -> None:
-    """What has no response id: equal usage at the same time, where that holds for these two alone."""
-    by_usage: dict[tuple[int, int], list[GuestTurn]] = {}
+    """Where one of the two has no response id: equal usage at the same time, where that holds for these two alone.
+
+    First where the two overlap, for calls that follow each other may cost the same; then, of what is left, where they
+    are not far apart.
+    """
+    groups: dict[tuple[int, int], tuple[list[HostTurn], list[GuestTurn]]] = {}
     for turn in turns:
         if turn.usage is not None and any(turn.usage):
-            by_usage.setdefault(turn.usage, []).append(turn)
-    fits: dict[SpanId, list[GuestTurn]] = {}
-    claims: dict[SpanId, int] = {}
-    by_usage = {usage: group for usage, group in by_usage.items() if len(group) <= _MOST_ALIKE}
-    for group in by_usage.values():
-        group.sort(key=lambda turn: turn.start)
-    longest = {usage: max(turn.end - turn.start for turn in group) for usage, group in by_usage.items()}
-    starts = {usage: [turn.start for turn in group] for usage, group in by_usage.items()}
+            groups.setdefault(turn.usage, ([], []))[1].append(turn)
     for call in calls:
-        group = by_usage.get(call.usage, []) if call.usage is not None else []
-        if not group or call.usage is None:
+        if call.usage in groups:
+            groups[call.usage][0].append(call)
+    for mine, theirs in groups.values():
+        if not mine or len(theirs) > _MOST_ALIKE:
             continue
-        first = bisect_left(starts[call.usage], call.span.start - _APART - longest[call.usage])
-        last = bisect_right(starts[call.usage], call.span.end + _APART)
-        near = [turn for turn in group[first:last] if turn.end + _APART >= call.span.start]
-        fits[call.span.span_id] = near
-        for turn in near:
-            claims[turn.span_id] = claims.get(turn.span_id, 0) + 1
-    for call in calls:
-        near = fits.get(call.span.span_id, [])
-        if len(near) == 1 and claims[near[0].span_id] == 1:
-            found.append(_matched(call, near[0], USAGE_TIME))
-        elif near:
-            refused.append(_refused(call, near))
+        for apart in (0, _APART):
+            mine, theirs = _pairs(mine, theirs, apart, found, refused if apart else None)
+
+
+def _pairs(
+    calls: Sequence[HostTurn], turns: Sequence[GuestTurn], apart: int, found: list[Match], refused: list[Refused] | None
+) -> tuple[list[HostTurn], list[GuestTurn]]:
+    """Match those that are at most so far apart, one to one; the calls and turns that are left.
+
+    ``refused``: where a call goes that several turns are near to, or that is near to another's; None: it is left.
+    """
+    near = [
+        [
+            turn
+            for turn in turns
+            # Two ids that differ are two calls. The Agents SDK sends none of chat completions.
+            if (call.response_id is None or turn.response_id is None)
+            and turn.start <= call.span.end + apart
+            and turn.end + apart >= call.span.start
+        ]
+        for call in calls
+    ]
+    claims = Counter(turn.span_id for fitting in near for turn in fitting)
+    taken = set()
+    left = []
+    for call, fitting in zip(calls, near, strict=True):
+        if len(fitting) == 1 and claims[fitting[0].span_id] == 1:
+            found.append(_matched(call, fitting[0], USAGE_TIME))
+            taken.add(fitting[0].span_id)
+        elif fitting and refused is not None:
+            refused.append(_refused(call, fitting))
+        else:
+            left.append(call)
+    return left, [turn for turn in turns if turn.span_id not in taken]
 
 
 def _matched(call: HostTurn, turn: GuestTurn, how: str) -> Match:

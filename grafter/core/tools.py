@@ -44,6 +44,8 @@ class Refused:
 
 TWO_FIT = "two_fit"
 _MOST_NAMED = 8
+_ROUNDED = 1_000_000
+"""JavaScript's SDK writes whole milliseconds, Python's microseconds: so much a span may begin or end beside itself."""
 
 
 def find_turns(steps: GuestSteps) -> None:
@@ -221,9 +223,9 @@ class _InTime:
         return self._tools[0]
 
     def around(self, start: UnixNano, end: UnixNano) -> list[GuestTool]:
-        """Those that contain this stretch, two at most."""
-        begun = bisect_right(self._starts, start)
-        return [tool for tool in self._latest[begun - 1] if tool.end >= end] if begun else []
+        """Those that contain this stretch, but for what clocks round, two at most."""
+        begun = bisect_right(self._starts, start + _ROUNDED)
+        return [tool for tool in self._latest[begun - 1] if tool.end + _ROUNDED >= end] if begun else []
 
 
 def _matched(tool: HostTool, guest: GuestTool, how: str) -> Match:

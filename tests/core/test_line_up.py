@@ -41,6 +41,10 @@ def digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
 
+def at(milliseconds: float) -> UnixNano:
+    return UnixNano(int(milliseconds * 1_000_000))
+
+
 def own(name: str) -> SpanId:
     return SpanId(name.encode().rjust(8, b"."))
 
@@ -51,8 +55,8 @@ def host_span(name: str, parent: str, start: int, end: int, **attributes: Attrib
         own(name),
         own(parent) if parent else b"",
         name,
-        UnixNano(start),
-        UnixNano(end),
+        at(start),
+        at(end),
         1,
         "",
         ENVELOPE,
@@ -80,8 +84,8 @@ def guest_span(
         parent_name=parent or "",
         name=name,
         kind=1,
-        start=UnixNano(start),
-        end=UnixNano(end),
+        start=at(start),
+        end=at(end),
         attributes=tuple((key.replace("__", "."), value) for key, value in attributes.items()),
     )
 
@@ -103,10 +107,12 @@ def tool(name: str, parent: str | None, start: int, end: int, of: str = "look", 
     return guest_span(name, parent, start, end, **words)
 
 
-def grafted(*spans: GuestSpan, under: Sequence[HostSpan] = (ROOT, SESSION), name: str = "g", at: str = "") -> Grafted:
-    link = Link(HOST, own(at) if at else None)
+def grafted(
+    *spans: GuestSpan, under: Sequence[HostSpan] = (ROOT, SESSION), name: str = "g", below: str = ""
+) -> Grafted:
+    link = Link(HOST, own(below) if below else None)
     index = AnchorIndex.of(under, POLICY)
-    return graft(Guest(name, Source.SDK, spans, link, measured_in_app=True), index, HOST, POLICY, None, {})
+    return graft(Guest("g", Source.SDK, spans, link, measured_in_app=True), index, HOST, POLICY, None, {})
 
 
 def lined(host: Sequence[HostSpan], *guests: Grafted, policy: GraftPolicy = POLICY) -> LinedUp:
@@ -203,7 +209,7 @@ def test_name_and_time_are_the_last_resort() -> None:
     """Within the one span of that name it is that step; within two, beyond one, or with other arguments it is none."""
     guest = grafted(tool("t", None, 100, 200, given=1))
     assert moves(lined([host_tool("tool", 110, 190, tool="look")], guest)) == {"tool": "t"}
-    assert moves(lined([host_tool("tool", 110, 201, tool="look")], guest)) == {}
+    assert moves(lined([host_tool("tool", 110, 202, tool="look")], guest)) == {}
     assert moves(lined([host_tool("tool", 110, 190, tool="other")], guest)) == {}
     assert moves(lined([host_tool("tool", 110, 190, tool="look", arguments="2")], guest)) == {}
     two = grafted(tool("t1", None, 100, 200), tool("t2", None, 50, 250))
@@ -227,9 +233,7 @@ def test_a_tool_that_calls_an_agent_is_not_hung_below_that_agent() -> None:
     called = host_tool("tool", 100, 900, call="call_1")
     inside = host_span("within", "tool", 110, 890)
     outer = grafted(chat("a", 10, 90), tool("t", "a", 95, 905, call="call_1"))
-    nested = grafted(
-        tool("c", None, 120, 880, call="call_1"), under=(ROOT, SESSION, called, inside), name="g", at="within"
-    )
+    nested = grafted(tool("c", None, 120, 880, call="call_1"), under=(ROOT, SESSION, called, inside), below="within")
     result = lined([called, inside], nested)
     assert moves(result) == {}
     assert result.refused[0].why == CIRCLE
@@ -241,8 +245,8 @@ def test_two_guests_do_not_close_a_circle_between_them() -> None:
     """Each would take the span above the other's anchor: the first move stands, the second is refused."""
     one, two = host_tool("one", 100, 900, call="call_1"), host_tool("two", 100, 900, call="call_2")
     host = (ROOT, SESSION, one, two)
-    first = grafted(tool("a", None, 100, 900, call="call_2"), under=host, at="one")
-    second = grafted(tool("b", None, 100, 900, call="call_1"), under=host, at="two")
+    first = grafted(tool("a", None, 100, 900, call="call_2"), under=host, below="one")
+    second = grafted(tool("b", None, 100, 900, call="call_1"), under=host, below="two")
     result = lined([one, two], first, second)
     assert len(moves(result)) == 1
     assert [refused.why for refused in result.refused] == [CIRCLE]
@@ -330,6 +334,9 @@ def test_without_an_id_equal_usage_at_the_same_time_is_one_call() -> None:
     app = model_call("app", 95, 96, gen_ai__usage__input_tokens="40", gen_ai__usage__output_tokens="20")
     result = lined([app], grafted(chat("a", 10, 90, **USED)))
     assert [(match.how, moves(result)) for match in result.duplicates] == [("usage_time", {"app": "a"})]
+    identified = replace(app, attributes={**app.attributes, "gen_ai.response.id": "chatcmpl-1"})
+    assert moves(lined([identified], grafted(chat("a", 10, 90, **USED)))) == {"app": "a"}
+    assert moves(lined([identified], grafted(chat("a", 10, 90, gen_ai__response__id="chatcmpl-2", **USED)))) == {}
     twice = lined([app, replace(app, span_id=own("app2"))], grafted(chat("a", 10, 90, **USED)))
     assert moves(twice) == {}
     assert [refused.why for refused in twice.refused] == [TWO_FIT] * 2
@@ -337,7 +344,11 @@ def test_without_an_id_equal_usage_at_the_same_time_is_one_call() -> None:
     assert moves(either) == {}
     summed = replace(app, attributes={**app.attributes, "gen_ai.operation.name": "invoke_agent"})
     assert moves(lined([summed], grafted(chat("a", 10, 90, **USED)))) == {}
-    later = replace(app, start=UnixNano(2 * 10**9), end=UnixNano(3 * 10**9))
+    in_a_row = [replace(app, span_id=own("app"), start=at(11)), replace(app, span_id=own("app2"))]
+    in_a_row = [replace(each, end=UnixNano(each.start + 1000)) for each in in_a_row]
+    both = lined(in_a_row, grafted(chat("a", 10, 90, **USED), chat("b", 92, 99, **USED)))
+    assert moves(both) == {"app": "a", "app2": "b"}
+    later = replace(app, start=at(2000), end=at(3000))
     assert moves(lined([later], grafted(chat("a", 10, 90, **USED)))) == {}
 
 
