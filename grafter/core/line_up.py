@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grafter.core import duplicates, semconv, tools
+from grafter.core.explain import Step
 from grafter.core.join import Grafted
 from grafter.core.memory import StepIndex, TraceMemory
 from grafter.core.model import AttributeValue, GraftedSpan, HostSpan, SpanId, SpanLink
@@ -111,8 +112,9 @@ def line_up(
             _count_once(call, spans[match.guest], edits, added)
     if memory is not None:
         _after_release(steps, memory.steps, policy, spans, added, refused)
+    whose = {each.span.span_id: at for at, guest in enumerate(guests) for each in guest.spans}
     return LinedUp(
-        tuple(_edited(guest, added) for guest in guests),
+        tuple(_explained(_edited(guest, added), at, found, same, refused, whose) for at, guest in enumerate(guests)),
         edits,
         tuple(found),
         tuple(same),
@@ -252,6 +254,31 @@ def _after_release(
             if key.startswith(USAGE):
                 more.gone.add(key)
                 more.attributes[_beside(key)] = value
+
+
+def _explained(
+    guest: Grafted,
+    at: int,
+    found: Iterable[Match],
+    same: Iterable[Match],
+    refused: Iterable[Refused],
+    whose: Mapping[SpanId, int],
+) -> Grafted:
+    """The guest with its own part of what was found on its record."""
+    called = [_step(match) for match in found if match.guest_index == at]
+    duplicated = [_step(match) for match in same if match.guest_index == at]
+    left = [
+        Step(each.host.hex(), each.between[0].hex(), each.why)
+        for each in refused
+        if each.between and whose.get(each.between[0]) == at
+    ]
+    if not (called or duplicated or left):
+        return guest
+    return guest.explained(guest.record.with_steps(called, duplicated, left))
+
+
+def _step(match: Match) -> Step:
+    return Step(match.host.hex(), match.guest.hex(), match.how)
 
 
 def _edited(guest: Grafted, added: Mapping[SpanId, _Added]) -> Grafted:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from grafter.core.explain import GuestRecord
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
 
@@ -30,6 +31,9 @@ STEPS_LIMIT = 1_000
 """Tools, and model calls, kept of one host trace; the ids of longer calls than any are cut at their first."""
 
 _LONGEST_STEP_ID = 256
+
+NAMED_GUESTS_LIMIT = 100
+"""Guests named in the memory of one host trace, for whoever asks what joined it."""
 
 GUEST_SPAN_IDS_LIMIT = 250_000
 """Ids kept of the spans sent of one guest, the last that left: repeats come soon after the first."""
@@ -120,6 +124,8 @@ class TraceMemory:
     """Up to ANCHORS_LIMIT."""
     steps: StepIndex = field(default_factory=StepIndex)
     """Up to STEPS_LIMIT of each."""
+    guests: tuple[str, ...] = ()
+    """The guests that left with it, as their sources wrote them; up to NAMED_GUESTS_LIMIT."""
 
     def sent(self, span_id: bytes) -> bool:
         """The host span left, as far as is remembered."""
@@ -143,8 +149,9 @@ class TraceMemory:
                 present |= _HAS_ENVELOPE
                 resource, scope = self.root_envelope.resource, self.root_envelope.scope
         ids = self.span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
-        if self.anchors or self.steps:
-            more = _json(_anchor_values(self.anchors) | _step_values(self.steps))
+        if self.anchors or self.steps or self.guests:
+            guests: dict[str, object] = {"guests": self.guests} if self.guests else {}
+            more = _json(_anchor_values(self.anchors) | _step_values(self.steps) | guests)
         reason = _REASONS[self.reason]
         head = _TRACE_HEAD.pack(
             _TRACE_KIND,
@@ -181,6 +188,7 @@ class TraceMemory:
                 span_ids=ids,
                 anchors=_anchors(values) if values is not None else (),
                 steps=_steps(values) if values is not None else StepIndex(),
+                guests=tuple(map(str, values.get("guests", ()))) if values is not None else (),
             )
         except _NOT_A_BLOB:
             return None
@@ -244,6 +252,8 @@ class GuestMemory:
     """Stream mode: beside each id of ``sent`` its parent, or zeros for one that is settled. Empty otherwise."""
     awaited: Mapping[SpanId, Awaited] = field(default_factory=dict)
     """Stream mode: parents that may still come."""
+    record: GuestRecord | None = field(default=None, compare=False)
+    """What was decided about it, for whoever asks why."""
 
     def sent_ids(self) -> set[SpanId]:
         """The ids of ``sent``, one by one."""
@@ -287,6 +297,7 @@ class GuestMemory:
                     SpanId(bytes.fromhex(span_id)): Awaited(name, UnixNano(start), UnixNano(end), bool(stood_in))
                     for span_id, (name, start, end, stood_in) in values["awaited"].items()
                 },
+                record=GuestRecord.of(values.get("record")),
             )
         except _NOT_A_BLOB:
             return None
@@ -308,6 +319,7 @@ def merged(old: TraceMemory | None, new: TraceMemory) -> TraceMemory:
         span_ids=(old.span_ids + new.span_ids)[: HOST_SPAN_IDS_LIMIT * ID_BYTES],
         anchors=latest_anchors(anchors.values()) if new.anchors else old.anchors,
         steps=old.steps.merged(new.steps),
+        guests=tuple(dict.fromkeys((*old.guests, *new.guests)))[:NAMED_GUESTS_LIMIT],
     )
 
 
@@ -392,7 +404,7 @@ def _anchors(values: Mapping[str, Any]) -> tuple[AnchorSpan, ...]:
 
 def _encode_guest(memory: GuestMemory) -> bytes:
     anchor = memory.anchor
-    values = {
+    values: dict[str, object] = {
         "anchor": anchor
         and [
             None if anchor.span_id is None else anchor.span_id.hex(),
@@ -406,6 +418,9 @@ def _encode_guest(memory: GuestMemory) -> bytes:
             for span_id, waiting in memory.awaited.items()
         },
     }
+    if memory.record is not None:
+        # A reader that does not know it leaves it alone.
+        values["record"] = memory.record.values()
     try:
         return _json(values | {"head": memory.head})
     except RecursionError:

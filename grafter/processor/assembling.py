@@ -13,7 +13,7 @@ from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import line_up, step_index
-from grafter.core.memory import GuestMemory, TraceMemory, merged
+from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
 from grafter.core.model import (
     AttributeValue,
     Envelope,
@@ -77,6 +77,11 @@ class _Place:
     overdue: bool = False
 
 
+_Kept = tuple[Key, Key | None, GuestMemory, int | None]
+"""A guest's memory, its key and its host's; and which of those that are hung it is, whose memory then has the last
+word."""
+
+
 class Assembler:
     """Assembles by one policy; keeps only what is the same for every trace."""
 
@@ -111,13 +116,9 @@ class Assembler:
         runs, decoded, repeated = self._decode(mine)
         index = AnchorIndex.of(decoded, self._policy, old)
         out = Assembled(None, merged=repeated)
-        memories = []
+        kept: list[_Kept] = []
         hung: list[_Hung] = []
         known = bool(mine) or old is not None
-        if known:
-            memory = index.memory(reason, now)
-            memory.steps = step_index(decoded)
-            memories.append(Memory(key, merged(old, memory).encode()))
         for one in by_guest(parts):
             guest = GuestParts(one, recalled, self._policy)
             facts = state.guests.get(guest.name)
@@ -125,10 +126,16 @@ class Assembler:
             if not (known or reading.goes_on):
                 reading = replace(reading, mode=Mode.HOLD)
             place = _Place(TraceId(key), index if known else None, facts, now, late=state.remembered)
-            memories += self._guest(out, hung, guest, reading, place)
+            kept += self._guest(out, hung, guest, reading, place)
         out.never = Facts.ANCHOR in state.facts and not state.guests and not state.remembered
-        out.memories = tuple(memories)
+        own: tuple[Memory, ...] = ()
+        if known:
+            memory = index.memory(reason, now)
+            memory.steps = step_index(decoded)
+            memory.guests = tuple(one.guest.trace_id for one in hung)[:NAMED_GUESTS_LIMIT]
+            own = (Memory(key, merged(old, memory).encode()),)
         pieces = self._lined_up(out, hung, decoded, old, runs, key)
+        out.memories = (*own, *_memories(kept, hung))
         return self._finish(out, key, pieces)
 
     def guest(
@@ -157,8 +164,10 @@ class Assembler:
         hung: list[_Hung] = []
         reading = guest.read(final=guest.is_final(state, reason, now))
         place = _Place(host, index, state, now, late=True, overdue=overdue)
-        out.memories = tuple(self._guest(out, hung, guest, reading, place))
-        return self._finish(out, key, self._lined_up(out, hung, (), memory, (), key))
+        kept = self._guest(out, hung, guest, reading, place)
+        pieces = self._lined_up(out, hung, (), memory, (), key)
+        out.memories = tuple(_memories(kept, hung))
+        return self._finish(out, key, pieces)
 
     def _dropped_alone(self, out: Assembled, guest: GuestParts) -> bool:
         """Drop a guest without a host; False where there is nothing to drop, but something to remember."""
@@ -175,21 +184,22 @@ class Assembler:
 
     def _guest(
         self, out: Assembled, hung: list[_Hung], guest: GuestParts, reading: Reading, place: _Place
-    ) -> list[Memory]:
+    ) -> list[_Kept]:
         """Everything that one guest's parts came to, hung at its place; what is to be remembered of it."""
         filed = None if place.host is None else Key(place.host)
         again = reading.goes_on
-        memories = []
+        kept: list[_Kept] = []
         for mapped in reading.guests:
             key = guest.source.key(mapped.guest.trace_id)
+            before = len(hung)
             memory = self._hang(out, hung, guest, mapped, guest.memory_of(key), reading.mode, place)
-            memories.append(Memory(key, memory.encode(), filed))
+            kept.append((key, filed, memory, before if len(hung) > before else None))
             if reading.mode is Mode.STREAM and not guest.source.holds_events:
                 again |= any(not awaited.stood_in for awaited in memory.awaited.values())
         if again:
             facts = GuestFacts(guest.name, guest.facts.source, place.host)
             out.follow_ups = (*out.follow_ups, Part(guest_key(guest.name), b"[]", 0, guest=facts))
-        return memories
+        return kept
 
     def _hang(
         self,
@@ -307,7 +317,7 @@ class Assembler:
     def _lined_up(
         self,
         out: Assembled,
-        hung: Sequence[_Hung],
+        hung: list[_Hung],
         decoded: Sequence[HostSpan],
         memory: TraceMemory | None,
         runs: Sequence[_Run],
@@ -328,8 +338,9 @@ class Assembler:
                 ]
             at += len(raws)
             pieces.append(Piece(envelope, run_of(spans), len(spans)))
-        for one, grafted in zip(hung, lined.guests, strict=True):
-            self._add(out, pieces, replace(one, grafted=grafted))
+        hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, lined.guests, strict=True)]
+        for one in hung:
+            self._add(out, pieces, one)
         return pieces
 
     def _drops(self, guest: Guest, facts: GuestState | None) -> bool:
@@ -394,6 +405,14 @@ class Assembler:
                 envelope = otlp.redacted_envelope(piece.envelope, rules.keys, rewrite)
                 kept.append(Piece(envelope, run, piece.spans - gone))
         return kept, left_out
+
+
+def _memories(kept: Iterable[_Kept], hung: Sequence[_Hung]) -> list[Memory]:
+    """What is remembered of guests, when all is known that is to be said of them."""
+    return [
+        Memory(key, (memory if at is None else hung[at].grafted.memory).encode(), filed)
+        for key, filed, memory, at in kept
+    ]
 
 
 def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int]:

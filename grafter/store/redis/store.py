@@ -10,15 +10,17 @@ from dataclasses import replace
 
 from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, Part, UnixNano
+from grafter.core.state import TraceState
 from grafter.errors import UnavailableError
 from grafter.store.base import Bundle, Claim, DeadLetter, Memory, Outcome, Plain, Settlement, Stats, StoredPart, Task
+from grafter.store.records import RecordError
 from grafter.store.redis.calls import Calls
 from grafter.store.redis.claims import Claims
 from grafter.store.redis.dead_letters import DeadLetters
 from grafter.store.redis.dedupe_keys import DedupeKeys
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.framing import Words, word
-from grafter.store.redis.layout import WORDS, Head, bucket_of, relative
+from grafter.store.redis.layout import WORDS, Head, bucket_of, guest_states, relative
 from grafter.store.redis.placement import Placement
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.scripts import Item
@@ -190,6 +192,19 @@ class RedisStore:
     async def held(self, key: Key) -> bool:
         (raw,) = await self.engine.commands([(bucket_of(key), ("GET", self.engine.layout.name(b"m", key)))])
         return raw is not None and Head(raw).host_spans > 0
+
+    async def peek(self, key: Key) -> TraceState | None:
+        name, bucket = self.engine.layout.name, bucket_of(key)
+        raw, elements = await self.engine.commands(
+            [(bucket, ("GET", name(b"m", key))), (bucket, ("LRANGE", name(b"g", key), 0, -1))]
+        )
+        if raw is None:
+            return None
+        try:
+            state = Head(raw).state(guest_states(elements))
+        except RecordError as error:
+            raise UnavailableError(f"only a newer version of grafter can read it: {error}") from error
+        return state if state.host_spans or state.guests else None
 
     async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
         return await self._dead_letters.add(letters)
