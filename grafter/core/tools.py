@@ -223,9 +223,13 @@ class _InTime:
         return self._tools[0]
 
     def around(self, start: UnixNano, end: UnixNano) -> list[GuestTool]:
-        """Those that contain this stretch, but for what clocks round, two at most."""
-        begun = bisect_right(self._starts, start + _ROUNDED)
-        return [tool for tool in self._latest[begun - 1] if tool.end + _ROUNDED >= end] if begun else []
+        """Those that contain this stretch, two at most; where none does, those that do but for what clocks round."""
+        for rounded in (0, _ROUNDED):
+            begun = bisect_right(self._starts, start + rounded)
+            found = [tool for tool in self._latest[begun - 1] if tool.end + rounded >= end] if begun else []
+            if found:
+                return found
+        return []
 
 
 def _matched(tool: HostTool, guest: GuestTool, how: str) -> Match:
