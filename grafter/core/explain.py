@@ -16,7 +16,7 @@ class Refusal:
     """A link or an anchor that was there and was not used."""
 
     what: str
-    """``link``, ``named`` (the span that the app named), ``selector``, ``root`` or ``parent``."""
+    """``link``, ``named`` (the span that the app named), ``selector`` or ``root``."""
     why: str
 
 
@@ -115,7 +115,6 @@ _WHY = {
     "malformed": "the metadata seems to name a trace, in a form that cannot be read",
     "not_in_host": "the span that the metadata names is not in that trace",
     "no_match": "no span of that trace matches processors.graft.anchors",
-    "not_preferred": "others that match were preferred",
     "absent": "that trace has no root, so far",
     "two_fit": "more than one span of OpenAI's fits equally",
     "circle": "OpenAI's trace hangs below this span, which therefore stays where it is",

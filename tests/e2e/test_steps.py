@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from grafter.core.policy import GraftPolicy, Tools
+from tests.checker import Call, check
 from tests.e2e.process import REPO
 from tests.rig import Peer, rig
 
@@ -51,6 +52,8 @@ async def joined(said: Said, policy: GraftPolicy) -> list[Span]:
         await r.host(base64.b64decode(said["host"]))
         await r.guest(said["items"])
         await r.pass_time(30)
+    moves = policy.tools is Tools.UNDER_TURN
+    check(Call([base64.b64decode(said["host"])], said["items"], moves=moves), peer.requests)
     return [span for span, _ in peer.spans]
 
 
