@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from grafter.core import duplicates, semconv, tools
 from grafter.core.explain import Step
 from grafter.core.join import Grafted
-from grafter.core.memory import StepIndex, TraceMemory
+from grafter.core.memory import TraceMemory
 from grafter.core.model import AttributeValue, GraftedSpan, HostSpan, SpanId, SpanLink
 from grafter.core.policy import GraftPolicy, Tools
+from grafter.core.step_index import StepIndex
 from grafter.core.steps import (
     USAGE,
     Digest,

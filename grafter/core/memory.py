@@ -17,6 +17,7 @@ from typing import Any
 from grafter.core.explain import GuestRecord
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
+from grafter.core.step_index import StepIndex
 
 ID_BYTES = 8
 
@@ -26,11 +27,6 @@ trace is what a memory may cost. A guest that names a later one is hung as if it
 
 ANCHORS_LIMIT = 1_000
 """Anchor spans kept of one host trace: those that started last, since a late guest belongs to the end of a call."""
-
-STEPS_LIMIT = 1_000
-"""Tools, and model calls, kept of one host trace; the ids of longer calls than any are cut at their first."""
-
-_LONGEST_STEP_ID = 256
 
 NAMED_GUESTS_LIMIT = 100
 """Guests named in the memory of one host trace, for whoever asks what joined it."""
@@ -84,30 +80,6 @@ class AnchorSpan:
     conversation_ids: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class StepIndex:
-    """The host spans that left and by which a guest that comes later knows its own steps again."""
-
-    tools: Mapping[str, SpanId] = field(default_factory=dict)
-    """By the id of the tool call."""
-    responses: Mapping[str, SpanId] = field(default_factory=dict)
-    """By the id of the model's response, where they say what was used."""
-
-    @classmethod
-    def of(cls, tools: Mapping[str, SpanId], responses: Mapping[str, SpanId]) -> "StepIndex":
-        """With no more than may be kept: the last of each."""
-        return cls(_kept(tools), _kept(responses))
-
-    def merged(self, later: "StepIndex") -> "StepIndex":
-        """With those of spans that left later; the first span of a step stays."""
-        if not (later.tools or later.responses):
-            return self
-        return StepIndex.of({**later.tools, **self.tools}, {**later.responses, **self.responses})
-
-    def __bool__(self) -> bool:
-        return bool(self.tools or self.responses)
-
-
 @dataclass(slots=True)  # not frozen: one is made for each trace, and a frozen one takes three times as long
 class TraceMemory:
     """What is kept of a released host trace."""
@@ -151,7 +123,7 @@ class TraceMemory:
         ids = self.span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
         if self.anchors or self.steps or self.guests:
             guests: dict[str, object] = {"guests": self.guests} if self.guests else {}
-            more = _json(_anchor_values(self.anchors) | _step_values(self.steps) | guests)
+            more = _json(_anchor_values(self.anchors) | self.steps.values() | guests)
         reason = _REASONS[self.reason]
         head = _TRACE_HEAD.pack(
             _TRACE_KIND,
@@ -187,7 +159,7 @@ class TraceMemory:
                 root_envelope=Envelope(resource, scope) if present & _HAS_ENVELOPE else None,
                 span_ids=ids,
                 anchors=_anchors(values) if values is not None else (),
-                steps=_steps(values) if values is not None else StepIndex(),
+                steps=StepIndex.read(values) if values is not None else StepIndex(),
                 guests=tuple(map(str, values.get("guests", ()))) if values is not None else (),
             )
         except _NOT_A_BLOB:
@@ -341,29 +313,6 @@ def _cut(blob: bytes, at: int, lengths: Iterable[int]) -> list[bytes]:
     if at != len(blob):
         raise ValueError("lengths and blob differ")
     return pieces
-
-
-def _kept(steps: Mapping[str, SpanId]) -> dict[str, SpanId]:
-    short = [(step, span_id) for step, span_id in steps.items() if len(step) <= _LONGEST_STEP_ID]
-    return dict(short[-STEPS_LIMIT:])
-
-
-def _step_values(steps: StepIndex) -> dict[str, object]:
-    """A reader that does not know these leaves them alone."""
-    if not steps:
-        return {}
-    return {
-        "tools": {call: span_id.hex() for call, span_id in steps.tools.items()},
-        "responses": {response: span_id.hex() for response, span_id in steps.responses.items()},
-    }
-
-
-def _steps(values: Mapping[str, Mapping[str, str]]) -> StepIndex:
-    tools, responses = values.get("tools", {}), values.get("responses", {})
-    return StepIndex(
-        {call: SpanId(bytes.fromhex(span_id)) for call, span_id in tools.items()},
-        {response: SpanId(bytes.fromhex(span_id)) for response, span_id in responses.items()},
-    )
 
 
 def _anchor_values(anchors: tuple[AnchorSpan, ...]) -> dict[str, object]:

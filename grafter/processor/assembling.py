@@ -5,7 +5,7 @@ attributes to redact is decoded once, joined, and its grafted spans are added as
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 from grafter.consumer import OutTrace, Piece
@@ -27,7 +27,6 @@ from grafter.core.model import (
     TraceId,
     UnixNano,
     guest_key,
-    unlinked_trace_id,
 )
 from grafter.core.policy import GraftPolicy, Mode, Unlinked
 from grafter.core.redact import redact
@@ -37,10 +36,11 @@ from grafter.guests.json_values import digest
 from grafter.guests.source import Mapped, Reading
 from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
-from grafter.otlp.frames import PREFIX, first_of, run_of, spans_of
+from grafter.otlp.frames import first_of, run_of, spans_of
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
-from grafter.processor.release_result import Assembled, GuestCount
+from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, unhung, write
+from grafter.processor.release_result import Assembled
 from grafter.store.base import Memory, StoredPart
 
 _Run = tuple[Envelope, list[bytes]]
@@ -48,38 +48,6 @@ _Run = tuple[Envelope, list[bytes]]
 
 # An IntFlag's own operators make a member each time.
 _ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
-
-
-@dataclass(frozen=True, slots=True)
-class _Hung:
-    """A guest that leaves, and what is counted of it."""
-
-    guest: Guest
-    grafted: join.Grafted
-    came: int
-    """How many of its spans had come."""
-    place: "_Place"
-    first: bool
-    """Nothing of it left before."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a guest hangs, and when."""
-
-    host: TraceId | None
-    """None: a trace of its own."""
-    index: AnchorIndex | None
-    """None: nothing is known of the host."""
-    state: GuestState | None
-    now: UnixNano
-    late: bool
-    overdue: bool = False
-
-
-_Kept = tuple[Key, Key | None, GuestMemory, int | None]
-"""A guest's memory, its key and its host's; and which of those that are hung it is, whose memory then has the last
-word."""
 
 
 class Assembler:
@@ -116,8 +84,8 @@ class Assembler:
         runs, decoded, repeated = self._decode(mine)
         index = AnchorIndex.of(decoded, self._policy, old)
         out = Assembled(None, merged=repeated)
-        kept: list[_Kept] = []
-        hung: list[_Hung] = []
+        kept: list[Kept] = []
+        hung: list[Hung] = []
         known = bool(mine) or old is not None
         for one in by_guest(parts):
             guest = GuestParts(one, recalled, self._policy)
@@ -125,7 +93,7 @@ class Assembler:
             reading = guest.read(final=guest.is_final(facts, reason, now))
             if not (known or reading.goes_on):
                 reading = replace(reading, mode=Mode.HOLD)
-            place = _Place(TraceId(key), index if known else None, facts, now, late=state.remembered)
+            place = Place(TraceId(key), index if known else None, facts, now, late=state.remembered)
             kept += self._guest(out, hung, guest, reading, place)
         out.never = Facts.ANCHOR in state.facts and not state.guests and not state.remembered
         own: tuple[Memory, ...] = ()
@@ -135,7 +103,7 @@ class Assembler:
             memory.guests = tuple(one.guest.trace_id for one in hung)[:NAMED_GUESTS_LIMIT]
             own = (Memory(key, merged(old, memory).encode()),)
         pieces = self._lined_up(out, hung, decoded, old, runs, key)
-        out.memories = (*own, *_memories(kept, hung))
+        out.memories = (*own, *memories(kept, hung))
         return self._finish(out, key, pieces)
 
     def guest(
@@ -161,12 +129,12 @@ class Assembler:
         if host is not None and Key(host) in recalled:
             memory = TraceMemory.decode(recalled[Key(host)])
             index = AnchorIndex.of((), self._policy, memory)
-        hung: list[_Hung] = []
+        hung: list[Hung] = []
         reading = guest.read(final=guest.is_final(state, reason, now))
-        place = _Place(host, index, state, now, late=True, overdue=overdue)
+        place = Place(host, index, state, now, late=True, overdue=overdue)
         kept = self._guest(out, hung, guest, reading, place)
         pieces = self._lined_up(out, hung, (), memory, (), key)
-        out.memories = tuple(_memories(kept, hung))
+        out.memories = tuple(memories(kept, hung))
         return self._finish(out, key, pieces)
 
     def _dropped_alone(self, out: Assembled, guest: GuestParts) -> bool:
@@ -182,13 +150,11 @@ class Assembler:
         out.dropped, out.dropped_reason = spans, "unlinked"
         return True
 
-    def _guest(
-        self, out: Assembled, hung: list[_Hung], guest: GuestParts, reading: Reading, place: _Place
-    ) -> list[_Kept]:
+    def _guest(self, out: Assembled, hung: list[Hung], guest: GuestParts, reading: Reading, place: Place) -> list[Kept]:
         """Everything that one guest's parts came to, hung at its place; what is to be remembered of it."""
         filed = None if place.host is None else Key(place.host)
         again = reading.goes_on
-        kept: list[_Kept] = []
+        kept: list[Kept] = []
         for mapped in reading.guests:
             key = guest.source.key(mapped.guest.trace_id)
             before = len(hung)
@@ -204,12 +170,12 @@ class Assembler:
     def _hang(
         self,
         out: Assembled,
-        hung: list[_Hung],
+        hung: list[Hung],
         parts: GuestParts,
         mapped: Mapped,
         earlier: GuestMemory | None,
         mode: Mode,
-        place: _Place,
+        place: Place,
     ) -> GuestMemory:
         """One guest of a reading, hung at its place or dropped; what is to be remembered of it."""
         guest, host = mapped.guest, place.host
@@ -219,7 +185,7 @@ class Assembler:
         if parts.source.holds_events:
             if not guest.spans:
                 # It is hung when there is something to hang.
-                return _unhung(guest, host, earlier, mapped.head)
+                return unhung(guest, host, earlier, mapped.head)
             came = len(guest.spans)
             out.made += came
             out.made_by = guest.source
@@ -234,7 +200,7 @@ class Assembler:
         else:
             index = place.index or AnchorIndex.of((), policy)
             grafted = join.graft(guest, index, host, policy, earlier, mapped.head, overdue=place.overdue)
-        hung.append(_Hung(guest, grafted, came, place, first=earlier is None or not earlier.sent))
+        hung.append(Hung(guest, grafted, came, place, first=earlier is None or not earlier.sent))
         return grafted.memory
 
     def anchor_known(self, guest: GuestParts, host: TraceId, recalled: Mapping[bytes, bytes], *, final: bool) -> bool:
@@ -317,7 +283,7 @@ class Assembler:
     def _lined_up(
         self,
         out: Assembled,
-        hung: list[_Hung],
+        hung: list[Hung],
         decoded: Sequence[HostSpan],
         memory: TraceMemory | None,
         runs: Sequence[_Run],
@@ -340,7 +306,8 @@ class Assembler:
             pieces.append(Piece(envelope, run_of(spans), len(spans)))
         hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, lined.guests, strict=True)]
         for one in hung:
-            self._add(out, pieces, one)
+            pieces += write(one, self._openai, self._scope)
+            count(out, one)
         return pieces
 
     def _drops(self, guest: Guest, facts: GuestState | None) -> bool:
@@ -350,29 +317,6 @@ class Assembler:
         if guest.link is not None and facts.sampled is None:
             facts = replace(facts, sampled=guest.link.sampled)
         return join.host_missing_drops(facts, self._policy)
-
-    def _add(self, out: Assembled, pieces: list[Piece], one: _Hung) -> None:
-        """One guest's grafted spans, as pieces by resource."""
-        guest, grafted, place = one.guest, one.grafted, one.place
-        runs: dict[bytes | None, list[bytes]] = {}
-        envelopes: dict[bytes | None, Envelope] = {None: self._openai}
-        for span in grafted.spans:
-            resource = span.envelope.resource if span.envelope is not None else None
-            if resource is not None and resource not in envelopes:
-                envelopes[resource] = Envelope(resource, self._scope)
-            raw = otlp.encode(span)
-            runs.setdefault(resource, []).extend((PREFIX[len(raw)], raw))
-        for resource, run in runs.items():
-            pieces.append(Piece(envelopes[resource], b"".join(run), len(run) // 2))
-        real = len(grafted.spans) - grafted.synthetic
-        counts = out.guests if isinstance(out.guests, list) else []
-        out.guests = counts
-        out.merged += one.came - real
-        out.synthetic += grafted.synthetic
-        waited = (place.now - place.state.first) / 1e9 if place.state is not None else 0.0
-        match = grafted.match if place.host is not None else ""
-        malformed = bool(grafted.memory.head.get("malformed"))
-        counts.append(GuestCount(guest.source, real, match, waited, place.late, one.first and real > 0, malformed))
 
     def _finish(self, out: Assembled, key: Key, pieces: list[Piece]) -> Assembled:
         if not pieces:
@@ -407,14 +351,6 @@ class Assembler:
         return kept, left_out
 
 
-def _memories(kept: Iterable[_Kept], hung: Sequence[_Hung]) -> list[Memory]:
-    """What is remembered of guests, when all is known that is to be said of them."""
-    return [
-        Memory(key, (memory if at is None else hung[at].grafted.memory).encode(), filed)
-        for key, filed, memory, at in kept
-    ]
-
-
 def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int]:
     """The parts, equal ones once, and the number of spans left out."""
     seen: set[tuple[bytes, Envelope | None]] = set()
@@ -428,10 +364,3 @@ def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int
             seen.add(identity)
             kept.append(part)
     return kept, repeated
-
-
-def _unhung(guest: Guest, host: TraceId | None, earlier: GuestMemory | None, head: Mapping[str, object]) -> GuestMemory:
-    """What is kept of a guest of which nothing leaves yet."""
-    if earlier is not None:
-        return replace(earlier, head=head)
-    return GuestMemory(host, unlinked_trace_id(guest.trace_id) if host is None else host, head=head)

@@ -11,7 +11,7 @@ from grafter.core.anchor import AnchorIndex
 from grafter.core.join import Grafted, graft
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import CIRCLE, SENT, LinedUp, line_up, step_index
-from grafter.core.memory import StepIndex, TraceMemory
+from grafter.core.memory import TraceMemory
 from grafter.core.model import (
     AskedCall,
     AttributeValue,
@@ -28,6 +28,7 @@ from grafter.core.model import (
     guest_span_id,
 )
 from grafter.core.policy import GraftPolicy, Tools
+from grafter.core.step_index import StepIndex
 from grafter.core.tools import TWO_FIT, Match
 
 HOST = TraceId(b"h" * 16)

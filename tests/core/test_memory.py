@@ -14,18 +14,17 @@ from grafter.core.memory import (
     ANCHORS_LIMIT,
     GUEST_SPAN_IDS_LIMIT,
     HOST_SPAN_IDS_LIMIT,
-    STEPS_LIMIT,
     Anchor,
     AnchorSpan,
     Awaited,
     GuestMemory,
     PlainMemories,
-    StepIndex,
     TraceMemory,
     latest_anchors,
     merged,
 )
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
+from grafter.core.step_index import STEPS_LIMIT, StepIndex
 
 span_ids = st.binary(min_size=8, max_size=8).map(SpanId)
 joined_ids = st.lists(span_ids, max_size=5).map(b"".join)
