@@ -188,6 +188,29 @@ def pull(
 
 
 @app.command()
+def explain(
+    asked: Annotated[str, typer.Argument(metavar="ID", help="Your trace id, an OpenAI trace id, or a call's id.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say why a trace joined, did not join, or is still held, and what to change."""
+    settings = read_config(config, set_)
+    from grafter.commands.explain import explain as say
+
+    raise typer.Exit(asyncio.run(say(asked, settings, as_json=json_, out=sys.stdout, err=sys.stderr)))
+
+
+@app.command()
+def status(config: ConfigOption = None, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Say what is held and for how long, and what doors and exporters did since the start."""
+    settings = read_config(config, set_)
+    from grafter.commands.explain import say_status
+
+    raise typer.Exit(asyncio.run(say_status(settings, as_json=json_, out=sys.stdout, err=sys.stderr)))
+
+
+@app.command()
 def demo(keep: Annotated[bool, typer.Option("--keep", help="Stay until stopped.")] = False) -> None:
     """Start everything on free ports, play a call through every door, and print the joined tree."""
     from grafter.commands.demo.command import demo as play

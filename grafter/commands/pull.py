@@ -12,16 +12,16 @@ from dataclasses import asdict
 from time import time_ns
 from typing import TextIO
 
-import aiohttp
 import orjson
 
+from grafter.commands.asking import Answer, RefusedError, ask
 from grafter.components import Config
 from grafter.config.model import revealed
 from grafter.consumer import Consumer
 from grafter.core.model import Mark, Part, UnixNano
 from grafter.errors import RejectedError, UnavailableError
 from grafter.memory_limit import total_memory
-from grafter.receiver.admin import LOCAL, PULL_PATH
+from grafter.receiver.admin import PULL_PATH
 from grafter.receiver.openai_receiver import OpenAIReceiver, pull_kind
 from grafter.receiver.sessions import pulling
 from grafter.store.base import Store
@@ -29,13 +29,6 @@ from grafter.telemetry import Metrics
 
 _SECONDS = 150.0
 """A little more than the grafter that runs waits for OpenAI."""
-_EVERYWHERE = ("", "0.0.0.0", "[::]", "::")
-
-Answer = dict[str, object]
-
-
-class _RefusedError(Exception):
-    """It was not done; the message is for people."""
 
 
 async def pull(session: str, project: str | None, config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
@@ -45,56 +38,23 @@ async def pull(session: str, project: str | None, config: Config, *, as_json: bo
     }
     try:
         if not receivers:
-            raise _RefusedError("the config runs no openai receiver")
+            raise RefusedError("the config runs no openai receiver")
         name, receiver = next(iter(receivers.items()))
-        answer = await _ask(receiver, session, project, revealed(config.extensions.admin.tokens))
+        asked = {"session": session, **({"project": project} if project else {})}
+        answer = await ask(receiver.endpoint, PULL_PATH, asked, revealed(config.extensions.admin.tokens), _SECONDS)
         if answer is None:
             answer = await _do(name, receiver, session, project, config)
-    except (_RefusedError, OSError, ValueError) as error:
+    except (RefusedError, OSError, ValueError) as error:
         err.write(f"pull: {error}\n")
         return 1
     out.write(orjson.dumps(answer).decode() + "\n" if as_json else _words(answer))
     return 0
 
 
-async def _ask(receiver: OpenAIReceiver, session: str, project: str | None, tokens: list[str]) -> Answer | None:
-    """The answer of the grafter that runs; None where none listens. Raises _RefusedError."""
-    endpoint = receiver.endpoint
-    host = "localhost" if endpoint.host in _EVERYWHERE else endpoint.host
-    url = f"http://{f'[{host}]' if ':' in host else host}:{endpoint.port}{PULL_PATH}"
-    asked = {"session": session, **({"project": project} if project else {})}
-    headers = {"Content-Type": "application/json", "Host": LOCAL}
-    if tokens:
-        headers["Authorization"] = f"Bearer {tokens[0]}"
-    timeout = aiohttp.ClientTimeout(total=_SECONDS, sock_connect=10)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as client,
-            client.post(url, data=orjson.dumps(asked), headers=headers, allow_redirects=False) as response,
-        ):
-            body = await response.read()
-            status = response.status
-    except aiohttp.ClientConnectorError:
-        return None
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise _RefusedError(f"{endpoint} gave no answer: {type(error).__name__}") from None
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise _RefusedError(f"{endpoint} answered HTTP {status}, and not as a grafter does")
-    if status != 200:
-        refusal = answer.get("error")
-        message = refusal.get("message") if isinstance(refusal, dict) else None
-        raise _RefusedError(str(message or f"{endpoint} answered HTTP {status}"))
-    return answer
-
-
 async def _do(name: str, receiver: OpenAIReceiver, session: str, project: str | None, config: Config) -> Answer:
-    """The same without a grafter that runs. Raises _RefusedError, and OSError when the store cannot be opened."""
+    """The same without a grafter that runs. Raises RefusedError, and OSError when the store cannot be opened."""
     if config.extensions.store.embedded.memory:
-        raise _RefusedError(f"no grafter listens at {receiver.endpoint}, and the store is in the memory of one")
+        raise RefusedError(f"no grafter listens at {receiver.endpoint}, and the store is in the memory of one")
     policy = config.graft_policy()
     # What is logged for people who run a server stands in the answer here.
     logging.getLogger("grafter").addHandler(logging.NullHandler())
@@ -116,9 +76,9 @@ async def _do(name: str, receiver: OpenAIReceiver, session: str, project: str | 
             async with asyncio.timeout(_SECONDS):
                 return asdict(await pulls.pull(session, project))
         except (RejectedError, UnavailableError) as error:
-            raise _RefusedError(str(error)) from None
+            raise RefusedError(str(error)) from None
         except TimeoutError:
-            raise _RefusedError(
+            raise RefusedError(
                 f"OpenAI has not let it be read for {_SECONDS:g} s; the next grafter that runs goes on trying"
             ) from None
 

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
+from grafter.core.explain import Refusal
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import Anchor, AnchorSpan, TraceMemory, latest_anchors
 from grafter.core.model import FLAG_SAMPLED, AttributeValue, Guest, HostSpan, SpanId, UnixNano
@@ -153,8 +154,12 @@ class AnchorIndex:
         return "", 0 if sampled is False else FLAG_SAMPLED
 
 
-def find(guest: Guest, index: AnchorIndex) -> Anchor:
-    """Where the guest hangs, by the order that this module's docstring gives. Always an answer."""
+def find(guest: Guest, index: AnchorIndex, refused: list[Refusal] | None = None) -> Anchor:
+    """Where the guest hangs, by the order that this module's docstring gives. Always an answer.
+
+    ``refused`` is given what came before it in that order and did not hold, and why.
+    """
+    tried: list[Refusal] = [] if refused is None else refused
     named = guest.link.span_id if guest.link is not None else None
     if named is not None:
         seen = index.named(named)
@@ -162,7 +167,15 @@ def find(guest: Guest, index: AnchorIndex) -> Anchor:
             return seen
         if index.root is None:
             return index.nowhere(guest)
-    return index.selected(guest) or index.root or index.nowhere(guest)
+        tried.append(Refusal("named", "not_in_host"))
+    selected = index.selected(guest)
+    if selected is not None:
+        return selected
+    tried.append(Refusal("selector", "no_match"))
+    if index.root is not None:
+        return index.root
+    tried.append(Refusal("root", "absent"))
+    return index.nowhere(guest)
 
 
 class _Candidates:

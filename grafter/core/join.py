@@ -8,10 +8,11 @@ awaited, and is stood in for by a synthetic span when the wait for it is over; s
 under the same id.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from grafter.core.anchor import Anchor, AnchorIndex, find
+from grafter.core.explain import MOST_STEPS, GuestRecord, Refusal
 from grafter.core.memory import ID_BYTES, Awaited, GuestMemory
 from grafter.core.model import (
     FLAG_HAS_IS_REMOTE,
@@ -60,6 +61,17 @@ class Grafted:
     synthetic: int
     """How many of the spans grafter made up."""
 
+    @property
+    def record(self) -> GuestRecord:
+        """What was decided about the guest, as far as that is known here."""
+        record = self.memory.record
+        assert record is not None
+        return record
+
+    def explained(self, record: GuestRecord) -> "Grafted":
+        """The same with more on the record."""
+        return replace(self, memory=replace(self.memory, record=record))
+
 
 def graft(
     guest: Guest,
@@ -85,11 +97,12 @@ def graft(
 
     The same input gives the same answer, whatever the order of the guest's spans. Never raises for odd input.
     """
+    refused: list[Refusal] = []
     anchor = earlier.anchor if earlier is not None and earlier.trace_id == host else None
     if anchor is None or anchor.how == "none":
         # A guest that left without an anchor may have one by now; spans that are roots do not bind the later ones.
-        anchor = find(guest, index)
-    return _hang(guest, host, host, anchor, earlier, head, stream=policy.mode is Mode.STREAM, overdue=overdue)
+        anchor = find(guest, index, refused)
+    return _hang(guest, host, host, anchor, earlier, head, refused, stream=policy.mode is Mode.STREAM, overdue=overdue)
 
 
 def host_missing_drops(guest: GuestState, policy: GraftPolicy) -> bool:
@@ -102,7 +115,8 @@ def host_missing_drops(guest: GuestState, policy: GraftPolicy) -> bool:
 def alone(guest: Guest, policy: GraftPolicy, earlier: GuestMemory | None, head: Mapping[str, object]) -> Grafted:
     """A guest without a link, as a trace of its own: under its own trace id where that can be one."""
     anchor = Anchor(None, "none", "", FLAG_SAMPLED, None)
-    return _hang(guest, unlinked_trace_id(guest.trace_id), None, anchor, earlier, head)
+    refused = [Refusal("link", "malformed")] if head.get("malformed") else []
+    return _hang(guest, unlinked_trace_id(guest.trace_id), None, anchor, earlier, head, refused)
 
 
 def _hang(
@@ -112,6 +126,7 @@ def _hang(
     anchor: Anchor,
     earlier: GuestMemory | None,
     head: Mapping[str, object],
+    refused: Sequence[Refusal],
     *,
     stream: bool = False,
     overdue: bool = False,
@@ -163,8 +178,35 @@ def _hang(
             anchor=anchor if host is not None else None,
             under=under,
             awaited=awaited,
+            record=_record(guest, spans.values(), parents, anchor if host is not None else None, earlier, refused),
         ),
         synthetic=len(stand_ins),
+    )
+
+
+def _record(
+    guest: Guest,
+    spans: Iterable[GuestSpan],
+    parents: Mapping[SpanId, SpanId],
+    anchor: Anchor | None,
+    earlier: GuestMemory | None,
+    refused: Sequence[Refusal],
+) -> GuestRecord:
+    """What was decided here, after what an earlier release has on record of the guest's steps."""
+    lost = {span.parent_name: None for span in spans if span.parent is not None and span.span_id not in parents}
+    known = earlier.record if earlier is not None else None
+    return GuestRecord(
+        guest=guest.trace_id,
+        source=guest.source.value,
+        link="" if guest.link is None else guest.link.how,
+        anchor="" if anchor is None else anchor.how,
+        span="" if anchor is None or anchor.span_id is None else anchor.span_id.hex(),
+        refused=tuple(refused) or (known.refused if known is not None else ()),
+        tools=known.tools if known is not None else (),
+        duplicates=known.duplicates if known is not None else (),
+        unmatched=known.unmatched if known is not None else (),
+        counts=known.counts if known is not None else (0, 0, 0),
+        missing=tuple(lost)[:MOST_STEPS],
     )
 
 

@@ -332,3 +332,29 @@ def _all_whole_at(
 
 def _at(due: int, reason: ReleaseReason, now: UnixNano) -> Decision:
     return Release(reason) if now >= due else Wait(UnixNano(due))
+
+
+def awaited(state: TraceState, policy: GraftPolicy, rules: Rules) -> tuple[str, ...]:
+    """What a held key still waits for, as codes for ``explain``: ``root``, ``host``, ``quiet`` or, of a guest by its
+    name, ``guest`` (none has begun), ``end``, ``trace_object``, ``top_level``, ``parents``, ``link``.
+
+    A guest's code is followed by a blank and its id.
+    """
+    found = []
+    if state.host_spans and not int(state.facts) & (_ROOT | _LOCAL_ROOT):
+        found.append("root")
+    elif not state.host_spans and any(guest.host is not None for guest in state.guests.values()):
+        found.append("host")
+    if int(state.facts) & _ANCHOR and not state.guests:
+        found.append("guest")
+    for guest in state.guests.values():
+        rule = rules.get(guest.source, _SAYS_SO)
+        if not rule.by_items:
+            lacking = {"end": not guest.ended}
+        else:
+            parents = rule.by_parents and guest.missing_parents
+            lacking = {"trace_object": not guest.head, "top_level": not guest.top_level, "parents": parents}
+        if guest.host is None and not state.host_spans:
+            lacking["link"] = True
+        found += [f"{code} {guest.guest}" for code, missing in lacking.items() if missing]
+    return tuple(found) or ("quiet",)

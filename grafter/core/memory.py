@@ -12,9 +12,12 @@ import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from grafter.core.explain import GuestRecord
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
+from grafter.core.step_index import StepIndex
 
 ID_BYTES = 8
 
@@ -24,6 +27,9 @@ trace is what a memory may cost. A guest that names a later one is hung as if it
 
 ANCHORS_LIMIT = 1_000
 """Anchor spans kept of one host trace: those that started last, since a late guest belongs to the end of a call."""
+
+NAMED_GUESTS_LIMIT = 100
+"""Guests named in the memory of one host trace, for whoever asks what joined it."""
 
 GUEST_SPAN_IDS_LIMIT = 250_000
 """Ids kept of the spans sent of one guest, the last that left: repeats come soon after the first."""
@@ -88,6 +94,10 @@ class TraceMemory:
     """The 8-byte ids of the host spans that left, joined, up to HOST_SPAN_IDS_LIMIT; one may stand here twice."""
     anchors: tuple[AnchorSpan, ...] = ()
     """Up to ANCHORS_LIMIT."""
+    steps: StepIndex = field(default_factory=StepIndex)
+    """Up to STEPS_LIMIT of each."""
+    guests: tuple[str, ...] = ()
+    """The guests that left with it, as their sources wrote them; up to NAMED_GUESTS_LIMIT."""
 
     def sent(self, span_id: bytes) -> bool:
         """The host span left, as far as is remembered."""
@@ -111,8 +121,9 @@ class TraceMemory:
                 present |= _HAS_ENVELOPE
                 resource, scope = self.root_envelope.resource, self.root_envelope.scope
         ids = self.span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
-        if self.anchors:
-            more = _encode_anchors(self.anchors)
+        if self.anchors or self.steps or self.guests:
+            guests: dict[str, object] = {"guests": self.guests} if self.guests else {}
+            more = _json(_anchor_values(self.anchors) | self.steps.values() | guests)
         reason = _REASONS[self.reason]
         head = _TRACE_HEAD.pack(
             _TRACE_KIND,
@@ -138,6 +149,7 @@ class TraceMemory:
             if kind != _TRACE_KIND or version != _VERSION:
                 return None
             reason, trace_state, resource, scope, ids, more = _cut(blob, _TRACE_HEAD.size, (reason_length, *lengths))
+            values = json.loads(more) if more else None
             return cls(
                 reason=_BY_REASON[reason],
                 released_at=UnixNano(at),
@@ -146,7 +158,9 @@ class TraceMemory:
                 root_flags=flags,
                 root_envelope=Envelope(resource, scope) if present & _HAS_ENVELOPE else None,
                 span_ids=ids,
-                anchors=_decode_anchors(more) if more else (),
+                anchors=_anchors(values) if values is not None else (),
+                steps=StepIndex.read(values) if values is not None else StepIndex(),
+                guests=tuple(map(str, values.get("guests", ()))) if values is not None else (),
             )
         except _NOT_A_BLOB:
             return None
@@ -210,6 +224,8 @@ class GuestMemory:
     """Stream mode: beside each id of ``sent`` its parent, or zeros for one that is settled. Empty otherwise."""
     awaited: Mapping[SpanId, Awaited] = field(default_factory=dict)
     """Stream mode: parents that may still come."""
+    record: GuestRecord | None = field(default=None, compare=False)
+    """What was decided about it, for whoever asks why."""
 
     def sent_ids(self) -> set[SpanId]:
         """The ids of ``sent``, one by one."""
@@ -253,6 +269,7 @@ class GuestMemory:
                     SpanId(bytes.fromhex(span_id)): Awaited(name, UnixNano(start), UnixNano(end), bool(stood_in))
                     for span_id, (name, start, end, stood_in) in values["awaited"].items()
                 },
+                record=GuestRecord.of(values.get("record")),
             )
         except _NOT_A_BLOB:
             return None
@@ -273,6 +290,8 @@ def merged(old: TraceMemory | None, new: TraceMemory) -> TraceMemory:
         # Repeats are not looked for: in stream mode this runs at each request of a trace that may be hours long.
         span_ids=(old.span_ids + new.span_ids)[: HOST_SPAN_IDS_LIMIT * ID_BYTES],
         anchors=latest_anchors(anchors.values()) if new.anchors else old.anchors,
+        steps=old.steps.merged(new.steps),
+        guests=tuple(dict.fromkeys((*old.guests, *new.guests)))[:NAMED_GUESTS_LIMIT],
     )
 
 
@@ -296,7 +315,7 @@ def _cut(blob: bytes, at: int, lengths: Iterable[int]) -> list[bytes]:
     return pieces
 
 
-def _encode_anchors(anchors: tuple[AnchorSpan, ...]) -> bytes:
+def _anchor_values(anchors: tuple[AnchorSpan, ...]) -> dict[str, object]:
     # A thousand anchors come under a handful of envelopes.
     places: dict[Envelope, int] = {}
     rows = []
@@ -313,11 +332,10 @@ def _encode_anchors(anchors: tuple[AnchorSpan, ...]) -> bytes:
                 sorted(anchor.conversation_ids),
             ]
         )
-    return _json({"envelopes": [_envelope_texts(envelope) for envelope in places], "anchors": rows})
+    return {"envelopes": [_envelope_texts(envelope) for envelope in places], "anchors": rows}
 
 
-def _decode_anchors(blob: bytes) -> tuple[AnchorSpan, ...]:
-    values = json.loads(blob)
+def _anchors(values: Mapping[str, Any]) -> tuple[AnchorSpan, ...]:
     envelopes = [_envelope(texts) for texts in values["envelopes"]]
     return tuple(
         AnchorSpan(
@@ -335,7 +353,7 @@ def _decode_anchors(blob: bytes) -> tuple[AnchorSpan, ...]:
 
 def _encode_guest(memory: GuestMemory) -> bytes:
     anchor = memory.anchor
-    values = {
+    values: dict[str, object] = {
         "anchor": anchor
         and [
             None if anchor.span_id is None else anchor.span_id.hex(),
@@ -349,6 +367,9 @@ def _encode_guest(memory: GuestMemory) -> bytes:
             for span_id, waiting in memory.awaited.items()
         },
     }
+    if memory.record is not None:
+        # A reader that does not know it leaves it alone.
+        values["record"] = memory.record.values()
     try:
         return _json(values | {"head": memory.head})
     except RecursionError:

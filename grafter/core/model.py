@@ -139,7 +139,7 @@ class HostSpan:
     trace_state: str
     envelope: Envelope
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
-    """Only the attributes that an anchor selector or preference asks for."""
+    """Only the attributes that a selector, a preference or a match asks for; lists of strings as tuples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,16 @@ class SpanEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedCall:
+    """A tool call that stands in a model's answer: what a tool that ran is recognised by, and nothing that leaves."""
+
+    call_id: str | None
+    name: str
+    digest: str | None
+    """SHA-256 of its arguments, as ``grafter.arguments.sha256`` has it."""
+
+
+@dataclass(frozen=True, slots=True)
 class GuestSpan:
     """A guest span, mapped to OpenTelemetry's words but not yet hung anywhere."""
 
@@ -177,6 +187,8 @@ class GuestSpan:
     status_message: str = ""
     links: tuple[SpanLink, ...] = ()
     events: tuple[SpanEvent, ...] = ()
+    asked: tuple[AskedCall, ...] = ()
+    """Of a model turn: the tool calls in its answer, where the source has them."""
 
 
 @dataclass(frozen=True, slots=True)

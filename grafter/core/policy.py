@@ -35,6 +35,12 @@ class HostMissing(StrEnum):
     DROP = "drop"
 
 
+class Tools(StrEnum):
+    UNDER_TURN = "under_turn"
+    SIBLINGS = "siblings"
+    OFF = "off"
+
+
 class RedactAction(StrEnum):
     HMAC = "hmac"
     DROP = "drop"
@@ -85,6 +91,7 @@ class GraftPolicy:
     openai_service_name: str = "openai"
     content: Content = Content.NONE
     metadata_keys: tuple[str, ...] = ()
+    tools: Tools = Tools.UNDER_TURN
     redact: Redact = field(default_factory=Redact)
     max_trace_bytes: int = 64 << 20
     """Past this a held trace is released early; from extensions.store."""

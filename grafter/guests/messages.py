@@ -8,7 +8,8 @@ Source: GenAI semantic conventions, the JSON schemas of gen_ai.input.messages an
 
 from collections.abc import Iterator, Mapping
 
-from grafter.guests.json_values import list_of, mapping_of, structure, text_of
+from grafter.core.model import AskedCall
+from grafter.guests.json_values import ARGUMENTS_DIGEST, digest, list_of, mapping_of, structure, text_of
 
 _TEXTS = frozenset({"text", "input_text", "output_text", "summary_text", "reasoning_text"})
 _ROLES = {"developer": "system", "function": "tool"}
@@ -40,6 +41,31 @@ def answers(value: object) -> list[object]:
             chosen = mapping_of(choice)
             found.append(_finished(_message(chosen.get("message"), "assistant"), text_of(chosen.get("finish_reason"))))
     return found
+
+
+def asked_calls(value: object) -> tuple[AskedCall, ...]:
+    """The tool calls in a model's output, whole or reduced to what may be stored of it."""
+    found = []
+    for member in value if isinstance(value, list) else [value]:
+        answer = mapping_of(member)
+        messages = [mapping_of(mapping_of(choice).get("message")) for choice in list_of(answer.get("choices"))]
+        for message in messages or [answer]:
+            calls = list_of(message.get("tool_calls"))
+            for call in (*calls, message) if message.get("type") == "function_call" else calls:
+                asked = _asked(mapping_of(call))
+                if asked is not None:
+                    found.append(asked)
+    return tuple(found)
+
+
+def _asked(call: Mapping[str, object]) -> AskedCall | None:
+    called = mapping_of(call.get("function")) or call
+    name = text_of(called.get("name"))
+    if name is None:
+        return None
+    arguments = called.get("arguments")
+    known = digest(arguments) if arguments is not None else text_of(call.get(ARGUMENTS_DIGEST))
+    return AskedCall(text_of(call.get("call_id")) or text_of(call.get("id")), name, known)
 
 
 def _finished(message: dict[str, object], reason: str | None) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Single spans: decoded for the join, encoded after it, edited by appending or, where values change, by rewriting."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import orjson
@@ -11,6 +12,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from grafter.core import semconv
+from grafter.core.line_up import HostEdit
 from grafter.core.model import FLAG_HAS_IS_REMOTE, AttributeValue, Envelope, GraftedSpan, HostSpan, SpanId, UnixNano
 from grafter.otlp.frames import PREFIX, framed, spans_of
 from grafter.otlp.shallow_pb2 import Head
@@ -20,6 +22,10 @@ _MAX_UINT64 = (1 << 64) - 1
 _MAX_INT64 = (1 << 63) - 1
 _ATTRIBUTES_TAG = 0x4A
 """Field 9, length-delimited: Span.attributes."""
+_PARENT_TAG = 0x22
+"""Field 4: Span.parent_span_id."""
+_LINKS_TAG = 0x6A
+"""Field 13: Span.links."""
 
 
 def attribute_text(value: AnyValue) -> str | None:
@@ -36,17 +42,34 @@ def attribute_text(value: AnyValue) -> str | None:
     return None
 
 
-def decode(payload: bytes, envelope: Envelope, wanted: frozenset[str]) -> Iterator[HostSpan]:
-    """What the join reads of each span of a run. Attributes: only the wanted keys, as text.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The attributes of host spans that are read, and how a span is known that may have one."""
 
-    Only the head of a span is parsed, unless a wanted key stands somewhere in its bytes.
+    keys: frozenset[str]
+    prefix: str = "\0"
+    """Keys that begin so are read too."""
+    marks: tuple[bytes, ...] = ()
+    """Of each key that matters alone a piece stands here."""
+
+    @classmethod
+    def of(cls, alone: frozenset[str], more: frozenset[str] = frozenset(), *marks: str, prefix: str = "\0") -> "Wanted":
+        """``alone``: keys that matter wherever they stand; ``more``: keys beside one of the marks."""
+        keys = sorted(key for key in alone if not any(mark in key for mark in marks))
+        return cls(alone | more, prefix, tuple(piece.encode() for piece in (*marks, *keys)))
+
+
+def decode(payload: bytes, envelope: Envelope, wanted: Wanted) -> Iterator[HostSpan]:
+    """What the join reads of each span of a run. Attributes: only the wanted keys, as text, lists of strings as tuples.
+
+    Only the head of a span is parsed, unless a mark of a wanted key stands somewhere in its bytes.
     """
-    keys = [key.encode() for key in wanted]
+    marks = wanted.marks
     for raw in spans_of(payload):
         head = Head.FromString(raw)
         attributes = _NONE
-        for key in keys:
-            if key in raw:
+        for mark in marks:
+            if mark in raw:
                 attributes = _texts(raw, wanted)
                 break
         parent = head.parent_span_id
@@ -63,19 +86,31 @@ def decode(payload: bytes, envelope: Envelope, wanted: frozenset[str]) -> Iterat
         )
 
 
-def _texts(raw: bytes, wanted: frozenset[str]) -> dict[str, AttributeValue]:
+def _texts(raw: bytes, wanted: Wanted) -> dict[str, AttributeValue]:
     found: dict[str, AttributeValue] = {}
     try:
         attributes = Span.FromString(raw).attributes
     except DecodeError:
         # The head can be read and the rest cannot: the span is forwarded as it came, it only anchors nothing.
         return found
+    keys, prefix = wanted.keys, wanted.prefix
     for attribute in attributes:
-        if attribute.key in wanted:
-            text = attribute_text(attribute.value)
+        key = attribute.key
+        if key in keys or key.startswith(prefix):
+            text = attribute_text(attribute.value) or _words(attribute.value)
             if text is not None:
-                found[attribute.key] = text
+                found[key] = text
     return found
+
+
+def _words(value: AnyValue) -> tuple[str, ...] | str | None:
+    """A list of strings; of a scalar its text."""
+    if value.WhichOneof("value") != "array_value":
+        return attribute_text(value)
+    members = value.array_value.values
+    if any(member.WhichOneof("value") != "string_value" for member in members):
+        return None
+    return tuple(member.string_value for member in members)
 
 
 def grafter_scope(version: str) -> bytes:
@@ -131,6 +166,27 @@ def with_attribute(run: bytes, key: str, value: AttributeValue) -> bytes:
     for span in spans_of(run):
         out += (PREFIX[len(span) + len(added)], span, added)
     return b"".join(out)
+
+
+def edited(raw: bytes, edit: HostEdit, trace_id: bytes) -> bytes:
+    """A serialised span with what the edit adds behind it; what it came with stays byte for byte.
+
+    The later of two parents is the one that holds (proto3: the last of a scalar's values wins).
+    """
+    added = [raw]
+    if edit.parent is not None:
+        added.append(framed(_PARENT_TAG, edit.parent))
+    for key, value in edit.attributes:
+        added.append(framed(_ATTRIBUTES_TAG, _key_value(key, value).SerializeToString()))
+    for link in edit.links:
+        linked = Span.Link(
+            trace_id=trace_id,
+            span_id=link.span_id,
+            attributes=[_key_value(key, value) for key, value in link.attributes],
+            flags=FLAG_HAS_IS_REMOTE,
+        )
+        added.append(framed(_LINKS_TAG, linked.SerializeToString()))
+    return b"".join(added)
 
 
 Rewrite = Callable[[AttributeValue], AttributeValue | None]

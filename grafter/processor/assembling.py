@@ -5,14 +5,15 @@ attributes to redact is decoded once, joined, and its grafted spans are added as
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 from grafter.consumer import OutTrace, Piece
 from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
 from grafter.core.lifecycle import ReleaseReason
-from grafter.core.memory import GuestMemory, TraceMemory, merged
+from grafter.core.line_up import line_up, step_index
+from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
 from grafter.core.model import (
     AttributeValue,
     Envelope,
@@ -26,36 +27,27 @@ from grafter.core.model import (
     TraceId,
     UnixNano,
     guest_key,
-    unlinked_trace_id,
 )
 from grafter.core.policy import GraftPolicy, Mode, Unlinked
 from grafter.core.redact import redact
 from grafter.core.state import GuestState, TraceState
+from grafter.core.steps import HOST_KEYS, HOST_MARKS, USAGE
+from grafter.guests.json_values import digest
 from grafter.guests.source import Mapped, Reading
 from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
-from grafter.otlp.frames import PREFIX, first_of, spans_of
+from grafter.otlp.frames import first_of, run_of, spans_of
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
-from grafter.processor.release_result import Assembled, GuestCount
+from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, unhung, write
+from grafter.processor.release_result import Assembled
 from grafter.store.base import Memory, StoredPart
+
+_Run = tuple[Envelope, list[bytes]]
+"""Host spans, serialised, under one envelope."""
 
 # An IntFlag's own operators make a member each time.
 _ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a guest hangs, and when."""
-
-    host: TraceId | None
-    """None: a trace of its own."""
-    index: AnchorIndex | None
-    """None: nothing is known of the host."""
-    state: GuestState | None
-    now: UnixNano
-    late: bool
-    overdue: bool = False
 
 
 class Assembler:
@@ -63,7 +55,8 @@ class Assembler:
 
     def __init__(self, policy: GraftPolicy, version: str) -> None:
         self._policy = policy
-        self._wanted = wanted_keys(policy)
+        anchors = wanted_keys(policy)
+        self._wanted = otlp.Wanted.of(anchors, HOST_KEYS, *HOST_MARKS, prefix=USAGE)
         self._scope = otlp.grafter_scope(version)
         self._openai = Envelope(otlp.service_resource(policy.openai_service_name), self._scope)
         self._redacts = bool(policy.redact.keys)
@@ -88,23 +81,29 @@ class Assembler:
             return self._as_it_came(key, state, parts, reason, now)
         old = TraceMemory.decode(recalled[key]) if key in recalled else None
         mine = [p for p in parts if p.guest is None]
-        pieces, decoded, repeated = self._decode(mine)
+        runs, decoded, repeated = self._decode(mine)
         index = AnchorIndex.of(decoded, self._policy, old)
         out = Assembled(None, merged=repeated)
-        memories = []
+        kept: list[Kept] = []
+        hung: list[Hung] = []
         known = bool(mine) or old is not None
-        if known:
-            memories.append(Memory(key, merged(old, index.memory(reason, now)).encode()))
         for one in by_guest(parts):
             guest = GuestParts(one, recalled, self._policy)
             facts = state.guests.get(guest.name)
             reading = guest.read(final=guest.is_final(facts, reason, now))
             if not (known or reading.goes_on):
                 reading = replace(reading, mode=Mode.HOLD)
-            place = _Place(TraceId(key), index if known else None, facts, now, late=state.remembered)
-            memories += self._guest(out, pieces, guest, reading, place)
+            place = Place(TraceId(key), index if known else None, facts, now, late=state.remembered)
+            kept += self._guest(out, hung, guest, reading, place)
         out.never = Facts.ANCHOR in state.facts and not state.guests and not state.remembered
-        out.memories = tuple(memories)
+        own: tuple[Memory, ...] = ()
+        if known:
+            memory = index.memory(reason, now)
+            memory.steps = step_index(decoded)
+            memory.guests = tuple(one.guest.trace_id for one in hung)[:NAMED_GUESTS_LIMIT]
+            own = (Memory(key, merged(old, memory).encode()),)
+        pieces = self._lined_up(out, hung, decoded, old, runs, key)
+        out.memories = (*own, *memories(kept, hung))
         return self._finish(out, key, pieces)
 
     def guest(
@@ -126,13 +125,16 @@ class Assembler:
         out = Assembled(None)
         if host is None and self._policy.unlinked is Unlinked.DROP and self._dropped_alone(out, guest):
             return out
-        index = None
+        index = memory = None
         if host is not None and Key(host) in recalled:
-            index = AnchorIndex.of((), self._policy, TraceMemory.decode(recalled[Key(host)]))
-        pieces: list[Piece] = []
+            memory = TraceMemory.decode(recalled[Key(host)])
+            index = AnchorIndex.of((), self._policy, memory)
+        hung: list[Hung] = []
         reading = guest.read(final=guest.is_final(state, reason, now))
-        place = _Place(host, index, state, now, late=True, overdue=overdue)
-        out.memories = tuple(self._guest(out, pieces, guest, reading, place))
+        place = Place(host, index, state, now, late=True, overdue=overdue)
+        kept = self._guest(out, hung, guest, reading, place)
+        pieces = self._lined_up(out, hung, (), memory, (), key)
+        out.memories = tuple(memories(kept, hung))
         return self._finish(out, key, pieces)
 
     def _dropped_alone(self, out: Assembled, guest: GuestParts) -> bool:
@@ -148,33 +150,32 @@ class Assembler:
         out.dropped, out.dropped_reason = spans, "unlinked"
         return True
 
-    def _guest(
-        self, out: Assembled, pieces: list[Piece], guest: GuestParts, reading: Reading, place: _Place
-    ) -> list[Memory]:
+    def _guest(self, out: Assembled, hung: list[Hung], guest: GuestParts, reading: Reading, place: Place) -> list[Kept]:
         """Everything that one guest's parts came to, hung at its place; what is to be remembered of it."""
         filed = None if place.host is None else Key(place.host)
         again = reading.goes_on
-        memories = []
+        kept: list[Kept] = []
         for mapped in reading.guests:
             key = guest.source.key(mapped.guest.trace_id)
-            memory = self._hang(out, pieces, guest, mapped, guest.memory_of(key), reading.mode, place)
-            memories.append(Memory(key, memory.encode(), filed))
+            before = len(hung)
+            memory = self._hang(out, hung, guest, mapped, guest.memory_of(key), reading.mode, place)
+            kept.append((key, filed, memory, before if len(hung) > before else None))
             if reading.mode is Mode.STREAM and not guest.source.holds_events:
                 again |= any(not awaited.stood_in for awaited in memory.awaited.values())
         if again:
             facts = GuestFacts(guest.name, guest.facts.source, place.host)
             out.follow_ups = (*out.follow_ups, Part(guest_key(guest.name), b"[]", 0, guest=facts))
-        return memories
+        return kept
 
     def _hang(
         self,
         out: Assembled,
-        pieces: list[Piece],
+        hung: list[Hung],
         parts: GuestParts,
         mapped: Mapped,
         earlier: GuestMemory | None,
         mode: Mode,
-        place: _Place,
+        place: Place,
     ) -> GuestMemory:
         """One guest of a reading, hung at its place or dropped; what is to be remembered of it."""
         guest, host = mapped.guest, place.host
@@ -184,7 +185,7 @@ class Assembler:
         if parts.source.holds_events:
             if not guest.spans:
                 # It is hung when there is something to hang.
-                return _unhung(guest, host, earlier, mapped.head)
+                return unhung(guest, host, earlier, mapped.head)
             came = len(guest.spans)
             out.made += came
             out.made_by = guest.source
@@ -199,7 +200,7 @@ class Assembler:
         else:
             index = place.index or AnchorIndex.of((), policy)
             grafted = join.graft(guest, index, host, policy, earlier, mapped.head, overdue=place.overdue)
-        self._add(out, pieces, came, guest, grafted, place, first=earlier is None or not earlier.sent)
+        hung.append(Hung(guest, grafted, came, place, first=earlier is None or not earlier.sent))
         return grafted.memory
 
     def anchor_known(self, guest: GuestParts, host: TraceId, recalled: Mapping[bytes, bytes], *, final: bool) -> bool:
@@ -254,9 +255,10 @@ class Assembler:
             self._last_resource = Envelope(part.envelope.resource, b"")
         memory.root_envelope = self._last_resource
 
-    def _decode(self, parts: Iterable[StoredPart]) -> tuple[list[Piece], list[HostSpan], int]:
-        """Pieces without the spans that came more than once, the decoded spans, and how many were left out."""
-        pieces: list[Piece] = []
+    def _decode(self, parts: Iterable[StoredPart]) -> tuple[list[_Run], list[HostSpan], int]:
+        """Runs without the spans that came more than once, the decoded spans in their order, and how many were left
+        out."""
+        runs: list[_Run] = []
         decoded: list[HostSpan] = []
         seen: set[tuple[bytes, bytes, bytes]] = set()
         repeated = 0
@@ -273,10 +275,40 @@ class Assembler:
                     continue
                 seen.add(identity)
                 decoded.append(span)
-                kept += (PREFIX[len(raw)], raw)
+                kept.append(raw)
             if kept:
-                pieces.append(Piece(envelope, b"".join(kept), len(kept) // 2))
-        return pieces, decoded, repeated
+                runs.append((envelope, kept))
+        return runs, decoded, repeated
+
+    def _lined_up(
+        self,
+        out: Assembled,
+        hung: list[Hung],
+        decoded: Sequence[HostSpan],
+        memory: TraceMemory | None,
+        runs: Sequence[_Run],
+        key: Key,
+    ) -> list[Piece]:
+        """Everything that leaves, each step where it belongs: the host's runs, then the guests."""
+        lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest)
+        edits = lined.host
+        pieces = []
+        at = 0
+        for envelope, raws in runs:
+            spans = raws
+            if edits:
+                names = [span.span_id for span in decoded[at : at + len(raws)]]
+                spans = [
+                    raw if (edit := edits.get(name)) is None else otlp.edited(raw, edit, key)
+                    for raw, name in zip(raws, names, strict=True)
+                ]
+            at += len(raws)
+            pieces.append(Piece(envelope, run_of(spans), len(spans)))
+        hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, lined.guests, strict=True)]
+        for one in hung:
+            pieces += write(one, self._openai, self._scope)
+            count(out, one)
+        return pieces
 
     def _drops(self, guest: Guest, facts: GuestState | None) -> bool:
         """Its host never came, and it is not to leave without it; the flag may stand in an earlier trace object."""
@@ -285,38 +317,6 @@ class Assembler:
         if guest.link is not None and facts.sampled is None:
             facts = replace(facts, sampled=guest.link.sampled)
         return join.host_missing_drops(facts, self._policy)
-
-    def _add(
-        self,
-        out: Assembled,
-        pieces: list[Piece],
-        came: int,
-        guest: Guest,
-        grafted: join.Grafted,
-        place: _Place,
-        *,
-        first: bool,
-    ) -> None:
-        """One guest's grafted spans, as pieces by resource. ``came``: how many spans of it had come."""
-        runs: dict[bytes | None, list[bytes]] = {}
-        envelopes: dict[bytes | None, Envelope] = {None: self._openai}
-        for span in grafted.spans:
-            resource = span.envelope.resource if span.envelope is not None else None
-            if resource is not None and resource not in envelopes:
-                envelopes[resource] = Envelope(resource, self._scope)
-            raw = otlp.encode(span)
-            runs.setdefault(resource, []).extend((PREFIX[len(raw)], raw))
-        for resource, run in runs.items():
-            pieces.append(Piece(envelopes[resource], b"".join(run), len(run) // 2))
-        real = len(grafted.spans) - grafted.synthetic
-        counts = out.guests if isinstance(out.guests, list) else []
-        out.guests = counts
-        out.merged += came - real
-        out.synthetic += grafted.synthetic
-        waited = (place.now - place.state.first) / 1e9 if place.state is not None else 0.0
-        match = grafted.match if place.host is not None else ""
-        malformed = bool(grafted.memory.head.get("malformed"))
-        counts.append(GuestCount(guest.source, real, match, waited, place.late, first and real > 0, malformed))
 
     def _finish(self, out: Assembled, key: Key, pieces: list[Piece]) -> Assembled:
         if not pieces:
@@ -364,10 +364,3 @@ def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int
             seen.add(identity)
             kept.append(part)
     return kept, repeated
-
-
-def _unhung(guest: Guest, host: TraceId | None, earlier: GuestMemory | None, head: Mapping[str, object]) -> GuestMemory:
-    """What is kept of a guest of which nothing leaves yet."""
-    if earlier is not None:
-        return replace(earlier, head=head)
-    return GuestMemory(host, unlinked_trace_id(guest.trace_id) if host is None else host, head=head)

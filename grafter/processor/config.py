@@ -7,7 +7,18 @@ from pydantic import Field
 from grafter.config.model import AttributeText, Component, Count, Model, PositiveDuration, Text, Word
 from grafter.config.problems import Finding
 from grafter.config.units import Duration
-from grafter.core.policy import Content, GraftPolicy, HostMissing, Mode, Redact, RedactAction, Selector, Unlinked, Waits
+from grafter.core.policy import (
+    Content,
+    GraftPolicy,
+    HostMissing,
+    Mode,
+    Redact,
+    RedactAction,
+    Selector,
+    Tools,
+    Unlinked,
+    Waits,
+)
 
 
 class Anchor(Model):
@@ -78,6 +89,10 @@ class GraftProcessor(Component):
     audio."""
     metadata_keys: tuple[Word, ...] = ()
     """Keys of the trace metadata that become attributes of their own."""
+    tools: Tools = Tools.UNDER_TURN
+    """Host spans of steps that a guest describes too, tools and model calls: `under_turn` hangs them under the guest's
+    span of the same step, `siblings` leaves them where they are and links tools to the turn that asked; `off` matches
+    no tools and moves nothing."""
     redact: RedactKeys = RedactKeys()
     """Attributes to rewrite on every span."""
 
@@ -96,6 +111,7 @@ class GraftProcessor(Component):
             openai_service_name=self.openai_service_name,
             content=self.content,
             metadata_keys=self.metadata_keys,
+            tools=self.tools,
             redact=Redact(frozenset(self.redact.keys), self.redact.action),
             max_trace_bytes=int(max_trace_bytes),
         )

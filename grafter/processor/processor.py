@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from grafter.consumer import Exporter
-from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
+from grafter.core.explain import lasting, waits
+from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, awaited, step_host
 from grafter.core.model import Mark, Part, UnixNano, guest_key, is_guest_key
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
@@ -227,7 +228,18 @@ class Processor:
         later = [(claim, decision.until) for claim, decision, _ in decided if isinstance(decision, Wait)]
         if later:
             await self._store.postpone(later)
+        if logger.isEnabledFor(logging.DEBUG):
+            self._log(decided, now)
         return [_Due(claim, each.reason, found) for claim, each, found in decided if isinstance(each, Release)]
+
+    def _log(self, decided: Sequence[tuple[Claim, Decision, Found | None]], now: UnixNano) -> None:
+        """A line a hold and a release, for whoever follows one trace."""
+        for claim, decision, _ in decided:
+            if isinstance(decision, Wait):
+                waiting = waits(awaited(claim.state, self._policy, RULES))
+                logger.debug("%s is held for %s: %s", claim.key.hex(), lasting(decision.until - now), waiting)
+            else:
+                logger.debug("%s leaves: %s", claim.key.hex(), decision.reason)
 
     def _again(self, claim: Claim, now: UnixNano) -> Decision:
         """Of a claim whose export was begun: its parts are those of the first attempt, so what came since must not

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.json_values import parse_json
+from grafter.receiver.explaining import Explainer, status
 from grafter.receiver.http_body import read_body
 from grafter.receiver.http_server import Tokens
 from grafter.receiver.outcomes import Answered, Outcome, UnauthenticatedError, openai_endpoint
@@ -22,18 +23,30 @@ from grafter.receiver.sessions import PullRequests
 from grafter.telemetry import Metrics
 
 PULL_PATH = "/admin/pull"
+EXPLAIN_PATH = "/admin/explain"
+STATUS_PATH = "/admin/status"
 LOCAL = "localhost"
 """The Host that a command asks for, whatever the address is called."""
 
 _TRANSPORT = "admin"
+_WHO = "commands come from this machine, or with a bearer token of extensions.admin.tokens"
+_LONGEST_ID = 1_000
 _MAX_BYTES = 64 << 10
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 
 
 def admin_routes(
-    pulls: PullRequests, metrics: Metrics, *, tokens: Sequence[str] = (), wait_seconds: float = 120.0
+    pulls: PullRequests,
+    explainer: Explainer,
+    metrics: Metrics,
+    *,
+    tokens: Sequence[str] = (),
+    wait_seconds: float = 120.0,
 ) -> list[web.RouteDef]:
-    """The routes of the commands: POST to ``/admin/pull``.
+    """The routes of the commands: POST to ``/admin/pull``, ``/admin/explain`` and ``/admin/status``.
+
+    Explain: ``{"id": "…"}`` in, 200 with what ``Explainer`` says. Status: ``{}`` in, 200 with what ``status`` says.
+    Pull:
 
     ``{"session": "…", "project": "…"}`` in (the project may be left out), 200 out when all pages have been read once;
     503 when that took longer than ``wait_seconds``, and it goes on.
@@ -42,9 +55,7 @@ def admin_routes(
 
     async def pull(request: web.Request) -> Answered:
         if not _allows(request, opened_by):
-            raise UnauthenticatedError(
-                "commands come from this machine, or with a bearer token of extensions.admin.tokens"
-            )
+            raise UnauthenticatedError(_WHO)
         session, project = _read(await read_body(request, _MAX_BYTES))
         try:
             async with asyncio.timeout(wait_seconds):
@@ -54,8 +65,27 @@ def admin_routes(
             raise UnavailableError(message, retry_after=60.0, reason="still_trying") from None
         return web.json_response(asdict(pulled)), Outcome.ACCEPTED
 
+    async def asked(request: web.Request) -> dict[str, object]:
+        if not _allows(request, opened_by):
+            raise UnauthenticatedError(_WHO)
+        return _object(await read_body(request, _MAX_BYTES))
+
+    async def explain(request: web.Request) -> Answered:
+        identity = (await asked(request)).get("id")
+        if not isinstance(identity, str) or not 0 < len(identity) <= _LONGEST_ID:
+            raise RejectedError(f"expected an id of 1 to {_LONGEST_ID} characters under id", reason="shape")
+        return web.json_response(await explainer.explain(identity)), Outcome.ACCEPTED
+
+    async def say_status(request: web.Request) -> Answered:
+        await asked(request)
+        return web.json_response(status(explainer.store, metrics, explainer.clock())), Outcome.ACCEPTED
+
     # Not timed: how long OpenAI takes is no time of this door's.
-    return [web.post(PULL_PATH, openai_endpoint(pull, metrics, _TRANSPORT, timed=False))]
+    return [
+        web.post(PULL_PATH, openai_endpoint(pull, metrics, _TRANSPORT, timed=False)),
+        web.post(EXPLAIN_PATH, openai_endpoint(explain, metrics, _TRANSPORT, timed=False)),
+        web.post(STATUS_PATH, openai_endpoint(say_status, metrics, _TRANSPORT, timed=False)),
+    ]
 
 
 def is_local(request: web.Request) -> bool:
@@ -89,15 +119,23 @@ def _allows(request: web.Request, tokens: Tokens | None) -> bool:
     return is_local(request)
 
 
-def _read(body: bytes) -> tuple[str, str | None]:
-    """The session and the project. Raises RejectedError."""
+def _object(body: bytes) -> dict[str, object]:
+    """The body as a JSON object. Raises RejectedError."""
     try:
         posted = parse_json(body)
     except ValueError as error:
-        raise RejectedError(f"{error}; expected a JSON object with session", reason="json") from error
-    if not isinstance(posted, dict) or not isinstance(posted.get("session"), str):
+        raise RejectedError(f"{error}; expected a JSON object", reason="json") from error
+    if not isinstance(posted, dict):
+        raise RejectedError("body is no JSON object", reason="shape")
+    return posted
+
+
+def _read(body: bytes) -> tuple[str, str | None]:
+    """The session and the project. Raises RejectedError."""
+    posted = _object(body)
+    session, project = posted.get("session"), posted.get("project")
+    if not isinstance(session, str):
         raise RejectedError("body is no JSON object with a string under session", reason="shape")
-    project = posted.get("project")
     if not isinstance(project, str | None):
         raise RejectedError("project is no string", reason="shape")
-    return posted["session"], project or None
+    return session, project or None

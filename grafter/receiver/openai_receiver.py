@@ -232,6 +232,7 @@ class OpenAIReceiver(ReceiverConfig):
             sessions,
             webhook_http,
         )
+        from grafter.receiver.explaining import Explainer
         from grafter.receiver.recording import Timing
         from grafter.receiver.signatures import Signatures
         from grafter.receiver.tee import teeing
@@ -281,7 +282,9 @@ class OpenAIReceiver(ReceiverConfig):
                         lease_seconds=around.lease_seconds,
                     )
                 )
-                routes += admin.admin_routes(pulls, metrics, tokens=around.admin_tokens)
+                routes += admin.admin_routes(
+                    pulls, Explainer(store, policy, time.time_ns), metrics, tokens=around.admin_tokens
+                )
                 sinks = webhook_http.WebhookSinks(consumer, store, recorders if self.realtime.record else None, pulls)
                 secrets = {name: project.secrets for name, project in self.projects.items()}
                 signatures = Signatures(secrets, int(self.webhook.tolerance))

@@ -325,7 +325,23 @@ class CallStore(Protocol):
         ...
 
 
-class Store(TaskStore, CallStore, Protocol):
+class HeldStore(Protocol):
+    """The part of a store that says what is held, to whoever only asks."""
+
+    async def peek(self, key: Key) -> TraceState | None:
+        """What is known of a key, whoever owns it; None where nothing is held. Raises UnavailableError."""
+        ...
+
+    async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
+        """See Store."""
+        ...
+
+    def stats(self) -> Stats:
+        """See Store."""
+        ...
+
+
+class Store(TaskStore, CallStore, HeldStore, Protocol):
     """See the module's docstring for every promise."""
 
     async def append(self, parts: Sequence[Part], now: UnixNano, marks: Sequence[Mark] = ()) -> None:

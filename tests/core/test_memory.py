@@ -24,6 +24,7 @@ from grafter.core.memory import (
     merged,
 )
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
+from grafter.core.step_index import STEPS_LIMIT, StepIndex
 
 span_ids = st.binary(min_size=8, max_size=8).map(SpanId)
 joined_ids = st.lists(span_ids, max_size=5).map(b"".join)
@@ -59,6 +60,7 @@ rooted = st.builds(
     st.none() | envelopes,
     joined_ids,
     st.lists(anchor_spans, max_size=3).map(tuple),
+    st.builds(StepIndex, st.dictionaries(text, span_ids, max_size=2), st.dictionaries(text, span_ids, max_size=2)),
 )
 rootless = st.builds(TraceMemory, st.sampled_from(ReleaseReason), moments, span_ids=joined_ids)
 trace_memories = rooted | rootless
@@ -166,6 +168,20 @@ def test_limits() -> None:
 
     spans = [AnchorSpan(SpanId(i.to_bytes(8)), UnixNano(i), UnixNano(i), "", 1, None) for i in range(ANCHORS_LIMIT + 3)]
     assert latest_anchors(reversed(spans)) == tuple(spans[3:])
+
+    steps = {f"call_{n}": SpanId(n.to_bytes(8)) for n in range(STEPS_LIMIT + 3)}
+    assert list(StepIndex.of(steps, {"r" * 257: SpanId(b"r" * 8)}).tools) == list(steps)[3:]
+    assert StepIndex.of({}, {"r" * 257: SpanId(b"r" * 8)}) == StepIndex()
+
+
+def test_a_memory_of_before_has_no_steps() -> None:
+    """What an earlier version wrote is read, and one that does not know of steps reads what this one writes."""
+    anchor = AnchorSpan(SpanId(b"a" * 8), UnixNano(1), UnixNano(2), "", 1, None)
+    before = replace(PLAIN, anchors=(anchor,))
+    assert b"tools" not in before.encode()
+    known = TraceMemory.decode(replace(before, steps=StepIndex({"call_1": SpanId(b"t" * 8)})).encode())
+    assert known is not None
+    assert replace(known, steps=StepIndex()) == before
 
 
 def test_metadata_of_any_depth_costs_only_itself() -> None:

@@ -57,7 +57,7 @@ async def talk(call: Call, model_url: str) -> str:
     @function_tool
     async def lookup_order(order_id: int) -> dict[str, object]:
         """Where an order is."""
-        with call.tool("lookup_order", f"call_{'a' if order_id == 7 else 'b'}"):
+        with call.tool("lookup_order", f"call_{'a' if order_id == 7 else 'b'}", f'{{"order_id": {order_id}}}'):
             return {"order_id": order_id, "status": "shipped"}
 
     @function_tool

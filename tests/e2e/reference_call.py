@@ -83,9 +83,14 @@ class Call:
             yield span
 
     @contextmanager
-    def tool(self, name: str, call_id: str) -> Iterator[trace.Span]:
-        """A tool run: the caller's span, and under it the one of the tool's own service, reached over HTTP."""
+    def tool(self, name: str, call_id: str, arguments: str = "") -> Iterator[trace.Span]:
+        """A tool run: the caller's span, and under it the one of the tool's own service, reached over HTTP.
+
+        ``arguments``: as JSON. By them two that run at the same moment are told apart where OpenAI's side has no ids.
+        """
         attributes = {"gen_ai.tool.name": name, "gen_ai.tool.call.id": call_id}
+        if arguments:
+            attributes["gen_ai.tool.call.arguments"] = arguments
         tracer = self.services.tracer(VOICE)
         with tracer.start_as_current_span("gen_ai.tool.execute", kind=SpanKind.CLIENT, attributes=attributes):
             headers: dict[str, str] = {}

@@ -21,6 +21,8 @@ ALWAYS_DIFFERENT = frozenset(
         "server.port",
         "call.id",
         "traceparent",
+        "grafter.duplicate_of",
+        "grafter.parent.original",
     }
 )
 """Attributes whose values hold an id, a time or a port: they are compared on their own."""

@@ -12,6 +12,7 @@ from aiohttp.test_utils import make_mocked_request
 from grafter.core.policy import GraftPolicy
 from grafter.receiver import openai_http
 from grafter.receiver.admin import admin_routes, is_local
+from grafter.receiver.explaining import Explainer
 from grafter.receiver.openai_api import Account
 from grafter.receiver.sessions import pulling
 from grafter.store.base import TaskStore
@@ -31,7 +32,8 @@ async def door(server: AgentsServer, store: TaskStore, *tokens: str, wait: float
     metrics, policy = Metrics(), GraftPolicy()
     accounts = {"default": Account(KEY, server.base_url)}
     async with rig() as rooms, pulling(store, rooms.processor, accounts, metrics, policy) as pulls:
-        routes = admin_routes(pulls, metrics, tokens=tokens, wait_seconds=wait)
+        explainer = Explainer(rooms.store, policy, lambda: rooms.now[0])
+        routes = admin_routes(pulls, explainer, metrics, tokens=tokens, wait_seconds=wait)
         async with openai_http.listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port:
             yield f"http://127.0.0.1:{port}/admin/pull"
 

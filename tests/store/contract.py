@@ -211,6 +211,17 @@ class StoreContract:
             assert guest.head
             assert not guest.missing_parents
 
+    async def test_a_look_is_what_a_claim_would_say(self, place: Place, settings: Settings) -> None:
+        """It changes nothing, whoever owns the key; of what was settled, or never came, there is nothing to see."""
+        async with place.open(settings) as store:
+            await store.append([host_part(facts=Facts.ROOT), guest_part(host=HOST, head=True)], UnixNano(START))
+            seen = await store.peek(HOST)
+            claim = await claim_one(store)
+            assert seen == await store.peek(HOST) == claim.state
+            assert await store.peek(OTHER) is None
+            assert await store.settle([Settlement(claim)], UnixNano(LATER)) == [True]
+            assert await store.peek(HOST) is None
+
     async def test_keys_are_claimed_when_due_and_earliest_first(self, place: Place, settings: Settings) -> None:
         """Nothing is handed out before its time; a limit takes those that are due longest."""
         keys = [Key(bytes([i]) * 16) for i in range(4)]

@@ -87,9 +87,8 @@ async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stre
         print("            by POST /v1/traces/ingest; its metadata names the app's trace", file=stream)
         await _print_received(agents.host, GUEST_SPANS, arrived, stream)
         print(
-            f"\n{len(agents.host)} spans came from the app and left as they came. "
-            f"The {GUEST_SPANS} marked {GUEST_MARK}\n"
-            "came from OpenAI, and hang under the session that they belong to, in the app's trace.",
+            f"\n{len(agents.host)} spans came from the app. The {GUEST_SPANS} marked {GUEST_MARK} came from OpenAI and "
+            "hang under the session\nthat they belong to; a tool or a model call that both traced is one step.",
             file=stream,
         )
 

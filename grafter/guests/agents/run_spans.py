@@ -7,7 +7,7 @@ execute_tool, MCP); the rest keeps the SDK's names under ``openai.agents``.
 from grafter.core import semconv
 from grafter.core.model import SPAN_KIND_CLIENT
 from grafter.guests.attributes import Json, SpanDraft, titled
-from grafter.guests.json_values import INPUT_DIGEST, count_of, names_of, structure
+from grafter.guests.json_values import INPUT_DIGEST, count_of, digest, names_of, structure
 from grafter.guests.usage import sum_usage
 
 # What an agent answers in when it answers in no type: Python and JavaScript say it differently.
@@ -56,9 +56,12 @@ def function(draft: SpanDraft) -> None:
     draft.put(semconv.GEN_AI_OPERATION_NAME, "execute_tool")
     draft.put(semconv.GEN_AI_TOOL_NAME, name)
     draft.put(semconv.GEN_AI_TOOL_TYPE, "function")
-    draft.put_content(semconv.GEN_AI_TOOL_CALL_ARGUMENTS, _json_or_text(draft.take("input")))
+    given = draft.take("input")
+    known = draft.take_text(INPUT_DIGEST)
+    # By it the app's own span of the call is known, content or none.
+    draft.put(semconv.TOOL_ARGUMENTS_DIGEST, known if given in (None, "") else digest(given))
+    draft.put_content(semconv.GEN_AI_TOOL_CALL_ARGUMENTS, _json_or_text(given))
     draft.put_content(semconv.GEN_AI_TOOL_CALL_RESULT, _json_or_text(draft.take("output")))
-    draft.take(INPUT_DIGEST)
     mcp = draft.take_object("mcp_data")
     if mcp:
         draft.put(semconv.MCP_METHOD_NAME, "tools/call")

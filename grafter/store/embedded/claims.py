@@ -227,7 +227,12 @@ class ClaimTable:
     def _claim_of(self, key: Key, entry: TraceEntry) -> Claim:
         attempt = entry.attempt
         up_to = attempt.up_to if attempt is not None and attempt.is_open else entry.arrival
-        state = TraceState(
+        outcomes = dict(attempt.outcomes) if attempt is not None else {}
+        return Claim(key, entry.token, up_to, self.state_of(entry), outcomes)
+
+    def state_of(self, entry: TraceEntry) -> TraceState:
+        """The sum of the facts of everything held under a key."""
+        return TraceState(
             UnixNano(entry.first),
             UnixNano(entry.last),
             entry.host_spans,
@@ -237,7 +242,6 @@ class ClaimTable:
             {} if entry.guests is None else self._guest_states(entry),
             entry.remembered,
         )
-        return Claim(key, entry.token, up_to, state, dict(attempt.outcomes) if attempt is not None else {})
 
     def _guest_states(self, entry: TraceEntry) -> dict[str, GuestState]:
         guests = entry.guests or {}

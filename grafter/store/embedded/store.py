@@ -27,6 +27,7 @@ from typing import TypeVar, overload
 from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, Part, UnixNano
 from grafter.core.policy import Waits
+from grafter.core.state import TraceState
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.base import (
@@ -306,6 +307,11 @@ class EmbeddedStore(TaskMethods):
         if not any(self._metadata.knows(key) for key in keys):
             return [None] * len(keys)
         return await self._ask("memories", lambda: [self._metadata.recall(key, now) for key in keys])
+
+    async def peek(self, key: Key) -> TraceState | None:
+        await self._ready.wait()
+        entry = self._index.table.entries.get(key)
+        return None if entry is None or not (entry.host_spans or entry.guests) else self._index.claims.state_of(entry)
 
     async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
         return await self._keep(MetadataBatch(dead_letters=letters)) if letters else 0

@@ -11,6 +11,7 @@ from typing import overload
 
 from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, Part, UnixNano
+from grafter.core.state import TraceState
 from grafter.errors import UnavailableError
 from grafter.store.base import (
     Claim,
@@ -28,12 +29,13 @@ from grafter.store.base import (
     Task,
     TaskThen,
 )
+from grafter.store.records import RecordError
 from grafter.store.redis.calls import Calls
 from grafter.store.redis.claims import ClaimTable
 from grafter.store.redis.dead_letters import DeadLetters
 from grafter.store.redis.dedupe_keys import DedupeKeys
 from grafter.store.redis.engine import Engine
-from grafter.store.redis.layout import Head, bucket_of
+from grafter.store.redis.layout import Head, bucket_of, guest_states
 from grafter.store.redis.placement import Placement
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.settling import Settling
@@ -160,6 +162,19 @@ class RedisStore:
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         return await self._settling.recall(keys, now)
+
+    async def peek(self, key: Key) -> TraceState | None:
+        name, bucket = self.engine.layout.name, bucket_of(key)
+        raw, elements = await self.engine.commands(
+            [(bucket, ("GET", name(b"m", key))), (bucket, ("LRANGE", name(b"g", key), 0, -1))]
+        )
+        if raw is None:
+            return None
+        try:
+            state = Head(raw).state(guest_states(elements))
+        except RecordError as error:
+            raise UnavailableError(f"only a newer version of grafter can read it: {error}") from error
+        return state if state.host_spans or state.guests else None
 
     async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
         return await self._dead_letters.add(letters)

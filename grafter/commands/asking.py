@@ -1,0 +1,47 @@
+"""Asking the grafter that runs, by ``/admin/…`` at the address of its OpenAI doors, as several commands do."""
+
+import aiohttp
+import orjson
+
+from grafter.config.units import Endpoint
+from grafter.receiver.admin import LOCAL
+
+_EVERYWHERE = ("", "0.0.0.0", "[::]", "::")
+
+Answer = dict[str, object]
+
+
+class RefusedError(Exception):
+    """It was not done; the message is for people."""
+
+
+async def ask(endpoint: Endpoint, path: str, asked: dict[str, str], tokens: list[str], seconds: float) -> Answer | None:
+    """The answer of the grafter that runs; None where none listens. Raises RefusedError."""
+    host = "localhost" if endpoint.host in _EVERYWHERE else endpoint.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{endpoint.port}{path}"
+    headers = {"Content-Type": "application/json", "Host": LOCAL}
+    if tokens:
+        headers["Authorization"] = f"Bearer {tokens[0]}"
+    timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as client,
+            client.post(url, data=orjson.dumps(asked), headers=headers, allow_redirects=False) as response,
+        ):
+            body = await response.read()
+            status = response.status
+    except aiohttp.ClientConnectorError:
+        return None
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise RefusedError(f"{endpoint} gave no answer: {type(error).__name__}") from None
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise RefusedError(f"{endpoint} answered HTTP {status}, and not as a grafter does")
+    if status != 200:
+        refusal = answer.get("error")
+        message = refusal.get("message") if isinstance(refusal, dict) else None
+        raise RefusedError(str(message or f"{endpoint} answered HTTP {status}"))
+    return answer

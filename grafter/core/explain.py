@@ -1,0 +1,208 @@
+"""Why a guest hangs where it hangs: the record of what was decided, made by whoever decides and kept with the memory.
+
+It holds codes and ids, no prose and no content, and is of bounded size. What a code means, and what to change, is said
+here too, so that the command, the page and the log say the same.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+MOST_STEPS = 50
+"""Matches and refusals kept of each kind; how many there were is kept beside them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A link or an anchor that was there and was not used."""
+
+    what: str
+    """``link``, ``named`` (the span that the app named), ``selector`` or ``root``."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A host span and a guest's span that were matched, or, with the reason, were not."""
+
+    host: str
+    """Span id, hex."""
+    guest: str
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRecord:
+    """What was decided about one guest when it left."""
+
+    guest: str
+    """Its id as its source wrote it."""
+    source: str
+    link: str = ""
+    """How it named its host; empty: it did not."""
+    anchor: str = ""
+    """How its anchor was found; empty: it left as a trace of its own."""
+    span: str = ""
+    """The anchor's span id, hex; empty where there is none."""
+    refused: tuple[Refusal, ...] = ()
+    tools: tuple[Step, ...] = ()
+    duplicates: tuple[Step, ...] = ()
+    unmatched: tuple[Step, ...] = ()
+    counts: tuple[int, int, int] = (0, 0, 0)
+    """How many tools, duplicates and unmatched steps there were, of which the above are the first."""
+    missing: tuple[str, ...] = ()
+    """Guest spans that were named as parents and never came, as the guest wrote them."""
+
+    def with_steps(self, tools: Sequence[Step], duplicates: Sequence[Step], unmatched: Sequence[Step]) -> "GuestRecord":
+        """With what was found, after what is known already, when the steps of both sides were lined up."""
+        called, same, left = self.counts
+        return replace(
+            self,
+            tools=(*self.tools, *tools)[:MOST_STEPS],
+            duplicates=(*self.duplicates, *duplicates)[:MOST_STEPS],
+            unmatched=(*self.unmatched, *unmatched)[:MOST_STEPS],
+            counts=(called + len(tools), same + len(duplicates), left + len(unmatched)),
+        )
+
+    def values(self) -> dict[str, object]:
+        """As JSON values, without what is empty."""
+        values = {
+            "guest": self.guest,
+            "source": self.source,
+            "link": self.link,
+            "anchor": self.anchor,
+            "span": self.span,
+            "refused": [[refusal.what, refusal.why] for refusal in self.refused],
+            "tools": _rows(self.tools),
+            "duplicates": _rows(self.duplicates),
+            "unmatched": _rows(self.unmatched),
+            "counts": list(self.counts) if any(self.counts) else [],
+            "missing": list(self.missing[:MOST_STEPS]),
+        }
+        return {key: value for key, value in values.items() if value}
+
+    @classmethod
+    def of(cls, values: object) -> "GuestRecord | None":
+        """What ``values`` made; None for anything else. Never raises."""
+        if not isinstance(values, Mapping):
+            return None
+        try:
+            counts = [int(count) for count in values.get("counts", ())] or [0, 0, 0]
+            return cls(
+                guest=str(values["guest"]),
+                source=str(values["source"]),
+                link=str(values.get("link", "")),
+                anchor=str(values.get("anchor", "")),
+                span=str(values.get("span", "")),
+                refused=tuple(Refusal(what, why) for what, why in values.get("refused", ())),
+                tools=_steps(values.get("tools", ())),
+                duplicates=_steps(values.get("duplicates", ())),
+                unmatched=_steps(values.get("unmatched", ())),
+                counts=(counts[0], counts[1], counts[2]),
+                missing=tuple(map(str, values.get("missing", ()))),
+            )
+        except (LookupError, TypeError, ValueError):
+            return None
+
+
+_ANCHORS = {
+    "named": "the span that your metadata names",
+    "selector": "a span that matches processors.graft.anchors",
+    "root": "the root of your trace",
+    "unseen": "the span that your metadata names, which was not seen",
+    "none": "nothing: your trace had no span to hang it under",
+}
+_WHY = {
+    "malformed": "the metadata seems to name a trace, in a form that cannot be read",
+    "not_in_host": "the span that the metadata names is not in that trace",
+    "no_match": "no span of that trace matches processors.graft.anchors",
+    "absent": "that trace has no root, so far",
+    "two_fit": "more than one span of OpenAI's fits equally",
+    "circle": "OpenAI's trace hangs below this span, which therefore stays where it is",
+    "sent_before": "the span had left before, and cannot be moved any more",
+}
+_ADVICE = {
+    "malformed": "put the 32 hex digits of your trace id under trace_id in the metadata",
+    "not_in_host": "name the span under which it should hang, or leave span_id out",
+    "two_fit": "set gen_ai.tool.call.id (tools) or gen_ai.response.id (model calls) on your own spans",
+    "sent_before": "raise wait.for_guest, should OpenAI's half often come this late",
+    "unlinked": "put trace_id or traceparent into the metadata of the trace or session",
+    "none": "end and export the spans of your trace, or raise wait.idle",
+}
+
+
+def sentences(record: GuestRecord) -> list[str]:
+    """The record in words, a line each."""
+    lines = []
+    if not record.anchor:
+        lines.append("left as a trace of its own: it names no trace of yours")
+    else:
+        lines.append(f"linked by {record.link or 'its id'}; hangs under {_ANCHORS.get(record.anchor, record.anchor)}")
+        if record.span:
+            lines[-1] += f" ({record.span})"
+    lines += [f"not by {refusal.what}: {_WHY.get(refusal.why, refusal.why)}" for refusal in record.refused]
+    for word, count, steps in (
+        ("tools under their turns", record.counts[0], record.tools),
+        ("model calls that your app traced too", record.counts[1], record.duplicates),
+    ):
+        if count:
+            lines.append(f"{count} {word}: {_ways(steps)}")
+    lines += [f"{step.host} left where it was: {_WHY.get(step.how, step.how)}" for step in record.unmatched]
+    if record.missing:
+        lines.append(f"named as parents and never came: {', '.join(record.missing)}")
+    return lines
+
+
+def advice(record: GuestRecord) -> list[str]:
+    """What to change, where something was not found."""
+    codes = [*(refusal.why for refusal in record.refused), *(step.how for step in record.unmatched)]
+    if not record.anchor and "malformed" not in codes:
+        codes.append("unlinked")
+    if record.anchor == "none":
+        codes.append("none")
+    return [_ADVICE[code] for code in dict.fromkeys(codes) if code in _ADVICE]
+
+
+def _ways(steps: Iterable[Step]) -> str:
+    ways: dict[str, int] = {}
+    for step in steps:
+        ways[step.how] = ways.get(step.how, 0) + 1
+    return ", ".join(f"{count} by {how}" for how, count in sorted(ways.items()))
+
+
+def _rows(steps: Iterable[Step]) -> list[list[str]]:
+    return [[step.host, step.guest, step.how] for step in steps]
+
+
+def _steps(rows: Iterable[Sequence[str]]) -> tuple[Step, ...]:
+    return tuple(Step(host, guest, how) for host, guest, how in rows)
+
+
+_AWAITED = {
+    "root": "the root of your trace",
+    "host": "your trace, of which no span has come",
+    "guest": "OpenAI's half, of which nothing has come",
+    "quiet": "nothing but quiet",
+    "end": "the end of",
+    "trace_object": "the trace object of",
+    "top_level": "a top-level span of",
+    "parents": "spans that others name as parents, of",
+    "link": "a link to a trace of yours, of",
+}
+
+
+def waits(codes: Iterable[str]) -> str:
+    """What a held trace waits for, in words, from the codes of ``lifecycle.awaited``."""
+    words = []
+    for code in codes:
+        what, _, whose = code.partition(" ")
+        words.append(f"{_AWAITED.get(what, what)} {whose}".rstrip())
+    return ", ".join(words)
+
+
+def lasting(nanoseconds: int) -> str:
+    """A length of time as people say it: ``8 min 20 s``."""
+    seconds = max(0, nanoseconds) // 1_000_000_000
+    hours, rest = divmod(seconds, 3600)
+    minutes, seconds = divmod(rest, 60)
+    units = ((hours, "h"), (minutes, "min")) if hours else ((minutes, "min"), (seconds, "s"))
+    return " ".join(f"{count} {unit}" for count, unit in units if count) or "0 s"

@@ -1,0 +1,318 @@
+"""Each step once: what the matches of tools and model calls change on the spans of both sides.
+
+A host span changes by what is appended to it: a parent, attributes, links. A guest's span is grafter's own to write.
+Nothing hangs below itself afterwards: a host span is not moved where the guest's own anchor hangs below it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from grafter.core import duplicates, semconv, tools
+from grafter.core.explain import Step
+from grafter.core.join import Grafted
+from grafter.core.memory import TraceMemory
+from grafter.core.model import AttributeValue, GraftedSpan, HostSpan, SpanId, SpanLink
+from grafter.core.policy import GraftPolicy, Tools
+from grafter.core.step_index import StepIndex
+from grafter.core.steps import (
+    USAGE,
+    Digest,
+    GuestSteps,
+    GuestTool,
+    HostTool,
+    HostTurn,
+    guest_steps,
+    host_tools,
+    host_turns,
+    model_of,
+)
+from grafter.core.tools import Match, Refused
+
+CIRCLE, SENT = "circle", "sent_before"
+"""Why a match moves nothing: the guest hangs below the host's span, or may do so, or the host's span has left."""
+
+
+@dataclass(slots=True)
+class HostEdit:
+    """What is appended to a host span."""
+
+    parent: SpanId | None = None
+    """Where it hangs now; None: where it did."""
+    attributes: list[tuple[str, AttributeValue]] = field(default_factory=list)
+    links: list[SpanLink] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class LinedUp:
+    """What leaves when each step stands where it belongs."""
+
+    guests: tuple[Grafted, ...]
+    """As they were given, their spans edited."""
+    host: Mapping[SpanId, HostEdit]
+    tools: tuple[Match, ...] = ()
+    duplicates: tuple[Match, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    """Matches that were not made, or that move nothing."""
+
+
+@dataclass(slots=True)
+class _Added:
+    """What is added to a guest's span, and what is taken from it."""
+
+    attributes: dict[str, AttributeValue] = field(default_factory=dict)
+    links: list[SpanLink] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)
+    name: str | None = None
+
+
+def line_up(
+    host: Sequence[HostSpan],
+    guests: Sequence[Grafted],
+    policy: GraftPolicy,
+    memory: TraceMemory | None,
+    digest: Digest,
+) -> LinedUp:
+    """Match the steps of a host's spans with those of the guests that leave with them, and say what that changes.
+
+    ``host``: the host's spans that leave now. ``memory``: what is kept of those that left before; their steps are
+    matched by id alone, and only the guest's side can still say so. ``digest``: of tool arguments, as guests have it.
+    """
+    steps = guest_steps([guest.spans for guest in guests])
+    if not (steps.tools or steps.turns):
+        return LinedUp(tuple(guests), {})
+    held = {span.span_id: span for span in host}
+    edits: dict[SpanId, HostEdit] = {}
+    added: dict[SpanId, _Added] = {}
+    above = _Above(held, guests, memory)
+    found: list[Match] = []
+    refused: list[Refused] = []
+    if policy.tools is not Tools.OFF:
+        tools.find_turns(steps)
+        _describe_tools(steps.tools, added)
+        found, refused = tools.match(host_tools(host, digest), held, steps)
+        for match in found:
+            _move(match, held, edits, above, policy, refused)
+            if match.turn is not None:
+                _edit(edits, match.host).links.append(_caused_by(match.turn))
+    calls = host_turns(host)
+    same, unclear = duplicates.match(calls, held, steps.turns)
+    refused += unclear
+    by_id = {call.span.span_id: call for call in calls}
+    counted: dict[SpanId, HostTurn] = {}
+    for match in same:
+        call = by_id[match.host]
+        _move(match, held, edits, above, policy, refused)
+        _edit(edits, match.host).attributes.append((semconv.GRAFTER_DUPLICATE_OF, match.guest.hex()))
+        if call.counted:
+            counted.setdefault(match.guest, call)
+    spans = {each.span.span_id: each for guest in guests for each in guest.spans}
+    for match in same:
+        call = by_id[match.host]
+        _enrich(call, spans[match.guest], edits, added)
+        if counted.get(match.guest) is call:
+            _count_once(call, spans[match.guest], edits, added)
+    if memory is not None:
+        _after_release(steps, memory.steps, policy, spans, added, refused)
+    whose = {each.span.span_id: at for at, guest in enumerate(guests) for each in guest.spans}
+    return LinedUp(
+        tuple(_explained(_edited(guest, added), at, found, same, refused, whose) for at, guest in enumerate(guests)),
+        edits,
+        tuple(found),
+        tuple(same),
+        tuple(refused),
+    )
+
+
+def step_index(host: Iterable[HostSpan]) -> StepIndex:
+    """What to remember of the steps of host spans that leave: tools by call id, counted model calls by response id."""
+    spans = list(host)
+    called: list[HostTool] = host_tools(spans, lambda _: "")
+    return StepIndex.of(
+        {tool.call_id: tool.span.span_id for tool in reversed(called) if tool.call_id is not None},
+        {turn.response_id: turn.span.span_id for turn in host_turns(spans) if turn.response_id and turn.counted},
+    )
+
+
+class _Above:
+    """Which host spans stand above each guest, by its anchor: none of them may be moved below it."""
+
+    def __init__(self, held: Mapping[SpanId, HostSpan], guests: Sequence[Grafted], memory: TraceMemory | None) -> None:
+        self._of: list[set[SpanId]] = []
+        self._unknown: list[bool] = []
+        for guest in guests:
+            above: set[SpanId] = set()
+            anchor = guest.memory.anchor
+            at = None if anchor is None else anchor.span_id
+            while at is not None and at in held and at not in above:
+                above.add(at)
+                at = SpanId(held[at].parent_span_id) or None
+            self._of.append(above)
+            # Above what has left before there may be anything but the root, which hangs nowhere.
+            left = at is not None and at not in held and memory is not None and memory.sent(at)
+            self._unknown.append(left and at != (memory.root if memory is not None else None))
+
+    def takes(self, guest: int, span_id: SpanId) -> bool:
+        """Whether a host span may hang below a guest's; then it does."""
+        if self._unknown[guest] or span_id in self._of[guest]:
+            return False
+        for above in self._of:
+            if span_id in above:
+                above |= self._of[guest]
+        return True
+
+
+def _move(
+    match: Match,
+    held: Mapping[SpanId, HostSpan],
+    edits: dict[SpanId, HostEdit],
+    above: _Above,
+    policy: GraftPolicy,
+    refused: list[Refused],
+) -> None:
+    """Hang the host's span under the guest's, where that is wanted and closes no circle; say how it was matched."""
+    edit = _edit(edits, match.host)
+    if edit.parent is not None:
+        return
+    edit.attributes.append((semconv.GRAFTER_MATCH, match.how))
+    if policy.tools is not Tools.UNDER_TURN:
+        return
+    if not above.takes(match.guest_index, match.host):
+        refused.append(Refused(match.host, CIRCLE, (match.guest,)))
+        return
+    edit.parent = match.guest
+    edit.attributes.append((semconv.GRAFTER_PARENT_ORIGINAL, held[match.host].parent_span_id.hex()))
+
+
+def _describe_tools(called: Iterable[GuestTool], added: dict[SpanId, _Added]) -> None:
+    """A guest's tools say which turn asked for them, and their id where only that turn's answer has it."""
+    for tool in called:
+        if tool.turn is not None:
+            _add(added, tool.span_id).links.append(_caused_by(tool.turn))
+        if tool.call_id is not None:
+            _add(added, tool.span_id).attributes[semconv.GEN_AI_TOOL_CALL_ID] = tool.call_id
+
+
+def _enrich(call: HostTurn, guest: GraftedSpan, edits: dict[SpanId, HostEdit], added: dict[SpanId, _Added]) -> None:
+    """Model and finish reasons, to whichever of the two has none."""
+    named = dict(guest.attributes)
+    model = model_of(named)
+    if model is None and call.model is not None:
+        key, word = call.model
+        more = _add(added, guest.span.span_id)
+        more.attributes[key] = word
+        if guest.span.name == "chat":
+            more.name = f"chat {word}"
+    elif model is not None and call.model is None:
+        _edit(edits, call.span.span_id).attributes.append(model)
+    reasons = named.get(semconv.GEN_AI_RESPONSE_FINISH_REASONS)
+    if reasons is None and call.reasons:
+        _add(added, guest.span.span_id).attributes[semconv.GEN_AI_RESPONSE_FINISH_REASONS] = call.reasons
+    elif reasons is not None and not call.reasons:
+        _edit(edits, call.span.span_id).attributes.append((semconv.GEN_AI_RESPONSE_FINISH_REASONS, reasons))
+
+
+def _count_once(call: HostTurn, guest: GraftedSpan, edits: dict[SpanId, HostEdit], added: dict[SpanId, _Added]) -> None:
+    """All counts on the host's span: those that it lacks move there, the others leave the guest's."""
+    more = _add(added, guest.span.span_id)
+    edit = _edit(edits, call.span.span_id)
+    for key, value in guest.attributes:
+        if not key.startswith(USAGE):
+            continue
+        more.gone.add(key)
+        known = call.counts.get(key)
+        if known is None:
+            edit.attributes.append((key, value))
+        elif str(known) != str(value):
+            more.attributes[_beside(key)] = value
+
+
+def _after_release(
+    steps: GuestSteps,
+    index: StepIndex,
+    policy: GraftPolicy,
+    spans: Mapping[SpanId, GraftedSpan],
+    added: dict[SpanId, _Added],
+    refused: list[Refused],
+) -> None:
+    """Of host spans that have left the guest's side says what they are to it, and counts nothing twice."""
+    if policy.tools is not Tools.OFF:
+        for tool in steps.tools:
+            host = index.tools.get(tool.call_id) if tool.call_id is not None else None
+            if host is None:
+                continue
+            more = _add(added, tool.turn or tool.span_id)
+            more.links.append(SpanLink(host, ((semconv.GRAFTER_MATCH, tools.CALL_ID),)))
+            more.attributes[semconv.GRAFTER_MATCH] = tools.CALL_ID
+            refused.append(Refused(host, SENT, (tool.span_id,)))
+    for turn in steps.turns:
+        host = index.responses.get(turn.response_id) if turn.response_id is not None else None
+        if host is None:
+            continue
+        more = _add(added, turn.span_id)
+        more.attributes[semconv.GRAFTER_DUPLICATE_OF] = host.hex()
+        refused.append(Refused(host, SENT, (turn.span_id,)))
+        for key, value in spans[turn.span_id].attributes:
+            if key.startswith(USAGE):
+                more.gone.add(key)
+                more.attributes[_beside(key)] = value
+
+
+def _explained(
+    guest: Grafted,
+    at: int,
+    found: Iterable[Match],
+    same: Iterable[Match],
+    refused: Iterable[Refused],
+    whose: Mapping[SpanId, int],
+) -> Grafted:
+    """The guest with its own part of what was found on its record."""
+    called = [_step(match) for match in found if match.guest_index == at]
+    duplicated = [_step(match) for match in same if match.guest_index == at]
+    left = [
+        Step(each.host.hex(), each.between[0].hex(), each.why)
+        for each in refused
+        if each.between and whose.get(each.between[0]) == at
+    ]
+    if not (called or duplicated or left):
+        return guest
+    return guest.explained(guest.record.with_steps(called, duplicated, left))
+
+
+def _step(match: Match) -> Step:
+    return Step(match.host.hex(), match.guest.hex(), match.how)
+
+
+def _edited(guest: Grafted, added: Mapping[SpanId, _Added]) -> Grafted:
+    if not any(each.span.span_id in added for each in guest.spans):
+        return guest
+    return replace(guest, spans=tuple(_edited_span(each, added.get(each.span.span_id)) for each in guest.spans))
+
+
+def _edited_span(each: GraftedSpan, more: _Added | None) -> GraftedSpan:
+    if more is None:
+        return each
+    span = each.span
+    if more.links or more.name is not None:
+        links = (*span.links, *(link for link in more.links if link.span_id != span.span_id))
+        span = replace(span, links=links, name=more.name or span.name)
+    attributes = tuple(pair for pair in each.attributes if pair[0] not in more.gone and pair[0] not in more.attributes)
+    return replace(each, span=span, attributes=(*attributes, *more.attributes.items()))
+
+
+def _caused_by(turn: SpanId) -> SpanLink:
+    return SpanLink(turn, ((semconv.GEN_AI_ATTRIBUTION_LINK_TYPE, semconv.CAUSED_BY_GENERATION),))
+
+
+def _beside(key: str) -> str:
+    return f"{semconv.GRAFTER_DUPLICATE_USAGE}.{key.removeprefix(USAGE)}"
+
+
+def _edit(edits: dict[SpanId, HostEdit], span_id: SpanId) -> HostEdit:
+    return edits.setdefault(span_id, HostEdit())
+
+
+def _add(added: dict[SpanId, _Added], span_id: SpanId) -> _Added:
+    known = added.get(span_id)
+    if known is None:
+        known = added[span_id] = _Added()
+    return known

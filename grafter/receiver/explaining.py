@@ -1,0 +1,184 @@
+"""What ``/admin/explain`` and ``/admin/status`` answer: read from the store, never changed there.
+
+A question is an id of any kind: a host's trace id, an OpenAI trace id, the id of a call or a session. What the id may
+stand for is asked of the store, held and remembered alike; the answer says which of them were found.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from grafter.core import explain
+from grafter.core.lifecycle import Release, Rules, awaited, step_guest, step_host
+from grafter.core.memory import GuestMemory, TraceMemory
+from grafter.core.model import Key, UnixNano, call_guest, guest_key, is_guest_key
+from grafter.core.policy import GraftPolicy
+from grafter.core.state import TraceState
+from grafter.guests.sources import RULES
+from grafter.store.base import HeldStore
+from grafter.telemetry import Metrics
+
+Answer = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """Answers from what a store holds and remembers; methods raise UnavailableError when it cannot be asked."""
+
+    store: HeldStore
+    policy: GraftPolicy
+    clock: Callable[[], int]
+    rules: Rules = field(default_factory=lambda: RULES)
+
+    async def explain(self, asked: str) -> Answer:
+        """Everything that is known under an id; ``lines`` says it in words, and says so where nothing is known."""
+        asked = asked.strip()
+        host = _host_key(asked)
+        keys = [*([] if host is None else [host]), guest_key(asked), guest_key(call_guest(asked))]
+        now = UnixNano(self.clock())
+        answer: Answer = {"asked": asked}
+        lines: list[str] = []
+        for key in keys:
+            state = await self.store.peek(key)
+            if state is not None:
+                answer["held"] = held = self._held(key, state, now)
+                lines += _strings(held["lines"])
+        guests: list[Answer] = []
+        for key, memory in zip(keys, await self.store.recall(keys, now), strict=True):
+            if memory is None:
+                continue
+            if not is_guest_key(key):
+                trace = TraceMemory.decode(memory.blob)
+                if trace is not None:
+                    answer["left"] = left = _left(trace, now)
+                    lines += _strings(left["lines"])
+                    guests += await self._guests(trace.guests, now)
+            else:
+                guests += [_guest(memory.blob)]
+        guests = [guest for guest in guests if guest]
+        for guest in guests:
+            lines += _strings(guest["lines"])
+        if guests:
+            answer["guests"] = guests
+        answer["lines"] = lines or [f"nothing is held or remembered under {asked}; {_where(asked)}"]
+        return answer
+
+    def _held(self, key: Key, state: TraceState, now: UnixNano) -> Answer:
+        if is_guest_key(key):
+            released = any(guest.host is not None for guest in state.guests.values())
+            decision = step_guest(state, now, self.policy, self.rules, host_released=released)
+        else:
+            decision = step_host(state, now, self.policy, self.rules)
+        codes = awaited(state, self.policy, self.rules)
+        leaves = 0 if isinstance(decision, Release) else decision.until - now
+        since = now - state.last
+        what = f"{state.host_spans} spans of yours, {state.guest_spans} of OpenAI's"
+        line = (
+            f"held: {what}; waits for {explain.waits(codes)}; last part {explain.lasting(since)} ago; "
+            f"leaves, should nothing more come, in {explain.lasting(leaves)}"
+        )
+        return {
+            "host_spans": state.host_spans,
+            "guest_spans": state.guest_spans,
+            "guests": sorted(state.guests),
+            "waits_for": list(codes),
+            "last_part_seconds": since / 1e9,
+            "leaves_in_seconds": leaves / 1e9,
+            "late": state.remembered,
+            "lines": [line],
+        }
+
+    async def _guests(self, names: Sequence[str], now: UnixNano) -> list[Answer]:
+        """The guests that left with a trace, each under the key of its source."""
+        keys = [key for name in names for key in (guest_key(name), guest_key(call_guest(name)))]
+        return [_guest(memory.blob) for memory in await self.store.recall(keys, now) if memory is not None]
+
+
+def status(store: HeldStore, metrics: Metrics, now: int) -> Answer:
+    """What is held, for how long, and what the doors and exporters did since the start."""
+    stats = store.stats()
+    counted: dict[str, dict[str, dict[str, float]]] = {"doors": {}, "exporters": {}}
+    for metric in metrics.registry.collect():
+        place = {"grafter_receiver": "doors", "grafter_exporter": "exporters"}.get("_".join(metric.name.split("_")[:2]))
+        if place is None:
+            continue
+        for sample in metric.samples:
+            labels = sample.labels
+            name = labels.get("exporter") if place == "exporters" else labels.get("transport")
+            if name is None or sample.name.endswith(("_bucket", "_created", "_sum", "_count")):
+                continue
+            said = counted[place].setdefault(name, {})
+            said[sample.name] = said.get(sample.name, 0.0) + sample.value
+    oldest = None if stats.oldest is None else (now - stats.oldest) / 1e9
+    lines = [
+        f"holds {stats.traces} traces, {stats.spans} spans, {stats.bytes} of {stats.limit_bytes} bytes",
+        f"the oldest part came {explain.lasting(now - stats.oldest)} ago" if stats.oldest is not None else "none waits",
+        f"remembers {stats.remembered} traces that left",
+    ]
+    for place, found in counted.items():
+        for name, said in sorted(found.items()):
+            told = ", ".join(f"{key.split('_', 2)[2]} {value:g}" for key, value in sorted(said.items()) if value)
+            lines.append(f"{place.removesuffix('s')} {name}: {told or 'nothing yet'}")
+    return {
+        "held": {"traces": stats.traces, "spans": stats.spans, "bytes": stats.bytes, "limit_bytes": stats.limit_bytes},
+        "oldest_seconds": oldest,
+        "remembered": stats.remembered,
+        "recovering": stats.recovering,
+        **counted,
+        "lines": lines,
+    }
+
+
+def _host_key(asked: str) -> Key | None:
+    digits = asked.removeprefix("trace_").lower().replace("-", "")
+    try:
+        raw = bytes.fromhex(digits)
+    except ValueError:
+        return None
+    return Key(raw) if len(raw) == 16 and any(raw) else None
+
+
+def _left(trace: TraceMemory, now: UnixNano) -> Answer:
+    count = len(trace.span_ids) // 8
+    guests = ", ".join(trace.guests) or "nothing of OpenAI's"
+    line = (
+        f"left {explain.lasting(now - trace.released_at)} ago ({trace.reason}): {count} spans of yours, with {guests}"
+    )
+    return {
+        "reason": trace.reason.value,
+        "seconds_ago": (now - trace.released_at) / 1e9,
+        "host_spans": count,
+        "root": None if trace.root is None else trace.root.hex(),
+        "guests": list(trace.guests),
+        "lines": [line],
+    }
+
+
+def _guest(blob: bytes) -> Answer:
+    memory = GuestMemory.decode(blob)
+    if memory is None:
+        return {}
+    record = memory.record
+    left = {
+        "trace_id": memory.trace_id.hex(),
+        "host": None if memory.host is None else memory.host.hex(),
+        "spans": len(memory.sent) // 8,
+    }
+    if record is None:
+        return {
+            **left,
+            "lines": [f"{left['spans']} spans of OpenAI's left under {left['trace_id']}; no record is kept"],
+        }
+    told = [f"  {line}" for line in explain.sentences(record)]
+    told += [f"  to change: {line}" for line in explain.advice(record)]
+    first = f"{record.source} {record.guest}: {left['spans']} spans under {left['trace_id']}"
+    return {**left, **record.values(), "advice": explain.advice(record), "lines": [first, *told]}
+
+
+def _where(asked: str) -> str:
+    if _host_key(asked) is not None:
+        return "it never came, came to another grafter, or left longer ago than wait.remember"
+    return "a trace id has 32 hex digits; OpenAI's begin with trace_, rtc_, live_ or asess_"
+
+
+def _strings(lines: object) -> list[str]:
+    return [str(line) for line in lines] if isinstance(lines, list) else []
