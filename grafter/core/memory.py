@@ -12,9 +12,11 @@ import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
+from grafter.core.sampling.policies import Verdict
 
 ID_BYTES = 8
 
@@ -279,6 +281,52 @@ def merged(old: TraceMemory | None, new: TraceMemory) -> TraceMemory:
 def latest_anchors(anchors: Iterable[AnchorSpan]) -> tuple[AnchorSpan, ...]:
     """Those of them that are kept, in an order that depends on nothing but themselves."""
     return tuple(sorted(anchors, key=lambda anchor: (anchor.start, anchor.span_id))[-ANCHORS_LIMIT:])
+
+
+_VERDICT = "sampled"
+"""Key in the JSON of either blob; a reader that does not know it leaves it aside."""
+_HEADS = {_TRACE_KIND: _TRACE_HEAD, _GUEST_KIND: _GUEST_HEAD}
+
+
+def with_verdict(blob: bytes, verdict: Verdict) -> bytes:
+    """The blob of a host or of a guest, with what tail sampling decided about its trace.
+
+    Raises ValueError for what is no blob of this version.
+    """
+    head, fields, more = _opened(blob)
+    written = _json(json.loads(more) | _verdict_values(verdict)) if more else _verdict_alone(verdict)
+    return b"".join((head.pack(*fields[:-1], len(written)), blob[head.size : len(blob) - len(more)], written))
+
+
+@lru_cache(1000)
+def _verdict_alone(verdict: Verdict) -> bytes:
+    """The JSON of a trace that has no anchors: nearly every trace, and few are decided in different ways."""
+    return _json({"envelopes": [], "anchors": []} | _verdict_values(verdict))
+
+
+def _verdict_values(verdict: Verdict) -> dict[str, object]:
+    return {_VERDICT: [verdict.policy, verdict.kept, verdict.one_of, verdict.upstream]}
+
+
+def verdict_of(blob: bytes) -> Verdict | None:
+    """What ``with_verdict`` put there; None where nobody has decided, or the blob cannot be read. Never raises."""
+    try:
+        _, _, more = _opened(blob)
+        if not more:
+            return None
+        policy, kept, one_of, upstream = json.loads(more)[_VERDICT]
+        return Verdict(str(policy), bool(kept), int(one_of), int(upstream))
+    except _NOT_A_BLOB:
+        return None
+
+
+def _opened(blob: bytes) -> tuple[struct.Struct, tuple[int, ...], bytes]:
+    """The layout of a blob's head, its fields, and the JSON at its end. Raises ValueError for what is no such blob."""
+    if len(blob) < 2 or blob[0] not in _HEADS or blob[1] != _VERSION:
+        raise ValueError("no blob of this version")
+    head = _HEADS[blob[0]]
+    fields = head.unpack_from(blob)
+    return head, fields, blob[len(blob) - fields[-1] :]
 
 
 # What unpacking says of bytes that are no blob of ours.

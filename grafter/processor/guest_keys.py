@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_guest
+from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_guest, whole_at
 from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, TraceId, UnixNano, called, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode
@@ -19,6 +19,7 @@ from grafter.guests.sources import RULES, source_of
 from grafter.processor.assembling import Assembler
 from grafter.processor.guest_parts import GuestParts
 from grafter.processor.release_result import Assembled
+from grafter.processor.sampling import late_guest
 from grafter.store.base import Claim, Store, StoredPart
 
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
@@ -117,6 +118,10 @@ class GuestKeys:
         assembled = await asyncio.to_thread(assemble) if is_large(claim.state) else assemble()
         if host is not None and reason is ReleaseReason.UNLINKED:
             assembled.reason = ReleaseReason.LATE_GUEST
+        if self._assembler.sampling is not None:
+            complete = whole_at(found.guest, waits, RULES) is not None
+            standing = late_guest(claim.key, host, recalled, complete=complete, begun=again)
+            return self._assembler.sampling.apply(assembled, standing, now)
         return assembled
 
     async def _step(self, claim: Claim, found: Found, now: UnixNano) -> tuple[Decision, Found]:

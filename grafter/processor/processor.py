@@ -28,6 +28,7 @@ from grafter.processor.delivery import Delivery
 from grafter.processor.guest_keys import Found, GuestKeys, is_large
 from grafter.processor.quarantine import Quarantine
 from grafter.processor.release_result import Assembled, Work
+from grafter.processor.sampling import host_trace
 from grafter.store.base import Bundle, Claim, Outcome, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
@@ -48,6 +49,8 @@ class _Due:
 
     claim: Claim
     reason: ReleaseReason
+    due: UnixNano | None = None
+    """When its wait ended; None where there was none."""
     found: Found | None = None
     """What a guest's key was decided by. None: a host's key, or one of which an export was begun."""
 
@@ -266,7 +269,9 @@ class Processor:
         later = [(claim, decision.until) for claim, decision, _ in decided if isinstance(decision, Wait)]
         if later:
             await self._store.postpone(later)
-        return [_Due(claim, each.reason, found) for claim, each, found in decided if isinstance(each, Release)]
+        return [
+            _Due(claim, each.reason, each.due, found) for claim, each, found in decided if isinstance(each, Release)
+        ]
 
     def _again(self, claim: Claim, now: UnixNano) -> Decision:
         """Of a claim whose export was begun: its parts are those of the first attempt, so what came since must not
@@ -279,25 +284,37 @@ class Processor:
     async def _assemble_all(self, due: Sequence[_Due], now: UnixNano) -> list[Work]:
         """Read and assemble; what leaves nothing behind is settled here."""
         works = []
+        held: list[tuple[Claim, UnixNano]] = []
+        room = self._assembler.sampling is not None and self._has_room()
         for one, parts in zip(due, await self._read_all(due), strict=True):
             if parts is None:
                 continue
             claim = one.claim
             try:
-                assembled = await self._assemble(one, parts, now)
+                assembled = await self._assemble(one, parts, now, room=room)
             except UnavailableError:
                 raise
             except Exception as error:  # noqa: BLE001  # one trace that cannot be assembled must not hold up the others
                 await self._quarantine.assembling(claim, parts, error, now)
                 continue
+            if assembled.held_until is not None:
+                held.append((claim, assembled.held_until))
+                continue
             if len(self._exporters) > 1:
                 self._delivery.begun[claim.key] = one.reason
             works.append(Work(claim, assembled.reason or one.reason, assembled, dict(claim.outcomes)))
+        if held:
+            await self._store.postpone(held)
         empty = [w for w in works if w.assembled.trace is None]
         if empty:
             await self._delivery.settle(empty)
             works = [w for w in works if w.assembled.trace is not None]
         return works
+
+    def _has_room(self) -> bool:
+        """Incomplete traces may stay beyond their waits: together they never take more than half of the store."""
+        stats = self._store.stats()
+        return 2 * stats.bytes <= stats.limit_bytes
 
     async def _read_all(self, due: Sequence[_Due]) -> list[Sequence[StoredPart] | None]:
         """The parts of each claim, of which some were read to decide; None for one that cannot be read."""
@@ -331,14 +348,19 @@ class Processor:
             await self._quarantine.reading(claim, failure, UnixNano(self._clock()))
         return found
 
-    async def _assemble(self, due: _Due, parts: Sequence[StoredPart], now: UnixNano) -> Assembled:
+    async def _assemble(self, due: _Due, parts: Sequence[StoredPart], now: UnixNano, *, room: bool) -> Assembled:
         claim, state = due.claim, due.claim.state
         if is_guest_key(claim.key):
             return await self._guest_keys.assemble(claim, parts, due.reason, now, due.found)
         recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
         if state.guests and is_large(state):
-            return await asyncio.to_thread(self._assembler.host, claim.key, state, parts, due.reason, now, recalled)
-        return self._assembler.host(claim.key, state, parts, due.reason, now, recalled)
+            out = await asyncio.to_thread(self._assembler.host, claim.key, state, parts, due.reason, now, recalled)
+        else:
+            out = self._assembler.host(claim.key, state, parts, due.reason, now, recalled)
+        if self._assembler.sampling is None:
+            return out
+        standing = host_trace(claim.key, state, due.reason, recalled, due.due, room=room, begun=_export_begun(claim))
+        return self._assembler.sampling.apply(out, standing, now)
 
     async def _recall(self, claim: Claim, now: UnixNano) -> dict[bytes, bytes]:
         """The memories that matter to a host's key: its own, its guests', and those that these name."""

@@ -1,0 +1,305 @@
+"""Sampling on the wire: what policies ask of the spans that leave, and the weight written on each of them.
+
+Looking is cheap where nothing is there to be found: a field or a key is searched in the bytes of a whole run, and only
+runs that hold it are decoded. Writing appends fields to a span; what came stays byte for byte in front of them, but
+for a rate that a new one replaces.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
+from grafter.consumer import Piece
+from grafter.core import semconv
+from grafter.core.model import STATUS_ERROR, Envelope
+from grafter.core.sampling.policies import CALLER_WAIT_KEYS, MODEL_TURN_KEYS, TraceView, Verdict
+from grafter.core.sampling.weights import MOST_RATE, randomness, read, weigh
+from grafter.otlp.frames import PREFIX, first_of, framed, spans_of
+from grafter.otlp.shallow_pb2 import Head, HeadScopeRun
+from grafter.otlp.spans import attribute_field, attribute_text
+
+_ERROR_CODE = b"\x18" + bytes((STATUS_ERROR,))
+"""Status.code = ERROR; in other fields these two bytes may stand too."""
+_FIRST_TOKEN_NEEDLES = (b"first_token", b"caller_wait", b"time_to_first", b"latency", b"ttf")
+"""Each key of the tables in ``core.sampling.policies`` holds one of these."""
+_BARGE_IN_NEEDLES = (semconv.BARGE_IN.encode(), b"lk.interrupted", b"turn.was_interrupted")
+_CALLER_SOURCES = ("audio_activity", "user_turn")
+_RATE_NEEDLE = b"ampleRate"
+_RATE_KEYS = ("sampleRate", "SampleRate")
+"""As Honeycomb reads them, the first one first."""
+_RATE_KEY = "SampleRate"
+_TRACE_STATE_TAG = 0x1A
+_ATTRIBUTES_FIELD = 9
+_MOST_MS = 1e12
+
+Attributes = Iterable[KeyValue]
+M = TypeVar("M")
+
+
+class SpansView(TraceView):
+    """A trace as it leaves."""
+
+    def __init__(self, pieces: Sequence[Piece], guests: int, *, complete: bool) -> None:
+        self._pieces = pieces
+        self._guests = guests
+        self._complete = complete
+        self._decoded: dict[int, Sequence[Span]] = {}
+
+    @property
+    def spans(self) -> int:
+        return sum(piece.spans for piece in self._pieces)
+
+    @property
+    def guests(self) -> int:
+        return self._guests
+
+    @property
+    def complete(self) -> bool:
+        return self._complete
+
+    def has_error(self) -> bool:
+        return any(span.status.code == STATUS_ERROR for span in self._with(_ERROR_CODE))
+
+    def has_barge_in(self) -> bool:
+        return any(map(_is_barge_in, self._with(*_BARGE_IN_NEEDLES)))
+
+    def first_token_ms(self) -> float | None:
+        return max(filter(None, map(_first_token_ms, self._with(*_FIRST_TOKEN_NEEDLES))), default=None)
+
+    def duration_ms(self) -> float:
+        first, last = 1 << 64, 0
+        for piece in self._pieces:
+            for head in _heads(piece.payload):
+                start, end = head.start_time_unix_nano, head.end_time_unix_nano
+                if 0 < start <= end:
+                    first, last = min(first, start), max(last, end)
+        return max(0, last - first) / 1e6
+
+    def values(self, key: str) -> Iterator[str]:
+        needle = key.encode()
+        for envelope in {id(piece.envelope): piece.envelope for piece in self._pieces}.values():
+            if needle in envelope.resource:
+                yield from _texts(_resource(envelope), key)
+        for span in self._with(needle):
+            yield from _texts(span.attributes, key)
+
+    def randomness(self) -> int:
+        for piece in self._pieces:
+            if b"rv:" in piece.payload:
+                for head in _heads(piece.payload):
+                    rv = read(head.trace_state).rv
+                    if rv is not None:
+                        return rv
+        return randomness(Head.FromString(first_of(self._pieces[0].payload)).trace_id)
+
+    def _with(self, *needles: bytes) -> Iterator[Span]:
+        """The spans of the runs that hold any of these bytes."""
+        for at, piece in enumerate(self._pieces):
+            if any([needle in piece.payload for needle in needles]):  # noqa: C419  # a list is faster here
+                if at not in self._decoded:
+                    self._decoded[at] = _spans(piece.payload)
+                yield from self._decoded[at]
+
+
+def _heads(run: bytes) -> Sequence[Head]:
+    """The heads of a run's spans. A run is a whole ScopeSpans without its scope."""
+    try:
+        return HeadScopeRun.FromString(run).spans
+    except DecodeError:
+        return [_or_empty(Head.FromString, raw, Head) for raw in spans_of(run)]
+
+
+def _spans(run: bytes) -> Sequence[Span]:
+    try:
+        return ScopeSpans.FromString(run).spans
+    except DecodeError:
+        # One of them has bytes that are no span's; it says nothing, and leaves as it came.
+        return [_or_empty(Span.FromString, raw, Span) for raw in spans_of(run)]
+
+
+def _or_empty(parse: Callable[[bytes], M], raw: bytes, empty: Callable[[], M]) -> M:
+    try:
+        return parse(raw)
+    except DecodeError:
+        return empty()
+
+
+def _resource(envelope: Envelope) -> Attributes:
+    return _or_empty(ResourceSpans.FromString, envelope.resource, ResourceSpans).resource.attributes
+
+
+def _texts(attributes: Attributes, key: str) -> Iterator[str]:
+    for attribute in attributes:
+        if attribute.key == key and (text := attribute_text(attribute.value)) is not None:
+            yield text
+
+
+def _number(value: AnyValue) -> float | None:
+    """A figure in any of the forms in which instrumentations write one; None for what is none."""
+    text = attribute_text(value)
+    try:
+        number = float(text) if text is not None and value.WhichOneof("value") != "bool_value" else -1.0
+    except ValueError:
+        return None
+    return number if 0 <= number < _MOST_MS else None
+
+
+def _first_token_ms(span: Span) -> float | None:
+    """What one span says: how long its caller waited, else its model turn's first token."""
+    longest: dict[bool, float] = {}
+    for attribute in span.attributes:
+        key = attribute.key
+        caller = key in CALLER_WAIT_KEYS
+        unit = CALLER_WAIT_KEYS.get(key) or MODEL_TURN_KEYS.get(key)
+        if unit is not None and (number := _number(attribute.value)) is not None:
+            longest[caller] = max(longest.get(caller, 0.0), number * unit)
+    return longest.get(True, longest.get(False))
+
+
+def _is_barge_in(span: Span) -> bool:
+    """grafter's and the conventions' event; LiveKit's turn that a caller interrupted, not the program; Pipecat's, where
+    it was not the end of the conversation that interrupted it."""
+    if any(event.name == semconv.BARGE_IN for event in span.events):
+        return True
+    said = {attribute.key: attribute_text(attribute.value) for attribute in span.attributes}
+    if said.get("lk.interrupted") == "true":
+        return said.get("lk.interruption.source", _CALLER_SOURCES[0]) in _CALLER_SOURCES
+    return said.get("turn.was_interrupted") == "true" and said.get("turn.ended_by_conversation_end") != "true"
+
+
+def incoming_rate(attributes: Attributes) -> int | None:
+    """The rate that a span or its resource came with, as Honeycomb reads it; None: none."""
+    found = {a.key: a.value for a in attributes if a.key in _RATE_KEYS}
+    for key in _RATE_KEYS:
+        if key in found:
+            number = _number(found[key])
+            return 1 if number is None or number < 0.5 else min(int(number + 0.5), MOST_RATE)
+    return None
+
+
+def upstream_rate(pieces: Iterable[Piece], own_scope: bytes) -> int:
+    """The rate that the app's own spans came with, the largest of several; 0: none. ``own_scope``: grafter's."""
+    rates = [0]
+    for piece in pieces:
+        if piece.envelope.scope != own_scope:
+            rates.append(_resource_rate(piece.envelope) or 0)
+            if _RATE_NEEDLE in piece.payload:
+                rates += [incoming_rate(span.attributes) or 0 for span in _spans(piece.payload)]
+    return max(rates)
+
+
+def _resource_rate(envelope: Envelope) -> int | None:
+    if _RATE_NEEDLE not in envelope.resource and _RATE_NEEDLE not in envelope.scope:
+        return None
+    scope = _or_empty(ScopeSpans.FromString, envelope.scope, ScopeSpans).scope.attributes
+    rate = incoming_rate(scope)
+    return rate if rate is not None else incoming_rate(_resource(envelope))
+
+
+@dataclass(slots=True)
+class Weights:
+    """Writes on spans what was decided about their trace."""
+
+    verdict: Verdict
+    claim: bool
+    """What came without a weight was not sampled before."""
+    own_scope: bytes
+    """The scope of the spans that grafter makes: they weigh as the app's do."""
+    dry: bool = False
+    """Say only what would have become of it."""
+    odd: dict[str, int] = field(default_factory=dict)
+    """Spans whose weight did not fit together, by what was odd."""
+    _suffixes: dict[tuple[bytes, int | None, bool], tuple[bytes, bool, str]] = field(default_factory=dict)
+
+    def write(self, pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+        """The pieces with ``grafter.policy`` and the weight on every span."""
+        return tuple(Piece(piece.envelope, self._run(piece), piece.spans) for piece in pieces)
+
+    def _run(self, piece: Piece) -> bytes:
+        run, known = piece.payload, self._suffixes
+        around = _resource_rate(piece.envelope)
+        lent = around is None and piece.envelope.scope == self.own_scope and self.verdict.upstream > 0
+        if lent:
+            around = self.verdict.upstream
+        rates: Sequence[int | None] | None = None
+        if _RATE_NEEDLE in run:
+            rates = [incoming_rate(span.attributes) for span in _spans(run)]
+        out: list[bytes] = []
+        for at, (raw, head) in enumerate(zip(spans_of(run), _heads(run), strict=True)):
+            own = None if rates is None else rates[at]
+            came = (head.trace_state, own if own is not None else around, lent and own is None)
+            suffix, rated, odd = known.get(came) or self._suffix(*came)
+            if odd:
+                self.odd[odd] = self.odd.get(odd, 0) + 1
+            span = _without_rate(raw) if rated and own is not None else raw
+            out += (PREFIX[len(span) + len(suffix)], span, suffix)
+        return b"".join(out)
+
+    def _suffix(self, trace_state: bytes, rate: int | None, lent: bool) -> tuple[bytes, bool, str]:
+        """The fields to append to a span that came with these, whether a rate is among them, and what was odd.
+
+        ``lent``: the rate is that of the app's spans, and stands nowhere on this one.
+        """
+        fields = [attribute_field(semconv.GRAFTER_POLICY, self.verdict.policy)]
+        rated, odd = False, ""
+        if self.dry:
+            fields.append(attribute_field(semconv.GRAFTER_DRY_RUN, "keep" if self.verdict.kept else "drop"))
+        else:
+            weighed = weigh(trace_state, rate, self.verdict.one_of, claim=self.claim)
+            odd = weighed.odd
+            leaves = weighed.rate if weighed.rate is not None or not lent else rate
+            if leaves is not None:
+                rated = True
+                fields.append(attribute_field(_RATE_KEY, leaves))
+            if weighed.trace_state is not None:
+                fields.append(framed(_TRACE_STATE_TAG, weighed.trace_state))
+        made = self._suffixes[trace_state, rate, lent] = (b"".join(fields), rated, odd)
+        return made
+
+
+def _without_rate(span: bytes) -> bytes:
+    """The span without the attributes that hold its rate; every other field as it came."""
+    kept: list[bytes] = []
+    for number, start, at, end in _fields(span):
+        if number == _ATTRIBUTES_FIELD and _or_empty(KeyValue.FromString, span[at:end], KeyValue).key in _RATE_KEYS:
+            continue
+        kept.append(span[start:end])
+    return b"".join(kept)
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of a message that was decoded before: number, start of the field, start and end of its value."""
+    at = 0
+    while at < len(message):
+        start = at
+        tag, at = _varint(message, at)
+        value = at
+        match tag & 7:
+            case 0:
+                _, at = _varint(message, at)
+            case 1:
+                at += 8
+            case 2:
+                length, value = _varint(message, at)
+                at = value + length
+            case 5:
+                at += 4
+            case _:
+                # A group: nobody writes one any more, and everything from here on stays as it came.
+                at = len(message)
+        yield tag >> 3, start, value, at
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
