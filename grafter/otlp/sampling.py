@@ -2,10 +2,10 @@
 
 Looking is cheap where nothing is there to be found: a field or a key is searched in the bytes of a whole run, and only
 runs that hold it are decoded. Writing appends fields to a span; what came stays byte for byte in front of them, but
-for a rate that a new one replaces.
+for a rate or a policy that a new one replaces.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -32,6 +32,7 @@ _RATE_NEEDLE = b"ampleRate"
 _RATE_KEYS = ("sampleRate", "SampleRate")
 """As Honeycomb reads them, the first one first."""
 _RATE_KEY = "SampleRate"
+_OWN_KEYS = (semconv.GRAFTER_POLICY, semconv.GRAFTER_DRY_RUN)
 _TRACE_STATE_TAG = 0x1A
 _ATTRIBUTES_FIELD = 9
 _MOST_MS = 1e12
@@ -225,6 +226,8 @@ class Weights:
         lent = around is None and piece.envelope.scope == self.own_scope and self.verdict.upstream > 0
         if lent:
             around = self.verdict.upstream
+        # Of a grafter in front of this one.
+        stale = any(key.encode() in run for key in _OWN_KEYS)
         rates: Sequence[int | None] | None = None
         if _RATE_NEEDLE in run:
             rates = [incoming_rate(span.attributes) for span in _spans(run)]
@@ -235,7 +238,8 @@ class Weights:
             suffix, rated, odd = known.get(came) or self._suffix(*came)
             if odd:
                 self.odd[odd] = self.odd.get(odd, 0) + 1
-            span = _without_rate(raw) if rated and own is not None else raw
+            gone = _RATE_KEYS if rated and own is not None else ()
+            span = _without(raw, (*gone, *_OWN_KEYS)) if gone or stale else raw
             out += (PREFIX[len(span) + len(suffix)], span, suffix)
         return b"".join(out)
 
@@ -261,11 +265,11 @@ class Weights:
         return made
 
 
-def _without_rate(span: bytes) -> bytes:
-    """The span without the attributes that hold its rate; every other field as it came."""
+def _without(span: bytes, keys: Collection[str]) -> bytes:
+    """The span without the attributes of these keys; every other field as it came."""
     kept: list[bytes] = []
     for number, start, at, end in _fields(span):
-        if number == _ATTRIBUTES_FIELD and _or_empty(KeyValue.FromString, span[at:end], KeyValue).key in _RATE_KEYS:
+        if number == _ATTRIBUTES_FIELD and _or_empty(KeyValue.FromString, span[at:end], KeyValue).key in keys:
             continue
         kept.append(span[start:end])
     return b"".join(kept)

@@ -8,7 +8,6 @@ is assembled from.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_guest, whole_at
 from grafter.core.memory import GuestMemory
@@ -112,16 +111,19 @@ class GuestKeys:
         self._hosts[claim.key] = host
         waits = self._policy.waits
         overdue = self._stream and now >= claim.state.last + min(waits.for_guest, waits.idle)
-        assemble = partial(
-            self._assembler.guest, claim.key, found.guest, guest, reason, now, host, recalled, overdue=overdue
-        )
+        assembler, sampling, state = self._assembler, self._assembler.sampling, found.guest
+
+        def assemble() -> Assembled:
+            out = assembler.guest(claim.key, state, guest, reason, now, host, recalled, overdue=overdue)
+            if sampling is None:
+                return out
+            complete = whole_at(state, waits, RULES) is not None
+            standing = late_guest(claim.key, host, recalled, complete=complete, begun=again)
+            return sampling.apply(out, standing, now)
+
         assembled = await asyncio.to_thread(assemble) if is_large(claim.state) else assemble()
         if host is not None and reason is ReleaseReason.UNLINKED:
             assembled.reason = ReleaseReason.LATE_GUEST
-        if self._assembler.sampling is not None:
-            complete = whole_at(found.guest, waits, RULES) is not None
-            standing = late_guest(claim.key, host, recalled, complete=complete, begun=again)
-            return self._assembler.sampling.apply(assembled, standing, now)
         return assembled
 
     async def _step(self, claim: Claim, found: Found, now: UnixNano) -> tuple[Decision, Found]:

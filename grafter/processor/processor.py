@@ -41,6 +41,8 @@ _CLAIM_LIMIT = 400
 _BUNDLES = 4
 # Payload that is read and assembled at a time: bounds memory when many large traces are due together.
 _READ_BYTES = 32 << 20
+# From so much payload on it takes some 50 ms to look into a trace and write on its spans.
+_LARGE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,14 +355,18 @@ class Processor:
         if is_guest_key(claim.key):
             return await self._guest_keys.assemble(claim, parts, due.reason, now, due.found)
         recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
-        if state.guests and is_large(state):
-            out = await asyncio.to_thread(self._assembler.host, claim.key, state, parts, due.reason, now, recalled)
-        else:
-            out = self._assembler.host(claim.key, state, parts, due.reason, now, recalled)
-        if self._assembler.sampling is None:
-            return out
-        standing = host_trace(claim.key, state, due.reason, recalled, due.due, room=room, begun=_export_begun(claim))
-        return self._assembler.sampling.apply(out, standing, now)
+        assembler, sampling = self._assembler, self._assembler.sampling
+
+        def assemble() -> Assembled:
+            out = assembler.host(claim.key, state, parts, due.reason, now, recalled)
+            if sampling is None:
+                return out
+            begun = _export_begun(claim)
+            standing = host_trace(claim.key, state, due.reason, recalled, due.due, room=room, begun=begun)
+            return sampling.apply(out, standing, now)
+
+        large = is_large(state) if state.guests else sampling is not None and state.bytes > _LARGE_BYTES
+        return await asyncio.to_thread(assemble) if large else assemble()
 
     async def _recall(self, claim: Claim, now: UnixNano) -> dict[bytes, bytes]:
         """The memories that matter to a host's key: its own, its guests', and those that these name."""

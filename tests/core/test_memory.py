@@ -22,8 +22,11 @@ from grafter.core.memory import (
     TraceMemory,
     latest_anchors,
     merged,
+    verdict_of,
+    with_verdict,
 )
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
+from grafter.core.sampling.policies import Verdict
 
 span_ids = st.binary(min_size=8, max_size=8).map(SpanId)
 joined_ids = st.lists(span_ids, max_size=5).map(b"".join)
@@ -88,6 +91,22 @@ def test_a_guest_memory_survives_the_store(memory: GuestMemory) -> None:
     assert GuestMemory.decode(memory.encode()) == memory
 
 
+verdicts = st.builds(Verdict, text, st.booleans(), st.integers(1, 2**31 - 1), st.integers(0, 2**31 - 1))
+
+
+@given(trace_memories, guest_memories, verdicts, verdicts)
+def test_a_verdict_rides_in_either_blob(
+    trace: TraceMemory, guest: GuestMemory, first: Verdict, second: Verdict
+) -> None:
+    """It is read back, the last one that was put there; a reader that does not ask for it reads what it always did."""
+    for memory in (trace, guest):
+        blob = memory.encode()
+        assert verdict_of(blob) is None
+        told = with_verdict(with_verdict(blob, first), second)
+        assert verdict_of(told) == second
+        assert type(memory).decode(told) == memory
+
+
 @settings(max_examples=300)
 @given(trace_memories, guest_memories, st.data())
 def test_a_broken_blob_is_no_memory(trace: TraceMemory, guest: GuestMemory, data: st.DataObject) -> None:
@@ -110,6 +129,7 @@ def test_a_broken_blob_is_no_memory(trace: TraceMemory, guest: GuestMemory, data
 @given(st.binary(max_size=100))
 def test_any_bytes_are_no_exception(blob: bytes) -> None:
     """Whatever lies in the store under a memory's key."""
+    verdict_of(blob)
     TraceMemory.decode(blob)
     GuestMemory.decode(blob)
 

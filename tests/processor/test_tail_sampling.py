@@ -25,7 +25,7 @@ from grafter.core.sampling.policies import (
     SamplingPolicy,
     SpanCount,
 )
-from grafter.core.sampling.weights import randomness, threshold
+from grafter.core.sampling.weights import decode, randomness, threshold, weight
 from tests.rig import ACCEPTED, CALL, START, Peer, Rig, recorded_call, recorded_guest, rig
 
 ERROR, SLOW, ONE_OF_100 = Error("error"), FirstToken("first_token"), Probabilistic("probabilistic", 100)
@@ -108,13 +108,15 @@ async def test_every_error_and_every_slow_turn_is_kept_while_one_of_100_drops_th
         assert kept == errors | slow | chance
         assert len(peer.spans) == 2 * len(kept)
         for found, _ in peer.spans:
-            policy = (
-                "error" if found.trace_id in errors else "first_token" if found.trace_id in slow else "probabilistic"
-            )
-            weight = 100 if policy == "probabilistic" else 1
+            by_chance = found.trace_id not in errors | slow
+            policy = "probabilistic" if by_chance else "error" if found.trace_id in errors else "first_token"
             assert said(found, "grafter.policy") == policy
-            assert said(found, "SampleRate") == weight
-            assert found.trace_state == ("ot=th:fd70a3d70a3d71" if weight == 100 else "ot=th:0")
+            assert said(found, "SampleRate") == (100 if by_chance else 1)
+            assert found.trace_state == ("ot=th:fd70a3d70a3d71" if by_chance else "ot=th:0")
+        # Honeycomb reads the attribute first, a Collector the threshold: they count the same.
+        thresholds = [decode(found.trace_state.removeprefix("ot=th:").encode()) for found, _ in peer.spans]
+        rates = [float(str(said(found, "SampleRate"))) for found, _ in peer.spans]
+        assert sum(weight(t) for t in thresholds if t is not None) == pytest.approx(sum(rates))
         total = 300 + 100 * len(chance - errors - slow)
         assert abs(total - 4000) < 3 * (3700 * 99) ** 0.5
         assert r.count("grafter_sampled_traces_total", policy="error", decision="kept") == 150
@@ -300,6 +302,28 @@ async def test_a_late_error_of_a_dropped_trace_is_kept_and_said() -> None:
             ("span 3", "error"),
         ]
         assert r.count("grafter_late_keep_after_drop_total") == 1
+
+
+async def test_a_late_part_is_not_kept_for_what_the_rest_may_be() -> None:
+    """Of a dropped trace a late part says nothing about guests and numbers of spans: it does not come back by these."""
+    few = SamplingPolicy((HasGuest("no guest", present=False, complete=False), SpanCount("few", 2, 2), Drop("drop")))
+    peer = Peer()
+    async with rig(peer, sampling=few) as r:
+        await r.host(request(span(UNLUCKY)))
+        await r.pass_time(15)
+        await r.host(request(span(UNLUCKY, 2, 1), span(UNLUCKY, 3, 1)))
+        await r.pass_time(15)
+        balanced(r, peer)
+        assert peer.requests == []
+        assert r.count("grafter_late_keep_after_drop_total") == 0
+
+
+async def test_behind_another_grafter_one_policy_stands() -> None:
+    """What a grafter in front wrote is replaced, no key stands twice, and of two thresholds the stricter one leaves."""
+    (first,) = await left((Probabilistic("front", 2),), span(LUCKY))
+    (second,) = await left((Attribute("a", "nobody"), Probabilistic("behind", 10)), first)
+    assert said(second, "grafter.policy") == "behind"
+    assert (said(second, "SampleRate"), second.trace_state) == (10, "ot=th:e6666666666666")
 
 
 async def test_a_guest_a_minute_late_costs_no_slow_turn() -> None:

@@ -241,6 +241,8 @@ class RateLimit:
 
 
 _BY_CHANCE = (Drop, Probabilistic, RateLimit)
+_BY_A_PART = (Error, FirstToken, Attribute, BargeIn)
+"""What one span says holds for the trace, whatever else there is of it."""
 
 INCOMPLETE = "incomplete"
 """The policy of a trace of which more may come, and which can be held no longer: it is kept."""
@@ -279,11 +281,6 @@ class SamplingPolicy:
         return Verdict(INCOMPLETE, True)
 
     def kept_for_itself(self, view: TraceView, now: int) -> Verdict | None:
-        """The decision of the policies that keep a trace for what it is, ``always`` left out; None: none of them."""
-        for policy in self.policies:
-            if isinstance(policy, (*_BY_CHANCE, Always)):
-                return None
-            verdict = policy.decide(view, now)
-            if verdict is not None:
-                return verdict
-        return None
+        """The decision of the policies that a part of a trace is enough for; None: none of them keeps it."""
+        enough = (policy for policy in self.policies if isinstance(policy, _BY_A_PART))
+        return next(filter(None, (policy.decide(view, now) for policy in enough)), None)
