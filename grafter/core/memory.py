@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
-from grafter.core.sampling.policies import Verdict
+from grafter.core.sampling.policies import SamplingDecision
 
 ID_BYTES = 8
 
@@ -283,19 +283,19 @@ def latest_anchors(anchors: Iterable[AnchorSpan]) -> tuple[AnchorSpan, ...]:
     return tuple(sorted(anchors, key=lambda anchor: (anchor.start, anchor.span_id))[-ANCHORS_LIMIT:])
 
 
-_VERDICT = "sampled"
+_DECISION = "sampled"
 """Key in the JSON of either blob; a reader that does not know it leaves it aside."""
 _HEADS = {_TRACE_KIND: _TRACE_HEAD, _GUEST_KIND: _GUEST_HEAD}
 
 
-def with_verdict(blob: bytes, verdict: Verdict) -> bytes:
+def with_decision(blob: bytes, decision: SamplingDecision) -> bytes:
     """The blob of a host or of a guest, with what tail sampling decided about its trace.
 
     Raises ValueError for what is no blob of this version.
     """
     head, fields, more = _opened(blob)
     try:
-        written = _json(json.loads(more) | _verdict_values(verdict)) if more else _verdict_alone(verdict)
+        written = _json(json.loads(more) | _decision_values(decision)) if more else _decision_alone(decision)
     except RecursionError:
         # See _encode_guest: metadata nested as deep as that is nobody's.
         return blob
@@ -303,23 +303,23 @@ def with_verdict(blob: bytes, verdict: Verdict) -> bytes:
 
 
 @lru_cache(1000)
-def _verdict_alone(verdict: Verdict) -> bytes:
+def _decision_alone(decision: SamplingDecision) -> bytes:
     """The JSON of a trace that has no anchors: nearly every trace, and few are decided in different ways."""
-    return _json({"envelopes": [], "anchors": []} | _verdict_values(verdict))
+    return _json({"envelopes": [], "anchors": []} | _decision_values(decision))
 
 
-def _verdict_values(verdict: Verdict) -> dict[str, object]:
-    return {_VERDICT: [verdict.policy, verdict.kept, verdict.one_of, verdict.upstream]}
+def _decision_values(decision: SamplingDecision) -> dict[str, object]:
+    return {_DECISION: [decision.policy, decision.kept, decision.one_of, decision.upstream]}
 
 
-def verdict_of(blob: bytes) -> Verdict | None:
-    """What ``with_verdict`` put there; None where nobody has decided, or the blob cannot be read. Never raises."""
+def decision_of(blob: bytes) -> SamplingDecision | None:
+    """What ``with_decision`` put there; None where nobody has decided, or the blob cannot be read. Never raises."""
     try:
         _, _, more = _opened(blob)
         if not more:
             return None
-        policy, kept, one_of, upstream = json.loads(more)[_VERDICT]
-        return Verdict(str(policy), bool(kept), int(one_of), int(upstream))
+        policy, kept, one_of, upstream = json.loads(more)[_DECISION]
+        return SamplingDecision(str(policy), bool(kept), int(one_of), int(upstream))
     except _NOT_A_BLOB:
         return None
 

@@ -7,6 +7,7 @@ for a rate or a policy that a new one replaces.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
@@ -16,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from grafter.consumer import Piece
 from grafter.core import semconv
 from grafter.core.model import STATUS_ERROR, Envelope
-from grafter.core.sampling.policies import CALLER_WAIT_KEYS, MODEL_TURN_KEYS, TraceView, Verdict
+from grafter.core.sampling.policies import CALLER_WAIT_KEYS, MODEL_TURN_KEYS, SamplingDecision, TraceView
 from grafter.core.sampling.weights import MOST_RATE, randomness, read, weigh
 from grafter.otlp.frames import PREFIX, first_of, framed, spans_of
 from grafter.otlp.shallow_pb2 import Head, HeadScopeRun
@@ -35,7 +36,8 @@ _RATE_KEY = "SampleRate"
 _OWN_KEYS = (semconv.GRAFTER_POLICY, semconv.GRAFTER_DRY_RUN)
 _TRACE_STATE_TAG = 0x1A
 _ATTRIBUTES_FIELD = 9
-_MOST_MS = 1e12
+_MOST_FIGURE = 1e12
+"""Of whatever unit: what is longer than that was not measured."""
 
 Attributes = Iterable[KeyValue]
 M = TypeVar("M")
@@ -146,7 +148,7 @@ def _number(value: AnyValue) -> float | None:
         number = float(text) if text is not None and value.WhichOneof("value") != "bool_value" else -1.0
     except ValueError:
         return None
-    return number if 0 <= number < _MOST_MS else None
+    return number if 0 <= number < inf else None
 
 
 def _first_token_ms(span: Span) -> float | None:
@@ -156,7 +158,7 @@ def _first_token_ms(span: Span) -> float | None:
         key = attribute.key
         caller = key in CALLER_WAIT_KEYS
         unit = CALLER_WAIT_KEYS.get(key) or MODEL_TURN_KEYS.get(key)
-        if unit is not None and (number := _number(attribute.value)) is not None:
+        if unit is not None and (number := _number(attribute.value)) is not None and number < _MOST_FIGURE:
             longest[caller] = max(longest.get(caller, 0.0), number * unit)
     return longest.get(True, longest.get(False))
 
@@ -205,7 +207,7 @@ def _resource_rate(envelope: Envelope) -> int | None:
 class Weights:
     """Writes on spans what was decided about their trace."""
 
-    verdict: Verdict
+    decision: SamplingDecision
     claim: bool
     """What came without a weight was not sampled before."""
     own_scope: bytes
@@ -223,9 +225,9 @@ class Weights:
     def _run(self, piece: Piece) -> bytes:
         run, known = piece.payload, self._suffixes
         around = _resource_rate(piece.envelope)
-        lent = around is None and piece.envelope.scope == self.own_scope and self.verdict.upstream > 0
+        lent = around is None and piece.envelope.scope == self.own_scope and self.decision.upstream > 0
         if lent:
-            around = self.verdict.upstream
+            around = self.decision.upstream
         # Of a grafter in front of this one.
         stale = any(key.encode() in run for key in _OWN_KEYS)
         rates: Sequence[int | None] | None = None
@@ -248,12 +250,12 @@ class Weights:
 
         ``lent``: the rate is that of the app's spans, and stands nowhere on this one.
         """
-        fields = [attribute_field(semconv.GRAFTER_POLICY, self.verdict.policy)]
+        fields = [attribute_field(semconv.GRAFTER_POLICY, self.decision.policy)]
         rated, odd = False, ""
         if self.dry:
-            fields.append(attribute_field(semconv.GRAFTER_DRY_RUN, "keep" if self.verdict.kept else "drop"))
+            fields.append(attribute_field(semconv.GRAFTER_DRY_RUN, "keep" if self.decision.kept else "drop"))
         else:
-            weighed = weigh(trace_state, rate, self.verdict.one_of, claim=self.claim)
+            weighed = weigh(trace_state, rate, self.decision.one_of, claim=self.claim)
             odd = weighed.odd
             leaves = weighed.rate if weighed.rate is not None or not lent else rate
             if leaves is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from grafter.consumer import OutTrace
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Part, Source, UnixNano
-from grafter.core.sampling.policies import Verdict
+from grafter.core.sampling.policies import SamplingDecision
 from grafter.store.base import Claim, Memory, Outcome
 from grafter.telemetry import Metrics
 
@@ -31,7 +31,7 @@ class GuestCount:
 class Sampled:
     """What tail sampling decided about what leaves, or does not."""
 
-    verdict: Verdict
+    decision: SamplingDecision
     first: bool
     """Nobody had decided about the trace before: the decision counts."""
     late_keep: bool
@@ -45,9 +45,9 @@ class Sampled:
 
     def count(self, metrics: Metrics) -> None:
         """Count the decision, and the spans that it cost."""
-        policy = self.verdict.policy
+        policy = self.decision.policy
         if self.first:
-            decision = "kept" if self.verdict.kept else "would_drop" if self.dry else "dropped"
+            decision = "kept" if self.decision.kept else "would_drop" if self.dry else "dropped"
             metrics.sampled_traces.labels(policy, decision).inc()
         if self.out:
             metrics.sampled_out_spans.labels(policy).inc(self.out)

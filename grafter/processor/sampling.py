@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from grafter.consumer import OutTrace
 from grafter.core.lifecycle import ReleaseReason
-from grafter.core.memory import verdict_of, with_verdict
+from grafter.core.memory import decision_of, with_decision
 from grafter.core.model import Key, TraceId, UnixNano, guest_key
-from grafter.core.sampling.policies import INCOMPLETE, LATE, SamplingPolicy, Verdict
+from grafter.core.sampling.policies import INCOMPLETE, LATE, SamplingDecision, SamplingPolicy
 from grafter.core.state import TraceState
 from grafter.otlp.sampling import SpansView, Weights, upstream_rate
 from grafter.processor.release_result import Assembled, Sampled
@@ -23,7 +23,7 @@ from grafter.store.base import Memory
 class Standing:
     """What is known of a trace beside the spans that are to leave now."""
 
-    earlier: Verdict | None
+    earlier: SamplingDecision | None
     """What was decided when spans of it left, or were dropped, before."""
     left: bool
     """Spans of it left before."""
@@ -62,11 +62,11 @@ def late_guest(
     return Standing(earlier, known, complete, due=None, room=False, begun=begun)
 
 
-def _earlier(keys: Iterable[Key], recalled: Mapping[bytes, bytes]) -> Verdict | None:
+def _earlier(keys: Iterable[Key], recalled: Mapping[bytes, bytes]) -> SamplingDecision | None:
     """What was decided before, by the first of these memories that knows."""
     for key in keys:
-        if key in recalled and (verdict := verdict_of(recalled[key])) is not None:
-            return verdict
+        if key in recalled and (decision := decision_of(recalled[key])) is not None:
+            return decision
     return None
 
 
@@ -85,39 +85,39 @@ class Sampling:
                 out.memories = _remembering(out.memories, standing.earlier)
             return out
         view = SpansView(out.trace.pieces, len(out.guests), complete=standing.complete)
-        dry, verdict, late_keep = self._policy.dry_run, standing.earlier, False
-        if verdict is None:
-            verdict = self._first(view, standing, now)
-            if verdict is None:
+        dry, decision, late_keep = self._policy.dry_run, standing.earlier, False
+        if decision is None:
+            decision = self._first(view, standing, now)
+            if decision is None:
                 out.held_until = self._regret_end(standing)
                 return out
-            upstream = upstream_rate(out.trace.pieces, self._own_scope) if verdict.kept else 0
-            verdict = replace(verdict, upstream=upstream) if upstream else verdict
-        elif not verdict.kept and (again := self._policy.kept_for_itself(view, now)) is not None:
+            upstream = upstream_rate(out.trace.pieces, self._own_scope) if decision.kept else 0
+            decision = replace(decision, upstream=upstream) if upstream else decision
+        elif not decision.kept and (again := self._policy.kept_for_itself(view, now)) is not None:
             # Late parts of what was dropped for good. What must never be lost is not, be it only a part of the trace.
-            verdict, late_keep = again, not dry
-        out.memories = _remembering(out.memories, verdict)
-        out.sampled = Sampled(verdict, first=standing.earlier is None, late_keep=late_keep, dry=dry)
-        if verdict.kept or dry:
-            self._write(out, out.trace, verdict, out.sampled)
+            decision, late_keep = again, not dry
+        out.memories = _remembering(out.memories, decision)
+        out.sampled = Sampled(decision, first=standing.earlier is None, late_keep=late_keep, dry=dry)
+        if decision.kept or dry:
+            self._write(out, out.trace, decision, out.sampled)
         else:
             out.sampled.out = out.trace.spans
             out.trace = None
         return out
 
-    def _first(self, view: SpansView, standing: Standing, now: UnixNano) -> Verdict | None:
+    def _first(self, view: SpansView, standing: Standing, now: UnixNano) -> SamplingDecision | None:
         """The decision about a trace of which none is known; None: all of it is held a while longer."""
         if standing.left:
-            return Verdict(LATE, True)
-        verdict = self._policy.judge(view, now)
-        if not standing.complete and (not verdict.kept or verdict.one_of > 1):
+            return SamplingDecision(LATE, True)
+        decision = self._policy.judge(view, now)
+        if not standing.complete and (not decision.kept or decision.one_of > 1):
             # What chance would keep waits too: had it left, the errors that come late would count twice.
             end = self._regret_end(standing)
             if now < end and standing.room and not self._policy.dry_run:
                 return None
             if now < end or not end:
-                return Verdict(INCOMPLETE, True)
-        return Verdict(INCOMPLETE, True) if standing.begun and not verdict.kept else verdict
+                return SamplingDecision(INCOMPLETE, True)
+        return SamplingDecision(INCOMPLETE, True) if standing.begun and not decision.kept else decision
 
     def _regret_end(self, standing: Standing) -> UnixNano:
         """Until when an incomplete trace may be held; 0: not at all."""
@@ -125,9 +125,9 @@ class Sampling:
             return UnixNano(0)
         return UnixNano(standing.due + self._policy.regret)
 
-    def _write(self, out: Assembled, trace: OutTrace, verdict: Verdict, sampled: Sampled) -> None:
+    def _write(self, out: Assembled, trace: OutTrace, decision: SamplingDecision, sampled: Sampled) -> None:
         policy = self._policy
-        weights = Weights(verdict, policy.claims_upstream, self._own_scope, dry=policy.dry_run)
+        weights = Weights(decision, policy.claims_upstream, self._own_scope, dry=policy.dry_run)
         out.trace = replace(trace, pieces=weights.write(trace.pieces))
         out.size += _bytes(out.trace) - _bytes(trace)
         sampled.odd = weights.odd
@@ -137,5 +137,5 @@ def _bytes(trace: OutTrace) -> int:
     return sum([len(piece.payload) for piece in trace.pieces])
 
 
-def _remembering(memories: tuple[Memory, ...], verdict: Verdict) -> tuple[Memory, ...]:
-    return tuple(Memory(memory.key, with_verdict(memory.blob, verdict), memory.host) for memory in memories)
+def _remembering(memories: tuple[Memory, ...], decision: SamplingDecision) -> tuple[Memory, ...]:
+    return tuple(Memory(memory.key, with_decision(memory.blob, decision), memory.host) for memory in memories)

@@ -22,10 +22,10 @@ from grafter.core.sampling.policies import (
     Latency,
     Probabilistic,
     RateLimit,
+    SamplingDecision,
     SamplingPolicy,
     SpanCount,
     TraceView,
-    Verdict,
 )
 from grafter.core.sampling.weights import (
     Weighed,
@@ -236,8 +236,8 @@ EVERY = SamplingPolicy(
 )
 def test_the_first_match_decides(view: View, policy: str, kept: bool) -> None:
     """Each policy keeps what it is for, and the first one in the list that matches has the last word."""
-    verdict = EVERY.judge(view, 0)
-    assert (verdict.policy, verdict.kept) == (policy, kept)
+    decision = EVERY.judge(view, 0)
+    assert (decision.policy, decision.kept) == (policy, kept)
 
 
 def test_what_comes_behind_the_first_match_is_not_asked() -> None:
@@ -250,7 +250,7 @@ def test_what_comes_behind_the_first_match_is_not_asked() -> None:
 def test_only_what_a_trace_is_keeps_a_late_part() -> None:
     """After a drop neither chance nor always brings a trace back."""
     assert EVERY.kept_for_itself(LUCKY, 0) is None
-    assert EVERY.kept_for_itself(View(error=True), 0) == Verdict("error", True)
+    assert EVERY.kept_for_itself(View(error=True), 0) == SamplingDecision("error", True)
     assert SamplingPolicy((Always("always"),)).kept_for_itself(View(), 0) is None
 
 
@@ -259,7 +259,7 @@ def test_the_default_drops_nothing_and_looks_at_nothing() -> None:
     assert not SamplingPolicy().looks
     assert SamplingPolicy(dry_run=True).looks
     assert EVERY.drops
-    assert SamplingPolicy(()).judge(View(), 0) == Verdict(INCOMPLETE, True)
+    assert SamplingPolicy(()).judge(View(), 0) == SamplingDecision(INCOMPLETE, True)
 
 
 def test_a_rate_limit_keeps_to_its_rate_and_its_weights_add_up() -> None:
@@ -271,10 +271,10 @@ def test_a_rate_limit_keeps_to_its_rate_and_its_weights_add_up() -> None:
     total = variance = 0.0
     for at in range(50_000):
         now = at * 20 * SECOND // 50_000
-        verdict = limit.decide(View(trace_id=rng.randbytes(16), spans=10), now)
-        if verdict.kept:
-            total += verdict.one_of
+        decision = limit.decide(View(trace_id=rng.randbytes(16), spans=10), now)
+        if decision.kept:
+            total += decision.one_of
             kept[now // SECOND] = kept.get(now // SECOND, 0) + 10
-        variance += verdict.one_of - 1
+        variance += decision.one_of - 1
     assert abs(total - 50_000) < 3 * math.sqrt(variance)
     assert all(3500 < spans < 6500 for second, spans in kept.items() if second > 1)

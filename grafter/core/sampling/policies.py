@@ -78,7 +78,7 @@ class TraceView(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SamplingDecision:
     """What became of a trace, and by which policy: kept for every span of it that will ever come."""
 
     policy: str
@@ -96,7 +96,7 @@ class Policy(Protocol):
     @property
     def name(self) -> str: ...
 
-    def decide(self, view: TraceView, now: int) -> Verdict | None:
+    def decide(self, view: TraceView, now: int) -> SamplingDecision | None:
         """None: it says nothing of this trace. ``now``: arrival clock, nanoseconds."""
         ...
 
@@ -110,8 +110,8 @@ class _Keeps:
     def matches(self, view: TraceView) -> bool:
         raise NotImplementedError
 
-    def decide(self, view: TraceView, now: int) -> Verdict | None:
-        return Verdict(self.name, True) if self.matches(view) else None
+    def decide(self, view: TraceView, now: int) -> SamplingDecision | None:
+        return SamplingDecision(self.name, True) if self.matches(view) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +200,8 @@ class Drop:
 
     name: str
 
-    def decide(self, view: TraceView, now: int) -> Verdict:
-        return Verdict(self.name, False)
+    def decide(self, view: TraceView, now: int) -> SamplingDecision:
+        return SamplingDecision(self.name, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +211,8 @@ class Probabilistic:
     name: str
     one_of: int
 
-    def decide(self, view: TraceView, now: int) -> Verdict:
-        return Verdict(self.name, view.randomness() >= threshold(self.one_of), self.one_of)
+    def decide(self, view: TraceView, now: int) -> SamplingDecision:
+        return SamplingDecision(self.name, view.randomness() >= threshold(self.one_of), self.one_of)
 
 
 @dataclass(slots=True)
@@ -229,7 +229,7 @@ class RateLimit:
     _seen: int = field(default=0, init=False)
     _before: int = field(default=0, init=False)
 
-    def decide(self, view: TraceView, now: int) -> Verdict:
+    def decide(self, view: TraceView, now: int) -> SamplingDecision:
         second = now // SECOND
         if second != self._second:
             self._before = self._seen if second == self._second + 1 else 0
@@ -237,7 +237,7 @@ class RateLimit:
         busiest = max(self._before, self._seen)
         one_of = min(max(1, math.ceil(busiest / self.spans_per_second)), MOST_RATE)
         self._seen += view.spans
-        return Verdict(self.name, view.randomness() >= threshold(one_of), one_of)
+        return SamplingDecision(self.name, view.randomness() >= threshold(one_of), one_of)
 
 
 _BY_CHANCE = (Drop, Probabilistic, RateLimit)
@@ -272,15 +272,15 @@ class SamplingPolicy:
         """Traces are looked at, and what leaves says what was decided."""
         return self.drops or self.dry_run
 
-    def judge(self, view: TraceView, now: int) -> Verdict:
+    def judge(self, view: TraceView, now: int) -> SamplingDecision:
         """The first decision."""
         for policy in self.policies:
-            verdict = policy.decide(view, now)
-            if verdict is not None:
-                return verdict
-        return Verdict(INCOMPLETE, True)
+            decision = policy.decide(view, now)
+            if decision is not None:
+                return decision
+        return SamplingDecision(INCOMPLETE, True)
 
-    def kept_for_itself(self, view: TraceView, now: int) -> Verdict | None:
+    def kept_for_itself(self, view: TraceView, now: int) -> SamplingDecision | None:
         """The decision of the policies that a part of a trace is enough for; None: none of them keeps it."""
         enough = (policy for policy in self.policies if isinstance(policy, _BY_A_PART))
         return next(filter(None, (policy.decide(view, now) for policy in enough)), None)
