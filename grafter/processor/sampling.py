@@ -92,7 +92,7 @@ class Sampling:
                 out.held_until = self._regret_end(standing)
                 return out
             upstream = upstream_rate(out.trace.pieces, self._own_scope) if decision.kept else 0
-            decision = replace(decision, upstream=upstream) if upstream else decision
+            decision = decision._replace(upstream=upstream) if upstream else decision
         elif not decision.kept and (again := self._policy.kept_for_itself(view, now)) is not None:
             # Late parts of what was dropped for good. What must never be lost is not, be it only a part of the trace.
             decision, late_keep = again, not dry

@@ -11,7 +11,7 @@ Pure: the time is an argument, and what a rate limit has seen is in its own obje
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from grafter.core.policy import MINUTE, SECOND
 from grafter.core.sampling.weights import MOST_RATE, threshold
@@ -77,8 +77,7 @@ class TraceView(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingDecision:
+class SamplingDecision(NamedTuple):
     """What became of a trace, and by which policy: kept for every span of it that will ever come."""
 
     policy: str
