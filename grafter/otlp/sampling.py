@@ -36,6 +36,10 @@ _RATE_KEY = "SampleRate"
 _OWN_KEYS = (semconv.GRAFTER_POLICY, semconv.GRAFTER_DRY_RUN)
 _TRACE_STATE_TAG = 0x1A
 _ATTRIBUTES_FIELD = 9
+_LARGE_RUN = 256 << 10
+"""From so many bytes on spans are decoded one by one: decoded they take several times their bytes."""
+_KEPT_RUNS = 16
+"""Runs that are kept decoded for the next policy."""
 _MOST_FIGURE = 1e12
 """Of whatever unit: what is longer than that was not measured."""
 
@@ -105,9 +109,10 @@ class SpansView(TraceView):
     def _found(self, may_hold: Callable[[bytes], bool]) -> Iterator[Span]:
         for at, piece in enumerate(self._pieces):
             if may_hold(piece.payload):
-                if at not in self._decoded:
-                    self._decoded[at] = _spans(piece.payload)
-                yield from self._decoded[at]
+                spans = self._decoded.get(at) or _spans(piece.payload)
+                if isinstance(spans, Sequence) and len(self._decoded) < _KEPT_RUNS:
+                    self._decoded[at] = spans
+                yield from spans
 
 
 def _may_hold_error(run: bytes) -> bool:
@@ -124,15 +129,19 @@ def _may_hold_error(run: bytes) -> bool:
     return run.find(_ERROR_CODE, at) >= 0
 
 
-def _heads(run: bytes) -> Sequence[Head]:
+def _heads(run: bytes) -> Iterable[Head]:
     """The heads of a run's spans. A run is a whole ScopeSpans without its scope."""
+    if len(run) > _LARGE_RUN:
+        return (_or_empty(Head.FromString, raw, Head) for raw in spans_of(run))
     try:
         return HeadScopeRun.FromString(run).spans
     except DecodeError:
         return [_or_empty(Head.FromString, raw, Head) for raw in spans_of(run)]
 
 
-def _spans(run: bytes) -> Sequence[Span]:
+def _spans(run: bytes) -> Iterable[Span]:
+    if len(run) > _LARGE_RUN:
+        return (_or_empty(Span.FromString, raw, Span) for raw in spans_of(run))
     try:
         return ScopeSpans.FromString(run).spans
     except DecodeError:

@@ -185,6 +185,16 @@ async def test_what_policies_find_in_spans(
     assert not await left((policy, Drop("drop")), span(CALL), span(CALL, 2, 1, **other))
 
 
+async def test_a_large_trace_is_looked_into_as_a_small_one() -> None:
+    """Its error and its slow turn are found among 5,000 spans, and all of them leave with the weight."""
+    some = [span(LUCKY, n + 1, min(n, 1), attributes=[attribute("a", "x" * 100)]) for n in range(4999)]
+    slow = span(LUCKY, 5000, 1, attributes=[attribute("lk.response.ttft", 2.0)])
+    for policy, last in ((ERROR, span(LUCKY, 5000, 1, error=True)), (SLOW, slow)):
+        found = await left((policy, Drop("drop")), *some, last)
+        assert len(found) == 5000
+        assert {(said(one, "SampleRate"), one.trace_state) for one in found} == {(1, "ot=th:0")}
+
+
 async def test_a_resource_has_attributes_too() -> None:
     """A policy on service.name need not stand on every span."""
     policies = (Attribute("a", "service.name", frozenset({"dialer"})), Drop("drop"))

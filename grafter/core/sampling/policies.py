@@ -219,7 +219,8 @@ class RateLimit:
     """About so many spans a second, in this process, as one of N of the traces.
 
     N comes from what was seen, the trace that is decided about left out, so that it never depends on what it decides
-    and every weight is right: that of the second before, and more where this second has already brought more.
+    and every weight is right: that of the second before, and more where this second has already brought more. It is a
+    whole number, as a rate has to be, so that between half and all of the limit is used.
     """
 
     name: str
