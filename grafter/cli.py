@@ -144,6 +144,30 @@ def graft(
 
 
 @app.command()
+def sample(
+    files: Annotated[list[Path], typer.Argument(help="OTLP traces, OpenAI items or posted Realtime events.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say which of the traces in files tail_sampling would keep, and by which policies."""
+    settings = read_config(config, set_)
+    sampling = settings.sampling_policy()
+    if sampling is None:
+        typer.echo("sample: the config runs no tail_sampling", err=True)
+        raise typer.Exit(1)
+    from grafter.commands.sample import sample as try_out
+    from grafter.commands.sample import table
+
+    try:
+        report = asyncio.run(try_out(files, settings.graft_policy(), sampling))
+    except (OSError, ValueError) as error:
+        typer.echo(f"sample: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(json.dumps(report.as_dict(), indent=2) if json_ else table(report))
+
+
+@app.command()
 def send(
     files: Annotated[list[Path], typer.Argument(help="OTLP requests, OpenAI items or posted Realtime events.")],
     otlp_endpoint: Annotated[str, typer.Option(help="grafter's OTLP/HTTP door.")] = "http://localhost:4318",

@@ -12,25 +12,31 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from grafter.config import load as loading
-from grafter.config.model import Component, Components, FilledSecret, Flag, Model
+from grafter.config.model import Component, Components, FilledSecret, Flag, Model, component_type
 from grafter.config.problems import Finding
 from grafter.config.root import RootConfig
 from grafter.config.service import PassThroughPipeline, TracesPipeline
 from grafter.config.units import Endpoint
-from grafter.core.policy import GraftPolicy
+from grafter.core.policy import GraftPolicy, Mode
+from grafter.core.sampling.policies import SamplingPolicy
 from grafter.exporter.config import ExporterConfig
 from grafter.exporter.debug import DebugExporter
 from grafter.exporter.file import FileExporter
 from grafter.exporter.honeycomb import HoneycombExporter
 from grafter.exporter.otlp import OtlpGrpcExporter, OtlpHttpExporter
 from grafter.processor.config import GraftProcessor
+from grafter.processor.tail_sampling import TailSamplingProcessor
 from grafter.receiver.config import ReceiverConfig
 from grafter.receiver.openai_receiver import OpenAIReceiver
 from grafter.receiver.otlp_receiver import OtlpReceiver
 from grafter.store.config import StoreExtension
 
 RECEIVERS = Components({"otlp": OtlpReceiver, "openai": OpenAIReceiver}, default=("otlp", "openai"))
-PROCESSORS = Components({"graft": GraftProcessor}, default=("graft",))
+PROCESSORS = Components(
+    {"graft": GraftProcessor, "tail_sampling": TailSamplingProcessor},
+    default=("graft", "tail_sampling"),
+    always=("graft",),
+)
 EXPORTERS = Components(
     {
         "debug": DebugExporter,
@@ -43,6 +49,8 @@ EXPORTERS = Components(
     # The Collector's names before it renamed them.
     old_names={"otlp": "otlp_grpc", "otlphttp": "otlp_http"},
 )
+
+ProcessorConfig = GraftProcessor | TailSamplingProcessor
 
 
 class HealthCheck(Component):
@@ -89,7 +97,7 @@ class Active:
     """What runs, by component id; nothing that is merely configured."""
 
     receivers: Mapping[str, ReceiverConfig]
-    processors: Mapping[str, GraftProcessor]
+    processors: Mapping[str, ProcessorConfig]
     exporters: Mapping[str, ExporterConfig]
     extensions: Mapping[str, Component]
     pipelines: Mapping[str, TracesPipeline | PassThroughPipeline]
@@ -101,7 +109,7 @@ class Config(RootConfig):
 
     receivers: Annotated[dict[str, ReceiverConfig], RECEIVERS] = Field(default_factory=dict)
     """The doors in."""
-    processors: Annotated[dict[str, GraftProcessor], PROCESSORS] = Field(default_factory=dict)
+    processors: Annotated[dict[str, ProcessorConfig], PROCESSORS] = Field(default_factory=dict)
     """What happens between the doors."""
     exporters: Annotated[dict[str, ExporterConfig], EXPORTERS] = Field(default_factory=dict)
     """The doors out."""
@@ -117,11 +125,33 @@ class Config(RootConfig):
                 "the embedded store belongs to one",
                 also=(("extensions", "store"),),
             )
+        yield from self._sampling_findings()
+
+    def _sampling_findings(self) -> Iterator[Finding]:
+        """Whole traces are needed to decide about them."""
+        running = self.running("processors")
+        where = ("service", "pipelines", "traces", "processors")
+        kinds = [component_type(name) for name in self.service.pipelines.traces.processors]
+        if kinds and "graft" not in kinds:
+            yield Finding(where, "needs graft: it holds the traces")
+        elif kinds[-1:] == ["graft"] and "tail_sampling" in kinds:
+            yield Finding(where, "names tail_sampling before graft: it decides about joined traces")
+        stream = any(isinstance(one, GraftProcessor) and one.mode is Mode.STREAM for one in running.values())
+        for name, one in running.items():
+            if stream and isinstance(one, TailSamplingProcessor) and one.policy().looks:
+                also = (("processors", "graft", "mode"),)
+                yield Finding(("processors", name), "needs graft's mode hold: stream holds no trace back", also)
 
     def graft_policy(self) -> GraftPolicy:
         """``processors.graft`` for the core; ``redact.secret`` is left empty."""
-        (graft,) = self.active().processors.values()
+        running = self.active().processors.values()
+        graft = next(one for one in running if isinstance(one, GraftProcessor))
         return graft.policy(self.extensions.store.max_trace_bytes)
+
+    def sampling_policy(self) -> SamplingPolicy | None:
+        """``processors.tail_sampling`` for the core; None where it does not run."""
+        running = self.active().processors.values()
+        return next((one.policy() for one in running if isinstance(one, TailSamplingProcessor)), None)
 
     def active(self) -> Active:
         """What runs."""

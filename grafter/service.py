@@ -114,7 +114,7 @@ async def running(
             store,
             [exporters[name] for name in active.pipelines["traces"].exporters],
             policy,
-            Assembler(policy, __version__),
+            Assembler(policy, __version__, config.sampling_policy()),
             metrics,
             time.time_ns,
             Limits(lease_seconds=config.extensions.store.lease.seconds),

@@ -86,6 +86,17 @@ class Metrics:
         self.synthetic_spans = counter("grafter_synthetic_spans", "Spans that grafter made up.")
         self.merged_spans = counter("grafter_merged_spans", "Spans that came more than once, kept once.", "reason")
         self.dropped_spans = counter("grafter_dropped_spans", "Spans dropped, each with a reason.", "reason")
+        self.sampled_out_spans = counter("grafter_sampled_out_spans", "Spans that tail sampling dropped.", "policy")
+        self.sampled_traces = counter(
+            "grafter_sampled_traces", "Traces that tail sampling decided about, by what decided.", "policy", "decision"
+        )
+        self.late_keeps = counter(
+            "grafter_late_keep_after_drop",
+            "Late parts that were kept though their traces had been dropped.",
+        )
+        self.odd_weights = counter(
+            "grafter_odd_weights", "Spans whose incoming sampling weight cannot be read or disagrees.", "reason"
+        )
         self.resent_spans = counter("grafter_resent_spans", "Spans sent again after an unknown outcome.", "exporter")
         self.sent_spans = counter("grafter_exporter_sent_spans", "Spans that the peer accepted.", "exporter")
         self.failed_spans = counter(

@@ -13,6 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from grafter.consumer import Batch, Result, Signal, Verdict
 from grafter.core.model import Source, UnixNano
 from grafter.core.policy import SECOND, GraftPolicy, Mode
+from grafter.core.sampling.policies import SamplingPolicy
 from grafter.guests.agents.intake import read_items
 from grafter.guests.realtime.intake import read_posts
 from grafter.otlp import build
@@ -137,6 +138,7 @@ class Rig:
             + self.count("grafter_dead_spans_total")
             + self.count("grafter_dropped_spans_total")
             + self.count("grafter_merged_spans_total")
+            + self.count("grafter_sampled_out_spans_total")
         )
         return came, became
 
@@ -149,6 +151,7 @@ async def rig(
     now: Iterable[int] = (START,),
     max_bytes: int = 1 << 30,
     assembler: type[Assembler] = Assembler,
+    sampling: SamplingPolicy | None = None,
 ) -> AsyncIterator[Rig]:
     """A rig in memory, or over a directory."""
     policy = policy or GraftPolicy()
@@ -164,7 +167,9 @@ async def rig(
         fsync_interval=1.0,
         guests_apart=policy.mode is Mode.STREAM,
     ) as store:
-        processor = Processor(store, peers, policy, assembler(policy, "test"), metrics, lambda: clock[0], Limits())
+        processor = Processor(
+            store, peers, policy, assembler(policy, "test", sampling), metrics, lambda: clock[0], Limits()
+        )
         yield Rig(store, processor, policy, metrics, clock)
 
 

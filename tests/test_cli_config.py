@@ -40,6 +40,7 @@ def test_validate_says_what_would_run(config: str) -> None:
         "receiver otlp: grpc localhost:4317, http localhost:4318",
         "receiver openai: http localhost:4319",
         "processor graft: mode hold, content none",
+        "processor tail_sampling: error, first_token, always (keeps everything)",
         "exporter honeycomb: http https://api.honeycomb.io/v1/traces",
         "extension store: embedded, ./grafter-data, up to 4GiB",
     ]

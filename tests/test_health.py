@@ -88,6 +88,10 @@ COUNTERS = {
     "grafter_synthetic_spans_total": set(),
     "grafter_merged_spans_total": {"reason"},
     "grafter_passed_requests_total": {"signal", "outcome"},
+    "grafter_sampled_traces_total": {"policy", "decision"},
+    "grafter_sampled_out_spans_total": {"policy"},
+    "grafter_late_keep_after_drop_total": set(),
+    "grafter_odd_weights_total": {"reason"},
 }
 HISTOGRAMS = {
     "grafter_join_delay_seconds": set(),

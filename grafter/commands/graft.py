@@ -13,6 +13,7 @@ from grafter.commands.send import Door, Request, read
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Signal, Verdict
 from grafter.core.model import Part, Source, UnixNano
 from grafter.core.policy import MINUTE, SECOND, GraftPolicy, Mode
+from grafter.core.sampling.policies import SamplingPolicy
 from grafter.errors import RejectedError
 from grafter.guests.agents.intake import read_items
 from grafter.guests.json_values import parse_json
@@ -54,8 +55,17 @@ async def graft(hosts: Sequence[Path], guests: Sequence[Path], policy: GraftPoli
     ``hosts``: OTLP requests as protobuf, JSON or JSON lines. ``guests``: OpenAI items or posted Realtime events in any
     shape that ``grafter send`` takes. Raises ValueError, naming the file, for one that is not what it is given as.
     """
-    parts = [part for file in hosts for request in read(file) for part in _host_parts(file, request, policy)]
-    parts += [part for file in guests for request in read(file) for part in _guest_parts(file, request, policy)]
+    parts = [part for file in hosts for request in read(file) for part in host_parts(file, request, policy)]
+    parts += [part for file in guests for request in read(file) for part in guest_parts(file, request, policy)]
+    traces = await released(parts, policy, metrics)
+    traces.sort(key=lambda trace: trace.key)
+    return trace_request_to_json(build.request(traces))
+
+
+async def released(
+    parts: Sequence[Part], policy: GraftPolicy, metrics: Metrics, sampling: SamplingPolicy | None = None
+) -> list[OutTrace]:
+    """Everything that leaves of these parts, until nothing is held any more."""
     # All files are there from the beginning: nothing that leaves early can be followed by something late.
     policy = replace(policy, mode=Mode.HOLD)
     collecting = _Collecting()
@@ -72,18 +82,18 @@ async def graft(hosts: Sequence[Path], guests: Sequence[Path], policy: GraftPoli
     ) as store:
         policy = replace(policy, max_trace_bytes=1 << 62, redact=replace(policy.redact, secret=store.hmac_secret()))
         processor = Processor(
-            store, [collecting], policy, Assembler(policy, __version__), metrics, lambda: now, Limits()
+            store, [collecting], policy, Assembler(policy, __version__, sampling), metrics, lambda: now, Limits()
         )
         await processor.consume(parts)
         # Small steps at first, so that a guest meets its host as it would have; nothing is held for ever.
         while store.stats().traces:
             now += SECOND if now < _START + MINUTE else MINUTE
             await processor.drain()
-    collecting.traces.sort(key=lambda trace: trace.key)
-    return trace_request_to_json(build.request(collecting.traces))
+    return collecting.traces
 
 
-def _host_parts(file: Path, request: Request, policy: GraftPolicy) -> list[Part]:
+def host_parts(file: Path, request: Request, policy: GraftPolicy) -> list[Part]:
+    """One OTLP request of a file, as its door would have read it. Raises ValueError for what is none."""
     if request.door is not Door.OTLP:
         found = "Realtime events" if request.door is Door.REALTIME else "OpenAI items"
         raise ValueError(f"{file}: expected OTLP traces, found {found}")
@@ -95,7 +105,8 @@ def _host_parts(file: Path, request: Request, policy: GraftPolicy) -> list[Part]
     return split.parts
 
 
-def _guest_parts(file: Path, request: Request, policy: GraftPolicy) -> Sequence[Part]:
+def guest_parts(file: Path, request: Request, policy: GraftPolicy) -> Sequence[Part]:
+    """OpenAI items or Realtime events of a file. Raises ValueError for what is neither."""
     if request.door is Door.REALTIME:
         # A recording is read as if it had arrived when it ended, for no time in it may be later than its arrival.
         arrived = max(_START, int((request.at or 0) * SECOND))

@@ -58,9 +58,12 @@ def _references(config: RootConfig, defined: Mapping[str, Sequence[str]]) -> Ite
 def _pipelines(config: RootConfig) -> Iterator[Finding]:
     for signal, section, names, where in _lists(config):
         if signal == "traces":
-            if section == "processors" and len(names) > 1:
-                more = f"has more than one {component_type(names[1])}: traces are joined once"
-                yield Finding(where, more, (("processors", names[1]),))
+            if section == "processors":
+                kinds = [component_type(name) for name in names]
+                for at, kind in enumerate(kinds):
+                    if kind in kinds[:at] and names[at] not in names[:at]:
+                        more = f"has more than one {kind}: each trace passes it once"
+                        yield Finding(where, more, (("processors", names[at]),))
             continue
         if section == "processors" and names:
             yield Finding(where, f"must be empty: {signal} are passed through unread")

@@ -223,6 +223,8 @@ class Components:
     """In the order in which pipelines that nobody wrote name them."""
     default: tuple[str, ...]
     """What runs where the section configures nothing; these alone may be named without being configured."""
+    always: tuple[str, ...] = ()
+    """What stands in a pipeline that nobody wrote, whatever else is configured."""
     old_names: Mapping[str, str] = field(default_factory=dict)
     """Type names that are still understood."""
 

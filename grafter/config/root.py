@@ -102,6 +102,9 @@ def _configured(own: Any, components: Components) -> list[str]:
     """Ids of a section in the order of its types, or what runs without any."""
     order = list(components.types)
     known = [name for name in own if component_type(name) in order] if isinstance(own, Mapping) else []
+    if known:
+        kinds = {component_type(name) for name in known}
+        known += [name for name in components.always if name not in kinds]
     return sorted(known, key=lambda name: order.index(component_type(name))) or list(components.default)
 
 

@@ -13,8 +13,8 @@ class TracesPipeline(Model):
 
     receivers: tuple[Text, ...] = ("otlp", "openai")
     """Left out: all that are configured, else `otlp` and `openai`."""
-    processors: tuple[Text, ...] = ("graft",)
-    """Left out: all that are configured, else `graft`."""
+    processors: tuple[Text, ...] = ("graft", "tail_sampling")
+    """Left out: `graft` and all that are configured, else `graft` and `tail_sampling`."""
     exporters: tuple[Text, ...] = ("debug",)
     """Left out: all that are configured, else `debug`."""
 

@@ -7,7 +7,7 @@ Release with that reason.
 """
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -52,6 +52,8 @@ class Release:
     """The trace leaves now."""
 
     reason: ReleaseReason
+    due: UnixNano | None = field(default=None, compare=False)
+    """The moment at which its wait ended; None where there was none to wait for."""
 
 
 Decision = Wait | Release
@@ -331,7 +333,7 @@ def _all_whole_at(
 
 
 def _at(due: int, reason: ReleaseReason, now: UnixNano) -> Decision:
-    return Release(reason) if now >= due else Wait(UnixNano(due))
+    return Release(reason, UnixNano(due)) if now >= due else Wait(UnixNano(due))
 
 
 def awaited(state: TraceState, policy: GraftPolicy, rules: Rules) -> tuple[str, ...]:

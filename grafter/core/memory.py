@@ -12,11 +12,13 @@ import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from grafter.core.explain import GuestRecord
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
+from grafter.core.sampling.policies import SamplingDecision
 from grafter.core.step_index import StepIndex
 
 ID_BYTES = 8
@@ -298,6 +300,56 @@ def merged(old: TraceMemory | None, new: TraceMemory) -> TraceMemory:
 def latest_anchors(anchors: Iterable[AnchorSpan]) -> tuple[AnchorSpan, ...]:
     """Those of them that are kept, in an order that depends on nothing but themselves."""
     return tuple(sorted(anchors, key=lambda anchor: (anchor.start, anchor.span_id))[-ANCHORS_LIMIT:])
+
+
+_DECISION = "sampled"
+"""Key in the JSON of either blob; a reader that does not know it leaves it aside."""
+_HEADS = {_TRACE_KIND: _TRACE_HEAD, _GUEST_KIND: _GUEST_HEAD}
+
+
+def with_decision(blob: bytes, decision: SamplingDecision) -> bytes:
+    """The blob of a host or of a guest, with what tail sampling decided about its trace.
+
+    Raises ValueError for what is no blob of this version.
+    """
+    head, fields, more = _opened(blob)
+    try:
+        written = _json(json.loads(more) | _decision_values(decision)) if more else _decision_alone(decision)
+    except RecursionError:
+        # See _encode_guest: metadata nested as deep as that is nobody's.
+        return blob
+    return b"".join((head.pack(*fields[:-1], len(written)), blob[head.size : len(blob) - len(more)], written))
+
+
+@lru_cache(1000)
+def _decision_alone(decision: SamplingDecision) -> bytes:
+    """The JSON of a trace that has no anchors: nearly every trace, and few are decided in different ways."""
+    return _json({"envelopes": [], "anchors": []} | _decision_values(decision))
+
+
+def _decision_values(decision: SamplingDecision) -> dict[str, object]:
+    return {_DECISION: [decision.policy, decision.kept, decision.one_of, decision.upstream]}
+
+
+def decision_of(blob: bytes) -> SamplingDecision | None:
+    """What ``with_decision`` put there; None where nobody has decided, or the blob cannot be read. Never raises."""
+    try:
+        _, _, more = _opened(blob)
+        if not more:
+            return None
+        policy, kept, one_of, upstream = json.loads(more)[_DECISION]
+        return SamplingDecision(str(policy), bool(kept), int(one_of), int(upstream))
+    except _NOT_A_BLOB:
+        return None
+
+
+def _opened(blob: bytes) -> tuple[struct.Struct, tuple[int, ...], bytes]:
+    """The layout of a blob's head, its fields, and the JSON at its end. Raises ValueError for what is no such blob."""
+    if len(blob) < 2 or blob[0] not in _HEADS or blob[1] != _VERSION:
+        raise ValueError("no blob of this version")
+    head = _HEADS[blob[0]]
+    fields = head.unpack_from(blob)
+    return head, fields, blob[len(blob) - fields[-1] :]
 
 
 # What unpacking says of bytes that are no blob of ours.

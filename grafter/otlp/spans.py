@@ -161,7 +161,7 @@ def encode(grafted: GraftedSpan) -> bytes:
 
 def with_attribute(run: bytes, key: str, value: AttributeValue) -> bytes:
     """The run with one attribute more on each span; everything else stays byte for byte."""
-    added = framed(_ATTRIBUTES_TAG, _key_value(key, value).SerializeToString())
+    added = attribute_field(key, value)
     out: list[bytes] = []
     for span in spans_of(run):
         out += (PREFIX[len(span) + len(added)], span, added)
@@ -187,6 +187,11 @@ def edited(raw: bytes, edit: HostEdit, trace_id: bytes) -> bytes:
         )
         added.append(framed(_LINKS_TAG, linked.SerializeToString()))
     return b"".join(added)
+
+
+def attribute_field(key: str, value: AttributeValue) -> bytes:
+    """One attribute as a field that can be appended to any serialised Span."""
+    return framed(_ATTRIBUTES_TAG, _key_value(key, value).SerializeToString())
 
 
 Rewrite = Callable[[AttributeValue], AttributeValue | None]

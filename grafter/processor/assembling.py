@@ -30,6 +30,7 @@ from grafter.core.model import (
 )
 from grafter.core.policy import GraftPolicy, Mode, Unlinked
 from grafter.core.redact import redact
+from grafter.core.sampling.policies import SamplingPolicy
 from grafter.core.state import GuestState, TraceState
 from grafter.core.steps import HOST_KEYS, HOST_MARKS, USAGE
 from grafter.guests.json_values import digest
@@ -41,6 +42,7 @@ from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
 from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, unhung, write
 from grafter.processor.release_result import Assembled
+from grafter.processor.sampling import Sampling
 from grafter.store.base import Memory, StoredPart
 
 _Run = tuple[Envelope, list[bytes]]
@@ -53,13 +55,18 @@ _ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
 class Assembler:
     """Assembles by one policy; keeps only what is the same for every trace."""
 
-    def __init__(self, policy: GraftPolicy, version: str) -> None:
+    def __init__(self, policy: GraftPolicy, version: str, sampling: SamplingPolicy | None = None) -> None:
+        """``sampling``: None, or a set that can drop nothing, leaves every trace as it is."""
         self._policy = policy
         anchors = wanted_keys(policy)
         self._wanted = otlp.Wanted.of(anchors, HOST_KEYS, *HOST_MARKS, prefix=USAGE)
         self._scope = otlp.grafter_scope(version)
         self._openai = Envelope(otlp.service_resource(policy.openai_service_name), self._scope)
         self._redacts = bool(policy.redact.keys)
+        # Where nothing is held back there is no whole trace to decide about.
+        looks = sampling is not None and sampling.looks and policy.mode is Mode.HOLD
+        self.sampling = Sampling(sampling, self._scope) if sampling is not None and looks else None
+        """Decides about what was assembled, where some of it may be dropped; None: all of it leaves."""
         # The resource of the last root: mostly one service begins all traces.
         self._last_seen: Envelope | None = None
         self._last_resource: Envelope | None = None
@@ -218,7 +225,7 @@ class Assembler:
     @property
     def takes_plain(self) -> bool:
         """Plain traces leave as they came."""
-        return not self._redacts and self._policy.mode is Mode.HOLD
+        return not self._redacts and self.sampling is None and self._policy.mode is Mode.HOLD
 
     def _as_it_came(
         self, key: Key, state: TraceState, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano

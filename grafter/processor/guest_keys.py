@@ -8,9 +8,8 @@ is assembled from.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, is_over, is_overdue, step_guest
+from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, is_over, is_overdue, step_guest, whole_at
 from grafter.core.memory import GuestMemory
 from grafter.core.model import Key, TraceId, UnixNano, called, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode
@@ -19,6 +18,7 @@ from grafter.guests.sources import RULES, source_of
 from grafter.processor.assembling import Assembler
 from grafter.processor.guest_parts import GuestParts
 from grafter.processor.release_result import Assembled
+from grafter.processor.sampling import late_guest
 from grafter.store.base import Claim, Store, StoredPart
 
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
@@ -109,10 +109,18 @@ class GuestKeys:
         if len(self._hosts) >= _MAX_HOSTS:
             self._hosts.clear()
         self._hosts[claim.key] = host
-        overdue = self._stream and is_overdue(claim.state, now, self._policy.waits)
-        assemble = partial(
-            self._assembler.guest, claim.key, found.guest, guest, reason, now, host, recalled, overdue=overdue
-        )
+        waits = self._policy.waits
+        overdue = self._stream and is_overdue(claim.state, now, waits)
+        assembler, sampling, state = self._assembler, self._assembler.sampling, found.guest
+
+        def assemble() -> Assembled:
+            out = assembler.guest(claim.key, state, guest, reason, now, host, recalled, overdue=overdue)
+            if sampling is None:
+                return out
+            complete = whole_at(state, waits, RULES) is not None
+            standing = late_guest(claim.key, host, recalled, complete=complete, begun=again)
+            return sampling.apply(out, standing, now)
+
         assembled = await asyncio.to_thread(assemble) if is_large(claim.state) else assemble()
         if host is not None and reason is ReleaseReason.UNLINKED:
             assembled.reason = ReleaseReason.LATE_GUEST

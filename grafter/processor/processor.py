@@ -29,6 +29,7 @@ from grafter.processor.guest_keys import Found, GuestKeys, is_large
 from grafter.processor.plain_traces import PlainRelease, assemble_plain
 from grafter.processor.quarantine import Quarantine
 from grafter.processor.release_result import Assembled, Work
+from grafter.processor.sampling import host_trace
 from grafter.store.base import Claim, Outcome, PlainBatch, PlainLimits, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
@@ -41,6 +42,8 @@ _CLAIM_LIMIT = 400
 _PLAIN_TRACES = 1000
 # Payload that is read and assembled at a time: bounds memory when many large traces are due together.
 _READ_BYTES = 32 << 20
+# From so much payload on it takes some 50 ms to look into a trace and write on its spans.
+_LARGE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class _Due:
 
     claim: Claim
     reason: ReleaseReason
+    due: UnixNano | None = None
+    """When its wait ended; None where there was none."""
     found: Found | None = None
     """What a guest's key was decided by. None: a host's key, or one of which an export was begun."""
 
@@ -230,7 +235,9 @@ class Processor:
             await self._store.postpone(later)
         if logger.isEnabledFor(logging.DEBUG):
             self._log(decided, now)
-        return [_Due(claim, each.reason, found) for claim, each, found in decided if isinstance(each, Release)]
+        return [
+            _Due(claim, each.reason, each.due, found) for claim, each, found in decided if isinstance(each, Release)
+        ]
 
     def _log(self, decided: Sequence[tuple[Claim, Decision, Found | None]], now: UnixNano) -> None:
         """A line a hold and a release, for whoever follows one trace."""
@@ -264,25 +271,37 @@ class Processor:
 
     async def _assemble_each(self, due: Sequence[_Due], now: UnixNano) -> list[Work]:
         works = []
+        held: list[tuple[Claim, UnixNano]] = []
+        room = self._assembler.sampling is not None and self._has_room()
         for one, parts in zip(due, await self._read_all(due), strict=True):
             if parts is None:
                 continue
             claim = one.claim
             try:
-                assembled = await self._assemble(one, parts, now)
+                assembled = await self._assemble(one, parts, now, room=room)
             except UnavailableError:
                 raise
             except Exception as error:  # noqa: BLE001  # one trace that cannot be assembled must not hold up the others
                 await self._quarantine.assembling(claim, parts, error, now)
                 continue
+            if assembled.held_until is not None:
+                held.append((claim, assembled.held_until))
+                continue
             if len(self._exporters) > 1:
                 self._delivery.begun[claim.key] = one.reason
             works.append(Work(claim, assembled.reason or one.reason, assembled, dict(claim.outcomes)))
+        if held:
+            await self._store.postpone(held)
         empty = [w for w in works if w.assembled.trace is None]
         if empty:
             await self._delivery.settle(empty)
             works = [w for w in works if w.assembled.trace is not None]
         return works
+
+    def _has_room(self) -> bool:
+        """Incomplete traces may stay beyond their waits: together they never take more than half of the store."""
+        stats = self._store.stats()
+        return 2 * stats.bytes <= stats.limit_bytes
 
     async def _read_all(self, due: Sequence[_Due]) -> list[Sequence[StoredPart] | None]:
         """The parts of each claim, of which some were read to decide; None for one that cannot be read."""
@@ -316,14 +335,23 @@ class Processor:
             await self._quarantine.reading(claim, failure, UnixNano(self._clock()))
         return found
 
-    async def _assemble(self, due: _Due, parts: Sequence[StoredPart], now: UnixNano) -> Assembled:
+    async def _assemble(self, due: _Due, parts: Sequence[StoredPart], now: UnixNano, *, room: bool) -> Assembled:
         claim, state = due.claim, due.claim.state
         if is_guest_key(claim.key):
             return await self._guest_keys.assemble(claim, parts, due.reason, now, due.found)
         recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
-        if state.guests and is_large(state):
-            return await asyncio.to_thread(self._assembler.host, claim.key, state, parts, due.reason, now, recalled)
-        return self._assembler.host(claim.key, state, parts, due.reason, now, recalled)
+        assembler, sampling = self._assembler, self._assembler.sampling
+
+        def assemble() -> Assembled:
+            out = assembler.host(claim.key, state, parts, due.reason, now, recalled)
+            if sampling is None:
+                return out
+            begun = _export_begun(claim)
+            standing = host_trace(claim.key, state, due.reason, recalled, due.due, room=room, begun=begun)
+            return sampling.apply(out, standing, now)
+
+        large = is_large(state) if state.guests else sampling is not None and state.bytes > _LARGE_BYTES
+        return await asyncio.to_thread(assemble) if large else assemble()
 
     async def _recall(self, claim: Claim, now: UnixNano) -> dict[bytes, bytes]:
         """The memories that matter to a host's key: its own, its guests', and those that these name."""

@@ -1,11 +1,12 @@
 """A claim on its way out: what leaves of it, what is remembered, and what is counted once both are settled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grafter.consumer import OutTrace
 from grafter.core.lifecycle import ReleaseReason
-from grafter.core.model import Part, Source
+from grafter.core.model import Part, Source, UnixNano
+from grafter.core.sampling.policies import SamplingDecision
 from grafter.store.base import Claim, Memory, Outcome
 from grafter.telemetry import Metrics
 
@@ -24,6 +25,36 @@ class GuestCount:
     """Nothing of the guest left before; only then it counts for the join rate."""
     malformed: bool = False
     """Its metadata seems to name a host, in a form that cannot be read."""
+
+
+@dataclass(slots=True)
+class Sampled:
+    """What tail sampling decided about what leaves, or does not."""
+
+    decision: SamplingDecision
+    first: bool
+    """Nobody had decided about the trace before: the decision counts."""
+    late_keep: bool
+    """The trace had been dropped, and what came late is kept all the same."""
+    dry: bool
+    """Nothing is dropped."""
+    out: int = 0
+    """Spans that were dropped."""
+    odd: Mapping[str, int] = field(default_factory=dict)
+    """Spans whose weight did not fit together, by what was odd."""
+
+    def count(self, metrics: Metrics) -> None:
+        """Count the decision, and the spans that it cost."""
+        policy = self.decision.policy
+        if self.first:
+            decision = "kept" if self.decision.kept else "would_drop" if self.dry else "dropped"
+            metrics.sampled_traces.labels(policy, decision).inc()
+        if self.out:
+            metrics.sampled_out_spans.labels(policy).inc(self.out)
+        if self.late_keep:
+            metrics.late_keeps.inc()
+        for what, spans in self.odd.items():
+            metrics.odd_weights.labels(what).inc(spans)
 
 
 @dataclass(slots=True)
@@ -51,10 +82,16 @@ class Assembled:
     """Spans that were made of events: they count as accepted when they leave."""
     made_by: Source | None = None
     """Whose events those were."""
+    sampled: Sampled | None = None
+    """What was decided about it; None: nobody decided."""
+    held_until: UnixNano | None = None
+    """Nothing leaves: all of it stays held until then, unless a part comes earlier."""
 
     @property
     def plain(self) -> bool:
         """There is nothing to count but the release itself."""
+        if self.sampled is not None:
+            return False
         return not (self.merged or self.synthetic or self.dropped or self.never or self.guests or self.made)
 
     def count(self, metrics: Metrics, reason: ReleaseReason) -> None:
@@ -67,6 +104,8 @@ class Assembled:
             metrics.synthetic_spans.inc(self.synthetic)
         if self.dropped:
             metrics.dropped_spans.labels(self.dropped_reason).inc(self.dropped)
+        if self.sampled is not None:
+            self.sampled.count(metrics)
         if self.never:
             metrics.expected_guests.labels("unknown", "never").inc()
         for guest in self.guests:

@@ -70,7 +70,8 @@ def flow(value: Any) -> str:
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, Model):
-        value = {key: getattr(value, key) for key in type(value).model_fields}
+        # A policy has the keys of its kind only.
+        value = {key: getattr(value, key) for key in value.model_dump()}
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {flow(below)}" for key, below in value.items()) + "}"
     if isinstance(value, (list, tuple)):

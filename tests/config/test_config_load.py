@@ -34,7 +34,7 @@ def test_without_a_file_everything_runs_by_default() -> None:
     assert config == Config()
     assert ids(config) == {
         "receivers": ["otlp", "openai"],
-        "processors": ["graft"],
+        "processors": ["graft", "tail_sampling"],
         "exporters": ["debug"],
         "extensions": ["store", "health_check"],
     }
@@ -50,7 +50,7 @@ def test_three_lines_are_a_valid_file(read: Read) -> None:
     config = read("exporters:\n  honeycomb:\n    api_key: hcaik_1\n")
     assert ids(config) == {
         "receivers": ["otlp", "openai"],
-        "processors": ["graft"],
+        "processors": ["graft", "tail_sampling"],
         "exporters": ["honeycomb"],
         "extensions": ["store"],
     }

@@ -158,7 +158,7 @@ def test_one_mistake_is_one_line(problems: Problems, text: str, problem: str) ->
         ),
         (
             "processors:\n  graft:\n  graft/b:",
-            "a.yaml:3: service.pipelines.traces.processors: has more than one graft: traces are joined once",
+            "a.yaml:3: service.pipelines.traces.processors: has more than one graft: each trace passes it once",
         ),
         (
             "service: {pipelines: {metrics: {processors: [graft]}}}",

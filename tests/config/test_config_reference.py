@@ -34,18 +34,23 @@ def filled(text: str) -> str:
     return re.sub(r"null  # or (\{.*\})$", r"\1", text, flags=re.MULTILINE)
 
 
-def look_up(data: Any, path: tuple[str, ...]) -> Iterator[Any]:
-    """What stands at a path of the models, nothing where the path does not reach."""
-    for depth, key in enumerate(path):
-        if depth == 1 and path[0] in Config.sections():
-            key = next(name for name in data if name.partition("/")[0] == key)
-        if key == "[]":
-            data = data[0]
-        elif not isinstance(data, dict) or key not in data:
-            return
-        else:
-            data = data[key]
-    yield data
+def look_up(data: Any, path: tuple[str, ...], depth: int = 0, section: bool = False) -> Iterator[Any]:
+    """What stands at a path of the models, in every component of the type and every item of a list; nothing where the
+    path does not reach. ``section``: ``data`` has components by id."""
+    if depth == len(path):
+        yield data
+        return
+    key = path[depth]
+    if key == "[]":
+        found = list(data)
+    elif not isinstance(data, dict):
+        return
+    elif section:
+        found = [value for name, value in data.items() if name.partition("/")[0] == key]
+    else:
+        found = [data[key]] if key in data else []
+    for value in found:
+        yield from look_up(value, path, depth + 1, depth == 0 and key in Config.sections())
 
 
 def expanded(value: Any) -> Any:

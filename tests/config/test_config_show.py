@@ -53,6 +53,7 @@ def test_a_line_for_each_component_that_runs(read: Callable[..., Config]) -> Non
         "receiver otlp: grpc localhost:4317 (TLS), http localhost:4318",
         "receiver openai: http localhost:4319, tee to https://api.openai.com/v1/traces/ingest, webhooks of default",
         "processor graft: mode hold, content none",
+        "processor tail_sampling: error, first_token, always (keeps everything)",
         "exporter honeycomb: http https://api.honeycomb.io/v1/traces",
         "exporter otlp_http/a: http http://a/$b/v1/traces",
         "extension store: embedded, ./grafter-data, up to 4GiB",

@@ -20,10 +20,13 @@ from grafter.core.memory import (
     GuestMemory,
     PlainMemories,
     TraceMemory,
+    decision_of,
     latest_anchors,
     merged,
+    with_decision,
 )
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
+from grafter.core.sampling.policies import SamplingDecision
 from grafter.core.step_index import STEPS_LIMIT, StepIndex
 
 span_ids = st.binary(min_size=8, max_size=8).map(SpanId)
@@ -90,6 +93,22 @@ def test_a_guest_memory_survives_the_store(memory: GuestMemory) -> None:
     assert GuestMemory.decode(memory.encode()) == memory
 
 
+decisions = st.builds(SamplingDecision, text, st.booleans(), st.integers(1, 2**31 - 1), st.integers(0, 2**31 - 1))
+
+
+@given(trace_memories, guest_memories, decisions, decisions)
+def test_a_decision_rides_in_either_blob(
+    trace: TraceMemory, guest: GuestMemory, first: SamplingDecision, second: SamplingDecision
+) -> None:
+    """It is read back, the last one that was put there; a reader that does not ask for it reads what it always did."""
+    for memory in (trace, guest):
+        blob = memory.encode()
+        assert decision_of(blob) is None
+        told = with_decision(with_decision(blob, first), second)
+        assert decision_of(told) == second
+        assert type(memory).decode(told) == memory
+
+
 @settings(max_examples=300)
 @given(trace_memories, guest_memories, st.data())
 def test_a_broken_blob_is_no_memory(trace: TraceMemory, guest: GuestMemory, data: st.DataObject) -> None:
@@ -112,6 +131,7 @@ def test_a_broken_blob_is_no_memory(trace: TraceMemory, guest: GuestMemory, data
 @given(st.binary(max_size=100))
 def test_any_bytes_are_no_exception(blob: bytes) -> None:
     """Whatever lies in the store under a memory's key."""
+    decision_of(blob)
     TraceMemory.decode(blob)
     GuestMemory.decode(blob)
 
