@@ -453,7 +453,7 @@ async def test_the_default_leaves_every_byte_alone() -> None:
                 await r.guest(items)
             await r.pass_time(30)
             outs.append(sorted(peer.requests))
-            assert r.processor._assembler.takes_bundles
+            assert r.processor._assembler.takes_plain
     assert outs[0] == outs[1]
 
 
