@@ -55,8 +55,10 @@ class Wanted:
     @classmethod
     def of(cls, alone: frozenset[str], more: frozenset[str] = frozenset(), *marks: str, prefix: str = "\0") -> "Wanted":
         """``alone``: keys that matter wherever they stand; ``more``: keys beside one of the marks."""
-        keys = sorted(key for key in alone if not any(mark in key for mark in marks))
-        return cls(alone | more, prefix, tuple(piece.encode() for piece in (*marks, *keys)))
+        pieces = [*marks, *sorted(alone, key=len)]
+        # Where one is a piece of another, it is found with it.
+        fewest = [piece for at, piece in enumerate(pieces) if not any(other in piece for other in pieces[:at])]
+        return cls(alone | more, prefix, tuple(piece.encode() for piece in fewest))
 
 
 def decode(payload: bytes, envelope: Envelope, wanted: Wanted) -> Iterator[HostSpan]:
