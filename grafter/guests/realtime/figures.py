@@ -95,6 +95,9 @@ def answer_of(session: Session, response: Response) -> Answer:
     causes = []
     if speech is not None:
         causes.append(_by_speech(session, speech, begun))
+        if request is None and not causes[0].error:
+            # OpenAI answers the speech by itself; an output that was handed back meanwhile has begun nothing.
+            tool = None
     if tool is not None and tool.ended_at is not None:
         causes.append(Cause(TOOL_OUTPUT, tool.ended_at, begun - tool.ended_at))
     if idle is not None:

@@ -326,6 +326,16 @@ def test_no_figure_is_made_of_a_time_that_nobody_gave() -> None:
         assert not {TOKEN, FROM, "grafter.turn.first_audio_ms", "grafter.caller_wait_ms"} & set(of(spans, "r"))
 
 
+def test_an_output_that_comes_as_the_caller_falls_silent_begins_nothing(script) -> None:
+    """OpenAI answers speech by itself, an output it does not; and nobody was seen to ask."""
+    call = tool(made(spoke(begun(script()), 1000, 2000, "u"), 2020, "r"), 2300, "r")
+    output(spoke(done(call, 2310, "r"), 3000, 5000, "u_2"), 5001)
+    spans = answer(call, 5030, "r_2", 5400).spans()
+    found = of(spans, "r_2")
+    assert (found[FROM], found[TOKEN], found["grafter.caller_wait_ms"]) == ("speech_stopped", 400.0, 900.0)
+    assert "grafter.turn.after_tool" not in found
+
+
 def test_a_stop_that_another_replaces_takes_its_missing_time_along(script) -> None:
     """Of a server that says it twice only the last one counts, and so does only its time."""
     call = begun(script()).server(1000, "input_audio_buffer.speech_started", item_id="u", audio_start_ms=700)
