@@ -117,6 +117,8 @@ class Speech:
     commit_at: int | None = None
     """When the client said that it was over, where the client decides."""
     odd: bool = False
+    odd_start: bool = False
+    """Its beginning came without its time."""
     odd_stop: bool = False
     """The stop that stands now came without its time."""
     late: int = 0

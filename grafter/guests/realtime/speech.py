@@ -36,7 +36,7 @@ def started(session: Session, note: Note, event: Mapping[str, object]) -> None:
     speech = session.speech(event.get("item_id"), note)
     if speech is None or speech.started_at is not None:
         return
-    speech.started_at = note.at
+    speech.started_at, speech.odd_start = note.at, event.get("untimed") is True
     speech.start_ms = count_of(event.get("audio_start_ms"))
 
 

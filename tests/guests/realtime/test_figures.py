@@ -336,6 +336,21 @@ def test_an_output_that_comes_as_the_caller_falls_silent_begins_nothing(script) 
     assert "grafter.turn.after_tool" not in found
 
 
+@pytest.mark.parametrize(("untimed", "found"), [("start", []), ("stop", [5000]), ("committed", [5000])])
+def test_a_barge_in_is_at_the_callers_beginning_or_nowhere(script, untimed: str, found: list[int]) -> None:
+    """What is missing a time afterwards takes nothing from it; and a beginning without one is not stood in for by the
+    cut."""
+    odd = {word: {"untimed": True} if word == untimed else {} for word in ("start", "stop", "committed")}
+    call = sound(made(spoke(begun(script()), 1000, 2000, "u"), 2020, "r"), 2300, "r", 9000)
+    call.server(5000, "input_audio_buffer.speech_started", item_id="u_2", audio_start_ms=4700, **odd["start"])
+    details = {"type": "cancelled", "reason": "turn_detected"}
+    given = {"id": "r", "status": "cancelled", "status_details": details, "conversation_id": "conv_1"}
+    call.server(5007, "response.done", response=given)
+    call.server(6000, "input_audio_buffer.speech_stopped", item_id="u_2", audio_end_ms=6000, **odd["stop"])
+    spans = call.server(6001, "input_audio_buffer.committed", item_id="u_2", **odd["committed"]).spans()
+    assert [at for at, _ in barge_ins(spans, "r")] == found
+
+
 def test_a_stop_that_another_replaces_takes_its_missing_time_along(script) -> None:
     """Of a server that says it twice only the last one counts, and so does only its time."""
     call = begun(script()).server(1000, "input_audio_buffer.speech_started", item_id="u", audio_start_ms=700)
