@@ -199,7 +199,10 @@ def cut(truth: Truth, facts: Facts, response: Response) -> None:
         stated = float(barge.truncated.event["audio_end_ms"])
         value = (min(barge.heard, stated), min(stated, passed))
     else:
-        value = (barge.heard, min(response.audio_ms, barge.noticed.at - heard.at))
+        # An app that asks to truncate has stopped its player by then, whether or not the server was seen to agree.
+        asked = barge.truncate is not None and barge.truncate.seen
+        latest_sound = barge.truncate.at if asked and barge.truncate is not None else barge.noticed.at
+        value = (barge.heard, min(response.audio_ms, latest_sound - heard.at))
     by = {"time", "received"} | ({"truncated"} if exact else set())
     if barge.truncate is not None and barge.truncate.seen and not exact and barge.truncated is not None:
         by.add("truncate")

@@ -17,7 +17,7 @@ from grafter.guests.media import decoded_size
 from grafter.guests.realtime.content import ODD, kept, present_name
 from grafter.guests.realtime.event_types import AUDIO_APPEND, CLOSED, EVENT_TYPES, OUTPUT_AUDIO, SESSION_EVENTS, SOUND
 from grafter.guests.realtime.field_rules import unwrapped
-from grafter.guests.realtime.live.talking import position_of
+from grafter.guests.realtime.live.talking import place_of
 from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, Note, Side, encode
 
 # An object whose members are those of an audio delta, plainly written, up to the audio itself. ASCII without a quote,
@@ -80,7 +80,7 @@ class _Run:
     def is_dated_by(self, event: Mapping[str, object], at: UnixNano) -> bool:
         """Of a Live session's audio: this delta says better than the run's first one when the session's time began, or
         came before it, so that one position would not fit both."""
-        position, first = position_of(event.get("start_ms")), position_of(self.event.get("start_ms"))
+        position, first = place_of(event), place_of(self.event)
         if position is None:
             return False
         return first is None or at < self.at or at - self.at < (position - first) * _MILLISECOND - _DATED_NS

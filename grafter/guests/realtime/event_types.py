@@ -231,7 +231,14 @@ _add("transport.dtmf.send", None, _KEY, talking.key_sent, api=LIVE)
 _add("transport.dtmf.sent", _S, _KEY, talking.key_sent, api=LIVE)
 _add("session.input_transcript.delta", _S, _SPOKEN, talking.heard, api=LIVE, ends=True, urgent=False)
 _add("session.output_transcript.delta", _S, _SPOKEN, talking.spoke, api=LIVE, ends=True, urgent=False)
-_add(OUTPUT_AUDIO, _S, {"start_ms": number, "untimed": flag}, talking.sounded, api=LIVE, folded=True)
+_add(
+    OUTPUT_AUDIO,
+    _S,
+    {"start_ms": number, "elapsed_ms": number, "untimed": flag},
+    talking.sounded,
+    api=LIVE,
+    folded=True,
+)
 for _what in ("instructions", "thinking", "commentary"):
     _add(f"session.{_what}.appended", _S, _TIMED, talking.happened(f"{_what}_appended"), api=LIVE)
 _add("session.input_audio.muted", _S, _BARE, talking.happened("input_muted"), api=LIVE)

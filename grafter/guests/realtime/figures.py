@@ -56,6 +56,8 @@ class Wait:
     end: int
     end_word: str
     parts: Mapping[str, int]
+    error: int = 0
+    """How much earlier it may have begun."""
 
 
 def answer_of(session: Session, response: Response) -> Answer:
@@ -93,13 +95,16 @@ def answer_of(session: Session, response: Response) -> Answer:
     causes = []
     if speech is not None:
         causes.append(_by_speech(session, speech, begun))
+        if request is None and not causes[0].error:
+            # OpenAI answers the speech by itself; an output that was handed back meanwhile has begun nothing.
+            tool = None
     if tool is not None and tool.ended_at is not None:
         causes.append(Cause(TOOL_OUTPUT, tool.ended_at, begun - tool.ended_at))
     if idle is not None:
         causes.append(Cause(IDLE_TIMEOUT, idle))
     natural = max(causes, key=lambda one: one.at, default=None)
     cause = natural if request is None else _by_request(request, natural, speech)
-    odd = (speech is not None and speech.odd) or (tool is not None and tool.odd)
+    odd = (speech is not None and speech.unreliable) or (tool is not None and tool.unreliable)
     odd = odd or (request is None and any(before < at <= begun for at in session.idle_untimed))
     return Answer(None if odd else cause, request, speech, tool, idle is not None)
 
@@ -132,15 +137,15 @@ def caller_wait(session: Session, response: Response) -> Wait | None:
     heard, speech = heard_at(session, response), speech_answered(session, response)
     if heard is None or speech is None or response.aside or response.kind != "spoken":
         return None
-    end, odd = speech_end(speech), response.odd or speech.odd
-    if end is None or odd or heard[0] < end[0]:
+    end, error = speech_end(speech), speech_end_error(speech)
+    if end is None or response.unreliable or speech.unreliable or heard[0] < end[0] or error > heard[0] - end[0]:
         return None
     stopped = _ended(speech) or 0
     for other in session.every_response:
         sounded = other.playing_at if session.buffered else other.first_audio_at
         if other.id != response.id and not other.aside and sounded is not None and stopped < sounded <= heard[0]:
             return None
-    return Wait(*end, *heard, _parts(session, response, speech, end[0], heard[0]))
+    return Wait(*end, *heard, _parts(session, response, speech, end[0], heard[0]), error)
 
 
 def speech_end(speech: Speech) -> tuple[int, str] | None:
@@ -150,6 +155,15 @@ def speech_end(speech: Speech) -> tuple[int, str] | None:
             return None
         return max(speech.stopped_at - speech.silence_ms * _MILLISECOND, 0), "speech_end"
     return None if speech.commit_at is None or speech.started_at is not None else (speech.commit_at, "commit")
+
+
+def speech_end_error(speech: Speech) -> int:
+    """How much earlier the caller may have fallen silent, in ns.
+
+    That is what the detector's word was longer on its way than the quickest one of the call; how long the quickest was
+    on its way no event says.
+    """
+    return 0 if speech.stopped_at is None or speech.silence_ms is None else speech.late
 
 
 def _ended(speech: Speech) -> int | None:

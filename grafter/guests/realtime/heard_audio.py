@@ -80,14 +80,14 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
     playing, received = _playback(session, response), received_ms(session, response)
     cut = _cut(session, response, playing, received)
     sounded = playing is not None or response.cleared_at is not None or bool(response.truncations)
-    if cut is None or response.odd or not sounded or (playing is not None and playing > cut.at):
+    if cut is None or response.unreliable or not sounded or (playing is not None and playing > cut.at):
         return None
     started = _interrupting(session, playing, cut.at)
     if started is not None:
         at, by = started, "speech"
     elif (pressed := _button(session, cut.first)) is not None:
         at, by = pressed, "client"
-    elif cut.by_detector and not _speaking_at(session, playing or response.first_at):
+    elif cut.by_detector and not _may_have_begun_before(session, playing or response.first_at):
         at, by = cut.at, "speech"
     else:
         return None
@@ -101,7 +101,9 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
         bounds.append((received, 2, "received"))
     least = min(bounds, default=None)
     heard, word = (None, None) if least is None else (least[0], least[2])
-    return BargeIn(at, by, heard, word, heard is not None and not cut.shown, cut.past_end)
+    # Who asks for more than can have been played counts by another clock than its player's, which is behind.
+    miscounted = cut.word == requests.TRUNCATE and word == "time" and response.cleared_at is None
+    return BargeIn(at, by, heard, word, heard is not None and (miscounted or not cut.shown), cut.past_end)
 
 
 def _cut(session: Session, response: Response, playing: int | None, received: int | None) -> _Cut | None:
@@ -201,18 +203,19 @@ def _interrupting(session: Session, playing: int | None, cut_at: int) -> int | N
         one.started_at
         for one in session.every_speech
         if one.started_at is not None
-        and not one.odd
+        and not (one.odd_start or one.backwards)
         and (playing is None or one.started_at >= playing)
         and one.started_at <= cut_at + _REORDERED
-        and (one.stopped_at is None or cut_at <= one.stopped_at + _LATE_CUT)
+        and (one.stopped_at is None or one.odd_stop or cut_at <= one.stopped_at + _LATE_CUT)
     ]
     return max(starts, default=None)
 
 
-def _speaking_at(session: Session, at: int) -> bool:
-    """Somebody had begun to speak before that moment and had not been silent by then."""
+def _may_have_begun_before(session: Session, at: int) -> bool:
+    """Somebody spoke at that moment already, or began at one that nobody gave."""
     return any(
-        one.started_at is not None and one.started_at < at and (one.stopped_at is None or one.stopped_at >= at)
+        one.odd_start
+        or (one.started_at is not None and one.started_at < at and (one.stopped_at is None or one.stopped_at >= at))
         for one in session.every_speech
     )
 

@@ -80,6 +80,16 @@ class Response:
     previous: str | None = None
     """The response that it goes on from, as it says itself."""
 
+    @property
+    def backwards(self) -> bool:
+        """It ended before it began, as its sender dates it."""
+        return _backwards(self.created_at, self.done_at)
+
+    @property
+    def unreliable(self) -> bool:
+        """No figure is made of its times."""
+        return self.odd or self.backwards
+
 
 @dataclass(slots=True)
 class Speech:
@@ -107,6 +117,27 @@ class Speech:
     commit_at: int | None = None
     """When the client said that it was over, where the client decides."""
     odd: bool = False
+    odd_start: bool = False
+    """Its beginning came without its time."""
+    odd_stop: bool = False
+    """The stop that stands now came without its time."""
+    late: int = 0
+    """How much longer its stop was on its way than the quickest of the call, in ns, as far as that is known."""
+
+    @property
+    def untimed(self) -> bool:
+        """One of the times that count only stands for one that nobody gave."""
+        return self.odd or self.odd_stop
+
+    @property
+    def backwards(self) -> bool:
+        """It ended before it began, as its sender dates it."""
+        return _backwards(self.started_at, self.stopped_at)
+
+    @property
+    def unreliable(self) -> bool:
+        """No figure is made of its times."""
+        return self.untimed or self.backwards
 
 
 @dataclass(slots=True)
@@ -140,6 +171,16 @@ class Call:
     """Of a function: the model has finished asking for it. False where it was cut off before."""
     odd: bool = False
 
+    @property
+    def backwards(self) -> bool:
+        """It ended before it began, as its sender dates it."""
+        return _backwards(self.started_at, self.ended_at)
+
+    @property
+    def unreliable(self) -> bool:
+        """No figure is made of its times."""
+        return self.odd or self.backwards
+
 
 @dataclass(slots=True)
 class Utterance:
@@ -153,6 +194,8 @@ class Utterance:
     start_ms: int = 0
     end_ms: int = 0
     """Both of the session's own time."""
+    begun_at: int | None = None
+    """When that time began, of one before a pause."""
     text: str = ""
 
 
@@ -254,6 +297,8 @@ class Input:
     """What the client has put into the audio buffer since it was last committed or cleared."""
 
     appended_at: int | None = None
+    clock_at: int | None = None
+    """When the session's audio began, by the detector's word that was on its way for the shortest time."""
 
 
 R = TypeVar("R", Response, Speech, Call, Config, Input, Request, Utterance, Delegation, Live)
@@ -278,6 +323,10 @@ def read_into(record: R, value: object) -> R:
         if came is not None and _fits(came, member.type):
             setattr(record, member.name, came)
     return record
+
+
+def _backwards(start: int | None, end: int | None) -> bool:
+    return start is not None and end is not None and end < start
 
 
 def _fits(value: object, kind: object) -> bool:

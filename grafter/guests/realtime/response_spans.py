@@ -23,10 +23,12 @@ from grafter.guests.realtime.session_spans import (
     Attributes,
     agent_of,
     earliest,
+    end_of_speech,
     error_message,
     error_type,
     identify,
     mark,
+    mark_backwards,
     milliseconds,
     put,
     span_events,
@@ -89,6 +91,9 @@ def response_span(session: Session, response: Response, *, content: bool) -> Gue
         attributes[semconv.ERROR_TYPE] = error_type(response.error)
     start = response.first_at if response.created_at is None else min(response.created_at, response.first_at)
     end = response.last_at if response.done_at is None else response.done_at
+    if response.backwards and response.created_at is not None:
+        start = response.created_at
+    mark_backwards(attributes, start, end)
     return GuestSpan(
         span_id=session.span_id(response.id),
         parent=session.span_id(SESSION),
@@ -96,7 +101,7 @@ def response_span(session: Session, response: Response, *, content: bool) -> Gue
         name=cut_text(titled(operation, model), NAME_BYTES),
         kind=SPAN_KIND_CLIENT,
         start=UnixNano(start),
-        end=UnixNano(max(start, end)),
+        end=UnixNano(end),
         attributes=bounded(attributes),
         status_code=STATUS_ERROR if failed else STATUS_UNSET,
         status_message=error_message(response.error, content) if failed else "",
@@ -122,7 +127,8 @@ def audio_span(session: Session, response: Response) -> GuestSpan | None:
             end = start + broken_in.heard_ms * _MILLISECOND
     if end is None:
         attributes[semconv.GRAFTER_END] = UNKNOWN
-        end = start if response.last_audio_at is None else response.last_audio_at
+        end = start if response.last_audio_at is None else max(start, response.last_audio_at)
+    mark_backwards(attributes, start, end)
     return GuestSpan(
         span_id=session.span_id(response.id + AUDIO),
         parent=session.span_id(response.id),
@@ -130,7 +136,7 @@ def audio_span(session: Session, response: Response) -> GuestSpan | None:
         name="assistant_speech",
         kind=SPAN_KIND_INTERNAL,
         start=UnixNano(start),
-        end=UnixNano(max(start, end)),
+        end=UnixNano(end),
         attributes=bounded(attributes),
     )
 
@@ -169,7 +175,7 @@ def _latency(attributes: Attributes, session: Session, response: Response) -> No
     """The model turn, from what began it to its first output, and what its caller's wait is added up from."""
     answer, heard = figures.answer_of(session, response), figures.heard_at(session, response)
     cause, first = answer.cause, response.first_delta_at
-    if cause is not None and not response.odd:
+    if cause is not None and not response.unreliable:
         token, audio = _since(cause, first), _since(cause, None if heard is None else heard[0])
         if token is not None:
             attributes[semconv.TURN_FIRST_TOKEN_MS] = token
@@ -180,17 +186,16 @@ def _latency(attributes: Attributes, session: Session, response: Response) -> No
             put(attributes, semconv.TURN_FIRST_AUDIO_ERROR_MS, milliseconds(cause.error) or None)
         put(attributes, semconv.TURN_MEASURED_FROM, cause.word)
         put(attributes, semconv.TURN_MEASURED_FROM_TIME, cause.at)
-    if not response.odd:
+    if not response.unreliable:
         put(attributes, semconv.TURN_FIRST_DELTA_TIME, response.first_delta_at)
         put(attributes, semconv.TURN_FIRST_AUDIO_TIME, None if heard is None else heard[0])
         put(attributes, semconv.TURN_FIRST_AUDIO_AT, None if heard is None else heard[1])
         put(attributes, semconv.TURN_AUDIO_ENDED_TIME, earliest(response.played_at, response.cleared_at))
     speech = None if response.aside else figures.speech_answered(session, response)
     if speech is not None:
-        spoken = None if speech.odd else figures.speech_end(speech)
         put(attributes, semconv.TURN_SPEECH_ITEM, speech.id)
-        put(attributes, semconv.TURN_SPEECH_END_TIME, None if spoken is None else spoken[0])
-        put(attributes, semconv.TURN_ENDPOINTING_MS, None if speech.odd else speech.silence_ms)
+        end_of_speech(attributes, speech, semconv.TURN_SPEECH_END_TIME)
+        put(attributes, semconv.TURN_ENDPOINTING_MS, None if speech.unreliable else speech.silence_ms)
     put(attributes, semconv.TURN_AFTER_TOOL, response.after_tool if answer.tool is None else answer.tool.id)
 
 
@@ -206,6 +211,7 @@ def _wait(attributes: Attributes, session: Session, response: Response) -> None:
     if wait is None:
         return
     attributes[semconv.CALLER_WAIT_MS] = milliseconds(wait.end - wait.start)
+    put(attributes, semconv.CALLER_WAIT_ERROR_MS, milliseconds(wait.error) or None)
     attributes[semconv.CALLER_WAIT_FROM] = wait.start_word
     attributes[semconv.CALLER_WAIT_FROM_TIME] = wait.start
     attributes[semconv.CALLER_WAIT_TO] = wait.end_word

@@ -256,7 +256,7 @@ class Session:
             self.unknown[kind] = self.unknown.get(kind, 0) + 1
 
     def _touched(self, record: R, note: Note) -> R:
-        record.last_at = max(record.last_at, note.at)
+        record.first_at, record.last_at = min(record.first_at, note.at), max(record.last_at, note.at)
         if note.event.get("untimed") is True and not isinstance(record, Utterance):
             record.odd = self.odd = True
         return record

@@ -108,12 +108,11 @@ def speech_span(session: Session, speech: Speech, *, content: bool) -> GuestSpan
     """The caller's speech, from its first word to its last; the detector's moments are attributes."""
     attributes: Attributes = {}
     identify(attributes, session, speech.id)
-    mark(attributes, speech.odd)
+    mark(attributes, speech.untimed)
     put(attributes, semconv.SPEECH_AUDIO_START_MS, speech.start_ms)
     put(attributes, semconv.SPEECH_AUDIO_END_MS, speech.end_ms)
     put(attributes, semconv.SPEECH_ENDPOINTING_MS, speech.silence_ms)
-    spoken = None if speech.odd else figures.speech_end(speech)
-    put(attributes, semconv.SPEECH_END_TIME, None if spoken is None else spoken[0])
+    spoken = end_of_speech(attributes, speech, semconv.SPEECH_END_TIME)
     put(attributes, semconv.SPEECH_STOPPED_TIME, speech.stopped_at)
     put(attributes, semconv.SPEECH_COMMITTED_TIME, speech.committed_at)
     if speech.dropped_at is not None:
@@ -134,7 +133,7 @@ def speech_span(session: Session, speech: Speech, *, content: bool) -> GuestSpan
     if speech.stopped_at is None and speech.dropped_at is None and speech.commit_at is None:
         missing.append("input_audio_buffer.speech_stopped")
     put(attributes, semconv.REALTIME_MISSING, tuple(missing) or None)
-    ends = (None if spoken is None else spoken[0], speech.stopped_at, speech.committed_at, speech.dropped_at)
+    ends = (spoken, speech.stopped_at, speech.committed_at, speech.dropped_at)
     last = next((at for at in ends if at is not None), None)
     start = earliest(speech.started_at, speech.appended_at)
     if last is None:
@@ -142,6 +141,9 @@ def speech_span(session: Session, speech: Speech, *, content: bool) -> GuestSpan
         attributes[semconv.GRAFTER_END] = UNKNOWN
         last = speech.first_at if start is None else start
     start = last if start is None else start
+    # Two events that took different ways through the network make a short word none; that is no error of a clock.
+    end = last if speech.backwards else max(start, last)
+    mark_backwards(attributes, start, end)
     return GuestSpan(
         span_id=session.span_id(speech.id),
         parent=session.span_id(SESSION),
@@ -149,7 +151,7 @@ def speech_span(session: Session, speech: Speech, *, content: bool) -> GuestSpan
         name="user_speech",
         kind=SPAN_KIND_INTERNAL,
         start=UnixNano(start),
-        end=UnixNano(max(start, last)),
+        end=UnixNano(end),
         attributes=bounded(attributes),
     )
 
@@ -179,6 +181,8 @@ def call_span(session: Session, call: Call, *, content: bool) -> GuestSpan:
     last = call.last_at if call.ended_at is None else call.ended_at
     if call.ended_at is None:
         attributes[semconv.GRAFTER_END] = UNKNOWN
+        last = max(start, last)
+    mark_backwards(attributes, start, last)
     parent = session.parent(call.response)
     return GuestSpan(
         span_id=session.span_id(call.id),
@@ -187,7 +191,7 @@ def call_span(session: Session, call: Call, *, content: bool) -> GuestSpan:
         name=cut_text(name, NAME_BYTES),
         kind=kind,
         start=UnixNano(start),
-        end=UnixNano(max(start, last)),
+        end=UnixNano(last),
         attributes=bounded(attributes),
         status_code=STATUS_ERROR if call.failed else STATUS_UNSET,
         status_message=error_message(call.error, content) if call.failed else "",
@@ -213,7 +217,6 @@ def _titled_call(session: Session, call: Call, attributes: Attributes) -> tuple[
         attributes[semconv.MCP_METHOD_NAME] = "tools/list"
         return "tools/list", SPAN_KIND_CLIENT
     if call.kind == "approval":
-        put(attributes, semconv.GEN_AI_TOOL_NAME, call.name)
         return titled("mcp_approval", call.name), SPAN_KIND_INTERNAL
     attributes[semconv.GEN_AI_OPERATION_NAME] = "execute_tool"
     attributes[semconv.GEN_AI_AGENT_NAME] = agent_of(session)
@@ -241,6 +244,22 @@ def identify(attributes: Attributes, session: Session, identity: str) -> None:
 def mark(attributes: Attributes, odd: bool) -> None:
     if odd:
         attributes[semconv.GRAFTER_ODD_TIME] = True
+
+
+def mark_backwards(attributes: Attributes, start: int, end: int) -> None:
+    """Say of a span that it ends before it starts: it leaves as its sender dates it."""
+    if end < start:
+        attributes[semconv.GRAFTER_TIME_ODD] = True
+
+
+def end_of_speech(attributes: Attributes, speech: Speech, name: str) -> int | None:
+    """State under ``name`` when the caller fell silent, and how wrong that may be; that moment, where it is known."""
+    end = None if speech.unreliable else figures.speech_end(speech)
+    if end is None:
+        return None
+    attributes[name] = end[0]
+    put(attributes, semconv.SPEECH_END_ERROR_MS, milliseconds(figures.speech_end_error(speech)) or None)
+    return end[0]
 
 
 def span_events(events: list[object], content: bool) -> tuple[SpanEvent, ...]:

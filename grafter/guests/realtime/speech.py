@@ -19,6 +19,8 @@ _OVERTAKEN = 5_000_000_000
 _MILLISECOND = 1_000_000
 _JITTER = 1_000 * _MILLISECOND
 """That speech has begun is heard after it has, and on its own way over the network."""
+_LONGEST_DELAY = 250 * _MILLISECOND
+"""Of one event over another; what is more is a pause in the audio that was sent, and bounds nothing."""
 _LONGEST_WAIT_MS = 60_000
 """Of a detector, where the beginning of the speech was not heard."""
 SERVER_VAD = "server_vad"
@@ -34,20 +36,35 @@ def started(session: Session, note: Note, event: Mapping[str, object]) -> None:
     speech = session.speech(event.get("item_id"), note)
     if speech is None or speech.started_at is not None:
         return
-    speech.started_at = note.at
+    speech.started_at, speech.odd_start = note.at, event.get("untimed") is True
     speech.start_ms = count_of(event.get("audio_start_ms"))
 
 
 def stopped(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """Servers that are only compatible say it more than once: the last that comes later in the audio stands."""
+    known = session.speeches.get(str(event.get("item_id")))
+    odd_before = known is not None and known.odd
     speech = session.speech(event.get("item_id"), note)
     end_ms = count_of(event.get("audio_end_ms"))
     if speech is None:
         return
+    # Whether its time is known is asked of the stop that stands, not of one that another has replaced.
+    speech.odd = odd_before
     if speech.stopped_at is not None and (end_ms is None or end_ms <= (speech.end_ms or 0)):
         return
-    speech.stopped_at, speech.end_ms = note.at, end_ms
+    speech.stopped_at, speech.end_ms, speech.odd_stop = note.at, end_ms, event.get("untimed") is True
+    speech.late = 0 if end_ms is None or speech.odd_stop else _late(session, note.at, end_ms)
     _judge(session, speech)
+
+
+def _late(session: Session, at: int, end_ms: int) -> int:
+    """How much longer the detector's word was on its way than the quickest so far, by the clock of the audio."""
+    began, quickest = at - end_ms * _MILLISECOND, session.input.clock_at
+    late = 0 if quickest is None else began - quickest
+    if quickest is None or not 0 <= late <= _LONGEST_DELAY:
+        session.input.clock_at = began
+        return 0
+    return late if late >= _MILLISECOND else 0
 
 
 def committed(session: Session, note: Note, event: Mapping[str, object]) -> None:

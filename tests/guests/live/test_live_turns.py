@@ -559,6 +559,25 @@ def test_a_pause_is_no_wait(script) -> None:
     assert "grafter.turn.first_audio_ms" not in told(spans, "output_62900")
 
 
+def test_after_a_pause_the_sessions_time_is_dated_anew(script) -> None:
+    """Whether it went on while the session slept or stood still: what is said afterwards is drawn when it was said."""
+    for slept_ms in (60_000, 0):
+        call = begun(script())
+        heard(call, 1800, 1100, 1600)
+        call.server(2000, "session.paused").server(62_000, "session.resumed")
+        spans = heard(call, 63_000, 2_300 + slept_ms, 2_800 + slept_ms).spans()
+        assert (spans["input_1100"].start - BEGIN) // MS == 1300
+        assert (spans[f"input_{2_300 + slept_ms}"].end - BEGIN) // MS == 63_000
+
+
+def test_a_translations_audio_dates_its_time(script) -> None:
+    """What was heard before anybody's words came."""
+    call = script().server(0, "session.created", session={"id": "sess_1", "type": "translation", "model": "m"})
+    call.server(1000, "session.output_audio.delta", elapsed_ms=900)
+    spans = call.server(1400, "session.input_transcript.delta", elapsed_ms=1000, delta="hello").spans()
+    assert (spans["input_1000"].start - BEGIN) // MS == 1100
+
+
 def test_a_translation_says_where_its_fragments_belong(script) -> None:
     """Its deltas have ``elapsed_ms`` in place of a beginning and an end; and it answers nothing."""
     call = script().server(0, "session.created", session={"id": "sess_1", "type": "translation", "model": "m"})

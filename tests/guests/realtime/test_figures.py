@@ -326,6 +326,81 @@ def test_no_figure_is_made_of_a_time_that_nobody_gave() -> None:
         assert not {TOKEN, FROM, "grafter.turn.first_audio_ms", "grafter.caller_wait_ms"} & set(of(spans, "r"))
 
 
+def test_an_output_that_comes_as_the_caller_falls_silent_begins_nothing(script) -> None:
+    """OpenAI answers speech by itself, an output it does not; and nobody was seen to ask."""
+    call = tool(made(spoke(begun(script()), 1000, 2000, "u"), 2020, "r"), 2300, "r")
+    output(spoke(done(call, 2310, "r"), 3000, 5000, "u_2"), 5001)
+    spans = answer(call, 5030, "r_2", 5400).spans()
+    found = of(spans, "r_2")
+    assert (found[FROM], found[TOKEN], found["grafter.caller_wait_ms"]) == ("speech_stopped", 400.0, 900.0)
+    assert "grafter.turn.after_tool" not in found
+
+
+@pytest.mark.parametrize(("untimed", "found"), [("start", []), ("stop", [5000]), ("committed", [5000])])
+def test_a_barge_in_is_at_the_callers_beginning_or_nowhere(script, untimed: str, found: list[int]) -> None:
+    """What is missing a time afterwards takes nothing from it; and a beginning without one is not stood in for by the
+    cut."""
+    odd = {word: {"untimed": True} if word == untimed else {} for word in ("start", "stop", "committed")}
+    call = sound(made(spoke(begun(script()), 1000, 2000, "u"), 2020, "r"), 2300, "r", 9000)
+    call.server(5000, "input_audio_buffer.speech_started", item_id="u_2", audio_start_ms=4700, **odd["start"])
+    details = {"type": "cancelled", "reason": "turn_detected"}
+    given = {"id": "r", "status": "cancelled", "status_details": details, "conversation_id": "conv_1"}
+    call.server(5007, "response.done", response=given)
+    call.server(6000, "input_audio_buffer.speech_stopped", item_id="u_2", audio_end_ms=6000, **odd["stop"])
+    spans = call.server(6001, "input_audio_buffer.committed", item_id="u_2", **odd["committed"]).spans()
+    assert [at for at, _ in barge_ins(spans, "r")] == found
+
+
+def test_a_stop_that_another_replaces_takes_its_missing_time_along(script) -> None:
+    """Of a server that says it twice only the last one counts, and so does only its time."""
+    call = begun(script()).server(1000, "input_audio_buffer.speech_started", item_id="u", audio_start_ms=700)
+    call.server(2000, "input_audio_buffer.speech_stopped", item_id="u", audio_end_ms=2000, untimed=True)
+    call.server(3000, "input_audio_buffer.speech_stopped", item_id="u", audio_end_ms=3000)
+    spans = answer(call, 3020, "r", 3300).spans()
+    assert (of(spans, "r")[TOKEN], of(spans, "r")["grafter.caller_wait_ms"]) == (300.0, 800.0)
+    assert (spans["u"].end - BEGIN) / MS == 2500
+    assert "grafter.odd_time" not in of(spans, "u")
+
+
+def test_how_late_the_detectors_word_was_is_the_error_of_a_wait(script) -> None:
+    """By the audio's own clock the second stop was 80 ms longer on its way than the first; how long that was nobody
+    knows. After a pause in the audio that is sent, nothing is known of it at all."""
+    call = answer(spoke(begun(script()), 1000, 2000, "u"), 2020, "r", 2300)
+    call.server(9000, "input_audio_buffer.speech_started", item_id="u_2", audio_start_ms=8700)
+    call.server(10_080, "input_audio_buffer.speech_stopped", item_id="u_2", audio_end_ms=10_000)
+    answer(call, 10_100, "r_2", 10_400)
+    call.server(20_000, "input_audio_buffer.speech_started", item_id="u_3", audio_start_ms=12_000)
+    call.server(21_000, "input_audio_buffer.speech_stopped", item_id="u_3", audio_end_ms=13_000)
+    spans = answer(call, 21_020, "r_3", 21_300).spans()
+    wait, end = "grafter.caller_wait.error_ms", "grafter.speech_end.error_ms"
+    assert [of(spans, name).get(wait) for name in ("r", "r_2", "r_3")] == [None, 80.0, None]
+    assert [of(spans, name).get(end) for name in ("u", "u_2", "u_3", "r_2")] == [None, 80.0, None, 80.0]
+
+
+def test_what_ends_before_it_begins_leaves_as_it_came(script) -> None:
+    """A clock was set back: the spans say so, and no figure is made of them."""
+    call = begun(script()).server(1000, "input_audio_buffer.speech_started", item_id="u", audio_start_ms=700)
+    call.server(900, "input_audio_buffer.speech_stopped", item_id="u", audio_end_ms=2000)
+    call.server(1500, "response.created", response={"id": "r", "conversation_id": "conv_1"})
+    sound(call, 1600, "r", 100)
+    spans = call.server(1400, "response.done", response={"id": "r", "status": "completed"}).spans()
+    for name, length in (("u", -100), ("r", -100)):
+        assert (spans[name].end - spans[name].start) / MS == length
+        assert of(spans, name)["grafter.time.odd"] is True
+    assert not {TOKEN, "grafter.turn.first_audio_ms", "grafter.caller_wait_ms"} & set(of(spans, "r"))
+    assert "grafter.speech.end_unix_nano" not in of(spans, "u")
+
+
+def test_a_truncate_that_nobody_answered_and_that_asks_for_too_much_leaves_a_bound(script) -> None:
+    """Its client counts by another clock than its player's, so the time since the audio came is all that is known."""
+    call = answer(spoke(begun(script()), 1000, 2000, "u"), 2020, "r", 2300, ms=9000)
+    call.server(5000, "input_audio_buffer.speech_started", item_id="u_2", audio_start_ms=4700)
+    spans = call.client(5010, "conversation.item.truncate", item_id="i_r", audio_end_ms=3000).spans()
+    ((at, heard),) = barge_ins(spans, "r")
+    assert (at, heard["audio.elapsed_ms"], heard["grafter.audio.heard_by"]) == (5000, 2710, "time")
+    assert heard["grafter.audio.heard_at_most"] is True
+
+
 def test_what_an_earlier_release_remembered_causes_nothing(script) -> None:
     """Its state is read as far as it says anything, and no figure begins before it."""
     call = spoke(begun(script()), 1000, 2000, "u")

@@ -404,6 +404,8 @@ def test_an_mcp_servers_list_and_an_approval(script) -> None:
     assert (spans["a"].name, spans["a"].parent_name) == ("mcp_approval find", "r")
     assert spans["a"].end - spans["a"].start == 4000 * 1_000_000
     assert told(spans, "a")["grafter.mcp.approved"] is False
+    # An approval is no run of the tool: sums of tools are not to find it.
+    assert not {"gen_ai.tool.name", "gen_ai.operation.name", "gen_ai.tool.call.id"} & set(told(spans, "a"))
     assert "SECRET" not in repr(spans)
 
 

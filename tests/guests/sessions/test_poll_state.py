@@ -1,6 +1,7 @@
 """How far the reading of a session has come."""
 
 from dataclasses import dataclass, field
+from heapq import nsmallest
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,8 +102,9 @@ class Published:
         new = 0
         while True:
             after = int(self.progress.after or "-1")
-            page = sorted(place for place in self.places if place > after)[:100]
-            fresh = [digest for place in page if (digest := f"{place:016x}") not in self.progress.known]
+            page = nsmallest(100, (place for place in self.places if place > after))
+            known = self.progress.known
+            fresh = [digest for place in page if (digest := f"{place:016x}") not in known]
             new += len(fresh)
             self.pages += 1
             self.progress = Progress.decode(

@@ -45,10 +45,15 @@ def paused(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 
 def resumed(session: Session, note: Note, event: Mapping[str, object]) -> None:
+    """Whether the session's time went on meanwhile nobody says, so it is dated anew by what comes now."""
     session.happened(note.at, semconv.EVENT_LIVE.format(what="resumed"), {})
     match session.live.pauses:
         case [*before, [int(began), None]]:
             session.live.pauses = [*before, [began, note.at]]
+    for utterance in session.utterances.values():
+        if utterance.begun_at is None:
+            utterance.begun_at = session.live.begun_at
+    session.live.begun_at = None
 
 
 def closed(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -89,7 +94,7 @@ def spoke(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 def sounded(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """Audio of the model, silence included; only its moment is of use."""
-    date(session, note.at, position_of(event.get("start_ms")))
+    date(session, note.at, place_of(event))
 
 
 def key_sent(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -119,6 +124,11 @@ def date(session: Session, at: int, position: int | None) -> None:
             session.live.begun_at = begun
 
 
+def place_of(event: Mapping[str, object]) -> int | None:
+    """Where a fragment begins, in ms of the session's time. Of a translation's no length is known."""
+    return position_of(event.get("start_ms", event.get("elapsed_ms")))
+
+
 def answered(session: Session, utterance: Utterance) -> tuple[str, int] | None:
     """What the model's utterance answers: the id and the end, in ms, of what the caller had said last.
 
@@ -133,8 +143,7 @@ def answered(session: Session, utterance: Utterance) -> tuple[str, int] | None:
 
 
 def _say(session: Session, note: Note, event: Mapping[str, object], *, user: bool) -> None:
-    # Of a translation the fragments say where they belong, not how long they are.
-    start = position_of(event.get("start_ms", event.get("elapsed_ms")))
+    start = place_of(event)
     end = position_of(event.get("end_ms"))
     if start is None:
         session.misplaced += 1
@@ -164,6 +173,8 @@ def _say(session: Session, note: Note, event: Mapping[str, object], *, user: boo
 
 def _is_apart(session: Session, utterance: Utterance, start: int, end: int) -> bool:
     """A fragment begins another utterance than the newest one of its side."""
+    if utterance.begun_at is not None:
+        return True
     if start > utterance.end_ms + PAUSE_MS or end < utterance.start_ms - PAUSE_MS:
         return True
     others = session.live.spoken if utterance.user else [began for _, began, _ in _remembered(session)]

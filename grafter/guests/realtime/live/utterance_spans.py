@@ -22,7 +22,7 @@ OUTPUT_TRANSCRIPT = "output_transcript"
 
 def utterance_span(session: Session, utterance: Utterance, *, content: bool) -> GuestSpan:
     """A run of fragments, from where the first begins to where the last ends."""
-    begun = session.live.begun_at
+    begun = session.live.begun_at if utterance.begun_at is None else utterance.begun_at
     if begun is None:
         # Nothing else dates the session's time: as if this had come when it was begun to be spoken.
         begun = max(utterance.first_at - utterance.start_ms * _MILLISECOND, 0)
