@@ -133,7 +133,7 @@ def caller_wait(session: Session, response: Response) -> Wait | None:
     if heard is None or speech is None or response.aside or response.kind != "spoken":
         return None
     end, odd = speech_end(speech), response.odd or speech.odd
-    if end is None or odd or heard[0] < end[0]:
+    if end is None or odd or heard[0] <= end[0]:
         return None
     stopped = _ended(speech) or 0
     for other in session.every_response:
@@ -241,7 +241,10 @@ def _parts(session: Session, response: Response, speech: Speech, start: int, end
             break
         known = cause.error == 0 or (cause.word == COMMITTED and answer.request is not None)
         asked = known and cause.word == CREATE
-        if known:
+        if known and cause.word == COMMITTED and answer.request is not None:
+            # A button's release and its request are one act to the model's turn; the time between is still the app's.
+            asked = until("model", answer.request.at)
+        elif known:
             until("model", cause.at)
         if answer.speech is not None:
             if answer.speech is not speech and answer.speech.id != speech.id:
