@@ -465,7 +465,7 @@ def test_repeated_lines_say_the_same(number: int) -> None:
 
 
 OPTIONAL = (
-    "committed", "conversation.item.added", "conversation.item.done", "output_item.done", "arguments.done", "ended",
+    "committed", "conversation.item.added", "conversation.item.done", "output_item.done", "ended",
     "response.done", "audio_transcript", "truncated", "item.truncate", "stopped", "output_audio_buffer.stopped",
 )  # fmt: skip
 
