@@ -215,7 +215,8 @@ def _find(session: Session, name: str | None) -> Response | None:
 def _parts(session: Session, response: Response, speech: Speech, start: int, end: int) -> dict[str, int]:
     """What lies between, from its end to its beginning; what follows from no evidence is unknown.
 
-    Empty where the way back to the speech is lost: sums of some of its turns would pass for sums of all.
+    So is all of it but the detector's silence where the way back to the speech is lost: sums of some of its turns
+    would pass for sums of all.
     """
     parts: dict[str, int] = {}
     at = end
@@ -252,9 +253,15 @@ def _parts(session: Session, response: Response, speech: Speech, start: int, end
             if until("relay" if asked else "unknown", _ended(speech)) and until("endpointing", start):
                 return {name: length for name, length in parts.items() if length}
             break
-        if tool is None:
+        before = _led_to(session, one, answer)
+        if tool is not None:
+            found = until("relay" if asked else "unknown", tool.ended_at) and until("tool", tool.started_at)
+        else:
+            # Nothing of it was heard, so somebody asked again.
+            found = until("relay" if asked else "unknown", None if before is None else before.done_at)
+        if not found:
             break
-        if not until("relay" if asked else "unknown", tool.ended_at) or not until("tool", tool.started_at):
-            break
-        one = _find(session, tool.response)
-    return {}
+        one = before
+    stopped = min(max(_ended(speech) or start, start), end)
+    lost = {"unknown": end - stopped, "endpointing": stopped - start}
+    return {name: length for name, length in lost.items() if length}

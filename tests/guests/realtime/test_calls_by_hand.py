@@ -489,3 +489,88 @@ def test_without_its_optional_events_a_figure_vanishes_or_stays(number: int) -> 
         wrong = {k: (v, want.get(k)) for k, v in got.items() if v != want.get(k)}
         loose = {k for k in wrong if k[1] in ("barge_in", "tool")}
         assert set(wrong) <= loose, (gone, wrong)
+
+
+# -- asked again, and what is all there is to know
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "until"), [("cancelled", "client_cancelled", 2250), ("failed", None, 2450)], ids=str
+)
+def test_an_answer_that_was_not_heard_is_part_of_the_wait(status: str, reason: str | None, until: int) -> None:
+    """Stopped 2,000; resp_1 ends unheard at ``until``; asked again 3,000, sound 3,500. The wait of 2,000 from 1,500 is
+    500 silence + (until - 2,000) model + (3,000 - until) app + 500 model."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1").done(until, "resp_1", status, reason)
+    got = joined(call.ask(3000).created(3050, "resp_2").sound(3500, "resp_2").done(4000, "resp_2").ended(5000))
+    assert got.of("resp_2")[TOKEN] == 500.0
+    assert got.wait("resp_2") == {
+        "ms": 2000.0, "endpointing": 500.0, "model": until - 1500.0, "relay": 3000.0 - until,
+    }  # fmt: skip
+
+
+def test_a_tool_so_quick_that_its_request_is_refused() -> None:
+    """Tool 2,500-2,510; asked 2,515 while resp_1 is open: refused; asked again 2,650, sound 3,000: 350. The wait of
+    1,500 is 500 + 500 model + 10 tool + 140 app + 350 model."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1").asked_tool(2500, "resp_1", "call_1")
+    call.handed_back(2510, "call_1", 20).ask(2515).refuses(2560, ACTIVE).done(2600, "resp_1")
+    got = joined(call.ask(2650).created(2700, "resp_2").sound(3000, "resp_2").done(4000, "resp_2").ended(5000))
+    assert got.of("resp_2")[TOKEN] == 350.0
+    assert got.wait("resp_2") == {
+        "ms": 1500.0, "endpointing": 500.0, "model": 850.0, "tool": 10.0, "relay": 140.0,
+    }  # fmt: skip
+
+
+def test_hello_while_a_tool_works() -> None:
+    """u2 asks (stopped 4,000) while the tool of u1 runs, and is answered at 4,500: wait 1,000. What the tool brings is
+    sound at 8,500, asked for at 8,010: 490, and the caller has been answered by then."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1").asked_tool(2500, "resp_1", "call_1")
+    call.done(2600, "resp_1").spoke(3000, 4000, "u2").created(4050, "resp_2").sound(4500, "resp_2", 800)
+    call.done(5000, "resp_2").handed_back(8000, "call_1").ask(8010).created(8050, "resp_3").sound(8500, "resp_3")
+    got = joined(call.done(9000, "resp_3").ended(10_000))
+    assert [got.of(f"resp_{n}").get(WAIT) for n in (1, 2, 3)] == [None, 1000.0, None]
+    assert got.of("resp_3")[TOKEN] == 490.0
+    assert got.tools() == {"call_1": (2500.0, 8000.0)}
+
+
+def test_an_ask_that_was_lost_asks_for_nothing() -> None:
+    """Asked 2,500 and nothing came of it, not even an error; asked 6,000, sound 6,400: 400."""
+    call = Call().session().ask(2500).ask(6000).created(6100, "resp_1").sound(6400, "resp_1").done(7000, "resp_1")
+    assert joined(call.ended(9000)).of("resp_1")[TOKEN] == 400.0
+
+
+def test_a_server_that_breaks_down_asks_for_nothing() -> None:
+    """Asked 5,000, server_error; the caller stops at 21,000 and hears 21,500: 500 from there."""
+    call = Call().session().ask(5000)
+    call.server(5050, "error", error={"type": "server_error", "code": None, "message": "x", "event_id": None})
+    call.spoke(20_000, 21_000, "u1").created(21_050, "resp_1").sound(21_500, "resp_1").done(22_000, "resp_1")
+    got = joined(call.ended(23_000)).of("resp_1")
+    assert (got[TOKEN], got[TOKEN_FROM], got[WAIT]) == (500.0, "speech_stopped", 1000.0)
+
+
+def test_two_speeches_and_one_ask() -> None:
+    """create_response false: u1 to 4,000, u2 to 6,000; asked 7,000, sound 7,500: the wait is from u2's end, 5,500."""
+    call = Call().session(0, {**VAD, "create_response": False}).spoke(3000, 4000, "u1").spoke(5000, 6000, "u2")
+    got = joined(call.ask(7000).created(7050, "resp_1").sound(7500, "resp_1").done(8000, "resp_1").ended(9000))
+    assert got.of("resp_1")[SPEECH] == "u2"
+    assert got.wait("resp_1") == {"ms": 2000.0, "endpointing": 500.0, "relay": 1000.0, "model": 500.0}
+
+
+def test_asks_side_by_side_are_told_apart_by_their_metadata() -> None:
+    """Asked 5,000 in the conversation and 5,001 out of band; the second begins first. Sound 5,600: 600 from 5,000."""
+    call = Call().session().ask(5000, response={"metadata": {"n": "1"}})
+    call.ask(5001, response={"metadata": {"n": "2"}, "conversation": "none"})
+    call.created(5100, "resp_2", metadata={"n": "2"}, conversation_id=None).created(5200, "resp_1", metadata={"n": "1"})
+    call.sound(5600, "resp_1").done(6000, "resp_1", metadata={"n": "1"}).done(6100, "resp_2", conversation_id=None)
+    assert joined(call.ended(7000)).of("resp_1")[TOKEN] == 600.0
+
+
+def test_a_session_that_is_joined_in_the_middle() -> None:
+    """No session.created: the silence is not known, so no end of speech and no wait; 500 from the stop, by at most the
+    50 in which somebody unseen may have asked."""
+    call = Call().spoke(1000, 2000, "u1").created(2050, "resp_1").sound(2500, "resp_1", 3000, "a1").done(3000, "resp_1")
+    got = joined(call.starts(4000, "u2").truncated(4050, "a1", 1500).stops(5000, "u2").ended(6000))
+    have = got.of("resp_1")
+    assert have[TOKEN] == 500.0
+    assert have.get("grafter.turn.first_token.error_ms", 0) <= 50
+    assert not {SPEECH_END, WAIT, ENDPOINTING} & set(have)
+    assert got.barge_ins() == [("resp_1", 4000.0, 1500)]

@@ -470,3 +470,54 @@ def test_a_translation_is_measured_by_its_own_clock() -> None:
     for span in got.spans[2:]:
         assert nano(0) <= int(span["startTimeUnixNano"]) <= int(span["endTimeUnixNano"]) <= nano(8100)
     assert not [k for s in got.spans for k in s["a"] if k in FIGURES and s["a"][k] == 0]
+
+
+# -- more ways to be cut
+
+
+def test_the_word_of_the_cut_comes_before_that_of_the_speech() -> None:
+    """The server ends the answer at 2,550 and says at 2,555 that somebody speaks: one interruption, at 2,555, 1,300."""
+    call = speaking().done(2550, "resp_1", "cancelled", "turn_detected").starts(2555, "u1").truncated(2600, "a1", 1300)
+    assert joined(call.stops(3500, "u1").ended(5000)).barge_ins() == [("resp_1", 2555.0, 1300)]
+
+
+def test_an_app_that_silences_its_own_answer() -> None:
+    """WebRTC: output_audio_buffer.clear by the app at 3,000, nobody speaks: no caller broke in."""
+    call = Call().session().ask(900).created(1000, "resp_1")
+    call.server(1500, "output_audio_buffer.started", response_id="resp_1").done(2000, "resp_1")
+    call.client(3000, "output_audio_buffer.clear").server(3050, "output_audio_buffer.cleared", response_id="resp_1")
+    got = joined(call.ended(5000))
+    assert got.barge_ins() == []
+    assert got.times("resp_1/audio") == (1500.0, 3050.0)
+
+
+def test_a_button_pressed_while_the_answer_is_heard() -> None:
+    """Push to talk: pressed 3,000, cancelled 3,001, cut at 1,790 of 5,000; let go 4,000, asked 4,005, sound 4,500."""
+    call = Call().session(0, None).ask(900).created(1000, "resp_1").sound(1200, "resp_1", 5000, "a1")
+    call.client(3000, "input_audio_buffer.append", audio_bytes=4800).client(3001, "response.cancel")
+    call.truncates(3010, "a1", 1790).done(3050, "resp_1", "cancelled", "client_cancelled").truncated(3060, "a1", 1790)
+    for ms in range(3100, 4000, 100):
+        call.client(ms, "input_audio_buffer.append", audio_bytes=4800)
+    call.client(4000, "input_audio_buffer.commit").ask(4005).committed(4050, "u1").created(4060, "resp_2")
+    got = joined(call.sound(4500, "resp_2").done(5000, "resp_2").ended(6000))
+    assert got.barge_ins() == [("resp_1", 3000.0, 1790)]
+    assert got.barge_in("resp_1")["grafter.barge_in.by"] == "client"
+    assert got.wait("resp_2") == {"ms": 500.0, "relay": 5.0, "model": 495.0}
+
+
+def test_who_breaks_in_breaks_into_what_is_heard_now() -> None:
+    """Two answers in a row; the second is cut at 1,100 while the first one's 10,000 ms would still last."""
+    call = speaking(1200, 10_000).done(2000, "resp_1").ask(5000).created(5050, "resp_2")
+    call.sound(5300, "resp_2", 3000, "a2").done(6000, "resp_2").starts(6500, "u1").truncated(6550, "a2", 1100)
+    assert joined(call.stops(7500, "u1").ended(9000)).barge_ins() == [("resp_2", 6500.0, 1100)]
+
+
+def test_each_side_has_its_unit() -> None:
+    """An app that posts its own events in milliseconds beside a recorder's seconds: asked 2,500, sound 3,000: 500."""
+    call = Call().session().spoke(1000, 2000, "u1").ask(2500).created(2550, "resp_1").sound(3000, "resp_1")
+    for row in call.done(4000, "resp_1").ended(5000).rows:
+        if row.get("from") == "client":
+            row["at"] = round(float(str(row["at"])) * 1000)
+    got = joined(call)
+    assert got.of("resp_1")[TOKEN] == 500.0
+    assert got.wait("resp_1") == {"ms": 1500.0, "endpointing": 500.0, "relay": 500.0, "model": 500.0}
