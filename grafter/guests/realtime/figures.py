@@ -250,6 +250,9 @@ def _parts(session: Session, response: Response, speech: Speech, start: int, end
         if answer.speech is not None:
             if answer.speech is not speech and answer.speech.id != speech.id:
                 break
+            if tool is not None and (tool.started_at or 0) >= (_ended(speech) or 0):
+                # Whose tool it was is not seen to have begun; but it came between.
+                break
             if until("relay" if asked else "unknown", _ended(speech)) and until("endpointing", start):
                 return {name: length for name, length in parts.items() if length}
             break

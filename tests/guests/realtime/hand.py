@@ -177,6 +177,10 @@ class Joined:
     def named(self, name: str) -> list[dict]:
         return [span for span in self.spans if str(span["name"]).startswith(name)]
 
+    def guests(self) -> list[dict]:
+        """The Realtime guest's own."""
+        return [span for span in self.spans if "grafter.guest.span_id" in span["a"]]
+
     def span(self, identity: str) -> dict | None:
         found = [s for s in self.spans if identity in (s["a"].get("grafter.guest.span_id"), s["a"].get("openai.agents.span.id"))]
         assert len(found) < 2, f"{identity} stands {len(found)} times"

@@ -436,7 +436,7 @@ def figures(call: Call) -> dict[tuple[str, str], object]:
     got = joined(call)
     found = {
         (str(s["a"]["grafter.guest.span_id"]), key): v
-        for s in got.spans if "grafter.guest.span_id" in s["a"] for key, v in s["a"].items() if key in FIGURES
+        for s in got.guests() for key, v in s["a"].items() if key in FIGURES
     }  # fmt: skip
     found |= {(response, "barge_in"): (at, heard) for response, at, heard in got.barge_ins()}
     found |= {(tool, "tool"): times for tool, times in got.tools().items()}
@@ -574,3 +574,30 @@ def test_a_session_that_is_joined_in_the_middle() -> None:
     assert have.get("grafter.turn.first_token.error_ms", 0) <= 50
     assert not {SPEECH_END, WAIT, ENDPOINTING} & set(have)
     assert got.barge_ins() == [("resp_1", 4000.0, 1500)]
+
+
+WAITED = (*(f"grafter.caller_wait.{one}_ms" for one in ("tool", "relay", "playout")), TOKEN, AUDIO, WAIT, ENDPOINTING)
+MARGIN = {"grafter.caller_wait.tool": 5, "grafter.caller_wait.relay": 5, "grafter.turn": 2}
+"""What lies between two events that say the same: an output and its item, a stop and its commit."""
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_line_that_is_lost_falsifies_nothing(number: int) -> None:
+    """Each line of each call is lost in its turn: what is still stated is as far from the truth as its own error says,
+    measured from the event beside the lost one where that says the same; and the parts still add up to the wait."""
+    call = every_call()[number]
+    true = figures(call)
+    for lost in range(len(call.rows)):
+        other = Call(call.key)
+        other.rows = call.rows[:lost] + call.rows[lost + 1 :]
+        got = joined(other)
+        for span in got.guests():
+            name, have = str(span["a"]["grafter.guest.span_id"]), span["a"]
+            for key in WAITED:
+                if key in have and (name, key) in true:
+                    error = have.get(key.replace("_ms", ".error_ms"), 0)
+                    error += max((ms for begin, ms in MARGIN.items() if key.startswith(begin)), default=0)
+                    assert abs(have[key] - true[name, key]) <= error, (call.rows[lost], name, key, have[key])
+            if WAIT in have:
+                wait = got.wait(name)
+                assert sum(v for k, v in wait.items() if k != "ms") == pytest.approx(wait["ms"]), call.rows[lost]
