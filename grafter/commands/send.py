@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from yarl import URL
 
 from grafter.guests.agents.intake import unfolded
-from grafter.guests.json_values import nanoseconds
+from grafter.guests.realtime.intake import recorded_at
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
@@ -235,7 +235,7 @@ def _events(post: dict[str, Any]) -> int:
 def _latest(post: dict[str, Any]) -> float:
     """Unix seconds of the last thing that a post tells of; 0 where it has no time."""
     said = [post.get("at"), post.get("sent_at"), *(event.get("at") for event in _dicts(post.get("events")))]
-    times = [nanoseconds(time) for time in said]
+    times = [recorded_at(time) for time in said]
     return max([time for time in times if time is not None], default=0) / 1e9
 
 

@@ -59,8 +59,10 @@ def kept(event: Mapping[str, object], side: Side, content: Content) -> dict[str,
             left = rule(member, content)
             if left is not GONE:
                 found[key] = left
-    if kind == AUDIO_DELTA and "delta_bytes" not in found and isinstance(event.get("delta"), str):
-        found["delta_bytes"] = decoded_size(str(event["delta"]))
+    delta = event.get("delta")
+    # Some senders leave the audio out by leaving its text empty: nothing is known of its size then.
+    if kind == AUDIO_DELTA and "delta_bytes" not in found and isinstance(delta, str) and delta:
+        found["delta_bytes"] = decoded_size(delta)
     if "arguments" in table and "arguments" in event:
         field_rules.with_digest(found, event)
     return found

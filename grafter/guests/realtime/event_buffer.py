@@ -15,7 +15,15 @@ from grafter.core.policy import GraftPolicy
 from grafter.guests.json_values import json_safe, mapping_of, parse_json
 from grafter.guests.media import decoded_size
 from grafter.guests.realtime.content import ODD, kept, present_name
-from grafter.guests.realtime.event_types import AUDIO_APPEND, CLOSED, EVENT_TYPES, OUTPUT_AUDIO, SESSION_EVENTS, SOUND
+from grafter.guests.realtime.event_types import (
+    AUDIO_APPEND,
+    AUDIO_DELTA,
+    CLOSED,
+    EVENT_TYPES,
+    OUTPUT_AUDIO,
+    SESSION_EVENTS,
+    SOUND,
+)
 from grafter.guests.realtime.field_rules import unwrapped
 from grafter.guests.realtime.live.talking import place_of
 from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, Note, Side, encode
@@ -151,7 +159,8 @@ class Gathering:
         if untimed:
             remains["untimed"] = True
         row = EVENT_TYPES.get(kind)
-        if row is not None and row.folded:
+        silent = kind == AUDIO_DELTA and remains.get("delta_bytes") == 0
+        if row is not None and row.folded and not silent:
             key = _key(kind, side, remains)
             run = self._runs.get(key)
             if run is None or run.is_apart(kind, remains, at):
@@ -225,6 +234,8 @@ class Gathering:
         if "\\" in audio:
             return None
         size = decoded_size(audio)
+        if not size:
+            return None
         key = (kind, side, response_id, item_id)
         run = self._runs.get(key)
         if run is None:

@@ -138,7 +138,7 @@ def caller_wait(session: Session, response: Response) -> Wait | None:
     if heard is None or speech is None or response.aside or response.kind != "spoken":
         return None
     end, error = speech_end(speech), speech_end_error(speech)
-    if end is None or response.unreliable or speech.unreliable or heard[0] < end[0] or error > heard[0] - end[0]:
+    if end is None or response.unreliable or speech.unreliable or heard[0] <= end[0] or error > heard[0] - end[0]:
         return None
     stopped = _ended(speech) or 0
     for other in session.every_response:
@@ -229,7 +229,8 @@ def _find(session: Session, name: str | None) -> Response | None:
 def _parts(session: Session, response: Response, speech: Speech, start: int, end: int) -> dict[str, int]:
     """What lies between, from its end to its beginning; what follows from no evidence is unknown.
 
-    Empty where the way back to the speech is lost: sums of some of its turns would pass for sums of all.
+    So is all of it but the detector's silence where the way back to the speech is lost: sums of some of its turns
+    would pass for sums of all.
     """
     parts: dict[str, int] = {}
     at = end
@@ -255,17 +256,29 @@ def _parts(session: Session, response: Response, speech: Speech, start: int, end
             break
         known = cause.error == 0 or (cause.word == COMMITTED and answer.request is not None)
         asked = known and cause.word == CREATE
-        if known:
+        if known and cause.word == COMMITTED and answer.request is not None:
+            # A button's release and its request are one act to the model's turn; the time between is still the app's.
+            asked = until("model", answer.request.at)
+        elif known:
             until("model", cause.at)
         if answer.speech is not None:
             if answer.speech is not speech and answer.speech.id != speech.id:
                 break
+            if tool is not None and (tool.started_at or 0) >= (_ended(speech) or 0):
+                # Whose tool it was is not seen to have begun; but it came between.
+                break
             if until("relay" if asked else "unknown", _ended(speech)) and until("endpointing", start):
                 return {name: length for name, length in parts.items() if length}
             break
-        if tool is None:
+        before = _led_to(session, one, answer)
+        if tool is not None:
+            found = until("relay" if asked else "unknown", tool.ended_at) and until("tool", tool.started_at)
+        else:
+            # Nothing of it was heard, so somebody asked again.
+            found = until("relay" if asked else "unknown", None if before is None else before.done_at)
+        if not found:
             break
-        if not until("relay" if asked else "unknown", tool.ended_at) or not until("tool", tool.started_at):
-            break
-        one = _find(session, tool.response)
-    return {}
+        one = before
+    stopped = min(max(_ended(speech) or start, start), end)
+    lost = {"unknown": end - stopped, "endpointing": stopped - start}
+    return {name: length for name, length in lost.items() if length}

@@ -28,6 +28,9 @@ _EARLIEST = 1_577_836_800 * SECOND
 """2020, years before there were Realtime calls: a time before it is a zero, a clock that was never set, or one that
 counts from its start; taken at its word it would stretch a call over half a century."""
 
+_LATEST = 4_102_444_800 * SECOND
+"""2100."""
+
 _MOST_AHEAD = 1_000
 """Envelopes that are looked through for a time that another event has none of its own for."""
 
@@ -71,7 +74,7 @@ class _Posted:
             if len(self.calls) >= MOST_CALLS:
                 raise NoCallError(f"body tells of more than {MOST_CALLS} calls; expected fewer")
             gathering = self.calls[call] = Gathering(call, self.policy, posted=True)
-        sent_at = _moment(envelope.get("sent_at"), self.now)
+        sent_at = moment(envelope.get("sent_at"), self.now)
         # Positive: how far the sender's clock is ahead at least, for nothing is received before it is sent.
         ahead = None if sent_at is None else sent_at - self.now
         shift = (
@@ -132,7 +135,7 @@ class _Posted:
         return True
 
     def _time(self, value: object, shift: int = 0) -> int | None:
-        at = _moment(value, self.now + shift)
+        at = moment(value, self.now + shift)
         return None if at is None or not _EARLIEST <= at - shift <= self.now + _FAR else at - shift
 
     def _say(
@@ -198,9 +201,9 @@ def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) ->
     return RealtimeIntake(tuple(part for part in parts if part is not None), +posted.kinds)
 
 
-def _moment(value: object, now: int) -> int | None:
+def moment(value: object, now: int) -> int | None:
     """The time that a value says. A number is seconds; where these cannot be meant but milliseconds, microseconds or
-    nanoseconds can, it is those: between 2020 and now no number is two of them."""
+    nanoseconds can, it is those: between 2020 and ``now`` no number is two of them."""
     at = nanoseconds(value)
     if at is None or isinstance(value, str):
         return at
@@ -208,6 +211,12 @@ def _moment(value: object, now: int) -> int | None:
         if _EARLIEST <= at // unit <= now + _FAR:
             return at // unit
     return at
+
+
+def recorded_at(value: object) -> int | None:
+    """The time of an event of a recording, whose arrival nobody wrote down; None where it cannot be one."""
+    at = moment(value, _LATEST)
+    return at if at is not None and _EARLIEST <= at <= _LATEST else None
 
 
 def _documents(body: bytes) -> tuple[Sequence[object], int]:

@@ -200,8 +200,9 @@ def _latency(attributes: Attributes, session: Session, response: Response) -> No
 
 
 def _since(cause: figures.Cause, until: int | None) -> float | None:
-    """A figure in milliseconds; None where it is not known, out of order, or less than its own error."""
-    if until is None or until < cause.at or cause.error > until - cause.at:
+    """A figure in milliseconds; None where it is not known, out of order, or less than its own error. Nothing is
+    answered in no time: a clock that says so is too coarse to say how long it took."""
+    if until is None or until <= cause.at or cause.error > until - cause.at:
         return None
     return milliseconds(until - cause.at)
 

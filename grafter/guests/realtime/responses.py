@@ -70,6 +70,9 @@ def audio_delta(session: Session, note: Note, event: Mapping[str, object]) -> No
     if response is None:
         return
     response.speaks = True
+    if event.get("delta_bytes") == 0:
+        # Some servers begin with a piece that has no sound in it.
+        return
     audio = response.audio_beside if event.get("beside") is True else response.audio
     item = text_of(event.get("item_id")) or ""
     if item in audio or len(audio) < _MOST_CUTS:

@@ -136,9 +136,11 @@ def speech_span(session: Session, speech: Speech, *, content: bool) -> GuestSpan
     ends = (spoken, speech.stopped_at, speech.committed_at, speech.dropped_at)
     last = next((at for at in ends if at is not None), None)
     start = earliest(speech.started_at, speech.appended_at)
-    if last is None:
-        # One who falls silent without a word of it: no more of it is known than that it began.
+    if last is None or last == speech.dropped_at:
+        # One who falls silent without a word of it: no more of it is known than that it began, and that its audio was
+        # thrown away.
         attributes[semconv.GRAFTER_END] = UNKNOWN
+    if last is None:
         last = speech.first_at if start is None else start
     start = last if start is None else start
     # Two events that took different ways through the network make a short word none; that is no error of a clock.
