@@ -90,16 +90,17 @@ def names() -> frozenset[str]:
     return frozenset(found)
 
 
-def docstrings(path: Path) -> Iterator[ast.Constant]:
+@cache
+def docstrings(path: Path) -> list[ast.Constant]:
     """The strings that stand alone: docstrings, and the lines under a field or a constant."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.value
+    alone = [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Expr)]
+    return [node for node in alone if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
-def tokens(path: Path) -> Iterator[tokenize.TokenInfo]:
+@cache
+def tokens(path: Path) -> list[tokenize.TokenInfo]:
     with path.open("rb") as file:
-        yield from tokenize.tokenize(file.readline)
+        return list(tokenize.tokenize(file.readline))
 
 
 def sources() -> list[Path]:
