@@ -1,8 +1,8 @@
 """``grafter send``: replay files into a running grafter.
 
-A file is told by what is in it, never by its name: an OTLP request as protobuf or as a JSON document, OpenAI items
+A file is known by what is in it, never by its name: an OTLP request as protobuf or as a JSON document, OpenAI items
 (``{"data": […]}``, a list, a capture with ``requests[].body``, a trace with its ``spans``, an event envelope with any
-of these under ``data``), posted Realtime events (told by their key ``call``), or JSON lines of any of these and of
+of these under ``data``), posted Realtime events (known by their key ``call``), or JSON lines of any of these and of
 single items. Bytes go out as they stand in the file wherever the door takes them so.
 """
 
@@ -34,7 +34,7 @@ JSON = "application/json"
 # The Agents SDK's own batch size (agents/tracing/processors.py, max_batch_size).
 _ITEMS_A_REQUEST = 128
 # A grafter that is starting or whose store is full says 503; past this a person should look.
-_PATIENCE_SECONDS = 60.0
+_RETRY_SECONDS = 60.0
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
 
 
@@ -328,7 +328,7 @@ async def _send_one(
     summary: Summary,
     sleep: Callable[[float], Awaitable[None]],
 ) -> None:
-    """Send until it is taken, refused for good, or patience is out. Raises aiohttp.ClientError when nobody answers."""
+    """Send until it is taken, refused for good, or was tried for a minute. Raises aiohttp.ClientError."""
     waited = 0.0
     while True:
         # A redirect would turn the POST into a GET that looks like success.
@@ -336,7 +336,7 @@ async def _send_one(
             url, data=request.body, headers={"Content-Type": request.content_type}, allow_redirects=False
         ) as answer:
             status, body, retry_after = answer.status, await answer.read(), answer.headers.get("Retry-After", "")
-        if status not in _TRY_AGAIN or waited >= _PATIENCE_SECONDS:
+        if status not in _TRY_AGAIN or waited >= _RETRY_SECONDS:
             break
         pause = max(float(retry_after), 0.1) if retry_after.isdecimal() else 1.0
         waited += pause
@@ -354,8 +354,8 @@ async def _send_one(
             summary.problems.append(f"{request.source}: {rejected} of {request.count} spans were rejected: {why}")
     else:
         summary.refused += 1
-        said = body.decode("utf-8", "replace").strip()[:200] if answer.content_type.startswith(("text/", JSON)) else ""
-        summary.problems.append(f"{request.source}: {url} answered {status}: {said}".removesuffix(": "))
+        text = body.decode("utf-8", "replace").strip()[:200] if answer.content_type.startswith(("text/", JSON)) else ""
+        summary.problems.append(f"{request.source}: {url} answered {status}: {text}".removesuffix(": "))
 
 
 def _rejected(request: Request, body: bytes) -> tuple[int, str]:

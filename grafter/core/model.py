@@ -30,7 +30,7 @@ SPAN_KIND_CLIENT = 3
 STATUS_UNSET = 0
 STATUS_ERROR = 2
 
-CALL_MARK = "\0call:"
+CALL_PREFIX = "\0call:"
 
 FLAG_SAMPLED = 0x01
 FLAG_HAS_IS_REMOTE = 0x100
@@ -244,12 +244,12 @@ def is_guest_key(key: Key) -> bool:
 def call_guest(call: str) -> str:
     """The name of a Realtime call among guests. An app may call a call and an SDK trace by one id; what is stored of
     them differs, so they are two guests, and no id of an item begins like this (``usable_id``)."""
-    return f"{CALL_MARK}{call}"
+    return f"{CALL_PREFIX}{call}"
 
 
 def called(guest: str) -> str:
     """The id that the source wrote: of a Realtime call its key."""
-    return guest.removeprefix(CALL_MARK)
+    return guest.removeprefix(CALL_PREFIX)
 
 
 def guest_span_id(guest_trace_id: str, guest_span_id: str) -> SpanId:
