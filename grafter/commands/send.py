@@ -17,14 +17,12 @@ from typing import Any, TextIO
 import aiohttp
 import orjson
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from yarl import URL
 
+from grafter.exporter.answer import accepted, accepted_json
 from grafter.guests.agents.intake import unfolded
 from grafter.guests.json_values import nanoseconds
 
@@ -343,30 +341,18 @@ async def _send_one(
         summary.retries += 1
         await sleep(pause)
     if 200 <= status < 300:
-        rejected, why = _rejected(request, body)
         summary.requests += 1
-        if request.door is Door.OTLP:
-            summary.spans += request.count - rejected
-        else:
+        if request.door is not Door.OTLP:
             summary.items += request.count
-        if rejected:
-            summary.refused += rejected
-            summary.problems.append(f"{request.source}: {rejected} of {request.count} spans were rejected: {why}")
+            return
+        taken = accepted_json(body) if request.content_type == JSON else accepted(body)
+        summary.spans += request.count - taken.rejected
+        if taken.rejected:
+            summary.refused += taken.rejected
+            summary.problems.append(
+                f"{request.source}: {taken.rejected} of {request.count} spans were rejected: {taken.message}"
+            )
     else:
         summary.refused += 1
         text = body.decode("utf-8", "replace").strip()[:200] if answer.content_type.startswith(("text/", JSON)) else ""
         summary.problems.append(f"{request.source}: {url} answered {status}: {text}".removesuffix(": "))
-
-
-def _rejected(request: Request, body: bytes) -> tuple[int, str]:
-    """What a partial success says; (0, "") for a whole one and for an answer that cannot be read."""
-    if request.door is not Door.OTLP or not body:
-        return 0, ""
-    try:
-        if request.content_type == JSON:
-            partial = orjson.loads(body).get("partialSuccess") or {}
-            return int(partial.get("rejectedSpans", 0)), str(partial.get("errorMessage", ""))
-        answer = ExportTraceServiceResponse.FromString(body).partial_success
-        return answer.rejected_spans, answer.error_message
-    except (DecodeError, ValueError, AttributeError, TypeError):
-        return 0, ""
