@@ -8,7 +8,7 @@ link          what says to which host trace a guest belongs.
 anchor        the host span under which a guest's top-level spans hang.
 graft         the act and the result: guest spans under the host's trace id, parents resolved, ids stable.
 part          what one request brought for one trace.
-whole         said of a guest of which nothing more is expected.
+whole         a guest of which nothing more is expected.
 release       the moment a held trace leaves for the exporters.
 memory        the little that is kept of a trace after its release, for what comes late.
 

@@ -30,7 +30,7 @@ SPAN_KIND_CLIENT = 3
 STATUS_UNSET = 0
 STATUS_ERROR = 2
 
-CALL_PREFIX = "\0call:"
+CALL_MARK = "\0call:"
 
 FLAG_SAMPLED = 0x01
 FLAG_HAS_IS_REMOTE = 0x100
@@ -54,7 +54,7 @@ class Facts(IntFlag):
     ROOT = 1
     """A span without a parent."""
     LOCAL_ROOT = 2
-    """A span whose parent is said to be in another process (OTLP flags, is_remote)."""
+    """A span whose parent is in another process, by its OTLP flags (is_remote)."""
     ANCHOR = 4
     """A span that matches an anchor selector, so that a guest is expected."""
 
@@ -181,7 +181,7 @@ class GuestSpan:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """To which host trace a guest belongs, and how that was said."""
+    """To which host trace a guest belongs, and how that is known."""
 
     host: TraceId
     span_id: SpanId | None = None
@@ -244,12 +244,12 @@ def is_guest_key(key: Key) -> bool:
 def call_guest(call: str) -> str:
     """The name of a Realtime call among guests. An app may call a call and an SDK trace by one id; what is stored of
     them differs, so they are two guests, and no id of an item begins like this (``usable_id``)."""
-    return f"{CALL_PREFIX}{call}"
+    return f"{CALL_MARK}{call}"
 
 
 def called(guest: str) -> str:
     """The id that the source wrote: of a Realtime call its key."""
-    return guest.removeprefix(CALL_PREFIX)
+    return guest.removeprefix(CALL_MARK)
 
 
 def guest_span_id(guest_trace_id: str, guest_span_id: str) -> SpanId:

@@ -19,7 +19,7 @@ from hashlib import sha256
 
 import orjson
 
-from grafter.core.model import CALL_PREFIX, UnixNano
+from grafter.core.model import CALL_MARK, UnixNano
 
 MAX_DEPTH = 64
 """Levels of nesting that are kept; what lies deeper becomes null. orjson writes no more than 254."""
@@ -83,7 +83,7 @@ def text_of(value: object) -> str | None:
 
 def usable_id(value: object) -> str | None:
     """The value when it can name a trace or a span."""
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or value.startswith(CALL_PREFIX):
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or value.startswith(CALL_MARK):
         return None
     return value
 

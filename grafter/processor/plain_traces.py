@@ -1,4 +1,4 @@
-"""What leaves of plain traces, many at a time: the same as ``assembling`` makes of each alone, for a third of the cost.
+"""What leaves of plain traces, many at a time: the same as ``assemble`` makes of each alone, for a third of the cost.
 
 Whoever exports wants the payloads by envelope, and whoever settles the memories; the traces one by one are wanted only
 when something went wrong, and are made then.
