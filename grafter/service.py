@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -32,7 +32,7 @@ from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_server import serving
-from grafter.store.base import Share
+from grafter.store.base import Share, Stats
 from grafter.store.config import trouble
 from grafter.telemetry import Held, HeldFor, Metrics
 
@@ -43,6 +43,12 @@ logger = logging.getLogger(__name__)
 
 # The share of the shutdown timeout that requests in flight may take; the rest is for the batches on their way out.
 _DOOR_SHARE = 0.3
+
+_AS_THEY_ARE = {gauge.name for gauge in fields(Held)} & {stat.name for stat in fields(Stats)} - {
+    *(share.name for share in fields(Share)),
+    "replicas",
+}
+"""Gauges that are what the store's stats of the same name are; the others are of this process's own share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,19 +195,15 @@ def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Expor
     def held() -> Held:
         stats = store.stats()
         own = stats.own or Share(stats.traces, stats.spans, stats.bytes, stats.oldest)
+        as_they_are: dict[str, Any] = {name: getattr(stats, name) for name in _AS_THEY_ARE}
         return Held(
-            own.traces,
-            own.spans,
-            own.bytes,
-            stats.limit_bytes,
-            stats.disk_bytes,
-            _age(own.oldest),
-            stats.remembered,
-            store.up and not store.full,
-            stats.unreadable,
-            stats.taken_over_spans,
-            stats.handed_over_spans,
-            [
+            **as_they_are,
+            traces=own.traces,
+            spans=own.spans,
+            bytes=own.bytes,
+            oldest_seconds=_age(own.oldest),
+            store_up=store.up and not store.full,
+            replicas=[
                 HeldFor(number, share.traces, share.spans, share.bytes, _age(share.oldest))
                 for number, share in stats.replicas.items()
             ],

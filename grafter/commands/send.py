@@ -1,8 +1,8 @@
 """``grafter send``: replay files into a running grafter.
 
-A file is told by what is in it, never by its name: an OTLP request as protobuf or as a JSON document, OpenAI items
+A file is known by what is in it, never by its name: an OTLP request as protobuf or as a JSON document, OpenAI items
 (``{"data": […]}``, a list, a capture with ``requests[].body``, a trace with its ``spans``, an event envelope with any
-of these under ``data``), posted Realtime events (told by their key ``call``), or JSON lines of any of these and of
+of these under ``data``), posted Realtime events (known by their key ``call``), or JSON lines of any of these and of
 single items. Bytes go out as they stand in the file wherever the door takes them so.
 """
 
@@ -17,14 +17,12 @@ from typing import Any, TextIO
 import aiohttp
 import orjson
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from yarl import URL
 
+from grafter.exporter.answer import accepted, accepted_json
 from grafter.guests.agents.intake import unfolded
 from grafter.guests.realtime.intake import recorded_at
 
@@ -34,7 +32,7 @@ JSON = "application/json"
 # The Agents SDK's own batch size (agents/tracing/processors.py, max_batch_size).
 _ITEMS_A_REQUEST = 128
 # A grafter that is starting or whose store is full says 503; past this a person should look.
-_PATIENCE_SECONDS = 60.0
+_RETRY_SECONDS = 60.0
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
 
 
@@ -328,7 +326,7 @@ async def _send_one(
     summary: Summary,
     sleep: Callable[[float], Awaitable[None]],
 ) -> None:
-    """Send until it is taken, refused for good, or patience is out. Raises aiohttp.ClientError when nobody answers."""
+    """Send until it is taken, refused for good, or was tried for a minute. Raises aiohttp.ClientError."""
     waited = 0.0
     while True:
         # A redirect would turn the POST into a GET that looks like success.
@@ -336,37 +334,25 @@ async def _send_one(
             url, data=request.body, headers={"Content-Type": request.content_type}, allow_redirects=False
         ) as answer:
             status, body, retry_after = answer.status, await answer.read(), answer.headers.get("Retry-After", "")
-        if status not in _TRY_AGAIN or waited >= _PATIENCE_SECONDS:
+        if status not in _TRY_AGAIN or waited >= _RETRY_SECONDS:
             break
         pause = max(float(retry_after), 0.1) if retry_after.isdecimal() else 1.0
         waited += pause
         summary.retries += 1
         await sleep(pause)
     if 200 <= status < 300:
-        rejected, why = _rejected(request, body)
         summary.requests += 1
-        if request.door is Door.OTLP:
-            summary.spans += request.count - rejected
-        else:
+        if request.door is not Door.OTLP:
             summary.items += request.count
-        if rejected:
-            summary.refused += rejected
-            summary.problems.append(f"{request.source}: {rejected} of {request.count} spans were rejected: {why}")
+            return
+        taken = accepted_json(body) if request.content_type == JSON else accepted(body)
+        summary.spans += request.count - taken.rejected
+        if taken.rejected:
+            summary.refused += taken.rejected
+            summary.problems.append(
+                f"{request.source}: {taken.rejected} of {request.count} spans were rejected: {taken.message}"
+            )
     else:
         summary.refused += 1
-        said = body.decode("utf-8", "replace").strip()[:200] if answer.content_type.startswith(("text/", JSON)) else ""
-        summary.problems.append(f"{request.source}: {url} answered {status}: {said}".removesuffix(": "))
-
-
-def _rejected(request: Request, body: bytes) -> tuple[int, str]:
-    """What a partial success says; (0, "") for a whole one and for an answer that cannot be read."""
-    if request.door is not Door.OTLP or not body:
-        return 0, ""
-    try:
-        if request.content_type == JSON:
-            partial = orjson.loads(body).get("partialSuccess") or {}
-            return int(partial.get("rejectedSpans", 0)), str(partial.get("errorMessage", ""))
-        answer = ExportTraceServiceResponse.FromString(body).partial_success
-        return answer.rejected_spans, answer.error_message
-    except (DecodeError, ValueError, AttributeError, TypeError):
-        return 0, ""
+        text = body.decode("utf-8", "replace").strip()[:200] if answer.content_type.startswith(("text/", JSON)) else ""
+        summary.problems.append(f"{request.source}: {url} answered {status}: {text}".removesuffix(": "))

@@ -111,7 +111,7 @@ class AnchorIndex:
         if self._memory is None or not (span_id == self._memory.root or self._memory.sent(span_id)):
             return None
         # Only its id was kept. Its root's words stand in: one trace has one sampling decision, and mostly one app.
-        trace_state, flags = self._host_words(None)
+        trace_state, flags = self._host_sampling(None)
         return Anchor(span_id, "named", trace_state, flags, None if self._root is None else self._root.envelope)
 
     def selected(self, guest: Guest) -> Anchor | None:
@@ -135,7 +135,7 @@ class AnchorIndex:
     def nowhere(self, guest: Guest) -> Anchor:
         """What is left for a guest whose host has no span to hang it under."""
         named = guest.link.span_id if guest.link is not None and self._root is None else None
-        trace_state, flags = self._host_words(None if guest.link is None else guest.link.sampled)
+        trace_state, flags = self._host_sampling(None if guest.link is None else guest.link.sampled)
         return Anchor(named, "none" if named is None else "unseen", trace_state, flags, None)
 
     def _find_root(self) -> Anchor | None:
@@ -145,7 +145,7 @@ class AnchorIndex:
         here = self._root_here
         return None if here is None else Anchor(here.span_id, "root", here.trace_state, here.flags, here.envelope)
 
-    def _host_words(self, sampled: bool | None) -> tuple[str, int]:
+    def _host_sampling(self, sampled: bool | None) -> tuple[str, int]:
         """Trace state and flags of the host where the anchor's own are not known; without any span, the link's."""
         if self._root is not None:
             return self._root.trace_state, self._root.flags

@@ -1,7 +1,7 @@
 """What a guest says about its host: the trace id that the app stashed in OpenAI's metadata.
 
 Metadata is free JSON that people write by hand, so its form is forgiven where nothing else can be meant (case, dashes,
-space around), and what cannot be meant is said to be malformed rather than left out in silence.
+space around), and what cannot be meant is reported as malformed rather than left out in silence.
 
 Source of the traceparent's form: W3C Trace Context, section 3.2 (a version 00 has exactly four fields, a later one may
 have more; version ff and all-zero ids are invalid).

@@ -54,7 +54,7 @@ class Facts(IntFlag):
     ROOT = 1
     """A span without a parent."""
     LOCAL_ROOT = 2
-    """A span whose parent is said to be in another process (OTLP flags, is_remote)."""
+    """A span whose parent is in another process, by its OTLP flags (is_remote)."""
     ANCHOR = 4
     """A span that matches an anchor selector, so that a guest is expected."""
 
@@ -193,7 +193,7 @@ class GuestSpan:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """To which host trace a guest belongs, and how that was said."""
+    """To which host trace a guest belongs, and how that is known."""
 
     host: TraceId
     span_id: SpanId | None = None

@@ -1,1 +1,1 @@
-"""Guest traces: what OpenAI and its SDKs say of a call, read into parts and spans. Pure; a folder a source."""
+"""Guest traces: what OpenAI and its SDKs record of a call, read into parts and spans. Pure; a folder a source."""

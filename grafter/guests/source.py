@@ -43,7 +43,7 @@ class Reading:
 
 
 class GuestSource(Protocol):
-    """One source of guests. What a source does not say, it has from here."""
+    """One source of guests. What a source does not define, it has from here."""
 
     wholeness: Wholeness
     large_bytes: int = 2 << 20

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from grafter.consumer import OutTrace, Piece
+from grafter.core import semconv
 from grafter.core.model import Envelope
 from grafter.otlp.frames import varint
 from grafter.otlp.spans import with_attribute
-
-RESEND = "grafter.resend"
 
 
 def request(traces: Iterable[OutTrace]) -> bytes:
@@ -47,7 +46,7 @@ def of_runs(runs: Iterable[tuple[Envelope, Sequence[bytes]]]) -> bytes:
 
 def resent(pieces: Iterable[Piece]) -> list[Piece]:
     """The pieces with each span marked as possibly a repeat."""
-    return [Piece(p.envelope, with_attribute(p.payload, RESEND, True), p.spans) for p in pieces]
+    return [Piece(p.envelope, with_attribute(p.payload, semconv.GRAFTER_RESEND, True), p.spans) for p in pieces]
 
 
 def envelope_size(envelope: Envelope) -> int:

@@ -1,4 +1,5 @@
-"""What OTLP peers say beside yes: google.rpc.Status and partial success, written for senders and read from backends.
+"""What OTLP peers answer beside success: google.rpc.Status and partial success, written for senders and read from
+backends.
 
 Reading is forgiving: what a peer says beside its status code is advice, and advice that cannot be read must never
 change what became of the spans. Which detail goes with which code: OTLP specification, "Failures".

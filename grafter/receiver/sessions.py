@@ -271,11 +271,11 @@ class PullRequests:
             if poll.malformed:
                 self._warn(project, "malformed", "a session's metadata names its trace in a form that cannot be read")
             progress = poll.progress.answering(Reply.OK, poll.skipped, linked=poll.linked)
-            next_look = progress.next_look(self.clock(), self.remember)
-            if next_look is None:
+            next_poll = progress.next_poll(self.clock(), self.remember)
+            if next_poll is None:
                 await self._end(task, progress)
             else:
-                await self._give_back(task, progress, next_look)
+                await self._give_back(task, progress, next_poll)
             pulled = Pulled(session_id, project, poll.progress.found, poll.skipped, linked=poll.linked)
             for waiter in waiters:
                 if not waiter.done():

@@ -1,8 +1,8 @@
-"""What a worker and its parent say to each other, through a socket pair that nobody else can open.
+"""The protocol between a worker and its parent, over a socket pair that nobody else can open.
 
-The parent begins with a Start, then asks with a line ``ASK`` or ends with a line ``STOP``. The worker says a Report, a
-line of JSON, to each question, and without one when it is ready or could not start. The end of the stream is the end of
-whoever held the other side.
+The parent begins with a Start, then asks with a line ``ASK`` or ends with a line ``STOP``. The worker sends a Report, a
+line of JSON, as the answer to each question, and by itself when it is ready or could not start. The end of the stream
+is the end of whoever held the other side.
 """
 
 import pickle

@@ -65,11 +65,11 @@ class _Worker:
     def ready(self) -> bool:
         return self.process is not None and self.report.phase is Phase.RUNNING
 
-    def say(self, line: bytes) -> None:
+    def send(self, line: bytes) -> None:
         if self.writer is not None:
             self.writer.write(line)
 
-    def hear(self, report: Report | None) -> None:
+    def receive(self, report: Report | None) -> None:
         """A report came, or none will."""
         if report is not None:
             self.report = report
@@ -85,7 +85,7 @@ class _Worker:
             return
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.asked.append(waiting)
-        self.say(ASK)
+        self.send(ASK)
         try:
             async with asyncio.timeout(_ASK_SECONDS):
                 await waiting
@@ -106,7 +106,7 @@ class Fleet:
         self.directory = directory
         self._workers = [_Worker(number) for number in range(config.service.workers)]
         self._stop = asyncio.Event()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._failure = ""
         self._started = False
         self.restarts = 0
@@ -159,8 +159,8 @@ class Fleet:
             keeping = [tasks.create_task(self._keep(one), name=f"worker.{one.number}") for one in self._workers]
             try:
                 while not self._failure and not all(worker.ready for worker in self._workers):
-                    await self._news.wait()
-                    self._news.clear()
+                    await self._changed.wait()
+                    self._changed.clear()
                 if self._failure:
                     raise OSError(self._failure)
                 self._started = True
@@ -168,7 +168,7 @@ class Fleet:
             finally:
                 self._stop.set()
                 for worker in self._workers:
-                    worker.say(STOP)
+                    worker.send(STOP)
                 _, late = await asyncio.wait(
                     keeping, timeout=self._config.service.shutdown_timeout.seconds + _STOP_SECONDS
                 )
@@ -195,7 +195,7 @@ class Fleet:
                 return
             if not self._started:
                 self._failure = self._failure or worker.report.error or f"a worker {how} before it was ready"
-                self._news.set()
+                self._changed.set()
                 return
             failures = 0 if clock() - began >= _STEADY_SECONDS else failures + 1
             delay = _RETRY.wait(failures + 1, 0.5)
@@ -231,12 +231,12 @@ class Fleet:
                 worker.writer = writer
             with suppress(ConnectionError):
                 while line := await reader.readline():
-                    worker.hear(read_report(line))
-                    self._news.set()
+                    worker.receive(read_report(line))
+                    self._changed.set()
             return await process.wait()
         finally:
             worker.process = worker.writer = None
-            worker.hear(None)
+            worker.receive(None)
             writer.close()
             self.page.forget(worker.number)
 

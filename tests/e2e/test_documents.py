@@ -60,6 +60,15 @@ def test_every_link_between_the_documents_leads_somewhere() -> None:
     assert broken == []
 
 
+def test_every_file_that_the_architecture_names_exists() -> None:
+    """Whoever follows a span's or a guest's way from file to file finds each, and each name beside one in it."""
+    text = (REPO / "docs" / "architecture.md").read_text("utf-8")
+    files = re.findall(r"`((?:grafter|tests)/[^`]*)`(?: \(`(\w+)`)?", text)
+    assert len(files) > 80
+    assert [file for file, _ in files if not (REPO / file).exists()] == []
+    assert [(file, name) for file, name in files if name and name not in (REPO / file).read_text("utf-8")] == []
+
+
 def test_every_command_in_the_documents_exists() -> None:
     """``grafter WORD`` in backticks or at the start of a line is a command."""
     commands = set(getattr(get_command(app), "commands"))  # noqa: B009 - typer's return type does not say that it is a group

@@ -69,7 +69,7 @@ async def demo(keep: bool, stream: TextIO) -> int:
 
 
 async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: TextIO) -> None:
-    print(f"grafter {__version__}: two phone calls, each told by two sides, each one tree", file=stream)
+    print(f"grafter {__version__}: two phone calls, each traced by two sides, each one tree", file=stream)
     async with (
         asyncio.timeout(_DEADLINE_SECONDS),
         aiohttp.ClientSession() as session,

@@ -18,10 +18,10 @@ from grafter.guests.json_values import ARGUMENTS_DIGEST, INPUT_DIGEST, OTHER_ERR
 from grafter.guests.media import audio_summary, without_media, without_text
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_ITEM_WORDS = frozenset({"object", "id", "trace_id", "parent_id", "started_at", "ended_at"})
-_TRACE_WORDS = frozenset({"object", "id", "workflow_name", "group_id"})
+_ITEM_TEXTS = frozenset({"object", "id", "trace_id", "parent_id", "started_at", "ended_at"})
+_TRACE_TEXTS = frozenset({"object", "id", "workflow_name", "group_id"})
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_SETTING_WORDS = frozenset(
+_SETTING_TEXTS = frozenset(
     {
         "api_version",
         "effort",
@@ -55,7 +55,7 @@ _ADDRESSES = ("base_url", "baseURL")
 _SECRETS = frozenset({"api_key", "apiKey", "authorization", "extra_headers", "extraHeaders", "extra_query", "headers"})
 """Settings that older SDKs send along and that may hold a key: they never stay."""
 
-_GONE = object()
+_REMOVED = object()
 
 
 def clean(item: Mapping[str, object], content: Content) -> dict[str, object]:
@@ -71,8 +71,8 @@ def clean(item: Mapping[str, object], content: Content) -> dict[str, object]:
     for key, value in item.items():
         if key == "span_data":
             kept[key] = _span_data(value, content)
-        elif key == "metadata" or key in _ITEM_WORDS:
-            kept[key] = value if key == "metadata" else _word(value)
+        elif key == "metadata" or key in _ITEM_TEXTS:
+            kept[key] = value if key == "metadata" else _text(value)
         elif content is not Content.NONE:
             kept[key] = without_media(value, pictures=content is Content.FULL)
         else:
@@ -83,8 +83,8 @@ def clean(item: Mapping[str, object], content: Content) -> dict[str, object]:
 def _trace_field(key: str, value: object, content: Content) -> object:
     if key == "metadata":
         return value
-    if key in _TRACE_WORDS:
-        return _word(value)
+    if key in _TRACE_TEXTS:
+        return _text(value)
     return without_text(value) if content is Content.NONE else without_media(value, pictures=content is Content.FULL)
 
 
@@ -109,9 +109,9 @@ def _structure(data: Mapping[str, object], kind: str) -> dict[str, object]:
     rules = _STRUCTURE.get(kind, _NOTHING)
     kept: dict[str, object] = {}
     for key, value in data.items():
-        rule = _word if key == "type" else rules.get(key, without_text)
+        rule = _text if key == "type" else rules.get(key, without_text)
         left = rule(value)
-        if left is not _GONE:
+        if left is not _REMOVED:
             kept[key] = left
     if kind == "function":
         called_with = data.get("input")
@@ -121,21 +121,21 @@ def _structure(data: Mapping[str, object], kind: str) -> dict[str, object]:
     return kept
 
 
-def _word(value: object) -> object:
+def _text(value: object) -> object:
     """A string (or number) in a place of structure stays; anything else there has none."""
     return value if isinstance(value, str) else without_text(value)
 
 
-def _words(value: object) -> object:
-    return [_word(member) for member in value] if isinstance(value, list) else without_text(value)
+def _texts(value: object) -> object:
+    return [_text(member) for member in value] if isinstance(value, list) else without_text(value)
 
 
-def _gone(value: object) -> object:
-    return _GONE
+def _removed(value: object) -> object:
+    return _REMOVED
 
 
 def _known_digest(value: object) -> object:
-    return value if isinstance(value, str) and _DIGEST.fullmatch(value) else _GONE
+    return value if isinstance(value, str) and _DIGEST.fullmatch(value) else _REMOVED
 
 
 def _audio(value: object) -> object:
@@ -145,14 +145,14 @@ def _audio(value: object) -> object:
 def _server(value: object) -> object:
     if not isinstance(value, dict):
         return without_text(value)
-    return {key: _word(member) if key == "server" else without_text(member) for key, member in value.items()}
+    return {key: _text(member) if key == "server" else without_text(member) for key, member in value.items()}
 
 
 def _custom_data(value: object) -> object:
     """The SDK's own tasks and turns come as custom spans; their names are structure."""
     if isinstance(value, dict) and value.get("sdk_span_type") in ("task", "turn"):
         names = ("sdk_span_type", "name", "agent_name")
-        return {key: _word(member) if key in names else without_text(member) for key, member in value.items()}
+        return {key: _text(member) if key in names else without_text(member) for key, member in value.items()}
     return without_text(value)
 
 
@@ -162,7 +162,7 @@ def _error(value: object) -> object:
         return None
     kept = {key: without_text(member) for key, member in error.items() if key not in ("message", "data", KIND_KEY)}
     if "message" in error:
-        kept["message"] = _word(error["message"])
+        kept["message"] = _text(error["message"])
     kind = error_kind(error)
     if kind not in (OTHER_ERROR, error_kind(kept)):
         kept[KIND_KEY] = kind
@@ -178,7 +178,7 @@ def _settings(value: object, depth: int = 4) -> object:
             continue
         if key in _ADDRESSES:
             kept[key] = _address(member)
-        elif key in _SETTING_WORDS and (isinstance(member, str) or _is_words(member)):
+        elif key in _SETTING_TEXTS and (isinstance(member, str) or _is_texts(member)):
             kept[key] = member
         elif key in _SETTING_GROUPS:
             kept[key] = _settings(member, depth - 1)
@@ -187,7 +187,7 @@ def _settings(value: object, depth: int = 4) -> object:
     return kept
 
 
-def _is_words(value: object) -> bool:
+def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(member, str) for member in value)
 
 
@@ -222,8 +222,8 @@ def _calls(output: object) -> object:
 def _answer(answer: Mapping[str, object]) -> dict[str, object]:
     if isinstance(answer.get("choices"), list):
         # The JavaScript SDK sends the whole chat.completion object.
-        words = ("object", "id", "model", "created", "service_tier", "system_fingerprint")
-        kept = {key: _word(answer[key]) for key in words if key in answer}
+        keys = ("object", "id", "model", "created", "service_tier", "system_fingerprint")
+        kept = {key: _text(answer[key]) for key in keys if key in answer}
         if "usage" in answer:
             kept["usage"] = without_text(answer["usage"])
         kept["choices"] = [_choice(choice) for choice in list_of(answer["choices"]) if isinstance(choice, dict)]
@@ -234,7 +234,7 @@ def _answer(answer: Mapping[str, object]) -> dict[str, object]:
 
 
 def _choice(choice: Mapping[str, object]) -> dict[str, object]:
-    kept = {key: _word(choice[key]) for key in ("index", "finish_reason") if choice.get(key) is not None}
+    kept = {key: _text(choice[key]) for key in ("index", "finish_reason") if choice.get(key) is not None}
     message = choice.get("message")
     if isinstance(message, dict):
         kept["message"] = _message(message)
@@ -266,26 +266,32 @@ def _call(call: Mapping[str, object]) -> dict[str, object]:
     known = _known_digest(call.get(ARGUMENTS_DIGEST))
     if called.get("arguments") is not None:
         kept[ARGUMENTS_DIGEST] = digest(called["arguments"])
-    elif known is not _GONE:
+    elif known is not _REMOVED:
         kept[ARGUMENTS_DIGEST] = known
     return kept
 
 
 _Rules = Mapping[str, Callable[[object], object]]
 _NOTHING: _Rules = {}
-_MODEL: _Rules = {"model": _word, "model_config": _settings}
+_MODEL: _Rules = {"model": _text, "model_config": _settings}
 _STRUCTURE: Mapping[str, _Rules] = {
-    "agent": {"name": _word, "handoffs": _words, "tools": _words, "output_type": _word},
-    "function": {"name": _word, "input": _gone, "output": _gone, "mcp_data": _server, INPUT_DIGEST: _known_digest},
-    "generation": {**_MODEL, "input": _gone, "output": _calls},
-    "response": {**_MODEL, "response_id": _word, "input": _gone, "output": _calls},
-    "handoff": {"from_agent": _word, "to_agent": _word},
-    "guardrail": {"name": _word},
-    "custom": {"name": _word, "data": _custom_data},
-    "mcp_tools": {"server": _word, "result": _words},
-    "transcription": {**_MODEL, "input": _audio, "output": _gone},
-    "speech": {**_MODEL, "input": _gone, "output": _audio, "first_content_at": _word},
-    "speech_group": {"input": _gone},
+    "agent": {"name": _text, "handoffs": _texts, "tools": _texts, "output_type": _text},
+    "function": {
+        "name": _text,
+        "input": _removed,
+        "output": _removed,
+        "mcp_data": _server,
+        INPUT_DIGEST: _known_digest,
+    },
+    "generation": {**_MODEL, "input": _removed, "output": _calls},
+    "response": {**_MODEL, "response_id": _text, "input": _removed, "output": _calls},
+    "handoff": {"from_agent": _text, "to_agent": _text},
+    "guardrail": {"name": _text},
+    "custom": {"name": _text, "data": _custom_data},
+    "mcp_tools": {"server": _text, "result": _texts},
+    "transcription": {**_MODEL, "input": _audio, "output": _removed},
+    "speech": {**_MODEL, "input": _removed, "output": _audio, "first_content_at": _text},
+    "speech_group": {"input": _removed},
 }
 """Where a span's data has structure, by type; everywhere else a string is content."""
 _AUDIO_FIELDS = frozenset({("transcription", "input"), ("speech", "output")})

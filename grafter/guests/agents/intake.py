@@ -34,7 +34,7 @@ class Intake:
 
 
 @dataclass(slots=True)
-class _Gathering:
+class _TraceItems:
     encoded: list[bytes] = field(default_factory=list)
     spans: int = 0
     head: TraceObject | None = None
@@ -50,7 +50,7 @@ def read_items(items: Sequence[object], source: Source, policy: GraftPolicy) -> 
     what the metadata of trace objects in this batch says. Never raises.
     """
     kinds: Counter[str] = Counter()
-    traces: dict[str, _Gathering] = {}
+    traces: dict[str, _TraceItems] = {}
     for value in items:
         if value is None:
             kinds["null"] += 1
@@ -60,21 +60,21 @@ def read_items(items: Sequence[object], source: Source, policy: GraftPolicy) -> 
             kinds["odd"] += 1
             continue
         trace_id, item, encoded = read
-        gathering = traces.setdefault(trace_id, _Gathering())
-        gathering.encoded.append(encoded)
+        of_trace = traces.setdefault(trace_id, _TraceItems())
+        of_trace.encoded.append(encoded)
         if item["object"] == TRACE:
             kinds["trace"] += 1
-            gathering.head = (gathering.head or TraceObject()).merged(item, policy.trace_id_keys)
+            of_trace.head = (of_trace.head or TraceObject()).merged(item, policy.trace_id_keys)
             continue
         kinds["span" if span_type(item) in KNOWN_TYPES else "unknown_type"] += 1
-        gathering.spans += 1
-        gathering.ids[guest_span_id(trace_id, str(item["id"]))] = None
+        of_trace.spans += 1
+        of_trace.ids[guest_span_id(trace_id, str(item["id"]))] = None
         parent = parent_of(item)
         if parent is None:
-            gathering.top_level = True
+            of_trace.top_level = True
         else:
-            gathering.parents[guest_span_id(trace_id, parent)] = None
-    parts = tuple(_part(trace_id, gathering, source) for trace_id, gathering in traces.items())
+            of_trace.parents[guest_span_id(trace_id, parent)] = None
+    parts = tuple(_part(trace_id, of_trace, source) for trace_id, of_trace in traces.items())
     return Intake(parts=parts, spans=sum(part.spans for part in parts), kinds=kinds)
 
 
@@ -153,17 +153,17 @@ def _normal(value: object) -> dict[str, object] | None:
     return {"object": kind, **{key: member for key, member in value.items() if key not in ("object", "type")}}
 
 
-def _part(trace_id: str, gathering: _Gathering, source: Source) -> Part:
-    link = gathering.head.link if gathering.head is not None else None
+def _part(trace_id: str, of_trace: _TraceItems, source: Source) -> Part:
+    link = of_trace.head.link if of_trace.head is not None else None
     facts = GuestFacts(
         guest=trace_id,
         source=source,
         host=None if link is None else link.host,
         sampled=None if link is None else link.sampled,
-        head=gathering.head is not None,
-        top_level=gathering.top_level,
-        ids=tuple(gathering.ids),
-        parents=tuple(gathering.parents),
+        head=of_trace.head is not None,
+        top_level=of_trace.top_level,
+        ids=tuple(of_trace.ids),
+        parents=tuple(of_trace.parents),
     )
-    payload = b"[" + b",".join(gathering.encoded) + b"]"
-    return Part(key=guest_key(trace_id), payload=payload, spans=gathering.spans, guest=facts)
+    payload = b"[" + b",".join(of_trace.encoded) + b"]"
+    return Part(key=guest_key(trace_id), payload=payload, spans=of_trace.spans, guest=facts)

@@ -282,3 +282,13 @@ def _audio(draft: SpanDraft, direction: str) -> None:
     summary = audio_summary(value)
     draft.put(semconv.AGENTS_AUDIO_FORMAT.format(direction=direction), text_of(summary.get("format")))
     draft.put(semconv.AGENTS_AUDIO_BYTES.format(direction=direction), count_of(summary.get("bytes")))
+
+
+MAPPERS = {
+    "generation": generation,
+    "response": response,
+    "speech": speech,
+    "speech_group": speech_group,
+    "transcription": transcription,
+}
+"""By type of span data; what of a type may be stored is in ``content``."""

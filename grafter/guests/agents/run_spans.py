@@ -166,3 +166,14 @@ def _json_or_text(value: object) -> str | Json | None:
         return None
     read = structure(value) if isinstance(value, str) else value
     return read if isinstance(read, str) else Json(read)
+
+
+MAPPERS = {
+    "agent": agent,
+    "custom": custom,
+    "function": function,
+    "guardrail": guardrail,
+    "handoff": handoff,
+    "mcp_tools": mcp_tools,
+}
+"""By type of span data; what of a type may be stored is in ``content``."""

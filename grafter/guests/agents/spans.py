@@ -47,19 +47,7 @@ from grafter.guests.usage import call_usage
 TRACE_URL = "https://platform.openai.com/logs/trace?trace_id="
 """Where OpenAI's dashboard shows a trace."""
 
-_MAPPERS: Mapping[str, Callable[[SpanDraft], object]] = {
-    "agent": run_spans.agent,
-    "custom": run_spans.custom,
-    "function": run_spans.function,
-    "generation": model_spans.generation,
-    "guardrail": run_spans.guardrail,
-    "handoff": run_spans.handoff,
-    "mcp_tools": run_spans.mcp_tools,
-    "response": model_spans.response,
-    "speech": model_spans.speech,
-    "speech_group": model_spans.speech_group,
-    "transcription": model_spans.transcription,
-}
+_MAPPERS: Mapping[str, Callable[[SpanDraft], object]] = {**run_spans.MAPPERS, **model_spans.MAPPERS}
 _MODEL_CALLS = frozenset({"generation", "response"})
 _ITEM_KEYS = frozenset(
     {"object", "id", "trace_id", "parent_id", "started_at", "ended_at", "span_data", "error", "metadata"}

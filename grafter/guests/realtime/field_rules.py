@@ -156,7 +156,7 @@ def _part_type(value: object, content: Content) -> object:
 
 
 def digested(value: object, _: Content) -> object:
-    """A digest, as ``values.digest`` writes it."""
+    """A digest, as ``json_values.digest`` writes it."""
     return value if isinstance(value, str) and _DIGEST.fullmatch(value) else GONE
 
 

@@ -17,6 +17,8 @@ _MOST_SILENT = 256
 _MOST_IDLE = 8
 _OVERTAKEN = 5_000_000_000
 _MILLISECOND = 1_000_000
+# A day: no session lasts so long, so a position behind it is no place in its audio and sets no clock.
+_LONGEST_AUDIO_MS = 24 * 3_600_000
 _JITTER = 1_000 * _MILLISECOND
 """That speech has begun is heard after it has, and on its own way over the network."""
 _LONGEST_DELAY = 250 * _MILLISECOND
@@ -59,6 +61,8 @@ def stopped(session: Session, note: Note, event: Mapping[str, object]) -> None:
 
 def _late(session: Session, at: int, end_ms: int) -> int:
     """How much longer the detector's word was on its way than the quickest so far, by the clock of the audio."""
+    if end_ms > _LONGEST_AUDIO_MS:
+        return 0
     began, quickest = at - end_ms * _MILLISECOND, session.input.clock_at
     late = 0 if quickest is None else began - quickest
     if quickest is None or not 0 <= late <= _LONGEST_DELAY:

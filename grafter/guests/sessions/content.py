@@ -43,7 +43,7 @@ _STRUCTURE = frozenset(
     }
 )
 """OpenTelemetry's own keys whose values are words of a list, names or ids."""
-_SAYS = frozenset({"id", "kind", "model", "name", "outcome", "status", "type"})
+_STRUCTURAL = frozenset({"id", "kind", "model", "name", "outcome", "status", "type"})
 """Last words of a key that make its value structure, when all words before are among these:"""
 _OF = frozenset(
     {
@@ -113,7 +113,7 @@ def is_structure(key: str, text: str) -> bool:
         return True
     *of, last = _WORD_SIGNS.split(key)
     form = _LABEL if last == "name" else _WORD
-    return last in _SAYS and _OF.issuperset(of) and form.fullmatch(text) is not None
+    return last in _STRUCTURAL and _OF.issuperset(of) and form.fullmatch(text) is not None
 
 
 def _fields(value: object, content: Content, rules: Mapping[str, _Clean]) -> dict[str, object]:

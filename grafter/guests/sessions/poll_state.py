@@ -1,12 +1,12 @@
-"""How far the reading of one session has come, and when somebody looks again.
+"""How far the reading of one session has come, and when it is polled again.
 
 OpenAI publishes a turn's trace some time after the turn, says nowhere how long that takes, and may add to a trace that
-it has published. So after an event (the webhook, or a command) the session is looked at at growing intervals until
-grafter forgets the host. The first looks go on behind the last trace that is known and wait for the one that the event
+it has published. So after an event (the webhook, or a command) the session is polled at growing intervals until
+grafter forgets the host. The first polls go on behind the last trace that is known and wait for the one that the event
 promised; the later ones read all from the beginning, for a turn that was not published is skipped by the list, and
 later stands before others that were.
 
-What was read is known again by digests, and their number is bounded. So the later looks at a long session begin where
+What was read is known again by digests, and their number is bounded. So the later polls of a long session begin where
 they are still all known: what is published or changed before the last thousand traces or so is not found.
 """
 
@@ -21,8 +21,8 @@ from grafter.guests.json_values import count_of, mapping_of, text_of
 from grafter.guests.sessions.intake import DIGEST_CHARACTERS
 
 QUICK = 30 * SECOND
-"""Looks this soon after the event are for the trace that it promised."""
-_LOOKS = (0, 3 * SECOND, 10 * SECOND, QUICK, 2 * MINUTE, 10 * MINUTE, HOUR, 4 * HOUR, 12 * HOUR)
+"""Polls this soon after the event are for the trace that it promised."""
+_POLLS = (0, 3 * SECOND, 10 * SECOND, QUICK, 2 * MINUTE, 10 * MINUTE, HOUR, 4 * HOUR, 12 * HOUR)
 
 # A thousand digests and a page, twice; with them the blob is within TASK_BYTES whatever the cursors are.
 _GENERATION = 1_000
@@ -167,7 +167,7 @@ class Progress:
         return replace(self, floor=self.middle, middle=self.last, older=self.seen, seen=())
 
     def afresh(self) -> "Progress":
-        """The cursor is void: the next look begins at the beginning."""
+        """The cursor is void: the next poll begins at the beginning."""
         return replace(self, reading=False, after="", last="", floor="", middle="")
 
     def answering(self, outcome: str, skipped: int = 0, *, linked: bool = False) -> "Progress":
@@ -182,10 +182,10 @@ class Progress:
         """An attempt failed; the next one goes on where it stood."""
         return replace(self, failures=min(self.failures + 1, _MOST_FAILURES))
 
-    def next_look(self, now: int, remember: int) -> int | None:
-        """When to look again, of the looks that are left; None after the last one."""
+    def next_poll(self, now: int, remember: int) -> int | None:
+        """The moment of the next poll; None after the last one."""
         passed = now - self.event
-        for offset in (*_LOOKS, remember):
+        for offset in (*_POLLS, remember):
             if passed < offset <= remember and (offset >= QUICK or not self.closed):
                 return self.event + offset
         return None

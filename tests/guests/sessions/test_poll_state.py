@@ -14,27 +14,27 @@ EVENT = 1_800_000_000 * SECOND
 DAY = 24 * HOUR
 
 
-def looks(progress: Progress, remember: int = DAY) -> list[float]:
-    """Seconds after the event of every look, each done at once when it is due."""
+def polls(progress: Progress, remember: int = DAY) -> list[float]:
+    """Seconds after the event of every poll, each done at once when it is due."""
     found = []
     now: int | None = EVENT
     while now is not None:
         found.append((now - EVENT) / SECOND)
-        now = progress.next_look(now, remember)
+        now = progress.next_poll(now, remember)
     return found
 
 
-def test_the_looks_grow_apart_until_the_host_is_forgotten() -> None:
+def test_the_polls_grow_apart_until_the_host_is_forgotten() -> None:
     """Quick ones only while the promised trace has not come."""
     waiting = Progress().heard(EVENT)
     minutes = [30, 120, 600, 3600, 4 * 3600, 12 * 3600, 24 * 3600]
-    assert looks(waiting) == [0, 3, 10, *minutes]
-    assert looks(waiting.begun(EVENT).read("t", ["d" * 16]).ended()) == [0, *minutes]
-    assert looks(waiting, 5 * MINUTE) == [0, 3, 10, 30, 120, 300]
-    assert looks(waiting, 2 * SECOND) == [0, 2]
+    assert polls(waiting) == [0, 3, 10, *minutes]
+    assert polls(waiting.begun(EVENT).read("t", ["d" * 16]).ended()) == [0, *minutes]
+    assert polls(waiting, 5 * MINUTE) == [0, 3, 10, 30, 120, 300]
+    assert polls(waiting, 2 * SECOND) == [0, 2]
 
 
-def test_an_event_is_answered_from_behind_what_is_known_and_a_late_look_from_the_beginning() -> None:
+def test_an_event_is_answered_from_behind_what_is_known_and_a_late_poll_from_the_beginning() -> None:
     known = Progress().heard(EVENT).begun(EVENT).read("turn_2", ["a" * 16]).ended()
     assert known.begun(EVENT + SECOND).after == "turn_2"
     assert known.begun(EVENT + MINUTE).after == ""
@@ -45,7 +45,7 @@ def test_an_event_is_answered_from_behind_what_is_known_and_a_late_look_from_the
     assert again.begun(EVENT + 3 * MINUTE).after == "turn_2"
 
 
-def test_a_look_that_finds_nothing_does_not_close() -> None:
+def test_a_poll_that_finds_nothing_does_not_close() -> None:
     waiting = Progress().heard(EVENT).begun(EVENT).ended()
     assert not waiting.closed
     assert waiting.begun(EVENT).read("t", ["d" * 16]).ended().closed
@@ -96,7 +96,7 @@ class Published:
     progress: Progress = field(default_factory=Progress)
     pages: int = 0
 
-    def look(self, now: int) -> int:
+    def poll(self, now: int) -> int:
         """Read to the end of the list; how many were new."""
         self.progress = self.progress.begun(now)
         new = 0
@@ -116,25 +116,25 @@ class Published:
 
 
 def test_a_long_session_is_read_once() -> None:
-    """Thousands of turns, in many events or at once: the later looks find nothing that was stored, do not begin at the
+    """Thousands of turns, in many events or at once: the later polls find nothing that was stored, do not begin at the
     beginning, and still find what is published late among the last thousand."""
     for step in (150, 5000):
         published = Published(set())
         for end in range(step, 5001, step):
             published.places |= set(range(end - step, end)) - {4300}
             published.progress = published.progress.heard(EVENT)
-            assert published.look(EVENT) == len(published.places & set(range(end - step, end)))
-            assert published.look(EVENT + HOUR) == 0
+            assert published.poll(EVENT) == len(published.places & set(range(end - step, end)))
+            assert published.poll(EVENT + HOUR) == 0
         published.places.add(4300)
         published.pages = 0
-        assert published.look(EVENT + HOUR) == 1
+        assert published.poll(EVENT + HOUR) == 1
         assert 10 <= published.pages <= 23
-        assert published.look(EVENT + 4 * HOUR) == 0
+        assert published.poll(EVENT + 4 * HOUR) == 0
 
 
 def test_a_turn_that_is_not_published_for_long_is_found_in_a_session_of_a_thousand() -> None:
     published = Published(set(range(1, 1000)), Progress().heard(EVENT))
-    assert published.look(EVENT) == 999
+    assert published.poll(EVENT) == 999
     published.places.add(0)
-    assert published.look(EVENT + HOUR) == 1
-    assert published.look(EVENT + 4 * HOUR) == 0
+    assert published.poll(EVENT + HOUR) == 1
+    assert published.poll(EVENT + 4 * HOUR) == 0
