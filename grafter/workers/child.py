@@ -24,9 +24,15 @@ from grafter.workers.channel import ASK, STOP, Report, Start, receive_start
 
 logger = logging.getLogger(__name__)
 
+# However often they come: systemd signals parent and workers alike, and it is the parent who decides that a stop takes
+# too long.
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+
 
 def main(descriptor: int) -> int:
     """Run until asked to stop, or until the parent is gone; the exit code, 0 after an orderly stop."""
+    # Before there is anything to stop the parent's end of the channel says all.
+    _on_stops(signal.SIG_IGN)
     channel = socket.socket(fileno=descriptor)
     try:
         start = receive_start(channel)
@@ -41,6 +47,13 @@ def main(descriptor: int) -> int:
     tune_allocator(None if total is None else total // workers)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_work(start, channel))
+
+
+def _on_stops(then: Callable[[int, object], object] | signal.Handlers) -> None:
+    # Not by the loop's own way: at its end the loop would give the signals their defaults back, and one that comes
+    # while the interpreter ends, which takes some 0.3 s, would make an orderly stop a death by signal.
+    for number in _STOPS:
+        signal.signal(number, then)
 
 
 def _count_into(directory: str, number: int) -> None:
@@ -62,10 +75,7 @@ async def _work(start: Start, channel: socket.socket) -> int:
     reader, writer = await asyncio.open_unix_connection(sock=channel)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # However often: systemd signals parent and workers alike, and it is the parent who decides that a stop takes
-        # too long.
-        loop.add_signal_handler(number, stop.set)
+    _on_stops(lambda _number, _frame: loop.call_soon_threadsafe(stop.set))
     served: Running | None = None
     orphaned = False
 
@@ -88,6 +98,7 @@ async def _work(start: Start, channel: socket.socket) -> int:
             writer.write(Report(error=failure_line(error)).to_line())
             return 1
         finally:
+            _on_stops(signal.SIG_IGN)
             listening.cancel()
             writer.close()
             if orphaned:

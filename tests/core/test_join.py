@@ -366,18 +366,19 @@ def test_ten_thousand_levels() -> None:
 
 
 def test_a_large_trace_is_grafted_quickly() -> None:
-    """10,000 host spans and 2,000 guest spans, index, graft and memories together: 15 ms measured, 150 ms allowed."""
+    """10,000 host spans and 2,000 guest spans, index, graft and memories together: 15 ms of a core
+    measured, 150 ms allowed."""
     host = [ROOT, SESSION]
     host += [replace(ROOT, span_id=SpanId(i.to_bytes(8)), parent_span_id=ROOT_ID, name="work") for i in range(1, 9_999)]
     spans = [span("0"), *(span(str(i), str(i // 3), i) for i in range(1, 2_000))]
     best = 1.0
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = time.process_time()
         index = AnchorIndex.of(host, POLICY)
         result = graft(guest(*spans), index, HOST, POLICY, None, {})
         index.memory(ReleaseReason.COMPLETE, UnixNano(1)).encode()
         result.memory.encode()
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, time.process_time() - begun)
     assert len(result.spans) == 2_000
     assert best < 0.15
 

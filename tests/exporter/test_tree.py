@@ -155,9 +155,10 @@ def test_ten_thousand_spans_deep() -> None:
     """A chain of 10,000 spans prints in a moment, in lines of bounded width that say how deep they are."""
     request = ExportTraceServiceRequest()
     add(request, "a", "app", [(n, n - 1, f"s{n}", n, 1, {}) for n in range(1, 10_001)])
-    started = time.perf_counter()
+    started = time.process_time()
     lines = render(request.SerializeToString()).splitlines()
-    assert time.perf_counter() - started < 5
+    # Quadratic work would take minutes of a core.
+    assert time.process_time() - started < 5
     assert len(lines) == 10_001
     assert max(map(len, lines)) < 300
     assert "(9999 deep)  s10000" in lines[-1]

@@ -1,6 +1,6 @@
 // A producer and a worker of BullMQ in Node, traced by bullmq-otel.
 //
-//     node bullmq.mjs add|work URL       of Redis or of Postgres
+//     node bullmq.mjs add|work URL QUEUE       of Redis or of Postgres
 //
 // Prints the spans that ended, as JSON.
 
@@ -11,7 +11,7 @@ import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '
 import { Queue, Worker, createPostgresBackend, setDefaultBackendFactory } from 'bullmq';
 import { BullMQOtel } from 'bullmq-otel';
 
-const [mode, url] = process.argv.slice(2);
+const [mode, url, name] = process.argv.slice(2);
 const exporter = new InMemorySpanExporter();
 context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
 propagation.setGlobalPropagator(new W3CTraceContextPropagator());
@@ -23,7 +23,7 @@ const connection = redis ? { url, maxRetriesPerRequest: null } : { connectionStr
 const telemetry = new BullMQOtel({ tracerName: 'app' });
 
 if (mode === 'add') {
-  const queue = new Queue('orders', { connection, telemetry });
+  const queue = new Queue(name, { connection, telemetry });
   await trace.getTracer('app').startActiveSpan('call', async (span) => {
     await queue.add('look_up', { order: 7 });
     span.end();
@@ -31,7 +31,7 @@ if (mode === 'add') {
   await queue.close();
 } else {
   await new Promise((resolve, reject) => {
-    const worker = new Worker('orders', async (job) => job.data.order, { connection, telemetry });
+    const worker = new Worker(name, async (job) => job.data.order, { connection, telemetry });
     worker.on('completed', () => worker.close().then(resolve));
     worker.on('failed', (_, error) => reject(error));
     worker.on('error', reject);

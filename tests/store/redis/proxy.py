@@ -1,19 +1,48 @@
-"""A door in front of Redis that is slow, or speaks TLS."""
+"""A door in front of Redis that holds requests back, or speaks TLS."""
 
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 
 class Proxy:
-    """Passes bytes on, each run of them ``delay`` seconds late."""
+    """Passes bytes on; while it holds, what clients send waits here."""
 
     def __init__(self, port: int) -> None:
-        self.delay = 0.0
         self.port = 0
         self._behind = port
         self._tasks: set[asyncio.Task[None]] = set()
+        self._holds = False
+        self._held: list[tuple[asyncio.StreamWriter, bytes]] = []
+        self._came = asyncio.Event()
+
+    async def once(self, work: Coroutine[Any, Any, object], *texts: str) -> None:
+        """Do the work in one way to Redis and back: when its request is here, with these texts in it, that much passes,
+        and what it would ask after an answer never does.
+
+        Fails when it asks for nothing, or for more.
+        """
+        self._holds = True
+        task = asyncio.ensure_future(work)
+        try:
+            async with asyncio.timeout(20):
+                while not all(text.encode() in b"".join(data for _, data in self._held) for text in texts):
+                    await self._came.wait()
+                    self._came.clear()
+                assert not task.done()
+                self._pass_held()
+                await task
+        finally:
+            task.cancel()
+            self._holds = False
+            self._pass_held()
+
+    def _pass_held(self) -> None:
+        for writer, data in self._held:
+            writer.write(data)
+        self._held.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -22,33 +51,23 @@ class Proxy:
         behind_reader, behind = await asyncio.open_connection("127.0.0.1", self._behind)
         try:
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass(reader, behind))
-                both.create_task(self._pass(behind_reader, writer))
+                both.create_task(self._pass(reader, behind, asks=True))
+                both.create_task(self._pass(behind_reader, writer, asks=False))
         except* OSError:
             pass
         finally:
             behind.close()
             writer.close()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
-        late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-
-        async def write() -> None:
-            while True:
-                at, data = await late.get()
-                await asyncio.sleep(max(0.0, at - loop.time()))
-                if not data:
-                    break
-                writer.write(data)
-                await writer.drain()
-            writer.close()
-
-        async with asyncio.TaskGroup() as both:
-            both.create_task(write())
-            while data := await reader.read(1 << 16):
-                late.put_nowait((loop.time() + self.delay, data))
-            late.put_nowait((loop.time(), b""))
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, asks: bool) -> None:
+        while data := await reader.read(1 << 16):
+            if asks and self._holds:
+                self._held.append((writer, data))
+                self._came.set()
+                continue
+            writer.write(data)
+            await writer.drain()
+        writer.close()
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -129,8 +129,9 @@ async def test_a_request_of_many_traces_is_stored(own: Server, prefix: str, sett
     """As an app with a backlog sends them: Redis goes on serving others meanwhile, and the sender gets its answer."""
     keys = [Key(n.to_bytes(4) * 4) for n in range(20_000)]
     async with (
-        store(own.url, prefix, settings) as running,
-        store(own.url, prefix, settings, timeout=1.0) as other,
+        # That others have their turns is counted; how long a turn takes is the machine's affair.
+        store(own.url, prefix, settings, timeout=60.0) as running,
+        store(own.url, prefix, settings, timeout=60.0) as other,
         asyncio.TaskGroup() as tasks,
     ):
         many = tasks.create_task(running.append([host_part(key.hex(), key) for key in keys], START))
@@ -305,36 +306,35 @@ async def test_another_format_is_not_opened(shared: Server, opened: RedisStore, 
 
 
 async def test_a_slow_server_is_waited_for_once(shared: Server, prefix: str, settings: Settings) -> None:
-    """At 200 ms each way requests that come together share the way; a host's request goes it once."""
-    async with proxy(shared.port) as slow, store(f"redis://127.0.0.1:{slow.port}", prefix, settings) as running:
+    """Requests that come together share the way to Redis and back; a host's request goes it once."""
+    async with proxy(shared.port) as far, store(f"redis://127.0.0.1:{far.port}", prefix, settings) as running:
         await running.append([host_part("first")], START)
-        slow.delay = 0.1
-        begun = time.monotonic()
-        await asyncio.gather(*(running.append([host_part(str(i), Key(bytes([i]) * 16))], START) for i in range(50)))
-        assert 0.2 <= time.monotonic() - begun < 0.4
+        texts = [f"together {i}" for i in range(50)]
+
+        async def together() -> None:
+            parts = [host_part(text, Key(bytes([i]) * 16)) for i, text in enumerate(texts)]
+            await asyncio.gather(*(running.append([part], START) for part in parts))
+
+        await far.once(together(), *texts)
         assert running.up
 
 
 async def test_a_guests_request_goes_the_way_once(shared: Server, prefix: str, settings: Settings) -> None:
-    """At 200 ms to and fro: a guest's first part and later ones, linked or not, released or not, beside host parts."""
-    async with proxy(shared.port) as slow, store(f"redis://127.0.0.1:{slow.port}", prefix, settings) as running:
+    """To Redis and back: a guest's first part and later ones, linked or not, released or not, beside host parts."""
+    async with proxy(shared.port) as far, store(f"redis://127.0.0.1:{far.port}", prefix, settings) as running:
         await running.append([host_part("released", OTHER)], START)
         await running.settle([Settlement(await claim_one(running), (Memory(OTHER, b"m"),))], LATER)
-        slow.delay = 0.1
-        for parts in (
-            [guest_part("linked", host=HOST)],
-            [guest_part("later"), host_part("beside")],
-            [guest_part("alone", "trace_alone")],
-            [guest_part("more", "trace_alone")],
-            [guest_part("late", "trace_late", host=OTHER)],
-            [guest_part("later still", "trace_late")],
+        for text, parts in (
+            ("linked", [guest_part("linked", host=HOST)]),
+            ("later", [guest_part("later"), host_part("beside")]),
+            ("alone", [guest_part("alone", "trace_alone")]),
+            ("more", [guest_part("more", "trace_alone")]),
+            ("late", [guest_part("late", "trace_late", host=OTHER)]),
+            ("later still", [guest_part("later still", "trace_late")]),
         ):
-            begun = time.monotonic()
-            await running.append(parts, START)
-            assert 0.2 <= time.monotonic() - begun < 0.4
+            await far.once(running.append(parts, START), text)
         # What came before the link moves with it: the one case that takes more.
         await running.append([guest_part("named", "trace_alone", host=HOST)], START)
-        slow.delay = 0.0
         held = await held_texts(running)
         assert held[HOST] == ["linked", "later", "beside", "alone", "more", "named"]
         assert [texts for key, texts in held.items() if len(key) == 17] == [["late", "later still"]]
@@ -400,9 +400,7 @@ async def test_a_server_that_is_silent_is_given_up(own: Server, prefix: str, set
     async with store(own.url, prefix, settings, timeout=0.3) as running:
         await running.append([host_part("before")], START)
         own.pause()
-        begun = time.monotonic()
         assert "no answer within 0.3 s" in str(await refused(running, "unknown"))
-        assert time.monotonic() - begun < 2
         own.resume()
         await taken(running, "after")
         texts = (await held_texts(running))[HOST]
@@ -554,10 +552,10 @@ async def test_without_replicas_senders_do_not_wait(own: Server, prefix: str, se
     """One write finds out, by waiting; those beside it and after it are refused at once, and not one by one."""
     async with store(own.url, prefix, settings, wait_replicas=1, timeout=2.0) as running:
         assert "(wait_replicas)" in await _refusal(running)
-        begun = time.monotonic()
+        before = _waits(own)
         refusals = await asyncio.gather(*(_refusal(running) for _ in range(50)))
         assert {text.partition("1 are ")[2] for text in refusals} == {"asked for (wait_replicas)"}
-        assert time.monotonic() - begun < 1.0
+        assert _waits(own) - before == 1
 
 
 async def test_lost_scripts_do_not_spare_the_replicas(prefix: str, settings: Settings) -> None:
@@ -626,6 +624,14 @@ def _slots(node: Server, prefix: str) -> Sequence[int]:
     assert isinstance(names, list)
     slots = [node.ask([("CLUSTER", "KEYSLOT", name)])[0] for name in names]
     return [slot for slot in slots if isinstance(slot, int)]
+
+
+def _waits(node: Server) -> int:
+    """How often it was asked to wait for replicas."""
+    (info,) = node.ask([("INFO", "commandstats")])
+    assert isinstance(info, bytes)
+    waits = re.search(rb"^cmdstat_wait:calls=(\d+)", info, re.MULTILINE)
+    return int(waits[1]) if waits is not None else 0
 
 
 def _info(node: Server) -> bytes:
