@@ -81,6 +81,7 @@ def audio_delta(session: Session, note: Note, event: Mapping[str, object]) -> No
     response.last_audio_at = last if response.last_audio_at is None else max(response.last_audio_at, last)
     if response.first_audio_at is None or note.at < response.first_audio_at:
         response.first_audio_at = note.at
+        response.odd = response.odd or event.get("untimed") is True
 
 
 def transcript_delta(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -175,8 +176,8 @@ def rate_limits(session: Session, note: Note, event: Mapping[str, object]) -> No
         session.limits = limits
 
 
-def _of(session: Session, note: Note, event: Mapping[str, object]) -> Response | None:
-    return session.response(session.made_by(event.get("item_id"), event.get("response_id")), note)
+def _of(session: Session, note: Note, event: Mapping[str, object], *, dates: bool = False) -> Response | None:
+    return session.response(session.made_by(event.get("item_id"), event.get("response_id")), note, dates=dates)
 
 
 def _heard_of(session: Session, note: Note, event: Mapping[str, object]) -> Response | None:
@@ -186,12 +187,13 @@ def _heard_of(session: Session, note: Note, event: Mapping[str, object]) -> Resp
         response.last_at = max(response.last_at, note.last)
         if response.first_delta_at is None or note.at < response.first_delta_at:
             response.first_delta_at = note.at
+            response.odd = response.odd or event.get("untimed") is True
     return response
 
 
 def _output_item(session: Session, note: Note, event: Mapping[str, object], *, whole: bool) -> None:
     item = mapping_of(event.get("item"))
-    response = session.response(session.made_by(item.get("id"), event.get("response_id")), note)
+    response = session.response(session.made_by(item.get("id"), event.get("response_id")), note, dates=False)
     if response is not None:
         _item(session, note, response, item, whole=whole)
     else:
@@ -237,7 +239,7 @@ def _about(session: Session, request: Request | None) -> str | None:
 
 def _played_by_openai(session: Session, note: Note, event: Mapping[str, object]) -> Response | None:
     session.buffered = True
-    response = _of(session, note, event)
+    response = _of(session, note, event, dates=True)
     if response is not None:
         response.speaks = True
     return response

@@ -140,8 +140,11 @@ class Session:
         named_by_key = self.config.kind == LIVE and self.guest.startswith(LIVE_IDS) and "/" not in self.guest
         return self.guest if named_by_key else self.id
 
-    def response(self, identity: object, note: Note) -> Response | None:
-        """The open response of this id, opened if it is new; None when the id can name none any more."""
+    def response(self, identity: object, note: Note, *, dates: bool = True) -> Response | None:
+        """The open response of this id, opened if it is new; None when the id can name none any more.
+
+        ``dates``: something follows from when the event came, so that without its time the response is odd.
+        """
         name = text_of(identity)
         if name is None:
             return None
@@ -150,7 +153,7 @@ class Session:
             if not self._free(name):
                 return None
             found = self.responses[name] = Response(id=name, first_at=note.at)
-        return self._touched(found, note)
+        return self._touched(found, note, dates=dates)
 
     def speech(self, identity: object, note: Note) -> Speech | None:
         """The same of the caller's speech, by its item."""
@@ -255,10 +258,10 @@ class Session:
         if kind in self.unknown or len(self.unknown) < _MOST_UNKNOWN:
             self.unknown[kind] = self.unknown.get(kind, 0) + 1
 
-    def _touched(self, record: R, note: Note) -> R:
+    def _touched(self, record: R, note: Note, *, dates: bool = True) -> R:
         record.first_at, record.last_at = min(record.first_at, note.at), max(record.last_at, note.at)
         if note.event.get("untimed") is True and not isinstance(record, Utterance):
-            record.odd = self.odd = True
+            record.odd, self.odd = record.odd or dates, True
         return record
 
     def _free(self, name: str) -> bool:
