@@ -15,7 +15,15 @@ from grafter.core.policy import GraftPolicy
 from grafter.guests.json_values import json_safe, mapping_of, parse_json
 from grafter.guests.media import decoded_size
 from grafter.guests.realtime.content import ODD, kept, present_name
-from grafter.guests.realtime.event_types import AUDIO_APPEND, AUDIO_DELTA, CLOSED, EVENT_TYPES, OUTPUT_AUDIO, SESSION_EVENTS, SOUND
+from grafter.guests.realtime.event_types import (
+    AUDIO_APPEND,
+    AUDIO_DELTA,
+    CLOSED,
+    EVENT_TYPES,
+    OUTPUT_AUDIO,
+    SESSION_EVENTS,
+    SOUND,
+)
 from grafter.guests.realtime.field_rules import unwrapped
 from grafter.guests.realtime.live.talking import position_of
 from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, Note, Side, encode

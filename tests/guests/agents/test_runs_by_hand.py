@@ -24,9 +24,13 @@ def run(*spans: dict[str, object], js: bool = False) -> Joined:
     for n, one in enumerate(spans):
         items.append(
             {
-                "object": "trace.span", "trace_id": head["id"], "parent_id": None, "error": None,
+                "object": "trace.span",
+                "trace_id": head["id"],
+                "parent_id": None,
+                "error": None,
                 "started_at": f"2026-11-18T10:26:40.{100 + n:03d}{zone}",
-                "ended_at": f"2026-11-18T10:26:41.{100 + n:03d}{zone}", **one,
+                "ended_at": f"2026-11-18T10:26:41.{100 + n:03d}{zone}",
+                **one,
             }  # fmt: skip
         )
     return joined(json.dumps({"data": items}))
@@ -42,7 +46,9 @@ def task(name: str = "task", **more: object) -> dict[str, object]:
 
 def turn(name: str, parent: str, number: int, usage: object = None, error: object = None) -> dict[str, object]:
     data = {"sdk_span_type": "turn", "turn": number, "agent_name": "Triage"}
-    return span(name, parent, error, type="custom", name="turn", data=data if usage is None else {**data, "usage": usage})
+    return span(
+        name, parent, error, type="custom", name="turn", data=data if usage is None else {**data, "usage": usage}
+    )
 
 
 def agent(name: str = "agent", parent: str = "task", error: object = None) -> dict[str, object]:
@@ -54,7 +60,13 @@ def response(name: str, parent: str, error: object = None, /, **more: object) ->
 
 
 def tokens(count: int, out: int, **more: object) -> dict[str, object]:
-    return {"input_tokens": count, "output_tokens": out, "cached_input_tokens": 0, "cache_write_input_tokens": 0, **more}
+    return {
+        "input_tokens": count,
+        "output_tokens": out,
+        "cached_input_tokens": 0,
+        "cache_write_input_tokens": 0,
+        **more,
+    }
 
 
 def sums(got: Joined) -> tuple[int, int]:
@@ -104,7 +116,12 @@ def test_javascripts_usage_where_a_call_was_tried_twice() -> None:
     one that answered, never both."""
     failed = {"message": "Error getting response", "data": {"error": "500"}}
     got = run(
-        task(), agent(), turn("t1", "agent", 1, tokens(120, 17)), response("r1", "t1", failed), response("r2", "t1"), js=True
+        task(),
+        agent(),
+        turn("t1", "agent", 1, tokens(120, 17)),
+        response("r1", "t1", failed),
+        response("r2", "t1"),
+        js=True,
     )
     assert sums(got) in [(120, 17), (0, 0)]
     assert IN not in got.of("r1")
@@ -186,7 +203,10 @@ def test_a_tool_that_fails_fails_alone() -> None:
 
 def test_a_tool_that_a_person_refused() -> None:
     """The SDK's sentence for it is in the data."""
-    error = {"message": "Error running tool", "data": {"error": "Tool execution of find was manually rejected by user."}}
+    error = {
+        "message": "Error running tool",
+        "data": {"error": "Tool execution of find was manually rejected by user."},
+    }
     got = run(task(), agent(), span("f1", "agent", error, type="function", name="find", input="{}", output=None))
     assert got.of("f1")["error.type"] == "tool_rejected"
 

@@ -182,7 +182,11 @@ class Joined:
         return [span for span in self.spans if "grafter.guest.span_id" in span["a"]]
 
     def span(self, identity: str) -> dict | None:
-        found = [s for s in self.spans if identity in (s["a"].get("grafter.guest.span_id"), s["a"].get("openai.agents.span.id"))]
+        found = [
+            s
+            for s in self.spans
+            if identity in (s["a"].get("grafter.guest.span_id"), s["a"].get("openai.agents.span.id"))
+        ]
         assert len(found) < 2, f"{identity} stands {len(found)} times"
         return found[0] if found else None
 

@@ -8,8 +8,20 @@ from collections.abc import Callable
 import pytest
 
 from tests.guests.realtime.hand import (
-    AUDIO, CHUNK, END, ENDPOINTING, FIGURES, PCM_BYTES_A_MS, SPEECH_END, T0, TOKEN, TOKEN_AT, TOKEN_FROM, TRACE, VAD,
-    WAIT, Call, joined, nano,
+    AUDIO,
+    CHUNK,
+    ENDPOINTING,
+    FIGURES,
+    SPEECH_END,
+    T0,
+    TOKEN,
+    TOKEN_FROM,
+    TRACE,
+    VAD,
+    WAIT,
+    Call,
+    joined,
+    nano,
 )  # fmt: skip
 
 HEARD, BY = "audio.elapsed_ms", "grafter.audio.heard_by"
@@ -211,9 +223,14 @@ def test_one_time_that_is_missing_falsifies_nothing(missing: int) -> None:
 
 def test_words_for_times_are_times() -> None:
     """RFC 3339 with Z and with an offset are one clock: 500 ms."""
+
     def at(ms: int) -> str:
         s = f"{ms // 1000:02d}.{ms % 1000:03d}"
-        return f"2026-11-18T11:06:{40 + int(s[:2]):02d}.{s[3:]}Z" if ms % 200 else f"2026-11-18T13:06:{40 + int(s[:2]):02d}.{s[3:]}+02:00"
+        return (
+            f"2026-11-18T11:06:{40 + int(s[:2]):02d}.{s[3:]}Z"
+            if ms % 200
+            else f"2026-11-18T13:06:{40 + int(s[:2]):02d}.{s[3:]}+02:00"
+        )
 
     got = joined(timed(at))
     assert got.of("resp_1").get(TOKEN) == 500.0
@@ -314,7 +331,9 @@ def test_names_of_other_days_are_the_same_call(api: str) -> None:
     )  # fmt: skip
     call.spoke(1000, 2000, "u1")
     if api == "beta":
-        call.server(2010, "conversation.item.created", item={"id": "u1", "type": "message", "role": "user", "content": []})
+        call.server(
+            2010, "conversation.item.created", item={"id": "u1", "type": "message", "role": "user", "content": []}
+        )
     call.created(2050, "resp_1")
     call.server(2500, "response.audio.delta", response_id="resp_1", item_id="a1", content_index=0, delta_bytes=96_000)
     call.server(2500, "response.audio_transcript.delta", response_id="resp_1", item_id="a1", delta="x")
@@ -340,8 +359,12 @@ def test_two_sessions_under_one_key() -> None:
 
 def test_two_calls_in_one_file_do_not_touch() -> None:
     """The same response and item ids under two keys, with the times of one inside the other."""
-    one = Call("one").session().spoke(1000, 2000, "u1").created(2050, "resp_1").sound(2500, "resp_1").done(3000, "resp_1")
-    two = Call("two").session().spoke(1200, 2100, "u1").created(2150, "resp_1").sound(2900, "resp_1").done(3100, "resp_1")
+    one = (
+        Call("one").session().spoke(1000, 2000, "u1").created(2050, "resp_1").sound(2500, "resp_1").done(3000, "resp_1")
+    )
+    two = (
+        Call("two").session().spoke(1200, 2100, "u1").created(2150, "resp_1").sound(2900, "resp_1").done(3100, "resp_1")
+    )
     one.ended(4000), two.ended(4000)
     one.rows += two.rows
     chats = {s["a"]["grafter.guest.trace_id"]: s["a"] for s in joined(one).named("chat")}
@@ -434,13 +457,25 @@ def test_a_live_session_that_pauses() -> None:
     call = Call("live_hand").server(0, "session.started", session={"id": "live_1", "model": "gpt-live-1.1"})
     call.server(10_000, "session.paused").server(40_000, "session.resumed")
     usage = {"seconds": 60.0, "active_seconds": 30.0, "paused_seconds": 30.0}
-    call.server(50_000, "session.usage.updated", usage={"seconds": 50.0, "active_seconds": 20.0, "paused_seconds": 30.0})
+    call.server(
+        50_000, "session.usage.updated", usage={"seconds": 50.0, "active_seconds": 20.0, "paused_seconds": 30.0}
+    )
     call.server(60_000, "session.closed", reason="close_requested", session={"id": "live_1"}, usage=usage)
     got = joined(call)
     have = got.of("session")
     assert (have["grafter.session.active_seconds"], have["grafter.session.paused_seconds"]) == (30.0, 30.0)
     events = {e["name"]: int(e["timeUnixNano"]) for e in (got.span("session") or {}).get("events", [])}
     assert events == {"grafter.live.paused": nano(10_000), "grafter.live.resumed": nano(40_000)}
+
+
+def test_live_seconds_that_cannot_be_are_not_stated() -> None:
+    """Less than nothing, more than a week, and words are no lengths of a session."""
+    call = Call("live_hand").server(0, "session.started", session={"id": "live_1", "model": "gpt-live-1.1"})
+    call.server(1000, "session.usage.updated", usage={"seconds": -5, "active_seconds": "x", "paused_seconds": 1e308})
+    have = joined(call.server(2000, "session.closed", reason="expired", session={"id": "live_1"}, usage=None)).of(
+        "session"
+    )
+    assert not [key for key in have if key.endswith("_seconds")]
 
 
 def test_a_caller_does_not_wait_while_a_live_session_is_paused() -> None:
@@ -451,7 +486,9 @@ def test_a_caller_does_not_wait_while_a_live_session_is_paused() -> None:
     call.server(68_100, "session.input_transcript.delta", delta="x", start_ms=67_000, end_ms=68_000)
     call.server(69_000, "session.output_audio.delta", delta_bytes=4800, start_ms=69_000, end_ms=69_100)
     call.server(69_100, "session.output_transcript.delta", delta="x", start_ms=69_000, end_ms=69_400)
-    got = joined(call.server(80_000, "session.closed", reason="remote_hangup", session={"id": "live_1"}, usage={"seconds": 20}))
+    got = joined(
+        call.server(80_000, "session.closed", reason="remote_hangup", session={"id": "live_1"}, usage={"seconds": 20})
+    )
     stated = [(s["name"], k, v) for s in got.spans for k, v in s["a"].items() if k in FIGURES]
     assert all(not isinstance(v, int | float) or v < 3000 for _, _, v in stated), stated
 
