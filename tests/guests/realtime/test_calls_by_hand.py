@@ -1,7 +1,6 @@
 """Calls whose figures were worked out by hand: who asked, what is answered, what never ran, which ending counts.
 
-Each call is written in milliseconds since it began; its docstring is the calculation. What an app of real life sends (no
-event ids, refused requests, restored history) is the subject, and the rule is one: a figure is right, or it is absent.
+Each call is written in milliseconds since it began; its docstring is the calculation. What apps really send (no event ids, refused requests, restored history) is the subject, and the rule is one: a figure is right, or it is absent.
 """
 
 import json
@@ -57,7 +56,7 @@ def test_the_request_that_an_error_names_is_the_one_refused() -> None:
 
 
 def test_a_request_that_came_to_nothing_asks_for_no_answer_to_speech() -> None:
-    """Asked 5,000, cancelled 5,010, the server says there was nothing to cancel. The caller stops at 12,000, sound 12,500."""
+    """Asked 5,000, cancelled 5,010, there was nothing to cancel. The caller stops at 12,000, sound 12,500."""
     call = Call().session().ask(5000).client(5010, "response.cancel").refuses(5060, "response_cancel_not_active")
     call.spoke(11_000, 12_000, "u1").created(12_050, "resp_1").sound(12_500, "resp_1").done(13_000, "resp_1")
     got = joined(call.ended(14_000)).of("resp_1")
@@ -75,7 +74,7 @@ def test_a_cancelled_answer_uses_its_own_request_up() -> None:
 
 
 def test_a_setting_that_was_refused_changes_no_wait() -> None:
-    """The detector's silence stays 500 (1,200 was refused): stopped 5,000, speech ended 4,500, sound 5,400: wait 900."""
+    """The detector's silence stays 500 (1,200 was refused): stopped 5,000, speech over 4,500, sound 5,400: wait 900."""
     setting = {
         "type": "realtime",
         "audio": {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 1200}}},
@@ -104,7 +103,7 @@ def test_a_setting_counts_from_the_servers_own_word() -> None:
 
 
 def test_an_output_that_was_refused_ends_no_tool() -> None:
-    """Tool from 3,000; the output of 3,500 was refused, that of 4,000 taken: 1,000 ms. Asked 4,010, sound 4,400: 390."""
+    """Tool from 3,000; the output of 3,500 was refused, that of 4,000 taken: 1,000. Asked 4,010, sound 4,400: 390."""
     call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1").asked_tool(3000, "resp_1", "call_1")
     call.done(3100, "resp_1", output=[call.tool_item("call_1")]).hand_back(3500, "call_1").refuses(
         3550, "invalid_value"
@@ -147,7 +146,7 @@ def test_a_silent_tool_long_ago_is_no_part_of_a_wait() -> None:
 
 
 def test_an_app_that_thinks_is_not_the_model() -> None:
-    """create_response false: stopped 2,000, asked 3,500, sound 4,000: first token 500; wait 2,500 = 500 + 1,500 + 500."""
+    """create_response false: stopped 2,000, asked 3,500, sound 4,000: first token 500; wait 500 + 1,500 + 500."""
     call = Call().session(0, {**VAD, "create_response": False}).spoke(1000, 2000, "u1").ask(3500)
     got = joined(call.created(3550, "resp_1").sound(4000, "resp_1").done(5000, "resp_1").ended(6000))
     assert (got.of("resp_1")[TOKEN], got.of("resp_1")[TOKEN_FROM]) == (500.0, "response.create")
@@ -633,7 +632,7 @@ def test_a_line_that_is_lost_falsifies_nothing(number: int) -> None:
 
 
 def test_a_response_that_is_done_again_a_minute_later_was_over() -> None:
-    """Done 1,500, another answer from 2,050, done again 60,000 with more tokens: 500 ms long still, the later tokens."""
+    """Done 1,500, another answer from 2,050, done again 60,000 with more tokens: 500 ms long, those tokens."""
     call = Call().session().ask(900).created(1000, "resp_1").sound(1200, "resp_1").done(1500, "resp_1")
     call.ask(2000).created(2050, "resp_2").sound(2400, "resp_2").done(3000, "resp_2")
     got = joined(call.done(60_000, "resp_1", tokens=(99, 9)).ended(61_000))
