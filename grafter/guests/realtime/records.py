@@ -284,7 +284,7 @@ class Request:
     amount: int | None = None
     """Of a truncation, the milliseconds that were heard."""
     begun_at: int | None = None
-    """Of audio that is committed, when the first of it was sent."""
+    """Of audio that is committed, when the first of it was sent; of an error, when what it undid was asked for."""
     answered: bool = False
     refused: bool = False
     doubtful: bool = False

@@ -15,6 +15,8 @@ from grafter.guests.realtime.stored_event import Note
 
 CREATE, CANCEL, TRUNCATE = "create", "cancel", "truncate"
 COMMIT, ITEM, UPDATE = "commit", "item", "update"
+_ERROR = "error"
+"""One that came before the request that it is about: their posts overtook one another."""
 
 _MOST = 64
 _SECOND = 1_000_000_000
@@ -46,6 +48,13 @@ def asked(session: Session, note: Note, kind: str, about: object = None, **more:
         odd=note.event.get("untimed") is True,
         **more,
     )
+    for one in session.requests:
+        if one.kind == _ERROR and _is_about(one, request):
+            for other in session.requests:
+                if other.kind == kind and other.at == one.begun_at:
+                    other.refused = False
+            one.begun_at, request.refused = request.at, True
+            break
     session.requests.append(request)
     session.requests.sort(key=lambda one: one.at)
     del session.requests[:-_MOST]
@@ -73,17 +82,22 @@ def refused(session: Session, at: int, error: Mapping[str, object]) -> Request |
     recent = [one for one in session.requests if one.at <= at <= one.at + _LONGEST_ANSWER and not one.refused]
     made = {id(one) for one in _makers(session, oldest=True).values()}
     if named is not None:
-        return _undone([one for one in recent if one.event_id == named][-1:], session, made)
+        found = [one for one in recent if one.event_id == named][-1:]
+        if not found:
+            _early(session, at, None, named)
+        return _undone(found, session, made)
     if text_of(error.get("type")) not in (None, "invalid_request_error"):
         return None
     kind = _kind(error)
     # The server takes them in order: what came before one that it has done is done with, too.
-    settled = max((one.at for one in session.requests if one.answered or one.refused or id(one) in made), default=0)
+    settled = max((one.at for one in session.requests if _is_settled(one, made)), default=0)
     still = [one for one in recent if not one.answered and id(one) not in made and one.at >= settled]
     if kind is not None:
         fitting = [one for one in still if one.kind == kind]
         # Nothing else was asked: what seemed to have made a response was refused, since that had begun by itself.
         late = [one for one in recent if one.kind == kind and id(one) in made]
+        if not fitting:
+            _early(session, at, kind, None, late[-1].at if late else None)
         return _undone(fitting[:1] or late[-1:], session, made)
     if still and (len(still) == 1 or any(one.answered for one in session.requests if one.kind == still[0].kind)):
         # What the server accepts it says, too, and in their order; so it is the first that it has said nothing of.
@@ -138,6 +152,21 @@ def _fits(request: Request, response: Response) -> bool:
         return False
     # Whether it is out of band its metadata may say alone, for servers that name no conversation.
     return request.aside == response.aside or (request.aside and bool(request.metadata))
+
+
+def _is_settled(request: Request, made: set[int]) -> bool:
+    return request.kind != _ERROR and (request.answered or request.refused or id(request) in made)
+
+
+def _early(session: Session, at: int, kind: str | None, named: str | None, instead: int | None = None) -> None:
+    """An error that may be about a request that has not been read yet; ``instead``: the time of what it undoes else."""
+    session.requests.append(Request(kind=_ERROR, at=at, event_id=named, about=kind, begun_at=instead))
+
+
+def _is_about(error: Request, request: Request) -> bool:
+    if not (error.begun_at or 0) < request.at <= error.at <= request.at + _LONGEST_ANSWER:
+        return False
+    return error.event_id == request.event_id if error.event_id is not None else error.about == request.kind
 
 
 def _kind(error: Mapping[str, object]) -> str | None:

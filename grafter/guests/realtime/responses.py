@@ -49,7 +49,8 @@ def done(session: Session, note: Note, event: Mapping[str, object]) -> None:
     more = (status, usage or response.usage, output or response.output)
     if response.done_at is not None and more == (response.status, response.usage, response.output):
         return
-    response.done_at = note.at
+    if response.done_at is None or not _followed(session, response, note.at):
+        response.done_at = note.at
     _learn(session, response, given)
     response.status = status or response.status
     response.reason = text_of(details.get("reason")) or response.reason
@@ -221,6 +222,14 @@ def _learn(session: Session, response: Response, given: Mapping[str, object]) ->
     for key in ("output_modalities", "max_output_tokens", "temperature", "audio"):
         if given.get(key) is not None:
             response.settings[key] = given[key]
+
+
+def _followed(session: Session, response: Response, at: int) -> bool:
+    """Another has begun since it ended, and by this moment: it had ended, whatever is said of it again."""
+    if response.aside or response.done_at is None:
+        return False
+    since = response.done_at
+    return any(not one.aside and since < (one.created_at or 0) <= at for one in session.every_response)
 
 
 def _asked_aside(session: Session, response: Response) -> bool:

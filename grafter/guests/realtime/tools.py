@@ -72,8 +72,8 @@ def list_failed(session: Session, note: Note, event: Mapping[str, object]) -> No
 def item_created(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """The client puts an item into the conversation: an output, an answer, or history that it restores."""
     item = mapping_of(event.get("item"))
-    requests.asked(session, note, requests.ITEM, item.get("call_id") or item.get("id"))
-    item_seen(session, note, item, None, whole=True)
+    if not requests.asked(session, note, requests.ITEM, item.get("call_id") or item.get("id")).refused:
+        item_seen(session, note, item, None, whole=True)
 
 
 def item_begun(session: Session, note: Note, event: Mapping[str, object]) -> None:

@@ -31,7 +31,7 @@ def run(*spans: dict[str, object], js: bool = False) -> Joined:
                 "started_at": f"2026-11-18T10:26:40.{100 + n:03d}{zone}",
                 "ended_at": f"2026-11-18T10:26:41.{100 + n:03d}{zone}",
                 **one,
-            }  # fmt: skip
+            }
         )
     return joined(json.dumps({"data": items}))
 
@@ -224,7 +224,7 @@ def test_a_model_call_that_fails(kind: str) -> None:
 
 
 def test_what_is_a_tool_call_and_what_is_none() -> None:
-    """Two functions ran; a handoff, a guardrail that triggered, an MCP list and an approval that was asked for are none."""
+    """Two functions ran; a handoff, a guardrail that triggered, an MCP list and a request for approval are none."""
     asked = [{"type": "hosted_tool_call", "name": "mcp_approval_request", "status": "completed", "arguments": "{}"}]
     got = run(
         task(), agent(), turn("t1", "agent", 1),

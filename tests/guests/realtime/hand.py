@@ -1,6 +1,7 @@
 """A posted call, written down by hand in milliseconds, and what ``grafter graft`` makes of it.
 
-The call goes the whole way, posts, store, join and export, as a user's file would; so a figure is compared as it leaves.
+The call goes the whole way, posts, store, join and export, as a user's file would, so that a figure is compared as
+it leaves.
 """
 
 import asyncio
@@ -203,8 +204,8 @@ class Joined:
     def barge_ins(self) -> list[tuple[str, float, object]]:
         """(response, when, heard) of each interruption."""
         return sorted(
-            (span["a"]["grafter.guest.span_id"], since(event["timeUnixNano"]), attributes(event).get("audio.elapsed_ms"))
-            for span in self.spans for event in span.get("events", []) if "barge_in" in event["name"]
+            (one["a"]["grafter.guest.span_id"], since(event["timeUnixNano"]), attributes(event).get("audio.elapsed_ms"))
+            for one in self.spans for event in one.get("events", []) if "barge_in" in event["name"]
         )  # fmt: skip
 
     def barge_in(self, identity: str) -> dict[str, object]:

@@ -1,14 +1,18 @@
 """Calls whose figures were worked out by hand: who asked, what is answered, what never ran, which ending counts.
 
-Each call is written in milliseconds since it began; its docstring is the calculation. What an app of real life sends (no
-event ids, refused requests, restored history) is the subject, and the rule is one: a figure is right, or it is absent.
+Each call is written in milliseconds since it began; its docstring is the calculation. What apps really send (no event ids, refused requests, restored history) is the subject, and the rule is one: a figure is right, or it is absent.
 """
 
+import json
 import random
 from itertools import permutations
 
 import pytest
 
+from grafter.core.model import UnixNano
+from grafter.core.policy import GraftPolicy
+from grafter.guests.realtime.intake import read_posts
+from grafter.guests.realtime.spans import map_realtime
 from tests.guests.realtime.hand import (
     AUDIO,
     CHUNK,
@@ -52,7 +56,7 @@ def test_the_request_that_an_error_names_is_the_one_refused() -> None:
 
 
 def test_a_request_that_came_to_nothing_asks_for_no_answer_to_speech() -> None:
-    """Asked 5,000, cancelled 5,010, the server says there was nothing to cancel. The caller stops at 12,000, sound 12,500."""
+    """Asked 5,000, cancelled 5,010, there was nothing to cancel. The caller stops at 12,000, sound 12,500."""
     call = Call().session().ask(5000).client(5010, "response.cancel").refuses(5060, "response_cancel_not_active")
     call.spoke(11_000, 12_000, "u1").created(12_050, "resp_1").sound(12_500, "resp_1").done(13_000, "resp_1")
     got = joined(call.ended(14_000)).of("resp_1")
@@ -70,7 +74,7 @@ def test_a_cancelled_answer_uses_its_own_request_up() -> None:
 
 
 def test_a_setting_that_was_refused_changes_no_wait() -> None:
-    """The detector's silence stays 500 (1,200 was refused): stopped 5,000, speech ended 4,500, sound 5,400: wait 900."""
+    """The detector's silence stays 500 (1,200 was refused): stopped 5,000, speech over 4,500, sound 5,400: wait 900."""
     setting = {
         "type": "realtime",
         "audio": {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 1200}}},
@@ -99,7 +103,7 @@ def test_a_setting_counts_from_the_servers_own_word() -> None:
 
 
 def test_an_output_that_was_refused_ends_no_tool() -> None:
-    """Tool from 3,000; the output of 3,500 was refused, that of 4,000 taken: 1,000 ms. Asked 4,010, sound 4,400: 390."""
+    """Tool from 3,000; the output of 3,500 was refused, that of 4,000 taken: 1,000. Asked 4,010, sound 4,400: 390."""
     call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1").asked_tool(3000, "resp_1", "call_1")
     call.done(3100, "resp_1", output=[call.tool_item("call_1")]).hand_back(3500, "call_1").refuses(
         3550, "invalid_value"
@@ -142,7 +146,7 @@ def test_a_silent_tool_long_ago_is_no_part_of_a_wait() -> None:
 
 
 def test_an_app_that_thinks_is_not_the_model() -> None:
-    """create_response false: stopped 2,000, asked 3,500, sound 4,000: first token 500; wait 2,500 = 500 + 1,500 + 500."""
+    """create_response false: stopped 2,000, asked 3,500, sound 4,000: first token 500; wait 500 + 1,500 + 500."""
     call = Call().session(0, {**VAD, "create_response": False}).spoke(1000, 2000, "u1").ask(3500)
     got = joined(call.created(3550, "resp_1").sound(4000, "resp_1").done(5000, "resp_1").ended(6000))
     assert (got.of("resp_1")[TOKEN], got.of("resp_1")[TOKEN_FROM]) == (500.0, "response.create")
@@ -625,3 +629,61 @@ def test_a_line_that_is_lost_falsifies_nothing(number: int) -> None:
             if WAIT in have:
                 wait = got.wait(name)
                 assert sum(v for k, v in wait.items() if k != "ms") == pytest.approx(wait["ms"]), call.rows[lost]
+
+
+def test_a_response_that_is_done_again_a_minute_later_was_over() -> None:
+    """Done 1,500, another answer from 2,050, done again 60,000 with more tokens: 500 ms long, those tokens."""
+    call = Call().session().ask(900).created(1000, "resp_1").sound(1200, "resp_1").done(1500, "resp_1")
+    call.ask(2000).created(2050, "resp_2").sound(2400, "resp_2").done(3000, "resp_2")
+    got = joined(call.done(60_000, "resp_1", tokens=(99, 9)).ended(61_000))
+    assert got.times("resp_1") == (1000.0, 1500.0)
+    assert got.of("resp_1")["gen_ai.usage.input_tokens"] == 99
+
+
+def released(call: Call, batches: list[list[dict[str, object]]]) -> dict[str, dict[str, object]]:
+    """The figures of the spans as they leave, post by post, each as it was when its span left."""
+    head: dict[str, object] | None = None
+    found: dict[str, dict[str, object]] = {}
+    for number, batch in enumerate(batches, 1):
+        body = "".join(json.dumps(row) + "\n" for row in batch).encode()
+        parts = [part.payload for part in read_posts(body, True, GraftPolicy(), UnixNano(nano(20_000))).parts]
+        mapped = map_realtime(call.key, parts, GraftPolicy(), head, final=number == len(batches))
+        head = json.loads(json.dumps(mapped[0].head, default=dict))
+        for span in (span for one in mapped for span in one.guest.spans):
+            have = dict(span.attributes)
+            name = str(have["grafter.guest.span_id"])
+            assert name not in found, f"{name} left twice"
+            found[name] = have | {event.name: event.attributes for event in span.events if "barge" in event.name}
+    return found
+
+
+@pytest.mark.parametrize("slowest", [2, 8])
+@pytest.mark.parametrize("number", range(3))
+def test_posts_that_overtake_one_another_falsify_nothing(number: int, slowest: int) -> None:
+    """The app's posts come up to 2 s and up to 8 s late, the recorder's up to 1 s, in posts of one to four events, and
+    spans leave as they end: what has left is what the whole call says, or says how wrong it may be."""
+    call = every_call()[number]
+    whole = released(call, [call.rows])
+    for seed in range(30):
+        chance = random.Random(seed)
+        delay = {
+            "server": chance.choice((0, chance.random())),
+            "client": chance.choice((0, chance.uniform(0, slowest))),
+        }
+
+        def arrives(row: dict[str, object], chance: random.Random = chance, late: dict[str, float] = delay) -> float:
+            known = late.get(str(row.get("from")), 10.0 if "ended" in row else 0.0)
+            return float(str(row["at"])) + known + chance.uniform(0, 0.4)
+
+        rows = sorted(call.rows, key=arrives)
+        batches = []
+        while rows:
+            size = chance.randint(1, 4)
+            batches.append(rows[:size])
+            rows = rows[size:]
+        for name, have in released(call, batches).items():
+            for key in (TOKEN, AUDIO, WAIT, ENDPOINTING):
+                if key in have:
+                    error = have.get(key.replace("_ms", ".error_ms"), 0)
+                    assert abs(have[key] - whole[name][key]) <= error, (seed, name, key)
+            assert have.get("gen_ai.audio.barge_in") in (None, whole[name].get("gen_ai.audio.barge_in"))

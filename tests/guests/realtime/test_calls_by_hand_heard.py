@@ -321,7 +321,7 @@ def test_a_tool_that_openai_runs() -> None:
 
 @pytest.mark.parametrize("api", ["beta", "azure"])
 def test_names_of_other_days_are_the_same_call(api: str) -> None:
-    """response.audio.delta and conversation.item.created are today's output_audio.delta and item.added: 500 and 1,000."""
+    """response.audio.delta is today's response.output_audio.delta: first token 500, wait 1,000, heard 1,000."""
     call = Call().server(
         0, "session.created",
         session={
@@ -419,7 +419,7 @@ def test_numbers_that_cannot_be_falsify_nothing(odd: object) -> None:
 
 
 def test_things_of_no_length() -> None:
-    """Speech of 0 ms, a delta of 0 bytes before the sound, a tool of 0 ms: the sound is at 2,500, the words at 2,500."""
+    """Speech of 0 ms, a delta of 0 bytes before the sound: the sound is at 2,500."""
     call = Call().session().spoke(2000, 2000, "u1").created(2050, "resp_1").sound(2200, "resp_1", 0)
     call.sound(2500, "resp_1", 100).done(3000, "resp_1")
     got = joined(call.ended(4000))
@@ -433,7 +433,7 @@ def test_things_of_no_length() -> None:
 
 
 def test_names_that_a_backend_needs() -> None:
-    """A first token after 490 ms is 0.49 s; agents are named; the tool's time is the app's; the scope says its schema."""
+    """A first token after 490 ms is 0.49 s; agents are named; the tool's time is the app's; a scope has its schema."""
     call = Call().session(0, VAD, tracing={"workflow_name": "Reception", "metadata": {"trace_id": TRACE}})
     call.spoke(1000, 2000, "u1").created(2050, "resp_1").asked_tool(2500, "resp_1", "call_1")
     call.done(2600, "resp_1", output=[call.tool_item("call_1")]).handed_back(3000, "call_1").ask(3010)
@@ -468,8 +468,18 @@ def test_a_live_session_that_pauses() -> None:
     assert events == {"grafter.live.paused": nano(10_000), "grafter.live.resumed": nano(40_000)}
 
 
+def test_live_seconds_that_cannot_be_are_not_stated() -> None:
+    """Less than nothing, more than a week, and words are no lengths of a session."""
+    call = Call("live_hand").server(0, "session.started", session={"id": "live_1", "model": "gpt-live-1.1"})
+    call.server(1000, "session.usage.updated", usage={"seconds": -5, "active_seconds": "x", "paused_seconds": 1e308})
+    have = joined(call.server(2000, "session.closed", reason="expired", session={"id": "live_1"}, usage=None)).of(
+        "session"
+    )
+    assert not [key for key in have if key.endswith("_seconds")]
+
+
 def test_a_caller_does_not_wait_while_a_live_session_is_paused() -> None:
-    """Words to 5,000, paused 6,000-66,000, words again 67,000-68,000, the answer from 69,000 on: no figure of a minute."""
+    """Words to 5,000, paused 6,000-66,000, words again 67,000-68,000, the answer from 69,000: no figure of a minute."""
     call = Call("live_hand").server(0, "session.started", session={"id": "live_1", "model": "gpt-live-1.1"})
     call.server(5100, "session.input_transcript.delta", delta="x", start_ms=4000, end_ms=5000)
     call.server(6000, "session.paused").server(66_000, "session.resumed")

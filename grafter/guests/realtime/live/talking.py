@@ -25,6 +25,7 @@ _MOST_REMEMBERED = 16
 _LONGEST_MS = 24 * 3_600_000
 """Of a session, which OpenAI ends after an hour or two; what lies further in is no time of one."""
 
+_LONGEST_SESSION_S = 7 * 86_400
 _ENDED_BY = {"expired": "expired", "connection_lost": "disconnect"}
 
 
@@ -73,13 +74,18 @@ def ended_by(reason: object) -> str:
 def used(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """Running totals: the last one stands."""
     usage, live = mapping_of(event.get("usage")), session.live
-    seconds = float_of(usage.get("seconds"))
-    active, asleep = float_of(usage.get("active_seconds")), float_of(usage.get("paused_seconds"))
+    seconds, active, asleep = (_length(usage.get(key)) for key in ("seconds", "active_seconds", "paused_seconds"))
     live.active_seconds = live.active_seconds if active is None else active
     live.paused_seconds = live.paused_seconds if asleep is None else asleep
     ratio = float_of(mapping_of(event.get("context_window")).get("usage_ratio"))
     session.live.seconds = session.live.seconds if seconds is None else seconds
     session.live.usage_ratio = session.live.usage_ratio if ratio is None else ratio
+
+
+def _length(value: object) -> float | None:
+    """Seconds of a session, which is neither shorter than nothing nor longer than a week."""
+    seconds = float_of(value)
+    return seconds if seconds is not None and 0 <= seconds <= _LONGEST_SESSION_S else None
 
 
 def heard(session: Session, note: Note, event: Mapping[str, object]) -> None:
