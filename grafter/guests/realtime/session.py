@@ -136,7 +136,7 @@ class Session:
 
     @property
     def name(self) -> str | None:
-        """OpenAI's id of it. A Live session that is recorded is called by its own id, whether or not that is told."""
+        """OpenAI's id of it. A Live session that is recorded is called by its own id, with or without an event."""
         named_by_key = self.config.kind == LIVE and self.guest.startswith(LIVE_IDS) and "/" not in self.guest
         return self.guest if named_by_key else self.id
 

@@ -589,6 +589,16 @@ def test_a_translation_says_where_its_fragments_belong(script) -> None:
     assert "grafter.turn.first_audio_ms" not in told(spans, "output_1200")
 
 
+def test_a_first_word_without_its_time_makes_no_figure(script) -> None:
+    """A later one without it takes nothing away."""
+    for odd, figure in ((0, None), (1, 300.0)):
+        call = made(begun(script()).client(1700, "response.create"), 1800, "resp_1", None)
+        for index in (0, 1):
+            more = {"untimed": True} if index == odd else {}
+            inner(call, 2000 + index, "response.output_text.delta", None, item_id="msg_1", delta="x", **more)
+        assert told(call.spans(), "resp_1").get("grafter.turn.first_token_ms") == figure
+
+
 def test_a_response_that_the_client_asked_for_is_measured_from_that(script) -> None:
     """It works for no delegation; a request that was refused made nothing."""
     call = begun(script()).client(900, "response.create", event_id="a")

@@ -103,6 +103,7 @@ def spoken(session: Session, note: Note, event: Mapping[str, object]) -> None:
         response.last_at = max(response.last_at, note.at, note.last)
         if response.first_delta_at is None or note.at < response.first_delta_at:
             response.first_delta_at = note.at
+            response.odd = response.odd or event.get("untimed") is True
 
 
 def item_added(session: Session, note: Note, event: Mapping[str, object]) -> None:

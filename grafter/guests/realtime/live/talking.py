@@ -3,8 +3,8 @@
 The model listens while it speaks, so there are no turns: there are fragments of text, each of a stretch of the
 session's own time, and they may overlap. Fragments of one side are one utterance unless a second lies between them,
 or the other side began to speak there. When the session's time began no event says either; but what the caller says is
-told after it was said, and the model's audio is reflected as it is played, so the earliest beginning that some event
-leaves possible is the latest that it can have been. The model's text may be known before it is spoken, and dates
+reported after it was spoken, and the model's audio is reflected as it is played, so the earliest beginning that some
+event leaves possible is the latest that it can have been. The model's text may be known before it is spoken, and dates
 nothing.
 """
 
