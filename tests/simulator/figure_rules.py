@@ -164,8 +164,7 @@ def _parts(truth: Truth, response: Response, speech: Speech, heard: Moment, end:
         (tool_time[0], tool_time[1]),
         (relay[0], relay[1]),
         playout,
-        # What grafter says that it does not know may be any of it; that it all adds up is judged apart.
-        (0.0, heard.at - end[0]),
+        (0.0, 0.0),
     )
     for part, value in zip(PARTS, values, strict=True):
         put(Figure(response.id, _part(part), kind, [value], sure and value[0] > 2))

@@ -1,7 +1,7 @@
 """Calls whose figures were worked out by hand: who asked, what is answered, what never ran, which ending counts.
 
-Each call is written in milliseconds since it began; its docstring is the calculation. What apps really send (no event
-ids, refused requests, restored history) is the subject, and the rule is one: a figure is right, or it is absent.
+Each call is written in milliseconds since it began; its docstring is the calculation. What apps really send (no
+event ids, refused requests, restored history) is the subject, and the rule is one: a figure is right, or it is absent.
 """
 
 import json
