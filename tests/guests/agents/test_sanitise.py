@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import httpx2
@@ -30,8 +31,10 @@ class _Item:
         return self._item
 
 
-def sent_by_the_sdk(items: list[dict]) -> list[dict]:
-    """The ``data`` that the installed SDK puts on the wire for OpenAI's own address."""
+@cache
+def the_sdk() -> tuple[BackendSpanExporter, list[bytes]]:
+    """The installed SDK's exporter, and where its requests go. One for all: each would read the machine's certificates
+    anew, which takes longer than an example."""
     bodies: list[bytes] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -41,10 +44,14 @@ def sent_by_the_sdk(items: list[dict]) -> list[dict]:
     exporter = BackendSpanExporter(api_key="sk-test")
     exporter.close()
     exporter._client = httpx2.Client(transport=httpx2.MockTransport(answer))
-    try:
-        exporter.export([_Item(deepcopy(item)) for item in items])
-    finally:
-        exporter.close()
+    return exporter, bodies
+
+
+def sent_by_the_sdk(items: list[dict]) -> list[dict]:
+    """The ``data`` that the installed SDK puts on the wire for OpenAI's own address."""
+    exporter, bodies = the_sdk()
+    bodies.clear()
+    exporter.export([_Item(deepcopy(item)) for item in items])
     (body,) = bodies
     return json.loads(body)["data"]
 
