@@ -18,10 +18,9 @@ LEFT_OUT = {
     "create refused": 35,
     "cut by the program": 13,
     "failed": 2,
-    "function call cut": 5,
     "idle timeout": 5,
     "incomplete answer": 16,
-    "mcp tool": 50,
+    "mcp tool": 12,
     "out of band": 5,
     "output refused": 29,
     "plain answer": 178,
@@ -31,7 +30,7 @@ LEFT_OUT = {
     "text only": 16,
     "tool": 62,
     "tool after tool": 70,
-    "tool without output": 14,
+    "tool without output": 9,
 }
 """What was left out of the quick run though it could be known, by kind of scene: never more. Most of it are figures of
 which one of the events came without its time, and of posts that end in the middle of a call."""

@@ -217,7 +217,7 @@ def _mcp(session: Session, note: Note, event: Mapping[str, object]) -> Call | No
 def _named_response(session: Session, note: Note, event: Mapping[str, object]) -> str | None:
     """The response that an event names. To name one is to say that there was one."""
     named = session.made_by(event.get("item_id"), event.get("response_id"))
-    session.response(named, note)
+    session.response(named, note, dates=False)
     return named
 
 
