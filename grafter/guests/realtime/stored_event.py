@@ -81,8 +81,14 @@ def in_order(payloads: Iterable[tuple[int, bytes]], rank: Callable[[Note], int])
     ):
         while waiting and waiting[0][0] < begin:
             yield heappop(waiting)[-1]
+        before = (-1, 0)
         for place, note in enumerate(decode(payload)):
-            heappush(waiting, (note.at, rank(note), arrival, place, note))
+            cause = rank(note)
+            # Its time is that of the event before it, and so it came behind that one, whatever causes what.
+            if note.event.get("untimed") is True and before[0] == note.at:
+                cause = max(cause, before[1])
+            before = (note.at, cause)
+            heappush(waiting, (note.at, cause, arrival, place, note))
     while waiting:
         yield heappop(waiting)[-1]
 
