@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from aiohttp import hdrs, web
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from grafter.consumer import Consumer, PassThrough, Signal
-from grafter.otlp.json import message_to_json, request_from_json, trace_request_from_json
+from grafter.otlp.json import Oddities, message_to_json, request_from_json, trace_request_from_json
 from grafter.otlp.status import failure_to_json
 from grafter.receiver.http_body import read_body
 from grafter.receiver.http_server import TlsFiles, Tokens, serving, tls_context
@@ -32,6 +34,12 @@ from grafter.telemetry import Metrics
 
 _PROTOBUF = "application/x-protobuf"
 _JSON = "application/json"
+
+_Response = ExportTraceServiceResponse | ExportMetricsServiceResponse | ExportLogsServiceResponse
+_PASSED_RESPONSES: dict[Signal, type[_Response]] = {
+    Signal.METRICS: ExportMetricsServiceResponse,
+    Signal.LOGS: ExportLogsServiceResponse,
+}
 
 # Reading JSON takes about a millisecond for this much; more would hold up the other requests.
 _THREAD_BYTES = 32 << 10
@@ -52,7 +60,8 @@ class Cors:
 @dataclass(frozen=True, slots=True)
 class _Route:
     export: Export
-    from_json: Callable[[bytes], bytes]
+    from_json: Callable[[bytes, Oddities], bytes]
+    response: type[_Response]
 
 
 @asynccontextmanager
@@ -79,10 +88,11 @@ async def listening(
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
     """
     intake = Intake(consumer, splitter, metrics, "http", pass_through)
-    routes = {"/v1/traces": _Route(intake.traces, trace_request_from_json)}
+    routes = {"/v1/traces": _Route(intake.traces, trace_request_from_json, ExportTraceServiceResponse)}
     if pass_through is not None:
         for signal in signals:
-            routes[f"/v1/{signal}"] = _Route(partial(intake.passed, signal), partial(request_from_json, signal))
+            read, response = partial(request_from_json, signal), _PASSED_RESPONSES[signal]
+            routes[f"/v1/{signal}"] = _Route(partial(intake.passed, signal), read, response)
     rules = _CorsRules(cors, bool(tokens)) if cors is not None and cors.allowed_origins else None
     door = _Door(intake, routes, Tokens(tokens), rules, max_bytes)
     app = web.Application()
@@ -132,13 +142,14 @@ class _Door:
         body = await read_body(request, self.max_bytes)
         if request.content_type == _PROTOBUF:
             return web.Response(body=await route.export(body), content_type=_PROTOBUF)
+        odd = Oddities()
         if len(body) > _THREAD_BYTES:
-            body = await asyncio.to_thread(route.from_json, body)
+            body = await asyncio.to_thread(route.from_json, body, odd)
         else:
-            body = route.from_json(body)
-        answer = await route.export(body)
-        # Only a partial success on traces has a body.
-        text = message_to_json(ExportTraceServiceResponse.FromString(answer)) if answer else b"{}"
+            body = route.from_json(body, odd)
+        answer = await route.export(body, odd)
+        # Only a partial success has a body.
+        text = message_to_json(route.response.FromString(answer)) if answer else b"{}"
         return web.Response(body=text, content_type=_JSON)
 
 

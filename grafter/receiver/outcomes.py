@@ -6,6 +6,7 @@ Source: OTLP specification, "Failures"; openai-python 3.54.0, ``_exceptions.py``
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,9 +16,12 @@ from aiohttp import hdrs, web
 from grpc import StatusCode
 
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
+from grafter.logs import Throttle
 from grafter.otlp.status import Status, failure
 from grafter.receiver.http_server import Tokens
 from grafter.telemetry import Metrics
+
+_log = logging.getLogger(__name__)
 
 OPENAI = "openai"
 """The doors that speak as OpenAI's API does, among the receivers that are counted."""
@@ -114,6 +118,14 @@ def refusal_of(error: Exception) -> Refusal:
     return next(REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
 
 
+def log_refusal(throttle: Throttle, error: Exception, transport: str) -> None:
+    """Say what a door refuses, and why, once a minute for each kind: few senders keep what a 4xx says."""
+    outcome = refusal_of(error).outcome
+    if requests := throttle.due(outcome):
+        extra = {"transport": transport, "reason": _message(error), "requests": requests}
+        _log.warning("requests were refused", extra=extra)
+
+
 def headers_of(error: Exception) -> dict[str, str]:
     """What HTTP says of an error beside its status."""
     match error:
@@ -161,6 +173,8 @@ def openai_endpoint(
     ``tokens`` that do not allow a request keep it from the door. ``timed``: its time stands in the histogram.
     """
 
+    throttle = Throttle()
+
     async def answer(request: web.Request) -> web.Response:
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -171,6 +185,7 @@ def openai_endpoint(
             response, outcome = await handle(request)
         except (RejectedError, UnavailableError) as error:
             response, outcome = openai_failure(error), refusal_of(error).outcome
+            log_refusal(throttle, error, transport)
         finally:
             metrics.receiver_requests.labels(OPENAI, transport, outcome.value).inc()
             if timed:
