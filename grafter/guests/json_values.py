@@ -52,11 +52,16 @@ _MAX_PLAIN_ID = 256
 
 _MAX_LITERAL = 200_000
 """Characters of a Python literal that are read; more stays a string."""
+_MAX_TOKENS = 5_000
+"""Strings, numbers, words and signs of one: each costs ast.literal_eval some microseconds and a kilobyte."""
 
-# What repr() of plain data leaves when its strings are taken out. Names other than these, and signs of a call or a
-# comprehension, mean that it is no such repr; so ast.literal_eval never sees (and never warns about) odd code.
-_STRING = re.compile(r"'(?:[^'\\]|\\[\\'\"nrtxuU])*'|\"(?:[^\"\\]|\\[\\'\"nrtxuU])*\"")
-_SKELETON = re.compile(r"(?:[\[\]{}(),:\s]|True\b|False\b|None\b|-?\d+(?:\.\d*)?(?:e[+-]?\d+)?(?!\w))*")
+# What repr() of plain data is made of. Names other than these, and signs of a call or a comprehension, mean that it is
+# no such repr; so ast.literal_eval never sees (and never warns about) odd code. Each is matched once, where the last
+# one ended: a text takes no longer than its length, whatever it is made of.
+_TOKEN = re.compile(
+    r"'(?:[^'\\]|\\[\\'\"nrtxuU])*+'|\"(?:[^\"\\]|\\[\\'\"nrtxuU])*+\""
+    r"|[,:\s]++|(?:True|False|None)\b|-?\d++(?:\.\d*+)?(?:e[+-]?\d++)?(?!\w)|[\[{(]|[\]})]"
+)
 
 
 def parse_json(body: bytes) -> object:
@@ -225,7 +230,7 @@ def structure(text: str) -> object:
     """The object or list that a string stands for, as JSON or as the repr() of plain Python data; else the string.
 
     The Python SDK sends a tool's result as ``str(result)``, so a dict arrives as ``{'ok': True}``. A repr is read
-    within 200,000 characters and 64 levels. Never raises.
+    within 200,000 characters, 5,000 strings, numbers and signs, and 64 levels. Never raises.
     """
     stripped = text.strip()
     if stripped[:1] not in ("{", "[", "("):
@@ -246,10 +251,7 @@ def _json(text: str, otherwise: object) -> object:
 
 
 def _literal(text: str, otherwise: object) -> object:
-    if len(text) > _MAX_LITERAL:
-        return otherwise
-    skeleton = _STRING.sub("", text)
-    if _SKELETON.fullmatch(skeleton) is None or _nesting(skeleton) > MAX_DEPTH:
+    if len(text) > _MAX_LITERAL or not _is_literal(text):
         return otherwise
     try:
         return json_safe(ast.literal_eval(text))
@@ -257,15 +259,20 @@ def _literal(text: str, otherwise: object) -> object:
         return otherwise
 
 
-def _nesting(skeleton: str) -> int:
-    depth = deepest = 0
-    for sign in skeleton:
-        if sign in "([{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif sign in ")]}":
-            depth -= 1
-    return deepest
+def _is_literal(text: str) -> bool:
+    """Whether a text is made of what a repr() of plain data is made of, and of no more than may be read."""
+    at = depth = tokens = 0
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if token is None:
+            return False
+        sign = text[at]
+        depth += (sign in "([{") - (sign in ")]}")
+        tokens += 1
+        at = token.end()
+        if depth > MAX_DEPTH or tokens > _MAX_TOKENS:
+            return False
+    return True
 
 
 def _json_safe_text(text: str) -> str:

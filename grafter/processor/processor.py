@@ -336,7 +336,7 @@ class Processor:
         if is_guest_key(claim.key):
             return await self._guest_keys.assemble(claim, parts, due.reason, now, due.found)
         recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
-        if state.guests and is_large(state):
+        if is_large(state):
             return await asyncio.to_thread(self._assembler.host, claim.key, state, parts, due.reason, now, recalled)
         return self._assembler.host(claim.key, state, parts, due.reason, now, recalled)
 
