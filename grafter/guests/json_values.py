@@ -12,13 +12,14 @@ import ast
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from decimal import Decimal
 from hashlib import sha256
 
 import orjson
 
+from grafter.core.large_json import MANY_VALUES, read_in_turns, values_in
 from grafter.core.model import CALL_MARK, UnixNano
 
 MAX_DEPTH = 64
@@ -73,11 +74,13 @@ def parse_json(body: bytes) -> object:
     """
     if not body:
         raise ValueError("body is empty, expected JSON")
+    if values_in(body) > MANY_VALUES:
+        return _parse_leniently(body, read_in_turns)
     try:
         value: object = orjson.loads(body)
     except orjson.JSONDecodeError:
         # Only what strict JSON refuses pays for the slower parser.
-        value = _parse_leniently(body)
+        value = _parse_leniently(body, _read_at_once)
     return value
 
 
@@ -308,11 +311,14 @@ def _clamped(time: int) -> int:
     return min(max(time, 0), MAX_TIME)
 
 
-def _parse_leniently(body: bytes) -> object:
+def _read_at_once(text: str, parse_constant: Callable[[str], object], parse_int: Callable[[str], object]) -> object:
+    read: object = json.loads(text, parse_constant=parse_constant, parse_int=parse_int)
+    return read
+
+
+def _parse_leniently(body: bytes, read: Callable[..., object]) -> object:
     try:
-        return json_safe(
-            json.loads(body.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_int=_integer)
-        )
+        return json_safe(read(body.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_int=_integer))
     except json.JSONDecodeError as error:
         raise ValueError(f"body is not JSON: {error.msg.lower()} at character {error.pos}") from None
     except RecursionError:

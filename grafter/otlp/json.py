@@ -15,7 +15,7 @@ import json
 import math
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NoReturn
@@ -26,18 +26,21 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from grafter.consumer import Signal
+from grafter.core.large_json import MANY_VALUES, read_in_turns, values_in
 from grafter.core.semconv import GRAFTER_VALUE_ODD
 from grafter.errors import RejectedError
-from grafter.otlp.mend import readable
+from grafter.otlp import shallow_pb2 as shallow
+from grafter.otlp.mend import check_size, readable_resource, readable_scope, readable_span
 
 # The protobuf runtimes refuse to read messages that are nested deeper; what is written here must be readable.
 _MAX_DEPTH = 100
 
 _ID_NAMES = frozenset({"traceId", "spanId", "parentSpanId"})
-# No id has one byte, so whoever checks the ids finds this one wrong, wherever it stands.
-_NO_ID = b"\0"
+# No id has so many bytes, so whoever checks the ids finds this one wrong, wherever it stands.
+_NO_ID = b"no id"
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -126,13 +129,44 @@ def trace_request_to_json(request: bytes) -> bytes:
     """A serialised ExportTraceServiceRequest as one OTLP JSON document, without a line break in it.
 
     What is not UTF-8 in it, or is nested too deeply to be read, is mended and marked. Raises RejectedError when the
-    bytes are no such request. Fields that this version of OTLP does not know are lost.
+    bytes are no such request, or a span in it has more values than can be written. Fields that this version of OTLP
+    does not know are lost.
     """
+    return b"".join(_resource_runs(request))
+
+
+def _resource_runs(request: bytes) -> Iterator[bytes]:
+    """The pieces of a request's document, a span at a time, so that never more than one of them is decoded."""
     try:
-        message = ExportTraceServiceRequest.FromString(request)
-    except DecodeError:
-        message = ExportTraceServiceRequest.FromString(readable(request))
-    return message_to_json(message)
+        resource_runs = shallow.Request.FromString(request).resource_spans
+    except DecodeError as error:
+        raise RejectedError("request is not a valid ExportTraceServiceRequest") from error
+    yield b'{"resourceSpans":[' if resource_runs else b"{"
+    for number, resource_run in enumerate(resource_runs):
+        scope_runs = list(resource_run.scope_spans)
+        resource_run.ClearField("scope_spans")
+        resource = ResourceSpans.FromString(readable_resource(resource_run.SerializeToString()))
+        yield b"," * (number > 0) + _opened(_to_dict(resource), "scopeSpans", scope_runs)
+        for at, scope_run in enumerate(scope_runs):
+            spans = list(scope_run.spans)
+            scope_run.ClearField("spans")
+            scope = ScopeSpans.FromString(readable_scope(scope_run.SerializeToString()))
+            yield b"," * (at > 0) + _opened(_to_dict(scope), "spans", spans)
+            for place, raw in enumerate(spans):
+                check_size(raw)
+                span = Span.FromString(readable_span(raw))
+                yield b"," * (place > 0) + orjson.dumps(_to_dict(span))
+            yield b"]}" if spans else b"}"
+        yield b"]}" if scope_runs else b"}"
+    yield b"]}" if resource_runs else b"}"
+
+
+def _opened(fields: dict[str, Any], key: str, items: Sequence[object]) -> bytes:
+    """An object with these fields, open at its end for a list of items, if there are any."""
+    start = orjson.dumps(fields)[:-1]
+    if not items:
+        return start
+    return start + (b"," if fields else b"") + f'"{key}":['.encode()
 
 
 def message_to_json(message: Message) -> bytes:
@@ -155,14 +189,19 @@ def _from_json(message: Message, body: bytes, odd: Oddities) -> bytes:
 
 
 def _loads(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        pass
+    in_turns = values_in(body) > MANY_VALUES
+    if not in_turns:
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            pass
     # JavaScript writes half a surrogate pair where it cut a string, others cut in the middle of a character; orjson
     # refuses both. Slower, but seldom. Each byte that is not UTF-8 becomes half a surrogate pair too.
     try:
-        return json.loads(body.decode("utf-8", "surrogateescape"), parse_constant=_no_constant)
+        text = body.decode("utf-8", "surrogateescape")
+        if in_turns:
+            return read_in_turns(text, _no_constant)
+        return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         # The error's own text may quote the body.
         raise RejectedError("request body is not valid JSON, or is nested too deeply") from None

@@ -5,6 +5,7 @@ runtime refuses a whole request for one byte that is not UTF-8 or one value that
 same messages with their strings declared as bytes and their nested values not read at all; so each is judged alone.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -29,6 +30,20 @@ _RESOURCE_RUN, _SCOPE_RUN, _SPAN = 0x0A, 0x12, 0x12
 
 _Kind = type[Any]
 
+MAX_VALUES = 100_000
+"""Of one span that is to be shown, or written as JSON."""
+
+_NESTED: Mapping[str, Mapping[int, str]] = {
+    "Span": {9: "KeyValue", 11: "Event", 13: "Link"},
+    "Event": {3: "KeyValue"},
+    "Link": {4: "KeyValue"},
+    "KeyValue": {2: "AnyValue"},
+    "AnyValue": {5: "ArrayValue", 6: "KeyValueList"},
+    "ArrayValue": {1: "AnyValue"},
+    "KeyValueList": {1: "KeyValue"},
+}
+"""Where in a span messages stand, by field number: a span's values are counted without being decoded."""
+
 
 def readable(request: bytes) -> bytes:
     """The request, such that the runtime reads all of it; what was mended is marked ``grafter.value.odd``.
@@ -52,8 +67,52 @@ def readable(request: bytes) -> bytes:
     return b"".join(out)
 
 
+def check_size(raw: bytes) -> None:
+    """Raise RejectedError for a serialised Span of more than MAX_VALUES attributes, events, links and values in them.
+
+    A value of two bytes takes hundreds where it is decoded, so a span that is small on the wire may end the process.
+    """
+    if len(raw) < 2 * MAX_VALUES:
+        return
+    found = 0
+    left: list[tuple[int, int, Mapping[int, str]]] = [(0, len(raw), _NESTED["Span"])]
+    while left:
+        at, end, nested = left.pop()
+        while at < end:
+            tag, at = _varint(raw, at)
+            kind = tag & 7
+            if kind == 2:
+                size, at = _varint(raw, at)
+                inner = nested.get(tag >> 3)
+                if inner is not None:
+                    found += 1
+                    if size:
+                        left.append((at, min(at + size, end), _NESTED[inner]))
+                at += size
+            elif kind == 0:
+                _, at = _varint(raw, at)
+            elif kind in (1, 5):
+                at += 8 if kind == 1 else 4
+            else:
+                break
+            if found > MAX_VALUES:
+                raise RejectedError(f"a span has more than {MAX_VALUES:,} attributes, events, links and values")
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(raw):
+        byte = raw[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    return value, at
+
+
 def readable_span(raw: bytes) -> bytes:
-    """The same for one serialised Span. Raises DecodeError for what has not even a span's head."""
+    """The same for one serialised Span. Raises RejectedError for what has not even a span's head."""
     try:
         # As deep as it will stand in a request.
         ExportTraceServiceRequest.FromString(framed(_RESOURCE_RUN, framed(_SCOPE_RUN, framed(_SPAN, raw))))
@@ -65,7 +124,10 @@ def readable_span(raw: bytes) -> bytes:
         span = _LENIENT_SPAN.FromString(raw)
     except DecodeError:
         # Something in it has no end. What says where the span belongs has, or it would not have been taken.
-        head = shallow.Head.FromString(raw)
+        try:
+            head = shallow.Head.FromString(raw)
+        except DecodeError as error:
+            raise RejectedError("a span is no protobuf message") from error
         head.DiscardUnknownFields()
         span = _LENIENT_SPAN.FromString(head.SerializeToString())
     _mend(span)

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.json_values import parse_json
-from grafter.receiver.http_body import read_body
+from grafter.receiver.http_body import read_json_body
 from grafter.receiver.http_server import Tokens
 from grafter.receiver.outcomes import Answered, Outcome, UnauthenticatedError, openai_endpoint
 from grafter.receiver.sessions import PullRequests
@@ -45,7 +45,7 @@ def admin_routes(
             raise UnauthenticatedError(
                 "commands come from this machine, or with a bearer token of extensions.admin.tokens"
             )
-        session, project = _read(await read_body(request, _MAX_BYTES))
+        session, project = _read(await read_json_body(request, _MAX_BYTES))
         try:
             async with asyncio.timeout(wait_seconds):
                 pulled = await pulls.pull(session, project)

@@ -12,9 +12,11 @@ from typing import cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler, Middleware
 
 from grafter.logs import Throttle
 from grafter.receiver.address import LISTEN_BACKLOG, host_and_port, listening_sockets
+from grafter.receiver.in_flight import Held, InFlight
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +26,10 @@ _KEEPALIVE_SECONDS = 75.0
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 # However few descriptors there are: an operator and a sender still get in.
 _FEWEST_CONNECTIONS = 16
+
+
+HELD = web.RequestKey("held", Held)
+"""What a request holds of the budget of bytes in flight, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,16 @@ class _Full(asyncio.Protocol):
         stream.close()
 
 
+def _holding(in_flight: InFlight) -> Middleware:
+    @web.middleware
+    async def hold(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with in_flight.request() as held:
+            request[HELD] = held
+            return await handler(request)
+
+    return hold
+
+
 @asynccontextmanager
 async def serving(
     app: web.Application,
@@ -146,18 +162,22 @@ async def serving(
     *,
     share_port: bool = False,
     max_connections: int | None = None,
+    in_flight: InFlight | None = None,
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve ``app`` at ``endpoint`` while the context is open; yields the host and the real port (0 picks a free one).
 
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
     Past ``max_connections`` a new connection is answered 503 and closed; None: an eighth of the file descriptors that
     this process may have, so that four servers leave half of them to the store, the backends and gRPC.
+    ``in_flight``: what the bodies of requests count in; None: they are bounded one by one only.
 
     On leaving, nothing new is accepted from that moment on, idle connections are closed, and requests in flight are
     waited for up to ``grace_seconds``, then cancelled. Raises ValueError for an endpoint that is none and OSError,
     naming it, when it cannot be listened at.
     """
     host, _ = host_and_port(endpoint)
+    if in_flight is not None:
+        app.middlewares.append(_holding(in_flight))
     sockets = await listening_sockets(endpoint, share_port=share_port)
     # aiohttp waits this long twice: for the handlers, then for those to which it signalled that no more input comes.
     runner = web.AppRunner(

@@ -18,8 +18,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from grafter.consumer import Consumer, PassThrough, Signal
 from grafter.otlp.json import Oddities, message_to_json, request_from_json, trace_request_from_json
 from grafter.otlp.status import failure_to_json
-from grafter.receiver.http_body import read_body
+from grafter.receiver.http_body import read_body, read_json_body
 from grafter.receiver.http_server import TlsFiles, Tokens, serving, tls_context
+from grafter.receiver.in_flight import InFlight
 from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
 from grafter.receiver.outcomes import (
     MethodError,
@@ -79,11 +80,12 @@ async def listening(
     pass_through: PassThrough | None = None,
     signals: frozenset[Signal] = frozenset(),
     share_port: bool = False,
+    in_flight: InFlight | None = None,
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
     Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are 404.
-    ``share_port``: see ``serving``.
+    ``share_port``, ``in_flight``: see ``serving``.
     On leaving, new connections are refused at once and requests in flight are waited for up to ``grace_seconds``.
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
     """
@@ -98,7 +100,7 @@ async def listening(
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", door.handle)
     context = tls_context(tls.cert_file, tls.key_file, tls.client_ca_file) if tls is not None else None
-    async with serving(app, endpoint, context, grace_seconds, share_port=share_port) as (_, port):
+    async with serving(app, endpoint, context, grace_seconds, share_port=share_port, in_flight=in_flight) as (_, port):
         yield port
 
 
@@ -139,9 +141,10 @@ class _Door:
             raise UnauthenticatedError("a bearer token that is known here is required")
         if request.content_type not in (_PROTOBUF, _JSON):
             raise UnsupportedError(f"content type must be {_PROTOBUF} or {_JSON}")
-        body = await read_body(request, self.max_bytes)
         if request.content_type == _PROTOBUF:
+            body = await read_body(request, self.max_bytes)
             return web.Response(body=await route.export(body), content_type=_PROTOBUF)
+        body = await read_json_body(request, self.max_bytes)
         odd = Oddities()
         if len(body) > _THREAD_BYTES:
             body = await asyncio.to_thread(route.from_json, body, odd)
