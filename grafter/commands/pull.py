@@ -21,7 +21,8 @@ from grafter.consumer import Consumer
 from grafter.core.model import Mark, Part, UnixNano
 from grafter.errors import RejectedError, UnavailableError
 from grafter.memory_limit import total_memory
-from grafter.receiver.admin import LOCAL, PULL_PATH
+from grafter.receiver.admin import PULL_PATH
+from grafter.receiver.http_server import LOCAL
 from grafter.receiver.openai_receiver import OpenAIReceiver, pull_kind
 from grafter.receiver.sessions import pulling
 from grafter.store.base import Store

@@ -34,8 +34,11 @@ _THREAD_BYTES = 64 << 10
 BODY_SECONDS = 30.0
 """Of silence within a body: a sender that is gone, or that only holds what it has taken."""
 
-MAX_VALUES = 1_000_000
-"""JSON values of one body: eight thousand spans with thirty attributes each have no more."""
+MAX_VALUES = 3_000_000
+"""JSON values of one body: 64 MiB as SDKs write them have no more."""
+FEW_VALUES, VALUE_LEAST = 200_000, 6
+"""Past so many a body has at least so many bytes a value, unless it is made of nothing but values: those of an SDK have
+ten to thirty, with their keys."""
 # What a value takes once it is read, with its share of the object or list that it stands in.
 _VALUE_BYTES = 100
 
@@ -74,8 +77,9 @@ async def read_json_body(request: web.Request, limit: int, *, seconds: float = B
     """
     body = await read_body(request, limit, seconds=seconds)
     values = values_in(body) if len(body) <= _THREAD_BYTES else await asyncio.to_thread(values_in, body)
-    if values > MAX_VALUES:
-        raise TooLargeError(f"request body has more than {MAX_VALUES:,} JSON values")
+    most = min(MAX_VALUES, FEW_VALUES + len(body) // VALUE_LEAST)
+    if values > most:
+        raise TooLargeError(f"request body of {len(body)} bytes has more than {most:,} JSON values")
     _take_of(request)(values * _VALUE_BYTES)
     return body
 

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import cast
 
 from aiohttp import web
@@ -23,6 +24,10 @@ _log = logging.getLogger(__name__)
 # Above the 60 s at which most load balancers drop an idle connection, so that they close first and no request of
 # theirs meets a closing socket.
 _KEEPALIVE_SECONDS = 75.0
+LOCAL = "localhost"
+"""The Host that a command asks for, whatever the address is called."""
+
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 # However few descriptors there are: an operator and a sender still get in.
 _FEWEST_CONNECTIONS = 16
@@ -63,6 +68,9 @@ class Tokens:
     def __init__(self, tokens: Sequence[str]) -> None:
         self._tokens = tuple(token.encode() for token in tokens)
 
+    def __bool__(self) -> bool:
+        return bool(self._tokens)
+
     def allows(self, authorization: str | None) -> bool:
         """Whether an Authorization header carries one of the tokens.
 
@@ -75,6 +83,42 @@ class Tokens:
             return False
         given = credentials.strip().encode("utf-8", "surrogateescape")
         return max([hmac.compare_digest(given, token) for token in self._tokens])
+
+
+def is_local(request: web.Request) -> bool:
+    """Whether a process of this machine asks, and not a page or a proxy for somebody else."""
+    return _is_from_here(request) and _is_loopback_name(request.headers.get("Host", LOCAL))
+
+
+def comes_from_a_page(request: web.Request) -> bool:
+    """Whether a web page sent it, as far as a request tells: browsers say the page's Origin with each post, and a name
+    that somebody made point to this machine is the Host that was asked for. Of others, who could say anything, no more
+    is asked."""
+    if "Origin" in request.headers:
+        return True
+    return _is_from_here(request) and not _is_loopback_name(request.headers.get("Host", LOCAL))
+
+
+def _is_from_here(request: web.Request) -> bool:
+    """The other end is this machine, and no proxy that says so."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not isinstance(peer, tuple) or any(name in request.headers for name in _FORWARDED):
+        return False
+    try:
+        address = ip_address(str(peer[0]).partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def _is_loopback_name(host: str) -> bool:
+    name = host.strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0].removesuffix(".")
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == LOCAL
 
 
 def tls_context(cert_file: str, key_file: str, client_ca_file: str | None = None) -> ssl.SSLContext:

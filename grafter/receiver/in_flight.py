@@ -34,10 +34,13 @@ class InFlight:
         finally:
             held.release()
 
-    def move(self, size: int) -> None:
-        """Take ``size`` bytes more, or give back where it is negative. Raises UnavailableError past the limit."""
+    def move(self, size: int, held: int = 0) -> None:
+        """Take ``size`` bytes more for a request that has ``held``, or give back where it is negative.
+
+        Raises UnavailableError past the limit; a request that is alone has room for itself, or it would never pass.
+        """
         with self._lock:
-            if size > 0 and self.bytes and self.bytes + size > self._limit:
+            if size > 0 and self.bytes > held and self.bytes + size > self._limit:
                 raise UnavailableError(
                     "the requests that are being read take all the memory that there is for them",
                     reason="in_flight",
@@ -56,7 +59,7 @@ class Held:
 
     def take(self, size: int) -> None:
         """Hold ``size`` bytes more. Raises UnavailableError, and then holds what it held before."""
-        self._budget.move(size)
+        self._budget.move(size, self.size)
         self.size += size
 
     def release(self) -> None:

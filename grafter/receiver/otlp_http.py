@@ -19,12 +19,13 @@ from grafter.consumer import Consumer, PassThrough, Signal
 from grafter.otlp.json import Oddities, message_to_json, request_from_json, trace_request_from_json
 from grafter.otlp.status import failure_to_json
 from grafter.receiver.http_body import read_body, read_json_body
-from grafter.receiver.http_server import TlsFiles, Tokens, serving, tls_context
+from grafter.receiver.http_server import TlsFiles, Tokens, comes_from_a_page, serving, tls_context
 from grafter.receiver.in_flight import InFlight
 from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
 from grafter.receiver.outcomes import (
     MethodError,
     NotFoundError,
+    PageError,
     UnauthenticatedError,
     UnsupportedError,
     headers_of,
@@ -139,6 +140,9 @@ class _Door:
             raise MethodError("only POST is served at this path", "OPTIONS, POST" if self.cors else "POST")
         if not self.tokens.allows(request.headers.get(hdrs.AUTHORIZATION)):
             raise UnauthenticatedError("a bearer token that is known here is required")
+        allowed = self.cors is not None and self.cors.allows(request)
+        if not self.tokens and not allowed and comes_from_a_page(request):
+            raise PageError
         if request.content_type not in (_PROTOBUF, _JSON):
             raise UnsupportedError(f"content type must be {_PROTOBUF} or {_JSON}")
         if request.content_type == _PROTOBUF:
@@ -202,6 +206,10 @@ class _CorsRules:
         if self._max_age:
             out[hdrs.ACCESS_CONTROL_MAX_AGE] = str(self._max_age)
         return out
+
+    def allows(self, request: web.Request) -> bool:
+        """Whether it comes from a page that may send."""
+        return hdrs.ORIGIN in request.headers and self._is_allowed(request.headers[hdrs.ORIGIN])
 
     def headers(self, request: web.Request) -> dict[str, str]:
         """What to add to any other answer."""

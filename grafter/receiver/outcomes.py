@@ -18,7 +18,7 @@ from grpc import StatusCode
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
 from grafter.logs import Throttle
 from grafter.otlp.status import Status, failure
-from grafter.receiver.http_server import Tokens
+from grafter.receiver.http_server import Tokens, comes_from_a_page
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -42,6 +42,16 @@ class Outcome(StrEnum):
     UNAVAILABLE = "unavailable"
     ERROR = "error"
     """A bug of grafter's."""
+
+
+class PageError(RejectedError):
+    """A web page sent it, to a door that asks for no token."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a web page may not send here: requests with an Origin, or a Host that is not this machine's, need a token",
+            reason="cross_site",
+        )
 
 
 class UnauthenticatedError(RejectedError):
@@ -102,6 +112,7 @@ REFUSALS: Mapping[type[BaseException], Refusal] = {
     RejectedError: Refusal(Outcome.REJECTED, 400, StatusCode.INVALID_ARGUMENT),
     TooLargeError: Refusal(Outcome.TOO_LARGE, 413, StatusCode.RESOURCE_EXHAUSTED),
     UnsupportedError: Refusal(Outcome.REJECTED, 415, StatusCode.INVALID_ARGUMENT),
+    PageError: Refusal(Outcome.UNAUTHENTICATED, 403, StatusCode.PERMISSION_DENIED),
     UnauthenticatedError: Refusal(Outcome.UNAUTHENTICATED, 401, StatusCode.UNAUTHENTICATED),
     UnsignedError: Refusal(Outcome.UNSIGNED, 400, StatusCode.INVALID_ARGUMENT),
     NotFoundError: Refusal(Outcome.NOT_FOUND, 404, StatusCode.UNIMPLEMENTED),
@@ -170,7 +181,8 @@ def openai_endpoint(
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     """A handler for aiohttp around a door's own; each request is counted once under ``transport``, whatever happens.
 
-    ``tokens`` that do not allow a request keep it from the door. ``timed``: its time stands in the histogram.
+    ``tokens`` that do not allow a request keep it from the door; where there are none, web pages are kept from it.
+    ``timed``: its time stands in the histogram.
     """
 
     throttle = Throttle()
@@ -182,6 +194,8 @@ def openai_endpoint(
         try:
             if tokens is not None and not tokens.allows(request.headers.get(hdrs.AUTHORIZATION)):
                 raise UnauthenticatedError("the bearer token is not one of this receiver's tokens")
+            if tokens is not None and not tokens and comes_from_a_page(request):
+                raise PageError
             response, outcome = await handle(request)
         except (RejectedError, UnavailableError) as error:
             response, outcome = openai_failure(error), refusal_of(error).outcome
