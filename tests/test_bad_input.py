@@ -98,7 +98,10 @@ async def serving(directory: Path, **store: Any) -> AsyncIterator[tuple[Running,
                 },
                 "processors": {"graft": {"wait": wait}},
                 "exporters": {"otlp_http": {"endpoint": backend.url}},
-                "extensions": {"store": {"embedded": {"directory": str(directory / "store")}, **store}},
+                "extensions": {
+                    "store": {"embedded": {"directory": str(directory / "store")}, **store},
+                    "health_check": None,
+                },
                 "service": {"telemetry": {"metrics": {"endpoint": free}}},
             }
         )

@@ -42,6 +42,7 @@ def test_validate_says_what_would_run(config: str) -> None:
         "processor graft: mode hold, content none",
         "exporter honeycomb: http https://api.honeycomb.io/v1/traces",
         "extension store: embedded, ./grafter-data, up to 4GiB",
+        "extension health_check: http localhost:13133",
     ]
 
 
