@@ -29,6 +29,8 @@ MAX_TIME = (1 << 63) - 1
 """The latest time that leaves (year 2262). OTLP's field is unsigned, but most who read it are not."""
 
 _SECOND = 1_000_000_000
+# The year 5138 as seconds; as milliseconds 1973.
+_PAST_SECONDS = 100_000_000_000 * _SECOND
 _DAY = 86_400
 _EPOCH = date(1970, 1, 1).toordinal()
 _ISO = re.compile(
@@ -172,6 +174,16 @@ def nanoseconds(value: object) -> int | None:
         return int(Decimal(repr(value)) * _SECOND)
     except (ArithmeticError, ValueError):
         return None
+
+
+def moment(value: object) -> int | None:
+    """As ``nanoseconds``; a number past Unix seconds is the milli-, micro- or nanoseconds that it can only be."""
+    at = nanoseconds(value)
+    for _ in range(3):
+        if at is None or isinstance(value, str) or at < _PAST_SECONDS:
+            break
+        at //= 1000
+    return at
 
 
 def span_times(start: int | None, end: int | None, unknown: UnixNano) -> tuple[UnixNano, UnixNano, bool]:

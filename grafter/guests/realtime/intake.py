@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from grafter.core.model import Part, UnixNano
 from grafter.core.policy import HOUR, SECOND, GraftPolicy
-from grafter.guests.json_values import mapping_of, nanoseconds, parse_json, usable_id
+from grafter.guests.json_values import mapping_of, moment, nanoseconds, parse_json, usable_id
 from grafter.guests.realtime.gathering import Gathering, kind_of
 from grafter.guests.realtime.kept import ODD
 from grafter.guests.realtime.live import allowed as live
@@ -129,7 +129,7 @@ class _Posted:
         return True
 
     def _time(self, value: object, shift: int = 0) -> int | None:
-        at = nanoseconds(value)
+        at = moment(value)
         return None if at is None or not _EARLIEST <= at - shift <= self.now + _FAR else at - shift
 
     def _say(

@@ -361,13 +361,21 @@ def test_one_body_may_tell_of_several_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    "time", [None, "soon", True, [], -1, 0, 12.5, 1e300, 1_577_836_799, 1_800_003_601, 1_800_000_000_000]
+    "time", [None, "soon", True, [], -1, 0, 12.5, 1e300, 1_577_836_799, 1_800_003_601, 1_900_000_000_000]
 )
 def test_a_time_that_cannot_be_is_the_arrival(time: Any) -> None:
     """It is counted, and the event is kept."""
     intake = posted({"call": "rtc_1", "events": [{**EVENT, "at": time}]})
     assert [note.at for note in decode(intake.parts[0].payload)] == [NOW]
     assert intake.kinds == Counter(event=1, untimed=1)
+
+
+@pytest.mark.parametrize("unit", [10**3, 10**6, 10**9])
+def test_a_time_in_another_unit_is_what_it_can_only_be(unit: int) -> None:
+    """Date.now() gives milliseconds: no such number can be seconds, and a figure made of it would be wrong."""
+    intake = posted({"call": "rtc_1", "events": [{**EVENT, "at": (NOW // SECOND - 5) * unit}]})
+    assert [note.at for note in decode(intake.parts[0].payload)] == [NOW - 5 * SECOND]
+    assert intake.kinds == Counter(event=1)
 
 
 @pytest.mark.parametrize("ndjson", [False, True])
