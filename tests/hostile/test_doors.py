@@ -131,7 +131,7 @@ async def test_bodies_that_never_end(tmp_path: Path) -> None:
 
     async def attack(grafter: Any, _send: Send) -> list[Any]:
         host, port = grafter.otlp_http.removeprefix("http://").split(":")
-        head = "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\n"
+        head = "POST /v1/traces HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-protobuf\r\n"
         head += f"Content-Length: {60 * MIB}\r\n\r\n"
         writers = []
         answers = []
