@@ -96,7 +96,7 @@ def config(port: int, to: int, store: dict[str, object]) -> str:
             },
             "processors": {"graft": {"wait": {"after_root": "1s", "idle": "5s"}}},
             "exporters": {"otlp_grpc": {"endpoint": f"127.0.0.1:{to}", "tls": {"insecure": True}}},
-            "extensions": {"store": store},
+            "extensions": {"store": store, "health_check": None},
             "service": {
                 "pipelines": {"traces": {"receivers": ["otlp"], "processors": ["graft"], "exporters": ["otlp_grpc"]}},
                 "telemetry": {"metrics": {"endpoint": f"127.0.0.1:{free_port()}"}, "logs": {"level": "warn"}},

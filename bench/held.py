@@ -38,7 +38,8 @@ def _config(port: int, to: int, directory: Path, memory: bool, hold: int) -> str
             "processors": {"graft": {"wait": {"after_root": f"{hold}s"}}},
             "exporters": {"otlp_grpc": {"endpoint": f"127.0.0.1:{to}", "tls": {"insecure": True}}},
             "extensions": {
-                "store": {"embedded": {"directory": str(directory), "memory": memory}, "max_bytes": "16GiB"}
+                "health_check": None,
+                "store": {"embedded": {"directory": str(directory), "memory": memory}, "max_bytes": "16GiB"},
             },
             "service": {
                 "pipelines": {"traces": {"receivers": ["otlp"], "processors": ["graft"], "exporters": ["otlp_grpc"]}},

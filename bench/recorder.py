@@ -103,7 +103,7 @@ def config(port: int, to: int, metrics: int, directory: Path) -> str:
                 }
             },
             "exporters": {"file": {"path": str(directory / "out.jsonl")}},
-            "extensions": {"store": {"embedded": {"directory": str(directory / "store")}}},
+            "extensions": {"health_check": None, "store": {"embedded": {"directory": str(directory / "store")}}},
             "service": {
                 "telemetry": {"metrics": {"endpoint": f"127.0.0.1:{metrics}"}, "logs": {"level": "warn"}},
             },

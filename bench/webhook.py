@@ -45,7 +45,7 @@ async def grafter(hold: float) -> AsyncIterator[str]:
             "receivers": {"openai": receiver},
             "processors": {"graft": {"wait": {"idle": f"{hold}s"}}},
             "exporters": {"otlp_grpc": {"endpoint": f"127.0.0.1:{sink_port}", "tls": {"insecure": True}}},
-            "extensions": {"store": {"embedded": {"directory": f"{name}/data"}}},
+            "extensions": {"health_check": None, "store": {"embedded": {"directory": f"{name}/data"}}},
             "service": {
                 "telemetry": {"metrics": {"endpoint": f"127.0.0.1:{free_port()}"}, "logs": {"level": "warn"}},
             },

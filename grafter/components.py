@@ -7,9 +7,9 @@ aiohttp or protobuf: whatever opens a component imports those when it opens it, 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, field_validator
 
 from grafter.config import load as loading
 from grafter.config.model import Component, Components, FilledSecret, Flag, Model, component_type
@@ -31,7 +31,12 @@ from grafter.receiver.openai_receiver import OpenAIReceiver
 from grafter.receiver.otlp_receiver import OtlpReceiver
 from grafter.store.config import StoreExtension
 
-RECEIVERS = Components({"otlp": OtlpReceiver, "openai": OpenAIReceiver}, default=("otlp", "openai"))
+RECEIVERS = Components(
+    {"otlp": OtlpReceiver, "openai": OpenAIReceiver},
+    default=("otlp", "openai"),
+    always=("otlp", "openai"),
+    null_is_none=True,
+)
 PROCESSORS = Components(
     {"graft": GraftProcessor, "tail_sampling": TailSamplingProcessor},
     default=("graft", "tail_sampling"),
@@ -74,22 +79,22 @@ class Admin(Model):
 
 
 class Extensions(Model):
-    """What is no part of a pipeline. The store and `admin` are always there, the others when they are named."""
+    """What is no part of a pipeline. The store and `admin` are always there, the others until they are null."""
+
+    null_is_none: ClassVar[frozenset[str]] = frozenset({"health_check"})
 
     store: StoreExtension = StoreExtension()
     """What holds traces until they are released."""
-    health_check: HealthCheck | None = None
-    """`/healthz` and `/readyz`."""
+    health_check: HealthCheck | None = HealthCheck()
+    """`/healthz` and `/readyz`; null: neither."""
     admin: Admin = Admin()
     """`/admin/…` at `receivers.openai.endpoint`."""
 
-    @model_validator(mode="before")
+    @field_validator("health_check", mode="wrap")
     @classmethod
-    def _named(cls, data: object) -> object:
-        """An extension that is named without a value runs with its defaults."""
-        if not isinstance(data, Mapping):
-            return data
-        return {name: {} if value is None and name in cls.model_fields else value for name, value in data.items()}
+    def _absent(cls, value: object, read: ValidatorFunctionWrapHandler) -> object:
+        """Elsewhere a null means the defaults."""
+        return None if value is None else read(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ class Config(RootConfig):
     """What happens between the doors."""
     exporters: Annotated[dict[str, ExporterConfig], EXPORTERS] = Field(default_factory=dict)
     """The doors out."""
-    extensions: Extensions = Extensions(health_check=HealthCheck())
+    extensions: Extensions = Extensions()
     """What is no part of a pipeline."""
 
     def findings(self) -> Iterator[Finding]:

@@ -91,6 +91,8 @@ class Result:
     """REFUSED, LATER: what the peer said, without payload."""
     retry_after: float = 0.0
     """LATER: seconds after which a new attempt makes sense."""
+    part: OutTrace | None = None
+    """REFUSED: what of the trace it is about, where the peer took the rest; None: all of it."""
     unknown: bool = False
     """LATER: the peer may have taken it (timeout, connection lost), so the next attempt is a resend."""
 

@@ -32,6 +32,7 @@ from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_server import serving
+from grafter.receiver.in_flight import BUDGET_BYTES, InFlight
 from grafter.store.base import Share, Stats
 from grafter.store.config import trouble
 from grafter.telemetry import Held, HeldFor, Metrics
@@ -140,7 +141,10 @@ async def running(
             },
             metrics,
         )
+        memory = total or 4 * BUDGET_BYTES
+        workers = 1 if worker is None else config.service.workers
         around = Surroundings(
+            in_flight=InFlight(min(BUDGET_BYTES, memory // 4 // workers)),
             consumer=_Gate(consumer, service.health),
             storing=consumer,
             forwarding=forwarding,

@@ -43,6 +43,7 @@ def test_validate_says_what_would_run(config: str) -> None:
         "processor tail_sampling: error, first_token, always (keeps everything)",
         "exporter honeycomb: http https://api.honeycomb.io/v1/traces",
         "extension store: embedded, ./grafter-data, up to 4GiB",
+        "extension health_check: http localhost:13133",
     ]
 
 

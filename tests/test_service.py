@@ -176,8 +176,8 @@ async def test_a_receiver_with_a_name_says_its_ports_by_it(tmp_path: Path) -> No
     """Two receivers of a type run side by side."""
     sections = settings(tmp_path, {"file": {"path": str(tmp_path / "out")}})
     free = {"protocols": {"grpc": {"endpoint": "127.0.0.1:0"}, "http": {"endpoint": "127.0.0.1:0"}}}
-    sections["receivers"] = {"otlp": free, "otlp/edge": free}
-    del sections["extensions"]["health_check"]
+    sections["receivers"] = {"otlp": free, "otlp/edge": free, "openai": None}
+    sections["extensions"]["health_check"] = None
     async with running(read(tmp_path, sections)) as served:
         doors = ("otlp_grpc", "otlp_http", "otlp_grpc/edge", "otlp_http/edge")
         assert set(served.ports) == {*doors, "metrics"}

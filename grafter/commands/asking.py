@@ -4,7 +4,7 @@ import aiohttp
 import orjson
 
 from grafter.config.units import Endpoint
-from grafter.receiver.admin import LOCAL
+from grafter.receiver.http_server import LOCAL
 
 _EVERYWHERE = ("", "0.0.0.0", "[::]", "::")
 

@@ -19,7 +19,7 @@ from grafter.guests.agents.intake import read_items
 from grafter.guests.json_values import parse_json
 from grafter.guests.realtime.intake import read_posts
 from grafter.otlp import build
-from grafter.otlp.json import trace_request_from_json, trace_request_to_json
+from grafter.otlp.json import Oddities, trace_request_from_json, trace_request_to_json
 from grafter.otlp.split import Splitter
 from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
@@ -98,10 +98,13 @@ def host_parts(file: Path, request: Request, policy: GraftPolicy) -> list[Part]:
         found = "Realtime events" if request.door is Door.REALTIME else "OpenAI items"
         raise ValueError(f"{file}: expected OTLP traces, found {found}")
     try:
-        body = trace_request_from_json(request.body) if request.content_type.endswith("json") else request.body
+        odd = Oddities()
+        body = trace_request_from_json(request.body, odd) if request.content_type.endswith("json") else request.body
         split = Splitter(policy.anchors).split(body)
     except RejectedError as error:
         raise ValueError(f"{file}: {error}") from error
+    if odd.rejected and not split.parts:
+        raise ValueError(f"{file}: OTLP JSON: {odd.first}")
     return split.parts
 
 

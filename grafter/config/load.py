@@ -74,7 +74,6 @@ class _Loading(Generic[C]):
     def _defaults(self) -> Node:
         """What stands in for the file where there is none."""
         named = {section: components.default for section, components in self.sections.items()}
-        named["extensions"] = tuple(self.kind.model_fields["extensions"].default.model_fields_set)
         return _unwritten({section: {name: {} for name in names} for section, names in named.items()})
 
     def error(self) -> ConfigError:
@@ -96,9 +95,6 @@ class _Loading(Generic[C]):
         for loc in self.refused:
             cut(data, loc)
         self._rename_references(data)
-        # Extensions run when they are named, and a file that says nothing names none.
-        if data.get("extensions") is None:
-            data["extensions"] = {}
         defined = {section: _ids(data.get(section)) for section in self.sections}
         config = self._validate(data, root)
         for finding in check(config, defined):

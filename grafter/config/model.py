@@ -45,6 +45,9 @@ class Model(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True, validate_default=False
     )
 
+    null_is_none: ClassVar[frozenset[str]] = frozenset()
+    """Keys whose null takes away what is there by default."""
+
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, data: object) -> object:
@@ -59,7 +62,7 @@ class Model(BaseModel):
         for key, value in data.items():
             if isinstance(value, Expanded) and value.whole and key in cls.model_fields and not _takes_text(cls, key):
                 value = yaml_value(value)
-            if value is not None:
+            if value is not None or key in cls.null_is_none:
                 plain[key] = value
         return plain
 
@@ -224,7 +227,9 @@ class Components:
     default: tuple[str, ...]
     """What runs where the section configures nothing; these alone may be named without being configured."""
     always: tuple[str, ...] = ()
-    """What stands in a pipeline that nobody wrote, whatever else is configured."""
+    """Types that stand in a pipeline that nobody wrote, whichever others are configured."""
+    null_is_none: bool = False
+    """A component that is null is not there, unless a pipeline names it; elsewhere it has its defaults."""
     old_names: Mapping[str, str] = field(default_factory=dict)
     """Type names that are still understood."""
 

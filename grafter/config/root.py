@@ -78,7 +78,10 @@ def complete(data: Mapping[str, Any], sections: Mapping[str, Components]) -> dic
     pipelines = _given(service.get("pipelines")) if isinstance(service, Mapping) else None
     if not isinstance(service, Mapping) or not isinstance(pipelines, Mapping):
         return whole
-    configured = {section: _configured(whole.get(section), components) for section, components in sections.items()}
+    for section, components in sections.items():
+        if components.null_is_none and isinstance(own := whole.get(section), Mapping):
+            whole[section] = _without_nulls(own, pipelines, section)
+    configured = {section: _configured(data.get(section), components) for section, components in sections.items()}
     traces = _fill(pipelines.get("traces"), configured)
     filled: dict[str, Any] = {**pipelines, "traces": traces}
     passing = [kind for kind, model in sections["receivers"].types.items() if not model.traces_only]
@@ -101,11 +104,21 @@ def complete(data: Mapping[str, Any], sections: Mapping[str, Components]) -> dic
 def _configured(own: Any, components: Components) -> list[str]:
     """Ids of a section in the order of its types, or what runs without any."""
     order = list(components.types)
-    known = [name for name in own if component_type(name) in order] if isinstance(own, Mapping) else []
-    if known:
-        kinds = {component_type(name) for name in known}
-        known += [name for name in components.always if name not in kinds]
-    return sorted(known, key=lambda name: order.index(component_type(name))) or list(components.default)
+    own = own if isinstance(own, Mapping) else {}
+    known = [name for name in own if component_type(name) in order]
+    if not known:
+        return list(components.default)
+    kinds = {component_type(name) for name in known}
+    known += [name for name in components.always if name not in kinds]
+    if components.null_is_none:
+        known = [name for name in known if own.get(name, ...) is not None]
+    return sorted(known, key=lambda name: order.index(component_type(name)))
+
+
+def _without_nulls(own: Mapping[str, Any], pipelines: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """The components of a section in which null takes one away; a pipeline that names it has it with its defaults."""
+    named = {name for pipeline in pipelines.values() for name in _names(_given(pipeline), section)}
+    return {name: value for name, value in own.items() if value is not None or name in named}
 
 
 def _given(value: Any) -> Any:

@@ -12,7 +12,7 @@ class TracesPipeline(Model):
     """Components by id."""
 
     receivers: tuple[Text, ...] = ("otlp", "openai")
-    """Left out: all that are configured, else `otlp` and `openai`."""
+    """Left out: all that are configured, and `otlp` and `openai` unless they are null."""
     processors: tuple[Text, ...] = ("graft", "tail_sampling")
     """Left out: `graft` and all that are configured, else `graft` and `tail_sampling`."""
     exporters: tuple[Text, ...] = ("debug",)

@@ -10,8 +10,9 @@ id. Preferences choose among several and never refuse the only one.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from typing import Generic, TypeVar
 
 from grafter.core.explain import Refusal
 from grafter.core.lifecycle import ReleaseReason
@@ -20,6 +21,8 @@ from grafter.core.model import FLAG_SAMPLED, AttributeValue, Guest, HostSpan, Sp
 from grafter.core.policy import GraftPolicy, Selector
 
 __all__ = ["CONVERSATION_KEYS", "Anchor", "AnchorIndex", "find", "matches", "wanted_keys"]
+
+_T = TypeVar("_T")
 
 CONVERSATION_KEYS = ("gen_ai.conversation.id", "session.id", "gen_ai.realtime.session.id", "openai.session.id")
 """Attributes by which an app says which session or conversation of the model's a span belongs to: the GenAI and the
@@ -178,6 +181,54 @@ def find(guest: Guest, index: AnchorIndex, refused: list[Refusal] | None = None)
     return index.nowhere(guest)
 
 
+class _Tree(Generic[_T]):
+    """The best of every run of values, pairwise upwards, so that neither a search nor a choice walks them all."""
+
+    def __init__(self, values: Sequence[_T], better: Callable[[_T, _T], _T]) -> None:
+        """``better`` chooses one of two, the same in any order and grouping."""
+        self._better = better
+        self._levels = [values]
+        while len(values) > 1:
+            pairs = [better(values[at], values[at + 1]) for at in range(0, len(values) - 1, 2)]
+            values = pairs if len(values) % 2 == 0 else [*pairs, values[-1]]
+            self._levels.append(values)
+
+    def last(self, end: int, holds: Callable[[_T], bool]) -> int:
+        """The last place before ``end`` whose value holds; what holds for a value holds for a better one. There must
+        be one."""
+        level, at = 0, end - 1
+        while not holds(self._levels[level][at]):
+            # To the left, and up where that leaves a whole pair: all that stands under it is left of here.
+            while at % 2 == 0:
+                at //= 2
+                level += 1
+            at -= 1
+            while at % 2 and level + 1 < len(self._levels):
+                at //= 2
+                level += 1
+        while level:
+            level -= 1
+            right = min(2 * at + 1, len(self._levels[level]) - 1)
+            at = right if holds(self._levels[level][right]) else 2 * at
+        return at
+
+    def best(self, start: int, end: int) -> _T:
+        """The best value of those places; there must be one."""
+        level = 0
+        found = self._levels[0][start]
+        while start < end:
+            if start % 2:
+                found = self._better(found, self._levels[level][start])
+                start += 1
+            if end % 2:
+                end -= 1
+                found = self._better(found, self._levels[level][end])
+            start //= 2
+            end //= 2
+            level += 1
+        return found
+
+
 class _Candidates:
     """Anchor spans in order of their start, to choose one for a stretch of time without weighing each."""
 
@@ -188,6 +239,8 @@ class _Candidates:
         self._starts = [anchor.start for anchor in self._anchors]
         self._ends = [max(anchor.start, anchor.end) for anchor in self._anchors]
         self._latest_end = list(accumulate(self._ends, max))
+        self._by_end = _Tree(self._ends, max)
+        self._by_id = _Tree(self._anchors, lambda one, other: min(one, other, key=lambda anchor: anchor.span_id))
 
     def __len__(self) -> int:
         return len(self._anchors)
@@ -196,16 +249,13 @@ class _Candidates:
         """The preferred one for a guest of that time. There must be one."""
         begun = bisect_right(self._starts, start)
         if begun and self._latest_end[begun - 1] >= start:
-            at = begun - 1
-            while self._ends[at] < start:
-                at -= 1
-            return self._anchors[at]
-        during = self._anchors[begun : bisect_right(self._starts, end)]
-        if during:
-            return min(during, key=lambda anchor: anchor.span_id)
+            return self._anchors[self._by_end.last(begun, lambda latest: latest >= start)]
+        during = bisect_right(self._starts, end)
+        if during > begun:
+            return self._by_id.best(begun, during)
         if begun:
             return self._anchors[begun - 1]
-        return min(self._anchors, key=lambda anchor: anchor.span_id)
+        return self._by_id.best(0, len(self._anchors))
 
 
 def _preference(anchor: AnchorSpan, start: UnixNano, end: UnixNano) -> tuple[bool, int, int]:

@@ -7,14 +7,15 @@ spans of the repeat must say that they are one.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grafter.consumer import Batch, OutTrace, Result, Signal, Verdict
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
 from grafter.exporter.answer import TRACES, Accepted, Attempt, ExportAnswer, Kind, Later, Refused
-from grafter.exporter.cut import halved, packed
+from grafter.exporter.cut import Group, halved, packed
 from grafter.exporter.gate import Gate, Ticket
 from grafter.logs import Throttle
 from grafter.otlp import build
@@ -29,6 +30,10 @@ BLIP_SECONDS = 1.0
 # A peer that finds so little too large does not mean the size (a used-up quota is refused by the same code), and
 # cutting on would answer a refusal by thousands of requests.
 MIN_CUT_BYTES = 64 << 10
+
+# A refused trace is cut down to the spans that it was refused for. A peer that refuses whatever comes is asked no
+# more often than this: in a trace of which it took nothing yet, in any trace, and in a batch.
+_UNTAKEN_REFUSALS, _TRACE_REFUSALS, _BATCH_REFUSALS = 16, 64, 256
 
 _ACCEPTED = Result(Verdict.ACCEPTED)
 
@@ -164,6 +169,7 @@ class Sending:
         whole = list(enumerate(batch.traces))
         work = [whole] if fits else packed(whole, limits.batch_spans, limits.batch_bytes)
         work.reverse()
+        budget = _Refusals()
         while work:
             group = work.pop()
             if answer is None:
@@ -178,17 +184,17 @@ class Sending:
                 result = _ACCEPTED
             elif isinstance(answer, Refused):
                 gate.succeed(ticket)
-                within_trace = answer.too_large and len(body) > MIN_CUT_BYTES
+                within_trace = len(body) > MIN_CUT_BYTES if answer.too_large else budget.allows(group, found)
                 if halves := halved(group, within_trace=within_trace):
                     work += halves
                     answer = None
                     continue
-                result = Result(Verdict.REFUSED, answer.reason)
+                result = Result(Verdict.REFUSED, answer.reason, part=group[0][1])
             else:
                 wait = gate.fail(ticket, answer)
                 # What may be the reason for the peer's silence should not be the next to try it.
                 own = wait * (1 + self._random()) if answer.unknown else wait
-                result = Result(Verdict.LATER, answer.reason, own, answer.unknown)
+                result = Result(Verdict.LATER, answer.reason, own, unknown=answer.unknown)
                 unsent = Result(Verdict.LATER, answer.reason, wait)
                 for index, _ in (one for left in work for one in left):
                     found[index].append(unsent)
@@ -196,7 +202,7 @@ class Sending:
             for index, _ in group:
                 found[index].append(result)
             answer = None
-        return [_together(results) for results in found]
+        return [_together(results, trace) for results, trace in zip(found, batch.traces, strict=True)]
 
     async def _try(self, kind: Kind, body: bytes, gate: Gate, ticket: Ticket, spans: int) -> ExportAnswer:
         """One attempt, and one or two more when it looks like a blip."""
@@ -225,7 +231,9 @@ class Sending:
         for trace, result in zip(traces, results, strict=True):
             if result.verdict is Verdict.ACCEPTED:
                 sent += trace.spans
-            elif not result.unknown:
+            elif result.part is not None:
+                sent += trace.spans - result.part.spans
+            if not (result.verdict is Verdict.ACCEPTED or result.unknown):
                 continue
             if trace.resend:
                 resent += trace.spans
@@ -253,15 +261,35 @@ class Sending:
             )
 
 
-def _together(results: Sequence[Result]) -> Result:
+class _Refusals:
+    """How often a batch's traces were cut for what a peer refused in them."""
+
+    def __init__(self) -> None:
+        self._of: Counter[int] = Counter()
+
+    def allows(self, group: Group, found: Sequence[Sequence[Result]]) -> bool:
+        """Whether the one trace of a group may be cut once more; counts it."""
+        index = group[0][0]
+        taken = any(result.verdict is Verdict.ACCEPTED for result in found[index])
+        self._of[index] += len(group) == 1
+        limit = _TRACE_REFUSALS if taken else _UNTAKEN_REFUSALS
+        return self._of[index] <= limit and self._of.total() <= _BATCH_REFUSALS
+
+
+def _together(results: Sequence[Result], trace: OutTrace) -> Result:
     """The result of a trace that went in parts."""
     accepted = any(result.verdict is Verdict.ACCEPTED for result in results)
     later = [result for result in results if result.verdict is Verdict.LATER]
     if later:
         # What was taken of it goes out once more with the rest, so it must say so.
         unknown = accepted or any(result.unknown for result in later)
-        return Result(Verdict.LATER, later[-1].reason, later[-1].retry_after, unknown)
-    refused = next((result for result in results if result.verdict is Verdict.REFUSED), None)
-    if refused is None:
+        return Result(Verdict.LATER, later[-1].reason, later[-1].retry_after, unknown=unknown)
+    refused = [result for result in results if result.verdict is Verdict.REFUSED]
+    if not refused:
         return _ACCEPTED
-    return Result(Verdict.REFUSED, f"in part: {refused.reason}") if accepted else refused
+    if not accepted:
+        return Result(Verdict.REFUSED, refused[0].reason)
+    parts = [result.part for result in refused if result.part is not None]
+    pieces = tuple(piece for part in parts for piece in part.pieces)
+    part = replace(trace, pieces=pieces, spans=sum(part.spans for part in parts))
+    return Result(Verdict.REFUSED, f"in part: {refused[0].reason}", part=part)

@@ -12,13 +12,14 @@ import ast
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from decimal import Decimal
 from hashlib import sha256
 
 import orjson
 
+from grafter.core.large_json import MANY_VALUES, read_in_turns, values_in
 from grafter.core.model import CALL_MARK, UnixNano
 
 MAX_DEPTH = 64
@@ -52,11 +53,16 @@ _MAX_PLAIN_ID = 256
 
 _MAX_LITERAL = 200_000
 """Characters of a Python literal that are read; more stays a string."""
+_MAX_TOKENS = 5_000
+"""Strings, numbers, words and signs of one: each costs ast.literal_eval some microseconds and a kilobyte."""
 
-# What repr() of plain data leaves when its strings are taken out. Names other than these, and signs of a call or a
-# comprehension, mean that it is no such repr; so ast.literal_eval never sees (and never warns about) odd code.
-_STRING = re.compile(r"'(?:[^'\\]|\\[\\'\"nrtxuU])*'|\"(?:[^\"\\]|\\[\\'\"nrtxuU])*\"")
-_SKELETON = re.compile(r"(?:[\[\]{}(),:\s]|True\b|False\b|None\b|-?\d+(?:\.\d*)?(?:e[+-]?\d+)?(?!\w))*")
+# What repr() of plain data is made of. Names other than these, and signs of a call or a comprehension, mean that it is
+# no such repr; so ast.literal_eval never sees (and never warns about) odd code. Each is matched once, where the last
+# one ended: a text takes no longer than its length, whatever it is made of.
+_TOKEN = re.compile(
+    r"'(?:[^'\\]|\\[\\'\"nrtxuU])*+'|\"(?:[^\"\\]|\\[\\'\"nrtxuU])*+\""
+    r"|[,:\s]++|(?:True|False|None)\b|-?\d++(?:\.\d*+)?(?:e[+-]?\d++)?(?!\w)|[\[{(]|[\]})]"
+)
 
 
 def parse_json(body: bytes) -> object:
@@ -68,11 +74,13 @@ def parse_json(body: bytes) -> object:
     """
     if not body:
         raise ValueError("body is empty, expected JSON")
+    if values_in(body) > MANY_VALUES:
+        return _parse_leniently(body, read_in_turns)
     try:
         value: object = orjson.loads(body)
     except orjson.JSONDecodeError:
         # Only what strict JSON refuses pays for the slower parser.
-        value = _parse_leniently(body)
+        value = _parse_leniently(body, _read_at_once)
     return value
 
 
@@ -225,7 +233,7 @@ def structure(text: str) -> object:
     """The object or list that a string stands for, as JSON or as the repr() of plain Python data; else the string.
 
     The Python SDK sends a tool's result as ``str(result)``, so a dict arrives as ``{'ok': True}``. A repr is read
-    within 200,000 characters and 64 levels. Never raises.
+    within 200,000 characters, 5,000 strings, numbers and signs, and 64 levels. Never raises.
     """
     stripped = text.strip()
     if stripped[:1] not in ("{", "[", "("):
@@ -246,10 +254,7 @@ def _json(text: str, otherwise: object) -> object:
 
 
 def _literal(text: str, otherwise: object) -> object:
-    if len(text) > _MAX_LITERAL:
-        return otherwise
-    skeleton = _STRING.sub("", text)
-    if _SKELETON.fullmatch(skeleton) is None or _nesting(skeleton) > MAX_DEPTH:
+    if len(text) > _MAX_LITERAL or not _is_literal(text):
         return otherwise
     try:
         return json_safe(ast.literal_eval(text))
@@ -257,15 +262,20 @@ def _literal(text: str, otherwise: object) -> object:
         return otherwise
 
 
-def _nesting(skeleton: str) -> int:
-    depth = deepest = 0
-    for sign in skeleton:
-        if sign in "([{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif sign in ")]}":
-            depth -= 1
-    return deepest
+def _is_literal(text: str) -> bool:
+    """Whether a text is made of what a repr() of plain data is made of, and of no more than may be read."""
+    at = depth = tokens = 0
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if token is None:
+            return False
+        sign = text[at]
+        depth += (sign in "([{") - (sign in ")]}")
+        tokens += 1
+        at = token.end()
+        if depth > MAX_DEPTH or tokens > _MAX_TOKENS:
+            return False
+    return True
 
 
 def _json_safe_text(text: str) -> str:
@@ -301,11 +311,14 @@ def _clamped(time: int) -> int:
     return min(max(time, 0), MAX_TIME)
 
 
-def _parse_leniently(body: bytes) -> object:
+def _read_at_once(text: str, parse_constant: Callable[[str], object], parse_int: Callable[[str], object]) -> object:
+    read: object = json.loads(text, parse_constant=parse_constant, parse_int=parse_int)
+    return read
+
+
+def _parse_leniently(body: bytes, read: Callable[..., object]) -> object:
     try:
-        return json_safe(
-            json.loads(body.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_int=_integer)
-        )
+        return json_safe(read(body.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_int=_integer))
     except json.JSONDecodeError as error:
         raise ValueError(f"body is not JSON: {error.msg.lower()} at character {error.pos}") from None
     except RecursionError:

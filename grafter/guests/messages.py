@@ -156,7 +156,7 @@ def _part(part: object) -> object:
         return {"type": "unknown", "content": part}
     kind = part.get("type")
     text = _text_of_part(part)
-    if kind in _TEXTS and text is not None:
+    if isinstance(kind, str) and kind in _TEXTS and text is not None:
         return _text(text)
     if kind in ("image_url", "input_image"):
         return _picture(part)

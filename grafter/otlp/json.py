@@ -1,9 +1,13 @@
 """OTLP JSON to protobuf bytes and back, by the rules that OTLP adds to proto3 JSON.
 
-Trace and span ids are hex (any case), all other bytes base64; enums are integers, their names are refused; keys are
-lowerCamelCase, any other key is unknown and ignored; 64-bit integers are written as strings and read from strings or
-numbers. The generic proto3 JSON reader keeps none of these rules, so the tables here are made from the message
-descriptors. Source: OTLP specification, "JSON Protobuf Encoding".
+Trace and span ids are hex (any case), all other bytes base64; enums are integers; keys are lowerCamelCase, any other
+key is unknown and ignored; 64-bit integers are written as strings and read from strings or numbers. The generic proto3
+JSON reader keeps none of these rules, so the tables here are made from the message descriptors. Source: OTLP
+specification, "JSON Protobuf Encoding".
+
+What does not keep to them costs itself: a value of another kind is mended, and what holds it says so
+(``grafter.value.odd``); what cannot be mended is left out of its span, or out of its list, alone. No number of a
+metric is mended: its data point is left out.
 """
 
 import binascii
@@ -11,8 +15,9 @@ import json
 import math
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, NoReturn
 
 import orjson
@@ -21,16 +26,21 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from grafter.consumer import Signal
+from grafter.core.large_json import MANY_VALUES, read_in_turns, values_in
+from grafter.core.semconv import GRAFTER_VALUE_ODD
 from grafter.errors import RejectedError
+from grafter.otlp import shallow_pb2 as shallow
+from grafter.otlp.mend import check_size, readable_resource, readable_scope, readable_span
 
 # The protobuf runtimes refuse to read messages that are nested deeper; what is written here must be readable.
 _MAX_DEPTH = 100
 
 _ID_NAMES = frozenset({"traceId", "spanId", "parentSpanId"})
-# No id has one byte, so whoever checks the ids finds this one wrong, wherever it stands.
-_NO_ID = b"\0"
+# No id has so many bytes, so whoever checks the ids finds this one wrong, wherever it stands.
+_NO_ID = b"no id"
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -53,40 +63,110 @@ Read = Callable[[Any], Any]
 Write = Callable[[Any], Any]
 
 
+# What says of itself that a value in it was mended.
+_MARKED = frozenset(
+    {
+        "opentelemetry.proto.trace.v1.Span",
+        "opentelemetry.proto.logs.v1.LogRecord",
+        "opentelemetry.proto.resource.v1.Resource",
+        "opentelemetry.proto.common.v1.InstrumentationScope",
+    }
+)
+# Where a field that cannot be read is left out, and the rest is worth having.
+_FORGIVING = ("opentelemetry.proto.trace.", "opentelemetry.proto.common.", "opentelemetry.proto.resource.")
+_CONTAINERS = frozenset({"resourceSpans", "scopeSpans", "spans"})
+_LINK = "opentelemetry.proto.trace.v1.Span.Link"
+# What is no item by itself, but a value of one.
+_INSIDE_SPANS = ("opentelemetry.proto.common.", "opentelemetry.proto.trace.v1.Span.")
+_MAX_DOUBLE = 1 << 1023
+_ANY_VALUE = "opentelemetry.proto.common.v1.AnyValue"
+
+
 class _WrongError(Exception):
     """A value of the wrong shape; the path grows while it leaves the levels of the document."""
 
-    def __init__(self, expected: str) -> None:
+    def __init__(self, expected: str, instead: Any = None) -> None:
         super().__init__(expected)
         self.expected = expected
+        self.instead = instead
+        """What the value can only have meant; None when nobody knows."""
         self.path: list[str] = []
 
 
-def trace_request_from_json(body: bytes) -> bytes:
-    """One OTLP JSON document as a serialised ExportTraceServiceRequest.
+@dataclass(slots=True)
+class Oddities:
+    """What a document had that OTLP JSON has not."""
 
-    Raises RejectedError, which names the path but no value, when the document has another shape. A span whose ids
-    are of the wrong length, or not hex, is carried through with ids that the split refuses, so that it alone is lost.
+    rejected: int = 0
+    """Spans, log records or data points that were left out."""
+    mended: int = 0
+    """Values that were mended, or left out of what holds them."""
+    first: str = ""
+    """Where the first of all stood, and what was expected there; never a value."""
+
+    def note(self, message: Message, path: str, expected: str) -> None:
+        """Keep where it was, if it is the first."""
+        self.first = self.first or f"{message.DESCRIPTOR.name}{path}: expected {expected}"
+
+
+def trace_request_from_json(body: bytes, odd: Oddities | None = None) -> bytes:
+    """One OTLP JSON document as a serialised ExportTraceServiceRequest; ``odd`` is filled with what was amiss.
+
+    Raises RejectedError, which names the path but no value, when the document as a whole has another shape. A span
+    whose ids are of the wrong length, or not hex, is carried through with ids that the split refuses, so that it
+    alone is lost.
     """
-    return _from_json(ExportTraceServiceRequest(), body)
+    return _from_json(ExportTraceServiceRequest(), body, Oddities() if odd is None else odd)
 
 
-def request_from_json(signal: Signal, body: bytes) -> bytes:
+def request_from_json(signal: Signal, body: bytes, odd: Oddities | None = None) -> bytes:
     """The same for a metrics or logs request."""
     message = ExportMetricsServiceRequest() if signal is Signal.METRICS else ExportLogsServiceRequest()
-    return _from_json(message, body)
+    return _from_json(message, body, Oddities() if odd is None else odd)
 
 
 def trace_request_to_json(request: bytes) -> bytes:
     """A serialised ExportTraceServiceRequest as one OTLP JSON document, without a line break in it.
 
-    Raises RejectedError when the bytes are no such request. Fields that this version of OTLP does not know are lost.
+    What is not UTF-8 in it, or is nested too deeply to be read, is mended and marked. Raises RejectedError when the
+    bytes are no such request, or a span in it has more values than can be written. Fields that this version of OTLP
+    does not know are lost.
     """
+    return b"".join(_resource_runs(request))
+
+
+def _resource_runs(request: bytes) -> Iterator[bytes]:
+    """The pieces of a request's document, a span at a time, so that never more than one of them is decoded."""
     try:
-        message = ExportTraceServiceRequest.FromString(request)
+        resource_runs = shallow.Request.FromString(request).resource_spans
     except DecodeError as error:
         raise RejectedError("request is not a valid ExportTraceServiceRequest") from error
-    return message_to_json(message)
+    yield b'{"resourceSpans":[' if resource_runs else b"{"
+    for number, resource_run in enumerate(resource_runs):
+        scope_runs = list(resource_run.scope_spans)
+        resource_run.ClearField("scope_spans")
+        resource = ResourceSpans.FromString(readable_resource(resource_run.SerializeToString()))
+        yield b"," * (number > 0) + _opened(_to_dict(resource), "scopeSpans", scope_runs)
+        for at, scope_run in enumerate(scope_runs):
+            spans = list(scope_run.spans)
+            scope_run.ClearField("spans")
+            scope = ScopeSpans.FromString(readable_scope(scope_run.SerializeToString()))
+            yield b"," * (at > 0) + _opened(_to_dict(scope), "spans", spans)
+            for place, raw in enumerate(spans):
+                check_size(raw)
+                span = Span.FromString(readable_span(raw))
+                yield b"," * (place > 0) + orjson.dumps(_to_dict(span))
+            yield b"]}" if spans else b"}"
+        yield b"]}" if scope_runs else b"}"
+    yield b"]}" if resource_runs else b"}"
+
+
+def _opened(fields: dict[str, Any], key: str, items: Sequence[object]) -> bytes:
+    """An object with these fields, open at its end for a list of items, if there are any."""
+    start = orjson.dumps(fields)[:-1]
+    if not items:
+        return start
+    return start + (b"," if fields else b"") + f'"{key}":['.encode()
 
 
 def message_to_json(message: Message) -> bytes:
@@ -94,23 +174,34 @@ def message_to_json(message: Message) -> bytes:
     return orjson.dumps(_to_dict(message))
 
 
-def _from_json(message: Message, body: bytes) -> bytes:
+def _from_json(message: Message, body: bytes, odd: Oddities) -> bytes:
+    document = _loads(body)
     try:
-        _fill(message, _loads(body), _MAX_DEPTH)
+        _fill(message, document, _MAX_DEPTH, odd)
     except _WrongError as error:
         path = "".join(reversed(error.path)).lstrip(".") or "document"
         raise RejectedError(f"OTLP JSON: {path}: expected {error.expected}") from None
+    expected = next(iter(_readers(message.DESCRIPTOR)))
+    if document and expected not in document:
+        # Unknown keys are ignored, but of a document that has no other nothing would be kept.
+        raise RejectedError(f"OTLP JSON: document: expected the key {expected}, and keys in lowerCamelCase throughout")
     return message.SerializeToString()
 
 
 def _loads(body: bytes) -> Any:
+    in_turns = values_in(body) > MANY_VALUES
+    if not in_turns:
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            pass
+    # JavaScript writes half a surrogate pair where it cut a string, others cut in the middle of a character; orjson
+    # refuses both. Slower, but seldom. Each byte that is not UTF-8 becomes half a surrogate pair too.
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        pass
-    # JavaScript writes half a surrogate pair where it cut a string; orjson refuses it. Slower, but seldom.
-    try:
-        return json.loads(body, parse_constant=_no_constant)
+        text = body.decode("utf-8", "surrogateescape")
+        if in_turns:
+            return read_in_turns(text, _no_constant)
+        return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         # The error's own text may quote the body.
         raise RejectedError("request body is not valid JSON, or is nested too deeply") from None
@@ -120,17 +211,21 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _fill(message: Message, value: Any, depth: int) -> None:
+def _fill(message: Message, value: Any, depth: int, odd: Oddities) -> None:
     """Set the message's fields from a JSON object."""
     if type(value) is not dict:
         raise _WrongError("an object")
     if depth <= 0:
         raise _WrongError("fewer levels")
-    readers = _readers(message.DESCRIPTOR)
+    descriptor = message.DESCRIPTOR
+    readers = _readers(descriptor)
     oneofs: set[str] = set()
+    mended = odd.mended
     for key, item in value.items():
         known = readers.get(key)
         if known is None or item is None:
+            if known is None and "_" in key and _camel(key) in readers:
+                odd.note(message, f".{key}", f"{_camel(key)}, and keys in lowerCamelCase throughout")
             continue
         name, oneof, repeated, read = known
         try:
@@ -139,30 +234,83 @@ def _fill(message: Message, value: Any, depth: int) -> None:
                     raise _WrongError(f"one value of {oneof} only")
                 oneofs.add(oneof)
             if repeated:
-                _fill_list(getattr(message, name), item, read, depth)
+                _fill_list(getattr(message, name), item, read, depth, odd)
             elif read is None:
                 nested = getattr(message, name)
                 nested.SetInParent()
-                _fill(nested, item, depth - 1)
+                _fill(nested, item, depth - 1, odd)
             else:
                 setattr(message, name, read(item))
         except _WrongError as error:
             error.path.append(f".{key}")
-            raise
+            _mend(message, name, key, item, error, odd)
+    if odd.mended != mended and descriptor.full_name in _MARKED:
+        message.attributes.add(key=GRAFTER_VALUE_ODD).value.bool_value = True  # type: ignore[attr-defined]
 
 
-def _fill_list(target: Any, items: Any, read: Read | None, depth: int) -> None:
+def _mend(message: Message, name: str, key: str, item: Any, error: _WrongError, odd: Oddities) -> None:
+    """Do without the value that an error is about. Raises the error where more than that is wrong."""
+    kind = message.DESCRIPTOR.full_name
+    if error.instead is not None:
+        setattr(message, name, error.instead)
+    elif kind == _ANY_VALUE:
+        if message.WhichOneof("value") in (None, name):
+            message.Clear()
+            if type(item) in (int, float) and abs(item) < _MAX_DOUBLE:
+                message.double_value = item  # type: ignore[attr-defined]
+            else:
+                message.string_value = _as_text(item)  # type: ignore[attr-defined]
+    elif kind.startswith(_FORGIVING):
+        message.ClearField(name)
+    else:
+        raise error
+    if key in _CONTAINERS:
+        odd.rejected += 1
+    else:
+        odd.mended += 1
+    odd.note(message, "".join(reversed(error.path)), error.expected)
+
+
+def _as_text(value: Any) -> str:
+    """Any JSON value as a text."""
+    if type(value) is str:
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    try:
+        return json.dumps(value, separators=(",", ":"))
+    except RecursionError:
+        return ""
+
+
+def _camel(key: str) -> str:
+    first, *rest = key.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def _fill_list(target: Any, items: Any, read: Read | None, depth: int, odd: Oddities) -> None:
     if type(items) is not list:
         raise _WrongError("a list")
     for at, item in enumerate(items):
-        try:
-            if read is None:
-                _fill(target.add(), item, depth - 1)
-            else:
+        if read is not None:
+            try:
                 target.append(read(item))
+            except _WrongError as error:
+                error.path.append(f"[{at}]")
+                raise
+            continue
+        message = target.add()
+        try:
+            _fill(message, item, depth - 1, odd)
+            if message.DESCRIPTOR.full_name == _LINK and _NO_ID in (message.trace_id, message.span_id):
+                # Backends refuse a whole request for it.
+                raise _WrongError("ids in hex")
         except _WrongError as error:
+            del target[-1]
             error.path.append(f"[{at}]")
-            raise
+            odd.note(message, "".join(reversed(error.path)), error.expected)
+            if message.DESCRIPTOR.full_name.startswith(_INSIDE_SPANS):
+                odd.mended += 1
+            else:
+                odd.rejected += 1
 
 
 @cache
@@ -192,25 +340,26 @@ def _reader(field: FieldDescriptor) -> Read | None:
         case FieldDescriptor.TYPE_DOUBLE | FieldDescriptor.TYPE_FLOAT:
             return _read_double
         case FieldDescriptor.TYPE_ENUM:
-            return _read_enum
+            assert field.enum_type is not None
+            return partial(_read_enum, {name: value.number for name, value in field.enum_type.values_by_name.items()})
         case _:
             return _integer_reader(*_INTEGER_RANGES[field.type])
 
 
 def _read_string(value: Any) -> str:
     if type(value) is not str:
-        raise _WrongError("a string")
+        raise _WrongError("a string", _as_text(value))
     try:
         value.encode()
     except UnicodeEncodeError:
         # protobuf strings are UTF-8, which has no lone surrogates.
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        raise _WrongError("UTF-8", _as_text(value)) from None
     return value
 
 
 def _read_id(value: Any) -> bytes:
     if type(value) is not str:
-        raise _WrongError("a hex string")
+        return _NO_ID
     try:
         return binascii.unhexlify(value)
     except ValueError:
@@ -230,7 +379,7 @@ def _read_bytes(value: Any) -> bytes:
 
 def _read_bool(value: Any) -> bool:
     if type(value) is not bool:
-        raise _WrongError("true or false")
+        raise _WrongError("true or false", {"true": True, "false": False}.get(value) if type(value) is str else None)
     return value
 
 
@@ -247,9 +396,9 @@ def _read_double(value: Any) -> float:
     raise _WrongError("a number")
 
 
-def _read_enum(value: Any) -> int:
+def _read_enum(names: dict[str, int], value: Any) -> int:
     if type(value) is not int or not -(1 << 31) <= value < 1 << 31:
-        raise _WrongError("an enum value as an integer")
+        raise _WrongError("an enum value as an integer", names.get(value) if type(value) is str else None)
     return value
 
 

@@ -1,11 +1,9 @@
-"""Single spans: decoded for the join, encoded after it, edited by appending or, where values change, by rewriting."""
+"""Single spans: decoded for the join, encoded after it, edited by appending."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import orjson
-from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -123,7 +121,7 @@ def grafter_scope(version: str) -> bytes:
 
 def service_resource(service_name: str) -> bytes:
     """A resource that says only the service's name, as an envelope's ``resource``."""
-    resource = Resource(attributes=[_key_value("service.name", service_name)])
+    resource = Resource(attributes=[key_value("service.name", service_name)])
     return ResourceSpans(resource=resource).SerializeToString()
 
 
@@ -139,20 +137,20 @@ def encode(grafted: GraftedSpan) -> bytes:
         kind=source.kind,  # type: ignore[arg-type]  # the enum is open: any int is kept
         start_time_unix_nano=_time(source.start),
         end_time_unix_nano=_time(source.end),
-        attributes=[_key_value(key, value) for key, value in grafted.attributes],
+        attributes=[key_value(key, value) for key, value in grafted.attributes],
         flags=grafted.flags | FLAG_HAS_IS_REMOTE,
     )
     for event in source.events:
         span.events.add(
             time_unix_nano=_time(event.time),
             name=_text(event.name),
-            attributes=[_key_value(key, value) for key, value in event.attributes],
+            attributes=[key_value(key, value) for key, value in event.attributes],
         )
     for link in source.links:
         span.links.add(
             trace_id=grafted.trace_id,
             span_id=link.span_id,
-            attributes=[_key_value(key, value) for key, value in link.attributes],
+            attributes=[key_value(key, value) for key, value in link.attributes],
             flags=grafted.flags | FLAG_HAS_IS_REMOTE,
         )
     if source.status_code:
@@ -179,12 +177,12 @@ def edited(raw: bytes, edit: HostEdit, trace_id: bytes) -> bytes:
     if edit.parent is not None:
         added.append(framed(_PARENT_TAG, edit.parent))
     for key, value in edit.attributes:
-        added.append(framed(_ATTRIBUTES_TAG, _key_value(key, value).SerializeToString()))
+        added.append(attribute_field(key, value))
     for link in edit.links:
         linked = Span.Link(
             trace_id=trace_id,
             span_id=link.span_id,
-            attributes=[_key_value(key, value) for key, value in link.attributes],
+            attributes=[key_value(key, value) for key, value in link.attributes],
             flags=FLAG_HAS_IS_REMOTE,
         )
         added.append(framed(_LINKS_TAG, linked.SerializeToString()))
@@ -193,118 +191,14 @@ def edited(raw: bytes, edit: HostEdit, trace_id: bytes) -> bytes:
 
 def attribute_field(key: str, value: AttributeValue) -> bytes:
     """One attribute as a field that can be appended to any serialised Span."""
-    return framed(_ATTRIBUTES_TAG, _key_value(key, value).SerializeToString())
+    return framed(_ATTRIBUTES_TAG, key_value(key, value).SerializeToString())
 
 
-Rewrite = Callable[[AttributeValue], AttributeValue | None]
+def key_value(key: str, value: AttributeValue) -> KeyValue:
+    return KeyValue(key=_text(key), value=any_value(value))
 
 
-def redacted_run(run: bytes, keys: frozenset[str], rewrite: Rewrite) -> tuple[bytes, int]:
-    """The run with the values of these attribute keys rewritten (None: left out), on spans, events and links.
-
-    Keys inside of maps count too. Spans that hold none of the keys stay byte for byte. A span that holds one and
-    cannot be decoded is left out, for what it says cannot be told; how many were is the second answer.
-    """
-    needles = [key.encode() for key in keys]
-    out: list[bytes] = []
-    left_out = 0
-    for raw in spans_of(run):
-        changed = raw
-        if any(needle in raw for needle in needles):
-            try:
-                span = Span.FromString(raw)
-            except DecodeError:
-                left_out += 1
-                continue
-            touched = _rewrite_all(span.attributes, keys, rewrite)
-            for event in span.events:
-                touched |= _rewrite_all(event.attributes, keys, rewrite)
-            for link in span.links:
-                touched |= _rewrite_all(link.attributes, keys, rewrite)
-            if touched:
-                changed = span.SerializeToString()
-        out += (PREFIX[len(changed)], changed)
-    return b"".join(out), left_out
-
-
-def redacted_envelope(envelope: Envelope, keys: frozenset[str], rewrite: Rewrite) -> Envelope:
-    """The envelope with the values of these resource and scope attributes rewritten.
-
-    One that holds a key and cannot be decoded is replaced by an empty one.
-    """
-    needles = [key.encode() for key in keys]
-    if not any(needle in envelope.resource or needle in envelope.scope for needle in needles):
-        return envelope
-    try:
-        resource_spans = ResourceSpans.FromString(envelope.resource)
-        scope_spans = ScopeSpans.FromString(envelope.scope)
-    except DecodeError:
-        return Envelope(b"", b"")
-    touched = _rewrite_all(resource_spans.resource.attributes, keys, rewrite)
-    touched |= _rewrite_all(scope_spans.scope.attributes, keys, rewrite)
-    if not touched:
-        return envelope
-    return Envelope(resource_spans.SerializeToString(), scope_spans.SerializeToString())
-
-
-# The guest's metadata is one JSON attribute, and a key of it may be an attribute of its own.
-_METADATA = "openai.agents.trace.metadata"
-
-
-def _rewrite_all(
-    attributes: "RepeatedCompositeFieldContainer[KeyValue]", keys: frozenset[str], rewrite: Rewrite
-) -> bool:
-    """Rewrite in place; whether anything was."""
-    touched = False
-    gone: list[int] = []
-    for index, attribute in enumerate(attributes):
-        kind = attribute.value.WhichOneof("value")
-        if attribute.key in keys or attribute.key.removeprefix(_METADATA + ".") in keys:
-            text = attribute_text(attribute.value)
-            # Arrays, maps and bytes have no canonical text of their own: their wire form is as good a name for them.
-            value = rewrite(text if text is not None else attribute.value.SerializeToString().hex())
-            touched = True
-            if value is None:
-                gone.append(index)
-            else:
-                attribute.value.CopyFrom(_any_value(value))
-        elif kind == "kvlist_value":
-            touched |= _rewrite_all(attribute.value.kvlist_value.values, keys, rewrite)
-        elif kind == "array_value":
-            for element in attribute.value.array_value.values:
-                if element.WhichOneof("value") == "kvlist_value":
-                    touched |= _rewrite_all(element.kvlist_value.values, keys, rewrite)
-        elif attribute.key == _METADATA and kind == "string_value":
-            touched |= _rewrite_metadata(attribute, keys, rewrite)
-    for index in reversed(gone):
-        del attributes[index]
-    return touched
-
-
-def _rewrite_metadata(attribute: KeyValue, keys: frozenset[str], rewrite: Rewrite) -> bool:
-    try:
-        metadata = orjson.loads(attribute.value.string_value)
-    except orjson.JSONDecodeError:
-        return False
-    if not isinstance(metadata, dict) or keys.isdisjoint(metadata):
-        return False
-    kept = {}
-    for key, value in metadata.items():
-        told = value
-        if key in keys:
-            told = rewrite(value if isinstance(value, str) else orjson.dumps(value).decode())
-            if told is None:
-                continue
-        kept[key] = told
-    attribute.value.string_value = orjson.dumps(kept).decode()
-    return True
-
-
-def _key_value(key: str, value: AttributeValue) -> KeyValue:
-    return KeyValue(key=_text(key), value=_any_value(value))
-
-
-def _any_value(value: AttributeValue) -> AnyValue:
+def any_value(value: AttributeValue) -> AnyValue:
     match value:
         case bool():
             return AnyValue(bool_value=value)

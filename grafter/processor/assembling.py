@@ -15,7 +15,6 @@ from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import line_up, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
 from grafter.core.model import (
-    AttributeValue,
     Envelope,
     Facts,
     Guest,
@@ -38,6 +37,7 @@ from grafter.guests.source import Mapped, Reading
 from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
 from grafter.otlp.frames import first_of, run_of, spans_of
+from grafter.otlp.redaction import Redaction
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
 from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, unhung, write
@@ -63,6 +63,7 @@ class Assembler:
         self._scope = otlp.grafter_scope(version)
         self._openai = Envelope(otlp.service_resource(policy.openai_service_name), self._scope)
         self._redacts = bool(policy.redact.keys)
+        self._redaction = Redaction(policy.redact.keys, lambda value: redact(value, policy.redact))
         # Where nothing is held back there is no whole trace to decide about.
         looks = sampling is not None and sampling.looks and policy.mode is Mode.HOLD
         self.sampling = Sampling(sampling, self._scope) if sampling is not None and looks else None
@@ -329,33 +330,13 @@ class Assembler:
         if not pieces:
             return out
         if self._redacts:
-            pieces, left_out = self._redacted(pieces)
-            if left_out:
-                out.dropped += left_out
-                out.dropped_reason = "unreadable"
-            if not pieces:
-                return out
+            pieces = [
+                Piece(self._redaction.envelope(p.envelope), self._redaction.run(p.payload), p.spans) for p in pieces
+            ]
         spans = sum(p.spans for p in pieces)
         out.trace = OutTrace(key, tuple(pieces), spans)
         out.size = sum(len(p.payload) for p in pieces) + sum(map(envelope_size, {p.envelope for p in pieces}))
         return out
-
-    def _redacted(self, pieces: Iterable[Piece]) -> tuple[list[Piece], int]:
-        """The pieces without what must not be read behind grafter, and how many spans had to go for it."""
-        rules = self._policy.redact
-
-        def rewrite(value: AttributeValue) -> AttributeValue | None:
-            return redact(value, rules)
-
-        kept = []
-        left_out = 0
-        for piece in pieces:
-            run, gone = otlp.redacted_run(piece.payload, rules.keys, rewrite)
-            left_out += gone
-            if run:
-                envelope = otlp.redacted_envelope(piece.envelope, rules.keys, rewrite)
-                kept.append(Piece(envelope, run, piece.spans - gone))
-        return kept, left_out
 
 
 def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int]:

@@ -176,9 +176,9 @@ class Delivery:
     async def _keep_refused(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> None:
         """What a peer refuses for good is kept with its reason: it is never lost in silence."""
         now = UnixNano(self._clock())
+        parts = [(work.claim.key, result.reason, result.part or trace) for work, trace, result in refused]
         letters = [
-            DeadLetter(work.claim.key, exporter, result.reason, now, trace.spans, build.request([trace]))
-            for work, trace, result in refused
+            DeadLetter(key, exporter, reason, now, part.spans, build.request([part])) for key, reason, part in parts
         ]
         pushed_out = await self._store.add_dead_letters(letters)
         for letter in letters:

@@ -29,11 +29,12 @@ _MAX_HOSTS = 100_000
 _KEPT_BYTES = 32 << 20
 # From so many spans on a join takes more than some 50 ms.
 _LARGE_GUEST = 500
+_LARGE_BYTES = 1 << 20
 
 
 def is_large(state: TraceState) -> bool:
-    """To read and join the guests of this key takes longer than other requests should wait: it runs beside the loop."""
-    if state.guest_spans > _LARGE_GUEST:
+    """To read and join the parts of this key takes longer than other requests should wait: it runs beside the loop."""
+    if state.guest_spans > _LARGE_GUEST or state.bytes > _LARGE_BYTES:
         return True
     return any(state.bytes > source_of(guest.source).large_bytes for guest in state.guests.values())
 

@@ -42,8 +42,6 @@ _CLAIM_LIMIT = 400
 _PLAIN_TRACES = 1000
 # Payload that is read and assembled at a time: bounds memory when many large traces are due together.
 _READ_BYTES = 32 << 20
-# From so much payload on it takes some 50 ms to look into a trace and write on its spans.
-_LARGE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,8 +348,7 @@ class Processor:
             standing = host_trace(claim.key, state, due.reason, recalled, due.due, room=room, begun=begun)
             return sampling.apply(out, standing, now)
 
-        large = is_large(state) if state.guests else sampling is not None and state.bytes > _LARGE_BYTES
-        return await asyncio.to_thread(assemble) if large else assemble()
+        return await asyncio.to_thread(assemble) if is_large(state) else assemble()
 
     async def _recall(self, claim: Claim, now: UnixNano) -> dict[bytes, bytes]:
         """The memories that matter to a host's key: its own, its guests', and those that these name."""

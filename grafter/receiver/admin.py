@@ -9,15 +9,14 @@ says nothing of itself, and a name that somebody made point here, are known by t
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
-from ipaddress import ip_address
 
 from aiohttp import web
 
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.json_values import parse_json
 from grafter.receiver.explaining import Explainer, status
-from grafter.receiver.http_body import read_body
-from grafter.receiver.http_server import Tokens
+from grafter.receiver.http_body import read_json_body
+from grafter.receiver.http_server import Tokens, is_local
 from grafter.receiver.outcomes import Answered, Outcome, UnauthenticatedError, openai_endpoint
 from grafter.receiver.sessions import PullRequests
 from grafter.telemetry import Metrics
@@ -25,14 +24,10 @@ from grafter.telemetry import Metrics
 PULL_PATH = "/admin/pull"
 EXPLAIN_PATH = "/admin/explain"
 STATUS_PATH = "/admin/status"
-LOCAL = "localhost"
-"""The Host that a command asks for, whatever the address is called."""
-
 _TRANSPORT = "admin"
 _WHO = "commands come from this machine, or with a bearer token of extensions.admin.tokens"
 _LONGEST_ID = 1_000
 _MAX_BYTES = 64 << 10
-_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 
 
 def admin_routes(
@@ -56,7 +51,7 @@ def admin_routes(
     async def pull(request: web.Request) -> Answered:
         if not _allows(request, opened_by):
             raise UnauthenticatedError(_WHO)
-        session, project = _read(await read_body(request, _MAX_BYTES))
+        session, project = _read(await read_json_body(request, _MAX_BYTES))
         try:
             async with asyncio.timeout(wait_seconds):
                 pulled = await pulls.pull(session, project)
@@ -68,7 +63,7 @@ def admin_routes(
     async def asked(request: web.Request) -> dict[str, object]:
         if not _allows(request, opened_by):
             raise UnauthenticatedError(_WHO)
-        return _object(await read_body(request, _MAX_BYTES))
+        return _object(await read_json_body(request, _MAX_BYTES))
 
     async def explain(request: web.Request) -> Answered:
         identity = (await asked(request)).get("id")
@@ -86,28 +81,6 @@ def admin_routes(
         web.post(EXPLAIN_PATH, openai_endpoint(explain, metrics, _TRANSPORT, timed=False)),
         web.post(STATUS_PATH, openai_endpoint(say_status, metrics, _TRANSPORT, timed=False)),
     ]
-
-
-def is_local(request: web.Request) -> bool:
-    """Whether a process of this machine asks, and not a page or a proxy for somebody else."""
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    if not isinstance(peer, tuple) or any(name in request.headers for name in _FORWARDED):
-        return False
-    try:
-        address = ip_address(str(peer[0]).partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback and _is_loopback_name(request.headers.get("Host", LOCAL))
-
-
-def _is_loopback_name(host: str) -> bool:
-    name = host.strip().lower()
-    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0].removesuffix(".")
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return name == LOCAL
 
 
 def _allows(request: web.Request, tokens: Tokens | None) -> bool:

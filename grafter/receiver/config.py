@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from grafter.core.policy import GraftPolicy
     from grafter.forwarding import Forwarding
     from grafter.receiver.http_server import TlsFiles
+    from grafter.receiver.in_flight import InFlight
     from grafter.store.base import Store
     from grafter.telemetry import Metrics
 
@@ -37,6 +38,8 @@ class Surroundings:
     """How long each piece of work in the store has one owner."""
     admin_tokens: Sequence[str] = ()
     """What opens ``/admin/…`` to other machines."""
+    in_flight: "InFlight | None" = None
+    """What the requests of all doors may hold at once; None: each is bounded by itself only."""
     share_ports: bool = False
     """The other workers listen at the same ports, which their parent holds."""
 

@@ -5,14 +5,16 @@ Nothing here knows what a body means.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import zstandard
 from aiohttp import ClientPayloadError, web
 from aiohttp.web_protocol import RequestPayloadError
 from isal import isal_zlib
 
-from grafter.errors import RejectedError, TooLargeError
+from grafter.core.large_json import values_in
+from grafter.errors import RejectedError, TooLargeError, UnavailableError
+from grafter.receiver.http_server import HELD
 from grafter.receiver.outcomes import UnsupportedError
 
 # The largest window that a sender of Content-Encoding zstd may ask for. Source: RFC 9659, section 3.
@@ -29,37 +31,91 @@ _MAX_MEMBERS = 10_000
 # Decompressing more than this would hold the event loop for some milliseconds; the libraries release the GIL.
 _THREAD_BYTES = 64 << 10
 
+BODY_SECONDS = 30.0
+"""Of silence within a body: a sender that is gone, or that only holds what it has taken."""
+
+MAX_VALUES = 3_000_000
+"""JSON values of one body: 64 MiB as SDKs write them have no more."""
+FEW_VALUES, VALUE_LEAST = 200_000, 6
+"""Past so many a body has at least so many bytes a value, unless it is made of nothing but values: those of an SDK have
+ten to thirty, with their keys."""
+# What a value takes once it is read, with its share of the object or list that it stands in.
+_VALUE_BYTES = 100
+
 _GZIP_WBITS = 31
 _ZLIB_WBITS = 15
 _RAW_WBITS = -15
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
+_Take = Callable[[int], None]
+
+
+async def read_body(request: web.Request, limit: int, *, seconds: float = BODY_SECONDS) -> bytes:
     """The request's body, decompressed, at most ``limit`` bytes long before and after.
 
-    The application must be served without aiohttp's own decompression (``serving`` does). Raises TooLargeError,
-    UnsupportedError for an encoding that is not known, and RejectedError for broken compression or a body that ended
-    early (reason ``truncated``).
+    The application must be served without aiohttp's own decompression (``serving`` does); the body then counts in the
+    budget of bytes in flight, declared bytes before one of them is read. Raises TooLargeError, UnsupportedError for an
+    encoding that is not known, RejectedError for broken compression or a body that ended early (reason ``truncated``),
+    and UnavailableError where the budget is spent, or nothing came of the body for ``seconds``.
     """
     encoding = content_encoding(request.headers.getall("Content-Encoding", ()))
     if request.content_length is not None and request.content_length > limit:
         raise TooLargeError(f"request body has {request.content_length} bytes, the limit is {limit}")
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in request.content.iter_any():
-            size += len(chunk)
-            if size > limit:
-                raise TooLargeError(f"request body has more than {limit} bytes")
-            chunks.append(chunk)
-    except (ConnectionError, ClientPayloadError, RequestPayloadError) as error:
-        raise RejectedError("request body ended early", reason="truncated") from error
-    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    take = _take_of(request)
+    body = await _received(request, limit, take, seconds)
     if encoding == "identity" or not body:
         return body
     if len(body) > _THREAD_BYTES:
-        return await asyncio.to_thread(decompress, encoding, body, limit)
-    return decompress(encoding, body, limit)
+        return await asyncio.to_thread(decompress, encoding, body, limit, take)
+    return decompress(encoding, body, limit, take)
+
+
+async def read_json_body(request: web.Request, limit: int, *, seconds: float = BODY_SECONDS) -> bytes:
+    """A body that is to be read as JSON, one document or lines: as ``read_body``, and bounded in values.
+
+    What its values will take once they are read counts in the budget too. Raises TooLargeError past MAX_VALUES.
+    """
+    body = await read_body(request, limit, seconds=seconds)
+    values = values_in(body) if len(body) <= _THREAD_BYTES else await asyncio.to_thread(values_in, body)
+    most = min(MAX_VALUES, FEW_VALUES + len(body) // VALUE_LEAST)
+    if values > most:
+        raise TooLargeError(f"request body of {len(body)} bytes has more than {most:,} JSON values")
+    _take_of(request)(values * _VALUE_BYTES)
+    return body
+
+
+def _take_of(request: web.Request) -> _Take:
+    held = request.get(HELD)
+    return _nothing if held is None else held.take
+
+
+def _nothing(_size: int) -> None:
+    """Where nothing is bounded."""
+
+
+async def _received(request: web.Request, limit: int, take: _Take, seconds: float) -> bytes:
+    """The body as it came."""
+    declared = request.content_length or 0
+    take(declared)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        while True:
+            async with asyncio.timeout(seconds):
+                chunk = await request.content.readany()
+            if not chunk:
+                break
+            size += len(chunk)
+            if size > limit:
+                raise TooLargeError(f"request body has more than {limit} bytes")
+            if size > declared:
+                take(len(chunk))
+            chunks.append(chunk)
+    except TimeoutError:
+        raise UnavailableError(f"nothing came of the body for {seconds:g} s", reason="slow_body") from None
+    except (ConnectionError, ClientPayloadError, RequestPayloadError) as error:
+        raise RejectedError("request body ended early", reason="truncated") from error
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def content_encoding(values: Sequence[str]) -> str:
@@ -78,18 +134,20 @@ def content_encoding(values: Sequence[str]) -> str:
     return name
 
 
-def decompress(encoding: str, data: bytes, limit: int) -> bytes:
+def decompress(encoding: str, data: bytes, limit: int, take: _Take = _nothing) -> bytes:
     """What ``data`` stands for. Stops soon after ``limit`` bytes of output, whatever the input claims to be.
+
+    ``take`` is asked for each piece of it, and may raise.
 
     Raises TooLargeError past the limit, RejectedError for input that is broken, cut off or followed by something.
     """
     match encoding:
         case "gzip":
-            return _inflate(data, limit, _GZIP_WBITS)
+            return _inflate(data, limit, _GZIP_WBITS, take)
         case "deflate":
-            return _inflate(data, limit, _ZLIB_WBITS if _is_zlib(data) else _RAW_WBITS)
+            return _inflate(data, limit, _ZLIB_WBITS if _is_zlib(data) else _RAW_WBITS, take)
         case "zstd":
-            return _unzstd(data, limit)
+            return _unzstd(data, limit, take)
         case _:
             raise ValueError(f"no decompressor for {encoding}")
 
@@ -100,7 +158,7 @@ def _is_zlib(data: bytes) -> bool:
     return len(data) >= 2 and data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
 
 
-def _inflate(data: bytes, limit: int, wbits: int) -> bytes:
+def _inflate(data: bytes, limit: int, wbits: int, take: _Take) -> bytes:
     out: list[bytes] = []
     size = at = members = 0
     rest = b""
@@ -118,6 +176,7 @@ def _inflate(data: bytes, limit: int, wbits: int) -> bytes:
                 if size > limit:
                     raise _too_large(limit)
                 if piece:
+                    take(len(piece))
                     out.append(piece)
                 elif not decoder.eof and not rest and at == len(data):
                     raise _broken()
@@ -129,7 +188,7 @@ def _inflate(data: bytes, limit: int, wbits: int) -> bytes:
     return out[0] if len(out) == 1 else b"".join(out)
 
 
-def _unzstd(data: bytes, limit: int) -> bytes:
+def _unzstd(data: bytes, limit: int, take: _Take) -> bytes:
     out: list[bytes] = []
     size = 0
     view = memoryview(data)
@@ -149,6 +208,7 @@ def _unzstd(data: bytes, limit: int) -> bytes:
             size += len(piece)
             if size > limit:
                 raise _too_large(limit)
+            take(len(piece))
             out.append(piece)
     except zstandard.ZstdError as error:
         raise _broken() from error

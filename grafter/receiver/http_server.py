@@ -8,22 +8,33 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler, Middleware
 
 from grafter.logs import Throttle
 from grafter.receiver.address import LISTEN_BACKLOG, host_and_port, listening_sockets
+from grafter.receiver.in_flight import Held, InFlight
 
 _log = logging.getLogger(__name__)
 
 # Above the 60 s at which most load balancers drop an idle connection, so that they close first and no request of
 # theirs meets a closing socket.
 _KEEPALIVE_SECONDS = 75.0
+LOCAL = "localhost"
+"""The Host that a command asks for, whatever the address is called."""
+
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 # However few descriptors there are: an operator and a sender still get in.
 _FEWEST_CONNECTIONS = 16
+
+
+HELD = web.RequestKey("held", Held)
+"""What a request holds of the budget of bytes in flight, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,9 @@ class Tokens:
     def __init__(self, tokens: Sequence[str]) -> None:
         self._tokens = tuple(token.encode() for token in tokens)
 
+    def __bool__(self) -> bool:
+        return bool(self._tokens)
+
     def allows(self, authorization: str | None) -> bool:
         """Whether an Authorization header carries one of the tokens.
 
@@ -69,6 +83,42 @@ class Tokens:
             return False
         given = credentials.strip().encode("utf-8", "surrogateescape")
         return max([hmac.compare_digest(given, token) for token in self._tokens])
+
+
+def is_local(request: web.Request) -> bool:
+    """Whether a process of this machine asks, and not a page or a proxy for somebody else."""
+    return _is_from_here(request) and _is_loopback_name(request.headers.get("Host", LOCAL))
+
+
+def comes_from_a_page(request: web.Request) -> bool:
+    """Whether a web page sent it, as far as a request tells: browsers say the page's Origin with each post, and a name
+    that somebody made point to this machine is the Host that was asked for. Of others, who could say anything, no more
+    is asked."""
+    if "Origin" in request.headers:
+        return True
+    return _is_from_here(request) and not _is_loopback_name(request.headers.get("Host", LOCAL))
+
+
+def _is_from_here(request: web.Request) -> bool:
+    """The other end is this machine, and no proxy that says so."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not isinstance(peer, tuple) or any(name in request.headers for name in _FORWARDED):
+        return False
+    try:
+        address = ip_address(str(peer[0]).partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def _is_loopback_name(host: str) -> bool:
+    name = host.strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0].removesuffix(".")
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == LOCAL
 
 
 def tls_context(cert_file: str, key_file: str, client_ca_file: str | None = None) -> ssl.SSLContext:
@@ -137,6 +187,16 @@ class _Full(asyncio.Protocol):
         stream.close()
 
 
+def _holding(in_flight: InFlight) -> Middleware:
+    @web.middleware
+    async def hold(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with in_flight.request() as held:
+            request[HELD] = held
+            return await handler(request)
+
+    return hold
+
+
 @asynccontextmanager
 async def serving(
     app: web.Application,
@@ -146,18 +206,22 @@ async def serving(
     *,
     share_port: bool = False,
     max_connections: int | None = None,
+    in_flight: InFlight | None = None,
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve ``app`` at ``endpoint`` while the context is open; yields the host and the real port (0 picks a free one).
 
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
     Past ``max_connections`` a new connection is answered 503 and closed; None: an eighth of the file descriptors that
     this process may have, so that four servers leave half of them to the store, the backends and gRPC.
+    ``in_flight``: what the bodies of requests count in; None: they are bounded one by one only.
 
     On leaving, nothing new is accepted from that moment on, idle connections are closed, and requests in flight are
     waited for up to ``grace_seconds``, then cancelled. Raises ValueError for an endpoint that is none and OSError,
     naming it, when it cannot be listened at.
     """
     host, _ = host_and_port(endpoint)
+    if in_flight is not None:
+        app.middlewares.append(_holding(in_flight))
     sockets = await listening_sockets(endpoint, share_port=share_port)
     # aiohttp waits this long twice: for the handlers, then for those to which it signalled that no more input comes.
     runner = web.AppRunner(

@@ -22,8 +22,9 @@ from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.agents.intake import Intake, read_items
 from grafter.guests.json_values import parse_json
-from grafter.receiver.http_body import read_body
+from grafter.receiver.http_body import read_json_body
 from grafter.receiver.http_server import Tokens, serving
+from grafter.receiver.in_flight import InFlight
 from grafter.receiver.outcomes import (
     OPENAI,
     Answered,
@@ -65,7 +66,7 @@ def ingest_routes(
     async def handle(request: web.Request) -> Answered:
         spans = 0
         try:
-            body = await read_body(request, max_bytes)
+            body = await read_json_body(request, max_bytes)
             size = len(body)
             if size > _THREAD_BYTES:
                 items, intake = await asyncio.to_thread(_read, body, policy)
@@ -99,14 +100,20 @@ def application(routes: Sequence[web.AbstractRouteDef]) -> web.Application:
 
 @asynccontextmanager
 async def listening(
-    routes: Sequence[web.AbstractRouteDef], *, endpoint: str, grace_seconds: float, share_port: bool = False
+    routes: Sequence[web.AbstractRouteDef],
+    *,
+    endpoint: str,
+    grace_seconds: float,
+    share_port: bool = False,
+    in_flight: InFlight | None = None,
 ) -> AsyncIterator[int]:
     """Serve the routes of all doors at ``endpoint`` (``host:port``) while the context is open; yields the port.
 
-    ``share_port``: see ``serving``.
+    ``share_port``, ``in_flight``: see ``serving``.
     On leaving, requests in flight get up to ``grace_seconds``. Raises ValueError and OSError as ``serving`` does.
     """
-    async with serving(application(routes), endpoint, None, grace_seconds, share_port=share_port) as (_, port):
+    app = application(routes)
+    async with serving(app, endpoint, None, grace_seconds, share_port=share_port, in_flight=in_flight) as (_, port):
         yield port
 
 

@@ -291,7 +291,11 @@ class OpenAIReceiver(ReceiverConfig):
                 routes += webhook_http.webhook_routes(sinks, signatures, metrics, policy, time.time_ns)
             port = await stack.enter_async_context(
                 openai_http.listening(
-                    routes, endpoint=self.endpoint, grace_seconds=grace_seconds, share_port=around.share_ports
+                    routes,
+                    endpoint=self.endpoint,
+                    grace_seconds=grace_seconds,
+                    share_port=around.share_ports,
+                    in_flight=around.in_flight,
                 )
             )
             yield {name: port}

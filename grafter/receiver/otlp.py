@@ -4,15 +4,17 @@ The doors differ in how bytes and answers travel; what is true of a request stan
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from time import perf_counter
 from typing import Protocol
 
 from grafter.consumer import Consumer, PassThrough, Signal
 from grafter.errors import RejectedError, UnavailableError
+from grafter.logs import Throttle
+from grafter.otlp.json import Oddities
 from grafter.otlp.split import Split
 from grafter.otlp.status import partial_success
-from grafter.receiver.outcomes import Outcome, refusal_of
+from grafter.receiver.outcomes import Outcome, log_refusal, refusal_of
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -22,8 +24,13 @@ MAX_BYTES = 64 << 20
 
 RECEIVER = "otlp"
 
-Export = Callable[[bytes], Awaitable[bytes]]
-"""Takes a serialised request, returns a serialised response."""
+_NOTHING_ODD = Oddities()
+
+
+class Export(Protocol):
+    """Takes a serialised request, and what was odd where it was read from JSON; returns a serialised response."""
+
+    def __call__(self, request: bytes, odd: Oddities = ..., /) -> Awaitable[bytes]: ...
 
 
 class SplitterLike(Protocol):
@@ -50,13 +57,16 @@ class Intake:
         self._pass_through = pass_through
         self._metrics = metrics
         self._transport = transport
+        self._throttle = Throttle()
         # Children are looked up once: labels() costs more than the increment.
         self._accepted_spans = metrics.accepted_spans.labels(RECEIVER, transport)
         self._accepted = metrics.receiver_requests.labels(RECEIVER, transport, Outcome.ACCEPTED.value)
         self._seconds = metrics.receiver_seconds.labels(RECEIVER)
 
-    async def traces(self, request: bytes) -> bytes:
+    async def traces(self, request: bytes, odd: Oddities = _NOTHING_ODD) -> bytes:
         """Store the spans of one ExportTraceServiceRequest; the serialised response.
+
+        What was not taken of it, or not as it came, stands in the response as ``partial_success``.
 
         Raises RejectedError or UnavailableError; then nothing was acknowledged.
         """
@@ -71,12 +81,11 @@ class Intake:
             self._accepted_spans.inc(split.spans)
         self._accepted.inc()
         self._seconds.observe(perf_counter() - began)
-        if not split.rejected:
-            return b""
-        self._refused_spans(split.rejected, "invalid_id")
-        return partial_success(split.rejected, split.message)
+        if split.rejected:
+            self._refused_spans(split.rejected, "invalid_id")
+        return self._partial(odd, split.rejected, split.message) if split.rejected or odd.first else b""
 
-    async def passed(self, signal: Signal, request: bytes) -> bytes:
+    async def passed(self, signal: Signal, request: bytes, odd: Oddities = _NOTHING_ODD) -> bytes:
         """Send one metrics or logs request on, unread; the serialised response.
 
         Raises RejectedError or UnavailableError.
@@ -87,7 +96,22 @@ class Intake:
         await self._pass_through.forward(signal, request)
         self._accepted.inc()
         self._seconds.observe(perf_counter() - began)
-        return b""
+        return self._partial(odd, 0, "") if odd.first else b""
+
+    def _partial(self, odd: Oddities, rejected: int, message: str) -> bytes:
+        """The response of a request of which something was left out or mended, and now and then a line in the log."""
+        if odd.rejected:
+            self._refused_spans(odd.rejected, "odd_shape")
+        said = [message] if message else []
+        if odd.first:
+            said.append(f"OTLP JSON: {odd.first} ({odd.rejected} items rejected, {odd.mended} values mended)")
+        message = "; ".join(said)
+        if requests := self._throttle.due("partial"):
+            _log.warning(
+                "requests were not taken as they came",
+                extra={"transport": self._transport, "reason": message, "requests": requests},
+            )
+        return partial_success(rejected + odd.rejected, message)
 
     def count_refusal(self, error: Exception) -> None:
         """Count a request that was not accepted. A bug is logged, with its traceback."""
@@ -95,6 +119,8 @@ class Intake:
         self._metrics.receiver_requests.labels(RECEIVER, self._transport, outcome.value).inc()
         if outcome is Outcome.ERROR:
             _log.error("request failed", exc_info=error, extra={"transport": self._transport})
+        else:
+            log_refusal(self._throttle, error, self._transport)
 
     def _refused_spans(self, spans: int, reason: str) -> None:
         self._metrics.refused_spans.labels(RECEIVER, self._transport, reason).inc(spans)

@@ -2,21 +2,30 @@
 
 The sizes, the compression and the framing are grpc core's own: a message that is too large, before or after gzip or
 deflate, is answered RESOURCE_EXHAUSTED without a RetryInfo before a handler sees it.
+
+Core reads and unpacks a message before it calls the handler of a unary method, and only when asked by the handler of a
+streaming one; on the wire the two are the same. So what can be refused by a call's metadata is refused by a streaming
+handler that reads nothing, and past a few calls whose messages are on their way each further one waits for its turn
+before it is read.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
 
 from grafter.consumer import Consumer, PassThrough, Signal
-from grafter.errors import UnavailableError
+from grafter.errors import RejectedError, UnavailableError
 from grafter.otlp.status import retry_info
 from grafter.receiver.address import check_endpoint, host_and_port
+from grafter.receiver.http_body import BODY_SECONDS
 from grafter.receiver.http_server import TlsFiles, Tokens, tls_context
+from grafter.receiver.in_flight import InFlight
 from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
 from grafter.receiver.outcomes import UnauthenticatedError, otlp_failure, refusal_of
 from grafter.telemetry import Metrics
@@ -32,7 +41,12 @@ _TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
 MIN_PING_SECONDS = 5.0
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
-Handle = Callable[[bytes, Context], Awaitable[bytes]]
+
+# Calls whose messages core may be reading; and those that have their turn beside them, and that wait for one.
+_UNREAD, _TURNS, _WAITING = 8, 2, 128
+_TURN_SECONDS = 1.0
+# Of one connection at a time; more wait in the client.
+_MAX_STREAMS = 128
 
 
 @asynccontextmanager
@@ -50,11 +64,15 @@ async def listening(
     signals: frozenset[Signal] = frozenset(),
     share_port: bool = False,
     min_ping_seconds: float = MIN_PING_SECONDS,
+    in_flight: InFlight | None = None,
+    message_seconds: float = BODY_SECONDS,
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
     Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are UNIMPLEMENTED.
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
+    ``in_flight``: the budget in which messages count. One that has to wait for its turn, and then does not come within
+    ``message_seconds``, is refused; so is one that finds no turn within a second, both with a hint.
     A client that pings more often than every ``min_ping_seconds`` while it sends nothing loses its connection.
     On leaving, new requests are refused at once and those in flight are waited for up to ``grace_seconds``.
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
@@ -73,19 +91,15 @@ async def listening(
             ("grpc.max_send_message_length", max_bytes),
             # Otherwise a second process would silently share the port.
             ("grpc.so_reuseport", int(share_port)),
+            ("grpc.max_concurrent_streams", _MAX_STREAMS),
             ("grpc.keepalive_permit_without_calls", 1),
             # Core's header calls it MIN_RECV_PING_INTERVAL; its name has no "recv", and an unknown one is ignored.
             ("grpc.http2.min_ping_interval_without_data_ms", round(min_ping_seconds * 1000)),
         ]
     )
-    allowed = Tokens(tokens) if tokens else None
+    methods = {f"/{service}/Export": export for service, export in exports.items()}
     server.add_generic_rpc_handlers(
-        [
-            grpc.method_handlers_generic_handler(
-                service, {"Export": grpc.unary_unary_rpc_method_handler(_handler(export, intake, allowed))}
-            )
-            for service, export in exports.items()
-        ]
+        [_Methods(methods, intake, Tokens(tokens), in_flight or InFlight(), message_seconds)]
     )
     host, port = host_and_port(endpoint)
     address = f"[{host or '::'}]:{port}" if ":" in host or not host else endpoint
@@ -103,21 +117,111 @@ async def listening(
         await server.stop(grace_seconds)
 
 
-def _handler(export: Export, intake: Intake, tokens: Tokens | None) -> Handle:
-    """The handler of one method: ``export``, behind the tokens, with errors as statuses."""
+if TYPE_CHECKING:
+    _GenericHandler = grpc.GenericRpcHandler[bytes, bytes]
+else:
+    _GenericHandler = grpc.GenericRpcHandler
 
-    async def handle(request: bytes, context: Context) -> bytes:
+
+class _Methods(_GenericHandler):
+    """Chooses how each call is handled, by its metadata alone."""
+
+    def __init__(
+        self, methods: Mapping[str, Export], intake: Intake, tokens: Tokens, in_flight: InFlight, seconds: float
+    ) -> None:
+        self._methods = methods
+        self._intake = intake
+        self._tokens = tokens
+        self._in_flight = in_flight
+        self._seconds = seconds
+        self._unread = 0
+        self._turns = asyncio.Semaphore(_TURNS)
+        self._waiting = 0
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+        """The handler of a call; None for a method that is not served."""
+        export = self._methods.get(handler_call_details.method)
+        if export is None:
+            return None
+        if not self._tokens.allows(_authorization(handler_call_details)):
+            return grpc.stream_unary_rpc_method_handler(self._refuse)
+        task = asyncio.current_task()
+        if task is None or self._unread >= _UNREAD:
+            return grpc.stream_unary_rpc_method_handler(partial(self._in_turn, export))
+        call = _Unread(self)
+        self._unread += 1
+        # A call that ends before its message has come never gets to its handler.
+        task.add_done_callback(call.is_read)
+        return grpc.unary_unary_rpc_method_handler(partial(self._at_once, export, call))
+
+    def read(self) -> None:
+        """The message of one more call has come, or never will."""
+        self._unread -= 1
+
+    async def _refuse(self, _messages: AsyncIterator[bytes], context: Context) -> bytes:
+        return await self._fail(context, UnauthenticatedError("a bearer token that is known here is required"))
+
+    async def _at_once(self, export: Export, call: "_Unread", request: bytes, context: Context) -> bytes:
+        call.is_read()
+        return await self._answer(export, request, context)
+
+    async def _in_turn(self, export: Export, messages: AsyncIterator[bytes], context: Context) -> bytes:
         try:
-            if tokens is not None and not tokens.allows(_authorization(context)):
-                raise UnauthenticatedError("a bearer token that is known here is required")
-            return await export(request)
+            request = await self._read(messages)
+        except (RejectedError, UnavailableError) as error:
+            return await self._fail(context, error)
+        return await self._answer(export, request, context)
+
+    async def _read(self, messages: AsyncIterator[bytes]) -> bytes:
+        if self._waiting >= _WAITING:
+            raise UnavailableError("too many calls wait to be read", reason="in_flight")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(_TURN_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise UnavailableError("other calls are still being read", reason="in_flight") from None
+        finally:
+            self._waiting -= 1
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await anext(messages)
+        except TimeoutError:
+            raise UnavailableError(f"no message came within {self._seconds:g} s", reason="slow_body") from None
+        except StopAsyncIteration:
+            raise RejectedError("the call has no message", reason="truncated") from None
+        finally:
+            self._turns.release()
+
+    async def _answer(self, export: Export, request: bytes, context: Context) -> bytes:
+        """The response of ``export``, with errors as statuses."""
+        try:
+            with self._in_flight.request() as held:
+                held.take(len(request))
+                return await export(request)
         except Exception as error:  # noqa: BLE001  # whatever a request does, the door stays open
-            intake.count_refusal(error)
             refused = error
-        await _abort(context, refused)
+        return await self._fail(context, refused)
+
+    async def _fail(self, context: Context, error: Exception) -> bytes:
+        self._intake.count_refusal(error)
+        await _abort(context, error)
         raise AssertionError("abort returned")
 
-    return handle
+
+class _Unread:
+    """A call whose message is on its way."""
+
+    __slots__ = ("_methods",)
+
+    def __init__(self, methods: _Methods) -> None:
+        self._methods: _Methods | None = methods
+
+    def is_read(self, _task: object = None) -> None:
+        """It is no longer; said more than once it counts once."""
+        if self._methods is not None:
+            self._methods.read()
+            self._methods = None
 
 
 async def _abort(context: Context, error: Exception) -> None:
@@ -129,8 +233,8 @@ async def _abort(context: Context, error: Exception) -> None:
     await context.abort(refusal_of(error).grpc, status.message, trailing)
 
 
-def _authorization(context: Context) -> str | None:
-    for key, value in context.invocation_metadata() or ():
+def _authorization(details: grpc.HandlerCallDetails) -> str | None:
+    for key, value in details.invocation_metadata or ():
         if key == "authorization":
             return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
     return None

@@ -11,17 +11,21 @@ from dataclasses import dataclass
 from functools import partial
 
 from aiohttp import hdrs, web
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from grafter.consumer import Consumer, PassThrough, Signal
-from grafter.otlp.json import message_to_json, request_from_json, trace_request_from_json
+from grafter.otlp.json import Oddities, message_to_json, request_from_json, trace_request_from_json
 from grafter.otlp.status import failure_to_json
-from grafter.receiver.http_body import read_body
-from grafter.receiver.http_server import TlsFiles, Tokens, serving, tls_context
+from grafter.receiver.http_body import read_body, read_json_body
+from grafter.receiver.http_server import TlsFiles, Tokens, comes_from_a_page, serving, tls_context
+from grafter.receiver.in_flight import InFlight
 from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
 from grafter.receiver.outcomes import (
     MethodError,
     NotFoundError,
+    PageError,
     UnauthenticatedError,
     UnsupportedError,
     headers_of,
@@ -32,6 +36,12 @@ from grafter.telemetry import Metrics
 
 _PROTOBUF = "application/x-protobuf"
 _JSON = "application/json"
+
+_Response = ExportTraceServiceResponse | ExportMetricsServiceResponse | ExportLogsServiceResponse
+_PASSED_RESPONSES: dict[Signal, type[_Response]] = {
+    Signal.METRICS: ExportMetricsServiceResponse,
+    Signal.LOGS: ExportLogsServiceResponse,
+}
 
 # Reading JSON takes about a millisecond for this much; more would hold up the other requests.
 _THREAD_BYTES = 32 << 10
@@ -52,7 +62,8 @@ class Cors:
 @dataclass(frozen=True, slots=True)
 class _Route:
     export: Export
-    from_json: Callable[[bytes], bytes]
+    from_json: Callable[[bytes, Oddities], bytes]
+    response: type[_Response]
 
 
 @asynccontextmanager
@@ -70,25 +81,27 @@ async def listening(
     pass_through: PassThrough | None = None,
     signals: frozenset[Signal] = frozenset(),
     share_port: bool = False,
+    in_flight: InFlight | None = None,
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
     Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are 404.
-    ``share_port``: see ``serving``.
+    ``share_port``, ``in_flight``: see ``serving``.
     On leaving, new connections are refused at once and requests in flight are waited for up to ``grace_seconds``.
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
     """
     intake = Intake(consumer, splitter, metrics, "http", pass_through)
-    routes = {"/v1/traces": _Route(intake.traces, trace_request_from_json)}
+    routes = {"/v1/traces": _Route(intake.traces, trace_request_from_json, ExportTraceServiceResponse)}
     if pass_through is not None:
         for signal in signals:
-            routes[f"/v1/{signal}"] = _Route(partial(intake.passed, signal), partial(request_from_json, signal))
+            read, response = partial(request_from_json, signal), _PASSED_RESPONSES[signal]
+            routes[f"/v1/{signal}"] = _Route(partial(intake.passed, signal), read, response)
     rules = _CorsRules(cors, bool(tokens)) if cors is not None and cors.allowed_origins else None
     door = _Door(intake, routes, Tokens(tokens), rules, max_bytes)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", door.handle)
     context = tls_context(tls.cert_file, tls.key_file, tls.client_ca_file) if tls is not None else None
-    async with serving(app, endpoint, context, grace_seconds, share_port=share_port) as (_, port):
+    async with serving(app, endpoint, context, grace_seconds, share_port=share_port, in_flight=in_flight) as (_, port):
         yield port
 
 
@@ -127,18 +140,23 @@ class _Door:
             raise MethodError("only POST is served at this path", "OPTIONS, POST" if self.cors else "POST")
         if not self.tokens.allows(request.headers.get(hdrs.AUTHORIZATION)):
             raise UnauthenticatedError("a bearer token that is known here is required")
+        allowed = self.cors is not None and self.cors.allows(request)
+        if not self.tokens and not allowed and comes_from_a_page(request):
+            raise PageError
         if request.content_type not in (_PROTOBUF, _JSON):
             raise UnsupportedError(f"content type must be {_PROTOBUF} or {_JSON}")
-        body = await read_body(request, self.max_bytes)
         if request.content_type == _PROTOBUF:
+            body = await read_body(request, self.max_bytes)
             return web.Response(body=await route.export(body), content_type=_PROTOBUF)
+        body = await read_json_body(request, self.max_bytes)
+        odd = Oddities()
         if len(body) > _THREAD_BYTES:
-            body = await asyncio.to_thread(route.from_json, body)
+            body = await asyncio.to_thread(route.from_json, body, odd)
         else:
-            body = route.from_json(body)
-        answer = await route.export(body)
-        # Only a partial success on traces has a body.
-        text = message_to_json(ExportTraceServiceResponse.FromString(answer)) if answer else b"{}"
+            body = route.from_json(body, odd)
+        answer = await route.export(body, odd)
+        # Only a partial success has a body.
+        text = message_to_json(route.response.FromString(answer)) if answer else b"{}"
         return web.Response(body=text, content_type=_JSON)
 
 
@@ -188,6 +206,10 @@ class _CorsRules:
         if self._max_age:
             out[hdrs.ACCESS_CONTROL_MAX_AGE] = str(self._max_age)
         return out
+
+    def allows(self, request: web.Request) -> bool:
+        """Whether it comes from a page that may send."""
+        return hdrs.ORIGIN in request.headers and self._is_allowed(request.headers[hdrs.ORIGIN])
 
     def headers(self, request: web.Request) -> dict[str, str]:
         """What to add to any other answer."""

@@ -91,6 +91,7 @@ class OtlpReceiver(ReceiverConfig):
                 pass_through=around.forwarding,
                 signals=around.forwarding.signals,
                 share_port=around.share_ports,
+                in_flight=around.in_flight,
             ) as grpc_port,
             otlp_http.listening(
                 around.consumer,
@@ -105,6 +106,7 @@ class OtlpReceiver(ReceiverConfig):
                 pass_through=around.forwarding,
                 signals=around.forwarding.signals,
                 share_port=around.share_ports,
+                in_flight=around.in_flight,
             ) as http_port,
         ):
             yield {"otlp_grpc" + suffix: grpc_port, "otlp_http" + suffix: http_port}

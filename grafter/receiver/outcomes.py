@@ -6,6 +6,7 @@ Source: OTLP specification, "Failures"; openai-python 3.54.0, ``_exceptions.py``
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,9 +16,12 @@ from aiohttp import hdrs, web
 from grpc import StatusCode
 
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
+from grafter.logs import Throttle
 from grafter.otlp.status import Status, failure
-from grafter.receiver.http_server import Tokens
+from grafter.receiver.http_server import Tokens, comes_from_a_page
 from grafter.telemetry import Metrics
+
+_log = logging.getLogger(__name__)
 
 OPENAI = "openai"
 """The doors that speak as OpenAI's API does, among the receivers that are counted."""
@@ -38,6 +42,16 @@ class Outcome(StrEnum):
     UNAVAILABLE = "unavailable"
     ERROR = "error"
     """A bug of grafter's."""
+
+
+class PageError(RejectedError):
+    """A web page sent it, to a door that asks for no token."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a web page may not send here: requests with an Origin, or a Host that is not this machine's, need a token",
+            reason="cross_site",
+        )
 
 
 class UnauthenticatedError(RejectedError):
@@ -98,6 +112,7 @@ REFUSALS: Mapping[type[BaseException], Refusal] = {
     RejectedError: Refusal(Outcome.REJECTED, 400, StatusCode.INVALID_ARGUMENT),
     TooLargeError: Refusal(Outcome.TOO_LARGE, 413, StatusCode.RESOURCE_EXHAUSTED),
     UnsupportedError: Refusal(Outcome.REJECTED, 415, StatusCode.INVALID_ARGUMENT),
+    PageError: Refusal(Outcome.UNAUTHENTICATED, 403, StatusCode.PERMISSION_DENIED),
     UnauthenticatedError: Refusal(Outcome.UNAUTHENTICATED, 401, StatusCode.UNAUTHENTICATED),
     UnsignedError: Refusal(Outcome.UNSIGNED, 400, StatusCode.INVALID_ARGUMENT),
     NotFoundError: Refusal(Outcome.NOT_FOUND, 404, StatusCode.UNIMPLEMENTED),
@@ -112,6 +127,14 @@ REFUSALS: Mapping[type[BaseException], Refusal] = {
 def refusal_of(error: Exception) -> Refusal:
     """The row of the table that an error falls under."""
     return next(REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
+
+
+def log_refusal(throttle: Throttle, error: Exception, transport: str) -> None:
+    """Say what a door refuses, and why, once a minute for each kind: few senders keep what a 4xx says."""
+    outcome = refusal_of(error).outcome
+    if requests := throttle.due(outcome):
+        extra = {"transport": transport, "reason": _message(error), "requests": requests}
+        _log.warning("requests were refused", extra=extra)
 
 
 def headers_of(error: Exception) -> dict[str, str]:
@@ -158,8 +181,11 @@ def openai_endpoint(
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     """A handler for aiohttp around a door's own; each request is counted once under ``transport``, whatever happens.
 
-    ``tokens`` that do not allow a request keep it from the door. ``timed``: its time stands in the histogram.
+    ``tokens`` that do not allow a request keep it from the door; where there are none, web pages are kept from it.
+    ``timed``: its time stands in the histogram.
     """
+
+    throttle = Throttle()
 
     async def answer(request: web.Request) -> web.Response:
         clock = asyncio.get_running_loop().time
@@ -168,9 +194,12 @@ def openai_endpoint(
         try:
             if tokens is not None and not tokens.allows(request.headers.get(hdrs.AUTHORIZATION)):
                 raise UnauthenticatedError("the bearer token is not one of this receiver's tokens")
+            if tokens is not None and not tokens and comes_from_a_page(request):
+                raise PageError
             response, outcome = await handle(request)
         except (RejectedError, UnavailableError) as error:
             response, outcome = openai_failure(error), refusal_of(error).outcome
+            log_refusal(throttle, error, transport)
         finally:
             metrics.receiver_requests.labels(OPENAI, transport, outcome.value).inc()
             if timed:

@@ -19,7 +19,7 @@ from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError
 from grafter.guests.json_values import parse_json
 from grafter.guests.realtime.intake import NoCallError, RealtimeIntake, read_posts
-from grafter.receiver.http_body import read_body
+from grafter.receiver.http_body import read_json_body
 from grafter.receiver.http_server import Tokens
 from grafter.receiver.openai_api import is_call_id
 from grafter.receiver.outcomes import Answered, Outcome, openai_endpoint
@@ -59,7 +59,7 @@ def event_routes(
     async def handle(request: web.Request) -> Answered:
         # When it arrived, and not when it was read: a large body takes its time.
         now = UnixNano(clock())
-        body = await read_body(request, max_bytes)
+        body = await read_json_body(request, max_bytes)
         lines = request.content_type.lower().endswith(_LINES)
         if len(body) > _THREAD_BYTES:
             intake = await asyncio.to_thread(_read_events, body, lines, policy, now)
@@ -103,7 +103,7 @@ def call_routes(
     """
 
     async def handle(request: web.Request) -> Answered:
-        start = read_start(await read_body(request, max_bytes), secret)
+        start = read_start(await read_json_body(request, max_bytes), secret)
         found = await recorders.start(start.call_id, metadata=start.metadata)
         if store is not None:
             now = UnixNano(clock())

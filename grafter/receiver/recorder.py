@@ -21,7 +21,7 @@ from grafter.consumer import Consumer
 from grafter.core.lifecycle import sign_of_life_every
 from grafter.core.link import from_headers
 from grafter.core.model import Mark, Part, Source, called
-from grafter.core.policy import GraftPolicy
+from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.event_buffer import Gathering, kind_of
 from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, SIP, STARTED
@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 # Of what starts of one call have brought; what was before comes again at the worst, and does no harm.
 _MOST_ANNOUNCED = 32
 # Of all calls, so that starts of one call meet at one lock and nothing is left of a call that is over.
+_STARTS_A_SECOND = 20
 _START_LOCKS = 64
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 
@@ -69,9 +70,12 @@ class Recorders:
     wall: Clock
     steady: Clock
     limit: int
+    burst: int
     _live: dict[str, Recording] = field(default_factory=dict)
     _ending: list[Recording] = field(default_factory=list)
     _kinds: Counter[str] = field(default_factory=Counter)
+    _starts_left: float = 0.0
+    _counted: int = -(1 << 62)
     _starts: Sequence[asyncio.Lock] = field(default_factory=lambda: [asyncio.Lock() for _ in range(_START_LOCKS)])
 
     def __len__(self) -> int:
@@ -114,6 +118,7 @@ class Recorders:
             return Started.RUNNING
         if len(self._live) >= self.limit:
             raise NotRecordedError(f"{self.limit} calls are recorded already", reason="recorders")
+        self._take_start()
         recording = Recording(
             call_id,
             Gathering(call_id, self.policy, beside=True),
@@ -131,6 +136,15 @@ class Recorders:
         recording.task = self.tasks.create_task(recording.listen(), name="recorder: call")
         recording.task.add_done_callback(lambda _: self._over(recording))
         return Started.STARTED
+
+    def _take_start(self) -> None:
+        """Count a start: each opens a socket in the operator's name, which nobody may ask for at any rate."""
+        now = self.steady()
+        self._starts_left = min(self.burst, self._starts_left + (now - self._counted) / SECOND * _STARTS_A_SECOND)
+        self._counted = now
+        if self._starts_left < 1:
+            raise NotRecordedError(f"more than {_STARTS_A_SECOND} recorders a second are asked for", reason="rate")
+        self._starts_left -= 1
 
     def stop(self, call_id: str, end: End = End.POSTED) -> bool:
         """End a call's recorder; False when it has none. What it has heard is stored, some time."""
@@ -295,7 +309,9 @@ async def recording(
         timing = timing or Timing()
         limits = limits or RecorderLimits()
         outbox = Outbox(storing or consumer, metrics, timing, limits)
-        recorders = Recorders(consumer, outbox, metrics, policy, peers, tasks, timing, wall, steady, limits.recorders)
+        recorders = Recorders(
+            consumer, outbox, metrics, policy, peers, tasks, timing, wall, steady, limits.recorders, limits.burst
+        )
         tending = tasks.create_task(recorders.tend(), name="recorders")
         try:
             yield recorders

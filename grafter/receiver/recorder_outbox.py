@@ -26,6 +26,8 @@ _BATCH_BYTES = 4 << 20
 class RecorderLimits:
     """What recorders may take of this process."""
 
+    burst: int = 200
+    """Starts at once; beyond, twenty a second. A busy switchboard begins a few calls a second."""
     recorders: int = 5_000
     """Calls at a time."""
     # An event is about 300 bytes as it is kept, so this is an hour of some hundred calls, or minutes of thousands.

@@ -23,7 +23,7 @@ from grafter.guests.agents.intake import Intake, read_items
 from grafter.guests.realtime.event_buffer import Gathering
 from grafter.guests.realtime.stored_event import SIP
 from grafter.guests.webhooks import Delivery, IncomingCall, JunkError, read_delivery
-from grafter.receiver.http_body import content_encoding, read_body
+from grafter.receiver.http_body import content_encoding, read_json_body
 from grafter.receiver.outcomes import OPENAI, Answered, NotFoundError, Outcome, UnsupportedError, openai_endpoint
 from grafter.receiver.recorder import NotRecordedError, Recorders
 from grafter.receiver.signatures import Signatures, Signed
@@ -130,7 +130,7 @@ class _Webhooks:
     async def _body(self, request: web.Request) -> bytes:
         try:
             async with asyncio.timeout(self.limits.body_seconds):
-                return await read_body(request, self.limits.body_bytes)
+                return await read_json_body(request, self.limits.body_bytes)
         except TimeoutError:
             raise RejectedError(f"the body took more than {self.limits.body_seconds:g} s", reason="truncated") from None
 

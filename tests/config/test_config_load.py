@@ -46,21 +46,20 @@ def test_the_default_policy_is_the_cores_own() -> None:
 
 
 def test_three_lines_are_a_valid_file(read: Read) -> None:
-    """An exporter alone: it runs instead of debug, behind the default doors; no extension is named."""
+    """An exporter alone: it runs instead of debug, behind the default doors, with the health check."""
     config = read("exporters:\n  honeycomb:\n    api_key: hcaik_1\n")
     assert ids(config) == {
         "receivers": ["otlp", "openai"],
         "processors": ["graft", "tail_sampling"],
         "exporters": ["honeycomb"],
-        "extensions": ["store"],
+        "extensions": ["store", "health_check"],
     }
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "~\n", "receivers:\nservice:\nexporters: {}\n"])
 def test_an_empty_file_runs_the_default_pipeline(read: Read, text: str) -> None:
-    """Nothing, comments and nulls mean defaults; extensions are not named, so that the store runs alone."""
-    assert ids(read(text))["exporters"] == ["debug"]
-    assert ids(read(text))["extensions"] == ["store"]
+    """Nothing, comments and nulls of sections mean defaults."""
+    assert ids(read(text)) == ids(Config())
 
 
 def test_without_a_service_everything_configured_runs_in_order(read: Read) -> None:
@@ -69,7 +68,28 @@ def test_without_a_service_everything_configured_runs_in_order(read: Read) -> No
         "exporters: {file: {path: a}, otlp_grpc/b: {endpoint: 'b:1'}, otlp_grpc/a: {endpoint: 'a:1'}, debug: }"
     )
     assert ids(config)["exporters"] == ["debug", "otlp_grpc/b", "otlp_grpc/a", "file"]
-    assert ids(read("receivers: {openai: }"))["receivers"] == ["openai"]
+
+
+@pytest.mark.parametrize(
+    ("receivers", "running"),
+    [
+        ("{openai: {endpoint: 'localhost:1'}}", ["otlp", "openai"]),
+        ("{otlp: {protocols: {grpc: {endpoint: 'localhost:1'}}}}", ["otlp", "openai"]),
+        ("{otlp/b: {}}", ["otlp/b", "openai"]),
+        ("{otlp: }", ["openai"]),
+        ("{openai: , otlp: {}}", ["otlp"]),
+        ("", ["otlp", "openai"]),
+    ],
+)
+def test_both_doors_are_open_unless_the_file_says_otherwise(read: Read, receivers: str, running: list[str]) -> None:
+    """Naming one receiver takes the other away from nobody; null does."""
+    assert ids(read(f"receivers: {receivers}"))["receivers"] == running
+
+
+def test_a_pipeline_that_names_a_receiver_has_it(read: Read) -> None:
+    """With pipelines, what they name runs, null or not, and nothing else."""
+    config = read("receivers: {openai: }\nservice: {pipelines: {traces: {receivers: [openai]}}}")
+    assert ids(config)["receivers"] == ["openai"]
 
 
 def test_only_what_pipelines_name_runs(read: Read) -> None:
@@ -96,9 +116,10 @@ def test_metrics_and_logs_follow_traces(read: Read) -> None:
     assert "logs" not in pipelines
 
 
-def test_a_named_extension_runs_with_its_defaults(read: Read) -> None:
-    """``health_check:`` without a value is named, and so it runs."""
-    assert ids(read("extensions: {health_check: }"))["extensions"] == ["store", "health_check"]
+def test_the_health_check_is_there_until_it_is_null(read: Read) -> None:
+    """A file that says nothing of it has it, as the container's own check expects."""
+    assert ids(read("extensions: {store: }"))["extensions"] == ["store", "health_check"]
+    assert ids(read("extensions: {health_check: }"))["extensions"] == ["store"]
 
 
 def test_a_config_built_in_code_follows_the_same_rules() -> None:
@@ -139,10 +160,10 @@ def test_settings_without_a_file_go_over_the_defaults() -> None:
 
 def test_a_setting_takes_any_yaml() -> None:
     """Lists, maps and nothing (a null) can be set too."""
-    config = load([], ["processors.graft.redact={keys: [a], action: drop}", "receivers.otlp="], {})
+    config = load([], ["processors.graft.redact={keys: [a], action: drop}", "exporters.debug="], {})
     assert config.graft_policy().redact.keys == {"a"}
     assert config.graft_policy().redact.action is RedactAction.DROP
-    assert config.receivers == Config().receivers
+    assert config.exporters == Config().exporters
 
 
 def test_expansion_is_read_by_the_type_that_asks(read: Read) -> None:

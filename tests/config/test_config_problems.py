@@ -169,7 +169,7 @@ def test_one_mistake_is_one_line(problems: Problems, text: str, problem: str) ->
             "a.yaml:1: service.pipelines.logs.receivers.0: openai takes no logs; otlp receivers do",
         ),
         (
-            "receivers: {openai: }\nservice: {pipelines: {logs: {}}}",
+            "receivers: {openai: {}, otlp: }\nservice: {pipelines: {logs: {}}}",
             "a.yaml:2: service.pipelines.logs.receivers: is empty: a pipeline needs receivers",
         ),
         (
@@ -205,7 +205,7 @@ def test_one_mistake_is_one_line(problems: Problems, text: str, problem: str) ->
             "token of grafter's, and there is no key of OpenAI's to send on",
         ),
         (
-            "receivers:\n  otlp:\n    protocols:\n      http:\n        endpoint: 0.0.0.0:4319\n  openai:",
+            "receivers:\n  otlp:\n    protocols:\n      http:\n        endpoint: 0.0.0.0:4319\n  openai: {}",
             "a.yaml:5: receivers.openai.endpoint: "
             "localhost:4319 is the address of receivers.otlp.protocols.http.endpoint already",
         ),
@@ -261,7 +261,7 @@ def test_components_that_do_not_run_take_no_address(read: Callable[..., Config])
 
 def test_two_receivers_of_a_type_need_addresses_of_their_own(problems: Problems) -> None:
     """Both default addresses are found taken, at the receiver that comes second."""
-    assert [line.partition(":")[2].partition(" ")[0] for line in problems("receivers:\n  otlp:\n  otlp/b:")] == [
+    assert [line.partition(":")[2].partition(" ")[0] for line in problems("receivers:\n  otlp: {}\n  otlp/b: {}")] == [
         "3:",
         "3:",
     ]

@@ -57,6 +57,7 @@ def test_a_line_for_each_component_that_runs(read: Callable[..., Config]) -> Non
         "exporter honeycomb: http https://api.honeycomb.io/v1/traces",
         "exporter otlp_http/a: http http://a/$b/v1/traces",
         "extension store: embedded, ./grafter-data, up to 4GiB",
+        "extension health_check: http localhost:13133",
     ]
 
 

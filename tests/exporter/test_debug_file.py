@@ -22,9 +22,10 @@ from grafter.exporter.debug import DebugAttempt, Verbosity
 from grafter.exporter.file import FileAttempt
 from grafter.exporter.sending import Sending
 from grafter.otlp.build import request
+from grafter.otlp.frames import run_of, spans_of
 from grafter.otlp.json import trace_request_from_json
 from grafter.telemetry import Metrics
-from tests.exporter.doubles import ENVELOPE, Clock, batch, count, middle, spans_in, trace
+from tests.exporter.doubles import ENVELOPE, Clock, batch, count, middle, span, spans_in, trace
 
 
 def unreadable() -> OutTrace:
@@ -61,12 +62,32 @@ async def test_debug_prints_each_trace() -> None:
 
 
 async def test_debug_refuses_what_it_cannot_read_and_prints_the_rest() -> None:
-    """A span that is broken inside costs its own trace only."""
+    """A span that has not even a head costs its own trace only."""
     stream = io.StringIO()
     async with printing(stream, metrics=Metrics(), verbosity="basic") as exporter:
         results = await exporter.export(batch(trace(1), unreadable(), trace(2)))
     assert [r.verdict for r in results] == [Verdict.ACCEPTED, Verdict.REFUSED, Verdict.ACCEPTED]
     assert len(stream.getvalue().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "kind", [b"\x4a\x00", b"\x5a\x00", b"\x4a\x04\x12\x02\x32\x00"], ids=["attributes", "events", "maps"]
+)
+async def test_a_span_of_too_many_values_is_refused_alone(kind: bytes, tmp_path: Path) -> None:
+    """What would take hundreds of megabytes to show or write goes to the dead letters, and its neighbours arrive."""
+    heavy = trace(2, 3)
+    spans = [*spans_of(heavy.pieces[0].payload), span(2, 9) + kind * 300_000]
+    heavy = OutTrace(heavy.key, (Piece(heavy.pieces[0].envelope, run_of(spans), 4),), 4)
+    stream, path = io.StringIO(), tmp_path / "out.jsonl"
+    async with printing(stream, metrics=Metrics()) as debug, writing(path, metrics=Metrics()) as file:
+        for exporter in (debug, file):
+            results = await exporter.export(batch(trace(1), heavy))
+            assert [r.verdict for r in results] == [Verdict.ACCEPTED, Verdict.REFUSED]
+            assert "100,000 attributes, events, links and values" in results[1].reason
+            assert results[1].part is not None
+            assert results[1].part.spans == 1
+    written = [len(spans_in(trace_request_from_json(line))) for line in path.read_bytes().splitlines()]
+    assert sum(written) == 2 + 3
 
 
 async def test_debug_holds_traces_while_its_stream_is_shut() -> None:
@@ -202,7 +223,7 @@ async def test_a_full_disk_holds_the_traces_and_leaves_whole_lines(tmp_path: Pat
 
 
 async def test_a_file_refuses_what_it_cannot_write_and_writes_the_rest(tmp_path: Path) -> None:
-    """A broken span costs its own trace only, and other signals are refused."""
+    """A span that has not even a head costs its own trace only, and other signals are refused."""
     path = tmp_path / "out.jsonl"
     async with writing(path, metrics=Metrics()) as exporter:
         results = await exporter.export(batch(trace(1), unreadable(), trace(2)))

@@ -57,7 +57,8 @@ async def test_an_empty_batch_sends_nothing() -> None:
 
 
 async def test_halving_finds_the_one_bad_trace_of_64() -> None:
-    """A refused batch is halved until the bad trace stands alone; all others are delivered exactly once."""
+    """A refused batch is halved until the bad trace, and each of its two spans, stands alone; all others are delivered
+    exactly once."""
     taken: list[int] = []
 
     def answer(body: bytes) -> ExportAnswer:
@@ -71,7 +72,7 @@ async def test_halving_finds_the_one_bad_trace_of_64() -> None:
     assert [n for n, r in enumerate(results, 1) if r.verdict is Verdict.REFUSED] == [41]
     assert results[40].reason == "INVALID_ARGUMENT: no"
     assert taken == [n for n in range(1, 65) if n != 41]
-    assert len(script.bodies) == 13
+    assert len(script.bodies) == 15
     assert count(metrics, "exporter_sent_spans") == 63 * 2
 
 
@@ -153,7 +154,45 @@ async def test_one_span_that_is_too_large_is_refused_and_its_sisters_arrive() ->
     assert results[0].verdict is Verdict.REFUSED
     assert results[0].reason == "in part: HTTP 413"
     assert len(arrived) == 12
-    assert count(metrics, "exporter_sent_spans") == 0
+    assert count(metrics, "exporter_sent_spans") == 12
+    assert results[0].part is not None
+    assert [len(s.name) for s in spans_in(request([results[0].part]))] == [90_000]
+
+
+@settings(max_examples=40, deadline=None)
+@given(spans=st.integers(2, 3000), bad=st.sets(st.integers(0, 2999), min_size=1, max_size=3))
+def test_a_refused_trace_is_halved_down_to_the_span(spans: int, bad: set[int]) -> None:
+    """Of a trace with a bad span all others arrive, once; what is refused for good is that span alone."""
+    wrong = {n % spans for n in bad}
+    arrived: list[int] = []
+
+    def answer(body: bytes) -> ExportAnswer:
+        numbers = [int.from_bytes(s.span_id[4:], "big") for s in spans_in(body)]
+        if wrong.intersection(numbers):
+            return Refused("INVALID_ARGUMENT")
+        arrived.extend(numbers)
+        return Accepted()
+
+    one = trace(1, spans)
+    first = int.from_bytes(spans_in(request([one]))[0].span_id[4:], "big")
+    wrong = {first + n for n in wrong}
+    metrics = Metrics()
+    script = Script(answer)
+    result = asyncio.run(sending(script, metrics=metrics).export(batch(one)))[0]
+    assert result.verdict is Verdict.REFUSED
+    refused = one if result.part is None else result.part
+    assert {int.from_bytes(s.span_id[4:], "big") for s in spans_in(request([refused]))} == wrong
+    assert len(arrived) == len(set(arrived)) == spans - len(wrong)
+    assert count(metrics, "exporter_sent_spans") == len(arrived)
+    assert len(script.bodies) <= 90
+
+
+async def test_a_peer_that_refuses_everything_is_not_asked_for_each_span() -> None:
+    """A wrong dataset or schema costs a bounded number of requests, however many spans there are."""
+    script = Script(lambda _: Refused("HTTP 400"))
+    results = await sending(script).export(batch(*(trace(n, 50) for n in range(1, 101))))
+    assert {(r.verdict, r.part) for r in results} == {(Verdict.REFUSED, None)}
+    assert len(script.bodies) <= 2 * 100 + 2 * 256
 
 
 async def test_a_small_request_that_is_too_large_is_not_about_size() -> None:

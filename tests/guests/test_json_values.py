@@ -2,6 +2,7 @@
 
 import json
 import math
+from time import process_time
 
 import orjson
 import pytest
@@ -83,3 +84,21 @@ def test_what_orjson_cannot_write_is_made_sound() -> None:
     assert made["half"] == "a\ufffdb"
     assert made["pair"] == "\U0001f600"
     assert canonical(odd) == canonical(odd)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" + "'\\" * 50_000,
+        "{'a':" + r"'\q\'" * 25_000,
+        "[" + "\"'" * 50_000,
+        "(" + ",".join(["-1"] * 60_000) + ")",
+        "[" * 100_000,
+    ],
+    ids=["quotes that never close", "escapes that are none", "quotes in quotes", "numbers", "brackets"],
+)
+def test_a_literal_takes_no_longer_than_its_length(text: str) -> None:
+    """What only looks like a repr is a string at once: 100 KB of unclosed quotes took minutes."""
+    began = process_time()
+    assert structure(text) == text
+    assert process_time() - began < 0.5

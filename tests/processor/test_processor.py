@@ -584,8 +584,8 @@ async def test_the_rest_of_a_dropped_guest_is_dropped_too(mode: Mode) -> None:
         assert r.count("grafter_dropped_spans_total", reason="host_missing") == 2
 
 
-async def test_a_span_that_cannot_be_read_and_may_hold_a_secret_is_left_out() -> None:
-    """With redaction, an undecodable span that holds the key is dropped and counted; its neighbours leave."""
+async def test_a_span_that_cannot_be_read_and_may_hold_a_secret_leaves_without_it() -> None:
+    """With redaction, of an undecodable span that holds the key what can be read leaves, marked."""
     peer = Peer()
     good = recorded_call()
     bad = framed(0x0A, OTHER) + framed(0x12, b"\1" * 8) + framed(0x4A, b"\xff\xffcall.from+1415")
@@ -594,9 +594,10 @@ async def test_a_span_that_cannot_be_read_and_may_hold_a_secret_is_left_out() ->
         await r.host(framed(0x0A, framed(0x12, run)))
         await r.host(good)
         await r.pass_time(60)
-        assert len(peer.spans) == HOST_SPANS
+        assert len(peer.spans) == HOST_SPANS + 1
         assert "+1415" not in repr(peer.requests)
-        assert r.count("grafter_dropped_spans_total", reason="unreadable") == 1
+        odd = [s for s, _ in peer.spans if any(a.key == "grafter.value.odd" for a in s.attributes)]
+        assert [s.span_id for s in odd] == [b"\1" * 8]
 
 
 async def test_a_store_that_is_away_is_said_once(

@@ -101,7 +101,7 @@ REFUSED = [
     Row("neither JSON nor NDJSON, signed", 400, "json", b"{]"),
     Row("lines whose first is no object, signed", 400, "json", b'[1]\n{"type": "x"}'),
     Row("more than 1,000 lines that are no event, signed", 400, "junk", b'{"type": "x"}' + b"\n{]" * 1_001),
-    Row("not UTF-8", 400, "encoding", b'"\xff"'),
+    Row("not UTF-8", 400, "bad_signature", b'"\xff"'),
     Row("compressed", 415, "unsupported_encoding", more=(("content-encoding", "gzip"),)),
     Row("larger than the limit", 413, "too_large", b'"' + b"x" * LIMIT + b'"'),
 ]

@@ -654,6 +654,15 @@ async def test_recorders_are_bounded(server: RealtimeServer, store: Store) -> No
         assert await recorders.start("rtc_3") is Started.STARTED
 
 
+async def test_recorders_start_at_a_bounded_rate(server: RealtimeServer, store: Store) -> None:
+    """Past a burst a start is refused with a hint, though there is room: each opens a socket in the operator's name."""
+    async with recorders_of(server, store, limits=RecorderLimits(burst=3)) as recorders:
+        for n in range(3):
+            await recorders.start(f"rtc_{n}")
+        with pytest.raises(UnavailableError, match="recorders a second"):
+            await asyncio.gather(*(recorders.start(f"rtc_{n}") for n in range(3, 9)))
+
+
 @given(st.text(max_size=300))
 def test_no_call_id_leads_elsewhere(call_id: str) -> None:
     """Whatever is taken for a call id, it is one parameter of the one address; what is not is refused."""

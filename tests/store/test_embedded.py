@@ -128,6 +128,30 @@ async def test_the_files_are_nobody_elses(tmp_path: Path) -> None:
         assert {oct(path.stat().st_mode & 0o777) for path in directory.iterdir()} == {"0o600"}
 
 
+@pytest.mark.parametrize("name", ["lock", "reserve"])
+async def test_no_link_is_followed(tmp_path: Path, name: str) -> None:
+    """A link that somebody put into the directory costs the file that it points to nothing."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    directory = tmp_path / "store"
+    directory.mkdir(mode=0o700)
+    (directory / name).symlink_to(victim)
+    with contextlib.suppress(StoreError):
+        async with opened(directory):
+            pass
+    assert victim.read_bytes() == b"precious"
+
+
+async def test_a_directory_that_everybody_can_write_is_refused(tmp_path: Path) -> None:
+    """Whoever can put files there can put in what grafter would send on."""
+    directory = tmp_path / "store"
+    directory.mkdir()
+    directory.chmod(0o777)
+    with pytest.raises(StoreError, match="chmod o-w"):
+        async with opened(directory):
+            pass
+
+
 async def test_a_directory_has_one_process(tmp_path: Path) -> None:
     """A second one is told which process has it, and the first goes on."""
     async with opened(tmp_path) as store:

@@ -243,8 +243,9 @@ def _choice(choice: Mapping[str, object]) -> dict[str, object]:
 
 def _message(message: Mapping[str, object]) -> dict[str, object]:
     kept: dict[str, object] = {}
-    if message.get("role") in _ROLES:
-        kept["role"] = message["role"]
+    role = message.get("role")
+    if isinstance(role, str) and role in _ROLES:
+        kept["role"] = role
     calls = [_call(call) for call in list_of(message.get("tool_calls")) if isinstance(call, dict)]
     single = message.get("function_call")
     if isinstance(single, dict):

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from grafter.store.embedded.tasks import TaskTable
 _RESERVE_BYTES = 16 << 20
 # On a small disk the reserve must not be what fills it.
 _RESERVE_SHARE = 20
+# A link of these names would have another file truncated in its place.
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Reserve:
@@ -42,7 +45,7 @@ class Reserve:
         if self._free() < self._size + (self._size if spare is None else spare):
             return False
         try:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = os.open(self._path, _OPEN, 0o600)
         except OSError:
             return False
         try:
@@ -62,7 +65,11 @@ class Reserve:
             return False
         self.held = False
         with contextlib.suppress(OSError):
-            os.truncate(self._path, 0)
+            file = os.open(self._path, _OPEN, 0o600)
+            try:
+                os.ftruncate(file, 0)
+            finally:
+                os.close(file)
         return True
 
     def _free(self) -> int:
@@ -102,7 +109,10 @@ def open_files(
     """Take the directory, which is made when it is missing, and open what is in it. Raises StoreError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _refuse_if_shared(directory)
+        lock = os.open(directory / "lock", _OPEN, 0o600)
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(
             f"cannot use the store directory {directory}: {error.strerror}; "
@@ -123,6 +133,14 @@ def open_files(
             raise StoreError(f"cannot read the store in {directory}: {error}") from error
         raise
     return Files(database, task_table, log, Reserve(directory), lock)
+
+
+def _refuse_if_shared(directory: Path) -> None:
+    if directory.stat().st_mode & stat.S_IWOTH:
+        raise StoreError(
+            f"the store directory {directory} can be written to by every user of this machine; "
+            f"take that away (chmod o-w {directory}) or set another"
+        )
 
 
 def _take(lock: int, directory: Path) -> None:

@@ -1,10 +1,12 @@
 """A guest's items to spans: what holds for every span, whatever came and however it came."""
 
+import copy
 import json
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import orjson
 import pytest
@@ -692,3 +694,40 @@ def test_long_content_leaves_as_json_and_says_that_it_was_cut() -> None:
     assert json.loads(text)[1]["parts"][0]["content"] == "short"
     assert found["grafter.truncated"] == ("gen_ai.input.messages",)
     assert found["grafter.truncated.bytes"] > 900_000
+
+
+ODD = ([], ["a"], {"a": 1}, 1.5, True, [{"type": ["x"], "role": ["y"], "content": [{"type": {}}]}])
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+@pytest.mark.parametrize("content", list(Content))
+@pytest.mark.parametrize("kind", ["response", "generation", "function", "agent", "custom", "guardrail", "handoff"])
+def test_one_odd_type_costs_itself(kind: str, content: Content, odd: object) -> None:
+    """A type, a role or any other value of another kind, anywhere in an item, costs neither its span nor its trace."""
+    policy = GraftPolicy(content=content)
+    message = {"type": "message", "role": "user", "content": [{"type": "text", "text": "hi"}], "status": "completed"}
+    call = {"type": "function_call", "call_id": "c", "name": "n", "arguments": "{}"}
+    response = {"id": "r", "model": "m", "output": [message, call], "usage": {"input_tokens": 1}}
+    data = {"type": kind, "name": "n", "input": [message, call], "output": [message], "response": response, "data": {}}
+    item = {"object": "trace.span", "id": "s", "trace_id": "t", "parent_id": None, "span_data": data, "error": {}}
+    for path in paths(item):
+        if path[0] in ("object", "id", "trace_id"):
+            continue
+        intake = read_items([replaced(item, path, odd)], Source.SDK, policy)
+        mapped = map_guest("t", Source.SDK, [part.payload for part in intake.parts], policy)
+        assert len(mapped.guest.spans) == 1, path
+
+
+def paths(value: object, here: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in members:
+        yield (*here, key)
+        yield from paths(member, (*here, key))
+
+
+def replaced(value: Any, path: Sequence[object], odd: object) -> Any:
+    if not path:
+        return odd
+    copied = copy.copy(value)
+    copied[path[0]] = replaced(value[path[0]], path[1:], odd)
+    return copied

@@ -206,7 +206,7 @@ def _hosted(
     call.response = call.response or (None if response is None else response.id)
     call.name = (text_of(item.get("type")) or "").removesuffix("_call")
     if whole:
-        call.complete, call.failed = True, item.get("status") in _FAILED
+        call.complete, call.failed = True, text_of(item.get("status")) in _FAILED
         call.ended_at = note.at if call.ended_at is None else call.ended_at
     elif call.started_at is None:
         call.started_at = note.at
