@@ -22,14 +22,14 @@ LEFT_OUT = {
     "incomplete answer": 16,
     "mcp tool": 12,
     "out of band": 5,
-    "output refused": 29,
+    "output refused": 38,
     "plain answer": 178,
     "several tools": 10,
     "spoken before the tool": 10,
     "stop left out": 4,
     "text only": 16,
-    "tool": 62,
-    "tool after tool": 70,
+    "tool": 63,
+    "tool after tool": 79,
     "tool without output": 9,
 }
 """What was left out of the quick run though it could be known, by kind of scene: never more. Most of it are figures of
