@@ -8,6 +8,8 @@ PIP := $(RUN) -m pip --disable-pip-version-check install -qq --constraint constr
 JS := tests/e2e/js
 HELPERS := propagation/python
 PYTEST_ARGS ?=
+# Most tests wait more than they compute; a file's tests stay together, in order, with the servers that they share.
+PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench soak proto lock clean
@@ -25,7 +27,7 @@ demo: $(VENV)/.runtime
 	@$(RUN) -m grafter demo
 
 test: check
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	$(RUN) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: $(VENV)/.dev $(JS)/node_modules/.installed
 	$(RUN) -m ruff check .
