@@ -59,7 +59,7 @@ class RedactKeys(Model):
     """Attributes to rewrite on every span, host spans included."""
 
     keys: tuple[Word, ...] = ()
-    """Attribute keys, in maps, lists and JSON within them too; empty: nothing is rewritten."""
+    """Attribute keys, in maps, lists and JSON within attributes too; empty: nothing is rewritten."""
     action: RedactAction = RedactAction.HMAC
     """`hmac` puts a keyed hash in the value's place, so that equal values stay comparable; `drop` takes the attribute
     away."""

@@ -112,7 +112,7 @@ def status(store: HeldStore, metrics: Metrics, now: int) -> Answer:
     lines = [
         f"holds {stats.traces} traces, {stats.spans} spans, {stats.bytes} of {stats.limit_bytes} bytes",
         f"the oldest part came {explain.lasting(now - stats.oldest)} ago" if stats.oldest is not None else "none waits",
-        f"remembers {stats.remembered} traces that left",
+        f"remembers {stats.remembered} traces that left, OpenAI's among them",
     ]
     for place, found in counted.items():
         for name, said in sorted(found.items()):
@@ -175,9 +175,15 @@ def _guest(blob: bytes) -> Answer:
 
 
 def _where(asked: str) -> str:
+    if asked.startswith(("trace_", "rtc_", "live_", "asess_")):
+        # What names its host is filed under it while that is held, and has no key of its own then.
+        return "what is held with a trace of yours is found by that trace's id"
     if _host_key(asked) is not None:
         return "it never came, came to another grafter, or left longer ago than wait.remember"
-    return "a trace id has 32 hex digits; OpenAI's begin with trace_, rtc_, live_ or asess_"
+    return (
+        "a trace id has 32 hex digits; OpenAI's begin with trace_, rtc_, live_ or asess_; "
+        "a call that is held with a trace of yours is found by that trace's id"
+    )
 
 
 def _strings(lines: object) -> list[str]:
