@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 30.0
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB; skipped, and said so, where this user may not mount one."""
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(tmp_path)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=0755", "tmpfs", str(tmp_path)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
