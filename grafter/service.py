@@ -8,7 +8,6 @@ the store for the next start.
 import asyncio
 import logging
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from grafter import __version__, logs
+from grafter.arrival_clock import keeping_time
 from grafter.components import Config
 from grafter.config.model import revealed
 from grafter.consumer import Consumer, Exporter, Signal
@@ -112,18 +112,19 @@ async def running(
         replica = b"" if worker is None else worker.replica
         store = await stack.enter_async_context(config.extensions.store.open(policy, total, replica))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
+        clock = await stack.enter_async_context(keeping_time(store, metrics))
         exporters = {
             name: await stack.enter_async_context(exporter.open(name, metrics))
             for name, exporter in active.exporters.items()
         }
-        _watch(service, store, exporters)
+        _watch(service, store, exporters, clock)
         processor = Processor(
             store,
             [exporters[name] for name in active.pipelines["traces"].exporters],
             policy,
             Assembler(policy, __version__, config.sampling_policy()),
             metrics,
-            time.time_ns,
+            clock,
             Limits(lease_seconds=config.extensions.store.lease.seconds),
         )
         await stack.enter_async_context(processor.running(shutdown_seconds - door_seconds))
@@ -153,6 +154,7 @@ async def running(
             # They close one after the other.
             grace_seconds=door_seconds / len(active.receivers),
             store=store,
+            clock=clock,
             lease_seconds=config.extensions.store.lease.seconds,
             admin_tokens=revealed(config.extensions.admin.tokens),
             share_ports=worker is not None,
@@ -182,7 +184,7 @@ class _Gate(Consumer):
         await self._consumer.consume(parts, marks)
 
 
-def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Exporter]) -> None:
+def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Exporter], clock: Callable[[], int]) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
     recovered = forgotten = marks = 0
 
@@ -205,10 +207,10 @@ def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Expor
             traces=own.traces,
             spans=own.spans,
             bytes=own.bytes,
-            oldest_seconds=_age(own.oldest),
+            oldest_seconds=_age(own.oldest, clock()),
             store_up=store.up and not store.full,
             replicas=[
-                HeldFor(number, share.traces, share.spans, share.bytes, _age(share.oldest))
+                HeldFor(number, share.traces, share.spans, share.bytes, _age(share.oldest, clock()))
                 for number, share in stats.replicas.items()
             ],
         )
@@ -232,9 +234,9 @@ def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Expor
     service.health.takes_parts = lambda: store.up and not store.full
 
 
-def _age(moment: UnixNano | None) -> float:
+def _age(moment: UnixNano | None, now: int) -> float:
     """In seconds; of nothing 0."""
-    return 0.0 if moment is None else max(0.0, (time.time_ns() - moment) / SECOND)
+    return 0.0 if moment is None else max(0.0, (now - moment) / SECOND)
 
 
 async def _serve(config: Config) -> int:

@@ -76,6 +76,13 @@ class Metrics:
         self.join_delay_seconds = histogram(
             "grafter_join_delay_seconds", "From a guest's first part to its release with the host.", _DELAYS
         )
+        self.wall_clock_ahead = Gauge(
+            "grafter_wall_clock_ahead_seconds",
+            "By how much this machine's clock is ahead of the time that waits run on.",
+            registry=self.registry,
+            # Of several workers: they share one machine.
+            multiprocess_mode="livemax",
+        )
         self.forgotten_traces = counter("grafter_forgotten_traces", "Memories that the limit or the time ended.")
         self.forgotten_marks = counter(
             "grafter_forgotten_marks", "Marks of webhook deliveries that the limit on their number ended."

@@ -39,11 +39,14 @@ ROOMS: dict[str, set[str]] = {
     # In front of the exporters, for metrics and logs; in front of the processor, for what memory allows.
     "forwarding": {"consumer", "errors", "telemetry"},
     "memory_limit": {"consumer", "core", "errors", "logs", "tasks"},
+    # What waits run on; kept in the store.
+    "arrival_clock": {"core", "errors", "store.base", "tasks", "telemetry"},
     "health": {"telemetry"},
     # Which components there are, and then what runs them.
     "components": KEYS | {"config", "core", "exporter", "processor", "receiver", "store"},
     "service": EDGE
     | {
+        "arrival_clock",
         "components",
         "forwarding",
         "health",

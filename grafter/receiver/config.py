@@ -1,8 +1,9 @@
 """What the configs of receivers have in common: how they are opened, and what they are opened with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from time import time_ns
 from typing import TYPE_CHECKING
 
 from grafter.config.model import Component, Model, Word
@@ -34,6 +35,8 @@ class Surroundings:
     store: "Store | None" = None
     """Knows which webhooks came before, and keeps what is to be fetched from OpenAI. Without it there is no door for
     webhooks, nothing is fetched, and there is no ``/admin/…``."""
+    clock: Callable[[], int] = time_ns
+    """What the store's waits run on, in Unix nanoseconds; never behind what the store has seen."""
     lease_seconds: float = 10.0
     """How long each piece of work in the store has one owner."""
     admin_tokens: Sequence[str] = ()

@@ -266,7 +266,7 @@ class OpenAIReceiver(ReceiverConfig):
                 *openai_http.ingest_routes(consumer, metrics, policy, tokens=ingest_tokens, tee=tee),
                 *realtime_http.event_routes(recorders.ended_by(consumer), metrics, policy, time.time_ns, tokens=tokens),
                 *realtime_http.call_routes(
-                    recorders, metrics, time.time_ns, store=store, secret=policy.redact.secret, tokens=tokens
+                    recorders, metrics, around.clock, store=store, secret=policy.redact.secret, tokens=tokens
                 ),
             ]
             if store is not None:
@@ -280,10 +280,11 @@ class OpenAIReceiver(ReceiverConfig):
                         kind=pull_kind(name),
                         default=self.default_project,
                         lease_seconds=around.lease_seconds,
+                        clock=around.clock,
                     )
                 )
                 routes += admin.admin_routes(
-                    pulls, Explainer(store, policy, time.time_ns), metrics, tokens=around.admin_tokens
+                    pulls, Explainer(store, policy, around.clock), metrics, tokens=around.admin_tokens
                 )
                 sinks = webhook_http.WebhookSinks(consumer, store, recorders if self.realtime.record else None, pulls)
                 secrets = {name: project.secrets for name, project in self.projects.items()}

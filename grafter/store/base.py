@@ -64,6 +64,11 @@ Calls
     ``put_calls`` returns, and for ``remember`` after the last one for that call; past ``remember_limit`` rows the
     oldest go first. It holds no phone number, only what ``core.calls`` makes of one.
 
+Moments
+    What ``keep_moment`` was given is known at the next opening, with the store's own clock where it has one: ``moment``
+    is the later of both. Whoever goes on from there is never behind what the store has seen, whatever the wall clock
+    of its machine says.
+
 Time is an argument, in Unix nanoseconds. Due times and leases are data. Past ``max_bytes`` of live bytes ``append``
 raises UnavailableError. Arrival numbers rise over the whole life of the store, restarts included.
 """
@@ -341,7 +346,18 @@ class HeldStore(Protocol):
         ...
 
 
-class Store(TaskStore, CallStore, HeldStore, Protocol):
+class MomentStore(Protocol):
+    """The part of a store that knows how late it is."""
+
+    moment: UnixNano
+    """The latest that was known when the store was opened."""
+
+    async def keep_moment(self, now: UnixNano) -> None:
+        """Have it known at the next opening. Raises UnavailableError."""
+        ...
+
+
+class Store(TaskStore, CallStore, HeldStore, MomentStore, Protocol):
     """See the module's docstring for every promise."""
 
     async def append(self, parts: Sequence[Part], now: UnixNano, marks: Sequence[Mark] = ()) -> None:

@@ -786,6 +786,19 @@ class DurableContract:
         async with place.open(settings) as again:
             assert all(await again.seen([f"id {n}" for n in range(200)], START))
 
+    async def test_the_moment_that_was_kept_is_not_gone_back_from(self, place: Place, settings: Settings) -> None:
+        """After a stop and after a crash; a store that knows of none, or only of an earlier one, goes by a clock."""
+        async with place.open(settings) as store:
+            first = store.moment
+            ahead = UnixNano(max(first, START) + 86_400 * SECOND)
+            await store.keep_moment(ahead)
+            place = place.crashed()
+        async with place.open(settings) as store:
+            assert store.moment == ahead
+            await store.keep_moment(UnixNano(ahead - 172_800 * SECOND))
+        async with place.open(settings) as store:
+            assert first <= store.moment < ahead
+
     async def test_arrivals_rise_over_restarts_whatever_the_clock(self, place: Place, settings: Settings) -> None:
         """A clock that was set back does not let an old claim's bound cover new parts."""
         arrivals: list[int] = []

@@ -64,6 +64,8 @@ class MetadataBatch:
     memory_batches: Sequence[MemoryBatch] = ()
     marks: Sequence[tuple[Mark, UnixNano]] = ()
     calls: Sequence[tuple[CallNote, UnixNano]] = ()
+    moment: int = 0
+    """How late it is, in Unix nanoseconds; 0: nothing to keep of that."""
 
     @classmethod
     def joined(cls, batches: Sequence["MetadataBatch"]) -> "MetadataBatch":
@@ -74,6 +76,7 @@ class MetadataBatch:
             [memories for batch in batches for memories in batch.memory_batches],
             [mark for batch in batches for mark in batch.marks],
             [call for batch in batches for call in batch.calls],
+            max([batch.moment for batch in batches], default=0),
         )
 
 
@@ -196,6 +199,8 @@ class MetadataDB:
                     self.dedupe_keys.write(batch.marks)
                 if batch.calls:
                     self.calls.write(batch.calls)
+                if batch.moment:
+                    self._writer.execute("INSERT OR REPLACE INTO setting VALUES ('moment', ?)", (batch.moment,))
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:
@@ -299,6 +304,11 @@ class MetadataDB:
         self._writer.execute("INSERT OR IGNORE INTO setting VALUES (?, ?)", (name, os.urandom(32)))
         value: bytes = self._writer.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()[0]
         return value
+
+    def moment(self) -> UnixNano:
+        """The latest that was kept; 0 where none was."""
+        row = self._reader.execute("SELECT value FROM setting WHERE name = 'moment'").fetchone()
+        return UnixNano(0 if row is None else row[0])
 
     def close(self) -> None:
         self._reader.close()

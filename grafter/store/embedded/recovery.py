@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from grafter.core.model import Key
+from grafter.core.model import Key, UnixNano
 from grafter.store import records
 from grafter.store.embedded.compaction import Counts
 from grafter.store.embedded.index import Index
@@ -29,7 +29,7 @@ class Recovery:
         index: Index,
         writer: Writer,
         counts: Counts,
-        clock: Callable[[], int],
+        now: UnixNano,
         *,
         ended: Callable[[], None],
     ) -> None:
@@ -42,7 +42,7 @@ class Recovery:
         self._index = index
         self._writer = writer
         self._counts = counts
-        self._clock = clock
+        self._now = now
         self._ended = ended
 
     @property
@@ -75,7 +75,7 @@ class Recovery:
                 except RecordError as error:
                     damage.records += 1
                     _LOG.error("a record in %s cannot be read: %s", segment.path.name, error)
-        older.links.recall(self._clock())
+        older.links.recall(self._now)
         older.due_queue.refill(older.table.entries)
         return damage
 
@@ -98,7 +98,7 @@ class Recovery:
         index = self._index
         guests = index.absorb(older)
         self._older, self._segments = None, []
-        for key, host in index.links.stray_guests(guests, self._clock()):
+        for key, host in index.links.stray_guests(guests, self._now):
             index.table.begin_write(key)
             self._move_stray(key, index.placement.move_all(key, host))
         self._ended()

@@ -145,6 +145,8 @@ class EmbeddedStore(TaskMethods):
         self._index = index
         self._pending = 0
         self._ready = asyncio.Event()
+        self.moment = UnixNano(0)
+        """See ``MomentStore``."""
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="grafter-store-read") if files.log is not None else None
         self._recent = recent
         self._part_reader = PartReader(self._index.table, files.log, self._recent, self._pool)
@@ -161,9 +163,10 @@ class EmbeddedStore(TaskMethods):
 
     def start(self, older: Index, clock: Callable[[], int]) -> None:
         """Begin the threads; called by ``opened``. ``older`` is empty, and filled with what was held before."""
+        self.moment = UnixNano(max(clock(), self._metadata.moment()))
         if self._log is not None and self._pool is not None and self._log.segments:
             self._recovery = Recovery(
-                self._log, older, self._index, self._writer, self.counts, clock, ended=self._open_for_claims
+                self._log, older, self._index, self._writer, self.counts, self.moment, ended=self._open_for_claims
             )
             self._recovering = self._loop.create_task(self._recovery.run(self._pool), name="store.recovery")
         self._writer.start()
@@ -219,6 +222,9 @@ class EmbeddedStore(TaskMethods):
         if marks:
             # Only now, in a commit of their own: a mark without its parts would make a repeat lose them.
             await self._keep(MetadataBatch(marks=[(mark, now) for mark in marks]))
+
+    async def keep_moment(self, now: UnixNano) -> None:
+        await self._keep(MetadataBatch(moment=now))
 
     async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
         return await self._ask("marks", lambda: self._metadata.dedupe_keys.seen(ids, now))

@@ -48,6 +48,10 @@ MEMORY = Struct("<BBd")
 """Before a memory: version, whether it names a host, since when; then the host and the blob."""
 
 GUEST = 0x80
+FIXED = b"fixed"
+"""A hash, in the bucket of the dead letters: what was fixed at the first start of a prefix, and ``MOMENT``."""
+MOMENT = "moment"
+"""How late it was when a process last looked, in Unix nanoseconds."""
 
 _LRANGE = b"*4\r\n$6\r\nLRANGE\r\n"
 _FROM_FIRST = b"\r\n$1\r\n0\r\n"

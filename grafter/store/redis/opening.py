@@ -7,7 +7,8 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from grafter.core.policy import Waits
+from grafter.core.model import UnixNano
+from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
 from grafter.store.base import StoreError
 from grafter.store.redis import address as addresses
@@ -15,7 +16,7 @@ from grafter.store.redis.connection import Command
 from grafter.store.redis.dead_letters import BUCKET, KEPT_MS
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.errors import RefusedError
-from grafter.store.redis.layout import BUCKETS, FORMAT, Layout
+from grafter.store.redis.layout import BUCKETS, FIXED, FORMAT, MOMENT, Layout
 from grafter.store.redis.replicas import LEAST_LEASE_SECONDS, Replicas
 from grafter.store.redis.scripts import Scripts
 from grafter.store.redis.server import Server
@@ -79,8 +80,8 @@ async def opened(
     )
     replicas = Replicas(engine, replica or os.urandom(8), least_lease_seconds)
     try:
-        secret = await _started(engine, replicas, address, start_seconds)
-        store = RedisStore(engine, replicas, letter_bytes, secret)
+        secret, moment = await _started(engine, replicas, address, start_seconds)
+        store = RedisStore(engine, replicas, letter_bytes, secret, moment)
         async with task_group() as tasks:
             upkeep = tasks.create_task(Upkeep(engine, replicas, upkeep_seconds).run(), name="store.upkeep")
             try:
@@ -94,8 +95,11 @@ async def opened(
         await servers.close()
 
 
-async def _started(engine: Engine, replicas: Replicas, address: addresses.Address, seconds: float) -> bytes:
-    """Wait for Redis, see that it may be used, find what is fixed for the prefix and enter there; the secret."""
+async def _started(
+    engine: Engine, replicas: Replicas, address: addresses.Address, seconds: float
+) -> tuple[bytes, UnixNano]:
+    """Wait for Redis, see that it may be used, find what is fixed for the prefix and enter there; the secret, and the
+    moment that it is: Redis' own, or a later one that was kept."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     warned = False
@@ -104,9 +108,9 @@ async def _started(engine: Engine, replicas: Replicas, address: addresses.Addres
             await engine.topology.start()
             for server in engine.topology.servers():
                 await check(server, address)
-            secret = await _fixed(engine)
+            secret, moment = await _fixed(engine)
             await replicas.start()
-            return secret
+            return secret, moment
         except UnavailableError as error:
             if loop.time() >= until or isinstance(error, RefusedError):
                 raise StoreError(f"{error}; check extensions.store.redis.url") from error
@@ -136,20 +140,22 @@ async def check(server: Server, address: addresses.Address) -> None:
         )
 
 
-async def _fixed(engine: Engine) -> bytes:
-    name = engine.layout.tags[BUCKET] + b"fixed"
+async def _fixed(engine: Engine) -> tuple[bytes, UnixNano]:
+    name = engine.layout.tags[BUCKET] + FIXED
     commands: list[Command] = [
         ("HSETNX", name, "format", FORMAT),
         ("HSETNX", name, "buckets", BUCKETS),
         ("HSETNX", name, "secret", os.urandom(32)),
         ("PEXPIRE", name, KEPT_MS),
-        ("HMGET", name, "format", "buckets", "secret"),
+        ("HMGET", name, "format", "buckets", "secret", MOMENT),
+        ("TIME",),
     ]
-    *_, found = await engine.commands([(BUCKET, command) for command in commands])
-    form, buckets, secret = found
+    *_, found, time = await engine.commands([(BUCKET, command) for command in commands])
+    form, buckets, secret, kept = found
     if int(form) != FORMAT or int(buckets) != BUCKETS:
         raise StoreError(
             f"what is held under this prefix has format {int(form)} with {int(buckets)} buckets, this version knows"
             f" {FORMAT} with {BUCKETS}; set another extensions.store.redis.prefix"
         )
-    return bytes(secret)
+    seconds, microseconds = map(int, time)
+    return bytes(secret), UnixNano(max(seconds * SECOND + microseconds * 1000, int(kept or 0)))

@@ -32,10 +32,10 @@ from grafter.store.base import (
 from grafter.store.records import RecordError
 from grafter.store.redis.calls import Calls
 from grafter.store.redis.claims import ClaimTable
-from grafter.store.redis.dead_letters import DeadLetters
+from grafter.store.redis.dead_letters import BUCKET, DeadLetters
 from grafter.store.redis.dedupe_keys import DedupeKeys
 from grafter.store.redis.engine import Engine
-from grafter.store.redis.layout import Head, bucket_of, guest_states
+from grafter.store.redis.layout import FIXED, MOMENT, Head, bucket_of, guest_states
 from grafter.store.redis.placement import Placement
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.settling import Settling
@@ -48,8 +48,10 @@ _REMEMBERED_SECONDS = 10.0
 class RedisStore:
     """Made by ``opening.opened``."""
 
-    def __init__(self, engine: Engine, replicas: Replicas, letter_bytes: int, secret: bytes) -> None:
+    def __init__(self, engine: Engine, replicas: Replicas, letter_bytes: int, secret: bytes, moment: UnixNano) -> None:
         self.engine = engine
+        self.moment = moment
+        """See ``MomentStore``: by Redis' clock, so that all replicas go by one."""
         self.replicas = replicas
         self.stopping = False
         self._refused: tuple[float, str] | None = None
@@ -118,6 +120,9 @@ class RedisStore:
             self._refused = asyncio.get_running_loop().time(), str(error)
             raise
         self._refused = None
+
+    async def keep_moment(self, now: UnixNano) -> None:
+        await self.engine.commands([(BUCKET, ("HSET", self.engine.layout.tags[BUCKET] + FIXED, MOMENT, now))])
 
     async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
         return await self._dedupe_keys.seen(ids, now)

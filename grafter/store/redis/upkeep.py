@@ -11,7 +11,7 @@ from grafter.errors import UnavailableError
 from grafter.store.redis.connection import Command
 from grafter.store.redis.dead_letters import BUCKET, KEPT_MS
 from grafter.store.redis.engine import Engine
-from grafter.store.redis.layout import BUCKETS
+from grafter.store.redis.layout import BUCKETS, FIXED
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.scripts import RUBBISH_MS
 
@@ -56,7 +56,7 @@ class Upkeep:
             for name in (*_LISTS, *self._began())
         ]
         commands += [
-            (BUCKET, ("PEXPIRE", tags[BUCKET] + name, KEPT_MS)) for name in (b"fixed", b"letters", b"letters:bytes")
+            (BUCKET, ("PEXPIRE", tags[BUCKET] + name, KEPT_MS)) for name in (FIXED, b"letters", b"letters:bytes")
         ]
         await self._engine.commands(commands)
 

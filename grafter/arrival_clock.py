@@ -1,0 +1,97 @@
+"""The clock that waits, leases and memories run on: Unix nanoseconds that never go back.
+
+It starts at the wall clock's moment, or at the last one that the store has seen where that is later, and goes on with
+a steady clock that no correction of the wall clock moves. So a wall clock that jumps, while the process runs or between
+two, neither holds traces back nor lets them go early.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from grafter.core.model import UnixNano
+from grafter.errors import UnavailableError
+from grafter.store.base import MomentStore
+from grafter.tasks import task_group
+from grafter.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+_SECOND = 1_000_000_000
+# Less is what a clock is set right by as a matter of course, or what lies between two machines.
+_JUMP = 2 * _SECOND
+_WATCH_SECONDS = 1.0
+_KEEP_EVERY = 5
+"""The moment is kept each time that the clocks were compared so often."""
+
+
+def steady_ns() -> int:
+    """Nanoseconds of a clock that goes on while the machine sleeps, and is never set."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class ArrivalClock:
+    """Called, it gives the moment. It begins at ``start``; ``wall`` is what it is compared with."""
+
+    def __init__(
+        self, start: int, wall: Callable[[], int] = time.time_ns, steady: Callable[[], int] = steady_ns
+    ) -> None:
+        self._steady = steady
+        self._wall = wall
+        self._base = start - steady()
+        self._ahead = 0
+
+    def __call__(self) -> int:
+        return self._base + self._steady()
+
+    def compare(self) -> float:
+        """Seconds that the wall clock is ahead of this one; says so in the log where that has changed by a jump."""
+        ahead = self._wall() - self()
+        if abs(ahead - self._ahead) > _JUMP:
+            logger.warning(
+                "the wall clock is %.1f s %s the time that waits run on, %s before; waits, leases and what is "
+                "remembered go on undisturbed",
+                abs(ahead) / _SECOND,
+                "ahead of" if ahead > 0 else "behind",
+                f"{self._ahead / _SECOND:+.1f} s",
+            )
+            self._ahead = ahead
+        return ahead / _SECOND
+
+
+@asynccontextmanager
+async def keeping_time(
+    store: MomentStore, metrics: Metrics, watch_seconds: float = _WATCH_SECONDS
+) -> AsyncIterator[ArrivalClock]:
+    """The clock of a store: later than all that the store has seen, but for the last seconds before a crash.
+
+    It is compared with the wall clock, and kept in the store, until left.
+    """
+    clock = ArrivalClock(store.moment)
+
+    async def watch() -> None:
+        rounds = 0
+        while True:
+            metrics.wall_clock_ahead.set(clock.compare())
+            if rounds % _KEEP_EVERY == 0:
+                await _keep(store, clock)
+            rounds += 1
+            await asyncio.sleep(watch_seconds)
+
+    async with task_group() as tasks:
+        watching = tasks.create_task(watch(), name="arrival_clock.watch")
+        try:
+            yield clock
+        finally:
+            watching.cancel()
+            await _keep(store, clock)
+
+
+async def _keep(store: MomentStore, clock: ArrivalClock) -> None:
+    try:
+        await store.keep_moment(UnixNano(clock()))
+    except UnavailableError as error:
+        # The next time does; a store that is away says so itself.
+        logger.debug("the time could not be kept: %s", error)
