@@ -80,6 +80,22 @@ class Reserve:
         return found.f_bavail * found.f_frsize
 
 
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """The directory is this process's own while the file is locked, and there."""
+
+    path: Path
+    fd: int
+
+    def is_there(self) -> bool:
+        """False: the directory was removed or replaced. What is written into its files now is gone with the process."""
+        try:
+            found = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        return os.path.samestat(found, os.fstat(self.fd))
+
+
 @dataclass(slots=True)
 class Files:
     """What is open; without a directory the metadata and the tasks alone."""
@@ -88,7 +104,7 @@ class Files:
     tasks: TaskTable
     log: SegmentLog | None = None
     reserve: Reserve | None = None
-    lock: int = -1
+    lock: Lock | None = None
 
     def close(self) -> None:
         """Close all of it; the lock last."""
@@ -96,8 +112,8 @@ class Files:
         self.metadata.close()
         if self.log is not None:
             self.log.close()
-        if self.lock >= 0:
-            os.close(self.lock)
+        if self.lock is not None:
+            os.close(self.lock.fd)
 
 
 def open_files(
@@ -132,7 +148,7 @@ def open_files(
         if isinstance(error, OSError | sqlite3.Error) and not isinstance(error, StoreError):
             raise StoreError(f"cannot read the store in {directory}: {error}") from error
         raise
-    return Files(database, task_table, log, Reserve(directory), lock)
+    return Files(database, task_table, log, Reserve(directory), Lock(directory / "lock", lock))
 
 
 def _refuse_if_shared(directory: Path) -> None:

@@ -52,7 +52,7 @@ from grafter.store.embedded.part_reader import RECENT_BYTES, PartReader, RecentR
 from grafter.store.embedded.recovery import Recovery
 from grafter.store.embedded.settling import Settling
 from grafter.store.embedded.tasks import TaskMethods, TaskTable
-from grafter.store.embedded.writer import Place, Writer
+from grafter.store.embedded.writer import DIRECTORY_GONE, Place, Writer
 from grafter.store.records import RecordType
 
 _T = TypeVar("_T")
@@ -153,7 +153,12 @@ class EmbeddedStore(TaskMethods):
         self._compactor: Compactor | None = None
         self._full = False
         self._writer = Writer(
-            files.log, files.metadata, files.reserve, interval=fsync_interval, committed=self._give_up_space
+            files.log,
+            files.metadata,
+            files.reserve,
+            files.lock,
+            interval=fsync_interval,
+            committed=self._give_up_space,
         )
         self._settling = Settling(self._index, self._writer, logged=files.log is not None)
         self._recovery: Recovery | None = None
@@ -187,8 +192,13 @@ class EmbeddedStore(TaskMethods):
 
     @property
     def up(self) -> bool:
-        """False from a failed write until one works."""
-        return self._writer.up
+        """False from a failed write until one works, and while the directory is gone."""
+        return self._writer.up and not self._writer.gone
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong beyond ``up`` and ``full``, for people; empty when nothing is."""
+        return DIRECTORY_GONE if self._writer.gone else ""
 
     @property
     def full(self) -> bool:
@@ -261,6 +271,8 @@ class EmbeddedStore(TaskMethods):
     def _admit(self, size: int) -> None:
         if self._writer.stopping:
             raise UnavailableError("the store is stopping", reason="stopping")
+        if self._writer.gone:
+            raise UnavailableError(f"the store cannot write: {DIRECTORY_GONE}", retry_after=5.0, reason="store_down")
         if self._writer.short:
             raise UnavailableError("the disk is full", retry_after=5.0, reason="disk_full")
         held = self._index.table.bytes + self._pending

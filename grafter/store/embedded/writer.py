@@ -11,6 +11,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.embedded.directory import Reserve
+from grafter.store.embedded.directory import Lock, Reserve
 from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.records import RecordError, RecordType
@@ -58,8 +59,10 @@ def nothing() -> None:
     """For an op that took nothing for granted."""
 
 
-# How long a store that cannot write waits for somebody before it tries by itself.
+# How long a store that cannot write waits for somebody before it tries by itself; and how long a directory that is gone
+# may go unseen.
 _PROBE_SECONDS = 1.0
+DIRECTORY_GONE = "its directory was removed or replaced"
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
 
 
@@ -71,15 +74,19 @@ class Writer:
         log: SegmentLog | None,
         metadata: MetadataDB,
         reserve: Reserve | None,
+        lock: Lock | None = None,
         *,
         interval: float | None,
         committed: Callable[[], None],
     ) -> None:
-        """``interval``: seconds after which what was written is brought to the disk; None: before an op is answered.
-        ``committed`` is called on the loop after each group that was applied.
+        """``lock``: without it nobody looks whether the directory is still there. ``interval``: seconds after which what
+        was written is brought to the disk; None: before an op is answered. ``committed`` is called on the loop after each group that was applied.
         """
         self.up = True
         """False from a failed write until one works."""
+        self.gone = False
+        """The directory was removed or replaced: parts would be written where nobody finds them. What is held still
+        leaves, by the files that are open."""
         self.stopping = False
         self.applied = log.newest + 1 if log is not None else 0
         """Every record of a segment below this one is applied."""
@@ -88,6 +95,8 @@ class Writer:
         self._reserve = reserve
         self.short = False
         """The disk was full, and what is free since then is for draining."""
+        self._lock = lock
+        self._looked = 0.0
         self._interval = interval
         self._committed_to = committed
         self._loop = asyncio.get_running_loop()
@@ -160,9 +169,11 @@ class Writer:
         stop = False
         while not stop:
             try:
-                ops = self._inbox.get(timeout=None if self.up and not self.short else _PROBE_SECONDS)
+                ops = self._inbox.get(timeout=_PROBE_SECONDS)
             except queue.Empty:
-                self._probe()
+                self._look()
+                if not self.up or self.short:
+                    self._probe()
                 continue
             if ops is None:
                 return
@@ -172,6 +183,7 @@ class Writer:
                     stop = True
                     break
                 ops += more
+            self._look()
             self._reopen()
             for group in _groups(ops):
                 try:
@@ -181,6 +193,23 @@ class Writer:
                     for op in group:
                         op.error = op.error or error
                 self._loop.call_soon_threadsafe(self._committed, group)
+
+    def _look(self) -> None:
+        """See, once a second, that the directory is still there."""
+        now = time.monotonic()
+        if self._lock is None or now - self._looked < _PROBE_SECONDS:
+            return
+        self._looked = now
+        gone = not self._lock.is_there()
+        if gone and not self.gone:
+            _LOG.error(
+                "the store directory %s was removed or replaced; parts are refused, what is held goes on leaving and "
+                "ends with this process. Put it back, or start anew",
+                self._lock.path.parent,
+            )
+        elif self.gone and not gone:
+            _LOG.info("the store directory is there again; parts are taken")
+        self.gone = gone
 
     def _probe(self) -> None:
         """Find out whether writing works again, for nobody may come while it is known not to."""
@@ -223,6 +252,11 @@ class Writer:
                 except (OSError, RecordError) as error:
                     op.error = error
         writing = [op for op in group if op.error is None and op.rows]
+        if self.gone:
+            for op in writing:
+                if any(kind is RecordType.PARTS for kind, _ in op.rows):
+                    op.error = OSError(errno.ENOENT, DIRECTORY_GONE)
+            writing = [op for op in writing if op.error is None]
         if writing:
             try:
                 self._log_rows(writing)
