@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grafter.store.base import StoreError
+from grafter.store.embedded.damage import put_aside_if_damaged
 from grafter.store.embedded.metadata_db import MetadataDB
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.embedded.tasks import TaskTable
@@ -106,6 +107,11 @@ class Files:
     reserve: Reserve | None = None
     lock: Lock | None = None
 
+    def renew(self) -> None:
+        """Put a damaged metadata file aside and go on with a new one; on the writer's thread. Raises OSError."""
+        with self.tasks.elsewhere():
+            self.metadata.renew()
+
     def close(self) -> None:
         """Close all of it; the lock last."""
         self.tasks.close()
@@ -140,9 +146,11 @@ def open_files(
         _take(lock, directory)
         log = SegmentLog.opened(directory, segment_bytes)
         undo.callback(log.close)
-        database = metadata(directory / "ledger.sqlite")
+        ledger = directory / "ledger.sqlite"
+        put_aside_if_damaged(ledger)
+        database = metadata(ledger)
         undo.callback(database.close)
-        task_table = tasks(directory / "ledger.sqlite", database)
+        task_table = tasks(ledger, database)
     except BaseException as error:
         undo.close()
         if isinstance(error, OSError | sqlite3.Error) and not isinstance(error, StoreError):

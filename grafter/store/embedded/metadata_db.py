@@ -23,6 +23,7 @@ from struct import Struct
 from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, UnixNano
 from grafter.store.base import DEDUPE_KEYS_LIMIT, DeadLetter, Memory, StoreError
+from grafter.store.embedded.damage import put_aside_if_damaged
 from grafter.store.embedded.lookup_tables import CallTable, DedupeKeys
 from grafter.store.records import padded
 
@@ -109,16 +110,21 @@ class MetadataDB:
         self._emptied = 0
         """Rows up to this id hold nothing that is still remembered, and are to be deleted."""
         self._dead_letter_bytes = 0
+        self._mark_limit = mark_limit
         # Readers share one connection; a commit must not show half done, so it has one of its own.
         self._lock = threading.Lock()
         self.writing = threading.Lock()
         """Held by whoever writes into the file: SQLite lets one wait for another too, but not in turns."""
         self.forgotten = 0
         """Memories that the limit or the time ended, since the start."""
+        self._open()
+
+    def _open(self) -> None:
+        path, remember, remember_limit = self._path, self._remember, self._remember_limit
         try:
             self._writer = _connected(path)
             self._reader = self._writer if path is None else _connected(path)
-            self.dedupe_keys = DedupeKeys(self._writer, self._reader, self._lock, mark_limit)
+            self.dedupe_keys = DedupeKeys(self._writer, self._reader, self._lock, self._mark_limit)
             self.calls = CallTable(self._writer, self._reader, self._lock, remember, max(1, remember_limit))
             self._dead_letter_bytes = self._writer.execute(
                 "SELECT coalesce(sum(length(payload)), 0) FROM letter"
@@ -126,8 +132,9 @@ class MetadataDB:
             for number, at, keys in self._reader.execute("SELECT id, at, keys FROM memory ORDER BY id"):
                 self._found(number, at, [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)])
             # A row goes when all of it is forgotten, so the oldest one may still hold some that the limit ended.
+            forgotten = self.forgotten
             self._forget(None)
-            self.forgotten = 0
+            self.forgotten = forgotten
         except sqlite3.Error as error:
             raise StoreError(f"cannot use {path}: {error}; check its permissions and the space on the disk") from error
 
@@ -304,6 +311,18 @@ class MetadataDB:
         self._writer.execute("INSERT OR IGNORE INTO setting VALUES (?, ?)", (name, os.urandom(32)))
         value: bytes = self._writer.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()[0]
         return value
+
+    def renew(self) -> None:
+        """Open the file anew; a damaged one is put aside first, and what is readable of it kept. On the writer's
+        thread. Raises OSError."""
+        assert self._path is not None
+        with self.writing, self._lock:
+            self.close()
+            self._row_of.clear()
+            self._rows.clear()
+            self._emptied = 0
+            put_aside_if_damaged(self._path)
+            self._open()
 
     def moment(self) -> UnixNano:
         """The latest that was kept; 0 where none was."""

@@ -45,6 +45,7 @@ from grafter.store.base import (
     StoredPart,
 )
 from grafter.store.embedded.compaction import Compactor, Counts
+from grafter.store.embedded.damage import is_damage
 from grafter.store.embedded.directory import Files, open_files
 from grafter.store.embedded.index import Index
 from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
@@ -52,7 +53,7 @@ from grafter.store.embedded.part_reader import RECENT_BYTES, PartReader, RecentR
 from grafter.store.embedded.recovery import Recovery
 from grafter.store.embedded.settling import Settling
 from grafter.store.embedded.tasks import TaskMethods, TaskTable
-from grafter.store.embedded.writer import DIRECTORY_GONE, Place, Writer
+from grafter.store.embedded.writer import DIRECTORY_GONE, Place, Row, Writer
 from grafter.store.records import RecordType
 
 _T = TypeVar("_T")
@@ -135,7 +136,7 @@ class EmbeddedStore(TaskMethods):
         self, files: Files, index: Index, recent: RecentRecords, *, max_bytes: int, fsync_interval: float | None
     ) -> None:
         """``fsync_interval`` in seconds; None: what was written is on the disk before append returns."""
-        super().__init__(files.tasks)
+        super().__init__(files.tasks, self._mend)
         self.counts = Counts()
         self._files = files
         self._log = files.log
@@ -153,10 +154,7 @@ class EmbeddedStore(TaskMethods):
         self._compactor: Compactor | None = None
         self._full = False
         self._writer = Writer(
-            files.log,
-            files.metadata,
-            files.reserve,
-            files.lock,
+            files,
             interval=fsync_interval,
             committed=self._give_up_space,
         )
@@ -360,10 +358,27 @@ class EmbeddedStore(TaskMethods):
 
     async def _ask(self, what: str, query: Callable[[], _T]) -> _T:
         """What the metadata says, asked on a thread where it is a file. Raises UnavailableError."""
+        if self._pool is None:
+            return query()
         try:
-            return query() if self._pool is None else await self._loop.run_in_executor(self._pool, query)
+            try:
+                return await self._loop.run_in_executor(self._pool, query)
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                await self._mend()
+                return await self._loop.run_in_executor(self._pool, query)
         except sqlite3.Error as error:
             raise UnavailableError(f"{what} could not be read: {error}", reason="store_down") from error
+
+    async def _mend(self) -> None:
+        """Have the writer replace a damaged metadata file. Raises UnavailableError."""
+
+        def renew() -> Sequence[Row]:
+            self._files.renew()
+            return ()
+
+        await self._writer.submit([], lambda _: None, prepare=renew).future
 
     def _give_up_space(self) -> None:
         if self._compactor is not None:

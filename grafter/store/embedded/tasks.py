@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TypeVar
 from grafter.core.model import UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import TASK_BYTES, TASK_NAME_CHARACTERS, TASKS_LIMIT, StoreError, Task, TaskThen
+from grafter.store.embedded.damage import is_damage
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -52,12 +53,17 @@ class TaskTable:
 
         ``lease`` in nanoseconds; ``writing`` is held by whoever writes into the file.
         """
+        self._path = path
         self._lease = lease
         self._file = writing
         self._lock = threading.Lock()
         self._leases: dict[tuple[str, str], _Lease] = {}
         # A task of an earlier process must never fit: tokens start anywhere.
         self._token = int.from_bytes(os.urandom(6), "little") << 16
+        self._open()
+
+    def _open(self) -> None:
+        path = self._path
         try:
             self._table = sqlite3.connect(
                 path or ":memory:", isolation_level=None, check_same_thread=False, timeout=5.0
@@ -149,6 +155,16 @@ class TaskTable:
                 if lease is not None:
                     lease.until = now + self._lease
 
+    @contextlib.contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """The file is replaced inside: nobody asks meanwhile, and then the new one is asked. Raises StoreError."""
+        with self._lock:
+            self._table.close()
+            try:
+                yield
+            finally:
+                self._open()
+
     def close(self) -> None:
         """Give the file back; leases end, tasks stay."""
         with self._lock:
@@ -181,8 +197,10 @@ class TaskTable:
 class TaskMethods:
     """The methods of a TaskStore, on a thread of their own."""
 
-    def __init__(self, tasks: TaskTable) -> None:
+    def __init__(self, tasks: TaskTable, mend: Callable[[], Awaitable[None]]) -> None:
+        """``mend``: has a damaged file replaced. Raises UnavailableError."""
         self._task_book = tasks
+        self._mend_tasks = mend
         self._task_thread = ThreadPoolExecutor(1, thread_name_prefix="grafter-store-tasks")
 
     async def put_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
@@ -210,8 +228,15 @@ class TaskMethods:
         await asyncio.to_thread(self._task_thread.shutdown)
 
     async def _on_thread(self, work: Callable[[], _T]) -> _T:
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._task_thread, work)
+            try:
+                return await loop.run_in_executor(self._task_thread, work)
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                await self._mend_tasks()
+                return await loop.run_in_executor(self._task_thread, work)
         except sqlite3.Error as error:
             _LOG.warning("the store's tasks could not be read or written: %s", error)
             raise UnavailableError(f"tasks could not be read or written: {error}", reason="store_down") from error

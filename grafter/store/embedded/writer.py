@@ -19,9 +19,9 @@ from typing import Any, Generic, TypeVar
 
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.embedded.directory import Lock, Reserve
-from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
-from grafter.store.embedded.segments import SegmentLog
+from grafter.store.embedded.damage import is_damage
+from grafter.store.embedded.directory import Files
+from grafter.store.embedded.metadata_db import MetadataBatch
 from grafter.store.records import RecordError, RecordType
 
 _LOG = logging.getLogger(__name__)
@@ -71,17 +71,16 @@ class Writer:
 
     def __init__(
         self,
-        log: SegmentLog | None,
-        metadata: MetadataDB,
-        reserve: Reserve | None,
-        lock: Lock | None = None,
+        files: Files,
         *,
         interval: float | None,
         committed: Callable[[], None],
     ) -> None:
-        """``lock``: without it nobody looks whether the directory is still there. ``interval``: seconds after which what
-        was written is brought to the disk; None: before an op is answered. ``committed`` is called on the loop after each group that was applied.
+        """``interval``: seconds after which what was written is brought to the disk; None: before an op is answered.
+        ``committed`` is called on the loop after each group that was applied.
         """
+        log = files.log
+        self._files = files
         self.up = True
         """False from a failed write until one works."""
         self.gone = False
@@ -91,11 +90,11 @@ class Writer:
         self.applied = log.newest + 1 if log is not None else 0
         """Every record of a segment below this one is applied."""
         self._log = log
-        self._metadata = metadata
-        self._reserve = reserve
+        self._metadata = files.metadata
+        self._reserve = files.reserve
         self.short = False
         """The disk was full, and what is free since then is for draining."""
-        self._lock = lock
+        self._lock = files.lock
         self._looked = 0.0
         self._interval = interval
         self._committed_to = committed
@@ -306,16 +305,25 @@ class Writer:
         try:
             try:
                 pushed_out = self._metadata.commit(batch)
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode not in _FULL or not self._made_room(OSError(errno.ENOSPC, "")):
+            except sqlite3.DatabaseError as error:
+                if not self._mended(error):
                     raise
                 pushed_out = self._metadata.commit(batch)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             _LOG.warning("the store could not write its ledger: %s", error)
             for op, _ in keeping:
                 op.error = error
         else:
             keeping[0][0].pushed_out = pushed_out
+
+    def _mended(self, error: sqlite3.DatabaseError) -> bool:
+        """Whether it is worth trying again. Raises OSError and sqlite3.Error."""
+        if error.sqlite_errorcode in _FULL:
+            return self._made_room(OSError(errno.ENOSPC, ""))
+        if not is_damage(error):
+            return False
+        self._files.renew()
+        return True
 
     def _made_room(self, error: OSError) -> bool:
         """The disk is full: no more parts are taken, and what drains the store may try once more."""
