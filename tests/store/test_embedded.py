@@ -23,7 +23,8 @@ from grafter.store import records
 from grafter.store.base import DeadLetter, Memory, Outcome, PlainSettlement, Settlement, StoreError
 from grafter.store.embedded import index
 from grafter.store.embedded import store as embedded
-from grafter.store.embedded.segments import HEADER_BYTES, SegmentLog
+from grafter.store.embedded.segment_file import HEADER_BYTES
+from grafter.store.embedded.segments import SegmentLog
 from grafter.store.embedded.store import EmbeddedStore
 from tests.store.contract import (
     HOST,

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grafter.store.base import StoreError
-from grafter.store.embedded.segments import HEADER_BYTES, Damage, SegmentLog
+from grafter.store.embedded.segment_file import HEADER_BYTES, START
+from grafter.store.embedded.segments import Damage, SegmentLog
 
 
 @contextmanager
@@ -238,15 +239,60 @@ def test_a_segment_of_which_only_the_name_was_made_is_forgotten(tmp_path: Path) 
         assert write(log, b"y")[0][0] == 2
 
 
-def test_a_damaged_header_loses_that_segment_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The file is left for a person to look at, said with ERROR, and its number is not used again."""
-    with log_in(tmp_path, 10) as log:
-        for body in (b"a" * 20, b"b" * 20, b"c" * 20):
-            write(log, body)
-    path = sorted(tmp_path.iterdir())[1]
+def damaged(path: Path, start: int, length: int) -> None:
     raw = bytearray(path.read_bytes())
-    raw[20] ^= 1
+    raw[start : start + length] = bytes(byte ^ 0x5A for byte in raw[start : start + length])
     path.write_bytes(raw)
-    assert read_all(tmp_path)[0] == [b"a" * 20, b"c" * 20]
+
+
+@pytest.mark.parametrize(("length", "lost"), [(1, 0), (24, 0), (40, 1), (80, 2)])
+def test_a_damaged_header_costs_the_records_that_are_damaged_too(
+    tmp_path: Path, length: int, lost: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the first record that is whole all are read, said with ERROR; new arrival numbers are above all old ones,
+    and the file is kept when the segment is given up."""
+    bodies = [b"%d" % n * 20 for n in range(5)]
+    with log_in(tmp_path, 10) as log:
+        write(log, b"before")
+        write(log, *bodies)
+        write(log, b"after")
+        arrival = log.arrival
+    path = sorted(tmp_path.iterdir())[1]
+    damaged(path, 20, length)
+    assert read_all(tmp_path)[0] == [b"before", *bodies[lost:], b"after"]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+    with log_in(tmp_path) as log:
+        assert log.arrival > arrival
+        log.discard(2)
+    assert path.with_name(path.name + ".damaged").exists()
+
+
+def test_a_forged_record_is_not_believed_where_the_header_is_lost(tmp_path: Path) -> None:
+    """What somebody sent looks like a record of another salt: the first real record decides."""
+    (tmp_path / "elsewhere").mkdir()
+    with log_in(tmp_path / "elsewhere") as other:
+        write(other, b"forged" * 10)
+    (path,) = (tmp_path / "elsewhere").iterdir()
+    forged = path.read_bytes()[START:]
+    place = tmp_path / "store"
+    place.mkdir()
+    with log_in(place) as log:
+        write(log, b"first", b"payload" + forged, b"last")
+    (path,) = place.iterdir()
+    damaged(path, 0, START + HEADER_BYTES)
+    assert read_all(place)[0] == [b"payload" + forged, b"last"]
+
+
+def test_a_header_without_a_readable_record_is_left_for_a_person(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said with ERROR; its number is not used again."""
+    with log_in(tmp_path) as log:
+        write(log, b"a" * 20)
+    (path,) = tmp_path.iterdir()
+    damaged(path, 0, 1000)
+    assert read_all(tmp_path)[0] == []
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    with log_in(tmp_path) as log:
+        assert write(log, b"b")[0][0] == 2
     assert path.exists()

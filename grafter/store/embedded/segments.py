@@ -9,6 +9,7 @@ What ``write`` returned for is in the file. What it raised for is not: the file 
 fails the next segment's header says where this one ends.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -17,32 +18,38 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from struct import Struct
 from typing import NamedTuple
 
 from isal import isal_zlib
 
 from grafter.store.base import StoreError
+from grafter.store.embedded.segment_file import (
+    CRC,
+    HEADER_BYTES,
+    MARK,
+    OPEN,
+    RECORD,
+    SEGMENT,
+    START,
+    Window,
+    next_mark,
+    parse,
+    salt_of,
+)
 
 _LOG = logging.getLogger(__name__)
 
 FORMAT = 1
+# No version will ever write so high a one: it is damage.
+_NO_FORMAT = 1000
 _MAGIC = b"graftlog"
-_SEGMENT = Struct("<8sHHIQQQ")
-"""magic, format, 0, number, arrival, salt, where the segment before it ends (_OPEN: not known)."""
-_CRC = Struct("<I")
-_START = _SEGMENT.size + _CRC.size
-_OPEN = 2**64 - 1
-_MARK = b"\xf7rec"
-_RECORD = Struct("<4sBBHII")
-"""mark, type, version, 0, length and checksum of the body."""
-HEADER_BYTES = _RECORD.size + _CRC.size
 _NAME = re.compile(r"segment-(\d{8,})\.log")
-# A read that runs over a gap this wide costs no more than a second system call.
-_WINDOW = 1 << 20
 # IOV_MAX is 1024 on Linux.
 _VECTORS = 1000
 _LARGE = 1024
+
+# Above all arrival numbers that a store of which no other segment can be read may have given.
+_UNKNOWN = 1 << 61
 
 # A segment is given up whole, and never the current one; on a full disk even this much is worth another.
 _WORTH_ROTATING = 64 << 10
@@ -71,6 +78,8 @@ class Segment:
     """An arrival number from which, and within 2**40 of which, all of its records are numbered."""
     ended: bool = False
     """Its writer said where it ends, so that whatever is unreadable before that was once good."""
+    damaged: bool = False
+    """Its header is; the file is kept when the segment is given up."""
     readers: int = 0
     gone: bool = False
 
@@ -98,7 +107,7 @@ class SegmentLog:
     """Written into the header of the next segment."""
     _number: int = 0
     _current: Segment | None = None
-    _previous_end: int = _OPEN
+    _previous_end: int = OPEN
     _bytes: int = 0
     _dirty: set[int] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -151,8 +160,8 @@ class SegmentLog:
                 body = [b"".join(body)]
             for buffer in body:
                 crc = isal_zlib.crc32(buffer, crc)
-            head = _RECORD.pack(_MARK, kind, version, 0, length, crc)
-            buffers.append(head + _CRC.pack(isal_zlib.crc32(head, segment.salt)))
+            head = RECORD.pack(MARK, kind, version, 0, length, crc)
+            buffers.append(head + CRC.pack(isal_zlib.crc32(head, segment.salt)))
             buffers += body
             places.append((segment.number, at + HEADER_BYTES))
             at += HEADER_BYTES + length
@@ -217,11 +226,11 @@ class SegmentLog:
         A file that ends in an unfinished write is cut after its last good record. Raises OSError.
         """
         end = segment.size
-        window = _Window(segment.fd, end)
-        at = good = _START
+        window = Window(segment.fd, end)
+        at = good = START
         lost: list[int] = []
         while at < end:
-            head = _parse(window, at, end, segment.salt)
+            head = parse(window, at, end, segment.salt)
             if head is not None:
                 kind, version, length, crc = head
                 body = window.view(at + HEADER_BYTES, length)
@@ -235,7 +244,7 @@ class SegmentLog:
                 else:
                     lost.append(following - at)
             else:
-                following = _next_mark(window, at + 1, end, segment.salt)
+                following = next_mark(window, at + 1, end, segment.salt)
                 lost.append(following - at)
             at = following
         if not lost or segment.ended:
@@ -255,6 +264,9 @@ class SegmentLog:
         segment.gone = True
         with self._lock:
             self._bytes -= segment.size
+        if segment.damaged:
+            with contextlib.suppress(OSError):
+                segment.path.rename(f"{segment.path}.damaged")
         segment.path.unlink(missing_ok=True)
         self.released(segment)
 
@@ -279,20 +291,20 @@ class SegmentLog:
         if self._current is not None:
             previous = self._current.size
             self._current.ended = True
-        head = _SEGMENT.pack(_MAGIC, FORMAT, 0, number, self.arrival, salt, previous)
+        head = SEGMENT.pack(_MAGIC, FORMAT, 0, number, self.arrival, salt, previous)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            _write_all(fd, [head + _CRC.pack(isal_zlib.crc32(head))], 0)
+            _write_all(fd, [head + CRC.pack(isal_zlib.crc32(head))], 0)
             _sync_directory(self.directory)
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)
             raise
         self._number = number
-        self._previous_end = _OPEN
-        self._current = self.segments[number] = Segment(number, path, fd, salt, _START, self.arrival)
+        self._previous_end = OPEN
+        self._current = self.segments[number] = Segment(number, path, fd, salt, START, self.arrival)
         with self._lock:
-            self._bytes += _START
+            self._bytes += START
         return self._current
 
     def _cut(self, segment: Segment) -> None:
@@ -318,74 +330,39 @@ def _opened(number: int, path: Path, before: Segment | None) -> Segment | None:
     """A segment of an earlier process, or None when its header says nothing."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        raw = os.pread(fd, _START, 0)
+        raw = os.pread(fd, START, 0)
         size = os.fstat(fd).st_size
         # The magic and the format are read first: another format may have another header.
-        if len(raw) >= 10 and raw[:8] == _MAGIC and (found := int.from_bytes(raw[8:10], "little")) > FORMAT:
+        if (
+            len(raw) >= 10
+            and raw[:8] == _MAGIC
+            and FORMAT < (found := int.from_bytes(raw[8:10], "little")) < _NO_FORMAT
+        ):
             raise StoreError(
                 f"the store in {path.parent} was written by a newer grafter (log format {found}, this one reads "
                 f"{FORMAT}): run that version, or give this one another directory"
             )
-        if len(raw) < _START or _CRC.unpack_from(raw, _SEGMENT.size)[0] != isal_zlib.crc32(raw[: _SEGMENT.size]):
-            if size > _START:
-                _LOG.error("%s has a damaged header; its %d bytes are left where they are, unread", path.name, size)
-            else:
+        if len(raw) < START or CRC.unpack_from(raw, SEGMENT.size)[0] != isal_zlib.crc32(raw[: SEGMENT.size]):
+            if size <= START:
                 # A process died while it began the segment: nothing in it was ever acknowledged.
                 path.unlink()
+            elif (salt := salt_of(fd, size)) is not None:
+                _LOG.error("%s has a damaged header; its records are read all the same", path.name)
+                # It may be the first of the process after the one that wrote the segment before.
+                arrival = _UNKNOWN if before is None else ((before.arrival >> 40) + 2) << 40
+                return Segment(number, path, fd, salt, size, arrival, damaged=True)
+            else:
+                _LOG.error("%s has a damaged header; its %d bytes are left where they are, unread", path.name, size)
             os.close(fd)
             return None
     except BaseException:
         os.close(fd)
         raise
-    _, _, _, _, arrival, salt, previous_end = _SEGMENT.unpack_from(raw)
-    if before is not None and previous_end != _OPEN:
+    _, _, _, _, arrival, salt, previous_end = SEGMENT.unpack_from(raw)
+    if before is not None and previous_end != OPEN:
         before.ended = True
         before.size = min(before.size, previous_end)
     return Segment(number, path, fd, salt, size, arrival)
-
-
-class _Window:
-    """Reads a file forwards in large steps."""
-
-    def __init__(self, fd: int, end: int) -> None:
-        self._fd = fd
-        self._end = end
-        self._start = 0
-        self._data = memoryview(b"")
-
-    def view(self, offset: int, length: int) -> memoryview:
-        at = offset - self._start
-        if at < 0 or at + length > len(self._data):
-            self._data = memoryview(os.pread(self._fd, min(max(length, _WINDOW), self._end - offset), offset))
-            self._start, at = offset, 0
-        return self._data[at : at + length]
-
-
-def _parse(window: _Window, at: int, end: int, salt: int) -> tuple[int, int, int, int] | None:
-    """Type, version, length and checksum of the record at ``at``; None when no whole record can start there."""
-    if end - at < HEADER_BYTES:
-        return None
-    head = window.view(at, HEADER_BYTES)
-    if len(head) < HEADER_BYTES or head[:4] != _MARK:
-        return None
-    if _CRC.unpack_from(head, _RECORD.size)[0] != isal_zlib.crc32(head[: _RECORD.size], salt):
-        return None
-    _, kind, version, _, length, crc = _RECORD.unpack_from(head)
-    return (kind, version, length, crc) if at + HEADER_BYTES + length <= end else None
-
-
-def _next_mark(window: _Window, at: int, end: int, salt: int) -> int:
-    """Where the next record starts, or the end."""
-    while at < end:
-        block = bytes(window.view(at, min(_WINDOW, end - at)))
-        found = block.find(_MARK)
-        while found >= 0:
-            if _parse(window, at + found, end, salt) is not None:
-                return at + found
-            found = block.find(_MARK, found + 1)
-        # A mark may lie across two blocks.
-        at = at + len(block) - len(_MARK) + 1 if at + len(block) < end else end
-    return end
 
 
 def _write_all(fd: int, buffers: list[bytes], offset: int) -> None:
