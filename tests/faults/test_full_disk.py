@@ -1,25 +1,102 @@
-"""A disk that is full to the last byte: nothing more comes in, what is held still leaves, and then the doors open."""
+"""A disk that is full to the last byte: nothing more comes in, what is held still leaves, and then the doors open.
+
+Run as ``python -m tests.faults.test_full_disk DIRECTORY KIND`` it fills the disk and ends as by a kill; on stdout it
+says how many spans were acknowledged.
+"""
 
 import asyncio
+import os
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from grafter.consumer import Result, Verdict
+from grafter.consumer import Batch, Result, Verdict
+from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
-from tests.processor.test_processor import host_request
-from tests.rig import ACCEPTED, Peer, rig
+from tests.rig import ACCEPTED, START, Peer, Rig, rig
 
-PATIENCE_SECONDS = 30.0
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 90.0
+
+KINDS = {"small": (200, 1, 30), "some": (10, 10, 200), "large": (1, 100, 2000)}
+"""Of a request: traces, spans of each, bytes of a span's name."""
+
+
+class Backend(Peer):
+    """Down until it is said to be up; it only counts, for of small traces there are many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = lambda _batch: Result(Verdict.LATER, "down", 1.0)
+        self.taken = 0
+
+    async def export(self, batch: Batch) -> Sequence[Result]:
+        result = self.answer(batch)
+        if result.verdict is Verdict.ACCEPTED:
+            self.taken += sum(trace.spans for trace in batch.traces)
+        return [result] * len(batch.traces)
+
+
+def request(first: int, kind: str) -> tuple[bytes, int]:
+    """A request of whole traces, numbered from ``first``; and how many spans it has."""
+    traces, spans, size = KINDS[kind]
+    made = [
+        Span(
+            trace_id=(first + trace).to_bytes(16),
+            span_id=(span + 1).to_bytes(8),
+            parent_span_id=(1).to_bytes(8) if span else b"",
+            name="x" * size,
+            start_time_unix_nano=START,
+            end_time_unix_nano=START + 5,
+        )
+        for trace in range(traces)
+        for span in range(spans)
+    ]
+    whole = ExportTraceServiceRequest(resource_spans=[ResourceSpans(scope_spans=[ScopeSpans(spans=made)])])
+    return whole.SerializeToString(), len(made)
+
+
+async def fill(r: Rig, kind: str, first: int = 1) -> int:
+    """Send until the disk is full; how many spans were acknowledged."""
+    acknowledged = 0
+    refusal = ""
+    for number in range(first, first + 10_000_000, KINDS[kind][0]):
+        body, spans = request(number, kind)
+        try:
+            await r.host(body)
+        except UnavailableError as error:
+            refusal = str(error)
+            break
+        acknowledged += spans
+        if number % 50 == 1:
+            # The backend is asked now and then, as it is while a disk fills up.
+            await r.pass_time(0.1, 0.1)
+    assert "disk is full" in refusal or "No space" in refusal
+    assert r.store.full
+    return acknowledged
+
+
+async def drain(r: Rig) -> None:
+    """Until nothing is held, and the doors are open again."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while r.store.stats().traces:
+            await r.pass_time(30, 10)
+            await asyncio.sleep(0)
+        # It is the writer's own thread that is waited for.
+        while r.store.full or not r.store.up:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MiB; skipped, and said so, where this user may not mount one."""
+    """A file system of 16 MiB; skipped, and said so, where this user may not mount one."""
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=0755", "tmpfs", str(tmp_path)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=16m,mode=0755", "tmpfs", str(tmp_path)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
@@ -29,29 +106,49 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-async def test_a_full_disk_drains_and_opens_again(small_disk: Path) -> None:
-    """Every span that was acknowledged leaves once the backend is back, and then parts are taken again."""
-    peer = Peer()
-    peer.answer = lambda _batch: Result(Verdict.LATER, "down", 1.0)
-    name = "x" * 20_000
-    async with rig(peer, directory=small_disk) as r:
-        sent = 0
-        with pytest.raises(UnavailableError):  # noqa: PT012  # which of them is refused is the disk's to say
-            for n in range(1, 5000):
-                await r.host(host_request(n.to_bytes(16), (1, 0, name)))
-                sent = n
-        assert sent > 100
-        assert r.store.full
-        with pytest.raises(UnavailableError, match="disk is full"):
-            await r.host(host_request(bytes(15) + b"z", (1, 0, "small")))
-        peer.answer = lambda _batch: ACCEPTED
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while r.store.stats().traces:
-                await r.pass_time(5)
-        assert len(set(peer.ids)) == sent
-        # Space comes back when segments are given up, and the writer looks for it each second.
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            # It is the writer's own thread that is waited for.
-            while r.store.full:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
-        await r.host(host_request(bytes(15) + b"z", (1, 0, "small")))
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_full_disk_drains_and_opens_again(small_disk: Path, kind: str) -> None:
+    """Every span that was acknowledged leaves once the backend is back, and then parts are taken again: of small traces
+    more is written to let them go than they held."""
+    backend = Backend()
+    async with rig(backend, directory=small_disk / "store") as r:
+        sent = await fill(r, kind)
+        assert sent > 1000
+        backend.answer = lambda _batch: ACCEPTED
+        await drain(r)
+        assert backend.taken == sent
+        await r.host(request(1, kind)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_kill_on_a_full_disk_changes_nothing(small_disk: Path, kind: str) -> None:
+    """The next process finds no room, takes nothing, and lets everything go all the same."""
+    directory = small_disk / "store"
+    run = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "tests.faults.test_full_disk", str(directory), kind],
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert run.stdout, run.stderr.decode()
+    sent = int(run.stdout)
+    backend = Backend()
+    async with rig(backend, directory=directory, now=(START + 100 * SECOND,)) as r:
+        await r.store.recovered()
+        sent += await fill(r, kind, 1 << 40)
+        backend.answer = lambda _batch: ACCEPTED
+        await drain(r)
+        assert backend.taken == sent
+
+
+async def _fill_and_die(directory: Path, kind: str) -> None:
+    async with rig(Backend(), directory=directory) as r:
+        acknowledged = await fill(r, kind)
+        os.write(1, str(acknowledged).encode())
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    asyncio.run(_fill_and_die(Path(sys.argv[1]), sys.argv[2]))

@@ -36,6 +36,8 @@ _LOG = logging.getLogger(__name__)
 
 # The log is cleaned when it is this many times as large as what is live, and two segments more.
 _WASTE = 4
+# On a full disk it is cleaned when that much less would do, and again when so much has been settled.
+_WASTE_WHEN_FULL = 1.25
 # What a part costs in the log beside its payload and span ids: its row and key, and its share of the rest.
 _PART_COST = ROW.size + records.KEY_BYTES + 8
 # How much the log grows, as a share of a segment, before one of which something had to be left is gone through again.
@@ -84,6 +86,7 @@ class Compactor:
         self._copying: asyncio.Task[None] | None = None
         self._pass_end = 0
         self._floor = 0
+        self._rested_at = 0
 
     def run(self) -> None:
         """Give up what is dead, and begin to copy when too much is."""
@@ -97,9 +100,12 @@ class Compactor:
         if self._busy or len(log.segments) < 3:
             return
         live = table.bytes + table.parts * _PART_COST + table.spans * 8
-        if log.disk_bytes <= _WASTE * live + 2 * log.segment_bytes:
+        waste = _WASTE_WHEN_FULL if self._writer.short else _WASTE
+        if log.disk_bytes <= waste * live + 2 * log.segment_bytes:
             self._pass_end = self._floor = 0
             return
+        if self._writer.short and live * _WASTE_WHEN_FULL < self._rested_at:
+            self._floor = 0
         oldest = next(iter(log.segments))
         if log.disk_bytes <= self._floor or oldest >= self._writer.applied or oldest in self._giving_up:
             return
@@ -117,8 +123,9 @@ class Compactor:
             await asyncio.wait([self._copying])
 
     def _rest(self) -> None:
-        """Copy no more before the log has grown by half."""
+        """Copy no more before the log has grown by half, or on a full disk before much more of it is dead."""
         self._busy, self._floor, self._pass_end = False, self._log.disk_bytes * 3 // 2, 0
+        self._rested_at = self._index.table.bytes
 
     def _discard(self, number: int) -> None:
         def prepare() -> Sequence[Row]:

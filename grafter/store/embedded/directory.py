@@ -12,73 +12,12 @@ from pathlib import Path
 from grafter.store.base import StoreError
 from grafter.store.embedded.damage import put_aside_if_damaged
 from grafter.store.embedded.metadata_db import MetadataDB
+from grafter.store.embedded.reserve import Reserve, fitting
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.embedded.tasks import TaskTable
 
-_RESERVE_BYTES = 16 << 20
-# On a small disk the reserve must not be what fills it.
-_RESERVE_SHARE = 20
 # A link of these names would have another file truncated in its place.
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-class Reserve:
-    """Space on the disk that only draining may use: one file of a fixed size, there or not.
-
-    Releasing a trace writes a few bytes itself (an intent, a memory, a settlement), and only settled traces give space
-    back. On a disk that is entirely full nothing could ever leave again, so this file keeps some space: it is given up
-    when the disk is full, the receivers stay shut, and they open when it can be had again with as much to spare.
-
-    Methods never raise for a full disk.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "reserve"
-        self._size = min(_RESERVE_BYTES, self._free() // _RESERVE_SHARE)
-        self.held = False
-        """The space is kept; False: it was given up, or could not be had."""
-        self.take(spare=0)
-
-    def take(self, spare: int | None = None) -> bool:
-        """Keep the space, if that leaves ``spare`` bytes (None: as much again) on the disk."""
-        if self.held:
-            return True
-        if self._free() < self._size + (self._size if spare is None else spare):
-            return False
-        try:
-            file = os.open(self._path, _OPEN, 0o600)
-        except OSError:
-            return False
-        try:
-            if self._size:
-                os.posix_fallocate(file, 0, self._size)
-            self.held = True
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(file, 0)
-        finally:
-            os.close(file)
-        return self.held
-
-    def give_up(self) -> bool:
-        """Free the space; False when there was none."""
-        if not self.held:
-            return False
-        self.held = False
-        with contextlib.suppress(OSError):
-            file = os.open(self._path, _OPEN, 0o600)
-            try:
-                os.ftruncate(file, 0)
-            finally:
-                os.close(file)
-        return True
-
-    def _free(self) -> int:
-        try:
-            found = os.statvfs(self._path.parent)
-        except OSError:
-            return 0
-        return found.f_bavail * found.f_frsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +83,7 @@ def open_files(
     undo.callback(os.close, lock)
     try:
         _take(lock, directory)
+        segment_bytes = fitting(segment_bytes, directory)
         log = SegmentLog.opened(directory, segment_bytes)
         undo.callback(log.close)
         ledger = directory / "ledger.sqlite"
@@ -156,7 +96,7 @@ def open_files(
         if isinstance(error, OSError | sqlite3.Error) and not isinstance(error, StoreError):
             raise StoreError(f"cannot read the store in {directory}: {error}") from error
         raise
-    return Files(database, task_table, log, Reserve(directory), Lock(directory / "lock", lock))
+    return Files(database, task_table, log, Reserve(directory, segment_bytes), Lock(directory / "lock", lock))
 
 
 def _refuse_if_shared(directory: Path) -> None:

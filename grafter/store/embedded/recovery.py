@@ -50,6 +50,11 @@ class Recovery:
         """What was read so far and is not yet part of the index."""
         return self._older.table.bytes if self._older is not None else 0
 
+    @property
+    def traces(self) -> int:
+        """How many those are."""
+        return len(self._older.table.entries) if self._older is not None else 0
+
     async def run(self, pool: Executor) -> None:
         """Read on the pool, and take in; ends early, at the next record, when the writer is stopping."""
         older = self._older

@@ -153,11 +153,7 @@ class EmbeddedStore(TaskMethods):
         self._part_reader = PartReader(self._index.table, files.log, self._recent, self._pool)
         self._compactor: Compactor | None = None
         self._full = False
-        self._writer = Writer(
-            files,
-            interval=fsync_interval,
-            committed=self._give_up_space,
-        )
+        self._writer = Writer(files, traces=self._held_traces, interval=fsync_interval, committed=self._give_up_space)
         self._settling = Settling(self._index, self._writer, logged=files.log is not None)
         self._recovery: Recovery | None = None
         self._recovering: asyncio.Task[None] | None = None
@@ -264,7 +260,7 @@ class EmbeddedStore(TaskMethods):
             self._index.placement.undo(placed)
 
         self._pending += size
-        await self._writer.submit([(RecordType.PARTS, [body])], apply, undo).future
+        await self._writer.submit([(RecordType.PARTS, [body])], apply, undo, incoming=True).future
 
     def _admit(self, size: int) -> None:
         if self._writer.stopping:
@@ -370,6 +366,10 @@ class EmbeddedStore(TaskMethods):
                 return await self._loop.run_in_executor(self._pool, query)
         except sqlite3.Error as error:
             raise UnavailableError(f"{what} could not be read: {error}", reason="store_down") from error
+
+    def _held_traces(self) -> int:
+        recovering = self._recovery
+        return len(self._index.table.entries) + (0 if recovering is None else recovering.traces)
 
     async def _mend(self) -> None:
         """Have the writer replace a damaged metadata file. Raises UnavailableError."""

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import queue
 import sqlite3
 import threading
@@ -47,6 +48,8 @@ class Op(Generic[_T]):
     undo: Callable[[], None]
     """Called when it could not be written; then the future has an UnavailableError."""
     metadata: MetadataBatch | None = None
+    incoming: bool = False
+    """A sender waits for it, and keeps what cannot be written; what drains the store is written before it."""
     prepare: Callable[[], Sequence[Row]] | None = None
     """Makes the rows, on the writer's thread, before the write. May raise OSError."""
     pushed_out: int = 0
@@ -73,11 +76,13 @@ class Writer:
         self,
         files: Files,
         *,
+        traces: Callable[[], int],
         interval: float | None,
         committed: Callable[[], None],
     ) -> None:
-        """``interval``: seconds after which what was written is brought to the disk; None: before an op is answered.
-        ``committed`` is called on the loop after each group that was applied.
+        """``traces``: how many are held; called on the writer's thread. ``interval``: seconds after which what was
+        written is brought to the disk; None: before an op is answered. ``committed`` is called on the loop after each
+        group that was applied.
         """
         log = files.log
         self._files = files
@@ -92,6 +97,7 @@ class Writer:
         self._log = log
         self._metadata = files.metadata
         self._reserve = files.reserve
+        self._traces = traces
         self.short = False
         """The disk was full, and what is free since then is for draining."""
         self._lock = files.lock
@@ -141,11 +147,12 @@ class Writer:
         apply: Callable[[list[Place]], _T],
         undo: Callable[[], None] = nothing,
         *,
+        incoming: bool = False,
         metadata: MetadataBatch | None = None,
         prepare: Callable[[], Sequence[Row]] | None = None,
     ) -> Op[_T]:
         """Queue an op; its future has what ``apply`` returns. Raises UnavailableError when stopping."""
-        op = Op(self._loop.create_future(), rows, apply, undo, metadata, prepare)
+        op = Op(self._loop.create_future(), rows, apply, undo, metadata, incoming, prepare)
         if self.stopping:
             undo()
             raise UnavailableError("the store is stopping", reason="stopping")
@@ -199,6 +206,8 @@ class Writer:
         if self._lock is None or now - self._looked < _PROBE_SECONDS:
             return
         self._looked = now
+        if self._reserve is not None and not self.short:
+            self._reserve.trim(self._traces())
         gone = not self._lock.is_there()
         if gone and not self.gone:
             _LOG.error(
@@ -226,7 +235,7 @@ class Writer:
         """After the disk was full: take parts when there is space, else see that what is dead can be given up."""
         if not self.short or self._log is None:
             return
-        if self._reserve is None or self._reserve.take():
+        if self._reserve is None or self._reserve.is_made_again(self._traces()):
             self.short = False
             _LOG.info("there is space on the disk again; parts are taken")
             return
@@ -250,12 +259,11 @@ class Writer:
                     op.rows = op.prepare()
                 except (OSError, RecordError) as error:
                     op.error = error
-        writing = [op for op in group if op.error is None and op.rows]
         if self.gone:
-            for op in writing:
-                if any(kind is RecordType.PARTS for kind, _ in op.rows):
-                    op.error = OSError(errno.ENOENT, DIRECTORY_GONE)
-            writing = [op for op in writing if op.error is None]
+            _refuse(group, OSError(errno.ENOENT, DIRECTORY_GONE))
+        elif any(op.incoming for op in group) and not self._has_room_for(group):
+            _refuse(group, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        writing = [op for op in group if op.error is None and op.rows]
         if writing:
             try:
                 self._log_rows(writing)
@@ -268,22 +276,30 @@ class Writer:
     def _log_rows(self, writing: list[Op[Any]]) -> None:
         """Write the rows of these ops; where there is room for some alone, the others have an error. Raises OSError."""
         assert self._log is not None
-        try:
-            places = self._append(writing)
-        except OSError as error:
-            if not self._made_room(error):
-                raise
-            # Parts wait outside until it is there again; what drains the store goes on.
-            for op in writing:
-                if any(kind is RecordType.PARTS for kind, _ in op.rows):
-                    op.error = error
-            places = self._append([op for op in writing if op.error is None])
+        while True:
+            try:
+                places = self._append([op for op in writing if op.error is None])
+                break
+            except OSError as error:
+                if not self._made_room(error):
+                    raise
+                # Parts wait outside until it is there again; what drains the store goes on.
+                _refuse(writing, error)
         if self._interval is None:
             try:
                 self._log.sync()
             except OSError:
                 self._log.take_back(places)
                 raise
+
+    def _has_room_for(self, group: list[Op[Any]]) -> bool:
+        """Whether what leaves will have room after these ops. False: from now on the disk counts as full."""
+        # Each row may begin a trace.
+        more = sum(len(op.rows[0][1]) for op in group if op.incoming and op.rows)
+        if self._reserve is None or self._reserve.covers(self._traces() + more):
+            return True
+        self._run_short()
+        return False
 
     def _append(self, writing: list[Op[Any]]) -> list[Place]:
         assert self._log is not None
@@ -303,12 +319,13 @@ class Writer:
             return
         batch = MetadataBatch.joined([metadata for _, metadata in keeping])
         try:
-            try:
-                pushed_out = self._metadata.commit(batch)
-            except sqlite3.DatabaseError as error:
-                if not self._mended(error):
-                    raise
-                pushed_out = self._metadata.commit(batch)
+            while True:
+                try:
+                    pushed_out = self._metadata.commit(batch)
+                    break
+                except sqlite3.DatabaseError as error:
+                    if not self._mended(error):
+                        raise
         except (OSError, sqlite3.Error) as error:
             _LOG.warning("the store could not write its ledger: %s", error)
             for op, _ in keeping:
@@ -329,10 +346,13 @@ class Writer:
         """The disk is full: no more parts are taken, and what drains the store may try once more."""
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return False
+        self._run_short()
+        return self._reserve is not None and self._reserve.give_up()
+
+    def _run_short(self) -> None:
         if not self.short:
             _LOG.error("the disk is full; parts are refused until there is space, what is held goes on leaving")
         self.short = True
-        return self._reserve is not None and self._reserve.give_up()
 
     def _failed(self, error: OSError) -> None:
         if self.up:
@@ -375,6 +395,13 @@ class Writer:
             except OSError as error:
                 _LOG.error("acknowledged parts may not be on the disk: %s", error.strerror)
                 self.up = False
+
+
+def _refuse(group: list[Op[Any]], error: OSError) -> None:
+    """What senders wait for is not written."""
+    for op in group:
+        if op.incoming:
+            op.error = op.error or error
 
 
 def _groups(ops: list[Op[Any]]) -> Iterator[list[Op[Any]]]:
