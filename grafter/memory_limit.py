@@ -1,9 +1,16 @@
 """Memory past which the doors refuse, so that the kernel never has to choose what dies.
 
 The limit is a share of what the cgroup (v2, then v1) or the machine allows. Linux only; elsewhere nothing is limited.
+
+What a process occupies does not fall with what it holds: the allocator keeps pages between those that are still used,
+and fills them again. So what is occupied refuses nothing by itself. It refuses together with what is known to be held:
+then taking more would make it grow. Where little is held, the allocator is asked to give back what it can, and input is
+taken.
 """
 
 import asyncio
+import contextlib
+import ctypes
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,6 +26,9 @@ from grafter.tasks import task_group
 logger = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 0.5
+_GIVE_BACK_SECONDS = 10.0
+# By how much more than is known to be held the process may have grown: what is on its way out, and objects around it.
+_SPREAD = 1.5
 CGROUP_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where a cgroup says its limit in bytes: v2, then v1."""
 _STATM = Path("/proc/self/statm")
@@ -47,15 +57,35 @@ def resident_bytes() -> int:
     return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def give_back() -> None:
+    """Have the allocator (glibc's) give free pages back to the kernel."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class MemoryGuard(Consumer):
     """A Consumer in front of another: refuses while memory is short."""
 
-    def __init__(self, consumer: Consumer, limit: int, resident: Callable[[], int] = resident_bytes) -> None:
+    def __init__(
+        self,
+        consumer: Consumer,
+        limit: int,
+        held: Callable[[], int],
+        resident: Callable[[], int] = resident_bytes,
+        give_back: Callable[[], None] = give_back,
+    ) -> None:
+        """``held``: the bytes that are known to be in use, beside what the process needs to run; ``resident``: all that
+        it occupies."""
         self._consumer = consumer
         self._limit = limit
+        self._held = held
         self._resident = resident
+        self._give_back = give_back
+        self._idle: int | None = None
+        """What was occupied before anything was held."""
         self._short = False
         self._unreadable = Throttle()
+        self._giving_back = Throttle(_GIVE_BACK_SECONDS)
 
     async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         """As the consumer behind it, but for UnavailableError while more than the limit is in use."""
@@ -72,23 +102,40 @@ class MemoryGuard(Consumer):
             if self._unreadable.due():
                 logger.error("memory in use cannot be read: %s", error.strerror)
             return
-        if (used > self._limit) != self._short:
-            self._short = not self._short
-            if self._short:
-                logger.error("memory limit reached: %d of %d bytes; refusing input", used, self._limit)
+        held = self._held()
+        if self._idle is None:
+            self._idle = max(0, used - held)
+        over = used > self._limit
+        short = over and self._idle + int(_SPREAD * held) > self._limit
+        if short != self._short:
+            self._short = short
+            if short:
+                logger.error(
+                    "memory limit reached: %d of %d bytes, %d of them held; refusing input", used, self._limit, held
+                )
             else:
-                logger.info("memory is below its limit again: %d of %d bytes", used, self._limit)
+                logger.info("memory is below its limit again: %d of %d bytes, %d of them held", used, self._limit, held)
+        if over and not short and self._giving_back.due():
+            self._give_back()
+            logger.warning(
+                "%d bytes are occupied, the limit is %d, and only %d are held: the rest is the allocator's, which was "
+                "asked to give it back; input is taken",
+                used,
+                self._limit,
+                held,
+            )
 
 
 @asynccontextmanager
 async def guarding(
     consumer: Consumer,
     limit: int,
+    held: Callable[[], int],
     resident: Callable[[], int] = resident_bytes,
     check_seconds: float = _CHECK_SECONDS,
 ) -> AsyncIterator[MemoryGuard]:
-    """A guard that checks by itself every ``check_seconds``; ``limit`` in bytes."""
-    guard = MemoryGuard(consumer, limit, resident)
+    """A guard that checks by itself every ``check_seconds``; ``limit`` in bytes, the rest as it has them."""
+    guard = MemoryGuard(consumer, limit, held, resident)
 
     async def watch() -> None:
         while True:

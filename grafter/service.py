@@ -131,9 +131,14 @@ async def running(
         await stack.enter_async_context(collecting_garbage())
         stack.enter_context(taking_turns())
         consumer: Consumer = processor
+        memory = total or 4 * BUDGET_BYTES
+        workers = 1 if worker is None else config.service.workers
+        in_flight = InFlight(min(BUDGET_BYTES, memory // 4 // workers))
         if total is not None:
-            limit = config.service.memory_limit.of(total) // (1 if worker is None else config.service.workers)
-            consumer = await stack.enter_async_context(guarding(processor, limit))
+            limit = config.service.memory_limit.of(total) // workers
+            consumer = await stack.enter_async_context(
+                guarding(processor, limit, lambda: store.memory_bytes + in_flight.bytes + processor.memory_bytes)
+            )
         forwarding = Forwarding(
             {
                 one: [exporters[name] for name in active.pipelines[one.value].exporters]
@@ -142,10 +147,8 @@ async def running(
             },
             metrics,
         )
-        memory = total or 4 * BUDGET_BYTES
-        workers = 1 if worker is None else config.service.workers
         around = Surroundings(
-            in_flight=InFlight(min(BUDGET_BYTES, memory // 4 // workers)),
+            in_flight=in_flight,
             consumer=_Gate(consumer, service.health),
             storing=consumer,
             forwarding=forwarding,

@@ -58,7 +58,7 @@ def test_resident_memory_is_what_the_process_occupies() -> None:
 async def test_the_guard_refuses_past_the_limit_and_recovers() -> None:
     """Past the limit the sender is told to come back; below it parts get through again, and none was lost between."""
     used, store = 100, Store()
-    guard = MemoryGuard(store, 100, lambda: used)
+    guard = MemoryGuard(store, 100, lambda: used, lambda: used)
     guard.check()
     await guard.consume(PARTS)
     used = 101
@@ -74,10 +74,33 @@ async def test_the_guard_refuses_past_the_limit_and_recovers() -> None:
     assert len(store.parts) == 2
 
 
+async def test_pages_that_the_allocator_keeps_refuse_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """All was released, and as much is occupied as before: input is taken, and the allocator is asked to give back."""
+    used, held, given_back = 40, 0, 0
+
+    def give_back() -> None:
+        nonlocal given_back
+        given_back += 1
+
+    guard = MemoryGuard(Store(), 100, lambda: held, lambda: used, give_back)
+    guard.check()
+    used, held = 120, 60
+    guard.check()
+    with pytest.raises(UnavailableError):
+        await guard.consume(PARTS)
+    assert given_back == 0
+    held = 0
+    for _ in range(5):
+        guard.check()
+        await guard.consume(PARTS)
+    assert given_back == 1
+    assert caplog.text.count("input is taken") == 1
+
+
 async def test_each_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Not a line for each look, and not one for each request."""
     used = 200
-    guard = MemoryGuard(Store(), 100, lambda: used)
+    guard = MemoryGuard(Store(), 100, lambda: used, lambda: used)
     with caplog.at_level("INFO"):
         guard.check()
         guard.check()
@@ -105,7 +128,7 @@ async def test_memory_that_cannot_be_read_changes_nothing(caplog: pytest.LogCapt
             raise answer
         return answer
 
-    guard = MemoryGuard(Store(), 100, resident)
+    guard = MemoryGuard(Store(), 100, lambda: 101, resident)
     for _ in range(3):
         guard.check()
         with pytest.raises(UnavailableError):
@@ -123,7 +146,7 @@ async def test_a_guard_looks_by_itself() -> None:
         looked.set()
         return used
 
-    async with asyncio.timeout(30), guarding(store, 1, resident, 0.01) as guard:
+    async with asyncio.timeout(30), guarding(store, 1, lambda: 2, resident, 0.01) as guard:
         await looked.wait()
         with pytest.raises(UnavailableError):
             await guard.consume(PARTS)

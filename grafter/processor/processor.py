@@ -99,6 +99,11 @@ class Processor:
             # With several exporters each trace has outcomes of its own.
             self._plain = PlainLimits(_PLAIN_TRACES, limits.batch_spans, limits.batch_bytes)
 
+    @property
+    def memory_bytes(self) -> int:
+        """About what the batches on their way hold."""
+        return len(self._sends) * self._limits.batch_bytes
+
     async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
         """Store the parts of one request; see Consumer."""
         await self._store.append(parts, UnixNano(self._clock()), marks)

@@ -66,7 +66,8 @@ class RecentRecords:
         self._keep = keep
         self._bodies: dict[tuple[int, int], tuple[bytes, dict[int, Envelope]]] = {}
         self._order: deque[tuple[int, tuple[int, int], int]] = deque()
-        self._bytes = 0
+        self.bytes = 0
+        """What is kept now."""
         self._asked: int | None = None
         self._envelopes = SharedEnvelopes()
 
@@ -77,8 +78,8 @@ class RecentRecords:
             return
         self._bodies[place] = (body, {})
         self._order.append((now, place, len(body)))
-        self._bytes += len(body)
-        while self._bytes > self._limit:
+        self.bytes += len(body)
+        while self.bytes > self._limit:
             self._drop()
 
     def ask(self, now: UnixNano) -> None:
@@ -93,7 +94,7 @@ class RecentRecords:
     def _drop(self) -> None:
         _, place, size = self._order.popleft()
         del self._bodies[place]
-        self._bytes -= size
+        self.bytes -= size
 
     def plain(self, chunks: bytes | bytearray, root: int) -> Plain | None:
         """The host parts of these chunks; None when one of them is no longer here."""

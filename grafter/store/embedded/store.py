@@ -60,6 +60,8 @@ _T = TypeVar("_T")
 
 SEGMENT_BYTES = 64 << 20
 LETTER_BYTES = 64 << 20
+# What the index has of each, measured over a million of them.
+_TRACE_MEMORY, _SPAN_MEMORY, _REMEMBERED_MEMORY = 400, 110, 170
 # A trace that ends with its root is released soon after ``after_root``.
 _RECENT_MARGIN = 2_000_000_000
 
@@ -199,6 +201,19 @@ class EmbeddedStore(TaskMethods):
         """A part was refused because the store is full, and it still nearly is."""
         self._full = self._full and self._index.table.bytes + self._pending > self._max_bytes * 9 // 10
         return self._full or self._writer.short
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what the process has in memory of all that is held and remembered."""
+        stats = self.stats()
+        payloads = stats.bytes if self._log is None else self._recent.bytes
+        return (
+            payloads
+            + self._pending
+            + _TRACE_MEMORY * stats.traces
+            + _SPAN_MEMORY * stats.spans
+            + _REMEMBERED_MEMORY * stats.remembered
+        )
 
     @property
     def forgotten(self) -> int:

@@ -84,6 +84,11 @@ class RedisStore:
         return totals.held + totals.pending > totals.max_bytes * 99 // 100
 
     @property
+    def memory_bytes(self) -> int:
+        """Nothing of what is held is in this process; what is on its way to Redis is."""
+        return self.engine.totals.pending
+
+    @property
     def forgotten(self) -> int:
         """Memories that the limit or the time ended by this process."""
         return self.engine.totals.forgotten
