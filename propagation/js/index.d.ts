@@ -1,3 +1,4 @@
 export * from './agents_sdk.mjs';
 export * from './context.mjs';
 export { Link, RealtimeTap, RealtimeTapOptions } from './realtime_tap.mjs';
+export * from './webrtc.mjs';

@@ -13,3 +13,4 @@ export {
   traceMetadata,
 } from './context.mjs';
 export { RealtimeTap } from './realtime_tap.mjs';
+export { tracePeerConnection } from './webrtc.mjs';
