@@ -1,4 +1,5 @@
 export * from './agents_sdk.mjs';
 export * from './context.mjs';
+export * from './edge.mjs';
 export { Link, RealtimeTap, RealtimeTapOptions } from './realtime_tap.mjs';
 export * from './webrtc.mjs';

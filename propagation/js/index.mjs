@@ -12,5 +12,6 @@ export {
   realtimeTracing,
   traceMetadata,
 } from './context.mjs';
+export { beginSpan, endSpan } from './edge.mjs';
 export { RealtimeTap } from './realtime_tap.mjs';
 export { tracePeerConnection } from './webrtc.mjs';
