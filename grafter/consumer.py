@@ -73,6 +73,8 @@ class Batch:
     """Bytes, about."""
     runs: Sequence[tuple[Envelope, Sequence[bytes]]] | None = None
     """The payloads of all traces by envelope, where whoever made the batch had them like that."""
+    letters: bool = False
+    """Dead letters, sent again: a refusal of them is nothing new, and says nothing about the peer."""
 
 
 class Verdict(StrEnum):

@@ -33,6 +33,8 @@ class Refused:
     reason: str
     too_large: bool = False
     """It is the size that was refused, so that the same spans in smaller requests may pass."""
+    own: bool = False
+    """Nobody was asked: these spans cannot be sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Making less of what a peer does not take whole: batches into fewer traces, a trace into runs of its spans."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from grafter.consumer import OutTrace, Piece
@@ -38,6 +38,13 @@ def halved(group: Group, *, within_trace: bool) -> list[Group] | None:
     index, trace = group[0]
     parts = _parts(trace)
     return None if parts is None else [[(index, parts[1])], [(index, parts[0])]]
+
+
+def parted(group: Group, fresh: Callable[[OutTrace], bool]) -> tuple[Group, Group]:
+    """The group of several traces as all but one, and that one: of the fresh ones, where there are any, the middle."""
+    places = [i for i, (_, trace) in enumerate(group) if fresh(trace)] or range(len(group))
+    at = places[len(places) // 2]
+    return [*group[:at], *group[at + 1 :]], [group[at]]
 
 
 def size_of(trace: OutTrace) -> int:

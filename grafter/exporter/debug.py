@@ -44,7 +44,7 @@ class DebugAttempt:
             # A terminal or a pipe may stand still for as long as it likes.
             await asyncio.to_thread(self._print, kind, body)
         except RejectedError as error:
-            return Refused(str(error))
+            return Refused(str(error), own=True)
         except (OSError, ValueError) as error:
             return Later(f"cannot print: {words(error)}", unknown=True)
         return Accepted()

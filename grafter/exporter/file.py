@@ -51,11 +51,11 @@ class FileAttempt:
     async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt. A full disk or a directory that is away means later; half a line is taken back."""
         if kind != TRACES:
-            return Refused(f"a file takes traces only, not {kind}")
+            return Refused(f"a file takes traces only, not {kind}", own=True)
         try:
             await asyncio.to_thread(self._append, body)
         except RejectedError as error:
-            return Refused(str(error))
+            return Refused(str(error), own=True)
         except OSError as error:
             return Later(f"cannot write {self._path}: {error.strerror or error}")
         return Accepted()

@@ -132,14 +132,14 @@ class HttpAttempt:
     async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt."""
         if kind not in self._urls:
-            return Refused(f"no endpoint for {kind}: only traces_endpoint is configured")
+            return Refused(f"no endpoint for {kind}: only traces_endpoint is configured", own=True)
         headers: dict[str, str] = {}
         if self._json:
             if kind == TRACES:
                 try:
                     body = trace_request_to_json(body)
                 except RejectedError as error:
-                    return Refused(str(error))
+                    return Refused(str(error), own=True)
             else:
                 # Passed through unread, so it cannot be said in JSON; every OTLP/HTTP server reads both encodings.
                 headers["Content-Type"] = PROTOBUF

@@ -2,7 +2,8 @@
 
 The rule is that nothing is lost and nothing waits here: a trace is taken, refused for good by itself, or given back at
 once to the store with the moment of the next try. An attempt whose outcome is unknown is never repeated here, for the
-spans of the repeat must say that they are one.
+spans of the repeat must say that they are one. Whether a refusal is about its trace or about the peer is for
+``core.refusals``.
 """
 
 import asyncio
@@ -12,10 +13,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from grafter.consumer import Batch, OutTrace, Result, Signal, Verdict
+from grafter.core.refusals import Blame, Refusals
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
 from grafter.exporter.answer import TRACES, Accepted, Attempt, ExportAnswer, Kind, Later, Refused
-from grafter.exporter.cut import Group, halved, packed
+from grafter.exporter.cut import Group, halved, packed, parted
 from grafter.exporter.gate import Gate, Ticket
 from grafter.logs import Throttle
 from grafter.otlp import build
@@ -87,6 +89,7 @@ class Sending:
         self._rejected = metrics.rejected_spans.labels(name)
         self._resent = metrics.resent_spans.labels(name)
         self._seconds = metrics.exporter_seconds.labels(name)
+        self._refusals = Refusals()
         self._throttle = Throttle(clock=clock)
 
     @property
@@ -162,47 +165,119 @@ class Sending:
             if len(body) <= limits.request_bytes:
                 answer = await self._try(TRACES, body, gate, ticket, batch.spans)
             if isinstance(answer, Accepted):
-                gate.succeed(ticket)
-                self._report(TRACES, answer)
+                self._took(batch.traces if self._refusals.any else (), answer, gate, ticket)
                 return [_ACCEPTED] * len(batch.traces)
         found: list[list[Result]] = [[] for _ in batch.traces]
         whole = list(enumerate(batch.traces))
         work = [whole] if fits else packed(whole, limits.batch_spans, limits.batch_bytes)
         work.reverse()
-        budget = _Refusals()
-        while work:
+        refusals, budget = self._refusals, _Cuts()
+        suspects: list[Group] = []
+        believed: set[int] = set()
+        since: int | None = None
+        refused, out = Refused(""), False
+        while work and not out:
             group = work.pop()
             if answer is None:
+                if len(group) > 1 and suspects and refusals.taken == since:
+                    # More of what was refused as a whole says nothing new; one of them by itself may.
+                    rest, group = parted(group, lambda trace: not refusals.suspects(trace.key))
+                    work.append(rest)
                 body = build.request([trace for _, trace in group])
                 if len(body) > limits.request_bytes and (halves := halved(group, within_trace=True)):
                     work += halves
                     continue
                 answer = await self._try(TRACES, body, gate, ticket, sum(trace.spans for _, trace in group))
             if isinstance(answer, Accepted):
-                gate.succeed(ticket)
-                self._report(TRACES, answer)
-                result = _ACCEPTED
+                # A part that is taken says nothing of the rest of its trace.
+                self._took([trace for i, trace in group if trace is batch.traces[i]], answer, gate, ticket)
+                # Now it shows whether it was about them.
+                work += suspects
+                suspects.clear()
+                _note(found, group, _ACCEPTED)
             elif isinstance(answer, Refused):
-                gate.succeed(ticket)
-                within_trace = len(body) > MIN_CUT_BYTES if answer.too_large else budget.allows(group, found)
-                if halves := halved(group, within_trace=within_trace):
+                since = refusals.taken if since is None else since
+                large = answer.too_large and len(body) > MIN_CUT_BYTES
+                sure = (
+                    answer.own
+                    or batch.letters
+                    or group[0][0] in believed
+                    or (large and _ACCEPTED in found[group[0][0]])
+                )
+                if large and (halves := halved(group, within_trace=True)):
                     work += halves
-                    answer = None
-                    continue
-                result = Result(Verdict.REFUSED, answer.reason, part=group[0][1])
+                elif len(group) > 1:
+                    unproven = not sure and refusals.taken == since
+                    work += (
+                        parted(group, lambda trace: not refusals.suspects(trace.key))
+                        if unproven
+                        else (halved(group, within_trace=False) or ())
+                    )
+                else:
+                    blame = Blame.TRACE if sure else refusals.refused(group[0][1].key, since=since)
+                    if blame is Blame.TRACE:
+                        believed.add(group[0][0])
+                        cut = not answer.too_large and budget.allows(group, found)
+                        if halves := halved(group, within_trace=cut):
+                            work += halves
+                        else:
+                            _note(found, group, Result(Verdict.REFUSED, answer.reason, part=group[0][1]))
+                    else:
+                        suspects.append(group)
+                        refused, out = answer, blame is Blame.PEER
             else:
                 wait = gate.fail(ticket, answer)
                 # What may be the reason for the peer's silence should not be the next to try it.
                 own = wait * (1 + self._random()) if answer.unknown else wait
-                result = Result(Verdict.LATER, answer.reason, own, unknown=answer.unknown)
-                unsent = Result(Verdict.LATER, answer.reason, wait)
-                for index, _ in (one for left in work for one in left):
-                    found[index].append(unsent)
-                work.clear()
-            for index, _ in group:
-                found[index].append(result)
+                _note(found, group, Result(Verdict.LATER, answer.reason, own, unknown=answer.unknown))
+                for left in (*work, *suspects):
+                    _note(found, left, Result(Verdict.LATER, answer.reason, wait))
+                work, suspects = [], []
             answer = None
+        if out or (suspects and refusals.out(self._clock())):
+            self._refuses_all(refused, suspects, work, found, gate, ticket)
+        elif suspects:
+            self._leave_open(refused, suspects, found)
         return [_together(results, trace) for results, trace in zip(found, batch.traces, strict=True)]
+
+    def _took(self, whole: Sequence[OutTrace], answer: Accepted, gate: Gate, ticket: Ticket) -> None:
+        gate.succeed(ticket)
+        self._refusals.took([trace.key for trace in whole], self._clock())
+        self._report(TRACES, answer)
+
+    def _refuses_all(
+        self,
+        answer: Refused,
+        suspects: list[Group],
+        unsent: list[Group],
+        found: list[list[Result]],
+        gate: Gate,
+        ticket: Ticket,
+    ) -> None:
+        """The peer takes nothing: everything is given back, and the next to try it is one that was not asked yet."""
+        reason = f"it refuses whatever it is sent: {answer.reason}"
+        wait = gate.fail(ticket, Later(reason))
+        for group in suspects:
+            self._failed.inc(group[0][1].spans)
+            _note(found, group, Result(Verdict.LATER, reason, wait * (1 + self._random())))
+        for group in unsent:
+            _note(found, group, Result(Verdict.LATER, reason, wait))
+
+    def _leave_open(self, answer: Refused, suspects: list[Group], found: list[list[Result]]) -> None:
+        """Nothing else is there to ask with: the suspects come again."""
+        wait = self._retry.wait(1, self._random())
+        for group in suspects:
+            self._failed.inc(group[0][1].spans)
+            _note(found, group, Result(Verdict.LATER, answer.reason, wait))
+        if times := self._throttle.due("suspect"):
+            logger.warning(
+                "%s: the peer refused trace %s; it stays held until others show whether that is about the trace or the"
+                " peer (such refusals since the last line: %d): %s",
+                self.name,
+                suspects[0][0][1].key.hex(),
+                times,
+                answer.reason,
+            )
 
     async def _try(self, kind: Kind, body: bytes, gate: Gate, ticket: Ticket, spans: int) -> ExportAnswer:
         """One attempt, and one or two more when it looks like a blip."""
@@ -261,7 +336,12 @@ class Sending:
             )
 
 
-class _Refusals:
+def _note(found: Sequence[list[Result]], group: Group, result: Result) -> None:
+    for index, _ in group:
+        found[index].append(result)
+
+
+class _Cuts:
     """How often a batch's traces were cut for what a peer refused in them."""
 
     def __init__(self) -> None:
@@ -278,6 +358,7 @@ class _Refusals:
 
 def _together(results: Sequence[Result], trace: OutTrace) -> Result:
     """The result of a trace that went in parts."""
+    assert results
     accepted = any(result.verdict is Verdict.ACCEPTED for result in results)
     later = [result for result in results if result.verdict is Verdict.LATER]
     if later:

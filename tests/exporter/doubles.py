@@ -81,10 +81,10 @@ def trace(
     return OutTrace(Key(number.to_bytes(16, "big")), tuple(made), first - 1, resend)
 
 
-def batch(*traces: OutTrace) -> Batch:
-    """A batch, with its sums."""
+def batch(*traces: OutTrace, letters: bool = False) -> Batch:
+    """A batch, with its sums; of ``letters`` every refusal is believed at once."""
     size = sum(len(piece.payload) for one in traces for piece in one.pieces)
-    return Batch(tuple(traces), sum(one.spans for one in traces), size)
+    return Batch(tuple(traces), sum(one.spans for one in traces), size, letters=letters)
 
 
 def spans_in(body: bytes) -> list[Span]:

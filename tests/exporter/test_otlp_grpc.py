@@ -105,7 +105,7 @@ async def test_each_code_means_what_otlp_says(code: grpc.StatusCode) -> None:
         return b""
 
     async with grpc_peer(answer) as peer, exporter_to(peer.address) as (exporter, metrics, _):
-        result = (await exporter.export(batch(trace(1))))[0]
+        result = (await exporter.export(batch(trace(1), letters=True)))[0]
     assert result.reason == f"{code.name}: not this one"
     if code in FAULTS:
         assert (result.verdict, result.retry_after, result.unknown) == (Verdict.LATER, FAULT_SECONDS, False)

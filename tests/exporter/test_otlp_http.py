@@ -93,7 +93,7 @@ async def test_each_status_means_what_otlp_says(status: int) -> None:
         return web.Response(status=status, headers={"Location": "/elsewhere"} if status < 400 else {})
 
     async with http_peer(answer) as peer, exporter_to(peer.address) as (exporter, _, _clock):
-        result = (await exporter.export(batch(trace(1))))[0]
+        result = (await exporter.export(batch(trace(1), letters=True)))[0]
     assert set(peer.paths) == {"/v1/traces"}
     if status < 300:
         assert result.verdict is Verdict.ACCEPTED
@@ -171,7 +171,7 @@ async def test_a_refusal_has_the_peers_words(content_type: str, said: bytes, rea
         return web.Response(status=400, body=said, content_type=content_type)
 
     async with http_peer(answer) as peer, exporter_to(peer.address) as (exporter, _, _clock):
-        assert (await exporter.export(batch(trace(1))))[0].reason == reason
+        assert (await exporter.export(batch(trace(1), letters=True)))[0].reason == reason
 
 
 async def test_halving_and_cutting_over_the_wire() -> None:

@@ -71,8 +71,8 @@ async def test_halving_finds_the_one_bad_trace_of_64() -> None:
     results = await sending(script, metrics=metrics).export(batch(*(trace(n) for n in range(1, 65))))
     assert [n for n, r in enumerate(results, 1) if r.verdict is Verdict.REFUSED] == [41]
     assert results[40].reason == "INVALID_ARGUMENT: no"
-    assert taken == [n for n in range(1, 65) if n != 41]
-    assert len(script.bodies) == 15
+    assert sorted(taken) == [n for n in range(1, 65) if n != 41]
+    assert len(script.bodies) == 18
     assert count(metrics, "exporter_sent_spans") == 63 * 2
 
 
@@ -178,7 +178,7 @@ def test_a_refused_trace_is_halved_down_to_the_span(spans: int, bad: set[int]) -
     wrong = {first + n for n in wrong}
     metrics = Metrics()
     script = Script(answer)
-    result = asyncio.run(sending(script, metrics=metrics).export(batch(one)))[0]
+    result = asyncio.run(sending(script, metrics=metrics).export(batch(one, letters=True)))[0]
     assert result.verdict is Verdict.REFUSED
     refused = one if result.part is None else result.part
     assert {int.from_bytes(s.span_id[4:], "big") for s in spans_in(request([refused]))} == wrong
@@ -187,20 +187,169 @@ def test_a_refused_trace_is_halved_down_to_the_span(spans: int, bad: set[int]) -
     assert len(script.bodies) <= 90
 
 
-async def test_a_peer_that_refuses_everything_is_not_asked_for_each_span() -> None:
-    """A wrong dataset or schema costs a bounded number of requests, however many spans there are."""
+async def test_dead_letters_that_are_refused_again_are_not_asked_for_each_span() -> None:
+    """What nothing is taken of costs a bounded number of requests, however many spans there are."""
     script = Script(lambda _: Refused("HTTP 400"))
-    results = await sending(script).export(batch(*(trace(n, 50) for n in range(1, 101))))
+    results = await sending(script).export(batch(*(trace(n, 50) for n in range(1, 101)), letters=True))
     assert {(r.verdict, r.part) for r in results} == {(Verdict.REFUSED, None)}
     assert len(script.bodies) <= 2 * 100 + 2 * 256
 
 
 async def test_a_small_request_that_is_too_large_is_not_about_size() -> None:
-    """A used-up quota has the same code as a large message: a small trace is refused once, not cut into its spans."""
+    """A used-up quota has the same code as a large message: a small trace is not cut into its spans for it."""
     script = Script(lambda _: Refused("RESOURCE_EXHAUSTED: quota", too_large=True))
-    results = await sending(script).export(batch(trace(1, 50)))
+    results = await sending(script).export(batch(trace(1, 50), letters=True))
     assert [r.verdict for r in results] == [Verdict.REFUSED]
     assert len(script.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [Refused("INTERNAL"), Refused("HTTP 400: unknown dataset"), Refused("RESOURCE_EXHAUSTED", too_large=True)],
+    ids=lambda refusal: refusal.reason,
+)
+@pytest.mark.parametrize("lately", [True, False])
+async def test_a_peer_that_refuses_everything_is_out(
+    refusal: Refused, lately: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It costs four requests, then one backoff like every outage; nothing is refused for good, and it is said once."""
+    caplog.set_level(logging.INFO, "grafter.exporter")
+    broken, clock, metrics = False, Clock(), Metrics()
+    script = Script(lambda _: refusal if broken else Accepted())
+    exporter = sending(script, clock, metrics)
+    if lately:
+        await exporter.export(batch(trace(1000)))
+    broken = True
+    script.bodies.clear()
+    whole = batch(*(trace(n) for n in range(1, 65)))
+    waits = []
+    for _ in range(5):
+        results = await exporter.export(whole)
+        assert {r.verdict for r in results} == {Verdict.LATER}
+        assert all(refusal.reason in r.reason for r in results)
+        waits.append(exporter.retry_in())
+        clock.now += waits[-1]
+    assert len(script.bodies) <= 5 * 4
+    assert waits == pytest.approx([5, 7.5, 11.25, 16.875, 25.3125])
+    assert refusal.reason in exporter.last_error
+    assert count(metrics, "exporter_failed_spans") > 0
+
+    broken = False
+    results = await exporter.export(whole)
+    assert {r.verdict for r in results} == {Verdict.ACCEPTED}
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert exporter.down_since is None
+
+
+async def test_three_refused_traces_are_an_outage_also_where_there_are_no_more() -> None:
+    """Though something was taken a moment ago."""
+    clock, broken = Clock(), False
+    script = Script(lambda _: Refused("INTERNAL") if broken else Accepted())
+    exporter = sending(script, clock)
+    await exporter.export(batch(trace(9)))
+    broken = True
+    results = await exporter.export(batch(trace(1), trace(2), trace(3)))
+    assert {r.verdict for r in results} == {Verdict.LATER}
+    assert len(script.bodies) == 1 + 4
+    assert exporter.retry_in() == 5.0
+
+
+async def test_a_peer_that_breaks_amid_a_batch_keeps_nothing_against_its_traces() -> None:
+    """A bad trace is being looked for when the peer breaks: what it refuses then is held, and arrives later."""
+    taken: list[int] = []
+    clock = Clock()
+
+    def answer(body: bytes) -> ExportAnswer:
+        if 7 in traces_in(body) or 3 <= len(script.bodies) < 100:
+            return Refused("INTERNAL")
+        taken.extend(sorted(traces_in(body)))
+        return Accepted()
+
+    script = Script(answer)
+    exporter = sending(script, clock)
+    traces = {n: trace(n) for n in range(1, 65)}
+    results = await exporter.export(batch(*traces.values()))
+    assert {r.verdict for r in results} == {Verdict.ACCEPTED, Verdict.LATER}
+    assert len(script.bodies) < 40
+    while len(script.bodies) < 100:
+        clock.now += exporter.retry_in()
+        await exporter.export(batch(trace(99)))
+    for _ in range(3):
+        left = [one for n, one in traces.items() if n not in taken]
+        clock.now += exporter.retry_in()
+        results = await exporter.export(batch(*left, trace(99)))
+    assert sorted(n for n in taken if n != 99) == [n for n in range(1, 65) if n != 7]
+    assert results[0].verdict is Verdict.REFUSED
+
+
+async def test_a_lone_bad_trace_holds_up_nobody_and_is_found_in_the_end() -> None:
+    """Alone it is only suspected, while others pass; once another one was taken, its next refusal is believed."""
+    clock = Clock()
+    script = Script(lambda body: Refused("HTTP 400") if 1 in traces_in(body) else Accepted())
+    exporter = sending(script, clock)
+    await exporter.export(batch(trace(9)))
+    clock.now += 5
+    assert (await exporter.export(batch(trace(1))))[0].verdict is Verdict.LATER
+    assert exporter.retry_in() == 0
+    assert (await exporter.export(batch(trace(1))))[0].verdict is Verdict.LATER
+    assert (await exporter.export(batch(trace(2))))[0].verdict is Verdict.ACCEPTED
+    assert (await exporter.export(batch(trace(1))))[0].verdict is Verdict.REFUSED
+    assert exporter.retry_in() == 0
+
+
+async def test_a_first_trace_that_is_bad_waits_for_the_second() -> None:
+    """Nothing was ever taken: the peer counts as out until the probe has another trace with it."""
+    clock = Clock()
+    script = Script(lambda body: Refused("HTTP 400") if 1 in traces_in(body) else Accepted())
+    exporter = sending(script, clock)
+    for _ in range(3):
+        assert (await exporter.export(batch(trace(1))))[0].verdict is Verdict.LATER
+        assert exporter.retry_in() > 0
+        clock.now += exporter.retry_in()
+    results = await exporter.export(batch(trace(1), trace(2)))
+    assert [r.verdict for r in results] == [Verdict.REFUSED, Verdict.ACCEPTED]
+    assert exporter.down_since is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(bad=st.sets(st.integers(1, 64), max_size=64), size=st.integers(1, 64))
+def test_a_peer_that_refuses_one_kind_gets_all_others(bad: set[int], size: int) -> None:
+    """Whatever share of the traces is bad: in the end the others are taken, once each, and those are refused."""
+    taken: list[int] = []
+
+    def answer(body: bytes) -> ExportAnswer:
+        if traces_in(body) & bad:
+            return Refused("HTTP 400")
+        taken.extend(sorted(traces_in(body)))
+        return Accepted()
+
+    async def run() -> set[int]:
+        clock = Clock()
+        exporter = sending(Script(answer), clock)
+        held = {n: trace(n, 1) for n in range(65)}
+        due = dict.fromkeys(held, 0.0)
+        refused: set[int] = set()
+        for _ in range(1000):
+            clock.now = max(clock.now + exporter.retry_in(), min(due.values(), default=0.0))
+            some = [n for n in sorted(due, key=due.__getitem__) if due[n] <= clock.now][:size]
+            # Others come all the while, so a probe has one of them with it.
+            others = [trace(1000)] if exporter.down_since is not None else []
+            results = await exporter.export(batch(*(held[n] for n in some), *others))
+            for n, result in zip(some, results[: len(some)], strict=True):
+                if result.verdict is Verdict.LATER:
+                    due[n] = clock.now + result.retry_after
+                    continue
+                del due[n]
+                if result.verdict is Verdict.REFUSED:
+                    refused.add(n)
+            if not exporter.retry_in():
+                await exporter.export(batch(trace(1000)))
+            if not due:
+                break
+        return refused
+
+    assert asyncio.run(run()) == bad
+    assert sorted(n for n in taken if n != 1000) == sorted({*range(65)} - bad)
 
 
 async def test_a_trace_that_was_taken_in_part_comes_back_as_a_resend() -> None:
