@@ -1,7 +1,8 @@
 """grafter's own counters, in one table: name, meaning, labels. Names and labels are PRODUCT's; dashboards rely on them.
 
-The books balance in each process: accepted + recovered + taken over + synthetic = sent + held + handed over + sampled
-out + dead + dropped + merged, for each exporter. Labels are few and bounded: a label value is never text from outside.
+The books balance in each process: accepted + recovered + taken over + synthetic + revived = sent + held + handed over +
+sampled out + dead + dropped + merged, for each exporter; what is dropped of the dead (reasons ``dead_letters_…``) stays
+among the dead there. Labels are few and bounded: a label value is never text from outside.
 """
 
 from collections.abc import Callable, Sequence
@@ -113,8 +114,10 @@ class Metrics:
             "grafter_exporter_rejected_spans", "Spans that the peer refused in a partial success.", "exporter"
         )
         self.dead_spans = counter("grafter_dead_spans", "Spans put into the dead-letter box.", "exporter", "reason")
-        self.pushed_out_spans = counter(
-            "grafter_dead_pushed_out_spans", "Spans of old letters that the dead-letter box's limit pushed out."
+        self.revived_spans = counter(
+            "grafter_revived_spans",
+            "Spans of dead letters that were sent again, and that the peer accepted.",
+            "exporter",
         )
         self.exporter_seconds = histogram(
             "grafter_exporter_request_seconds", "Time of one attempt.", _SECONDS, "exporter"
@@ -137,6 +140,16 @@ class HeldFor:
     spans: int
     bytes: int
     oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LettersHeld:
+    """What the dead-letter box has for one exporter."""
+
+    exporter: str
+    letters: int
+    spans: int
+    bytes: int
 
 
 def _first(values: Sequence[float]) -> float:
@@ -189,12 +202,13 @@ class Held:
         ),
     )
     replicas: Sequence[HeldFor] = ()
+    letters: Sequence[LettersHeld] = ()
 
     @classmethod
     def together(cls, helds: Sequence["Held"]) -> "Held":
         """What several processes, one at least, hold of the store that they share."""
         joined = {one.name: one.metadata["joined"]([getattr(held, one.name) for held in helds]) for one in _SHOWN}
-        return cls(**joined, replicas=helds[0].replicas)
+        return cls(**joined, replicas=helds[0].replicas, letters=helds[0].letters)
 
 
 _SHOWN = tuple(one for one in fields(Held) if one.metadata)
@@ -209,7 +223,7 @@ class HeldCollector(Collector):
     def collect(self) -> list[Metric]:
         held = self._read()
         shown = [one.metadata["family"](value=getattr(held, one.name)) for one in _SHOWN]
-        return [*shown, *_by_replica(held.replicas)]
+        return [*shown, *_by_replica(held.replicas), *_by_exporter(held.letters)]
 
 
 def _by_replica(replicas: Sequence[HeldFor]) -> list[Metric]:
@@ -227,3 +241,15 @@ def _by_replica(replicas: Sequence[HeldFor]) -> list[Metric]:
         for family, value in zip(made, (one.traces, one.spans, one.bytes, one.oldest_seconds), strict=True):
             family.add_metric([str(one.replica)], value)
     return [*made] if replicas else []
+
+
+def _by_exporter(letters: Sequence[LettersHeld]) -> list[Metric]:
+    """What is in the dead-letter box now, of a shared store the whole of it."""
+    made = [
+        GaugeMetricFamily(f"grafter_dead_letter{name}", f"{meaning} in the dead-letter box now.", labels=["exporter"])
+        for name, meaning in (("s", "Letters"), ("_spans", "Spans"), ("_bytes", "Bytes"))
+    ]
+    for one in letters:
+        for family, value in zip(made, (one.letters, one.spans, one.bytes), strict=True):
+            family.add_metric([one.exporter], value)
+    return [*made]

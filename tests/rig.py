@@ -10,7 +10,7 @@ import orjson
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from grafter.consumer import Batch, Result, Signal, Verdict
+from grafter.consumer import Batch, Exporter, Result, Signal, Verdict
 from grafter.core.model import Source, UnixNano
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.core.sampling.policies import SamplingPolicy
@@ -132,11 +132,14 @@ class Rig:
         """The two sides of the books: what came in, and what became of it."""
         read = self.count("grafter_receiver_accepted_spans_total", transport="realtime")
         came = self.accepted + read + self.store.stats().recovered_spans + self.count("grafter_synthetic_spans_total")
+        came += self.count("grafter_revived_spans_total")
         became = (
             sent
             + self.store.stats().spans
             + self.count("grafter_dead_spans_total")
             + self.count("grafter_dropped_spans_total")
+            - self.count("grafter_dropped_spans_total", reason="dead_letters_full")
+            - self.count("grafter_dropped_spans_total", reason="dead_letters_dropped")
             + self.count("grafter_merged_spans_total")
             + self.count("grafter_sampled_out_spans_total")
         )
@@ -145,18 +148,20 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    *peers: Peer,
+    *peers: Exporter,
     policy: GraftPolicy | None = None,
     directory: Path | None = None,
     now: Iterable[int] = (START,),
     max_bytes: int = 1 << 30,
     assembler: type[Assembler] = Assembler,
     sampling: SamplingPolicy | None = None,
+    metrics: Metrics | None = None,
+    letter_bytes: int = 64 << 20,
 ) -> AsyncIterator[Rig]:
-    """A rig in memory, or over a directory."""
+    """A rig in memory, or over a directory. ``now``: the clock, a list of one moment; a list is used as it is."""
     policy = policy or GraftPolicy()
-    clock = list(now)
-    metrics = Metrics()
+    clock = now if isinstance(now, list) else list(now)
+    metrics = metrics or Metrics()
     async with embedded.opened(
         directory,
         waits=policy.waits,
@@ -166,6 +171,7 @@ async def rig(
         fsync="interval",
         fsync_interval=1.0,
         guests_apart=policy.mode is Mode.STREAM,
+        letter_bytes=letter_bytes,
     ) as store:
         processor = Processor(
             store, peers, policy, assembler(policy, "test", sampling), metrics, lambda: clock[0], Limits()

@@ -15,8 +15,10 @@ from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Key, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
+from grafter.logs import Throttle
 from grafter.otlp import build
 from grafter.processor.plain_traces import PlainRelease
+from grafter.processor.quarantine import FULL_BOX_SECONDS, count_pushed_out
 from grafter.processor.release_result import Work
 from grafter.store.base import Claim, Claims, DeadLetter, Outcome, PlainSettlement, Settlement, Store
 from grafter.telemetry import Metrics
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _SECONDS_BETWEEN_WARNINGS = 30.0
+_NAMED = 5
 _FINAL = frozenset({Outcome.ACCEPTED, Outcome.REFUSED})
 
 
@@ -48,6 +51,7 @@ class Delivery:
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._warn_after = 0.0
+        self._throttle = Throttle()
         self._leased: dict[object, Sequence[Claims]] = {}
 
     @contextmanager
@@ -165,32 +169,57 @@ class Delivery:
             accepted = [w.claim for w in works if w.outcomes.get(name) is Outcome.ACCEPTED]
             if accepted:
                 await self._until_settled(lambda: self._store.record(accepted, name, Outcome.ACCEPTED))
+        if refused:
+            kept = await self._keep_refused(name, refused)
+            if kept and len(self.exporters) > 1:
+                claims = [work.claim for work, _, _ in refused[:kept]]
+                await self._until_settled(lambda: self._store.record(claims, name, Outcome.REFUSED))
+            for work, trace, result in refused[kept:]:
+                work.retry_after = max(work.retry_after, FULL_BOX_SECONDS)
+                taken = trace.spans - result.part.spans if result.part is not None else 0
+                # What the peer took of it was counted as sent, and goes out once more with the rest.
+                self._metrics.recovered_spans.inc(taken)
+                if taken or trace.resend:
+                    work.outcomes[name] = Outcome.INTENDED
+                    self.begun[work.claim.key] = work.reason
+                else:
+                    work.outcomes.pop(name, None)
+                    withdrawn.append(work.claim)
         if withdrawn:
             await self._store.record(withdrawn, name, Outcome.WITHDRAWN)
-        if refused:
-            await self._keep_refused(name, refused)
-            if len(self.exporters) > 1:
-                claims = [work.claim for work, _, _ in refused]
-                await self._until_settled(lambda: self._store.record(claims, name, Outcome.REFUSED))
 
-    async def _keep_refused(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> None:
-        """What a peer refuses for good is kept with its reason: it is never lost in silence."""
+    async def _keep_refused(self, exporter: str, refused: list[tuple[Work, OutTrace, Result]]) -> int:
+        """What a peer refuses for good is kept with its reason: it is never lost in silence. How many are kept; there
+        was no room for the others."""
         now = UnixNano(self._clock())
         parts = [(work.claim.key, result.reason, result.part or trace) for work, trace, result in refused]
         letters = [
             DeadLetter(key, exporter, reason, now, part.spans, build.request([part])) for key, reason, part in parts
         ]
-        pushed_out = await self._store.add_dead_letters(letters)
-        for letter in letters:
+        added = await self._store.add_dead_letters(letters)
+        count_pushed_out(self._metrics, added.pushed_out)
+        kept = letters[: added.kept]
+        for letter in kept:
             self._metrics.dead_spans.labels(exporter, "refused").inc(letter.spans)
-        if pushed_out:
-            self._metrics.pushed_out_spans.inc(pushed_out)
-        logger.error(
-            "%s refused %d traces for good; they are in the dead-letter box: %s",
-            exporter,
-            len(letters),
-            letters[0].reason,
-        )
+        if kept:
+            logger.error(
+                "%s refused %d traces for good; they are in the dead-letter box (%s): %s",
+                exporter,
+                len(kept),
+                _named(kept),
+                kept[0].reason,
+            )
+        left = letters[len(kept) :]
+        # They are brought again and again.
+        if left and self._throttle.due(exporter):
+            logger.error(
+                "the dead-letter box is full: %d traces that %s refused stay held (%s); see `grafter dead list`: %s",
+                len(left),
+                exporter,
+                _named(left),
+                left[0].reason,
+            )
+        return added.kept
 
     async def _conclude(self, works: list[Work]) -> None:
         """Settle what every exporter has answered for good; note and give back the rest."""
@@ -258,6 +287,12 @@ class Delivery:
                 self._metrics.recovered_spans.inc(work.assembled.trace.spans)
         for reason, releases in reasons.items():
             self._metrics.released_traces.labels(reason.value).inc(releases)
+
+
+def _named(letters: Sequence[DeadLetter]) -> str:
+    """Their trace ids, as many as a line of a log can have."""
+    ids = [letter.key.hex() for letter in letters[:_NAMED]]
+    return ", ".join(ids) + (f" and {len(letters) - _NAMED} more" if len(letters) > _NAMED else "")
 
 
 def _marked(work: Work, resend: bool) -> OutTrace:

@@ -16,11 +16,20 @@ from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 
+FULL_BOX_SECONDS = 60
+"""After which what a full dead-letter box did not take is brought again."""
 _TRIES = 5
 # 2, 4, 8 … seconds: a disk that hiccups or a store that is short for a moment has time to come back.
 _BACKOFF = 2 * SECOND
 # More keys than this in trouble at once is no longer an odd trace; the oldest count is given up.
 _MAX_KEYS = 10_000
+
+
+def count_pushed_out(metrics: Metrics, spans: int) -> None:
+    """Letters that had to go for newer ones are lost, as whoever set the box up wanted: counted, and said."""
+    if spans:
+        metrics.dropped_spans.labels("dead_letters_full").inc(spans)
+        logger.error("the dead-letter box is full: its oldest letters, %d spans, were dropped", spans)
 
 
 class Quarantine:
@@ -44,11 +53,6 @@ class Quarantine:
         """It could not be assembled. In the end its parts go to the dead-letter box as they came."""
         if await self._again(claim, error, now):
             return
-        logger.error(
-            "trace %s cannot be assembled; it is in the dead-letter box as it came",
-            claim.key.hex(),
-            exc_info=error,
-        )
         reason = f"could not be assembled: {type(error).__name__}"
         host = [part for part in parts if part.envelope is not None]
         spans = sum(part.spans for part in parts)
@@ -61,10 +65,17 @@ class Quarantine:
             for part in parts
             if part.guest is not None
         ]
-        pushed_out = await self._store.add_dead_letters(letters)
+        added = await self._store.add_dead_letters(letters, together=True)
+        count_pushed_out(self._metrics, added.pushed_out)
+        if added.kept < len(letters):
+            logger.error("trace %s cannot be assembled, and stays held: the dead-letter box is full", claim.key.hex())
+            await self._store.postpone([(claim, UnixNano(now + FULL_BOX_SECONDS * SECOND))])
+            return
+        logger.error(
+            "trace %s cannot be assembled; it is in the dead-letter box as it came", claim.key.hex(), exc_info=error
+        )
         if all(await self._store.settle([Settlement(claim)], now)):
             self._metrics.dead_spans.labels("none", "unassembled").inc(spans)
-            self._metrics.pushed_out_spans.inc(pushed_out)
 
     async def _again(self, claim: Claim, error: Exception, now: UnixNano) -> bool:
         failures = self._failures.pop(claim.key, 0) + 1

@@ -69,6 +69,11 @@ Moments
     is the later of both. Whoever goes on from there is never behind what the store has seen, whatever the wall clock
     of its machine says.
 
+Dead letters
+    What an exporter's peer refused for good, in a box that is bounded in bytes. What happens past that is a setting:
+    either no more are taken, and whoever brings them keeps their traces, or the oldest go; the answer says which. A
+    letter leaves by ``remove_dead_letters``, for one of those who ask at the same time.
+
 Time is an argument, in Unix nanoseconds. Due times and leases are data. Past ``max_bytes`` of live bytes ``append``
 raises UnavailableError. Arrival numbers rise over the whole life of the store, restarts included.
 """
@@ -214,6 +219,29 @@ class DeadLetter:
     spans: int
     payload: bytes
     """A whole ExportTraceServiceRequest."""
+    id: str = field(default="", compare=False)
+    """The store's own: by it a letter is known while it is there."""
+    retried: bool = field(default=False, compare=False)
+    """The store's own: an attempt to send it again was begun, and nothing is known of what came of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LettersAdded:
+    """What became of dead letters that were brought to the box."""
+
+    kept: int
+    """The first so many of them are in it; for the others there was no room."""
+    pushed_out: int = 0
+    """Spans of older letters that had to go for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LettersOf:
+    """What the dead-letter box has for one exporter."""
+
+    letters: int
+    spans: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +284,8 @@ class Stats:
     """Of this process's spans, the same the other way."""
     replicas: Mapping[int, Share] = field(default_factory=dict)
     """Where several processes share a store, what is held for each, by number."""
+    dead_letters: Mapping[str, LettersOf] = field(default_factory=dict)
+    """What the dead-letter box has, by exporter."""
 
 
 DEDUPE_KEYS_LIMIT = 1_000_000
@@ -426,12 +456,24 @@ class Store(TaskStore, CallStore, HeldStore, MomentStore, Protocol):
         """The memories of these keys, where they have not been forgotten."""
         ...
 
-    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
-        """Keep spans that were refused for good; the number of spans of older letters that the limit pushed out."""
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> LettersAdded:
+        """Keep spans that were refused for good; ``together``: all of them or none.
+
+        What the answer says is kept is as safe as the parts were: it is on the disk when this returns, if that is what
+        the store promises for parts at any time.
+        """
         ...
 
-    async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:
-        """The newest letters."""
+    async def dead_letters(self, limit: int, *, skip: int = 0, oldest: bool = False) -> Sequence[DeadLetter]:
+        """The newest letters, or the ``oldest``, behind ``skip`` others."""
+        ...
+
+    async def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
+        """Forget letters that were read before. False where somebody did so already."""
+        ...
+
+    async def note_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
+        """Keep that letters are about to be sent again, or (not ``begun``) that they were not taken."""
         ...
 
     def stats(self) -> Stats:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from grafter.config.model import Component, PositiveDuration, PositiveSize
+from grafter.config.model import Component, Model, PositiveDuration, PositiveSize
 from grafter.config.problems import Finding
 from grafter.config.units import Duration, Size
 from grafter.core.policy import GraftPolicy, Mode
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     OpenedStore: TypeAlias = embedded.EmbeddedStore | shared.RedisStore
 
 
+class DeadLetterBox(Model):
+    """Where spans go that a backend refuses for good; `grafter dead` lists them and sends them again."""
+
+    max_bytes: PositiveSize = Size.parse("64MiB")
+    """Bytes that it may hold."""
+    when_full: Literal["hold", "drop_oldest"] = "hold"
+    """`hold`: what is refused then stays held, until there is room. `drop_oldest`: the oldest letters are dropped and
+    counted."""
+
+
 class StoreExtension(Component):
     """What holds traces until they are released."""
 
@@ -29,6 +39,8 @@ class StoreExtension(Component):
     """Live bytes past which the doors refuse."""
     max_trace_bytes: PositiveSize = Size.parse("64MiB")
     """Bytes past which one trace is released early."""
+    dead_letters: DeadLetterBox = DeadLetterBox()
+    """Where spans go that a backend refuses for good."""
     lease: PositiveDuration = Duration.parse("10s")
     """How long a trace belongs to a process that went silent."""
 
@@ -63,6 +75,8 @@ class StoreExtension(Component):
             "max_trace_bytes": self.max_trace_bytes,
             "lease_ns": int(self.lease),
             "guests_apart": policy.mode is Mode.STREAM,
+            "letter_bytes": int(self.dead_letters.max_bytes),
+            "drop_oldest_letters": self.dead_letters.when_full == "drop_oldest",
         }
         if self.redis is not None:
             return self.redis.open(common, replica)

@@ -14,7 +14,7 @@ import orjson
 
 from grafter.components import Config
 from grafter.health import Phase
-from grafter.telemetry import Held, HeldFor
+from grafter.telemetry import Held, HeldFor, LettersHeld
 
 ASK = b"ask\n"
 STOP = b"stop\n"
@@ -81,5 +81,6 @@ def read_report(line: bytes) -> Report:
     fields: dict[str, Any] = orjson.loads(line)
     held = fields["held"]
     if held is not None:
-        held = Held(**{**held, "replicas": [HeldFor(**one) for one in held["replicas"]]})
+        replicas = [HeldFor(**one) for one in held["replicas"]]
+        held = Held(**{**held, "replicas": replicas, "letters": [LettersHeld(**one) for one in held["letters"]]})
     return Report(**{**fields, "phase": Phase(fields["phase"]), "held": held})

@@ -1,6 +1,7 @@
-"""A process that works on a store until it is killed, or until its disk is full.
+"""A process that works on a store until it is killed, or its disk is full.
 
-Run as ``python -m tests.faults.store_child DIRECTORY (FIRST_NUMBER | fill)``; what it was promised it says on stdout.
+Run as ``python -m tests.faults.store_child DIRECTORY (FIRST_NUMBER | fill | bury-FSYNC)``; what it was promised it
+says on stdout.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from pathlib import Path
 from grafter.core.model import Envelope, Facts, GuestFacts, Key, Part, Source, TraceId, UnixNano, guest_key
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store.base import Memory, Outcome, Settlement
+from grafter.store.base import DeadLetter, Memory, Outcome, Settlement
 from grafter.store.embedded import store as embedded
 from grafter.store.embedded.store import EmbeddedStore
 from tests.store.contract import LEASE, START
@@ -135,6 +136,27 @@ async def fill(directory: Path, limit: int) -> None:
         assert not refused
 
 
+async def bury(directory: Path, fsync: str) -> None:
+    """Store traces, put them into the dead-letter box and settle them, and say what was promised; until killed."""
+    chance = random.Random(1)
+    async with opened(directory, fsync) as store:
+        await store.recovered()
+        for number in itertools.count(1):
+            key = Key(chance.randbytes(16))
+            content = payload(number, chance)
+            await store.append([Part(key, content, 1, ENVELOPE, Facts.ROOT, b"i" * 8)], START)
+            say("stored", key, [number])
+            claims = await store.claim(LATER, 10)
+            letters = [DeadLetter(claim.key, "otlp", "refused", LATER, 1, content) for claim in claims]
+            await store.add_dead_letters(letters)
+            await store.settle([Settlement(claim, (Memory(claim.key, b"m"),)) for claim in claims], LATER)
+            say("buried", key, [number])
+            await asyncio.sleep(0.001)
+
+
 if __name__ == "__main__":
     target, what = Path(sys.argv[1]), sys.argv[2]
-    asyncio.run(fill(target, 60_000) if what == "fill" else work(target, int(what)))
+    if what.startswith("bury-"):
+        asyncio.run(bury(target, what.removeprefix("bury-")))
+    else:
+        asyncio.run(fill(target, 60_000) if what == "fill" else work(target, int(what)))

@@ -32,6 +32,8 @@ from grafter.errors import UnavailableError
 from grafter.store.base import (
     Claim,
     DeadLetter,
+    LettersAdded,
+    LettersOf,
     Memory,
     Outcome,
     PlainBatch,
@@ -674,12 +676,51 @@ class StoreContract:
 
     async def test_dead_letters_are_kept_newest_first(self, place: Place, settings: Settings) -> None:
         """What a peer refused for good is there to be looked at."""
-        letters = [DeadLetter(HOST, "otlp", f"why {i}", UnixNano(START + i), i, b"x" * i) for i in range(3)]
+        letters = [DeadLetter(HOST, "otlp", f"why {i}", UnixNano(START + i), i, b"x" * i) for i in range(4)]
         async with place.open(settings) as store:
-            assert await store.add_dead_letters(letters[:2]) == 0
-            assert await store.add_dead_letters(letters[2:]) == 0
-            assert await store.add_dead_letters([]) == 0
-            assert list(await store.dead_letters(2)) == [letters[2], letters[1]]
+            assert await store.add_dead_letters(letters[:2]) == LettersAdded(2)
+            assert await store.add_dead_letters(letters[2:], together=True) == LettersAdded(2)
+            assert await store.add_dead_letters([]) == LettersAdded(0)
+            assert list(await store.dead_letters(2)) == [letters[3], letters[2]]
+            assert list(await store.dead_letters(2, skip=1)) == [letters[2], letters[1]]
+            assert list(await store.dead_letters(2, skip=1, oldest=True)) == [letters[1], letters[2]]
+            assert await store.dead_letters(2, skip=4) == []
+            assert len({letter.id for letter in await store.dead_letters(9)}) == 4
+
+    async def test_a_dead_letter_is_removed_once(self, place: Place, settings: Settings) -> None:
+        """Of those who remove it at the same time one is told that it did; the others stay, equal ones too."""
+        letters = [DeadLetter(HOST, name, "why", START, 2, b"x") for name in ("a", "b", "b")]
+        async with place.open(settings) as store:
+            await store.add_dead_letters(letters)
+            oldest, *_ = found = await store.dead_letters(9, oldest=True)
+            said = await asyncio.gather(*(store.remove_dead_letters(found[:2]) for _ in range(3)))
+            assert sorted(one for one, _ in said) == [False, False, True]
+            left = await store.dead_letters(9)
+            assert oldest.id not in {letter.id for letter in left}
+            assert {letter.exporter for letter in left} <= {"b"}
+            held = store.stats().dead_letters
+            assert held.get("a", LettersOf(0, 0, 0)) == LettersOf(0, 0, 0)
+            assert held.get("b", LettersOf(0, 0, 0)).letters == len(left)
+
+    async def test_the_box_says_what_it_has(self, place: Place, settings: Settings) -> None:
+        """Letters, spans and bytes by exporter."""
+        async with place.open(settings) as store:
+            await store.add_dead_letters([DeadLetter(HOST, "a", "why", START, 2, b"x" * 40)])
+            await store.add_dead_letters([DeadLetter(HOST, "b", "why", START, n, b"x" * 100) for n in (3, 4)])
+            held = store.stats().dead_letters
+            assert {name: (of.letters, of.spans) for name, of in held.items()} == {"a": (1, 2), "b": (2, 7)}
+            assert held["b"].bytes >= 200
+
+    async def test_that_a_letter_is_being_sent_again_is_kept(self, place: Place, settings: Settings) -> None:
+        """From the attempt's begin until it is known that nothing was taken; for each letter by itself."""
+        async with place.open(settings) as store:
+            await store.add_dead_letters([DeadLetter(HOST, "a", f"why {i}", START, 2, b"x") for i in range(2)])
+            first, _ = await store.dead_letters(9, oldest=True)
+            await store.note_retry([first], begun=True)
+            await store.note_retry([first], begun=True)
+            assert [one.retried for one in await store.dead_letters(9, oldest=True)] == [True, False]
+            await store.note_retry([first], begun=False)
+            assert [one.retried for one in await store.dead_letters(9)] == [False, False]
 
     async def test_an_empty_request_is_stored_too(self, place: Place, settings: Settings) -> None:
         """No parts, no change, no error."""
@@ -734,6 +775,7 @@ class DurableContract:
             await store.append([guest_part("1"), host_part("h", facts=Facts.ROOT)], START)
             await store.append([guest_part("2", host=HOST, head=True)], UnixNano(START + 1))
             await store.add_dead_letters([letter])
+            await store.note_retry(await store.dead_letters(1), begun=True)
             before = [replace(c, token=0) for c in await store.claim(LATER, 10)]
             held = store.stats()
         async with place.open(settings) as store:
@@ -745,7 +787,10 @@ class DurableContract:
             assert (stats.traces, stats.spans, stats.bytes) == (held.traces, held.spans, held.bytes)
             assert (stats.recovered_spans, stats.remembered, stats.recovering) == (3, 1, False)
             assert (await store.recall([OTHER], START)) == [Memory(OTHER, b"m")]
-            assert list(await store.dead_letters(9)) == [letter]
+            (found,) = await store.dead_letters(9)
+            assert found == letter
+            assert found.retried
+            assert stats.dead_letters["otlp"].spans == 1
 
     async def test_a_killed_process_leaves_what_it_acknowledged(self, place: Place, settings: Settings) -> None:
         """Without a stop: parts, settlements and outcomes count; leases do not; an intent alone is unknown."""

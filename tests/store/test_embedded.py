@@ -20,7 +20,7 @@ from grafter.core.model import Envelope, Facts, Key, Part, Source, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import DeadLetter, Memory, Outcome, PlainSettlement, Settlement, StoreError
+from grafter.store.base import DeadLetter, LettersAdded, Memory, Outcome, PlainSettlement, Settlement, StoreError
 from grafter.store.embedded import index
 from grafter.store.embedded import store as embedded
 from grafter.store.embedded.segment_file import HEADER_BYTES
@@ -425,11 +425,14 @@ async def test_a_ledger_that_cannot_be_written_stops_settlements_alone(tmp_path:
 
 
 async def test_the_letter_box_has_a_limit(tmp_path: Path) -> None:
-    """The spans of letters that had to go are told to whoever brought the new ones."""
+    """Past it nothing is taken, or the oldest go, and whoever brought the new ones is told."""
+    letters = [DeadLetter(HOST, "a", "b", START, i, b"x" * 60) for i in (3, 4)]
     async with opened(tmp_path, letter_bytes=100) as store:
-        letters = [DeadLetter(HOST, "a", "b", START, i, b"x" * 60) for i in (3, 4)]
-        assert await store.add_dead_letters(letters[:1]) == 0
-        assert await store.add_dead_letters(letters[1:]) == 3
+        assert await store.add_dead_letters(letters) == LettersAdded(1)
+        assert list(await store.dead_letters(9)) == letters[:1]
+    async with opened(tmp_path, letter_bytes=100, drop_oldest_letters=True) as store:
+        assert await store.add_dead_letters(letters[1:]) == LettersAdded(1, 3)
+        assert list(await store.dead_letters(9)) == letters[1:]
 
 
 async def test_a_part_that_makes_no_sense_harms_nobody(tmp_path: Path) -> None:

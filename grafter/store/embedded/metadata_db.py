@@ -22,8 +22,9 @@ from struct import Struct
 
 from grafter.core.calls import CallNote
 from grafter.core.model import Key, Mark, UnixNano
-from grafter.store.base import DEDUPE_KEYS_LIMIT, DeadLetter, Memory, StoreError
+from grafter.store.base import DEDUPE_KEYS_LIMIT, Memory, StoreError
 from grafter.store.embedded.damage import put_aside_if_damaged
+from grafter.store.embedded.dead_letters import LetterChange, LetterTable
 from grafter.store.embedded.lookup_tables import CallTable, DedupeKeys
 from grafter.store.records import padded
 
@@ -61,7 +62,7 @@ class MetadataBatch:
 
     memories: Sequence[tuple[Memory, UnixNano]] = ()
     """With the moment of each."""
-    dead_letters: Sequence[DeadLetter] = ()
+    letters: Sequence[LetterChange] = ()
     memory_batches: Sequence[MemoryBatch] = ()
     marks: Sequence[tuple[Mark, UnixNano]] = ()
     calls: Sequence[tuple[CallNote, UnixNano]] = ()
@@ -73,7 +74,7 @@ class MetadataBatch:
         """All of them as one."""
         return cls(
             [memory for batch in batches for memory in batch.memories],
-            [letter for batch in batches for letter in batch.dead_letters],
+            [change for batch in batches for change in batch.letters],
             [memories for batch in batches for memories in batch.memory_batches],
             [mark for batch in batches for mark in batch.marks],
             [call for batch in batches for call in batch.calls],
@@ -86,7 +87,7 @@ _Row = tuple[int, int, list[int]]
 
 
 class MetadataDB:
-    """Memories and dead letters here, the rest in tables of their own.
+    """Memories here, the rest in tables of their own.
 
     Methods raise sqlite3.Error when the file cannot be read or written.
     """
@@ -98,18 +99,19 @@ class MetadataDB:
         remember: int,
         remember_limit: int,
         letter_bytes: int,
+        drop_oldest_letters: bool = False,
         mark_limit: int = DEDUPE_KEYS_LIMIT,
     ) -> None:
         """Open or make the file; None keeps everything in memory. ``remember`` in nanoseconds. Raises StoreError."""
         self._path = path
         self._remember = remember
         self._remember_limit = remember_limit
-        self._dead_letter_limit = letter_bytes
         self._row_of: dict[int, int] = {}
         self._rows: deque[_Row] = deque()
         self._emptied = 0
         """Rows up to this id hold nothing that is still remembered, and are to be deleted."""
-        self._dead_letter_bytes = 0
+        self._letter_bytes = letter_bytes
+        self._drop_oldest_letters = drop_oldest_letters
         self._mark_limit = mark_limit
         # Readers share one connection; a commit must not show half done, so it has one of its own.
         self._lock = threading.Lock()
@@ -126,9 +128,13 @@ class MetadataDB:
             self._reader = self._writer if path is None else _connected(path)
             self.dedupe_keys = DedupeKeys(self._writer, self._reader, self._lock, self._mark_limit)
             self.calls = CallTable(self._writer, self._reader, self._lock, remember, max(1, remember_limit))
-            self._dead_letter_bytes = self._writer.execute(
-                "SELECT coalesce(sum(length(payload)), 0) FROM letter"
-            ).fetchone()[0]
+            self.letters = LetterTable(
+                self._writer,
+                self._reader,
+                self._lock,
+                self._letter_bytes,
+                drop_oldest=self._drop_oldest_letters,
+            )
             for number, at, keys in self._reader.execute("SELECT id, at, keys FROM memory ORDER BY id"):
                 self._found(number, at, [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)])
             # A row goes when all of it is forgotten, so the oldest one may still hold some that the limit ended.
@@ -195,13 +201,18 @@ class MetadataDB:
             return True, None
         return _NOT_REMEMBERED if memory is None else (True, memory.host)
 
-    def commit(self, batch: MetadataBatch) -> int:
-        """Store, and make room; the number of spans of old dead letters that had to go. All or nothing."""
-        with self.writing:
+    def commit(self, batch: MetadataBatch) -> None:
+        """Store, and make room. All or nothing.
+
+        Letters are on the disk when it returns, and what was stored before them: the settlement that follows gives up
+        the parts that they are of, and a power cut must not find it without them. The rest may be lost then.
+        """
+        with self.writing, self._synced(bool(batch.letters)):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 added = list(self._insert_memories(batch))
-                size, pushed_out = self._insert_dead_letters(batch.dead_letters)
+                if batch.letters:
+                    self.letters.write(batch.letters)
                 if batch.marks:
                     self.dedupe_keys.write(batch.marks)
                 if batch.calls:
@@ -213,7 +224,8 @@ class MetadataDB:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
-            self._dead_letter_bytes = size
+            if batch.letters:
+                self.letters.written()
             if batch.marks:
                 self.dedupe_keys.written()
             for row in added:
@@ -223,7 +235,18 @@ class MetadataDB:
                 # On its own, since what is stored stays stored when this fails; then the next one does it.
                 with contextlib.suppress(sqlite3.Error):
                     self._delete_emptied()
-            return pushed_out
+
+    @contextlib.contextmanager
+    def _synced(self, wanted: bool) -> Iterator[None]:
+        """A commit within brings the log of the database to the disk, if wanted."""
+        if not wanted:
+            yield
+            return
+        self._writer.execute("PRAGMA synchronous = FULL")
+        try:
+            yield
+        finally:
+            self._writer.execute("PRAGMA synchronous = NORMAL")
 
     def _insert_memories(self, batch: MetadataBatch) -> Iterator[_Row]:
         for now, group in groupby(batch.memories, itemgetter(1)):
@@ -234,16 +257,6 @@ class MetadataDB:
         for memories in batch.memory_batches:
             keys = [padded(key) for key in memories.keys]
             yield self._insert(memories.at, keys, bytes(_KEY * len(keys)), memories.blobs)
-
-    def _insert_dead_letters(self, letters: Sequence[DeadLetter]) -> tuple[int, int]:
-        """The bytes of all dead letters afterwards, and the spans of those that had to go."""
-        if not letters:
-            return self._dead_letter_bytes, 0
-        self._writer.executemany(
-            "INSERT INTO letter (key, exporter, reason, at, spans, payload) VALUES (?, ?, ?, ?, ?, ?)",
-            [(x.key, x.exporter, x.reason, x.at, x.spans, x.payload) for x in letters],
-        )
-        return self._push_out(self._dead_letter_bytes + sum(len(letter.payload) for letter in letters))
 
     def _insert(self, at: int, keys: list[bytes], hosts: bytes, blobs: Sequence[bytes]) -> _Row:
         sizes = Struct(f"<{len(blobs)}I").pack(*map(len, blobs))
@@ -282,29 +295,6 @@ class MetadataDB:
                 break
             rows.popleft()
             self._emptied = number
-
-    def _push_out(self, size: int) -> tuple[int, int]:
-        spans = 0
-        last = None
-        rows = self._writer.execute("SELECT id, spans, length(payload) FROM letter ORDER BY id")
-        for row, lost, length in rows:
-            if size <= self._dead_letter_limit:
-                break
-            last = row
-            spans += lost
-            size -= length
-        rows.close()
-        if last is not None:
-            self._writer.execute("DELETE FROM letter WHERE id <= ?", (last,))
-        return size, spans
-
-    def dead_letters(self, limit: int) -> list[DeadLetter]:
-        """The newest first."""
-        with self._lock:
-            rows = self._reader.execute(
-                "SELECT key, exporter, reason, at, spans, payload FROM letter ORDER BY id DESC LIMIT ?", (limit,)
-            ).fetchall()
-        return [DeadLetter(Key(row[0]), row[1], row[2], UnixNano(row[3]), row[4], row[5]) for row in rows]
 
     def secret(self, name: str) -> bytes:
         """32 random bytes, made when the name is first asked for."""

@@ -34,6 +34,7 @@ from grafter.store.base import (
     Claim,
     Claims,
     DeadLetter,
+    LettersAdded,
     Memory,
     Outcome,
     Plain,
@@ -46,6 +47,7 @@ from grafter.store.base import (
 )
 from grafter.store.embedded.compaction import Compactor, Counts
 from grafter.store.embedded.damage import is_damage
+from grafter.store.embedded.dead_letters import LetterChange
 from grafter.store.embedded.directory import Files, open_files
 from grafter.store.embedded.index import Index
 from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
@@ -80,12 +82,14 @@ async def opened(
     clock: Callable[[], int] = time.time_ns,
     segment_bytes: int = SEGMENT_BYTES,
     letter_bytes: int = LETTER_BYTES,
+    drop_oldest_letters: bool = False,
     recent_bytes: int = RECENT_BYTES,
 ) -> AsyncIterator["EmbeddedStore"]:
     """Open the store in a directory, which is made when it is missing; None keeps everything in memory.
 
     ``fsync``: ``interval`` brings what was written to the disk every ``fsync_interval`` seconds, ``always`` before
-    append returns. ``recent_bytes`` bounds what is kept in memory of the records written last. ``clock`` (Unix
+    append returns. Past ``letter_bytes`` of dead letters the oldest go (``drop_oldest_letters``), or no more are taken.
+    ``recent_bytes`` bounds what is kept in memory of the records written last. ``clock`` (Unix
     nanoseconds) says how old memories are at start. On leaving, what is queued is written and brought to the disk;
     what is held stays.
 
@@ -95,7 +99,13 @@ async def opened(
         raise ValueError(f"fsync is {fsync!r}, expected 'interval' or 'always'")
 
     def metadata(path: Path | None) -> MetadataDB:
-        return MetadataDB(path, remember=waits.remember, remember_limit=waits.remember_limit, letter_bytes=letter_bytes)
+        return MetadataDB(
+            path,
+            remember=waits.remember,
+            remember_limit=waits.remember_limit,
+            letter_bytes=letter_bytes,
+            drop_oldest_letters=drop_oldest_letters,
+        )
 
     def tasks(path: Path | None, database: MetadataDB) -> TaskTable:
         return TaskTable(path, lease_ns, database.writing)
@@ -340,11 +350,23 @@ class EmbeddedStore(TaskMethods):
         entry = self._index.table.entries.get(key)
         return None if entry is None or not (entry.host_spans or entry.guests) else self._index.claims.state_of(entry)
 
-    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
-        return await self._keep(MetadataBatch(dead_letters=letters)) if letters else 0
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> LettersAdded:
+        if not letters:
+            return LettersAdded(0)
+        return (await self._change_letters(LetterChange(add=letters, together=together))).added
 
-    async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:
-        return await self._ask("dead letters", lambda: self._metadata.dead_letters(limit))
+    async def dead_letters(self, limit: int, *, skip: int = 0, oldest: bool = False) -> Sequence[DeadLetter]:
+        return await self._ask("dead letters", lambda: self._metadata.letters.page(limit, skip, oldest=oldest))
+
+    async def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
+        return (await self._change_letters(LetterChange(remove=[int(letter.id) for letter in letters]))).removed
+
+    async def note_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
+        await self._change_letters(LetterChange(retry=[(int(letter.id), begun) for letter in letters]))
+
+    async def _change_letters(self, change: LetterChange) -> LetterChange:
+        await self._keep(MetadataBatch(letters=[change]))
+        return change
 
     def stats(self) -> Stats:
         index = self._index
@@ -359,13 +381,12 @@ class EmbeddedStore(TaskMethods):
             recovering=not self._ready.is_set(),
             recovered_spans=0 if self._recovery is None else self._recovery.spans,
             disk_bytes=0 if self._log is None else self._log.disk_bytes + self._metadata.disk_bytes,
+            dead_letters=self._metadata.letters.held,
         )
 
-    async def _keep(self, batch: MetadataBatch) -> int:
-        """Commit what goes into the metadata alone; the spans of old dead letters that had to go."""
-        op = self._writer.submit([], lambda _: None, metadata=batch)
-        await op.future
-        return op.pushed_out
+    async def _keep(self, batch: MetadataBatch) -> None:
+        """Commit what goes into the metadata alone."""
+        await self._writer.submit([], lambda _: None, metadata=batch).future
 
     async def _ask(self, what: str, query: Callable[[], _T]) -> _T:
         """What the metadata says, asked on a thread where it is a file. Raises UnavailableError."""

@@ -52,8 +52,6 @@ class Op(Generic[_T]):
     """A sender waits for it, and keeps what cannot be written; what drains the store is written before it."""
     prepare: Callable[[], Sequence[Row]] | None = None
     """Makes the rows, on the writer's thread, before the write. May raise OSError."""
-    pushed_out: int = 0
-    """Spans of old dead letters that this group's pushed out; given to the first op of the group that had any."""
     places: list[Place] = field(default_factory=list)
     error: Exception | None = None
 
@@ -321,7 +319,7 @@ class Writer:
         try:
             while True:
                 try:
-                    pushed_out = self._metadata.commit(batch)
+                    self._metadata.commit(batch)
                     break
                 except sqlite3.DatabaseError as error:
                     if not self._mended(error):
@@ -330,8 +328,6 @@ class Writer:
             _LOG.warning("the store could not write its ledger: %s", error)
             for op, _ in keeping:
                 op.error = error
-        else:
-            keeping[0][0].pushed_out = pushed_out
 
     def _mended(self, error: sqlite3.DatabaseError) -> bool:
         """Whether it is worth trying again. Raises OSError and sqlite3.Error."""

@@ -13,7 +13,7 @@ from grafter.errors import UnavailableError
 from grafter.store.base import StoreError
 from grafter.store.redis import address as addresses
 from grafter.store.redis.connection import Command
-from grafter.store.redis.dead_letters import BUCKET, KEPT_MS
+from grafter.store.redis.dead_letters import BUCKET, KEPT_MS, DeadLetters
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.errors import RefusedError
 from grafter.store.redis.layout import BUCKETS, FIXED, FORMAT, MOMENT, Layout
@@ -45,6 +45,7 @@ async def opened(
     timeout: float = 5.0,
     wait_replicas: int = 0,
     letter_bytes: int = LETTER_BYTES,
+    drop_oldest_letters: bool = False,
     start_seconds: float = 30.0,
     version: str = "",
     replica: bytes = b"",
@@ -56,7 +57,8 @@ async def opened(
     Redis may come up later than this process: it is waited for up to ``start_seconds``. Raises StoreError when it does
     not come, or must not be used as it is set up; the message says what to do. ``replica``: 8 bytes, the same for a
     process that goes on with the books of one that is dead; random ones otherwise. ``upkeep_seconds``: after how many
-    it learns what others did. ``least_lease_seconds``: of silence before a process may be taken for dead.
+    it learns what others did. Past ``letter_bytes`` of dead letters the oldest go (``drop_oldest_letters``), or no more
+    are taken. ``least_lease_seconds``: of silence before a process may be taken for dead.
     """
     try:
         address = addresses.parse(url)
@@ -81,9 +83,12 @@ async def opened(
     replicas = Replicas(engine, replica or os.urandom(8), least_lease_seconds)
     try:
         secret, moment = await _started(engine, replicas, address, start_seconds)
-        store = RedisStore(engine, replicas, letter_bytes, secret, moment)
+        letters = DeadLetters(engine, letter_bytes, drop_oldest=drop_oldest_letters)
+        with suppress(UnavailableError):
+            await letters.refresh()
+        store = RedisStore(engine, replicas, letters, secret, moment)
         async with task_group() as tasks:
-            upkeep = tasks.create_task(Upkeep(engine, replicas, upkeep_seconds).run(), name="store.upkeep")
+            upkeep = tasks.create_task(Upkeep(engine, replicas, letters, upkeep_seconds).run(), name="store.upkeep")
             try:
                 yield store
             finally:

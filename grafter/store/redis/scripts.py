@@ -24,10 +24,18 @@ NAMES = (
     "read_totals",
     "forget",
     "add_dead_letters",
+    "remove_dead_letters",
     "task",
     "register_replica",
 )
-_WITH = {"settle": "totals", "read_totals": "totals", "forget": "totals", "append": "place_guest"}
+_WITH = {
+    "settle": "totals",
+    "read_totals": "totals",
+    "forget": "totals",
+    "append": "place_guest",
+    "add_dead_letters": "letters",
+    "remove_dead_letters": "letters",
+}
 """What stands before a text, beside what is common to all."""
 
 _EVALSHA = word(b"EVALSHA")

@@ -17,6 +17,7 @@ from grafter.store.base import (
     Claim,
     Claims,
     DeadLetter,
+    LettersAdded,
     Memory,
     Outcome,
     Plain,
@@ -48,7 +49,9 @@ _REMEMBERED_SECONDS = 10.0
 class RedisStore:
     """Made by ``opening.opened``."""
 
-    def __init__(self, engine: Engine, replicas: Replicas, letter_bytes: int, secret: bytes, moment: UnixNano) -> None:
+    def __init__(
+        self, engine: Engine, replicas: Replicas, dead_letters: DeadLetters, secret: bytes, moment: UnixNano
+    ) -> None:
         self.engine = engine
         self.moment = moment
         """See ``MomentStore``: by Redis' clock, so that all replicas go by one."""
@@ -60,7 +63,7 @@ class RedisStore:
         self._placement = Placement(engine)
         self._claims = ClaimTable(engine)
         self._settling = Settling(engine, self._claims)
-        self._dead_letters = DeadLetters(engine, letter_bytes)
+        self._dead_letters = dead_letters
         self._dedupe_keys = DedupeKeys(engine)
         self._tasks = Tasks(engine)
         self._calls = Calls(engine)
@@ -186,11 +189,17 @@ class RedisStore:
             raise UnavailableError(f"only a newer version of grafter can read it: {error}") from error
         return state if state.host_spans or state.guests else None
 
-    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
-        return await self._dead_letters.add(letters)
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> LettersAdded:
+        return await self._dead_letters.add(letters, together=together)
 
-    async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:
-        return await self._dead_letters.newest(limit)
+    async def dead_letters(self, limit: int, *, skip: int = 0, oldest: bool = False) -> Sequence[DeadLetter]:
+        return await self._dead_letters.page(limit, skip, oldest=oldest)
+
+    async def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
+        return await self._dead_letters.remove(letters)
+
+    async def note_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
+        await self._dead_letters.note_retry(letters, begun=begun)
 
     async def put_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
         await self._tasks.put(tasks, now)
@@ -208,7 +217,7 @@ class RedisStore:
         await self._tasks.renew(tasks, now)
 
     def stats(self) -> Stats:
-        return replace(self.replicas.stats(), unreadable=self.unreadable)
+        return replace(self.replicas.stats(), unreadable=self.unreadable, dead_letters=self._dead_letters.held)
 
     async def abandon(self) -> None:
         """Give back what this process owns: others need not wait until its leases end."""

@@ -9,7 +9,7 @@ import logging
 
 from grafter.errors import UnavailableError
 from grafter.store.redis.connection import Command
-from grafter.store.redis.dead_letters import BUCKET, KEPT_MS
+from grafter.store.redis.dead_letters import BUCKET, KEPT_MS, NAMES, DeadLetters
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS, FIXED
 from grafter.store.redis.replicas import Replicas
@@ -24,9 +24,10 @@ _PAGE = 500
 class Upkeep:
     """Over an engine, once in so many seconds."""
 
-    def __init__(self, engine: Engine, replicas: Replicas, seconds: float = 1.0) -> None:
+    def __init__(self, engine: Engine, replicas: Replicas, letters: DeadLetters, seconds: float = 1.0) -> None:
         self._engine = engine
         self._replicas = replicas
+        self._letters = letters
         self._seconds = seconds
 
     async def run(self) -> None:
@@ -41,6 +42,7 @@ class Upkeep:
                 if rounds:
                     # A start has just done the same.
                     await self._replicas.check(still=await self._engine.refresh_totals())
+                    await self._letters.refresh()
             except UnavailableError as error:
                 # It stands in /readyz and in the metrics; each request that needs Redis hears of it.
                 _LOG.debug("upkeep: %s", error)
@@ -55,9 +57,7 @@ class Upkeep:
             for bucket in range(BUCKETS)
             for name in (*_LISTS, *self._began())
         ]
-        commands += [
-            (BUCKET, ("PEXPIRE", tags[BUCKET] + name, KEPT_MS)) for name in (FIXED, b"letters", b"letters:bytes")
-        ]
+        commands += [(BUCKET, ("PEXPIRE", tags[BUCKET] + name, KEPT_MS)) for name in (FIXED, *NAMES)]
         await self._engine.commands(commands)
 
     async def keep_held(self) -> None:

@@ -499,8 +499,8 @@ async def test_everything_expires(shared: Server, opened: RedisStore, prefix: st
     await opened.append([host_part("c", Key(b"c" * 16), Facts.ROOT)], START)
     assert await claim_plain(opened) is not None
     await opened.add_dead_letters([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
-    await Upkeep(opened.engine, opened.replicas).keep_lists()
-    await Upkeep(opened.engine, opened.replicas).keep_held()
+    await Upkeep(opened.engine, opened.replicas, opened._dead_letters).keep_lists()
+    await Upkeep(opened.engine, opened.replicas, opened._dead_letters).keep_held()
     (names,) = shared.ask([("KEYS", f"{prefix}:*")])
     assert isinstance(names, list)
     assert len(names) > 15
