@@ -10,7 +10,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -232,6 +232,101 @@ def status(config: ConfigOption = None, set_: SetOption = None, json_: JsonOptio
     from grafter.commands.explain import say_status
 
     raise typer.Exit(asyncio.run(say_status(settings, as_json=json_, out=sys.stdout, err=sys.stderr)))
+
+
+dead = typer.Typer(
+    name="dead", help="What backends refused for good: list it, show it, send it again, drop it.", no_args_is_help=True
+)
+app.add_typer(dead)
+
+LettersArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="ID…", help="Ids of letters, or of traces; see `grafter dead list`.")
+]
+ExporterOption = Annotated[str, typer.Option("--exporter", metavar="NAME", help="Those that this exporter sent.")]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Those with this in their reason.")]
+
+
+def _dead(
+    what: str,
+    asked: dict[str, object],
+    config: list[str] | None,
+    set_: list[str] | None,
+    *,
+    as_json: bool,
+    groups: bool = False,
+) -> NoReturn:
+    settings = read_config(config, set_)
+    # Exporters over gRPC; see `run`.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from grafter.commands.dead import dead as command
+
+    work = command(what, asked, settings, as_json=as_json, groups=groups, out=sys.stdout, err=sys.stderr)
+    raise typer.Exit(asyncio.run(work))
+
+
+@dead.command("list")
+def dead_list(
+    exporter: ExporterOption = "",
+    reason: ReasonOption = "",
+    limit: Annotated[int, typer.Option(min=0, help="How many at most, the newest first; 0: all.")] = 50,
+    groups: Annotated[
+        bool, typer.Option("--groups", help="A line an exporter and reason, in place of one each.")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say what lies in the dead-letter box: one line a letter, and what the box has in all."""
+    asked: dict[str, object] = {"exporter": exporter, "reason": reason, "limit": limit}
+    _dead("list", asked, config, set_, as_json=json_, groups=groups)
+
+
+@dead.command("show")
+def dead_show(
+    letter: Annotated[str, typer.Argument(metavar="ID", help="Id of a letter, or of a trace.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show what is in a letter, as a tree; with --json as OTLP JSON."""
+    _dead("show", {"ids": [letter]}, config, set_, as_json=json_)
+
+
+@dead.command("retry")
+def dead_retry(
+    letters: LettersArgument = None,
+    all_: Annotated[bool, typer.Option("--all", help="All that there are now.")] = False,
+    exporter: ExporterOption = "",
+    reason: ReasonOption = "",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Send letters again, each by its exporter; what the backend takes leaves the box."""
+    if not (letters or all_ or exporter or reason):
+        typer.echo("which letters? give their ids, --exporter, --reason or --all", err=True)
+        raise typer.Exit(2)
+    asked: dict[str, object] = {"ids": letters or [], "exporter": exporter, "reason": reason}
+    _dead("retry", asked, config, set_, as_json=json_)
+
+
+@dead.command("drop")
+def dead_drop(
+    letters: LettersArgument = None,
+    all_: Annotated[bool, typer.Option("--all", help="All that there are now; needs --yes.")] = False,
+    exporter: ExporterOption = "",
+    reason: ReasonOption = "",
+    yes: Annotated[bool, typer.Option("--yes", help="They are gone for good: do it without their ids.")] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Forget letters for good; they are counted as dropped."""
+    if not (letters or ((all_ or exporter or reason) and yes)):
+        typer.echo("which letters? give their ids, or --exporter, --reason or --all together with --yes", err=True)
+        raise typer.Exit(2)
+    asked: dict[str, object] = {"ids": letters or [], "exporter": exporter, "reason": reason}
+    _dead("drop", asked, config, set_, as_json=json_)
 
 
 @app.command()

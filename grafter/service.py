@@ -23,6 +23,7 @@ from grafter.consumer import Consumer, Exporter, Signal
 from grafter.core.model import Mark, Part, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
+from grafter.exporter.dead_letters import DeadLetters
 from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.memory_limit import guarding, total_memory
@@ -35,7 +36,7 @@ from grafter.receiver.http_server import serving
 from grafter.receiver.in_flight import BUDGET_BYTES, InFlight
 from grafter.store.base import Share, Stats
 from grafter.store.config import trouble
-from grafter.telemetry import Held, HeldFor, Metrics
+from grafter.telemetry import Held, HeldFor, LettersHeld, Metrics
 
 if TYPE_CHECKING:
     from grafter.store.config import OpenedStore
@@ -159,6 +160,7 @@ async def running(
             store=store,
             clock=clock,
             lease_seconds=config.extensions.store.lease.seconds,
+            letters=DeadLetters(store, exporters, metrics, clock),
             admin_tokens=revealed(config.extensions.admin.tokens),
             share_ports=worker is not None,
         )
@@ -215,6 +217,9 @@ def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Expor
             replicas=[
                 HeldFor(number, share.traces, share.spans, share.bytes, _age(share.oldest, clock()))
                 for number, share in stats.replicas.items()
+            ],
+            letters=[
+                LettersHeld(name, box.letters, box.spans, box.bytes) for name, box in sorted(stats.dead_letters.items())
             ],
         )
 

@@ -48,6 +48,7 @@ ROOMS: dict[str, set[str]] = {
     | {
         "arrival_clock",
         "components",
+        "exporter.dead_letters",
         "forwarding",
         "health",
         "memory_limit",

@@ -9,10 +9,9 @@ from typing import TextIO
 
 import orjson
 
-from grafter.commands.asking import Answer, RefusedError, ask
+from grafter.commands.asking import Answer, RefusedError, ask, opened_store
 from grafter.components import Config
 from grafter.config.model import revealed
-from grafter.memory_limit import total_memory
 from grafter.receiver.admin import EXPLAIN_PATH, STATUS_PATH
 from grafter.receiver.explaining import Explainer, status
 from grafter.receiver.openai_receiver import OpenAIReceiver
@@ -53,10 +52,8 @@ async def _answer(path: str, asked: dict[str, str], config: Config, err: TextIO)
 
 async def _read(asked: dict[str, str], config: Config) -> Answer:
     """The same without a grafter that runs. Raises RefusedError, and OSError when the store cannot be opened."""
-    if config.extensions.store.embedded.memory:
-        raise RefusedError("no grafter listens, and the store is in the memory of one")
     policy = config.graft_policy()
-    async with config.extensions.store.open(policy, total_memory()) as store:
+    async with opened_store(config) as store:
         if "id" in asked:
             return await Explainer(store, policy, time_ns).explain(asked["id"])
         return status(store, Metrics(), time_ns())

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.json_values import parse_json
+from grafter.receiver.config import Letters
 from grafter.receiver.explaining import Explainer, status
 from grafter.receiver.http_body import read_json_body
 from grafter.receiver.http_server import Tokens, is_local
@@ -24,6 +25,7 @@ from grafter.telemetry import Metrics
 PULL_PATH = "/admin/pull"
 EXPLAIN_PATH = "/admin/explain"
 STATUS_PATH = "/admin/status"
+DEAD_PATH = "/admin/dead"
 _TRANSPORT = "admin"
 _WHO = "commands come from this machine, or with a bearer token of extensions.admin.tokens"
 _LONGEST_ID = 1_000
@@ -34,11 +36,13 @@ def admin_routes(
     pulls: PullRequests,
     explainer: Explainer,
     metrics: Metrics,
+    letters: Letters | None = None,
     *,
     tokens: Sequence[str] = (),
     wait_seconds: float = 120.0,
 ) -> list[web.RouteDef]:
-    """The routes of the commands: POST to ``/admin/pull``, ``/admin/explain`` and ``/admin/status``.
+    """The routes of the commands: POST to ``/admin/pull``, ``/admin/explain``, ``/admin/status`` and, where there are
+    ``letters``, ``/admin/dead/…`` of list, show, retry and drop: what they take and answer stands there.
 
     Explain: ``{"id": "…"}`` in, 200 with what ``Explainer`` says. Status: ``{}`` in, 200 with what ``status`` says.
     Pull:
@@ -75,11 +79,18 @@ def admin_routes(
         await asked(request)
         return web.json_response(status(explainer.store, metrics, explainer.clock())), Outcome.ACCEPTED
 
+    async def dead(request: web.Request) -> Answered:
+        body = await asked(request)
+        assert letters is not None
+        return web.json_response(await letters.answer(request.match_info["what"], body)), Outcome.ACCEPTED
+
+    dead_routes = [web.post(f"{DEAD_PATH}/{{what}}", openai_endpoint(dead, metrics, _TRANSPORT, timed=False))]
     # Not timed: how long OpenAI takes is no time of this door's.
     return [
         web.post(PULL_PATH, openai_endpoint(pull, metrics, _TRANSPORT, timed=False)),
         web.post(EXPLAIN_PATH, openai_endpoint(explain, metrics, _TRANSPORT, timed=False)),
         web.post(STATUS_PATH, openai_endpoint(say_status, metrics, _TRANSPORT, timed=False)),
+        *(dead_routes if letters is not None else ()),
     ]
 
 

@@ -1,10 +1,10 @@
 """What the configs of receivers have in common: how they are opened, and what they are opened with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from time import time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from grafter.config.model import Component, Model, Word
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from grafter.receiver.in_flight import InFlight
     from grafter.store.base import Store
     from grafter.telemetry import Metrics
+
+
+class Letters(Protocol):
+    """What answers ``grafter dead``."""
+
+    async def answer(self, what: str, body: Mapping[str, object]) -> dict[str, object]:
+        """A JSON object in, a JSON object out. Raises RejectedError and UnavailableError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,8 @@ class Surroundings:
     """How long each piece of work in the store has one owner."""
     admin_tokens: Sequence[str] = ()
     """What opens ``/admin/…`` to other machines."""
+    letters: Letters | None = None
+    """What is in the dead-letter box, for commands."""
     in_flight: "InFlight | None" = None
     """What the requests of all doors may hold at once; None: each is bounded by itself only."""
     share_ports: bool = False

@@ -284,7 +284,11 @@ class OpenAIReceiver(ReceiverConfig):
                     )
                 )
                 routes += admin.admin_routes(
-                    pulls, Explainer(store, policy, around.clock), metrics, tokens=around.admin_tokens
+                    pulls,
+                    Explainer(store, policy, around.clock),
+                    metrics,
+                    around.letters,
+                    tokens=around.admin_tokens,
                 )
                 sinks = webhook_http.WebhookSinks(consumer, store, recorders if self.realtime.record else None, pulls)
                 secrets = {name: project.secrets for name, project in self.projects.items()}

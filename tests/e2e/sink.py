@@ -32,6 +32,8 @@ class Sink:
     requests: list[ExportTraceServiceRequest] = field(default_factory=list)
     refuse: bool = False
     """While set, every request is answered UNAVAILABLE or 503 and not kept."""
+    refuse_for_good: Callable[[ExportTraceServiceRequest], bool] = lambda _: False
+    """Requests that are answered INVALID_ARGUMENT or 400 and not kept."""
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
     """Told of each request."""
 
@@ -90,13 +92,19 @@ async def listening() -> AsyncIterator[Sink]:
     async def export(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         if sink.refuse:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "refusing")
-        await sink.keep(ExportTraceServiceRequest.FromString(request))
+        read = ExportTraceServiceRequest.FromString(request)
+        if sink.refuse_for_good(read):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not this one")
+        await sink.keep(read)
         return ExportTraceServiceResponse().SerializeToString()
 
     async def post(request: web.Request) -> web.Response:
         if sink.refuse:
             return web.Response(status=503)
-        await sink.keep(ExportTraceServiceRequest.FromString(await request.read()))
+        read = ExportTraceServiceRequest.FromString(await request.read())
+        if sink.refuse_for_good(read):
+            return web.Response(status=400, text="not this one")
+        await sink.keep(read)
         return web.Response(
             body=ExportTraceServiceResponse().SerializeToString(), content_type="application/x-protobuf"
         )
