@@ -37,7 +37,8 @@ def one_at_a_time(
     chance: Callable[[], float] = random.random,
 ) -> "Sending":
     """An exporter on this machine: one request at a time, and what failed waits for its trace's next turn."""
-    from grafter.exporter.sending import Limits, Sending
+    from grafter.exporter.cut import Limits
+    from grafter.exporter.sending import Sending
 
     return Sending(
         name,
@@ -131,7 +132,7 @@ class NetworkExporter(ExporterConfig):
 
     def common(self) -> dict[str, Any]:
         """What all openers take by the same words."""
-        from grafter.exporter.sending import Limits
+        from grafter.exporter.cut import Limits
 
         queue = self.sending_queue
         return {

@@ -1,10 +1,25 @@
 """Making less of what a peer does not take whole: batches into fewer traces, a trace into runs of its spans."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from grafter.consumer import OutTrace, Piece
 from grafter.otlp.frames import run_of, spans_of
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one peer is sent at a time."""
+
+    num_consumers: int = 4
+    """Requests on their way at once."""
+    batch_spans: int = 4000
+    batch_bytes: int = 3 << 20
+    """Past these a batch goes in several requests, before compression; a larger trace goes alone."""
+    # The limit that OTLP recommends to servers: specification, "Request size limits".
+    request_bytes: int = 64 << 20
+    """A single trace larger than this is cut at a span boundary."""
+
 
 Group = list[tuple[int, OutTrace]]
 """Traces, or parts of them, that go in one request, each with its trace's place in the batch."""

@@ -17,7 +17,8 @@ from grafter.config.units import Target, is_loopback
 from grafter.consumer import Signal
 from grafter.core.retry import RetryPolicy
 from grafter.exporter.answer import TRACES, ExportAnswer, Kind, Later, Refused, accepted, retry_info, words
-from grafter.exporter.sending import Limits, Sending
+from grafter.exporter.cut import Limits
+from grafter.exporter.sending import Sending
 from grafter.exporter.tls import ClientTls, read_pem
 from grafter.telemetry import Metrics
 

@@ -32,7 +32,8 @@ from grafter.exporter.answer import (
     status_message_json,
     words,
 )
-from grafter.exporter.sending import Limits, Sending
+from grafter.exporter.cut import Limits
+from grafter.exporter.sending import Sending
 from grafter.exporter.tls import ClientTls, ssl_context
 from grafter.otlp.json import trace_request_to_json
 from grafter.telemetry import Metrics

@@ -2,23 +2,21 @@
 
 The rule is that nothing is lost and nothing waits here: a trace is taken, refused for good by itself, or given back at
 once to the store with the moment of the next try. An attempt whose outcome is unknown is never repeated here, for the
-spans of the repeat must say that they are one. Whether a refusal is about its trace or about the peer is for
-``core.refusals``.
+spans of the repeat must say that they are one. What to ask for next after a refusal is for ``halving``.
 """
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 
 from grafter.consumer import Batch, OutTrace, Result, Signal, Verdict
-from grafter.core.refusals import Blame, Refusals
+from grafter.core.refusals import Refusals
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
 from grafter.exporter.answer import TRACES, Accepted, Attempt, ExportAnswer, Kind, Later, Refused
-from grafter.exporter.cut import Group, halved, packed, parted
+from grafter.exporter.cut import Limits
 from grafter.exporter.gate import Gate, Ticket
+from grafter.exporter.halving import ACCEPTED, Halving
 from grafter.logs import Throttle
 from grafter.otlp import build
 from grafter.telemetry import Metrics
@@ -29,29 +27,6 @@ logger = logging.getLogger(__name__)
 # lasts longer is the store's to wait for.
 BLIP_PAUSES_SECONDS = (0.1, 0.4)
 BLIP_SECONDS = 1.0
-# A peer that finds so little too large does not mean the size (a used-up quota is refused by the same code), and
-# cutting on would answer a refusal by thousands of requests.
-MIN_CUT_BYTES = 64 << 10
-
-# A refused trace is cut down to the spans that it was refused for. A peer that refuses whatever comes is asked no
-# more often than this: in a trace of which it took nothing yet, in any trace, and in a batch.
-_UNTAKEN_REFUSALS, _TRACE_REFUSALS, _BATCH_REFUSALS = 16, 64, 256
-
-_ACCEPTED = Result(Verdict.ACCEPTED)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one peer is sent at a time."""
-
-    num_consumers: int = 4
-    """Requests on their way at once."""
-    batch_spans: int = 4000
-    batch_bytes: int = 3 << 20
-    """Past these a batch goes in several requests, before compression; a larger trace goes alone."""
-    # The limit that OTLP recommends to servers: specification, "Request size limits".
-    request_bytes: int = 64 << 20
-    """A single trace larger than this is cut at a span boundary."""
 
 
 class Sending:
@@ -122,7 +97,7 @@ class Sending:
                 results = await self._deliver(batch, gate, ticket)
             finally:
                 gate.leave(ticket)
-        if batch.runs is not None and results.count(_ACCEPTED) == len(results):
+        if batch.runs is not None and results.count(ACCEPTED) == len(results):
             self._sent.inc(batch.spans)
         else:
             self._count(batch.traces, results)
@@ -155,126 +130,63 @@ class Sending:
 
     async def _deliver(self, batch: Batch, gate: Gate, ticket: Ticket) -> list[Result]:
         """Send the batch, in as many requests as the peer makes it take."""
-        limits = self._limits
-        fits = batch.spans <= limits.batch_spans and batch.size <= limits.batch_bytes
-        answer: ExportAnswer | None = None
-        if batch.runs is not None and fits:
-            # Nearly always that is all: then no trace has to be looked at on its own.
-            body = build.of_runs(batch.runs)
-            # The batch's size is without the envelopes, of which each trace may have one of its own.
-            if len(body) <= limits.request_bytes:
-                answer = await self._try(TRACES, body, gate, ticket, batch.spans)
-            if isinstance(answer, Accepted):
-                self._took(batch.traces if self._refusals.any else (), answer, gate, ticket)
-                return [_ACCEPTED] * len(batch.traces)
-        found: list[list[Result]] = [[] for _ in batch.traces]
-        whole = list(enumerate(batch.traces))
-        work = [whole] if fits else packed(whole, limits.batch_spans, limits.batch_bytes)
-        work.reverse()
-        refusals, budget = self._refusals, _Cuts()
-        suspects: list[Group] = []
-        believed: set[int] = set()
-        since: int | None = None
-        refused, out = Refused(""), False
-        while work and not out:
-            group = work.pop()
-            if answer is None:
-                if len(group) > 1 and suspects and refusals.taken == since:
-                    # More of what was refused as a whole says nothing new; one of them by itself may.
-                    rest, group = parted(group, lambda trace: not refusals.suspects(trace.key))
-                    work.append(rest)
-                body = build.request([trace for _, trace in group])
-                if len(body) > limits.request_bytes and (halves := halved(group, within_trace=True)):
-                    work += halves
-                    continue
-                answer = await self._try(TRACES, body, gate, ticket, sum(trace.spans for _, trace in group))
-            if isinstance(answer, Accepted):
-                # A part that is taken says nothing of the rest of its trace.
-                self._took([trace for i, trace in group if trace is batch.traces[i]], answer, gate, ticket)
-                # Now it shows whether it was about them.
-                work += suspects
-                suspects.clear()
-                _note(found, group, _ACCEPTED)
-            elif isinstance(answer, Refused):
-                since = refusals.taken if since is None else since
-                large = answer.too_large and len(body) > MIN_CUT_BYTES
-                sure = (
-                    answer.own
-                    or batch.letters
-                    or group[0][0] in believed
-                    or (large and _ACCEPTED in found[group[0][0]])
-                )
-                if large and (halves := halved(group, within_trace=True)):
-                    work += halves
-                elif len(group) > 1:
-                    unproven = not sure and refusals.taken == since
-                    work += (
-                        parted(group, lambda trace: not refusals.suspects(trace.key))
-                        if unproven
-                        else (halved(group, within_trace=False) or ())
-                    )
-                else:
-                    blame = Blame.TRACE if sure else refusals.refused(group[0][1].key, since=since)
-                    if blame is Blame.TRACE:
-                        believed.add(group[0][0])
-                        cut = not answer.too_large and budget.allows(group, found)
-                        if halves := halved(group, within_trace=cut):
-                            work += halves
-                        else:
-                            _note(found, group, Result(Verdict.REFUSED, answer.reason, part=group[0][1]))
-                    else:
-                        suspects.append(group)
-                        refused, out = answer, blame is Blame.PEER
+        first = await self._send_runs(batch, gate, ticket)
+        if isinstance(first, Accepted):
+            return [ACCEPTED] * len(batch.traces)
+        search = Halving(batch, self._refusals, self._limits)
+        while asked := search.next():
+            group, body = asked
+            spans = sum(trace.spans for _, trace in group)
+            answer, first = first or await self._try(TRACES, body, gate, ticket, spans), None
+            match answer:
+                case Accepted():
+                    gate.succeed(ticket)
+                    search.took(group, self._clock())
+                    self._report(TRACES, answer)
+                case Refused():
+                    search.refuse(group, len(body), answer)
+                case Later():
+                    wait = gate.fail(ticket, answer)
+                    # What may be the reason for the peer's silence should not be the next to try it.
+                    own = wait * (1 + self._random()) if answer.unknown else wait
+                    search.give_back(answer.reason, wait, own, group, unknown=answer.unknown)
+        if suspects := search.suspects:
+            self._failed.inc(sum(trace.spans for trace in suspects))
+            if search.out or self._refusals.out(self._clock()):
+                reason = f"it refuses whatever it is sent: {search.refused.reason}"
+                wait = gate.fail(ticket, Later(reason))
+                # The next to try it is one that was not asked yet.
+                search.give_back(reason, wait, wait * (1 + self._random()))
             else:
-                wait = gate.fail(ticket, answer)
-                # What may be the reason for the peer's silence should not be the next to try it.
-                own = wait * (1 + self._random()) if answer.unknown else wait
-                _note(found, group, Result(Verdict.LATER, answer.reason, own, unknown=answer.unknown))
-                for left in (*work, *suspects):
-                    _note(found, left, Result(Verdict.LATER, answer.reason, wait))
-                work, suspects = [], []
-            answer = None
-        if out or (suspects and refusals.out(self._clock())):
-            self._refuses_all(refused, suspects, work, found, gate, ticket)
-        elif suspects:
-            self._leave_open(refused, suspects, found)
-        return [_together(results, trace) for results, trace in zip(found, batch.traces, strict=True)]
+                wait = self._retry.wait(1, self._random())
+                search.give_back(search.refused.reason, wait, wait)
+                self._say_suspected(suspects[0], search.refused)
+        return search.results()
 
-    def _took(self, whole: Sequence[OutTrace], answer: Accepted, gate: Gate, ticket: Ticket) -> None:
-        gate.succeed(ticket)
-        self._refusals.took([trace.key for trace in whole], self._clock())
-        self._report(TRACES, answer)
+    async def _send_runs(self, batch: Batch, gate: Gate, ticket: Ticket) -> ExportAnswer | None:
+        """The answer to the whole batch, where its payloads came in runs: nearly always that is all, and no trace has
+        to be looked at on its own. None where it does not go in one request."""
+        limits = self._limits
+        if batch.runs is None or batch.spans > limits.batch_spans or batch.size > limits.batch_bytes:
+            return None
+        body = build.of_runs(batch.runs)
+        # The batch's size is without the envelopes, of which each trace may have one of its own.
+        if len(body) > limits.request_bytes:
+            return None
+        answer = await self._try(TRACES, body, gate, ticket, batch.spans)
+        if isinstance(answer, Accepted):
+            gate.succeed(ticket)
+            self._refusals.took([trace.key for trace in batch.traces] if self._refusals.any else (), self._clock())
+            self._report(TRACES, answer)
+        return answer
 
-    def _refuses_all(
-        self,
-        answer: Refused,
-        suspects: list[Group],
-        unsent: list[Group],
-        found: list[list[Result]],
-        gate: Gate,
-        ticket: Ticket,
-    ) -> None:
-        """The peer takes nothing: everything is given back, and the next to try it is one that was not asked yet."""
-        reason = f"it refuses whatever it is sent: {answer.reason}"
-        wait = gate.fail(ticket, Later(reason))
-        for group in suspects:
-            self._failed.inc(group[0][1].spans)
-            _note(found, group, Result(Verdict.LATER, reason, wait * (1 + self._random())))
-        for group in unsent:
-            _note(found, group, Result(Verdict.LATER, reason, wait))
-
-    def _leave_open(self, answer: Refused, suspects: list[Group], found: list[list[Result]]) -> None:
-        """Nothing else is there to ask with: the suspects come again."""
-        wait = self._retry.wait(1, self._random())
-        for group in suspects:
-            self._failed.inc(group[0][1].spans)
-            _note(found, group, Result(Verdict.LATER, answer.reason, wait))
+    def _say_suspected(self, trace: OutTrace, answer: Refused) -> None:
         if times := self._throttle.due("suspect"):
             logger.warning(
                 "%s: the peer refused trace %s; it stays held until others show whether that is about the trace or the"
                 " peer (such refusals since the last line: %d): %s",
                 self.name,
-                suspects[0][0][1].key.hex(),
+                trace.key.hex(),
                 times,
                 answer.reason,
             )
@@ -334,43 +246,3 @@ class Sending:
                 answers,
                 answer.message,
             )
-
-
-def _note(found: Sequence[list[Result]], group: Group, result: Result) -> None:
-    for index, _ in group:
-        found[index].append(result)
-
-
-class _Cuts:
-    """How often a batch's traces were cut for what a peer refused in them."""
-
-    def __init__(self) -> None:
-        self._of: Counter[int] = Counter()
-
-    def allows(self, group: Group, found: Sequence[Sequence[Result]]) -> bool:
-        """Whether the one trace of a group may be cut once more; counts it."""
-        index = group[0][0]
-        taken = any(result.verdict is Verdict.ACCEPTED for result in found[index])
-        self._of[index] += len(group) == 1
-        limit = _TRACE_REFUSALS if taken else _UNTAKEN_REFUSALS
-        return self._of[index] <= limit and self._of.total() <= _BATCH_REFUSALS
-
-
-def _together(results: Sequence[Result], trace: OutTrace) -> Result:
-    """The result of a trace that went in parts."""
-    assert results
-    accepted = any(result.verdict is Verdict.ACCEPTED for result in results)
-    later = [result for result in results if result.verdict is Verdict.LATER]
-    if later:
-        # What was taken of it goes out once more with the rest, so it must say so.
-        unknown = accepted or any(result.unknown for result in later)
-        return Result(Verdict.LATER, later[-1].reason, later[-1].retry_after, unknown=unknown)
-    refused = [result for result in results if result.verdict is Verdict.REFUSED]
-    if not refused:
-        return _ACCEPTED
-    if not accepted:
-        return Result(Verdict.REFUSED, refused[0].reason)
-    parts = [result.part for result in refused if result.part is not None]
-    pieces = tuple(piece for part in parts for piece in part.pieces)
-    part = replace(trace, pieces=pieces, spans=sum(part.spans for part in parts))
-    return Result(Verdict.REFUSED, f"in part: {refused[0].reason}", part=part)

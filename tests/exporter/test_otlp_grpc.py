@@ -21,9 +21,10 @@ from grafter.config.units import Target
 from grafter.consumer import Signal, Verdict
 from grafter.exporter import otlp_grpc
 from grafter.exporter.answer import Later, Refused
+from grafter.exporter.cut import Limits
 from grafter.exporter.gate import FAULT_SECONDS
 from grafter.exporter.otlp_grpc import answer_to
-from grafter.exporter.sending import Limits, Sending
+from grafter.exporter.sending import Sending
 from grafter.exporter.tls import ClientTls
 from grafter.otlp.build import request
 from grafter.telemetry import Metrics

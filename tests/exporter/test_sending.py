@@ -12,8 +12,10 @@ from grafter.consumer import Signal, Verdict
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
 from grafter.exporter.answer import Accepted, ExportAnswer, Later, Refused
+from grafter.exporter.cut import Limits
 from grafter.exporter.gate import FAULT_SECONDS
-from grafter.exporter.sending import MIN_CUT_BYTES, Limits, Sending
+from grafter.exporter.halving import MIN_CUT_BYTES
+from grafter.exporter.sending import Sending
 from grafter.otlp.build import request
 from grafter.telemetry import Metrics
 from tests.exporter.doubles import ENVELOPE, Clock, Script, batch, count, middle, spans_in, trace, traces_in

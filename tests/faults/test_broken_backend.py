@@ -10,8 +10,9 @@ import pytest
 from grafter.core.policy import SECOND
 from grafter.core.retry import RetryPolicy
 from grafter.exporter.answer import Accepted, ExportAnswer, Later, Refused
+from grafter.exporter.cut import Limits
 from grafter.exporter.dead_letters import DeadLetters
-from grafter.exporter.sending import Limits, Sending
+from grafter.exporter.sending import Sending
 from grafter.telemetry import Metrics
 from tests.exporter.doubles import Script, middle, spans_in
 from tests.processor.test_processor import host_request

@@ -1,0 +1,159 @@
+"""One batch's way to a peer that may not take it whole: what to ask for next, and what the answers say of each trace.
+
+No request is made here, and nothing waits: whoever sends asks for the ``next`` group, tells what the peer answered, and
+at the end reads the results. Whether a refusal is about its trace or about the peer is for ``core.refusals``.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from grafter.consumer import Batch, OutTrace, Result, Verdict
+from grafter.core.refusals import Blame, Refusals
+from grafter.exporter.answer import Refused
+from grafter.exporter.cut import Group, Limits, halved, packed, parted
+from grafter.otlp import build
+
+# A peer that finds so little too large does not mean the size (a used-up quota is refused by the same code), and
+# cutting on would answer a refusal by thousands of requests.
+MIN_CUT_BYTES = 64 << 10
+
+# A refused trace is cut down to the spans that it was refused for. A peer that refuses whatever comes is asked no
+# more often than this: in a trace of which it took nothing yet, in any trace, and in a batch.
+_UNTAKEN_REFUSALS, _TRACE_REFUSALS, _BATCH_REFUSALS = 16, 64, 256
+
+ACCEPTED = Result(Verdict.ACCEPTED)
+
+
+class Halving:
+    """The groups that are still to be sent, the last first, and what is known of each trace."""
+
+    def __init__(self, batch: Batch, refusals: Refusals, limits: Limits) -> None:
+        self.out = False
+        """The peer takes nothing: nothing more is to be asked."""
+        self.refused = Refused("")
+        """The last refusal that is not known to be about its trace."""
+        self._batch = batch
+        self._refusals = refusals
+        self._request_bytes = limits.request_bytes
+        whole = list(enumerate(batch.traces))
+        fits = batch.spans <= limits.batch_spans and batch.size <= limits.batch_bytes
+        self._work = [whole] if fits else packed(whole, limits.batch_spans, limits.batch_bytes)
+        self._work.reverse()
+        self._suspects: list[Group] = []
+        """Traces, or parts of some, that were refused alone while nothing tells whose fault it is."""
+        self._found: list[list[Result]] = [[] for _ in batch.traces]
+        self._since: int | None = None
+        """How many requests the peer had taken when it refused something of this batch first."""
+        self._believed: set[int] = set()
+        """Traces of which a refusal is believed, by their place in the batch."""
+        self._cuts: Counter[int] = Counter()
+
+    @property
+    def suspects(self) -> Sequence[OutTrace]:
+        """What was refused, and is not known to be at fault."""
+        return [trace for group in self._suspects for _, trace in group]
+
+    def next(self) -> tuple[Group, bytes] | None:
+        """A group, and the request with it; None when there is no more to ask."""
+        while self._work and not self.out:
+            group = self._work.pop()
+            if len(group) > 1 and self._suspects and self._unproven:
+                # More of what was refused as a whole says nothing new; one of them by itself may.
+                rest, group = parted(group, self._is_fresh)
+                self._work.append(rest)
+            body = build.request([trace for _, trace in group])
+            halves = halved(group, within_trace=True) if len(body) > self._request_bytes else None
+            if halves is None:
+                return group, body
+            self._work += halves
+        return None
+
+    def took(self, group: Group, now: float) -> None:
+        """The peer has taken the group."""
+        # A part that is taken says nothing of the rest of its trace.
+        self._refusals.took([trace.key for i, trace in group if trace is self._batch.traces[i]], now)
+        # Now it shows whether it was about them.
+        self._work += self._suspects
+        self._suspects.clear()
+        self._note(group, ACCEPTED)
+
+    def refuse(self, group: Group, size: int, answer: Refused) -> None:
+        """The peer has refused the group, a request of ``size`` bytes."""
+        if self._since is None:
+            self._since = self._refusals.taken
+        place, trace = group[0]
+        large = answer.too_large and size > MIN_CUT_BYTES
+        sure = (
+            answer.own or self._batch.letters or place in self._believed or (large and ACCEPTED in self._found[place])
+        )
+        if large and (halves := halved(group, within_trace=True)):
+            self._work += halves
+        elif len(group) > 1 and self._unproven and not sure:
+            self._work.extend(parted(group, self._is_fresh))
+        elif len(group) > 1:
+            self._work.extend(halved(group, within_trace=False) or ())
+        elif sure or (blame := self._refusals.refused(trace.key, since=self._since)) is Blame.TRACE:
+            self._believed.add(place)
+            cut = not answer.too_large and self._may_cut(place)
+            if halves := halved(group, within_trace=cut):
+                self._work += halves
+            else:
+                self._note(group, Result(Verdict.REFUSED, answer.reason, part=trace))
+        else:
+            self._suspects.append(group)
+            self.refused, self.out = answer, blame is Blame.PEER
+
+    def give_back(
+        self, reason: str, wait: float, asked_wait: float, group: Group | None = None, *, unknown: bool = False
+    ) -> None:
+        """Nothing more is asked. ``asked_wait``: for what was asked without success, ``group`` and suspects; ``wait``
+        for what was not asked. ``unknown``: the peer may have taken the group."""
+        self._note(group or [], Result(Verdict.LATER, reason, asked_wait, unknown=unknown))
+        for suspect in self._suspects:
+            self._note(suspect, Result(Verdict.LATER, reason, asked_wait))
+        for left in self._work:
+            self._note(left, Result(Verdict.LATER, reason, wait))
+        self._work, self._suspects = [], []
+
+    def results(self) -> list[Result]:
+        """One a trace, when there is no more to ask."""
+        return [_together(results, trace) for results, trace in zip(self._found, self._batch.traces, strict=True)]
+
+    @property
+    def _unproven(self) -> bool:
+        """The peer has taken nothing since it began to refuse."""
+        return self._refusals.taken == self._since
+
+    def _is_fresh(self, trace: OutTrace) -> bool:
+        return not self._refusals.suspects(trace.key)
+
+    def _may_cut(self, place: int) -> bool:
+        """Whether a trace may be cut once more; counts it."""
+        self._cuts[place] += 1
+        limit = _TRACE_REFUSALS if ACCEPTED in self._found[place] else _UNTAKEN_REFUSALS
+        return self._cuts[place] <= limit and self._cuts.total() <= _BATCH_REFUSALS
+
+    def _note(self, group: Group, result: Result) -> None:
+        for place, _ in group:
+            self._found[place].append(result)
+
+
+def _together(results: Sequence[Result], trace: OutTrace) -> Result:
+    """The result of a trace that went in parts."""
+    assert results
+    accepted = any(result.verdict is Verdict.ACCEPTED for result in results)
+    later = [result for result in results if result.verdict is Verdict.LATER]
+    if later:
+        # What was taken of it goes out once more with the rest, so it must say so.
+        unknown = accepted or any(result.unknown for result in later)
+        return Result(Verdict.LATER, later[-1].reason, later[-1].retry_after, unknown=unknown)
+    refused = [result for result in results if result.verdict is Verdict.REFUSED]
+    if not refused:
+        return ACCEPTED
+    if not accepted:
+        return Result(Verdict.REFUSED, refused[0].reason)
+    parts = [result.part for result in refused if result.part is not None]
+    pieces = tuple(piece for part in parts for piece in part.pieces)
+    part = replace(trace, pieces=pieces, spans=sum(part.spans for part in parts))
+    return Result(Verdict.REFUSED, f"in part: {refused[0].reason}", part=part)
