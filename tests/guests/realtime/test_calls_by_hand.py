@@ -606,6 +606,31 @@ def test_hello_while_a_tool_works() -> None:
     assert got.tools() == {"call_1": (2500.0, 8000.0)}
 
 
+@pytest.mark.parametrize("client", [True, False])
+def test_speech_is_answered_and_not_the_output_of_that_moment(client: bool) -> None:
+    """Nothing is known of the session's settings. u2 stops at 8,000, the tool's output is given at 8,005, nobody asks,
+    and resp_2 begins at 8,030: OpenAI begins by itself after speech and never after an output. Sound 8,400: 400 from
+    the speech, by at most the 30 in which somebody unseen may have asked; for a recorder, too."""
+    call = Call().server(0, "session.created", session={"id": "sess_1"}).spoke(1000, 2000, "u1")
+    call.created(2050, "resp_1").asked_tool(2500, "resp_1", "call_1").done(2600, "resp_1").spoke(7000, 8000, "u2")
+    if client:
+        call.hand_back(8005, "call_1")
+    call.added(8010, id="o1", type="function_call_output", call_id="call_1", output="{}").created(8030, "resp_2")
+    got = joined(call.sound(8400, "resp_2").done(9000, "resp_2").ended(10_000)).of("resp_2")
+    assert (got[TOKEN], got[TOKEN_FROM], got[TOKEN_AT]) == (400.0, "speech_stopped", nano(8000))
+    assert (got["grafter.turn.first_token.error_ms"], got[SPEECH]) == (30.0, "u2")
+
+
+def test_an_output_long_after_an_unanswered_speech_is_asked_about_by_somebody() -> None:
+    """The same settings; u2 stops at 4,000 and is not answered, the output comes at 8,000 and resp_2 begins at 8,050:
+    OpenAI would have begun at once. Sound 8,400: 400 from the output, by at most 50."""
+    call = Call().server(0, "session.created", session={"id": "sess_1"}).spoke(1000, 2000, "u1")
+    call.created(2050, "resp_1").asked_tool(2500, "resp_1", "call_1").done(2600, "resp_1").spoke(3000, 4000, "u2")
+    call.handed_back(8000, "call_1").created(8050, "resp_2").sound(8400, "resp_2").done(9000, "resp_2")
+    got = joined(call.ended(10_000)).of("resp_2")
+    assert (got[TOKEN], got[TOKEN_FROM], got["grafter.turn.first_token.error_ms"]) == (400.0, "tool_output", 50.0)
+
+
 def test_an_ask_that_was_lost_asks_for_nothing() -> None:
     """Asked 2,500 and nothing came of it, not even an error; asked 6,000, sound 6,400: 400."""
     call = Call().session().ask(2500).ask(6000).created(6100, "resp_1").sound(6400, "resp_1").done(7000, "resp_1")
