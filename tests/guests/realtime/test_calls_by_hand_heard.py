@@ -149,6 +149,20 @@ def test_who_plays_the_sound_knows_what_was_heard() -> None:
     assert got.of("resp_1")[TOKEN] == 300.0
 
 
+@pytest.mark.parametrize("cleared", [True, False])
+def test_who_plays_the_sound_and_does_not_say_when_it_was_cut(cleared: bool) -> None:
+    """SIP: the buffer starts 2,500; spoken at 4,000, cancelled 4,005, cleared 4,020: 1,520 heard. Where the line is
+    lost before that was said, it plays on for nobody knows how long after the word of the speech: no number."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1")
+    call.server(2500, "output_audio_buffer.started", response_id="resp_1").sound(2510, "resp_1", 5000, "a1")
+    call.starts(4000, "u2").done(4005, "resp_1", "cancelled", "turn_detected")
+    if cleared:
+        call.server(4020, "output_audio_buffer.cleared", response_id="resp_1")
+    got = joined(call.ended(4030))
+    assert got.barge_ins() == [("resp_1", 4000.0, 1520 if cleared else None)]
+    assert AT_MOST not in got.barge_in("resp_1")
+
+
 def test_who_speaks_before_the_sound_interrupts_nothing() -> None:
     """SIP: the buffer would start at 2,500, the caller speaks at 2,200: cancelled, nothing heard."""
     call = Call().session().ask(1000).created(1100, "resp_1")
