@@ -227,7 +227,7 @@ def _button(session: Session, cut_at: int) -> int | None:
     if session.config.detection not in ("none", None):
         return None
     begun = [one.appended_at for one in session.every_speech if one.appended_at is not None]
-    if session.input.appended_at is not None:
-        begun.append(session.input.appended_at)
+    if session.input.begun_at is not None:
+        begun.append(session.input.begun_at)
     near = [at for at in begun if abs(at - cut_at) <= _BUTTON]
     return min(*near, cut_at) if near else None

@@ -297,8 +297,16 @@ class Input:
     """What the client has put into the audio buffer since it was last committed or cleared."""
 
     appended_at: int | None = None
+    """The first of it that came with its time."""
+    odd: bool = False
+    """The first of all came without its time."""
     clock_at: int | None = None
     """When the session's audio began, by the detector's word that was on its way for the shortest time."""
+
+    @property
+    def begun_at(self) -> int | None:
+        """When the first of it was put there, where that is known."""
+        return None if self.odd else self.appended_at
 
 
 R = TypeVar("R", Response, Speech, Call, Config, Input, Request, Utterance, Delegation, Live)
