@@ -278,6 +278,8 @@ class Request:
     event_id: str | None = None
     about: str | None = None
     """The response, item or call that it names."""
+    item: str | None = None
+    """Of an item, its type: a call and its output name the same call."""
     metadata: dict[str, object] = field(default_factory=dict)
     aside: bool = False
     """A response out of band was asked for."""

@@ -198,7 +198,9 @@ def _is_doubted(request: Request, doubt: Request) -> bool:
 
 
 def _is_same(one: Request, other: Request) -> bool:
-    return one is not other and one.kind == other.kind == ITEM and one.about is not None and one.about == other.about
+    if one is other or one.kind != ITEM or other.kind != ITEM:
+        return False
+    return one.about is not None and (one.about, one.item) == (other.about, other.item)
 
 
 def _settled(session: Session, doubt: Request, request: Request) -> Request:

@@ -72,7 +72,8 @@ def list_failed(session: Session, note: Note, event: Mapping[str, object]) -> No
 def item_created(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """The client puts an item into the conversation: an output, an answer, or history that it restores."""
     item = mapping_of(event.get("item"))
-    request = requests.asked(session, note, requests.ITEM, item.get("call_id") or item.get("id"))
+    name = item.get("call_id") or item.get("id")
+    request = requests.asked(session, note, requests.ITEM, name, item=text_of(item.get("type")))
     if request.refused:
         return
     item_seen(session, note, item, None, whole=True)

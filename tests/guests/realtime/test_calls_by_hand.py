@@ -139,6 +139,18 @@ def test_an_output_that_is_given_again_before_the_error_comes(asked: float, show
     }  # fmt: skip
 
 
+def test_a_restored_call_and_its_output_are_not_given_twice() -> None:
+    """A server that never says that it takes an item. History of 100 and 110 names one call in two items, which says
+    nothing of the error at 3,550: the output of 3,500 is given again at 4,000, so it was about that. Tool: 1,000."""
+    call = Call().session().client(100, "conversation.item.create", item=Call.tool_item("call_h"))
+    call.hand_back(110, "call_h").spoke(1000, 2000, "u1").created(2050, "resp_1").asked_tool(3000, "resp_1", "call_1")
+    call.done(3100, "resp_1", output=[call.tool_item("call_1")]).hand_back(3500, "call_1")
+    call.refuses(3550, "invalid_value").hand_back(4000, "call_1").ask(4010).created(4100, "resp_2")
+    got = joined(call.sound(4400, "resp_2").done(5000, "resp_2").ended(6000))
+    assert got.tools() == {"call_1": (3000.0, 4000.0)}
+    assert (got.of("resp_2")[TOKEN], got.of("resp_2")[TOKEN_AT]) == (390.0, nano(4010))
+
+
 def two_tools() -> Call:
     """Both asked for at 3,000; outputs at 3,500 and 3,510, and an error at 3,560 that says of neither that it is it."""
     call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1")
