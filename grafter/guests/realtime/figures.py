@@ -95,8 +95,8 @@ def answer_of(session: Session, response: Response) -> Answer:
     causes = []
     if speech is not None:
         causes.append(_by_speech(session, speech, begun))
-        if request is None and not causes[0].error:
-            # OpenAI answers the speech by itself; an output that was handed back meanwhile has begun nothing.
+        if request is None and _began_by_itself(session, speech, begun):
+            # OpenAI answers the speech; an output that was handed back meanwhile has begun nothing.
             tool = None
     if tool is not None and tool.ended_at is not None:
         causes.append(Cause(TOOL_OUTPUT, tool.ended_at, begun - tool.ended_at))
@@ -184,8 +184,16 @@ def _handed_back(session: Session, call: Call) -> bool:
 def _by_speech(session: Session, speech: Speech, begun: int) -> Cause:
     at = _ended(speech) or 0
     word = COMMITTED if speech.stopped_at is None else SPEECH_STOPPED
-    seen = speech.automatic and (session.hears_client or begun - at <= _AT_ONCE)
+    seen = speech.automatic is True and _began_by_itself(session, speech, begun)
     return Cause(word, at, 0 if seen else begun - at)
+
+
+def _began_by_itself(session: Session, speech: Speech, begun: int) -> bool:
+    """OpenAI answered this speech without being asked, as it does at once; where it is known to do so, and to be asked
+    for nothing, later too."""
+    if begun - (_ended(speech) or 0) <= _AT_ONCE:
+        return speech.automatic is True or _is_answered_by_itself(speech)
+    return speech.automatic is True and session.hears_client
 
 
 def _by_request(request: Request, natural: Cause | None, speech: Speech | None) -> Cause | None:

@@ -92,13 +92,15 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
     else:
         return None
     bounds: list[tuple[int, int, str]] = []
-    if playing is not None:
-        until = cut.at if cut.shown else at
-        bounds.append((max(until - playing, 0) // _MILLISECOND, 3, "time"))
+    if cut.shown or response.playing_at is None:
+        # OpenAI plays on until it says that it has cleared its buffer; where it does not, nothing says how long.
+        if playing is not None:
+            until = cut.at if cut.shown else at
+            bounds.append((max(until - playing, 0) // _MILLISECOND, 3, "time"))
+        if received is not None:
+            bounds.append((received, 2, "received"))
     if cut.amount is not None:
         bounds.append((cut.amount, 0 if cut.word == "truncated" else 1, cut.word))
-    if received is not None:
-        bounds.append((received, 2, "received"))
     least = min(bounds, default=None)
     heard, word = (None, None) if least is None else (least[0], least[2])
     # Who asks for more than can have been played counts by another clock than its player's, which is behind.
@@ -225,7 +227,7 @@ def _button(session: Session, cut_at: int) -> int | None:
     if session.config.detection not in ("none", None):
         return None
     begun = [one.appended_at for one in session.every_speech if one.appended_at is not None]
-    if session.input.appended_at is not None:
-        begun.append(session.input.appended_at)
+    if session.input.begun_at is not None:
+        begun.append(session.input.begun_at)
     near = [at for at in begun if abs(at - cut_at) <= _BUTTON]
     return min(*near, cut_at) if near else None

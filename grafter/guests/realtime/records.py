@@ -278,6 +278,8 @@ class Request:
     event_id: str | None = None
     about: str | None = None
     """The response, item or call that it names."""
+    item: str | None = None
+    """Of an item, its type: a call and its output name the same call."""
     metadata: dict[str, object] = field(default_factory=dict)
     aside: bool = False
     """A response out of band was asked for."""
@@ -297,8 +299,16 @@ class Input:
     """What the client has put into the audio buffer since it was last committed or cleared."""
 
     appended_at: int | None = None
+    """The first of it that came with its time."""
+    odd: bool = False
+    """The first of all came without its time."""
     clock_at: int | None = None
     """When the session's audio began, by the detector's word that was on its way for the shortest time."""
+
+    @property
+    def begun_at(self) -> int | None:
+        """When the first of it was put there, where that is known."""
+        return None if self.odd else self.appended_at
 
 
 R = TypeVar("R", Response, Speech, Call, Config, Input, Request, Utterance, Delegation, Live)

@@ -17,6 +17,8 @@ CREATE, CANCEL, TRUNCATE = "create", "cancel", "truncate"
 COMMIT, ITEM, UPDATE = "commit", "item", "update"
 _ERROR = "error"
 """One that came before the request that it is about: their posts overtook one another."""
+_DOUBT = "doubt"
+"""One that may be about any of the requests that are ``doubtful``, as far as is known yet."""
 
 _MOST = 64
 _SECOND = 1_000_000_000
@@ -71,6 +73,36 @@ def answered(session: Session, kind: str, about: object = None) -> Request | Non
     return None
 
 
+def told_apart(session: Session, at: int, item: str | None) -> list[Request]:
+    """The items that errors before this moment were about, now that the server has taken this one.
+
+    It takes the client's events in their order and says of each item that it is in the conversation, or that it is not.
+    So of those that were open when an error came, the error is about the first: had that been taken, the server would
+    have said so before.
+    """
+    found: list[Request] = []
+    doubts = [one for one in session.requests if one.kind == _DOUBT and one.at < at]
+    if not doubts or not any(one.kind == ITEM and one.about == item for one in session.requests):
+        # What the client did not give is of the server's own making.
+        return found
+    for doubt in doubts:
+        waiting = [one for one in session.requests if _is_doubted(one, doubt)]
+        taken = next((one for one in reversed(waiting) if one.kind == ITEM and one.about == item), None)
+        before = waiting if taken is None else waiting[: waiting.index(taken)]
+        if before and before[0].kind == ITEM:
+            found.append(_settled(session, doubt, before[0]))
+    return found
+
+
+def given_again(session: Session, request: Request) -> Request | None:
+    """The same item as this one, where an error since may have been about it: it was, or it would not come again."""
+    for doubt in [one for one in session.requests if one.kind == _DOUBT and one.at <= request.at]:
+        for one in session.requests:
+            if _is_doubted(one, doubt) and _is_same(one, request):
+                return _settled(session, doubt, one)
+    return None
+
+
 def refused(session: Session, at: int, error: Mapping[str, object]) -> Request | None:
     """The request that an error of this moment undoes; None where it is about none, or it cannot be known which.
 
@@ -79,7 +111,8 @@ def refused(session: Session, at: int, error: Mapping[str, object]) -> Request |
     sees what the server accepts.
     """
     named = text_of(error.get("event_id")) or text_of(error.get("client_event_id"))
-    recent = [one for one in session.requests if one.at <= at <= one.at + _LONGEST_ANSWER and not one.refused]
+    asked_for = [one for one in session.requests if one.kind not in (_ERROR, _DOUBT) and not one.refused]
+    recent = [one for one in asked_for if one.at <= at <= one.at + _LONGEST_ANSWER]
     made = {id(one) for one in _makers(session, oldest=True).values()}
     if named is not None:
         found = [one for one in recent if one.event_id == named][-1:]
@@ -102,8 +135,14 @@ def refused(session: Session, at: int, error: Mapping[str, object]) -> Request |
     if still and (len(still) == 1 or any(one.answered for one in session.requests if one.kind == still[0].kind)):
         # What the server accepts it says, too, and in their order; so it is the first that it has said nothing of.
         return _undone(still[:1], session, made)
+    # Nobody gives an item twice that was taken: see ``given_again``.
+    twice = [one for place, one in enumerate(still) if any(_is_same(one, other) for other in still[place + 1 :])]
+    if twice:
+        return _undone(twice[:1], session, made)
     for one in still:
         one.doubtful = True
+    if still:
+        session.requests.append(Request(kind=_DOUBT, at=at))
     return None
 
 
@@ -154,8 +193,27 @@ def _fits(request: Request, response: Response) -> bool:
     return request.aside == response.aside or (request.aside and bool(request.metadata))
 
 
+def _is_doubted(request: Request, doubt: Request) -> bool:
+    return request.doubtful and not (request.answered or request.refused) and request.at <= doubt.at
+
+
+def _is_same(one: Request, other: Request) -> bool:
+    if one is other or one.kind != ITEM or other.kind != ITEM:
+        return False
+    return one.about is not None and (one.about, one.item) == (other.about, other.item)
+
+
+def _settled(session: Session, doubt: Request, request: Request) -> Request:
+    """The doubt was about this request, so about no other; ``request``."""
+    session.requests = [one for one in session.requests if one is not doubt]
+    request.refused = True
+    for one in session.requests:
+        one.doubtful = any(_is_doubted(one, other) for other in session.requests if other.kind == _DOUBT)
+    return request
+
+
 def _is_settled(request: Request, made: set[int]) -> bool:
-    return request.kind != _ERROR and (request.answered or request.refused or id(request) in made)
+    return request.kind not in (_ERROR, _DOUBT) and (request.answered or request.refused or id(request) in made)
 
 
 def _early(session: Session, at: int, kind: str | None, named: str | None, instead: int | None = None) -> None:

@@ -31,7 +31,10 @@ SERVER_VAD = "server_vad"
 def appended(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """Audio of the caller. Only where the client decides what is speech does its beginning say anything."""
     first = session.input.appended_at
-    session.input.appended_at = note.at if first is None else min(first, note.at)
+    if note.event.get("untimed") is not True:
+        session.input.appended_at = note.at if first is None else min(first, note.at)
+    elif first is None or note.at < first:
+        session.input.odd = True
 
 
 def started(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -85,7 +88,7 @@ def committed(session: Session, note: Note, event: Mapping[str, object]) -> None
         if speech.started_at is None and speech.stopped_at is None and request is not None and not request.odd:
             speech.commit_at, speech.appended_at = request.at, request.begun_at
     if request is None:
-        session.input.appended_at = None
+        _emptied(session)
 
 
 def _ends_anew(speech: Speech) -> bool:
@@ -109,8 +112,9 @@ def _judge(session: Session, speech: Speech) -> None:
 
 
 def commit(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    begun, session.input.appended_at = session.input.appended_at, None
+    begun = session.input.begun_at
     begun = begun if begun is not None and begun <= note.at else None
+    _emptied(session)
     request = requests.asked(session, note, requests.COMMIT, begun_at=begun)
     for speech in session.speeches.values():
         # Its post was overtaken by that of the server's answer.
@@ -121,8 +125,12 @@ def commit(session: Session, note: Note, event: Mapping[str, object]) -> None:
             return
 
 
+def _emptied(session: Session) -> None:
+    session.input.appended_at, session.input.odd = None, False
+
+
 def cleared(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    session.input.appended_at = None
+    _emptied(session)
     for speech in session.speeches.values():
         if speech.started_at is not None and speech.stopped_at is None and speech.committed_at is None:
             speech.dropped_at = note.at if speech.dropped_at is None else speech.dropped_at

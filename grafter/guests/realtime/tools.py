@@ -72,8 +72,14 @@ def list_failed(session: Session, note: Note, event: Mapping[str, object]) -> No
 def item_created(session: Session, note: Note, event: Mapping[str, object]) -> None:
     """The client puts an item into the conversation: an output, an answer, or history that it restores."""
     item = mapping_of(event.get("item"))
-    if not requests.asked(session, note, requests.ITEM, item.get("call_id") or item.get("id")).refused:
-        item_seen(session, note, item, None, whole=True)
+    name = item.get("call_id") or item.get("id")
+    request = requests.asked(session, note, requests.ITEM, name, item=text_of(item.get("type")))
+    if request.refused:
+        return
+    item_seen(session, note, item, None, whole=True)
+    before = requests.given_again(session, request)
+    if before is not None:
+        take_back(session, before)
 
 
 def item_begun(session: Session, note: Note, event: Mapping[str, object]) -> None:
@@ -86,7 +92,10 @@ def item_whole(session: Session, note: Note, event: Mapping[str, object]) -> Non
 
 def _item_event(session: Session, note: Note, event: Mapping[str, object], *, whole: bool) -> None:
     item = mapping_of(event.get("item"))
-    requests.answered(session, requests.ITEM, item.get("call_id") or item.get("id"))
+    name = text_of(item.get("call_id")) or text_of(item.get("id"))
+    for refused in requests.told_apart(session, note.at, name):
+        take_back(session, refused)
+    requests.answered(session, requests.ITEM, name)
     item_seen(session, note, item, text_of(event.get("response_id")), whole=whole)
 
 
@@ -144,8 +153,8 @@ def take_back(session: Session, request: Request) -> None:
     """An item that the server refused was not handed back."""
     call = session.calls.get(request.about or "")
     if request.kind == requests.ITEM and call is not None and call.ended_at == request.at:
-        others = [one.at for one in session.requests if one.kind == requests.ITEM and one.about == call.id]
-        call.ended_at = min((at for at in others if at > request.at), default=None)
+        given = [one for one in session.requests if one.kind == requests.ITEM and one.about == call.id]
+        call.ended_at = min((one.at for one in given if one.at > request.at and not one.refused), default=None)
         call.result = None
 
 

@@ -120,6 +120,63 @@ def test_an_output_that_was_refused_ends_no_tool() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("asked", [3602.0, 3610.0])
+def test_an_output_that_is_given_again_before_the_error_comes(asked: float, shown: bool) -> None:
+    """Tool from 3,000; its output of 3,500 is refused at 3,605, and was given again at 3,600: that one was taken,
+    whether or not the server says of items that it takes them, for what is taken nobody gives again. Tool 600; asked
+    before or after the error; sound 4,000. The wait from 1,500: 500 + 1,000 model, 600 tool, the app's, the model's."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1").asked_tool(3000, "resp_1", "call_1")
+    call.done(3100, "resp_1", output=[call.tool_item("call_1")]).hand_back(3500, "call_1").hand_back(3600, "call_1")
+    call.refuses(3605, "invalid_value").ask(asked)
+    if shown:
+        call.added(3700, id="out_1", type="function_call_output", call_id="call_1", output="{}")
+    got = joined(call.created(3720, "resp_2").sound(4000, "resp_2").done(5000, "resp_2").ended(6000))
+    assert got.tools() == {"call_1": (3000.0, 3600.0)}
+    assert (got.of("resp_2")[TOKEN], got.of("resp_2")[TOKEN_FROM]) == (4000.0 - asked, "response.create")
+    assert got.wait("resp_2") == {
+        "ms": 2500.0, "endpointing": 500.0, "model": 5000.0 - asked, "tool": 600.0, "relay": asked - 3600.0,
+    }  # fmt: skip
+
+
+def test_a_restored_call_and_its_output_are_not_given_twice() -> None:
+    """A server that never says that it takes an item. History of 100 and 110 names one call in two items, which says
+    nothing of the error at 3,550: the output of 3,500 is given again at 4,000, so it was about that. Tool: 1,000."""
+    call = Call().session().client(100, "conversation.item.create", item=Call.tool_item("call_h"))
+    call.hand_back(110, "call_h").spoke(1000, 2000, "u1").created(2050, "resp_1").asked_tool(3000, "resp_1", "call_1")
+    call.done(3100, "resp_1", output=[call.tool_item("call_1")]).hand_back(3500, "call_1")
+    call.refuses(3550, "invalid_value").hand_back(4000, "call_1").ask(4010).created(4100, "resp_2")
+    got = joined(call.sound(4400, "resp_2").done(5000, "resp_2").ended(6000))
+    assert got.tools() == {"call_1": (3000.0, 4000.0)}
+    assert (got.of("resp_2")[TOKEN], got.of("resp_2")[TOKEN_AT]) == (390.0, nano(4010))
+
+
+def two_tools() -> Call:
+    """Both asked for at 3,000; outputs at 3,500 and 3,510, and an error at 3,560 that says of neither that it is it."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1")
+    call.asked_tool(3000, "resp_1", "call_1").asked_tool(3000, "resp_1", "call_2")
+    call.done(3100, "resp_1", output=[call.tool_item("call_1"), call.tool_item("call_2")])
+    return call.hand_back(3500, "call_1").hand_back(3510, "call_2").refuses(3560, "invalid_value")
+
+
+def test_the_first_of_two_outputs_was_refused_if_the_second_is_taken_after_the_error() -> None:
+    """The server takes what it gets in order, and takes call_2's at 3,570: so it was call_1's that it refused, which
+    is given again at 3,700. Asked 3,710, sound 4,100: 390."""
+    call = two_tools().added(3570, id="o2", type="function_call_output", call_id="call_2", output="{}")
+    call.handed_back(3700, "call_1").ask(3710).created(3750, "resp_2").sound(4100, "resp_2").done(5000, "resp_2")
+    got = joined(call.ended(6000))
+    assert got.tools() == {"call_1": (3000.0, 3700.0), "call_2": (3000.0, 3510.0)}
+    assert (got.of("resp_2")[TOKEN], got.of("resp_2")[TOKEN_AT]) == (390.0, nano(3710))
+
+
+def test_of_two_outputs_the_refused_one_is_given_again() -> None:
+    """The server never says that it takes an item; call_2's output comes again at 3,700, so the error was about it."""
+    call = two_tools().hand_back(3700, "call_2").ask(3710).created(3750, "resp_2").sound(4100, "resp_2")
+    got = joined(call.done(5000, "resp_2").ended(6000))
+    assert got.tools() == {"call_1": (3000.0, 3500.0), "call_2": (3000.0, 3700.0)}
+    assert (got.of("resp_2")[TOKEN], got.of("resp_2")[TOKEN_AT]) == (390.0, nano(3710))
+
+
 def test_a_refused_commit_refuses_no_request() -> None:
     """An empty buffer is committed (3,000) and refused; the ask of 3,010 stands, sound 3,500: 490 ms or nothing."""
     call = Call().session(0, None).client(3000, "input_audio_buffer.commit").ask(3010)
@@ -559,6 +616,31 @@ def test_hello_while_a_tool_works() -> None:
     assert [got.of(f"resp_{n}").get(WAIT) for n in (1, 2, 3)] == [None, 1000.0, None]
     assert got.of("resp_3")[TOKEN] == 490.0
     assert got.tools() == {"call_1": (2500.0, 8000.0)}
+
+
+@pytest.mark.parametrize("client", [True, False])
+def test_speech_is_answered_and_not_the_output_of_that_moment(client: bool) -> None:
+    """Nothing is known of the session's settings. u2 stops at 8,000, the tool's output is given at 8,005, nobody asks,
+    and resp_2 begins at 8,030: OpenAI begins by itself after speech and never after an output. Sound 8,400: 400 from
+    the speech, by at most the 30 in which somebody unseen may have asked; for a recorder, too."""
+    call = Call().server(0, "session.created", session={"id": "sess_1"}).spoke(1000, 2000, "u1")
+    call.created(2050, "resp_1").asked_tool(2500, "resp_1", "call_1").done(2600, "resp_1").spoke(7000, 8000, "u2")
+    if client:
+        call.hand_back(8005, "call_1")
+    call.added(8010, id="o1", type="function_call_output", call_id="call_1", output="{}").created(8030, "resp_2")
+    got = joined(call.sound(8400, "resp_2").done(9000, "resp_2").ended(10_000)).of("resp_2")
+    assert (got[TOKEN], got[TOKEN_FROM], got[TOKEN_AT]) == (400.0, "speech_stopped", nano(8000))
+    assert (got["grafter.turn.first_token.error_ms"], got[SPEECH]) == (30.0, "u2")
+
+
+def test_an_output_long_after_an_unanswered_speech_is_asked_about_by_somebody() -> None:
+    """The same settings; u2 stops at 4,000 and is not answered, the output comes at 8,000 and resp_2 begins at 8,050:
+    OpenAI would have begun at once. Sound 8,400: 400 from the output, by at most 50."""
+    call = Call().server(0, "session.created", session={"id": "sess_1"}).spoke(1000, 2000, "u1")
+    call.created(2050, "resp_1").asked_tool(2500, "resp_1", "call_1").done(2600, "resp_1").spoke(3000, 4000, "u2")
+    call.handed_back(8000, "call_1").created(8050, "resp_2").sound(8400, "resp_2").done(9000, "resp_2")
+    got = joined(call.ended(10_000)).of("resp_2")
+    assert (got[TOKEN], got[TOKEN_FROM], got["grafter.turn.first_token.error_ms"]) == (400.0, "tool_output", 50.0)
 
 
 def test_an_ask_that_was_lost_asks_for_nothing() -> None:

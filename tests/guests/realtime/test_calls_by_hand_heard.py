@@ -149,6 +149,20 @@ def test_who_plays_the_sound_knows_what_was_heard() -> None:
     assert got.of("resp_1")[TOKEN] == 300.0
 
 
+@pytest.mark.parametrize("cleared", [True, False])
+def test_who_plays_the_sound_and_does_not_say_when_it_was_cut(cleared: bool) -> None:
+    """SIP: the buffer starts 2,500; spoken at 4,000, cancelled 4,005, cleared 4,020: 1,520 heard. Where the line is
+    lost before that was said, it plays on for nobody knows how long after the word of the speech: no number."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1")
+    call.server(2500, "output_audio_buffer.started", response_id="resp_1").sound(2510, "resp_1", 5000, "a1")
+    call.starts(4000, "u2").done(4005, "resp_1", "cancelled", "turn_detected")
+    if cleared:
+        call.server(4020, "output_audio_buffer.cleared", response_id="resp_1")
+    got = joined(call.ended(4030))
+    assert got.barge_ins() == [("resp_1", 4000.0, 1520 if cleared else None)]
+    assert AT_MOST not in got.barge_in("resp_1")
+
+
 def test_who_speaks_before_the_sound_interrupts_nothing() -> None:
     """SIP: the buffer would start at 2,500, the caller speaks at 2,200: cancelled, nothing heard."""
     call = Call().session().ask(1000).created(1100, "resp_1")
@@ -540,6 +554,24 @@ def test_a_button_pressed_while_the_answer_is_heard() -> None:
     assert got.barge_ins() == [("resp_1", 3000.0, 1790)]
     assert got.barge_in("resp_1")["grafter.barge_in.by"] == "client"
     assert got.wait("resp_2") == {"ms": 500.0, "relay": 5.0, "model": 495.0}
+
+
+@pytest.mark.parametrize("first", [None, 3010.0])
+def test_audio_without_its_time_presses_no_button(first: float | None) -> None:
+    """Push to talk: the answer is cut at 3,000, at 1,790 of 5,000. Audio comes next, at 3,010: the caller's. Where it
+    says no time it may as well be of the press of 7,000 as of the cut: no barge-in, and no beginning of the speech."""
+    call = Call().session(0, None).ask(900).created(1000, "resp_1").sound(1200, "resp_1", 5000, "a1")
+    call.done(2000, "resp_1").truncates(3000, "a1", 1790).truncated(3060, "a1", 1790)
+    event: dict[str, object] = {"type": "input_audio_buffer.append", "audio_bytes": 4800}
+    call.raw(first and T0 + first / 1000, "client", event)
+    for ms in range(7100, 8000, 100):
+        call.client(ms, "input_audio_buffer.append", audio_bytes=4800)
+    call.client(8000, "input_audio_buffer.commit").ask(8005).committed(8050, "u1").created(8060, "resp_2")
+    got = joined(call.sound(8500, "resp_2").done(9000, "resp_2").ended(10_000))
+    assert got.barge_ins() == ([("resp_1", 3000.0, 1790)] if first else [])
+    missing = got.of("u1").get("grafter.realtime.missing")
+    assert missing == (None if first else ["input_audio_buffer.speech_started"])
+    assert got.wait("resp_2")["ms"] == 500.0
 
 
 def test_who_breaks_in_breaks_into_what_is_heard_now() -> None:
