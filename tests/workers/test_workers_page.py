@@ -57,7 +57,9 @@ def test_counters_add_up_over_workers_and_lives(tmp_path: Path) -> None:
     assert found["grafter_recorders", ()] == 105
     # The third life has no file of its own.
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"{kind}_{number}.db" for kind in ("counter", "histogram", "gauge_livesum") for number in (0, 1)
+        f"{kind}_{number}.db"
+        for kind in ("counter", "histogram", "gauge_livesum", "gauge_livemax")
+        for number in (0, 1)
     }
 
 
