@@ -149,10 +149,11 @@ class _Pairs:
         high = known - tool.start if runs else inf
         if runs and (turn is not None or self._source == Source.SESSIONS):
             low = max(low, (guest if turn is None else turn).span.start - tool.start)
+        likely = Range(asked - tool.start, known - tool.end if runs else inf)
         if self._source == Source.REALTIME:
             # Another socket than the app's: the app may have heard of the call first.
-            low = -inf
-        return _pair(tool.start, Range(low, high), Range(asked - tool.start, known - tool.end))
+            low, likely = -inf, Range(high=likely.high)
+        return _pair(tool.start, Range(low, high), likely)
 
     def _of_response(self, match: Match) -> list[Pair]:
         """Both spans of one model call are of the time at which it was answered."""
@@ -162,7 +163,7 @@ class _Pairs:
         # What merely names the response, such as a request for what became of it, may come at any time after it.
         calls = call.attributes.get(semconv.GEN_AI_OPERATION_NAME) in MODEL_CALLS or call.attributes.get(KIND) == "LLM"
         certain = Range(guest.span.start - call.end, guest.span.end - call.start if calls else inf)
-        if self._source == Source.SDK:
+        if self._source == Source.SDK or not calls:
             return [Pair(call.start, certain, certain)]
         # What was measured at OpenAI lies within what was measured here.
         return [_pair(call.start, certain, Range(guest.span.end - call.end, guest.span.start - call.start))]
