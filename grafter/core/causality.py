@@ -43,6 +43,9 @@ _ROUNDED = 1_000_000
 _SECOND = 1_000_000_000
 _WAITED = 60 * _SECOND
 """A guest that ends this much later than the call that it hangs under was not waited for, whatever the clocks say."""
+_LATE = _SECOND
+"""How much later than it was a program may date a step: Pipecat's span of a response begins when that has ended, and an
+app that says "one moment" to a model may do so before it runs the tool."""
 _NOT_DATED = {semconv.GRAFTER_ODD_TIME, semconv.GRAFTER_TIME_ODD, semconv.GRAFTER_SYNTHETIC}
 
 
@@ -152,7 +155,7 @@ class _Pairs:
         likely = Range(asked - tool.start, known - tool.end if runs else inf)
         if self._source == Source.REALTIME:
             # Another socket than the app's: the app may have heard of the call first.
-            low, likely = -inf, Range(high=likely.high)
+            low, high, likely = -inf, high + _LATE, Range(high=likely.high)
         return _pair(tool.start, Range(low, high), likely)
 
     def _of_response(self, match: Match) -> list[Pair]:
@@ -162,7 +165,7 @@ class _Pairs:
             return []
         # What merely names the response, such as a request for what became of it, may come at any time after it.
         calls = call.attributes.get(semconv.GEN_AI_OPERATION_NAME) in MODEL_CALLS or call.attributes.get(KIND) == "LLM"
-        certain = Range(guest.span.start - call.end, guest.span.end - call.start if calls else inf)
+        certain = Range(guest.span.start - call.end, guest.span.end - call.start + _LATE if calls else inf)
         if self._source == Source.SDK or not calls:
             return [Pair(call.start, certain, certain)]
         # What was measured at OpenAI lies within what was measured here.

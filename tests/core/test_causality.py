@@ -262,6 +262,22 @@ TALK = host_span("talk", 900, 2600)
             id="a recorder hears later than the app, never earlier",
         ),
         pytest.param(
+            Evidence(
+                (ROOT, tool_span("calendar", 2500, 3500, "c1")), source=Source.REALTIME, wrong=0, finding=Finding.AGREES
+            ),
+            id="an output that says one moment, and then the tool",
+        ),
+        pytest.param(
+            Evidence(
+                (ROOT, host_span("mine", 1600, 1650, response="r1", what="chat")),
+                (turn("ask", 1000, 1500, response="r1"),),
+                Source.WEBHOOK,
+                wrong=0,
+                finding=Finding.AGREES,
+            ),
+            id="a span of a response that begins when that has ended",
+        ),
+        pytest.param(
             Evidence((ROOT, replace(CALENDAR, start=at(2000), end=at(1000)))), id="a span that ends before it starts"
         ),
         pytest.param(
@@ -311,7 +327,7 @@ def test_one_response_is_of_one_time() -> None:
     guest = joined((ROOT, mine), ahead(5000, theirs), Source.WEBHOOK)
     found = clock(guest)
     assert found.offset == 4950 * MS
-    assert (found.bounds.low, found.bounds.high) == (4299 * MS, 5601 * MS)
+    assert (found.bounds.low, found.bounds.high) == (4299 * MS, 6601 * MS)
 
 
 @pytest.mark.parametrize("address", ["https://api.openai.com/v1/agents/sessions", "https://example.com/"])
