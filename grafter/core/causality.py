@@ -29,7 +29,7 @@ from grafter.core.model import (
     SpanId,
     UnixNano,
 )
-from grafter.core.steps import CHAT, KIND, MODEL_CALLS, TOOL
+from grafter.core.steps import CHAT, KIND, MODEL_CALLS, call_of, is_tool
 from grafter.core.tools import CALL_ID, Match
 
 _DATE = "http.response.header.date"
@@ -46,6 +46,7 @@ _WAITED = 60 * _SECOND
 _LATE = _SECOND
 """How much later than it was a program may date a step: Pipecat's span of a response begins when that has ended, and an
 app that says "one moment" to a model may do so before it runs the tool."""
+_ANY = Range()
 _NOT_DATED = {semconv.GRAFTER_ODD_TIME, semconv.GRAFTER_TIME_ODD, semconv.GRAFTER_SYNTHETIC}
 
 
@@ -93,13 +94,14 @@ class _Pairs:
         pairs = self._of_anchor()
         called = [match for match in lined.tools if match.guest_index == guest_index and match.how == CALL_ID]
         if called:
-            turns = self._turns()
-            pairs += [pair for match in called if (pair := self._of_tool(match, turns)) is not None]
+            turns, runs = self._turns(), self._runs(called)
+            pairs += [pair for match in called if (pair := self._of_tool(match, turns, match.host in runs)) is not None]
         for match in lined.duplicates:
             if match.guest_index == guest_index and match.how == RESPONSE_ID:
                 pairs += self._of_response(match)
         if self._source == Source.SESSIONS:
             pairs += [pair for span in dates if self._usable(span) and (pair := _of_date(span)) is not None]
+        pairs = [pair for pair in pairs if pair.certain != _ANY]
         if not pairs:
             return []
         coarse = max(_ROUNDED, _grain(each.span.start for each in self._spans.values()))
@@ -130,7 +132,18 @@ class _Pairs:
             turns.sort(key=lambda each: each.span.start)
         return beside
 
-    def _of_tool(self, match: Match, turns: Mapping[bytes, Sequence[GraftedSpan]]) -> Pair | None:
+    def _runs(self, called: Iterable[Match]) -> set[SpanId]:
+        """Which host spans ran their calls: of each call the first that describes a tool. What else names the call,
+        such as another attempt or a line of a log, may come at any time after it was asked for."""
+        first: dict[str | None, HostSpan] = {}
+        for match in called:
+            tool = self._held.get(match.host)
+            if tool is not None and self._usable(tool) and is_tool(tool.attributes):
+                call = call_of(tool.attributes)
+                first[call] = min(first.get(call, tool), tool, key=lambda span: (span.start, span.span_id))
+        return {tool.span_id for tool in first.values()}
+
+    def _of_tool(self, match: Match, turns: Mapping[bytes, Sequence[GraftedSpan]], runs: bool) -> Pair | None:
         """A tool runs after the turn that asked for it began, and before its output is known to the model.
 
         Certain is that it began before that and ended after it was asked for: a span of it may include the sending of
@@ -146,8 +159,6 @@ class _Pairs:
             known = next((each.span.start for each in turns[turn.parent_span_id] if each.span.start >= known), inf)
         elif semconv.GRAFTER_END in dict(guest.attributes):
             known = inf
-        # What merely names the call, such as a line of a log, may come at any time after it.
-        runs = tool.attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL or tool.attributes.get(KIND) == "TOOL"
         low: float = asked - tool.end
         high = known - tool.start if runs else inf
         if runs and (turn is not None or self._source == Source.SESSIONS):

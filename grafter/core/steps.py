@@ -45,7 +45,7 @@ HOST_KEYS = frozenset(
 HOST_MARKS = ("gen_ai.", "token_count", "tool")
 """A host span in whose bytes none of these stands describes no such step: few and short, for each costs every span."""
 
-TOOL = "execute_tool"
+_TOOL = "execute_tool"
 MODEL_CALLS = frozenset({"chat", "generate_content", "text_completion", "responses", "realtime_inference"})
 """What the conventions call the operation of a span that is one call of a model."""
 CHAT = "chat"
@@ -128,9 +128,9 @@ def host_tools(spans: Iterable[HostSpan], digest: Digest) -> list[HostTool]:
         attributes = span.attributes
         if not attributes:
             continue
-        call_id = _text(attributes, _CALL_IDS)
+        call_id = call_of(attributes)
         kind = attributes.get(KIND)
-        is_tool = attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL or kind == "TOOL"
+        is_tool = attributes.get(semconv.GEN_AI_OPERATION_NAME) == _TOOL or kind == "TOOL"
         name = _text(attributes, _TOOL_NAMES)
         if call_id is None and not (is_tool and name is not None):
             continue
@@ -139,6 +139,18 @@ def host_tools(spans: Iterable[HostSpan], digest: Digest) -> list[HostTool]:
         found.append(HostTool(span, call_id, name, None if arguments is None else digest(arguments)))
     found.sort(key=lambda tool: (tool.span.start, tool.span.span_id))
     return found
+
+
+def call_of(attributes: Mapping[str, AttributeValue]) -> str | None:
+    """The id of the tool call that a host's span names."""
+    return _text(attributes, _CALL_IDS)
+
+
+def is_tool(attributes: Mapping[str, AttributeValue]) -> bool:
+    """The host's span describes a tool, and does not only name a call of one."""
+    if attributes.get(semconv.GEN_AI_OPERATION_NAME) == _TOOL or attributes.get(KIND) == "TOOL":
+        return True
+    return _text(attributes, _TOOL_NAMES) is not None
 
 
 def host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
@@ -181,7 +193,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
             named = dict(each.attributes)
             span = each.span
             operation = named.get(semconv.GEN_AI_OPERATION_NAME)
-            if operation == TOOL:
+            if operation == _TOOL:
                 call_id = _text(named, _CALL_IDS[:1])
                 steps.tools.append(
                     GuestTool(

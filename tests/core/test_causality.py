@@ -196,6 +196,12 @@ def test_without_a_span_of_the_tool_its_turns_bound_it() -> None:
     guest = joined((ROOT, CALENDAR), ahead(5000, *spans))
     assert clock(guest).finding is Finding.SHIFTED
     assert clock(guest).bounds.low <= 5000 * MS <= clock(guest).bounds.high
+    both = (turn("ask", 1000, 1500, None, "c1", "c2"), spans[1])
+    parallel = joined((ROOT, CALENDAR, tool_span("diary", 1560, 1960, "c2")), ahead(-5000, *both))
+    assert clock(parallel).finding is Finding.SHIFTED
+    # The later of the two is bounded by the next turn as the first is.
+    assert clock(parallel).left_out == 0
+    assert abs(clock(parallel).offset + 5000 * MS) < 500 * MS
     last = joined((ROOT, CALENDAR), ahead(5000, *spans[:1]))
     assert clock(last).method == "one_sided"
 
@@ -246,6 +252,10 @@ TALK = host_span("talk", 900, 2600)
                 finding=Finding.AGREES,
             ),
             id="a later question for the response",
+        ),
+        pytest.param(
+            Evidence((ROOT, CALENDAR, tool_span("again", 30_000, 30_100, "c1")), wrong=0, finding=Finding.AGREES),
+            id="another attempt, after the output",
         ),
         pytest.param(
             Evidence((ROOT, replace(CALENDAR, end=at(9000))), wrong=0, finding=Finding.AGREES),
