@@ -13,7 +13,7 @@ Sources: the intersection of intervals with a majority against outliers is Marzu
 all intervals is Duda's and Ashton's convex hull (offset and drift from message pairs).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf, isfinite
@@ -106,25 +106,36 @@ class ClockRecord:
     method: str = ""
     """Of SHIFTED: ``two_sided``, the middle of what is possible, or ``one_sided``, the nearest offset that is."""
 
-    def values(self) -> list[object]:
-        """As JSON values: finding, offset, bounds (None: open), pairs, left out, method."""
-        low, high = (round(side) if isfinite(side) else None for side in (self.bounds.low, self.bounds.high))
-        return [self.finding.value, self.offset, low, high, self.pairs, self.left_out, self.method]
+    def values(self) -> dict[str, object]:
+        """As JSON values, without a bound that is open."""
+        sides = (("min_ns", self.bounds.low), ("max_ns", self.bounds.high))
+        return {
+            "finding": self.finding.value,
+            "offset_ns": self.offset,
+            **{key: round(side) for key, side in sides if isfinite(side)},
+            "pairs": self.pairs,
+            "left_out": self.left_out,
+            "method": self.method,
+        }
 
     @classmethod
     def of(cls, values: object) -> "ClockRecord | None":
         """What ``values`` made, of a newer version too; None for anything else. Never raises."""
+        if not isinstance(values, Mapping):
+            return None
         try:
-            finding, offset, low, high, pairs, left_out, method = list(values)[:7]  # type: ignore[call-overload]
             return cls(
-                Finding(str(finding)),
-                _whole(offset),
-                Range(-inf if low is None else _whole(low), inf if high is None else _whole(high)),
-                _whole(pairs),
-                _whole(left_out),
-                str(method),
+                Finding(str(values["finding"])),
+                int(values["offset_ns"]),
+                Range(
+                    int(values["min_ns"]) if "min_ns" in values else -inf,
+                    int(values["max_ns"]) if "max_ns" in values else inf,
+                ),
+                int(values["pairs"]),
+                int(values["left_out"]),
+                str(values["method"]),
             )
-        except (TypeError, ValueError):
+        except (LookupError, TypeError, ValueError):
             return None
 
 
@@ -215,9 +226,3 @@ def _evenly(pairs: Sequence[Pair]) -> Sequence[Pair]:
     if len(ordered) <= _MOST_PAIRS:
         return ordered
     return [ordered[at * (len(ordered) - 1) // (_MOST_PAIRS - 1)] for at in range(_MOST_PAIRS)]
-
-
-def _whole(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError("expected a whole number")
-    return value

@@ -84,7 +84,7 @@ class GuestRecord:
             "counts": list(self.counts) if any(self.counts) else [],
             "missing": list(self.missing[:MOST_STEPS]),
             # A reader that does not know it leaves it alone.
-            "clock": [] if self.clock is None else self.clock.values(),
+            "clock": {} if self.clock is None else self.clock.values(),
         }
         return {key: value for key, value in values.items() if value}
 

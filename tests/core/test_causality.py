@@ -416,7 +416,7 @@ def test_a_record_of_a_clock_that_cannot_be_read_costs_only_itself() -> None:
     """A newer version may have found something else."""
     record = joined((ROOT, CALENDAR), ahead(5000, *TURNS)).record
     assert GuestRecord.of(record.values()) == record
-    assert GuestRecord.of(record.values() | {"clock": ["something new"]}) == replace(record, clock=None)
+    assert GuestRecord.of(record.values() | {"clock": {"finding": "something new"}}) == replace(record, clock=None)
 
 
 def test_a_clock_that_was_set_back_at_the_door_says_both() -> None:
