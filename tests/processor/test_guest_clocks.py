@@ -16,6 +16,7 @@ from tests.agents_server import BEGAN, SESSION, session, span, trace_of
 from tests.rig import CALL, Peer, Rig, rig
 
 LINK = {"trace_id": CALL.hex()}
+ASKING = 99
 MODEL, TOOL = {"gen_ai.operation.name": "chat"}, {"gen_ai.operation.name": "execute_tool"}
 
 
@@ -31,8 +32,9 @@ def turn(number: int, ahead: float) -> dict[str, Any]:
     )
 
 
-def app(*turns: int) -> bytes:
-    """The app's side: its root, and for each turn the tool that it ran, from 50 ms after it was asked for."""
+def app(*turns: int, kind: Span.SpanKind.ValueType = Span.SPAN_KIND_INTERNAL) -> bytes:
+    """The app's side: its root, the span round the first turn, and for each turn of these the tool that it ran, from
+    50 ms after it was asked for."""
 
     def spans(name: str, number: int, start: float, end: float, **attributes: str) -> Span:
         return Span(
@@ -50,15 +52,17 @@ def app(*turns: int) -> bytes:
         for at in turns
     ]
     resource = Resource(attributes=[KeyValue(key="service.name", value=AnyValue(string_value="voice"))])
-    scope = ScopeSpans(spans=[spans("call", 0, 0, 600), *ran])
+    asking = spans("ask", ASKING - 1, 59.9, 63.2)
+    asking.kind = kind
+    scope = ScopeSpans(spans=[spans("call", 0, 0, 600), asking, *ran])
     return ExportTraceServiceRequest(
         resource_spans=[ResourceSpans(resource=resource, scope_spans=[scope])]
     ).SerializeToString()
 
 
-async def read(served: Rig, run: int, *traces: dict[str, Any]) -> None:
-    """A look at the session finds these."""
-    info = read_session(orjson.dumps(session(metadata=LINK)), SESSION, served.policy)
+async def read(served: Rig, run: int, *traces: dict[str, Any], **link: str) -> None:
+    """A look at the session finds these; ``link``: more that its metadata say."""
+    info = read_session(orjson.dumps(session(metadata=LINK | link)), SESSION, served.policy)
     page = read_page(orjson.dumps({"data": list(traces)}), info, (), served.policy)
     await served.processor.consume([opening(info, run), *page.parts, closing(info, run)])
     served.accepted += page.spans
@@ -112,3 +116,14 @@ async def test_turns_that_contradict_each_other_are_drawn_as_they_came() -> None
         if each.name == "turn"
     ]
     assert said == ["contradiction", "contradiction"]
+
+
+@pytest.mark.parametrize("kind", [Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_INTERNAL])
+async def test_a_request_that_waits_contains_its_session(kind: Span.SpanKind.ValueType) -> None:
+    """From 100 ms before to 200 ms after the turn: drawn in its middle. One that need not wait proves nothing."""
+    peer = Peer()
+    async with rig(peer) as served:
+        await served.host(app(kind=kind))
+        await read(served, 1, turn(1, 30), span_id=bytes([ASKING] * 8).hex())
+        await served.pass_time(60)
+    assert began(peer, "turn") == pytest.approx([60.05 if kind == Span.SPAN_KIND_CLIENT else 90], abs=0.002)
