@@ -19,9 +19,11 @@ from grafter.core.clock import ClockRecord, Finding, Pair, Range, judge
 from grafter.core.duplicates import RESPONSE_ID
 from grafter.core.join import Grafted
 from grafter.core.line_up import LinedUp
+from grafter.core.memory import TraceMemory
 from grafter.core.model import (
     SPAN_KIND_CLIENT,
     AttributeValue,
+    Envelope,
     GraftedSpan,
     GuestSpan,
     HostSpan,
@@ -29,7 +31,8 @@ from grafter.core.model import (
     SpanId,
     UnixNano,
 )
-from grafter.core.steps import CHAT, KIND, MODEL_CALLS, call_of, is_tool
+from grafter.core.step_index import StepIndex, clock_of
+from grafter.core.steps import CHAT, TOOL, call_of, is_model_call, is_tool
 from grafter.core.tools import CALL_ID, Match
 
 _DATE = "http.response.header.date"
@@ -50,11 +53,14 @@ _ANY = Range()
 _NOT_DATED = {semconv.GRAFTER_ODD_TIME, semconv.GRAFTER_TIME_ODD, semconv.GRAFTER_SYNTHETIC}
 
 
-def on_host_clock(host: Sequence[HostSpan], lined: LinedUp, firsts: Sequence[bool]) -> tuple[Grafted, ...]:
+def on_host_clock(
+    host: Sequence[HostSpan], lined: LinedUp, firsts: Sequence[bool], memory: TraceMemory | None = None
+) -> tuple[Grafted, ...]:
     """The guests of ``lined``, each set back by what its clock is provably ahead, with that on its record.
 
-    ``host``: the host's spans that leave now. ``firsts``: of each guest whether nothing of it has left before. What
-    comes later of a guest is set back by what its first spans were, whatever is known by then.
+    ``host``: the host's spans that leave now; ``memory``: what is kept of those that left before. ``firsts``: of each
+    guest whether nothing of it has left before. What comes later of a guest is set back by what its first spans were,
+    whatever is known by then.
     """
     held: dict[SpanId, HostSpan] = {}
     below: dict[bytes, UnixNano] = {}
@@ -67,7 +73,7 @@ def on_host_clock(host: Sequence[HostSpan], lined: LinedUp, firsts: Sequence[boo
     for at, (guest, first) in enumerate(zip(lined.guests, firsts, strict=True)):
         record = guest.record
         if first:
-            pairs = _Pairs(guest, held, below).found(at, lined, dates)
+            pairs = _Pairs(guest, held, below, memory).found(at, lined, dates)
             record = replace(record, clock=judge(pairs))
         dated.append(guest if record.clock is None else _set_back(guest.explained(record), record.clock))
     return tuple(dated)
@@ -76,27 +82,37 @@ def on_host_clock(host: Sequence[HostSpan], lined: LinedUp, firsts: Sequence[boo
 class _Pairs:
     """The pairs of one guest."""
 
-    def __init__(self, guest: Grafted, held: Mapping[SpanId, HostSpan], below: Mapping[bytes, UnixNano]) -> None:
-        self._guest = guest
+    def __init__(
+        self,
+        guest: Grafted,
+        held: Mapping[SpanId, HostSpan],
+        below: Mapping[bytes, UnixNano],
+        memory: TraceMemory | None,
+    ) -> None:
         self._source = guest.record.source
         anchor = guest.memory.anchor
+        self._envelope = None if anchor is None else anchor.envelope
+        self._steps = StepIndex() if memory is None else memory.steps
+        if memory is not None and self._envelope is not None:
+            held = {**_remembered(memory, self._envelope), **held}
         self._named = anchor is not None and anchor.how == "named"
         self._anchor = None if anchor is None or anchor.span_id is None else held.get(anchor.span_id)
-        self._resource = None if anchor is None or anchor.envelope is None else anchor.envelope.resource
         self._below = below
         self._held = held
         self._spans = {each.span.span_id: each for each in guest.spans if _dated(each)}
 
     def found(self, guest_index: int, lined: LinedUp, dates: Iterable[HostSpan]) -> list[Pair]:
         """All of them, each as much weaker as the guest's times are coarse."""
-        if self._resource is None or not self._spans:
+        if self._envelope is None or not self._spans:
             return []
         pairs = self._of_anchor()
-        called = [match for match in lined.tools if match.guest_index == guest_index and match.how == CALL_ID]
+        tools, responses = self._matched_before(guest_index)
+        tools += [match for match in lined.tools if match.guest_index == guest_index]
+        called = [match for match in tools if match.how == CALL_ID]
         if called:
             turns, runs = self._turns(), self._runs(called)
             pairs += [pair for match in called if (pair := self._of_tool(match, turns, match.host in runs)) is not None]
-        for match in lined.duplicates:
+        for match in (*responses, *lined.duplicates):
             if match.guest_index == guest_index and match.how == RESPONSE_ID:
                 pairs += self._of_response(match)
         if self._source == Source.SESSIONS:
@@ -175,7 +191,7 @@ class _Pairs:
         if call is None or guest is None or not self._usable(call) or self._source == Source.REALTIME:
             return []
         # What merely names the response, such as a request for what became of it, may come at any time after it.
-        calls = call.attributes.get(semconv.GEN_AI_OPERATION_NAME) in MODEL_CALLS or call.attributes.get(KIND) == "LLM"
+        calls = is_model_call(call.attributes)
         certain = Range(guest.span.start - call.end, guest.span.end - call.start + _LATE if calls else inf)
         if self._source == Source.SDK or not calls:
             return [Pair(call.start, certain, certain)]
@@ -183,7 +199,43 @@ class _Pairs:
         return [_pair(call.start, certain, Range(guest.span.end - call.end, guest.span.start - call.start))]
 
     def _usable(self, span: HostSpan) -> bool:
-        return span.envelope.resource == self._resource
+        return self._envelope is not None and span.envelope.resource == self._envelope.resource
+
+    def _matched_before(self, guest_index: int) -> tuple[list[Match], list[Match]]:
+        """Tools and model calls of the host's that have left, by the ids that the guest's spans have."""
+        tools, responses = [], []
+        index = self._steps
+        if not index:
+            return [], []
+        for span_id, each in self._spans.items():
+            named = dict(each.attributes)
+            call, response = named.get(semconv.GEN_AI_TOOL_CALL_ID), named.get(semconv.GEN_AI_RESPONSE_ID)
+            if isinstance(call, str) and call in index.tools:
+                tools.append(Match(index.tools[call], span_id, CALL_ID, guest_index))
+            if isinstance(response, str) and response in index.responses:
+                responses.append(Match(index.responses[response], span_id, RESPONSE_ID, guest_index))
+        return tools, responses
+
+
+def _remembered(memory: TraceMemory, envelope: Envelope) -> dict[SpanId, HostSpan]:
+    """What is kept of host spans that have left and have the clock of this resource."""
+    found = {
+        anchor.span_id: HostSpan(anchor.span_id, b"", "", anchor.start, anchor.end, 0, "", anchor.envelope)
+        for anchor in memory.anchors
+        if anchor.envelope is not None and anchor.start <= anchor.end
+    }
+    clock = clock_of(envelope.resource)
+    steps = memory.steps
+    for key, ids, operation in (
+        (semconv.GEN_AI_TOOL_CALL_ID, steps.tools, TOOL),
+        (semconv.GEN_AI_RESPONSE_ID, steps.responses, CHAT),
+    ):
+        for name, span_id in ids.items():
+            time = steps.times.get(span_id)
+            if time is not None and time.clock == clock and 0 < time.start <= time.end:
+                said = {key: name} | ({semconv.GEN_AI_OPERATION_NAME: operation} if time.runs else {})
+                found[span_id] = HostSpan(span_id, b"", "", time.start, time.end, 0, "", envelope, said)
+    return found
 
 
 def _pair(at: UnixNano, certain: Range, likely: Range) -> Pair:

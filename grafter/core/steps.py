@@ -17,7 +17,7 @@ Digest = Callable[[str], str]
 """Tool arguments, as text, to the digest that guests carry of theirs."""
 
 USAGE = "gen_ai.usage."
-KIND = "openinference.span.kind"
+_KIND = "openinference.span.kind"
 _CALL_IDS = (semconv.GEN_AI_TOOL_CALL_ID, "lk.function_tool.id", "tool_call.id", "tool.call_id")
 _TOOL_NAMES = (semconv.GEN_AI_TOOL_NAME, "lk.function_tool.name", "tool.name", "tool.function_name")
 _ARGUMENTS = (semconv.GEN_AI_TOOL_CALL_ARGUMENTS, "input.value")
@@ -28,7 +28,7 @@ _OUTPUT = (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens",
 
 HOST_KEYS = frozenset(
     {
-        *(semconv.GEN_AI_OPERATION_NAME, semconv.GEN_AI_RESPONSE_FINISH_REASONS, KIND),
+        *(semconv.GEN_AI_OPERATION_NAME, semconv.GEN_AI_RESPONSE_FINISH_REASONS, _KIND),
         *(
             *_CALL_IDS,
             *_TOOL_NAMES,
@@ -45,9 +45,8 @@ HOST_KEYS = frozenset(
 HOST_MARKS = ("gen_ai.", "token_count", "tool")
 """A host span in whose bytes none of these stands describes no such step: few and short, for each costs every span."""
 
-_TOOL = "execute_tool"
-MODEL_CALLS = frozenset({"chat", "generate_content", "text_completion", "responses", "realtime_inference"})
-"""What the conventions call the operation of a span that is one call of a model."""
+TOOL = "execute_tool"
+_MODEL_CALLS = frozenset({"chat", "generate_content", "text_completion", "responses", "realtime_inference"})
 CHAT = "chat"
 
 
@@ -129,10 +128,10 @@ def host_tools(spans: Iterable[HostSpan], digest: Digest) -> list[HostTool]:
         if not attributes:
             continue
         call_id = call_of(attributes)
-        kind = attributes.get(KIND)
-        is_tool = attributes.get(semconv.GEN_AI_OPERATION_NAME) == _TOOL or kind == "TOOL"
+        kind = attributes.get(_KIND)
+        marked = attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL or kind == "TOOL"
         name = _text(attributes, _TOOL_NAMES)
-        if call_id is None and not (is_tool and name is not None):
+        if call_id is None and not (marked and name is not None):
             continue
         # What other kinds of spans have under input.value is a prompt.
         arguments = _text(attributes, _ARGUMENTS if kind == "TOOL" else _ARGUMENTS[:1])
@@ -148,9 +147,14 @@ def call_of(attributes: Mapping[str, AttributeValue]) -> str | None:
 
 def is_tool(attributes: Mapping[str, AttributeValue]) -> bool:
     """The host's span describes a tool, and does not only name a call of one."""
-    if attributes.get(semconv.GEN_AI_OPERATION_NAME) == _TOOL or attributes.get(KIND) == "TOOL":
+    if attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL or attributes.get(_KIND) == "TOOL":
         return True
     return _text(attributes, _TOOL_NAMES) is not None
+
+
+def is_model_call(attributes: Mapping[str, AttributeValue]) -> bool:
+    """The host's span describes a call of a model, and does not only name its response."""
+    return attributes.get(semconv.GEN_AI_OPERATION_NAME) in _MODEL_CALLS or attributes.get(_KIND) == "LLM"
 
 
 def host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
@@ -161,9 +165,9 @@ def host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
         if not attributes:
             continue
         operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
-        if operation is not None and operation not in MODEL_CALLS:
+        if operation is not None and operation not in _MODEL_CALLS:
             continue
-        if attributes.get(KIND, "LLM") != "LLM":
+        if attributes.get(_KIND, "LLM") != "LLM":
             continue
         response_id = _text(attributes, _RESPONSE_IDS)
         usage = _usage(attributes)
@@ -193,7 +197,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
             named = dict(each.attributes)
             span = each.span
             operation = named.get(semconv.GEN_AI_OPERATION_NAME)
-            if operation == _TOOL:
+            if operation == TOOL:
                 call_id = _text(named, _CALL_IDS[:1])
                 steps.tools.append(
                     GuestTool(

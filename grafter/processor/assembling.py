@@ -313,7 +313,7 @@ class Assembler:
                 ]
             at += len(raws)
             pieces.append(Piece(envelope, run_of(spans), len(spans)))
-        dated = on_host_clock(decoded, lined, [one.first for one in hung])
+        dated = on_host_clock(decoded, lined, [one.first for one in hung], memory)
         hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, dated, strict=True)]
         for one in hung:
             pieces += write(one, self._openai, self._scope)

@@ -52,7 +52,7 @@ def app(*turns: int, kind: Span.SpanKind.ValueType = Span.SPAN_KIND_INTERNAL) ->
         for at in turns
     ]
     resource = Resource(attributes=[KeyValue(key="service.name", value=AnyValue(string_value="voice"))])
-    asking = spans("ask", ASKING - 1, 59.9, 63.2)
+    asking = spans("gen_ai.realtime.session", ASKING - 1, 59.9, 63.2)
     asking.kind = kind
     scope = ScopeSpans(spans=[spans("call", 0, 0, 600), asking, *ran])
     return ExportTraceServiceRequest(
@@ -127,3 +127,16 @@ async def test_a_request_that_waits_contains_its_session(kind: Span.SpanKind.Val
         await read(served, 1, turn(1, 30), span_id=bytes([ASKING] * 8).hex())
         await served.pass_time(60)
     assert began(peer, "turn") == pytest.approx([60.05 if kind == Span.SPAN_KIND_CLIENT else 90], abs=0.002)
+
+
+@pytest.mark.parametrize("wrong", [-30.0, 0.0, 30.0])
+async def test_a_session_that_comes_after_its_host_is_drawn_on_its_clock_too(wrong: float) -> None:
+    """The times of tools are remembered with what left; of a trace that was looked into, as one with an anchor is."""
+    peer = Peer()
+    async with rig(peer) as served:
+        await served.host(app(1, 2))
+        await served.pass_time(60)
+        assert peer.spans
+        await read(served, 1, turn(1, wrong), turn(2, wrong))
+        await served.pass_time(60)
+    assert began(peer, "turn") == pytest.approx([60, 120], abs=0.002)
