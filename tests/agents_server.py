@@ -99,8 +99,13 @@ def trace(turn: int, session_id: str = SESSION, tokens: int = 42) -> dict[str, A
             status={"code": 2, "message": PROMPT},
         ),
     ]
+    return trace_of(turn, *spans, session_id=session_id)
+
+
+def trace_of(turn: int, *spans: dict[str, Any], session_id: str = SESSION) -> dict[str, Any]:
+    """A turn's trace, of these spans."""
     resource = {"attributes": [attribute("service.name", "agents"), attribute("note", PROMPT)]}
-    scoped = [{"scope": {"name": "openai.agents", "version": "1"}, "spans": spans}]
+    scoped = [{"scope": {"name": "openai.agents", "version": "1"}, "spans": list(spans)}]
     told = {
         "id": turn_id(turn),
         "object": "agent.session.trace",

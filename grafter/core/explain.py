@@ -6,6 +6,9 @@ here too, so that the command, the page and the log say the same.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
+
+from grafter.core.clock import ClockRecord, Finding
 
 MOST_STEPS = 50
 """Matches and refusals kept of each kind; how many there were is kept beside them."""
@@ -51,6 +54,9 @@ class GuestRecord:
     """How many tools, duplicates and unmatched steps there were, of which the above are the first."""
     missing: tuple[str, ...] = ()
     """Guest spans that were named as parents and never came, as the guest wrote them."""
+    clock: ClockRecord | None = None
+    """What was found out about its clock when it first left; None: nothing says anything of it. Its later spans are
+    set back by the same."""
 
     def with_steps(self, tools: Sequence[Step], duplicates: Sequence[Step], unmatched: Sequence[Step]) -> "GuestRecord":
         """With what was found, after what is known already, when the steps of both sides were lined up."""
@@ -77,6 +83,8 @@ class GuestRecord:
             "unmatched": _rows(self.unmatched),
             "counts": list(self.counts) if any(self.counts) else [],
             "missing": list(self.missing[:MOST_STEPS]),
+            # A reader that does not know it leaves it alone.
+            "clock": {} if self.clock is None else self.clock.values(),
         }
         return {key: value for key, value in values.items() if value}
 
@@ -99,6 +107,7 @@ class GuestRecord:
                 unmatched=_steps(values.get("unmatched", ())),
                 counts=(counts[0], counts[1], counts[2]),
                 missing=tuple(map(str, values.get("missing", ()))),
+                clock=ClockRecord.of(values.get("clock")),
             )
         except (LookupError, TypeError, ValueError):
             return None
@@ -125,6 +134,9 @@ _ADVICE = {
     "not_in_host": "name the span under which it should hang, or leave span_id out",
     "two_fit": "set gen_ai.tool.call.id (tools) or gen_ai.response.id (model calls) on your own spans",
     "sent_before": "raise wait.for_guest, should OpenAI's half often come this late",
+    "contradiction": "look for spans of yours that carry the id of a tool call or response of another step",
+    "too_far": "look whether the metadata of an earlier call was used again",
+    "drift": "have the clocks of both sides set by NTP",
     "unlinked": "put trace_id or traceparent into the metadata of the trace or session",
     "none": "end and export the spans of your trace, or raise wait.idle",
 }
@@ -149,6 +161,8 @@ def sentences(record: GuestRecord) -> list[str]:
     lines += [f"{step.host} left where it was: {_WHY.get(step.how, step.how)}" for step in record.unmatched]
     if record.missing:
         lines.append(f"named as parents and never came: {', '.join(record.missing)}")
+    if record.clock is not None:
+        lines.append(_clock(record.clock))
     return lines
 
 
@@ -159,7 +173,33 @@ def advice(record: GuestRecord) -> list[str]:
         codes.append("unlinked")
     if record.anchor == "none":
         codes.append("none")
+    if record.clock is not None:
+        codes.append(record.clock.finding)
     return [_ADVICE[code] for code in dict.fromkeys(codes) if code in _ADVICE]
+
+
+_UNSETTLED = {
+    Finding.DRIFT: "no one offset of its clock fits, as if it ran at another speed; its times are as they came",
+    Finding.CONTRADICTION: "what both sides dated contradicts itself, so its times are as they came",
+    Finding.TOO_FAR: "its times are more than an hour from your app's; that is no clock, so they are as they came",
+}
+
+
+def _clock(clock: ClockRecord) -> str:
+    seen = f"{clock.pairs} {'step' if clock.pairs == 1 else 'steps'} that both sides dated"
+    if clock.left_out:
+        seen += f", {clock.left_out} of them outvoted"
+    if clock.finding is Finding.AGREES:
+        return f"its clock may well be your app's ({seen}); its times are as they came"
+    if clock.finding is not Finding.SHIFTED:
+        return f"{_UNSETTLED[clock.finding]} ({seen})"
+    sides = (("at least", clock.bounds.low), ("at most", clock.bounds.high))
+    bounds = ", ".join(f"{word} {_seconds(side)}" for word, side in sides if isfinite(side))
+    return f"its clock is {_seconds(clock.offset)} ahead of your app's ({bounds}; {seen}); it is drawn without that"
+
+
+def _seconds(nanoseconds: float) -> str:
+    return f"{nanoseconds / 1e9:.3f} s"
 
 
 def _ways(steps: Iterable[Step]) -> str:

@@ -207,6 +207,7 @@ def _record(
         unmatched=known.unmatched if known is not None else (),
         counts=known.counts if known is not None else (0, 0, 0),
         missing=tuple(lost)[:MOST_STEPS],
+        clock=known.clock if known is not None else None,
     )
 
 

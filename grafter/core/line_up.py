@@ -13,7 +13,7 @@ from grafter.core.join import Grafted
 from grafter.core.memory import TraceMemory
 from grafter.core.model import AttributeValue, GraftedSpan, HostSpan, SpanId, SpanLink
 from grafter.core.policy import GraftPolicy, Tools
-from grafter.core.step_index import StepIndex
+from grafter.core.step_index import StepIndex, StepTime, clock_of
 from grafter.core.steps import (
     USAGE,
     Digest,
@@ -24,6 +24,8 @@ from grafter.core.steps import (
     guest_steps,
     host_tools,
     host_turns,
+    is_model_call,
+    is_tool,
     model_of,
 )
 from grafter.core.tools import Match, Refused
@@ -127,9 +129,16 @@ def step_index(host: Iterable[HostSpan]) -> StepIndex:
     """What to remember of the steps of host spans that leave: tools by call id, counted model calls by response id."""
     spans = list(host)
     called: list[HostTool] = host_tools(spans, lambda _: "")
+    turns = [turn for turn in host_turns(spans) if turn.response_id and turn.counted]
+    runs = {tool.span.span_id: is_tool(tool.span.attributes) for tool in called}
+    runs |= {turn.span.span_id: is_model_call(turn.span.attributes) for turn in turns}
     return StepIndex.of(
         {tool.call_id: tool.span.span_id for tool in reversed(called) if tool.call_id is not None},
-        {turn.response_id: turn.span.span_id for turn in host_turns(spans) if turn.response_id and turn.counted},
+        {turn.response_id: turn.span.span_id for turn in turns if turn.response_id},
+        {
+            span.span_id: StepTime(span.start, span.end, runs[span.span_id], clock_of(span.envelope.resource))
+            for span in (*(tool.span for tool in called), *(turn.span for turn in turns))
+        },
     )
 
 

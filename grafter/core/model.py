@@ -140,6 +140,8 @@ class HostSpan:
     envelope: Envelope
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     """Only the attributes that a selector, a preference or a match asks for; lists of strings as tuples."""
+    kind: int = 0
+    """Of OTLP: SPAN_KIND_CLIENT and its like; 0 where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)

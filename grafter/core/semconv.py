@@ -153,11 +153,24 @@ GRAFTER_TRUNCATED_BYTES = "grafter.truncated.bytes"
 GRAFTER_GUEST_TRACE_ID = "grafter.guest.trace_id"
 GRAFTER_GUEST_SPAN_ID = "grafter.guest.span_id"
 GRAFTER_ENDED_BY = "grafter.ended_by"
+"""What ended a Realtime session: posted, close, disconnect, expired, silence, stopped, or next_session."""
+
+# Clocks. Milliseconds; positive: the guest's clock is ahead.
 GRAFTER_CLOCK_AHEAD_MIN = "grafter.clock.ahead_min_ms"
 """How far the clock of the events' sender is ahead of grafter's at least; negative: behind by no more than that."""
 GRAFTER_CLOCK_OFFSET = "grafter.clock.offset_ms"
-"""By how much times were set back, because they could not be."""
-"""What ended a Realtime session: posted, close, disconnect, expired, silence, stopped, or next_session."""
+"""By how much the span's start, end and events were set back: its clock is provably wrong, or says what cannot be."""
+GRAFTER_CLOCK_OFFSET_MIN = "grafter.clock.offset_min_ms"
+GRAFTER_CLOCK_OFFSET_MAX = "grafter.clock.offset_max_ms"
+"""Between which the clock is ahead of the host's, drift included. A side that nothing bounds is left out."""
+GRAFTER_CLOCK_PAIRS = "grafter.clock.pairs"
+"""How many steps that both sides dated it was found from."""
+GRAFTER_CLOCK_PAIRS_LEFT_OUT = "grafter.clock.pairs_left_out"
+"""How many of them the others outvoted; left out where none."""
+GRAFTER_CLOCK_METHOD = "grafter.clock.method"
+"""two_sided (the middle between the bounds) or one_sided (the nearest bound)."""
+GRAFTER_CLOCK_UNSETTLED = "grafter.clock.unsettled"
+"""On a top-level span that was not set back though its clock is wrong: drift, contradiction or too_far."""
 
 # A Realtime call. What is measured against what stands beside each figure; times are Unix nanoseconds of whoever read
 # the socket, so that a caller's wait can be added up from them exactly.

@@ -45,9 +45,9 @@ HOST_KEYS = frozenset(
 HOST_MARKS = ("gen_ai.", "token_count", "tool")
 """A host span in whose bytes none of these stands describes no such step: few and short, for each costs every span."""
 
-_TOOL = "execute_tool"
+TOOL = "execute_tool"
 _MODEL_CALLS = frozenset({"chat", "generate_content", "text_completion", "responses", "realtime_inference"})
-_CHAT = "chat"
+CHAT = "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +127,34 @@ def host_tools(spans: Iterable[HostSpan], digest: Digest) -> list[HostTool]:
         attributes = span.attributes
         if not attributes:
             continue
-        call_id = _text(attributes, _CALL_IDS)
+        call_id = call_of(attributes)
         kind = attributes.get(_KIND)
-        is_tool = attributes.get(semconv.GEN_AI_OPERATION_NAME) == _TOOL or kind == "TOOL"
+        marked = attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL or kind == "TOOL"
         name = _text(attributes, _TOOL_NAMES)
-        if call_id is None and not (is_tool and name is not None):
+        if call_id is None and not (marked and name is not None):
             continue
         # What other kinds of spans have under input.value is a prompt.
         arguments = _text(attributes, _ARGUMENTS if kind == "TOOL" else _ARGUMENTS[:1])
         found.append(HostTool(span, call_id, name, None if arguments is None else digest(arguments)))
     found.sort(key=lambda tool: (tool.span.start, tool.span.span_id))
     return found
+
+
+def call_of(attributes: Mapping[str, AttributeValue]) -> str | None:
+    """The id of the tool call that a host's span names."""
+    return _text(attributes, _CALL_IDS)
+
+
+def is_tool(attributes: Mapping[str, AttributeValue]) -> bool:
+    """The host's span describes a tool, and does not only name a call of one."""
+    if attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL or attributes.get(_KIND) == "TOOL":
+        return True
+    return _text(attributes, _TOOL_NAMES) is not None
+
+
+def is_model_call(attributes: Mapping[str, AttributeValue]) -> bool:
+    """The host's span describes a call of a model, and does not only name its response."""
+    return attributes.get(semconv.GEN_AI_OPERATION_NAME) in _MODEL_CALLS or attributes.get(_KIND) == "LLM"
 
 
 def host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
@@ -180,7 +197,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
             named = dict(each.attributes)
             span = each.span
             operation = named.get(semconv.GEN_AI_OPERATION_NAME)
-            if operation == _TOOL:
+            if operation == TOOL:
                 call_id = _text(named, _CALL_IDS[:1])
                 steps.tools.append(
                     GuestTool(
@@ -194,7 +211,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
                         call_id,
                     )
                 )
-            elif operation == _CHAT:
+            elif operation == CHAT:
                 steps.turns.append(
                     GuestTurn(
                         span.span_id,

@@ -43,12 +43,13 @@ class HeadScopeRun(_message.Message):
     def __init__(self, spans: _Optional[_Iterable[_Union[Head, _Mapping]]] = ...) -> None: ...
 
 class Head(_message.Message):
-    __slots__ = ("trace_id", "span_id", "trace_state", "parent_span_id", "name", "start_time_unix_nano", "end_time_unix_nano", "flags")
+    __slots__ = ("trace_id", "span_id", "trace_state", "parent_span_id", "name", "kind", "start_time_unix_nano", "end_time_unix_nano", "flags")
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     TRACE_STATE_FIELD_NUMBER: _ClassVar[int]
     PARENT_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     START_TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     END_TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
@@ -57,10 +58,11 @@ class Head(_message.Message):
     trace_state: bytes
     parent_span_id: bytes
     name: bytes
+    kind: int
     start_time_unix_nano: int
     end_time_unix_nano: int
     flags: int
-    def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., trace_state: _Optional[bytes] = ..., parent_span_id: _Optional[bytes] = ..., name: _Optional[bytes] = ..., start_time_unix_nano: _Optional[int] = ..., end_time_unix_nano: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...
+    def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., trace_state: _Optional[bytes] = ..., parent_span_id: _Optional[bytes] = ..., name: _Optional[bytes] = ..., kind: _Optional[int] = ..., start_time_unix_nano: _Optional[int] = ..., end_time_unix_nano: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...
 
 class TallyRequest(_message.Message):
     __slots__ = ("resource_spans",)

@@ -83,6 +83,7 @@ def decode(payload: bytes, envelope: Envelope, wanted: Wanted) -> Iterator[HostS
             head.trace_state.decode("utf-8", "replace"),
             envelope,
             attributes,
+            head.kind,
         )
 
 

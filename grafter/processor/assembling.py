@@ -11,6 +11,7 @@ from typing import cast
 from grafter.consumer import OutTrace, Piece
 from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
+from grafter.core.causality import DATE_KEYS, DATE_MARK, on_host_clock
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import line_up, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
@@ -59,7 +60,7 @@ class Assembler:
         """``sampling``: None, or a set that can drop nothing, leaves every trace as it is."""
         self._policy = policy
         anchors = wanted_keys(policy)
-        self._wanted = otlp.Wanted.of(anchors, HOST_KEYS, *HOST_MARKS, prefix=USAGE)
+        self._wanted = otlp.Wanted.of(anchors, HOST_KEYS | DATE_KEYS, *HOST_MARKS, DATE_MARK, prefix=USAGE)
         self._scope = otlp.grafter_scope(version)
         self._openai = Envelope(otlp.service_resource(policy.openai_service_name), self._scope)
         self._redacts = bool(policy.redact.keys)
@@ -312,7 +313,8 @@ class Assembler:
                 ]
             at += len(raws)
             pieces.append(Piece(envelope, run_of(spans), len(spans)))
-        hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, lined.guests, strict=True)]
+        dated = on_host_clock(decoded, lined, [one.first for one in hung], memory)
+        hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, dated, strict=True)]
         for one in hung:
             pieces += write(one, self._openai, self._scope)
             count(out, one)

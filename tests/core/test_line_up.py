@@ -28,7 +28,7 @@ from grafter.core.model import (
     guest_span_id,
 )
 from grafter.core.policy import GraftPolicy, Tools
-from grafter.core.step_index import StepIndex
+from grafter.core.step_index import StepIndex, StepTime, clock_of
 from grafter.core.tools import TWO_FIT, Match
 
 HOST = TraceId(b"h" * 16)
@@ -394,7 +394,12 @@ def test_the_index_of_what_left_names_tools_and_counted_calls() -> None:
         model_call("app", 10, 20, gen_ai__response__id="resp_1", gen_ai__usage__input_tokens="1"),
         model_call("bare", 10, 20, gen_ai__response__id="resp_2"),
     ]
-    assert step_index(spans) == StepIndex({"call_1": own("one")}, {"resp_1": own("app")})
+    clock = clock_of(ENVELOPE.resource)
+    times = {
+        own("one"): StepTime(at(100), at(150), True, clock),
+        own("app"): StepTime(at(10), at(20), True, clock),
+    }
+    assert step_index(spans) == StepIndex({"call_1": own("one")}, {"resp_1": own("app")}, times)
 
 
 @given(st.randoms(use_true_random=False))

@@ -27,7 +27,7 @@ from grafter.core.memory import (
 )
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
 from grafter.core.sampling.policies import SamplingDecision
-from grafter.core.step_index import STEPS_LIMIT, StepIndex
+from grafter.core.step_index import STEPS_LIMIT, StepIndex, StepTime
 
 span_ids = st.binary(min_size=8, max_size=8).map(SpanId)
 joined_ids = st.lists(span_ids, max_size=5).map(b"".join)
@@ -63,7 +63,12 @@ rooted = st.builds(
     st.none() | envelopes,
     joined_ids,
     st.lists(anchor_spans, max_size=3).map(tuple),
-    st.builds(StepIndex, st.dictionaries(text, span_ids, max_size=2), st.dictionaries(text, span_ids, max_size=2)),
+    st.builds(
+        StepIndex,
+        st.dictionaries(text, span_ids, max_size=2),
+        st.dictionaries(text, span_ids, min_size=1, max_size=2),
+        st.dictionaries(span_ids, st.builds(StepTime, moments, moments, st.booleans(), text), max_size=2),
+    ),
 )
 rootless = st.builds(TraceMemory, st.sampled_from(ReleaseReason), moments, span_ids=joined_ids)
 trace_memories = rooted | rootless
@@ -202,6 +207,9 @@ def test_a_memory_of_before_has_no_steps() -> None:
     known = TraceMemory.decode(replace(before, steps=StepIndex({"call_1": SpanId(b"t" * 8)})).encode())
     assert known is not None
     assert replace(known, steps=StepIndex()) == before
+    # The version between the two kept ids of steps, and not their times.
+    assert known.steps == StepIndex({"call_1": SpanId(b"t" * 8)})
+    assert b"times" not in known.encode()
 
 
 def test_metadata_of_any_depth_costs_only_itself() -> None:
