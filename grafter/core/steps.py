@@ -18,11 +18,11 @@ Digest = Callable[[str], str]
 
 USAGE = "gen_ai.usage."
 _KIND = "openinference.span.kind"
-_CALL_IDS = (semconv.GEN_AI_TOOL_CALL_ID, "lk.function_tool.id", "tool_call.id", "tool.call_id")
-_TOOL_NAMES = (semconv.GEN_AI_TOOL_NAME, "lk.function_tool.name", "tool.name", "tool.function_name")
+CALL_IDS = (semconv.GEN_AI_TOOL_CALL_ID, "lk.function_tool.id", "tool_call.id", "tool.call_id")
+TOOL_NAMES = (semconv.GEN_AI_TOOL_NAME, "lk.function_tool.name", "tool.name", "tool.function_name")
 _ARGUMENTS = (semconv.GEN_AI_TOOL_CALL_ARGUMENTS, "input.value")
 _RESPONSE_IDS = (semconv.GEN_AI_RESPONSE_ID, "response.id")
-_MODELS = (semconv.GEN_AI_RESPONSE_MODEL, "llm.model_name")
+MODELS = (semconv.GEN_AI_RESPONSE_MODEL, "llm.model_name")
 _INPUT = (semconv.GEN_AI_USAGE_INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
 _OUTPUT = (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion")
 
@@ -30,11 +30,11 @@ HOST_KEYS = frozenset(
     {
         *(semconv.GEN_AI_OPERATION_NAME, semconv.GEN_AI_RESPONSE_FINISH_REASONS, _KIND),
         *(
-            *_CALL_IDS,
-            *_TOOL_NAMES,
+            *CALL_IDS,
+            *TOOL_NAMES,
             *_ARGUMENTS,
             *_RESPONSE_IDS,
-            *_MODELS,
+            *MODELS,
             *_INPUT,
             *_OUTPUT,
             semconv.GEN_AI_REQUEST_MODEL,
@@ -45,8 +45,8 @@ HOST_KEYS = frozenset(
 HOST_MARKS = ("gen_ai.", "token_count", "tool")
 """A host span in whose bytes none of these stands describes no such step: few and short, for each costs every span."""
 
-_TOOL = "execute_tool"
-_MODEL_CALLS = frozenset({"chat", "generate_content", "text_completion", "responses", "realtime_inference"})
+TOOL = "execute_tool"
+MODEL_CALLS = frozenset({"chat", "generate_content", "text_completion", "responses", "realtime_inference"})
 _CHAT = "chat"
 
 
@@ -127,10 +127,10 @@ def host_tools(spans: Iterable[HostSpan], digest: Digest) -> list[HostTool]:
         attributes = span.attributes
         if not attributes:
             continue
-        call_id = _text(attributes, _CALL_IDS)
+        call_id = _text(attributes, CALL_IDS)
         kind = attributes.get(_KIND)
-        is_tool = attributes.get(semconv.GEN_AI_OPERATION_NAME) == _TOOL or kind == "TOOL"
-        name = _text(attributes, _TOOL_NAMES)
+        is_tool = attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL or kind == "TOOL"
+        name = _text(attributes, TOOL_NAMES)
         if call_id is None and not (is_tool and name is not None):
             continue
         # What other kinds of spans have under input.value is a prompt.
@@ -148,7 +148,7 @@ def host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
         if not attributes:
             continue
         operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
-        if operation is not None and operation not in _MODEL_CALLS:
+        if operation is not None and operation not in MODEL_CALLS:
             continue
         if attributes.get(_KIND, "LLM") != "LLM":
             continue
@@ -180,8 +180,8 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
             named = dict(each.attributes)
             span = each.span
             operation = named.get(semconv.GEN_AI_OPERATION_NAME)
-            if operation == _TOOL:
-                call_id = _text(named, _CALL_IDS[:1])
+            if operation == TOOL:
+                call_id = _text(named, CALL_IDS[:1])
                 steps.tools.append(
                     GuestTool(
                         span.span_id,
@@ -189,7 +189,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
                         guest,
                         span.start,
                         span.end,
-                        _text(named, _TOOL_NAMES[:1]),
+                        _text(named, TOOL_NAMES[:1]),
                         _text(named, (semconv.TOOL_ARGUMENTS_DIGEST,)),
                         call_id,
                     )
@@ -212,7 +212,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
 
 def model_of(attributes: Mapping[str, AttributeValue]) -> tuple[str, str] | None:
     """The model that answered, else the one that was asked, behind the key that says which it is."""
-    answered = _text(attributes, _MODELS)
+    answered = _text(attributes, MODELS)
     if answered is not None:
         return semconv.GEN_AI_RESPONSE_MODEL, answered
     asked = _text(attributes, (semconv.GEN_AI_REQUEST_MODEL,))

@@ -1,115 +1,51 @@
-"""Whose milliseconds these were: what a caller waited for in each turn of a call, and who spent it.
+"""Whose milliseconds these were: every wait of a call, from its joined trace.
 
-A *caller turn* runs from the end of the caller's speech to the first audio that the caller can hear: it may hold a
-first answer of the model that only calls a tool, the tool, and the answer that speaks. A *model turn* is one answer of
-the model. All times are Unix nanoseconds, all durations whole nanoseconds.
+Pure, and the same for the server as it releases a trace and for the page that shows one. What is measured, from what
+to what, stands in ``caller_turns``; what is inside a tool in ``tool_time``; the words in ``turn_words``.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-Scalar = str | bool | int | float
-"""What an attribute is read as here; what is none of these says nothing about time."""
+from grafter.core.agent_runs import time_of_runs
+from grafter.core.call_latency import CallerTurn, CallLatency, ModelTurn, Part, Side, Step
+from grafter.core.caller_turns import greeting, heard_in_frameworks, measured, spoken_in_live
+from grafter.core.joined_steps import JoinedSteps
+from grafter.core.model_turns import model_turns
+from grafter.core.tool_time import with_insides
+from grafter.core.turn_words import sentence
 
-
-class Side(StrEnum):
-    """Whose time a part of a wait was."""
-
-    APP = "app"
-    OPENAI = "openai"
-    """The network between the app and OpenAI included."""
-    CARRIER = "carrier"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One span of a joined trace, the host's or a guest's."""
-
-    span_id: bytes
-    parent: bytes
-    name: str
-    service: str
-    """``service.name`` of its resource; empty where it has none."""
-    kind: int
-    """OTLP's number: 2 SERVER, 3 CLIENT, 4 PRODUCER, 5 CONSUMER."""
-    start: int
-    end: int
-    error: bool
-    attributes: Mapping[str, Scalar]
-    events: tuple[tuple[int, str, Mapping[str, Scalar]], ...] = ()
-    """Time, name and attributes of each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of a wait."""
-
-    name: str
-    """endpointing, model, tool, relay, playout, unknown; of a greeting dispatch, connect, accept, greeting; inside a
-    tool queue, network, service."""
-    ns: int
-    side: Side
-    what: str = ""
-    """The tool's name, or the service's."""
-    span_id: bytes = b""
-    within: tuple["Part", ...] = ()
-    """What it was made of, as far as the spans under it say; these add up to no more than it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallerTurn:
-    """What a caller waited once."""
-
-    number: int
-    """From 1; of a greeting 0."""
-    start: int
-    end: int
-    start_word: str
-    """What it begins at: speech_end, commit, and its like."""
-    end_word: str
-    """What it ends at: output_audio_buffer, delta, and its like."""
-    error_ns: int
-    """By how much the caller may have waited longer."""
-    parts: tuple[Part, ...]
-    """In the order of time; they add up to ``end - start`` exactly."""
-    answer: bytes
-    """The span of the answer that speaks."""
-    answer_audio_ns: int | None
-    """From the end of the last tool to the first audio after it; None where the turn ran no tool."""
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelTurn:
-    """One answer of the model."""
-
-    number: int
-    """From 1, in the order of their beginning."""
-    span_id: bytes
-    start: int
-    end: int
-    first_token_ns: int | None
-    from_word: str
-    """What its first token is measured from; empty where it is not known."""
-    error_ns: int
-    """By how much ``first_token_ns`` may be too long."""
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallLatency:
-    """Who spent the time of a call; a figure that cannot be known is absent, never 0."""
-
-    caller_turns: tuple[CallerTurn, ...]
-    model_turns: tuple[ModelTurn, ...]
-    greeting: CallerTurn | None
-    app_ns: int | None
-    openai_ns: int | None
-    unknown_ns: int | None
+__all__ = ["CallLatency", "CallerTurn", "ModelTurn", "Part", "Side", "Step", "latency", "span_totals"]
 
 
 def latency(steps: Sequence[Step]) -> CallLatency:
-    """Who spent the time of the call whose joined trace this is; the order of the steps does not matter."""
-    return CallLatency((), (), None, None, None, None)
+    """Who spent the time of the call whose joined trace this is; the order of the steps does not matter.
+
+    Caller turns are read from what grafter states of them; only where it states none, from LiveKit's or Pipecat's own
+    words. Without any, the totals are those of the agents' runs.
+    """
+    trace = JoinedSteps(steps)
+    found = [*measured(trace), *spoken_in_live(trace)] or heard_in_frameworks(trace)
+    found.sort(key=lambda turn: (turn.start, turn.answer))
+    turns = tuple(_told(turn, number, trace) for number, turn in enumerate(found, 1))
+    first = greeting(trace)
+    first = None if first is None else _told(first, 0, trace)
+    app, openai, unknown = span_totals(turns if first is None else (*turns, first))
+    if not turns and first is None:
+        app, openai, unknown = time_of_runs(trace)
+    return CallLatency(turns, model_turns(trace), first, app, openai, unknown)
+
+
+def span_totals(turns: Iterable[CallerTurn]) -> tuple[int | None, int | None, int | None]:
+    """How much of these waits was the app's, OpenAI's and unknown, in ns; None of each where there is no wait."""
+    sums = dict.fromkeys(Side, 0)
+    waits = list(turns)
+    for turn in waits:
+        for part in turn.parts:
+            sums[part.side] += part.ns
+    return (sums[Side.APP], sums[Side.OPENAI], sums[Side.UNKNOWN]) if waits else (None, None, None)
+
+
+def _told(turn: CallerTurn, number: int, trace: JoinedSteps) -> CallerTurn:
+    turn = replace(turn, number=number, parts=with_insides(turn.parts, trace))
+    return replace(turn, sentence=sentence(turn))

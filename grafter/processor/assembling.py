@@ -11,6 +11,7 @@ from typing import cast
 from grafter.consumer import OutTrace, Piece
 from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
+from grafter.core.caller_turns import HOST_MARK, HOST_WAITS
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import line_up, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
@@ -41,6 +42,7 @@ from grafter.otlp.redaction import Redaction
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
 from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, unhung, write
+from grafter.processor.latencies import tell
 from grafter.processor.release_result import Assembled
 from grafter.processor.sampling import Sampling
 from grafter.store.base import Memory, StoredPart
@@ -59,7 +61,7 @@ class Assembler:
         """``sampling``: None, or a set that can drop nothing, leaves every trace as it is."""
         self._policy = policy
         anchors = wanted_keys(policy)
-        self._wanted = otlp.Wanted.of(anchors, HOST_KEYS, *HOST_MARKS, prefix=USAGE)
+        self._wanted = otlp.Wanted.of(anchors, HOST_KEYS | HOST_WAITS, *HOST_MARKS, HOST_MARK, prefix=USAGE)
         self._scope = otlp.grafter_scope(version)
         self._openai = Envelope(otlp.service_resource(policy.openai_service_name), self._scope)
         self._redacts = bool(policy.redact.keys)
@@ -299,7 +301,9 @@ class Assembler:
     ) -> list[Piece]:
         """Everything that leaves, each step where it belongs: the host's runs, then the guests."""
         lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest)
-        edits = lined.host
+        edits = dict(lined.host)
+        told = tell(lined.guests, decoded, runs, edits, self._policy.openai_service_name) if hung else None
+        out.latency = None if told is None else told.latency
         pieces = []
         at = 0
         for envelope, raws in runs:
@@ -312,7 +316,8 @@ class Assembler:
                 ]
             at += len(raws)
             pieces.append(Piece(envelope, run_of(spans), len(spans)))
-        hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, lined.guests, strict=True)]
+        guests = lined.guests if told is None else told.guests
+        hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, guests, strict=True)]
         for one in hung:
             pieces += write(one, self._openai, self._scope)
             count(out, one)
