@@ -23,14 +23,16 @@ _WORDS = {
     ("playout", Side.OPENAI): "until it was played",
     ("playout", Side.UNKNOWN): "the voice",
 }
+_BEGINNINGS = {"session": "the session began", "dispatch": "the job was dispatched"}
 _TOOLS = {Side.APP: "your tool", Side.OPENAI: "OpenAI's tool", Side.UNKNOWN: "the MCP tool"}
 
 
 def sentence(turn: CallerTurn) -> str:
     """What the caller waited for."""
     total = turn.end - turn.start
-    waited = "waited" if turn.number else "heard the greeting after"
-    words = f"{waited} {_seconds(_rounded(total))} s"
+    length = f"{_seconds(_rounded(total))} s"
+    begin = _BEGINNINGS.get(turn.start_word, turn.start_word)
+    words = f"waited {length}" if turn.number else f"heard the greeting {length} after {begin}"
     if turn.error_ns >= _HUNDREDTH:
         words += f", perhaps {_seconds(_rounded(turn.error_ns))} s longer"
     lengths: dict[str, int] = {}
@@ -52,9 +54,9 @@ def sentence(turn: CallerTurn) -> str:
 
 
 def totals(app_ns: int | None, openai_ns: int | None, unknown_ns: int | None) -> str:
-    """Who had how much of a call's waits; empty where nothing is known of any."""
+    """Who had how much of a call's waits; empty where nothing is known of any of them."""
     named = (("your app", app_ns), ("OpenAI with the network", openai_ns), ("unknown", unknown_ns))
-    known = [f"{_seconds(_rounded(ns))} s {name}" for name, ns in named if ns is not None]
+    known = [f"{_seconds(_rounded(ns))} s {name}" for name, ns in named if ns]
     return ", ".join(known)
 
 
