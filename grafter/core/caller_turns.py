@@ -5,7 +5,7 @@
 - A Live session, whose model listens while it speaks: between two moments of the session's own time, stated where
   nobody paused it in between. Tools that its delegates ran are dated by another clock, so where any ran then, whose
   time it was is unknown.
-- LiveKit's ``agent_turn`` (livekit-agents 1.8, seconds) and Pipecat's ``turn`` (pipecat-ai 1.14), by their own sums.
+- LiveKit's turns of an agent (livekit-agents 1.8, seconds) and Pipecat's ``turn`` (pipecat-ai 1.14), by their own sums.
 """
 
 from collections.abc import Iterable, Iterator
@@ -83,8 +83,8 @@ def greeting(trace: JoinedSteps) -> CallerTurn | None:
     return min(stated, key=lambda turn: (turn.end, turn.answer), default=None) or _greeting_of_livekit(trace)
 
 
-def spoken_in_live(trace: JoinedSteps) -> list[CallerTurn]:
-    """The waits of Live sessions: from the end of the caller's words to the model's."""
+def spoken_in_live(trace: JoinedSteps, *, whole: bool) -> list[CallerTurn]:
+    """The waits of Live sessions: from the end of the caller's words to the model's. ``whole``: no step is missing."""
     found = []
     for step in trace.ordered:
         if word(step, semconv.TURN_MEASURED_FROM) != _INPUT_TRANSCRIPT or is_model_call(step):
@@ -92,7 +92,7 @@ def spoken_in_live(trace: JoinedSteps) -> list[CallerTurn]:
         start, end = moment(step, semconv.TURN_SPEECH_END_TIME), moment(step, semconv.TURN_FIRST_AUDIO_TIME)
         if start is None or end is None or end <= start or number(step, semconv.TURN_FIRST_AUDIO_MS) is None:
             continue
-        worked = any(
+        worked = not whole or any(
             (is_tool(one) or is_model_call(one)) and one.start < end and one.end > start for one in trace.ordered
         )
         part = Part("unknown", end - start, Side.UNKNOWN) if worked else Part("model", end - start, Side.OPENAI)

@@ -18,20 +18,23 @@ from grafter.core.turn_words import sentence
 __all__ = ["CallLatency", "CallerTurn", "ModelTurn", "Part", "Side", "Step", "latency", "span_totals"]
 
 
-def latency(steps: Sequence[Step]) -> CallLatency:
+def latency(steps: Sequence[Step], *, whole: bool = True) -> CallLatency:
     """Who spent the time of the call whose joined trace this is; the order of the steps does not matter.
+
+    ``whole``: False where some steps may be missing, because they left before or will leave later. What is stated by
+    single steps still is, what would have to be added up from several is not.
 
     Caller turns are read from what grafter states of them; only where it states none, from LiveKit's or Pipecat's own
     words. Without any, the totals are those of the agents' runs.
     """
     trace = JoinedSteps(steps)
-    found = [*measured(trace), *spoken_in_live(trace)] or heard_in_frameworks(trace)
+    found = [*measured(trace), *spoken_in_live(trace, whole=whole)] or heard_in_frameworks(trace)
     found.sort(key=lambda turn: (turn.start, turn.answer))
     turns = tuple(_told(turn, number, trace) for number, turn in enumerate(found, 1))
     first = greeting(trace)
     first = None if first is None else _told(first, 0, trace)
     app, openai, unknown = span_totals(turns if first is None else (*turns, first))
-    if not turns and first is None:
+    if whole and not turns and first is None:
         app, openai, unknown = time_of_runs(trace)
     return CallLatency(turns, model_turns(trace), first, app, openai, unknown)
 

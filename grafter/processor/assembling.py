@@ -42,7 +42,7 @@ from grafter.otlp.redaction import Redaction
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
 from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, unhung, write
-from grafter.processor.latencies import tell
+from grafter.processor.latencies import SUMS, tell
 from grafter.processor.release_result import Assembled
 from grafter.processor.sampling import Sampling
 from grafter.store.base import Memory, StoredPart
@@ -200,8 +200,9 @@ class Assembler:
             out.made += came
             out.made_by = guest.source
         policy = replace(self._policy, mode=mode)
+        head = mapped.head if earlier is None or SUMS not in earlier.head else {**mapped.head, SUMS: earlier.head[SUMS]}
         if host is None:
-            grafted = join.alone(guest, policy, earlier, mapped.head)
+            grafted = join.alone(guest, policy, earlier, head)
         elif place.index is None and self._drops(guest, place.state):
             out.dropped += came
             out.dropped_reason = "host_missing"
@@ -209,7 +210,7 @@ class Assembler:
             return GuestMemory(host, host, head=mapped.head)
         else:
             index = place.index or AnchorIndex.of((), policy)
-            grafted = join.graft(guest, index, host, policy, earlier, mapped.head, overdue=place.overdue)
+            grafted = join.graft(guest, index, host, policy, earlier, head, overdue=place.overdue)
         hung.append(Hung(guest, grafted, came, place, first=earlier is None or not earlier.sent))
         return grafted.memory
 
@@ -302,7 +303,7 @@ class Assembler:
         """Everything that leaves, each step where it belongs: the host's runs, then the guests."""
         lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest)
         edits = dict(lined.host)
-        told = tell(lined.guests, decoded, runs, edits, self._policy.openai_service_name) if hung else None
+        told = tell(hung, lined.guests, decoded, runs, edits, self._policy) if hung else None
         out.latency = None if told is None else told.latency
         pieces = []
         at = 0

@@ -2,7 +2,8 @@
 
 The waits are worked out in ``core.turns`` from what leaves together. A sentence stands on the answer that ends a wait,
 what was inside a tool on the tool, and the sums on the anchor; on a span beside it, ``grafter.summary``, where the
-anchor has left before. Each release speaks of its own turns only, so that sums of several add up.
+anchor has left before. Nothing is summed up twice: what is said is of turns that no span has summed up before. In
+stream mode, where a call leaves in pieces, its sums are kept until its first span leaves, which ends last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,10 +25,16 @@ from grafter.core.model import (
     SpanId,
     UnixNano,
 )
+from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.steps import CALL_IDS
 from grafter.core.turns import latency, span_totals
 from grafter.otlp.steps import service_of, step_of
+from grafter.processor.hung_guests import Hung
 
+SUMS = "waits"
+"""The key of a guest's memory that holds its sums, in ns, until some span says them: the app's, OpenAI's, unknown."""
+
+_Sums = tuple[int | None, int | None, int | None]
 _MILLISECOND = 1_000_000
 
 
@@ -41,44 +48,117 @@ class Told:
 
 
 def tell(
+    hung: Sequence[Hung],
     guests: Sequence[Grafted],
     host: Sequence[HostSpan],
     runs: Iterable[tuple[Envelope, Sequence[bytes]]],
     edits: dict[SpanId, HostEdit],
-    openai_service: str,
+    policy: GraftPolicy,
 ) -> Told:
     """Work out the waits of what leaves together, and add what they say to the guests' spans and to ``edits``.
 
-    ``host``: the host's spans as they were read, ``runs`` the same serialised, in the same order.
+    ``guests``: those of ``hung``, lined up. ``host``: the host's spans as they were read, ``runs`` the same serialised,
+    in the same order.
     """
-    own = _guest_steps(guests, openai_service)
+    own = _guest_steps(guests, policy.openai_service_name)
     steps = [*own, *_host_steps(host, runs, edits, own)]
-    found = latency(steps)
+    whole = policy.mode is Mode.HOLD and all(one.first for one in hung)
+    found = latency(steps, whole=whole)
     waits = found.caller_turns if found.greeting is None else (found.greeting, *found.caller_turns)
-    if not waits and not found.model_turns and found.app_ns is None:
+    pending = any(SUMS in guest.memory.head for guest in guests)
+    if not (waits or found.model_turns or pending or found.app_ns is not None):
         return Told(guests, None)
     added: dict[SpanId, list[tuple[str, AttributeValue]]] = {}
     for turn in waits:
         for span_id, name, value in _words(turn):
             added.setdefault(span_id, []).append((name, value))
-    mine = {each.span.span_id for guest in guests for each in guest.spans}
+    mine = {each.span.span_id: at for at, guest in enumerate(guests) for each in guest.spans}
     for span_id in [one for one in added if one not in mine]:
         edits.setdefault(span_id, HostEdit()).attributes += added.pop(span_id)
-    summed = _anchored(guests, found, steps)
+    told = list(guests)
     held = {span.span_id for span in host}
-    extra: dict[int, GraftedSpan] = {}
-    for at, sums in summed:
-        anchor = guests[at].memory.anchor
-        values = [(semconv.LATENCY_MS.format(side=side), round(ns / _MILLISECOND, 3)) for side, ns in sums.items()]
-        top = next((each.span.span_id for each in guests[at].spans if each.span.parent is None), None)
-        if anchor is not None and anchor.span_id in held:
-            edits.setdefault(anchor.span_id, HostEdit()).attributes += values
+    for members in _by_anchor(guests):
+        anchor = guests[members[0]].memory.anchor
+        place = None if anchor is None else anchor.span_id
+        sums: list[_Sums] = []
+        for at in members:
+            turns = [turn for turn in waits if mine.get(SpanId(turn.answer), members[0]) == at]
+            so_far = _added([_pending(guests[at]), span_totals(turns)])
+            last = policy.mode is Mode.HOLD or place in held or _top(guests[at]) is not None
+            told[at] = _keeping(told[at], None if last else so_far)
+            if last:
+                sums.append(so_far)
+        if not waits and whole:
+            sums.append(_of_runs(members, guests, found, steps, mine))
+        values = _values(_added(sums))
+        if not values:
+            continue
+        top = next(filter(None, (_top(guests[at]) for at in members)), None)
+        if place in held:
+            edits.setdefault(SpanId(place or b""), HostEdit()).attributes += values
         elif top is not None and (anchor is None or anchor.how in ("unseen", "none")):
             added.setdefault(top, []).extend(values)
         else:
-            extra[at] = _summary(guests[at], waits, values)
-    told = [_with(guest, added, extra.get(at)) for at, guest in enumerate(guests)]
-    return Told(told, found)
+            first = told[members[0]]
+            summary = _summary(first, waits, values)
+            told[members[0]] = replace(first, spans=(*first.spans, summary), synthetic=first.synthetic + 1)
+    return Told([_with(guest, added) for guest in told], found)
+
+
+def _by_anchor(guests: Sequence[Grafted]) -> Iterable[list[int]]:
+    """The guests of which something leaves, by where they hang."""
+    groups: dict[bytes | None, list[int]] = {}
+    for at, guest in enumerate(guests):
+        if guest.spans:
+            anchor = guest.memory.anchor
+            groups.setdefault(None if anchor is None else anchor.span_id, []).append(at)
+    return groups.values()
+
+
+def _top(guest: Grafted) -> SpanId | None:
+    """The guest's first span, where it leaves now."""
+    return next((each.span.span_id for each in guest.spans if each.span.parent is None), None)
+
+
+def _pending(guest: Grafted) -> _Sums:
+    match guest.memory.head.get(SUMS):
+        case [int(app), int(openai), int(unknown)]:
+            return app, openai, unknown
+    return None, None, None
+
+
+def _keeping(guest: Grafted, sums: _Sums | None) -> Grafted:
+    """The guest with these sums to remember; None: with none."""
+    head = {key: value for key, value in guest.memory.head.items() if key != SUMS}
+    if sums is not None and sums[0] is not None:
+        head[SUMS] = list(sums)
+    return guest if head == guest.memory.head else replace(guest, memory=replace(guest.memory, head=head))
+
+
+def _added(sums: Iterable[_Sums]) -> _Sums:
+    known = [one for one in sums if one[0] is not None]
+    if not known:
+        return None, None, None
+    app, openai, unknown = (sum(filter(None, column)) for column in zip(*known, strict=True))
+    return app, openai, unknown
+
+
+def _of_runs(
+    members: Sequence[int],
+    guests: Sequence[Grafted],
+    found: CallLatency,
+    steps: Sequence[Step],
+    mine: Mapping[SpanId, int],
+) -> _Sums:
+    """The sums of agents' runs, of these guests alone where there are others elsewhere."""
+    if sum(bool(guest.spans) for guest in guests) > len(members):
+        found = latency([step for step in steps if mine.get(SpanId(step.span_id)) in (None, *members)])
+    return found.app_ns, found.openai_ns, found.unknown_ns
+
+
+def _values(sums: _Sums) -> list[tuple[str, AttributeValue]]:
+    named = zip((Side.APP, Side.OPENAI, Side.UNKNOWN), sums, strict=True)
+    return [(semconv.LATENCY_MS.format(side=side), round(ns / _MILLISECOND, 3)) for side, ns in named if ns is not None]
 
 
 def _guest_steps(guests: Sequence[Grafted], openai_service: str) -> list[Step]:
@@ -171,36 +251,6 @@ def _words(turn: CallerTurn) -> Iterator[tuple[SpanId, str, AttributeValue]]:
             yield SpanId(part.span_id), semconv.TOOL_PART_MS.format(part=name), round(ns / _MILLISECOND, 3)
 
 
-def _anchored(
-    guests: Sequence[Grafted], found: CallLatency, steps: Sequence[Step]
-) -> Iterator[tuple[int, Mapping[Side, int]]]:
-    """The sums of each anchor, with the first guest that hangs there."""
-    groups: dict[bytes | None, list[int]] = {}
-    for at, guest in enumerate(guests):
-        if guest.spans:
-            anchor = guest.memory.anchor
-            groups.setdefault(None if anchor is None else anchor.span_id, []).append(at)
-    if len(groups) == 1:
-        yield from _sums(next(iter(groups.values()))[0], (found.app_ns, found.openai_ns, found.unknown_ns))
-        return
-    waits = found.caller_turns if found.greeting is None else (found.greeting, *found.caller_turns)
-    spans = {each.span.span_id: at for at, guest in enumerate(guests) for each in guest.spans}
-    for members in groups.values():
-        own = [turn for turn in waits if spans.get(SpanId(turn.answer)) in members]
-        sums = span_totals(own)
-        if not waits:
-            alone = latency([step for step in steps if spans.get(SpanId(step.span_id)) in (None, *members)])
-            sums = alone.app_ns, alone.openai_ns, alone.unknown_ns
-        yield from _sums(members[0], sums)
-
-
-def _sums(at: int, sums: tuple[int | None, int | None, int | None]) -> Iterator[tuple[int, Mapping[Side, int]]]:
-    named = zip((Side.APP, Side.OPENAI, Side.UNKNOWN), sums, strict=True)
-    known = {side: ns for side, ns in named if ns is not None}
-    if known:
-        yield at, known
-
-
 def _summary(guest: Grafted, waits: Sequence[CallerTurn], values: Sequence[tuple[str, AttributeValue]]) -> GraftedSpan:
     """A span for what its anchor can no longer say. Its id is that of the spans that it sums up, so that the same
     release makes the same span, and another one another."""
@@ -225,13 +275,11 @@ def _summary(guest: Grafted, waits: Sequence[CallerTurn], values: Sequence[tuple
     return GraftedSpan(span, first.trace_id, parent, first.trace_state, first.flags, envelope, attributes)
 
 
-def _with(
-    guest: Grafted, added: Mapping[SpanId, Sequence[tuple[str, AttributeValue]]], summary: GraftedSpan | None
-) -> Grafted:
+def _with(guest: Grafted, added: Mapping[SpanId, Sequence[tuple[str, AttributeValue]]]) -> Grafted:
+    if not any(each.span.span_id in added for each in guest.spans):
+        return guest
     spans = tuple(
         each if (more := added.get(each.span.span_id)) is None else replace(each, attributes=(*each.attributes, *more))
         for each in guest.spans
     )
-    if summary is None:
-        return replace(guest, spans=spans)
-    return replace(guest, spans=(*spans, summary), synthetic=guest.synthetic + 1)
+    return replace(guest, spans=spans)
