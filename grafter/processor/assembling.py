@@ -188,19 +188,20 @@ class Assembler:
         place: Place,
     ) -> GuestMemory:
         """One guest of a reading, hung at its place or dropped; what is to be remembered of it."""
-        guest, host = mapped.guest, place.host
+        guest, host, head = mapped.guest, place.host, mapped.head
+        if earlier is not None and SUMS in earlier.head:
+            head = {**head, SUMS: earlier.head[SUMS]}
         if guest.link is None and mapped.weak is not None and mapped.weak.host == host:
             guest = replace(guest, link=mapped.weak)
         came = parts.came
         if parts.source.holds_events:
             if not guest.spans:
                 # It is hung when there is something to hang.
-                return unhung(guest, host, earlier, mapped.head)
+                return unhung(guest, host, earlier, head)
             came = len(guest.spans)
             out.made += came
             out.made_by = guest.source
         policy = replace(self._policy, mode=mode)
-        head = mapped.head if earlier is None or SUMS not in earlier.head else {**mapped.head, SUMS: earlier.head[SUMS]}
         if host is None:
             grafted = join.alone(guest, policy, earlier, head)
         elif place.index is None and self._drops(guest, place.state):

@@ -2,8 +2,8 @@
 
 The waits are worked out in ``core.turns`` from what leaves together. A sentence stands on the answer that ends a wait,
 what was inside a tool on the tool, and the sums on the anchor; on a span beside it, ``grafter.summary``, where the
-anchor has left before. Nothing is summed up twice: what is said is of turns that no span has summed up before. In
-stream mode, where a call leaves in pieces, its sums are kept until its first span leaves, which ends last.
+anchor has left before. Nothing is summed up twice: what is said is of turns that no span has summed up before. Of a
+call that leaves in pieces the sums are kept until its session's own span leaves, which ends last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -84,7 +84,7 @@ def tell(
         for at in members:
             turns = [turn for turn in waits if mine.get(SpanId(turn.answer), members[0]) == at]
             so_far = _added([_pending(guests[at]), span_totals(turns)])
-            last = policy.mode is Mode.HOLD or place in held or _top(guests[at]) is not None
+            last = place in held or _top(guests[at]) is not None
             told[at] = _keeping(told[at], None if last else so_far)
             if last:
                 sums.append(so_far)

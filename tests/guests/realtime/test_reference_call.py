@@ -289,7 +289,7 @@ realtime_session gpt-realtime 0 +12000
       grafter.caller_wait.pieces = endpointing:500000000 model:480000000:c02964424870e93b
     assistant_speech 9980 +0
         grafter.end = unknown
-"""
+"""  # noqa: E501
 
 
 def test_the_whole_call_over_a_websocket(script, tree) -> None:
