@@ -24,6 +24,7 @@ from grafter.core.joined_steps import (
     tool_name,
     word,
 )
+from grafter.core.model import HostSpan
 from grafter.core.steps import MODELS
 
 _SIDES = {
@@ -38,10 +39,12 @@ _SIDES = {
 _INPUT_TRANSCRIPT = "input_transcript"
 _WAIT_FROM = semconv.WAIT_FROM_TIME.format(wait=semconv.CALLER_WAIT)
 _GREETING_FROM = semconv.WAIT_FROM_TIME.format(wait=semconv.GREETING)
+_PIECES = semconv.WAIT_PIECES.format(wait=semconv.CALLER_WAIT)
+_PIPECAT = "turn.user_bot_latency_seconds"
 HOST_WAITS = frozenset(
     {
         *("lk.e2e_latency", "lk.end_of_turn_delay", "lk.on_user_turn_completed_delay", "lk.speech.queue_wait"),
-        *("lk.response.ttft", "lk.response.ttfb", "turn.user_bot_latency_seconds", "metrics.ttfb"),
+        *("lk.response.ttft", "lk.response.ttfb", _PIPECAT, "metrics.ttfb"),
         *("gen_ai.response.time_to_first_chunk", "gen_ai.provider.name", "gen_ai.system"),
     }
 )
@@ -75,6 +78,17 @@ def is_evidence(step: Step) -> bool:
         or _GREETING_FROM in attributes
         or attributes.get(semconv.TURN_MEASURED_FROM) == _INPUT_TRANSCRIPT
     )
+
+
+def waits_for_tool(step: Step) -> bool:
+    """It states a wait in which a tool ran."""
+    pieces = step.attributes.get(_PIECES)
+    return isinstance(pieces, str) and "tool:" in pieces
+
+
+def is_framework(span: HostSpan) -> bool:
+    """A host span by which LiveKit or Pipecat states a wait; that stands on names of spans without attributes, too."""
+    return span.name in ("agent_turn", "job_entrypoint") or _PIPECAT in span.attributes
 
 
 def greeting(trace: JoinedSteps) -> CallerTurn | None:
@@ -210,7 +224,7 @@ def _of_livekit(step: Step, trace: JoinedSteps) -> CallerTurn | None:
 
 
 def _of_pipecat(step: Step, trace: JoinedSteps) -> CallerTurn | None:
-    total = nanoseconds(step, "turn.user_bot_latency_seconds", SECOND)
+    total = nanoseconds(step, _PIPECAT, SECOND)
     if not total:
         return None
     under = sorted(trace.under(step.span_id), key=lambda one: (one.start, one.span_id))

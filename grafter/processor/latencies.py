@@ -12,7 +12,7 @@ from hashlib import sha256
 
 from grafter.core import semconv
 from grafter.core.call_latency import CallerTurn, CallLatency, Side, Step
-from grafter.core.caller_turns import is_evidence
+from grafter.core.caller_turns import is_evidence, is_framework, waits_for_tool
 from grafter.core.join import Grafted
 from grafter.core.line_up import HostEdit
 from grafter.core.model import (
@@ -193,11 +193,12 @@ def _host_steps(
     edits: Mapping[SpanId, HostEdit],
     guests: Sequence[Step],
 ) -> Iterator[Step]:
-    """The host's spans that may say something: those with attributes that are read, and all under a tool, whole."""
+    """The host's spans that may say something: those with attributes that are read, and, where a caller waited for a
+    tool, all under it, whole."""
     if not host:
         return
-    everything = not any(is_evidence(step) for step in guests)
-    whole = _under_tools(host, edits, guests)
+    everything = any(map(is_framework, host)) and not any(map(is_evidence, guests))
+    whole = _under_tools(host, edits, guests) if any(map(waits_for_tool, guests)) else frozenset()
     services: dict[int, str] = {}
     raws = (raw for _, run in runs for raw in run)
     for span, raw in zip(host, raws, strict=True):
