@@ -16,18 +16,17 @@ from grafter.core.sampling.policies import MODEL_TURN_KEYS
 
 def model_turns(trace: JoinedSteps) -> tuple[ModelTurn, ...]:
     """In the order of their beginning. What is out of band is no turn; a call that both sides traced is one."""
-    found = [step for step in trace.ordered if is_model_call(step) and _is_turn(step, trace)]
+    calls = [step for step in trace.ordered if is_model_call(step)]
+    twins = {_id(word(step, semconv.GRAFTER_DUPLICATE_OF)) for step in calls if is_guests(step)}
+    found = [step for step in calls if (is_guests(step) or step.span_id not in twins) and _is_turn(step, trace)]
     return tuple(_turn(step, at) for at, step in enumerate(found, 1))
 
 
 def _is_turn(step: Step, trace: JoinedSteps) -> bool:
-    if step.attributes.get(semconv.TURN_CONVERSATION) == "none":
+    """It is no part of another, and in the conversation. Of a call's two spans the guest's, which says more."""
+    if step.attributes.get(semconv.TURN_CONVERSATION) == "none" or any(map(is_model_call, trace.above(step))):
         return False
-    if any(is_model_call(above) for above in trace.above(step)):
-        return False
-    other = trace.by_id.get(_id(word(step, semconv.GRAFTER_DUPLICATE_OF)))
-    # The guest's says more: it stands for both.
-    return other is None or not is_model_call(other) or (is_guests(step) and not is_guests(other))
+    return is_guests(step) or _id(word(step, semconv.GRAFTER_DUPLICATE_OF)) not in trace.by_id
 
 
 def _id(text: str) -> bytes:

@@ -82,7 +82,7 @@ def _shares(lengths: Sequence[int], total: int) -> list[int]:
     """The lengths in hundredths that add up to the rounded total: those cut most are rounded up first."""
     shares = [ns // _HUNDREDTH for ns in lengths]
     missing = _rounded(total) - sum(shares)
-    by_rest = sorted(range(len(lengths)), key=lambda at: (-(lengths[at] % _HUNDREDTH), at))
+    by_rest = sorted(range(len(lengths)), key=lambda at: (-(lengths[at] % _HUNDREDTH), -lengths[at], at))
     for at in by_rest[:missing]:
         shares[at] += 1
     return shares

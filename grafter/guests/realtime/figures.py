@@ -173,11 +173,15 @@ def greeting(session: Session, response: Response) -> Wait | None:
     """What a caller waited for the first word of a call that the app answers: from the session's beginning to the first
     audio. None for any other answer, and where the beginning was not seen."""
     heard = heard_at(session, response)
-    known = session.begun and not session.odd and not session.since and session.turns < _FIRST_TURNS
+    # Of a caller who presses a button nothing may be seen but what the client says.
+    known = session.hears_client or session.config.detection not in (None, "none")
+    known = known and session.begun and not session.odd and not session.since and not session.further
+    known = known and session.turns < _FIRST_TURNS
     if heard is None or not known or response.aside or response.kind != "spoken" or response.unreliable:
         return None
     start, end = session.first_at, heard[0]
     spoken = any((_ended(one) or one.first_at) <= end for one in session.every_speech)
+    spoken = spoken or any(one.kind == requests.COMMIT and one.at <= end for one in session.requests)
     if spoken or end <= start or speech_answered(session, response) is not None:
         return None
     for other in session.every_response:
