@@ -100,15 +100,14 @@ def greeting(trace: JoinedSteps) -> CallerTurn | None:
 def spoken_in_live(trace: JoinedSteps, *, whole: bool) -> list[CallerTurn]:
     """The waits of Live sessions: from the end of the caller's words to the model's. ``whole``: no step is missing."""
     found = []
+    work = [one for one in trace.ordered if is_tool(one) or is_model_call(one)]
     for step in trace.ordered:
         if word(step, semconv.TURN_MEASURED_FROM) != _INPUT_TRANSCRIPT or is_model_call(step):
             continue
         start, end = moment(step, semconv.TURN_SPEECH_END_TIME), moment(step, semconv.TURN_FIRST_AUDIO_TIME)
         if start is None or end is None or end <= start or number(step, semconv.TURN_FIRST_AUDIO_MS) is None:
             continue
-        worked = not whole or any(
-            (is_tool(one) or is_model_call(one)) and one.start < end and one.end > start for one in trace.ordered
-        )
+        worked = not whole or any(one.start < end and one.end > start for one in work)
         part = Part("unknown", end - start, Side.UNKNOWN) if worked else Part("model", end - start, Side.OPENAI)
         found.append(_turn(step, start, end, (_INPUT_TRANSCRIPT, "output_transcript"), (part,)))
     return found
