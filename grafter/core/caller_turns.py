@@ -39,6 +39,7 @@ _SIDES = {
 _INPUT_TRANSCRIPT = "input_transcript"
 _WAIT_FROM = semconv.WAIT_FROM_TIME.format(wait=semconv.CALLER_WAIT)
 _GREETING_FROM = semconv.WAIT_FROM_TIME.format(wait=semconv.GREETING)
+_CALL = semconv.GRAFTER_GUEST_TRACE_ID
 _PIECES = semconv.WAIT_PIECES.format(wait=semconv.CALLER_WAIT)
 _PIPECAT = "turn.user_bot_latency_seconds"
 HOST_WAITS = frozenset(
@@ -101,13 +102,16 @@ def spoken_in_live(trace: JoinedSteps, *, whole: bool) -> list[CallerTurn]:
     """The waits of Live sessions: from the end of the caller's words to the model's. ``whole``: no step is missing."""
     found = []
     work = [one for one in trace.ordered if is_tool(one) or is_model_call(one)]
+    # What the app does for the model itself leaves no span behind.
+    apps = {word(one, _CALL) for one in trace.ordered if word(one, semconv.LIVE_DELEGATION_TARGET) == "client"}
     for step in trace.ordered:
         if word(step, semconv.TURN_MEASURED_FROM) != _INPUT_TRANSCRIPT or is_model_call(step):
             continue
         start, end = moment(step, semconv.TURN_SPEECH_END_TIME), moment(step, semconv.TURN_FIRST_AUDIO_TIME)
         if start is None or end is None or end <= start or number(step, semconv.TURN_FIRST_AUDIO_MS) is None:
             continue
-        worked = not whole or any(one.start < end and one.end > start for one in work)
+        worked = not whole or word(step, _CALL) in apps
+        worked = worked or any(one.start < end and one.end > start for one in work)
         part = Part("unknown", end - start, Side.UNKNOWN) if worked else Part("model", end - start, Side.OPENAI)
         found.append(_turn(step, start, end, (_INPUT_TRANSCRIPT, "output_transcript"), (part,)))
     return found
@@ -182,7 +186,7 @@ def tool_side(step: Step | None) -> Side:
 def _speech_of(step: Step) -> tuple[str, str] | None:
     """Which speech an answer is to, by its call and item."""
     item = word(step, semconv.TURN_SPEECH_ITEM)
-    return (word(step, semconv.GRAFTER_GUEST_TRACE_ID), item) if item else None
+    return (word(step, _CALL), item) if item else None
 
 
 def _after_last_tool(answers: Iterable[Step], turn: CallerTurn) -> tuple[Step, int] | None:

@@ -223,6 +223,43 @@ def test_a_detector_whose_word_came_late() -> None:
     assert found.caller_turns[1].sentence.startswith("waited 0.88 s, perhaps 0.12 s longer: 0.50 the voice detector")
 
 
+# -- Live sessions
+
+
+def live(*, paused: bool = False, **more: object) -> Call:
+    """The caller is silent at 1,500 of the session's time, the model speaks at 2,200."""
+    call = Call("live_1")
+    session = {"id": "live_1", "model": "gpt-live-1.1", "status": "active", "expires_at": 1_795_007_200, **more}
+    call.server(50, "session.started", session=session)
+    call.server(1600, "session.input_transcript.delta", delta="hi", start_ms=600, end_ms=1500)
+    if paused:
+        call.server(1700, "session.paused").server(1900, "session.resumed")
+    call.server(2300, "session.output_transcript.delta", delta="yes", start_ms=2200, end_ms=2600)
+    return call.server(9000, "session.closed", reason="close_requested", session=session).ended(9100)
+
+
+def test_a_live_session() -> None:
+    """700 of the session's own time, and nothing else worked: it is the model's. In pieces nobody knows."""
+    found = told(live())
+    assert [parts(turn) for turn in found.caller_turns] == [[("model", 700)]]
+    (turn,) = latency(joined_steps(live()), whole=False).caller_turns
+    assert parts(turn) == [("unknown", 700)]
+
+
+def test_a_pause_of_a_live_session_is_no_wait() -> None:
+    """It slept in between: whether the session's time went on nobody says."""
+    assert told(live(paused=True)).caller_turns == ()
+
+
+def test_work_that_a_live_session_gave_away_is_unknown() -> None:
+    """To the app itself, which no span shows; or to a model whose answer was under way then."""
+    (turn,) = told(live(delegation={"type": "client"})).caller_turns
+    assert parts(turn) == [("unknown", 700)]
+    delegated = step("chat", 1700, 2100, gen_ai__operation__name="chat", grafter__guest__span_id="resp_1")
+    (turn,) = latency([*joined_steps(live()), delegated]).caller_turns
+    assert parts(turn) == [("unknown", 700)]
+
+
 # -- inside a tool
 
 
