@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from grafter.core import semconv
 from grafter.core.call_latency import CallerTurn, Part, Side, Step
@@ -37,10 +38,36 @@ _SIDES = {
 }
 """Whose a stretch of a Realtime call is; of a tool it depends on who runs it."""
 _INPUT_TRANSCRIPT = "input_transcript"
-_WAIT_FROM = semconv.WAIT_FROM_TIME.format(wait=semconv.CALLER_WAIT)
-_GREETING_FROM = semconv.WAIT_FROM_TIME.format(wait=semconv.GREETING)
+
+
+class _Names(NamedTuple):
+    """The attributes by which a span states a wait."""
+
+    start: str
+    end: str
+    start_word: str
+    end_word: str
+    error: str
+    pieces: str
+
+
+_NAMES = {
+    wait: _Names(
+        *(
+            name.format(wait=wait)
+            for name in (
+                semconv.WAIT_FROM_TIME,
+                semconv.WAIT_TO_TIME,
+                semconv.WAIT_FROM,
+                semconv.WAIT_TO,
+                semconv.WAIT_ERROR_MS,
+                semconv.WAIT_PIECES,
+            )
+        )
+    )
+    for wait in (semconv.CALLER_WAIT, semconv.GREETING)
+}
 _CALL = semconv.GRAFTER_GUEST_TRACE_ID
-_PIECES = semconv.WAIT_PIECES.format(wait=semconv.CALLER_WAIT)
 _PIPECAT = "turn.user_bot_latency_seconds"
 HOST_WAITS = frozenset(
     {
@@ -75,15 +102,14 @@ def is_evidence(step: Step) -> bool:
     """It states a wait of its own, so that nobody else's word is needed."""
     attributes = step.attributes
     return (
-        _WAIT_FROM in attributes
-        or _GREETING_FROM in attributes
+        any(names.start in attributes for names in _NAMES.values())
         or attributes.get(semconv.TURN_MEASURED_FROM) == _INPUT_TRANSCRIPT
     )
 
 
 def waits_for_tool(step: Step) -> bool:
     """It states a wait in which a tool ran."""
-    pieces = step.attributes.get(_PIECES)
+    pieces = step.attributes.get(_NAMES[semconv.CALLER_WAIT].pieces)
     return isinstance(pieces, str) and "tool:" in pieces
 
 
@@ -103,9 +129,9 @@ def spoken_in_live(trace: JoinedSteps, *, whole: bool) -> list[CallerTurn]:
     found = []
     work = [one for one in trace.ordered if is_tool(one) or is_model_call(one)]
     # What the app does for the model itself leaves no span behind.
-    apps = {word(one, _CALL) for one in trace.ordered if word(one, semconv.LIVE_DELEGATION_TARGET) == "client"}
+    apps = {word(one, _CALL) for one in trace.ordered if one.attributes.get(semconv.LIVE_DELEGATION_TARGET) == "client"}
     for step in trace.ordered:
-        if word(step, semconv.TURN_MEASURED_FROM) != _INPUT_TRANSCRIPT or is_model_call(step):
+        if step.attributes.get(semconv.TURN_MEASURED_FROM) != _INPUT_TRANSCRIPT or is_model_call(step):
             continue
         start, end = moment(step, semconv.TURN_SPEECH_END_TIME), moment(step, semconv.TURN_FIRST_AUDIO_TIME)
         if start is None or end is None or end <= start or number(step, semconv.TURN_FIRST_AUDIO_MS) is None:
@@ -146,13 +172,15 @@ def _with_answer(turn: CallerTurn, audio: int | None, answer: bytes) -> CallerTu
 
 
 def _stated(step: Step, wait: str, trace: JoinedSteps) -> CallerTurn | None:
-    start = moment(step, semconv.WAIT_FROM_TIME.format(wait=wait))
-    end = moment(step, semconv.WAIT_TO_TIME.format(wait=wait))
+    names = _NAMES[wait]
+    if names.start not in step.attributes:
+        return None
+    start, end = moment(step, names.start), moment(step, names.end)
     if start is None or end is None or end <= start:
         return None
-    words = word(step, semconv.WAIT_FROM.format(wait=wait)), word(step, semconv.WAIT_TO.format(wait=wait))
-    error = nanoseconds(step, semconv.WAIT_ERROR_MS.format(wait=wait), MILLISECOND) or 0
-    parts = tuple(_pieces(word(step, semconv.WAIT_PIECES.format(wait=wait)), trace))
+    words = word(step, names.start_word), word(step, names.end_word)
+    error = nanoseconds(step, names.error, MILLISECOND) or 0
+    parts = tuple(_pieces(word(step, names.pieces), trace))
     if sum(part.ns for part in parts) != end - start or any(part.ns <= 0 for part in parts):
         parts = (Part("unknown", end - start, Side.UNKNOWN),)
     return _turn(step, start, end, words, parts, error)
@@ -185,8 +213,8 @@ def tool_side(step: Step | None) -> Side:
 
 def _speech_of(step: Step) -> tuple[str, str] | None:
     """Which speech an answer is to, by its call and item."""
-    item = word(step, semconv.TURN_SPEECH_ITEM)
-    return (word(step, _CALL), item) if item else None
+    item = step.attributes.get(semconv.TURN_SPEECH_ITEM)
+    return (word(step, _CALL), item) if isinstance(item, str) else None
 
 
 def _after_last_tool(answers: Iterable[Step], turn: CallerTurn) -> tuple[Step, int] | None:

@@ -93,7 +93,12 @@ def nanoseconds(step: Step, key: str, unit: int) -> int | None:
 
 def word(step: Step, *keys: str) -> str:
     """The first of these attributes that is a text; empty where none is."""
-    return next((value for key in keys if isinstance(value := step.attributes.get(key), str) and value), "")
+    attributes = step.attributes
+    for key in keys:
+        value = attributes.get(key)
+        if value and isinstance(value, str):
+            return value
+    return ""
 
 
 def is_model_call(step: Step) -> bool:
