@@ -119,9 +119,9 @@ def is_framework(span: HostSpan) -> bool:
 
 
 def greeting(trace: JoinedSteps) -> CallerTurn | None:
-    """The wait for a call's first word: the first one that an answer states, else LiveKit's."""
+    """The wait for a call's first word, which an answer states; of several the first."""
     stated = [turn for step in trace.ordered if (turn := _stated(step, semconv.GREETING, trace)) is not None]
-    return min(stated, key=lambda turn: (turn.end, turn.answer), default=None) or _greeting_of_livekit(trace)
+    return min(stated, key=lambda turn: (turn.end, turn.answer), default=None)
 
 
 def spoken_in_live(trace: JoinedSteps, *, whole: bool) -> list[CallerTurn]:
@@ -274,7 +274,7 @@ def _of_pipecat(step: Step, trace: JoinedSteps) -> CallerTurn | None:
     return _turn(step, end - total, end, words, _filled(parts, total))
 
 
-def _greeting_of_livekit(trace: JoinedSteps) -> CallerTurn | None:
+def greeting_of_livekit(trace: JoinedSteps) -> CallerTurn | None:
     """From the job's dispatch, at which its first span is dated, to the agent's first word: spans of one process."""
     job = next((step for step in trace.ordered if step.name == "job_entrypoint"), None)
     session = next((step for step in trace.ordered if step.name == "agent_session"), None)

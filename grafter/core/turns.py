@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from grafter.core.agent_runs import time_of_runs
 from grafter.core.call_latency import CallerTurn, CallLatency, ModelTurn, Part, Side, Step
-from grafter.core.caller_turns import greeting, heard_in_frameworks, measured, spoken_in_live
+from grafter.core.caller_turns import greeting, greeting_of_livekit, heard_in_frameworks, measured, spoken_in_live
 from grafter.core.joined_steps import JoinedSteps
 from grafter.core.model_turns import model_turns
 from grafter.core.tool_time import with_insides
@@ -24,14 +24,15 @@ def latency(steps: Sequence[Step], *, whole: bool = True) -> CallLatency:
     ``whole``: False where some steps may be missing, because they left before or will leave later. What is stated by
     single steps still is, what would have to be added up from several is not.
 
-    Caller turns are read from what grafter states of them; only where it states none, from LiveKit's or Pipecat's own
-    words. Without any, the totals are those of the agents' runs.
+    Waits are read from what grafter states of them; only where it states none, from LiveKit's or Pipecat's own words.
+    Without any, the totals are those of the agents' runs.
     """
     trace = JoinedSteps(steps)
-    found = [*measured(trace), *spoken_in_live(trace, whole=whole)] or heard_in_frameworks(trace)
+    found, first = [*measured(trace), *spoken_in_live(trace, whole=whole)], greeting(trace)
+    if not found and first is None:
+        found, first = heard_in_frameworks(trace), greeting_of_livekit(trace)
     found.sort(key=lambda turn: (turn.start, turn.answer))
     turns = tuple(_told(turn, number, trace) for number, turn in enumerate(found, 1))
-    first = greeting(trace)
     first = None if first is None else _told(first, 0, trace)
     app, openai, unknown = span_totals(turns if first is None else (*turns, first))
     if whole and not turns and first is None:

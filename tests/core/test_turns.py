@@ -376,8 +376,18 @@ def test_pipecats_turn() -> None:
 
 def test_a_frameworks_word_counts_only_where_there_is_no_other() -> None:
     """LiveKit describes a call whose events grafter saw: the wait is counted once, by the events."""
-    own = [*joined_steps(with_tool()), step("agent_turn", 0, 5000, lk__e2e_latency=2.3)]
-    assert [turn.end - turn.start for turn in latency(own).caller_turns] == [2200 * MS]
+    framework = [
+        step("job_entrypoint", 0, 9000),
+        step("agent_session", 300, 8000, "job_entrypoint"),
+        step("agent_turn", 0, 5000, "agent_session", lk__e2e_latency=2.3),
+        step("agent_speaking", 400, 900, "agent_turn"),
+    ]
+    both = latency([*joined_steps(with_tool()), *framework])
+    assert [turn.end - turn.start for turn in both.caller_turns] == [2200 * MS]
+    assert both.greeting is None
+    alone = latency(framework)
+    assert [turn.end - turn.start for turn in alone.caller_turns] == [2300 * MS]
+    assert alone.greeting is not None
 
 
 # -- agents, without audio
