@@ -20,9 +20,12 @@ _SERVER, _CLIENT, _PRODUCER, _CONSUMER = 2, 3, 4, 5
 
 def with_insides(parts: Iterable[Part], trace: JoinedSteps) -> tuple[Part, ...]:
     """The parts, each tool with what it was made of."""
+    found = tuple(parts)
+    if not any(part.name == "tool" and part.span_id in trace.by_id for part in found):
+        return found
     return tuple(
         replace(part, within=_within(part, trace)) if part.name == "tool" and part.span_id in trace.by_id else part
-        for part in parts
+        for part in found
     )
 
 

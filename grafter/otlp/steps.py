@@ -21,13 +21,13 @@ def steps_of(document: bytes) -> Iterator[Step]:
         service = _service(resource_spans.resource)
         for scope_spans in resource_spans.scope_spans:
             for span in scope_spans.spans:
-                yield _step(span, service)
+                yield _step(span, service, span.parent_span_id if any(span.parent_span_id) else b"")
 
 
-def step_of(raw: bytes, service: str) -> Step | None:
-    """A serialised Span of this service; None for what cannot be read."""
+def step_of(raw: bytes, service: str, parent: bytes) -> Step | None:
+    """A serialised Span of this service, under this parent; None for what cannot be read."""
     try:
-        return _step(Span.FromString(raw), service)
+        return _step(Span.FromString(raw), service, parent)
     except DecodeError:
         return None
 
@@ -44,10 +44,10 @@ def _service(resource: Resource) -> str:
     return next((one.value.string_value for one in resource.attributes if one.key == "service.name"), "")
 
 
-def _step(span: Span, service: str) -> Step:
+def _step(span: Span, service: str, parent: bytes) -> Step:
     return Step(
         span.span_id,
-        span.parent_span_id if any(span.parent_span_id) else b"",
+        parent,
         span.name,
         service,
         span.kind,

@@ -210,9 +210,9 @@ def _host_steps(
             service = services[id(span.envelope)] = service_of(span.envelope.resource)
         edit = edits.get(span.span_id)
         parent = span.parent_span_id if edit is None or edit.parent is None else edit.parent
-        step = step_of(raw, service) if inside else None
+        step = step_of(raw, service, parent) if inside else None
         if step is not None:
-            yield replace(step, parent=parent)
+            yield step
             continue
         attributes = {key: value for key, value in span.attributes.items() if not isinstance(value, tuple)}
         yield Step(span.span_id, parent, span.name, service, 0, span.start, span.end, False, attributes)
@@ -279,8 +279,13 @@ def _summary(guest: Grafted, waits: Sequence[CallerTurn], values: Sequence[tuple
 def _with(guest: Grafted, added: Mapping[SpanId, Sequence[tuple[str, AttributeValue]]]) -> Grafted:
     if not any(each.span.span_id in added for each in guest.spans):
         return guest
-    spans = tuple(
-        each if (more := added.get(each.span.span_id)) is None else replace(each, attributes=(*each.attributes, *more))
-        for each in guest.spans
+    return replace(guest, spans=tuple(_more(each, added.get(each.span.span_id)) for each in guest.spans))
+
+
+def _more(each: GraftedSpan, more: Sequence[tuple[str, AttributeValue]] | None) -> GraftedSpan:
+    if more is None:
+        return each
+    return GraftedSpan(
+        *(each.span, each.trace_id, each.parent_span_id, each.trace_state, each.flags, each.envelope),
+        (*each.attributes, *more),
     )
-    return replace(guest, spans=spans)
