@@ -5,7 +5,7 @@ sampled out + dead + dropped + merged, for each exporter; what is dropped of the
 among the dead there. Labels are few and bounded: a label value is never text from outside.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 
@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _DELAYS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+_WAITS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 
 
 class Metrics:
@@ -84,6 +85,18 @@ class Metrics:
             # Of several workers: they share one machine.
             multiprocess_mode="livemax",
         )
+        self.caller_wait_seconds = histogram(
+            "grafter_caller_wait_seconds",
+            "What callers waited for an answer, in all and for each part of it.",
+            _WAITS,
+            "part",
+        )
+        self.greeting_seconds = histogram(
+            "grafter_greeting_seconds",
+            "What callers waited for the first word of a call, in all and for each part of it.",
+            _WAITS,
+            "part",
+        )
         self.forgotten_traces = counter("grafter_forgotten_traces", "Memories that the limit or the time ended.")
         self.forgotten_marks = counter(
             "grafter_forgotten_marks", "Marks of webhook deliveries that the limit on their number ended."
@@ -125,6 +138,12 @@ class Metrics:
         self.passed_requests = counter(
             "grafter_passed_requests", "Metrics and logs requests passed through.", "signal", "outcome"
         )
+
+    def waited(self, seconds: Mapping[str, float], *, greeting: bool) -> None:
+        """Count one wait of a caller, in all and by part."""
+        histogram = self.greeting_seconds if greeting else self.caller_wait_seconds
+        for part, length in seconds.items():
+            histogram.labels(part).observe(length)
 
     def watch(self, read: Callable[[], "Held"]) -> None:
         """Add the gauges of what is held now; ``read`` is called once a scrape."""

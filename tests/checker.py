@@ -22,6 +22,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 MOVED_FROM, MATCH, TWIN = "grafter.parent.original", "grafter.match", "grafter.duplicate_of"
 ENRICHED = ("gen_ai.response.model", "gen_ai.request.model", "gen_ai.response.finish_reasons")
+WAITED = ("grafter.app_ms", "grafter.openai_ms", "grafter.unknown_ms")
 USAGE = "gen_ai.usage."
 TOTALS = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
 CALL, RESPONSE = "gen_ai.tool.call.id", "gen_ai.response.id"
@@ -80,7 +81,9 @@ def _host_is_whole(came: Mapping[bytes, Seen], after: Mapping[bytes, Seen]) -> N
         extra = now.span.attributes[len(before.span.attributes) :]
         links = now.span.links[len(before.span.links) :]
         for attribute in extra:
-            announced = attribute.key in (MOVED_FROM, MATCH, TWIN, *ENRICHED) or attribute.key.startswith(USAGE)
+            announced = attribute.key in (MOVED_FROM, MATCH, TWIN, *ENRICHED, *WAITED) or attribute.key.startswith(
+                USAGE
+            )
             assert announced, f"{before.span.name} was given {attribute.key}"
             assert attribute.key not in before.words, f"{before.span.name} has {attribute.key} twice"
         assert all(_words(link.attributes).keys() == {ASKED_BY} for link in links)

@@ -18,11 +18,11 @@ Digest = Callable[[str], str]
 
 USAGE = "gen_ai.usage."
 _KIND = "openinference.span.kind"
-_CALL_IDS = (semconv.GEN_AI_TOOL_CALL_ID, "lk.function_tool.id", "tool_call.id", "tool.call_id")
-_TOOL_NAMES = (semconv.GEN_AI_TOOL_NAME, "lk.function_tool.name", "tool.name", "tool.function_name")
+CALL_IDS = (semconv.GEN_AI_TOOL_CALL_ID, "lk.function_tool.id", "tool_call.id", "tool.call_id")
+TOOL_NAMES = (semconv.GEN_AI_TOOL_NAME, "lk.function_tool.name", "tool.name", "tool.function_name")
 _ARGUMENTS = (semconv.GEN_AI_TOOL_CALL_ARGUMENTS, "input.value")
 _RESPONSE_IDS = (semconv.GEN_AI_RESPONSE_ID, "response.id")
-_MODELS = (semconv.GEN_AI_RESPONSE_MODEL, "llm.model_name")
+MODELS = (semconv.GEN_AI_RESPONSE_MODEL, "llm.model_name")
 _INPUT = (semconv.GEN_AI_USAGE_INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
 _OUTPUT = (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion")
 
@@ -30,11 +30,11 @@ HOST_KEYS = frozenset(
     {
         *(semconv.GEN_AI_OPERATION_NAME, semconv.GEN_AI_RESPONSE_FINISH_REASONS, _KIND),
         *(
-            *_CALL_IDS,
-            *_TOOL_NAMES,
+            *CALL_IDS,
+            *TOOL_NAMES,
             *_ARGUMENTS,
             *_RESPONSE_IDS,
-            *_MODELS,
+            *MODELS,
             *_INPUT,
             *_OUTPUT,
             semconv.GEN_AI_REQUEST_MODEL,
@@ -46,8 +46,8 @@ HOST_MARKS = ("gen_ai.", "token_count", "tool")
 """A host span in whose bytes none of these stands describes no such step: few and short, for each costs every span."""
 
 TOOL = "execute_tool"
-_MODEL_CALLS = frozenset({"chat", "generate_content", "text_completion", "responses", "realtime_inference"})
 CHAT = "chat"
+MODEL_CALLS = frozenset({"chat", "generate_content", "text_completion", "responses", "realtime_inference"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def host_tools(spans: Iterable[HostSpan], digest: Digest) -> list[HostTool]:
         call_id = call_of(attributes)
         kind = attributes.get(_KIND)
         marked = attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL or kind == "TOOL"
-        name = _text(attributes, _TOOL_NAMES)
+        name = _text(attributes, TOOL_NAMES)
         if call_id is None and not (marked and name is not None):
             continue
         # What other kinds of spans have under input.value is a prompt.
@@ -142,19 +142,19 @@ def host_tools(spans: Iterable[HostSpan], digest: Digest) -> list[HostTool]:
 
 def call_of(attributes: Mapping[str, AttributeValue]) -> str | None:
     """The id of the tool call that a host's span names."""
-    return _text(attributes, _CALL_IDS)
+    return _text(attributes, CALL_IDS)
 
 
 def is_tool(attributes: Mapping[str, AttributeValue]) -> bool:
     """The host's span describes a tool, and does not only name a call of one."""
     if attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL or attributes.get(_KIND) == "TOOL":
         return True
-    return _text(attributes, _TOOL_NAMES) is not None
+    return _text(attributes, TOOL_NAMES) is not None
 
 
 def is_model_call(attributes: Mapping[str, AttributeValue]) -> bool:
     """The host's span describes a call of a model, and does not only name its response."""
-    return attributes.get(semconv.GEN_AI_OPERATION_NAME) in _MODEL_CALLS or attributes.get(_KIND) == "LLM"
+    return attributes.get(semconv.GEN_AI_OPERATION_NAME) in MODEL_CALLS or attributes.get(_KIND) == "LLM"
 
 
 def host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
@@ -165,7 +165,7 @@ def host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
         if not attributes:
             continue
         operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
-        if operation is not None and operation not in _MODEL_CALLS:
+        if operation is not None and operation not in MODEL_CALLS:
             continue
         if attributes.get(_KIND, "LLM") != "LLM":
             continue
@@ -198,7 +198,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
             span = each.span
             operation = named.get(semconv.GEN_AI_OPERATION_NAME)
             if operation == TOOL:
-                call_id = _text(named, _CALL_IDS[:1])
+                call_id = _text(named, CALL_IDS[:1])
                 steps.tools.append(
                     GuestTool(
                         span.span_id,
@@ -206,7 +206,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
                         guest,
                         span.start,
                         span.end,
-                        _text(named, _TOOL_NAMES[:1]),
+                        _text(named, TOOL_NAMES[:1]),
                         _text(named, (semconv.TOOL_ARGUMENTS_DIGEST,)),
                         call_id,
                     )
@@ -229,7 +229,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
 
 def model_of(attributes: Mapping[str, AttributeValue]) -> tuple[str, str] | None:
     """The model that answered, else the one that was asked, behind the key that says which it is."""
-    answered = _text(attributes, _MODELS)
+    answered = _text(attributes, MODELS)
     if answered is not None:
         return semconv.GEN_AI_RESPONSE_MODEL, answered
     asked = _text(attributes, (semconv.GEN_AI_REQUEST_MODEL,))

@@ -177,10 +177,12 @@ def _number(value: AnyValue) -> float | None:
 
 
 def _first_token_ms(span: Span) -> float | None:
-    """What one span says: how long its caller waited, else its model turn's first token."""
+    """What one span says: how long its caller waited, else its model turn's first token. Out of band nobody waits."""
     longest: dict[bool, float] = {}
     for attribute in span.attributes:
         key = attribute.key
+        if key == semconv.TURN_CONVERSATION and attribute.value.string_value == "none":
+            return None
         caller = key in CALLER_WAIT_KEYS
         unit = CALLER_WAIT_KEYS.get(key) or MODEL_TURN_KEYS.get(key)
         if unit is not None and (number := _number(attribute.value)) is not None and number < _MOST_FIGURE:

@@ -11,6 +11,7 @@ from typing import cast
 from grafter.consumer import OutTrace, Piece
 from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
+from grafter.core.caller_turns import HOST_MARK, HOST_WAITS
 from grafter.core.causality import DATE_KEYS, DATE_MARK, on_host_clock
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import line_up, step_index
@@ -42,6 +43,7 @@ from grafter.otlp.redaction import Redaction
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
 from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, unhung, write
+from grafter.processor.latencies import SUMS, tell
 from grafter.processor.release_result import Assembled
 from grafter.processor.sampling import Sampling
 from grafter.store.base import Memory, StoredPart
@@ -60,7 +62,8 @@ class Assembler:
         """``sampling``: None, or a set that can drop nothing, leaves every trace as it is."""
         self._policy = policy
         anchors = wanted_keys(policy)
-        self._wanted = otlp.Wanted.of(anchors, HOST_KEYS | DATE_KEYS, *HOST_MARKS, DATE_MARK, prefix=USAGE)
+        keys = HOST_KEYS | DATE_KEYS | HOST_WAITS
+        self._wanted = otlp.Wanted.of(anchors, keys, *HOST_MARKS, DATE_MARK, HOST_MARK, prefix=USAGE)
         self._scope = otlp.grafter_scope(version)
         self._openai = Envelope(otlp.service_resource(policy.openai_service_name), self._scope)
         self._redacts = bool(policy.redact.keys)
@@ -187,20 +190,22 @@ class Assembler:
         place: Place,
     ) -> GuestMemory:
         """One guest of a reading, hung at its place or dropped; what is to be remembered of it."""
-        guest, host = mapped.guest, place.host
+        guest, host, head = mapped.guest, place.host, mapped.head
+        if earlier is not None and SUMS in earlier.head:
+            head = {**head, SUMS: earlier.head[SUMS]}
         if guest.link is None and mapped.weak is not None and mapped.weak.host == host:
             guest = replace(guest, link=mapped.weak)
         came = parts.came
         if parts.source.holds_events:
             if not guest.spans:
                 # It is hung when there is something to hang.
-                return unhung(guest, host, earlier, mapped.head)
+                return unhung(guest, host, earlier, head)
             came = len(guest.spans)
             out.made += came
             out.made_by = guest.source
         policy = replace(self._policy, mode=mode)
         if host is None:
-            grafted = join.alone(guest, policy, earlier, mapped.head)
+            grafted = join.alone(guest, policy, earlier, head)
         elif place.index is None and self._drops(guest, place.state):
             out.dropped += came
             out.dropped_reason = "host_missing"
@@ -208,7 +213,7 @@ class Assembler:
             return GuestMemory(host, host, head=mapped.head)
         else:
             index = place.index or AnchorIndex.of((), policy)
-            grafted = join.graft(guest, index, host, policy, earlier, mapped.head, overdue=place.overdue)
+            grafted = join.graft(guest, index, host, policy, earlier, head, overdue=place.overdue)
         hung.append(Hung(guest, grafted, came, place, first=earlier is None or not earlier.sent))
         return grafted.memory
 
@@ -300,7 +305,10 @@ class Assembler:
     ) -> list[Piece]:
         """Everything that leaves, each step where it belongs: the host's runs, then the guests."""
         lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest)
-        edits = lined.host
+        dated = on_host_clock(decoded, lined, [one.first for one in hung], memory)
+        edits = dict(lined.host)
+        told = tell(hung, dated, decoded, runs, edits, self._policy) if hung else None
+        out.latency = None if told is None else told.latency
         pieces = []
         at = 0
         for envelope, raws in runs:
@@ -313,8 +321,8 @@ class Assembler:
                 ]
             at += len(raws)
             pieces.append(Piece(envelope, run_of(spans), len(spans)))
-        dated = on_host_clock(decoded, lined, [one.first for one in hung], memory)
-        hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, dated, strict=True)]
+        guests = dated if told is None else told.guests
+        hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, guests, strict=True)]
         for one in hung:
             pieces += write(one, self._openai, self._scope)
             count(out, one)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grafter.consumer import OutTrace
+from grafter.core.call_latency import CallerTurn, CallLatency
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Part, Source, UnixNano
 from grafter.core.sampling.policies import SamplingDecision
@@ -84,6 +85,8 @@ class Assembled:
     """Whose events those were."""
     sampled: Sampled | None = None
     """What was decided about it; None: nobody decided."""
+    latency: CallLatency | None = None
+    """Whose time the waits were that end in it; None: nothing is known of any."""
     held_until: UnixNano | None = None
     """Nothing leaves: all of it stays held until then, unless a part comes earlier."""
 
@@ -106,6 +109,11 @@ class Assembled:
             metrics.dropped_spans.labels(self.dropped_reason).inc(self.dropped)
         if self.sampled is not None:
             self.sampled.count(metrics)
+        if self.latency is not None:
+            for turn in self.latency.caller_turns:
+                metrics.waited(_seconds(turn), greeting=False)
+            if self.latency.greeting is not None:
+                metrics.waited(_seconds(self.latency.greeting), greeting=True)
         if self.never:
             metrics.expected_guests.labels("unknown", "never").inc()
         for guest in self.guests:
@@ -116,6 +124,14 @@ class Assembled:
                     metrics.join_delay_seconds.observe(guest.waited_seconds)
             elif guest.first:
                 metrics.unlinked_guests.labels("malformed" if guest.malformed else reason.value).inc()
+
+
+def _seconds(turn: CallerTurn) -> dict[str, float]:
+    """A wait, and each of its parts that it has."""
+    lengths = {"total": turn.end - turn.start}
+    for part in turn.parts:
+        lengths[part.name] = lengths.get(part.name, 0) + part.ns
+    return {name: ns / 1e9 for name, ns in lengths.items()}
 
 
 @dataclass(slots=True)

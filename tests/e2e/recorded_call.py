@@ -15,7 +15,7 @@ CALL = "rtc_u1_9c6574da8b8a41a18da9308f4ad974ce"
 
 _MOMENT = re.compile(
     r"\b([\w.]+(?:_unix_nano|first_token_ms|first_audio_ms|elapsed_ms|expires_at|committed_at|ahead_ms|error_ms"
-    r"|time_to_first_chunk|wait_ms|wait\.\w+_ms))=[\w.+-]+"
+    r"|time_to_first_chunk|wait_ms|wait\.\w+_ms|answer_audio_ms|greeting_ms|greeting\.\w+_ms))=[\w.+-]+"
 )
 _LATE = re.compile(r" grafter\.(?:caller_wait|speech_end)\.error_ms=[\d.]+")
 """How much later than the quickest the detector's word was is there or not, as the machine is busy or not."""

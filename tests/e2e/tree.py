@@ -23,6 +23,16 @@ ALWAYS_DIFFERENT = frozenset(
         "traceparent",
         "grafter.duplicate_of",
         "grafter.parent.original",
+        "grafter.caller_wait.pieces",
+        "grafter.caller_wait.sentence",
+        "grafter.greeting.pieces",
+        "grafter.greeting.sentence",
+        "grafter.app_ms",
+        "grafter.openai_ms",
+        "grafter.unknown_ms",
+        "grafter.tool.network_ms",
+        "grafter.tool.queue_ms",
+        "grafter.tool.service_ms",
     }
 )
 """Attributes whose values hold an id, a time or a port: they are compared on their own."""

@@ -74,8 +74,11 @@ def items(guest: str, host: bytes | None, *spans: tuple[str, str | None]) -> lis
     ]
 
 
+SUMS = ("grafter.app_ms", "grafter.openai_ms", "grafter.unknown_ms")
+
+
 def unchanged_host_spans(peer: Peer, request: bytes) -> None:
-    """Each span of the request came out once and as it went in."""
+    """Each span of the request came out once and as it went in, but for the sums behind the anchor's attributes."""
     went_in = [
         span
         for resource in ExportTraceServiceRequest.FromString(request).resource_spans
@@ -84,6 +87,8 @@ def unchanged_host_spans(peer: Peer, request: bytes) -> None:
     ]
     came_out = {span.span_id: span for span, _ in peer.spans}
     assert len(peer.ids) == len(set(peer.ids))
+    for one in [one for one in came_out[SESSION].attributes if one.key in SUMS]:
+        came_out[SESSION].attributes.remove(one)
     assert [came_out[span.span_id] for span in went_in] == went_in
 
 
@@ -95,6 +100,8 @@ async def test_a_recorded_call_and_a_recorded_run_leave_as_one_tree() -> None:
         for request in recorded_guest():
             await r.guest(request)
         await r.pass_time(20)
+        (anchor,) = [span for span, _ in peer.spans if span.span_id == SESSION]
+        assert tuple(one.key for one in anchor.attributes) == SUMS
         unchanged_host_spans(peer, recorded_call())
         assert {span.trace_id for span, _ in peer.spans} == {CALL}
         assert peer.tree(CALL) == (DATA / "trees" / "recorded_call.txt").read_text().rstrip()
@@ -191,12 +198,17 @@ async def test_a_late_guest_hangs_where_it_would_have_hung() -> None:
         tops = [s for s, _ in peer.spans if s.parent_span_id == SESSION and s.name.startswith("invoke_workflow")]
         assert len(tops) == 1
         assert {span.trace_id for span, _ in peer.spans} == {CALL}
-        assert len(peer.spans) == HOST_SPANS + GUEST_SPANS + 1
+        # Beside them the sums, on a span of their own, for the anchor had left.
+        (summary,) = [s for s, _ in peer.spans if s.name == "grafter.summary"]
+        assert summary.parent_span_id == SESSION
+        assert {"grafter.synthetic", "grafter.openai_ms"} <= {one.key for one in summary.attributes}
+        assert r.count("grafter_synthetic_spans_total") == 1
+        assert len(peer.spans) == HOST_SPANS + GUEST_SPANS + 2
         # A second delivery of what was sent: guest spans are remembered, a host span is forwarded again.
         for request in recorded_guest():
             await r.guest(request)
         await r.pass_time(60)
-        assert len(peer.spans) == HOST_SPANS + GUEST_SPANS + 1
+        assert len(peer.spans) == HOST_SPANS + GUEST_SPANS + 2
         assert r.count("grafter_merged_spans_total", reason="repeat") == GUEST_SPANS
         assert r.books(len(peer.spans))[0] == r.books(len(peer.spans))[1]
 

@@ -152,6 +152,14 @@ async def test_a_caller_turn_counts_before_a_model_turn() -> None:
     assert not await left((SLOW, Drop("drop")), span(CALL, attributes=both))
 
 
+async def test_an_answer_out_of_band_is_no_turn() -> None:
+    """Nobody waits for what is asked for beside the conversation, however long it takes."""
+    slow = attribute("grafter.turn.first_token_ms", 9000.0)
+    aside = [slow, attribute("grafter.turn.conversation", "none")]
+    assert not await left((SLOW, Drop("drop")), span(CALL, attributes=aside))
+    assert await left((SLOW, Drop("drop")), span(CALL, attributes=[slow]))
+
+
 @pytest.mark.parametrize(
     ("policy", "matching", "other"),
     [

@@ -6,7 +6,7 @@ on disk, joins them, and sends the result to a small OTLP backend that this comm
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from tempfile import TemporaryDirectory
@@ -24,10 +24,18 @@ from grafter.commands.demo.realtime_call import LENGTH_MS as REALTIME_MS
 from grafter.commands.demo.realtime_call import SPANS as REALTIME_SPANS
 from grafter.commands.demo.realtime_call import RealtimeStory
 from grafter.components import Config
+from grafter.core import semconv
+from grafter.core.call_latency import Side
+from grafter.core.joined_steps import MILLISECOND, nanoseconds, word
+from grafter.core.turn_words import totals
 from grafter.exporter.tree import GUEST_MARK, render
+from grafter.otlp.steps import steps_of
 from grafter.service import running
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+_SENTENCES = [semconv.WAIT_SENTENCE.format(wait=wait) for wait in (semconv.GREETING, semconv.CALLER_WAIT)]
+_SIDES = (Side.APP, Side.OPENAI, Side.UNKNOWN)
 
 # Sixty times what it takes on a slow machine.
 _DEADLINE_SECONDS = 60.0
@@ -105,9 +113,7 @@ async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stre
         print("            by POST /v1/realtime/events, as an app's tap posts them", file=stream)
         await _print_received(call.host, REALTIME_SPANS, arrived, stream)
         print(
-            "\nThe caller asked for a slot and heard the answer 2.93 s later: 1.68 s of that is the tool's, 0.5 s the\n"
-            "detector's silence, the rest the model's. The caller then interrupted that answer, having heard 1,440 ms\n"
-            "of it.\n",
+            "\nThe answer that took 2.93 s is one that the caller interrupted, having heard 1,440 ms of it.\n",
             file=stream,
         )
     print(_NEXT, file=stream, end="")
@@ -154,6 +160,20 @@ async def _print_received(host: HostCall, guest_spans: int, arrived: asyncio.Que
     whole = await _whole(arrived, host.trace_id, len(host) + guest_spans)
     print("received  one trace\n", file=stream)
     print(render(whole, "normal").rstrip("\n"), file=stream)
+    print("\nwhose time it was", file=stream)
+    for line in _waits(whole):
+        print(f"  {line}", file=stream)
+
+
+def _waits(whole: bytes) -> Iterator[str]:
+    """What the spans that arrived say of the call's waits."""
+    steps = sorted(steps_of(whole), key=lambda step: step.start)
+    for step in steps:
+        yield from (word(step, key) for key in _SENTENCES if key in step.attributes)
+    for step in steps:
+        sums = [nanoseconds(step, semconv.LATENCY_MS.format(side=side), MILLISECOND) for side in _SIDES]
+        if words := totals(*sums):
+            yield f"in all: {words}"
 
 
 async def _whole(arrived: asyncio.Queue[bytes], trace_id: bytes, count: int) -> bytes:

@@ -23,6 +23,8 @@ _IN_FLIGHT = 2 * _SECOND
 _AT_ONCE = _SECOND
 """OpenAI begins by itself at once; later, somebody may have asked who is not seen."""
 _LONGEST_CHAIN = 16
+_FIRST_TURNS = 16
+"""Later than that not all answers before are remembered, so that none is known to be the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,16 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a wait that one part had, in ns."""
+
+    part: str
+    length: int
+    by: str = ""
+    """The response or the tool call whose it was."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """What a caller waited, from the end of the speech to the first audio that can be heard; times in ns."""
 
@@ -55,9 +67,18 @@ class Wait:
     start_word: str
     end: int
     end_word: str
-    parts: Mapping[str, int]
+    pieces: tuple[Piece, ...]
+    """In the order of time, without those of no length; they add up to it."""
     error: int = 0
     """How much earlier it may have begun."""
+
+    @property
+    def parts(self) -> Mapping[str, int]:
+        """How long each part had it, in the order in which they began."""
+        found: dict[str, int] = {}
+        for piece in self.pieces:
+            found[piece.part] = found.get(piece.part, 0) + piece.length
+        return found
 
 
 def answer_of(session: Session, response: Response) -> Answer:
@@ -145,7 +166,39 @@ def caller_wait(session: Session, response: Response) -> Wait | None:
         sounded = other.playing_at if session.buffered else other.first_audio_at
         if other.id != response.id and not other.aside and sounded is not None and stopped < sounded <= heard[0]:
             return None
-    return Wait(*end, *heard, _parts(session, response, speech, end[0], heard[0]), error)
+    return Wait(*end, *heard, _pieces(session, response, speech, end[0], heard[0]), error)
+
+
+def greeting(session: Session, response: Response) -> Wait | None:
+    """What a caller waited for the first word of a call that the app answers: from the session's beginning to the first
+    audio. None for any other answer, and where the beginning was not seen."""
+    heard = heard_at(session, response)
+    # Of a caller who presses a button nothing may be seen but what the client says.
+    known = session.hears_client or session.config.detection not in (None, "none")
+    known = known and session.begun and not session.odd and not session.since and not session.further
+    known = known and session.turns < _FIRST_TURNS
+    if heard is None or not known or response.aside or response.kind != "spoken" or response.unreliable:
+        return None
+    start, end = session.first_at, heard[0]
+    spoken = any((_ended(one) or one.first_at) <= end for one in session.every_speech)
+    spoken = spoken or any(one.kind == requests.COMMIT and one.at <= end for one in session.requests)
+    if spoken or end <= start or speech_answered(session, response) is not None:
+        return None
+    for other in session.every_response:
+        sounded = other.playing_at if session.buffered else other.first_audio_at
+        if other.id != response.id and sounded is not None and sounded <= end:
+            return None
+    pieces: list[Piece] = []
+    cause = answer_of(session, response).cause
+    if cause is None or cause.error or not start <= cause.at <= end:
+        pieces.append(Piece("unknown", end - start))
+    else:
+        left = None if response.playing_at is None else (response.first_audio_at or response.first_delta_at)
+        left = end if left is None or not cause.at <= left <= end else left
+        pieces.append(Piece("accept", cause.at - start))
+        pieces.append(Piece("greeting", left - cause.at, response.id))
+        pieces.append(Piece("playout", end - left, response.id))
+    return Wait(start, "session", *heard, tuple(piece for piece in pieces if piece.length))
 
 
 def speech_end(speech: Speech) -> tuple[int, str] | None:
@@ -234,26 +287,27 @@ def _find(session: Session, name: str | None) -> Response | None:
     return session.responses.get(name or "") or session.past.get(name or "")
 
 
-def _parts(session: Session, response: Response, speech: Speech, start: int, end: int) -> dict[str, int]:
+def _pieces(session: Session, response: Response, speech: Speech, start: int, end: int) -> tuple[Piece, ...]:
     """What lies between, from its end to its beginning; what follows from no evidence is unknown.
 
     So is all of it but the detector's silence where the way back to the speech is lost: sums of some of its turns
     would pass for sums of all.
     """
-    parts: dict[str, int] = {}
+    pieces: list[Piece] = []
     at = end
 
-    def until(part: str, moment: int | None) -> bool:
+    def until(part: str, moment: int | None, by: str = "") -> bool:
         nonlocal at
         if moment is None or not start <= moment <= at:
             return False
-        parts[part] = parts.get(part, 0) + at - moment
+        if moment < at:
+            pieces.append(Piece(part, at - moment, by))
         at = moment
         return True
 
     if response.playing_at is not None:
         # A sideband socket carries no audio; what is said of it comes with it.
-        until("playout", response.first_audio_at or response.first_delta_at)
+        until("playout", response.first_audio_at or response.first_delta_at, response.id)
     one: Response | None = response
     for _ in range(_LONGEST_CHAIN):
         if one is None:
@@ -266,9 +320,9 @@ def _parts(session: Session, response: Response, speech: Speech, start: int, end
         asked = known and cause.word == CREATE
         if known and cause.word == COMMITTED and answer.request is not None:
             # A button's release and its request are one act to the model's turn; the time between is still the app's.
-            asked = until("model", answer.request.at)
+            asked = until("model", answer.request.at, one.id)
         elif known:
-            until("model", cause.at)
+            until("model", cause.at, one.id)
         if answer.speech is not None:
             if answer.speech is not speech and answer.speech.id != speech.id:
                 break
@@ -276,11 +330,11 @@ def _parts(session: Session, response: Response, speech: Speech, start: int, end
                 # Whose tool it was is not seen to have begun; but it came between.
                 break
             if until("relay" if asked else "unknown", _ended(speech)) and until("endpointing", start):
-                return {name: length for name, length in parts.items() if length}
+                return tuple(reversed(pieces))
             break
         before = _led_to(session, one, answer)
         if tool is not None:
-            found = until("relay" if asked else "unknown", tool.ended_at) and until("tool", tool.started_at)
+            found = until("relay" if asked else "unknown", tool.ended_at) and until("tool", tool.started_at, tool.id)
         else:
             # Nothing of it was heard, so somebody asked again.
             found = until("relay" if asked else "unknown", None if before is None else before.done_at)
@@ -288,5 +342,5 @@ def _parts(session: Session, response: Response, speech: Speech, start: int, end
             break
         one = before
     stopped = min(max(_ended(speech) or start, start), end)
-    lost = {"unknown": end - stopped, "endpointing": stopped - start}
-    return {name: length for name, length in lost.items() if length}
+    lost = (Piece("endpointing", stopped - start), Piece("unknown", end - stopped))
+    return tuple(piece for piece in lost if piece.length)

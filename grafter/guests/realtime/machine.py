@@ -197,7 +197,7 @@ class Machine:
         return session
 
     def _begin(self, note: Note, guest: str) -> Session:
-        session = Session(guest=guest, first_at=note.at, last_at=note.at)
+        session = Session(guest=guest, first_at=note.at, last_at=note.at, further=bool(self._sessions))
         self._sessions.append(session)
         self._current = len(self._sessions) - 1
         return session

@@ -208,17 +208,23 @@ def _since(cause: figures.Cause, until: int | None) -> float | None:
 
 
 def _wait(attributes: Attributes, session: Session, response: Response) -> None:
-    wait = figures.caller_wait(session, response)
+    wait, name = figures.caller_wait(session, response), semconv.CALLER_WAIT
+    if wait is None:
+        wait, name = figures.greeting(session, response), semconv.GREETING
     if wait is None:
         return
-    attributes[semconv.CALLER_WAIT_MS] = milliseconds(wait.end - wait.start)
-    put(attributes, semconv.CALLER_WAIT_ERROR_MS, milliseconds(wait.error) or None)
-    attributes[semconv.CALLER_WAIT_FROM] = wait.start_word
-    attributes[semconv.CALLER_WAIT_FROM_TIME] = wait.start
-    attributes[semconv.CALLER_WAIT_TO] = wait.end_word
-    attributes[semconv.CALLER_WAIT_TO_TIME] = wait.end
-    for part, length in reversed(list(wait.parts.items())):
-        attributes[semconv.CALLER_WAIT_PART_MS.format(part=part)] = milliseconds(length)
+    attributes[semconv.WAIT_MS.format(wait=name)] = milliseconds(wait.end - wait.start)
+    put(attributes, semconv.WAIT_ERROR_MS.format(wait=name), milliseconds(wait.error) or None)
+    attributes[semconv.WAIT_FROM.format(wait=name)] = wait.start_word
+    attributes[semconv.WAIT_FROM_TIME.format(wait=name)] = wait.start
+    attributes[semconv.WAIT_TO.format(wait=name)] = wait.end_word
+    attributes[semconv.WAIT_TO_TIME.format(wait=name)] = wait.end
+    for part, length in wait.parts.items():
+        attributes[semconv.WAIT_PART_MS.format(wait=name, part=part)] = milliseconds(length)
+    attributes[semconv.WAIT_PIECES.format(wait=name)] = " ".join(
+        ":".join((piece.part, str(piece.length), *((session.span_id(piece.by).hex(),) if piece.by else ())))
+        for piece in wait.pieces
+    )
 
 
 def _barge_in(broken_in: BargeIn | None) -> tuple[SpanEvent, ...]:

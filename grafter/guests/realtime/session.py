@@ -43,7 +43,7 @@ _MOST_PAST = 24
 R = TypeVar("R", Response, Speech, Call, Utterance)
 VERSION = 2
 """Of what ``Session.state`` writes."""
-_FLAGS = ("begun", "followed", "expired", "closed", "buffered", "hears_client", "odd")
+_FLAGS = ("begun", "followed", "expired", "closed", "buffered", "hears_client", "odd", "further")
 _COUNTS = (
     "turns",
     "speeches_ended",
@@ -69,6 +69,8 @@ class Session:
     last_at: int = 0
     begun: bool = False
     """``session.created``, or ``session.started``, has come."""
+    further: bool = False
+    """Another session was before it under the same key."""
     followed: bool = False
     """A later session has begun under the same key."""
     expired: bool = False

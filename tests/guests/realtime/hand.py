@@ -267,8 +267,13 @@ HOST = {
 
 def joined(guest: "Call | str", policy: GraftPolicy | None = None) -> Joined:
     """What ``grafter graft --host H --guest G`` writes."""
+    return Joined(document(guest, policy))
+
+
+def document(guest: "Call | str", policy: GraftPolicy | None = None, more: Iterable[dict[str, object]] = ()) -> bytes:
+    """The same as it is written. ``more``: resource spans of the host beside those that every call has."""
     with TemporaryDirectory() as name:
         host, file = Path(name, "host.json"), Path(name, "guest.ndjson" if isinstance(guest, Call) else "guest.json")
-        host.write_text(json.dumps(HOST))
+        host.write_text(json.dumps({"resourceSpans": [*HOST["resourceSpans"], *more]}))
         file.write_text(guest.body() if isinstance(guest, Call) else guest)
-        return Joined(asyncio.run(graft([host], [file], policy or GraftPolicy(), Metrics())))
+        return asyncio.run(graft([host], [file], policy or GraftPolicy(), Metrics()))

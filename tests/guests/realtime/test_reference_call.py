@@ -168,6 +168,14 @@ realtime_session gpt-realtime 0 +12000
       grafter.turn.first_delta_unix_nano = 430
       grafter.turn.first_audio_unix_nano = 450
       grafter.turn.first_audio_at = delta
+      grafter.greeting_ms = 450.0
+      grafter.greeting.from = session
+      grafter.greeting.from_unix_nano = 0
+      grafter.greeting.to = delta
+      grafter.greeting.to_unix_nano = 450
+      grafter.greeting.accept_ms = 100.0
+      grafter.greeting.greeting_ms = 350.0
+      grafter.greeting.pieces = accept:100000000 greeting:350000000:0662ff128ffe3442
       grafter.realtime.rate_limits = [{"name":"requests","limit":100,"remaining":99}]
     assistant_speech 450 +0
         grafter.end = unknown
@@ -237,9 +245,10 @@ realtime_session gpt-realtime 0 +12000
       grafter.caller_wait.to = delta
       grafter.caller_wait.to_unix_nano = 7300
       grafter.caller_wait.endpointing_ms = 500.0
+      grafter.caller_wait.model_ms = 699.0
       grafter.caller_wait.tool_ms = 1600.0
       grafter.caller_wait.relay_ms = 1.0
-      grafter.caller_wait.model_ms = 699.0
+      grafter.caller_wait.pieces = endpointing:500000000 model:300000000:4b71a8997d9ff515 tool:1600000000:70f4c2fe2852d86e relay:1000000 model:399000000:4090e614e482e1f6
     assistant_speech 7300 +1200
   user_speech 8600 +400
       grafter.speech.audio_start_ms = 8300
@@ -277,9 +286,10 @@ realtime_session gpt-realtime 0 +12000
       grafter.caller_wait.to_unix_nano = 9980
       grafter.caller_wait.endpointing_ms = 500.0
       grafter.caller_wait.model_ms = 480.0
+      grafter.caller_wait.pieces = endpointing:500000000 model:480000000:c02964424870e93b
     assistant_speech 9980 +0
         grafter.end = unknown
-"""
+"""  # noqa: E501
 
 
 def test_the_whole_call_over_a_websocket(script, tree) -> None:

@@ -1,0 +1,124 @@
+"""The steps of a joined trace, by id and by parent, and what an attribute of theirs is as a number or a word."""
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+from grafter.core import semconv
+from grafter.core.call_latency import Step
+from grafter.core.steps import CALL_IDS, MODEL_CALLS, TOOL, TOOL_NAMES
+
+MILLISECOND = 1_000_000
+SECOND = 1_000_000_000
+_MOST = 10**15
+"""No figure of a call is longer than that, in ns; what says so was not measured."""
+
+
+class JoinedSteps:
+    """A joined trace to look things up in. Equal ids are one step; the one that ends last stands for all."""
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self.by_id: dict[bytes, Step] = {}
+        for step in sorted(steps, key=lambda one: (one.end, one.start, one.name)):
+            self.by_id[step.span_id] = step
+        self.ordered = sorted(self.by_id.values(), key=lambda one: (one.start, one.span_id))
+        """By start, then id."""
+
+    @cached_property
+    def children(self) -> dict[bytes, list[Step]]:
+        """The steps under each id, in their order."""
+        found: dict[bytes, list[Step]] = {}
+        for step in self.ordered:
+            found.setdefault(step.parent, []).append(step)
+        return found
+
+    @cached_property
+    def by_call(self) -> dict[str, list[Step]]:
+        """The steps of each tool call, by its id on the wire."""
+        found: dict[str, list[Step]] = {}
+        for step in self.ordered:
+            for key in CALL_IDS:
+                name = step.attributes.get(key)
+                if isinstance(name, str):
+                    found.setdefault(name, []).append(step)
+                    break
+        return found
+
+    def under(self, span_id: bytes) -> Iterator[Step]:
+        """Everything below it, each once. Circles end nowhere."""
+        seen = {span_id}
+        open_ = list(self.children.get(span_id, ()))
+        while open_:
+            step = open_.pop()
+            if step.span_id not in seen:
+                seen.add(step.span_id)
+                yield step
+                open_ += self.children.get(step.span_id, ())
+
+    def above(self, step: Step) -> Iterator[Step]:
+        """Everything above it, the nearest first."""
+        seen = {step.span_id}
+        at = self.by_id.get(step.parent)
+        while at is not None and at.span_id not in seen:
+            seen.add(at.span_id)
+            yield at
+            at = self.by_id.get(at.parent)
+
+
+def number(step: Step, key: str) -> float | None:
+    """A figure that is not negative, in whatever form it is written; None for what is none."""
+    value = step.attributes.get(key)
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if value is None or isinstance(value, bool) or not 0 <= value < _MOST:
+        return None
+    return value
+
+
+def moment(step: Step, key: str) -> int | None:
+    """Unix nanoseconds, exactly."""
+    value = step.attributes.get(key)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def nanoseconds(step: Step, key: str, unit: int) -> int | None:
+    """A figure in ns; ``unit``: what one of it is in ns."""
+    value = number(step, key)
+    return None if value is None or value * unit >= _MOST else round(value * unit)
+
+
+def word(step: Step, *keys: str) -> str:
+    """The first of these attributes that is a text; empty where none is."""
+    attributes = step.attributes
+    for key in keys:
+        value = attributes.get(key)
+        if value and isinstance(value, str):
+            return value
+    return ""
+
+
+def is_model_call(step: Step) -> bool:
+    """A model answers in it."""
+    operation = step.attributes.get(semconv.GEN_AI_OPERATION_NAME)
+    if operation is None:
+        return step.attributes.get("openinference.span.kind") == "LLM"
+    return operation in MODEL_CALLS
+
+
+def is_tool(step: Step) -> bool:
+    """A tool runs in it."""
+    return step.attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL
+
+
+def tool_name(step: Step) -> str:
+    return word(step, *TOOL_NAMES)
+
+
+def is_guests(step: Step) -> bool:
+    """It came from OpenAI's side of the joined trace."""
+    attributes = step.attributes
+    return semconv.GRAFTER_GUEST_SPAN_ID in attributes or semconv.AGENTS_SPAN_ID in attributes

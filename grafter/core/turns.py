@@ -1,0 +1,55 @@
+"""Whose milliseconds these were: every wait of a call, from its joined trace.
+
+Pure, and the same for the server as it releases a trace and for the page that shows one. What is measured, from what
+to what, stands in ``caller_turns``; what is inside a tool in ``tool_time``; the words in ``turn_words``.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from grafter.core.agent_runs import time_of_runs
+from grafter.core.call_latency import CallerTurn, CallLatency, ModelTurn, Part, Side, Step
+from grafter.core.caller_turns import greeting, greeting_of_livekit, heard_in_frameworks, measured, spoken_in_live
+from grafter.core.joined_steps import JoinedSteps
+from grafter.core.model_turns import model_turns
+from grafter.core.tool_time import with_insides
+from grafter.core.turn_words import sentence
+
+__all__ = ["CallLatency", "CallerTurn", "ModelTurn", "Part", "Side", "Step", "latency", "span_totals"]
+
+
+def latency(steps: Sequence[Step], *, whole: bool = True) -> CallLatency:
+    """Who spent the time of the call whose joined trace this is; the order of the steps does not matter.
+
+    ``whole``: False where some steps may be missing, because they left before or will leave later. What is stated by
+    single steps still is, what would have to be added up from several is not.
+
+    Waits are read from what grafter states of them; only where it states none, from LiveKit's or Pipecat's own words.
+    Without any, the totals are those of the agents' runs.
+    """
+    trace = JoinedSteps(steps)
+    found, first = [*measured(trace), *spoken_in_live(trace, whole=whole)], greeting(trace)
+    if not found and first is None:
+        found, first = heard_in_frameworks(trace), greeting_of_livekit(trace)
+    found.sort(key=lambda turn: (turn.start, turn.answer))
+    turns = tuple(_told(turn, number, trace) for number, turn in enumerate(found, 1))
+    first = None if first is None else _told(first, 0, trace)
+    app, openai, unknown = span_totals(turns if first is None else (*turns, first))
+    if whole and not turns and first is None:
+        app, openai, unknown = time_of_runs(trace)
+    return CallLatency(turns, model_turns(trace), first, app, openai, unknown)
+
+
+def span_totals(turns: Iterable[CallerTurn]) -> tuple[int | None, int | None, int | None]:
+    """How much of these waits was the app's, OpenAI's and unknown, in ns; None of each where there is no wait."""
+    sums = dict.fromkeys(Side, 0)
+    waits = list(turns)
+    for turn in waits:
+        for part in turn.parts:
+            sums[part.side] += part.ns
+    return (sums[Side.APP], sums[Side.OPENAI], sums[Side.UNKNOWN]) if waits else (None, None, None)
+
+
+def _told(turn: CallerTurn, number: int, trace: JoinedSteps) -> CallerTurn:
+    turn = replace(turn, number=number, parts=with_insides(turn.parts, trace))
+    return replace(turn, sentence=sentence(turn))

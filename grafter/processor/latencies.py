@@ -1,0 +1,291 @@
+"""Whose time a call's waits were, said on the spans as they leave.
+
+The waits are worked out in ``core.turns`` from what leaves together. A sentence stands on the answer that ends a wait,
+what was inside a tool on the tool, and the sums on the anchor; on a span beside it, ``grafter.summary``, where the
+anchor has left before. Nothing is summed up twice: what is said is of turns that no span has summed up before. Of a
+call that leaves in pieces the sums are kept until its session's own span leaves, which ends last.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+from grafter.core import semconv
+from grafter.core.call_latency import CallerTurn, CallLatency, Side, Step
+from grafter.core.caller_turns import is_evidence, is_framework, waits_for_tool
+from grafter.core.join import Grafted
+from grafter.core.line_up import HostEdit
+from grafter.core.model import (
+    SPAN_KIND_INTERNAL,
+    AttributeValue,
+    Envelope,
+    GraftedSpan,
+    GuestSpan,
+    HostSpan,
+    SpanId,
+    UnixNano,
+)
+from grafter.core.policy import GraftPolicy, Mode
+from grafter.core.steps import CALL_IDS
+from grafter.core.turns import latency, span_totals
+from grafter.otlp.steps import service_of, step_of
+from grafter.processor.hung_guests import Hung
+
+SUMS = "waits"
+"""The key of a guest's memory that holds its sums, in ns, until some span says them: the app's, OpenAI's, unknown."""
+
+_Sums = tuple[int | None, int | None, int | None]
+_MILLISECOND = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A release whose spans say whose time its waits were."""
+
+    guests: Sequence[Grafted]
+    latency: CallLatency | None
+    """None: nothing is known of any wait or answer."""
+
+
+def tell(
+    hung: Sequence[Hung],
+    guests: Sequence[Grafted],
+    host: Sequence[HostSpan],
+    runs: Iterable[tuple[Envelope, Sequence[bytes]]],
+    edits: dict[SpanId, HostEdit],
+    policy: GraftPolicy,
+) -> Told:
+    """Work out the waits of what leaves together, and add what they say to the guests' spans and to ``edits``.
+
+    ``guests``: those of ``hung``, lined up. ``host``: the host's spans as they were read, ``runs`` the same serialised,
+    in the same order.
+    """
+    own = _guest_steps(guests, policy.openai_service_name)
+    steps = [*own, *_host_steps(host, runs, edits, own)]
+    whole = policy.mode is Mode.HOLD and all(one.first for one in hung)
+    found = latency(steps, whole=whole)
+    waits = found.caller_turns if found.greeting is None else (found.greeting, *found.caller_turns)
+    pending = any(SUMS in guest.memory.head for guest in guests)
+    if not (waits or found.model_turns or pending or found.app_ns is not None):
+        return Told(guests, None)
+    added: dict[SpanId, list[tuple[str, AttributeValue]]] = {}
+    for turn in waits:
+        for span_id, name, value in _words(turn):
+            added.setdefault(span_id, []).append((name, value))
+    mine = {each.span.span_id: at for at, guest in enumerate(guests) for each in guest.spans}
+    for span_id in [one for one in added if one not in mine]:
+        edits.setdefault(span_id, HostEdit()).attributes += added.pop(span_id)
+    told = list(guests)
+    held = {span.span_id for span in host}
+    for members in _by_anchor(guests):
+        anchor = guests[members[0]].memory.anchor
+        place = None if anchor is None else anchor.span_id
+        sums: list[_Sums] = []
+        for at in members:
+            turns = [turn for turn in waits if mine.get(SpanId(turn.answer), members[0]) == at]
+            so_far = _added([_pending(guests[at]), span_totals(turns)])
+            last = place in held or _top(guests[at]) is not None
+            told[at] = _keeping(told[at], None if last else so_far)
+            if last:
+                sums.append(so_far)
+        if not waits and whole:
+            sums.append(_of_runs(members, guests, found, steps, mine))
+        values = _values(_added(sums))
+        if not values:
+            continue
+        top = next(filter(None, (_top(guests[at]) for at in members)), None)
+        if place in held:
+            edits.setdefault(SpanId(place or b""), HostEdit()).attributes += values
+        elif top is not None and (anchor is None or anchor.how in ("unseen", "none")):
+            added.setdefault(top, []).extend(values)
+        else:
+            first = told[members[0]]
+            summary = _summary(first, waits, values)
+            told[members[0]] = replace(first, spans=(*first.spans, summary), synthetic=first.synthetic + 1)
+    return Told([_with(guest, added) for guest in told], found)
+
+
+def _by_anchor(guests: Sequence[Grafted]) -> Iterable[list[int]]:
+    """The guests of which something leaves, by where they hang."""
+    groups: dict[bytes | None, list[int]] = {}
+    for at, guest in enumerate(guests):
+        if guest.spans:
+            anchor = guest.memory.anchor
+            groups.setdefault(None if anchor is None else anchor.span_id, []).append(at)
+    return groups.values()
+
+
+def _top(guest: Grafted) -> SpanId | None:
+    """The guest's first span, where it leaves now."""
+    return next((each.span.span_id for each in guest.spans if each.span.parent is None), None)
+
+
+def _pending(guest: Grafted) -> _Sums:
+    match guest.memory.head.get(SUMS):
+        case [int(app), int(openai), int(unknown)]:
+            return app, openai, unknown
+    return None, None, None
+
+
+def _keeping(guest: Grafted, sums: _Sums | None) -> Grafted:
+    """The guest with these sums to remember; None: with none."""
+    head = {key: value for key, value in guest.memory.head.items() if key != SUMS}
+    if sums is not None and sums[0] is not None:
+        head[SUMS] = list(sums)
+    return guest if head == guest.memory.head else replace(guest, memory=replace(guest.memory, head=head))
+
+
+def _added(sums: Iterable[_Sums]) -> _Sums:
+    known = [one for one in sums if one[0] is not None]
+    if not known:
+        return None, None, None
+    app, openai, unknown = (sum(filter(None, column)) for column in zip(*known, strict=True))
+    return app, openai, unknown
+
+
+def _of_runs(
+    members: Sequence[int],
+    guests: Sequence[Grafted],
+    found: CallLatency,
+    steps: Sequence[Step],
+    mine: Mapping[SpanId, int],
+) -> _Sums:
+    """The sums of agents' runs, of these guests alone where there are others elsewhere."""
+    if sum(bool(guest.spans) for guest in guests) > len(members):
+        found = latency([step for step in steps if mine.get(SpanId(step.span_id)) in (None, *members)])
+    return found.app_ns, found.openai_ns, found.unknown_ns
+
+
+def _values(sums: _Sums) -> list[tuple[str, AttributeValue]]:
+    named = zip((Side.APP, Side.OPENAI, Side.UNKNOWN), sums, strict=True)
+    return [(semconv.LATENCY_MS.format(side=side), round(ns / _MILLISECOND, 3)) for side, ns in named if ns is not None]
+
+
+def _guest_steps(guests: Sequence[Grafted], openai_service: str) -> list[Step]:
+    services: dict[int, str] = {}
+    found = []
+    for guest in guests:
+        for each in guest.spans:
+            span, envelope = each.span, each.envelope
+            service = openai_service
+            if envelope is not None:
+                known = services.get(id(envelope))
+                service = services[id(envelope)] = service_of(envelope.resource) if known is None else known
+            found.append(
+                Step(
+                    span.span_id,
+                    each.parent_span_id,
+                    span.name,
+                    service,
+                    span.kind,
+                    span.start,
+                    span.end,
+                    bool(span.status_code),
+                    {key: value for key, value in each.attributes if not isinstance(value, tuple)},
+                )
+            )
+    return found
+
+
+def _host_steps(
+    host: Sequence[HostSpan],
+    runs: Iterable[tuple[Envelope, Sequence[bytes]]],
+    edits: Mapping[SpanId, HostEdit],
+    guests: Sequence[Step],
+) -> Iterator[Step]:
+    """The host's spans that may say something: those with attributes that are read, and, where a caller waited for a
+    tool, all under it, whole."""
+    if not host:
+        return
+    everything = any(map(is_framework, host)) and not any(map(is_evidence, guests))
+    whole = _under_tools(host, edits, guests) if any(map(waits_for_tool, guests)) else frozenset()
+    services: dict[int, str] = {}
+    raws = (raw for _, run in runs for raw in run)
+    for span, raw in zip(host, raws, strict=True):
+        inside = span.span_id in whole
+        if not (everything or inside or span.attributes):
+            continue
+        service = services.get(id(span.envelope))
+        if service is None:
+            service = services[id(span.envelope)] = service_of(span.envelope.resource)
+        edit = edits.get(span.span_id)
+        parent = span.parent_span_id if edit is None or edit.parent is None else edit.parent
+        step = step_of(raw, service, parent) if inside else None
+        if step is not None:
+            yield step
+            continue
+        attributes = {key: value for key, value in span.attributes.items() if not isinstance(value, tuple)}
+        yield Step(span.span_id, parent, span.name, service, 0, span.start, span.end, False, attributes)
+
+
+def _under_tools(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], guests: Iterable[Step]) -> set[bytes]:
+    """The host's spans of tools and everything below them."""
+    tools = {step.span_id for step in guests if semconv.GEN_AI_TOOL_NAME in step.attributes}
+    children: dict[bytes, list[bytes]] = {}
+    open_: list[bytes] = []
+    for span in host:
+        edit = edits.get(span.span_id)
+        parent = span.parent_span_id if edit is None or edit.parent is None else edit.parent
+        children.setdefault(parent, []).append(span.span_id)
+        if parent in tools or (span.attributes and any(key in span.attributes for key in CALL_IDS)):
+            open_.append(span.span_id)
+    found: set[bytes] = set()
+    while open_:
+        span_id = open_.pop()
+        if span_id not in found:
+            found.add(span_id)
+            open_ += children.get(span_id, ())
+    return found
+
+
+def _words(turn: CallerTurn) -> Iterator[tuple[SpanId, str, AttributeValue]]:
+    """What one wait says, and on which span."""
+    wait = semconv.CALLER_WAIT if turn.number else semconv.GREETING
+    yield SpanId(turn.answer), semconv.WAIT_SENTENCE.format(wait=wait), turn.sentence
+    if turn.answer_audio_ns is not None:
+        yield SpanId(turn.last_answer), semconv.ANSWER_AUDIO_MS, round(turn.answer_audio_ns / _MILLISECOND, 3)
+    for part in turn.parts:
+        inside: dict[str, int] = {}
+        for one in part.within:
+            inside[one.name] = inside.get(one.name, 0) + one.ns
+        for name, ns in inside.items():
+            yield SpanId(part.span_id), semconv.TOOL_PART_MS.format(part=name), round(ns / _MILLISECOND, 3)
+
+
+def _summary(guest: Grafted, waits: Sequence[CallerTurn], values: Sequence[tuple[str, AttributeValue]]) -> GraftedSpan:
+    """A span for what its anchor can no longer say. Its id is that of the spans that it sums up, so that the same
+    release makes the same span, and another one another."""
+    anchor, first = guest.memory.anchor, guest.spans[0]
+    ids = b"".join(sorted(each.span.span_id for each in guest.spans))
+    digest = sha256(semconv.SUMMARY.encode() + first.trace_id + ids).digest()[:8]
+    starts = [turn.start for turn in waits] or [each.span.start for each in guest.spans]
+    ends = [turn.end for turn in waits] or [each.span.end for each in guest.spans]
+    attributes = ((semconv.GRAFTER_SYNTHETIC, True), *values)
+    span = GuestSpan(
+        span_id=SpanId(digest if any(digest) else b"\0\0\0\0\0\0\0\1"),
+        parent=None,
+        parent_name="",
+        name=semconv.SUMMARY,
+        kind=SPAN_KIND_INTERNAL,
+        start=UnixNano(min(starts)),
+        end=UnixNano(max(ends)),
+        attributes=attributes,
+    )
+    parent = b"" if anchor is None or anchor.span_id is None else anchor.span_id
+    envelope = None if anchor is None else anchor.envelope
+    return GraftedSpan(span, first.trace_id, parent, first.trace_state, first.flags, envelope, attributes)
+
+
+def _with(guest: Grafted, added: Mapping[SpanId, Sequence[tuple[str, AttributeValue]]]) -> Grafted:
+    if not any(each.span.span_id in added for each in guest.spans):
+        return guest
+    return replace(guest, spans=tuple(_more(each, added.get(each.span.span_id)) for each in guest.spans))
+
+
+def _more(each: GraftedSpan, more: Sequence[tuple[str, AttributeValue]] | None) -> GraftedSpan:
+    if more is None:
+        return each
+    return GraftedSpan(
+        *(each.span, each.trace_id, each.parent_span_id, each.trace_state, each.flags, each.envelope),
+        (*each.attributes, *more),
+    )

@@ -1,0 +1,441 @@
+"""Whose time each wait was, of calls worked out by hand: each docstring is the calculation, in milliseconds.
+
+The calls go the whole way, posts, store, join and export, and are read from what left.
+"""
+
+from grafter.core.call_latency import CallLatency, Side
+from grafter.core.turns import latency
+from tests.core.turn_steps import (
+    CLIENT,
+    CONSUMER,
+    PRODUCER,
+    SERVER,
+    host_spans,
+    inside,
+    joined_steps,
+    parts,
+    step,
+    told,
+)
+from tests.guests.realtime.hand import MS, Call
+
+
+def with_tool(call: Call | None = None) -> Call:
+    """Silent from 1,500, a tool from 2,300 to 3,300, asked again at 3,310, heard at 3,700."""
+    call = (call or Call().session()).spoke(1000, 2000, "u1").created(2050, "resp_1")
+    call.asked_tool(2300, "resp_1", "call_1").done(2350, "resp_1", output=[call.tool_item("call_1")])
+    call.handed_back(3300, "call_1").ask(3310).created(3350, "resp_2").sound(3700, "resp_2").done(4200, "resp_2")
+    return call.ended(9000)
+
+
+def sentences(found: CallLatency) -> list[str]:
+    return [turn.sentence for turn in found.caller_turns]
+
+
+def test_a_plain_answer() -> None:
+    """Silent 1,500, the detector says so 2,000, heard 2,400: 900 = 500 + 400."""
+    found = told(
+        Call().session().spoke(1000, 2000, "u1").created(2050, "r").sound(2400, "r").done(2900, "r").ended(9000)
+    )
+    (turn,) = found.caller_turns
+    assert parts(turn) == [("endpointing", 500), ("model", 400)]
+    assert (turn.number, turn.start_word, turn.end_word, turn.answer_audio_ns) == (1, "speech_end", "delta", None)
+    assert turn.sentence == "waited 0.90 s: 0.50 the voice detector, 0.40 the model"
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (0, 900 * MS, 0)
+    assert found.greeting is None
+    (model,) = found.model_turns
+    assert (model.first_token_ns, model.from_word, model.model) == (400 * MS, "speech_stopped", "gpt-realtime")
+
+
+def test_a_tool_between_two_answers() -> None:
+    """1,500 to 3,700: 500 silence, 300 the model to 2,300, 1,000 the tool, 10 the app, 390 the model: 2,200."""
+    found = told(with_tool())
+    (turn,) = found.caller_turns
+    assert parts(turn) == [("endpointing", 500), ("model", 300), ("tool find", 1000), ("relay", 10), ("model", 390)]
+    assert [part.side for part in turn.parts] == [Side.OPENAI, Side.OPENAI, Side.APP, Side.APP, Side.OPENAI]
+    assert turn.sentence == (
+        "waited 2.20 s: 0.50 the voice detector, 0.69 the model in two answers, 1.00 your tool find, 0.01 your app"
+    )
+    assert turn.answer_audio_ns == 2200 * MS
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (1010 * MS, 1190 * MS, 0)
+
+
+def test_one_moment_please_hides_no_slow_tool() -> None:
+    """Heard at 2,400 already: the wait is 900. The answer after the tool is heard at 6,000: 4,500 from the silence."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1").sound(2400, "resp_1")
+    call.asked_tool(2600, "resp_1", "call_1").done(2700, "resp_1", output=[call.tool_item("call_1")])
+    call.handed_back(5600, "call_1").ask(5610).created(5650, "resp_2").sound(6000, "resp_2").done(6500, "resp_2")
+    found = told(call.ended(9000))
+    (turn,) = found.caller_turns
+    assert parts(turn) == [("endpointing", 500), ("model", 400)]
+    assert turn.answer_audio_ns == 4500 * MS
+    assert turn.sentence.endswith("0.40 the model; the answer itself came after 4.50 s")
+    stated = {one.name: one.attributes.get("grafter.answer_audio_ms") for one in joined_steps(call)}
+    assert stated["chat gpt-realtime"] == 4500.0
+
+
+def test_tools_at_the_same_time_count_once() -> None:
+    """A 2,300 to 3,300, B 2,400 to 3,000, asked 3,310, heard 3,700: the tool that was last had 1,000 of it."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1").asked_tool(2300, "resp_1", "A")
+    call.asked_tool(2400, "resp_1", "B", "look").done(2450, "resp_1", output=[call.tool_item("A"), call.tool_item("B")])
+    call.handed_back(3000, "B").handed_back(3300, "A").ask(3310).created(3350, "resp_2").sound(3700, "resp_2")
+    (turn,) = told(call.done(4200, "resp_2").ended(9000)).caller_turns
+    assert parts(turn) == [("endpointing", 500), ("model", 300), ("tool find", 1000), ("relay", 10), ("model", 390)]
+
+
+def test_tools_one_after_the_other() -> None:
+    """Model 300, A 1,000, app 10, model 190 to 3,500, B 500, app 10, model 390: with 500 of silence 2,900."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1").asked_tool(2300, "resp_1", "A")
+    call.done(2350, "resp_1", output=[call.tool_item("A")]).handed_back(3300, "A").ask(3310).created(3350, "resp_2")
+    call.asked_tool(3500, "resp_2", "B", "look").done(3550, "resp_2", output=[call.tool_item("B", "look")])
+    call.handed_back(4000, "B").ask(4010).created(4050, "resp_3").sound(4400, "resp_3").done(4900, "resp_3")
+    found = told(call.ended(9000))
+    assert sentences(found) == [
+        "waited 2.90 s: 0.50 the voice detector, 0.88 the model in three answers, 1.00 your tool find, "
+        "0.02 your app, 0.50 your tool look"
+    ]
+    assert len(found.model_turns) == 3
+
+
+def test_push_to_talk() -> None:
+    """The button is let go at 2,000, asked 2,040, heard 2,500: the wait begins at the commit, with no detector."""
+    call = Call().session(detection=None).client(1000, "input_audio_buffer.append", audio="AAAA")
+    call.client(2000, "input_audio_buffer.commit").ask(2040).committed(2060, "u1").created(2090, "r").sound(2500, "r")
+    (turn,) = told(call.done(3000, "r").ended(9000)).caller_turns
+    assert parts(turn) == [("relay", 40), ("model", 460)]
+    assert (turn.start_word, turn.sentence) == ("commit", "waited 0.50 s: 0.04 your app, 0.46 the model")
+
+
+def test_a_semantic_detector_says_no_end_of_speech() -> None:
+    """It waits as long as it likes: when the caller fell silent nobody knows. The model's turn is known: 400."""
+    call = Call().session(detection={"type": "semantic_vad"}).spoke(1000, 2000, "u1").created(2050, "r")
+    found = told(call.sound(2400, "r").done(2900, "r").ended(9000))
+    assert found.caller_turns == ()
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (None, None, None)
+    assert [turn.first_token_ns for turn in found.model_turns] == [400 * MS]
+
+
+def test_an_answer_out_of_band_is_no_turn() -> None:
+    """Asked aside while the caller waits: it neither ends the wait nor counts as an answer."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "r").ask(2100, response={"conversation": "none"})
+    call.created(2150, "aside", conversation_id=None, metadata={"topic": "x"})
+    call.done(2300, "aside", conversation_id=None).sound(2400, "r").done(2900, "r")
+    found = told(call.ended(9000))
+    assert [parts(turn) for turn in found.caller_turns] == [[("endpointing", 500), ("model", 400)]]
+    assert len(found.model_turns) == 1
+
+
+def test_an_answer_that_was_cancelled_unheard() -> None:
+    """resp_1 is cancelled at 2,200, asked again 2,250, heard 2,700: 500 + 200 of the first, which nobody asked for
+    again before 2,250 (the app's 50), and 450 of the second."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1").client(2150, "response.cancel")
+    call.done(2200, "resp_1", "cancelled", "client_cancelled").ask(2250).created(2300, "resp_2").sound(2700, "resp_2")
+    (turn,) = told(call.done(3000, "resp_2").ended(9000)).caller_turns
+    assert parts(turn) == [("endpointing", 500), ("model", 200), ("relay", 50), ("model", 450)]
+
+
+def test_the_greeting() -> None:
+    """The session begins at 0, the app asks at 100, the caller hears it at 600."""
+    call = Call().session().ask(100).created(150, "r").sound(600, "r").done(1500, "r")
+    found = told(call.spoke(3000, 4000, "u1").created(4050, "r2").sound(4400, "r2").done(4900, "r2").ended(9000))
+    assert found.greeting is not None
+    assert parts(found.greeting) == [("accept", 100), ("greeting", 500)]
+    assert found.greeting.sentence == "heard the greeting 0.60 s after the session began: 0.10 your app, 0.50 the model"
+    assert [turn.number for turn in found.caller_turns] == [1]
+    assert (found.app_ns, found.openai_ns) == (100 * MS, 1400 * MS)
+
+
+def test_no_greeting_where_the_caller_spoke_first_or_the_beginning_was_not_seen() -> None:
+    """An answer to speech is none; nor is the first answer of a call that somebody began to hear in the middle."""
+    first = Call().session().spoke(1000, 2000, "u1").created(2050, "r").sound(2400, "r").done(2900, "r").ended(9000)
+    joined_late = Call().ask(100).created(150, "r").sound(600, "r").done(1500, "r").ended(9000)
+    assert told(first).greeting is None
+    assert told(joined_late).greeting is None
+
+
+def test_a_barge_in_begins_a_turn_of_its_own() -> None:
+    """The caller hears the answer from 2,400 and interrupts it at 2,800: silent 3,300, heard again 4,300."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "r").sound(2400, "r", 3000).starts(2800, "u2")
+    call.done(2850, "r", "cancelled", "turn_detected").stops(3800, "u2").committed(3802, "u2").created(3850, "r2")
+    found = told(call.sound(4300, "r2").done(4900, "r2").ended(9000))
+    assert [parts(turn) for turn in found.caller_turns] == [
+        [("endpointing", 500), ("model", 400)],
+        [("endpointing", 500), ("model", 500)],
+    ]
+
+
+def test_a_caller_who_hangs_up_has_no_wait() -> None:
+    """What was never heard has no end: the answer is a model turn, and no caller turn."""
+    found = told(Call().session().spoke(1000, 2000, "u1").created(2050, "r").ended(2300))
+    assert found.caller_turns == ()
+    assert len(found.model_turns) == 1
+
+
+def test_beside_the_call_it_is_heard_when_openai_plays_it() -> None:
+    """A recorder sees the buffer start at 2,700 after the first words at 2,400: 300 until it was played."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "r")
+    call.server(2400, "response.output_audio_transcript.delta", response_id="r", item_id="i", delta="Yes")
+    call.server(2700, "output_audio_buffer.started", response_id="r").done(2900, "r")
+    (turn,) = told(call.server(4000, "output_audio_buffer.stopped", response_id="r").ended(9000)).caller_turns
+    assert parts(turn) == [("endpointing", 500), ("model", 400), ("playout", 300)]
+    assert turn.sentence == "waited 1.20 s: 0.50 the voice detector, 0.40 the model, 0.30 until it was played"
+
+
+def test_an_mcp_servers_time_is_nobodys_that_is_known() -> None:
+    """OpenAI calls the server itself, and whose it is nobody says: 2,450 to 3,500, on neither side; asked 3,560."""
+    mcp = {"id": "m1", "type": "mcp_call", "name": "search", "server_label": "s", "arguments": "{}"}
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1")
+    call.server(2400, "response.output_item.added", response_id="resp_1", output_index=0, item=mcp)
+    call.server(2450, "response.mcp_call_arguments.done", response_id="resp_1", item_id="m1", arguments="{}")
+    call.server(2500, "response.mcp_call.in_progress", item_id="m1", output_index=0)
+    call.server(3500, "response.mcp_call.completed", item_id="m1", output_index=0)
+    call.done(3550, "resp_1", output=[mcp | {"output": "x"}]).ask(3560).created(3600, "resp_2").sound(4000, "resp_2")
+    found = told(call.done(4500, "resp_2").ended(9000))
+    (turn,) = found.caller_turns
+    assert parts(turn) == [
+        ("endpointing", 500),
+        ("model", 450),
+        ("tool search", 1050),
+        ("relay", 60),
+        ("model", 440),
+    ]
+    assert turn.parts[2].side is Side.UNKNOWN
+    assert "1.05 the MCP tool search" in turn.sentence
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (60 * MS, 1390 * MS, 1050 * MS)
+
+
+def test_a_detector_whose_word_came_late() -> None:
+    """The second word was 120 longer on its way than the first, so the caller may have waited so much longer."""
+    call = (
+        Call()
+        .session()
+        .starts(1000, "u1")
+        .server(2000, "input_audio_buffer.speech_stopped", item_id="u1", audio_end_ms=2000)
+        .committed(2002, "u1")
+        .created(2050, "r")
+        .sound(2400, "r")
+        .done(2900, "r")
+        .starts(5000, "u2")
+    )
+    call.server(6120, "input_audio_buffer.speech_stopped", item_id="u2", audio_end_ms=6000).committed(6122, "u2")
+    found = told(call.created(6150, "r2").sound(6500, "r2").done(7000, "r2").ended(9000))
+    assert [turn.error_ns for turn in found.caller_turns] == [0, 120 * MS]
+    assert found.caller_turns[1].sentence.startswith("waited 0.88 s, perhaps 0.12 s longer: 0.50 the voice detector")
+
+
+# -- Live sessions
+
+
+def live(*, paused: bool = False, **more: object) -> Call:
+    """The caller is silent at 1,500 of the session's time, the model speaks at 2,200."""
+    call = Call("live_1")
+    session = {"id": "live_1", "model": "gpt-live-1.1", "status": "active", "expires_at": 1_795_007_200, **more}
+    call.server(50, "session.started", session=session)
+    call.server(1600, "session.input_transcript.delta", delta="hi", start_ms=600, end_ms=1500)
+    if paused:
+        call.server(1700, "session.paused").server(1900, "session.resumed")
+    call.server(2300, "session.output_transcript.delta", delta="yes", start_ms=2200, end_ms=2600)
+    return call.server(9000, "session.closed", reason="close_requested", session=session).ended(9100)
+
+
+def test_a_live_session() -> None:
+    """700 of the session's own time, and nothing else worked: it is the model's. In pieces nobody knows."""
+    found = told(live())
+    assert [parts(turn) for turn in found.caller_turns] == [[("model", 700)]]
+    (turn,) = latency(joined_steps(live()), whole=False).caller_turns
+    assert parts(turn) == [("unknown", 700)]
+
+
+def test_a_pause_of_a_live_session_is_no_wait() -> None:
+    """It slept in between: whether the session's time went on nobody says."""
+    assert told(live(paused=True)).caller_turns == ()
+
+
+def test_work_that_a_live_session_gave_away_is_unknown() -> None:
+    """To the app itself, which no span shows; or to a model whose answer was under way then."""
+    (turn,) = told(live(delegation={"type": "client"})).caller_turns
+    assert parts(turn) == [("unknown", 700)]
+    delegated = step("chat", 1700, 2100, gen_ai__operation__name="chat", grafter__guest__span_id="resp_1")
+    (turn,) = latency([*joined_steps(live()), delegated]).caller_turns
+    assert parts(turn) == [("unknown", 700)]
+
+
+# -- inside a tool
+
+
+def test_a_tools_network_and_service() -> None:
+    """The tool had 1,000. The app's client span took 960 and the server's span, by another clock, 900: network 60."""
+    app = host_spans(
+        "gateway",
+        ("a1", "2", 2305, 3295, 1, {"gen_ai.tool.call.id": "call_1", "gen_ai.tool.name": "find"}),
+        ("a2", "a1", 2320, 3280, CLIENT, {}),
+    )
+    calendar = host_spans("calendar", ("b1", "a2", 99_000, 99_900, SERVER, {}))
+    (turn,) = told(with_tool(), [app, calendar]).caller_turns
+    (tool,) = [part for part in turn.parts if part.name == "tool"]
+    assert inside(tool) == [("network", 60), ("service calendar", 900)]
+    said = next(one for one in joined_steps(with_tool(), [app, calendar]) if one.name == "execute_tool find")
+    assert {key: said.attributes.get(key) for key in ("grafter.tool.network_ms", "grafter.tool.service_ms")} == {
+        "grafter.tool.network_ms": 60.0,
+        "grafter.tool.service_ms": 900.0,
+    }
+
+
+def test_a_tools_queue() -> None:
+    """Sent until 2,330, the tool had its result at 3,290: 960, of which the worker, by its own clock, worked 300. With
+    the worker in the same service, the clock is one: it began 500 after the message was sent."""
+    sent = ("a2", "a1", 2320, 2330, PRODUCER, {})
+    tool = ("a1", "2", 2305, 3290, 1, {"gen_ai.tool.call.id": "call_1", "gen_ai.tool.name": "find"})
+    apart = [
+        host_spans("gateway", tool, sent),
+        host_spans("worker", ("b1", "a2", 50_000, 50_300, CONSUMER, {"messaging.destination.name": "slots"})),
+    ]
+    together = [host_spans("gateway", tool, sent, ("b1", "a2", 2830, 3130, CONSUMER, {}))]
+    for more, queue in ((apart, ("queue slots", 660)), (together, ("queue", 500))):
+        (turn,) = told(with_tool(), more).caller_turns
+        (part,) = [part for part in turn.parts if part.name == "tool"]
+        assert inside(part) == [queue, (f"service {'worker' if more is apart else 'gateway'}", 300)]
+
+
+def test_spans_that_cannot_be_inside_a_tool_say_nothing() -> None:
+    """A server that worked 5,000 within a client's 960 is not believed; nor is a hop that is longer than the tool."""
+    app = host_spans(
+        "gateway",
+        ("a1", "2", 2305, 3295, 1, {"gen_ai.tool.call.id": "call_1", "gen_ai.tool.name": "find"}),
+        ("a2", "a1", 2320, 3280, CLIENT, {}),
+    )
+    long = host_spans("gateway", ("a1", "2", 2305, 5295, CLIENT, {"gen_ai.tool.call.id": "call_1"}))
+    for more in (
+        [app, host_spans("calendar", ("b1", "a2", 2321, 7321, SERVER, {}))],
+        [long, host_spans("calendar", ("b1", "a1", 2321, 5000, SERVER, {}))],
+    ):
+        (turn,) = told(with_tool(), more).caller_turns
+        assert all(part.within == () for part in turn.parts)
+
+
+# -- frameworks that state their own
+
+
+def test_livekits_turn() -> None:
+    """Spoken at 5,000 after 2,000: 600 end of turn, 50 + 20 the app, 700 the model, 500 the tool in it, 100 the voice:
+    1,970, and 30 of which nothing is said."""
+    found = latency(
+        [
+            step("agent_turn", 4000, 6000, lk__e2e_latency=2.0, lk__end_of_turn_delay=0.6,
+                 lk__on_user_turn_completed_delay=0.05, lk__speech__queue_wait=0.02, lk__response__ttft=0.7,
+                 lk__response__ttfb=0.1),
+            step("llm_node", 4100, 4900, "agent_turn", gen_ai__provider__name="openai"),
+            step("function_tool", 4300, 4800, "agent_turn", gen_ai__operation__name="execute_tool",
+                 gen_ai__tool__name="book"),
+            step("agent_speaking", 5000, 5900, "agent_turn"),
+        ]
+    )  # fmt: skip
+    (turn,) = found.caller_turns
+    assert parts(turn) == [
+        ("endpointing", 600), ("relay", 70), ("model", 700), ("tool book", 500), ("playout", 100), ("unknown", 30),
+    ]  # fmt: skip
+    assert (turn.start_word, turn.end_word) == ("user_stopped_speaking", "agent_speaking")
+    assert turn.sentence == (
+        "waited 2.00 s: 0.60 your turn detection, 0.07 your app, 0.70 the model, 0.50 your tool book, 0.10 the voice, "
+        "0.03 unknown"
+    )
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (1170 * MS, 700 * MS, 130 * MS)
+
+
+def test_livekits_parts_that_do_not_fit_are_unknown() -> None:
+    """1,500 of end of turn in a wait of 1,000: what overlaps there nobody says."""
+    (turn,) = latency([step("agent_turn", 0, 2000, lk__e2e_latency=1.0, lk__end_of_turn_delay=1.5)]).caller_turns
+    assert parts(turn) == [("unknown", 1000)]
+
+
+def test_livekits_greeting() -> None:
+    """Dispatched at 0, the session at 300, started at 500, heard at 1,200."""
+    found = latency(
+        [
+            step("job_entrypoint", 0, 9000),
+            step("agent_session", 300, 8000, "job_entrypoint"),
+            step("session_start", 300, 500, "agent_session"),
+            step("agent_speaking", 1200, 2000, "agent_session"),
+        ]
+    )
+    assert found.greeting is not None
+    assert parts(found.greeting) == [("dispatch", 300), ("connect", 200), ("greeting", 700)]
+
+
+def test_pipecats_turn() -> None:
+    """1,400, of which the model's first token took 600 and the voice's first sound 250: 550 unknown."""
+    (turn,) = latency(
+        [
+            step("turn", 0, 5000, turn__user_bot_latency_seconds=1.4),
+            step("llm", 2000, 3000, "turn", metrics__ttfb=0.6, gen_ai__request__model="gpt-5"),
+            step("tts", 2600, 3500, "turn", metrics__ttfb=0.25),
+        ]
+    ).caller_turns
+    assert parts(turn) == [("model", 600), ("playout", 250), ("unknown", 550)]
+
+
+def test_a_frameworks_word_counts_only_where_there_is_no_other() -> None:
+    """LiveKit describes a call whose events grafter saw: the wait is counted once, by the events."""
+    framework = [
+        step("job_entrypoint", 0, 9000),
+        step("agent_session", 300, 8000, "job_entrypoint"),
+        step("agent_turn", 0, 5000, "agent_session", lk__e2e_latency=2.3),
+        step("agent_speaking", 400, 900, "agent_turn"),
+    ]
+    both = latency([*joined_steps(with_tool()), *framework])
+    assert [turn.end - turn.start for turn in both.caller_turns] == [2200 * MS]
+    assert both.greeting is None
+    alone = latency(framework)
+    assert [turn.end - turn.start for turn in alone.caller_turns] == [2300 * MS]
+    assert alone.greeting is not None
+
+
+# -- agents, without audio
+
+
+def test_the_time_of_an_agents_run() -> None:
+    """The run takes 5,000: model 300 to 1,000 and 2,600 to 4,800 are 2,900; between them a tool of 1,000 and 600 of
+    the app's own; 300 before and 200 after are unknown."""
+    run = {"service": "voice", "openai__agents__span__id": "x"}
+    found = latency(
+        [
+            step("session", 0, 9000),
+            step("agent", 0, 5000, "session", **run, gen_ai__operation__name="invoke_agent"),
+            step("chat", 300, 1000, "agent", own="c1", **run, gen_ai__operation__name="chat"),
+            step("tool", 1100, 2100, "agent", **run, gen_ai__operation__name="execute_tool"),
+            step("chat", 2600, 4800, "agent", own="c2", **run, gen_ai__operation__name="chat"),
+        ]
+    )
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (1600 * MS, 2900 * MS, 500 * MS)
+    assert found.caller_turns == ()
+    assert len(found.model_turns) == 2
+
+
+def test_between_the_answers_of_a_run_measured_elsewhere_the_time_is_unknown() -> None:
+    """OpenAI measured it: nobody says that it was the app that acted between two answers."""
+    run = {"service": "openai", "openai__agents__span__id": "x"}
+    found = latency(
+        [
+            step("session", 0, 9000),
+            step("agent", 0, 3000, "session", **run, gen_ai__operation__name="invoke_agent"),
+            step("chat", 0, 1000, "agent", own="c1", **run, gen_ai__operation__name="chat"),
+            step("chat", 2000, 3000, "agent", own="c2", **run, gen_ai__operation__name="chat"),
+        ]
+    )
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (0, 2000 * MS, 1000 * MS)
+
+
+def test_one_model_call_traced_by_both_sides_is_one_turn() -> None:
+    """The host's span of the same answer hangs under the guest's, or had left before it."""
+    guest = step("chat", 0, 900, own="guest", gen_ai__operation__name="chat", grafter__guest__span_id="r")
+    under = step("gen_ai.client", 0, 1000, "guest", own="host", gen_ai__operation__name="chat")
+    beside = step("gen_ai.client", 0, 1000, own="host", gen_ai__operation__name="chat")
+    twin = step("chat", 0, 900, own="guest", gen_ai__operation__name="chat", grafter__guest__span_id="r",
+                grafter__duplicate_of=beside.span_id.hex())  # fmt: skip
+    assert [turn.span_id for turn in latency([guest, under]).model_turns] == [guest.span_id]
+    assert [turn.span_id for turn in latency([beside, twin]).model_turns] == [guest.span_id]
+
+
+def test_nothing_is_known_of_a_trace_without_a_call() -> None:
+    """A web request has no waits, no turns, no sums."""
+    assert latency([step("GET /", 0, 10, kind=SERVER)]) == CallLatency((), (), None, None, None, None)

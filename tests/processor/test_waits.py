@@ -1,0 +1,170 @@
+"""What leaves of a call says whose time its waits were: once, whatever leaves first and in however many pieces."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from grafter.core.policy import SECOND, GraftPolicy, Mode
+from grafter.otlp.json import Oddities, trace_request_from_json
+from grafter.otlp.steps import steps_of
+from tests.guests.realtime.hand import HOST, T0, TRACE, Call, document
+from tests.rig import START, Peer, Rig, rig
+
+CALL = bytes.fromhex(TRACE)
+ANCHOR = (2).to_bytes(8, "big")
+SUMS = ("grafter.app_ms", "grafter.openai_ms", "grafter.unknown_ms")
+TOTALS = (1110.0, 2490.0, 0.0)
+"""Greeting 0.5 (0.1 the app's), a plain answer 0.9, one with a tool 2.2 (the tool 1.0, the app 0.01)."""
+SENTENCES = {
+    "grafter.greeting.sentence": [
+        "heard the greeting 0.50 s after the session began: 0.10 your app, 0.40 the model",
+    ],
+    "grafter.caller_wait.sentence": [
+        "waited 0.90 s: 0.50 the voice detector, 0.40 the model",
+        "waited 2.20 s: 0.50 the voice detector, 0.69 the model in two answers, 1.00 your tool find, 0.01 your app",
+    ],
+}
+
+
+def call() -> Call:
+    """A greeting, a plain answer, and an answer after a tool."""
+    made = Call().session().ask(100).created(150, "hello").sound(500, "hello").done(900, "hello")
+    made.spoke(3000, 4000, "u1").created(4050, "r").sound(4400, "r").done(4900, "r")
+    made.spoke(6000, 7000, "u2").created(7050, "asks").asked_tool(7300, "asks", "call_1")
+    made.done(7350, "asks", output=[made.tool_item("call_1")]).handed_back(8300, "call_1").ask(8310)
+    return made.created(8350, "tells").sound(8700, "tells").done(9200, "tells").ended(12_000)
+
+
+def rows(made: Call) -> list[dict[str, Any]]:
+    """Its posts at the clock of the rig."""
+    return [{**row, "at": START / SECOND + float(str(row["at"])) - T0} for row in made.rows]
+
+
+def host() -> bytes:
+    """The app's half: the call's root, and the session under it."""
+    return trace_request_from_json(json.dumps(HOST).encode(), Oddities())
+
+
+async def post_as_it_happens(served: Rig, made: Call) -> None:
+    """Each row when it is its time."""
+    for row in rows(made):
+        ahead = float(row["at"]) - served.now[0] / SECOND
+        if ahead > 0:
+            await served.pass_time(ahead, step=ahead)
+        await served.realtime(row)
+
+
+def said(peer: Peer) -> dict[str, list[str]]:
+    """The sentences that left, by their names, in the order of the spans' times."""
+    found: dict[str, list[str]] = {}
+    for span, _ in sorted(peer.spans, key=lambda one: one[0].start_time_unix_nano):
+        for one in span.attributes:
+            if one.key.endswith(".sentence"):
+                found.setdefault(one.key, []).append(one.value.string_value)
+    return found
+
+
+def sums_on(span: Span) -> tuple[float, ...]:
+    values = {one.key: one.value.double_value for one in span.attributes if one.key in SUMS}
+    return tuple(values[key] for key in SUMS if key in values)
+
+
+def summed(peer: Peer) -> list[tuple[bytes, tuple[float, ...]]]:
+    """Each span that has sums, with what they are."""
+    return [(span.span_id, sums_on(span)) for span, _ in peer.spans if sums_on(span)]
+
+
+async def test_the_anchor_has_the_sums_and_each_answer_its_sentence() -> None:
+    """Both halves leave together; each wait is counted once, in all and by part."""
+    peer = Peer()
+    async with rig(peer) as served:
+        await served.host(host())
+        await served.realtime(*rows(call()))
+        await served.pass_time(60)
+        assert summed(peer) == [(ANCHOR, TOTALS)]
+        assert said(peer) == SENTENCES
+        assert served.count("grafter_caller_wait_seconds_count", part="total") == 2
+        assert served.count("grafter_caller_wait_seconds_sum", part="total") == pytest.approx(3.1)
+        assert served.count("grafter_caller_wait_seconds_sum", part="tool") == pytest.approx(1.0)
+        assert served.count("grafter_caller_wait_seconds_count", part="tool") == 1
+        assert served.count("grafter_greeting_seconds_sum", part="total") == pytest.approx(0.5)
+        assert served.count("grafter_synthetic_spans_total") == 0
+        came, became = served.books(len(peer.spans))
+        assert came == became
+
+
+async def test_beside_an_anchor_that_has_left_a_summary_has_the_sums_once() -> None:
+    """The host was released before the call's events came, and they come twice."""
+    peer = Peer()
+    async with rig(peer) as served:
+        await served.host(host())
+        await served.pass_time(60)
+        await served.realtime(*rows(call()))
+        await served.pass_time(60)
+        ((own, sums),) = summed(peer)
+        assert sums == TOTALS
+        (summary,) = [span for span, _ in peer.spans if span.name == "grafter.summary"]
+        assert (summary.span_id, summary.parent_span_id) == (own, ANCHOR)
+        assert any(one.key == "grafter.synthetic" and one.value.bool_value for one in summary.attributes)
+        assert served.count("grafter_synthetic_spans_total") == 1
+        await served.realtime(*rows(call()))
+        await served.pass_time(60)
+        assert summed(peer) == [(own, sums)]
+        assert said(peer) == SENTENCES
+        assert served.count("grafter_caller_wait_seconds_count", part="total") == 2
+        came, became = served.books(len(peer.spans))
+        assert came == became
+
+
+async def test_a_call_that_leaves_in_pieces_is_summed_up_once_when_it_ends() -> None:
+    """In stream mode each span leaves as it ends; the sums wait for the session's own."""
+    peer = Peer()
+    async with rig(peer, policy=GraftPolicy(mode=Mode.STREAM)) as served:
+        await served.host(host())
+        await post_as_it_happens(served, call())
+        await served.pass_time(120)
+        assert len(peer.requests) > 2
+        ((own, sums),) = summed(peer)
+        assert sums == TOTALS
+        assert own in {span.span_id for span, _ in peer.spans if span.name == "grafter.summary"}
+        assert len(peer.ids) == len(set(peer.ids))
+        assert {key: len(found) for key, found in said(peer).items()} == {
+            key: len(found) for key, found in SENTENCES.items()
+        }
+        assert served.count("grafter_caller_wait_seconds_count", part="total") == 2
+        came, became = served.books(len(peer.spans))
+        assert came == became
+
+
+async def test_a_call_that_names_no_host_has_the_sums_on_its_session() -> None:
+    """There is no anchor: they stand on the span that the call begins with, and no span is made up."""
+    peer = Peer()
+    async with rig(peer) as served:
+        await served.realtime(*[{key: row[key] for key in row if key != "metadata"} for row in rows(call())])
+        await served.pass_time(900, step=10)
+        (session,) = [span for span, _ in peer.spans if span.name.startswith("realtime_session")]
+        assert summed(peer) == [(session.span_id, TOTALS)]
+        assert served.count("grafter_synthetic_spans_total") == 0
+
+
+async def test_a_trace_without_a_guest_is_left_as_it_is() -> None:
+    """Nobody decodes it, and nothing is added."""
+    peer = Peer()
+    async with rig(peer) as served:
+        await served.host(host())
+        await served.pass_time(60)
+        assert summed(peer) == []
+        assert {one.key for span, _ in peer.spans for one in span.attributes} == set()
+
+
+async def test_grafting_files_says_the_same() -> None:
+    """``grafter graft`` writes what the server sends, in the numbers of its own clock."""
+    body = trace_request_from_json(await asyncio.to_thread(document, call()), Oddities())
+    stated = [step.attributes for step in steps_of(body)]
+    for key, sentences in SENTENCES.items():
+        assert sorted(str(one[key]) for one in stated if key in one) == sorted(sentences)
+    (sums,) = [tuple(one[key] for key in SUMS) for one in stated if SUMS[0] in one]
+    assert sums == TOTALS
