@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "grafter"
 
-KEYS = {"config.model", "config.problems", "config.units"}
+KEYS = {"config.collector", "config.model", "config.problems", "config.units"}
 """What a component's own config is written with."""
 
 EDGE = {"consumer", "otlp", "core", "errors", "logs", "telemetry", "store.base", "tasks"} | KEYS

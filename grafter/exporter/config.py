@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from grafter.config import collector
 from grafter.config.model import Component, Count, Flag, Model, PositiveDuration, PositiveSize, Ratio, Secret
 from grafter.config.problems import Finding
 from grafter.config.units import Duration, Size, Target, Url, is_loopback
@@ -59,6 +60,8 @@ NO_HEADERS: Headers = {}
 class Retry(Model):
     """When a failed attempt is made again; a trace stays in the store until it is taken or refused for good."""
 
+    collectors_own = collector.RETRY
+
     enabled: Flag = True
     """False: one attempt, then the trace waits for its next turn."""
     initial_interval: PositiveDuration = Duration.parse("5s")
@@ -90,6 +93,8 @@ class Retry(Model):
 class SendingBatch(Model):
     """What goes out in one request."""
 
+    collectors_own = collector.BATCH
+
     max_spans: Count = 4000
     """Spans at most."""
     max_bytes: PositiveSize = Size.parse("3MiB")
@@ -98,6 +103,8 @@ class SendingBatch(Model):
 
 class SendingQueue(Model):
     """How much is on its way at a time."""
+
+    collectors_own = collector.QUEUE
 
     num_consumers: Count = 4
     """Requests at a time."""

@@ -4,12 +4,16 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
+from grafter.config import collector
 from grafter.config.model import Flag, Model, Word
 from grafter.config.problems import Finding
 
 
 class ClientTls(Model):
     """TLS towards a server."""
+
+    collectors_own = collector.CLIENT_TLS
+    instead = collector.CLIENT_TLS_INSTEAD
 
     insecure: Flag = False
     """Plaintext, for gRPC; over HTTP the scheme decides."""
