@@ -19,6 +19,8 @@ from grafter import __version__, logs
 from grafter.arrival_clock import keeping_time
 from grafter.components import Config
 from grafter.config.model import revealed
+from grafter.config.problems import path_of
+from grafter.config.root import listening
 from grafter.consumer import Consumer, Exporter, Signal
 from grafter.core.model import Mark, Part, UnixNano
 from grafter.core.policy import SECOND
@@ -30,6 +32,7 @@ from grafter.otlp.split import COMPILED
 from grafter.process import collecting_garbage, end_by, failure_line, stop_signals, taking_turns, tune_allocator
 from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
+from grafter.receiver.address import check_all
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_server import serving
 from grafter.receiver.in_flight import BUDGET_BYTES, InFlight
@@ -92,6 +95,8 @@ async def running(
     shutdown_seconds = config.service.shutdown_timeout.seconds
     door_seconds = shutdown_seconds * _DOOR_SHARE
     service = Running(metrics, Health())
+    if worker is None:
+        await check_all((path_of(loc), endpoint) for loc, endpoint in listening(config))
     async with AsyncExitStack() as stack:
         if config.extensions.health_check is not None and worker is None:
             service.health.readiness_on_store = config.extensions.health_check.readiness_on_store

@@ -48,6 +48,7 @@ ROOMS: dict[str, set[str]] = {
     | {
         "arrival_clock",
         "components",
+        "config.root",
         "forwarding",
         "health",
         "memory_limit",

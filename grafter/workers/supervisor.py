@@ -19,11 +19,12 @@ from aiohttp import web
 
 from grafter import __version__, logs
 from grafter.components import Config
+from grafter.config.problems import path_of
 from grafter.config.root import listening, with_ports
 from grafter.core.retry import RetryPolicy
 from grafter.health import Health, Phase, health_app
 from grafter.process import failure_line, stop_signals
-from grafter.receiver.address import holding
+from grafter.receiver.address import check_all, holding
 from grafter.receiver.http_server import serving
 from grafter.tasks import task_group
 from grafter.telemetry import Held
@@ -289,6 +290,7 @@ async def supervising(config: Config) -> AsyncIterator[Supervised]:
 
     Raises OSError or ValueError, with a message for people, when something cannot be opened.
     """
+    await check_all((path_of(loc), endpoint) for loc, endpoint in listening(config))
     async with AsyncExitStack() as stack:
         held = {
             loc: await stack.enter_async_context(holding(endpoint))
