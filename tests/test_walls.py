@@ -42,10 +42,12 @@ ROOMS: dict[str, set[str]] = {
     # What waits run on; kept in the store.
     "arrival_clock": {"core", "errors", "store.base", "tasks", "telemetry"},
     "health": {"telemetry"},
+    "announcing": {"components", "config", "consumer", "tasks", "telemetry"},
     # Which components there are, and then what runs them.
     "components": KEYS | {"config", "core", "exporter", "processor", "receiver", "store"},
     "service": EDGE
     | {
+        "announcing",
         "arrival_clock",
         "components",
         "config.root",
@@ -59,6 +61,7 @@ ROOMS: dict[str, set[str]] = {
     },
     # Several processes: the parent, and the service in each child.
     "workers": {
+        "announcing",
         "components",
         "config",
         "core",

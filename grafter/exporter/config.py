@@ -16,7 +16,7 @@ from grafter.core.retry import RetryPolicy
 from grafter.exporter.tls import ClientTls
 
 if TYPE_CHECKING:
-    from grafter.consumer import Exporter
+    from grafter.consumer import OpenedExporter
     from grafter.exporter.answer import Attempt
     from grafter.exporter.sending import Sending
     from grafter.telemetry import Metrics
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class ExporterConfig(Component):
     """An exporter's keys; what it needs beyond them is imported when it is opened."""
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
         """Run it until left; its peer need not be up. Raises OSError or ValueError when it cannot be opened."""
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ from grafter.exporter.answer import TRACES, Accepted, ExportAnswer, Kind, Later,
 from grafter.exporter.config import ExporterConfig, one_at_a_time
 
 if TYPE_CHECKING:
-    from grafter.consumer import Exporter
+    from grafter.consumer import OpenedExporter
     from grafter.telemetry import Metrics
 
 
@@ -35,7 +35,7 @@ class FileExporter(ExporterConfig):
         return self.path
 
     @asynccontextmanager
-    async def open(self, name: str, metrics: "Metrics") -> AsyncIterator["Exporter"]:
+    async def open(self, name: str, metrics: "Metrics") -> AsyncIterator["OpenedExporter"]:
         attempt = FileAttempt(Path(self.path), self.fsync)
         try:
             await asyncio.to_thread(attempt.check)

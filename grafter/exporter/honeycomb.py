@@ -11,7 +11,7 @@ from grafter.config.units import Url
 from grafter.exporter.otlp import HttpExporter, base_of, path_twice
 
 if TYPE_CHECKING:
-    from grafter.consumer import Exporter
+    from grafter.consumer import OpenedExporter
     from grafter.telemetry import Metrics
 
 _ENDPOINTS = {"us": Url("https://api.honeycomb.io"), "eu": Url("https://api.eu1.honeycomb.io")}
@@ -58,7 +58,7 @@ class HoneycombExporter(HttpExporter):
             yield Finding(("dataset",), "is required: this api_key is one of Honeycomb Classic")
         yield from path_twice(self.endpoint)
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
         from grafter.exporter import otlp_http
 
         common = self.common()

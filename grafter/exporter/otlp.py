@@ -12,7 +12,7 @@ from grafter.exporter.config import NO_HEADERS, Headers, NetworkExporter
 from grafter.exporter.tls import ClientTls
 
 if TYPE_CHECKING:
-    from grafter.consumer import Exporter
+    from grafter.consumer import OpenedExporter
     from grafter.telemetry import Metrics
 
 
@@ -57,7 +57,7 @@ class OtlpGrpcExporter(NetworkExporter):
     def describe(self) -> str:
         return f"grpc {self.endpoint.address} ({'TLS' if self.secure else 'plaintext'})"
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
         from grafter.exporter import otlp_grpc
 
         return otlp_grpc.opened(name=name, metrics=metrics, endpoint=self.endpoint, secure=self.secure, **self.common())
@@ -129,7 +129,7 @@ class OtlpHttpExporter(HttpExporter):
             yield Finding((), "needs an endpoint, or a traces_endpoint")
         yield from path_twice(self.endpoint)
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
         from grafter.exporter import otlp_http
 
         return otlp_http.opened(
