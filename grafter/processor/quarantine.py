@@ -17,6 +17,8 @@ from grafter.telemetry import Metrics
 logger = logging.getLogger(__name__)
 
 _TRIES = 5
+# One end may be anybody's doing, and two a coincidence.
+_DEATHS = 3
 # 2, 4, 8 … seconds: a disk that hiccups or a store that is short for a moment has time to come back.
 _BACKOFF = 2 * SECOND
 # More keys than this in trouble at once is no longer an odd trace; the oldest count is given up.
@@ -49,7 +51,32 @@ class Quarantine:
             claim.key.hex(),
             exc_info=error,
         )
-        reason = f"could not be assembled: {type(error).__name__}"
+        await self._bury(claim, parts, f"could not be assembled: {type(error).__name__}", "unassembled", now)
+
+    async def deadly(self, claims: Sequence[Claim], now: UnixNano) -> list[Claim]:
+        """The claims without those on which processes ended too often: these go to the dead-letter box as they came."""
+        left = []
+        for claim in claims:
+            if claim.deaths < _DEATHS:
+                if claim.deaths:
+                    logger.warning(
+                        "%d processes ended while they were at work on trace %s; it is tried apart from others",
+                        claim.deaths,
+                        claim.key.hex(),
+                    )
+                left.append(claim)
+                continue
+            (parts,) = await self._store.read([claim])
+            logger.error(
+                "trace %s ended the process %d times; it is in the dead-letter box as it came",
+                claim.key.hex(),
+                claim.deaths,
+            )
+            await self._bury(claim, parts, f"ended the process {claim.deaths} times", "deadly", now)
+        return left
+
+    async def _bury(self, claim: Claim, parts: Sequence[StoredPart], reason: str, label: str, now: UnixNano) -> None:
+        """Keep the parts as dead letters, and settle the claim."""
         host = [part for part in parts if part.envelope is not None]
         spans = sum(part.spans for part in parts)
         letters = []
@@ -63,7 +90,7 @@ class Quarantine:
         ]
         pushed_out = await self._store.add_dead_letters(letters)
         if all(await self._store.settle([Settlement(claim)], now)):
-            self._metrics.dead_spans.labels("none", "unassembled").inc(spans)
+            self._metrics.dead_spans.labels("none", label).inc(spans)
             self._metrics.pushed_out_spans.inc(pushed_out)
 
     async def _again(self, claim: Claim, error: Exception, now: UnixNano) -> bool:

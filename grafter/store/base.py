@@ -126,6 +126,8 @@ class Claim:
     """The sum of the facts of everything held under the key."""
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     """By exporter name; empty unless an export of this claim's parts was begun before."""
+    deaths: int = 0
+    """How many processes ended while they were at work on it, since one did not; 0 where the store does not know."""
 
 
 @dataclass(slots=True)
