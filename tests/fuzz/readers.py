@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ ANCHORS = (Selector("gen_ai.realtime.session"),)
 
 
 def otlp(body: bytes) -> None:
-    """The compiled split and the one in Python say the same; what they let through can be written as JSON or refused."""
+    """The compiled split and the one in Python say the same; a request can be written as JSON, or is refused."""
     found = []
     for pure in (True, not COMPILED):
         try:
@@ -99,10 +100,8 @@ def realtime(body: bytes) -> None:
 def sessions(body: bytes) -> None:
     """A session, and a page of its traces."""
     info = SessionInfo("asess_1", None, False, b"{}")
-    try:
+    with suppress(ValueError):
         info = read_session(body, "asess_1", FULL)
-    except ValueError:
-        pass
     try:
         page = read_page(body, info, (), FULL)
     except ValueError:
