@@ -1,6 +1,7 @@
 """Small damage to bytes, and to JSON values where they are JSON."""
 
 import json
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -26,11 +27,9 @@ _ODD: tuple[Any, ...] = (
 def mutated(rng: Random, body: bytes, others: list[bytes]) -> bytes:
     """The body with one to four things changed."""
     if rng.random() < 0.7:
-        try:
+        # What is no JSON, or is nested too deeply to be written again, is damaged as bytes.
+        with suppress(ValueError, RecursionError):
             value = json.loads(body)
-        except ValueError:
-            value = None
-        if value is not None:
             for _ in range(rng.randint(1, 4)):
                 value = _odd_value(rng, value)
             return json.dumps(value).encode("utf-8", "surrogatepass")
@@ -53,7 +52,7 @@ def _odd_line(rng: Random, body: bytes) -> bytes:
         case _:
             try:
                 lines[at] = json.dumps(_odd_value(rng, json.loads(lines[at]))).encode("utf-8", "surrogatepass")
-            except ValueError:
+            except (ValueError, RecursionError):
                 lines[at] = b"["
     return b"\n".join(lines)
 
