@@ -74,7 +74,7 @@ def _odd_value(rng: Random, root: Any) -> Any:
         case 0:
             del node[key]
         case 1 if isinstance(node, list):
-            node += [node[key]] * rng.choice((1, 2, 50))
+            node += [node[key]] * rng.choice((1, 2, 5))
         case 1:
             node[rng.choice(("", key + "x", key.upper(), "type", "id"))] = node.pop(key)
         case 2:
