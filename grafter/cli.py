@@ -86,10 +86,10 @@ def run(
     if settings.service.workers > 1:
         from grafter.workers import supervisor
 
-        raise typer.Exit(supervisor.run(settings))
+        raise typer.Exit(supervisor.run(settings, config or ()))
     from grafter import service
 
-    raise typer.Exit(service.run(settings))
+    raise typer.Exit(service.run(settings, config or ()))
 
 
 @app.command()

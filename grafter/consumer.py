@@ -4,7 +4,7 @@ Return means "mine now": when ``consume`` returns, the store has the parts and t
 ``export`` returns a result for a trace, that result is true for this exporter and this trace alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -99,6 +99,16 @@ class Result:
     """LATER: the peer may have taken it (timeout, connection lost), so the next attempt is a resend."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A peer that takes nothing."""
+
+    seconds: float
+    """Since its first failure after the last success."""
+    reason: str
+    """What the last failure said."""
+
+
 class Exporter(Protocol):
     """A door out. Retries, timeouts, compression and halving are inside; the store's view of it is ``export``."""
 
@@ -118,4 +128,13 @@ class Exporter(Protocol):
 
     async def forward(self, signal: Signal, request: bytes) -> None:
         """Send one metrics or logs request on. Raises UnavailableError or RejectedError."""
+        ...
+
+
+class OpenedExporter(Exporter, Protocol):
+    """An exporter as the config opens it: it knows how its peer is."""
+
+    def outages(self) -> Mapping[str, Outage]:
+        """From a peer's first failure until its next success, by the exporter's name, with the signal where that is not
+        traces."""
         ...

@@ -11,11 +11,14 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TypeVar
 
 from grafter.tasks import task_group
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 # grpc.aio makes reference cycles at each call: young collections must run, full ones over all that is held need not.
 _YOUNG_SECONDS, _MIDDLE_EVERY, _FULL_EVERY = 1.0, 10, 900
@@ -55,6 +58,29 @@ def stop_signals(at_once: Callable[[], None] = lambda: None) -> Iterator[asyncio
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def started(context: AbstractAsyncContextManager[_T], stop: asyncio.Event) -> AsyncIterator[_T | None]:
+    """Enter the context, which may have to wait long for somebody else; None where the event was set first."""
+    async with AsyncExitStack() as stack:
+        entered: _T | None = None
+        try:
+            async with asyncio.timeout(None) as patience, task_group() as tasks:
+
+                async def give_up() -> None:
+                    await stop.wait()
+                    patience.reschedule(asyncio.get_running_loop().time())
+
+                waiting = tasks.create_task(give_up(), name="stop")
+                try:
+                    entered = await stack.enter_async_context(context)
+                finally:
+                    waiting.cancel()
+        except TimeoutError:
+            if not stop.is_set():
+                raise
+        yield entered
 
 
 def end_by(seconds: float) -> None:

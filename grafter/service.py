@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from grafter import __version__, logs
+from grafter import __version__, announcing, logs
 from grafter.arrival_clock import keeping_time
 from grafter.components import Config
 from grafter.config.model import revealed
-from grafter.consumer import Consumer, Exporter, Signal
+from grafter.config.problems import path_of
+from grafter.config.root import listening
+from grafter.consumer import Consumer, OpenedExporter, Signal
 from grafter.core.model import Mark, Part, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
@@ -28,9 +30,18 @@ from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.memory_limit import guarding, total_memory
 from grafter.otlp.split import COMPILED
-from grafter.process import collecting_garbage, end_by, failure_line, stop_signals, taking_turns, tune_allocator
+from grafter.process import (
+    collecting_garbage,
+    end_by,
+    failure_line,
+    started,
+    stop_signals,
+    taking_turns,
+    tune_allocator,
+)
 from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
+from grafter.receiver.address import check_all
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_server import serving
 from grafter.receiver.in_flight import BUDGET_BYTES, InFlight
@@ -93,6 +104,8 @@ async def running(
     shutdown_seconds = config.service.shutdown_timeout.seconds
     door_seconds = shutdown_seconds * _DOOR_SHARE
     service = Running(metrics, Health())
+    if worker is None:
+        await check_all((path_of(loc), endpoint) for loc, endpoint in listening(config))
     async with AsyncExitStack() as stack:
         if config.extensions.health_check is not None and worker is None:
             service.health.readiness_on_store = config.extensions.health_check.readiness_on_store
@@ -119,6 +132,7 @@ async def running(
             for name, exporter in active.exporters.items()
         }
         _watch(service, store, exporters, clock)
+        stack.callback(_say_kept, config, service)
         processor = Processor(
             store,
             [exporters[name] for name in active.pipelines["traces"].exporters],
@@ -166,6 +180,8 @@ async def running(
         )
         for name, receiver in active.receivers.items():
             service.ports.update(await stack.enter_async_context(receiver.open(name, around)))
+        reminding = announcing.reminding(exporters, service.held, lambda: store.stats().recovering)
+        await stack.enter_async_context(reminding)
         service.health.phase = Phase.RUNNING
         split = "compiled" if COMPILED else "python"
         logger.info("grafter %s is running", __version__, extra={**service.ports, "split": split})
@@ -189,7 +205,9 @@ class _Gate(Consumer):
         await self._consumer.consume(parts, marks)
 
 
-def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Exporter], clock: Callable[[], int]) -> None:
+def _watch(
+    service: Running, store: "OpenedStore", exporters: Mapping[str, OpenedExporter], clock: Callable[[], int]
+) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
     recovered = forgotten = marks = 0
 
@@ -229,10 +247,9 @@ def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Expor
             found["store"] = wrong
         if store.stats().recovering:
             found["recovery"] = "the index is being rebuilt; input is taken"
-        for name, exporter in exporters.items():
-            error = getattr(exporter, "last_error", "")
-            if exporter.retry_in() > 0:
-                found[name] = error or "not taking traces"
+        for exporter in exporters.values():
+            for name, outage in exporter.outages().items():
+                found[name] = f"has taken nothing for {outage.seconds:.0f} s: {outage.reason}"
         return found
 
     service.count_recovered = count_recovered
@@ -242,33 +259,41 @@ def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Expor
     service.health.takes_parts = lambda: store.up and not store.full
 
 
+def _say_kept(config: Config, service: Running) -> None:
+    """At a stop, when nothing is on its way any more; a start that failed has a line of its own."""
+    if service.health.phase is Phase.STOPPING:
+        store = config.extensions.store
+        announcing.say_kept(service.held(), lasting=store.redis is not None or not store.embedded.memory)
+
+
 def _age(moment: UnixNano | None, now: int) -> float:
     """In seconds; of nothing 0."""
     return 0.0 if moment is None else max(0.0, (now - moment) / SECOND)
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, files: Sequence[str]) -> int:
     with stop_signals() as stop:
-        async with running(config) as service:
+        async with started(running(config), stop) as service:
+            if service is not None:
+                announcing.say_config(config, files)
             await stop.wait()
             # One second more, for what ends by itself at the very end.
             end_by(config.service.shutdown_timeout.seconds + 1.0)
-            held = service.held().spans
-            store = config.extensions.store
-            if held and store.redis is None and store.embedded.memory:
-                logger.warning("the store is in memory: %d held spans end with this process", held)
     return 0
 
 
-def run(config: Config) -> int:
-    """Run until SIGTERM or SIGINT; the exit code: 0 after an orderly stop, 1 when it could not start or failed."""
+def run(config: Config, files: Sequence[str] = ()) -> int:
+    """Run until SIGTERM or SIGINT; the exit code: 0 after an orderly stop, 1 when it could not start or failed.
+
+    ``files``: where the config came from.
+    """
     logs.configure(config.service.telemetry.logs.level, config.service.telemetry.logs.encoding)
     for warning in config.warnings:
         logger.warning("%s", warning)
     tune_allocator(total_memory())
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config))
+            return runner.run(_serve(config, files))
     except (OSError, ValueError) as error:
         print(f"grafter: {failure_line(error)}", file=sys.stderr)
         return 1

@@ -119,6 +119,14 @@ class Metrics:
             "grafter_odd_weights", "Spans whose incoming sampling weight cannot be read or disagrees.", "reason"
         )
         self.resent_spans = counter("grafter_resent_spans", "Spans sent again after an unknown outcome.", "exporter")
+        self.exporter_up = Gauge(
+            # Of several workers: 0 as soon as one of them finds it down.
+            "grafter_exporter_up",
+            "1 while the peer takes traces, 0 from a failure until the next success.",
+            ["exporter"],
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
         self.sent_spans = counter("grafter_exporter_sent_spans", "Spans that the peer accepted.", "exporter")
         self.failed_spans = counter(
             "grafter_exporter_failed_spans", "Spans of failed attempts; they are tried again.", "exporter"

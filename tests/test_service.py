@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import logging
 import os
 import signal
@@ -306,6 +307,13 @@ def assert_free(ports: Mapping[str, int], but: str = "") -> None:
 
 
 DOORS = ("otlp_grpc", "otlp_http", "openai", "health", "metrics")
+KEYS = {
+    "otlp_grpc": "receivers.otlp.protocols.grpc.endpoint",
+    "otlp_http": "receivers.otlp.protocols.http.endpoint",
+    "openai": "receivers.openai.endpoint",
+    "health": "extensions.health_check.endpoint",
+    "metrics": "service.telemetry.metrics.endpoint",
+}
 
 
 @pytest.mark.usefixtures("logging_restored")
@@ -319,8 +327,38 @@ def test_a_port_in_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         taken.listen()
         assert start(config) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"grafter: endpoint 127.0.0.1:{ports[door]}: address already in use"
+    assert line == f"grafter: {KEYS[door]}: 127.0.0.1:{ports[door]}: address already in use"
     assert_free(ports)
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_all_ports_in_use_are_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second grafter, or a Collector beside it, has several: one line names them all, each by its key."""
+    ports = dict(zip(DOORS, free_ports(len(DOORS)), strict=True))
+    config = read(tmp_path, settings(tmp_path, {"file": {"path": str(tmp_path / "out")}}, ports))
+    with contextlib.ExitStack() as stack:
+        for port in ports.values():
+            taken = stack.enter_context(socket.socket())
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+        assert start(config) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    named = [f"{KEYS[door]}: 127.0.0.1:{ports[door]}: address already in use" for door in DOORS]
+    assert sorted(line.removeprefix("grafter: ").split("; ")) == sorted(named)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("logging_restored")
+@pytest.mark.parametrize("path", ["missing/traces.jsonl", "file/traces.jsonl", "."])
+def test_a_file_that_cannot_be_written_is_said_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    """Held traces would say so only when the first is whole, minutes later."""
+    (tmp_path / "file").touch()
+    config = read(tmp_path, settings(tmp_path, {"file/a": {"path": str(tmp_path / path)}}))
+    assert start(config) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"grafter: exporters.file/a.path: cannot write {tmp_path / path}: ")
 
 
 @pytest.mark.usefixtures("logging_restored")
@@ -368,17 +406,16 @@ def tls(sections: dict[str, Any], cert: str, key: str) -> None:
 
 
 async def test_a_start_that_fails_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The error is the one of the door, not a group, and a start with another port finds store and ports free."""
+    """The error is the one of the door, not a group, and a start without the mistake finds store and ports free."""
     ports = dict(zip(DOORS, free_ports(len(DOORS)), strict=True))
-    config = read(tmp_path, settings(tmp_path, {"file": {"path": str(tmp_path / "out")}}, ports))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", ports["openai"]))
-        taken.listen()
-        with pytest.raises(OSError, match="address already in use"):
-            async with running(config):
-                pass
+    sections = settings(tmp_path, {"file": {"path": str(tmp_path / "out")}}, ports)
+    wrong = copy.deepcopy(sections)
+    tls(wrong, str(tmp_path / "missing.pem"), str(tmp_path / "missing.pem"))
+    with pytest.raises(ValueError, match=r"missing\.pem: no such file"):
+        async with running(read(tmp_path, wrong)):
+            pass
     assert_free(ports)
-    async with running(config) as served:
+    async with running(read(tmp_path, sections)) as served:
         assert served.ports == ports
 
 
@@ -512,7 +549,7 @@ async def test_sigterm_refuses_finishes_and_keeps(grafter: Process, hanging: Han
     assert "SIGTERM: stopping" in grafter.log()
     await grafter.start()
     assert await grafter.held() == (spans, spans)
-    assert not (grafter.home / "out.jsonl").exists()
+    assert (grafter.home / "out.jsonl").stat().st_size == 0
 
 
 async def test_a_second_signal_ends_at_once(grafter: Process, hanging: HangingPeer) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "grafter"
 
-KEYS = {"config.model", "config.problems", "config.units"}
+KEYS = {"config.collector", "config.model", "config.problems", "config.units"}
 """What a component's own config is written with."""
 
 EDGE = {"consumer", "otlp", "core", "errors", "logs", "telemetry", "store.base", "tasks"} | KEYS
@@ -42,12 +42,15 @@ ROOMS: dict[str, set[str]] = {
     # What waits run on; kept in the store.
     "arrival_clock": {"core", "errors", "store.base", "tasks", "telemetry"},
     "health": {"telemetry"},
+    "announcing": {"components", "config", "consumer", "tasks", "telemetry"},
     # Which components there are, and then what runs them.
     "components": KEYS | {"config", "core", "exporter", "processor", "receiver", "store"},
     "service": EDGE
     | {
+        "announcing",
         "arrival_clock",
         "components",
+        "config.root",
         "exporter.dead_letters",
         "forwarding",
         "health",
@@ -59,6 +62,7 @@ ROOMS: dict[str, set[str]] = {
     },
     # Several processes: the parent, and the service in each child.
     "workers": {
+        "announcing",
         "components",
         "config",
         "core",

@@ -28,7 +28,7 @@ class RefusedError(Exception):
 async def ask(
     endpoint: Endpoint, path: str, asked: Mapping[str, object], tokens: list[str], seconds: float
 ) -> Answer | None:
-    """The answer of the grafter that runs; None where none listens. Raises RefusedError."""
+    """The answer of the grafter that runs; None where none listens. Raises RefusedError, also past ``seconds``."""
     host = "localhost" if endpoint.host in _EVERYWHERE else endpoint.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{endpoint.port}{path}"
     headers = {"Content-Type": "application/json", "Host": LOCAL}
@@ -44,7 +44,9 @@ async def ask(
             status = response.status
     except aiohttp.ClientConnectorError:
         return None
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except TimeoutError:
+        raise RefusedError(f"{endpoint} gave no answer within {seconds:g} s") from None
+    except aiohttp.ClientError as error:
         raise RefusedError(f"{endpoint} gave no answer: {type(error).__name__}") from None
     try:
         answer = orjson.loads(body)

@@ -6,10 +6,10 @@ it, for the next grafter that runs to join; where somebody holds the store, the 
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
-from time import time_ns
+from time import monotonic, time_ns
 from typing import TextIO
 
 import orjson
@@ -25,14 +25,29 @@ from grafter.receiver.admin import PULL_PATH
 from grafter.receiver.openai_receiver import OpenAIReceiver, pull_kind
 from grafter.receiver.sessions import pulling
 from grafter.store.base import Store
+from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 
 _SECONDS = 150.0
 """A little more than the grafter that runs waits for OpenAI."""
+_TELL_SECONDS = 5.0
 
 
-async def pull(session: str, project: str | None, config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
-    """0: all pages of the session have been read once. 1: they have not, and why stands on ``err``."""
+async def pull(
+    session: str,
+    project: str | None,
+    config: Config,
+    *,
+    as_json: bool,
+    out: TextIO,
+    err: TextIO,
+    seconds: float = _SECONDS,
+    tell_seconds: float = _TELL_SECONDS,
+) -> int:
+    """0: all pages of the session have been read once. 1: they have not, and why stands on ``err``.
+
+    While it waits, up to ``seconds``, ``err`` says so every ``tell_seconds``.
+    """
     receivers = {
         name: receiver for name, receiver in config.active().receivers.items() if isinstance(receiver, OpenAIReceiver)
     }
@@ -41,9 +56,10 @@ async def pull(session: str, project: str | None, config: Config, *, as_json: bo
             raise RefusedError("the config runs no openai receiver")
         name, receiver = next(iter(receivers.items()))
         asked = {"session": session, **({"project": project} if project else {})}
-        answer = await ask(receiver.endpoint, PULL_PATH, asked, revealed(config.extensions.admin.tokens), _SECONDS)
-        if answer is None:
-            answer = await _do(name, receiver, session, project, config)
+        async with _telling(err, session, seconds, tell_seconds):
+            answer = await ask(receiver.endpoint, PULL_PATH, asked, revealed(config.extensions.admin.tokens), seconds)
+            if answer is None:
+                answer = await _do(name, receiver, session, project, config, seconds)
     except (RefusedError, OSError, ValueError) as error:
         err.write(f"pull: {error}\n")
         return 1
@@ -51,7 +67,29 @@ async def pull(session: str, project: str | None, config: Config, *, as_json: bo
     return 0
 
 
-async def _do(name: str, receiver: OpenAIReceiver, session: str, project: str | None, config: Config) -> Answer:
+@asynccontextmanager
+async def _telling(err: TextIO, session: str, seconds: float, tell_seconds: float) -> AsyncIterator[None]:
+    """While the context is open: a line on ``err`` now and then, so that nobody takes a wait for a hang."""
+    began = monotonic()
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(tell_seconds)
+            waited = f"{monotonic() - began:.0f} of at most {seconds:g} s"
+            err.write(f"pull: waiting for OpenAI to let {session} be read, {waited}\n")
+            err.flush()
+
+    async with task_group() as tasks:
+        telling = tasks.create_task(tell(), name="telling")
+        try:
+            yield
+        finally:
+            telling.cancel()
+
+
+async def _do(
+    name: str, receiver: OpenAIReceiver, session: str, project: str | None, config: Config, seconds: float
+) -> Answer:
     """The same without a grafter that runs. Raises RefusedError, and OSError when the store cannot be opened."""
     if config.extensions.store.embedded.memory:
         raise RefusedError(f"no grafter listens at {receiver.endpoint}, and the store is in the memory of one")
@@ -73,13 +111,13 @@ async def _do(name: str, receiver: OpenAIReceiver, session: str, project: str | 
             )
         )
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(seconds):
                 return asdict(await pulls.pull(session, project))
         except (RejectedError, UnavailableError) as error:
             raise RefusedError(str(error)) from None
         except TimeoutError:
             raise RefusedError(
-                f"OpenAI has not let it be read for {_SECONDS:g} s; the next grafter that runs goes on trying"
+                f"OpenAI has not let it be read for {seconds:g} s; the next grafter that runs goes on trying"
             ) from None
 
 

@@ -95,6 +95,7 @@ class _Loading(Generic[C]):
         for loc in self.refused:
             cut(data, loc)
         self._rename_references(data)
+        self._take_collectors_own(data, root)
         defined = {section: _ids(data.get(section)) for section in self.sections}
         config = self._validate(data, root)
         for finding in check(config, defined):
@@ -154,6 +155,18 @@ class _Loading(Generic[C]):
                 if isinstance(names, list):
                     names[:] = [components.renamed(name) if isinstance(name, str) else name for name in names]
 
+    def _take_collectors_own(self, value: Any, root: Node, loc: Loc = ()) -> None:
+        """Take out what the Collector's files set and nothing here reads, with a word about each."""
+        if isinstance(value, dict):
+            kind = _kind(loc, self.kind)
+            for key in [key for key in value if _is_model(kind) and key in kind.collectors_own]:
+                node, _ = locate(root, (*loc, key))
+                self.warnings.append(str(Problem(node.file, node.line, path_of((*loc, key)), kind.collectors_own[key])))
+                del value[key]
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(inner, (dict, list)):
+                self._take_collectors_own(inner, root, (*loc, key))
+
 
 def _unwritten(data: Any) -> Node:
     return Node({key: _unwritten(value) for key, value in data.items()}, "", 0)
@@ -181,8 +194,10 @@ def _message(detail: ErrorDetails, loc: Loc, node: Node | None, root: type[RootC
     found = _found(detail["input"], _kind(loc, root), node)
     match detail["type"]:
         case "extra_forbidden":
-            kind = _kind(loc[:-1], root)
-            return f"unknown key{nearest(str(loc[-1]), kind.model_fields if _is_model(kind) else ())}"
+            kind, key = _kind(loc[:-1], root), str(loc[-1])
+            if not _is_model(kind):
+                return "unknown key"
+            return f"unknown key; {kind.instead[key]}" if key in kind.instead else _unknown(key, kind)
         case "union_tag_invalid" | "union_tag_not_found":
             name = str(loc[-1])
             if not is_component_id(name):
@@ -210,6 +225,10 @@ def _message(detail: ErrorDetails, loc: Loc, node: Node | None, root: type[RootC
             return f"{found} is not a whole number"
         case _:
             return f"{found} is wrong: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _unknown(key: str, kind: type[Model]) -> str:
+    return f"unknown key{nearest(key, kind.model_fields)}"
 
 
 def _found(value: object, kind: Any, node: Node | None) -> str:

@@ -66,6 +66,11 @@ class Model(BaseModel):
                 plain[key] = value
         return plain
 
+    collectors_own: ClassVar[Mapping[str, str]] = {}
+    """Keys that the Collector has here and that set nothing: taken from a file, with a word."""
+    instead: ClassVar[Mapping[str, str]] = {}
+    """Keys that the Collector has here and that are written otherwise: refused, with how."""
+
     def findings(self) -> Iterator[Finding]:
         """What no single key can tell: keys that need each other, keys that do no good together."""
         yield from ()

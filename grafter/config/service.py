@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
+from grafter.config import collector
 from grafter.config.model import Count, Model, PositiveDuration, Text
 from grafter.config.units import Duration, Endpoint, MemoryLimit
 
@@ -49,6 +50,8 @@ class Pipelines(Model):
 class TelemetryMetrics(Model):
     """grafter's own metrics."""
 
+    collectors_own = collector.METRICS
+
     endpoint: Endpoint = Endpoint("localhost:8888")
     """Where Prometheus finds `/metrics`."""
 
@@ -59,6 +62,8 @@ def _lower(value: object) -> object:
 
 class TelemetryLogs(Model):
     """grafter's own log, on stderr."""
+
+    collectors_own = collector.LOGS
 
     level: Annotated[Literal["debug", "info", "warn", "error"], BeforeValidator(_lower)] = "info"
     """The least that is logged: `debug`, `info`, `warn` or `error`."""
@@ -77,6 +82,8 @@ class Telemetry(Model):
 
 class Service(Model):
     """What runs, and how."""
+
+    collectors_own = collector.SERVICE
 
     pipelines: Pipelines = Pipelines()
     """From which doors through what to which doors."""

@@ -250,10 +250,10 @@ class Target(_Written, str):
     def parse(cls, text: str) -> Self:
         """Raises ValueError for another scheme, a missing host or port (``https://`` alone has one: 443)."""
         target = cls(text)
+        if "/" in text.partition("://")[2].rstrip("/") or ("://" not in text and "/" in text):
+            raise ValueError("has a path: gRPC sends to a host and a port")
         if not target.host:
             raise ValueError("names no host to send to")
-        if target.scheme and urlsplit(text).path.strip("/"):
-            raise ValueError("has a path: gRPC sends to a host and a port")
         return target
 
     @property

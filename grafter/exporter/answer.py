@@ -4,12 +4,13 @@ The rooms of exporters' configs import this, and `grafter validate` starts witho
 where it is used.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import orjson
 
 from grafter.consumer import Signal
+from grafter.exporter.tls import Advice
 
 TRACES: Literal["traces"] = "traces"
 Kind = Literal["traces"] | Signal
@@ -62,6 +63,19 @@ class Attempt(Protocol):
         Never raises for what a peer or the network does.
         """
         ...
+
+
+def advised(answer: ExportAnswer, advice: Advice | None) -> ExportAnswer:
+    """The answer that a peer or a library gave, with what somebody could do about it before it.
+
+    Where it is certain that somebody must, the fault is not the request's, whatever was said of that.
+    """
+    if advice is None or isinstance(answer, Accepted):
+        return answer
+    reason = f"{advice.text} ({answer.reason})"
+    if isinstance(answer, Refused):
+        return Later(reason, fault=True) if advice.certain else answer
+    return replace(answer, reason=reason, fault=answer.fault or advice.certain)
 
 
 def words(text: object) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from grafter.config import collector
 from grafter.config.model import Component, Count, Flag, Model, PositiveDuration, PositiveSize, Ratio, Secret
 from grafter.config.problems import Finding
 from grafter.config.units import Duration, Size, Target, Url, is_loopback
@@ -15,7 +16,7 @@ from grafter.core.retry import RetryPolicy
 from grafter.exporter.tls import ClientTls
 
 if TYPE_CHECKING:
-    from grafter.consumer import Exporter
+    from grafter.consumer import OpenedExporter
     from grafter.exporter.answer import Attempt
     from grafter.exporter.sending import Sending
     from grafter.telemetry import Metrics
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class ExporterConfig(Component):
     """An exporter's keys; what it needs beyond them is imported when it is opened."""
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
         """Run it until left; its peer need not be up. Raises OSError or ValueError when it cannot be opened."""
         raise NotImplementedError
 
@@ -60,6 +61,8 @@ NO_HEADERS: Headers = {}
 class Retry(Model):
     """When a failed attempt is made again; a trace stays in the store until it is taken or refused for good."""
 
+    collectors_own = collector.RETRY
+
     enabled: Flag = True
     """False: one attempt, then the trace waits for its next turn."""
     initial_interval: PositiveDuration = Duration.parse("5s")
@@ -91,6 +94,8 @@ class Retry(Model):
 class SendingBatch(Model):
     """What goes out in one request."""
 
+    collectors_own = collector.BATCH
+
     max_spans: Count = 4000
     """Spans at most."""
     max_bytes: PositiveSize = Size.parse("3MiB")
@@ -99,6 +104,8 @@ class SendingBatch(Model):
 
 class SendingQueue(Model):
     """How much is on its way at a time."""
+
+    collectors_own = collector.QUEUE
 
     num_consumers: Count = 4
     """Requests at a time."""

@@ -11,7 +11,7 @@ from grafter.exporter.answer import TRACES, Accepted, ExportAnswer, Kind, Later,
 from grafter.exporter.config import ExporterConfig, one_at_a_time
 
 if TYPE_CHECKING:
-    from grafter.consumer import Exporter
+    from grafter.consumer import OpenedExporter
     from grafter.telemetry import Metrics
 
 Verbosity = Literal["basic", "normal", "detailed"]
@@ -27,7 +27,7 @@ class DebugExporter(ExporterConfig):
         return f"stdout, {self.verbosity}"
 
     @asynccontextmanager
-    async def open(self, name: str, metrics: "Metrics") -> AsyncIterator["Exporter"]:
+    async def open(self, name: str, metrics: "Metrics") -> AsyncIterator["OpenedExporter"]:
         yield one_at_a_time(name, DebugAttempt(sys.stdout, self.verbosity), metrics)
 
 

@@ -1,6 +1,7 @@
 """Writes what leaves into a file: OTLP JSON, one ExportTraceServiceRequest a line."""
 
 import asyncio
+import errno
 import fcntl
 import os
 import stat
@@ -15,7 +16,7 @@ from grafter.exporter.answer import TRACES, Accepted, ExportAnswer, Kind, Later,
 from grafter.exporter.config import ExporterConfig, one_at_a_time
 
 if TYPE_CHECKING:
-    from grafter.consumer import Exporter
+    from grafter.consumer import OpenedExporter
     from grafter.telemetry import Metrics
 
 
@@ -34,8 +35,13 @@ class FileExporter(ExporterConfig):
         return self.path
 
     @asynccontextmanager
-    async def open(self, name: str, metrics: "Metrics") -> AsyncIterator["Exporter"]:
-        yield one_at_a_time(name, FileAttempt(Path(self.path), self.fsync), metrics)
+    async def open(self, name: str, metrics: "Metrics") -> AsyncIterator["OpenedExporter"]:
+        attempt = FileAttempt(Path(self.path), self.fsync)
+        try:
+            await asyncio.to_thread(attempt.check)
+        except OSError as error:
+            raise OSError(error.errno, f"exporters.{name}.path: cannot write {self.path}: {error.strerror}") from error
+        yield one_at_a_time(name, attempt, metrics)
 
 
 class FileAttempt:
@@ -47,6 +53,17 @@ class FileAttempt:
     def __init__(self, path: Path, fsync: bool) -> None:
         self._path = path
         self._fsync = fsync
+
+    def check(self) -> None:
+        """Raises OSError when the file cannot be appended to now; makes it when it is not there."""
+        try:
+            # A pipe that nobody reads yet would be waited for.
+            file = os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_WRONLY | os.O_NONBLOCK, 0o600)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        os.close(file)
 
     async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt. A full disk or a directory that is away means later; half a line is taken back."""

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from grafter.consumer import Outage
 from grafter.core.retry import RetryPolicy
 from grafter.exporter.answer import Later
 
@@ -30,15 +31,24 @@ class Ticket:
 class Gate:
     """One peer's state for one signal."""
 
-    def __init__(self, name: str, policy: RetryPolicy, clock: Callable[[], float], random: Callable[[], float]) -> None:
-        self._name = name
+    def __init__(
+        self,
+        name: str,
+        policy: RetryPolicy,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        turned: Callable[[bool], None] = lambda _up: None,
+    ) -> None:
+        """``turned`` is told when the peer goes down, False, and when it is back, True."""
+        self.name = name
+        self._turned = turned
         self._policy = policy
         self._clock = clock
         self._random = random
         self.down_since: float | None = None
         """On the clock; None while the peer is up."""
         self.last_error = ""
-        """What the last failure said."""
+        """What the last failure said; it stays until a success."""
         self._fault = False
         self._failures = 0
         self._next = 0.0
@@ -74,9 +84,11 @@ class Gate:
         # Otherwise a peer that refuses every other request would be hammered, and fill the log.
         if not ticket.probe or self.down_since is None:
             return
-        logger.info("%s: the peer is back after %.0f s", self._name, self._clock() - self.down_since)
+        logger.info("%s: the peer is back after %.0f s", self.name, self._clock() - self.down_since)
         self.leave(ticket)
         self.down_since = None
+        self.last_error = ""
+        self._turned(True)
         self._fault = False
         self._failures = 0
 
@@ -94,12 +106,17 @@ class Gate:
         self._next = now + max(wait, FAULT_SECONDS if answer.fault else 0.0)
         if self.down_since is None or answer.fault != self._fault:
             level = logging.ERROR if answer.fault else logging.WARNING
-            logger.log(level, "%s: the peer takes nothing now, traces stay held: %s", self._name, answer.reason)
+            logger.log(level, "%s: the peer takes nothing now, traces stay held: %s", self.name, answer.reason)
         self._fault = answer.fault
         if self.down_since is None:
             self.down_since = now
+            self._turned(False)
         self.leave(ticket)
         return self._next - now
+
+    def outage(self) -> Outage | None:
+        """Since when the peer takes nothing, and why; None while it is up."""
+        return None if self.down_since is None else Outage(self._clock() - self.down_since, self.last_error)
 
     def chance(self) -> float:
         """From 0 up to 1."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 from grafter.config.model import FilledSecret, Word
 from grafter.config.problems import Finding
 from grafter.config.units import Url
-from grafter.exporter.otlp import HttpExporter
+from grafter.exporter.otlp import HttpExporter, base_of, path_twice
 
 if TYPE_CHECKING:
-    from grafter.consumer import Exporter
+    from grafter.consumer import OpenedExporter
     from grafter.telemetry import Metrics
 
 _ENDPOINTS = {"us": Url("https://api.honeycomb.io"), "eu": Url("https://api.eu1.honeycomb.io")}
@@ -40,11 +40,11 @@ class HoneycombExporter(HttpExporter):
     @property
     def target(self) -> Url:
         """Where requests with traces are posted."""
-        return Url(f"{self._base.rstrip('/')}/v1/traces")
+        return Url(f"{self._base}/v1/traces")
 
     @property
     def _base(self) -> Url:
-        return self.endpoint or _ENDPOINTS[self.region]
+        return base_of(self.endpoint or _ENDPOINTS[self.region])
 
     def request_headers(self) -> dict[str, str]:
         """In clear, the key among them."""
@@ -56,8 +56,9 @@ class HoneycombExporter(HttpExporter):
     def findings(self) -> Iterator[Finding]:
         if self.classic and not self.dataset:
             yield Finding(("dataset",), "is required: this api_key is one of Honeycomb Classic")
+        yield from path_twice(self.endpoint)
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
         from grafter.exporter import otlp_http
 
         common = self.common()

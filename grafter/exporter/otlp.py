@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Literal
 
+from grafter.config import collector
 from grafter.config.model import PositiveDuration
 from grafter.config.problems import Finding
 from grafter.config.units import Duration, Target, Url
@@ -11,12 +12,15 @@ from grafter.exporter.config import NO_HEADERS, Headers, NetworkExporter
 from grafter.exporter.tls import ClientTls
 
 if TYPE_CHECKING:
-    from grafter.consumer import Exporter
+    from grafter.consumer import OpenedExporter
     from grafter.telemetry import Metrics
 
 
 class OtlpGrpcExporter(NetworkExporter):
     """OTLP over gRPC."""
+
+    collectors_own = collector.GRPC_CLIENT
+    instead = collector.GRPC_CLIENT_INSTEAD
 
     endpoint: Target
     """`host:port`; `https://` before it means TLS, `http://` plaintext, none what `tls` says."""
@@ -53,14 +57,36 @@ class OtlpGrpcExporter(NetworkExporter):
     def describe(self) -> str:
         return f"grpc {self.endpoint.address} ({'TLS' if self.secure else 'plaintext'})"
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
         from grafter.exporter import otlp_grpc
 
         return otlp_grpc.opened(name=name, metrics=metrics, endpoint=self.endpoint, secure=self.secure, **self.common())
 
 
+_TRACES_PATH = "/v1/traces"
+
+
+def base_of(endpoint: Url) -> Url:
+    """The address to which ``/v1/traces`` is added, also of one that was written with it."""
+    return Url(endpoint.rstrip("/").removesuffix(_TRACES_PATH).rstrip("/"))
+
+
+def path_twice(endpoint: Url | None) -> Iterator[Finding]:
+    """Said of an endpoint that has the path which is added to it."""
+    if endpoint and endpoint.rstrip("/").endswith(_TRACES_PATH):
+        yield Finding(
+            ("endpoint",),
+            f"ends in {_TRACES_PATH}, which is added to it: {base_of(endpoint)} is taken; "
+            "an address that is to be used as it stands is a traces_endpoint",
+            warning=True,
+        )
+
+
 class HttpExporter(NetworkExporter):
     """What all that send OTLP over HTTP share."""
+
+    collectors_own = collector.HTTP_CLIENT
+    instead = collector.HTTP_CLIENT_INSTEAD
 
     tls: ClientTls = ClientTls()
     """TLS towards the server."""
@@ -93,7 +119,7 @@ class OtlpHttpExporter(HttpExporter):
     @property
     def target(self) -> Url:
         """Where requests with traces are posted; ``findings`` has seen to it that there is such an address."""
-        return self.traces_endpoint or Url(f"{(self.endpoint or '').rstrip('/')}/v1/traces")
+        return self.traces_endpoint or Url(f"{base_of(self.endpoint or Url())}{_TRACES_PATH}")
 
     def refuses(self, signal: str) -> str:
         return "" if self.endpoint else "has an address for traces only: give it an endpoint"
@@ -101,14 +127,15 @@ class OtlpHttpExporter(HttpExporter):
     def findings(self) -> Iterator[Finding]:
         if not self.endpoint and not self.traces_endpoint:
             yield Finding((), "needs an endpoint, or a traces_endpoint")
+        yield from path_twice(self.endpoint)
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["Exporter"]:
+    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
         from grafter.exporter import otlp_http
 
         return otlp_http.opened(
             name=name,
             metrics=metrics,
-            endpoint=self.endpoint,
+            endpoint=base_of(self.endpoint) if self.endpoint else None,
             traces_endpoint=self.traces_endpoint,
             encoding=self.encoding,
             **self.common(),

@@ -16,10 +16,10 @@ from grafter import __version__
 from grafter.config.units import Target, is_loopback
 from grafter.consumer import Signal
 from grafter.core.retry import RetryPolicy
-from grafter.exporter.answer import TRACES, ExportAnswer, Kind, Later, Refused, accepted, retry_info, words
+from grafter.exporter.answer import TRACES, ExportAnswer, Kind, Later, Refused, accepted, advised, retry_info, words
 from grafter.exporter.cut import Limits
 from grafter.exporter.sending import Sending
-from grafter.exporter.tls import ClientTls, read_pem
+from grafter.exporter.tls import Advice, ClientTls, advice, read_pem
 from grafter.telemetry import Metrics
 
 _METHODS: dict[Kind, str] = {
@@ -100,7 +100,7 @@ async def opened(
     metadata = _metadata(headers or {})
     channel = _channel(endpoint, (tls or ClientTls()) if secure else None, compression, timeout_seconds)
     async with channel:
-        attempt = GrpcAttempt(channel, metadata, timeout_seconds)
+        attempt = GrpcAttempt(channel, metadata, timeout_seconds, secure)
         yield Sending(
             name,
             attempt,
@@ -116,19 +116,39 @@ async def opened(
 class GrpcAttempt:
     """One unary call of raw bytes; see Attempt."""
 
-    def __init__(self, channel: grpc.aio.Channel, metadata: _Metadata, timeout_seconds: float) -> None:
+    def __init__(self, channel: grpc.aio.Channel, metadata: _Metadata, timeout_seconds: float, secure: bool) -> None:
         # Without serialisers bytes pass as they are.
         self._calls = {kind: channel.unary_unary(method, None, None) for kind, method in _METHODS.items()}
         self._metadata = metadata or None
         self._timeout = timeout_seconds
+        self._secure = secure
+        self._met = False
 
     async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt."""
         try:
             response = await self._calls[kind](body, timeout=self._timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            return answer_to(error.code(), error.details() or "", _status_details(error))
+            details = error.details() or ""
+            answer = answer_to(error.code(), details, _status_details(error))
+            return advised(answer, self._advice(details))
+        self._met = True
         return accepted(response)
+
+    def _advice(self, details: str) -> Advice | None:
+        """What could be wrong with the address, where no connection came."""
+        if not _NOT_SENT.search(details):
+            self._met = True
+            return None
+        if "http1.x server" in details:
+            return Advice("the peer speaks HTTP/1 there, which is otlp_http's to send", certain=True)
+        return advice(
+            details,
+            secure=self._secure,
+            met=self._met,
+            plaintext="set tls: {insecure: true}",
+            encrypted="set tls: {insecure: false}, or write https:// in the endpoint",
+        )
 
 
 def answer_to(code: grpc.StatusCode, details: str, status: bytes) -> ExportAnswer:

@@ -28,13 +28,14 @@ from grafter.exporter.answer import (
     Refused,
     accepted,
     accepted_json,
+    advised,
     status_message,
     status_message_json,
     words,
 )
 from grafter.exporter.cut import Limits
 from grafter.exporter.sending import Sending
-from grafter.exporter.tls import ClientTls, ssl_context
+from grafter.exporter.tls import Advice, ClientTls, advice, ssl_context
 from grafter.otlp.json import trace_request_to_json
 from grafter.telemetry import Metrics
 
@@ -129,6 +130,7 @@ class HttpAttempt:
         self._json = encoding == "json"
         self._compress = compress
         self._server_name = server_name
+        self._met = False
 
     async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
         """See Attempt."""
@@ -156,17 +158,33 @@ class HttpAttempt:
                 allow_redirects=False,
                 server_hostname=self._server_name,
             ) as response:
-                return answer_to(response.status, response.headers, await _read(response))
+                self._met = True
+                said = await _read(response)
+                answer = answer_to(response.status, response.headers, said)
+                return advised(answer, self._advice(kind, said.decode("latin-1")) if response.status == 400 else None)
         except (
             aiohttp.ClientConnectorError,
             aiohttp.ConnectionTimeoutError,
             aiohttp.ClientProxyConnectionError,
         ) as error:
-            return Later(f"cannot connect: {words(error)}")
+            return advised(Later(f"cannot connect: {words(error)}"), self._advice(kind, str(error)))
         except TimeoutError:
             return Later("no answer in time", unknown=True)
         except (aiohttp.ClientError, OSError) as error:
-            return Later(f"connection lost: {words(str(error) or type(error).__name__)}", unknown=True)
+            if "Bad status line" in str(error):
+                # The library quotes what came.
+                return Later("the peer speaks no HTTP/1 there; for gRPC use otlp_grpc", unknown=True)
+            lost = Later(f"connection lost: {words(str(error) or type(error).__name__)}", unknown=True)
+            return advised(lost, self._advice(kind, str(error)))
+
+    def _advice(self, kind: Kind, said: str) -> Advice | None:
+        return advice(
+            said,
+            secure=self._urls[kind].startswith("https:"),
+            met=self._met,
+            plaintext="write http:// in the endpoint",
+            encrypted="write https:// in the endpoint",
+        )
 
 
 def answer_to(status: int, headers: Mapping[str, str], body: bytes) -> ExportAnswer:

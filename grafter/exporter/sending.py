@@ -7,9 +7,9 @@ spans of the repeat must say that they are one. What to ask for next after a ref
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from grafter.consumer import Batch, OutTrace, Result, Signal, Verdict
+from grafter.consumer import Batch, Outage, OutTrace, Result, Signal, Verdict
 from grafter.core.refusals import Refusals
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
@@ -54,11 +54,12 @@ class Sending:
         self._pauses = BLIP_PAUSES_SECONDS if retry.enabled else ()
         self._slots = asyncio.Semaphore(limits.num_consumers)
         self._gates: dict[Kind, Gate] = {
-            TRACES: Gate(name, retry, clock, random),
+            TRACES: Gate(name, retry, clock, random, metrics.exporter_up.labels(name).set),
             # A backend may take traces and know no metrics: one signal's trouble is not another's.
             Signal.METRICS: Gate(f"{name} (metrics)", retry, clock, random),
             Signal.LOGS: Gate(f"{name} (logs)", retry, clock, random),
         }
+        metrics.exporter_up.labels(name).set(True)
         self._sent = metrics.sent_spans.labels(name)
         self._failed = metrics.failed_spans.labels(name)
         self._rejected = metrics.rejected_spans.labels(name)
@@ -76,6 +77,10 @@ class Sending:
     def last_error(self) -> str:
         """What the last failure said; empty when there was none."""
         return self._gates[TRACES].last_error
+
+    def outages(self) -> Mapping[str, Outage]:
+        """See OpenedExporter."""
+        return {gate.name: outage for gate in self._gates.values() if (outage := gate.outage()) is not None}
 
     def retry_in(self) -> float:
         """See Exporter."""

@@ -2,14 +2,19 @@
 
 import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from grafter.config import collector
 from grafter.config.model import Flag, Model, Word
 from grafter.config.problems import Finding
 
 
 class ClientTls(Model):
     """TLS towards a server."""
+
+    collectors_own = collector.CLIENT_TLS
+    instead = collector.CLIENT_TLS_INSTEAD
 
     insecure: Flag = False
     """Plaintext, for gRPC; over HTTP the scheme decides."""
@@ -35,6 +40,44 @@ class ClientTls(Model):
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("tls: cert_file and key_file are given together or not at all")
         return (self.cert_file, self.key_file) if self.cert_file and self.key_file else None
+
+
+_NO_TLS = ("WRONG_VERSION_NUMBER", "wrong version number", "packet length too long", "record layer failure")
+_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
+# What servers in Go, and nginx, say in plaintext to a request in plaintext at a port that speaks TLS.
+_WANTS_TLS = ("Client sent an HTTP request to an HTTPS server", "The plain HTTP request was sent to HTTPS port")
+# A server that wanted TLS says no more than this; so does one that just goes.
+_CLOSED = ("Socket closed", "Connection reset", "Server disconnected", "recvmsg")
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What somebody could do about a connection that does not come."""
+
+    text: str
+    certain: bool
+    """Somebody must do it; otherwise it is worth a look."""
+
+
+def advice(said: str, *, secure: bool, met: bool, plaintext: str, encrypted: str) -> Advice | None:
+    """What to do about TLS where the two sides disagree on it, by what the library or the peer ``said``.
+
+    ``secure``: TLS was spoken; ``met``: the peer has answered before; ``plaintext`` and ``encrypted``: how the other is
+    configured.
+    """
+
+    def has(words: tuple[str, ...]) -> bool:
+        return any(word in said for word in words)
+
+    if secure and has(_NO_TLS):
+        return Advice(f"the peer speaks no TLS there; for plaintext {plaintext}", certain=True)
+    if secure and has(_UNTRUSTED):
+        return Advice("the peer's certificate is not trusted: tls.ca_file, tls.server_name_override", certain=True)
+    if not secure and has(_WANTS_TLS):
+        return Advice(f"the peer speaks TLS there: {encrypted}", certain=True)
+    if not secure and not met and has(_CLOSED):
+        return Advice(f"where the peer speaks TLS, {encrypted}", certain=False)
+    return None
 
 
 def read_pem(key: str, path: str) -> bytes:

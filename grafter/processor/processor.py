@@ -186,6 +186,7 @@ class Processor:
             # First what needs no decision: one that fails must not hold it up.
             for batch in plain:
                 await self._release(tasks, batch, now)
+            others = await self._quarantine.deadly(others, now) if any(one.deaths for one in others) else others
             for due in _slices(await self._decide(others, now)):
                 await self._release(tasks, due, now)
         return _CLAIM_LIMIT if any(map(self._is_large, plain)) else len(claims)

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 FULL_BOX_SECONDS = 60
 """After which what a full dead-letter box did not take is brought again."""
 _TRIES = 5
+# One end may be anybody's doing, and two a coincidence.
+_DEATHS = 3
 # 2, 4, 8 … seconds: a disk that hiccups or a store that is short for a moment has time to come back.
 _BACKOFF = 2 * SECOND
 # More keys than this in trouble at once is no longer an odd trace; the oldest count is given up.
@@ -54,6 +56,35 @@ class Quarantine:
         if await self._again(claim, error, now):
             return
         reason = f"could not be assembled: {type(error).__name__}"
+        await self._bury(claim, parts, reason, "unassembled", now, error)
+
+    async def deadly(self, claims: Sequence[Claim], now: UnixNano) -> list[Claim]:
+        """The claims without those on which processes ended too often: these go to the dead-letter box as they came."""
+        left = []
+        for claim in claims:
+            if claim.deaths < _DEATHS:
+                if claim.deaths:
+                    logger.warning(
+                        "%d processes ended while they were at work on trace %s; it is tried apart from others",
+                        claim.deaths,
+                        claim.key.hex(),
+                    )
+                left.append(claim)
+                continue
+            (parts,) = await self._store.read([claim])
+            await self._bury(claim, parts, f"ended the process {claim.deaths} times", "deadly", now)
+        return left
+
+    async def _bury(
+        self,
+        claim: Claim,
+        parts: Sequence[StoredPart],
+        reason: str,
+        label: str,
+        now: UnixNano,
+        error: Exception | None = None,
+    ) -> None:
+        """Keep the parts as dead letters, and settle the claim; where the box is full it stays held."""
         host = [part for part in parts if part.envelope is not None]
         spans = sum(part.spans for part in parts)
         letters = []
@@ -68,14 +99,12 @@ class Quarantine:
         added = await self._store.add_dead_letters(letters, together=True)
         count_pushed_out(self._metrics, added.pushed_out)
         if added.kept < len(letters):
-            logger.error("trace %s cannot be assembled, and stays held: the dead-letter box is full", claim.key.hex())
+            logger.error("trace %s %s, and stays held: the dead-letter box is full", claim.key.hex(), reason)
             await self._store.postpone([(claim, UnixNano(now + FULL_BOX_SECONDS * SECOND))])
             return
-        logger.error(
-            "trace %s cannot be assembled; it is in the dead-letter box as it came", claim.key.hex(), exc_info=error
-        )
+        logger.error("trace %s %s; it is in the dead-letter box as it came", claim.key.hex(), reason, exc_info=error)
         if all(await self._store.settle([Settlement(claim)], now)):
-            self._metrics.dead_spans.labels("none", "unassembled").inc(spans)
+            self._metrics.dead_spans.labels("none", label).inc(spans)
 
     async def _again(self, claim: Claim, error: Exception, now: UnixNano) -> bool:
         failures = self._failures.pop(claim.key, 0) + 1

@@ -8,7 +8,7 @@ to a socket that lets others share it but never listens. While that one lives, o
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 LISTEN_BACKLOG = 1024
@@ -30,6 +30,24 @@ async def check_endpoint(endpoint: str) -> None:
     """For servers that listen by themselves and do not say why they cannot: raises what ``serving`` would raise."""
     for listener in await listening_sockets(endpoint):
         listener.close()
+
+
+async def check_all(endpoints: Iterable[tuple[str, str]]) -> None:
+    """Raises OSError that names every endpoint that cannot be listened at, each with its key; the first alone would be
+    mended alone, and the next start would name the next.
+
+    ``endpoints``: keys and endpoints.
+    """
+    wrong: list[str] = []
+    number: int | None = None
+    for key, endpoint in endpoints:
+        try:
+            await check_endpoint(endpoint)
+        except OSError as error:
+            wrong.append(f"{key}: {(error.strerror or str(error)).removeprefix('endpoint ')}")
+            number = error.errno
+    if wrong:
+        raise OSError(number, "; ".join(wrong))
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import time_ns
 from typing import TYPE_CHECKING, Protocol
 
+from grafter.config import collector
 from grafter.config.model import Component, Model, Word
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class ReceiverConfig(Component):
 
 class ServerTls(Model):
     """TLS for a door in."""
+
+    collectors_own = collector.SERVER_TLS
+    instead = collector.SERVER_TLS_INSTEAD
 
     cert_file: Word
     """The server's certificate chain, PEM."""

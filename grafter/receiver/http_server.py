@@ -160,6 +160,12 @@ def _holds_certificate(path: str) -> bool:
     return True
 
 
+def connections_limit() -> int:
+    """Connections that one door keeps at a time: an eighth of the file descriptors that this process may have, so that
+    five doors leave some to the store and the backends, however many only connect."""
+    return max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8, _FEWEST_CONNECTIONS)
+
+
 @dataclass(slots=True)
 class _Accept:
     """What becomes of a new connection. Idle ones must not take the descriptors that everything else lives from."""
@@ -211,8 +217,7 @@ async def serving(
     """Serve ``app`` at ``endpoint`` while the context is open; yields the host and the real port (0 picks a free one).
 
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
-    Past ``max_connections`` a new connection is answered 503 and closed; None: an eighth of the file descriptors that
-    this process may have, so that four servers leave half of them to the store, the backends and gRPC.
+    Past ``max_connections`` a new connection is answered 503 and closed; None: ``connections_limit``.
     ``in_flight``: what the bodies of requests count in; None: they are bounded one by one only.
 
     On leaving, nothing new is accepted from that moment on, idle connections are closed, and requests in flight are
@@ -233,7 +238,7 @@ async def serving(
         shutdown_timeout=grace_seconds / 2,
         logger=_http_log,
     )
-    limit = max_connections or max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8, _FEWEST_CONNECTIONS)
+    limit = max_connections or connections_limit()
     stack = ExitStack()
     try:
         await runner.setup()

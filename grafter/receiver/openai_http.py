@@ -22,6 +22,7 @@ from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.agents.intake import Intake, read_items
 from grafter.guests.json_values import parse_json
+from grafter.logs import Throttle
 from grafter.receiver.http_body import read_json_body
 from grafter.receiver.http_server import Tokens, serving
 from grafter.receiver.in_flight import InFlight
@@ -31,6 +32,7 @@ from grafter.receiver.outcomes import (
     MethodError,
     NotFoundError,
     Outcome,
+    log_skipped,
     openai_endpoint,
     openai_failure,
 )
@@ -40,6 +42,7 @@ from grafter.telemetry import Metrics
 _log = logging.getLogger(__name__)
 
 _INGEST = "ingest"
+_EXPECTED = 'objects with "object": "trace" and an id, or "object": "trace.span" with an id and a trace_id'
 
 # A sender may be given any prefix, and joins base and path with one slash, two, or one behind.
 _INGEST_PATH = "/{path:(?:.*/)?traces/+ingest/*}"
@@ -63,6 +66,8 @@ def ingest_routes(
     tokens that open it, none opens it to everybody. ``max_bytes`` bounds the body before and after decompression.
     """
 
+    throttle = Throttle()
+
     async def handle(request: web.Request) -> Answered:
         spans = 0
         try:
@@ -82,6 +87,10 @@ def ingest_routes(
             raise
         for kind, count in intake.kinds.items():
             metrics.guest_items.labels(Source.SDK.value, kind).inc(count)
+        if intake.kinds["odd"] and not intake.parts:
+            # 204 means stored; a sender of something else entirely should not take it for that.
+            raise RejectedError(f"nothing under data can be read; expected {_EXPECTED}", reason="shape")
+        log_skipped(throttle, intake.kinds["odd"], _INGEST, _EXPECTED)
         metrics.accepted_spans.labels(OPENAI, _INGEST).inc(spans)
         if tee is not None:
             # Only now: a batch that was refused comes again, and must not be copied twice.

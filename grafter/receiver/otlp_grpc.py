@@ -24,7 +24,7 @@ from grafter.errors import RejectedError, UnavailableError
 from grafter.otlp.status import retry_info
 from grafter.receiver.address import check_endpoint, host_and_port
 from grafter.receiver.http_body import BODY_SECONDS
-from grafter.receiver.http_server import TlsFiles, Tokens, tls_context
+from grafter.receiver.http_server import TlsFiles, Tokens, connections_limit, tls_context
 from grafter.receiver.in_flight import InFlight
 from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
 from grafter.receiver.outcomes import UnauthenticatedError, otlp_failure, refusal_of
@@ -73,6 +73,7 @@ async def listening(
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
     ``in_flight``: the budget in which messages count. One that has to wait for its turn, and then does not come within
     ``message_seconds``, is refused; so is one that finds no turn within a second, both with a hint.
+    Past ``connections_limit`` connections a new one is closed.
     A client that pings more often than every ``min_ping_seconds`` while it sends nothing loses its connection.
     On leaving, new requests are refused at once and those in flight are waited for up to ``grace_seconds``.
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
@@ -92,6 +93,7 @@ async def listening(
             # Otherwise a second process would silently share the port.
             ("grpc.so_reuseport", int(share_port)),
             ("grpc.max_concurrent_streams", _MAX_STREAMS),
+            ("grpc.max_allowed_incoming_connections", connections_limit()),
             ("grpc.keepalive_permit_without_calls", 1),
             # Core's header calls it MIN_RECV_PING_INTERVAL; its name has no "recv", and an unknown one is ignored.
             ("grpc.http2.min_ping_interval_without_data_ms", round(min_ping_seconds * 1000)),

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from grafter.config import collector
 from grafter.config.model import Count, FilledSecret, Model, PositiveSize, Word, revealed
 from grafter.config.units import Endpoint, Size
 from grafter.receiver.config import ReceiverConfig, ServerTls, Surroundings
@@ -13,6 +14,8 @@ from grafter.receiver.config import ReceiverConfig, ServerTls, Surroundings
 
 class Cors(Model):
     """Which web pages may send from a browser."""
+
+    collectors_own = collector.CORS
 
     allowed_origins: tuple[Word, ...] = ()
     """Origins such as `https://app.example.com`; `*` stands for any run of characters. Empty: no browser may send."""
@@ -24,6 +27,9 @@ class Cors(Model):
 
 class OtlpGrpc(Model):
     """OTLP over gRPC."""
+
+    collectors_own = collector.GRPC_SERVER
+    instead = collector.GRPC_SERVER_INSTEAD
 
     endpoint: Endpoint = Endpoint("localhost:4317")
     """Where to listen."""
@@ -37,6 +43,9 @@ class OtlpGrpc(Model):
 
 class OtlpHttp(Model):
     """OTLP over HTTP: protobuf and JSON."""
+
+    collectors_own = collector.HTTP_SERVER
+    instead = collector.HTTP_SERVER_INSTEAD
 
     endpoint: Endpoint = Endpoint("localhost:4318")
     """Where to listen."""

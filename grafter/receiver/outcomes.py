@@ -137,6 +137,12 @@ def log_refusal(throttle: Throttle, error: Exception, transport: str) -> None:
         _log.warning("requests were refused", extra=extra)
 
 
+def log_skipped(throttle: Throttle, count: int, transport: str, reason: str) -> None:
+    """Say once a minute that a door skips what it cannot read of bodies that it takes: their senders are not told."""
+    if skipped := throttle.due("skipped", count) if count else 0:
+        _log.warning("odd items were skipped", extra={"transport": transport, "reason": reason, "items": skipped})
+
+
 def headers_of(error: Exception) -> dict[str, str]:
     """What HTTP says of an error beside its status."""
     match error:

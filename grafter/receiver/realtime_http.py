@@ -18,11 +18,13 @@ from grafter.core.model import Source, UnixNano
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError
 from grafter.guests.json_values import parse_json
-from grafter.guests.realtime.intake import NoCallError, RealtimeIntake, read_posts
+from grafter.guests.realtime.content import ODD
+from grafter.guests.realtime.intake import EXPECTED, NoCallError, RealtimeIntake, read_posts
+from grafter.logs import Throttle
 from grafter.receiver.http_body import read_json_body
 from grafter.receiver.http_server import Tokens
 from grafter.receiver.openai_api import is_call_id
-from grafter.receiver.outcomes import Answered, Outcome, openai_endpoint
+from grafter.receiver.outcomes import Answered, Outcome, log_skipped, openai_endpoint
 from grafter.receiver.recorder import Recorders
 from grafter.store.base import CallStore
 from grafter.telemetry import Metrics
@@ -56,6 +58,8 @@ def event_routes(
     decompression.
     """
 
+    throttle = Throttle()
+
     async def handle(request: web.Request) -> Answered:
         # When it arrived, and not when it was read: a large body takes its time.
         now = UnixNano(clock())
@@ -69,6 +73,10 @@ def event_routes(
             await consumer.consume(intake.parts)
         for kind, count in intake.kinds.items():
             metrics.guest_items.labels(Source.REALTIME.value, kind).inc(count)
+        if intake.kinds[ODD] and not intake.parts:
+            # 204 means stored; a sender of something else entirely should not take it for that.
+            raise RejectedError(f"no event can be read; expected {EXPECTED}", reason="shape")
+        log_skipped(throttle, intake.kinds[ODD], _EVENTS, EXPECTED)
         return web.Response(status=204), Outcome.ACCEPTED
 
     return [web.post(_EVENTS_PATH, openai_endpoint(handle, metrics, _EVENTS, tokens=Tokens(tokens)))]

@@ -29,6 +29,11 @@ Due times and claims
     key, each new claim of it covers the same parts until they are settled, so that no exporter gets a part twice
     because another one was slow.
 
+Ends of a process
+    Where the store outlives the process and belongs to it alone, a claim says in ``deaths`` how many processes ended
+    while they were at work on its key, and is then handed out apart from all that is not in the same case. A claim
+    that is given back, whatever came of it, clears its key of that.
+
 Outcomes
     ``record`` keeps INTENDED before bytes leave, and what became of them after. A claim tells what is known for each
     exporter: INTENDED alone means that a process died, or a peer fell silent, between the two: unknown.
@@ -131,6 +136,8 @@ class Claim:
     """The sum of the facts of everything held under the key."""
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     """By exporter name; empty unless an export of this claim's parts was begun before."""
+    deaths: int = 0
+    """How many processes ended while they were at work on it, since one did not; 0 where the store does not know."""
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from prometheus_client import values
 
 from grafter import logs
 from grafter.memory_limit import total_memory
-from grafter.process import end_by, failure_line, tune_allocator
+from grafter.process import end_by, failure_line, started, tune_allocator
 from grafter.service import Running, Worker, running
 from grafter.tasks import task_group
 from grafter.workers.channel import ASK, STOP, Report, Start, receive_start
@@ -89,7 +89,7 @@ async def _work(start: Start, channel: socket.socket) -> int:
     async with task_group() as tasks:
         listening = tasks.create_task(listen(), name="parent")
         try:
-            async with running(start.config, worker=Worker(start.replica)) as served:
+            async with started(running(start.config, worker=Worker(start.replica)), stop) as served:
                 writer.write(report().to_line())
                 await stop.wait()
                 end_by(start.config.service.shutdown_timeout.seconds + 1.0)

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +18,14 @@ import uvloop
 from aiohttp import web
 
 from grafter import __version__, logs
+from grafter.announcing import say_config
 from grafter.components import Config
+from grafter.config.problems import path_of
 from grafter.config.root import listening, with_ports
 from grafter.core.retry import RetryPolicy
 from grafter.health import Health, Phase, health_app
-from grafter.process import failure_line, stop_signals
-from grafter.receiver.address import holding
+from grafter.process import failure_line, started, stop_signals
+from grafter.receiver.address import check_all, holding
 from grafter.receiver.http_server import serving
 from grafter.tasks import task_group
 from grafter.telemetry import Held
@@ -289,6 +291,7 @@ async def supervising(config: Config) -> AsyncIterator[Supervised]:
 
     Raises OSError or ValueError, with a message for people, when something cannot be opened.
     """
+    await check_all((path_of(loc), endpoint) for loc, endpoint in listening(config))
     async with AsyncExitStack() as stack:
         held = {
             loc: await stack.enter_async_context(holding(endpoint))
@@ -329,23 +332,29 @@ def _metrics_app(fleet: Fleet) -> web.Application:
     return app
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, files: Sequence[str]) -> int:
     fleet: Fleet | None = None
     with stop_signals(lambda: fleet.end_at_once() if fleet is not None else None) as stop:
-        async with supervising(config) as supervised:
+        async with started(supervising(config), stop) as supervised:
+            if supervised is None:
+                return 0
             fleet = supervised.fleet
+            say_config(config, files)
             await stop.wait()
     return 0 if fleet.orderly else 1
 
 
-def run(config: Config) -> int:
-    """Run until SIGTERM or SIGINT; the exit code: 0 after an orderly stop, 1 when it could not start or failed."""
+def run(config: Config, files: Sequence[str] = ()) -> int:
+    """Run until SIGTERM or SIGINT; the exit code: 0 after an orderly stop, 1 when it could not start or failed.
+
+    ``files``: where the config came from.
+    """
     logs.configure(config.service.telemetry.logs.level, config.service.telemetry.logs.encoding)
     for warning in config.warnings:
         logger.warning("%s", warning)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config))
+            return runner.run(_serve(config, files))
     except (OSError, ValueError) as error:
         print(f"grafter: {failure_line(error)}", file=sys.stderr)
         return 1

@@ -13,6 +13,8 @@ from typer.main import get_command
 
 from grafter.cli import app
 from grafter.components import load
+from grafter.config.expand import expand
+from grafter.config.root import listening
 from tests.e2e.conftest import Start
 from tests.e2e.process import REPO
 from tests.e2e.sink import Sink
@@ -47,6 +49,23 @@ def test_the_image_and_the_compose_file_start_with_valid_settings() -> None:
         otlp = load([], settings, env={}).receivers["otlp"]
         assert otlp.protocols.grpc.endpoint == "0.0.0.0:4317"
         assert otlp.protocols.http.endpoint == "0.0.0.0:4318"
+
+
+def test_a_collector_and_grafter_run_on_one_host_with_the_example_files() -> None:
+    """Both files are what the document shows; the Collector sends to grafter, and no port is wanted twice."""
+    # A Collector's file has the other name, so that it is not taken for one of grafter's.
+    shown = re.findall(r"```ya?ml\n(.*?)```", (REPO / "docs" / "collector.md").read_text("utf-8"), re.DOTALL)[:2]
+    files = [REPO / "examples" / "collector.yaml", REPO / "examples" / "grafter.yaml"]
+    collector, own = (yaml.safe_load(file.read_text("utf-8")) for file in files)
+    assert [yaml.safe_load(block) for block in shown] == [collector, own]
+
+    config = load([str(files[1])], env={})
+    assert config.warnings == ()
+    sends_to = expand(collector["exporters"]["otlp_grpc/grafter"]["endpoint"], {})
+    assert sends_to == config.receivers["otlp"].protocols.grpc.endpoint
+    # Its own metrics, and its health check where somebody adds that.
+    taken = {8888, 13133} | {int(one["endpoint"][-4:]) for one in collector["receivers"]["otlp"]["protocols"].values()}
+    assert not taken & {endpoint.port for _, endpoint in listening(config)}
 
 
 def test_every_link_between_the_documents_leads_somewhere() -> None:

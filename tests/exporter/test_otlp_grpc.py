@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 import trustme
+from aiohttp import web
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -38,6 +39,7 @@ from tests.exporter.doubles import (
     count,
     free_port,
     grpc_peer,
+    http_peer,
     middle,
     spans_in,
     trace,
@@ -297,6 +299,46 @@ async def test_metrics_and_logs_go_to_their_own_services() -> None:
         await exporter.forward(Signal.LOGS, b"l")
     assert peer.bodies == [b"m", b"l"]
     assert [path.split("/")[1].rsplit(".")[-1] for path in peer.paths] == ["MetricsService", "LogsService"]
+
+
+async def reason_of(endpoint: str, **settings: object) -> str:
+    """What an exporter says of a peer that takes nothing; a fault is said as an error."""
+    async with exporter_to(endpoint, **settings) as (exporter, _, _clock):
+        (result,) = await exporter.export(batch(trace(1)))
+        assert (result.verdict, result.unknown) == (Verdict.LATER, False)
+        assert exporter.last_error == result.reason
+    return result.reason
+
+
+async def test_tls_towards_a_peer_that_speaks_none_is_named_with_the_key_to_set() -> None:
+    """The default meets a Collector or a Jaeger in plaintext: the reason says what to write."""
+    async with grpc_peer(taken) as peer:
+        reason = await reason_of(peer.address, secure=True)
+    assert reason.startswith("the peer speaks no TLS there; for plaintext set tls: {insecure: true} (UNAVAILABLE: ")
+
+
+async def test_plaintext_towards_a_peer_that_speaks_tls_is_named_with_the_key_to_set(tmp_path: Path) -> None:
+    """The other way round a server only hangs up, so that the reason says what to look at."""
+    async with tls_peer(tmp_path, "localhost") as (peer, _tls):
+        reason = await reason_of(peer.address)
+    assert reason.startswith("where the peer speaks TLS, set tls: {insecure: false}, or write https:// in the endpoint")
+
+
+async def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path) -> None:
+    async with tls_peer(tmp_path, "localhost") as (peer, _tls):
+        reason = await reason_of(peer.address, secure=True)
+    assert reason.startswith("the peer's certificate is not trusted: tls.ca_file, tls.server_name_override (")
+
+
+async def test_an_http_port_is_named() -> None:
+    """gRPC at the port of OTLP over HTTP."""
+
+    async def answer(_body: bytes) -> web.Response:
+        return web.Response()
+
+    async with http_peer(answer) as peer:
+        reason = await reason_of(peer.address)
+    assert reason.startswith("the peer speaks HTTP/1 there, which is otlp_http's to send (")
 
 
 @asynccontextmanager

@@ -330,6 +330,69 @@ async def tls_peer(directory: Path, name: str) -> AsyncIterator[tuple[Peer, Clie
         )
 
 
+async def reason_of(endpoint: str, **settings: object) -> tuple[str, bool]:
+    """What an exporter says of a peer that takes nothing, and whether the outcome is unknown."""
+    async with exporter_to("", endpoint=endpoint, **settings) as (exporter, _, _clock):
+        (result,) = await exporter.export(batch(trace(1)))
+        assert result.verdict is Verdict.LATER
+        assert exporter.last_error == result.reason
+    return result.reason, result.unknown
+
+
+async def test_tls_that_one_side_speaks_is_named_with_what_to_write(tmp_path: Path) -> None:
+    """https:// to a server in plaintext, http:// to one with TLS, and a certificate of somebody unknown."""
+    async with http_peer(taken) as peer:
+        reason, unknown = await reason_of(f"https://{peer.address}")
+        assert reason.startswith("the peer speaks no TLS there; for plaintext write http:// in the endpoint (")
+        assert not unknown
+    async with tls_peer(tmp_path, "localhost") as (peer, _tls):
+        reason, unknown = await reason_of(f"http://{peer.address}")
+        assert reason.startswith("where the peer speaks TLS, write https:// in the endpoint (")
+        reason, unknown = await reason_of(f"https://{peer.address}")
+        assert reason.startswith("the peer's certificate is not trusted: tls.ca_file, tls.server_name_override (")
+        assert not unknown
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["Client sent an HTTP request to an HTTPS server.\n", "The plain HTTP request was sent to HTTPS port"],
+)
+async def test_a_tls_server_that_answers_in_plaintext_buries_no_trace(body: str) -> None:
+    """A server in Go, and nginx, answer 400 there: about the address, and no word about the spans."""
+
+    async def answer(_body: bytes) -> web.Response:
+        return web.Response(status=400, text=body)
+
+    async with http_peer(answer) as peer:
+        reason, _ = await reason_of(f"http://{peer.address}")
+    assert reason.startswith("the peer speaks TLS there: write https:// in the endpoint (HTTP 400")
+
+
+async def test_a_peer_that_goes_after_it_answered_gets_no_advice_about_tls() -> None:
+    """A restart behind a proxy looks like a TLS server that hangs up; who was met in plaintext speaks it."""
+    answers = [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", b""]
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answers.pop(0))
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server, exporter_to(f"127.0.0.1:{server.sockets[0].getsockname()[1]}") as (exporter, _, _clock):
+        assert (await exporter.export(batch(trace(1))))[0].verdict is Verdict.ACCEPTED
+        (result,) = await exporter.export(batch(trace(1)))
+    assert result.reason == "connection lost: Server disconnected"
+
+
+async def test_a_grpc_port_is_named_without_what_it_said() -> None:
+    """OTLP over HTTP at a port of gRPC, which answers with frames of HTTP/2."""
+    server = await raw_server(b"\x00\x00\x18\x04\x00\x00\x00\x00\x00secret\r\n\r\n")
+    async with server:
+        reason, unknown = await reason_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert (reason, unknown) == ("the peer speaks no HTTP/1 there; for gRPC use otlp_grpc", True)
+
+
 async def test_tls_with_a_client_certificate_and_another_name(tmp_path: Path) -> None:
     """Both sides are checked; the name may be overridden; skipping the check is possible here."""
     async with tls_peer(tmp_path, "collector.example") as (peer, tls):

@@ -590,7 +590,7 @@ items = values | st.fixed_dictionaries(
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(items, max_size=5), max_size=5))
 def test_any_item_is_read_or_counted(batches: list[list[object]]) -> None:
-    """Whatever JSON the items are, the answer is 204 and each item is counted once."""
+    """Whatever JSON the items are, each is counted once; the answer is 400 only where nothing could be read."""
 
     class Sink:
         async def consume(self, parts: object) -> None:
@@ -600,7 +600,26 @@ def test_any_item_is_read_or_counted(batches: list[list[object]]) -> None:
         metrics = Metrics()
         async with opened(Sink(), metrics) as door:
             for batch in batches:
-                assert (await door.post(batch)).status == 204
+                answer = await door.post(batch)
+                assert answer.status == 204 or (answer.status == 400 and any(item is not None for item in batch))
         assert sum(kinds(metrics).values()) == sum(map(len, batches))
 
     asyncio.run(run())
+
+
+async def test_something_else_entirely_is_refused_with_what_was_expected(
+    consumer: object, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OTLP spans in the place of items: 204 would say that they are stored. One odd item among others costs itself."""
+    async with opened(consumer, metrics) as door:
+        for _ in range(3):
+            answer = await door.post([{"traceId": "0af7", "spanId": "b7ad", "name": "a"}])
+            message = assert_error(answer, 400)
+            assert message.startswith('nothing under data can be read; expected objects with "object": "trace"')
+        refused = [one for one in caplog.records if one.message == "requests were refused"]
+        assert [(one.transport, one.reason) for one in refused] == [("ingest", message)]
+        for _ in range(3):
+            assert (await door.post([{"object": "trace", "id": "trace_1"}, {"name": "a"}])).status == 204
+    (skipped,) = [one for one in caplog.records if one.message == "odd items were skipped"]
+    assert (skipped.transport, skipped.items, "expected" not in skipped.reason) == ("ingest", 1, True)
+    assert kinds(metrics) == {"odd": 6, "trace": 3}

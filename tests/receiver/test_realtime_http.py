@@ -211,3 +211,26 @@ async def test_a_large_body_does_not_hold_up_the_others(consumer: Any, metrics: 
         assert (await posting).status == 204
     assert items(metrics, "event") == 100_000
     assert longest < (clock() - start) / 2
+
+
+async def test_events_that_are_text_are_refused_with_what_was_expected(
+    consumer: Any, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message of the socket that nobody has parsed: 204 would say that it is stored."""
+    text = '{"type": "response.done"}'
+    async with opened(consumer, metrics) as door:
+        for events in ([{"at": 1_790_000_000, "from": "server", "event": text}], [text]):
+            answer = await door.post({"call": "c", "events": events})
+            assert (answer.status, error_of(answer)["code"]) == (400, "shape")
+            assert error_of(answer)["message"] == (
+                'no event can be read; expected events as {"at": …, "from": "server" | "client", '
+                '"event": {"type": …}}, each an object and no JSON text'
+            )
+        told = [one for one in caplog.records if one.message == "requests were refused"]
+        assert [one.transport for one in told] == ["realtime"]
+        both = [{"at": 1_790_000_000, "event": text}, {"at": 1_790_000_001, "event": orjson.loads(text)}]
+        assert (await door.post({"call": "c", "events": both})).status == 204
+        assert (await door.post({"call": "c", "events": both[:1], "ended": True})).status == 204
+    (skipped,) = [one for one in caplog.records if one.message == "odd items were skipped"]
+    assert (skipped.transport, skipped.items) == ("realtime", 1)
+    assert items(metrics, "odd") == 4

@@ -94,4 +94,4 @@ def test_no_gauge_would_be_split_by_process() -> None:
 
     gauges = [one for one in vars(Metrics()).values() if isinstance(one, Gauge)]
     assert gauges
-    assert {gauge._multiprocess_mode for gauge in gauges} <= {"livesum", "livemax"}
+    assert {gauge._multiprocess_mode for gauge in gauges} <= {"livesum", "livemax", "livemin"}

@@ -20,6 +20,9 @@ from grafter.guests.realtime.stored_event import ENDED, METADATA, Side
 MOST_CALLS = 10_000
 """In one body: each takes a kilobyte while it is read, and naming one takes a sender fourteen bytes."""
 
+EXPECTED = 'events as {"at": …, "from": "server" | "client", "event": {"type": …}}, each an object and no JSON text'
+"""What a body should hold, for whoever posted something else."""
+
 _FAR = HOUR
 """A time this far ahead of grafter's clock is no time of an event, and a sender that says it is now has a wrong clock:
 clocks that are kept at all differ by seconds, and nothing is received before it is sent."""

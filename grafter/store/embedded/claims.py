@@ -86,7 +86,7 @@ class ClaimTable:
         elif key in self._table.busy:
             busy.append((at, key))
         else:
-            claims.append(self._hand_out(key, entry, now))
+            claims.append(self.hand_out(key, entry, now))
 
     def owner(self, claim: Claim) -> TraceEntry | None:
         """The key, if the claim is still its own."""
@@ -215,7 +215,18 @@ class ClaimTable:
             self._due_queue.schedule(key, entry, batch.lease)
         return covered
 
-    def _hand_out(self, key: Key, entry: TraceEntry, now: int) -> Claim:
+    def is_due(self, key: Key, now: int) -> bool:
+        """Whether it could be handed out by itself."""
+        entry = self._table.entries.get(key)
+        return entry is not None and key not in self._table.busy and self._due_queue.next_due(key, entry) <= now
+
+    def is_owned(self, key: Key, now: int) -> bool:
+        """Somebody is at work on it, as far as is known."""
+        entry = self._table.entries.get(key)
+        return entry is not None and entry.lease is not None and entry.lease > now
+
+    def hand_out(self, key: Key, entry: TraceEntry, now: int) -> Claim:
+        """The key, to one owner; it is due."""
         entry.queued = None
         entry.lease = now + self._lease
         entry.due = None

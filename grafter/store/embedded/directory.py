@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grafter.store.base import StoreError
+from grafter.store.embedded.begun import Begun
 from grafter.store.embedded.damage import put_aside_if_damaged
 from grafter.store.embedded.metadata_db import MetadataDB
 from grafter.store.embedded.reserve import Reserve, fitting
@@ -42,6 +43,7 @@ class Files:
 
     metadata: MetadataDB
     tasks: TaskTable
+    begun: Begun
     log: SegmentLog | None = None
     reserve: Reserve | None = None
     lock: Lock | None = None
@@ -53,6 +55,7 @@ class Files:
 
     def close(self) -> None:
         """Close all of it; the lock last."""
+        self.begun.close()
         self.tasks.close()
         self.metadata.close()
         if self.log is not None:
@@ -91,12 +94,13 @@ def open_files(
         database = metadata(ledger)
         undo.callback(database.close)
         task_table = tasks(ledger, database)
+        begun = Begun(directory)
     except BaseException as error:
         undo.close()
         if isinstance(error, OSError | sqlite3.Error) and not isinstance(error, StoreError):
             raise StoreError(f"cannot read the store in {directory}: {error}") from error
         raise
-    return Files(database, task_table, log, Reserve(directory, segment_bytes), Lock(directory / "lock", lock))
+    return Files(database, task_table, begun, log, Reserve(directory, segment_bytes), Lock(directory / "lock", lock))
 
 
 def _refuse_if_shared(directory: Path) -> None:

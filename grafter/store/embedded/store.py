@@ -45,6 +45,7 @@ from grafter.store.base import (
     Stats,
     StoredPart,
 )
+from grafter.store.embedded.begun import Begun
 from grafter.store.embedded.compaction import Compactor, Counts
 from grafter.store.embedded.damage import is_damage
 from grafter.store.embedded.dead_letters import LetterChange
@@ -112,7 +113,7 @@ async def opened(
 
     if directory is None:
         database = metadata(None)
-        files = Files(database, tasks(None, database))
+        files = Files(database, tasks(None, database), Begun(None))
     else:
         files = await asyncio.to_thread(open_files, directory, segment_bytes, metadata, tasks)
 
@@ -310,7 +311,32 @@ class EmbeddedStore(TaskMethods):
             self._recent.ask(now)
         if not self._ready.is_set():
             return []
-        return self._index.claims.claim(now, limit, plain)
+        suspects = self._suspects(now) if self._files.begun.suspects else None
+        if suspects is not None:
+            return suspects
+        claims = self._index.claims.claim(now, limit, plain)
+        self._files.begun.begin([claim.key for claim in claims if isinstance(claim, Claim)])
+        for claim in claims:
+            if isinstance(claim, PlainBatch):
+                self._files.begun.begin(claim.keys)
+        return claims
+
+    def _suspects(self, now: UnixNano) -> Sequence[Claim] | None:
+        """Due keys on which an earlier process ended, while nothing else is worked on; None where there are none."""
+        begun, claims, entries = self._files.begun, self._index.claims, self._index.table.entries
+        begun.end([key for key in begun.suspects if key not in entries])
+        due = [key for key in begun.suspects if claims.is_due(key, now)]
+        if any(claims.is_owned(key, now) for key in (begun.open if due else begun.suspects)):
+            return []
+        if not due:
+            return None
+        found = []
+        for key in begun.group(due):
+            claim = claims.hand_out(key, entries[key], now)
+            claim.deaths = begun.suspects[key]
+            found.append(claim)
+        begun.begin([claim.key for claim in found])
+        return found
 
     @overload
     async def read(self, claims: PlainBatch) -> Sequence[Plain]: ...
@@ -324,7 +350,12 @@ class EmbeddedStore(TaskMethods):
         return await self._settling.record(claims, exporter, outcome)
 
     async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> Sequence[bool]:
-        return await self._settling.settle(settlements, now)
+        settled = await self._settling.settle(settlements, now)
+        if isinstance(settlements, PlainSettlement):
+            self._files.begun.end(settlements.batch.keys)
+        else:
+            self._files.begun.end([one.claim.key for one in settlements])
+        return settled
 
     async def split(self, batch: PlainBatch) -> Sequence[Claim]:
         return self._index.claims.split(batch)
@@ -335,9 +366,13 @@ class EmbeddedStore(TaskMethods):
     async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
         for claim, due in claims:
             self._index.claims.postpone(claim, due)
+        self._files.begun.end([claim.key for claim, _ in claims])
 
     async def move(self, claim: Claim, host: Key, *, if_held: bool = False) -> bool:
-        return await self._settling.move(claim, host, if_held=if_held)
+        moved = await self._settling.move(claim, host, if_held=if_held)
+        if moved:
+            self._files.begun.end([claim.key])
+        return moved
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         await self._ready.wait()

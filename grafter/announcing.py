@@ -1,0 +1,73 @@
+"""What the log says of the whole: what a start found, that a backend stays away, what a stop keeps."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from grafter.components import Config
+from grafter.config.show import lines
+from grafter.consumer import OpenedExporter
+from grafter.tasks import task_group
+from grafter.telemetry import Held
+
+logger = logging.getLogger("grafter")
+
+# Often enough to stand in what somebody looks at, and far from filling it.
+REMIND_SECONDS = 300.0
+_LOOK_SECONDS = 0.25
+
+
+def say_config(config: Config, files: Sequence[str]) -> None:
+    """Which files the config came from, and a line for each component that runs."""
+    logger.info("config: %s", ", ".join(files) or "no file, the defaults")
+    for line in lines(config):
+        logger.info("%s", line)
+
+
+def say_kept(held: Held, *, lasting: bool) -> None:
+    """What a stop leaves behind; ``lasting``: the store outlives the process."""
+    if lasting:
+        logger.info("stopped: %s, for the next start", _what(held))
+    elif held.spans:
+        logger.warning("the store is in memory: %d held spans end with this process", held.spans)
+
+
+@asynccontextmanager
+async def reminding(
+    exporters: Mapping[str, OpenedExporter],
+    held: Callable[[], Held],
+    recovering: Callable[[], bool],
+    seconds: float = REMIND_SECONDS,
+) -> AsyncIterator[None]:
+    """While the context is open: say what the store held, once it is known, and every ``seconds`` who takes nothing."""
+
+    async def remind() -> None:
+        while recovering():  # noqa: ASYNC110  # the store says it when it is asked
+            await asyncio.sleep(_LOOK_SECONDS)
+        logger.info("from before this start: %s", _what(held()))
+        while True:
+            await asyncio.sleep(seconds)
+            for line in outages(exporters.values(), held()):
+                logger.warning("%s", line)
+
+    async with task_group() as tasks:
+        task = tasks.create_task(remind(), name="reminding")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+def outages(exporters: Iterable[OpenedExporter], held: Held) -> list[str]:
+    """A line for each peer that takes nothing."""
+    return [
+        f"{name}: the peer has taken nothing for {outage.seconds:.0f} s; {_what(held)}: {outage.reason}"
+        for exporter in exporters
+        for name, outage in exporter.outages().items()
+    ]
+
+
+def _what(held: Held) -> str:
+    oldest = f", the oldest for {held.oldest_seconds:.0f} s" if held.traces else ""
+    return f"{held.spans} spans of {held.traces} traces are held{oldest}"
