@@ -21,7 +21,7 @@ from grafter.components import Config
 from grafter.config.model import revealed
 from grafter.consumer import Consumer, Exporter, Signal
 from grafter.core.model import Mark, Part, UnixNano
-from grafter.core.policy import SECOND
+from grafter.core.policy import SECOND, RedactAction
 from grafter.errors import UnavailableError
 from grafter.exporter.dead_letters import DeadLetters
 from grafter.forwarding import Forwarding
@@ -30,6 +30,7 @@ from grafter.memory_limit import guarding, total_memory
 from grafter.otlp.split import COMPILED
 from grafter.process import collecting_garbage, end_by, failure_line, stop_signals, taking_turns, tune_allocator
 from grafter.processor.assembling import Assembler
+from grafter.processor.call_records import CallKeys, CallRecords
 from grafter.processor.processor import Limits, Processor
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_server import serving
@@ -39,6 +40,7 @@ from grafter.store.config import trouble
 from grafter.telemetry import Held, HeldFor, LettersHeld, Metrics
 
 if TYPE_CHECKING:
+    from grafter.calls.sql_map import SqlCallMap
     from grafter.store.config import OpenedStore
 
 logger = logging.getLogger(__name__)
@@ -114,11 +116,18 @@ async def running(
         store = await stack.enter_async_context(config.extensions.store.open(policy, total, replica))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
         clock = await stack.enter_async_context(keeping_time(store, metrics))
+        extension = config.extensions.calls
+        calls = records = None
+        if extension is not None:
+            calls = await stack.enter_async_context(extension.open(store, policy.redact.secret, metrics, clock))
+            hashed = policy.redact.keys if policy.redact.action is RedactAction.HMAC else ()
+            keys = CallKeys(**{name: getattr(extension.keys, name) for name in type(extension.keys).model_fields})
+            records = CallRecords(calls.backlog, keys, calls.read_number, clock, hashed, plain=calls.numbers.plain)
         exporters = {
             name: await stack.enter_async_context(exporter.open(name, metrics))
             for name, exporter in active.exporters.items()
         }
-        _watch(service, store, exporters, clock)
+        _watch(service, store, exporters, clock, calls)
         processor = Processor(
             store,
             [exporters[name] for name in active.pipelines["traces"].exporters],
@@ -127,6 +136,7 @@ async def running(
             metrics,
             clock,
             Limits(lease_seconds=config.extensions.store.lease.seconds),
+            records,
         )
         await stack.enter_async_context(processor.running(shutdown_seconds - door_seconds))
         await stack.enter_async_context(collecting_garbage())
@@ -163,6 +173,8 @@ async def running(
             letters=DeadLetters(store, exporters, metrics, clock),
             admin_tokens=revealed(config.extensions.admin.tokens),
             share_ports=worker is not None,
+            calls=calls,
+            calls_tokens=() if extension is None else revealed(extension.tokens),
         )
         for name, receiver in active.receivers.items():
             service.ports.update(await stack.enter_async_context(receiver.open(name, around)))
@@ -189,7 +201,13 @@ class _Gate(Consumer):
         await self._consumer.consume(parts, marks)
 
 
-def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Exporter], clock: Callable[[], int]) -> None:
+def _watch(
+    service: Running,
+    store: "OpenedStore",
+    exporters: Mapping[str, Exporter],
+    clock: Callable[[], int],
+    calls: "SqlCallMap | None",
+) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
     recovered = forgotten = marks = 0
 
@@ -233,6 +251,8 @@ def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Expor
             error = getattr(exporter, "last_error", "")
             if exporter.retry_in() > 0:
                 found[name] = error or "not taking traces"
+        if calls is not None and calls.backlog.trouble:
+            found["calls"] = calls.backlog.trouble
         return found
 
     service.count_recovered = count_recovered
