@@ -44,6 +44,7 @@ bench: $(VENV)/.dev
 	$(RUN) -m bench.realtime
 	$(RUN) -m bench.recorder
 	$(RUN) -m bench.webhook
+	$(RUN) -m bench.calls --postgres
 	$(RUN) -m bench.redis_memory
 	$(RUN) -m bench.failover
 	$(RUN) -m bench.half_load --systems "grafter redis"

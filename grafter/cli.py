@@ -330,6 +330,79 @@ def dead_drop(
 
 
 @app.command()
+def lookup(
+    asked: Annotated[
+        str, typer.Argument(metavar="NUMBER|ID", help="A phone number, any id of a call, or a trace id; - reads it.")
+    ] = "",
+    slow: Annotated[bool, typer.Option("--slow", help="The caller waited over 1500 ms.")] = False,
+    errors: Annotated[bool, typer.Option("--errors", help="Something failed.")] = False,
+    interrupted: Annotated[bool, typer.Option("--interrupted", help="The caller interrupted.")] = False,
+    unjoined: Annotated[bool, typer.Option("--unjoined", help="Something of it is missing.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="It runs now.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Calls at most.")] = 20,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """List the calls of a number or id, newest first: when, how it ended, the longest wait and whose it was."""
+    settings = read_config(config, set_)
+    from grafter.commands.lookup import lookup as look
+
+    text = sys.stdin.readline().strip() if asked == "-" else asked
+    flags = {"slow": slow, "errors": errors, "interrupted": interrupted, "unjoined": unjoined, "live": live}
+    question = {"text": text, "limit": limit, **flags}
+    raise typer.Exit(asyncio.run(look(question, settings, as_json=json_, out=sys.stdout, err=sys.stderr)))
+
+
+@app.command()
+def trace(
+    asked: Annotated[str, typer.Argument(metavar="ID", help="An id or key of a call, a trace id, or a number.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show one call: what the caller waited for in each turn, and the joined trace as a tree."""
+    settings = read_config(config, set_)
+    from grafter.commands.lookup import trace as show
+
+    raise typer.Exit(asyncio.run(show(asked, settings, as_json=json_, out=sys.stdout, err=sys.stderr)))
+
+
+@app.command()
+def forget(
+    number: Annotated[str, typer.Argument(help="A phone number; - reads it.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Remove the calls from and to a number; prints the traces that live on at the backends."""
+    settings = read_config(config, set_)
+    from grafter.commands.lookup import forget as remove
+
+    text = sys.stdin.readline().strip() if number == "-" else number
+    raise typer.Exit(asyncio.run(remove(text, settings, as_json=json_, out=sys.stdout, err=sys.stderr)))
+
+
+@app.command()
+def report(
+    since: Annotated[str, typer.Option(help="How long ago it begins: 90m, 24h, 7d, 2w.")] = "7d",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+    csv: Annotated[bool, typer.Option("--csv", help="One line of figures, for spreadsheets.")] = False,
+) -> None:
+    """Sum up the calls: failures, how long callers waited, whose time that was, interruptions, what joined."""
+    settings = read_config(config, set_)
+    from grafter.commands.lookup import report as sum_up
+
+    form = "json" if json_ else "csv" if csv else "text"
+    try:
+        raise typer.Exit(asyncio.run(sum_up(since, settings, form=form, out=sys.stdout, err=sys.stderr)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None
+
+
+@app.command()
 def demo(keep: Annotated[bool, typer.Option("--keep", help="Stay until stopped.")] = False) -> None:
     """Start everything on free ports, play a call through every door, and print the joined tree."""
     from grafter.commands.demo.command import demo as play

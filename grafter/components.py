@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidatorFunctionWrapHandler, field_validator
 
+from grafter.calls.config import CallsExtension
 from grafter.config import load as loading
 from grafter.config.model import Component, Components, FilledSecret, Flag, Model, component_type
 from grafter.config.problems import Finding
@@ -79,14 +80,17 @@ class Admin(Model):
 
 
 class Extensions(Model):
-    """What is no part of a pipeline. The store and `admin` are always there, the others until they are null."""
+    """What is no part of a pipeline. The store and `admin` are always there, `health_check` until it is null, `calls`
+    where the file names it."""
 
-    null_is_none: ClassVar[frozenset[str]] = frozenset({"health_check"})
+    null_is_none: ClassVar[frozenset[str]] = frozenset({"calls", "health_check"})
 
     store: StoreExtension = StoreExtension()
     """What holds traces until they are released."""
     health_check: HealthCheck | None = HealthCheck()
     """`/healthz` and `/readyz`; null: neither."""
+    calls: CallsExtension | None = None
+    """The call map; it runs where the file names it, or where there is no file."""
     admin: Admin = Admin()
     """`/admin/…` at `receivers.openai.endpoint`."""
 
@@ -95,6 +99,12 @@ class Extensions(Model):
     def _absent(cls, value: object, read: ValidatorFunctionWrapHandler) -> object:
         """Elsewhere a null means the defaults."""
         return None if value is None else read(value)
+
+    @field_validator("calls", mode="wrap")
+    @classmethod
+    def _named(cls, value: object, read: ValidatorFunctionWrapHandler) -> object:
+        """What is named runs."""
+        return read({} if value is None else value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +122,15 @@ class Active:
 class Config(RootConfig):
     """Everything. Built without arguments it is what runs without a config file."""
 
+    default_extensions: ClassVar[tuple[str, ...]] = ("calls",)
+
     receivers: Annotated[dict[str, ReceiverConfig], RECEIVERS] = Field(default_factory=dict)
     """The doors in."""
     processors: Annotated[dict[str, ProcessorConfig], PROCESSORS] = Field(default_factory=dict)
     """What happens between the doors."""
     exporters: Annotated[dict[str, ExporterConfig], EXPORTERS] = Field(default_factory=dict)
     """The doors out."""
-    extensions: Extensions = Extensions()
+    extensions: Extensions = Extensions(calls=CallsExtension())
     """What is no part of a pipeline."""
 
     def findings(self) -> Iterator[Finding]:

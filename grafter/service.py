@@ -23,7 +23,7 @@ from grafter.config.problems import path_of
 from grafter.config.root import listening
 from grafter.consumer import Consumer, OpenedExporter, Signal
 from grafter.core.model import Mark, Part, UnixNano
-from grafter.core.policy import SECOND
+from grafter.core.policy import SECOND, RedactAction
 from grafter.errors import UnavailableError
 from grafter.exporter.dead_letters import DeadLetters
 from grafter.forwarding import Forwarding
@@ -40,6 +40,7 @@ from grafter.process import (
     tune_allocator,
 )
 from grafter.processor.assembling import Assembler
+from grafter.processor.call_records import CallKeys, CallRecords
 from grafter.processor.processor import Limits, Processor
 from grafter.receiver.address import check_all
 from grafter.receiver.config import Surroundings
@@ -50,6 +51,7 @@ from grafter.store.config import trouble
 from grafter.telemetry import Held, HeldFor, LettersHeld, Metrics
 
 if TYPE_CHECKING:
+    from grafter.calls.sql_map import SqlCallMap
     from grafter.store.config import OpenedStore
 
 logger = logging.getLogger(__name__)
@@ -127,11 +129,18 @@ async def running(
         store = await stack.enter_async_context(config.extensions.store.open(policy, total, replica))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
         clock = await stack.enter_async_context(keeping_time(store, metrics))
+        extension = config.extensions.calls
+        calls = records = None
+        if extension is not None:
+            calls = await stack.enter_async_context(extension.open(store, policy.redact.secret, metrics, clock))
+            hashed = policy.redact.keys if policy.redact.action is RedactAction.HMAC else ()
+            keys = CallKeys(**{name: getattr(extension.keys, name) for name in type(extension.keys).model_fields})
+            records = CallRecords(calls.backlog, keys, calls.read_number, clock, hashed, plain=calls.numbers.plain)
         exporters = {
             name: await stack.enter_async_context(exporter.open(name, metrics))
             for name, exporter in active.exporters.items()
         }
-        _watch(service, store, exporters, clock)
+        _watch(service, store, exporters, clock, calls)
         stack.callback(_say_kept, config, service)
         processor = Processor(
             store,
@@ -141,6 +150,7 @@ async def running(
             metrics,
             clock,
             Limits(lease_seconds=config.extensions.store.lease.seconds),
+            records,
         )
         await stack.enter_async_context(processor.running(shutdown_seconds - door_seconds))
         await stack.enter_async_context(collecting_garbage())
@@ -177,6 +187,8 @@ async def running(
             letters=DeadLetters(store, exporters, metrics, clock),
             admin_tokens=revealed(config.extensions.admin.tokens),
             share_ports=worker is not None,
+            calls=calls,
+            calls_tokens=() if extension is None else revealed(extension.tokens),
         )
         for name, receiver in active.receivers.items():
             service.ports.update(await stack.enter_async_context(receiver.open(name, around)))
@@ -206,7 +218,11 @@ class _Gate(Consumer):
 
 
 def _watch(
-    service: Running, store: "OpenedStore", exporters: Mapping[str, OpenedExporter], clock: Callable[[], int]
+    service: Running,
+    store: "OpenedStore",
+    exporters: Mapping[str, OpenedExporter],
+    clock: Callable[[], int],
+    calls: "SqlCallMap | None",
 ) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters."""
     recovered = forgotten = marks = 0
@@ -250,6 +266,8 @@ def _watch(
         for exporter in exporters.values():
             for name, outage in exporter.outages().items():
                 found[name] = f"has taken nothing for {outage.seconds:.0f} s: {outage.reason}"
+        if calls is not None and calls.backlog.trouble:
+            found["calls"] = calls.backlog.trouble
         return found
 
     service.count_recovered = count_recovered

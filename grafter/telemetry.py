@@ -69,6 +69,10 @@ class Metrics:
         self.session_polls = counter(
             "grafter_session_looks", "Polls of hosted sessions, by what came of them.", "outcome"
         )
+        self.written_calls = counter("grafter_calls_written", "Records of calls that came into the calls' database.")
+        self.dropped_calls = counter(
+            "grafter_calls_dropped", "Records of calls, or traces with them, that never come into it.", "reason"
+        )
         self.released_traces = counter("grafter_released_traces", "Traces released.", "reason")
         self.grafted_spans = counter("grafter_grafted_spans", "Guest spans hung under a host trace.", "source", "match")
         self.unlinked_guests = counter("grafter_unlinked_guests", "Guests released without a host.", "reason")

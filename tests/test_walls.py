@@ -16,6 +16,9 @@ KEYS = {"config.collector", "config.model", "config.problems", "config.units"}
 EDGE = {"consumer", "otlp", "core", "errors", "logs", "telemetry", "store.base", "tasks"} | KEYS
 """What receivers, exporters and the processor between them are built from."""
 
+CALLS = {"calls.answers", "calls.base", "calls.ids", "calls.model", "calls.notes"}
+"""What is said of calls, and to whom: no database."""
+
 ROOMS: dict[str, set[str]] = {
     # Pure: decisions, and nothing else.
     "core": set(),
@@ -33,8 +36,10 @@ ROOMS: dict[str, set[str]] = {
     "store": {"core", "errors", "tasks"} | KEYS,
     # What OpenAI's traces say; pure, as the core is.
     "guests": {"core"},
-    "processor": EDGE | {"guests"},
-    "receiver": EDGE | {"guests", "forwarding"},
+    # What is known of calls waits in the store until its own database takes it.
+    "calls": {"core", "errors", "store.base", "tasks", "telemetry"} | KEYS,
+    "processor": EDGE | {"guests"} | CALLS,
+    "receiver": EDGE | {"guests", "forwarding"} | CALLS,
     "exporter": EDGE,
     # In front of the exporters, for metrics and logs; in front of the processor, for what memory allows.
     "forwarding": {"consumer", "errors", "telemetry"},
@@ -44,11 +49,12 @@ ROOMS: dict[str, set[str]] = {
     "health": {"telemetry"},
     "announcing": {"components", "config", "consumer", "tasks", "telemetry"},
     # Which components there are, and then what runs them.
-    "components": KEYS | {"config", "core", "exporter", "processor", "receiver", "store"},
+    "components": KEYS | {"calls", "config", "core", "exporter", "processor", "receiver", "store"},
     "service": EDGE
     | {
         "announcing",
         "arrival_clock",
+        "calls",
         "components",
         "config.root",
         "exporter.dead_letters",
@@ -77,7 +83,18 @@ ROOMS: dict[str, set[str]] = {
     },
     # The terminal.
     "commands": EDGE
-    | {"components", "config", "exporter", "guests", "memory_limit", "processor", "receiver", "service", "store"},
+    | {
+        "calls",
+        "components",
+        "config",
+        "exporter",
+        "guests",
+        "memory_limit",
+        "processor",
+        "receiver",
+        "service",
+        "store",
+    },
     "cli": {"commands", "components", "config", "service", "telemetry", "workers"},
 }
 """Each room and the rooms that it may import, beside itself and the package's own name and version."""
@@ -87,11 +104,13 @@ ONLY_IN: dict[str, set[str]] = {
     "google.rpc": {"otlp"},
     # Receivers build the protocol's own answers; what is inside a request only otlp knows.
     "opentelemetry.proto": {"otlp", "commands", "receiver"},
-    "pydantic": {"config", "components", "exporter", "processor", "receiver", "store"},
+    "sqlalchemy": {"calls"},
+    "alembic": {"calls"},
+    "pydantic": {"calls", "components", "config", "exporter", "processor", "receiver", "store"},
     "sqlite3": {"store"},
     "hiredis": {"store"},
     "redis": {"store"},
-    "phonenumbers": {"core"},
+    "phonenumbers": {"calls", "core"},
     "typer": {"cli"},
     "prometheus_client": {"telemetry", "health", "workers"},
 }

@@ -38,7 +38,7 @@ async def ask(
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as client,
-            client.post(url, data=orjson.dumps(asked), headers=headers, allow_redirects=False) as response,
+            client.post(url, data=orjson.dumps(dict(asked)), headers=headers, allow_redirects=False) as response,
         ):
             body = await response.read()
             status = response.status
@@ -57,6 +57,8 @@ async def ask(
     if status != 200:
         refusal = answer.get("error")
         message = refusal.get("message") if isinstance(refusal, dict) else None
+        if status == 404 and message is None:
+            raise RefusedError(f"the grafter at {endpoint} does not know {path}")
         raise RefusedError(str(message or f"{endpoint} answered HTTP {status}"))
     return answer
 

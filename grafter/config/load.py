@@ -73,7 +73,10 @@ class _Loading(Generic[C]):
 
     def _defaults(self) -> Node:
         """What stands in for the file where there is none."""
-        named = {section: components.default for section, components in self.sections.items()}
+        named: dict[str, tuple[str, ...]] = {
+            section: components.default for section, components in self.sections.items()
+        }
+        named["extensions"] = self.kind.default_extensions
         return _unwritten({section: {name: {} for name in names} for section, names in named.items()})
 
     def error(self) -> ConfigError:
@@ -92,6 +95,8 @@ class _Loading(Generic[C]):
                 Problem(root.file, root.line, "", "is not a map of receivers, processors, exporters …")
             )
             raise self.error()
+        # A file that names none has none of them.
+        data.setdefault("extensions", {})
         for loc in self.refused:
             cut(data, loc)
         self._rename_references(data)

@@ -4,7 +4,7 @@ Which components there are is the subclass's to say, by the ``Components`` that 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import PrivateAttr, model_validator
 
@@ -29,6 +29,9 @@ class RootConfig(Model):
     """What is no part of a pipeline."""
     service: Service = Service()
     """What runs, and how."""
+
+    default_extensions: ClassVar[tuple[str, ...]] = ()
+    """Extensions that run where there is no file at all; with a file, those that it names."""
 
     _warnings: tuple[str, ...] = PrivateAttr(default=())
 

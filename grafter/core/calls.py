@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from phonenumbers import NumberParseException, PhoneNumberFormat, format_number, parse
+from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberFormat, format_number, is_valid_number, parse
 
 from grafter.core.model import UnixNano
 from grafter.core.redact import digest
@@ -28,6 +28,16 @@ _MOST_DIGITS = 32
 _LONGEST_NUMBER = 64
 _DIGITS = frozenset("0123456789")
 _SEPARATORS = str.maketrans("", "", "-.() ")
+# What people write, and what a copied number brings along: slashes, dashes and blanks of print, marks of direction.
+_TYPED = {
+    ord(sign): plain
+    for plain, signs in (
+        (" ", "/\u00a0\u2007\u2009\u202f\t"),
+        ("-", "\u2010\u2011\u2012\u2013\u2014\u2212"),
+        ("", "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200b\ufeff"),
+    )
+    for sign in signs
+}
 _SHOWN = 4
 # As many again are to stay hidden: of an extension's four digits the last four are all.
 _FEWEST_TO_SHOW = 2 * _SHOWN
@@ -79,34 +89,67 @@ def phone_in_headers(headers: Iterable[tuple[str, str]], names: Sequence[str], s
     return None
 
 
-def phone_in(text: str, secret: bytes) -> Phone | None:
+def phone_in(text: str, secret: bytes, region: str = "") -> Phone | None:
     """The number that a text names: a bare number, or the value of a From or To header, of which the first address is
     read.
 
     A number is digits, with or without ``+`` and visual separators; a name, an address of the network, digits of
     another script and more than 32 digits are none. Without a secret there is none either: what is hashed under no key
-    can be guessed. Never raises.
+    can be guessed. ``region`` (ISO 3166, two letters) is the country whose numbers may come as they are dialled there.
+    Never raises.
     """
-    number = _number(text) if len(text) <= _LONGEST_ADDRESS else None
-    if number is None or not secret:
+    whole = whole_number(text, region)
+    if whole is None or not secret:
         return None
-    digits = number.removeprefix("+").translate(_SEPARATORS)
-    if not 0 < len(digits) <= _MOST_DIGITS or not _DIGITS.issuperset(digits):
-        return None
-    whole = _international(number) or digits
     # Of what is kept: a trunk prefix that was written along is no digit of the number.
     shown = whole[-_SHOWN:] if len(whole.removeprefix("+")) >= _FEWEST_TO_SHOW else ""
     return Phone(digest(whole, secret), shown)
 
 
-def _international(number: str) -> str | None:
-    """The E.164 form of a number that begins with ``+``, and with a country that there is."""
-    if not number.startswith("+") or len(number) > _LONGEST_NUMBER:
+def whole_number(text: str, region: str = "") -> str | None:
+    """The same number in clear: E.164 where it is known to be international, else its digits."""
+    number, digits = _digits(text)
+    if not digits:
+        return None
+    known = _international(number, region)
+    return digits if known is None else format_number(known, PhoneNumberFormat.E164)
+
+
+def number_hashes(text: str, secret: bytes, region: str = "") -> tuple[str, ...]:
+    """Under which hashes a number may have been kept, of a number as people type it: sources write one number with and
+    without its country and its ``+``. Empty for what is no number."""
+    number, digits = _digits(text.translate(_TYPED).strip())
+    if not digits or not secret:
+        return ()
+    forms = [digits]
+    known = _international(number, region) or _international(f"+{digits}", "")
+    if known is not None and (number.startswith("+") or is_valid_number(known)):
+        whole = format_number(known, PhoneNumberFormat.E164)
+        national = format_number(known, PhoneNumberFormat.NATIONAL)
+        forms = [whole, whole[1:], digits, "".join(each for each in national if each in _DIGITS)]
+    return tuple(dict.fromkeys(digest(form, secret) for form in forms))
+
+
+def _digits(text: str) -> tuple[str, str]:
+    """The number as it is written, and its digits; empty where there is none."""
+    number = _number(text) if len(text) <= _LONGEST_ADDRESS else None
+    if number is None:
+        return "", ""
+    digits = number.removeprefix("+").translate(_SEPARATORS)
+    if not 0 < len(digits) <= _MOST_DIGITS or not _DIGITS.issuperset(digits):
+        return "", ""
+    return number, digits
+
+
+def _international(number: str, region: str) -> PhoneNumber | None:
+    """A number that begins with ``+``, and with a country that there is, or that is one in the region."""
+    if len(number) > _LONGEST_NUMBER or not (region or number.startswith("+")):
         return None
     try:
-        return format_number(parse(number), PhoneNumberFormat.E164)
+        known = parse(number, region or None)
     except NumberParseException:
         return None
+    return known if number.startswith("+") or is_valid_number(known) else None
 
 
 def _number(text: str) -> str | None:

@@ -22,6 +22,9 @@ from grafter.guests.json_values import list_of, mapping_of, parse_json, plain_id
 CALLS = frozenset({"realtime.call.incoming", "live.call.incoming", "live.transport.incoming"})
 SESSIONS = "agent.session."
 
+_CALL_ID_HEADERS = ("call-id", "i")
+"""In lower case; the second is the compact one (RFC 3261, section 20.8)."""
+
 KINDS = ("call", "session", "export", "other", "odd")
 """What an event is counted as; ``odd`` is one that cannot be read, ``other`` one that asks nothing of grafter."""
 
@@ -51,6 +54,8 @@ class IncomingCall:
     """Of its From header, which the caller wrote too."""
     callee: Phone | None = None
     """Of its To header."""
+    sip_call_id: str | None = None
+    """Of its Call-ID header: both announcements of one call have the same."""
 
 
 @dataclass(slots=True)
@@ -155,6 +160,7 @@ def _call(data: Mapping[str, object], secret: bytes) -> IncomingCall | None:
         from_headers(headers),
         phone_in_headers(headers, CALLER_HEADERS, secret),
         phone_in_headers(headers, CALLEE_HEADERS, secret),
+        next((value.strip() for name, value in headers if name.strip().lower() in _CALL_ID_HEADERS), None),
     )
 
 

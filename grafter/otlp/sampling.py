@@ -72,10 +72,10 @@ class SpansView(TraceView):
         return any(span.status.code == STATUS_ERROR for span in self._found(_may_hold_error))
 
     def has_barge_in(self) -> bool:
-        return any(map(_is_barge_in, self._with(*_BARGE_IN_NEEDLES)))
+        return any(map(is_barge_in, self._with(*_BARGE_IN_NEEDLES)))
 
     def first_token_ms(self) -> float | None:
-        return max(filter(None, map(_first_token_ms, self._with(*_FIRST_TOKEN_NEEDLES))), default=None)
+        return max(filter(None, map(first_token_ms, self._with(*_FIRST_TOKEN_NEEDLES))), default=None)
 
     def duration_ms(self) -> float:
         starts: list[int] = []
@@ -92,7 +92,7 @@ class SpansView(TraceView):
         needle = key.encode()
         for envelope in {id(piece.envelope): piece.envelope for piece in self._pieces}.values():
             if needle in envelope.resource:
-                yield from _texts(_resource(envelope), key)
+                yield from _texts(resource_attributes(envelope), key)
         for span in self._with(needle):
             yield from _texts(span.attributes, key)
 
@@ -109,7 +109,7 @@ class SpansView(TraceView):
     def _found(self, may_hold: Callable[[bytes], bool]) -> Iterator[Span]:
         for at, piece in enumerate(self._pieces):
             if may_hold(piece.payload):
-                spans = self._decoded.get(at) or _spans(piece.payload)
+                spans = self._decoded.get(at) or spans_in(piece.payload)
                 if isinstance(spans, Sequence) and len(self._decoded) < _KEPT_RUNS:
                     self._decoded[at] = spans
                 yield from spans
@@ -139,7 +139,7 @@ def _heads(run: bytes) -> Iterable[Head]:
         return [_or_empty(Head.FromString, raw, Head) for raw in spans_of(run)]
 
 
-def _spans(run: bytes) -> Iterable[Span]:
+def spans_in(run: bytes) -> Iterable[Span]:
     if len(run) > _LARGE_RUN:
         return (_or_empty(Span.FromString, raw, Span) for raw in spans_of(run))
     try:
@@ -156,8 +156,13 @@ def _or_empty(parse: Callable[[bytes], M], raw: bytes, empty: Callable[[], M]) -
         return empty()
 
 
-def _resource(envelope: Envelope) -> Attributes:
+def resource_attributes(envelope: Envelope) -> Attributes:
     return _or_empty(ResourceSpans.FromString, envelope.resource, ResourceSpans).resource.attributes
+
+
+def attributes_of(attributes: Attributes) -> dict[str, str]:
+    """Scalar attributes as text, by key."""
+    return {each.key: text for each in attributes if (text := attribute_text(each.value)) is not None}
 
 
 def _texts(attributes: Attributes, key: str) -> Iterator[str]:
@@ -176,7 +181,7 @@ def _number(value: AnyValue) -> float | None:
     return number if 0 <= number < inf else None
 
 
-def _first_token_ms(span: Span) -> float | None:
+def first_token_ms(span: Span) -> float | None:
     """What one span says: how long its caller waited, else its model turn's first token. Out of band nobody waits."""
     longest: dict[bool, float] = {}
     for attribute in span.attributes:
@@ -190,12 +195,12 @@ def _first_token_ms(span: Span) -> float | None:
     return longest.get(True, longest.get(False))
 
 
-def _is_barge_in(span: Span) -> bool:
+def is_barge_in(span: Span) -> bool:
     """grafter's and the conventions' event; LiveKit's turn that a caller interrupted, not the program; Pipecat's, where
     it was not the end of the conversation that interrupted it."""
     if any(event.name == semconv.BARGE_IN for event in span.events):
         return True
-    said = {attribute.key: attribute_text(attribute.value) for attribute in span.attributes}
+    said = attributes_of(span.attributes)
     if said.get("lk.interrupted") == "true":
         return said.get("lk.interruption.source", _CALLER_SOURCES[0]) in _CALLER_SOURCES
     return said.get("turn.was_interrupted") == "true" and said.get("turn.ended_by_conversation_end") != "true"
@@ -218,7 +223,7 @@ def upstream_rate(pieces: Iterable[Piece], own_scope: bytes) -> int:
         if piece.envelope.scope != own_scope:
             rates.append(_resource_rate(piece.envelope) or 0)
             if _RATE_NEEDLE in piece.payload:
-                rates += [incoming_rate(span.attributes) or 0 for span in _spans(piece.payload)]
+                rates += [incoming_rate(span.attributes) or 0 for span in spans_in(piece.payload)]
     return max(rates)
 
 
@@ -227,7 +232,7 @@ def _resource_rate(envelope: Envelope) -> int | None:
         return None
     scope = _or_empty(ScopeSpans.FromString, envelope.scope, ScopeSpans).scope.attributes
     rate = incoming_rate(scope)
-    return rate if rate is not None else incoming_rate(_resource(envelope))
+    return rate if rate is not None else incoming_rate(resource_attributes(envelope))
 
 
 @dataclass(slots=True)
@@ -259,7 +264,7 @@ class Weights:
         stale = any(key.encode() in run for key in _OWN_KEYS)
         rates: Sequence[int | None] | None = None
         if _RATE_NEEDLE in run:
-            rates = [incoming_rate(span.attributes) for span in _spans(run)]
+            rates = [incoming_rate(span.attributes) for span in spans_in(run)]
         out: list[bytes] = []
         for at, (raw, head) in enumerate(zip(spans_of(run), _heads(run), strict=True)):
             own = None if rates is None else rates[at]

@@ -17,6 +17,7 @@ from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.logs import Throttle
 from grafter.otlp import build
+from grafter.processor.call_records import CallRecords
 from grafter.processor.plain_traces import PlainRelease
 from grafter.processor.quarantine import FULL_BOX_SECONDS, count_pushed_out
 from grafter.processor.release_result import Work
@@ -41,8 +42,10 @@ class Delivery:
         metrics: Metrics,
         clock: Callable[[], int],
         tick_seconds: float,
+        calls: CallRecords | None = None,
     ) -> None:
-        """``tick_seconds``: the shortest time after which something is tried again."""
+        """``tick_seconds``: the shortest time after which something is tried again. ``calls``: writes down what is of
+        a call; None: nobody does."""
         self.exporters = tuple(exporters)
         self.begun: dict[Key, ReleaseReason] = {}
         """Why a key was released whose exporters have not all answered yet."""
@@ -50,6 +53,7 @@ class Delivery:
         self._metrics = metrics
         self._clock = clock
         self._tick_seconds = tick_seconds
+        self._calls = calls
         self._warn_after = 0.0
         self._throttle = Throttle()
         self._leased: dict[object, Sequence[Claims]] = {}
@@ -254,6 +258,9 @@ class Delivery:
     async def _settle_plain(self, plain: PlainRelease) -> None:
         now = UnixNano(self._clock())
         settlement = PlainSettlement(plain.claims, plain.blobs)
+        calls = self._calls
+        if calls is not None:
+            await self._until_settled(lambda: calls.keep_plain(plain))
         (own,) = await self._until_settled(lambda: self._store.settle(settlement, now))
         if own:
             self._metrics.released_traces.labels(ReleaseReason.COMPLETE.value).inc(len(plain.blobs))
@@ -273,6 +280,9 @@ class Delivery:
             except UnavailableError as error:
                 # Full: the place of a parent may stay empty, but what left must not leave again.
                 logger.warning("parents that have not come will not be stood in for: %s", error)
+        calls = self._calls
+        if calls is not None:
+            await self._until_settled(lambda: calls.keep(works))
         settlements = [Settlement(w.claim, w.assembled.memories) for w in works]
         done = await self._until_settled(lambda: self._store.settle(settlements, now))
         reasons: dict[ReleaseReason, int] = {}

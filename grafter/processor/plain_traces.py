@@ -25,6 +25,11 @@ class PlainTraces(Sequence[OutTrace]):
         self._keys = keys
         self._parts = parts
 
+    @property
+    def parts(self) -> Sequence[Plain]:
+        """The same as they were read."""
+        return self._parts
+
     def __len__(self) -> int:
         return len(self._keys)
 

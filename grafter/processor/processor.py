@@ -24,6 +24,7 @@ from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
 from grafter.guests.sources import RULES, source_of
 from grafter.processor.assembling import Assembler
+from grafter.processor.call_records import CallRecords
 from grafter.processor.delivery import Delivery
 from grafter.processor.guest_keys import Found, GuestKeys, is_large
 from grafter.processor.plain_traces import PlainRelease, assemble_plain
@@ -80,7 +81,9 @@ class Processor:
         metrics: Metrics,
         clock: Callable[[], int],
         limits: Limits,
+        calls: CallRecords | None = None,
     ) -> None:
+        """``calls``: writes down what is of a call; None: nobody does."""
         self._store = store
         self._exporters = tuple(exporters)
         self._policy = policy
@@ -91,7 +94,7 @@ class Processor:
         self._slots = asyncio.Semaphore(limits.in_flight)
         self._sends: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        self._delivery = Delivery(store, exporters, metrics, clock, limits.tick_seconds)
+        self._delivery = Delivery(store, exporters, metrics, clock, limits.tick_seconds, calls)
         self._guest_keys = GuestKeys(store, policy, assembler)
         self._quarantine = Quarantine(store, metrics)
         self._plain: PlainLimits | None = None

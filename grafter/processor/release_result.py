@@ -87,6 +87,8 @@ class Assembled:
     """What was decided about it; None: nobody decided."""
     latency: CallLatency | None = None
     """Whose time the waits were that end in it; None: nothing is known of any."""
+    left_out: OutTrace | None = None
+    """What tail sampling dropped."""
     held_until: UnixNano | None = None
     """Nothing leaves: all of it stays held until then, unless a part comes earlier."""
 

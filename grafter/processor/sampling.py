@@ -102,6 +102,7 @@ class Sampling:
             self._write(out, out.trace, decision, out.sampled)
         else:
             out.sampled.out = out.trace.spans
+            out.left_out = out.trace
             out.trace = None
         return out
 

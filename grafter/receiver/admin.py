@@ -7,13 +7,15 @@ says nothing of itself, and a name that somebody made point here, are known by t
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 
 from aiohttp import web
 
+from grafter.calls.base import CallMap
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.json_values import parse_json
+from grafter.receiver.calls_admin import Ask, questions, who_asks
 from grafter.receiver.config import Letters
 from grafter.receiver.explaining import Explainer, status
 from grafter.receiver.http_body import read_json_body
@@ -38,11 +40,13 @@ def admin_routes(
     metrics: Metrics,
     letters: Letters | None = None,
     *,
+    calls: CallMap | None = None,
     tokens: Sequence[str] = (),
     wait_seconds: float = 120.0,
 ) -> list[web.RouteDef]:
     """The routes of the commands: POST to ``/admin/pull``, ``/admin/explain``, ``/admin/status`` and, where there are
-    ``letters``, ``/admin/dead/…`` of list, show, retry and drop: what they take and answer stands there.
+    ``letters``, ``/admin/dead/…`` of list, show, retry and drop: what they take and answer stands there;
+    where there is a call map, those of ``calls_admin``.
 
     Explain: ``{"id": "…"}`` in, 200 with what ``Explainer`` says. Status: ``{}`` in, 200 with what ``status`` says.
     Pull:
@@ -79,6 +83,14 @@ def admin_routes(
         await asked(request)
         return web.json_response(status(explainer.store, metrics, explainer.clock())), Outcome.ACCEPTED
 
+    def asking(ask: Ask) -> Callable[[web.Request], Awaitable[Answered]]:
+        async def handle(request: web.Request) -> Answered:
+            return web.json_response(await ask(await asked(request), who_asks(request))), Outcome.ACCEPTED
+
+        return handle
+
+    about_calls = {} if calls is None else questions(calls, explainer.clock)
+
     async def dead(request: web.Request) -> Answered:
         body = await asked(request)
         assert letters is not None
@@ -91,6 +103,10 @@ def admin_routes(
         web.post(EXPLAIN_PATH, openai_endpoint(explain, metrics, _TRANSPORT, timed=False)),
         web.post(STATUS_PATH, openai_endpoint(say_status, metrics, _TRANSPORT, timed=False)),
         *(dead_routes if letters is not None else ()),
+        *[
+            web.post(path, openai_endpoint(asking(ask), metrics, _TRANSPORT, timed=False))
+            for path, ask in about_calls.items()
+        ],
     ]
 
 

@@ -10,6 +10,7 @@ from grafter.config import collector
 from grafter.config.model import Component, Model, Word
 
 if TYPE_CHECKING:
+    from grafter.calls.base import CallMap
     from grafter.consumer import Consumer
     from grafter.core.policy import GraftPolicy
     from grafter.forwarding import Forwarding
@@ -52,6 +53,10 @@ class Surroundings:
     """What opens ``/admin/…`` to other machines."""
     letters: Letters | None = None
     """What is in the dead-letter box, for commands."""
+    calls: "CallMap | None" = None
+    """Takes what doors learn of calls, and answers for them; None: nobody keeps calls."""
+    calls_tokens: Sequence[str] = ()
+    """What opens ``POST /api/calls``; none opens it to everybody."""
     in_flight: "InFlight | None" = None
     """What the requests of all doors may hold at once; None: each is bounded by itself only."""
     share_ports: bool = False

@@ -226,6 +226,7 @@ class OpenAIReceiver(ReceiverConfig):
         """Run all doors behind one port, which is yielded by the receiver's name."""
         from grafter.receiver import (
             admin,
+            calls_http,
             openai_http,
             realtime_http,
             recorder,
@@ -266,9 +267,17 @@ class OpenAIReceiver(ReceiverConfig):
                 *openai_http.ingest_routes(consumer, metrics, policy, tokens=ingest_tokens, tee=tee),
                 *realtime_http.event_routes(recorders.ended_by(consumer), metrics, policy, time.time_ns, tokens=tokens),
                 *realtime_http.call_routes(
-                    recorders, metrics, around.clock, store=store, secret=policy.redact.secret, tokens=tokens
+                    recorders,
+                    metrics,
+                    around.clock,
+                    store=store,
+                    calls=around.calls,
+                    secret=policy.redact.secret,
+                    tokens=tokens,
                 ),
             ]
+            if around.calls is not None:
+                routes += calls_http.calls_routes(around.calls, metrics, time.time_ns, tokens=around.calls_tokens)
             if store is not None:
                 pulls = await stack.enter_async_context(
                     sessions.pulling(
@@ -288,9 +297,11 @@ class OpenAIReceiver(ReceiverConfig):
                     Explainer(store, policy, around.clock),
                     metrics,
                     around.letters,
+                    calls=around.calls,
                     tokens=around.admin_tokens,
                 )
-                sinks = webhook_http.WebhookSinks(consumer, store, recorders if self.realtime.record else None, pulls)
+                recording = recorders if self.realtime.record else None
+                sinks = webhook_http.WebhookSinks(consumer, store, recording, pulls, around.calls)
                 secrets = {name: project.secrets for name, project in self.projects.items()}
                 signatures = Signatures(secrets, int(self.webhook.tolerance))
                 routes += webhook_http.webhook_routes(sinks, signatures, metrics, policy, time.time_ns)

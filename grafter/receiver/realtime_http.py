@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from grafter.calls.base import CallMap
+from grafter.calls.model import Origin
+from grafter.calls.notes import of_note
 from grafter.consumer import Consumer
 from grafter.core.calls import CallNote, Phone, phone_in
 from grafter.core.link import Malformed, from_metadata
@@ -97,6 +100,7 @@ def call_routes(
     clock: Callable[[], int],
     *,
     store: CallStore | None = None,
+    calls: CallMap | None = None,
     secret: bytes = b"",
     tokens: Sequence[str] = (),
     max_bytes: int = 64 << 10,
@@ -105,9 +109,9 @@ def call_routes(
 
     ``{"call_id": "rtc_…", "traceparent": "00-…" | "metadata": {…}, "from": "+1…", "to": "+1…"}`` in, 202 out, also for
     a call that is recorded already; a Live session's id is ``live_…``. ``from`` and ``to`` may be left out; ``store``
-    notes the call with them, as ``secret`` makes them: without it, without them. ``clock`` gives Unix nanoseconds.
-    ``tokens`` are the bearer tokens that open it, none opens it to everybody. ``max_bytes`` bounds the body before and
-    after decompression.
+    notes the call with them, as ``secret`` makes them: without it, without them; so does ``calls``. ``clock`` gives
+    Unix nanoseconds. ``tokens`` are the bearer tokens that open it, none opens it to everybody. ``max_bytes`` bounds
+    the body before and after decompression.
     """
 
     async def handle(request: web.Request) -> Answered:
@@ -115,7 +119,10 @@ def call_routes(
         found = await recorders.start(start.call_id, metadata=start.metadata)
         if store is not None:
             now = UnixNano(clock())
-            await store.put_calls([CallNote(start.call_id, now, start.caller, start.callee)], now)
+            note = CallNote(start.call_id, now, start.caller, start.callee)
+            await store.put_calls([note], now)
+            if calls is not None:
+                await calls.record(of_note(note, origin=Origin.APP))
         body = {"call_id": start.call_id, "status": found.value}
         return web.json_response(body, status=202), Outcome.ACCEPTED
 

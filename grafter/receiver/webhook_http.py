@@ -8,12 +8,15 @@ be stored now with 503, for the sender tries again by itself.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
 
+from grafter.calls.base import CallMap
+from grafter.calls.ids import call_id
+from grafter.calls.notes import of_note
 from grafter.consumer import Consumer
 from grafter.core.calls import CallNote
 from grafter.core.model import Mark, Part, Source, UnixNano
@@ -67,6 +70,8 @@ class WebhookSinks:
     """Starts a recorder for each call that comes in; None: none is started."""
     pulls: PullRequests | None = None
     """None: sessions are not pulled."""
+    calls: CallMap | None = None
+    """None: nobody keeps calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +166,18 @@ class _Webhooks:
         # One project's ids say nothing of another's.
         remember_ns = max(_REMEMBER_NS, 2 * self.signatures.tolerance_ns)
         mark = Mark(f"webhook {project} {signed.id}", remember_ns)
-        calls = {f"call {project} {call_id}": call for call_id, call in delivery.calls.items()}
+        calls = {f"call {project} {name}": call for name, call in delivery.calls.items()}
         seen, *known = await self.sinks.store.seen([mark.id, *calls], now)
         if seen:
             return False
         new = [call for call, one in zip(calls.values(), known, strict=True) if not one]
         # Of a call that is known too: what one event of it left open, another may say.
-        await self.sinks.store.put_calls(
-            [CallNote(call.call_id, now, call.caller, call.callee, call.traceparent) for call in calls.values()], now
-        )
+        known_calls = {
+            name: CallNote(name, now, call.caller, call.callee, call.traceparent)
+            for name, call in delivery.calls.items()
+        }
+        await self.sinks.store.put_calls(list(known_calls.values()), now)
+        await self._keep_calls(delivery, known_calls)
         notes = [await self._incoming(call, project, now) for call in new]
         await self._pull(delivery, project)
         parts = [*intake.parts, *(note for note in notes if note is not None)]
@@ -177,6 +185,13 @@ class _Webhooks:
         await self.sinks.consumer.consume(parts, [mark, *(Mark(name, _REMEMBER_NS) for name in calls)])
         self._count(delivery, intake)
         return True
+
+    async def _keep_calls(self, delivery: Delivery, notes: Mapping[str, CallNote]) -> None:
+        if self.sinks.calls is None:
+            return
+        for name, call in delivery.calls.items():
+            sip = None if call.sip_call_id is None else call_id("sip_call_id", call.sip_call_id)
+            await self.sinks.calls.record(of_note(notes[name], () if sip is None else (sip,)))
 
     def _leave(self, work: asyncio.Future[bool]) -> None:
         """Let it end without a sender who waits for it; a store that hangs does not gather them without end."""

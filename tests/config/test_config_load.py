@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from grafter.components import Config, load
 from grafter.config.expand import expand
+from grafter.config.problems import ConfigError
 from grafter.config.service import Service
+from grafter.config.show import as_yaml, lines
 from grafter.core.policy import Content, GraftPolicy, Mode, RedactAction, Selector
 from grafter.exporter.file import FileExporter
 from grafter.exporter.honeycomb import HoneycombExporter
@@ -29,14 +31,14 @@ def ids(config: Config) -> dict[str, list[str]]:
 
 
 def test_without_a_file_everything_runs_by_default() -> None:
-    """No --config: both receivers, graft, debug, the store and the health check; the same as Config()."""
+    """No --config: both receivers, graft, debug, the store, the health check and calls; the same as Config()."""
     config = load([], env={})
     assert config == Config()
     assert ids(config) == {
         "receivers": ["otlp", "openai"],
         "processors": ["graft", "tail_sampling"],
         "exporters": ["debug"],
-        "extensions": ["store", "health_check"],
+        "extensions": ["store", "health_check", "calls"],
     }
 
 
@@ -58,8 +60,31 @@ def test_three_lines_are_a_valid_file(read: Read) -> None:
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "~\n", "receivers:\nservice:\nexporters: {}\n"])
 def test_an_empty_file_runs_the_default_pipeline(read: Read, text: str) -> None:
-    """Nothing, comments and nulls of sections mean defaults."""
-    assert ids(read(text)) == ids(Config())
+    """Nothing, comments and nulls of sections mean defaults, and no extension that a file has to name."""
+    assert ids(read(text)) == {**ids(Config()), "extensions": ["store", "health_check"]}
+
+
+@pytest.mark.parametrize("text", ["extensions: {calls: }\n", "extensions: {calls: {}}\n"])
+def test_an_extension_that_is_named_runs(read: Read, text: str) -> None:
+    """The call map runs where the file names it, with its defaults where it says no more."""
+    config = read(text)
+    assert ids(config)["extensions"] == ["store", "health_check", "calls"]
+    assert config.extensions.calls == Config().extensions.calls
+
+
+@pytest.mark.parametrize("url", ["mysql://a/b", "sqlite://", "sqlite:///:memory:", "calls.db"])
+def test_a_database_that_is_not_known_is_refused(read: Read, url: str) -> None:
+    """Before anything starts, and without its password."""
+    with pytest.raises(ConfigError, match="is no URL of a database"):
+        read(f"extensions: {{calls: {{url: '{url}'}}}}\n")
+
+
+def test_the_password_of_a_database_is_not_shown(read: Read) -> None:
+    """Neither by validate nor by print-config."""
+    config = read("extensions: {calls: {url: 'postgresql://me:hunter2@db/calls?password=hunter3'}}\n")
+    shown = as_yaml(config) + "\n".join(lines(config))
+    assert "db/calls" in shown
+    assert "hunter" not in shown
 
 
 def test_without_a_service_everything_configured_runs_in_order(read: Read) -> None:
@@ -154,7 +179,7 @@ def test_settings_without_a_file_go_over_the_defaults() -> None:
     """--set alone keeps everything that runs without a file, and adds what it configures."""
     config = load([], ["exporters.file.path=a", "service.telemetry.logs.level=DEBUG"], {})
     assert ids(config)["exporters"] == ["debug", "file"]
-    assert ids(config)["extensions"] == ["store", "health_check"]
+    assert ids(config)["extensions"] == ["store", "health_check", "calls"]
     assert config.service.telemetry.logs.level == "debug"
 
 

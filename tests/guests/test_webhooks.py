@@ -128,7 +128,7 @@ def test_a_session_without_a_usable_id_is_odd(session: object) -> None:
 def test_a_call_brings_the_trace_that_its_headers_name(headers: list[tuple[str, str]], traceparent: str | None) -> None:
     """Case is forgiven, X- too; what cannot be read is passed over; of the numbers only the hashes are there."""
     found = read(orjson.dumps(incoming("rtc_1", *headers)))
-    assert found.calls == {"rtc_1": IncomingCall("rtc_1", traceparent, **NUMBERS)}
+    assert found.calls == {"rtc_1": IncomingCall("rtc_1", traceparent, sip_call_id="c1", **NUMBERS)}
     assert found.kinds == {"call": 1}
 
 
@@ -136,7 +136,7 @@ def test_a_call_brings_the_trace_that_its_headers_name(headers: list[tuple[str, 
 def test_a_live_session_is_a_call(kind: str) -> None:
     """By the id that its events have."""
     found = read(orjson.dumps(incoming("live_1", ("traceparent", TRACEPARENT), kind=kind)))
-    assert found.calls == {"live_1": IncomingCall("live_1", TRACEPARENT, **NUMBERS)}
+    assert found.calls == {"live_1": IncomingCall("live_1", TRACEPARENT, sip_call_id="c1", **NUMBERS)}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""The contract of the call map: who reads it (page, commands) and who feeds it (doors, releases) knows no database."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Page, Search
+from grafter.core.calls import Phone
+
+_T = TypeVar("_T")
+
+
+class CallMap(Protocol):
+    """All methods raise UnavailableError where the database is away, and where somebody asks too often
+    (reason ``rate``)."""
+
+    async def search(self, search: Search) -> Page:
+        """Calls, newest first."""
+        ...
+
+    async def call(self, key: str) -> CallRow | None:
+        """The call of this key, or of any key that it ever had."""
+        ...
+
+    async def spans(self, key: str) -> Sequence[bytes]:
+        """The joined trace as it was forwarded: serialised TracesData, in order of release, each whole in itself.
+
+        Empty where it was sampled away, or is kept no longer.
+        """
+        ...
+
+    async def recent_medians(self, limit: int = 100) -> Mapping[str, float]:
+        """The median of ``wait_ms`` and of each part over the turns of the last calls; what nobody knows is left
+        out."""
+        ...
+
+    async def record(self, record: CallRecord, document: bytes = b"") -> None:
+        """Take what a source says of a call; said again it changes nothing.
+
+        ``document``: the joined trace of a release, serialised TracesData. Stored, not written into the database yet,
+        when it returns: the database may be away for hours. Raises UnavailableError only where the store is.
+        """
+        ...
+
+    async def link(self, one: CallId, other: CallId, at: int) -> None:
+        """Two ids are of one call."""
+        ...
+
+    async def forget(self, number: str, who: str = "") -> Forgotten:
+        """Remove the calls from and to a number, and take no record of them that comes later and began before now.
+
+        Raises RejectedError for what is no number.
+        """
+        ...
+
+    async def over(self, since: int, until: int, work: Callable[[Iterable[CallRow]], _T]) -> _T:
+        """What ``work`` makes of all calls that began then, newest first; it runs beside the event loop, and they are
+        read as it goes."""
+        ...
+
+    def read_number(self, text: str) -> tuple[Phone | None, str | None]:
+        """A number as it is kept, and in clear where that is kept too; None for what is no number."""
+        ...

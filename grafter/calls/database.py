@@ -1,0 +1,207 @@
+"""Records in, calls out: the call map's database, searched and kept. Blocks; runs on threads of its own."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
+
+import zstandard
+from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, insert, or_, select
+
+from grafter.calls import schema
+from grafter.calls.engine import reading, writing
+from grafter.calls.merge import LONGEST_RUN, Call, row
+from grafter.calls.migrate import migrate
+from grafter.calls.model import CallRecord, CallRow, Forgotten, Page, Search
+from grafter.calls.queries import CHUNK, KEY, called, in_chunks, keyed_records, records_of
+from grafter.calls.writing import Entry, Writing
+
+_MOST_ROWS = 500
+_MOST_DOCUMENT = 64 << 20
+
+
+class CallDatabase:
+    """Methods raise UnavailableError where the database is away."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def migrate(self) -> None:
+        """Bring the tables to this version's form."""
+        with writing(self._engine) as connection:
+            migrate(connection)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._engine.dispose()
+
+    def apply(self, entries: Sequence[Entry], now: int) -> set[str]:
+        """Write them down; what is there already changes nothing. The names of records that pieces came without, and
+        that are not there: those pieces were not written."""
+        with writing(self._engine) as connection:
+            return Writing(connection, now).apply(entries)
+
+    def search(self, search: Search, values: Sequence[str], hashes: Sequence[str], now: int) -> Page:
+        """``values``: ids that the text may stand for; ``hashes``: what its number may be kept as."""
+        limit = min(max(search.limit, 1), _MOST_ROWS)
+        with reading(self._engine) as connection:
+            conditions = _conditions(search, now)
+            found: dict[str, tuple[int, str]] = {}
+            for where in _places(connection, search, values, hashes):
+                query = select(schema.calls.c.start, schema.calls.c.key).where(*conditions, *where)
+                query = query.order_by(schema.calls.c.start.desc(), schema.calls.c.key.desc()).limit(limit + 1)
+                found |= {key: (start, key) for start, key in connection.execute(query)}
+            newest = sorted(found.values(), reverse=True)
+            shown = newest[:limit]
+            rows = _rows(connection, [key for _, key in shown], now)
+        more = f"{shown[-1][0]:x}.{shown[-1][1]}" if len(newest) > limit else None
+        return Page(tuple(rows), more)
+
+    def call(self, key: str, now: int) -> CallRow | None:
+        """The call of a key, also of one that it had before."""
+        with reading(self._engine) as connection:
+            keys = called(connection, [key], KEY)
+            rows = _rows(connection, keys, now)
+        return rows[0] if rows else None
+
+    def spans(self, key: str) -> list[bytes]:
+        """See CallMap."""
+        with reading(self._engine) as connection:
+            names = [record.name for record in _in_time(records_of(connection, called(connection, [key], KEY)))]
+            table = schema.documents
+            pieces: dict[str, list[bytes]] = defaultdict(list)
+            for chunk in in_chunks(names):
+                query = select(table.c.name, table.c.body).where(table.c.name.in_(chunk)).order_by(table.c.piece)
+                for name, body in connection.execute(query):
+                    pieces[name].append(body)
+        return [whole for name in names if (whole := _whole(pieces.get(name, ()))) is not None]
+
+    def recent_medians(self, limit: int, now: int) -> dict[str, float]:
+        """See CallMap."""
+        with reading(self._engine) as connection:
+            newest = select(schema.calls.c.key).order_by(schema.calls.c.start.desc()).limit(limit)
+            rows = _rows(connection, connection.execute(newest).scalars().all(), now)
+        figures: dict[str, list[float]] = defaultdict(list)
+        for turn in (turn for call in rows for turn in call.turns if turn.number):
+            if turn.wait_ms is not None:
+                figures["wait_ms"].append(turn.wait_ms)
+            for name, ms in turn.parts.items():
+                figures[name].append(ms)
+        return {name: median(some) for name, some in figures.items()}
+
+    def rows(self, since: int, until: int, now: int) -> Iterator[CallRow]:
+        """All calls that began then, newest first."""
+        before = None
+        while True:
+            page = self.search(Search(since=since, until=until, before=before, limit=_MOST_ROWS), (), (), now)
+            yield from page.calls
+            if page.next is None:
+                return
+            before = page.next
+
+    def forget(self, hashes: Sequence[str], now: int) -> Forgotten:
+        """See CallMap."""
+        table = schema.calls
+        with writing(self._engine) as connection:
+            query = select(table.c.key).where(or_(table.c.caller.in_(hashes), table.c.callee.in_(hashes)))
+            keys = list(connection.execute(query).scalars())
+            records = records_of(connection, keys)
+            _remove(connection, keys, [record.name for record in records])
+            connection.execute(delete(schema.forgotten).where(schema.forgotten.c.hash.in_(hashes)))
+            connection.execute(insert(schema.forgotten), [{"hash": each, "at": now} for each in hashes])
+        traces = {trace for record in records for trace in record.traces}
+        return Forgotten(len(keys), tuple(sorted(traces)))
+
+    def retain(self, calls_since: int, documents_since: int) -> tuple[int, int]:
+        """Remove what is older; how many calls and pieces of traces that were."""
+        calls, documents = schema.calls, schema.documents
+        removed = 0
+        while True:
+            with writing(self._engine) as connection:
+                old = select(calls.c.key).where(calls.c.start < calls_since).limit(CHUNK)
+                keys = list(connection.execute(old).scalars())
+                _remove(connection, keys, [record.name for record in records_of(connection, keys)])
+                if len(keys) < CHUNK:
+                    gone = connection.execute(delete(documents).where(documents.c.at < documents_since)).rowcount
+                    connection.execute(delete(schema.forgotten).where(schema.forgotten.c.at < calls_since))
+            removed += len(keys)
+            if len(keys) < CHUNK:
+                return removed, gone
+
+
+def _rows(connection: Connection, keys: Sequence[str], now: int) -> list[CallRow]:
+    """The calls of these keys, in their order."""
+    by_call: dict[str, list[CallRecord]] = defaultdict(list)
+    for key, record in keyed_records(connection, keys):
+        by_call[key].append(record)
+    table = schema.calls
+    query = select(table.c.key).where(table.c.key.in_(keys), table.c.ambiguous)
+    ambiguous = set(connection.execute(query).scalars())
+    return [
+        row(Call(tuple(sorted(by_call[key], key=lambda one: one.name)), key in ambiguous), now)
+        for key in keys
+        if key in by_call
+    ]
+
+
+def _in_time(records: Iterable[CallRecord]) -> list[CallRecord]:
+    return sorted(records, key=lambda record: (record.at, record.name))
+
+
+def _conditions(search: Search, now: int) -> list[ColumnElement[bool]]:
+    table = schema.calls
+    found: list[ColumnElement[bool]] = [table.c[flag] for flag in schema.FLAGS if getattr(search, flag)]
+    if search.live:
+        found.append(table.c.start >= now - LONGEST_RUN)
+    if search.since is not None:
+        found.append(table.c.start >= search.since)
+    if search.until is not None:
+        found.append(table.c.start <= search.until)
+    if search.before is not None and (cursor := _cursor(search.before)) is not None:
+        start, key = cursor
+        found.append(table.c.start <= start)
+        found.append(or_(table.c.start < start, and_(table.c.start == start, table.c.key < key)))
+    return found
+
+
+def _cursor(text: str) -> tuple[int, str] | None:
+    start, dot, key = text.partition(".")
+    try:
+        return (int(start, 16), key) if dot and len(start) <= 16 else None
+    except ValueError:
+        return None
+
+
+def _places(
+    connection: Connection, search: Search, values: Sequence[str], hashes: Sequence[str]
+) -> Iterator[list[ColumnElement[bool]]]:
+    """Where to look, one condition an index."""
+    table = schema.calls
+    if not search.text.strip():
+        yield []
+        return
+    ids = schema.ids
+    keys = connection.execute(select(ids.c.call).where(ids.c.value.in_(values)).distinct()).scalars().all()
+    if keys:
+        yield [table.c.key.in_(keys)]
+    for number in hashes:
+        yield [table.c.caller == number]
+        yield [table.c.callee == number]
+
+
+def _remove(connection: Connection, keys: Sequence[str], names: Sequence[str]) -> None:
+    for chunk in in_chunks(names):
+        connection.execute(delete(schema.documents).where(schema.documents.c.name.in_(chunk)))
+    for chunk in in_chunks(keys):
+        connection.execute(delete(schema.records).where(schema.records.c.call.in_(chunk)))
+        connection.execute(delete(schema.ids).where(schema.ids.c.call.in_(chunk)))
+        connection.execute(delete(schema.calls).where(schema.calls.c.key.in_(chunk)))
+
+
+def _whole(pieces: Sequence[bytes]) -> bytes | None:
+    """A document that is there with all of its pieces; None for one that is not."""
+    if not pieces:
+        return None
+    try:
+        return zstandard.ZstdDecompressor().decompress(b"".join(pieces), max_output_size=_MOST_DOCUMENT)
+    except zstandard.ZstdError:
+        return None

@@ -1,0 +1,253 @@
+"""The call map over a database: what blocks runs on threads of its own, so that neither a door nor a release waits."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TypeVar, TypeVarTuple
+
+from grafter.calls.backlog import Backlog
+from grafter.calls.database import CallDatabase
+from grafter.calls.engine import open_engine
+from grafter.calls.lookups import Lookups
+from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Origin, Page, Search
+from grafter.calls.writing import Entry
+from grafter.core.calls import Phone, number_hashes, phone_in, whole_number
+from grafter.errors import RejectedError, UnavailableError
+from grafter.store.base import TaskStore
+from grafter.tasks import task_group
+from grafter.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+_READERS = 2
+_READ_SECONDS = 20.0
+_LONG_SECONDS = 120.0
+_UPKEEP_SECONDS = 600.0
+_LONGEST_TEXT = 300
+_NOT_HEX = re.compile(r"[^0-9a-f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """How phone numbers are read and kept."""
+
+    secret: bytes
+    """The key of their hashes; the same in all grafters that share a store."""
+    region: str = ""
+    """The country whose numbers may come without theirs."""
+    plain: bool = False
+    """The whole numbers are kept too."""
+
+    def read(self, text: str) -> tuple[Phone | None, str | None]:
+        """A number as it is kept, and in clear where that is kept too."""
+        phone = phone_in(text, self.secret, self.region)
+        return phone, whole_number(text, self.region) if phone is not None and self.plain else None
+
+    def hashes(self, text: str) -> tuple[str, ...]:
+        """What it may be kept as."""
+        return number_hashes(text, self.secret, self.region)
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """For how long; nanoseconds."""
+
+    calls: int
+    traces: int
+
+
+class SqlCallMap:
+    """See ``base.CallMap``. Made by ``call_map``."""
+
+    def __init__(
+        self, database: CallDatabase, tasks: TaskStore, numbers: Numbers, lookups: Lookups, metrics: Metrics,
+        clock: Callable[[], int],
+    ) -> None:  # fmt: skip
+        self.numbers = numbers
+        self._database = database
+        self._lookups = lookups
+        self._clock = clock
+        # A reader that hangs must not hold up the writer, nor one of them anything else in this process.
+        self._readers = ThreadPoolExecutor(_READERS, "calls.read")
+        self._writer = ThreadPoolExecutor(1, "calls.write")
+        self.backlog = Backlog(tasks, self._apply, metrics, clock)
+
+    async def search(self, search: Search) -> Page:
+        """See CallMap."""
+        text = search.text.strip()
+        hashes = self.numbers.hashes(text)
+        if hashes:
+            self._lookups.ask(search.who, hashes, self._clock())
+        now = self._clock()
+        page = await self._read(lambda: self._database.search(search, _values(text), hashes, now))
+        if hashes:
+            self._lookups.say(search.who, hashes, len(page.calls))
+        return page
+
+    async def call(self, key: str) -> CallRow | None:
+        """See CallMap."""
+        now = self._clock()
+        return await self._read(lambda: self._database.call(key, now)) if _is_key(key) else None
+
+    async def spans(self, key: str) -> Sequence[bytes]:
+        """See CallMap."""
+        return await self._read(lambda: self._database.spans(key)) if _is_key(key) else ()
+
+    async def recent_medians(self, limit: int = 100) -> Mapping[str, float]:
+        """See CallMap."""
+        now = self._clock()
+        return await self._read(lambda: self._database.recent_medians(limit, now))
+
+    async def over(self, since: int, until: int, work: Callable[[Iterable[CallRow]], _T]) -> _T:
+        """See CallMap."""
+        now = self._clock()
+        return await self._read(lambda: work(self._database.rows(since, until, now)), seconds=_LONG_SECONDS)
+
+    async def record(self, record: CallRecord, document: bytes = b"") -> None:
+        """See CallMap."""
+        await self.backlog.put([(record, document)])
+
+    async def link(self, one: CallId, other: CallId, at: int) -> None:
+        """See CallMap."""
+        first, second = sorted((one, other))
+        name = f"link:{sha256(repr((first, second)).encode()).hexdigest()[:32]}"
+        await self.record(CallRecord(name, Origin.LINK, at, ids=(first, second)))
+
+    def read_number(self, text: str) -> tuple[Phone | None, str | None]:
+        """See CallMap."""
+        return self.numbers.read(text)
+
+    async def forget(self, number: str, who: str = "") -> Forgotten:
+        """See CallMap. Raises RejectedError for what is no number."""
+        hashes = self.numbers.hashes(number)
+        if not hashes:
+            raise RejectedError("that is no phone number", reason="number")
+        if self.backlog.trouble:
+            raise UnavailableError(self.backlog.trouble, retry_after=5.0, reason="calls_away")
+        # What waits may be of that number too.
+        await self.backlog.drain_all()
+        now = self._clock()
+        forgotten = await self._run(self._writer, lambda: self._database.forget(hashes, now))
+        self._lookups.say(who, hashes, forgotten.calls, "forgotten")
+        return forgotten
+
+    def _apply(self, entries: Sequence[Entry]) -> "asyncio.Future[set[str]]":
+        now = self._clock()
+        return asyncio.ensure_future(self._run(self._writer, lambda: self._database.apply(entries, now)))
+
+    async def _read(self, work: Callable[[], _T], seconds: float = _READ_SECONDS) -> _T:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._run(self._readers, work)
+        except TimeoutError:
+            message = f"the calls' database gave no answer within {seconds:g} s"
+            raise UnavailableError(message, retry_after=5.0, reason="calls_slow") from None
+
+    async def _run(self, threads: ThreadPoolExecutor, work: Callable[[*_Ts], _T], *given: *_Ts) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(threads, work, *given)
+
+    def _retain(self, keep: Keep) -> tuple[int, int]:
+        now = self._clock()
+        return self._database.retain(now - keep.calls, now - keep.traces)
+
+    async def migrate(self) -> None:
+        """Bring the tables to this version's form."""
+        await self._run(self._writer, self._database.migrate)
+
+    async def upkeep(self, keep: Keep) -> None:
+        """Remove what is kept no longer, now and then, until cancelled."""
+        while True:
+            try:
+                gone = await self._run(self._writer, self._retain, keep)
+                if any(gone):
+                    logger.info("%d calls and %d pieces of traces were kept long enough", *gone)
+            except UnavailableError as error:
+                logger.debug("%s", error)
+            except Exception:
+                logger.exception("old calls could not be removed; it is tried again")
+            await asyncio.sleep(_UPKEEP_SECONDS)
+
+    def close(self) -> None:
+        """End the threads; what they are at ends by itself."""
+        for threads in (self._readers, self._writer):
+            threads.shutdown(wait=False, cancel_futures=True)
+        self._database.close()
+
+
+@asynccontextmanager
+async def call_map(
+    url: str,
+    tasks: TaskStore,
+    numbers: Numbers,
+    keep: Keep,
+    metrics: Metrics,
+    clock: Callable[[], int],
+    *,
+    lookups_per_minute: int = 60,
+    serve: bool = True,
+) -> AsyncIterator[SqlCallMap]:
+    """The call map, until left; what waits then waits for the next start.
+
+    A database that is away does not keep it from starting: the tables are made when it is there. ``serve``: False
+    writes nothing by itself. Raises OSError and ValueError where the URL can be used for nothing.
+    """
+    found = SqlCallMap(CallDatabase(open_engine(url)), tasks, numbers, Lookups(lookups_per_minute), metrics, clock)
+    try:
+        if not serve:
+            await found.migrate()
+            yield found
+            return
+        async with task_group() as group:
+            running = group.create_task(_serve(found, keep), name="calls")
+            try:
+                yield found
+            finally:
+                running.cancel()
+    finally:
+        found.close()
+
+
+async def _serve(found: SqlCallMap, keep: Keep) -> None:
+    wait = 0.5
+    while True:
+        try:
+            await found.migrate()
+            break
+        except UnavailableError as error:
+            if not found.backlog.trouble:
+                logger.warning("%s; what is known of calls waits in the store", error)
+            found.backlog.trouble = str(error)
+        except Exception as error:
+            logger.exception("the calls' tables cannot be brought to this version's form; it is tried again")
+            found.backlog.trouble = f"the calls' tables cannot be made: {type(error).__name__}"
+        await asyncio.sleep(wait)
+        wait = min(2 * wait, 30.0)
+    found.backlog.trouble = ""
+    async with task_group() as group:
+        group.create_task(found.backlog.run(), name="calls.backlog")
+        group.create_task(found.upkeep(keep), name="calls.upkeep")
+
+
+def _values(text: str) -> tuple[str, ...]:
+    """Ids that a text may stand for: as it is, and a trace id in any of the forms in which people copy it."""
+    if not 0 < len(text) <= _LONGEST_TEXT or "\0" in text:
+        return ()
+    digits = text.lower().removeprefix("trace_").replace("-", "")
+    values = [text]
+    if len(digits) == 32 and not _NOT_HEX.search(digits):
+        values += [digits, f"trace_{digits}"]
+    elif len(text) == 55 and text.count("-") == 3:
+        # A whole traceparent.
+        values.append(text.split("-")[1].lower())
+    return tuple(dict.fromkeys(values))
+
+
+def _is_key(key: str) -> bool:
+    return 0 < len(key) <= 32 and key.isascii() and key.isalnum()

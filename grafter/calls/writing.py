@@ -1,0 +1,224 @@
+"""One batch of records on its way into the tables.
+
+What is written is always whole: the calls that a new record may be of are read with all of their records, it is decided
+anew which records are one call (``merge``), and all of it is put back in one transaction, in which nobody else writes.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from grafter.calls import encoding, schema
+from grafter.calls.merge import NEAR, Call, calls_of, is_slow, row
+from grafter.calls.model import RUNNING, CallRecord, Origin
+from grafter.calls.queries import CHUNK, KEY, TRACE, called, in_chunks, keyed_records, owners_of
+
+_Ring = tuple[str, str, int]
+"""From, to and start: by these alone records may be of one call."""
+
+_ROUNDS = 8
+# One number that rings another every second is a machine; of its calls none is the only one that fits.
+_MOST_NEAR = 200
+_WINDOW = 60 * NEAR
+_MOST_IN_WINDOW = 5_000
+MOST_RECORDS = 2_000
+"""Of one call; an id that more of them share names none."""
+_CROWDED = "an id of it stands in thousands of traces: it names no call, and was left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record on its way in, or a piece of the trace that came with one."""
+
+    record: CallRecord | None
+    name: str
+    """Of the record."""
+    piece: int = 0
+    body: bytes = b""
+    """Of the compressed document; may be empty."""
+
+
+class Writing:
+    """One batch, inside its transaction."""
+
+    def __init__(self, connection: Connection, now: int) -> None:
+        self._connection = connection
+        self._now = now
+
+    def apply(self, entries: Sequence[Entry]) -> set[str]:
+        records = {entry.record.name: entry.record for entry in entries if entry.record is not None}
+        new = self._identifying(self._wanted(list(records.values())))
+        if new:
+            self._group(new)
+        return self._documents([entry for entry in entries if entry.body]) - records.keys()
+
+    def _identifying(self, records: Sequence[CallRecord]) -> list[CallRecord]:
+        """The records without ids that so many share that they name no call: an app's default, say."""
+        owners = owners_of(self._connection, [value for record in records for value in _values(record)])
+        table = schema.records
+        crowded: set[str] = set()
+        for chunk in in_chunks(sorted(set(owners.values()))):
+            counted = select(table.c.call).where(table.c.call.in_(chunk)).group_by(table.c.call)
+            crowded |= set(self._connection.execute(counted.having(func.count() >= MOST_RECORDS)).scalars())
+        if not crowded:
+            return list(records)
+        out: list[CallRecord] = []
+        for record in records:
+            ids = tuple(one for one in record.ids if owners.get((one.value, one.kind)) not in crowded)
+            traces = tuple(one for one in record.traces if owners.get((one.hex(), TRACE)) not in crowded)
+            if traces or ids or not (record.ids or record.traces):
+                less = len(ids) < len(record.ids)
+                unjoined = (*record.unjoined, _CROWDED) if less else record.unjoined
+                out.append(replace(record, ids=ids, traces=traces, unjoined=unjoined))
+        return out
+
+    def _wanted(self, records: Sequence[CallRecord]) -> list[CallRecord]:
+        """The records that are new, and of nobody who is to be forgotten."""
+        names = self._all(schema.records.c.name, [record.name for record in records])
+        hashes = {phone.hash for one in records for phone in (one.caller, one.callee) if phone is not None}
+        table = schema.forgotten
+        barred: dict[str, int] = {}
+        for chunk in in_chunks(sorted(hashes)):
+            query = select(table.c.hash, table.c.at).where(table.c.hash.in_(chunk))
+            barred.update((found, at) for found, at in self._connection.execute(query))
+        return [record for record in records if record.name not in names and not _is_barred(record, barred)]
+
+    def _all(self, column: ColumnElement[str], values: Sequence[str]) -> set[str]:
+        return {
+            found
+            for chunk in in_chunks(values)
+            for found in self._connection.execute(select(column).where(column.in_(chunk))).scalars()
+        }
+
+    def _group(self, new: Sequence[CallRecord]) -> None:
+        """Decide anew about the new records and every call that they may touch, and put the calls back."""
+        known = called(self._connection, [value for record in new for value in _values(record)])
+        loaded: dict[str, Sequence[CallRecord]] = {}
+        asked: set[_Ring] = set()
+        wanted = set(known)
+        for _ in range(_ROUNDS):
+            missing = wanted - loaded.keys()
+            if missing:
+                by_call: dict[str, list[CallRecord]] = {key: [] for key in missing}
+                for key, record in keyed_records(self._connection, sorted(missing)):
+                    by_call[key].append(record)
+                loaded |= by_call
+            before = [record for some in loaded.values() for record in some]
+            calls = calls_of(_useful([*before, *new], {record.name for record in before}))
+            near = {found for call in calls if (found := _ring(call)) is not None} - asked
+            # Where it stood until now others may stand together once it is gone.
+            near |= {found for some in loaded.values() if (found := _ring(Call(tuple(some)))) is not None} - asked
+            asked |= near
+            wanted = self._near(near) if near else set()
+            if not wanted - loaded.keys() or len(loaded) > len(known) + _MOST_NEAR:
+                break
+        self._put_back(calls, sorted(loaded))
+
+    def _near(self, rings: Collection[_Ring]) -> set[str]:
+        """Calls with the numbers and about the start of any of these."""
+        found: set[str] = set()
+        for some in _windows(sorted(rings, key=lambda ring: ring[2])):
+            starts: dict[tuple[str, str], list[int]] = defaultdict(list)
+            for caller, callee, start in some:
+                starts[caller, callee].append(start)
+            first, last = some[0][2] - 2 * NEAR, some[-1][2] + 2 * NEAR
+            table = schema.calls
+            query = select(table.c.key, table.c.caller, table.c.callee, table.c.start).where(
+                table.c.caller.in_({caller for caller, _ in starts}), table.c.start.between(first, last)
+            )
+            for key, caller, callee, start in self._connection.execute(query.limit(_MOST_IN_WINDOW)):
+                if any(abs(start - other) <= 2 * NEAR for other in starts.get((caller, callee), ())):
+                    found.add(key)
+        return found
+
+    def _put_back(self, calls: Sequence[Call], old: Sequence[str]) -> None:
+        for chunk in in_chunks(old):
+            self._connection.execute(delete(schema.calls).where(schema.calls.c.key.in_(chunk)))
+            self._connection.execute(delete(schema.ids).where(schema.ids.c.call.in_(chunk)))
+            self._connection.execute(delete(schema.records).where(schema.records.c.call.in_(chunk)))
+        rows: list[dict[str, Any]] = []
+        ids: list[dict[str, Any]] = []
+        records: list[dict[str, Any]] = []
+        for call in calls:
+            shown = row(call, self._now)
+            key = shown.key
+            rows.append(
+                {
+                    "key": key,
+                    "start": shown.start,
+                    "caller": call.caller and call.caller.hash,
+                    "callee": call.callee and call.callee.hash,
+                    "slow": is_slow(shown),
+                    "errors": shown.errors > 0,
+                    "interrupted": shown.barge_ins > 0,
+                    "unjoined": bool(shown.unjoined),
+                    "live": shown.outcome == RUNNING,
+                    "ambiguous": call.ambiguous,
+                }
+            )
+            names = {(one.value, one.kind) for one in shown.ids}
+            names |= {(trace.hex(), TRACE) for trace in shown.traces}
+            names |= {(one, KEY) for one in call.keys}
+            ids += [{"value": value, "kind": kind, "call": key} for value, kind in sorted(names)]
+            records += [{"name": one.name, "call": key, "body": encoding.encode(one)} for one in call.records]
+        for table, some in ((schema.calls, rows), (schema.ids, ids), (schema.records, records)):
+            if some:
+                self._connection.execute(insert(table), some)
+
+    def _documents(self, entries: Sequence[Entry]) -> set[str]:
+        """Write pieces of records that are there: of what was not taken, or is forgotten, nothing is kept. The names of
+        those that are not."""
+        there = self._all(schema.records.c.name, sorted({entry.name for entry in entries}))
+        rows = [
+            {"name": entry.name, "piece": entry.piece, "at": self._now, "body": entry.body}
+            for entry in entries
+            if entry.name in there
+        ]
+        if rows:
+            dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+            self._connection.execute(dialect.insert(schema.documents).on_conflict_do_nothing(), rows)
+        return {entry.name for entry in entries} - there
+
+
+def _is_barred(record: CallRecord, barred: dict[str, int]) -> bool:
+    start = record.at if record.start is None else record.start
+    return any(phone is not None and start <= barred.get(phone.hash, -1) for phone in (record.caller, record.callee))
+
+
+def _useful(records: Sequence[CallRecord], known: set[str]) -> list[CallRecord]:
+    """Without additions to what nobody knows, and links between ids of which none is known."""
+    firm = [record for record in records if not _adds(record) or record.name in known]
+    names = {name for record in firm for name in (*record.ids, *record.traces)}
+    return firm + [
+        record
+        for record in records
+        if _adds(record) and record.name not in known and not names.isdisjoint({*record.ids, *record.traces})
+    ]
+
+
+def _adds(record: CallRecord) -> bool:
+    return record.addition and record.origin is Origin.RELEASE
+
+
+def _windows(rings: Sequence[_Ring]) -> Iterator[Sequence[_Ring]]:
+    """In order of start, in runs that one query can ask for."""
+    begun = 0
+    for at, ring in enumerate(rings):
+        if ring[2] - rings[begun][2] > _WINDOW or at - begun >= CHUNK:
+            yield rings[begun:at]
+            begun = at
+    if rings:
+        yield rings[begun:]
+
+
+def _ring(call: Call) -> _Ring | None:
+    caller, callee = call.caller, call.callee
+    return None if caller is None or callee is None else (caller.hash, callee.hash, call.start)
+
+
+def _values(record: CallRecord) -> list[tuple[str, str]]:
+    return [(one.value, one.kind) for one in record.ids] + [(trace.hex(), TRACE) for trace in record.traces]

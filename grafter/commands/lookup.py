@@ -1,0 +1,152 @@
+"""``grafter lookup``, ``trace``, ``forget`` and ``report``: which calls there were, of which number, and where the time
+went.
+
+The grafter that runs is asked. Where none listens, the call map is read here: what waits in the store for its database
+is written down first.
+"""
+
+import csv
+import re
+from base64 import b64decode
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from time import time_ns
+from typing import TextIO
+
+import orjson
+
+from grafter.calls.base import CallMap
+from grafter.commands.asking import Answer, RefusedError, ask, opened_store
+from grafter.components import Config
+from grafter.config.model import revealed
+from grafter.errors import RejectedError, UnavailableError
+from grafter.exporter.tree import render
+from grafter.receiver.calls_admin import FORGET_PATH, LOOKUP_PATH, REPORT_PATH, TRACE_PATH, questions
+from grafter.receiver.openai_receiver import OpenAIReceiver
+from grafter.telemetry import Metrics
+
+_SECONDS = 150.0
+_BAR = 30
+_UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_SINCE = re.compile(r"(\d{1,6})([mhdw])")
+
+
+async def lookup(asked: Mapping[str, object], config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
+    """0: calls were found. 1: none, or nobody could be asked; why stands on ``err``."""
+    answer = await _answer(LOOKUP_PATH, asked, config, err)
+    if answer is None:
+        return 1
+    _print(answer, out, as_json=as_json)
+    return 0 if answer.get("calls") else 1
+
+
+async def trace(asked: str, config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
+    """0: the call is known, with its trace where that is kept. 1: it is not, or nobody could be asked."""
+    answer = await _answer(TRACE_PATH, {"text": asked}, config, err)
+    if answer is None:
+        return 1
+    call = answer.get("call")
+    documents = answer.get("documents")
+    if as_json or not isinstance(call, dict):
+        _print(answer, out, as_json=as_json)
+        return 0 if isinstance(call, dict) else 1
+    _print(call, out, as_json=False)
+    if answer.get("others"):
+        out.write("this is the newest of several; grafter lookup lists them\n")
+    _print_waits(call, out)
+    bodies = [b64decode(one) for one in documents] if isinstance(documents, list) else []
+    if bodies:
+        # Documents are whole requests: one after the other they are one.
+        out.write("\n" + render(b"".join(bodies)))
+    else:
+        out.write("\nits trace is not kept here (sampled away, too old or too large); a backend may have it\n")
+    return 0
+
+
+async def forget(number: str, config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
+    """0: what was known of the number is removed, also where that is nothing."""
+    answer = await _answer(FORGET_PATH, {"number": number}, config, err)
+    if answer is None:
+        return 1
+    _print(answer, out, as_json=as_json)
+    return 0
+
+
+async def report(since: str, config: Config, *, form: str, out: TextIO, err: TextIO) -> int:
+    """``form``: text, json or csv. Raises ValueError for what is no time ago."""
+    until = time_ns()
+    answer = await _answer(REPORT_PATH, {"since": max(0, until - ago(since)), "until": until}, config, err)
+    if answer is None:
+        return 1
+    if form == "csv":
+        figures = {name: value for name, value in answer.items() if not isinstance(value, list)}
+        rows = csv.writer(out, lineterminator="\n")
+        rows.writerow(figures)
+        rows.writerow(figures.values())
+    else:
+        _print(answer, out, as_json=form == "json")
+    return 0
+
+
+def ago(text: str) -> int:
+    """Nanoseconds of ``90m``, ``24h``, ``7d`` or ``2w``. Raises ValueError."""
+    found = _SINCE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("expected a time such as 90m, 24h, 7d or 2w")
+    return int(found[1]) * _UNITS[found[2]] * 1_000_000_000
+
+
+async def _answer(path: str, asked: Mapping[str, object], config: Config, err: TextIO) -> Answer | None:
+    receivers = [one for one in config.active().receivers.values() if isinstance(one, OpenAIReceiver)]
+    try:
+        if config.extensions.calls is None:
+            raise RefusedError("the config names no extensions.calls: nobody keeps calls")
+        answer = None
+        for receiver in receivers[:1]:
+            answer = await ask(receiver.endpoint, path, asked, revealed(config.extensions.admin.tokens), _SECONDS)
+        if answer is None:
+            async with _opened(config) as calls:
+                answer = await questions(calls, time_ns)[path](asked, "command")
+        return answer
+    except (RefusedError, RejectedError, UnavailableError, OSError, ValueError) as error:
+        err.write(f"{path.rpartition('/')[2]}: {error}\n")
+        return None
+
+
+@asynccontextmanager
+async def _opened(config: Config) -> AsyncIterator[CallMap]:
+    """The call map without a grafter that runs. Raises RefusedError, and OSError when the store cannot be opened."""
+    extension = config.extensions.calls
+    assert extension is not None
+    async with (
+        opened_store(config) as store,
+        extension.open(store, store.hmac_secret(), Metrics(), time_ns, serve=False) as calls,
+    ):
+        await calls.backlog.drain_all()
+        yield calls
+
+
+def _print_waits(call: Mapping[str, object], out: TextIO) -> None:
+    """A bar a turn, each as long as its share of the longest wait."""
+    turns = call.get("turns")
+    waited = [turn for turn in turns if turn.get("wait_ms") is not None] if isinstance(turns, list) else []
+    longest = max((turn["wait_ms"] for turn in waited), default=0.0)
+    if longest <= 0:
+        return
+    out.write("\n")
+    for turn in waited:
+        bar = "█" * max(1, round(_BAR * turn["wait_ms"] / longest))
+        slow = "!" if turn["wait_ms"] > 1500 else " "
+        name = f"turn {turn['number']}" if turn["number"] else "greeting"
+        said = turn["sentence"] or f"{turn['wait_ms'] / 1000:.2f} s"
+        out.write(f"{name:>9} {slow} {bar:<{_BAR}} {said}\n")
+
+
+def _print(answer: Mapping[str, object], out: TextIO, *, as_json: bool) -> None:
+    if as_json:
+        out.write(orjson.dumps(dict(answer)).decode() + "\n")
+        return
+    lines = answer.get("lines")
+    for line in lines if isinstance(lines, list) else []:
+        # What an attribute says must not steer the terminal.
+        out.write("".join(each if each.isprintable() else "?" for each in str(line)) + "\n")

@@ -1,0 +1,95 @@
+"""``/admin/lookup``, ``/admin/trace``, ``/admin/forget`` and ``/admin/report``: what the commands ask of the call map.
+
+A number stands in a body, never in an address; each lookup by number is in the log, under a hash.
+"""
+
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from grafter.calls.answers import call_answer, found_lines, report
+from grafter.calls.base import CallMap
+from grafter.calls.model import Search
+from grafter.errors import RejectedError
+
+LOOKUP_PATH = "/admin/lookup"
+TRACE_PATH = "/admin/trace"
+FORGET_PATH = "/admin/forget"
+REPORT_PATH = "/admin/report"
+_LONGEST = 300
+_MOST = 500
+_MOST_SPANS_BYTES = 64 << 20
+_FLAGS = ("slow", "errors", "interrupted", "unjoined", "live")
+
+Answer = dict[str, object]
+Ask = Callable[[Mapping[str, object], str], Awaitable[Answer]]
+"""From a body and who asks to an answer."""
+
+
+def questions(calls: CallMap, clock: Callable[[], int]) -> dict[str, Ask]:
+    """By path; each raises RejectedError and UnavailableError."""
+
+    async def lookup(asked: Mapping[str, object], who: str) -> Answer:
+        search = Search(
+            text=_text(asked, "text", empty=True),
+            since=_count(asked, "since"),
+            until=_count(asked, "until"),
+            before=_text(asked, "before", empty=True) or None,
+            limit=min(_count(asked, "limit") or 50, _MOST),
+            who=who,
+            **{flag: asked.get(flag) is True for flag in _FLAGS},
+        )
+        page = await calls.search(search)
+        lines = found_lines(page.calls, more=page.next is not None)
+        return {"calls": [call_answer(call) for call in page.calls], "next": page.next, "lines": lines}
+
+    async def trace(asked: Mapping[str, object], who: str) -> Answer:
+        text = _text(asked, "text")
+        page = await calls.search(Search(text=text, limit=2, who=who))
+        call = page.calls[0] if page.calls else await calls.call(text)
+        if call is None:
+            return {"call": None, "documents": [], "lines": ["no call is known of this number or id"]}
+        documents, size = [], 0
+        for document in await calls.spans(call.key):
+            size += len(document)
+            if size > _MOST_SPANS_BYTES:
+                break
+            documents.append(b64encode(document).decode())
+        return {"call": call_answer(call), "documents": documents, "others": len(page.calls) > 1}
+
+    async def forget(asked: Mapping[str, object], who: str) -> Answer:
+        forgotten = await calls.forget(_text(asked, "number"), who)
+        traces = [trace.hex() for trace in forgotten.traces]
+        lines = [f"{forgotten.calls} calls of this number are forgotten, with all that was kept of them"]
+        if traces:
+            lines += ["their traces live on where they were sent; remove them there:", *(f"  {one}" for one in traces)]
+        return {"calls": forgotten.calls, "traces": traces, "lines": lines}
+
+    async def reported(asked: Mapping[str, object], _who: str) -> Answer:
+        until = _count(asked, "until") or clock()
+        since = _count(asked, "since") or 0
+        return await calls.over(since, until, lambda rows: report(rows, since, until))
+
+    return {LOOKUP_PATH: lookup, TRACE_PATH: trace, FORGET_PATH: forget, REPORT_PATH: reported}
+
+
+def who_asks(request: web.Request) -> str:
+    """For the audit, and for the rate."""
+    return f"admin {request.remote or 'unknown'}"
+
+
+def _text(asked: Mapping[str, object], name: str, *, empty: bool = False) -> str:
+    value = asked.get(name, "" if empty else None)
+    if not isinstance(value, str) or not (empty or value.strip()) or len(value) > _LONGEST:
+        raise RejectedError(f"expected a text of up to {_LONGEST} characters under {name}", reason="shape")
+    return value
+
+
+def _count(asked: Mapping[str, object], name: str) -> int | None:
+    value = asked.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise RejectedError(f"expected a whole number under {name}", reason="shape")
+    return value

@@ -1,0 +1,139 @@
+"""The door for what an app knows of its calls: POST to ``/api/calls``, at the address of the OpenAI doors.
+
+    {"ids": {"twilio": "CA…", "sip_call_id": "…"}, "traceparent": "00-…", "from": "+49…", "to": "+49…",
+     "start": 1764000000.5, "end": "2026-11-28T12:00:00Z", "outcome": "completed", "recording": "https://…"}
+
+All of it may be left out but one of the ids or the trace; ``ids`` may be a list, or ``id`` one text. Two ids in one
+post say that they are of one call. 204: stored.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from aiohttp import web
+
+from grafter.calls.base import CallMap
+from grafter.calls.ids import LONGEST_OUTCOME, call_id, distinct, outcome_of
+from grafter.calls.model import CallId, CallRecord, Origin
+from grafter.calls.notes import named
+from grafter.core.calls import Phone
+from grafter.core.link import from_metadata
+from grafter.core.model import Link
+from grafter.errors import RejectedError
+from grafter.guests.json_values import parse_json
+from grafter.guests.realtime.intake import moment
+from grafter.receiver.http_body import read_json_body
+from grafter.receiver.http_server import Tokens
+from grafter.receiver.outcomes import Answered, Outcome, openai_endpoint
+from grafter.telemetry import Metrics
+
+CALLS_PATH = "/api/calls"
+_TRANSPORT = "calls"
+_MAX_BYTES = 64 << 10
+_MOST_IDS = 32
+_LONGEST_RECORDING = 2_000
+
+
+def calls_routes(
+    calls: CallMap, metrics: Metrics, clock: Callable[[], int], *, tokens: Sequence[str] = ()
+) -> list[web.RouteDef]:
+    """The route of posted calls. ``clock`` gives Unix nanoseconds; ``tokens`` are the bearer tokens that open it, none
+    opens it to everybody."""
+
+    async def handle(request: web.Request) -> Answered:
+        body = await read_json_body(request, _MAX_BYTES)
+        await calls.record(read_call(body, calls, clock()))
+        return web.Response(status=204), Outcome.ACCEPTED
+
+    return [web.post(CALLS_PATH, openai_endpoint(handle, metrics, _TRANSPORT, tokens=Tokens(tokens)))]
+
+
+def read_call(body: bytes, calls: CallMap, now: int) -> CallRecord:
+    """What a body says. Raises RejectedError, with a message that quotes nothing."""
+    try:
+        posted = parse_json(body)
+    except ValueError as error:
+        raise RejectedError(f"{error}; expected a JSON object with ids", reason="json") from error
+    if not isinstance(posted, dict):
+        raise RejectedError("body is no JSON object; expected one with ids", reason="shape")
+    ids = _ids(posted)
+    traces = _traces(posted)
+    if not ids and not traces:
+        raise RejectedError("names no call: expected ids, or a traceparent or trace_id", reason="ids")
+    caller, caller_number = _number(posted, "from", calls)
+    callee, callee_number = _number(posted, "to", calls)
+    start, end = _moment(posted, "start", now), _moment(posted, "end", now)
+    if start is not None and end is not None and end < start:
+        raise RejectedError("end is before start", reason="end")
+    return named(
+        CallRecord(
+            "",
+            Origin.APP,
+            now,
+            ids,
+            traces,
+            caller=caller,
+            callee=callee,
+            numbers=(caller_number, callee_number),
+            start=start,
+            end=end,
+            outcome=outcome_of(_text(posted, "outcome", LONGEST_OUTCOME)),
+            recording=_text(posted, "recording", _LONGEST_RECORDING) or None,
+        )
+    )
+
+
+def _ids(posted: Mapping[str, object]) -> tuple[CallId, ...]:
+    given = posted.get("ids")
+    pairs: list[tuple[object, object]] = [("", posted[key]) for key in ("id", "call_id") if key in posted]
+    if isinstance(given, dict):
+        pairs += given.items()
+    elif isinstance(given, list):
+        pairs += [("", value) for value in given]
+    elif given is not None:
+        raise RejectedError("ids is no object and no list", reason="ids")
+    found: list[CallId] = []
+    for key, value in pairs:
+        one = call_id(str(key), value) if isinstance(value, str) else None
+        if one is None:
+            raise RejectedError("an id is no text of 6 to 256 characters that could be one, or a number", reason="ids")
+        found.append(one)
+    if len(found) > _MOST_IDS:
+        raise RejectedError(f"more than {_MOST_IDS} ids", reason="ids")
+    return distinct(found)
+
+
+def _traces(posted: Mapping[str, object]) -> tuple[bytes, ...]:
+    named = {key: posted[key] for key in ("traceparent", "trace_id") if posted.get(key) is not None}
+    if not named:
+        return ()
+    link = from_metadata(named, ("trace_id",))
+    if not isinstance(link, Link):
+        raise RejectedError("traceparent or trace_id names no trace", reason="traceparent")
+    return (bytes(link.host),)
+
+
+def _number(posted: Mapping[str, object], name: str, calls: CallMap) -> tuple[Phone | None, str | None]:
+    value = posted.get(name)
+    if value is None:
+        return None, None
+    if not isinstance(value, str):
+        raise RejectedError(f"{name} is no text", reason="shape")
+    return calls.read_number(value)
+
+
+def _moment(posted: Mapping[str, object], name: str, now: int) -> int | None:
+    if posted.get(name) is None:
+        return None
+    found = moment(posted[name], now)
+    if found is None:
+        raise RejectedError(f"{name} is neither Unix seconds nor RFC 3339", reason="time")
+    return found
+
+
+def _text(posted: Mapping[str, object], name: str, longest: int) -> str:
+    value = posted.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+        raise RejectedError(f"{name} is no text of up to {longest} characters", reason="shape")
+    return value
