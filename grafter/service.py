@@ -20,7 +20,7 @@ from grafter.arrival_clock import keeping_time
 from grafter.components import Config
 from grafter.config.model import revealed
 from grafter.consumer import Consumer, Exporter, Signal
-from grafter.core.model import Mark, Part, UnixNano
+from grafter.core.model import Mark, NamedLink, Part, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.exporter.dead_letters import DeadLetters
@@ -182,11 +182,11 @@ class _Gate(Consumer):
         self._consumer = consumer
         self._health = health
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
         """As the consumer behind it, but for UnavailableError while stopping."""
         if self._health.phase is Phase.STOPPING:
             raise UnavailableError("stopping", reason="stopping")
-        await self._consumer.consume(parts, marks)
+        await self._consumer.consume(parts, marks, links)
 
 
 def _watch(service: Running, store: "OpenedStore", exporters: Mapping[str, Exporter], clock: Callable[[], int]) -> None:

@@ -12,6 +12,23 @@ MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 
 
+GUEST_ID_KEYS = (
+    "gen_ai.conversation.id",
+    "session.id",
+    "gen_ai.realtime.session.id",
+    "gen_ai.realtime_session.id",
+    "openai.session.id",
+    "openai.call_id",
+    "openai.trace_id",
+    "agent_trace_id",
+    "gen_ai.response.id",
+    "response.id",
+)
+"""Attributes in which host spans hold OpenAI's ids: the GenAI conventions' own (``gen_ai.*``; of realtime sessions two
+spellings), OpenInference's ``session.id``, Logfire's ``agent_trace_id``, Pipecat's ``response.id``, and short names for
+apps."""
+
+
 class Mode(StrEnum):
     HOLD = "hold"
     STREAM = "stream"
@@ -84,6 +101,7 @@ class GraftPolicy:
 
     mode: Mode = Mode.HOLD
     trace_id_keys: tuple[str, ...] = ("trace_id",)
+    guest_id_keys: tuple[str, ...] = GUEST_ID_KEYS
     anchors: tuple[Selector, ...] = (Selector(name="gen_ai.realtime.session"),)
     waits: Waits = field(default_factory=Waits)
     unlinked: Unlinked = Unlinked.FORWARD

@@ -11,6 +11,7 @@ from typing import cast
 from grafter.consumer import OutTrace, Piece
 from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
+from grafter.core.explain import Refusal
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import line_up, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
@@ -125,10 +126,12 @@ class Assembler:
         recalled: Mapping[bytes, bytes],
         *,
         overdue: bool = False,
+        refused: Sequence[Refusal] = (),
     ) -> Assembled:
         """A guest's own key: joined to a host that was released before, or (``host`` None) a trace of its own.
 
         ``recalled``: the memory of the host, where there is one. ``overdue``: stream mode no longer waits for parents.
+        ``refused``: links that were found and not used.
         """
         out = Assembled(None)
         if host is None and self._policy.unlinked is Unlinked.DROP and self._dropped_alone(out, guest):
@@ -139,7 +142,7 @@ class Assembler:
             index = AnchorIndex.of((), self._policy, memory)
         hung: list[Hung] = []
         reading = guest.read(final=guest.is_final(state, reason, now))
-        place = Place(host, index, state, now, late=True, overdue=overdue)
+        place = Place(host, index, state, now, late=True, overdue=overdue, refused=tuple(refused))
         kept = self._guest(out, hung, guest, reading, place)
         pieces = self._lined_up(out, hung, (), memory, (), key)
         out.memories = tuple(memories(kept, hung))
@@ -186,8 +189,13 @@ class Assembler:
         place: Place,
     ) -> GuestMemory:
         """One guest of a reading, hung at its place or dropped; what is to be remembered of it."""
-        guest, host = mapped.guest, place.host
-        if guest.link is None and mapped.weak is not None and mapped.weak.host == host:
+        guest, host, refused = mapped.guest, place.host, place.refused
+        given = parts.given
+        if given is not None and given.host == host and (guest.link is None or guest.link.host != host):
+            if guest.link is not None:
+                refused = (*refused, Refusal("link", "came_later"))
+            guest = replace(guest, link=given)
+        elif guest.link is None and mapped.weak is not None and mapped.weak.host == host:
             guest = replace(guest, link=mapped.weak)
         came = parts.came
         if parts.source.holds_events:
@@ -208,6 +216,8 @@ class Assembler:
         else:
             index = place.index or AnchorIndex.of((), policy)
             grafted = join.graft(guest, index, host, policy, earlier, mapped.head, overdue=place.overdue)
+        if refused:
+            grafted = grafted.explained(grafted.record.refusing(refused))
         hung.append(Hung(guest, grafted, came, place, first=earlier is None or not earlier.sent))
         return grafted.memory
 

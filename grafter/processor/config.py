@@ -8,6 +8,7 @@ from grafter.config.model import AttributeText, Component, Count, Model, Positiv
 from grafter.config.problems import Finding
 from grafter.config.units import Duration
 from grafter.core.policy import (
+    GUEST_ID_KEYS,
     Content,
     GraftPolicy,
     HostMissing,
@@ -72,6 +73,10 @@ class GraftProcessor(Component):
     """`hold` keeps a trace until it is complete, `stream` lets host spans through at once."""
     trace_id_keys: tuple[Word, ...] = ("trace_id",)
     """Keys of OpenAI's trace metadata under which the app put its trace id, in this order."""
+    guest_id_keys: tuple[Word, ...] = GUEST_ID_KEYS
+    """Attributes of host spans in which an app, or what instruments it, wrote OpenAI's id of a call (`rtc_…`,
+    `live_…`), a session (`sess_…`), a trace (`trace_…`) or a response (`resp_…`): a guest that names no host belongs to
+    the first trace that has such an id of it. Empty: none is looked for."""
     anchors: tuple[Anchor, ...] = (Anchor(name="gen_ai.realtime.session"),)
     """Host spans under which guests hang, and which make a trace wait for a guest."""
     wait: Wait = Wait()
@@ -104,6 +109,7 @@ class GraftProcessor(Component):
         return GraftPolicy(
             mode=self.mode,
             trace_id_keys=self.trace_id_keys,
+            guest_id_keys=self.guest_id_keys,
             anchors=tuple(Selector(anchor.name, tuple(anchor.attributes.items())) for anchor in self.anchors),
             waits=Waits(**{name: int(value) for name, value in self.wait}),
             unlinked=self.unlinked,

@@ -19,13 +19,14 @@ from typing import Self
 from grafter.consumer import Exporter
 from grafter.core.explain import lasting, waits
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, awaited, step_host
-from grafter.core.model import Mark, Part, UnixNano, guest_key, is_guest_key
+from grafter.core.model import Mark, NamedLink, Part, UnixNano, guest_key, is_guest_key
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
 from grafter.guests.sources import RULES, source_of
 from grafter.processor.assembling import Assembler
 from grafter.processor.delivery import Delivery
 from grafter.processor.guest_keys import Found, GuestKeys, is_large
+from grafter.processor.linking import Linking
 from grafter.processor.plain_traces import PlainRelease, assemble_plain
 from grafter.processor.quarantine import Quarantine
 from grafter.processor.release_result import Assembled, Work
@@ -92,7 +93,8 @@ class Processor:
         self._sends: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._delivery = Delivery(store, exporters, metrics, clock, limits.tick_seconds)
-        self._guest_keys = GuestKeys(store, policy, assembler)
+        self._linking = Linking(store, policy.waits.remember)
+        self._guest_keys = GuestKeys(store, policy, assembler, self._linking)
         self._quarantine = Quarantine(store, metrics)
         self._plain: PlainLimits | None = None
         if len(self._exporters) == 1 and assembler.takes_plain:
@@ -104,9 +106,16 @@ class Processor:
         """About what the batches on their way hold."""
         return len(self._sends) * self._limits.batch_bytes
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
         """Store the parts of one request; see Consumer."""
-        await self._store.append(parts, UnixNano(self._clock()), marks)
+        now = UnixNano(self._clock())
+        new = await self._linking.note(links, now) if links else ()
+        # Guests come last: one that comes by itself is told from spans by a look.
+        if parts and parts[-1].guest is not None:
+            parts = await self._linking.linked(parts, now)
+        await self._store.append(parts, now, marks)
+        if new:
+            await self._linking.wake(new, now)
 
     @asynccontextmanager
     async def running(self, grace_seconds: float = 30.0) -> AsyncIterator[Self]:

@@ -77,7 +77,7 @@ class OtlpReceiver(ReceiverConfig):
 
         suffix = name.removeprefix("otlp")
         grpc, http = self.protocols.grpc, self.protocols.http
-        splitter = Splitter(around.policy.anchors)
+        splitter = Splitter(around.policy.anchors, around.policy.guest_id_keys)
         async with (
             otlp_grpc.listening(
                 around.consumer,
