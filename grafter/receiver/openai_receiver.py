@@ -226,6 +226,7 @@ class OpenAIReceiver(ReceiverConfig):
         """Run all doors behind one port, which is yielded by the receiver's name."""
         from grafter.receiver import (
             admin,
+            links_http,
             openai_http,
             realtime_http,
             recorder,
@@ -290,6 +291,9 @@ class OpenAIReceiver(ReceiverConfig):
                     around.letters,
                     tokens=around.admin_tokens,
                 )
+                # Whoever may say what a guest is may say where it belongs.
+                both = (*ingest_tokens, *tokens)
+                routes += links_http.link_routes(consumer, store, metrics, time.time_ns, tokens=both)
                 sinks = webhook_http.WebhookSinks(consumer, store, recorders if self.realtime.record else None, pulls)
                 secrets = {name: project.secrets for name, project in self.projects.items()}
                 signatures = Signatures(secrets, int(self.webhook.tolerance))
