@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,8 @@ class Rig:
     policy: GraftPolicy
     metrics: Metrics
     now: list[int]
+    splitter: Splitter
     accepted: int = 0
-    splitter: Splitter = field(default_factory=lambda: Splitter(GraftPolicy().anchors, GraftPolicy().guest_id_keys))
 
     async def host(self, request: bytes) -> None:
         """One OTLP request arrives."""
@@ -181,10 +181,13 @@ async def rig(
     else:
         opened = opening.opened(pool_size=3, **redis, **limits)
     async with opened as store:
+        if isinstance(store, EmbeddedStore):
+            await store.recovered()
         processor = Processor(
             store, peers, policy, assembler(policy, "test", sampling), metrics, lambda: clock[0], Limits()
         )
-        yield Rig(store, processor, policy, metrics, clock)
+        splitter = Splitter(policy.anchors, policy.guest_id_keys, policy.rules)
+        yield Rig(store, processor, policy, metrics, clock, splitter=splitter)
 
 
 DATA = Path(__file__).parent / "data"

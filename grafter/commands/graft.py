@@ -110,7 +110,7 @@ def host_parts(file: Path, request: Request, policy: GraftPolicy) -> Split:
     try:
         odd = Oddities()
         body = trace_request_from_json(request.body, odd) if request.content_type.endswith("json") else request.body
-        split = Splitter(policy.anchors, policy.guest_id_keys).split(body)
+        split = Splitter(policy.anchors, policy.guest_id_keys, policy.rules).split(body)
     except RejectedError as error:
         raise ValueError(f"{file}: {error}") from error
     if odd.rejected and not split.parts:

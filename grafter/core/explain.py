@@ -111,6 +111,7 @@ class GuestRecord:
 LINKS: Mapping[str, str] = {
     "backward": "a span of yours that has its id",
     "api": "a post to /api/links",
+    "rule": "a value that both have, by processors.graft.rules,",
 }
 """Who named a guest's host beside the guest."""
 _ANCHORS = {
@@ -194,6 +195,7 @@ _AWAITED = {
     "root": "the root of your trace",
     "host": "your trace, of which no span has come",
     "guest": "OpenAI's half, of which nothing has come",
+    "call": "the trace of its call, should that be another one by processors.graft.rules",
     "quiet": "nothing but quiet",
     "end": "the end of",
     "trace_object": "the trace object of",

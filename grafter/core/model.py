@@ -57,6 +57,16 @@ class Facts(IntFlag):
     """A span whose parent is in another process, by its OTLP flags (is_remote)."""
     ANCHOR = 4
     """A span that matches an anchor selector, so that a guest is expected."""
+    RULE = 8
+    """A span has a rule's ``match`` key, so that its trace may move to another one. Comes with ANCHOR, for which a
+    trace waits and is looked at before it leaves."""
+    ANCHORED = 16
+    """Where there are rules: the ANCHOR is not only RULE's."""
+
+    def without_rule(self) -> "Facts":
+        """The same without what only a rule put there."""
+        facts = int(self) & ~Facts.RULE
+        return Facts(facts if not self & Facts.RULE or facts & Facts.ANCHORED else facts & ~Facts.ANCHOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +217,10 @@ class Link:
     """``traceparent``, ``trace_id``, ``openai_trace_id`` or one of NAMED_BY; the value of grafter.link."""
 
 
-BACKWARD, BY_API = "backward", "api"
-NAMED_BY = (BACKWARD, BY_API)
-"""Who may name a guest's host beside the guest: a host span with the guest's id, or a post to ``/api/links``."""
+BACKWARD, BY_API, RULE = "backward", "api", "rule"
+NAMED_BY = (BACKWARD, BY_API, RULE)
+"""Who may name a guest's host beside the guest: a host span with the guest's id, or a post to ``/api/links``; and of an
+OTLP trace a value that it has in common with its host."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,20 @@ class Selector:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """Moves traces that have a value under one attribute to the host trace that has it under another."""
+
+    match: str
+    host: str = ""
+    """Empty: the same attribute."""
+
+    @property
+    def host_key(self) -> str:
+        """The attribute of the host's spans."""
+        return self.host or self.match
+
+
+@dataclass(frozen=True, slots=True)
 class Redact:
     """Attribute keys to rewrite on every span, host spans included."""
 
@@ -111,5 +125,6 @@ class GraftPolicy:
     metadata_keys: tuple[str, ...] = ()
     tools: Tools = Tools.UNDER_TURN
     redact: Redact = field(default_factory=Redact)
+    rules: tuple[Rule, ...] = ()
     max_trace_bytes: int = 64 << 20
     """Past this a held trace is released early; from extensions.store."""

@@ -25,11 +25,13 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from grafter.core.model import FLAG_IS_REMOTE, Envelope, Facts, Key, NamedLink, Part
-from grafter.core.policy import Selector
+from grafter.core.policy import Rule, Selector
+from grafter.core.rules import RuleSet
 from grafter.errors import RejectedError
 from grafter.otlp import shallow_pb2 as shallow
 from grafter.otlp.frames import PREFIX, spans_of
 from grafter.otlp.guest_ids import GuestIds
+from grafter.otlp.rule_keys import RuleKeys
 from grafter.otlp.spans import attribute_text
 
 try:
@@ -81,10 +83,16 @@ class Splitter:
     """Splits requests; remembers envelopes so that equal ones are one object."""
 
     def __init__(
-        self, anchors: Sequence[Selector], guest_id_keys: Sequence[str] = (), *, pure: bool = not COMPILED
+        self,
+        anchors: Sequence[Selector],
+        guest_id_keys: Sequence[str] = (),
+        rules: Sequence[Rule] = (),
+        *,
+        pure: bool = not COMPILED,
     ) -> None:
         """``anchors``: selectors with a name or at least one attribute. ``guest_id_keys``: attributes in which a span
-        may name a guest. ``pure``: without the compiled way."""
+        may name a guest. ``rules``: whose traces are marked, and noted. ``pure``: without the compiled way."""
+        self._rule_keys = RuleKeys(RuleSet(rules)) if rules else None
         self._pure = pure
         self._guest_ids = GuestIds(guest_id_keys, None if pure else compiled.mentions)
         self._anchors = tuple(anchors)
@@ -101,6 +109,12 @@ class Splitter:
         out = self._split(request)
         if self._guest_ids.mentioned(request):
             out.links = self._guest_ids.links(out.parts)
+        if self._rule_keys is not None:
+            for part in out.parts:
+                if int(part.facts) & _ANCHOR:
+                    part.facts |= Facts.ANCHORED
+            if self._rule_keys.mentioned(request):
+                out.links = [*out.links, *self._rule_keys.mark(out.parts)]
         return out
 
     def _split(self, request: bytes) -> Split:

@@ -1,6 +1,7 @@
 """``processors.graft``: its keys, and what they are in the core's own units."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
 
 from pydantic import Field
 
@@ -15,6 +16,7 @@ from grafter.core.policy import (
     Mode,
     Redact,
     RedactAction,
+    Rule,
     Selector,
     Tools,
     Unlinked,
@@ -66,6 +68,37 @@ class RedactKeys(Model):
     away."""
 
 
+class Match(Model):
+    """How a trace is known that belongs to a call."""
+
+    attribute: Word
+    """An attribute that one of its spans has, whichever."""
+
+
+class Join(StrEnum):
+    """To what a rule joins."""
+
+    CALL = "call"
+
+
+class RuleKeys(Model):
+    """Moves traces of other systems, with trace ids of their own, under a call's host trace."""
+
+    match: Match
+    """The traces that move."""
+    join: Join
+    """To what: `call`, the host trace that has the same value."""
+    host: Word | None = None
+    """The attribute in which the host's spans have that value; null: the same, and the first trace is the host."""
+
+    def findings(self) -> Iterator[Finding]:
+        if self.host == self.match.attribute:
+            yield Finding(("host",), "is the same as match.attribute: leave it out", warning=True)
+
+    def rule(self) -> Rule:
+        return Rule(self.match.attribute, self.host or "")
+
+
 class GraftProcessor(Component):
     """Hangs OpenAI's spans under the app's trace."""
 
@@ -100,6 +133,21 @@ class GraftProcessor(Component):
     no tools and moves nothing."""
     redact: RedactKeys = RedactKeys()
     """Attributes to rewrite on every span."""
+    rules: tuple[RuleKeys, ...] = ()
+    """Traces of other systems that belong to a call, such as LiveKit's and Pipecat's."""
+
+    def findings(self) -> Iterator[Finding]:
+        """Rules where nothing is held, those that are there twice, and those that lead back to where they began."""
+        if self.rules and self.mode is Mode.STREAM:
+            yield Finding(("rules",), "need mode: hold, for a trace that has left moves nowhere", also=(("mode",),))
+        first: dict[str, int] = {}
+        for at, one in enumerate(self.rules):
+            rule = one.rule()
+            if first.setdefault(rule.match, at) != at:
+                yield Finding(("rules", at), f"matches {rule.match}, as another does")
+            if rule.host and _leads_back(rule, [each.rule() for each in self.rules[: at + 1]]):
+                message = f"leads back to {rule.match}: traces would wait for each other"
+                yield Finding(("rules", at, "host"), message)
 
     def describe(self) -> str:
         return f"mode {self.mode}, content {self.content}"
@@ -118,6 +166,19 @@ class GraftProcessor(Component):
             content=self.content,
             metadata_keys=self.metadata_keys,
             tools=self.tools,
+            rules=tuple(one.rule() for one in self.rules),
             redact=Redact(frozenset(self.redact.keys), self.redact.action),
             max_trace_bytes=int(max_trace_bytes),
         )
+
+
+def _leads_back(rule: Rule, rules: Sequence[Rule]) -> bool:
+    """From host key to match key, rule after rule, one comes to where the rule began."""
+    following = {each.match: each.host for each in rules if each.host}
+    key, seen = rule.host, set[str]()
+    while key and key not in seen:
+        if key == rule.match:
+            return True
+        seen.add(key)
+        key = following.get(key, "")
+    return False

@@ -15,6 +15,7 @@ from typing import TypeVar
 from grafter.core.calls import CallNote
 from grafter.core.link import RESPONSE_ID, as_text, from_text, is_nameable
 from grafter.core.model import (
+    RULE,
     GuestFacts,
     NamedLink,
     Part,
@@ -24,6 +25,7 @@ from grafter.core.model import (
     called,
     guest_key,
 )
+from grafter.core.rules import is_note_id
 from grafter.core.state import GuestState
 from grafter.guests.sources import source_of
 from grafter.store.base import Store
@@ -62,8 +64,8 @@ class Linking:
         names = [
             name
             for link in links
-            # No guest is called like a response.
-            if not link.guest.startswith(RESPONSE_ID)
+            # No guest is called like a response, or like a value that a rule asks for.
+            if link.how != RULE and not link.guest.startswith(RESPONSE_ID)
             for name in (link.guest, call_guest(link.guest))
         ]
         parts: list[Part] = []
@@ -107,7 +109,7 @@ class Linking:
     async def find(self, ids: Sequence[str], now: UnixNano) -> Mapping[str, NamedLink]:
         """What was noted for these ids, where something was."""
         found: dict[str, NamedLink] = {}
-        for some in _slices(list(dict.fromkeys(filter(is_nameable, ids)))):
+        for some in _slices(list(dict.fromkeys(name for name in ids if is_nameable(name) or is_note_id(name)))):
             for note in await self._store.find_calls(some, now):
                 link = None if note is None or note.link is None else from_text(note.call_id, note.link)
                 if link is not None:

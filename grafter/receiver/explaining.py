@@ -12,7 +12,7 @@ from grafter.core import explain
 from grafter.core.lifecycle import Release, Rules, awaited, step_guest, step_host
 from grafter.core.link import from_text, is_nameable
 from grafter.core.memory import GuestMemory, TraceMemory
-from grafter.core.model import Key, UnixNano, call_guest, guest_key, is_guest_key
+from grafter.core.model import RULE, Key, UnixNano, call_guest, guest_key, is_guest_key
 from grafter.core.policy import GraftPolicy
 from grafter.core.state import TraceState
 from grafter.guests.sources import RULES
@@ -164,13 +164,21 @@ def _left(trace: TraceMemory, now: UnixNano) -> Answer:
     line = (
         f"left {explain.lasting(now - trace.released_at)} ago ({trace.reason}): {count} spans of yours, with {guests}"
     )
+    lines = [line]
+    moved: dict[str, object] = {}
+    if trace.moved is not None:
+        parent = None if trace.moved.parent is None else trace.moved.parent.hex()
+        moved["moved"] = {"host": trace.moved.host.hex(), "span": parent, "anchor": trace.moved.anchor}
+        under = f", under span {parent}" if parent else ""
+        lines.append(f"moved by {explain.LINKS[RULE]} to trace {trace.moved.host.hex()}{under}")
     return {
+        **moved,
         "reason": trace.reason.value,
         "seconds_ago": (now - trace.released_at) / 1e9,
         "host_spans": count,
         "root": None if trace.root is None else trace.root.hex(),
         "guests": list(trace.guests),
-        "lines": [line],
+        "lines": lines,
     }
 
 

@@ -1,10 +1,7 @@
 """Guests whose host is named by somebody else: a span of the app with the guest's id, or a post. Over every store."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from itertools import count
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -15,35 +12,13 @@ from grafter.core.policy import GraftPolicy, Mode, Unlinked
 from grafter.guests.realtime.event_buffer import Gathering
 from grafter.guests.realtime.stored_event import SIP
 from grafter.receiver.explaining import Explainer
+from tests.processor.conftest import PREFIXES, Open
 from tests.processor.test_realtime_calls import CALL, HOST, opened, post, turn
 from tests.rig import START, Peer, Rig, rig
-from tests.store.redis.servers import Server, server
+from tests.store.redis.servers import Server
 
 OTHER = bytes.fromhex("0af7651916cd43dd8448eb211c80319c")
 GUEST = "trace_" + "c" * 32
-_PREFIXES = count()
-
-Open = Callable[..., AbstractAsyncContextManager[Rig]]
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[Server]:
-    with server() as running:
-        yield running
-
-
-@pytest.fixture(params=["memory", "disk", "redis"])
-def open_rig(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    """Opens the same store as often as it is called; in memory a new one."""
-    match request.param:
-        case "memory":
-            more: dict[str, Any] = {}
-        case "disk":
-            more = {"directory": tmp_path}
-        case _:
-            url = request.getfixturevalue("redis").url
-            more = {"redis": {"url": url, "prefix": f"links-{next(_PREFIXES)}"}}
-    return lambda *peers, **given: rig(*peers, **more, **given)
 
 
 @pytest.fixture
@@ -352,7 +327,7 @@ async def test_links_outlive_the_process(open_rig: Open, order: str) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 async def test_replicas_share_what_was_named(redis: Server, order: str) -> None:
     """One hears of the host, another of the guest, and neither told the other."""
-    prefix = f"links-{next(_PREFIXES)}"
+    prefix = f"links-{next(PREFIXES)}"
     peers, clock = [Peer(), Peer()], [START]
     async with AsyncExitStack() as stack:
         one, other = [
