@@ -293,7 +293,7 @@ class OpenAIReceiver(ReceiverConfig):
                 )
                 # Whoever may say what a guest is may say where it belongs.
                 both = (*ingest_tokens, *tokens)
-                routes += links_http.link_routes(consumer, store, metrics, time.time_ns, tokens=both)
+                routes += links_http.link_routes(consumer, store, metrics, around.clock, tokens=both)
                 sinks = webhook_http.WebhookSinks(consumer, store, recorders if self.realtime.record else None, pulls)
                 secrets = {name: project.secrets for name, project in self.projects.items()}
                 signatures = Signatures(secrets, int(self.webhook.tolerance))

@@ -8,7 +8,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -18,6 +20,7 @@ from tests.e2e.process import Grafter
 from tests.e2e.sink import Sink
 from tests.e2e.test_explain import command
 from tests.processor.test_named_links import items
+from tests.rig import recorded_call
 from tests.store.redis.servers import Server, server
 
 GUEST = "trace_" + "e" * 32
@@ -98,5 +101,33 @@ async def test_a_link_outlives_a_kill(grafter: Grafter, sink: Sink, how: str, or
         assert code == 0
         told = json.loads(said)
         assert told["named"] == {"by": how, "host": host, "span": None if how == "backward" else "1" * 16}
+    finally:
+        await grafter.close()
+
+
+async def test_a_trace_of_another_system_moves_over_a_kill(grafter: Grafter, sink: Sink) -> None:
+    """By a rule: LiveKit's own spans, as they were recorded, come before the kill, and the call's trace after it."""
+    config = yaml.safe_load(grafter.config.read_text("utf-8"))
+    rule = {"match": {"attribute": "lk.sip.callID"}, "join": "call", "host": "sip.call_id"}
+    config["processors"]["graft"]["rules"] = [rule]
+    grafter.config.write_text(yaml.safe_dump(config), "utf-8")
+    recorded = recorded_call("livekit_agents_1.8.9")
+    sent = ExportTraceServiceRequest.FromString(recorded)
+    count = sum(len(scope.spans) for each in sent.resource_spans for scope in each.scope_spans)
+    try:
+        await grafter.start()
+        headers = {"Content-Type": "application/x-protobuf"}
+        url = f"{grafter.otlp_http}/v1/traces"
+        async with aiohttp.ClientSession() as client, client.post(url, data=recorded, headers=headers) as answer:
+            assert answer.status == 200
+        await grafter.kill()
+        await grafter.start()
+        host = await asyncio.to_thread(lambda: app(grafter, sip__call_id="SCL_Vx7c2k9QmT4d"))
+        await sink.until_spans(host, 2 + count)
+        found = {each.span.name: each for each in sink.spans(host)}
+        assert found["agent_session"].attributes["grafter.link"] == "rule"
+        assert found["agent_session"].span.parent_span_id == found["call"].span.span_id
+        assert sink.trace_ids() == {host}
+        assert sink.repeats() == {}
     finally:
         await grafter.close()
