@@ -18,7 +18,7 @@ from grafter.core.state import GuestState, TraceState
 from grafter.guests.sources import RULES, source_of
 from grafter.processor.assembling import Assembler
 from grafter.processor.guest_parts import GuestParts
-from grafter.processor.linking import Linking, taking_up
+from grafter.processor.linking import Linking, left_alone, taking_up
 from grafter.processor.release_result import Assembled
 from grafter.processor.sampling import late_guest
 from grafter.store.base import Claim, Store, StoredPart
@@ -82,7 +82,7 @@ class GuestKeys:
         unlinked = [called(known.guest.guest) for known in everything if known.host is None]
         named = await self._linking.find(unlinked, now) if unlinked else {}
         for claim, known in zip(claims, everything, strict=True):
-            if known.host is None and called(known.guest.guest) in named:
+            if known.host is None and called(known.guest.guest) in named and not _stays_alone(claim, known):
                 asked = await self._by_name(claim, known, named[called(known.guest.guest)], now)
                 if asked is None:
                     continue
@@ -251,7 +251,7 @@ class GuestKeys:
         found = await self._with_parts(claim, found)
         parts = found.parts
         assert parts is not None
-        if parts.only_hints():
+        if parts.only_hints() or _stays_alone(claim, found):
             return found
         # As the release will read it, so that it is read once.
         final = parts.is_final(found.guest, reason, now)
@@ -280,6 +280,11 @@ class GuestKeys:
     async def _memory(self, host: TraceId, now: UnixNano) -> dict[bytes, bytes]:
         (memory,) = await self._store.recall([Key(host)], now)
         return {} if memory is None else {memory.key: memory.blob}
+
+
+def _stays_alone(claim: Claim, found: Found) -> bool:
+    """Some of it left as a trace of its own: no link that somebody else names parts the rest from that."""
+    return claim.key in found.recalled and left_alone(found.recalled[claim.key])
 
 
 def _guest(claim: Claim) -> GuestState:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from grafter.core.calls import CallNote
 from grafter.core.link import RESPONSE_ID, as_text, from_text, is_nameable
+from grafter.core.memory import GuestMemory
 from grafter.core.model import (
     RULE,
     GuestFacts,
@@ -73,11 +74,9 @@ class Linking:
             states = await asyncio.gather(*(self._store.peek(guest_key(name)) for name in some))
             held = [guest for state in states if state is not None for guest in state.guests.values()]
             asked = [guest for guest in held if guest.host is None and _has_begun(guest)]
-            found = await self.find([called(guest.guest) for guest in asked], now)
+            found = await self._usable([guest.guest for guest in asked], now)
             parts += [
-                taking_up(guest.guest, guest.source, found[called(guest.guest)])
-                for guest in asked
-                if called(guest.guest) in found
+                taking_up(guest.guest, guest.source, found[guest.guest]) for guest in asked if guest.guest in found
             ]
         if parts:
             await self._store.append(parts, now)
@@ -96,13 +95,13 @@ class Linking:
         asked = [name for name in unknown if name not in self._linked]
         if not asked:
             return parts
-        found = await self.find([called(name) for name in asked], now)
+        found = await self._usable(asked, now)
         if not found:
             return parts
         return [
             part
-            if part.guest is None or part.guest.guest not in unknown or called(part.guest.guest) not in found
-            else replace(part, guest=_naming(part.guest, found[called(part.guest.guest)]))
+            if part.guest is None or part.guest.guest not in unknown or part.guest.guest not in found
+            else replace(part, guest=_naming(part.guest, found[part.guest.guest]))
             for part in parts
         ]
 
@@ -116,6 +115,17 @@ class Linking:
                     found[link.guest] = link
         return found
 
+    async def _usable(self, guests: Sequence[str], now: UnixNano) -> Mapping[str, NamedLink]:
+        """What was noted for these guests, by their names; the rest of one that left alone goes where that went."""
+        noted = await self.find([called(guest) for guest in guests], now)
+        found = {guest: noted[called(guest)] for guest in guests if called(guest) in noted}
+        if found:
+            memories = await self._store.recall([guest_key(guest) for guest in found], now)
+            for guest, memory in zip(list(found), memories, strict=True):
+                if memory is not None and left_alone(memory.blob):
+                    del found[guest]
+        return found
+
     def _know(self, guest: str) -> None:
         if len(self._linked) > _MAX_KNOWN:
             self._linked.clear()
@@ -125,6 +135,12 @@ class Linking:
 def _has_begun(guest: GuestFacts | GuestState) -> bool:
     """A call of which nothing is known but that it came in may never begin: its host would wait for it in vain."""
     return not source_of(guest.source).has_hints or guest.head or guest.top_level or guest.ended
+
+
+def left_alone(blob: bytes) -> bool:
+    """By its memory a guest left as a trace of its own, or some of it did."""
+    memory = GuestMemory.decode(blob)
+    return memory is not None and memory.host is None and bool(memory.sent)
 
 
 def taking_up(guest: str, source: Source, link: NamedLink) -> Part:

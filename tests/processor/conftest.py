@@ -11,7 +11,7 @@ import pytest
 from tests.rig import Rig, rig
 from tests.store.redis.servers import Server, server
 
-PREFIXES = count()
+_PREFIXES = count()
 Open = Callable[..., AbstractAsyncContextManager[Rig]]
 
 
@@ -31,5 +31,5 @@ def open_rig(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
             more = {"directory": tmp_path}
         case _:
             url = request.getfixturevalue("redis").url
-            more = {"redis": {"url": url, "prefix": f"links-{next(PREFIXES)}"}}
+            more = {"redis": {"url": url, "prefix": f"links-{next(_PREFIXES)}"}}
     return lambda *peers, **given: rig(*peers, **more, **given)

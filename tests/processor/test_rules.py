@@ -19,7 +19,7 @@ from grafter.core.rules import RuleSet
 from grafter.core.sampling.policies import Drop, SamplingPolicy
 from grafter.processor.config import GraftProcessor
 from grafter.receiver.explaining import Explainer
-from tests.processor.conftest import PREFIXES, Open
+from tests.processor.conftest import Open
 from tests.processor.test_named_links import GUEST, HOST, OTHER, balanced, items
 from tests.rig import START, Peer, Rig, recorded_call, rig
 from tests.store.redis.servers import Server
@@ -297,7 +297,7 @@ async def test_it_outlives_the_process(open_rig: Open, order: str) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 async def test_replicas_see_it_alike(redis: Server, order: str) -> None:
-    prefix = f"rules-{next(PREFIXES)}"
+    prefix = f"shared-rules-{ORDERS.index(order)}"
     peers, clock = [Peer(), Peer()], [START]
     async with AsyncExitStack() as stack:
         one, other = [
@@ -309,7 +309,7 @@ async def test_replicas_see_it_alike(redis: Server, order: str) -> None:
         await play(one, order, to=other)
         await other.pass_time(60)
     both = Peer()
-    both.requests = [each for peer in peers for each in peer.requests]
+    both.requests = [body for peer in peers for body in peer.requests]
     assert both.tree(HOST) == TREE
     assert len(both.ids) == len(set(both.ids)) == 5
 
