@@ -24,7 +24,7 @@ from aiohttp import web
 
 from bench.__main__ import free_port, listening, process
 from grafter.consumer import Consumer
-from grafter.core.model import Mark, Part
+from grafter.core.model import Mark, NamedLink, Part
 from grafter.core.policy import GraftPolicy
 from grafter.receiver.openai_api import Account
 from grafter.receiver.recorder import recording
@@ -119,7 +119,7 @@ async def heard(session: aiohttp.ClientSession, metrics: int) -> float:
 
 
 class _Nowhere(Consumer):
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
         pass
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from grafter.core.model import Envelope, Key, Mark, Part
+from grafter.core.model import Envelope, Key, Mark, NamedLink, Part
 
 # What leaves is not frozen: a frozen class takes three times as long to make, which is felt at one a part or trace.
 
@@ -17,8 +17,10 @@ from grafter.core.model import Envelope, Key, Mark, Part
 class Consumer(Protocol):
     """What a receiver hands its parts to."""
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
         """Store all parts of one request, or none as far as the sender can tell; then ``marks``, never before them.
+
+        ``links`` are stored before the parts: of two that name one guest the first stands for good.
 
         Raises UnavailableError (the sender should try again; a repeat does no harm) or RejectedError.
         """

@@ -22,7 +22,7 @@ from grafter.config.model import revealed
 from grafter.config.problems import path_of
 from grafter.config.root import listening
 from grafter.consumer import Consumer, OpenedExporter, Signal
-from grafter.core.model import Mark, Part, UnixNano
+from grafter.core.model import Mark, NamedLink, Part, UnixNano
 from grafter.core.policy import SECOND, RedactAction
 from grafter.errors import UnavailableError
 from grafter.exporter.dead_letters import DeadLetters
@@ -210,11 +210,11 @@ class _Gate(Consumer):
         self._consumer = consumer
         self._health = health
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
         """As the consumer behind it, but for UnavailableError while stopping."""
         if self._health.phase is Phase.STOPPING:
             raise UnavailableError("stopping", reason="stopping")
-        await self._consumer.consume(parts, marks)
+        await self._consumer.consume(parts, marks, links)
 
 
 def _watch(

@@ -1,10 +1,11 @@
 """The server's own rooms between two small doubles: a clock that the test turns and a peer that answers by script."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -22,6 +23,8 @@ from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
 from grafter.store.embedded import store as embedded
 from grafter.store.embedded.store import EmbeddedStore
+from grafter.store.redis import opening
+from grafter.store.redis.store import RedisStore
 from grafter.telemetry import Metrics
 
 START = 1_800_000_000 * SECOND
@@ -87,18 +90,18 @@ class Peer:
 class Rig:
     """A processor over a real store."""
 
-    store: EmbeddedStore
+    store: EmbeddedStore | RedisStore
     processor: Processor
     policy: GraftPolicy
     metrics: Metrics
     now: list[int]
+    splitter: Splitter
     accepted: int = 0
-    splitter: Splitter = field(default_factory=lambda: Splitter(GraftPolicy().anchors))
 
     async def host(self, request: bytes) -> None:
         """One OTLP request arrives."""
         split = self.splitter.split(request)
-        await self.processor.consume(split.parts)
+        await self.processor.consume(split.parts, links=split.links)
         self.accepted += split.spans
 
     async def guest(self, items: Sequence[object]) -> None:
@@ -157,26 +160,34 @@ async def rig(
     sampling: SamplingPolicy | None = None,
     metrics: Metrics | None = None,
     letter_bytes: int = 64 << 20,
+    redis: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Rig]:
-    """A rig in memory, or over a directory. ``now``: the clock, a list of one moment; a list is used as it is."""
+    """A rig in memory, over a directory, or over a Redis, of which ``redis`` has the url and the prefix. ``now``: the
+    clock, a list of one moment; a list is used as it is."""
     policy = policy or GraftPolicy()
     clock = now if isinstance(now, list) else list(now)
     metrics = metrics or Metrics()
-    async with embedded.opened(
-        directory,
-        waits=policy.waits,
-        max_bytes=max_bytes,
-        max_trace_bytes=policy.max_trace_bytes,
-        lease_ns=10 * SECOND,
-        fsync="interval",
-        fsync_interval=1.0,
-        guests_apart=policy.mode is Mode.STREAM,
-        letter_bytes=letter_bytes,
-    ) as store:
+    limits: dict[str, Any] = {
+        "waits": policy.waits,
+        "max_bytes": max_bytes,
+        "max_trace_bytes": policy.max_trace_bytes,
+        "lease_ns": 10 * SECOND,
+        "guests_apart": policy.mode is Mode.STREAM,
+        "letter_bytes": letter_bytes,
+    }
+    opened: AbstractAsyncContextManager[EmbeddedStore | RedisStore]
+    if redis is None:
+        opened = embedded.opened(directory, fsync="interval", fsync_interval=1.0, **limits)
+    else:
+        opened = opening.opened(pool_size=3, **redis, **limits)
+    async with opened as store:
+        if isinstance(store, EmbeddedStore):
+            await store.recovered()
         processor = Processor(
             store, peers, policy, assembler(policy, "test", sampling), metrics, lambda: clock[0], Limits()
         )
-        yield Rig(store, processor, policy, metrics, clock)
+        splitter = Splitter(policy.anchors, policy.guest_id_keys, policy.rules)
+        yield Rig(store, processor, policy, metrics, clock, splitter=splitter)
 
 
 DATA = Path(__file__).parent / "data"

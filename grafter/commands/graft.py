@@ -11,7 +11,7 @@ from pathlib import Path
 from grafter import __version__
 from grafter.commands.send import Door, Request, read
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Signal, Verdict
-from grafter.core.model import Part, Source, UnixNano
+from grafter.core.model import NamedLink, Part, Source, UnixNano
 from grafter.core.policy import MINUTE, SECOND, GraftPolicy, Mode
 from grafter.core.sampling.policies import SamplingPolicy
 from grafter.errors import RejectedError
@@ -20,7 +20,7 @@ from grafter.guests.json_values import parse_json
 from grafter.guests.realtime.intake import read_posts
 from grafter.otlp import build
 from grafter.otlp.json import Oddities, trace_request_from_json, trace_request_to_json
-from grafter.otlp.split import Splitter
+from grafter.otlp.split import Split, Splitter
 from grafter.processor.assembling import Assembler
 from grafter.processor.processor import Limits, Processor
 from grafter.store.embedded import store as embedded
@@ -55,15 +55,25 @@ async def graft(hosts: Sequence[Path], guests: Sequence[Path], policy: GraftPoli
     ``hosts``: OTLP requests as protobuf, JSON or JSON lines. ``guests``: OpenAI items or posted Realtime events in any
     shape that ``grafter send`` takes. Raises ValueError, naming the file, for one that is not what it is given as.
     """
-    parts = [part for file in hosts for request in read(file) for part in host_parts(file, request, policy)]
+    parts: list[Part] = []
+    links: list[NamedLink] = []
+    for file in hosts:
+        for request in read(file):
+            split = host_parts(file, request, policy)
+            parts += split.parts
+            links += split.links
     parts += [part for file in guests for request in read(file) for part in guest_parts(file, request, policy)]
-    traces = await released(parts, policy, metrics)
+    traces = await released(parts, policy, metrics, links=links)
     traces.sort(key=lambda trace: trace.key)
     return trace_request_to_json(build.request(traces))
 
 
 async def released(
-    parts: Sequence[Part], policy: GraftPolicy, metrics: Metrics, sampling: SamplingPolicy | None = None
+    parts: Sequence[Part],
+    policy: GraftPolicy,
+    metrics: Metrics,
+    sampling: SamplingPolicy | None = None,
+    links: Sequence[NamedLink] = (),
 ) -> list[OutTrace]:
     """Everything that leaves of these parts, until nothing is held any more."""
     # All files are there from the beginning: nothing that leaves early can be followed by something late.
@@ -84,7 +94,7 @@ async def released(
         processor = Processor(
             store, [collecting], policy, Assembler(policy, __version__, sampling), metrics, lambda: now, Limits()
         )
-        await processor.consume(parts)
+        await processor.consume(sorted(parts, key=lambda part: part.guest is not None), links=links)
         # Small steps at first, so that a guest meets its host as it would have; nothing is held for ever.
         while store.stats().traces:
             now += SECOND if now < _START + MINUTE else MINUTE
@@ -92,7 +102,7 @@ async def released(
     return collecting.traces
 
 
-def host_parts(file: Path, request: Request, policy: GraftPolicy) -> list[Part]:
+def host_parts(file: Path, request: Request, policy: GraftPolicy) -> Split:
     """One OTLP request of a file, as its door would have read it. Raises ValueError for what is none."""
     if request.door is not Door.OTLP:
         found = "Realtime events" if request.door is Door.REALTIME else "OpenAI items"
@@ -100,12 +110,12 @@ def host_parts(file: Path, request: Request, policy: GraftPolicy) -> list[Part]:
     try:
         odd = Oddities()
         body = trace_request_from_json(request.body, odd) if request.content_type.endswith("json") else request.body
-        split = Splitter(policy.anchors).split(body)
+        split = Splitter(policy.anchors, policy.guest_id_keys, policy.rules).split(body)
     except RejectedError as error:
         raise ValueError(f"{file}: {error}") from error
     if odd.rejected and not split.parts:
         raise ValueError(f"{file}: OTLP JSON: {odd.first}")
-    return split.parts
+    return split
 
 
 def guest_parts(file: Path, request: Request, policy: GraftPolicy) -> Sequence[Part]:

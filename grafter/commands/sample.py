@@ -10,7 +10,7 @@ from pathlib import Path
 
 from grafter.commands.graft import guest_parts, host_parts, released
 from grafter.commands.send import Door, read
-from grafter.core.model import Part
+from grafter.core.model import NamedLink, Part
 from grafter.core.policy import GraftPolicy
 from grafter.core.sampling.policies import SamplingPolicy
 from grafter.telemetry import Metrics
@@ -58,13 +58,19 @@ async def sample(files: Sequence[Path], policy: GraftPolicy, sampling: SamplingP
     Raises ValueError, naming the file, for one that cannot be read.
     """
     parts: list[Part] = []
+    links: list[NamedLink] = []
     for file in files:
         for request in read(file):
-            parts += (host_parts if request.door is Door.OTLP else guest_parts)(file, request, policy)
+            if request.door is Door.OTLP:
+                split = host_parts(file, request, policy)
+                parts += split.parts
+                links += split.links
+            else:
+                parts += guest_parts(file, request, policy)
     metrics = Metrics()
     # A set that drops nothing is only looked at in a dry run. One that drops is not to be: what leaves is counted.
     asked = replace(sampling, dry_run=not sampling.drops)
-    traces = await released(parts, policy, metrics, asked)
+    traces = await released(parts, policy, metrics, asked, links)
     decisions = _by_labels(metrics)
     named = [one.name for one in sampling.policies]
     others = sorted({name for name, _ in decisions} - set(named))

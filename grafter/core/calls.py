@@ -69,7 +69,7 @@ class CallNote:
     """What is known of a call, by webhook or by the app."""
 
     call_id: str
-    """OpenAI's; up to 256 printable ASCII characters. The guest of the call has the same."""
+    """An id of OpenAI's; up to 256 printable ASCII characters. The guest of the call has the same."""
     at: UnixNano
     """When it was heard of first."""
     caller: Phone | None = None
@@ -77,6 +77,9 @@ class CallNote:
     callee: Phone | None = None
     traceparent: str | None = None
     """Of its SIP headers; the caller wrote it, so it is only a hint."""
+    link: str | None = None
+    """The host that a span of the app, or a post, named for it: ``link.as_text``. Sessions, traces and responses that
+    somebody named have a note too, which holds nothing else."""
 
 
 def phone_in_headers(headers: Iterable[tuple[str, str]], names: Sequence[str], secret: bytes) -> Phone | None:

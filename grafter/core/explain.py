@@ -41,7 +41,7 @@ class GuestRecord:
     """Its id as its source wrote it."""
     source: str
     link: str = ""
-    """How it named its host; empty: it did not."""
+    """How it named its host, or how that was named for it; empty: it was not."""
     anchor: str = ""
     """How its anchor was found; empty: it left as a trace of its own."""
     span: str = ""
@@ -68,6 +68,10 @@ class GuestRecord:
             unmatched=(*self.unmatched, *unmatched)[:MOST_STEPS],
             counts=(called + len(tools), same + len(duplicates), left + len(unmatched)),
         )
+
+    def refusing(self, refused: Sequence[Refusal]) -> "GuestRecord":
+        """With links that were there too and were not used, each once."""
+        return replace(self, refused=tuple(dict.fromkeys((*refused, *self.refused))))
 
     def values(self) -> dict[str, object]:
         """As JSON values, without what is empty."""
@@ -113,6 +117,12 @@ class GuestRecord:
             return None
 
 
+LINKS: Mapping[str, str] = {
+    "backward": "a span of yours that has its id",
+    "api": "a post to /api/links",
+    "rule": "a value that both have, by processors.graft.rules,",
+}
+"""Who named a guest's host beside the guest."""
 _ANCHORS = {
     "named": "the span that your metadata names",
     "selector": "a span that matches processors.graft.anchors",
@@ -126,12 +136,15 @@ _WHY = {
     "no_match": "no span of that trace matches processors.graft.anchors",
     "absent": "that trace has no root, so far",
     "two_fit": "more than one span of OpenAI's fits equally",
+    "two_hosts": "spans of several traces of yours have its ids",
+    "came_later": "the metadata names another trace, and came after a link had been used",
     "circle": "OpenAI's trace hangs below this span, which therefore stays where it is",
     "sent_before": "the span had left before, and cannot be moved any more",
 }
 _ADVICE = {
     "malformed": "put the 32 hex digits of your trace id under trace_id in the metadata",
     "not_in_host": "name the span under which it should hang, or leave span_id out",
+    "two_hosts": "put trace_id into the metadata, or the id of the call or session on the spans of one trace only",
     "two_fit": "set gen_ai.tool.call.id (tools) or gen_ai.response.id (model calls) on your own spans",
     "sent_before": "raise wait.for_guest, should OpenAI's half often come this late",
     "contradiction": "look for spans of yours that carry the id of a tool call or response of another step",
@@ -148,7 +161,8 @@ def sentences(record: GuestRecord) -> list[str]:
     if not record.anchor:
         lines.append("left as a trace of its own: it names no trace of yours")
     else:
-        lines.append(f"linked by {record.link or 'its id'}; hangs under {_ANCHORS.get(record.anchor, record.anchor)}")
+        by = LINKS.get(record.link, record.link) or "its id"
+        lines.append(f"linked by {by}; hangs under {_ANCHORS.get(record.anchor, record.anchor)}")
         if record.span:
             lines[-1] += f" ({record.span})"
     lines += [f"not by {refusal.what}: {_WHY.get(refusal.why, refusal.why)}" for refusal in record.refused]
@@ -169,7 +183,7 @@ def sentences(record: GuestRecord) -> list[str]:
 def advice(record: GuestRecord) -> list[str]:
     """What to change, where something was not found."""
     codes = [*(refusal.why for refusal in record.refused), *(step.how for step in record.unmatched)]
-    if not record.anchor and "malformed" not in codes:
+    if not record.anchor and not {"malformed", "two_hosts"}.intersection(codes):
         codes.append("unlinked")
     if record.anchor == "none":
         codes.append("none")
@@ -221,6 +235,7 @@ _AWAITED = {
     "root": "the root of your trace",
     "host": "your trace, of which no span has come",
     "guest": "OpenAI's half, of which nothing has come",
+    "call": "the trace of its call, should that be another one by processors.graft.rules",
     "quiet": "nothing but quiet",
     "end": "the end of",
     "trace_object": "the trace object of",

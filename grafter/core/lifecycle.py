@@ -62,6 +62,7 @@ Decision = Wait | Release
 _ROOT = int(Facts.ROOT)
 _LOCAL_ROOT = int(Facts.LOCAL_ROOT)
 _ANCHOR = int(Facts.ANCHOR)
+_RULE = int(Facts.RULE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +339,8 @@ def _at(due: int, reason: ReleaseReason, now: UnixNano) -> Decision:
 
 def awaited(state: TraceState, policy: GraftPolicy, rules: Rules) -> tuple[str, ...]:
     """What a held key still waits for, as codes for ``explain``: ``root``, ``host``, ``quiet`` or, of a guest by its
-    name, ``guest`` (none has begun), ``end``, ``trace_object``, ``top_level``, ``parents``, ``link``.
+    name, ``guest`` (none has begun), ``call`` (a rule may move it), ``end``, ``trace_object``, ``top_level``,
+    ``parents``, ``link``.
 
     A guest's code is followed by a blank and its id.
     """
@@ -348,7 +350,7 @@ def awaited(state: TraceState, policy: GraftPolicy, rules: Rules) -> tuple[str, 
     elif not state.host_spans and any(guest.host is not None for guest in state.guests.values()):
         found.append("host")
     if int(state.facts) & _ANCHOR and not state.guests:
-        found.append("guest")
+        found.append("call" if int(state.facts) & _RULE else "guest")
     for guest in state.guests.values():
         rule = rules.get(guest.source, _SAYS_SO)
         if not rule.by_items:

@@ -11,13 +11,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from grafter.core.model import FLAG_SAMPLED, Link, SpanId, TraceId, openai_trace_id
+from grafter.core.model import FLAG_SAMPLED, NAMED_BY, Link, NamedLink, SpanId, TraceId, openai_trace_id
 
 TRACEPARENT_KEY = "traceparent"
 SPAN_ID_KEY = "span_id"
+GUEST_ID_BEGINNINGS = ("rtc_", "live_", "sess_", "trace_", "resp_")
+"""Of OpenAI's ids of calls, sessions, traces and responses: what else stands in an attribute is no guest's."""
+RESPONSE_ID = "resp_"
+MOST_CHARACTERS = 256
+"""Of an id of OpenAI's that somebody else may name."""
 TRACE_HEADERS = ("traceparent", "x-traceparent")
 """SIP headers that may name a host. Some carriers pass headers on only when their name begins with X-."""
 
+_PLAIN = re.compile(rf"[!-~]{{1,{MOST_CHARACTERS}}}")
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _TRACEPARENT_LENGTH = 55
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
@@ -80,6 +86,33 @@ def from_openai_trace_id(guest_trace_id: str) -> Link | None:
     """
     host = openai_trace_id(guest_trace_id)
     return None if host is None else Link(host=host, how="openai_trace_id")
+
+
+def is_nameable(guest: str) -> bool:
+    """Whether somebody else can name a guest of this id: 1 to 256 printable ASCII characters."""
+    return _PLAIN.fullmatch(guest) is not None
+
+
+def is_guest_id(text: str) -> bool:
+    """Whether an attribute's value is an id of OpenAI's."""
+    return text.startswith(GUEST_ID_BEGINNINGS) and is_nameable(text)
+
+
+def as_text(link: NamedLink) -> str:
+    """A link as a store keeps it: how it was named, and a traceparent without a span where none is named."""
+    flags = "" if link.sampled is None else f"{link.sampled:02x}"
+    return f"{link.how} {link.host.hex()} {(link.span_id or b'').hex()} {flags}"
+
+
+def from_text(guest: str, text: str) -> NamedLink | None:
+    """What ``as_text`` made; None for what a newer version wrote."""
+    how, _, rest = text.partition(" ")
+    host, _, rest = rest.partition(" ")
+    span, _, flags = rest.partition(" ")
+    named = _trace_id(host)
+    if named is None or how not in NAMED_BY:
+        return None
+    return NamedLink(guest, named, _span_id(span), bool(int(flags, 16)) if flags in ("00", "01") else None, how)
 
 
 def _traceparent(value: object) -> Link | None:

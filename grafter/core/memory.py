@@ -18,6 +18,7 @@ from typing import Any
 from grafter.core.explain import GuestRecord
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
+from grafter.core.rules import Moved
 from grafter.core.sampling.policies import SamplingDecision
 from grafter.core.step_index import StepIndex
 
@@ -36,6 +37,8 @@ NAMED_GUESTS_LIMIT = 100
 GUEST_SPAN_IDS_LIMIT = 250_000
 """Ids kept of the spans sent of one guest, the last that left: repeats come soon after the first."""
 
+_MOVED = "moved"
+"""Key in the JSON of a host's blob; a reader that does not know it leaves it aside."""
 _TRACE_KIND = ord("T")
 _GUEST_KIND = ord("G")
 _VERSION = 1
@@ -100,6 +103,8 @@ class TraceMemory:
     """Up to STEPS_LIMIT of each."""
     guests: tuple[str, ...] = ()
     """The guests that left with it, as their sources wrote them; up to NAMED_GUESTS_LIMIT."""
+    moved: Moved | None = None
+    """By a rule it left under the trace id of another."""
 
     def sent(self, span_id: bytes) -> bool:
         """The host span left, as far as is remembered."""
@@ -123,9 +128,12 @@ class TraceMemory:
                 present |= _HAS_ENVELOPE
                 resource, scope = self.root_envelope.resource, self.root_envelope.scope
         ids = self.span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
-        if self.anchors or self.steps or self.guests:
-            guests: dict[str, object] = {"guests": self.guests} if self.guests else {}
-            more = _json(_anchor_values(self.anchors) | self.steps.values() | guests)
+        if self.anchors or self.steps or self.guests or self.moved:
+            others: dict[str, object] = {"guests": self.guests} if self.guests else {}
+            if self.moved is not None:
+                parent = None if self.moved.parent is None else self.moved.parent.hex()
+                others[_MOVED] = [self.moved.host.hex(), parent, self.moved.anchor]
+            more = _json(_anchor_values(self.anchors) | self.steps.values() | others)
         reason = _REASONS[self.reason]
         head = _TRACE_HEAD.pack(
             _TRACE_KIND,
@@ -163,6 +171,7 @@ class TraceMemory:
                 anchors=_anchors(values) if values is not None else (),
                 steps=StepIndex.read(values) if values is not None else StepIndex(),
                 guests=tuple(map(str, values.get("guests", ()))) if values is not None else (),
+                moved=_moved(values.get(_MOVED)) if values is not None else None,
             )
         except _NOT_A_BLOB:
             return None
@@ -294,6 +303,7 @@ def merged(old: TraceMemory | None, new: TraceMemory) -> TraceMemory:
         anchors=latest_anchors(anchors.values()) if new.anchors else old.anchors,
         steps=old.steps.merged(new.steps),
         guests=tuple(dict.fromkeys((*old.guests, *new.guests)))[:NAMED_GUESTS_LIMIT],
+        moved=old.moved,
     )
 
 
@@ -365,6 +375,15 @@ def _cut(blob: bytes, at: int, lengths: Iterable[int]) -> list[bytes]:
     if at != len(blob):
         raise ValueError("lengths and blob differ")
     return pieces
+
+
+def _moved(values: list[str | None] | None) -> Moved | None:
+    if values is None:
+        return None
+    host, parent, anchor = values
+    return Moved(
+        TraceId(bytes.fromhex(str(host))), None if parent is None else SpanId(bytes.fromhex(parent)), str(anchor)
+    )
 
 
 def _anchor_values(anchors: tuple[AnchorSpan, ...]) -> dict[str, object]:

@@ -57,6 +57,16 @@ class Facts(IntFlag):
     """A span whose parent is in another process, by its OTLP flags (is_remote)."""
     ANCHOR = 4
     """A span that matches an anchor selector, so that a guest is expected."""
+    RULE = 8
+    """A span has a rule's ``match`` key, so that its trace may move to another one. Comes with ANCHOR, for which a
+    trace waits and is looked at before it leaves."""
+    ANCHORED = 16
+    """Where there are rules: the ANCHOR is not only RULE's."""
+
+    def without_rule(self) -> "Facts":
+        """The same without what only a rule put there."""
+        facts = int(self) & ~Facts.RULE
+        return Facts(facts if not self & Facts.RULE or facts & Facts.ANCHORED else facts & ~Facts.ANCHOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,10 @@ class GuestFacts:
     """The host trace that this part's link names, when it names one."""
     sampled: bool | None = None
     """The sampled flag of the link's traceparent, when it had one."""
+    how: str = ""
+    """Who named the host, one of NAMED_BY; empty: the guest itself, or nobody."""
+    anchor: SpanId | None = None
+    """The host span that was named with it; with ``how`` only."""
     head: bool = False
     """The trace object has come."""
     top_level: bool = False
@@ -202,7 +216,32 @@ class Link:
     """The host span that the app named as the anchor."""
     sampled: bool | None = None
     how: str = "trace_id"
-    """``traceparent``, ``trace_id`` or ``openai_trace_id``; a metric label and the value of grafter.link."""
+    """``traceparent``, ``trace_id``, ``openai_trace_id`` or one of NAMED_BY; the value of grafter.link."""
+
+
+BACKWARD, BY_API, RULE = "backward", "api", "rule"
+NAMED_BY = (BACKWARD, BY_API, RULE)
+"""Who may name a guest's host beside the guest: a host span with the guest's id, or a post to ``/api/links``; and of an
+OTLP trace a value that it has in common with its host."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLink:
+    """That a guest belongs to a host, said by somebody else than the guest."""
+
+    guest: str
+    """An id of OpenAI's: of the guest, or of something in it."""
+    host: TraceId
+    span_id: SpanId | None = None
+    """The host span that was named as the anchor."""
+    sampled: bool | None = None
+    how: str = BACKWARD
+    """One of NAMED_BY."""
+
+    @property
+    def link(self) -> Link:
+        """As the guest's own link."""
+        return Link(self.host, self.span_id, self.sampled, self.how)
 
 
 @dataclass(frozen=True, slots=True)

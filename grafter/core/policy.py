@@ -12,6 +12,23 @@ MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 
 
+GUEST_ID_KEYS = (
+    "gen_ai.conversation.id",
+    "session.id",
+    "gen_ai.realtime.session.id",
+    "gen_ai.realtime_session.id",
+    "openai.session.id",
+    "openai.call_id",
+    "openai.trace_id",
+    "agent_trace_id",
+    "gen_ai.response.id",
+    "response.id",
+)
+"""Attributes in which host spans hold OpenAI's ids: the GenAI conventions' own (``gen_ai.*``; of realtime sessions two
+spellings), OpenInference's ``session.id``, Logfire's ``agent_trace_id``, Pipecat's ``response.id``, and short names for
+apps."""
+
+
 class Mode(StrEnum):
     HOLD = "hold"
     STREAM = "stream"
@@ -69,6 +86,20 @@ class Selector:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """Moves traces that have a value under one attribute to the host trace that has it under another."""
+
+    match: str
+    host: str = ""
+    """Empty: the same attribute."""
+
+    @property
+    def host_key(self) -> str:
+        """The attribute of the host's spans."""
+        return self.host or self.match
+
+
+@dataclass(frozen=True, slots=True)
 class Redact:
     """Attribute keys to rewrite on every span, host spans included."""
 
@@ -84,6 +115,7 @@ class GraftPolicy:
 
     mode: Mode = Mode.HOLD
     trace_id_keys: tuple[str, ...] = ("trace_id",)
+    guest_id_keys: tuple[str, ...] = GUEST_ID_KEYS
     anchors: tuple[Selector, ...] = (Selector(name="gen_ai.realtime.session"),)
     waits: Waits = field(default_factory=Waits)
     unlinked: Unlinked = Unlinked.FORWARD
@@ -93,5 +125,6 @@ class GraftPolicy:
     metadata_keys: tuple[str, ...] = ()
     tools: Tools = Tools.UNDER_TURN
     redact: Redact = field(default_factory=Redact)
+    rules: tuple[Rule, ...] = ()
     max_trace_bytes: int = 64 << 20
     """Past this a held trace is released early; from extensions.store."""

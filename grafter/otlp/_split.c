@@ -16,7 +16,7 @@
 #include <string.h>
 
 /* Raised with every change of what split takes, answers or gets right: grafter.otlp.split leaves any other build alone. */
-enum { VERSION = 2 };
+enum { VERSION = 3 };
 enum { VARINT = 0, FIXED64 = 1, LENGTH = 2, FIXED32 = 5 };
 enum { ROOT = 1, LOCAL_ROOT = 2, NAMED = 8 };
 enum { IS_REMOTE = 0x200 };
@@ -439,6 +439,82 @@ static PyObject *split(PyObject *Py_UNUSED(module), PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* --- attributes ----------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const uint8_t *at;
+    size_t size;
+} Text;
+
+/* The bytes of a tuple, which keeps them; NULL with an error set. */
+static Text *texts_of(PyObject *tuple, Py_ssize_t *count) {
+    *count = PyTuple_Size(tuple);
+    Text *texts = PyMem_Malloc((size_t)(*count + 1) * sizeof(Text));
+    if (texts == NULL) return (Text *)PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < *count; i++) {
+        char *at;
+        Py_ssize_t size;
+        if (PyBytes_AsStringAndSize(PyTuple_GetItem(tuple, i), &at, &size) < 0) {
+            PyMem_Free(texts);
+            return NULL;
+        }
+        texts[i] = (Text){(const uint8_t *)at, (size_t)size};
+    }
+    return texts;
+}
+
+/* Whether one of the texts ends there; its size, else 0. */
+static size_t ends_with(const uint8_t *start, const uint8_t *end, const Text *texts, Py_ssize_t count) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        size_t size = texts[i].size;
+        if ((size_t)(end - start) >= size && memcmp(end - size, texts[i].at, size) == 0) return size;
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(mentions_doc,
+"mentions(data, keys, beginnings, /)\n--\n\n"
+"Whether an attribute with one of these keys, each framed as field 1, seems to stand in protobuf bytes, with a string\n"
+"that begins with one of these, each of which ends with an underscore. Strings of 126 bytes and more are passed over.\n"
+"Bytes may only look like such an attribute.");
+
+static PyObject *mentions(PyObject *Py_UNUSED(module), PyObject *args) {
+    const char *bytes;
+    Py_ssize_t size, key_count, beginning_count;
+    PyObject *key_tuple, *beginning_tuple;
+    if (!PyArg_ParseTuple(args, "y#O!O!:mentions", &bytes, &size, &PyTuple_Type, &key_tuple, &PyTuple_Type,
+                          &beginning_tuple)) {
+        return NULL;
+    }
+    Text *keys = texts_of(key_tuple, &key_count);
+    Text *beginnings = keys != NULL ? texts_of(beginning_tuple, &beginning_count) : NULL;
+    if (beginnings == NULL) {
+        PyMem_Free(keys);
+        return NULL;
+    }
+    /* What stands before the underscores of the beginnings. */
+    uint8_t last[256] = {0};
+    for (Py_ssize_t i = 0; i < beginning_count; i++) {
+        if (beginnings[i].size > 1) last[beginnings[i].at[beginnings[i].size - 2]] = 1;
+    }
+    int found = 0;
+    const uint8_t *start = (const uint8_t *)bytes, *at = start, *end = start + size;
+    /* Underscores are rarer than anything else that such an attribute has. */
+    while (!found && (at = memchr(at, '_', (size_t)(end - at))) != NULL) {
+        at++;
+        if (at - start < 2 || !last[at[-2]]) continue;
+        size_t beginning = ends_with(start, at, beginnings, beginning_count);
+        /* Before the text: its tag and length, and those of the value that holds it. */
+        const uint8_t *text = at - beginning;
+        if (beginning == 0 || text - start < 4) continue;
+        if (text[-2] != 0x0A || text[-4] != 0x12 || text[-3] > 0x7F || text[-3] != text[-1] + 2) continue;
+        found = ends_with(start, text - 4, keys, key_count) > 0;
+    }
+    PyMem_Free(keys);
+    PyMem_Free(beginnings);
+    return PyBool_FromLong(found);
+}
+
 /* --- the module ----------------------------------------------------------------------------------------------- */
 
 static int prepare(PyObject *module) {
@@ -455,7 +531,9 @@ static int prepare(PyObject *module) {
     return failed ? -1 : 0;
 }
 
-static PyMethodDef methods[] = {{"split", split, METH_VARARGS, split_doc}, {NULL, NULL, 0, NULL}};
+static PyMethodDef methods[] = {{"split", split, METH_VARARGS, split_doc},
+                                {"mentions", mentions, METH_VARARGS, mentions_doc},
+                                {NULL, NULL, 0, NULL}};
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)prepare}, {0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "grafter.otlp._split", NULL, 0, methods, slots, NULL, NULL, NULL};

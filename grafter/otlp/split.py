@@ -24,11 +24,14 @@ from struct import Struct
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from grafter.core.model import FLAG_IS_REMOTE, Envelope, Facts, Key, Part
-from grafter.core.policy import Selector
+from grafter.core.model import FLAG_IS_REMOTE, Envelope, Facts, Key, NamedLink, Part
+from grafter.core.policy import Rule, Selector
+from grafter.core.rules import RuleSet
 from grafter.errors import RejectedError
 from grafter.otlp import shallow_pb2 as shallow
 from grafter.otlp.frames import PREFIX, spans_of
+from grafter.otlp.guest_ids import GuestIds
+from grafter.otlp.rule_keys import RuleKeys
 from grafter.otlp.spans import attribute_text
 
 try:
@@ -36,7 +39,7 @@ try:
 except ImportError:
     compiled = None  # type: ignore[assignment]  # an installation without a compiler is a good one too
 # The one that this code knows. A build that failed leaves an older library where it was, in a checkout or in build/.
-_VERSION = 2
+_VERSION = 3
 if compiled is not None and getattr(compiled, "VERSION", 0) != _VERSION:
     compiled = None  # type: ignore[assignment]
 
@@ -72,14 +75,26 @@ class Split:
     """Spans left out because of their ids."""
     message: str = ""
     """Why, for partial_success; empty when nothing was rejected."""
+    links: Sequence[NamedLink] = ()
+    """The guests that its spans name."""
 
 
 class Splitter:
     """Splits requests; remembers envelopes so that equal ones are one object."""
 
-    def __init__(self, anchors: Sequence[Selector], *, pure: bool = not COMPILED) -> None:
-        """``anchors``: selectors with a name or at least one attribute. ``pure``: without the compiled way."""
+    def __init__(
+        self,
+        anchors: Sequence[Selector],
+        guest_id_keys: Sequence[str] = (),
+        rules: Sequence[Rule] = (),
+        *,
+        pure: bool = not COMPILED,
+    ) -> None:
+        """``anchors``: selectors with a name or at least one attribute. ``guest_id_keys``: attributes in which a span
+        may name a guest. ``rules``: whose traces are marked, and noted. ``pure``: without the compiled way."""
+        self._rule_keys = RuleKeys(RuleSet(rules)) if rules else None
         self._pure = pure
+        self._guest_ids = GuestIds(guest_id_keys, None if pure else compiled.mentions)
         self._anchors = tuple(anchors)
         # A selector with a name is looked for among the names; one without, by its key in the request's bytes.
         self._names = tuple({a.name.encode() for a in anchors if a.name})
@@ -91,6 +106,18 @@ class Splitter:
 
         A span whose ids are invalid is left out alone; a request may well come out empty.
         """
+        out = self._split(request)
+        if self._guest_ids.mentioned(request):
+            out.links = self._guest_ids.links(out.parts)
+        if self._rule_keys is not None:
+            for part in out.parts:
+                if int(part.facts) & _ANCHOR:
+                    part.facts |= Facts.ANCHORED
+            if self._rule_keys.mentioned(request):
+                out.links = [*out.links, *self._rule_keys.mark(out.parts)]
+        return out
+
+    def _split(self, request: bytes) -> Split:
         out = Split()
         if not self._pure and self._compiled(request, out):
             return out

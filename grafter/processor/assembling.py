@@ -13,17 +13,23 @@ from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
 from grafter.core.caller_turns import HOST_MARK, HOST_WAITS
 from grafter.core.causality import DATE_KEYS, DATE_MARK, on_host_clock
+from grafter.core.explain import Refusal
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import line_up, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
 from grafter.core.model import (
+    RULE,
+    SPAN_KIND_INTERNAL,
     Envelope,
     Facts,
     Guest,
     GuestFacts,
+    GuestSpan,
     HostSpan,
     Key,
+    Link,
     Part,
+    Source,
     SpanId,
     TraceId,
     UnixNano,
@@ -31,6 +37,7 @@ from grafter.core.model import (
 )
 from grafter.core.policy import GraftPolicy, Mode, Unlinked
 from grafter.core.redact import redact
+from grafter.core.rules import Moved
 from grafter.core.sampling.policies import SamplingPolicy
 from grafter.core.state import GuestState, TraceState
 from grafter.core.steps import HOST_KEYS, HOST_MARKS, USAGE
@@ -40,11 +47,13 @@ from grafter.otlp import spans as otlp
 from grafter.otlp.build import envelope_size
 from grafter.otlp.frames import first_of, run_of, spans_of
 from grafter.otlp.redaction import Redaction
+from grafter.otlp.rule_keys import moved_run
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
 from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, unhung, write
 from grafter.processor.latencies import SUMS, tell
-from grafter.processor.release_result import Assembled
+from grafter.processor.release_result import Assembled, GuestCount
+from grafter.processor.rules import Target
 from grafter.processor.sampling import Sampling
 from grafter.store.base import Memory, StoredPart
 
@@ -84,10 +93,12 @@ class Assembler:
         reason: ReleaseReason,
         now: UnixNano,
         recalled: Mapping[bytes, bytes],
+        target: Target | None = None,
     ) -> Assembled:
         """A host's key: its spans, and the guests that are filed under it.
 
-        ``recalled``: the memories of this key and of its guests' keys, where there are any.
+        ``recalled``: the memories of this key and of its guests' keys, where there are any. ``target``: the other trace
+        under which all of it leaves.
         """
         if not (state.guests or state.remembered or self._redacts or int(state.facts) & _ANCHOR):
             return self._as_it_came(key, state, parts, reason, now)
@@ -107,15 +118,22 @@ class Assembler:
                 reading = replace(reading, mode=Mode.HOLD)
             place = Place(TraceId(key), index if known else None, facts, now, late=state.remembered)
             kept += self._guest(out, hung, guest, reading, place)
-        out.never = Facts.ANCHOR in state.facts and not state.guests and not state.remembered
+        expected = Facts.ANCHOR in state.facts.without_rule()
+        out.never = expected and not state.guests and not state.remembered
+        moved = old.moved if old is not None else None
+        if target is not None:
+            moved = self._moved(key, decoded, target, out, state, now)
         own: tuple[Memory, ...] = ()
         if known:
             memory = index.memory(reason, now)
             memory.steps = step_index(decoded)
+            memory.moved = moved
             memory.guests = tuple(one.guest.trace_id for one in hung)[:NAMED_GUESTS_LIMIT]
             own = (Memory(key, merged(old, memory).encode()),)
         pieces = self._lined_up(out, hung, decoded, old, runs, key)
         out.memories = (*own, *memories(kept, hung))
+        if moved is not None:
+            pieces = self._as_moved(pieces, key, moved, recalled.values())
         return self._finish(out, key, pieces)
 
     def guest(
@@ -129,10 +147,12 @@ class Assembler:
         recalled: Mapping[bytes, bytes],
         *,
         overdue: bool = False,
+        refused: Sequence[Refusal] = (),
     ) -> Assembled:
         """A guest's own key: joined to a host that was released before, or (``host`` None) a trace of its own.
 
         ``recalled``: the memory of the host, where there is one. ``overdue``: stream mode no longer waits for parents.
+        ``refused``: links that were found and not used.
         """
         out = Assembled(None)
         if host is None and self._policy.unlinked is Unlinked.DROP and self._dropped_alone(out, guest):
@@ -143,10 +163,12 @@ class Assembler:
             index = AnchorIndex.of((), self._policy, memory)
         hung: list[Hung] = []
         reading = guest.read(final=guest.is_final(state, reason, now))
-        place = Place(host, index, state, now, late=True, overdue=overdue)
+        place = Place(host, index, state, now, late=True, overdue=overdue, refused=tuple(refused))
         kept = self._guest(out, hung, guest, reading, place)
         pieces = self._lined_up(out, hung, (), memory, (), key)
         out.memories = tuple(memories(kept, hung))
+        if host is not None and memory is not None and memory.moved is not None:
+            pieces = self._as_moved(pieces, Key(host), memory.moved, recalled.values())
         return self._finish(out, key, pieces)
 
     def _dropped_alone(self, out: Assembled, guest: GuestParts) -> bool:
@@ -193,7 +215,13 @@ class Assembler:
         guest, host, head = mapped.guest, place.host, mapped.head
         if earlier is not None and SUMS in earlier.head:
             head = {**head, SUMS: earlier.head[SUMS]}
-        if guest.link is None and mapped.weak is not None and mapped.weak.host == host:
+        refused = place.refused
+        given = parts.given
+        if given is not None and given.host == host and (guest.link is None or guest.link.host != host):
+            if guest.link is not None:
+                refused = (*refused, Refusal("link", "came_later"))
+            guest = replace(guest, link=given)
+        elif guest.link is None and mapped.weak is not None and mapped.weak.host == host:
             guest = replace(guest, link=mapped.weak)
         came = parts.came
         if parts.source.holds_events:
@@ -214,6 +242,8 @@ class Assembler:
         else:
             index = place.index or AnchorIndex.of((), policy)
             grafted = join.graft(guest, index, host, policy, earlier, head, overdue=place.overdue)
+        if refused:
+            grafted = grafted.explained(grafted.record.refusing(refused))
         hung.append(Hung(guest, grafted, came, place, first=earlier is None or not earlier.sent))
         return grafted.memory
 
@@ -327,6 +357,47 @@ class Assembler:
             pieces += write(one, self._openai, self._scope)
             count(out, one)
         return pieces
+
+    def _moved(
+        self,
+        key: Key,
+        decoded: Sequence[HostSpan],
+        target: Target,
+        out: Assembled,
+        state: TraceState,
+        now: UnixNano,
+    ) -> Moved:
+        """Where a trace hangs in the one under which it leaves; counted as a guest of that one."""
+        memory = TraceMemory.decode(target.blob)
+        start = min((span.start for span in decoded), default=UnixNano(0))
+        end = max((span.end for span in decoded), default=start)
+        span = GuestSpan(SpanId(bytes(8)), None, "", "", SPAN_KIND_INTERNAL, start, end, ())
+        guest = Guest(key.hex(), Source.OTLP, (span,), Link(target.host, how=RULE))
+        anchor = find(guest, AnchorIndex.of((), self._policy, memory))
+        waited = (now - state.first) / 1e9
+        out.guests = [*out.guests, GuestCount(Source.OTLP, len(decoded), anchor.how, waited)]
+        return Moved(target.host, anchor.span_id, anchor.how)
+
+    def _as_moved(self, pieces: Iterable[Piece], trace: Key, to: Moved, recalled: Iterable[bytes]) -> list[Piece]:
+        """Everything that leaves of a trace that moves, under the other's trace id."""
+        pieces = list(pieces)
+        kept = {
+            Head.FromString(raw).span_id
+            for piece in pieces
+            if piece.envelope.scope == self._scope
+            for raw in spans_of(piece.payload)
+        }
+        for blob in recalled:
+            known = GuestMemory.decode(blob)
+            if known is not None:
+                kept.update(known.sent_ids())
+        return [
+            replace(
+                piece,
+                payload=moved_run(piece.payload, trace, to, kept, own=piece.envelope.scope != self._scope),
+            )
+            for piece in pieces
+        ]
 
     def _drops(self, guest: Guest, facts: GuestState | None) -> bool:
         """Its host never came, and it is not to leave without it; the flag may stand in an earlier trace object."""

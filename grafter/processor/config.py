@@ -1,6 +1,7 @@
 """``processors.graft``: its keys, and what they are in the core's own units."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
 
 from pydantic import Field
 
@@ -8,12 +9,14 @@ from grafter.config.model import AttributeText, Component, Count, Model, Positiv
 from grafter.config.problems import Finding
 from grafter.config.units import Duration
 from grafter.core.policy import (
+    GUEST_ID_KEYS,
     Content,
     GraftPolicy,
     HostMissing,
     Mode,
     Redact,
     RedactAction,
+    Rule,
     Selector,
     Tools,
     Unlinked,
@@ -65,6 +68,37 @@ class RedactKeys(Model):
     away."""
 
 
+class Match(Model):
+    """How a trace is known that belongs to a call."""
+
+    attribute: Word
+    """An attribute that one of its spans has, whichever."""
+
+
+class Join(StrEnum):
+    """To what a rule joins."""
+
+    CALL = "call"
+
+
+class RuleKeys(Model):
+    """Moves traces of other systems, with trace ids of their own, under a call's host trace."""
+
+    match: Match
+    """The traces that move."""
+    join: Join
+    """To what: `call`, the host trace that has the same value."""
+    host: Word | None = None
+    """The attribute in which the host's spans have that value; null: the same, and the first trace is the host."""
+
+    def findings(self) -> Iterator[Finding]:
+        if self.host == self.match.attribute:
+            yield Finding(("host",), "is the same as match.attribute: leave it out", warning=True)
+
+    def rule(self) -> Rule:
+        return Rule(self.match.attribute, self.host or "")
+
+
 class GraftProcessor(Component):
     """Hangs OpenAI's spans under the app's trace."""
 
@@ -72,6 +106,10 @@ class GraftProcessor(Component):
     """`hold` keeps a trace until it is complete, `stream` lets host spans through at once."""
     trace_id_keys: tuple[Word, ...] = ("trace_id",)
     """Keys of OpenAI's trace metadata under which the app put its trace id, in this order."""
+    guest_id_keys: tuple[Word, ...] = GUEST_ID_KEYS
+    """Attributes of host spans in which an app, or what instruments it, wrote OpenAI's id of a call (`rtc_…`,
+    `live_…`), a session (`sess_…`), a trace (`trace_…`) or a response (`resp_…`): a guest that names no host belongs to
+    the first trace that has such an id of it. Empty: none is looked for."""
     anchors: tuple[Anchor, ...] = (Anchor(name="gen_ai.realtime.session"),)
     """Host spans under which guests hang, and which make a trace wait for a guest."""
     wait: Wait = Wait()
@@ -95,6 +133,21 @@ class GraftProcessor(Component):
     no tools and moves nothing."""
     redact: RedactKeys = RedactKeys()
     """Attributes to rewrite on every span."""
+    rules: tuple[RuleKeys, ...] = ()
+    """Traces of other systems that belong to a call, such as LiveKit's and Pipecat's."""
+
+    def findings(self) -> Iterator[Finding]:
+        """Rules where nothing is held, those that are there twice, and those that lead back to where they began."""
+        if self.rules and self.mode is Mode.STREAM:
+            yield Finding(("rules",), "need mode: hold, for a trace that has left moves nowhere", also=(("mode",),))
+        first: dict[str, int] = {}
+        for at, one in enumerate(self.rules):
+            rule = one.rule()
+            if first.setdefault(rule.match, at) != at:
+                yield Finding(("rules", at), f"matches {rule.match}, as another does")
+            if rule.host and _leads_back(rule, [each.rule() for each in self.rules[: at + 1]]):
+                message = f"leads back to {rule.match}: traces would wait for each other"
+                yield Finding(("rules", at, "host"), message)
 
     def describe(self) -> str:
         return f"mode {self.mode}, content {self.content}"
@@ -104,6 +157,7 @@ class GraftProcessor(Component):
         return GraftPolicy(
             mode=self.mode,
             trace_id_keys=self.trace_id_keys,
+            guest_id_keys=self.guest_id_keys,
             anchors=tuple(Selector(anchor.name, tuple(anchor.attributes.items())) for anchor in self.anchors),
             waits=Waits(**{name: int(value) for name, value in self.wait}),
             unlinked=self.unlinked,
@@ -112,6 +166,19 @@ class GraftProcessor(Component):
             content=self.content,
             metadata_keys=self.metadata_keys,
             tools=self.tools,
+            rules=tuple(one.rule() for one in self.rules),
             redact=Redact(frozenset(self.redact.keys), self.redact.action),
             max_trace_bytes=int(max_trace_bytes),
         )
+
+
+def _leads_back(rule: Rule, rules: Sequence[Rule]) -> bool:
+    """From host key to match key, rule after rule, one comes to where the rule began."""
+    following = {each.match: each.host for each in rules if each.host}
+    key, seen = rule.host, set[str]()
+    while key and key not in seen:
+        if key == rule.match:
+            return True
+        seen.add(key)
+        key = following.get(key, "")
+    return False

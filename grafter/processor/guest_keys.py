@@ -9,14 +9,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from grafter.core.explain import Refusal
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, is_over, is_overdue, step_guest, whole_at
 from grafter.core.memory import GuestMemory
-from grafter.core.model import Key, TraceId, UnixNano, called, openai_trace_id
+from grafter.core.model import Key, NamedLink, TraceId, UnixNano, called, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.core.state import GuestState, TraceState
 from grafter.guests.sources import RULES, source_of
 from grafter.processor.assembling import Assembler
 from grafter.processor.guest_parts import GuestParts
+from grafter.processor.linking import Linking, left_alone, taking_up
 from grafter.processor.release_result import Assembled
 from grafter.processor.sampling import late_guest
 from grafter.store.base import Claim, Store, StoredPart
@@ -49,6 +51,8 @@ class Found:
     """The memories of the guest's key, of those that it names, and of the host."""
     parts: GuestParts | None = None
     """Its parts, where the decision had to read them."""
+    refused: tuple[Refusal, ...] = ()
+    """What was found and not used."""
 
     @property
     def released(self) -> bool:
@@ -59,8 +63,9 @@ class Found:
 class GuestKeys:
     """Decides and assembles guest keys for the processor."""
 
-    def __init__(self, store: Store, policy: GraftPolicy, assembler: Assembler) -> None:
+    def __init__(self, store: Store, policy: GraftPolicy, assembler: Assembler, linking: Linking) -> None:
         self._store = store
+        self._linking = linking
         self._policy = policy
         self._assembler = assembler
         self._stream = policy.mode is Mode.STREAM
@@ -68,11 +73,20 @@ class GuestKeys:
         """The host that the last attempt of a guest found; for attempts that have to be made again."""
 
     async def decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, Decision, Found]]:
-        """One decision a claim that stays this caller's; a claim that was moved to its host has none."""
+        """One decision a claim that stays this caller's; a claim that was moved to its host has none, nor one that was
+        given back because a link was found."""
         decisions: list[tuple[Claim, Decision, Found]] = []
         kept = 0
         guests = [_guest(claim) for claim in claims]
-        for claim, known in zip(claims, await self._find(claims, guests, now), strict=True):
+        everything = await self._find(claims, guests, now)
+        unlinked = [called(known.guest.guest) for known in everything if known.host is None]
+        named = await self._linking.find(unlinked, now) if unlinked else {}
+        for claim, known in zip(claims, everything, strict=True):
+            if known.host is None and called(known.guest.guest) in named and not _stays_alone(claim, known):
+                asked = await self._by_name(claim, known, named[called(known.guest.guest)], now)
+                if asked is None:
+                    continue
+                known = asked
             if known.host is not None and not known.released and not self._stream:
                 # The host is held, or nothing is known of it yet: either way the guest waits there.
                 await self._store.move(claim, Key(known.host))
@@ -83,8 +97,12 @@ class GuestKeys:
             if found is None:
                 continue
             decision, found = await self._step(claim, found, now)
-            if isinstance(decision, Release) and found.host is None and await self._moved_by_id(claim, found):
-                continue
+            if isinstance(decision, Release) and found.host is None:
+                if await self._moved_by_id(claim, found):
+                    continue
+                found = await self._by_content(claim, found, decision.reason, now)
+                if found is None:
+                    continue
             if found.parts is not None and isinstance(decision, Release):
                 kept += claim.state.bytes
             if kept > _KEPT_BYTES or isinstance(decision, Wait):
@@ -113,9 +131,12 @@ class GuestKeys:
         waits = self._policy.waits
         overdue = self._stream and is_overdue(claim.state, now, waits)
         assembler, sampling, state = self._assembler, self._assembler.sampling, found.guest
+        refused = found.refused
 
         def assemble() -> Assembled:
-            out = assembler.guest(claim.key, state, guest, reason, now, host, recalled, overdue=overdue)
+            out = assembler.guest(
+                claim.key, state, guest, reason, now, host, recalled, overdue=overdue, refused=refused
+            )
             if sampling is None:
                 return out
             complete = whole_at(state, waits, RULES) is not None
@@ -215,6 +236,41 @@ class GuestKeys:
         memory = await self._memory(named, now)
         return replace(found, host=named, recalled={**found.recalled, **memory}) if memory else found
 
+    async def _by_name(self, claim: Claim, found: Found, link: NamedLink, now: UnixNano) -> Found | None:
+        """None when the guest took up a link that somebody noted under its name; it is due again at once."""
+        if source_of(found.guest.source).has_hints:
+            found = await self._with_parts(claim, found)
+            assert found.parts is not None
+            if found.parts.only_hints():
+                return found
+        await self._take_up(claim, found, link, now)
+        return None
+
+    async def _by_content(self, claim: Claim, found: Found, reason: ReleaseReason, now: UnixNano) -> Found | None:
+        """The same by the ids of what is in it: of those that are as good as each other all must name one host."""
+        found = await self._with_parts(claim, found)
+        parts = found.parts
+        assert parts is not None
+        if parts.only_hints() or _stays_alone(claim, found):
+            return found
+        # As the release will read it, so that it is read once.
+        final = parts.is_final(found.guest, reason, now)
+        ids = await asyncio.to_thread(parts.ids, final=final) if is_large(claim.state) else parts.ids(final=final)
+        named = await self._linking.find([each for equal in ids for each in equal], now)
+        for equal in ids:
+            links = [named[each] for each in equal if each in named]
+            if len({link.host for link in links}) > 1:
+                return replace(found, refused=(Refusal("link", "two_hosts"),))
+            if links:
+                await self._take_up(claim, found, links[0], now)
+                return None
+        return found
+
+    async def _take_up(self, claim: Claim, found: Found, link: NamedLink, now: UnixNano) -> None:
+        # Given back first, for the store may move what is held.
+        await self._store.postpone([(claim, now)])
+        await self._store.append([taking_up(found.guest.guest, found.guest.source, link)], now)
+
     async def _with_parts(self, claim: Claim, found: Found) -> Found:
         if found.parts is not None:
             return found
@@ -224,6 +280,11 @@ class GuestKeys:
     async def _memory(self, host: TraceId, now: UnixNano) -> dict[bytes, bytes]:
         (memory,) = await self._store.recall([Key(host)], now)
         return {} if memory is None else {memory.key: memory.blob}
+
+
+def _stays_alone(claim: Claim, found: Found) -> bool:
+    """Some of it left as a trace of its own: no link that somebody else names parts the rest from that."""
+    return claim.key in found.recalled and left_alone(found.recalled[claim.key])
 
 
 def _guest(claim: Claim) -> GuestState:

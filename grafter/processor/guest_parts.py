@@ -4,12 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import GuestMemory
-from grafter.core.model import Key, TraceId, UnixNano, guest_key
+from grafter.core.model import NAMED_BY, GuestFacts, Key, Link, TraceId, UnixNano, called, guest_key
 from grafter.core.policy import GraftPolicy
+from grafter.core.semconv import GEN_AI_RESPONSE_ID
 from grafter.core.state import GuestState
 from grafter.guests.source import Reading
 from grafter.guests.sources import source_of
 from grafter.store.base import StoredPart
+
+_INSIDE = frozenset({GEN_AI_RESPONSE_ID})
+_MOST_INSIDE = 100
+"""Ids of responses that are asked for: a trace with more of them is named by one of these, or by nothing."""
 
 
 class GuestParts:
@@ -26,6 +31,9 @@ class GuestParts:
         self.came = sum(part.spans for part in parts)
         """Spans that were counted when they came."""
         self.memory = _decoded(recalled, guest_key(facts.guest))
+        named = next((part.guest for part in parts if part.guest is not None and part.guest.how), None)
+        self.given = _given(named) if named is not None else _remembered(self.memory)
+        """The link that somebody else named and the guest took up, if it is the one that holds."""
         self._ended = any(part.guest is not None and part.guest.ended for part in parts)
         self._payloads = [part.payload for part in parts]
         self._recalled = recalled
@@ -40,6 +48,15 @@ class GuestParts:
             reading = self.source.read(self.name, self._payloads, self._policy, head, final=final)
             self._readings[final] = reading
         return reading
+
+    def ids(self, *, final: bool) -> list[list[str]]:
+        """What somebody may have named the guest by, from what it is called to what is in it; ``final`` as for read."""
+        guests = [mapped.guest for mapped in self.read(final=final).guests]
+        inside = {value for guest in guests for span in guest.spans for key, value in span.attributes if key in _INSIDE}
+        names = dict.fromkeys((called(self.name), *(guest.trace_id for guest in guests)))
+        sessions = dict.fromkeys(name for guest in guests for name in sorted(guest.conversation_ids))
+        responses = sorted(value for value in inside if isinstance(value, str))[:_MOST_INSIDE]
+        return [list(names), list(sessions), responses]
 
     def is_final(self, state: GuestState | None, reason: ReleaseReason, now: UnixNano) -> bool:
         """Nothing more of it is waited for after a release of this reason."""
@@ -65,6 +82,17 @@ def by_guest(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:
         if part.guest is not None:
             guests.setdefault(part.guest.guest, []).append(part)
     return [guests[name] for name in sorted(guests)]
+
+
+def _given(facts: GuestFacts) -> Link | None:
+    return None if facts.host is None else Link(facts.host, facts.anchor, facts.sampled, facts.how)
+
+
+def _remembered(memory: GuestMemory | None) -> Link | None:
+    """The link by which the guest's first spans left."""
+    if memory is None or memory.host is None or memory.record is None or memory.record.link not in NAMED_BY:
+        return None
+    return Link(memory.host, how=memory.record.link)
 
 
 def _decoded(recalled: Mapping[bytes, bytes], key: Key) -> GuestMemory | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from grafter.consumer import Piece
 from grafter.core.anchor import AnchorIndex
+from grafter.core.explain import Refusal
 from grafter.core.join import Grafted
 from grafter.core.memory import GuestMemory
 from grafter.core.model import Envelope, Guest, Key, TraceId, UnixNano, unlinked_trace_id
@@ -31,6 +32,7 @@ class Place:
     now: UnixNano
     late: bool
     overdue: bool = False
+    refused: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

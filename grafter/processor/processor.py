@@ -19,7 +19,7 @@ from typing import Self
 from grafter.consumer import Exporter
 from grafter.core.explain import lasting, waits
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, awaited, step_host
-from grafter.core.model import Mark, Part, UnixNano, guest_key, is_guest_key
+from grafter.core.model import Key, Mark, NamedLink, Part, UnixNano, guest_key, is_guest_key
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
 from grafter.guests.sources import RULES, source_of
@@ -27,10 +27,12 @@ from grafter.processor.assembling import Assembler
 from grafter.processor.call_records import CallRecords
 from grafter.processor.delivery import Delivery
 from grafter.processor.guest_keys import Found, GuestKeys, is_large
+from grafter.processor.linking import Linking
 from grafter.processor.plain_traces import PlainRelease, assemble_plain
 from grafter.processor.quarantine import Quarantine
 from grafter.processor.release_result import Assembled, Work
-from grafter.processor.sampling import host_trace
+from grafter.processor.rules import RuleMoves, Target
+from grafter.processor.sampling import host_trace, late_guest
 from grafter.store.base import Claim, Outcome, PlainBatch, PlainLimits, Store, StoredPart
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
@@ -55,6 +57,8 @@ class _Due:
     """When its wait ended; None where there was none."""
     found: Found | None = None
     """What a guest's key was decided by. None: a host's key, or one of which an export was begun."""
+    target: Target | None = None
+    """Under which other trace it is to leave, by a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,9 @@ class Processor:
         self._sends: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._delivery = Delivery(store, exporters, metrics, clock, limits.tick_seconds, calls)
-        self._guest_keys = GuestKeys(store, policy, assembler)
+        self._linking = Linking(store, policy.waits.remember)
+        self._guest_keys = GuestKeys(store, policy, assembler, self._linking)
+        self._moves = RuleMoves(store, policy, self._linking)
         self._quarantine = Quarantine(store, metrics)
         self._plain: PlainLimits | None = None
         if len(self._exporters) == 1 and assembler.takes_plain:
@@ -107,9 +113,16 @@ class Processor:
         """About what the batches on their way hold."""
         return len(self._sends) * self._limits.batch_bytes
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
         """Store the parts of one request; see Consumer."""
-        await self._store.append(parts, UnixNano(self._clock()), marks)
+        now = UnixNano(self._clock())
+        new = await self._linking.note(links, now) if links else ()
+        # Guests come last: one that comes by itself is told from spans by a look.
+        if parts and parts[-1].guest is not None:
+            parts = await self._linking.linked(parts, now)
+        await self._store.append(parts, now, marks)
+        if new:
+            await self._linking.wake(new, now)
 
     @asynccontextmanager
     async def running(self, grace_seconds: float = 30.0) -> AsyncIterator[Self]:
@@ -228,9 +241,15 @@ class Processor:
         """The claims that are to be released now; the others are given back with their next moment."""
         decided: list[tuple[Claim, Decision, Found | None]] = []
         guests: list[Claim] = []
+        targets: dict[Key, Target | None] = {}
         for claim in claims:
             if _export_begun(claim):
+                if self._moves.concerns(claim):
+                    targets[claim.key] = await self._moves.again(claim, now)
                 decided.append((claim, self._again(claim, now), None))
+            elif self._moves.concerns(claim):
+                decision, targets[claim.key] = await self._moves.decide(claim, now)
+                decided.append((claim, decision, None))
             elif is_guest_key(claim.key):
                 guests.append(claim)
             else:
@@ -243,7 +262,9 @@ class Processor:
         if logger.isEnabledFor(logging.DEBUG):
             self._log(decided, now)
         return [
-            _Due(claim, each.reason, each.due, found) for claim, each, found in decided if isinstance(each, Release)
+            _Due(claim, each.reason, each.due, found, targets.get(claim.key))
+            for claim, each, found in decided
+            if isinstance(each, Release)
         ]
 
     def _log(self, decided: Sequence[tuple[Claim, Decision, Found | None]], now: UnixNano) -> None:
@@ -347,14 +368,19 @@ class Processor:
         if is_guest_key(claim.key):
             return await self._guest_keys.assemble(claim, parts, due.reason, now, due.found)
         recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
+        target = due.target
         assembler, sampling = self._assembler, self._assembler.sampling
 
         def assemble() -> Assembled:
-            out = assembler.host(claim.key, state, parts, due.reason, now, recalled)
+            out = assembler.host(claim.key, state, parts, due.reason, now, recalled, target)
             if sampling is None:
                 return out
             begun = _export_begun(claim)
             standing = host_trace(claim.key, state, due.reason, recalled, due.due, room=room, begun=begun)
+            if target is not None:
+                complete = due.reason is ReleaseReason.COMPLETE
+                known: dict[bytes, bytes] = {Key(target.host): target.blob}
+                standing = late_guest(claim.key, target.host, known, complete=complete, begun=begun)
             return sampling.apply(out, standing, now)
 
         return await asyncio.to_thread(assemble) if is_large(state) else assemble()

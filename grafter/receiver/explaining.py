@@ -6,25 +6,31 @@ stand for is asked of the store, held and remembered alike; the answer says whic
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from grafter.core import explain
 from grafter.core.lifecycle import Release, Rules, awaited, step_guest, step_host
+from grafter.core.link import from_text, is_nameable
 from grafter.core.memory import GuestMemory, TraceMemory
-from grafter.core.model import Key, UnixNano, call_guest, guest_key, is_guest_key
+from grafter.core.model import RULE, Key, UnixNano, call_guest, guest_key, is_guest_key
 from grafter.core.policy import GraftPolicy
 from grafter.core.state import TraceState
 from grafter.guests.sources import RULES
-from grafter.store.base import HeldStore
+from grafter.store.base import CallStore, HeldStore
 from grafter.telemetry import Metrics
 
 Answer = dict[str, object]
+
+
+class AskedStore(HeldStore, CallStore, Protocol):
+    """The parts of a store that are asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
     """Answers from what a store holds and remembers; methods raise UnavailableError when it cannot be asked."""
 
-    store: HeldStore
+    store: AskedStore
     policy: GraftPolicy
     clock: Callable[[], int]
     rules: Rules = field(default_factory=lambda: RULES)
@@ -59,6 +65,7 @@ class Explainer:
             lines += _strings(guest["lines"])
         if guests:
             answer["guests"] = guests
+        lines += await self._named(asked, answer, guests, now)
         answer["lines"] = lines or [f"nothing is held or remembered under {asked}; {_where(asked)}"]
         return answer
 
@@ -86,6 +93,20 @@ class Explainer:
             "late": state.remembered,
             "lines": [line],
         }
+
+    async def _named(self, asked: str, answer: Answer, guests: Sequence[Answer], now: UnixNano) -> list[str]:
+        """What a span of the app, or a post, named under this id, and whether it was used."""
+        (note,) = await self.store.find_calls([asked], now) if is_nameable(asked) else (None,)
+        link = None if note is None or note.link is None else from_text(asked, note.link)
+        if link is None:
+            return []
+        host = link.host.hex()
+        answer["named"] = {"by": link.how, "host": host, "span": None if link.span_id is None else link.span_id.hex()}
+        lines = [f"{explain.LINKS[link.how]} names trace {host} for it"]
+        lines += [
+            "  not used: it had left, or had named another trace, before" for guest in guests if guest["host"] != host
+        ]
+        return lines
 
     async def _guests(self, names: Sequence[str], now: UnixNano) -> list[Answer]:
         """The guests that left with a trace, each under the key of its source."""
@@ -143,13 +164,21 @@ def _left(trace: TraceMemory, now: UnixNano) -> Answer:
     line = (
         f"left {explain.lasting(now - trace.released_at)} ago ({trace.reason}): {count} spans of yours, with {guests}"
     )
+    lines = [line]
+    moved: dict[str, object] = {}
+    if trace.moved is not None:
+        parent = None if trace.moved.parent is None else trace.moved.parent.hex()
+        moved["moved"] = {"host": trace.moved.host.hex(), "span": parent, "anchor": trace.moved.anchor}
+        under = f", under span {parent}" if parent else ""
+        lines.append(f"moved by {explain.LINKS[RULE]} to trace {trace.moved.host.hex()}{under}")
     return {
+        **moved,
         "reason": trace.reason.value,
         "seconds_ago": (now - trace.released_at) / 1e9,
         "host_spans": count,
         "root": None if trace.root is None else trace.root.hex(),
         "guests": list(trace.guests),
-        "lines": [line],
+        "lines": lines,
     }
 
 

@@ -227,6 +227,7 @@ class OpenAIReceiver(ReceiverConfig):
         from grafter.receiver import (
             admin,
             calls_http,
+            links_http,
             openai_http,
             realtime_http,
             recorder,
@@ -300,6 +301,9 @@ class OpenAIReceiver(ReceiverConfig):
                     calls=around.calls,
                     tokens=around.admin_tokens,
                 )
+                # Whoever may say what a guest is may say where it belongs.
+                both = (*ingest_tokens, *tokens)
+                routes += links_http.link_routes(consumer, store, metrics, around.clock, tokens=both)
                 recording = recorders if self.realtime.record else None
                 sinks = webhook_http.WebhookSinks(consumer, store, recording, pulls, around.calls)
                 secrets = {name: project.secrets for name, project in self.projects.items()}

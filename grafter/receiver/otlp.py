@@ -74,7 +74,7 @@ class Intake:
         split = self._splitter.split(request)
         if split.parts:
             try:
-                await self._consumer.consume(split.parts)
+                await self._consumer.consume(split.parts, links=split.links)
             except (RejectedError, UnavailableError) as error:
                 self._refused_spans(split.spans, error.reason)
                 raise

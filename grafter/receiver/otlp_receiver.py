@@ -86,7 +86,7 @@ class OtlpReceiver(ReceiverConfig):
 
         suffix = name.removeprefix("otlp")
         grpc, http = self.protocols.grpc, self.protocols.http
-        splitter = Splitter(around.policy.anchors)
+        splitter = Splitter(around.policy.anchors, around.policy.guest_id_keys, around.policy.rules)
         async with (
             otlp_grpc.listening(
                 around.consumer,

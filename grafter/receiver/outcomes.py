@@ -76,6 +76,10 @@ class MethodError(RejectedError):
         self.allow = allow
 
 
+class ConflictError(RejectedError):
+    """What stands already is another thing, and stays."""
+
+
 class UnsupportedError(RejectedError):
     """A content type or encoding that nothing here reads."""
 
@@ -111,6 +115,7 @@ REFUSALS: Mapping[type[BaseException], Refusal] = {
     UnavailableError: Refusal(Outcome.UNAVAILABLE, 503, StatusCode.UNAVAILABLE),
     RejectedError: Refusal(Outcome.REJECTED, 400, StatusCode.INVALID_ARGUMENT),
     TooLargeError: Refusal(Outcome.TOO_LARGE, 413, StatusCode.RESOURCE_EXHAUSTED),
+    ConflictError: Refusal(Outcome.REJECTED, 409, StatusCode.ALREADY_EXISTS),
     UnsupportedError: Refusal(Outcome.REJECTED, 415, StatusCode.INVALID_ARGUMENT),
     PageError: Refusal(Outcome.UNAUTHENTICATED, 403, StatusCode.PERMISSION_DENIED),
     UnauthenticatedError: Refusal(Outcome.UNAUTHENTICATED, 401, StatusCode.UNAUTHENTICATED),

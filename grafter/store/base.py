@@ -67,7 +67,8 @@ Calls
     What is known of a phone call, by call id, which is also its guest's: a row. The first value of a field stays, and a
     later one fills in what was left open; of two at once, over all processes, each field is one's. A row is there when
     ``put_calls`` returns, and for ``remember`` after the last one for that call; past ``remember_limit`` rows the
-    oldest go first. It holds no phone number, only what ``core.calls`` makes of one.
+    oldest go first. It holds no phone number, only what ``core.calls`` makes of one. The link of a guest, where
+    somebody else than the guest named it, is a field of such a row, under the id by which it was named.
 
 Moments
     What ``keep_moment`` was given is known at the next opening, with the store's own clock where it has one: ``moment``

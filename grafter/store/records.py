@@ -89,6 +89,7 @@ _MOVE = Struct("<17s17sBQI")
 _KEY = Struct("<B17sQ")
 _OUTCOME = Struct("<HB")
 _GUEST = Struct("<BBIII")
+_NO_SPAN = bytes(8)
 
 
 class Move(NamedTuple):
@@ -277,7 +278,9 @@ def encode_guest(facts: GuestFacts) -> bytes:
     if facts.sampled is not None:
         flags |= 16 | facts.sampled << 5
     head = _GUEST.pack(flags, len(source), len(guest), len(facts.ids), len(facts.parents))
-    return b"".join([head, source, facts.host or b"", *facts.ids, *facts.parents, guest])
+    # Behind everything else, where a version that does not know it does not look.
+    named = (facts.anchor or _NO_SPAN) + facts.how.encode() if facts.how else b""
+    return b"".join([head, source, facts.host or b"", *facts.ids, *facts.parents, guest, named])
 
 
 def decode_guest(blob: bytes) -> GuestFacts:
@@ -291,11 +294,15 @@ def decode_guest(blob: bytes) -> GuestFacts:
             host = TraceId(blob[at : at + 16])
             at += 16
         middle, end = at + ids * 8, at + (ids + parents) * 8
+        named = blob[end + guest :]
+        anchor = named[: len(_NO_SPAN)]
         return GuestFacts(
             guest=blob[end : end + guest].decode("utf-8", "surrogatepass"),
             source=name,
             host=host,
             sampled=bool(flags & 32) if flags & 16 else None,
+            how=named[len(_NO_SPAN) :].decode(),
+            anchor=SpanId(anchor) if any(anchor) else None,
             head=bool(flags & 1),
             top_level=bool(flags & 2),
             ids=tuple(SpanId(blob[i : i + 8]) for i in range(at, middle, 8)),

@@ -215,6 +215,25 @@ def test_one_mistake_is_one_line(problems: Problems, text: str, problem: str) ->
             "localhost:8888 is the address of extensions.health_check.endpoint already",
         ),
         (
+            "processors: {graft: {rules: [{match: {attribute: a}, join: cal}]}}",
+            "a.yaml:1: processors.graft.rules.0.join: 'cal' is not one of call; did you mean call?",
+        ),
+        (
+            "processors:\n  graft:\n    mode: stream\n    rules:\n      - {match: {attribute: a}, join: call}",
+            "a.yaml:4: processors.graft.rules: need mode: hold, for a trace that has left moves nowhere",
+        ),
+        (
+            "processors:\n  graft:\n    rules:\n      - {match: {attribute: a}, join: call}\n"
+            "      - {match: {attribute: a}, join: call, host: b}",
+            "a.yaml:5: processors.graft.rules.1: matches a, as another does",
+        ),
+        (
+            "processors:\n  graft:\n    rules:\n      - {match: {attribute: a}, join: call, host: b}\n"
+            "      - {match: {attribute: b}, join: call, host: c}\n"
+            "      - {match: {attribute: c}, join: call, host: a}",
+            "a.yaml:6: processors.graft.rules.2.host: leads back to c: traces would wait for each other",
+        ),
+        (
             "processors: {graft: {anchors: [{}]}}",
             "a.yaml:1: processors.graft.anchors.0: needs a name or attributes; it would match any span",
         ),

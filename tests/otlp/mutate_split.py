@@ -28,6 +28,7 @@ def main(library: str, count: int, paths: list[str]) -> None:
         if rng.random() < 0.2:
             del request[rng.randrange(len(request)) :]
         runs = split.split(bytes(request), (b"gen_ai.realtime.session", b""))
+        split.mentions(bytes(request), (b"\x0a\x07call.id", b""), (b"rtc_", b"_"))
         for run in runs or ():
             answered += len(b"".join(run[3])) + len(b"".join(run[6]))
     print(f"{count} split, {answered} bytes came out")

@@ -14,6 +14,7 @@ from grafter.calls.model import NEVER_CAME, NO_GUEST, CallRow, Search
 from grafter.calls.sql_map import SqlCallMap
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.core.sampling.policies import Drop, SamplingPolicy
+from grafter.otlp.split import Splitter
 from grafter.processor.assembling import Assembler
 from grafter.processor.call_records import CallKeys, CallRecords, CallSink, Said
 from grafter.processor.processor import Limits, Processor
@@ -54,7 +55,8 @@ async def call_rig(
             records = CallRecords(sink(calls), KEYS, calls.read_number, lambda: now[0])
             assembler = Assembler(policy, "test", sampling)
             processor = Processor(store, [Peer()], policy, assembler, metrics, lambda: now[0], Limits(), records)
-            yield CallRig(Rig(store, processor, policy, metrics, now), calls)
+            splitter = Splitter(policy.anchors, policy.guest_id_keys, policy.rules)
+            yield CallRig(Rig(store, processor, policy, metrics, now, splitter=splitter), calls)
 
 
 def request(number: int, name: str = "call", parent: int = 0, error: bool = False, **attributes: str) -> bytes:

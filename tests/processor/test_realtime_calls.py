@@ -904,7 +904,7 @@ async def test_a_call_that_takes_longer_to_read_than_a_lease_lasts_leaves_once()
         limits = Limits(lease_seconds=0.03, tick_seconds=0.005)
         policy, metrics, now = rooms.policy, rooms.metrics, rooms.now
         processor = Processor(store, [peer], policy, Slow(policy, "test"), metrics, lambda: now[0], limits)
-        served = Rig(rooms.store, processor, policy, metrics, now)
+        served = Rig(rooms.store, processor, policy, metrics, now, rooms.splitter)
         async with processor.running():
             await served.host(WHOLE_HOST)
             # So many events that they are read beside the event loop.

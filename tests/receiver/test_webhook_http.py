@@ -19,7 +19,7 @@ import openai
 import pytest
 
 from grafter.core.calls import CallNote
-from grafter.core.model import Mark, Part, Source, UnixNano, called
+from grafter.core.model import Mark, NamedLink, Part, Source, UnixNano, called
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.stored_event import decode
@@ -55,7 +55,7 @@ class Doubles:
     start_errors: list[Exception] = field(default_factory=list)
     hang: bool = False
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
         if self.hang:
             await asyncio.Event().wait()
         if self.errors:
@@ -320,7 +320,9 @@ async def test_what_a_slow_store_takes_after_the_answer_is_counted() -> None:
     async with rig(peer, now=[time.time_ns()]) as rooms:
 
         class Slow:
-            async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = ()) -> None:
+            async def consume(
+                self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()
+            ) -> None:
                 await rooms.processor.consume(parts, marks)
                 await took.wait()
 

@@ -48,6 +48,18 @@ class CallContract:
                 note(caller=CALLER, callee=CALLEE, traceparent=TRACEPARENT)
             ]
 
+    async def test_the_first_link_of_a_guest_stands(self, place: Place, settings: Settings) -> None:
+        """Whoever says another one later, or leaves it open; of two at once one stands, for everybody."""
+        async with place.open(settings) as store:
+            await store.put_calls([note(caller=CALLER)], START)
+            links = [f"api {n:032x}  " for n in range(1, 21)]
+            await asyncio.gather(*(store.put_calls([note(link=link)], START) for link in links))
+            (first,) = await store.find_calls(["rtc_1"], START)
+            assert first is not None
+            assert first.link in links
+            await store.put_calls([note(link="other"), note(callee=CALLEE)], START)
+            assert await store.find_calls(["rtc_1"], START) == [replace(first, callee=CALLEE)]
+
     async def test_notes_of_one_call_at_once_are_one(self, place: Place, settings: Settings) -> None:
         async with place.open(settings) as store:
             phones = [Phone(f"{n:032x}", "1234") for n in range(20)]
@@ -92,12 +104,12 @@ class DurableCallContract:
 
     async def test_notes_outlive_a_stop_and_a_kill(self, place: Place, settings: Settings) -> None:
         """And what another process said first still stands."""
-        first = note(caller=CALLER)
+        first = note(caller=CALLER, link=f"backward {'a' * 32}  ")
         async with place.open(settings) as store:
             await store.put_calls([first], START)
             crashed = place.crashed()
         for left in (crashed, place):
             async with left.open(settings) as store:
                 assert await store.find_calls(["rtc_1"], START) == [first]
-                await store.put_calls([note(caller=OTHER, callee=CALLEE)], START)
+                await store.put_calls([note(caller=OTHER, callee=CALLEE, link="api")], START)
                 assert await store.find_calls(["rtc_1"], START) == [replace(first, callee=CALLEE)]

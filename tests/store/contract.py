@@ -171,6 +171,8 @@ class StoreContract:
             ids=(SpanId(b"12345678"), SpanId(b"abcdefgh")),
             parents=(SpanId(b"87654321"),),
             ended=True,
+            how="api",
+            anchor=SpanId(b"anchored"),
         )
         guest = Part(guest_key(facts.guest), b'[{"a": 1}]', 2, guest=facts)
         host = Part(HOST, b"\x00\xff" * 1000, 2, Envelope(b"r" * 300, b""), Facts.ROOT | Facts.ANCHOR, b"i" * 16)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from grafter.core.calls import CallNote
 from grafter.core.lifecycle import compute_due
 from grafter.core.model import Facts, GuestFacts, Key, Part, Source, SpanId, TraceId, UnixNano, guest_key
 from grafter.core.policy import SECOND
@@ -265,6 +266,7 @@ guest_parts = st.builds(
     source=st.just(Source.SDK),
     host=st.sampled_from([None, None, *map(TraceId, HOSTS)]),
     sampled=st.sampled_from([None, True, False]),
+    how=st.sampled_from(["", "api"]),
     head=st.booleans(),
     ids=ids,
     parents=ids,
@@ -289,6 +291,7 @@ def machine(
             self.batches: list[Batched] = []
             self.place = place()
             self.number = 0
+            self.links: dict[str, str] = {}
 
         @initialize()
         def begin(self) -> None:
@@ -324,6 +327,17 @@ def machine(
                 return
             self.model.append(parts, self.now)
             self.run(self.store.append(parts, UnixNano(self.now)))
+
+        @rule(guest=st.sampled_from(GUESTS), link=st.sampled_from("ab"))
+        def name(self, guest: str, link: str) -> None:
+            """The first link that is noted of a guest stands, whatever happens to its parts."""
+            self.links.setdefault(guest, link)
+            self.run(self.store.put_calls([CallNote(guest, START, link=link)], START))
+            self.find_links()
+
+        def find_links(self) -> None:
+            found = self.run(self.store.find_calls(GUESTS, START))
+            assert {one.call_id: one.link for one in found if one is not None} == self.links
 
         @rule(seconds=st.sampled_from([0, 1, 5, 7, 11, 61, 250, -3]))
         def pass_time(self, seconds: int) -> None:
@@ -548,6 +562,7 @@ def machine(
                 self.model.crash(self.now)
             for out in self.batches:
                 out.whole = False
+            self.find_links()
 
         @invariant()
         def sums_agree(self) -> None:

@@ -5,6 +5,7 @@ was, in hex, and the rows of its SQLite file.
 """
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,11 @@ def test_records_are_written_byte_for_byte_as_then(directory: Path) -> None:
     log.close()
     assert set(kinds) == set(RecordType)
     assert records.VERSION == 1
+
+
+def test_facts_of_a_guest_are_read_by_a_version_that_knows_no_other_names() -> None:
+    """Who named its host stands behind all else: the facts without it are what they were, and so is what follows."""
+    facts = GuestFacts("trace_a", Source.SDK, host=TraceId(HELD), ids=(SpanId(b"12345678"),))
+    named = replace(facts, how="api", anchor=SpanId(b"87654321"))
+    assert records.encode_guest(named).startswith(records.encode_guest(facts))
+    assert records.decode_guest(records.encode_guest(named)) == named

@@ -16,15 +16,17 @@ from grafter.core.model import Mark, UnixNano
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS mark (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, until INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS call (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at INTEGER NOT NULL,"
-    " until INTEGER NOT NULL, caller TEXT, callee TEXT, traceparent TEXT)",
+    " until INTEGER NOT NULL, caller TEXT, callee TEXT, traceparent TEXT, link TEXT)",
     "CREATE INDEX IF NOT EXISTS call_until ON call (until)",
 )
 _PUT_CALL = (
-    "INSERT INTO call (id, at, until, caller, callee, traceparent) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+    "INSERT INTO call (id, at, until, caller, callee, traceparent, link) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (id) DO UPDATE"
     " SET until = max(until, excluded.until), caller = coalesce(caller, excluded.caller),"
-    " callee = coalesce(callee, excluded.callee), traceparent = coalesce(traceparent, excluded.traceparent)"
+    " callee = coalesce(callee, excluded.callee), traceparent = coalesce(traceparent, excluded.traceparent),"
+    " link = coalesce(link, excluded.link)"
 )
-_FIND_CALL = "SELECT id, at, caller, callee, traceparent FROM call WHERE id = ? AND until > ?"
+_FIND_CALL = "SELECT id, at, caller, callee, traceparent, link FROM call WHERE id = ? AND until > ?"
 
 
 class LookupTable:
@@ -103,6 +105,9 @@ class CallTable(LookupTable):
     ) -> None:
         """``remember`` in nanoseconds."""
         super().__init__(writer, reader, lock, limit)
+        if "link" not in {name for _, name, *_ in writer.execute("PRAGMA table_info(call)")}:
+            # A file of before there were links.
+            writer.execute("ALTER TABLE call ADD COLUMN link TEXT")
         self._remember = remember
 
     def find(self, call_ids: Sequence[str], now: UnixNano) -> list[CallNote | None]:
@@ -119,13 +124,16 @@ class CallTable(LookupTable):
         writer.execute("DELETE FROM call WHERE until <= ?", (latest,))
         for call, now in calls:
             phones = [None if phone is None else phone.encode() for phone in (call.caller, call.callee)]
-            writer.execute(_PUT_CALL, (call.call_id, call.at, now + self._remember, *phones, call.traceparent))
+            until = now + self._remember
+            writer.execute(_PUT_CALL, (call.call_id, call.at, until, *phones, call.traceparent, call.link))
         # Numbers have gaps only where a call was forgotten before an older one, that was heard of again.
         writer.execute("DELETE FROM call WHERE number <= (SELECT max(number) FROM call) - ?", (self._limit,))
 
 
-def _call(call_id: str, at: int, caller: str | None, callee: str | None, traceparent: str | None) -> CallNote:
-    return CallNote(call_id, UnixNano(at), _phone(caller), _phone(callee), traceparent)
+def _call(
+    call_id: str, at: int, caller: str | None, callee: str | None, traceparent: str | None, link: str | None
+) -> CallNote:
+    return CallNote(call_id, UnixNano(at), _phone(caller), _phone(callee), traceparent, link)
 
 
 def _phone(text: str | None) -> Phone | None:

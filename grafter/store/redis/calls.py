@@ -15,7 +15,7 @@ from grafter.store.redis.scripts import RUBBISH_MS
 _VERSION = 1
 # For clocks that differ: whether a note is over, the times in it say.
 _SPARE_MS = 3_600_000
-_FIELDS = ("v", "at", "until", "caller", "callee", "traceparent")
+_FIELDS = ("v", "at", "until", "caller", "callee", "traceparent", "link")
 
 
 class Calls:
@@ -47,6 +47,7 @@ class Calls:
                 "caller": None if call.caller is None else call.caller.encode(),
                 "callee": None if call.callee is None else call.callee.encode(),
                 "traceparent": call.traceparent,
+                "link": call.link,
             }
             # A pipeline may break off: what is there is to have an end.
             commands += [
@@ -83,7 +84,7 @@ class Calls:
             if None in (version, at, until) or int(version) != _VERSION or int(until) <= relative(now):
                 notes.append(None)
                 continue
-            caller, callee, traceparent = (None if each is None else each.decode() for each in rest)
+            caller, callee, traceparent, link = (None if each is None else each.decode() for each in rest)
             notes.append(
                 CallNote(
                     call_id,
@@ -91,6 +92,7 @@ class Calls:
                     None if caller is None else Phone.decode(caller),
                     None if callee is None else Phone.decode(callee),
                     traceparent,
+                    link,
                 )
             )
         return notes
