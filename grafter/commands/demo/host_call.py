@@ -19,6 +19,7 @@ Value = str | bool | int | float
 
 GATEWAY, DESK, VOICE = "callsphere-gateway", "callsphere-desk", "callsphere-voice"
 SERVER, CLIENT, INTERNAL = Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_INTERNAL
+PRODUCER, CONSUMER = Span.SPAN_KIND_PRODUCER, Span.SPAN_KIND_CONSUMER
 
 
 @dataclass(frozen=True, slots=True)
