@@ -1,0 +1,1 @@
+"""The lookup page: a phone number in, a call's verdict out."""

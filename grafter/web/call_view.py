@@ -1,0 +1,447 @@
+"""A call's page as plain data: what the templates print, and no more. Pure."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from grafter.calls.model import RUNNING, CallRow, PhoneView
+from grafter.core.call_latency import CallLatency, Scalar
+from grafter.core.turns import latency
+from grafter.otlp.reading import ReadSpan
+from grafter.web import lanes, words
+from grafter.web.kinds import Kind, kind
+from grafter.web.links import Link, links
+from grafter.web.missing import Missing, missing, rates, sampling
+from grafter.web.problems import Problem, Weight, problems
+from grafter.web.redaction import Sight, seen
+from grafter.web.tree import Node, Tree
+from grafter.web.turn_view import SHOWN_TURNS, Comparison, TurnView, comparisons, turn_views, turns_of
+from grafter.web.waterfall import Row, Waterfall, page_of, waterfall
+
+_SHOWN_PROBLEMS = 12
+_LONGEST_NS = 24 * words.HOUR
+_SHOWN_EVENTS = 60
+_AROUND_TURN_NS = 400 * words.MS
+_MEDIA_EVENTS = ("ice", "turn", "stun", "dtls", "webrtc", "candidate", "connection")
+_KINDS_OF_ID = {
+    "twilio": "Twilio call",
+    "sip": "SIP Call-ID",
+    "openai_realtime": "OpenAI Realtime call",
+    "openai_live": "OpenAI Live session",
+    "openai_session": "OpenAI session",
+    "openai_trace": "OpenAI trace",
+    "livekit_room": "LiveKit room",
+    "livekit_call": "LiveKit call",
+    "pipecat": "Pipecat conversation",
+    "app": "app's own",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What of a call is asked for, as its address says it."""
+
+    turn: int | None = None
+    """Only the time of this turn."""
+    opened: tuple[str, ...] = ()
+    """Groups whose members are shown."""
+    span: str = ""
+    """The span whose attributes are shown, 16 hex digits."""
+    page: int | None = None
+    """Of the waterfall."""
+    all_turns: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A span that shows a problem."""
+
+    id: str
+    label: str
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemView:
+    """A problem with its evidence."""
+
+    weight: Weight
+    sentence: str
+    detail: str
+    evidence: tuple[Evidence, ...]
+    turn: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The call in a sentence."""
+
+    sentence: str
+    detail: str
+    weight: Weight | None
+    """None: nothing is wrong that is known."""
+    turn: TurnView | None
+    """The turn that it is about."""
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRow:
+    """A row of the waterfall, as text."""
+
+    row: Row
+    id: str
+    name: str
+    service: str
+    at: str
+    takes: str
+    ns: int
+    error: str
+    clues: str
+    """Marks and what stands beside the name."""
+    hangs: str
+    """The name of what it hangs under, for who does not see the indent."""
+    details: tuple[tuple[str, str], ...]
+    events: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaEvent:
+    """Something that happened to the media path."""
+
+    at: str
+    name: str
+    details: str
+    span: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallView:
+    """The page of a call."""
+
+    key: str
+    caller: str
+    callee: str
+    day: str
+    clock: str
+    stamp: str
+    length: str
+    outcome: str
+    live: bool
+    kept: bool
+    ids: tuple[tuple[str, str], ...]
+    traces: tuple[str, ...]
+    guests: tuple[str, ...]
+    recording: str
+    spans: int
+    services: tuple[str, ...]
+    verdict: Verdict
+    problems: tuple[ProblemView, ...]
+    more_problems: int
+    turns: tuple[TurnView, ...]
+    all_turns: int
+    totals: tuple[tuple[str, str, str], ...]
+    """Side, length, share of what is known."""
+    comparisons: tuple[Comparison, ...]
+    strips: tuple[lanes.Strip, ...]
+    said: int
+    barge_ins: tuple[tuple[str, str, str], ...]
+    """When, what was heard, span."""
+    media: tuple[MediaEvent, ...]
+    more_media: int
+    missing: tuple[Missing, ...]
+    sampling: str
+    rates: tuple[str, ...]
+    links: tuple[Link, ...]
+    waterfall: Waterfall
+    rows: tuple[SpanRow, ...]
+    asked: Asked
+    window: str
+    """Which piece of time the waterfall shows; empty: all of it."""
+    start: int
+    end: int
+
+
+def phone(view: PhoneView | None, numbers: bool) -> str:
+    """``+15550104821`` for who may see it, ``•••• 4821`` for others, empty where nobody knows."""
+    if view is None:
+        return ""
+    if numbers and view.number:
+        return view.number
+    return f"•••• {view.last_four}" if view.last_four else "a short number"
+
+
+def call_view(
+    row: CallRow,
+    spans: Sequence[ReadSpan],
+    medians: Mapping[str, float],
+    sight: Sight,
+    asked: Asked,
+    templates: Mapping[str, str],
+    now: int,
+) -> CallView:
+    """Everything that the page of this call says.
+
+    ``spans``: of its joined trace; ``medians``: of the last calls; ``sight``: what the viewer may see; ``templates``:
+    of the links out, by label.
+    """
+    known = _latency(row, spans)
+    tree = Tree(seen(spans, sight))
+    found = problems(tree, known, row.outcome, medians, messages=sight.content)
+    evidence = {span_id for problem in found[:_SHOWN_PROBLEMS] for span_id in problem.evidence}
+    start, end = _bounds(row, tree, now)
+    turns = turn_views(known, start, medians)
+    window = _window(known, asked, start, end)
+    fall = _waterfall(tree, window, asked, evidence)
+    media = list(_media(tree, start))
+    cut = lanes.barge_ins(tree)
+    strips = tuple(lanes.strips(tree, known.caller_turns, *window)) if end > start else ()
+    return CallView(
+        key=row.key,
+        caller=phone(row.caller, sight.numbers),
+        callee=phone(row.callee, sight.numbers),
+        day=words.day(row.start),
+        clock=words.clock(row.start),
+        stamp=words.stamp(row.start),
+        length=words.length(end - start) if row.end or tree.nodes else "unknown",
+        outcome=words.plain(row.outcome, 40),
+        live=row.outcome == RUNNING,
+        kept=row.kept,
+        ids=tuple((_KINDS_OF_ID.get(each.kind, each.kind), words.plain(each.value, 80)) for each in row.ids),
+        traces=tuple(trace.hex() for trace in row.traces),
+        guests=tuple(words.plain(guest, 80) for guest in row.guests),
+        recording=row.recording if row.recording and row.recording.startswith("https://") and sight.content else "",
+        spans=len(tree),
+        services=tuple(words.plain(each, 60) for each in dict.fromkeys(n.step.service for n in tree.nodes) if each),
+        verdict=_verdict(row, tree, known, found, turns),
+        problems=tuple(_problem(tree, each) for each in found[:_SHOWN_PROBLEMS]),
+        more_problems=max(0, len(found) - _SHOWN_PROBLEMS),
+        turns=tuple(_some(turns, asked)),
+        all_turns=len(turns),
+        totals=tuple(_totals(known)),
+        comparisons=tuple(comparisons(known.caller_turns, medians)),
+        strips=tuple(strip for strip in strips if not strip.empty),
+        said=sum(len(strip.said) for strip in strips),
+        barge_ins=tuple(_cut(each, start) for each in cut),
+        media=tuple(media[:_SHOWN_EVENTS]),
+        more_media=max(0, len(media) - _SHOWN_EVENTS),
+        missing=tuple(missing(row, tree, known)),
+        sampling=sampling(row, tree),
+        rates=tuple(rates(tree)),
+        links=tuple(links(row, templates, end)),
+        waterfall=fall,
+        rows=tuple(_rows(fall, tree, start, asked)),
+        asked=replace(asked, page=fall.page),
+        window=f"{words.offset(window[0] - start)} to {words.offset(window[1] - start)}"
+        if asked.turn is not None
+        else "",
+        start=start,
+        end=end,
+    )
+
+
+def _bounds(row: CallRow, tree: Tree, now: int) -> tuple[int, int]:
+    """When it began and ended, by whatever says so; a span that claims to be of another day says nothing of it."""
+    likely = range(row.start - _LONGEST_NS, row.start + _LONGEST_NS)
+    start = min([row.start, *(node.step.start for node in tree.nodes if node.step.start in likely)])
+    ends = [node.step.end for node in tree.nodes if node.step.end in likely and node.step.start in likely]
+    end = max([row.end or start, *ends, start])
+    return start, max(end, now) if row.outcome == RUNNING else end
+
+
+def _latency(row: CallRow, spans: Sequence[ReadSpan]) -> CallLatency:
+    """Of the spans; where they say nothing, what the call map remembers."""
+    found = latency([span.step for span in spans])
+    if found.caller_turns or not row.turns:
+        return found
+    ns = [None if each is None else round(each * words.MS) for each in (row.app_ms, row.openai_ms, row.unknown_ms)]
+    return CallLatency(turns_of(row.turns), found.model_turns, found.greeting, *ns)
+
+
+def _window(known: CallLatency, asked: Asked, start: int, end: int) -> tuple[int, int]:
+    for turn in (known.greeting, *known.caller_turns):
+        if turn is not None and turn.number == asked.turn:
+            around = max(_AROUND_TURN_NS, (turn.end - turn.start) // 3)
+            return max(start, turn.start - around), min(end, turn.end + around)
+    return start, end
+
+
+def _waterfall(tree: Tree, window: tuple[int, int], asked: Asked, evidence: Collection[bytes]) -> Waterfall:
+    shown, page, whole = set(evidence), asked.page, asked.turn is None
+    if len(asked.span) == 16:
+        span_id = bytes.fromhex(asked.span)
+        shown.add(span_id)
+        if page is None:
+            page = page_of(tree, *window, span_id, shown, everything=whole)
+    return waterfall(tree, *window, opened=asked.opened, evidence=shown, page=page or 1, everything=whole)
+
+
+def _verdict(
+    row: CallRow, tree: Tree, known: CallLatency, found: Sequence[Problem], turns: Sequence[TurnView]
+) -> Verdict:
+    worst = max(turns, key=lambda turn: (turn.number > 0, turn.wait_ns or 0), default=None)
+    for problem in found:
+        if problem.weight is not Weight.NOTE:
+            about = next((turn for turn in turns if turn.number == problem.turn), None)
+            return Verdict(
+                problem.sentence, problem.detail, problem.weight, about, tuple(_evidence(tree, problem.evidence))
+            )
+    if row.outcome == RUNNING:
+        words_ = "This call is running; its trace comes when it has ended."
+        return Verdict(words_, "", None, worst, ())
+    waits = known.caller_turns
+    if waits:
+        assert worst is not None
+        count = words.count(len(waits), "wait")
+        sentence = f"Nothing was slow: the longest of {count} was {worst.wait}, in turn {worst.number}."
+        if len(waits) == 1:
+            sentence = f"Nothing was slow: the caller waited {worst.wait}."
+        return Verdict(sentence, "No span failed, and every wait stayed below 1.5 s.", None, worst, ())
+    if not tree.nodes:
+        sentence = "The spans of this call are not here." if row.kept else "The spans of this call were sampled away."
+        return Verdict(sentence, "", None, None, ())
+    sentence = "No span failed; how long the caller waited is not known."
+    return Verdict(sentence, "What is missing, and how to have it, stands below.", None, None, ())
+
+
+def _problem(tree: Tree, problem: Problem) -> ProblemView:
+    evidence = tuple(_evidence(tree, problem.evidence))
+    return ProblemView(problem.weight, problem.sentence, problem.detail, evidence, problem.turn)
+
+
+def _evidence(tree: Tree, ids: Sequence[bytes]) -> Iterator[Evidence]:
+    for span_id in ids:
+        if node := tree.by_id.get(span_id):
+            yield Evidence(node.id, words.plain(node.step.name, 48), kind(node))
+
+
+def _some(turns: Sequence[TurnView], asked: Asked) -> list[TurnView]:
+    if asked.all_turns or len(turns) <= SHOWN_TURNS:
+        return list(turns)
+    slowest = sorted(turns, key=lambda turn: -(turn.wait_ns or 0))[:SHOWN_TURNS]
+    return sorted(slowest, key=lambda turn: turn.number)
+
+
+def _totals(known: CallLatency) -> Iterator[tuple[str, str, str]]:
+    """The sides of all waits together."""
+    sums = (("app", known.app_ns), ("openai", known.openai_ns), ("unknown", known.unknown_ns))
+    whole = sum(ns for _, ns in sums if ns) or 1
+    for name, ns in sums:
+        if ns is not None:
+            yield name, words.length(ns), f"{ns / whole:.0%}"
+
+
+def _cut(one: lanes.BargeIn, start: int) -> tuple[str, str, str]:
+    heard = "not known how much was heard" if one.heard_ms is None else f"{one.heard_ms:,.0f} ms heard"
+    if one.at_most:
+        heard = f"at most {heard}"
+    return words.offset(one.at - start), heard, one.span_id.hex()
+
+
+def _media(tree: Tree, start: int) -> Iterator[MediaEvent]:
+    for node in tree.nodes:
+        if node.span.guest or kind(node) is not Kind.MEDIA:
+            continue
+        for time, name, attributes in node.step.events:
+            details = ", ".join(f"{_short(key)} {words.plain(_shown(value), 60)}" for key, value in attributes.items())
+            yield MediaEvent(words.offset(time - start), words.plain(name, 60), details, node.id)
+
+
+def _shown(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _short(key: str) -> str:
+    return words.plain(key.rpartition(".")[2].replace("_", " "), 40)
+
+
+def _rows(fall: Waterfall, tree: Tree, start: int, asked: Asked) -> Iterator[SpanRow]:
+    for row in fall.rows:
+        node = row.node
+        if row.members:
+            total = sum(member.ns for member in row.members)
+            yield SpanRow(
+                row=row,
+                id=f"g{row.group}",
+                name=words.plain(node.step.name, 80),
+                service=words.plain(node.step.service, 40),
+                at=words.offset(node.step.start - start),
+                takes=words.length(total),
+                ns=total,
+                error=_errors_within(row),
+                clues=f"the longest {words.length(row.worst.ns)}",
+                hangs=_parent(node),
+                details=(),
+                events=(),
+            )
+            continue
+        chosen = asked.span == node.id
+        yield SpanRow(
+            row=row,
+            id=f"s-{node.id}",
+            name=words.plain(node.step.name, 80),
+            service=words.plain(node.step.service, 40),
+            at=words.offset(node.step.start - start),
+            takes=_takes(node),
+            ns=node.ns,
+            error="error" if node.step.error else "",
+            clues=_clues(row),
+            hangs=_parent(node),
+            details=tuple(_details(node)) if chosen else (),
+            events=tuple(_events(node, start)) if chosen else (),
+        )
+
+
+def _errors_within(row: Row) -> str:
+    failed = sum(member.step.error for member in row.members)
+    return words.count(failed, "error") if failed else ""
+
+
+def _takes(node: Node) -> str:
+    attributes = node.step.attributes
+    if node.step.end < node.step.start or attributes.get("grafter.time.odd") is True:
+        return "unknown"
+    return ("≥ " if attributes.get("grafter.end") == "unknown" else "") + words.length(node.ns)
+
+
+def _parent(node: Node) -> str:
+    return "" if node.parent is None else words.plain(node.parent.step.name, 60)
+
+
+_CLUES = (
+    ("grafter.turn.first_token_ms", "first token after {} ms"),
+    ("grafter.match", "matched by {}"),
+    ("grafter.parent.missing", "its parent never came"),
+    ("grafter.synthetic", "made up by grafter"),
+    ("grafter.clock.offset_ms", "shifted by {} ms"),
+)
+
+
+def _clues(row: Row) -> str:
+    attributes = row.node.step.attributes
+    found = [f"interrupted: {mark.label}" if mark.label != "interrupted" else mark.label for mark in row.marks]
+    for key, sentence in _CLUES:
+        if (value := attributes.get(key)) not in (None, ""):
+            shown = f"{value:,.0f}" if isinstance(value, float) else words.plain(str(value), 40)
+            found.append(sentence.format(shown))
+    return ", ".join(found)
+
+
+def _details(node: Node) -> Iterator[tuple[str, str]]:
+    yield "span id", node.id
+    yield "trace id", node.span.trace_id.hex()
+    if node.step.parent:
+        yield "parent", node.step.parent.hex()
+    yield "begins", words.stamp(node.step.start)
+    yield "ends", words.stamp(node.step.end)
+    if node.span.message:
+        yield "status", words.plain(node.span.message, 400)
+    for key, value in sorted(node.step.attributes.items()):
+        yield words.plain(key, 100), words.plain(_shown(value), 400)
+
+
+def _events(node: Node, start: int) -> Iterator[tuple[str, str, str]]:
+    for time, name, attributes in node.step.events[:_SHOWN_EVENTS]:
+        details = ", ".join(
+            f"{words.plain(key, 60)}={words.plain(_shown(value), 120)}" for key, value in attributes.items()
+        )
+        yield words.offset(time - start), words.plain(name, 80), details

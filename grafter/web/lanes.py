@@ -1,0 +1,154 @@
+"""What the caller said, waited for and heard, as lanes over time. Pure.
+
+Each strip is a piece of the call with three lanes: the caller's speech, the wait with its parts, the answer. In a lane
+nothing overlaps; barge-ins are marks, and each wait has the moment at which it was too long.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from grafter.core import semconv
+from grafter.core.call_latency import CallerTurn, Part, Side
+from grafter.web.kinds import PARTS
+from grafter.web.tree import Node, Tree
+from grafter.web.waterfall import Bar, Mark, bars_of
+from grafter.web.words import MINUTE, MS, SECOND
+
+LIMIT_NS = 1500 * MS
+"""A caller who waits longer notices: over this an answer is slow."""
+
+_MOST_STRIPS = 6
+_LEAST_WITH_PARTS = 0.008
+_NICE = (15 * SECOND, 20 * SECOND, 30 * SECOND, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 20 * MINUTE, 60 * MINUTE)
+_SAID = ("user_speech", "user_speaking")
+_HEARD = ("assistant_speech", "agent_speaking")
+
+
+@dataclass(frozen=True, slots=True)
+class PartBar:
+    """A piece of a wait."""
+
+    bar: Bar
+    side: Side
+    name: str
+    letter: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitBar:
+    """A wait with its parts; ``limit``: where 1500 ms of it were over, if they were."""
+
+    number: int
+    bar: Bar
+    parts: tuple[PartBar, ...]
+    limit: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """A piece of the call."""
+
+    start: int
+    end: int
+    said: tuple[Bar, ...]
+    waits: tuple[WaitBar, ...]
+    heard: tuple[Bar, ...]
+    marks: tuple[Mark, ...]
+
+    @property
+    def empty(self) -> bool:
+        return not (self.said or self.waits or self.heard or self.marks)
+
+
+@dataclass(frozen=True, slots=True)
+class BargeIn:
+    """The caller interrupted an answer."""
+
+    at: int
+    heard_ms: float | None
+    heard_by: str
+    at_most: bool
+    """Less may have been heard."""
+    span_id: bytes
+
+
+def barge_ins(tree: Tree) -> list[BargeIn]:
+    """Each once, in order: both sides may tell of the same one."""
+    found: list[BargeIn] = []
+    for node in sorted(tree.nodes, key=lambda node: not node.span.guest):
+        for time, name, attributes in node.step.events:
+            heard = attributes.get(semconv.AUDIO_ELAPSED_MS)
+            if name == semconv.BARGE_IN and not any(abs(time - other.at) < SECOND // 2 for other in found):
+                found.append(
+                    BargeIn(
+                        time,
+                        float(heard) if isinstance(heard, (int, float)) and not isinstance(heard, bool) else None,
+                        str(attributes.get(semconv.AUDIO_HEARD_BY, "")),
+                        attributes.get(semconv.AUDIO_HEARD_AT_MOST) is True,
+                        node.step.span_id,
+                    )
+                )
+    return sorted(found, key=lambda one: one.at)
+
+
+def strips(tree: Tree, turns: Sequence[CallerTurn], start: int, end: int) -> Iterator[Strip]:
+    """The window in at most six pieces of one length, so that a second stays as wide as it can."""
+    whole = max(end - start, SECOND)
+    piece = next((one for one in _NICE if whole <= one * _MOST_STRIPS), whole // _MOST_STRIPS + 1)
+    if whole <= 45 * SECOND:
+        piece = whole
+    said, heard = _spoken(tree, _SAID), _spoken(tree, _HEARD)
+    cut = barge_ins(tree)
+    for begins in range(start, start + whole, piece):
+        ends = begins + piece
+        yield Strip(
+            begins,
+            ends,
+            tuple(bars_of(said, begins, ends)),
+            tuple(_waits(turns, begins, ends)),
+            tuple(bars_of(heard, begins, ends)),
+            tuple(_mark(one, begins, ends) for one in cut if begins <= one.at < ends),
+        )
+
+
+def _spoken(tree: Tree, names: tuple[str, ...]) -> list[tuple[int, int]]:
+    return [(node.step.start, node.step.end) for node in tree.nodes if _is(node, names)]
+
+
+def _is(node: Node, names: tuple[str, ...]) -> bool:
+    return node.step.name in names and node.step.end > node.step.start
+
+
+def _waits(turns: Sequence[CallerTurn], start: int, end: int) -> Iterator[WaitBar]:
+    """Of waits that overlap, which callers who speak again make, a later one begins where the one before it ended."""
+    whole, free = end - start, start
+    for turn in sorted(turns, key=lambda turn: (turn.start, turn.end)):
+        begins, ends = max(turn.start, free), min(turn.end, end)
+        if ends <= begins:
+            continue
+        free = ends
+        parts, at = [], turn.start
+        shown: Sequence[Part] = turn.parts
+        if ends - begins < whole * _LEAST_WITH_PARTS and shown:
+            # Too narrow to be told apart: what took longest stands for all.
+            longest = max(shown, key=lambda part: part.ns)
+            shown = (replace(longest, ns=turn.end - turn.start),)
+        for part in shown:
+            from_, until = max(at, begins), min(at + part.ns, ends)
+            at += part.ns
+            if until > from_:
+                letter = PARTS.get(part.name, ("?", ""))[0]
+                parts.append(PartBar(_bar(from_, until, start, whole), part.side, part.name, letter))
+        late = turn.start + LIMIT_NS
+        limit = round((late - start) / whole * 100, 3) if begins <= late < ends else None
+        yield WaitBar(turn.number, _bar(begins, ends, start, whole), tuple(parts), limit)
+
+
+def _bar(begins: int, ends: int, start: int, whole: int) -> Bar:
+    x, until = round((begins - start) / whole * 100, 3), round((ends - start) / whole * 100, 3)
+    return Bar(x, round(until - x, 3))
+
+
+def _mark(one: BargeIn, start: int, end: int) -> Mark:
+    words = "interrupted" if one.heard_ms is None else f"interrupted, {one.heard_ms:,.0f} ms heard"
+    return Mark(round((one.at - start) / (end - start) * 100, 3), words)

@@ -1,0 +1,90 @@
+"""Views as HTML. Everything that stands in a page is escaped; no page has a script or a style of its own."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from grafter.web import words
+from grafter.web.call_view import Asked, CallView
+
+_HERE = Path(__file__).parent
+STATIC = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+"""The files that pages refer to."""
+
+
+@cache
+def static(name: str) -> bytes:
+    """One of STATIC."""
+    return (_HERE / "static" / name).read_bytes()
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(offset=words.offset, tick=words.length)
+    return environment
+
+
+def page(template: str, **values: Any) -> str:
+    """A page of a template and what it shows."""
+    return _environment().get_template(template).render(**values)
+
+
+def call_address(key: str, asked: Asked) -> Callable[..., str]:
+    """Makes the address of a call's page: as it is asked for now, but for what is given."""
+
+    def here(**changes: Any) -> str:
+        opened = set(asked.opened)
+        if group := changes.get("toggle"):
+            opened ^= {group}
+        turn = changes.get("turn", asked.turn)
+        span = changes.get("span", asked.span)
+        pairs = [
+            ("turn", turn),
+            ("page", changes.get("page", None if "span" in changes or "turn" in changes else asked.page)),
+            ("span", span),
+            ("turns", "all" if changes.get("all_turns", asked.all_turns) else None),
+            *(("open", each) for each in sorted(opened)),
+        ]
+        given = [pair for pair in pairs if pair[1] not in (None, "") and pair != ("page", 1)]
+        query = urlencode(given)
+        return f"/calls/{key}" + (f"?{query}" if query else "")
+
+    return here
+
+
+def call_page(view: CallView, version: str, **values: Any) -> str:
+    """A call's page."""
+    here = call_address(view.key, view.asked)
+    return page("call.html", call=view, here=here, ticket=False, version=version, **values)
+
+
+def ticket_page(view: CallView, version: str, written: str) -> str:
+    """A call as one file that needs no server: no script, no address but those of other parts of the file."""
+
+    def here(**changes: Any) -> str:
+        return ""
+
+    style = static("page.css").decode()
+    return page("ticket.html", call=view, here=here, ticket=True, version=version, written=written, style=style)
+
+
+def list_address(search: str, filters: Mapping[str, bool], before: str | None = None) -> str:
+    """The address of a list."""
+    pairs = [("s", search), *((name, "1") for name, on in filters.items() if on), ("before", before or "")]
+    query = urlencode([(name, value) for name, value in pairs if value])
+    return f"/?{query}" if query else "/"
