@@ -31,6 +31,7 @@ from grafter.receiver.config import ReceiverConfig
 from grafter.receiver.openai_receiver import OpenAIReceiver
 from grafter.receiver.otlp_receiver import OtlpReceiver
 from grafter.store.config import StoreExtension
+from grafter.web.config import LookupExtension
 
 RECEIVERS = Components(
     {"otlp": OtlpReceiver, "openai": OpenAIReceiver},
@@ -81,9 +82,9 @@ class Admin(Model):
 
 class Extensions(Model):
     """What is no part of a pipeline. The store and `admin` are always there, `health_check` until it is null, `calls`
-    where the file names it."""
+    and `lookup` where the file names them."""
 
-    null_is_none: ClassVar[frozenset[str]] = frozenset({"calls", "health_check"})
+    null_is_none: ClassVar[frozenset[str]] = frozenset({"calls", "health_check", "lookup"})
 
     store: StoreExtension = StoreExtension()
     """What holds traces until they are released."""
@@ -91,6 +92,8 @@ class Extensions(Model):
     """`/healthz` and `/readyz`; null: neither."""
     calls: CallsExtension | None = None
     """The call map; it runs where the file names it, or where there is no file."""
+    lookup: LookupExtension | None = None
+    """The lookup page over the call map; it runs where the file names it, or where there is no file."""
     admin: Admin = Admin()
     """`/admin/…` at `receivers.openai.endpoint`."""
 
@@ -100,7 +103,7 @@ class Extensions(Model):
         """Elsewhere a null means the defaults."""
         return None if value is None else read(value)
 
-    @field_validator("calls", mode="wrap")
+    @field_validator("calls", "lookup", mode="wrap")
     @classmethod
     def _named(cls, value: object, read: ValidatorFunctionWrapHandler) -> object:
         """What is named runs."""
@@ -122,7 +125,7 @@ class Active:
 class Config(RootConfig):
     """Everything. Built without arguments it is what runs without a config file."""
 
-    default_extensions: ClassVar[tuple[str, ...]] = ("calls",)
+    default_extensions: ClassVar[tuple[str, ...]] = ("calls", "lookup")
 
     receivers: Annotated[dict[str, ReceiverConfig], RECEIVERS] = Field(default_factory=dict)
     """The doors in."""
@@ -130,11 +133,11 @@ class Config(RootConfig):
     """What happens between the doors."""
     exporters: Annotated[dict[str, ExporterConfig], EXPORTERS] = Field(default_factory=dict)
     """The doors out."""
-    extensions: Extensions = Extensions(calls=CallsExtension())
+    extensions: Extensions = Extensions(calls=CallsExtension(), lookup=LookupExtension())
     """What is no part of a pipeline."""
 
     def findings(self) -> Iterator[Finding]:
-        """Several processes need a store that they share."""
+        """Several processes need a store that they share, the lookup page calls."""
         if self.service.workers > 1 and not self.extensions.store.shared:
             yield Finding(
                 ("service", "workers"),
@@ -142,6 +145,8 @@ class Config(RootConfig):
                 "the embedded store belongs to one",
                 also=(("extensions", "store"),),
             )
+        if self.extensions.lookup is not None and self.extensions.calls is None:
+            yield Finding(("extensions", "lookup"), "needs extensions.calls, the calls that it looks up")
         yield from self._sampling_findings()
 
     def _sampling_findings(self) -> Iterator[Finding]:

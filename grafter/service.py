@@ -76,6 +76,8 @@ class Worker:
 
     replica: bytes
     """8 bytes by which a store that they share knows it; the one that takes the place of a dead worker has the same."""
+    first: bool = True
+    """It does what one of them does for all: the lookup page."""
 
 
 @dataclass(slots=True)
@@ -85,7 +87,7 @@ class Running:
     metrics: Metrics
     health: Health
     ports: dict[str, int] = field(default_factory=dict)
-    """By door: otlp_grpc, otlp_http, openai, health, metrics; of a receiver ``otlp/name`` as ``otlp_grpc/name``."""
+    """By door: otlp_grpc, otlp_http, openai, health, metrics, lookup; of ``otlp/name`` as ``otlp_grpc/name``."""
     count_recovered: Callable[[], None] = lambda: None
     """Adds what the store has found so far to the metrics."""
     held: Callable[[], Held] = lambda: Held(0, 0, 0, 0, 0, 0.0, 0, True)
@@ -194,6 +196,10 @@ async def running(
             service.ports.update(await stack.enter_async_context(receiver.open(name, around)))
         reminding = announcing.reminding(exporters, service.held, lambda: store.stats().recovering)
         await stack.enter_async_context(reminding)
+        if config.extensions.lookup is not None and calls is not None and (worker is None or worker.first):
+            service.ports["lookup"] = await stack.enter_async_context(
+                config.extensions.lookup.open(calls, __version__)
+            )
         service.health.phase = Phase.RUNNING
         split = "compiled" if COMPILED else "python"
         logger.info("grafter %s is running", __version__, extra={**service.ports, "split": split})

@@ -41,6 +41,8 @@ ROOMS: dict[str, set[str]] = {
     "processor": EDGE | {"guests"} | CALLS,
     "receiver": EDGE | {"guests", "forwarding"} | CALLS,
     "exporter": EDGE,
+    # The page reads calls and stored traces; of the receivers it has the HTTP server.
+    "web": {"calls.base", "calls.model", "core", "errors", "otlp", "receiver.http_server"} | KEYS,
     # In front of the exporters, for metrics and logs; in front of the processor, for what memory allows.
     "forwarding": {"consumer", "errors", "telemetry"},
     "memory_limit": {"consumer", "core", "errors", "logs", "tasks"},
@@ -49,7 +51,7 @@ ROOMS: dict[str, set[str]] = {
     "health": {"telemetry"},
     "announcing": {"components", "config", "consumer", "tasks", "telemetry"},
     # Which components there are, and then what runs them.
-    "components": KEYS | {"calls", "config", "core", "exporter", "processor", "receiver", "store"},
+    "components": KEYS | {"calls", "config", "core", "exporter", "processor", "receiver", "store", "web"},
     "service": EDGE
     | {
         "announcing",
@@ -106,10 +108,11 @@ ONLY_IN: dict[str, set[str]] = {
     "opentelemetry.proto": {"otlp", "commands", "receiver"},
     "sqlalchemy": {"calls"},
     "alembic": {"calls"},
-    "pydantic": {"calls", "components", "config", "exporter", "processor", "receiver", "store"},
+    "pydantic": {"calls", "components", "config", "exporter", "processor", "receiver", "store", "web"},
     "sqlite3": {"store"},
     "hiredis": {"store"},
     "redis": {"store"},
+    "jinja2": {"web"},
     "phonenumbers": {"calls", "core"},
     "typer": {"cli"},
     "prometheus_client": {"telemetry", "health", "workers"},

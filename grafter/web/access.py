@@ -85,7 +85,6 @@ class Access:
     proxy_roles: frozenset[Role] = frozenset()
     hosts: tuple[str, ...] = ()
     endpoint: str = "localhost:4320"
-    lookups_per_minute: int = 60
 
     @property
     def open_to_local(self) -> bool:

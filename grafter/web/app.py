@@ -73,7 +73,6 @@ class _Page:
     signer: Signer = field(default_factory=lambda: Signer(secrets.token_bytes(32)))
     searches: Searches = field(default_factory=Searches)
     logins: Rate = field(default_factory=lambda: Rate(_LOGINS_PER_MINUTE))
-    lookups: Rate = field(default_factory=lambda: Rate(60))
 
     # Around every request.
 
@@ -200,7 +199,8 @@ class _Page:
             next=following,
             searched=bool(name),
             ended=text is None,
-            first_page=before is None and text is not None,
+            # A search is asked for by number, and counts each time.
+            fresh=before is None and not name,
             any_filter=any(filters.values()),
             clear=pages.list_address(name, {}),
             may_forget=viewer.may(Role.FORGET),
@@ -223,9 +223,6 @@ class _Page:
         text = (await self._form(request)).get("q", "").strip()[:_LONGEST_TEXT]
         if not text:
             return _see("/")
-        if not self.lookups.allows(viewer.who, self.elapsed()):
-            _log.warning("too many lookups", extra={"who": viewer.who})
-            raise UnavailableError("too many lookups", retry_after=5.0, reason="rate")
         found = await self._search(Search(text=text, who=viewer.who, limit=2))
         _log.info("lookup", extra={"who": viewer.who, "found": len(found.calls)})
         if len(found.calls) == 1 and found.next is None:
@@ -365,7 +362,7 @@ def page_app(
 ) -> web.Application:
     """The page over a call map. ``links``: templates of addresses elsewhere, by label; ``now``: Unix nanoseconds;
     ``elapsed``: seconds that never go back."""
-    page = _Page(calls, access, links, version, now, elapsed, lookups=Rate(access.lookups_per_minute))
+    page = _Page(calls, access, links, version, now, elapsed)
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:

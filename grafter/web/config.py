@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
-from grafter.config.model import Component, Count, FilledSecret, Model
+from grafter.config.model import Component, FilledSecret, Model
 from grafter.config.units import Endpoint
 from grafter.web.access import ALL_ROLES, Access, Role
 from grafter.web.links import FIELDS, unknown_fields
@@ -72,8 +72,6 @@ class LookupExtension(Component):
     hosts: tuple[str, ...] = ()
     """Names under which the page may be asked for, beside localhost and the endpoint's own. With tokens or a proxy and
     none here: any."""
-    lookups_per_minute: Annotated[Count, Field(ge=1)] = 60
-    """Searches that one viewer may make, so that nobody tries out numbers."""
     links: dict[str, Annotated[str, AfterValidator(_template)]] = Field(
         default_factory=lambda: {
             "OpenAI": "https://platform.openai.com/logs/trace?trace_id={openai_trace_id}",
@@ -97,7 +95,6 @@ class LookupExtension(Component):
             proxy_roles=frozenset(self.proxy.roles) if self.proxy else frozenset(),
             hosts=self.hosts,
             endpoint=str(self.endpoint),
-            lookups_per_minute=self.lookups_per_minute,
         )
 
     @asynccontextmanager

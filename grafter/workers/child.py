@@ -89,7 +89,7 @@ async def _work(start: Start, channel: socket.socket) -> int:
     async with task_group() as tasks:
         listening = tasks.create_task(listen(), name="parent")
         try:
-            async with started(running(start.config, worker=Worker(start.replica)), stop) as served:
+            async with started(running(start.config, worker=Worker(start.replica, start.number == 0)), stop) as served:
                 writer.write(report().to_line())
                 await stop.wait()
                 end_by(start.config.service.shutdown_timeout.seconds + 1.0)

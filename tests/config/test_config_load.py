@@ -31,14 +31,14 @@ def ids(config: Config) -> dict[str, list[str]]:
 
 
 def test_without_a_file_everything_runs_by_default() -> None:
-    """No --config: both receivers, graft, debug, the store, the health check and calls; the same as Config()."""
+    """No --config: both receivers, graft, debug, the store, the health check, calls, the page; the same as Config()."""
     config = load([], env={})
     assert config == Config()
     assert ids(config) == {
         "receivers": ["otlp", "openai"],
         "processors": ["graft", "tail_sampling"],
         "exporters": ["debug"],
-        "extensions": ["store", "health_check", "calls"],
+        "extensions": ["store", "health_check", "calls", "lookup"],
     }
 
 
@@ -179,7 +179,7 @@ def test_settings_without_a_file_go_over_the_defaults() -> None:
     """--set alone keeps everything that runs without a file, and adds what it configures."""
     config = load([], ["exporters.file.path=a", "service.telemetry.logs.level=DEBUG"], {})
     assert ids(config)["exporters"] == ["debug", "file"]
-    assert ids(config)["extensions"] == ["store", "health_check", "calls"]
+    assert ids(config)["extensions"] == ["store", "health_check", "calls", "lookup"]
     assert config.service.telemetry.logs.level == "debug"
 
 

@@ -30,8 +30,8 @@ def uncommented(text: str) -> str:
 
 
 def filled(text: str) -> str:
-    """The same with the map that a comment offers beside a null (``# or {…}``)."""
-    return re.sub(r"null  # or (\{.*\})$", r"\1", text, flags=re.MULTILINE)
+    """The same with what a comment offers beside a null or an empty list (``# or {…}``, ``# or [{…}]``)."""
+    return re.sub(r"(?:null|\[\])  # or (\{.*\}|\[\{.*\}\])$", r"\1", text, flags=re.MULTILINE)
 
 
 def look_up(data: Any, path: tuple[str, ...], depth: int = 0, section: bool = False) -> Iterator[Any]:

@@ -54,7 +54,7 @@ def served(calls: MemoryCalls) -> Iterator[Served]:
 
     async def serve() -> None:
         ready["loop"], ready["stop"] = asyncio.get_running_loop(), asyncio.Event()
-        app = page_app(calls, Access(lookups_per_minute=10_000), LINKS, "0", now=now)
+        app = page_app(calls, Access(), LINKS, "0", now=now)
         async with serving(app, "127.0.0.1:0", None, 1.0) as (_, port):
             ready["port"] = port
             up.set()

@@ -35,10 +35,13 @@ class MemoryCalls:
     """Key of a call by the name of its story."""
     searches: list[Search] = field(default_factory=list)
     away: bool = False
+    often: bool = False
 
     async def search(self, search: Search) -> Page:
         self._here()
         self.searches.append(search)
+        if self.often:
+            raise UnavailableError("too often", retry_after=7.0, reason="rate")
         rows = [row for row in self.rows if self._fits(row, search)]
         rows.sort(key=lambda row: -row.start)
         begin = int(search.before or 0)
