@@ -7,6 +7,8 @@ from grafter.calls.model import RUNNING, CallRow, TurnRow
 from grafter.web import words
 from grafter.web.call_view import phone
 from grafter.web.lanes import LIMIT_NS
+from grafter.web.missing import NEVER_ANSWERED, as_sentence
+from grafter.web.problems import ENDED_BADLY
 from grafter.web.redaction import Sight, text
 
 FILTERS = (
@@ -81,7 +83,7 @@ def _row(call: CallRow, sight: Sight, now: int) -> ListRow:
         length=words.length((now if live or call.end is None else call.end) - call.start) if live or call.end else "",
         outcome=words.plain(call.outcome, 40),
         live=live,
-        bad=call.outcome in {"failed", "busy", "no-answer", "canceled"},
+        bad=call.outcome in ENDED_BADLY,
         sentence=text(_sentence(call, slowest), sight),
         slowest="" if slowest is None else words.length(_ns(slowest)),
         over=over,
@@ -102,8 +104,10 @@ def _sentence(call: CallRow, slowest: TurnRow | None) -> str:
         return f"Turn {slowest.number}: {words.plain(told, 160)}"
     if call.outcome == RUNNING:
         return "Running."
+    if call.outcome in ENDED_BADLY:
+        return f"The call ended as {call.outcome}."
     if call.unjoined:
-        return words.plain(call.unjoined[0], 160)
+        return as_sentence(call.unjoined[0])
     return "How long the caller waited is not known."
 
 
@@ -131,7 +135,7 @@ def _marks(call: CallRow) -> Iterator[tuple[str, str]]:
         yield "errors", words.count(call.errors, "error")
     if call.barge_ins:
         yield "interrupted", f"interrupted {call.barge_ins} ×"
-    if call.unjoined:
+    if call.unjoined and call.outcome not in NEVER_ANSWERED:
         yield "unjoined", "not joined"
     if not call.kept:
         yield "dropped", "sampled away"

@@ -17,7 +17,7 @@ tracing = {"metadata": {
     "span_id": format(context.span_id, "016x"),
 }}"""
 _LIST = 6
-_NEVER_ANSWERED = {"busy", "no-answer", "canceled"}
+NEVER_ANSWERED = {"busy", "no-answer", "canceled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,17 @@ class Missing:
 
 def missing(row: CallRow, tree: Tree, latency: CallLatency) -> list[Missing]:
     """What is missing of a call, the most important first."""
-    found = [Missing(plain(sentence, 300), *_remedy(sentence)) for sentence in row.unjoined]
-    if not tree.nodes:
-        return [*found, _no_spans(row)]
     guests = any(node.span.guest for node in tree.nodes)
     hosts = any(not node.span.guest for node in tree.nodes)
-    if row.outcome in _NEVER_ANSWERED and not guests:
-        return found
-    if not guests and not found:
+    if row.outcome in NEVER_ANSWERED and not guests:
+        # Nobody spoke with anybody, so nothing of OpenAI's can be missing.
+        return [] if tree.nodes else [_no_spans(row)]
+    found = [Missing(as_sentence(each), *_remedy(each, hosts and not guests)) for each in row.unjoined]
+    if not tree.nodes:
+        return [*found, _no_spans(row)]
+    if not guests and not any(each.code for each in found):
         sentence = "No OpenAI spans: metadata.trace_id was never set, or OpenAI's side sent nothing."
-        found.append(Missing(sentence, *_remedy("metadata")))
+        found.append(Missing(sentence, *_remedy("metadata", True)))
     if not hosts and not found:
         remedy = "Send the app's OTLP to grafter, and put its trace id into OpenAI's metadata."
         found.append(Missing("No spans of the app: only OpenAI's side of the call came.", remedy, _METADATA))
@@ -54,9 +55,16 @@ def missing(row: CallRow, tree: Tree, latency: CallLatency) -> list[Missing]:
     return found
 
 
-def _remedy(sentence: str) -> tuple[str, str]:
-    if "trace_id" in sentence or "metadata" in sentence:
-        return "Put the app's trace id into the metadata when the OpenAI session or run begins:", _METADATA
+def as_sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    text = plain(text, 300).strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
+
+
+def _remedy(sentence: str, no_guests: bool) -> tuple[str, str]:
+    if "trace_id" in sentence or "metadata" in sentence or (no_guests and "OpenAI" in sentence):
+        remedy = "Was metadata.trace_id set? Put the app's ids into the metadata when the OpenAI session or run begins:"
+        return remedy, _METADATA
     return "", ""
 
 

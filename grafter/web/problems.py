@@ -26,7 +26,7 @@ _SLOWEST = 3
 _MOST_TOOLS = 3
 _MOST_NUMBERS = 20
 _LONG_TOOL_NS = SECOND
-_BROKEN_OUTCOMES = {"failed", "busy", "no-answer", "canceled"}
+ENDED_BADLY = {"failed", "busy", "no-answer", "canceled"}
 _BROKEN_ENDS = {"disconnect": "the connection to OpenAI broke", "silence": "nothing more came from OpenAI"}
 _CONNECTED = ("connected", "completed")
 
@@ -276,7 +276,7 @@ def _outcome(tree: Tree, outcome: str) -> Iterator[Problem]:
         if ended in _BROKEN_ENDS:
             sentence = f"The session ended because {_BROKEN_ENDS[ended]}, {offset(node.step.end - tree.start)} in."
             yield Problem(Weight.BROKEN, sentence, "", (node.step.span_id,), at=node.step.end)
-    if outcome in _BROKEN_OUTCOMES:
+    if outcome in ENDED_BADLY:
         evidence = (tree.roots[0].step.span_id,) if tree.roots else ()
         # Whatever broke before says more.
         yield Problem(Weight.BROKEN, f"The call ended as {outcome}.", "", evidence, at=tree.end)

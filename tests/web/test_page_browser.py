@@ -360,4 +360,4 @@ def test_question_does_the_trace_survive(served: Served, tab: Any) -> None:
     assert "metadata.trace_id was never set" in missing
     assert '"trace_id": format(context.trace_id, "032x")' in missing
     tab.goto(served.call("app silent"))
-    assert "no spans of the app came" in tab.locator("ul.missing").inner_text()
+    assert "No spans of the app came" in tab.locator("ul.missing").inner_text()

@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from grafter import __version__
 from grafter.commands.demo.agents_call import GUEST_SPANS, LENGTH_MS, AgentsCall
+from grafter.commands.demo.doors import EXPORT, Doors
 from grafter.commands.demo.host_call import HostCall
 from grafter.commands.demo.realtime_call import LENGTH_MS as REALTIME_MS
 from grafter.commands.demo.realtime_call import SPANS as REALTIME_SPANS
@@ -31,8 +32,6 @@ from grafter.core.turn_words import totals
 from grafter.exporter.tree import GUEST_MARK, render
 from grafter.otlp.steps import steps_of
 from grafter.service import running
-
-EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 _SENTENCES = [semconv.WAIT_SENTENCE.format(wait=wait) for wait in (semconv.GREETING, semconv.CALLER_WAIT)]
 _SIDES = (Side.APP, Side.OPENAI, Side.UNKNOWN)
@@ -83,7 +82,7 @@ async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stre
         aiohttp.ClientSession() as session,
         grpc.aio.insecure_channel(f"127.0.0.1:{ports['otlp_grpc']}") as channel,
     ):
-        doors = _Doors(session, channel, ports)
+        doors = Doors(session, channel, ports)
         agents = AgentsCall(start=datetime.now(UTC) - timedelta(milliseconds=LENGTH_MS))
         begun, ended = agents.guest()
         await doors.post("traces/ingest", begun)
@@ -117,37 +116,6 @@ async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stre
             file=stream,
         )
     print(_NEXT, file=stream, end="")
-
-
-class _Doors:
-    """Where an app sends to."""
-
-    def __init__(self, session: aiohttp.ClientSession, channel: grpc.aio.Channel, ports: dict[str, int]) -> None:
-        self._session = session
-        self._export = channel.unary_unary(EXPORT, None, None)
-        self._ports = ports
-
-    async def app(self, host: HostCall) -> dict[str, list[str]]:
-        """Send the app's half; the services by the protocol that they used."""
-        used: dict[str, list[str]] = {"gRPC": [], "HTTP": []}
-        for service, request in host.requests():
-            # Not every team chose the same protocol.
-            protocol = "gRPC" if service.startswith("callsphere") else "HTTP"
-            used[protocol].append(service)
-            if protocol == "gRPC":
-                await self._export(request)
-            else:
-                url = f"http://127.0.0.1:{self._ports['otlp_http']}/v1/traces"
-                headers = {"Content-Type": "application/x-protobuf"}
-                async with self._session.post(url, data=request, headers=headers, raise_for_status=True):
-                    pass
-        return used
-
-    async def post(self, path: str, body: dict[str, Any]) -> None:
-        """Send to a door for what comes from OpenAI."""
-        url = f"http://127.0.0.1:{self._ports['openai']}/v1/{path}"
-        async with self._session.post(url, json=body, raise_for_status=True):
-            pass
 
 
 def _print_sent(host: HostCall, sent: dict[str, list[str]], stream: TextIO) -> None:
