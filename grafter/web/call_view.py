@@ -191,7 +191,7 @@ def call_view(
     start, end = _bounds(row, tree, now)
     turns = turn_views(known, start, medians)
     window = _window(known, asked, start, end)
-    fall = _waterfall(tree, window, asked, evidence)
+    fall = _waterfall(tree, window, start, asked, evidence)
     media = list(_media(tree, start))
     cut = lanes.barge_ins(tree)
     strips = tuple(lanes.strips(tree, known.caller_turns, *window)) if end > start else ()
@@ -265,14 +265,18 @@ def _window(known: CallLatency, asked: Asked, start: int, end: int) -> tuple[int
     return start, end
 
 
-def _waterfall(tree: Tree, window: tuple[int, int], asked: Asked, evidence: Collection[bytes]) -> Waterfall:
+def _waterfall(
+    tree: Tree, window: tuple[int, int], origin: int, asked: Asked, evidence: Collection[bytes]
+) -> Waterfall:
     shown, page, whole = set(evidence), asked.page, asked.turn is None
     if len(asked.span) == 16:
         span_id = bytes.fromhex(asked.span)
         shown.add(span_id)
         if page is None:
             page = page_of(tree, *window, span_id, shown, everything=whole)
-    return waterfall(tree, *window, opened=asked.opened, evidence=shown, page=page or 1, everything=whole)
+    return waterfall(
+        tree, *window, opened=asked.opened, evidence=shown, page=page or 1, everything=whole, origin=origin
+    )
 
 
 def _verdict(

@@ -19,6 +19,7 @@ LIMIT_NS = 1500 * MS
 
 _MOST_STRIPS = 6
 _LEAST_WITH_PARTS = 0.008
+_WORDS_WIDTH = 18.0
 _NICE = (15 * SECOND, 20 * SECOND, 30 * SECOND, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 20 * MINUTE, 60 * MINUTE)
 _SAID = ("user_speech", "user_speaking")
 _HEARD = ("assistant_speech", "agent_speaking")
@@ -107,7 +108,7 @@ def strips(tree: Tree, turns: Sequence[CallerTurn], start: int, end: int) -> Ite
             tuple(bars_of(said, begins, ends)),
             tuple(_waits(turns, begins, ends)),
             tuple(bars_of(heard, begins, ends)),
-            tuple(_mark(one, begins, ends) for one in cut if begins <= one.at < ends),
+            tuple(_marks([one for one in cut if begins <= one.at < ends], begins, ends)),
         )
 
 
@@ -149,6 +150,10 @@ def _bar(begins: int, ends: int, start: int, whole: int) -> Bar:
     return Bar(x, round(until - x, 3))
 
 
-def _mark(one: BargeIn, start: int, end: int) -> Mark:
-    words = "interrupted" if one.heard_ms is None else f"interrupted, {one.heard_ms:,.0f} ms heard"
-    return Mark(round((one.at - start) / (end - start) * 100, 3), words)
+def _marks(cut: Sequence[BargeIn], start: int, end: int) -> Iterator[Mark]:
+    """A mark that has others near it has no words in the picture: the list below it says them."""
+    at = [round((one.at - start) / (end - start) * 100, 3) for one in cut]
+    for x, one in zip(at, cut, strict=True):
+        alone = all(x == other or abs(x - other) > _WORDS_WIDTH for other in at)
+        words = "interrupted" if one.heard_ms is None else f"interrupted, {one.heard_ms:,.0f} ms heard"
+        yield Mark(x, words if alone else "")

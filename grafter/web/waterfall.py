@@ -72,7 +72,7 @@ class Waterfall:
     shown: int
     """Spans of the window, on all pages, those in groups included."""
     ticks: tuple[tuple[float, int], ...]
-    """Where a line stands, and nanoseconds since ``start``."""
+    """Where a line stands, and nanoseconds since the origin."""
 
 
 def waterfall(
@@ -84,12 +84,13 @@ def waterfall(
     evidence: Collection[bytes] = (),
     page: int = 1,
     everything: bool = False,
+    origin: int | None = None,
 ) -> Waterfall:
     """The rows of what overlaps the window from ``start`` to ``end``, with all that it hangs under; or, without a bar
     where it is outside, of ``everything``.
 
     ``opened``: groups whose members are shown; ``evidence``: span ids that no group hides. ``page`` counts from 1; one
-    that there is not becomes the nearest.
+    that there is not becomes the nearest. ``origin``: what ticks are round moments from; None: the window's start.
     """
     end = max(end, start + 1)
     wanted = {id(node) for node in tree.nodes} if everything else _within(tree, start, end)
@@ -99,7 +100,7 @@ def waterfall(
     page = min(max(page, 1), pages)
     some = rows[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
     drawn = tuple(_drawn(row, start, end) for row in some)
-    return Waterfall(start, end, drawn, page, pages, len(wanted), tuple(_ticks(end - start)))
+    return Waterfall(start, end, drawn, page, pages, len(wanted), tuple(_ticks(start, end, origin)))
 
 
 def page_of(
@@ -206,8 +207,10 @@ _STEPS = tuple(one * unit for unit in (10**6, 10**7, 10**8, 10**9) for one in (1
 )
 
 
-def _ticks(whole: int) -> Iterator[tuple[float, int]]:
+def _ticks(start: int, end: int, origin: int | None) -> Iterator[tuple[float, int]]:
     """At most seven round moments."""
+    whole = end - start
+    origin = start if origin is None else origin
     step = next((one for one in _STEPS if whole / one <= 7), whole // 7 + 1)
-    for at in range(step, whole, step):
-        yield round(at / whole * 100, 3), at
+    for at in range(start - origin - (start - origin) % step + step, end - origin, step):
+        yield round((at + origin - start) / whole * 100, 3), at
