@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak proto lock clean
+.PHONY: help demo test check bench soak proto lock clean chromium
 
 help:
 	@echo "make demo   set up, play one call through every door, print the joined trace"
@@ -26,13 +26,25 @@ help:
 demo: $(VENV)/.runtime
 	@$(RUN) -m grafter demo
 
-test: check
+test: check chromium
 	$(RUN) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: $(VENV)/.dev $(JS)/node_modules/.installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# The lookup page's tests drive the system's Chromium. Where there is none and none can be had they skip, and say so.
+chromium:
+	@for one in "$$CHROMIUM" chromium chromium-browser google-chrome google-chrome-stable; do \
+	   if [ -n "$$one" ] && command -v "$$one" >/dev/null; then exit 0; fi; \
+	 done; \
+	 as=; [ "$$(id -u)" = 0 ] || as="sudo -n"; \
+	 if command -v apt-get >/dev/null; then $$as apt-get update -qq && $$as apt-get install -qq -y chromium; \
+	 elif command -v dnf >/dev/null; then $$as dnf install -qy chromium; \
+	 elif command -v apk >/dev/null; then $$as apk add -q chromium; \
+	 else false; fi >/dev/null 2>&1 || \
+	   echo "SKIPPED: the lookup page's tests in a browser (no Chromium; the system's package manager gave none)"
 
 soak: $(VENV)/.dev $(JS)/node_modules/.installed
 	$(RUN) -m pytest -m slow $(PYTEST_ARGS)

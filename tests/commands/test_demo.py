@@ -82,6 +82,7 @@ async def test_keep_stays_until_a_signal_and_prints_what_else_comes() -> None:
         await out.written.wait()
         out.written.clear()
         (url,) = re.findall(r"OTLP/HTTP +(\S+)", out.getvalue())
+        (page,) = re.findall(r"lookup page +(\S+)", out.getvalue())
         span = {
             "traceId": "ab" * 16,
             "spanId": "cd" * 8,
@@ -92,6 +93,8 @@ async def test_keep_stays_until_a_signal_and_prints_what_else_comes() -> None:
         body = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
         async with aiohttp.ClientSession() as session, session.post(url, json=body) as answer:
             assert answer.status == 200
+        async with aiohttp.ClientSession() as session, session.get(page) as answer:
+            assert "Which call was it?" in await answer.text()
         await out.written.wait()
         assert re.search(r"^mine ", out.getvalue(), re.MULTILINE)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -6,7 +6,7 @@ on disk, joins them, and sends the result to a small OTLP backend that this comm
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from grafter import __version__
 from grafter.commands.demo.agents_call import GUEST_SPANS, LENGTH_MS, AgentsCall
 from grafter.commands.demo.doors import EXPORT, Doors
 from grafter.commands.demo.host_call import HostCall
+from grafter.commands.demo.many_calls import PlayedCall, all_calls
 from grafter.commands.demo.realtime_call import LENGTH_MS as REALTIME_MS
 from grafter.commands.demo.realtime_call import SPANS as REALTIME_SPANS
 from grafter.commands.demo.realtime_call import RealtimeStory
@@ -62,7 +63,7 @@ async def demo(keep: bool, stream: TextIO) -> int:
             ):
                 await _play_calls(service.ports, arrived, stream)
                 if keep:
-                    await _stay(service.ports, arrived, stream)
+                    await _stay(service.ports, arrived, await _fill_page(service.ports), stream)
     except TimeoutError:
         print(f"the call did not come out within {_DEADLINE_SECONDS:.0f} s", file=stream)
         return 1
@@ -159,12 +160,29 @@ async def _whole(arrived: asyncio.Queue[bytes], trace_id: bytes, count: int) -> 
             return whole
 
 
-async def _stay(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: TextIO) -> None:
-    """Print addresses, then every trace that comes out, until a signal."""
+async def _fill_page(ports: dict[str, int]) -> list[PlayedCall]:
+    """Calls of every kind, for the lookup page."""
+    calls = all_calls(datetime.now(UTC) - timedelta(minutes=2))
+    async with (
+        asyncio.timeout(_DEADLINE_SECONDS),
+        aiohttp.ClientSession() as session,
+        grpc.aio.insecure_channel(f"127.0.0.1:{ports['otlp_grpc']}") as channel,
+    ):
+        await Doors(session, channel, ports).calls(calls)
+    return calls
+
+
+async def _stay(
+    ports: dict[str, int], arrived: asyncio.Queue[bytes], calls: Sequence[PlayedCall], stream: TextIO
+) -> None:
+    """Print addresses, then every trace that comes out but those of ``calls``, until a signal."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
     print("\nStill running; Ctrl-C ends it. What comes out is printed here.", file=stream)
+    slow = next(call for call in calls if call.name == "slow tool")
+    print(f"  lookup page   http://localhost:{ports['lookup']}/", file=stream)
+    print(f"                {len(calls)} more calls, one of each kind; paste {slow.script.caller}", file=stream)
     print(f"  OTLP/gRPC     127.0.0.1:{ports['otlp_grpc']}", file=stream)
     print(f"  OTLP/HTTP     http://127.0.0.1:{ports['otlp_http']}/v1/traces", file=stream)
     print(f"  Realtime      http://127.0.0.1:{ports['openai']}/v1/realtime/events", file=stream)
@@ -174,7 +192,9 @@ async def _stay(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: Te
 
     async def show() -> None:
         while True:
-            print(render(await arrived.get(), "normal"), file=stream, flush=True)
+            request = await arrived.get()
+            if not any(call.host.trace_id in request or call.call.encode() in request for call in calls):
+                print(render(request, "normal"), file=stream, flush=True)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -214,6 +234,11 @@ def _settings(directory: str, endpoint: str) -> dict[str, Any]:
         "receivers": {"otlp": {"protocols": {"grpc": free, "http": free}}, "openai": free},
         "processors": {"graft": {"wait": _WAIT}},
         "exporters": {"otlp_grpc/demo": {"endpoint": endpoint, "tls": {"insecure": True}}},
-        "extensions": {"store": {"embedded": {"directory": directory}}, "health_check": free},
+        "extensions": {
+            "store": {"embedded": {"directory": directory}},
+            "calls": {"url": f"sqlite:///{directory}/calls.db"},
+            "lookup": free,
+            "health_check": free,
+        },
         "service": {"telemetry": {"metrics": free}},
     }
