@@ -197,9 +197,7 @@ async def running(
         reminding = announcing.reminding(exporters, service.held, lambda: store.stats().recovering)
         await stack.enter_async_context(reminding)
         if config.extensions.lookup is not None and calls is not None and (worker is None or worker.first):
-            service.ports["lookup"] = await stack.enter_async_context(
-                config.extensions.lookup.open(calls, __version__)
-            )
+            service.ports["lookup"] = await stack.enter_async_context(config.extensions.lookup.open(calls, __version__))
         service.health.phase = Phase.RUNNING
         split = "compiled" if COMPILED else "python"
         logger.info("grafter %s is running", __version__, extra={**service.ports, "split": split})
