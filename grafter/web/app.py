@@ -14,21 +14,19 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from grafter.calls.base import CallMap
 from grafter.calls.model import CallRow, Search
 from grafter.errors import RejectedError, UnavailableError
-from grafter.otlp.json import trace_request_to_json
 from grafter.otlp.reading import read_spans
 from grafter.receiver.http_server import is_local
 from grafter.web import pages, words
 from grafter.web.access import SESSION, SESSION_SECONDS, VISIT, Access, Asking, Rate, Role, Searches, Signer, Viewer
 from grafter.web.call_view import Asked, CallView, call_view
 from grafter.web.list_view import FILTERS, list_rows
-from grafter.web.redaction import Sight, document
+from grafter.web.redaction import Sight, trace_json
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +51,6 @@ _VISIT = web.RequestKey("visit", str)
 """A cookie that goes out with the answer."""
 _MAX_BODY = 16 << 10
 _LONGEST_TEXT = 200
-_MOST_OPENED = 50
 _KEY = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _LOGINS_PER_MINUTE = 10
 _OPEN_PATHS = ("/static/", "/login")
@@ -179,7 +176,7 @@ class _Page:
 
     # The list.
 
-    async def list(self, request: web.Request) -> web.StreamResponse:
+    async def overview(self, request: web.Request) -> web.StreamResponse:
         """Calls, newest first."""
         viewer, query = request[_VIEWER], request.query
         name = query.get("s", "")[:64]
@@ -245,13 +242,13 @@ class _Page:
         row = await self._row(request)
         if row.key != request.match_info["key"]:
             return _see(f"/calls/{row.key}")
-        view = await self._view(row, _sight(viewer), asked_of(request.query))
+        view = await self._view(row, _sight(viewer), pages.asked_of(request.query))
         return _html(await asyncio.to_thread(pages.call_page, view, **frame))
 
     async def ticket(self, request: web.Request) -> web.StreamResponse:
         """The call as a file without numbers and content, whoever asks for it."""
         row = await self._row(request)
-        asked = asked_of(request.query)
+        asked = pages.asked_of(request.query)
         view = await self._view(row, Sight(), asked)
         written = f"{words.day(self.now())}, {words.clock(self.now())} UTC"
         text = await asyncio.to_thread(pages.ticket_page, view, self.version, written)
@@ -266,7 +263,7 @@ class _Page:
         viewer = request[_VIEWER]
         row = await self._row(request)
         documents = await self.calls.spans(row.key)
-        body = await asyncio.to_thread(_json_of, documents, _sight(viewer))
+        body = await asyncio.to_thread(trace_json, documents, _sight(viewer))
         headers = {"Content-Disposition": f'attachment; filename="call-{row.key}.json"'}
         return web.Response(body=body, content_type="application/json", headers=headers)
 
@@ -371,7 +368,7 @@ def page_app(
     app = web.Application(middlewares=[guard], client_max_size=_MAX_BODY)
     app.add_routes(
         [
-            web.get("/", page.list),
+            web.get("/", page.overview),
             web.post("/search", page.search),
             web.get("/calls/{key}", page.call),
             web.get("/calls/{key}/trace.json", page.trace),
@@ -385,29 +382,6 @@ def page_app(
         ]
     )
     return app
-
-
-def asked_of(query: Mapping[str, str]) -> Asked:
-    """What of a call an address asks for; what it does not say well, it does not say."""
-    opened = query.getall("open", []) if hasattr(query, "getall") else []
-    span = query.get("span", "")
-    return Asked(
-        turn=_number(query.get("turn")),
-        opened=tuple(each[:40] for each in opened[:_MOST_OPENED]),
-        span=span if re.fullmatch(r"[0-9a-f]{16}", span) else "",
-        page=_number(query.get("page")),
-        all_turns=query.get("turns") == "all",
-    )
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,6}", text) else None
-
-
-def _json_of(documents: Any, sight: Sight) -> bytes:
-    # Serialised messages of one type add up by concatenation.
-    whole = trace_request_to_json(b"".join(documents))
-    return whole if sight.numbers and sight.content else orjson.dumps(document(orjson.loads(whole), sight))
 
 
 def _asking(request: web.Request) -> Asking:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from grafter.calls.model import RUNNING, CallRow, PhoneView
-from grafter.core.call_latency import CallLatency, Scalar
+from grafter.core.call_latency import CallLatency
 from grafter.core.turns import latency
 from grafter.otlp.reading import ReadSpan
 from grafter.web import lanes, words
@@ -13,15 +13,14 @@ from grafter.web.links import Link, links
 from grafter.web.missing import Missing, missing, rates, sampling
 from grafter.web.problems import Problem, Weight, problems
 from grafter.web.redaction import Sight, seen
-from grafter.web.tree import Node, Tree
+from grafter.web.span_rows import SHOWN_EVENTS, SpanRow, span_rows, value_text
+from grafter.web.tree import Tree
 from grafter.web.turn_view import SHOWN_TURNS, Comparison, TurnView, comparisons, turn_views, turns_of
-from grafter.web.waterfall import Row, Waterfall, page_of, waterfall
+from grafter.web.waterfall import Waterfall, page_of, waterfall
 
 _SHOWN_PROBLEMS = 12
 _LONGEST_NS = 24 * words.HOUR
-_SHOWN_EVENTS = 60
 _AROUND_TURN_NS = 400 * words.MS
-_MEDIA_EVENTS = ("ice", "turn", "stun", "dtls", "webrtc", "candidate", "connection")
 _KINDS_OF_ID = {
     "twilio": "Twilio call",
     "sip": "SIP Call-ID",
@@ -82,26 +81,6 @@ class Verdict:
     turn: TurnView | None
     """The turn that it is about."""
     evidence: tuple[Evidence, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SpanRow:
-    """A row of the waterfall, as text."""
-
-    row: Row
-    id: str
-    name: str
-    service: str
-    at: str
-    takes: str
-    ns: int
-    error: str
-    clues: str
-    """Marks and what stands beside the name."""
-    hangs: str
-    """The name of what it hangs under, for who does not see the indent."""
-    details: tuple[tuple[str, str], ...]
-    events: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,14 +201,14 @@ def call_view(
         strips=tuple(strip for strip in strips if not strip.empty),
         said=sum(len(strip.said) for strip in strips),
         barge_ins=tuple(_cut(each, start) for each in cut),
-        media=tuple(media[:_SHOWN_EVENTS]),
-        more_media=max(0, len(media) - _SHOWN_EVENTS),
+        media=tuple(media[:SHOWN_EVENTS]),
+        more_media=max(0, len(media) - SHOWN_EVENTS),
         missing=tuple(missing(row, tree, known)),
         sampling=sampling(row, tree),
         rates=tuple(rates(tree)),
         links=tuple(links(row, templates, end)),
         waterfall=fall,
-        rows=tuple(_rows(fall, tree, start, asked)),
+        rows=tuple(span_rows(fall, start, asked.span)),
         asked=replace(asked, page=fall.page),
         window=f"{words.offset(window[0] - start)} to {words.offset(window[1] - start)}"
         if asked.turn is not None
@@ -346,106 +325,11 @@ def _media(tree: Tree, start: int) -> Iterator[MediaEvent]:
         if node.span.guest or kind(node) is not Kind.MEDIA:
             continue
         for time, name, attributes in node.step.events:
-            details = ", ".join(f"{_short(key)} {words.plain(_shown(value), 60)}" for key, value in attributes.items())
+            details = ", ".join(
+                f"{_short(key)} {words.plain(value_text(value), 60)}" for key, value in attributes.items()
+            )
             yield MediaEvent(words.offset(time - start), words.plain(name, 60), details, node.id)
-
-
-def _shown(value: Scalar) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _short(key: str) -> str:
     return words.plain(key.rpartition(".")[2].replace("_", " "), 40)
-
-
-def _rows(fall: Waterfall, tree: Tree, start: int, asked: Asked) -> Iterator[SpanRow]:
-    for row in fall.rows:
-        node = row.node
-        if row.members:
-            total = sum(member.ns for member in row.members)
-            yield SpanRow(
-                row=row,
-                id=f"g{row.group}",
-                name=words.plain(node.step.name, 80),
-                service=words.plain(node.step.service, 40),
-                at=words.offset(node.step.start - start),
-                takes=words.length(total),
-                ns=total,
-                error=_errors_within(row),
-                clues=f"the longest {words.length(row.worst.ns)}",
-                hangs=_parent(node),
-                details=(),
-                events=(),
-            )
-            continue
-        chosen = asked.span == node.id
-        yield SpanRow(
-            row=row,
-            id=f"s-{node.id}",
-            name=words.plain(node.step.name, 80),
-            service=words.plain(node.step.service, 40),
-            at=words.offset(node.step.start - start),
-            takes=_takes(node),
-            ns=node.ns,
-            error="error" if node.step.error else "",
-            clues=_clues(row),
-            hangs=_parent(node),
-            details=tuple(_details(node)) if chosen else (),
-            events=tuple(_events(node, start)) if chosen else (),
-        )
-
-
-def _errors_within(row: Row) -> str:
-    failed = sum(member.step.error for member in row.members)
-    return words.count(failed, "error") if failed else ""
-
-
-def _takes(node: Node) -> str:
-    attributes = node.step.attributes
-    if node.step.end < node.step.start or attributes.get("grafter.time.odd") is True:
-        return "unknown"
-    return ("≥ " if attributes.get("grafter.end") == "unknown" else "") + words.length(node.ns)
-
-
-def _parent(node: Node) -> str:
-    return "" if node.parent is None else words.plain(node.parent.step.name, 60)
-
-
-_CLUES = (
-    ("grafter.turn.first_token_ms", "first token after {} ms"),
-    ("grafter.match", "matched by {}"),
-    ("grafter.parent.missing", "its parent never came"),
-    ("grafter.synthetic", "made up by grafter"),
-    ("grafter.clock.offset_ms", "shifted by {} ms"),
-)
-
-
-def _clues(row: Row) -> str:
-    attributes = row.node.step.attributes
-    found = [f"interrupted: {mark.label}" if mark.label != "interrupted" else mark.label for mark in row.marks]
-    for key, sentence in _CLUES:
-        if (value := attributes.get(key)) not in (None, ""):
-            shown = f"{value:,.0f}" if isinstance(value, float) else words.plain(str(value), 40)
-            found.append(sentence.format(shown))
-    return ", ".join(found)
-
-
-def _details(node: Node) -> Iterator[tuple[str, str]]:
-    yield "span id", node.id
-    yield "trace id", node.span.trace_id.hex()
-    if node.step.parent:
-        yield "parent", node.step.parent.hex()
-    yield "begins", words.stamp(node.step.start)
-    yield "ends", words.stamp(node.step.end)
-    if node.span.message:
-        yield "status", words.plain(node.span.message, 400)
-    for key, value in sorted(node.step.attributes.items()):
-        yield words.plain(key, 100), words.plain(_shown(value), 400)
-
-
-def _events(node: Node, start: int) -> Iterator[tuple[str, str, str]]:
-    for time, name, attributes in node.step.events[:_SHOWN_EVENTS]:
-        details = ", ".join(
-            f"{words.plain(key, 60)}={words.plain(_shown(value), 120)}" for key, value in attributes.items()
-        )
-        yield words.offset(time - start), words.plain(name, 80), details

@@ -86,14 +86,21 @@ def kind(node: Node) -> Kind:
 
 def _kind(node: Node) -> Kind:
     own = _own(node)
-    if own is not Kind.APP:
-        return own
-    for above in node.above():
-        if _own(above) is Kind.TOOL:
-            return Kind.TOOL
-        if above.span.guest:
-            break
-    return own
+    return Kind.TOOL if own is Kind.APP and in_tool(node) else own
+
+
+def in_tool(node: Node) -> bool:
+    """Whether it is a tool, or is the app's and hangs under one."""
+    path: list[Node] = []
+    at: Node | None = node
+    while at is not None and at.in_tool is None:
+        path.append(at)
+        at = at.parent
+    found = at is not None and bool(at.in_tool)
+    for each in reversed(path):
+        found = is_tool(each) or (found and not each.span.guest)
+        each.in_tool = found
+    return found
 
 
 def _own(node: Node) -> Kind:

@@ -1,5 +1,6 @@
 """Views as HTML. Everything that stands in a page is escaped; no page has a script or a style of its own."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from grafter.web import words
 from grafter.web.call_view import Asked, CallView
 
+_MOST_OPENED = 50
 _HERE = Path(__file__).parent
 STATIC = {
     "page.css": "text/css",
@@ -65,6 +67,23 @@ def call_address(key: str, asked: Asked) -> Callable[..., str]:
         return f"/calls/{key}" + (f"?{query}" if query else "")
 
     return here
+
+
+def asked_of(query: Mapping[str, str]) -> Asked:
+    """What of a call an address asks for; what it does not say well, it does not say."""
+    opened = query.getall("open", []) if hasattr(query, "getall") else []
+    span = query.get("span", "")
+    return Asked(
+        turn=_number(query.get("turn")),
+        opened=tuple(each[:40] for each in opened[:_MOST_OPENED]),
+        span=span if re.fullmatch(r"[0-9a-f]{16}", span) else "",
+        page=_number(query.get("page")),
+        all_turns=query.get("turns") == "all",
+    )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,6}", text) else None
 
 
 def call_page(view: CallView, version: str, **values: Any) -> str:

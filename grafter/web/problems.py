@@ -10,7 +10,7 @@ from enum import IntEnum
 
 from grafter.core import semconv
 from grafter.core.call_latency import CallerTurn, CallLatency, Part, Side
-from grafter.web.kinds import Kind, is_tool, kind, tool_name
+from grafter.web.kinds import Kind, in_tool, is_tool, kind, tool_name
 from grafter.web.lanes import LIMIT_NS, barge_ins
 from grafter.web.tree import Node, Tree
 from grafter.web.words import MS, SECOND, count, error, length, offset, plain
@@ -217,7 +217,7 @@ def _long_tools(tree: Tree, latency: CallLatency) -> Iterator[Problem]:
     if latency.caller_turns:
         return
     tools = [node for node in tree.nodes if is_tool(node) and node.ns > _LONG_TOOL_NS]
-    tools = [node for node in tools if not any(is_tool(above) for above in node.above())]
+    tools = [node for node in tools if node.parent is None or not in_tool(node.parent)]
     for node in sorted(tools, key=lambda node: -node.ns)[:_MOST_OF_A_KIND]:
         sentence = (
             f"Your tool {plain(tool_name(node), 60)} ran {length(node.ns)}; whether the caller waited is not known."

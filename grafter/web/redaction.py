@@ -5,13 +5,16 @@ say or who they are; figures and flags are shown. What is hidden leaves its key,
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from grafter.core import semconv
 from grafter.core.call_latency import Scalar, Step
+from grafter.otlp.json import trace_request_to_json
 from grafter.otlp.reading import ReadSpan
 
 HIDDEN = "••• (hidden)"
@@ -134,6 +137,13 @@ def _is_of_people(key: str) -> bool:
 def _masked(match: re.Match[str]) -> str:
     digits = re.sub(r"\D", "", match.group())
     return f"•••• {digits[-4:]}"
+
+
+def trace_json(documents: Sequence[bytes], sight: Sight) -> bytes:
+    """Serialised TracesData as one OTLP JSON document, as it may be seen."""
+    # Serialised messages of one type add up by concatenation.
+    whole = trace_request_to_json(b"".join(documents))
+    return whole if sight.numbers and sight.content else orjson.dumps(document(orjson.loads(whole), sight))
 
 
 def document(data: Any, sight: Sight) -> Any:

@@ -29,7 +29,8 @@ class Node:
     parent: "Node | None" = None
     children: list["Node"] = field(default_factory=list)
     kind: str | None = None
-    """What ``kinds.kind`` found it to be, once somebody asked."""
+    in_tool: bool | None = None
+    """What ``kinds`` found it to be, once somebody asked."""
 
     @property
     def step(self) -> Step:

@@ -74,9 +74,10 @@ def chromium() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium of the system."""
+    """A headless Chromium of the system. While it is there no other loop can run in this thread, so it ends with the
+    file that asked for it."""
     api = pytest.importorskip("playwright.sync_api", reason="the page's tests in a browser need playwright")
     path = chromium()
     if path is None:

@@ -360,3 +360,30 @@ async def test_an_hour_of_ten_thousand_spans_is_a_second() -> None:
     assert len(page) < 1_500_000
     assert view.all_turns > 700
     assert "Page 1 of" not in page or view.waterfall.pages > 1
+
+
+def test_a_chain_of_ten_thousand_spans_is_shown() -> None:
+    """However deep spans hang, whatever fails among them: nobody waits for the square of their number."""
+    spans = [
+        ReadSpan(
+            Step(
+                number.to_bytes(8, "big"),
+                (number - 1).to_bytes(8, "big") if number > 1 else b"",
+                "step",
+                "app",
+                1,
+                ROW.start + number * MS,
+                ROW.start + (30_000 - number) * MS,
+                number % 2 == 0,
+                {},
+            ),
+            bytes(16),
+            False,
+        )
+        for number in range(1, 10_001)
+    ]
+    begun = time.process_time()
+    view = call_view(ROW, spans, {}, NOBODY, Asked(span=(9_999).to_bytes(8, "big").hex()), {}, 0)
+    assert time.process_time() - begun < 3.0
+    assert view.waterfall.page == view.waterfall.pages == 50
+    assert any(row.details for row in view.rows)
