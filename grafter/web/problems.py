@@ -7,6 +7,7 @@ late. What is only missing from the trace is another matter (``missing``).
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import islice
 
 from grafter.core import semconv
 from grafter.core.call_latency import CallerTurn, CallLatency, Part, Side
@@ -235,7 +236,7 @@ def _errors(tree: Tree, messages: bool) -> Iterator[Problem]:
     ranked = sorted(groups.items(), key=lambda item: -len(item[1]))
     for (name, reason), nodes in ranked[:_MOST_OF_A_KIND]:
         first = nodes[0]
-        chain = [first, *(above for above in first.above() if above.step.error)]
+        chain = [first, *islice((above for above in first.above() if above.step.error), _MOST_OF_A_KIND)]
         spans = [node.step.span_id for node in dict.fromkeys([*chain, *nodes[:_MOST_OF_A_KIND]])]
         times = "" if len(nodes) == 1 else f" {len(nodes)} times"
         tool = _tool_above(first)

@@ -94,7 +94,7 @@ def waterfall(
     """
     end = max(end, start + 1)
     wanted = {id(node) for node in tree.nodes} if everything else _within(tree, start, end)
-    seen = {id(above) for span_id in evidence if (node := tree.by_id.get(span_id)) for above in (node, *node.above())}
+    seen = _seen(tree, evidence)
     rows = list(_rows(tree, wanted, seen, opened))
     pages = max(1, -(-len(rows) // PAGE_ROWS))
     page = min(max(page, 1), pages)
@@ -108,7 +108,7 @@ def page_of(
 ) -> int:
     """On which page a span's row stands, where ``evidence`` is kept out of groups."""
     wanted = {id(node) for node in tree.nodes} if everything else _within(tree, start, max(end, start + 1))
-    seen = {id(above) for each in evidence if (node := tree.by_id.get(each)) for above in (node, *node.above())}
+    seen = _seen(tree, evidence)
     for at, (node, _, _) in enumerate(_rows(tree, wanted, seen, ())):
         if node.step.span_id == span_id:
             return at // PAGE_ROWS + 1
@@ -125,6 +125,17 @@ def _within(tree: Tree, start: int, end: int) -> set[int]:
                     break
                 wanted.add(id(above))
     return wanted
+
+
+def _seen(tree: Tree, evidence: Collection[bytes]) -> set[int]:
+    """What no group may hide: these spans, and all that they hang under."""
+    seen: set[int] = set()
+    for span_id in evidence:
+        at = tree.by_id.get(span_id)
+        while at is not None and id(at) not in seen:
+            seen.add(id(at))
+            at = at.parent
+    return seen
 
 
 _Planned = tuple[Node, tuple[Node, ...], str]
