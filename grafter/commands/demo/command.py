@@ -63,7 +63,7 @@ async def demo(keep: bool, stream: TextIO) -> int:
             ):
                 await _play_calls(service.ports, arrived, stream)
                 if keep:
-                    await _stay(service.ports, arrived, await _fill_page(service.ports), stream)
+                    await _stay(service.ports, arrived, await _fill_page(service.ports, arrived), stream)
     except TimeoutError:
         print(f"the call did not come out within {_DEADLINE_SECONDS:.0f} s", file=stream)
         return 1
@@ -160,8 +160,8 @@ async def _whole(arrived: asyncio.Queue[bytes], trace_id: bytes, count: int) -> 
             return whole
 
 
-async def _fill_page(ports: dict[str, int]) -> list[PlayedCall]:
-    """Calls of every kind, for the lookup page."""
+async def _fill_page(ports: dict[str, int], arrived: asyncio.Queue[bytes]) -> list[PlayedCall]:
+    """Play calls of every kind for the lookup page, and wait until they have come out."""
     calls = all_calls(datetime.now(UTC) - timedelta(minutes=2))
     async with (
         asyncio.timeout(_DEADLINE_SECONDS),
@@ -169,13 +169,21 @@ async def _fill_page(ports: dict[str, int]) -> list[PlayedCall]:
         grpc.aio.insecure_channel(f"127.0.0.1:{ports['otlp_grpc']}") as channel,
     ):
         await Doors(session, channel, ports).calls(calls)
+        # Those of which a side is missing come later, when it has been waited for; they are printed then. A guest that
+        # names no host leaves as a trace of its own.
+        scripts = [(call, call.script) for call in calls if call.script.ended and call.script.hosted]
+        traces = {call.host.trace_id for call, script in scripts if script.guest and script.linked}
+        traces |= {call.call.encode() for call, script in scripts if script.guest and not script.linked}
+        while traces:
+            request = await arrived.get()
+            traces = {each for each in traces if each not in request}
     return calls
 
 
 async def _stay(
     ports: dict[str, int], arrived: asyncio.Queue[bytes], calls: Sequence[PlayedCall], stream: TextIO
 ) -> None:
-    """Print addresses, then every trace that comes out but those of ``calls``, until a signal."""
+    """Print addresses, of the page with one of ``calls``, then every trace that comes out, until a signal."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
@@ -192,9 +200,7 @@ async def _stay(
 
     async def show() -> None:
         while True:
-            request = await arrived.get()
-            if not any(call.host.trace_id in request or call.call.encode() in request for call in calls):
-                print(render(request, "normal"), file=stream, flush=True)
+            print(render(await arrived.get(), "normal"), file=stream, flush=True)
 
     try:
         async with asyncio.TaskGroup() as group:
