@@ -36,13 +36,14 @@ def sentence(turn: CallerTurn) -> str:
     if turn.error_ns >= _HUNDREDTH:
         words += f", perhaps {_seconds(_rounded(turn.error_ns))} s longer"
     lengths: dict[str, int] = {}
-    answers: dict[str, int] = {}
+    answers: dict[str, set[bytes]] = {}
     for part in turn.parts:
         name = _word(part)
         lengths[name] = lengths.get(name, 0) + part.ns
-        answers[name] = answers.get(name, 0) + (part.name == "model")
+        answers.setdefault(name, set()).update([part.span_id] if part.name in ("model", "greeting") else [])
     shown = [
-        f"{_seconds(hundredths)} {name}" + (f" in {_count(answers[name])} answers" if answers[name] > 1 else "")
+        f"{_seconds(hundredths)} {name}"
+        + (f" in {_count(len(answers[name]))} answers" if len(answers[name]) > 1 else "")
         for name, hundredths in zip(lengths, _shares(list(lengths.values()), total), strict=True)
         if hundredths
     ]

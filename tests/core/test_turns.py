@@ -145,6 +145,47 @@ def test_the_greeting() -> None:
     assert (found.app_ns, found.openai_ns) == (100 * MS, 1400 * MS)
 
 
+def test_a_greeting_behind_a_tool() -> None:
+    """Asked 100, a tool called 600, handed back 1,600, asked 1,610, heard 2,000: the app 100 + 1,000 + 10, the model
+    500 + 390."""
+    call = Call().session().ask(100).created(150, "looks").asked_tool(600, "looks", "call_1")
+    call.done(650, "looks", output=[call.tool_item("call_1")]).handed_back(1600, "call_1").ask(1610)
+    found = told(call.created(1650, "hello").sound(2000, "hello").done(2500, "hello").ended(9000))
+    assert found.greeting is not None
+    assert parts(found.greeting) == [
+        ("accept", 100),
+        ("model", 500),
+        ("tool find", 1000),
+        ("relay", 10),
+        ("greeting", 390),
+    ]
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (1110 * MS, 890 * MS, 0)
+    assert found.greeting.sentence == (
+        "heard the greeting 2.00 s after the session began: 0.11 your app, 0.89 the model in two answers, "
+        "1.00 your tool find"
+    )
+
+
+def test_a_greeting_that_was_asked_for_twice() -> None:
+    """Asked 100, cancelled unheard 610, asked 700, heard 1,100: the app 100 + 90, the model 510 + 400."""
+    call = Call().session().ask(100).created(150, "lost").client(600, "response.cancel")
+    call.done(610, "lost", status="cancelled", reason="client_cancelled").ask(700).created(750, "hello")
+    found = told(call.sound(1100, "hello").done(1500, "hello").ended(9000))
+    assert found.greeting is not None
+    assert parts(found.greeting) == [("accept", 100), ("model", 510), ("relay", 90), ("greeting", 400)]
+
+
+def test_what_came_before_a_greeting_and_led_nowhere_is_nobodys() -> None:
+    """By SIP an answer whose audio came and that was never played, before the one that was: all 1,300 are nobody's."""
+    call = Call().session().ask(100).created(150, "lost").server(500, "response.output_audio_transcript.delta",
+        response_id="lost", item_id="i", output_index=0, content_index=0, delta="x").sound(500, "lost")  # fmt: skip
+    call.done(610, "lost", status="cancelled", reason="client_cancelled").ask(700).created(750, "hello")
+    call.sound(1000, "hello").server(1300, "output_audio_buffer.started", response_id="hello")
+    found = told(call.done(1500, "hello").ended(9000))
+    assert found.greeting is not None
+    assert parts(found.greeting) == [("unknown", 1300)]
+
+
 def test_no_greeting_where_the_caller_spoke_first_or_the_beginning_was_not_seen() -> None:
     """An answer to speech is none; nor is the first answer of a call that somebody began to hear in the middle."""
     first = Call().session().spoke(1000, 2000, "u1").created(2050, "r").sound(2400, "r").done(2900, "r").ended(9000)
@@ -202,6 +243,32 @@ def test_an_mcp_servers_time_is_nobodys_that_is_known() -> None:
     assert turn.parts[2].side is Side.UNKNOWN
     assert "1.05 the MCP tool search" in turn.sentence
     assert (found.app_ns, found.openai_ns, found.unknown_ns) == (60 * MS, 1390 * MS, 1050 * MS)
+
+
+def test_an_mcp_server_that_an_answer_goes_on_from() -> None:
+    """One answer calls the server 2,300 to 3,300 and speaks at 3,700: 500, the model 300 and 400, nobody's 1,000."""
+    mcp = {"id": "m1", "type": "mcp_call", "name": "search", "server_label": "s", "arguments": "{}"}
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "r")
+    call.server(2250, "response.output_item.added", response_id="r", output_index=0, item=mcp)
+    call.server(2300, "response.mcp_call_arguments.done", response_id="r", item_id="m1", arguments="{}")
+    call.server(3300, "response.mcp_call.completed", item_id="m1", output_index=0)
+    call.server(3301, "response.output_item.done", response_id="r", output_index=0, item=mcp | {"output": "x"})
+    found = told(call.sound(3700, "r").done(4000, "r").ended(9000))
+    (turn,) = found.caller_turns
+    assert parts(turn) == [("endpointing", 500), ("model", 300), ("tool search", 1000), ("model", 400)]
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (0, 1200 * MS, 1000 * MS)
+    assert turn.sentence == "waited 2.20 s: 0.50 the voice detector, 0.70 the model, 1.00 the MCP tool search"
+
+
+def test_who_is_answered_while_the_detector_listens_waits_once() -> None:
+    """Nothing interrupts: silent 1,500, and again 3,300 to the detector's word at 3,800; the first answer is heard at
+    3,700. From 3,300 on the caller waits for nothing, though a second answer comes at 5,000: once 2,200."""
+    detector = {"type": "server_vad", "silence_duration_ms": 500, "interrupt_response": False}
+    call = Call().session(detection=detector).spoke(1000, 2000, "u1").created(2050, "r1").starts(2800, "u2")
+    call.sound(3700, "r1", lasts=50).done(3750, "r1").stops(3800, "u2").committed(3802, "u2").created(3850, "r2")
+    found = told(call.sound(5000, "r2").done(5500, "r2").ended(9000))
+    assert [turn.end - turn.start for turn in found.caller_turns] == [2200 * MS]
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (0, 2200 * MS, 0)
 
 
 def test_a_detector_whose_word_came_late() -> None:

@@ -161,10 +161,9 @@ def caller_wait(session: Session, response: Response) -> Wait | None:
     end, error = speech_end(speech), speech_end_error(speech)
     if end is None or response.unreliable or speech.unreliable or heard[0] <= end[0] or error > heard[0] - end[0]:
         return None
-    stopped = _ended(speech) or 0
     for other in session.every_response:
         sounded = other.playing_at if session.buffered else other.first_audio_at
-        if other.id != response.id and not other.aside and sounded is not None and stopped < sounded <= heard[0]:
+        if other.id != response.id and not other.aside and sounded is not None and end[0] < sounded <= heard[0]:
             return None
     return Wait(*end, *heard, _pieces(session, response, speech, end[0], heard[0]), error)
 
@@ -188,17 +187,7 @@ def greeting(session: Session, response: Response) -> Wait | None:
         sounded = other.playing_at if session.buffered else other.first_audio_at
         if other.id != response.id and sounded is not None and sounded <= end:
             return None
-    pieces: list[Piece] = []
-    cause = answer_of(session, response).cause
-    if cause is None or cause.error or not start <= cause.at <= end:
-        pieces.append(Piece("unknown", end - start))
-    else:
-        left = None if response.playing_at is None else (response.first_audio_at or response.first_delta_at)
-        left = end if left is None or not cause.at <= left <= end else left
-        pieces.append(Piece("accept", cause.at - start))
-        pieces.append(Piece("greeting", left - cause.at, response.id))
-        pieces.append(Piece("playout", end - left, response.id))
-    return Wait(start, "session", *heard, tuple(piece for piece in pieces if piece.length))
+    return Wait(start, "session", *heard, _pieces(session, response, None, start, end))
 
 
 def speech_end(speech: Speech) -> tuple[int, str] | None:
@@ -287,14 +276,15 @@ def _find(session: Session, name: str | None) -> Response | None:
     return session.responses.get(name or "") or session.past.get(name or "")
 
 
-def _pieces(session: Session, response: Response, speech: Speech, start: int, end: int) -> tuple[Piece, ...]:
+def _pieces(session: Session, response: Response, speech: Speech | None, start: int, end: int) -> tuple[Piece, ...]:
     """What lies between, from its end to its beginning; what follows from no evidence is unknown.
 
-    So is all of it but the detector's silence where the way back to the speech is lost: sums of some of its turns
+    ``speech``: None for a greeting, which begins with the session. Unknown is all of it but the detector's silence where the way back to the speech is lost: sums of some of its turns
     would pass for sums of all.
     """
     pieces: list[Piece] = []
     at = end
+    name = "model" if speech is not None else "greeting"
 
     def until(part: str, moment: int | None, by: str = "") -> bool:
         nonlocal at
@@ -304,6 +294,13 @@ def _pieces(session: Session, response: Response, speech: Speech, start: int, en
             pieces.append(Piece(part, at - moment, by))
         at = moment
         return True
+
+    def answering(one: Response, moment: int) -> bool:
+        for call in _within(session, one, since=moment, heard=at):
+            # Of two at a time the rest of the one that was asked for first.
+            until(name, call.ended_at, one.id)
+            until("tool", call.started_at, call.id)
+        return until(name, moment, one.id)
 
     if response.playing_at is not None:
         # A sideband socket carries no audio; what is said of it comes with it.
@@ -320,10 +317,10 @@ def _pieces(session: Session, response: Response, speech: Speech, start: int, en
         asked = known and cause.word == CREATE
         if known and cause.word == COMMITTED and answer.request is not None:
             # A button's release and its request are one act to the model's turn; the time between is still the app's.
-            asked = until("model", answer.request.at, one.id)
+            asked = answering(one, answer.request.at)
         elif known:
-            until("model", cause.at, one.id)
-        if answer.speech is not None:
+            answering(one, cause.at)
+        if speech is not None and answer.speech is not None:
             if answer.speech is not speech and answer.speech.id != speech.id:
                 break
             if tool is not None and (tool.started_at or 0) >= (_ended(speech) or 0):
@@ -332,6 +329,9 @@ def _pieces(session: Session, response: Response, speech: Speech, start: int, en
             if until("relay" if asked else "unknown", _ended(speech)) and until("endpointing", start):
                 return tuple(reversed(pieces))
             break
+        if speech is None and _is_first(session, one):
+            until("accept" if asked else "unknown", start)
+            return tuple(reversed(pieces))
         before = _led_to(session, one, answer)
         if tool is not None:
             found = until("relay" if asked else "unknown", tool.ended_at) and until("tool", tool.started_at, tool.id)
@@ -340,7 +340,26 @@ def _pieces(session: Session, response: Response, speech: Speech, start: int, en
             found = until("relay" if asked else "unknown", None if before is None else before.done_at)
         if not found:
             break
-        one = before
-    stopped = min(max(_ended(speech) or start, start), end)
+        one, name = before, "model"
+    stopped = start if speech is None else min(max(_ended(speech) or start, start), end)
     lost = (Piece("endpointing", stopped - start), Piece("unknown", end - stopped))
     return tuple(piece for piece in lost if piece.length)
+
+
+def _within(session: Session, response: Response, *, since: int, heard: int) -> list[Call]:
+    """The tools that OpenAI called for a response while it went on, the one that ended last first."""
+    found = [
+        call
+        for call in session.every_call
+        if call.kind == "mcp" and call.response == response.id and not call.unreliable
+        if call.started_at is not None and call.ended_at is not None
+        if since <= call.started_at and call.ended_at <= heard
+    ]
+    return sorted(found, key=lambda call: (call.ended_at or 0, call.started_at or 0, call.id), reverse=True)
+
+
+def _is_first(session: Session, response: Response) -> bool:
+    """No other in the conversation began before it."""
+    return not any(
+        (one.created_at or 0) < (response.created_at or 0) for one in requests.in_order(session) if not one.aside
+    )
