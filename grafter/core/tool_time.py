@@ -3,13 +3,15 @@
 Every figure is a difference of two lengths, each on its own clock, or lies between two moments of one service.
 
 - ``service``: how long a SERVER span, or a CONSUMER's, of another service worked for it.
-- ``network``: the CLIENT span less the SERVER span under it.
+- ``network``: the CLIENT span less the SERVER spans under it.
 - ``queue``: from the end of the PRODUCER span to the beginning of the CONSUMER span, where both are of one service;
-  else what the tool waited after sending, less the time that the consumer worked, the way back included.
+  else what the tool waited after sending, less the time that the consumer worked, the way back included; only where
+  it has but one to wait for, and its own service has no other span after sending.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from grafter.core.call_latency import Part, Side, Step
 from grafter.core.joined_steps import JoinedSteps, is_guests, word
@@ -29,10 +31,29 @@ def with_insides(parts: Iterable[Part], trace: JoinedSteps) -> tuple[Part, ...]:
     )
 
 
+class _Hop(NamedTuple):
+    """What left the tool's own service and came back, by the clock of who sent it."""
+
+    start: int
+    end: int
+    parts: tuple[Part, ...]
+
+
 def _within(part: Part, trace: JoinedSteps) -> tuple[Part, ...]:
-    found: list[Part] = []
+    hops: list[_Hop] = []
     for host in _hosts(trace.by_id[part.span_id], trace):
-        found += _hops(host, trace)
+        for hop in _hops(host, trace):
+            if hop.end - host.start <= part.ns:
+                hops.append(hop)
+            elif hop.start - host.start < part.ns and hop.parts[0].name == "network":
+                # It outlived the tool: how much of it was in the tool's time nobody says.
+                return ()
+    found: list[Part] = []
+    until = 0
+    for hop in sorted(hops, key=lambda hop: (hop.start, hop.end, hop.parts[0].span_id)):
+        if hop.start >= until:
+            until = hop.end
+            found += hop.parts
     # Clocks or spans that disagree with the tool's own time say nothing about it.
     return tuple(found) if 0 < sum(one.ns for one in found) <= part.ns else ()
 
@@ -54,9 +75,9 @@ def _is_outermost(step: Step, tool: Step, trace: JoinedSteps) -> bool:
     return not any(word(above, *CALL_IDS) == name and not is_guests(above) for above in trace.above(step))
 
 
-def _hops(root: Step, trace: JoinedSteps) -> Iterator[Part]:
-    """What left the tool's own service, the outermost of each; of what overlaps in time the first."""
-    until = 0
+def _hops(root: Step, trace: JoinedSteps) -> Iterator[_Hop]:
+    """What left the tool's own service, the outermost of each."""
+    sent: list[tuple[Step, Step]] = []
     open_ = [root]
     seen: set[bytes] = set()
     while open_:
@@ -65,36 +86,49 @@ def _hops(root: Step, trace: JoinedSteps) -> Iterator[Part]:
             continue
         seen.add(step.span_id)
         under = trace.children.get(step.span_id, ())
-        hop = list(_hop(step, under, root))
-        if hop:
-            if step.start >= until:
-                until = max(step.end, until)
-                yield from hop
+        if step.kind == _CLIENT and (hop := _called(step, under)) is not None:
+            yield hop
             continue
-        # The last one is looked at first.
-        open_ += reversed(under)
-
-
-def _hop(step: Step, under: Iterable[Step], root: Step) -> Iterator[Part]:
-    length = step.end - step.start
-    for one in under:
+        if step.kind == _PRODUCER:
+            workers = [one for one in under if one.kind == _CONSUMER]
+            # Of several nobody says for which of them the tool waited.
+            if len(workers) == 1:
+                sent.append((step, workers[0]))
+                continue
+        open_ += under
+    apart = sum(one.service != step.service for step, one in sent)
+    for step, one in sent:
         worked = one.end - one.start
-        if worked < 0 or length < 0:
-            continue
-        if step.kind == _CLIENT and one.kind == _SERVER and one.service != step.service and worked <= length:
-            yield Part("network", length - worked, Side.UNKNOWN, "", step.span_id)
-            yield Part("service", worked, Side.APP, one.service, one.span_id)
-            return
-        if step.kind == _PRODUCER and one.kind == _CONSUMER:
-            waited = one.start - step.end if one.service == step.service else _unworked(step, worked, root)
-            if waited is not None and waited >= 0:
-                yield Part("queue", waited, Side.APP, word(one, "messaging.destination.name"), step.span_id)
-                yield Part("service", worked, Side.APP, one.service, one.span_id)
-                return
+        waited: int | None = one.start - step.end
+        if one.service != step.service:
+            waited = _unworked(step, worked, root, trace) if apart == 1 else None
+        if waited is not None and waited >= 0 and worked >= 0:
+            queue = Part("queue", waited, Side.APP, word(one, "messaging.destination.name"), step.span_id)
+            work = Part("service", worked, Side.APP, one.service, one.span_id)
+            yield _Hop(step.start, step.end + waited + worked, (queue, work))
 
 
-def _unworked(sent: Step, worked: int, root: Step) -> int | None:
-    """How long the tool waited for a consumer's result without it being worked on; None where it waited elsewhere."""
+def _called(step: Step, under: Iterable[Step]) -> _Hop | None:
+    """A call of other services, each attempt of it a SERVER span."""
+    servers = [one for one in under if one.kind == _SERVER]
+    worked = [one.end - one.start for one in servers]
+    away = step.end - step.start - sum(worked)
+    if not servers or away < 0 or min(worked) < 0 or any(one.service == step.service for one in servers):
+        return None
+    network = Part("network", away, Side.UNKNOWN, "", step.span_id)
+    work = [Part("service", ns, Side.APP, one.service, one.span_id) for one, ns in zip(servers, worked, strict=True)]
+    return _Hop(step.start, step.end, (network, *work))
+
+
+def _unworked(sent: Step, worked: int, root: Step, trace: JoinedSteps) -> int | None:
+    """How long the tool waited for a consumer's result without it being worked on; None where it waited elsewhere, or
+    did something else meanwhile."""
     if root.service != sent.service or not root.start <= sent.end <= root.end:
         return None
-    return root.end - sent.end - worked
+    around = {
+        sent.span_id,
+        *(one.span_id for one in trace.above(sent)),
+        *(one.span_id for one in trace.under(sent.span_id)),
+    }
+    own = (one for one in trace.under(root.span_id) if one.service == root.service and one.span_id not in around)
+    return None if any(one.end > sent.end for one in own) else root.end - sent.end - worked

@@ -364,6 +364,81 @@ def test_a_tools_queue() -> None:
         assert inside(part) == [queue, (f"service {'worker' if more is apart else 'gateway'}", 300)]
 
 
+TOOL = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.call.id": "call_1"}
+
+
+def insides(*host: dict[str, object]) -> list[tuple[str, float]]:
+    """What was inside the tool of 1,000 from 2,300 on."""
+    (turn,) = told(with_tool(), host).caller_turns
+    return inside(turn.parts[2])
+
+
+def test_two_attempts_at_a_time_count_once() -> None:
+    """Both sides of a hedged call, 2,400 to 2,800 and 2,450 to 2,850, under a span each: 400, of which 300 worked."""
+    voice = host_spans(
+        "voice",
+        ("10", "2", 2310, 2900, 1, TOOL),
+        ("20", "2", 2320, 2910, 1, TOOL),
+        ("11", "10", 2400, 2800, CLIENT, {}),
+        ("21", "20", 2450, 2850, CLIENT, {}),
+    )
+    crm = host_spans("crm", ("12", "11", 2450, 2750, SERVER, {}), ("22", "21", 2500, 2800, SERVER, {}))
+    assert insides(voice, crm) == [("network", 100), ("service crm", 300)]
+
+
+def test_calls_one_after_the_other_count_in_the_order_of_time() -> None:
+    """The one at 2,400 hangs under the span that began later than that of the one at 2,900: 100 and 200 worked."""
+    voice = host_spans(
+        "voice",
+        ("10", "2", 2310, 3290, 1, TOOL),
+        ("30", "10", 2315, 3290, 1, {}),
+        ("31", "30", 2900, 3200, CLIENT, {}),
+        ("40", "10", 2320, 2700, 1, {}),
+        ("41", "40", 2400, 2600, CLIENT, {}),
+    )
+    crm = host_spans("crm", ("32", "31", 2950, 3150, SERVER, {}), ("42", "41", 2450, 2550, SERVER, {}))
+    assert insides(voice, crm) == [("network", 100), ("service crm", 100), ("network", 100), ("service crm", 200)]
+
+
+def test_a_call_that_was_served_twice() -> None:
+    """One CLIENT span of 800 with two attempts of 90 and 580: the network's are 130."""
+    voice = host_spans("voice", ("10", "2", 2310, 3290, 1, TOOL), ("11", "10", 2400, 3200, CLIENT, {}))
+    crm = host_spans("crm", ("12", "11", 2410, 2500, SERVER, {}), ("13", "11", 2600, 3180, SERVER, {}))
+    assert insides(voice, crm) == [("network", 130), ("service crm", 90), ("service crm", 580)]
+
+
+def test_who_asks_again_while_the_queue_works_counts_once() -> None:
+    """Sent 2,330, worked 2,420 to 2,720 and asked about it 2,340 to 2,740: the queue 90, the work 300."""
+    voice = host_spans(
+        "voice",
+        ("10", "2", 2310, 3290, 1, TOOL),
+        ("11", "10", 2320, 2330, PRODUCER, {}),
+        ("12", "11", 2420, 2720, CONSUMER, {}),
+        ("13", "10", 2340, 2740, CLIENT, {}),
+    )
+    crm = host_spans("crm", ("14", "13", 2350, 2730, SERVER, {}))
+    assert insides(voice, crm) == [("queue", 90), ("service voice", 300)]
+
+
+def test_a_message_that_nobody_waits_for_says_nothing_of_a_queue() -> None:
+    """After sending the tool asks its database until 3,280; what another service did with the message, much later, was
+    not waited for. Nor is it known for which of two messages a tool waits."""
+    tool = ("10", "2", 2310, 3290, 1, TOOL)
+    sent, query = ("11", "10", 2320, 2330, PRODUCER, {}), ("13", "10", 2340, 3280, CLIENT, {})
+    mail = host_spans("mail", ("12", "11", 7000, 7300, CONSUMER, {}))
+    assert insides(host_spans("voice", tool, sent, query), mail) == []
+    assert insides(host_spans("voice", tool, sent), mail) == [("queue", 660), ("service mail", 300)]
+    other = ("15", "10", 2330, 2340, PRODUCER, {})
+    both = host_spans("mail", ("12", "11", 7000, 7300, CONSUMER, {}), ("16", "15", 7000, 7300, CONSUMER, {}))
+    assert insides(host_spans("voice", tool, sent, other), both) == []
+
+
+def test_a_call_that_outlives_its_tool_says_nothing() -> None:
+    """The app answers for the tool at 3,300 and calls on from 3,000 to 3,800: how much of it was the tool's?"""
+    voice = host_spans("voice", ("10", "2", 2310, 3900, 1, TOOL), ("11", "10", 3000, 3800, CLIENT, {}))
+    assert insides(voice, host_spans("crm", ("12", "11", 3050, 3750, SERVER, {}))) == []
+
+
 def test_spans_that_cannot_be_inside_a_tool_say_nothing() -> None:
     """A server that worked 5,000 within a client's 960 is not believed; nor is a hop that is longer than the tool."""
     app = host_spans(

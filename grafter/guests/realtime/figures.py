@@ -279,8 +279,8 @@ def _find(session: Session, name: str | None) -> Response | None:
 def _pieces(session: Session, response: Response, speech: Speech | None, start: int, end: int) -> tuple[Piece, ...]:
     """What lies between, from its end to its beginning; what follows from no evidence is unknown.
 
-    ``speech``: None for a greeting, which begins with the session. Unknown is all of it but the detector's silence where the way back to the speech is lost: sums of some of its turns
-    would pass for sums of all.
+    ``speech``: None for a greeting, which begins with the session. Where the way back is lost, all is unknown but the
+    detector's silence: sums of some of its turns would pass for sums of all.
     """
     pieces: list[Piece] = []
     at = end
