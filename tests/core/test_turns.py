@@ -567,6 +567,54 @@ def test_between_the_answers_of_a_run_measured_elsewhere_the_time_is_unknown() -
     assert (found.app_ns, found.openai_ns, found.unknown_ns) == (0, 2000 * MS, 1000 * MS)
 
 
+def test_runs_at_the_same_time_do_not_stand_between_one_anothers_answers() -> None:
+    """0 to 1,000 with a model 100 to 300, 500 to 2,000 with a model 1,500 to 1,700: 400 are OpenAI's. No run has two
+    answers, so 1,600 are unknown."""
+    run = {"service": "voice", "openai__agents__span__id": "x"}
+    found = latency(
+        [
+            step("session", 0, 9000),
+            step("a", 0, 1000, "session", **run, gen_ai__operation__name="invoke_agent"),
+            step("chat", 100, 300, "a", own="c1", **run, gen_ai__operation__name="chat"),
+            step("b", 500, 2000, "session", **run, gen_ai__operation__name="invoke_agent"),
+            step("chat", 1500, 1700, "b", own="c2", **run, gen_ai__operation__name="chat"),
+        ]
+    )
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (0, 400 * MS, 1600 * MS)
+
+
+def test_runs_one_after_the_other_in_whole_milliseconds() -> None:
+    """The first answers until 400 and ends at 1,000, where the second begins with its answer, to 1,300 and from 1,500
+    to 2,000: the 600 after the last answer of the first are unknown, the 200 between are the app's."""
+    run = {"service": "voice", "openai__agents__span__id": "x"}
+    found = latency(
+        [
+            step("session", 0, 9000),
+            step("a", 0, 1000, "session", **run, gen_ai__operation__name="invoke_agent"),
+            step("chat", 0, 400, "a", own="c1", **run, gen_ai__operation__name="chat"),
+            step("b", 1000, 2000, "session", **run, gen_ai__operation__name="invoke_agent"),
+            step("chat", 1000, 1300, "b", own="c2", **run, gen_ai__operation__name="chat"),
+            step("chat", 1500, 2000, "b", own="c3", **run, gen_ai__operation__name="chat"),
+        ]
+    )
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (200 * MS, 1200 * MS, 600 * MS)
+
+
+def test_the_time_of_another_providers_model_is_not_openais() -> None:
+    """By LiteLLM 1,000 of Claude, then 500 of OpenAI's."""
+    run = {"service": "voice", "openai__agents__span__id": "x"}
+    chat = {**run, "gen_ai__operation__name": "chat"}
+    found = latency(
+        [
+            step("session", 0, 9000),
+            step("a", 0, 1500, "session", **run, gen_ai__operation__name="invoke_agent"),
+            step("chat", 0, 1000, "a", own="c1", **chat, gen_ai__provider__name="anthropic"),
+            step("chat", 1000, 1500, "a", own="c2", **chat, gen_ai__provider__name="openai"),
+        ]
+    )
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (0, 500 * MS, 1000 * MS)
+
+
 def test_one_model_call_traced_by_both_sides_is_one_turn() -> None:
     """The host's span of the same answer hangs under the guest's, or had left before it."""
     guest = step("chat", 0, 900, own="guest", gen_ai__operation__name="chat", grafter__guest__span_id="r")
