@@ -77,12 +77,14 @@ def tell(
         edits.setdefault(span_id, HostEdit()).attributes += added.pop(span_id)
     told = list(guests)
     held = {span.span_id for span in host}
+    # Waits that the host itself states are said once, with the first guest's.
+    first_at = next((at for at, guest in enumerate(guests) if guest.spans), 0)
     for members in _by_anchor(guests):
         anchor = guests[members[0]].memory.anchor
         place = None if anchor is None else anchor.span_id
         sums: list[_Sums] = []
         for at in members:
-            turns = [turn for turn in waits if mine.get(SpanId(turn.answer), members[0]) == at]
+            turns = [turn for turn in waits if mine.get(SpanId(turn.answer), first_at) == at]
             so_far = _added([_pending(guests[at]), span_totals(turns)])
             last = place in held or _top(guests[at]) is not None
             told[at] = _keeping(told[at], None if last else so_far)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.otlp.json import Oddities, trace_request_from_json
 from grafter.otlp.steps import steps_of
-from tests.guests.realtime.hand import HOST, T0, TRACE, Call, document
+from tests.guests.realtime.hand import HOST, MS, T0, TRACE, Call, document
 from tests.rig import START, Peer, Rig, rig
 
 CALL = bytes.fromhex(TRACE)
@@ -148,6 +149,61 @@ async def test_a_call_that_names_no_host_has_the_sums_on_its_session() -> None:
         (session,) = [span for span, _ in peer.spans if span.name.startswith("realtime_session")]
         assert summed(peer) == [(session.span_id, TOTALS)]
         assert served.count("grafter_synthetic_spans_total") == 0
+
+
+def run_of_agents(name: str, under: str, start: int) -> list[dict[str, object]]:
+    """A trace of the Agents SDK under this span of the app: one run, which answers at once and takes 400 ms."""
+    trace_id, moments = (
+        f"trace_{name:0>32}",
+        [datetime.fromtimestamp(START / SECOND + at / 1000, UTC).isoformat() for at in (start, start + 400)],
+    )
+    common = {
+        "object": "trace.span",
+        "trace_id": trace_id,
+        "started_at": moments[0],
+        "ended_at": moments[1],
+        "error": None,
+    }
+    agent = {"type": "agent", "name": "desk", "handoffs": [], "tools": [], "output_type": "str"}
+    return [
+        {"object": "trace", "id": trace_id, "workflow_name": "w", "metadata": {"trace_id": TRACE, "span_id": under}},
+        {**common, "id": f"span_{name}1", "parent_id": None, "span_data": agent},
+        {**common, "id": f"span_{name}2", "parent_id": f"span_{name}1", "span_data": {"type": "response"}},
+    ]
+
+
+async def test_a_wait_that_the_host_states_is_summed_up_once() -> None:
+    """LiveKit says 1,500, of which 500 are the app's and 400 the model's of OpenAI; two runs of agents hang under two
+    of its spans, and each of them leaves with it."""
+    rows = [
+        ("01", "", "agent_session", 0, {}),
+        ("02", "01", "agent_turn", 2000, {"lk.e2e_latency": 1.5, "lk.end_of_turn_delay": 0.5, "lk.response.ttft": 0.4}),
+        ("03", "02", "one", 2000, {}),
+        ("04", "02", "two", 2100, {}),
+    ]
+    spans = [
+        {
+            "traceId": TRACE, "spanId": own.rjust(16, "0"), "parentSpanId": parent.rjust(16, "0") if parent else "",
+            "name": name, "kind": 1, "startTimeUnixNano": str(START + at * MS),
+            "endTimeUnixNano": str(START + 9_000 * MS),
+            "attributes": [
+                {"key": "gen_ai.operation.name", "value": {"stringValue": "invoke_agent"}},
+                {"key": "gen_ai.provider.name", "value": {"stringValue": "openai"}},
+                *({"key": key, "value": {"doubleValue": value}} for key, value in said.items()),
+            ],
+        }
+        for own, parent, name, at, said in rows
+    ]  # fmt: skip
+    resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "voice"}}]}
+    body = json.dumps({"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": spans}]}]})
+    peer = Peer()
+    async with rig(peer) as served:
+        await served.host(trace_request_from_json(body.encode(), Oddities()))
+        await served.guest(run_of_agents("a", "03".rjust(16, "0"), 2000))
+        await served.guest(run_of_agents("b", "04".rjust(16, "0"), 2100))
+        await served.pass_time(900, step=10)
+        assert [sums for _, sums in summed(peer)] == [(500.0, 400.0, 600.0)]
+        assert served.count("grafter_caller_wait_seconds_count", part="total") == 1
 
 
 async def test_a_trace_without_a_guest_is_left_as_it_is() -> None:
