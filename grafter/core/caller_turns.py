@@ -109,8 +109,7 @@ def is_evidence(step: Step) -> bool:
 
 def waits_for_tool(step: Step) -> bool:
     """It states a wait in which a tool ran."""
-    pieces = step.attributes.get(_NAMES[semconv.CALLER_WAIT].pieces)
-    return isinstance(pieces, str) and "tool:" in pieces
+    return any("tool:" in word(step, names.pieces) for names in _NAMES.values())
 
 
 def is_framework(span: HostSpan) -> bool:
@@ -191,6 +190,7 @@ def _pieces(text: str, trace: JoinedSteps) -> Iterator[Part]:
     for piece in text.split():
         name, _, rest = piece.partition(":")
         length, _, owner = rest.partition(":")
+        owner, _, kind = owner.partition(":")
         if not (length.isascii() and length.isdigit() and len(length) < 19):
             return
         try:
@@ -199,7 +199,9 @@ def _pieces(text: str, trace: JoinedSteps) -> Iterator[Part]:
             return
         step = trace.by_id.get(span_id)
         if name == "tool":
-            yield Part(name, int(length), tool_side(step), "" if step is None else tool_name(step), span_id)
+            # The tool itself may have left before.
+            side = Side.UNKNOWN if kind == "mcp" else tool_side(step)
+            yield Part(name, int(length), side, "" if step is None else tool_name(step), span_id)
         else:
             yield Part(name, int(length), _SIDES.get(name, Side.UNKNOWN), "", span_id)
 

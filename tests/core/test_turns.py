@@ -629,3 +629,15 @@ def test_one_model_call_traced_by_both_sides_is_one_turn() -> None:
 def test_nothing_is_known_of_a_trace_without_a_call() -> None:
     """A web request has no waits, no turns, no sums."""
     assert latency([step("GET /", 0, 10, kind=SERVER)]) == CallLatency((), (), None, None, None, None)
+
+
+def test_what_is_inside_a_greetings_tool() -> None:
+    """The tool that looks the caller up asks the CRM from 700 to 1,500, which works 650 of it."""
+    call = Call().session().ask(100).created(150, "looks").asked_tool(600, "looks", "call_1")
+    call.done(650, "looks", output=[call.tool_item("call_1")]).handed_back(1600, "call_1").ask(1610)
+    call.created(1650, "hello").sound(2000, "hello").done(2500, "hello").ended(9000)
+    voice = host_spans("voice", ("10", "2", 610, 1590, 1, TOOL), ("11", "10", 700, 1500, CLIENT, {}))
+    crm = host_spans("crm", ("12", "11", 750, 1400, SERVER, {}))
+    stated = [step.attributes for step in joined_steps(call, [voice, crm])]
+    assert [one["grafter.tool.network_ms"] for one in stated if "grafter.tool.network_ms" in one] == [150.0]
+    assert [one["grafter.tool.service_ms"] for one in stated if "grafter.tool.service_ms" in one] == [650.0]

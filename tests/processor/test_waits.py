@@ -151,6 +151,27 @@ async def test_a_call_that_names_no_host_has_the_sums_on_its_session() -> None:
         assert served.count("grafter_synthetic_spans_total") == 0
 
 
+async def test_an_mcp_servers_time_is_nobodys_though_its_span_has_left() -> None:
+    """The tool has left long before the answer that says the wait: 58.5 s, of which the server's 1.0 is nobody's."""
+    mcp = {"id": "m1", "type": "mcp_call", "name": "search", "server_label": "s", "arguments": "{}"}
+    made = Call().session().spoke(1000, 2000, "u1").created(2050, "r1")
+    made.server(2250, "response.output_item.added", response_id="r1", output_index=0, item=mcp)
+    made.server(2300, "response.mcp_call_arguments.done", response_id="r1", item_id="m1", arguments="{}")
+    made.server(3300, "response.mcp_call.completed", item_id="m1", output_index=0).done(3310, "r1").ask(3320)
+    made.created(3350, "r2").sound(60_000, "r2").done(90_000, "r2").ended(99_000)
+    peer = Peer()
+    async with rig(peer, policy=GraftPolicy(mode=Mode.STREAM)) as served:
+        await served.host(host())
+        await post_as_it_happens(served, made)
+        await served.pass_time(120)
+    (sentence,) = said(peer)["grafter.caller_wait.sentence"]
+    assert sentence == (
+        "waited 58.50 s: 0.50 the voice detector, 56.98 the model in two answers, 1.00 the MCP tool, 0.02 your app"
+    )
+    ((_, sums),) = summed(peer)
+    assert sums == pytest.approx((20, 57_480, 1000), abs=0.01)
+
+
 def run_of_agents(name: str, under: str, start: int) -> list[dict[str, object]]:
     """A trace of the Agents SDK under this span of the app: one run, which answers at once and takes 400 ms."""
     trace_id, moments = (

@@ -57,6 +57,8 @@ class Piece:
     length: int
     by: str = ""
     """The response or the tool call whose it was."""
+    mcp: bool = False
+    """A tool of an MCP server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,12 +288,12 @@ def _pieces(session: Session, response: Response, speech: Speech | None, start: 
     at = end
     name = "model" if speech is not None else "greeting"
 
-    def until(part: str, moment: int | None, by: str = "") -> bool:
+    def until(part: str, moment: int | None, by: str = "", *, mcp: bool = False) -> bool:
         nonlocal at
         if moment is None or not start <= moment <= at:
             return False
         if moment < at:
-            pieces.append(Piece(part, at - moment, by))
+            pieces.append(Piece(part, at - moment, by, mcp))
         at = moment
         return True
 
@@ -299,7 +301,7 @@ def _pieces(session: Session, response: Response, speech: Speech | None, start: 
         for call in _within(session, one, since=moment, heard=at):
             # Of two at a time the rest of the one that was asked for first.
             until(name, call.ended_at, one.id)
-            until("tool", call.started_at, call.id)
+            until("tool", call.started_at, call.id, mcp=True)
         return until(name, moment, one.id)
 
     if response.playing_at is not None:
@@ -334,7 +336,8 @@ def _pieces(session: Session, response: Response, speech: Speech | None, start: 
             return tuple(reversed(pieces))
         before = _led_to(session, one, answer)
         if tool is not None:
-            found = until("relay" if asked else "unknown", tool.ended_at) and until("tool", tool.started_at, tool.id)
+            found = until("relay" if asked else "unknown", tool.ended_at)
+            found = found and until("tool", tool.started_at, tool.id, mcp=tool.kind == "mcp")
         else:
             # Nothing of it was heard, so somebody asked again.
             found = until("relay" if asked else "unknown", None if before is None else before.done_at)

@@ -222,7 +222,14 @@ def _wait(attributes: Attributes, session: Session, response: Response) -> None:
     for part, length in wait.parts.items():
         attributes[semconv.WAIT_PART_MS.format(wait=name, part=part)] = milliseconds(length)
     attributes[semconv.WAIT_PIECES.format(wait=name)] = " ".join(
-        ":".join((piece.part, str(piece.length), *((session.span_id(piece.by).hex(),) if piece.by else ())))
+        ":".join(
+            (
+                piece.part,
+                str(piece.length),
+                *((session.span_id(piece.by).hex(),) if piece.by else ()),
+                *(("mcp",) if piece.mcp else ()),
+            )
+        )
         for piece in wait.pieces
     )
 
