@@ -47,8 +47,8 @@ _SECOND = 1_000_000_000
 _WAITED = 60 * _SECOND
 """A guest that ends this much later than the call that it hangs under was not waited for, whatever the clocks say."""
 _LATE = _SECOND
-"""How much later than it was a program may date a step: Pipecat's span of a response begins when that has ended, and an
-app that says "one moment" to a model may do so before it runs the tool."""
+"""How much later than it was a program may date a step: an app that says "one moment" to a model may do so before it
+runs the tool."""
 _ANY = Range()
 _NOT_DATED = {semconv.GRAFTER_ODD_TIME, semconv.GRAFTER_TIME_ODD, semconv.GRAFTER_SYNTHETIC}
 
@@ -124,7 +124,10 @@ class _Pairs:
         return [Pair(pair.at, pair.certain.wider(coarse), pair.likely.wider(coarse)) for pair in pairs]
 
     def _of_anchor(self) -> list[Pair]:
-        """The guest was given the id of the span that it hangs under, so that had begun; a call is waited for."""
+        """The guest was given the id of the span that it hangs under, so that had begun.
+
+        Mostly a call is waited for. That is not certain: a slow one that only begins the guest may end within it.
+        """
         anchor = self._anchor
         if anchor is None or not self._named or not self._usable(anchor) or self._source == Source.REALTIME:
             return []
@@ -135,8 +138,7 @@ class _Pairs:
         low: float = -inf
         if anchor.kind == SPAN_KIND_CLIENT and last - first <= anchor.end - begun and last - anchor.end <= _WAITED:
             low = last - anchor.end
-        lies = Range(low, first - begun)
-        return [Pair(anchor.start, lies, lies)]
+        return [_pair(anchor.start, Range(high=first - begun), Range(low, first - begun))]
 
     def _turns(self) -> dict[bytes, list[GraftedSpan]]:
         """The guest's model turns, by the span that they hang under, in order of time."""
@@ -150,14 +152,20 @@ class _Pairs:
 
     def _runs(self, called: Iterable[Match]) -> set[SpanId]:
         """Which host spans ran their calls: of each call the first that describes a tool. What else names the call,
-        such as another attempt or a line of a log, may come at any time after it was asked for."""
+        such as another attempt or a line of a log, may come at any time after it was asked for. Where another service
+        ran it too, whose clock may be another, nobody knows which was first."""
         first: dict[str | None, HostSpan] = {}
+        elsewhere = set()
         for match in called:
             tool = self._held.get(match.host)
-            if tool is not None and self._usable(tool) and is_tool(tool.attributes):
-                call = call_of(tool.attributes)
+            if tool is None or not is_tool(tool.attributes):
+                continue
+            call = call_of(tool.attributes)
+            if self._usable(tool):
                 first[call] = min(first.get(call, tool), tool, key=lambda span: (span.start, span.span_id))
-        return {tool.span_id for tool in first.values()}
+            else:
+                elsewhere.add(call)
+        return {tool.span_id for call, tool in first.items() if call not in elsewhere}
 
     def _of_tool(self, match: Match, turns: Mapping[bytes, Sequence[GraftedSpan]], runs: bool) -> Pair | None:
         """A tool runs after the turn that asked for it began, and before its output is known to the model.
@@ -190,10 +198,9 @@ class _Pairs:
         call, guest = self._held.get(match.host), self._spans.get(match.guest)
         if call is None or guest is None or not self._usable(call) or self._source == Source.REALTIME:
             return []
-        # What merely names the response, such as a request for what became of it, may come at any time after it.
-        calls = is_model_call(call.attributes)
-        certain = Range(guest.span.start - call.end, guest.span.end - call.start + _LATE if calls else inf)
-        if self._source == Source.SDK or not calls:
+        # Who asks again what became of a response names it at any time after it, and may call that a model call, too.
+        certain = Range(low=guest.span.start - call.end)
+        if self._source == Source.SDK or not is_model_call(call.attributes):
             return [Pair(call.start, certain, certain)]
         # What was measured at OpenAI lies within what was measured here.
         return [_pair(call.start, certain, Range(guest.span.end - call.end, guest.span.start - call.start))]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
+from math import inf
 from random import Random
 
 import pytest
@@ -254,6 +255,33 @@ TALK = host_span("talk", 900, 2600)
             id="a later question for the response",
         ),
         pytest.param(
+            Evidence(
+                (ROOT, host_span("poll", 30_000, 30_100, response="r1", what="chat")),
+                (turn("ask", 1000, 1500, response="r1"),),
+                wrong=0,
+                finding=Finding.AGREES,
+            ),
+            id="a later question for the response that is called a model call",
+        ),
+        pytest.param(
+            Evidence(
+                (ROOT, host_span("post", 900, 3000, kind=CLIENT)),
+                (turn("ask", 2800, 3400), turn("answer", 3500, 4200)),
+                named="post",
+                wrong=0,
+                finding=Finding.AGREES,
+            ),
+            id="a slow call that begins the guest, and does not wait for it",
+        ),
+        pytest.param(
+            Evidence(
+                (ROOT, replace(CALENDAR, envelope=ELSEWHERE), tool_span("again", 30_000, 30_100, "c1")),
+                wrong=0,
+                finding=Finding.AGREES,
+            ),
+            id="another attempt, of which the first ran in another service",
+        ),
+        pytest.param(
             Evidence((ROOT, CALENDAR, tool_span("again", 30_000, 30_100, "c1")), wrong=0, finding=Finding.AGREES),
             id="another attempt, after the output",
         ),
@@ -315,12 +343,14 @@ def test_the_span_that_the_app_named_had_begun() -> None:
     assert abs(min(start for start, _ in times(guest).values()) - TALK.start) <= MS
 
 
-def test_a_call_contains_what_it_waits_for() -> None:
-    """A CLIENT span from 100 ms before to 200 ms after: the middle is 50 ms beside the truth, and bounded."""
-    guest = joined((ROOT, replace(TALK, kind=CLIENT)), ahead(5000, *TURNS), named="talk")
-    found = clock(guest)
-    assert found.offset == 4950 * MS
-    assert (found.bounds.low, found.bounds.high) == (4799 * MS, 5101 * MS)
+def test_a_call_mostly_contains_what_it_begins() -> None:
+    """A CLIENT span from 100 ms before to 200 ms after. That a guest began before it is certain to be wrong, and the
+    middle of what is likely 50 ms beside the truth; that one ended after it may be right."""
+    asking = (ROOT, replace(TALK, kind=CLIENT))
+    behind = clock(joined(asking, ahead(-5000, *TURNS), named="talk"))
+    assert (behind.method, behind.offset) == ("two_sided", -5050 * MS)
+    assert behind.bounds.high == -4899 * MS
+    assert clock(joined(asking, ahead(5000, *TURNS), named="talk")).finding is Finding.AGREES
 
 
 def test_a_recorder_hears_a_tools_output_after_it_was_sent() -> None:
@@ -331,13 +361,13 @@ def test_a_recorder_hears_a_tools_output_after_it_was_sent() -> None:
 
 
 def test_one_response_is_of_one_time() -> None:
-    """An id of OpenAI's: the app's span of the call and OpenAI's touch, and OpenAI's lies mostly within."""
+    """An id of OpenAI's: the app had it after OpenAI began, and OpenAI's span lies mostly within the app's."""
     mine = host_span("mine", 900, 1700, response="r1", what="chat")
     theirs = turn("ask", 1000, 1500, response="r1")
     guest = joined((ROOT, mine), ahead(5000, theirs), Source.WEBHOOK)
     found = clock(guest)
     assert found.offset == 4950 * MS
-    assert (found.bounds.low, found.bounds.high) == (4299 * MS, 6601 * MS)
+    assert (found.bounds.low, found.bounds.high) == (4299 * MS, inf)
 
 
 @pytest.mark.parametrize("address", ["https://api.openai.com/v1/agents/sessions", "https://example.com/"])
