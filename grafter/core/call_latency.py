@@ -107,7 +107,13 @@ class CallLatency:
 
     caller_turns: tuple[CallerTurn, ...]
     model_turns: tuple[ModelTurn, ...]
-    greeting: CallerTurn | None
+    greetings: tuple[CallerTurn, ...]
+    """One of each call in which the app spoke first, in the order of their ends."""
     app_ns: int | None
     openai_ns: int | None
     unknown_ns: int | None
+
+    @property
+    def greeting(self) -> CallerTurn | None:
+        """The first of them."""
+        return self.greetings[0] if self.greetings else None

@@ -117,10 +117,15 @@ def is_framework(span: HostSpan) -> bool:
     return span.name in ("agent_turn", "job_entrypoint") or _PIPECAT in span.attributes
 
 
-def greeting(trace: JoinedSteps) -> CallerTurn | None:
-    """The wait for a call's first word, which an answer states; of several the first."""
-    stated = [turn for step in trace.ordered if (turn := _stated(step, semconv.GREETING, trace)) is not None]
-    return min(stated, key=lambda turn: (turn.end, turn.answer), default=None)
+def greetings(trace: JoinedSteps) -> list[CallerTurn]:
+    """The waits for each call's first word, which an answer states; of one call's the first."""
+    found: dict[str, CallerTurn] = {}
+    for step in trace.ordered:
+        turn = _stated(step, semconv.GREETING, trace)
+        if turn is not None:
+            call = word(step, _CALL)
+            found[call] = min(found.get(call, turn), turn, key=_place)
+    return sorted(found.values(), key=_place)
 
 
 def spoken_in_live(trace: JoinedSteps, *, whole: bool) -> list[CallerTurn]:
@@ -135,7 +140,9 @@ def spoken_in_live(trace: JoinedSteps, *, whole: bool) -> list[CallerTurn]:
         start, end = moment(step, semconv.TURN_SPEECH_END_TIME), moment(step, semconv.TURN_FIRST_AUDIO_TIME)
         if start is None or end is None or end <= start or number(step, semconv.TURN_FIRST_AUDIO_MS) is None:
             continue
-        worked = not whole or word(step, _CALL) in apps
+        # A moment of the session's own clock is none of spans that were drawn on another.
+        moved = semconv.GRAFTER_CLOCK_METHOD in step.attributes
+        worked = not whole or word(step, _CALL) in apps or (moved and bool(work))
         worked = worked or any(one.start < end and one.end > start for one in work)
         part = Part("unknown", end - start, Side.UNKNOWN) if worked else Part("model", end - start, Side.OPENAI)
         found.append(_turn(step, start, end, (_INPUT_TRANSCRIPT, "output_transcript"), (part,)))
@@ -150,6 +157,10 @@ def heard_in_frameworks(trace: JoinedSteps) -> list[CallerTurn]:
         if turn is not None:
             found.append(turn)
     return found
+
+
+def _place(turn: CallerTurn) -> tuple[int, bytes]:
+    return turn.end, turn.answer
 
 
 def _turn(
@@ -315,7 +326,7 @@ def _tools_within(steps: Iterable[Step], start: int, end: int) -> list[Part]:
     for step in sorted((one for one in steps if is_tool(one)), key=lambda one: (one.start, one.span_id)):
         since, until = max(step.start, at), min(step.end, end)
         if until > since:
-            found.append(Part("tool", until - since, Side.APP, tool_name(step), step.span_id))
+            found.append(Part("tool", until - since, tool_side(step), tool_name(step), step.span_id))
             at = until
     return found
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from grafter.core.agent_runs import time_of_runs
 from grafter.core.call_latency import CallerTurn, CallLatency, ModelTurn, Part, Side, Step
-from grafter.core.caller_turns import greeting, greeting_of_livekit, heard_in_frameworks, measured, spoken_in_live
+from grafter.core.caller_turns import greeting_of_livekit, greetings, heard_in_frameworks, measured, spoken_in_live
 from grafter.core.joined_steps import JoinedSteps
 from grafter.core.model_turns import model_turns
 from grafter.core.tool_time import with_insides
@@ -28,16 +28,17 @@ def latency(steps: Sequence[Step], *, whole: bool = True) -> CallLatency:
     Without any, the totals are those of the agents' runs.
     """
     trace = JoinedSteps(steps)
-    found, first = [*measured(trace), *spoken_in_live(trace, whole=whole)], greeting(trace)
-    if not found and first is None:
+    found, firsts = [*measured(trace), *spoken_in_live(trace, whole=whole)], greetings(trace)
+    if not found and not firsts:
         found, first = heard_in_frameworks(trace), greeting_of_livekit(trace)
+        firsts = [] if first is None else [first]
     found.sort(key=lambda turn: (turn.start, turn.answer))
     turns = tuple(_told(turn, number, trace) for number, turn in enumerate(found, 1))
-    first = None if first is None else _told(first, 0, trace)
-    app, openai, unknown = span_totals(turns if first is None else (*turns, first))
-    if whole and not turns and first is None:
+    told = tuple(_told(first, 0, trace) for first in firsts)
+    app, openai, unknown = span_totals((*turns, *told))
+    if whole and not turns and not told:
         app, openai, unknown = time_of_runs(trace)
-    return CallLatency(turns, model_turns(trace), first, app, openai, unknown)
+    return CallLatency(turns, model_turns(trace), told, app, openai, unknown)
 
 
 def span_totals(turns: Iterable[CallerTurn]) -> tuple[int | None, int | None, int | None]:

@@ -2,8 +2,8 @@
 
 The waits are worked out in ``core.turns`` from what leaves together. A sentence stands on the answer that ends a wait,
 what was inside a tool on the tool, and the sums on the anchor; on a span beside it, ``grafter.summary``, where the
-anchor has left before. Nothing is summed up twice: what is said is of turns that no span has summed up before. Of a
-call that leaves in pieces the sums are kept until its session's own span leaves, which ends last.
+anchor has left before. Nothing is summed up twice: what is said is of turns that no span has summed up before. In
+stream mode the sums of a call are kept until its session's own span leaves, which ends last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,7 +64,7 @@ def tell(
     steps = [*own, *_host_steps(host, runs, edits, own)]
     whole = policy.mode is Mode.HOLD and all(one.first for one in hung)
     found = latency(steps, whole=whole)
-    waits = found.caller_turns if found.greeting is None else (found.greeting, *found.caller_turns)
+    waits = (*found.greetings, *found.caller_turns)
     pending = any(SUMS in guest.memory.head for guest in guests)
     if not (waits or found.model_turns or pending or found.app_ns is not None):
         return Told(guests, None)
@@ -86,7 +86,8 @@ def tell(
         for at in members:
             turns = [turn for turn in waits if mine.get(SpanId(turn.answer), first_at) == at]
             so_far = _added([_pending(guests[at]), span_totals(turns)])
-            last = place in held or _top(guests[at]) is not None
+            # What leaves in pieces has its own span last; what comes after that, or whole, is summed up at once.
+            last = policy.mode is Mode.HOLD or place in held or _top(guests[at]) is not None
             told[at] = _keeping(told[at], None if last else so_far)
             if last:
                 sums.append(so_far)
@@ -102,7 +103,8 @@ def tell(
             added.setdefault(top, []).extend(values)
         else:
             first = told[members[0]]
-            summary = _summary(first, waits, values)
+            own_waits = [turn for turn in waits if mine.get(SpanId(turn.answer), first_at) in members]
+            summary = _summary(first, own_waits, values)
             told[members[0]] = replace(first, spans=(*first.spans, summary), synthetic=first.synthetic + 1)
     return Told([_with(guest, added) for guest in told], found)
 
@@ -260,8 +262,10 @@ def _summary(guest: Grafted, waits: Sequence[CallerTurn], values: Sequence[tuple
     anchor, first = guest.memory.anchor, guest.spans[0]
     ids = b"".join(sorted(each.span.span_id for each in guest.spans))
     digest = sha256(semconv.SUMMARY.encode() + first.trace_id + ids).digest()[:8]
-    starts = [turn.start for turn in waits] or [each.span.start for each in guest.spans]
-    ends = [turn.end for turn in waits] or [each.span.end for each in guest.spans]
+    # Moments of a wait are stated by the guest's own clock, its spans drawn by the host's.
+    ahead = 0 if guest.record.clock is None else guest.record.clock.offset
+    starts = [turn.start - ahead for turn in waits] or [each.span.start for each in guest.spans]
+    ends = [turn.end - ahead for turn in waits] or [each.span.end for each in guest.spans]
     attributes = ((semconv.GRAFTER_SYNTHETIC, True), *values)
     span = GuestSpan(
         span_id=SpanId(digest if any(digest) else b"\0\0\0\0\0\0\0\1"),
@@ -273,7 +277,7 @@ def _summary(guest: Grafted, waits: Sequence[CallerTurn], values: Sequence[tuple
         end=UnixNano(max(ends)),
         attributes=attributes,
     )
-    parent = b"" if anchor is None or anchor.span_id is None else anchor.span_id
+    parent = first.parent_span_id if anchor is None or anchor.span_id is None else anchor.span_id
     envelope = None if anchor is None else anchor.envelope
     return GraftedSpan(span, first.trace_id, parent, first.trace_state, first.flags, envelope, attributes)
 

@@ -114,8 +114,8 @@ class Assembled:
         if self.latency is not None:
             for turn in self.latency.caller_turns:
                 metrics.waited(_seconds(turn), greeting=False)
-            if self.latency.greeting is not None:
-                metrics.waited(_seconds(self.latency.greeting), greeting=True)
+            for turn in self.latency.greetings:
+                metrics.waited(_seconds(turn), greeting=True)
         if self.never:
             metrics.expected_guests.labels("unknown", "never").inc()
         for guest in self.guests:

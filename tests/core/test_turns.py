@@ -3,6 +3,8 @@
 The calls go the whole way, posts, store, join and export, and are read from what left.
 """
 
+from dataclasses import replace
+
 from grafter.core.call_latency import CallLatency, Side
 from grafter.core.turns import latency
 from tests.core.turn_steps import (
@@ -327,6 +329,18 @@ def test_work_that_a_live_session_gave_away_is_unknown() -> None:
     assert parts(turn) == [("unknown", 700)]
 
 
+def test_a_live_session_that_was_drawn_on_another_clock_is_compared_with_no_work() -> None:
+    """A model worked two hours later by the host's clock: by the session's, nobody knows."""
+    steps = [
+        replace(one, attributes={**one.attributes, "grafter.clock.method": "one_sided"}) for one in joined_steps(live())
+    ]
+    (turn,) = latency(steps).caller_turns
+    assert parts(turn) == [("model", 700)]
+    later = step("chat", 7_200_000, 7_200_100, gen_ai__operation__name="chat", grafter__guest__span_id="resp_1")
+    (turn,) = latency([*steps, later]).caller_turns
+    assert parts(turn) == [("unknown", 700)]
+
+
 # -- inside a tool
 
 
@@ -484,6 +498,22 @@ def test_livekits_turn() -> None:
     assert (found.app_ns, found.openai_ns, found.unknown_ns) == (1170 * MS, 700 * MS, 130 * MS)
 
 
+def test_a_tool_that_openai_runs_in_livekits_turn_is_not_the_apps() -> None:
+    """Spoken at 2,000 after 1,000, of which an MCP server had 300 and the app's own tool 200."""
+    own: dict[str, str] = {"gen_ai__operation__name": "execute_tool"}
+    found = latency(
+        [
+            step("agent_turn", 1000, 3000, lk__e2e_latency=1.0),
+            step(
+                "mcp", 1200, 1500, "agent_turn", **own, gen_ai__tool__type="extension", mcp__method__name="tools/call"
+            ),
+            step("book", 1500, 1700, "agent_turn", **own),
+            step("agent_speaking", 2000, 2900, "agent_turn"),
+        ]
+    )
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (200 * MS, 0, 800 * MS)
+
+
 def test_livekits_parts_that_do_not_fit_are_unknown() -> None:
     """1,500 of end of turn in a wait of 1,000: what overlaps there nobody says."""
     (turn,) = latency([step("agent_turn", 0, 2000, lk__e2e_latency=1.0, lk__end_of_turn_delay=1.5)]).caller_turns
@@ -628,7 +658,7 @@ def test_one_model_call_traced_by_both_sides_is_one_turn() -> None:
 
 def test_nothing_is_known_of_a_trace_without_a_call() -> None:
     """A web request has no waits, no turns, no sums."""
-    assert latency([step("GET /", 0, 10, kind=SERVER)]) == CallLatency((), (), None, None, None, None)
+    assert latency([step("GET /", 0, 10, kind=SERVER)]) == CallLatency((), (), (), None, None, None)
 
 
 def test_what_is_inside_a_greetings_tool() -> None:

@@ -151,6 +151,46 @@ async def test_a_call_that_names_no_host_has_the_sums_on_its_session() -> None:
         assert served.count("grafter_synthetic_spans_total") == 0
 
 
+async def test_two_calls_under_one_anchor_are_summed_up_both() -> None:
+    """Each has its greeting and its waits: twice the sums, whether they leave together or one after the other."""
+    both = tuple(2 * total for total in TOTALS)
+    second = [{**row, "call": "rtc_second"} for row in rows(call())]
+    for late in (False, True):
+        peer = Peer()
+        async with rig(peer) as served:
+            await served.host(host())
+            await served.realtime(*rows(call()))
+            if late:
+                await served.pass_time(60)
+            await served.realtime(*second)
+            await served.pass_time(60)
+            assert tuple(sum(column) for column in zip(*(sums for _, sums in summed(peer)), strict=True)) == both
+            assert len(summed(peer)) == 1 + late
+            assert said(peer)["grafter.greeting.sentence"] == SENTENCES["grafter.greeting.sentence"] * 2
+            assert served.count("grafter_greeting_seconds_count", part="total") == 2
+
+
+async def test_what_comes_of_a_call_after_its_session_has_left_is_summed_up_too() -> None:
+    """Its posts stopped for an hour, so it was released with 0.1 + 1.3 s; the answer with the tool comes later."""
+    made = rows(call())
+    cut = next(at for at, row in enumerate(made) if float(str(row["at"])) > START / SECOND + 5)
+    for linked in (True, False):
+        peer = Peer()
+        async with rig(peer) as served:
+            await served.host(host())
+            posts = made if linked else [{key: row[key] for key in row if key != "metadata"} for row in made]
+            await served.realtime(*posts[:cut])
+            await served.pass_time(4000, step=20)
+            assert [sums for _, sums in summed(peer)] == [(100, 1300, 0)]
+            await served.realtime(*posts[cut:])
+            await served.pass_time(4000, step=20)
+            assert sorted(sums for _, sums in summed(peer)) == [(100, 1300, 0), (1010, 1190, 0)]
+            (summary,) = [span for span, _ in peer.spans if span.name == "grafter.summary"]
+            assert summary.parent_span_id in {span.span_id for span, _ in peer.spans}
+            came, became = served.books(len(peer.spans))
+            assert came == became
+
+
 async def test_an_mcp_servers_time_is_nobodys_though_its_span_has_left() -> None:
     """The tool has left long before the answer that says the wait: 58.5 s, of which the server's 1.0 is nobody's."""
     mcp = {"id": "m1", "type": "mcp_call", "name": "search", "server_label": "s", "arguments": "{}"}
