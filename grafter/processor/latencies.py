@@ -22,6 +22,7 @@ from grafter.core.model import (
     GraftedSpan,
     GuestSpan,
     HostSpan,
+    Source,
     SpanId,
     UnixNano,
 )
@@ -32,7 +33,8 @@ from grafter.otlp.steps import service_of, step_of
 from grafter.processor.hung_guests import Hung
 
 SUMS = "waits"
-"""The key of a guest's memory that holds its sums, in ns, until some span says them: the app's, OpenAI's, unknown."""
+"""The key of a guest's memory that holds its sums, in ns, until some span says them: the app's, OpenAI's, unknown.
+Empty once its own span has left in stream mode: what comes after that is said at once."""
 
 _Sums = tuple[int | None, int | None, int | None]
 _MILLISECOND = 1_000_000
@@ -65,7 +67,7 @@ def tell(
     whole = policy.mode is Mode.HOLD and all(one.first for one in hung)
     found = latency(steps, whole=whole)
     waits = (*found.greetings, *found.caller_turns)
-    pending = any(SUMS in guest.memory.head for guest in guests)
+    pending = any(_pending(guest)[0] is not None or _ends(guest, policy) for guest in guests)
     if not (waits or found.model_turns or pending or found.app_ns is not None):
         return Told(guests, None)
     added: dict[SpanId, list[tuple[str, AttributeValue]]] = {}
@@ -87,8 +89,9 @@ def tell(
             turns = [turn for turn in waits if mine.get(SpanId(turn.answer), first_at) == at]
             so_far = _added([_pending(guests[at]), span_totals(turns)])
             # What leaves in pieces has its own span last; what comes after that, or whole, is summed up at once.
-            last = policy.mode is Mode.HOLD or place in held or _top(guests[at]) is not None
-            told[at] = _keeping(told[at], None if last else so_far)
+            ended = _ends(guests[at], policy) or guests[at].memory.head.get(SUMS) == []
+            last = policy.mode is Mode.HOLD or place in held or _top(guests[at]) is not None or ended
+            told[at] = _keeping(told[at], None if last else so_far, ended=ended)
             if last:
                 sums.append(so_far)
         if not waits and whole:
@@ -131,11 +134,18 @@ def _pending(guest: Grafted) -> _Sums:
     return None, None, None
 
 
-def _keeping(guest: Grafted, sums: _Sums | None) -> Grafted:
+def _ends(guest: Grafted, policy: GraftPolicy) -> bool:
+    """A call that leaves in pieces, and its own span now."""
+    return policy.mode is Mode.STREAM and guest.record.source == Source.REALTIME and _top(guest) is not None
+
+
+def _keeping(guest: Grafted, sums: _Sums | None, *, ended: bool) -> Grafted:
     """The guest with these sums to remember; None: with none."""
-    head = {key: value for key, value in guest.memory.head.items() if key != SUMS}
+    head: dict[str, object] = {key: value for key, value in guest.memory.head.items() if key != SUMS}
     if sums is not None and sums[0] is not None:
         head[SUMS] = list(sums)
+    elif ended:
+        head[SUMS] = []
     return guest if head == guest.memory.head else replace(guest, memory=replace(guest.memory, head=head))
 
 
