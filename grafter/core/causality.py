@@ -127,10 +127,13 @@ class _Pairs:
     def _of_anchor(self) -> list[Pair]:
         """The guest was given the id of the span that it hangs under, so that had begun.
 
-        Mostly a call is waited for. That is not certain: a slow one that only begins the guest may end within it.
+        Mostly a call is waited for. That is not certain: a slow one that only begins the guest may end within it. A
+        session's metadata may be replaced while it goes on, so what they name says nothing of its beginning.
         """
         anchor = self._anchor
-        if anchor is None or not self._named or not self._usable(anchor) or self._source == Source.REALTIME:
+        if anchor is None or not self._named or not self._usable(anchor):
+            return []
+        if self._source in (Source.REALTIME, Source.SESSIONS):
             return []
         # An id that is computed from a call's may be known before its span begins; what hangs below it shows that.
         begun = min(anchor.start, self._below.get(anchor.span_id, anchor.start))

@@ -232,13 +232,27 @@ TALK = host_span("talk", 900, 2600)
             Evidence((ROOT, replace(CALENDAR, attributes=TOOL | {"gen_ai.tool.name": "look"}))), id="a tool by its name"
         ),
         pytest.param(Evidence((ROOT, TALK)), id="a root is a link, and contains nothing"),
-        pytest.param(Evidence((ROOT, TALK), named="talk", finding=Finding.AGREES), id="a span that need not wait"),
         pytest.param(
-            Evidence((ROOT, replace(TALK, kind=CLIENT, end=at(1100))), named="talk", finding=Finding.AGREES),
+            Evidence((ROOT, TALK), source=Source.WEBHOOK, named="talk", finding=Finding.AGREES),
+            id="a span that need not wait",
+        ),
+        pytest.param(
+            Evidence(
+                (ROOT, replace(TALK, kind=CLIENT, end=at(1100))),
+                source=Source.WEBHOOK,
+                named="talk",
+                finding=Finding.AGREES,
+            ),
             id="a call that was shorter than the guest",
         ),
         pytest.param(
-            Evidence((ROOT, replace(TALK, kind=CLIENT)), named="talk", wrong=90_000, finding=Finding.AGREES),
+            Evidence(
+                (ROOT, replace(TALK, kind=CLIENT)),
+                source=Source.WEBHOOK,
+                named="talk",
+                wrong=90_000,
+                finding=Finding.AGREES,
+            ),
             id="a later turn of a session",
         ),
         pytest.param(
@@ -267,6 +281,7 @@ TALK = host_span("talk", 900, 2600)
             Evidence(
                 (ROOT, host_span("post", 900, 3000, kind=CLIENT)),
                 (turn("ask", 2800, 3400), turn("answer", 3500, 4200)),
+                Source.WEBHOOK,
                 named="post",
                 wrong=0,
                 finding=Finding.AGREES,
@@ -280,6 +295,10 @@ TALK = host_span("talk", 900, 2600)
                 finding=Finding.AGREES,
             ),
             id="another attempt, of which the first ran in another service",
+        ),
+        pytest.param(
+            Evidence((ROOT, host_span("later", 30_000, 33_000)), named="later", wrong=0),
+            id="a session whose metadata was replaced in a later turn",
         ),
         pytest.param(
             Evidence((ROOT, CALENDAR, tool_span("again", 30_000, 30_100, "c1")), wrong=0, finding=Finding.AGREES),
@@ -321,6 +340,7 @@ TALK = host_span("talk", 900, 2600)
         pytest.param(
             Evidence(
                 (ROOT, replace(TALK, start=at(1200)), host_span("inside", 950, 1000, parent="talk")),
+                source=Source.WEBHOOK,
                 named="talk",
                 wrong=0,
                 finding=Finding.AGREES,
@@ -338,7 +358,7 @@ def test_what_proves_nothing_moves_nothing(case: Evidence) -> None:
 
 def test_the_span_that_the_app_named_had_begun() -> None:
     """One side only: the nearest bound, so that the guest begins with it."""
-    guest = joined((ROOT, TALK), ahead(-5000, *TURNS), named="talk")
+    guest = joined((ROOT, TALK), ahead(-5000, *TURNS), Source.WEBHOOK, named="talk")
     assert clock(guest).method == "one_sided"
     assert abs(min(start for start, _ in times(guest).values()) - TALK.start) <= MS
 
@@ -347,10 +367,10 @@ def test_a_call_mostly_contains_what_it_begins() -> None:
     """A CLIENT span from 100 ms before to 200 ms after. That a guest began before it is certain to be wrong, and the
     middle of what is likely 50 ms beside the truth; that one ended after it may be right."""
     asking = (ROOT, replace(TALK, kind=CLIENT))
-    behind = clock(joined(asking, ahead(-5000, *TURNS), named="talk"))
+    behind = clock(joined(asking, ahead(-5000, *TURNS), Source.WEBHOOK, named="talk"))
     assert (behind.method, behind.offset) == ("two_sided", -5050 * MS)
     assert behind.bounds.high == -4899 * MS
-    assert clock(joined(asking, ahead(5000, *TURNS), named="talk")).finding is Finding.AGREES
+    assert clock(joined(asking, ahead(5000, *TURNS), Source.WEBHOOK, named="talk")).finding is Finding.AGREES
 
 
 def test_a_recorder_hears_a_tools_output_after_it_was_sent() -> None:

@@ -119,10 +119,9 @@ async def test_turns_that_contradict_each_other_are_drawn_as_they_came() -> None
 
 
 @pytest.mark.parametrize("kind", [Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_INTERNAL])
-async def test_a_request_mostly_contains_its_session(kind: Span.SpanKind.ValueType) -> None:
-    """From 100 ms before to 200 ms after the turn. A session that began half a minute before it is drawn in its middle,
-    or where nothing says that it waited at its beginning; one that began later may have."""
-    for wrong, drawn in ((-30, 60.05 if kind == Span.SPAN_KIND_CLIENT else 59.9), (30, 90)):
+async def test_the_span_that_a_sessions_metadata_name_proves_nothing(kind: Span.SpanKind.ValueType) -> None:
+    """They may have been replaced since the session began, and a request need not wait for it."""
+    for wrong, drawn in ((-30, 30), (30, 90)):
         peer = Peer()
         async with rig(peer) as served:
             await served.host(app(kind=kind))
