@@ -36,6 +36,7 @@ class _Hop(NamedTuple):
 
     start: int
     end: int
+    service: str
     parts: tuple[Part, ...]
 
 
@@ -43,7 +44,7 @@ def _within(part: Part, trace: JoinedSteps) -> tuple[Part, ...]:
     hops: list[_Hop] = []
     for host in _hosts(trace.by_id[part.span_id], trace):
         for hop in _hops(host, trace):
-            if hop.end - host.start <= part.ns:
+            if hop.service != host.service or hop.end - host.start <= part.ns:
                 hops.append(hop)
             elif hop.start - host.start < part.ns and hop.parts[0].name == "network":
                 # It outlived the tool: how much of it was in the tool's time nobody says.
@@ -105,7 +106,7 @@ def _hops(root: Step, trace: JoinedSteps) -> Iterator[_Hop]:
         if waited is not None and waited >= 0 and worked >= 0:
             queue = Part("queue", waited, Side.APP, word(one, "messaging.destination.name"), step.span_id)
             work = Part("service", worked, Side.APP, one.service, one.span_id)
-            yield _Hop(step.start, step.end + waited + worked, (queue, work))
+            yield _Hop(step.start, step.end + waited + worked, step.service, (queue, work))
 
 
 def _called(step: Step, under: Iterable[Step]) -> _Hop | None:
@@ -117,7 +118,7 @@ def _called(step: Step, under: Iterable[Step]) -> _Hop | None:
         return None
     network = Part("network", away, Side.UNKNOWN, "", step.span_id)
     work = [Part("service", ns, Side.APP, one.service, one.span_id) for one, ns in zip(servers, worked, strict=True)]
-    return _Hop(step.start, step.end, (network, *work))
+    return _Hop(step.start, step.end, step.service, (network, *work))
 
 
 def _unworked(sent: Step, worked: int, root: Step, trace: JoinedSteps) -> int | None:

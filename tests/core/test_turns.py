@@ -453,6 +453,19 @@ def test_a_call_that_outlives_its_tool_says_nothing() -> None:
     assert insides(voice, host_spans("crm", ("12", "11", 3050, 3750, SERVER, {}))) == []
 
 
+def test_a_call_by_another_services_clock_is_not_judged_by_the_tools() -> None:
+    """The tool runs in a worker whose clock is ten minutes ahead; it calls for 800, of which 650 are worked."""
+    ahead = 600_000
+    voice = host_spans("voice", ("10", "2", 2310, 3290, 1, TOOL))
+    worker = host_spans(
+        "worker",
+        ("20", "10", ahead + 2320, ahead + 3280, SERVER, {}),
+        ("11", "20", ahead + 2400, ahead + 3200, CLIENT, {}),
+    )
+    crm = host_spans("crm", ("12", "11", 2450, 3100, SERVER, {}))
+    assert insides(voice, worker, crm) == [("network", 150), ("service crm", 650)]
+
+
 def test_spans_that_cannot_be_inside_a_tool_say_nothing() -> None:
     """A server that worked 5,000 within a client's 960 is not believed; nor is a hop that is longer than the tool."""
     app = host_spans(
