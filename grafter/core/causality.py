@@ -189,8 +189,8 @@ class _Pairs:
             known = inf
         low: float = asked - tool.end
         high = known - tool.start if runs else inf
-        if runs and (turn is not None or self._source == Source.SESSIONS):
-            low = max(low, (guest if turn is None else turn).span.start - tool.start)
+        if runs and turn is not None:
+            low = max(low, turn.span.start - tool.start)
         likely = Range(asked - tool.start, known - tool.end if runs else inf)
         if self._source == Source.REALTIME:
             # Another socket than the app's: the app may have heard of the call first.

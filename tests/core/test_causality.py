@@ -297,6 +297,15 @@ TALK = host_span("talk", 900, 2600)
             id="another attempt, of which the first ran in another service",
         ),
         pytest.param(
+            Evidence(
+                (ROOT, tool_span("calendar", 1350, 1950, "c1")),
+                (call("look", 1500, 2000, None, "c1"),),
+                wrong=0,
+                finding=Finding.AGREES,
+            ),
+            id="a tool that begins while its arguments come, of a turn that is not known",
+        ),
+        pytest.param(
             Evidence((ROOT, host_span("later", 30_000, 33_000)), named="later", wrong=0),
             id="a session whose metadata was replaced in a later turn",
         ),
