@@ -233,7 +233,7 @@ def _latency(row: CallRow, spans: Sequence[ReadSpan]) -> CallLatency:
     if found.caller_turns or not row.turns:
         return found
     ns = [None if each is None else round(each * words.MS) for each in (row.app_ms, row.openai_ms, row.unknown_ms)]
-    return CallLatency(turns_of(row.turns), found.model_turns, found.greeting, *ns)
+    return CallLatency(turns_of(row.turns), found.model_turns, found.greetings, *ns)
 
 
 def _window(known: CallLatency, asked: Asked, start: int, end: int) -> tuple[int, int]:
