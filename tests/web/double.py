@@ -111,7 +111,7 @@ async def joined(call: PlayedCall) -> list[bytes]:
         for _, request in call.host.requests():
             parts += host_parts(
                 Path("host"), Request(Door.OTLP, request, "application/x-protobuf", 0, None, "host"), policy
-            )
+            ).parts
     for post in call.posts():
         body = json.dumps(post).encode()
         at = call.start.timestamp() + call.length_ms / 1000
