@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import median
 
 from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Page, PhoneView, Search, TurnRow
-from grafter.commands.demo.many_calls import CLINIC, PlayedCall, all_calls
+from grafter.commands.demo.many_calls import all_calls
+from grafter.commands.demo.script import CLINIC, PlayedCall
 from grafter.commands.graft import guest_parts, host_parts, released
 from grafter.commands.send import Door, Request
 from grafter.components import Config

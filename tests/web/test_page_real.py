@@ -13,7 +13,8 @@ import aiohttp
 import grpc.aio
 
 from grafter.commands.demo.doors import Doors
-from grafter.commands.demo.many_calls import PlayedCall, play
+from grafter.commands.demo.many_calls import play
+from grafter.commands.demo.script import PlayedCall
 from grafter.components import Config
 from grafter.service import running
 

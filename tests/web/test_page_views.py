@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.calls.model import CallId, CallRow, PhoneView, TurnRow
-from grafter.commands.demo.many_calls import PlayedCall, Script
+from grafter.commands.demo.script import PlayedCall, Script
 from grafter.core.call_latency import CallerTurn, CallLatency, Part, Side, Step
 from grafter.otlp.reading import ReadSpan, read_spans
 from grafter.web import pages, words

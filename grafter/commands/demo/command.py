@@ -21,10 +21,11 @@ from grafter import __version__
 from grafter.commands.demo.agents_call import GUEST_SPANS, LENGTH_MS, AgentsCall
 from grafter.commands.demo.doors import EXPORT, Doors
 from grafter.commands.demo.host_call import HostCall
-from grafter.commands.demo.many_calls import PlayedCall, all_calls
+from grafter.commands.demo.many_calls import all_calls
 from grafter.commands.demo.realtime_call import LENGTH_MS as REALTIME_MS
 from grafter.commands.demo.realtime_call import SPANS as REALTIME_SPANS
 from grafter.commands.demo.realtime_call import RealtimeStory
+from grafter.commands.demo.script import PlayedCall
 from grafter.components import Config
 from grafter.core import semconv
 from grafter.core.call_latency import Side

@@ -7,7 +7,7 @@ import aiohttp
 import grpc.aio
 
 from grafter.commands.demo.host_call import HostCall
-from grafter.commands.demo.many_calls import PlayedCall
+from grafter.commands.demo.script import PlayedCall
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
