@@ -92,6 +92,8 @@ class Compactor:
         self._copying: asyncio.Task[None] | None = None
         self._pass_end = 0
         self._floor = 0
+        self._cleaned_to = 0
+        """What the log came down to when all of it had been gone through."""
         self._rested_at = 0
 
     def run(self) -> None:
@@ -103,22 +105,29 @@ class Compactor:
             if number not in self._giving_up:
                 self._giving_up.add(number)
                 self._discard(number)
-        if self._busy or len(log.segments) < 3:
+        if self._busy:
+            return
+        self._writer.cleanable = False
+        if len(log.segments) < 3:
             return
         live = table.bytes + table.parts * _PART_COST + table.spans * 8
         short = self._writer.short
         enough = live + log.segment_bytes // _SHARE_WHEN_FULL if short else _WASTE * live + 2 * log.segment_bytes
         if log.disk_bytes <= enough:
-            self._pass_end = self._floor = 0
+            self._pass_end = self._floor = self._cleaned_to = 0
             return
         if short and live * _SETTLED_WHEN_FULL < self._rested_at:
-            self._floor = 0
+            self._floor = self._cleaned_to = 0
+        self._writer.cleanable = bool(self._pass_end) or log.disk_bytes > self._cleaned_to
         oldest = next(iter(log.segments))
-        resting = log.disk_bytes <= self._floor and not (short and self._writer.starved)
+        starved = short and self._writer.starved and self._writer.cleanable
+        resting = log.disk_bytes <= self._floor and not starved
         if resting or oldest >= self._writer.applied or oldest in self._giving_up:
             return
         if self._pass_end and oldest > self._pass_end:
             # Everything was copied once and it is still as large: envelopes that nobody shares. Not again at once.
+            self._cleaned_to = log.disk_bytes
+            self._writer.cleanable = False
             self._rest()
             return
         self._pass_end = self._pass_end or log.newest

@@ -102,6 +102,8 @@ class Writer:
         """The disk was full, and what is free since then is for draining."""
         self.starved = False
         """And attempts find no room either, until the log is cleaned."""
+        self.cleanable = False
+        """There is something to clean."""
         self._lock = files.lock
         self._looked = 0.0
         self._interval = interval
@@ -298,7 +300,9 @@ class Writer:
                 _refuse(writing, error)
                 self._hold_back(writing, error)
                 self._run_short()
-                if any(op.error is None for op in writing) and not self._made_room(error):
+                if all(op.error is not None for op in writing):
+                    return
+                if not self._made_room(error):
                     raise
         if self.starved and any(op.attempt and op.error is None for op in writing):
             self.starved = False
@@ -310,9 +314,9 @@ class Writer:
                 raise
 
     def _hold_back(self, group: list[Op[Any]], error: OSError, *, below: bool = False) -> None:
-        """Attempts are not written where only the last of what was set aside is left, or ``below`` that. It is for the
-        cleaning of the log, after which there is more; what becomes free goes there first."""
-        if self._reserve is None or self._reserve.bytes > self._reserve.last - below:
+        """Attempts are not written where only the last of what was set aside is left, or ``below`` that, and cleaning
+        the log would bring more: it is for the cleaning, and what becomes free goes there first."""
+        if self._reserve is None or not self.cleanable or self._reserve.bytes > self._reserve.last - below:
             return
         for op in group:
             if op.attempt:
