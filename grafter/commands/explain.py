@@ -54,9 +54,13 @@ async def _read(asked: dict[str, str], config: Config) -> Answer:
     """The same without a grafter that runs. Raises RefusedError, and OSError when the store cannot be opened."""
     policy = config.graft_policy()
     async with opened_store(config) as store:
+        # Until then nothing of what it holds is known.
+        await store.recovered()
+        # What is held is dated by a clock that never goes back.
+        now = max(time_ns(), store.moment)
         if "id" in asked:
-            return await Explainer(store, policy, time_ns).explain(asked["id"])
-        return status(store, Metrics(), time_ns())
+            return await Explainer(store, policy, lambda: now).explain(asked["id"])
+        return status(store, Metrics(), now)
 
 
 def _print(answer: Answer, out: TextIO, *, as_json: bool) -> None:

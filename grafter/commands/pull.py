@@ -128,7 +128,7 @@ class _Storing(Consumer):
         self._store = store
 
     async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
-        await self._store.append(parts, UnixNano(time_ns()), marks)
+        await self._store.append(parts, UnixNano(max(time_ns(), self._store.moment)), marks)
 
 
 def _words(answer: Answer) -> str:

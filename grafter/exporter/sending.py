@@ -158,7 +158,10 @@ class Sending:
         if suspects := search.suspects:
             self._failed.inc(sum(trace.spans for trace in suspects))
             if search.out or self._refusals.out(self._clock()):
-                reason = f"it refuses whatever it is sent: {search.refused.reason}"
+                keys = {trace.key for trace in suspects}
+                # A lone one may stay for as long as nothing else is sent.
+                what = "whatever it is sent" if len(keys) > 1 else f"trace {keys.pop().hex()}, and took no other lately"
+                reason = f"it refuses {what}: {search.refused.reason}"
                 wait = gate.fail(ticket, Later(reason))
                 # The next to try it is one that was not asked yet.
                 search.give_back(reason, wait, wait * (1 + self._random()))

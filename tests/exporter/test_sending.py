@@ -243,6 +243,17 @@ async def test_a_peer_that_refuses_everything_is_out(
     assert exporter.down_since is None
 
 
+async def test_a_lone_trace_that_is_refused_is_named() -> None:
+    """Nothing else is sent that would show whose fault it is, so it may stay for long: whoever looks is told which."""
+    exporter = sending(Script(lambda _: Refused("INVALID_ARGUMENT: no")))
+    lone = trace(77)
+    (result,) = await exporter.export(batch(lone))
+    assert result.verdict is Verdict.LATER
+    for said in (result.reason, exporter.last_error):
+        assert lone.key.hex() in said
+        assert "INVALID_ARGUMENT" in said
+
+
 async def test_three_refused_traces_are_an_outage_also_where_there_are_no_more() -> None:
     """Though something was taken a moment ago."""
     clock, broken = Clock(), False

@@ -80,3 +80,27 @@ async def test_a_directory_that_comes_back_is_gone_on_with(tmp_path: Path) -> No
             while r.store.stats().traces:
                 await r.pass_time(5)
     assert len(set(peer.ids)) == 6
+
+
+async def test_what_stands_in_a_replaced_directory_is_let_be(tmp_path: Path) -> None:
+    """Another process has begun there, with files of the same names: none of them is given up for one's own."""
+    directory = tmp_path / "store"
+    peer = Peer()
+    peer.answer = lambda _batch: Result(Verdict.LATER, "down", 1.0)
+    async with rig(peer, directory=directory) as r:
+        await held(r, 5)
+    async with rig(peer, directory=directory) as r:
+        await r.store.recovered()
+        await held(r, 10)
+        replaced(directory)
+        async with rig(Peer(), directory=directory) as other:
+            await held(other, 3)
+            theirs = {path.name for path in directory.iterdir()}
+            await until(lambda: not r.store.up)
+            peer.answer = lambda _batch: ACCEPTED
+            async with asyncio.timeout(30):
+                while r.store.stats().traces:
+                    await r.pass_time(5)
+                while not r.store.counts.given_up_segments:
+                    await r.pass_time(5)
+            assert {path.name for path in directory.iterdir()} >= theirs

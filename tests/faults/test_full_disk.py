@@ -120,6 +120,29 @@ async def test_a_full_disk_drains_and_opens_again(small_disk: Path, kind: str) -
         await r.host(request(1, kind)[0])
 
 
+async def test_a_backend_that_stays_away_does_not_use_up_what_is_set_aside(small_disk: Path) -> None:
+    """Each attempt to reach it costs a record or two; of those the log is cleaned while the disk is full."""
+    backend = Backend()
+    async with rig(backend, directory=small_disk / "store") as r:
+        sent = await fill(r, "some")
+        attempts = 0
+
+        def down(batch: Batch) -> Result:
+            nonlocal attempts
+            attempts += len(batch.traces)
+            return Result(Verdict.LATER, "down", 1.0)
+
+        backend.answer = down
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            # Their records are as much as the disk.
+            while attempts < 60 * r.store.stats().traces:
+                await r.pass_time(2, 2)
+                await asyncio.sleep(0)
+        backend.answer = lambda _batch: ACCEPTED
+        await drain(r)
+        assert backend.taken == sent
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_kill_on_a_full_disk_changes_nothing(small_disk: Path, kind: str) -> None:
     """The next process finds no room, takes nothing, and lets everything go all the same."""

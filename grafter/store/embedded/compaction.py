@@ -36,13 +36,19 @@ _LOG = logging.getLogger(__name__)
 
 # The log is cleaned when it is this many times as large as what is live, and two segments more.
 _WASTE = 4
-# On a full disk it is cleaned when that much less would do, and again when so much has been settled.
-_WASTE_WHEN_FULL = 1.25
+# On a full disk it is cleaned when a share of a segment less would do, again when it has grown by a share of the room
+# that is left (each attempt to reach a backend that stays away costs a record, which comes out of that room), and again
+# when of what is live so much has been settled.
+_SHARE_WHEN_FULL = 4
+_ROOM_SHARE = 8
+_SETTLED_WHEN_FULL = 1.25
 # What a part costs in the log beside its payload and span ids: its row and key, and its share of the rest.
 _PART_COST = ROW.size + records.KEY_BYTES + 8
 # How much the log grows, as a share of a segment, before one of which something had to be left is gone through again.
 _AGAIN_SHARE = 8
 _COPY_BYTES = 1 << 20
+# Of a small segment less, for a step may make one larger than it should be by that much.
+_COPY_SHARE = 16
 _COPY_ROWS = 4000
 
 
@@ -86,6 +92,8 @@ class Compactor:
         self._copying: asyncio.Task[None] | None = None
         self._pass_end = 0
         self._floor = 0
+        self._cleaned_to = 0
+        """What the log came down to when all of it had been gone through."""
         self._rested_at = 0
 
     def run(self) -> None:
@@ -97,20 +105,29 @@ class Compactor:
             if number not in self._giving_up:
                 self._giving_up.add(number)
                 self._discard(number)
-        if self._busy or len(log.segments) < 3:
+        if self._busy:
+            return
+        self._writer.cleanable = False
+        if len(log.segments) < 3:
             return
         live = table.bytes + table.parts * _PART_COST + table.spans * 8
-        waste = _WASTE_WHEN_FULL if self._writer.short else _WASTE
-        if log.disk_bytes <= waste * live + 2 * log.segment_bytes:
-            self._pass_end = self._floor = 0
+        short = self._writer.short
+        enough = live + log.segment_bytes // _SHARE_WHEN_FULL if short else _WASTE * live + 2 * log.segment_bytes
+        if log.disk_bytes <= enough:
+            self._pass_end = self._floor = self._cleaned_to = 0
             return
-        if self._writer.short and live * _WASTE_WHEN_FULL < self._rested_at:
-            self._floor = 0
+        if short and live * _SETTLED_WHEN_FULL < self._rested_at:
+            self._floor = self._cleaned_to = 0
+        self._writer.cleanable = bool(self._pass_end) or log.disk_bytes > self._cleaned_to
         oldest = next(iter(log.segments))
-        if log.disk_bytes <= self._floor or oldest >= self._writer.applied or oldest in self._giving_up:
+        starved = short and self._writer.starved and self._writer.cleanable
+        resting = log.disk_bytes <= self._floor and not starved
+        if resting or oldest >= self._writer.applied or oldest in self._giving_up:
             return
         if self._pass_end and oldest > self._pass_end:
             # Everything was copied once and it is still as large: envelopes that nobody shares. Not again at once.
+            self._cleaned_to = log.disk_bytes
+            self._writer.cleanable = False
             self._rest()
             return
         self._pass_end = self._pass_end or log.newest
@@ -123,8 +140,11 @@ class Compactor:
             await asyncio.wait([self._copying])
 
     def _rest(self) -> None:
-        """Copy no more before the log has grown by half, or on a full disk before much more of it is dead."""
-        self._busy, self._floor, self._pass_end = False, self._log.disk_bytes * 3 // 2, 0
+        """Copy no more before the log has grown by half; on a full disk by less, or until much more of it is dead."""
+        growth = self._log.disk_bytes // 2
+        if self._writer.short:
+            growth = min(growth, self._writer.room // _ROOM_SHARE)
+        self._busy, self._floor, self._pass_end = False, self._log.disk_bytes + growth, 0
         self._rested_at = self._index.table.bytes
 
     def _discard(self, number: int) -> None:
@@ -141,7 +161,8 @@ class Compactor:
             self._writer.submit([], lambda _: None, prepare=prepare).future.add_done_callback(done)
 
     def _failed(self, error: BaseException) -> None:
-        _LOG.warning("the log could not be cleaned: %s", error)
+        # A full disk is no news, and it is tried again as soon as something changes.
+        _LOG.log(logging.DEBUG if self._writer.short else logging.WARNING, "the log could not be cleaned: %s", error)
         self._rest()
 
     async def _copy(self, segment: Segment) -> None:
@@ -178,6 +199,7 @@ class Compactor:
     def _choose(self, segment: Segment, parts: Iterator[_LogPart]) -> tuple[list[tuple[Key, Chunk]], bool, bool]:
         """One step: those of the next parts that are live, by key; whether some were left out; whether that was all."""
         live: list[tuple[Key, Chunk]] = []
+        enough = min(_COPY_BYTES, self._log.segment_bytes // _COPY_SHARE)
         skipped = False
         size = 0
         for examined, part in enumerate(parts, 1):
@@ -188,7 +210,7 @@ class Compactor:
             elif found is not None:
                 live.append(found)
                 size += found[1].head_size + found[1].size
-            if size >= _COPY_BYTES or examined >= _COPY_ROWS:
+            if size >= enough or examined >= _COPY_ROWS:
                 return live, skipped, False
         return live, skipped, True
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,14 @@ from grafter.store.embedded.reserve import Reserve, fitting
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.embedded.tasks import TaskTable
 
+_LOG = logging.getLogger(__name__)
+
 # A link of these names would have another file truncated in its place.
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+# A mend reads the whole file, on the thread that writes everything.
+_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +55,21 @@ class Files:
     log: SegmentLog | None = None
     reserve: Reserve | None = None
     lock: Lock | None = None
+    failed_at: float = 0.0
+    """When a damaged metadata file could not be mended."""
 
     def renew(self) -> None:
         """Put a damaged metadata file aside and go on with a new one; on the writer's thread. Raises OSError."""
-        with self.tasks.elsewhere():
-            self.metadata.renew()
+        if self.failed_at and time.monotonic() - self.failed_at < _PAUSE_SECONDS:
+            raise StoreError("a damaged file could not be put aside; it is tried again soon")
+        try:
+            with self.tasks.elsewhere():
+                self.metadata.renew()
+        except OSError as error:
+            _LOG.error("%s", error)
+            self.failed_at = time.monotonic()
+            raise
+        self.failed_at = 0.0
 
     def close(self) -> None:
         """Close all of it; the lock last."""

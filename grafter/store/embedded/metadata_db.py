@@ -304,14 +304,14 @@ class MetadataDB:
 
     def renew(self) -> None:
         """Open the file anew; a damaged one is put aside first, and what is readable of it kept. On the writer's
-        thread. Raises OSError."""
+        thread. Raises OSError; then it is closed, and to be renewed again."""
         assert self._path is not None
         with self.writing, self._lock:
             self.close()
             self._row_of.clear()
             self._rows.clear()
             self._emptied = 0
-            put_aside_if_damaged(self._path)
+            put_aside_if_damaged(self._path, thorough=True)
             self._open()
 
     def moment(self) -> UnixNano:

@@ -44,6 +44,9 @@ class Reserve:
         self._path = directory / "reserve"
         found = os.statvfs(directory)
         self._least = segment_bytes + min(_LEAST_BYTES, found.f_blocks * found.f_frsize // _LEAST_SHARE)
+        self.last = (segment_bytes + self._least) // 2
+        """Of it, what the copying of a segment needs, and what is written meanwhile: without that no room would come
+        back from a log full of records of attempts."""
         self._works = True
         self.bytes = 0
         """What is set aside."""
@@ -68,6 +71,17 @@ class Reserve:
             return False
         self._resize(max(0, self.bytes - max(_STEP_BYTES, self.bytes // 8)))
         return True
+
+    def refill(self) -> None:
+        """Have the last of it again, or as much of that as the disk has."""
+        size = min(self.last, self.bytes + self._free())
+        if size > self.bytes and self._works:
+            self._resize(size)
+
+    @property
+    def room(self) -> int:
+        """Bytes that what leaves may still use, set aside or not."""
+        return self.bytes + self._free()
 
     def trim(self, traces: int) -> None:
         """Give back what is twice too much."""

@@ -83,14 +83,19 @@ def salt_of(fd: int, size: int) -> int | None:
     """
     window = Window(fd, size)
     at = START
+    ended: dict[int, int] = {}
+    """Up to where records of a salt followed. One further on in such a row follows no further, and whoever sends a row
+    of tens of thousands must not have it read from each of them."""
     for _ in range(_MOST_MARKS):
         if at + HEADER_BYTES > size:
             return None
         head = bytes(window.view(at, HEADER_BYTES))
         if head[:4] == MARK:
             salt = _started_from(CRC.unpack_from(head, RECORD.size)[0], head[: RECORD.size])
-            if _follows(window, at, size, salt):
-                return salt
+            if at >= ended.get(salt, 0):
+                ended[salt] = _followed(window, at, size, salt)
+                if ended[salt] == size or (at == START < ended[salt]):
+                    return salt
         found = -1
         while found < 0:
             at += 1
@@ -102,20 +107,20 @@ def salt_of(fd: int, size: int) -> int | None:
     return None
 
 
-def _follows(window: Window, at: int, end: int, salt: int) -> bool:
-    """Whether a good record stands there, and, but for the first of all, only good ones from there to the end."""
+def _followed(window: Window, at: int, end: int, salt: int) -> int:
+    """Up to where good records follow from there; of the first of all it is enough that it is good."""
     first = at == START
     while at < end:
         head = parse(window, at, end, salt)
         if head is None:
-            return False
+            break
         _, _, length, crc = head
         if isal_zlib.crc32(window.view(at + HEADER_BYTES, length)) != crc:
-            return False
-        if first:
-            return True
+            break
         at += HEADER_BYTES + length
-    return True
+        if first:
+            break
+    return at
 
 
 def _started_from(crc: int, data: bytes) -> int:

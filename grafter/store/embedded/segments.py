@@ -264,10 +264,11 @@ class SegmentLog:
         segment.gone = True
         with self._lock:
             self._bytes -= segment.size
-        if segment.damaged:
-            with contextlib.suppress(OSError):
-                segment.path.rename(f"{segment.path}.damaged")
-        segment.path.unlink(missing_ok=True)
+        if _is_at_its_place(segment):
+            if segment.damaged:
+                with contextlib.suppress(OSError):
+                    segment.path.rename(f"{segment.path}.damaged")
+            segment.path.unlink(missing_ok=True)
         self.released(segment)
 
     def released(self, segment: Segment) -> None:
@@ -363,6 +364,14 @@ def _opened(number: int, path: Path, before: Segment | None) -> Segment | None:
         before.ended = True
         before.size = min(before.size, previous_end)
     return Segment(number, path, fd, salt, size, arrival)
+
+
+def _is_at_its_place(segment: Segment) -> bool:
+    """False where the directory was replaced: then what has the file's name may be another process's."""
+    try:
+        return os.path.samestat(os.stat(segment.path, follow_symlinks=False), os.fstat(segment.fd))
+    except FileNotFoundError:
+        return False
 
 
 def _write_all(fd: int, buffers: list[bytes], offset: int) -> None:

@@ -74,7 +74,7 @@ class Settling:
                 self._index.table.end_write(key)
 
         body = [records.encode_outcome(exporter, outcome, owned_keys)] if self._logged else []
-        return await self._write((RecordType.OUTCOME, body), apply, undo)
+        return await self._write((RecordType.OUTCOME, body), apply, undo, attempt=outcome is Outcome.INTENDED)
 
     async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> Sequence[bool]:
         """Forget what the claims cover and keep their memories; False where the claim is spent."""
@@ -129,6 +129,8 @@ class Settling:
         def undo() -> None:
             batch.writing = False
             batch.intended = ""
+            # Of a batch nothing is copied, and without copies there may never be room for its intent.
+            self._index.claims.split(batch)
 
         def apply(_: list[Place]) -> bool:
             batch.writing = False
@@ -136,7 +138,7 @@ class Settling:
 
         batch.encoded_keys = records.encode_keys(self._index.claims.covered(batch))
         body = records.outcome_head(exporter, Outcome.INTENDED) + batch.encoded_keys
-        return await self._write((RecordType.OUTCOME, [body]), apply, undo)
+        return await self._write((RecordType.OUTCOME, [body]), apply, undo, attempt=True)
 
     async def _settle_batch(self, batch: PlainBatch, blobs: Sequence[bytes], now: UnixNano) -> bool:
         index = self._index
@@ -167,6 +169,8 @@ class Settling:
         apply: Callable[[list[Place]], _T],
         undo: Callable[[], None],
         metadata: MetadataBatch | None = None,
+        *,
+        attempt: bool = False,
     ) -> _T:
         """Write, apply, and answer with what ``apply`` returned. Raises UnavailableError; then ``undo`` was called."""
-        return await self._writer.submit([row], apply, undo, metadata=metadata).future
+        return await self._writer.submit([row], apply, undo, metadata=metadata, attempt=attempt).future

@@ -50,6 +50,8 @@ class Op(Generic[_T]):
     metadata: MetadataBatch | None = None
     incoming: bool = False
     """A sender waits for it, and keeps what cannot be written; what drains the store is written before it."""
+    attempt: bool = False
+    """It only says that something is about to be sent: where room is short it waits for what makes room."""
     prepare: Callable[[], Sequence[Row]] | None = None
     """Makes the rows, on the writer's thread, before the write. May raise OSError."""
     places: list[Place] = field(default_factory=list)
@@ -98,6 +100,10 @@ class Writer:
         self._traces = traces
         self.short = False
         """The disk was full, and what is free since then is for draining."""
+        self.starved = False
+        """And attempts find no room either, until the log is cleaned."""
+        self.cleanable = False
+        """There is something to clean."""
         self._lock = files.lock
         self._looked = 0.0
         self._interval = interval
@@ -107,6 +113,11 @@ class Writer:
         self._inbox: queue.SimpleQueue[list[Op[Any]] | None] = queue.SimpleQueue()
         self._stop_sync = threading.Event()
         self._threads: list[threading.Thread] = []
+
+    @property
+    def room(self) -> int:
+        """Bytes on the disk that attempts may use."""
+        return 0 if self._reserve is None else max(0, self._reserve.room - self._reserve.last)
 
     def start(self) -> None:
         """Begin the threads."""
@@ -146,11 +157,12 @@ class Writer:
         undo: Callable[[], None] = nothing,
         *,
         incoming: bool = False,
+        attempt: bool = False,
         metadata: MetadataBatch | None = None,
         prepare: Callable[[], Sequence[Row]] | None = None,
     ) -> Op[_T]:
         """Queue an op; its future has what ``apply`` returns. Raises UnavailableError when stopping."""
-        op = Op(self._loop.create_future(), rows, apply, undo, metadata, incoming, prepare)
+        op = Op(self._loop.create_future(), rows, apply, undo, metadata, incoming, attempt, prepare)
         if self.stopping:
             undo()
             raise UnavailableError("the store is stopping", reason="stopping")
@@ -237,6 +249,7 @@ class Writer:
             self.short = False
             _LOG.info("there is space on the disk again; parts are taken")
             return
+        self._reserve.refill()
         with contextlib.suppress(OSError):
             number = self._log.rotate()
             if number is not None:
@@ -260,7 +273,9 @@ class Writer:
         if self.gone:
             _refuse(group, OSError(errno.ENOENT, DIRECTORY_GONE))
         elif any(op.incoming for op in group) and not self._has_room_for(group):
-            _refuse(group, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            _refuse(group, _no_space())
+        if self.short:
+            self._hold_back(group, _no_space(), below=True)
         writing = [op for op in group if op.error is None and op.rows]
         if writing:
             try:
@@ -279,16 +294,34 @@ class Writer:
                 places = self._append([op for op in writing if op.error is None])
                 break
             except OSError as error:
-                if not self._made_room(error):
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 # Parts wait outside until it is there again; what drains the store goes on.
                 _refuse(writing, error)
+                self._hold_back(writing, error)
+                self._run_short()
+                if all(op.error is not None for op in writing):
+                    return
+                if not self._made_room(error):
+                    raise
+        if self.starved and any(op.attempt and op.error is None for op in writing):
+            self.starved = False
         if self._interval is None:
             try:
                 self._log.sync()
             except OSError:
                 self._log.take_back(places)
                 raise
+
+    def _hold_back(self, group: list[Op[Any]], error: OSError, *, below: bool = False) -> None:
+        """Attempts are not written where only the last of what was set aside is left, or ``below`` that, and cleaning
+        the log would bring more: it is for the cleaning, and what becomes free goes there first."""
+        if self._reserve is None or not self.cleanable or self._reserve.bytes > self._reserve.last - below:
+            return
+        for op in group:
+            if op.attempt:
+                op.error = op.error or error
+                self.starved = True
 
     def _has_room_for(self, group: list[Op[Any]]) -> bool:
         """Whether what leaves will have room after these ops. False: from now on the disk counts as full."""
@@ -316,27 +349,23 @@ class Writer:
         if not keeping:
             return
         batch = MetadataBatch.joined([metadata for _, metadata in keeping])
+        mended = False
         try:
             while True:
                 try:
                     self._metadata.commit(batch)
                     break
                 except sqlite3.DatabaseError as error:
-                    if not self._mended(error):
+                    if is_damage(error) and not mended:
+                        # Once: what a new file does not mend would be tried for ever.
+                        mended = True
+                        self._files.renew()
+                    elif getattr(error, "sqlite_errorcode", None) not in _FULL or not self._made_room(_no_space()):
                         raise
         except (OSError, sqlite3.Error) as error:
             _LOG.warning("the store could not write its ledger: %s", error)
             for op, _ in keeping:
                 op.error = error
-
-    def _mended(self, error: sqlite3.DatabaseError) -> bool:
-        """Whether it is worth trying again. Raises OSError and sqlite3.Error."""
-        if error.sqlite_errorcode in _FULL:
-            return self._made_room(OSError(errno.ENOSPC, ""))
-        if not is_damage(error):
-            return False
-        self._files.renew()
-        return True
 
     def _made_room(self, error: OSError) -> bool:
         """The disk is full: no more parts are taken, and what drains the store may try once more."""
@@ -391,6 +420,10 @@ class Writer:
             except OSError as error:
                 _LOG.error("acknowledged parts may not be on the disk: %s", error.strerror)
                 self.up = False
+
+
+def _no_space() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _refuse(group: list[Op[Any]], error: OSError) -> None:
