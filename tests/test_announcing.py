@@ -112,6 +112,7 @@ async def test_ctrl_c_ends_a_start_that_waits_for_redis(workers: str) -> None:
         "receivers.otlp.protocols.http",
         "receivers.openai",
         "extensions.health_check",
+        "extensions.lookup",
         "service.telemetry.metrics",
     )
     for name, port in zip(names, free_ports(len(names)), strict=True):

@@ -427,7 +427,8 @@ INGEST: tuple[Row, ...] = (
         "ids of another kind",
         "ingest",
         lambda: data(span_item("", "s"), span_item("trace_2", "x" * 2000), span_item("trace_2", "", id=7)),
-        204,
+        # Nothing of it could be kept, and its sender should hear of that.
+        400,
         JSON,
     ),
     Row(

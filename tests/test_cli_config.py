@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -121,7 +122,8 @@ def test_run_hands_the_config_to_the_service(config: str, monkeypatch: pytest.Mo
     """The service gets the loaded config, and what it returns is the exit code."""
     got: list[Config] = []
 
-    def run(settings: Config) -> int:
+    def run(settings: Config, files: Sequence[str]) -> int:
+        assert list(files) == [config]
         got.append(settings)
         return code
 

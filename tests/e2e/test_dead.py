@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.e2e.conftest import Start, to_http
-from tests.e2e.process import Grafter
+from tests.e2e.process import Grafter, free_ports
 from tests.e2e.sink import Sink, spans_of
 from tests.e2e.test_explain import command
 
@@ -136,8 +136,9 @@ async def test_where_there_is_no_store_none_is_made(tmp_path: Path, arguments: l
 
 
 async def test_who_holds_the_store_is_named(start: Start) -> None:
-    """A grafter that runs without the door for commands has the store to itself."""
+    """A grafter that runs, and is not asked because the config names another address, has the store to itself."""
     grafter = await start()
-    code, _, err = await command(grafter, "dead", "list", "--set", "receivers.openai=null")
+    (nobody,) = free_ports(1)
+    code, _, err = await command(grafter, "dead", "list", "--set", f"receivers.openai.endpoint=localhost:{nobody}")
     assert code == 1
     assert "is in use by process" in err

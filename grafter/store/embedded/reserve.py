@@ -63,7 +63,12 @@ class Reserve:
 
     def is_made_again(self, traces: int) -> bool:
         """The same, with as much to spare as nobody's trace needs: so that parts are not taken for a moment only."""
-        return self._free() >= self._least + max(0, self._wanted(traces) - self.bytes) and self.covers(traces)
+        wanted = self._wanted(traces)
+        if self.room < wanted + self._least:
+            return False
+        # It may be more than that, of traces that have left since.
+        self._resize(wanted)
+        return self.bytes >= wanted or not self._works
 
     def give_up(self) -> bool:
         """Free a piece of it; False when there is none left."""
@@ -99,7 +104,7 @@ class Reserve:
             self._failed(error)
             return
         try:
-            if size < self.bytes:
+            if size <= self.bytes:
                 os.ftruncate(file, size)
             else:
                 os.posix_fallocate(file, self.bytes, size - self.bytes)

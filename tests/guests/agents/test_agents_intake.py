@@ -64,7 +64,9 @@ def test_the_facts_of_a_part_are_what_the_lifecycle_asks() -> None:
     intake = read_items([{**TRACE, "metadata": metadata}, child, SPAN], Source.WEBHOOK, POLICY)
     one, two = (guest_span_id("trace_a", name) for name in ("span_1", "span_2"))
     host = TraceId(bytes.fromhex(HOST))
-    facts = GuestFacts("trace_a", Source.WEBHOOK, host, False, True, True, ids=(two, one), parents=(one,))
+    facts = GuestFacts(
+        "trace_a", Source.WEBHOOK, host, False, head=True, top_level=True, ids=(two, one), parents=(one,)
+    )
     assert intake.parts[0].guest == facts
     alone = read_items([child], Source.SDK, POLICY).parts[0].guest
     assert alone == GuestFacts("trace_a", Source.SDK, ids=(two,), parents=(one,))
