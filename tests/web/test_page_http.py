@@ -19,6 +19,7 @@ from grafter.calls.model import PhoneView
 from grafter.receiver.http_server import serving
 from grafter.web.access import Access, Role
 from grafter.web.app import page_app
+from grafter.web.pages import static
 from tests.web.conftest import LINKS, now
 from tests.web.double import MemoryCalls
 
@@ -388,6 +389,9 @@ async def test_the_file_for_a_ticket_stands_alone(calls: MemoryCalls) -> None:
     assert not re.search(r"url\((?!#)", text)
     assert "1.68 s of it was your tool book_slot" in text
     assert text.count("<form") == 0
+    style = static("page.css").decode()
+    assert f"<style>{style}</style>" in text
+    assert "</" not in style
 
 
 async def test_forgetting_needs_its_role_and_a_yes(calls: MemoryCalls) -> None:
