@@ -187,7 +187,7 @@ def call_view(
         kept=row.kept,
         ids=tuple((_KINDS_OF_ID.get(each.kind, each.kind), words.plain(each.value, 80)) for each in row.ids),
         traces=tuple(trace.hex() for trace in row.traces),
-        guests=tuple(words.plain(guest, 80) for guest in row.guests),
+        guests=tuple(words.plain(guest, 80) for guest in row.guests if guest not in {each.value for each in row.ids}),
         recording=row.recording if row.recording and row.recording.startswith("https://") and sight.content else "",
         spans=len(tree),
         services=tuple(words.plain(each, 60) for each in dict.fromkeys(n.step.service for n in tree.nodes) if each),

@@ -112,7 +112,7 @@ def sampling(row: CallRow, tree: Tree) -> str:
     policy = plain(row.policy or _on_spans(tree), 60)
     words = _POLICIES.get(policy, f"by the policy {policy}") if policy else ""
     if row.kept:
-        return f"Kept {words}." if words else "Kept: nothing samples."
+        return f"Kept {words}." if words else "Kept: all traces are, for no sampling is set up."
     return f"Sampled away {words}." if words else "Sampled away."
 
 
