@@ -1,12 +1,13 @@
 """Calls as commands answer them: JSON for programs, lines for people. Pure."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from math import ceil
 
 from grafter.calls.merge import SLOW_MS, is_slow
-from grafter.calls.model import CallRow, PhoneView, TurnRow
+from grafter.calls.model import UNKNOWN, CallRow, PhoneView, TurnRow
 
 Answer = dict[str, object]
 
@@ -17,7 +18,7 @@ _WHOSE = {
     "model": "OpenAI's model",
     "endpointing": "the voice detector's silence",
     "playout": "the way to the caller's ear",
-    "unknown": "nobody knows",
+    "unknown": "time of which nothing is known",
 }
 _PERCENTILES = (50, 95, 99)
 
@@ -73,14 +74,25 @@ def verdict(call: CallRow) -> str:
     return f"turn {slowest.number} was slow: the caller waited {waited}{whose}"
 
 
-def found_lines(calls: Sequence[CallRow], *, more: bool) -> list[str]:
-    """A list of calls for people."""
+def found_lines(calls: Sequence[CallRow], text: str, *, more: bool) -> list[str]:
+    """A list of calls for people; ``text`` is what was asked for."""
     if not calls:
-        return ["no call is known of this number or id"]
+        return not_found_lines(text)
     lines = [f"{len(calls)}{' or more' if more else ''} call{'' if len(calls) == 1 else 's'}"]
     for call in calls:
         lines += ["", *_lines(call)]
     return lines
+
+
+def not_found_lines(text: str) -> list[str]:
+    """That nothing was found, and what a number may lack."""
+    lines = ["no call is known of this number or id" if text else "no call is known"]
+    if _NATIONAL.fullmatch(text.strip()):
+        lines.append("a number without + is read as one of the country that extensions.calls.region names")
+    return lines
+
+
+_NATIONAL = re.compile(r"[(\d][\d ()./-]{2,}")
 
 
 def _lines(call: CallRow) -> list[str]:
@@ -88,7 +100,8 @@ def _lines(call: CallRow) -> list[str]:
     who = " ".join(
         f"{word} {_shown(phone)}" for word, phone in (("from", call.caller), ("to", call.callee)) if phone is not None
     )
-    lines = [f"{_time(call.start)}{lasted}  {call.outcome}{f'  {who}' if who else ''}"]
+    ended = "how it ended is not known" if call.outcome == UNKNOWN else call.outcome
+    lines = [f"{_time(call.start)}{lasted}  {ended}{f'  {who}' if who else ''}"]
     lines.append(f"  {verdict(call)}")
     slowest = call.slowest
     if slowest is not None and slowest.sentence:
@@ -215,7 +228,10 @@ def _seconds(ms: float) -> str:
 
 def _duration(ns: int) -> str:
     seconds = ns / 1e9
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _time(moment: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from grafter.calls.answers import call_answer, found_lines, report
+from grafter.calls.answers import call_answer, found_lines, not_found_lines, report
 from grafter.calls.base import CallMap
 from grafter.calls.model import Search
 from grafter.errors import RejectedError
@@ -41,7 +41,7 @@ def questions(calls: CallMap, clock: Callable[[], int]) -> dict[str, Ask]:
             **{flag: asked.get(flag) is True for flag in _FLAGS},
         )
         page = await calls.search(search)
-        lines = found_lines(page.calls, more=page.next is not None)
+        lines = found_lines(page.calls, search.text, more=page.next is not None)
         return {"calls": [call_answer(call) for call in page.calls], "next": page.next, "lines": lines}
 
     async def trace(asked: Mapping[str, object], who: str) -> Answer:
@@ -49,7 +49,7 @@ def questions(calls: CallMap, clock: Callable[[], int]) -> dict[str, Ask]:
         page = await calls.search(Search(text=text, limit=2, who=who))
         call = page.calls[0] if page.calls else await calls.call(text)
         if call is None:
-            return {"call": None, "documents": [], "lines": ["no call is known of this number or id"]}
+            return {"call": None, "documents": [], "lines": not_found_lines(text)}
         documents, size = [], 0
         for document in await calls.spans(call.key):
             size += len(document)
@@ -61,7 +61,7 @@ def questions(calls: CallMap, clock: Callable[[], int]) -> dict[str, Ask]:
     async def forget(asked: Mapping[str, object], who: str) -> Answer:
         forgotten = await calls.forget(_text(asked, "number"), who)
         traces = [trace.hex() for trace in forgotten.traces]
-        lines = [f"{forgotten.calls} calls of this number are forgotten, with all that was kept of them"]
+        lines = [f"calls of this number that are forgotten, with all that was kept of them: {forgotten.calls}"]
         if traces:
             lines += ["their traces live on where they were sent; remove them there:", *(f"  {one}" for one in traces)]
         return {"calls": forgotten.calls, "traces": traces, "lines": lines}

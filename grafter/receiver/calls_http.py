@@ -95,7 +95,10 @@ def _ids(posted: Mapping[str, object]) -> tuple[CallId, ...]:
     for key, value in pairs:
         one = call_id(str(key), value) if isinstance(value, str) else None
         if one is None:
-            raise RejectedError("an id is no text of 6 to 256 characters that could be one, or a number", reason="ids")
+            raise RejectedError(
+                "each of ids must be a string of 6 to 256 printable characters, and no number",
+                reason="ids",
+            )
         found.append(one)
     if len(found) > _MOST_IDS:
         raise RejectedError(f"more than {_MOST_IDS} ids", reason="ids")

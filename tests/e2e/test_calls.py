@@ -219,7 +219,7 @@ async def test_a_number_is_forgotten(tmp_path: Path, sink: Sink) -> None:
         await until_known(made, CALLER)
         await until_known(made, "call-of-bert")
         said = await command(made, "forget", "-", given=f"{CALLER}\n")
-        assert "1 calls of this number are forgotten" in said
+        assert "forgotten, with all that was kept of them: 1" in said
         assert mine in said
         assert (await ask(made, "/admin/lookup", text="call-of-anna"))["calls"] == []
         assert len((await ask(made, "/admin/lookup", text="call-of-bert"))["calls"]) == 1
