@@ -46,6 +46,7 @@ _WAIT = {"after_root": "1s", "guest_quiet": "500ms"}
 _NEXT = """\
 Next
   run it        grafter run                     takes OTLP on 4317 and 4318, OpenAI's side on 4319, prints every trace
+  look          grafter demo --keep             adds calls of every kind, and a page on which to look them up by number
   your app      send its OTLP to grafter and put its trace id into OpenAI's metadata: README.md shows both in ten lines
   your backend  exporters in config.yaml: honeycomb, or any OTLP endpoint; `grafter validate` checks the file
 """
