@@ -31,6 +31,9 @@ _TRANSPORT = "calls"
 _MAX_BYTES = 64 << 10
 _MOST_IDS = 32
 _LONGEST_RECORDING = 2_000
+ReadNumber = Callable[[str], tuple[Phone | None, str | None]]
+"""A number as it is kept, and in clear where that is kept too."""
+_KEYS = ("call_id", "end", "from", "id", "ids", "outcome", "recording", "start", "to", "trace_id", "traceparent")
 
 
 def calls_routes(
@@ -41,13 +44,13 @@ def calls_routes(
 
     async def handle(request: web.Request) -> Answered:
         body = await read_json_body(request, _MAX_BYTES)
-        await calls.record(read_call(body, calls, clock()))
+        await calls.record(read_call(body, calls.read_number, clock()))
         return web.Response(status=204), Outcome.ACCEPTED
 
     return [web.post(CALLS_PATH, openai_endpoint(handle, metrics, _TRANSPORT, tokens=Tokens(tokens)))]
 
 
-def read_call(body: bytes, calls: CallMap, now: int) -> CallRecord:
+def read_call(body: bytes, read_number: ReadNumber, now: int) -> CallRecord:
     """What a body says. Raises RejectedError, with a message that quotes nothing."""
     try:
         posted = parse_json(body)
@@ -55,12 +58,15 @@ def read_call(body: bytes, calls: CallMap, now: int) -> CallRecord:
         raise RejectedError(f"{error}; expected a JSON object with ids", reason="json") from error
     if not isinstance(posted, dict):
         raise RejectedError("body is no JSON object; expected one with ids", reason="shape")
+    if not posted.keys() <= set(_KEYS):
+        # A number under a mistyped key would be missed only when somebody looks for it.
+        raise RejectedError(f"unknown key; the keys are {', '.join(_KEYS)}", reason="key")
     ids = _ids(posted)
     traces = _traces(posted)
     if not ids and not traces:
         raise RejectedError("names no call: expected ids, or a traceparent or trace_id", reason="ids")
-    caller, caller_number = _number(posted, "from", calls)
-    callee, callee_number = _number(posted, "to", calls)
+    caller, caller_number = _number(posted, "from", read_number)
+    callee, callee_number = _number(posted, "to", read_number)
     start, end = _moment(posted, "start", now), _moment(posted, "end", now)
     if start is not None and end is not None and end < start:
         raise RejectedError("end is before start", reason="end")
@@ -115,13 +121,13 @@ def _traces(posted: Mapping[str, object]) -> tuple[bytes, ...]:
     return (bytes(link.host),)
 
 
-def _number(posted: Mapping[str, object], name: str, calls: CallMap) -> tuple[Phone | None, str | None]:
+def _number(posted: Mapping[str, object], name: str, read_number: ReadNumber) -> tuple[Phone | None, str | None]:
     value = posted.get(name)
     if value is None:
         return None, None
     if not isinstance(value, str):
         raise RejectedError(f"{name} is no text", reason="shape")
-    return calls.read_number(value)
+    return read_number(value)
 
 
 def _moment(posted: Mapping[str, object], name: str, now: int) -> int | None:

@@ -1,0 +1,40 @@
+"""What POST /api/calls takes, and what it says of a body that it does not."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from grafter.calls.sql_map import Numbers
+from grafter.errors import RejectedError
+from grafter.receiver.calls_http import read_call
+
+CALL = {"ids": {"twilio": "CA0123456789abcdef0123456789abcdef"}, "start": 1795874531.2, "outcome": "completed"}
+NUMBERS = Numbers(b"0" * 32, "DE")
+
+
+def test_a_call_is_read() -> None:
+    """As docs/calls.md shows it."""
+    record = read_call(orjson.dumps({**CALL, "from": "030 1234567"}), NUMBERS.read, 0)
+    assert [one.kind for one in record.ids] == ["twilio"]
+    assert record.caller is not None
+    assert record.caller.last_four == "4567"
+    assert record.start == 1_795_874_531_200_000_000
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({**CALL, "form": "+493012345"}, "unknown key; the keys are call_id, end, from,"),
+        ({"ids": {"twilio": "CA1"}}, "string of 6 to 256 printable characters"),
+        ({"ids": ["+49301234567"]}, "no number"),
+        ({"from": "+493012345"}, "names no call"),
+        ({**CALL, "start": "yesterday"}, "start is neither"),
+    ],
+)
+def test_what_cannot_be_used_is_named(body: dict[str, Any], words: str) -> None:
+    """The message says what is wrong, and quotes nothing: a number may be in it."""
+    with pytest.raises(RejectedError, match=words) as error:
+        read_call(orjson.dumps(body), NUMBERS.read, 0)
+    assert "+49" not in str(error.value)
+    assert "form" not in str(error.value)
