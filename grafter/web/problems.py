@@ -304,7 +304,7 @@ def _media(tree: Tree) -> Iterator[Problem]:
 def media_moments(node: Node) -> dict[str, int]:
     """When a media path was ``connected``, ``failed``, and whether (when) its pair was found to be a ``relay``."""
     moments: dict[str, int] = {}
-    for time, _, attributes in node.step.events:
+    for time, name, attributes in node.step.events:
         for key, value in attributes.items():
             text = str(value).lower()
             if key.endswith("state"):
@@ -312,7 +312,8 @@ def media_moments(node: Node) -> dict[str, int]:
                     moments.setdefault("connected", time)
                 elif text == "failed":
                     moments.setdefault("failed", time)
-            elif text == "relay":
+            elif text == "relay" and "pair" in name:
+                # Each candidate that TURN gave says relay too, whether it is used or not.
                 moments.setdefault("relay", time)
     return moments
 

@@ -387,3 +387,17 @@ def test_a_chain_of_ten_thousand_spans_is_shown() -> None:
     assert time.process_time() - begun < 3.0
     assert view.waterfall.page == view.waterfall.pages == 50
     assert any(row.details for row in view.rows)
+
+
+@pytest.mark.parametrize(("chosen", "through"), [("host", False), ("relay", True)])
+def test_a_candidate_of_turn_that_is_not_used_is_no_relay(chosen: str, through: bool) -> None:
+    """A browser gathers a candidate of every TURN server; only the pair that was chosen says what media goes through."""
+    events = (
+        (200 * MS, "webrtc.ice_candidate", {"type": "relay", "protocol": "udp"}),
+        (4000 * MS, "webrtc.connection_state", {"state": "connected"}),
+        (4010 * MS, "webrtc.candidate_pair", {"local": chosen, "remote": "srflx"}),
+    )
+    step = Step(b"12345678", b"", "webrtc.peer_connection", "page", 1, 0, 5000 * MS, False, {}, events=events)
+    (late,) = problems(Tree([ReadSpan(step, bytes(16), False)]), NOTHING, "completed", {})
+    assert late.sentence.startswith("The media path came up late: 4.00 s")
+    assert ("TURN relay" in late.detail) is through
