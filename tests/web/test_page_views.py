@@ -25,7 +25,7 @@ from grafter.web.tree import Tree
 from tests.web.double import LAST, MemoryCalls, joined, row_of
 
 MS = 1_000_000
-NOTHING = CallLatency((), (), None, None, None, None)
+NOTHING = CallLatency((), (), (), None, None, None)
 
 
 NOBODY, WHOLE = Sight(), Asked()
@@ -391,7 +391,7 @@ def test_a_chain_of_ten_thousand_spans_is_shown() -> None:
 
 @pytest.mark.parametrize(("chosen", "through"), [("host", False), ("relay", True)])
 def test_a_candidate_of_turn_that_is_not_used_is_no_relay(chosen: str, through: bool) -> None:
-    """A browser gathers a candidate of every TURN server; only the pair that was chosen says what media goes through."""
+    """A browser gathers a candidate of every TURN server; only the chosen pair says what media goes through."""
     events = (
         (200 * MS, "webrtc.ice_candidate", {"type": "relay", "protocol": "udp"}),
         (4000 * MS, "webrtc.connection_state", {"state": "connected"}),
