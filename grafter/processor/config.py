@@ -150,7 +150,8 @@ class GraftProcessor(Component):
                 yield Finding(("rules", at, "host"), message)
 
     def describe(self) -> str:
-        return f"mode {self.mode}, content {self.content}"
+        rules = f", rules that match {', '.join(rule.match.attribute for rule in self.rules)}" if self.rules else ""
+        return f"mode {self.mode}, content {self.content}{rules}"
 
     def policy(self, max_trace_bytes: int) -> GraftPolicy:
         """The same for the core. ``redact.secret`` is left empty: it belongs to the store."""

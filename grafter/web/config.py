@@ -81,7 +81,9 @@ class LookupExtension(Component):
     """Addresses of a call elsewhere, by label, with fields in braces."""
 
     def describe(self) -> str:
-        return f"http {self.endpoint}"
+        tokens = [f"{len(self.tokens)} token{'' if len(self.tokens) == 1 else 's'}"] if self.tokens else []
+        proxy = [f"a proxy's {self.proxy.header}"] if self.proxy is not None else []
+        return f"http {self.endpoint}, opened by {' or '.join(tokens + proxy) or 'browsers of this machine alone'}"
 
     def access(self) -> Access:
         """Who may see what."""

@@ -61,6 +61,26 @@ def test_a_line_for_each_component_that_runs(read: Callable[..., Config]) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("keys", "opened"),
+    [
+        ("endpoint: 0.0.0.0:4320", "http 0.0.0.0:4320, opened by browsers of this machine alone"),
+        (
+            "tokens: [{token: SECRET}], proxy: {}",
+            "http localhost:4320, opened by 1 token or a proxy's X-Forwarded-User",
+        ),
+    ],
+)
+def test_the_lines_say_who_gets_into_the_page_and_what_moves(
+    read: Callable[..., Config], keys: str, opened: str
+) -> None:
+    """An address for a whole network lets nobody else in: that is seen before it is tried."""
+    rules = "processors: {graft: {rules: [{match: {attribute: lk.room_sid}, join: call, host: room}]}}"
+    said = lines(read(f"{rules}\nextensions: {{calls: {{}}, lookup: {{{keys}}}}}\n"))
+    assert f"extension lookup: {opened}" in said
+    assert "processor graft: mode hold, content none, rules that match lk.room_sid" in said
+
+
 @pytest.fixture(scope="module")
 def validator() -> jsonschema.Draft202012Validator:
     jsonschema.Draft202012Validator.check_schema(as_schema(Config))
