@@ -116,7 +116,7 @@ def _number(value: object) -> int:
 def _summary(what: str, answer: Answer) -> str:
     left, stopped = _texts(answer["left"]), _texts(answer["stopped"])
     done = "taken" if what == "retry" else "dropped"
-    lines = [f"{answer['letters']} letters, {answer['spans']} spans {done}"]
+    lines = [f"{_many(answer['letters'], 'letter')}, {_many(answer['spans'], 'span')} {done}"]
     if not answer["letters"] and not left and not stopped:
         lines = ["no letter is meant by that"]
     if left:
@@ -147,7 +147,7 @@ def _print(what: str, answer: Answer, out: TextIO, *, as_json: bool, groups: boo
     if groups:
         for group in found:
             out.write(
-                f"{group['letters']} letters, {group['spans']} spans, {group['bytes']} bytes  "
+                f"{_many(group['letters'], 'letter')}, {_many(group['spans'], 'span')}, {group['bytes']} bytes  "
                 f"{group['exporter']}  {group['reason']}\n"
             )
     else:
@@ -156,14 +156,19 @@ def _print(what: str, answer: Answer, out: TextIO, *, as_json: bool, groups: boo
         if meant > len(letters):
             out.write(f"… and {meant - len(letters)} older ones (--limit 0 for all, --groups for a summary)\n")
     for name, of in box.items():
-        out.write(f"in the box for {name}: {of['letters']} letters, {of['spans']} spans, {of['bytes']} bytes\n")
+        inside = f"{_many(of['letters'], 'letter')}, {_many(of['spans'], 'span')}"
+        out.write(f"in the box for {name}: {inside}, {of['bytes']} bytes\n")
     if not box:
         out.write("the box is empty\n")
+
+
+def _many(count: object, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _line(letter: dict[str, object]) -> str:
     arrived = "  (some of it may have arrived)" if letter["may_have_arrived"] else ""
     return (
         f"{letter['id']}  {letter['at']}  {letter['trace_id']}  {letter['exporter']}  "
-        f"{letter['spans']} spans, {letter['bytes']} bytes  {letter['reason']}{arrived}"
+        f"{_many(letter['spans'], 'span')}, {letter['bytes']} bytes  {letter['reason']}{arrived}"
     )

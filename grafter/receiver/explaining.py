@@ -131,9 +131,9 @@ def status(store: HeldStore, metrics: Metrics, now: int) -> Answer:
             said[sample.name] = said.get(sample.name, 0.0) + sample.value
     oldest = None if stats.oldest is None else (now - stats.oldest) / 1e9
     lines = [
-        f"holds {stats.traces} traces, {stats.spans} spans, {stats.bytes} of {stats.limit_bytes} bytes",
+        f"holds traces: {stats.traces}, spans: {stats.spans}, bytes: {stats.bytes} of {stats.limit_bytes}",
         f"the oldest part came {explain.lasting(now - stats.oldest)} ago" if stats.oldest is not None else "none waits",
-        f"remembers {stats.remembered} traces that left, OpenAI's among them",
+        f"remembers traces that left, OpenAI's among them: {stats.remembered}",
     ]
     for place, found in counted.items():
         for name, said in sorted(found.items()):

@@ -93,7 +93,7 @@ async def test_a_letter_is_listed_shown_and_sent_again(start: Start, sink: Sink,
 
     sink.refuse_for_good = lambda _: False
     code, out, _ = await command(grafter, "dead", "retry", BAD)
-    assert (code, out) == (0, "1 letters, 1 spans taken\n")
+    assert (code, out) == (0, "1 letter, 1 span taken\n")
     assert sorted(each.span.span_id for each in sink.spans(BAD)) == [b"root    ", b"step    "]
     assert (await listed(grafter))["box"] == {}
     assert sink.repeats() == {}
@@ -118,7 +118,7 @@ async def test_what_is_in_the_box_is_known_after_a_kill_and_dropped_by_command(s
         "no letter is meant by that\n",
     )
     code, out, _ = await command(grafter, "dead", "drop", "--reason", "400", "--yes")
-    assert (code, out) == (0, "1 letters, 1 spans dropped\n")
+    assert (code, out) == (0, "1 letter, 1 span dropped\n")
     async with aiohttp.ClientSession() as session:
         counters = await grafter.counters(session)
     assert counters["grafter_dropped_spans_total"] == 1
