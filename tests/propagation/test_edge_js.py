@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -86,7 +88,7 @@ async def workerd(home: Path, grafter: str, tool: str) -> AsyncIterator[str]:
     (home / "config.capnp").write_text(config.replace("{grafter}", grafter).replace("{tool}", tool))
     log = (home / "log").open("ab")
     process = await asyncio.create_subprocess_exec(
-        str(program), "serve", str(home / "config.capnp"), stdout=log, stderr=log
+        str(program), "serve", str(home / "config.capnp"), stdout=log, stderr=log, start_new_session=True
     )
     try:
         async with asyncio.timeout(SECONDS):
@@ -101,8 +103,9 @@ async def workerd(home: Path, grafter: str, tool: str) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         log.close()
-        if process.returncode is None:
-            process.kill()
+        # The program is a script that starts the runtime: both are ended.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
 
