@@ -51,6 +51,11 @@ MAX_ID = 1_000
 # Ids are compared and printed, and are part of a URL. OpenAI's are short ASCII words.
 _MAX_PLAIN_ID = 256
 
+_PLAIN_DIGITS = 18
+"""Digits, and a sign, that are an integer of 64 bits whatever they are."""
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape of half a surrogate pair, which may stand alone."""
+
 _MAX_LITERAL = 200_000
 """Characters of a Python literal that are read; more stays a string."""
 _MAX_TOKENS = 5_000
@@ -80,7 +85,7 @@ def parse_json(body: bytes) -> object:
         value: object = orjson.loads(body)
     except orjson.JSONDecodeError:
         # Only what strict JSON refuses pays for the slower parser.
-        value = _parse_leniently(body, _read_at_once)
+        value = _parse_leniently(body, json.loads)
     return value
 
 
@@ -211,6 +216,23 @@ def json_safe(value: object, depth: int = MAX_DEPTH) -> object:
     return _json_safe_text(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
 
 
+def numbers_within(value: object, depth: int) -> object:
+    """A copy with its numbers and flags under their keys, ``depth`` levels of them, that orjson can write; strings and
+    what lies deeper are null. Never raises for a JSON value."""
+    if isinstance(value, dict):
+        if depth <= 0:
+            return None
+        found: dict[str, object] = {}
+        for key, member in value.items():
+            # Nearly all that a usage holds, and within 32 bits: a call into the general case costs as much as the rest.
+            plain = type(member) is int and -(1 << 31) <= member < 1 << 31
+            found[_json_safe_text(key)] = member if plain else numbers_within(member, depth - 1)
+        return found
+    if isinstance(value, list):
+        return [numbers_within(member, depth - 1) for member in value] if depth > 0 else None
+    return None if isinstance(value, str) else json_safe(value)
+
+
 def canonical(value: object) -> bytes:
     """Compact JSON with sorted keys: equal values give equal bytes. Never raises for a JSON value."""
     try:
@@ -311,20 +333,29 @@ def _clamped(time: int) -> int:
     return min(max(time, 0), MAX_TIME)
 
 
-def _read_at_once(text: str, parse_constant: Callable[[str], object], parse_int: Callable[[str], object]) -> object:
-    read: object = json.loads(text, parse_constant=parse_constant, parse_int=parse_int)
-    return read
-
-
 def _parse_leniently(body: bytes, read: Callable[..., object]) -> object:
+    text = body.decode("utf-8-sig", "replace")
+    odd = _HALF_PAIR.search(text) is not None
+
+    def integer(digits: str) -> int | float:
+        nonlocal odd
+        if len(digits) <= _PLAIN_DIGITS:
+            return int(digits)
+        odd = True
+        # Python refuses to read an int of thousands of digits; no 64 bits need more than twenty characters.
+        return int(digits) if len(digits) <= 20 else float(digits)
+
+    def real(digits: str) -> float:
+        nonlocal odd
+        value = float(digits)
+        odd |= math.isinf(value)
+        return value
+
     try:
-        return json_safe(read(body.decode("utf-8-sig", "replace"), parse_constant=lambda _: None, parse_int=_integer))
+        value = read(text, parse_constant=lambda _: None, parse_int=integer, parse_float=real)
+        # A second walk over all of it takes twice as long as the reading.
+        return json_safe(value) if odd else value
     except json.JSONDecodeError as error:
         raise ValueError(f"body is not JSON: {error.msg.lower()} at character {error.pos}") from None
     except RecursionError:
         raise ValueError("body is nested too deeply") from None
-
-
-def _integer(digits: str) -> int | float:
-    # Python refuses to read an int of thousands of digits; no 64 bits need more than twenty characters.
-    return int(digits) if len(digits) <= 20 else float(digits)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from grafter.core.policy import Content
 from grafter.guests.attributes import fit_json
-from grafter.guests.json_values import json_safe
-from grafter.guests.media import decoded_size, without_text
+from grafter.guests.json_values import numbers_within
+from grafter.guests.media import decoded_size
 from grafter.guests.realtime import field_rules
 from grafter.guests.realtime.event_types import AUDIO_DELTA, EVENT_TYPES, PRESENT_NAMES
 from grafter.guests.realtime.field_rules import (
@@ -86,7 +86,7 @@ def _unknown(kind: str, event: Mapping[str, object]) -> dict[str, object]:
     if len(event) > field_rules.MOST_MEMBERS:
         return found
     rest = {key: member for key, member in event.items() if key not in ("type", "event_id")}
-    numbers = json_safe(without_text(rest, 4), 6)
+    numbers = numbers_within(rest, 4)
     if isinstance(numbers, dict) and fit_json(numbers, _UNKNOWN_BYTES)[1] <= _UNKNOWN_BYTES:
         found.update(numbers)
     return found

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 from grafter.core.policy import Content
 from grafter.guests.attributes import ATTRIBUTE_BYTES, cut_text, fit_json
-from grafter.guests.json_values import ARGUMENTS_DIGEST, count_of, digest, json_safe, number_of
-from grafter.guests.media import without_media, without_text
+from grafter.guests.json_values import ARGUMENTS_DIGEST, count_of, digest, json_safe, number_of, numbers_within
+from grafter.guests.media import without_media
 
 Rule = Callable[[object, Content], object]
 Table = Mapping[str, Rule]
@@ -34,7 +34,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 def pick(value: object, table: Table, content: Content) -> dict[str, object]:
     """The members of an object that the table names, in the object's order; empty for what is no object."""
     kept: dict[str, object] = {}
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for key, member in value.items():
             rule = table.get(key)
             if rule is not None:
@@ -98,15 +98,15 @@ def text(value: object, content: Content) -> object:
 
 def counts(value: object, _: Content) -> object:
     """Numbers under any keys, such as a usage; its strings are null."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return GONE
-    kept = json_safe(without_text(value, 4), 6)
+    kept = numbers_within(value, 4)
     return kept if fit_json(kept, METADATA_BYTES)[1] <= METADATA_BYTES else GONE
 
 
 def own(value: object, _: Content) -> object:
     """The app's own ids in metadata; they stay, as a trace's do."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return GONE
     kept = json_safe(value, 16)
     if fit_json(kept, METADATA_BYTES)[1] <= METADATA_BYTES:
@@ -124,7 +124,7 @@ def inside(table: Table) -> Rule:
     """An object by a table of its own."""
 
     def rule(value: object, content: Content) -> object:
-        return pick(value, table, content) if isinstance(value, Mapping) else GONE
+        return pick(value, table, content) if isinstance(value, dict) else GONE
 
     return rule
 
@@ -196,7 +196,7 @@ _ITEM: Table = {
 def item(value: object, content: Content) -> object:
     """A conversation item. The arguments of a call leave a digest, so that the call can be recognised, and an output
     leaves that there was one."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return GONE
     kept = pick(value, _ITEM, content)
     if value.get("output") is not None:
@@ -260,7 +260,7 @@ _SESSION: Table = {
 
 def session(value: object, content: Content) -> object:
     """A session's configuration, in the form of today's API."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return GONE
     return pick(_present_session(value), _SESSION, content)
 
@@ -289,7 +289,7 @@ _RESPONSE: Table = {
 
 def response(value: object, content: Content) -> object:
     """A response as the server describes it, or as the client asked for it."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return GONE
     return pick(_present_response(value), _RESPONSE, content)
 
@@ -329,9 +329,9 @@ _RENAMED = (("modalities", "output_modalities"), ("max_response_output_tokens", 
 
 
 def _joined(audio: object, side: str, more: Mapping[str, object]) -> dict[str, object]:
-    groups: dict[str, object] = dict(audio) if isinstance(audio, Mapping) else {}
+    groups: dict[str, object] = dict(audio) if isinstance(audio, dict) else {}
     present = groups.get(side)
-    groups[side] = {**more, **present} if isinstance(present, Mapping) else dict(more)
+    groups[side] = {**more, **present} if isinstance(present, dict) else dict(more)
     return groups
 
 
@@ -349,7 +349,7 @@ def unwrapped(event: Mapping[str, object]) -> Mapping[str, object]:
     if event.get("type") != RESPONSE_EVENT:
         return event
     inner = event.get("event")
-    found: dict[str, object] = dict(inner) if isinstance(inner, Mapping) else {}
+    found: dict[str, object] = dict(inner) if isinstance(inner, dict) else {}
     kind = found.get("type")
     outer = {key: event[key] for key in ("event_id", "delegation_id") if event.get(key) is not None}
     return {**found, **outer, "type": INNER + (kind if isinstance(kind, str) and kind else _UNNAMED)}
@@ -357,7 +357,7 @@ def unwrapped(event: Mapping[str, object]) -> Mapping[str, object]:
 
 def responses_item(value: object, content: Content) -> object:
     """An item of the Responses API. What a custom tool is called with has another name than a function's arguments."""
-    if isinstance(value, Mapping) and value.get("type") == "custom_tool_call" and "input" in value:
+    if isinstance(value, dict) and value.get("type") == "custom_tool_call" and "input" in value:
         value = {**{key: member for key, member in value.items() if key != "input"}, "arguments": value["input"]}
     return item(value, content)
 
