@@ -144,6 +144,14 @@ class Metrics:
             "Spans of dead letters that were sent again, and that the peer accepted.",
             "exporter",
         )
+        self.deferred_spans = counter(
+            "grafter_exporter_deferred_spans",
+            "Spans that other exporters have, put off for this one until it takes them.",
+            "exporter",
+        )
+        self.resumed_spans = counter(
+            "grafter_exporter_resumed_spans", "Spans that were put off, and are so no longer.", "exporter"
+        )
         self.exporter_seconds = histogram(
             "grafter_exporter_request_seconds", "Time of one attempt.", _SECONDS, "exporter"
         )
