@@ -42,7 +42,8 @@ from grafter.process import (
 )
 from grafter.processor.assembling import Assembler
 from grafter.processor.call_records import CallKeys, CallRecords
-from grafter.processor.processor import Limits, Processor
+from grafter.processor.lanes import Limits
+from grafter.processor.processor import Processor
 from grafter.receiver.address import check_all
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_server import serving

@@ -60,9 +60,15 @@ class DeferredBatch:
     spans: int
     size: int
 
-    def batch(self) -> Batch:
-        """For the exporter."""
-        return Batch(self.traces, self.spans, self.size, self.runs)
+
+def together(batches: Sequence[DeferredBatch]) -> Batch:
+    """Several of them for the exporter, trace by trace in their order."""
+    runs: list[tuple[Envelope, list[bytes]]] = []
+    for batch in batches:
+        runs += batch.runs or ()
+    traces = [trace for batch in batches for trace in batch.traces]
+    spans, size = sum([batch.spans for batch in batches]), sum([batch.size for batch in batches])
+    return Batch(traces, spans, size, runs if all(batch.runs is not None for batch in batches) else None)
 
 
 def read_back(parts: Sequence[StoredPart], *, resend: bool) -> DeferredBatch:

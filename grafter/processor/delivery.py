@@ -18,7 +18,7 @@ from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.processor.call_records import CallRecords
 from grafter.processor.deferring import Deferring
-from grafter.processor.lanes import SOON_SECONDS, Lane, Lanes, Place
+from grafter.processor.lanes import SOON_SECONDS, Lane, Lanes, Limits, Place
 from grafter.processor.leases import Leases
 from grafter.processor.plain_traces import PlainRelease
 from grafter.processor.quarantine import FULL_BOX_SECONDS
@@ -45,23 +45,23 @@ class Delivery:
         exporters: Sequence[Exporter],
         metrics: Metrics,
         clock: Callable[[], int],
-        tick_seconds: float,
-        in_flight: int,
+        limits: Limits,
         calls: CallRecords | None = None,
     ) -> None:
-        """``tick_seconds``: the shortest time after which something is tried again. ``in_flight``: batches on their way
-        to one exporter at once. ``calls``: writes down what is of a call; None: nobody does."""
+        """``calls``: writes down what is of a call; None: nobody does."""
         self.begun: dict[Key, ReleaseReason] = {}
         """Why a key was released whose exporters have not all answered yet."""
-        self.lanes = Lanes(exporters, in_flight)
-        self.leases = Leases(store, clock, tick_seconds)
+        self.lanes = Lanes(exporters, limits.in_flight)
+        self.leases = Leases(store, clock, limits.tick_seconds)
         self._store = store
         self._metrics = metrics
         self._clock = clock
-        self._tick_seconds = tick_seconds
+        self._tick_seconds = limits.tick_seconds
         self._calls = calls
         self._refused = RefusedTraces(store, metrics, clock)
-        self.deferring = Deferring(store, metrics, clock, self.leases, self._refused)
+        self.deferring = Deferring(
+            store, metrics, clock, self.leases, self._refused, limits.batch_spans, limits.batch_bytes
+        )
 
     def down_for(self, lanes: Iterable[Lane]) -> float:
         """Seconds until the first of these is worth a try; 0 when one is up now."""

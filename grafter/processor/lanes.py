@@ -8,6 +8,7 @@ where nobody answers soon those that are slow take part, and where all are full 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from grafter.consumer import Exporter
@@ -16,6 +17,18 @@ _T = TypeVar("_T")
 
 # An answer that takes longer holds up nobody else: what a batch still has to do waits for it, its place does not.
 SOON_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much goes out at a time."""
+
+    batch_spans: int = 4000
+    batch_bytes: int = 3 << 20
+    in_flight: int = 8
+    """Batches that are on their way at once, all exporters that answer soon counted as one; and to each exporter."""
+    tick_seconds: float = 0.1
+    lease_seconds: float = 10.0
 
 
 class Lane:

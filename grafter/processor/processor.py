@@ -27,7 +27,7 @@ from grafter.processor.assembling import Assembler
 from grafter.processor.call_records import CallRecords
 from grafter.processor.delivery import FINAL, Delivery
 from grafter.processor.guest_keys import Found, GuestKeys, is_large
-from grafter.processor.lanes import Place
+from grafter.processor.lanes import Lane, Limits, Place
 from grafter.processor.linking import Linking
 from grafter.processor.plain_traces import PlainRelease, assemble_plain
 from grafter.processor.quarantine import Quarantine
@@ -62,18 +62,6 @@ class _Due:
     """Under which other trace it is to leave, by a rule."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much goes out at a time."""
-
-    batch_spans: int = 4000
-    batch_bytes: int = 3 << 20
-    in_flight: int = 8
-    """Batches that are on their way at once, all exporters that answer soon counted as one; and to each exporter."""
-    tick_seconds: float = 0.1
-    lease_seconds: float = 10.0
-
-
 class Processor:
     """A Consumer for the receivers; the tick runs inside ``running``."""
 
@@ -98,7 +86,7 @@ class Processor:
         self._slots = asyncio.Semaphore(limits.in_flight)
         self._sends: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        self._delivery = Delivery(store, exporters, metrics, clock, limits.tick_seconds, limits.in_flight, calls)
+        self._delivery = Delivery(store, exporters, metrics, clock, limits, calls)
         self._linking = Linking(store, policy.waits.remember)
         self._guest_keys = GuestKeys(store, policy, assembler, self._linking)
         self._moves = RuleMoves(store, policy, self._linking)
@@ -199,7 +187,9 @@ class Processor:
         others = [one for one in claims if isinstance(one, Claim) and not one.waits_for]
         if len(plain) + len(others) < len(claims):
             # Those on which an earlier process ended come like this.
-            self._resume(tasks, [one for one in claims if isinstance(one, Claim) and one.waits_for])
+            for one in claims:
+                if isinstance(one, Claim) and one.waits_for:
+                    self._resume(tasks, self._delivery.lanes.of(one.waits_for), [one])
         # Some take longer to read and join than a lease lasts, and the others wait for them.
         with self._delivery.leases.leased(*plain, others):
             # First what needs no decision: one that fails must not hold it up.
@@ -214,18 +204,16 @@ class Processor:
         """See on its way what waits for one exporter alone, as far as that takes it; how many batches."""
         taken_up = 0
         for lane in self._delivery.lanes:
-            if limit := lane.places_for_backlog:
-                claims = await self._store.claim_deferred(lane.name, now, limit)
-                self._resume(tasks, claims)
-                taken_up += len(claims)
+            sends = await self._delivery.deferring.take_up(lane, now) if lane.places_for_backlog else ()
+            for claims in sends:
+                self._resume(tasks, lane, claims)
+            taken_up += len(sends)
         return taken_up
 
-    def _resume(self, tasks: asyncio.TaskGroup, claims: Sequence[Claim]) -> None:
-        for claim in claims:
-            lane = self._delivery.lanes.of(claim.waits_for)
-            task = tasks.create_task(self._delivery.deferring.send(lane, claim), name="processor.resume")
-            self._sends.add(task)
-            task.add_done_callback(self._sends.discard)
+    def _resume(self, tasks: asyncio.TaskGroup, lane: Lane | None, claims: Sequence[Claim]) -> None:
+        task = tasks.create_task(self._delivery.deferring.send(lane, claims), name="processor.resume")
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
 
     async def _release(self, tasks: asyncio.TaskGroup, some: Sequence[_Due] | PlainBatch, now: UnixNano) -> None:
         """Assemble these, and see them on their way as soon as there is a place.
