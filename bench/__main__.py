@@ -33,7 +33,7 @@ from grafter.otlp.split import COMPILED
 from tests.store.redis.servers import Server, server
 
 BATCHES = (1, 50, 512, 8192)
-SYSTEMS = ("null", "proxy", "grafter memory", "grafter disk", "grafter redis")
+SYSTEMS = ("null", "proxy", "grafter memory", "grafter disk", "grafter disk, two exporters", "grafter redis")
 # Spans a run: enough for a second or more of CPU time at each size, so that the clock's 10 ms do not matter.
 SPANS = {1: 6_000, 50: 120_000, 512: 400_000, 8192: 640_000}
 LAP_TRACES = {1: 300, 50: 1000, 512: 2560, 8192: 8192}
@@ -87,18 +87,22 @@ def process(*args: str) -> Iterator[psutil.Process]:
             child.wait()
 
 
-def config(port: int, to: int, store: dict[str, object]) -> str:
-    """grafter as the bench runs it: everything released a second after its last part."""
+def config(port: int, to: list[int], store: dict[str, object]) -> str:
+    """grafter as the bench runs it: everything released a second after its last part, to each of these ports."""
+    exporters = {
+        f"otlp_grpc/{number}": {"endpoint": f"127.0.0.1:{one}", "tls": {"insecure": True}}
+        for number, one in enumerate(to)
+    }
     return json.dumps(
         {
             "receivers": {
                 "otlp": {"protocols": {"grpc": {"endpoint": f"127.0.0.1:{port}"}, "http": {"endpoint": "127.0.0.1:0"}}}
             },
             "processors": {"graft": {"wait": {"after_root": "1s", "idle": "5s"}}},
-            "exporters": {"otlp_grpc": {"endpoint": f"127.0.0.1:{to}", "tls": {"insecure": True}}},
+            "exporters": exporters,
             "extensions": {"store": store, "health_check": None},
             "service": {
-                "pipelines": {"traces": {"receivers": ["otlp"], "processors": ["graft"], "exporters": ["otlp_grpc"]}},
+                "pipelines": {"traces": {"receivers": ["otlp"], "processors": ["graft"], "exporters": list(exporters)}},
                 "telemetry": {"metrics": {"endpoint": f"127.0.0.1:{free_port()}"}, "logs": {"level": "warn"}},
             },
         }
@@ -122,6 +126,7 @@ async def listening(port: int, seconds: float = 20) -> None:
 async def measure(system: str, workload: Workload, laps: range, in_flight: int) -> Run:
     """One run: fresh processes, the load, and the wait until everything came out."""
     port, sink_port = free_port(), free_port()
+    to = [sink_port]
     redis: Server | None = None
     with tempfile.TemporaryDirectory(prefix="grafter-bench-") as name, contextlib.ExitStack() as stack:
         if system != "null":
@@ -135,7 +140,11 @@ async def measure(system: str, workload: Workload, laps: range, in_flight: int) 
             if system == "grafter redis":
                 redis = stack.enter_context(server("--appendonly", "no"))
                 store = {"redis": {"url": redis.url}}
-            path.write_text(config(port, sink_port, store))
+            if system.endswith("two exporters"):
+                to.append(free_port())
+                stack.enter_context(process("-m", "bench.servers", "sink", "--port", str(to[1])))
+                await listening(to[1])
+            path.write_text(config(port, to, store))
             measured = stack.enter_context(process("-m", "grafter", "run", "--config", str(path)))
         else:
             measured = stack.enter_context(
@@ -143,17 +152,21 @@ async def measure(system: str, workload: Workload, laps: range, in_flight: int) 
             )
         await listening(port)
         await send(port, workload, range(WARM_UP_LAP, WARM_UP_LAP + 1), in_flight) if workload.batch > 1 else None
-        await settled(sink_port) if system != "null" else None
+        for one in to if system != "null" else ():
+            await settled(one)
         before, redis_before = measured.cpu_times(), cpu_of(redis)
         began = time.perf_counter()
         sent = await send(port, workload, laps, in_flight)
-        if system != "null":
-            await settled(sink_port)
+        for one in to if system != "null" else ():
+            await settled(one)
         seconds = time.perf_counter() - began
         after = measured.cpu_times()
         rss = measured.memory_info().rss / 2**20
         redis_cpu = cpu_of(redis) - redis_before
-        came_out = json.loads(await ask(sink_port, b"")) if system != "null" else {}
+        came_out: dict[str, object] = json.loads(await ask(sink_port, b"")) if system != "null" else {}
+        for one in to[1:]:
+            other = json.loads(await ask(one, b""))
+            came_out = came_out if other == came_out else {"one": came_out, "other": other}
         return Run(sent, sum(after[:2]) - sum(before[:2]), rss, came_out, seconds, redis_cpu)
 
 
@@ -207,7 +220,7 @@ async def bench(batches: list[int], systems: list[str], repeats: int) -> bool:
 
 def report(batches: list[int], systems: list[str], table: dict[tuple[str, int], list[Run]]) -> None:
     """The table: medians, with the range of the runs."""
-    print(f"\n{'system':<16}{'batch':>6}{'CPU us/span':>14}{'min-max':>18}{'x proxy':>9}{'limit':>7}", end="")
+    print(f"\n{'system':<28}{'batch':>6}{'CPU us/span':>14}{'min-max':>18}{'x proxy':>9}{'limit':>7}", end="")
     print(f"{'spans/s':>10}{'p50 ms':>8}{'p99 ms':>8}{'RSS MiB':>9}{'retries':>8}{'ids out':>9}  sender's own us/span")
     for batch in batches:
         proxy = [r.us_per_span for r in table.get(("proxy", batch), [])]
@@ -219,7 +232,7 @@ def report(batches: list[int], systems: list[str], table: dict[tuple[str, int], 
             mark = "" if limit is None else f"{limit:.1f}" + ("" if ratio <= limit else " !")
             sender = statistics.median(r.sent.own_cpu_seconds / r.sent.spans * 1e6 for r in runs)
             print(
-                f"{system:<16}{batch:>6}{statistics.median(costs):>14.2f}"
+                f"{system:<28}{batch:>6}{statistics.median(costs):>14.2f}"
                 f"{f'{min(costs):.2f}-{max(costs):.2f}':>18}{ratio:>9.2f}{mark:>7}"
                 f"{statistics.median(r.sent.spans / r.sent.seconds for r in runs):>10.0f}"
                 f"{statistics.median(r.sent.p50_ms for r in runs):>8.1f}"

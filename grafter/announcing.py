@@ -39,13 +39,19 @@ async def reminding(
     held: Callable[[], Held],
     recovering: Callable[[], bool],
     seconds: float = REMIND_SECONDS,
+    unwanted: Callable[[], Iterable[str]] = tuple,
 ) -> AsyncIterator[None]:
-    """While the context is open: say what the store held, once it is known, and every ``seconds`` who takes nothing."""
+    """While the context is open: say what the store held, once it is known, and every ``seconds`` who takes nothing.
+
+    ``unwanted``: a line for each exporter that is gone and left something behind.
+    """
 
     async def remind() -> None:
         while recovering():  # noqa: ASYNC110  # the store says it when it is asked
             await asyncio.sleep(_LOOK_SECONDS)
         logger.info("from before this start: %s", _what(held()))
+        for line in unwanted():
+            logger.warning("%s", line)
         while True:
             await asyncio.sleep(seconds)
             for line in outages(exporters.values(), held()):
@@ -62,10 +68,16 @@ async def reminding(
 def outages(exporters: Iterable[OpenedExporter], held: Held) -> list[str]:
     """A line for each peer that takes nothing."""
     return [
-        f"{name}: the peer has taken nothing for {outage.seconds:.0f} s; {_what(held)}: {outage.reason}"
+        f"{name}: the peer has taken nothing for {outage.seconds:.0f} s; {_what(held)}{_alone(held, exporter.name)}: "
+        f"{outage.reason}"
         for exporter in exporters
         for name, outage in exporter.outages().items()
     ]
+
+
+def _alone(held: Held, exporter: str) -> str:
+    spans = sum([one.spans for one in held.backlogs if one.exporter == exporter])
+    return f", {spans} spans more wait for it alone" if spans else ""
 
 
 def _what(held: Held) -> str:

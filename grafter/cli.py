@@ -329,6 +329,43 @@ def dead_drop(
     _dead("drop", asked, config, set_, as_json=json_)
 
 
+backlog = typer.Typer(
+    name="backlog", help="What other exporters have and one has not: say it, or give it up.", no_args_is_help=True
+)
+app.add_typer(backlog)
+
+
+def _backlog(
+    what: str, asked: dict[str, object], config: list[str] | None, set_: list[str] | None, *, as_json: bool
+) -> NoReturn:
+    settings = read_config(config, set_)
+    from grafter.commands.backlog import backlog as command
+
+    work = command(what, asked, settings, as_json=as_json, out=sys.stdout, err=sys.stderr)
+    raise typer.Exit(asyncio.run(work))
+
+
+@backlog.command("list")
+def backlog_list(config: ConfigOption = None, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Say what waits for one exporter alone, also for those that are no longer configured."""
+    _backlog("list", {}, config, set_, as_json=json_)
+
+
+@backlog.command("drop")
+def backlog_drop(
+    exporter: Annotated[str, typer.Argument(metavar="NAME", help="The exporter, as `grafter backlog list` has it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="It is gone for good: do it.")] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Give up what waits for one exporter alone; it is counted as dropped."""
+    if not yes:
+        typer.echo(f"what waits for {exporter} is gone for good then: say so with --yes", err=True)
+        raise typer.Exit(2)
+    _backlog("drop", {"exporter": exporter}, config, set_, as_json=json_)
+
+
 @app.command()
 def lookup(
     asked: Annotated[

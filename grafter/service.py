@@ -8,7 +8,7 @@ the store for the next start.
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from grafter.consumer import Consumer, OpenedExporter, Signal
 from grafter.core.model import Mark, NamedLink, Part, UnixNano
 from grafter.core.policy import SECOND, RedactAction
 from grafter.errors import UnavailableError
+from grafter.exporter.backlogs import Backlogs
 from grafter.exporter.dead_letters import DeadLetters
 from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
@@ -41,14 +42,15 @@ from grafter.process import (
 )
 from grafter.processor.assembling import Assembler
 from grafter.processor.call_records import CallKeys, CallRecords
-from grafter.processor.processor import Limits, Processor
+from grafter.processor.lanes import Limits
+from grafter.processor.processor import Processor
 from grafter.receiver.address import check_all
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_server import serving
 from grafter.receiver.in_flight import BUDGET_BYTES, InFlight
-from grafter.store.base import Share, Stats
+from grafter.store.base import Backlog, Share, Stats
 from grafter.store.config import trouble
-from grafter.telemetry import Held, HeldFor, LettersHeld, Metrics
+from grafter.telemetry import BacklogHeld, Held, HeldFor, LettersHeld, Metrics
 
 if TYPE_CHECKING:
     from grafter.calls.sql_map import SqlCallMap
@@ -59,8 +61,10 @@ logger = logging.getLogger(__name__)
 # The share of the shutdown timeout that requests in flight may take; the rest is for the batches on their way out.
 _DOOR_SHARE = 0.3
 
+_NO_BACKLOG = Backlog(0, 0, 0, None)
 _AS_THEY_ARE = {gauge.name for gauge in fields(Held)} & {stat.name for stat in fields(Stats)} - {
     *(share.name for share in fields(Share)),
+    "backlogs",
     "replicas",
 }
 """Gauges that are what the store's stats of the same name are; the others are of this process's own share."""
@@ -142,11 +146,12 @@ async def running(
             name: await stack.enter_async_context(exporter.open(name, metrics))
             for name, exporter in active.exporters.items()
         }
-        _watch(service, store, exporters, clock, calls)
+        tracing = active.pipelines["traces"].exporters
+        _watch(service, store, exporters, clock, calls, tracing)
         stack.callback(_say_kept, config, service)
         processor = Processor(
             store,
-            [exporters[name] for name in active.pipelines["traces"].exporters],
+            [exporters[name] for name in tracing],
             policy,
             Assembler(policy, __version__, config.sampling_policy()),
             metrics,
@@ -187,6 +192,7 @@ async def running(
             clock=clock,
             lease_seconds=config.extensions.store.lease.seconds,
             letters=DeadLetters(store, exporters, metrics, clock),
+            backlogs=Backlogs(store, exporters, metrics, clock),
             admin_tokens=revealed(config.extensions.admin.tokens),
             share_ports=worker is not None,
             calls=calls,
@@ -194,7 +200,12 @@ async def running(
         )
         for name, receiver in active.receivers.items():
             service.ports.update(await stack.enter_async_context(receiver.open(name, around)))
-        reminding = announcing.reminding(exporters, service.held, lambda: store.stats().recovering)
+        reminding = announcing.reminding(
+            exporters,
+            service.held,
+            lambda: store.stats().recovering,
+            unwanted=lambda: _unwanted(store.stats().backlogs, tracing).values(),
+        )
         await stack.enter_async_context(reminding)
         if config.extensions.lookup is not None and calls is not None and (worker is None or worker.first):
             service.ports["lookup"] = await stack.enter_async_context(config.extensions.lookup.open(calls, __version__))
@@ -227,8 +238,9 @@ def _watch(
     exporters: Mapping[str, OpenedExporter],
     clock: Callable[[], int],
     calls: "SqlCallMap | None",
+    tracing: Collection[str],
 ) -> None:
-    """Wire the gauges and the troubles of /readyz to the store and the exporters."""
+    """Wire the gauges and the troubles of /readyz to the store and the exporters; ``tracing``: who gets traces."""
     recovered = forgotten = marks = 0
 
     def count_recovered() -> None:
@@ -259,6 +271,10 @@ def _watch(
             letters=[
                 LettersHeld(name, box.letters, box.spans, box.bytes) for name, box in sorted(stats.dead_letters.items())
             ],
+            backlogs=[
+                BacklogHeld(name, one.spans, one.bytes, _age(one.oldest, clock()))
+                for name, one in sorted((dict.fromkeys(tracing, _NO_BACKLOG) | dict(stats.backlogs)).items())
+            ],
         )
 
     def troubles() -> dict[str, str]:
@@ -270,6 +286,7 @@ def _watch(
         for exporter in exporters.values():
             for name, outage in exporter.outages().items():
                 found[name] = f"has taken nothing for {outage.seconds:.0f} s: {outage.reason}"
+        found |= {f"backlog of {name}": line for name, line in _unwanted(store.stats().backlogs, tracing).items()}
         if calls is not None and calls.backlog.trouble:
             found["calls"] = calls.backlog.trouble
         return found
@@ -279,6 +296,16 @@ def _watch(
     service.held = held
     service.health.troubles = troubles
     service.health.takes_parts = lambda: store.up and not store.full
+
+
+def _unwanted(backlogs: Mapping[str, Backlog], tracing: Collection[str]) -> dict[str, str]:
+    """What waits for exporters that get no traces any more, by their names."""
+    return {
+        name: f"{one.spans} spans wait for exporter {name}, which gets no traces by this config: name it there again, "
+        f"or give them up with `grafter backlog drop {name}`"
+        for name, one in backlogs.items()
+        if one.spans and name not in tracing
+    }
 
 
 def _say_kept(config: Config, service: Running) -> None:

@@ -1,8 +1,9 @@
 """grafter's own counters, in one table: name, meaning, labels. Names and labels are PRODUCT's; dashboards rely on them.
 
-The books balance in each process: accepted + recovered + taken over + synthetic + revived = sent + held + handed over +
-sampled out + dead + dropped + merged, for each exporter; what is dropped of the dead (reasons ``dead_letters_…``) stays
-among the dead there. Labels are few and bounded: a label value is never text from outside.
+The books balance in each process: accepted + recovered + taken over + synthetic + revived + resumed = sent + held +
+handed over + sampled out + dead + dropped + merged + deferred, for each exporter; what is dropped of the dead (reasons
+``dead_letters_…``) stays among the dead there, of a backlog (``backlog_dropped``) among the deferred. Labels are few
+and bounded: a label value is never text from outside.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -144,6 +145,14 @@ class Metrics:
             "Spans of dead letters that were sent again, and that the peer accepted.",
             "exporter",
         )
+        self.deferred_spans = counter(
+            "grafter_exporter_deferred_spans",
+            "Spans that other exporters have, put off for this one until it takes them.",
+            "exporter",
+        )
+        self.resumed_spans = counter(
+            "grafter_exporter_resumed_spans", "Spans that were put off, and are so no longer.", "exporter"
+        )
         self.exporter_seconds = histogram(
             "grafter_exporter_request_seconds", "Time of one attempt.", _SECONDS, "exporter"
         )
@@ -181,6 +190,16 @@ class LettersHeld:
     letters: int
     spans: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogHeld:
+    """What waits for one exporter alone."""
+
+    exporter: str
+    spans: int
+    bytes: int
+    oldest_seconds: float
 
 
 def _first(values: Sequence[float]) -> float:
@@ -234,12 +253,14 @@ class Held:
     )
     replicas: Sequence[HeldFor] = ()
     letters: Sequence[LettersHeld] = ()
+    backlogs: Sequence[BacklogHeld] = ()
 
     @classmethod
     def together(cls, helds: Sequence["Held"]) -> "Held":
         """What several processes, one at least, hold of the store that they share."""
         joined = {one.name: one.metadata["joined"]([getattr(held, one.name) for held in helds]) for one in _SHOWN}
-        return cls(**joined, replicas=helds[0].replicas, letters=helds[0].letters)
+        first = helds[0]
+        return cls(**joined, replicas=first.replicas, letters=first.letters, backlogs=first.backlogs)
 
 
 _SHOWN = tuple(one for one in fields(Held) if one.metadata)
@@ -254,7 +275,7 @@ class HeldCollector(Collector):
     def collect(self) -> list[Metric]:
         held = self._read()
         shown = [one.metadata["family"](value=getattr(held, one.name)) for one in _SHOWN]
-        return [*shown, *_by_replica(held.replicas), *_by_exporter(held.letters)]
+        return [*shown, *_by_replica(held.replicas), *_by_exporter(held.letters), *_backlogs(held.backlogs)]
 
 
 def _by_replica(replicas: Sequence[HeldFor]) -> list[Metric]:
@@ -272,6 +293,24 @@ def _by_replica(replicas: Sequence[HeldFor]) -> list[Metric]:
         for family, value in zip(made, (one.traces, one.spans, one.bytes, one.oldest_seconds), strict=True):
             family.add_metric([str(one.replica)], value)
     return [*made] if replicas else []
+
+
+def _backlogs(backlogs: Sequence[BacklogHeld]) -> list[Metric]:
+    """What other exporters have and one has not, of a shared store the whole of it."""
+    made = [
+        GaugeMetricFamily(
+            f"grafter_exporter_backlog_{name}", f"{meaning} for this exporter alone.", labels=["exporter"]
+        )
+        for name, meaning in (
+            ("spans", "Spans that wait"),
+            ("bytes", "Live payload bytes that wait"),
+            ("oldest_seconds", "For how long the first span waits"),
+        )
+    ]
+    for one in backlogs:
+        for family, value in zip(made, (one.spans, one.bytes, one.oldest_seconds), strict=True):
+            family.add_metric([one.exporter], value)
+    return [*made]
 
 
 def _by_exporter(letters: Sequence[LettersHeld]) -> list[Metric]:

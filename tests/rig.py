@@ -20,7 +20,8 @@ from grafter.guests.realtime.intake import read_posts
 from grafter.otlp import build
 from grafter.otlp.split import Splitter
 from grafter.processor.assembling import Assembler
-from grafter.processor.processor import Limits, Processor
+from grafter.processor.lanes import Limits
+from grafter.processor.processor import Processor
 from grafter.store.embedded import store as embedded
 from grafter.store.embedded.store import EmbeddedStore
 from grafter.store.redis import opening

@@ -22,7 +22,8 @@ from grafter.otlp import build
 from grafter.otlp.json import Oddities, trace_request_from_json, trace_request_to_json
 from grafter.otlp.split import Split, Splitter
 from grafter.processor.assembling import Assembler
-from grafter.processor.processor import Limits, Processor
+from grafter.processor.lanes import Limits
+from grafter.processor.processor import Processor
 from grafter.store.embedded import store as embedded
 from grafter.telemetry import Metrics
 

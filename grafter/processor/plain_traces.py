@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
-from grafter.consumer import OutTrace, Piece
+from grafter.consumer import Batch, OutTrace, Piece
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import ID_BYTES, PlainMemories
 from grafter.core.model import Envelope, Key, UnixNano
@@ -62,6 +62,10 @@ class PlainRelease:
     """The memory of each trace."""
     merged: int = 0
     """Spans that came more than once."""
+
+    def batch(self) -> Batch:
+        """For the exporters."""
+        return Batch(self.traces, self.spans, self.size, self.runs)
 
     def without_repeats(self, payloads: list[bytes], envelopes: list[Envelope], ids: list[bytes], root: int) -> int:
         """Leave one of each equal part of a trace in its lists; where the root's part stands then."""

@@ -25,8 +25,9 @@ from grafter.errors import UnavailableError
 from grafter.guests.sources import RULES, source_of
 from grafter.processor.assembling import Assembler
 from grafter.processor.call_records import CallRecords
-from grafter.processor.delivery import Delivery
+from grafter.processor.delivery import FINAL, Delivery
 from grafter.processor.guest_keys import Found, GuestKeys, is_large
+from grafter.processor.lanes import Lane, Limits, Place
 from grafter.processor.linking import Linking
 from grafter.processor.plain_traces import PlainRelease, assemble_plain
 from grafter.processor.quarantine import Quarantine
@@ -61,18 +62,6 @@ class _Due:
     """Under which other trace it is to leave, by a rule."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much goes out at a time."""
-
-    batch_spans: int = 4000
-    batch_bytes: int = 3 << 20
-    in_flight: int = 8
-    """Batches that are on their way at once, all exporters together counted as one."""
-    tick_seconds: float = 0.1
-    lease_seconds: float = 10.0
-
-
 class Processor:
     """A Consumer for the receivers; the tick runs inside ``running``."""
 
@@ -89,7 +78,6 @@ class Processor:
     ) -> None:
         """``calls``: writes down what is of a call; None: nobody does."""
         self._store = store
-        self._exporters = tuple(exporters)
         self._policy = policy
         self._assembler = assembler
         self._metrics = metrics
@@ -98,14 +86,13 @@ class Processor:
         self._slots = asyncio.Semaphore(limits.in_flight)
         self._sends: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        self._delivery = Delivery(store, exporters, metrics, clock, limits.tick_seconds, calls)
+        self._delivery = Delivery(store, exporters, metrics, clock, limits, calls)
         self._linking = Linking(store, policy.waits.remember)
         self._guest_keys = GuestKeys(store, policy, assembler, self._linking)
         self._moves = RuleMoves(store, policy, self._linking)
         self._quarantine = Quarantine(store, metrics)
         self._plain: PlainLimits | None = None
-        if len(self._exporters) == 1 and assembler.takes_plain:
-            # With several exporters each trace has outcomes of its own.
+        if assembler.takes_plain:
             self._plain = PlainLimits(_PLAIN_TRACES, limits.batch_spans, limits.batch_bytes)
 
     @property
@@ -153,7 +140,7 @@ class Processor:
             try:
                 busy = await self._round(tasks) >= _CLAIM_LIMIT
             except UnavailableError as error:
-                self._delivery.store_is_away(error)
+                self._delivery.leases.store_is_away(error)
                 busy = False
             except Exception:
                 # A bug in one round must not stop all traces for ever; what was claimed is due again by its lease.
@@ -174,10 +161,10 @@ class Processor:
         while True:
             await asyncio.sleep(self._limits.lease_seconds / 3)
             try:
-                await self._delivery.renew()
+                await self._delivery.leases.renew()
             except UnavailableError as error:
                 # Whoever takes them over meanwhile sends them marked; until then they are still owned.
-                self._delivery.store_is_away(error)
+                self._delivery.leases.store_is_away(error)
 
     async def drain(self) -> None:
         """Release all that is due by the clock's present moment; returns when it has left.
@@ -191,21 +178,42 @@ class Processor:
 
     async def _round(self, tasks: asyncio.TaskGroup) -> int:
         """Claim what is due and see it on its way; how many claims those were, _CLAIM_LIMIT when more is due."""
-        if self._delivery.down_for(self._exporters) > 0:
+        if self._delivery.down_for(self._delivery.lanes) > 0:
             return 0
         now = UnixNano(self._clock())
+        taken_up = await self._take_up_backlogs(tasks, now)
         claims = await self._store.claim(now, _CLAIM_LIMIT, self._plain)
         plain = [one for one in claims if isinstance(one, PlainBatch)]
-        others = [one for one in claims if isinstance(one, Claim)]
+        others = [one for one in claims if isinstance(one, Claim) and not one.waits_for]
+        if len(plain) + len(others) < len(claims):
+            # Those on which an earlier process ended come like this.
+            for one in claims:
+                if isinstance(one, Claim) and one.waits_for:
+                    self._resume(tasks, self._delivery.lanes.of(one.waits_for), [one])
         # Some take longer to read and join than a lease lasts, and the others wait for them.
-        with self._delivery.leased(*plain, others):
+        with self._delivery.leases.leased(*plain, others):
             # First what needs no decision: one that fails must not hold it up.
             for batch in plain:
                 await self._release(tasks, batch, now)
             others = await self._quarantine.deadly(others, now) if any(one.deaths for one in others) else others
             for due in _slices(await self._decide(others, now)):
                 await self._release(tasks, due, now)
-        return _CLAIM_LIMIT if any(map(self._is_large, plain)) else len(claims)
+        return _CLAIM_LIMIT if any(map(self._is_large, plain)) else len(claims) + taken_up
+
+    async def _take_up_backlogs(self, tasks: asyncio.TaskGroup, now: UnixNano) -> int:
+        """See on its way what waits for one exporter alone, as far as that takes it; how many batches."""
+        taken_up = 0
+        for lane in self._delivery.lanes:
+            sends = await self._delivery.deferring.take_up(lane, now) if lane.places_for_backlog else ()
+            for claims in sends:
+                self._resume(tasks, lane, claims)
+            taken_up += len(sends)
+        return taken_up
+
+    def _resume(self, tasks: asyncio.TaskGroup, lane: Lane | None, claims: Sequence[Claim]) -> None:
+        task = tasks.create_task(self._delivery.deferring.send(lane, claims), name="processor.resume")
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
 
     async def _release(self, tasks: asyncio.TaskGroup, some: Sequence[_Due] | PlainBatch, now: UnixNano) -> None:
         """Assemble these, and see them on their way as soon as there is a place.
@@ -219,9 +227,12 @@ class Processor:
             if self._stopping.is_set():
                 self._slots.release()
                 return
-            task = tasks.create_task(self._delivery.send(released), name="processor.send")
+            place = Place(self._slots)
+            task = tasks.create_task(self._delivery.send(released, place), name="processor.send")
             self._sends.add(task)
-            task.add_done_callback(self._sent)
+            task.add_done_callback(self._sends.discard)
+            # Also of one that was cancelled before its first step.
+            task.add_done_callback(place.leave)
 
     def _is_large(self, batch: PlainBatch) -> bool:
         """It is near one of its limits, or ends before what is large, so that more may be due.
@@ -280,7 +291,8 @@ class Processor:
         """Of a claim whose export was begun: its parts are those of the first attempt, so what came since must not
         change the answer."""
         waiting = self._delivery.down_for(self._delivery.pending(claim))
-        if waiting > 0:
+        # What somebody has taken leaves all the same, and is put off for the others.
+        if waiting > 0 and FINAL.isdisjoint(claim.outcomes.values()):
             return Wait(UnixNano(now + int(waiting * SECOND)))
         return Release(self._delivery.begun.get(claim.key, ReleaseReason.COMPLETE))
 
@@ -315,7 +327,7 @@ class Processor:
             if assembled.held_until is not None:
                 held.append((claim, assembled.held_until))
                 continue
-            if len(self._exporters) > 1:
+            if self._delivery.lanes.alone is None:
                 self._delivery.begun[claim.key] = one.reason
             works.append(Work(claim, assembled.reason or one.reason, assembled, dict(claim.outcomes)))
         if held:
@@ -413,11 +425,6 @@ class Processor:
             size += work.assembled.size
         if batch:
             yield batch
-
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        """The end of a send, also of one that was cancelled before its first step."""
-        self._sends.discard(task)
-        self._slots.release()
 
 
 def _export_begun(claim: Claim) -> bool:

@@ -20,7 +20,7 @@ FULL_BOX_SECONDS = 60
 """After which what a full dead-letter box did not take is brought again."""
 _TRIES = 5
 # One end may be anybody's doing, and two a coincidence.
-_DEATHS = 3
+DEATHS = 3
 # 2, 4, 8 … seconds: a disk that hiccups or a store that is short for a moment has time to come back.
 _BACKOFF = 2 * SECOND
 # More keys than this in trouble at once is no longer an odd trace; the oldest count is given up.
@@ -62,7 +62,7 @@ class Quarantine:
         """The claims without those on which processes ended too often: these go to the dead-letter box as they came."""
         left = []
         for claim in claims:
-            if claim.deaths < _DEATHS:
+            if claim.deaths < DEATHS:
                 if claim.deaths:
                     logger.warning(
                         "%d processes ended while they were at work on trace %s; it is tried apart from others",

@@ -1,7 +1,7 @@
 """A claim on its way out: what leaves of it, what is remembered, and what is counted once both are settled."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from grafter.consumer import OutTrace
 from grafter.core.call_latency import CallerTurn, CallLatency
@@ -146,6 +146,12 @@ class Work:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """What each exporter did with it, by its name."""
     retry_after: float = 0.0
+    void: set[str] = field(default_factory=set)
+    """Exporters for which an intent is stored that turned out to be none: they have not taken it."""
+
+    def trace_for(self, exporter: str) -> OutTrace:
+        """What leaves of it, marked if that exporter may have it already."""
+        return replace(self.trace, resend=True) if self.outcomes.get(exporter) is Outcome.INTENDED else self.trace
 
     @property
     def trace(self) -> OutTrace:

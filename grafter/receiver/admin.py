@@ -16,7 +16,7 @@ from grafter.calls.base import CallMap
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.json_values import parse_json
 from grafter.receiver.calls_admin import Ask, questions, who_asks
-from grafter.receiver.config import Letters
+from grafter.receiver.config import Desk
 from grafter.receiver.explaining import Explainer, status
 from grafter.receiver.http_body import read_json_body
 from grafter.receiver.http_server import Tokens, is_local
@@ -28,6 +28,7 @@ PULL_PATH = "/admin/pull"
 EXPLAIN_PATH = "/admin/explain"
 STATUS_PATH = "/admin/status"
 DEAD_PATH = "/admin/dead"
+BACKLOG_PATH = "/admin/backlog"
 _TRANSPORT = "admin"
 _WHO = "commands come from this machine, or with a bearer token of extensions.admin.tokens"
 _LONGEST_ID = 1_000
@@ -38,15 +39,16 @@ def admin_routes(
     pulls: PullRequests,
     explainer: Explainer,
     metrics: Metrics,
-    letters: Letters | None = None,
+    letters: Desk | None = None,
+    backlogs: Desk | None = None,
     *,
     calls: CallMap | None = None,
     tokens: Sequence[str] = (),
     wait_seconds: float = 120.0,
 ) -> list[web.RouteDef]:
     """The routes of the commands: POST to ``/admin/pull``, ``/admin/explain``, ``/admin/status`` and, where there are
-    ``letters``, ``/admin/dead/…`` of list, show, retry and drop: what they take and answer stands there;
-    where there is a call map, those of ``calls_admin``.
+    ``letters``, ``/admin/dead/…`` of list, show, retry and drop, and ``/admin/backlog/…`` of list and drop where there
+    are ``backlogs``: what they take and answer stands there; where there is a call map, those of ``calls_admin``.
 
     Explain: ``{"id": "…"}`` in, 200 with what ``Explainer`` says. Status: ``{}`` in, 200 with what ``status`` says.
     Pull:
@@ -91,18 +93,22 @@ def admin_routes(
 
     about_calls = {} if calls is None else questions(calls, explainer.clock)
 
-    async def dead(request: web.Request) -> Answered:
-        body = await asked(request)
-        assert letters is not None
-        return web.json_response(await letters.answer(request.match_info["what"], body)), Outcome.ACCEPTED
+    def at_desk(path: str, desk: Desk | None) -> list[web.RouteDef]:
+        async def handle(request: web.Request) -> Answered:
+            body = await asked(request)
+            assert desk is not None
+            return web.json_response(await desk.answer(request.match_info["what"], body)), Outcome.ACCEPTED
 
-    dead_routes = [web.post(f"{DEAD_PATH}/{{what}}", openai_endpoint(dead, metrics, _TRANSPORT, timed=False))]
+        answering = openai_endpoint(handle, metrics, _TRANSPORT, timed=False)
+        return [] if desk is None else [web.post(f"{path}/{{what}}", answering)]
+
     # Not timed: how long OpenAI takes is no time of this door's.
     return [
         web.post(PULL_PATH, openai_endpoint(pull, metrics, _TRANSPORT, timed=False)),
         web.post(EXPLAIN_PATH, openai_endpoint(explain, metrics, _TRANSPORT, timed=False)),
         web.post(STATUS_PATH, openai_endpoint(say_status, metrics, _TRANSPORT, timed=False)),
-        *(dead_routes if letters is not None else ()),
+        *at_desk(DEAD_PATH, letters),
+        *at_desk(BACKLOG_PATH, backlogs),
         *[
             web.post(path, openai_endpoint(asking(ask), metrics, _TRANSPORT, timed=False))
             for path, ask in about_calls.items()

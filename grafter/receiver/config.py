@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from grafter.telemetry import Metrics
 
 
-class Letters(Protocol):
-    """What answers ``grafter dead``."""
+class Desk(Protocol):
+    """What answers ``grafter dead``, or ``grafter backlog``."""
 
     async def answer(self, what: str, body: Mapping[str, object]) -> dict[str, object]:
         """A JSON object in, a JSON object out. Raises RejectedError and UnavailableError."""
@@ -51,8 +51,10 @@ class Surroundings:
     """How long each piece of work in the store has one owner."""
     admin_tokens: Sequence[str] = ()
     """What opens ``/admin/…`` to other machines."""
-    letters: Letters | None = None
+    letters: Desk | None = None
     """What is in the dead-letter box, for commands."""
+    backlogs: Desk | None = None
+    """What waits for one exporter alone, for commands."""
     calls: "CallMap | None" = None
     """Takes what doors learn of calls, and answers for them; None: nobody keeps calls."""
     calls_tokens: Sequence[str] = ()

@@ -135,6 +135,12 @@ def status(store: HeldStore, metrics: Metrics, now: int) -> Answer:
         f"the oldest part came {explain.lasting(now - stats.oldest)} ago" if stats.oldest is not None else "none waits",
         f"remembers traces that left, OpenAI's among them: {stats.remembered}",
     ]
+    lines += [
+        f"exporter {name} alone has not got: spans {one.spans}, bytes {one.bytes}"
+        + ("" if one.oldest is None else f", the first for {explain.lasting(now - one.oldest)}")
+        for name, one in sorted(stats.backlogs.items())
+        if one.batches
+    ]
     for place, found in counted.items():
         for name, said in sorted(found.items()):
             told = ", ".join(f"{key.split('_', 2)[2]} {value:g}" for key, value in sorted(said.items()) if value)
@@ -142,6 +148,11 @@ def status(store: HeldStore, metrics: Metrics, now: int) -> Answer:
     return {
         "held": {"traces": stats.traces, "spans": stats.spans, "bytes": stats.bytes, "limit_bytes": stats.limit_bytes},
         "oldest_seconds": oldest,
+        "backlogs": {
+            name: {"spans": one.spans, "bytes": one.bytes}
+            for name, one in sorted(stats.backlogs.items())
+            if one.batches
+        },
         "remembered": stats.remembered,
         "recovering": stats.recovering,
         **counted,

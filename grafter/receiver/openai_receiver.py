@@ -298,6 +298,7 @@ class OpenAIReceiver(ReceiverConfig):
                     Explainer(store, policy, around.clock),
                     metrics,
                     around.letters,
+                    around.backlogs,
                     calls=around.calls,
                     tokens=around.admin_tokens,
                 )

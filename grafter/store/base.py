@@ -44,7 +44,16 @@ Plain batches
     Nearly every trace is plain: due, whole, without a guest, never seen before. ``claim`` hands out many of those as
     one batch, with one token and one lease, so that what is done about them is done once: it is read, recorded,
     renewed and settled as a whole. When something else than success comes of it, ``split`` makes single claims of it,
-    and so does the end of its lease; an intent that was stored for it stands for each of its keys then.
+    and so does the end of its lease; the intents that were stored for it stand for each of its keys then.
+
+Backlogs
+    What some exporters have and another one has not is no longer held for all of them: ``defer`` keeps what left of it
+    as one batch of that exporter's *backlog*, as safe as parts are, and then the claims are settled. The order is
+    intent, ``defer``, ``settle``: a process that dies in between leaves both, and an intent that marks the repeat.
+    A batch belongs to one exporter by name, whoever else is configured; it is handed out by ``claim_deferred`` alone,
+    the earliest first, and from then on it is a claim like any other: read, recorded, renewed, postponed, settled. So
+    nothing that concerns one exporter is claimed, leased or looked at for another. It counts as bytes held, against
+    the limit, and not as traces or spans held.
 
 Memory
     An opaque blob a key, kept for ``remember`` and up to ``remember_limit`` keys, the oldest going first.
@@ -139,6 +148,8 @@ class Claim:
     """By exporter name; empty unless an export of this claim's parts was begun before."""
     deaths: int = 0
     """How many processes ended while they were at work on it, since one did not; 0 where the store does not know."""
+    waits_for: str = ""
+    """The exporter of whose backlog it is a batch; empty: it is of a trace that is held."""
 
 
 @dataclass(slots=True)
@@ -196,12 +207,12 @@ class PlainBatch:
     """It was seen that more is due: what comes next did not fit, however small this is."""
     ends: list[int] = field(default_factory=list)
     """The store's own: how much of each key it covers."""
-    intended: str = ""
-    """The exporter that an intent stands for."""
+    intended: tuple[str, ...] = ()
+    """The exporters that an intent stands for."""
     encoded_keys: bytes = b""
     """The store's own: its keys and how much of each, as it writes them."""
-    writing: bool = False
-    """The store's own: something about it is being written."""
+    writing: int = 0
+    """The store's own: how much about it is being written."""
 
 
 Claims = Sequence[Claim] | PlainBatch
@@ -253,6 +264,17 @@ class LettersOf:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits for one exporter alone."""
+
+    batches: int
+    spans: int
+    bytes: int
+    oldest: UnixNano | None
+    """When its first batch was deferred."""
+
+
+@dataclass(frozen=True, slots=True)
 class Share:
     """What is held for one replica: the keys that it began."""
 
@@ -270,7 +292,7 @@ class Stats:
     traces: int
     spans: int
     bytes: int
-    """Live payload bytes."""
+    """Live payload bytes, those of the backlogs included."""
     limit_bytes: int
     oldest: UnixNano | None
     """Arrival of the oldest part that is held."""
@@ -294,6 +316,8 @@ class Stats:
     """Where several processes share a store, what is held for each, by number."""
     dead_letters: Mapping[str, LettersOf] = field(default_factory=dict)
     """What the dead-letter box has, by exporter."""
+    backlogs: Mapping[str, Backlog] = field(default_factory=dict)
+    """What waits for one exporter alone, by its name; of a shared store all of it."""
 
 
 DEDUPE_KEYS_LIMIT = 1_000_000
@@ -428,7 +452,8 @@ class Store(TaskStore, CallStore, HeldStore, MomentStore, Protocol):
     async def record(self, claims: Claims, exporter: str, outcome: Outcome) -> Sequence[bool]:
         """Keep that bytes are about to leave (INTENDED), or what became of them. False where it is no longer owned.
 
-        Of a plain batch there is one answer, and no outcome but INTENDED: what an exporter says is of single claims.
+        Of a plain batch there is one answer, and no outcome but INTENDED, of one exporter after another: what an
+        exporter says is of single claims.
         """
         ...
 
@@ -458,6 +483,18 @@ class Store(TaskStore, CallStore, HeldStore, MomentStore, Protocol):
         False where it is not owned, an export of it was begun, or, with ``if_held``, no host part is held there: then
         nothing was changed.
         """
+        ...
+
+    async def defer(self, exporter: str, parts: Sequence[Part], now: UnixNano) -> None:
+        """Keep host parts as one batch of an exporter's backlog; their keys mean nothing, and nobody reads their heads
+        (``span_ids``) but their caller.
+
+        What it is of is to be settled next, so the limit on live bytes does not refuse it. Raises UnavailableError.
+        """
+        ...
+
+    async def claim_deferred(self, exporter: str, now: UnixNano, limit: int) -> Sequence[Claim]:
+        """Up to ``limit`` batches of an exporter's backlog that nobody owns, of which none is postponed beyond now."""
         ...
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:

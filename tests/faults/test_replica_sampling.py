@@ -9,7 +9,8 @@ from grafter.core.sampling.policies import Error, FirstToken, Probabilistic, Sam
 from grafter.core.sampling.weights import randomness, threshold
 from grafter.otlp.split import Splitter
 from grafter.processor.assembling import Assembler
-from grafter.processor.processor import Limits, Processor
+from grafter.processor.lanes import Limits
+from grafter.processor.processor import Processor
 from grafter.telemetry import Metrics
 from tests.processor.test_tail_sampling import request, said, span
 from tests.rig import START, Peer

@@ -16,7 +16,8 @@ from grafter.core.policy import SECOND, GraftPolicy, Unlinked, Waits
 from grafter.errors import UnavailableError
 from grafter.otlp.split import Splitter
 from grafter.processor.assembling import Assembler
-from grafter.processor.processor import Limits, Processor
+from grafter.processor.lanes import Limits
+from grafter.processor.processor import Processor
 from grafter.store.redis.opening import opened
 from grafter.store.redis.store import RedisStore
 from grafter.telemetry import Metrics

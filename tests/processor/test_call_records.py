@@ -17,7 +17,8 @@ from grafter.core.sampling.policies import Drop, SamplingPolicy
 from grafter.otlp.split import Splitter
 from grafter.processor.assembling import Assembler
 from grafter.processor.call_records import CallKeys, CallRecords, CallSink, Said
-from grafter.processor.processor import Limits, Processor
+from grafter.processor.lanes import Limits
+from grafter.processor.processor import Processor
 from grafter.store.embedded import store as embedded
 from grafter.telemetry import Metrics
 from tests.rig import CALL, START, Peer, Rig, recorded_call, recorded_guest

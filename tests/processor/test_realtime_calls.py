@@ -22,7 +22,8 @@ from grafter.core.policy import SECOND, Content, GraftPolicy, HostMissing, Mode,
 from grafter.guests.realtime.event_buffer import Gathering
 from grafter.guests.realtime.stored_event import SIP, Side
 from grafter.processor.assembling import Assembler
-from grafter.processor.processor import Limits, Processor
+from grafter.processor.lanes import Limits
+from grafter.processor.processor import Processor
 from grafter.processor.release_result import Assembled
 from tests.rig import ACCEPTED, START, Peer, Rig, recorded_guest, rig
 

@@ -30,6 +30,7 @@ from grafter.core.model import (
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
 from grafter.store.base import (
+    Backlog,
     Claim,
     DeadLetter,
     LettersAdded,
@@ -453,6 +454,86 @@ class StoreContract:
             assert [texts(p) for p in await store.read(claims)] == [["root"], ["root"]]
             assert await store.settle([Settlement(claim) for claim in claims], LATER) == [True, True]
 
+    async def test_intents_of_a_batch_for_several_exporters_stand_for_each_key(
+        self, place: Place, settings: Settings
+    ) -> None:
+        async with place.open(settings) as store:
+            keys = [Key(bytes([i]) * 16) for i in (1, 2)]
+            await store.append([host_part(f"{i}", key, Facts.ROOT) for i, key in enumerate(keys)], START)
+            batch = await claim_plain(store)
+            assert await store.record(batch, "a", Outcome.INTENDED) == [True]
+            assert await store.record(batch, "b", Outcome.INTENDED) == [True]
+            claims = await store.split(batch)
+            both = {"a": Outcome.INTENDED, "b": Outcome.INTENDED}
+            assert {claim.key: claim.outcomes for claim in claims} == dict.fromkeys(keys, both)
+            await store.record(claims, "a", Outcome.ACCEPTED)
+            again = await claim_others(store, LATER + LEASE)
+            assert [claim.outcomes for claim in again] == [{"a": Outcome.ACCEPTED, "b": Outcome.INTENDED}] * 2
+
+    async def test_what_waits_for_one_exporter_is_no_others(self, place: Place, settings: Settings) -> None:
+        """A batch of a backlog is handed out to who works for its exporter, and to nobody else, until it is settled."""
+        async with place.open(settings) as store:
+            await store.append([host_part("held")], START)
+            parts = [
+                host_part("one", HOST, spans=3),
+                replace(host_part("two", spans=2), span_ids=b"a head of any size"),
+            ]
+            await store.defer("otlp_grpc/slow", parts, START)
+            await store.defer("a/seven", [host_part("three")], LATER)
+            stats = store.stats()
+            assert (stats.traces, stats.spans, stats.bytes, stats.oldest) == (1, 1, len("heldonetwothree"), START)
+            assert stats.backlogs["otlp_grpc/slow"] == Backlog(1, 5, 6, START)
+            assert stats.backlogs["a/seven"] == Backlog(1, 1, 5, LATER)
+            assert [claim.key for claim in await store.claim(LATER, 10)] == [HOST]
+            assert await store.claim_deferred("other", LATER, 10) == []
+            (claim,) = await store.claim_deferred("otlp_grpc/slow", LATER, 10)
+            assert (claim.waits_for, dict(claim.outcomes).get("otlp_grpc/slow")) in (
+                ("otlp_grpc/slow", None),
+                ("otlp_grpc/slow", Outcome.WITHDRAWN),
+            )
+            assert await store.claim_deferred("otlp_grpc/slow", LATER, 10) == []
+            (read,) = await store.read([claim])
+            assert [(p.payload, p.spans, p.span_ids, p.envelope) for p in read] == [
+                (p.payload, p.spans, p.span_ids, p.envelope) for p in parts
+            ]
+            assert await store.record([claim], "otlp_grpc/slow", Outcome.INTENDED) == [True]
+            await store.postpone([(claim, UnixNano(LATER + 2 * SECOND))])
+            assert await store.claim_deferred("otlp_grpc/slow", UnixNano(LATER + SECOND), 10) == []
+            (claim,) = await store.claim_deferred("otlp_grpc/slow", UnixNano(LATER + 2 * SECOND), 10)
+            assert claim.outcomes["otlp_grpc/slow"] is Outcome.INTENDED
+            assert await store.settle([Settlement(claim)], LATER) == [True]
+            stats = store.stats()
+            assert (stats.spans, stats.bytes) == (1, len("heldthree"))
+            assert stats.backlogs.get("otlp_grpc/slow", Backlog(0, 0, 0, None)).batches == 0
+
+    async def test_a_backlog_is_handed_out_earliest_first_and_again_when_a_lease_ends(
+        self, place: Place, settings: Settings
+    ) -> None:
+        async with place.open(settings) as store:
+            for i in range(5):
+                await store.defer("a", [host_part(f"{i}")], UnixNano(START + i * SECOND))
+            first = await store.claim_deferred("a", LATER, 2)
+            assert [texts(parts) for parts in await store.read(first)] == [["0"], ["1"]]
+            second = await store.claim_deferred("a", LATER, 2)
+            assert [texts(parts) for parts in await store.read(second)] == [["2"], ["3"]]
+            assert await store.settle([Settlement(claim) for claim in first], LATER) == [True, True]
+            await store.renew(second[1:], UnixNano(LATER + LEASE // 2))
+            third = await store.claim_deferred("a", UnixNano(LATER + LEASE), 10)
+            assert sorted(texts(parts)[0] for parts in await store.read(third)) == ["2", "4"]
+            assert await store.settle([Settlement(second[0])], LATER) == [False]
+
+    async def test_a_full_store_still_defers(self, place: Place, settings: Settings) -> None:
+        """What is deferred is held already, and settled next."""
+        async with place.open(replace(settings, max_bytes=100)) as store:
+            await store.append([host_part("x" * 90)], START)
+            await store.defer("a", [host_part("x" * 90)], START)
+            with pytest.raises(UnavailableError):
+                await store.append([host_part("more", Key(bytes([7]) * 16))], START)
+            await release(store)
+            assert store.stats().bytes == 90
+            with pytest.raises(UnavailableError):
+                await store.append([host_part("x" * 20, Key(bytes([7]) * 16))], START)
+
     async def test_a_withdrawn_intent_is_void(self, place: Place, settings: Settings) -> None:
         """When no outcome stands any more, the next claim covers what came meanwhile and is no resend."""
         async with place.open(settings) as store:
@@ -793,6 +874,38 @@ class DurableContract:
             assert found == letter
             assert found.retried
             assert stats.dead_letters["otlp"].spans == 1
+
+    @pytest.mark.parametrize("killed", [False, True])
+    async def test_a_backlog_outlives_its_process(self, place: Place, settings: Settings, killed: bool) -> None:
+        """With what is known of its exports, and for whom it waits, whoever that is."""
+        async with place.open(settings) as store:
+            await store.append([host_part("held")], START)
+            await store.defer("a", [host_part("one"), host_part("two")], START)
+            await store.defer("gone", [host_part("three")], START)
+            (claim,) = await store.claim_deferred("a", LATER, 10)
+            await store.record([claim], "a", Outcome.INTENDED)
+            if not killed:
+                await store.postpone([(claim, LATER)])
+            crashed = place.crashed() if killed else None
+        now = UnixNano(LATER + LEASE)
+        async with (crashed or place).open(settings) as store:
+            await store.recovered()
+            stats = store.stats()
+            assert (stats.traces, stats.spans) == (1, 1)
+            assert {name: one.spans for name, one in stats.backlogs.items()} == {"a": 2, "gone": 1}
+            claims = [*await store.claim(now, 10), *await store.claim_deferred("a", now, 10)]
+            await store.postpone([(one, now) for one in claims if isinstance(one, Claim) and not one.waits_for])
+            (claim,) = [one for one in claims if isinstance(one, Claim) and one.waits_for]
+            assert (claim.waits_for, claim.outcomes["a"]) == ("a", Outcome.INTENDED)
+            (parts,) = await store.read([claim])
+            assert texts(parts) == ["one", "two"]
+            assert await store.settle([Settlement(claim)], now) == [True]
+            (other,) = await store.claim_deferred("gone", now, 10)
+            assert await store.settle([Settlement(other)], now) == [True]
+            assert store.stats().bytes == len("held")
+        async with (crashed or place).open(settings) as store:
+            await store.recovered()
+            assert (store.stats().spans, sum(one.spans for one in store.stats().backlogs.values())) == (1, 0)
 
     async def test_a_killed_process_leaves_what_it_acknowledged(self, place: Place, settings: Settings) -> None:
         """Without a stop: parts, settlements and outcomes count; leases do not; an intent alone is unknown."""

@@ -14,7 +14,7 @@ from grafter.store import records
 from grafter.store.base import Claim, Claims, Outcome, PlainBatch, PlainLimits
 from grafter.store.embedded.due_queue import DueQueue
 from grafter.store.embedded.trace_table import ExportAttempt, TraceEntry, TraceTable
-from grafter.store.records import chunk_arrival, unpack_chunks
+from grafter.store.records import DEFERRED, chunk_arrival, unpack_chunks
 
 # Below this a claim sums the guests' facts anew, which costs less memory than keeping the sums.
 _KEEP_SUMS_FROM = 16
@@ -75,8 +75,9 @@ class ClaimTable:
         entry = self._table.entries.get(key)
         if entry is None or entry.queued != at:
             return
-        if self._is_in_batch(entry):
-            # Its batch's lease is the one that runs; where that ends the key is scheduled anew.
+        if self._is_in_batch(entry) or entry.facts & DEFERRED:
+            # Its batch's lease is the one that runs; where that ends the key is scheduled anew. A backlog's is claimed
+            # by who works on that.
             entry.queued = None
             return
         due = self._due_queue.next_due(key, entry)
@@ -87,6 +88,19 @@ class ClaimTable:
             busy.append((at, key))
         else:
             claims.append(self.hand_out(key, entry, now))
+
+    def claim_deferred(self, exporter: str, now: int, limit: int) -> list[Claim]:
+        """Hand out batches of an exporter's backlog, earliest first."""
+        claims: list[Claim] = []
+        waiting = self._table.backlogs.get(exporter)
+        for key in waiting.keys if waiting is not None else ():
+            if len(claims) >= limit:
+                break
+            entry = self._table.entries[key]
+            until = entry.lease if entry.lease is not None else entry.due
+            if key not in self._table.busy and (until is None or until <= now):
+                claims.append(self.hand_out(key, entry, now))
+        return claims
 
     def owner(self, claim: Claim) -> TraceEntry | None:
         """The key, if the claim is still its own."""
@@ -209,8 +223,7 @@ class ClaimTable:
         for key, up_to in covered:
             entry = self._table.entries[key]
             if batch.intended:
-                entry.attempt = ExportAttempt(up_to)
-                entry.attempt.outcomes[batch.intended] = Outcome.INTENDED
+                entry.attempt = ExportAttempt(up_to, dict.fromkeys(batch.intended, Outcome.INTENDED))
             entry.lease = batch.lease
             self._due_queue.schedule(key, entry, batch.lease)
         return covered
@@ -239,7 +252,7 @@ class ClaimTable:
         attempt = entry.attempt
         up_to = attempt.up_to if attempt is not None and attempt.is_open else entry.arrival
         outcomes = dict(attempt.outcomes) if attempt is not None else {}
-        return Claim(key, entry.token, up_to, self.state_of(entry), outcomes)
+        return Claim(key, entry.token, up_to, self.state_of(entry), outcomes, waits_for=entry.waits_for)
 
     def state_of(self, entry: TraceEntry) -> TraceState:
         """The sum of the facts of everything held under a key."""

@@ -12,7 +12,7 @@ from grafter.core.lifecycle import GUEST_ONLY, OWN_KEY, REMEMBERED, due_table
 from grafter.core.model import Facts, Key
 from grafter.core.policy import Waits
 from grafter.store.embedded.trace_table import TraceEntry
-from grafter.store.records import KEY_BYTES
+from grafter.store.records import DEFERRED, KEY_BYTES
 
 _KNOWN_FACTS = int(Facts.ROOT | Facts.LOCAL_ROOT | Facts.ANCHOR)
 
@@ -33,7 +33,7 @@ class DueQueue:
 
     def compute_due(self, key: Key, entry: TraceEntry) -> int:
         """When the key could be released, from what is known of it now."""
-        if entry.size > self._max_trace_bytes:
+        if entry.size > self._max_trace_bytes or entry.facts & DEFERRED:
             return entry.appended
         kind = entry.facts & _KNOWN_FACTS | self._always
         if entry.remembered:

@@ -19,6 +19,7 @@ from grafter.store.embedded.trace_table import ExportAttempt, GuestEntry, TraceE
 from grafter.store.records import (
     CHUNK,
     CHUNK_BYTES,
+    DEFERRED,
     GUEST,
     HOST_KEY,
     LOCATION,
@@ -141,6 +142,10 @@ class Index:
         table.parts += 1
         table.spans += chunk.spans
         table.bytes += chunk.size
+        if waiting := table.backlogs.get(entry.waits_for) if entry.waits_for else None:
+            # It was copied in pieces.
+            waiting.spans += chunk.spans
+            waiting.bytes += chunk.size
         entry.count(chunk.spans, chunk.flags, chunk.size)
         if guest is not None:
             self._restore_guest(key, entry, guest, chunk)
@@ -213,6 +218,8 @@ class Index:
         elif not entry.attempt.is_open:
             entry.attempt.up_to = up_to
         entry.attempt.outcomes[exporter] = outcome
+        if entry.facts & DEFERRED:
+            self.table.enter_backlog(key, entry)
         return True
 
     def settle(self, key: Key, up_to: int, due: int | None) -> bool:
@@ -229,6 +236,8 @@ class Index:
         entry.chunks = entry.chunks[end:]
         if entry.objects is not None:
             entry.objects = entry.objects[end // CHUNK_BYTES * 3 :]
+        if entry.facts & DEFERRED:
+            table.leave_backlog(key, entry)
         entry.attempt = None
         entry.lease = None
         entry.token = 0

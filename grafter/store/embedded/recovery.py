@@ -44,6 +44,8 @@ class Recovery:
         self._counts = counts
         self._now = now
         self._ended = ended
+        self._nobodys: list[tuple[Key, int]] = []
+        """Batches of which nothing says for whom they wait."""
 
     @property
     def bytes(self) -> int:
@@ -82,10 +84,15 @@ class Recovery:
                     _LOG.error("a record in %s cannot be read: %s", segment.path.name, error)
         older.links.recall(self._now)
         older.due_queue.refill(older.table.entries)
+        self._nobodys = [
+            (key, entry.arrival)
+            for key, entry in older.table.entries.items()
+            if entry.facts & records.DEFERRED and not entry.waits_for
+        ]
         return damage
 
     def _take_in(self, older: Index, damage: Damage) -> None:
-        self.spans = older.table.spans
+        self.spans = older.table.spans - sum([older.table.backlog(name).spans for name in older.table.backlogs])
         self._counts.lost_records += damage.records
         self._counts.torn_bytes += damage.torn
         if damage.records:
@@ -106,7 +113,16 @@ class Recovery:
         for key, host in index.links.stray_guests(guests, self._now):
             index.table.begin_write(key)
             self._move_stray(key, index.placement.move_all(key, host))
+        if self._nobodys:
+            # A power cut took what came behind them: for whom they wait, and the settlement of what they are of.
+            row = (RecordType.SETTLE, [records.encode_keys(self._nobodys)])
+            future = self._writer.submit([row], self._forget_nobodys).future
+            future.add_done_callback(lambda done: done.exception())
         self._ended()
+
+    def _forget_nobodys(self, _: list[Place]) -> None:
+        for key, up_to in self._nobodys:
+            self._index.settle(key, up_to, None)
 
     def _move_stray(self, key: Key, move: Move) -> None:
         index = self._index

@@ -4,10 +4,12 @@ Each is decided on what is known now, written, and applied when it is; what was 
 back when it could not be written. All of these raise UnavailableError then.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
-from grafter.core.model import Key, UnixNano
+from grafter.core.model import HOST_KEY_BYTES, Facts, Key, Part, UnixNano
 from grafter.store import records
 from grafter.store.base import Claim, Claims, Outcome, PlainBatch, PlainSettlement, Settlement
 from grafter.store.embedded.index import Index
@@ -76,6 +78,27 @@ class Settling:
         body = [records.encode_outcome(exporter, outcome, owned_keys)] if self._logged else []
         return await self._write((RecordType.OUTCOME, body), apply, undo, attempt=outcome is Outcome.INTENDED)
 
+    async def defer(self, exporter: str, parts: Sequence[Part], now: UnixNano) -> None:
+        """Hold parts as one batch of a backlog, whose exporter an outcome names from the first moment on."""
+        key = Key(os.urandom(HOST_KEY_BYTES))
+        batch = [replace(part, key=key, facts=Facts(records.DEFERRED)) for part in parts]
+        index = self._index
+        placed = index.placement.place(batch, now)
+        up_to = index.table.arrival
+        rows: list[Row] = []
+        if self._logged:
+            body = records.parts_body(placed.keys, placed.rows, placed.blobs, placed.length, ())
+            rows = [
+                (RecordType.PARTS, body),
+                (RecordType.OUTCOME, [records.encode_outcome(exporter, Outcome.WITHDRAWN, [(key, up_to)])]),
+            ]
+
+        def apply(places: list[Place]) -> None:
+            index.add(placed, *(places[0] if places else (0, 0)))
+            index.outcome(key, up_to, exporter, Outcome.WITHDRAWN)
+
+        await self._writer.submit(rows, apply, attempt=True).future
+
     async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> Sequence[bool]:
         """Forget what the claims cover and keep their memories; False where the claim is spent."""
         if isinstance(settlements, PlainSettlement):
@@ -121,22 +144,22 @@ class Settling:
     async def _intend(self, batch: PlainBatch, exporter: str) -> bool:
         if not self._index.claims.owns(batch):
             return False
-        batch.intended = exporter
+        batch.intended += (exporter,)
         if not self._logged:
             return True
-        batch.writing = True
+        batch.writing += 1
 
         def undo() -> None:
-            batch.writing = False
-            batch.intended = ""
+            batch.writing -= 1
+            batch.intended = tuple(name for name in batch.intended if name != exporter)
             # Of a batch nothing is copied, and without copies there may never be room for its intent.
             self._index.claims.split(batch)
 
         def apply(_: list[Place]) -> bool:
-            batch.writing = False
+            batch.writing -= 1
             return True
 
-        batch.encoded_keys = records.encode_keys(self._index.claims.covered(batch))
+        batch.encoded_keys = batch.encoded_keys or records.encode_keys(self._index.claims.covered(batch))
         body = records.outcome_head(exporter, Outcome.INTENDED) + batch.encoded_keys
         return await self._write((RecordType.OUTCOME, [body]), apply, undo, attempt=True)
 
@@ -144,14 +167,14 @@ class Settling:
         index = self._index
         if not index.claims.owns(batch):
             return False
-        batch.writing = True
+        batch.writing += 1
 
         def apply(_: list[Place]) -> bool:
             index.settle_batch(batch, now)
             return True
 
         def undo() -> None:
-            batch.writing = False
+            batch.writing -= 1
 
         # What the intent wrote, which nearly always there was.
         body = [batch.encoded_keys or records.encode_keys(index.claims.covered(batch))] if self._logged else []

@@ -374,6 +374,19 @@ class EmbeddedStore(TaskMethods):
             self._files.begun.end([claim.key])
         return moved
 
+    async def defer(self, exporter: str, parts: Sequence[Part], now: UnixNano) -> None:
+        if self._writer.short:
+            # What is set aside is for what leaves without a copy.
+            raise UnavailableError("the disk is full", retry_after=5.0, reason="disk_full")
+        await self._settling.defer(exporter, parts, now)
+
+    async def claim_deferred(self, exporter: str, now: UnixNano, limit: int) -> Sequence[Claim]:
+        if not self._ready.is_set() or self._files.begun.suspects:
+            return []
+        claims = self._index.claims.claim_deferred(exporter, now, limit)
+        self._files.begun.begin([claim.key for claim in claims])
+        return claims
+
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         await self._ready.wait()
         if not any(self._metadata.knows(key) for key in keys):
@@ -406,9 +419,10 @@ class EmbeddedStore(TaskMethods):
     def stats(self) -> Stats:
         index = self._index
         oldest = index.table.oldest()
+        backlogs = {name: index.table.backlog(name) for name in index.table.backlogs}
         return Stats(
-            traces=len(index.table.entries),
-            spans=index.table.spans,
+            traces=len(index.table.entries) - sum([one.batches for one in backlogs.values()]),
+            spans=index.table.spans - sum([one.spans for one in backlogs.values()]),
             bytes=index.table.bytes,
             limit_bytes=self._max_bytes,
             oldest=None if oldest is None else UnixNano(oldest),
@@ -417,6 +431,7 @@ class EmbeddedStore(TaskMethods):
             recovered_spans=0 if self._recovery is None else self._recovery.spans,
             disk_bytes=0 if self._log is None else self._log.disk_bytes + self._metadata.disk_bytes,
             dead_letters=self._metadata.letters.held,
+            backlogs=backlogs,
         )
 
     async def _keep(self, batch: MetadataBatch) -> None:

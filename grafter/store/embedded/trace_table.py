@@ -12,9 +12,9 @@ from typing import Any
 
 from grafter.core.model import Key, UnixNano
 from grafter.core.state import GuestState
-from grafter.store.base import Outcome
+from grafter.store.base import Backlog, Outcome
 from grafter.store.embedded.metadata_db import MetadataDB
-from grafter.store.records import FACTS, GUEST, chunk_arrival, unpack_chunks
+from grafter.store.records import DEFERRED, FACTS, GUEST, chunk_arrival, unpack_chunks
 
 _first = attrgetter("first")
 
@@ -62,6 +62,13 @@ class TraceEntry:
     """A part came during the lease."""
     queued: int | None = None
     """Its entry in the due queue; any other one there is an old one."""
+
+    @property
+    def waits_for(self) -> str:
+        """The exporter of whose backlog it is a batch; empty for what is held."""
+        if self.facts & DEFERRED and self.attempt is not None:
+            return next(iter(self.attempt.outcomes), "")
+        return ""
 
     @property
     def arrival(self) -> int:
@@ -117,6 +124,16 @@ class GuestEntry:
         return self.latest
 
 
+@dataclass(slots=True, eq=False)
+class WaitingBatches:
+    """The backlog of one exporter."""
+
+    keys: dict[Key, None] = field(default_factory=dict)
+    """In the order of the log."""
+    spans: int = 0
+    bytes: int = 0
+
+
 class TraceTable:
     """Read and changed by the rooms of the index; nothing here decides anything."""
 
@@ -130,6 +147,8 @@ class TraceTable:
         self.bytes = 0
         self.arrival = arrival
         """The last number that was given."""
+        self.backlogs: dict[str, WaitingBatches] = {}
+        """What waits for one exporter alone, by its name."""
         self.busy: dict[Key, int] = {}
         """Keys about which something is being written: not handed out, and not copied, until it is."""
         self._oldest: tuple[int, Key] | None = None
@@ -185,17 +204,43 @@ class TraceTable:
             self._oldest = (entry.first, key)
 
     def oldest(self) -> int | None:
-        """Arrival of the oldest part; goes through all keys only when the oldest one went."""
-        if not self.entries:
-            self._oldest = None
-            return None
+        """Arrival of the oldest part that is in no backlog; goes through all keys only when the oldest one went."""
         if self._oldest is not None:
             entry = self.entries.get(self._oldest[1])
-            if entry is not None and entry.first == self._oldest[0]:
+            if entry is not None and entry.first == self._oldest[0] and not entry.facts & DEFERRED:
                 return entry.first
-        first: int = min(map(_first, self.entries.values()))
-        self._oldest = next((first, key) for key, entry in self.entries.items() if entry.first == first)
+        self._oldest = None
+        entries = self.entries
+        if any(waiting.keys for waiting in self.backlogs.values()):
+            entries = {key: entry for key, entry in entries.items() if not entry.facts & DEFERRED}
+        if not entries:
+            return None
+        first: int = min(map(_first, entries.values()))
+        self._oldest = next((first, key) for key, entry in entries.items() if entry.first == first)
         return first
+
+    def enter_backlog(self, key: Key, entry: TraceEntry) -> None:
+        """It is a batch of an exporter's backlog, as its outcomes say."""
+        waiting = self.backlogs.setdefault(entry.waits_for, WaitingBatches())
+        if key not in waiting.keys:
+            waiting.keys[key] = None
+            waiting.spans += entry.host_spans
+            waiting.bytes += entry.size
+
+    def leave_backlog(self, key: Key, entry: TraceEntry) -> None:
+        """It is about to be forgotten."""
+        waiting = self.backlogs.get(entry.waits_for)
+        if waiting is not None and key in waiting.keys:
+            del waiting.keys[key]
+            waiting.spans -= entry.host_spans
+            waiting.bytes -= entry.size
+
+    def backlog(self, exporter: str) -> Backlog:
+        """What waits for this exporter alone."""
+        waiting = self.backlogs[exporter]
+        first = next(iter(waiting.keys), None)
+        oldest = None if first is None else UnixNano(self.entries[first].first)
+        return Backlog(len(waiting.keys), waiting.spans, waiting.bytes, oldest)
 
     def absorb(self, older: "TraceTable") -> tuple[list[Key], list[Key]]:
         """Hold also what an older table of the same store holds; the keys and the guests that were known here.
@@ -221,6 +266,10 @@ class TraceTable:
                     old.host, old.since = guest.host, guest.since
         for segment, count in live.items():
             self.enter(segment, count)
+        newer, self.backlogs = self.backlogs, older.backlogs
+        for waiting in newer.values():
+            for key in waiting.keys:
+                self.enter_backlog(key, self.entries[key])
         self.parts += older.parts
         self.spans += older.spans
         self.bytes += older.bytes

@@ -13,7 +13,7 @@ from operator import itemgetter
 from grafter.core.model import Key, UnixNano, guest_key
 from grafter.core.state import GuestState
 from grafter.errors import UnavailableError
-from grafter.store.base import Claim, Plain, PlainBatch, PlainLimits, StoredPart
+from grafter.store.base import Backlog, Claim, Plain, PlainBatch, PlainLimits, StoredPart
 from grafter.store.records import RecordError
 from grafter.store.redis.connection import Command, Reply
 from grafter.store.redis.engine import Engine
@@ -26,10 +26,12 @@ from grafter.store.redis.layout import (
     Head,
     bucket_of,
     guest_states,
+    lane,
     link_host,
     outcomes,
     plain_head,
     relative,
+    waits_for,
 )
 from grafter.store.redis.scripts import Item
 
@@ -44,6 +46,8 @@ _FEW = 32
 # Nanoseconds for which keys that were seen to be due are taken without asking again.
 _AHEAD = 500_000_000
 _UNREADABLE_SECONDS = 60.0
+# Batches of a backlog in one bucket that may be others' while more are looked for.
+_OWNED_BATCHES = 16
 
 
 class DueAhead:
@@ -165,6 +169,28 @@ class ClaimTable:
         found.sort()
         return [key for _, key in found[:limit]]
 
+    async def claim_deferred(self, exporter: str, now: UnixNano, limit: int) -> list[Claim]:
+        """See Store.claim_deferred."""
+        engine = self._engine
+        name = b"f:" + lane(exporter)
+        # Those that somebody owns come first.
+        none = Backlog(0, 0, 0, None)
+        totals = engine.totals.buckets
+        places = [n for n, bucket in enumerate(totals) if bucket.backlogs.get(exporter, none).batches]
+        commands: list[tuple[int, Command]] = [
+            (bucket, ("ZRANGE", engine.layout.tags[bucket] + name, 0, limit + _OWNED_BATCHES - 1, "WITHSCORES"))
+            for bucket in places
+        ]
+        found: list[tuple[float, Key]] = []
+        for flat in await engine.commands(commands):
+            found += [(float(flat[i + 1]), Key(flat[i])) for i in range(0, len(flat), 2)]
+        keys = [key for _, key in sorted(found) if key not in self._unreadable]
+        claims: list[Claim] = []
+        while keys and len(claims) < limit:
+            some, keys = keys[: limit - len(claims)], keys[limit - len(claims) :]
+            claims += await self._claim_keys(some, now)
+        return claims
+
     async def _claim_keys(self, keys: Sequence[Key], now: UnixNano) -> list[Claim]:
         engine = self._engine
         token = engine.tokens(len(keys))
@@ -193,7 +219,7 @@ class ClaimTable:
                 continue
             states.append(guests)
             self._engine.leases.setdefault(head.token, set()).add(key)
-            claims.append(Claim(key, head.token, head.up_to, head.state({}), known))
+            claims.append(Claim(key, head.token, head.up_to, head.state({}), known, waits_for=waits_for(key)))
         await self._give_back(unread)
         names = list(dict.fromkeys(chain.from_iterable(states)))
         if names:

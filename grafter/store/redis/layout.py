@@ -10,11 +10,21 @@ the head of its key too; such a key is left alone. So that a step back to this v
 one writes only what this one reads, and the one after it the rest.
 """
 
+import os
 from binascii import crc32
 from collections.abc import Mapping, Sequence
 from struct import Struct
 
-from grafter.core.model import HOST_KEY_BYTES, Envelope, GuestFacts, Key, Part, TraceId, UnixNano
+from grafter.core.model import (
+    GUEST_KEY_BYTES,
+    HOST_KEY_BYTES,
+    Envelope,
+    GuestFacts,
+    Key,
+    Part,
+    TraceId,
+    UnixNano,
+)
 from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
 from grafter.store.base import Memory, Outcome, StoredPart
@@ -25,7 +35,8 @@ FORMAT = 2
 """Of the whole: the number of buckets, the hash of a key, the names. A store of another one is not opened."""
 VERSION = 1
 """Of each record."""
-_VERSION = bytes((VERSION,))
+_VERSIONS = bytes((VERSION,)), bytes((VERSION + 1,))
+"""Of heads: those of a backlog's batches have the second, by which a version that knows no backlogs leaves them."""
 BUCKETS = 64
 EPOCH = 1_798_761_600 * 1_000_000_000
 """2027-01-01T00:00:00Z."""
@@ -62,6 +73,27 @@ WORDS = [word(bucket) for bucket in range(BUCKETS)]
 def bucket_of(key: bytes) -> int:
     """Where a key lies; the same for ever."""
     return crc32(key) % BUCKETS
+
+
+def deferred_key(exporter: str) -> Key:
+    """A new key for a batch of an exporter's backlog: of a length that no other key has, and with the name in it."""
+    key = b"w" + os.urandom(8) + exporter.encode()
+    return Key(key if len(key) not in (HOST_KEY_BYTES, GUEST_KEY_BYTES) else key + bytes(2))
+
+
+def waits_for(key: bytes) -> str:
+    """The exporter for which it waits, if it is such a key."""
+    return "" if len(key) in (HOST_KEY_BYTES, GUEST_KEY_BYTES) else exporter_of(key[9:])
+
+
+def lane(exporter: str) -> bytes:
+    """The exporter as it stands in such keys."""
+    return bytes(deferred_key(exporter)[9:])
+
+
+def exporter_of(lane: bytes) -> str:
+    """Its name again."""
+    return lane.rstrip(b"\0").decode("utf-8", "replace")
 
 
 def relative(at: int) -> int:
@@ -147,7 +179,7 @@ class Head:
     def __init__(self, raw: bytes) -> None:
         """Raises RecordError for a newer version's."""
         # The version first; a later one that this one can read may have put more behind.
-        if raw[:1] != _VERSION or len(raw) < HEAD.size:
+        if raw[:1] not in _VERSIONS or len(raw) < HEAD.size:
             raise records.RecordError(f"a held key has version {raw[0] if raw else None}, expected {VERSION}")
         self.fields = HEAD.unpack_from(raw)
         self.facts = self.fields[1]

@@ -25,6 +25,7 @@ from grafter.store.redis.layout import (
     VERSION,
     bucket_of,
     decode_guest_element,
+    deferred_key,
     element,
     guest_element,
     relative,
@@ -99,6 +100,30 @@ class Placement:
         finally:
             totals.pending -= size
             totals.in_flight -= 1
+
+    async def defer(self, exporter: str, parts: Sequence[Part], now: UnixNano) -> None:
+        """See Store.defer."""
+        engine = self._engine
+        key = deferred_key(exporter)
+        bucket, at = bucket_of(key), relative(now)
+        envelopes: dict[int, bytes] = {}
+        items: list[Item] = []
+        for number, part in enumerate(parts, engine.order(now, len(parts))):
+            if part.envelope is None:
+                raise ValueError("a host part has no envelope")
+            envelope = envelopes.get(id(part.envelope))
+            if envelope is None:
+                envelope = envelopes[id(part.envelope)] = records.encode_envelope(part.envelope)
+            record = ITEM.pack(bucket, _HOST, 0, part.spans, len(part.payload), at) + key
+            head = ELEMENT.pack(VERSION, 0, 0, part.spans, len(envelope), len(part.span_ids), number, at)
+            items.append((bucket, (record, head + envelope + part.span_ids + part.payload)))
+        engine.totals.in_flight += 1
+        try:
+            await self._append(items)
+            size = sum([len(part.payload) for part in parts])
+            engine.totals.add_batch(bucket, exporter, now, sum([part.spans for part in parts]), size)
+        finally:
+            engine.totals.in_flight -= 1
 
     async def _with_guests(self, parts: Sequence[Part], now: UnixNano) -> None:
         if self._whole and await self._store(parts, now, {}):

@@ -128,6 +128,7 @@ class Replicas:
             oldest=totals.oldest,
             remembered=totals.remembered,
             recovering=False,
+            backlogs=totals.backlogs(),
             recovered_spans=self.recovered,
             disk_bytes=totals.held,
             # What was stored since counts as its own until the tallies say whose it is.

@@ -73,7 +73,7 @@ class Settling:
         runs = await self._engine.run("batch", items, (b"intend", batch.token, exporter.encode()))
         done = all(reply == 1 for _, reply in runs)
         if done:
-            batch.intended = exporter
+            batch.intended += (exporter,)
         return done
 
     async def abandon(self) -> None:

@@ -173,6 +173,12 @@ class RedisStore:
                 return False
         return await self._placement.move(claim.key, claim.token, host)
 
+    async def defer(self, exporter: str, parts: Sequence[Part], now: UnixNano) -> None:
+        await self._placement.defer(exporter, parts, now)
+
+    async def claim_deferred(self, exporter: str, now: UnixNano, limit: int) -> Sequence[Claim]:
+        return await self._claims.claim_deferred(exporter, now, limit)
+
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         return await self._settling.recall(keys, now)
 

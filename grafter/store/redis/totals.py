@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from struct import Struct
 
 from grafter.core.model import UnixNano
-from grafter.store.base import Share
+from grafter.store.base import Backlog, Share
 from grafter.store.redis.connection import Reply
-from grafter.store.redis.layout import BUCKETS, absolute
+from grafter.store.redis.layout import BUCKETS, absolute, exporter_of
 
 _TALLY = Struct("<8d")
 """As lua/common.lua has it; what a newer version may have put after it is its own."""
@@ -74,7 +74,7 @@ class Tally:
 class BucketTotals:
     """One bucket."""
 
-    __slots__ = ("bytes", "head", "head_at", "oldest", "remembered", "spans", "tallies", "traces", "unseen")
+    __slots__ = ("backlogs", "bytes", "head", "head_at", "oldest", "remembered", "spans", "tallies", "traces", "unseen")
 
     def __init__(self) -> None:
         self.traces = 0
@@ -90,6 +90,8 @@ class BucketTotals:
         """By number, as they come: the fields of a Tally."""
         self.unseen = (0, 0, 0)
         """Traces, spans and bytes that this process has stored since the tallies were read."""
+        self.backlogs: dict[str, Backlog] = {}
+        """What of it waits for one exporter alone, by its name."""
 
     def read(self, reply: Sequence[Reply]) -> None:
         """What the server says of it (lua/totals.lua)."""
@@ -100,8 +102,16 @@ class BucketTotals:
         self.tallies = {}
         traces = spans = size = 0.0
         first: float | None = None
-        for i in range(3, len(reply), 3):
+        self.backlogs = {}
+        replicas = int(reply[3])
+        for number, i in enumerate(range(5, len(reply), 3)):
             fields, oldest = _TALLY.unpack_from(reply[i + 1]), reply[i + 2]
+            if number >= replicas:
+                since = absolute(float(oldest)) if oldest else None
+                waiting = Backlog(int(fields[3]), int(fields[0]), int(fields[2]), since)
+                self.backlogs[exporter_of(reply[i])] = waiting
+                size += fields[2]
+                continue
             self.tallies[int(reply[i])] = fields, oldest
             spans += fields[0] - fields[1]
             size += fields[2]
@@ -182,6 +192,27 @@ class Totals:
     def unseen(self) -> Iterator[tuple[int, int, int]]:
         """Traces, spans and bytes that no tally knows yet."""
         return (bucket.unseen for bucket in self.buckets)
+
+    def add_batch(self, bucket: int, exporter: str, now: UnixNano, spans: int, size: int) -> None:
+        """A batch of a backlog was stored."""
+        self.changes += 1
+        totals = self.buckets[bucket]
+        totals.bytes += size
+        one = totals.backlogs.get(exporter, Backlog(0, 0, 0, None))
+        oldest = now if one.oldest is None else one.oldest
+        totals.backlogs[exporter] = Backlog(one.batches + 1, one.spans + spans, one.bytes + size, oldest)
+
+    def backlogs(self) -> dict[str, Backlog]:
+        """What waits for one exporter alone, by its name."""
+        found: dict[str, Backlog] = {}
+        for bucket in self.buckets:
+            for exporter, one in bucket.backlogs.items():
+                before = found.get(exporter, Backlog(0, 0, 0, None))
+                oldest = min((at for at in (before.oldest, one.oldest) if at is not None), default=None)
+                found[exporter] = Backlog(
+                    before.batches + one.batches, before.spans + one.spans, before.bytes + one.bytes, oldest
+                )
+        return found
 
     @property
     def oldest(self) -> UnixNano | None:

@@ -11,7 +11,7 @@ from grafter.errors import UnavailableError
 from grafter.store.redis.connection import Command
 from grafter.store.redis.dead_letters import BUCKET, KEPT_MS, NAMES, DeadLetters
 from grafter.store.redis.engine import Engine
-from grafter.store.redis.layout import BUCKETS, FIXED
+from grafter.store.redis.layout import BUCKETS, FIXED, lane
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.scripts import RUBBISH_MS
 
@@ -78,9 +78,11 @@ class Upkeep:
                         break
 
     def _began(self) -> list[bytes]:
-        """The names of what each replica began."""
-        return [b"f:%d" % number for number in {*self._engine.numbers, *self._engine.totals.numbers()}]
+        """The names of what each replica began, and of what waits for each exporter."""
+        totals = self._engine.totals
+        numbers = [b"f:%d" % number for number in {*self._engine.numbers, *totals.numbers()}]
+        return [*numbers, *[b"f:" + lane(exporter) for exporter in totals.backlogs()]]
 
 
-_LISTS = (b"s", b"d", b"o", b"z")
+_LISTS = (b"s", b"w", b"d", b"o", b"z")
 _OF_A_KEY = (b"m:", b"p:", b"g:", b"x:", b"l:")

@@ -1,5 +1,5 @@
 -- About plain batches. KEYS: the totals of each bucket. ARGV: what, token, exporter, then for each bucket and key.
---   intend  note the exporter                       split  make claims of its keys
+--   intend  note one more exporter                  split  make claims of its keys
 -- The answer: 1, or 0 when some of it is no longer the owner's; then nothing was changed.
 local what, token, name = ARGV[1], ARGV[2], ARGV[3]
 allow_past_maxmemory(KEYS[1])
@@ -13,7 +13,9 @@ for i = 4, #ARGV, 2 do
   end
 end
 if what == "intend" then
-  for base in pairs(bases) do call("set", base .. "b:" .. token, name, "px", TTL) end
+  for base, before in pairs(bases) do
+    call("set", base .. "b:" .. token, before == "" and name or before .. "\n" .. name, "px", TTL)
+  end
   return 1
 end
 local number = tonumber(token)

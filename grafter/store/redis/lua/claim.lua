@@ -27,6 +27,8 @@ for i = 7, #ARGV, 2 do
     call("zrem", base .. "d", key)
     call("zrem", base .. "o", key)
     for _, number in ipairs(call("hkeys", base .. "s")) do call("zrem", base .. "f:" .. number, key) end
+    local lane = waits_for(key)
+    if lane then call("zrem", base .. "f:" .. lane, key) end
   else
     local at, is_plain = due(h)
     if at <= now and (not plain or is_plain) and not is_over(h) then

@@ -9,6 +9,7 @@
 --   b:TOKEN  a plain batch's part of the bucket: its exporter, or "!" and that when it is over
 --   d, o   when to look at a key: plain ones, others    z  order of memories
 --   f:N    arrivals of the first parts of what replica N began    s  for each replica N its tally
+--   f:NAME and w  the same for each exporter that has a backlog; its batches stand in none of the queues d and o
 local call, pack, unpk = redis.call, struct.pack, struct.unpack
 local HEAD = "<BBBBBBBBBI4I4I4I4I4I4dddddddddB"
 local LINK = "<BBdI4"
@@ -21,6 +22,8 @@ local TALLY = "<dddddddd"
 local TALLY_BYTES = 64
 local IN, OUT, BYTES, KEYS_HELD, BROUGHT, PLACED, FETCHED, LOST = 1, 2, 3, 4, 5, 6, 7, 8
 local PLAIN, ODD = 1, 2
+-- A version that knows no backlogs leaves their batches alone.
+local BATCH_VERSION = 2
 
 local function base_of(bucket)
   return P .. "{g:" .. bucket .. "}:"
@@ -31,6 +34,11 @@ local HOST_KEY_BYTES, GUEST_KEY_BYTES = 16, 17
 
 local function is_guest(key)
   return #key == GUEST_KEY_BYTES
+end
+
+-- The exporter for which a key waits that is a batch of a backlog (layout.deferred_key), else nothing.
+local function waits_for(key)
+  if #key ~= HOST_KEY_BYTES and #key ~= GUEST_KEY_BYTES then return key:sub(10) end
 end
 
 -- The own key of the guest of whose part these are the facts (layout.GUEST_ELEMENT).
@@ -68,7 +76,11 @@ end
 
 -- Spans and bytes came under a key, or left: they are its replica's, whoever did it.
 local function count(h, s, b)
-  local of = tally(h.base, h.replica)
+  local of = tally(h.base, h.lane or h.replica)
+  if h.lane then
+    of[IN], of[BYTES] = of[IN] + s, of[BYTES] + b
+    return
+  end
   local own = h.replica == ME or OWN_NUMBERS:find(string.char(h.replica), 1, true)
   of[BYTES] = of[BYTES] + b
   if s > 0 then
@@ -98,8 +110,8 @@ local function load_head(base, key)
     keys[name] = false
     return false
   end
-  if raw:byte(1) ~= 1 then error("NEWER a held key") end
-  h = {base = base, key = key}
+  h = {base = base, key = key, lane = waits_for(key)}
+  if raw:byte(1) ~= (h.lane and BATCH_VERSION or 1) then error("NEWER a held key") end
   local _
   _, h.facts, h.remembered, h.fresh, h.leased, h.given, h.batch, h.outcomes, h.queue, h.n, h.hs, h.gs, h.gn, h.covn,
     h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup, h.replica = unpk(HEAD, raw)
@@ -121,9 +133,9 @@ local function new_head(base, key, now)
   local h = {
     base = base, key = key, facts = 0, fresh = 0, leased = 0, given = 0, batch = 0, outcomes = 0, queue = 0, n = 0,
     hs = 0, gs = 0, gn = 0, covn = 0, pinn = 0, bytes = 0, first = now, last = now, seen = now, arr = 0, at = 0,
-    token = 0, covup = 0, pinup = 0, replica = ME,
+    token = 0, covup = 0, pinup = 0, replica = ME, lane = waits_for(key),
   }
-  local of = tally(base, ME)
+  local of = tally(base, h.lane or ME)
   of[KEYS_HELD] = of[KEYS_HELD] + 1
   h.remembered = remembered(base, key, now)
   keys[base .. "m:" .. key] = h
@@ -156,7 +168,7 @@ end
 -- The moment at which a key is due, and whether nothing would be left to decide about it then: by the row of its kind
 -- (core/lifecycle.py: due_table, due_kind).
 local function compute_due(h)
-  if h.bytes > MAX_TRACE then return h.seen, false end
+  if h.bytes > MAX_TRACE or h.lane then return h.seen, false end
   local kind = h.facts % 8
   if h.hs == 0 then kind = kind + 8 end
   if h.remembered == 1 or APART then kind = kind + 16 end
@@ -178,8 +190,8 @@ local function drop(h)
   if h.gn > 0 or h.guests then call("unlink", base .. "g:" .. key) end
   if h.outcomes == 1 then call("unlink", base .. "x:" .. key) end
   if h.queue ~= 0 then call("zrem", base .. (h.queue == PLAIN and "d" or "o"), key) end
-  call("zrem", base .. "f:" .. h.replica, key)
-  local of = tally(base, h.replica)
+  call("zrem", base .. "f:" .. (h.lane or h.replica), key)
+  local of = tally(base, h.lane or h.replica)
   of[KEYS_HELD] = of[KEYS_HELD] - 1
   keys[base .. "m:" .. key] = false
   h.gone = true
@@ -192,11 +204,15 @@ local function flush()
       local base, key = h.base, h.key
       local at, plain = due(h)
       local queue = plain and PLAIN or ODD
-      if h.queue ~= 0 and h.queue ~= queue then call("zrem", base .. (h.queue == PLAIN and "d" or "o"), key) end
-      call("zadd", base .. (plain and "d" or "o"), at, key)
-      if h.first ~= h.was then call("zadd", base .. "f:" .. h.replica, h.first, key) end
+      if h.lane then
+        queue = 0
+      else
+        if h.queue ~= 0 and h.queue ~= queue then call("zrem", base .. (h.queue == PLAIN and "d" or "o"), key) end
+        call("zadd", base .. (plain and "d" or "o"), at, key)
+      end
+      if h.first ~= h.was then call("zadd", base .. "f:" .. (h.lane or h.replica), h.first, key) end
       h.queue = queue
-      local raw = pack(HEAD, 1, h.facts, h.remembered, h.fresh, h.leased, h.given, h.batch, h.outcomes, h.queue, h.n,
+      local raw = pack(HEAD, h.lane and BATCH_VERSION or 1, h.facts, h.remembered, h.fresh, h.leased, h.given, h.batch, h.outcomes, h.queue, h.n,
         h.hs, h.gs, h.gn, h.covn, h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup,
         h.replica)
       if h.was then
@@ -210,7 +226,8 @@ local function flush()
   for base, of in pairs(tallies) do
     for number, more in pairs(of) do
       local a, b, c, d, e, f, g, h = unpack(more)
-      local raw = call("hget", base .. "s", number)
+      local hash = base .. (type(number) == "number" and "s" or "w")
+      local raw = call("hget", hash, number)
       if raw then
         local a1, b1, c1, d1, e1, f1, g1, h1 = unpk(TALLY, raw)
         a, b, c, d, e, f, g, h = a + a1, b + b1, c + c1, d + d1, e + e1, f + f1, g + g1, h + h1
@@ -218,7 +235,11 @@ local function flush()
       local now = pack(TALLY, a, b, c, d, e, f, g, h)
       -- A newer version may know more of it.
       if raw and #raw > TALLY_BYTES then now = now .. raw:sub(TALLY_BYTES + 1) end
-      call("hset", base .. "s", number, now)
+      call("hset", hash, number, now)
+      if type(number) ~= "number" then
+        call("pexpire", hash, TTL)
+        call("pexpire", base .. "f:" .. number, TTL)
+      end
     end
   end
 end
@@ -252,10 +273,11 @@ local function resum(h)
   end
 end
 
--- The intent of a plain batch stands for each of its keys that becomes a claim, or nobody's; "" where there was none.
-local function take_intent(h, exporter)
-  if exporter == "" then return end
-  call("hset", h.base .. "x:" .. h.key, exporter, "intended")
+-- The intents of a plain batch, a line each, stand for each of its keys that becomes a claim, or nobody's; "" where there
+-- were none.
+local function take_intent(h, exporters)
+  if exporters == "" then return end
+  for exporter in exporters:gmatch("[^\n]+") do call("hset", h.base .. "x:" .. h.key, exporter, "intended") end
   call("pexpire", h.base .. "x:" .. h.key, TTL)
   h.outcomes, h.pinn, h.pinup = 1, h.covn, h.covup
 end

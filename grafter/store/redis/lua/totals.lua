@@ -1,5 +1,5 @@
 -- Memories, order and moment of the oldest; then for each replica that has a tally its number, the tally, and when the
--- first part of its oldest key came.
+-- first part of its oldest key came; then how many exporters have a backlog here, and for each the same by its name.
 local function totals_of(base)
   local head = call("zrange", base .. "z", 0, 0, "withscores")
   local at = ""
@@ -14,13 +14,18 @@ local function totals_of(base)
     end
   end
   local answer = {call("zcard", base .. "z"), head[2] or "", at}
-  local all = call("hgetall", base .. "s")
-  for i = 1, #all, 2 do
-    local held = unpk("<d", all[i + 1], 25)
-    local oldest = held > 0 and call("zrange", base .. "f:" .. all[i], 0, 0, "withscores") or {}
-    answer[#answer + 1] = all[i]
-    answer[#answer + 1] = all[i + 1]
-    answer[#answer + 1] = oldest[2] or ""
+  local found = {}
+  for _, hash in ipairs({"s", "w"}) do
+    local all = call("hgetall", base .. hash)
+    for i = 1, #all, 2 do
+      local held = unpk("<d", all[i + 1], 25)
+      local oldest = held > 0 and call("zrange", base .. "f:" .. all[i], 0, 0, "withscores") or {}
+      found[#found + 1] = all[i]
+      found[#found + 1] = all[i + 1]
+      found[#found + 1] = oldest[2] or ""
+    end
+    answer[#answer + 1] = #found / 3
   end
+  for i = 1, #found do answer[#answer + 1] = found[i] end
   return answer
 end

@@ -1,0 +1,68 @@
+"""``grafter backlog``: what other exporters have and one has not, and to give that up.
+
+The grafter that runs is asked; where none listens, the store is opened here.
+"""
+
+from time import time_ns
+from typing import TextIO
+
+import orjson
+
+from grafter.commands.asking import Answer, RefusedError, ask, opened_store
+from grafter.components import Config
+from grafter.config.model import revealed
+from grafter.core.explain import lasting
+from grafter.errors import RejectedError, UnavailableError
+from grafter.exporter.backlogs import Backlogs
+from grafter.receiver.admin import BACKLOG_PATH
+from grafter.receiver.openai_receiver import OpenAIReceiver
+from grafter.telemetry import Metrics
+
+_SECONDS = 300.0
+"""Giving up a large backlog is one request."""
+
+
+async def backlog(
+    what: str, asked: dict[str, object], config: Config, *, as_json: bool, out: TextIO, err: TextIO
+) -> int:
+    """0: done. 1: some of what was to be given up is on its way and stays, or nobody could be asked."""
+    try:
+        answer = await _answer(what, asked, config)
+    except (RefusedError, RejectedError, UnavailableError, OSError, ValueError) as error:
+        err.write(f"backlog {what}: {error}\n")
+        return 1
+    if as_json:
+        out.write(orjson.dumps(answer).decode() + "\n")
+    else:
+        out.writelines(f"{line}\n" for line in _lines(what, answer))
+    return 1 if answer.get("left") else 0
+
+
+async def _answer(what: str, asked: dict[str, object], config: Config) -> Answer:
+    active = config.active()
+    receivers = [one for one in active.receivers.values() if isinstance(one, OpenAIReceiver)]
+    tokens = revealed(config.extensions.admin.tokens)
+    for receiver in receivers[:1]:
+        answer = await ask(receiver.endpoint, f"{BACKLOG_PATH}/{what}", asked, tokens, _SECONDS)
+        if answer is not None:
+            return answer
+    async with opened_store(config) as store:
+        await store.recovered()
+        desk = Backlogs(store, active.pipelines["traces"].exporters, Metrics(), lambda: max(time_ns(), store.moment))
+        return await desk.answer(what, asked)
+
+
+def _lines(what: str, answer: Answer) -> list[str]:
+    if what == "drop":
+        lines = [f"{answer['spans']} spans that waited for {answer['exporter']} were dropped"]
+        if answer["left"]:
+            lines.append(f"{answer['left']} stay: they are on their way, or were a moment ago; try again")
+        return lines
+    backlogs = answer["backlogs"]
+    assert isinstance(backlogs, list)
+    return [
+        f"{one['exporter']}: {one['spans']} spans, {one['bytes']} bytes"
+        + ("" if one["oldest_seconds"] is None else f", the first for {lasting(int(one['oldest_seconds'] * 1e9))}")
+        + ("" if one["configured"] else "; no exporter of that name is configured")
+        for one in backlogs
+    ] or ["nothing waits for one exporter alone"]

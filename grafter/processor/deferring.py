@@ -1,0 +1,200 @@
+"""What one exporter alone has not got is put off for it, and sent when it takes something: its backlog at work."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+
+from grafter.consumer import OutTrace, Result, Verdict
+from grafter.core.model import UnixNano
+from grafter.core.policy import SECOND
+from grafter.errors import UnavailableError
+from grafter.processor.backlog import DeferredBatch, laid_out, read_back, together
+from grafter.processor.lanes import Lane
+from grafter.processor.leases import Leases
+from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS
+from grafter.processor.refused import Refused, RefusedTraces
+from grafter.processor.release_result import Work
+from grafter.store.base import Claim, Outcome, Settlement, Store
+from grafter.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+# After which a batch of an exporter that takes nothing, and was handed out all the same, is looked at again.
+_DOWN_SECONDS = 10.0
+# Batches that are claimed at a time to be sent together.
+_FEW, _MANY = 8, 256
+
+
+class Deferring:
+    """Keeps batches in the backlogs, and takes them out."""
+
+    def __init__(
+        self,
+        store: Store,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        leases: Leases,
+        refused: RefusedTraces,
+        batch_spans: int,
+        batch_bytes: int,
+    ) -> None:
+        """``batch_spans``, ``batch_bytes``: how much goes out together."""
+        self._batch_spans = batch_spans
+        self._batch_bytes = batch_bytes
+        self._together: dict[str, int] = {}
+        """By exporter: how many of its batches were enough for one request last time, about."""
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
+        self._leases = leases
+        self._refused = refused
+
+    async def keep(self, exporter: str, traces: Sequence[OutTrace], *, resend: bool = False) -> None:
+        """Put these off for an exporter. Before, an intent for it has to stand for what they are of; after, that is to
+        be settled. ``resend``: what became of an attempt is unknown. Raises UnavailableError."""
+        await self._store.defer(exporter, laid_out(traces, resend=resend), UnixNano(self._clock()))
+        self._metrics.deferred_spans.labels(exporter).inc(sum([trace.spans for trace in traces]))
+
+    async def keep_all(self, waiting: Mapping[str, Sequence[Work]]) -> list[Work]:
+        """Put off, for each exporter, what it alone has not got; the works that could not be, which stay held."""
+        left: dict[int, Work] = {}
+        kept: list[tuple[str, Work]] = []
+        for name, works in waiting.items():
+            try:
+                new = [w.claim for w in works if w.outcomes.get(name) is None and name not in w.void]
+                if new:
+                    await self._store.record(new, name, Outcome.INTENDED)
+                traces = [w.trace_for(name) for w in works]
+                await self.keep(name, traces)
+            except UnavailableError as error:
+                self._leases.store_is_away(error)
+                left |= {id(work): work for work in works}
+                for work in works:
+                    work.retry_after = max(work.retry_after, 1.0)
+                    if work.outcomes.get(name) is None:
+                        work.void.add(name)
+            else:
+                kept += [(name, work) for work in works]
+        for name in waiting if left else ():
+            # These are that exporter's backlog by now, and must not be put off for it again.
+            again = [work for of, work in kept if of == name and id(work) in left]
+            for work in again:
+                work.outcomes[name] = Outcome.ACCEPTED
+            if again:
+                await self._store.record([work.claim for work in again], name, Outcome.ACCEPTED)
+        return list(left.values())
+
+    async def take_up(self, lane: Lane, now: UnixNano) -> list[list[Claim]]:
+        """What may be sent of a lane's backlog now, as much together as goes in one request."""
+        sends: list[list[Claim]] = []
+        while len(sends) < lane.places_for_backlog:
+            claims = await self._store.claim_deferred(lane.name, now, self._together.get(lane.name, _FEW))
+            some: list[Claim] = []
+            spans = size = 0
+            for claim in claims:
+                spans, size = spans + claim.state.host_spans, size + claim.state.bytes
+                if some and (spans > self._batch_spans or size > self._batch_bytes):
+                    break
+                some.append(claim)
+            if len(some) < len(claims):
+                await self._store.postpone([(claim, now) for claim in claims[len(some) :]])
+                self._together[lane.name] = len(some)
+            elif some:
+                self._together[lane.name] = min(2 * len(some), _MANY)
+            if not some:
+                break
+            sends.append(some)
+        return sends
+
+    async def send(self, lane: Lane | None, claims: Sequence[Claim]) -> None:
+        """Batches to their exporter, and what follows from the answer; where that takes nothing they wait."""
+        try:
+            if lane is None or lane.is_down:
+                await self._postpone([(claim, _DOWN_SECONDS) for claim in claims])
+                return
+            with lane.place(backlog=True), self._leases.leased(claims):
+                deadly = [claim for claim in claims if claim.deaths >= DEATHS]
+                for claim in deadly:
+                    reason = f"ended the process {claim.deaths} times"
+                    (batch,) = await self._read(lane.name, [claim])
+                    await self._conclude(
+                        lane.name, [(claim, batch)], [Result(Verdict.REFUSED, reason)] * len(batch.traces)
+                    )
+                await self._send(lane, [claim for claim in claims if claim not in deadly] if deadly else claims)
+        except UnavailableError as error:
+            self._leases.store_is_away(error)
+        except Exception:
+            logger.exception("a batch of a backlog failed; it is tried again when its lease ends")
+
+    async def _read(self, name: str, claims: Sequence[Claim]) -> list[DeferredBatch]:
+        return [
+            read_back(parts, resend=claim.outcomes.get(name) is Outcome.INTENDED)
+            for claim, parts in zip(claims, await self._store.read(claims), strict=True)
+        ]
+
+    async def _send(self, lane: Lane, claims: Sequence[Claim]) -> None:
+        read = list(zip(claims, await self._read(lane.name, claims), strict=True)) if claims else []
+        owned = await self._store.record(claims, lane.name, Outcome.INTENDED) if read else ()
+        found = [one for one, own in zip(read, owned, strict=True) if own]
+        if found:
+            batch = together([one for _, one in found])
+            await self._conclude(lane.name, found, await lane.ask(lambda exporter: exporter.export(batch)))
+
+    async def _conclude(
+        self, name: str, found: Sequence[tuple[Claim, DeferredBatch]], results: Sequence[Result]
+    ) -> None:
+        """Settle each batch of which something was taken, the rest of it being put off anew; give back the others."""
+        done: list[Claim] = []
+        spans = 0
+        void: list[Claim] = []
+        later: list[tuple[Claim, float]] = []
+        said = iter(results)
+        for claim, batch in found:
+            own = list(islice(said, len(batch.traces)))
+            left, wait = await self._left(name, batch.traces, own)
+            if len(left) == len(batch.traces):
+                was_known = claim.outcomes.get(name) is not Outcome.INTENDED
+                if was_known and not any(result.unknown or result.part for result in own):
+                    void.append(claim)
+                later.append((claim, wait))
+                continue
+            if left:
+                await self.keep(name, left)
+            done.append(claim)
+            spans += batch.spans
+        if done:
+            now = UnixNano(self._clock())
+            settlements = [Settlement(claim) for claim in done]
+            await self._leases.until_settled(lambda: self._store.settle(settlements, now))
+            self._metrics.resumed_spans.labels(name).inc(spans)
+        if void:
+            await self._store.record(void, name, Outcome.WITHDRAWN)
+        if later:
+            await self._postpone(later)
+
+    async def _left(
+        self, name: str, traces: Sequence[OutTrace], results: Sequence[Result]
+    ) -> tuple[list[OutTrace], float]:
+        """What is neither taken nor in the dead-letter box, and after how many seconds to try again."""
+        left: list[OutTrace] = []
+        refused: list[Refused] = []
+        wait = self._leases.tick_seconds
+        for trace, result in zip(traces, results, strict=True):
+            if result.verdict is Verdict.REFUSED:
+                refused.append((trace.key, trace, result))
+            elif result.verdict is Verdict.LATER:
+                wait = max(wait, result.retry_after)
+                left.append(replace(trace, resend=True) if result.unknown else trace)
+        kept = await self._refused.keep(name, refused) if refused else 0
+        for _, trace, result in refused[kept:]:
+            wait = max(wait, FULL_BOX_SECONDS)
+            taken = trace.spans - result.part.spans if result.part is not None else 0
+            # What the peer took of it was counted as sent, and goes out once more with the rest.
+            self._metrics.recovered_spans.inc(taken)
+            left.append(replace(trace, resend=True) if taken else trace)
+        return left, wait
+
+    async def _postpone(self, claims: Sequence[tuple[Claim, float]]) -> None:
+        now = self._clock()
+        await self._store.postpone([(claim, UnixNano(now + int(seconds * SECOND))) for claim, seconds in claims])

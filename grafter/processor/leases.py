@@ -1,0 +1,67 @@
+"""What the process is at work on: its leases are kept, and a store that is away is waited for, and said."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from grafter.core.model import UnixNano
+from grafter.errors import UnavailableError
+from grafter.store.base import Claims, Store
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_SECONDS_BETWEEN_WARNINGS = 30.0
+
+
+class Leases:
+    """Of one processor."""
+
+    def __init__(self, store: Store, clock: Callable[[], int], tick_seconds: float) -> None:
+        """``tick_seconds``: the shortest time after which something is tried again."""
+        self.tick_seconds = tick_seconds
+        self._store = store
+        self._clock = clock
+        self._warn_after = 0.0
+        self._leased: dict[object, Sequence[Claims]] = {}
+
+    @contextmanager
+    def leased(self, *owned: Claims) -> Iterator[None]:
+        """Their leases are renewed meanwhile."""
+        # The same claims may be here twice, when they are sent while others that were claimed with them still wait.
+        place = object()
+        self._leased[place] = owned
+        try:
+            yield
+        finally:
+            del self._leased[place]
+
+    async def renew(self) -> None:
+        """Keep the leases of what is on its way."""
+        for claims in {id(claims): claims for owned in self._leased.values() for claims in owned}.values():
+            await self._store.renew(claims, UnixNano(self._clock()))
+
+    def store_is_away(self, error: UnavailableError) -> None:
+        """Say so, now and then."""
+        # Each tick meets it; the metrics and /readyz say for how long.
+        now = asyncio.get_running_loop().time()
+        if now >= self._warn_after:
+            self._warn_after = now + _SECONDS_BETWEEN_WARNINGS
+            logger.warning("the store is not available: %s", error)
+
+    async def until_settled(self, settle: Callable[[], Awaitable[_T]]) -> _T:
+        """What ``settle`` says, asked until the store answers.
+
+        A backend has the spans by then. Left alone they would go out a second time when their lease ends, for nobody
+        would know that they came. Raises UnavailableError when the store is stopping: there will be no answer.
+        """
+        while True:
+            try:
+                return await settle()
+            except UnavailableError as error:
+                if error.reason == "stopping":
+                    raise
+                self.store_is_away(error)
+            await asyncio.sleep(self.tick_seconds)
