@@ -337,7 +337,7 @@ class Assembler:
         lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest)
         dated = on_host_clock(decoded, lined, [one.first for one in hung], memory)
         edits = dict(lined.host)
-        told = tell(hung, dated, decoded, runs, edits, self._policy) if hung else None
+        told = tell(hung, dated, decoded, edits, self._policy) if hung else None
         out.latency = None if told is None else told.latency
         pieces = []
         at = 0

@@ -9,16 +9,16 @@ stream mode the sums of a call are kept until its session's own span leaves, whi
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import cast
 
 from grafter.core import semconv
-from grafter.core.call_latency import CallerTurn, CallLatency, Side, Step
+from grafter.core.call_latency import CallerTurn, CallLatency, Scalar, Side, Step
 from grafter.core.caller_turns import is_evidence, is_framework, waits_for_tool
 from grafter.core.join import Grafted
 from grafter.core.line_up import HostEdit
 from grafter.core.model import (
     SPAN_KIND_INTERNAL,
     AttributeValue,
-    Envelope,
     GraftedSpan,
     GuestSpan,
     HostSpan,
@@ -29,7 +29,7 @@ from grafter.core.model import (
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.steps import CALL_IDS
 from grafter.core.turns import latency, span_totals
-from grafter.otlp.steps import service_of, step_of
+from grafter.otlp.steps import service_of
 from grafter.processor.hung_guests import Hung
 
 SUMS = "waits"
@@ -53,17 +53,15 @@ def tell(
     hung: Sequence[Hung],
     guests: Sequence[Grafted],
     host: Sequence[HostSpan],
-    runs: Iterable[tuple[Envelope, Sequence[bytes]]],
     edits: dict[SpanId, HostEdit],
     policy: GraftPolicy,
 ) -> Told:
     """Work out the waits of what leaves together, and add what they say to the guests' spans and to ``edits``.
 
-    ``guests``: those of ``hung``, lined up. ``host``: the host's spans as they were read, ``runs`` the same serialised,
-    in the same order.
+    ``guests``: those of ``hung``, lined up. ``host``: the host's spans as they were read.
     """
     own = _guest_steps(guests, policy.openai_service_name)
-    steps = [*own, *_host_steps(host, runs, edits, own)]
+    steps = [*own, *_host_steps(host, edits, own)]
     whole = policy.mode is Mode.HOLD and all(one.first for one in hung)
     found = latency(steps, whole=whole)
     waits = (*found.greetings, *found.caller_turns)
@@ -195,41 +193,37 @@ def _guest_steps(guests: Sequence[Grafted], openai_service: str) -> list[Step]:
                     span.start,
                     span.end,
                     bool(span.status_code),
-                    {key: value for key, value in each.attributes if not isinstance(value, tuple)},
+                    _scalars(dict(each.attributes)),
                 )
             )
     return found
 
 
-def _host_steps(
-    host: Sequence[HostSpan],
-    runs: Iterable[tuple[Envelope, Sequence[bytes]]],
-    edits: Mapping[SpanId, HostEdit],
-    guests: Sequence[Step],
-) -> Iterator[Step]:
+def _host_steps(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], guests: Sequence[Step]) -> Iterator[Step]:
     """The host's spans that may say something: those with attributes that are read, and, where a caller waited for a
-    tool, all under it, whole."""
+    tool, all under it."""
     if not host:
         return
     everything = any(map(is_framework, host)) and not any(map(is_evidence, guests))
-    whole = _under_tools(host, edits, guests) if any(map(waits_for_tool, guests)) else frozenset()
+    inside = _under_tools(host, edits, guests) if any(map(waits_for_tool, guests)) else frozenset()
     services: dict[int, str] = {}
-    raws = (raw for _, run in runs for raw in run)
-    for span, raw in zip(host, raws, strict=True):
-        inside = span.span_id in whole
-        if not (everything or inside or span.attributes):
+    for span in host:
+        if not (everything or span.attributes or span.span_id in inside):
             continue
         service = services.get(id(span.envelope))
         if service is None:
             service = services[id(span.envelope)] = service_of(span.envelope.resource)
         edit = edits.get(span.span_id)
         parent = span.parent_span_id if edit is None or edit.parent is None else edit.parent
-        step = step_of(raw, service, parent) if inside else None
-        if step is not None:
-            yield step
-            continue
-        attributes = {key: value for key, value in span.attributes.items() if not isinstance(value, tuple)}
-        yield Step(span.span_id, parent, span.name, service, 0, span.start, span.end, False, attributes)
+        attributes = _scalars(span.attributes)
+        yield Step(span.span_id, parent, span.name, service, span.kind, span.start, span.end, False, attributes)
+
+
+def _scalars(attributes: Mapping[str, AttributeValue]) -> Mapping[str, Scalar]:
+    """Without lists, which say nothing about time."""
+    if tuple not in map(type, attributes.values()):
+        return cast("Mapping[str, Scalar]", attributes)
+    return {key: value for key, value in attributes.items() if not isinstance(value, tuple)}
 
 
 def _under_tools(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], guests: Iterable[Step]) -> set[bytes]:
@@ -255,7 +249,7 @@ def _under_tools(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], gue
 def _words(turn: CallerTurn) -> Iterator[tuple[SpanId, str, AttributeValue]]:
     """What one wait says, and on which span."""
     wait = semconv.CALLER_WAIT if turn.number else semconv.GREETING
-    yield SpanId(turn.answer), semconv.WAIT_SENTENCE.format(wait=wait), turn.sentence
+    yield SpanId(turn.answer), wait.sentence, turn.sentence
     if turn.answer_audio_ns is not None:
         yield SpanId(turn.last_answer), semconv.ANSWER_AUDIO_MS, round(turn.answer_audio_ns / _MILLISECOND, 3)
     for part in turn.parts:

@@ -3,8 +3,6 @@
 The calls go the whole way, posts, store, join and export, and are read from what left.
 """
 
-from dataclasses import replace
-
 from grafter.core.call_latency import CallLatency, Side
 from grafter.core.turns import latency
 from tests.core.turn_steps import (
@@ -332,7 +330,7 @@ def test_work_that_a_live_session_gave_away_is_unknown() -> None:
 def test_a_live_session_that_was_drawn_on_another_clock_is_compared_with_no_work() -> None:
     """A model worked two hours later by the host's clock: by the session's, nobody knows."""
     steps = [
-        replace(one, attributes={**one.attributes, "grafter.clock.method": "one_sided"}) for one in joined_steps(live())
+        one._replace(attributes={**one.attributes, "grafter.clock.method": "one_sided"}) for one in joined_steps(live())
     ]
     (turn,) = latency(steps).caller_turns
     assert parts(turn) == [("model", 700)]

@@ -15,7 +15,7 @@ from grafter.guests.attributes import NAME_BYTES, Json, bounded, cut_text, title
 from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, text_of
 from grafter.guests.messages import answers
 from grafter.guests.realtime import figures, heard_audio
-from grafter.guests.realtime.figures import Answers
+from grafter.guests.realtime.figures import Answers, Piece
 from grafter.guests.realtime.heard_audio import BargeIn
 from grafter.guests.realtime.records import SESSION, Response
 from grafter.guests.realtime.session import Session
@@ -210,30 +210,25 @@ def _since(cause: figures.Cause, until: int | None) -> float | None:
 
 
 def _wait(attributes: Attributes, answers: Answers, response: Response) -> None:
-    wait, name = figures.caller_wait(answers, response), semconv.CALLER_WAIT
+    wait, names = figures.caller_wait(answers, response), semconv.CALLER_WAIT
     if wait is None:
-        wait, name = figures.greeting(answers, response), semconv.GREETING
+        wait, names = figures.greeting(answers, response), semconv.GREETING
     if wait is None:
         return
-    attributes[semconv.WAIT_MS.format(wait=name)] = milliseconds(wait.end - wait.start)
-    put(attributes, semconv.WAIT_ERROR_MS.format(wait=name), milliseconds(wait.error) or None)
-    attributes[semconv.WAIT_FROM.format(wait=name)] = wait.start_word
-    attributes[semconv.WAIT_FROM_TIME.format(wait=name)] = wait.start
-    attributes[semconv.WAIT_TO.format(wait=name)] = wait.end_word
-    attributes[semconv.WAIT_TO_TIME.format(wait=name)] = wait.end
+    attributes[names.ms] = milliseconds(wait.end - wait.start)
+    put(attributes, names.error_ms, milliseconds(wait.error) or None)
+    attributes[names.begin], attributes[names.begin_time] = wait.start_word, wait.start
+    attributes[names.end], attributes[names.end_time] = wait.end_word, wait.end
     for part, length in wait.parts.items():
-        attributes[semconv.WAIT_PART_MS.format(wait=name, part=part)] = milliseconds(length)
-    attributes[semconv.WAIT_PIECES.format(wait=name)] = " ".join(
-        ":".join(
-            (
-                piece.part,
-                str(piece.length),
-                *((answers.session.span_id(piece.by).hex(),) if piece.by else ()),
-                *(("mcp",) if piece.mcp else ()),
-            )
-        )
-        for piece in wait.pieces
-    )
+        attributes[names.part_ms(part)] = milliseconds(length)
+    attributes[names.pieces] = " ".join([_piece(piece, answers.session) for piece in wait.pieces])
+
+
+def _piece(piece: Piece, session: Session) -> str:
+    said = f"{piece.part}:{piece.length}"
+    if piece.by:
+        said += f":{session.span_id(piece.by).hex()}"
+    return said + ":mcp" if piece.mcp else said
 
 
 def _barge_in(broken_in: BargeIn | None) -> tuple[SpanEvent, ...]:
