@@ -2,8 +2,9 @@
 
 The waits are worked out in ``core.turns`` from what leaves together. A sentence stands on the answer that ends a wait,
 what was inside a tool on the tool, and the sums on the anchor; on a span beside it, ``grafter.summary``, where the
-anchor has left before. Nothing is summed up twice: what is said is of turns that no span has summed up before. In
-stream mode the sums of a call are kept until its session's own span leaves, which ends last.
+anchor has left before. Nothing is summed up twice: what is said is of turns that no span has summed up before, and once
+waits have been summed up no runs of agents are, nor the other way round, for they may lie within each other. In stream
+mode the sums of a call are kept until its session's own span leaves, which ends last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,9 @@ SUMS = "waits"
 """The key of a guest's memory that holds its sums, in ns, until some span says them: the app's, OpenAI's, unknown.
 Empty once its own span has left in stream mode: what comes after that is said at once."""
 
+WAITS, RUNS = "waits", "runs"
+"""What sums are of."""
+
 _Sums = tuple[int | None, int | None, int | None]
 _MILLISECOND = 1_000_000
 
@@ -47,6 +51,8 @@ class Told:
     guests: Sequence[Grafted]
     latency: CallLatency | None
     """None: nothing is known of any wait or answer."""
+    summed: str = ""
+    """WAITS or RUNS, where some span says sums of them."""
 
 
 def tell(
@@ -55,10 +61,12 @@ def tell(
     host: Sequence[HostSpan],
     edits: dict[SpanId, HostEdit],
     policy: GraftPolicy,
+    before: str = "",
 ) -> Told:
     """Work out the waits of what leaves together, and add what they say to the guests' spans and to ``edits``.
 
-    ``guests``: those of ``hung``, lined up. ``host``: the host's spans as they were read.
+    ``guests``: those of ``hung``, lined up. ``host``: the host's spans as they were read. ``before``: what those sums
+    are of that have left with the trace before.
     """
     own = _guest_steps(guests, policy.openai_service_name)
     steps = [*own, *_host_steps(host, edits, own)]
@@ -79,6 +87,7 @@ def tell(
     held = {span.span_id for span in host}
     # Waits that the host itself states are said once, with the first guest's.
     first_at = next((at for at, guest in enumerate(guests) if guest.spans), 0)
+    summed = ""
     for members in _by_anchor(guests):
         anchor = guests[members[0]].memory.anchor
         place = None if anchor is None else anchor.span_id
@@ -90,13 +99,14 @@ def tell(
             ended = _ends(guests[at], policy) or guests[at].memory.head.get(SUMS) == []
             last = policy.mode is Mode.HOLD or place in held or _top(guests[at]) is not None or ended
             told[at] = _keeping(told[at], None if last else so_far, ended=ended)
-            if last:
+            if last and before != RUNS:
                 sums.append(so_far)
-        if not waits and whole:
+        if not waits and whole and before != WAITS:
             sums.append(_of_runs(members, guests, found, steps, mine))
         values = _values(_added(sums))
         if not values:
             continue
+        summed = WAITS if waits or not whole else RUNS
         top = next(filter(None, (_top(guests[at]) for at in members)), None)
         if place in held:
             edits.setdefault(SpanId(place or b""), HostEdit()).attributes += values
@@ -107,7 +117,7 @@ def tell(
             own_waits = [turn for turn in waits if mine.get(SpanId(turn.answer), first_at) in members]
             summary = _summary(first, own_waits, values)
             told[members[0]] = replace(first, spans=(*first.spans, summary), synthetic=first.synthetic + 1)
-    return Told([_with(guest, added) for guest in told], found)
+    return Told([_with(guest, added) for guest in told], found, summed)
 
 
 def _by_anchor(guests: Sequence[Grafted]) -> Iterable[list[int]]:
