@@ -331,6 +331,18 @@ def test_a_detector_whose_word_came_late() -> None:
     assert found.caller_turns[1].sentence.startswith("waited 0.88 s, perhaps 0.12 s longer: 0.50 the voice detector")
 
 
+def test_a_wait_that_is_shorter_than_its_error_is_not_known() -> None:
+    """The detector waits for 50 and its second word was 240 longer on its way than the first, and the answer is heard
+    150 after it: a wait between 200 and 440 is no figure."""
+    detector = {"type": "server_vad", "silence_duration_ms": 50}
+    call = Call().session(detection=detector).spoke(1000, 2000, "u1").created(2050, "r").sound(2400, "r")
+    call.done(2900, "r").starts(5000, "u2")
+    call.server(6240, "input_audio_buffer.speech_stopped", item_id="u2", audio_end_ms=6000).committed(6242, "u2")
+    found = told(call.created(6300, "r2").sound(6390, "r2").done(7000, "r2").ended(9000))
+    assert [parts(turn) for turn in found.caller_turns] == [[("endpointing", 50), ("model", 400)]]
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (0, 450 * MS, 0)
+
+
 # -- Live sessions
 
 
