@@ -53,6 +53,8 @@ bench: $(VENV)/.dev
 	$(RUN) -m bench
 	$(RUN) -m bench.held
 	$(RUN) -m bench.join
+	$(RUN) -m bench.turns
+	$(RUN) -m bench.sampling
 	$(RUN) -m bench.realtime
 	$(RUN) -m bench.recorder
 	$(RUN) -m bench.webhook

@@ -8,6 +8,7 @@ the model. All times are Unix nanoseconds, all durations whole nanoseconds.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 Scalar = str | bool | int | float
 """What an attribute is read as here; what is none of these says nothing about time."""
@@ -23,8 +24,7 @@ class Side(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One span of a joined trace, the host's or a guest's."""
 
     span_id: bytes
@@ -42,8 +42,7 @@ class Step:
     """Time, name and attributes of each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A piece of a wait."""
 
     name: str
@@ -58,8 +57,7 @@ class Part:
     """What it was made of, as far as the spans under it say: no more than it together."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallerTurn:
+class CallerTurn(NamedTuple):
     """What a caller waited once."""
 
     number: int
@@ -84,8 +82,7 @@ class CallerTurn:
     """The span of the answer that speaks after the last tool."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelTurn:
+class ModelTurn(NamedTuple):
     """One answer of the model."""
 
     number: int

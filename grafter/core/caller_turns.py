@@ -9,7 +9,6 @@
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from grafter.core import semconv
 from grafter.core.call_latency import CallerTurn, Part, Side, Step
@@ -38,35 +37,7 @@ _SIDES = {
 }
 """Whose a stretch of a Realtime call is; of a tool it depends on who runs it."""
 _INPUT_TRANSCRIPT = "input_transcript"
-
-
-class _Names(NamedTuple):
-    """The attributes by which a span states a wait."""
-
-    start: str
-    end: str
-    start_word: str
-    end_word: str
-    error: str
-    pieces: str
-
-
-_NAMES = {
-    wait: _Names(
-        *(
-            name.format(wait=wait)
-            for name in (
-                semconv.WAIT_FROM_TIME,
-                semconv.WAIT_TO_TIME,
-                semconv.WAIT_FROM,
-                semconv.WAIT_TO,
-                semconv.WAIT_ERROR_MS,
-                semconv.WAIT_PIECES,
-            )
-        )
-    )
-    for wait in (semconv.CALLER_WAIT, semconv.GREETING)
-}
+_WAITS = (semconv.CALLER_WAIT, semconv.GREETING)
 _CALL = semconv.GRAFTER_GUEST_TRACE_ID
 _PIPECAT = "turn.user_bot_latency_seconds"
 HOST_WAITS = frozenset(
@@ -86,15 +57,13 @@ def measured(trace: JoinedSteps) -> list[CallerTurn]:
     found = []
     answers: dict[tuple[str, str], list[Step]] = {}
     for step in trace.ordered:
-        key = _speech_of(step)
-        if key is not None:
-            answers.setdefault(key, []).append(step)
-    for step in trace.ordered:
-        turn = _stated(step, semconv.CALLER_WAIT, trace)
-        if turn is not None:
-            last = _after_last_tool(answers.get(_speech_of(step) or ("", ""), ()), turn)
-            audio = None if last is None else last[1]
-            found.append(_with_answer(turn, audio, step.span_id if last is None else last[0].span_id))
+        if semconv.TURN_SPEECH_ITEM in step.attributes:
+            answers.setdefault(_speech_of(step), []).append(step)
+    for step, turn in _stated(trace, semconv.CALLER_WAIT):
+        last = _after_last_tool(answers.get(_speech_of(step), ()), turn)
+        if last is not None:
+            turn = turn._replace(last_answer=last[0].span_id, answer_audio_ns=last[1])
+        found.append(turn)
     return found
 
 
@@ -102,14 +71,14 @@ def is_evidence(step: Step) -> bool:
     """It states a wait of its own, so that nobody else's word is needed."""
     attributes = step.attributes
     return (
-        any(names.start in attributes for names in _NAMES.values())
+        any(wait.begin_time in attributes for wait in _WAITS)
         or attributes.get(semconv.TURN_MEASURED_FROM) == _INPUT_TRANSCRIPT
     )
 
 
 def waits_for_tool(step: Step) -> bool:
     """It states a wait in which a tool ran."""
-    return any("tool:" in word(step, names.pieces) for names in _NAMES.values())
+    return any("tool:" in word(step, wait.pieces) for wait in _WAITS)
 
 
 def is_framework(span: HostSpan) -> bool:
@@ -120,11 +89,9 @@ def is_framework(span: HostSpan) -> bool:
 def greetings(trace: JoinedSteps) -> list[CallerTurn]:
     """The waits for each call's first word, which an answer states; of one call's the first."""
     found: dict[str, CallerTurn] = {}
-    for step in trace.ordered:
-        turn = _stated(step, semconv.GREETING, trace)
-        if turn is not None:
-            call = word(step, _CALL)
-            found[call] = min(found.get(call, turn), turn, key=_place)
+    for step, turn in _stated(trace, semconv.GREETING):
+        call = word(step, _CALL)
+        found[call] = min(found.get(call, turn), turn, key=_place)
     return sorted(found.values(), key=_place)
 
 
@@ -169,28 +136,24 @@ def _turn(
     return CallerTurn(0, start, end, *words, error, parts, answer.span_id, None, "", answer.span_id)
 
 
-def _with_answer(turn: CallerTurn, audio: int | None, answer: bytes) -> CallerTurn:
-    return CallerTurn(
-        *(turn.number, turn.start, turn.end, turn.start_word, turn.end_word, turn.error_ns, turn.parts, turn.answer),
-        answer_audio_ns=audio,
-        sentence="",
-        last_answer=answer,
-    )
-
-
 # -- what a Realtime answer states
 
 
-def _stated(step: Step, wait: str, trace: JoinedSteps) -> CallerTurn | None:
-    names = _NAMES[wait]
-    if names.start not in step.attributes:
-        return None
-    start, end = moment(step, names.start), moment(step, names.end)
+def _stated(trace: JoinedSteps, wait: semconv.WaitNames) -> Iterator[tuple[Step, CallerTurn]]:
+    """The answers that state a wait of this kind, and what they state."""
+    for step in trace.ordered:
+        turn = _read(step, wait, trace) if wait.begin_time in step.attributes else None
+        if turn is not None:
+            yield step, turn
+
+
+def _read(step: Step, wait: semconv.WaitNames, trace: JoinedSteps) -> CallerTurn | None:
+    start, end = moment(step, wait.begin_time), moment(step, wait.end_time)
     if start is None or end is None or end <= start:
         return None
-    words = word(step, names.start_word), word(step, names.end_word)
-    error = nanoseconds(step, names.error, MILLISECOND) or 0
-    parts = tuple(_pieces(word(step, names.pieces), trace))
+    words = word(step, wait.begin), word(step, wait.end)
+    error = nanoseconds(step, wait.error_ms, MILLISECOND) or 0
+    parts = tuple(_pieces(word(step, wait.pieces), trace))
     if sum(part.ns for part in parts) != end - start or any(part.ns <= 0 for part in parts):
         parts = (Part("unknown", end - start, Side.UNKNOWN),)
     return _turn(step, start, end, words, parts, error)
@@ -224,10 +187,9 @@ def tool_side(step: Step | None) -> Side:
     return Side.UNKNOWN if semconv.MCP_METHOD_NAME in step.attributes else Side.OPENAI
 
 
-def _speech_of(step: Step) -> tuple[str, str] | None:
+def _speech_of(step: Step) -> tuple[str, str]:
     """Which speech an answer is to, by its call and item."""
-    item = step.attributes.get(semconv.TURN_SPEECH_ITEM)
-    return (word(step, _CALL), item) if isinstance(item, str) else None
+    return word(step, _CALL), word(step, semconv.TURN_SPEECH_ITEM)
 
 
 def _after_last_tool(answers: Iterable[Step], turn: CallerTurn) -> tuple[Step, int] | None:

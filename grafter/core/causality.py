@@ -100,7 +100,11 @@ class _Pairs:
         self._anchor = None if anchor is None or anchor.span_id is None else held.get(anchor.span_id)
         self._below = below
         self._held = held
-        self._spans = {each.span.span_id: each for each in guest.spans if _dated(each)}
+        named = ((each, dict(each.attributes)) for each in guest.spans)
+        # Times that its source did not measure say nothing.
+        dated = [(each, said) for each, said in named if _sane(each.span) and _NOT_DATED.isdisjoint(said)]
+        self._spans = {each.span.span_id: each for each, _ in dated}
+        self._said = {each.span.span_id: said for each, said in dated}
 
     def found(self, guest_index: int, lined: LinedUp, dates: Iterable[HostSpan]) -> list[Pair]:
         """All of them, each as much weaker as the guest's times are coarse."""
@@ -147,8 +151,8 @@ class _Pairs:
     def _turns(self) -> dict[bytes, list[GraftedSpan]]:
         """The guest's model turns, by the span that they hang under, in order of time."""
         beside: dict[bytes, list[GraftedSpan]] = {}
-        for each in self._spans.values():
-            if dict(each.attributes).get(semconv.GEN_AI_OPERATION_NAME) == CHAT:
+        for span_id, each in self._spans.items():
+            if self._said[span_id].get(semconv.GEN_AI_OPERATION_NAME) == CHAT:
                 beside.setdefault(each.parent_span_id, []).append(each)
         for turns in beside.values():
             turns.sort(key=lambda each: each.span.start)
@@ -185,7 +189,7 @@ class _Pairs:
         known: float = guest.span.end
         if turn is guest:
             known = next((each.span.start for each in turns[turn.parent_span_id] if each.span.start >= known), inf)
-        elif semconv.GRAFTER_END in dict(guest.attributes):
+        elif semconv.GRAFTER_END in self._said[match.guest]:
             known = inf
         low: float = asked - tool.end
         high = known - tool.start if runs else inf
@@ -218,8 +222,7 @@ class _Pairs:
         index = self._steps
         if not index:
             return [], []
-        for span_id, each in self._spans.items():
-            named = dict(each.attributes)
+        for span_id, named in self._said.items():
             call, response = named.get(semconv.GEN_AI_TOOL_CALL_ID), named.get(semconv.GEN_AI_RESPONSE_ID)
             if isinstance(call, str) and call in index.tools:
                 tools.append(Match(index.tools[call], span_id, CALL_ID, guest_index))
@@ -282,11 +285,6 @@ def _is_openais(address: object) -> bool:
 
 def _sane(span: HostSpan | GuestSpan) -> bool:
     return 0 < span.start <= span.end
-
-
-def _dated(each: GraftedSpan) -> bool:
-    """Its times are those that its source measured."""
-    return _sane(each.span) and not any(name in _NOT_DATED for name, _ in each.attributes)
 
 
 def _grain(times: Iterable[int]) -> int:

@@ -174,12 +174,13 @@ def judge(pairs: Sequence[Pair]) -> ClockRecord | None:
 
 def _place(ranges: Sequence[Range], wrong: int, drifted: float) -> Range | None:
     """The offsets that lie in all of the ranges, else in all but one, and so on down to ``wrong``; None where they are
-    not all side by side, or a clock that drifts could bring one back that was left out."""
+    not all side by side, or a clock that drifts could bring one back that was left out, or have as many agree on other
+    offsets."""
     for left_out in range(wrong + 1):
         agreed = _agreed(ranges, len(ranges) - left_out)
         if agreed:
             break
-    if len(agreed) != 1:
+    if len(agreed) != 1 or len(_agreed([each.wider(drifted) for each in ranges], len(ranges) - left_out)) != 1:
         return None
     (place,) = agreed
     for each in ranges:

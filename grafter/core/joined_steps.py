@@ -18,8 +18,10 @@ class JoinedSteps:
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self.by_id: dict[bytes, Step] = {}
-        for step in sorted(steps, key=lambda one: (one.end, one.start, one.name)):
-            self.by_id[step.span_id] = step
+        for step in steps:
+            other = self.by_id.setdefault(step.span_id, step)
+            if other is not step and (other.end, other.start, other.name) < (step.end, step.start, step.name):
+                self.by_id[step.span_id] = step
         self.ordered = sorted(self.by_id.values(), key=lambda one: (one.start, one.span_id))
         """By start, then id."""
 

@@ -105,6 +105,9 @@ class TraceMemory:
     """The guests that left with it, as their sources wrote them; up to NAMED_GUESTS_LIMIT."""
     moved: Moved | None = None
     """By a rule it left under the trace id of another."""
+    summed: str = ""
+    """What its sums are of, where it left with any: ``waits`` of callers, or ``runs`` of agents. What comes late of the
+    other kind may lie within them."""
 
     def sent(self, span_id: bytes) -> bool:
         """The host span left, as far as is remembered."""
@@ -128,8 +131,10 @@ class TraceMemory:
                 present |= _HAS_ENVELOPE
                 resource, scope = self.root_envelope.resource, self.root_envelope.scope
         ids = self.span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
-        if self.anchors or self.steps or self.guests or self.moved:
+        if self.anchors or self.steps or self.guests or self.moved or self.summed:
             others: dict[str, object] = {"guests": self.guests} if self.guests else {}
+            if self.summed:
+                others["summed"] = self.summed
             if self.moved is not None:
                 parent = None if self.moved.parent is None else self.moved.parent.hex()
                 others[_MOVED] = [self.moved.host.hex(), parent, self.moved.anchor]
@@ -172,6 +177,7 @@ class TraceMemory:
                 steps=StepIndex.read(values) if values is not None else StepIndex(),
                 guests=tuple(map(str, values.get("guests", ()))) if values is not None else (),
                 moved=_moved(values.get(_MOVED)) if values is not None else None,
+                summed=str(values.get("summed", "")) if values is not None else "",
             )
         except _NOT_A_BLOB:
             return None
@@ -304,6 +310,7 @@ def merged(old: TraceMemory | None, new: TraceMemory) -> TraceMemory:
         steps=old.steps.merged(new.steps),
         guests=tuple(dict.fromkeys((*old.guests, *new.guests)))[:NAMED_GUESTS_LIMIT],
         moved=old.moved,
+        summed=old.summed or new.summed,
     )
 
 

@@ -7,6 +7,7 @@ trace is ready) and the *span* as the join sees it (only what the join reads). N
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag, StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import NewType
 
@@ -305,6 +306,7 @@ def called(guest: str) -> str:
     return guest.removeprefix(CALL_MARK)
 
 
+@lru_cache(4096)
 def guest_span_id(guest_trace_id: str, guest_span_id: str) -> SpanId:
     """The span id under which a guest span leaves: for ever, from any replica, in any order.
 

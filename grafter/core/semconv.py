@@ -218,29 +218,40 @@ TURN_ENDPOINTING_MS = "grafter.turn.endpointing_ms"
 """The silence that the detector waited for."""
 TURN_AFTER_TOOL = "grafter.turn.after_tool"
 """The tool call whose output the response goes on from."""
-CALLER_WAIT = "grafter.caller_wait"
+
+
+class WaitNames:
+    """The attributes by which an answer states a wait that it ended."""
+
+    def __init__(self, wait: str) -> None:
+        self.ms = f"{wait}_ms"
+        """How long it was."""
+        self.error_ms = f"{wait}.error_ms"
+        """By how much the caller may have waited longer: how late the detector's word was."""
+        self.begin = f"{wait}.from"
+        """speech_end or commit; of a greeting session."""
+        self.begin_time = f"{wait}.from_unix_nano"
+        self.end = f"{wait}.to"
+        """output_audio_buffer or delta."""
+        self.end_time = f"{wait}.to_unix_nano"
+        self.pieces = f"{wait}.pieces"
+        """Its parts in the order of time and exactly: of each stretch its part, its nanoseconds and, where it has one,
+        the id of the span whose time it was, with colons between, and a space before the next one."""
+        self.sentence = f"{wait}.sentence"
+        """The same for a person to read."""
+        self._wait = wait
+
+    def part_ms(self, part: str) -> str:
+        """What it is made of, adding up to it: endpointing (the detector's silence), model, tool, relay (the app,
+        between what it knew and what it asked for), playout (from the model to the caller's ear), unknown; of a
+        greeting accept (until the app asked for it) and greeting (the model's)."""
+        return f"{self._wait}.{part}_ms"
+
+
+CALLER_WAIT = WaitNames("grafter.caller_wait")
 """From the end of the caller's speech to the first audio of the answer that the caller can hear."""
-GREETING = "grafter.greeting"
+GREETING = WaitNames("grafter.greeting")
 """From the session's beginning to the first audio of a call whose first word is the app's."""
-WAIT_MS = "{wait}_ms"
-"""How long it was; ``wait`` is one of the two above, here and below."""
-WAIT_ERROR_MS = "{wait}.error_ms"
-"""By how much the caller may have waited longer: how late the detector's word was."""
-WAIT_FROM = "{wait}.from"
-"""speech_end or commit; of a greeting session."""
-WAIT_FROM_TIME = "{wait}.from_unix_nano"
-WAIT_TO = "{wait}.to"
-"""output_audio_buffer or delta."""
-WAIT_TO_TIME = "{wait}.to_unix_nano"
-WAIT_PART_MS = "{wait}.{part}_ms"
-"""What it is made of, adding up to it: endpointing (the detector's silence), model, tool, relay (the app, between what
-it knew and what it asked for), playout (from the model to the caller's ear), unknown; of a greeting accept (until the
-app asked for it) and greeting (the model's)."""
-WAIT_PIECES = "{wait}.pieces"
-"""The same in the order of time and exactly: of each stretch its part, its nanoseconds and, where it has one, the id of
-the span whose time it was, with colons between, and a space before the next one."""
-WAIT_SENTENCE = "{wait}.sentence"
-"""The same for a person to read."""
 ANSWER_AUDIO_MS = "grafter.answer_audio_ms"
 """From the end of the caller's speech to the first audio after the last tool: what "one moment, please" hides."""
 TOOL_PART_MS = "grafter.tool.{part}_ms"

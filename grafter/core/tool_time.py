@@ -10,7 +10,6 @@ Every figure is a difference of two lengths, each on its own clock, or lies betw
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 from grafter.core.call_latency import Part, Side, Step
@@ -26,7 +25,7 @@ def with_insides(parts: Iterable[Part], trace: JoinedSteps) -> tuple[Part, ...]:
     if not any(part.name == "tool" and part.span_id in trace.by_id for part in found):
         return found
     return tuple(
-        replace(part, within=_within(part, trace)) if part.name == "tool" and part.span_id in trace.by_id else part
+        part._replace(within=_within(part, trace)) if part.name == "tool" and part.span_id in trace.by_id else part
         for part in found
     )
 

@@ -5,7 +5,6 @@ to what, stands in ``caller_turns``; what is inside a tool in ``tool_time``; the
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from grafter.core.agent_runs import time_of_runs
 from grafter.core.call_latency import CallerTurn, CallLatency, ModelTurn, Part, Side, Step
@@ -52,5 +51,5 @@ def span_totals(turns: Iterable[CallerTurn]) -> tuple[int | None, int | None, in
 
 
 def _told(turn: CallerTurn, number: int, trace: JoinedSteps) -> CallerTurn:
-    turn = replace(turn, number=number, parts=with_insides(turn.parts, trace))
-    return replace(turn, sentence=sentence(turn))
+    turn = turn._replace(number=number, parts=with_insides(turn.parts, trace))
+    return turn._replace(sentence=sentence(turn))

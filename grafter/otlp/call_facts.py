@@ -18,10 +18,8 @@ from grafter.otlp.frames import first_of, varint
 from grafter.otlp.sampling import attributes_of, first_token_ms, is_barge_in, resource_attributes, spans_in
 
 PARTS = ("endpointing", "model", "tool", "relay", "playout", "unknown")
-_WAIT = {"wait": semconv.CALLER_WAIT}
-_PART_KEYS = {semconv.WAIT_PART_MS.format(part=part, **_WAIT): part for part in PARTS}
-_WAIT_MS, _ERROR_MS = semconv.WAIT_MS.format(**_WAIT), semconv.WAIT_ERROR_MS.format(**_WAIT)
-_FROM, _SENTENCE = semconv.WAIT_FROM_TIME.format(**_WAIT), semconv.WAIT_SENTENCE.format(**_WAIT)
+_WAIT = semconv.CALLER_WAIT
+_PART_KEYS = {_WAIT.part_ms(part): part for part in PARTS}
 _GUEST_ID_KEYS = (semconv.GRAFTER_GUEST_TRACE_ID, semconv.AGENTS_TRACE_ID)
 _FRAMEWORKS = (b"livekit", b"pipecat")
 """In the names of scopes whose spans have a call's id where they learn it, which is not the root."""
@@ -196,19 +194,19 @@ def _put(into: dict[str, dict[str, None]], key: str, value: str) -> None:
 
 
 def _turn(facts: CallFacts, span: Span, said: Mapping[str, str]) -> None:
-    wait = _figure(said, _WAIT_MS)
+    wait = _figure(said, _WAIT.ms)
     first = _figure(said, semconv.TURN_FIRST_TOKEN_MS)
     if first is None and wait is None:
         first = first_token_ms(span)
     if wait is None and first is None:
         return
-    begun = said.get(_FROM, "") if wait is not None else ""
+    begun = said.get(_WAIT.begin_time, "") if wait is not None else ""
     start = int(begun) if begun.isascii() and begun.isdecimal() and len(begun) < 20 else span.start_time_unix_nano
     parts = {part: ms for key, part in _PART_KEYS.items() if (ms := _figure(said, key)) is not None}
-    error = _figure(said, _ERROR_MS if wait is not None else semconv.TURN_FIRST_TOKEN_ERROR_MS)
+    error = _figure(said, _WAIT.error_ms if wait is not None else semconv.TURN_FIRST_TOKEN_ERROR_MS)
     if wait is None:
         parts = {}
-    facts.turns.append(Turn(start, wait, error or 0.0, parts, first, said.get(_SENTENCE, "")))
+    facts.turns.append(Turn(start, wait, error or 0.0, parts, first, said.get(_WAIT.sentence, "")))
 
 
 def _tool(calls: dict[str, tuple[str, float]], span: Span, said: Mapping[str, str]) -> None:

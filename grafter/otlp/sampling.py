@@ -1,14 +1,18 @@
 """Sampling on the wire: what policies ask of the spans that leave, and the weight written on each of them.
 
-Looking is cheap where nothing is there to be found: a field or a key is searched in the bytes of a whole run, and only
-runs that hold it are decoded. Writing appends fields to a span; what came stays byte for byte in front of them, but
-for a rate or a policy that a new one replaces.
+Looking is cheap where nothing is there to be found: what is asked of every span (status, times, trace state) is read in
+one merged message a run, a key is searched in the bytes of a whole run, and only runs that hold what was looked for are
+decoded. Writing appends fields to a span; what came stays byte for byte in front of them, but for a rate or a policy
+that a new one replaces.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import repeat
 from math import inf
-from typing import TypeVar
+from operator import le
+from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -19,13 +23,10 @@ from grafter.core import semconv
 from grafter.core.model import STATUS_ERROR, Envelope
 from grafter.core.sampling.policies import CALLER_WAIT_KEYS, MODEL_TURN_KEYS, SamplingDecision, TraceView
 from grafter.core.sampling.weights import MOST_RATE, randomness, read, weigh
-from grafter.otlp.frames import PREFIX, first_of, framed, spans_of
-from grafter.otlp.shallow_pb2 import Head, HeadScopeRun
+from grafter.otlp.frames import first_of, framed, run_of, spans_of
+from grafter.otlp.shallow_pb2 import Head, HeadScopeRun, Survey, SurveyScopeRun
 from grafter.otlp.spans import attribute_field, attribute_text
 
-_ERROR = bytes((STATUS_ERROR,))
-_ERROR_CODE = b"\x18" + _ERROR
-"""Status.code = ERROR; in other fields these two bytes may stand too."""
 _FIRST_TOKEN_NEEDLES = tuple(key.encode() for key in (*CALLER_WAIT_KEYS, *MODEL_TURN_KEYS))
 _BARGE_IN_NEEDLES = (semconv.BARGE_IN.encode(), b"lk.interrupted", b"turn.was_interrupted")
 _CALLER_SOURCES = ("audio_activity", "user_turn")
@@ -34,6 +35,9 @@ _RATE_KEYS = ("sampleRate", "SampleRate")
 """As Honeycomb reads them, the first one first."""
 _RATE_KEY = "SampleRate"
 _OWN_KEYS = (semconv.GRAFTER_POLICY, semconv.GRAFTER_DRY_RUN)
+_OWN_NEEDLES = tuple(key.encode() for key in _OWN_KEYS)
+_OWN_PREFIX = b"grafter."
+"""What both of them begin with: in most runs nothing does."""
 _TRACE_STATE_TAG = 0x1A
 _ATTRIBUTES_FIELD = 9
 _LARGE_RUN = 256 << 10
@@ -51,14 +55,20 @@ class SpansView(TraceView):
     """A trace as it leaves."""
 
     def __init__(self, pieces: Sequence[Piece], guests: int, *, complete: bool) -> None:
-        self._pieces = pieces
+        self._pieces = _by_envelope(pieces)
         self._guests = guests
         self._complete = complete
+        self._surveys: dict[int, Survey] = {}
         self._decoded: dict[int, Sequence[Span]] = {}
 
     @property
+    def pieces(self) -> Sequence[Piece]:
+        """Those of one resource and scope are one, for each of them costs more than its spans do."""
+        return self._pieces
+
+    @property
     def spans(self) -> int:
-        return sum(piece.spans for piece in self._pieces)
+        return sum([piece.spans for piece in self._pieces])
 
     @property
     def guests(self) -> int:
@@ -69,7 +79,14 @@ class SpansView(TraceView):
         return self._complete
 
     def has_error(self) -> bool:
-        return any(span.status.code == STATUS_ERROR for span in self._found(_may_hold_error))
+        codes = (self._survey(at).status.code for at in range(len(self._pieces)))
+        # Of a status that stands twice on one span the last counts.
+        return any(
+            span.status.code == STATUS_ERROR
+            for at, found in enumerate(codes)
+            if STATUS_ERROR in found
+            for span in self._spans(at)
+        )
 
     def has_barge_in(self) -> bool:
         return any(map(is_barge_in, self._with(*_BARGE_IN_NEEDLES)))
@@ -78,15 +95,20 @@ class SpansView(TraceView):
         return max(filter(None, map(first_token_ms, self._with(*_FIRST_TOKEN_NEEDLES))), default=None)
 
     def duration_ms(self) -> float:
-        starts: list[int] = []
-        ends: list[int] = []
-        for piece in self._pieces:
-            for head in _heads(piece.payload):
-                start, end = head.start_time_unix_nano, head.end_time_unix_nano
-                if 0 < start <= end:
-                    starts.append(start)
-                    ends.append(end)
-        return (max(ends) - min(starts)) / 1e6 if starts else 0.0
+        earliest: list[int] = []
+        latest: list[int] = []
+        for at, piece in enumerate(self._pieces):
+            survey = self._survey(at)
+            starts: Sequence[int] = survey.start_time_unix_nano
+            ends: Sequence[int] = survey.end_time_unix_nano
+            if not (len(starts) == len(ends) == piece.spans and min(starts) > 0 and all(map(le, starts, ends))):
+                # Not each of them has both in the right order; only whole ones count.
+                spans = [(head.start_time_unix_nano, head.end_time_unix_nano) for head in _heads(piece.payload)]
+                starts, ends = ([span[side] for span in spans if 0 < span[0] <= span[1]] for side in (0, 1))
+            if starts:
+                earliest.append(min(starts))
+                latest.append(max(ends))
+        return (max(latest) - min(earliest)) / 1e6 if earliest else 0.0
 
     def values(self, key: str) -> Iterator[str]:
         needle = key.encode()
@@ -97,36 +119,90 @@ class SpansView(TraceView):
             yield from _texts(span.attributes, key)
 
     def randomness(self) -> int:
-        # It is made once a trace and handed on from span to span: the first of each run has it, if any has.
-        heads = [_or_empty(Head.FromString, first_of(piece.payload), Head) for piece in self._pieces]
-        states = [read(head.trace_state).rv for head in heads if head.trace_state]
-        return randomness(heads[0].trace_id, next((rv for rv in states if rv is not None), None))
+        # The explicit one is made once a trace and handed on from span to span, though not over every hop.
+        states = (state for at in range(len(self._pieces)) for state in self._survey(at).trace_state if state)
+        rv = next((rv for state in states if (rv := read(state).rv) is not None), None)
+        first = _or_empty(Head.FromString, first_of(self._pieces[0].payload), Head)
+        return randomness(first.trace_id, rv)
+
+    def trace_states(self, at: int) -> Sequence[bytes] | None:
+        """Those of a piece's spans; None where none of them has one."""
+        if not any(self._survey(at).trace_state):
+            return None
+        return [head.trace_state for head in _heads(self._pieces[at].payload)]
+
+    @cached_property
+    def rates(self) -> Sequence[Sequence[int | None] | None]:
+        """What the spans of each piece came with, see ``incoming_rate``; None where none of a piece's has a rate."""
+        return [
+            [incoming_rate(span.attributes) for span in self._spans(at)] if _RATE_NEEDLE in piece.payload else None
+            for at, piece in enumerate(self._pieces)
+        ]
+
+    def upstream_rate(self, own_scope: bytes) -> int:
+        """The rate that the app's own spans came with, the largest of several; 0: none. ``own_scope``: grafter's."""
+        found = [0]
+        for piece, rates in zip(self._pieces, self.rates, strict=True):
+            if piece.envelope.scope != own_scope:
+                found.append(resource_rate(piece.envelope) or 0)
+                found += [rate or 0 for rate in rates or ()]
+        return max(found)
 
     def _with(self, *needles: bytes) -> Iterator[Span]:
         """The spans of the runs that hold any of these bytes."""
-        return self._found(lambda run: any([needle in run for needle in needles]))  # noqa: C419  # a list is faster
-
-    def _found(self, may_hold: Callable[[bytes], bool]) -> Iterator[Span]:
         for at, piece in enumerate(self._pieces):
-            if may_hold(piece.payload):
-                spans = self._decoded.get(at) or spans_in(piece.payload)
-                if isinstance(spans, Sequence) and len(self._decoded) < _KEPT_RUNS:
-                    self._decoded[at] = spans
-                yield from spans
+            run = piece.payload
+            if any([needle in run for needle in needles]):  # noqa: C419  # a list is faster
+                yield from self._spans(at)
+
+    def _spans(self, at: int) -> Iterable[Span]:
+        spans = self._decoded.get(at)
+        if spans is not None:
+            return spans
+        found = spans_in(self._pieces[at].payload)
+        if isinstance(found, Sequence) and len(self._decoded) < _KEPT_RUNS:
+            self._decoded[at] = found
+        return found
+
+    def _survey(self, at: int) -> Survey:
+        survey = self._surveys.get(at)
+        if survey is None:
+            survey = _survey(self._pieces[at].payload)
+            if len(self._surveys) < _KEPT_RUNS:
+                self._surveys[at] = survey
+        return survey
 
 
-def _may_hold_error(run: bytes) -> bool:
-    """The bytes of the status code ERROR stand somewhere in the run."""
-    # To look for one byte is ten times faster than for two; where it is frequent it is the other way round. The other
-    # one would be: it begins every time of these years.
-    at = 0
-    for _ in range(1 + len(run) // 200):
-        at = run.find(_ERROR, at + 1)
-        if at < 0:
-            return False
-        if run.startswith(_ERROR_CODE, at - 1):
-            return True
-    return run.find(_ERROR_CODE, at) >= 0
+def _by_envelope(pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """The same spans, in one piece for each envelope unless that would be large."""
+    if len(pieces) == 1:
+        return pieces
+    together: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        together.setdefault(id(piece.envelope), []).append(piece)
+    found: list[Piece] = []
+    for some in together.values():
+        if len(some) == 1 or sum([len(piece.payload) for piece in some]) > _LARGE_RUN:
+            found += some
+        else:
+            payload = b"".join([piece.payload for piece in some])
+            found.append(Piece(some[0].envelope, payload, sum([piece.spans for piece in some])))
+    return found
+
+
+def _survey(run: bytes) -> Survey:
+    """What all spans of a run say, in one message."""
+    if len(run) <= _LARGE_RUN:
+        try:
+            return SurveyScopeRun.FromString(run).spans
+        except DecodeError:
+            pass
+    whole = Survey()
+    for raw in spans_of(run):
+        one = _or_empty(Survey.FromString, raw, Survey)
+        one.DiscardUnknownFields()
+        whole.MergeFrom(one)
+    return whole
 
 
 def _heads(run: bytes) -> Iterable[Head]:
@@ -216,23 +292,46 @@ def incoming_rate(attributes: Attributes) -> int | None:
     return None
 
 
-def upstream_rate(pieces: Iterable[Piece], own_scope: bytes) -> int:
-    """The rate that the app's own spans came with, the largest of several; 0: none. ``own_scope``: grafter's."""
-    rates = [0]
-    for piece in pieces:
-        if piece.envelope.scope != own_scope:
-            rates.append(_resource_rate(piece.envelope) or 0)
-            if _RATE_NEEDLE in piece.payload:
-                rates += [incoming_rate(span.attributes) or 0 for span in spans_in(piece.payload)]
-    return max(rates)
-
-
-def _resource_rate(envelope: Envelope) -> int | None:
+def resource_rate(envelope: Envelope) -> int | None:
+    """The rate that stands around a run's spans, on their scope or their resource."""
     if _RATE_NEEDLE not in envelope.resource and _RATE_NEEDLE not in envelope.scope:
         return None
     scope = _or_empty(ScopeSpans.FromString, envelope.scope, ScopeSpans).scope.attributes
     rate = incoming_rate(scope)
     return rate if rate is not None else incoming_rate(resource_attributes(envelope))
+
+
+class _Suffix(NamedTuple):
+    """What is appended to a span."""
+
+    fields: bytes
+    rated: bool
+    """A rate is among them."""
+    odd: str
+
+
+@lru_cache(1000)
+def _suffix(
+    decision: SamplingDecision, claim: bool, dry: bool, trace_state: bytes, rate: int | None, lent: bool
+) -> _Suffix:
+    """What is added to a span that came with these; the first three as ``Weights`` has them.
+
+    ``lent``: the rate is that of the app's spans, and stands nowhere on this one.
+    """
+    fields = [attribute_field(semconv.GRAFTER_POLICY, decision.policy)]
+    rated, odd = False, ""
+    if dry:
+        fields.append(attribute_field(semconv.GRAFTER_DRY_RUN, "keep" if decision.kept else "drop"))
+    else:
+        weighed = weigh(trace_state, rate, decision.one_of, claim=claim)
+        odd = weighed.odd
+        leaves = weighed.rate if weighed.rate is not None or not lent else rate
+        if leaves is not None:
+            rated = True
+            fields.append(attribute_field(_RATE_KEY, leaves))
+        if weighed.trace_state is not None:
+            fields.append(framed(_TRACE_STATE_TAG, weighed.trace_state))
+    return _Suffix(b"".join(fields), rated, odd)
 
 
 @dataclass(slots=True)
@@ -248,55 +347,36 @@ class Weights:
     """Say only what would have become of it."""
     odd: dict[str, int] = field(default_factory=dict)
     """Spans whose weight did not fit together, by what was odd."""
-    _suffixes: dict[tuple[bytes, int | None, bool], tuple[bytes, bool, str]] = field(default_factory=dict)
 
-    def write(self, pieces: Iterable[Piece]) -> tuple[Piece, ...]:
-        """The pieces with ``grafter.policy`` and the weight on every span."""
-        return tuple(Piece(piece.envelope, self._run(piece), piece.spans) for piece in pieces)
+    def write(self, view: SpansView) -> tuple[Piece, ...]:
+        """The trace's pieces with ``grafter.policy`` and the weight on every span."""
+        return tuple(
+            Piece(piece.envelope, self._run(piece, view.trace_states(at), rates), piece.spans)
+            for at, (piece, rates) in enumerate(zip(view.pieces, view.rates, strict=True))
+        )
 
-    def _run(self, piece: Piece) -> bytes:
-        run, known = piece.payload, self._suffixes
-        around = _resource_rate(piece.envelope)
+    def _run(self, piece: Piece, states: Sequence[bytes] | None, rates: Sequence[int | None] | None) -> bytes:
+        around = resource_rate(piece.envelope)
         lent = around is None and piece.envelope.scope == self.own_scope and self.decision.upstream > 0
         if lent:
             around = self.decision.upstream
-        # Of a grafter in front of this one.
-        stale = any(key.encode() in run for key in _OWN_KEYS)
-        rates: Sequence[int | None] | None = None
-        if _RATE_NEEDLE in run:
-            rates = [incoming_rate(span.attributes) for span in spans_in(run)]
-        out: list[bytes] = []
-        for at, (raw, head) in enumerate(zip(spans_of(run), _heads(run), strict=True)):
-            own = None if rates is None else rates[at]
-            came = (head.trace_state, own if own is not None else around, lent and own is None)
-            suffix, rated, odd = known.get(came) or self._suffix(*came)
+        run = piece.payload
+        spans = list(spans_of(run))
+        if _OWN_PREFIX in run and any(needle in run for needle in _OWN_NEEDLES):
+            # Of a grafter in front of this one.
+            spans = [_without(span, _OWN_KEYS) for span in spans]
+        if states is None and rates is None:
+            # Nearly always: all of them came alike.
+            suffix = _suffix(self.decision, self.claim, self.dry, b"", around, lent).fields
+            return run_of([span + suffix for span in spans])
+        written = []
+        for span, state, own in zip(spans, states or repeat(b""), rates or repeat(None), strict=False):
+            came = (around, lent) if own is None else (own, False)
+            suffix, rated, odd = _suffix(self.decision, self.claim, self.dry, state, *came)
             if odd:
                 self.odd[odd] = self.odd.get(odd, 0) + 1
-            gone = _RATE_KEYS if rated and own is not None else ()
-            span = _without(raw, (*gone, *_OWN_KEYS)) if gone or stale else raw
-            out += (PREFIX[len(span) + len(suffix)], span, suffix)
-        return b"".join(out)
-
-    def _suffix(self, trace_state: bytes, rate: int | None, lent: bool) -> tuple[bytes, bool, str]:
-        """The fields to append to a span that came with these, whether a rate is among them, and what was odd.
-
-        ``lent``: the rate is that of the app's spans, and stands nowhere on this one.
-        """
-        fields = [attribute_field(semconv.GRAFTER_POLICY, self.decision.policy)]
-        rated, odd = False, ""
-        if self.dry:
-            fields.append(attribute_field(semconv.GRAFTER_DRY_RUN, "keep" if self.decision.kept else "drop"))
-        else:
-            weighed = weigh(trace_state, rate, self.decision.one_of, claim=self.claim)
-            odd = weighed.odd
-            leaves = weighed.rate if weighed.rate is not None or not lent else rate
-            if leaves is not None:
-                rated = True
-                fields.append(attribute_field(_RATE_KEY, leaves))
-            if weighed.trace_state is not None:
-                fields.append(framed(_TRACE_STATE_TAG, weighed.trace_state))
-        made = self._suffixes[trace_state, rate, lent] = (b"".join(fields), rated, odd)
-        return made
+            written.append((_without(span, _RATE_KEYS) if rated and own is not None else span) + suffix)
+        return run_of(written)
 
 
 def _without(span: bytes, keys: Collection[str]) -> bytes:

@@ -95,3 +95,27 @@ class Tally(_message.Message):
     name: _containers.RepeatedScalarFieldContainer[bytes]
     flags: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, trace_id: _Optional[_Iterable[bytes]] = ..., span_id: _Optional[_Iterable[bytes]] = ..., parent_span_id: _Optional[_Iterable[bytes]] = ..., name: _Optional[_Iterable[bytes]] = ..., flags: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SurveyScopeRun(_message.Message):
+    __slots__ = ("spans",)
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    spans: Survey
+    def __init__(self, spans: _Optional[_Union[Survey, _Mapping]] = ...) -> None: ...
+
+class Survey(_message.Message):
+    __slots__ = ("trace_state", "start_time_unix_nano", "end_time_unix_nano", "status")
+    TRACE_STATE_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    trace_state: _containers.RepeatedScalarFieldContainer[bytes]
+    start_time_unix_nano: _containers.RepeatedScalarFieldContainer[int]
+    end_time_unix_nano: _containers.RepeatedScalarFieldContainer[int]
+    status: SurveyStatus
+    def __init__(self, trace_state: _Optional[_Iterable[bytes]] = ..., start_time_unix_nano: _Optional[_Iterable[int]] = ..., end_time_unix_nano: _Optional[_Iterable[int]] = ..., status: _Optional[_Union[SurveyStatus, _Mapping]] = ...) -> None: ...
+
+class SurveyStatus(_message.Message):
+    __slots__ = ("code",)
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    code: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, code: _Optional[_Iterable[int]] = ...) -> None: ...

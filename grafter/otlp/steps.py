@@ -24,14 +24,6 @@ def steps_of(document: bytes) -> Iterator[Step]:
                 yield _step(span, service, span.parent_span_id if any(span.parent_span_id) else b"")
 
 
-def step_of(raw: bytes, service: str, parent: bytes) -> Step | None:
-    """A serialised Span of this service, under this parent; None for what cannot be read."""
-    try:
-        return _step(Span.FromString(raw), service, parent)
-    except DecodeError:
-        return None
-
-
 def service_of(resource: bytes) -> str:
     """The service that an envelope's resource names; empty where it names none."""
     try:

@@ -123,14 +123,15 @@ class Assembler:
         moved = old.moved if old is not None else None
         if target is not None:
             moved = self._moved(key, decoded, target, out, state, now)
+        pieces, summed = self._lined_up(out, hung, decoded, old, runs, key)
         own: tuple[Memory, ...] = ()
         if known:
             memory = index.memory(reason, now)
             memory.steps = step_index(decoded)
             memory.moved = moved
             memory.guests = tuple(one.guest.trace_id for one in hung)[:NAMED_GUESTS_LIMIT]
+            memory.summed = summed
             own = (Memory(key, merged(old, memory).encode()),)
-        pieces = self._lined_up(out, hung, decoded, old, runs, key)
         out.memories = (*own, *memories(kept, hung))
         if moved is not None:
             pieces = self._as_moved(pieces, key, moved, recalled.values())
@@ -165,7 +166,7 @@ class Assembler:
         reading = guest.read(final=guest.is_final(state, reason, now))
         place = Place(host, index, state, now, late=True, overdue=overdue, refused=tuple(refused))
         kept = self._guest(out, hung, guest, reading, place)
-        pieces = self._lined_up(out, hung, (), memory, (), key)
+        pieces, _ = self._lined_up(out, hung, (), memory, (), key)
         out.memories = tuple(memories(kept, hung))
         if host is not None and memory is not None and memory.moved is not None:
             pieces = self._as_moved(pieces, Key(host), memory.moved, recalled.values())
@@ -332,12 +333,14 @@ class Assembler:
         memory: TraceMemory | None,
         runs: Sequence[_Run],
         key: Key,
-    ) -> list[Piece]:
-        """Everything that leaves, each step where it belongs: the host's runs, then the guests."""
+    ) -> tuple[list[Piece], str]:
+        """Everything that leaves, each step where it belongs: the host's runs, then the guests; and what is summed up
+        on it, see ``TraceMemory.summed``. ``memory``: of what left before."""
         lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest)
         dated = on_host_clock(decoded, lined, [one.first for one in hung], memory)
         edits = dict(lined.host)
-        told = tell(hung, dated, decoded, runs, edits, self._policy) if hung else None
+        before = "" if memory is None else memory.summed
+        told = tell(hung, dated, decoded, edits, self._policy, before) if hung else None
         out.latency = None if told is None else told.latency
         pieces = []
         at = 0
@@ -356,7 +359,7 @@ class Assembler:
         for one in hung:
             pieces += write(one, self._openai, self._scope)
             count(out, one)
-        return pieces
+        return pieces, "" if told is None else told.summed
 
     def _moved(
         self,

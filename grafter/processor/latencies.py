@@ -2,23 +2,24 @@
 
 The waits are worked out in ``core.turns`` from what leaves together. A sentence stands on the answer that ends a wait,
 what was inside a tool on the tool, and the sums on the anchor; on a span beside it, ``grafter.summary``, where the
-anchor has left before. Nothing is summed up twice: what is said is of turns that no span has summed up before. In
-stream mode the sums of a call are kept until its session's own span leaves, which ends last.
+anchor has left before. Nothing is summed up twice: what is said is of turns that no span has summed up before, and once
+waits have been summed up no runs of agents are, nor the other way round, for they may lie within each other. In stream
+mode the sums of a call are kept until its session's own span leaves, which ends last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import cast
 
 from grafter.core import semconv
-from grafter.core.call_latency import CallerTurn, CallLatency, Side, Step
+from grafter.core.call_latency import CallerTurn, CallLatency, Scalar, Side, Step
 from grafter.core.caller_turns import is_evidence, is_framework, waits_for_tool
 from grafter.core.join import Grafted
 from grafter.core.line_up import HostEdit
 from grafter.core.model import (
     SPAN_KIND_INTERNAL,
     AttributeValue,
-    Envelope,
     GraftedSpan,
     GuestSpan,
     HostSpan,
@@ -29,12 +30,15 @@ from grafter.core.model import (
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.steps import CALL_IDS
 from grafter.core.turns import latency, span_totals
-from grafter.otlp.steps import service_of, step_of
+from grafter.otlp.steps import service_of
 from grafter.processor.hung_guests import Hung
 
 SUMS = "waits"
 """The key of a guest's memory that holds its sums, in ns, until some span says them: the app's, OpenAI's, unknown.
 Empty once its own span has left in stream mode: what comes after that is said at once."""
+
+WAITS, RUNS = "waits", "runs"
+"""What sums are of."""
 
 _Sums = tuple[int | None, int | None, int | None]
 _MILLISECOND = 1_000_000
@@ -47,23 +51,25 @@ class Told:
     guests: Sequence[Grafted]
     latency: CallLatency | None
     """None: nothing is known of any wait or answer."""
+    summed: str = ""
+    """WAITS or RUNS, where some span says sums of them."""
 
 
 def tell(
     hung: Sequence[Hung],
     guests: Sequence[Grafted],
     host: Sequence[HostSpan],
-    runs: Iterable[tuple[Envelope, Sequence[bytes]]],
     edits: dict[SpanId, HostEdit],
     policy: GraftPolicy,
+    before: str = "",
 ) -> Told:
     """Work out the waits of what leaves together, and add what they say to the guests' spans and to ``edits``.
 
-    ``guests``: those of ``hung``, lined up. ``host``: the host's spans as they were read, ``runs`` the same serialised,
-    in the same order.
+    ``guests``: those of ``hung``, lined up. ``host``: the host's spans as they were read. ``before``: what those sums
+    are of that have left with the trace before.
     """
     own = _guest_steps(guests, policy.openai_service_name)
-    steps = [*own, *_host_steps(host, runs, edits, own)]
+    steps = [*own, *_host_steps(host, edits, own)]
     whole = policy.mode is Mode.HOLD and all(one.first for one in hung)
     found = latency(steps, whole=whole)
     waits = (*found.greetings, *found.caller_turns)
@@ -81,6 +87,7 @@ def tell(
     held = {span.span_id for span in host}
     # Waits that the host itself states are said once, with the first guest's.
     first_at = next((at for at, guest in enumerate(guests) if guest.spans), 0)
+    summed = ""
     for members in _by_anchor(guests):
         anchor = guests[members[0]].memory.anchor
         place = None if anchor is None else anchor.span_id
@@ -92,13 +99,14 @@ def tell(
             ended = _ends(guests[at], policy) or guests[at].memory.head.get(SUMS) == []
             last = policy.mode is Mode.HOLD or place in held or _top(guests[at]) is not None or ended
             told[at] = _keeping(told[at], None if last else so_far, ended=ended)
-            if last:
+            if last and before != RUNS:
                 sums.append(so_far)
-        if not waits and whole:
+        if not waits and whole and before != WAITS:
             sums.append(_of_runs(members, guests, found, steps, mine))
         values = _values(_added(sums))
         if not values:
             continue
+        summed = WAITS if waits or not whole else RUNS
         top = next(filter(None, (_top(guests[at]) for at in members)), None)
         if place in held:
             edits.setdefault(SpanId(place or b""), HostEdit()).attributes += values
@@ -109,7 +117,7 @@ def tell(
             own_waits = [turn for turn in waits if mine.get(SpanId(turn.answer), first_at) in members]
             summary = _summary(first, own_waits, values)
             told[members[0]] = replace(first, spans=(*first.spans, summary), synthetic=first.synthetic + 1)
-    return Told([_with(guest, added) for guest in told], found)
+    return Told([_with(guest, added) for guest in told], found, summed)
 
 
 def _by_anchor(guests: Sequence[Grafted]) -> Iterable[list[int]]:
@@ -195,41 +203,37 @@ def _guest_steps(guests: Sequence[Grafted], openai_service: str) -> list[Step]:
                     span.start,
                     span.end,
                     bool(span.status_code),
-                    {key: value for key, value in each.attributes if not isinstance(value, tuple)},
+                    _scalars(dict(each.attributes)),
                 )
             )
     return found
 
 
-def _host_steps(
-    host: Sequence[HostSpan],
-    runs: Iterable[tuple[Envelope, Sequence[bytes]]],
-    edits: Mapping[SpanId, HostEdit],
-    guests: Sequence[Step],
-) -> Iterator[Step]:
+def _host_steps(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], guests: Sequence[Step]) -> Iterator[Step]:
     """The host's spans that may say something: those with attributes that are read, and, where a caller waited for a
-    tool, all under it, whole."""
+    tool, all under it."""
     if not host:
         return
     everything = any(map(is_framework, host)) and not any(map(is_evidence, guests))
-    whole = _under_tools(host, edits, guests) if any(map(waits_for_tool, guests)) else frozenset()
+    inside = _under_tools(host, edits, guests) if any(map(waits_for_tool, guests)) else frozenset()
     services: dict[int, str] = {}
-    raws = (raw for _, run in runs for raw in run)
-    for span, raw in zip(host, raws, strict=True):
-        inside = span.span_id in whole
-        if not (everything or inside or span.attributes):
+    for span in host:
+        if not (everything or span.attributes or span.span_id in inside):
             continue
         service = services.get(id(span.envelope))
         if service is None:
             service = services[id(span.envelope)] = service_of(span.envelope.resource)
         edit = edits.get(span.span_id)
         parent = span.parent_span_id if edit is None or edit.parent is None else edit.parent
-        step = step_of(raw, service, parent) if inside else None
-        if step is not None:
-            yield step
-            continue
-        attributes = {key: value for key, value in span.attributes.items() if not isinstance(value, tuple)}
-        yield Step(span.span_id, parent, span.name, service, 0, span.start, span.end, False, attributes)
+        attributes = _scalars(span.attributes)
+        yield Step(span.span_id, parent, span.name, service, span.kind, span.start, span.end, False, attributes)
+
+
+def _scalars(attributes: Mapping[str, AttributeValue]) -> Mapping[str, Scalar]:
+    """Without lists, which say nothing about time."""
+    if tuple not in map(type, attributes.values()):
+        return cast("Mapping[str, Scalar]", attributes)
+    return {key: value for key, value in attributes.items() if not isinstance(value, tuple)}
 
 
 def _under_tools(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], guests: Iterable[Step]) -> set[bytes]:
@@ -255,7 +259,7 @@ def _under_tools(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], gue
 def _words(turn: CallerTurn) -> Iterator[tuple[SpanId, str, AttributeValue]]:
     """What one wait says, and on which span."""
     wait = semconv.CALLER_WAIT if turn.number else semconv.GREETING
-    yield SpanId(turn.answer), semconv.WAIT_SENTENCE.format(wait=wait), turn.sentence
+    yield SpanId(turn.answer), wait.sentence, turn.sentence
     if turn.answer_audio_ns is not None:
         yield SpanId(turn.last_answer), semconv.ANSWER_AUDIO_MS, round(turn.answer_audio_ns / _MILLISECOND, 3)
     for part in turn.parts:

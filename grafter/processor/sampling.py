@@ -8,13 +8,13 @@ come meanwhile. Where it cannot be held, it is kept.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from grafter.consumer import OutTrace
+from grafter.consumer import Piece
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import decision_of, with_decision
 from grafter.core.model import Key, TraceId, UnixNano, guest_key
 from grafter.core.sampling.policies import INCOMPLETE, LATE, SamplingDecision, SamplingPolicy
 from grafter.core.state import TraceState
-from grafter.otlp.sampling import SpansView, Weights, upstream_rate
+from grafter.otlp.sampling import SpansView, Weights
 from grafter.processor.release_result import Assembled, Sampled
 from grafter.store.base import Memory
 
@@ -91,7 +91,7 @@ class Sampling:
             if decision is None:
                 out.held_until = self._regret_end(standing)
                 return out
-            upstream = upstream_rate(out.trace.pieces, self._own_scope) if decision.kept else 0
+            upstream = view.upstream_rate(self._own_scope) if decision.kept else 0
             decision = decision._replace(upstream=upstream) if upstream else decision
         elif not decision.kept and (again := self._policy.kept_for_itself(view, now)) is not None:
             # Late parts of what was dropped for good. What must never be lost is not, be it only a part of the trace.
@@ -99,7 +99,7 @@ class Sampling:
         out.memories = _remembering(out.memories, decision)
         out.sampled = Sampled(decision, first=standing.earlier is None, late_keep=late_keep, dry=dry)
         if decision.kept or dry:
-            self._write(out, out.trace, decision, out.sampled)
+            self._write(out, view, decision, out.sampled)
         else:
             out.sampled.out = out.trace.spans
             out.left_out = out.trace
@@ -126,16 +126,18 @@ class Sampling:
             return UnixNano(0)
         return UnixNano(standing.due + self._policy.regret)
 
-    def _write(self, out: Assembled, trace: OutTrace, decision: SamplingDecision, sampled: Sampled) -> None:
+    def _write(self, out: Assembled, view: SpansView, decision: SamplingDecision, sampled: Sampled) -> None:
         policy = self._policy
         weights = Weights(decision, policy.claims_upstream, self._own_scope, dry=policy.dry_run)
-        out.trace = replace(trace, pieces=weights.write(trace.pieces))
-        out.size += _bytes(out.trace) - _bytes(trace)
+        written = weights.write(view)
+        assert out.trace is not None
+        out.trace = replace(out.trace, pieces=written)
+        out.size += _bytes(written) - _bytes(view.pieces)
         sampled.odd = weights.odd
 
 
-def _bytes(trace: OutTrace) -> int:
-    return sum([len(piece.payload) for piece in trace.pieces])
+def _bytes(pieces: Iterable[Piece]) -> int:
+    return sum([len(piece.payload) for piece in pieces])
 
 
 def _remembering(memories: tuple[Memory, ...], decision: SamplingDecision) -> tuple[Memory, ...]:

@@ -5,7 +5,7 @@ nothing overlaps; barge-ins are marks, and each wait has the moment at which it 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from grafter.core import semconv
 from grafter.core.call_latency import CallerTurn, Part, Side
@@ -133,7 +133,7 @@ def _waits(turns: Sequence[CallerTurn], start: int, end: int) -> Iterator[WaitBa
         if ends - begins < whole * _LEAST_WITH_PARTS and shown:
             # Too narrow to be told apart: what took longest stands for all.
             longest = max(shown, key=lambda part: part.ns)
-            shown = (replace(longest, ns=turn.end - turn.start),)
+            shown = (longest._replace(ns=turn.end - turn.start),)
         for part in shown:
             from_, until = max(at, begins), min(at + part.ns, ends)
             at += part.ns

@@ -69,6 +69,18 @@ SAME = [pair(90, 110)] * 3
         ([pair(100, 110), pair(200, 210, at=3600)], Finding.DRIFT, 0, 0),
         # … which a pair of that width would hide.
         ([pair(100, 205), pair(200, 310, at=3600)], Finding.SHIFTED, 202.5, 0),
+        # The last agrees with the second to the letter, and with the first if the clock lost a tenth of what it may
+        # have lost in half an hour: which of the first two is wrong nobody knows.
+        (
+            [
+                pair(-5600, -2409, at=1068, likely=(-4020, -3989)),
+                pair(-4352, -4194, at=2117, likely=(-4337, -4209)),
+                pair(-inf, -3826, at=2801, likely=(-inf, -4026)),
+            ],
+            Finding.DRIFT,
+            0,
+            0,
+        ),
         # A clock that is right by less than it may have drifted is right.
         ([pair(20, 110), pair(-10, 210, at=3600)], Finding.AGREES, 0, 0),
     ],
@@ -198,10 +210,11 @@ class Call:
 SEEDS = 3_000
 
 
-def test_the_true_offset_lies_within_the_bounds_at_every_moment() -> None:
+@pytest.mark.parametrize("seeds", [range(SEEDS), pytest.param(range(SEEDS, 50_000), marks=pytest.mark.slow)], ids=len)
+def test_the_true_offset_lies_within_the_bounds_at_every_moment(seeds: range) -> None:
     """Wrong clocks, that drift too: what is stated is right in every run, and no true pair is broken by a shift."""
     came: Counter[Finding] = Counter()
-    for seed in range(SEEDS):
+    for seed in seeds:
         call = Call(seed, honest=False)
         found = judge(call.pairs())
         assert found is not None
@@ -212,12 +225,13 @@ def test_the_true_offset_lies_within_the_bounds_at_every_moment() -> None:
             assert (found.offset > 0) == (call.offset > 0), seed
             assert call.breaks(found.offset) == 0, (seed, found)
     # None of this is bought by shifting nothing.
-    assert came[Finding.SHIFTED] > SEEDS * 0.7, came
+    assert came[Finding.SHIFTED] > len(seeds) * 0.7, came
 
 
-def test_an_honest_clock_is_never_moved() -> None:
+@pytest.mark.parametrize("seeds", [range(SEEDS), pytest.param(range(SEEDS, 50_000), marks=pytest.mark.slow)], ids=len)
+def test_an_honest_clock_is_never_moved(seeds: range) -> None:
     """With one wrong pair in twenty, or one of few."""
-    for seed in range(SEEDS):
+    for seed in seeds:
         found = judge(Call(seed, honest=True).pairs())
         assert found is not None
         assert found.finding is not Finding.SHIFTED, (seed, found)

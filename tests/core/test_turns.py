@@ -3,8 +3,6 @@
 The calls go the whole way, posts, store, join and export, and are read from what left.
 """
 
-from dataclasses import replace
-
 from grafter.core.call_latency import CallLatency, Side
 from grafter.core.turns import latency
 from tests.core.turn_steps import (
@@ -273,6 +271,47 @@ def test_who_is_answered_while_the_detector_listens_waits_once() -> None:
     assert (found.app_ns, found.openai_ns, found.unknown_ns) == (0, 2200 * MS, 0)
 
 
+def test_who_speaks_again_and_has_the_unheard_answer_taken_back_begins_to_wait_anew() -> None:
+    """Silent 1,500; says more from 6,800, and what was being answered is cancelled unheard. Silent again 7,000 to the
+    detector's word at 7,500, heard 7,900: 900 = 500 + 400. What was waited before has no end, so it is no wait."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "r1").starts(6800, "u2")
+    call.done(6820, "r1", "cancelled", "turn_detected").stops(7500, "u2").committed(7502, "u2").created(7550, "r2")
+    found = told(call.sound(7900, "r2").done(8400, "r2").ended(9000))
+    assert [parts(turn) for turn in found.caller_turns] == [[("endpointing", 500), ("model", 400)]]
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (0, 900 * MS, 0)
+
+
+def test_who_speaks_while_waiting_goes_on_waiting_for_what_was_asked() -> None:
+    """Nothing interrupts: silent 1,500, says more from 2,300, and hears the answer to the first at 2,600: 1,100. The
+    second is silent 3,000 and answered 3,900: 900."""
+    detector = {"type": "server_vad", "silence_duration_ms": 500, "interrupt_response": False}
+    call = Call().session(detection=detector).spoke(1000, 2000, "u1").created(2050, "r1").starts(2300, "u2")
+    call.sound(2600, "r1").done(2650, "r1").stops(3500, "u2").committed(3502, "u2").created(3550, "r2")
+    found = told(call.sound(3900, "r2").done(4400, "r2").ended(9000))
+    assert [parts(turn) for turn in found.caller_turns] == [
+        [("endpointing", 500), ("model", 600)],
+        [("endpointing", 500), ("model", 400)],
+    ]
+
+
+def test_who_speaks_while_a_tool_runs_waits_for_the_answer_that_is_heard_first() -> None:
+    """A tool is called at 2,300; the caller says more, silent 3,300, and that is answered first, at 4,250: 950. What
+    the tool led to comes after it, at 5,100, to somebody who has been answered."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "r1").asked_tool(2300, "r1", "c1")
+    call.done(2350, "r1", output=[call.tool_item("c1")]).spoke(2800, 3800, "u2").created(3850, "r2")
+    call.handed_back(4000, "c1").sound(4250, "r2").done(4600, "r2").ask(4700).created(4750, "r3").sound(5100, "r3")
+    found = told(call.done(5500, "r3").ended(9000))
+    assert [parts(turn) for turn in found.caller_turns] == [[("endpointing", 500), ("model", 450)]]
+
+
+def test_an_app_that_answers_two_speeches_at_once() -> None:
+    """It asks by itself, after the second: silent 3,300, asked 3,900, heard 4,300: 1,000 = 500 + 100 + 400."""
+    detector = {"type": "server_vad", "silence_duration_ms": 500, "create_response": False}
+    call = Call().session(detection=detector).spoke(1000, 2000, "u1").spoke(2800, 3800, "u2").ask(3900)
+    found = told(call.created(3950, "r").sound(4300, "r").done(4600, "r").ended(9000))
+    assert [parts(turn) for turn in found.caller_turns] == [[("endpointing", 500), ("relay", 100), ("model", 400)]]
+
+
 def test_a_detector_whose_word_came_late() -> None:
     """The second word was 120 longer on its way than the first, so the caller may have waited so much longer."""
     call = (
@@ -290,6 +329,18 @@ def test_a_detector_whose_word_came_late() -> None:
     found = told(call.created(6150, "r2").sound(6500, "r2").done(7000, "r2").ended(9000))
     assert [turn.error_ns for turn in found.caller_turns] == [0, 120 * MS]
     assert found.caller_turns[1].sentence.startswith("waited 0.88 s, perhaps 0.12 s longer: 0.50 the voice detector")
+
+
+def test_a_wait_that_is_shorter_than_its_error_is_not_known() -> None:
+    """The detector waits for 50 and its second word was 240 longer on its way than the first, and the answer is heard
+    150 after it: a wait between 200 and 440 is no figure."""
+    detector = {"type": "server_vad", "silence_duration_ms": 50}
+    call = Call().session(detection=detector).spoke(1000, 2000, "u1").created(2050, "r").sound(2400, "r")
+    call.done(2900, "r").starts(5000, "u2")
+    call.server(6240, "input_audio_buffer.speech_stopped", item_id="u2", audio_end_ms=6000).committed(6242, "u2")
+    found = told(call.created(6300, "r2").sound(6390, "r2").done(7000, "r2").ended(9000))
+    assert [parts(turn) for turn in found.caller_turns] == [[("endpointing", 50), ("model", 400)]]
+    assert (found.app_ns, found.openai_ns, found.unknown_ns) == (0, 450 * MS, 0)
 
 
 # -- Live sessions
@@ -332,7 +383,7 @@ def test_work_that_a_live_session_gave_away_is_unknown() -> None:
 def test_a_live_session_that_was_drawn_on_another_clock_is_compared_with_no_work() -> None:
     """A model worked two hours later by the host's clock: by the session's, nobody knows."""
     steps = [
-        replace(one, attributes={**one.attributes, "grafter.clock.method": "one_sided"}) for one in joined_steps(live())
+        one._replace(attributes={**one.attributes, "grafter.clock.method": "one_sided"}) for one in joined_steps(live())
     ]
     (turn,) = latency(steps).caller_turns
     assert parts(turn) == [("model", 700)]

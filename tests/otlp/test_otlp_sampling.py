@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from grafter.consumer import Piece
 from grafter.core.model import Envelope
@@ -44,6 +44,7 @@ spans = st.builds(
     end_time_unix_nano=st.integers(0, 2**64 - 1),
     attributes=attributes,
     events=events,
+    status=st.none() | st.builds(Status, code=st.integers(0, 2)),
 )
 raw_spans = st.tuples(spans.map(Span.SerializeToString), st.sampled_from(UNKNOWN)).map(b"".join)
 OURS = ("SampleRate", "sampleRate", "grafter.policy", "grafter.dry_run")
@@ -69,7 +70,7 @@ def test_whatever_a_span_holds_it_leaves_with_it(raws: list[bytes], one_of: int,
     longest = view.first_token_ms()
     assert longest is None or longest >= 0
     weights = Weights(SamplingDecision("p", True, one_of), claim, b"own", dry=dry)
-    (written,) = weights.write([piece])
+    (written,) = weights.write(view)
     assert written.spans == len(raws)
     for raw, out in zip(raws, spans_of(written.payload), strict=True):
         before, after = Span.FromString(raw), Span.FromString(out)
@@ -78,6 +79,28 @@ def test_whatever_a_span_holds_it_leaves_with_it(raws: list[bytes], one_of: int,
         if one_of > 1 and not dry:
             (rate,) = (a.value.int_value for a in after.attributes if a.key in OURS[:2])
             assert rate >= one_of
+
+
+@given(st.lists(st.lists(raw_spans, min_size=1, max_size=3), min_size=1, max_size=4), st.integers(1, 2))
+def test_a_trace_is_what_its_spans_are_one_by_one(runs: list[list[bytes]], envelopes: int) -> None:
+    """Errors, times and randomness as a full decode of each span has them, however the spans came."""
+    around = [Envelope(bytes([at]), b"") for at in range(envelopes)]
+    pieces = [Piece(around[at % envelopes], run_of(run), len(run)) for at, run in enumerate(runs)]
+    view = SpansView(pieces, 0, complete=True)
+    all_of_them = [Span.FromString(raw) for run in runs for raw in run]
+    timed = [span for span in all_of_them if 0 < span.start_time_unix_nano <= span.end_time_unix_nano]
+    lasted = max((s.end_time_unix_nano for s in timed), default=0) - min(
+        (s.start_time_unix_nano for s in timed), default=0
+    )
+    assert view.has_error() == any(span.status.code == 2 for span in all_of_them)
+    assert view.duration_ms() == lasted / 1e6
+    assert view.spans == len(all_of_them)
+    explicit = any(span.trace_state == "ot=rv:ffffffffffffff" for span in all_of_them)
+    assert view.randomness() == (0xFFFFFFFFFFFFFF if explicit else int.from_bytes(b"t" * 7))
+    leave = Weights(SamplingDecision("p", True), True, b"own").write(view)
+    assert sorted(plain(Span.FromString(raw)) for piece in leave for raw in spans_of(piece.payload)) == sorted(
+        plain(span) for span in all_of_them
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,8 +131,9 @@ def test_one_span_that_cannot_be_read_costs_nothing_but_itself() -> None:
     slow = [KeyValue(key="lk.response.ttft", value=AnyValue(double_value=3.0))]
     good = Span(trace_id=b"t" * 16, span_id=b"2" * 8, attributes=slow).SerializeToString()
     piece = Piece(ENVELOPE, run_of([broken, good]), 2)
-    assert SpansView([piece], 0, complete=True).first_token_ms() == 3000
-    (written,) = Weights(SamplingDecision("p", True, 2), True, b"own").write([piece])
+    view = SpansView([piece], 0, complete=True)
+    assert view.first_token_ms() == 3000
+    (written,) = Weights(SamplingDecision("p", True, 2), True, b"own").write(view)
     first, second = spans_of(written.payload)
     assert first.startswith(broken)
     assert second.startswith(good)

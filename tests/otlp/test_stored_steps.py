@@ -5,8 +5,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status, TracesData
 
-from grafter.core.call_latency import Step
-from grafter.otlp.steps import service_of, step_of, steps_of
+from grafter.core.call_latency import Scalar, Step
+from grafter.otlp.steps import service_of, steps_of
 
 SPAN = Span(
     trace_id=b"t" * 16,
@@ -26,7 +26,7 @@ SPAN = Span(
     status=Status(code=Status.STATUS_CODE_ERROR),
     events=[Span.Event(time_unix_nano=6, name="cut", attributes=[KeyValue(key="ms", value=AnyValue(int_value=1))])],
 )
-READ = {"word": "x", "number": 7, "length": 0.5, "yes": True}
+READ: dict[str, Scalar] = {"word": "x", "number": 7, "length": 0.5, "yes": True}
 
 
 def test_every_span_of_a_document_is_a_step() -> None:
@@ -46,12 +46,8 @@ def test_every_span_of_a_document_is_a_step() -> None:
     ]
 
 
-def test_one_span_is_a_step_under_the_parent_that_it_has_now() -> None:
-    """A moved span is read where it hangs; what is no span is none, and what is no document says so."""
-    step = step_of(SPAN.SerializeToString(), "voice", b"q" * 8)
-    assert step is not None
-    assert (step.parent, step.service, step.attributes) == (b"q" * 8, "voice", READ)
-    assert step_of(b"\x0a\xff", "voice", b"") is None
+def test_what_cannot_be_read_says_so() -> None:
+    """What is no document raises; a resource that cannot be read names no service."""
     assert service_of(b"\x0a\xff") == ""
     with pytest.raises(ValueError, match="no OTLP traces"):
         list(steps_of(b"\x0a\xff"))

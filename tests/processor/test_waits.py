@@ -268,6 +268,27 @@ async def test_a_wait_that_the_host_states_is_summed_up_once() -> None:
         assert served.count("grafter_caller_wait_seconds_count", part="total") == 1
 
 
+@pytest.mark.parametrize("waits_first", [True, False])
+async def test_a_run_and_a_wait_that_may_lie_within_each_other_are_not_added_up(waits_first: bool) -> None:
+    """A tool of the call runs an agent, whose 400 ms are reported a minute after the call has left with the sums of its
+    waits; or the other way round. What is late has its words, and adds nothing to sums of the other kind."""
+    peer = Peer()
+    async with rig(peer) as served:
+        await served.host(host())
+        for call_now in (waits_first, not waits_first):
+            if call_now:
+                await served.realtime(*rows(call()))
+            else:
+                await served.guest(run_of_agents("a", (2).to_bytes(8, "big").hex(), 7000))
+            await served.pass_time(60)
+        assert [(own, sums == TOTALS) for own, sums in summed(peer)] == [(ANCHOR, waits_first)]
+        assert said(peer) == SENTENCES
+        assert not [span for span, _ in peer.spans if span.name == "grafter.summary"]
+        assert any(span.name.startswith("invoke_agent") for span, _ in peer.spans)
+        came, became = served.books(len(peer.spans))
+        assert came == became
+
+
 async def test_a_trace_without_a_guest_is_left_as_it_is() -> None:
     """Nobody decodes it, and nothing is added."""
     peer = Peer()

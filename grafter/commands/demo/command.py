@@ -35,7 +35,7 @@ from grafter.exporter.tree import GUEST_MARK, render
 from grafter.otlp.steps import steps_of
 from grafter.service import running
 
-_SENTENCES = [semconv.WAIT_SENTENCE.format(wait=wait) for wait in (semconv.GREETING, semconv.CALLER_WAIT)]
+_SENTENCES = [wait.sentence for wait in (semconv.GREETING, semconv.CALLER_WAIT)]
 _SIDES = (Side.APP, Side.OPENAI, Side.UNKNOWN)
 
 # Sixty times what it takes on a slow machine.

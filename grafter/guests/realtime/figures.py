@@ -4,8 +4,9 @@ A figure is right within the error that stands beside it, or it is not stated. A
 whoever read the socket; what only stands for a time makes no figure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from grafter.guests.realtime import requests, tools
 from grafter.guests.realtime.records import Call, Request, Response, Speech
@@ -83,7 +84,35 @@ class Wait:
         return found
 
 
-def answer_of(session: Session, response: Response) -> Answer:
+class Answers:
+    """What the responses of a session answer, each found out once; for as long as the session hears nothing new."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._known: dict[int, Answer] = {}
+
+    @cached_property
+    def in_order(self) -> Sequence[Response]:
+        """Those in the conversation that are known to have begun, in the order of it."""
+        return [one for one in requests.in_order(self.session) if not one.aside]
+
+    @cached_property
+    def creates(self) -> Mapping[str, Request]:
+        """By response, the ``response.create`` that made it."""
+        return requests.creates(self.session)
+
+    def before(self, moment: int) -> Response | None:
+        """The last in the conversation that began before then."""
+        return next((one for one in reversed(self.in_order) if (one.created_at or 0) < moment), None)
+
+    def of(self, response: Response) -> Answer:
+        known = self._known.get(id(response))
+        if known is None:
+            known = self._known[id(response)] = _answer_of(self, response)
+        return known
+
+
+def _answer_of(answers: Answers, response: Response) -> Answer:
     """What a response answers, by what ended or was asked for since the response before it began.
 
     The client's accepted request is the cause where it was seen. Else it is the last of what OpenAI answers by itself:
@@ -94,16 +123,14 @@ def answer_of(session: Session, response: Response) -> Answer:
     if response.kind != "spoken":
         known = response.cause is not None and response.cause_at is not None
         return Answer(Cause(response.cause or "", response.cause_at or 0) if known else None)
-    begun = response.created_at
+    session, begun = answers.session, response.created_at
     if begun is None or begun <= session.since:
         return Answer()
-    request = requests.creates(session).get(response.id)
+    request = answers.creates.get(response.id)
     if response.aside:
         return Answer(None if request is None else _by_request(request, None, None), request)
-    before = max(
-        (one.created_at or 0 for one in requests.in_order(session) if not one.aside and (one.created_at or 0) < begun),
-        default=session.since,
-    )
+    last = answers.before(begun)
+    before = session.since if last is None or last.created_at is None else last.created_at
     speech = max(
         (one for one in session.every_speech if before < (_ended(one) or 0) <= begun),
         key=lambda one: _ended(one) or 0,
@@ -132,16 +159,16 @@ def answer_of(session: Session, response: Response) -> Answer:
     return Answer(None if odd else cause, request, speech, tool, idle is not None)
 
 
-def speech_answered(session: Session, response: Response) -> Speech | None:
+def speech_answered(answers: Answers, response: Response) -> Speech | None:
     """The caller's speech that a response answers, or the tools that led to it do, or answers that were not heard."""
     one: Response | None = response
     for _ in range(_LONGEST_CHAIN):
         if one is None:
             return None
-        answer = answer_of(session, one)
+        answer = answers.of(one)
         if answer.speech is not None or answer.idle:
             return answer.speech
-        one = _led_to(session, one, answer)
+        one = _led_to(answers, one, answer)
     return None
 
 
@@ -154,10 +181,11 @@ def heard_at(session: Session, response: Response) -> tuple[int, str] | None:
     return response.first_audio_at, "delta"
 
 
-def caller_wait(session: Session, response: Response) -> Wait | None:
+def caller_wait(answers: Answers, response: Response) -> Wait | None:
     """What the caller waited for this response; None unless it is the first whose audio the caller hears since the
     speech, and the end of the speech is known."""
-    heard, speech = heard_at(session, response), speech_answered(session, response)
+    session = answers.session
+    heard, speech = heard_at(session, response), speech_answered(answers, response)
     if heard is None or speech is None or response.aside or response.kind != "spoken":
         return None
     end, error = speech_end(speech), speech_end_error(speech)
@@ -167,12 +195,13 @@ def caller_wait(session: Session, response: Response) -> Wait | None:
         sounded = other.playing_at if session.buffered else other.first_audio_at
         if other.id != response.id and not other.aside and sounded is not None and end[0] < sounded <= heard[0]:
             return None
-    return Wait(*end, *heard, _pieces(session, response, speech, end[0], heard[0]), error)
+    return Wait(*end, *heard, _pieces(answers, response, speech, end[0], heard[0]), error)
 
 
-def greeting(session: Session, response: Response) -> Wait | None:
+def greeting(answers: Answers, response: Response) -> Wait | None:
     """What a caller waited for the first word of a call that the app answers: from the session's beginning to the first
     audio. None for any other answer, and where the beginning was not seen."""
+    session = answers.session
     heard = heard_at(session, response)
     # Of a caller who presses a button nothing may be seen but what the client says.
     known = session.hears_client or session.config.detection not in (None, "none")
@@ -183,13 +212,13 @@ def greeting(session: Session, response: Response) -> Wait | None:
     start, end = session.first_at, heard[0]
     spoken = any((_ended(one) or one.first_at) <= end for one in session.every_speech)
     spoken = spoken or any(one.kind == requests.COMMIT and one.at <= end for one in session.requests)
-    if spoken or end <= start or speech_answered(session, response) is not None:
+    if spoken or end <= start or speech_answered(answers, response) is not None:
         return None
     for other in session.every_response:
         sounded = other.playing_at if session.buffered else other.first_audio_at
         if other.id != response.id and sounded is not None and sounded <= end:
             return None
-    return Wait(start, "session", *heard, _pieces(session, response, None, start, end))
+    return Wait(start, "session", *heard, _pieces(answers, response, None, start, end))
 
 
 def speech_end(speech: Speech) -> tuple[int, str] | None:
@@ -262,23 +291,22 @@ def _is_answered_by_itself(speech: Speech) -> bool:
     return speech.automatic is not False and (speech.started_at is not None or speech.stopped_at is not None)
 
 
-def _led_to(session: Session, response: Response, answer: Answer) -> Response | None:
+def _led_to(answers: Answers, response: Response, answer: Answer) -> Response | None:
     """The response that this one goes on from: whose tool was answered, else the one before it that was not heard."""
     if answer.tool is not None:
-        return _find(session, answer.tool.response)
+        return _find(answers.session, answer.tool.response)
     if answer.request is None or response.created_at is None:
         return None
-    before = [
-        one for one in requests.in_order(session) if not one.aside and (one.created_at or 0) < response.created_at
-    ]
-    return before[-1] if before and before[-1].first_audio_at is None and before[-1].playing_at is None else None
+    before = answers.before(response.created_at)
+    heard = before is None or before.first_audio_at is not None or before.playing_at is not None
+    return None if heard else before
 
 
 def _find(session: Session, name: str | None) -> Response | None:
     return session.responses.get(name or "") or session.past.get(name or "")
 
 
-def _pieces(session: Session, response: Response, speech: Speech | None, start: int, end: int) -> tuple[Piece, ...]:
+def _pieces(answers: Answers, response: Response, speech: Speech | None, start: int, end: int) -> tuple[Piece, ...]:
     """What lies between, from its end to its beginning; what follows from no evidence is unknown.
 
     ``speech``: None for a greeting, which begins with the session. Where the way back is lost, all is unknown but the
@@ -298,7 +326,7 @@ def _pieces(session: Session, response: Response, speech: Speech | None, start: 
         return True
 
     def answering(one: Response, moment: int) -> bool:
-        for call in _within(session, one, since=moment, heard=at):
+        for call in _within(answers.session, one, since=moment, heard=at):
             # Of two at a time the rest of the one that was asked for first.
             until(name, call.ended_at, one.id)
             until("tool", call.started_at, call.id, mcp=True)
@@ -311,7 +339,7 @@ def _pieces(session: Session, response: Response, speech: Speech | None, start: 
     for _ in range(_LONGEST_CHAIN):
         if one is None:
             break
-        answer = answer_of(session, one)
+        answer = answers.of(one)
         cause, tool = answer.cause, answer.tool
         if cause is None:
             break
@@ -331,10 +359,10 @@ def _pieces(session: Session, response: Response, speech: Speech | None, start: 
             if until("relay" if asked else "unknown", _ended(speech)) and until("endpointing", start):
                 return tuple(reversed(pieces))
             break
-        if speech is None and _is_first(session, one):
+        if speech is None and answers.before(one.created_at or 0) is None:
             until("accept" if asked else "unknown", start)
             return tuple(reversed(pieces))
-        before = _led_to(session, one, answer)
+        before = _led_to(answers, one, answer)
         if tool is not None:
             found = until("relay" if asked else "unknown", tool.ended_at)
             found = found and until("tool", tool.started_at, tool.id, mcp=tool.kind == "mcp")
@@ -359,10 +387,3 @@ def _within(session: Session, response: Response, *, since: int, heard: int) -> 
         if since <= call.started_at and call.ended_at <= heard
     ]
     return sorted(found, key=lambda call: (call.ended_at or 0, call.started_at or 0, call.id), reverse=True)
-
-
-def _is_first(session: Session, response: Response) -> bool:
-    """No other in the conversation began before it."""
-    return not any(
-        (one.created_at or 0) < (response.created_at or 0) for one in requests.in_order(session) if not one.aside
-    )

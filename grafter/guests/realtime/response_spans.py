@@ -15,6 +15,7 @@ from grafter.guests.attributes import NAME_BYTES, Json, bounded, cut_text, title
 from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, text_of
 from grafter.guests.messages import answers
 from grafter.guests.realtime import figures, heard_audio
+from grafter.guests.realtime.figures import Answers, Piece
 from grafter.guests.realtime.heard_audio import BargeIn
 from grafter.guests.realtime.records import SESSION, Response
 from grafter.guests.realtime.session import Session
@@ -70,8 +71,9 @@ def response_span(session: Session, response: Response, *, content: bool) -> Gue
     usage.pop(f"{semconv.AGENTS_USAGE}.total_tokens", None)  # a sum of two that stand here
     attributes.update(usage)
     _settings(attributes, response)
-    _latency(attributes, session, response)
-    _wait(attributes, session, response)
+    found = Answers(session)
+    _latency(attributes, found, response)
+    _wait(attributes, found, response)
     broken_in = heard_audio.barge_in(session, response)
     if response.aside:
         attributes[semconv.TURN_CONVERSATION] = "none"
@@ -171,9 +173,9 @@ def _settings(attributes: Attributes, response: Response) -> None:
     put(attributes, semconv.RESPONSE_AUDIO_BYTES, heard_audio.audio_bytes(response) or None)
 
 
-def _latency(attributes: Attributes, session: Session, response: Response) -> None:
+def _latency(attributes: Attributes, answers: Answers, response: Response) -> None:
     """The model turn, from what began it to its first output, and what its caller's wait is added up from."""
-    answer, heard = figures.answer_of(session, response), figures.heard_at(session, response)
+    answer, heard = answers.of(response), figures.heard_at(answers.session, response)
     cause, first = answer.cause, response.first_delta_at
     if cause is not None and not response.unreliable:
         token, audio = _since(cause, first), _since(cause, None if heard is None else heard[0])
@@ -191,7 +193,7 @@ def _latency(attributes: Attributes, session: Session, response: Response) -> No
         put(attributes, semconv.TURN_FIRST_AUDIO_TIME, None if heard is None else heard[0])
         put(attributes, semconv.TURN_FIRST_AUDIO_AT, None if heard is None else heard[1])
         put(attributes, semconv.TURN_AUDIO_ENDED_TIME, earliest(response.played_at, response.cleared_at))
-    speech = None if response.aside else figures.speech_answered(session, response)
+    speech = None if response.aside else figures.speech_answered(answers, response)
     if speech is not None:
         put(attributes, semconv.TURN_SPEECH_ITEM, speech.id)
         end_of_speech(attributes, speech, semconv.TURN_SPEECH_END_TIME)
@@ -207,31 +209,26 @@ def _since(cause: figures.Cause, until: int | None) -> float | None:
     return milliseconds(until - cause.at)
 
 
-def _wait(attributes: Attributes, session: Session, response: Response) -> None:
-    wait, name = figures.caller_wait(session, response), semconv.CALLER_WAIT
+def _wait(attributes: Attributes, answers: Answers, response: Response) -> None:
+    wait, names = figures.caller_wait(answers, response), semconv.CALLER_WAIT
     if wait is None:
-        wait, name = figures.greeting(session, response), semconv.GREETING
+        wait, names = figures.greeting(answers, response), semconv.GREETING
     if wait is None:
         return
-    attributes[semconv.WAIT_MS.format(wait=name)] = milliseconds(wait.end - wait.start)
-    put(attributes, semconv.WAIT_ERROR_MS.format(wait=name), milliseconds(wait.error) or None)
-    attributes[semconv.WAIT_FROM.format(wait=name)] = wait.start_word
-    attributes[semconv.WAIT_FROM_TIME.format(wait=name)] = wait.start
-    attributes[semconv.WAIT_TO.format(wait=name)] = wait.end_word
-    attributes[semconv.WAIT_TO_TIME.format(wait=name)] = wait.end
+    attributes[names.ms] = milliseconds(wait.end - wait.start)
+    put(attributes, names.error_ms, milliseconds(wait.error) or None)
+    attributes[names.begin], attributes[names.begin_time] = wait.start_word, wait.start
+    attributes[names.end], attributes[names.end_time] = wait.end_word, wait.end
     for part, length in wait.parts.items():
-        attributes[semconv.WAIT_PART_MS.format(wait=name, part=part)] = milliseconds(length)
-    attributes[semconv.WAIT_PIECES.format(wait=name)] = " ".join(
-        ":".join(
-            (
-                piece.part,
-                str(piece.length),
-                *((session.span_id(piece.by).hex(),) if piece.by else ()),
-                *(("mcp",) if piece.mcp else ()),
-            )
-        )
-        for piece in wait.pieces
-    )
+        attributes[names.part_ms(part)] = milliseconds(length)
+    attributes[names.pieces] = " ".join([_piece(piece, answers.session) for piece in wait.pieces])
+
+
+def _piece(piece: Piece, session: Session) -> str:
+    said = f"{piece.part}:{piece.length}"
+    if piece.by:
+        said += f":{session.span_id(piece.by).hex()}"
+    return said + ":mcp" if piece.mcp else said
 
 
 def _barge_in(broken_in: BargeIn | None) -> tuple[SpanEvent, ...]:
