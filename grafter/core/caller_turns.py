@@ -97,12 +97,15 @@ def greetings(trace: JoinedSteps) -> list[CallerTurn]:
 
 def spoken_in_live(trace: JoinedSteps, *, whole: bool) -> list[CallerTurn]:
     """The waits of Live sessions: from the end of the caller's words to the model's. ``whole``: no step is missing."""
-    found = []
+    found: list[CallerTurn] = []
+    spoken = [one for one in trace.ordered if one.attributes.get(semconv.TURN_MEASURED_FROM) == _INPUT_TRANSCRIPT]
+    if not spoken:
+        return found
     work = [one for one in trace.ordered if is_tool(one) or is_model_call(one)]
     # What the app does for the model itself leaves no span behind.
     apps = {word(one, _CALL) for one in trace.ordered if one.attributes.get(semconv.LIVE_DELEGATION_TARGET) == "client"}
-    for step in trace.ordered:
-        if step.attributes.get(semconv.TURN_MEASURED_FROM) != _INPUT_TRANSCRIPT or is_model_call(step):
+    for step in spoken:
+        if is_model_call(step):
             continue
         start, end = moment(step, semconv.TURN_SPEECH_END_TIME), moment(step, semconv.TURN_FIRST_AUDIO_TIME)
         if start is None or end is None or end <= start or number(step, semconv.TURN_FIRST_AUDIO_MS) is None:

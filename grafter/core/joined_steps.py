@@ -74,7 +74,7 @@ def number(step: Step, key: str) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    if value is None or isinstance(value, bool) or not 0 <= value < _MOST:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < _MOST:
         return None
     return value
 

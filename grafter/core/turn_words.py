@@ -27,12 +27,12 @@ _BEGINNINGS = {"session": "the session began", "dispatch": "the job was dispatch
 _TOOLS = {Side.APP: "your tool", Side.OPENAI: "OpenAI's tool", Side.UNKNOWN: "the MCP tool"}
 
 
-def sentence(turn: CallerTurn) -> str:
-    """What the caller waited for."""
+def sentence(turn: CallerTurn, *, greeting: bool) -> str:
+    """What the caller waited for: an answer, or the greeting."""
     total = turn.end - turn.start
     length = f"{_seconds(_rounded(total))} s"
     begin = _BEGINNINGS.get(turn.start_word, turn.start_word)
-    words = f"waited {length}" if turn.number else f"heard the greeting {length} after {begin}"
+    words = f"heard the greeting {length} after {begin}" if greeting else f"waited {length}"
     if turn.error_ns >= _HUNDREDTH:
         words += f", perhaps {_seconds(_rounded(turn.error_ns))} s longer"
     lengths: dict[str, int] = {}

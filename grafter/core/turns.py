@@ -51,5 +51,5 @@ def span_totals(turns: Iterable[CallerTurn]) -> tuple[int | None, int | None, in
 
 
 def _told(turn: CallerTurn, number: int, trace: JoinedSteps) -> CallerTurn:
-    turn = turn._replace(number=number, parts=with_insides(turn.parts, trace))
-    return turn._replace(sentence=sentence(turn))
+    parts = with_insides(turn.parts, trace)
+    return turn._replace(number=number, parts=parts, sentence=sentence(turn, greeting=not number))

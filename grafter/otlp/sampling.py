@@ -27,7 +27,11 @@ from grafter.otlp.frames import first_of, framed, run_of, spans_of
 from grafter.otlp.shallow_pb2 import Head, HeadScopeRun, Survey, SurveyScopeRun
 from grafter.otlp.spans import attribute_field, attribute_text
 
-_FIRST_TOKEN_NEEDLES = tuple(key.encode() for key in (*CALLER_WAIT_KEYS, *MODEL_TURN_KEYS))
+_TURN = "grafter.turn."
+"""What the turns that grafter measured have in common, those included whose first token never came."""
+_FIRST_TOKEN_NEEDLES = tuple(
+    key.encode() for key in (_TURN, *CALLER_WAIT_KEYS, *MODEL_TURN_KEYS) if key == _TURN or not key.startswith(_TURN)
+)
 _BARGE_IN_NEEDLES = (semconv.BARGE_IN.encode(), b"lk.interrupted", b"turn.was_interrupted")
 _CALLER_SOURCES = ("audio_activity", "user_turn")
 _RATE_NEEDLE = b"ampleRate"
@@ -92,7 +96,8 @@ class SpansView(TraceView):
         return any(map(is_barge_in, self._with(*_BARGE_IN_NEEDLES)))
 
     def first_token_ms(self) -> float | None:
-        return max(filter(None, map(first_token_ms, self._with(*_FIRST_TOKEN_NEEDLES))), default=None)
+        found = (first_token_ms(span) or _given_up_ms(span) for span in self._with(*_FIRST_TOKEN_NEEDLES))
+        return max(filter(None, found), default=None)
 
     def duration_ms(self) -> float:
         earliest: list[int] = []
@@ -269,6 +274,15 @@ def first_token_ms(span: Span) -> float | None:
         if unit is not None and (number := _number(attribute.value)) is not None and number < _MOST_FIGURE:
             longest[caller] = max(longest.get(caller, 0.0), number * unit)
     return longest.get(True, longest.get(False))
+
+
+def _given_up_ms(span: Span) -> float | None:
+    """How long an answer lasted that was cancelled before any of it came: at least so long somebody waited for it."""
+    said = attributes_of(span.attributes)
+    lasted = span.end_time_unix_nano - span.start_time_unix_nano
+    if said.get(semconv.RESPONSE_STATUS) != "cancelled" or semconv.TURN_FIRST_DELTA_TIME in said or lasted < 0:
+        return None
+    return None if said.get(semconv.TURN_CONVERSATION) == "none" else lasted / 1e6
 
 
 def is_barge_in(span: Span) -> bool:

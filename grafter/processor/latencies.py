@@ -184,6 +184,7 @@ def _values(sums: _Sums) -> list[tuple[str, AttributeValue]]:
 
 
 def _guest_steps(guests: Sequence[Grafted], openai_service: str) -> list[Step]:
+    """The guests' spans. Lists stay among their attributes, here and below: nobody reads a time from one."""
     services: dict[int, str] = {}
     found = []
     for guest in guests:
@@ -203,7 +204,7 @@ def _guest_steps(guests: Sequence[Grafted], openai_service: str) -> list[Step]:
                     span.start,
                     span.end,
                     bool(span.status_code),
-                    _scalars(dict(each.attributes)),
+                    cast("Mapping[str, Scalar]", dict(each.attributes)),
                 )
             )
     return found
@@ -225,15 +226,8 @@ def _host_steps(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], gues
             service = services[id(span.envelope)] = service_of(span.envelope.resource)
         edit = edits.get(span.span_id)
         parent = span.parent_span_id if edit is None or edit.parent is None else edit.parent
-        attributes = _scalars(span.attributes)
+        attributes = cast("Mapping[str, Scalar]", span.attributes)
         yield Step(span.span_id, parent, span.name, service, span.kind, span.start, span.end, False, attributes)
-
-
-def _scalars(attributes: Mapping[str, AttributeValue]) -> Mapping[str, Scalar]:
-    """Without lists, which say nothing about time."""
-    if tuple not in map(type, attributes.values()):
-        return cast("Mapping[str, Scalar]", attributes)
-    return {key: value for key, value in attributes.items() if not isinstance(value, tuple)}
 
 
 def _under_tools(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], guests: Iterable[Step]) -> set[bytes]:

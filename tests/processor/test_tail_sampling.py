@@ -26,6 +26,7 @@ from grafter.core.sampling.policies import (
     SpanCount,
 )
 from grafter.core.sampling.weights import decode, randomness, threshold, weight
+from tests.guests.realtime.hand import T0, TRACE, Call
 from tests.rig import ACCEPTED, CALL, START, Peer, Rig, recorded_call, recorded_guest, rig
 
 ERROR, SLOW, ONE_OF_100 = Error("error"), FirstToken("first_token"), Probabilistic("probabilistic", 100)
@@ -375,6 +376,23 @@ async def test_a_guest_a_minute_late_costs_no_slow_turn() -> None:
         assert len(peer.spans) >= 6 + 2
         assert r.count("grafter_sampled_out_spans_total") == 0
         assert r.count("grafter_late_keep_after_drop_total") == 0
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(1.6, True), (1.4, False)])
+async def test_an_answer_that_was_given_up_is_a_slow_turn(seconds: float, kept: bool) -> None:
+    """The caller speaks again before any of the answer came, so OpenAI cancels it, and is answered quickly then: no
+    wait is long, but the answer that never came was waited for."""
+    peer, at = Peer(), 2050 + seconds * 1000
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "r1").starts(at - 20, "u2")
+    call.done(at, "r1", "cancelled", "turn_detected").stops(at + 900, "u2").committed(at + 902, "u2")
+    call.created(at + 950, "r2").sound(at + 1200, "r2").done(at + 1500, "r2").ended(9000)
+    rows = [{**row, "at": START / SECOND + float(str(row["at"])) - T0} for row in call.rows]
+    async with rig(peer, sampling=DROPS) as r:
+        await r.host(request(span(bytes.fromhex(TRACE))))
+        await r.realtime(*rows)
+        await r.pass_time(60)
+        balanced(r, peer)
+    assert {said(found, "grafter.policy") for found, _ in peer.spans} == ({"first_token"} if kept else set())
 
 
 async def test_an_incomplete_trace_is_held_for_regret_and_then_dropped() -> None:

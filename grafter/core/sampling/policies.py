@@ -61,7 +61,8 @@ class TraceView(Protocol):
         ...
 
     def first_token_ms(self) -> float | None:
-        """The longest wait for a first token: a caller turn's where it is known, else a model turn's."""
+        """The longest wait for a first token: a caller turn's where it is known, else a model turn's; of an answer that
+        was cancelled before its first token, how long it lasted."""
         ...
 
     def duration_ms(self) -> float:
