@@ -421,6 +421,15 @@ def forget(
 
 
 @app.command()
+def reindex(config: ConfigOption = None, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Write the hashes of numbers under extensions.calls.number_key, where they stand under old_number_key."""
+    settings = read_config(config, set_)
+    from grafter.commands.lookup import reindex as write_anew
+
+    raise typer.Exit(asyncio.run(write_anew(settings, as_json=json_, out=sys.stdout, err=sys.stderr)))
+
+
+@app.command()
 def report(
     since: Annotated[str, typer.Option(help="How long ago it begins: 90m, 24h, 7d, 2w.")] = "7d",
     config: ConfigOption = None,

@@ -1,5 +1,5 @@
-"""``grafter lookup``, ``trace``, ``forget`` and ``report``: which calls there were, of which number, and where the time
-went.
+"""``grafter lookup``, ``trace``, ``forget``, ``report`` and ``reindex``: which calls there were, of which number, and
+where the time went.
 
 The grafter that runs is asked. Where none listens, the call map is read here: what waits in the store for its database
 is written down first.
@@ -21,7 +21,7 @@ from grafter.components import Config
 from grafter.config.model import revealed
 from grafter.errors import RejectedError, UnavailableError
 from grafter.exporter.tree import render
-from grafter.receiver.calls_admin import FORGET_PATH, LOOKUP_PATH, REPORT_PATH, TRACE_PATH, questions
+from grafter.receiver.calls_admin import FORGET_PATH, LOOKUP_PATH, REINDEX_PATH, REPORT_PATH, TRACE_PATH, questions
 from grafter.receiver.openai_receiver import OpenAIReceiver
 from grafter.telemetry import Metrics
 
@@ -86,6 +86,34 @@ async def report(since: str, config: Config, *, form: str, out: TextIO, err: Tex
     else:
         _print(answer, out, as_json=form == "json")
     return 0
+
+
+async def reindex(config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
+    """0: all numbers stand under the current key. 1: not all of them; what is done stays done, and is passed over when
+    it is asked for again."""
+    after, calls, changed, strange = "", 0, 0, 0
+    while True:
+        some = await _answer(REINDEX_PATH, {"after": after}, config, err)
+        if some is None:
+            err.write(f"{calls} calls were looked at; run it again to go on\n")
+            return 1
+        calls, changed, strange = (
+            before + int(str(some[name]))
+            for before, name in ((calls, "calls"), (changed, "changed"), (strange, "strange"))
+        )
+        if not isinstance(some["next"], str):
+            break
+        after = some["next"]
+    lines = [f"{calls} calls, of which {changed} had numbers under the old key"]
+    if strange:
+        lines.append(
+            f"{strange} records are under a key that is neither number_key nor old_number_key: "
+            "their calls are found by their ids alone"
+        )
+    else:
+        lines.append("old_number_key is needed no more")
+    _print({"calls": calls, "changed": changed, "strange": strange, "lines": lines}, out, as_json=as_json)
+    return 1 if strange else 0
 
 
 def ago(text: str) -> int:
