@@ -14,9 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from sqlalchemy import Engine, Executable, select
+from sqlalchemy import Engine, Select, select
 
 from grafter.calls import schema
 from grafter.calls.database import CallDatabase
@@ -112,7 +113,7 @@ def pour(engine: Engine, some: Sequence[CallRecord]) -> None:
         raw.commit()
 
 
-def explained(engine: Engine, queries: Mapping[str, Executable]) -> None:
+def explained(engine: Engine, queries: Mapping[str, Select[Any]]) -> None:
     """How the database finds what is asked for."""
     postgres = engine.dialect.name == "postgresql"
     with engine.connect() as connection:

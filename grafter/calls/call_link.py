@@ -5,6 +5,7 @@ signature under the store's secret, which all grafters of one store share. It ho
 """
 
 import hmac
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -12,7 +13,7 @@ from hashlib import sha256
 from grafter.core.policy import SECOND
 
 LINKS_PATH = "/links"
-_LONGEST_KEY = 32
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MOST_DIGITS = 12
 
 
@@ -48,9 +49,7 @@ class CallLinks:
         """The key that a link holds and its last second; None for one that is not signed or has expired."""
         key, _, rest = token.partition(".")
         digits, _, signature = rest.partition(".")
-        if not (key.isascii() and key.isalnum() and len(key) <= _LONGEST_KEY):
-            return None
-        if not (digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS):
+        if _KEY.fullmatch(key) is None or not (digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS):
             return None
         until = int(digits)
         right = hmac.compare_digest(signature.encode("utf-8", "replace"), self._sign(key, until).encode())

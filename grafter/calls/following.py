@@ -68,6 +68,11 @@ class Follower(Protocol):
         ...
 
     @property
+    def title(self) -> str:
+        """For people."""
+        ...
+
+    @property
     def kind(self) -> str:
         """A metric label."""
         ...
@@ -122,7 +127,7 @@ class Following:
                 logger.debug("%s", error)
                 taken = 0
             except Exception:
-                logger.exception("%s could not be told of calls; it is tried again", self.follower.name)
+                logger.exception("%s could not be told of calls; it is tried again", self.follower.title)
                 self._failures += 1
                 taken = 0
             if self._failures:
@@ -163,14 +168,14 @@ class Following:
             self._metrics.followed_calls.labels(self.follower.kind, told.came.value).inc()
         if refused := [told for told in said if told.came is Came.REFUSED]:
             details = {"calls": len(refused), "reason": refused[0].reason}
-            logger.warning("%s refuses calls", self.follower.name, extra=details)
+            logger.warning("%s refuses calls", self.follower.title, extra=details)
         failed = [told for told in said if told.came is Came.FAILED]
         if len(failed) < len(said) or not said:
             if self.trouble:
-                logger.info("%s can be told of calls again", self.follower.name)
+                logger.info("%s can be told of calls again", self.follower.title)
             self._failures, self.trouble = 0, ""
             return
         self._failures += 1
         if failed[0].reason != self.trouble:
-            logger.warning("%s: %s; calls wait for it", self.follower.name, failed[0].reason)
+            logger.warning("%s cannot be told of calls: %s", self.follower.title, failed[0].reason)
         self.trouble = failed[0].reason

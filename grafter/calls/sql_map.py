@@ -165,7 +165,7 @@ class SqlCallMap:
     def troubles(self) -> dict[str, str]:
         """What is away, by name, and why."""
         found = {"calls": self.backlog.trouble} if self.backlog.trouble else {}
-        return found | {f"calls: {one.follower.name}": one.trouble for one in self.followings if one.trouble}
+        return found | {one.follower.title: one.trouble for one in self.followings if one.trouble}
 
     def _apply(self, entries: Sequence[Entry]) -> "asyncio.Future[set[str]]":
         now = self._clock()

@@ -53,6 +53,7 @@ class UserTable:
         self._thread = ThreadPoolExecutor(1, "calls.table")
         self._table: Table | None = None
         named = sha256(repr((engine.url.render_as_string(), place.name)).encode()).hexdigest()[:16]
+        self.title = f"the table {place.name}"
         self.name = f"table {place.name[:32]} {named[:8]}"
 
     async def tell(self, some: Sequence[tuple[Due, CallRow]]) -> Sequence[Told]:
@@ -91,7 +92,7 @@ class UserTable:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with away(f"the table {self._place.name} cannot be written"), begun(self._engine) as connection:
+        with away("it cannot be written"), begun(self._engine) as connection:
             if connection.dialect.name == "postgresql":
                 # Between an update that found no row and the insert another grafter may make it.
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -103,12 +104,11 @@ class UserTable:
             try:
                 table = Table(name, MetaData(), schema=schema or None, autoload_with=connection)
             except NoSuchTableError:
-                raise UnavailableError(f"there is no table {self._place.name}", reason="calls_table") from None
+                raise UnavailableError("there is no such table", reason="calls_table") from None
             missing = [one for one in (self._place.id_column, *self._place.columns) if one not in table.c]
             if missing:
                 message = (
-                    f"the table {self._place.name} has no column {', '.join(missing)}; "
-                    f"it has {', '.join(column.name for column in table.c)}"
+                    f"it has no column {', '.join(missing)}; it has {', '.join(column.name for column in table.c)}"
                 )
                 raise UnavailableError(message[:_LONGEST_WORDS], reason="calls_table")
             self._table = table

@@ -18,6 +18,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -56,6 +57,7 @@ class CallWebhook:
         self._links = links
         self._clock = clock
         self.name = name
+        self.title = f"the webhook at {urlsplit(url).netloc}"
 
     async def tell(self, some: Sequence[tuple[Due, CallRow]]) -> Sequence[Told]:
         """POST one event a call."""

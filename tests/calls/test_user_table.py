@@ -160,7 +160,7 @@ async def test_a_table_or_database_that_is_not_there_yet(
     if "sqlite" in url:
         url, what = f"sqlite:///{tmp_path}/theirs.db", "unable to open"
     else:
-        what = "there is no table calls"
+        what = "there is no such table"
     async with followed(tmp_path, url) as made:
         for n in range(120):
             await made.calls.record(call(f"{n}", f"CA{n:032x}", n + 1))
@@ -189,7 +189,7 @@ async def test_a_right_that_is_missing_is_named(postgres: str, tmp_path: Path) -
     async with followed(tmp_path, as_role) as made:
         await made.calls.record(call("a", SID, 1))
         await made.told()
-        assert made.following.trouble == "the table calls cannot be written: permission denied for table calls"
+        assert made.following.trouble == "it cannot be written: permission denied for table calls"
         owner(theirs, f"GRANT INSERT, UPDATE ON calls TO {role}")
         await made.told()
         assert owner(theirs, "SELECT sid FROM calls") == [(SID,)]
