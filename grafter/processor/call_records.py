@@ -302,7 +302,7 @@ def _turns(latency: CallLatency | None, facts: CallFacts) -> tuple[TurnRow, ...]
     if latency is None or not (latency.caller_turns or latency.model_turns):
         return tuple(_turn(at, turn) for at, turn in enumerate(facts.turns, 1))
     answers = {turn.span_id: turn for turn in latency.model_turns}
-    waits = [*([] if latency.greeting is None else [latency.greeting]), *latency.caller_turns]
+    waits = [*latency.greetings, *latency.caller_turns]
     if waits:
         return tuple(_wait(turn, answers.get(turn.answer)) for turn in waits[:_MOST_TURNS])
     return tuple(
