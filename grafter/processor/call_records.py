@@ -96,7 +96,8 @@ class CallRecords:
     async def keep_plain(self, plain: PlainRelease) -> None:
         """The same of a plain batch, of which nothing was decoded."""
         # Without its repeats a trace's runs are no longer counted as they came.
-        found = self._search.among(plain.traces.parts, whole=plain.merged > 0)
+        envelopes = (envelope for envelope, _ in plain.runs)
+        found = self._search.among(plain.traces.parts, envelopes, whole=plain.merged > 0)
         if found:
             kept = [_Release(plain.traces[at], ReleaseReason.COMPLETE, by_key=True) for at in found]
             await self._write(kept)
