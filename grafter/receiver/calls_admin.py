@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from grafter.calls.answers import call_answer, found_lines, not_found_lines, report
+from grafter.calls.answers import call_answer, found_lines, not_found_lines
 from grafter.calls.base import CallMap
 from grafter.calls.model import Search
+from grafter.calls.report import report
 from grafter.errors import RejectedError
 
 LOOKUP_PATH = "/admin/lookup"

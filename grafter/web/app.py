@@ -5,12 +5,14 @@ name that says nothing of what was searched for. No address, no log and no heade
 """
 
 import asyncio
+import csv
 import logging
 import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -20,6 +22,7 @@ from aiohttp.typedefs import Handler
 from grafter.calls.base import CallMap
 from grafter.calls.call_link import LINKS_PATH, CallLinks
 from grafter.calls.model import CallRow, Search
+from grafter.calls.report import HOUR, report, rows
 from grafter.errors import RejectedError, UnavailableError
 from grafter.otlp.reading import read_spans
 from grafter.receiver.http_server import is_local
@@ -40,6 +43,7 @@ from grafter.web.access import (
 from grafter.web.call_view import Asked, CallView, call_view
 from grafter.web.list_view import FILTERS, list_rows
 from grafter.web.redaction import Sight, trace_json
+from grafter.web.report_view import PERIODS, columns, report_view
 
 _log = logging.getLogger(__name__)
 
@@ -325,6 +329,29 @@ class _Page:
         spans = list(read_spans(documents))
         return call_view(row, spans, medians, sight, asked, self.links, self.now())
 
+    # Figures.
+
+    async def report(self, request: web.Request) -> web.StreamResponse:
+        """Figures of the last days, as a page, JSON or CSV."""
+        period = request.query.get("since", "7d")
+        if period not in PERIODS:
+            raise web.HTTPBadRequest(reason=f"since is one of {', '.join(PERIODS)}")
+        until = self.now()
+        since = until - PERIODS[period] * HOUR
+        said = await self.calls.over(since, until, lambda rows: report(rows, since, until))
+        form = request.path.rpartition(".")[2]
+        if form in ("json", "csv"):
+            headers = {"Content-Disposition": f'attachment; filename="report-{period}.{form}"'}
+            if form == "json":
+                del said["lines"]
+                return web.json_response(said, headers=headers)
+            sheet = StringIO()
+            csv.writer(sheet, lineterminator="\n").writerows(rows(said))
+            return web.Response(text=sheet.getvalue(), content_type="text/csv", headers=headers)
+        view = report_view(said, period, since, until)
+        shown = pages.page("report.html", report=view, periods=PERIODS, columns=columns(), **self._frame(request))
+        return _html(shown)
+
     # Forgetting.
 
     async def forget(self, request: web.Request) -> web.StreamResponse:
@@ -415,6 +442,7 @@ def page_app(
             web.get("/calls/{key}/trace.json", page.trace),
             web.get("/calls/{key}/ticket.html", page.ticket),
             web.get(f"{LINKS_PATH}/{{token}}", page.link),
+            *[web.get(f"/report{form}", page.report) for form in ("", ".json", ".csv")],
             web.get("/forget", page.forget),
             web.post("/forget", page.forget),
             web.get("/login", page.login),

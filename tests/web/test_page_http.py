@@ -540,3 +540,32 @@ async def test_a_link_ends_and_cannot_be_made(calls: MemoryCalls) -> None:
         assert (await it.get(f"/links/{right}"))[0] == 403
     async with page(calls, replace(GATED, hosts=("calls.example.com",)), shared=SHARED) as it:
         assert (await it.get(f"/links/{right}", Host="evil.example.com"))[0] == 421
+
+
+async def test_the_figures_of_the_last_days(calls: MemoryCalls) -> None:
+    """As a page, as JSON and as CSV; for who may look up, and of a time that there is."""
+    async with page(calls) as it:
+        _, text, _ = await it.get("/report")
+        assert "Figures of the last 7 days" in text
+        assert "Why calls did not join" in text
+        assert "book_slot" in text
+        _, body, headers = await it.get("/report.json?since=24h")
+        said = json.loads(body)
+        assert said["calls"] == len(calls.rows)
+        assert sum(hour["calls"] for hour in said["hours"]) == said["calls"]
+        assert "attachment" in headers["Content-Disposition"]
+        _, body, _ = await it.get("/report.csv?since=24h")
+        lines = body.splitlines()
+        assert lines[0].startswith("hour,calls,failed,slow,interrupted,joined")
+        assert len(lines) == 2 + len(said["hours"])
+        assert (await it.get("/report?since=1y"))[0] == 400
+    async with page(calls, replace(GATED, tokens=(("t", "nobody", frozenset()),))) as it:
+        assert (await it.get("/report", Authorization="Bearer t"))[0] == 403
+
+
+async def test_no_calls_are_no_figures() -> None:
+    """Nothing is divided by nothing."""
+    async with page(MemoryCalls()) as it:
+        _, text, _ = await it.get("/report")
+        assert "No calls in that time" in text
+        assert json.loads((await it.get("/report.json"))[1])["join_rate"] is None

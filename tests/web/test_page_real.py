@@ -41,10 +41,14 @@ def settings(directory: Path) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def grafter(directory: Path, **calls: Any) -> AsyncIterator[tuple[Doors, aiohttp.ClientSession, str]]:
-    """A whole grafter: its doors, a browser with cookies, the address of its page. ``calls``: more keys of theirs."""
+async def grafter(
+    directory: Path, processors: dict[str, Any] | None = None, **calls: Any
+) -> AsyncIterator[tuple[Doors, aiohttp.ClientSession, str]]:
+    """A whole grafter: its doors, a browser with cookies, the address of its page. ``processors``: more of them;
+    ``calls``: more keys of theirs."""
     config = settings(directory)
     config["extensions"]["calls"] |= calls
+    config["processors"] |= processors or {}
     async with (
         running(Config.model_validate(config)) as service,
         aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
