@@ -32,7 +32,7 @@ class Picture:
 
     title: str
     key: tuple[tuple[str, str], ...]
-    """Pattern and words of what is drawn."""
+    """Fill and words of what is drawn."""
     bars: tuple[Bar, ...]
     most: str
     """What the upper edge stands for."""
@@ -56,10 +56,13 @@ class ReportView:
 
 _FIGURES = {
     "calls": "calls", "failed": "with a failed span", "slow": "with a wait over 1.5 s", "interrupted": "interrupted",
-    "wait_p50_ms": "half of the waits took at most", "wait_p95_ms": "19 of 20", "wait_p99_ms": "99 of 100",
-    "app_share": "of the waits was your app", "openai_share": "of them was OpenAI",
-    "barge_in_rate": "of calls interrupted", "join_rate": "of calls joined",
+    "wait_p50_ms": "p50 of the wait", "wait_p95_ms": "p95 of the wait", "wait_p99_ms": "p99 of the wait",
+    "app_share": "of the waits was your app", "openai_share": "of the waits was OpenAI",
+    "barge_in_rate": "of the calls interrupted", "join_rate": "of the calls joined",
 }  # fmt: skip
+_FIRST, _SECOND, _THIRD = "said", "heard", "p-unknown"
+"""Fills that are nobody's: of the style, or a pattern."""
+_APP, _OPENAI = "p-app", "p-openai"
 
 
 def report_view(said: Mapping[str, Any], period: str, since: int, until: int) -> ReportView:
@@ -72,35 +75,35 @@ def report_view(said: Mapping[str, Any], period: str, since: int, until: int) ->
     longest = max([_LEAST_SCALE_MS, *(one["wait_p99_ms"] or 0.0 for one in hours)])
     calls, waits, shares, cuts = [], [], [], []
     for (x, width), one in places:
-        calls += _stack(x, width, [("openai", one["calls"] - one["failed"]), ("unknown", one["failed"])], most_calls)
+        calls += _stack(x, width, [(_FIRST, one["calls"] - one["failed"]), (_THIRD, one["failed"])], most_calls)
         p50, p95, p99 = (one[name] for name in _WAITS)
         if p50 is not None:
-            waits += _stack(x, width, [("app", p50), ("tool", p95 - p50), ("queue", p99 - p95)], longest)
+            waits += _stack(x, width, [(_FIRST, p50), (_SECOND, p95 - p50), (_THIRD, p99 - p95)], longest)
         app, openai = one["app_share"], one["openai_share"]
         if app is not None:
-            shares += _stack(x, width, [("app", app), ("openai", openai), ("unknown", 1 - app - openai)], 1.0)
-        cuts += _stack(x, width, [("telephony", one["barge_in_rate"] or 0.0)], 1.0)
+            shares += _stack(x, width, [(_APP, app), (_OPENAI, openai), (_THIRD, 1 - app - openai)], 1.0)
+        cuts += _stack(x, width, [(_FIRST, one["barge_in_rate"] or 0.0)], 1.0)
     return ReportView(
         period,
         str(said["since"]),
         str(said["until"]),
         tuple((_shown(name, said[name]), words) for name, words in _FIGURES.items()),
         (
-            Picture("Calls", (("openai", "calls"), ("unknown", "with a failed span")), tuple(calls), f"{most_calls:,}"),
+            Picture("Calls", ((_FIRST, "calls"), (_THIRD, "with a failed span")), tuple(calls), f"{most_calls:,}"),
             Picture(
                 "What callers waited",
-                (("app", "half of the waits"), ("tool", "19 of 20"), ("queue", "99 of 100")),
+                ((_FIRST, "p50"), (_SECOND, "p95"), (_THIRD, "p99")),
                 tuple(waits),
                 f"{longest / 1000:.1f} s",
                 round(100 - _LIMIT_MS / longest * 100, 2),
             ),
             Picture(
                 "Whose time the waits were",
-                (("app", "your app"), ("openai", "OpenAI"), ("unknown", "the detector, the line, unknown")),
+                ((_APP, "your app"), (_OPENAI, "OpenAI"), (_THIRD, "the detector, the line, unknown")),
                 tuple(shares),
-                "100 %",
+                "100\u00a0%",
             ),
-            Picture("Calls that were interrupted", (("telephony", "share of calls"),), tuple(cuts), "100 %"),
+            Picture("Calls that were interrupted", ((_FIRST, "share of calls"),), tuple(cuts), "100\u00a0%"),
         ),
         tuple((one["hour"][:16], *(_shown(name, one[name]) for name in _FIGURES)) for one in reversed(hours)),
         tuple((plain(one["tool"], 60), one["calls"], f"{one['mean_ms']:,.0f} ms") for one in said["slowest_tools"]),
