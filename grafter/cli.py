@@ -121,10 +121,11 @@ def graft(
         list[Path] | None, typer.Option("--guest", help="OpenAI items or posted Realtime events; repeatable.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; stdout when left out.")] = None,
+    tree: Annotated[bool, typer.Option("--tree", help="Draw the joined trees instead, for people.")] = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Join files without a server, as the server would, and write one OTLP JSON document."""
+    """Join files without a server, as the server would, and write one OTLP JSON document, or its trees."""
     if not host and not guest:
         typer.echo("nothing to graft: give --host, --guest or both", err=True)
         raise typer.Exit(2)
@@ -133,14 +134,14 @@ def graft(
     from grafter.telemetry import Metrics
 
     try:
-        document = asyncio.run(join_files(host or [], guest or [], policy, Metrics()))
+        document = asyncio.run(join_files(host or [], guest or [], policy, Metrics(), tree=tree))
         if output is not None:
-            output.write_bytes(document + b"\n")
+            output.write_bytes(document)
     except (OSError, ValueError) as error:
         typer.echo(f"graft: {error}", err=True)
         raise typer.Exit(1) from None
     if output is None:
-        typer.echo(document.decode())
+        typer.echo(document.decode(), nl=False)
 
 
 @app.command()
@@ -421,14 +422,25 @@ def forget(
 
 
 @app.command()
+def reindex(config: ConfigOption = None, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Write the hashes of numbers under extensions.calls.number_key, where they stand under old_number_key."""
+    settings = read_config(config, set_)
+    from grafter.commands.lookup import reindex as write_anew
+
+    raise typer.Exit(asyncio.run(write_anew(settings, as_json=json_, out=sys.stdout, err=sys.stderr)))
+
+
+@app.command()
 def report(
     since: Annotated[str, typer.Option(help="How long ago it begins: 90m, 24h, 7d, 2w.")] = "7d",
     config: ConfigOption = None,
     set_: SetOption = None,
     json_: JsonOption = False,
-    csv: Annotated[bool, typer.Option("--csv", help="One line of figures, for spreadsheets.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="The figures of the whole and of each hour, for spreadsheets.")
+    ] = False,
 ) -> None:
-    """Sum up the calls: failures, how long callers waited, whose time that was, interruptions, what joined."""
+    """Sum up the calls, by hour too: failures, how long callers waited, whose time that was, interruptions, joins."""
     settings = read_config(config, set_)
     from grafter.commands.lookup import report as sum_up
 

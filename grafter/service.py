@@ -11,12 +11,14 @@ import sys
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from grafter import __version__, announcing, logs
 from grafter.arrival_clock import keeping_time
+from grafter.calls.call_link import CallLinks
 from grafter.components import Config
 from grafter.config.model import revealed
 from grafter.config.problems import path_of
@@ -45,6 +47,7 @@ from grafter.processor.call_records import CallKeys, CallRecords
 from grafter.processor.lanes import Limits
 from grafter.processor.processor import Processor
 from grafter.receiver.address import check_all
+from grafter.receiver.call_webhook import call_webhook
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_server import serving
 from grafter.receiver.in_flight import BUDGET_BYTES, InFlight
@@ -137,8 +140,23 @@ async def running(
         clock = await stack.enter_async_context(keeping_time(store, metrics))
         extension = config.extensions.calls
         calls = records = None
+        lookup, links = config.extensions.lookup, None
         if extension is not None:
-            calls = await stack.enter_async_context(extension.open(store, policy.redact.secret, metrics, clock))
+            if lookup is not None:
+                links = CallLinks(
+                    policy.redact.secret,
+                    int(lookup.link_expires),
+                    lambda: lookup.public_address(service.ports.get("lookup")),
+                )
+            webhooks = [
+                await stack.enter_async_context(
+                    call_webhook(one.name, one.url, one.secret.get_secret_value(), links, time_ns)
+                )
+                for one in extension.webhooks
+            ]
+            calls = await stack.enter_async_context(
+                extension.open(store, policy.redact.secret, metrics, clock, webhooks=webhooks)
+            )
             hashed = policy.redact.keys if policy.redact.action is RedactAction.HMAC else ()
             keys = CallKeys(**{name: getattr(extension.keys, name) for name in type(extension.keys).model_fields})
             records = CallRecords(calls.backlog, keys, calls.read_number, clock, hashed, plain=calls.numbers.plain)
@@ -197,6 +215,7 @@ async def running(
             share_ports=worker is not None,
             calls=calls,
             calls_tokens=() if extension is None else revealed(extension.tokens),
+            links=links,
         )
         for name, receiver in active.receivers.items():
             service.ports.update(await stack.enter_async_context(receiver.open(name, around)))
@@ -207,8 +226,8 @@ async def running(
             unwanted=lambda: _unwanted(store.stats().backlogs, tracing).values(),
         )
         await stack.enter_async_context(reminding)
-        if config.extensions.lookup is not None and calls is not None and (worker is None or worker.first):
-            service.ports["lookup"] = await stack.enter_async_context(config.extensions.lookup.open(calls, __version__))
+        if lookup is not None and calls is not None and (worker is None or worker.first):
+            service.ports["lookup"] = await stack.enter_async_context(lookup.open(calls, __version__, links))
         service.health.phase = Phase.RUNNING
         split = "compiled" if COMPILED else "python"
         logger.info("grafter %s is running", __version__, extra={**service.ports, "split": split})
@@ -287,8 +306,8 @@ def _watch(
             for name, outage in exporter.outages().items():
                 found[name] = f"has taken nothing for {outage.seconds:.0f} s: {outage.reason}"
         found |= {f"backlog of {name}": line for name, line in _unwanted(store.stats().backlogs, tracing).items()}
-        if calls is not None and calls.backlog.trouble:
-            found["calls"] = calls.backlog.trouble
+        if calls is not None:
+            found |= calls.troubles()
         return found
 
     service.count_recovered = count_recovered

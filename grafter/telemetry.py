@@ -74,6 +74,9 @@ class Metrics:
         self.dropped_calls = counter(
             "grafter_calls_dropped", "Records of calls, or traces with them, that never come into it.", "reason"
         )
+        self.followed_calls = counter(
+            "grafter_calls_told", "Calls that a table or a webhook was told of, by what came of it.", "to", "outcome"
+        )
         self.released_traces = counter("grafter_released_traces", "Traces released.", "reason")
         self.grafted_spans = counter("grafter_grafted_spans", "Guest spans hung under a host trace.", "source", "match")
         self.unlinked_guests = counter("grafter_unlinked_guests", "Guests released without a host.", "reason")

@@ -16,7 +16,16 @@ KEYS = {"config.collector", "config.model", "config.problems", "config.units"}
 EDGE = {"consumer", "otlp", "core", "errors", "logs", "telemetry", "store.base", "tasks"} | KEYS
 """What receivers, exporters and the processor between them are built from."""
 
-CALLS = {"calls.answers", "calls.base", "calls.ids", "calls.model", "calls.notes"}
+CALLS = {
+    "calls.answers",
+    "calls.base",
+    "calls.call_link",
+    "calls.following",
+    "calls.ids",
+    "calls.model",
+    "calls.notes",
+    "calls.report",
+}
 """What is said of calls, and to whom: no database."""
 
 ROOMS: dict[str, set[str]] = {
@@ -42,7 +51,17 @@ ROOMS: dict[str, set[str]] = {
     "receiver": EDGE | {"guests", "forwarding"} | CALLS,
     "exporter": EDGE,
     # The page reads calls and stored traces; of the receivers it has the HTTP server.
-    "web": {"calls.base", "calls.model", "core", "errors", "otlp", "receiver.http_server"} | KEYS,
+    "web": {
+        "calls.base",
+        "calls.call_link",
+        "calls.model",
+        "calls.report",
+        "core",
+        "errors",
+        "otlp",
+        "receiver.http_server",
+    }
+    | KEYS,
     # In front of the exporters, for metrics and logs; in front of the processor, for what memory allows.
     "forwarding": {"consumer", "errors", "telemetry"},
     "memory_limit": {"consumer", "core", "errors", "logs", "tasks"},

@@ -1,17 +1,16 @@
 """Calls as commands answer them: JSON for programs, lines for people. Pure."""
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from math import ceil
 
-from grafter.calls.merge import SLOW_MS, is_slow
+from grafter.calls.merge import SLOW_MS
 from grafter.calls.model import UNKNOWN, CallRow, PhoneView, TurnRow
 
 Answer = dict[str, object]
 
-_APP, _OPENAI = ("tool", "relay"), ("model",)
+OF_APP, OF_OPENAI = ("tool", "relay"), ("model",)
+"""Whose the parts of a wait are, where that is one side's alone."""
 _WHOSE = {
     "tool": "your tools",
     "relay": "your app between them",
@@ -20,15 +19,14 @@ _WHOSE = {
     "playout": "the way to the caller's ear",
     "unknown": "time of which nothing is known",
 }
-_PERCENTILES = (50, 95, 99)
 
 
 def call_answer(call: CallRow) -> Answer:
     """One call; ``lines`` says the same in words."""
     return {
         "key": call.key,
-        "start": _time(call.start),
-        "end": None if call.end is None else _time(call.end),
+        "start": time_text(call.start),
+        "end": None if call.end is None else time_text(call.end),
         "start_unix_nano": call.start,
         "end_unix_nano": call.end,
         "outcome": call.outcome,
@@ -101,7 +99,7 @@ def _lines(call: CallRow) -> list[str]:
         f"{word} {_shown(phone)}" for word, phone in (("from", call.caller), ("to", call.callee)) if phone is not None
     )
     ended = "how it ended is not known" if call.outcome == UNKNOWN else call.outcome
-    lines = [f"{_time(call.start)}{lasted}  {ended}{f'  {who}' if who else ''}"]
+    lines = [f"{time_text(call.start)}{lasted}  {ended}{f'  {who}' if who else ''}"]
     lines.append(f"  {verdict(call)}")
     slowest = call.slowest
     if slowest is not None and slowest.sentence:
@@ -124,74 +122,6 @@ def _lines(call: CallRow) -> list[str]:
     if call.recording:
         lines.append(f"  recording {call.recording}")
     return lines
-
-
-def report(calls: Iterable[CallRow], since: int, until: int) -> Answer:
-    """Figures over many calls; what nobody knows is null."""
-    waits: list[float] = []
-    parts: dict[str, float] = defaultdict(float)
-    tools: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    counts: Counter[str] = Counter()
-    for call in calls:
-        counts["calls"] += 1
-        counts["failed"] += call.errors > 0
-        counts["slow"] += is_slow(call)
-        counts["interrupted"] += call.barge_ins > 0
-        counts["joined"] += bool(call.guests)
-        counts["with_trace"] += bool(call.traces)
-        counts["sampled_away"] += not call.kept
-        for turn in call.turns:
-            if turn.number and turn.wait_ms is not None:
-                waits.append(turn.wait_ms)
-                for name, ms in turn.parts.items():
-                    parts[name] += ms
-        for name, (count, ms) in call.tools.items():
-            tools[name][0] += count
-            tools[name][1] += ms
-    spent = sum(parts.values())
-    slowest = sorted(tools.items(), key=lambda tool: tool[1][1] / max(tool[1][0], 1), reverse=True)[:10]
-    whole = counts["calls"]
-    said: Answer = {
-        "since": _time(since),
-        "until": _time(until),
-        **{name: counts[name] for name in ("calls", "failed", "slow", "interrupted", "joined", "sampled_away")},
-        "turns": len(waits),
-        **{f"wait_p{percent}_ms": _percentile(waits, percent) for percent in _PERCENTILES},
-        "app_share": sum(parts[name] for name in _APP) / spent if spent else None,
-        "openai_share": sum(parts[name] for name in _OPENAI) / spent if spent else None,
-        "barge_in_rate": counts["interrupted"] / whole if whole else None,
-        "join_rate": counts["joined"] / counts["with_trace"] if counts["with_trace"] else None,
-        "slowest_tools": [
-            {"tool": name, "calls": int(count), "mean_ms": ms / count} for name, (count, ms) in slowest if count
-        ],
-    }
-    said["lines"] = _report_lines(said)
-    return said
-
-
-def _report_lines(said: Mapping[str, object]) -> list[str]:
-    lines = [f"{said['since']} to {said['until']}"]
-    for name, value in said.items():
-        if name in ("since", "until", "slowest_tools"):
-            continue
-        if value is None:
-            shown = "not known"
-        elif name.endswith(("_share", "_rate")):
-            shown = f"{float(str(value)):.1%}"
-        elif name.endswith("_ms"):
-            shown = f"{float(str(value)):.0f} ms"
-        else:
-            shown = str(value)
-        lines.append(f"  {name.removesuffix('_ms').replace('_', ' '):<16}{shown}")
-    tools = said["slowest_tools"]
-    named = tools if isinstance(tools, list) else []
-    return lines + [f"  tool {tool['tool']}: {tool['calls']} calls, {tool['mean_ms']:.0f} ms each" for tool in named]
-
-
-def _percentile(figures: Sequence[float], percent: int) -> float | None:
-    """The nearest rank."""
-    ordered = sorted(figures)
-    return ordered[ceil(len(ordered) * percent / 100) - 1] if ordered else None
 
 
 def _turn(turn: TurnRow) -> Answer:
@@ -234,7 +164,8 @@ def _duration(ns: int) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _time(moment: int) -> str:
+def time_text(moment: int) -> str:
+    """A moment, UTC, to the second."""
     try:
         return datetime.fromtimestamp(moment // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (OverflowError, ValueError, OSError):

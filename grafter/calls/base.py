@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Page, Search
+from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Page, Reindexed, Search
 from grafter.core.calls import Phone
 
 _T = TypeVar("_T")
@@ -15,6 +15,10 @@ class CallMap(Protocol):
 
     async def search(self, search: Search) -> Page:
         """Calls, newest first."""
+        ...
+
+    async def by_id(self, text: str) -> CallRow | None:
+        """The newest call of an id of any kind: never of a number."""
         ...
 
     async def call(self, key: str) -> CallRow | None:
@@ -49,6 +53,13 @@ class CallMap(Protocol):
         """Remove the calls from and to a number, and take no record of them that comes later and began before now.
 
         Raises RejectedError for what is no number.
+        """
+        ...
+
+    async def reindex(self, after: str) -> Reindexed:
+        """Write the numbers of some calls under the current key; goes on ``after`` what the one before said, "" begins.
+
+        Calls are found throughout, and what is written already is passed over.
         """
         ...
 

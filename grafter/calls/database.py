@@ -1,19 +1,22 @@
 """Records in, calls out: the call map's database, searched and kept. Blocks; runs on threads of its own."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
+from typing import Any
 
 import zstandard
-from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, and_, bindparam, delete, insert, or_, select, update
 
-from grafter.calls import schema
+from grafter.calls import encoding, outbox, schema
 from grafter.calls.engine import reading, writing
+from grafter.calls.following import Due
 from grafter.calls.merge import LONGEST_RUN, Call, row
 from grafter.calls.migrate import migrate
-from grafter.calls.model import CallRecord, CallRow, Forgotten, Page, Search
-from grafter.calls.queries import CHUNK, KEY, called, in_chunks, keyed_records, records_of
-from grafter.calls.writing import Entry, Writing
+from grafter.calls.model import CallRecord, CallRow, Forgotten, Page, Reindexed, Search
+from grafter.calls.number_keys import NumberKeys
+from grafter.calls.queries import CHUNK, KEY, called, in_chunks, keyed_records, owners_of, records_of
+from grafter.calls.writing import Entry, Follows, Writing
 
 _MOST_ROWS = 500
 _MOST_DOCUMENT = 64 << 20
@@ -22,8 +25,10 @@ _MOST_DOCUMENT = 64 << 20
 class CallDatabase:
     """Methods raise UnavailableError where the database is away."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, keys: NumberKeys | None = None, followers: Sequence[Follows] = ()) -> None:
         self._engine = engine
+        self._keys = keys or NumberKeys()
+        self._followers = followers
 
     def migrate(self) -> None:
         """Bring the tables to this version's form."""
@@ -38,11 +43,12 @@ class CallDatabase:
         """Write them down; what is there already changes nothing. The names of records that pieces came without, and
         that are not there: those pieces were not written."""
         with writing(self._engine) as connection:
-            return Writing(connection, now).apply(entries)
+            return Writing(connection, now, self._keys, self._followers).apply(entries)
 
     def search(self, search: Search, values: Sequence[str], hashes: Sequence[str], now: int) -> Page:
         """``values``: ids that the text may stand for; ``hashes``: what its number may be kept as."""
         limit = min(max(search.limit, 1), _MOST_ROWS)
+        hashes = self._forms(hashes)
         with reading(self._engine) as connection:
             conditions = _conditions(search, now)
             found: dict[str, tuple[int, str]] = {}
@@ -100,16 +106,88 @@ class CallDatabase:
 
     def forget(self, hashes: Sequence[str], now: int) -> Forgotten:
         """See CallMap."""
-        table = schema.calls
+        table, barred = schema.calls, schema.forgotten
+        forms = self._forms(hashes)
         with writing(self._engine) as connection:
-            query = select(table.c.key).where(or_(table.c.caller.in_(hashes), table.c.callee.in_(hashes)))
+            query = select(table.c.key).where(or_(table.c.caller.in_(forms), table.c.callee.in_(forms)))
             keys = list(connection.execute(query).scalars())
             records = records_of(connection, keys)
             _remove(connection, keys, [record.name for record in records])
-            connection.execute(delete(schema.forgotten).where(schema.forgotten.c.hash.in_(hashes)))
-            connection.execute(insert(schema.forgotten), [{"hash": each, "at": now} for each in hashes])
+            connection.execute(delete(barred).where(barred.c.hash.in_(forms)))
+            rows = [{"hash": self._keys.kept(each), "at": now, "number_key": self._keys.id} for each in hashes]
+            connection.execute(insert(barred), rows)
         traces = {trace for record in records for trace in record.traces}
         return Forgotten(len(keys), tuple(sorted(traces)))
+
+    def reindex(self, after: str, limit: int = CHUNK) -> Reindexed:
+        """Write the numbers of some calls, in order of their keys, under the current key instead of the old one."""
+        calls, barred = schema.calls, schema.forgotten
+        with writing(self._engine) as connection:
+            query = select(calls.c.key).where(calls.c.key > after).order_by(calls.c.key).limit(limit)
+            keys = list(connection.execute(query).scalars())
+            changed = {}
+            strange = 0
+            by_call: dict[str, list[CallRecord]] = defaultdict(list)
+            for key, record in keyed_records(connection, keys):
+                anew = self._keys.closed(self._keys.opened(record))
+                by_call[key].append(anew)
+                if anew != record:
+                    changed[record.name] = key, anew
+                strange += bool(anew.number_key) and anew.number_key != self._keys.id
+            self._put_anew(connection, changed, by_call)
+            if not after:
+                # All of them at once: people who asked to be forgotten are few.
+                under_old = select(barred.c.hash, barred.c.at).where(barred.c.number_key == self._keys.old_id)
+                moved = [] if self._keys.old_id == self._keys.id else list(connection.execute(under_old))
+                connection.execute(delete(barred).where(barred.c.hash.in_([one for one, _ in moved])))
+                rows = [{"hash": self._keys.again(one), "at": at, "number_key": self._keys.id} for one, at in moved]
+                if rows:
+                    connection.execute(insert(barred), rows)
+        touched = {key for key, _ in changed.values()}
+        return Reindexed(keys[-1] if len(keys) == limit else None, len(keys), len(touched), strange)
+
+    def _put_anew(
+        self,
+        connection: Connection,
+        changed: Mapping[str, tuple[str, CallRecord]],
+        by_call: Mapping[str, Sequence[CallRecord]],
+    ) -> None:
+        if not changed:
+            return
+        records, calls = schema.records, schema.calls
+        bodies = [{"of": name, "made": encoding.encode(record)} for name, (_, record) in changed.items()]
+        query = update(records).where(records.c.name == bindparam("of")).values(body=bindparam("made"))
+        connection.execute(query, bodies)
+        sides = []
+        for key in {key for key, _ in changed.values()}:
+            call = Call(tuple(sorted(by_call[key], key=lambda one: one.name)))
+            caller, callee = (phone and phone.hash for phone in (call.caller, call.callee))
+            sides.append({"of": key, "from_": caller, "to_": callee})
+        both: dict[str, Any] = {"caller": bindparam("from_"), "callee": bindparam("to_")}
+        connection.execute(update(calls).where(calls.c.key == bindparam("of")).values(**both), sides)
+
+    def _forms(self, hashes: Sequence[str]) -> list[str]:
+        return [form for each in hashes for form in self._keys.forms(each)]
+
+    # What followers have not taken up.
+
+    def claim(self, follower: str, now: int, lease: int, limit: int) -> list[tuple[Due, CallRow | None]]:
+        """What is due for a follower, each with its call; None where that is gone."""
+        with reading(self._engine) as connection:
+            if not outbox.waiting(connection, follower, now):
+                return []
+        with writing(self._engine) as connection:
+            due = outbox.claim(connection, follower, now, lease, limit)
+        with reading(self._engine) as connection:
+            owners = owners_of(connection, [(one.call, KEY) for one in due])
+            rows = {one.key: one for one in _rows(connection, sorted(set(owners.values())), now)}
+        return [(one, rows.get(owners.get((one.call, KEY), ""))) for one in due]
+
+    def settle(self, follower: str, done: Sequence[Due], later: Sequence[tuple[Due, int]], now: int) -> None:
+        """What became of them: those that know of it, and those that are told again at a time."""
+        with writing(self._engine) as connection:
+            outbox.done(connection, follower, done, now)
+            outbox.later(connection, follower, later)
 
     def retain(self, calls_since: int, documents_since: int) -> tuple[int, int]:
         """Remove what is older; how many calls and pieces of traces that were."""
@@ -195,6 +273,7 @@ def _remove(connection: Connection, keys: Sequence[str], names: Sequence[str]) -
         connection.execute(delete(schema.records).where(schema.records.c.call.in_(chunk)))
         connection.execute(delete(schema.ids).where(schema.ids.c.call.in_(chunk)))
         connection.execute(delete(schema.calls).where(schema.calls.c.key.in_(chunk)))
+        connection.execute(delete(schema.outbox).where(schema.outbox.c.call.in_(chunk)))
 
 
 def _whole(pieces: Sequence[bytes]) -> bytes | None:

@@ -40,6 +40,7 @@ def encode(record: CallRecord) -> bytes:
         "dropped": not record.kept,
         "recording": record.recording,
         "addition": record.addition,
+        "number_key": record.number_key,
     }
     return orjson.dumps({key: value for key, value in fields.items() if value or (key.endswith("_ms") and value == 0)})
 
@@ -77,6 +78,7 @@ def decode(data: bytes) -> CallRecord:
             kept=not read.get("dropped", False),
             recording=read.get("recording"),
             addition=read.get("addition", False),
+            number_key=read.get("number_key", ""),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("no record of a call") from error

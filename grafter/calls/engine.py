@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
@@ -16,6 +17,8 @@ from grafter.errors import UnavailableError
 
 _STATEMENT_MS = 15_000
 _RETRY_SECONDS = 5.0
+_OWN_STATES = ("22", "23", "44", "P0")
+"""Classes of SQLSTATE that are about what was written: its values, a constraint, a view's check, a trigger's word."""
 
 
 class CallsUrlError(ValueError):
@@ -38,11 +41,14 @@ def read_url(url: str) -> URL:
     return parsed
 
 
-def open_engine(url: str) -> Engine:
-    """An engine; nothing is connected yet. Raises CallsUrlError, and OSError for a file that cannot be made."""
+def open_engine(url: str, *, own: bool = True) -> Engine:
+    """An engine; nothing is connected yet. ``own``: False for a database of somebody else's, which is taken as it is.
+
+    Raises CallsUrlError, and OSError for a file that cannot be made.
+    """
     parsed = read_url(url)
     if parsed.drivername == "sqlite":
-        return _sqlite(parsed)
+        return _sqlite(parsed, own=own)
     arguments = {
         "connect_timeout": 5,
         # A peer that vanished is noticed, instead of waited for.
@@ -60,11 +66,15 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
-def _sqlite(parsed: URL) -> Engine:
+def _sqlite(parsed: URL, *, own: bool) -> Engine:
     path = Path(parsed.database or "")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # It holds what callers' traces hold: nobody else's to read. SQLite gives its other files the same mode.
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    if own:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # It holds what callers' traces hold: nobody else's to read. SQLite gives its other files the same mode.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    else:
+        # It is not made where it is not.
+        parsed = parsed.set(database=f"file:{quote(str(path.absolute()))}", query={"mode": "rw", "uri": "true"})
     engine = create_engine(parsed, connect_args={"timeout": 10.0})
 
     @event.listens_for(engine, "connect")
@@ -73,7 +83,7 @@ def _sqlite(parsed: URL) -> Engine:
         connection.isolation_level = None
         cursor = connection.cursor()
         # Bytes that are forgotten are overwritten.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON") if own else ():
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -88,28 +98,38 @@ def _sqlite(parsed: URL) -> Engine:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that reads. Raises UnavailableError where the database is away."""
-    with _errors(), engine.connect() as connection, connection.begin():
+    with away(), engine.connect() as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def begun(engine: Engine) -> Iterator[Connection]:
+    """A transaction that writes. Raises what SQLAlchemy does."""
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
         yield connection
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that alone writes, over all processes. Raises UnavailableError where the database is away."""
-    with _errors(), engine.connect().execution_options(writes=True) as connection, connection.begin():
+    with away(), begun(engine) as connection:
         lock(connection)
         yield connection
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def away(what: str = "the calls' database is away") -> Iterator[None]:
+    """Raises UnavailableError for all that is not about what was written."""
     try:
         yield
     except (DataError, IntegrityError):
         # It is about what was written, and will not get better.
         raise
     except (DBAPIError, PoolTimeoutError, OSError) as error:
+        if str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")[:2] in _OWN_STATES:
+            raise
         # Also a file that is damaged, a right that was taken away, a table that is gone: none of it is the record's.
-        message = f"the calls' database is away: {_words(error)}"
+        message = f"{what}: {_words(error)}"
         raise UnavailableError(message, retry_after=_RETRY_SECONDS, reason="calls_away") from None
 
 

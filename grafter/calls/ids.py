@@ -5,7 +5,7 @@ earlier ``sip.*``), Pipecat (``conversation.id``), openai-python (``rtc_…``, `
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from grafter.calls.model import RUNNING, CallId
 
@@ -61,6 +61,7 @@ _SHAPES = (
     ("livekit_room", re.compile(r"RM_\w+")),
     ("livekit_call", re.compile(r"SCL_\w+")),
 )
+_RECORDING_SID = re.compile(r"RE[0-9a-f]{32}")
 OPENAI_KINDS = frozenset({"openai_realtime", "openai_live", "openai_session", "openai_trace"})
 SINGLE_KINDS = frozenset({"twilio", "sip", "openai_realtime", "openai_live", "livekit_call", "pipecat"})
 """Kinds of which one leg has one id: two different ones say two legs."""
@@ -95,6 +96,14 @@ def outcome_of(word: str) -> str:
     if not word or len(word) > LONGEST_OUTCOME or not word.isprintable():
         return ""
     return "" if word.lower() in _STILL_RUNS else word
+
+
+def recording_ids(recording: str | None) -> Iterator[str]:
+    """By which a recording is known: as it was said, and Twilio's id within an address."""
+    if recording and len(recording) <= LONGEST_ID:
+        yield recording
+        if (sid := _RECORDING_SID.search(recording)) is not None and sid[0] != recording:
+            yield sid[0]
 
 
 def distinct(ids: Iterable[CallId]) -> tuple[CallId, ...]:

@@ -38,6 +38,8 @@ SLOW_MS = 1500.0
 
 _KEY_CHARACTERS = 20
 _MOST_TURNS = 2_000
+_MOST_GREETINGS = 50
+"""Each leg has one."""
 _FIT = "another call from and to the same numbers began within seconds, and nothing says whether it is this one"
 
 
@@ -202,7 +204,7 @@ def is_slow(call: CallRow) -> bool:
 def _turns(released: Sequence[CallRecord]) -> tuple[TurnRow, ...]:
     """In order of time, counted anew: legs count each from 1."""
     found = {(turn.start, turn.number > 0): turn for record in released for turn in record.turns}
-    greetings = [turn for (_, answered), turn in sorted(found.items()) if not answered][:1]
+    greetings = [turn for (_, answered), turn in sorted(found.items()) if not answered][:_MOST_GREETINGS]
     turns = [turn for (_, answered), turn in sorted(found.items()) if answered][:_MOST_TURNS]
     numbered = [
         TurnRow(at, one.start, one.wait_ms, one.error_ms, one.parts, one.first_token_ms, one.sentence)

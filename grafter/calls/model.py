@@ -112,6 +112,8 @@ class CallRecord:
     kept: bool = True
     """False: its spans were sampled away."""
     recording: str | None = None
+    number_key: str = ""
+    """Of a record in the database: under which key the numbers' hashes stand (``number_keys``); empty: none."""
     addition: bool = False
     """It says something only of a call that is known by one of its traces or ids already."""
 
@@ -195,3 +197,15 @@ class Forgotten:
     calls: int
     traces: tuple[bytes, ...]
     """Host traces that live on at the backends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reindexed:
+    """What came of some calls whose numbers were to be written under the current key."""
+
+    next: str | None
+    """Where to go on; None: that was all."""
+    calls: int
+    changed: int
+    strange: int
+    """Records under a key that is neither the current nor the old one: found by their ids alone."""

@@ -10,7 +10,7 @@ from grafter.calls.model import CallRecord
 
 _T = TypeVar("_T")
 
-TRACE, KEY = "trace", "key"
+TRACE, KEY, RECORDING = "trace", "key", "recording"
 """Kinds of ids that are no ``CallId``."""
 CHUNK = 400
 """Values that one statement takes."""
@@ -34,7 +34,7 @@ def owners_of(connection: Connection, pairs: Sequence[tuple[str, str]]) -> dict[
 
 
 def keyed_records(connection: Connection, keys: Sequence[str]) -> Iterator[tuple[str, CallRecord]]:
-    """The records of calls, each with the key of its call."""
+    """The records of calls as they stand there, each with the key of its call."""
     table = schema.records
     for chunk in in_chunks(keys):
         query = select(table.c.call, table.c.body).where(table.c.call.in_(chunk))

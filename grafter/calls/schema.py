@@ -21,10 +21,10 @@ calls = Table(
     Column("live", Boolean, nullable=False),
     Column("ambiguous", Boolean, nullable=False),
     Index("grafter_calls_start", "start", "key"),
-    Index("grafter_calls_caller", "caller", "start"),
-    Index("grafter_calls_callee", "callee", "start"),
+    Index("grafter_calls_caller", "caller", "start", "key"),
+    Index("grafter_calls_callee", "callee", "start", "key"),
 )
-"""One row a call, for searching; numbers as keyed hashes."""
+"""One row a call, for searching; numbers as ``number_keys`` writes them."""
 
 FLAGS = ("slow", "errors", "interrupted", "unjoined", "live")
 for flag in FLAGS:
@@ -54,7 +54,7 @@ ids = Table(
     Column("call", String(32), nullable=False),
     Index("grafter_call_ids_call", "call"),
 )
-"""Every id, host trace (kind ``trace``, hex) and key (kind ``key``) by which a call is found."""
+"""Every id, host trace (kind ``trace``, hex), key (kind ``key``) and recording by which a call is found."""
 
 documents = Table(
     "grafter_call_documents",
@@ -72,5 +72,19 @@ forgotten = Table(
     metadata,
     Column("hash", String(32), primary_key=True),
     Column("at", BigInteger, nullable=False),
+    Column("number_key", String(16), nullable=False, server_default=""),
 )
 """Numbers of which nothing is taken that began before a time."""
+
+outbox = Table(
+    "grafter_call_outbox",
+    metadata,
+    Column("follower", String(64), primary_key=True),
+    Column("call", String(32), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("change", BigInteger, nullable=False),
+    Column("due", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Index("grafter_call_outbox_due", "follower", "due"),
+)
+"""What followers have not taken up yet."""

@@ -13,9 +13,12 @@ from typing import TypeVar, TypeVarTuple
 from grafter.calls.backlog import Backlog
 from grafter.calls.database import CallDatabase
 from grafter.calls.engine import open_engine
+from grafter.calls.following import Due, Follower, Following
 from grafter.calls.lookups import Lookups
-from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Origin, Page, Search
-from grafter.calls.writing import Entry
+from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Origin, Page, Reindexed, Search
+from grafter.calls.number_keys import NumberKeys
+from grafter.calls.user_table import UserTable
+from grafter.calls.writing import Entry, Follows
 from grafter.core.calls import Phone, number_hashes, phone_in, whole_number
 from grafter.errors import RejectedError, UnavailableError
 from grafter.store.base import TaskStore
@@ -68,7 +71,7 @@ class SqlCallMap:
 
     def __init__(
         self, database: CallDatabase, tasks: TaskStore, numbers: Numbers, lookups: Lookups, metrics: Metrics,
-        clock: Callable[[], int],
+        clock: Callable[[], int], followers: Sequence[Follower] = (),
     ) -> None:  # fmt: skip
         self.numbers = numbers
         self._database = database
@@ -78,6 +81,7 @@ class SqlCallMap:
         self._readers = ThreadPoolExecutor(_READERS, "calls.read")
         self._writer = ThreadPoolExecutor(1, "calls.write")
         self.backlog = Backlog(tasks, self._apply, metrics, clock)
+        self.followings = [Following(one, self, metrics, clock) for one in followers]
 
     async def search(self, search: Search) -> Page:
         """See CallMap."""
@@ -90,6 +94,12 @@ class SqlCallMap:
         if hashes:
             self._lookups.say(search.who, hashes, len(page.calls))
         return page
+
+    async def by_id(self, text: str) -> CallRow | None:
+        """See CallMap."""
+        now, values = self._clock(), _values(text.strip())
+        page = await self._read(lambda: self._database.search(Search(text=text, limit=1), values, (), now))
+        return page.calls[0] if page.calls else None
 
     async def call(self, key: str) -> CallRow | None:
         """See CallMap."""
@@ -138,9 +148,31 @@ class SqlCallMap:
         self._lookups.say(who, hashes, forgotten.calls, "forgotten")
         return forgotten
 
+    async def reindex(self, after: str) -> Reindexed:
+        """See CallMap."""
+        return await self._run(self._writer, lambda: self._database.reindex(after))
+
+    async def claim(self, follower: str, lease: int, limit: int) -> Sequence[tuple[Due, CallRow | None]]:
+        """See Outbox."""
+        now = self._clock()
+        return await self._run(self._writer, lambda: self._database.claim(follower, now, lease, limit))
+
+    async def settle(self, follower: str, done: Sequence[Due], later: Sequence[tuple[Due, int]]) -> None:
+        """See Outbox."""
+        now = self._clock()
+        await self._run(self._writer, lambda: self._database.settle(follower, done, later, now))
+
+    def troubles(self) -> dict[str, str]:
+        """What is away, by name, and why."""
+        found = {"calls": self.backlog.trouble} if self.backlog.trouble else {}
+        return found | {one.follower.title: one.trouble for one in self.followings if one.trouble}
+
     def _apply(self, entries: Sequence[Entry]) -> "asyncio.Future[set[str]]":
         now = self._clock()
-        return asyncio.ensure_future(self._run(self._writer, lambda: self._database.apply(entries, now)))
+        applied = asyncio.ensure_future(self._run(self._writer, lambda: self._database.apply(entries, now)))
+        for following in self.followings:
+            applied.add_done_callback(lambda _, following=following: following.wake())  # type: ignore[misc]
+        return applied
 
     async def _read(self, work: Callable[[], _T], seconds: float = _READ_SECONDS) -> _T:
         try:
@@ -190,15 +222,22 @@ async def call_map(
     metrics: Metrics,
     clock: Callable[[], int],
     *,
+    number_keys: NumberKeys | None = None,
+    follows: Sequence[Follows] = (),
+    table: UserTable | None = None,
+    webhooks: Sequence[Follower] = (),
     lookups_per_minute: int = 60,
     serve: bool = True,
 ) -> AsyncIterator[SqlCallMap]:
     """The call map, until left; what waits then waits for the next start.
 
-    A database that is away does not keep it from starting: the tables are made when it is there. ``serve``: False
-    writes nothing by itself. Raises OSError and ValueError where the URL can be used for nothing.
+    A database that is away does not keep it from starting: the tables are made when it is there. ``follows``: who is to
+    be told of calls, of whom ``table`` and ``webhooks`` are told here. ``serve``: False writes nothing by itself.
+    Raises OSError and ValueError where the URL can be used for nothing.
     """
-    found = SqlCallMap(CallDatabase(open_engine(url)), tasks, numbers, Lookups(lookups_per_minute), metrics, clock)
+    database = CallDatabase(open_engine(url), number_keys, follows)
+    followers = [*([] if table is None else [table]), *webhooks] if serve else []
+    found = SqlCallMap(database, tasks, numbers, Lookups(lookups_per_minute), metrics, clock, followers)
     try:
         if not serve:
             await found.migrate()
@@ -212,6 +251,8 @@ async def call_map(
                 running.cancel()
     finally:
         found.close()
+        if table is not None:
+            table.close()
 
 
 async def _serve(found: SqlCallMap, keep: Keep) -> None:
@@ -233,6 +274,8 @@ async def _serve(found: SqlCallMap, keep: Keep) -> None:
     async with task_group() as group:
         group.create_task(found.backlog.run(), name="calls.backlog")
         group.create_task(found.upkeep(keep), name="calls.upkeep")
+        for following in found.followings:
+            group.create_task(following.run(), name=f"calls.{following.follower.kind}")
 
 
 def _values(text: str) -> tuple[str, ...]:

@@ -5,17 +5,19 @@ anew which records are one call (``merge``), and all of it is put back in one tr
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from grafter.calls import encoding, schema
+from grafter.calls import encoding, outbox, schema
+from grafter.calls.ids import recording_ids
 from grafter.calls.merge import NEAR, Call, calls_of, is_slow, row
 from grafter.calls.model import RUNNING, CallRecord, Origin
-from grafter.calls.queries import CHUNK, KEY, TRACE, called, in_chunks, keyed_records, owners_of
+from grafter.calls.number_keys import NumberKeys
+from grafter.calls.queries import CHUNK, KEY, RECORDING, TRACE, called, in_chunks, keyed_records, owners_of
 
 _Ring = tuple[str, str, int]
 """From, to and start: by these alone records may be of one call."""
@@ -42,12 +44,24 @@ class Entry:
     """Of the compressed document; may be empty."""
 
 
+@dataclass(frozen=True, slots=True)
+class Follows:
+    """Somebody who is told of calls that change."""
+
+    name: str
+    """Up to 64 characters."""
+    everything: bool = True
+    """False: only of calls of which a trace has left."""
+
+
 class Writing:
     """One batch, inside its transaction."""
 
-    def __init__(self, connection: Connection, now: int) -> None:
+    def __init__(self, connection: Connection, now: int, keys: NumberKeys, followers: Sequence[Follows]) -> None:
         self._connection = connection
         self._now = now
+        self._keys = keys
+        self._followers = followers
 
     def apply(self, entries: Sequence[Entry]) -> set[str]:
         records = {entry.record.name: entry.record for entry in entries if entry.record is not None}
@@ -80,11 +94,12 @@ class Writing:
         """The records that are new, and of nobody who is to be forgotten."""
         names = self._all(schema.records.c.name, [record.name for record in records])
         hashes = {phone.hash for one in records for phone in (one.caller, one.callee) if phone is not None}
+        known = {form: each for each in hashes for form in self._keys.forms(each)}
         table = schema.forgotten
         barred: dict[str, int] = {}
-        for chunk in in_chunks(sorted(hashes)):
+        for chunk in in_chunks(sorted(known)):
             query = select(table.c.hash, table.c.at).where(table.c.hash.in_(chunk))
-            barred.update((found, at) for found, at in self._connection.execute(query))
+            barred.update((known[found], at) for found, at in self._connection.execute(query))
         return [record for record in records if record.name not in names and not _is_barred(record, barred)]
 
     def _all(self, column: ColumnElement[str], values: Sequence[str]) -> set[str]:
@@ -105,7 +120,7 @@ class Writing:
             if missing:
                 by_call: dict[str, list[CallRecord]] = {key: [] for key in missing}
                 for key, record in keyed_records(self._connection, sorted(missing)):
-                    by_call[key].append(record)
+                    by_call[key].append(self._keys.opened(record))
                 loaded |= by_call
             before = [record for some in loaded.values() for record in some]
             calls = calls_of(_useful([*before, *new], {record.name for record in before}))
@@ -116,7 +131,7 @@ class Writing:
             wanted = self._near(near) if near else set()
             if not wanted - loaded.keys() or len(loaded) > len(known) + _MOST_NEAR:
                 break
-        self._put_back(calls, sorted(loaded))
+        self._put_back(calls, sorted(loaded), {record.name for record in new})
 
     def _near(self, rings: Collection[_Ring]) -> set[str]:
         """Calls with the numbers and about the start of any of these."""
@@ -126,48 +141,36 @@ class Writing:
             for caller, callee, start in some:
                 starts[caller, callee].append(start)
             first, last = some[0][2] - 2 * NEAR, some[-1][2] + 2 * NEAR
+            known = {form: each for pair in starts for each in pair for form in self._keys.forms(each)}
+            callers = {form for caller, _ in starts for form in self._keys.forms(caller)}
             table = schema.calls
             query = select(table.c.key, table.c.caller, table.c.callee, table.c.start).where(
-                table.c.caller.in_({caller for caller, _ in starts}), table.c.start.between(first, last)
+                table.c.caller.in_(callers), table.c.start.between(first, last)
             )
             for key, caller, callee, start in self._connection.execute(query.limit(_MOST_IN_WINDOW)):
-                if any(abs(start - other) <= 2 * NEAR for other in starts.get((caller, callee), ())):
+                ring = known.get(caller, ""), known.get(callee, "")
+                if any(abs(start - other) <= 2 * NEAR for other in starts.get(ring, ())):
                     found.add(key)
         return found
 
-    def _put_back(self, calls: Sequence[Call], old: Sequence[str]) -> None:
+    def _put_back(self, calls: Sequence[Call], old: Sequence[str], new: Container[str]) -> None:
         for chunk in in_chunks(old):
             self._connection.execute(delete(schema.calls).where(schema.calls.c.key.in_(chunk)))
             self._connection.execute(delete(schema.ids).where(schema.ids.c.call.in_(chunk)))
             self._connection.execute(delete(schema.records).where(schema.records.c.call.in_(chunk)))
-        rows: list[dict[str, Any]] = []
-        ids: list[dict[str, Any]] = []
-        records: list[dict[str, Any]] = []
-        for call in calls:
-            shown = row(call, self._now)
-            key = shown.key
-            rows.append(
-                {
-                    "key": key,
-                    "start": shown.start,
-                    "caller": call.caller and call.caller.hash,
-                    "callee": call.callee and call.callee.hash,
-                    "slow": is_slow(shown),
-                    "errors": shown.errors > 0,
-                    "interrupted": shown.barge_ins > 0,
-                    "unjoined": bool(shown.unjoined),
-                    "live": shown.outcome == RUNNING,
-                    "ambiguous": call.ambiguous,
-                }
-            )
-            names = {(one.value, one.kind) for one in shown.ids}
-            names |= {(trace.hex(), TRACE) for trace in shown.traces}
-            names |= {(one, KEY) for one in call.keys}
-            ids += [{"value": value, "kind": kind, "call": key} for value, kind in sorted(names)]
-            records += [{"name": one.name, "call": key, "body": encoding.encode(one)} for one in call.records]
-        for table, some in ((schema.calls, rows), (schema.ids, ids), (schema.records, records)):
+        kept = [Call(tuple(map(self._keys.closed, call.records)), call.ambiguous) for call in calls]
+        for table, some in rows_of(kept, self._now).items():
             if some:
                 self._connection.execute(insert(table), some)
+        for follower in self._followers:
+            keys = [
+                call.key
+                for call in calls
+                if any(
+                    one.name in new and (one.origin is Origin.RELEASE or follower.everything) for one in call.records
+                )
+            ]
+            outbox.put(self._connection, [follower.name], keys, self._now)
 
     def _documents(self, entries: Sequence[Entry]) -> set[str]:
         """Write pieces of records that are there: of what was not taken, or is forgotten, nothing is kept. The names of
@@ -182,6 +185,37 @@ class Writing:
             dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
             self._connection.execute(dialect.insert(schema.documents).on_conflict_do_nothing(), rows)
         return {entry.name for entry in entries} - there
+
+
+def rows_of(calls: Iterable[Call], now: int) -> dict[Table, list[dict[str, Any]]]:
+    """What stands of calls in each of the tables but that of the documents."""
+    rows: list[dict[str, Any]] = []
+    ids: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
+    for call in calls:
+        shown = row(call, now)
+        key = shown.key
+        rows.append(
+            {
+                "key": key,
+                "start": shown.start,
+                "caller": call.caller and call.caller.hash,
+                "callee": call.callee and call.callee.hash,
+                "slow": is_slow(shown),
+                "errors": shown.errors > 0,
+                "interrupted": shown.barge_ins > 0,
+                "unjoined": bool(shown.unjoined),
+                "live": shown.outcome == RUNNING,
+                "ambiguous": call.ambiguous,
+            }
+        )
+        names = {(one.value, one.kind) for one in shown.ids}
+        names |= {(trace.hex(), TRACE) for trace in shown.traces}
+        names |= {(one, KEY) for one in call.keys}
+        names |= {(one, RECORDING) for record in call.records for one in recording_ids(record.recording)}
+        ids += [{"value": value, "kind": kind, "call": key} for value, kind in sorted(names)]
+        records += [{"name": one.name, "call": key, "body": encoding.encode(one)} for one in call.records]
+    return {schema.calls: rows, schema.ids: ids, schema.records: records}
 
 
 def _is_barred(record: CallRecord, barred: dict[str, int]) -> bool:

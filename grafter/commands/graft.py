@@ -15,6 +15,7 @@ from grafter.core.model import NamedLink, Part, Source, UnixNano
 from grafter.core.policy import MINUTE, SECOND, GraftPolicy, Mode
 from grafter.core.sampling.policies import SamplingPolicy
 from grafter.errors import RejectedError
+from grafter.exporter.tree import render
 from grafter.guests.agents.intake import read_items
 from grafter.guests.json_values import parse_json
 from grafter.guests.realtime.intake import read_posts
@@ -50,8 +51,10 @@ class _Collecting(Exporter):
         raise RejectedError(f"{signal} cannot be grafted")
 
 
-async def graft(hosts: Sequence[Path], guests: Sequence[Path], policy: GraftPolicy, metrics: Metrics) -> bytes:
-    """One OTLP JSON document of the joined traces.
+async def graft(
+    hosts: Sequence[Path], guests: Sequence[Path], policy: GraftPolicy, metrics: Metrics, *, tree: bool = False
+) -> bytes:
+    """One OTLP JSON document of the joined traces, and a line break; ``tree``: their trees, as lines.
 
     ``hosts``: OTLP requests as protobuf, JSON or JSON lines. ``guests``: OpenAI items or posted Realtime events in any
     shape that ``grafter send`` takes. Raises ValueError, naming the file, for one that is not what it is given as.
@@ -66,7 +69,8 @@ async def graft(hosts: Sequence[Path], guests: Sequence[Path], policy: GraftPoli
     parts += [part for file in guests for request in read(file) for part in guest_parts(file, request, policy)]
     traces = await released(parts, policy, metrics, links=links)
     traces.sort(key=lambda trace: trace.key)
-    return trace_request_to_json(build.request(traces))
+    joined = build.request(traces)
+    return render(joined).encode() if tree else trace_request_to_json(joined) + b"\n"
 
 
 async def released(

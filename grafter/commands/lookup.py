@@ -1,5 +1,5 @@
-"""``grafter lookup``, ``trace``, ``forget`` and ``report``: which calls there were, of which number, and where the time
-went.
+"""``grafter lookup``, ``trace``, ``forget``, ``report`` and ``reindex``: which calls there were, of which number, and
+where the time went.
 
 The grafter that runs is asked. Where none listens, the call map is read here: what waits in the store for its database
 is written down first.
@@ -8,7 +8,7 @@ is written down first.
 import csv
 import re
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from time import time_ns
 from typing import TextIO
@@ -16,17 +16,22 @@ from typing import TextIO
 import orjson
 
 from grafter.calls.base import CallMap
+from grafter.calls.report import rows
 from grafter.commands.asking import Answer, RefusedError, ask, opened_store
 from grafter.components import Config
 from grafter.config.model import revealed
 from grafter.errors import RejectedError, UnavailableError
 from grafter.exporter.tree import render
-from grafter.receiver.calls_admin import FORGET_PATH, LOOKUP_PATH, REPORT_PATH, TRACE_PATH, questions
+from grafter.otlp.reading import read_spans
+from grafter.receiver.calls_admin import FORGET_PATH, LOOKUP_PATH, REINDEX_PATH, REPORT_PATH, TRACE_PATH, questions
 from grafter.receiver.openai_receiver import OpenAIReceiver
 from grafter.telemetry import Metrics
 
 _SECONDS = 150.0
 _BAR = 30
+_MEDIA = ("ice.", "stun.", "turn.", "dtls.", "webrtc.")
+"""How the names of events of the media path begin."""
+_MOST_MEDIA = 40
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SINCE = re.compile(r"(\d{1,6})([mhdw])")
 
@@ -56,6 +61,7 @@ async def trace(asked: str, config: Config, *, as_json: bool, out: TextIO, err: 
     _print_waits(call, out)
     bodies = [b64decode(one) for one in documents] if isinstance(documents, list) else []
     if bodies:
+        _print_media(bodies, out)
         # Documents are whole requests: one after the other they are one.
         out.write("\n" + render(b"".join(bodies)))
     else:
@@ -79,13 +85,38 @@ async def report(since: str, config: Config, *, form: str, out: TextIO, err: Tex
     if answer is None:
         return 1
     if form == "csv":
-        figures = {name: value for name, value in answer.items() if not isinstance(value, list)}
-        rows = csv.writer(out, lineterminator="\n")
-        rows.writerow(figures)
-        rows.writerow(figures.values())
+        csv.writer(out, lineterminator="\n").writerows(rows(answer))
     else:
         _print(answer, out, as_json=form == "json")
     return 0
+
+
+async def reindex(config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
+    """0: all numbers stand under the current key. 1: not all of them; what is done stays done, and is passed over when
+    it is asked for again."""
+    after, calls, changed, strange = "", 0, 0, 0
+    while True:
+        some = await _answer(REINDEX_PATH, {"after": after}, config, err)
+        if some is None:
+            err.write(f"{calls} calls were looked at; run it again to go on\n")
+            return 1
+        calls, changed, strange = (
+            before + int(str(some[name]))
+            for before, name in ((calls, "calls"), (changed, "changed"), (strange, "strange"))
+        )
+        if not isinstance(some["next"], str):
+            break
+        after = some["next"]
+    lines = [f"{calls} calls, of which {changed} had numbers under the old key"]
+    if strange:
+        lines.append(
+            f"{strange} records are under a key that is neither number_key nor old_number_key: "
+            "their calls are found by their ids alone"
+        )
+    else:
+        lines.append("old_number_key is needed no more")
+    _print({"calls": calls, "changed": changed, "strange": strange, "lines": lines}, out, as_json=as_json)
+    return 1 if strange else 0
 
 
 def ago(text: str) -> int:
@@ -142,11 +173,28 @@ def _print_waits(call: Mapping[str, object], out: TextIO) -> None:
         out.write(f"{name:>9} {slow} {bar:<{_BAR}} {said}\n")
 
 
+def _print_media(documents: Sequence[bytes], out: TextIO) -> None:
+    """What happened to the media path, from the call's first span on."""
+    steps = [span.step for span in read_spans(documents)]
+    begun = min((step.start for step in steps if step.start), default=0)
+    events = [(at, name, said) for step in steps for at, name, said in step.events if name.startswith(_MEDIA)]
+    events.sort(key=lambda event: event[:2])
+    if events:
+        out.write("\n")
+    for at, name, said in events[:_MOST_MEDIA]:
+        details = "  ".join(f"{key}={value}" for key, value in said.items())
+        out.write(_plain(f"{'media':>9}   +{(at - begun) / 1e9:.3f} s  {name}  {details}").rstrip() + "\n")
+
+
+def _plain(text: str) -> str:
+    """What an attribute says must not steer the terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def _print(answer: Mapping[str, object], out: TextIO, *, as_json: bool) -> None:
     if as_json:
         out.write(orjson.dumps(dict(answer)).decode() + "\n")
         return
     lines = answer.get("lines")
     for line in lines if isinstance(lines, list) else []:
-        # What an attribute says must not steer the terminal.
-        out.write("".join(each if each.isprintable() else "?" for each in str(line)) + "\n")
+        out.write(_plain(str(line)) + "\n")

@@ -41,23 +41,30 @@ class CallSearch:
 
     def __init__(self, keys: Iterable[str]) -> None:
         framed = [varint(len(name)) + name for name in (key.encode() for key in keys)]
-        # Of many keys, one search is four times as fast as one after the other.
-        self._keys = re.compile(b"\n(?:" + b"|".join(map(re.escape, framed)) + b")")
+        # Of many keys, one search is four times as fast as one after the other; and twice as fast as that where what
+        # cannot begin any of them is passed over by sets of bytes.
+        begins = [{one[at : at + 1] for one in framed} for at in range(min([3, *map(len, framed)]))]
+        ahead = b"".join(b"[" + b"".join(map(re.escape, some)) + b"]" for some in begins)
+        self._keys = re.compile(b"\n(?=" + ahead + b")(?:" + b"|".join(map(re.escape, framed)) + b")")
         self._anywhere: dict[int, tuple[Envelope, bool]] = {}
 
     def one(self, payloads: Iterable[bytes]) -> bool:
         """Whether a trace of these runs names a call."""
         return any(map(self._keys.search, payloads))
 
-    def among(self, traces: Sequence[_Plain], *, whole: bool = False) -> list[int]:
+    def among(self, traces: Sequence[_Plain], envelopes: Iterable[Envelope], *, whole: bool = False) -> list[int]:
         """Which of many traces name one: by their roots, and by any span of a framework that names it elsewhere.
 
-        ``whole``: all of every trace is searched.
+        ``envelopes``: all that the traces have, each once. ``whole``: all of every trace is searched.
         """
-        looked = [
-            b"".join(payloads) if whole or any(map(self._names_anywhere, envelopes)) else first_of(payloads[root])
-            for payloads, envelopes, _, root in traces
-        ]
+        wide = {id(one) for one in envelopes if self._names_anywhere(one)}
+        if whole or wide:
+            looked = [
+                b"".join(payloads) if whole or any(id(one) in wide for one in own) else first_of(payloads[root])
+                for payloads, own, _, root in traces
+            ]
+        else:
+            looked = [first_of(payloads[root]) for payloads, _, _, root in traces]
         if self._keys.search(b"".join(looked)) is None:
             return []
         return [at for at, one in enumerate(looked) if self._keys.search(one)]

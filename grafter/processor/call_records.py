@@ -96,7 +96,8 @@ class CallRecords:
     async def keep_plain(self, plain: PlainRelease) -> None:
         """The same of a plain batch, of which nothing was decoded."""
         # Without its repeats a trace's runs are no longer counted as they came.
-        found = self._search.among(plain.traces.parts, whole=plain.merged > 0)
+        envelopes = (envelope for envelope, _ in plain.runs)
+        found = self._search.among(plain.traces.parts, envelopes, whole=plain.merged > 0)
         if found:
             kept = [_Release(plain.traces[at], ReleaseReason.COMPLETE, by_key=True) for at in found]
             await self._write(kept)
@@ -302,7 +303,7 @@ def _turns(latency: CallLatency | None, facts: CallFacts) -> tuple[TurnRow, ...]
     if latency is None or not (latency.caller_turns or latency.model_turns):
         return tuple(_turn(at, turn) for at, turn in enumerate(facts.turns, 1))
     answers = {turn.span_id: turn for turn in latency.model_turns}
-    waits = [*([] if latency.greeting is None else [latency.greeting]), *latency.caller_turns]
+    waits = [*latency.greetings, *latency.caller_turns]
     if waits:
         return tuple(_wait(turn, answers.get(turn.answer)) for turn in waits[:_MOST_TURNS])
     return tuple(

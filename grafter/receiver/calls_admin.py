@@ -1,4 +1,4 @@
-"""``/admin/lookup``, ``/admin/trace``, ``/admin/forget`` and ``/admin/report``: what the commands ask of the call map.
+"""``/admin/lookup``, ``trace``, ``forget``, ``report`` and ``reindex``: what the commands ask of the call map.
 
 A number stands in a body, never in an address; each lookup by number is in the log, under a hash.
 """
@@ -8,15 +8,17 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from grafter.calls.answers import call_answer, found_lines, not_found_lines, report
+from grafter.calls.answers import call_answer, found_lines, not_found_lines
 from grafter.calls.base import CallMap
 from grafter.calls.model import Search
+from grafter.calls.report import report
 from grafter.errors import RejectedError
 
 LOOKUP_PATH = "/admin/lookup"
 TRACE_PATH = "/admin/trace"
 FORGET_PATH = "/admin/forget"
 REPORT_PATH = "/admin/report"
+REINDEX_PATH = "/admin/reindex"
 _LONGEST = 300
 _MOST = 500
 _MOST_SPANS_BYTES = 64 << 20
@@ -71,7 +73,17 @@ def questions(calls: CallMap, clock: Callable[[], int]) -> dict[str, Ask]:
         since = _count(asked, "since") or 0
         return await calls.over(since, until, lambda rows: report(rows, since, until))
 
-    return {LOOKUP_PATH: lookup, TRACE_PATH: trace, FORGET_PATH: forget, REPORT_PATH: reported}
+    async def reindex(asked: Mapping[str, object], _who: str) -> Answer:
+        some = await calls.reindex(_text(asked, "after", empty=True))
+        return {"next": some.next, "calls": some.calls, "changed": some.changed, "strange": some.strange}
+
+    return {
+        LOOKUP_PATH: lookup,
+        TRACE_PATH: trace,
+        FORGET_PATH: forget,
+        REPORT_PATH: reported,
+        REINDEX_PATH: reindex,
+    }
 
 
 def who_asks(request: web.Request) -> str:

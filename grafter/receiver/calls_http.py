@@ -5,29 +5,39 @@
 
 All of it may be left out but one of the ids or the trace; ``ids`` may be a list, or ``id`` one text. Two ids in one
 post say that they are of one call. 204: stored.
+
+    GET /api/calls/{id}/link
+
+answers a link to the call's page that opens it without a token until it expires, for whoever shows recordings: 200 with
+``{"link", "expires", "key", "recording", "ids", "traces"}``. The id is any that the call has, its recording's included,
+and never a number: an address stands in logs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 
 from aiohttp import web
 
 from grafter.calls.base import CallMap
-from grafter.calls.ids import LONGEST_OUTCOME, call_id, distinct, outcome_of
+from grafter.calls.call_link import CallLinks
+from grafter.calls.ids import LONGEST_ID, LONGEST_OUTCOME, call_id, distinct, outcome_of
 from grafter.calls.model import CallId, CallRecord, Origin
 from grafter.calls.notes import named
 from grafter.core.calls import Phone
 from grafter.core.link import from_metadata
 from grafter.core.model import Link
+from grafter.core.policy import SECOND
 from grafter.errors import RejectedError
 from grafter.guests.json_values import parse_json
 from grafter.guests.realtime.intake import moment
 from grafter.receiver.http_body import read_json_body
-from grafter.receiver.http_server import Tokens
-from grafter.receiver.outcomes import Answered, Outcome, openai_endpoint
+from grafter.receiver.http_server import Tokens, is_local
+from grafter.receiver.outcomes import Answered, NotFoundError, Outcome, UnauthenticatedError, openai_endpoint
 from grafter.telemetry import Metrics
 
 CALLS_PATH = "/api/calls"
 _TRANSPORT = "calls"
+_WHO = "links are for processes of this machine, or for a bearer token of extensions.calls.tokens"
 _MAX_BYTES = 64 << 10
 _MOST_IDS = 32
 _LONGEST_RECORDING = 2_000
@@ -37,17 +47,48 @@ _KEYS = ("call_id", "end", "from", "id", "ids", "outcome", "recording", "start",
 
 
 def calls_routes(
-    calls: CallMap, metrics: Metrics, clock: Callable[[], int], *, tokens: Sequence[str] = ()
+    calls: CallMap,
+    metrics: Metrics,
+    clock: Callable[[], int],
+    *,
+    tokens: Sequence[str] = (),
+    links: CallLinks | None = None,
 ) -> list[web.RouteDef]:
-    """The route of posted calls. ``clock`` gives Unix nanoseconds; ``tokens`` are the bearer tokens that open it, none
-    opens it to everybody."""
+    """The routes of calls. ``clock`` gives Unix nanoseconds; ``tokens`` are the bearer tokens that open them. Without
+    any everybody may post, and processes of this machine get links."""
+    opened_by = Tokens(tokens)
 
     async def handle(request: web.Request) -> Answered:
         body = await read_json_body(request, _MAX_BYTES)
         await calls.record(read_call(body, calls.read_number, clock()))
         return web.Response(status=204), Outcome.ACCEPTED
 
-    return [web.post(CALLS_PATH, openai_endpoint(handle, metrics, _TRANSPORT, tokens=Tokens(tokens)))]
+    async def link(request: web.Request) -> Answered:
+        if not opened_by and not is_local(request):
+            raise UnauthenticatedError(_WHO)
+        if links is None:
+            raise NotFoundError("there is no lookup page; the config names no extensions.lookup")
+        text = request.match_info["id"]
+        if len(text) > LONGEST_ID or (calls.read_number(text)[0] is not None and call_id("", text) is None):
+            raise RejectedError("expected an id of a call; a number has no place in an address", reason="ids")
+        row = await calls.by_id(text) or await calls.call(text)
+        if row is None:
+            raise NotFoundError("no call is known of this id")
+        made = links.link(row.key, clock())
+        answer = {
+            "link": made.address,
+            "expires": datetime.fromtimestamp(made.expires // SECOND, UTC).isoformat().replace("+00:00", "Z"),
+            "key": row.key,
+            "recording": row.recording,
+            "ids": [{"kind": one.kind, "id": one.value} for one in row.ids],
+            "traces": [trace.hex() for trace in row.traces],
+        }
+        return web.json_response(answer, headers={"Cache-Control": "no-store"}), Outcome.ACCEPTED
+
+    return [
+        web.post(CALLS_PATH, openai_endpoint(handle, metrics, _TRANSPORT, tokens=opened_by)),
+        web.get(f"{CALLS_PATH}/{{id:.+}}/link", openai_endpoint(link, metrics, _TRANSPORT, tokens=opened_by)),
+    ]
 
 
 def read_call(body: bytes, read_number: ReadNumber, now: int) -> CallRecord:

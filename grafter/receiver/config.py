@@ -11,6 +11,7 @@ from grafter.config.model import Component, Model, Word
 
 if TYPE_CHECKING:
     from grafter.calls.base import CallMap
+    from grafter.calls.call_link import CallLinks
     from grafter.consumer import Consumer
     from grafter.core.policy import GraftPolicy
     from grafter.forwarding import Forwarding
@@ -59,6 +60,8 @@ class Surroundings:
     """Takes what doors learn of calls, and answers for them; None: nobody keeps calls."""
     calls_tokens: Sequence[str] = ()
     """What opens ``POST /api/calls``; none opens it to everybody."""
+    links: "CallLinks | None" = None
+    """Makes links to the pages of calls; None: there is no page."""
     in_flight: "InFlight | None" = None
     """What the requests of all doors may hold at once; None: each is bounded by itself only."""
     share_ports: bool = False

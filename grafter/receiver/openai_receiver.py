@@ -278,7 +278,9 @@ class OpenAIReceiver(ReceiverConfig):
                 ),
             ]
             if around.calls is not None:
-                routes += calls_http.calls_routes(around.calls, metrics, time.time_ns, tokens=around.calls_tokens)
+                routes += calls_http.calls_routes(
+                    around.calls, metrics, time.time_ns, tokens=around.calls_tokens, links=around.links
+                )
             if store is not None:
                 pulls = await stack.enter_async_context(
                     sessions.pulling(

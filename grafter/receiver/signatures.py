@@ -53,7 +53,10 @@ class Signatures:
         self.tolerance_ns = tolerance_ns
         self._tolerance = tolerance_ns // _SECOND
         self._keys = [
-            (project, key) for project, some in secrets.items() for secret in some if (key := _key(secret)) is not None
+            (project, key)
+            for project, some in secrets.items()
+            for secret in some
+            if (key := signing_key(secret)) is not None
         ]
 
     def __bool__(self) -> bool:
@@ -108,7 +111,8 @@ def _header(headers: CIMultiDictProxy[str], name: str) -> str:
     return value
 
 
-def _key(secret: str) -> bytes | None:
+def signing_key(secret: str) -> bytes | None:
+    """The key that a secret stands for; None for one that says nothing. Raises ValueError, without the secret."""
     secret = secret.strip()
     try:
         # Without the prefix OpenAI's clients take the text itself for the key.

@@ -16,6 +16,8 @@ SESSION = "grafter_session"
 """The cookie of who has entered a token."""
 VISIT = "grafter_visit"
 """The cookie that the proofs of everybody else are bound to."""
+LINK = "grafter_link"
+"""The cookie of who came by a link to one call; it is sent to that call's addresses alone."""
 SESSION_SECONDS = 12 * 3600
 
 
@@ -63,6 +65,8 @@ class Viewer:
     bound_to: str
     """What a proof of this viewer's forms is bound to; empty where none is needed, for no browser asks."""
     by_cookie: bool = False
+    only: str = ""
+    """The key of the one call that they may look at; empty: any."""
 
     def may(self, role: Role) -> bool:
         return role in self.roles

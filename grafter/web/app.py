@@ -5,12 +5,14 @@ name that says nothing of what was searched for. No address, no log and no heade
 """
 
 import asyncio
+import csv
 import logging
 import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -18,15 +20,30 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from grafter.calls.base import CallMap
+from grafter.calls.call_link import LINKS_PATH, CallLinks
 from grafter.calls.model import CallRow, Search
+from grafter.calls.report import HOUR, report, rows
 from grafter.errors import RejectedError, UnavailableError
 from grafter.otlp.reading import read_spans
 from grafter.receiver.http_server import is_local
 from grafter.web import pages, words
-from grafter.web.access import SESSION, SESSION_SECONDS, VISIT, Access, Asking, Rate, Role, Searches, Signer, Viewer
+from grafter.web.access import (
+    LINK,
+    SESSION,
+    SESSION_SECONDS,
+    VISIT,
+    Access,
+    Asking,
+    Rate,
+    Role,
+    Searches,
+    Signer,
+    Viewer,
+)
 from grafter.web.call_view import Asked, CallView, call_view
 from grafter.web.list_view import FILTERS, list_rows
 from grafter.web.redaction import Sight, trace_json
+from grafter.web.report_view import PERIODS, columns, report_view
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +84,7 @@ class _Page:
     version: str
     now: Callable[[], int]
     elapsed: Callable[[], float]
+    shared: CallLinks | None = None
     signer: Signer = field(default_factory=lambda: Signer(secrets.token_bytes(32)))
     searches: Searches = field(default_factory=Searches)
     logins: Rate = field(default_factory=lambda: Rate(_LOGINS_PER_MINUTE))
@@ -96,9 +114,9 @@ class _Page:
             return self._message(request, 421, "Not here", lines, "extensions: {lookup: {hosts: [calls.example.com]}}")
         if request.path.startswith("/static/"):
             return await handler(request)
-        viewer = self.access.viewer(asking, self.signer, self.now() // words.SECOND)
-        if request.path == "/login":
+        if request.path == "/login" or request.path.startswith(f"{LINKS_PATH}/"):
             return await handler(request)
+        viewer = self.access.viewer(asking, self.signer, self.now() // words.SECOND) or self._by_link(request)
         if viewer is None:
             return self._stranger(request)
         if not viewer.may(Role.LOOK_UP):
@@ -110,6 +128,14 @@ class _Page:
         answer = await handler(request)
         self._visit(request, answer, viewer.bound_to)
         return answer
+
+    def _by_link(self, request: web.Request) -> Viewer | None:
+        """Who came by a link to this call."""
+        token = request.cookies.get(LINK, "")
+        read = self.shared.read(token, self.now()) if self.shared is not None else None
+        if read is None or request.match_info.get("key") != read[0] or request.method not in ("GET", "HEAD"):
+            return None
+        return Viewer("a link", frozenset({Role.LOOK_UP}), f"link {token}", only=read[0])
 
     def _stranger(self, request: web.Request) -> web.StreamResponse:
         if self.access.tokens:
@@ -148,10 +174,11 @@ class _Page:
             self._cookie(request, answer, VISIT, request[_VISIT], None)
 
     def _cookie(
-        self, request: web.Request, answer: web.StreamResponse, name: str, value: str, seconds: int | None
-    ) -> None:
+        self, request: web.Request, answer: web.StreamResponse, name: str, value: str, seconds: int | None,
+        path: str = "/",
+    ) -> None:  # fmt: skip
         secure = request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
-        answer.set_cookie(name, value, max_age=seconds, path="/", httponly=True, secure=secure, samesite="Lax")
+        answer.set_cookie(name, value, max_age=seconds, path=path, httponly=True, secure=secure, samesite="Lax")
 
     def _proof(self, request: web.Request) -> str:
         """For the forms of a page that is made now."""
@@ -267,6 +294,23 @@ class _Page:
         headers = {"Content-Disposition": f'attachment; filename="call-{row.key}.json"'}
         return web.Response(body=body, content_type="application/json", headers=headers)
 
+    async def link(self, request: web.Request) -> web.StreamResponse:
+        """A link to one call: to its page, which it opens until it expires."""
+        read = self.shared.read(request.match_info["token"], self.now()) if self.shared is not None else None
+        if read is None:
+            lines = ["It holds for a time. Ask for a new one where you found it."]
+            return self._message(request, 403, "This link has ended", lines)
+        row = await self.calls.call(read[0])
+        if row is None:
+            raise web.HTTPNotFound(reason="No such call")
+        assert self.shared is not None
+        _log.info("a link to a call was opened", extra={"call": row.key})
+        path = f"/calls/{row.key}"
+        answer = _see(path)
+        seconds = max(1, read[1] - self.now() // words.SECOND)
+        self._cookie(request, answer, LINK, self.shared.token(row.key, read[1]), seconds, path)
+        return answer
+
     async def _row(self, request: web.Request) -> CallRow:
         key = request.match_info["key"]
         row = await self.calls.call(key) if _KEY.fullmatch(key) else None
@@ -284,6 +328,29 @@ class _Page:
     ) -> CallView:
         spans = list(read_spans(documents))
         return call_view(row, spans, medians, sight, asked, self.links, self.now())
+
+    # Figures.
+
+    async def report(self, request: web.Request) -> web.StreamResponse:
+        """Figures of the last days, as a page, JSON or CSV."""
+        period = request.query.get("since", "7d")
+        if period not in PERIODS:
+            raise web.HTTPBadRequest(reason=f"since is one of {', '.join(PERIODS)}")
+        until = self.now()
+        since = until - PERIODS[period] * HOUR
+        said = await self.calls.over(since, until, lambda rows: report(rows, since, until))
+        form = request.path.rpartition(".")[2]
+        if form in ("json", "csv"):
+            headers = {"Content-Disposition": f'attachment; filename="report-{period}.{form}"'}
+            if form == "json":
+                del said["lines"]
+                return web.json_response(said, headers=headers)
+            sheet = StringIO()
+            csv.writer(sheet, lineterminator="\n").writerows(rows(said))
+            return web.Response(text=sheet.getvalue(), content_type="text/csv", headers=headers)
+        view = report_view(said, period, since, until)
+        shown = pages.page("report.html", report=view, periods=PERIODS, columns=columns(), **self._frame(request))
+        return _html(shown)
 
     # Forgetting.
 
@@ -356,10 +423,11 @@ def page_app(
     *,
     now: Callable[[], int] = time.time_ns,
     elapsed: Callable[[], float] = time.monotonic,
+    shared: CallLinks | None = None,
 ) -> web.Application:
     """The page over a call map. ``links``: templates of addresses elsewhere, by label; ``now``: Unix nanoseconds;
-    ``elapsed``: seconds that never go back."""
-    page = _Page(calls, access, links, version, now, elapsed)
+    ``elapsed``: seconds that never go back; ``shared``: opens links to single calls."""
+    page = _Page(calls, access, links, version, now, elapsed, shared)
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -373,6 +441,8 @@ def page_app(
             web.get("/calls/{key}", page.call),
             web.get("/calls/{key}/trace.json", page.trace),
             web.get("/calls/{key}/ticket.html", page.ticket),
+            web.get(f"{LINKS_PATH}/{{token}}", page.link),
+            *[web.get(f"/report{form}", page.report) for form in ("", ".json", ".csv")],
             web.get("/forget", page.forget),
             web.post("/forget", page.forget),
             web.get("/login", page.login),

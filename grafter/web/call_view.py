@@ -237,8 +237,8 @@ def _latency(row: CallRow, spans: Sequence[ReadSpan]) -> CallLatency:
 
 
 def _window(known: CallLatency, asked: Asked, start: int, end: int) -> tuple[int, int]:
-    for turn in (known.greeting, *known.caller_turns):
-        if turn is not None and turn.number == asked.turn:
+    for turn in (*known.greetings, *known.caller_turns):
+        if turn.number == asked.turn:
             around = max(_AROUND_TURN_NS, (turn.end - turn.start) // 3)
             return max(start, turn.start - around), min(end, turn.end + around)
     return start, end
@@ -264,7 +264,10 @@ def _verdict(
     worst = max(turns, key=lambda turn: (turn.number > 0, turn.wait_ns or 0), default=None)
     for problem in found:
         if problem.weight is not Weight.NOTE:
-            about = next((turn for turn in turns if turn.number == problem.turn), None)
+            about = next(
+                (turn for turn in turns if turn.number == problem.turn and (turn.number or turn.start == problem.at)),
+                None,
+            )
             return Verdict(
                 problem.sentence, problem.detail, problem.weight, about, tuple(_evidence(tree, problem.evidence))
             )

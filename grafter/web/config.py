@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
-from grafter.config.model import Component, FilledSecret, Model
-from grafter.config.units import Endpoint
+from grafter.config.model import Component, FilledSecret, Model, PositiveDuration
+from grafter.config.units import Duration, Endpoint, Url
 from grafter.web.access import ALL_ROLES, Access, Role
 from grafter.web.links import FIELDS, unknown_fields
 
 if TYPE_CHECKING:
     from grafter.calls.base import CallMap
+    from grafter.calls.call_link import CallLinks
 
 
 def _network(text: str) -> str:
@@ -72,6 +73,10 @@ class LookupExtension(Component):
     hosts: tuple[str, ...] = ()
     """Names under which the page may be asked for, beside localhost and the endpoint's own. With tokens or a proxy and
     none here: any."""
+    address: Url | None = None
+    """Where people reach the page, for links to it; null: at the endpoint."""
+    link_expires: PositiveDuration = Duration.parse("24h")
+    """How long a link to one call opens it (`GET /api/calls/{id}/link`)."""
     links: dict[str, Annotated[str, AfterValidator(_template)]] = Field(
         default_factory=lambda: {
             "OpenAI": "https://platform.openai.com/logs/trace?trace_id={openai_trace_id}",
@@ -99,14 +104,20 @@ class LookupExtension(Component):
             endpoint=str(self.endpoint),
         )
 
+    def public_address(self, port: int | None = None) -> str:
+        """Where people reach the page; ``port``: at which it listens, where that is known."""
+        if self.address is not None:
+            return self.address.rstrip("/")
+        host = "localhost" if self.endpoint.host in ("", "0.0.0.0", "::", "[::]") else self.endpoint.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{port or self.endpoint.port}"
+
     @asynccontextmanager
-    async def open(self, calls: "CallMap", version: str) -> AsyncIterator[int]:
-        """Serve the page over a call map while the context is open; yields the port."""
+    async def open(self, calls: "CallMap", version: str, shared: "CallLinks | None" = None) -> AsyncIterator[int]:
+        """Serve the page over a call map while the context is open; yields the port. ``shared``: opens links to single
+        calls."""
         from grafter.receiver.http_server import serving
         from grafter.web.app import page_app
 
-        async with serving(page_app(calls, self.access(), self.links, version), str(self.endpoint), None, 2.0) as (
-            _,
-            port,
-        ):
+        app = page_app(calls, self.access(), self.links, version, shared=shared)
+        async with serving(app, str(self.endpoint), None, 2.0) as (_, port):
             yield port

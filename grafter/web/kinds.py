@@ -15,6 +15,7 @@ _PRODUCER, _CONSUMER = 4, 5
 _QUEUES = ("queue", "nats", "bullmq", "bull.", "celery", "kafka", "amqp", "rabbitmq", "job.")
 _LINES = ("sip", "twilio", "telnyx", "telephony", "carrier", "dial", "ivr", "pstn", "call.")
 _MEDIA = ("webrtc", "ice", "stun", "turn.", "turn_", "rtp", "media", "dtls", "srtp", "peer_connection")
+_OWN_OPERATIONS = ("create_agent", "invoke_agent", "invoke_workflow")
 _SPOKEN = ("user_speech", "assistant_speech", "user_speaking", "agent_speaking")
 
 
@@ -110,7 +111,7 @@ def _own(node: Node) -> Kind:
         return Kind.TOOL
     if name.startswith(_SPOKEN):
         return Kind.MEDIA
-    if node.span.guest or name.startswith("gen_ai.") or semconv.GEN_AI_OPERATION_NAME in step.attributes:
+    if node.span.guest or name.startswith("gen_ai.") or _asks_openai(node):
         return Kind.OPENAI
     if step.kind in (_PRODUCER, _CONSUMER) or "messaging.system" in step.attributes or name.startswith(_QUEUES):
         return Kind.QUEUE
@@ -119,6 +120,17 @@ def _own(node: Node) -> Kind:
     if name.startswith(_LINES) or (node.parent is None and _is_call(node)):
         return Kind.TELEPHONY
     return Kind.APP
+
+
+def _asks_openai(node: Node) -> bool:
+    """Whether a span of the app's is a request to OpenAI. Frameworks say of their own sessions and agents too which
+    operation of GenAI those are, and name who else they ask."""
+    said = node.step.attributes
+    operation = said.get(semconv.GEN_AI_OPERATION_NAME)
+    if operation is None or operation in _OWN_OPERATIONS:
+        return False
+    provider = str(said.get(semconv.GEN_AI_PROVIDER_NAME, "openai")).lower()
+    return "openai" in provider
 
 
 def is_tool(node: Node) -> bool:

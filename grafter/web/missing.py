@@ -17,6 +17,11 @@ tracing = {"metadata": {
     "span_id": format(context.span_id, "016x"),
 }}"""
 _LIST = 6
+_PIPECAT = "conversation.type"
+_FRAMEWORKS = {
+    "LiveKit": "RealtimeTap of grafter_propagation, attached to its RealtimeModel, brings every wait and turn.",
+    "Pipecat": "Posting its session's events to /v1/realtime/events brings every wait and turn.",
+}
 NEVER_ANSWERED = {"busy", "no-answer", "canceled"}
 
 
@@ -38,12 +43,13 @@ def missing(row: CallRow, tree: Tree, latency: CallLatency) -> list[Missing]:
     if row.outcome in NEVER_ANSWERED and not guests:
         # Nobody spoke with anybody, so nothing of OpenAI's can be missing.
         return [] if tree.nodes else [_no_spans(row)]
-    found = [Missing(as_sentence(each), *_remedy(each, hosts and not guests)) for each in row.unjoined]
+    framework = "" if guests else _framework(tree)
+    found = [Missing(as_sentence(each), *_remedy(each, hosts and not guests, framework)) for each in row.unjoined]
     if not tree.nodes:
         return [*found, _no_spans(row)]
     if not guests and not any(each.code for each in found):
         sentence = "No OpenAI spans: metadata.trace_id was never set, or OpenAI's side sent nothing."
-        found.append(Missing(sentence, *_remedy("metadata", True)))
+        found.append(Missing(sentence, *_remedy("metadata", True, framework)))
     if not hosts and not found:
         remedy = "Send the app's OTLP to grafter, and put its trace id into OpenAI's metadata."
         found.append(Missing("No spans of the app: only OpenAI's side of the call came.", remedy, _METADATA))
@@ -61,7 +67,15 @@ def as_sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
 
 
-def _remedy(sentence: str, no_guests: bool) -> tuple[str, str]:
+def _framework(tree: Tree) -> str:
+    """Which one's spans these are, where one's are that traces its model itself."""
+    keys = {key for node in tree.nodes for key in node.step.attributes}
+    return "LiveKit" if any(key.startswith("lk.") for key in keys) else "Pipecat" if _PIPECAT in keys else ""
+
+
+def _remedy(sentence: str, no_guests: bool, framework: str) -> tuple[str, str]:
+    if no_guests and framework and "OpenAI" in sentence:
+        return f"What {framework}'s own spans measured is all there is of the model. {_FRAMEWORKS[framework]}", ""
     if "trace_id" in sentence or "metadata" in sentence or (no_guests and "OpenAI" in sentence):
         remedy = "Was metadata.trace_id set? Put the app's ids into the metadata when the OpenAI session or run begins:"
         return remedy, _METADATA

@@ -68,7 +68,7 @@ def problems(
     """
     found = [
         *_slow_turns(latency.caller_turns, medians),
-        *_greeting(tree, latency.greeting),
+        *[problem for greeting in latency.greetings for problem in _greeting(tree, greeting)],
         *_long_tools(tree, latency),
         *_errors(tree, messages),
         *_outcome(tree, outcome),
@@ -193,8 +193,8 @@ def turn_evidence(turn: CallerTurn) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys([*(part.span_id for part in parts), *([turn.answer] if turn.answer else [])]))
 
 
-def _greeting(tree: Tree, greeting: CallerTurn | None) -> Iterator[Problem]:
-    if greeting is None or _wait(greeting) <= LONG_GREETING_NS:
+def _greeting(tree: Tree, greeting: CallerTurn) -> Iterator[Problem]:
+    if _wait(greeting) <= LONG_GREETING_NS:
         return
     evidence = turn_evidence(greeting)
     detail = ""

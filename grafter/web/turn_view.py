@@ -45,6 +45,7 @@ class TurnView:
     """A wait."""
 
     number: int
+    start: int
     at: str
     wait: str
     error: str
@@ -67,6 +68,11 @@ class TurnView:
     """The span that answered, 16 hex digits."""
     measured: str
     """From what to what."""
+
+    @property
+    def id(self) -> str:
+        """Of its row; a call may have several greetings."""
+        return f"turn-{self.number}" if self.number else f"greeting-{self.start}"
 
     @property
     def name(self) -> str:
@@ -100,8 +106,8 @@ def turns_of(rows: Sequence[TurnRow]) -> tuple[CallerTurn, ...]:
 
 
 def turn_views(latency: CallLatency, start: int, medians: Mapping[str, float]) -> list[TurnView]:
-    """All turns in order, the greeting first."""
-    turns = [*([latency.greeting] if latency.greeting else []), *latency.caller_turns]
+    """All turns in order of time; each leg begins with its greeting."""
+    turns = sorted([*latency.greetings, *latency.caller_turns], key=lambda turn: turn.start)
     scale = max([_FULL_SCALE_NS, *(turn.end - turn.start for turn in turns)])
     models = {model.span_id: model for model in latency.model_turns}
     return [_view(turn, start, scale, models.get(turn.answer), medians) for turn in turns]
@@ -119,6 +125,7 @@ def _view(turn: CallerTurn, start: int, scale: int, model: ModelTurn | None, med
 
     return TurnView(
         number=turn.number,
+        start=turn.start,
         at=words.offset(turn.start - start),
         wait=words.length(wait),
         error=words.error(turn.error_ns),

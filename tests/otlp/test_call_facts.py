@@ -1,5 +1,9 @@
 """Which traces name a call, and what their spans say of it."""
 
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
@@ -11,6 +15,7 @@ from grafter.otlp.frames import run_of
 SEARCH = CallSearch(["call.id", "lk.room_sid"])
 APP = Envelope(b"", b"")
 LIVEKIT = Envelope(b"", ScopeSpans(scope=InstrumentationScope(name="livekit-agents")).SerializeToString())
+Plain = tuple[list[bytes], list[Envelope], list[bytes], int]
 START = 1_800_000_000_000_000_000
 
 
@@ -28,8 +33,12 @@ def span(own: int = 1, parent: int = 0, **more: object) -> Span:
     return made
 
 
-def plain(*spans: Span, envelope: Envelope = APP) -> tuple[list[bytes], list[Envelope], list[bytes], int]:
+def plain(*spans: Span, envelope: Envelope = APP) -> Plain:
     return [run_of([one.SerializeToString() for one in spans])], [envelope], [], 0
+
+
+def among(traces: Sequence[Plain], search: CallSearch = SEARCH, *, whole: bool = False) -> list[int]:
+    return search.among(traces, {id(one): one for _, own, _, _ in traces for one in own}.values(), whole=whole)
 
 
 def read(*spans: Span) -> CallFacts:
@@ -46,17 +55,27 @@ def test_a_call_is_known_by_its_root() -> None:
         plain(span(the__call__id="x", call__id__s="y")),
         plain(span(), span(2, 1, call__id="below")),
     ]
-    assert SEARCH.among(traces) == [1]
-    assert SEARCH.among([traces[0], traces[3]]) == []
-    assert SEARCH.among([plain(span(other="call.id"))]) == [0]
+    assert among(traces) == [1]
+    assert among([traces[0], traces[3]]) == []
+    assert among([plain(span(other="call.id"))]) == [0]
     assert read(span(other="call.id")).values == {}
+
+
+@given(st.lists(st.text(st.sampled_from("ab.-]^\\n√"), min_size=1, max_size=4), min_size=1, max_size=4), st.data())
+def test_any_keys_are_found(keys: list[str], data: st.DataObject) -> None:
+    """However short or odd: a trace names a call where its root has one of them, first or last."""
+    others = [each for each in ("x", "xyz", "call.id") if each not in keys]
+    key = data.draw(st.sampled_from(keys))
+    named = [span(**{"x__y": "1", key.replace(".", "__"): "call-of-anna"}), span(**{key.replace(".", "__"): "call"})]
+    traces = [plain(one) for one in (*named, span(**dict.fromkeys(others, "value")))]
+    assert among(traces, CallSearch(keys))[:2] == [0, 1]
 
 
 def test_a_framework_names_it_anywhere() -> None:
     """LiveKit's ids stand where they become known; an app's own spans are looked at only at the root."""
     below = (span(), span(2, 1, lk__room_sid="RM_abcdef"))
-    assert SEARCH.among([plain(*below), plain(*below, envelope=LIVEKIT)]) == [1]
-    assert SEARCH.among([plain(*below)], whole=True) == [0]
+    assert among([plain(*below), plain(*below, envelope=LIVEKIT)]) == [1]
+    assert among([plain(*below)], whole=True) == [0]
 
 
 def test_the_roots_word_comes_first() -> None:

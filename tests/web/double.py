@@ -1,11 +1,12 @@
 """A call map in memory, filled with traces that grafter itself joined: the page needs no database to be tried out."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Page, PhoneView, Search, TurnRow
 from grafter.commands.demo.many_calls import all_calls
@@ -72,6 +73,10 @@ class MemoryCalls:
 
     async def link(self, one: CallId, other: CallId, at: int) -> None:
         raise NotImplementedError
+
+    async def over(self, since: int, until: int, work: Callable[[Iterable[CallRow]], Any]) -> Any:
+        self._here()
+        return work([row for row in self.rows if since <= row.start <= until])
 
     async def forget(self, number: str) -> Forgotten:
         digits = _digits(number)
@@ -177,6 +182,7 @@ def row_of(key: str, call: PlayedCall, documents: Sequence[bytes], numbers: bool
         unjoined=unjoined,
         policy="error" if any(span.step.error for span in spans) else "always",
         kept=True,
+        tools={"book_slot": (1, 1_680.0)} if call.name == "slow tool" else {},
         app_ms=None if known.app_ns is None else known.app_ns / MS,
         openai_ms=None if known.openai_ns is None else known.openai_ns / MS,
         unknown_ms=None if known.unknown_ns is None else known.unknown_ns / MS,

@@ -151,8 +151,11 @@ def test_by_tab_alone_without_scripts(served: Served, browser: Any) -> None:
 
 
 AXED = (
-    *(("light", name) for name in ("", "slow tool", "hostile names", "no openai", "interruptions", "long", "/forget")),
-    *(("dark", name) for name in ("", "tool fails", "interruptions")),
+    *(
+        ("light", name)
+        for name in ("", "slow tool", "hostile names", "no openai", "interruptions", "long", "/forget", "/report")
+    ),
+    *(("dark", name) for name in ("", "tool fails", "interruptions", "/report")),
 )
 
 
@@ -221,14 +224,26 @@ def test_more_than_colour(served: Served, scripted: Any) -> None:
     assert ground not in colours
 
 
-@pytest.mark.parametrize("path", ["", "slow tool", "hostile names", "no openai"])
+@pytest.mark.parametrize("path", ["", "slow tool", "hostile names", "no openai", "/report"])
 def test_nothing_is_wider_than_the_screen(served: Served, scripted: Any, path: str) -> None:
     """On no screen anybody scrolls sideways but within the table of turns."""
     tab = scripted
-    tab.goto(served.call(path) if path else served.address)
+    tab.goto(served.call(path) if path in served.calls.names else served.address + path)
     for width in (320, 390, 768, 820, 1024):
         tab.set_viewport_size({"width": width, "height": 800})
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_no_turn_is_cut_on_a_phone(served: Served, scripted: Any) -> None:
+    """Each turn is a block there, with every figure beside its name; nothing has to be scrolled to be seen."""
+    tab = scripted
+    tab.set_viewport_size({"width": 390, "height": 844})
+    tab.goto(served.call("slow tool"))
+    assert tab.evaluate("[...document.querySelectorAll('.scroll')].every(one => one.scrollWidth <= one.clientWidth)")
+    told = " ".join(tab.locator("#turn-3").inner_text().split())
+    for words in ("Turn 3", "2.93 s", "Your app 1.68 s", "OpenAI 1.25 s", "First token 432 ms", "Of the median"):
+        assert words in told
+    assert tab.get_by_role("table").first.get_by_role("columnheader").count() >= 9
 
 
 def test_nothing_moves(served: Served, scripted: Any) -> None:

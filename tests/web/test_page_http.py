@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from grafter.calls.call_link import CallLinks
 from grafter.calls.model import PhoneView
 from grafter.receiver.http_server import serving
 from grafter.web.access import Access, Role
@@ -472,3 +473,99 @@ async def test_empty_lists_say_what_to_do() -> None:
         _, _, headers = await it.search(SLOW)
         assert "No call of that" in (await it.get(headers["Location"]))[1]
         assert "No call with this filter" in (await it.get("/?slow=1"))[1]
+
+
+# Links to single calls.
+
+SHARED = CallLinks(b"a secret", 3600 * 10**9, lambda: "")
+GATED = Access(tokens=(("a token of the page", "support", EVERYTHING),))
+
+
+async def test_a_link_opens_its_call_and_nothing_else(calls: MemoryCalls) -> None:
+    """Without a token: the call, its file and its trace, masked; no list, no search, no other call, no form."""
+    key, other = calls.names["slow tool"], calls.names["quick"]
+    async with page(calls, GATED, shared=SHARED) as it:
+        status, _, headers = await it.get(f"/calls/{key}")
+        assert (status, headers["Location"].split("?")[0]) == (303, "/login")
+        status, _, headers = await it.get(SHARED.link(key, now()).address)
+        assert (status, headers["Location"]) == (303, f"/calls/{key}")
+        cookie = headers["Set-Cookie"]
+        assert f"Path=/calls/{key}" in cookie
+        assert "HttpOnly" in cookie
+        assert "Max-Age=3600" in cookie
+        status, text, headers = await it.get(f"/calls/{key}")
+        assert status == 200
+        assert "Turn 3 took 2.93 s" in text
+        assert SLOW not in text
+        assert 'method="post"' not in text
+        assert 'href="/"' not in text
+        assert headers["Referrer-Policy"] == "same-origin"
+        for path in ("/trace.json", "/ticket.html", "?turn=3"):
+            assert (await it.get(f"/calls/{key}{path}"))[0] == 200
+        for path in ("/", f"/calls/{other}", "/forget"):
+            assert (await it.get(path))[0] == 303
+        # Sent to where it does not belong it opens nothing either.
+        stolen = {"Cookie": cookie.split(";")[0]}
+        assert (await it.get(f"/calls/{other}", **stolen))[0] == 303
+        assert (await it.get("/", **stolen))[0] == 303
+        assert (await it.post("/search", headers=stolen, q=SLOW))[0] == 401
+
+
+async def test_a_link_ends_and_cannot_be_made(calls: MemoryCalls) -> None:
+    """Past its time, with another key, time or signature, and with another store's secret."""
+    key = calls.names["slow tool"]
+    until = now() // 10**9
+    right = SHARED.token(key, until + 60)
+    strange = CallLinks(b"another secret", 3600 * 10**9, lambda: "").token(key, until + 60)
+    async with page(calls, GATED, shared=SHARED) as it:
+        for token in (
+            SHARED.token(key, until - 1),
+            SHARED.token(key, until),
+            right.replace(key, calls.names["quick"], 1),
+            right.replace(str(until + 60), str(until + 600)),
+            right[:-1],
+            f"{key}..",
+            f"{key}.%D9%A3.{'0' * 40}",
+            strange,
+            "%00",
+        ):
+            status, text, headers = await it.get(f"/links/{token}")
+            assert status == 403, token
+            assert "This link has ended" in text
+            assert "Set-Cookie" not in headers
+            got = await it.get(f"/calls/{key}", Cookie=f"grafter_link={token}")
+            assert got[0] == 303, token
+        assert (await it.get(f"/links/{SHARED.token('nosuchcall', until + 60)}"))[0] == 404
+    async with page(calls, GATED) as it:
+        assert (await it.get(f"/links/{right}"))[0] == 403
+    async with page(calls, replace(GATED, hosts=("calls.example.com",)), shared=SHARED) as it:
+        assert (await it.get(f"/links/{right}", Host="evil.example.com"))[0] == 421
+
+
+async def test_the_figures_of_the_last_days(calls: MemoryCalls) -> None:
+    """As a page, as JSON and as CSV; for who may look up, and of a time that there is."""
+    async with page(calls) as it:
+        _, text, _ = await it.get("/report")
+        assert "Figures of the last 7 days" in text
+        assert "Why calls did not join" in text
+        assert "book_slot" in text
+        _, body, headers = await it.get("/report.json?since=24h")
+        said = json.loads(body)
+        assert said["calls"] == len(calls.rows)
+        assert sum(hour["calls"] for hour in said["hours"]) == said["calls"]
+        assert "attachment" in headers["Content-Disposition"]
+        _, body, _ = await it.get("/report.csv?since=24h")
+        lines = body.splitlines()
+        assert lines[0].startswith("hour,calls,failed,slow,interrupted,joined")
+        assert len(lines) == 2 + len(said["hours"])
+        assert (await it.get("/report?since=1y"))[0] == 400
+    async with page(calls, replace(GATED, tokens=(("t", "nobody", frozenset()),))) as it:
+        assert (await it.get("/report", Authorization="Bearer t"))[0] == 403
+
+
+async def test_no_calls_are_no_figures() -> None:
+    """Nothing is divided by nothing."""
+    async with page(MemoryCalls()) as it:
+        _, text, _ = await it.get("/report")
+        assert "No calls in that time" in text
+        assert json.loads((await it.get("/report.json"))[1])["join_rate"] is None

@@ -8,14 +8,17 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import grpc.aio
+from aiohttp import web
 
 from grafter.commands.demo.doors import Doors
 from grafter.commands.demo.many_calls import play
 from grafter.commands.demo.script import PlayedCall
 from grafter.components import Config
+from grafter.receiver.http_server import serving
 from grafter.service import running
 
 _FREE = {"endpoint": "127.0.0.1:0"}
@@ -38,10 +41,16 @@ def settings(directory: Path) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def grafter(directory: Path) -> AsyncIterator[tuple[Doors, aiohttp.ClientSession, str]]:
-    """A whole grafter: its doors, a browser with cookies, the address of its page."""
+async def grafter(
+    directory: Path, processors: dict[str, Any] | None = None, **calls: Any
+) -> AsyncIterator[tuple[Doors, aiohttp.ClientSession, str]]:
+    """A whole grafter: its doors, a browser with cookies, the address of its page. ``processors``: more of them;
+    ``calls``: more keys of theirs."""
+    config = settings(directory)
+    config["extensions"]["calls"] |= calls
+    config["processors"] |= processors or {}
     async with (
-        running(Config.model_validate(settings(directory))) as service,
+        running(Config.model_validate(config)) as service,
         aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
         grpc.aio.insecure_channel(f"127.0.0.1:{service.ports['otlp_grpc']}") as channel,
     ):
@@ -125,3 +134,63 @@ async def test_forgetting_by_the_page(tmp_path: Path) -> None:
         async with session.post(f"{page}/forget", data=form) as answer:
             assert call.host.trace_id.hex() in await answer.text()
         await shown(session, page, lambda text: "No calls yet" in text)
+
+
+async def test_a_recording_page_is_told_and_gets_a_link(tmp_path: Path) -> None:
+    """What it is told while it is away comes after a restart; the link that it asks for, by the recording's id, opens
+    the call to somebody who has no cookie; and a number gets none."""
+    (call,) = played("slow tool")
+    came: list[dict[str, Any]] = []
+    heard = asyncio.Event()
+
+    async def take(request: web.Request) -> web.Response:
+        came.append(json.loads(await request.read())["data"])
+        heard.set()
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.router.add_post("/told", take)
+    async with serving(web.Application(), "127.0.0.1:0", None, 1.0) as (_, port):
+        pass
+    told = {"webhooks": [{"url": f"http://127.0.0.1:{port}/told", "secret": "a secret of both"}]}
+    async with grafter(tmp_path, **told) as (doors, session, page):
+        await doors.call(call)
+        await shown(session, page, lambda text: "/calls/" in text)
+        recording = f"https://api.twilio.com/2010-04-01/Accounts/AC1/Recordings/RE{'e' * 32}"
+        posted = {"ids": {"twilio": call.sid}, "recording": recording}
+        async with session.post(f"http://127.0.0.1:{doors.ports['openai']}/api/calls", json=posted) as answer:
+            assert answer.status == 204
+    assert came == []
+    async with (
+        serving(app, f"127.0.0.1:{port}", None, 1.0),
+        grafter(tmp_path, **told) as (doors, session, page),
+        asyncio.timeout(_DEADLINE),
+    ):
+        await heard.wait()
+        assert came[0]["ids"][-1] == {"kind": "twilio", "id": call.sid}
+        assert came[0]["verdict"] == "turn 3 was slow: the caller waited 2.93 s; 1.68 s of it was your tools"
+        api = f"http://127.0.0.1:{doors.ports['openai']}/api/calls"
+        for named in (call.sid, "RE" + "e" * 32, call.host.trace_id.hex(), call.call, came[0]["key"]):
+            async with session.get(f"{api}/{named}/link") as answer:
+                link = await answer.json()
+                assert answer.status == 200, link
+            assert link["recording"] == recording
+            assert link["link"].startswith(f"http://127.0.0.1:{urlsplit(page).port}/links/{came[0]['key']}.")
+        async with (
+            aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as stranger,
+            stranger.get(link["link"]) as answer,
+        ):
+            assert "1.68 s of it was your tool book_slot" in await answer.text()
+        number = call.script.caller
+        for asked, status in (
+            (number, 400),
+            (f"tel:{number}", 400),
+            (number.removeprefix("+"), 404),
+            ("CA" + "0" * 32, 404),
+        ):
+            async with session.get(f"{api}/{quote(asked)}/link") as answer:
+                assert answer.status == status
+                assert number not in await answer.text()
+        async with session.get(f"{api}/{call.sid}/link", headers={"X-Forwarded-For": "203.0.113.7"}) as answer:
+            assert answer.status == 401
+    assert len(came) == 1

@@ -18,7 +18,7 @@ class Doors:
     def __init__(self, session: aiohttp.ClientSession, channel: grpc.aio.Channel, ports: dict[str, int]) -> None:
         self._session = session
         self._export = channel.unary_unary(EXPORT, None, None)
-        self._ports = ports
+        self.ports = ports
 
     async def app(self, host: HostCall) -> dict[str, list[str]]:
         """Send the app's half; the services by the protocol that they used."""
@@ -30,7 +30,7 @@ class Doors:
             if protocol == "gRPC":
                 await self._export(request)
             else:
-                url = f"http://127.0.0.1:{self._ports['otlp_http']}/v1/traces"
+                url = f"http://127.0.0.1:{self.ports['otlp_http']}/v1/traces"
                 headers = {"Content-Type": "application/x-protobuf"}
                 async with self._session.post(url, data=request, headers=headers, raise_for_status=True):
                     pass
@@ -38,7 +38,7 @@ class Doors:
 
     async def post(self, path: str, body: dict[str, Any]) -> None:
         """Send to a door for what comes from OpenAI."""
-        url = f"http://127.0.0.1:{self._ports['openai']}/v1/{path}"
+        url = f"http://127.0.0.1:{self.ports['openai']}/v1/{path}"
         async with self._session.post(url, json=body, raise_for_status=True):
             pass
 

@@ -1,0 +1,181 @@
+"""Telling others of calls: whoever follows them takes up what waits in the outbox, at its own pace.
+
+Nothing here is on the way of a span or of the calls' own database. A follower that is away is asked again by the one
+backoff, for as long as the calls are kept.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from grafter.calls.model import CallRow
+from grafter.core.policy import SECOND
+from grafter.core.retry import RetryPolicy
+from grafter.errors import UnavailableError
+from grafter.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+_LEASE = 60 * SECOND
+_BATCH = 50
+_LOOK_SECONDS = 2.0
+_RETRY = RetryPolicy(initial_interval=1.0, max_interval=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A call that a follower is to be told of."""
+
+    call: str
+    """A key that it had."""
+    at: int
+    """When it changed last."""
+    change: int
+    failures: int
+
+
+class Came(StrEnum):
+    """What came of telling one call. The value is a metric label."""
+
+    TAKEN = "taken"
+    FAILED = "failed"
+    """It is told again."""
+    REFUSED = "refused"
+    """It would be refused again, and is not told any more until the call changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One of them."""
+
+    came: Came
+    reason: str = ""
+    """For a log and ``/readyz``."""
+    wait: float = 0.0
+    """Seconds that the other side asks for."""
+
+
+class Follower(Protocol):
+    """Somebody who is told of calls."""
+
+    @property
+    def name(self) -> str:
+        """By which its part of the outbox is known, up to 64 characters."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """A metric label."""
+        ...
+
+    @property
+    def everything(self) -> bool:
+        """False: only calls of which a trace has left."""
+        ...
+
+    async def tell(self, some: Sequence[tuple[Due, CallRow]]) -> Sequence[Told]:
+        """Tell of each. Raises UnavailableError where none could be told."""
+        ...
+
+
+class Outbox(Protocol):
+    """What waits for a follower; both raise UnavailableError."""
+
+    async def claim(self, follower: str, lease: int, limit: int) -> Sequence[tuple[Due, CallRow | None]]:
+        """What is due, each with its call."""
+        ...
+
+    async def settle(self, follower: str, done: Sequence[Due], later: Sequence[tuple[Due, int]]) -> None:
+        """What became of it."""
+        ...
+
+
+class Following:
+    """One follower, kept told."""
+
+    def __init__(self, follower: Follower, outbox: Outbox, metrics: Metrics, clock: Callable[[], int]) -> None:
+        self.follower = follower
+        self.trouble = ""
+        """Why it cannot be told now; empty while all is well."""
+        self._outbox = outbox
+        self._metrics = metrics
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._failures = 0
+
+    def wake(self) -> None:
+        """Calls have changed."""
+        self._wake.set()
+
+    async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Tell what comes, until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                taken = await self.once()
+            except UnavailableError as error:
+                # The calls' own database; it says so itself.
+                logger.debug("%s", error)
+                taken = 0
+            except Exception:
+                logger.exception("%s could not be told of calls; it is tried again", self.follower.title)
+                self._failures += 1
+                taken = 0
+            if self._failures:
+                await sleep(_RETRY.wait(self._failures, random.random()))
+            elif not taken:
+                try:
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+
+    async def once(self) -> int:
+        """Tell what is due now; how many calls that were. Raises UnavailableError where the outbox is away."""
+        name = self.follower.name
+        claimed = await self._outbox.claim(name, _LEASE, _BATCH)
+        if not claimed:
+            return 0
+        by_call: dict[str, tuple[Due, CallRow]] = {row.key: (due, row) for due, row in claimed if row is not None}
+        try:
+            said = await self.follower.tell(list(by_call.values()))
+        except UnavailableError as error:
+            said = [Told(Came.FAILED, str(error), error.retry_after)] * len(by_call)
+        came = dict(zip(by_call, said, strict=True))
+        done, later = [], []
+        for due, row in claimed:
+            told = None if row is None else came[row.key]
+            if told is not None and told.came is Came.FAILED:
+                wait = _RETRY.wait(due.failures + 1, random.random(), told.wait)
+                later.append((due, self._clock() + round(wait * SECOND)))
+            else:
+                done.append(due)
+        self._count(list(came.values()))
+        await self._outbox.settle(name, done, later)
+        return len(claimed)
+
+    def _count(self, said: Sequence[Told]) -> None:
+        for told in said:
+            self._metrics.followed_calls.labels(self.follower.kind, told.came.value).inc()
+        if refused := [told for told in said if told.came is Came.REFUSED]:
+            details = {"calls": len(refused), "reason": refused[0].reason}
+            logger.warning("%s refuses calls", self.follower.title, extra=details)
+        failed = [told for told in said if told.came is Came.FAILED]
+        if len(failed) < len(said) or not said:
+            if self.trouble:
+                logger.info("%s can be told of calls again", self.follower.title)
+            self._failures, self.trouble = 0, ""
+            return
+        self._failures += 1
+        if failed[0].reason != self.trouble:
+            logger.warning("%s cannot be told of calls: %s", self.follower.title, failed[0].reason)
+        self.trouble = failed[0].reason

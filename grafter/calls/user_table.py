@@ -1,0 +1,168 @@
+"""Calls in a table that somebody has already: for each id of a call, the row that has it is updated, or made.
+
+Only the columns that the config names are written, and no row is ever removed. The table belongs to somebody else: it
+may be in another database, may be changed or taken away at any time, and may refuse what is written.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from uuid import UUID
+
+from sqlalchemy import JSON, Connection, DateTime, Engine, MetaData, Table, Uuid, insert, text, types, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import DataError, IntegrityError, NoSuchTableError, StatementError
+
+from grafter.calls.columns import FIELDS, TRACE_ID, Value
+from grafter.calls.engine import away, begun
+from grafter.calls.following import Came, Due, Told
+from grafter.calls.model import CallRow
+from grafter.errors import UnavailableError
+
+_LOCK = 0x67726166746573
+"""Another than that of the calls' own tables: whoever blocks this one must not block those."""
+_LONGEST_WORDS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which table, and what goes where."""
+
+    name: str
+    """With its schema before a dot, where it is not the database's own."""
+    id_column: str
+    id: str
+    """One of ROW_IDS: what stands in ``id_column``."""
+    columns: Mapping[str, str]
+    """By the table's column, a name of FIELDS."""
+
+
+class UserTable:
+    """A follower of calls; see ``following``."""
+
+    kind = "table"
+    everything = True
+
+    def __init__(self, engine: Engine, place: Place) -> None:
+        self._engine = engine
+        self._place = place
+        self._thread = ThreadPoolExecutor(1, "calls.table")
+        self._table: Table | None = None
+        named = sha256(repr((engine.url.render_as_string(), place.name)).encode()).hexdigest()[:16]
+        self.title = f"the table {place.name}"
+        self.name = f"table {place.name[:32]} {named[:8]}"
+
+    async def tell(self, some: Sequence[tuple[Due, CallRow]]) -> Sequence[Told]:
+        """Write them into their rows. Raises UnavailableError where the database, the table, a column or a right is
+        missing: what is written waits for it."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._write, [row for _, row in some])
+
+    async def look(self) -> None:
+        """Raises UnavailableError, saying what is missing."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
+
+    def _look(self) -> None:
+        with self._transaction() as connection:
+            self._columns(connection)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._engine.dispose()
+
+    def _write(self, rows: Sequence[CallRow]) -> list[Told]:
+        try:
+            with self._transaction() as connection:
+                self._put(connection, rows)
+        except (DataError, IntegrityError, StatementError, ValueError) as error:
+            if len(rows) == 1:
+                return [Told(Came.REFUSED, _first_line(error))]
+            # One by one it shows whose it is.
+            return [told for row in rows for told in self._write([row])]
+        except UnavailableError:
+            # It may have been changed: it is looked at again.
+            self._table = None
+            raise
+        return [Told(Came.TAKEN)] * len(rows)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with away("it cannot be written"), begun(self._engine) as connection:
+            if connection.dialect.name == "postgresql":
+                # Between an update that found no row and the insert another grafter may make it.
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            yield connection
+
+    def _columns(self, connection: Connection) -> Table:
+        if self._table is None:
+            schema, _, name = self._place.name.rpartition(".")
+            try:
+                table = Table(name, MetaData(), schema=schema or None, autoload_with=connection)
+            except NoSuchTableError:
+                raise UnavailableError("there is no such table", reason="calls_table") from None
+            missing = [one for one in (self._place.id_column, *self._place.columns) if one not in table.c]
+            if missing:
+                message = (
+                    f"it has no column {', '.join(missing)}; it has {', '.join(column.name for column in table.c)}"
+                )
+                raise UnavailableError(message[:_LONGEST_WORDS], reason="calls_table")
+            self._table = table
+        return self._table
+
+    def _put(self, connection: Connection, rows: Sequence[CallRow]) -> None:
+        table = self._columns(connection)
+        column = table.c[self._place.id_column]
+        for row in rows:
+            values = {name: _fit(FIELDS[field](row), table.c[name].type) for name, field in self._place.columns.items()}
+            for identity in self._ids(row):
+                of = _fit(identity, column.type)
+                if not connection.execute(update(table).where(column == of).values(values)).rowcount:
+                    # Without asking back for a key, which would need a right more.
+                    connection.execute(insert(table).inline().values({**values, column.name: of}))
+
+    def _ids(self, row: CallRow) -> list[str]:
+        """Each leg of a call may have a row of its own."""
+        if self._place.id == TRACE_ID:
+            return [trace.hex() for trace in row.traces]
+        return [one.value for one in row.ids if one.kind == self._place.id]
+
+
+def _fit(value: Value, kind: types.TypeEngine[object]) -> object:
+    """A value as its column takes it."""
+    if value is None:
+        return None
+    if isinstance(kind, ARRAY):
+        return list(value) if isinstance(value, tuple) else [_words(value)]
+    if isinstance(kind, JSON):
+        return list(value) if isinstance(value, tuple) else value.isoformat() if isinstance(value, datetime) else value
+    if isinstance(kind, DateTime):
+        if not isinstance(value, datetime):
+            raise ValueError("a column of times can hold start and end alone")
+        return value if kind.timezone else value.replace(tzinfo=None)
+    if isinstance(kind, Uuid):
+        return UUID(str(value))
+    if isinstance(kind, types.Boolean):
+        return bool(value)
+    if isinstance(kind, types.Integer | types.Numeric | types.Float):
+        number = value.timestamp() if isinstance(value, datetime) else value
+        if isinstance(number, str | tuple):
+            raise ValueError("a column of numbers cannot hold words")
+        return round(number) if isinstance(kind, types.Integer) else float(number)
+    return _words(value)
+
+
+def _words(value: Value) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _first_line(error: Exception) -> str:
+    """The driver's own words, without a statement and its values."""
+    original = getattr(error, "orig", None) or error
+    return (str(original).strip().splitlines() or [type(original).__name__])[0][:200]
