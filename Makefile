@@ -6,35 +6,43 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 JS := tests/e2e/js
+CALL := examples/call
+PACKAGES := $(JS)/node_modules/.installed $(CALL)/node_modules/.installed
 HELPERS := propagation/python
 PYTEST_ARGS ?=
 # Most tests wait more than they compute; a file's tests stay together, in order, with the servers that they share.
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak proto lock clean chromium
+.PHONY: help demo example test check bench soak proto lock clean chromium
 
 help:
-	@echo "make demo   set up, play one call through every door, print the joined trace"
-	@echo "make test   set up, lint, type-check, run every test"
-	@echo "make soak   the slow tests"
-	@echo "make bench  measure grafter beside a null sink and a raw proxy"
-	@echo "make proto  generate grafter/otlp/*_pb2.py from proto/"
-	@echo "make lock   write constraints.txt from what is installed"
-	@echo "make clean  remove what make made"
+	@echo "make demo    set up, play one call through every door, print the joined trace"
+	@echo "make example set up, run the whole reference call: twenty programs, one trace"
+	@echo "make test    set up, lint, type-check, run every test"
+	@echo "make soak    the slow tests"
+	@echo "make bench   measure grafter beside a null sink and a raw proxy"
+	@echo "make proto   generate grafter/otlp/*_pb2.py from proto/"
+	@echo "make lock    write constraints.txt from what is installed"
+	@echo "make clean   remove what make made"
 
 demo: $(VENV)/.runtime
 	@$(RUN) -m grafter demo
 
+# ARGS="--kill media-worker", --keep: see examples/call/README.md.
+example: $(VENV)/.dev $(CALL)/node_modules/.installed chromium
+	@$(RUN) $(CALL) $(ARGS)
+
 test: check chromium
 	$(RUN) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-check: $(VENV)/.dev $(JS)/node_modules/.installed
+check: $(VENV)/.dev $(PACKAGES)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# The lookup page's tests drive the system's Chromium. Where there is none and none can be had they skip, and say so.
+# The lookup page's tests and the call's page drive the system's Chromium. Where there is none and none can be had they
+# are left out, and say so.
 chromium:
 	@for one in "$$CHROMIUM" chromium chromium-browser google-chrome google-chrome-stable; do \
 	   if [ -n "$$one" ] && command -v "$$one" >/dev/null; then exit 0; fi; \
@@ -44,9 +52,9 @@ chromium:
 	 elif command -v dnf >/dev/null; then $$as dnf install -qy chromium; \
 	 elif command -v apk >/dev/null; then $$as apk add -q chromium; \
 	 else false; fi >/dev/null 2>&1 || \
-	   echo "SKIPPED: the lookup page's tests in a browser (no Chromium; the system's package manager gave none)"
+	   echo "SKIPPED: what needs a browser (no Chromium; the system's package manager gave none)"
 
-soak: $(VENV)/.dev $(JS)/node_modules/.installed
+soak: $(VENV)/.dev $(PACKAGES)
 	$(RUN) -m pytest -m slow $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev
@@ -72,7 +80,7 @@ lock: $(VENV)/.dev
 	@mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) $(JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist grafter/otlp/*.so
+	rm -rf $(VENV) $(JS)/node_modules $(CALL)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist grafter/otlp/*.so
 	rm -rf *.egg-info $(HELPERS)/*.egg-info $(HELPERS)/build $(HELPERS)/.ruff_cache
 	find grafter propagation tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -94,12 +102,12 @@ $(VENV)/.dev: $(VENV)/.runtime $(HELPERS)/pyproject.toml
 	@touch $@
 
 # Without Node the JavaScript Agents SDK cannot run; its tests then skip, and say so at the end of the report.
-$(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
-	@mkdir -p $(JS)/node_modules
+$(PACKAGES): %/node_modules/.installed: %/package.json %/package-lock.json
+	@mkdir -p $*/node_modules
 	@if ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || ! command -v npm >/dev/null; then \
-	   echo "SKIPPED: the tests of the JavaScript Agents SDK (they need Node 20 or newer with npm on the PATH)"; \
-	 elif (cd $(JS) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error); then \
+	   echo "SKIPPED: what runs in Node, $* (it needs Node 20 or newer with npm on the PATH)"; \
+	 elif (cd $* && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error); then \
 	   touch $@; \
 	 else \
-	   echo "SKIPPED: the tests of the JavaScript Agents SDK (npm could not fetch its packages, see above)"; \
+	   echo "SKIPPED: what runs in Node, $* (npm could not fetch its packages, see above)"; \
 	 fi

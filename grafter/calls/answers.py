@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from grafter.calls.merge import SLOW_MS
 from grafter.calls.model import UNKNOWN, CallRow, PhoneView, TurnRow
+from grafter.core.turn_words import shares
 
 Answer = dict[str, object]
 
@@ -65,8 +66,13 @@ def verdict(call: CallRow) -> str:
         )
     error = f" (up to {_seconds(slowest.error_ms)} more)" if slowest.error_ms >= 5 else ""
     waited = f"{_seconds(slowest.wait_ms)}{error}"
-    most = max(slowest.parts.items(), key=lambda part: part[1], default=None)
-    whose = "" if most is None else f"; {_seconds(most[1])} of it was {_WHOSE.get(most[0], most[0])}"
+    whose = ""
+    if slowest.parts:
+        # Rounded as in the sentence that stands below it, which has a figure for the same part.
+        lengths = [round(ms * 1e6) for ms in slowest.parts.values()]
+        hundredths = dict(zip(slowest.parts, shares(lengths, sum(lengths)), strict=True))
+        most = max(slowest.parts, key=lambda part: slowest.parts[part])
+        whose = f"; {hundredths[most] / 100:.2f} s of it was {_WHOSE.get(most, most)}"
     if slowest.wait_ms <= SLOW_MS:
         return f"no answer was slow: the longest wait, in turn {slowest.number}, was {waited}{whose}"
     return f"turn {slowest.number} was slow: the caller waited {waited}{whose}"

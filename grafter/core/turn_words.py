@@ -44,7 +44,7 @@ def sentence(turn: CallerTurn, *, greeting: bool) -> str:
     shown = [
         f"{_seconds(hundredths)} {name}"
         + (f" in {_count(len(answers[name]))} answers" if len(answers[name]) > 1 else "")
-        for name, hundredths in zip(lengths, _shares(list(lengths.values()), total), strict=True)
+        for name, hundredths in zip(lengths, shares(list(lengths.values()), total), strict=True)
         if hundredths
     ]
     if turn.answer_audio_ns is not None and turn.answer_audio_ns > total:
@@ -79,11 +79,12 @@ def _seconds(hundredths: int) -> str:
     return f"{hundredths // 100}.{hundredths % 100:02}"
 
 
-def _shares(lengths: Sequence[int], total: int) -> list[int]:
-    """The lengths in hundredths that add up to the rounded total: those cut most are rounded up first."""
-    shares = [ns // _HUNDREDTH for ns in lengths]
-    missing = _rounded(total) - sum(shares)
+def shares(lengths: Sequence[int], total: int) -> list[int]:
+    """Lengths in nanoseconds as hundredths of a second that add up to the rounded total: those cut most are rounded up
+    first."""
+    found = [ns // _HUNDREDTH for ns in lengths]
+    missing = _rounded(total) - sum(found)
     by_rest = sorted(range(len(lengths)), key=lambda at: (-(lengths[at] % _HUNDREDTH), -lengths[at], at))
     for at in by_rest[:missing]:
-        shares[at] += 1
-    return shares
+        found[at] += 1
+    return found

@@ -1,6 +1,7 @@
 // Each helper is a file of its own, so that a page that needs one carries no other.
 
 export { AgentsProcessor, instrument } from './agents_sdk.mjs';
+export { bullJob, continueCall } from './calls.mjs';
 export {
   activeSpan,
   callContext,
@@ -14,4 +15,5 @@ export {
 } from './context.mjs';
 export { beginSpan, endSpan } from './edge.mjs';
 export { RealtimeTap } from './realtime_tap.mjs';
+export { clientState, readClientState, sipHeaders, sipUri, twimlParameters } from './telephony.mjs';
 export { tracePeerConnection } from './webrtc.mjs';
