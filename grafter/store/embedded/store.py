@@ -158,6 +158,8 @@ class EmbeddedStore(TaskMethods):
         self._loop = asyncio.get_running_loop()
         self._index = index
         self._pending = 0
+        self._unanswered_spans = 0
+        """Stored, though whoever brought them had gone by then."""
         self._ready = asyncio.Event()
         self.moment = UnixNano(0)
         """See ``MomentStore``."""
@@ -280,13 +282,22 @@ class EmbeddedStore(TaskMethods):
             self._pending -= size
             self._index.add(placed, *places[0])
             self._recent.add(now, places[0], body)
+            if op.future.cancelled():
+                self._unanswered_spans += sum(part.spans for part in parts)
 
         def undo() -> None:
             self._pending -= size
             self._index.placement.undo(placed)
 
         self._pending += size
-        await self._writer.submit([(RecordType.PARTS, [body])], apply, undo, incoming=True).future
+        op = self._writer.submit([(RecordType.PARTS, [body])], apply, undo, incoming=True)
+        try:
+            await op.future
+        except asyncio.CancelledError:
+            if op.future.done() and not op.future.cancelled() and op.future.exception() is None:
+                # Its sender has gone in the moment in which it was stored.
+                self._unanswered_spans += sum(part.spans for part in parts)
+            raise
 
     def _admit(self, size: int) -> None:
         if self._writer.stopping:
@@ -428,7 +439,7 @@ class EmbeddedStore(TaskMethods):
             oldest=None if oldest is None else UnixNano(oldest),
             remembered=len(self._metadata),
             recovering=not self._ready.is_set(),
-            recovered_spans=0 if self._recovery is None else self._recovery.spans,
+            recovered_spans=self._unanswered_spans + (0 if self._recovery is None else self._recovery.spans),
             disk_bytes=0 if self._log is None else self._log.disk_bytes + self._metadata.disk_bytes,
             dead_letters=self._metadata.letters.held,
             backlogs=backlogs,
