@@ -132,7 +132,9 @@ async def running(
         policy = config.graft_policy()
         total = total_memory()
         replica = b"" if worker is None else worker.replica
-        store = await stack.enter_async_context(config.extensions.store.open(policy, total, replica))
+        store = await stack.enter_async_context(
+            config.extensions.store.open(policy, total, replica, active.pipelines["traces"].exporters)
+        )
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
         clock = await stack.enter_async_context(keeping_time(store, metrics))
         extension = config.extensions.calls

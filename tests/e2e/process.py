@@ -155,6 +155,11 @@ class Grafter:
         """SIGKILL: no chance to write or to say anything."""
         await self._end(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """SIGSTOP: it is there, and does nothing more."""
+        assert self._process is not None, "grafter is not running"
+        self._process.send_signal(signal.SIGSTOP)
+
     async def _end(self, how: signal.Signals) -> int:
         process, self._process = self._process, None
         assert process is not None, "grafter is not running"
