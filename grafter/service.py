@@ -243,10 +243,10 @@ def _watch(
     tracing: Collection[str],
 ) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters; ``tracing``: who gets traces."""
-    recovered = forgotten = marks = 0
+    recovered = forgotten = marks = lost = 0
 
     def count_recovered() -> None:
-        nonlocal recovered, forgotten, marks
+        nonlocal recovered, forgotten, marks, lost
         found = store.stats().recovered_spans
         service.metrics.recovered_spans.inc(found - recovered)
         recovered = found
@@ -254,6 +254,8 @@ def _watch(
         forgotten = store.forgotten
         service.metrics.forgotten_marks.inc(store.forgotten_marks - marks)
         marks = store.forgotten_marks
+        service.metrics.lost_records.inc(store.lost_records - lost)
+        lost = store.lost_records
 
     def held() -> Held:
         stats = store.stats()

@@ -95,5 +95,7 @@ def trouble(store: "OpenedStore") -> str:
         return "not taking parts"
     if store.full:
         return "full"
+    if warning := getattr(store, "warning", ""):
+        return str(warning)
     unreadable = store.stats().unreadable
     return f"{unreadable} held traces wait for the newer version of grafter that wrote them" if unreadable else ""

@@ -253,6 +253,11 @@ class EmbeddedStore(TaskMethods):
         return self._metadata.forgotten
 
     @property
+    def lost_records(self) -> int:
+        """Records that were damaged on the disk, since the start."""
+        return self.counts.lost_records
+
+    @property
     def forgotten_marks(self) -> int:
         """Marks that the limit on their number ended, since the start."""
         return self._metadata.dedupe_keys.forgotten
