@@ -12,12 +12,13 @@ PYTEST_ARGS ?=
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak proto lock clean chromium
+.PHONY: help demo test check bench soak soak-troubles proto lock clean chromium
 
 help:
 	@echo "make demo   set up, play one call through every door, print the joined trace"
 	@echo "make test   set up, lint, type-check, run every test"
 	@echo "make soak   the slow tests"
+	@echo "make soak-troubles   an hour of troubles at random, and a look at the books after each minute (MINUTES, SEED, STORE)"
 	@echo "make bench  measure grafter beside a null sink and a raw proxy"
 	@echo "make proto  generate grafter/otlp/*_pb2.py from proto/"
 	@echo "make lock   write constraints.txt from what is installed"
@@ -48,6 +49,11 @@ chromium:
 
 soak: $(VENV)/.dev $(JS)/node_modules/.installed
 	$(RUN) -m pytest -m slow $(PYTEST_ARGS)
+
+# make soak-troubles MINUTES=10 SEED=7 STORE=redis
+soak-troubles: $(VENV)/.dev
+	$(RUN) -m tests.faults.random_troubles $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+	   $(if $(STORE),--store $(STORE))
 
 bench: $(VENV)/.dev
 	$(RUN) -m bench

@@ -132,9 +132,8 @@ async def running(
         policy = config.graft_policy()
         total = total_memory()
         replica = b"" if worker is None else worker.replica
-        store = await stack.enter_async_context(
-            config.extensions.store.open(policy, total, replica, active.pipelines["traces"].exporters)
-        )
+        tracing = active.pipelines["traces"].exporters
+        store = await stack.enter_async_context(config.extensions.store.open(policy, total, replica, tracing))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
         clock = await stack.enter_async_context(keeping_time(store, metrics))
         extension = config.extensions.calls
@@ -148,7 +147,6 @@ async def running(
             name: await stack.enter_async_context(exporter.open(name, metrics))
             for name, exporter in active.exporters.items()
         }
-        tracing = active.pipelines["traces"].exporters
         _watch(service, store, exporters, clock, calls, tracing)
         stack.callback(_say_kept, config, service)
         processor = Processor(

@@ -72,6 +72,18 @@ async def test_after_a_power_cut_whatever_was_due_may_have_left(tmp_path: Path) 
         assert (await claims(store))[DUE].outcomes == {"one": Outcome.INTENDED, "two": Outcome.INTENDED}
 
 
+async def test_what_waits_for_one_exporter_alone_may_have_left_too(tmp_path: Path) -> None:
+    """A batch of a backlog has an intent for its exporter, and for no other."""
+    async with opened(tmp_path, START) as store:
+        await store.defer("two", [part(DUE)], START)
+    (tmp_path / "boot").write_text("another")
+    for _ in range(2):
+        async with opened(tmp_path) as store:
+            assert await store.claim_deferred("one", LATER, 10) == []
+            (claim,) = await store.claim_deferred("two", LATER, 10)
+            assert claim.outcomes == {"two": Outcome.INTENDED}
+
+
 @pytest.mark.parametrize("said", ["this boot", "ended", ""])
 async def test_without_one_nothing_is_marked(tmp_path: Path, said: str) -> None:
     """A kill in the same boot, an end in order, or a directory of an older grafter: what was written is all there."""
