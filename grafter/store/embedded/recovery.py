@@ -47,6 +47,8 @@ class Recovery:
         """
         self.spans = 0
         """How many were taken in."""
+        self.latest = 0
+        """When the last of them came."""
         self._log = log
         self._segments = list(log.segments.values())
         self._older: Index | None = older
@@ -99,6 +101,7 @@ class Recovery:
                 except RecordError as error:
                     damage.records += 1
                     _LOG.error("a record in %s cannot be read: %s", segment.path.name, error)
+        self.latest = max([entry.last for entry in older.table.entries.values()], default=0)
         older.links.recall(self._now)
         for exporter in self._left_to:
             self._may_have_left[exporter] = _intend_all(older, exporter, self._now)

@@ -506,6 +506,9 @@ class EmbeddedStore(TaskMethods):
             self._compactor.run()
 
     def _open_for_claims(self) -> None:
+        if self._recovery is not None:
+            # It is in the ledger too, unless that was damaged.
+            self.moment = UnixNano(max(self.moment, self._recovery.latest))
         self._ready.set()
         if self._log is not None and self._pool is not None:
             self._compactor = Compactor(self._log, self._index, self._writer, self._pool, self.counts)
