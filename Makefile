@@ -14,13 +14,14 @@ PYTEST_ARGS ?=
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test check bench soak proto lock clean chromium
+.PHONY: help demo example test check bench soak soak-troubles proto lock clean chromium
 
 help:
 	@echo "make demo    set up, play one call through every door, print the joined trace"
 	@echo "make example set up, run the whole reference call: twenty programs, one trace"
 	@echo "make test    set up, lint, type-check, run every test"
 	@echo "make soak    the slow tests"
+	@echo "             soak-troubles: an hour of them at random, the books after each minute (MINUTES, SEED, STORE)"
 	@echo "make bench   measure grafter beside a null sink and a raw proxy"
 	@echo "make proto   generate grafter/otlp/*_pb2.py from proto/"
 	@echo "make lock    write constraints.txt from what is installed"
@@ -56,6 +57,11 @@ chromium:
 
 soak: $(VENV)/.dev $(PACKAGES)
 	$(RUN) -m pytest -m slow $(PYTEST_ARGS)
+
+# make soak-troubles MINUTES=10 SEED=7 STORE=redis
+soak-troubles: $(VENV)/.dev
+	$(RUN) -m tests.faults.random_troubles $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+	   $(if $(STORE),--store $(STORE))
 
 bench: $(VENV)/.dev
 	$(RUN) -m bench

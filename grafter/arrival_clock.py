@@ -46,6 +46,18 @@ class ArrivalClock:
     def __call__(self) -> int:
         return self._base + self._steady()
 
+    def advance(self, moment: int) -> None:
+        """Go on from this moment, where it is later."""
+        ahead = moment - self()
+        if ahead <= 0:
+            return
+        self._base += ahead
+        if ahead > _JUMP:
+            logger.warning(
+                "what is held came %.1f s later than it was by the time that waits run on, which goes on from there",
+                ahead / _SECOND,
+            )
+
     def compare(self) -> float:
         """Seconds that the wall clock is ahead of this one; says so in the log where that has changed by a jump."""
         ahead = self._wall() - self()
@@ -74,6 +86,8 @@ async def keeping_time(
     async def watch() -> None:
         rounds = 0
         while True:
+            # What is held may come to light only now.
+            clock.advance(store.moment)
             metrics.wall_clock_ahead.set(clock.compare())
             if rounds % _KEEP_EVERY == 0:
                 await _keep(store, clock)

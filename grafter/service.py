@@ -135,7 +135,8 @@ async def running(
         policy = config.graft_policy()
         total = total_memory()
         replica = b"" if worker is None else worker.replica
-        store = await stack.enter_async_context(config.extensions.store.open(policy, total, replica))
+        tracing = active.pipelines["traces"].exporters
+        store = await stack.enter_async_context(config.extensions.store.open(policy, total, replica, tracing))
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
         clock = await stack.enter_async_context(keeping_time(store, metrics))
         extension = config.extensions.calls
@@ -164,7 +165,6 @@ async def running(
             name: await stack.enter_async_context(exporter.open(name, metrics))
             for name, exporter in active.exporters.items()
         }
-        tracing = active.pipelines["traces"].exporters
         _watch(service, store, exporters, clock, calls, tracing)
         stack.callback(_say_kept, config, service)
         processor = Processor(
@@ -260,10 +260,10 @@ def _watch(
     tracing: Collection[str],
 ) -> None:
     """Wire the gauges and the troubles of /readyz to the store and the exporters; ``tracing``: who gets traces."""
-    recovered = forgotten = marks = 0
+    recovered = forgotten = marks = lost = 0
 
     def count_recovered() -> None:
-        nonlocal recovered, forgotten, marks
+        nonlocal recovered, forgotten, marks, lost
         found = store.stats().recovered_spans
         service.metrics.recovered_spans.inc(found - recovered)
         recovered = found
@@ -271,6 +271,8 @@ def _watch(
         forgotten = store.forgotten
         service.metrics.forgotten_marks.inc(store.forgotten_marks - marks)
         marks = store.forgotten_marks
+        service.metrics.lost_records.inc(store.lost_records - lost)
+        lost = store.lost_records
 
     def held() -> Held:
         stats = store.stats()

@@ -106,6 +106,9 @@ class Metrics:
             "part",
         )
         self.forgotten_traces = counter("grafter_forgotten_traces", "Memories that the limit or the time ended.")
+        self.lost_records = counter(
+            "grafter_lost_records", "Damaged records of the embedded store; of each there is an ERROR in the log."
+        )
         self.forgotten_marks = counter(
             "grafter_forgotten_marks", "Marks of webhook deliveries that the limit on their number ended."
         )

@@ -61,8 +61,25 @@ def test_a_correction_of_a_second_is_no_jump(caplog: pytest.LogCaptureFixture) -
     assert not caplog.records
 
 
-async def test_what_was_stored_before_the_clock_went_back_leaves_at_the_next_start(tmp_path: Path) -> None:
-    """The process before lived a day ahead of this machine's clock. By that clock its trace would be held for a day."""
+def lose_ledger(home: Path) -> None:
+    for path in home.rglob("ledger.sqlite*"):
+        path.unlink()
+
+
+def test_it_goes_on_from_what_comes_to_light_later() -> None:
+    clocks = Clocks()
+    clock = clocks.clock(clocks.wall)
+    clock.advance(clocks.wall - DAY)
+    assert clock() == clocks.wall
+    clock.advance(clocks.wall + DAY)
+    clocks.pass_time(SECOND)
+    assert clock() == clocks.wall + DAY
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["ledger there", "ledger lost"])
+async def test_what_was_stored_before_the_clock_went_back_leaves_at_the_next_start(tmp_path: Path, lost: bool) -> None:
+    """The process before lived a day ahead of this machine's clock. By that clock its trace would be held for a day,
+    also where the ledger, which knows how late it was, is gone: then what is held says it."""
     async with backend() as there:
         config = read(tmp_path, settings(tmp_path, {"otlp_http": {"endpoint": there.url}}))
         policy = config.graft_policy()
@@ -71,6 +88,8 @@ async def test_what_was_stored_before_the_clock_went_back_leaves_at_the_next_sta
         async with config.extensions.store.open(policy, None) as store:
             await store.append(split.parts, tomorrow)
             await store.keep_moment(tomorrow)
+        if lost:
+            lose_ledger(tmp_path)
         async with running(config):
             await there.spans(1)
         async with config.extensions.store.open(policy, None) as store:

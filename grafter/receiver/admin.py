@@ -61,7 +61,7 @@ def admin_routes(
     async def pull(request: web.Request) -> Answered:
         if not _allows(request, opened_by):
             raise UnauthenticatedError(_WHO)
-        session, project = _read(await read_json_body(request, _MAX_BYTES))
+        session, project = _read(await read_json_body(request, _MAX_BYTES, in_turn=False))
         try:
             async with asyncio.timeout(wait_seconds):
                 pulled = await pulls.pull(session, project)
@@ -73,7 +73,7 @@ def admin_routes(
     async def asked(request: web.Request) -> dict[str, object]:
         if not _allows(request, opened_by):
             raise UnauthenticatedError(_WHO)
-        return _object(await read_json_body(request, _MAX_BYTES))
+        return _object(await read_json_body(request, _MAX_BYTES, in_turn=False))
 
     async def explain(request: web.Request) -> Answered:
         identity = (await asked(request)).get("id")

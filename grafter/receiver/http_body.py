@@ -50,19 +50,28 @@ _RAW_WBITS = -15
 _Take = Callable[[int], None]
 
 
-async def read_body(request: web.Request, limit: int, *, seconds: float = BODY_SECONDS) -> bytes:
+async def read_body(request: web.Request, limit: int, *, seconds: float = BODY_SECONDS, in_turn: bool = True) -> bytes:
     """The request's body, decompressed, at most ``limit`` bytes long before and after.
 
     The application must be served without aiohttp's own decompression (``serving`` does); the body then counts in the
-    budget of bytes in flight, declared bytes before one of them is read. Raises TooLargeError, UnsupportedError for an
-    encoding that is not known, RejectedError for broken compression or a body that ended early (reason ``truncated``),
-    and UnavailableError where the budget is spent, or nothing came of the body for ``seconds``.
+    budget of bytes in flight, declared bytes before one of them is read, and is read when it is its turn, which lasts
+    until the answer. ``in_turn`` False: it has none; its answer may take long by its nature.
+    Raises TooLargeError, UnsupportedError for an encoding that is not known, RejectedError for broken compression or a
+    body that ended early (reason ``truncated``), and UnavailableError where the budget is spent, the turn does not
+    come in time, or nothing came of the body for ``seconds``.
     """
     encoding = content_encoding(request.headers.getall("Content-Encoding", ()))
     if request.content_length is not None and request.content_length > limit:
         raise TooLargeError(f"request body has {request.content_length} bytes, the limit is {limit}")
-    take = _take_of(request)
-    body = await _received(request, limit, take, seconds)
+    held = request.get(HELD)
+    take = _nothing if held is None else held.take
+    if held is None or not in_turn:
+        body = await _received(request, limit, take, seconds)
+    else:
+        await held.turn()
+        with held.reading():
+            body = await _received(request, limit, take, seconds)
+        await held.read(len(body))
     if encoding == "identity" or not body:
         return body
     if len(body) > _THREAD_BYTES:
@@ -70,23 +79,22 @@ async def read_body(request: web.Request, limit: int, *, seconds: float = BODY_S
     return decompress(encoding, body, limit, take)
 
 
-async def read_json_body(request: web.Request, limit: int, *, seconds: float = BODY_SECONDS) -> bytes:
+async def read_json_body(
+    request: web.Request, limit: int, *, seconds: float = BODY_SECONDS, in_turn: bool = True
+) -> bytes:
     """A body that is to be read as JSON, one document or lines: as ``read_body``, and bounded in values.
 
     What its values will take once they are read counts in the budget too. Raises TooLargeError past MAX_VALUES.
     """
-    body = await read_body(request, limit, seconds=seconds)
+    body = await read_body(request, limit, seconds=seconds, in_turn=in_turn)
     values = values_in(body) if len(body) <= _THREAD_BYTES else await asyncio.to_thread(values_in, body)
     most = min(MAX_VALUES, FEW_VALUES + len(body) // VALUE_LEAST)
     if values > most:
         raise TooLargeError(f"request body of {len(body)} bytes has more than {most:,} JSON values")
-    _take_of(request)(values * _VALUE_BYTES)
-    return body
-
-
-def _take_of(request: web.Request) -> _Take:
     held = request.get(HELD)
-    return _nothing if held is None else held.take
+    if held is not None:
+        held.take(values * _VALUE_BYTES)
+    return body
 
 
 def _nothing(_size: int) -> None:

@@ -196,7 +196,7 @@ class _Full(asyncio.Protocol):
 def _holding(in_flight: InFlight) -> Middleware:
     @web.middleware
     async def hold(request: web.Request, handler: Handler) -> web.StreamResponse:
-        with in_flight.request() as held:
+        with in_flight.request(request.protocol) as held:
             request[HELD] = held
             return await handler(request)
 

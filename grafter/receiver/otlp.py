@@ -24,7 +24,7 @@ MAX_BYTES = 64 << 20
 
 RECEIVER = "otlp"
 
-_NOTHING_ODD = Oddities()
+NOTHING_ODD = Oddities()
 
 
 class Export(Protocol):
@@ -63,7 +63,7 @@ class Intake:
         self._accepted = metrics.receiver_requests.labels(RECEIVER, transport, Outcome.ACCEPTED.value)
         self._seconds = metrics.receiver_seconds.labels(RECEIVER)
 
-    async def traces(self, request: bytes, odd: Oddities = _NOTHING_ODD) -> bytes:
+    async def traces(self, request: bytes, odd: Oddities = NOTHING_ODD) -> bytes:
         """Store the spans of one ExportTraceServiceRequest; the serialised response.
 
         What was not taken of it, or not as it came, stands in the response as ``partial_success``.
@@ -85,7 +85,7 @@ class Intake:
             self._refused_spans(split.rejected, "invalid_id")
         return self._partial(odd, split.rejected, split.message) if split.rejected or odd.first else b""
 
-    async def passed(self, signal: Signal, request: bytes, odd: Oddities = _NOTHING_ODD) -> bytes:
+    async def passed(self, signal: Signal, request: bytes, odd: Oddities = NOTHING_ODD) -> bytes:
         """Send one metrics or logs request on, unread; the serialised response.
 
         Raises RejectedError or UnavailableError.

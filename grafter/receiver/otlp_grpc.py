@@ -5,13 +5,15 @@ deflate, is answered RESOURCE_EXHAUSTED without a RetryInfo before a handler see
 
 Core reads and unpacks a message before it calls the handler of a unary method, and only when asked by the handler of a
 streaming one; on the wire the two are the same. So what can be refused by a call's metadata is refused by a streaming
-handler that reads nothing, and past a few calls whose messages are on their way each further one waits for its turn
-before it is read.
+handler that reads nothing, and when others wait, or the messages of a few calls are on their way, each further one
+waits for its turn before it is read. Where a call is handed over at all, a connection has no more than ``_MAX_STREAMS``
+calls at a time, and what a client begins beyond that waits in the client.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +27,7 @@ from grafter.otlp.status import retry_info
 from grafter.receiver.address import check_endpoint, host_and_port
 from grafter.receiver.http_body import BODY_SECONDS
 from grafter.receiver.http_server import TlsFiles, Tokens, connections_limit, tls_context
-from grafter.receiver.in_flight import InFlight
+from grafter.receiver.in_flight import Held, InFlight
 from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
 from grafter.receiver.outcomes import UnauthenticatedError, otlp_failure, refusal_of
 from grafter.telemetry import Metrics
@@ -42,11 +44,12 @@ MIN_PING_SECONDS = 5.0
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
-# Calls whose messages core may be reading; and those that have their turn beside them, and that wait for one.
-_UNREAD, _TURNS, _WAITING = 8, 2, 128
-_TURN_SECONDS = 1.0
-# Of one connection at a time; more wait in the client.
-_MAX_STREAMS = 128
+# Calls whose messages core may be reading, and those whose messages are asked for beside them: what they take counts
+# only when it is there, so in a small budget there are fewer.
+_UNREAD, _READS = 8, 2
+_READ_SECONDS = 0.5
+# Of one connection at a time; more wait in the client. A Collector sends ten, an SDK one.
+_MAX_STREAMS = 16
 
 
 @asynccontextmanager
@@ -71,8 +74,8 @@ async def listening(
 
     Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are UNIMPLEMENTED.
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
-    ``in_flight``: the budget in which messages count. One that has to wait for its turn, and then does not come within
-    ``message_seconds``, is refused; so is one that finds no turn within a second, both with a hint.
+    ``in_flight``: the budget in which messages count, and whose turn it is. A message that does not come within
+    ``message_seconds`` after it was asked for is refused, with a hint.
     Past ``connections_limit`` connections a new one is closed.
     A client that pings more often than every ``min_ping_seconds`` while it sends nothing loses its connection.
     On leaving, new requests are refused at once and those in flight are waited for up to ``grace_seconds``.
@@ -83,9 +86,9 @@ async def listening(
         # A check beside workers that listen would take connections of theirs, and reset them.
         await check_endpoint(endpoint)
     intake = Intake(consumer, splitter, metrics, "grpc", pass_through)
-    exports: dict[str, Export] = {_TRACES: intake.traces}
+    exports = {_TRACES: _Method(intake.traces, stores=True)}
     if pass_through is not None:
-        exports |= {_SERVICES[signal]: partial(intake.passed, signal) for signal in signals}
+        exports |= {_SERVICES[signal]: _Method(partial(intake.passed, signal), stores=False) for signal in signals}
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_bytes),
@@ -93,6 +96,8 @@ async def listening(
             # Otherwise a second process would silently share the port.
             ("grpc.so_reuseport", int(share_port)),
             ("grpc.max_concurrent_streams", _MAX_STREAMS),
+            # It would cut calls off, without a hint, of a client that has begun as many as it may.
+            ("grpc.http.overload_protection", 0),
             ("grpc.max_allowed_incoming_connections", connections_limit()),
             ("grpc.keepalive_permit_without_calls", 1),
             # Core's header calls it MIN_RECV_PING_INTERVAL; its name has no "recv", and an unknown one is ignored.
@@ -100,9 +105,8 @@ async def listening(
         ]
     )
     methods = {f"/{service}/Export": export for service, export in exports.items()}
-    server.add_generic_rpc_handlers(
-        [_Methods(methods, intake, Tokens(tokens), in_flight or InFlight(), message_seconds)]
-    )
+    budget = in_flight or InFlight()
+    server.add_generic_rpc_handlers([_Methods(methods, intake, Tokens(tokens), budget, max_bytes, message_seconds)])
     host, port = host_and_port(endpoint)
     address = f"[{host or '::'}]:{port}" if ":" in host or not host else endpoint
     try:
@@ -125,11 +129,24 @@ else:
     _GenericHandler = grpc.GenericRpcHandler
 
 
+@dataclass(frozen=True, slots=True)
+class _Method:
+    export: Export
+    stores: bool
+    """Otherwise the answer is a backend's, which may take long."""
+
+
 class _Methods(_GenericHandler):
     """Chooses how each call is handled, by its metadata alone."""
 
     def __init__(
-        self, methods: Mapping[str, Export], intake: Intake, tokens: Tokens, in_flight: InFlight, seconds: float
+        self,
+        methods: Mapping[str, _Method],
+        intake: Intake,
+        tokens: Tokens,
+        in_flight: InFlight,
+        max_bytes: int,
+        seconds: float,
     ) -> None:
         self._methods = methods
         self._intake = intake
@@ -137,24 +154,26 @@ class _Methods(_GenericHandler):
         self._in_flight = in_flight
         self._seconds = seconds
         self._unread = 0
-        self._turns = asyncio.Semaphore(_TURNS)
-        self._waiting = 0
+        self._most_unread = max(1, min(_UNREAD, 2 * in_flight.limit // max_bytes))
+        self._reads = asyncio.Semaphore(_READS)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         """The handler of a call; None for a method that is not served."""
-        export = self._methods.get(handler_call_details.method)
-        if export is None:
+        turns = self._in_flight.turns
+        turns.arrived()
+        method = self._methods.get(handler_call_details.method)
+        if method is None:
             return None
         if not self._tokens.allows(_authorization(handler_call_details)):
             return grpc.stream_unary_rpc_method_handler(self._refuse)
         task = asyncio.current_task()
-        if task is None or self._unread >= _UNREAD:
-            return grpc.stream_unary_rpc_method_handler(partial(self._in_turn, export))
+        if task is None or self._unread >= self._most_unread or not turns.is_free(self._unread):
+            return grpc.stream_unary_rpc_method_handler(partial(self._in_turn, method))
         call = _Unread(self)
         self._unread += 1
         # A call that ends before its message has come never gets to its handler.
         task.add_done_callback(call.is_read)
-        return grpc.unary_unary_rpc_method_handler(partial(self._at_once, export, call))
+        return grpc.unary_unary_rpc_method_handler(partial(self._at_once, method, call))
 
     def read(self) -> None:
         """The message of one more call has come, or never will."""
@@ -163,28 +182,28 @@ class _Methods(_GenericHandler):
     async def _refuse(self, _messages: AsyncIterator[bytes], context: Context) -> bytes:
         return await self._fail(context, UnauthenticatedError("a bearer token that is known here is required"))
 
-    async def _at_once(self, export: Export, call: "_Unread", request: bytes, context: Context) -> bytes:
+    async def _at_once(self, method: _Method, call: "_Unread", request: bytes, context: Context) -> bytes:
         call.is_read()
-        return await self._answer(export, request, context)
+        with self._in_flight.request(context.peer()) as held:
+            held.begin()
+            return await self._answer(method, held, request, context)
 
-    async def _in_turn(self, export: Export, messages: AsyncIterator[bytes], context: Context) -> bytes:
-        try:
-            request = await self._read(messages)
-        except (RejectedError, UnavailableError) as error:
-            return await self._fail(context, error)
-        return await self._answer(export, request, context)
+    async def _in_turn(self, method: _Method, messages: AsyncIterator[bytes], context: Context) -> bytes:
+        with self._in_flight.request(context.peer()) as held:
+            try:
+                await held.turn()
+                with held.reading():
+                    request = await self._read(messages)
+            except (RejectedError, UnavailableError) as error:
+                return await self._fail(context, error)
+            return await self._answer(method, held, request, context)
 
     async def _read(self, messages: AsyncIterator[bytes]) -> bytes:
-        if self._waiting >= _WAITING:
-            raise UnavailableError("too many calls wait to be read", reason="in_flight")
-        self._waiting += 1
         try:
-            async with asyncio.timeout(_TURN_SECONDS):
-                await self._turns.acquire()
+            async with asyncio.timeout(_READ_SECONDS):
+                await self._reads.acquire()
         except TimeoutError:
             raise UnavailableError("other calls are still being read", reason="in_flight") from None
-        finally:
-            self._waiting -= 1
         try:
             async with asyncio.timeout(self._seconds):
                 return await anext(messages)
@@ -193,14 +212,16 @@ class _Methods(_GenericHandler):
         except StopAsyncIteration:
             raise RejectedError("the call has no message", reason="truncated") from None
         finally:
-            self._turns.release()
+            self._reads.release()
 
-    async def _answer(self, export: Export, request: bytes, context: Context) -> bytes:
-        """The response of ``export``, with errors as statuses."""
+    async def _answer(self, method: _Method, held: Held, request: bytes, context: Context) -> bytes:
+        """The response, with errors as statuses."""
         try:
-            with self._in_flight.request() as held:
-                held.take(len(request))
-                return await export(request)
+            held.take(len(request))
+            await held.read(len(request))
+            if not method.stores:
+                held.end_turn()
+            return await method.export(request)
         except Exception as error:  # noqa: BLE001  # whatever a request does, the door stays open
             refused = error
         return await self._fail(context, refused)

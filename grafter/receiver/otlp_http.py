@@ -19,9 +19,9 @@ from grafter.consumer import Consumer, PassThrough, Signal
 from grafter.otlp.json import Oddities, message_to_json, request_from_json, trace_request_from_json
 from grafter.otlp.status import failure_to_json
 from grafter.receiver.http_body import read_body, read_json_body
-from grafter.receiver.http_server import TlsFiles, Tokens, comes_from_a_page, serving, tls_context
+from grafter.receiver.http_server import HELD, TlsFiles, Tokens, comes_from_a_page, serving, tls_context
 from grafter.receiver.in_flight import InFlight
-from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
+from grafter.receiver.otlp import MAX_BYTES, NOTHING_ODD, Export, Intake, SplitterLike
 from grafter.receiver.outcomes import (
     MethodError,
     NotFoundError,
@@ -62,6 +62,8 @@ class Cors:
 @dataclass(frozen=True, slots=True)
 class _Route:
     export: Export
+    stores: bool
+    """Otherwise the answer is a backend's, which may take long."""
     from_json: Callable[[bytes, Oddities], bytes]
     response: type[_Response]
 
@@ -91,11 +93,11 @@ async def listening(
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
     """
     intake = Intake(consumer, splitter, metrics, "http", pass_through)
-    routes = {"/v1/traces": _Route(intake.traces, trace_request_from_json, ExportTraceServiceResponse)}
+    routes = {"/v1/traces": _Route(intake.traces, True, trace_request_from_json, ExportTraceServiceResponse)}
     if pass_through is not None:
         for signal in signals:
             read, response = partial(request_from_json, signal), _PASSED_RESPONSES[signal]
-            routes[f"/v1/{signal}"] = _Route(partial(intake.passed, signal), read, response)
+            routes[f"/v1/{signal}"] = _Route(partial(intake.passed, signal), False, read, response)
     rules = _CorsRules(cors, bool(tokens)) if cors is not None and cors.allowed_origins else None
     door = _Door(intake, routes, Tokens(tokens), rules, max_bytes)
     app = web.Application()
@@ -147,17 +149,24 @@ class _Door:
             raise UnsupportedError(f"content type must be {_PROTOBUF} or {_JSON}")
         if request.content_type == _PROTOBUF:
             body = await read_body(request, self.max_bytes)
-            return web.Response(body=await route.export(body), content_type=_PROTOBUF)
+            return web.Response(body=await self._handed_on(request, route, body), content_type=_PROTOBUF)
         body = await read_json_body(request, self.max_bytes)
         odd = Oddities()
         if len(body) > _THREAD_BYTES:
             body = await asyncio.to_thread(route.from_json, body, odd)
         else:
             body = route.from_json(body, odd)
-        answer = await route.export(body, odd)
+        answer = await self._handed_on(request, route, body, odd)
         # Only a partial success has a body.
         text = message_to_json(route.response.FromString(answer)) if answer else b"{}"
         return web.Response(body=text, content_type=_JSON)
+
+    @staticmethod
+    async def _handed_on(request: web.Request, route: _Route, body: bytes, odd: Oddities = NOTHING_ODD) -> bytes:
+        held = request.get(HELD)
+        if held is not None and not route.stores:
+            held.end_turn()
+        return await route.export(body, odd)
 
 
 def _failure(request: web.Request, error: Exception) -> web.Response:

@@ -412,7 +412,7 @@ class MomentStore(Protocol):
     """The part of a store that knows how late it is."""
 
     moment: UnixNano
-    """The latest that was known when the store was opened."""
+    """The latest that was known when the store was opened; later where what is held turns out to be from later."""
 
     async def keep_moment(self, now: UnixNano) -> None:
         """Have it known at the next opening. Raises UnavailableError."""

@@ -1,6 +1,6 @@
 """``extensions.store``: which store there is, what all stores have in common, and how the one is opened."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -62,10 +62,14 @@ class StoreExtension(Component):
             yield Finding(("redis",), both, also=(("embedded",),))
 
     def open(
-        self, policy: GraftPolicy, memory_bytes: int | None, replica: bytes = b""
+        self,
+        policy: GraftPolicy,
+        memory_bytes: int | None,
+        replica: bytes = b"",
+        exporters: Sequence[str] = (),
     ) -> AbstractAsyncContextManager["OpenedStore"]:
         """The store, until left. ``memory_bytes``: what the process may use, None where that is not known;
-        ``replica``: by which a store that is shared knows this process.
+        ``replica``: by which a store that is shared knows this process; ``exporters``: to whom traces leave.
 
         Raises OSError, with a message for people, when it cannot be used.
         """
@@ -80,7 +84,7 @@ class StoreExtension(Component):
         }
         if self.redis is not None:
             return self.redis.open(common, replica)
-        return self.embedded.open(common, memory_bytes)
+        return self.embedded.open(common, memory_bytes, exporters)
 
 
 def trouble(store: "OpenedStore") -> str:
@@ -91,5 +95,7 @@ def trouble(store: "OpenedStore") -> str:
         return "not taking parts"
     if store.full:
         return "full"
+    if warning := getattr(store, "warning", ""):
+        return str(warning)
     unreadable = store.stats().unreadable
     return f"{unreadable} held traces wait for the newer version of grafter that wrote them" if unreadable else ""

@@ -105,10 +105,10 @@ class Grafter:
         }
         self.config.write_text(yaml.safe_dump(config), encoding="utf-8")
 
-    async def start(self, module: str = "grafter") -> None:
+    async def start(self, module: str = "grafter", *, ready: bool = True) -> None:
         """Return when /readyz answers 200. Fails with the log's end when the process ends or stays unready.
 
-        ``module``: what is run in grafter's place, with its arguments.
+        ``module``: what is run in grafter's place, with its arguments. ``ready`` False: return at once.
         """
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -118,7 +118,8 @@ class Grafter:
                 stderr=log,
                 cwd=REPO,
             )
-        await self.until(self._ready, "ready")
+        if ready:
+            await self.until(self.is_ready, "ready")
 
     async def until(self, holds: Callable[[aiohttp.ClientSession], Awaitable[bool]], what: str) -> None:
         """Return when it holds, looking every 50 ms. Fails at the deadline, and as soon as the process is gone."""
@@ -134,7 +135,8 @@ class Grafter:
         finally:
             ended.cancel()
 
-    async def _ready(self, session: aiohttp.ClientSession) -> bool:
+    async def is_ready(self, session: aiohttp.ClientSession) -> bool:
+        """/readyz answers 200."""
         try:
             async with session.get(f"{self.health}/readyz") as answer:
                 return answer.status == 200
@@ -154,6 +156,36 @@ class Grafter:
     async def kill(self) -> None:
         """SIGKILL: no chance to write or to say anything."""
         await self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """SIGSTOP: it is there, and does nothing more."""
+        assert self._process is not None, "grafter is not running"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None, "grafter is not running"
+        self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None, "grafter is not running"
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        """It was started, and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
+    async def command(self, *words: str) -> int:
+        """Run a command of grafter's against it; its exit code."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "grafter", *words, "--config", str(self.config)),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            cwd=REPO,
+        )
+        return await process.wait()
 
     async def _end(self, how: signal.Signals) -> int:
         process, self._process = self._process, None

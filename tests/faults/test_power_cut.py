@@ -8,11 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.e2e.process import Grafter
+from tests.e2e.sink import listening
 from tests.faults.store_child import number_of, opened
 
 ROOT = Path(__file__).parents[2]
+HEADERS = {"Content-Type": "application/x-protobuf"}
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +68,84 @@ def test_a_dead_letter_outlives_a_power_cut(tmp_path: Path, preloaded: Path, fsy
     assert buried <= letters
     if fsync == "always":
         assert stored <= letters | held
+
+
+FSYNC_SECONDS = 1.0
+
+
+def request(first: int, traces: int) -> bytes:
+    """Whole traces of one span."""
+    made = ExportTraceServiceRequest()
+    spans = made.resource_spans.add().scope_spans.add().spans
+    for number in range(first, first + traces):
+        spans.add(trace_id=number.to_bytes(16), span_id=(1).to_bytes(8), name="call")
+    return made.SerializeToString()
+
+
+def store(directory: Path) -> dict[str, object]:
+    return {"embedded": {"directory": str(directory), "fsync_interval": f"{FSYNC_SECONDS:g}s"}}
+
+
+async def test_what_left_in_the_last_second_goes_out_again_marked(
+    tmp_path: Path, preloaded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The word that it left was not on the disk: a start in another boot knows that it may have, and says so on it."""
+    left, after = tmp_path / "left", tmp_path / "after"
+    left.mkdir()
+    async with listening() as sink, aiohttp.ClientSession() as http:
+        exporters = {"otlp_http": {"endpoint": sink.http_endpoint}}
+        # Long enough that the parts are on the disk when they leave.
+        waits = {"after_root": f"{FSYNC_SECONDS + 0.5:g}s"}
+        first = Grafter(tmp_path, exporters, waits, store=store(tmp_path / "store"))
+        monkeypatch.setenv("LD_PRELOAD", str(preloaded))
+        monkeypatch.setenv("POWER_CUT_LEAVES", str(left))
+        try:
+            await first.start()
+            monkeypatch.undo()
+            acknowledged = seen = 0
+            synced_at = synced_then = 0.0
+            async with asyncio.timeout(60):
+                while True:
+                    body = request(1 + acknowledged, 10)
+                    async with http.post(f"{first.otlp_http}/v1/traces", data=body, headers=HEADERS) as answer:
+                        assert answer.status == 200
+                    acknowledged += 10
+                    now = asyncio.get_running_loop().time()
+                    synced = max((path.stat().st_mtime for path in left.glob("segment-*.log")), default=0.0)
+                    if synced != synced_then:
+                        synced_then, synced_at, seen = synced, now, len(sink.spans())
+                    # Nothing more of what left since then will be on the disk.
+                    if seen and now - synced_at > FSYNC_SECONDS / 2 and len(sink.spans()) > seen:
+                        break
+                    await asyncio.sleep(0.05)
+            first.freeze()
+            shutil.copytree(left, after, ignore=shutil.ignore_patterns("*.partial"))
+        finally:
+            await first.close()
+        assert (after / "boot").read_text().strip() not in ("", "ended")
+        (after / "boot").write_text("another-boot")
+        came = len(sink.spans())
+        before = {one.span.trace_id for one in sink.spans()}
+        home = tmp_path / "again"
+        home.mkdir()
+        again = Grafter(home, exporters, waits, store=store(after))
+        try:
+            await again.start()
+
+            async def is_empty(session: aiohttp.ClientSession) -> bool:
+                counters = await again.counters(session)
+                return counters["grafter_held_traces"] == 0 and "recovered" in again.log()
+
+            await again.until(is_empty, "empty")
+            repeated = {
+                one.span.trace_id: any(a.key == "grafter.resend" for a in one.span.attributes)
+                for one in sink.spans()[came:]
+                if one.span.trace_id in before
+            }
+            assert repeated
+            assert all(repeated.values())
+            assert "the machine ended while grafter was at work" in again.log()
+            assert await again.terminate() == 0
+        finally:
+            await again.close()
+        assert (after / "boot").read_text().strip() == "ended"

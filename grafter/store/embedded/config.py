@@ -1,5 +1,6 @@
 """``extensions.store.embedded``: its keys, and how it is opened."""
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,9 +29,10 @@ class EmbeddedStore(Model):
         return f"embedded, {'in memory' if self.memory else self.directory}"
 
     def open(
-        self, common: dict[str, Any], memory_bytes: int | None
+        self, common: dict[str, Any], memory_bytes: int | None, exporters: Sequence[str] = ()
     ) -> AbstractAsyncContextManager["embedded.EmbeddedStore"]:
-        """The store, until left; ``common``: what every store takes, ``memory_bytes``: what the process may use."""
+        """The store, until left; ``common``: what every store takes, ``memory_bytes``: what the process may
+        use, ``exporters``: to whom traces leave."""
         from grafter.store.embedded import store as embedded
         from grafter.store.embedded.part_reader import affordable
 
@@ -39,5 +41,6 @@ class EmbeddedStore(Model):
             fsync=self.fsync,
             fsync_interval=self.fsync_interval.seconds,
             recent_bytes=affordable(memory_bytes),
+            exporters=exporters,
             **common,
         )

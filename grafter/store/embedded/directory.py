@@ -13,6 +13,7 @@ from pathlib import Path
 
 from grafter.store.base import StoreError
 from grafter.store.embedded.begun import Begun
+from grafter.store.embedded.boot import BootMark
 from grafter.store.embedded.damage import put_aside_if_damaged
 from grafter.store.embedded.metadata_db import MetadataDB
 from grafter.store.embedded.reserve import Reserve, fitting
@@ -52,9 +53,12 @@ class Files:
     metadata: MetadataDB
     tasks: TaskTable
     begun: Begun
+    boot: BootMark
     log: SegmentLog | None = None
     reserve: Reserve | None = None
     lock: Lock | None = None
+    synced: bool = False
+    """Everything that was written is on the disk, and nothing more will be."""
     failed_at: float = 0.0
     """When a damaged metadata file could not be mended."""
 
@@ -78,6 +82,8 @@ class Files:
         self.metadata.close()
         if self.log is not None:
             self.log.close()
+        if self.synced:
+            self.boot.end()
         if self.lock is not None:
             os.close(self.lock.fd)
 
@@ -118,7 +124,10 @@ def open_files(
         if isinstance(error, OSError | sqlite3.Error) and not isinstance(error, StoreError):
             raise StoreError(f"cannot read the store in {directory}: {error}") from error
         raise
-    return Files(database, task_table, begun, log, Reserve(directory, segment_bytes), Lock(directory / "lock", lock))
+    boot = BootMark(directory)
+    return Files(
+        database, task_table, begun, boot, log, Reserve(directory, segment_bytes), Lock(directory / "lock", lock)
+    )
 
 
 def _refuse_if_shared(directory: Path) -> None:

@@ -5,11 +5,13 @@ Until it is taken in nothing may be claimed: a key that is held now may have old
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from grafter.core.model import Key, UnixNano
+from grafter.errors import UnavailableError
 from grafter.store import records
+from grafter.store.base import Outcome
 from grafter.store.embedded.compaction import Counts
 from grafter.store.embedded.index import Index
 from grafter.store.embedded.segments import Damage, Record, SegmentLog
@@ -17,6 +19,9 @@ from grafter.store.embedded.writer import Place, Writer
 from grafter.store.records import Move, RecordError, RecordType
 
 _LOG = logging.getLogger(__name__)
+
+_ANSWERED = frozenset({Outcome.ACCEPTED, Outcome.REFUSED})
+_ROW_KEYS = 10_000
 
 
 class Recovery:
@@ -32,10 +37,18 @@ class Recovery:
         now: UnixNano,
         *,
         ended: Callable[[], None],
+        left_to: Sequence[str] = (),
+        seen_to: Callable[[], None] = lambda: None,
     ) -> None:
-        """``older`` is empty, and filled on the thread; ``index`` then takes it in, and ``ended`` is called."""
+        """``older`` is empty, and filled on the thread; ``index`` then takes it in, and ``ended`` is called.
+
+        ``left_to``: exporters to which whatever was due may have left, for a power cut took the last that was written.
+        An intent stands for it from now on; when those are on the disk ``seen_to`` is called, on the pool.
+        """
         self.spans = 0
         """How many were taken in."""
+        self.latest = 0
+        """When the last of them came."""
         self._log = log
         self._segments = list(log.segments.values())
         self._older: Index | None = older
@@ -46,6 +59,9 @@ class Recovery:
         self._ended = ended
         self._nobodys: list[tuple[Key, int]] = []
         """Batches of which nothing says for whom they wait."""
+        self._left_to = left_to
+        self._seen_to = seen_to
+        self._may_have_left: dict[str, list[tuple[Key, int]]] = {}
 
     @property
     def bytes(self) -> int:
@@ -69,6 +85,9 @@ class Recovery:
             return
         if damage is not None and not self._writer.stopping:
             self._take_in(older, damage)
+            if self._left_to:
+                await self._write_intents(pool)
+            self._ended()
 
     def _rebuild(self, older: Index) -> Damage | None:
         """Sum up the old segments, on a thread; None when the writer is stopping. Raises OSError and sqlite3.Error."""
@@ -82,7 +101,10 @@ class Recovery:
                 except RecordError as error:
                     damage.records += 1
                     _LOG.error("a record in %s cannot be read: %s", segment.path.name, error)
+        self.latest = max([entry.last for entry in older.table.entries.values()], default=0)
         older.links.recall(self._now)
+        for exporter in self._left_to:
+            self._may_have_left[exporter] = _intend_all(older, exporter, self._now)
         older.due_queue.refill(older.table.entries)
         self._nobodys = [
             (key, entry.arrival)
@@ -118,7 +140,32 @@ class Recovery:
             row = (RecordType.SETTLE, [records.encode_keys(self._nobodys)])
             future = self._writer.submit([row], self._forget_nobodys).future
             future.add_done_callback(lambda done: done.exception())
-        self._ended()
+
+    async def _write_intents(self, pool: Executor) -> None:
+        traces = max(map(len, self._may_have_left.values()))
+        if traces:
+            _LOG.warning(
+                "the machine ended while grafter was at work, and what was written last is gone: %d traces that were "
+                "due may have left, and are sent marked grafter.resend=true",
+                traces,
+            )
+        rows = [
+            (RecordType.OUTCOME, [records.encode_outcome(exporter, Outcome.INTENDED, keys[i : i + _ROW_KEYS])])
+            for exporter, keys in self._may_have_left.items()
+            for i in range(0, len(keys), _ROW_KEYS)
+        ]
+        self._may_have_left = {}
+        try:
+            for row in rows:
+                await self._writer.submit([row], lambda _: None).future
+            await asyncio.get_running_loop().run_in_executor(pool, self._sync)
+        except (OSError, UnavailableError) as error:
+            # They stand in memory, and the next start does the same again.
+            _LOG.warning("that traces may have left could not be written: %s", error)
+
+    def _sync(self) -> None:
+        self._log.sync()
+        self._seen_to()
 
     def _forget_nobodys(self, _: list[Place]) -> None:
         for key, up_to in self._nobodys:
@@ -135,6 +182,25 @@ class Recovery:
         future = self._writer.submit([row], apply, lambda: index.table.end_write(key)).future
         # Where this fails it stays under its own key, and is released from there.
         future.add_done_callback(lambda done: done.exception())
+
+
+def _intend_all(index: Index, exporter: str, now: UnixNano) -> list[tuple[Key, int]]:
+    """Let an intent stand for each key that was due, where no answer of the exporter's does."""
+    intended = []
+    for key, entry in index.table.entries.items():
+        attempt = entry.attempt
+        if attempt is not None and attempt.outcomes.get(exporter) in _ANSWERED:
+            continue
+        if entry.facts & records.DEFERRED:
+            # A batch of a backlog waits for nothing but its exporter.
+            if entry.waits_for != exporter:
+                continue
+        elif attempt is None and index.due_queue.compute_due(key, entry) > now:
+            continue
+        up_to = attempt.up_to if attempt is not None and attempt.is_open else entry.arrival
+        index.outcome(key, up_to, exporter, Outcome.INTENDED)
+        intended.append((key, up_to))
+    return intended
 
 
 def _replay(index: Index, record: Record, segment: int) -> None:

@@ -46,6 +46,7 @@ from grafter.store.base import (
     StoredPart,
 )
 from grafter.store.embedded.begun import Begun
+from grafter.store.embedded.boot import BootMark
 from grafter.store.embedded.compaction import Compactor, Counts
 from grafter.store.embedded.damage import is_damage
 from grafter.store.embedded.dead_letters import LetterChange
@@ -85,14 +86,16 @@ async def opened(
     letter_bytes: int = LETTER_BYTES,
     drop_oldest_letters: bool = False,
     recent_bytes: int = RECENT_BYTES,
+    exporters: Sequence[str] = (),
 ) -> AsyncIterator["EmbeddedStore"]:
     """Open the store in a directory, which is made when it is missing; None keeps everything in memory.
 
     ``fsync``: ``interval`` brings what was written to the disk every ``fsync_interval`` seconds, ``always`` before
     append returns. Past ``letter_bytes`` of dead letters the oldest go (``drop_oldest_letters``), or no more are taken.
-    ``recent_bytes`` bounds what is kept in memory of the records written last. ``clock`` (Unix
-    nanoseconds) says how old memories are at start. On leaving, what is queued is written and brought to the disk;
-    what is held stays.
+    ``recent_bytes`` bounds what is kept in memory of the records written last. ``clock`` (Unix nanoseconds) says how
+    old memories are at start. ``exporters``: to whom traces leave; after a power cut, which takes what ``interval`` had
+    not brought to the disk yet, an intent stands for each of them. On leaving, what is queued is written and brought to
+    the disk; what is held stays.
 
     Raises StoreError when the directory cannot be used.
     """
@@ -113,7 +116,7 @@ async def opened(
 
     if directory is None:
         database = metadata(None)
-        files = Files(database, tasks(None, database), Begun(None))
+        files = Files(database, tasks(None, database), Begun(None), BootMark(None))
     else:
         files = await asyncio.to_thread(open_files, directory, segment_bytes, metadata, tasks)
 
@@ -136,7 +139,7 @@ async def opened(
         fsync_interval=None if fsync == "always" else fsync_interval,
     )
     try:
-        store.start(index(), clock)
+        store.start(index(), clock, exporters)
         yield store
     finally:
         await store.stop()
@@ -155,9 +158,12 @@ class EmbeddedStore(TaskMethods):
         self._log = files.log
         self._metadata = files.metadata
         self._max_bytes = max_bytes
+        self._synced_late = fsync_interval is not None
         self._loop = asyncio.get_running_loop()
         self._index = index
         self._pending = 0
+        self._unanswered_spans = 0
+        """Stored, though whoever brought them had gone by then."""
         self._ready = asyncio.Event()
         self.moment = UnixNano(0)
         """See ``MomentStore``."""
@@ -173,17 +179,32 @@ class EmbeddedStore(TaskMethods):
 
     # Start and stop.
 
-    def start(self, older: Index, clock: Callable[[], int]) -> None:
+    def start(self, older: Index, clock: Callable[[], int], exporters: Sequence[str]) -> None:
         """Begin the threads; called by ``opened``. ``older`` is empty, and filled with what was held before."""
         self.moment = UnixNano(max(clock(), self._metadata.moment()))
+        boot = self._files.boot
         if self._log is not None and self._pool is not None and self._log.segments:
             self._recovery = Recovery(
-                self._log, older, self._index, self._writer, self.counts, self.moment, ended=self._open_for_claims
+                self._log,
+                older,
+                self._index,
+                self._writer,
+                self.counts,
+                self.moment,
+                ended=self._open_for_claims,
+                left_to=exporters if boot.cut_off else (),
+                seen_to=self._begin_in_boot,
             )
             self._recovering = self._loop.create_task(self._recovery.run(self._pool), name="store.recovery")
         self._writer.start()
         if self._recovery is None:
             self._open_for_claims()
+        if not boot.cut_off or self._recovery is None:
+            self._begin_in_boot()
+
+    def _begin_in_boot(self) -> None:
+        """Have the next start know of a power cut, if one could take what was written."""
+        self._files.boot.begin(lasting=not self._synced_late)
 
     async def stop(self) -> None:
         """Write what is queued, bring it to the disk, close; called by ``opened``."""
@@ -230,6 +251,11 @@ class EmbeddedStore(TaskMethods):
     def forgotten(self) -> int:
         """Memories that the limit or the time ended, since the start."""
         return self._metadata.forgotten
+
+    @property
+    def lost_records(self) -> int:
+        """Records that were damaged on the disk, since the start."""
+        return self.counts.lost_records
 
     @property
     def forgotten_marks(self) -> int:
@@ -280,13 +306,22 @@ class EmbeddedStore(TaskMethods):
             self._pending -= size
             self._index.add(placed, *places[0])
             self._recent.add(now, places[0], body)
+            if op.future.cancelled():
+                self._unanswered_spans += sum(part.spans for part in parts)
 
         def undo() -> None:
             self._pending -= size
             self._index.placement.undo(placed)
 
         self._pending += size
-        await self._writer.submit([(RecordType.PARTS, [body])], apply, undo, incoming=True).future
+        op = self._writer.submit([(RecordType.PARTS, [body])], apply, undo, incoming=True)
+        try:
+            await op.future
+        except asyncio.CancelledError:
+            if op.future.done() and not op.future.cancelled() and op.future.exception() is None:
+                # Its sender has gone in the moment in which it was stored.
+                self._unanswered_spans += sum(part.spans for part in parts)
+            raise
 
     def _admit(self, size: int) -> None:
         if self._writer.stopping:
@@ -428,7 +463,7 @@ class EmbeddedStore(TaskMethods):
             oldest=None if oldest is None else UnixNano(oldest),
             remembered=len(self._metadata),
             recovering=not self._ready.is_set(),
-            recovered_spans=0 if self._recovery is None else self._recovery.spans,
+            recovered_spans=self._unanswered_spans + (0 if self._recovery is None else self._recovery.spans),
             disk_bytes=0 if self._log is None else self._log.disk_bytes + self._metadata.disk_bytes,
             dead_letters=self._metadata.letters.held,
             backlogs=backlogs,
@@ -471,6 +506,9 @@ class EmbeddedStore(TaskMethods):
             self._compactor.run()
 
     def _open_for_claims(self) -> None:
+        if self._recovery is not None:
+            # It is in the ledger too, unless that was damaged.
+            self.moment = UnixNano(max(self.moment, self._recovery.latest))
         self._ready.set()
         if self._log is not None and self._pool is not None:
             self._compactor = Compactor(self._log, self._index, self._writer, self._pool, self.counts)

@@ -147,6 +147,7 @@ class Writer:
         if self._log is not None:
             try:
                 self._log.sync()
+                self._files.synced = True
             except OSError as error:
                 _LOG.error("the last writes may not be on the disk: %s", error.strerror)
 

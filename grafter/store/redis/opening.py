@@ -88,7 +88,9 @@ async def opened(
             await letters.refresh()
         store = RedisStore(engine, replicas, letters, secret, moment)
         async with task_group() as tasks:
-            upkeep = tasks.create_task(Upkeep(engine, replicas, letters, upkeep_seconds).run(), name="store.upkeep")
+            fixed = (b"format", FORMAT, b"buckets", BUCKETS, b"secret", secret)
+            keeping = Upkeep(engine, replicas, letters, upkeep_seconds, fixed=fixed, emptied=store.was_emptied)
+            upkeep = tasks.create_task(keeping.run(), name="store.upkeep")
             try:
                 yield store
             finally:

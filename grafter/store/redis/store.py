@@ -44,6 +44,8 @@ from grafter.store.redis.tasks import Tasks
 
 # A Redis that takes no writes may well answer everything else, so that the answer to an append counts for longer.
 _REMEMBERED_SECONDS = 10.0
+# Long enough that somebody sees it.
+_SAID_SECONDS = 3600.0
 
 
 class RedisStore:
@@ -59,6 +61,7 @@ class RedisStore:
         self.stopping = False
         self._refused: tuple[float, str] | None = None
         """When an append failed last, and why, unless one has worked since."""
+        self._emptied_at: float | None = None
         self._secret = secret
         self._placement = Placement(engine)
         self._claims = ClaimTable(engine)
@@ -81,6 +84,18 @@ class RedisStore:
         return next((server.last_error for server in self.engine.topology.servers() if server.last_error), "")
 
     @property
+    def warning(self) -> str:
+        """What has happened, though it is up; empty when nothing has for an hour."""
+        at, now = self._emptied_at, asyncio.get_running_loop().time()
+        if at is None or now - at > _SAID_SECONDS:
+            return ""
+        return f"Redis was emptied {now - at:.0f} s ago: what was held then is lost; input is taken"
+
+    def was_emptied(self) -> None:
+        """Redis has nothing more of this prefix."""
+        self._emptied_at = asyncio.get_running_loop().time()
+
+    @property
     def full(self) -> bool:
         """Held bytes are close to the limit."""
         totals = self.engine.totals
@@ -95,6 +110,11 @@ class RedisStore:
     def forgotten(self) -> int:
         """Memories that the limit or the time ended by this process."""
         return self.engine.totals.forgotten
+
+    @property
+    def lost_records(self) -> int:
+        """It has no records of its own."""
+        return 0
 
     @property
     def forgotten_marks(self) -> int:

@@ -6,6 +6,7 @@ that off.
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 
 from grafter.errors import UnavailableError
 from grafter.store.redis.connection import Command
@@ -24,7 +25,20 @@ _PAGE = 500
 class Upkeep:
     """Over an engine, once in so many seconds."""
 
-    def __init__(self, engine: Engine, replicas: Replicas, letters: DeadLetters, seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        replicas: Replicas,
+        letters: DeadLetters,
+        seconds: float = 1.0,
+        *,
+        fixed: Sequence[bytes | int] = (),
+        emptied: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``fixed``: what the prefix began with, names and values; where it is gone ``emptied`` is called, and it is
+        put there again."""
+        self._fixed = fixed
+        self._emptied = emptied
         self._engine = engine
         self._replicas = replicas
         self._letters = letters
@@ -35,6 +49,8 @@ class Upkeep:
         rounds = 0
         while True:
             try:
+                if self._fixed:
+                    await self.look()
                 if rounds % _LISTS_EVERY == 0:
                     await self.keep_lists()
                 if rounds % _HELD_EVERY == _HELD_EVERY - 1:
@@ -48,6 +64,17 @@ class Upkeep:
                 _LOG.debug("upkeep: %s", error)
             rounds += 1
             await asyncio.sleep(self._seconds)
+
+    async def look(self) -> None:
+        """See that Redis has not been emptied, which it would not say by itself."""
+        name = self._engine.layout.tags[BUCKET] + FIXED
+        (there,) = await self._engine.commands([(BUCKET, ("EXISTS", name))])
+        if there:
+            return
+        # Others that find it missing have the same to say, and say it too.
+        await self._engine.commands([(BUCKET, ("HSET", name, *self._fixed)), (BUCKET, ("PEXPIRE", name, KEPT_MS))])
+        _LOG.error("Redis was emptied, or has lost what it had: what was held until now is lost; input is taken")
+        self._emptied()
 
     async def keep_lists(self) -> None:
         """Put off the end of what every bucket has."""

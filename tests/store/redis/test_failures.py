@@ -16,6 +16,7 @@ from grafter.core.model import Facts, Key, UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
 from grafter.store.base import DeadLetter, Memory, Outcome, PlainSettlement, Settlement, StoreError
+from grafter.store.config import trouble
 from grafter.store.redis.layout import Layout
 from grafter.store.redis.store import RedisStore
 from grafter.store.redis.upkeep import Upkeep
@@ -638,3 +639,23 @@ def _info(node: Server) -> bytes:
     (info,) = node.ask([("INFO", "persistence")])
     assert isinstance(info, bytes)
     return info
+
+
+async def test_a_redis_that_was_emptied_is_said(own: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is in the log and in what /readyz says; what comes afterwards is taken, by the same secret."""
+    async with store(own.url, prefix, Settings(), upkeep_seconds=0.05) as running:
+        await running.append([host_part("lost")], START)
+        assert trouble(running) == ""
+        own.ask([("FLUSHALL",)])
+        async with asyncio.timeout(20):
+            while not trouble(running):  # noqa: ASYNC110  # what it looks at is another process
+                await asyncio.sleep(0.02)
+        assert "was emptied" in trouble(running)
+        assert running.up
+        assert "what was held until now is lost" in caplog.text
+        await taken(running, "new")
+        secret = running.hmac_secret()
+    async with store(own.url, prefix, Settings()) as again:
+        assert again.hmac_secret() == secret
+        assert trouble(again) == ""
+        assert list((await held_texts(again)).values()) == [["new"]]
