@@ -9,6 +9,7 @@ export {
   firstMessage,
   inject,
   injectJob,
+  observeSdpAnswer,
   readFirstMessage,
   realtimeTracing,
   traceMetadata,
