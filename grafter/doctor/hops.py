@@ -159,7 +159,7 @@ HOPS: Mapping[str, Hop] = {
     ),
     "http": Hop(
         "HTTP",
-        "docs/hops/README.md",
+        "docs/hops/http.md",
         {
             "python": f"client.post(url, headers=inject()){_META}",
             "js": "fetch(url, { headers: inject() });  // from 'grafter-propagation'",
