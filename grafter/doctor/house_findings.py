@@ -161,6 +161,25 @@ def endings(house: House) -> Iterator[Finding]:
         )
 
 
+def sdk_silence(house: House) -> Iterator[Finding]:
+    """The Agents SDK says that a trace began at once, and of a span only when it has ended."""
+    traces = house.sum("grafter_guest_items", source="sdk", kind="trace")
+    if house.alone and traces and not house.sum("grafter_guest_items", source="sdk", kind="span"):
+        yield Finding(
+            "sdk_never_ended",
+            Weight.DOUBT,
+            f"of the Agents SDK {traces:,} traces were begun since the start and no span of them has ended: they all "
+            "still run, or their process ends before it sends",
+            "openai",
+            remedy="flush before the process ends, and look for a worker that outlives its exporter's thread",
+            lines=(
+                Line("before the process ends", "python", "agents.get_trace_provider().force_flush()"),
+                Line("before the process ends", "js", "await getGlobalTraceProvider().forceFlush();"),
+            ),
+            page="docs/agents-sdk.md",
+        )
+
+
 def exporters(house: House) -> Iterator[Finding]:
     """Backends that are away, or that refuse."""
     for labels, up in house.counted.get("grafter_exporter_up", ()):
@@ -281,6 +300,7 @@ HOUSE_FINDINGS: Sequence[Callable[[House], Iterable[Finding]]] = (
     refusals,
     joining,
     endings,
+    sdk_silence,
     exporters,
     losses,
     sessions,

@@ -54,6 +54,7 @@ def parted(call: Call) -> Iterator[Finding]:
     groups = _tied(traces)
     if not 1 < len(groups) <= _MOST:
         return
+    ends = open_ends(call)
     main = min(groups, key=lambda group: (_asked(group[0]), group[0].start))
     breaks: dict[tuple[str, Weight], _Break] = {}
     for group in groups:
@@ -64,7 +65,7 @@ def parted(call: Call) -> Iterator[Finding]:
             continue
         if _goes_on_inside(part, others) or not any(_of_one_leg(call, part, other) for other in others):
             continue
-        found = _hop(call, part, others)
+        found = _hop(call, part, others, ends)
         if found is None:
             continue
         hop, sender, inferred = found
@@ -185,13 +186,14 @@ def _at_the_same_time(part: Trace, others: Sequence[Trace]) -> bool:
     return min(other.start for other in others) - _CLOCKS <= part.start <= end + _GAP
 
 
-def _hop(call: Call, part: Trace, others: Sequence[Trace]) -> tuple[str, Spanned | None, bool] | None:
+def _hop(
+    call: Call, part: Trace, others: Sequence[Trace], ends: Sequence[Spanned]
+) -> tuple[str, Spanned | None, bool] | None:
     """The hop, who sent, and whether the hop is only concluded from who sent; None where it may be no loss at all."""
     root = part.root
     assert root is not None
     hop = receives(root)
-    ends = [span for span in open_ends(call) if span.trace_id != part.trace_id]
-    before = [span for span in ends if span.step.start <= root.step.start + _CLOCKS]
+    before = [span for span in ends if span.trace_id != part.trace_id and span.step.start <= root.step.start + _CLOCKS]
     if hop in _CARRIERS:
         return hop, None, False
     if hop:
@@ -205,14 +207,14 @@ def _hop(call: Call, part: Trace, others: Sequence[Trace]) -> tuple[str, Spanned
         # Somebody may look at a call while it runs.
         looks = text(root, "http.request.method", "http.method").upper() in ("GET", "HEAD")
         return None if looks else ("call", None, False)
-    before = sorted((*before, *_handed_out(root, others)), key=lambda span: span.step.start)
+    before = sorted((*before, *_handed_out(call, root, others)), key=lambda span: span.step.start)
     hops = {messaging(span) or sends(span) for span in before}
     if len(hops) == 1:
         return hops.pop(), before[-1], True
     return "call", None, False
 
 
-def _handed_out(root: Spanned, others: Sequence[Trace]) -> list[Spanned]:
+def _handed_out(call: Call, root: Spanned, others: Sequence[Trace]) -> list[Spanned]:
     """Messages that were handed to a program before it began, with nothing done under them: an iterator's."""
     return [
         span
@@ -220,7 +222,7 @@ def _handed_out(root: Spanned, others: Sequence[Trace]) -> list[Spanned]:
         for span in trace.app
         if span.step.kind == CONSUMER
         and span.step.start <= root.step.start + _CLOCKS
-        and not any(other.step.parent == span.step.span_id for other in trace.app)
+        and not call.beneath.get(span.step.span_id)
     ]
 
 

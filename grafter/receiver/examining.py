@@ -19,6 +19,7 @@ from grafter.telemetry import Metrics
 _MOST_NAMES = 100
 _MOST_BYTES = 64 << 20
 _NO_CALLS = "no call map is kept (extensions.calls), so the spans of a call cannot be looked at once it has left"
+_NO_CALL = "the call map knows no call of it, so only OpenAI's side could be looked at"
 _HELD = "something of it is still held, so more may come; ask again when it has left: {}"
 _SAMPLED = "its spans were sampled away, so they cannot be looked at"
 _NOT_KEPT = "its spans are not all kept here (too old or too large), so what is missing cannot be told"
@@ -60,7 +61,7 @@ class Examiner:
             self._is_anchor,
         )
         findings = await asyncio.to_thread(examine_call, call)
-        return {**call_answer(call, findings, _notes(row, held, whole)), "known": True}
+        return {**call_answer(call, findings, self._notes(row, held, whole)), "known": True}
 
     async def house(self, closed: Sequence[tuple[str, str]] = ()) -> Answer:
         """``closed``: doors at which whoever asks found nobody."""
@@ -99,6 +100,17 @@ class Examiner:
                 found.append(document)
         return found, False
 
+    def _notes(self, row: CallRow | None, held: Sequence[str], whole: bool) -> list[str]:
+        """What could not be looked at."""
+        notes = [_HELD.format(line) for line in held]
+        if row is None:
+            notes.append(_NO_CALLS if self.calls is None else _NO_CALL)
+        elif not row.kept:
+            notes.append(_SAMPLED)
+        elif not whole and not held:
+            notes.append(_NOT_KEPT)
+        return notes
+
     def _is_anchor(self, step: Step) -> bool:
         return any(
             (not selector.name or selector.name == step.name)
@@ -117,17 +129,6 @@ def closed_doors(found: Sequence[object]) -> list[tuple[str, str]]:
             case _:
                 raise ValueError("expected pairs of an address and the key that names it under closed")
     return doors
-
-
-def _notes(row: CallRow | None, held: Sequence[str], whole: bool) -> list[str]:
-    notes = [_HELD.format(line) for line in held]
-    if row is None:
-        notes.append(_NO_CALLS)
-    elif not row.kept:
-        notes.append(_SAMPLED)
-    elif not whole and not held:
-        notes.append(_NOT_KEPT)
-    return notes
 
 
 def _guests(explained: Sequence[Answer]) -> list[Guest]:

@@ -305,6 +305,19 @@ async def test_an_sdks_trace_that_names_no_trace(metadata: dict[str, str], told:
     assert said(Call(GUEST, spans=list(read_spans(peer.requests)))) == ["openai_unlinked"]
 
 
+async def test_of_a_call_that_is_held_it_is_said_that_more_may_come() -> None:
+    """What is there is no evidence of what is not; and without a call map there are no spans to look at."""
+    async with rig(Peer()) as r:
+        await r.host(recorded_call())
+        answer = await examiner(r).call(CALL.hex(), "test")
+        nobody = await examiner(r).call("rtc_nobody", "test")
+    assert (answer["known"], answer["lost"], answer["findings"]) == (True, False, [])
+    notes: Any = answer["notes"]
+    assert notes[0].startswith("something of it is still held, so more may come")
+    assert "no call map is kept" in notes[1]
+    assert (nobody["known"], nobody["lost"]) == (False, False)
+
+
 async def test_a_session_that_was_opened_and_of_which_nothing_came() -> None:
     """The span that opened it is the evidence."""
     spans = list(read_spans([recorded_call()]))

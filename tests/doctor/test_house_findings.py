@@ -64,6 +64,7 @@ def test_a_grafter_that_does_its_work_has_no_findings() -> None:
             "never_ended",
             Weight.DOUBT,
         ),
+        ({"guest_items": [({"source": "sdk", "kind": "trace"}, 2)]}, "sdk_never_ended", Weight.DOUBT),
         ({"exporter_up": [({"exporter": "honeycomb"}, 0)]}, "exporter_down", Weight.FAULT),
         ({"exporter_rejected_spans": [({"exporter": "honeycomb"}, 3)]}, "spans_rejected", Weight.FAULT),
         ({"dead_letter_spans": [({"exporter": "honeycomb"}, 3)]}, "dead_letters", Weight.FAULT),
