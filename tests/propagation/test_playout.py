@@ -7,7 +7,10 @@ before it has been played, and all that wait at once when it is told to drop the
 import asyncio
 import base64
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,8 @@ from aiohttp.test_utils import TestServer
 
 from grafter_propagation import RealtimeTap
 from grafter_propagation.playout import PLAYED, TwilioPlayout
+from tests.e2e.apps import why_no_javascript
+from tests.propagation.apps import with_packages
 from tests.propagation.door import Door
 from tests.rig import Peer, rig
 
@@ -56,6 +61,7 @@ class Phone:
         self.stream = stream
         self.waiting: list[str] = []
         self.media = 0
+        self.cleared = False
 
     async def takes(self, message: Mapping[str, Any]) -> None:
         match message["event"]:
@@ -64,6 +70,7 @@ class Phone:
             case "mark":
                 self.waiting.append(message["mark"]["name"])
             case "clear":
+                self.cleared = True
                 await self.played(len(self.waiting))
 
     async def played(self, count: int) -> None:
@@ -72,14 +79,17 @@ class Phone:
         del self.waiting[:count]
 
 
-async def test_an_interruption_says_what_was_played(door: Door) -> None:
-    """Four of ten pieces were played when the caller spoke: 800 ms were heard, whatever came back because of the
-    clear."""
-    played, ended = asyncio.Event(), asyncio.Event()
+CUT = {"item_id": "item:1", "audio_end_ms": 1100, "content_index": 0}
+App = Callable[[Door, Path], AbstractAsyncContextManager[str]]
+"""A media server that posts to the door: its URL, and when it is left everything is posted."""
+
+
+@asynccontextmanager
+async def in_python(door: Door, directory: Path) -> AsyncIterator[str]:
+    """OpenAI's events come from a list."""
     tap = RealtimeTap(door.url, "call_1", metadata={}, interval=0.01)
 
     async def media(request: web.Request) -> web.WebSocketResponse:
-        """The app's media server; OpenAI's events come from a list."""
         twilio = web.WebSocketResponse()
         await twilio.prepare(request)
         playout = TwilioPlayout(tap)
@@ -89,47 +99,68 @@ async def test_an_interruption_says_what_was_played(door: Door) -> None:
                 marks += 1
                 if marks == HEARD:
                     tap.server(SPEAKS)
+                    tap.client({"type": "conversation.item.truncate", **CUT})
+                    tap.server({"type": "conversation.item.truncated", **CUT})
                     await twilio.send_str(playout.clear())
-                    cut = {"item_id": "item:1", "audio_end_ms": 1100, "content_index": 0}
-                    tap.client({"type": "conversation.item.truncate", **cut})
-                    tap.server({"type": "conversation.item.truncated", **cut})
-                elif marks == PIECES:
-                    ended.set()
                 continue
             if json.loads(message.data)["event"] != "start":
                 continue
             for event in (SESSION, BEGUN):
                 tap.server(event)
-            for number in range(PIECES):
-                event = delta(number)
+            for event in map(delta, range(PIECES)):
                 tap.server(event)
                 frame = {"event": "media", "streamSid": playout.stream, "media": {"payload": event["delta"]}}
                 await twilio.send_json(frame)
                 if mark := playout.mark(event):
                     await twilio.send_str(mark)
             tap.server(DONE)
-            played.set()
         return twilio
 
     app = web.Application()
     app.router.add_get("/media", media)
-    async with TestServer(app) as server, ClientSession() as client, client.ws_connect(server.make_url("/media")) as ws:
-        phone = Phone(ws)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/media"))
+    await tap.aclose()
 
-        async def listen() -> None:
-            async for message in ws:
-                await phone.takes(json.loads(message.data))
+
+@asynccontextmanager
+async def in_javascript(door: Door, directory: Path) -> AsyncIterator[str]:
+    """The same in a process of Node's."""
+    if reason := why_no_javascript():
+        pytest.skip(reason)
+    with_packages(directory)
+    program = shutil.copy(Path(__file__).parent / "playout.mjs", directory)
+    process = await asyncio.create_subprocess_exec(
+        *("node", program, door.url), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    given = {"before": [SESSION, BEGUN], "deltas": [*map(delta, range(PIECES))], "after": [DONE]}
+    process.stdin.write(json.dumps({**given, "speaks": SPEAKS, "cut": CUT, "heard": HEARD}).encode())
+    process.stdin.close()
+    try:
+        yield f"http://127.0.0.1:{int(await asyncio.wait_for(process.stdout.readline(), 20))}"
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.parametrize("app", [in_python, in_javascript])
+async def test_an_interruption_says_what_was_played(app: App, door: Door, tmp_path: Path) -> None:
+    """Four of ten pieces were played when the caller spoke: 800 ms were heard, whatever came back because of the
+    clear."""
+    async with app(door, tmp_path) as url, ClientSession() as client, client.ws_connect(url) as ws:
+        phone = Phone(ws)
+        await ws.send_json({"event": "connected", "protocol": "Call", "version": "1.0.0"})
+        await ws.send_json(START)
+        async with asyncio.timeout(20):
+            while not phone.cleared:
+                await phone.takes(await ws.receive_json())
                 if len(phone.waiting) == PIECES:
                     await phone.played(HEARD)
-
-        async with asyncio.TaskGroup() as tasks:
-            listening = tasks.create_task(listen())
-            await ws.send_json({"event": "connected", "protocol": "Call", "version": "1.0.0"})
-            await ws.send_json(START)
-            await asyncio.wait_for(played.wait(), 20)
-            await asyncio.wait_for(ended.wait(), 20)
-            listening.cancel()
-    await tap.aclose()
+            await ws.send_json({"event": "stop", "streamSid": STREAM})
     told = [row["event"]["played_bytes"] for row in door.rows if row["event"]["type"] == PLAYED]
     assert told == [8 * PIECE_MS * number for number in range(1, HEARD + 1)]
     assert phone.media == 8 * PIECE_MS * PIECES
