@@ -5,10 +5,13 @@ are read here.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import time_ns
 from typing import TextIO
+
+import orjson
 
 from grafter.commands.asking import Answer, RefusedError, ask, opened_store
 from grafter.commands.lookup import print_answer
@@ -24,6 +27,7 @@ from grafter.receiver.admin import DOCTOR_PATH
 from grafter.receiver.examining import Examiner
 from grafter.receiver.explaining import Explainer
 from grafter.receiver.openai_receiver import OpenAIReceiver
+from grafter.receiver.otlp_receiver import OtlpReceiver
 from grafter.telemetry import Metrics
 
 _SECONDS = 60.0
@@ -39,8 +43,29 @@ async def doctor(call: str, config: Config, *, as_json: bool, out: TextIO, err: 
     except (RefusedError, RejectedError, UnavailableError, OSError, ValueError) as error:
         err.write(f"doctor: {error}\n")
         return 1
-    print_answer(answer, out, as_json=as_json)
+    print_answer(_with_addresses(answer, config), out, as_json=as_json)
     return 1 if answer.get("lost") or answer.get("known") is False else 0
+
+
+def _with_addresses(answer: Answer, config: Config) -> Answer:
+    """The lines to type, with the addresses of this config in place of the defaults."""
+    active = config.active()
+    own: dict[str, Endpoint] = {}
+    for receiver in active.receivers.values():
+        if isinstance(receiver, OpenAIReceiver):
+            own["4319"] = receiver.endpoint
+        elif isinstance(receiver, OtlpReceiver) and receiver.protocols.grpc is not None:
+            own["4317"] = receiver.protocols.grpc.endpoint
+
+    def address(default: re.Match[str]) -> str:
+        endpoint = own.get(default[1])
+        if endpoint is None:
+            return default[0]
+        return f"http://{'localhost' if endpoint.host in _EVERYWHERE else endpoint.host}:{endpoint.port}"
+
+    text = re.sub(r"http://localhost:(431[79])\b", address, orjson.dumps(answer).decode())
+    found: Answer = orjson.loads(text)
+    return found
 
 
 async def _of_call(call: str, config: Config) -> Answer:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from grafter.doctor.model import Call, Finding, Weight, lost
+from grafter.doctor.model import Call, Finding, Weight, count, lost
 
 Answer = dict[str, object]
 
@@ -16,10 +16,10 @@ def call_answer(call: Call, findings: Sequence[Finding], notes: Sequence[str] = 
     faults = sum(finding.weight is Weight.FAULT for finding in findings)
     app = [span for span in call.spans if not span.guest]
     services = {span.step.service for span in app if span.step.service}
-    looked = f"{_many(len(call.app_traces), 'trace')} of the app, {_many(len(app), 'span')}"
-    looked += f" of {_many(len(services), 'service')}" if services else ""
+    looked = f"{count(len(call.app_traces), 'trace')} of the app, {count(len(app), 'span')}"
+    looked += f" of {count(len(services), 'service')}" if services else ""
     openai = len(call.spans) - len(app)
-    looked += f"; {_many(openai, 'span')} of OpenAI's side" if openai else "; nothing of OpenAI's side"
+    looked += f"; {count(openai, 'span')} of OpenAI's side" if openai else "; nothing of OpenAI's side"
     verdict = f"{faults} {'thing is' if faults == 1 else 'things are'} lost" if faults else "nothing lost"
     head = f"{call.asked}: {verdict} ({looked})"
     return {
@@ -35,7 +35,7 @@ def call_answer(call: Call, findings: Sequence[Finding], notes: Sequence[str] = 
 def house_answer(findings: Sequence[Finding], about: str = "") -> Answer:
     """The same of a grafter. ``about``: a line on what was asked."""
     faults = sum(finding.weight is Weight.FAULT for finding in findings)
-    head = f"{_many(faults, 'fault')} found" if faults else "no fault found"
+    head = f"{count(faults, 'fault')} found" if faults else "no fault found"
     return {
         "lost": lost(findings),
         "findings": [finding_answer(finding) for finding in findings],
@@ -64,7 +64,3 @@ def _lines(findings: Sequence[Finding], *, of_call: bool) -> list[str]:
         if finding.page:
             lines.append(f"       {finding.page}")
     return lines
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

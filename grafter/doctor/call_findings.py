@@ -25,7 +25,7 @@ from grafter.doctor.hops import (
     sends,
     spoken,
 )
-from grafter.doctor.model import Call, Evidence, Finding, Guest, Line, Spanned, Trace, Weight, evidence
+from grafter.doctor.model import Call, Evidence, Finding, Guest, Line, Spanned, Trace, Weight, count, evidence
 from grafter.doctor.parted import open_ends, parted
 
 _CLOCK_NS = 5_000_000
@@ -47,7 +47,7 @@ def openai(call: Call) -> Iterator[Finding]:
         yield Finding(
             "openai_never_came",
             Weight.FAULT,
-            "a session with OpenAI was opened, and nothing of OpenAI's side came",
+            "a session with OpenAI was opened, and nothing of OpenAI's side came" + _strays(call.strays),
             "openai",
             evidence("opened", anchors),
             "show grafter the session's events, or the SDK's traces",
@@ -56,6 +56,16 @@ def openai(call: Call) -> Iterator[Finding]:
         )
     for trace in call.traces.values():
         yield from _unanchored(trace)
+
+
+def _strays(number: int) -> str:
+    if not number:
+        return ""
+    was = "was" if number == 1 else "were"
+    return (
+        f"; {count(number, 'trace')} of OpenAI's {was} joined with nothing since the start, for want of an id in the "
+        "metadata, and may be this call's"
+    )
 
 
 def _guests_alone(call: Call) -> Iterator[Guest]:
@@ -196,7 +206,7 @@ def never_ended(call: Call) -> Iterator[Finding]:
             yield Finding(
                 "parent_never_ended",
                 Weight.FAULT,
-                f"{_count(len({span.step.parent for span in within}), 'span')} of {_services(within)} began and never "
+                f"{count(len({span.step.parent for span in within}), 'span')} of {_services(within)} began and never "
                 "came: it did not end, or its process went before it was sent",
                 "",
                 evidence("is under it", within),
@@ -286,10 +296,6 @@ def _odd(span: Spanned) -> bool:
 def _services(spans: Sequence[Spanned]) -> str:
     names = list(dict.fromkeys(span.step.service or "a service" for span in spans))
     return ", ".join(names[:_MOST]) + (" …" if len(names) > _MOST else "")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 CALL_FINDINGS: Sequence[Callable[[Call], Iterable[Finding]]] = (parted, openai, never_ended, ends_open, clocks)

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from grafter.doctor.hops import ENDPOINT, FLUSH, HOPS, INSTRUMENT, spoken
-from grafter.doctor.model import Finding, House, Line, Weight
+from grafter.doctor.model import Finding, House, Line, Weight, count
 
 _JUMP_SECONDS = 2.0
 _NEARLY_FULL = 0.9
 _OWN_REASONS = {
-    "dead_letters_dropped": "were dropped from the dead-letter box by command",
-    "dead_letters_full": "were pushed out of the dead-letter box, which was full",
-    "unreadable": "could not be read back",
+    "dead_letters_dropped": "dropped from the dead-letter box by command",
+    "dead_letters_full": "pushed out of the dead-letter box, which was full",
+    "unreadable": "lost, for they could not be read back",
 }
 _AT_START = spoken("an Agents SDK app, at its start", INSTRUMENT)
 _KEY = Line("in the config", "yaml", 'receivers: {openai: {projects: {default: {api_key: "${env:OPENAI_API_KEY}"}}}}')
@@ -39,7 +39,7 @@ def silence(house: House) -> Iterator[Finding]:
         yield Finding(
             "app_silent",
             Weight.FAULT,
-            f"of OpenAI's side {openai:,} items have come since the start, of the app no span",
+            f"of OpenAI's side {count(openai, 'item')} came since the start, of the app no span",
             remedy="send the app's own spans to grafter",
             lines=spoken("in the app's environment", ENDPOINT),
             page="docs/quickstart.md",
@@ -48,7 +48,7 @@ def silence(house: House) -> Iterator[Finding]:
         yield Finding(
             "openai_silent",
             Weight.DOUBT,
-            f"of the app {app:,} spans have come since the start, of OpenAI's side nothing",
+            f"of the app {count(app, 'span')} came since the start, of OpenAI's side nothing",
             "openai",
             remedy="show grafter the SDK's traces, or a Realtime session's events",
             lines=_AT_START,
@@ -67,22 +67,22 @@ def silence(house: House) -> Iterator[Finding]:
 
 def refusals(house: House) -> Iterator[Finding]:
     """What the doors refused, by why. What may be taken later is the sender's to keep, and no fault yet."""
-    for reason, count in house.sums("grafter_receiver_refused_spans", "reason").items():
+    for reason, number in house.sums("grafter_receiver_refused_spans", "reason").items():
         later = reason in _LATER
         kept = ", for their senders to send again" if later else ""
         yield Finding(
             "spans_refused",
             Weight.DOUBT if later else Weight.FAULT,
-            f"{count:,.0f} spans were refused at the doors{kept}: {reason.replace('_', ' ')}",
+            f"{count(number, 'span')} refused at the doors{kept}: {reason.replace('_', ' ')}",
             remedy="the log says why, once a minute for each kind",
             page="docs/operations.md",
         )
     for outcome, (words, remedy, page) in _REQUESTS.items():
-        for transport, count in house.sums("grafter_receiver_requests", "transport", outcome=outcome).items():
+        for transport, number in house.sums("grafter_receiver_requests", "transport", outcome=outcome).items():
             yield Finding(
                 f"requests_{outcome}",
                 Weight.DOUBT,
-                f"{count:,.0f} requests at the door {transport} {words}; strangers try that too",
+                f"{count(number, 'request')} at the door {transport} {words}; strangers try that too",
                 remedy=remedy,
                 page=page,
             )
@@ -124,7 +124,7 @@ def joining(house: House) -> Iterator[Finding]:
         yield Finding(
             "openai_unlinked",
             Weight.FAULT,
-            f"{total:,} of OpenAI's traces were joined with nothing since the start: their metadata names no trace"
+            f"{count(total, 'trace')} of OpenAI's joined with nothing since the start: the metadata names no trace"
             f"{form}",
             "openai",
             remedy="put the ids of your span into the metadata, when the trace or session begins",
@@ -136,7 +136,7 @@ def joining(house: House) -> Iterator[Finding]:
         yield Finding(
             "openai_never_came",
             Weight.FAULT,
-            f"{never:,} traces of the app opened a session with OpenAI of which nothing came",
+            f"{count(never, 'trace')} of the app opened a session with OpenAI of which nothing came",
             "openai",
             remedy="show grafter the SDK's traces, or a Realtime session's events",
             lines=_AT_START,
@@ -153,8 +153,8 @@ def endings(house: House) -> Iterator[Finding]:
         yield Finding(
             "never_ended",
             Weight.FAULT if none else Weight.DOUBT,
-            f"{begun:,} traces {'were begun and none ended' if none else 'were begun and did not end'}: their root, "
-            "or the end of OpenAI's part, did not come within wait.idle or wait.max",
+            f"{count(begun, 'trace')} begun and {'none' if none else 'not'} ended: the root, or the end of OpenAI's "
+            "part, did not come within wait.idle or wait.max",
             remedy="end the root also where a call breaks off, flush before the process ends, close the tap",
             lines=spoken("before the process ends", FLUSH),
             page="docs/operations.md",
@@ -168,8 +168,8 @@ def sdk_silence(house: House) -> Iterator[Finding]:
         yield Finding(
             "sdk_never_ended",
             Weight.DOUBT,
-            f"of the Agents SDK {traces:,} traces were begun since the start and no span of them has ended: they all "
-            "still run, or their process ends before it sends",
+            f"of the Agents SDK {count(traces, 'trace')} begun since the start and no span ended: all still run, or "
+            "their process ends before it sends",
             "openai",
             remedy="flush before the process ends, and look for a worker that outlives its exporter's thread",
             lines=(
@@ -193,14 +193,14 @@ def exporters(house: House) -> Iterator[Finding]:
                 page="docs/operations.md",
             )
     for metric, words in (
-        ("grafter_exporter_rejected_spans", "were thrown away by the backend of"),
-        ("grafter_dead_letter_spans", "lie in the dead-letter box for"),
+        ("grafter_exporter_rejected_spans", "thrown away by the backend of"),
+        ("grafter_dead_letter_spans", "in the dead-letter box for"),
     ):
-        for name, count in house.sums(metric, "exporter").items():
+        for name, number in house.sums(metric, "exporter").items():
             yield Finding(
                 "spans_rejected" if "rejected" in metric else "dead_letters",
                 Weight.FAULT,
-                f"{count:,.0f} spans {words} {name}",
+                f"{count(number, 'span')} {words} {name}",
                 remedy="look at them, send them again, or drop them",
                 lines=(Line("on its machine", "shell", "grafter dead list"),),
                 page="docs/operations.md#dead-letters",
@@ -209,19 +209,19 @@ def exporters(house: House) -> Iterator[Finding]:
 
 def losses(house: House) -> Iterator[Finding]:
     """What grafter itself dropped, each with its reason."""
-    for reason, count in house.sums("grafter_dropped_spans", "reason").items():
-        words = _OWN_REASONS.get(reason, f"were dropped: {reason.replace('_', ' ')}")
+    for reason, number in house.sums("grafter_dropped_spans", "reason").items():
+        words = _OWN_REASONS.get(reason, f"dropped: {reason.replace('_', ' ')}")
         yield Finding(
             "spans_dropped",
             Weight.FAULT,
-            f"{count:,.0f} spans {words}",
+            f"{count(number, 'span')} {words}",
             page="docs/operations.md",
         )
-    for reason, count in house.sums("grafter_calls_dropped", "reason").items():
+    for reason, number in house.sums("grafter_calls_dropped", "reason").items():
         yield Finding(
             "calls_dropped",
             Weight.FAULT,
-            f"{count:,.0f} records of calls never came into their database: {reason.replace('_', ' ')}",
+            f"{count(number, 'record')} of calls never came into the database: {reason.replace('_', ' ')}",
             page="docs/calls.md",
         )
 
@@ -248,7 +248,7 @@ def sessions(house: House) -> Iterator[Finding]:
         yield Finding(
             "not_recorded",
             Weight.FAULT,
-            f"{missed:,} calls were announced and could not be recorded",
+            f"{count(missed, 'call')} announced and not recorded",
             "openai",
             remedy="give their project its key",
             lines=(_KEY,),
@@ -275,7 +275,7 @@ def store(house: House) -> Iterator[Finding]:
         yield Finding(
             "unreadable",
             Weight.FAULT,
-            f"{house.unreadable:,} traces wait for the newer grafter that stored them",
+            f"{count(house.unreadable, 'trace')} waiting for the newer grafter that stored them",
             page="docs/redis.md",
         )
 

@@ -133,6 +133,8 @@ class Call:
     guests: Sequence[Guest] = ()
     never_came: bool = False
     """A release found an OpenAI session expected, and nothing of it."""
+    strays: int = 0
+    """OpenAI's traces that were joined with nothing since the start, of whichever call they are."""
     whole: bool = True
     """``spans`` are all: nothing was too large, and nothing of its traces is still held."""
     is_anchor: Callable[[Step], bool] = field(default=lambda _step: False)
@@ -186,6 +188,11 @@ class House:
     def sum(self, metric: str, **wanted: str) -> int:
         """All of it."""
         return round(sum(self.sums(metric, **wanted).values()))
+
+
+def count(number: float, what: str) -> str:
+    """``1 trace``, ``2 traces``."""
+    return f"{number:,.0f} {what}{'' if number == 1 else 's'}"
 
 
 def lost(findings: Iterable[Finding]) -> bool:

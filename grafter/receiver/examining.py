@@ -57,6 +57,7 @@ class Examiner:
             spans,
             guests,
             row is not None and NEVER_CAME in row.unjoined,
+            self._strays(),
             whole,
             self._is_anchor,
         )
@@ -81,6 +82,16 @@ class Examiner:
             closed,
         )
         return house_answer(examine_house(house))
+
+    def _strays(self) -> int:
+        return round(
+            sum(
+                sample.value
+                for metric in self.metrics.unlinked_guests.collect()
+                for sample in metric.samples
+                if sample.name.endswith("_total")
+            )
+        )
 
     async def _row(self, asked: str, who: str) -> CallRow | None:
         if self.calls is None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -325,6 +326,8 @@ async def test_a_session_that_was_opened_and_of_which_nothing_came() -> None:
     (finding,) = weighed(call)
     assert (finding.code, finding.hop) == ("openai_never_came", "openai")
     assert [each.span for each in finding.evidence] == ["gen_ai.realtime.session"]
+    (finding,) = weighed(replace(call, strays=2))
+    assert "2 traces of OpenAI's were joined with nothing since the start" in finding.sentence
 
 
 async def test_a_trace_that_openais_half_names_and_that_never_came() -> None:

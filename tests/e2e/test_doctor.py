@@ -77,6 +77,9 @@ async def test_a_call_that_broke_in_two_and_one_that_did_not(tmp_path: Path, sin
         assert (code, unknown["known"]) == (1, False)
         code, house = await asked(made)
         assert (code, [(one["code"], one["weight"]) for one in house["findings"]]) == (0, [("openai_silent", "doubt")])
+        # A line to type has the address of this config.
+        typed = house["findings"][0]["lines"][0]["code"]
+        assert typed == f'grafter_propagation.instrument("{made.admin.removesuffix("/admin/pull")}")'
     assert await asked(made, SID) == (1, lost)
     code, closed = await asked(made)
     assert (code, [one["code"] for one in closed["findings"]]) == (1, ["door_closed"] * 5)
