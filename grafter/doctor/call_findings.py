@@ -124,7 +124,12 @@ def _unanchored(trace: Trace) -> Iterator[Finding]:
             spoken("in the app's environment", ENDPOINT),
             "docs/quickstart.md",
         )
-    unseen = [span for span in guests if span.step.attributes[semconv.GRAFTER_ANCHOR] == "unseen"]
+    seen = {span.step.span_id for span in trace.spans}
+    unseen = [
+        span
+        for span in guests
+        if span.step.attributes[semconv.GRAFTER_ANCHOR] == "unseen" and span.step.parent not in seen
+    ]
     if unseen and trace.app:
         yield Finding(
             "anchor_unseen",
@@ -200,14 +205,16 @@ def never_ended(call: Call) -> Iterator[Finding]:
         own = [span for span in orphans if (trace.trace_id, span.step.parent) in roots]
         if own:
             call_id = roots[trace.trace_id, own[0].step.parent]
-            yield _root_missing(call_id, call.ids[call_id], own)
+            yield _root_missing(call, call_id, own)
         within = [span for span in orphans if span not in own and span.remote is False]
         if within:
+            runs = "" if call.over else "still runs, or "
             yield Finding(
                 "parent_never_ended",
-                Weight.FAULT,
-                f"{count(len({span.step.parent for span in within}), 'span')} of {_services(within)} began and never "
-                "came: it did not end, or its process went before it was sent",
+                Weight.FAULT if call.over else Weight.DOUBT,
+                f"{count(len({span.step.parent for span in within}), 'span')} of {_services(within)} began and "
+                f"{'never came' if call.over else 'has not come'}: it {runs}did not end, or its process went before it "
+                "was sent",
                 "",
                 evidence("is under it", within),
                 "end every span, also where the call breaks off, and flush before the process ends",
@@ -229,14 +236,17 @@ def never_ended(call: Call) -> Iterator[Finding]:
             )
 
 
-def _root_missing(call_id: str, kind: str, spans: Sequence[Spanned]) -> Finding:
-    hop = kind if kind == "twilio" else "call"
-    ended = _TWILIO_ENDED if kind == "twilio" else _ENDED
+def _root_missing(call: Call, call_id: str, spans: Sequence[Spanned]) -> Finding:
+    twilio = call.ids[call_id] == "twilio"
+    hop, ended = ("twilio", _TWILIO_ENDED) if twilio else ("call", _ENDED)
+    if call.over:
+        said = f"the root of call {call_id} was never written: nobody said that it is over"
+    else:
+        said = f"the root of call {call_id} has not been written: it still runs, or nobody said that it is over"
     return Finding(
         "root_never_written",
-        Weight.FAULT,
-        f"the root of call {call_id} was never written: nobody said that it is over, or the tracer's ids are not from "
-        "CallIds",
+        Weight.FAULT if call.over else Weight.DOUBT,
+        f"{said}, or the tracer's ids are not from CallIds",
         hop,
         evidence("is under it", spans),
         "write the root when the carrier says that the call is over, by a provider whose ids come from CallIds",

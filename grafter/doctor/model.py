@@ -95,6 +95,10 @@ class Guest:
     """It seems to name a trace, in a form that cannot be read."""
 
 
+_LONGEST_SILENCE = 30 * 60 * 1_000_000_000
+"""A caller on hold leaves no span."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """The spans of one trace id."""
@@ -135,9 +139,16 @@ class Call:
     """A release found an OpenAI session expected, and nothing of it."""
     strays: int = 0
     """OpenAI's traces that were joined with nothing since the start, of whichever call they are."""
+    now: int | None = None
+    """Unix nanoseconds; None: long after."""
     whole: bool = True
     """``spans`` are all: nothing was too large, and nothing of its traces is still held."""
     is_anchor: Callable[[Step], bool] = field(default=lambda _step: False)
+
+    @cached_property
+    def over(self) -> bool:
+        """So much time has passed since anything of it ended that nothing of it can still run."""
+        return self.now is None or self.now > _LONGEST_SILENCE + max((span.step.end for span in self.spans), default=0)
 
     @cached_property
     def traces(self) -> Mapping[bytes, Trace]:

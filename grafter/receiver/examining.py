@@ -58,6 +58,7 @@ class Examiner:
             guests,
             row is not None and NEVER_CAME in row.unjoined,
             self._strays(),
+            self.explainer.clock(),
             whole,
             self._is_anchor,
         )

@@ -152,7 +152,10 @@ def test_a_call_that_still_runs_has_no_missing_parents() -> None:
         pass
     running = app.call()
     assert said(Call(SID, running.ids, running.spans, whole=False)) == []
-    assert said(running) == ["root_never_written"]
+    assert said(running, Weight.FAULT) == ["root_never_written"]
+    last = max(span.step.end for span in running.spans)
+    for minutes, weight in ((29, Weight.DOUBT), (31, Weight.FAULT)):
+        assert said(replace(running, now=last + minutes * 60 * SECOND), weight) == ["root_never_written"]
 
 
 def test_the_root_is_the_one_that_the_helpers_compute() -> None:
@@ -173,6 +176,10 @@ def test_a_span_that_never_ended_is_known_by_what_is_under_it() -> None:
         pass
     (finding,) = weighed(app.call())
     assert (finding.code, finding.evidence[0].span) == ("parent_never_ended", "look up")
+    now = app.read()[0].step.end + SECOND
+    (finding,) = weighed(replace(app.call(), now=now), *Weight)
+    assert (finding.code, finding.weight) == ("parent_never_ended", Weight.DOUBT)
+    assert "still runs, or did not end" in finding.sentence
     elsewhere = Services()
     source = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
     with continue_call(source, "process orders", tracer=elsewhere.tracer("desk")):
