@@ -227,6 +227,20 @@ def explain(
 
 
 @app.command()
+def doctor(
+    call: Annotated[str, typer.Option("--call", metavar="ID", help="Any id of a call, a trace id, or a number.")] = "",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say at which hop a call lost its context and which line mends it; without --call, what is wrong here."""
+    settings = read_config(config, set_)
+    from grafter.commands.doctor import doctor as examine
+
+    raise typer.Exit(asyncio.run(examine(call.strip(), settings, as_json=json_, out=sys.stdout, err=sys.stderr)))
+
+
+@app.command()
 def status(config: ConfigOption = None, set_: SetOption = None, json_: JsonOption = False) -> None:
     """Say what is held and for how long, and what doors and exporters did since the start."""
     settings = read_config(config, set_)

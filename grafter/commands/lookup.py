@@ -41,7 +41,7 @@ async def lookup(asked: Mapping[str, object], config: Config, *, as_json: bool, 
     answer = await _answer(LOOKUP_PATH, asked, config, err)
     if answer is None:
         return 1
-    _print(answer, out, as_json=as_json)
+    print_answer(answer, out, as_json=as_json)
     return 0 if answer.get("calls") else 1
 
 
@@ -53,9 +53,9 @@ async def trace(asked: str, config: Config, *, as_json: bool, out: TextIO, err: 
     call = answer.get("call")
     documents = answer.get("documents")
     if as_json or not isinstance(call, dict):
-        _print(answer, out, as_json=as_json)
+        print_answer(answer, out, as_json=as_json)
         return 0 if isinstance(call, dict) else 1
-    _print(call, out, as_json=False)
+    print_answer(call, out, as_json=False)
     if answer.get("others"):
         out.write("this is the newest of several; grafter lookup lists them\n")
     _print_waits(call, out)
@@ -74,7 +74,7 @@ async def forget(number: str, config: Config, *, as_json: bool, out: TextIO, err
     answer = await _answer(FORGET_PATH, {"number": number}, config, err)
     if answer is None:
         return 1
-    _print(answer, out, as_json=as_json)
+    print_answer(answer, out, as_json=as_json)
     return 0
 
 
@@ -87,7 +87,7 @@ async def report(since: str, config: Config, *, form: str, out: TextIO, err: Tex
     if form == "csv":
         csv.writer(out, lineterminator="\n").writerows(rows(answer))
     else:
-        _print(answer, out, as_json=form == "json")
+        print_answer(answer, out, as_json=form == "json")
     return 0
 
 
@@ -115,7 +115,7 @@ async def reindex(config: Config, *, as_json: bool, out: TextIO, err: TextIO) ->
         )
     else:
         lines.append("old_number_key is needed no more")
-    _print({"calls": calls, "changed": changed, "strange": strange, "lines": lines}, out, as_json=as_json)
+    print_answer({"calls": calls, "changed": changed, "strange": strange, "lines": lines}, out, as_json=as_json)
     return 1 if strange else 0
 
 
@@ -191,7 +191,8 @@ def _plain(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
-def _print(answer: Mapping[str, object], out: TextIO, *, as_json: bool) -> None:
+def print_answer(answer: Mapping[str, object], out: TextIO, *, as_json: bool) -> None:
+    """The whole answer for programs, its lines for people."""
     if as_json:
         out.write(orjson.dumps(dict(answer)).decode() + "\n")
         return

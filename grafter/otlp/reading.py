@@ -1,13 +1,13 @@
 """Stored traces as the lookup page reads them: every span with all of its attributes, as it was forwarded."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status, TracesData
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status, TracesData
 
 from grafter.core.call_latency import Scalar, Step
 from grafter.core.joined_steps import is_guests
@@ -15,6 +15,7 @@ from grafter.core.joined_steps import is_guests
 GRAFTER_SCOPE = "grafter"
 """The scope of everything that grafter makes: OpenAI's spans, and those that stand for one that never came."""
 
+_SAYS_REMOTE = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 # JSON of what lies deeper would be read by nobody.
 _DEEPEST = 8
 
@@ -29,6 +30,13 @@ class ReadSpan:
     """Made by grafter of what OpenAI's side told."""
     message: str = ""
     """Of its status; may hold anything."""
+    links: tuple[tuple[bytes, bytes], ...] = ()
+    """Trace id and span id of each."""
+    remote: bool | None = None
+    """Whether its parent is in another process; None where its sender does not say."""
+    resource: Mapping[str, Scalar] = field(default_factory=dict)
+    scope: str = ""
+    """Its name."""
 
 
 def read_spans(documents: Sequence[bytes]) -> Iterator[ReadSpan]:
@@ -44,20 +52,21 @@ def read_spans(documents: Sequence[bytes]) -> Iterator[ReadSpan]:
         except DecodeError:
             continue
         for resource_spans in data.resource_spans:
-            service = _service(resource_spans.resource.attributes)
+            resource = _attributes(resource_spans.resource.attributes)
             for scope_spans in resource_spans.scope_spans:
-                guest = scope_spans.scope.name == GRAFTER_SCOPE
+                scope = scope_spans.scope.name
                 for span in scope_spans.spans:
-                    found[span.trace_id, span.span_id] = _read(span, service, guest)
+                    found[span.trace_id, span.span_id] = _read(span, resource, scope)
     yield from found.values()
 
 
-def _read(span: Span, service: str, guest: bool) -> ReadSpan:
+def _read(span: Span, resource: Mapping[str, Scalar], scope: str) -> ReadSpan:
+    service = resource.get("service.name", "")
     step = Step(
         span.span_id,
         span.parent_span_id if any(span.parent_span_id) else b"",
         span.name,
-        service,
+        service if isinstance(service, str) else "",
         span.kind,
         span.start_time_unix_nano,
         span.end_time_unix_nano,
@@ -65,14 +74,10 @@ def _read(span: Span, service: str, guest: bool) -> ReadSpan:
         _attributes(span.attributes),
         tuple((event.time_unix_nano, event.name, _attributes(event.attributes)) for event in span.events),
     )
-    return ReadSpan(step, span.trace_id, guest or is_guests(step), span.status.message)
-
-
-def _service(attributes: RepeatedCompositeFieldContainer[KeyValue]) -> str:
-    for attribute in attributes:
-        if attribute.key == "service.name":
-            return attribute.value.string_value
-    return ""
+    links = tuple((link.trace_id, link.span_id) for link in span.links)
+    remote = bool(span.flags & SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK) if span.flags & _SAYS_REMOTE else None
+    guest = scope == GRAFTER_SCOPE or is_guests(step)
+    return ReadSpan(step, span.trace_id, guest, span.status.message, links, remote, resource, scope)
 
 
 def _attributes(attributes: RepeatedCompositeFieldContainer[KeyValue]) -> Mapping[str, Scalar]:

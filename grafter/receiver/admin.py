@@ -17,6 +17,7 @@ from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.json_values import parse_json
 from grafter.receiver.calls_admin import Ask, questions, who_asks
 from grafter.receiver.config import Desk
+from grafter.receiver.examining import Examiner, closed_doors
 from grafter.receiver.explaining import Explainer, status
 from grafter.receiver.http_body import read_json_body
 from grafter.receiver.http_server import Tokens, is_local
@@ -27,11 +28,13 @@ from grafter.telemetry import Metrics
 PULL_PATH = "/admin/pull"
 EXPLAIN_PATH = "/admin/explain"
 STATUS_PATH = "/admin/status"
+DOCTOR_PATH = "/admin/doctor"
 DEAD_PATH = "/admin/dead"
 BACKLOG_PATH = "/admin/backlog"
 _TRANSPORT = "admin"
 _WHO = "commands come from this machine, or with a bearer token of extensions.admin.tokens"
 _LONGEST_ID = 1_000
+_LONGEST_CALL = 300
 _MAX_BYTES = 64 << 10
 
 
@@ -45,12 +48,15 @@ def admin_routes(
     calls: CallMap | None = None,
     tokens: Sequence[str] = (),
     wait_seconds: float = 120.0,
+    alone: bool = True,
 ) -> list[web.RouteDef]:
     """The routes of the commands: POST to ``/admin/pull``, ``/admin/explain``, ``/admin/status`` and, where there are
     ``letters``, ``/admin/dead/…`` of list, show, retry and drop, and ``/admin/backlog/…`` of list and drop where there
     are ``backlogs``: what they take and answer stands there; where there is a call map, those of ``calls_admin``.
 
     Explain: ``{"id": "…"}`` in, 200 with what ``Explainer`` says. Status: ``{}`` in, 200 with what ``status`` says.
+    Doctor: ``{"call": "…"}`` in, or ``{"closed": […]}`` with the doors that whoever asks found closed; 200 with what
+    ``Examiner`` says; ``alone`` as there.
     Pull:
 
     ``{"session": "…", "project": "…"}`` in (the project may be left out), 200 out when all pages have been read once;
@@ -85,6 +91,21 @@ def admin_routes(
         await asked(request)
         return web.json_response(status(explainer.store, metrics, explainer.clock())), Outcome.ACCEPTED
 
+    examiner = Examiner(explainer, metrics, calls, alone)
+
+    async def doctor(request: web.Request) -> Answered:
+        body = await asked(request)
+        call, closed = body.get("call"), body.get("closed", [])
+        if call is not None:
+            if not isinstance(call, str) or not 0 < len(call.strip()) <= _LONGEST_CALL:
+                raise RejectedError(f"expected an id of 1 to {_LONGEST_CALL} characters under call", reason="shape")
+            return web.json_response(await examiner.call(call, who_asks(request))), Outcome.ACCEPTED
+        try:
+            doors = closed_doors(closed if isinstance(closed, list) else [closed])
+        except ValueError as error:
+            raise RejectedError(str(error), reason="shape") from None
+        return web.json_response(await examiner.house(doors)), Outcome.ACCEPTED
+
     def asking(ask: Ask) -> Callable[[web.Request], Awaitable[Answered]]:
         async def handle(request: web.Request) -> Answered:
             return web.json_response(await ask(await asked(request), who_asks(request))), Outcome.ACCEPTED
@@ -107,6 +128,7 @@ def admin_routes(
         web.post(PULL_PATH, openai_endpoint(pull, metrics, _TRANSPORT, timed=False)),
         web.post(EXPLAIN_PATH, openai_endpoint(explain, metrics, _TRANSPORT, timed=False)),
         web.post(STATUS_PATH, openai_endpoint(say_status, metrics, _TRANSPORT, timed=False)),
+        web.post(DOCTOR_PATH, openai_endpoint(doctor, metrics, _TRANSPORT, timed=False)),
         *at_desk(DEAD_PATH, letters),
         *at_desk(BACKLOG_PATH, backlogs),
         *[

@@ -303,6 +303,7 @@ class OpenAIReceiver(ReceiverConfig):
                     around.backlogs,
                     calls=around.calls,
                     tokens=around.admin_tokens,
+                    alone=not around.share_ports,
                 )
                 # Whoever may say what a guest is may say where it belongs.
                 both = (*ingest_tokens, *tokens)

@@ -320,6 +320,8 @@ def _cut(one: lanes.BargeIn, start: int) -> tuple[str, str, str]:
     heard = "not known how much was heard" if one.heard_ms is None else f"{one.heard_ms:,.0f} ms heard"
     if one.at_most:
         heard = f"at most {heard}"
+    elif one.heard_ms is not None and one.more_ms:
+        heard = f"{heard}, and up to {one.more_ms:,.0f} ms more"
     return words.offset(one.at - start), heard, one.span_id.hex()
 
 

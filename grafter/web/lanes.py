@@ -71,6 +71,8 @@ class BargeIn:
     at_most: bool
     """Less may have been heard."""
     span_id: bytes
+    more_ms: float = 0.0
+    """By how much more may have been heard."""
 
 
 def barge_ins(tree: Tree) -> list[BargeIn]:
@@ -79,6 +81,7 @@ def barge_ins(tree: Tree) -> list[BargeIn]:
     for node in sorted(tree.nodes, key=lambda node: not node.span.guest):
         for time, name, attributes in node.step.events:
             heard = attributes.get(semconv.AUDIO_ELAPSED_MS)
+            more = attributes.get(semconv.AUDIO_HEARD_ERROR_MS)
             if name == semconv.BARGE_IN and not any(abs(time - other.at) < SECOND // 2 for other in found):
                 found.append(
                     BargeIn(
@@ -87,6 +90,7 @@ def barge_ins(tree: Tree) -> list[BargeIn]:
                         str(attributes.get(semconv.AUDIO_HEARD_BY, "")),
                         attributes.get(semconv.AUDIO_HEARD_AT_MOST) is True,
                         node.step.span_id,
+                        float(more) if isinstance(more, (int, float)) and not isinstance(more, bool) else 0.0,
                     )
                 )
     return sorted(found, key=lambda one: one.at)

@@ -336,7 +336,7 @@ def _interruptions(tree: Tree) -> Iterator[Problem]:
     after = ""
     if heard:
         low, middle, high = (f"{heard[at]:,.0f}" for at in (0, len(heard) // 2, -1))
-        most = " at most" if any(one.at_most for one in cut) else ""
+        most = " at most" if any(one.at_most for one in cut) else " at least" if any(one.more_ms for one in cut) else ""
         after = f", having heard {low} ms{most} of it"
         if len(cut) > 1:
             after = f", having heard {low} to {high} ms{most} of them, the median {middle} ms"

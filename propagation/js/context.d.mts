@@ -38,6 +38,10 @@ export function inject<T extends object>(carrier?: T, context?: Place): T & { tr
 export function injectJob<T extends object>(data?: T, context?: Place): T & { _otel?: { traceparent: string } };
 /** The place that a carrier names; undefined where it names none. */
 export function extract(carrier: unknown): RemoteSpanContext | undefined;
+/** The id of a WebRTC call, from OpenAI's answer to its offer; it becomes an attribute of the active span. */
+export function observeSdpAnswer(
+  answer: string | { headers: Headers } | Headers | Record<string, string> | null | undefined,
+): string | undefined;
 /** What a client sends first on a WebSocket. */
 export function firstMessage(context?: Place): string;
 /** The place that a first message names; undefined for any other message. */

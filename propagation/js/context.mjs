@@ -10,6 +10,7 @@
 const TRACEPARENT = /^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/;
 const HEX_ID = /^(?:CA)?([0-9a-f]{32})$/i;
 const NOTHING = /^0+$/;
+const RTC = /\/((?:rtc|live)_[\w-]{1,250})(?:[/?#]|$)/;
 const MOST_NAMES = 256;
 
 /**
@@ -17,9 +18,7 @@ const MOST_NAMES = 256;
  * Found where @opentelemetry/api 1.x keeps what is registered, so that no copy of it has to be imported here.
  */
 export function activeSpan() {
-  const api = globalThis[Symbol.for('opentelemetry.js.api.1')];
-  const span = api?.context?.active?.()?.getValue?.(Symbol.for('OpenTelemetry Context Key SPAN'));
-  const { traceId, spanId, traceFlags = 0 } = span?.spanContext?.() ?? {};
+  const { traceId, spanId, traceFlags = 0 } = spanNow()?.spanContext?.() ?? {};
   if (!/^[0-9a-f]{32}$/.test(traceId) || NOTHING.test(traceId) || !/^[0-9a-f]{16}$/.test(spanId)) return {};
   return place(traceId, spanId, traceFlags);
 }
@@ -84,6 +83,22 @@ export function extract(carrier) {
   }
 }
 
+/**
+ * The `rtc_…` or `live_…` id of a WebRTC call whose offer the app passed on to OpenAI, from the answer (of `fetch`), its
+ * headers or their `Location`; undefined where there is none. It becomes `openai.realtime.call_id` of the active span.
+ */
+export function observeSdpAnswer(answer) {
+  try {
+    const headers = answer?.headers ?? answer;
+    const location = typeof headers === 'string' ? headers : (headers?.get?.('location') ?? named(headers, 'location'));
+    const id = RTC.exec(String(location))?.[1];
+    if (id) spanNow()?.setAttribute?.('openai.realtime.call_id', id);
+    return id;
+  } catch {
+    return undefined;
+  }
+}
+
 /** What a client sends first on a WebSocket, where it can set no headers. */
 export function firstMessage(context = activeSpan()) {
   return JSON.stringify(inject({ type: 'trace_context' }, context));
@@ -99,10 +114,15 @@ export function readFirstMessage(message) {
   }
 }
 
-function named(carrier) {
+function spanNow() {
+  const api = globalThis[Symbol.for('opentelemetry.js.api.1')];
+  return api?.context?.active?.()?.getValue?.(Symbol.for('OpenTelemetry Context Key SPAN'));
+}
+
+function named(carrier, wanted = 'traceparent') {
   if (typeof carrier === 'string') return carrier;
   if (carrier === null || typeof carrier !== 'object') return undefined;
-  if (carrier._otel && typeof carrier._otel === 'object') return named(carrier._otel);
+  if (carrier._otel && typeof carrier._otel === 'object') return named(carrier._otel, wanted);
   const rows = Array.isArray(carrier)
     ? carrier.map((row) => [row?.name, row?.value])
     : typeof carrier[Symbol.iterator] === 'function'
@@ -110,7 +130,7 @@ function named(carrier) {
       : Object.entries(carrier);
   for (const [name, value] of rows.slice(0, MOST_NAMES)) {
     const key = String(name).toLowerCase().replace(/^(sipheader_)?(x-)?/, '');
-    if (key === 'traceparent') return Array.isArray(value) ? value[0] : value;
+    if (key === wanted) return Array.isArray(value) ? value[0] : value;
   }
   return undefined;
 }

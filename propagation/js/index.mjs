@@ -9,11 +9,13 @@ export {
   firstMessage,
   inject,
   injectJob,
+  observeSdpAnswer,
   readFirstMessage,
   realtimeTracing,
   traceMetadata,
 } from './context.mjs';
 export { beginSpan, endSpan } from './edge.mjs';
+export { TwilioPlayout } from './playout.mjs';
 export { RealtimeTap } from './realtime_tap.mjs';
 export { clientState, readClientState, sipHeaders, sipUri, twimlParameters } from './telephony.mjs';
 export { tracePeerConnection } from './webrtc.mjs';

@@ -1,6 +1,7 @@
 // What grafter-propagation says in JavaScript of a place in a trace, for test_context_js.py and test_nats.py.
 //
 //     node context.mjs calls|extract < JSON      the answers to a list of call ids, of carriers
+//     node context.mjs answers < JSON            the answers to a list of headers, and what the active span has then
 //     node context.mjs span                      what is written inside a span, and outside
 //     node context.mjs send|receive NATS_URL     one message by NATS, from a span or to its sender
 
@@ -15,6 +16,7 @@ import {
   firstMessage,
   inject,
   injectJob,
+  observeSdpAnswer,
   readFirstMessage,
   realtimeTracing,
   traceMetadata,
@@ -42,6 +44,14 @@ const written = () => ({
 const scenes = {
   calls: async () => (await input()).map((call) => callContext(call).traceparent),
   extract: async () => (await input()).map((carrier) => extract(carrier) ?? null),
+  async answers() {
+    const listed = await input();
+    return trace.getTracer('app').startActiveSpan('call', (span) => [
+      ...listed.map((headers) => observeSdpAnswer(headers) ?? null),
+      observeSdpAnswer(new Response('v=0', { headers: { Location: '/v1/realtime/calls/rtc_last' } })) ?? null,
+      span.attributes,
+    ]);
+  },
   async span() {
     const inside = await trace.getTracer('app').startActiveSpan('call', async (span) => {
       const { traceId, spanId } = span.spanContext();

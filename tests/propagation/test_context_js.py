@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from grafter_propagation import call_context, extract
+from grafter_propagation import call_context, extract, observe_sdp_answer
 from tests.e2e.apps import why_no_javascript
 from tests.propagation.apps import with_packages
 from tests.propagation.test_context import CONTEXT, HERE, SPAN, TRACE
@@ -72,6 +72,23 @@ async def test_a_carrier_is_read_as_in_python(program: str) -> None:
     assert answers[:7] == [here] * 6 + [here | {"traceFlags": 3}]
     assert answers[7:] == [None] * 9
     assert [extract(carrier) == CONTEXT for carrier in carriers[:6]] == [True] * 6
+
+
+async def test_a_proxied_calls_id_is_read_as_in_python(program: str) -> None:
+    """Of headers in any case, of a Location, of what fetch gives; it stands on the active span."""
+    answers: list[Any] = [
+        {"Location": "/v1/realtime/calls/rtc_1"},
+        {"location": "https://api.openai.com/v1/realtime/calls/live_2?x=y"},
+        "/v1/realtime/calls/rtc_3",
+        {"Location": "/v1/realtime/calls/sess_4"},
+        {"Location": "rtc_5"},
+        {},
+        "",
+    ]
+    *read, span = await play(program, "answers", [*answers, None, 7])
+    assert read == [*(observe_sdp_answer(answer) for answer in answers), None, None, "rtc_last"]
+    assert read[:3] == ["rtc_1", "live_2", "rtc_3"]
+    assert span == {"openai.realtime.call_id": "rtc_last"}
 
 
 async def test_what_is_written_names_the_active_span(program: str) -> None:

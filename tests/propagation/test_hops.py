@@ -26,12 +26,17 @@ CASES = [
 ]
 JAVASCRIPT = {"edge.md", "webrtc.md"}
 """Tried in a browser and in a worker's runtime: test_webrtc_js.py, test_edge_js.py."""
-QUEUES = {
-    heading.removeprefix("In "): (program, tree)
-    for heading, program, tree in PROGRAM.findall((PAGES / "jobs.md").read_text("utf-8"))
+LIBRARIES = {
+    heading.removeprefix("In "): (page.stem, program, tree)
+    for page in sorted(PAGES.glob("*.md"))
+    for heading, program, tree in PROGRAM.findall(page.read_text("utf-8"))
     if heading.startswith("In ")
 }
 INSTALLED = {
+    "httpx": [
+        *("httpx==0.28.1", "starlette", "uvicorn"),
+        *("opentelemetry-instrumentation-httpx", "opentelemetry-instrumentation-asgi"),
+    ],
     "RQ": ["rq==3.0.0"],
     "Dramatiq": ["dramatiq[redis]==2.2.1"],
     "TaskIQ": ["taskiq==0.13.0", "taskiq-redis==1.2.4"],
@@ -62,18 +67,27 @@ async def test_a_program_of_the_pages_gives_its_tree(page: str, program: str, tr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("queue", INSTALLED)
-async def test_a_job_queue_gives_its_tree(queue: str, tmp_path: Path) -> None:
-    """The real queue, installed for this test, over a real Redis."""
+@pytest.mark.parametrize("library", INSTALLED)
+async def test_a_library_gives_its_tree(library: str, tmp_path: Path) -> None:
+    """The real one, installed for this test, over a real server."""
     await asyncio.to_thread(venv.create, tmp_path / "venv", with_pip=True)
     python = str(tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python")
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-qq", "opentelemetry-sdk", *INSTALLED[queue]]
+    pip = [
+        python,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "-qq",
+        "opentelemetry-sdk",
+        *INSTALLED[library],
+    ]
     process = await asyncio.create_subprocess_exec(*pip, stderr=asyncio.subprocess.PIPE)
     _, error = await process.communicate()
     if process.returncode:
-        pytest.skip(f"pip could not fetch {INSTALLED[queue]}: {error.decode()[-300:]}")
-    program, tree = QUEUES[queue]
-    async with peer("redis", tmp_path) as url:
+        pytest.skip(f"pip could not fetch {INSTALLED[library]}: {error.decode()[-300:]}")
+    page, program, tree = LIBRARIES[library]
+    async with peer("redis" if page == "jobs" else page, tmp_path) as url:
         assert await traced(python, program, url, tmp_path) == tree
 
 
@@ -103,4 +117,4 @@ def test_every_page_shows_the_form_that_fails_and_the_line_to_add() -> None:
                 headings = [heading for heading, _, _ in PROGRAM.findall(text)]
             assert headings[:2] == ["Without it", "The line"], page.name
             assert f"]({page.name})" in (PAGES / "README.md").read_text("utf-8")
-    assert list(QUEUES) == list(INSTALLED)
+    assert list(LIBRARIES) == list(INSTALLED)

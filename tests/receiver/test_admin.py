@@ -120,3 +120,26 @@ def test_who_is_of_this_machine(peer: Any, headers: dict[str, str], local: bool)
 
     request = make_mocked_request("POST", "/admin/pull", headers=headers, transport=Transport())
     assert is_local(request) is local
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ('{"call": "CA0123456789abcdef0123456789abcdef"}', 200),
+        ('{"closed": [["localhost:4317", "receivers.otlp.protocols.grpc.endpoint"]]}', 200),
+        ("{}", 200),
+        ('{"call": 7}', 400),
+        ('{"call": " "}', 400),
+        ('{"call": "' + "1" * 301 + '"}', 400),
+        ('{"closed": 7}', 400),
+        ('{"closed": [["localhost:4317"]]}', 400),
+    ],
+)
+async def test_the_doctor_is_asked_in_one_shape(body: str, status: int) -> None:
+    """A call that nobody knows is an answer, and what is no question is refused."""
+    async with agents_server.serving() as server, rig() as rooms, door(server, rooms.store) as url:
+        answered, answer = await post(url.replace("/pull", "/doctor"), body, JSON)
+        assert answered == status
+        if status == 200:
+            assert answer["lines"]
+        assert (await post(url.replace("/pull", "/doctor"), body, {**JSON, "Origin": "http://page.example"}))[0] == 401

@@ -38,6 +38,7 @@ AUDIO_DELTA = "response.output_audio.delta"
 AUDIO_APPEND = "input_audio_buffer.append"
 OUTPUT_AUDIO = "session.output_audio.delta"
 CLOSED = "session.closed"
+PLAYED = "grafter.audio.played"
 
 REALTIME, LIVE, BOTH = "realtime", "live", "both"
 
@@ -218,6 +219,8 @@ _add("response.mcp_call.completed", _S, _OF_ITEM, tools.mcp_completed, ends=True
 _add("response.mcp_call.failed", _S, _OF_ITEM, tools.mcp_failed, ends=True)
 _add("response.output_item.done", _S, _WITH_ITEM, responses.item_done, ends=True)
 _add("response.done", _S, _RESPONSE, responses.done, ends=True)
+# grafter's own word, for a player that says what it has played, as Twilio does by its marks.
+_add(PLAYED, _C, _table(item_id=identity, played_bytes=byte_count), responses.marked)
 _add("output_audio_buffer.stopped", _S, _RESPONSE_ID, responses.played, ends=True)
 _add("error", _S, _ERROR, responses.error, api=BOTH, urgent=True)
 

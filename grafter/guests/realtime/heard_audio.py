@@ -20,6 +20,7 @@ _LATE_CUT = 2 * _SECOND
 _REORDERED = 500 * _MILLISECOND
 _BUTTON = _SECOND
 _ROUNDING_MS = 2
+MARK = "mark"
 _BYTES_PER_MS = {
     "audio/pcm": 48,
     "pcm16": 48,
@@ -42,6 +43,8 @@ class BargeIn:
     heard_by: str | None
     at_most: bool
     past_end: bool
+    error_ms: int = 0
+    """By how much more it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
 
     Who began before any sound was heard interrupts nothing; neither does the app that cancels by itself; and what ran
     to its end was not interrupted. Heard is the least of what bounds it: the time since its playback began, what the
-    server truncated it to (only where it did not, what the client asked for), and what was received.
+    server truncated it to (only where it did not, what the client asked for), and what was received. Where the player
+    says how far it had come (a mark), that was heard at least, and the least of the others is how much more it may be.
     """
     playing, received = _playback(session, response), received_ms(session, response)
     cut = _cut(session, response, playing, received)
@@ -103,9 +107,14 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
         bounds.append((cut.amount, 0 if cut.word == "truncated" else 1, cut.word))
     least = min(bounds, default=None)
     heard, word = (None, None) if least is None else (least[0], least[2])
+    marked, error = _marked_ms(session, response, cut.at), 0
+    if heard is not None and marked is not None and marked <= heard:
+        # What its player has played was heard; what follows it may have been on its way.
+        heard, word, error = marked, MARK, heard - marked
     # Who asks for more than can have been played counts by another clock than its player's, which is behind.
     miscounted = cut.word == requests.TRUNCATE and word == "time" and response.cleared_at is None
-    return BargeIn(at, by, heard, word, heard is not None and (miscounted or not cut.shown), cut.past_end)
+    at_most = heard is not None and word != MARK and (miscounted or not cut.shown)
+    return BargeIn(at, by, heard, word, at_most, cut.past_end, error)
 
 
 def _cut(session: Session, response: Response, playing: int | None, received: int | None) -> _Cut | None:
@@ -155,6 +164,16 @@ def _cut(session: Session, response: Response, playing: int | None, received: in
     )
 
 
+def _marked_ms(session: Session, response: Response, until: int) -> int | None:
+    """How far its player had come by then, as it said last."""
+    rate = _rate(session, response)
+    said = [(at, item, size) for at, item, size in _rows(response.marks) if at <= until]
+    if rate is None or not said:
+        return None
+    _, item, size = max(said, key=lambda one: one[0])
+    return _total(session, response, item, size // rate)
+
+
 def _is_whole(response: Response, total: int | None, received: int | None) -> bool:
     """All of it was heard; of an unknown format, where that is what the bytes come to in one of OpenAI's."""
     if total is None:
@@ -185,8 +204,7 @@ def _total(session: Session, response: Response, item: str | None, amount: int) 
 
 def _lengths(session: Session, response: Response) -> dict[str, int]:
     """Milliseconds of audio by item, in order."""
-    output = mapping_of(mapping_of(mapping_of(response.settings.get("audio")).get("output")).get("format"))
-    rate = _BYTES_PER_MS.get(text_of(output.get("type")) or session.config.output_format or "")
+    rate = _rate(session, response)
     if rate is None:
         return {}
     names = dict.fromkeys([*response.audio, *response.audio_beside])
@@ -231,3 +249,9 @@ def _button(session: Session, cut_at: int) -> int | None:
         begun.append(session.input.begun_at)
     near = [at for at in begun if abs(at - cut_at) <= _BUTTON]
     return min(*near, cut_at) if near else None
+
+
+def _rate(session: Session, response: Response) -> int | None:
+    """Bytes of a millisecond of its audio; None where the format is not known."""
+    output = mapping_of(mapping_of(mapping_of(response.settings.get("audio")).get("output")).get("format"))
+    return _BYTES_PER_MS.get(text_of(output.get("type")) or session.config.output_format or "")

@@ -68,6 +68,8 @@ class Response:
     cleared_at: int | None = None
     truncations: list[object] = field(default_factory=list)
     """``[time, item, audio_end_ms]`` of each that the server made."""
+    marks: list[object] = field(default_factory=list)
+    """``[time, item, bytes]``: so much of the item the caller's side had played by then, as its player said."""
     odd: bool = False
     """One of its times only stands for one that nobody gave."""
 

@@ -238,6 +238,8 @@ def _barge_in(broken_in: BargeIn | None) -> tuple[SpanEvent, ...]:
     if broken_in.heard_ms is not None and broken_in.heard_by is not None:
         attributes[semconv.AUDIO_ELAPSED_MS] = broken_in.heard_ms
         attributes[semconv.AUDIO_HEARD_BY] = broken_in.heard_by
+    if broken_in.error_ms:
+        attributes[semconv.AUDIO_HEARD_ERROR_MS] = broken_in.error_ms
     if broken_in.at_most:
         attributes[semconv.AUDIO_HEARD_AT_MOST] = True
     if broken_in.past_end:

@@ -14,6 +14,8 @@ from grafter.guests.realtime.session import Session
 from grafter.guests.realtime.stored_event import Note
 
 _MOST_CUTS = 16
+_MOST_MARKS = 256
+"""Only the last before a cut says anything, and none comes after it: more than are ever on their way."""
 _SOUND = "output_audio"
 
 
@@ -143,6 +145,18 @@ def truncated(session: Session, note: Note, event: Mapping[str, object]) -> None
     response, amount = _cut(session, note, event), count_of(event.get("audio_end_ms"))
     if response is not None and amount is not None and len(response.truncations) < _MOST_CUTS:
         response.truncations.append([note.at, text_of(event.get("item_id")), amount])
+
+
+def marked(session: Session, note: Note, event: Mapping[str, object]) -> None:
+    """The player of the caller's side has played an item so far."""
+    response = session.responses.get(session.made_by(event.get("item_id")) or "")
+    if response is None:
+        session.misplaced += 1
+        return
+    amount = count_of(event.get("played_bytes"))
+    if amount is not None and event.get("untimed") is not True:
+        response.marks.append([note.at, text_of(event.get("item_id")), amount])
+        del response.marks[:-_MOST_MARKS]
 
 
 def error(session: Session, note: Note, event: Mapping[str, object]) -> None:

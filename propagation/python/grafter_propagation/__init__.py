@@ -1,7 +1,7 @@
 """Small helpers that run inside an app. They use the standard library, opentelemetry-api where it is installed, and
 nothing of grafter's server, so that no app carries a sidecar's weight for them.
 
-What belongs to one hop alone is in a module of its own: ``nats``, ``telephony``.
+What belongs to one hop alone is in a module of its own: ``nats``, ``telephony``, ``playout``.
 """
 
 from grafter_propagation.agents_sdk import AgentsProcessor, instrument

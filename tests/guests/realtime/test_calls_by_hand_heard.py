@@ -26,6 +26,7 @@ from tests.guests.realtime.hand import (
 
 HEARD, BY = "audio.elapsed_ms", "grafter.audio.heard_by"
 AT_MOST, PAST = "grafter.audio.heard_at_most", "grafter.audio.truncate_past_end"
+MORE = "grafter.audio.heard_error_ms"
 
 
 def speaking(at: float = 1200, lasts: int = 5000) -> Call:
@@ -50,6 +51,47 @@ def test_the_first_of_two_items_is_cut() -> None:
     call = speaking(1200, 2000).sound(1300, "resp_1", 3000, "a2", 1).done(1500, "resp_1").starts(2500, "u1")
     call.truncates(2510, "a1", 1300).truncated(2560, "a1", 1300).stops(3000, "u1")
     assert joined(call.ended(6000)).barge_ins() == [("resp_1", 2500.0, 1300)]
+
+
+def test_a_player_that_says_how_far_it_has_come() -> None:
+    """Played from 1,450 (Twilio, 250 later), cut at 3,010 and truncated to 1,800: marks said 1,500 by then, so heard is
+    1,500 to 1,800 (truly 1,560). What comes back after the cut was dropped and not played."""
+    call = speaking().done(1500, "resp_1")
+    for at, played in ((1950, 500), (2450, 1000), (2950, 1500), (3020, 5000)):
+        call.client(at, "grafter.audio.played", item_id="a1", played_bytes=48 * played)
+    call.starts(3000, "u1").truncates(3010, "a1", 1800).truncated(3060, "a1", 1800).stops(4000, "u1")
+    got = joined(call.ended(6000))
+    assert got.barge_ins() == [("resp_1", 3000.0, 1500)]
+    assert [got.barge_in("resp_1").get(key) for key in (BY, MORE, AT_MOST)] == ["mark", 300, None]
+
+
+def test_a_player_that_plays_the_second_item() -> None:
+    """a1 lasts 2,000; 400 of a2 were played, of 750 at which it was cut: heard is 2,400 to 2,750."""
+    call = speaking(1200, 2000).sound(1300, "resp_1", 3000, "a2", 1).done(1500, "resp_1").starts(4000, "u1")
+    call.client(3300, "grafter.audio.played", item_id="a1", played_bytes=48 * 2000)
+    call.client(3700, "grafter.audio.played", item_id="a2", played_bytes=48 * 400)
+    call.truncates(4010, "a2", 750).truncated(4060, "a2", 750).stops(5000, "u1")
+    got = joined(call.ended(6000))
+    assert (got.barge_ins(), got.barge_in("resp_1")[MORE]) == ([("resp_1", 4000.0, 2400)], 350)
+
+
+@pytest.mark.parametrize("played", [-1, "much", None, 48 * 4000])
+def test_a_player_that_says_what_cannot_be_says_nothing(played: object) -> None:
+    """No number, or more than all else leaves room for; nor is an item that no response made."""
+    call = speaking().done(1500, "resp_1").starts(3000, "u1")
+    call.client(2900, "grafter.audio.played", item_id="a1", played_bytes=played)
+    call.client(2900, "grafter.audio.played", item_id="elsewhere", played_bytes=4800)
+    call.truncates(3010, "a1", 1500).truncated(3060, "a1", 1500).stops(4000, "u1")
+    got = joined(call.ended(6000))
+    assert got.barge_ins() == [("resp_1", 3000.0, 1500)]
+    assert [got.barge_in("resp_1").get(key) for key in (BY, MORE)] == ["truncated", None]
+
+
+def test_a_player_that_plays_to_the_end_makes_no_interruption() -> None:
+    """A mark is no cut."""
+    call = speaking(1200, 2000).done(1500, "resp_1")
+    call.client(3400, "grafter.audio.played", item_id="a1", played_bytes=48 * 2000)
+    assert joined(call.starts(3500, "u1").stops(4000, "u1").ended(6000)).barge_ins() == []
 
 
 def test_a_word_of_agreement_cuts_nothing() -> None:

@@ -14,7 +14,7 @@ from openai.types.realtime import RealtimeClientEvent, RealtimeServerEvent
 from grafter.core.model import UnixNano
 from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.realtime.content import kept, present_name
-from grafter.guests.realtime.event_types import AUDIO_DELTA, AUDIO_DELTAS, EVENT_TYPES, LIVE, PRESENT_NAMES
+from grafter.guests.realtime.event_types import AUDIO_DELTA, AUDIO_DELTAS, EVENT_TYPES, LIVE, PLAYED, PRESENT_NAMES
 from grafter.guests.realtime.spans import map_realtime
 from grafter.guests.realtime.stored_event import Note, Side, encode
 from tests.guests.realtime.event_types import SECRET, instances, models, type_of
@@ -86,11 +86,11 @@ def test_each_type_is_read_or_known_to_say_nothing() -> None:
         assert not row.folded or row.name.endswith((".delta", ".append"))
     names = {present_name(kind) for kind in TYPES}
     # Nothing is kept for a type that no API has.
-    assert names == {name for name, row in EVENT_TYPES.items() if row.api != LIVE}
+    assert names | {PLAYED} == {name for name, row in EVENT_TYPES.items() if row.api != LIVE}
 
 
 def test_the_page_about_events_is_whole() -> None:
-    """docs/realtime-events.md has a row for each type of the package, beta names included, and for no other."""
+    """docs/realtime-events.md has a row for each type of the package, beta names too, and for grafter's own."""
     page = (ROOT / "docs" / "realtime-events.md").read_text().partition("## What the server sends")[2]
     rows = {
         name
@@ -98,7 +98,7 @@ def test_the_page_about_events_is_whole() -> None:
         if line.startswith("| `")
         for name in re.findall(r"`([^`]+)`", line.split("|")[1])
     }
-    assert rows == TYPES | PRESENT_NAMES.keys()
+    assert rows == TYPES | PRESENT_NAMES.keys() | {PLAYED}
 
 
 @pytest.mark.parametrize("name", sorted(AUDIO_DELTAS))

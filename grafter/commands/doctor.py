@@ -1,0 +1,134 @@
+"""``grafter doctor``: at which hop a call lost its context, or what is wrong with a grafter and what it is sent.
+
+The grafter that runs is asked. Where none listens, its doors are what is wrong first, and the store and the call map
+are read here.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import time_ns
+from typing import TextIO
+
+import orjson
+
+from grafter.commands.asking import Answer, RefusedError, ask, opened_store
+from grafter.commands.lookup import print_answer
+from grafter.components import Config
+from grafter.config.model import revealed
+from grafter.config.root import listening
+from grafter.config.units import Endpoint
+from grafter.doctor.answers import house_answer
+from grafter.doctor.house_findings import doors
+from grafter.doctor.model import House
+from grafter.errors import RejectedError, UnavailableError
+from grafter.receiver.admin import DOCTOR_PATH
+from grafter.receiver.examining import Examiner
+from grafter.receiver.explaining import Explainer
+from grafter.receiver.openai_receiver import OpenAIReceiver
+from grafter.receiver.otlp_receiver import OtlpReceiver
+from grafter.telemetry import Metrics
+
+_SECONDS = 60.0
+_CONNECT_SECONDS = 3.0
+_EVERYWHERE = {"": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}
+
+
+async def doctor(call: str, config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
+    """0: nothing is lost. 1: something is, or nothing is known of the call, or nobody could be asked; why stands on
+    ``err``. ``call``: an id of any kind, or a number; empty: the grafter itself."""
+    try:
+        answer = await (_of_call(call, config) if call else _of_house(config))
+    except (RefusedError, RejectedError, UnavailableError, OSError, ValueError) as error:
+        err.write(f"doctor: {error}\n")
+        return 1
+    print_answer(_with_addresses(answer, config), out, as_json=as_json)
+    return 1 if answer.get("lost") or answer.get("known") is False else 0
+
+
+def _with_addresses(answer: Answer, config: Config) -> Answer:
+    """The lines to type, with the addresses of this config in place of the defaults."""
+    active = config.active()
+    own: dict[str, Endpoint] = {}
+    for receiver in active.receivers.values():
+        if isinstance(receiver, OpenAIReceiver):
+            own["4319"] = receiver.endpoint
+        elif isinstance(receiver, OtlpReceiver) and receiver.protocols.grpc is not None:
+            own["4317"] = receiver.protocols.grpc.endpoint
+
+    def address(default: re.Match[str]) -> str:
+        endpoint = own.get(default[1])
+        if endpoint is None:
+            return default[0]
+        return f"http://{'localhost' if endpoint.host in _EVERYWHERE else endpoint.host}:{endpoint.port}"
+
+    text = re.sub(r"http://localhost:(431[79])\b", address, orjson.dumps(answer).decode())
+    found: Answer = orjson.loads(text)
+    return found
+
+
+async def _of_call(call: str, config: Config) -> Answer:
+    answer = await _asked({"call": call}, config)
+    if answer is not None:
+        return answer
+    async with _examiner(config) as examiner:
+        return await examiner.call(call, "command")
+
+
+async def _of_house(config: Config) -> Answer:
+    closed = await _closed(config)
+    answer = await _asked({"closed": [list(one) for one in closed]}, config)
+    if answer is not None:
+        return answer
+    try:
+        async with _examiner(config) as examiner:
+            return await examiner.house(closed)
+    except (RefusedError, OSError) as error:
+        # That nobody listens is said all the same.
+        return house_answer(list(doors(House({}, closed=closed))), f"the store cannot be read: {error}")
+
+
+async def _asked(question: Mapping[str, object], config: Config) -> Answer | None:
+    """Of the grafter that runs; None where none does."""
+    receivers = [one for one in config.active().receivers.values() if isinstance(one, OpenAIReceiver)]
+    tokens = revealed(config.extensions.admin.tokens)
+    return await ask(receivers[0].endpoint, DOCTOR_PATH, question, tokens, _SECONDS) if receivers else None
+
+
+@asynccontextmanager
+async def _examiner(config: Config) -> AsyncIterator[Examiner]:
+    """Without a grafter that runs. Raises RefusedError, and OSError when the store cannot be opened."""
+    policy, extension, metrics = config.graft_policy(), config.extensions.calls, Metrics()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(opened_store(config))
+        await store.recovered()
+        calls = None
+        if extension is not None:
+            opened = extension.open(store, store.hmac_secret(), metrics, time_ns, serve=False)
+            calls = await stack.enter_async_context(opened)
+            await calls.backlog.drain_all()
+        # What is held is dated by a clock that never goes back.
+        explainer = Explainer(store, policy, lambda: max(time_ns(), store.moment))
+        # Nothing was counted here, so that no silence means anything.
+        yield Examiner(explainer, metrics, calls, alone=False)
+
+
+async def _closed(config: Config) -> list[tuple[str, str]]:
+    """The addresses of the config at which nobody listens, each with its key."""
+    named = list(listening(config))
+    open_ = await asyncio.gather(*(_listens(endpoint) for _, endpoint in named))
+    return [
+        (str(endpoint), ".".join(map(str, loc))) for (loc, endpoint), yes in zip(named, open_, strict=True) if not yes
+    ]
+
+
+async def _listens(endpoint: Endpoint) -> bool:
+    host = _EVERYWHERE.get(endpoint.host, endpoint.host.strip("[]"))
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host, endpoint.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
