@@ -78,6 +78,7 @@ ROOMS: dict[str, set[str]] = {
         "calls",
         "components",
         "config.root",
+        "exporter.backlogs",
         "exporter.dead_letters",
         "forwarding",
         "health",
