@@ -1,9 +1,9 @@
 """grafter's own counters, in one table: name, meaning, labels. Names and labels are PRODUCT's; dashboards rely on them.
 
 The books balance in each process: accepted + recovered + taken over + synthetic + revived + resumed = sent + held +
-handed over + sampled out + dead + dropped + merged + deferred, for each exporter; what is dropped of the dead (reasons
-``dead_letters_…``) stays among the dead there, of a backlog (``backlog_dropped``) among the deferred. Labels are few
-and bounded: a label value is never text from outside.
+handed over + sampled out + dead + dropped + merged + deferred + earlier, for each exporter; what is dropped of the dead
+(reasons ``dead_letters_…``) stays among the dead there, of a backlog (``backlog_dropped``) among the deferred. Labels
+are few and bounded: a label value is never text from outside.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -154,6 +154,11 @@ class Metrics:
         self.deferred_spans = counter(
             "grafter_exporter_deferred_spans",
             "Spans that other exporters have, put off for this one until it takes them.",
+            "exporter",
+        )
+        self.earlier_spans = counter(
+            "grafter_exporter_earlier_spans",
+            "Spans that another process gave to this exporter, settled by this one.",
             "exporter",
         )
         self.resumed_spans = counter(

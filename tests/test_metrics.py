@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
-from grafter.telemetry import Held, HeldFor, Metrics
+from grafter.telemetry import BacklogHeld, Held, HeldFor, Metrics
 from grafter.workers.page import Page, Seen
 
 REPO = Path(__file__).parent.parent
@@ -34,7 +34,9 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             (described,) = metric.describe()
             name = described.name + ("_total" if described.type == "counter" else "")
             found[name] = set(metric._labelnames)
-    held = Held(1, 1, 1, 1, 1, 1.0, 1, True, replicas=[HeldFor(0, 1, 1, 1, 1.0)])
+    held = Held(
+        1, 1, 1, 1, 1, 1.0, 1, True, replicas=[HeldFor(0, 1, 1, 1, 1.0)], backlogs=[BacklogHeld("a", 1, 1, 1.0)]
+    )
     metrics.watch(lambda: held)
     page = Page(str(tmp_path_factory.mktemp("workers")), lambda: Seen(1, 0, held, (), 0.0)).text().decode()
     for name, labels in re.findall(r"^(grafter_\w+)(?:\{(.*)\})? ", page, re.MULTILINE):

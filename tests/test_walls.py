@@ -80,6 +80,7 @@ ROOMS: dict[str, set[str]] = {
         "calls",
         "components",
         "config.root",
+        "exporter.backlogs",
         "exporter.dead_letters",
         "forwarding",
         "health",

@@ -230,6 +230,8 @@ class Delivery:
                     work.outcomes.pop(name, None)
                     withdrawn.append(work)
         if len(self.lanes) > 1:
+            for work in works:
+                self.begun.setdefault(work.claim.key, work.reason)
             # Another exporter may take long, or the process may die: what this one answered has to be known by then.
             accepted = [w.claim for w in works if w.outcomes.get(name) is Outcome.ACCEPTED]
             if accepted:
@@ -321,6 +323,8 @@ class Delivery:
             self.begun.pop(work.claim.key, None)
             if own:
                 reasons[work.reason] = reasons.get(work.reason, 0) + 1
+                for name in work.earlier if work.assembled.trace is not None else ():
+                    self._metrics.earlier_spans.labels(name).inc(work.trace.spans)
                 if not work.assembled.plain:
                     work.assembled.count(self._metrics, work.reason)
             elif work.assembled.trace is not None and len(self.lanes) == 1:

@@ -327,9 +327,12 @@ class Processor:
             if assembled.held_until is not None:
                 held.append((claim, assembled.held_until))
                 continue
+            work = Work(claim, assembled.reason or one.reason, assembled, dict(claim.outcomes))
             if self._delivery.lanes.alone is None:
+                if claim.outcomes and claim.key not in self._delivery.begun:
+                    work.earlier = [name for name, outcome in claim.outcomes.items() if outcome in FINAL]
                 self._delivery.begun[claim.key] = one.reason
-            works.append(Work(claim, assembled.reason or one.reason, assembled, dict(claim.outcomes)))
+            works.append(work)
         if held:
             await self._store.postpone(held)
         empty = [w for w in works if w.assembled.trace is None]

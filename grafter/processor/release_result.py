@@ -146,6 +146,8 @@ class Work:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """What each exporter did with it, by its name."""
     retry_after: float = 0.0
+    earlier: Sequence[str] = ()
+    """Exporters that another process gave it to: they are done with it, and stand in that one's books."""
     void: set[str] = field(default_factory=set)
     """Exporters for which an intent is stored that turned out to be none: they have not taken it."""
 

@@ -20,7 +20,16 @@ from grafter.core.model import Envelope, Facts, Key, Part, Source, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import DeadLetter, LettersAdded, Memory, Outcome, PlainSettlement, Settlement, StoreError
+from grafter.store.base import (
+    Backlog,
+    DeadLetter,
+    LettersAdded,
+    Memory,
+    Outcome,
+    PlainSettlement,
+    Settlement,
+    StoreError,
+)
 from grafter.store.embedded import index
 from grafter.store.embedded import store as embedded
 from grafter.store.embedded.segment_file import HEADER_BYTES
@@ -352,6 +361,51 @@ async def test_a_torn_tail_is_cut_and_the_rest_is_there(tmp_path: Path) -> None:
         assert set(await held_texts(store)) == {key(0), key(1), key(10), key(11)}
         assert store.counts.lost_records == 0
         assert store.counts.torn_bytes > 0
+
+
+async def test_a_batch_of_which_only_half_was_written_is_nobodys_and_goes(tmp_path: Path) -> None:
+    """A power cut between a backlog's parts and for whom they wait: what they are of is held, and nothing stays."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part("held")], START)
+        await store.defer("a", [host_part("held")], START)
+    (path,) = segments(tmp_path)
+    os.truncate(path, path.stat().st_size - 1)
+    async with opened(tmp_path) as store:
+        await store.recovered()
+        assert await store.claim_deferred("a", LATER, 10) == []
+        await store.append([host_part("more", key(9))], START)
+        assert set(await held_texts(store)) == {HOST, key(9)}
+        assert store.stats().bytes == len("heldmore")
+    async with opened(tmp_path) as store:
+        await store.recovered()
+        assert (store.stats().traces, store.stats().bytes) == (2, len("heldmore"))
+
+
+async def test_a_backlog_that_is_copied_stays_its_exporters(tmp_path: Path) -> None:
+    """While thousands pass, in pieces, and over restarts."""
+    own = [host_part(f"{i:04d}" * 100) for i in range(12)]
+    async with opened(tmp_path, segment_bytes=8000) as store:
+        await store.defer("a", own, START)
+        (claim,) = await store.claim_deferred("a", START, 1)
+        await store.record([claim], "a", Outcome.INTENDED)
+    for _ in range(2):
+        async with opened(tmp_path, segment_bytes=8000) as store:
+            await store.recovered()
+            for i in range(100):
+                await store.append([host_part("x" * 500, key(i), Facts.ROOT)], START)
+                passing = [one for one in await store.claim(LATER, 9) if not one.waits_for]
+                assert await store.settle([Settlement(one) for one in passing], LATER) == [True]
+            assert store.counts.copied_parts >= len(own)
+            assert store.stats().backlogs["a"] == Backlog(1, len(own), 400 * len(own), START)
+            assert (store.stats().traces, store.stats().spans) == (0, 0)
+    async with opened(tmp_path, segment_bytes=8000) as store:
+        await store.recovered()
+        (claim,) = await store.claim(LATER, 9) or await store.claim_deferred("a", LATER, 9)
+        assert (claim.waits_for, claim.outcomes) == ("a", {"a": Outcome.INTENDED})
+        (parts,) = await store.read([claim])
+        assert texts(parts) == [part.payload.decode() for part in own]
+        assert await store.settle([Settlement(claim)], LATER) == [True]
+        assert store.stats().bytes == 0
 
 
 async def test_a_record_of_a_newer_version_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

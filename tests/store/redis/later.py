@@ -28,10 +28,10 @@ _CHANGES = {
     "h.replica = unpk(HEAD": "h.replica, h.writes = unpk(HEAD",
     "        h.replica)": "        h.replica, (h.writes or 0) + 1)",
     # Tallies: the same.
-    """      call("hset", base .. "s", number, now)
+    """      call("hset", hash, number, now)
 """: """      if #now == TALLY_BYTES then now = now .. pack("<I4", 0) end
       local writes = unpk("<I4", now, TALLY_BYTES + 1) + 1
-      call("hset", base .. "s", number, now:sub(1, TALLY_BYTES) .. pack("<I4", writes))
+      call("hset", hash, number, now:sub(1, TALLY_BYTES) .. pack("<I4", writes))
 """,
     # Links and replicas: a word behind them.
     '+ tonumber(ARGV[i + 2])) .. host, "px"': '+ tonumber(ARGV[i + 2])) .. host .. (has == 1 and "new" or ""), "px"',
