@@ -170,11 +170,12 @@ def with_attribute(run: bytes, key: str, value: AttributeValue) -> bytes:
 
 
 def edited(raw: bytes, edit: HostEdit, trace_id: bytes) -> bytes:
-    """A serialised span with what the edit adds behind it; what it came with stays byte for byte.
+    """A serialised span with what the edit adds behind it; what it came with stays byte for byte, but for attributes
+    that the edit gives another name.
 
     The later of two parents is the one that holds (proto3: the last of a scalar's values wins).
     """
-    added = [raw]
+    added = [_renamed(raw, edit.renamed) if edit.renamed else raw]
     if edit.parent is not None:
         added.append(framed(_PARENT_TAG, edit.parent))
     for key, value in edit.attributes:
@@ -188,6 +189,13 @@ def edited(raw: bytes, edit: HostEdit, trace_id: bytes) -> bytes:
         )
         added.append(framed(_LINKS_TAG, linked.SerializeToString()))
     return b"".join(added)
+
+
+def _renamed(raw: bytes, names: Mapping[str, str]) -> bytes:
+    span = Span.FromString(raw)
+    for attribute in span.attributes:
+        attribute.key = names.get(attribute.key, attribute.key)
+    return span.SerializeToString()
 
 
 def attribute_field(key: str, value: AttributeValue) -> bytes:

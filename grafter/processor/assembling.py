@@ -13,9 +13,10 @@ from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
 from grafter.core.caller_turns import HOST_MARK, HOST_WAITS
 from grafter.core.causality import DATE_KEYS, DATE_MARK, on_host_clock
-from grafter.core.explain import Refusal
+from grafter.core.explain import MOST_STEPS, Refusal
+from grafter.core.guest_index import GuestIndex
 from grafter.core.lifecycle import ReleaseReason
-from grafter.core.line_up import line_up, step_index
+from grafter.core.line_up import LinedUp, line_up, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
 from grafter.core.model import (
     RULE,
@@ -123,7 +124,8 @@ class Assembler:
         moved = old.moved if old is not None else None
         if target is not None:
             moved = self._moved(key, decoded, target, out, state, now)
-        pieces, summed = self._lined_up(out, hung, decoded, old, runs, key)
+        left = _left(old, moved, recalled if target is None else {Key(target.host): target.blob})
+        pieces, lined, summed = self._lined_up(out, hung, decoded, old, runs, key, left)
         own: tuple[Memory, ...] = ()
         if known:
             memory = index.memory(reason, now)
@@ -131,10 +133,11 @@ class Assembler:
             memory.moved = moved
             memory.guests = tuple(one.guest.trace_id for one in hung)[:NAMED_GUESTS_LIMIT]
             memory.summed = summed
-            own = (Memory(key, merged(old, memory).encode()),)
+            memory.guest_steps, memory.late = lined.index, lined.late[:MOST_STEPS]
+            own = (Memory(key, merged(old, memory, lined.spoken_for).encode()),)
         out.memories = (*own, *memories(kept, hung))
         if moved is not None:
-            pieces = self._as_moved(pieces, key, moved, recalled.values())
+            pieces = self._as_moved(pieces, key, moved, recalled.values(), decoded, lined)
         return self._finish(out, key, pieces)
 
     def guest(
@@ -166,7 +169,7 @@ class Assembler:
         reading = guest.read(final=guest.is_final(state, reason, now))
         place = Place(host, index, state, now, late=True, overdue=overdue, refused=tuple(refused))
         kept = self._guest(out, hung, guest, reading, place)
-        pieces, _ = self._lined_up(out, hung, (), memory, (), key)
+        pieces, _, _ = self._lined_up(out, hung, (), memory, (), key)
         out.memories = tuple(memories(kept, hung))
         if host is not None and memory is not None and memory.moved is not None:
             pieces = self._as_moved(pieces, Key(host), memory.moved, recalled.values())
@@ -333,10 +336,14 @@ class Assembler:
         memory: TraceMemory | None,
         runs: Sequence[_Run],
         key: Key,
-    ) -> tuple[list[Piece], str]:
-        """Everything that leaves, each step where it belongs: the host's runs, then the guests; and what is summed up
-        on it, see ``TraceMemory.summed``. ``memory``: of what left before."""
-        lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest)
+        left: GuestIndex | None = None,
+    ) -> tuple[list[Piece], LinedUp, str]:
+        """Everything that leaves, each step where it belongs: the host's runs, then the guests; with what was found,
+        and what is summed up on it, see ``TraceMemory.summed``.
+
+        ``memory``: of what left before. ``left``: the steps of guests that left before.
+        """
+        lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest, left)
         dated = on_host_clock(decoded, lined, [one.first for one in hung], memory)
         edits = dict(lined.host)
         before = "" if memory is None else memory.summed
@@ -359,7 +366,7 @@ class Assembler:
         for one in hung:
             pieces += write(one, self._openai, self._scope)
             count(out, one)
-        return pieces, "" if told is None else told.summed
+        return pieces, lined, "" if told is None else told.summed
 
     def _moved(
         self,
@@ -381,8 +388,19 @@ class Assembler:
         out.guests = [*out.guests, GuestCount(Source.OTLP, len(decoded), anchor.how, waited)]
         return Moved(target.host, anchor.span_id, anchor.how)
 
-    def _as_moved(self, pieces: Iterable[Piece], trace: Key, to: Moved, recalled: Iterable[bytes]) -> list[Piece]:
-        """Everything that leaves of a trace that moves, under the other's trace id."""
+    def _as_moved(
+        self,
+        pieces: Iterable[Piece],
+        trace: Key,
+        to: Moved,
+        recalled: Iterable[bytes],
+        decoded: Iterable[HostSpan] = (),
+        lined: LinedUp | None = None,
+    ) -> list[Piece]:
+        """Everything that leaves of a trace that moves, under the other's trace id.
+
+        ``decoded``: its own spans as they came, ``lined``: what was found of them.
+        """
         pieces = list(pieces)
         kept = {
             Head.FromString(raw).span_id
@@ -394,10 +412,16 @@ class Assembler:
             known = GuestMemory.decode(blob)
             if known is not None:
                 kept.update(known.sent_ids())
+        # Steps of the other trace's guests are under their own ids there.
+        for edit in () if lined is None else lined.host.values():
+            kept.update(link.span_id for link in edit.links)
+            if edit.parent is not None:
+                kept.add(edit.parent)
+        roots = {span.span_id for span in decoded if not span.parent_span_id}
         return [
             replace(
                 piece,
-                payload=moved_run(piece.payload, trace, to, kept, own=piece.envelope.scope != self._scope),
+                payload=moved_run(piece.payload, trace, to, kept, roots, own=piece.envelope.scope != self._scope),
             )
             for piece in pieces
         ]
@@ -421,6 +445,17 @@ class Assembler:
         out.trace = OutTrace(key, tuple(pieces), spans)
         out.size = sum(len(p.payload) for p in pieces) + sum(map(envelope_size, {p.envelope for p in pieces}))
         return out
+
+
+def _left(old: TraceMemory | None, moved: Moved | None, recalled: Mapping[bytes, bytes]) -> GuestIndex | None:
+    """The steps of the guests that left before: with this trace, and with the one under whose id it leaves."""
+    left = None if old is None else old.guest_steps
+    there = None if moved is None or Key(moved.host) not in recalled else TraceMemory.decode(recalled[Key(moved.host)])
+    if there is None:
+        return left
+    # Nothing of a trace that moves stands above what it hangs under.
+    steps = replace(there.guest_steps, open=False)
+    return steps if left is None else left.merged(steps)
 
 
 def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int]:

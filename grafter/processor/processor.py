@@ -19,6 +19,7 @@ from typing import Self
 from grafter.consumer import Exporter
 from grafter.core.explain import lasting, waits
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, awaited, step_host
+from grafter.core.memory import TraceMemory
 from grafter.core.model import Key, Mark, NamedLink, Part, UnixNano, guest_key, is_guest_key
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
@@ -405,6 +406,9 @@ class Processor:
             if memory is not None:
                 found[memory.key] = memory.blob
         further = [key for own, source in sources.items() if own in found for key in source.further_keys(found[own])]
+        own = TraceMemory.decode(found[claim.key]) if claim.key in found else None
+        if own is not None and own.moved is not None:
+            further.append(Key(own.moved.host))
         if further:
             found |= {m.key: m.blob for m in await self._store.recall(further, now) if m is not None}
         return found

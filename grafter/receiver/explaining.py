@@ -182,8 +182,13 @@ def _left(trace: TraceMemory, now: UnixNano) -> Answer:
         moved["moved"] = {"host": trace.moved.host.hex(), "span": parent, "anchor": trace.moved.anchor}
         under = f", under span {parent}" if parent else ""
         lines.append(f"moved by {explain.LINKS[RULE]} to trace {trace.moved.host.hex()}{under}")
+    late: dict[str, object] = {}
+    if trace.late:
+        late["late"] = explain.rows_of(trace.late)
+        lines += explain.late_sentences(trace.late)
     return {
         **moved,
+        **late,
         "reason": trace.reason.value,
         "seconds_ago": (now - trace.released_at) / 1e9,
         "host_spans": count,

@@ -1,5 +1,6 @@
 """A call whose steps both sides traced, through the processor: what leaves, before and after a release."""
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from grafter.core.policy import GraftPolicy, Mode, Tools
 from grafter.otlp import shallow_pb2
+from grafter.receiver.explaining import Explainer
+from tests.processor.conftest import Open
 from tests.rig import CALL, SESSION, Peer, recorded_guest, rig
 
 ASKED = "call_6c37a5262c3246d7a6ae2587"
@@ -146,3 +149,140 @@ async def test_usage_of_one_response_stands_once_before_and_after_a_release() ->
         counted = {own: words for own, words in same.items() if "gen_ai.usage.input_tokens" in words}
         assert len(same) == 2
         assert {own: words["gen_ai.usage.input_tokens"] for own, words in counted.items()} == {MODEL: 7}
+
+
+def alone(*spans: Span) -> bytes:
+    """Spans that come by themselves."""
+    scope = ScopeSpans(spans=spans)
+    return ExportTraceServiceRequest(resource_spans=[ResourceSpans(scope_spans=[scope])]).SerializeToString()
+
+
+def counted(peer: Peer) -> int:
+    """What a dashboard's SUM over input tokens says."""
+    return sum(attributes(span).get("gen_ai.usage.input_tokens", 0) for span, _ in peer.spans)
+
+
+BY_NAME = host_span(
+    MODEL, SESSION, "tool", 20, 900_000, gen_ai__operation__name="execute_tool", gen_ai__tool__name="lookup_order"
+)
+BY_NAME.attributes.add(key="gen_ai.tool.call.arguments").value.string_value = '{"order_id": 7}'
+
+
+@pytest.mark.parametrize(("late", "how"), [(CALLED, "call_id"), (BY_NAME, "name_arguments")])
+async def test_a_tool_that_outlives_its_call_hangs_under_openais_span_of_it(
+    open_rig: Open, late: Span, how: str
+) -> None:
+    """It ends, and so comes, when all else has left; so does what hangs below it. By id, and by name and arguments."""
+    peer = Peer()
+    async with open_rig(peer) as r:
+        await r.host(host())
+        for request in recorded_guest(RUN):
+            await r.guest(request)
+        await r.pass_time(3600, step=10)
+        assert late.span_id not in sent(peer)
+        await r.host(alone(late))
+        await r.host(alone(host_span(SERVED, late.span_id, "POST /lookup", 30, 19_000)))
+        await r.pass_time(30)
+        raw = sent(peer)
+        assert raw[late.span_id].startswith(late.SerializeToString())
+        moved, tool = Span.FromString(raw[late.span_id]), named(peer, "execute_tool lookup_order")
+        assert moved.parent_span_id == tool.span_id
+        said = attributes(moved)
+        assert (said["grafter.match"], said["grafter.parent.original"]) == (how, SESSION.hex())
+        (link,) = moved.links
+        assert Span.FromString(raw[link.span_id]).name.startswith("chat")
+        assert Span.FromString(raw[SERVED]).parent_span_id == late.span_id
+        answer = await Explainer(r.store, r.policy, lambda: r.now[0]).explain(CALL.hex())
+        assert f"steps that came after OpenAI's span of them: 1 (1 by {how})" in str(answer["lines"])
+        came, became = r.books(len(peer.spans))
+        assert came == became
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_model_call_that_comes_after_openais_span_of_it_is_counted_once(open_rig: Open, late: bool) -> None:
+    """By the response's id, and where the app's span has none by time and usage, one to one: its counts, which the
+    trace has already, stand under another name; a column that OpenAI's span lacks stays."""
+    turns = [
+        item["span_data"] | {"started_at": item["started_at"]}
+        for request in recorded_guest("py_runner_responses")
+        for item in request
+        if isinstance(item, dict) and (item.get("span_data") or {}).get("type") == "response"
+    ]
+    truth = sum(turn["usage"]["input_tokens"] for turn in turns)
+    first = turns[0]
+    used = {"gen_ai__usage__input_tokens": first["usage"]["input_tokens"]}
+    used["gen_ai__usage__output_tokens"] = first["usage"]["output_tokens"]
+    by_id = host_span(
+        MODEL,
+        SESSION,
+        "chat m",
+        -60_000,
+        -1_000,
+        **used,
+        gen_ai__response__id=first["response_id"],
+        gen_ai__usage__of_their_own=5,
+    )
+    peer = Peer()
+    async with open_rig(peer) as r:
+        await r.host(host() if late else host(by_id))
+        for request in recorded_guest("py_runner_responses"):
+            await r.guest(request)
+        await r.pass_time(60)
+        if late:
+            await r.host(alone(by_id))
+            await r.pass_time(20)
+        assert counted(peer) == truth
+        said = attributes(Span.FromString(sent(peer)[MODEL]))
+        assert said["gen_ai.usage.of_their_own"] == 5
+        assert said["grafter.match"] == "response_id"
+        twin = Span.FromString(sent(peer)[bytes.fromhex(said["grafter.duplicate_of"])])
+        assert attributes(twin)["gen_ai.response.id"] == first["response_id"]
+        assert Span.FromString(sent(peer)[MODEL]).parent_span_id == twin.span_id
+        assert ("grafter.duplicate.usage.input_tokens" in said) == late
+
+
+async def test_a_late_model_call_without_an_id_is_one_of_openais_or_none() -> None:
+    """Time and usage say which; a second one of the same is no second one."""
+    span, usage = next(
+        (item, item["span_data"]["usage"])
+        for request in recorded_guest("py_runner_responses")
+        for item in request
+        if isinstance(item, dict) and (item.get("span_data") or {}).get("type") == "response"
+    )
+    start, end = (int(datetime.fromisoformat(span[key]).timestamp() * 10**6) for key in ("started_at", "ended_at"))
+    words = {"llm__token_count__prompt": usage["input_tokens"], "llm__token_count__completion": usage["output_tokens"]}
+    words |= {"gen_ai__usage__input_tokens": usage["input_tokens"]}
+    first, second = (
+        host_span(own, SESSION, "llm", start - BEGAN // 1000, end - BEGAN // 1000, **words) for own in (MODEL, TOOL)
+    )
+    peer = Peer()
+    async with rig(peer) as r:
+        await r.host(host())
+        for request in recorded_guest("py_runner_responses"):
+            await r.guest(request)
+        await r.pass_time(60)
+        before = counted(peer)
+        await r.host(alone(first))
+        await r.pass_time(20)
+        assert counted(peer) == before
+        assert attributes(Span.FromString(sent(peer)[MODEL]))["grafter.match"] == "usage_time"
+        await r.host(alone(second))
+        await r.pass_time(20)
+    assert "grafter.match" not in attributes(Span.FromString(sent(peer)[TOOL]))
+
+
+async def test_what_comes_late_and_may_stand_above_openais_spans_is_not_moved(open_rig: Open) -> None:
+    """The session's span hangs below a span that has not come: that may be the tool's, so the tool stays."""
+    peer = Peer()
+    above = host_span(TOOL, ROOT, "gen_ai.tool.execute", -950_000, 1_950_000, gen_ai__tool__call__id=ASKED)
+    session = host_span(SESSION, TOOL, "gen_ai.realtime.session", -900_000, 1_900_000)
+    async with open_rig(peer) as r:
+        await r.host(alone(host_span(ROOT, b"", "callsphere.call", -1_000_000, 2_000_000), session))
+        for request in recorded_guest(RUN):
+            await r.guest(request)
+        await r.pass_time(60)
+        await r.host(alone(above))
+        await r.pass_time(30)
+    late = Span.FromString(sent(peer)[TOOL])
+    assert late.parent_span_id == ROOT
+    assert attributes(late)["grafter.match"] == "call_id"
