@@ -154,7 +154,9 @@ GRAFTER_TRUNCATED_BYTES = "grafter.truncated.bytes"
 GRAFTER_GUEST_TRACE_ID = "grafter.guest.trace_id"
 GRAFTER_GUEST_SPAN_ID = "grafter.guest.span_id"
 GRAFTER_ENDED_BY = "grafter.ended_by"
-"""What ended a Realtime session: posted, close, disconnect, expired, silence, stopped, or next_session."""
+"""What ended a Realtime session: posted, close, disconnect, expired, silence, stopped, or next_session. On a root that
+grafter made up for an app that never ended one: crash."""
+CRASH = "crash"
 
 # Clocks. Milliseconds; positive: the guest's clock is ahead.
 GRAFTER_CLOCK_AHEAD_MIN = "grafter.clock.ahead_min_ms"

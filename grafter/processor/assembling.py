@@ -13,6 +13,7 @@ from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
 from grafter.core.caller_turns import HOST_MARK, HOST_WAITS
 from grafter.core.causality import DATE_KEYS, DATE_MARK, on_host_clock
+from grafter.core.crash import stand_ins
 from grafter.core.explain import MOST_STEPS, Refusal
 from grafter.core.guest_index import GuestIndex
 from grafter.core.lifecycle import ReleaseReason
@@ -51,7 +52,7 @@ from grafter.otlp.redaction import Redaction
 from grafter.otlp.rule_keys import moved_run
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
-from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, unhung, write
+from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, pieces_of, unhung
 from grafter.processor.latencies import SUMS, tell
 from grafter.processor.release_result import Assembled, GuestCount
 from grafter.processor.rules import Target
@@ -63,6 +64,8 @@ _Run = tuple[Envelope, list[bytes]]
 
 # An IntFlag's own operators make a member each time.
 _ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
+# After a restart an export that was begun is made again as COMPLETE; what of it has no root had fallen silent.
+_FELL_SILENT = (ReleaseReason.IDLE, ReleaseReason.COMPLETE)
 
 
 class Assembler:
@@ -106,17 +109,28 @@ class Assembler:
         old = TraceMemory.decode(recalled[key]) if key in recalled else None
         mine = [p for p in parts if p.guest is None]
         runs, decoded, repeated = self._decode(mine)
-        index = AnchorIndex.of(decoded, self._policy, old)
         out = Assembled(None, merged=repeated)
         kept: list[Kept] = []
         hung: list[Hung] = []
         known = bool(mine) or old is not None
+        read: list[tuple[GuestParts, GuestState | None, Reading]] = []
         for one in by_guest(parts):
             guest = GuestParts(one, recalled, self._policy)
             facts = state.guests.get(guest.name)
             reading = guest.read(final=guest.is_final(facts, reason, now))
             if not (known or reading.goes_on):
                 reading = replace(reading, mode=Mode.HOLD)
+            read.append((guest, facts, reading))
+        made = None
+        if old is None and read and self._policy.mode is Mode.HOLD and reason in _FELL_SILENT:
+            guests = [
+                one.guest if one.guest.link is not None else replace(one.guest, link=guest.given)
+                for guest, _, reading in read
+                for one in reading.guests
+            ]
+            made = stand_ins(TraceId(key), decoded, guests)
+        index = AnchorIndex.of(decoded, self._policy, old, None if made is None else made.root)
+        for guest, facts, reading in read:
             place = Place(TraceId(key), index if known else None, facts, now, late=state.remembered)
             kept += self._guest(out, hung, guest, reading, place)
         expected = Facts.ANCHOR in state.facts.without_rule()
@@ -126,6 +140,9 @@ class Assembler:
             moved = self._moved(key, decoded, target, out, state, now)
         left = _left(old, moved, recalled if target is None else {Key(target.host): target.blob})
         pieces, lined, summed = self._lined_up(out, hung, decoded, old, runs, key, left)
+        if made is not None:
+            pieces += pieces_of(made.spans, self._openai, self._scope)
+            out.synthetic += len(made.spans)
         own: tuple[Memory, ...] = ()
         if known:
             memory = index.memory(reason, now)
@@ -133,6 +150,8 @@ class Assembler:
             memory.moved = moved
             memory.guests = tuple(one.guest.trace_id for one in hung)[:NAMED_GUESTS_LIMIT]
             memory.summed = summed
+            if made is not None:
+                memory.span_ids += b"".join(each.span.span_id for each in made.spans)
             memory.guest_steps, memory.late = lined.index, lined.late[:MOST_STEPS]
             own = (Memory(key, merged(old, memory, lined.spoken_for).encode()),)
         out.memories = (*own, *memories(kept, hung))
@@ -364,7 +383,7 @@ class Assembler:
         guests = dated if told is None else told.guests
         hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, guests, strict=True)]
         for one in hung:
-            pieces += write(one, self._openai, self._scope)
+            pieces += pieces_of(one.grafted.spans, self._openai, self._scope)
             count(out, one)
         return pieces, lined, "" if told is None else told.summed
 

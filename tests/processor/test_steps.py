@@ -52,7 +52,7 @@ SERVING = host_span(SERVED, TOOL, "POST /lookup", 20, 19_000)
 
 def sent(peer: Peer) -> dict[bytes, bytes]:
     """What left, as bytes, by span id."""
-    found = {}
+    found: dict[bytes, bytes] = {}
     for request in peer.requests:
         for resource in shallow_pb2.Request.FromString(request).resource_spans:
             for scope in resource.scope_spans:
