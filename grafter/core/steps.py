@@ -48,6 +48,8 @@ HOST_MARKS = ("gen_ai.", "token_count", "tool")
 TOOL = "execute_tool"
 CHAT = "chat"
 MODEL_CALLS = frozenset({"chat", "generate_content", "text_completion", "responses", "realtime_inference"})
+_ANSWERED = "llm_response"
+"""Pipecat's span of a Realtime response, made when that has ended: it counts its tokens, and its times say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
         if not attributes:
             continue
         operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
-        if operation is not None and operation not in MODEL_CALLS:
+        if operation is not None and operation not in MODEL_CALLS and operation != _ANSWERED:
             continue
         if attributes.get(_KIND, "LLM") != "LLM":
             continue
