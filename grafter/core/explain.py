@@ -192,6 +192,20 @@ def advice(record: GuestRecord) -> list[str]:
     return [_ADVICE[code] for code in dict.fromkeys(codes) if code in _ADVICE]
 
 
+_ADVICE_WHILE_HELD = {
+    "link": "put trace_id or traceparent into the metadata, or its id on a span of yours, or post it to /api/links: "
+    "any of these joins it while it is held",
+    "host": "look whether your trace is exported here, and whether the id in the metadata is its own",
+    "trace_object": "look whether the SDK's exporter sends here from the start of the trace on, not only its spans",
+    "parents": "flush the SDK's traces before the process ends",
+}
+
+
+def advice_while_held(lacks: Iterable[str]) -> list[str]:
+    """What to look at while something is missing, by the codes of ``lifecycle.awaited`` without ids."""
+    return [_ADVICE_WHILE_HELD[code] for code in dict.fromkeys(lacks) if code in _ADVICE_WHILE_HELD]
+
+
 _UNSETTLED = {
     Finding.DRIFT: "no one offset of its clock fits, as if it ran at another speed; its times are as they came",
     Finding.CONTRADICTION: "what both sides dated contradicts itself, so its times are as they came",
