@@ -43,22 +43,22 @@ class GuestIndex:
         open_: bool,
     ) -> "GuestIndex":
         """Of guests that leave now, after ``find_turns``. ``spoken_for``: turns that were matched without their id."""
-        tools = [replace(tool, guest=LEFT) for tool in steps.tools]
-        run = {tool.call_id for tool in tools if tool.call_id is not None}
-        for turn in steps.turns:
-            tools += [
-                GuestTool(turn.span_id, b"", LEFT, turn.start, turn.end, None, None, call.call_id, turn.span_id)
-                for call in turn.asked
-                if call.call_id is not None and call.call_id not in run
-            ]
+        run = {tool.call_id for tool in steps.tools if tool.call_id is not None}
+        asked = [
+            GuestTool(turn.span_id, b"", LEFT, turn.start, turn.end, None, None, call.call_id, turn.span_id)
+            for turn in steps.turns[-LEFT_LIMIT:]
+            for call in turn.asked
+            if call.call_id is not None and call.call_id not in run
+        ]
+        tools = [*steps.tools[-LEFT_LIMIT:], *asked][-LEFT_LIMIT:]
         gone = frozenset(spoken_for)
         turns = [
             replace(turn, parent=b"", guest=LEFT, asked=(), usage=None if turn.span_id in gone else turn.usage)
-            for turn in steps.turns
+            for turn in steps.turns[-LEFT_LIMIT:]
         ]
         return cls(
-            tuple(tools[-LEFT_LIMIT:]),
-            tuple(turn for turn in turns if turn.response_id is not None or turn.usage is not None)[-LEFT_LIMIT:],
+            tuple(replace(tool, guest=LEFT) for tool in tools),
+            tuple(turn for turn in turns if turn.response_id is not None or turn.usage is not None),
             {span_id: keys for span_id, keys in counts.items() if keys},
             open_,
         )

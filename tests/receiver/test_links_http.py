@@ -100,7 +100,7 @@ async def test_nobody_takes_a_guest_away(first: str) -> None:
         rooms = door.rooms
         await rooms.host(spans(openai__trace_id=GUEST) if first == "span" else spans())
         await rooms.host(spans(OTHER))
-        told = {"trace_id": HOST.hex()} if first.startswith("metadata") else {}
+        told: dict[str, Any] = {"trace_id": HOST.hex()} if first.startswith("metadata") else {}
         if first == "post":
             assert await door.say() == (204, "")
         if first == "metadata":
