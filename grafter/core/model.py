@@ -226,7 +226,7 @@ NAMED_BY = (BACKWARD, BY_API, RULE)
 OTLP trace a value that it has in common with its host."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: an app may name one on each of its spans
 class NamedLink:
     """That a guest belongs to a host, said by somebody else than the guest."""
 
