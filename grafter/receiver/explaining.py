@@ -115,7 +115,9 @@ class Explainer:
         answer["named"] = {"by": link.how, "host": host, "span": None if link.span_id is None else link.span_id.hex()}
         lines = [f"{explain.LINKS[link.how]} names trace {host} for it"]
         lines += [
-            "  not used: it had left, or had named another trace, before" for guest in guests if guest["host"] != host
+            "  not used: it had left before, or something that comes first names another trace"
+            for guest in guests
+            if guest["host"] != host
         ]
         return lines
 
