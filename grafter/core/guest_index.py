@@ -2,14 +2,15 @@
 
 It is part of the memory of the host trace with which they left. A host span that comes later may still be moved, for
 it has not left itself; so may the spans of a trace that follows that host by a rule. What is kept is what matching
-reads of a step, and which counts of a model's answer stand in the trace already.
+reads of a step, and which counts of a model's answer stand in the trace already. Of a guest that left apart from its
+host, late or in stream mode, each step that has an id is remembered by that.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grafter.core.model import SpanId, UnixNano
+from grafter.core.model import Key, SpanId, TraceId, UnixNano, guest_key
 from grafter.core.steps import GuestSteps, GuestTool, GuestTurn
 
 LEFT_LIMIT = 1_000
@@ -79,6 +80,21 @@ class GuestIndex:
             self.open or later.open,
         )
 
+    def by_step(self) -> dict[str, "GuestIndex"]:
+        """What there is under each call's and each response's id, by itself."""
+        found: dict[str, GuestIndex] = {}
+        for tool in self.tools:
+            if tool.call_id is not None:
+                known = found.get(tool.call_id, GuestIndex())
+                found[tool.call_id] = replace(known, tools=(*known.tools, tool), open=self.open)
+        for turn in self.turns:
+            if turn.response_id is not None:
+                known = found.get(turn.response_id, GuestIndex())
+                keys = (self.counts or {}).get(turn.span_id, ())
+                counts = {**(known.counts or {}), turn.span_id: keys}
+                found[turn.response_id] = replace(known, turns=(*known.turns, turn), counts=counts, open=self.open)
+        return found
+
     def values(self) -> list[object]:
         """As JSON, bounded; nothing where it is empty."""
         if not self:
@@ -122,6 +138,12 @@ class GuestIndex:
             {SpanId(bytes.fromhex(row[0])): tuple(keys[at] for at in row[5]) for row in turns if row[5]},
             bool(open_),
         )
+
+
+def step_key(host: TraceId, step: str) -> Key:
+    """The key under which a step is remembered of a guest that left apart from its host, which may leave later: by its
+    host's trace id, and the id of the call or response."""
+    return guest_key(f"\0step:{host.hex()}:{step}")
 
 
 def _tool(row: list[Any]) -> GuestTool:

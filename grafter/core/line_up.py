@@ -170,6 +170,14 @@ def step_index(host: Iterable[HostSpan]) -> StepIndex:
     )
 
 
+def step_ids(host: Iterable[HostSpan]) -> list[str]:
+    """The ids of calls and responses that host spans name."""
+    spans = list(host)
+    called = (tool.call_id for tool in host_tools(spans, lambda _: ""))
+    answered = (turn.response_id for turn in host_turns(spans))
+    return list(dict.fromkeys(step for step in (*called, *answered) if step is not None))
+
+
 class _Above:
     """Which host spans stand above each guest, by its anchor: none of them may be moved below it."""
 

@@ -117,8 +117,8 @@ AGENTS_AUDIO_BYTES = "openai.agents.audio.{direction}.bytes"
 
 # grafter's own words about how a span came to be where and what it is.
 GRAFTER_LINK = "grafter.link"
-"""How the guest named its host (traceparent, trace_id, sip or openai_trace_id), or who did it: backward (a span of the host
-with the guest's id), api (a post to /api/links), rule (a value that an OTLP trace has in common with its host)."""
+"""How the guest named its host (traceparent, trace_id, sip or openai_trace_id), or who did it: backward (a span of the
+host with the guest's id), api (a post to /api/links), rule (a value that an OTLP trace has in common with its host)."""
 GRAFTER_ANCHOR = "grafter.anchor"
 """Said where the anchor is not a host span that was seen: none or unseen."""
 GRAFTER_PARENT_MISSING = "grafter.parent.missing"

@@ -15,9 +15,9 @@ from grafter.core.caller_turns import HOST_MARK, HOST_WAITS
 from grafter.core.causality import DATE_KEYS, DATE_MARK, on_host_clock
 from grafter.core.crash import stand_ins
 from grafter.core.explain import MOST_STEPS, Refusal
-from grafter.core.guest_index import GuestIndex
+from grafter.core.guest_index import GuestIndex, step_key
 from grafter.core.lifecycle import ReleaseReason
-from grafter.core.line_up import LinedUp, line_up, step_index
+from grafter.core.line_up import LinedUp, line_up, step_ids, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
 from grafter.core.model import (
     RULE,
@@ -42,7 +42,7 @@ from grafter.core.redact import redact
 from grafter.core.rules import Moved
 from grafter.core.sampling.policies import SamplingPolicy
 from grafter.core.state import GuestState, TraceState
-from grafter.core.steps import HOST_KEYS, HOST_MARKS, USAGE
+from grafter.core.steps import CALL_IDS, HOST_KEYS, HOST_MARKS, RESPONSE_IDS, USAGE
 from grafter.guests.json_values import digest
 from grafter.guests.source import Mapped, Reading
 from grafter.otlp import spans as otlp
@@ -64,6 +64,7 @@ _Run = tuple[Envelope, list[bytes]]
 
 # An IntFlag's own operators make a member each time.
 _ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
+_STEP_MARKS = tuple(key.encode() for key in (*CALL_IDS, *RESPONSE_IDS))
 # After a restart an export that was begun is made again as COMPLETE; what of it has no root had fallen silent.
 _FELL_SILENT = (ReleaseReason.IDLE, ReleaseReason.COMPLETE)
 
@@ -138,7 +139,13 @@ class Assembler:
         moved = old.moved if old is not None else None
         if target is not None:
             moved = self._moved(key, decoded, target, out, state, now)
-        left = _left(old, moved, recalled if target is None else {Key(target.host): target.blob})
+        left = _left(old, moved, recalled if target is None else {**recalled, Key(target.host): target.blob})
+        under = TraceId(key) if moved is None else moved.host
+        for step in self._keys_of_steps(under, decoded) if recalled else ():
+            known_step = TraceMemory.decode(recalled[step]) if step in recalled else None
+            if known_step is not None:
+                steps = known_step.guest_steps if moved is None else replace(known_step.guest_steps, open=False)
+                left = steps if left is None else left.merged(steps)
         pieces, lined, summed = self._lined_up(out, hung, decoded, old, runs, key, left)
         if made is not None:
             pieces += pieces_of(made.spans, self._openai, self._scope)
@@ -158,6 +165,14 @@ class Assembler:
         if moved is not None:
             pieces = self._as_moved(pieces, key, moved, recalled.values(), decoded, lined)
         return self._finish(out, key, pieces)
+
+    def named_steps(self, host: TraceId, parts: Sequence[StoredPart]) -> list[Key]:
+        """The keys under which steps may be remembered that these host spans name: of guests that left apart."""
+        mine = [p for p in parts if p.guest is None and any(mark in p.payload for mark in _STEP_MARKS)]
+        return self._keys_of_steps(host, self._decode(mine)[1]) if mine else []
+
+    def _keys_of_steps(self, host: TraceId, decoded: Sequence[HostSpan]) -> list[Key]:
+        return [step_key(host, step) for step in step_ids(decoded)]
 
     def guest(
         self,
@@ -188,8 +203,13 @@ class Assembler:
         reading = guest.read(final=guest.is_final(state, reason, now))
         place = Place(host, index, state, now, late=True, overdue=overdue, refused=tuple(refused))
         kept = self._guest(out, hung, guest, reading, place)
-        pieces, _, _ = self._lined_up(out, hung, (), memory, (), key)
+        pieces, lined, _ = self._lined_up(out, hung, (), memory, (), key)
         out.memories = tuple(memories(kept, hung))
+        if host is not None:
+            out.memories += tuple(
+                Memory(step_key(host, step), TraceMemory(reason, now, guest_steps=steps).encode())
+                for step, steps in lined.index.by_step().items()
+            )
         if host is not None and memory is not None and memory.moved is not None:
             pieces = self._as_moved(pieces, Key(host), memory.moved, recalled.values())
         return self._finish(out, key, pieces)

@@ -286,3 +286,48 @@ async def test_what_comes_late_and_may_stand_above_openais_spans_is_not_moved(op
     late = Span.FromString(sent(peer)[TOOL])
     assert late.parent_span_id == ROOT
     assert attributes(late)["grafter.match"] == "call_id"
+
+
+@pytest.mark.parametrize("when", ["stream", "both late"])
+async def test_a_guest_that_left_apart_from_its_host_is_known_to_what_follows(open_rig: Open, when: str) -> None:
+    """In a stream the run may leave before the app's batch; held, an hour after its host, and the app's last spans
+    after it. Each model call is counted once, and says which it is."""
+    turns = [
+        item["span_data"]
+        for request in recorded_guest("py_runner_responses")
+        for item in request
+        if isinstance(item, dict) and (item.get("span_data") or {}).get("type") == "response"
+    ]
+    calls = [
+        host_span(
+            bytes([0xC0 + n] * 8),
+            SESSION,
+            "chat m",
+            -60_000 + n,
+            -1_000,
+            gen_ai__response__id=turn["response_id"],
+            gen_ai__usage__input_tokens=turn["usage"]["input_tokens"],
+            gen_ai__usage__output_tokens=turn["usage"]["output_tokens"],
+        )
+        for n, turn in enumerate(turns)
+    ]
+    peer = Peer()
+    async with open_rig(peer, policy=GraftPolicy(mode=Mode.STREAM if when == "stream" else Mode.HOLD)) as r:
+        await r.host(host())
+        await r.pass_time(1 if when == "stream" else 3600, step=1 if when == "stream" else 10)
+        for request in recorded_guest("py_runner_responses"):
+            await r.guest(request)
+        await r.pass_time(30)
+        assert counted(peer) == sum(turn["usage"]["input_tokens"] for turn in turns)
+        await r.host(alone(*calls, CALLED))
+        await r.pass_time(30)
+        assert counted(peer) == sum(turn["usage"]["input_tokens"] for turn in turns)
+        said = sent(peer)
+        for call in calls:
+            words = attributes(Span.FromString(said[call.span_id]))
+            assert words["grafter.match"] == "response_id"
+            twin = attributes(Span.FromString(said[bytes.fromhex(words["grafter.duplicate_of"])]))
+            assert twin["gen_ai.response.id"] == words["gen_ai.response.id"]
+            assert "grafter.duplicate.usage.input_tokens" in words
+        came, became = r.books(len(peer.spans))
+        assert came == became
