@@ -1,6 +1,7 @@
 """A call whose steps both sides traced, through the processor: what leaves, before and after a release."""
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from grafter.core.policy import GraftPolicy, Mode, Tools
 from grafter.otlp import shallow_pb2
 from grafter.receiver.explaining import Explainer
+from tests.checker import Call, check
 from tests.processor.conftest import Open
 from tests.rig import CALL, SESSION, Peer, recorded_guest, rig
 
 ASKED = "call_6c37a5262c3246d7a6ae2587"
 """The one tool call in the recorded run's model answers that a tool ran for."""
 RUN = "py_runner_chat_completions"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BEGAN = 1_795_382_878_909_256_000
 ROOT, TOOL, SERVED, MODEL = (bytes([0xA0 + n] * 8) for n in range(4))
 
@@ -40,8 +43,8 @@ def host_span(own: bytes, parent: bytes, name: str, start: int, end: int, **attr
 
 def host(*spans: Span) -> bytes:
     """A call with its session span, and these."""
-    root = host_span(ROOT, b"", "callsphere.call", -1_000_000, 2_000_000)
-    session = host_span(SESSION, ROOT, "gen_ai.realtime.session", -900_000, 1_900_000)
+    root = host_span(ROOT, b"", "callsphere.call", -10_000_000, 10_000_000)
+    session = host_span(SESSION, ROOT, "gen_ai.realtime.session", -9_000_000, 9_000_000)
     scope = ScopeSpans(spans=[root, session, *spans])
     return ExportTraceServiceRequest(resource_spans=[ResourceSpans(scope_spans=[scope])]).SerializeToString()
 
@@ -157,6 +160,16 @@ def alone(*spans: Span) -> bytes:
     return ExportTraceServiceRequest(resource_spans=[ResourceSpans(scope_spans=[scope])]).SerializeToString()
 
 
+def items_of(name: str) -> list[dict[str, Any]]:
+    return [item for request in recorded_guest(name) for item in request if isinstance(item, dict)]
+
+
+def within(item: Mapping[str, Any]) -> tuple[int, int]:
+    """When an item was, as ``host_span`` takes it."""
+    start, end = (datetime.fromisoformat(item[key]) - EPOCH for key in ("started_at", "ended_at"))
+    return start // timedelta(microseconds=1) - BEGAN // 1000, end // timedelta(microseconds=1) - BEGAN // 1000
+
+
 def counted(peer: Peer) -> int:
     """What a dashboard's SUM over input tokens says."""
     return sum(attributes(span).get("gen_ai.usage.input_tokens", 0) for span, _ in peer.spans)
@@ -192,6 +205,8 @@ async def test_a_tool_that_outlives_its_call_hangs_under_openais_span_of_it(
         (link,) = moved.links
         assert Span.FromString(raw[link.span_id]).name.startswith("chat")
         assert Span.FromString(raw[SERVED]).parent_span_id == late.span_id
+        served = host_span(SERVED, late.span_id, "POST /lookup", 30, 19_000)
+        check(Call([host(), alone(late, served)], items_of(RUN)), peer.requests)
         answer = await Explainer(r.store, r.policy, lambda: r.now[0]).explain(CALL.hex())
         assert f"steps that came after OpenAI's span of them: 1 (1 by {how})" in str(answer["lines"])
         came, became = r.books(len(peer.spans))
@@ -203,7 +218,7 @@ async def test_a_model_call_that_comes_after_openais_span_of_it_is_counted_once(
     """By the response's id, and where the app's span has none by time and usage, one to one: its counts, which the
     trace has already, stand under another name; a column that OpenAI's span lacks stays."""
     turns = [
-        item["span_data"] | {"started_at": item["started_at"]}
+        item["span_data"] | {key: item[key] for key in ("started_at", "ended_at")}
         for request in recorded_guest("py_runner_responses")
         for item in request
         if isinstance(item, dict) and (item.get("span_data") or {}).get("type") == "response"
@@ -216,8 +231,7 @@ async def test_a_model_call_that_comes_after_openais_span_of_it_is_counted_once(
         MODEL,
         SESSION,
         "chat m",
-        -60_000,
-        -1_000,
+        *within(first),
         **used,
         gen_ai__response__id=first["response_id"],
         gen_ai__usage__of_their_own=5,
@@ -239,6 +253,8 @@ async def test_a_model_call_that_comes_after_openais_span_of_it_is_counted_once(
         assert attributes(twin)["gen_ai.response.id"] == first["response_id"]
         assert Span.FromString(sent(peer)[MODEL]).parent_span_id == twin.span_id
         assert ("grafter.duplicate.usage.input_tokens" in said) == late
+        if late:
+            check(Call([host(), alone(by_id)], items_of("py_runner_responses")), peer.requests)
 
 
 async def test_a_late_model_call_without_an_id_is_one_of_openais_or_none() -> None:
@@ -249,12 +265,9 @@ async def test_a_late_model_call_without_an_id_is_one_of_openais_or_none() -> No
         for item in request
         if isinstance(item, dict) and (item.get("span_data") or {}).get("type") == "response"
     )
-    start, end = (int(datetime.fromisoformat(span[key]).timestamp() * 10**6) for key in ("started_at", "ended_at"))
     words = {"llm__token_count__prompt": usage["input_tokens"], "llm__token_count__completion": usage["output_tokens"]}
     words |= {"gen_ai__usage__input_tokens": usage["input_tokens"]}
-    first, second = (
-        host_span(own, SESSION, "llm", start - BEGAN // 1000, end - BEGAN // 1000, **words) for own in (MODEL, TOOL)
-    )
+    first, second = (host_span(own, SESSION, "llm", *within(span), **words) for own in (MODEL, TOOL))
     peer = Peer()
     async with rig(peer) as r:
         await r.host(host())
