@@ -1,5 +1,10 @@
-"""``python -m bench.join``: the release of one large call, 10,000 host spans and 2,000 of a guest, parts to bytes."""
+"""``python -m bench.join``: the release of one large call, 10,000 host spans and 2,000 of a guest, parts to bytes.
 
+In time of the processor, which whoever else uses the machine does not stretch, and with collections off, as the server
+has them while it works.
+"""
+
+import gc
 import statistics
 import sys
 import time
@@ -86,18 +91,22 @@ def main() -> None:
         if part.guest is not None:
             state.absorb_guest(part.guest, UnixNano(START))
     assembler = Assembler(policy, "bench")
+    gc.collect()
+    gc.freeze()
+    gc.disable()
     times = []
     for _ in range(7):
-        began = time.perf_counter()
+        began = time.process_time()
         out = assembler.host(Key(TRACE), state, stored, ReleaseReason.COMPLETE, UnixNano(START), {})
         assert out.trace is not None
         assert out.trace.spans == HOST_SPANS + GUEST_SPANS
         body = build.request([out.trace])
-        times.append((time.perf_counter() - began) * 1e3)
+        times.append((time.process_time() - began) * 1e3)
     median = statistics.median(times)
     print(
         f"{HOST_SPANS} host spans and {GUEST_SPANS} guest spans joined and written ({len(body) / 2**20:.1f} MiB): "
-        f"{median:.0f} ms (min {min(times):.0f}, max {max(times):.0f}; limit {LIMIT_MS:.0f})"
+        f"{median:.0f} ms (min {min(times):.0f}, max {max(times):.0f}; limit {LIMIT_MS:.0f}), "
+        f"{median * 1e3 / (HOST_SPANS + GUEST_SPANS):.1f} us a span"
     )
     sys.exit(0 if median <= LIMIT_MS else 1)
 

@@ -2,7 +2,7 @@
 
 The first that holds: the span that the app named, when it is one of the host's, held or remembered; a host span that
 matches a selector; the host's root; none. A trace that leaves without its root may have been cut anywhere, so there a
-named span that was not seen is believed to exist (``unseen``).
+named span that was not seen is believed to exist (``unseen``), also where something stands in for the root.
 
 Several spans may match a selector, one a leg of the call: the one with the guest's session or conversation id is
 preferred, then one that overlaps the guest in time, then the latest that starts not after it, then the smaller span
@@ -50,7 +50,11 @@ class AnchorIndex:
     """
 
     def __init__(
-        self, held: dict[SpanId, HostSpan], selected: Sequence[AnchorSpan], memory: TraceMemory | None
+        self,
+        held: dict[SpanId, HostSpan],
+        selected: Sequence[AnchorSpan],
+        memory: TraceMemory | None,
+        stand_in: HostSpan | None = None,
     ) -> None:
         self._held = held
         self._memory = memory
@@ -65,16 +69,23 @@ class AnchorIndex:
                 by_conversation.setdefault(conversation, []).append(anchor)
         self._by_conversation = {key: _Candidates(anchors) for key, anchors in by_conversation.items()}
         roots = (span for span in held.values() if not span.parent_span_id)
-        self._root_here = min(roots, key=_earlier, default=None)
+        self._root_here = min(roots, key=_earlier, default=stand_in)
         self._root = self._find_root()
+        self.cut = self._root is None or stand_in is not None
+        """The host's root has not come, whether something stands in for it or not."""
         eldest: Iterable[HostSpan | AnchorSpan] = remembered.values() or held.values()
         self._eldest = min(eldest, key=_earlier, default=None)
 
     @classmethod
     def of(
-        cls, host_spans: Iterable[HostSpan], policy: GraftPolicy, memory: TraceMemory | None = None
+        cls,
+        host_spans: Iterable[HostSpan],
+        policy: GraftPolicy,
+        memory: TraceMemory | None = None,
+        stand_in: HostSpan | None = None,
     ) -> "AnchorIndex":
-        """Index the spans that are about to leave, and those that left before."""
+        """Index the spans that are about to leave, and those that left before. ``stand_in``: in place of a root that
+        never came."""
         held: dict[SpanId, HostSpan] = {}
         for span in host_spans:
             known = held.setdefault(span.span_id, span)
@@ -84,7 +95,7 @@ class AnchorIndex:
         selected = [
             _anchor_span(span) for span in held.values() if any(matches(selector, span) for selector in selectors)
         ]
-        return cls(held, selected, memory)
+        return cls(held, selected, memory, stand_in)
 
     def memory(self, reason: ReleaseReason, released_at: UnixNano, span_ids: bytes = b"") -> TraceMemory:
         """What to remember of the indexed spans, earlier memories aside (see ``merged``).
@@ -137,7 +148,7 @@ class AnchorIndex:
 
     def nowhere(self, guest: Guest) -> Anchor:
         """What is left for a guest whose host has no span to hang it under."""
-        named = guest.link.span_id if guest.link is not None and self._root is None else None
+        named = guest.link.span_id if guest.link is not None and self.cut else None
         trace_state, flags = self._host_sampling(None if guest.link is None else guest.link.sampled)
         return Anchor(named, "none" if named is None else "unseen", trace_state, flags, None)
 
@@ -168,7 +179,7 @@ def find(guest: Guest, index: AnchorIndex, refused: list[Refusal] | None = None)
         seen = index.named(named)
         if seen is not None:
             return seen
-        if index.root is None:
+        if index.cut:
             return index.nowhere(guest)
         tried.append(Refusal("named", "not_in_host"))
     selected = index.selected(guest)

@@ -64,7 +64,7 @@ class Phone:
         return cls(text[:_HASH_CHARACTERS], text[_HASH_CHARACTERS:])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: see NamedLink, of each of which one is made
 class CallNote:
     """What is known of a call, by webhook or by the app."""
 

@@ -82,9 +82,9 @@ class GuestRecord:
             "anchor": self.anchor,
             "span": self.span,
             "refused": [[refusal.what, refusal.why] for refusal in self.refused],
-            "tools": _rows(self.tools),
-            "duplicates": _rows(self.duplicates),
-            "unmatched": _rows(self.unmatched),
+            "tools": rows_of(self.tools),
+            "duplicates": rows_of(self.duplicates),
+            "unmatched": rows_of(self.unmatched),
             "counts": list(self.counts) if any(self.counts) else [],
             "missing": list(self.missing[:MOST_STEPS]),
             # A reader that does not know it leaves it alone.
@@ -106,9 +106,9 @@ class GuestRecord:
                 anchor=str(values.get("anchor", "")),
                 span=str(values.get("span", "")),
                 refused=tuple(Refusal(what, why) for what, why in values.get("refused", ())),
-                tools=_steps(values.get("tools", ())),
-                duplicates=_steps(values.get("duplicates", ())),
-                unmatched=_steps(values.get("unmatched", ())),
+                tools=steps_of(values.get("tools", ())),
+                duplicates=steps_of(values.get("duplicates", ())),
+                unmatched=steps_of(values.get("unmatched", ())),
                 counts=(counts[0], counts[1], counts[2]),
                 missing=tuple(map(str, values.get("missing", ()))),
                 clock=ClockRecord.of(values.get("clock")),
@@ -192,6 +192,20 @@ def advice(record: GuestRecord) -> list[str]:
     return [_ADVICE[code] for code in dict.fromkeys(codes) if code in _ADVICE]
 
 
+_ADVICE_WHILE_HELD = {
+    "link": "put trace_id or traceparent into the metadata, or its id on a span of yours, or post it to /api/links: "
+    "any of these joins it while it is held",
+    "host": "look whether your trace is exported here, and whether the id in the metadata is its own",
+    "trace_object": "look whether the SDK's exporter sends here from the start of the trace on, not only its spans",
+    "parents": "flush the SDK's traces before the process ends",
+}
+
+
+def advice_while_held(lacks: Iterable[str]) -> list[str]:
+    """What to look at while something is missing, by the codes of ``lifecycle.awaited`` without ids."""
+    return [_ADVICE_WHILE_HELD[code] for code in dict.fromkeys(lacks) if code in _ADVICE_WHILE_HELD]
+
+
 _UNSETTLED = {
     Finding.DRIFT: "no one offset of its clock fits, as if it ran at another speed; its times are as they came",
     Finding.CONTRADICTION: "what both sides dated contradicts itself, so its times are as they came",
@@ -223,11 +237,21 @@ def _ways(steps: Iterable[Step]) -> str:
     return ", ".join(f"{count} by {how}" for how, count in sorted(ways.items()))
 
 
-def _rows(steps: Iterable[Step]) -> list[list[str]]:
+def late_sentences(late: Sequence[Step]) -> list[str]:
+    """What was found of host spans that came after OpenAI's half had left, in words."""
+    lost = [step for step in late if step.how in _WHY]
+    found = [step for step in late if step.how not in _WHY]
+    lines = [f"steps that came after OpenAI's span of them: {len(found)} ({_ways(found)})"] if found else []
+    return lines + [f"{step.host} left where it was: {_WHY[step.how]}" for step in lost]
+
+
+def rows_of(steps: Iterable[Step]) -> list[list[str]]:
+    """As JSON."""
     return [[step.host, step.guest, step.how] for step in steps]
 
 
-def _steps(rows: Iterable[Sequence[str]]) -> tuple[Step, ...]:
+def steps_of(rows: Iterable[Sequence[str]]) -> tuple[Step, ...]:
+    """What ``rows_of`` made. Raises what reading odd JSON raises."""
     return tuple(Step(host, guest, how) for host, guest, how in rows)
 
 

@@ -1,7 +1,8 @@
 """Each step once: what the matches of tools and model calls change on the spans of both sides.
 
-A host span changes by what is appended to it: a parent, attributes, links. A guest's span is grafter's own to write.
-Nothing hangs below itself afterwards: a host span is not moved where the guest's own anchor hangs below it.
+A host span changes by what is appended to it: a parent, attributes, links. A guest's span is grafter's own to write,
+until it has left: then a host span that comes after it and counts the same tokens says so under another name. Nothing
+hangs below itself afterwards: a host span is not moved where the guest's own anchor hangs below it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from grafter.core import duplicates, semconv, tools
 from grafter.core.explain import Step
+from grafter.core.guest_index import LEFT, GuestIndex
 from grafter.core.join import Grafted
 from grafter.core.memory import TraceMemory
 from grafter.core.model import AttributeValue, GraftedSpan, HostSpan, SpanId, SpanLink
@@ -42,6 +44,8 @@ class HostEdit:
     """Where it hangs now; None: where it did."""
     attributes: list[tuple[str, AttributeValue]] = field(default_factory=list)
     links: list[SpanLink] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Attributes that stand under another name: a count that stands in the trace already, and has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,12 @@ class LinedUp:
     duplicates: tuple[Match, ...] = ()
     refused: tuple[Refused, ...] = ()
     """Matches that were not made, or that move nothing."""
+    late: tuple[Step, ...] = ()
+    """What was found, or was not to be told, between the host's spans and guests that had left before."""
+    index: GuestIndex = field(default_factory=GuestIndex)
+    """The steps of these guests, to be remembered."""
+    spoken_for: frozenset[SpanId] = frozenset()
+    """Model turns of guests that had left before, and that were matched now without their id."""
 
 
 @dataclass(slots=True)
@@ -73,33 +83,38 @@ def line_up(
     policy: GraftPolicy,
     memory: TraceMemory | None,
     digest: Digest,
+    left: GuestIndex | None = None,
 ) -> LinedUp:
     """Match the steps of a host's spans with those of the guests that leave with them, and say what that changes.
 
     ``host``: the host's spans that leave now. ``memory``: what is kept of those that left before; their steps are
     matched by id alone, and only the guest's side can still say so. ``digest``: of tool arguments, as guests have it.
+    ``left``: the steps of guests that left before; of those only the host's side can still say so.
     """
     steps = guest_steps([guest.spans for guest in guests])
-    if not (steps.tools or steps.turns):
+    if not (steps.tools or steps.turns or (left and host)):
         return LinedUp(tuple(guests), {})
+    left = left or GuestIndex()
     held = {span.span_id: span for span in host}
     edits: dict[SpanId, HostEdit] = {}
     added: dict[SpanId, _Added] = {}
-    above = _Above(held, guests, memory)
+    above = _Above(held, guests, memory, left)
     found: list[Match] = []
     refused: list[Refused] = []
     if policy.tools is not Tools.OFF:
         tools.find_turns(steps)
         _describe_tools(steps.tools, added)
-        found, refused = tools.match(host_tools(host, digest), held, steps)
+        everything = GuestSteps([*steps.tools, *left.tools], [*steps.turns, *left.turns])
+        found, refused = tools.match(host_tools(host, digest), held, everything)
         for match in found:
             _move(match, held, edits, above, policy, refused)
             if match.turn is not None:
                 _edit(edits, match.host).links.append(_caused_by(match.turn))
     calls = host_turns(host)
-    same, unclear = duplicates.match(calls, held, steps.turns)
+    same, unclear = duplicates.match(calls, held, [*steps.turns, *left.turns])
     refused += unclear
     by_id = {call.span.span_id: call for call in calls}
+    spans = {each.span.span_id: each for guest in guests for each in guest.spans}
     counted: dict[SpanId, HostTurn] = {}
     for match in same:
         call = by_id[match.host]
@@ -107,21 +122,34 @@ def line_up(
         _edit(edits, match.host).attributes.append((semconv.GRAFTER_DUPLICATE_OF, match.guest.hex()))
         if call.counted:
             counted.setdefault(match.guest, call)
-    spans = {each.span.span_id: each for guest in guests for each in guest.spans}
     for match in same:
         call = by_id[match.host]
+        if match.guest_index == LEFT:
+            _counted_before(call, (left.counts or {}).get(match.guest, ()), edits)
+            continue
         _enrich(call, spans[match.guest], edits, added)
         if counted.get(match.guest) is call:
             _count_once(call, spans[match.guest], edits, added)
     if memory is not None:
         _after_release(steps, memory.steps, policy, spans, added, refused)
     whose = {each.span.span_id: at for at, guest in enumerate(guests) for each in guest.spans}
+    here = [match for match in found if match.guest_index != LEFT]
+    folded = [match for match in same if match.guest_index != LEFT]
+    by_usage = [match for match in same if match.how == duplicates.USAGE_TIME]
     return LinedUp(
-        tuple(_explained(_edited(guest, added), at, found, same, refused, whose) for at, guest in enumerate(guests)),
+        tuple(_explained(_edited(guest, added), at, here, folded, refused, whose) for at, guest in enumerate(guests)),
         edits,
-        tuple(found),
-        tuple(same),
+        tuple(here),
+        tuple(folded),
         tuple(refused),
+        late=_late([*found, *same], refused, whose),
+        index=GuestIndex.of(
+            steps,
+            _counts([spans[turn.span_id] for turn in steps.turns], folded, by_id),
+            [match.guest for match in by_usage if match.guest_index != LEFT],
+            open_=above.open,
+        ),
+        spoken_for=frozenset(match.guest for match in by_usage if match.guest_index == LEFT),
     )
 
 
@@ -142,12 +170,30 @@ def step_index(host: Iterable[HostSpan]) -> StepIndex:
     )
 
 
+def step_ids(host: Iterable[HostSpan]) -> list[str]:
+    """The ids of calls and responses that host spans name."""
+    spans = list(host)
+    called = (tool.call_id for tool in host_tools(spans, lambda _: ""))
+    answered = (turn.response_id for turn in host_turns(spans))
+    return list(dict.fromkeys(step for step in (*called, *answered) if step is not None))
+
+
 class _Above:
     """Which host spans stand above each guest, by its anchor: none of them may be moved below it."""
 
-    def __init__(self, held: Mapping[SpanId, HostSpan], guests: Sequence[Grafted], memory: TraceMemory | None) -> None:
+    def __init__(
+        self,
+        held: Mapping[SpanId, HostSpan],
+        guests: Sequence[Grafted],
+        memory: TraceMemory | None,
+        left: GuestIndex,
+    ) -> None:
         self._of: list[set[SpanId]] = []
         self._unknown: list[bool] = []
+        self._left_open = left.open
+        self.open = False
+        """Above one of these guests something is missing, and may come later."""
+        root = memory.root if memory is not None else None
         for guest in guests:
             above: set[SpanId] = set()
             anchor = guest.memory.anchor
@@ -156,12 +202,15 @@ class _Above:
                 above.add(at)
                 at = SpanId(held[at].parent_span_id) or None
             self._of.append(above)
+            self.open |= at is not None and at not in above and at != root
             # Above what has left before there may be anything but the root, which hangs nowhere.
-            left = at is not None and at not in held and memory is not None and memory.sent(at)
-            self._unknown.append(left and at != (memory.root if memory is not None else None))
+            sent = at is not None and at not in held and memory is not None and memory.sent(at)
+            self._unknown.append(sent and at != root)
 
     def takes(self, guest: int, span_id: SpanId) -> bool:
         """Whether a host span may hang below a guest's; then it does."""
+        if guest == LEFT:
+            return not self._left_open
         if self._unknown[guest] or span_id in self._of[guest]:
             return False
         for above in self._of:
@@ -233,6 +282,37 @@ def _count_once(call: HostTurn, guest: GraftedSpan, edits: dict[SpanId, HostEdit
             edit.attributes.append((key, value))
         elif str(known) != str(value):
             more.attributes[_beside(key)] = value
+
+
+def _counted_before(call: HostTurn, keys: Iterable[str], edits: dict[SpanId, HostEdit]) -> None:
+    """Counts that stand in the trace already, on spans that have left: on this one they have another name."""
+    edit = _edit(edits, call.span.span_id)
+    edit.renamed.update((key, _beside(key)) for key in keys if key in call.counts)
+
+
+def _counts(
+    spans: Iterable[GraftedSpan], folded: Iterable[Match], calls: Mapping[SpanId, HostTurn]
+) -> dict[SpanId, tuple[str, ...]]:
+    """Under which names the tokens of each guest's turn stand in the trace, on whichever side."""
+    found: dict[SpanId, dict[str, None]] = {}
+    for each in spans:
+        keys = {key: None for key, _ in each.attributes if key.startswith(USAGE)}
+        if keys:
+            found[each.span.span_id] = keys
+    for match in folded:
+        found.setdefault(match.guest, {}).update(dict.fromkeys(calls[match.host].counts))
+    return {span_id: tuple(keys) for span_id, keys in found.items()}
+
+
+def _late(found: Iterable[Match], refused: Iterable[Refused], whose: Mapping[SpanId, int]) -> tuple[Step, ...]:
+    """What concerns guests that had left before, and have no record that could still be written."""
+    matched = [_step(match) for match in found if match.guest_index == LEFT]
+    left = [
+        Step(each.host.hex(), each.between[0].hex(), each.why)
+        for each in refused
+        if each.between and each.between[0] not in whose
+    ]
+    return (*matched, *left)
 
 
 def _after_release(

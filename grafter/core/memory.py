@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from grafter.core.explain import GuestRecord
+from grafter.core.explain import MOST_STEPS, GuestRecord, Step, rows_of, steps_of
+from grafter.core.guest_index import GuestIndex
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
 from grafter.core.rules import Moved
@@ -37,8 +38,8 @@ NAMED_GUESTS_LIMIT = 100
 GUEST_SPAN_IDS_LIMIT = 250_000
 """Ids kept of the spans sent of one guest, the last that left: repeats come soon after the first."""
 
-_MOVED = "moved"
-"""Key in the JSON of a host's blob; a reader that does not know it leaves it aside."""
+_MOVED, _GUEST_STEPS, _LATE = "moved", "guest_steps", "late"
+"""Keys in the JSON of a host's blob; a reader that does not know them leaves them aside."""
 _TRACE_KIND = ord("T")
 _GUEST_KIND = ord("G")
 _VERSION = 1
@@ -108,6 +109,10 @@ class TraceMemory:
     summed: str = ""
     """What its sums are of, where it left with any: ``waits`` of callers, or ``runs`` of agents. What comes late of the
     other kind may lie within them."""
+    guest_steps: GuestIndex = field(default_factory=GuestIndex)
+    """Of the guests that left with it."""
+    late: tuple[Step, ...] = ()
+    """Host spans that came after guests had left, and what was found of theirs; the first MOST_STEPS."""
 
     def sent(self, span_id: bytes) -> bool:
         """The host span left, as far as is remembered."""
@@ -131,10 +136,14 @@ class TraceMemory:
                 present |= _HAS_ENVELOPE
                 resource, scope = self.root_envelope.resource, self.root_envelope.scope
         ids = self.span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
-        if self.anchors or self.steps or self.guests or self.moved or self.summed:
+        if self.anchors or self.steps or self.guests or self.moved or self.summed or self.guest_steps or self.late:
             others: dict[str, object] = {"guests": self.guests} if self.guests else {}
             if self.summed:
                 others["summed"] = self.summed
+            if self.guest_steps:
+                others[_GUEST_STEPS] = self.guest_steps.values()
+            if self.late:
+                others[_LATE] = rows_of(self.late)
             if self.moved is not None:
                 parent = None if self.moved.parent is None else self.moved.parent.hex()
                 others[_MOVED] = [self.moved.host.hex(), parent, self.moved.anchor]
@@ -178,6 +187,8 @@ class TraceMemory:
                 guests=tuple(map(str, values.get("guests", ()))) if values is not None else (),
                 moved=_moved(values.get(_MOVED)) if values is not None else None,
                 summed=str(values.get("summed", "")) if values is not None else "",
+                guest_steps=GuestIndex.read(values.get(_GUEST_STEPS)) if values is not None else GuestIndex(),
+                late=steps_of(values.get(_LATE, ())) if values is not None else (),
             )
         except _NOT_A_BLOB:
             return None
@@ -292,8 +303,11 @@ class GuestMemory:
             return None
 
 
-def merged(old: TraceMemory | None, new: TraceMemory) -> TraceMemory:
-    """The memory of a trace after more of its host spans have left: the first decision holds, the rest is added."""
+def merged(old: TraceMemory | None, new: TraceMemory, spoken_for: Iterable[SpanId] = ()) -> TraceMemory:
+    """The memory of a trace after more of its host spans have left: the first decision holds, the rest is added.
+
+    ``spoken_for``: turns of guests that left before, which these host spans were found to be without an id.
+    """
     if old is None:
         return new
     rooted = old if old.root is not None else new
@@ -311,6 +325,8 @@ def merged(old: TraceMemory | None, new: TraceMemory) -> TraceMemory:
         guests=tuple(dict.fromkeys((*old.guests, *new.guests)))[:NAMED_GUESTS_LIMIT],
         moved=old.moved,
         summed=old.summed or new.summed,
+        guest_steps=old.guest_steps.merged(new.guest_steps, spoken_for),
+        late=(*old.late, *new.late)[:MOST_STEPS],
     )
 
 

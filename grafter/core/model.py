@@ -140,7 +140,7 @@ class Mark:
     """Nanoseconds for which it is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each span, and a frozen one takes four times as long
 class HostSpan:
     """What the join reads of a host span."""
 
@@ -186,7 +186,7 @@ class AskedCall:
     """SHA-256 of its arguments, as ``grafter.arguments.sha256`` has it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each span, and a frozen one takes four times as long
 class GuestSpan:
     """A guest span, mapped to OpenTelemetry's words but not yet hung anywhere."""
 
@@ -226,7 +226,7 @@ NAMED_BY = (BACKWARD, BY_API, RULE)
 OTLP trace a value that it has in common with its host."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: an app may name one on each of its spans
 class NamedLink:
     """That a guest belongs to a host, said by somebody else than the guest."""
 
@@ -262,7 +262,7 @@ class Guest:
     which of several it is in."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each span, and a frozen one takes four times as long
 class GraftedSpan:
     """A guest span as it leaves: under a trace id, a parent and a resource."""
 

@@ -117,8 +117,8 @@ AGENTS_AUDIO_BYTES = "openai.agents.audio.{direction}.bytes"
 
 # grafter's own words about how a span came to be where and what it is.
 GRAFTER_LINK = "grafter.link"
-"""How the guest named its host (traceparent, trace_id or openai_trace_id), or who did it: backward (a span of the host
-with the guest's id), api (a post to /api/links), rule (a value that an OTLP trace has in common with its host)."""
+"""How the guest named its host (traceparent, trace_id, sip or openai_trace_id), or who did it: backward (a span of the
+host with the guest's id), api (a post to /api/links), rule (a value that an OTLP trace has in common with its host)."""
 GRAFTER_ANCHOR = "grafter.anchor"
 """Said where the anchor is not a host span that was seen: none or unseen."""
 GRAFTER_PARENT_MISSING = "grafter.parent.missing"
@@ -154,7 +154,9 @@ GRAFTER_TRUNCATED_BYTES = "grafter.truncated.bytes"
 GRAFTER_GUEST_TRACE_ID = "grafter.guest.trace_id"
 GRAFTER_GUEST_SPAN_ID = "grafter.guest.span_id"
 GRAFTER_ENDED_BY = "grafter.ended_by"
-"""What ended a Realtime session: posted, close, disconnect, expired, silence, stopped, or next_session."""
+"""What ended a Realtime session: posted, close, disconnect, expired, silence, stopped, or next_session. On a root that
+grafter made up for an app that never ended one: crash."""
+CRASH = "crash"
 
 # Clocks. Milliseconds; positive: the guest's clock is ahead.
 GRAFTER_CLOCK_AHEAD_MIN = "grafter.clock.ahead_min_ms"

@@ -21,7 +21,7 @@ _KIND = "openinference.span.kind"
 CALL_IDS = (semconv.GEN_AI_TOOL_CALL_ID, "lk.function_tool.id", "tool_call.id", "tool.call_id")
 TOOL_NAMES = (semconv.GEN_AI_TOOL_NAME, "lk.function_tool.name", "tool.name", "tool.function_name")
 _ARGUMENTS = (semconv.GEN_AI_TOOL_CALL_ARGUMENTS, "input.value")
-_RESPONSE_IDS = (semconv.GEN_AI_RESPONSE_ID, "response.id")
+RESPONSE_IDS = (semconv.GEN_AI_RESPONSE_ID, "response.id")
 MODELS = (semconv.GEN_AI_RESPONSE_MODEL, "llm.model_name")
 _INPUT = (semconv.GEN_AI_USAGE_INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
 _OUTPUT = (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion")
@@ -33,7 +33,7 @@ HOST_KEYS = frozenset(
             *CALL_IDS,
             *TOOL_NAMES,
             *_ARGUMENTS,
-            *_RESPONSE_IDS,
+            *RESPONSE_IDS,
             *MODELS,
             *_INPUT,
             *_OUTPUT,
@@ -48,6 +48,8 @@ HOST_MARKS = ("gen_ai.", "token_count", "tool")
 TOOL = "execute_tool"
 CHAT = "chat"
 MODEL_CALLS = frozenset({"chat", "generate_content", "text_completion", "responses", "realtime_inference"})
+_ANSWERED = "llm_response"
+"""Pipecat's span of a Realtime response, made when that has ended: it counts its tokens, and its times say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +167,11 @@ def host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
         if not attributes:
             continue
         operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
-        if operation is not None and operation not in MODEL_CALLS:
+        if operation is not None and operation not in MODEL_CALLS and operation != _ANSWERED:
             continue
         if attributes.get(_KIND, "LLM") != "LLM":
             continue
-        response_id = _text(attributes, _RESPONSE_IDS)
+        response_id = _text(attributes, RESPONSE_IDS)
         usage = _usage(attributes)
         if response_id is None and usage is None:
             continue
@@ -219,7 +221,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
                         guest,
                         span.start,
                         span.end,
-                        _text(named, _RESPONSE_IDS[:1]),
+                        _text(named, RESPONSE_IDS[:1]),
                         _usage(named),
                         span.asked,
                     )

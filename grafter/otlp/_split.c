@@ -16,7 +16,7 @@
 #include <string.h>
 
 /* Raised with every change of what split takes, answers or gets right: grafter.otlp.split leaves any other build alone. */
-enum { VERSION = 3 };
+enum { VERSION = 4 };
 enum { VARINT = 0, FIXED64 = 1, LENGTH = 2, FIXED32 = 5 };
 enum { ROOT = 1, LOCAL_ROOT = 2, NAMED = 8 };
 enum { IS_REMOTE = 0x200 };
@@ -472,11 +472,20 @@ static size_t ends_with(const uint8_t *start, const uint8_t *end, const Text *te
     return 0;
 }
 
+/* Whether one of the texts begins there. */
+static int begins_with(const uint8_t *at, const uint8_t *end, const Text *texts, Py_ssize_t count) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if ((size_t)(end - at) >= texts[i].size && memcmp(at, texts[i].at, texts[i].size) == 0) return 1;
+    }
+    return 0;
+}
+
 PyDoc_STRVAR(mentions_doc,
 "mentions(data, keys, beginnings, /)\n--\n\n"
 "Whether an attribute with one of these keys, each framed as field 1, seems to stand in protobuf bytes, with a string\n"
 "that begins with one of these, each of which ends with an underscore. Strings of 126 bytes and more are passed over.\n"
-"Bytes may only look like such an attribute.");
+"The key may stand before its value, as SDKs write it, or behind it, as the Go Collector does. Bytes may only look like\n"
+"such an attribute.");
 
 static PyObject *mentions(PyObject *Py_UNUSED(module), PyObject *args) {
     const char *bytes;
@@ -508,11 +517,43 @@ static PyObject *mentions(PyObject *Py_UNUSED(module), PyObject *args) {
         const uint8_t *text = at - beginning;
         if (beginning == 0 || text - start < 4) continue;
         if (text[-2] != 0x0A || text[-4] != 0x12 || text[-3] > 0x7F || text[-3] != text[-1] + 2) continue;
-        found = ends_with(start, text - 4, keys, key_count) > 0;
+        size_t length = text[-1];
+        found = ends_with(start, text - 4, keys, key_count) > 0 ||
+                ((size_t)(end - text) > length && begins_with(text + length, end, keys, key_count));
     }
     PyMem_Free(keys);
     PyMem_Free(beginnings);
     return PyBool_FromLong(found);
+}
+
+PyDoc_STRVAR(attributes_doc,
+"attributes(span, keys, /)\n--\n\n"
+"The attributes of a serialised Span, each a KeyValue, whose bytes begin or end with one of these keys, each framed as\n"
+"field 1. None where the protobuf runtime should judge the bytes.");
+
+static PyObject *attributes(PyObject *Py_UNUSED(module), PyObject *args) {
+    const char *bytes;
+    Py_ssize_t size, count;
+    PyObject *tuple;
+    if (!PyArg_ParseTuple(args, "y#O!:attributes", &bytes, &size, &PyTuple_Type, &tuple)) return NULL;
+    Text *keys = texts_of(tuple, &count);
+    PyObject *found = keys != NULL ? PyList_New(0) : NULL;
+    Range in = {(const uint8_t *)bytes, (const uint8_t *)bytes + size};
+    Field field;
+    while (found != NULL && in.at < in.end) {
+        if (!read_field(&in, &field) || (field.number == 9 && field.wire != LENGTH)) {
+            Py_DECREF(found);
+            PyMem_Free(keys);
+            Py_RETURN_NONE;
+        }
+        if (field.number != 9) continue;
+        if (!begins_with(field.body.at, in.at, keys, count) && !ends_with(field.body.at, in.at, keys, count)) continue;
+        PyObject *body = PyBytes_FromStringAndSize((const char *)field.body.at, in.at - field.body.at);
+        if (body == NULL || PyList_Append(found, body) < 0) Py_CLEAR(found);
+        Py_XDECREF(body);
+    }
+    PyMem_Free(keys);
+    return found;
 }
 
 /* --- the module ----------------------------------------------------------------------------------------------- */
@@ -533,6 +574,7 @@ static int prepare(PyObject *module) {
 
 static PyMethodDef methods[] = {{"split", split, METH_VARARGS, split_doc},
                                 {"mentions", mentions, METH_VARARGS, mentions_doc},
+                                {"attributes", attributes, METH_VARARGS, attributes_doc},
                                 {NULL, NULL, 0, NULL}};
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)prepare}, {0, NULL}};
 static struct PyModuleDef definition = {

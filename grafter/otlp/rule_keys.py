@@ -67,12 +67,12 @@ def _attributes(raw: bytes) -> Iterable[tuple[str, str]]:
             yield attribute.key, text
 
 
-def moved_run(run: bytes, trace: bytes, to: Moved, kept: Set[bytes], *, own: bool) -> bytes:
+def moved_run(run: bytes, trace: bytes, to: Moved, kept: Set[bytes], roots: Set[bytes], *, own: bool) -> bytes:
     """A run of spans of a trace that moves: under the other's trace id, each span with an id by the rule for guests.
 
     ``own``: they came as spans of the trace; otherwise they are grafter's, of its guests, and keep their ids. ``kept``:
-    the ids of all spans that keep theirs. What a span came with stays in its bytes, and what holds is appended; only a
-    span with links into its own trace is written anew.
+    the ids of all spans that keep theirs. ``roots``: the ids of those that came without a parent. What a span came with
+    stays in its bytes, and what holds is appended; only a span with links into its own trace is written anew.
     """
     out: list[bytes] = []
     top: list[tuple[str, AttributeValue]] = [(GRAFTER_SOURCE, Source.OTLP.value), (GRAFTER_LINK, RULE)]
@@ -90,8 +90,10 @@ def moved_run(run: bytes, trace: bytes, to: Moved, kept: Set[bytes], *, own: boo
             added.append(framed(_SPAN_TAG, moved_span_id(trace, head.span_id)))
             said = [(GRAFTER_GUEST_TRACE_ID, trace.hex()), (GRAFTER_GUEST_SPAN_ID, head.span_id.hex())]
             added += [attribute_field(key, value) for key, value in said]
-            if not any(head.parent_span_id):
-                added += [attribute_field(key, value) for key, value in top]
+            if head.span_id in roots:
+                # One that hangs under its step hangs somewhere, whatever the anchor is.
+                hangs = any(head.parent_span_id)
+                added += [attribute_field(key, value) for key, value in (top[:2] if hangs else top)]
         span = b"".join((_relinked(raw, trace, to, kept), *added))
         out += (PREFIX[len(span)], span)
     return b"".join(out)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rshallow.proto\x12\x12grafter.shallow.v1\"B\n\x07Request\x12\x37\n\x0eresource_spans\x18\x01 \x03(\x0b\x32\x1f.grafter.shallow.v1.ResourceRun\"@\n\x0bResourceRun\x12\x31\n\x0bscope_spans\x18\x02 \x03(\x0b\x32\x1c.grafter.shallow.v1.ScopeRun\"\x19\n\x08ScopeRun\x12\r\n\x05spans\x18\x02 \x03(\x0c\"J\n\x0bHeadRequest\x12;\n\x0eresource_spans\x18\x01 \x03(\x0b\x32#.grafter.shallow.v1.HeadResourceRun\"H\n\x0fHeadResourceRun\x12\x35\n\x0bscope_spans\x18\x02 \x03(\x0b\x32 .grafter.shallow.v1.HeadScopeRun\"7\n\x0cHeadScopeRun\x12\'\n\x05spans\x18\x02 \x03(\x0b\x32\x18.grafter.shallow.v1.Head\"\xbb\x01\n\x04Head\x12\x10\n\x08trace_id\x18\x01 \x01(\x0c\x12\x0f\n\x07span_id\x18\x02 \x01(\x0c\x12\x13\n\x0btrace_state\x18\x03 \x01(\x0c\x12\x16\n\x0eparent_span_id\x18\x04 \x01(\x0c\x12\x0c\n\x04name\x18\x05 \x01(\x0c\x12\x0c\n\x04kind\x18\x06 \x01(\x05\x12\x1c\n\x14start_time_unix_nano\x18\x07 \x01(\x06\x12\x1a\n\x12\x65nd_time_unix_nano\x18\x08 \x01(\x06\x12\r\n\x05\x66lags\x18\x10 \x01(\x07\"L\n\x0cTallyRequest\x12<\n\x0eresource_spans\x18\x01 \x01(\x0b\x32$.grafter.shallow.v1.TallyResourceRun\"J\n\x10TallyResourceRun\x12\x36\n\x0bscope_spans\x18\x02 \x01(\x0b\x32!.grafter.shallow.v1.TallyScopeRun\"9\n\rTallyScopeRun\x12(\n\x05spans\x18\x02 \x01(\x0b\x32\x19.grafter.shallow.v1.Tally\"c\n\x05Tally\x12\x10\n\x08trace_id\x18\x01 \x03(\x0c\x12\x0f\n\x07span_id\x18\x02 \x03(\x0c\x12\x16\n\x0eparent_span_id\x18\x04 \x03(\x0c\x12\x0c\n\x04name\x18\x05 \x03(\x0c\x12\x11\n\x05\x66lags\x18\x10 \x03(\x07\x42\x02\x10\x00\";\n\x0eSurveyScopeRun\x12)\n\x05spans\x18\x02 \x01(\x0b\x32\x1a.grafter.shallow.v1.Survey\"\x91\x01\n\x06Survey\x12\x13\n\x0btrace_state\x18\x03 \x03(\x0c\x12 \n\x14start_time_unix_nano\x18\x07 \x03(\x06\x42\x02\x10\x00\x12\x1e\n\x12\x65nd_time_unix_nano\x18\x08 \x03(\x06\x42\x02\x10\x00\x12\x30\n\x06status\x18\x0f \x01(\x0b\x32 .grafter.shallow.v1.SurveyStatus\" \n\x0cSurveyStatus\x12\x10\n\x04\x63ode\x18\x03 \x03(\x05\x42\x02\x10\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rshallow.proto\x12\x12grafter.shallow.v1\"B\n\x07Request\x12\x37\n\x0eresource_spans\x18\x01 \x03(\x0b\x32\x1f.grafter.shallow.v1.ResourceRun\"@\n\x0bResourceRun\x12\x31\n\x0bscope_spans\x18\x02 \x03(\x0b\x32\x1c.grafter.shallow.v1.ScopeRun\"\x19\n\x08ScopeRun\x12\r\n\x05spans\x18\x02 \x03(\x0c\"J\n\x0bHeadRequest\x12;\n\x0eresource_spans\x18\x01 \x03(\x0b\x32#.grafter.shallow.v1.HeadResourceRun\"H\n\x0fHeadResourceRun\x12\x35\n\x0bscope_spans\x18\x02 \x03(\x0b\x32 .grafter.shallow.v1.HeadScopeRun\"7\n\x0cHeadScopeRun\x12\'\n\x05spans\x18\x02 \x03(\x0b\x32\x18.grafter.shallow.v1.Head\"\xbb\x01\n\x04Head\x12\x10\n\x08trace_id\x18\x01 \x01(\x0c\x12\x0f\n\x07span_id\x18\x02 \x01(\x0c\x12\x13\n\x0btrace_state\x18\x03 \x01(\x0c\x12\x16\n\x0eparent_span_id\x18\x04 \x01(\x0c\x12\x0c\n\x04name\x18\x05 \x01(\x0c\x12\x0c\n\x04kind\x18\x06 \x01(\x05\x12\x1c\n\x14start_time_unix_nano\x18\x07 \x01(\x06\x12\x1a\n\x12\x65nd_time_unix_nano\x18\x08 \x01(\x06\x12\r\n\x05\x66lags\x18\x10 \x01(\x07\" \n\nAttributed\x12\x12\n\nattributes\x18\t \x03(\x0c\"L\n\x0cTallyRequest\x12<\n\x0eresource_spans\x18\x01 \x01(\x0b\x32$.grafter.shallow.v1.TallyResourceRun\"J\n\x10TallyResourceRun\x12\x36\n\x0bscope_spans\x18\x02 \x01(\x0b\x32!.grafter.shallow.v1.TallyScopeRun\"9\n\rTallyScopeRun\x12(\n\x05spans\x18\x02 \x01(\x0b\x32\x19.grafter.shallow.v1.Tally\"c\n\x05Tally\x12\x10\n\x08trace_id\x18\x01 \x03(\x0c\x12\x0f\n\x07span_id\x18\x02 \x03(\x0c\x12\x16\n\x0eparent_span_id\x18\x04 \x03(\x0c\x12\x0c\n\x04name\x18\x05 \x03(\x0c\x12\x11\n\x05\x66lags\x18\x10 \x03(\x07\x42\x02\x10\x00\";\n\x0eSurveyScopeRun\x12)\n\x05spans\x18\x02 \x01(\x0b\x32\x1a.grafter.shallow.v1.Survey\"\x91\x01\n\x06Survey\x12\x13\n\x0btrace_state\x18\x03 \x03(\x0c\x12 \n\x14start_time_unix_nano\x18\x07 \x03(\x06\x42\x02\x10\x00\x12\x1e\n\x12\x65nd_time_unix_nano\x18\x08 \x03(\x06\x42\x02\x10\x00\x12\x30\n\x06status\x18\x0f \x01(\x0b\x32 .grafter.shallow.v1.SurveyStatus\" \n\x0cSurveyStatus\x12\x10\n\x04\x63ode\x18\x03 \x03(\x05\x42\x02\x10\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,18 +53,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEADSCOPERUN']._serialized_end=403
   _globals['_HEAD']._serialized_start=406
   _globals['_HEAD']._serialized_end=593
-  _globals['_TALLYREQUEST']._serialized_start=595
-  _globals['_TALLYREQUEST']._serialized_end=671
-  _globals['_TALLYRESOURCERUN']._serialized_start=673
-  _globals['_TALLYRESOURCERUN']._serialized_end=747
-  _globals['_TALLYSCOPERUN']._serialized_start=749
-  _globals['_TALLYSCOPERUN']._serialized_end=806
-  _globals['_TALLY']._serialized_start=808
-  _globals['_TALLY']._serialized_end=907
-  _globals['_SURVEYSCOPERUN']._serialized_start=909
-  _globals['_SURVEYSCOPERUN']._serialized_end=968
-  _globals['_SURVEY']._serialized_start=971
-  _globals['_SURVEY']._serialized_end=1116
-  _globals['_SURVEYSTATUS']._serialized_start=1118
-  _globals['_SURVEYSTATUS']._serialized_end=1150
+  _globals['_ATTRIBUTED']._serialized_start=595
+  _globals['_ATTRIBUTED']._serialized_end=627
+  _globals['_TALLYREQUEST']._serialized_start=629
+  _globals['_TALLYREQUEST']._serialized_end=705
+  _globals['_TALLYRESOURCERUN']._serialized_start=707
+  _globals['_TALLYRESOURCERUN']._serialized_end=781
+  _globals['_TALLYSCOPERUN']._serialized_start=783
+  _globals['_TALLYSCOPERUN']._serialized_end=840
+  _globals['_TALLY']._serialized_start=842
+  _globals['_TALLY']._serialized_end=941
+  _globals['_SURVEYSCOPERUN']._serialized_start=943
+  _globals['_SURVEYSCOPERUN']._serialized_end=1002
+  _globals['_SURVEY']._serialized_start=1005
+  _globals['_SURVEY']._serialized_end=1150
+  _globals['_SURVEYSTATUS']._serialized_start=1152
+  _globals['_SURVEYSTATUS']._serialized_end=1184
 # @@protoc_insertion_point(module_scope)

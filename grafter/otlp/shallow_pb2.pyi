@@ -64,6 +64,12 @@ class Head(_message.Message):
     flags: int
     def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., trace_state: _Optional[bytes] = ..., parent_span_id: _Optional[bytes] = ..., name: _Optional[bytes] = ..., kind: _Optional[int] = ..., start_time_unix_nano: _Optional[int] = ..., end_time_unix_nano: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...
 
+class Attributed(_message.Message):
+    __slots__ = ("attributes",)
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    attributes: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, attributes: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class TallyRequest(_message.Message):
     __slots__ = ("resource_spans",)
     RESOURCE_SPANS_FIELD_NUMBER: _ClassVar[int]

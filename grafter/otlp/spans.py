@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 from google.protobuf.message import DecodeError
@@ -18,6 +19,8 @@ from grafter.otlp.shallow_pb2 import Head
 _NONE: Mapping[str, AttributeValue] = MappingProxyType({})
 _MAX_UINT64 = (1 << 64) - 1
 _MAX_INT64 = (1 << 63) - 1
+_WORD = 64
+"""Characters of a text that may well come again."""
 _ATTRIBUTES_TAG = 0x4A
 """Field 9, length-delimited: Span.attributes."""
 _PARENT_TAG = 0x22
@@ -64,7 +67,8 @@ def decode(payload: bytes, envelope: Envelope, wanted: Wanted) -> Iterator[HostS
 
     Only the head of a span is parsed, unless a mark of a wanted key stands somewhere in its bytes.
     """
-    marks = wanted.marks
+    # Most of them stand nowhere in a run, which one look at all of it says.
+    marks = [mark for mark in wanted.marks if mark in payload]
     for raw in spans_of(payload):
         head = Head.FromString(raw)
         attributes = _NONE
@@ -127,9 +131,10 @@ def service_resource(service_name: str) -> bytes:
 
 
 def encode(grafted: GraftedSpan) -> bytes:
-    """A grafted span as a serialised Span."""
+    """A grafted span as a serialised Span, its fields in ascending order."""
     source = grafted.span
-    span = Span(
+    flags = grafted.flags | FLAG_HAS_IS_REMOTE
+    head = Span(
         trace_id=grafted.trace_id,
         span_id=source.span_id,
         trace_state=grafted.trace_state,
@@ -138,26 +143,26 @@ def encode(grafted: GraftedSpan) -> bytes:
         kind=source.kind,  # type: ignore[arg-type]  # the enum is open: any int is kept
         start_time_unix_nano=_time(source.start),
         end_time_unix_nano=_time(source.end),
-        attributes=[key_value(key, value) for key, value in grafted.attributes],
-        flags=grafted.flags | FLAG_HAS_IS_REMOTE,
     )
+    rest = Span(flags=flags)
     for event in source.events:
-        span.events.add(
+        rest.events.add(
             time_unix_nano=_time(event.time),
             name=_text(event.name),
             attributes=[key_value(key, value) for key, value in event.attributes],
         )
     for link in source.links:
-        span.links.add(
+        rest.links.add(
             trace_id=grafted.trace_id,
             span_id=link.span_id,
             attributes=[key_value(key, value) for key, value in link.attributes],
-            flags=grafted.flags | FLAG_HAS_IS_REMOTE,
+            flags=flags,
         )
     if source.status_code:
-        span.status.code = source.status_code  # type: ignore[assignment]  # see kind
-        span.status.message = _text(source.status_message)
-    return span.SerializeToString()
+        rest.status.code = source.status_code  # type: ignore[assignment]  # see kind
+        rest.status.message = _text(source.status_message)
+    attributes = [attribute_field(key, value) for key, value in grafted.attributes]
+    return b"".join((head.SerializeToString(), *attributes, rest.SerializeToString()))
 
 
 def with_attribute(run: bytes, key: str, value: AttributeValue) -> bytes:
@@ -170,11 +175,12 @@ def with_attribute(run: bytes, key: str, value: AttributeValue) -> bytes:
 
 
 def edited(raw: bytes, edit: HostEdit, trace_id: bytes) -> bytes:
-    """A serialised span with what the edit adds behind it; what it came with stays byte for byte.
+    """A serialised span with what the edit adds behind it; what it came with stays byte for byte, but for attributes
+    that the edit gives another name.
 
     The later of two parents is the one that holds (proto3: the last of a scalar's values wins).
     """
-    added = [raw]
+    added = [_renamed(raw, edit.renamed) if edit.renamed else raw]
     if edit.parent is not None:
         added.append(framed(_PARENT_TAG, edit.parent))
     for key, value in edit.attributes:
@@ -190,8 +196,27 @@ def edited(raw: bytes, edit: HostEdit, trace_id: bytes) -> bytes:
     return b"".join(added)
 
 
+def _renamed(raw: bytes, names: Mapping[str, str]) -> bytes:
+    span = Span.FromString(raw)
+    for attribute in span.attributes:
+        attribute.key = names.get(attribute.key, attribute.key)
+    return span.SerializeToString()
+
+
 def attribute_field(key: str, value: AttributeValue) -> bytes:
     """One attribute as a field that can be appended to any serialised Span."""
+    if isinstance(value, str) and len(value) <= _WORD:
+        return _word_field(key, value)
+    return _field(key, value)
+
+
+@lru_cache(4096)
+def _word_field(key: str, value: str) -> bytes:
+    """Names, models and words of a few spellings are on every span; writing one anew costs ten times a look."""
+    return _field(key, value)
+
+
+def _field(key: str, value: AttributeValue) -> bytes:
     return framed(_ATTRIBUTES_TAG, key_value(key, value).SerializeToString())
 
 

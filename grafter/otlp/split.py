@@ -39,7 +39,7 @@ try:
 except ImportError:
     compiled = None  # type: ignore[assignment]  # an installation without a compiler is a good one too
 # The one that this code knows. A build that failed leaves an older library where it was, in a checkout or in build/.
-_VERSION = 3
+_VERSION = 4
 if compiled is not None and getattr(compiled, "VERSION", 0) != _VERSION:
     compiled = None  # type: ignore[assignment]
 
@@ -94,7 +94,8 @@ class Splitter:
         may name a guest. ``rules``: whose traces are marked, and noted. ``pure``: without the compiled way."""
         self._rule_keys = RuleKeys(RuleSet(rules)) if rules else None
         self._pure = pure
-        self._guest_ids = GuestIds(guest_id_keys, None if pure else compiled.mentions)
+        looks = (None, None) if pure else (compiled.mentions, compiled.attributes)
+        self._guest_ids = GuestIds(guest_id_keys, *looks)
         self._anchors = tuple(anchors)
         # A selector with a name is looked for among the names; one without, by its key in the request's bytes.
         self._names = tuple({a.name.encode() for a in anchors if a.name})

@@ -13,9 +13,11 @@ from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
 from grafter.core.caller_turns import HOST_MARK, HOST_WAITS
 from grafter.core.causality import DATE_KEYS, DATE_MARK, on_host_clock
-from grafter.core.explain import Refusal
+from grafter.core.crash import stand_ins
+from grafter.core.explain import MOST_STEPS, Refusal
+from grafter.core.guest_index import GuestIndex, step_key
 from grafter.core.lifecycle import ReleaseReason
-from grafter.core.line_up import line_up, step_index
+from grafter.core.line_up import LinedUp, line_up, step_ids, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
 from grafter.core.model import (
     RULE,
@@ -40,7 +42,7 @@ from grafter.core.redact import redact
 from grafter.core.rules import Moved
 from grafter.core.sampling.policies import SamplingPolicy
 from grafter.core.state import GuestState, TraceState
-from grafter.core.steps import HOST_KEYS, HOST_MARKS, USAGE
+from grafter.core.steps import CALL_IDS, HOST_KEYS, HOST_MARKS, RESPONSE_IDS, USAGE
 from grafter.guests.json_values import digest
 from grafter.guests.source import Mapped, Reading
 from grafter.otlp import spans as otlp
@@ -50,7 +52,7 @@ from grafter.otlp.redaction import Redaction
 from grafter.otlp.rule_keys import moved_run
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
-from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, unhung, write
+from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, pieces_of, unhung
 from grafter.processor.latencies import SUMS, tell
 from grafter.processor.release_result import Assembled, GuestCount
 from grafter.processor.rules import Target
@@ -62,6 +64,9 @@ _Run = tuple[Envelope, list[bytes]]
 
 # An IntFlag's own operators make a member each time.
 _ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
+_STEP_MARKS = tuple(key.encode() for key in (*CALL_IDS, *RESPONSE_IDS))
+# After a restart an export that was begun is made again as COMPLETE; what of it has no root had fallen silent.
+_FELL_SILENT = (ReleaseReason.IDLE, ReleaseReason.COMPLETE)
 
 
 class Assembler:
@@ -105,17 +110,28 @@ class Assembler:
         old = TraceMemory.decode(recalled[key]) if key in recalled else None
         mine = [p for p in parts if p.guest is None]
         runs, decoded, repeated = self._decode(mine)
-        index = AnchorIndex.of(decoded, self._policy, old)
         out = Assembled(None, merged=repeated)
         kept: list[Kept] = []
         hung: list[Hung] = []
         known = bool(mine) or old is not None
+        read: list[tuple[GuestParts, GuestState | None, Reading]] = []
         for one in by_guest(parts):
             guest = GuestParts(one, recalled, self._policy)
             facts = state.guests.get(guest.name)
             reading = guest.read(final=guest.is_final(facts, reason, now))
             if not (known or reading.goes_on):
                 reading = replace(reading, mode=Mode.HOLD)
+            read.append((guest, facts, reading))
+        made = None
+        if old is None and read and self._policy.mode is Mode.HOLD and reason in _FELL_SILENT:
+            guests = [
+                one.guest if one.guest.link is not None else replace(one.guest, link=guest.given)
+                for guest, _, reading in read
+                for one in reading.guests
+            ]
+            made = stand_ins(TraceId(key), decoded, guests)
+        index = AnchorIndex.of(decoded, self._policy, old, None if made is None else made.root)
+        for guest, facts, reading in read:
             place = Place(TraceId(key), index if known else None, facts, now, late=state.remembered)
             kept += self._guest(out, hung, guest, reading, place)
         expected = Facts.ANCHOR in state.facts.without_rule()
@@ -123,7 +139,17 @@ class Assembler:
         moved = old.moved if old is not None else None
         if target is not None:
             moved = self._moved(key, decoded, target, out, state, now)
-        pieces, summed = self._lined_up(out, hung, decoded, old, runs, key)
+        left = _left(old, moved, recalled if target is None else {**recalled, Key(target.host): target.blob})
+        under = TraceId(key) if moved is None else moved.host
+        for step in self._keys_of_steps(under, decoded) if recalled else ():
+            known_step = TraceMemory.decode(recalled[step]) if step in recalled else None
+            if known_step is not None:
+                steps = known_step.guest_steps if moved is None else replace(known_step.guest_steps, open=False)
+                left = steps if left is None else left.merged(steps)
+        pieces, lined, summed = self._lined_up(out, hung, decoded, old, runs, key, left)
+        if made is not None:
+            pieces += pieces_of(made.spans, self._openai, self._scope)
+            out.synthetic += len(made.spans)
         own: tuple[Memory, ...] = ()
         if known:
             memory = index.memory(reason, now)
@@ -131,11 +157,22 @@ class Assembler:
             memory.moved = moved
             memory.guests = tuple(one.guest.trace_id for one in hung)[:NAMED_GUESTS_LIMIT]
             memory.summed = summed
-            own = (Memory(key, merged(old, memory).encode()),)
+            if made is not None:
+                memory.span_ids += b"".join(each.span.span_id for each in made.spans)
+            memory.guest_steps, memory.late = lined.index, lined.late[:MOST_STEPS]
+            own = (Memory(key, merged(old, memory, lined.spoken_for).encode()),)
         out.memories = (*own, *memories(kept, hung))
         if moved is not None:
-            pieces = self._as_moved(pieces, key, moved, recalled.values())
+            pieces = self._as_moved(pieces, key, moved, recalled.values(), decoded, lined)
         return self._finish(out, key, pieces)
+
+    def named_steps(self, host: TraceId, parts: Sequence[StoredPart]) -> list[Key]:
+        """The keys under which steps may be remembered that these host spans name: of guests that left apart."""
+        mine = [p for p in parts if p.guest is None and any(mark in p.payload for mark in _STEP_MARKS)]
+        return self._keys_of_steps(host, self._decode(mine)[1]) if mine else []
+
+    def _keys_of_steps(self, host: TraceId, decoded: Sequence[HostSpan]) -> list[Key]:
+        return [step_key(host, step) for step in step_ids(decoded)]
 
     def guest(
         self,
@@ -166,8 +203,13 @@ class Assembler:
         reading = guest.read(final=guest.is_final(state, reason, now))
         place = Place(host, index, state, now, late=True, overdue=overdue, refused=tuple(refused))
         kept = self._guest(out, hung, guest, reading, place)
-        pieces, _ = self._lined_up(out, hung, (), memory, (), key)
+        pieces, lined, _ = self._lined_up(out, hung, (), memory, (), key)
         out.memories = tuple(memories(kept, hung))
+        if host is not None:
+            out.memories += tuple(
+                Memory(step_key(host, step), TraceMemory(reason, now, guest_steps=steps).encode())
+                for step, steps in lined.index.by_step().items()
+            )
         if host is not None and memory is not None and memory.moved is not None:
             pieces = self._as_moved(pieces, Key(host), memory.moved, recalled.values())
         return self._finish(out, key, pieces)
@@ -333,10 +375,14 @@ class Assembler:
         memory: TraceMemory | None,
         runs: Sequence[_Run],
         key: Key,
-    ) -> tuple[list[Piece], str]:
-        """Everything that leaves, each step where it belongs: the host's runs, then the guests; and what is summed up
-        on it, see ``TraceMemory.summed``. ``memory``: of what left before."""
-        lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest)
+        left: GuestIndex | None = None,
+    ) -> tuple[list[Piece], LinedUp, str]:
+        """Everything that leaves, each step where it belongs: the host's runs, then the guests; with what was found,
+        and what is summed up on it, see ``TraceMemory.summed``.
+
+        ``memory``: of what left before. ``left``: the steps of guests that left before.
+        """
+        lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest, left)
         dated = on_host_clock(decoded, lined, [one.first for one in hung], memory)
         edits = dict(lined.host)
         before = "" if memory is None else memory.summed
@@ -357,9 +403,9 @@ class Assembler:
         guests = dated if told is None else told.guests
         hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, guests, strict=True)]
         for one in hung:
-            pieces += write(one, self._openai, self._scope)
+            pieces += pieces_of(one.grafted.spans, self._openai, self._scope)
             count(out, one)
-        return pieces, "" if told is None else told.summed
+        return pieces, lined, "" if told is None else told.summed
 
     def _moved(
         self,
@@ -381,8 +427,19 @@ class Assembler:
         out.guests = [*out.guests, GuestCount(Source.OTLP, len(decoded), anchor.how, waited)]
         return Moved(target.host, anchor.span_id, anchor.how)
 
-    def _as_moved(self, pieces: Iterable[Piece], trace: Key, to: Moved, recalled: Iterable[bytes]) -> list[Piece]:
-        """Everything that leaves of a trace that moves, under the other's trace id."""
+    def _as_moved(
+        self,
+        pieces: Iterable[Piece],
+        trace: Key,
+        to: Moved,
+        recalled: Iterable[bytes],
+        decoded: Iterable[HostSpan] = (),
+        lined: LinedUp | None = None,
+    ) -> list[Piece]:
+        """Everything that leaves of a trace that moves, under the other's trace id.
+
+        ``decoded``: its own spans as they came, ``lined``: what was found of them.
+        """
         pieces = list(pieces)
         kept = {
             Head.FromString(raw).span_id
@@ -394,10 +451,16 @@ class Assembler:
             known = GuestMemory.decode(blob)
             if known is not None:
                 kept.update(known.sent_ids())
+        # Steps of the other trace's guests are under their own ids there.
+        for edit in () if lined is None else lined.host.values():
+            kept.update(link.span_id for link in edit.links)
+            if edit.parent is not None:
+                kept.add(edit.parent)
+        roots = {span.span_id for span in decoded if not span.parent_span_id}
         return [
             replace(
                 piece,
-                payload=moved_run(piece.payload, trace, to, kept, own=piece.envelope.scope != self._scope),
+                payload=moved_run(piece.payload, trace, to, kept, roots, own=piece.envelope.scope != self._scope),
             )
             for piece in pieces
         ]
@@ -421,6 +484,17 @@ class Assembler:
         out.trace = OutTrace(key, tuple(pieces), spans)
         out.size = sum(len(p.payload) for p in pieces) + sum(map(envelope_size, {p.envelope for p in pieces}))
         return out
+
+
+def _left(old: TraceMemory | None, moved: Moved | None, recalled: Mapping[bytes, bytes]) -> GuestIndex | None:
+    """The steps of the guests that left before: with this trace, and with the one under whose id it leaves."""
+    left = None if old is None else old.guest_steps
+    there = None if moved is None or Key(moved.host) not in recalled else TraceMemory.decode(recalled[Key(moved.host)])
+    if there is None:
+        return left
+    # Nothing of a trace that moves stands above what it hangs under.
+    steps = replace(there.guest_steps, open=False)
+    return steps if left is None else left.merged(steps)
 
 
 def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int]:

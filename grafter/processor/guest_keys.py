@@ -100,7 +100,9 @@ class GuestKeys:
             if isinstance(decision, Release) and found.host is None:
                 if await self._moved_by_id(claim, found):
                     continue
-                found = await self._by_content(claim, found, decision.reason, now)
+                spelt = openai_trace_id(called(found.guest.guest))
+                if spelt is None or not await self._memory(spelt, now):
+                    found = await self._by_content(claim, found, decision.reason, now)
                 if found is None:
                     continue
             if found.parts is not None and isinstance(decision, Release):

@@ -12,7 +12,7 @@ from grafter.core.anchor import AnchorIndex
 from grafter.core.explain import Refusal
 from grafter.core.join import Grafted
 from grafter.core.memory import GuestMemory
-from grafter.core.model import Envelope, Guest, Key, TraceId, UnixNano, unlinked_trace_id
+from grafter.core.model import Envelope, GraftedSpan, Guest, Key, TraceId, UnixNano, unlinked_trace_id
 from grafter.core.state import GuestState
 from grafter.otlp import spans as otlp
 from grafter.otlp.frames import PREFIX
@@ -53,11 +53,11 @@ Kept = tuple[Key, Key | None, GuestMemory, int | None]
 word."""
 
 
-def write(one: Hung, openai: Envelope, scope: bytes) -> list[Piece]:
-    """The guest's spans as pieces by resource; ``openai``: of those that take none from a host span."""
+def pieces_of(spans: Iterable[GraftedSpan], openai: Envelope, scope: bytes) -> list[Piece]:
+    """Spans that grafter writes as pieces by resource; ``openai``: of those that take none from a host span."""
     runs: dict[bytes | None, list[bytes]] = {}
     envelopes: dict[bytes | None, Envelope] = {None: openai}
-    for span in one.grafted.spans:
+    for span in spans:
         resource = span.envelope.resource if span.envelope is not None else None
         if resource is not None and resource not in envelopes:
             envelopes[resource] = Envelope(resource, scope)

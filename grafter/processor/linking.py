@@ -5,6 +5,9 @@ up by a part of its own that names the host, and from then on nothing tells it f
 it is filed there, waited for there, and found again after a kill. That happens at the first of three occasions: the
 note comes while the guest is held; a part of the guest comes; the guest is due and would leave as a trace of its own.
 The last one, after which nothing can be missed, also asks by the ids of what is in the guest.
+
+A host that the call's SIP headers name, or the guest's own id spells, comes before what somebody noted, once it has
+come.
 """
 
 import asyncio
@@ -13,18 +16,22 @@ from dataclasses import replace
 from typing import TypeVar
 
 from grafter.core.calls import CallNote
-from grafter.core.link import RESPONSE_ID, as_text, from_text, is_nameable
-from grafter.core.memory import GuestMemory
+from grafter.core.link import RESPONSE_ID, TRACEPARENT_KEY, as_text, from_metadata, from_text, is_nameable
+from grafter.core.memory import GuestMemory, TraceMemory
 from grafter.core.model import (
     RULE,
     GuestFacts,
+    Key,
+    Link,
     NamedLink,
     Part,
     Source,
+    TraceId,
     UnixNano,
     call_guest,
     called,
     guest_key,
+    openai_trace_id,
 )
 from grafter.core.rules import is_note_id
 from grafter.core.state import GuestState
@@ -106,14 +113,31 @@ class Linking:
         ]
 
     async def find(self, ids: Sequence[str], now: UnixNano) -> Mapping[str, NamedLink]:
-        """What was noted for these ids, where something was."""
+        """What was noted for these ids, where something was and nothing better is known."""
         found: dict[str, NamedLink] = {}
+        better: dict[str, Key] = {}
         for some in _slices(list(dict.fromkeys(name for name in ids if is_nameable(name) or is_note_id(name)))):
             for note in await self._store.find_calls(some, now):
                 link = None if note is None or note.link is None else from_text(note.call_id, note.link)
-                if link is not None:
-                    found[link.guest] = link
+                if note is None or link is None:
+                    continue
+                found[link.guest] = link
+                hint = _hinted(note)
+                if hint is not None and hint != link.host:
+                    better[link.guest] = Key(hint)
+        for guest in await self._come(better, now) if better else ():
+            del found[guest]
         return found
+
+    async def _come(self, hosts: Mapping[str, Key], now: UnixNano) -> list[str]:
+        """Those whose host has come, and is held or remembered."""
+        held = await asyncio.gather(*(self._store.peek(host) for host in hosts.values()))
+        left = await self._store.recall(list(hosts.values()), now)
+        return [
+            guest
+            for guest, state, memory in zip(hosts, held, left, strict=True)
+            if (state is not None and state.host_spans) or (memory is not None and TraceMemory.decode(memory.blob))
+        ]
 
     async def _usable(self, guests: Sequence[str], now: UnixNano) -> Mapping[str, NamedLink]:
         """What was noted for these guests, by their names; the rest of one that left alone goes where that went."""
@@ -130,6 +154,12 @@ class Linking:
         if len(self._linked) > _MAX_KNOWN:
             self._linked.clear()
         self._linked[guest] = None
+
+
+def _hinted(note: CallNote) -> TraceId | None:
+    """The host that a call's SIP headers name, or that the id of an OpenAI trace spells."""
+    link = None if note.traceparent is None else from_metadata({TRACEPARENT_KEY: note.traceparent}, ())
+    return link.host if isinstance(link, Link) else openai_trace_id(note.call_id)
 
 
 def _has_begun(guest: GuestFacts | GuestState) -> bool:

@@ -19,8 +19,9 @@ from typing import Self
 from grafter.consumer import Exporter
 from grafter.core.explain import lasting, waits
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, awaited, step_host
-from grafter.core.model import Key, Mark, NamedLink, Part, UnixNano, guest_key, is_guest_key
-from grafter.core.policy import SECOND, GraftPolicy
+from grafter.core.memory import TraceMemory
+from grafter.core.model import Key, Mark, NamedLink, Part, TraceId, UnixNano, guest_key, is_guest_key
+from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.errors import UnavailableError
 from grafter.guests.sources import RULES, source_of
 from grafter.processor.assembling import Assembler
@@ -382,8 +383,9 @@ class Processor:
         claim, state = due.claim, due.claim.state
         if is_guest_key(claim.key):
             return await self._guest_keys.assemble(claim, parts, due.reason, now, due.found)
-        recalled = await self._recall(claim, now) if state.guests or state.remembered else {}
         target = due.target
+        late = state.remembered or self._policy.mode is Mode.STREAM or target is not None
+        recalled = await self._recall(claim, parts, target, now) if state.guests or late else {}
         assembler, sampling = self._assembler, self._assembler.sampling
 
         def assemble() -> Assembled:
@@ -400,14 +402,24 @@ class Processor:
 
         return await asyncio.to_thread(assemble) if is_large(state) else assemble()
 
-    async def _recall(self, claim: Claim, now: UnixNano) -> dict[bytes, bytes]:
-        """The memories that matter to a host's key: its own, its guests', and those that these name."""
+    async def _recall(
+        self, claim: Claim, parts: Sequence[StoredPart], target: Target | None, now: UnixNano
+    ) -> dict[bytes, bytes]:
+        """The memories that matter to a host's key: its own, its guests', those that these name, and of the steps that
+        guests took which left before."""
         sources = {guest_key(name): source_of(guest.source) for name, guest in claim.state.guests.items()}
         found: dict[bytes, bytes] = {}
         for memory in await self._store.recall([claim.key, *sources], now):
             if memory is not None:
                 found[memory.key] = memory.blob
         further = [key for own, source in sources.items() if own in found for key in source.further_keys(found[own])]
+        own = TraceMemory.decode(found[claim.key]) if claim.key in found else None
+        under = TraceId(claim.key) if target is None else target.host
+        if own is not None and own.moved is not None:
+            under = own.moved.host
+            further.append(Key(under))
+        if claim.state.remembered or self._policy.mode is Mode.STREAM or target is not None:
+            further += self._assembler.named_steps(under, parts)
         if further:
             found |= {m.key: m.blob for m in await self._store.recall(further, now) if m is not None}
         return found

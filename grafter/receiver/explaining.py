@@ -45,7 +45,17 @@ class Explainer:
         lines: list[str] = []
         for key in keys:
             state = await self.store.peek(key)
-            if state is not None:
+            if state is None and is_guest_key(key):
+                # What names its host is filed under that, with all else that is held of it.
+                filed = await self.store.host_of(key)
+                state = None if filed is None else await self.store.peek(filed)
+                if state is not None and not {asked, call_guest(asked)} & state.guests.keys():
+                    state = None
+                if filed is not None and state is not None:
+                    answer["filed_under"] = filed.hex()
+                    lines.append(f"held with your trace {filed.hex()}, to which it belongs")
+                    key = filed
+            if state is not None and "held" not in answer:
                 answer["held"] = held = self._held(key, state, now)
                 lines += _strings(held["lines"])
         guests: list[Answer] = []
@@ -76,6 +86,7 @@ class Explainer:
         else:
             decision = step_host(state, now, self.policy, self.rules)
         codes = awaited(state, self.policy, self.rules)
+        lacks = [code.partition(" ")[0] for code in codes]
         leaves = 0 if isinstance(decision, Release) else decision.until - now
         since = now - state.last
         what = f"{state.host_spans} spans of yours, {state.guest_spans} of OpenAI's"
@@ -91,7 +102,7 @@ class Explainer:
             "last_part_seconds": since / 1e9,
             "leaves_in_seconds": leaves / 1e9,
             "late": state.remembered,
-            "lines": [line],
+            "lines": [line, *(f"  to change: {each}" for each in explain.advice_while_held(lacks))],
         }
 
     async def _named(self, asked: str, answer: Answer, guests: Sequence[Answer], now: UnixNano) -> list[str]:
@@ -104,7 +115,9 @@ class Explainer:
         answer["named"] = {"by": link.how, "host": host, "span": None if link.span_id is None else link.span_id.hex()}
         lines = [f"{explain.LINKS[link.how]} names trace {host} for it"]
         lines += [
-            "  not used: it had left, or had named another trace, before" for guest in guests if guest["host"] != host
+            "  not used: it had left before, or something that comes first names another trace"
+            for guest in guests
+            if guest["host"] != host
         ]
         return lines
 
@@ -182,8 +195,13 @@ def _left(trace: TraceMemory, now: UnixNano) -> Answer:
         moved["moved"] = {"host": trace.moved.host.hex(), "span": parent, "anchor": trace.moved.anchor}
         under = f", under span {parent}" if parent else ""
         lines.append(f"moved by {explain.LINKS[RULE]} to trace {trace.moved.host.hex()}{under}")
+    late: dict[str, object] = {}
+    if trace.late:
+        late["late"] = explain.rows_of(trace.late)
+        lines += explain.late_sentences(trace.late)
     return {
         **moved,
+        **late,
         "reason": trace.reason.value,
         "seconds_ago": (now - trace.released_at) / 1e9,
         "host_spans": count,
@@ -203,6 +221,14 @@ def _guest(blob: bytes) -> Answer:
         "host": None if memory.host is None else memory.host.hex(),
         "spans": len(memory.sent) // 8,
     }
+    if record is None and not memory.sent:
+        return {
+            **left,
+            "lines": [
+                "OpenAI's half was dropped, or nothing of it was there to send: its host never came. "
+                "processors.graft.host_missing decides what becomes of it then"
+            ],
+        }
     if record is None:
         return {
             **left,
@@ -215,15 +241,11 @@ def _guest(blob: bytes) -> Answer:
 
 
 def _where(asked: str) -> str:
-    if asked.startswith(("trace_", "rtc_", "live_", "asess_")):
-        # What names its host is filed under it while that is held, and has no key of its own then.
-        return "what is held with a trace of yours is found by that trace's id"
-    if _host_key(asked) is not None:
-        return "it never came, came to another grafter, or left longer ago than wait.remember"
-    return (
-        "a trace id has 32 hex digits; OpenAI's begin with trace_, rtc_, live_ or asess_; "
-        "a call that is held with a trace of yours is found by that trace's id"
-    )
+    if asked.startswith("sess_"):
+        return "a Realtime session is found by the id of its call, or the KEY under which its events are posted"
+    if _host_key(asked) is not None or asked.startswith(("trace_", "rtc_", "live_", "asess_")):
+        return "it never came, came to another grafter, was dropped, or left longer ago than wait.remember"
+    return "a trace id has 32 hex digits; OpenAI's begin with trace_, rtc_, live_ or asess_"
 
 
 def _strings(lines: object) -> list[str]:

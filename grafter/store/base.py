@@ -399,6 +399,11 @@ class HeldStore(Protocol):
         """What is known of a key, whoever owns it; None where nothing is held. Raises UnavailableError."""
         ...
 
+    async def host_of(self, guest: Key) -> Key | None:
+        """The host under whose key something of this guest is filed, by the guest's own key; None where its link is
+        not known, or nothing of it is held. Raises UnavailableError."""
+        ...
+
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         """See Store."""
         ...

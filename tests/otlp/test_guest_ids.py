@@ -1,6 +1,7 @@
 """Host spans that name a guest are found as a full parse finds them, compiled and in Python, and only they are."""
 
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -8,6 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from grafter.core.link import GUEST_ID_BEGINNINGS, as_text, from_text, is_guest_id
 from grafter.core.model import BY_API, NamedLink, SpanId, TraceId
 from grafter.core.policy import GUEST_ID_KEYS
+from grafter.otlp.frames import framed
 from grafter.otlp.guest_ids import GuestIds
 from grafter.otlp.split import Splitter, compiled
 
@@ -67,6 +69,36 @@ def test_odd_values_do_no_harm(way: str, value: str) -> None:
     assert [link.guest for link in split.links] in ([], [value])
 
 
+def backwards(message: Message) -> bytes:
+    """As the Go Collector writes it: the fields of every message in descending order, the last of a list first written
+    last."""
+    out = b""
+    for field, value in sorted(message.ListFields(), key=lambda each: -each[0].number):
+        for one in value if field.is_repeated else [value]:
+            if isinstance(one, Message):
+                out += framed(field.number << 3 | 2, backwards(one))
+            else:
+                alone = type(message)()
+                if field.is_repeated:
+                    getattr(alone, field.name).append(one)
+                else:
+                    setattr(alone, field.name, one)
+                out += alone.SerializeToString()
+    return out
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("value", ["rtc_u0_1", "resp_" + "9" * 100])
+def test_a_link_is_found_behind_a_go_collector(way: str, value: str) -> None:
+    """Which writes a value before its key."""
+    sent = request({"http.route": "/a_b", "openai.call_id": value, "more": "x"})
+    body = backwards(sent)
+    assert ExportTraceServiceRequest.FromString(body) == sent
+    assert body.index(value.encode()) < body.index(b"openai.call_id")
+    found = Splitter((), GUEST_ID_KEYS, pure=way == "python").split(body).links
+    assert [(link.guest, link.host) for link in found] == [(value, b"\1" * 16)]
+
+
 values = st.one_of(
     st.builds(str.__add__, st.sampled_from([*GUEST_ID_BEGINNINGS, "conv_", "_"]), st.text("ab_-1", max_size=8)),
     st.integers(0, 9),
@@ -83,21 +115,24 @@ def test_what_is_found_is_what_a_full_parse_finds(spans: list[dict[str, object]]
     for number, span in enumerate(sent.resource_spans[0].scope_spans[0].spans):
         span.trace_state = f"a={number}"
         span.attributes.add(key="raw").value.bytes_value = b"\x0a\x0eopenai.call_id\x12\x07\x0a\x05rtc_9" + tail
-    expected = {}
+    expected: dict[str, bytes] = {}
     for span in sent.resource_spans[0].scope_spans[0].spans:
         for each in span.attributes:
             if each.key in GUEST_ID_KEYS and is_guest_id(each.value.string_value):
                 expected.setdefault(each.value.string_value, span.trace_id)
     for way in ["python", *(["compiled"] if compiled else [])]:
         assert {link.guest: link.host for link in links(sent, way)} == expected
+        turned = Splitter((), GUEST_ID_KEYS, pure=way == "python").split(backwards(sent)).links
+        assert {link.guest: link.host for link in turned} == expected
 
 
 @needs_compiled
-@given(data=st.binary(max_size=60), at=st.integers(0, 60), cut=st.integers(0, 60))
-def test_the_compiled_look_at_bytes_sees_what_the_other_sees(data: bytes, at: int, cut: int) -> None:
-    found = b"\x0a\x0eopenai.call_id\x12\x07\x0a\x05rtc_1"
+@given(data=st.binary(max_size=60), at=st.integers(0, 60), cut=st.integers(0, 60), turned=st.booleans())
+def test_the_compiled_look_at_bytes_sees_what_the_other_sees(data: bytes, at: int, cut: int, turned: bool) -> None:
+    key, value = b"\x0a\x0eopenai.call_id", b"\x12\x07\x0a\x05rtc_1"
+    found = value + key if turned else key + value
     mixed = (data[:at] + found + data[at:])[:cut] if cut < 60 else data[:at] + found + data[at:]
-    ways = [GuestIds(GUEST_ID_KEYS, mentions) for mentions in (None, compiled.mentions)]
+    ways = [GuestIds(GUEST_ID_KEYS, mentions, None) for mentions in (None, compiled.mentions)]
     assert len({way.mentioned(mixed) for way in ways}) == 1
 
 

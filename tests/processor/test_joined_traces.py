@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,8 @@ from grafter.commands.demo.agents_call import AgentsCall
 from grafter.commands.demo.realtime_call import RealtimeStory
 from grafter.core.policy import Content, GraftPolicy, Tools
 from grafter.otlp.json import trace_request_from_json
-from tests.checker import Call, check
+from tests.checker import TOTALS, Call, check
+from tests.processor.test_rules import recipe
 from tests.rig import CALL, DATA, Peer, Rig, recorded_call, rig
 
 RECORDINGS = sorted(
@@ -100,6 +102,61 @@ async def test_a_recorded_livekit_call_joins() -> None:
             if attribute.key in sums:
                 sums[attribute.key] += attribute.value.int_value
     assert list(sums.values()) == [80, 40]
+
+
+FRAMEWORKS = [
+    ("livekit_agents_1.8.9", 1, "sip.call_id", "SCL_Vx7c2k9QmT4e", {"realtime_inference": 2, "function_tool": 1}),
+    ("pipecat_1.14.0", 2, "twilio.call_sid", "CA1e2d3c4b5a69788796a5b4c3d2e1f002", {"llm_response": 2}),
+]
+"""What wrote the spans, the recipe of docs/rules.md, what a host has by which they move, and how many of their steps
+OpenAI's half describes too."""
+
+
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize(("name", "recipe_number", "key", "value", "steps"), FRAMEWORKS)
+async def test_what_a_framework_wrote_beside_a_realtime_session_joins(
+    name: str, recipe_number: int, key: str, value: str, steps: dict[str, int], moves: bool
+) -> None:
+    """Two responses of 40 and 20 tokens sum up to 80 and 40, and each step that both describe stands once: when the
+    session names the framework's own trace, and when both belong to the trace of a webhook, to which the framework's
+    moves by a rule."""
+    recorded = (DATA / "beside" / f"{name}.pb").read_bytes()
+    post = orjson.loads((DATA / "beside" / f"{name}.json").read_bytes())
+    came = [
+        span
+        for resource in ExportTraceServiceRequest.FromString(recorded).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    trace = CALL if moves else came[0].trace_id
+    peer = Peer()
+    async with rig(peer, policy=recipe(recipe_number), now=[T0 + 960_000 * 10**9]) as r:
+        if moves:
+            call, session = host_span(1, 0, "call", 0, 10), host_span(2, 1, "gen_ai.realtime.session", 1, 9)
+            call.attributes.add(key=key).value.string_value = value
+            await r.host(request([call, session]))
+        await r.host(recorded)
+        await r.realtime({**post, "metadata": {"trace_id": trace.hex()}})
+        await r.pass_time(120)
+        assert r.store.stats().traces == 0
+        books, became = r.books(len(peer.spans))
+        assert books == became
+    spans = {span.span_id: span for span, _ in peer.spans}
+    assert {span.trace_id for span in spans.values()} == {trace}
+    assert [span.name for span in spans.values() if span.parent_span_id not in spans] == [
+        "call" if moves else came[-1].name
+    ]
+    sums = [
+        sum(one.value.int_value for s in spans.values() for one in s.attributes if one.key == key) for key in TOTALS
+    ]
+    assert sums == [80, 40]
+    matched = [span for span in spans.values() if any(one.key == "grafter.match" for one in span.attributes)]
+    assert Counter(span.name for span in matched) == steps
+    for span in matched:
+        upper = spans[span.parent_span_id].name
+        assert upper == ("execute_tool lookup" if span.name == "function_tool" else "chat gpt-realtime")
+    if not moves:
+        check(Call([recorded], events=[each["event"] for each in post["events"]]), peer.requests)
 
 
 T0 = 1_795_000_000 * 10**9

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from grafter.core.calls import CallNote
 from grafter.core.memory import GuestMemory
 from grafter.core.model import BY_API, NamedLink, SpanId, TraceId, UnixNano, guest_key, unlinked_trace_id
 from grafter.core.policy import GraftPolicy, Mode, Unlinked
@@ -340,3 +341,46 @@ async def test_replicas_share_what_was_named(redis: Server, order: str) -> None:
         await play(one, order, spans(openai__trace_id=GUEST), items(), guests_to=other)
         await other.pass_time(60)
     assert [found for peer in peers for found in hosts(peer)] == [HOST]
+
+
+@pytest.mark.parametrize("host", ["held", "left", "not there"])
+async def test_a_sip_header_comes_before_a_span_that_names_the_call(open_rig: Open, host: str) -> None:
+    """Once its host has come; without it the span's trace is the call's."""
+    peer = Peer()
+    async with open_rig(peer) as one:
+        if host != "not there":
+            await one.host(spans(OTHER))
+        if host == "left":
+            await one.pass_time(60)
+        traceparent = f"00-{OTHER.hex()}-{'b' * 16}-01"
+        await one.store.put_calls([CallNote(CALL, UnixNano(one.now[0]), traceparent=traceparent)], UnixNano(one.now[0]))
+        gathering = Gathering(CALL, one.policy)
+        gathering.say({"type": SIP, "traceparent": traceparent}, UnixNano(one.now[0]))
+        part = gathering.take()
+        assert part is not None
+        await one.processor.consume([part])
+        await one.host(spans(openai__call_id=CALL))
+        await one.realtime(post(opened(0.1), *turn(1, 1), ended=True))
+        await one.pass_time(120)
+        expected, how = (HOST, "backward") if host == "not there" else (OTHER, "sip")
+        assert hosts(peer, "realtime_session gpt-realtime") == [expected]
+        assert link_of(peer, "realtime_session gpt-realtime") == how
+        balanced(one, peer)
+
+
+@pytest.mark.parametrize("host", ["held", "left", "not there"])
+async def test_an_id_that_spells_a_host_comes_before_a_span_that_has_it(open_rig: Open, host: str) -> None:
+    peer = Peer()
+    guest = f"trace_{OTHER.hex()}"
+    async with open_rig(peer) as one:
+        if host != "not there":
+            await one.host(spans(OTHER))
+        if host == "left":
+            await one.pass_time(60)
+        await one.host(spans(openai__trace_id=guest, gen_ai__response__id="resp_1"))
+        await one.guest(items(guest))
+        await one.pass_time(120)
+        expected, how = (HOST, "backward") if host == "not there" else (OTHER, "openai_trace_id")
+        assert hosts(peer) == [expected]
+        assert link_of(peer) == how
+        balanced(one, peer)

@@ -163,6 +163,36 @@ async def test_its_own_guests_move_with_it(open_rig: Open) -> None:
         balanced(one, peer)
 
 
+@pytest.mark.parametrize("guest_comes", ["with the host", "late"])
+async def test_its_steps_are_those_of_the_calls_guests(open_rig: Open, guest_comes: str) -> None:
+    """A model call that both describe stands once, whether OpenAI's half left with the host or after it."""
+    peer = Peer()
+    run = items(responses=("resp_1",), trace_id=HOST.hex())
+    answer = {"gen_ai.response.id": "resp_1", "gen_ai.operation.name": "chat"}
+    async with open_rig(peer, policy=POLICY) as one:
+        await one.host(host(**CALL))
+        if guest_comes == "with the host":
+            await one.guest(run)
+        await one.pass_time(60)
+        if guest_comes == "late":
+            await one.guest(run)
+            await one.pass_time(60)
+        await one.host(request(AGENT, "agent", (6, 5, "llm", answer)))
+        for each in agent(**SAME):
+            await one.host(each)
+        await one.pass_time(120)
+        (llm,) = [span for span, _ in peer.spans if span.name == "llm"]
+        (twin,) = [
+            span
+            for span, _ in peer.spans
+            if span.name != "llm" and attributes(span).get("gen_ai.response.id") == "resp_1"
+        ]
+        said = attributes(llm)
+        assert (said["grafter.match"], said["grafter.duplicate_of"]) == ("response_id", twin.span_id.hex())
+        assert (llm.trace_id, llm.parent_span_id) == (HOST, twin.span_id)
+        balanced(one, peer)
+
+
 async def test_without_a_host_it_leaves_as_it_came(open_rig: Open) -> None:
     """After the wait for its other half, byte for byte; and a host that comes later changes nothing."""
     peer = Peer()

@@ -227,6 +227,16 @@ class StoreContract:
             assert await store.settle([Settlement(claim)], UnixNano(LATER)) == [True]
             assert await store.peek(HOST) is None
 
+    async def test_a_guests_host_is_known_by_the_guests_own_key(self, place: Place, settings: Settings) -> None:
+        """Since its link is, for as long as something of it is held, and by whoever opens the store next."""
+        own = guest_key("trace_g")
+        async with place.open(settings) as store:
+            await store.append([guest_part("1", ids=(SpanId(bytes(7) + b"a"),))], UnixNano(START))
+            assert await store.host_of(own) is None
+            await store.append([guest_part("2", host=HOST, head=True)], UnixNano(START))
+            assert await store.host_of(own) == HOST
+            assert await store.host_of(guest_key("trace_other")) is None
+
     async def test_keys_are_claimed_when_due_and_earliest_first(self, place: Place, settings: Settings) -> None:
         """Nothing is handed out before its time; a limit takes those that are due longest."""
         keys = [Key(bytes([i]) * 16) for i in range(4)]

@@ -122,10 +122,21 @@ class CallTable(LookupTable):
         latest = max(now for _, now in calls)
         # First, or what was known of a call that is forgotten would stand for the next one of its id.
         writer.execute("DELETE FROM call WHERE until <= ?", (latest,))
-        for call, now in calls:
-            phones = [None if phone is None else phone.encode() for phone in (call.caller, call.callee)]
-            until = now + self._remember
-            writer.execute(_PUT_CALL, (call.call_id, call.at, until, *phones, call.traceparent, call.link))
+        writer.executemany(
+            _PUT_CALL,
+            [
+                (
+                    call.call_id,
+                    call.at,
+                    now + self._remember,
+                    None if call.caller is None else call.caller.encode(),
+                    None if call.callee is None else call.callee.encode(),
+                    call.traceparent,
+                    call.link,
+                )
+                for call, now in calls
+            ],
+        )
         # Numbers have gaps only where a call was forgotten before an older one, that was heard of again.
         writer.execute("DELETE FROM call WHERE number <= (SELECT max(number) FROM call) - ?", (self._limit,))
 

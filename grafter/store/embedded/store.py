@@ -433,6 +433,11 @@ class EmbeddedStore(TaskMethods):
         entry = self._index.table.entries.get(key)
         return None if entry is None or not (entry.host_spans or entry.guests) else self._index.claims.state_of(entry)
 
+    async def host_of(self, guest: Key) -> Key | None:
+        await self._ready.wait()
+        known = self._index.table.guests.get(guest)
+        return None if known is None else known.host
+
     async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> LettersAdded:
         if not letters:
             return LettersAdded(0)

@@ -37,25 +37,24 @@ class Calls:
         commands = self._forgetting(buckets, over)
         until = relative(now) + self._remember
         ttl = self._remember // 1_000_000 + _SPARE_MS
+        # A pipeline may break off: what is there is to have an end.
+        rows: dict[int, list[int | bytes]] = {bucket: [] for bucket in buckets}
+        for identity in identities.values():
+            rows[bucket_of(identity)] += (until, identity)
+        commands += [(bucket, ("ZADD", self._index(bucket), "GT", *row)) for bucket, row in rows.items()]
         for call in calls:
             identity = identities[call.call_id]
             bucket = bucket_of(identity)
             name = self._note(identity)
-            fields = {
-                "v": _VERSION,
-                "at": relative(call.at),
-                "caller": None if call.caller is None else call.caller.encode(),
-                "callee": None if call.callee is None else call.callee.encode(),
-                "traceparent": call.traceparent,
-                "link": call.link,
-            }
-            # A pipeline may break off: what is there is to have an end.
-            commands += [
-                (bucket, ("ZADD", self._index(bucket), "GT", until, identity)),
-                (bucket, ("HSET", name, "until", until)),
-                (bucket, ("PEXPIRE", name, ttl)),
-            ]
-            commands += [(bucket, ("HSETNX", name, key, value)) for key, value in fields.items() if value is not None]
+            commands += [(bucket, ("HSET", name, "until", until, "v", _VERSION)), (bucket, ("PEXPIRE", name, ttl))]
+            fields = (
+                ("at", relative(call.at)),
+                ("caller", None if call.caller is None else call.caller.encode()),
+                ("callee", None if call.callee is None else call.callee.encode()),
+                ("traceparent", call.traceparent),
+                ("link", call.link),
+            )
+            commands += [(bucket, ("HSETNX", name, key, value)) for key, value in fields if value is not None]
         asked = len(commands)
         commands += [(bucket, ("ZRANGE", self._index(bucket), 0, -self._most - 1)) for bucket in buckets]
         commands += [(bucket, ("PEXPIRE", self._index(bucket), max(RUBBISH_MS, ttl))) for bucket in buckets]

@@ -36,7 +36,7 @@ from grafter.store.redis.claims import ClaimTable
 from grafter.store.redis.dead_letters import BUCKET, DeadLetters
 from grafter.store.redis.dedupe_keys import DedupeKeys
 from grafter.store.redis.engine import Engine
-from grafter.store.redis.layout import FIXED, MOMENT, Head, bucket_of, guest_states
+from grafter.store.redis.layout import FIXED, MOMENT, Head, bucket_of, guest_states, link_host
 from grafter.store.redis.placement import Placement
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.settling import Settling
@@ -214,6 +214,11 @@ class RedisStore:
         except RecordError as error:
             raise UnavailableError(f"only a newer version of grafter can read it: {error}") from error
         return state if state.host_spans or state.guests else None
+
+    async def host_of(self, guest: Key) -> Key | None:
+        (raw,) = await self.engine.commands([(bucket_of(guest), ("GET", self.engine.layout.name(b"l", guest)))])
+        host = link_host(raw)
+        return None if host is None else Key(host)
 
     async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> LettersAdded:
         return await self._dead_letters.add(letters, together=together)
