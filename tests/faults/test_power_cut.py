@@ -86,6 +86,10 @@ def store(directory: Path) -> dict[str, object]:
     return {"embedded": {"directory": str(directory), "fsync_interval": f"{FSYNC_SECONDS:g}s"}}
 
 
+def last_sync(left: Path) -> float:
+    return max((path.stat().st_mtime for path in left.glob("segment-*.log")), default=0.0)
+
+
 async def test_what_left_in_the_last_second_goes_out_again_marked(
     tmp_path: Path, preloaded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,14 +115,16 @@ async def test_what_left_in_the_last_second_goes_out_again_marked(
                         assert answer.status == 200
                     acknowledged += 10
                     now = asyncio.get_running_loop().time()
-                    synced = max((path.stat().st_mtime for path in left.glob("segment-*.log")), default=0.0)
+                    synced = last_sync(left)
                     if synced != synced_then:
                         synced_then, synced_at, seen = synced, now, len(sink.spans())
                     # Nothing more of what left since then will be on the disk.
                     if seen and now - synced_at > FSYNC_SECONDS / 2 and len(sink.spans()) > seen:
-                        break
+                        first.freeze()
+                        if last_sync(left) == synced_then:
+                            break
+                        first.thaw()
                     await asyncio.sleep(0.05)
-            first.freeze()
             shutil.copytree(left, after, ignore=shutil.ignore_patterns("*.partial"))
         finally:
             await first.close()
