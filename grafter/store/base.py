@@ -30,9 +30,10 @@ Due times and claims
     because another one was slow.
 
 Ends of a process
-    Where the store outlives the process and belongs to it alone, a claim says in ``deaths`` how many processes ended
-    while they were at work on its key, and is then handed out apart from all that is not in the same case. A claim
-    that is given back, whatever came of it, clears its key of that.
+    Where the store outlives the process, a claim says in ``deaths`` how many processes ended while they were at work on
+    its key, and is then handed out apart from all that is not in the same case. Of processes that share a store one has
+    ended whose lease did and that is not heard of any more. A claim that is given back, whatever came of it, clears its
+    key of that.
 
 Outcomes
     ``record`` keeps INTENDED before bytes leave, and what became of them after. A claim tells what is known for each
@@ -155,7 +156,7 @@ class Claim:
     """The large envelopes of its parts, each by what the store knows it by, with its bytes. They count in
     ``state.bytes``, and those of several claims may be the same."""
     deaths: int = 0
-    """How many processes ended while they were at work on it, since one did not; 0 where the store does not know."""
+    """How many processes ended while they were at work on it, since one did not."""
     waits_for: str = ""
     """The exporter of whose backlog it is a batch; empty: it is of a trace that is held."""
 
