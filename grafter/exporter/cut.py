@@ -72,6 +72,11 @@ def size_of(trace: OutTrace) -> int:
     return sum(len(piece.payload) for piece in trace.pieces)
 
 
+def weight_of(trace: OutTrace) -> int:
+    """Bytes of a request with the trace alone, about."""
+    return size_of(trace) + LargeEnvelopes().add_trace(trace)
+
+
 def _parts(trace: OutTrace) -> tuple[OutTrace, OutTrace] | None:
     """The trace as two of about half the bytes, each with one span at least; None when it has only one."""
     half = size_of(trace) // 2
