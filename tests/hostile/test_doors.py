@@ -214,3 +214,21 @@ async def test_a_tool_result_of_quotes(tmp_path: Path) -> None:
     shown("a tool result of 16 KB of quotes", cost)
     assert cost.answers == [204]
     assert cost.standstill < BUSY
+
+
+async def test_no_page_posts_to_the_openai_door(tmp_path: Path) -> None:
+    """A page of any web site, or one whose name was rebound to this machine, starts no recorder and stores nothing."""
+    plain = {"Content-Type": "text/plain"}
+    foreign = [{"Origin": "https://page.example"}, {"Origin": "null"}, {"Host": "rebound.example:4319"}]
+    async with running(tmp_path) as (grafter, _pid), aiohttp.ClientSession() as session:
+        base = grafter.ingest.removesuffix("/v1/traces/ingest")
+        for path, body in (
+            ("/v1/traces/ingest", b'{"data":[]}'),
+            ("/v1/realtime/calls", b'{"call_id":"rtc_1"}'),
+            ("/v1/realtime/events", b'{"call":"c","events":[]}'),
+        ):
+            for headers in foreign:
+                async with session.post(base + path, data=body, headers={**plain, **headers}) as answer:
+                    assert (path, headers, answer.status) == (path, headers, 403)
+            async with session.post(base + path, data=body, headers=JSON) as answer:
+                assert answer.status != 403
