@@ -226,7 +226,7 @@ local function leave_shared(h)
   for _, ref in ipairs(shared_of(h)) do
     local name = shared_name(ref)
     local size = call("hstrlen", name, "b")
-    local of = tally(h.base, h.replica)
+    local of = tally(h.base, h.lane or h.replica)
     of[BYTES] = of[BYTES] + size
     if size > 0 and call("hincrby", name, "n", -1) <= 0 then
       local whose = tally(base_of(ref:byte(1)), tonumber(call("hget", name, "o")))
