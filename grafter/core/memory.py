@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
 from grafter.core.explain import MOST_STEPS, GuestRecord, Step, rows_of, steps_of
@@ -38,13 +39,23 @@ NAMED_GUESTS_LIMIT = 100
 GUEST_SPAN_IDS_LIMIT = 250_000
 """Ids kept of the spans sent of one guest, the last that left: repeats come soon after the first."""
 
+RESOURCE_LIMIT = 16 << 10
+"""Bytes of a root's resource that are kept; a guest that comes late under a larger one takes none of its attributes."""
+
+ENVELOPE_LIMIT = 2 << 10
+"""The same of the envelope of an anchor, unless its resource is the root's."""
+
 _MOVED, _GUEST_STEPS, _LATE = "moved", "guest_steps", "late"
 """Keys in the JSON of a host's blob; a reader that does not know them leaves them aside."""
 _TRACE_KIND = ord("T")
 _GUEST_KIND = ord("G")
 _VERSION = 1
 
-_HAS_ROOT, _HAS_ENVELOPE = 1, 2
+_HAS_ROOT, _HAS_ENVELOPE, _BY_DIGEST = 1, 2, 4
+"""The last: in the place of the root's resource stands its digest, and whoever stored the blob has the rest."""
+_DIGEST = 16
+# A shorter one takes no more room than what it would take to share it.
+_SHARED_FROM = 64
 _HAS_HOST = 1
 
 # kind, version, what is there, length of the reason, moment of release, root, its flags, then the lengths of its trace
@@ -132,9 +143,9 @@ class TraceMemory:
             root = self.root
             if self.root_trace_state:
                 trace_state = _utf8(self.root_trace_state)
-            if self.root_envelope is not None:
+            if self.root_envelope is not None and len(self.root_envelope.resource) <= RESOURCE_LIMIT:
                 present |= _HAS_ENVELOPE
-                resource, scope = self.root_envelope.resource, self.root_envelope.scope
+                resource, scope = self.root_envelope.resource, self.root_envelope.scope[:ENVELOPE_LIMIT]
         ids = self.span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
         if self.anchors or self.steps or self.guests or self.moved or self.summed or self.guest_steps or self.late:
             others: dict[str, object] = {"guests": self.guests} if self.guests else {}
@@ -147,7 +158,7 @@ class TraceMemory:
             if self.moved is not None:
                 parent = None if self.moved.parent is None else self.moved.parent.hex()
                 others[_MOVED] = [self.moved.host.hex(), parent, self.moved.anchor]
-            more = _json(_anchor_values(self.anchors) | self.steps.values() | others)
+            more = _json(_anchor_values(self.anchors, resource) | self.steps.values() | others)
         reason = _REASONS[self.reason]
         head = _TRACE_HEAD.pack(
             _TRACE_KIND,
@@ -182,7 +193,7 @@ class TraceMemory:
                 root_flags=flags,
                 root_envelope=Envelope(resource, scope) if present & _HAS_ENVELOPE else None,
                 span_ids=ids,
-                anchors=_anchors(values) if values is not None else (),
+                anchors=_anchors(values, resource) if values is not None else (),
                 steps=StepIndex.read(values) if values is not None else StepIndex(),
                 guests=tuple(map(str, values.get("guests", ()))) if values is not None else (),
                 moved=_moved(values.get(_MOVED)) if values is not None else None,
@@ -204,10 +215,13 @@ class PlainMemories:
     def encode(self, root: bytes, flags: int, trace_state: bytes, resource: bytes, span_ids: bytes) -> bytes:
         """The blob of one trace with a root (8 bytes), whose resource and trace state these are."""
         span_ids = span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
+        present = _HAS_ROOT | _HAS_ENVELOPE
+        if len(resource) > RESOURCE_LIMIT:
+            present, resource = _HAS_ROOT, b""
         head = _TRACE_HEAD.pack(
             _TRACE_KIND,
             _VERSION,
-            _HAS_ROOT | _HAS_ENVELOPE,
+            present,
             len(self._reason),
             self._at,
             root,
@@ -219,6 +233,52 @@ class PlainMemories:
             0,
         )
         return b"".join((head, self._reason, trace_state, resource, span_ids))
+
+
+def taken_apart(blob: bytes) -> tuple[bytes, bytes, bytes]:
+    """A blob without its root's resource, the digest by which ``put_together`` finds that, and the resource.
+
+    For a store, which has one resource for all the memories of a service. Digest and resource are empty where the blob
+    stays as it is.
+    """
+    if len(blob) < _TRACE_HEAD.size or blob[0] != _TRACE_KIND or blob[1] != _VERSION or not blob[2] & _HAS_ENVELOPE:
+        return blob, b"", b""
+    start, end = _resource_in(blob)
+    if end - start < _SHARED_FROM or end > len(blob):
+        return blob, b"", b""
+    resource = blob[start:end]
+    digest = _digest(resource)
+    present = bytes((blob[2] ^ _HAS_ENVELOPE | _BY_DIGEST,))
+    length = _DIGEST.to_bytes(4, "big")
+    return b"".join((blob[:2], present, blob[3:28], length, blob[32:start], digest, blob[end:])), digest, resource
+
+
+def digest_in(blob: bytes) -> bytes:
+    """The digest of the resource that a blob was parted from; empty where it has all of its own."""
+    if len(blob) < _TRACE_HEAD.size or blob[0] != _TRACE_KIND or blob[1] != _VERSION or not blob[2] & _BY_DIGEST:
+        return b""
+    start, end = _resource_in(blob)
+    return blob[start:end]
+
+
+def put_together(blob: bytes, resource: bytes | None) -> bytes:
+    """What ``taken_apart`` was given; ``resource`` None: it is lost, and the blob is as if no span had had one."""
+    start, end = _resource_in(blob)
+    has = 0 if resource is None else _HAS_ENVELOPE
+    present = bytes((blob[2] & ~_BY_DIGEST | has,))
+    found = resource or b""
+    return b"".join((blob[:2], present, blob[3:28], len(found).to_bytes(4, "big"), blob[32:start], found, blob[end:]))
+
+
+def _resource_in(blob: bytes) -> tuple[int, int]:
+    """Where the root's resource stands in a host's blob (_TRACE_HEAD)."""
+    start = _TRACE_HEAD.size + blob[3] + int.from_bytes(blob[24:28], "big")
+    return start, start + int.from_bytes(blob[28:32], "big")
+
+
+@lru_cache(256)
+def _digest(resource: bytes) -> bytes:
+    return blake2b(resource, digest_size=_DIGEST).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,12 +469,21 @@ def _moved(values: list[str | None] | None) -> Moved | None:
     )
 
 
-def _anchor_values(anchors: tuple[AnchorSpan, ...]) -> dict[str, object]:
+_ROOTED = "rooted"
+"""Key in the JSON of a host's blob: of which envelopes the resource is the root's, and does not stand there again."""
+
+
+def _anchor_values(anchors: tuple[AnchorSpan, ...], root: bytes) -> dict[str, object]:
     # A thousand anchors come under a handful of envelopes.
     places: dict[Envelope, int] = {}
     rows = []
     for anchor in anchors:
-        place = None if anchor.envelope is None else places.setdefault(anchor.envelope, len(places))
+        envelope = anchor.envelope
+        if envelope is not None and len(envelope.scope) + (
+            0 if envelope.resource == root else len(envelope.resource)
+        ) > (ENVELOPE_LIMIT):
+            envelope = None
+        place = None if envelope is None else places.setdefault(envelope, len(places))
         rows.append(
             [
                 anchor.span_id.hex(),
@@ -426,11 +495,17 @@ def _anchor_values(anchors: tuple[AnchorSpan, ...]) -> dict[str, object]:
                 sorted(anchor.conversation_ids),
             ]
         )
-    return {"envelopes": [_envelope_texts(envelope) for envelope in places], "anchors": rows}
+    rooted = [place for envelope, place in places.items() if root and envelope.resource == root]
+    texts = [
+        _envelope_texts(replace(each, resource=b"") if place in rooted else each) for each, place in places.items()
+    ]
+    return {"envelopes": texts, "anchors": rows} | ({_ROOTED: rooted} if rooted else {})
 
 
-def _anchors(values: Mapping[str, Any]) -> tuple[AnchorSpan, ...]:
+def _anchors(values: Mapping[str, Any], root: bytes) -> tuple[AnchorSpan, ...]:
     envelopes = [_envelope(texts) for texts in values["envelopes"]]
+    for place in values.get(_ROOTED, ()):
+        envelopes[place] = replace(envelopes[place], resource=root)
     return tuple(
         AnchorSpan(
             span_id=SpanId(bytes.fromhex(span_id)),
@@ -454,7 +529,9 @@ def _encode_guest(memory: GuestMemory) -> bytes:
             anchor.how,
             anchor.trace_state,
             anchor.flags,
-            None if anchor.envelope is None else _envelope_texts(anchor.envelope),
+            None
+            if anchor.envelope is None or anchor.envelope.size > 2 * ENVELOPE_LIMIT
+            else _envelope_texts(anchor.envelope),
         ],
         "awaited": {
             span_id.hex(): [waiting.name, waiting.start, waiting.end, waiting.stood_in]

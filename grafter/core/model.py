@@ -4,7 +4,7 @@ Two shapes of one trace live here: the *part* as it is held (opaque bytes and th
 trace is ready) and the *span* as the join sees it (only what the join reads). Neither knows protobuf.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag, StrEnum
 from functools import lru_cache
@@ -24,6 +24,9 @@ HOST_KEY_BYTES = 16
 GUEST_KEY_BYTES = 17
 """For whoever lays keys out in records; never to tell what a key is."""
 
+# What a kept envelope takes beside its bytes.
+_CACHED_ENVELOPE = 400
+
 AttributeValue = str | bool | int | float | tuple[str, ...]
 
 SPAN_KIND_INTERNAL = 1
@@ -32,6 +35,10 @@ STATUS_UNSET = 0
 STATUS_ERROR = 2
 
 CALL_MARK = "\0call:"
+
+LARGE_ENVELOPE = 512
+"""Bytes of an envelope from which on it is stored once for all parts that share it, and counts as what it is: one that
+is smaller costs no more than what is kept of a part beside its spans."""
 
 FLAG_SAMPLED = 0x01
 FLAG_HAS_IS_REMOTE = 0x100
@@ -80,6 +87,37 @@ class Envelope:
 
     resource: bytes
     scope: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of both."""
+        return len(self.resource) + len(self.scope)
+
+
+class EnvelopeCache:
+    """Equal envelopes as one object, for which grouping by them is cheap; bounded in bytes."""
+
+    LIMIT = 4 << 20
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Envelope] = {}
+        self._bytes = 0
+
+    def get(self, known_by: Hashable) -> Envelope | None:
+        """What was kept under that."""
+        return self._known.get(known_by)
+
+    def put(self, known_by: Hashable, envelope: Envelope) -> Envelope:
+        """Keep it, unless it alone takes much of the room."""
+        size = envelope.size + _CACHED_ENVELOPE
+        if size > self.LIMIT >> 6:
+            return envelope
+        if self._bytes + size > self.LIMIT:
+            self._known.clear()
+            self._bytes = 0
+        self._bytes += size
+        self._known[known_by] = envelope
+        return envelope
 
 
 @dataclass(frozen=True, slots=True)

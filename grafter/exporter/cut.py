@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from grafter.consumer import OutTrace, Piece
+from grafter.otlp.build import LargeEnvelopes
 from grafter.otlp.frames import run_of, spans_of
 
 
@@ -29,11 +30,15 @@ def packed(group: Group, spans: int, size: int) -> list[Group]:
     """Groups within these limits, in the same order; a trace beyond them stands alone."""
     groups: list[Group] = []
     spans_left = bytes_left = -1
+    large = LargeEnvelopes()
     for index, trace in group:
-        trace_size = size_of(trace)
+        own = size_of(trace)
+        trace_size = own + large.add_trace(trace)
         if trace.spans > spans_left or trace_size > bytes_left:
             groups.append([])
             spans_left, bytes_left = spans, size
+            large = LargeEnvelopes()
+            trace_size = own + large.add_trace(trace)
         groups[-1].append((index, trace))
         spans_left -= trace.spans
         bytes_left -= trace_size
@@ -65,6 +70,11 @@ def parted(group: Group, fresh: Callable[[OutTrace], bool]) -> tuple[Group, Grou
 def size_of(trace: OutTrace) -> int:
     """Bytes of the trace's spans."""
     return sum(len(piece.payload) for piece in trace.pieces)
+
+
+def weight_of(trace: OutTrace) -> int:
+    """Bytes of a request with the trace alone, about."""
+    return size_of(trace) + LargeEnvelopes().add_trace(trace)
 
 
 def _parts(trace: OutTrace) -> tuple[OutTrace, OutTrace] | None:

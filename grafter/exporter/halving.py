@@ -11,8 +11,9 @@ from dataclasses import replace
 from grafter.consumer import Batch, OutTrace, Result, Verdict
 from grafter.core.refusals import Blame, Refusals
 from grafter.exporter.answer import Refused
-from grafter.exporter.cut import Group, Limits, halved, packed, parted
+from grafter.exporter.cut import Group, Limits, halved, packed, parted, size_of, weight_of
 from grafter.otlp import build
+from grafter.otlp.build import LargeEnvelopes
 
 # A peer that finds so little too large does not mean the size (a used-up quota is refused by the same code), and
 # cutting on would answer a refusal by thousands of requests.
@@ -48,6 +49,8 @@ class Halving:
         self._believed: set[int] = set()
         """Traces of which a refusal is believed, by their place in the batch."""
         self._cuts: Counter[int] = Counter()
+        self._too_large: dict[bytes, tuple[int, str]] = {}
+        """By resource the lightest trace that was refused alone for its size, and the peer's words."""
 
     @property
     def suspects(self) -> Sequence[OutTrace]:
@@ -58,6 +61,8 @@ class Halving:
         """A group, and the request with it; None when there is no more to ask."""
         while self._work and not self.out:
             group = self._work.pop()
+            if self._too_large and not (group := self._small_enough(group)):
+                continue
             if len(group) > 1 and self._suspects and self._unproven:
                 # More of what was refused as a whole says nothing new; one of them by itself may.
                 rest, group = parted(group, self._is_fresh)
@@ -87,7 +92,7 @@ class Halving:
         sure = (
             answer.own or self._batch.letters or place in self._believed or (large and ACCEPTED in self._found[place])
         )
-        if large and (halves := halved(group, within_trace=True)):
+        if large and (halves := self._cut_for_size(group)):
             self._work += halves
         elif len(group) > 1 and self._unproven and not sure:
             self._work.extend(parted(group, self._is_fresh))
@@ -99,10 +104,44 @@ class Halving:
             if halves := halved(group, within_trace=cut):
                 self._work += halves
             else:
+                if large:
+                    self._note_too_large(trace, answer)
                 self._note(group, Result(Verdict.REFUSED, answer.reason, part=trace))
         else:
             self._suspects.append(group)
             self.refused, self.out = answer, blame is Blame.PEER
+
+    @staticmethod
+    def _cut_for_size(group: Group) -> list[Group] | None:
+        """Less of what was too large. Where most of it is a resource that all of it has, that is sent again with each
+        piece: the lightest trace first, for it decides about the others; and no trace is cut for the little else."""
+        if len(group) == 1 and size_of(group[0][1]) <= MIN_CUT_BYTES:
+            return None
+        envelopes = LargeEnvelopes()
+        if sum(envelopes.add_trace(trace) for _, trace in group) > MIN_CUT_BYTES:
+            group = sorted(group, key=lambda one: weight_of(one[1]))
+        return halved(group, within_trace=True)
+
+    def _note_too_large(self, trace: OutTrace, answer: Refused) -> None:
+        """By itself it was too large, so whatever is under the same resource and no lighter is too."""
+        weight = weight_of(trace)
+        for resource in _large_resources(trace):
+            least, _ = self._too_large.get(resource, (weight, ""))
+            self._too_large[resource] = min(least, weight), answer.reason
+
+    def _small_enough(self, group: Group) -> Group:
+        """The group without what is known to be too large, which is refused for the same reason."""
+        left = []
+        for one in group:
+            place, trace = one
+            weight = weight_of(trace)
+            known = [self._too_large[each] for each in _large_resources(trace) if each in self._too_large]
+            reasons = [reason for least, reason in known if weight >= least]
+            if reasons and trace is self._batch.traces[place]:
+                self._note([one], Result(Verdict.REFUSED, reasons[0], part=trace))
+            else:
+                left.append(one)
+        return left
 
     def give_back(
         self, reason: str, wait: float, asked_wait: float, group: Group | None = None, *, unknown: bool = False
@@ -137,6 +176,11 @@ class Halving:
     def _note(self, group: Group, result: Result) -> None:
         for place, _ in group:
             self._found[place].append(result)
+
+
+def _large_resources(trace: OutTrace) -> set[bytes]:
+    """Those that a peer may find too large by themselves."""
+    return {p.envelope.resource for p in trace.pieces if len(p.envelope.resource) > MIN_CUT_BYTES}
 
 
 def _together(results: Sequence[Result], trace: OutTrace) -> Result:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from grafter.consumer import OutTrace, Piece
 from grafter.core import semconv
-from grafter.core.model import Envelope
+from grafter.core.model import LARGE_ENVELOPE, Envelope
 from grafter.otlp.frames import varint
 from grafter.otlp.spans import with_attribute
 
@@ -49,6 +49,27 @@ def resent(pieces: Iterable[Piece]) -> list[Piece]:
     return [Piece(p.envelope, with_attribute(p.payload, semconv.GRAFTER_RESEND, True), p.spans) for p in pieces]
 
 
-def envelope_size(envelope: Envelope) -> int:
-    """About what an envelope adds to a request."""
-    return len(envelope.resource) + len(envelope.scope) + 12
+class LargeEnvelopes:
+    """The large envelopes of what goes out as one request, where each stands once."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[bytes, set[bytes]] = {}
+
+    def add(self, envelopes: Iterable[Envelope]) -> int:
+        """The bytes that these add to the request."""
+        size = 0
+        for envelope in envelopes:
+            if envelope.size < LARGE_ENVELOPE:
+                continue
+            scopes = self._scopes.get(envelope.resource)
+            if scopes is None:
+                scopes = self._scopes[envelope.resource] = set()
+                size += len(envelope.resource)
+            if envelope.scope not in scopes:
+                scopes.add(envelope.scope)
+                size += len(envelope.scope)
+        return size
+
+    def add_trace(self, trace: OutTrace) -> int:
+        """The same for a trace."""
+        return self.add([piece.envelope for piece in trace.pieces])

@@ -24,7 +24,7 @@ from struct import Struct
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from grafter.core.model import FLAG_IS_REMOTE, Envelope, Facts, Key, NamedLink, Part
+from grafter.core.model import FLAG_IS_REMOTE, Envelope, EnvelopeCache, Facts, Key, NamedLink, Part
 from grafter.core.policy import Rule, Selector
 from grafter.core.rules import RuleSet
 from grafter.errors import RejectedError
@@ -56,12 +56,12 @@ _FACTS = tuple(Facts(bits) for bits in range(8))
 _ROOT, _LOCAL_ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.LOCAL_ROOT), int(Facts.ANCHOR)
 # A Collector that groups by trace sends a run a trace; the largest batches have some thousands of spans.
 _MAX_RUNS = 50_000
+# What a request's envelopes may come to, each with its own copy of its resource, beside the request's own bytes: a
+# resource is written once on the wire and stands over any number of scopes.
+_ENVELOPES_SPARE, _ENVELOPES_TIMES = 1 << 20, 4
 # A trace id and a span id with their tags. A few spans without may be a mistake and are rejected one by one.
 _LEAST_SPAN, _SPARE = 28, 1 << 16
 _BAD_IDS = "spans with an invalid id were rejected (trace ids have 16 bytes, span ids 8, not all zero)"
-
-# Envelopes repeat from request to request; a bound keeps a sender with ever new resources from growing the table.
-_MAX_ENVELOPES = 4096
 
 
 @dataclass(slots=True)
@@ -100,7 +100,8 @@ class Splitter:
         # A selector with a name is looked for among the names; one without, by its key in the request's bytes.
         self._names = tuple({a.name.encode() for a in anchors if a.name})
         self._keys = tuple({a.attributes[0][0].encode() for a in anchors if not a.name})
-        self._envelopes: dict[tuple[bytes, bytes], Envelope] = {}
+        self._envelopes = EnvelopeCache()
+        self._envelopes_left = 0
 
     def split(self, request: bytes) -> Split:
         """The parts of one ExportTraceServiceRequest. Raises RejectedError when the bytes are none.
@@ -120,6 +121,7 @@ class Splitter:
 
     def _split(self, request: bytes) -> Split:
         out = Split()
+        self._envelopes_left = _ENVELOPES_TIMES * len(request) + _ENVELOPES_SPARE
         if not self._pure and self._compiled(request, out):
             return out
         try:
@@ -314,9 +316,8 @@ class Splitter:
         return False
 
     def _envelope(self, resource: bytes, scope: bytes) -> Envelope:
+        self._envelopes_left -= len(resource) + len(scope)
+        if self._envelopes_left < 0:
+            raise RejectedError("request has a resource too large for the number of its scopes")
         known = self._envelopes.get((resource, scope))
-        if known is None:
-            if len(self._envelopes) >= _MAX_ENVELOPES:
-                self._envelopes.clear()
-            known = self._envelopes[resource, scope] = Envelope(resource, scope)
-        return known
+        return self._envelopes.put((resource, scope), Envelope(resource, scope)) if known is None else known

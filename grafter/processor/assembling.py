@@ -46,7 +46,6 @@ from grafter.core.steps import CALL_IDS, HOST_KEYS, HOST_MARKS, RESPONSE_IDS, US
 from grafter.guests.json_values import digest
 from grafter.guests.source import Mapped, Reading
 from grafter.otlp import spans as otlp
-from grafter.otlp.build import envelope_size
 from grafter.otlp.frames import first_of, run_of, spans_of
 from grafter.otlp.redaction import Redaction
 from grafter.otlp.rule_keys import moved_run
@@ -482,7 +481,7 @@ class Assembler:
             ]
         spans = sum(p.spans for p in pieces)
         out.trace = OutTrace(key, tuple(pieces), spans)
-        out.size = sum(len(p.payload) for p in pieces) + sum(map(envelope_size, {p.envelope for p in pieces}))
+        out.size = sum(len(p.payload) for p in pieces)
         return out
 
 

@@ -16,6 +16,7 @@ from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Key, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
+from grafter.otlp import build
 from grafter.processor.call_records import CallRecords
 from grafter.processor.deferring import Deferring
 from grafter.processor.lanes import SOON_SECONDS, Lane, Lanes, Limits, Place
@@ -204,7 +205,9 @@ class Delivery:
         traces = [w.trace_for(name) for w in works]
         if not traces:
             return
-        batch = Batch(tuple(traces), sum(t.spans for t in traces), sum(w.assembled.size for w in works))
+        large = build.LargeEnvelopes()
+        size = sum(w.assembled.size for w in works) + sum(map(large.add_trace, traces))
+        batch = Batch(tuple(traces), sum(t.spans for t in traces), size)
         results = await lane.ask(lambda exporter: exporter.export(batch))
         await self._record(name, works, traces, results)
 

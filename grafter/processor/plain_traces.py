@@ -12,6 +12,7 @@ from grafter.consumer import Batch, OutTrace, Piece
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import ID_BYTES, PlainMemories
 from grafter.core.model import Envelope, Key, UnixNano
+from grafter.otlp.build import LargeEnvelopes
 from grafter.otlp.frames import first_of
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.release_result import Assembled, Work
@@ -112,5 +113,7 @@ def assemble_plain(claims: PlainBatch, parts: Sequence[Plain], now: UnixNano) ->
                 run = runs[id(envelope)] = (envelope, [])
             run[1].append(payload)
     out.runs = list(runs.values())
+    if large := LargeEnvelopes().add([envelope for envelope, _ in out.runs]):
+        out.size = large + sum([sum(map(len, payloads)) for _, payloads in out.runs])
     out.spans -= out.merged
     return out

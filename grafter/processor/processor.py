@@ -11,7 +11,7 @@ decide; its members are told apart when an exporter does not take all of it.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -24,6 +24,7 @@ from grafter.core.model import Key, Mark, NamedLink, Part, TraceId, UnixNano, gu
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.errors import UnavailableError
 from grafter.guests.sources import RULES, source_of
+from grafter.otlp import build
 from grafter.processor.assembling import Assembler
 from grafter.processor.call_records import CallRecords
 from grafter.processor.delivery import FINAL, Delivery
@@ -427,17 +428,19 @@ class Processor:
     def _batches(self, works: Sequence[Work]) -> Iterable[list[Work]]:
         batch: list[Work] = []
         spans = size = 0
+        large = build.LargeEnvelopes()
         for work in works:
             trace = work.assembled.trace
             assert trace is not None
-            if batch and (
-                spans + trace.spans > self._limits.batch_spans or size + work.assembled.size > self._limits.batch_bytes
-            ):
+            own = work.assembled.size + large.add_trace(trace)
+            if batch and (spans + trace.spans > self._limits.batch_spans or size + own > self._limits.batch_bytes):
                 yield batch
                 batch, spans, size = [], 0, 0
+                large = build.LargeEnvelopes()
+                own = work.assembled.size + large.add_trace(trace)
             batch.append(work)
             spans += trace.spans
-            size += work.assembled.size
+            size += own
         if batch:
             yield batch
 
@@ -451,11 +454,15 @@ def _slices(due: Sequence[_Due]) -> Iterable[list[_Due]]:
     """The due claims in runs of about _READ_BYTES."""
     some: list[_Due] = []
     size = 0
+    large: dict[Hashable, int] = {}
     for one in due:
-        if some and size + one.claim.state.bytes > _READ_BYTES:
+        claim = one.claim
+        own = claim.state.bytes - sum([large.get(each, 0) for each in claim.envelopes])
+        if some and size + own > _READ_BYTES:
             yield some
-            some, size = [], 0
+            some, size, large, own = [], 0, {}, claim.state.bytes
         some.append(one)
-        size += one.claim.state.bytes
+        size += own
+        large.update(claim.envelopes)
     if some:
         yield some

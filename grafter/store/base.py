@@ -30,9 +30,10 @@ Due times and claims
     because another one was slow.
 
 Ends of a process
-    Where the store outlives the process and belongs to it alone, a claim says in ``deaths`` how many processes ended
-    while they were at work on its key, and is then handed out apart from all that is not in the same case. A claim
-    that is given back, whatever came of it, clears its key of that.
+    Where the store outlives the process, a claim says in ``deaths`` how many processes ended while they were at work on
+    its key, and is then handed out apart from all that is not in the same case. Of processes that share a store one has
+    ended whose lease did and that is not heard of any more. A claim that is given back, whatever came of it, clears its
+    key of that.
 
 Outcomes
     ``record`` keeps INTENDED before bytes leave, and what became of them after. A claim tells what is known for each
@@ -89,17 +90,22 @@ Dead letters
     either no more are taken, and whoever brings them keeps their traces, or the oldest go; the answer says which. A
     letter leaves by ``remove_dead_letters``, for one of those who ask at the same time.
 
+Large envelopes
+    An envelope of LARGE_ENVELOPE bytes or more is stored once for the parts of a request that share it (in a cluster
+    once for each bucket), and is gone with the last of them. It counts in what is held, and in what is claimed
+    together.
+
 Time is an argument, in Unix nanoseconds. Due times and leases are data. Past ``max_bytes`` of live bytes ``append``
 raises UnavailableError. Arrival numbers rise over the whole life of the store, restarts included.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 from typing import NamedTuple, Protocol, overload
 
 from grafter.core.calls import CallNote
-from grafter.core.model import Envelope, Facts, GuestFacts, Key, Mark, Part, UnixNano
+from grafter.core.model import LARGE_ENVELOPE, Envelope, Facts, GuestFacts, Key, Mark, Part, UnixNano
 from grafter.core.state import TraceState
 
 
@@ -146,8 +152,11 @@ class Claim:
     """The sum of the facts of everything held under the key."""
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     """By exporter name; empty unless an export of this claim's parts was begun before."""
+    envelopes: Mapping[Hashable, int] = field(default_factory=dict)
+    """The large envelopes of its parts, each by what the store knows it by, with its bytes. They count in
+    ``state.bytes``, and those of several claims may be the same."""
     deaths: int = 0
-    """How many processes ended while they were at work on it, since one did not; 0 where the store does not know."""
+    """How many processes ended while they were at work on it, since one did not."""
     waits_for: str = ""
     """The exporter of whose backlog it is a batch; empty: it is of a trace that is held."""
 
@@ -171,6 +180,12 @@ class Settlement:
     memories: tuple[Memory, ...] = ()
 
 
+def large_envelopes(parts: Iterable[Part]) -> int:
+    """Bytes of the large envelopes of one request's parts, each once."""
+    envelopes = {id(part.envelope): part.envelope for part in parts}
+    return sum([each.size for each in envelopes.values() if each is not None and each.size >= LARGE_ENVELOPE])
+
+
 Plain = tuple[list[bytes], list[Envelope], list[bytes], int]
 """The parts of a key in a plain batch: payloads, envelopes, span ids, and which of them begins with the root."""
 
@@ -181,7 +196,7 @@ class PlainLimits(NamedTuple):
     traces: int
     spans: int
     size: int
-    """Payload bytes."""
+    """Bytes of payloads and large envelopes, each envelope once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -202,7 +217,9 @@ class PlainBatch:
     """Spans of each key."""
     spans: int = 0
     size: int = 0
-    """Payload bytes."""
+    """As PlainLimits has it."""
+    envelopes: set[Hashable] = field(default_factory=set)
+    """The store's own: the large envelopes that count in ``size``."""
     more: bool = False
     """It was seen that more is due: what comes next did not fit, however small this is."""
     ends: list[int] = field(default_factory=list)
@@ -292,7 +309,7 @@ class Stats:
     traces: int
     spans: int
     bytes: int
-    """Live payload bytes, those of the backlogs included."""
+    """Live bytes: payloads, those of the backlogs included, and each large envelope once."""
     limit_bytes: int
     oldest: UnixNano | None
     """Arrival of the oldest part that is held."""

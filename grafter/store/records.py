@@ -169,6 +169,11 @@ def encode_envelope(envelope: Envelope) -> bytes:
     return _ENVELOPE.pack(len(envelope.resource)) + envelope.resource + envelope.scope
 
 
+def envelope_length(envelope: Envelope) -> int:
+    """Bytes of an envelope as it is stored."""
+    return _ENVELOPE.size + envelope.size
+
+
 def decode_envelope(blob: bytes) -> Envelope:
     (resource,) = _ENVELOPE.unpack_from(blob)
     middle = _ENVELOPE.size + resource

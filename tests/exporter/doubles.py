@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from grafter.consumer import Batch, OutTrace, Piece
 from grafter.core.model import Envelope, Key
@@ -69,16 +69,27 @@ def span(trace: int, number: int, size: int = 0) -> bytes:
 
 
 def trace(
-    number: int, spans: int = 2, *, size: int = 0, resend: bool = False, pieces: Iterable[int] | None = None
+    number: int,
+    spans: int = 2,
+    *,
+    size: int = 0,
+    resend: bool = False,
+    pieces: Iterable[int] | None = None,
+    envelope: Envelope = ENVELOPE,
 ) -> OutTrace:
     """A trace of some spans, each with a name of ``size`` bytes, in pieces of the given numbers of spans."""
     made: list[Piece] = []
     first = 1
     for count in pieces or (spans,):
         run = run_of([span(number, first + i, size) for i in range(count)])
-        made.append(Piece(ENVELOPE, run, count))
+        made.append(Piece(envelope, run, count))
         first += count
     return OutTrace(Key(number.to_bytes(16, "big")), tuple(made), first - 1, resend)
+
+
+def large_envelope(size: int) -> Envelope:
+    """One whose resource has about so many bytes."""
+    return Envelope(ResourceSpans(schema_url="x" * size).SerializeToString(), b"")
 
 
 def batch(*traces: OutTrace, letters: bool = False) -> Batch:

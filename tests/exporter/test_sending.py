@@ -18,7 +18,18 @@ from grafter.exporter.halving import MIN_CUT_BYTES
 from grafter.exporter.sending import Sending
 from grafter.otlp.build import request
 from grafter.telemetry import Metrics
-from tests.exporter.doubles import ENVELOPE, Clock, Script, batch, count, middle, spans_in, trace, traces_in
+from tests.exporter.doubles import (
+    ENVELOPE,
+    Clock,
+    Script,
+    batch,
+    count,
+    large_envelope,
+    middle,
+    spans_in,
+    trace,
+    traces_in,
+)
 
 DOWN = Later("UNAVAILABLE: gone")
 
@@ -195,6 +206,48 @@ async def test_dead_letters_that_are_refused_again_are_not_asked_for_each_span()
     results = await sending(script).export(batch(*(trace(n, 50) for n in range(1, 101)), letters=True))
     assert {(r.verdict, r.part) for r in results} == {(Verdict.REFUSED, None)}
     assert len(script.bodies) <= 2 * 100 + 2 * 256
+
+
+async def test_a_resource_that_is_too_large_is_not_sent_for_each_trace_under_it() -> None:
+    """A thousand traces of a few spans: the lightest, sent alone, decides about all; others arrive, each once."""
+    large = large_envelope(128 << 10)
+    under = [trace(n, 1 + n % 3, envelope=large) for n in range(1, 200)]
+    others = [trace(n) for n in range(200, 230)]
+    taken: list[int] = []
+
+    def answer(body: bytes) -> ExportAnswer:
+        if len(body) > 100 << 10:
+            return Refused("413", too_large=True)
+        taken.extend(traces_in(body))
+        return Accepted()
+
+    script, clock = Script(answer), Clock()
+    out = sending(script, clock)
+    left = [*others, *under]
+    verdicts = []
+    for number in range(300, 306):
+        # That a refusal is about its trace shows by another one that is taken.
+        left.append(trace(number))
+        results = await out.export(batch(*left))
+        verdicts += [one.verdict for one in results if one.verdict is not Verdict.LATER]
+        left = [one for one, result in zip(left, results, strict=True) if result.verdict is Verdict.LATER]
+        clock.now += 1000
+    assert left == []
+    assert verdicts.count(Verdict.REFUSED) == len(under)
+    assert sorted(taken) == [*range(200, 230), *range(300, 306)]
+    assert sum(map(len, script.bodies)) < 60 * (128 << 10), "each of them alone, and on the way there, would be 400"
+
+
+async def test_what_fits_with_a_large_resource_arrives() -> None:
+    """Of traces under it the light ones are taken, and only the heavy one is refused."""
+    large = large_envelope(128 << 10)
+    traces = [trace(n, 1, envelope=large, size=90_000 if n == 7 else 10) for n in range(1, 40)]
+
+    def answer(body: bytes) -> ExportAnswer:
+        return Refused("413", too_large=True) if len(body) > 200 << 10 else Accepted()
+
+    results = await sending(Script(answer)).export(batch(*traces))
+    assert [n for n, r in enumerate(results, 1) if r.verdict is not Verdict.ACCEPTED] == [7]
 
 
 async def test_a_small_request_that_is_too_large_is_not_about_size() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -16,6 +17,7 @@ from grafter.core.policy import Waits
 from grafter.store.embedded.begun import Begun
 from grafter.store.embedded.store import opened
 from tests.e2e.process import REPO, Grafter
+from tests.store.redis.servers import server
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 TRACES = 150
@@ -93,6 +95,63 @@ async def test_it_is_put_aside_after_three_ends_and_the_others_leave(tmp_path: P
         (letter,) = await kept.dead_letters(10)
         assert (letter.key.hex(), letter.reason, letter.spans) == (trace_id(DEADLY), "ended the process 3 times", 1)
         assert b"deadly" in letter.payload
+
+
+@pytest.mark.slow
+async def test_replicas_put_it_aside_after_three_of_them_died_of_it(tmp_path: Path) -> None:
+    """On Redis another replica takes over what a dead one had; the third death is of the deadly trace alone, and each
+    other trace leaves."""
+    with server() as redis:
+        store = {"redis": {"url": redis.url}, "lease": "5s"}
+        running: list[tuple[Grafter, asyncio.subprocess.Process]] = []
+        log = (tmp_path / "log").open("ab")
+
+        async def start(number: int) -> None:
+            home = tmp_path / str(number)
+            home.mkdir()
+            exporter = {"file": {"path": str(home / "out.jsonl")}}
+            grafter = Grafter(home, exporter, wait={"after_root": "500ms"}, store=store)
+            command = (sys.executable, "-m", "tests.faults.deadly", "run", "--config", str(grafter.config))
+            running.append((grafter, await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, cwd=REPO)))
+
+        async def of(grafter: Grafter, name: str) -> float:
+            try:
+                return await metric(grafter, name)
+            except aiohttp.ClientError:
+                return 0.0
+
+        deaths = 0
+        sent = buried = False
+        await start(0)
+        await start(1)
+        async with asyncio.timeout(150):
+            while not buried:
+                for grafter, process in list(running):
+                    if process.returncode is not None:
+                        assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()[-2000:]
+                        deaths += 1
+                        running.remove((grafter, process))
+                        await start(1 + deaths)
+                    elif not sent:
+                        with suppress(aiohttp.ClientError):
+                            url = f"{grafter.otlp_http}/v1/traces"
+                            async with aiohttp.request("POST", url, data=request(), headers=PROTOBUF) as answer:
+                                sent = answer.status == 200
+                    buried |= await of(grafter, 'grafter_dead_spans_total{exporter="none",reason="deadly"}') == 1
+                await asyncio.sleep(0.05)
+            while any([await of(grafter, "grafter_store_bytes") for grafter, _ in running]):  # noqa: ASYNC110  # outside
+                await asyncio.sleep(0.05)
+        for _, process in running:
+            process.terminate()
+            assert await process.wait() == 0
+        log.close()
+    assert deaths == 3
+    assert f"trace {trace_id(DEADLY)} ended the process 3 times" in (tmp_path / "log").read_text()
+    files = [tmp_path / str(number) / "out.jsonl" for number in range(2 + deaths)]
+    lines = [orjson.loads(line) for file in files if file.exists() for line in file.read_bytes().splitlines()]
+    scopes = [scope for line in lines for one in line["resourceSpans"] for scope in one["scopeSpans"]]
+    left = {span["traceId"] for scope in scopes for span in scope["spans"]}
+    assert left == {trace_id(number) for number in range(TRACES) if number != DEADLY}
 
 
 def test_only_what_was_open_at_an_end_is_suspected(tmp_path: Path) -> None:

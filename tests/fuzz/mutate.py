@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -68,13 +69,13 @@ def _odd_value(rng: Random, root: Any) -> Any:
             places.append((node, key))
             todo.append(node[key])
     if not places:
-        return rng.choice(_ODD)
+        return _odd(rng)
     node, key = rng.choice(places)
     match rng.randrange(6):
         case 0:
             del node[key]
         case 1 if isinstance(node, list):
-            node += [node[key]] * rng.choice((1, 2, 5))
+            node += [deepcopy(node[key]) for _ in range(rng.choice((1, 2, 5)))]
         case 1:
             node[rng.choice(("", key + "x", key.upper(), "type", "id"))] = node.pop(key)
         case 2:
@@ -86,8 +87,13 @@ def _odd_value(rng: Random, root: Any) -> Any:
                 deep = [deep] if rng.random() < 0.5 else {"a": deep}
             node[key] = deep
         case _:
-            node[key] = rng.choice(_ODD)
+            node[key] = _odd(rng)
     return root
+
+
+def _odd(rng: Random) -> Any:
+    # Of its own: one that is there twice, or stands in itself once it was changed further, has no end.
+    return deepcopy(rng.choice(_ODD))
 
 
 def _keys(node: Any) -> Any:

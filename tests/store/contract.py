@@ -13,7 +13,8 @@ from typing import Protocol
 
 import pytest
 
-from grafter.core.lifecycle import due_kind, due_table
+from grafter.core.lifecycle import ReleaseReason, due_kind, due_table
+from grafter.core.memory import TraceMemory
 from grafter.core.model import (
     Envelope,
     Facts,
@@ -50,6 +51,8 @@ LATER = UnixNano(START + 10_000 * SECOND)
 """When everything that is held at START is due."""
 LEASE = 10 * SECOND
 ENVELOPE = Envelope(b"resource", b"scope")
+SIZE = 5000
+LARGE = Envelope(b"r" * SIZE, b"scope")
 HOST = Key(bytes(range(16)))
 OTHER = Key(bytes(range(16, 32)))
 
@@ -156,6 +159,9 @@ async def release(store: Store, *memories: Memory, now: int = LATER) -> None:
 class StoreContract:
     """Claims about any store. Subclasses give the fixture ``place``."""
 
+    copies = 1
+    """Of a large envelope of one request, at most."""
+
     @pytest.fixture
     def settings(self) -> Settings:
         return Settings()
@@ -187,6 +193,90 @@ class StoreContract:
                 (bare.payload, 1, bare.envelope, b"", None, Facts.NONE),
             ]
             assert [p.arrival for p in parts] == sorted({p.arrival for p in parts})
+
+    async def test_a_large_envelope_counts_once_and_goes_with_the_last_part_under_it(
+        self, place: Place, settings: Settings
+    ) -> None:
+        """However many traces share it: in what is held, in what is claimed together, and each trace has it back."""
+        other = Envelope(b"s" * SIZE, b"scope")
+        parts = [Part(Key(bytes([i]) * 16), b"root", 1, LARGE, Facts.ROOT, bytes(8)) for i in range(10)]
+        parts.append(Part(Key(b"\xaa" * 16), b"root", 1, other, Facts.ROOT, bytes(8)))
+        async with place.open(settings) as store:
+            await store.append(parts, START)
+            assert SIZE * 2 <= store.stats().bytes - 11 * 4 <= (1 + min(10, self.copies)) * (SIZE + 32)
+            batch = await claim_plain(store, size=SIZE + 200)
+            assert batch is not None
+            assert 5 <= len(batch.keys) <= 10
+            read = await store.read(batch)
+            assert {one.resource for envelopes in (plain[1] for plain in read) for one in envelopes} <= {
+                LARGE.resource,
+                other.resource,
+            }
+            assert len({id(plain[1][0]) for plain in read if plain[1][0] == LARGE}) <= 1
+            claims = await store.split(batch)
+            assert all(SIZE <= claim.state.bytes <= SIZE + 64 for claim in claims)
+            assert all(sum(claim.envelopes.values()) >= SIZE for claim in claims)
+            assert all(await store.settle(settlements(claims), LATER))
+            left = [one for one in await store.claim(LATER, 20) if isinstance(one, Claim)]
+            assert len(left) + len(claims) == 11
+            assert [one.envelope for found in await store.read(left) for one in found] == [
+                other if claim.key[0] == 0xAA else LARGE for claim in left
+            ]
+            assert len({tuple(claim.envelopes) for claim in left}) <= 2
+            for claim in left:
+                assert store.stats().bytes >= SIZE
+                assert await store.settle(settlements([claim]), LATER) == [True]
+            assert store.stats().bytes == 0
+
+    async def test_what_comes_later_keeps_its_large_envelope(self, place: Place, settings: Settings) -> None:
+        """A part that came during a lease is under the envelope that the settled ones were under."""
+        part = Part(HOST, b"a", 1, LARGE, Facts.NONE, bytes(8))
+        async with place.open(settings) as store:
+            await store.append([part], START)
+            claim = await claim_one(store)
+            await store.append([replace(part, payload=b"b")], UnixNano(LATER + 1))
+            assert await store.settle([Settlement(claim, (Memory(HOST, b"m"),))], UnixNano(LATER + 1)) == [True]
+            assert SIZE < store.stats().bytes < SIZE + 64
+            (parts,) = await store.read([await claim_one(store, UnixNano(2 * LATER - START))])
+            assert [(one.payload, one.envelope) for one in parts] == [(b"b", LARGE)]
+
+    async def test_large_envelopes_fill_the_store(self, place: Place, settings: Settings) -> None:
+        """They count against the limit before they are stored."""
+        async with place.open(replace(settings, max_bytes=3 * SIZE)) as store:
+            for i in range(2):
+                envelope = Envelope(bytes([i]) * SIZE, b"")
+                await store.append([Part(Key(bytes([i]) * 16), b"x", 1, envelope, Facts.NONE, b"")], START)
+            with pytest.raises(UnavailableError, match="full"):
+                await store.append([Part(OTHER, b"x", 1, LARGE, Facts.NONE, b"")], START)
+
+    async def test_resources_that_memories_share_come_back(self, place: Place, settings: Settings) -> None:
+        """Of hosts in a plain batch and by themselves; after a newer one took a key's place too."""
+
+        def memory(resource: bytes) -> bytes:
+            root = Envelope(resource, b"")
+            return TraceMemory(ReleaseReason.COMPLETE, START, SpanId(b"12345678"), root_envelope=root).encode()
+
+        keys = [Key(bytes([i]) * 16) for i in range(6)]
+        async with place.open(settings) as store:
+            await store.append([host_part("root", key, Facts.ROOT) for key in keys[:4]], START)
+            batch = await claim_plain(store)
+            assert batch is not None
+            blobs = [memory(b"a" * 300) if key[0] % 2 else memory(b"b" * 300) for key in batch.keys]
+            assert await store.settle(PlainSettlement(batch, blobs), LATER) == [True]
+            await store.append([host_part("x", key) for key in keys[3:]], LATER)
+            claims = await claim_others(store, UnixNano(LATER + 700 * SECOND), 9)
+            settled = [Settlement(claim, (Memory(claim.key, memory(b"a" * 300)),)) for claim in claims]
+            assert all(await store.settle(settled, UnixNano(LATER + 1)))
+            found = await store.recall(keys, UnixNano(LATER + 2))
+            resources = [TraceMemory.decode(one.blob) for one in found if one is not None]
+            assert [one.root_envelope.resource[:1] for one in resources if one and one.root_envelope] == [
+                b"b",
+                b"a",
+                b"b",
+                b"a",
+                b"a",
+                b"a",
+            ]
 
     async def test_an_empty_part_takes_nothing_from_its_neighbours(self, place: Place, settings: Settings) -> None:
         """Parts without a byte are parts, wherever in a request they stand."""
@@ -859,6 +949,8 @@ class StoreContract:
 class DurableContract:
     """Claims about a store that outlives its process."""
 
+    copies = 1
+
     async def test_a_restart_changes_nothing(self, place: Place, settings: Settings) -> None:
         """What was held, remembered and buried is there after a stop, and nothing else."""
         letter = DeadLetter(HOST, "otlp", "why", START, 1, b"x")
@@ -999,6 +1091,24 @@ class DurableContract:
                 HOST: {"a": Outcome.INTENDED},
                 OTHER: {"a": Outcome.INTENDED},
             }
+
+    async def test_a_large_envelope_is_there_and_counted_after_a_crash(self, place: Place, settings: Settings) -> None:
+        """With parts of before and after, and half of them settled."""
+        keys = [Key(bytes([i]) * 16) for i in range(8)]
+        async with place.open(settings) as store:
+            await store.append([Part(key, b"a", 1, LARGE, Facts.NONE, bytes(8)) for key in keys], START)
+            claims = await claim_others(store, LATER, 4)
+            assert all(await store.settle(settlements(claims), LATER))
+            left = place.crashed()
+        async with left.open(settings) as store:
+            await store.recovered()
+            await store.append([Part(key, b"b", 1, LARGE, Facts.NONE, bytes(8)) for key in keys[:2]], LATER)
+            held = store.stats().bytes
+            assert SIZE < held <= (1 + min(8, self.copies)) * (SIZE + 32)
+            claims = await claim_others(store, UnixNano(LATER + LATER - START), 9)
+            assert {part.envelope for parts in await store.read(claims) for part in parts} == {LARGE}
+            assert all(await store.settle(settlements(claims), LATER))
+            assert store.stats().bytes == 0
 
     async def test_the_doors_do_not_wait_for_the_recovery(self, place: Place, settings: Settings) -> None:
         """An append at the very start is taken, and is part of the same trace when the index is whole."""

@@ -329,6 +329,7 @@ async def test_tiny_parts_under_large_envelopes_do_not_copy_for_ever(tmp_path: P
             await store.append([], START)
         copied = store.counts.copied_parts
         assert copied < 400
+        assert 100 * 1001 <= store.stats().bytes - 100 <= 100 * 1010
         assert len(await held_texts(store)) == 100
 
 

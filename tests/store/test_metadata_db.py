@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from grafter.core.model import Key, UnixNano
+from grafter.core.lifecycle import ReleaseReason
+from grafter.core.memory import TraceMemory
+from grafter.core.model import Envelope, Key, SpanId, UnixNano
 from grafter.store.base import DeadLetter, LettersAdded, LettersOf, Memory, StoreError
 from grafter.store.embedded.dead_letters import LetterChange
 from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
@@ -52,6 +54,49 @@ def letter(i: int, size: int = 100) -> DeadLetter:
 
 def known(ledger: MetadataDB, count: int) -> list[int]:
     return [i for i in range(count) if ledger.recall(key(i), NOW) is not None]
+
+
+def traced(i: int, resource: bytes) -> tuple[Memory, UnixNano]:
+    root = Envelope(resource, b"")
+    memory = TraceMemory(ReleaseReason.COMPLETE, NOW, SpanId(b"12345678"), root_envelope=root, span_ids=b"abcdefgh")
+    return Memory(key(i), memory.encode()), NOW
+
+
+def test_a_resource_is_stored_once_and_goes_with_the_last_memory_of_it(tmp_path: Path) -> None:
+    """Of a thousand memories it takes its bytes once; over a restart it is found, and no longer kept than they are."""
+    path = tmp_path / "ledger.sqlite"
+    large = b"r" * 10_000
+    with ledger_at(path, limit=2000) as ledger:
+        for i in range(1000):
+            ledger.commit(MetadataBatch([traced(i, large)]))
+        assert ledger.resources.bytes == len(large)
+    with ledger_at(path, limit=2000) as ledger:
+        assert ledger.resources.bytes == len(large)
+        ledger.commit(MetadataBatch([traced(1000, b"o" * 500)]))
+        for i in (0, 999):
+            found = ledger.recall(key(i), NOW)
+            assert found is not None
+            assert found.blob == traced(i, large)[0].blob
+    with ledger_at(path, limit=10) as ledger:
+        for i in range(2000, 2400):
+            ledger.commit(MetadataBatch([traced(i, b"n" * 700)]))
+        assert ledger.resources.bytes == 700
+        (stored,) = sqlite3.connect(path).execute("SELECT sum(length(bytes)) FROM resource").fetchone()
+        assert stored == 700
+
+
+def test_a_resource_that_was_lost_costs_itself(tmp_path: Path) -> None:
+    """The memory is as that of a trace without one."""
+    path = tmp_path / "ledger.sqlite"
+    with ledger_at(path) as ledger:
+        ledger.commit(MetadataBatch([traced(1, b"r" * 100)]))
+        with sqlite3.connect(path) as other:
+            other.execute("DELETE FROM resource")
+        found = ledger.recall(key(1), NOW)
+        assert found is not None
+        memory = TraceMemory.decode(found.blob)
+        assert memory is not None
+        assert (memory.root, memory.root_envelope, memory.span_ids) == (b"12345678", None, b"abcdefgh")
 
 
 @pytest.fixture(params=["file", "memory"])

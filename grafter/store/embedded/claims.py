@@ -6,6 +6,7 @@ split, and its keys are like others. Leases and tokens are not in the log: they 
 """
 
 import os
+from collections.abc import Hashable
 from dataclasses import replace
 
 from grafter.core.model import Key, TraceId, UnixNano, guest_key
@@ -155,7 +156,8 @@ class ClaimTable:
                 entry.queued = due
                 due_queue.put(due, [key])
                 continue
-            if taken and (entry.host_spans > spans_left or entry.size > size_left):
+            size = entry.size if entry.envelopes is None else self._new_bytes(out, entry)
+            if taken and (entry.host_spans > spans_left or size > size_left):
                 out.more = full = True
                 dealt_with = i
                 break
@@ -167,13 +169,21 @@ class ClaimTable:
             ends.append(len(entry.chunks))
             counts.append(entry.host_spans)
             spans_left -= entry.host_spans
-            size_left -= entry.size
+            size_left -= size
+            if entry.envelopes is not None:
+                out.envelopes.update(entry.envelopes)
             if spans_left <= 0 or size_left <= 0 or len(taken) >= traces:
                 full = True
                 dealt_with = i + 1
                 break
         out.spans, out.size = limits.spans - spans_left, limits.size - size_left
         return others, keys[dealt_with:], full
+
+    def _new_bytes(self, out: PlainBatch, entry: TraceEntry) -> int:
+        """What a key adds to a batch which has some of its large envelopes already."""
+        envelopes = self._table.envelopes
+        known = [envelopes[place][1] for place in entry.envelopes or () if place in out.envelopes]
+        return entry.size - sum(known)
 
     def owns(self, batch: PlainBatch) -> bool:
         """The batch is still its owner's."""
@@ -252,7 +262,10 @@ class ClaimTable:
         attempt = entry.attempt
         up_to = attempt.up_to if attempt is not None and attempt.is_open else entry.arrival
         outcomes = dict(attempt.outcomes) if attempt is not None else {}
-        return Claim(key, entry.token, up_to, self.state_of(entry), outcomes, waits_for=entry.waits_for)
+        envelopes = self._table.envelopes
+        large: dict[Hashable, int] = {place: envelopes[place][1] for place in entry.envelopes or ()}
+        state = self.state_of(entry)
+        return Claim(key, entry.token, up_to, state, outcomes, large, waits_for=entry.waits_for)
 
     def state_of(self, entry: TraceEntry) -> TraceState:
         """The sum of the facts of everything held under a key."""

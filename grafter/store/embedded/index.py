@@ -6,7 +6,7 @@ undoing.
 An index is also where the rooms that share its table meet: placement before the write, claims afterwards.
 """
 
-from grafter.core.model import GuestFacts, Key, UnixNano, guest_key
+from grafter.core.model import LARGE_ENVELOPE, GuestFacts, Key, UnixNano, guest_key
 from grafter.core.policy import Waits
 from grafter.core.state import GuestState
 from grafter.store import records
@@ -15,7 +15,7 @@ from grafter.store.embedded.claims import ClaimTable
 from grafter.store.embedded.due_queue import DueQueue
 from grafter.store.embedded.metadata_db import MetadataDB
 from grafter.store.embedded.placement import Links, PlacedParts, Placement
-from grafter.store.embedded.trace_table import ExportAttempt, GuestEntry, TraceEntry, TraceTable
+from grafter.store.embedded.trace_table import ExportAttempt, GuestEntry, TraceEntry, TraceTable, envelope_place
 from grafter.store.records import (
     CHUNK,
     CHUNK_BYTES,
@@ -63,7 +63,7 @@ class Index:
             self.move(move)
             table.end_write(move.guest)
         location = LOCATION.pack(segment, body)
-        now = placed.now
+        now, large = placed.now, placed.large
         entries, due_queue = table.entries, self.due_queue
         keeps_objects, max_trace_bytes = self._keeps_objects, self._max_trace_bytes
         begun: dict[tuple[int, bool], tuple[int, list[Key]]] = {}
@@ -82,6 +82,9 @@ class Index:
                     objects = entry.objects = []
                 part = placed.parts[i]
                 objects += (part.payload, part.envelope, part.span_ids)
+            if i in large:
+                at, length = large[i]
+                table.enter_envelope(entry, (segment, body + at), length)
             changed = False
             if fact >= 0:
                 changed = entry.host_spans == 0 or fact | entry.facts != entry.facts
@@ -103,7 +106,7 @@ class Index:
             elif entry.due is not None:
                 entry.due = min(entry.due, due_queue.compute_due(key, entry))
                 due_queue.schedule(key, entry, entry.due)
-            elif is_new and fact >= 0 and size <= max_trace_bytes:
+            elif is_new and fact >= 0 and entry.size <= max_trace_bytes:
                 kind = (fact, entry.remembered)
                 alike = begun.get(kind)
                 if alike is None:
@@ -147,6 +150,8 @@ class Index:
             waiting.spans += chunk.spans
             waiting.bytes += chunk.size
         entry.count(chunk.spans, chunk.flags, chunk.size)
+        if chunk.envelope_size >= LARGE_ENVELOPE:
+            table.enter_envelope(entry, envelope_place(chunk), chunk.envelope_size)
         if guest is not None:
             self._restore_guest(key, entry, guest, chunk)
         entry.first, entry.last = min(entry.first, chunk.now), max(entry.last, chunk.now)
@@ -163,6 +168,9 @@ class Index:
         if at < len(entry.chunks):
             old = unpack_chunk(entry.chunks[at : at + CHUNK_BYTES])
             if old.arrival == chunk.arrival:
+                if chunk.envelope_size >= LARGE_ENVELOPE:
+                    table.leave_envelopes(entry, entry.chunks[at : at + CHUNK_BYTES])
+                    table.enter_envelope(entry, envelope_place(chunk), chunk.envelope_size)
                 entry.chunks[at : at + CHUNK_BYTES] = packed
                 table.leave(old.segment)
                 table.enter(chunk.segment)
@@ -231,6 +239,8 @@ class Index:
         end = len(entry.chunks) if entry.arrival <= up_to else find_arrival(entry.chunks, up_to + 1)
         for segment, parts in count_segments(entry.chunks[:end]):
             table.leave(segment, parts)
+        if entry.envelopes is not None:
+            table.leave_envelopes(entry, entry.chunks[:end])
         table.parts -= end // CHUNK_BYTES
         before, size = entry.host_spans + entry.guest_spans, entry.size
         entry.chunks = entry.chunks[end:]
@@ -267,6 +277,8 @@ class Index:
                 del entries[key]
                 gone.append(entry.chunks)
                 spans += count
+                if entry.envelopes is not None:
+                    table.leave_envelopes(entry, entry.chunks)
                 size += entry.size
             else:
                 self.settle(key, chunk_arrival(entry.chunks, end), now)

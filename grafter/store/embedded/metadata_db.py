@@ -21,11 +21,13 @@ from pathlib import Path
 from struct import Struct
 
 from grafter.core.calls import CallNote
+from grafter.core.memory import digest_in, put_together, taken_apart
 from grafter.core.model import Key, Mark, UnixNano
 from grafter.store.base import DEDUPE_KEYS_LIMIT, Memory, StoreError
 from grafter.store.embedded.damage import put_aside_if_damaged
 from grafter.store.embedded.dead_letters import LetterChange, LetterTable
 from grafter.store.embedded.lookup_tables import CallTable, DedupeKeys
+from grafter.store.embedded.resource_table import ResourceTable
 from grafter.store.records import padded
 
 _LOG = logging.getLogger(__name__)
@@ -135,6 +137,7 @@ class MetadataDB:
                 self._letter_bytes,
                 drop_oldest=self._drop_oldest_letters,
             )
+            self.resources = ResourceTable(self._writer, self._reader)
             for number, at, keys in self._reader.execute("SELECT id, at, keys FROM memory ORDER BY id"):
                 self._found(number, at, [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)])
             # A row goes when all of it is forgotten, so the oldest one may still hold some that the limit ended.
@@ -185,7 +188,11 @@ class MetadataDB:
         lengths = [length for (length,) in _SIZE.iter_unpack(sizes)]
         start = sum(lengths[:position])
         host = hosts[found : found + _KEY]
-        return Memory(key, blobs[start : start + lengths[position]], None if host == _NO_HOST else Key(host[:-1]))
+        blob = blobs[start : start + lengths[position]]
+        if digest := digest_in(blob):
+            with self._lock:
+                blob = put_together(blob, self.resources.find(digest))
+        return Memory(key, blob, None if host == _NO_HOST else Key(host[:-1]))
 
     def host(self, key: Key, now: UnixNano) -> tuple[bool, Key | None]:
         """Whether the key is remembered, and the host that its memory names.
@@ -223,7 +230,9 @@ class MetadataDB:
             except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
+                self.resources.undo()
                 raise
+            self.resources.written()
             if batch.letters:
                 self.letters.written()
             if batch.marks:
@@ -258,18 +267,27 @@ class MetadataDB:
             keys = [padded(key) for key in memories.keys]
             yield self._insert(memories.at, keys, bytes(_KEY * len(keys)), memories.blobs)
 
-    def _insert(self, at: int, keys: list[bytes], hosts: bytes, blobs: Sequence[bytes]) -> _Row:
+    def _insert(self, at: int, keys: list[bytes], hosts: bytes, whole: Sequence[bytes]) -> _Row:
+        blobs = []
+        resources = {}
+        for one in whole:
+            blob, digest, resource = taken_apart(one)
+            blobs.append(blob)
+            if digest:
+                resources[digest] = resource
         sizes = Struct(f"<{len(blobs)}I").pack(*map(len, blobs))
         number = self._writer.execute(
             "INSERT INTO memory (at, keys, hosts, sizes, blobs) VALUES (?, ?, ?, ?, ?)",
             (at, b"".join(keys), hosts, sizes, b"".join(blobs)),
         ).lastrowid
         assert number is not None
+        self.resources.keep(number, resources)
         return number, at, list(map(hash, keys))
 
     def _delete_emptied(self) -> None:
         if self._emptied:
             self._writer.execute("DELETE FROM memory WHERE id <= ?", (self._emptied,))
+            self.resources.forget(self._emptied)
             self._emptied = 0
 
     def _found(self, number: int, at: int, hashes: list[int]) -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from grafter.core.model import Envelope, Facts, UnixNano
+from grafter.core.model import Envelope, EnvelopeCache, Facts, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.base import Claim, Plain, PlainBatch, StoredPart
@@ -29,7 +29,6 @@ _SHARE = 16
 # Parts lie scattered between those of other traces; reading over a gap is cheaper than another system call.
 _GAP = 16 << 10
 _READ = 4 << 20
-_SHARED_ENVELOPES = 1024
 # A place is a segment's number and an offset in one integer, which is cheaper to look up than a pair. No two segments
 # are closer than _GAP in it, since none is nearly as large as 2**_PLACE.
 _PLACE = 40
@@ -46,15 +45,11 @@ class SharedEnvelopes:
     """Equal envelopes as one object: a few cover all that is held, and grouping by them is what an exporter does."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Envelope] = {}
+        self._known = EnvelopeCache()
 
     def decode(self, blob: bytes) -> Envelope:
         envelope = self._known.get(blob)
-        if envelope is None:
-            if len(self._known) >= _SHARED_ENVELOPES:
-                self._known.clear()
-            envelope = self._known[blob] = records.decode_envelope(blob)
-        return envelope
+        return self._known.put(blob, records.decode_envelope(blob)) if envelope is None else envelope
 
 
 class RecentRecords:

@@ -10,11 +10,13 @@ is held; ``undo`` forgets what was taken for granted meanwhile.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from grafter.core.model import Envelope, Key, Part, UnixNano
+from grafter.core.model import LARGE_ENVELOPE, Envelope, Key, Part, UnixNano
 from grafter.store import records
 from grafter.store.embedded.metadata_db import MetadataDB
 from grafter.store.embedded.trace_table import GuestEntry, TraceTable
 from grafter.store.records import GUEST, HOST_KEY, KEY_BYTES, PARTS_HEAD, ROW, Move, unpack_chunks
+
+_MAX_OFFSET = 0xFFFFFFFF
 
 
 class Links:
@@ -116,6 +118,8 @@ class PlacedParts:
     """-1 for a guest's part."""
     spans: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    large: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By position: where in the record a large envelope lies, and its length."""
     guests: dict[int, tuple[Key, bytes, int]] = field(default_factory=dict)
     """By position: the guest's key, its encoded facts, and the arrival."""
     blobs: list[bytes] = field(default_factory=list)
@@ -137,6 +141,8 @@ class Placement:
         self._table = table
         self._links = links
         self._keeps_objects = keeps_objects
+        self._envelopes = 0
+        """The last that got a number, without a log."""
 
     def place(self, parts: Sequence[Part], now: int) -> PlacedParts:
         """Decide where parts belong, and number them. Undone by ``undo`` when they could not be written."""
@@ -208,8 +214,10 @@ class Placement:
                 envelope = envelopes.get(id(part.envelope))
                 if envelope is None:
                     envelope = envelopes[id(part.envelope)] = self._lay_out_envelope(part.envelope, position, placed)
-                    position += envelope[1]
+                    position += 0 if keeps_objects else envelope[1]
                 at, length = envelope
+                if length >= LARGE_ENVELOPE:
+                    placed.large[len(placed.rows)] = envelope
                 head = part.span_ids
                 flags = fact = int(part.facts)
             else:
@@ -240,7 +248,9 @@ class Placement:
         if envelope is None:
             raise ValueError("a host part has no envelope")
         if self._keeps_objects:
-            return 1, 0
+            # All that it is known by: there is no place where it lies.
+            self._envelopes = self._envelopes % _MAX_OFFSET + 1
+            return self._envelopes, records.envelope_length(envelope)
         blob = records.encode_envelope(envelope)
         placed.blobs.append(blob)
         return position, len(blob)

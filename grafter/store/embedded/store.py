@@ -44,6 +44,7 @@ from grafter.store.base import (
     Settlement,
     Stats,
     StoredPart,
+    large_envelopes,
 )
 from grafter.store.embedded.begun import Begun
 from grafter.store.embedded.boot import BootMark
@@ -293,7 +294,7 @@ class EmbeddedStore(TaskMethods):
         return await self._ask("calls", lambda: self._metadata.calls.find(call_ids, now))
 
     async def _append(self, parts: Sequence[Part], now: UnixNano) -> None:
-        size = sum([len(part.payload) for part in parts])
+        size = sum([len(part.payload) for part in parts]) + large_envelopes(parts)
         self._admit(size)
         index = self._index
         placed = index.placement.place(parts, now)

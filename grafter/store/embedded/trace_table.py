@@ -10,13 +10,21 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from grafter.core.model import Key, UnixNano
+from grafter.core.model import LARGE_ENVELOPE, Key, UnixNano
 from grafter.core.state import GuestState
 from grafter.store.base import Backlog, Outcome
 from grafter.store.embedded.metadata_db import MetadataDB
-from grafter.store.records import DEFERRED, FACTS, GUEST, chunk_arrival, unpack_chunks
+from grafter.store.records import DEFERRED, FACTS, GUEST, Chunk, chunk_arrival, unpack_chunks
 
 _first = attrgetter("first")
+
+Place = tuple[int, int]
+"""Where an envelope lies: segment number, and offset in it."""
+
+
+def envelope_place(chunk: Chunk) -> Place:
+    """Where the envelope of a part lies."""
+    return chunk.segment, chunk.body + chunk.envelope
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +56,9 @@ class TraceEntry:
     host_spans: int = 0
     guest_spans: int = 0
     size: int = 0
-    """Payload bytes."""
+    """Bytes of its payloads and of its large envelopes."""
+    envelopes: dict[Place, int] | None = None
+    """Its large envelopes, with the number of its parts under each."""
     facts: int = 0
     guests: dict[int, tuple[Key, bytes]] | None = None
     """Guest's key and encoded facts, by arrival."""
@@ -92,6 +102,8 @@ class TraceEntry:
     def absorb(self, newer: "TraceEntry") -> None:
         """Hold also what was appended since; ``newer`` must not be used afterwards."""
         self.chunks += newer.chunks
+        if newer.envelopes is not None:
+            self.envelopes = {**(self.envelopes or {}), **newer.envelopes}
         self.host_spans += newer.host_spans
         self.guest_spans += newer.guest_spans
         self.size += newer.size
@@ -145,6 +157,8 @@ class TraceTable:
         self.parts = 0
         self.spans = 0
         self.bytes = 0
+        self.envelopes: dict[Place, list[int]] = {}
+        """Large envelopes: how many parts are held under each, and its bytes, which count once."""
         self.arrival = arrival
         """The last number that was given."""
         self.backlogs: dict[str, WaitingBatches] = {}
@@ -182,9 +196,39 @@ class TraceTable:
         else:
             del self.live[segment]
 
+    def enter_envelope(self, entry: TraceEntry, place: Place, size: int) -> None:
+        """A part of the key lies under a large envelope."""
+        if entry.envelopes is None:
+            entry.envelopes = {}
+        known = self.envelopes.setdefault(place, [0, size])
+        if not known[0]:
+            self.bytes += size
+        known[0] += 1
+        parts = entry.envelopes.get(place, 0)
+        if not parts:
+            entry.size += size
+        entry.envelopes[place] = parts + 1
+
+    def leave_envelopes(self, entry: TraceEntry, chunks: bytes | bytearray) -> None:
+        """These parts of the key are no longer held; no other of its sums is changed."""
+        own = entry.envelopes or {}
+        for chunk in unpack_chunks(chunks):
+            if chunk.envelope_size < LARGE_ENVELOPE:
+                continue
+            place = envelope_place(chunk)
+            known = self.envelopes[place]
+            known[0] -= 1
+            if not known[0]:
+                self.bytes -= self.envelopes.pop(place)[1]
+            own[place] -= 1
+            if not own[place]:
+                del own[place]
+                entry.size -= known[1]
+
     def sum_anew(self, key: Key, entry: TraceEntry) -> None:
         """Sum up anew after parts went; drop the key with its last part."""
-        entry.host_spans = entry.guest_spans = entry.size = 0
+        entry.host_spans = entry.guest_spans = 0
+        entry.size = sum([self.envelopes[place][1] for place in entry.envelopes or ()])
         if not entry.chunks:
             del self.entries[key]
             return
@@ -266,6 +310,8 @@ class TraceTable:
                     old.host, old.since = guest.host, guest.since
         for segment, count in live.items():
             self.enter(segment, count)
+        # None of these lies in a segment of the other table.
+        self.envelopes |= older.envelopes
         newer, self.backlogs = self.backlogs, older.backlogs
         for waiting in newer.values():
             for key in waiting.keys:

@@ -6,13 +6,14 @@ are in; then they are taken, and who comes second gets nothing.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 
-from grafter.core.model import Key, UnixNano, guest_key
+from grafter.core.model import Envelope, Key, UnixNano, guest_key
 from grafter.core.state import GuestState
 from grafter.errors import UnavailableError
+from grafter.store import records
 from grafter.store.base import Backlog, Claim, Plain, PlainBatch, PlainLimits, StoredPart
 from grafter.store.records import RecordError
 from grafter.store.redis.connection import Command, Reply
@@ -22,6 +23,9 @@ from grafter.store.redis.layout import (
     BUCKETS,
     ELEMENT,
     GUEST,
+    SHARED,
+    SHARED_VERSION,
+    VERSION,
     WORDS,
     Head,
     bucket_of,
@@ -30,6 +34,7 @@ from grafter.store.redis.layout import (
     link_host,
     outcomes,
     plain_head,
+    reference_in,
     relative,
     waits_for,
 )
@@ -48,6 +53,8 @@ _AHEAD = 500_000_000
 _UNREADABLE_SECONDS = 60.0
 # Batches of a backlog in one bucket that may be others' while more are looked for.
 _OWNED_BATCHES = 16
+# Keys on which one replica died that are handed out at a time.
+_TOGETHER = 64
 
 
 class DueAhead:
@@ -92,6 +99,12 @@ class ClaimTable:
         """Due keys that this version cannot read, met since they were forgotten last."""
         self._unreadable_before = 0
         self._forget_at = 0.0
+        self._suspects: dict[Key, int] = {}
+        """Due keys on which replicas died, met since the last of them were taken; how many did."""
+        self._apart = -1
+        """A token of suspects that this process has."""
+        self._patience = 0.0
+        """Until when nothing else is taken for their sake."""
 
     @property
     def unreadable(self) -> int:
@@ -118,12 +131,40 @@ class ClaimTable:
         """See Store.claim."""
         self._end_leases(now)
         self._forget_unreadable()
+        suspects = await self._suspected(now)
+        if suspects is not None:
+            return suspects
         batch = None if plain is None else await self._plain_batch(now, plain)
         if batch is not None and self._ahead.has(now):
             # The next call takes those that are known already; what else is due is asked for again behind them.
             return [batch]
         others = await self._one_by_one(now, limit, (PLAIN, OTHERS) if plain is None else (OTHERS,))
         return others if batch is None else [batch, *others]
+
+    async def _suspected(self, now: UnixNano) -> list[Claim] | None:
+        """Keys on which replicas died, while this process is at work on nothing else; None where there are none.
+
+        Those of one death come some at a time, those of more alone, so that the one that does it is soon by itself.
+        """
+        leases, clock = self._engine.leases, asyncio.get_running_loop().time
+        if self._apart in leases and clock() < self._patience:
+            return []
+        self._apart = -1
+        if not self._suspects:
+            self._patience = 0.0
+            return None
+        self._patience = self._patience or clock() + 2 * self._engine.lease_ns / 1e9
+        if leases and clock() < self._patience:
+            return []
+        deaths = min(self._suspects.values())
+        group = [key for key, many in self._suspects.items() if many == deaths][: _TOGETHER if deaths == 1 else 1]
+        # What is left is met again, by whichever replica asks next.
+        self._suspects.clear()
+        claims = await self._claim_keys(group, now, suspects=True)
+        self._patience = clock() + 2 * self._engine.lease_ns / 1e9
+        if claims:
+            self._apart = claims[0].token
+        return claims
 
     async def _one_by_one(self, now: UnixNano, limit: int, queues: Sequence[bytes]) -> list[Claim]:
         claims: list[Claim] = []
@@ -191,15 +232,18 @@ class ClaimTable:
             claims += await self._claim_keys(some, now)
         return claims
 
-    async def _claim_keys(self, keys: Sequence[Key], now: UnixNano) -> list[Claim]:
+    async def _claim_keys(self, keys: Sequence[Key], now: UnixNano, *, suspects: bool = False) -> list[Claim]:
         engine = self._engine
         token = engine.tokens(len(keys))
-        runs = await engine.run("claim", _items(keys), (relative(now), engine.lease_ns, token, 0, 0, 0))
+        head = (relative(now), engine.lease_ns, token, 0, 0, 0, engine.owner, engine.living, int(suspects))
+        runs = await engine.run("claim", _items(keys), head)
         taken: list[tuple[Key, Sequence[Reply]]] = []
         by_index = sorted((i, reply) for indices, replies in runs for i, reply in zip(indices, replies, strict=True))
         for i, reply in by_index:
             if reply == b"?":
                 self._set_aside(keys[i], "its head")
+            elif reply and reply[:1] == b"!":
+                self._suspects[keys[i]] = int(reply[1:])
             elif reply:
                 taken.append((keys[i], reply))
         return await self._of(taken)
@@ -209,7 +253,7 @@ class ClaimTable:
         claims = []
         states: list[dict[str, GuestState]] = []
         unread: list[tuple[Key, int]] = []
-        for key, (raw, flat, elements) in taken:
+        for key, (raw, flat, elements, shared, deaths) in taken:
             head = Head(raw)
             try:
                 known, guests = outcomes(flat), guest_states(elements)
@@ -219,7 +263,9 @@ class ClaimTable:
                 continue
             states.append(guests)
             self._engine.leases.setdefault(head.token, set()).add(key)
-            claims.append(Claim(key, head.token, head.up_to, head.state({}), known, waits_for=waits_for(key)))
+            large = dict(zip(shared[::2], shared[1::2], strict=True))
+            state = head.state({})
+            claims.append(Claim(key, head.token, head.up_to, state, known, large, deaths, waits_for(key)))
         await self._give_back(unread)
         names = list(dict.fromkeys(chain.from_iterable(states)))
         if names:
@@ -276,7 +322,8 @@ class ClaimTable:
             items = _items(keys)
         self._ahead.give_back(later)
         token = engine.tokens()
-        runs = await engine.run("claim", items, (relative(now), engine.lease_ns, token, 1, spans, size))
+        head = (relative(now), engine.lease_ns, token, 1, spans, size, engine.owner, engine.living, 0)
+        runs = await engine.run("claim", items, head)
         batch = PlainBatch(token, now, now + engine.lease_ns)
         replies: list[Reply] = [b""] * len(keys)
         for indices, some in runs:
@@ -288,6 +335,8 @@ class ClaimTable:
                 self._set_aside(key, "its head")
             elif reply == b"-":
                 full.append(key)
+            elif reply[:1] == b"!":
+                self._suspects[key] = int(reply[1:])
             elif reply:
                 parts, own, took = plain_head(reply)
                 batch.keys.append(key)
@@ -317,7 +366,9 @@ class ClaimTable:
         """As many of these as the limits allow, one in any case; and the others."""
         engine = self._engine
         raws = await engine.commands([(bucket_of(key), ("GET", engine.layout.name(b"m", key))) for key in keys])
+        large = await self._large_sizes([key for key, raw in zip(keys, raws, strict=True) if raw and raw[1] & SHARED])
         chosen: list[Key] = []
+        in_batch: set[bytes] = set()
         begun = False
         for i, (key, raw) in enumerate(zip(keys, raws, strict=True)):
             try:
@@ -326,13 +377,29 @@ class ClaimTable:
                 self._set_aside(key, str(error))
                 continue
             if head is not None:
-                if begun and (head.host_spans > spans or head.size > size):
+                own = large.get(key, {})
+                took = head.size - sum([many for named, many in own.items() if named in in_batch])
+                if begun and (head.host_spans > spans or took > size):
                     return chosen, list(keys[i:])
                 begun = True
                 spans -= head.host_spans
-                size -= head.size
+                size -= took
+                in_batch.update(own)
             chosen.append(key)
         return chosen, []
+
+    async def _large_sizes(self, keys: Sequence[Key]) -> Mapping[Key, Mapping[bytes, int]]:
+        """The large envelopes of each of these keys, by digest, with their bytes."""
+        tags, name = self._engine.layout.tags, self._engine.layout.name
+        sets = await self._engine.commands([(bucket_of(key), ("SMEMBERS", name(b"v", key))) for key in keys])
+        found = [(key, one) for key, references in zip(keys, sets, strict=True) for one in references]
+        commands: list[tuple[int, Command]] = [
+            (one[0], ("HSTRLEN", tags[one[0]] + b"r:" + one[1:], "b")) for _, one in found
+        ]
+        sizes: dict[Key, dict[bytes, int]] = {}
+        for (key, one), many in zip(found, await self._engine.commands(commands), strict=True):
+            sizes.setdefault(key, {})[one[1:]] = many
+        return sizes
 
     def _end_leases(self, now: int) -> None:
         for batch in [batch for batch in self._batches.values() if batch.lease <= now]:
@@ -365,13 +432,14 @@ class ClaimTable:
             if len(parts) != end:
                 raise UnavailableError(f"parts of {key.hex()} are gone", reason="store_down")
         envelope_of = self._engine.reader.envelope
+        large = await self._large(lists)
         found: list[Plain] = []
         unpack, before = ELEMENT.unpack_from, ELEMENT.size
         for parts in lists:
             payloads, envelopes, ids, root = [], [], [], -1
             for i, data in enumerate(parts):
                 version, facts, more, _, envelope, head, _, _ = unpack(data)
-                if version != 1:
+                if version not in (VERSION, SHARED_VERSION):
                     raise UnavailableError("parts were written by a newer version", reason="store_down")
                 if facts & GUEST:
                     # Its lease has ended, another replica has sent it, and this came late.
@@ -379,7 +447,8 @@ class ClaimTable:
                 begin = before + more
                 middle = begin + envelope
                 end = middle + head
-                envelopes.append(envelope_of(data[begin:middle]))
+                envelope = data[begin:middle]
+                envelopes.append(large[envelope] if version == SHARED_VERSION else envelope_of(envelope))
                 ids.append(data[middle:end])
                 payloads.append(data[end:])
                 if root < 0 and facts & _ROOT:
@@ -392,9 +461,12 @@ class ClaimTable:
         part = self._engine.reader.part
         found: list[list[StoredPart]] = []
         unread: list[tuple[Key, int]] = []
-        for claim, parts in zip(claims, await self._lists([c.key for c in claims]), strict=True):
+        lists = await self._lists([claim.key for claim in claims])
+        large = await self._large(lists)
+        for claim, parts in zip(claims, lists, strict=True):
             try:
-                found.append([part(data) for data in parts if int.from_bytes(data[16:24], "little") <= claim.up_to])
+                covered = [data for data in parts if int.from_bytes(data[16:24], "little") <= claim.up_to]
+                found.append([part(data, large) for data in covered])
             except RecordError as error:
                 self._set_aside(claim.key, str(error))
                 unread.append((claim.key, claim.token))
@@ -402,6 +474,28 @@ class ClaimTable:
             await self._give_back(unread)
             raise UnavailableError(f"{len(unread)} held traces are a newer version's to read", reason="store_down")
         return found
+
+    async def _large(self, lists: Sequence[Sequence[bytes]]) -> Mapping[bytes, Envelope]:
+        """The envelopes that these parts only refer to. Raises UnavailableError where one is not there."""
+        references = {
+            reference for parts in lists for data in parts if data[1] & SHARED and (reference := reference_in(data))
+        }
+        if not references:
+            return {}
+        tags = self._engine.layout.tags
+        wanted = sorted(references)
+        commands: list[tuple[int, Command]] = [
+            (one[0], ("HGET", tags[one[0]] + b"r:" + one[1:], "b")) for one in wanted
+        ]
+        blobs = await self._engine.commands(commands)
+        if None in blobs:
+            raise UnavailableError("an envelope of held parts is gone", reason="store_down")
+        # In a cluster there are several copies.
+        known: dict[bytes, Envelope] = {}
+        for one, blob in zip(wanted, blobs, strict=True):
+            if one[1:] not in known:
+                known[one[1:]] = records.decode_envelope(blob)
+        return {one: known[one[1:]] for one in wanted}
 
     async def _lists(self, keys: Sequence[Key], ends: Sequence[int] | None = None) -> list[list[bytes]]:
         of = self._engine.layout.parts

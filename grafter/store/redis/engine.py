@@ -46,6 +46,10 @@ class Engine:
         """What this process owns, by token; for giving it back at a stop."""
         self.numbers = b""
         """The numbers of this process, a byte each; it stores under the first."""
+        self.owner = bytes(8)
+        """By what this process is known among those that take keys."""
+        self.living = b"?"
+        """The same of all that live, joined; as it stands while that is not known."""
         self._scripts = scripts
         self._left = 0
         self._order = 0
@@ -60,6 +64,14 @@ class Engine:
             first = max(first, relative(now) // 1000)
         self._order = first + count - 1
         return first
+
+    def given_back(self, token: int, key: Key) -> None:
+        """This process owns the key no longer."""
+        keys = self.leases.get(token)
+        if keys is not None:
+            keys.discard(key)
+            if not keys:
+                del self.leases[token]
 
     def tokens(self, count: int = 1) -> int:
         """The first of ``count`` tokens."""

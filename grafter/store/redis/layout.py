@@ -13,12 +13,14 @@ one writes only what this one reads, and the one after it the rest.
 import os
 from binascii import crc32
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from struct import Struct
 
 from grafter.core.model import (
     GUEST_KEY_BYTES,
     HOST_KEY_BYTES,
     Envelope,
+    EnvelopeCache,
     GuestFacts,
     Key,
     Part,
@@ -35,16 +37,20 @@ FORMAT = 2
 """Of the whole: the number of buckets, the hash of a key, the names. A store of another one is not opened."""
 VERSION = 1
 """Of each record."""
+SHARED_VERSION = 2
+"""Of a part whose envelope is stored apart: one that does not know of that leaves it alone."""
 _VERSIONS = bytes((VERSION,)), bytes((VERSION + 1,))
 """Of heads: those of a backlog's batches have the second, by which a version that knows no backlogs leaves them."""
 BUCKETS = 64
 EPOCH = 1_798_761_600 * 1_000_000_000
 """2027-01-01T00:00:00Z."""
 
-HEAD = Struct("<9B6I9dB")
+HEAD = Struct("<9B6I9dB8s")
 """A held key: version, facts, remembered, fresh, leased, given, batch, outcomes, queue; parts, host spans, guest
 spans, guest parts, parts that the claim covers, parts that are pinned; bytes, first, last, seen, last arrival, moment
-that was given, token, last arrival that the claim covers, last arrival that is pinned; the replica that began it."""
+that was given, token, last arrival that the claim covers, last arrival that is pinned; the replica that began it; the
+process that has the lease, or had it last. What an older version began ends before that."""
+_OLDER_HEAD = HEAD.size - 8
 _PLAIN_HEAD = Struct("<9xII16xd")
 ITEM = Struct("<BBBIId")
 """A part on its way: bucket, kind, facts, spans, size, now; then its key."""
@@ -58,7 +64,13 @@ LINK = Struct("<BBdI")
 MEMORY = Struct("<BBd")
 """Before a memory: version, whether it names a host, since when; then the host and the blob."""
 
-GUEST = 0x80
+GUEST, SHARED = 0x80, 0x40
+"""Among a part's facts, and the second among a key's: with SHARED the part's envelope is a reference, REFERENCE_BYTES
+long, to a large one that is stored once."""
+_CORE_FACTS = 0x1F
+"""The facts of a key that are core.model.Facts."""
+REFERENCE_BYTES = 17
+"""The bucket of a large envelope, in a byte, and its digest."""
 FIXED = b"fixed"
 """A hash, in the bucket of the dead letters: what was fixed at the first start of a prefix, and ``MOMENT``."""
 MOMENT = "moment"
@@ -121,11 +133,28 @@ class Layout:
         """The name of a record of a key."""
         return self.tags[bucket_of(key)] + kind + b":" + key
 
+    def name_of(self, kind: bytes, key: bytes, what: bytes) -> bytes:
+        """The name of something that keys of a bucket have in common."""
+        return self.tags[bucket_of(key)] + kind + b":" + what
+
     def parts(self, bucket: int, key: bytes, count: int) -> bytes:
         """The command that reads the first parts of a key; ``count`` below 1 means all of them."""
         last = b"%d" % (count - 1 if count > 0 else -1)
         name = self._name_of_parts[bucket]
         return b"".join((_LRANGE, LENGTH[len(name) + len(key)], name, key, _FROM_FIRST, LENGTH[len(last)], last, END))
+
+
+def digest(envelope: bytes) -> bytes:
+    """By what a large envelope is known."""
+    return blake2b(envelope, digest_size=REFERENCE_BYTES - 1).digest()
+
+
+def reference_in(data: bytes) -> bytes:
+    """Of a part as it is held: the reference to its large envelope; empty where its envelope is in it."""
+    if not data[1] & SHARED or data[1] & GUEST:
+        return b""
+    begin = ELEMENT.size + ELEMENT.unpack_from(data)[2]
+    return data[begin : begin + REFERENCE_BYTES]
 
 
 def element(part: Part, arrival: int, now: int, head: bytes) -> bytes:
@@ -136,33 +165,29 @@ def element(part: Part, arrival: int, now: int, head: bytes) -> bytes:
 class Reader:
     """Makes parts of elements; equal envelopes become one object, which makes grouping cheap."""
 
-    _SHARED = 1024
-
     def __init__(self) -> None:
-        self._envelopes: dict[bytes, Envelope] = {}
+        self._envelopes = EnvelopeCache()
 
-    def part(self, data: bytes) -> StoredPart:
-        """Raises RecordError for what this version cannot read."""
+    def part(self, data: bytes, large: Mapping[bytes, Envelope]) -> StoredPart:
+        """``large``: the envelopes that are stored apart, by reference. Raises RecordError for what this version cannot
+        read."""
         version, flags, more, spans, envelope, head, arrival, _ = ELEMENT.unpack_from(data)
-        if version != VERSION:
-            raise records.RecordError(f"a part has version {version}, expected {VERSION}")
+        if version not in (VERSION, SHARED_VERSION):
+            raise records.RecordError(f"a part has version {version}, expected {VERSION} or {SHARED_VERSION}")
         begin = ELEMENT.size + more
         middle = begin + envelope
         end = middle + head
         if flags & GUEST:
             guest = records.decode_guest(data[middle:end])
             return StoredPart(arrival, data[end:], spans, None, b"", guest)
-        shared = self.envelope(data[begin:middle])
-        return StoredPart(arrival, data[end:], spans, shared, data[middle:end], None, facts_of(flags))
+        shared = large[data[begin:middle]] if flags & SHARED else self.envelope(data[begin:middle])
+        facts = facts_of(flags & _CORE_FACTS)
+        return StoredPart(arrival, data[end:], spans, shared, data[middle:end], None, facts)
 
     def envelope(self, blob: bytes) -> Envelope:
         """The envelope that these bytes are."""
         known = self._envelopes.get(blob)
-        if known is None:
-            if len(self._envelopes) >= self._SHARED:
-                self._envelopes.clear()
-            known = self._envelopes[blob] = records.decode_envelope(blob)
-        return known
+        return self._envelopes.put(blob, records.decode_envelope(blob)) if known is None else known
 
 
 def plain_head(raw: bytes) -> tuple[int, int, int]:
@@ -179,9 +204,9 @@ class Head:
     def __init__(self, raw: bytes) -> None:
         """Raises RecordError for a newer version's."""
         # The version first; a later one that this one can read may have put more behind.
-        if raw[:1] not in _VERSIONS or len(raw) < HEAD.size:
+        if raw[:1] not in _VERSIONS or len(raw) < _OLDER_HEAD:
             raise records.RecordError(f"a held key has version {raw[0] if raw else None}, expected {VERSION}")
-        self.fields = HEAD.unpack_from(raw)
+        self.fields = HEAD.unpack_from(raw.ljust(HEAD.size, b"\0"))
         self.facts = self.fields[1]
         self.parts, self.guest_parts, self.covers = self.fields[9], self.fields[12], self.fields[13]
         self.arrival = int(self.fields[19])
@@ -214,7 +239,7 @@ class Head:
             fields[10],
             fields[11],
             int(fields[15]),
-            facts_of(fields[1]),
+            facts_of(fields[1] & _CORE_FACTS),
             dict(guests),
             fields[2] == 1,
         )

@@ -13,19 +13,23 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from grafter.core.model import HOST_KEY_BYTES, Key, Part, UnixNano, is_guest_key
+from grafter.core.model import HOST_KEY_BYTES, LARGE_ENVELOPE, Envelope, Key, Part, UnixNano, is_guest_key
 from grafter.errors import UnavailableError
 from grafter.store import records
+from grafter.store.base import large_envelopes
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.framing import END, LENGTH, Words
 from grafter.store.redis.layout import (
     ELEMENT,
     GUEST_ELEMENT,
     ITEM,
+    SHARED,
+    SHARED_VERSION,
     VERSION,
     bucket_of,
     decode_guest_element,
     deferred_key,
+    digest,
     element,
     guest_element,
     relative,
@@ -33,8 +37,8 @@ from grafter.store.redis.layout import (
 from grafter.store.redis.scripts import Argument, Item
 
 # Kinds of items, as lua/append.lua has them.
-_HOST, _GUEST, _OWN, _MOVED, _MOVE, _UNPLACED = range(6)
-_RELEASED, _LINKED, _BEGUN = b"012"
+_HOST, _GUEST, _OWN, _MOVED, _MOVE, _UNPLACED, _ENVELOPE = range(7)
+_RELEASED, _LINKED, _BEGUN, _, _STORED = b"01234"
 _ATTEMPTS = 5
 # Parts that one script stores. Its time grows with the square of their number, nobody else is served meanwhile, and a
 # command has at most a million words.
@@ -80,7 +84,7 @@ class Placement:
         if not parts:
             return
         totals = self._engine.totals
-        size = sum([len(part.payload) for part in parts])
+        size = sum([len(part.payload) for part in parts]) + large_envelopes(parts)
         held = totals.held + totals.pending
         if held + size > totals.max_bytes:
             raise UnavailableError(
@@ -106,16 +110,20 @@ class Placement:
         engine = self._engine
         key = deferred_key(exporter)
         bucket, at = bucket_of(key), relative(now)
+        large = _LargeEnvelopes(whole=self._whole)
         envelopes: dict[int, bytes] = {}
         items: list[Item] = []
         for number, part in enumerate(parts, engine.order(now, len(parts))):
             if part.envelope is None:
                 raise ValueError("a host part has no envelope")
+            version, facts = VERSION, 0
             envelope = envelopes.get(id(part.envelope))
-            if envelope is None:
+            if part.envelope.size >= LARGE_ENVELOPE:
+                version, facts, envelope = SHARED_VERSION, SHARED, large.refer(part.envelope, key, items)
+            elif envelope is None:
                 envelope = envelopes[id(part.envelope)] = records.encode_envelope(part.envelope)
-            record = ITEM.pack(bucket, _HOST, 0, part.spans, len(part.payload), at) + key
-            head = ELEMENT.pack(VERSION, 0, 0, part.spans, len(envelope), len(part.span_ids), number, at)
+            record = ITEM.pack(bucket, _HOST, facts, part.spans, len(part.payload), at) + key
+            head = ELEMENT.pack(version, facts, 0, part.spans, len(envelope), len(part.span_ids), number, at)
             items.append((bucket, (record, head + envelope + part.span_ids + part.payload)))
         engine.totals.in_flight += 1
         try:
@@ -194,10 +202,14 @@ class Placement:
         arrival = engine.order(now, len(parts))
         hosts: dict[Key, bytes] | None = None
         envelopes: dict[int, bytes] = {}
+        large = _LargeEnvelopes(whole=self._whole)
         items: list[Item] = []
         for number, part in enumerate(parts, arrival):
             if part.guest is None:
-                items.append(_host_item(part, number, at, envelopes))
+                reference = None
+                if part.envelope is not None and part.envelope.size >= LARGE_ENVELOPE:
+                    reference = large.refer(part.envelope, part.key, items)
+                items.append(_host_item(part, number, at, envelopes, reference))
                 continue
             link, key = links.get(part.key), part.key
             rest: tuple[Argument, ...]
@@ -216,6 +228,12 @@ class Placement:
         answer, places = await self._append(items)
         if not answer:
             return answer
+        if large.sizes:
+            for i, size in large.sizes.items():
+                if answer[i] == _STORED:
+                    engine.totals.add_envelope(items[i][0], size)
+            answer = bytes([code for i, code in enumerate(answer) if i not in large.sizes])
+            items = [item for i, item in enumerate(items) if i not in large.sizes]
         add_part = engine.totals.add_part
         for (bucket, _), part, code in zip(items, parts, answer, strict=True):
             if code >= _BEGUN:
@@ -272,7 +290,10 @@ class Placement:
                 return False
             engine.totals.in_flight += 1
             try:
-                return await self._copy_to_host(own, host, 0, up_to, token, _MOVE)
+                moved = await self._copy_to_host(own, host, 0, up_to, token, _MOVE)
+                if moved:
+                    engine.given_back(token, own)
+                return moved
             finally:
                 engine.totals.in_flight -= 1
 
@@ -314,18 +335,54 @@ class Placement:
         return True
 
 
-def _host_item(part: Part, number: int, at: int, envelopes: dict[int, bytes]) -> Item:
-    """A host's part as lua/append.lua takes it; ``envelopes``: those of the request that have been encoded, by id."""
+class _LargeEnvelopes:
+    """The large envelopes of one append: each stands once in each run of the script that has parts under it."""
+
+    def __init__(self, *, whole: bool) -> None:
+        """``whole``: one script may touch all buckets, so that one copy is enough for all of them."""
+        self.sizes: dict[int, int] = {}
+        """Those among the items, by their place there."""
+        self._whole = whole
+        self._known: dict[int, tuple[bytes, bytes]] = {}
+        self._run = 0
+        self._sent: set[bytes] = set()
+
+    def refer(self, envelope: Envelope, key: Key, items: list[Item]) -> bytes:
+        """The reference for a part that is the next item, with the envelope before it where that is needed."""
+        known = self._known.get(id(envelope))
+        if known is None:
+            blob = records.encode_envelope(envelope)
+            known = self._known[id(envelope)] = blob, digest(blob)
+        blob, named = known
+        bucket = bucket_of(named if self._whole else key)
+        reference = bytes((bucket,)) + named
+        while True:
+            run = len(items) // _AT_ONCE
+            if run != self._run:
+                # What was sent in another run may be gone before this one.
+                self._run = run
+                self._sent.clear()
+            if reference in self._sent:
+                return reference
+            self._sent.add(reference)
+            self.sizes[len(items)] = len(blob)
+            items.append((bucket, (ITEM.pack(bucket, _ENVELOPE, 0, 0, len(blob), 0) + named, blob)))
+
+
+def _host_item(part: Part, number: int, at: int, envelopes: dict[int, bytes], reference: bytes | None) -> Item:
+    """A host's part as lua/append.lua takes it; ``envelopes``: those of the request that have been encoded, by id;
+    ``reference``: to its own, where that is stored apart."""
     key, envelope = part.key, part.envelope
     if is_guest_key(key):
         raise ValueError("a host part is under a guest's key")
-    known = envelopes.get(id(envelope))
+    version, shared = (VERSION, 0) if reference is None else (SHARED_VERSION, SHARED)
+    known = envelopes.get(id(envelope)) if reference is None else reference
     if known is None:
         if envelope is None:
             raise ValueError("a host part has no envelope")
         known = envelopes[id(envelope)] = records.encode_envelope(envelope)
     bucket = bucket_of(key)
-    facts, spans, head, payload = int(part.facts), part.spans, part.span_ids, part.payload
+    facts, spans, head, payload = int(part.facts) | shared, part.spans, part.span_ids, part.payload
     before, after, size = len(known), len(head), len(payload)
     # A record and the part, each as a word, without a copy of the payload before the command's own.
     pieces = (
@@ -334,7 +391,7 @@ def _host_item(part: Part, number: int, at: int, envelopes: dict[int, bytes]) ->
         key,
         END,
         LENGTH[_ELEMENT_BYTES + before + after + size],
-        ELEMENT.pack(VERSION, facts, 0, spans, before, after, number, at),
+        ELEMENT.pack(version, facts, 0, spans, before, after, number, at),
         known,
         head,
         payload,

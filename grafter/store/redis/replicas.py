@@ -10,6 +10,7 @@ what others did with its keys, and it with theirs, is the difference of two read
 import asyncio
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from grafter.errors import UnavailableError
 from grafter.store.base import Share, Stats
@@ -45,7 +46,8 @@ class Replicas:
         """``token``: 8 bytes; who comes with that of a process before it goes on with its books."""
         self.recovered = 0
         self._engine = engine
-        self._token = token
+        self._token = engine.owner = token
+        self._heard: set[bytes] | None = None
         self._lease = max(engine.lease_ns / 1e9, least_lease_seconds)
         self._numbers: list[int] = []
         # What the tallies of the numbers were when they were taken; less, where that itself belongs into the books.
@@ -172,7 +174,8 @@ class Replicas:
         return sorted(number for number, at in self._alone_since.items() if now - at >= self._lease)
 
     async def _register(self, wanted: list[int] | None = None, given_up: list[int] | None = None) -> _Registration:
-        had, taken, handed, *rest = await self._ask(int(self._lease * 1000), wanted or [], given_up or [])
+        had, taken, handed, heard, *rest = await self._ask(int(self._lease * 1000), wanted or [], given_up or [])
+        self._hear(heard)
         whose_by_number = dict(zip(rest[::2], rest[1::2], strict=True))
         # It files on under the number that it had.
         own = [number for number in self._numbers if whose_by_number.get(number) == _OWN]
@@ -182,7 +185,14 @@ class Replicas:
         living = {number for number, whose in whose_by_number.items() if whose == _LIVES}
         return _Registration(had == 1, int(taken), int(handed), own, living)
 
-    async def _ask(self, milliseconds: int, wanted: list[int], given_up: list[int]) -> list[int]:
+    def _hear(self, tokens: bytes) -> None:
+        """Who lives: a process is dead that was not heard of twice, a look apart. Once may be Redis' own absence."""
+        heard = {tokens[i : i + 8] for i in range(0, len(tokens), 8)}
+        if self._heard is not None:
+            self._engine.living = b"".join(sorted(heard | self._heard))
+        self._heard = heard
+
+    async def _ask(self, milliseconds: int, wanted: list[int], given_up: list[int]) -> list[Any]:
         notes: list[Argument] = [b"", b""]
         if self._numbers:
             notes = [str(number).encode() for number in (self._taken_before, self._handed_before)]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
+from grafter.core.memory import digest_in, put_together, taken_apart
 from grafter.core.model import HOST_KEY_BYTES, Key, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import Claim, Claims, Memory, Outcome, PlainBatch, PlainSettlement, Settlement
@@ -15,7 +16,7 @@ from grafter.store.redis.placement import link_evidence
 from grafter.store.redis.scripts import Argument, Item
 
 _ONE = ord("1")
-_BOTH = word(b"b")
+_BOTH, _RESOURCE = word(b"b"), word(b"r")
 _MAX_UNSURE = 100_000
 _OF_BUCKET = [Words(2, (bucket, word(b""))) for bucket in WORDS]
 
@@ -46,7 +47,7 @@ class Settling:
     async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
         await self.lease(b"postpone", [(claim.key, claim.token, relative(due)) for claim, due in claims])
         for claim, _ in claims:
-            self._given_back(claim.token, claim.key)
+            self._engine.given_back(claim.token, claim.key)
 
     async def renew(self, claims: Claims, now: UnixNano) -> None:
         until = relative(now) + self._engine.lease_ns
@@ -81,13 +82,6 @@ class Settling:
         leases, self._engine.leases = self._engine.leases, {}
         await self.lease(b"abandon", [(key, token, 0) for token, keys in leases.items() for key in keys])
 
-    def _given_back(self, token: int, key: Key) -> None:
-        keys = self._engine.leases.get(token)
-        if keys is not None:
-            keys.discard(key)
-            if not keys:
-                del self._engine.leases[token]
-
     async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> list[bool]:
         """See Store.settle."""
         if isinstance(settlements, PlainSettlement):
@@ -96,16 +90,18 @@ class Settling:
             return []
         items: list[Item] = []
         elsewhere: list[list[Memory]] = []
+        shared: set[tuple[int, bytes]] = set()
         for claim, memories in ((s.claim, s.memories) for s in settlements):
             bucket = bucket_of(claim.key)
-            words: list[Argument] = [b"s", bucket, claim.key, claim.token]
+            words: list[Argument] = []
+            settled: list[Argument] = [b"s", bucket, claim.key, claim.token]
             others = []
             for memory in memories:
                 if self._together(bucket, bucket_of(memory.key)):
-                    words += _memory(memory)
+                    settled += _memory(memory, words, shared)
                 else:
                     others.append(memory)
-            items.append((bucket, words))
+            items.append((bucket, words + settled))
             elsewhere.append(others)
         owned = [(s.claim.key, s.claim.token) for s in settlements]
         done = await self._settle_once(items, owned, now, sum(len(s.memories) for s in settlements), 0)
@@ -113,12 +109,17 @@ class Settling:
         if left:
             # In a cluster what is remembered of a guest lies elsewhere: a crash here forgets what was sent of it.
             try:
-                await self._settle([(bucket_of(m.key), _memory(m)) for m in left], now, len(left), 0)
+                items = []
+                for memory in left:
+                    words = []
+                    own_words = _memory(memory, words, shared)
+                    items.append((bucket_of(memory.key), words + own_words))
+                await self._settle(items, now, len(left), 0)
             except UnavailableError:
                 self._doubt(owned, now)
                 raise
         for settlement in settlements:
-            self._given_back(settlement.claim.token, settlement.claim.key)
+            self._engine.given_back(settlement.claim.token, settlement.claim.key)
         if any(own and settlement.memories for own, settlement in zip(done, settlements, strict=True)):
             await self._forget(now)
         return done
@@ -134,10 +135,17 @@ class Settling:
         if not self._claims.owned(batch) and not unsure:
             return False
         items: list[Item] = []
+        shared: set[tuple[int, bytes]] = set()
         for key, blob in zip(batch.keys, blobs, strict=True):
             bucket = bucket_of(key)
-            pieces = (_BOTH, WORDS[bucket], LENGTH[HOST_KEY_BYTES], key, END, LENGTH[len(blob)], blob, END)
-            items.append((bucket, Words(4, pieces)))
+            less, named, resource = taken_apart(blob)
+            pieces = (_BOTH, WORDS[bucket], LENGTH[HOST_KEY_BYTES], key, END, LENGTH[len(less)], less, END)
+            if named and (bucket, named) not in shared:
+                shared.add((bucket, named))
+                before = (_RESOURCE, WORDS[bucket], word(named), word(resource))
+                items.append((bucket, Words(8, (*before, *pieces))))
+            else:
+                items.append((bucket, Words(4, pieces)))
         owned = [(key, batch.token) for key in batch.keys]
         done = await self._settle_once(items, owned, now, len(items), batch.token)
         self._claims.spent(batch)
@@ -262,8 +270,21 @@ class Settling:
         commands: list[tuple[int, Command]] = [(bucket_of(key), ("GET", engine.layout.name(b"y", key))) for key in keys]
         replies = await engine.commands(commands)
         remember = engine.waits.remember
-        return [decode_memory(key, raw, now, remember) for key, raw in zip(keys, replies, strict=True)]
+        found = [decode_memory(key, raw, now, remember) for key, raw in zip(keys, replies, strict=True)]
+        parted = [(memory, named) for memory in found if memory is not None and (named := digest_in(memory.blob))]
+        resources = await engine.commands(
+            [(bucket_of(m.key), ("HGET", engine.layout.name_of(b"w", m.key, named), "b")) for m, named in parted]
+        )
+        for (memory, _), resource in zip(parted, resources, strict=True):
+            memory.blob = put_together(memory.blob, resource)
+        return found
 
 
-def _memory(memory: Memory) -> list[Argument]:
-    return [b"y", bucket_of(memory.key), memory.key, memory.host or b"", memory.blob]
+def _memory(memory: Memory, before: list[Argument], shared: set[tuple[int, bytes]]) -> list[Argument]:
+    """The command that remembers, and in ``before`` what has to come first: the resource, unless ``shared`` has it."""
+    bucket = bucket_of(memory.key)
+    blob, named, resource = taken_apart(memory.blob)
+    if named and (bucket, named) not in shared:
+        shared.add((bucket, named))
+        before += [b"r", bucket, named, resource]
+    return [b"y", bucket, memory.key, memory.host or b"", blob]

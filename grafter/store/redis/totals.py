@@ -173,6 +173,14 @@ class Totals:
         if totals.oldest is None or now < totals.oldest:
             totals.oldest = now
 
+    def add_envelope(self, bucket: int, size: int) -> None:
+        """A large envelope was stored."""
+        self.changes += 1
+        totals = self.buckets[bucket]
+        totals.bytes += size
+        traces, spans, bytes_ = totals.unseen
+        totals.unseen = traces, spans, bytes_ + size
+
     def tally(self, numbers: Iterable[int]) -> Tally:
         """Of these replicas together."""
         found = Tally()

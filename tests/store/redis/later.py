@@ -20,13 +20,14 @@ from tests.store.redis.places import store
 NEWS = b"what a later version knows"
 _CHANGES = {
     # Heads: how often the later version wrote them.
-    "ddddddddB": "ddddddddBI4",
+    "ddddddddBc8": "ddddddddBc8I4",
     """error("NEWER a held key") end
 """: """error("NEWER a held key") end
-  if #raw == 106 then raw = raw .. string.char(0, 0, 0, 0) end
+  if #raw == 106 then raw = raw .. string.rep("\\0", 8) end
+  if #raw == 114 then raw = raw .. string.char(0, 0, 0, 0) end
 """,
-    "h.replica = unpk(HEAD": "h.replica, h.writes = unpk(HEAD",
-    "        h.replica)": "        h.replica, (h.writes or 0) + 1)",
+    "h.owner = unpk(HEAD": "h.owner, h.writes = unpk(HEAD",
+    "        h.replica, h.owner)": "        h.replica, h.owner, (h.writes or 0) + 1)",
     # Tallies: the same.
     """      call("hset", hash, number, now)
 """: """      if #now == TALLY_BYTES then now = now .. pack("<I4", 0) end

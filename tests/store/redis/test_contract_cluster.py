@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from grafter.store.redis.layout import BUCKETS
 from tests.store.calls_contract import CallContract, DurableCallContract
 from tests.store.contract import DurableContract, StoreContract
 from tests.store.machine import machine
@@ -27,6 +28,8 @@ def _place() -> Place:
 
 
 class TestCluster(StoreContract, DurableContract, TaskContract, DurableTaskContract, CallContract, DurableCallContract):
+    copies = BUCKETS
+
     @pytest.fixture
     def place(self, nodes: list[Server]) -> Place:
         return _place()

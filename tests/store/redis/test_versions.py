@@ -160,7 +160,7 @@ async def test_what_is_new_is_passed_over_and_kept(redis: Server, prefix: str) -
 
 LEFT_ALONE = {
     "head": ("m", lambda raw: b"\x02" + raw[1:]),
-    "part": ("p", lambda raw: b"\x02" + raw[1:]),
+    "part": ("p", lambda raw: b"\x03" + raw[1:]),
     "guest's facts": ("g", lambda raw: raw.replace(b"sdk", b"sdx")),
     "outcome": ("x", lambda raw: b"not known yet"),
 }

@@ -1,9 +1,11 @@
 -- Store parts. KEYS: the totals of each bucket that is touched. ARGV: who stores, then for each part a record (bucket,
 -- kind, facts, spans, size, now, key), the part, and for a guest's its facts; for kind OWN then the host that was found
 -- released, or nothing; for kind UNPLACED, whose key is the guest's own (lua/place_guest.lua), the host that is named or nothing,
--- and an order. The answer: a byte a part, BEGUN or ADDED, or why not; with parts of kind UNPLACED the buckets in which those
+-- and an order. A large envelope (kind ENVELOPE, its digest in the key's place) stands before the first part under it in
+-- the same script; such a part has SHARED among its facts. The answer: a byte a part, BEGUN or ADDED, or why not; with parts of kind UNPLACED the buckets in which those
 -- are come behind it, in a list; or nothing when parts of their guests have to move first, and nothing was stored.
-local HOST, GUEST, OWN, MOVED, MOVE = 0, 1, 2, 3, 4
+local HOST, GUEST, OWN, MOVED, MOVE, ENVELOPE = 0, 1, 2, 3, 4, 6
+local STORED, KNOWN = "4", "5"
 local RELEASED, LINKED, BEGUN, ADDED = "0", "1", "2", "3"
 local items, unplaced, answer = {}, {}, {}
 local i, last = 2, #ARGV
@@ -14,7 +16,7 @@ while i <= last do
   local item = {base = base_of(bucket), kind = kind, facts = facts, spans = n, size = size, now = now,
     key = rec:sub(20), part = ARGV[i + 1]}
   i = i + 2
-  if kind ~= HOST then
+  if kind ~= HOST and kind ~= ENVELOPE then
     item.guest = ARGV[i]
     i = i + 1
     if kind == OWN then
@@ -26,7 +28,7 @@ while i <= last do
       i = i + 2
     end
   end
-  load_head(item.base, item.key)
+  if kind ~= ENVELOPE then load_head(item.base, item.key) end
   items[#items + 1] = item
 end
 
@@ -56,10 +58,31 @@ for _, item in ipairs(unplaced) do
   if not place(item, refusal) then return "" end
 end
 
+local function keep_envelope(item)
+  local name = item.base .. "r:" .. item.key
+  local fresh = call("hsetnx", name, "b", item.part) == 1
+  if fresh then
+    call("hset", name, "o", ME)
+    local of = tally(item.base, ME)
+    of[BYTES] = of[BYTES] + #item.part
+  end
+  call("pexpire", name, TTL)
+  return fresh and STORED or KNOWN
+end
+
+local function enter_shared(h, ref)
+  if call("sadd", h.base .. "v:" .. h.key, ref) == 0 then return end
+  call("pexpire", h.base .. "v:" .. h.key, TTL)
+  call("hincrby", shared_name(ref), "n", 1)
+  h.bytes = h.bytes + call("hstrlen", shared_name(ref), "b")
+end
+
 for position, item in ipairs(items) do
   local base, key, now = item.base, item.key, item.now
-  local refused = not item.of and refusal(item)
-  if refused then
+  local refused = not item.of and item.kind ~= ENVELOPE and refusal(item)
+  if item.kind == ENVELOPE then
+    answer[position] = keep_envelope(item)
+  elseif refused then
     answer[position] = refused
   else
     local h = load_head(base, key)
@@ -84,6 +107,10 @@ for position, item in ipairs(items) do
     else
       h.hs = h.hs + item.spans
       h.facts = bit.bor(h.facts, item.facts)
+      if item.facts >= SHARED then
+        local from = ELEMENT_BYTES + unpk("<H", part, 3)
+        enter_shared(h, part:sub(from + 1, from + 17))
+      end
     end
     h.bytes = h.bytes + item.size
     if now > h.last then h.last = now end

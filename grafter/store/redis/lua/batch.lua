@@ -35,6 +35,6 @@ flush()
 for base in pairs(bases) do call("unlink", base .. "b:" .. token) end
 for _, h in ipairs(found) do
   local outcomes = h.outcomes == 1 and call("hgetall", h.base .. "x:" .. h.key) or {}
-  answer[#answer + 1] = {call("get", h.base .. "m:" .. h.key), outcomes, {}}
+  answer[#answer + 1] = {call("get", h.base .. "m:" .. h.key), outcomes, {}, sizes_of(h), 0}
 end
 return answer

@@ -10,8 +10,13 @@
 --   d, o   when to look at a key: plain ones, others    z  order of memories
 --   f:N    arrivals of the first parts of what replica N began    s  for each replica N its tally
 --   f:NAME and w  the same for each exporter that has a backlog; its batches stand in none of the queues d and o
+--   r:DIGEST  a large envelope: b, its bytes; n, how many keys have parts under it; o, the replica that counts it
+--   v:KEY  a held key's large envelopes, a set of bucket (a byte) and digest: SHARED in its facts says that there are
+--   k:KEY  how many replicas died with a lease on it, since one did not: SUSPECT in its facts says that some did
+--   w:DIGEST  a resource that memories of the bucket have in common: b, its bytes; n, how many. Past its TTL, which is
+--             longer than theirs, or with the last that is forgotten by number it goes
 local call, pack, unpk = redis.call, struct.pack, struct.unpack
-local HEAD = "<BBBBBBBBBI4I4I4I4I4I4dddddddddB"
+local HEAD = "<BBBBBBBBBI4I4I4I4I4I4dddddddddBc8"
 local LINK = "<BBdI4"
 local LINK_BYTES = 14
 local MEMORY = "<BBd"
@@ -24,6 +29,9 @@ local IN, OUT, BYTES, KEYS_HELD, BROUGHT, PLACED, FETCHED, LOST = 1, 2, 3, 4, 5,
 local PLAIN, ODD = 1, 2
 -- A version that knows no backlogs leaves their batches alone.
 local BATCH_VERSION = 2
+-- Bits of a key's facts that no part of the core knows.
+local SUSPECT, SHARED, OWN_FACTS = 32, 64, 96
+local NOBODY = string.rep("\0", 8)
 
 local function base_of(bucket)
   return P .. "{g:" .. bucket .. "}:"
@@ -112,9 +120,12 @@ local function load_head(base, key)
   end
   h = {base = base, key = key, lane = waits_for(key)}
   if raw:byte(1) ~= (h.lane and BATCH_VERSION or 1) then error("NEWER a held key") end
+  -- One that an older version began ends before the owner.
+  if #raw < 114 then raw = raw .. NOBODY end
   local _
   _, h.facts, h.remembered, h.fresh, h.leased, h.given, h.batch, h.outcomes, h.queue, h.n, h.hs, h.gs, h.gn, h.covn,
-    h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup, h.replica = unpk(HEAD, raw)
+    h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup, h.replica,
+    h.owner = unpk(HEAD, raw)
   h.was = h.first
   keys[name] = h
   order[#order + 1] = h
@@ -133,7 +144,7 @@ local function new_head(base, key, now)
   local h = {
     base = base, key = key, facts = 0, fresh = 0, leased = 0, given = 0, batch = 0, outcomes = 0, queue = 0, n = 0,
     hs = 0, gs = 0, gn = 0, covn = 0, pinn = 0, bytes = 0, first = now, last = now, seen = now, arr = 0, at = 0,
-    token = 0, covup = 0, pinup = 0, replica = ME, lane = waits_for(key),
+    token = 0, covup = 0, pinup = 0, replica = ME, owner = NOBODY, lane = waits_for(key),
   }
   local of = tally(base, h.lane or ME)
   of[KEYS_HELD] = of[KEYS_HELD] + 1
@@ -184,8 +195,61 @@ local function due(h)
   return compute_due(h)
 end
 
+local function has(h, fact)
+  return bit.band(h.facts, fact) ~= 0
+end
+
+local function shared_of(h)
+  return has(h, SHARED) and call("smembers", h.base .. "v:" .. h.key) or {}
+end
+
+local function shared_name(ref)
+  return base_of(ref:byte(1)) .. "r:" .. ref:sub(2)
+end
+
+-- Its large envelopes, each with its bytes, one after the other.
+local function sizes_of(h)
+  local sizes = {}
+  for _, ref in ipairs(shared_of(h)) do
+    sizes[#sizes + 1] = ref
+    sizes[#sizes + 1] = call("hstrlen", shared_name(ref), "b")
+  end
+  return sizes
+end
+
+-- The buckets, by what their names begin with, in which a large envelope went.
+local lightened = {}
+
+-- The key is no longer under its large envelopes. Their bytes were counted off with its own, and are still held where
+-- others are under them.
+local function leave_shared(h)
+  for _, ref in ipairs(shared_of(h)) do
+    local name = shared_name(ref)
+    local size = call("hstrlen", name, "b")
+    local of = tally(h.base, h.lane or h.replica)
+    of[BYTES] = of[BYTES] + size
+    if size > 0 and call("hincrby", name, "n", -1) <= 0 then
+      local whose = tally(base_of(ref:byte(1)), tonumber(call("hget", name, "o")))
+      whose[BYTES] = whose[BYTES] - size
+      lightened[base_of(ref:byte(1))] = true
+      call("unlink", name)
+    end
+  end
+  if has(h, SHARED) then call("unlink", h.base .. "v:" .. h.key) end
+end
+
+-- It was given back, so nobody died of it.
+local function clear_suspicion(h)
+  if has(h, SUSPECT) then
+    call("unlink", h.base .. "k:" .. h.key)
+    h.facts = h.facts - SUSPECT
+  end
+end
+
 local function drop(h)
   local base, key = h.base, h.key
+  leave_shared(h)
+  clear_suspicion(h)
   call("unlink", base .. "m:" .. key, base .. "p:" .. key)
   if h.gn > 0 or h.guests then call("unlink", base .. "g:" .. key) end
   if h.outcomes == 1 then call("unlink", base .. "x:" .. key) end
@@ -214,7 +278,7 @@ local function flush()
       h.queue = queue
       local raw = pack(HEAD, h.lane and BATCH_VERSION or 1, h.facts, h.remembered, h.fresh, h.leased, h.given, h.batch, h.outcomes, h.queue, h.n,
         h.hs, h.gs, h.gn, h.covn, h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup,
-        h.replica)
+        h.replica, h.owner)
       if h.was then
         call("setrange", base .. "m:" .. key, 0, raw)
       else
@@ -262,8 +326,11 @@ local function resum(h)
     if not first or now < first then first = now end
     if not last or now > last then last = now end
   end
+  -- What is left of a key may be under fewer large envelopes; it keeps all that it had until it goes.
+  for _, ref in ipairs(#list > 0 and shared_of(h) or {}) do bytes = bytes + call("hstrlen", shared_name(ref), "b") end
   count(h, hs + gs - h.hs - h.gs, bytes - h.bytes)
   if gn ~= h.gn then h.guests = true end
+  facts = bit.bor(facts, bit.band(h.facts, OWN_FACTS))
   h.n, h.hs, h.gs, h.bytes, h.facts, h.gn = #list, hs, gs, bytes, facts, gn
   if h.n == 0 then
     drop(h)

@@ -31,6 +31,9 @@ while went < 1000 do
       if now < at + REMEMBER then break end
     end
   end
+  local raw = call("getrange", name, 0, 255)
+  local digest = #raw > 60 and digest_in(raw, MEMORY_BYTES + 1 + (raw:byte(2) == 1 and HOST_KEY_BYTES or 0))
+  if digest and call("hincrby", base .. "w:" .. digest, "n", -1) <= 0 then call("unlink", base .. "w:" .. digest) end
   call("unlink", name)
   call("zrem", base .. "z", oldest[1])
   excess = excess - 1

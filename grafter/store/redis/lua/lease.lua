@@ -18,7 +18,10 @@ for i = 3, #ARGV, 4 do
       h.at = at
       if h.fresh == 1 then h.at = math.min(at, (compute_due(h))) end
       h.fresh = 0
+      clear_suspicion(h)
       for _, list in ipairs({"m:", "p:", "g:", "x:", "l:"}) do call("pexpire", base .. list .. key, TTL) end
+      for _, ref in ipairs(shared_of(h)) do call("pexpire", shared_name(ref), TTL) end
+      if has(h, SHARED) then call("pexpire", base .. "v:" .. key, TTL) end
     elseif what == "renew" then
       h.at = at
     elseif what == "abandon" then

@@ -1,7 +1,7 @@
 -- Who works on this store. KEYS: the totals of its bucket. ARGV: bucket, token of who asks, for how long (milliseconds; 0:
 -- it leaves, and may come back), what it notes of its books (two numbers, or nothing: they stay), the numbers to take unless somebody lives
 -- under them, and those to give up (a byte each). Who has no number gets the lowest under which nobody lives.
--- The answer: whether it had one before, the two notes, then each number and whether it is its own (1), another's that
+-- The answer: whether it had one before, the two notes, who has been heard of lately (their tokens), then each number and whether it is its own (1), another's that
 -- lives (2) or of one that is dead (0).
 local base, token, stay = base_of(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local wanted, given_up = ARGV[6], ARGV[7]
@@ -11,7 +11,7 @@ local RECORD = "<Bc8ddd"
 local DEAD, OWN, LIVES = 0, 1, 2
 local time = call("time")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local known, own = {}, {}
+local known, own, heard = {}, {}, {token}
 local taken, handed = 0, 0
 local all = call("hgetall", name)
 for i = 1, #all, 2 do
@@ -25,6 +25,7 @@ for i = 1, #all, 2 do
     elseif ends <= now then
       found = DEAD
     end
+    if whose ~= token and ends - now > stay / 2 then heard[#heard + 1] = whose end
   end
   known[number] = found
 end
@@ -60,7 +61,7 @@ for _, number in ipairs(own) do
   call("hset", name, number, pack(RECORD, 1, token, now + stay, taken, handed))
 end
 call("pexpire", name, TTL)
-local answer = {had, string.format("%.0f", taken), string.format("%.0f", handed)}
+local answer = {had, string.format("%.0f", taken), string.format("%.0f", handed), table.concat(heard)}
 for number, found in pairs(known) do
   answer[#answer + 1] = number
   answer[#answer + 1] = found

@@ -4,6 +4,7 @@
 --                                left out, and with the token of a plain batch everything is
 --   b bucket key blob            both for a key of the batch that is settled
 --   y bucket key host blob       remember (host: nothing, or a guest's)
+--   r bucket digest resource     what memories that follow have in common
 --   u bucket key parts           so many parts of a guest went
 -- The answer: a byte a claim, how many parts of which guests went (own key, number), the guests whose link has to be
 -- found anew (own key, host), then for each bucket that was touched its totals.
@@ -63,6 +64,7 @@ local function settle(h)
   else
     call("ltrim", base .. "p:" .. key, h.covn, -1)
     if h.outcomes == 1 then call("unlink", base .. "x:" .. key) end
+    clear_suspicion(h)
     h.outcomes, h.pinn, h.leased, h.token, h.fresh, h.batch = 0, 0, 0, 0, 0, 0
     h.given, h.at = 1, now
     resum(h)
@@ -75,6 +77,8 @@ end
 
 local function remember(base, key, host, blob)
   call("set", base .. "y:" .. key, pack(MEMORY, 1, host ~= "" and 1 or 0, now) .. host .. blob, "px", MEMORY_TTL)
+  local digest = digest_in(blob, 1)
+  if digest then call("hincrby", base .. "w:" .. digest, "n", 1) end
   call("zadd", base .. "z", number, key)
   number = number + 1
   touched[base] = true
@@ -95,7 +99,7 @@ end
 local lists = {}
 if batch ~= 0 then
   for i = 5, #ARGV, 4 do
-    if not owned(readable(base_of(ARGV[i + 1]), ARGV[i + 2]), batch) then return {"0", {}, {}, {}} end
+    if ARGV[i] == "b" and not owned(readable(base_of(ARGV[i + 1]), ARGV[i + 2]), batch) then return {"0", {}, {}, {}} end
   end
 end
 local i, skip = 5, false
@@ -119,6 +123,12 @@ while i <= #ARGV do
   elseif what == "y" then
     if not skip then remember(base, key, ARGV[i + 3], ARGV[i + 4]) end
     i = i + 5
+  elseif what == "r" then
+    local name = base .. "w:" .. key
+    call("hsetnx", name, "b", ARGV[i + 3])
+    -- Longer than each memory that names it, and not to be written with each.
+    if call("pttl", name) < MEMORY_TTL then call("pexpire", name, MEMORY_TTL + 3600000) end
+    i = i + 4
   else
     remove_parts(base, key, tonumber(ARGV[i + 3]))
     i = i + 4
@@ -126,6 +136,7 @@ while i <= #ARGV do
 end
 flush()
 local totals = {}
+for base in pairs(lightened) do touched[base] = true end
 for base in pairs(touched) do
   totals[#totals + 1] = bucket_of(base)
   totals[#totals + 1] = totals_of(base)

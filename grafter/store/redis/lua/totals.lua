@@ -1,3 +1,12 @@
+-- Of the resource that a memory shares (core/memory.py): the digest in a blob that begins at a byte, or nothing.
+local function digest_in(raw, first)
+  if #raw < first + 43 or raw:byte(first) ~= 84 or raw:byte(first + 1) ~= 1 or bit.band(raw:byte(first + 2), 4) == 0 then return nil end
+  local state = unpk(">I4", raw, first + 24)
+  local from = first + 44 + raw:byte(first + 3) + state
+  local digest = raw:sub(from, from + 15)
+  return #digest == 16 and digest or nil
+end
+
 -- Memories, order and moment of the oldest; then for each replica that has a tally its number, the tally, and when the
 -- first part of its oldest key came; then how many exporters have a backlog here, and for each the same by its name.
 local function totals_of(base)
