@@ -106,7 +106,8 @@ class Deferring:
     async def take_up(self, lane: Lane, now: UnixNano) -> list[list[Claim]]:
         """What may be sent of a lane's backlog now, as much together as goes in one request."""
         sends: list[list[Claim]] = []
-        while len(sends) < lane.places_for_backlog:
+        places = lane.places_for_backlog
+        while len(sends) < places:
             claims = await self._store.claim_deferred(lane.name, now, self._together.get(lane.name, _FEW))
             some: list[Claim] = []
             spans = size = 0

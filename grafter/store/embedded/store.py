@@ -421,7 +421,8 @@ class EmbeddedStore(TaskMethods):
         if not self._ready.is_set() or self._files.begun.suspects:
             return []
         claims = self._index.claims.claim_deferred(exporter, now, limit)
-        self._files.begun.begin([claim.key for claim in claims])
+        if claims:
+            self._files.begun.begin([claim.key for claim in claims])
         return claims
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
