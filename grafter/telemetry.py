@@ -2,7 +2,7 @@
 
 The books balance in each process: accepted + recovered + taken over + synthetic + revived + resumed = sent + held +
 handed over + sampled out + dead + dropped + merged + deferred + earlier, for each exporter; what is dropped of the dead
-(reasons ``dead_letters_…``) stays among the dead there, of a backlog (``backlog_dropped``) among the deferred. Labels
+(reasons ``dead_letters_…``) stays among the dead there, of a backlog (``backlog_…``) among the deferred. Labels
 are few and bounded: a label value is never text from outside.
 """
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from struct import error as StructError
 
 from grafter.consumer import OutTrace, Result, Verdict
 from grafter.core.model import UnixNano
@@ -12,10 +13,10 @@ from grafter.errors import UnavailableError
 from grafter.processor.backlog import DeferredBatch, laid_out, read_back, together
 from grafter.processor.lanes import Lane
 from grafter.processor.leases import Leases
-from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS
+from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS, Quarantine
 from grafter.processor.refused import Refused, RefusedTraces
 from grafter.processor.release_result import Work
-from grafter.store.base import Claim, Outcome, Settlement, Store
+from grafter.store.base import DISK_FULL, Claim, Outcome, Settlement, Store, StoredPart
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Deferring:
         self._clock = clock
         self._leases = leases
         self._refused = refused
+        self._quarantine = Quarantine(store, metrics)
 
     async def keep(self, exporter: str, traces: Sequence[OutTrace], *, resend: bool = False) -> None:
         """Put these off for an exporter. Before, an intent for it has to stand for what they are of; after, that is to
@@ -57,38 +59,55 @@ class Deferring:
         self._metrics.deferred_spans.labels(exporter).inc(sum([trace.spans for trace in traces]))
 
     async def keep_all(self, waiting: Mapping[str, Sequence[Work]]) -> list[Work]:
-        """Put off, for each exporter, what it alone has not got; the works that could not be, which stay held."""
+        """Put off, for each exporter, what it alone has not got; the works that could not be, which stay held.
+
+        What is somebody else's by now is left to them: they have not heard of an intent that could not be stored.
+        """
         left: dict[int, Work] = {}
         kept: list[tuple[str, Work]] = []
         for name, works in waiting.items():
+            mine: list[Work] = []
             try:
-                new = [w.claim for w in works if w.outcomes.get(name) is None and name not in w.void]
-                if new:
-                    await self._store.record(new, name, Outcome.INTENDED)
-                traces = [w.trace_for(name) for w in works]
-                await self.keep(name, traces)
+                mine = await self._intended(name, works)
+                if mine:
+                    await self.keep(name, [w.trace_for(name) for w in mine])
             except UnavailableError as error:
                 self._leases.store_is_away(error)
                 left |= {id(work): work for work in works}
+                # Before there was an intent, nothing was put off.
+                unknown = bool(mine) and error.reason != DISK_FULL
                 for work in works:
                     work.retry_after = max(work.retry_after, 1.0)
-                    if work.outcomes.get(name) is None:
+                    if unknown:
+                        work.may_be_with(name)
+                    elif work.outcomes.get(name) is None:
                         work.void.add(name)
             else:
-                kept += [(name, work) for work in works]
+                kept += [(name, work) for work in mine]
         for name in waiting if left else ():
             # These are that exporter's backlog by now, and must not be put off for it again.
             again = [work for of, work in kept if of == name and id(work) in left]
             for work in again:
                 work.outcomes[name] = Outcome.ACCEPTED
+                work.void.discard(name)
             if again:
                 await self._store.record([work.claim for work in again], name, Outcome.ACCEPTED)
         return list(left.values())
 
+    async def _intended(self, name: str, works: Sequence[Work]) -> list[Work]:
+        """Those for which an intent stands, of which all that are not known to be somebody else's get one."""
+        new = [w for w in works if w.outcomes.get(name) is None and name not in w.void]
+        if not new:
+            return list(works)
+        owned = await self._store.record([w.claim for w in new], name, Outcome.INTENDED)
+        lost = {id(work) for work, own in zip(new, owned, strict=True) if not own}
+        return [work for work in works if id(work) not in lost] if lost else list(works)
+
     async def take_up(self, lane: Lane, now: UnixNano) -> list[list[Claim]]:
         """What may be sent of a lane's backlog now, as much together as goes in one request."""
         sends: list[list[Claim]] = []
-        while len(sends) < lane.places_for_backlog:
+        places = lane.places_for_backlog
+        while len(sends) < places:
             claims = await self._store.claim_deferred(lane.name, now, self._together.get(lane.name, _FEW))
             some: list[Claim] = []
             spans = size = 0
@@ -117,25 +136,42 @@ class Deferring:
                 deadly = [claim for claim in claims if claim.deaths >= DEATHS]
                 for claim in deadly:
                     reason = f"ended the process {claim.deaths} times"
-                    (batch,) = await self._read(lane.name, [claim])
-                    await self._conclude(
-                        lane.name, [(claim, batch)], [Result(Verdict.REFUSED, reason)] * len(batch.traces)
-                    )
+                    found = await self._read(lane.name, [claim])
+                    results = [Result(Verdict.REFUSED, reason) for _, batch in found for _ in batch.traces]
+                    await self._conclude(lane.name, found, results)
                 await self._send(lane, [claim for claim in claims if claim not in deadly] if deadly else claims)
         except UnavailableError as error:
             self._leases.store_is_away(error)
         except Exception:
             logger.exception("a batch of a backlog failed; it is tried again when its lease ends")
 
-    async def _read(self, name: str, claims: Sequence[Claim]) -> list[DeferredBatch]:
-        return [
-            read_back(parts, resend=claim.outcomes.get(name) is Outcome.INTENDED)
-            for claim, parts in zip(claims, await self._store.read(claims), strict=True)
-        ]
+    async def _read(self, name: str, claims: Sequence[Claim]) -> list[tuple[Claim, DeferredBatch]]:
+        """Those that can be read; one that cannot, while others can, is set aside and given up in the end."""
+        if not claims:
+            return []
+        try:
+            parts = await self._store.read(claims)
+            return [(claim, _read_back(name, claim, own)) for claim, own in zip(claims, parts, strict=True)]
+        except UnavailableError:
+            if len(claims) == 1:
+                raise
+        found: list[tuple[Claim, DeferredBatch]] = []
+        failures: list[tuple[Claim, UnavailableError]] = []
+        for claim in claims:
+            try:
+                (own,) = await self._store.read([claim])
+                found.append((claim, _read_back(name, claim, own)))
+            except UnavailableError as error:
+                failures.append((claim, error))
+        if not found:
+            raise failures[0][1]
+        for claim, failure in failures:
+            await self._quarantine.reading(claim, failure, UnixNano(self._clock()))
+        return found
 
     async def _send(self, lane: Lane, claims: Sequence[Claim]) -> None:
-        read = list(zip(claims, await self._read(lane.name, claims), strict=True)) if claims else []
-        owned = await self._store.record(claims, lane.name, Outcome.INTENDED) if read else ()
+        read = await self._read(lane.name, claims)
+        owned = await self._store.record([claim for claim, _ in read], lane.name, Outcome.INTENDED) if read else ()
         found = [one for one, own in zip(read, owned, strict=True) if own]
         if found:
             batch = together([one for _, one in found])
@@ -152,22 +188,34 @@ class Deferring:
         said = iter(results)
         for claim, batch in found:
             own = list(islice(said, len(batch.traces)))
-            left, wait = await self._left(name, batch.traces, own)
+            gone = sum(
+                [trace.spans for trace, one in zip(batch.traces, own, strict=True) if one.verdict is Verdict.ACCEPTED]
+            )
+            try:
+                left, wait = await self._left(name, batch.traces, own)
+                if left and len(left) < len(batch.traces):
+                    gone = batch.spans - sum([trace.spans for trace in left])
+                    await self.keep(name, left)
+            except UnavailableError as error:
+                # An intent stands for all of it; the other batches must not go out again for it.
+                self._leases.store_is_away(error)
+                spans += gone
+                later.append((claim, error.retry_after))
+                continue
             if len(left) == len(batch.traces):
                 was_known = claim.outcomes.get(name) is not Outcome.INTENDED
                 if was_known and not any(result.unknown or result.part for result in own):
                     void.append(claim)
                 later.append((claim, wait))
                 continue
-            if left:
-                await self.keep(name, left)
             done.append(claim)
             spans += batch.spans
         if done:
             now = UnixNano(self._clock())
             settlements = [Settlement(claim) for claim in done]
             await self._leases.until_settled(lambda: self._store.settle(settlements, now))
-            self._metrics.resumed_spans.labels(name).inc(spans)
+        # Also of what was taken of batches that go out once more: they are resumed as often as they are sent.
+        self._metrics.resumed_spans.labels(name).inc(spans)
         if void:
             await self._store.record(void, name, Outcome.WITHDRAWN)
         if later:
@@ -198,3 +246,14 @@ class Deferring:
     async def _postpone(self, claims: Sequence[tuple[Claim, float]]) -> None:
         now = self._clock()
         await self._store.postpone([(claim, UnixNano(now + int(seconds * SECOND))) for claim, seconds in claims])
+
+
+def _read_back(name: str, claim: Claim, parts: Sequence[StoredPart]) -> DeferredBatch:
+    """Raises UnavailableError where nothing of it is there, or something else."""
+    try:
+        batch = read_back(parts, resend=claim.outcomes.get(name) is Outcome.INTENDED)
+    except StructError as error:
+        raise UnavailableError(f"a batch of a backlog is damaged: {error}", reason="store_down") from error
+    if not batch.traces:
+        raise UnavailableError("nothing is left of a batch of a backlog", reason="store_down")
+    return batch

@@ -25,7 +25,7 @@ from grafter.processor.plain_traces import PlainRelease
 from grafter.processor.quarantine import FULL_BOX_SECONDS
 from grafter.processor.refused import RefusedTraces
 from grafter.processor.release_result import Work
-from grafter.store.base import Claim, Outcome, PlainSettlement, Settlement, Store
+from grafter.store.base import DISK_FULL, Claim, Outcome, PlainSettlement, Settlement, Store
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 
@@ -115,24 +115,40 @@ class Delivery:
         async with self._asked(
             taking_part, lambda lane: lane.ask(lambda exporter: exporter.export(batch)), place
         ) as asked:
-            put_off: list[str] = []
+            put_off: dict[str, Outcome] = {}
             if all(answer.done() for answer in asked.values()) and await self._settle_as_one(plain, asked, put_off):
                 return
             works, at = await self._split(plain)
             traces = [work.trace for work in works]
+            not_asked = {lane.name for lane in self.lanes if lane not in asked and lane.name not in put_off}
+            for work in works:
+                work.void |= not_asked
             with self.leases.leased([work.claim for work in works]):
-                for name in put_off:
-                    await self._record(name, works, traces, [_ACCEPTED] * len(works))
+                for name, outcome in put_off.items():
+                    if outcome is Outcome.ACCEPTED:
+                        await self._record(name, works, traces, [_ACCEPTED] * len(works))
+                failures: list[Exception] = []
                 for lane, answer in sorted(asked.items(), key=lambda one: not one[1].done()):
-                    results = await answer
-                    await self._record(lane.name, works, traces, [results[i] for i in at])
+                    if put_off.get(lane.name) is Outcome.ACCEPTED:
+                        continue
+                    try:
+                        results = await answer
+                        await self._record(lane.name, works, traces, [results[i] for i in at])
+                    except Exception as error:  # noqa: BLE001  # raised below: it must not cut off one on its way
+                        failures.append(error)
+                if failures:
+                    raise failures[0]
+                for name, outcome in put_off.items():
+                    if outcome is Outcome.INTENDED:
+                        for work in works:
+                            work.may_be_with(name)
                 await self._conclude(works)
 
     async def _settle_as_one(
-        self, plain: PlainRelease, asked: dict[Lane, asyncio.Future[Sequence[Result]]], put_off: list[str]
+        self, plain: PlainRelease, asked: dict[Lane, asyncio.Future[Sequence[Result]]], put_off: dict[str, Outcome]
     ) -> bool:
-        """Whether that could be done. ``put_off`` gets the exporters that have it in their backlogs then, or when the
-        store took it for some alone."""
+        """Whether that could be done. ``put_off`` gets the exporters that have it in their backlogs (ACCEPTED) or may
+        have it there (INTENDED), also when the store took it for some alone."""
         waiting: list[tuple[str, bool]] = []
         for lane in self.lanes:
             results = asked[lane].result() if lane in asked else ()
@@ -143,13 +159,15 @@ class Delivery:
                 waiting.append((lane.name, (Verdict.LATER, True) in said))
         if len(waiting) == len(self.lanes):
             return False
-        try:
-            for name, unknown in waiting:
+        for name, unknown in waiting:
+            try:
                 await self.deferring.keep(name, plain.traces, resend=unknown)
-                put_off.append(name)
-        except UnavailableError as error:
-            self.leases.store_is_away(error)
-            return False
+            except UnavailableError as error:
+                self.leases.store_is_away(error)
+                if error.reason != DISK_FULL:
+                    put_off[name] = Outcome.INTENDED
+                return False
+            put_off[name] = Outcome.ACCEPTED
         await self._settle_plain(plain)
         return True
 

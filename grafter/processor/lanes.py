@@ -7,7 +7,7 @@ where nobody answers soon those that are slow take part, and where all are full 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -116,7 +116,11 @@ class Lanes:
             if free := [lane for lane in up if lane.has_place]:
                 return [lane for lane in free if not lane.slow] or free
             self._freed.clear()
-            await self._freed.wait()
+            # One that is down may be up again before any of the others answers.
+            soonest = min([wait for lane in self if (wait := lane.exporter.retry_in()) > 0], default=None)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(soonest):
+                    await self._freed.wait()
 
 
 class Place:

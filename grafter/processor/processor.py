@@ -206,7 +206,7 @@ class Processor:
         """See on its way what waits for one exporter alone, as far as that takes it; how many batches."""
         taken_up = 0
         for lane in self._delivery.lanes:
-            sends = await self._delivery.deferring.take_up(lane, now) if lane.places_for_backlog else ()
+            sends = await self._delivery.deferring.take_up(lane, now)
             for claims in sends:
                 self._resume(tasks, lane, claims)
             taken_up += len(sends)

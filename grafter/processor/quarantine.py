@@ -48,8 +48,9 @@ class Quarantine:
             return
         spans = claim.state.host_spans + claim.state.guest_spans
         if all(await self._store.settle([Settlement(claim)], now)):
-            logger.error("trace %s cannot be read and is given up, %d spans: %s", claim.key.hex(), spans, error)
-            self._metrics.dropped_spans.labels("unreadable").inc(spans)
+            what = _named(claim)
+            logger.error("%s cannot be read and is given up, %d spans: %s", what, spans, error)
+            self._metrics.dropped_spans.labels("backlog_unreadable" if claim.waits_for else "unreadable").inc(spans)
 
     async def assembling(self, claim: Claim, parts: Sequence[StoredPart], error: Exception, now: UnixNano) -> None:
         """It could not be assembled. In the end its parts go to the dead-letter box as they came."""
@@ -114,6 +115,10 @@ class Quarantine:
             del self._failures[next(iter(self._failures))]
         self._failures[claim.key] = failures
         if failures == 1:
-            logger.warning("trace %s is set aside and tried again", claim.key.hex(), exc_info=error)
+            logger.warning("%s is set aside and tried again", _named(claim), exc_info=error)
         await self._store.postpone([(claim, UnixNano(now + (_BACKOFF << (failures - 1))))])
         return True
+
+
+def _named(claim: Claim) -> str:
+    return f"a batch that waits for {claim.waits_for}" if claim.waits_for else f"trace {claim.key.hex()}"

@@ -155,6 +155,11 @@ class Work:
         """What leaves of it, marked if that exporter may have it already."""
         return replace(self.trace, resend=True) if self.outcomes.get(exporter) is Outcome.INTENDED else self.trace
 
+    def may_be_with(self, exporter: str) -> None:
+        """Whether that exporter has it is unknown."""
+        self.outcomes[exporter] = Outcome.INTENDED
+        self.void.discard(exporter)
+
     @property
     def trace(self) -> OutTrace:
         """What leaves of it."""

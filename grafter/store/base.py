@@ -337,6 +337,8 @@ class Stats:
     """What waits for one exporter alone, by its name; of a shared store all of it."""
 
 
+DISK_FULL = "disk_full"
+"""The reason of an UnavailableError where there is no room on the disk: nothing was written."""
 DEDUPE_KEYS_LIMIT = 1_000_000
 """Dedupe keys that a store keeps; about 100 bytes each."""
 TASKS_LIMIT = 100_000
@@ -511,7 +513,8 @@ class Store(TaskStore, CallStore, HeldStore, MomentStore, Protocol):
         """Keep host parts as one batch of an exporter's backlog; their keys mean nothing, and nobody reads their heads
         (``span_ids``) but their caller.
 
-        What it is of is to be settled next, so the limit on live bytes does not refuse it. Raises UnavailableError.
+        What it is of is to be settled next, so the limit on live bytes does not refuse it. Raises UnavailableError:
+        with DISK_FULL for its reason nothing was kept, else that is unknown.
         """
         ...
 

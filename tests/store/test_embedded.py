@@ -374,12 +374,29 @@ async def test_a_batch_of_which_only_half_was_written_is_nobodys_and_goes(tmp_pa
     async with opened(tmp_path) as store:
         await store.recovered()
         assert await store.claim_deferred("a", LATER, 10) == []
+        assert (store.stats().recovered_spans, store.counts.lost_records) == (1, 0)
         await store.append([host_part("more", key(9))], START)
         assert set(await held_texts(store)) == {HOST, key(9)}
         assert store.stats().bytes == len("heldmore")
     async with opened(tmp_path) as store:
         await store.recovered()
         assert (store.stats().traces, store.stats().bytes) == (2, len("heldmore"))
+
+
+async def test_a_batch_whose_exporter_is_damaged_is_said_to_be_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What stands behind it in the log may be that its traces have left, so they are not there to make up for it."""
+    async with opened(tmp_path) as store:
+        await store.defer("exporter/damaged", [host_part("one"), host_part("two")], START)
+        await store.defer("b", [host_part("three")], START)
+    (path,) = segments(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"exporter/damaged", b"exporter/gamaded"))
+    async with opened(tmp_path) as store:
+        await store.recovered()
+        assert {name: one.spans for name, one in store.stats().backlogs.items()} == {"b": 1}
+        assert (store.stats().recovered_spans, store.counts.lost_records) == (0, 1)
+        assert "2 put off spans" in caplog.text
 
 
 async def test_a_backlog_that_is_copied_stays_its_exporters(tmp_path: Path) -> None:

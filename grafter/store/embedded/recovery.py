@@ -114,7 +114,8 @@ class Recovery:
         return damage
 
     def _take_in(self, older: Index, damage: Damage) -> None:
-        self.spans = older.table.spans - sum([older.table.backlog(name).spans for name in older.table.backlogs])
+        nobodys = sum([older.table.entries[key].host_spans for key, _ in self._nobodys])
+        self.spans = older.table.spans - nobodys - sum([one.spans for one in older.table.backlogs.values()])
         self._counts.lost_records += damage.records
         self._counts.torn_bytes += damage.torn
         if damage.records:
@@ -123,6 +124,10 @@ class Recovery:
                 damage.records,
                 damage.bytes,
             )
+            if nobodys:
+                _LOG.error(
+                    "among them those that say for which exporter %d put off spans waited: these are lost", nobodys
+                )
         _LOG.info(
             "recovered %d spans of %d traces; %d bytes were never acknowledged and are cut off",
             self.spans,

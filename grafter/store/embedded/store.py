@@ -31,6 +31,7 @@ from grafter.core.state import TraceState
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.base import (
+    DISK_FULL,
     Claim,
     Claims,
     DeadLetter,
@@ -330,7 +331,7 @@ class EmbeddedStore(TaskMethods):
         if self._writer.gone:
             raise UnavailableError(f"the store cannot write: {DIRECTORY_GONE}", retry_after=5.0, reason="store_down")
         if self._writer.short:
-            raise UnavailableError("the disk is full", retry_after=5.0, reason="disk_full")
+            raise UnavailableError("the disk is full", retry_after=5.0, reason=DISK_FULL)
         held = self._index.table.bytes + self._pending
         if self._recovery is not None:
             held += self._recovery.bytes
@@ -413,14 +414,15 @@ class EmbeddedStore(TaskMethods):
     async def defer(self, exporter: str, parts: Sequence[Part], now: UnixNano) -> None:
         if self._writer.short:
             # What is set aside is for what leaves without a copy.
-            raise UnavailableError("the disk is full", retry_after=5.0, reason="disk_full")
+            raise UnavailableError("the disk is full", retry_after=5.0, reason=DISK_FULL)
         await self._settling.defer(exporter, parts, now)
 
     async def claim_deferred(self, exporter: str, now: UnixNano, limit: int) -> Sequence[Claim]:
         if not self._ready.is_set() or self._files.begun.suspects:
             return []
         claims = self._index.claims.claim_deferred(exporter, now, limit)
-        self._files.begun.begin([claim.key for claim in claims])
+        if claims:
+            self._files.begun.begin([claim.key for claim in claims])
         return claims
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
