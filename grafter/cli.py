@@ -87,9 +87,9 @@ def run(
         from grafter.workers import supervisor
 
         raise typer.Exit(supervisor.run(settings, config or ()))
-    from grafter import service
+    from grafter import process, service
 
-    raise typer.Exit(service.run(settings, config or ()))
+    process.leave(service.run(settings, config or ()))
 
 
 @app.command()

@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TypeVar
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from typing import NoReturn, TypeVar
 
 from grafter.tasks import task_group
 
@@ -93,6 +93,17 @@ def end_by(seconds: float) -> None:
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
+
+
+def leave(code: int) -> NoReturn:
+    """End the process after all of it was closed: the interpreter would walk through all memory first, which takes
+    seconds on a busy machine, and nobody could end it in time any more, for no thread runs then."""
+    with suppress(OSError, ValueError):
+        logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def failure_line(error: OSError | ValueError) -> str:

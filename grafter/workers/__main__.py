@@ -2,7 +2,8 @@
 
 import sys
 
+from grafter.process import leave
 from grafter.workers.child import main
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    leave(main(int(sys.argv[1])))

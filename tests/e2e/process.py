@@ -177,6 +177,11 @@ class Grafter:
         """It was started, and has not ended."""
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """As ``ended`` says it, of one that was not waited for; None while it is there."""
+        return None if self._process is None else self._process.returncode
+
     async def command(self, *words: str) -> int:
         """Run a command of grafter's against it; its exit code."""
         process = await asyncio.create_subprocess_exec(

@@ -111,6 +111,11 @@ class World:
         self.offset.write_bytes(struct.pack("=q", int(seconds * 1e9)))
 
 
+def still_there(one: Grafter) -> None:
+    """Fails with what it said last where it ended by itself."""
+    assert one.is_alive(), f"a grafter ended by itself, with {one.exit_code}:\n{one.log()}"
+
+
 Trouble = Callable[[World], Coroutine[Any, Any, None]]
 
 
@@ -143,7 +148,7 @@ async def freeze(world: World) -> None:
     one = world.one()
     if id(one) in world.down:
         return
-    assert one.is_alive(), "a grafter ended by itself"
+    still_there(one)
     world.down.add(id(one))
     one.freeze()
     try:
@@ -269,7 +274,7 @@ async def doors_open(world: World, http: aiohttp.ClientSession) -> None:
     """Return when each of them has taken a request."""
     for one in world.grafters:
         while not await world.send(http, 1, one):
-            assert one.is_alive(), "a grafter ended by itself"
+            still_there(one)
             await asyncio.sleep(0.2)
 
 
@@ -277,7 +282,7 @@ async def unsettled(world: World, http: aiohttp.ClientSession) -> list[str]:
     """What is not yet as it has to be in the end; empty when all is."""
     wrong = []
     for at, one in enumerate(world.grafters):
-        assert one.is_alive(), "a grafter ended by itself"
+        still_there(one)
         try:
             page = await one.counters(http)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

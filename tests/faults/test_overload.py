@@ -21,7 +21,7 @@ from tests.e2e.process import Grafter
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 TRACES = 2000
-CONNECTIONS, AT_ONCE, EACH = 10, 12, 25
+CONNECTIONS, AT_ONCE = 10, 12
 PATIENCE_SECONDS = 120.0
 
 Post = Callable[[bytes, float], Awaitable[str]]
@@ -100,9 +100,16 @@ class Sender:
         self.answers[await self.post(body, seconds)] += 1
 
 
-@pytest.mark.parametrize("sender", [grpc_sender, http_sender], ids=["grpc", "http"])
+@pytest.mark.parametrize(
+    ("sender", "each"),
+    [
+        pytest.param(grpc_sender, 5, id="grpc, short"),
+        pytest.param(grpc_sender, 25, id="grpc", marks=pytest.mark.slow),
+        pytest.param(http_sender, 25, id="http", marks=pytest.mark.slow),
+    ],
+)
 async def test_a_flood_is_refused_with_a_hint_and_a_small_sender_is_not_starved(
-    tmp_path: Path, sender: Callable[[Grafter], AbstractAsyncContextManager[Post]]
+    tmp_path: Path, sender: Callable[[Grafter], AbstractAsyncContextManager[Post]], each: int
 ) -> None:
     """Each answer of a flood is success or a refusal with a hint; what was taken is stored, and counted once, that of
     senders who gave up too; who sends little beside it fares better."""
@@ -124,7 +131,7 @@ async def test_a_flood_is_refused_with_a_hint_and_a_small_sender_is_not_starved(
                 await one.send(seconds)
 
         async def flooding(one: Sender) -> None:
-            while one.sent < EACH:
+            while one.sent < each:
                 await one.send()
 
         async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:

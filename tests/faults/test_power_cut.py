@@ -49,7 +49,7 @@ def cut_after(directory: Path, preloaded: Path, fsync: str, lines: int) -> tuple
     return said, directory / "after"
 
 
-@pytest.mark.parametrize("fsync", ["interval", "always"])
+@pytest.mark.parametrize("fsync", [pytest.param("interval", marks=pytest.mark.slow), "always"])
 def test_a_dead_letter_outlives_a_power_cut(tmp_path: Path, preloaded: Path, fsync: str) -> None:
     """Whatever was said to be in the box is in it, or its trace is held still; with ``always`` every part too."""
     said, after = cut_after(tmp_path, preloaded, fsync, 300)

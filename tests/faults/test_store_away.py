@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from grafter.consumer import Batch, Result, Signal, Verdict
@@ -21,6 +24,7 @@ from grafter.processor.processor import Processor
 from grafter.store.redis.opening import opened
 from grafter.store.redis.store import RedisStore
 from grafter.telemetry import Metrics
+from tests.e2e.process import Grafter
 from tests.store.contract import HOST, guest_part
 from tests.store.redis.servers import Server, server
 
@@ -225,3 +229,36 @@ async def test_a_stop_while_redis_is_away_ends(redis: Server) -> None:
             await store.append([guest_part()], UnixNano(time.time_ns()))
             await asked.wait()
         assert backend.taken == []
+
+
+async def test_a_stop_ends_in_time_while_redis_is_frozen(redis: Server, tmp_path: Path) -> None:
+    """Whatever the store and the interpreter do; what was acknowledged is there for the next start."""
+    exporters = {"otlp_http": {"endpoint": "http://127.0.0.1:9"}}
+    grafter = Grafter(tmp_path, exporters, {"idle": "10m"}, store={"redis": {"url": redis.url, "timeout": "2s"}})
+    config = yaml.safe_load(grafter.config.read_text())
+    config["service"]["shutdown_timeout"] = "3s"
+    grafter.config.write_text(yaml.safe_dump(config))
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add().scope_spans.add().spans.add(
+        trace_id=HOST, span_id=b"one     ", parent_span_id=b"root    ", name="step"
+    )
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        stack.push_async_callback(grafter.close)
+        await grafter.start("tests.faults.slow_to_end")
+        headers = {"Content-Type": "application/x-protobuf"}
+        body = request.SerializeToString()
+        async with http.post(f"{grafter.otlp_http}/v1/traces", data=body, headers=headers) as answer:
+            assert answer.status == 200
+        redis.pause()
+        try:
+            # It fails when the process is still there after DEADLINE.
+            assert await grafter.terminate() in (0, 1)
+        finally:
+            redis.resume()
+        await grafter.start()
+        await grafter.until(lambda session: holds(grafter, session), "holding the span")
+
+
+async def holds(grafter: Grafter, session: aiohttp.ClientSession) -> bool:
+    return (await grafter.counters(session))["grafter_held_spans"] == 1

@@ -113,11 +113,10 @@ def open_files(
         segment_bytes = fitting(segment_bytes, directory)
         log = SegmentLog.opened(directory, segment_bytes)
         undo.callback(log.close)
-        ledger = directory / "ledger.sqlite"
-        put_aside_if_damaged(ledger)
-        database = metadata(ledger)
+        reserve = Reserve(directory, segment_bytes)
+        database, task_table = _open_ledger(directory / "ledger.sqlite", reserve, metadata, tasks)
         undo.callback(database.close)
-        task_table = tasks(ledger, database)
+        undo.callback(task_table.close)
         begun = Begun(directory)
     except BaseException as error:
         undo.close()
@@ -125,9 +124,29 @@ def open_files(
             raise StoreError(f"cannot read the store in {directory}: {error}") from error
         raise
     boot = BootMark(directory)
-    return Files(
-        database, task_table, begun, boot, log, Reserve(directory, segment_bytes), Lock(directory / "lock", lock)
-    )
+    return Files(database, task_table, begun, boot, log, reserve, Lock(directory / "lock", lock))
+
+
+def _open_ledger(
+    ledger: Path,
+    reserve: Reserve,
+    metadata: Callable[[Path | None], MetadataDB],
+    tasks: Callable[[Path | None, MetadataDB], TaskTable],
+) -> tuple[MetadataDB, TaskTable]:
+    """SQLite makes files beside it, which an orderly stop took away, and a damaged one is copied: on a full disk that
+    has the room that is set aside."""
+    while True:
+        try:
+            put_aside_if_damaged(ledger)
+            database = metadata(ledger)
+            try:
+                return database, tasks(ledger, database)
+            except BaseException:
+                database.close()
+                raise
+        except (StoreError, OSError):
+            if not reserve.gives_way():
+                raise
 
 
 def _refuse_if_shared(directory: Path) -> None:

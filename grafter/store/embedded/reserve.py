@@ -77,6 +77,10 @@ class Reserve:
         self._resize(max(0, self.bytes - max(_STEP_BYTES, self.bytes // 8)))
         return True
 
+    def gives_way(self) -> bool:
+        """The same where the disk is full; False where it is not, or nothing is left."""
+        return self._free() < _STEP_BYTES and self.give_up()
+
     def refill(self) -> None:
         """Have the last of it again, or as much of that as the disk has."""
         size = min(self.last, self.bytes + self._free())

@@ -1,7 +1,8 @@
 """What the rooms of the store share: the way to the server, the names, the numbers that this process gives."""
 
+import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from grafter.core.model import Key
@@ -17,6 +18,17 @@ _LEFT = 3
 
 Run = tuple[Sequence[int], Any]
 """Which of the items one run of a script had, and what it answered."""
+
+
+class _Runs:
+    """Those on their way that count in the books of one set of numbers."""
+
+    __slots__ = ("count", "over")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.over: asyncio.Event | None = None
+        """Somebody waits for the last one."""
 
 
 class Engine:
@@ -50,6 +62,11 @@ class Engine:
         """By what this process is known among those that take keys."""
         self.living = b"?"
         """The same of all that live, joined; as it stands while that is not known."""
+        self.sure_until = 0.0
+        """Of the loop's time: until then nobody else can have taken the numbers."""
+        self.confirm: Callable[[], Awaitable[None]]
+        """Makes sure of the numbers, and raises UnavailableError where it cannot (replicas.py)."""
+        self._booked = _Runs()
         self._scripts = scripts
         self._left = 0
         self._order = 0
@@ -101,6 +118,35 @@ class Engine:
         return list(
             zip(splits, await self.topology.ask(commands, writing=writing, wait_replicas=wait_replicas), strict=True)
         )
+
+    async def run_booked(
+        self,
+        name: str,
+        items: Sequence[Item],
+        head: Sequence[Argument] = (),
+        *,
+        writing: bool = False,
+        wait_replicas: int = 0,
+    ) -> list[Run]:
+        """As ``run``, of what stands in the books: the numbers of this process are the last of ``head``. Where they may
+        be another's by now, it is asked first."""
+        if asyncio.get_running_loop().time() >= self.sure_until:
+            await self.confirm()
+        booked = self._booked
+        booked.count += 1
+        try:
+            return await self.run(name, items, (*head, self.numbers), writing=writing, wait_replicas=wait_replicas)
+        finally:
+            booked.count -= 1
+            if booked.over is not None and not booked.count:
+                booked.over.set()
+
+    async def under_way(self) -> None:
+        """Return when all is answered that was sent by ``run_booked`` until now."""
+        before, self._booked = self._booked, _Runs()
+        if before.count:
+            before.over = asyncio.Event()
+            await before.over.wait()
 
     async def commands(self, commands: Sequence[tuple[int, Command]]) -> list[Reply]:
         """The answers to commands, each with the bucket of its keys."""

@@ -260,7 +260,7 @@ class Placement:
 
     async def _append_some(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
         engine = self._engine
-        runs = await engine.run("append", items, (engine.numbers,), writing=True, wait_replicas=engine.wait_replicas)
+        runs = await engine.run_booked("append", items, writing=True, wait_replicas=engine.wait_replicas)
         if len(runs) == 1:
             code = runs[0][1]
             return (code, iter(())) if isinstance(code, bytes) else (bytes(code[0]), iter(code[1:]))
@@ -328,8 +328,8 @@ class Placement:
         if answer[0] == _RELEASED:
             return False
         item: Item = (bucket, ())
-        words = (b"drop_moved", bucket, own, last, token, host, arrival, engine.numbers)
-        ((_, moved),) = await engine.run("guest", [item], words)
+        words = (b"drop_moved", bucket, own, last, token, host, arrival)
+        ((_, moved),) = await engine.run_booked("guest", [item], words)
         engine.totals.moved += moved
         await engine.read_totals([bucket, bucket_of(host)])
         return True

@@ -185,11 +185,11 @@ class Settling:
 
     async def _settle(self, items: Sequence[Item], now: UnixNano, memories: int, batch: int) -> list[bool]:
         engine = self._engine
-        head = (relative(now), engine.order(now, memories + 1), batch, engine.numbers)
+        head = (relative(now), engine.order(now, memories + 1), batch)
         done = [False] * len(items)
         went: list[tuple[Key, int]] = []
         doubtful: list[tuple[Key, Key]] = []
-        runs = await engine.run("settle", items, head)
+        runs = await engine.run_booked("settle", items, head)
         for indices, (codes, gone, unsure, totals) in runs:
             for i, one in zip(indices, codes.ljust(len(indices), b"0") if codes else b"", strict=False):
                 done[i] = one == _ONE
@@ -207,7 +207,7 @@ class Settling:
     async def _remove_guest_parts(self, went: Sequence[tuple[Key, int]]) -> None:
         """Parts of guests are gone; with the last one its link goes, unless it is remembered."""
         items: list[Item] = [(bucket_of(own), (b"u", bucket_of(own), own, count)) for own, count in went]
-        runs = await self._engine.run("settle", items, (0, 0, 0, self._engine.numbers))
+        runs = await self._engine.run_booked("settle", items, (0, 0, 0))
         for _, (_, _, unsure, _) in runs:
             for i in range(0, len(unsure), 2):
                 await self._relink(Key(unsure[i]), Key(unsure[i + 1]))

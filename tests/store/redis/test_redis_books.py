@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -178,32 +179,99 @@ async def test_what_a_dead_one_left_is_taken_over(url: str) -> None:
         assert {len(one.store.engine.numbers) for one in (dead, b, c)} == {1}
 
 
-async def test_what_a_frozen_one_takes_as_it_wakes_was_handed_over(url: str) -> None:
-    """It goes on storing under its old number until it hears that this is another's."""
+async def take_over(other: Process, frozen: Process) -> None:
+    """As if the frozen one had been silent for long: its number becomes the other's, which begins it."""
+    (number,) = frozen.store.engine.numbers
+    name = frozen.store.engine.layout.tags[0] + b"replicas"
+    (raw,) = await other.store.engine.commands([(0, ("HGET", name, number))])
+    # Of the record: when its lease ends, which is one millisecond after 1970.
+    silent = raw[:9] + struct.pack("<d", 1.0) + raw[17:]
+    await other.store.engine.commands([(0, ("HSET", name, number, silent))])
+    frozen.store.engine.sure_until = 0.0
+    other.store.replicas._alone[number] = inf
+    await other.look()
+    assert other.store.engine.numbers[1:] == bytes([number])
+
+
+async def test_what_a_new_owner_settles_is_none_of_the_frozen_ones_books(url: str) -> None:
+    """Released before the frozen one hears that it was taken for dead: it had handed all of it over."""
+    async with processes(url, **BY_HAND) as (frozen, other):
+        await frozen.take(host_part("before", spans=3), host_part("more", OTHER, spans=4))
+        await take_over(other, frozen)
+        await other.take(host_part("added", spans=2), host_part("new", THIRD))
+        await other.let_go()
+        assert flows(await other.look()) == [(0, 7, 0)]
+        assert flows(await frozen.look()) == [(0, 0, 7)]
+        await frozen.take(host_part("after", OTHER, spans=5))
+        assert flows(await frozen.look(), await other.look()) == [(5, 0, 7), (0, 7, 0)]
+        assert [one.store.stats().recovered_spans for one in (frozen, other)] == [0, 0]
+
+
+async def test_a_frozen_one_that_wakes_counts_under_a_number_of_its_own(url: str) -> None:
+    """What it stores and settles first, before its next look, it does as the new one that it is."""
     async with processes(url, **BY_HAND) as (frozen, other):
         await frozen.take(host_part("before", spans=3))
-        (number,) = frozen.store.engine.numbers
-        name = frozen.store.engine.layout.tags[0] + b"replicas"
-        # As if it had been silent for long.
-        await frozen.store.engine.commands([(0, ("HDEL", name, number))])
-        (held,) = other.store.engine.numbers
-        found = await other.store.replicas._register([number])
-        assert found.own == [held, number]
-        await other.look()
-        run = frozen.store.engine.run
+        await other.take(host_part("other's", OTHER, spans=2))
+        claims = await frozen.store.claim(LATER, 10)
+        await take_over(other, frozen)
+        await frozen.take(host_part("waking", THIRD, spans=5))
+        settled = await frozen.store.settle([Settlement(claim, ()) for claim in claims], LATER)
+        assert settled == [True, True]
+        frozen.gone += 5
+        assert flows(await frozen.look(), await other.look()) == [(5, 5, 3), (0, 3, 5)]
+        assert [one.store.stats().recovered_spans for one in (frozen, other)] == [0, 0]
 
-        async def busy(what: str, *args: Any, **more: Any) -> Any:
+
+async def test_who_wakes_before_the_new_owner_looks_says_what_it_was(url: str) -> None:
+    """Both part the books at the same point, whoever comes first; nothing is left of that but the number."""
+    async with processes(url, 3, **BY_HAND) as (frozen, other, third):
+        await frozen.take(host_part("before", spans=3))
+        read = other.store.engine.read_totals
+
+        async def slow(*args: Any, **more: Any) -> None:
+            await read(*args, **more)
+            other.store.engine.read_totals = read  # type: ignore[method-assign]
+            # The other has the number, and does not count under it yet.
+            assert flows(await frozen.look()) == [(0, 0, 3)]
+            await third.let_go()
+
+        other.store.engine.read_totals = slow  # type: ignore[method-assign]
+        await take_over(other, frozen)
+        assert flows(await frozen.look(), await other.look(), await third.look()) == [(0, 0, 3), (0, 3, 3), (0, 3, 0)]
+        names = [other.store.engine.layout.tags[0] + b"e:%s:1" % one.store.replicas._token for one in (frozen, other)]
+        assert await other.store.engine.commands([(0, ("EXISTS", name)) for name in names]) == [0, 0]
+
+
+async def test_what_is_on_its_way_counts_before_the_books_are_parted(url: str) -> None:
+    """A settlement that was sent under the old number counts there, not in both; what comes later waits."""
+    async with processes(url, 1, **BY_HAND) as (one,):
+        await one.take(host_part("before", spans=3))
+        claims = await one.store.claim(LATER, 10)
+        name = one.store.engine.layout.tags[0] + b"replicas"
+        await one.store.engine.commands([(0, ("HDEL", name, *one.store.engine.numbers))])
+        run, sent, heard, answered = one.store.engine.run, asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def late(what: str, *args: Any, **more: Any) -> Any:
+            if what == "settle":
+                sent.set()
+                await answered.wait()
             answer = await run(what, *args, **more)
             if what == "register_replica":
-                frozen.store.engine.run = run  # type: ignore[method-assign]
-                await frozen.take(host_part("waking", OTHER, spans=5))
+                one.store.engine.run = run  # type: ignore[method-assign]
+                heard.set()
             return answer
 
-        frozen.store.engine.run = busy  # type: ignore[method-assign]
-        assert flows(await frozen.look()) == [(0, 0, 3 + 5)]
-        await frozen.take(host_part("after", THIRD))
-        assert flows(await frozen.look()) == [(1, 0, 8)]
-        assert (await other.look()).recovered_spans == 5
+        one.store.engine.run = late  # type: ignore[method-assign]
+        async with asyncio.TaskGroup() as tasks:
+            settling = tasks.create_task(one.store.settle([Settlement(claim, ()) for claim in claims], LATER))
+            await sent.wait()
+            tasks.create_task(one.store.replicas.check(still=False))
+            await heard.wait()
+            tasks.create_task(one.take(host_part("after", THIRD)))
+            answered.set()
+        assert settling.result() == [True]
+        one.gone += 3
+        assert flows(await one.look()) == [(1, 0, 0)]
 
 
 async def test_the_place_of_a_dead_one_is_taken_with_its_books(url: str) -> None:

@@ -9,6 +9,7 @@
 --   b:TOKEN  a plain batch's part of the bucket: its exporter, or "!" and that when it is over
 --   d, o   when to look at a key: plain ones, others    z  order of memories
 --   f:N    arrivals of the first parts of what replica N began    s  for each replica N its tally
+--   e:TOKEN:N  the tally of N when it went from the silent process of that token to another (replicas.py)
 --   f:NAME and w  the same for each exporter that has a backlog; its batches stand in none of the queues d and o
 --   r:DIGEST  a large envelope: b, its bytes; n, how many keys have parts under it; o, the replica that counts it
 --   v:KEY  a held key's large envelopes, a set of bucket (a byte) and digest: SHARED in its facts says that there are
