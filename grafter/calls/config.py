@@ -133,8 +133,10 @@ class CallWebhookConfig(Model):
         text = self.secret.get_secret_value()
         if text.startswith("whsec_"):
             try:
-                b64decode(text.removeprefix("whsec_") + "==", validate=True)
+                key = b64decode(text.removeprefix("whsec_") + "==", validate=True)
             except ValueError:
+                key = b""
+            if not key:
                 yield Finding(("secret",), "is not whsec_ and base64")
 
 

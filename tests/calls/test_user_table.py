@@ -335,6 +335,7 @@ def test_what_the_config_says_is_checked(tmp_path: Path) -> None:
         ("table: {name: calls, id_column: sid, columns: {a: from_number}}", "kept with phone: plain alone"),
         ("number_key: short", "could be guessed"),
         ("webhooks: [{url: 'http://a', secret: whsec_%}]", "is not whsec_ and base64"),
+        ("webhooks: [{url: 'http://a', secret: whsec_}]", "is not whsec_ and base64"),
     ):
         file.write_text(f"extensions: {{calls: {{{said}}}}}")
         with pytest.raises(ConfigError) as caught:
