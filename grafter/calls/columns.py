@@ -68,3 +68,7 @@ FIELDS: Mapping[str, Callable[[CallRow], Value]] = {
     "recording": lambda row: row.recording,
 }
 """What of a call may stand in a column."""
+TIMES = frozenset({"start", "end"})
+WORDS = frozenset({"key", "trace_ids", TRACE_ID, "outcome", "verdict", "unjoined", "policy"})
+"""Those that are never a number."""
+WHOLE_NUMBERS = ("from_number", "to_number")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from phonenumbers import SUPPORTED_REGIONS
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr
 
-from grafter.calls.columns import FIELDS, ROW_IDS
+from grafter.calls.columns import FIELDS, ROW_IDS, WHOLE_NUMBERS
 from grafter.calls.ids import CALLEE_KEYS, CALLER_KEYS, ID_KEYS, OUTCOME_KEYS, RECORDING_KEYS
 from grafter.calls.number_keys import FEWEST_CHARACTERS
 from grafter.config.model import (
@@ -103,6 +103,9 @@ class TableConfig(Model):
             yield Finding(("id",), f"{self.id}: is no id of a call; there are {', '.join(ROW_IDS)}")
         if not self.columns:
             yield Finding(("columns",), "names no column")
+        if self.id_column in self.columns:
+            # A second id of a call would be overwritten by its first.
+            yield Finding(("columns", self.id_column), f"{self.id_column}: is the id_column, in which the id stands")
         for column, what in self.columns.items():
             if what not in FIELDS:
                 nearest = get_close_matches(what, FIELDS, 1)
@@ -130,8 +133,10 @@ class CallWebhookConfig(Model):
         text = self.secret.get_secret_value()
         if text.startswith("whsec_"):
             try:
-                b64decode(text.removeprefix("whsec_") + "==", validate=True)
+                key = b64decode(text.removeprefix("whsec_") + "==", validate=True)
             except ValueError:
+                key = b""
+            if not key:
                 yield Finding(("secret",), "is not whsec_ and base64")
 
 
@@ -177,6 +182,11 @@ class CallsExtension(Component):
         for name in ("number_key", "old_number_key"):
             if 0 < len(getattr(self, name).get_secret_value()) < FEWEST_CHARACTERS:
                 yield Finding((name,), f"has fewer than {FEWEST_CHARACTERS} characters: it could be guessed")
+        if self.table is not None and self.phone is not PhoneKeeping.PLAIN:
+            for column, what in self.table.columns.items():
+                if what in WHOLE_NUMBERS:
+                    message = f"{what}: whole numbers are kept with phone: plain alone"
+                    yield Finding(("table", "columns", column), message)
         named = [one.name for one in self.webhooks]
         if len(set(named)) < len(named):
             yield Finding(("webhooks",), "names one address twice")

@@ -44,7 +44,8 @@ def read_url(url: str) -> URL:
 def open_engine(url: str, *, own: bool = True) -> Engine:
     """An engine; nothing is connected yet. ``own``: False for a database of somebody else's, which is taken as it is.
 
-    Raises CallsUrlError, and OSError for a file that cannot be made.
+    What fails says its statement and none of its values: they may be numbers. Raises CallsUrlError, and OSError for a
+    file that cannot be made.
     """
     parsed = read_url(url)
     if parsed.drivername == "sqlite":
@@ -57,7 +58,9 @@ def open_engine(url: str, *, own: bool = True) -> Engine:
         # A statement that is prepared on one connection of a pooler is unknown on the next.
         "prepare_threshold": None,
     }
-    engine = create_engine(parsed, pool_pre_ping=True, pool_timeout=5, pool_size=3, connect_args=arguments)
+    engine = create_engine(
+        parsed, pool_pre_ping=True, pool_timeout=5, pool_size=3, connect_args=arguments, hide_parameters=True
+    )
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -75,7 +78,7 @@ def _sqlite(parsed: URL, *, own: bool) -> Engine:
     else:
         # It is not made where it is not.
         parsed = parsed.set(database=f"file:{quote(str(path.absolute()))}", query={"mode": "rw", "uri": "true"})
-    engine = create_engine(parsed, connect_args={"timeout": 10.0})
+    engine = create_engine(parsed, connect_args={"timeout": 10.0}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: object) -> None:

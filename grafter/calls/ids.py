@@ -100,7 +100,7 @@ def outcome_of(word: str) -> str:
 
 def recording_ids(recording: str | None) -> Iterator[str]:
     """By which a recording is known: as it was said, and Twilio's id within an address."""
-    if recording and len(recording) <= LONGEST_ID:
+    if recording and len(recording) <= LONGEST_ID and recording.isprintable():
         yield recording
         if (sid := _RECORDING_SID.search(recording)) is not None and sid[0] != recording:
             yield sid[0]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
+from grafter.errors import UnavailableError
+
 INI = Path(__file__).with_name("migrations") / "alembic.ini"
 _LOCK = 0x67726166746572
 """Any number, the same in every grafter."""
@@ -17,14 +19,25 @@ def lock(connection: Connection) -> None:
 
 
 def migrate(connection: Connection) -> None:
-    """Inside the caller's transaction."""
+    """Inside the caller's transaction. Raises UnavailableError for tables of a newer grafter, which this one leaves as
+    they are."""
     lock(connection)
+    if connection.dialect.name == "postgresql":
+        # An index over millions of calls takes longer than any statement of a door may.
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
     # It says on every start what it has, and that there is nothing to do.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from alembic import command
     from alembic.config import Config
+    from alembic.script.revision import ResolutionError
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(INI.parent))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        if not isinstance(error.__cause__, ResolutionError):
+            raise
+        raise UnavailableError("the calls' tables are of a newer grafter", reason="calls_newer") from None

@@ -17,7 +17,7 @@ from sqlalchemy import JSON, Connection, DateTime, Engine, MetaData, Table, Uuid
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DataError, IntegrityError, NoSuchTableError, StatementError
 
-from grafter.calls.columns import FIELDS, TRACE_ID, Value
+from grafter.calls.columns import FIELDS, TIMES, TRACE_ID, WORDS, Value
 from grafter.calls.engine import away, begun
 from grafter.calls.following import Came, Due, Told
 from grafter.calls.model import CallRow
@@ -75,15 +75,18 @@ class UserTable:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._engine.dispose()
 
-    def _write(self, rows: Sequence[CallRow]) -> list[Told]:
+    def _write(self, rows: Sequence[CallRow], *, again: bool = True) -> list[Told]:
         try:
             with self._transaction() as connection:
                 self._put(connection, rows)
         except (DataError, IntegrityError, StatementError, ValueError) as error:
-            if len(rows) == 1:
-                return [Told(Came.REFUSED, _first_line(error))]
-            # One by one it shows whose it is.
-            return [told for row in rows for told in self._write([row])]
+            if len(rows) > 1:
+                # One by one it shows whose it is.
+                return [told for row in rows for told in self._write([row])]
+            if again and isinstance(error, IntegrityError):
+                # Its owner may have made the row after it was looked for: then it is there now.
+                return self._write(rows, again=False)
+            return [Told(Came.REFUSED, _first_line(error))]
         except UnavailableError:
             # It may have been changed: it is looked at again.
             self._table = None
@@ -102,7 +105,8 @@ class UserTable:
         if self._table is None:
             schema, _, name = self._place.name.rpartition(".")
             try:
-                table = Table(name, MetaData(), schema=schema or None, autoload_with=connection)
+                # What its foreign keys lead to is nobody's business here.
+                table = Table(name, MetaData(), schema=schema or None, autoload_with=connection, resolve_fks=False)
             except NoSuchTableError:
                 raise UnavailableError("there is no such table", reason="calls_table") from None
             missing = [one for one in (self._place.id_column, *self._place.columns) if one not in table.c]
@@ -111,6 +115,9 @@ class UserTable:
                     f"it has no column {', '.join(missing)}; it has {', '.join(column.name for column in table.c)}"
                 )
                 raise UnavailableError(message[:_LONGEST_WORDS], reason="calls_table")
+            for column, what in self._place.columns.items():
+                if (wrong := _misfit(what, table.c[column].type)) is not None:
+                    raise UnavailableError(f"its column {column} cannot hold {what}: {wrong}", reason="calls_table")
             self._table = table
         return self._table
 
@@ -132,8 +139,17 @@ class UserTable:
         return [one.value for one in row.ids if one.kind == self._place.id]
 
 
+def _misfit(what: str, kind: types.TypeEngine[object]) -> str | None:
+    """Why no value of a field fits into such a column; None where some do."""
+    if isinstance(kind, DateTime) and what not in TIMES:
+        return "it is of times"
+    if isinstance(kind, types.Integer | types.Numeric | types.Float | types.Boolean) and what in WORDS:
+        return "it is of numbers"
+    return None
+
+
 def _fit(value: Value, kind: types.TypeEngine[object]) -> object:
-    """A value as its column takes it."""
+    """A value as its column takes it. Raises ValueError for one that it cannot take."""
     if value is None:
         return None
     if isinstance(kind, ARRAY):
@@ -142,16 +158,19 @@ def _fit(value: Value, kind: types.TypeEngine[object]) -> object:
         return list(value) if isinstance(value, tuple) else value.isoformat() if isinstance(value, datetime) else value
     if isinstance(kind, DateTime):
         if not isinstance(value, datetime):
-            raise ValueError("a column of times can hold start and end alone")
+            raise ValueError("no time stands in a column of times")
         return value if kind.timezone else value.replace(tzinfo=None)
     if isinstance(kind, Uuid):
         return UUID(str(value))
     if isinstance(kind, types.Boolean):
         return bool(value)
     if isinstance(kind, types.Integer | types.Numeric | types.Float):
+        if isinstance(value, str | tuple):
+            # An app may count its calls.
+            if isinstance(value, str) and value.isascii() and value.isdigit():
+                return int(value)
+            raise ValueError("no number stands in a column of numbers")
         number = value.timestamp() if isinstance(value, datetime) else value
-        if isinstance(number, str | tuple):
-            raise ValueError("a column of numbers cannot hold words")
         return round(number) if isinstance(kind, types.Integer) else float(number)
     return _words(value)
 

@@ -89,6 +89,8 @@ class Access:
     proxy_roles: frozenset[Role] = frozenset()
     hosts: tuple[str, ...] = ()
     endpoint: str = "localhost:4320"
+    public: str = ""
+    """The name at which people reach the page, where the config says so; in lower case."""
 
     @property
     def open_to_local(self) -> bool:
@@ -101,7 +103,7 @@ class Access:
         if name == "localhost" or _is_loopback(name) or name in {each.lower() for each in self.hosts}:
             return True
         own = host_name(self.endpoint)
-        if own and own == name and not _is_everywhere(own):
+        if name and (name == self.public or (name == own and not _is_everywhere(own))):
             return True
         return not self.open_to_local and not self.hosts
 

@@ -71,8 +71,8 @@ class LookupExtension(Component):
     roles: Roles = ALL_ROLES
     """What this machine's own browsers may do where there are neither tokens nor a proxy."""
     hosts: tuple[str, ...] = ()
-    """Names under which the page may be asked for, beside localhost and the endpoint's own. With tokens or a proxy and
-    none here: any."""
+    """Names under which the page may be asked for, beside localhost, the endpoint's own and that of `address`. With
+    tokens or a proxy and none here: any."""
     address: Url | None = None
     """Where people reach the page, for links to it; null: at the endpoint."""
     link_expires: PositiveDuration = Duration.parse("24h")
@@ -102,6 +102,7 @@ class LookupExtension(Component):
             proxy_roles=frozenset(self.proxy.roles) if self.proxy else frozenset(),
             hosts=self.hosts,
             endpoint=str(self.endpoint),
+            public=self.address.host if self.address is not None else "",
         )
 
     def public_address(self, port: int | None = None) -> str:

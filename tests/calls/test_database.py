@@ -6,18 +6,22 @@ from dataclasses import replace
 
 import pytest
 import zstandard
+from alembic import command
+from alembic.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import inspect
+from sqlalchemy import create_engine, inspect, text
 
 from grafter.calls import schema
 from grafter.calls.database import CallDatabase
-from grafter.calls.engine import open_engine
+from grafter.calls.engine import begun, open_engine
 from grafter.calls.merge import calls_of, is_slow, row
+from grafter.calls.migrate import INI
 from grafter.calls.model import CallId, CallRecord, CallRow, Origin, Search
 from grafter.calls.writing import Entry
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
+from tests.calls.postgres import new_database
 from tests.calls.records import ANNA, BERT, CLINIC, START, any_records, record, trace, wait
 
 SIP = CallId("sip", "a84b4c76e66710@pc33.example.com")
@@ -89,6 +93,44 @@ def test_the_migrations_come_to_the_tables_of_the_schema(url: str) -> None:
         assert {one["name"] for one in found.get_columns(table.name)} == {one.name for one in table.columns}
         assert {one["name"] for one in found.get_indexes(table.name)} == {one.name for one in table.indexes}
     engine.dispose()
+
+
+def test_a_migration_takes_the_time_that_it_needs(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index over many calls takes longer than a statement may; it would be tried again for ever."""
+    url = new_database(postgres)
+    with opened(url):
+        pass
+    filled = create_engine(url)
+    with filled.begin() as connection:
+        columns = "lpad(n::text, 20, '0'), n, md5((n % 99)::text), md5((n % 7)::text)" + ", false" * 6
+        connection.execute(text(f"INSERT INTO grafter_calls SELECT {columns} FROM generate_series(1, 100000) n"))
+        config = Config()
+        config.set_main_option("script_location", str(INI.parent))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    filled.dispose()
+    monkeypatch.setattr("grafter.calls.engine._STATEMENT_MS", 10)
+    with opened(url) as database:
+        monkeypatch.setattr("grafter.calls.engine._STATEMENT_MS", 15_000)
+        database.apply(entries(record("a", ids=(SIP,))), START)
+        assert database.search(Search(), (SIP.value,), (), START).calls
+
+
+def test_tables_of_a_newer_grafter_are_left_as_they_are(url: str) -> None:
+    """After a step back, it says what is the matter."""
+    with opened(url) as database:
+        engine = open_engine(url)
+        with begun(engine) as connection:
+            connection.execute(text("UPDATE grafter_calls_version SET version_num = '9999'"))
+        engine.dispose()
+        with pytest.raises(UnavailableError, match="of a newer grafter"):
+            database.migrate()
+
+
+def test_a_recording_that_no_database_can_hold_costs_only_itself(database: CallDatabase) -> None:
+    """Whoever writes spans writes that text; the call stands there without being found by it."""
+    database.apply(entries(record("a", ids=(SIP,), recording="https://recordings.example/\0")), START)
+    assert [one.ids for one in everything(database)] == [(SIP,)]
 
 
 def test_pages_follow_each_other(database: CallDatabase) -> None:

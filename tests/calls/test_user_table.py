@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, event, make_url, text
 
 from grafter.calls.config import CallsExtension
 from grafter.calls.engine import open_engine
@@ -208,6 +208,67 @@ async def test_a_row_that_is_refused_costs_itself(theirs: str, tmp_path: Path) -
         assert made.following.trouble == ""
 
 
+async def test_a_row_that_its_owner_makes_meanwhile_is_not_lost(postgres: str, tmp_path: Path) -> None:
+    """Between the look for the row and the insert: it is looked for once more, and what the owner wrote stays."""
+    theirs = new_database(postgres)
+    owner(theirs, MADE.format("timestamptz"))
+    made_by_owner: list[str] = []
+
+    def meanwhile(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO calls") and not made_by_owner:
+            made_by_owner.append(statement)
+            owner(theirs, f"INSERT INTO calls (sid, note) VALUES ('{SID}', 'an angry caller')")
+
+    event.listen(Engine, "before_cursor_execute", meanwhile)
+    try:
+        async with followed(tmp_path, theirs) as made:
+            await made.calls.record(call("a", SID, 1))
+            await made.told()
+            assert len(made_by_owner) == 1
+            assert made.sql("SELECT worst_ms, note FROM calls") == [(2930, "an angry caller")]
+    finally:
+        event.remove(Engine, "before_cursor_execute", meanwhile)
+
+
+async def test_a_column_of_the_wrong_type_is_named_and_loses_nothing(theirs: str, tmp_path: Path) -> None:
+    """It is wrong for every call, so none is given up: they come when it is right."""
+    async with followed(tmp_path, theirs, {**COLUMNS, "worst_ms": "verdict"}) as made:
+        await made.calls.record(call("a", SID, 1))
+        await made.told()
+        assert made.following.trouble == "its column worst_ms cannot hold verdict: it is of numbers"
+        assert (made.came("failed"), made.came("refused")) == (1, 0)
+        made.sql("DROP TABLE calls", MADE.format("text").replace("worst_ms integer", "worst_ms text"))
+        await made.told()
+        assert made.sql("SELECT worst_ms FROM calls") == [
+            ("turn 1 was slow: the caller waited 2.93 s; 2.93 s of it was OpenAI's model",)
+        ]
+
+
+async def test_an_app_may_count_its_calls(theirs: str, tmp_path: Path) -> None:
+    """An id of digits finds its row in a column of numbers; one of words there is refused, and costs itself."""
+    async with followed(tmp_path, theirs, id="app") as made:
+        made.sql("DROP TABLE calls", MADE.format("text").replace("varchar(34)", "bigint"))
+        made.sql("INSERT INTO calls (sid, note) VALUES (12345678, 'counted')")
+        for value in ("12345678", "a-call-of-words"):
+            await made.calls.record(record(value, ids=(CallId("app", value),), turns=(wait(1, 900.0),)))
+        await made.told()
+        assert made.sql("SELECT sid, note, worst_ms FROM calls") == [(12345678, "counted", 900)]
+        assert (made.came("taken"), made.came("refused")) == (1, 1)
+
+
+async def test_names_of_any_letters_are_names(theirs: str, tmp_path: Path) -> None:
+    """What a config calls a table or a column is quoted, whatever it is: no word of it is SQL."""
+    name, column = 'calls"; DROP TABLE calls; --', 'the "trace" of 100 %(s) call:s'
+    quoted, of = (one.replace('"', '""').replace(":", "\\:") for one in (name, column))
+    async with followed(tmp_path, theirs, {column: "trace_id", "select": "verdict"}, name=name) as made:
+        made.sql(f'CREATE TABLE "{quoted}" (sid text PRIMARY KEY, "{of}" text, "select" text)')
+        await made.calls.record(call("a", SID, 1))
+        await made.told()
+        assert made.following.trouble == ""
+        assert made.sql(f'SELECT sid, "{of}" FROM "{quoted}"') == [(SID, trace(1).hex())]
+        assert made.sql("SELECT count(*) FROM calls") == [(0,)]
+
+
 async def test_whoever_dies_at_it_loses_nothing(theirs: str, tmp_path: Path) -> None:
     """Claimed and never settled, as after a kill: due again when the lease has ended, and nobody else's before."""
     async with followed(tmp_path, theirs) as made:
@@ -240,7 +301,7 @@ async def test_the_types_of_postgres(postgres: str, tmp_path: Path) -> None:
     """A row per host trace; lists, JSON, UUIDs, numbers and booleans as their columns have them, in another schema."""
     theirs = new_database(postgres)
     columns = {
-        "sid": "trace_id", "traces": "trace_ids", "why": "unjoined", "begun": "start", "ended": "end",
+        "traces": "trace_ids", "why": "unjoined", "begun": "start", "ended": "end",
         "failed": "errors", "fine": "joined", "mean": "app_ms", "said": "outcome",
     }  # fmt: skip
     owner(
@@ -270,8 +331,11 @@ def test_what_the_config_says_is_checked(tmp_path: Path) -> None:
         ("table: {name: calls, id_column: sid, columns: {a: trace_idd}}", "did you mean trace_id?"),
         ("table: {name: calls, id_column: sid, id: phone, columns: {a: key}}", "is no id of a call"),
         ("table: {name: calls, id_column: sid, columns: {}}", "names no column"),
+        ("table: {name: calls, id_column: sid, columns: {sid: key}}", "sid: is the id_column"),
+        ("table: {name: calls, id_column: sid, columns: {a: from_number}}", "kept with phone: plain alone"),
         ("number_key: short", "could be guessed"),
         ("webhooks: [{url: 'http://a', secret: whsec_%}]", "is not whsec_ and base64"),
+        ("webhooks: [{url: 'http://a', secret: whsec_}]", "is not whsec_ and base64"),
     ):
         file.write_text(f"extensions: {{calls: {{{said}}}}}")
         with pytest.raises(ConfigError) as caught:

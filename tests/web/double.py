@@ -15,7 +15,7 @@ from grafter.commands.graft import guest_parts, host_parts, released
 from grafter.commands.send import Door, Request
 from grafter.components import Config
 from grafter.core.turns import latency
-from grafter.errors import UnavailableError
+from grafter.errors import RejectedError, UnavailableError
 from grafter.otlp import build
 from grafter.otlp.reading import read_spans
 from grafter.telemetry import Metrics
@@ -35,6 +35,8 @@ class MemoryCalls:
     numbers: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     """Key of a call by the name of its story."""
+    earlier: dict[str, str] = field(default_factory=dict)
+    """Key that a call has, by one that it had."""
     searches: list[Search] = field(default_factory=list)
     away: bool = False
     often: bool = False
@@ -52,6 +54,7 @@ class MemoryCalls:
 
     async def call(self, key: str) -> CallRow | None:
         self._here()
+        key = self.earlier.get(key, key)
         return next((row for row in self.rows if row.key == key), None)
 
     async def spans(self, key: str) -> Sequence[bytes]:
@@ -78,8 +81,10 @@ class MemoryCalls:
         self._here()
         return work([row for row in self.rows if since <= row.start <= until])
 
-    async def forget(self, number: str) -> Forgotten:
+    async def forget(self, number: str, who: str = "") -> Forgotten:
         digits = _digits(number)
+        if not any(map(str.isdigit, number)):
+            raise RejectedError("that is no phone number", reason="number")
         gone = [row for row in self.rows if self.numbers.get(row.key) == digits]
         self.rows = [row for row in self.rows if row not in gone]
         return Forgotten(len(gone), tuple(trace for row in gone for trace in row.traces))

@@ -17,9 +17,11 @@ from yarl import URL
 
 from grafter.calls.call_link import CallLinks
 from grafter.calls.model import PhoneView
+from grafter.core.redact import digest
 from grafter.receiver.http_server import serving
 from grafter.web.access import Access, Role
 from grafter.web.app import page_app
+from grafter.web.config import LookupExtension
 from grafter.web.pages import static
 from tests.web.conftest import LINKS, now
 from tests.web.double import MemoryCalls
@@ -343,6 +345,18 @@ async def test_named_hosts_are_the_only_ones(calls: MemoryCalls) -> None:
         assert (await it.get("/", Host="evil.example", **bearer))[0] == 421
 
 
+async def test_the_page_goes_by_the_name_that_its_links_have(calls: MemoryCalls) -> None:
+    """Without any hosts a link to `address` opens, through a proxy and to who has no token."""
+    extension = LookupExtension.model_validate({"address": "https://Calls.example.com/"})
+    made = CallLinks(b"a secret", 10**9, extension.public_address)
+    address = made.link(calls.names["quick"], now()).address
+    assert address.startswith("https://Calls.example.com/links/")
+    async with page(calls, extension.access(), shared=made) as it:
+        assert (await it.get(urlsplit(address).path, Host="calls.example.com"))[0] == 303
+        for name in ("evil.example", "", "example.com"):
+            assert (await it.get(urlsplit(address).path, Host=name))[0] == 421
+
+
 async def test_roles_decide_what_is_seen(calls: MemoryCalls) -> None:
     """Whole numbers, and what an app wrote into its spans, need their roles: on the page, in the file, in the trace."""
     key = calls.names["slow tool"]
@@ -406,6 +420,8 @@ async def test_forgetting_needs_its_role_and_a_yes(calls: MemoryCalls) -> None:
         assert (status, len(own.rows)) == (200, len(calls.rows) - 1)
         gone = next(row for row in calls.rows if row.key == calls.names["slow tool"])
         assert gone.traces[0].hex() in text
+        status, text, _ = await it.post("/forget", csrf=proof, number="nobody", sure="yes")
+        assert (status, "that is no phone number" in text) == (400, True)
 
 
 async def test_a_database_that_is_away(calls: MemoryCalls) -> None:
@@ -509,6 +525,28 @@ async def test_a_link_opens_its_call_and_nothing_else(calls: MemoryCalls) -> Non
         assert (await it.get(f"/calls/{other}", **stolen))[0] == 303
         assert (await it.get("/", **stolen))[0] == 303
         assert (await it.post("/search", headers=stolen, q=SLOW))[0] == 401
+
+
+async def test_a_link_follows_its_call_to_another_key(calls: MemoryCalls) -> None:
+    """A later source gave the call another key while somebody looked at it: the page goes on, until the same moment."""
+    key = calls.names["slow tool"]
+    moved = replace(calls, earlier={"anearlierkey": key})
+    async with page(moved, GATED, shared=SHARED) as it:
+        cookie = f"grafter_link={SHARED.token('anearlierkey', now() // 10**9 + 60)}"
+        status, _, headers = await it.get("/calls/anearlierkey", Cookie=cookie)
+        assert (status, headers["Location"]) == (303, f"/calls/{key}")
+        assert f"Path=/calls/{key}" in headers["Set-Cookie"]
+        assert "Max-Age=60" in headers["Set-Cookie"]
+        assert (await it.get(f"/calls/{key}"))[0] == 200
+        assert (await it.get(f"/calls/{calls.names['quick']}"))[0] == 303
+
+
+async def test_what_a_redaction_hashes_is_no_signature(calls: MemoryCalls) -> None:
+    """Whoever writes spans can have any text hashed under the store's secret, and gets half of it back."""
+    key, until = calls.names["slow tool"], now() // 10**9 + 60
+    signature = SHARED.token(key, until).rpartition(".")[2]
+    for text in (f"{key}\0{until}", f"link to a call\0{key}\0{until}", f"{key}.{until}"):
+        assert not signature.startswith(digest(text, SHARED.secret))
 
 
 async def test_a_link_ends_and_cannot_be_made(calls: MemoryCalls) -> None:
