@@ -192,8 +192,9 @@ async def play(home: Path, *options: str) -> str:
     """What the command prints."""
     if reason := why_no_javascript():
         pytest.skip(reason)
-    if not (EXAMPLE / "node_modules/bull").is_dir():
-        pytest.skip("the npm packages of examples/call are not installed: `make test` fetches them")
+    package, command = ("bull", "make test") if "--small" in options else ("pm2", "make soak")
+    if not (EXAMPLE / "node_modules" / package).is_dir():
+        pytest.skip(f"the npm packages of examples/call are not installed: `{command}` fetches them")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(EXAMPLE), "--home", str(home), *options),
         cwd=REPO,
