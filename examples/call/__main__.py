@@ -110,7 +110,7 @@ if __name__ == "__main__":
     given = options.parse_args()
     if given.small and given.kill:
         options.error("--kill needs the whole call: it is pm2 that starts a media worker again")
-    if shutil.which("node") is None or not (MODULES / "bullmq").is_dir():
+    if shutil.which("node") is None or not (MODULES / ("bullmq" if given.small else "pm2")).is_dir():
         sys.exit("half of the call runs in Node: it needs Node 20 or newer, and what `npm ci` fetches in examples/call")
     with tempfile.TemporaryDirectory(prefix="grafter-call-") as temporary, suppress(KeyboardInterrupt):
         asyncio.run(main(given.home or Path(temporary), given.kill, given.small, given.keep))

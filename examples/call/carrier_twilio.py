@@ -75,7 +75,8 @@ class Twilio:
                 case "mark":
                     phone.buffer.append(sent["mark"]["name"])
                 case "clear":
-                    phone.buffer.clear()
+                    for mark in phone.clear():
+                        await socket.send_json({"event": "mark", "mark": {"name": mark}})
 
     async def over(self) -> None:
         """The status callback, with whole seconds, as Twilio counts them."""

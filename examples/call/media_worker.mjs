@@ -5,7 +5,15 @@
 // CallSid alone, also in a worker that takes over from one that died.
 
 import { trace } from '@opentelemetry/api';
-import { RealtimeTap, activeSpan, callContext, continueCall, inject, realtimeTracing } from 'grafter-propagation';
+import {
+  RealtimeTap,
+  TwilioPlayout,
+  activeSpan,
+  callContext,
+  continueCall,
+  inject,
+  realtimeTracing,
+} from 'grafter-propagation';
 import { WebSocket, WebSocketServer } from 'ws';
 
 import { start } from './tracing.mjs';
@@ -23,22 +31,26 @@ server.on('connection', (twilio) =>
     const { callSid, customParameters } = message.start;
     console.log(`${process.pid} answers ${callSid}`);
     continueCall(customParameters, 'media', { kind: 'server' }, () => closed(twilio));
-    continueCall(callContext(callSid), 'gen_ai.realtime.session', { kind: 'client' }, () => talk(twilio, message.start));
+    continueCall(callContext(callSid), 'gen_ai.realtime.session', { kind: 'client' }, () => talk(twilio, message));
   }),
 );
 
 /** The session, until the caller hangs up. Everything in here runs under the span `gen_ai.realtime.session`. */
-async function talk(twilio, { callSid, streamSid }) {
+async function talk(twilio, begun) {
+  const { callSid, streamSid } = begun.start;
   const openai = new WebSocket(`${OPENAI.replace('http', 'ws')}/v1/realtime?model=gpt-realtime`, {
     headers: { authorization: `Bearer ${OPENAI_API_KEY}` },
   });
   const tap = new RealtimeTap(GRAFTER, callSid, { metadata: activeSpan(), interval: 200 });
   tap.attach(openai);
+  const playout = new TwilioPlayout(tap);
+  playout.received(begun);
   openai.on('error', () => twilio.close());
   const say = (event) => openai.readyState === WebSocket.OPEN && openai.send(JSON.stringify(event));
   const play = (message) => twilio.send(JSON.stringify({ streamSid, ...message }));
 
   twilio.on('message', (text) => {
+    if (playout.received(text)) return;
     const { event, media } = JSON.parse(text);
     if (event === 'media') say({ type: 'input_audio_buffer.append', audio: media.payload });
     if (event === 'mark') answer = null;
@@ -58,16 +70,19 @@ async function talk(twilio, { callSid, streamSid }) {
       const attributes = { 'gen_ai.operation.name': 'chat', 'gen_ai.response.id': response.id };
       turn = tracer.startSpan('gen_ai.client', { kind: 2, attributes });
     },
-    'response.output_audio.delta': ({ item_id, delta }) => {
+    'response.output_audio.delta': (event) => {
+      const { item_id, delta } = event;
       answer ??= { item_id, since: Date.now() };
       play({ event: 'media', media: { payload: delta } });
+      const mark = playout.mark(event);
+      if (mark) twilio.send(mark);
     },
     'response.output_audio.done': ({ item_id }) => play({ event: 'mark', mark: { name: item_id } }),
     'response.output_item.done': ({ item }) => item.type === 'function_call' && run(item),
     'response.done': () => turn?.end(),
     'input_audio_buffer.speech_started': () => {
       if (!answer) return;
-      play({ event: 'clear' });
+      twilio.send(playout.clear());
       const { item_id, since } = answer;
       say({ type: 'conversation.item.truncate', item_id, content_index: 0, audio_end_ms: Date.now() - since });
       answer = null;

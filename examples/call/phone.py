@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 
 FRAME = 160
+PAUSE_MS = 300
+"""So long is it quiet before she takes an answer for over."""
 SILENCE, SPEECH = b"\xff" * FRAME, b"\x10" * FRAME
 
 Tick = Iterator[None]
@@ -19,6 +21,8 @@ class Phone:
         """That were heard to their end."""
         self.buffer: list[bytes | str] = []
         """Audio that is still to be played, and the marks between."""
+        self.quiet_ms = PAUSE_MS
+        """Since the last sound of an answer."""
 
     def say(self, ms: int) -> Tick:
         self.speaks = True
@@ -42,8 +46,18 @@ class Phone:
         if self.buffer:
             self.buffer.pop(0)
             self.heard_ms += 20
-        self.answers += len(reached)
+            self.quiet_ms = 0
+        elif self.quiet_ms < PAUSE_MS:
+            self.quiet_ms += 20
+            self.answers += self.quiet_ms == PAUSE_MS
         return reached
+
+    def clear(self) -> list[str]:
+        """What waits is not played; its marks."""
+        dropped = [each for each in self.buffer if isinstance(each, str)]
+        self.buffer.clear()
+        self.quiet_ms = PAUSE_MS
+        return dropped
 
 
 def maria(phone: Phone) -> Tick:

@@ -27,7 +27,7 @@ class Hop:
 
 _WEBHOOKS = "its webhooks carry no context; what all of them know is the call's id, and that gives the call's place"
 _CONTINUE = 'with continue_call({}, "process jobs"):  # from grafter_propagation import continue_call'
-_EXTRACT = "const parent = trace.setSpanContext(ROOT_CONTEXT, extract({}));  // from 'grafter-propagation'"
+_WORK = "continueCall({}, '{}', {{ kind: '{}' }}, work);  // from 'grafter-propagation'"
 _META = "  # from grafter_propagation import inject"
 _BULLMQ = "new {}, {{ connection, telemetry: new BullMQOtel('app') }});  // from 'bullmq-otel'"
 _CELERY = "CeleryInstrumentor().instrument()  # from opentelemetry.instrumentation.celery import CeleryInstrumentor"
@@ -43,7 +43,7 @@ HOPS: Mapping[str, Hop] = {
         },
         {
             "python": "with received(message):  # from grafter_propagation.nats import received",
-            "js": _EXTRACT.format("message.headers"),
+            "js": _WORK.format("message.headers", "process desk.orders", "consumer"),
         },
     ),
     "redis": Hop(
@@ -53,7 +53,7 @@ HOPS: Mapping[str, Hop] = {
             "python": "db.rpush(key, json.dumps(inject_job(job)))  # from grafter_propagation import inject_job",
             "js": "redis.rpush(key, JSON.stringify(injectJob(job)));  // from 'grafter-propagation'",
         },
-        {"python": _CONTINUE.format("job"), "js": _EXTRACT.format("job")},
+        {"python": _CONTINUE.format("job"), "js": _WORK.format("job", "process jobs", "consumer")},
     ),
     "bullmq": Hop(
         "BullMQ",
@@ -71,7 +71,10 @@ HOPS: Mapping[str, Hop] = {
         "Bull",
         f"{_JOBS}#in-classic-bull",
         {"js": "queue.add(injectJob(data));  // from 'grafter-propagation'"},
-        {"python": _CONTINUE.format("data"), "js": _EXTRACT.format("job.data")},
+        {
+            "python": _CONTINUE.format("data"),
+            "js": "queue.process((job) => bullJob(job, () => work(job)));  // from 'grafter-propagation'",
+        },
     ),
     "rq": Hop(
         "RQ",
@@ -108,7 +111,7 @@ HOPS: Mapping[str, Hop] = {
         "a queue",
         "docs/hops/README.md#child-or-link",
         {"python": f"headers = inject(headers){_META}", "js": "inject(headers);  // from 'grafter-propagation'"},
-        {"python": _CONTINUE.format("headers"), "js": _EXTRACT.format("headers")},
+        {"python": _CONTINUE.format("headers"), "js": _WORK.format("headers", "process jobs", "consumer")},
     ),
     "websocket": Hop(
         "a WebSocket",
@@ -120,7 +123,7 @@ HOPS: Mapping[str, Hop] = {
         {
             "python": 'with continue_call(read_first_message(first), "media", kind="server"):'
             "  # from grafter_propagation import continue_call, read_first_message",
-            "js": "const sender = readFirstMessage(message);  // from 'grafter-propagation'",
+            "js": _WORK.format("readFirstMessage(first)", "media", "server"),
         },
         "a browser's upgrade carries no context, so the first message has to",
     ),
@@ -130,7 +133,7 @@ HOPS: Mapping[str, Hop] = {
         {},
         {
             "python": "with twilio_webhook(form):  # from grafter_propagation.telephony import twilio_webhook",
-            "js": _EXTRACT.format("callContext(form.CallSid).traceparent"),
+            "js": _WORK.format("callContext(form.CallSid)", "sip.invite", "server"),
         },
         _WEBHOOKS,
     ),
@@ -139,22 +142,27 @@ HOPS: Mapping[str, Hop] = {
         "docs/hops/telnyx.md",
         {
             "python": 'command["client_state"] = client_state()'
-            "  # from grafter_propagation.telephony import client_state"
+            "  # from grafter_propagation.telephony import client_state",
+            "js": "command.client_state = clientState();  // from 'grafter-propagation'",
         },
         {
             "python": 'place, state = read_client_state(payload["client_state"])'
             "  # from grafter_propagation.telephony import read_client_state",
-            "js": _EXTRACT.format("callContext(payload.call_session_id).traceparent"),
+            "js": _WORK.format("readClientState(payload.client_state).context", "webhook", "server"),
         },
         "its webhooks carry no context but what client_state brings back",
     ),
     "sip": Hop(
         "SIP",
         "docs/hops/sip.md",
-        {"python": "dial.sip(sip_uri(address))  # from grafter_propagation.telephony import sip_uri"},
+        {
+            "python": "dial.sip(sip_uri(address))  # from grafter_propagation.telephony import sip_uri",
+            "js": "dial.sip(sipUri(address));  // from 'grafter-propagation'; of an INVITE of your own: sipHeaders()",
+        },
         {
             "python": 'with continue_call(sip_headers, "accept", kind="server"):'
-            "  # from grafter_propagation import continue_call"
+            "  # from grafter_propagation import continue_call",
+            "js": _WORK.format("event.data.sip_headers", "accept", "server"),
         },
     ),
     "http": Hop(
@@ -167,7 +175,7 @@ HOPS: Mapping[str, Hop] = {
         {
             "python": "app = OpenTelemetryMiddleware(app)"
             "  # from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware",
-            "js": _EXTRACT.format("request.headers"),
+            "js": _WORK.format("request.headers", "request", "server"),
         },
     ),
     "edge": Hop(
@@ -202,7 +210,7 @@ HOPS: Mapping[str, Hop] = {
         {
             "python": 'with continue_call(call_context(call_id), "media"):'
             "  # from grafter_propagation import call_context, continue_call",
-            "js": _EXTRACT.format("callContext(callId).traceparent"),
+            "js": _WORK.format("callContext(callId)", "media", "server"),
         },
         "find the hop between them among the pages; where all of them know the call's id, that gives the call's place",
     ),

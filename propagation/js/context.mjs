@@ -69,7 +69,7 @@ export function injectJob(data = {}, context = activeSpan()) {
 
 /**
  * The place that a carrier names, as a SpanContext of @opentelemetry/api; undefined where it names none. Names in any
- * case, `_otel` in a job's data, SIP headers as Twilio writes them and as OpenAI lists them.
+ * case, `_otel` in a job's data, SIP headers as Twilio writes them and as OpenAI lists them; and what this gave before.
  */
 export function extract(carrier) {
   try {
@@ -123,6 +123,9 @@ function named(carrier, wanted = 'traceparent') {
   if (typeof carrier === 'string') return carrier;
   if (carrier === null || typeof carrier !== 'object') return undefined;
   if (carrier._otel && typeof carrier._otel === 'object') return named(carrier._otel, wanted);
+  if (carrier.isRemote === true && typeof carrier.traceId === 'string') {
+    return place(carrier.traceId, carrier.spanId, carrier.traceFlags).traceparent;
+  }
   const rows = Array.isArray(carrier)
     ? carrier.map((row) => [row?.name, row?.value])
     : typeof carrier[Symbol.iterator] === 'function'

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ realtime_session gpt-realtime [openai]
       gen_ai.tool.execute [media-worker]
         POST /insurance [insurance]
           SELECT insurance [insurance]
-  chat gpt-realtime [openai] * gen_ai.audio.barge_in
+  chat gpt-realtime [openai] * gen_ai.audio.barge_in heard_by=mark
     gen_ai.client [media-worker]
     assistant_speech [openai]
   user_speech [openai]
@@ -129,6 +130,13 @@ class Span:
         return under(self.line, *sorted(child.text() for child in self.children))
 
 
+def told(event: dict[str, Any]) -> str:
+    """An event, and by whose word the caller had heard so much."""
+    values = {one["key"]: one["value"] for one in event.get("attributes", ())}
+    heard_by = values.get("grafter.audio.heard_by")
+    return str(event["name"]) + (f" heard_by={heard_by['stringValue']}" if heard_by else "")
+
+
 def read(home: Path) -> dict[str, list[Span]]:
     """Every trace that left."""
     traces: dict[str, list[Span]] = {}
@@ -136,7 +144,7 @@ def read(home: Path) -> dict[str, list[Span]]:
         for resource in json.loads(line)["resourceSpans"]:
             (service,) = (one["value"] for one in resource["resource"]["attributes"] if one["key"] == "service.name")
             for span in (span for scope in resource["scopeSpans"] for span in scope["spans"]):
-                events = [one["name"] for one in span.get("events", ()) if one["name"].startswith("gen_ai.")]
+                events = [told(one) for one in span.get("events", ()) if one["name"].startswith("gen_ai.")]
                 text = " * ".join([f"{span['name']} [{service['stringValue']}]", *events])
                 made = Span(text, span["spanId"], span.get("parentSpanId", ""), int(span["startTimeUnixNano"]))
                 traces.setdefault(span["traceId"], []).append(made)
@@ -184,8 +192,9 @@ async def play(home: Path, *options: str) -> str:
     """What the command prints."""
     if reason := why_no_javascript():
         pytest.skip(reason)
-    if not (EXAMPLE / "node_modules/bull").is_dir():
-        pytest.skip("the npm packages of examples/call are not installed: `make test` fetches them")
+    package, command = ("bull", "make test") if "--small" in options else ("pm2", "make soak")
+    if not (EXAMPLE / "node_modules" / package).is_dir():
+        pytest.skip(f"the npm packages of examples/call are not installed: `{command}` fetches them")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(EXAMPLE), "--home", str(home), *options),
         cwd=REPO,

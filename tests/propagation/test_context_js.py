@@ -72,6 +72,9 @@ async def test_a_carrier_is_read_as_in_python(program: str) -> None:
     assert answers[:7] == [here] * 6 + [here | {"traceFlags": 3}]
     assert answers[7:] == [None] * 9
     assert [extract(carrier) == CONTEXT for carrier in carriers[:6]] == [True] * 6
+    # What was extracted may be handed on to whatever takes a carrier.
+    odd = [here | {"spanId": "x"}, {"isRemote": True, "traceId": TRACE}, {"isRemote": True, "traceparent": HERE}]
+    assert await play(program, "extract", [here, *odd]) == [here, None, None, here]
 
 
 async def test_a_proxied_calls_id_is_read_as_in_python(program: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import REPO
+from tests.propagation import rabbitmq_server
 from tests.propagation.apps import APP_DEADLINE, HELPERS
 from tests.propagation.nats_server import serving
 from tests.store.redis.servers import server
@@ -32,6 +33,8 @@ LIBRARIES = {
     for heading, program, tree in PROGRAM.findall(page.read_text("utf-8"))
     if heading.startswith("In ")
 }
+AIO_PIKA = ["aio-pika==10.2.1", "opentelemetry-instrumentation-aio-pika==0.66b1", "opentelemetry-sdk==1.45.1"]
+"""The last that fit together."""
 INSTALLED = {
     "httpx": [
         *("httpx==0.28.1", "starlette", "uvicorn"),
@@ -43,6 +46,8 @@ INSTALLED = {
     "arq": ["arq==0.28.0"],
     "SAQ": ["saq[redis]==0.26.4"],
     "Celery": ["celery[redis]==5.7.0", "opentelemetry-instrumentation-celery==0.66b2"],
+    "aio-pika": AIO_PIKA,
+    "an iterator of aio-pika": AIO_PIKA,
 }
 """Not in the environment of the tests: arq and SAQ want an older redis."""
 
@@ -53,6 +58,8 @@ async def peer(page: str, directory: Path) -> AsyncIterator[str]:
     async with AsyncExitStack() as stack:
         if page == "nats":
             yield await stack.enter_async_context(serving(directory))
+        elif page == "rabbitmq":
+            yield await stack.enter_async_context(rabbitmq_server.serving(directory))
         elif page in {"redis", "bullmq"}:
             yield f"redis://127.0.0.1:{stack.enter_context(server()).port}"
         else:
@@ -70,6 +77,8 @@ async def test_a_program_of_the_pages_gives_its_tree(page: str, program: str, tr
 @pytest.mark.parametrize("library", INSTALLED)
 async def test_a_library_gives_its_tree(library: str, tmp_path: Path) -> None:
     """The real one, installed for this test, over a real server."""
+    if "aio-pika" in library and (reason := rabbitmq_server.why_no_rabbitmq()):
+        pytest.skip(reason)
     await asyncio.to_thread(venv.create, tmp_path / "venv", with_pip=True)
     python = str(tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python")
     pip = [
@@ -87,7 +96,8 @@ async def test_a_library_gives_its_tree(library: str, tmp_path: Path) -> None:
     if process.returncode:
         pytest.skip(f"pip could not fetch {INSTALLED[library]}: {error.decode()[-300:]}")
     page, program, tree = LIBRARIES[library]
-    async with peer("redis" if page == "jobs" else page, tmp_path) as url:
+    broker = "rabbitmq" if "aio-pika" in library else "redis"
+    async with peer(broker if page == "jobs" else page, tmp_path) as url:
         assert await traced(python, program, url, tmp_path) == tree
 
 
