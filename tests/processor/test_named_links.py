@@ -7,7 +7,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from grafter.core.calls import CallNote
-from grafter.core.memory import GuestMemory
+from grafter.core.memory_blobs import decode_guest
 from grafter.core.model import BY_API, NamedLink, SpanId, TraceId, UnixNano, guest_key, unlinked_trace_id
 from grafter.core.policy import GraftPolicy, Mode, Unlinked
 from grafter.guests.realtime.event_buffer import Gathering
@@ -214,7 +214,7 @@ async def test_answers_that_two_hosts_have_name_none(served: tuple[Rig, Peer], o
     assert hosts(peer) == [unlinked_trace_id(GUEST)]
     (memory,) = await one.store.recall([guest_key(GUEST)], UnixNano(one.now[0]))
     assert memory is not None
-    known = GuestMemory.decode(memory.blob)
+    known = decode_guest(memory.blob)
     assert known is not None
     assert known.record is not None
     assert [refusal.why for refusal in known.record.refused] == ["two_hosts"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from grafter.core.lifecycle import ReleaseReason, Wholeness, has_fallen_silent
 from grafter.core.link import from_metadata
-from grafter.core.memory import GuestMemory
+from grafter.core.memory_blobs import decode_guest
 from grafter.core.model import Key, Link, TraceId, UnixNano, call_guest, called, guest_key
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.state import GuestState
@@ -60,7 +60,7 @@ class RealtimeSource(GuestSource):
         return guest_key(call_guest(trace_id))
 
     def further_keys(self, memory: bytes) -> Sequence[Key]:
-        known = GuestMemory.decode(memory)
+        known = decode_guest(memory)
         return () if known is None else [self.key(name) for name in _sessions(known.head)]
 
     def hinted_host(self, payloads: Sequence[bytes], head: Mapping[str, object] | None) -> TraceId | None:
