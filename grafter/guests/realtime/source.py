@@ -71,7 +71,7 @@ class RealtimeSource(GuestSource):
     def only_hints(self, payloads: Sequence[bytes]) -> bool:
         """Nothing has come of the call but what its SIP headers say: nobody may be listening to it."""
         return all(
-            note.event.get("type") == SIP for payload in payloads if payload != b"[]" for note in decode(payload)
+            stored.event.get("type") == SIP for payload in payloads if payload != b"[]" for stored in decode(payload)
         )
 
     def resumed(self, guest: GuestState, head: Mapping[str, object], *, sent: bool) -> GuestState:
@@ -111,7 +111,9 @@ def _traceparents(payloads: Sequence[bytes], head: Mapping[str, object] | None) 
     yield mapping_of(mapping_of(mapping_of(head).get(STATE)).get("naming")).get("traceparent")
     for payload in payloads:
         if _SIP_MARK in payload:
-            yield from (note.event.get("traceparent") for note in decode(payload) if note.event.get("type") == SIP)
+            yield from (
+                stored.event.get("traceparent") for stored in decode(payload) if stored.event.get("type") == SIP
+            )
 
 
 def _sessions(head: Mapping[str, object] | None) -> dict[str, None]:
