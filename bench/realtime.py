@@ -12,7 +12,7 @@ import orjson
 from bench.workload import START
 from grafter.core.model import UnixNano
 from grafter.core.policy import GraftPolicy
-from grafter.guests.realtime.event_buffer import Gathering
+from grafter.guests.realtime.event_buffer import EventBuffer
 from grafter.guests.realtime.intake import read_posts
 from grafter.guests.realtime.stored_event import Side
 
@@ -62,9 +62,9 @@ def main() -> None:
         raw = [delta(number, size) for number in range(EVENTS)]
 
         def gather(raw: list[str] = raw) -> None:
-            gathering = Gathering("rtc_bench", policy)
+            buffer = EventBuffer("rtc_bench", policy)
             for number, event in enumerate(raw):
-                gathering.add(event, UnixNano(START + number), Side.SERVER)
+                buffer.add(event, UnixNano(START + number), Side.SERVER)
 
         found = rate(EVENTS, gather)
         slow |= found < LIMIT

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Protocol
 
 import orjson
 
@@ -34,7 +34,6 @@ PAGE = 100
 _BATCH_SPANS, _BATCH_BYTES = 4000, 3 << 20
 
 Answer = dict[str, object]
-What = Literal["list", "show", "retry", "drop"]
 
 
 class LetterStore(Protocol):

@@ -1,4 +1,4 @@
-"""Stored traces as the lookup page reads them: every span with all of its attributes, as it was forwarded."""
+"""Forwarded traces as whoever explains them reads them: every span with all of its attributes, as it was sent."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import orjson
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status, TracesData
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, SpanFlags, Status, TracesData
 
 from grafter.core.call_latency import Scalar, Step
 from grafter.core.joined_steps import is_guests
@@ -60,13 +60,25 @@ def read_spans(documents: Sequence[bytes]) -> Iterator[ReadSpan]:
     yield from found.values()
 
 
-def _read(span: Span, resource: Mapping[str, Scalar], scope: str) -> ReadSpan:
+def service_of(resource: bytes) -> str:
+    """The service that an envelope's resource names; empty where it names none, or cannot be read."""
+    try:
+        return _service(_attributes(ResourceSpans.FromString(resource).resource.attributes))
+    except DecodeError:
+        return ""
+
+
+def _service(resource: Mapping[str, Scalar]) -> str:
     service = resource.get("service.name", "")
+    return service if isinstance(service, str) else ""
+
+
+def _read(span: Span, resource: Mapping[str, Scalar], scope: str) -> ReadSpan:
     step = Step(
         span.span_id,
         span.parent_span_id if any(span.parent_span_id) else b"",
         span.name,
-        service if isinstance(service, str) else "",
+        _service(resource),
         span.kind,
         span.start_time_unix_nano,
         span.end_time_unix_nano,

@@ -19,6 +19,7 @@ from grafter.core.guest_index import GuestIndex, step_key
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import LinedUp, line_up, step_ids, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
+from grafter.core.memory_blobs import decode_guest, decode_trace, encode_trace
 from grafter.core.model import (
     RULE,
     SPAN_KIND_INTERNAL,
@@ -106,7 +107,7 @@ class Assembler:
         """
         if not (state.guests or state.remembered or self._redacts or int(state.facts) & _ANCHOR):
             return self._as_it_came(key, state, parts, reason, now)
-        old = TraceMemory.decode(recalled[key]) if key in recalled else None
+        old = decode_trace(recalled[key]) if key in recalled else None
         mine = [p for p in parts if p.guest is None]
         runs, decoded, repeated = self._decode(mine)
         out = Assembled(None, merged=repeated)
@@ -141,7 +142,7 @@ class Assembler:
         left = _left(old, moved, recalled if target is None else {**recalled, Key(target.host): target.blob})
         under = TraceId(key) if moved is None else moved.host
         for step in self._keys_of_steps(under, decoded) if recalled else ():
-            known_step = TraceMemory.decode(recalled[step]) if step in recalled else None
+            known_step = decode_trace(recalled[step]) if step in recalled else None
             if known_step is not None:
                 steps = known_step.guest_steps if moved is None else replace(known_step.guest_steps, open=False)
                 left = steps if left is None else left.merged(steps)
@@ -159,7 +160,7 @@ class Assembler:
             if made is not None:
                 memory.span_ids += b"".join(each.span.span_id for each in made.spans)
             memory.guest_steps, memory.late = lined.index, lined.late[:MOST_STEPS]
-            own = (Memory(key, merged(old, memory, lined.spoken_for).encode()),)
+            own = (Memory(key, encode_trace(merged(old, memory, lined.spoken_for))),)
         out.memories = (*own, *memories(kept, hung))
         if moved is not None:
             pieces = self._as_moved(pieces, key, moved, recalled.values(), decoded, lined)
@@ -196,7 +197,7 @@ class Assembler:
             return out
         index = memory = None
         if host is not None and Key(host) in recalled:
-            memory = TraceMemory.decode(recalled[Key(host)])
+            memory = decode_trace(recalled[Key(host)])
             index = AnchorIndex.of((), self._policy, memory)
         hung: list[Hung] = []
         reading = guest.read(final=guest.is_final(state, reason, now))
@@ -206,7 +207,7 @@ class Assembler:
         out.memories = tuple(memories(kept, hung))
         if host is not None:
             out.memories += tuple(
-                Memory(step_key(host, step), TraceMemory(reason, now, guest_steps=steps).encode())
+                Memory(step_key(host, step), encode_trace(TraceMemory(reason, now, guest_steps=steps)))
                 for step, steps in lined.index.by_step().items()
             )
         if host is not None and memory is not None and memory.moved is not None:
@@ -298,7 +299,7 @@ class Assembler:
             return True
         if Key(host) not in recalled:
             return False
-        index = AnchorIndex.of((), self._policy, TraceMemory.decode(recalled[Key(host)]))
+        index = AnchorIndex.of((), self._policy, decode_trace(recalled[Key(host)]))
         return find(guest.read(final=final).guests[0].guest, index).how in ("named", "selector", "root")
 
     @property
@@ -325,7 +326,7 @@ class Assembler:
                 if int(part.facts) & _ROOT:
                     self._add_root(memory, part)
                     break
-        return Assembled(OutTrace(key, pieces, spans), size, (Memory(key, memory.encode()),), repeated)
+        return Assembled(OutTrace(key, pieces, spans), size, (Memory(key, encode_trace(memory)),), repeated)
 
     def _add_root(self, memory: TraceMemory, part: StoredPart) -> None:
         """Remember the root that a part with the fact ROOT begins with."""
@@ -416,7 +417,7 @@ class Assembler:
         now: UnixNano,
     ) -> Moved:
         """Where a trace hangs in the one under which it leaves; counted as a guest of that one."""
-        memory = TraceMemory.decode(target.blob)
+        memory = decode_trace(target.blob)
         start = min((span.start for span in decoded), default=UnixNano(0))
         end = max((span.end for span in decoded), default=start)
         span = GuestSpan(SpanId(bytes(8)), None, "", "", SPAN_KIND_INTERNAL, start, end, ())
@@ -447,7 +448,7 @@ class Assembler:
             for raw in spans_of(piece.payload)
         }
         for blob in recalled:
-            known = GuestMemory.decode(blob)
+            known = decode_guest(blob)
             if known is not None:
                 kept.update(known.sent_ids())
         # Steps of the other trace's guests are under their own ids there.
@@ -488,7 +489,7 @@ class Assembler:
 def _left(old: TraceMemory | None, moved: Moved | None, recalled: Mapping[bytes, bytes]) -> GuestIndex | None:
     """The steps of the guests that left before: with this trace, and with the one under whose id it leaves."""
     left = None if old is None else old.guest_steps
-    there = None if moved is None or Key(moved.host) not in recalled else TraceMemory.decode(recalled[Key(moved.host)])
+    there = None if moved is None or Key(moved.host) not in recalled else decode_trace(recalled[Key(moved.host)])
     if there is None:
         return left
     # Nothing of a trace that moves stands above what it hangs under.

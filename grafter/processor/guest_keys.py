@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from grafter.core.explain import Refusal
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, is_over, is_overdue, step_guest, whole_at
-from grafter.core.memory import GuestMemory
+from grafter.core.memory_blobs import decode_guest
 from grafter.core.model import Key, NamedLink, TraceId, UnixNano, called, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.core.state import GuestState, TraceState
@@ -154,7 +154,7 @@ class GuestKeys:
         """What the core says of it, and what was found with the parts, where they had to be read."""
         guest, sent = found.guest, frozenset[bytes]()
         memory = found.recalled.get(claim.key)
-        known = None if memory is None else GuestMemory.decode(memory)
+        known = None if memory is None else decode_guest(memory)
         if known is not None:
             sent = frozenset(known.sent_ids())
             guest = source_of(guest.source).resumed(guest, known.head, sent=bool(sent))

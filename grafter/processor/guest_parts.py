@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import GuestMemory
+from grafter.core.memory_blobs import decode_guest
 from grafter.core.model import NAMED_BY, GuestFacts, Key, Link, TraceId, UnixNano, called, guest_key
 from grafter.core.policy import GraftPolicy
 from grafter.core.semconv import GEN_AI_RESPONSE_ID
@@ -97,4 +98,4 @@ def _remembered(memory: GuestMemory | None) -> Link | None:
 
 def _decoded(recalled: Mapping[bytes, bytes], key: Key) -> GuestMemory | None:
     blob = recalled.get(key)
-    return None if blob is None else GuestMemory.decode(blob)
+    return None if blob is None else decode_guest(blob)

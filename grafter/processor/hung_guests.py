@@ -12,6 +12,7 @@ from grafter.core.anchor import AnchorIndex
 from grafter.core.explain import Refusal
 from grafter.core.join import Grafted
 from grafter.core.memory import GuestMemory
+from grafter.core.memory_blobs import encode_guest
 from grafter.core.model import Envelope, GraftedSpan, Guest, Key, TraceId, UnixNano, unlinked_trace_id
 from grafter.core.state import GuestState
 from grafter.otlp import spans as otlp
@@ -84,7 +85,7 @@ def count(out: Assembled, one: Hung) -> None:
 def memories(kept: Iterable[Kept], hung: Sequence[Hung]) -> list[Memory]:
     """What is remembered of guests, when all is known that is to be said of them."""
     return [
-        Memory(key, (memory if at is None else hung[at].grafted.memory).encode(), filed)
+        Memory(key, encode_guest(memory if at is None else hung[at].grafted.memory), filed)
         for key, filed, memory, at in kept
     ]
 

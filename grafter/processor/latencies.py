@@ -30,7 +30,7 @@ from grafter.core.model import (
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.steps import CALL_IDS
 from grafter.core.turns import latency, span_totals
-from grafter.otlp.steps import service_of
+from grafter.otlp.reading import service_of
 from grafter.processor.hung_guests import Hung
 
 SUMS = "waits"

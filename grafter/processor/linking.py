@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from grafter.core.calls import CallNote
 from grafter.core.link import RESPONSE_ID, TRACEPARENT_KEY, as_text, from_metadata, from_text, is_nameable
-from grafter.core.memory import GuestMemory, TraceMemory
+from grafter.core.memory_blobs import decode_guest, decode_trace
 from grafter.core.model import (
     RULE,
     GuestFacts,
@@ -136,7 +136,7 @@ class Linking:
         return [
             guest
             for guest, state, memory in zip(hosts, held, left, strict=True)
-            if (state is not None and state.host_spans) or (memory is not None and TraceMemory.decode(memory.blob))
+            if (state is not None and state.host_spans) or (memory is not None and decode_trace(memory.blob))
         ]
 
     async def _usable(self, guests: Sequence[str], now: UnixNano) -> Mapping[str, NamedLink]:
@@ -169,7 +169,7 @@ def _has_begun(guest: GuestFacts | GuestState) -> bool:
 
 def left_alone(blob: bytes) -> bool:
     """By its memory a guest left as a trace of its own, or some of it did."""
-    memory = GuestMemory.decode(blob)
+    memory = decode_guest(blob)
     return memory is not None and memory.host is None and bool(memory.sent)
 
 

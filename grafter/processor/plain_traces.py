@@ -10,7 +10,8 @@ from typing import overload
 
 from grafter.consumer import Batch, OutTrace, Piece
 from grafter.core.lifecycle import ReleaseReason
-from grafter.core.memory import ID_BYTES, PlainMemories
+from grafter.core.memory import ID_BYTES
+from grafter.core.memory_blobs import PlainMemories
 from grafter.core.model import Envelope, Key, UnixNano
 from grafter.otlp.build import LargeEnvelopes
 from grafter.otlp.frames import first_of

@@ -19,7 +19,7 @@ from typing import Self
 from grafter.consumer import Exporter
 from grafter.core.explain import lasting, waits
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, awaited, step_host
-from grafter.core.memory import TraceMemory
+from grafter.core.memory_blobs import decode_trace
 from grafter.core.model import Key, Mark, NamedLink, Part, TraceId, UnixNano, guest_key, is_guest_key
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.errors import UnavailableError
@@ -414,7 +414,7 @@ class Processor:
             if memory is not None:
                 found[memory.key] = memory.blob
         further = [key for own, source in sources.items() if own in found for key in source.further_keys(found[own])]
-        own = TraceMemory.decode(found[claim.key]) if claim.key in found else None
+        own = decode_trace(found[claim.key]) if claim.key in found else None
         under = TraceId(claim.key) if target is None else target.host
         if own is not None and own.moved is not None:
             under = own.moved.host

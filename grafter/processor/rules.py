@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, step_host
-from grafter.core.memory import TraceMemory
+from grafter.core.memory_blobs import decode_trace
 from grafter.core.model import Facts, Key, TraceId, UnixNano
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.core.rules import RuleSet, Values
@@ -106,7 +106,7 @@ class RuleMoves:
 
     async def _released(self, host: TraceId, now: UnixNano) -> bytes | None:
         (memory,) = await self._store.recall([Key(host)], now)
-        return memory.blob if memory is not None and TraceMemory.decode(memory.blob) is not None else None
+        return memory.blob if memory is not None and decode_trace(memory.blob) is not None else None
 
     def _keep(self, key: Key, target: Target | None) -> None:
         if len(self._targets) >= _MAX_KNOWN:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from grafter.consumer import Piece
 from grafter.core.lifecycle import ReleaseReason
-from grafter.core.memory import decision_of, with_decision
+from grafter.core.memory_edits import decision_of, with_decision
 from grafter.core.model import Key, TraceId, UnixNano, guest_key
 from grafter.core.sampling.policies import INCOMPLETE, LATE, SamplingDecision, SamplingPolicy
 from grafter.core.state import TraceState

@@ -11,7 +11,8 @@ from typing import Protocol
 from grafter.core import explain
 from grafter.core.lifecycle import Release, Rules, awaited, step_guest, step_host
 from grafter.core.link import from_text, is_nameable
-from grafter.core.memory import GuestMemory, TraceMemory
+from grafter.core.memory import TraceMemory
+from grafter.core.memory_blobs import decode_guest, decode_trace
 from grafter.core.model import RULE, Key, UnixNano, call_guest, guest_key, is_guest_key
 from grafter.core.policy import GraftPolicy
 from grafter.core.state import TraceState
@@ -63,7 +64,7 @@ class Explainer:
             if memory is None:
                 continue
             if not is_guest_key(key):
-                trace = TraceMemory.decode(memory.blob)
+                trace = decode_trace(memory.blob)
                 if trace is not None:
                     answer["left"] = left = _left(trace, now)
                     lines += _strings(left["lines"])
@@ -212,7 +213,7 @@ def _left(trace: TraceMemory, now: UnixNano) -> Answer:
 
 
 def _guest(blob: bytes) -> Answer:
-    memory = GuestMemory.decode(blob)
+    memory = decode_guest(blob)
     if memory is None:
         return {}
     record = memory.record

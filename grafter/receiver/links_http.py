@@ -11,7 +11,7 @@ from aiohttp import web
 
 from grafter.consumer import Consumer
 from grafter.core.link import MOST_CHARACTERS, from_metadata, from_text, is_nameable
-from grafter.core.memory import GuestMemory
+from grafter.core.memory_blobs import decode_guest
 from grafter.core.model import BY_API, Link, NamedLink, TraceId, UnixNano, call_guest, guest_key
 from grafter.errors import RejectedError
 from grafter.guests.json_values import parse_json
@@ -87,7 +87,7 @@ async def _check(store: LinkStore, link: NamedLink, now: UnixNano) -> None:
         filed = await store.host_of(key)
         _compare(link, None if filed is None else TraceId(filed))
     for memory in await store.recall(keys, now):
-        known = None if memory is None else GuestMemory.decode(memory.blob)
+        known = None if memory is None else decode_guest(memory.blob)
         if known is None:
             continue
         _compare(link, known.host)

@@ -23,7 +23,7 @@ from grafter.core.link import from_headers
 from grafter.core.model import Mark, NamedLink, Part, Source, called
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
-from grafter.guests.realtime.event_buffer import Gathering, kind_of
+from grafter.guests.realtime.event_buffer import EventBuffer, kind_of
 from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, SIP, STARTED
 from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_call_id, openai_api, sideband_url
 from grafter.receiver.recorder_outbox import Outbox, RecorderLimits
@@ -121,7 +121,7 @@ class Recorders:
         self._take_start()
         recording = Recording(
             call_id,
-            Gathering(call_id, self.policy, beside=True),
+            EventBuffer(call_id, self.policy, beside=True),
             connect,
             self.timing,
             self.wall,
@@ -167,8 +167,8 @@ class Recorders:
             try:
                 for recording in list(self._live.values()):
                     recording.check(now)
-                    if now - recording.stored >= alive_ns and not recording.gathering.pending:
-                        recording.gathering.say({"type": ALIVE}, recording.now)
+                    if now - recording.stored >= alive_ns and not recording.buffer.pending:
+                        recording.buffer.add_own({"type": ALIVE}, recording.now)
                 await self._store_beside(now)
             except Exception as error:  # noqa: BLE001  # a bug must not end the recorders, and the doors beside them
                 self.outbox.pause(now, self.timing.bug)
@@ -216,7 +216,7 @@ class Recorders:
         """A recording's task has ended."""
         end = recording.end or End.STOPPED
         if end.ended_by is not None:
-            recording.gathering.say({"type": ENDED, "by": end.ended_by}, recording.now)
+            recording.buffer.add_own({"type": ENDED, "by": end.ended_by}, recording.now)
         if self._live.get(recording.call_id) is recording:
             del self._live[recording.call_id]
         self._ending.append(recording)
@@ -226,8 +226,8 @@ class Recorders:
     async def _announce(self, recording: Recording, events: list[Mapping[str, object]]) -> None:
         """Add what a start brought, and return when the store has it."""
         for event in events:
-            # By the recording's own gathering, for what links its first part links all that follow.
-            recording.gathering.say(event, recording.now)
+            # By the recording's own buffer, for what links its first part links all that follow.
+            recording.buffer.add_own(event, recording.now)
         self.outbox.take(recording, self.steady())
         parts = list(recording.parts)
         try:

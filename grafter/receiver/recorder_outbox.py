@@ -81,7 +81,7 @@ class Outbox:
 
     def take(self, recording: Recording, now: int) -> None:
         """Make a part of what a recording has heard."""
-        part = recording.gathering.take()
+        part = recording.buffer.take()
         recording.taken = now
         if part is not None:
             recording.parts.append(part)
@@ -98,7 +98,7 @@ class Outbox:
 
     def left(self, ended: Iterable[Recording], now: int) -> list[Recording]:
         """Those that are not stored yet; one that waited too long is given up."""
-        waiting = [recording for recording in ended if recording.parts or recording.gathering.pending]
+        waiting = [recording for recording in ended if recording.parts or recording.buffer.pending]
         late = [one for one in waiting if now - one.stored >= self.timing.outage * SECOND]
         self.lose(late, "unavailable")
         return [one for one in waiting if one not in late]
@@ -106,7 +106,7 @@ class Outbox:
     def lose(self, ended: Iterable[Recording], reason: str) -> None:
         """Give up what is left of ended recordings."""
         for recording in ended:
-            count = len(recording.parts) + recording.gathering.pending
+            count = len(recording.parts) + recording.buffer.pending
             self.metrics.recorder_lost_events.labels(reason).inc(count)
             _log.error("the end of a recorded call is lost", extra={"call": recording.call_id, "reason": reason})
             self.forget(recording, list(recording.parts))
@@ -135,22 +135,22 @@ class Outbox:
             self.forget(recording, [part])
 
     def _is_due(self, recording: Recording, now: int) -> bool:
-        gathering = recording.gathering
-        if not gathering.pending:
+        buffer = recording.buffer
+        if not buffer.pending:
             return False
         late = now - recording.taken >= self.timing.store * SECOND
-        return late or gathering.urgent or recording.end is not None
+        return late or buffer.urgent or recording.end is not None
 
     def _put_aside(self, recording: Recording, now: int) -> None:
         """The oldest is kept, for it has what began the call."""
-        gathering = recording.gathering
-        if gathering.pending < self.limits.pending:
+        buffer = recording.buffer
+        if buffer.pending < self.limits.pending:
             return
         if self._waiting_bytes < self.limits.waiting_bytes:
             self.take(recording, now)
             return
-        count = gathering.pending
-        gathering.take()
+        count = buffer.pending
+        buffer.take()
         self.metrics.recorder_lost_events.labels("unavailable").inc(count)
         if events := self._throttle.due(count=count):
             _log.error("recorded calls lose events: the store does not take them", extra={"events": events})

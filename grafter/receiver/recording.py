@@ -1,7 +1,7 @@
 """One recorded call: a socket that is kept open while the call may live, and what is heard on it.
 
 It only listens: what it sends are pings, pongs and the closing frame. Whatever the peer does, the recording ends by
-itself at some time and says why; what it heard waits in ``gathering`` for whoever stores it (recorder_outbox.py).
+itself at some time and says why; what it heard waits in ``buffer`` for whoever stores it (recorder_outbox.py).
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from aiohttp import WSMsgType
 from grafter.core.model import Part, UnixNano
 from grafter.core.retry import RetryPolicy
 from grafter.guests.json_values import mapping_of
-from grafter.guests.realtime.event_buffer import Gathering
+from grafter.guests.realtime.event_buffer import EventBuffer
 from grafter.guests.realtime.event_types import CLOSED
 from grafter.guests.realtime.live.talking import ended_by
 from grafter.guests.realtime.records import LIVE_IDS
@@ -74,7 +74,7 @@ class End(StrEnum):
 
     @property
     def ended_by(self) -> str | None:
-        """What an ENDED note says; None: no such note, for the call goes on and may be recorded again."""
+        """What an ENDED event says; None: no such event, for the call goes on and may be recorded again."""
         match self:
             case End.CLOSE | End.EXPIRED | End.SILENCE | End.POSTED:
                 return self.value
@@ -115,7 +115,7 @@ class Recording:
     """One call. ``listen`` is to run as a task; the rest is for whoever owns that task."""
 
     call_id: str
-    gathering: Gathering
+    buffer: EventBuffer
     connect: Connect
     timing: Timing
     wall: Clock
@@ -127,7 +127,7 @@ class Recording:
     spawn: Callable[[Coroutine[None, None, None]], None]
     """Runs what must not be waited for."""
     parts: list[Part] = field(default_factory=list)
-    """Taken from ``gathering`` and not stored yet."""
+    """Taken from ``buffer`` and not stored yet."""
     announced: list[Mapping[str, object]] = field(default_factory=list)
     """What starts have brought of it."""
     end: End | None = None
@@ -258,10 +258,10 @@ class Recording:
 
     async def _read(self, socket: Socket) -> int | None:
         """Read until the socket ends; its close code, None where it ended without."""
-        # Per event: this loop is all there is between the socket and the gathering.
+        # Per event: this loop is all there is between the socket and the buffer.
         receive, add, read_kind, steady, offset = (
             socket.receive,
-            self.gathering.add,
+            self.buffer.add,
             self.read_kind,
             self.steady,
             self._offset,

@@ -325,15 +325,6 @@ class PullRequests:
         else:
             await self._give_back(task, progress.done(), self.clock() + _ANSWER_KEPT_NS)
 
-    async def _ask_again(self, task: Task) -> None:
-        now = UnixNano(self.clock())
-        try:
-            await self.store.put_tasks([Task(self.kind, task.name, now)], now)
-        except UnavailableError as error:
-            self._store_is_away(error)
-        self._asked[task.name] = asyncio.get_running_loop().time()
-        self._wake.set()
-
     def _put_back(self, task: Task, waiters: list[asyncio.Future[Pulled]]) -> bool:
         """Whoever waits goes on waiting, for the next attempt; whether there is anybody."""
         left = [waiter for waiter in waiters if not waiter.done()]

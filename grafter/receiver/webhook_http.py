@@ -23,7 +23,7 @@ from grafter.core.model import Mark, Part, Source, UnixNano
 from grafter.core.policy import HOUR, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.agents.intake import Intake, read_items
-from grafter.guests.realtime.event_buffer import Gathering
+from grafter.guests.realtime.event_buffer import EventBuffer
 from grafter.guests.realtime.stored_event import SIP
 from grafter.guests.webhooks import Delivery, IncomingCall, JunkError, read_delivery
 from grafter.receiver.http_body import content_encoding, read_json_body
@@ -227,9 +227,9 @@ class _Webhooks:
                 self.metrics.webhook_events.labels("not_recorded").inc()
         if call.traceparent is None:
             return None
-        gathering = Gathering(call.call_id, self.policy)
-        gathering.say({"type": SIP, "traceparent": call.traceparent}, now)
-        return gathering.take()
+        buffer = EventBuffer(call.call_id, self.policy)
+        buffer.add_own({"type": SIP, "traceparent": call.traceparent}, now)
+        return buffer.take()
 
     def _count(self, delivery: Delivery, intake: Intake) -> None:
         for kind, count in (+delivery.kinds).items():

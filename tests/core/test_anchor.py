@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from grafter.core.anchor import Anchor, AnchorIndex, find, matches, wanted_keys
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import AnchorSpan, TraceMemory, merged
+from grafter.core.memory_blobs import decode_trace, encode_trace
 from grafter.core.model import (
     AttributeValue,
     Envelope,
@@ -207,7 +208,7 @@ def test_the_search_agrees_with_weighing_each(
     # The same when some of them left before.
     cut = data.draw(st.integers(0, len(spans)))
     memory = AnchorIndex.of(spans[:cut], POLICY).memory(ReleaseReason.STREAM, UnixNano(1))
-    decoded = TraceMemory.decode(memory.encode())
+    decoded = decode_trace(encode_trace(memory))
     assert found(spans[cut:], searching, memory=decoded) == (int.from_bytes(best.span_id), "selector")
 
 
@@ -235,7 +236,7 @@ def test_wanted_keys() -> None:
 def remember(*spans: HostSpan) -> TraceMemory:
     """The memory of a release of these spans, through the store."""
     memory = AnchorIndex.of(spans, POLICY).memory(ReleaseReason.COMPLETE, UnixNano(1))
-    decoded = TraceMemory.decode(memory.encode())
+    decoded = decode_trace(encode_trace(memory))
     assert decoded is not None
     return decoded
 

@@ -15,6 +15,7 @@ from grafter.core.explain import GuestRecord, advice, sentences
 from grafter.core.join import Grafted, graft
 from grafter.core.line_up import line_up
 from grafter.core.memory import GuestMemory
+from grafter.core.memory_blobs import decode_guest, encode_guest
 from grafter.core.model import (
     AskedCall,
     AttributeValue,
@@ -465,7 +466,7 @@ def test_one_wrong_graft_is_outvoted_and_named() -> None:
 def test_what_comes_late_is_set_back_by_the_same() -> None:
     """Through the store: what is remembered of the guest says by how much, whatever is known by then."""
     first = joined((ROOT, CALENDAR), ahead(5000, *TURNS))
-    memory = GuestMemory.decode(first.memory.encode())
+    memory = decode_guest(encode_guest(first.memory))
     assert memory is not None
     later = turn("bye", 3000, 3400)
     guest = joined((ROOT, CALENDAR), ahead(5000, *TURNS, later), earlier=memory)
@@ -475,7 +476,7 @@ def test_what_comes_late_is_set_back_by_the_same() -> None:
 
 def test_what_left_without_evidence_is_not_moved_later() -> None:
     first = joined((ROOT,), ahead(5000, *TURNS[:1]))
-    memory = GuestMemory.decode(first.memory.encode())
+    memory = decode_guest(encode_guest(first.memory))
     guest = joined((ROOT, CALENDAR), ahead(5000, *TURNS), earlier=memory)
     assert times(guest) == {span.name: (span.start, span.end) for span in ahead(5000, *TURNS[1:])}
 

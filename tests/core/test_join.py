@@ -12,6 +12,7 @@ from grafter.core.anchor import AnchorIndex
 from grafter.core.join import STAND_IN_NAME, Grafted, alone, graft, host_missing_drops
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import GuestMemory
+from grafter.core.memory_blobs import decode_guest, encode_guest, encode_trace
 from grafter.core.model import (
     AttributeValue,
     Envelope,
@@ -158,7 +159,7 @@ def test_attribute_keys_stay_unique() -> None:
 
 
 def through_store(memory: GuestMemory) -> GuestMemory:
-    decoded = GuestMemory.decode(memory.encode())
+    decoded = decode_guest(encode_guest(memory))
     assert decoded == memory
     assert decoded is not None
     return decoded
@@ -376,8 +377,8 @@ def test_a_large_trace_is_grafted_quickly() -> None:
         begun = time.process_time()
         index = AnchorIndex.of(host, POLICY)
         result = graft(guest(*spans), index, HOST, POLICY, None, {})
-        index.memory(ReleaseReason.COMPLETE, UnixNano(1)).encode()
-        result.memory.encode()
+        encode_trace(index.memory(ReleaseReason.COMPLETE, UnixNano(1)))
+        encode_guest(result.memory)
         best = min(best, time.process_time() - begun)
     assert len(result.spans) == 2_000
     assert best < 0.15

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from grafter.core.call_latency import CallerTurn, CallLatency, Part, Scalar, Step
 from grafter.core.turns import latency
 from grafter.otlp.json import Oddities, trace_request_from_json
-from grafter.otlp.steps import steps_of
+from grafter.otlp.reading import read_spans
 from tests.guests.realtime.hand import MS, TRACE, Call, document, nano
 
 SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
@@ -13,7 +13,7 @@ SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
 
 def joined_steps(call: Call, more: Iterable[dict[str, object]] = ()) -> list[Step]:
     """The spans of the call as they leave, read as a page would read them."""
-    return list(steps_of(trace_request_from_json(document(call, more=more), Oddities())))
+    return [read.step for read in read_spans([trace_request_from_json(document(call, more=more), Oddities())])]
 
 
 def told(call: Call, more: Iterable[dict[str, object]] = ()) -> CallLatency:

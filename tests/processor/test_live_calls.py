@@ -8,7 +8,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, GraftPolicy, Mode
-from grafter.guests.realtime.event_buffer import Gathering
+from grafter.guests.realtime.event_buffer import EventBuffer
 from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, STARTED, Side
 from tests.e2e.live_events import closed, conversation, live_event, live_session
 from tests.rig import START, Peer, Rig, rig
@@ -51,20 +51,20 @@ class Recorded:
 
     def __init__(self, served: Rig, call: str) -> None:
         self.served = served
-        self.gathering = Gathering(call, served.policy, beside=True)
+        self.buffer = EventBuffer(call, served.policy, beside=True)
 
     async def says(self, *notes: dict[str, Any]) -> None:
         for note in notes:
-            self.gathering.say(note, UnixNano(self.served.now[0]))
+            self.buffer.add_own(note, UnixNano(self.served.now[0]))
         await self._store()
 
     async def hears(self, *events: dict[str, Any]) -> None:
         for event in events:
-            self.gathering.add_event(event, UnixNano(self.served.now[0]), Side.SERVER)
+            self.buffer.add_event(event, UnixNano(self.served.now[0]), Side.SERVER)
         await self._store()
 
     async def _store(self) -> None:
-        part = self.gathering.take()
+        part = self.buffer.take()
         if part is not None:
             await self.served.processor.consume([part])
 

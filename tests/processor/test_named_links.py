@@ -7,10 +7,10 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from grafter.core.calls import CallNote
-from grafter.core.memory import GuestMemory
+from grafter.core.memory_blobs import decode_guest
 from grafter.core.model import BY_API, NamedLink, SpanId, TraceId, UnixNano, guest_key, unlinked_trace_id
 from grafter.core.policy import GraftPolicy, Mode, Unlinked
-from grafter.guests.realtime.event_buffer import Gathering
+from grafter.guests.realtime.event_buffer import EventBuffer
 from grafter.guests.realtime.stored_event import SIP
 from grafter.receiver.explaining import Explainer
 from tests.processor.conftest import Open
@@ -163,9 +163,9 @@ async def test_a_host_waits_for_a_running_call_that_it_named(served: tuple[Rig, 
 
 async def test_a_call_of_which_only_a_webhook_told_holds_nothing_up(served: tuple[Rig, Peer]) -> None:
     one, peer = served
-    gathering = Gathering(CALL, one.policy)
-    gathering.say({"type": SIP, "traceparent": f"00-{OTHER.hex()}-{'b' * 16}-01"}, UnixNano(one.now[0]))
-    part = gathering.take()
+    buffer = EventBuffer(CALL, one.policy)
+    buffer.add_own({"type": SIP, "traceparent": f"00-{OTHER.hex()}-{'b' * 16}-01"}, UnixNano(one.now[0]))
+    part = buffer.take()
     assert part is not None
     await one.processor.consume([part])
     await one.host(spans(openai__call_id=CALL))
@@ -214,7 +214,7 @@ async def test_answers_that_two_hosts_have_name_none(served: tuple[Rig, Peer], o
     assert hosts(peer) == [unlinked_trace_id(GUEST)]
     (memory,) = await one.store.recall([guest_key(GUEST)], UnixNano(one.now[0]))
     assert memory is not None
-    known = GuestMemory.decode(memory.blob)
+    known = decode_guest(memory.blob)
     assert known is not None
     assert known.record is not None
     assert [refusal.why for refusal in known.record.refused] == ["two_hosts"]
@@ -354,9 +354,9 @@ async def test_a_sip_header_comes_before_a_span_that_names_the_call(open_rig: Op
             await one.pass_time(60)
         traceparent = f"00-{OTHER.hex()}-{'b' * 16}-01"
         await one.store.put_calls([CallNote(CALL, UnixNano(one.now[0]), traceparent=traceparent)], UnixNano(one.now[0]))
-        gathering = Gathering(CALL, one.policy)
-        gathering.say({"type": SIP, "traceparent": traceparent}, UnixNano(one.now[0]))
-        part = gathering.take()
+        buffer = EventBuffer(CALL, one.policy)
+        buffer.add_own({"type": SIP, "traceparent": traceparent}, UnixNano(one.now[0]))
+        part = buffer.take()
         assert part is not None
         await one.processor.consume([part])
         await one.host(spans(openai__call_id=CALL))

@@ -19,7 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from grafter.consumer import Batch, Result, Verdict
 from grafter.core.model import UnixNano, guest_span_id, unlinked_trace_id
 from grafter.core.policy import SECOND, Content, GraftPolicy, HostMissing, Mode, Unlinked, Waits
-from grafter.guests.realtime.event_buffer import Gathering
+from grafter.guests.realtime.event_buffer import EventBuffer
 from grafter.guests.realtime.stored_event import SIP, Side
 from grafter.processor.assembling import Assembler
 from grafter.processor.lanes import Limits
@@ -494,9 +494,9 @@ HEADER = f"00-{HOST.hex()}-{FIRST.hex()}-01"
 
 async def sip(served: Rig, traceparent: str = HEADER) -> None:
     """A SIP header says where the call belongs, as a webhook's door tells it."""
-    gathering = Gathering(CALL, served.policy)
-    gathering.say({"type": SIP, "traceparent": traceparent}, UnixNano(START))
-    part = gathering.take()
+    buffer = EventBuffer(CALL, served.policy)
+    buffer.add_own({"type": SIP, "traceparent": traceparent}, UnixNano(START))
+    part = buffer.take()
     assert part is not None
     await served.processor.consume([part])
 
@@ -670,7 +670,7 @@ async def test_a_call_that_is_recorded_and_posted_is_told_once(mode: Mode) -> No
     async with rig(peer, policy=GraftPolicy(mode=mode)) as served:
         await served.host(WHOLE_HOST)
         events = [opened(0.1), *turn(1, 1), *turn(2, 4)]
-        heard = Gathering(CALL, served.policy, beside=True)
+        heard = EventBuffer(CALL, served.policy, beside=True)
         for number, one in enumerate(events):
             at = UnixNano(int(one["at"] * SECOND) + 3_000_000)
             heard.add(orjson.dumps(one["event"]), at, Side.SERVER)

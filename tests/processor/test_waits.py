@@ -10,7 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.otlp.json import Oddities, trace_request_from_json
-from grafter.otlp.steps import steps_of
+from grafter.otlp.reading import read_spans
 from tests.guests.realtime.hand import HOST, MS, T0, TRACE, Call, document
 from tests.rig import START, Peer, Rig, rig
 
@@ -302,7 +302,7 @@ async def test_a_trace_without_a_guest_is_left_as_it_is() -> None:
 async def test_grafting_files_says_the_same() -> None:
     """``grafter graft`` writes what the server sends, in the numbers of its own clock."""
     body = trace_request_from_json(await asyncio.to_thread(document, call()), Oddities())
-    stated = [step.attributes for step in steps_of(body)]
+    stated = [read.step.attributes for read in read_spans([body])]
     for key, sentences in SENTENCES.items():
         assert sorted(str(one[key]) for one in stated if key in one) == sorted(sentences)
     (sums,) = [tuple(one[key] for key in SUMS) for one in stated if SUMS[0] in one]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from grafter.core.model import Mark, NamedLink, Part, call_guest
 from grafter.core.policy import GraftPolicy
 from grafter.core.retry import RetryPolicy
-from grafter.guests.realtime.stored_event import Note, decode
+from grafter.guests.realtime.stored_event import StoredEvent, decode
 from grafter.receiver.openai_api import Account
 from grafter.receiver.recorder import Recorders, recording
 from grafter.receiver.recording import Timing
@@ -40,15 +40,15 @@ class Store:
                 raise self.errors.pop(0)
             self.parts += parts
 
-    def notes(self, call: str = "rtc_1") -> list[Note]:
+    def stored_events(self, call: str = "rtc_1") -> list[StoredEvent]:
         mine = [part for part in self.parts if part.guest is not None and part.guest.guest == call_guest(call)]
-        return [note for part in mine for note in decode(part.payload)]
+        return [stored for part in mine for stored in decode(part.payload)]
 
     def types(self, call: str = "rtc_1") -> list[str]:
-        return [str(note.event["type"]) for note in self.notes(call)]
+        return [str(stored.event["type"]) for stored in self.stored_events(call)]
 
     def ended_by(self, call: str = "rtc_1") -> list[object]:
-        return [note.event["by"] for note in self.notes(call) if note.event["type"] == "grafter.ended"]
+        return [stored.event["by"] for stored in self.stored_events(call) if stored.event["type"] == "grafter.ended"]
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(10), self.news:

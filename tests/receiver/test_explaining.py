@@ -7,6 +7,7 @@ import pytest
 from grafter.core.explain import GuestRecord, Refusal, Step, advice, lasting, sentences
 from grafter.core.lifecycle import awaited
 from grafter.core.memory import GuestMemory
+from grafter.core.memory_blobs import decode_guest, encode_guest
 from grafter.core.model import TraceId, UnixNano
 from grafter.core.policy import GraftPolicy
 from grafter.core.state import TraceState
@@ -126,7 +127,7 @@ def test_a_record_survives_its_memory_and_is_of_bounded_size() -> None:
     steps = [Step(f"{n:016x}", f"{n:016x}", "call_id") for n in range(1000)]
     record = GuestRecord("trace_1", "sdk", "trace_id", "named", "00" * 8, (Refusal("named", "not_in_host"),))
     record = record.with_steps(steps, steps[:2], [Step("00" * 8, "11" * 8, "two_fit")])
-    memory = GuestMemory.decode(GuestMemory(None, TraceId(b"t" * 16), record=record).encode())
+    memory = decode_guest(encode_guest(GuestMemory(None, TraceId(b"t" * 16), record=record)))
     assert memory is not None
     assert memory.record == record
     assert (len(record.tools), record.counts) == (50, (1000, 2, 1))

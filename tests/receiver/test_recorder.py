@@ -75,7 +75,7 @@ async def test_a_start_returns_when_its_head_is_stored(server: RealtimeServer, s
             True,
         )
         assert store.types() == ["grafter.metadata", "grafter.started"]
-        assert store.notes()[0].event == {
+        assert store.stored_events()[0].event == {
             "type": "grafter.metadata",
             "origin": "start",
             "metadata": {"traceparent": TRACEPARENT},
@@ -119,13 +119,13 @@ async def test_what_is_heard_is_stored(server: RealtimeServer, store: Store, met
         "input_audio_buffer.speech_stopped",
         "grafter.ended",
     ]
-    audio = store.notes()[4]
+    audio = store.stored_events()[4]
     assert (audio.count, audio.event["delta_bytes"]) == (5, 1500)
     assert "AAAA" not in str(store.parts)
-    times = [note.at for note in store.notes()]
+    times = [stored.at for stored in store.stored_events()]
     assert times == sorted(times)
     assert all(before < at <= time_ns() for at in times[3:])
-    assert {note.side for note in store.notes()[2:-1]} == {Side.SERVER}
+    assert {stored.side for stored in store.stored_events()[2:-1]} == {Side.SERVER}
     assert all(part.guest and part.guest.host == bytes.fromhex(TRACE) for part in store.parts)
     assert [part.guest.ended for part in store.parts if part.guest][-1]
     assert server.attempts[0]["path"] == "/v1/realtime?call_id=rtc_1"
@@ -172,7 +172,7 @@ async def test_a_sip_header_may_link(server: RealtimeServer, store: Store, name:
     """traceparent and X-Traceparent are taken from SIP headers in any case, all others are left out."""
     async with recorders_of(server, store) as recorders:
         await recorders.start("rtc_1", sip_headers=[("From", "sip:+15550100@x"), (name, TRACEPARENT)])
-    assert store.notes()[0].event == {"type": "grafter.sip", "traceparent": TRACEPARENT}
+    assert store.stored_events()[0].event == {"type": "grafter.sip", "traceparent": TRACEPARENT}
     assert "5550100" not in str(store.parts)
 
 
@@ -500,7 +500,9 @@ async def test_a_store_that_is_away_loses_nothing(server: RealtimeServer, store:
             await store.until(lambda before=before: store.refused > before)
         await server.hang_up(call)
         assert await store.until_ended() == "close"
-    heard = [note.event["item_id"] for note in store.notes() if "speech_stopped" in str(note.event["type"])]
+    heard = [
+        stored.event["item_id"] for stored in store.stored_events() if "speech_stopped" in str(stored.event["type"])
+    ]
     assert heard == [f"item_{n}" for n in range(8)]
 
 
@@ -525,9 +527,11 @@ async def test_what_is_kept_for_a_store_that_is_away_is_bounded(
         store.errors.clear()
         await server.hang_up(call)
         assert await store.until_ended() == "close"
-    stored = [note.event["item_id"] for note in store.notes() if "speech_stopped" in str(note.event["type"])]
-    assert stored[:20] == [f"item_{n}" for n in range(1, 21)]
-    assert len(stored) < at
+    kept = [
+        stored.event["item_id"] for stored in store.stored_events() if "speech_stopped" in str(stored.event["type"])
+    ]
+    assert kept[:20] == [f"item_{n}" for n in range(1, 21)]
+    assert len(kept) < at
 
 
 async def test_what_is_kept_for_a_store_that_hangs_is_bounded(

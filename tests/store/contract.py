@@ -15,6 +15,7 @@ import pytest
 
 from grafter.core.lifecycle import ReleaseReason, due_kind, due_table
 from grafter.core.memory import TraceMemory
+from grafter.core.memory_blobs import decode_trace, encode_trace
 from grafter.core.model import (
     Envelope,
     Facts,
@@ -254,7 +255,7 @@ class StoreContract:
 
         def memory(resource: bytes) -> bytes:
             root = Envelope(resource, b"")
-            return TraceMemory(ReleaseReason.COMPLETE, START, SpanId(b"12345678"), root_envelope=root).encode()
+            return encode_trace(TraceMemory(ReleaseReason.COMPLETE, START, SpanId(b"12345678"), root_envelope=root))
 
         keys = [Key(bytes([i]) * 16) for i in range(6)]
         async with place.open(settings) as store:
@@ -268,7 +269,7 @@ class StoreContract:
             settled = [Settlement(claim, (Memory(claim.key, memory(b"a" * 300)),)) for claim in claims]
             assert all(await store.settle(settled, UnixNano(LATER + 1)))
             found = await store.recall(keys, UnixNano(LATER + 2))
-            resources = [TraceMemory.decode(one.blob) for one in found if one is not None]
+            resources = [decode_trace(one.blob) for one in found if one is not None]
             assert [one.root_envelope.resource[:1] for one in resources if one and one.root_envelope] == [
                 b"b",
                 b"a",

@@ -10,6 +10,7 @@ import pytest
 
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import TraceMemory
+from grafter.core.memory_blobs import decode_trace, encode_trace
 from grafter.core.model import Envelope, Key, SpanId, UnixNano
 from grafter.store.base import DeadLetter, LettersAdded, LettersOf, Memory, StoreError
 from grafter.store.embedded.dead_letters import LetterChange
@@ -59,7 +60,7 @@ def known(ledger: MetadataDB, count: int) -> list[int]:
 def traced(i: int, resource: bytes) -> tuple[Memory, UnixNano]:
     root = Envelope(resource, b"")
     memory = TraceMemory(ReleaseReason.COMPLETE, NOW, SpanId(b"12345678"), root_envelope=root, span_ids=b"abcdefgh")
-    return Memory(key(i), memory.encode()), NOW
+    return Memory(key(i), encode_trace(memory)), NOW
 
 
 def test_a_resource_is_stored_once_and_goes_with_the_last_memory_of_it(tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_a_resource_that_was_lost_costs_itself(tmp_path: Path) -> None:
             other.execute("DELETE FROM resource")
         found = ledger.recall(key(1), NOW)
         assert found is not None
-        memory = TraceMemory.decode(found.blob)
+        memory = decode_trace(found.blob)
         assert memory is not None
         assert (memory.root, memory.root_envelope, memory.span_ids) == (b"12345678", None, b"abcdefgh")
 

@@ -32,7 +32,7 @@ from grafter.core.call_latency import Side
 from grafter.core.joined_steps import MILLISECOND, nanoseconds, word
 from grafter.core.turn_words import totals
 from grafter.exporter.tree import GUEST_MARK, render
-from grafter.otlp.steps import steps_of
+from grafter.otlp.reading import read_spans
 from grafter.service import running
 
 _SENTENCES = [wait.sentence for wait in (semconv.GREETING, semconv.CALLER_WAIT)]
@@ -138,7 +138,7 @@ async def _print_received(host: HostCall, guest_spans: int, arrived: asyncio.Que
 
 def _waits(whole: bytes) -> Iterator[str]:
     """What the spans that arrived say of the call's waits."""
-    steps = sorted(steps_of(whole), key=lambda step: step.start)
+    steps = sorted((read.step for read in read_spans([whole])), key=lambda step: step.start)
     for step in steps:
         yield from (word(step, key) for key in _SENTENCES if key in step.attributes)
     for step in steps:

@@ -11,24 +11,24 @@ from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, 
 from grafter.guests.realtime import requests, speech
 from grafter.guests.realtime.records import LIVE
 from grafter.guests.realtime.session import Session
-from grafter.guests.realtime.stored_event import Note
+from grafter.guests.realtime.stored_event import StoredEvent
 
 
-def created(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def created(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``session.created``, ``session.started``."""
     session.begun = True
     _configured(session, event)
 
 
-def updated(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def updated(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``session.updated`` and ``session.closed``: what is left out stays as it was."""
     requests.answered(session, requests.UPDATE)
     _configured(session, event)
 
 
-def requested(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def requested(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``session.update``, ``session.start``."""
-    requests.asked(session, note, requests.UPDATE)
+    requests.asked(session, stored, requests.UPDATE)
     if session.begun:
         _traced(session, mapping_of(event.get("session")))
     else:
@@ -69,7 +69,7 @@ def _traced(session: Session, given: Mapping[str, object]) -> None:
     config.metadata = {**mapping_of(tracing.get("metadata")), **config.metadata}
 
 
-def conversation(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def conversation(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     named = text_of(mapping_of(event.get("conversation")).get("id"))
     session.conversation = session.conversation or named
 

@@ -1,4 +1,4 @@
-"""The events of one call on their way into the store: gathered into parts of notes.
+"""The events of one call on their way into the store: gathered into parts.
 
 The rule it keeps: whatever is sent, one odd event costs nothing but itself, and audio costs next to nothing. Nine in
 ten events of a call are audio deltas, of which only the size and the moment matter; so they are told by their first
@@ -26,7 +26,7 @@ from grafter.guests.realtime.event_types import (
 )
 from grafter.guests.realtime.field_rules import unwrapped
 from grafter.guests.realtime.live.talking import place_of
-from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, Note, Side, encode
+from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, Side, StoredEvent, encode
 
 # An object whose members are those of an audio delta, plainly written, up to the audio itself. ASCII without a quote,
 # a backslash and control characters, so that what is matched is what a decoder would read.
@@ -43,7 +43,7 @@ _DELTA = re.compile(
     rf"){_GAP},{_GAP})*\"delta\"{_COLON}\""
 )
 _MILLISECOND = 1_000_000
-# Clocks that drift apart would else make every delta of an hour a note of its own.
+# Clocks that drift apart would else make every delta of an hour an event of its own.
 _DATED_NS = _MILLISECOND
 _PAUSE = 1_000 * _MILLISECOND
 """Between two pieces of the caller's audio: a client sends ten and more a second, or it has stopped."""
@@ -93,15 +93,19 @@ class _Run:
             return False
         return first is None or at < self.at or at - self.at < (position - first) * _MILLISECOND - _DATED_NS
 
-    def note(self, side: Side) -> Note:
+    def as_stored(self, side: Side) -> StoredEvent:
         event = {**self.event, "delta_bytes": self.bytes} if "delta_bytes" in self.event else self.event
-        return Note(self.at, side, event) if self.count == 1 else Note(self.at, side, event, self.count, self.last)
+        return (
+            StoredEvent(self.at, side, event)
+            if self.count == 1
+            else StoredEvent(self.at, side, event, self.count, self.last)
+        )
 
 
 _Key = tuple[object, ...]
 
 
-class Gathering:
+class EventBuffer:
     """Events of one call, gathered into the next part."""
 
     def __init__(self, call: str, policy: GraftPolicy, *, beside: bool = False, posted: bool = False) -> None:
@@ -113,7 +117,7 @@ class Gathering:
         self._posted = posted
         self._content = policy.content
         self._keys = policy.trace_id_keys
-        self._notes: list[Note | tuple[Side, _Run]] = []
+        self._stored: list[StoredEvent | tuple[Side, _Run]] = []
         self._runs: dict[_Key, _Run] = {}
         """The runs that the next delta of their item adds to."""
         self._links: dict[str, Link] = {}
@@ -169,11 +173,11 @@ class Gathering:
             if not (self._posted and run.repeats(remains.get("event_id"))):
                 run.add(size if isinstance(size, int) else 0, at)
             return kind
-        self._note(Note(at, side, remains), kind)
+        self._append(StoredEvent(at, side, remains), kind)
         return kind
 
-    def say(self, event: Mapping[str, object], at: UnixNano) -> None:
-        """Take a note of grafter's own: METADATA, SIP, STARTED, ALIVE or ENDED under ``type``."""
+    def add_own(self, event: Mapping[str, object], at: UnixNano) -> None:
+        """Take an event of grafter's own: METADATA, SIP, STARTED, ALIVE or ENDED under ``type``."""
         kind = str(event.get("type"))
         if kind == METADATA:
             metadata = event.get("metadata")
@@ -181,12 +185,12 @@ class Gathering:
             self._head |= metadata is not None
         remains = kept(event, Side.GRAFTER, self._content)
         if remains is not None:
-            self._note(Note(at, Side.GRAFTER, remains), kind)
+            self._append(StoredEvent(at, Side.GRAFTER, remains), kind)
 
     @property
     def pending(self) -> int:
-        """How many notes wait to be taken."""
-        return len(self._notes)
+        """How many events wait to be taken."""
+        return len(self._stored)
 
     @property
     def urgent(self) -> bool:
@@ -194,14 +198,16 @@ class Gathering:
         return self._pressing
 
     def take(self) -> Part | None:
-        """The notes so far as one part of the guest, None when there are none; they are no longer pending then.
+        """The events so far as one part of the guest, None when there are none; they are no longer pending then.
 
-        Its facts: the link that is known so far, whether a session or metadata is among the notes (``head``), whether
+        Its facts: the link that is known so far, whether a session or metadata is among the events (``head``), whether
         something in it may end a span (``top_level``), and whether the call has ended.
         """
-        if not self._notes:
+        if not self._stored:
             return None
-        notes = [note if isinstance(note, Note) else note[1].note(note[0]) for note in self._notes]
+        stored_events = [
+            stored if isinstance(stored, StoredEvent) else stored[1].as_stored(stored[0]) for stored in self._stored
+        ]
         link = next((self._links[origin] for origin in ("start", "posted", "session") if origin in self._links), None)
         facts = GuestFacts(
             guest=self._guest,
@@ -213,10 +219,10 @@ class Gathering:
             ended=self._ended,
         )
         try:
-            payload = encode(notes)
+            payload = encode(stored_events)
         except TypeError:
-            payload = encode([_sound(note) for note in notes])
-        self._notes = []
+            payload = encode([_json_safe(stored) for stored in stored_events])
+        self._stored = []
         self._runs = {}
         self._head = self._ends = self._ended = self._pressing = False
         return Part(self._key, payload, 0, guest=facts)
@@ -255,13 +261,13 @@ class Gathering:
             event = {**event, "beside": True}
         run = _Run(event, at)
         self._runs[key] = run
-        self._notes.append((side, run))
+        self._stored.append((side, run))
         return run
 
-    def _note(self, note: Note, kind: str) -> None:
+    def _append(self, stored: StoredEvent, kind: str) -> None:
         # What comes between two deltas may tell them apart: audio after a cut is not audio before it.
         self._runs.clear()
-        self._notes.append(note)
+        self._stored.append(stored)
         row = EVENT_TYPES.get(kind)
         if kind == ENDED or (row is not None and row.ends):
             self._ends = True
@@ -278,7 +284,7 @@ class Gathering:
 
 
 def kind_of(event_type: str) -> str:
-    """What an event is counted as, by what ``Gathering`` answered: few words, so that they can be a metric's label.
+    """What an event is counted as, by what ``EventBuffer`` answered: few words, so that they can be a metric's label.
 
     ``audio``, ``event``, ``unknown_type`` (kept) or ``odd`` (skipped).
     """
@@ -302,5 +308,5 @@ def _plain_event(
     return {**{name: value for name, value in found.items() if value is not None}, "delta_bytes": size}
 
 
-def _sound(note: Note) -> Note:
-    return Note(note.at, note.side, mapping_of(json_safe(dict(note.event))), note.count, note.last)
+def _json_safe(stored: StoredEvent) -> StoredEvent:
+    return StoredEvent(stored.at, stored.side, mapping_of(json_safe(dict(stored.event))), stored.count, stored.last)

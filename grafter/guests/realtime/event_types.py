@@ -30,9 +30,9 @@ from grafter.guests.realtime.field_rules import (
 )
 from grafter.guests.realtime.live import delegating, talking
 from grafter.guests.realtime.session import Session
-from grafter.guests.realtime.stored_event import Note, Side
+from grafter.guests.realtime.stored_event import Side, StoredEvent
 
-Handler = Callable[[Session, Note, Mapping[str, object]], None]
+Handler = Callable[[Session, StoredEvent, Mapping[str, object]], None]
 
 AUDIO_DELTA = "response.output_audio.delta"
 AUDIO_APPEND = "input_audio_buffer.append"

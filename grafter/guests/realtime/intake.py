@@ -1,4 +1,4 @@
-"""Posted bodies of Realtime events: whose they are, from which side, and of which moment; then they are gathered.
+"""Posted bodies of Realtime events: whose they are, from which side, and of which moment; then they are buffered.
 
 The times are the sender's. What cannot be one of them, and a clock that is hours away, is put right here, once for all
 that a body brings.
@@ -13,7 +13,7 @@ from grafter.core.model import Part, UnixNano
 from grafter.core.policy import HOUR, SECOND, GraftPolicy
 from grafter.guests.json_values import list_of, mapping_of, nanoseconds, parse_json, usable_id
 from grafter.guests.realtime.content import ODD
-from grafter.guests.realtime.event_buffer import Gathering, kind_of
+from grafter.guests.realtime.event_buffer import EventBuffer, kind_of
 from grafter.guests.realtime.event_types import CLIENT_EVENTS
 from grafter.guests.realtime.stored_event import ENDED, METADATA, Side
 
@@ -57,7 +57,7 @@ class RealtimeIntake:
 class _Posted:
     policy: GraftPolicy
     now: UnixNano
-    calls: dict[str, Gathering] = field(default_factory=dict)
+    calls: dict[str, EventBuffer] = field(default_factory=dict)
     latest: dict[str, int] = field(default_factory=dict)
     """The latest time of each call in this body."""
     before: dict[str, int] = field(default_factory=dict)
@@ -72,11 +72,11 @@ class _Posted:
         if call is None or not isinstance(envelope, Mapping):
             self.kinds[ODD] += 1
             return False
-        gathering = self.calls.get(call)
-        if gathering is None:
+        buffer = self.calls.get(call)
+        if buffer is None:
             if len(self.calls) >= MOST_CALLS:
                 raise NoCallError(f"body tells of more than {MOST_CALLS} calls; expected fewer")
-            gathering = self.calls[call] = Gathering(call, self.policy, posted=True)
+            buffer = self.calls[call] = EventBuffer(call, self.policy, posted=True)
         sent_at = moment(envelope.get("sent_at"), self.now)
         # Positive: how far the sender's clock is ahead at least, for nothing is received before it is sent.
         ahead = None if sent_at is None else sent_at - self.now
@@ -98,13 +98,13 @@ class _Posted:
         known = []
         for entry, time in zip(entries, times, strict=True):
             before = before if time is None else time
-            if self._add(gathering, entry, time, before) and time is not None:
+            if self._add(buffer, entry, time, before) and time is not None:
                 known.append(time)
         if any(time is not None for time in times):
             self.before[call] = before
         if known:
             self.latest[call] = max(self.latest.get(call, 0), *known)
-        self._say(gathering, envelope, known, ahead, shift, self.latest.get(call, self.now))
+        self._add_own(buffer, envelope, known, ahead, shift, self.latest.get(call, self.now))
         return True
 
     def _first_after(self, call: str, shift: int) -> int | None:
@@ -118,7 +118,7 @@ class _Posted:
                     return found
         return None
 
-    def _add(self, gathering: Gathering, entry: object, time: int | None, before: int) -> bool:
+    def _add(self, buffer: EventBuffer, entry: object, time: int | None, before: int) -> bool:
         """One event of an envelope; whether it is one. ``before`` stands for a time of its own that it has not."""
         if not isinstance(entry, Mapping):
             self.kinds[ODD] += 1
@@ -128,7 +128,7 @@ class _Posted:
         if side is None:
             self.kinds[ODD] += 1
             return False
-        kind = gathering.add_event(event, UnixNano(before if time is None else time), side, untimed=time is None)
+        kind = buffer.add_event(event, UnixNano(before if time is None else time), side, untimed=time is None)
         if kind == ODD:
             self.kinds[ODD] += 1
             return False
@@ -141,9 +141,9 @@ class _Posted:
         at = moment(value, self.now + shift)
         return None if at is None or not _EARLIEST <= at - shift <= self.now + _FAR else at - shift
 
-    def _say(
+    def _add_own(
         self,
-        gathering: Gathering,
+        buffer: EventBuffer,
         envelope: Mapping[str, object],
         times: Sequence[int],
         ahead: int | None,
@@ -155,24 +155,24 @@ class _Posted:
         Without an event or a time of its own it is of the moment of the events that came with it (``latest``).
         """
         metadata = envelope.get("metadata")
-        note: dict[str, object] = {}
+        of_call: dict[str, object] = {}
         if isinstance(metadata, Mapping):
-            note["metadata"] = dict(metadata)
+            of_call["metadata"] = dict(metadata)
             self.kinds["metadata"] += 1
         elif metadata is not None:
             self.kinds[ODD] += 1
         if ahead is not None and abs(ahead) < 1 << 62:
-            note["clock"] = {"ahead_ms": round(ahead / 1e6, 3)} | (
+            of_call["clock"] = {"ahead_ms": round(ahead / 1e6, 3)} | (
                 {"offset_ms": round(shift / 1e6, 3)} if shift else {}
             )
         named = self._time(envelope.get("at"), shift) or self._time(envelope.get("sent_at"), shift)
         own = named or latest
-        if note:
-            gathering.say({"type": METADATA, "origin": "posted", **note}, UnixNano(min(times, default=own)))
+        if of_call:
+            buffer.add_own({"type": METADATA, "origin": "posted", **of_call}, UnixNano(min(times, default=own)))
         if envelope.get("ended") is True:
             self.kinds["ended"] += 1
             untimed = {} if named or times or latest != self.now else {"untimed": True}
-            gathering.say({"type": ENDED, "by": "posted", **untimed}, UnixNano(max(times, default=own)))
+            buffer.add_own({"type": ENDED, "by": "posted", **untimed}, UnixNano(max(times, default=own)))
 
 
 def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) -> RealtimeIntake:
@@ -200,7 +200,7 @@ def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) ->
         named |= posted.read(envelope)
     if not named:
         raise NoCallError("no usable call; expected an object, a list or lines of objects with a string under call")
-    parts = (gathering.take() for gathering in posted.calls.values())
+    parts = (buffer.take() for buffer in posted.calls.values())
     return RealtimeIntake(tuple(part for part in parts if part is not None), +posted.kinds)
 
 

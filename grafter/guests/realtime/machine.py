@@ -1,7 +1,7 @@
-"""The state machine: notes of one call in, spans of what has ended out.
+"""The state machine: events of one call in, spans of what has ended out.
 
 Everything it knows is JSON (``state``), so that it goes on exactly where it was in another process. It reads no
-clock: time is what notes say. Nothing in a note can make it fail or grow without end; what cannot be placed is
+clock: time is what events say. Nothing in an event can make it fail or grow without end; what cannot be placed is
 counted.
 """
 
@@ -17,7 +17,7 @@ from grafter.guests.realtime import wholeness
 from grafter.guests.realtime.event_types import EVENT_TYPES, LIVE
 from grafter.guests.realtime.live.talking import ended_by
 from grafter.guests.realtime.session import Session
-from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, SIP, STARTED, Note, Side
+from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, SIP, STARTED, Side, StoredEvent
 
 MOST_SESSIONS = 32
 """Of one call; a call that rolls over every hour has one a day's working hour."""
@@ -40,7 +40,7 @@ class Machine:
     """One call, under the key that its sender chose."""
 
     def __init__(self, call: str, *, content: bool = False) -> None:
-        """``content``: whether what was said may stand on spans, where it is in the notes."""
+        """``content``: whether what was said may stand on spans, where it is in the events."""
         self.call = call
         self._content = content
         self._sessions: list[Session] = []
@@ -59,34 +59,34 @@ class Machine:
         closed = bool(self._sessions) and self._sessions[self._current].live.closed_at is not None
         return self._ended_by is not None or closed
 
-    def feed(self, note: Note) -> list[Ended]:
-        """Take one note; the spans of what it ended. A note that was taken already changes nothing.
+    def feed(self, stored: StoredEvent) -> list[Ended]:
+        """Take one event; the spans of what it ended. An event that was taken already changes nothing.
 
-        Notes are expected in order of their times; one that comes late is taken for what it still can say.
+        Events are expected in order of their times; one that comes late is taken for what it still can say.
         """
-        kind = note.event.get("type")
+        kind = stored.event.get("type")
         if not isinstance(kind, str):
             return []
-        if not self._seen.add(_identity(note, kind)):
+        if not self._seen.add(_identity(stored, kind)):
             return []
-        at = note.at
-        if not 0 <= at <= MAX_TIME or note.last > MAX_TIME:
+        at = stored.at
+        if not 0 <= at <= MAX_TIME or stored.last > MAX_TIME:
             at = UnixNano(min(max(at, 0), MAX_TIME))
-            note = replace(note, at=at, last=UnixNano(min(note.last, MAX_TIME)))
-        if note.side is Side.GRAFTER:
-            return self._own(note, kind)
-        session = self._session(note, kind)
-        self._lived(session, at, max(at, note.last))
+            stored = replace(stored, at=at, last=UnixNano(min(stored.last, MAX_TIME)))
+        if stored.side is Side.GRAFTER:
+            return self._own(stored, kind)
+        session = self._session(stored, kind)
+        self._lived(session, at, max(at, stored.last))
         row = EVENT_TYPES.get(kind)
         if row is None or row.handler is None:
             session.count_unknown(kind)
             return []
-        session.hears_client |= note.side is Side.CLIENT
-        if row.side is not None and row.side is not note.side:
+        session.hears_client |= stored.side is Side.CLIENT
+        if row.side is not None and row.side is not stored.side:
             session.misplaced += 1
         if row.api == LIVE:
             session.config.kind = session.config.kind or LIVE
-        row.handler(session, note, note.event)
+        row.handler(session, stored, stored.event)
         if not row.ends and not wholeness.crowded(session):
             return []
         return self._settled(at)
@@ -132,20 +132,20 @@ class Machine:
     def _left(self, session: Session, spans: list[GuestSpan]) -> list[Ended]:
         return [Ended(session.guest, span) for span in spans]
 
-    def _own(self, note: Note, kind: str) -> list[Ended]:
-        """A note of grafter's own."""
+    def _own(self, stored: StoredEvent, kind: str) -> list[Ended]:
+        """An event of grafter's own."""
         if kind == ENDED:
-            by = text_of(note.event.get("by")) or "posted"
+            by = text_of(stored.event.get("by")) or "posted"
             self._ended_by = self._ended_by or by[:_LONGEST_BY]
         session = self._sessions[self._current] if self._sessions else None
         if session is None or kind in (METADATA, SIP, STARTED):
             return []
         # Silence and a lost socket are noticed long after the last that was heard; and what arrives so long after it
         # without a time of its own is the end of a recording.
-        late = note.event.get("untimed") is True and note.at > session.last_at + _FAREWELL
-        if kind == ALIVE or not (late or note.event.get("by") in ("silence", "disconnect")):
-            self._lived(session, note.at, note.at)
-        return self._settled(note.at)
+        late = stored.event.get("untimed") is True and stored.at > session.last_at + _FAREWELL
+        if kind == ALIVE or not (late or stored.event.get("by") in ("silence", "disconnect")):
+            self._lived(session, stored.at, stored.at)
+        return self._settled(stored.at)
 
     def _lived(self, session: Session, at: int, last: int) -> None:
         session.first_at = min(session.first_at, at)
@@ -161,25 +161,25 @@ class Machine:
             return "next_session"
         return self._ended_by or "disconnect"
 
-    def _session(self, note: Note, kind: str) -> Session:
+    def _session(self, stored: StoredEvent, kind: str) -> Session:
         """The session that an event is of: the one that knows what it names, else the newest."""
         if not self._sessions:
-            self._begin(note, self.call)
+            self._begin(stored, self.call)
         current = self._sessions[self._current]
         row = EVENT_TYPES.get(kind)
         if row is not None and row.names_session:
-            return self._named(note, current)
+            return self._named(stored, current)
         if len(self._sessions) == 1:
             return current
-        names = _names(note.event)
-        conversation = text_of(mapping_of(note.event.get("response")).get("conversation_id"))
+        names = _names(stored.event)
+        conversation = text_of(mapping_of(stored.event.get("response")).get("conversation_id"))
         for session in reversed(self._sessions):
             if (conversation is not None and session.conversation == conversation) or any(map(session.knows, names)):
                 return session
         return current
 
-    def _named(self, note: Note, current: Session) -> Session:
-        named = text_of(mapping_of(note.event.get("session")).get("id"))
+    def _named(self, stored: StoredEvent, current: Session) -> Session:
+        named = text_of(mapping_of(stored.event.get("session")).get("id"))
         if named is None or named == current.id:
             return current
         for session in self._sessions:
@@ -192,19 +192,19 @@ class Machine:
             current.misplaced += 1
             return current
         current.followed = True
-        session = self._begin(note, f"{self.call}/{named}")
+        session = self._begin(stored, f"{self.call}/{named}")
         session.id = named
         return session
 
-    def _begin(self, note: Note, guest: str) -> Session:
-        session = Session(guest=guest, first_at=note.at, last_at=note.at, further=bool(self._sessions))
+    def _begin(self, stored: StoredEvent, guest: str) -> Session:
+        session = Session(guest=guest, first_at=stored.at, last_at=stored.at, further=bool(self._sessions))
         self._sessions.append(session)
         self._current = len(self._sessions) - 1
         return session
 
 
 class Seen:
-    """The digests of the notes that were taken last, a thousand or so.
+    """The digests of the events that were taken last, a thousand or so.
 
     A repeat comes soon: a post that is sent again, two readers of one socket. What comes again after that meets spans
     whose ids are taken.
@@ -241,14 +241,14 @@ class Seen:
         return seen
 
 
-def _identity(note: Note, kind: str) -> bytes:
-    """What makes two notes the same: a server's event by its id, others by time, side and content; for clients count
+def _identity(stored: StoredEvent, kind: str) -> bytes:
+    """What makes two events the same: a server's event by its id, others by time, side and content; for clients count
     their ids anew, and some send one id for ever."""
-    event_id = text_of(note.event.get("event_id")) if note.count == 1 and note.side is Side.SERVER else None
+    event_id = text_of(stored.event.get("event_id")) if stored.count == 1 and stored.side is Side.SERVER else None
     # Of audio both who hear it count the bytes.
-    identity: object = [event_id, kind, *([True] if note.event.get("beside") is True else [])]
+    identity: object = [event_id, kind, *([True] if stored.event.get("beside") is True else [])]
     if event_id is None:
-        identity = [note.at, note.side.value, note.event, note.count, note.last]
+        identity = [stored.at, stored.side.value, stored.event, stored.count, stored.last]
     return blake2b(canonical(identity), digest_size=Seen.BYTES).digest()
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from grafter.core.link import TRACEPARENT_KEY, Malformed, from_metadata
 from grafter.core.model import Link
 from grafter.guests.json_values import float_of, mapping_of, text_of
-from grafter.guests.realtime.stored_event import METADATA, SIP, Note
+from grafter.guests.realtime.stored_event import METADATA, SIP, StoredEvent
 
 _START = "start"
 _POSTED = "posted"
@@ -20,7 +20,7 @@ _MOST_KEYS = 256
 
 @dataclass(slots=True)
 class Naming:
-    """What a call's own notes say; what its sessions say is given with each question."""
+    """What grafter's own events say of a call; what its sessions say is given with each question."""
 
     metadata: dict[str, dict[str, object]] = field(default_factory=dict)
     """By origin."""
@@ -29,9 +29,9 @@ class Naming:
     """``ahead_ms``: the sender's clock is ahead of grafter's by that much at least, for no post comes before it is
     sent; ``offset_ms``: by how much times were set back for it."""
 
-    def take(self, note: Note) -> None:
-        """Read a note of grafter's own; later keys of one origin win, null takes nothing away."""
-        event = note.event
+    def take(self, stored: StoredEvent) -> None:
+        """Read an event of grafter's own; later keys of one origin win, null takes nothing away."""
+        event = stored.event
         if event.get("type") == SIP:
             self.traceparent = self.traceparent or text_of(event.get("traceparent"))
         elif event.get("type") == METADATA:

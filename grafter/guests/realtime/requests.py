@@ -11,7 +11,7 @@ from typing import Any
 from grafter.guests.json_values import text_of
 from grafter.guests.realtime.records import Request, Response
 from grafter.guests.realtime.session import Session
-from grafter.guests.realtime.stored_event import Note
+from grafter.guests.realtime.stored_event import StoredEvent
 
 CREATE, CANCEL, TRUNCATE = "create", "cancel", "truncate"
 COMMIT, ITEM, UPDATE = "commit", "item", "update"
@@ -40,14 +40,14 @@ _PARAMS = (
 )
 
 
-def asked(session: Session, note: Note, kind: str, about: object = None, **more: Any) -> Request:
+def asked(session: Session, stored: StoredEvent, kind: str, about: object = None, **more: Any) -> Request:
     """Remember a request; a late one stands where its time belongs."""
     request = Request(
         kind=kind,
-        at=note.at,
-        event_id=text_of(note.event.get("event_id")),
+        at=stored.at,
+        event_id=text_of(stored.event.get("event_id")),
         about=text_of(about),
-        odd=note.event.get("untimed") is True,
+        odd=stored.event.get("untimed") is True,
         **more,
     )
     for one in session.requests:

@@ -11,7 +11,7 @@ from grafter.guests.json_values import count_of, list_of, mapping_of, text_of
 from grafter.guests.realtime import requests, tools
 from grafter.guests.realtime.records import MOST_EVENTS, Request, Response
 from grafter.guests.realtime.session import Session
-from grafter.guests.realtime.stored_event import Note
+from grafter.guests.realtime.stored_event import StoredEvent
 
 _MOST_CUTS = 16
 _MOST_MARKS = 256
@@ -19,30 +19,30 @@ _MOST_MARKS = 256
 _SOUND = "output_audio"
 
 
-def create(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def create(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """The client asks for a response; the server will not say that this is the one."""
     wanted = mapping_of(event.get("response"))
     metadata, aside = dict(mapping_of(wanted.get("metadata"))), wanted.get("conversation") == "none"
-    requests.asked(session, note, requests.CREATE, metadata=metadata, aside=aside)
+    requests.asked(session, stored, requests.CREATE, metadata=metadata, aside=aside)
 
 
-def created(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def created(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     given = mapping_of(event.get("response"))
-    response = session.response(given.get("id"), note)
+    response = session.response(given.get("id"), stored)
     if response is None:
         return
     if response.created_at is None:
-        response.created_at = note.at
+        response.created_at = stored.at
     _learn(session, response, given)
     response.aside = response.aside or _asked_aside(session, response)
     if not response.aside:
         session.latest = response.id
 
 
-def done(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def done(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Servers that are only compatible say it more than once: the last one that says more stands."""
     given = mapping_of(event.get("response"))
-    response = session.response(given.get("id"), note)
+    response = session.response(given.get("id"), stored)
     if response is None:
         return
     details = mapping_of(given.get("status_details"))
@@ -51,8 +51,8 @@ def done(session: Session, note: Note, event: Mapping[str, object]) -> None:
     more = (status, usage or response.usage, output or response.output)
     if response.done_at is not None and more == (response.status, response.usage, response.output):
         return
-    if response.done_at is None or not _followed(session, response, note.at):
-        response.done_at = note.at
+    if response.done_at is None or not _followed(session, response, stored.at):
+        response.done_at = stored.at
     _learn(session, response, given)
     response.status = status or response.status
     response.reason = text_of(details.get("reason")) or response.reason
@@ -60,16 +60,16 @@ def done(session: Session, note: Note, event: Mapping[str, object]) -> None:
     response.usage, response.output = usage or response.usage, output or response.output
     for item in map(mapping_of, output):
         whole = response.status == "completed" or item.get("status") == "completed"
-        _item(session, note, response, item, whole=whole)
+        _item(session, stored, response, item, whole=whole)
     tools.response_ended(session, response)
 
 
-def delta(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    _heard_of(session, note, event)
+def delta(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    _heard_of(session, stored, event)
 
 
-def audio_delta(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    response = _heard_of(session, note, event)
+def audio_delta(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    response = _heard_of(session, stored, event)
     if response is None:
         return
     response.speaks = True
@@ -80,74 +80,74 @@ def audio_delta(session: Session, note: Note, event: Mapping[str, object]) -> No
     item = text_of(event.get("item_id")) or ""
     if item in audio or len(audio) < _MOST_CUTS:
         audio[item] = min(audio.get(item, 0) + (count_of(event.get("delta_bytes")) or 0), 1 << 62)
-    last = max(note.at, note.last)
+    last = max(stored.at, stored.last)
     response.last_audio_at = last if response.last_audio_at is None else max(response.last_audio_at, last)
-    if response.first_audio_at is None or note.at < response.first_audio_at:
-        response.first_audio_at = note.at
+    if response.first_audio_at is None or stored.at < response.first_audio_at:
+        response.first_audio_at = stored.at
         response.odd = response.odd or event.get("untimed") is True
 
 
-def transcript_delta(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    response = _heard_of(session, note, event)
+def transcript_delta(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    response = _heard_of(session, stored, event)
     if response is not None:
         response.speaks = True
 
 
-def part_added(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    response = _of(session, note, event)
+def part_added(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    response = _of(session, stored, event)
     if response is not None and mapping_of(event.get("part")).get("type") == _SOUND:
         response.speaks = True
 
 
-def item_added(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    _output_item(session, note, event, whole=False)
+def item_added(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    _output_item(session, stored, event, whole=False)
 
 
-def item_done(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    _output_item(session, note, event, whole=True)
+def item_done(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    _output_item(session, stored, event, whole=True)
 
 
-def cancel(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def cancel(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """What it did stands in the response's status; an error about it belongs to the response."""
     about = text_of(event.get("response_id")) or session.latest
-    requests.asked(session, note, requests.CANCEL, about)
+    requests.asked(session, stored, requests.CANCEL, about)
 
 
-def playing(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def playing(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """From here the caller hears it (WebRTC and SIP, where OpenAI plays the audio itself)."""
-    response = _played_by_openai(session, note, event)
+    response = _played_by_openai(session, stored, event)
     if response is not None:
-        response.playing_at = note.at if response.playing_at is None else min(response.playing_at, note.at)
+        response.playing_at = stored.at if response.playing_at is None else min(response.playing_at, stored.at)
 
 
-def played(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    response = _played_by_openai(session, note, event)
+def played(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    response = _played_by_openai(session, stored, event)
     if response is not None:
-        response.played_at = note.at if response.played_at is None else max(response.played_at, note.at)
+        response.played_at = stored.at if response.played_at is None else max(response.played_at, stored.at)
 
 
-def cut_off(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    response = _played_by_openai(session, note, event)
+def cut_off(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    response = _played_by_openai(session, stored, event)
     if response is not None:
-        response.cleared_at = note.at if response.cleared_at is None else response.cleared_at
+        response.cleared_at = stored.at if response.cleared_at is None else response.cleared_at
 
 
-def truncate(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def truncate(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """The client says what was heard (WebSocket, where it plays the audio)."""
-    response = _cut(session, note, event)
+    response = _cut(session, stored, event)
     if response is not None:
         amount = count_of(event.get("audio_end_ms"))
-        requests.asked(session, note, requests.TRUNCATE, event.get("item_id"), amount=amount)
+        requests.asked(session, stored, requests.TRUNCATE, event.get("item_id"), amount=amount)
 
 
-def truncated(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def truncated(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     requests.answered(session, requests.TRUNCATE, event.get("item_id"))
-    response, amount = _cut(session, note, event), count_of(event.get("audio_end_ms"))
+    response, amount = _cut(session, stored, event), count_of(event.get("audio_end_ms"))
     if response is not None and amount is not None and len(response.truncations) < _MOST_CUTS:
-        response.truncations.append([note.at, text_of(event.get("item_id")), amount])
+        response.truncations.append([stored.at, text_of(event.get("item_id")), amount])
 
 
-def marked(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def marked(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """The player of the caller's side has played an item so far."""
     response = session.responses.get(session.made_by(event.get("item_id")) or "")
     if response is None:
@@ -155,17 +155,17 @@ def marked(session: Session, note: Note, event: Mapping[str, object]) -> None:
         return
     amount = count_of(event.get("played_bytes"))
     if amount is not None and event.get("untimed") is not True:
-        response.marks.append([note.at, text_of(event.get("item_id")), amount])
+        response.marks.append([stored.at, text_of(event.get("item_id")), amount])
         del response.marks[:-_MOST_MARKS]
 
 
-def error(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def error(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Most errors answer an event of the client; the session goes on."""
     given = mapping_of(event.get("error"))
     session.errors += 1
     if given.get("code") == "session_expired":
         session.expired = True
-    request = requests.refused(session, note.at, given)
+    request = requests.refused(session, stored.at, given)
     if request is not None:
         tools.take_back(session, request)
     response = session.responses.get(_about(session, request) or "")
@@ -176,12 +176,12 @@ def error(session: Session, note: Note, event: Mapping[str, object]) -> None:
         semconv.ERROR_MESSAGE: text_of(given.get("message")),
     }
     if response is None:
-        session.happened(note.at, semconv.EVENT_ERROR, attributes)
+        session.happened(stored.at, semconv.EVENT_ERROR, attributes)
     elif len(response.errors) < MOST_EVENTS:
-        response.errors.append([note.at, semconv.EVENT_ERROR, attributes])
+        response.errors.append([stored.at, semconv.EVENT_ERROR, attributes])
 
 
-def rate_limits(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def rate_limits(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """They come when a response begins, so they are given on it."""
     limits = list_of(event.get("rate_limits"))
     response = session.responses.get(session.latest or "")
@@ -191,37 +191,39 @@ def rate_limits(session: Session, note: Note, event: Mapping[str, object]) -> No
         session.limits = limits
 
 
-def _of(session: Session, note: Note, event: Mapping[str, object], *, dates: bool = False) -> Response | None:
-    return session.response(session.made_by(event.get("item_id"), event.get("response_id")), note, dates=dates)
+def _of(session: Session, stored: StoredEvent, event: Mapping[str, object], *, dates: bool = False) -> Response | None:
+    return session.response(session.made_by(event.get("item_id"), event.get("response_id")), stored, dates=dates)
 
 
-def _heard_of(session: Session, note: Note, event: Mapping[str, object]) -> Response | None:
+def _heard_of(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> Response | None:
     """The response that a delta, or a run of them, is of."""
-    response = _of(session, note, event)
+    response = _of(session, stored, event)
     if response is not None:
-        response.last_at = max(response.last_at, note.last)
-        if response.first_delta_at is None or note.at < response.first_delta_at:
-            response.first_delta_at = note.at
+        response.last_at = max(response.last_at, stored.last)
+        if response.first_delta_at is None or stored.at < response.first_delta_at:
+            response.first_delta_at = stored.at
             response.odd = response.odd or event.get("untimed") is True
     return response
 
 
-def _output_item(session: Session, note: Note, event: Mapping[str, object], *, whole: bool) -> None:
+def _output_item(session: Session, stored: StoredEvent, event: Mapping[str, object], *, whole: bool) -> None:
     item = mapping_of(event.get("item"))
-    response = session.response(session.made_by(item.get("id"), event.get("response_id")), note, dates=False)
+    response = session.response(session.made_by(item.get("id"), event.get("response_id")), stored, dates=False)
     if response is not None:
-        _item(session, note, response, item, whole=whole)
+        _item(session, stored, response, item, whole=whole)
     else:
-        tools.item_seen(session, note, item, text_of(event.get("response_id")), whole=whole)
+        tools.item_seen(session, stored, item, text_of(event.get("response_id")), whole=whole)
 
 
-def _item(session: Session, note: Note, response: Response, item: Mapping[str, object], *, whole: bool) -> None:
+def _item(
+    session: Session, stored: StoredEvent, response: Response, item: Mapping[str, object], *, whole: bool
+) -> None:
     session.made_by(item.get("id"), response.id)
     if item.get("type") == "message":
         if any(mapping_of(part).get("type") == _SOUND for part in list_of(item.get("content"))):
             response.speaks = True
     else:
-        tools.item_seen(session, note, item, response.id, whole=whole)
+        tools.item_seen(session, stored, item, response.id, whole=whole)
 
 
 def _learn(session: Session, response: Response, given: Mapping[str, object]) -> None:
@@ -260,15 +262,15 @@ def _about(session: Session, request: Request | None) -> str | None:
     return request.about if request.kind == requests.CANCEL else session.items.get(request.about)
 
 
-def _played_by_openai(session: Session, note: Note, event: Mapping[str, object]) -> Response | None:
+def _played_by_openai(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> Response | None:
     session.buffered = True
-    response = _of(session, note, event, dates=True)
+    response = _of(session, stored, event, dates=True)
     if response is not None:
         response.speaks = True
     return response
 
 
-def _cut(session: Session, note: Note, event: Mapping[str, object]) -> Response | None:
+def _cut(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> Response | None:
     """The response whose item was cut; it has audio then."""
     response = session.responses.get(session.made_by(event.get("item_id")) or "")
     if response is None:

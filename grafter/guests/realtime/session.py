@@ -33,7 +33,7 @@ from grafter.guests.realtime.records import (
     read_list,
     written,
 )
-from grafter.guests.realtime.stored_event import Note
+from grafter.guests.realtime.stored_event import StoredEvent
 
 _MOST_UNKNOWN = 32
 """Different unknown types that are named."""
@@ -142,7 +142,7 @@ class Session:
         named_by_key = self.config.kind == LIVE and self.guest.startswith(LIVE_IDS) and "/" not in self.guest
         return self.guest if named_by_key else self.id
 
-    def response(self, identity: object, note: Note, *, dates: bool = True) -> Response | None:
+    def response(self, identity: object, stored: StoredEvent, *, dates: bool = True) -> Response | None:
         """The open response of this id, opened if it is new; None when the id can name none any more.
 
         ``dates``: something follows from when the event came, so that without its time the response is odd.
@@ -154,10 +154,10 @@ class Session:
         if found is None:
             if not self._free(name):
                 return None
-            found = self.responses[name] = Response(id=name, first_at=note.at)
-        return self._touched(found, note, dates=dates)
+            found = self.responses[name] = Response(id=name, first_at=stored.at)
+        return self._touched(found, stored, dates=dates)
 
-    def speech(self, identity: object, note: Note) -> Speech | None:
+    def speech(self, identity: object, stored: StoredEvent) -> Speech | None:
         """The same of the caller's speech, by its item."""
         name = text_of(identity)
         if name is None or name in self.silent:
@@ -166,10 +166,10 @@ class Session:
         if found is None:
             if not self._free(name):
                 return None
-            found = self.speeches[name] = Speech(id=name, first_at=note.at)
-        return self._touched(found, note)
+            found = self.speeches[name] = Speech(id=name, first_at=stored.at)
+        return self._touched(found, stored)
 
-    def call(self, identity: object, note: Note, kind: str) -> Call | None:
+    def call(self, identity: object, stored: StoredEvent, kind: str) -> Call | None:
         """The same of a call of this kind, by its call id or item."""
         name = text_of(identity)
         if name is None:
@@ -178,20 +178,20 @@ class Session:
         if found is None:
             if not self._free(name):
                 return None
-            found = self.calls[name] = Call(id=name, kind=kind, first_at=note.at)
+            found = self.calls[name] = Call(id=name, kind=kind, first_at=stored.at)
         elif found.kind != kind:
             self.reused += 1
             return None
-        return self._touched(found, note)
+        return self._touched(found, stored)
 
-    def utterance(self, identity: str, note: Note) -> Utterance | None:
+    def utterance(self, identity: str, stored: StoredEvent) -> Utterance | None:
         """The same of what somebody said in a Live session."""
         found = self.utterances.get(identity)
         if found is None:
             if not self._free(identity):
                 return None
-            found = self.utterances[identity] = Utterance(id=identity, first_at=note.at)
-        return self._touched(found, note)
+            found = self.utterances[identity] = Utterance(id=identity, first_at=stored.at)
+        return self._touched(found, stored)
 
     @property
     def every_response(self) -> Iterator[Response]:
@@ -260,9 +260,9 @@ class Session:
         if kind in self.unknown or len(self.unknown) < _MOST_UNKNOWN:
             self.unknown[kind] = self.unknown.get(kind, 0) + 1
 
-    def _touched(self, record: R, note: Note, *, dates: bool = True) -> R:
-        record.first_at, record.last_at = min(record.first_at, note.at), max(record.last_at, note.at)
-        if note.event.get("untimed") is True and not isinstance(record, Utterance):
+    def _touched(self, record: R, stored: StoredEvent, *, dates: bool = True) -> R:
+        record.first_at, record.last_at = min(record.first_at, stored.at), max(record.last_at, stored.at)
+        if stored.event.get("untimed") is True and not isinstance(record, Utterance):
             record.odd, self.odd = record.odd or dates, True
         return record
 

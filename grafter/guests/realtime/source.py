@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from grafter.core.lifecycle import ReleaseReason, Wholeness, has_fallen_silent
 from grafter.core.link import from_metadata
-from grafter.core.memory import GuestMemory
+from grafter.core.memory_blobs import decode_guest
 from grafter.core.model import Key, Link, TraceId, UnixNano, call_guest, called, guest_key
 from grafter.core.policy import GraftPolicy, Mode
 from grafter.core.state import GuestState
@@ -60,7 +60,7 @@ class RealtimeSource(GuestSource):
         return guest_key(call_guest(trace_id))
 
     def further_keys(self, memory: bytes) -> Sequence[Key]:
-        known = GuestMemory.decode(memory)
+        known = decode_guest(memory)
         return () if known is None else [self.key(name) for name in _sessions(known.head)]
 
     def hinted_host(self, payloads: Sequence[bytes], head: Mapping[str, object] | None) -> TraceId | None:
@@ -71,7 +71,7 @@ class RealtimeSource(GuestSource):
     def only_hints(self, payloads: Sequence[bytes]) -> bool:
         """Nothing has come of the call but what its SIP headers say: nobody may be listening to it."""
         return all(
-            note.event.get("type") == SIP for payload in payloads if payload != b"[]" for note in decode(payload)
+            stored.event.get("type") == SIP for payload in payloads if payload != b"[]" for stored in decode(payload)
         )
 
     def resumed(self, guest: GuestState, head: Mapping[str, object], *, sent: bool) -> GuestState:
@@ -111,7 +111,9 @@ def _traceparents(payloads: Sequence[bytes], head: Mapping[str, object] | None) 
     yield mapping_of(mapping_of(mapping_of(head).get(STATE)).get("naming")).get("traceparent")
     for payload in payloads:
         if _SIP_MARK in payload:
-            yield from (note.event.get("traceparent") for note in decode(payload) if note.event.get("type") == SIP)
+            yield from (
+                stored.event.get("traceparent") for stored in decode(payload) if stored.event.get("type") == SIP
+            )
 
 
 def _sessions(head: Mapping[str, object] | None) -> dict[str, None]:

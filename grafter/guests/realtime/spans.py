@@ -1,4 +1,4 @@
-"""A call's notes, in whatever order and pieces they came, to one guest a session.
+"""A call's events, in whatever order and pieces they came, to one guest a session.
 
 The state machine's memory travels in the ``head`` of the first guest, so that each release goes on where the one
 before it stopped; a span leaves once, when it has ended.
@@ -20,7 +20,7 @@ from grafter.guests.realtime.event_types import RANK
 from grafter.guests.realtime.machine import Machine
 from grafter.guests.realtime.naming import Naming
 from grafter.guests.realtime.session import Session
-from grafter.guests.realtime.stored_event import ENDED, Note, Side, begins, in_order
+from grafter.guests.realtime.stored_event import ENDED, Side, StoredEvent, begins, in_order
 from grafter.guests.source import Mapped
 from grafter.guests.trace_object import TraceObject
 
@@ -50,15 +50,15 @@ def map_realtime(
     naming = Naming.restored(memory.get("naming"))
     spans: dict[str, list[GuestSpan]] = {}
     begun, odd = _begun(payloads)
-    for note in in_order(begun, _rank):
+    for stored in in_order(begun, _rank):
         # What was stored under a wider rule, before a restart with a narrower one, may not leave either.
-        event = kept(note.event, note.side, policy.content)
+        event = kept(stored.event, stored.side, policy.content)
         if event is None:
             continue
-        note = replace(note, event=event)
-        if note.side is Side.GRAFTER:
-            naming.take(note)
-        for ended in machine.feed(note):
+        stored = replace(stored, event=event)
+        if stored.side is Side.GRAFTER:
+            naming.take(stored)
+        for ended in machine.feed(stored):
             spans.setdefault(ended.guest, []).append(ended.span)
     if final or machine.ended:
         for ended in machine.close():
@@ -107,16 +107,16 @@ def map_realtime(
     )
 
 
-def _rank(note: Note) -> int:
-    """Of notes of one moment: what grafter noted of the call first, its end last; else the order of cause."""
-    kind = note.event.get("type")
-    if note.side is Side.GRAFTER:
+def _rank(stored: StoredEvent) -> int:
+    """Of events of one moment: what grafter says of the call first, its end last; else the order of cause."""
+    kind = stored.event.get("type")
+    if stored.side is Side.GRAFTER:
         return len(RANK) + 1 if kind == ENDED else -1
     return RANK.get(str(kind), len(RANK))
 
 
 def _begun(payloads: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], int]:
-    """The payloads that hold notes, each with the time of its first; and how many are no payloads."""
+    """The payloads that hold events, each with the time of its first; and how many are no payloads."""
     begun, odd = [], 0
     for payload in payloads:
         try:

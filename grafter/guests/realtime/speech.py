@@ -11,7 +11,7 @@ from grafter.guests.json_values import count_of, mapping_of, text_of
 from grafter.guests.realtime import requests
 from grafter.guests.realtime.records import Speech
 from grafter.guests.realtime.session import Session, trim
-from grafter.guests.realtime.stored_event import Note
+from grafter.guests.realtime.stored_event import StoredEvent
 
 _MOST_SILENT = 256
 _MOST_IDLE = 8
@@ -28,28 +28,28 @@ _LONGEST_WAIT_MS = 60_000
 SERVER_VAD = "server_vad"
 
 
-def appended(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def appended(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Audio of the caller. Only where the client decides what is speech does its beginning say anything."""
     first = session.input.appended_at
-    if note.event.get("untimed") is not True:
-        session.input.appended_at = note.at if first is None else min(first, note.at)
-    elif first is None or note.at < first:
+    if stored.event.get("untimed") is not True:
+        session.input.appended_at = stored.at if first is None else min(first, stored.at)
+    elif first is None or stored.at < first:
         session.input.odd = True
 
 
-def started(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    speech = session.speech(event.get("item_id"), note)
+def started(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    speech = session.speech(event.get("item_id"), stored)
     if speech is None or speech.started_at is not None:
         return
-    speech.started_at, speech.odd_start = note.at, event.get("untimed") is True
+    speech.started_at, speech.odd_start = stored.at, event.get("untimed") is True
     speech.start_ms = count_of(event.get("audio_start_ms"))
 
 
-def stopped(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def stopped(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Servers that are only compatible say it more than once: the last that comes later in the audio stands."""
     known = session.speeches.get(str(event.get("item_id")))
     odd_before = known is not None and known.odd
-    speech = session.speech(event.get("item_id"), note)
+    speech = session.speech(event.get("item_id"), stored)
     end_ms = count_of(event.get("audio_end_ms"))
     if speech is None:
         return
@@ -57,8 +57,8 @@ def stopped(session: Session, note: Note, event: Mapping[str, object]) -> None:
     speech.odd = odd_before
     if speech.stopped_at is not None and (end_ms is None or end_ms <= (speech.end_ms or 0)):
         return
-    speech.stopped_at, speech.end_ms, speech.odd_stop = note.at, end_ms, event.get("untimed") is True
-    speech.late = 0 if end_ms is None or speech.odd_stop else _late(session, note.at, end_ms)
+    speech.stopped_at, speech.end_ms, speech.odd_stop = stored.at, end_ms, event.get("untimed") is True
+    speech.late = 0 if end_ms is None or speech.odd_stop else _late(session, stored.at, end_ms)
     _judge(session, speech)
 
 
@@ -74,15 +74,15 @@ def _late(session: Session, at: int, end_ms: int) -> int:
     return late if late >= _MILLISECOND else 0
 
 
-def committed(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def committed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Without a detector (push to talk) this and the client's part are all that is known of a speech."""
     request = requests.answered(session, requests.COMMIT)
     known = session.speeches.get(str(event.get("item_id")))
     if known is not None and known.committed_at is not None and event.get("untimed") is True:
         return
-    speech = session.speech(event.get("item_id"), note)
+    speech = session.speech(event.get("item_id"), stored)
     if speech is not None and _ends_anew(speech):
-        speech.committed_at = note.at
+        speech.committed_at = stored.at
         if speech.stopped_at is None:
             speech.automatic = session.config.creates
         if speech.started_at is None and speech.stopped_at is None and request is not None and not request.odd:
@@ -111,17 +111,17 @@ def _judge(session: Session, speech: Speech) -> None:
         speech.silence_ms = _waited(speech, speech.stopped_at, session.config.silence_ms)
 
 
-def commit(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def commit(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     begun = session.input.begun_at
-    begun = begun if begun is not None and begun <= note.at else None
+    begun = begun if begun is not None and begun <= stored.at else None
     _emptied(session)
-    request = requests.asked(session, note, requests.COMMIT, begun_at=begun)
+    request = requests.asked(session, stored, requests.COMMIT, begun_at=begun)
     for speech in session.speeches.values():
         # Its post was overtaken by that of the server's answer.
-        since = None if speech.committed_at is None else speech.committed_at - note.at
+        since = None if speech.committed_at is None else speech.committed_at - stored.at
         heard = speech.started_at is not None or speech.stopped_at is not None
         if since is not None and 0 <= since <= _OVERTAKEN and speech.commit_at is None and not (heard or request.odd):
-            request.answered, speech.commit_at, speech.appended_at = True, note.at, begun
+            request.answered, speech.commit_at, speech.appended_at = True, stored.at, begun
             return
 
 
@@ -129,22 +129,22 @@ def _emptied(session: Session) -> None:
     session.input.appended_at, session.input.odd = None, False
 
 
-def cleared(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def cleared(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     _emptied(session)
     for speech in session.speeches.values():
         if speech.started_at is not None and speech.stopped_at is None and speech.committed_at is None:
-            speech.dropped_at = note.at if speech.dropped_at is None else speech.dropped_at
+            speech.dropped_at = stored.at if speech.dropped_at is None else speech.dropped_at
 
 
-def timeout(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def timeout(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Nobody spoke for so long that the model is asked to go on: no speech, though the buffer becomes an item."""
     if event.get("untimed") is True:
-        session.idle_untimed = [*session.idle_untimed, note.at][-_MOST_IDLE:]
+        session.idle_untimed = [*session.idle_untimed, stored.at][-_MOST_IDLE:]
     else:
-        session.idle = [*session.idle, note.at][-_MOST_IDLE:]
+        session.idle = [*session.idle, stored.at][-_MOST_IDLE:]
     session.idle_timeouts += 1
     session.happened(
-        note.at,
+        stored.at,
         semconv.EVENT_IDLE_TIMEOUT,
         {key: count_of(event.get(key)) for key in ("audio_start_ms", "audio_end_ms")},
     )
@@ -160,26 +160,26 @@ def timeout(session: Session, note: Note, event: Mapping[str, object]) -> None:
         trim(session.silent, _MOST_SILENT)
 
 
-def transcribed(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def transcribed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """The last one that says anything stands. When it came says nothing of the speech."""
-    speech = session.speeches.get(str(event.get("item_id"))) or session.speech(event.get("item_id"), note)
+    speech = session.speeches.get(str(event.get("item_id"))) or session.speech(event.get("item_id"), stored)
     if speech is not None:
         speech.transcription = "completed"
         speech.transcript = text_of(event.get("transcript")) or speech.transcript
         speech.usage = dict(mapping_of(event.get("usage"))) or speech.usage
 
 
-def not_transcribed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    speech = session.speech(event.get("item_id"), note)
+def not_transcribed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    speech = session.speech(event.get("item_id"), stored)
     if speech is not None and speech.transcription is None:
         speech.transcription = "failed"
         speech.error = dict(mapping_of(event.get("error")))
 
 
-def key_pressed(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def key_pressed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """A digit on the phone's keypad. Which one is content: it may belong to a PIN."""
     session.keys_pressed += 1
-    session.happened(note.at, semconv.EVENT_DTMF, {"digit": text_of(event.get("event"))})
+    session.happened(stored.at, semconv.EVENT_DTMF, {"digit": text_of(event.get("event"))})
 
 
 def _waited(speech: Speech, stopped_at: int, silence_ms: int | None) -> int | None:

@@ -1,8 +1,8 @@
-"""A note: what is stored of one Realtime event, or of a run of audio deltas. The form between doors and machine.
+"""What is stored of one Realtime event, or of a run of audio deltas. The form between receivers and machine.
 
-Events carry no wall-clock time, so a note has the moment at which whoever read the socket got it. Payloads of guest
-parts of source ``realtime`` are JSON lists of notes; they may arrive in any order and more than once, and are read
-back in order of their times.
+Events carry no wall-clock time, so a stored event has the moment at which whoever read the socket got it. Payloads of
+guest parts of source ``realtime`` are JSON lists of stored events; they may arrive in any order and more than once, and
+are read back in order of their times.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,7 +38,7 @@ ENDED = "grafter.ended"
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class StoredEvent:
     """One event, or ``count`` audio deltas of one item in a row."""
 
     at: UnixNano
@@ -51,54 +51,54 @@ class Note:
     """Of a run the arrival of its last delta; ``event["delta_bytes"]`` is the sum then. 0 for a single event."""
 
 
-def encode(notes: Iterable[Note]) -> bytes:
+def encode(stored_events: Iterable[StoredEvent]) -> bytes:
     """A part's payload."""
-    return orjson.dumps([_row(note) for note in notes])
+    return orjson.dumps([_row(stored) for stored in stored_events])
 
 
-def decode(payload: bytes) -> list[Note]:
-    """The notes of a payload, in its order. Raises ValueError for what is no JSON list; odd members are left out."""
+def decode(payload: bytes) -> list[StoredEvent]:
+    """The events of a payload, in its order. Raises ValueError for what is no JSON list; odd members are left out."""
     rows = orjson.loads(payload)
     if not isinstance(rows, list):
-        raise ValueError("payload is not a list of notes")
-    return [note for note in map(_note, rows) if note is not None]
+        raise ValueError("payload is not a list of stored events")
+    return [stored for stored in map(_of_row, rows) if stored is not None]
 
 
 def begins(payload: bytes) -> int | None:
-    """The time of a payload's earliest note; None where it has none. Raises ValueError as ``decode`` does."""
-    return min((note.at for note in decode(payload)), default=None)
+    """The time of a payload's earliest event; None where it has none. Raises ValueError as ``decode`` does."""
+    return min((stored.at for stored in decode(payload)), default=None)
 
 
-def in_order(payloads: Iterable[tuple[int, bytes]], rank: Callable[[Note], int]) -> Iterator[Note]:
-    """All notes by their time, then by cause (``rank``), then by arrival: the order in which the machine wants them.
+def in_order(payloads: Iterable[tuple[int, bytes]], rank: Callable[[StoredEvent], int]) -> Iterator[StoredEvent]:
+    """All events by their time, then by cause (``rank``), then by arrival: the order in which the machine wants them.
 
-    Each payload comes with what ``begins`` says of it, and is decoded when its time has come: a note takes six times
-    the room of its JSON, and a call may hold a million.
+    Each payload comes with what ``begins`` says of it, and is decoded when its time has come: a stored event takes six
+    times the room of its JSON, and a call may hold a million.
     """
-    waiting: list[tuple[int, int, int, int, Note]] = []
+    waiting: list[tuple[int, int, int, int, StoredEvent]] = []
     for begin, arrival, payload in sorted(
         (begin, arrival, payload) for arrival, (begin, payload) in enumerate(payloads)
     ):
         while waiting and waiting[0][0] < begin:
             yield heappop(waiting)[-1]
         before = (-1, 0)
-        for place, note in enumerate(decode(payload)):
-            cause = rank(note)
+        for place, stored in enumerate(decode(payload)):
+            cause = rank(stored)
             # Its time is that of the event before it, and so it came behind that one, whatever causes what.
-            if note.event.get("untimed") is True and before[0] == note.at:
+            if stored.event.get("untimed") is True and before[0] == stored.at:
                 cause = max(cause, before[1])
-            before = (note.at, cause)
-            heappush(waiting, (note.at, cause, arrival, place, note))
+            before = (stored.at, cause)
+            heappush(waiting, (stored.at, cause, arrival, place, stored))
     while waiting:
         yield heappop(waiting)[-1]
 
 
-def _row(note: Note) -> list[object]:
-    row: list[object] = [note.at, note.side.value, note.event]
-    return row if note.count == 1 else [*row, note.count, note.last]
+def _row(stored: StoredEvent) -> list[object]:
+    row: list[object] = [stored.at, stored.side.value, stored.event]
+    return row if stored.count == 1 else [*row, stored.count, stored.last]
 
 
-def _note(row: object) -> Note | None:
+def _of_row(row: object) -> StoredEvent | None:
     match row:
         case [int(at), str(side), dict(event)] if isinstance(event.get("type"), str):
             count, last = 1, 0
@@ -107,6 +107,6 @@ def _note(row: object) -> Note | None:
         case _:
             return None
     try:
-        return Note(UnixNano(at), Side(side), event, count, last)
+        return StoredEvent(UnixNano(at), Side(side), event, count, last)
     except ValueError:
         return None

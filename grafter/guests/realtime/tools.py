@@ -10,98 +10,98 @@ from grafter.guests.json_values import ARGUMENTS_DIGEST, list_of, mapping_of, te
 from grafter.guests.realtime import requests
 from grafter.guests.realtime.records import Call, Request, Response
 from grafter.guests.realtime.session import Session, trim
-from grafter.guests.realtime.stored_event import Note
+from grafter.guests.realtime.stored_event import StoredEvent
 
 _MOST_OUTPUTS = 64
 
 
-def arguments_done(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def arguments_done(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """That the arguments end; the server says so of a call that was cut off, too."""
-    response = _named_response(session, note, event)
-    call = session.call(event.get("call_id"), note, "function")
+    response = _named_response(session, stored, event)
+    call = session.call(event.get("call_id"), stored, "function")
     if call is not None:
         _asked(session, call, event, response)
-        _started(call, note.at)
+        _started(call, stored.at)
 
 
-def mcp_arguments_done(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    response = _named_response(session, note, event)
-    call = session.call(event.get("item_id"), note, "mcp")
+def mcp_arguments_done(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    response = _named_response(session, stored, event)
+    call = session.call(event.get("item_id"), stored, "mcp")
     if call is not None:
         _asked(session, call, event, response)
-        _started(call, note.at)
+        _started(call, stored.at)
 
 
-def mcp_running(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    call = _mcp(session, note, event)
+def mcp_running(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    call = _mcp(session, stored, event)
     if call is not None:
-        _started(call, note.at)
+        _started(call, stored.at)
 
 
-def mcp_completed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    call = _mcp(session, note, event)
+def mcp_completed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    call = _mcp(session, stored, event)
     if call is not None:
-        _ended(call, note.at)
+        _ended(call, stored.at)
 
 
-def mcp_failed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    call = _mcp(session, note, event)
+def mcp_failed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    call = _mcp(session, stored, event)
     if call is not None:
         call.failed = True
-        _ended(call, note.at)
+        _ended(call, stored.at)
 
 
-def list_running(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    call = session.call(event.get("item_id"), note, "list")
+def list_running(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    call = session.call(event.get("item_id"), stored, "list")
     if call is not None:
-        _started(call, note.at)
+        _started(call, stored.at)
 
 
-def list_completed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    call = session.call(event.get("item_id"), note, "list")
+def list_completed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    call = session.call(event.get("item_id"), stored, "list")
     if call is not None and call.ended_at is None:
-        call.ended_at = note.at
+        call.ended_at = stored.at
 
 
-def list_failed(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    call = session.call(event.get("item_id"), note, "list")
+def list_failed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    call = session.call(event.get("item_id"), stored, "list")
     if call is not None and call.ended_at is None:
-        call.failed, call.complete, call.ended_at = True, True, note.at
+        call.failed, call.complete, call.ended_at = True, True, stored.at
 
 
-def item_created(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def item_created(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """The client puts an item into the conversation: an output, an answer, or history that it restores."""
     item = mapping_of(event.get("item"))
     name = item.get("call_id") or item.get("id")
-    request = requests.asked(session, note, requests.ITEM, name, item=text_of(item.get("type")))
+    request = requests.asked(session, stored, requests.ITEM, name, item=text_of(item.get("type")))
     if request.refused:
         return
-    item_seen(session, note, item, None, whole=True)
+    item_seen(session, stored, item, None, whole=True)
     before = requests.given_again(session, request)
     if before is not None:
         take_back(session, before)
 
 
-def item_begun(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    _item_event(session, note, event, whole=False)
+def item_begun(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    _item_event(session, stored, event, whole=False)
 
 
-def item_whole(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    _item_event(session, note, event, whole=True)
+def item_whole(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    _item_event(session, stored, event, whole=True)
 
 
-def _item_event(session: Session, note: Note, event: Mapping[str, object], *, whole: bool) -> None:
+def _item_event(session: Session, stored: StoredEvent, event: Mapping[str, object], *, whole: bool) -> None:
     item = mapping_of(event.get("item"))
     name = text_of(item.get("call_id")) or text_of(item.get("id"))
-    for refused in requests.told_apart(session, note.at, name):
+    for refused in requests.told_apart(session, stored.at, name):
         take_back(session, refused)
     requests.answered(session, requests.ITEM, name)
-    item_seen(session, note, item, text_of(event.get("response_id")), whole=whole)
+    item_seen(session, stored, item, text_of(event.get("response_id")), whole=whole)
 
 
 def item_seen(
     session: Session,
-    note: Note,
+    stored: StoredEvent,
     item: Mapping[str, object],
     response: str | None,
     *,
@@ -116,29 +116,29 @@ def item_seen(
     kind, response = item.get("type"), response or session.made_by(item.get("id"))
     made = output or response is not None
     if kind == "function_call" and (made or text_of(item.get("call_id")) in session.calls):
-        _function_item(session, note, item, response, whole=whole)
+        _function_item(session, stored, item, response, whole=whole)
     elif kind == "function_call_output":
-        _output(session, note, item)
+        _output(session, stored, item)
     elif kind == "mcp_call" and (made or text_of(item.get("id")) in session.calls):
-        _mcp_item(session, note, item, response)
+        _mcp_item(session, stored, item, response)
     elif kind == "mcp_list_tools" and (made or text_of(item.get("id")) in session.calls):
-        call = session.call(item.get("id"), note, "list")
+        call = session.call(item.get("id"), stored, "list")
         if call is not None:
             call.server = call.server or text_of(item.get("server_label"))
             names = [text_of(mapping_of(tool).get("name")) for tool in list_of(item.get("tools"))]
             call.tools = call.tools or [name for name in names if name is not None]
             call.complete = call.complete or bool(call.tools)
     elif kind == "mcp_approval_request" and made:
-        call = session.call(item.get("id"), note, "approval")
+        call = session.call(item.get("id"), stored, "approval")
         if call is not None:
             _asked(session, call, item, response)
-            _started(call, note.at)
+            _started(call, stored.at)
     elif kind == "mcp_approval_response" and text_of(item.get("approval_request_id")) in session.calls:
-        call = session.call(item.get("approval_request_id"), note, "approval")
+        call = session.call(item.get("approval_request_id"), stored, "approval")
         if call is not None and call.ended_at is None:
             approve = item.get("approve")
             call.approved = approve if isinstance(approve, bool) else None
-            call.ended_at = note.at
+            call.ended_at = stored.at
 
 
 def response_ended(session: Session, response: Response) -> None:
@@ -165,12 +165,12 @@ def ran(call: Call) -> bool:
 
 
 def _function_item(
-    session: Session, note: Note, item: Mapping[str, object], response: str | None, *, whole: bool
+    session: Session, stored: StoredEvent, item: Mapping[str, object], response: str | None, *, whole: bool
 ) -> None:
     call = session.calls.get(str(item.get("call_id")))
-    if call is None or call.started_at is None or note.event.get("untimed") is not True:
+    if call is None or call.started_at is None or stored.event.get("untimed") is not True:
         # What is said of it again, at a time that nobody gave, says nothing of when it was asked for.
-        call = session.call(item.get("call_id"), note, "function")
+        call = session.call(item.get("call_id"), stored, "function")
     if call is None or call.kind != "function":
         return
     _asked(session, call, item, response)
@@ -178,7 +178,7 @@ def _function_item(
         call.whole = False
     elif whole:
         call.whole = True
-        _started(call, note.at)
+        _started(call, stored.at)
 
 
 def _is_doubtful(session: Session, call: Call) -> bool:
@@ -186,23 +186,23 @@ def _is_doubtful(session: Session, call: Call) -> bool:
     return any(one.doubtful and one.about == call.id and one.at == call.ended_at for one in session.requests)
 
 
-def _output(session: Session, note: Note, item: Mapping[str, object]) -> None:
+def _output(session: Session, stored: StoredEvent, item: Mapping[str, object]) -> None:
     name = text_of(item.get("call_id"))
     if name is None:
         return
     if name not in session.calls:
         if name not in session.outputs:
-            session.outputs[name] = [note.at, text_of(item.get("output"))]
+            session.outputs[name] = [stored.at, text_of(item.get("output"))]
             trim(session.outputs, _MOST_OUTPUTS)
         return
-    call = session.call(name, note, "function")
-    if call is not None and (call.ended_at is None or note.at < call.ended_at or _is_doubtful(session, call)):
+    call = session.call(name, stored, "function")
+    if call is not None and (call.ended_at is None or stored.at < call.ended_at or _is_doubtful(session, call)):
         call.result = text_of(item.get("output"))
-        call.ended_at = note.at
+        call.ended_at = stored.at
 
 
-def _mcp_item(session: Session, note: Note, item: Mapping[str, object], response: str | None) -> None:
-    call = session.call(item.get("id"), note, "mcp")
+def _mcp_item(session: Session, stored: StoredEvent, item: Mapping[str, object], response: str | None) -> None:
+    call = session.call(item.get("id"), stored, "mcp")
     if call is None:
         return
     _asked(session, call, item, response)
@@ -212,21 +212,21 @@ def _mcp_item(session: Session, note: Note, item: Mapping[str, object], response
     if item.get("answered") is True or error:
         call.complete = True
         call.result = call.result or text_of(item.get("output"))
-        _ended(call, note.at)
+        _ended(call, stored.at)
 
 
-def _mcp(session: Session, note: Note, event: Mapping[str, object]) -> Call | None:
-    response = _named_response(session, note, event)
-    call = session.call(event.get("item_id"), note, "mcp")
+def _mcp(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> Call | None:
+    response = _named_response(session, stored, event)
+    call = session.call(event.get("item_id"), stored, "mcp")
     if call is not None and call.response is None:
         call.response = response
     return call
 
 
-def _named_response(session: Session, note: Note, event: Mapping[str, object]) -> str | None:
+def _named_response(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> str | None:
     """The response that an event names. To name one is to say that there was one."""
     named = session.made_by(event.get("item_id"), event.get("response_id"))
-    session.response(named, note, dates=False)
+    session.response(named, stored, dates=False)
     return named
 
 

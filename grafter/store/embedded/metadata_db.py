@@ -21,7 +21,7 @@ from pathlib import Path
 from struct import Struct
 
 from grafter.core.calls import CallNote
-from grafter.core.memory import digest_in, put_together, taken_apart
+from grafter.core.memory_edits import digest_in, put_together, taken_apart
 from grafter.core.model import Key, Mark, UnixNano
 from grafter.store.base import DEDUPE_KEYS_LIMIT, Memory, StoreError
 from grafter.store.embedded.damage import put_aside_if_damaged

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-from grafter.core.memory import digest_in, put_together, taken_apart
+from grafter.core.memory_edits import digest_in, put_together, taken_apart
 from grafter.core.model import HOST_KEY_BYTES, Key, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import Claim, Claims, Memory, Outcome, PlainBatch, PlainSettlement, Settlement

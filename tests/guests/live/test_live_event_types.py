@@ -20,12 +20,12 @@ from openai.types.responses import ResponseStreamEvent
 from grafter.core.model import UnixNano
 from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.realtime.content import kept
-from grafter.guests.realtime.event_buffer import Gathering, kind_of
+from grafter.guests.realtime.event_buffer import EventBuffer, kind_of
 from grafter.guests.realtime.event_types import BOTH, CLIENT_EVENTS, EVENT_TYPES, LIVE
 from grafter.guests.realtime.field_rules import INNER as PREFIX
 from grafter.guests.realtime.field_rules import unwrapped
 from grafter.guests.realtime.spans import map_realtime
-from grafter.guests.realtime.stored_event import Note, Side, encode
+from grafter.guests.realtime.stored_event import Side, StoredEvent, encode
 from tests.guests.realtime.event_types import SECRET, instances, models, type_of
 
 ROOT = Path(__file__).parents[3]
@@ -89,7 +89,7 @@ def test_what_is_stored_of_an_event(name: str) -> None:
 @pytest.mark.parametrize("content", list(Content))
 def test_all_events_in_one_call(content: Content) -> None:
     """Fed one after the other they give a tree with one session, and no content where none is wanted."""
-    gathering = Gathering("live_1", GraftPolicy(content=Content.FULL))
+    buffer = EventBuffer("live_1", GraftPolicy(content=Content.FULL))
     kinds = set()
     for index, (side, event) in enumerate(chain.from_iterable(EVENTS.values())):
         inner = event.get("event")
@@ -97,8 +97,8 @@ def test_all_events_in_one_call(content: Content) -> None:
             # The types' walk calls everything by one id, which names one thing only.
             event = {**event, "event": {**inner, "response": {**inner["response"], "id": f"resp_{index}"}}}
         raw = json.dumps({**event, "event_id": f"event_{index}", "start_ms": index * 1500, "end_ms": index * 1500 + 7})
-        kinds.add(kind_of(gathering.add(raw, UnixNano(10**18 + index * 10**10), side)))
-    part = gathering.take()
+        kinds.add(kind_of(buffer.add(raw, UnixNano(10**18 + index * 10**10), side)))
+    part = buffer.take()
     assert kinds == {"event", "audio"}
     assert part is not None
     mapped = map_realtime("live_1", [part.payload], GraftPolicy(content=content), final=True)
@@ -155,13 +155,13 @@ def test_a_response_event_of_tomorrow_is_counted_and_keeps_no_text() -> None:
 
 @pytest.mark.parametrize("inner", [None, 3, [], {}, {"type": 5}, {"type": ""}, {"type": "x" * 200}, {"type": "a b"}])
 def test_a_response_event_with_nothing_in_it_costs_nothing(inner: object) -> None:
-    gathering = Gathering("live_1", GraftPolicy())
+    buffer = EventBuffer("live_1", GraftPolicy())
     event = {"type": "response.event", "event_id": "event_1", "event": inner}
-    assert kind_of(gathering.add_event(event, UnixNano(10**18), Side.SERVER)) in ("unknown_type", "odd")
-    part = gathering.take()
+    assert kind_of(buffer.add_event(event, UnixNano(10**18), Side.SERVER)) in ("unknown_type", "odd")
+    part = buffer.take()
     payloads = [] if part is None else [part.payload]
     for each in map_realtime(
-        "live_1", [*payloads, encode([Note(UnixNano(1), Side.SERVER, event)])], GraftPolicy(), final=True
+        "live_1", [*payloads, encode([StoredEvent(UnixNano(1), Side.SERVER, event)])], GraftPolicy(), final=True
     ):
         assert [span.name for span in each.guest.spans] == ["realtime_session"]
 

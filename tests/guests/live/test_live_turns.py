@@ -100,7 +100,7 @@ def whole_call(call):
 
 def test_a_whole_call(script, tree) -> None:
     """The session, what was said on both sides, two responses of the backend and the tool between them."""
-    (mapped,) = map_realtime("live_1", [encode(whole_call(script()).notes)], GraftPolicy(), final=True)
+    (mapped,) = map_realtime("live_1", [encode(whole_call(script()).stored_events)], GraftPolicy(), final=True)
     assert (
         tree(mapped.guest.spans)
         == """\
@@ -473,7 +473,7 @@ def test_a_second_session_under_one_key_is_a_second_guest(script) -> None:
     call = heard(begun(script()), 2000, 1000, 1500)
     call.server(9000, "session.started", session={**SESSION, "id": "live_2"})
     heard(call, 12_000, 1000, 1500)
-    first, second = map_realtime("call_key", [encode(call.notes)], GraftPolicy(), final=True)
+    first, second = map_realtime("call_key", [encode(call.stored_events)], GraftPolicy(), final=True)
     assert (first.guest.trace_id, second.guest.trace_id) == ("call_key", "call_key/live_2")
     assert [len(each.guest.spans) for each in (first, second)] == [2, 2]
     assert dict(first.guest.spans[0].attributes)["grafter.ended_by"] == "next_session"
@@ -484,7 +484,7 @@ def test_each_session_under_one_key_says_itself_what_ended_it(script) -> None:
     call = begun(script()).server(5000, "session.closed", reason="connection_lost", session=SESSION)
     call.server(6000, "session.started", session={**SESSION, "id": "live_2"})
     call.server(9000, "session.closed", reason="remote_hangup", session={**SESSION, "id": "live_2"})
-    first, second = map_realtime("call_key", [encode(call.notes)], GraftPolicy(), final=False)
+    first, second = map_realtime("call_key", [encode(call.stored_events)], GraftPolicy(), final=False)
     ended = [dict(span.attributes)["grafter.ended_by"] for one in (first, second) for span in one.guest.spans]
     assert ended == ["disconnect", "close"]
 
@@ -492,7 +492,7 @@ def test_each_session_under_one_key_says_itself_what_ended_it(script) -> None:
 def test_a_recorded_session_is_called_by_its_key(script) -> None:
     """So that an anchor with the same session id is found, though no event has told it."""
     call = heard(script(), 2000, 1000, 1500)
-    (mapped,) = map_realtime("live_1", [encode(call.notes)], GraftPolicy(), final=True)
+    (mapped,) = map_realtime("live_1", [encode(call.stored_events)], GraftPolicy(), final=True)
     assert mapped.guest.conversation_ids == {"live_1"}
     for span in mapped.guest.spans:
         assert dict(span.attributes)["gen_ai.conversation.id"] == "live_1"

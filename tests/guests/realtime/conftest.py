@@ -8,7 +8,7 @@ from grafter.core.model import GuestSpan, UnixNano
 from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.realtime.content import kept
 from grafter.guests.realtime.spans import map_realtime
-from grafter.guests.realtime.stored_event import Note, Side, encode
+from grafter.guests.realtime.stored_event import Side, StoredEvent, encode
 
 BEGIN = 1_790_000_000_000_000_000
 MS = 1_000_000
@@ -21,14 +21,14 @@ UNPRINTED = {
 
 
 class Script:
-    """The notes of a call, each with its milliseconds since the call began."""
+    """The events of a call, each with its milliseconds since the call began."""
 
     def __init__(self, content: Content = Content.NONE) -> None:
         self.content = content
-        self.notes: list[Note] = []
+        self.stored_events: list[StoredEvent] = []
 
     def server(self, ms: float, kind: str, **event: object) -> "Script":
-        return self.add(ms, Side.SERVER, {"type": kind, "event_id": f"event_{len(self.notes)}", **event})
+        return self.add(ms, Side.SERVER, {"type": kind, "event_id": f"event_{len(self.stored_events)}", **event})
 
     def client(self, ms: float, kind: str, **event: object) -> "Script":
         return self.add(ms, Side.CLIENT, {"type": kind, **event})
@@ -39,14 +39,14 @@ class Script:
     def add(self, ms: float, side: Side, event: dict[str, object]) -> "Script":
         stored = kept(event, side, self.content)
         if stored is not None:
-            self.notes.append(Note(UnixNano(BEGIN + int(ms * MS)), side, stored))
+            self.stored_events.append(StoredEvent(UnixNano(BEGIN + int(ms * MS)), side, stored))
         return self
 
     def spans(self, **options: object) -> dict[str, GuestSpan]:
         """The spans of the one session by the ids that the guest gave them."""
         options = {"final": True, "policy": GraftPolicy(content=self.content), **options}
         policy = options.pop("policy")
-        (mapped,) = map_realtime("call_key", [encode(self.notes)], policy, **options)
+        (mapped,) = map_realtime("call_key", [encode(self.stored_events)], policy, **options)
         return {str(dict(span.attributes)["grafter.guest.span_id"]): span for span in mapped.guest.spans}
 
 

@@ -16,7 +16,7 @@ from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.realtime.content import kept, present_name
 from grafter.guests.realtime.event_types import AUDIO_DELTA, AUDIO_DELTAS, EVENT_TYPES, LIVE, PLAYED, PRESENT_NAMES
 from grafter.guests.realtime.spans import map_realtime
-from grafter.guests.realtime.stored_event import Note, Side, encode
+from grafter.guests.realtime.stored_event import Side, StoredEvent, encode
 from tests.guests.realtime.event_types import SECRET, instances, models, type_of
 
 ROOT = Path(__file__).parents[3]
@@ -64,12 +64,12 @@ def test_what_is_stored_of_an_event(name: str) -> None:
 @pytest.mark.parametrize("content", list(Content))
 def test_all_events_in_one_call(content: Content) -> None:
     """Fed one after the other they give a tree with one session, and no content where none is wanted."""
-    notes = []
+    stored_events = []
     for index, (side, event) in enumerate(chain.from_iterable(EVENTS.values())):
         stored = kept({**event, "event_id": f"event_{index}"}, side, Content.FULL)
         if stored is not None:
-            notes.append(Note(UnixNano(10**18 + index * 10**6), side, stored))
-    mapped = map_realtime("call", [encode(notes)], GraftPolicy(content=content), final=True)
+            stored_events.append(StoredEvent(UnixNano(10**18 + index * 10**6), side, stored))
+    mapped = map_realtime("call", [encode(stored_events)], GraftPolicy(content=content), final=True)
     spans = [span for one in mapped for span in one.guest.spans]
     assert {span.name.split()[0] for span in spans} >= {"realtime_session", "chat", "execute_tool", "user_speech"}
     if content is Content.NONE:
@@ -135,7 +135,7 @@ def test_a_type_that_is_no_name_is_odd(kind: object) -> None:
 
 
 def test_nobody_else_speaks_as_grafter() -> None:
-    """An event that is posted under the name of a note of grafter's own is an unknown type."""
+    """An event that is posted under the name of an event of grafter's own is an unknown type."""
     stored = kept({"type": "grafter.ended", "by": "expired"}, Side.CLIENT, Content.FULL)
     assert stored == {"type": "grafter.ended", "by": None}
 

@@ -404,13 +404,13 @@ def test_a_truncate_that_nobody_answered_and_that_asks_for_too_much_leaves_a_bou
 def test_what_an_earlier_release_remembered_causes_nothing(script) -> None:
     """Its state is read as far as it says anything, and no figure begins before it."""
     call = spoke(begun(script()), 1000, 2000, "u")
-    (first,) = map_realtime("call_key", [encode(call.notes)], GraftPolicy(), final=False)
+    (first,) = map_realtime("call_key", [encode(call.stored_events)], GraftPolicy(), final=False)
     head = orjson.loads(orjson.dumps(first.head))
     for session in head[STATE]["machine"]["sessions"]:
         del session["version"]
         session["waiting"] = {"creates": [[BEGIN, None, {}, False]], "speech_at": BEGIN}
     late = answer(script(), 30_000, "r", 30_400)
-    (second,) = map_realtime("call_key", [encode(late.notes)], GraftPolicy(), head, final=True)
+    (second,) = map_realtime("call_key", [encode(late.stored_events)], GraftPolicy(), head, final=True)
     spans = {str(dict(span.attributes)["grafter.guest.span_id"]): span for span in second.guest.spans}
     assert {"session", "u", "r"} <= set(spans)
     assert not {TOKEN, "grafter.caller_wait_ms", "grafter.turn.speech_item"} & set(of(spans, "r"))
@@ -422,8 +422,8 @@ def test_a_post_that_was_overtaken_falsifies_nothing(script) -> None:
     output(done(call, 2310, "r"), 3000).client(3001, "response.create")
     call.server(3050, "conversation.item.added", item={"type": "function_call_output", "call_id": "c", "output": "ok"})
     answer(call, 3100, "r_2", 3500)
-    ours = [note for note in call.notes if note.side.value == "client"]
-    theirs = [note for note in call.notes if note.side.value == "server"]
+    ours = [stored for stored in call.stored_events if stored.side.value == "client"]
+    theirs = [stored for stored in call.stored_events if stored.side.value == "server"]
     (first,) = map_realtime("call_key", [encode(theirs)], GraftPolicy(), final=False)
     head = orjson.loads(orjson.dumps(first.head))
     (second,) = map_realtime("call_key", [encode(ours)], GraftPolicy(), head, final=True)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from grafter.core.model import Part, Source, TraceId, UnixNano, call_guest, guest_key
 from grafter.core.policy import HOUR, SECOND, Content, GraftPolicy
-from grafter.guests.realtime.event_buffer import Gathering, kind_of
+from grafter.guests.realtime.event_buffer import EventBuffer, kind_of
 from grafter.guests.realtime.intake import RealtimeIntake, read_posts
-from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, Note, Side, decode
+from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, Side, StoredEvent, decode
 
 NOW = UnixNano(1_800_000_000 * SECOND)
 HOST = TraceId(bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736"))
@@ -37,11 +37,11 @@ def delta(audio: bytes = b"\0" * 480, **more: Any) -> dict[str, Any]:
     }
 
 
-def gathering(policy: GraftPolicy = POLICY) -> Gathering:
-    return Gathering("rtc_1", policy)
+def buffer(policy: GraftPolicy = POLICY) -> EventBuffer:
+    return EventBuffer("rtc_1", policy)
 
 
-def notes_of(part: Part | None) -> list[Note]:
+def stored_events_of(part: Part | None) -> list[StoredEvent]:
     return [] if part is None else decode(part.payload)
 
 
@@ -105,9 +105,9 @@ spellings = st.sampled_from(
 def test_an_event_read_from_its_bytes_is_the_event_that_a_decoder_reads(
     events: list[tuple[dict[str, Any], Any, int]], content: Content
 ) -> None:
-    """However it is written and whatever stands around it: the same type, the same notes, the same runs."""
+    """However it is written and whatever stands around it: the same type, the same events, the same runs."""
     policy = GraftPolicy(content=content)
-    quick, slow = gathering(policy), gathering(policy)
+    quick, slow = buffer(policy), buffer(policy)
     for event, spelled, second in events:
         assert quick.add(spelled(event), at(second), Side.SERVER) == slow.add_event(event, at(second), Side.SERVER)
     assert quick.take() == slow.take()
@@ -115,27 +115,27 @@ def test_an_event_read_from_its_bytes_is_the_event_that_a_decoder_reads(
 
 def test_deltas_of_one_item_are_one_note() -> None:
     """A run has the moments of its first and its last, the sum of its bytes, and no audio."""
-    gathered = gathering()
+    buffered = buffer()
     for second in range(100):
-        gathered.add(json.dumps(delta(event_id=f"event_{second}")), at(second), Side.SERVER)
-    assert gathered.pending == 1
-    assert not gathered.urgent
-    (note,) = notes_of(gathered.take())
-    assert (note.at, note.last, note.count) == (at(0), at(99), 100)
-    assert note.event["delta_bytes"] == 48_000
-    assert "delta" not in note.event
-    assert gathered.pending == 0
+        buffered.add(json.dumps(delta(event_id=f"event_{second}")), at(second), Side.SERVER)
+    assert buffered.pending == 1
+    assert not buffered.urgent
+    (stored,) = stored_events_of(buffered.take())
+    assert (stored.at, stored.last, stored.count) == (at(0), at(99), 100)
+    assert stored.event["delta_bytes"] == 48_000
+    assert "delta" not in stored.event
+    assert buffered.pending == 0
 
 
 def test_what_comes_between_ends_a_run() -> None:
     """Audio after a cut is told from audio before it, and audio of two responses from each other."""
-    gathered = gathering()
-    gathered.add(json.dumps(delta()), at(0), Side.SERVER)
-    gathered.add(json.dumps(delta()), at(1), Side.SERVER)
-    gathered.add_event({"type": "input_audio_buffer.speech_started", "item_id": "item_9"}, at(2), Side.SERVER)
-    gathered.add(json.dumps(delta()), at(3), Side.SERVER)
-    gathered.add(json.dumps(delta(response_id="resp_2")), at(4), Side.SERVER)
-    found = [(note.event["type"], note.count) for note in notes_of(gathered.take())]
+    buffered = buffer()
+    buffered.add(json.dumps(delta()), at(0), Side.SERVER)
+    buffered.add(json.dumps(delta()), at(1), Side.SERVER)
+    buffered.add_event({"type": "input_audio_buffer.speech_started", "item_id": "item_9"}, at(2), Side.SERVER)
+    buffered.add(json.dumps(delta()), at(3), Side.SERVER)
+    buffered.add(json.dumps(delta(response_id="resp_2")), at(4), Side.SERVER)
+    found = [(stored.event["type"], stored.count) for stored in stored_events_of(buffered.take())]
     assert found == [
         ("response.output_audio.delta", 2),
         ("input_audio_buffer.speech_started", 1),
@@ -146,7 +146,7 @@ def test_what_comes_between_ends_a_run() -> None:
 
 def test_deltas_of_words_are_runs_too() -> None:
     """They come between those of the audio, and tell only when the first and the last came."""
-    gathered = gathering()
+    buffered = buffer()
     words = {
         "type": "response.output_audio_transcript.delta",
         "response_id": "resp_1",
@@ -154,24 +154,27 @@ def test_deltas_of_words_are_runs_too() -> None:
         "delta": "w",
     }
     for second in range(5):
-        gathered.add(json.dumps(delta()), at(second), Side.SERVER)
-        gathered.add(json.dumps(words), at(second + 0.5), Side.SERVER)
-    notes = {note.event["type"]: note for note in notes_of(gathered.take())}
-    assert [(note.count, note.at, note.last) for note in notes.values()] == [(5, at(0), at(4)), (5, at(0.5), at(4.5))]
-    assert "delta_bytes" not in notes["response.output_audio_transcript.delta"].event
+        buffered.add(json.dumps(delta()), at(second), Side.SERVER)
+        buffered.add(json.dumps(words), at(second + 0.5), Side.SERVER)
+    stored_events = {stored.event["type"]: stored for stored in stored_events_of(buffered.take())}
+    assert [(stored.count, stored.at, stored.last) for stored in stored_events.values()] == [
+        (5, at(0), at(4)),
+        (5, at(0.5), at(4.5)),
+    ]
+    assert "delta_bytes" not in stored_events["response.output_audio_transcript.delta"].event
 
 
 def test_the_callers_audio_is_counted_and_not_kept() -> None:
     """Of what the microphone sends only its moments stay, and it does not end a run of the answer's audio."""
-    gathered = gathering()
+    buffered = buffer()
     append = json.dumps({"type": "input_audio_buffer.append", "audio": "AAAA"})
-    gathered.add(json.dumps(delta()), at(0), Side.SERVER)
-    assert gathered.add(append, at(1), Side.CLIENT) == "input_audio_buffer.append"
-    gathered.add(json.dumps(delta()), at(2), Side.SERVER)
-    assert gathered.add(append, at(2), Side.CLIENT) == "input_audio_buffer.append"
-    notes = notes_of(gathered.take())
-    assert [note.count for note in notes] == [2, 2]
-    assert notes[1].event == {"type": "input_audio_buffer.append"}
+    buffered.add(json.dumps(delta()), at(0), Side.SERVER)
+    assert buffered.add(append, at(1), Side.CLIENT) == "input_audio_buffer.append"
+    buffered.add(json.dumps(delta()), at(2), Side.SERVER)
+    assert buffered.add(append, at(2), Side.CLIENT) == "input_audio_buffer.append"
+    stored_events = stored_events_of(buffered.take())
+    assert [stored.count for stored in stored_events] == [2, 2]
+    assert stored_events[1].event == {"type": "input_audio_buffer.append"}
 
 
 @pytest.mark.parametrize("content", list(Content))
@@ -187,11 +190,11 @@ def test_no_audio_is_stored(content: Content) -> None:
         },
         {"type": "no.such.event", "audio": sound, "delta": sound},
     ]
-    gathered = gathering(GraftPolicy(content=content))
+    buffered = buffer(GraftPolicy(content=content))
     for event in events:
-        gathered.add(json.dumps(event), NOW, Side.SERVER)
-        gathered.add_event(event, NOW, Side.SERVER)
-    part = gathered.take()
+        buffered.add(json.dumps(event), NOW, Side.SERVER)
+        buffered.add_event(event, NOW, Side.SERVER)
+    part = buffered.take()
     assert part is not None
     assert sound[:40].encode() not in part.payload
 
@@ -214,10 +217,10 @@ def test_no_audio_is_stored(content: Content) -> None:
 )
 def test_what_is_no_event_is_odd(raw: str | bytes) -> None:
     """It is said and left out, and the next event is read."""
-    gathered = gathering()
-    assert gathered.add(raw, NOW, Side.SERVER) == "odd"
-    assert gathered.take() is None
-    assert gathered.add(json.dumps(DONE), NOW, Side.SERVER) == "response.done"
+    buffered = buffer()
+    assert buffered.add(raw, NOW, Side.SERVER) == "odd"
+    assert buffered.take() is None
+    assert buffered.add(json.dumps(DONE), NOW, Side.SERVER) == "response.done"
 
 
 @settings(max_examples=200)
@@ -235,24 +238,24 @@ def test_what_is_no_event_is_odd(raw: str | bytes) -> None:
 )
 def test_any_value_is_taken_or_odd(value: Any, kind: str, side: Side) -> None:
     """No JSON value of an event keeps the rest of a call from being stored."""
-    gathered = gathering()
-    gathered.add_event(value, NOW, side)
-    gathered.add_event({"type": kind, "item": value, "session": value, "item_id": value, "delta": value}, NOW, side)
-    gathered.add_event(DONE, NOW, Side.SERVER)
-    assert notes_of(gathered.take())[-1].event["type"] == "response.done"
+    buffered = buffer()
+    buffered.add_event(value, NOW, side)
+    buffered.add_event({"type": kind, "item": value, "session": value, "item_id": value, "delta": value}, NOW, side)
+    buffered.add_event(DONE, NOW, Side.SERVER)
+    assert stored_events_of(buffered.take())[-1].event["type"] == "response.done"
 
 
 # --- facts ----------------------------------------------------------------------------------------------------------
 
 
 def facts(*events: dict[str, Any], policy: GraftPolicy = POLICY) -> Any:
-    gathered = gathering(policy)
+    buffered = buffer(policy)
     for event in events:
         if str(event["type"]).startswith("grafter."):
-            gathered.say(event, NOW)
+            buffered.add_own(event, NOW)
         else:
-            gathered.add_event(event, NOW, Side.SERVER)
-    part = gathered.take()
+            buffered.add_event(event, NOW, Side.SERVER)
+    part = buffered.take()
     assert part is not None
     assert part.spans == 0
     assert part.key == guest_key(call_guest("rtc_1"))
@@ -294,11 +297,11 @@ def test_the_link_is_the_starts_then_the_posted_then_the_sessions() -> None:
 
 def test_a_link_stands_in_every_later_part() -> None:
     """A part says where it belongs, whichever part before it said so first."""
-    gathered = gathering()
-    gathered.add_event(tracing({"trace_id": HOST.hex()}), NOW, Side.SERVER)
-    gathered.take()
-    gathered.say({"type": ALIVE}, NOW)
-    part = gathered.take()
+    buffered = buffer()
+    buffered.add_event(tracing({"trace_id": HOST.hex()}), NOW, Side.SERVER)
+    buffered.take()
+    buffered.add_own({"type": ALIVE}, NOW)
+    part = buffered.take()
     assert part is not None
     assert part.guest is not None
     assert part.guest.host == HOST
@@ -306,13 +309,13 @@ def test_a_link_stands_in_every_later_part() -> None:
 
 def test_urgent_is_what_must_not_be_lost() -> None:
     """A finished turn, and where the call belongs; not the audio on the way."""
-    gathered = gathering()
-    gathered.add_event({"type": "response.created", "response": {"id": "resp_1"}}, NOW, Side.SERVER)
-    assert not gathered.urgent
-    gathered.add_event(DONE, NOW, Side.SERVER)
-    assert gathered.urgent
-    gathered.take()
-    assert not gathered.urgent
+    buffered = buffer()
+    buffered.add_event({"type": "response.created", "response": {"id": "resp_1"}}, NOW, Side.SERVER)
+    assert not buffered.urgent
+    buffered.add_event(DONE, NOW, Side.SERVER)
+    assert buffered.urgent
+    buffered.take()
+    assert not buffered.urgent
 
 
 # --- posts ----------------------------------------------------------------------------------------------------------
@@ -328,8 +331,8 @@ def test_an_envelope() -> None:
     assert part.guest is not None
     assert (part.guest.host, part.guest.ended) == (HOST, True)
     assert intake.kinds == Counter(event=2, metadata=1, ended=1)
-    notes = sorted(decode(part.payload), key=lambda note: note.at)
-    assert {note.event["type"]: (note.at - NOW, note.side) for note in notes} == {
+    stored_events = sorted(decode(part.payload), key=lambda stored: stored.at)
+    assert {stored.event["type"]: (stored.at - NOW, stored.side) for stored in stored_events} == {
         "response.done": (-9_750_000_000, Side.SERVER),
         METADATA: (-9_750_000_000, Side.GRAFTER),
         "response.create": (-4_999_999_999, Side.CLIENT),
@@ -368,8 +371,8 @@ def test_one_body_may_tell_of_several_calls() -> None:
 def test_a_time_that_cannot_be_is_the_arrival(time: Any) -> None:
     """It is counted, and the event is kept, marked so that no figure is made of the time that stands for it."""
     intake = posted({"call": "rtc_1", "events": [{**EVENT, "at": time}]})
-    notes = decode(intake.parts[0].payload)
-    assert [(note.at, note.event["untimed"]) for note in notes] == [(NOW, True)]
+    stored_events = decode(intake.parts[0].payload)
+    assert [(stored.at, stored.event["untimed"]) for stored in stored_events] == [(NOW, True)]
     assert intake.kinds == Counter(event=1, untimed=1)
 
 
@@ -379,9 +382,9 @@ def test_a_time_in_another_unit_is_recognised(unit: int) -> None:
     intake = posted(
         {"call": "rtc_1", "sent_at": 1_800_000_000 * unit, "events": [{**EVENT, "at": 1_799_999_990 * unit}]}
     )
-    (note,) = (one for one in decode(intake.parts[0].payload) if one.side is Side.SERVER)
-    assert note.at == 1_799_999_990 * SECOND
-    assert "untimed" not in note.event
+    (stored,) = (one for one in decode(intake.parts[0].payload) if one.side is Side.SERVER)
+    assert stored.at == 1_799_999_990 * SECOND
+    assert "untimed" not in stored.event
 
 
 @pytest.mark.parametrize("ndjson", [False, True])
@@ -394,18 +397,18 @@ def test_a_time_that_cannot_be_is_that_of_its_neighbour(time: Any, ndjson: bool)
     events = [timed[0], odd[0], timed[1], odd[1]]
     lines = [{"call": "c", **event} for event in events]
     intake = posted(*lines, ndjson=True) if ndjson else posted({"call": "c", "events": events})
-    stood = {str(note.event["event_id"]): note.at for note in decode(intake.parts[0].payload)}
+    stood = {str(stored.event["event_id"]): stored.at for stored in decode(intake.parts[0].payload)}
     assert stood["odd_0"] == stood["e_0"] == (1_799_999_990 - week) * SECOND + SECOND // 4
     assert stood["odd_1"] == stood["e_1"] == stood["e_0"] + SECOND
     assert intake.kinds["untimed"] == 2
     first = posted({"call": "c", "events": events[1:]})
-    assert {note.at for note in decode(first.parts[0].payload)} == {stood["e_1"]}
+    assert {stored.at for stored in decode(first.parts[0].payload)} == {stood["e_1"]}
 
 
 def test_a_clock_that_was_never_set_is_set_right() -> None:
     """A device that thinks it is 1970 still knows how long ago something was."""
     intake = posted({"call": "c", "sent_at": 100.0, "events": [{**EVENT, "at": 92}, {**EVENT, "at": 99}]})
-    times = [note.at for note in decode(intake.parts[0].payload) if note.side is Side.SERVER]
+    times = [stored.at for stored in decode(intake.parts[0].payload) if stored.side is Side.SERVER]
     assert times == [at(-8), at(-1)]
 
 
@@ -414,16 +417,16 @@ def test_times_stay_as_measured() -> None:
     for offset in (-400 * 24 * 3600, -30, 0, 30):
         second = NOW // SECOND + offset
         intake = posted({"call": "c", "sent_at": second, "events": [{**EVENT, "at": second}]})
-        assert {note.at for note in decode(intake.parts[0].payload)} == {second * SECOND}
+        assert {stored.at for stored in decode(intake.parts[0].payload)} == {second * SECOND}
 
 
 def test_a_clock_that_is_provably_wrong_is_set_right() -> None:
     """Nothing is received before it is sent: by so much, at least, all its times are too late."""
     sent = (NOW + 5 * HOUR) // SECOND
     intake = posted({"call": "c", "sent_at": sent, "events": [{**EVENT, "at": sent - 8}, {**EVENT, "at": sent - 1}]})
-    times = [note.at for note in decode(intake.parts[0].payload) if note.side is Side.SERVER]
+    times = [stored.at for stored in decode(intake.parts[0].payload) if stored.side is Side.SERVER]
     assert times == [at(-8), at(-1)]
-    (clock,) = (note.event["clock"] for note in decode(intake.parts[0].payload) if note.side is Side.GRAFTER)
+    (clock,) = (stored.event["clock"] for stored in decode(intake.parts[0].payload) if stored.side is Side.GRAFTER)
     assert clock == {"ahead_ms": 18_000_000.0, "offset_ms": 18_000_000.0}
     assert "untimed" not in intake.kinds
 
@@ -432,7 +435,7 @@ def test_a_missing_side_is_that_of_the_event() -> None:
     """Clients and servers send events of different types."""
     events = [{"at": 1_799_999_990, "event": event} for event in (DONE, {"type": "response.create"})]
     intake = posted({"call": "c", "events": events})
-    assert [note.side for note in decode(intake.parts[0].payload)] == [Side.SERVER, Side.CLIENT]
+    assert [stored.side for stored in decode(intake.parts[0].payload)] == [Side.SERVER, Side.CLIENT]
 
 
 ODD_ENTRIES = [None, 1, "x", [], {}, {"at": 1}, {"event": 1}, {"event": {}}, {**EVENT, "from": "nobody"}]
@@ -506,7 +509,7 @@ def test_a_body_of_too_many_calls_is_refused() -> None:
 
 
 def test_a_repeated_post_is_the_same_part() -> None:
-    """A sender that got no answer sends again; the store keeps equal parts, and equal notes tell the machine."""
+    """A sender that got no answer sends again; the store keeps equal parts, and equal events tell the machine."""
     post = {"call": "c", "events": [EVENT, {**EVENT, "event": delta()}, {**EVENT, "event": delta()}]}
     assert posted(post).parts == posted(post, now=at(60)).parts
 
@@ -521,12 +524,12 @@ def test_kinds_are_few() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), min_size=1, max_size=20))
 def test_no_event_is_lost_by_folding(stream: list[tuple[int, int]]) -> None:
     """The counts of all runs add up to the deltas, their bytes to the audio, and no run ends before it began."""
-    gathered = gathering()
+    buffered = buffer()
     for item, second in stream:
-        gathered.add(json.dumps(delta(item_id=f"item_{item}")), at(second), Side.SERVER)
-    notes = notes_of(gathered.take())
-    assert sum(note.count for note in notes) == len(stream)
-    assert sum(int(str(note.event["delta_bytes"])) for note in notes) == 480 * len(stream)
-    for note in notes:
-        assert note.count == 1 or note.at <= note.last
-    assert all(one != other for one, other in pairwise([note.event["item_id"] for note in notes]))
+        buffered.add(json.dumps(delta(item_id=f"item_{item}")), at(second), Side.SERVER)
+    stored_events = stored_events_of(buffered.take())
+    assert sum(stored.count for stored in stored_events) == len(stream)
+    assert sum(int(str(stored.event["delta_bytes"])) for stored in stored_events) == 480 * len(stream)
+    for stored in stored_events:
+        assert stored.count == 1 or stored.at <= stored.last
+    assert all(one != other for one, other in pairwise([stored.event["item_id"] for stored in stored_events]))

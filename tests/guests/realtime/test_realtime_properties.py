@@ -20,7 +20,7 @@ from grafter.guests.realtime.field_rules import RESPONSE_EVENT
 from grafter.guests.realtime.machine import Machine
 from grafter.guests.realtime.records import MOST_SPANS
 from grafter.guests.realtime.spans import map_realtime
-from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, Note, Side, encode
+from grafter.guests.realtime.stored_event import ENDED, METADATA, SIP, Side, StoredEvent, encode
 
 POLICY = GraftPolicy()
 FULL = GraftPolicy(content=Content.FULL)
@@ -65,7 +65,7 @@ EVENTS = st.builds(
     st.dictionaries(st.sampled_from(FIELDS), OBJECTS | IDS | st.integers(0, 5000) | st.lists(OBJECTS, max_size=3)),
 )
 NOTES = st.builds(
-    Note,
+    StoredEvent,
     at=st.integers(0, 40).map(lambda at: UnixNano(at * 10**9)) | st.integers(-(2**70), 2**70).map(UnixNano),
     side=st.sampled_from(Side),
     event=EVENTS,
@@ -84,12 +84,12 @@ KINDS = {
 CALLS = [(seed, api) for api in KINDS for seed in range(20)]
 
 
-def rnd_call(seed: int, api: str = "realtime", length: int = 120) -> list[Note]:
+def rnd_call(seed: int, api: str = "realtime", length: int = 120) -> list[StoredEvent]:
     """A call of events that mostly fit together, of which some are lost and some come in odd order."""
     rnd = random.Random(seed)
     kinds = sorted(KINDS[api])
     names = [f"id_{index}" for index in range(12)]
-    notes: list[Note] = []
+    stored_events: list[StoredEvent] = []
     at = 10**18
     for index in range(length):
         at += rnd.randrange(1, 4 * 10**9)
@@ -125,19 +125,21 @@ def rnd_call(seed: int, api: str = "realtime", length: int = 120) -> list[Note]:
         side = Side.SERVER if rnd.random() < 0.9 else Side.CLIENT
         stored = kept(event, side, Content.NONE)
         if stored is not None:
-            notes.append(Note(UnixNano(at), side, stored))
-    return notes
+            stored_events.append(StoredEvent(UnixNano(at), side, stored))
+    return stored_events
 
 
 def all_spans(
-    notes: Sequence[Note], cuts: Sequence[int] = (), policy: GraftPolicy = POLICY
+    stored_events: Sequence[StoredEvent], cuts: Sequence[int] = (), policy: GraftPolicy = POLICY
 ) -> list[tuple[str, GuestSpan]]:
-    """The spans of all releases: the notes come in pieces, and what is remembered goes through JSON between them."""
+    """The spans of all releases: the events come in pieces, and what is remembered goes through JSON between them."""
     earlier: dict[str, object] | None = None
     found = []
-    bounds = [0, *cuts, len(notes)]
+    bounds = [0, *cuts, len(stored_events)]
     for index, (begin, end) in enumerate(pairwise(bounds)):
-        mapped = map_realtime("key", [encode(notes[begin:end])], policy, earlier, final=index == len(bounds) - 2)
+        mapped = map_realtime(
+            "key", [encode(stored_events[begin:end])], policy, earlier, final=index == len(bounds) - 2
+        )
         found += [(one.guest.trace_id, span) for one in mapped for span in one.guest.spans]
         earlier = orjson.loads(orjson.dumps(mapped[0].head))
     return found
@@ -167,23 +169,23 @@ def check(spans: list[tuple[str, GuestSpan]]) -> None:
 
 
 @given(st.lists(NOTES, max_size=25), st.sampled_from(Content))
-def test_whatever_comes_gives_a_tree(notes: list[Note], content: Content) -> None:
+def test_whatever_comes_gives_a_tree(stored_events: list[StoredEvent], content: Content) -> None:
     """No event, whatever is in it, is an exception or breaks the tree, cleaned or as it came."""
-    payload = b"[" + b",".join(_row(note) for note in notes) + b"]"
+    payload = b"[" + b",".join(_row(stored) for stored in stored_events) + b"]"
     mapped = map_realtime("key", [payload, b"nonsense", b"{}"], GraftPolicy(content=content), final=True)
     assert mapped[0].odd == 2
     check([(one.guest.trace_id, span) for one in mapped for span in one.guest.spans])
     json.dumps([one.head for one in mapped])
-    # The machine itself takes notes that nobody cleaned.
+    # The machine itself takes events that nobody cleaned.
     machine = Machine("key", content=True)
-    for note in notes:
-        machine.feed(note)
+    for stored in stored_events:
+        machine.feed(stored)
     machine.close()
 
 
-def _row(note: Note) -> bytes:
+def _row(stored: StoredEvent) -> bytes:
     return (
-        json.dumps([note.at, note.side.value, note.event, note.count, note.last])
+        json.dumps([stored.at, stored.side.value, stored.event, stored.count, stored.last])
         .replace("NaN", "0")
         .replace("-Infinity", "0")
         .replace("Infinity", "0")
@@ -212,28 +214,30 @@ def test_a_call_of_odd_events_is_one_tree(seed: int, api: str) -> None:
 @pytest.mark.parametrize(("seed", "api"), CALLS)
 def test_pieces_give_what_the_whole_gives(seed: int, api: str) -> None:
     """Stopped anywhere, remembered as JSON, and gone on with in another process: the same spans, span for span."""
-    notes = rnd_call(seed, api)
+    stored_events = rnd_call(seed, api)
     rnd = random.Random(seed)
-    cuts = sorted(rnd.sample(range(1, len(notes)), 3))
-    assert sorted(all_spans(notes, cuts), key=repr) == sorted(all_spans(notes), key=repr)
+    cuts = sorted(rnd.sample(range(1, len(stored_events)), 3))
+    assert sorted(all_spans(stored_events, cuts), key=repr) == sorted(all_spans(stored_events), key=repr)
 
 
 @pytest.mark.parametrize(("seed", "api"), CALLS)
 def test_the_order_of_arrival_does_not_matter(seed: int, api: str) -> None:
-    """Only times count: payloads of one note each, in any order, give what they give in order."""
-    notes = rnd_call(seed, api)
-    shuffled = [encode([note]) for note in notes]
+    """Only times count: payloads of one event each, in any order, give what they give in order."""
+    stored_events = rnd_call(seed, api)
+    shuffled = [encode([stored]) for stored in stored_events]
     random.Random(seed).shuffle(shuffled)
-    assert map_realtime("key", shuffled, POLICY, final=True) == map_realtime("key", [encode(notes)], POLICY, final=True)
+    assert map_realtime("key", shuffled, POLICY, final=True) == map_realtime(
+        "key", [encode(stored_events)], POLICY, final=True
+    )
 
 
 @pytest.mark.parametrize(("seed", "api"), CALLS)
 def test_repeats_change_nothing(seed: int, api: str) -> None:
     """Posted twice, heard by two readers, or sent again after a release: the same spans, once."""
-    notes = rnd_call(seed, api)
-    once = map_realtime("key", [encode(notes)], POLICY, final=True)
-    assert map_realtime("key", [encode(notes), encode(notes[::-1])], POLICY, final=True) == once
-    again = map_realtime("key", [encode(notes)], POLICY, orjson.loads(orjson.dumps(once[0].head)), final=True)
+    stored_events = rnd_call(seed, api)
+    once = map_realtime("key", [encode(stored_events)], POLICY, final=True)
+    assert map_realtime("key", [encode(stored_events), encode(stored_events[::-1])], POLICY, final=True) == once
+    again = map_realtime("key", [encode(stored_events)], POLICY, orjson.loads(orjson.dumps(once[0].head)), final=True)
     assert [one.guest.spans for one in again] == [()] * len(once)
     assert again[0].head == once[0].head
 
@@ -251,7 +255,9 @@ def test_a_long_call_costs_flat_memory() -> None:
             "item_id": f"item_{name}",
             "item": {"type": "function_call_output", "call_id": f"call_{name}"},
         }
-        given_out |= {one.span.span_id for one in machine.feed(Note(UnixNano(10**18 + index), Side.SERVER, event))}
+        given_out |= {
+            one.span.span_id for one in machine.feed(StoredEvent(UnixNano(10**18 + index), Side.SERVER, event))
+        }
     state = orjson.dumps(machine.state())
     assert len(state) < 700_000
     given_out |= {one.span.span_id for one in machine.close()}
@@ -262,8 +268,10 @@ def test_a_long_call_costs_flat_memory() -> None:
 
 
 def test_reading_a_long_call_takes_less_room_than_its_events() -> None:
-    """As notes they would take six times as much as they do in the store."""
-    odd = [Note(UnixNano(10**18 + n), Side.SERVER, {"type": "hm", "event_id": f"event_{n}"}) for n in range(20_000)]
+    """As events they would take six times as much as they do in the store."""
+    odd = [
+        StoredEvent(UnixNano(10**18 + n), Side.SERVER, {"type": "hm", "event_id": f"event_{n}"}) for n in range(20_000)
+    ]
     payloads = [encode(odd[n : n + 500]) for n in range(0, len(odd), 500)]
     del odd
     tracemalloc.start()
@@ -291,13 +299,15 @@ def test_hostile_sizes_are_cut(kind: str) -> None:
             assert stored is not None
             assert len(orjson.dumps(stored)) < 100_000
             machine = Machine("key")
-            machine.feed(Note(UnixNano(10**18), Side.SERVER, stored))
+            machine.feed(StoredEvent(UnixNano(10**18), Side.SERVER, stored))
             machine.close()
 
 
 def test_a_run_of_deltas_counts_from_its_first_to_its_last() -> None:
     """Folded or single, a run says when it began, when it ended and how much it was."""
     event = {"type": "response.output_audio.delta", "response_id": "r", "item_id": "i"}
-    single = [Note(UnixNano(10**18 + at), Side.SERVER, {**event, "delta_bytes": 100}) for at in range(0, 900, 100)]
-    folded = [Note(single[0].at, Side.SERVER, {**event, "delta_bytes": 900}, 9, single[-1].at)]
+    single = [
+        StoredEvent(UnixNano(10**18 + at), Side.SERVER, {**event, "delta_bytes": 100}) for at in range(0, 900, 100)
+    ]
+    folded = [StoredEvent(single[0].at, Side.SERVER, {**event, "delta_bytes": 900}, 9, single[-1].at)]
     assert all_spans(folded) == all_spans(single)

@@ -11,7 +11,7 @@ from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.realtime.content import kept
 from grafter.guests.realtime.intake import read_posts
 from grafter.guests.realtime.spans import map_realtime
-from grafter.guests.realtime.stored_event import Note, Side, encode
+from grafter.guests.realtime.stored_event import Side, StoredEvent, encode
 
 DATA = Path(__file__).parents[2] / "data" / "openai" / "realtime"
 HOST = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -156,9 +156,9 @@ def test_a_figure_out_of_order_is_not_stated(script) -> None:
     first = begun(script())
     first.server(5000, "input_audio_buffer.speech_started", item_id="u")
     first.server(9000, "input_audio_buffer.speech_stopped", item_id="u")
-    (mapped,) = map_realtime("call_key", [encode(first.notes)], GraftPolicy(), final=False)
+    (mapped,) = map_realtime("call_key", [encode(first.stored_events)], GraftPolicy(), final=False)
     late = said(made(script(), 4000, "r"), 4300, "r")
-    (mapped,) = map_realtime("call_key", [encode(late.notes)], GraftPolicy(), mapped.head, final=True)
+    (mapped,) = map_realtime("call_key", [encode(late.stored_events)], GraftPolicy(), mapped.head, final=True)
     span = next(dict(span.attributes) for span in mapped.guest.spans if span.name.startswith("chat"))
     assert not {"grafter.turn.first_token_from", "grafter.turn.first_token_ms"} & set(span)
 
@@ -496,7 +496,7 @@ def sessions(call):
 
 def test_a_second_session_is_a_second_guest(script) -> None:
     """With an id of its own under the key; events go to the session that knows what they name."""
-    first, second = map_realtime("key", [encode(sessions(script()).notes)], GraftPolicy(), final=True)
+    first, second = map_realtime("key", [encode(sessions(script()).stored_events)], GraftPolicy(), final=True)
     assert (first.guest.trace_id, second.guest.trace_id) == ("key", "key/sess_2")
     assert sorted(span.name for span in first.guest.spans) == ["chat model-1", "realtime_session model-1"]
     assert sorted(span.name for span in second.guest.spans) == ["chat model-2", "realtime_session model-2"]
@@ -517,7 +517,7 @@ def test_which_metadata_links_the_call(script) -> None:
             call.own(90_000, "grafter.metadata", origin="posted", metadata={"trace_id": OTHER_HOST, "order": 7})
         if "start" in origins:
             call.own(95_000, "grafter.metadata", origin="start", metadata={"trace_id": HOST})
-        mapped = map_realtime("key", [encode(call.notes)], GraftPolicy(), final=True)
+        mapped = map_realtime("key", [encode(call.stored_events)], GraftPolicy(), final=True)
         return [one.guest.link and one.guest.link.host.hex() for one in mapped]
 
     assert linked() == [None, None]
@@ -529,9 +529,11 @@ def test_which_metadata_links_the_call(script) -> None:
 
 def test_a_link_that_was_used_stays(script) -> None:
     call = begun(script()).own(1, "grafter.metadata", origin="posted", metadata={"trace_id": OTHER_HOST})
-    (first,) = map_realtime("key", [encode(call.notes)], GraftPolicy(), final=False)
+    (first,) = map_realtime("key", [encode(call.stored_events)], GraftPolicy(), final=False)
     late = script().own(2, "grafter.metadata", origin="start", metadata={"trace_id": HOST})
-    (second,) = map_realtime("key", [encode(late.notes)], GraftPolicy(metadata_keys=("a",)), first.head, final=True)
+    (second,) = map_realtime(
+        "key", [encode(late.stored_events)], GraftPolicy(metadata_keys=("a",)), first.head, final=True
+    )
     assert second.guest.link is not None
     assert second.guest.link.host.hex() == OTHER_HOST
     assert second.head["metadata"] == {"trace_id": HOST}
@@ -540,19 +542,19 @@ def test_a_link_that_was_used_stays(script) -> None:
 def test_a_sip_header_only_points_at_a_host(script) -> None:
     """It comes from outside, so it is no link; and it is nothing at all beside one."""
     call = begun(script()).own(1, "grafter.sip", traceparent=f"00-{HOST}-00f067aa0ba902b7-01")
-    (mapped,) = map_realtime("key", [encode(call.notes)], GraftPolicy(), final=True)
+    (mapped,) = map_realtime("key", [encode(call.stored_events)], GraftPolicy(), final=True)
     assert mapped.guest.link is None
     assert mapped.weak is not None
     assert (mapped.weak.host.hex(), mapped.weak.how) == (HOST, "sip")
     call.own(2, "grafter.metadata", origin="posted", metadata={"trace_id": OTHER_HOST})
-    (mapped,) = map_realtime("key", [encode(call.notes)], GraftPolicy(), final=True)
+    (mapped,) = map_realtime("key", [encode(call.stored_events)], GraftPolicy(), final=True)
     assert mapped.weak is None
 
 
 def test_metadata_that_names_no_host_is_said_to(script) -> None:
     call = begun(script()).own(1, "grafter.metadata", origin="posted", metadata={"trace_id": "nonsense", "tenant": "a"})
     policy = GraftPolicy(metadata_keys=("tenant",))
-    (mapped,) = map_realtime("key", [encode(call.notes)], policy, final=True)
+    (mapped,) = map_realtime("key", [encode(call.stored_events)], policy, final=True)
     assert "trace_id" in str(mapped.head["malformed"])
     assert dict(mapped.guest.spans[0].attributes)["openai.agents.trace.metadata.tenant"] == "a"
 
@@ -560,7 +562,7 @@ def test_metadata_that_names_no_host_is_said_to(script) -> None:
 def test_a_call_of_which_only_metadata_is_known(script) -> None:
     """No event, no span; what was said is remembered."""
     call = script().own(1, "grafter.metadata", origin="start", metadata={"trace_id": HOST}).own(2, "grafter.started")
-    (mapped,) = map_realtime("key", [encode(call.notes)], GraftPolicy(), final=True)
+    (mapped,) = map_realtime("key", [encode(call.stored_events)], GraftPolicy(), final=True)
     assert mapped.guest.spans == ()
     assert mapped.guest.link is not None
 
@@ -568,12 +570,12 @@ def test_a_call_of_which_only_metadata_is_known(script) -> None:
 def test_the_client_events_of_a_real_session() -> None:
     """What the Agents SDK's RealtimeSession sends, alone: a model and a link. What it asks for, nobody confirms."""
     events = json.loads((DATA / "py_realtime_client_events.json").read_bytes())["events"]
-    notes = []
+    stored_events = []
     for index, event in enumerate(events):
         stored = kept(event, Side.CLIENT, Content.NONE)
         assert stored is not None
-        notes.append(Note(10**18 + index * 10**9, Side.CLIENT, stored))
-    (mapped,) = map_realtime("key", [encode(notes)], GraftPolicy(), final=True)
+        stored_events.append(StoredEvent(10**18 + index * 10**9, Side.CLIENT, stored))
+    (mapped,) = map_realtime("key", [encode(stored_events)], GraftPolicy(), final=True)
     spans = {span.name: dict(span.attributes) for span in mapped.guest.spans}
     assert set(spans) == {"realtime_session gpt-realtime"}
     session = spans["realtime_session gpt-realtime"]

@@ -337,7 +337,7 @@ def test_what_stands_on_every_span(script) -> None:
 
 def test_the_guest_names_its_host(script) -> None:
     """The link is what the session's tracing metadata says; session, conversation and group identify it."""
-    (mapped,) = map_realtime("call_key", [encode(websocket(script()).notes)], GraftPolicy(), final=True)
+    (mapped,) = map_realtime("call_key", [encode(websocket(script()).stored_events)], GraftPolicy(), final=True)
     assert mapped.guest.link is not None
     assert mapped.guest.link.host.hex() == "4bf92f3577b34da6a3ce929d0e0e4736"
     assert mapped.guest.conversation_ids == {"sess_1", "conv_1", "call_7"}

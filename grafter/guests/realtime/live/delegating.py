@@ -15,7 +15,7 @@ from grafter.guests.realtime.field_rules import MOST_MEMBERS
 from grafter.guests.realtime.live.talking import date, position_of
 from grafter.guests.realtime.records import MOST_EVENTS, Call, Delegation, Response
 from grafter.guests.realtime.session import Session, trim
-from grafter.guests.realtime.stored_event import Note
+from grafter.guests.realtime.stored_event import StoredEvent
 
 DELEGATION = "delegation"
 """What the first response of some work is measured from; the others are measured as a spoken one is."""
@@ -29,102 +29,102 @@ _AS_FUNCTIONS = {"custom_tool_call": "function_call", "custom_tool_call_output":
 _FAILED = frozenset({"failed", "incomplete"})
 
 
-def created(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def created(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``session.delegation.created``."""
     given = mapping_of(event.get("delegation"))
     work = _work(session, given.get("id"))
     if work is None or work.at is not None:
         return
-    work.at = note.at
+    work.at = stored.at
     work.target = text_of(given.get("target"))
     offset = count_of(event.get("offset_ms"))
-    date(session, note.at, position_of(event.get("offset_ms")))
+    date(session, stored.at, position_of(event.get("offset_ms")))
     response = session.responses.get(text_of(given.get("response_id")) or "")
     if response is not None:
         response.delegation = response.delegation or work.id
     if work.target != "responses":
         session.happened(
-            note.at,
+            stored.at,
             semconv.EVENT_LIVE.format(what="delegation"),
             {semconv.LIVE_DELEGATION_ID: work.id, semconv.LIVE_DELEGATION_TARGET: work.target, "offset_ms": offset},
         )
 
 
-def decided(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def decided(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``decision.event``: the whole answer. Only for delegated questions is it known when they were asked."""
     named = text_of(event.get("delegation_id")) or text_of(event.get("trigger_id")) or text_of(event.get("event_id"))
-    response = session.response(named, note)
+    response = session.response(named, stored)
     if response is None or response.done_at is not None:
         return
     decision = mapping_of(mapping_of(event.get("event")).get("decision"))
     work = session.delegations.get(named or "")
     response.kind = DECISION
     response.delegation = None if work is None else work.id
-    response.created_at = note.at if work is None or work.at is None else min(work.at, note.at)
-    response.done_at = note.at
+    response.created_at = stored.at if work is None or work.at is None else min(work.at, stored.at)
+    response.done_at = stored.at
     response.model = text_of(decision.get("model"))
     response.usage = dict(mapping_of(decision.get("usage")))
 
 
-def begun(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def begun(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``response.created``."""
-    response = _pictured(session, note, event)
+    response = _pictured(session, stored, event)
     if response is None or response.created_at is not None:
         return
-    response.created_at = note.at
+    response.created_at = stored.at
     work = session.delegations.get(response.delegation or "")
-    _measure(session, response, work, note.at)
+    _measure(session, response, work, stored.at)
     if work is not None:
         work.response, work.tool, work.tool_at = response.id, None, None
 
 
-def going(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def going(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``response.queued`` and ``response.in_progress``."""
-    _pictured(session, note, event)
+    _pictured(session, stored, event)
 
 
-def ended(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def ended(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``response.completed``, ``response.failed`` and ``response.incomplete``."""
-    response = _pictured(session, note, event)
+    response = _pictured(session, stored, event)
     if response is None or response.done_at is not None:
         return
     given = mapping_of(event.get("response"))
-    response.done_at = note.at
+    response.done_at = stored.at
     response.status = text_of(given.get("status"))
     response.reason = text_of(mapping_of(given.get("incomplete_details")).get("reason"))
     response.error = dict(mapping_of(given.get("error")))
     response.usage = dict(mapping_of(given.get("usage")))
 
 
-def spoken(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    """A word of an answer or of a call; a run of them is one note."""
+def spoken(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    """A word of an answer or of a call; a run of them is one stored event."""
     response = _of(session, event)
     if response is not None:
-        response.last_at = max(response.last_at, note.at, note.last)
-        if response.first_delta_at is None or note.at < response.first_delta_at:
-            response.first_delta_at = note.at
+        response.last_at = max(response.last_at, stored.at, stored.last)
+        if response.first_delta_at is None or stored.at < response.first_delta_at:
+            response.first_delta_at = stored.at
             response.odd = response.odd or event.get("untimed") is True
 
 
-def item_added(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    _item(session, note, event, whole=False)
+def item_added(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    _item(session, stored, event, whole=False)
 
 
-def item_done(session: Session, note: Note, event: Mapping[str, object]) -> None:
-    _item(session, note, event, whole=True)
+def item_done(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    _item(session, stored, event, whole=True)
 
 
-def item_given(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def item_given(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``response.item.create``: what the client hands to the work, such as a tool's output."""
     item = _plain(mapping_of(event.get("item")))
     call = session.calls.get(text_of(item.get("call_id")) or "")
-    tools.item_seen(session, note, item, None, whole=True)
+    tools.item_seen(session, stored, item, None, whole=True)
     work = None if call is None else session.delegations.get(call.delegation or "")
-    if call is not None and work is not None and call.ended_at == note.at:
-        work.tool, work.tool_at = call.id, note.at
+    if call is not None and work is not None and call.ended_at == stored.at:
+        work.tool, work.tool_at = call.id, stored.at
 
 
-def error(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def error(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """An error among the events of a response; the response says itself whether it failed."""
     attributes = {
         semconv.ERROR_TYPE: text_of(event.get("code")),
@@ -134,9 +134,9 @@ def error(session: Session, note: Note, event: Mapping[str, object]) -> None:
     session.errors += 1
     response = _of(session, event)
     if response is None:
-        session.happened(note.at, semconv.EVENT_ERROR, attributes)
+        session.happened(stored.at, semconv.EVENT_ERROR, attributes)
     elif len(response.errors) < MOST_EVENTS:
-        response.errors.append([note.at, semconv.EVENT_ERROR, attributes])
+        response.errors.append([stored.at, semconv.EVENT_ERROR, attributes])
 
 
 def _work(session: Session, identity: object) -> Delegation | None:
@@ -149,10 +149,10 @@ def _work(session: Session, identity: object) -> Delegation | None:
     return session.delegations[name]
 
 
-def _pictured(session: Session, note: Note, event: Mapping[str, object]) -> Response | None:
+def _pictured(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> Response | None:
     """The response that an event has a picture of, with what the picture says."""
     given = mapping_of(event.get("response"))
-    response = session.response(given.get("id"), note)
+    response = session.response(given.get("id"), stored)
     if response is None:
         return None
     response.kind = DELEGATED
@@ -179,37 +179,37 @@ def _of(session: Session, event: Mapping[str, object]) -> Response | None:
     return still[0] if len(still) == 1 else None
 
 
-def _item(session: Session, note: Note, event: Mapping[str, object], *, whole: bool) -> None:
+def _item(session: Session, stored: StoredEvent, event: Mapping[str, object], *, whole: bool) -> None:
     item = _plain(mapping_of(event.get("item")))
     response = _of(session, event)
     if response is not None:
-        response.last_at = max(response.last_at, note.at)
+        response.last_at = max(response.last_at, stored.at)
         session.made_by(item.get("id"), response.id)
         if whole and len(response.output) < MOST_MEMBERS:
             response.output.append(dict(item))
     kind = text_of(item.get("type")) or ""
     if kind in _HOSTED:
-        _hosted(session, note, item, response, whole=whole)
+        _hosted(session, stored, item, response, whole=whole)
         return
-    tools.item_seen(session, note, item, None if response is None else response.id, whole=whole, output=True)
+    tools.item_seen(session, stored, item, None if response is None else response.id, whole=whole, output=True)
     call = session.calls.get(text_of(item.get("call_id")) or "")
     if call is not None:
         call.delegation = call.delegation or text_of(event.get("delegation_id"))
 
 
 def _hosted(
-    session: Session, note: Note, item: Mapping[str, object], response: Response | None, *, whole: bool
+    session: Session, stored: StoredEvent, item: Mapping[str, object], response: Response | None, *, whole: bool
 ) -> None:
-    call = session.call(item.get("id"), note, "hosted")
+    call = session.call(item.get("id"), stored, "hosted")
     if call is None:
         return
     call.response = call.response or (None if response is None else response.id)
     call.name = (text_of(item.get("type")) or "").removesuffix("_call")
     if whole:
         call.complete, call.failed = True, text_of(item.get("status")) in _FAILED
-        call.ended_at = note.at if call.ended_at is None else call.ended_at
+        call.ended_at = stored.at if call.ended_at is None else call.ended_at
     elif call.started_at is None:
-        call.started_at = note.at
+        call.started_at = stored.at
 
 
 def _plain(item: Mapping[str, object]) -> Mapping[str, object]:

@@ -16,7 +16,7 @@ from grafter.guests.json_values import count_of, float_of, mapping_of, text_of
 from grafter.guests.realtime import configuring
 from grafter.guests.realtime.records import Utterance
 from grafter.guests.realtime.session import Session
-from grafter.guests.realtime.stored_event import Note, Side
+from grafter.guests.realtime.stored_event import Side, StoredEvent
 
 PAUSE_MS = 1_000
 """Between two utterances of one side. Fragments follow the audio by the tenth of a second; a breath is shorter."""
@@ -29,40 +29,40 @@ _LONGEST_SESSION_S = 7 * 86_400
 _ENDED_BY = {"expired": "expired", "connection_lost": "disconnect"}
 
 
-def happened(what: str) -> Callable[[Session, Note, Mapping[str, object]], None]:
+def happened(what: str) -> Callable[[Session, StoredEvent, Mapping[str, object]], None]:
     """Something of which its moment is all there is, or nearly."""
 
-    def handler(session: Session, note: Note, event: Mapping[str, object]) -> None:
+    def handler(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
         start = count_of(event.get("start_ms"))
-        session.happened(note.at, semconv.EVENT_LIVE.format(what=what), {} if start is None else {"start_ms": start})
+        session.happened(stored.at, semconv.EVENT_LIVE.format(what=what), {} if start is None else {"start_ms": start})
 
     return handler
 
 
-def paused(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def paused(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Nobody spoke for so long that the model sleeps until somebody does. That is no wait, and nobody's slowness."""
-    session.happened(note.at, semconv.EVENT_LIVE.format(what="paused"), {})
-    session.live.pauses = [*session.live.pauses, [note.at, None]][-_MOST_REMEMBERED:]
+    session.happened(stored.at, semconv.EVENT_LIVE.format(what="paused"), {})
+    session.live.pauses = [*session.live.pauses, [stored.at, None]][-_MOST_REMEMBERED:]
 
 
-def resumed(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def resumed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Whether the session's time went on meanwhile nobody says, so it is dated anew by what comes now."""
-    session.happened(note.at, semconv.EVENT_LIVE.format(what="resumed"), {})
+    session.happened(stored.at, semconv.EVENT_LIVE.format(what="resumed"), {})
     match session.live.pauses:
         case [*before, [int(began), None]]:
-            session.live.pauses = [*before, [began, note.at]]
+            session.live.pauses = [*before, [began, stored.at]]
     for utterance in session.utterances.values():
         if utterance.begun_at is None:
             utterance.begun_at = session.live.begun_at
     session.live.begun_at = None
 
 
-def closed(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def closed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """The last event; with it, to whoever came too late for ``session.started``, the whole configuration."""
-    configuring.updated(session, note, event)
-    used(session, note, event)
+    configuring.updated(session, stored, event)
+    used(session, stored, event)
     reason = text_of(event.get("reason"))
-    session.live.closed_at = note.at if session.live.closed_at is None else session.live.closed_at
+    session.live.closed_at = stored.at if session.live.closed_at is None else session.live.closed_at
     session.live.closed_by = session.live.closed_by or reason
 
 
@@ -71,7 +71,7 @@ def ended_by(reason: object) -> str:
     return _ENDED_BY.get(reason, "close") if isinstance(reason, str) else "close"
 
 
-def used(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def used(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Running totals: the last one stands."""
     usage, live = mapping_of(event.get("usage")), session.live
     seconds, active, asleep = (_length(usage.get(key)) for key in ("seconds", "active_seconds", "paused_seconds"))
@@ -88,30 +88,30 @@ def _length(value: object) -> float | None:
     return seconds if seconds is not None and 0 <= seconds <= _LONGEST_SESSION_S else None
 
 
-def heard(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def heard(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """A fragment of what the caller said."""
-    _say(session, note, event, user=True)
+    _say(session, stored, event, user=True)
 
 
-def spoke(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def spoke(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """A fragment of what the model says."""
-    _say(session, note, event, user=False)
+    _say(session, stored, event, user=False)
 
 
-def sounded(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def sounded(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Audio of the model, silence included; only its moment is of use."""
-    date(session, note.at, place_of(event))
+    date(session, stored.at, place_of(event))
 
 
-def key_sent(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def key_sent(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """A key that the app pressed: the server's word that it was sent, under today's name or the old one."""
-    if note.side is Side.SERVER:
+    if stored.side is Side.SERVER:
         session.happened(
-            note.at, semconv.EVENT_DTMF, {"digit": text_of(event.get("event")), semconv.DTMF_DIRECTION: "sent"}
+            stored.at, semconv.EVENT_DTMF, {"digit": text_of(event.get("event")), semconv.DTMF_DIRECTION: "sent"}
         )
 
 
-def failed(session: Session, note: Note, event: Mapping[str, object]) -> None:
+def failed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """A call out that could not be set up."""
     error = mapping_of(event.get("error"))
     attributes = {
@@ -119,7 +119,7 @@ def failed(session: Session, note: Note, event: Mapping[str, object]) -> None:
         semconv.ERROR_PARAM: text_of(error.get("param")),
         semconv.ERROR_MESSAGE: text_of(error.get("message")),
     }
-    session.happened(note.at, semconv.EVENT_LIVE.format(what="failed"), attributes)
+    session.happened(stored.at, semconv.EVENT_LIVE.format(what="failed"), attributes)
 
 
 def date(session: Session, at: int, position: int | None) -> None:
@@ -148,7 +148,7 @@ def answered(session: Session, utterance: Utterance) -> tuple[str, int] | None:
     return (name, end) if next(since, None) is None else None
 
 
-def _say(session: Session, note: Note, event: Mapping[str, object], *, user: bool) -> None:
+def _say(session: Session, stored: StoredEvent, event: Mapping[str, object], *, user: bool) -> None:
     start = place_of(event)
     end = position_of(event.get("end_ms"))
     if start is None:
@@ -156,17 +156,17 @@ def _say(session: Session, note: Note, event: Mapping[str, object], *, user: boo
         return
     end = start if end is None else max(start, end)
     if user:
-        date(session, note.at, end)
+        date(session, stored.at, end)
     same = [one for one in session.utterances.values() if one.user is user]
     utterance = same[-1] if same else None
     if utterance is None or _is_apart(session, utterance, start, end):
-        utterance = session.utterance(f"{'input' if user else 'output'}_{start}", note)
+        utterance = session.utterance(f"{'input' if user else 'output'}_{start}", stored)
         if utterance is None:
             return
         utterance.user, utterance.start_ms, utterance.end_ms = user, start, end
         if not user:
             session.live.spoken = [*session.live.spoken, start][-_MOST_REMEMBERED:]
-    utterance.last_at = max(utterance.last_at, note.at)
+    utterance.last_at = max(utterance.last_at, stored.at)
     utterance.start_ms, utterance.end_ms = min(utterance.start_ms, start), max(utterance.end_ms, end)
     text = text_of(event.get("delta"))
     if text is not None and len(utterance.text) < ATTRIBUTE_BYTES:

@@ -1,4 +1,4 @@
--- Of the resource that a memory shares (core/memory.py): the digest in a blob that begins at a byte, or nothing.
+-- Of the resource that a memory shares (core/memory_edits.py): the digest in a blob that begins at a byte, or nothing.
 local function digest_in(raw, first)
   if #raw < first + 43 or raw:byte(first) ~= 84 or raw:byte(first + 1) ~= 1 or bit.band(raw:byte(first + 2), 4) == 0 then return nil end
   local state = unpk(">I4", raw, first + 24)

@@ -1,0 +1,120 @@
+"""What is put into a memory's blob, or taken out of it, without reading all of it: the resource that all memories of a
+service share, and what tail sampling decided about the trace."""
+
+import json
+import struct
+from functools import lru_cache
+from hashlib import blake2b
+
+from grafter.core.memory_blobs import (
+    BY_DIGEST,
+    GUEST_HEAD,
+    GUEST_KIND,
+    HAS_ENVELOPE,
+    NOT_A_BLOB,
+    TRACE_HEAD,
+    TRACE_KIND,
+    VERSION,
+    json_bytes,
+)
+from grafter.core.sampling.policies import SamplingDecision
+
+_DIGEST = 16
+# A shorter one takes no more room than what it would take to share it.
+_SHARED_FROM = 64
+
+
+def taken_apart(blob: bytes) -> tuple[bytes, bytes, bytes]:
+    """A blob without its root's resource, the digest by which ``put_together`` finds that, and the resource.
+
+    For a store, which has one resource for all the memories of a service. Digest and resource are empty where the blob
+    stays as it is.
+    """
+    if len(blob) < TRACE_HEAD.size or blob[0] != TRACE_KIND or blob[1] != VERSION or not blob[2] & HAS_ENVELOPE:
+        return blob, b"", b""
+    start, end = _resource_in(blob)
+    if end - start < _SHARED_FROM or end > len(blob):
+        return blob, b"", b""
+    resource = blob[start:end]
+    digest = _digest(resource)
+    present = bytes((blob[2] ^ HAS_ENVELOPE | BY_DIGEST,))
+    length = _DIGEST.to_bytes(4, "big")
+    return b"".join((blob[:2], present, blob[3:28], length, blob[32:start], digest, blob[end:])), digest, resource
+
+
+def digest_in(blob: bytes) -> bytes:
+    """The digest of the resource that a blob was parted from; empty where it has all of its own."""
+    if len(blob) < TRACE_HEAD.size or blob[0] != TRACE_KIND or blob[1] != VERSION or not blob[2] & BY_DIGEST:
+        return b""
+    start, end = _resource_in(blob)
+    return blob[start:end]
+
+
+def put_together(blob: bytes, resource: bytes | None) -> bytes:
+    """What ``taken_apart`` was given; ``resource`` None: it is lost, and the blob is as if no span had had one."""
+    start, end = _resource_in(blob)
+    has = 0 if resource is None else HAS_ENVELOPE
+    present = bytes((blob[2] & ~BY_DIGEST | has,))
+    found = resource or b""
+    return b"".join((blob[:2], present, blob[3:28], len(found).to_bytes(4, "big"), blob[32:start], found, blob[end:]))
+
+
+def _resource_in(blob: bytes) -> tuple[int, int]:
+    """Where the root's resource stands in a host's blob (TRACE_HEAD)."""
+    start = TRACE_HEAD.size + blob[3] + int.from_bytes(blob[24:28], "big")
+    return start, start + int.from_bytes(blob[28:32], "big")
+
+
+@lru_cache(256)
+def _digest(resource: bytes) -> bytes:
+    return blake2b(resource, digest_size=_DIGEST).digest()
+
+
+_DECISION = "sampled"
+"""Key in the JSON of either blob; a reader that does not know it leaves it aside."""
+_HEADS = {TRACE_KIND: TRACE_HEAD, GUEST_KIND: GUEST_HEAD}
+
+
+def with_decision(blob: bytes, decision: SamplingDecision) -> bytes:
+    """The blob of a host or of a guest, with what tail sampling decided about its trace.
+
+    Raises ValueError for what is no blob of this version.
+    """
+    head, fields, more = _opened(blob)
+    try:
+        written = json_bytes(json.loads(more) | _decision_values(decision)) if more else _decision_alone(decision)
+    except RecursionError:
+        # See _guest_values: metadata nested as deep as that is nobody's.
+        return blob
+    return b"".join((head.pack(*fields[:-1], len(written)), blob[head.size : len(blob) - len(more)], written))
+
+
+@lru_cache(1000)
+def _decision_alone(decision: SamplingDecision) -> bytes:
+    """The JSON of a trace that has no anchors: nearly every trace, and few are decided in different ways."""
+    return json_bytes({"envelopes": [], "anchors": []} | _decision_values(decision))
+
+
+def _decision_values(decision: SamplingDecision) -> dict[str, object]:
+    return {_DECISION: [decision.policy, decision.kept, decision.one_of, decision.upstream]}
+
+
+def decision_of(blob: bytes) -> SamplingDecision | None:
+    """What ``with_decision`` put there; None where nobody has decided, or the blob cannot be read. Never raises."""
+    try:
+        _, _, more = _opened(blob)
+        if not more:
+            return None
+        policy, kept, one_of, upstream = json.loads(more)[_DECISION]
+        return SamplingDecision(str(policy), bool(kept), int(one_of), int(upstream))
+    except NOT_A_BLOB:
+        return None
+
+
+def _opened(blob: bytes) -> tuple[struct.Struct, tuple[int, ...], bytes]:
+    """The layout of a blob's head, its fields, and the JSON at its end. Raises ValueError for what is no such blob."""
+    if len(blob) < 2 or blob[0] not in _HEADS or blob[1] != VERSION:
+        raise ValueError("no blob of this version")
+    head = _HEADS[blob[0]]
+    fields = head.unpack_from(blob)
+    return head, fields, blob[len(blob) - fields[-1] :]
