@@ -4,7 +4,7 @@ Two shapes of one trace live here: the *part* as it is held (opaque bytes and th
 trace is ready) and the *span* as the join sees it (only what the join reads). Neither knows protobuf.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag, StrEnum
 from functools import lru_cache
@@ -102,10 +102,9 @@ class EnvelopeCache:
     def __init__(self) -> None:
         self._known: dict[Hashable, Envelope] = {}
         self._bytes = 0
-
-    def get(self, known_by: Hashable) -> Envelope | None:
+        # Asked once a part, so that a call of a method of its own would be seen in what a span costs.
+        self.get: Callable[[Hashable], Envelope | None] = self._known.get
         """What was kept under that."""
-        return self._known.get(known_by)
 
     def put(self, known_by: Hashable, envelope: Envelope) -> Envelope:
         """Keep it, unless it alone takes much of the room."""

@@ -182,8 +182,9 @@ class Settlement:
 
 def large_envelopes(parts: Iterable[Part]) -> int:
     """Bytes of the large envelopes of one request's parts, each once."""
-    envelopes = {id(part.envelope): part.envelope for part in parts}
-    return sum([each.size for each in envelopes.values() if each is not None and each.size >= LARGE_ENVELOPE])
+    envelopes = {id(part.envelope): part.envelope for part in parts if part.envelope is not None}
+    sizes = [len(each.resource) + len(each.scope) for each in envelopes.values()]
+    return sum([size for size in sizes if size >= LARGE_ENVELOPE])
 
 
 Plain = tuple[list[bytes], list[Envelope], list[bytes], int]

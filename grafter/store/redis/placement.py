@@ -204,10 +204,11 @@ class Placement:
         envelopes: dict[int, bytes] = {}
         large = _LargeEnvelopes(whole=self._whole)
         items: list[Item] = []
+        any_large = large_envelopes(parts) > 0
         for number, part in enumerate(parts, arrival):
             if part.guest is None:
                 reference = None
-                if part.envelope is not None and part.envelope.size >= LARGE_ENVELOPE:
+                if any_large and part.envelope is not None and part.envelope.size >= LARGE_ENVELOPE:
                     reference = large.refer(part.envelope, part.key, items)
                 items.append(_host_item(part, number, at, envelopes, reference))
                 continue
