@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test check bench soak soak-troubles proto lock clean chromium
+.PHONY: help demo example test check bench soak soak-troubles pictures proto lock clean chromium
 
 help:
 	@echo "make demo    set up, play one call through every door, print the joined trace"
@@ -25,6 +25,7 @@ help:
 	@echo "make soak    the slow tests"
 	@echo "             soak-troubles: an hour of them at random, the books after each minute (MINUTES, SEED, STORE)"
 	@echo "make bench   measure grafter beside a null sink and a raw proxy"
+	@echo "make pictures  make docs/lookup/*.png anew"
 	@echo "make proto   generate grafter/otlp/*_pb2.py from proto/"
 	@echo "make lock    write constraints.txt from what is installed"
 	@echo "make clean   remove what make made"
@@ -78,6 +79,9 @@ bench: $(VENV)/.dev
 	$(RUN) -m bench.redis_memory
 	$(RUN) -m bench.failover
 	$(RUN) -m bench.half_load --systems "grafter redis"
+
+pictures: $(VENV)/.dev chromium
+	PICTURES=docs/lookup $(RUN) -m pytest tests/web/test_page_browser.py -k pictures_of_the_docs
 
 proto: $(VENV)/.dev
 	$(RUN) -m grpc_tools.protoc --proto_path=proto --python_out=grafter/otlp --pyi_out=grafter/otlp proto/*.proto

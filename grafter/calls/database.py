@@ -201,6 +201,8 @@ class CallDatabase:
                 if len(keys) < CHUNK:
                     gone = connection.execute(delete(documents).where(documents.c.at < documents_since)).rowcount
                     connection.execute(delete(schema.forgotten).where(schema.forgotten.c.at < calls_since))
+                    # Of a follower that the config has no more, or under a key that the call has no more.
+                    connection.execute(delete(schema.outbox).where(schema.outbox.c.at < calls_since))
             removed += len(keys)
             if len(keys) < CHUNK:
                 return removed, gone

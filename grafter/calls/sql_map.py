@@ -79,6 +79,8 @@ class SqlCallMap:
         self._clock = clock
         # A reader that hangs must not hold up the writer, nor one of them anything else in this process.
         self._readers = ThreadPoolExecutor(_READERS, "calls.read")
+        # Figures over a month of calls take minutes: no lookup waits for them.
+        self._reporter = ThreadPoolExecutor(1, "calls.report")
         self._writer = ThreadPoolExecutor(1, "calls.write")
         self.backlog = Backlog(tasks, self._apply, metrics, clock)
         self.followings = [Following(one, self, metrics, clock) for one in followers]
@@ -118,7 +120,7 @@ class SqlCallMap:
     async def over(self, since: int, until: int, work: Callable[[Iterable[CallRow]], _T]) -> _T:
         """See CallMap."""
         now = self._clock()
-        return await self._read(lambda: work(self._database.rows(since, until, now)), seconds=_LONG_SECONDS)
+        return await self._read(lambda: work(self._database.rows(since, until, now)), self._reporter, _LONG_SECONDS)
 
     async def record(self, record: CallRecord, document: bytes = b"") -> None:
         """See CallMap."""
@@ -174,10 +176,12 @@ class SqlCallMap:
             applied.add_done_callback(lambda _, following=following: following.wake())  # type: ignore[misc]
         return applied
 
-    async def _read(self, work: Callable[[], _T], seconds: float = _READ_SECONDS) -> _T:
+    async def _read(
+        self, work: Callable[[], _T], threads: ThreadPoolExecutor | None = None, seconds: float = _READ_SECONDS
+    ) -> _T:
         try:
             async with asyncio.timeout(seconds):
-                return await self._run(self._readers, work)
+                return await self._run(threads or self._readers, work)
         except TimeoutError:
             message = f"the calls' database gave no answer within {seconds:g} s"
             raise UnavailableError(message, retry_after=5.0, reason="calls_slow") from None
@@ -208,7 +212,7 @@ class SqlCallMap:
 
     def close(self) -> None:
         """End the threads; what they are at ends by itself."""
-        for threads in (self._readers, self._writer):
+        for threads in (self._readers, self._reporter, self._writer):
             threads.shutdown(wait=False, cancel_futures=True)
         self._database.close()
 

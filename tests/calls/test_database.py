@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, inspect, text
 
-from grafter.calls import schema
+from grafter.calls import outbox, schema
 from grafter.calls.database import CallDatabase
 from grafter.calls.engine import begun, open_engine
 from grafter.calls.merge import calls_of, is_slow, row
@@ -131,6 +131,18 @@ def test_a_recording_that_no_database_can_hold_costs_only_itself(database: CallD
     """Whoever writes spans writes that text; the call stands there without being found by it."""
     database.apply(entries(record("a", ids=(SIP,), recording="https://recordings.example/\0")), START)
     assert [one.ids for one in everything(database)] == [(SIP,)]
+
+
+def test_what_nobody_takes_up_is_kept_no_longer_than_its_call(database: CallDatabase, url: str) -> None:
+    """A follower that was taken out of the config leaves nothing behind for good."""
+    engine = open_engine(url)
+    with begun(engine) as connection:
+        outbox.put(connection, ["gone"], ["a key that its call has no more"], START)
+    database.retain(START, START)
+    assert len(database.claim("gone", START, 1, 10)) == 1
+    database.retain(START + 1, START)
+    assert database.claim("gone", START + 2, 1, 10) == []
+    engine.dispose()
 
 
 def test_pages_follow_each_other(database: CallDatabase) -> None:

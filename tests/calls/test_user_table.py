@@ -1,7 +1,9 @@
 """Calls in a table that was there before, over SQLite and over Postgres: what stands in its rows, and what happens when
 the table, a column, a right or the whole database is missing for a time."""
 
+import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -322,6 +324,21 @@ async def test_the_types_of_postgres(postgres: str, tmp_path: Path) -> None:
         ended = START // SECOND + 3690
         assert some == [UUID(trace(1).hex()), [trace(1).hex()], begun, ended, 0, True, "12.25", "unknown"]
         assert json.loads(why) == ["a", "b"]
+
+
+async def test_figures_hold_up_no_lookup(tmp_path: Path) -> None:
+    """However many ask for a month of figures, and however long those take: a call is found meanwhile."""
+    end = threading.Event()
+    async with followed(tmp_path, f"sqlite:///{tmp_path}/theirs.db") as made:
+        await made.calls.record(call("a", SID, 1))
+        await made.calls.backlog.drain_all()
+        asked = [asyncio.ensure_future(made.calls.over(0, START, lambda _: end.wait(60))) for _ in range(3)]
+        await asyncio.sleep(0)
+        try:
+            assert await made.calls.by_id(SID) is not None
+        finally:
+            end.set()
+        assert await asyncio.gather(*asked) == [True] * 3
 
 
 def test_what_the_config_says_is_checked(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The page in a real browser: from a number to the verdict, by mouse, by keyboard, without scripts, for everybody."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,34 @@ def test_the_list_stays_fresh(served: Served, scripted: Any) -> None:
     tab.clock.run_for(6000)
     tab.wait_for_selector("table.calls tbody tr")
     assert tab.locator("table.calls tbody tr").count() == len(served.calls.rows)
+
+
+PICTURES = {
+    "list-light": ("", {}),
+    "list-dark": ("", {"color_scheme": "dark"}),
+    "list-phone": ("", {"viewport": {"width": 390, "height": 760}}),
+    "call-light": ("slow tool", {}),
+    "call-dark": ("slow tool", {"color_scheme": "dark"}),
+    "call-phone": ("slow tool", {"viewport": {"width": 390, "height": 760}}),
+    "call-forced": ("slow tool", {"forced_colors": "active"}),
+    "spans-light": ("tool fails#waterfall-title", {}),
+    "turns-phone": ("slow tool#turn-3", {"viewport": {"width": 390, "height": 760}}),
+    "report-light": ("/report?since=24h", {}),
+}
+"""Those of docs/lookup: of what, and how it is looked at."""
+
+
+@pytest.mark.skipif("PICTURES" not in os.environ, reason="make pictures")
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_pictures_of_the_docs(served: Served, browser: Any, name: str) -> None:
+    """Made anew in the directory that PICTURES names, after the look has changed."""
+    what, looked = PICTURES[name]
+    story, sign, place = what.partition("#")
+    context = browser.new_context(**{"viewport": {"width": 1120, "height": 760}, **looked})
+    tab = context.new_page()
+    tab.goto((served.call(story) if story in served.calls.names else served.address + story) + sign + place)
+    tab.screenshot(path=f"{os.environ['PICTURES']}/{name}.png")
+    context.close()
 
 
 # The questions that one look must answer, on the page.
