@@ -137,6 +137,13 @@ PREFERENCES = {
         ],
         5,
     ),
+    "equal conversation id, of two that began after it": (
+        [
+            host_span(4, SESSION, start=30, end=50),
+            host_span(5, SESSION, start=40, end=50, session__id="conv_1"),
+        ],
+        5,
+    ),
     "any of the keys of a session": (
         [host_span(4, SESSION), host_span(5, SESSION, openai__session__id="conv_1")],
         5,
