@@ -134,7 +134,8 @@ async def stop(world: World) -> None:
         # The others where it had only just been started, and did not listen to signals yet; and where it could not put
         # in order what is in Redis within shutdown_timeout, for that was away.
         allowed = {0, -signal.SIGTERM} | ({1} if world.redis is not None else set())
-        assert await one.terminate() in allowed
+        code = await one.terminate()
+        assert code in allowed, f"a stop ended with {code}:\n{one.log()}"
 
     await _end(world, terminate)
 
