@@ -120,7 +120,7 @@ ROOMS: dict[str, set[str]] = {
         "service",
         "store",
     },
-    "cli": {"commands", "components", "config", "service", "telemetry", "workers"},
+    "cli": {"commands", "components", "config", "process", "service", "telemetry", "workers"},
 }
 """Each room and the rooms that it may import, beside itself and the package's own name and version."""
 
