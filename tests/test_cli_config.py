@@ -131,6 +131,8 @@ def test_run_hands_the_config_to_the_service(config: str, monkeypatch: pytest.Mo
     service.__dict__["run"] = run
     monkeypatch.setitem(sys.modules, "grafter.service", service)
     monkeypatch.setattr("grafter.service", service, raising=False)
+    # The real one ends the process, which is that of the tests here.
+    monkeypatch.setattr("grafter.process.leave", sys.exit)
     assert grafter("run", "-c", config, env={"GRAFTER_TEST_KEY": "hcaik_1"}).exit_code == code
     exporter = got[0].active().exporters["honeycomb"]
     assert isinstance(exporter, HoneycombExporter)
