@@ -36,7 +36,7 @@ _CHANGES = {
 """,
     # Links and replicas: a word behind them.
     '+ tonumber(ARGV[i + 2])) .. host, "px"': '+ tonumber(ARGV[i + 2])) .. host .. (has == 1 and "new" or ""), "px"',
-    "now + stay, taken, handed))": 'now + stay, taken, handed) .. "new")',
+    "and now + stay or 0, taken, handed))": 'and now + stay or 0, taken, handed) .. "new")',
 }
 
 
