@@ -66,7 +66,6 @@ async def reminding(
 
 
 def outages(exporters: Iterable[OpenedExporter], held: Held) -> list[str]:
-    """A line for each peer that takes nothing."""
     return [
         f"{name}: the peer has taken nothing for {outage.seconds:.0f} s; {_what(held)}{_alone(held, exporter.name)}: "
         f"{outage.reason}"

@@ -176,7 +176,6 @@ class Config(RootConfig):
         return next((one.policy() for one in running if isinstance(one, TailSamplingProcessor)), None)
 
     def active(self) -> Active:
-        """What runs."""
         return Active(
             receivers={name: self.receivers[name] for name in self.running("receivers")},
             processors={name: self.processors[name] for name in self.running("processors")},

@@ -88,8 +88,6 @@ class Verdict(StrEnum):
 
 @dataclass(slots=True)
 class Result:
-    """What became of one trace at one exporter."""
-
     verdict: Verdict
     reason: str = ""
     """REFUSED, LATER: what the peer said, without payload."""

@@ -17,7 +17,6 @@ class Forwarding(PassThrough):
 
     @property
     def signals(self) -> frozenset[Signal]:
-        """The signals that have a pipeline."""
         return frozenset(self._exporters)
 
     async def forward(self, signal: Signal, request: bytes) -> None:

@@ -89,8 +89,6 @@ class Worker:
 
 @dataclass(slots=True)
 class Running:
-    """A service that runs."""
-
     metrics: Metrics
     health: Health
     ports: dict[str, int] = field(default_factory=dict)

@@ -19,8 +19,6 @@ _MOST_DIGITS = 12
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One of them."""
-
     address: str
     expires: int
     """Unix nanoseconds."""
@@ -37,7 +35,6 @@ class CallLinks:
     """Where the page is, without a slash at its end."""
 
     def link(self, key: str, now: int) -> Link:
-        """A link to the call of this key."""
         until = (now + self.expire) // SECOND
         return Link(f"{self.address()}{LINKS_PATH}/{self.token(key, until)}", until * SECOND)
 

@@ -31,12 +31,10 @@ class CallDatabase:
         self._followers = followers
 
     def migrate(self) -> None:
-        """Bring the tables to this version's form."""
         with writing(self._engine) as connection:
             migrate(connection)
 
     def close(self) -> None:
-        """Let go of the connections."""
         self._engine.dispose()
 
     def apply(self, entries: Sequence[Entry], now: int) -> set[str]:
@@ -70,7 +68,6 @@ class CallDatabase:
         return rows[0] if rows else None
 
     def spans(self, key: str) -> list[bytes]:
-        """See CallMap."""
         with reading(self._engine) as connection:
             names = [record.name for record in _in_time(records_of(connection, called(connection, [key], KEY)))]
             table = schema.documents
@@ -82,7 +79,6 @@ class CallDatabase:
         return [whole for name in names if (whole := _whole(pieces.get(name, ()))) is not None]
 
     def recent_medians(self, limit: int, now: int) -> dict[str, float]:
-        """See CallMap."""
         with reading(self._engine) as connection:
             newest = select(schema.calls.c.key).order_by(schema.calls.c.start.desc()).limit(limit)
             rows = _rows(connection, connection.execute(newest).scalars().all(), now)
@@ -105,7 +101,6 @@ class CallDatabase:
             before = page.next
 
     def forget(self, hashes: Sequence[str], now: int) -> Forgotten:
-        """See CallMap."""
         table, barred = schema.calls, schema.forgotten
         forms = self._forms(hashes)
         with writing(self._engine) as connection:

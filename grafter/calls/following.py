@@ -113,7 +113,6 @@ class Following:
         self._failures = 0
 
     def wake(self) -> None:
-        """Calls have changed."""
         self._wake.set()
 
     async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:

@@ -64,7 +64,6 @@ class Call:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """All keys by which it is found."""
         return tuple(key_of(record.name) for record in self.records)
 
     @property

@@ -192,8 +192,6 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What was removed of a number."""
-
     calls: int
     traces: tuple[bytes, ...]
     """Host traces that live on at the backends."""

@@ -52,7 +52,6 @@ class NumberKeys:
         return record if key is None else _changed(record, key, "", encrypt=False)
 
     def closed(self, record: CallRecord) -> CallRecord:
-        """As it is written."""
         return record if record.number_key else _changed(record, self.current, self.id, encrypt=True)
 
 

@@ -43,7 +43,6 @@ def keyed_records(connection: Connection, keys: Sequence[str]) -> Iterator[tuple
 
 
 def records_of(connection: Connection, keys: Sequence[str]) -> list[CallRecord]:
-    """The records of calls."""
     return [record for _, record in keyed_records(connection, keys)]
 
 

@@ -28,8 +28,6 @@ _BAR = 20
 
 @dataclass(slots=True)
 class _Sums:
-    """Of some calls."""
-
     counts: Counter[str] = field(default_factory=Counter)
     waits: list[float] = field(default_factory=list)
     parts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -141,7 +139,6 @@ def figure(name: str, value: object) -> str:
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float | None:
-    """The nearest rank."""
     return ordered[ceil(len(ordered) * percent / 100) - 1] if ordered else None
 
 

@@ -86,7 +86,6 @@ class SqlCallMap:
         self.followings = [Following(one, self, metrics, clock) for one in followers]
 
     async def search(self, search: Search) -> Page:
-        """See CallMap."""
         text = search.text.strip()
         hashes = self.numbers.hashes(text)
         if hashes:
@@ -98,27 +97,22 @@ class SqlCallMap:
         return page
 
     async def by_id(self, text: str) -> CallRow | None:
-        """See CallMap."""
         now, values = self._clock(), _values(text.strip())
         page = await self._read(lambda: self._database.search(Search(text=text, limit=1), values, (), now))
         return page.calls[0] if page.calls else None
 
     async def call(self, key: str) -> CallRow | None:
-        """See CallMap."""
         now = self._clock()
         return await self._read(lambda: self._database.call(key, now)) if _is_key(key) else None
 
     async def spans(self, key: str) -> Sequence[bytes]:
-        """See CallMap."""
         return await self._read(lambda: self._database.spans(key)) if _is_key(key) else ()
 
     async def recent_medians(self, limit: int = 100) -> Mapping[str, float]:
-        """See CallMap."""
         now = self._clock()
         return await self._read(lambda: self._database.recent_medians(limit, now))
 
     async def over(self, since: int, until: int, work: Callable[[Iterable[CallRow]], _T]) -> _T:
-        """See CallMap."""
         now = self._clock()
         return await self._read(lambda: work(self._database.rows(since, until, now)), self._reporter, _LONG_SECONDS)
 
@@ -127,13 +121,11 @@ class SqlCallMap:
         await self.backlog.put([(record, document)])
 
     async def link(self, one: CallId, other: CallId, at: int) -> None:
-        """See CallMap."""
         first, second = sorted((one, other))
         name = f"link:{sha256(repr((first, second)).encode()).hexdigest()[:32]}"
         await self.record(CallRecord(name, Origin.LINK, at, ids=(first, second)))
 
     def read_number(self, text: str) -> tuple[Phone | None, str | None]:
-        """See CallMap."""
         return self.numbers.read(text)
 
     async def forget(self, number: str, who: str = "") -> Forgotten:
@@ -151,16 +143,13 @@ class SqlCallMap:
         return forgotten
 
     async def reindex(self, after: str) -> Reindexed:
-        """See CallMap."""
         return await self._run(self._writer, lambda: self._database.reindex(after))
 
     async def claim(self, follower: str, lease: int, limit: int) -> Sequence[tuple[Due, CallRow | None]]:
-        """See Outbox."""
         now = self._clock()
         return await self._run(self._writer, lambda: self._database.claim(follower, now, lease, limit))
 
     async def settle(self, follower: str, done: Sequence[Due], later: Sequence[tuple[Due, int]]) -> None:
-        """See Outbox."""
         now = self._clock()
         await self._run(self._writer, lambda: self._database.settle(follower, done, later, now))
 
@@ -194,7 +183,6 @@ class SqlCallMap:
         return self._database.retain(now - keep.calls, now - keep.traces)
 
     async def migrate(self) -> None:
-        """Bring the tables to this version's form."""
         await self._run(self._writer, self._database.migrate)
 
     async def upkeep(self, keep: Keep) -> None:

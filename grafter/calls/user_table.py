@@ -30,8 +30,6 @@ _LONGEST_WORDS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which table, and what goes where."""
-
     name: str
     """With its schema before a dot, where it is not the database's own."""
     id_column: str
@@ -71,7 +69,6 @@ class UserTable:
             self._columns(connection)
 
     def close(self) -> None:
-        """Let go of it."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._engine.dispose()
 

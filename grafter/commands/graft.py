@@ -33,8 +33,6 @@ _START = 1_800_000_000 * SECOND
 
 
 class _Collecting(Exporter):
-    """Keeps what leaves."""
-
     name = "graft"
 
     def __init__(self) -> None:

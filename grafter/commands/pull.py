@@ -122,8 +122,6 @@ async def _do(
 
 
 class _Storing(Consumer):
-    """Puts parts into the store."""
-
     def __init__(self, store: Store) -> None:
         self._store = store
 

@@ -44,7 +44,6 @@ class Report:
         return sum(row.kept for row in self.rows)
 
     def as_dict(self) -> dict[str, object]:
-        """For ``--json``."""
         return {
             "policies": {row.policy: {"kept": row.kept, "dropped": row.dropped} for row in self.rows},
             "traces": {"kept": self.kept_traces, "all": self.traces},
@@ -95,7 +94,6 @@ def _by_labels(metrics: Metrics) -> dict[tuple[str, str], int]:
 
 
 def table(report: Report) -> str:
-    """The report for people."""
     width = max([6, *(len(row.policy) for row in report.rows)])
     lines = [f"{'policy':{width}}  {'kept':>9}  {'dropped':>9}"]
     lines += [f"{row.policy:{width}}  {row.kept:>9,}  {row.dropped:>9,}" for row in report.rows]

@@ -38,8 +38,6 @@ _TRY_AGAIN = frozenset({429, 502, 503, 504})
 
 
 class Speed(StrEnum):
-    """How fast a replay goes."""
-
     NOW = "now"
     """Each request as soon as the one before it was answered."""
     RECORDED = "recorded"
@@ -71,8 +69,6 @@ class Request:
 
 @dataclass(slots=True)
 class Summary:
-    """What became of a replay."""
-
     requests: int = 0
     spans: int = 0
     items: int = 0

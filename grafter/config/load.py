@@ -43,8 +43,6 @@ def load(kind: type[C], paths: Sequence[str], sets: Sequence[str] = (), env: Map
 
 
 class _Loading(Generic[C]):
-    """One run of load, and what it has found so far."""
-
     def __init__(self, kind: type[C], paths: Sequence[str], env: Mapping[str, str]) -> None:
         self.kind = kind
         self.sections = kind.sections()

@@ -185,7 +185,6 @@ def _more_than_nothing(value: Any) -> Any:
 
 
 def revealed(secrets: Iterable[SecretStr]) -> list[str]:
-    """The secrets in clear."""
     return [secret.get_secret_value() for secret in secrets]
 
 

@@ -9,7 +9,6 @@ from grafter.config.root import RootConfig
 
 
 def as_json(config: RootConfig) -> str:
-    """Every key with its effective value, secrets redacted."""
     return json.dumps(_data(config), indent=2, ensure_ascii=False)
 
 

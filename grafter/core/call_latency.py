@@ -43,8 +43,6 @@ class Step(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A piece of a wait."""
-
     name: str
     """endpointing, model, tool, relay, playout, unknown; of a greeting dispatch, connect, accept, greeting; inside a
     tool queue, network, service."""

@@ -46,8 +46,6 @@ _HASH_CHARACTERS = 32
 
 @dataclass(frozen=True, slots=True)
 class Phone:
-    """A phone number as it is kept."""
-
     hash: str
     """32 hex digits, as ``redact`` makes them of the same text under the same secret. Of a number that is known to be
     international the text is its E.164 form, of any other its digits."""
@@ -55,12 +53,10 @@ class Phone:
     """Digits; empty for a number of fewer than eight."""
 
     def encode(self) -> str:
-        """A text for the store."""
         return self.hash + self.last_four
 
     @classmethod
     def decode(cls, text: str) -> "Phone":
-        """What ``encode`` made."""
         return cls(text[:_HASH_CHARACTERS], text[_HASH_CHARACTERS:])
 
 

@@ -59,17 +59,14 @@ class Range:
         return self.low <= offset <= self.high
 
     def wider(self, by: float) -> "Range":
-        """By so much on either side."""
         return Range(self.low - by, self.high + by)
 
     def within(self, other: "Range") -> "Range | None":
-        """What lies in both."""
         low, high = max(self.low, other.low), min(self.high, other.high)
         return Range(low, high) if low <= high else None
 
     @property
     def closed(self) -> bool:
-        """Bounded on both sides."""
         return isfinite(self.low) and isfinite(self.high)
 
     @property

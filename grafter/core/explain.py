@@ -156,7 +156,6 @@ _ADVICE = {
 
 
 def sentences(record: GuestRecord) -> list[str]:
-    """The record in words, a line each."""
     lines = []
     if not record.anchor:
         lines.append("left as a trace of its own: it names no trace of yours")
@@ -246,7 +245,6 @@ def late_sentences(late: Sequence[Step]) -> list[str]:
 
 
 def rows_of(steps: Iterable[Step]) -> list[list[str]]:
-    """As JSON."""
     return [[step.host, step.guest, step.how] for step in steps]
 
 

@@ -104,7 +104,6 @@ def word(step: Step, *keys: str) -> str:
 
 
 def is_model_call(step: Step) -> bool:
-    """A model answers in it."""
     operation = step.attributes.get(semconv.GEN_AI_OPERATION_NAME)
     if operation is None:
         return step.attributes.get("openinference.span.kind") == "LLM"
@@ -112,7 +111,6 @@ def is_model_call(step: Step) -> bool:
 
 
 def is_tool(step: Step) -> bool:
-    """A tool runs in it."""
     return step.attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL
 
 

@@ -38,8 +38,6 @@ CIRCLE, SENT = "circle", "sent_before"
 
 @dataclass(slots=True)
 class HostEdit:
-    """What is appended to a host span."""
-
     parent: SpanId | None = None
     """Where it hangs now; None: where it did."""
     attributes: list[tuple[str, AttributeValue]] = field(default_factory=list)

@@ -52,7 +52,6 @@ _BY_REASON = {text: reason for reason, text in _REASONS.items()}
 
 
 def encode_trace(memory: TraceMemory) -> bytes:
-    """A blob for the store."""
     present = 0
     root = _NO_SPAN
     trace_state = resource = scope = more = b""
@@ -162,7 +161,6 @@ class PlainMemories:
 
 
 def encode_guest(memory: GuestMemory) -> bytes:
-    """A blob for the store."""
     limit = GUEST_SPAN_IDS_LIMIT * ID_BYTES
     sent, under = memory.sent[-limit:], memory.under[-limit:]
     more = _guest_values(memory)

@@ -90,7 +90,6 @@ class Envelope:
 
     @property
     def size(self) -> int:
-        """Bytes of both."""
         return len(self.resource) + len(self.scope)
 
 
@@ -198,16 +197,12 @@ class HostSpan:
 
 @dataclass(frozen=True, slots=True)
 class SpanLink:
-    """A link to another span of the same trace."""
-
     span_id: SpanId
     attributes: tuple[tuple[str, AttributeValue], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SpanEvent:
-    """A point in time on a span."""
-
     time: UnixNano
     name: str
     attributes: tuple[tuple[str, AttributeValue], ...] = ()

@@ -19,8 +19,6 @@ _NOTE = "call "
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Where a trace went."""
-
     host: TraceId
     parent: SpanId | None
     """The host span under which its roots hang; None: they are roots there."""
@@ -37,8 +35,6 @@ class Values:
 
 
 class RuleSet:
-    """The rules, by their keys."""
-
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.match_keys = frozenset(rule.match for rule in rules)
         self.host_keys = frozenset(rule.host_key for rule in rules)

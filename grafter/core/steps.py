@@ -84,8 +84,6 @@ class HostTurn:
 
 @dataclass(slots=True)
 class GuestTool:
-    """A guest's span of a tool call."""
-
     span_id: SpanId
     parent: bytes
     guest: int
@@ -102,8 +100,6 @@ class GuestTool:
 
 @dataclass(frozen=True, slots=True)
 class GuestTurn:
-    """A guest's span of a model turn."""
-
     span_id: SpanId
     parent: bytes
     guest: int
@@ -192,7 +188,6 @@ def host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
 
 
 def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
-    """The steps that the guests' spans describe."""
     steps = GuestSteps()
     for guest, spans in enumerate(guests):
         for each in spans:

@@ -313,7 +313,6 @@ CALL_FINDINGS: Sequence[Callable[[Call], Iterable[Finding]]] = (parted, openai, 
 
 
 def examine_call(call: Call) -> list[Finding]:
-    """What was found, faults first."""
     order = list(Weight)
     found = [finding for look in CALL_FINDINGS for finding in look(call)]
     return sorted(found, key=lambda finding: order.index(finding.weight))

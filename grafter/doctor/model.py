@@ -66,8 +66,6 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found."""
-
     code: str
     """What kind of finding it is; stable."""
     weight: Weight
@@ -152,7 +150,6 @@ class Call:
 
     @cached_property
     def traces(self) -> Mapping[bytes, Trace]:
-        """By trace id."""
         found: dict[bytes, list[Spanned]] = {}
         for span in self.spans:
             found.setdefault(span.trace_id, []).append(span)
@@ -197,12 +194,10 @@ class House:
         return found
 
     def sum(self, metric: str, **wanted: str) -> int:
-        """All of it."""
         return round(sum(self.sums(metric, **wanted).values()))
 
 
 def count(number: float, what: str) -> str:
-    """``1 trace``, ``2 traces``."""
     return f"{number:,.0f} {what}{'' if number == 1 else 's'}"
 
 

@@ -40,8 +40,6 @@ _CARRIERS = {"twilio", "telnyx", "sip", "websocket", "webrtc", "edge"}
 
 @dataclass
 class _Break:
-    """What is said of one hop."""
-
     senders: list[Spanned] = field(default_factory=list)
     receivers: list[Spanned] = field(default_factory=list)
     inferred: bool = False

@@ -81,7 +81,6 @@ class Retry(Model):
             yield Finding(("max_interval",), shorter, also=(("initial_interval",),))
 
     def policy(self) -> RetryPolicy:
-        """The same in seconds."""
         return RetryPolicy(
             initial_interval=self.initial_interval.seconds,
             max_interval=self.max_interval.seconds,

@@ -29,8 +29,6 @@ class Ticket:
 
 
 class Gate:
-    """One peer's state for one signal."""
-
     def __init__(
         self,
         name: str,

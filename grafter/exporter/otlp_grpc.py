@@ -125,7 +125,6 @@ class GrpcAttempt:
         self._met = False
 
     async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
-        """See Attempt."""
         try:
             response = await self._calls[kind](body, timeout=self._timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:

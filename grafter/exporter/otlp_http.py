@@ -133,7 +133,6 @@ class HttpAttempt:
         self._met = False
 
     async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
-        """See Attempt."""
         if kind not in self._urls:
             return Refused(f"no endpoint for {kind}: only traces_endpoint is configured", own=True)
         headers: dict[str, str] = {}

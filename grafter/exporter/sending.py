@@ -79,15 +79,12 @@ class Sending:
         return self._gates[TRACES].last_error
 
     def outages(self) -> Mapping[str, Outage]:
-        """See OpenedExporter."""
         return {gate.name: outage for gate in self._gates.values() if (outage := gate.outage()) is not None}
 
     def retry_in(self) -> float:
-        """See Exporter."""
         return self._gates[TRACES].wait()
 
     async def export(self, batch: Batch) -> Sequence[Result]:
-        """See Exporter."""
         if not batch.traces:
             return []
         gate = self._gates[TRACES]
@@ -109,7 +106,6 @@ class Sending:
         return results
 
     async def forward(self, signal: Signal, request: bytes) -> None:
-        """See Exporter."""
         gate = self._gates[signal]
         if gate.wait() > 0:
             raise UnavailableError(f"{self.name}: {gate.last_error}", retry_after=gate.wait())

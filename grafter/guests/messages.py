@@ -19,7 +19,6 @@ _UNKNOWN_REASON = "unknown"
 
 
 def text_message(role: str, text: str) -> dict[str, object]:
-    """A message of one text."""
     return {"role": role, "parts": [_text(text)]}
 
 

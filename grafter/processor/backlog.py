@@ -52,8 +52,6 @@ def laid_out(traces: Sequence[OutTrace], *, resend: bool = False) -> list[Part]:
 
 @dataclass(slots=True)
 class DeferredBatch:
-    """A batch of a backlog, as it was read."""
-
     traces: list[OutTrace]
     runs: list[tuple[Envelope, list[bytes]]] | None
     """All payloads by envelope, where none of the spans has to be marked."""

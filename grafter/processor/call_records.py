@@ -63,8 +63,6 @@ class CallKeys:
 
 
 class CallRecords:
-    """Makes records of what leaves, and hands them on."""
-
     def __init__(
         self,
         sink: CallSink,
@@ -233,8 +231,6 @@ class CallRecords:
 
 @dataclass(frozen=True, slots=True)
 class _Release:
-    """What is read of one."""
-
     trace: OutTrace
     reason: ReleaseReason
     kept: bool = True

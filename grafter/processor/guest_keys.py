@@ -43,8 +43,6 @@ def is_large(state: TraceState) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is known of one guest and of its host."""
-
     guest: GuestState
     host: TraceId | None
     recalled: Mapping[bytes, bytes]

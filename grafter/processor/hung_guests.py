@@ -38,8 +38,6 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Hung:
-    """A guest that leaves, and what is counted of it."""
-
     guest: Guest
     grafted: Grafted
     came: int

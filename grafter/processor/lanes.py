@@ -21,8 +21,6 @@ SOON_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much goes out at a time."""
-
     batch_spans: int = 4000
     batch_bytes: int = 3 << 20
     in_flight: int = 8
@@ -32,8 +30,6 @@ class Limits:
 
 
 class Lane:
-    """One exporter."""
-
     def __init__(self, exporter: Exporter, places: int, freed: asyncio.Event) -> None:
         """``places``: batches on their way at once; ``freed`` is set when one of them ends."""
         self.exporter = exporter

@@ -121,7 +121,6 @@ def tell(
 
 
 def _by_anchor(guests: Sequence[Grafted]) -> Iterable[list[int]]:
-    """The guests of which something leaves, by where they hang."""
     groups: dict[bytes | None, list[int]] = {}
     for at, guest in enumerate(guests):
         if guest.spans:

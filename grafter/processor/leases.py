@@ -17,8 +17,6 @@ _SECONDS_BETWEEN_WARNINGS = 30.0
 
 
 class Leases:
-    """Of one processor."""
-
     def __init__(self, store: Store, clock: Callable[[], int], tick_seconds: float) -> None:
         """``tick_seconds``: the shortest time after which something is tried again."""
         self.tick_seconds = tick_seconds
@@ -29,7 +27,6 @@ class Leases:
 
     @contextmanager
     def leased(self, *owned: Claims) -> Iterator[None]:
-        """Their leases are renewed meanwhile."""
         # The same claims may be here twice, when they are sent while others that were claimed with them still wait.
         place = object()
         self._leased[place] = owned
@@ -39,7 +36,6 @@ class Leases:
             del self._leased[place]
 
     async def renew(self) -> None:
-        """Keep the leases of what is on its way."""
         for claims in {id(claims): claims for owned in self._leased.values() for claims in owned}.values():
             await self._store.renew(claims, UnixNano(self._clock()))
 

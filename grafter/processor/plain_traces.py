@@ -29,7 +29,6 @@ class PlainTraces(Sequence[OutTrace]):
 
     @property
     def parts(self) -> Sequence[Plain]:
-        """The same as they were read."""
         return self._parts
 
     def __len__(self) -> int:
@@ -66,7 +65,6 @@ class PlainRelease:
     """Spans that came more than once."""
 
     def batch(self) -> Batch:
-        """For the exporters."""
         return Batch(self.traces, self.spans, self.size, self.runs)
 
     def without_repeats(self, payloads: list[bytes], envelopes: list[Envelope], ids: list[bytes], root: int) -> int:

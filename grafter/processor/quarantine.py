@@ -35,8 +35,6 @@ def count_pushed_out(metrics: Metrics, spans: int) -> None:
 
 
 class Quarantine:
-    """Decides what becomes of a claim whose release failed."""
-
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
         self._metrics = metrics

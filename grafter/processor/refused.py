@@ -20,8 +20,6 @@ Refused = tuple[Key, OutTrace, Result]
 
 
 class RefusedTraces:
-    """Brings them into the dead-letter box."""
-
     def __init__(self, store: Store, metrics: Metrics, clock: Callable[[], int]) -> None:
         self._store = store
         self._metrics = metrics

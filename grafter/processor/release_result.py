@@ -14,8 +14,6 @@ from grafter.telemetry import Metrics
 
 @dataclass(frozen=True, slots=True)
 class GuestCount:
-    """What is counted of one guest that left."""
-
     source: Source
     spans: int
     match: str
@@ -45,7 +43,6 @@ class Sampled:
     """Spans whose weight did not fit together, by what was odd."""
 
     def count(self, metrics: Metrics) -> None:
-        """Count the decision, and the spans that it cost."""
         policy = self.decision.policy
         if self.first:
             decision = "kept" if self.decision.kept else "would_drop" if self.dry else "dropped"
@@ -138,8 +135,6 @@ def _seconds(turn: CallerTurn) -> dict[str, float]:
 
 @dataclass(slots=True)
 class Work:
-    """A claim and what became of it."""
-
     claim: Claim
     reason: ReleaseReason
     assembled: Assembled
@@ -162,6 +157,5 @@ class Work:
 
     @property
     def trace(self) -> OutTrace:
-        """What leaves of it."""
         assert self.assembled.trace is not None
         return self.assembled.trace

@@ -90,7 +90,6 @@ class ServerTls(Model):
     """Clients must show a certificate that one of these authorities signed (mTLS); null: none is asked for."""
 
     def files(self) -> "TlsFiles":
-        """The same for whoever listens."""
         from grafter.receiver.http_server import TlsFiles
 
         return TlsFiles(self.cert_file, self.key_file, self.client_ca_file)

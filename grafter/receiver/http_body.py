@@ -104,7 +104,6 @@ def _nothing(_size: int) -> None:
 
 
 async def _received(request: web.Request, limit: int, take: _Take, seconds: float) -> bytes:
-    """The body as it came."""
     declared = request.content_length or 0
     take(declared)
     chunks: list[bytes] = []

@@ -54,7 +54,6 @@ class Account:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What shows the account; secret."""
         return {"Authorization": f"Bearer {self.api_key}"}
 
 

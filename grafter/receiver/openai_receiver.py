@@ -86,12 +86,10 @@ class Project(Model):
 
     @property
     def key(self) -> str:
-        """The key, empty where there is none."""
         return self.api_key.get_secret_value().strip()
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The webhook secrets."""
         return tuple(secret.get_secret_value().strip() for secret in self.webhook_secrets)
 
 

@@ -34,8 +34,6 @@ class Export(Protocol):
 
 
 class SplitterLike(Protocol):
-    """What takes a request apart."""
-
     def split(self, request: bytes) -> Split:
         """The parts of one ExportTraceServiceRequest. Raises RejectedError when the bytes are none."""
         ...

@@ -118,7 +118,6 @@ class _Door:
     max_bytes: int
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer any request to the port."""
         route = self.routes.get(request.path)
         if self.cors is None:
             return await self._answer(request, route)
@@ -217,7 +216,6 @@ class _CorsRules:
         return out
 
     def allows(self, request: web.Request) -> bool:
-        """Whether it comes from a page that may send."""
         return hdrs.ORIGIN in request.headers and self._is_allowed(request.headers[hdrs.ORIGIN])
 
     def headers(self, request: web.Request) -> dict[str, str]:

@@ -62,8 +62,6 @@ class UnauthenticatedError(RejectedError):
 
 
 class NotFoundError(RejectedError):
-    """Nothing is served here."""
-
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="not_found")
 

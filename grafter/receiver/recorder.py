@@ -42,8 +42,6 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 
 
 class Started(StrEnum):
-    """What a start found."""
-
     STARTED = "started"
     RUNNING = "running"
     """The call is recorded already."""
@@ -213,7 +211,6 @@ class Recorders:
         self._ending = self.outbox.left(self._ending, now)
 
     def _over(self, recording: Recording) -> None:
-        """A recording's task has ended."""
         end = recording.end or End.STOPPED
         if end.ended_by is not None:
             recording.buffer.add_own({"type": ENDED, "by": end.ended_by}, recording.now)

@@ -156,7 +156,6 @@ class Recording:
 
     @property
     def now(self) -> UnixNano:
-        """The moment, as events are timed."""
         return UnixNano(self.steady() + self._offset)
 
     def finish(self, end: End) -> None:

@@ -71,7 +71,6 @@ def pull_error(reply: Reply, message: str | None = None) -> UpstreamError:
 
 
 def message_of(reply: Reply) -> str:
-    """For people."""
     return _ADVICE.get(reply, "OpenAI's answer is not the one that is documented")
 
 
@@ -96,8 +95,6 @@ def answer_to(task: Task, asked: int) -> Pulled | None:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """What one poll came to."""
-
     answer: ApiAnswer
     """OK: the list was read to its end. Else what stopped it."""
     progress: Progress

@@ -211,7 +211,6 @@ class PullRequests:
             _log.error("a session is left until its lease ends", extra={"error": type(error).__name__})
 
     async def _attempt(self, task: Task) -> None:
-        """One poll, and when the next one is."""
         waiters = self._waiters.pop(task.name, [])
         self._asked.pop(task.name, None)
         progress = Progress.decode(task.blob)

@@ -61,8 +61,6 @@ class PullRequests(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WebhookSinks:
-    """Where the door hands on what it reads."""
-
     consumer: Consumer
     store: Store
     """For what was delivered before, and for what is known of calls."""
@@ -115,7 +113,6 @@ class _Webhooks:
     _late: set[asyncio.Future[bool]] = field(default_factory=set)
 
     async def handle(self, request: web.Request) -> Answered:
-        """See ``outcomes.Handle``."""
         if not self.signatures:
             raise NotFoundError("no webhook_secrets under receivers.openai.projects: no webhook is taken")
         # The moment of arrival: a large body takes its time.

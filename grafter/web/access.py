@@ -57,8 +57,6 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Who looks."""
-
     who: str
     """For the log of lookups."""
     roles: frozenset[Role]
@@ -73,7 +71,6 @@ class Viewer:
 
     @property
     def roles_words(self) -> str:
-        """What they may do."""
         return ", ".join(_ROLE_WORDS[role] for role in Role if role in self.roles)
 
 

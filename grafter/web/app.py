@@ -40,8 +40,6 @@ _KEY = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 @dataclass(slots=True)
 class _Page:
-    """The page's handlers and what they share."""
-
     gate: Gate
     links: Mapping[str, str]
     searches: Searches = field(default_factory=Searches)
@@ -56,7 +54,6 @@ class _Page:
     # The list.
 
     async def overview(self, request: web.Request) -> web.StreamResponse:
-        """Calls, newest first."""
         viewer, query = request[VIEWER], request.query
         name = query.get("s", "")[:64]
         text = self.searches.text(name, _owner(viewer), self.gate.elapsed()) if name else ""
@@ -110,7 +107,6 @@ class _Page:
     # A call.
 
     async def call(self, request: web.Request) -> web.StreamResponse:
-        """A call's page."""
         viewer, frame = request[VIEWER], self.gate.frame(request)
         row = await self._row(request)
         if row.key != request.match_info["key"]:
@@ -201,7 +197,6 @@ class _Page:
         return html_answer(pages.page("forget.html", done=done, **frame))
 
     async def static(self, request: web.Request) -> web.StreamResponse:
-        """Style, script, icon."""
         name = request.match_info["name"]
         if name not in pages.STATIC:
             raise web.HTTPNotFound

@@ -52,8 +52,6 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A span that shows a problem."""
-
     id: str
     label: str
     kind: Kind
@@ -61,8 +59,6 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class ProblemView:
-    """A problem with its evidence."""
-
     weight: Weight
     sentence: str
     detail: str
@@ -72,8 +68,6 @@ class ProblemView:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The call in a sentence."""
-
     sentence: str
     detail: str
     weight: Weight | None
@@ -95,8 +89,6 @@ class MediaEvent:
 
 @dataclass(frozen=True, slots=True)
 class CallView:
-    """The page of a call."""
-
     key: str
     caller: str
     callee: str
@@ -308,7 +300,6 @@ def _some(turns: Sequence[TurnView], asked: Asked) -> list[TurnView]:
 
 
 def _totals(known: CallLatency) -> Iterator[tuple[str, str, str]]:
-    """The sides of all waits together."""
     sums = (("app", known.app_ns), ("openai", known.openai_ns), ("unknown", known.unknown_ns))
     whole = sum(ns for _, ns in sums if ns) or 1
     for name, ns in sums:

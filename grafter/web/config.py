@@ -91,7 +91,6 @@ class LookupExtension(Component):
         return f"http {self.endpoint}, opened by {' or '.join(tokens + proxy) or 'browsers of this machine alone'}"
 
     def access(self) -> Access:
-        """Who may see what."""
         return Access(
             tokens=tuple((one.token.get_secret_value(), one.name, frozenset(one.roles)) for one in self.tokens),
             local_roles=frozenset(self.roles),

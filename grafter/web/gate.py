@@ -46,8 +46,6 @@ _TOO_OFTEN = "Too many searches in a minute. Wait a little."
 
 @dataclass(slots=True)
 class Gate:
-    """What stands in front of the page's handlers."""
-
     calls: CallMap
     access: Access
     version: str
@@ -138,7 +136,6 @@ class Gate:
         return self.signer.proves(form.get("csrf", ""), bound_to)
 
     async def form(self, request: web.Request) -> dict[str, str]:
-        """The texts of a form; bounded."""
         if request.content_type != "application/x-www-form-urlencoded":
             return {}
         return {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
@@ -156,7 +153,6 @@ class Gate:
         answer.set_cookie(name, value, max_age=seconds, path=path, httponly=True, secure=secure, samesite="Lax")
 
     def _proof(self, request: web.Request) -> str:
-        """For the forms of a page that is made now."""
         viewer = request.get(VIEWER)
         bound_to = viewer.bound_to if viewer is not None else f"visit {request.cookies.get(VISIT, '')}"
         if bound_to == "visit ":
@@ -166,7 +162,6 @@ class Gate:
         return self.signer.proof(bound_to)
 
     def frame(self, request: web.Request) -> dict[str, Any]:
-        """What every page shows."""
         viewer = request.get(VIEWER) or Viewer("", frozenset(), "")
         return {"csrf": self._proof(request), "viewer": viewer, "version": self.version}
 

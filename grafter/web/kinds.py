@@ -36,7 +36,6 @@ class Kind(StrEnum):
 
     @property
     def word(self) -> str:
-        """As it stands in a text."""
         return _WORDS[self]
 
 
@@ -134,7 +133,6 @@ def _asks_openai(node: Node) -> bool:
 
 
 def is_tool(node: Node) -> bool:
-    """Whether it is a run of a tool, on either side."""
     step = node.step
     return (
         step.name.startswith(("execute_tool", "gen_ai.tool"))
@@ -144,7 +142,6 @@ def is_tool(node: Node) -> bool:
 
 
 def tool_name(node: Node) -> str:
-    """What the tool is called."""
     named = node.step.attributes.get(semconv.GEN_AI_TOOL_NAME) or node.step.attributes.get("lk.function_tool.name")
     return str(named or node.step.name.removeprefix("execute_tool").strip() or node.step.name)
 

@@ -27,8 +27,6 @@ _HEARD = ("assistant_speech", "agent_speaking")
 
 @dataclass(frozen=True, slots=True)
 class PartBar:
-    """A piece of a wait."""
-
     bar: Bar
     side: Side
     name: str
@@ -47,8 +45,6 @@ class WaitBar:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A piece of the call."""
-
     start: int
     end: int
     said: tuple[Bar, ...]
@@ -63,8 +59,6 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class BargeIn:
-    """The caller interrupted an answer."""
-
     at: int
     heard_ms: float | None
     heard_by: str

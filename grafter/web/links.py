@@ -29,8 +29,6 @@ _FIELD = re.compile(r"\{([a-z_]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A way out."""
-
     label: str
     address: str
 

@@ -36,8 +36,6 @@ class WaitColumn:
 
 @dataclass(frozen=True, slots=True)
 class ListRow:
-    """A call in the list."""
-
     key: str
     day: str
     clock: str

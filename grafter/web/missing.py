@@ -27,8 +27,6 @@ NEVER_ANSWERED = {"busy", "no-answer", "canceled"}
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Something that is not there."""
-
     sentence: str
     remedy: str = ""
     """How to have it the next time."""

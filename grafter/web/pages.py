@@ -24,7 +24,6 @@ STATIC = {
 
 @cache
 def static(name: str) -> bytes:
-    """One of STATIC."""
     return (_HERE / "static" / name).read_bytes()
 
 
@@ -42,7 +41,6 @@ def _environment() -> Environment:
 
 
 def page(template: str, **values: Any) -> str:
-    """A page of a template and what it shows."""
     return _environment().get_template(template).render(**values)
 
 
@@ -103,7 +101,6 @@ def ticket_page(view: CallView, version: str, written: str) -> str:
 
 
 def list_address(search: str, filters: Mapping[str, bool], before: str | None = None) -> str:
-    """The address of a list."""
     pairs = [("s", search), *((name, "1") for name, on in filters.items() if on), ("before", before or "")]
     query = urlencode([(name, value) for name, value in pairs if value])
     return f"/?{query}" if query else "/"

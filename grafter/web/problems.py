@@ -46,8 +46,6 @@ class Weight(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that went wrong."""
-
     weight: Weight
     sentence: str
     detail: str = ""

@@ -28,8 +28,6 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One figure over the hours."""
-
     title: str
     key: tuple[tuple[str, str], ...]
     """Fill and words of what is drawn."""
@@ -42,8 +40,6 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class ReportView:
-    """A page of figures."""
-
     period: str
     since: str
     until: str

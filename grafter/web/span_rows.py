@@ -14,8 +14,6 @@ SHOWN_EVENTS = 60
 
 @dataclass(frozen=True, slots=True)
 class SpanRow:
-    """A row of the waterfall, as text."""
-
     row: Row
     id: str
     name: str

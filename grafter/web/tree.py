@@ -38,7 +38,6 @@ class Node:
 
     @property
     def id(self) -> str:
-        """16 hex digits."""
         return self.span.step.span_id.hex()
 
     @property

@@ -31,8 +31,6 @@ LENGTH_MS = 16_900
 
 @dataclass(frozen=True, slots=True)
 class _Guest:
-    """A span of the Agents SDK."""
-
     key: str
     parent: str
     start: int
@@ -137,8 +135,6 @@ GUEST_SPANS = len(_GUEST)
 
 
 class AgentsCall:
-    """One playing of the call, with ids of its own."""
-
     def __init__(self, start: datetime) -> None:
         """``start``: the first ring, in UTC."""
         self.host = HostCall(start, _HOST)

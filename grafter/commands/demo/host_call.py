@@ -24,8 +24,6 @@ PRODUCER, CONSUMER = Span.SPAN_KIND_PRODUCER, Span.SPAN_KIND_CONSUMER
 
 @dataclass(frozen=True, slots=True)
 class HostSpan:
-    """A span of the app."""
-
     key: str
     parent: str
     service: str
@@ -49,8 +47,6 @@ def tool(key: str, service: str, name: str, start: int, end: int, error: str = "
 
 
 class HostCall:
-    """One playing of the app's half, with ids of its own."""
-
     def __init__(self, start: datetime, spans: Sequence[HostSpan]) -> None:
         """``start``: the first ring, in UTC."""
         self.trace_id = secrets.token_bytes(16)
@@ -78,7 +74,6 @@ class HostCall:
         return {"trace_id": self.trace_id.hex(), "span_id": self.ids["session"].hex()}
 
     def at(self, offset: int) -> datetime:
-        """The moment of an offset."""
         return self._start + timedelta(milliseconds=offset)
 
     def _nanoseconds(self, offset: int) -> int:

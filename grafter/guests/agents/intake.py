@@ -23,8 +23,6 @@ SPAN = "trace.span"
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What one request brought."""
-
     parts: tuple[Part, ...]
     """One for each trace, in order of first appearance."""
     spans: int

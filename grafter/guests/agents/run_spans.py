@@ -36,7 +36,6 @@ def custom(draft: SpanDraft) -> str:
 
 
 def agent(draft: SpanDraft) -> None:
-    """One agent's part of a run."""
     name = draft.take_text("name")
     draft.name = titled("invoke_agent", name)
     draft.put(semconv.GEN_AI_OPERATION_NAME, "invoke_agent")

@@ -15,7 +15,6 @@ from grafter.guests.realtime.stored_event import StoredEvent
 
 
 def created(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    """``session.created``, ``session.started``."""
     session.begun = True
     _configured(session, event)
 

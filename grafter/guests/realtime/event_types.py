@@ -45,8 +45,6 @@ REALTIME, LIVE, BOTH = "realtime", "live", "both"
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """One row."""
-
     name: str
     """Today's name."""
     api: str

@@ -45,21 +45,18 @@ def pick(value: object, table: Table, content: Content) -> dict[str, object]:
 
 
 def identity(value: object, _: Content) -> object:
-    """An id."""
     if not isinstance(value, str) or not 0 < len(value) <= LONGEST_ID:
         return GONE
     return value if value.isascii() else json_safe(value)
 
 
 def word(value: object, _: Content) -> object:
-    """A string of structure."""
     if not isinstance(value, str) or not value:
         return GONE
     return value if len(value) <= WORD_BYTES and value.isascii() else cut_text(str(json_safe(value)), WORD_BYTES)
 
 
 def number(value: object, _: Content) -> object:
-    """A finite number of 64 bits."""
     found = number_of(value)
     return GONE if found is None else found
 
@@ -130,8 +127,6 @@ def inside(table: Table) -> Rule:
 
 
 def each(rule: Rule) -> Rule:
-    """A list, member by member."""
-
     def several(value: object, content: Content) -> object:
         if not isinstance(value, list):
             return GONE

@@ -34,8 +34,6 @@ _BYTES_PER_MS = {
 
 @dataclass(frozen=True, slots=True)
 class BargeIn:
-    """A caller broke in."""
-
     at: int
     by: str
     """``speech``, or ``client`` where a button was pressed."""

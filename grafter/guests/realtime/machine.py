@@ -30,8 +30,6 @@ _LONGEST_BY = 32
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A span, and the guest trace that it belongs to."""
-
     guest: str
     span: GuestSpan
 
@@ -99,7 +97,6 @@ class Machine:
         return found
 
     def state(self) -> dict[str, object]:
-        """All that it knows, as JSON."""
         return {
             "sessions": [session.state() for session in self._sessions],
             "current": self._current,

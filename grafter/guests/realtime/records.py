@@ -30,8 +30,6 @@ LIVE_IDS = "live_"
 
 @dataclass(slots=True)
 class Response:
-    """One model turn."""
-
     id: str = ""
     kind: str = "spoken"
     """``spoken`` (of the Realtime API), ``delegated`` (of the Responses API, by a Live session) or ``decision``."""
@@ -89,7 +87,6 @@ class Response:
 
     @property
     def unreliable(self) -> bool:
-        """No figure is made of its times."""
         return self.odd or self.backwards
 
 
@@ -133,12 +130,10 @@ class Speech:
 
     @property
     def backwards(self) -> bool:
-        """It ended before it began, as its sender dates it."""
         return _backwards(self.started_at, self.stopped_at)
 
     @property
     def unreliable(self) -> bool:
-        """No figure is made of its times."""
         return self.untimed or self.backwards
 
 
@@ -175,12 +170,10 @@ class Call:
 
     @property
     def backwards(self) -> bool:
-        """It ended before it began, as its sender dates it."""
         return _backwards(self.started_at, self.ended_at)
 
     @property
     def unreliable(self) -> bool:
-        """No figure is made of its times."""
         return self.odd or self.backwards
 
 

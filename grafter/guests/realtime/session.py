@@ -239,7 +239,6 @@ class Session:
         return None if name is None else self.items.get(name)
 
     def knows(self, identity: str) -> bool:
-        """The id names something of this session."""
         return (
             identity in self.responses
             or identity in self.items
@@ -278,7 +277,6 @@ class Session:
         return True
 
     def state(self) -> dict[str, object]:
-        """All of it as JSON, of bounded size."""
         return {
             "guest": self.guest,
             "id": self.id,
@@ -362,7 +360,6 @@ def restored(state: Mapping[str, object]) -> Session | None:
 
 
 def trim(table: dict[str, Any], most: int) -> None:
-    """Forget the oldest."""
     while len(table) > most:
         del table[next(iter(table))]
 

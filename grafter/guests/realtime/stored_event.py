@@ -16,8 +16,6 @@ from grafter.core.model import UnixNano
 
 
 class Side(StrEnum):
-    """Who sent the event."""
-
     SERVER = "server"
     CLIENT = "client"
     GRAFTER = "grafter"

@@ -182,5 +182,4 @@ def _promise(info: SessionInfo, run: int) -> SpanId:
 
 
 def agent_name(session: Mapping[str, object]) -> str | None:
-    """The name of the agent that the session runs."""
     return text_of(mapping_of(session.get("agent")).get("name"))

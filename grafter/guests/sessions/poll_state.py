@@ -91,7 +91,6 @@ class Progress:
         return frozenset((*self.older, *self.seen))
 
     def encode(self) -> bytes:
-        """A blob for the task."""
         written = {"v": _VERSION} | {member.name: getattr(self, member.name) for member in fields(self)}
         for name in _DIGESTS:
             written[name] = "".join(written[name])
@@ -154,7 +153,6 @@ class Progress:
         return replace(progress, last=after)._turned() if self.forward else progress
 
     def ended(self) -> "Progress":
-        """The look came to the end of the list."""
         return replace(
             self, reading=False, last=self.after or self.last, closed=self.closed or self.found > 0, failures=0
         )._turned()
@@ -175,7 +173,6 @@ class Progress:
         return replace(self, answered=Answered(self.event, outcome, self.found, skipped, linked))
 
     def done(self) -> "Progress":
-        """Nothing is left to do."""
         return replace(self, over=True)
 
     def failed(self) -> "Progress":

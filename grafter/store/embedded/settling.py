@@ -54,7 +54,6 @@ class Settling:
         return await self._write((RecordType.PARTS, records.move_body(move)), apply, undo)
 
     async def record(self, claims: Claims, exporter: str, outcome: Outcome) -> Sequence[bool]:
-        """Keep what is known of an export; False where the claim is spent."""
         if isinstance(claims, PlainBatch):
             assert outcome is Outcome.INTENDED
             return [await self._intend(claims, exporter)]
@@ -100,7 +99,6 @@ class Settling:
         await self._writer.submit(rows, apply, attempt=True).future
 
     async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> Sequence[bool]:
-        """Forget what the claims cover and keep their memories; False where the claim is spent."""
         if isinstance(settlements, PlainSettlement):
             return [await self._settle_batch(settlements.batch, settlements.blobs, now)]
         await self._wait_for_moves([settlement.claim.key for settlement in settlements])

@@ -10,7 +10,6 @@ FLAGS = ("slow", "errors", "interrupted", "unjoined", "live")
 
 
 def upgrade() -> None:
-    """Make them."""
     op.create_table(
         "grafter_calls",
         sa.Column("key", sa.String(32), primary_key=True),
@@ -58,7 +57,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away, and what is in them."""
     for table in (
         "grafter_forgotten_numbers",
         "grafter_call_documents",

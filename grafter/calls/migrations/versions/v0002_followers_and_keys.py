@@ -10,7 +10,6 @@ _SIDES = ("caller", "callee")
 
 
 def upgrade() -> None:
-    """Make them."""
     for side in _SIDES:
         # Without the key at its end a planner that knows one number to be in every row reads all rows in time's order.
         op.drop_index(f"grafter_calls_{side}", "grafter_calls")
@@ -31,7 +30,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away, and what is in them."""
     op.drop_table("grafter_call_outbox")
     op.drop_column("grafter_forgotten_numbers", "number_key")
     for side in _SIDES:

@@ -30,7 +30,6 @@ _FAILED = frozenset({"failed", "incomplete"})
 
 
 def created(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    """``session.delegation.created``."""
     given = mapping_of(event.get("delegation"))
     work = _work(session, given.get("id"))
     if work is None or work.at is not None:
@@ -67,7 +66,6 @@ def decided(session: Session, stored: StoredEvent, event: Mapping[str, object]) 
 
 
 def begun(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    """``response.created``."""
     response = _pictured(session, stored, event)
     if response is None or response.created_at is not None:
         return
@@ -79,7 +77,6 @@ def begun(session: Session, stored: StoredEvent, event: Mapping[str, object]) ->
 
 
 def going(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    """``response.queued`` and ``response.in_progress``."""
     _pictured(session, stored, event)
 
 
