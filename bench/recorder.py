@@ -22,13 +22,14 @@ import psutil
 import uvloop
 from aiohttp import web
 
-from bench.__main__ import free_port, listening, process
+from bench.__main__ import listening, process
 from grafter.consumer import Consumer
-from grafter.core.model import Mark, NamedLink, Part
+from grafter.core.model import DedupeKey, NamedLink, Part
 from grafter.core.policy import GraftPolicy
 from grafter.receiver.openai_api import Account
 from grafter.receiver.recorder import recording
 from grafter.telemetry import Metrics
+from tests.ports import free_port
 
 CALLS, RATE, SECONDS = 500, 50, 15
 LIMIT_CORES, LIMIT_KIB = 0.5, 40.0
@@ -119,7 +120,9 @@ async def heard(session: aiohttp.ClientSession, metrics: int) -> float:
 
 
 class _Nowhere(Consumer):
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
         pass
 
 

@@ -23,7 +23,8 @@ import orjson
 import uvloop
 from standardwebhooks import Webhook
 
-from bench.__main__ import free_port, listening, process
+from bench.__main__ import listening, process
+from tests.ports import free_port
 
 SPANS, ROUNDS = 1_000, 100
 LIMIT_MS = 50

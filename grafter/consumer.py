@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from grafter.core.model import Envelope, Key, Mark, NamedLink, Part
+from grafter.core.model import DedupeKey, Envelope, Key, NamedLink, Part
 
 # What leaves is not frozen: a frozen class takes three times as long to make, which is felt at one a part or trace.
 
@@ -17,8 +17,11 @@ from grafter.core.model import Envelope, Key, Mark, NamedLink, Part
 class Consumer(Protocol):
     """What a receiver hands its parts to."""
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
-        """Store all parts of one request, or none as far as the sender can tell; then ``marks``, never before them.
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
+        """Store all parts of one request, or none as far as the sender can tell; then ``dedupe_keys``, never
+        before them.
 
         ``links`` are stored before the parts: of two that name one guest the first stands for good.
 
@@ -110,7 +113,7 @@ class Outage:
 
 
 class Exporter(Protocol):
-    """A door out. Retries, timeouts, compression and halving are inside; the store's view of it is ``export``."""
+    """An exporter. Retries, timeouts, compression and halving are inside; the store's view of it is ``export``."""
 
     name: str
     """The component id from the config, such as ``otlp_grpc/jaeger``."""

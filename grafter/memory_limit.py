@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from grafter.consumer import Consumer
-from grafter.core.model import Mark, NamedLink, Part
+from grafter.core.model import DedupeKey, NamedLink, Part
 from grafter.errors import UnavailableError
 from grafter.logs import Throttle
 from grafter.tasks import task_group
@@ -87,11 +87,13 @@ class MemoryGuard(Consumer):
         self._unreadable = Throttle()
         self._giving_back = Throttle(_GIVE_BACK_SECONDS)
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
         """As the consumer behind it, but for UnavailableError while more than the limit is in use."""
         if self._short:
             raise UnavailableError("memory limit reached", retry_after=2.0, reason="memory_limit")
-        await self._consumer.consume(parts, marks, links)
+        await self._consumer.consume(parts, dedupe_keys, links)
 
     def check(self) -> None:
         """Compare the memory in use now with the limit. What cannot be read changes nothing: it ends no process."""

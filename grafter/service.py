@@ -24,7 +24,7 @@ from grafter.config.model import revealed
 from grafter.config.problems import path_of
 from grafter.config.root import listening
 from grafter.consumer import Consumer, OpenedExporter, Signal
-from grafter.core.model import Mark, NamedLink, Part, UnixNano
+from grafter.core.model import DedupeKey, NamedLink, Part, UnixNano
 from grafter.core.policy import SECOND, RedactAction
 from grafter.errors import UnavailableError
 from grafter.exporter.backlogs import Backlogs
@@ -242,11 +242,13 @@ class _Gate(Consumer):
         self._consumer = consumer
         self._health = health
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
         """As the consumer behind it, but for UnavailableError while stopping."""
         if self._health.phase is Phase.STOPPING:
             raise UnavailableError("stopping", reason="stopping")
-        await self._consumer.consume(parts, marks, links)
+        await self._consumer.consume(parts, dedupe_keys, links)
 
 
 def _watch(

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from grafter.components import Config, load
 from grafter.consumer import Exporter, Signal, Verdict
-from grafter.core.model import Mark, NamedLink, Part, call_guest, guest_key
+from grafter.core.model import DedupeKey, NamedLink, Part, call_guest, guest_key
 from grafter.errors import RejectedError
 from grafter.forwarding import Forwarding
 from grafter.otlp.json import trace_request_from_json
@@ -65,7 +65,9 @@ class Store:
 
     parts: list[Part] = field(default_factory=list)
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
         self.parts += parts
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from grafter.core.model import Key, Mark, NamedLink, Part
+from grafter.core.model import DedupeKey, Key, NamedLink, Part
 from grafter.errors import UnavailableError
 from grafter.memory_limit import MemoryGuard, guarding, resident_bytes, total_memory
 
@@ -23,7 +23,9 @@ class Store:
 
     parts: list[Part] = field(default_factory=list)
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
         self.parts += parts
 
 

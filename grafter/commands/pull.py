@@ -18,7 +18,7 @@ from grafter.commands.asking import Answer, RefusedError, ask
 from grafter.components import Config
 from grafter.config.model import revealed
 from grafter.consumer import Consumer
-from grafter.core.model import Mark, NamedLink, Part, UnixNano
+from grafter.core.model import DedupeKey, JsonObject, NamedLink, Part, UnixNano
 from grafter.errors import RejectedError, UnavailableError
 from grafter.memory_limit import total_memory
 from grafter.receiver.admin import PULL_PATH
@@ -125,8 +125,10 @@ class _Storing(Consumer):
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
-        await self._store.append(parts, UnixNano(max(time_ns(), self._store.moment)), marks)
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
+        await self._store.append(parts, UnixNano(max(time_ns(), self._store.moment)), dedupe_keys)
 
 
 def _words(answer: Answer) -> str:

@@ -167,7 +167,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class DedupeKey:
     """That something, such as a delivery, was dealt with, so that its repeat is known."""
 
     id: str

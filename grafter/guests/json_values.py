@@ -20,7 +20,7 @@ from hashlib import sha256
 import orjson
 
 from grafter.core.large_json import MANY_VALUES, read_in_turns, values_in
-from grafter.core.model import CALL_MARK, UnixNano
+from grafter.core.model import OWN_MARKS, UnixNano
 
 MAX_DEPTH = 64
 """Levels of nesting that are kept; what lies deeper becomes null. orjson writes no more than 254."""
@@ -96,7 +96,7 @@ def text_of(value: object) -> str | None:
 
 def usable_id(value: object) -> str | None:
     """The value when it can name a trace or a span."""
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or value.startswith(CALL_MARK):
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or value.startswith(OWN_MARKS):
         return None
     return value
 

@@ -102,14 +102,16 @@ class Processor:
         """About what the batches on their way hold."""
         return len(self._sends) * self._limits.batch_bytes
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
         """Store the parts of one request; see Consumer."""
         now = UnixNano(self._clock())
         new = await self._linking.note(links, now) if links else ()
         # Guests come last: one that comes by itself is told from spans by a look.
         if parts and parts[-1].guest is not None:
             parts = await self._linking.linked(parts, now)
-        await self._store.append(parts, now, marks)
+        await self._store.append(parts, now, dedupe_keys)
         if new:
             await self._linking.wake(new, now)
 

@@ -20,7 +20,7 @@ import aiohttp
 from grafter.consumer import Consumer
 from grafter.core.lifecycle import sign_of_life_every
 from grafter.core.link import from_headers
-from grafter.core.model import Mark, NamedLink, Part, Source, called
+from grafter.core.model import DedupeKey, NamedLink, Part, Source, called
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.event_buffer import EventBuffer, kind_of
@@ -258,8 +258,10 @@ class _Ending(Consumer):
         self._consumer = consumer
         self._recorders = recorders
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
-        await self._consumer.consume(parts, marks, links)
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
+        await self._consumer.consume(parts, dedupe_keys, links)
         for part in parts:
             if part.guest is not None and part.guest.ended:
                 self._recorders.stop(called(part.guest.guest))

@@ -19,7 +19,7 @@ from grafter.calls.ids import call_id
 from grafter.calls.notes import of_note
 from grafter.consumer import Consumer
 from grafter.core.calls import CallNote
-from grafter.core.model import Mark, Part, Source, UnixNano
+from grafter.core.model import DedupeKey, Part, Source, UnixNano
 from grafter.core.policy import HOUR, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.agents.intake import Intake, read_items
@@ -162,9 +162,9 @@ class _Webhooks:
     async def _hand_on(self, project: str, signed: Signed, delivery: Delivery, intake: Intake, now: UnixNano) -> bool:
         # One project's ids say nothing of another's.
         remember_ns = max(_REMEMBER_NS, 2 * self.signatures.tolerance_ns)
-        mark = Mark(f"webhook {project} {signed.id}", remember_ns)
+        delivered = DedupeKey(f"webhook {project} {signed.id}", remember_ns)
         calls = {f"call {project} {name}": call for name, call in delivery.calls.items()}
-        seen, *known = await self.sinks.store.seen([mark.id, *calls], now)
+        seen, *known = await self.sinks.store.seen([delivered.id, *calls], now)
         if seen:
             return False
         new = [call for call, one in zip(calls.values(), known, strict=True) if not one]
@@ -178,8 +178,8 @@ class _Webhooks:
         notes = [await self._incoming(call, project, now) for call in new]
         await self._pull(delivery, project)
         parts = [*intake.parts, *(note for note in notes if note is not None)]
-        # Last, for these marks say that all of it is done.
-        await self.sinks.consumer.consume(parts, [mark, *(Mark(name, _REMEMBER_NS) for name in calls)])
+        # Last, for these say that all of it is done.
+        await self.sinks.consumer.consume(parts, [delivered, *(DedupeKey(name, _REMEMBER_NS) for name in calls)])
         self._count(delivery, intake)
         return True
 

@@ -60,9 +60,9 @@ Memory
     An opaque blob a key, kept for ``remember`` and up to ``remember_limit`` keys, the oldest going first.
 
 Dedupe keys
-    An id that something was dealt with under, such as a delivery, is *seen* until its time to live has passed. Its mark
+    An id that something was dealt with under, such as a delivery, is *seen* until its time to live has passed. Its key
     is visible when ``append`` returns, and never before the parts that came with it are stored: a crash between the
-    two leaves parts without a mark, whose repeat does no harm. Marks outlive the process, and are bounded in number:
+    two leaves parts without a key, whose repeat does no harm. Keys outlive the process, and are bounded in number:
     past that the oldest go first.
 
 Tasks
@@ -447,8 +447,8 @@ class MomentStore(Protocol):
 class Store(TaskStore, CallStore, HeldStore, MomentStore, Protocol):
     """See the module's docstring for every promise."""
 
-    async def append(self, parts: Sequence[Part], now: UnixNano, marks: Sequence[Mark] = ()) -> None:
-        """Store the parts of one request, of which there may be none, and after them its marks.
+    async def append(self, parts: Sequence[Part], now: UnixNano, dedupe_keys: Sequence[DedupeKey] = ()) -> None:
+        """Store the parts of one request, of which there may be none, and after them its dedupe keys.
 
         Raises UnavailableError when full, failing or stopping; what was stored until then does no harm.
         """

@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from grafter.consumer import Signal
-from grafter.core.model import Mark, NamedLink, Part
+from grafter.core.model import DedupeKey, NamedLink, Part
 from grafter.receiver.http_server import TlsFiles
 from grafter.telemetry import Metrics
 
@@ -24,7 +24,9 @@ class CollectingConsumer:
     """When set, a request is stored only after the event; ``entered`` says that one waits."""
     entered: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
         self.entered.set()
         if self.gate is not None:
             await self.gate.wait()

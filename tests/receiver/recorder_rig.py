@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from grafter.core.model import Mark, NamedLink, Part, call_guest
+from grafter.core.model import DedupeKey, NamedLink, Part, call_guest
 from grafter.core.policy import GraftPolicy
 from grafter.core.retry import RetryPolicy
 from grafter.guests.realtime.stored_event import StoredEvent, decode
@@ -32,7 +32,9 @@ class Store:
     refused: int = 0
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
         async with self.news:
             self.news.notify_all()
             if self.errors:

@@ -19,7 +19,7 @@ import openai
 import pytest
 
 from grafter.core.calls import CallNote
-from grafter.core.model import Mark, NamedLink, Part, Source, UnixNano, called
+from grafter.core.model import DedupeKey, NamedLink, Part, Source, UnixNano, called
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.stored_event import decode
@@ -47,7 +47,7 @@ class Doubles:
     """Consumer, store, recorders and pulls in one, which remembers; raises the next of its errors, while it has one."""
 
     parts: list[Part] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
+    dedupe_keys: list[DedupeKey] = field(default_factory=list)
     notes: list[CallNote] = field(default_factory=list)
     started: list[tuple[str, list[tuple[str, str]], str]] = field(default_factory=list)
     pulled: list[tuple[str, str]] = field(default_factory=list)
@@ -55,16 +55,18 @@ class Doubles:
     start_errors: list[Exception] = field(default_factory=list)
     hang: bool = False
 
-    async def consume(self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()) -> None:
+    async def consume(
+        self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
+    ) -> None:
         if self.hang:
             await asyncio.Event().wait()
         if self.errors:
             raise self.errors.pop(0)
         self.parts += parts
-        self.marks += marks
+        self.dedupe_keys += dedupe_keys
 
     async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
-        return [any(mark.id == one for mark in self.marks) for one in ids]
+        return [any(key.id == one for key in self.dedupe_keys) for one in ids]
 
     async def put_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
         self.notes += calls
@@ -148,7 +150,7 @@ async def test_each_delivery_has_its_answer(
     assert (answer.status, answer.said) == (row.status, row.said)
     assert door.outcome("error") == 0
     if row.status != 200:
-        assert (doubles.parts, doubles.marks, doubles.pulled, doubles.started) == ([], [], [], [])
+        assert (doubles.parts, doubles.dedupe_keys, doubles.pulled, doubles.started) == ([], [], [], [])
         assert answer.error["message"]
     words = caplog.text + str(answer)
     assert not any(secret in words for some in SECRETS.values() for secret in some if secret)
@@ -282,7 +284,7 @@ async def test_a_repeat_has_no_effect(door: Door, doubles: Doubles) -> None:
     assert door.count("webhook_events", kind="export") == 1
     assert (await door.deliver(EXPORT, secret=OTHER)).said == "accepted"
     assert (await door.deliver(EXPORT, id="wh_2")).said == "accepted"
-    assert {mark.ttl for mark in doubles.marks} == {96 * 3600 * SECOND}
+    assert {key.ttl for key in doubles.dedupe_keys} == {96 * 3600 * SECOND}
 
 
 async def test_a_delivery_is_known_for_as_long_as_its_signature_holds(doubles: Doubles) -> None:
@@ -291,7 +293,7 @@ async def test_a_delivery_is_known_for_as_long_as_its_signature_holds(doubles: D
     routes = webhook_routes(doubles.sinks, Signatures(SECRETS, tolerance), Metrics(), POLICY, time.time_ns)
     async with listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port, aiohttp.ClientSession() as session:
         assert (await Door(session, port, Metrics()).deliver(EXPORT)).said == "accepted"
-    assert {mark.ttl for mark in doubles.marks} == {2 * tolerance}
+    assert {key.ttl for key in doubles.dedupe_keys} == {2 * tolerance}
 
 
 async def test_what_is_not_stored_is_told_to_come_again(door: Door, doubles: Doubles) -> None:
@@ -321,9 +323,9 @@ async def test_what_a_slow_store_takes_after_the_answer_is_counted() -> None:
 
         class Slow:
             async def consume(
-                self, parts: Sequence[Part], marks: Sequence[Mark] = (), links: Sequence[NamedLink] = ()
+                self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
             ) -> None:
-                await rooms.processor.consume(parts, marks)
+                await rooms.processor.consume(parts, dedupe_keys)
                 await took.wait()
 
         async with opened(WebhookSinks(Slow(), rooms.store), limits=replace(LIMITS, store_seconds=0.05)) as door:
@@ -353,7 +355,7 @@ async def test_what_asks_nothing_needs_no_store(door: Door, doubles: Doubles) ->
     doubles.errors = [UnavailableError("down", reason="store_down")]
     for _ in range(2):
         assert (await door.deliver(envelope("batch.completed", {"id": "batch_1"}))).said == "accepted"
-    assert (doubles.marks, door.count("webhook_events", kind="other")) == ([], 2)
+    assert (doubles.dedupe_keys, door.count("webhook_events", kind="other")) == ([], 2)
 
 
 async def test_sessions_are_asked_for_in_their_own_project(door: Door, doubles: Doubles) -> None:

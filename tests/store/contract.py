@@ -919,29 +919,31 @@ class StoreContract:
         """Only the id that was marked, from the append on; marked again it is seen for longer, never shorter."""
         async with place.open(settings) as store:
             assert await store.seen(["one", "two"], START) == [False, False]
-            await store.append([host_part()], START, [Mark("one", 100 * SECOND), Mark("\ud800", SECOND)])
+            await store.append([host_part()], START, [DedupeKey("one", 100 * SECOND), DedupeKey("\ud800", SECOND)])
             assert await store.seen(["two", "one", "\ud800"], START) == [False, True, True]
             assert await store.seen(["one"], UnixNano(START + 100 * SECOND - 1)) == [True]
             assert await store.seen(["one"], UnixNano(START + 100 * SECOND)) == [False]
-            await store.append([], UnixNano(START + SECOND), [Mark("one", 10 * SECOND), Mark("\ud800", 10 * SECOND)])
+            await store.append(
+                [], UnixNano(START + SECOND), [DedupeKey("one", 10 * SECOND), DedupeKey("\ud800", 10 * SECOND)]
+            )
             later = UnixNano(START + 11 * SECOND - 1)
             assert await store.seen(["one", "\ud800"], later) == [True, True]
             assert await store.seen(["one"], UnixNano(START + 50 * SECOND)) == [True]
             assert await held_texts(store) == {HOST: ["part"]}
 
     async def test_what_is_refused_is_not_marked(self, place: Place, settings: Settings) -> None:
-        """A full store takes neither the parts nor their mark, so that the sender's repeat is no repeat."""
+        """A full store takes neither the parts nor their key, so that the sender's repeat is no repeat."""
         async with place.open(replace(settings, max_bytes=100)) as store:
             with pytest.raises(UnavailableError):
-                await store.append([host_part("x" * 200)], START, [Mark("one", SECOND)])
+                await store.append([host_part("x" * 200)], START, [DedupeKey("one", SECOND)])
             assert await store.seen(["one"], START) == [False]
-            await store.append([host_part()], START, [Mark("one", SECOND)])
+            await store.append([host_part()], START, [DedupeKey("one", SECOND)])
             assert await store.seen(["one"], START) == [True]
 
     async def test_deliveries_at_once_are_each_stored(self, place: Place, settings: Settings) -> None:
-        """One id marked many times at once is one mark, and every part is there: a reader tells equal ones apart."""
+        """One id that comes many times at once is one key, and every part is there: a reader tells equal ones apart."""
         async with place.open(settings) as store:
-            appends = [store.append([host_part("same")], START, [Mark("one", SECOND)]) for _ in range(20)]
+            appends = [store.append([host_part("same")], START, [DedupeKey("one", SECOND)]) for _ in range(20)]
             await asyncio.gather(*appends)
             assert await store.seen(["one"], START) == [True]
             assert set((await held_texts(store))[HOST]) == {"same"}
@@ -1034,8 +1036,8 @@ class DurableContract:
         async with place.open(settings) as store:
             appends = []
             for i in range(200):
-                mark = Mark(f"id {i}", 1000 * SECOND)
-                appends.append(asyncio.ensure_future(store.append([host_part(str(i))], START, [mark])))
+                key = DedupeKey(f"id {i}", 1000 * SECOND)
+                appends.append(asyncio.ensure_future(store.append([host_part(str(i))], START, [key])))
                 await asyncio.sleep(0)
                 if i % 40 == 39:
                     done = [n for n, one in enumerate(appends) if one.done()]

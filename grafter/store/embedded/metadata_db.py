@@ -66,7 +66,7 @@ class MetadataBatch:
     """With the moment of each."""
     letters: Sequence[LetterChange] = ()
     memory_batches: Sequence[MemoryBatch] = ()
-    marks: Sequence[tuple[Mark, UnixNano]] = ()
+    dedupe_keys: Sequence[tuple[DedupeKey, UnixNano]] = ()
     calls: Sequence[tuple[CallNote, UnixNano]] = ()
     moment: int = 0
     """How late it is, in Unix nanoseconds; 0: nothing to keep of that."""
@@ -78,7 +78,7 @@ class MetadataBatch:
             [memory for batch in batches for memory in batch.memories],
             [change for batch in batches for change in batch.letters],
             [memories for batch in batches for memories in batch.memory_batches],
-            [mark for batch in batches for mark in batch.marks],
+            [key for batch in batches for key in batch.dedupe_keys],
             [call for batch in batches for call in batch.calls],
             max([batch.moment for batch in batches], default=0),
         )
@@ -102,7 +102,7 @@ class MetadataDB:
         remember_limit: int,
         letter_bytes: int,
         drop_oldest_letters: bool = False,
-        mark_limit: int = DEDUPE_KEYS_LIMIT,
+        dedupe_key_limit: int = DEDUPE_KEYS_LIMIT,
     ) -> None:
         """Open or make the file; None keeps everything in memory. ``remember`` in nanoseconds. Raises StoreError."""
         self._path = path
@@ -114,7 +114,7 @@ class MetadataDB:
         """Rows up to this id hold nothing that is still remembered, and are to be deleted."""
         self._letter_bytes = letter_bytes
         self._drop_oldest_letters = drop_oldest_letters
-        self._mark_limit = mark_limit
+        self._dedupe_key_limit = dedupe_key_limit
         # Readers share one connection; a commit must not show half done, so it has one of its own.
         self._lock = threading.Lock()
         self.writing = threading.Lock()
@@ -235,7 +235,7 @@ class MetadataDB:
             self.resources.written()
             if batch.letters:
                 self.letters.written()
-            if batch.marks:
+            if batch.dedupe_keys:
                 self.dedupe_keys.written()
             for row in added:
                 self._found(*row)

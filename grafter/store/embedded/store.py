@@ -274,18 +274,18 @@ class EmbeddedStore(TaskMethods):
 
     # The contract.
 
-    async def append(self, parts: Sequence[Part], now: UnixNano, marks: Sequence[Mark] = ()) -> None:
-        if parts or not marks:
+    async def append(self, parts: Sequence[Part], now: UnixNano, dedupe_keys: Sequence[DedupeKey] = ()) -> None:
+        if parts or not dedupe_keys:
             await self._append(parts, now)
-        if marks:
-            # Only now, in a commit of their own: a mark without its parts would make a repeat lose them.
-            await self._keep(MetadataBatch(marks=[(mark, now) for mark in marks]))
+        if dedupe_keys:
+            # Only now, in a commit of their own: a key without its parts would make a repeat lose them.
+            await self._keep(MetadataBatch(dedupe_keys=[(key, now) for key in dedupe_keys]))
 
     async def keep_moment(self, now: UnixNano) -> None:
         await self._keep(MetadataBatch(moment=now))
 
     async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
-        return await self._ask("marks", lambda: self._metadata.dedupe_keys.seen(ids, now))
+        return await self._ask("dedupe keys", lambda: self._metadata.dedupe_keys.seen(ids, now))
 
     async def put_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
         if calls:

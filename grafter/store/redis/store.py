@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import overload
 
 from grafter.core.calls import CallNote
-from grafter.core.model import Key, Mark, Part, UnixNano
+from grafter.core.model import DedupeKey, Key, Part, UnixNano
 from grafter.core.state import TraceState
 from grafter.errors import UnavailableError
 from grafter.store.base import (
@@ -135,15 +135,15 @@ class RedisStore:
 
     # The contract.
 
-    async def append(self, parts: Sequence[Part], now: UnixNano, marks: Sequence[Mark] = ()) -> None:
+    async def append(self, parts: Sequence[Part], now: UnixNano, dedupe_keys: Sequence[DedupeKey] = ()) -> None:
         if self.stopping:
             raise UnavailableError("the store is stopping", reason="stopping")
         try:
-            if parts or not marks:
+            if parts or not dedupe_keys:
                 await self._placement.append(parts, now)
-            if marks:
-                # Only now: a mark without its parts would make a repeat lose them.
-                await self._dedupe_keys.add(marks, now)
+            if dedupe_keys:
+                # Only now: a key without its parts would make a repeat lose them.
+                await self._dedupe_keys.add(dedupe_keys, now)
         except UnavailableError as error:
             self._refused = asyncio.get_running_loop().time(), str(error)
             raise
