@@ -130,7 +130,7 @@ def _lines(call: CallRow) -> list[str]:
     return lines
 
 
-def _turn(turn: TurnRow) -> Answer:
+def _turn(turn: TurnRow) -> JsonObject:
     return {
         "number": turn.number,
         "start_unix_nano": turn.start,
@@ -142,7 +142,7 @@ def _turn(turn: TurnRow) -> Answer:
     }
 
 
-def _phone(phone: PhoneView | None) -> Answer | None:
+def _phone(phone: PhoneView | None) -> JsonObject | None:
     return None if phone is None else {"last_four": phone.last_four, "number": phone.number}
 
 

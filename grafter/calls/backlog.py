@@ -67,7 +67,7 @@ class Backlog:
         """
         now = UnixNano(self._clock())
         tasks: list[Task] = []
-        for record, document in said:
+        for record, document in records:
             waiting = self.waiting + len(tasks)
             if waiting >= MOST_WAITING:
                 self._metrics.dropped_calls.labels("full").inc()
@@ -94,7 +94,7 @@ class Backlog:
         except UnavailableError as error:
             if error.reason != "tasks_full":
                 raise
-            self._metrics.dropped_calls.labels("full").inc(len(said))
+            self._metrics.dropped_calls.labels("full").inc(len(records))
             return
         self.waiting += len(tasks)
         self._wake.set()
@@ -222,8 +222,8 @@ def _entry(task: Task) -> Entry | None:
             return None
         size = int.from_bytes(blob[1:5], "big")
         if size:
-            said = zstandard.ZstdDecompressor().decompress(blob[5 : 5 + size], max_output_size=64 << 20)
-            record = encoding.decode(said)
+            head = zstandard.ZstdDecompressor().decompress(blob[5 : 5 + size], max_output_size=64 << 20)
+            record = encoding.decode(head)
             return Entry(record, record.name, 0, blob[5 + size :])
         length, piece = int.from_bytes(blob[5:7], "big"), int.from_bytes(blob[7:9], "big")
         return Entry(None, blob[9 : 9 + length].decode(), piece, blob[9 + length :])

@@ -146,7 +146,7 @@ class Following:
             return 0
         by_call: dict[str, tuple[Due, CallRow]] = {row.key: (due, row) for due, row in claimed if row is not None}
         try:
-            said = await self.follower.tell(list(by_call.values()))
+            answers = await self.follower.notify(list(by_call.values()))
         except UnavailableError as error:
             said = [Told(Came.FAILED, str(error), error.retry_after)] * len(by_call)
         came = dict(zip(by_call, said, strict=True))

@@ -33,7 +33,7 @@ class Lookups:
             logger.warning("too many lookups by number", extra={"who": who, "number_hash": hashes[0]})
             message = f"more than {self._per_minute} lookups by number in a minute; again in {seconds:.0f} s"
             raise UnavailableError(message, retry_after=seconds, reason="rate")
-        asked.append(now)
+        recent.append(now)
 
     def say(self, who: str, hashes: Sequence[str], found: int, what: str = "looked up") -> None:
         """The line of the audit: who, and the keyed hash of the number, never the number."""

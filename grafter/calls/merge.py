@@ -69,8 +69,8 @@ class Call:
     @property
     def start(self) -> int:
         """When the first source says that it began; where none says, when grafter heard of it first."""
-        said = [record.start for record in self.records if record.start is not None]
-        return min(said) if said else min(record.at for record in self.records)
+        starts = [record.start for record in self.records if record.start is not None]
+        return min(starts) if starts else min(record.at for record in self.records)
 
     @property
     def caller(self) -> Phone | None:
@@ -214,8 +214,8 @@ def _turns(released: Sequence[CallRecord]) -> tuple[TurnRow, ...]:
 
 def _outcome(records: Sequence[CallRecord], now: int) -> str:
     """The word of the leg that ended last; a leg that was transferred goes on elsewhere."""
-    said = [record for record in records if record.outcome and record.outcome != RUNNING]
-    last = [record for record in said if record.outcome != "transferred"] or said
+    with_outcome = [record for record in records if record.outcome and record.outcome != RUNNING]
+    last = [record for record in with_outcome if record.outcome != "transferred"] or with_outcome
     if last:
         return max(last, key=lambda record: (record.end or record.start or record.at, record.at, record.name)).outcome
     heard = max(record.at for record in records)

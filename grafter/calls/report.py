@@ -77,7 +77,7 @@ def report(calls: Iterable[CallRow], since: int, until: int) -> Answer:
         if not call.guests:
             reasons.update(call.unjoined)
     slowest = sorted(tools.items(), key=lambda tool: tool[1][1] / max(tool[1][0], 1), reverse=True)[:_MOST_TOOLS]
-    said: Answer = {
+    answer: JsonObject = {
         "since": time_text(since),
         "until": time_text(until),
         **whole.figures(),
@@ -87,22 +87,22 @@ def report(calls: Iterable[CallRow], since: int, until: int) -> Answer:
         "not_joined": [{"reason": reason, "calls": count} for reason, count in reasons.most_common(_MOST_REASONS)],
         "hours": [{"hour": time_text(hour * HOUR), "at": hour, **by_hour[hour].figures()} for hour in sorted(by_hour)],
     }
-    said["lines"] = [*_whole_lines(said), *_hour_lines(said["hours"])]
-    return said
+    answer["lines"] = [*_whole_lines(answer), *_hour_lines(answer["hours"])]
+    return answer
 
 
-def rows(said: Mapping[str, object]) -> list[list[object]]:
+def rows(answer: Mapping[str, object]) -> list[list[object]]:
     """The same for spreadsheets: a head, the whole time, and each hour."""
-    some = [{"hour": "", **said}, *_list(said["hours"])]
+    some = [{"hour": "", **answer}, *_list(answer["hours"])]
     return [["hour", *FIGURES], *[[one["hour"], *[one[name] for name in FIGURES]] for one in some]]
 
 
-def _whole_lines(said: Mapping[str, object]) -> list[str]:
-    lines = [f"{said['since']} to {said['until']}"]
-    lines += [f"  {name.removesuffix('_ms').replace('_', ' '):<16}{figure(name, said[name])}" for name in FIGURES]
-    for tool in _list(said["slowest_tools"]):
+def _whole_lines(answer: Mapping[str, object]) -> list[str]:
+    lines = [f"{answer['since']} to {answer['until']}"]
+    lines += [f"  {name.removesuffix('_ms').replace('_', ' '):<16}{figure(name, answer[name])}" for name in FIGURES]
+    for tool in _list(answer["slowest_tools"]):
         lines.append(f"  tool {tool['tool']}: {tool['calls']} calls, {tool['mean_ms']:.0f} ms each")
-    lines += [f"  not joined, {one['calls']}: {one['reason']}" for one in _list(said["not_joined"])]
+    lines += [f"  not joined, {one['calls']}: {one['reason']}" for one in _list(answer["not_joined"])]
     return lines
 
 

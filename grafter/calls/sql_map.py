@@ -89,7 +89,7 @@ class SqlCallMap:
         text = search.text.strip()
         hashes = self.numbers.hashes(text)
         if hashes:
-            self._lookups.ask(search.who, hashes, self._clock())
+            self._lookups.admit(search.who, hashes, self._clock())
         now = self._clock()
         page = await self._read(lambda: self._database.search(search, _values(text), hashes, now))
         if hashes:

@@ -113,7 +113,7 @@ class Writing:
         """Decide anew about the new records and every call that they may touch, and put the calls back."""
         known = called(self._connection, [value for record in new for value in _values(record)])
         loaded: dict[str, Sequence[CallRecord]] = {}
-        asked: set[_Ring] = set()
+        searched: set[_Ring] = set()
         wanted = set(known)
         for _ in range(_ROUNDS):
             missing = wanted - loaded.keys()
@@ -124,10 +124,10 @@ class Writing:
                 loaded |= by_call
             before = [record for some in loaded.values() for record in some]
             calls = calls_of(_useful([*before, *new], {record.name for record in before}))
-            near = {found for call in calls if (found := _ring(call)) is not None} - asked
+            near = {found for call in calls if (found := _ring(call)) is not None} - searched
             # Where it stood until now others may stand together once it is gone.
-            near |= {found for some in loaded.values() if (found := _ring(Call(tuple(some)))) is not None} - asked
-            asked |= near
+            near |= {found for some in loaded.values() if (found := _ring(Call(tuple(some)))) is not None} - searched
+            searched |= near
             wanted = self._near(near) if near else set()
             if not wanted - loaded.keys() or len(loaded) > len(known) + _MOST_NEAR:
                 break

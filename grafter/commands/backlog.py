@@ -23,7 +23,7 @@ _SECONDS = 300.0
 
 
 async def backlog(
-    what: str, asked: dict[str, object], config: Config, *, as_json: bool, out: TextIO, err: TextIO
+    what: str, request: dict[str, object], config: Config, *, as_json: bool, out: TextIO, err: TextIO
 ) -> int:
     """0: done. 1: some of what was to be given up is on its way and stays, or nobody could be asked."""
     try:
@@ -52,7 +52,7 @@ async def _answer(what: str, asked: dict[str, object], config: Config) -> Answer
         return await desk.answer(what, asked)
 
 
-def _lines(what: str, answer: Answer) -> list[str]:
+def _lines(what: str, answer: JsonObject) -> list[str]:
     if what == "drop":
         lines = [f"{answer['spans']} spans that waited for {answer['exporter']} were dropped"]
         if answer["left"]:

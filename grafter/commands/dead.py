@@ -23,12 +23,12 @@ from grafter.telemetry import Metrics
 _SECONDS = 300.0
 """A page of letters, through an exporter that may be slow."""
 
-Ask = Callable[[str, dict[str, object]], Awaitable[Answer]]
+Commands = Callable[[str, dict[str, object]], Awaitable[JsonObject]]
 
 
 async def dead(
     what: str,
-    asked: dict[str, object],
+    request: dict[str, object],
     config: Config,
     *,
     as_json: bool,
@@ -39,9 +39,9 @@ async def dead(
     """0: done, all of it. 1: nothing is meant by what was asked, some of it stays, or nobody could be asked."""
     try:
         async with AsyncExitStack() as stack:
-            answer_to = await _asking(stack, config, exports=what == "retry")
+            answer_to = await _commands_of(stack, config, exports=what == "retry")
             if what in ("list", "show"):
-                answer = await answer_to(what, asked)
+                answer = await answer_to(what, request)
                 _print(what, answer, out, as_json=as_json, groups=groups)
                 return 0 if what == "list" or answer["letters"] else 1
             answer = await _all_pages(what, asked, answer_to, err)
@@ -52,7 +52,7 @@ async def dead(
         out.write(orjson.dumps(answer).decode() + "\n")
     else:
         out.write(_summary(what, answer))
-    missed = asked.get("ids") and not answer["letters"]
+    missed = request.get("ids") and not answer["letters"]
     return 1 if missed or answer["left"] or answer["stopped"] else 0
 
 
@@ -82,13 +82,13 @@ async def _asking(stack: AsyncExitStack, config: Config, *, exports: bool) -> As
     return DeadLetters(store, exporters, metrics, lambda: max(time_ns(), store.moment)).answer
 
 
-async def _all_pages(what: str, asked: dict[str, object], answer_to: Ask, err: TextIO) -> Answer:
+async def _all_pages(what: str, request: dict[str, object], answer_to: Commands, err: TextIO) -> JsonObject:
     """Page after page, with a line of progress on a terminal."""
     letters = spans = waiting = 0
     left: dict[str, str] = {}
     stopped: dict[str, str] = {}
     while True:
-        answer = await answer_to(what, asked)
+        answer = await answer_to(what, request)
         letters += _number(answer.get("taken" if what == "retry" else "dropped"))
         spans += _number(answer.get("spans"))
         waiting += _number(answer.get("waiting"))
@@ -99,7 +99,7 @@ async def _all_pages(what: str, asked: dict[str, object], answer_to: Ask, err: T
             err.flush()
         if answer["next"] is None:
             break
-        asked = {**asked, "skip": answer["next"], "until": answer["until"], "without": list(stopped)}
+        request = {**request, "skip": answer["next"], "until": answer["until"], "without": list(stopped)}
     if err.isatty():
         err.write("\n")
     return {"letters": letters, "spans": spans, "left": left, "waiting": waiting, "stopped": stopped}
@@ -113,7 +113,7 @@ def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _summary(what: str, answer: Answer) -> str:
+def _summary(what: str, answer: JsonObject) -> str:
     left, stopped = _texts(answer["left"]), _texts(answer["stopped"])
     done = "taken" if what == "retry" else "dropped"
     lines = [f"{_many(answer['letters'], 'letter')}, {_many(answer['spans'], 'span')} {done}"]
@@ -130,7 +130,7 @@ def _summary(what: str, answer: Answer) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _print(what: str, answer: Answer, out: TextIO, *, as_json: bool, groups: bool) -> None:
+def _print(what: str, answer: JsonObject, out: TextIO, *, as_json: bool, groups: bool) -> None:
     letters, found, box = answer["letters"], answer.get("groups"), answer.get("box")
     assert isinstance(letters, list)
     if as_json:

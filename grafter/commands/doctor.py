@@ -47,7 +47,7 @@ async def doctor(call: str, config: Config, *, as_json: bool, out: TextIO, err: 
     return 1 if answer.get("lost") or answer.get("known") is False else 0
 
 
-def _with_addresses(answer: Answer, config: Config) -> Answer:
+def _with_addresses(answer: JsonObject, config: Config) -> JsonObject:
     """The lines to type, with the addresses of this config in place of the defaults."""
     active = config.active()
     own: dict[str, Endpoint] = {}
@@ -64,12 +64,12 @@ def _with_addresses(answer: Answer, config: Config) -> Answer:
         return f"http://{'localhost' if endpoint.host in _EVERYWHERE else endpoint.host}:{endpoint.port}"
 
     text = re.sub(r"http://localhost:(431[79])\b", address, orjson.dumps(answer).decode())
-    found: Answer = orjson.loads(text)
+    found: JsonObject = orjson.loads(text)
     return found
 
 
-async def _of_call(call: str, config: Config) -> Answer:
-    answer = await _asked({"call": call}, config)
+async def _of_call(call: str, config: Config) -> JsonObject:
+    answer = await query(config, DOCTOR_PATH, {"call": call}, _SECONDS)
     if answer is not None:
         return answer
     async with _examiner(config) as examiner:

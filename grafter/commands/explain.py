@@ -20,9 +20,9 @@ from grafter.telemetry import Metrics
 _SECONDS = 30.0
 
 
-async def explain(asked: str, config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
+async def explain(query: str, config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
     """0: something is known under the id. 1: nothing is, or nobody could be asked; why stands on ``err``."""
-    answer = await _answer(EXPLAIN_PATH, {"id": asked}, config, err)
+    answer = await _answer(EXPLAIN_PATH, {"id": query}, config, err)
     if answer is None:
         return 1
     _print(answer, out, as_json=as_json)
@@ -50,7 +50,7 @@ async def _answer(path: str, asked: dict[str, str], config: Config, err: TextIO)
         return None
 
 
-async def _read(asked: dict[str, str], config: Config) -> Answer:
+async def _read(request: dict[str, str], config: Config) -> JsonObject:
     """The same without a grafter that runs. Raises RefusedError, and OSError when the store cannot be opened."""
     policy = config.graft_policy()
     async with opened_store(config) as store:

@@ -169,15 +169,17 @@ def _print_waits(call: Mapping[str, object], out: TextIO) -> None:
         bar = "█" * max(1, round(_BAR * turn["wait_ms"] / longest))
         slow = "!" if turn["wait_ms"] > 1500 else " "
         name = f"turn {turn['number']}" if turn["number"] else "greeting"
-        said = turn["sentence"] or f"{turn['wait_ms'] / 1000:.2f} s"
-        out.write(f"{name:>9} {slow} {bar:<{_BAR}} {said}\n")
+        sentence = turn["sentence"] or f"{turn['wait_ms'] / 1000:.2f} s"
+        out.write(f"{name:>9} {slow} {bar:<{_BAR}} {sentence}\n")
 
 
 def _print_media(documents: Sequence[bytes], out: TextIO) -> None:
     """What happened to the media path, from the call's first span on."""
     steps = [span.step for span in read_spans(documents)]
     begun = min((step.start for step in steps if step.start), default=0)
-    events = [(at, name, said) for step in steps for at, name, said in step.events if name.startswith(_MEDIA)]
+    events = [
+        (at, name, attributes) for step in steps for at, name, attributes in step.events if name.startswith(_MEDIA)
+    ]
     events.sort(key=lambda event: event[:2])
     if events:
         out.write("\n")

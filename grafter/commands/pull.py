@@ -14,7 +14,7 @@ from typing import TextIO
 
 import orjson
 
-from grafter.commands.asking import Answer, RefusedError, ask
+from grafter.commands.admin_client import FAILURES, RefusedError, openai_receivers, query
 from grafter.components import Config
 from grafter.config.model import revealed
 from grafter.consumer import Consumer
@@ -89,7 +89,7 @@ async def _telling(err: TextIO, session: str, seconds: float, tell_seconds: floa
 
 async def _do(
     name: str, receiver: OpenAIReceiver, session: str, project: str | None, config: Config, seconds: float
-) -> Answer:
+) -> JsonObject:
     """The same without a grafter that runs. Raises RefusedError, and OSError when the store cannot be opened."""
     if config.extensions.store.embedded.memory:
         raise RefusedError(f"no grafter listens at {receiver.endpoint}, and the store is in the memory of one")

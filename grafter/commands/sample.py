@@ -68,8 +68,8 @@ async def sample(files: Sequence[Path], policy: GraftPolicy, sampling: SamplingP
                 parts += guest_parts(file, request, policy)
     metrics = Metrics()
     # A set that drops nothing is only looked at in a dry run. One that drops is not to be: what leaves is counted.
-    asked = replace(sampling, dry_run=not sampling.drops)
-    traces = await released(parts, policy, metrics, asked, links)
+    dry_run = replace(sampling, dry_run=not sampling.drops)
+    traces = await released(parts, policy, metrics, dry_run, links)
     decisions = _by_labels(metrics)
     named = [one.name for one in sampling.policies]
     others = sorted({name for name, _ in decisions} - set(named))

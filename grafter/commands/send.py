@@ -230,8 +230,8 @@ def _events(post: dict[str, Any]) -> int:
 
 def _latest(post: dict[str, Any]) -> float:
     """Unix seconds of the last thing that a post tells of; 0 where it has no time."""
-    said = [post.get("at"), post.get("sent_at"), *(event.get("at") for event in _dicts(post.get("events")))]
-    times = [recorded_at(time) for time in said]
+    stated = [post.get("at"), post.get("sent_at"), *(event.get("at") for event in _dicts(post.get("events")))]
+    times = [recorded_at(time) for time in stated]
     return max([time for time in times if time is not None], default=0) / 1e9
 
 

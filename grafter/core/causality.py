@@ -247,8 +247,8 @@ def _remembered(memory: TraceMemory, envelope: Envelope) -> dict[SpanId, HostSpa
         for name, span_id in ids.items():
             time = steps.times.get(span_id)
             if time is not None and time.clock == clock and 0 < time.start <= time.end:
-                said = {key: name} | ({semconv.GEN_AI_OPERATION_NAME: operation} if time.runs else {})
-                found[span_id] = HostSpan(span_id, b"", "", time.start, time.end, 0, "", envelope, said)
+                attributes = {key: name} | ({semconv.GEN_AI_OPERATION_NAME: operation} if time.runs else {})
+                found[span_id] = HostSpan(span_id, b"", "", time.start, time.end, 0, "", envelope, attributes)
     return found
 
 
@@ -260,8 +260,8 @@ def _pair(at: UnixNano, certain: Range, likely: Range) -> Pair:
 
 def _of_date(span: HostSpan) -> Pair | None:
     """OpenAI wrote the whole second of its clock while the app's request was under way."""
-    said = span.attributes.get(_DATE)
-    text = said[0] if isinstance(said, tuple) and said else said
+    values = span.attributes.get(_DATE)
+    text = values[0] if isinstance(values, tuple) and values else values
     if not isinstance(text, str) or not any(_is_openais(span.attributes.get(key)) for key in _ADDRESSES):
         return None
     try:
@@ -305,29 +305,29 @@ def _set_back(guest: Grafted, clock: ClockRecord) -> Grafted:
     anchor = guest.memory.anchor
     top = b"" if anchor is None or anchor.span_id is None else anchor.span_id
     if clock.finding is not Finding.SHIFTED:
-        said: dict[str, AttributeValue] = {semconv.GRAFTER_CLOCK_UNSETTLED: clock.finding.value}
-        spans = (_saying(each, said) if each.parent_span_id == top else each for each in guest.spans)
+        added: dict[str, AttributeValue] = {semconv.GRAFTER_CLOCK_UNSETTLED: clock.finding.value}
+        spans = (_with(each, added) if each.parent_span_id == top else each for each in guest.spans)
         return replace(guest, spans=tuple(spans))
-    said = {semconv.GRAFTER_CLOCK_METHOD: clock.method, semconv.GRAFTER_CLOCK_PAIRS: clock.pairs}
+    added = {semconv.GRAFTER_CLOCK_METHOD: clock.method, semconv.GRAFTER_CLOCK_PAIRS: clock.pairs}
     for key, side in (
         (semconv.GRAFTER_CLOCK_OFFSET_MIN, clock.bounds.low),
         (semconv.GRAFTER_CLOCK_OFFSET_MAX, clock.bounds.high),
     ):
         if isfinite(side):
-            said[key] = _milliseconds(side)
+            added[key] = _milliseconds(side)
     if clock.left_out:
-        said[semconv.GRAFTER_CLOCK_PAIRS_LEFT_OUT] = clock.left_out
-    return replace(guest, spans=tuple(_moved(each, clock.offset, said) for each in guest.spans))
+        added[semconv.GRAFTER_CLOCK_PAIRS_LEFT_OUT] = clock.left_out
+    return replace(guest, spans=tuple(_moved(each, clock.offset, added) for each in guest.spans))
 
 
-def _moved(each: GraftedSpan, offset: int, said: Mapping[str, AttributeValue]) -> GraftedSpan:
+def _moved(each: GraftedSpan, offset: int, added: Mapping[str, AttributeValue]) -> GraftedSpan:
     span = each.span
     events = tuple(replace(event, time=UnixNano(event.time - offset)) for event in span.events)
     moved = replace(span, start=UnixNano(span.start - offset), end=UnixNano(span.end - offset), events=events)
     # The door may have set back an impossible clock before.
     before = dict(each.attributes).get(semconv.GRAFTER_CLOCK_OFFSET, 0.0)
     already = before if isinstance(before, float) else 0.0
-    return _saying(replace(each, span=moved), {semconv.GRAFTER_CLOCK_OFFSET: already + _milliseconds(offset), **said})
+    return _with(replace(each, span=moved), {semconv.GRAFTER_CLOCK_OFFSET: already + _milliseconds(offset), **added})
 
 
 def _saying(each: GraftedSpan, said: Mapping[str, AttributeValue]) -> GraftedSpan:

@@ -63,11 +63,11 @@ def stand_ins(trace: TraceId, host: Sequence[HostSpan], guests: Iterable[Guest])
         return None
     first = min(host, key=lambda span: (span.start, span.span_id))
     root_id = next(iter(times)) if len(times) == 1 else guest_span_id(trace.hex(), ROOT_NAME)
-    said: tuple[tuple[str, AttributeValue], ...] = ((GRAFTER_SYNTHETIC, True), (GRAFTER_ENDED_BY, CRASH))
-    spans = [_span(trace, first, root_id, b"", ROOT_NAME, start, end, said)]
+    attributes: tuple[tuple[str, AttributeValue], ...] = ((GRAFTER_SYNTHETIC, True), (GRAFTER_ENDED_BY, CRASH))
+    spans = [_span(trace, first, root_id, b"", ROOT_NAME, start, end, attributes)]
     if len(times) > 1:
         for span_id, (begun, ended) in sorted(times.items()):
-            spans.append(_span(trace, first, span_id, root_id, SPAN_NAME, begun, ended, said[:1]))
+            spans.append(_span(trace, first, span_id, root_id, SPAN_NAME, begun, ended, attributes[:1]))
     root = HostSpan(root_id, b"", ROOT_NAME, start, end, first.flags & 0xFF, first.trace_state, first.envelope)
     return StandIns(root, tuple(spans))
 

@@ -45,13 +45,13 @@ class GuestIndex:
     ) -> "GuestIndex":
         """Of guests that leave now, after ``find_turns``. ``spoken_for``: turns that were matched without their id."""
         run = {tool.call_id for tool in steps.tools if tool.call_id is not None}
-        asked = [
+        calls = [
             GuestTool(turn.span_id, b"", LEFT, turn.start, turn.end, None, None, call.call_id, turn.span_id)
             for turn in steps.turns[-LEFT_LIMIT:]
-            for call in turn.asked
+            for call in turn.tool_calls
             if call.call_id is not None and call.call_id not in run
         ]
-        tools = [*steps.tools[-LEFT_LIMIT:], *asked][-LEFT_LIMIT:]
+        tools = [*steps.tools[-LEFT_LIMIT:], *calls][-LEFT_LIMIT:]
         gone = frozenset(spoken_for)
         turns = [
             replace(turn, parent=b"", guest=LEFT, asked=(), usage=None if turn.span_id in gone else turn.usage)
@@ -148,9 +148,9 @@ def step_key(host: TraceId, step: str) -> Key:
 
 def _tool(row: list[Any]) -> GuestTool:
     span_id, call_id, name, digest, start, end, turn = row
-    asked_by = None if turn is None else SpanId(bytes.fromhex(turn))
+    turn_id = None if turn is None else SpanId(bytes.fromhex(turn))
     own = SpanId(bytes.fromhex(span_id))
-    return GuestTool(own, b"", LEFT, UnixNano(int(start)), UnixNano(int(end)), name, digest, call_id, asked_by)
+    return GuestTool(own, b"", LEFT, UnixNano(int(start)), UnixNano(int(end)), name, digest, call_id, turn_id)
 
 
 def _turn(row: list[Any]) -> GuestTurn:

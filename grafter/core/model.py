@@ -209,7 +209,7 @@ class SpanEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedCall:
+class ToolCall:
     """A tool call that stands in a model's answer: what a tool that ran is recognised by, and nothing that leaves."""
 
     call_id: str | None
@@ -236,7 +236,7 @@ class GuestSpan:
     status_message: str = ""
     links: tuple[SpanLink, ...] = ()
     events: tuple[SpanEvent, ...] = ()
-    asked: tuple[AskedCall, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
     """Of a model turn: the tool calls in its answer, where the source has them."""
 
 

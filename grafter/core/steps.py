@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grafter.core import semconv
-from grafter.core.model import AskedCall, AttributeValue, GraftedSpan, HostSpan, SpanId, UnixNano
+from grafter.core.model import AttributeValue, GraftedSpan, HostSpan, SpanId, ToolCall, UnixNano
 
 Digest = Callable[[str], str]
 """Tool arguments, as text, to the digest that guests carry of theirs."""
@@ -107,7 +107,7 @@ class GuestTurn:
     end: UnixNano
     response_id: str | None
     usage: tuple[int, int] | None
-    asked: tuple[AskedCall, ...]
+    tool_calls: tuple[ToolCall, ...]
 
 
 @dataclass(slots=True)
@@ -218,7 +218,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
                         span.end,
                         _text(named, RESPONSE_IDS[:1]),
                         _usage(named),
-                        span.asked,
+                        span.tool_calls,
                     )
                 )
     return steps

@@ -66,9 +66,9 @@ def find_turns(steps: GuestSteps) -> None:
         if tool.parent in by_id:
             tool.turn = SpanId(tool.parent)
             continue
-        said = asked.get(tool.call_id, []) if tool.call_id is not None else []
+        named = by_call.get(tool.call_id, []) if tool.call_id is not None else []
         siblings = [turn for turn in beside.get(tool.parent, ()) if turn.start <= tool.start]
-        for turns in (said, siblings):
+        for turns in (named, siblings):
             if len(turns) == 1:
                 tool.turn = turns[0].span_id
                 break

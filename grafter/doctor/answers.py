@@ -16,14 +16,14 @@ def call_answer(call: Call, findings: Sequence[Finding], notes: Sequence[str] = 
     faults = sum(finding.weight is Weight.FAULT for finding in findings)
     app = [span for span in call.spans if not span.guest]
     services = {span.step.service for span in app if span.step.service}
-    looked = f"{count(len(call.app_traces), 'trace')} of the app, {count(len(app), 'span')}"
-    looked += f" of {count(len(services), 'service')}" if services else ""
+    examined = f"{count(len(call.app_traces), 'trace')} of the app, {count(len(app), 'span')}"
+    examined += f" of {count(len(services), 'service')}" if services else ""
     openai = len(call.spans) - len(app)
-    looked += f"; {count(openai, 'span')} of OpenAI's side" if openai else "; nothing of OpenAI's side"
+    examined += f"; {count(openai, 'span')} of OpenAI's side" if openai else "; nothing of OpenAI's side"
     verdict = f"{faults} {'thing is' if faults == 1 else 'things are'} lost" if faults else "nothing lost"
-    head = f"{call.asked}: {verdict} ({looked})"
+    head = f"{call.query}: {verdict} ({examined})"
     return {
-        "asked": call.asked,
+        "asked": call.query,
         "lost": lost(findings),
         "traces": [trace.trace_id.hex() for trace in call.app_traces],
         "findings": [finding_answer(finding) for finding in findings],
@@ -32,7 +32,7 @@ def call_answer(call: Call, findings: Sequence[Finding], notes: Sequence[str] = 
     }
 
 
-def house_answer(findings: Sequence[Finding], about: str = "") -> Answer:
+def instance_answer(findings: Sequence[Finding], about: str = "") -> JsonObject:
     """The same of a grafter. ``about``: a line on what was asked."""
     faults = sum(finding.weight is Weight.FAULT for finding in findings)
     head = f"{count(faults, 'fault')} found" if faults else "no fault found"
@@ -43,7 +43,7 @@ def house_answer(findings: Sequence[Finding], about: str = "") -> Answer:
     }
 
 
-def finding_answer(finding: Finding) -> Answer:
+def finding_answer(finding: Finding) -> JsonObject:
     """As JSON values, without what is empty."""
     return {key: value for key, value in asdict(finding).items() if value}
 

@@ -240,13 +240,13 @@ def _root_missing(call: Call, call_id: str, spans: Sequence[Spanned]) -> Finding
     twilio = call.ids[call_id] == "twilio"
     hop, ended = ("twilio", _TWILIO_ENDED) if twilio else ("call", _ENDED)
     if call.over:
-        said = f"the root of call {call_id} was never written: nobody said that it is over"
+        open_root = f"the root of call {call_id} was never written: nobody said that it is over"
     else:
-        said = f"the root of call {call_id} has not been written: it still runs, or nobody said that it is over"
+        open_root = f"the root of call {call_id} has not been written: it still runs, or nobody said that it is over"
     return Finding(
         "root_never_written",
         Weight.FAULT if call.over else Weight.DOUBT,
-        f"{said}, or the tracer's ids are not from CallIds",
+        f"{open_root}, or the tracer's ids are not from CallIds",
         hop,
         evidence("is under it", spans),
         "write the root when the carrier says that the call is over, by a provider whose ids come from CallIds",

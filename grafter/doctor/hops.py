@@ -226,8 +226,8 @@ _LANGUAGES = {"python": "python", "nodejs": "js", "webjs": "js"}
 
 def language(span: Spanned) -> str:
     """Of the service that made it; empty where it does not say, or there is no line for it."""
-    said = span.resource.get("telemetry.sdk.language")
-    return _LANGUAGES.get(said, "") if isinstance(said, str) else ""
+    name = span.resource.get("telemetry.sdk.language")
+    return _LANGUAGES.get(name, "") if isinstance(name, str) else ""
 
 
 def lines(hop: str, senders: Iterable[Spanned], receivers: Iterable[Spanned]) -> tuple[Line, ...]:

@@ -127,7 +127,7 @@ class Trace:
 class Call:
     """What is known of one call."""
 
-    asked: str
+    query: str
     ids: Mapping[str, str] = field(default_factory=dict)
     """All of its ids, and of what kind each is (``calls.model.CallId``)."""
     spans: Sequence[Spanned] = ()

@@ -250,8 +250,8 @@ def _client(server: Spanned, others: Sequence[Trace]) -> Spanned | None:
 
 def _path(span: Spanned) -> str:
     """Of its address, without host and question."""
-    said = text(span, "url.full", "http.url") or text(span, "url.path", "http.target", "http.route")
-    return "/" + said.partition("?")[0].split("://")[-1].partition("/")[2] if "://" in said else said.partition("?")[0]
+    url = text(span, "url.full", "http.url") or text(span, "url.path", "http.target", "http.route")
+    return "/" + url.partition("?")[0].split("://")[-1].partition("/")[2] if "://" in url else url.partition("?")[0]
 
 
 def _finding(call: Call, hop: str, one: _Break, main: Trace) -> Finding:

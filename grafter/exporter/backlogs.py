@@ -42,7 +42,7 @@ class Backlogs:
         self._metrics = metrics
         self._clock = clock
 
-    async def answer(self, what: str, body: Mapping[str, object]) -> Answer:
+    async def answer(self, what: str, body: Mapping[str, object]) -> JsonObject:
         """To one command: a JSON object in, a JSON object out."""
         match what:
             case "list":
@@ -54,7 +54,7 @@ class Backlogs:
                 return await self._drop(exporter)
         raise RejectedError(f"there is no command backlog {what}", reason="shape")
 
-    def _list(self) -> list[Answer]:
+    def _list(self) -> list[JsonObject]:
         now = self._clock()
         return [
             {

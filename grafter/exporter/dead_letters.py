@@ -48,7 +48,7 @@ class LetterStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Selection:
     """Which letters a command is about, and where in the box it goes on."""
 
     ids: frozenset[str] = frozenset()
@@ -65,17 +65,17 @@ class Asked:
     """Letters that came after this moment are not meant; 0: now."""
 
     @classmethod
-    def read(cls, asked: Mapping[str, object]) -> "Asked":
+    def read(cls, body: Mapping[str, object]) -> "Selection":
         """From JSON. Raises RejectedError."""
-        ids, without = _texts(asked, "ids"), _texts(asked, "without")
+        ids, without = _texts(body, "ids"), _texts(body, "without")
         return cls(
             frozenset(map(str.lower, ids)),
-            _text(asked, "exporter"),
-            _text(asked, "reason"),
+            _text(body, "exporter"),
+            _text(body, "reason"),
             frozenset(without),
-            _number(asked, "limit"),
-            _number(asked, "skip"),
-            _number(asked, "until"),
+            _number(body, "limit"),
+            _number(body, "skip"),
+            _number(body, "until"),
         )
 
     def means(self, letter: DeadLetter) -> bool:
@@ -116,29 +116,29 @@ class DeadLetters:
         # Two that sent the same letters again at once would send them twice.
         self._one = asyncio.Lock()
 
-    async def answer(self, what: str, body: Mapping[str, object]) -> Answer:
+    async def answer(self, what: str, body: Mapping[str, object]) -> JsonObject:
         """To one command: a JSON object in, a JSON object out."""
-        asked = Asked.read(body)
+        selection = Selection.read(body)
         match what:
             case "list":
-                return await self._list(asked)
+                return await self._list(selection)
             case "show":
-                return await self._show(asked)
+                return await self._show(selection)
             case "retry":
                 async with self._one:
-                    return await self._retry(asked)
+                    return await self._retry(selection)
             case "drop":
-                return await self._drop(asked)
+                return await self._drop(selection)
         raise RejectedError(f"there is no command dead {what}", reason="shape")
 
-    async def _list(self, asked: Asked) -> Answer:
+    async def _list(self, selection: Selection) -> JsonObject:
         """The newest first, the groups of all that are meant, and what the box has in all."""
-        letters: list[Answer] = []
+        letters: list[JsonObject] = []
         groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-        async for letter in self._newest(asked):
+        async for letter in self._newest(selection):
             groups[letter.exporter, letter.reason].update(letters=1, spans=letter.spans, bytes=len(letter.payload))
-            if not asked.limit or len(letters) < asked.limit:
-                letters.append(_told(letter))
+            if not selection.limit or len(letters) < selection.limit:
+                letters.append(_as_json(letter))
         return {
             "letters": letters,
             "groups": [
@@ -152,12 +152,12 @@ class DeadLetters:
             },
         }
 
-    async def _show(self, asked: Asked) -> Answer:
+    async def _show(self, selection: Selection) -> JsonObject:
         """The letters of one id, each as OTLP JSON and as a tree to read; what is no OTLP as it is."""
-        if not asked.ids:
+        if not selection.ids:
             raise RejectedError("expected the id of a letter, or of a trace", reason="shape")
-        shown: list[Answer] = []
-        async for letter in self._newest(asked):
+        shown: list[JsonObject] = []
+        async for letter in self._newest(selection):
             try:
                 document = orjson.loads(trace_request_to_json(letter.payload))
                 shown.append({**_told(letter), "tree": render(letter.payload, "detailed"), "document": document})
@@ -165,9 +165,9 @@ class DeadLetters:
                 shown.append({**_told(letter), "tree": letter.payload.decode("utf-8", "replace"), "document": None})
         return {"letters": shown}
 
-    async def _retry(self, asked: Asked) -> Answer:
+    async def _retry(self, selection: Selection) -> JsonObject:
         """One page, the oldest first: each letter through its exporter; what is taken leaves the box."""
-        page, meant, answer = await self._page(asked)
+        page, meant, answer = await self._page(selection)
         result = _Retried()
         by_exporter: dict[str, list[DeadLetter]] = defaultdict(list)
         for letter in meant:
@@ -180,7 +180,7 @@ class DeadLetters:
                 result.left |= {letter.id: why for letter in letters}
             else:
                 for some in _batches(letters):
-                    if name in asked.without or name in result.stopped:
+                    if name in selection.without or name in result.stopped:
                         result.waiting += len(some)
                     else:
                         await self._send(self._exporters[name], some, result)
@@ -188,7 +188,7 @@ class DeadLetters:
             logger.info("%d dead letters, %d spans, were sent again and taken", result.taken, result.spans)
         return {
             **answer,
-            "next": asked.skip + len(page) - result.gone if page else None,
+            "next": selection.skip + len(page) - result.gone if page else None,
             "taken": result.taken,
             "spans": result.spans,
             "left": result.left,
@@ -205,17 +205,17 @@ class DeadLetters:
         if gone:
             self._metrics.dropped_spans.labels(DROPPED).inc(spans)
             logger.warning("%d dead letters, %d spans, were dropped by command", len(gone), spans)
-        after = asked.skip + len(page) - len(meant)
+        after = selection.skip + len(page) - len(meant)
         return {**answer, "next": after if page else None, "dropped": len(gone), "spans": spans}
 
-    async def _page(self, asked: Asked) -> tuple[Sequence[DeadLetter], list[DeadLetter], Answer]:
+    async def _page(self, selection: Selection) -> tuple[Sequence[DeadLetter], list[DeadLetter], JsonObject]:
         """The next letters of the box that are not too new, those of them that are meant, and what goes back."""
-        until = asked.until or self._clock()
-        page = await self._store.dead_letters(PAGE, skip=asked.skip, oldest=True)
+        until = selection.until or self._clock()
+        page = await self._store.dead_letters(PAGE, skip=selection.skip, oldest=True)
         page = [letter for letter in page if letter.at <= until]
         return page, [letter for letter in page if asked.means(letter)], {"until": until}
 
-    async def _newest(self, asked: Asked) -> AsyncIterator[DeadLetter]:
+    async def _newest(self, selection: Selection) -> AsyncIterator[DeadLetter]:
         skip = 0
         while page := await self._store.dead_letters(PAGE, skip=skip):
             for letter in page:
@@ -284,22 +284,22 @@ class DeadLetters:
             result.spans += letter.spans
 
 
-def _text(asked: Mapping[str, object], name: str) -> str:
-    found = asked.get(name) or ""
+def _text(body: Mapping[str, object], name: str) -> str:
+    found = body.get(name) or ""
     if not isinstance(found, str):
         raise RejectedError(f"expected a string under {name}", reason="shape")
     return found
 
 
-def _texts(asked: Mapping[str, object], name: str) -> list[str]:
-    found = asked.get(name) or []
+def _texts(body: Mapping[str, object], name: str) -> list[str]:
+    found = body.get(name) or []
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise RejectedError(f"expected a list of strings under {name}", reason="shape")
     return found
 
 
-def _number(asked: Mapping[str, object], name: str) -> int:
-    found = asked.get(name) or 0
+def _number(body: Mapping[str, object], name: str) -> int:
+    found = body.get(name) or 0
     if not isinstance(found, int) or found < 0:
         raise RejectedError(f"expected a whole number under {name}", reason="shape")
     return found

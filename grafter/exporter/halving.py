@@ -144,9 +144,9 @@ class Halving:
         return left
 
     def give_back(
-        self, reason: str, wait: float, asked_wait: float, group: Group | None = None, *, unknown: bool = False
+        self, reason: str, wait: float, hint: float, group: Group | None = None, *, unknown: bool = False
     ) -> None:
-        """Nothing more is asked. ``asked_wait``: for what was asked without success, ``group`` and suspects; ``wait``
+        """Nothing more is asked. ``hint``: for what was asked without success, ``group`` and suspects; ``wait``
         for what was not asked. ``unknown``: the peer may have taken the group."""
         self._note(group or [], Result(Verdict.LATER, reason, asked_wait, unknown=unknown))
         for suspect in self._suspects:

@@ -158,9 +158,9 @@ class HttpAttempt:
                 server_hostname=self._server_name,
             ) as response:
                 self._met = True
-                said = await _read(response)
-                answer = answer_to(response.status, response.headers, said)
-                return advised(answer, self._advice(kind, said.decode("latin-1")) if response.status == 400 else None)
+                text = await _read(response)
+                answer = answer_to(response.status, response.headers, text)
+                return advised(answer, self._advice(kind, text.decode("latin-1")) if response.status == 400 else None)
         except (
             aiohttp.ClientConnectorError,
             aiohttp.ConnectionTimeoutError,
@@ -176,9 +176,9 @@ class HttpAttempt:
             lost = Later(f"connection lost: {words(str(error) or type(error).__name__)}", unknown=True)
             return advised(lost, self._advice(kind, str(error)))
 
-    def _advice(self, kind: Kind, said: str) -> Advice | None:
+    def _advice(self, kind: Kind, reason: str) -> Advice | None:
         return advice(
-            said,
+            reason,
             secure=self._urls[kind].startswith("https:"),
             met=self._met,
             plaintext="write http:// in the endpoint",

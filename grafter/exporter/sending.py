@@ -135,8 +135,8 @@ class Sending:
         if isinstance(first, Accepted):
             return [ACCEPTED] * len(batch.traces)
         search = Halving(batch, self._refusals, self._limits)
-        while asked := search.next():
-            group, body = asked
+        while attempt := search.next():
+            group, body = attempt
             spans = sum(trace.spans for _, trace in group)
             answer, first = first or await self._try(TRACES, body, gate, ticket, spans), None
             match answer:

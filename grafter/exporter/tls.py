@@ -59,15 +59,15 @@ class Advice:
     """Somebody must do it; otherwise it is worth a look."""
 
 
-def advice(said: str, *, secure: bool, met: bool, plaintext: str, encrypted: str) -> Advice | None:
-    """What to do about TLS where the two sides disagree on it, by what the library or the peer ``said``.
+def advice(reason: str, *, secure: bool, met: bool, plaintext: str, encrypted: str) -> Advice | None:
+    """What to do about TLS where the two sides disagree on it, by what the library or the peer said (``reason``).
 
     ``secure``: TLS was spoken; ``met``: the peer has answered before; ``plaintext`` and ``encrypted``: how the other is
     configured.
     """
 
     def has(words: tuple[str, ...]) -> bool:
-        return any(word in said for word in words)
+        return any(word in reason for word in words)
 
     if secure and has(_NO_TLS):
         return Advice(f"the peer speaks no TLS there; for plaintext {plaintext}", certain=True)

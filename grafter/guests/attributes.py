@@ -13,7 +13,7 @@ from itertools import islice
 import orjson
 
 from grafter.core import semconv
-from grafter.core.model import SPAN_KIND_INTERNAL, AskedCall, AttributeValue, UnixNano
+from grafter.core.model import SPAN_KIND_INTERNAL, AttributeValue, ToolCall, UnixNano
 from grafter.guests.json_values import MAX_DEPTH, json_safe, scalar_of, text_of
 
 ATTRIBUTE_BYTES = 60_000
@@ -53,7 +53,7 @@ class SpanDraft:
     name: str = ""
     kind: int = SPAN_KIND_INTERNAL
     attributes: dict[str, AttributeValue | Json] = field(default_factory=dict)
-    asked: tuple[AskedCall, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
     """The tool calls in a model's answer."""
 
     def take(self, key: str) -> object:

@@ -8,7 +8,7 @@ Source: GenAI semantic conventions, the JSON schemas of gen_ai.input.messages an
 
 from collections.abc import Iterator, Mapping
 
-from grafter.core.model import AskedCall
+from grafter.core.model import ToolCall
 from grafter.guests.json_values import ARGUMENTS_DIGEST, digest, list_of, mapping_of, structure, text_of
 
 _TEXTS = frozenset({"text", "input_text", "output_text", "summary_text", "reasoning_text"})
@@ -42,7 +42,7 @@ def answers(value: object) -> list[object]:
     return found
 
 
-def asked_calls(value: object) -> tuple[AskedCall, ...]:
+def tool_calls_in(value: object) -> tuple[ToolCall, ...]:
     """The tool calls in a model's output, whole or reduced to what may be stored of it."""
     found = []
     for member in value if isinstance(value, list) else [value]:
@@ -51,20 +51,20 @@ def asked_calls(value: object) -> tuple[AskedCall, ...]:
         for message in messages or [answer]:
             calls = list_of(message.get("tool_calls"))
             for call in (*calls, message) if message.get("type") == "function_call" else calls:
-                asked = _asked(mapping_of(call))
-                if asked is not None:
-                    found.append(asked)
+                tool_call = _tool_call(mapping_of(call))
+                if tool_call is not None:
+                    found.append(tool_call)
     return tuple(found)
 
 
-def _asked(call: Mapping[str, object]) -> AskedCall | None:
+def _tool_call(call: Mapping[str, object]) -> ToolCall | None:
     called = mapping_of(call.get("function")) or call
     name = text_of(called.get("name"))
     if name is None:
         return None
     arguments = called.get("arguments")
     known = digest(arguments) if arguments is not None else text_of(call.get(ARGUMENTS_DIGEST))
-    return AskedCall(text_of(call.get("call_id")) or text_of(call.get("id")), name, known)
+    return ToolCall(text_of(call.get("call_id")) or text_of(call.get("id")), name, known)
 
 
 def _finished(message: dict[str, object], reason: str | None) -> dict[str, object]:

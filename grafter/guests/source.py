@@ -42,6 +42,10 @@ class Reading:
     """More of it is expected, so somebody has to look again."""
 
 
+Head = Mapping[str, object] | None
+"""What a guest's memory has of its trace object (``Mapped.head``); None: nothing of the guest left before."""
+
+
 class GuestSource(Protocol):
     """One source of guests. What a source does not define, it has from here."""
 
@@ -53,19 +57,11 @@ class GuestSource(Protocol):
     has_hints: bool = False
     """Somebody outside of the app may name the host."""
 
-    def read(
-        self,
-        guest: str,
-        payloads: Sequence[bytes],
-        policy: GraftPolicy,
-        head: Mapping[str, object] | None,
-        *,
-        final: bool,
-    ) -> Reading:
+    def read(self, guest: str, payloads: Sequence[bytes], policy: GraftPolicy, head: Head, *, final: bool) -> Reading:
         """The parts of one guest, in order of arrival, to spans.
 
-        ``guest`` is its name in GuestFacts; ``head`` is of its memory, where something of it left before. ``final``:
-        nothing more of it is waited for, so what is open is closed. Never raises for what a payload holds.
+        ``guest`` is its name in GuestFacts. ``final``: nothing more of it is waited for, so what is open is closed.
+        Never raises for what a payload holds.
         """
         ...
 
@@ -77,7 +73,7 @@ class GuestSource(Protocol):
         """The keys of the guests beside it that this memory of a guest names: theirs are needed to read it again."""
         return ()
 
-    def hinted_host(self, payloads: Sequence[bytes], head: Mapping[str, object] | None) -> TraceId | None:
+    def hinted_host(self, payloads: Sequence[bytes], head: Head) -> TraceId | None:
         """The host that a hint names: it holds only where it has come."""
         return None
 

@@ -1,4 +1,4 @@
-"""A delivery at the webhook door: which events are in it, and what each one says.
+"""A delivery at the webhook endpoint: which events are in it, and what each one says.
 
 OpenAI's session and call events show by their ``type``, for their data are bare ids. A trace export shows by the
 shape of its ``data``, whatever its type: OpenAI sends no such event today (docs/webhooks.md), and gateways that do so

@@ -130,11 +130,11 @@ def call_facts(pieces: Sequence[Piece], wanted: frozenset[str]) -> CallFacts:
             resources.add(id(piece.envelope))
             _collect(attributes_of(resource_attributes(piece.envelope)), wanted, seen)
         for span in spans_in(piece.payload):
-            said = attributes_of(span.attributes)
+            attributes = attributes_of(span.attributes)
             root = not any(span.parent_span_id)
-            _collect(said, wanted, rooted if root else seen)
-            _count(facts, span, said, root=root)
-            guest = next((said[key] for key in _GUEST_ID_KEYS if key in said), None)
+            _collect(attributes, wanted, rooted if root else seen)
+            _count(facts, span, attributes, root=root)
+            guest = next((attributes[key] for key in _GUEST_ID_KEYS if key in attributes), None)
             if guest is not None and guest not in facts.guests and len(facts.guests) < _MOST_VALUES:
                 facts.guests.append(guest)
             cuts = sum(event.name == semconv.BARGE_IN for event in span.events) or is_barge_in(span)
@@ -161,7 +161,7 @@ def call_facts(pieces: Sequence[Piece], wanted: frozenset[str]) -> CallFacts:
     return facts
 
 
-def _count(facts: CallFacts, span: Span, said: Mapping[str, str], *, root: bool) -> None:
+def _count(facts: CallFacts, span: Span, attributes: Mapping[str, str], *, root: bool) -> None:
     facts.trace_id = facts.trace_id or span.trace_id
     facts.spans += 1
     failed = span.status.code == STATUS_ERROR
@@ -173,15 +173,15 @@ def _count(facts: CallFacts, span: Span, said: Mapping[str, str], *, root: bool)
     if 0 < start <= end < 1 << 63:
         facts.start = start if facts.start is None else min(facts.start, start)
         facts.end = end if facts.end is None else max(facts.end, end)
-    facts.unanchored |= said.get(semconv.GRAFTER_ANCHOR) in ("none", "unseen")
-    facts.missing_parents += semconv.GRAFTER_PARENT_MISSING in said
-    facts.disconnected |= said.get(semconv.GRAFTER_ENDED_BY) == "disconnect"
+    facts.unanchored |= attributes.get(semconv.GRAFTER_ANCHOR) in ("none", "unseen")
+    facts.missing_parents += semconv.GRAFTER_PARENT_MISSING in attributes
+    facts.disconnected |= attributes.get(semconv.GRAFTER_ENDED_BY) == "disconnect"
 
 
-def _collect(said: Mapping[str, str], wanted: frozenset[str], into: dict[str, dict[str, None]]) -> None:
-    for key in wanted & said.keys():
-        _put(into, key, said[key])
-    metadata = said.get(semconv.AGENTS_TRACE_METADATA)
+def _collect(attributes: Mapping[str, str], wanted: frozenset[str], into: dict[str, dict[str, None]]) -> None:
+    for key in wanted & attributes.keys():
+        _put(into, key, attributes[key])
+    metadata = attributes.get(semconv.AGENTS_TRACE_METADATA)
     if metadata is None or len(metadata) > _METADATA_BYTES:
         return
     try:
@@ -207,19 +207,19 @@ def _turn(facts: CallFacts, span: Span, said: Mapping[str, str]) -> None:
         first = first_token_ms(span)
     if wait is None and first is None:
         return
-    begun = said.get(_WAIT.begin_time, "") if wait is not None else ""
+    begun = attributes.get(_WAIT.begin_time, "") if wait is not None else ""
     start = int(begun) if begun.isascii() and begun.isdecimal() and len(begun) < 20 else span.start_time_unix_nano
-    parts = {part: ms for key, part in _PART_KEYS.items() if (ms := _figure(said, key)) is not None}
-    error = _figure(said, _WAIT.error_ms if wait is not None else semconv.TURN_FIRST_TOKEN_ERROR_MS)
+    parts = {part: ms for key, part in _PART_KEYS.items() if (ms := _figure(attributes, key)) is not None}
+    error = _figure(attributes, _WAIT.error_ms if wait is not None else semconv.TURN_FIRST_TOKEN_ERROR_MS)
     if wait is None:
         parts = {}
-    facts.turns.append(Turn(start, wait, error or 0.0, parts, first, said.get(_WAIT.sentence, "")))
+    facts.turns.append(Turn(start, wait, error or 0.0, parts, first, attributes.get(_WAIT.sentence, "")))
 
 
-def _tool(calls: dict[str, tuple[str, float]], span: Span, said: Mapping[str, str]) -> None:
+def _tool(calls: dict[str, tuple[str, float]], span: Span, attributes: Mapping[str, str]) -> None:
     """A tool that both sides traced is one: the host's span of it says how long it took."""
-    name = said.get(semconv.GEN_AI_TOOL_NAME)
-    if name is None or said.get(semconv.GRAFTER_END) == "unknown":
+    name = attributes.get(semconv.GEN_AI_TOOL_NAME)
+    if name is None or attributes.get(semconv.GRAFTER_END) == "unknown":
         return
     start, end = span.start_time_unix_nano, span.end_time_unix_nano
     if not 0 < start <= end:

@@ -88,8 +88,8 @@ def moved_run(run: bytes, trace: bytes, to: Moved, kept: Set[bytes], roots: Set[
             added.append(framed(_PARENT_TAG, to.parent))
         if own:
             added.append(framed(_SPAN_TAG, moved_span_id(trace, head.span_id)))
-            said = [(GRAFTER_GUEST_TRACE_ID, trace.hex()), (GRAFTER_GUEST_SPAN_ID, head.span_id.hex())]
-            added += [attribute_field(key, value) for key, value in said]
+            ids = [(GRAFTER_GUEST_TRACE_ID, trace.hex()), (GRAFTER_GUEST_SPAN_ID, head.span_id.hex())]
+            added += [attribute_field(key, value) for key, value in ids]
             if head.span_id in roots:
                 # One that hangs under its step hangs somewhere, whatever the anchor is.
                 hangs = any(head.parent_span_id)

@@ -278,11 +278,11 @@ def first_token_ms(span: Span) -> float | None:
 
 def _given_up_ms(span: Span) -> float | None:
     """How long an answer lasted that was cancelled before any of it came: at least so long somebody waited for it."""
-    said = attributes_of(span.attributes)
+    own = attributes_of(span.attributes)
     lasted = span.end_time_unix_nano - span.start_time_unix_nano
-    if said.get(semconv.RESPONSE_STATUS) != "cancelled" or semconv.TURN_FIRST_DELTA_TIME in said or lasted < 0:
+    if own.get(semconv.RESPONSE_STATUS) != "cancelled" or semconv.TURN_FIRST_DELTA_TIME in own or lasted < 0:
         return None
-    return None if said.get(semconv.TURN_CONVERSATION) == "none" else lasted / 1e6
+    return None if own.get(semconv.TURN_CONVERSATION) == "none" else lasted / 1e6
 
 
 def is_barge_in(span: Span) -> bool:

@@ -35,7 +35,7 @@ _MOST_TURNS = 1_000
 _MOST_KNOWN = 100_000
 _HASH = re.compile(r"[0-9a-f]{32}")
 
-Said = tuple[CallRecord, bytes]
+Entry = tuple[CallRecord, bytes]
 """A record, and the trace that goes with it; empty: none."""
 
 
@@ -122,26 +122,26 @@ class CallRecords:
             return
         size = sum(len(piece.payload) for one in releases for piece in one.trace.pieces)
         if size > _THREAD_BYTES:
-            said = await asyncio.to_thread(self._said, releases)
+            entries = await asyncio.to_thread(self._entries, releases)
         else:
-            said = self._said(releases)
-        if said:
-            await self._sink.put(said)
+            entries = self._entries(releases)
+        if entries:
+            await self._sink.put(entries)
 
-    def _said(self, releases: Sequence["_Release"]) -> list[Said]:
-        said: list[Said] = []
+    def _entries(self, releases: Sequence["_Release"]) -> list[Entry]:
+        entries: list[Entry] = []
         for one in releases:
             try:
                 record = self._record(one)
                 if record is not None:
-                    said.append(record)
+                    entries.append(record)
                     self._know(one.trace.key)
             except Exception:
                 # The trace has left, and is settled all the same.
                 logger.exception("what a trace says of its call cannot be read: %s", one.trace.key.hex())
-        return said
+        return entries
 
-    def _record(self, release: "_Release") -> Said | None:
+    def _record(self, release: "_Release") -> Entry | None:
         trace, latency = release.trace, release.latency
         facts = call_facts(trace.pieces, self._wanted)
         if release.by_key and not any(key in facts.values for key in self._keys.ids):
@@ -265,24 +265,24 @@ def _release(work: Work, *, by_key: bool) -> _Release:
 
 
 def _unjoined(release: _Release, facts: CallFacts) -> tuple[str, ...]:
-    said: list[str] = []
+    problems: list[str] = []
     if release.never:
-        said.append(NEVER_CAME)
+        problems.append(NEVER_CAME)
     elif not facts.guests and not release.late:
-        said.append(NO_GUEST)
+        problems.append(NO_GUEST)
     if not release.hosted:
-        said.append("OpenAI's trace names no trace of the app, and left as one of its own")
+        problems.append("OpenAI's trace names no trace of the app, and left as one of its own")
     elif facts.unanchored:
-        said.append("OpenAI's spans hang under no span of the app, for the one that they name was not seen")
+        problems.append("OpenAI's spans hang under no span of the app, for the one that they name was not seen")
     if facts.missing_parents:
-        said.append(f"the parents of {facts.missing_parents} of OpenAI's spans never came")
+        problems.append(f"the parents of {facts.missing_parents} of OpenAI's spans never came")
     if facts.disconnected:
-        said.append("the connection to OpenAI broke off, so what followed is missing")
+        problems.append("the connection to OpenAI broke off, so what followed is missing")
     if release.reason is ReleaseReason.OVERSIZE:
-        said.append("the trace grew past its limit and left early, in pieces")
+        problems.append("the trace grew past its limit and left early, in pieces")
     if release.refused:
-        said.append("a backend refused the trace for good; it is in the dead-letter box")
-    return tuple(said)
+        problems.append("a backend refused the trace for good; it is in the dead-letter box")
+    return tuple(problems)
 
 
 def _without_numbers(trace: OutTrace, masking: Redaction) -> OutTrace:

@@ -185,9 +185,9 @@ class Deferring:
         spans = 0
         void: list[Claim] = []
         later: list[tuple[Claim, float]] = []
-        said = iter(results)
+        answers = iter(results)
         for claim, batch in found:
-            own = list(islice(said, len(batch.traces)))
+            own = list(islice(answers, len(batch.traces)))
             gone = sum(
                 [trace.spans for trace, one in zip(batch.traces, own, strict=True) if one.verdict is Verdict.ACCEPTED]
             )

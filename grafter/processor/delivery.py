@@ -151,12 +151,12 @@ class Delivery:
         have it there (INTENDED), also when the store took it for some alone."""
         waiting: list[tuple[str, bool]] = []
         for lane in self.lanes:
-            results = asked[lane].result() if lane in asked else ()
-            said = {(result.verdict, result.unknown) for result in results}
-            if len(said) > 1 or (Verdict.REFUSED, False) in said:
+            results = answers[lane].result() if lane in answers else ()
+            verdicts = {(result.verdict, result.unknown) for result in results}
+            if len(verdicts) > 1 or (Verdict.REFUSED, False) in verdicts:
                 return False
-            if said != {(Verdict.ACCEPTED, False)}:
-                waiting.append((lane.name, (Verdict.LATER, True) in said))
+            if verdicts != {(Verdict.ACCEPTED, False)}:
+                waiting.append((lane.name, (Verdict.LATER, True) in verdicts))
         if len(waiting) == len(self.lanes):
             return False
         for name, unknown in waiting:

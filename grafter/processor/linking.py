@@ -80,10 +80,10 @@ class Linking:
         for some in _slices(names):
             states = await asyncio.gather(*(self._store.peek(guest_key(name)) for name in some))
             held = [guest for state in states if state is not None for guest in state.guests.values()]
-            asked = [guest for guest in held if guest.host is None and _has_begun(guest)]
-            found = await self._usable([guest.guest for guest in asked], now)
+            linkless = [guest for guest in held if guest.host is None and _has_begun(guest)]
+            found = await self._usable([guest.guest for guest in linkless], now)
             parts += [
-                taking_up(guest.guest, guest.source, found[guest.guest]) for guest in asked if guest.guest in found
+                taking_up(guest.guest, guest.source, found[guest.guest]) for guest in linkless if guest.guest in found
             ]
         if parts:
             await self._store.append(parts, now)
@@ -99,10 +99,10 @@ class Linking:
                 self._know(facts.guest)
             elif _has_begun(facts):
                 unknown[facts.guest] = None
-        asked = [name for name in unknown if name not in self._linked]
-        if not asked:
+        wanted = [name for name in unknown if name not in self._linked]
+        if not wanted:
             return parts
-        found = await self._usable(asked, now)
+        found = await self._usable(wanted, now)
         if not found:
             return parts
         return [

@@ -42,8 +42,8 @@ def admin_routes(
     pulls: PullRequests,
     explainer: Explainer,
     metrics: Metrics,
-    letters: Desk | None = None,
-    backlogs: Desk | None = None,
+    dead_letters: AdminCommands | None = None,
+    backlogs: AdminCommands | None = None,
     *,
     calls: CallMap | None = None,
     tokens: Sequence[str] = (),
@@ -76,13 +76,13 @@ def admin_routes(
             raise UnavailableError(message, retry_after=60.0, reason="still_trying") from None
         return web.json_response(asdict(pulled)), Outcome.ACCEPTED
 
-    async def asked(request: web.Request) -> dict[str, object]:
+    async def read_body(request: web.Request) -> dict[str, object]:
         if not _allows(request, opened_by):
             raise UnauthenticatedError(_WHO)
         return _object(await read_json_body(request, _MAX_BYTES, in_turn=False))
 
     async def explain(request: web.Request) -> Answered:
-        identity = (await asked(request)).get("id")
+        identity = (await read_body(request)).get("id")
         if not isinstance(identity, str) or not 0 < len(identity) <= _LONGEST_ID:
             raise RejectedError(f"expected an id of 1 to {_LONGEST_ID} characters under id", reason="shape")
         return web.json_response(await explainer.explain(identity)), Outcome.ACCEPTED
@@ -94,34 +94,34 @@ def admin_routes(
     examiner = Examiner(explainer, metrics, calls, alone)
 
     async def doctor(request: web.Request) -> Answered:
-        body = await asked(request)
+        body = await read_body(request)
         call, closed = body.get("call"), body.get("closed", [])
         if call is not None:
             if not isinstance(call, str) or not 0 < len(call.strip()) <= _LONGEST_CALL:
                 raise RejectedError(f"expected an id of 1 to {_LONGEST_CALL} characters under call", reason="shape")
-            return web.json_response(await examiner.call(call, who_asks(request))), Outcome.ACCEPTED
+            return web.json_response(await examiner.call(call, requester(request))), Outcome.ACCEPTED
         try:
             doors = closed_doors(closed if isinstance(closed, list) else [closed])
         except ValueError as error:
             raise RejectedError(str(error), reason="shape") from None
         return web.json_response(await examiner.house(doors)), Outcome.ACCEPTED
 
-    def asking(ask: Ask) -> Callable[[web.Request], Awaitable[Answered]]:
+    def about_calls_endpoint(query: CallQuery) -> Callable[[web.Request], Awaitable[Answered]]:
         async def handle(request: web.Request) -> Answered:
-            return web.json_response(await ask(await asked(request), who_asks(request))), Outcome.ACCEPTED
+            return web.json_response(await query(await read_body(request), requester(request))), Outcome.ACCEPTED
 
         return handle
 
-    about_calls = {} if calls is None else questions(calls, explainer.clock)
+    about_calls = {} if calls is None else call_queries(calls, explainer.clock)
 
-    def at_desk(path: str, desk: Desk | None) -> list[web.RouteDef]:
+    def routes_of(path: str, commands: AdminCommands | None) -> list[web.RouteDef]:
         async def handle(request: web.Request) -> Answered:
-            body = await asked(request)
-            assert desk is not None
-            return web.json_response(await desk.answer(request.match_info["what"], body)), Outcome.ACCEPTED
+            body = await read_body(request)
+            assert commands is not None
+            return web.json_response(await commands.answer(request.match_info["what"], body)), Outcome.ACCEPTED
 
         answering = openai_endpoint(handle, metrics, _TRANSPORT, timed=False)
-        return [] if desk is None else [web.post(f"{path}/{{what}}", answering)]
+        return [] if commands is None else [web.post(f"{path}/{{what}}", answering)]
 
     # Not timed: how long OpenAI takes is no time of this door's.
     return [
@@ -129,11 +129,11 @@ def admin_routes(
         web.post(EXPLAIN_PATH, openai_endpoint(explain, metrics, _TRANSPORT, timed=False)),
         web.post(STATUS_PATH, openai_endpoint(say_status, metrics, _TRANSPORT, timed=False)),
         web.post(DOCTOR_PATH, openai_endpoint(doctor, metrics, _TRANSPORT, timed=False)),
-        *at_desk(DEAD_PATH, letters),
-        *at_desk(BACKLOG_PATH, backlogs),
+        *routes_of(DEAD_PATH, dead_letters),
+        *routes_of(BACKLOG_PATH, backlogs),
         *[
-            web.post(path, openai_endpoint(asking(ask), metrics, _TRANSPORT, timed=False))
-            for path, ask in about_calls.items()
+            web.post(path, openai_endpoint(about_calls_endpoint(query), metrics, _TRANSPORT, timed=False))
+            for path, query in about_calls.items()
         ],
     ]
 

@@ -29,25 +29,25 @@ Ask = Callable[[Mapping[str, object], str], Awaitable[Answer]]
 """From a body and who asks to an answer."""
 
 
-def questions(calls: CallMap, clock: Callable[[], int]) -> dict[str, Ask]:
+def call_queries(calls: CallMap, clock: Callable[[], int]) -> dict[str, CallQuery]:
     """By path; each raises RejectedError and UnavailableError."""
 
-    async def lookup(asked: Mapping[str, object], who: str) -> Answer:
+    async def lookup(query: Mapping[str, object], who: str) -> JsonObject:
         search = Search(
-            text=_text(asked, "text", empty=True),
-            since=_count(asked, "since"),
-            until=_count(asked, "until"),
-            before=_text(asked, "before", empty=True) or None,
-            limit=min(_count(asked, "limit") or 50, _MOST),
+            text=_text(query, "text", empty=True),
+            since=_count(query, "since"),
+            until=_count(query, "until"),
+            before=_text(query, "before", empty=True) or None,
+            limit=min(_count(query, "limit") or 50, _MOST),
             who=who,
-            **{flag: asked.get(flag) is True for flag in _FLAGS},
+            **{flag: query.get(flag) is True for flag in _FLAGS},
         )
         page = await calls.search(search)
         lines = found_lines(page.calls, search.text, more=page.next is not None)
         return {"calls": [call_answer(call) for call in page.calls], "next": page.next, "lines": lines}
 
-    async def trace(asked: Mapping[str, object], who: str) -> Answer:
-        text = _text(asked, "text")
+    async def trace(query: Mapping[str, object], who: str) -> JsonObject:
+        text = _text(query, "text")
         page = await calls.search(Search(text=text, limit=2, who=who))
         call = page.calls[0] if page.calls else await calls.call(text)
         if call is None:
@@ -68,13 +68,13 @@ def questions(calls: CallMap, clock: Callable[[], int]) -> dict[str, Ask]:
             lines += ["their traces live on where they were sent; remove them there:", *(f"  {one}" for one in traces)]
         return {"calls": forgotten.calls, "traces": traces, "lines": lines}
 
-    async def reported(asked: Mapping[str, object], _who: str) -> Answer:
-        until = _count(asked, "until") or clock()
-        since = _count(asked, "since") or 0
+    async def reported(query: Mapping[str, object], _who: str) -> JsonObject:
+        until = _count(query, "until") or clock()
+        since = _count(query, "since") or 0
         return await calls.over(since, until, lambda rows: report(rows, since, until))
 
-    async def reindex(asked: Mapping[str, object], _who: str) -> Answer:
-        some = await calls.reindex(_text(asked, "after", empty=True))
+    async def reindex(query: Mapping[str, object], _who: str) -> JsonObject:
+        some = await calls.reindex(_text(query, "after", empty=True))
         return {"next": some.next, "calls": some.calls, "changed": some.changed, "strange": some.strange}
 
     return {
@@ -86,20 +86,20 @@ def questions(calls: CallMap, clock: Callable[[], int]) -> dict[str, Ask]:
     }
 
 
-def who_asks(request: web.Request) -> str:
+def requester(request: web.Request) -> str:
     """For the audit, and for the rate."""
     return f"admin {request.remote or 'unknown'}"
 
 
-def _text(asked: Mapping[str, object], name: str, *, empty: bool = False) -> str:
-    value = asked.get(name, "" if empty else None)
+def _text(query: Mapping[str, object], name: str, *, empty: bool = False) -> str:
+    value = query.get(name, "" if empty else None)
     if not isinstance(value, str) or not (empty or value.strip()) or len(value) > _LONGEST:
         raise RejectedError(f"expected a text of up to {_LONGEST} characters under {name}", reason="shape")
     return value
 
 
-def _count(asked: Mapping[str, object], name: str) -> int | None:
-    value = asked.get(name)
+def _count(query: Mapping[str, object], name: str) -> int | None:
+    value = query.get(name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from grafter.telemetry import Metrics
 
 
-class Desk(Protocol):
+class AdminCommands(Protocol):
     """What answers ``grafter dead``, or ``grafter backlog``."""
 
     async def answer(self, what: str, body: Mapping[str, object]) -> dict[str, object]:
@@ -54,7 +54,7 @@ class Surroundings:
     """What opens ``/admin/…`` to other machines."""
     letters: Desk | None = None
     """What is in the dead-letter box, for commands."""
-    backlogs: Desk | None = None
+    backlogs: AdminCommands | None = None
     """What waits for one exporter alone, for commands."""
     calls: "CallMap | None" = None
     """Takes what doors learn of calls, and answers for them; None: nobody keeps calls."""

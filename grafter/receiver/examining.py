@@ -35,24 +35,24 @@ class Examiner:
     alone: bool = True
     """No other process is sent a share of what comes to these doors."""
 
-    async def call(self, asked: str, who: str) -> Answer:
+    async def call(self, query: str, who: str) -> JsonObject:
         """By an id of any kind, a trace id or a number. ``known`` says whether anything is known of it."""
-        asked = asked.strip()
-        row = await self._row(asked, who)
-        names = [asked]
+        query = query.strip()
+        row = await self._row(query, who)
+        names = [query]
         if row is not None:
             names += [*(one.value for one in row.ids), *(trace.hex() for trace in row.traces), *row.guests]
         explained = [await self.explainer.explain(name) for name in dict.fromkeys(names[:_MOST_NAMES])]
         held = [line for one in explained if isinstance(one.get("held"), dict) for line in _strings(one["held"])]
         guests = _guests(explained)
         if row is None and not guests and not held and not any("left" in one for one in explained):
-            return {"asked": asked, "known": False, "lost": False, "findings": [], "lines": not_found_lines(asked)}
+            return {"asked": query, "known": False, "lost": False, "findings": [], "lines": not_found_lines(query)}
         documents, cut = await self._documents(row)
         # A large trace is read beside the event loop.
         spans = await asyncio.to_thread(lambda: list(read_spans(documents)))
         whole = not held and not cut and row is not None and len(spans) >= row.spans
         call = Call(
-            asked,
+            query,
             {} if row is None else {one.value: one.kind for one in row.ids},
             spans,
             guests,
@@ -94,11 +94,11 @@ class Examiner:
             )
         )
 
-    async def _row(self, asked: str, who: str) -> CallRow | None:
+    async def _row(self, query: str, who: str) -> CallRow | None:
         if self.calls is None:
             return None
-        page = await self.calls.search(Search(text=asked, limit=1, who=who))
-        return page.calls[0] if page.calls else await self.calls.call(asked)
+        page = await self.calls.search(Search(text=query, limit=1, who=who))
+        return page.calls[0] if page.calls else await self.calls.call(query)
 
     async def _documents(self, row: CallRow | None) -> tuple[list[bytes], bool]:
         """The releases that are kept of it, and whether some were too much."""
@@ -143,7 +143,7 @@ def closed_doors(found: Sequence[object]) -> list[tuple[str, str]]:
     return doors
 
 
-def _guests(explained: Sequence[Answer]) -> list[Guest]:
+def _guests(explained: Sequence[JsonObject]) -> list[Guest]:
     """OpenAI's traces of which a record is kept, each once."""
     found: dict[tuple[str, str], Guest] = {}
     for answer in explained:

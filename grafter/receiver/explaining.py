@@ -141,8 +141,8 @@ def status(store: HeldStore, metrics: Metrics, now: int) -> Answer:
             name = labels.get("exporter") if place == "exporters" else labels.get("transport")
             if name is None or sample.name.endswith(("_bucket", "_created", "_sum", "_count")):
                 continue
-            said = counted[place].setdefault(name, {})
-            said[sample.name] = said.get(sample.name, 0.0) + sample.value
+            sums = counted[place].setdefault(name, {})
+            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
     oldest = None if stats.oldest is None else (now - stats.oldest) / 1e9
     lines = [
         f"holds traces: {stats.traces}, spans: {stats.spans}, bytes: {stats.bytes} of {stats.limit_bytes}",
@@ -156,9 +156,9 @@ def status(store: HeldStore, metrics: Metrics, now: int) -> Answer:
         if one.batches
     ]
     for place, found in counted.items():
-        for name, said in sorted(found.items()):
-            told = ", ".join(f"{key.split('_', 2)[2]} {value:g}" for key, value in sorted(said.items()) if value)
-            lines.append(f"{place.removesuffix('s')} {name}: {told or 'nothing yet'}")
+        for name, sums in sorted(found.items()):
+            shown = ", ".join(f"{key.split('_', 2)[2]} {value:g}" for key, value in sorted(sums.items()) if value)
+            lines.append(f"{place.removesuffix('s')} {name}: {shown or 'nothing yet'}")
     return {
         "held": {"traces": stats.traces, "spans": stats.spans, "bytes": stats.bytes, "limit_bytes": stats.limit_bytes},
         "oldest_seconds": oldest,

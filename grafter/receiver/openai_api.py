@@ -135,8 +135,8 @@ def sideband_url(base_url: str, call_id: str) -> URL:
 def _url(base_url: str, path: str, query: str = "") -> URL:
     """Always under ``base_url``, with what its own query says."""
     parts = urlsplit(base_url)
-    asked = "&".join(filter(None, [parts.query, query]))
-    return URL(urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + path, asked, "")), encoded=True)
+    joined = "&".join(filter(None, [parts.query, query]))
+    return URL(urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + path, joined, "")), encoded=True)
 
 
 class OpenAIApi:

@@ -100,10 +100,10 @@ class Intake:
         """The response of a request of which something was left out or mended, and now and then a line in the log."""
         if odd.rejected:
             self._refused_spans(odd.rejected, "odd_shape")
-        said = [message] if message else []
+        messages = [message] if message else []
         if odd.first:
-            said.append(f"OTLP JSON: {odd.first} ({odd.rejected} items rejected, {odd.mended} values mended)")
-        message = "; ".join(said)
+            messages.append(f"OTLP JSON: {odd.first} ({odd.rejected} items rejected, {odd.mended} values mended)")
+        message = "; ".join(messages)
         if requests := self._throttle.due("partial"):
             _log.warning(
                 "requests were not taken as they came",

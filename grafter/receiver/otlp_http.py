@@ -198,13 +198,13 @@ class _CorsRules:
 
     def preflight(self, request: web.Request) -> dict[str, str]:
         """The answer; without any permission in it when one of the things asked for is not allowed."""
-        asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
-        names = {name.strip().lower() for name in asked.split(",")} - {""}
+        header = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
+        names = {name.strip().lower() for name in header.split(",")} - {""}
         out: dict[str, str] = {hdrs.VARY: "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"}
         if (
             not self._is_allowed(request.headers[hdrs.ORIGIN])
             or request.headers[hdrs.ACCESS_CONTROL_REQUEST_METHOD] != hdrs.METH_POST
-            or not ((self._any_header and asked.isascii()) or names <= self._allowed)
+            or not ((self._any_header and header.isascii()) or names <= self._allowed)
         ):
             return out
         out |= self._permission(request.headers[hdrs.ORIGIN])

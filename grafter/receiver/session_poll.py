@@ -74,13 +74,13 @@ def message_of(reply: Reply) -> str:
     return _ADVICE.get(reply, "OpenAI's answer is not the one that is documented")
 
 
-def answer_to(task: Task, asked: int) -> Pulled | None:
+def answer_to(task: Task, requested_at: int) -> Pulled | None:
     """What is stored of the event that was put at this moment, or of a later one; None while there is no answer.
 
     Raises UpstreamError when OpenAI did not let it be read.
     """
     answered = Progress.decode(task.blob).answered
-    if answered is None or answered.event < asked:
+    if answered is None or answered.event < requested_at:
         return None
     if answered.outcome != Reply.OK:
         try:

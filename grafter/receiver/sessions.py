@@ -115,10 +115,10 @@ class PullRequests:
             await self.request(session_id, project)
             task = await self.store.find_task(self.kind, name)
             # What is read of an event that was put later answers this one too.
-            asked = self.clock() if task is None else task.put_at
+            requested_at = self.clock() if task is None else task.put_at
             while not waiter.done():
                 await asyncio.wait([waiter], timeout=self.tick_seconds)
-                pulled = None if waiter.done() else await self._answered(name, asked)
+                pulled = None if waiter.done() else await self._answered(name, requested_at)
                 if pulled is not None:
                     return pulled
             return waiter.result()
@@ -130,7 +130,7 @@ class PullRequests:
             if not left:
                 self._waiters.pop(name, None)
 
-    async def _answered(self, name: str, asked: int) -> Pulled | None:
+    async def _answered(self, name: str, requested_at: int) -> Pulled | None:
         """What the store says of an event, which may have been answered elsewhere; None while it has no answer.
 
         Raises UpstreamError as ``pull`` does.
@@ -140,7 +140,7 @@ class PullRequests:
         except UnavailableError as error:
             _log.warning("the store is not available: %s", error)
             return None
-        return None if task is None else answer_to(task, asked)
+        return None if task is None else answer_to(task, requested_at)
 
     def _named(self, session_id: str, project: str | None) -> str:
         if not is_session_id(session_id):
@@ -301,9 +301,9 @@ class PullRequests:
         else:
             await self._again(task, progress.failed(), _SECONDS_AFTER_A_REFUSAL)
 
-    async def _again(self, task: Task, progress: Progress, asked: float) -> None:
+    async def _again(self, task: Task, progress: Progress, hint: float) -> None:
         """Give it back until another attempt makes sense, or end it when its time is over."""
-        due = self.clock() + int(self._wait(progress, asked) * SECOND)
+        due = self.clock() + int(self._wait(progress, hint) * SECOND)
         try:
             if due > progress.event + self.remember:
                 await self.store.update_task(task, TaskThen.END)
@@ -331,8 +331,8 @@ class PullRequests:
             self._waiters.setdefault(task.name, []).extend(left)
         return bool(left)
 
-    def _wait(self, progress: Progress, asked: float) -> float:
-        return self.retry.wait(progress.failures, random.random(), asked)
+    def _wait(self, progress: Progress, hint: float) -> float:
+        return self.retry.wait(progress.failures, random.random(), hint)
 
     def _store_is_away(self, error: UnavailableError) -> None:
         if self._store_away.due():

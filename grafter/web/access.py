@@ -94,9 +94,9 @@ class Access:
         """Only this machine gets in."""
         return not self.tokens and not self.proxy_header
 
-    def answers_for(self, asking: Asking) -> bool:
+    def answers_for(self, request: PageRequest) -> bool:
         """Whether this page is called by a name that it has: a page elsewhere may make any name point here."""
-        name = host_name(asking.host)
+        name = host_name(request.host)
         if name == "localhost" or _is_loopback(name) or name in {each.lower() for each in self.hosts}:
             return True
         own = host_name(self.endpoint)
@@ -104,20 +104,20 @@ class Access:
             return True
         return not self.open_to_local and not self.hosts
 
-    def viewer(self, asking: Asking, signer: "Signer", now: int) -> Viewer | None:
+    def viewer(self, request: PageRequest, signer: "Signer", now: int) -> Viewer | None:
         """Who asks; None for nobody who may. ``now``: Unix seconds."""
-        visit = asking.cookies.get(VISIT, "")
-        who = asking.headers.get(self.proxy_header, "").strip() if self.proxy_header else ""
-        if who and self._is_proxy(asking.peer):
+        visit = request.cookies.get(VISIT, "")
+        who = request.headers.get(self.proxy_header, "").strip() if self.proxy_header else ""
+        if who and self._is_proxy(request.peer):
             return Viewer(who[:80], self.proxy_roles, f"visit {visit}")
-        scheme, _, credentials = asking.headers.get("Authorization", "").strip().partition(" ")
+        scheme, _, credentials = request.headers.get("Authorization", "").strip().partition(" ")
         if scheme.lower() == "bearer" and (found := self.token(credentials.strip())) is not None:
             return Viewer(found[1], found[2], "")
-        session = asking.cookies.get(SESSION, "")
+        session = request.cookies.get(SESSION, "")
         for token, name, roles in self.tokens:
             if signer.session_holds(session, token, now):
                 return Viewer(name, roles, f"session {session}", by_cookie=True)
-        if self.open_to_local and asking.local:
+        if self.open_to_local and request.local:
             return Viewer("this machine", self.local_roles, f"visit {visit}")
         return None
 

@@ -165,17 +165,17 @@ class _Page:
             raise web.HTTPBadRequest(reason=f"since is one of {', '.join(PERIODS)}")
         until = self.now()
         since = until - PERIODS[period] * HOUR
-        said = await self.calls.over(since, until, lambda rows: report(rows, since, until))
+        figures = await self.calls.over(since, until, lambda rows: report(rows, since, until))
         form = request.path.rpartition(".")[2]
         if form in ("json", "csv"):
             headers = {"Content-Disposition": f'attachment; filename="report-{period}.{form}"'}
             if form == "json":
-                del said["lines"]
-                return web.json_response(said, headers=headers)
+                del figures["lines"]
+                return web.json_response(figures, headers=headers)
             sheet = StringIO()
-            csv.writer(sheet, lineterminator="\n").writerows(rows(said))
+            csv.writer(sheet, lineterminator="\n").writerows(rows(figures))
             return web.Response(text=sheet.getvalue(), content_type="text/csv", headers=headers)
-        view = report_view(said, period, since, until)
+        view = report_view(figures, period, since, until)
         shown = pages.page("report.html", report=view, periods=PERIODS, columns=columns(), **self.gate.frame(request))
         return html_answer(shown)
 

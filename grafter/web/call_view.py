@@ -125,7 +125,7 @@ class CallView:
     links: tuple[Link, ...]
     waterfall: Waterfall
     rows: tuple[SpanRow, ...]
-    asked: Asked
+    query: PageQuery
     window: str
     """Which piece of time the waterfall shows; empty: all of it."""
     start: int
@@ -146,7 +146,7 @@ def call_view(
     spans: Sequence[ReadSpan],
     medians: Mapping[str, float],
     sight: Sight,
-    asked: Asked,
+    query: PageQuery,
     templates: Mapping[str, str],
     now: int,
 ) -> CallView:
@@ -161,8 +161,8 @@ def call_view(
     evidence = {span_id for problem in found[:_SHOWN_PROBLEMS] for span_id in problem.evidence}
     start, end = _bounds(row, tree, now)
     turns = turn_views(known, start, medians)
-    window = _window(known, asked, start, end)
-    fall = _waterfall(tree, window, start, asked, evidence)
+    window = _window(known, query, start, end)
+    fall = _waterfall(tree, window, start, query, evidence)
     media = list(_media(tree, start))
     cut = lanes.barge_ins(tree)
     strips = tuple(lanes.strips(tree, known.caller_turns, *window)) if end > start else ()
@@ -186,7 +186,7 @@ def call_view(
         verdict=_verdict(row, tree, known, found, turns),
         problems=tuple(_problem(tree, each) for each in found[:_SHOWN_PROBLEMS]),
         more_problems=max(0, len(found) - _SHOWN_PROBLEMS),
-        turns=tuple(_some(turns, asked)),
+        turns=tuple(_some(turns, query)),
         all_turns=len(turns),
         totals=tuple(_totals(known)),
         comparisons=tuple(comparisons(known.caller_turns, medians)),
@@ -200,10 +200,10 @@ def call_view(
         rates=tuple(rates(tree)),
         links=tuple(links(row, templates, end)),
         waterfall=fall,
-        rows=tuple(span_rows(fall, start, asked.span)),
-        asked=replace(asked, page=fall.page),
+        rows=tuple(span_rows(fall, start, query.span)),
+        query=replace(query, page=fall.page),
         window=f"{words.offset(window[0] - start)} to {words.offset(window[1] - start)}"
-        if asked.turn is not None
+        if query.turn is not None
         else "",
         start=start,
         end=end,
@@ -228,25 +228,25 @@ def _latency(row: CallRow, spans: Sequence[ReadSpan]) -> CallLatency:
     return CallLatency(turns_of(row.turns), found.model_turns, found.greetings, *ns)
 
 
-def _window(known: CallLatency, asked: Asked, start: int, end: int) -> tuple[int, int]:
+def _window(known: CallLatency, query: PageQuery, start: int, end: int) -> tuple[int, int]:
     for turn in (*known.greetings, *known.caller_turns):
-        if turn.number == asked.turn:
+        if turn.number == query.turn:
             around = max(_AROUND_TURN_NS, (turn.end - turn.start) // 3)
             return max(start, turn.start - around), min(end, turn.end + around)
     return start, end
 
 
 def _waterfall(
-    tree: Tree, window: tuple[int, int], origin: int, asked: Asked, evidence: Collection[bytes]
+    tree: Tree, window: tuple[int, int], origin: int, query: PageQuery, evidence: Collection[bytes]
 ) -> Waterfall:
-    shown, page, whole = set(evidence), asked.page, asked.turn is None
-    if len(asked.span) == 16:
-        span_id = bytes.fromhex(asked.span)
+    shown, page, whole = set(evidence), query.page, query.turn is None
+    if len(query.span) == 16:
+        span_id = bytes.fromhex(query.span)
         shown.add(span_id)
         if page is None:
             page = page_of(tree, *window, span_id, shown, everything=whole)
     return waterfall(
-        tree, *window, opened=asked.opened, evidence=shown, page=page or 1, everything=whole, origin=origin
+        tree, *window, opened=query.opened, evidence=shown, page=page or 1, everything=whole, origin=origin
     )
 
 
@@ -292,8 +292,8 @@ def _evidence(tree: Tree, ids: Sequence[bytes]) -> Iterator[Evidence]:
             yield Evidence(node.id, words.plain(node.step.name, 48), kind(node))
 
 
-def _some(turns: Sequence[TurnView], asked: Asked) -> list[TurnView]:
-    if asked.all_turns or len(turns) <= SHOWN_TURNS:
+def _some(turns: Sequence[TurnView], query: PageQuery) -> list[TurnView]:
+    if query.all_turns or len(turns) <= SHOWN_TURNS:
         return list(turns)
     slowest = sorted(turns, key=lambda turn: -(turn.wait_ns or 0))[:SHOWN_TURNS]
     return sorted(slowest, key=lambda turn: turn.number)

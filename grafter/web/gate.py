@@ -16,7 +16,7 @@ from grafter.calls.call_link import LINKS_PATH, CallLinks
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.http_server import is_local
 from grafter.web import pages, words
-from grafter.web.access import LINK, SESSION, SESSION_SECONDS, VISIT, Access, Asking, Rate, Role, Signer, Viewer
+from grafter.web.access import LINK, SESSION, SESSION_SECONDS, VISIT, Access, PageRequest, Rate, Role, Signer, Viewer
 
 _log = logging.getLogger(__name__)
 
@@ -77,13 +77,13 @@ class Gate:
         return answer
 
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        asking = _asking(request)
-        if not self.access.answers_for(asking):
+        page_request = _page_request(request)
+        if not self.access.answers_for(page_request):
             lines = ["This page does not go by the name that it was asked for."]
             return self.message(request, 421, "Not here", lines, "extensions: {lookup: {hosts: [calls.example.com]}}")
         if request.path == "/login" or request.path.startswith(("/static/", f"{LINKS_PATH}/")):
             return await handler(request)
-        viewer = self.access.viewer(asking, self.signer, self.now() // words.SECOND) or self._by_link(request)
+        viewer = self.access.viewer(page_request, self.signer, self.now() // words.SECOND) or self._by_link(request)
         if viewer is None:
             return self._stranger(request)
         if not viewer.may(Role.LOOK_UP):
@@ -187,7 +187,7 @@ class Gate:
             return self.message(request, 403, "Not taken", ["The form was too old, or cookies are off. Try again."])
         form = await self.form(request)
         back = form.get("next", "/")
-        peer = _asking(request).peer
+        peer = _page_request(request).peer
         if not self.logins.allows(peer, self.elapsed()):
             _log.warning("too many logins")
             return self.message(request, 429, "Not now", ["Too many tries in a minute. Wait a little."])
@@ -234,7 +234,7 @@ class Gate:
             self._cookie(request, answer, LINK, self.shared.token(key, until), seconds, f"/calls/{key}")
 
 
-def _asking(request: web.Request) -> Asking:
+def _page_request(request: web.Request) -> PageRequest:
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     address = str(peer[0]) if isinstance(peer, tuple) else ""
     host = request.headers.get("Host", "")

@@ -124,11 +124,11 @@ def _own(node: Node) -> Kind:
 def _asks_openai(node: Node) -> bool:
     """Whether a span of the app's is a request to OpenAI. Frameworks say of their own sessions and agents too which
     operation of GenAI those are, and name who else they ask."""
-    said = node.step.attributes
-    operation = said.get(semconv.GEN_AI_OPERATION_NAME)
+    attributes = node.step.attributes
+    operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
     if operation is None or operation in _OWN_OPERATIONS:
         return False
-    provider = str(said.get(semconv.GEN_AI_PROVIDER_NAME, "openai")).lower()
+    provider = str(attributes.get(semconv.GEN_AI_PROVIDER_NAME, "openai")).lower()
     return "openai" in provider
 
 

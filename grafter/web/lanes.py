@@ -21,8 +21,8 @@ _MOST_STRIPS = 6
 _LEAST_WITH_PARTS = 0.008
 _WORDS_WIDTH = 18.0
 _NICE = (15 * SECOND, 20 * SECOND, 30 * SECOND, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 20 * MINUTE, 60 * MINUTE)
-_SAID = ("user_speech", "user_speaking")
-_HEARD = ("assistant_speech", "agent_speaking")
+_CALLER = ("user_speech", "user_speaking")
+_AGENT = ("assistant_speech", "agent_speaking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Strip:
 
     @property
     def empty(self) -> bool:
-        return not (self.said or self.waits or self.heard or self.marks)
+        return not (self.caller or self.waits or self.agent or self.marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +96,14 @@ def strips(tree: Tree, turns: Sequence[CallerTurn], start: int, end: int) -> Ite
     piece = next((one for one in _NICE if whole <= one * _MOST_STRIPS), whole // _MOST_STRIPS + 1)
     if whole <= 45 * SECOND:
         piece = whole
-    said, heard = _spoken(tree, _SAID), _spoken(tree, _HEARD)
+    caller, agent = _spoken(tree, _CALLER), _spoken(tree, _AGENT)
     cut = barge_ins(tree)
     for begins in range(start, start + whole, piece):
         ends = begins + piece
         yield Strip(
             begins,
             ends,
-            tuple(bars_of(said, begins, ends)),
+            tuple(bars_of(caller, begins, ends)),
             tuple(_waits(turns, begins, ends)),
             tuple(bars_of(heard, begins, ends)),
             tuple(_marks([one for one in cut if begins <= one.at < ends], begins, ends)),

@@ -57,10 +57,10 @@ def links(row: CallRow, templates: Mapping[str, str], last: int) -> Iterator[Lin
     if trace := next((guest for guest in guests if guest.startswith("trace_")), None):
         fields["openai_trace_id"] = trace
     for label, template in templates.items():
-        asked = set(_FIELD.findall(template))
-        traces = [trace.hex() for trace in row.traces] if "trace_id" in asked else [""]
+        needed = set(_FIELD.findall(template))
+        traces = [trace.hex() for trace in row.traces] if "trace_id" in needed else [""]
         for number, trace in enumerate(traces, 1):
             given = {**fields, "trace_id": trace}
-            if template and asked <= given.keys():
+            if template and needed <= given.keys():
                 name = label if len(traces) == 1 else f"{label}, trace {number}"
                 yield Link(name, _FIELD.sub(lambda match, given=given: quote(given[match[1]], safe=""), template))  # type: ignore[misc]

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from grafter.web import words
-from grafter.web.call_view import Asked, CallView
+from grafter.web.call_view import CallView, PageQuery
 
 _MOST_OPENED = 50
 _HERE = Path(__file__).parent
@@ -48,16 +48,16 @@ def call_address(key: str, asked: Asked) -> Callable[..., str]:
     """Makes the address of a call's page: as it is asked for now, but for what is given."""
 
     def here(**changes: Any) -> str:
-        opened = set(asked.opened)
+        opened = set(query.opened)
         if group := changes.get("toggle"):
             opened ^= {group}
-        turn = changes.get("turn", asked.turn)
-        span = changes.get("span", asked.span)
+        turn = changes.get("turn", query.turn)
+        span = changes.get("span", query.span)
         pairs = [
             ("turn", turn),
-            ("page", changes.get("page", None if "span" in changes or "turn" in changes else asked.page)),
+            ("page", changes.get("page", None if "span" in changes or "turn" in changes else query.page)),
             ("span", span),
-            ("turns", "all" if changes.get("all_turns", asked.all_turns) else None),
+            ("turns", "all" if changes.get("all_turns", query.all_turns) else None),
             *(("open", each) for each in sorted(opened)),
         ]
         given = [pair for pair in pairs if pair[1] not in (None, "") and pair != ("page", 1)]
@@ -71,7 +71,7 @@ def asked_of(query: Mapping[str, str]) -> Asked:
     """What of a call an address asks for; what it does not say well, it does not say."""
     opened = query.getall("open", []) if hasattr(query, "getall") else []
     span = query.get("span", "")
-    return Asked(
+    return PageQuery(
         turn=_number(query.get("turn")),
         opened=tuple(each[:40] for each in opened[:_MOST_OPENED]),
         span=span if re.fullmatch(r"[0-9a-f]{16}", span) else "",

@@ -58,7 +58,7 @@ class _Worker:
     """The latest."""
     held: Held | None = None
     """What it last reported of the store, in an earlier life too: until another is in its place that is held for it."""
-    asked: list[asyncio.Future[None]] = field(default_factory=list)
+    reports: list[asyncio.Future[None]] = field(default_factory=list)
     """Who waits for its next report."""
     trouble: str = ""
     """Why it does not work now."""
@@ -76,17 +76,17 @@ class _Worker:
         if report is not None:
             self.report = report
             self.held = report.held or self.held
-        for waiting in self.asked:
+        for waiting in self.reports:
             if not waiting.done():
                 waiting.set_result(None)
-        self.asked.clear()
+        self.reports.clear()
 
     async def ask(self) -> None:
         """Bring the report up to date."""
         if self.writer is None:
             return
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.asked.append(waiting)
+        self.reports.append(waiting)
         self.send(ASK)
         try:
             async with asyncio.timeout(_ASK_SECONDS):
@@ -95,8 +95,8 @@ class _Worker:
         except TimeoutError:
             self.trouble = "does not answer"
         finally:
-            if waiting in self.asked:
-                self.asked.remove(waiting)
+            if waiting in self.reports:
+                self.reports.remove(waiting)
 
 
 class Fleet:

@@ -258,7 +258,7 @@ export class AgentsProcessor {
     }
     if (!answer.again) {
       this.dropped += batch.length;
-      this.#warn(`grafter refuses traces: ${answer.said}`);
+      this.#warn(`grafter refuses traces: ${answer.text}`);
       return;
     }
     this.#traces.unshift(...batch.filter((row) => row.trace));
@@ -270,7 +270,7 @@ export class AgentsProcessor {
     this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT);
     this.#fit();
     for (const resolve of this.#refused.splice(0)) resolve();
-    this.#warn(`traces wait for grafter: ${answer.said}`);
+    this.#warn(`traces wait for grafter: ${answer.text}`);
   }
 
   async #once(batch, timeout) {
@@ -288,13 +288,13 @@ export class AgentsProcessor {
         redirect: 'manual',
       });
       await response.arrayBuffer();
-      const said = `HTTP ${response.status}`;
-      if (response.ok) return { said, stored: true };
+      const text = `HTTP ${response.status}`;
+      if (response.ok) return { text, stored: true };
       const again = response.status >= 500 || [408, 425, 429].includes(response.status);
-      return { said, again, after: asked(response.headers.get('Retry-After')) };
+      return { text, again, after: retryAfter(response.headers.get('Retry-After')) };
     } catch (error) {
-      const said = abort.signal.aborted ? 'no answer in time' : String(error?.cause?.code ?? error?.message);
-      return { said, again: true, after: 0 };
+      const text = abort.signal.aborted ? 'no answer in time' : String(error?.cause?.code ?? error?.message);
+      return { text, again: true, after: 0 };
     } finally {
       clearTimeout(timer);
     }

@@ -332,11 +332,11 @@ export class RealtimeTap {
           return;
         }
         if (!answer.again) {
-          this.#warn(`grafter refuses the events of a Realtime call: ${answer.said}`);
+          this.#warn(`grafter refuses the events of a Realtime call: ${answer.text}`);
           if (!rows.length) this.#untold = false;
           break;
         }
-        this.#warn(`the events of a Realtime call wait for grafter: ${answer.said}`);
+        this.#warn(`the events of a Realtime call wait for grafter: ${answer.text}`);
         // Of the door, not of this post: what is posted next has to wait as well.
         this.#notBefore = performance.now() + Math.max(answer.after, wait * (0.5 + Math.random() / 2));
         wait = Math.min(wait * 2, LONGEST_WAIT);
@@ -362,13 +362,13 @@ export class RealtimeTap {
         cache: 'no-store',
       });
       await response.arrayBuffer();
-      const said = `HTTP ${response.status}`;
-      if (response.ok) return { said, stored: true };
+      const text = `HTTP ${response.status}`;
+      if (response.ok) return { text, stored: true };
       const again = response.status >= 500 || [408, 425, 429].includes(response.status);
-      return { said, again, after: asked(response.headers.get('Retry-After')) };
+      return { text, again, after: retryAfter(response.headers.get('Retry-After')) };
     } catch (error) {
-      const said = abort.signal.aborted ? 'no answer in time' : String(error?.cause?.code ?? error?.message);
-      return { said, again: true, after: 0 };
+      const text = abort.signal.aborted ? 'no answer in time' : String(error?.cause?.code ?? error?.message);
+      return { text, again: true, after: 0 };
     } finally {
       clearTimeout(timer);
     }

@@ -91,8 +91,8 @@ def guest_span(
 
 def turn(name: str, start: float, end: float, parent: str | None = None, *calls: str, response: str = "") -> GuestSpan:
     attributes = CHAT | ({"gen_ai.response.id": response} if response else {})
-    asked = tuple(AskedCall(call, "look", None) for call in calls)
-    return replace(guest_span(name, start, end, parent, attributes), asked=asked)
+    asked = tuple(ToolCall(call, "look", None) for call in calls)
+    return replace(guest_span(name, start, end, parent, attributes), tool_calls=asked)
 
 
 def call(name: str, start: float, end: float, parent: str | None, call_id: str) -> GuestSpan:

@@ -92,10 +92,10 @@ def guest_span(
 
 
 def chat(
-    name: str, start: int, end: int, parent: str | None = None, *asked: AskedCall, **more: AttributeValue
+    name: str, start: int, end: int, parent: str | None = None, *asked: ToolCall, **more: AttributeValue
 ) -> GuestSpan:
     span = guest_span(name, parent, start, end, gen_ai__operation__name="chat", **more)
-    return replace(span, asked=asked, name="chat")
+    return replace(span, tool_calls=asked, name="chat")
 
 
 def tool(name: str, parent: str | None, start: int, end: int, of: str = "look", **more: AttributeValue) -> GuestSpan:
@@ -165,13 +165,13 @@ def test_every_attempt_of_one_call_moves() -> None:
 
 def test_without_a_span_of_its_own_a_tool_hangs_under_the_turn_that_asked() -> None:
     """The turn whose answer holds the id."""
-    turn = chat("a", 10, 90, None, AskedCall("call_1", "look", None))
+    turn = chat("a", 10, 90, None, ToolCall("call_1", "look", None))
     assert moves(lined([host_tool("tool", 100, 200, call="call_1")], grafted(turn))) == {"tool": "a"}
 
 
 def test_parallel_calls_of_one_tool_are_told_apart_by_their_arguments() -> None:
     """Two calls at once, the same tool: by id through the answer's arguments, whatever the order of the spans."""
-    turn = chat("a", 10, 90, "run", AskedCall("call_2", "look", digest("2")), AskedCall("call_1", "look", digest("1")))
+    turn = chat("a", 10, 90, "run", ToolCall("call_2", "look", digest("2")), ToolCall("call_1", "look", digest("1")))
     guest = grafted(
         guest_span("run", None, 0, 300),
         turn,

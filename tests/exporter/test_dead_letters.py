@@ -23,7 +23,7 @@ def letter(number: int, spans: int = 2, exporter: str = "out", reason: str = "HT
 
 
 @asynccontextmanager
-async def desk(
+async def opened_box(
     *letters: DeadLetter, script: Script, clock: Clock | None = None
 ) -> AsyncIterator[tuple[DeadLetters, Rig]]:
     """The answers over a store with these letters and an exporter ``out`` over a script."""
@@ -41,7 +41,7 @@ async def left(rooms: Rig) -> list[int]:
 async def test_what_is_taken_leaves_the_box_with_its_bytes() -> None:
     """The spans go out as they are in the letter; sent and revived count them, and the books balance."""
     script = Script(lambda _: Accepted())
-    async with desk(letter(1), letter(2, 3), script=script) as (answers, rooms):
+    async with opened_box(letter(1), letter(2, 3), script=script) as (answers, rooms):
         answer = await answers.answer("retry", {})
         assert (answer["taken"], answer["spans"], answer["left"], answer["next"]) == (2, 5, {}, 0)
         assert (await answers.answer("retry", {"skip": 0}))["next"] is None
@@ -65,7 +65,7 @@ async def test_what_is_taken_leaves_the_box_with_its_bytes() -> None:
 )
 async def test_letters_are_chosen_by_id_exporter_and_reason(asked: dict[str, object], meant: set[int]) -> None:
     letters = [letter(1), letter(2, reason="HTTP 413: too large"), letter(3, exporter="other")]
-    async with desk(*letters, script=Script(lambda _: Accepted())) as (answers, rooms):
+    async with opened_box(*letters, script=Script(lambda _: Accepted())) as (answers, rooms):
         found = await answers.answer("list", asked)
         assert isinstance(found["letters"], list)
         assert {int(one["trace_id"], 16) for one in found["letters"]} == meant
@@ -87,7 +87,7 @@ async def test_a_large_box_is_gone_through_page_by_page() -> None:
         return Accepted()
 
     letters = [letter(n, 1) for n in range(1, 2 * PAGE + 50)]
-    async with desk(*letters, script=Script(answer)) as (answers, rooms):
+    async with opened_box(*letters, script=Script(answer)) as (answers, rooms):
         said = await answers.answer("retry", {})
         rooms.now[0] += 10
         await rooms.store.add_dead_letters(
@@ -106,7 +106,7 @@ async def test_what_may_have_arrived_is_marked_when_it_is_sent_once_more() -> No
     """No answer came: the letter stays, and its spans say at the next attempt that they may be repeats."""
     answers_of: Iterator[ExportAnswer] = iter((Later("no answer", unknown=True), Later("UNAVAILABLE"), Accepted()))
     script, clock = Script(lambda _: next(answers_of)), Clock()
-    async with desk(letter(1), script=script, clock=clock) as (answers, rooms):
+    async with opened_box(letter(1), script=script, clock=clock) as (answers, rooms):
         said = await answers.answer("retry", {})
         assert (said["taken"], said["stopped"], said["waiting"]) == (0, {"out": "no answer"}, 1)
         assert (await rooms.store.dead_letters(1))[0].retried
@@ -125,7 +125,7 @@ async def test_what_may_have_arrived_is_marked_when_it_is_sent_once_more() -> No
 async def test_what_was_certainly_not_taken_is_not_marked() -> None:
     """A refused connection, a refusal: the letter stays as it was."""
     for answer in (Later("HTTP 503", retry_after=9.0), Refused("HTTP 400")):
-        async with desk(letter(1), script=Script(lambda _, answer=answer: answer)) as (answers, rooms):
+        async with opened_box(letter(1), script=Script(lambda _, answer=answer: answer)) as (answers, rooms):
             await answers.answer("retry", {})
             (found,) = await rooms.store.dead_letters(9)
             assert found == letter(1)
@@ -143,7 +143,7 @@ async def test_of_a_letter_that_is_taken_in_part_the_rest_stays() -> None:
         arrived.extend(ids)
         return Accepted()
 
-    async with desk(letter(1, 5), script=Script(answer)) as (answers, rooms):
+    async with opened_box(letter(1, 5), script=Script(answer)) as (answers, rooms):
         said = await answers.answer("retry", {})
         assert (said["taken"], said["spans"]) == (0, 4)
         assert isinstance(said["left"], dict)
@@ -158,7 +158,7 @@ async def test_of_a_letter_that_is_taken_in_part_the_rest_stays() -> None:
 async def test_a_letter_that_cannot_be_read_stays() -> None:
     """It is not taken for sent."""
     odd = DeadLetter(Key(bytes(15) + b"o"), "out", "why", START, 3, b"\x0a\xff")
-    async with desk(odd, letter(1), script=Script(lambda _: Accepted())) as (answers, rooms):
+    async with opened_box(odd, letter(1), script=Script(lambda _: Accepted())) as (answers, rooms):
         said = await answers.answer("retry", {})
         assert isinstance(said["left"], dict)
         assert [*said["left"].values()] == ["its spans cannot be read"]
@@ -169,7 +169,7 @@ async def test_a_letter_that_cannot_be_read_stays() -> None:
 async def test_letters_of_an_exporter_that_is_gone_stay() -> None:
     """They say so, and hold up no others."""
     script = Script(lambda _: Accepted())
-    async with desk(letter(1, exporter="gone"), letter(2), script=script) as (answers, rooms):
+    async with opened_box(letter(1, exporter="gone"), letter(2), script=script) as (answers, rooms):
         said = await answers.answer("retry", {})
         assert isinstance(said["left"], dict)
         assert [*said["left"].values()] == ["no exporter gone is configured"]
@@ -181,7 +181,7 @@ async def test_what_could_not_be_assembled_is_held_once_more() -> None:
     """The app's spans go back to where they were held; OpenAI's items alone stay, and can be read."""
     items = DeadLetter(guest_key("trace_1"), UNASSEMBLED, "could not (OpenAI items)", START, 1, b'[{"id": "x"}]')
     script = Script(lambda _: Accepted())
-    async with desk(letter(1, exporter=UNASSEMBLED), items, script=script) as (answers, rooms):
+    async with opened_box(letter(1, exporter=UNASSEMBLED), items, script=script) as (answers, rooms):
         said = await answers.answer("retry", {})
         assert (said["taken"], said["spans"]) == (1, 2)
         assert rooms.store.stats().spans == 2
@@ -192,7 +192,7 @@ async def test_what_could_not_be_assembled_is_held_once_more() -> None:
 
 @pytest.mark.parametrize("asked", [{"ids": "one"}, {"ids": [1]}, {"exporter": 7}, {"skip": -1}, {"limit": "9"}])
 async def test_what_is_no_question_is_refused(asked: dict[str, object]) -> None:
-    async with desk(script=Script(lambda _: Accepted())) as (answers, _):
+    async with opened_box(script=Script(lambda _: Accepted())) as (answers, _):
         with pytest.raises(RejectedError, match="expected"):
             await answers.answer("list", asked)
         with pytest.raises(RejectedError):

@@ -135,13 +135,13 @@ async def test_bad_traces_among_good_ones_are_told_from_an_outage_and_come_back_
         (box,) = rooms.store.stats().dead_letters.values()
         assert (box.letters, box.spans) == (len(bad), 2 * len(bad))
 
-        desk = DeadLetters(rooms.store, {"peer": exporter}, metrics, lambda: now[0])
-        refused = await desk.answer("retry", {})
+        dead_letters = DeadLetters(rooms.store, {"peer": exporter}, metrics, lambda: now[0])
+        refused = await dead_letters.answer("retry", {})
         assert (refused["taken"], refused["next"]) == (0, len(bad))
         assert len(await rooms.store.dead_letters(1 << 20)) == len(bad)
         assert exporter.retry_in() == 0
         backend.bad = lambda _: False
-        answer = await desk.answer("retry", {})
+        answer = await dead_letters.answer("retry", {})
         assert (answer["taken"], answer["spans"], answer["left"]) == (len(bad), 2 * len(bad), {})
         assert await rooms.store.dead_letters(10) == []
         assert backend.taken == Counter(dict.fromkeys(range(1, calls.number + 1), 2))
@@ -184,11 +184,11 @@ async def test_past_its_limit_the_box_takes_no_more_and_the_traces_stay_held(cap
         assert any("the dead-letter box is full" in record.message for record in caplog.records)
         assert rooms.count("grafter_dropped_spans_total") == 0
 
-        desk = DeadLetters(rooms.store, {"peer": exporter}, metrics, lambda: now[0])
+        dead_letters = DeadLetters(rooms.store, {"peer": exporter}, metrics, lambda: now[0])
         seen: set[int] = set()
         for _ in range(20):
             seen |= {int.from_bytes(letter.key, "big") for letter in await rooms.store.dead_letters(1 << 20)}
-            await desk.answer("drop", {})
+            await dead_letters.answer("drop", {})
             await calls.come(1)
             await rooms.pass_time(70)
             await calls.come(1)

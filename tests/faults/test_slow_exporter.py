@@ -267,8 +267,8 @@ async def test_one_that_is_renamed_gets_nothing_of_what_waits_for_the_old_name(o
         await rooms.pass_time(60, step=4)
         assert (len(fast.spans), len(renamed.spans)) == (1, 1)
         assert rooms.store.stats().backlogs["other"].spans == 10
-        desk = Backlogs(rooms.store, ("fast", "renamed"), rooms.metrics, lambda: rooms.now[0])
-        (said,) = (await desk.answer("list", {}))["backlogs"]  # type: ignore[misc, attr-defined]
+        backlogs = Backlogs(rooms.store, ("fast", "renamed"), rooms.metrics, lambda: rooms.now[0])
+        (said,) = (await backlogs.answer("list", {}))["backlogs"]  # type: ignore[misc, attr-defined]
         assert (said["exporter"], said["configured"], said["spans"]) == ("other", False, 10)
         now = rooms.now[0] + SECOND
     alone = Peer("other")
@@ -282,8 +282,8 @@ async def test_one_that_is_renamed_gets_nothing_of_what_waits_for_the_old_name(o
     async with open_rig(fast, alone, now=[now]) as rooms:
         await rooms.host(trace(12))
         await rooms.pass_time(20, step=4)
-        desk = Backlogs(rooms.store, ("fast", "other"), rooms.metrics, lambda: rooms.now[0])
-        assert await desk.answer("drop", {"exporter": "other"}) == {"exporter": "other", "spans": 1, "left": 0}
+        backlogs = Backlogs(rooms.store, ("fast", "other"), rooms.metrics, lambda: rooms.now[0])
+        assert await backlogs.answer("drop", {"exporter": "other"}) == {"exporter": "other", "spans": 1, "left": 0}
         assert rooms.count("grafter_dropped_spans_total", reason="backlog_dropped") == 1
         well(alone)
         await rooms.pass_time(20, step=4)

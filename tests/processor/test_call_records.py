@@ -16,7 +16,7 @@ from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.core.sampling.policies import Drop, SamplingPolicy
 from grafter.otlp.split import Splitter
 from grafter.processor.assembling import Assembler
-from grafter.processor.call_records import CallKeys, CallRecords, CallSink, Said
+from grafter.processor.call_records import CallKeys, CallRecords, CallSink, Entry
 from grafter.processor.lanes import Limits
 from grafter.processor.processor import Processor
 from grafter.store.embedded import store as embedded
@@ -187,9 +187,9 @@ class Twice:
     def __init__(self, calls: SqlCallMap) -> None:
         self._calls = calls
 
-    async def put(self, said: Sequence[Said]) -> None:
+    async def put(self, entries: Sequence[Entry]) -> None:
         for _ in range(2):
-            await self._calls.backlog.put(said)
+            await self._calls.backlog.put(entries)
             await self._calls.backlog.drain_all()
 
 

@@ -181,5 +181,5 @@ class DurableTaskContract:
 
 def limit_tasks(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """Lower the limit for a test."""
-    monkeypatch.setattr("grafter.store.embedded.tasks.TASKS_LIMIT", limit)
+    monkeypatch.setattr("grafter.store.embedded.metadata_tables.TASKS_LIMIT", limit)
     monkeypatch.setattr("grafter.store.redis.tasks.TASKS_LIMIT", limit)

@@ -14,7 +14,7 @@ from grafter.core.call_latency import CallerTurn, CallLatency, Part, Side, Step
 from grafter.otlp.reading import ReadSpan, read_spans
 from grafter.web import pages, words
 from grafter.web.access import Viewer
-from grafter.web.call_view import Asked, CallView, call_view
+from grafter.web.call_view import CallView, PageQuery, call_view
 from grafter.web.kinds import PARTS, Kind
 from grafter.web.links import links
 from grafter.web.list_view import list_rows
@@ -27,7 +27,7 @@ MS = 1_000_000
 NOTHING = CallLatency((), (), (), None, None, None)
 
 
-NOBODY, WHOLE = Sight(), Asked()
+NOBODY, WHOLE = Sight(), PageQuery()
 
 
 async def view_of(calls: MemoryCalls, name: str) -> CallView:
@@ -127,7 +127,7 @@ async def test_a_call_whose_spans_are_gone(calls: MemoryCalls) -> None:
     """What the call map remembers is shown, and why there is no more."""
     row = next(row for row in calls.rows if row.key == calls.names["slow tool"])
     for kept, sentence in ((True, "kept no longer"), (False, "sampled away by the policy drop")):
-        view = call_view(replace(row, kept=kept, policy="drop"), [], {}, Sight(), Asked(), {}, 0)
+        view = call_view(replace(row, kept=kept, policy="drop"), [], {}, Sight(), PageQuery(), {}, 0)
         assert view.verdict.sentence == "Turn 3 took 2.93 s; 1.68 s of it was your tools."
         assert any(sentence in each.sentence for each in view.missing)
         assert [each.number for each in view.turns] == [1, 2, 3, 4]
@@ -326,7 +326,7 @@ def test_letters_tell_kinds_apart() -> None:
 def test_odd_times_make_no_figure(start: int, end: int) -> None:
     """A span that ends before it starts, or in the year 9999, is shown, and nothing is computed of it."""
     span = ReadSpan(Step(b"12345678", b"", "odd", "app", 1, max(start, 0), max(end, 0), False, {}), bytes(16), False)
-    view = call_view(ROW, [span], {}, Sight(), Asked(span=b"12345678".hex()), {}, 0)
+    view = call_view(ROW, [span], {}, Sight(), PageQuery(span=b"12345678".hex()), {}, 0)
     assert len(view.rows) == 1
     if max(end, 0) < max(start, 0):
         assert view.rows[0].takes == "unknown"
@@ -351,7 +351,7 @@ async def test_an_hour_of_ten_thousand_spans_is_a_page() -> None:
     documents = await joined(call)
     row = row_of("hour", call, documents)
     spans = list(read_spans(documents))
-    view = call_view(row, spans, {"wait_ms": 900.0}, Sight(), Asked(), {}, 0)
+    view = call_view(row, spans, {"wait_ms": 900.0}, Sight(), PageQuery(), {}, 0)
     page = pages.call_page(view, "0", csrf="", viewer=Viewer("", frozenset(), ""))
     assert len(spans) > 9_500
     assert len(page) < 1_500_000
@@ -379,7 +379,7 @@ def test_a_chain_of_ten_thousand_spans_is_shown() -> None:
         )
         for number in range(1, 10_001)
     ]
-    view = call_view(ROW, spans, {}, NOBODY, Asked(span=(9_999).to_bytes(8, "big").hex()), {}, 0)
+    view = call_view(ROW, spans, {}, NOBODY, PageQuery(span=(9_999).to_bytes(8, "big").hex()), {}, 0)
     assert view.waterfall.page == view.waterfall.pages == 50
     assert any(row.details for row in view.rows)
 

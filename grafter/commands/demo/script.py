@@ -213,16 +213,16 @@ class Script:
         return item, first
 
     def _ended(self, response: str, output: Event, tokens: int) -> Event:
-        asked = 200 + 3 * self._names
+        input_tokens = 200 + 3 * self._names
         return {
             "id": response,
             "status": "completed",
             "output": [output],
             "usage": {
-                "total_tokens": asked + tokens,
-                "input_tokens": asked,
+                "total_tokens": input_tokens + tokens,
+                "input_tokens": input_tokens,
                 "output_tokens": tokens,
-                "input_token_details": {"text_tokens": asked - 80, "audio_tokens": 80, "cached_tokens": 64},
+                "input_token_details": {"text_tokens": input_tokens - 80, "audio_tokens": 80, "cached_tokens": 64},
                 "output_token_details": {"text_tokens": tokens // 4, "audio_tokens": tokens - tokens // 4},
             },
         }

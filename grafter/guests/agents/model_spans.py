@@ -11,7 +11,7 @@ from grafter.core.model import SPAN_KIND_CLIENT, AttributeValue
 from grafter.guests.attributes import Json, SpanDraft, titled
 from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, nanoseconds, text_of
 from grafter.guests.media import audio_summary
-from grafter.guests.messages import answers, asked_calls, messages, text_message
+from grafter.guests.messages import answers, messages, text_message, tool_calls_in
 from grafter.guests.usage import call_usage
 
 _SECOND = 1_000_000_000
@@ -82,7 +82,7 @@ def generation(draft: SpanDraft) -> None:
     draft.put(semconv.GEN_AI_PROVIDER_NAME, _provider(address, model))
     _request(draft, settings)
     output = draft.take("output")
-    draft.asked = asked_calls(output)
+    draft.tool_calls = tool_calls_in(output)
     completion = _completion(draft, output)
     _usage(draft, completion)
     _messages(draft, draft.take("input"), output)

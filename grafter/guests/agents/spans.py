@@ -291,7 +291,7 @@ def _span(guest_trace_id: str, node: _Node, head: TraceObject, policy: GraftPoli
         status_code=STATUS_UNSET if error is None else STATUS_ERROR,
         status_message="" if error is None else cut_text(text_of(error.get("message")) or "", ATTRIBUTE_BYTES),
         links=node.links,
-        asked=draft.asked,
+        tool_calls=draft.tool_calls,
     )
 
 

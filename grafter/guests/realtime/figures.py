@@ -273,9 +273,9 @@ def _by_request(request: Request, natural: Cause | None, speech: Speech | None) 
     """The cause where the client was seen to ask; ``natural``: what it would be without."""
     if request.odd:
         return None
-    asked = None if request.doubtful else Cause(CREATE, request.at)
+    by_request = None if request.doubtful else Cause(CREATE, request.at)
     if natural is None:
-        return asked
+        return by_request
     since = request.at - natural.at
     pressed = speech is not None and speech.commit_at is not None and natural.word == COMMITTED
     if pressed and 0 <= since <= _ONE_ACT:
@@ -283,7 +283,7 @@ def _by_request(request: Request, natural: Cause | None, speech: Speech | None) 
     if since < 0 and (natural.word == IDLE_TIMEOUT or speech is None or _is_answered_by_itself(speech)):
         # What came later may have begun it; a request that is much older was lost, or it would have been first.
         return Cause(natural.word, natural.at, max(natural.error, -since if -since <= _IN_FLIGHT else 0))
-    return asked if asked is not None or natural.error else natural
+    return by_request if by_request is not None or natural.error else natural
 
 
 def _is_answered_by_itself(speech: Speech) -> bool:
@@ -344,10 +344,10 @@ def _pieces(answers: Answers, response: Response, speech: Speech | None, start: 
         if cause is None:
             break
         known = cause.error == 0 or (cause.word == COMMITTED and answer.request is not None)
-        asked = known and cause.word == CREATE
+        requested = known and cause.word == CREATE
         if known and cause.word == COMMITTED and answer.request is not None:
             # A button's release and its request are one act to the model's turn; the time between is still the app's.
-            asked = answering(one, answer.request.at)
+            requested = answering(one, answer.request.at)
         elif known:
             answering(one, cause.at)
         if speech is not None and answer.speech is not None:
@@ -356,19 +356,19 @@ def _pieces(answers: Answers, response: Response, speech: Speech | None, start: 
             if tool is not None and (tool.started_at or 0) >= (_ended(speech) or 0):
                 # Whose tool it was is not seen to have begun; but it came between.
                 break
-            if until("relay" if asked else "unknown", _ended(speech)) and until("endpointing", start):
+            if until("relay" if requested else "unknown", _ended(speech)) and until("endpointing", start):
                 return tuple(reversed(pieces))
             break
         if speech is None and answers.before(one.created_at or 0) is None:
-            until("accept" if asked else "unknown", start)
+            until("accept" if requested else "unknown", start)
             return tuple(reversed(pieces))
         before = _led_to(answers, one, answer)
         if tool is not None:
-            found = until("relay" if asked else "unknown", tool.ended_at)
+            found = until("relay" if requested else "unknown", tool.ended_at)
             found = found and until("tool", tool.started_at, tool.id, mcp=tool.kind == "mcp")
         else:
             # Nothing of it was heard, so somebody asked again.
-            found = until("relay" if asked else "unknown", None if before is None else before.done_at)
+            found = until("relay" if requested else "unknown", None if before is None else before.done_at)
         if not found:
             break
         one, name = before, "model"

@@ -165,8 +165,8 @@ def _cut(session: Session, response: Response, playing: int | None, received: in
 def _marked_ms(session: Session, response: Response, until: int) -> int | None:
     """How far its player had come by then, as it said last."""
     rate = _rate(session, response)
-    said = [(at, item, size) for at, item, size in _rows(response.marks) if at <= until]
-    if rate is None or not said:
+    marks = [(at, item, size) for at, item, size in _rows(response.marks) if at <= until]
+    if rate is None or not marks:
         return None
     _, item, size = max(said, key=lambda one: one[0])
     return _total(session, response, item, size // rate)

@@ -40,7 +40,7 @@ _PARAMS = (
 )
 
 
-def asked(session: Session, stored: StoredEvent, kind: str, about: object = None, **more: Any) -> Request:
+def record_request(session: Session, stored: StoredEvent, kind: str, about: object = None, **more: Any) -> Request:
     """Remember a request; a late one stands where its time belongs."""
     request = Request(
         kind=kind,
@@ -111,9 +111,9 @@ def refused(session: Session, at: int, error: Mapping[str, object]) -> Request |
     sees what the server accepts.
     """
     named = text_of(error.get("event_id")) or text_of(error.get("client_event_id"))
-    asked_for = [one for one in session.requests if one.kind not in (_ERROR, _DOUBT) and not one.refused]
-    recent = [one for one in asked_for if one.at <= at <= one.at + _LONGEST_ANSWER]
-    made = {id(one) for one in _makers(session, oldest=True).values()}
+    requested = [one for one in session.requests if one.kind not in (_ERROR, _DOUBT) and not one.refused]
+    recent = [one for one in requested if one.at <= at <= one.at + _LONGEST_ANSWER]
+    made = {id(one) for one in _makers(session, in_order(session), oldest=True).values()}
     if named is not None:
         found = [one for one in recent if one.event_id == named][-1:]
         if not found:

@@ -225,10 +225,10 @@ def _wait(attributes: Attributes, answers: Answers, response: Response) -> None:
 
 
 def _piece(piece: Piece, session: Session) -> str:
-    said = f"{piece.part}:{piece.length}"
+    text = f"{piece.part}:{piece.length}"
     if piece.by:
-        said += f":{session.span_id(piece.by).hex()}"
-    return said + ":mcp" if piece.mcp else said
+        text += f":{session.span_id(piece.by).hex()}"
+    return text + ":mcp" if piece.mcp else text
 
 
 def _barge_in(broken_in: BargeIn | None) -> tuple[SpanEvent, ...]:

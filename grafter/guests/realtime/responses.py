@@ -23,7 +23,7 @@ def create(session: Session, stored: StoredEvent, event: Mapping[str, object]) -
     """The client asks for a response; the server will not say that this is the one."""
     wanted = mapping_of(event.get("response"))
     metadata, aside = dict(mapping_of(wanted.get("metadata"))), wanted.get("conversation") == "none"
-    requests.asked(session, stored, requests.CREATE, metadata=metadata, aside=aside)
+    requests.record_request(session, stored, requests.CREATE, metadata=metadata, aside=aside)
 
 
 def created(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
@@ -34,7 +34,7 @@ def created(session: Session, stored: StoredEvent, event: Mapping[str, object]) 
     if response.created_at is None:
         response.created_at = stored.at
     _learn(session, response, given)
-    response.aside = response.aside or _asked_aside(session, response)
+    response.aside = response.aside or _requested_aside(session, response)
     if not response.aside:
         session.latest = response.id
 
@@ -110,7 +110,7 @@ def item_done(session: Session, stored: StoredEvent, event: Mapping[str, object]
 def cancel(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """What it did stands in the response's status; an error about it belongs to the response."""
     about = text_of(event.get("response_id")) or session.latest
-    requests.asked(session, stored, requests.CANCEL, about)
+    requests.record_request(session, stored, requests.CANCEL, about)
 
 
 def playing(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
@@ -137,7 +137,7 @@ def truncate(session: Session, stored: StoredEvent, event: Mapping[str, object])
     response = _cut(session, stored, event)
     if response is not None:
         amount = count_of(event.get("audio_end_ms"))
-        requests.asked(session, stored, requests.TRUNCATE, event.get("item_id"), amount=amount)
+        requests.record_request(session, stored, requests.TRUNCATE, event.get("item_id"), amount=amount)
 
 
 def truncated(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
@@ -248,7 +248,7 @@ def _followed(session: Session, response: Response, at: int) -> bool:
     return any(not one.aside and since < (one.created_at or 0) <= at for one in session.every_response)
 
 
-def _asked_aside(session: Session, response: Response) -> bool:
+def _requested_aside(session: Session, response: Response) -> bool:
     """It was asked for out of band, which its metadata says where the server names no conversation."""
     return bool(response.metadata) and any(
         one.kind == requests.CREATE and one.aside and one.metadata == response.metadata for one in session.requests

@@ -175,8 +175,8 @@ def call_span(session: Session, call: Call, *, content: bool) -> GuestSpan:
         attributes[semconv.GEN_AI_TOOL_CALL_RESULT] = Json(structure(call.result))
     if call.failed:
         attributes[semconv.ERROR_TYPE] = error_type(call.error, "tool_error")
-    asked, answered = _EVENTS[call.kind]
-    ends = ((asked, call.started_at), (answered, None if call.unseen else call.ended_at))
+    requested, answered = _EVENTS[call.kind]
+    ends = ((requested, call.started_at), (answered, None if call.unseen else call.ended_at))
     missing = [event for event, at in ends if at is None]
     put(attributes, semconv.REALTIME_MISSING, tuple(missing) or None)
     start = call.first_at if call.started_at is None else call.started_at

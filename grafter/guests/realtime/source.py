@@ -17,7 +17,7 @@ from grafter.core.state import GuestState
 from grafter.guests.json_values import list_of, mapping_of, text_of
 from grafter.guests.realtime.spans import STATE, map_realtime
 from grafter.guests.realtime.stored_event import SIP, decode
-from grafter.guests.source import GuestSource, Reading
+from grafter.guests.source import GuestSource, Head, Reading
 
 _SESSIONS = "sessions"
 # One call has a handful of sessions; more are joined all the same, but a repeat of theirs is not seen.
@@ -37,15 +37,7 @@ class RealtimeSource(GuestSource):
     holds_events = True
     has_hints = True
 
-    def read(
-        self,
-        guest: str,
-        payloads: Sequence[bytes],
-        policy: GraftPolicy,
-        head: Mapping[str, object] | None,
-        *,
-        final: bool,
-    ) -> Reading:
+    def read(self, guest: str, payloads: Sequence[bytes], policy: GraftPolicy, head: Head, *, final: bool) -> Reading:
         call = called(guest)
         first, *further = map_realtime(call, payloads, policy, head, final=final)
         # The call's own head names the sessions that have left, so that their memories are found again.
@@ -63,7 +55,7 @@ class RealtimeSource(GuestSource):
         known = decode_guest(memory)
         return () if known is None else [self.key(name) for name in _sessions(known.head)]
 
-    def hinted_host(self, payloads: Sequence[bytes], head: Mapping[str, object] | None) -> TraceId | None:
+    def hinted_host(self, payloads: Sequence[bytes], head: Head) -> TraceId | None:
         """The host that a SIP header of the call names: the caller wrote it."""
         links = (from_metadata({"traceparent": one}, ()) for one in _traceparents(payloads, head))
         return next((link.host for link in links if isinstance(link, Link)), None)
@@ -107,7 +99,7 @@ def has_ended(head: Mapping[str, object], *, goes_on: bool = False) -> bool:
     return text_of(machine.get("ended_by")) is not None or (machine.get("ended") is True and not goes_on)
 
 
-def _traceparents(payloads: Sequence[bytes], head: Mapping[str, object] | None) -> Iterator[object]:
+def _traceparents(payloads: Sequence[bytes], head: Head) -> Iterator[object]:
     yield mapping_of(mapping_of(mapping_of(head).get(STATE)).get("naming")).get("traceparent")
     for payload in payloads:
         if _SIP_MARK in payload:
@@ -116,6 +108,6 @@ def _traceparents(payloads: Sequence[bytes], head: Mapping[str, object] | None) 
             )
 
 
-def _sessions(head: Mapping[str, object] | None) -> dict[str, None]:
+def _sessions(head: Head) -> dict[str, None]:
     names = list_of(None if head is None else head.get(_SESSIONS))
     return {name: None for name in names if isinstance(name, str)}

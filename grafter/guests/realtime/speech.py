@@ -115,7 +115,7 @@ def commit(session: Session, stored: StoredEvent, event: Mapping[str, object]) -
     begun = session.input.begun_at
     begun = begun if begun is not None and begun <= stored.at else None
     _emptied(session)
-    request = requests.asked(session, stored, requests.COMMIT, begun_at=begun)
+    request = requests.record_request(session, stored, requests.COMMIT, begun_at=begun)
     for speech in session.speeches.values():
         # Its post was overtaken by that of the server's answer.
         since = None if speech.committed_at is None else speech.committed_at - stored.at

@@ -20,7 +20,7 @@ def arguments_done(session: Session, stored: StoredEvent, event: Mapping[str, ob
     response = _named_response(session, stored, event)
     call = session.call(event.get("call_id"), stored, "function")
     if call is not None:
-        _asked(session, call, event, response)
+        _requested(session, call, event, response)
         _started(call, stored.at)
 
 
@@ -28,7 +28,7 @@ def mcp_arguments_done(session: Session, stored: StoredEvent, event: Mapping[str
     response = _named_response(session, stored, event)
     call = session.call(event.get("item_id"), stored, "mcp")
     if call is not None:
-        _asked(session, call, event, response)
+        _requested(session, call, event, response)
         _started(call, stored.at)
 
 
@@ -73,7 +73,7 @@ def item_created(session: Session, stored: StoredEvent, event: Mapping[str, obje
     """The client puts an item into the conversation: an output, an answer, or history that it restores."""
     item = mapping_of(event.get("item"))
     name = item.get("call_id") or item.get("id")
-    request = requests.asked(session, stored, requests.ITEM, name, item=text_of(item.get("type")))
+    request = requests.record_request(session, stored, requests.ITEM, name, item=text_of(item.get("type")))
     if request.refused:
         return
     item_seen(session, stored, item, None, whole=True)
@@ -131,7 +131,7 @@ def item_seen(
     elif kind == "mcp_approval_request" and made:
         call = session.call(item.get("id"), stored, "approval")
         if call is not None:
-            _asked(session, call, item, response)
+            _requested(session, call, item, response)
             _started(call, stored.at)
     elif kind == "mcp_approval_response" and text_of(item.get("approval_request_id")) in session.calls:
         call = session.call(item.get("approval_request_id"), stored, "approval")
@@ -160,8 +160,8 @@ def take_back(session: Session, request: Request) -> None:
 
 def ran(call: Call) -> bool:
     """It is known to have been asked for: the model finished the call, or somebody has handed back an output."""
-    asked = call.whole is True if call.kind == "function" else call.started_at is not None
-    return asked or call.ended_at is not None
+    requested = call.whole is True if call.kind == "function" else call.started_at is not None
+    return requested or call.ended_at is not None
 
 
 def _function_item(
@@ -173,7 +173,7 @@ def _function_item(
         call = session.call(item.get("call_id"), stored, "function")
     if call is None or call.kind != "function":
         return
-    _asked(session, call, item, response)
+    _requested(session, call, item, response)
     if item.get("status") == "incomplete":
         call.whole = False
     elif whole:
@@ -205,7 +205,7 @@ def _mcp_item(session: Session, stored: StoredEvent, item: Mapping[str, object],
     call = session.call(item.get("id"), stored, "mcp")
     if call is None:
         return
-    _asked(session, call, item, response)
+    _requested(session, call, item, response)
     error = mapping_of(item.get("error"))
     if error:
         call.failed, call.error = True, dict(error)
@@ -230,7 +230,7 @@ def _named_response(session: Session, stored: StoredEvent, event: Mapping[str, o
     return named
 
 
-def _asked(session: Session, call: Call, item: Mapping[str, object], response: str | None) -> None:
+def _requested(session: Session, call: Call, item: Mapping[str, object], response: str | None) -> None:
     call.response = call.response or response
     call.name = call.name or text_of(item.get("name"))
     call.server = call.server or text_of(item.get("server_label"))

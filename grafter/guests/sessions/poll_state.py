@@ -110,7 +110,7 @@ class Progress:
         digests = {name: _digests(written.get(name)) for name in _DIGESTS}
         return cls(**_members(cls, written) | digests | {"answered": _answered(written.get("answered"))})
 
-    def heard(self, event: int) -> "Progress":
+    def promised(self, event: int) -> "Progress":
         """An event came: what it promises is waited for, from behind what is known.
 
         Nothing more will come for the promise of an event before it that nothing was found for, such as that of a turn

@@ -1,11 +1,11 @@
 """Hosted Agents sessions as a source of guests: all turns of a session are one guest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from grafter.core.policy import GraftPolicy
 from grafter.guests.sessions.spans import map_session
 from grafter.guests.sessions.wholeness import WHOLENESS
-from grafter.guests.source import GuestSource, Reading
+from grafter.guests.source import GuestSource, Head, Reading
 
 
 class SessionsSource(GuestSource):
@@ -13,13 +13,5 @@ class SessionsSource(GuestSource):
 
     wholeness = WHOLENESS
 
-    def read(
-        self,
-        guest: str,
-        payloads: Sequence[bytes],
-        policy: GraftPolicy,
-        head: Mapping[str, object] | None,
-        *,
-        final: bool,
-    ) -> Reading:
+    def read(self, guest: str, payloads: Sequence[bytes], policy: GraftPolicy, head: Head, *, final: bool) -> Reading:
         return Reading((map_session(guest, payloads, policy, head),), policy.mode)

@@ -68,7 +68,7 @@ class RecentRecords:
 
     def add(self, now: int, place: tuple[int, int], body: bytes) -> None:
         """Keep a body that was just written, if anybody is going to ask for it."""
-        if self._asked is None or now > self._asked + self._keep:
+        if self._used_at is None or now > self._used_at + self._keep:
             self._forget(None)
             return
         self._bodies[place] = (body, {})
@@ -79,7 +79,7 @@ class RecentRecords:
 
     def ask(self, now: UnixNano) -> None:
         """Somebody asks for plain batches; what is too old is dropped."""
-        self._asked = now
+        self._used_at = now
         self._forget(now)
 
     def _forget(self, now: int | None) -> None:

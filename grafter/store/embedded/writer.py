@@ -214,7 +214,7 @@ class Writer:
     def _look(self) -> None:
         """See, once a second, that the directory is still there."""
         now = time.monotonic()
-        if self._lock is None or now - self._looked < _PROBE_SECONDS:
+        if self._lock is None or now - self._checked_at < _PROBE_SECONDS:
             return
         self._looked = now
         if self._reserve is not None and not self.short:

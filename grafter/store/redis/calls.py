@@ -55,7 +55,7 @@ class Calls:
                 ("link", call.link),
             )
             commands += [(bucket, ("HSETNX", name, key, value)) for key, value in fields if value is not None]
-        asked = len(commands)
+        sent = len(commands)
         commands += [(bucket, ("ZRANGE", self._index(bucket), 0, -self._most - 1)) for bucket in buckets]
         commands += [(bucket, ("PEXPIRE", self._index(bucket), max(RUBBISH_MS, ttl))) for bucket in buckets]
         replies = await self._engine.commands(commands)
@@ -72,12 +72,12 @@ class Calls:
 
     async def find(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
         """See CallStore."""
-        asked: list[tuple[int, Command]] = []
+        commands: list[tuple[int, Command]] = []
         for call_id in call_ids:
             identity = call_id.encode()
-            asked.append((bucket_of(identity), ("HMGET", self._note(identity), *_FIELDS)))
+            commands.append((bucket_of(identity), ("HMGET", self._name(identity), *_FIELDS)))
         notes: list[CallNote | None] = []
-        for call_id, reply in zip(call_ids, await self._engine.commands(asked), strict=True):
+        for call_id, reply in zip(call_ids, await self._engine.commands(commands), strict=True):
             version, at, until, *rest = reply
             # A newer version's is left alone; one that Redis took only in part says nothing yet.
             if None in (version, at, until) or int(version) != _VERSION or int(until) <= relative(now):

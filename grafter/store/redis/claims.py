@@ -305,7 +305,7 @@ class ClaimTable:
             if not keys:
                 return None
             batch = await self._claim_plain(keys, now, limits)
-            if batch is not None or asked:
+            if batch is not None or refills:
                 return batch
 
     async def _claim_plain(self, keys: Sequence[Key], now: UnixNano, limits: PlainLimits) -> PlainBatch | None:

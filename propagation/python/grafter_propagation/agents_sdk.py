@@ -362,9 +362,9 @@ class AgentsProcessor:
                 self._quiet.notify_all()
                 self._fit()
         if answer.again:
-            self._warn(f"traces wait for grafter: {answer.said}")
+            self._warn(f"traces wait for grafter: {answer.text}")
         else:
-            self._warn(f"grafter refuses traces: {answer.said}")
+            self._warn(f"grafter refuses traces: {answer.text}")
 
     def _warn(self, what: str, *, trouble: bool = False) -> None:
         """Each thing once, until grafter has taken something again."""

@@ -20,7 +20,7 @@ _AGAIN: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTT
 class Answer:
     """What became of a post."""
 
-    said: str
+    text: str
     """A status or an error, for a log line."""
     stored: bool = False
     again: bool = False
@@ -86,11 +86,11 @@ class Door:
         response.read(64 * 1024)
         if response.will_close or not response.isclosed():
             self.close()
-        said = f"HTTP {response.status}"
+        text = f"HTTP {response.status}"
         if 200 <= response.status < 300:
-            return Answer(said, stored=True)
+            return Answer(text, stored=True)
         again = response.status >= 500 or response.status in _AGAIN
-        return Answer(said, again=again, after=_seconds(response.headers.get("Retry-After")))
+        return Answer(text, again=again, after=_seconds(response.headers.get("Retry-After")))
 
 
 def bearer(token: str) -> str:

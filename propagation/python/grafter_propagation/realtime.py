@@ -299,11 +299,11 @@ class RealtimeTap:
                 self._warned.clear()
                 return
             if not answer.again:
-                self._warn(f"grafter refuses the events of a Realtime call: {answer.said}")
+                self._warn(f"grafter refuses the events of a Realtime call: {answer.text}")
                 if not rows:
                     self._untold = False
                 break
-            self._warn(f"the events of a Realtime call wait for grafter: {answer.said}")
+            self._warn(f"the events of a Realtime call wait for grafter: {answer.text}")
             # Of the door, not of this post: what is posted next has to wait as well.
             self._not_before = time.monotonic() + max(answer.after, wait * random.uniform(0.5, 1.0))
             wait = min(wait * 2, LONGEST_WAIT)

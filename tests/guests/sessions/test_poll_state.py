@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from grafter.core.policy import HOUR, MINUTE, SECOND
 from grafter.guests.sessions.poll_state import Answered, Progress
-from grafter.store.base import TASK_BYTES
+from grafter.store.model import TASK_BYTES
 
 EVENT = 1_800_000_000 * SECOND
 DAY = 24 * HOUR
@@ -26,7 +26,7 @@ def polls(progress: Progress, remember: int = DAY) -> list[float]:
 
 def test_the_polls_grow_apart_until_the_host_is_forgotten() -> None:
     """Quick ones only while the promised trace has not come."""
-    waiting = Progress().heard(EVENT)
+    waiting = Progress().promised(EVENT)
     minutes = [30, 120, 600, 3600, 4 * 3600, 12 * 3600, 24 * 3600]
     assert polls(waiting) == [0, 3, 10, *minutes]
     assert polls(waiting.begun(EVENT).read("t", ["d" * 16]).ended()) == [0, *minutes]
@@ -35,18 +35,18 @@ def test_the_polls_grow_apart_until_the_host_is_forgotten() -> None:
 
 
 def test_an_event_is_answered_from_behind_what_is_known_and_a_late_poll_from_the_beginning() -> None:
-    known = Progress().heard(EVENT).begun(EVENT).read("turn_2", ["a" * 16]).ended()
+    known = Progress().promised(EVENT).begun(EVENT).read("turn_2", ["a" * 16]).ended()
     assert known.begun(EVENT + SECOND).after == "turn_2"
     assert known.begun(EVENT + MINUTE).after == ""
     half = known.begun(EVENT + MINUTE).read("turn_1", [])
     assert half.begun(EVENT + 2 * MINUTE).after == "turn_1"
-    again = half.heard(EVENT + 3 * MINUTE)
+    again = half.promised(EVENT + 3 * MINUTE)
     assert (again.run, again.opened, again.closed, again.found) == (2, False, False, 0)
     assert again.begun(EVENT + 3 * MINUTE).after == "turn_2"
 
 
 def test_a_poll_that_finds_nothing_does_not_close() -> None:
-    waiting = Progress().heard(EVENT).begun(EVENT).ended()
+    waiting = Progress().promised(EVENT).begun(EVENT).ended()
     assert not waiting.closed
     assert waiting.begun(EVENT).read("t", ["d" * 16]).ended().closed
 
@@ -81,7 +81,7 @@ def test_what_is_remembered_is_bounded() -> None:
     """Whatever the cursors are, and however much is found at once and where."""
     cursor = "\x01" * 1000
     for now in (EVENT, EVENT + HOUR):
-        progress = Progress(after=cursor, last=cursor, floor=cursor, middle=cursor).heard(EVENT).begun(now)
+        progress = Progress(after=cursor, last=cursor, floor=cursor, middle=cursor).promised(EVENT).begun(now)
         for page in range(100):
             progress = progress.read(cursor, [f"{page * 100 + n:016x}" for n in range(100)])
             assert len(progress.encode()) < TASK_BYTES
@@ -122,7 +122,7 @@ def test_a_long_session_is_read_once() -> None:
         published = Published(set())
         for end in range(step, 5001, step):
             published.places |= set(range(end - step, end)) - {4300}
-            published.progress = published.progress.heard(EVENT)
+            published.progress = published.progress.promised(EVENT)
             assert published.poll(EVENT) == len(published.places & set(range(end - step, end)))
             assert published.poll(EVENT + HOUR) == 0
         published.places.add(4300)
@@ -133,7 +133,7 @@ def test_a_long_session_is_read_once() -> None:
 
 
 def test_a_turn_that_is_not_published_for_long_is_found_in_a_session_of_a_thousand() -> None:
-    published = Published(set(range(1, 1000)), Progress().heard(EVENT))
+    published = Published(set(range(1, 1000)), Progress().promised(EVENT))
     assert published.poll(EVENT) == 999
     published.places.add(0)
     assert published.poll(EVENT + HOUR) == 1

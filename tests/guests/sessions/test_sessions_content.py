@@ -101,7 +101,7 @@ def test_of_a_session_its_ids_stay_and_its_instructions_go() -> None:
     kept = clean_session(session(metadata={"trace_id": "ab" * 16, "note": "mine"}))
     assert kept == {
         "object": "agent.session",
-        "id": "asess_0123456789abcdef",
+        "id": "sess_0123456789abcdef",
         "created_at": 1_800_000_000,
         "metadata": {"trace_id": "ab" * 16, "note": "mine"},
         "agent": {"id": "agent_1", "name": "Reception", "model": "gpt-5.1"},

@@ -66,12 +66,14 @@ async def test_what_one_replica_buried_another_sends_again(redis: Server, prefix
     async with replica(redis, prefix) as one, replica(redis, prefix) as other:
         await one.add_dead_letters(letters)
         script, metrics = Script(lambda _: Accepted()), Metrics()
-        desk = DeadLetters(other, {"out": sending(script, metrics=metrics)}, metrics, lambda: START + 9 * SECOND)
-        answer, taken = await desk.answer("retry", {}), 0
+        dead_letters = DeadLetters(
+            other, {"out": sending(script, metrics=metrics)}, metrics, lambda: START + 9 * SECOND
+        )
+        answer, taken = await dead_letters.answer("retry", {}), 0
         while answer["next"] is not None:
             assert isinstance(answer["taken"], int)
             taken += answer["taken"]
-            answer = await desk.answer("retry", {"skip": answer["next"], "until": answer["until"]})
+            answer = await dead_letters.answer("retry", {"skip": answer["next"], "until": answer["until"]})
         assert taken == 250
         assert await one.dead_letters(1) == []
         async with asyncio.timeout(_PATIENCE):
