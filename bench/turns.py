@@ -33,7 +33,7 @@ NOW = UnixNano(3 * 10**18)
 MEASURED: tuple[tuple[Any, str, str], ...] = (
     (response_spans, "_wait", "the wait on each answer"),
     (assembling, "on_host_clock", "the guest's clock"),
-    (assembling, "tell", "whose time it was"),
+    (assembling, "with_latencies", "whose time it was"),
 )
 
 

@@ -55,7 +55,7 @@ def health_app(health: Health, before: Callable[[], Awaitable[None]] = _nothing)
     async def readyz(_request: web.Request) -> web.Response:
         await before()
         status = health.status
-        body = {"status": status, "troubles": health.troubles()}
+        body = {"status": status, "troubles": health.errors()}
         return web.json_response(body, status=200 if status == "ready" else 503)
 
     app = web.Application()

@@ -207,7 +207,7 @@ async def running(
             store=store,
             clock=clock,
             lease_seconds=config.extensions.store.lease.seconds,
-            letters=DeadLetters(store, exporters, metrics, clock),
+            dead_letters=DeadLetters(store, exporters, metrics, clock),
             backlogs=Backlogs(store, exporters, metrics, clock),
             admin_tokens=revealed(config.extensions.admin.tokens),
             share_ports=worker is not None,
@@ -290,7 +290,8 @@ def _watch(
                 for number, share in stats.replicas.items()
             ],
             letters=[
-                LettersHeld(name, box.letters, box.spans, box.bytes) for name, box in sorted(stats.dead_letters.items())
+                DeadLettersHeld(name, box.letters, box.spans, box.bytes)
+                for name, box in sorted(stats.dead_letters.items())
             ],
             backlogs=[
                 BacklogHeld(name, one.spans, one.bytes, _age(one.oldest, clock()))

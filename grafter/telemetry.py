@@ -194,7 +194,7 @@ class HeldFor:
 
 
 @dataclass(frozen=True, slots=True)
-class LettersHeld:
+class DeadLettersHeld:
     """What the dead-letter box has for one exporter."""
 
     exporter: str
@@ -263,7 +263,7 @@ class Held:
         ),
     )
     replicas: Sequence[HeldFor] = ()
-    letters: Sequence[LettersHeld] = ()
+    letters: Sequence[DeadLettersHeld] = ()
     backlogs: Sequence[BacklogHeld] = ()
 
     @classmethod
@@ -324,7 +324,7 @@ def _backlogs(backlogs: Sequence[BacklogHeld]) -> list[Metric]:
     return [*made]
 
 
-def _by_exporter(letters: Sequence[LettersHeld]) -> list[Metric]:
+def _by_exporter(letters: Sequence[DeadLettersHeld]) -> list[Metric]:
     """What is in the dead-letter box now, of a shared store the whole of it."""
     made = [
         GaugeMetricFamily(f"grafter_dead_letter{name}", f"{meaning} in the dead-letter box now.", labels=["exporter"])

@@ -127,7 +127,7 @@ class Backlog:
         async with self._draining:
             claimed = await self._tasks.claim_tasks(KIND, UnixNano(self._clock()), _BATCH)
             if not claimed:
-                if not self.trouble:
+                if not self.error:
                     self.waiting = 0
                 return 0
             known: list[tuple[Task, Entry]] = []
@@ -161,9 +161,9 @@ class Backlog:
             try:
                 orphans = await self._apply(entries)
             except UnavailableError as error:
-                if not self.trouble:
+                if not self.error:
                     logger.warning("%s; what is known of calls waits in the store", error)
-                self.trouble = str(error)
+                self.error = str(error)
                 if once:
                     raise
             except Exception:
@@ -174,9 +174,9 @@ class Backlog:
                 # One by one it shows whose it is.
                 return set().union(*[await self._write([one], once=once) for one in known])
             else:
-                if self.trouble:
+                if self.error:
                     logger.info("the calls' database is back")
-                self.trouble = ""
+                self.error = ""
                 self._metrics.written_calls.inc(sum(entry.record is not None for entry in entries))
                 return orphans
             await asyncio.sleep(wait)

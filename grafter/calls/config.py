@@ -117,7 +117,7 @@ class TableConfig(Model):
 
 
 class CallWebhookConfig(Model):
-    """Somebody who is told when the trace of a call has left."""
+    """Somebody who is notified when the trace of a call has left."""
 
     url: Url
     """Where it is posted to."""
@@ -167,7 +167,7 @@ class CallsExtension(Component):
     table: TableConfig | None = None
     """A table of yours that calls are written into too; null: none."""
     webhooks: tuple[CallWebhookConfig, ...] = ()
-    """Who is told when the trace of a call has left."""
+    """Who is notified when the trace of a call has left."""
 
     def describe(self) -> str:
         return ", ".join(

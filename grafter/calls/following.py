@@ -1,4 +1,4 @@
-"""Telling others of calls: whoever follows them takes up what waits in the outbox, at its own pace.
+"""Notifying others of calls: whoever follows them takes up what waits in the outbox, at its own pace.
 
 Nothing here is on the way of a span or of the calls' own database. A follower that is away is asked again by the one
 backoff, for as long as the calls are kept.
@@ -43,9 +43,9 @@ class Came(StrEnum):
 
     TAKEN = "taken"
     FAILED = "failed"
-    """It is told again."""
+    """It is tried again."""
     REFUSED = "refused"
-    """It would be refused again, and is not told any more until the call changes."""
+    """It would be refused again, and is not tried any more until the call changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Told:
 
 
 class Follower(Protocol):
-    """Somebody who is told of calls."""
+    """Somebody who is notified of calls."""
 
     @property
     def name(self) -> str:
@@ -116,7 +116,7 @@ class Following:
         self._wake.set()
 
     async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Tell what comes, until cancelled."""
+        """Notify of what comes, until cancelled."""
         while True:
             self._wake.clear()
             try:
@@ -126,7 +126,7 @@ class Following:
                 logger.debug("%s", error)
                 taken = 0
             except Exception:
-                logger.exception("%s could not be told of calls; it is tried again", self.follower.title)
+                logger.exception("%s could not be notified of calls; it is tried again", self.follower.title)
                 self._failures += 1
                 taken = 0
             if self._failures:
@@ -139,7 +139,7 @@ class Following:
                     pass
 
     async def once(self) -> int:
-        """Tell what is due now; how many calls that were. Raises UnavailableError where the outbox is away."""
+        """Notify of what is due now; how many calls that were. Raises UnavailableError where the outbox is away."""
         name = self.follower.name
         claimed = await self._outbox.claim(name, _LEASE, _BATCH)
         if not claimed:
@@ -148,13 +148,13 @@ class Following:
         try:
             answers = await self.follower.notify(list(by_call.values()))
         except UnavailableError as error:
-            said = [Told(Came.FAILED, str(error), error.retry_after)] * len(by_call)
-        came = dict(zip(by_call, said, strict=True))
+            answers = [Notified(NotifyOutcome.FAILED, str(error), error.retry_after)] * len(by_call)
+        by_key = dict(zip(by_call, answers, strict=True))
         done, later = [], []
         for due, row in claimed:
-            told = None if row is None else came[row.key]
-            if told is not None and told.came is Came.FAILED:
-                wait = _RETRY.wait(due.failures + 1, random.random(), told.wait)
+            answer = None if row is None else by_key[row.key]
+            if answer is not None and answer.outcome is NotifyOutcome.FAILED:
+                wait = _RETRY.wait(due.failures + 1, random.random(), answer.wait)
                 later.append((due, self._clock() + round(wait * SECOND)))
             else:
                 done.append(due)
@@ -162,17 +162,17 @@ class Following:
         await self._outbox.settle(name, done, later)
         return len(claimed)
 
-    def _count(self, said: Sequence[Told]) -> None:
-        for told in said:
-            self._metrics.followed_calls.labels(self.follower.kind, told.came.value).inc()
-        if refused := [told for told in said if told.came is Came.REFUSED]:
+    def _count(self, answers: Sequence[Notified]) -> None:
+        for answer in answers:
+            self._metrics.followed_calls.labels(self.follower.kind, answer.outcome.value).inc()
+        if refused := [answer for answer in answers if answer.outcome is NotifyOutcome.REFUSED]:
             details = {"calls": len(refused), "reason": refused[0].reason}
             logger.warning("%s refuses calls", self.follower.title, extra=details)
-        failed = [told for told in said if told.came is Came.FAILED]
-        if len(failed) < len(said) or not said:
-            if self.trouble:
-                logger.info("%s can be told of calls again", self.follower.title)
-            self._failures, self.trouble = 0, ""
+        failed = [answer for answer in answers if answer.outcome is NotifyOutcome.FAILED]
+        if len(failed) < len(answers) or not answers:
+            if self.error:
+                logger.info("%s can be notified of calls again", self.follower.title)
+            self._failures, self.error = 0, ""
             return
         self._failures += 1
         if failed[0].reason != self.trouble:

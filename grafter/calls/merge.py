@@ -144,7 +144,7 @@ def _contradict(one: Call, other: Call) -> bool:
 
 
 def row(call: Call, now: int) -> CallRow:
-    """What is shown of a call. ``now``: by it a call that runs is told from one that was forgotten."""
+    """What is shown of a call. ``now``: by it a call that runs is known from one that was forgotten."""
     records = call.records
     trusted = _by_trust(records)
     released = [record for record in records if record.origin is Origin.RELEASE]

@@ -133,8 +133,8 @@ class SqlCallMap:
         hashes = self.numbers.hashes(number)
         if not hashes:
             raise RejectedError("that is no phone number", reason="number")
-        if self.backlog.trouble:
-            raise UnavailableError(self.backlog.trouble, retry_after=5.0, reason="calls_away")
+        if self.backlog.error:
+            raise UnavailableError(self.backlog.error, retry_after=5.0, reason="calls_away")
         # What waits may be of that number too.
         await self.backlog.drain_all()
         now = self._clock()
@@ -153,10 +153,10 @@ class SqlCallMap:
         now = self._clock()
         await self._run(self._writer, lambda: self._database.settle(follower, done, later, now))
 
-    def troubles(self) -> dict[str, str]:
+    def errors(self) -> dict[str, str]:
         """What is away, by name, and why."""
-        found = {"calls": self.backlog.trouble} if self.backlog.trouble else {}
-        return found | {one.follower.title: one.trouble for one in self.followings if one.trouble}
+        found = {"calls": self.backlog.error} if self.backlog.error else {}
+        return found | {one.follower.title: one.error for one in self.followings if one.error}
 
     def _apply(self, entries: Sequence[Entry]) -> "asyncio.Future[set[str]]":
         now = self._clock()
@@ -254,15 +254,15 @@ async def _serve(found: SqlCallMap, keep: Keep) -> None:
             await found.migrate()
             break
         except UnavailableError as error:
-            if not found.backlog.trouble:
+            if not found.backlog.error:
                 logger.warning("%s; what is known of calls waits in the store", error)
-            found.backlog.trouble = str(error)
+            found.backlog.error = str(error)
         except Exception as error:
             logger.exception("the calls' tables cannot be brought to this version's form; it is tried again")
-            found.backlog.trouble = f"the calls' tables cannot be made: {type(error).__name__}"
+            found.backlog.error = f"the calls' tables cannot be made: {type(error).__name__}"
         await asyncio.sleep(wait)
         wait = min(2 * wait, 30.0)
-    found.backlog.trouble = ""
+    found.backlog.error = ""
     async with task_group() as group:
         group.create_task(found.backlog.run(), name="calls.backlog")
         group.create_task(found.upkeep(keep), name="calls.upkeep")

@@ -18,8 +18,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DataError, IntegrityError, NoSuchTableError, StatementError
 
 from grafter.calls.columns import FIELDS, TIMES, TRACE_ID, WORDS, Value
-from grafter.calls.engine import away, begun
-from grafter.calls.following import Came, Due, Told
+from grafter.calls.engine import away, begun, first_line
+from grafter.calls.following import Due, Notified, NotifyOutcome
 from grafter.calls.model import CallRow
 from grafter.errors import UnavailableError
 
@@ -54,7 +54,7 @@ class UserTable:
         self.title = f"the table {place.name}"
         self.name = f"table {place.name[:32]} {named[:8]}"
 
-    async def tell(self, some: Sequence[tuple[Due, CallRow]]) -> Sequence[Told]:
+    async def notify(self, some: Sequence[tuple[Due, CallRow]]) -> Sequence[Notified]:
         """Write them into their rows. Raises UnavailableError where the database, the table, a column or a right is
         missing: what is written waits for it."""
         loop = asyncio.get_running_loop()

@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Follows:
-    """Somebody who is told of calls that change."""
+    """Somebody who is notified of calls that change."""
 
     name: str
     """Up to 64 characters."""

@@ -46,7 +46,7 @@ async def pull(
 ) -> int:
     """0: all pages of the session have been read once. 1: they have not, and why stands on ``err``.
 
-    While it waits, up to ``seconds``, ``err`` says so every ``tell_seconds``.
+    While it waits, up to ``seconds``, ``err`` says so every ``report_seconds``.
     """
     receivers = {
         name: receiver for name, receiver in config.active().receivers.items() if isinstance(receiver, OpenAIReceiver)
@@ -72,19 +72,19 @@ async def _telling(err: TextIO, session: str, seconds: float, tell_seconds: floa
     """While the context is open: a line on ``err`` now and then, so that nobody takes a wait for a hang."""
     began = monotonic()
 
-    async def tell() -> None:
+    async def report() -> None:
         while True:
-            await asyncio.sleep(tell_seconds)
+            await asyncio.sleep(report_seconds)
             waited = f"{monotonic() - began:.0f} of at most {seconds:g} s"
             err.write(f"pull: waiting for OpenAI to let {session} be read, {waited}\n")
             err.flush()
 
     async with task_group() as tasks:
-        telling = tasks.create_task(tell(), name="telling")
+        reporting = tasks.create_task(report(), name="report")
         try:
             yield
         finally:
-            telling.cancel()
+            reporting.cancel()
 
 
 async def _do(

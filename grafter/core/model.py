@@ -163,7 +163,7 @@ class Part:
     span_ids: bytes = b""
     """Host parts only: the 8-byte span ids, joined, in the payload's order."""
     guest: GuestFacts | None = None
-    """Guest parts only; then ``key`` is guest_key(guest.guest) and the store decides where the part is filed."""
+    """Guest parts only; then ``key`` is guest_key(guest.guest), and the store decides where the part is placed."""
 
 
 @dataclass(frozen=True, slots=True)

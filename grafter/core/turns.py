@@ -32,10 +32,10 @@ def latency(steps: Sequence[Step], *, whole: bool = True) -> CallLatency:
         found, first = heard_in_frameworks(trace), greeting_of_livekit(trace)
         firsts = [] if first is None else [first]
     found.sort(key=lambda turn: (turn.start, turn.answer))
-    turns = tuple(_told(turn, number, trace) for number, turn in enumerate(found, 1))
-    told = tuple(_told(first, 0, trace) for first in firsts)
-    app, openai, unknown = span_totals((*turns, *told))
-    if whole and not turns and not told:
+    turns = tuple(_numbered(turn, number, trace) for number, turn in enumerate(found, 1))
+    greeted = tuple(_numbered(first, 0, trace) for first in firsts)
+    app, openai, unknown = span_totals((*turns, *greeted))
+    if whole and not turns and not greeted:
         app, openai, unknown = time_of_runs(trace)
     return CallLatency(turns, model_turns(trace), told, app, openai, unknown)
 
@@ -50,6 +50,6 @@ def span_totals(turns: Iterable[CallerTurn]) -> tuple[int | None, int | None, in
     return (sums[Side.APP], sums[Side.OPENAI], sums[Side.UNKNOWN]) if waits else (None, None, None)
 
 
-def _told(turn: CallerTurn, number: int, trace: JoinedSteps) -> CallerTurn:
+def _numbered(turn: CallerTurn, number: int, trace: JoinedSteps) -> CallerTurn:
     parts = with_insides(turn.parts, trace)
     return turn._replace(number=number, parts=parts, sentence=sentence(turn, greeting=not number))

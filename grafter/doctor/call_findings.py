@@ -146,10 +146,10 @@ def _unanchored(trace: Trace) -> Iterator[Finding]:
 
 def ends_open(call: Call) -> Iterator[Finding]:
     """Messages that nobody took up, as far as what arrived goes; and receivers that nobody sent anything."""
-    told = {each.span_id for finding in parted(call) for each in finding.evidence}
+    broken_off = {each.span_id for finding in parted(call) for each in finding.evidence}
     by_hop: dict[tuple[str, str], list[Spanned]] = {}
     for span in open_ends(call):
-        if span.step.span_id.hex() not in told:
+        if span.step.span_id.hex() not in broken_off:
             by_hop.setdefault((sends(span), destination(span)), []).append(span)
     for (hop, where), spans in by_hop.items():
         to = f" to {where}" if where else ""
@@ -168,7 +168,7 @@ def ends_open(call: Call) -> Iterator[Finding]:
         root = trace.root
         if root is None or root.step.kind != CONSUMER or any(span.links for span in trace.app):
             continue
-        if root.step.span_id.hex() not in told:
+        if root.step.span_id.hex() not in broken_off:
             hop = receives(root) or "queue"
             yield Finding(
                 "nobody_sent",

@@ -35,15 +35,14 @@ _BATCH_SPANS, _BATCH_BYTES = 4000, 3 << 20
 
 Answer = dict[str, object]
 
-
-class LetterStore(Protocol):
+class DeadLetterStore(Protocol):
     """What of a store is needed here; see Store."""
 
     async def append(self, parts: Sequence[Part], now: UnixNano) -> None: ...
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> LettersAdded: ...
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> DeadLettersAdded: ...
     async def dead_letters(self, limit: int, *, skip: int = 0, oldest: bool = False) -> Sequence[DeadLetter]: ...
     async def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]: ...
-    async def note_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None: ...
+    async def record_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None: ...
     def stats(self) -> Stats: ...
 
 
@@ -107,7 +106,7 @@ class DeadLetters:
     """Answers over a store and the exporters that run, by name. Methods raise UnavailableError and RejectedError."""
 
     def __init__(
-        self, store: LetterStore, exporters: Mapping[str, Exporter], metrics: Metrics, clock: Callable[[], int]
+        self, store: DeadLetterStore, exporters: Mapping[str, Exporter], metrics: Metrics, clock: Callable[[], int]
     ) -> None:
         self._store = store
         self._exporters = exporters
@@ -230,7 +229,7 @@ class DeadLetters:
         letters = [letter for letter, trace in read if trace.spans == letter.spans]
         traces = [trace for letter, trace in read if trace.spans == letter.spans]
         batch = Batch(traces, sum(t.spans for t in traces), sum(len(x.payload) for x in letters), letters=True)
-        await self._store.note_retry(letters, begun=True)
+        await self._store.record_retry(letters, begun=True)
         taken: list[DeadLetter] = []
         untouched: list[DeadLetter] = []
         for letter, trace, got in zip(letters, traces, await exporter.export(batch), strict=True):
@@ -253,7 +252,7 @@ class DeadLetters:
             result.taken += len(taken)
             result.gone += len(taken)
         if untouched:
-            await self._store.note_retry(untouched, begun=False)
+            await self._store.record_retry(untouched, begun=False)
 
     async def _keep_rest(self, letter: DeadLetter, got: Result, exporter: Exporter, result: _Retried) -> None:
         """Of a letter that was taken in part the rest takes its place."""

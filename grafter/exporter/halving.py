@@ -81,7 +81,7 @@ class Halving:
         # Now it shows whether it was about them.
         self._work += self._suspects
         self._suspects.clear()
-        self._note(group, ACCEPTED)
+        self._record(group, ACCEPTED)
 
     def refuse(self, group: Group, size: int, answer: Refused) -> None:
         """The peer has refused the group, a request of ``size`` bytes."""
@@ -138,7 +138,7 @@ class Halving:
             known = [self._too_large[each] for each in _large_resources(trace) if each in self._too_large]
             reasons = [reason for least, reason in known if weight >= least]
             if reasons and trace is self._batch.traces[place]:
-                self._note([one], Result(Verdict.REFUSED, reasons[0], part=trace))
+                self._record([one], Result(Verdict.REFUSED, reasons[0], part=trace))
             else:
                 left.append(one)
         return left
@@ -148,11 +148,11 @@ class Halving:
     ) -> None:
         """Nothing more is asked. ``hint``: for what was asked without success, ``group`` and suspects; ``wait``
         for what was not asked. ``unknown``: the peer may have taken the group."""
-        self._note(group or [], Result(Verdict.LATER, reason, asked_wait, unknown=unknown))
+        self._record(group or [], Result(Verdict.LATER, reason, hint, unknown=unknown))
         for suspect in self._suspects:
-            self._note(suspect, Result(Verdict.LATER, reason, asked_wait))
+            self._record(suspect, Result(Verdict.LATER, reason, hint))
         for left in self._work:
-            self._note(left, Result(Verdict.LATER, reason, wait))
+            self._record(left, Result(Verdict.LATER, reason, wait))
         self._work, self._suspects = [], []
 
     def results(self) -> list[Result]:
@@ -173,7 +173,7 @@ class Halving:
         limit = _TRACE_REFUSALS if ACCEPTED in self._found[place] else _UNTAKEN_REFUSALS
         return self._cuts[place] <= limit and self._cuts.total() <= _BATCH_REFUSALS
 
-    def _note(self, group: Group, result: Result) -> None:
+    def _record(self, group: Group, result: Result) -> None:
         for place, _ in group:
             self._found[place].append(result)
 

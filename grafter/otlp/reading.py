@@ -27,7 +27,7 @@ class ReadSpan:
     step: Step
     trace_id: bytes
     guest: bool
-    """Made by grafter of what OpenAI's side told."""
+    """Made by grafter of what OpenAI's side sent."""
     message: str = ""
     """Of its status; may hold anything."""
     links: tuple[tuple[bytes, bytes], ...] = ()

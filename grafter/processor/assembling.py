@@ -100,7 +100,7 @@ class Assembler:
         recalled: Mapping[bytes, bytes],
         target: Target | None = None,
     ) -> Assembled:
-        """A host's key: its spans, and the guests that are filed under it.
+        """A host's key: its spans, and the guests that are held under it.
 
         ``recalled``: the memories of this key and of its guests' keys, where there are any. ``target``: the other trace
         under which all of it leaves.
@@ -229,14 +229,14 @@ class Assembler:
 
     def _guest(self, out: Assembled, hung: list[Hung], guest: GuestParts, reading: Reading, place: Place) -> list[Kept]:
         """Everything that one guest's parts came to, hung at its place; what is to be remembered of it."""
-        filed = None if place.host is None else Key(place.host)
+        held_under = None if place.host is None else Key(place.host)
         again = reading.goes_on
         kept: list[Kept] = []
         for mapped in reading.guests:
             key = guest.source.key(mapped.guest.trace_id)
             before = len(hung)
             memory = self._hang(out, hung, guest, mapped, guest.memory_of(key), reading.mode, place)
-            kept.append((key, filed, memory, before if len(hung) > before else None))
+            kept.append((key, held_under, memory, before if len(hung) > before else None))
             if reading.mode is Mode.STREAM and not guest.source.holds_events:
                 again |= any(not awaited.stood_in for awaited in memory.awaited.values())
         if again:

@@ -83,8 +83,8 @@ def count(out: Assembled, one: Hung) -> None:
 def memories(kept: Iterable[Kept], hung: Sequence[Hung]) -> list[Memory]:
     """What is remembered of guests, when all is known that is to be said of them."""
     return [
-        Memory(key, encode_guest(memory if at is None else hung[at].grafted.memory), filed)
-        for key, filed, memory, at in kept
+        Memory(key, encode_guest(memory if at is None else hung[at].grafted.memory), held_under)
+        for key, held_under, memory, at in kept
     ]
 
 

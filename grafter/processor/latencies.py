@@ -55,7 +55,7 @@ class Told:
     """WAITS or RUNS, where some span says sums of them."""
 
 
-def tell(
+def with_latencies(
     hung: Sequence[Hung],
     guests: Sequence[Grafted],
     host: Sequence[HostSpan],
@@ -75,7 +75,7 @@ def tell(
     waits = (*found.greetings, *found.caller_turns)
     pending = any(_pending(guest)[0] is not None or _ends(guest, policy) for guest in guests)
     if not (waits or found.model_turns or pending or found.app_ns is not None):
-        return Told(guests, None)
+        return Latencies(guests, None)
     added: dict[SpanId, list[tuple[str, AttributeValue]]] = {}
     for turn in waits:
         for span_id, name, value in _words(turn):
@@ -83,7 +83,7 @@ def tell(
     mine = {each.span.span_id: at for at, guest in enumerate(guests) for each in guest.spans}
     for span_id in [one for one in added if one not in mine]:
         edits.setdefault(span_id, HostEdit()).attributes += added.pop(span_id)
-    told = list(guests)
+    stated = list(guests)
     held = {span.span_id for span in host}
     # Waits that the host itself states are said once, with the first guest's.
     first_at = next((at for at, guest in enumerate(guests) if guest.spans), 0)
@@ -98,7 +98,7 @@ def tell(
             # What leaves in pieces has its own span last; what comes after that, or whole, is summed up at once.
             ended = _ends(guests[at], policy) or guests[at].memory.head.get(SUMS) == []
             last = policy.mode is Mode.HOLD or place in held or _top(guests[at]) is not None or ended
-            told[at] = _keeping(told[at], None if last else so_far, ended=ended)
+            stated[at] = _keeping(stated[at], None if last else so_far, ended=ended)
             if last and before != RUNS:
                 sums.append(so_far)
         if not waits and whole and before != WAITS:
@@ -113,11 +113,11 @@ def tell(
         elif top is not None and (anchor is None or anchor.how in ("unseen", "none")):
             added.setdefault(top, []).extend(values)
         else:
-            first = told[members[0]]
+            first = stated[members[0]]
             own_waits = [turn for turn in waits if mine.get(SpanId(turn.answer), first_at) in members]
             summary = _summary(first, own_waits, values)
-            told[members[0]] = replace(first, spans=(*first.spans, summary), synthetic=first.synthetic + 1)
-    return Told([_with(guest, added) for guest in told], found, summed)
+            stated[members[0]] = replace(first, spans=(*first.spans, summary), synthetic=first.synthetic + 1)
+    return Latencies([_with(guest, added) for guest in stated], found, summed)
 
 
 def _by_anchor(guests: Sequence[Grafted]) -> Iterable[list[int]]:

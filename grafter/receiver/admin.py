@@ -51,8 +51,8 @@ def admin_routes(
     alone: bool = True,
 ) -> list[web.RouteDef]:
     """The routes of the commands: POST to ``/admin/pull``, ``/admin/explain``, ``/admin/status`` and, where there are
-    ``letters``, ``/admin/dead/…`` of list, show, retry and drop, and ``/admin/backlog/…`` of list and drop where there
-    are ``backlogs``: what they take and answer stands there; where there is a call map, those of ``calls_admin``.
+    ``dead_letters``, ``/admin/dead/…`` of list, show, retry and drop, and ``/admin/backlog/…`` of list and drop where
+    there are ``backlogs``: what they take and answer stands there; where there is a call map, those of ``calls_admin``.
 
     Explain: ``{"id": "…"}`` in, 200 with what ``Explainer`` says. Status: ``{}`` in, 200 with what ``status`` says.
     Doctor: ``{"call": "…"}`` in, or ``{"closed": […]}`` with the doors that whoever asks found closed; 200 with what

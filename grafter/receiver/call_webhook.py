@@ -1,4 +1,4 @@
-"""Telling another service that the trace of a call has left: a signed POST, for whoever keeps recordings, say.
+"""Notifying another service that the trace of a call has left: a signed POST, for whoever keeps recordings, say.
 
 It is sent as OpenAI's API is asked: to the address of the config and to no other, without following a redirect, and of
 the answer nothing but its status is looked at. The signature is that of Standard Webhooks; a repeat has the id of the
@@ -25,7 +25,7 @@ import orjson
 
 from grafter.calls.answers import verdict
 from grafter.calls.call_link import CallLinks
-from grafter.calls.following import Came, Due, Told
+from grafter.calls.following import Due, Notified, NotifyOutcome
 from grafter.calls.model import CallRow
 from grafter.core.policy import SECOND
 from grafter.receiver.openai_api import OpenAIApi, openai_api
@@ -59,11 +59,11 @@ class CallWebhook:
         self.name = name
         self.title = f"the webhook at {urlsplit(url).netloc}"
 
-    async def tell(self, some: Sequence[tuple[Due, CallRow]]) -> Sequence[Told]:
+    async def notify(self, some: Sequence[tuple[Due, CallRow]]) -> Sequence[Notified]:
         """POST one event a call."""
         return await asyncio.gather(*[self._post(due, row) for due, row in some])
 
-    async def _post(self, due: Due, row: CallRow) -> Told:
+    async def _post(self, due: Due, row: CallRow) -> Notified:
         now = self._clock()
         body = orjson.dumps({"type": "call.released", "timestamp": _time(due.at), "data": self._data(row, now)})
         event = f"call_{row.key}_{due.at:x}"
@@ -72,9 +72,9 @@ class CallWebhook:
         headers = {ID: event, TIMESTAMP: moment, SIGNATURE: f"v1,{b64encode(signed).decode()}"}
         answer = await self._api.post(self._url, body, headers)
         if 200 <= answer.status < 300:
-            return Told(Came.TAKEN)
+            return Notified(NotifyOutcome.TAKEN)
         for_good = 300 <= answer.status < 500 and answer.status not in _AGAIN
-        return Told(Came.REFUSED if for_good else Came.FAILED, answer.reason, answer.retry_after)
+        return Notified(NotifyOutcome.REFUSED if for_good else NotifyOutcome.FAILED, answer.reason, answer.retry_after)
 
     def _data(self, row: CallRow, now: int) -> dict[str, object]:
         link = None if self._links is None else self._links.link(row.key, now)

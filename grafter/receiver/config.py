@@ -52,7 +52,7 @@ class Surroundings:
     """How long each piece of work in the store has one owner."""
     admin_tokens: Sequence[str] = ()
     """What opens ``/admin/…`` to other machines."""
-    letters: Desk | None = None
+    dead_letters: AdminCommands | None = None
     """What is in the dead-letter box, for commands."""
     backlogs: AdminCommands | None = None
     """What waits for one exporter alone, for commands."""

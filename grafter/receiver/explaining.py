@@ -47,15 +47,15 @@ class Explainer:
         for key in keys:
             state = await self.store.peek(key)
             if state is None and is_guest_key(key):
-                # What names its host is filed under that, with all else that is held of it.
-                filed = await self.store.host_of(key)
-                state = None if filed is None else await self.store.peek(filed)
-                if state is not None and not {asked, call_guest(asked)} & state.guests.keys():
+                # What names its host is held under that, with all else that is held of it.
+                linked = await self.store.host_of(key)
+                state = None if linked is None else await self.store.peek(linked)
+                if state is not None and not {query, call_guest(query)} & state.guests.keys():
                     state = None
-                if filed is not None and state is not None:
-                    answer["filed_under"] = filed.hex()
-                    lines.append(f"held with your trace {filed.hex()}, to which it belongs")
-                    key = filed
+                if linked is not None and state is not None:
+                    answer["filed_under"] = linked.hex()
+                    lines.append(f"held with your trace {linked.hex()}, to which it belongs")
+                    key = linked
             if state is not None and "held" not in answer:
                 answer["held"] = held = self._held(key, state, now)
                 lines += _strings(held["lines"])

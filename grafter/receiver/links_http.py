@@ -84,8 +84,8 @@ async def _check(store: LinkStore, link: NamedLink, now: UnixNano) -> None:
         state = await store.peek(key)
         for guest in () if state is None else state.guests.values():
             _compare(link, guest.host)
-        filed = await store.host_of(key)
-        _compare(link, None if filed is None else TraceId(filed))
+        host = await store.host_of(key)
+        _compare(link, None if host is None else TraceId(host))
     for memory in await store.recall(keys, now):
         known = None if memory is None else decode_guest(memory.blob)
         if known is None:

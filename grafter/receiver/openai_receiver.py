@@ -297,7 +297,7 @@ class OpenAIReceiver(ReceiverConfig):
                     pulls,
                     Explainer(store, policy, around.clock),
                     metrics,
-                    around.letters,
+                    around.dead_letters,
                     around.backlogs,
                     calls=around.calls,
                     tokens=around.admin_tokens,

@@ -215,7 +215,7 @@ class PullRequests:
         self._asked.pop(task.name, None)
         progress = Progress.decode(task.blob)
         if task.put_at != progress.event:
-            progress = progress.heard(task.put_at)
+            progress = progress.promised(task.put_at)
         try:
             if progress.over:
                 await self.store.update_task(task, TaskThen.END)

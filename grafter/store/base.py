@@ -420,7 +420,7 @@ class HeldStore(Protocol):
         ...
 
     async def host_of(self, guest: Key) -> Key | None:
-        """The host under whose key something of this guest is filed, by the guest's own key; None where its link is
+        """The host under whose key something of this guest is placed, by the guest's own key; None where its link is
         not known, or nothing of it is held. Raises UnavailableError."""
         ...
 
@@ -527,7 +527,7 @@ class Store(TaskStore, CallStore, HeldStore, MomentStore, Protocol):
         """The memories of these keys, where they have not been forgotten."""
         ...
 
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> LettersAdded:
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> DeadLettersAdded:
         """Keep spans that were refused for good; ``together``: all of them or none.
 
         What the answer says is kept is as safe as the parts were: it is on the disk when this returns, if that is what
@@ -543,7 +543,7 @@ class Store(TaskStore, CallStore, HeldStore, MomentStore, Protocol):
         """Forget letters that were read before. False where somebody did so already."""
         ...
 
-    async def note_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
+    async def record_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
         """Keep that letters are about to be sent again, or (not ``begun``) that they were not taken."""
         ...
 

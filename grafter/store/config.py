@@ -87,7 +87,7 @@ class StoreExtension(Component):
         return self.embedded.open(common, memory_bytes, exporters)
 
 
-def trouble(store: "OpenedStore") -> str:
+def error_of(store: "OpenedStore") -> str:
     """What is wrong with the store now, for people; empty when nothing is."""
     if own := getattr(store, "trouble", ""):
         return str(own)

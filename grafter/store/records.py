@@ -72,7 +72,7 @@ class Chunk(NamedTuple):
 GUEST = 0x8000
 HOST_KEY = 0x4000
 FACTS = 0x3FFF
-"""Flags of a row: the part is a guest's; it is filed under a 16-byte key; the bits of core.model.Facts."""
+"""Flags of a row: the part is a guest's; it is placed under a 16-byte key; the bits of core.model.Facts."""
 DEFERRED = 0x2000
 """Among those bits: the part is one of a batch of a backlog, whose exporter the key's outcomes name."""
 

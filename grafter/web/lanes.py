@@ -105,7 +105,7 @@ def strips(tree: Tree, turns: Sequence[CallerTurn], start: int, end: int) -> Ite
             ends,
             tuple(bars_of(caller, begins, ends)),
             tuple(_waits(turns, begins, ends)),
-            tuple(bars_of(heard, begins, ends)),
+            tuple(bars_of(agent, begins, ends)),
             tuple(_marks([one for one in cut if begins <= one.at < ends], begins, ends)),
         )
 

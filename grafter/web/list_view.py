@@ -98,8 +98,8 @@ def _ns(turn: TurnRow) -> int:
 
 def _sentence(call: CallRow, slowest: TurnRow | None) -> str:
     if slowest is not None and (slowest.sentence or slowest.wait_ms):
-        told = slowest.sentence or f"waited {words.length(_ns(slowest))}"
-        return f"Turn {slowest.number}: {words.plain(told, 160)}"
+        sentence = slowest.sentence or f"waited {words.length(_ns(slowest))}"
+        return f"Turn {slowest.number}: {words.plain(sentence, 160)}"
     if call.outcome == RUNNING:
         return "Running."
     if call.outcome in ENDED_BADLY:

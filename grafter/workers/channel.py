@@ -14,7 +14,7 @@ import orjson
 
 from grafter.components import Config
 from grafter.health import Phase
-from grafter.telemetry import BacklogHeld, Held, HeldFor, LettersHeld
+from grafter.telemetry import BacklogHeld, DeadLettersHeld, Held, HeldFor
 
 ASK = b"ask\n"
 STOP = b"stop\n"
@@ -82,7 +82,7 @@ def read_report(line: bytes) -> Report:
     held = fields["held"]
     if held is not None:
         replicas = [HeldFor(**one) for one in held["replicas"]]
-        letters = [LettersHeld(**one) for one in held["letters"]]
+        letters = [DeadLettersHeld(**one) for one in held["letters"]]
         backlogs = [BacklogHeld(**one) for one in held["backlogs"]]
         held = Held(**{**held, "replicas": replicas, "letters": letters, "backlogs": backlogs})
     return Report(**{**fields, "phase": Phase(fields["phase"]), "held": held})

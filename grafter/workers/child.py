@@ -124,4 +124,4 @@ async def _listen(
 def _report(served: Running) -> Report:
     served.count_recovered()
     health = served.health
-    return Report(health.phase, health.takes_parts(), health.troubles(), served.ports, served.held())
+    return Report(health.phase, health.takes_parts(), health.errors(), served.ports, served.held())

@@ -60,7 +60,7 @@ class _Worker:
     """What it last reported of the store, in an earlier life too: until another is in its place that is held for it."""
     reports: list[asyncio.Future[None]] = field(default_factory=list)
     """Who waits for its next report."""
-    trouble: str = ""
+    error: str = ""
     """Why it does not work now."""
 
     @property
@@ -91,9 +91,9 @@ class _Worker:
         try:
             async with asyncio.timeout(_ASK_SECONDS):
                 await waiting
-            self.trouble = self.trouble if self.process is None else ""
+            self.error = self.error if self.process is None else ""
         except TimeoutError:
-            self.trouble = "does not answer"
+            self.error = "does not answer"
         finally:
             if waiting in self.reports:
                 self.reports.remove(waiting)
@@ -115,7 +115,7 @@ class Fleet:
         self.orderly = True
         """Whether each worker that was asked to stop did so by itself."""
         self.page = Page(directory, self._seen)
-        self.health = Health(troubles=self._troubles, takes_parts=self._takes_parts)
+        self.health = Health(errors=self._errors, takes_parts=self._takes_parts)
         if config.extensions.health_check is not None:
             self.health.readiness_on_store = config.extensions.health_check.readiness_on_store
 
@@ -201,7 +201,7 @@ class Fleet:
                 return
             failures = 0 if clock() - began >= _STEADY_SECONDS else failures + 1
             delay = _RETRY.wait(failures + 1, 0.5)
-            worker.trouble = f"{how}; starts again"
+            worker.error = f"{how}; starts again"
             self.restarts += 1
             logger.error("a worker %s; starting it again in %.1f s", how, delay, extra={"worker": worker.number})
             with suppress(TimeoutError):
@@ -242,7 +242,7 @@ class Fleet:
             writer.close()
             self.page.forget(worker.number)
 
-    def _troubles(self) -> dict[str, str]:
+    def _errors(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for worker in self._workers:
             if not worker.ready or worker.trouble:
@@ -255,7 +255,7 @@ class Fleet:
 
     def _seen(self) -> Seen:
         # Of the store itself each says the same; one that does not answer says it as it was.
-        known = sorted(self._workers, key=lambda one: bool(one.trouble))
+        known = sorted(self._workers, key=lambda one: bool(one.error))
         helds = [worker.held for worker in known if worker.held is not None]
         used = getrusage(RUSAGE_CHILDREN)
         return Seen(

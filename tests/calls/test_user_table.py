@@ -145,13 +145,13 @@ async def test_a_missing_column_is_named_and_what_waits_comes_once_it_is_there(t
         for _ in range(3):
             await made.told()
             made.now[0] += 3600 * SECOND
-        assert "has no column kept_by; it has sid, note, trace, worst_ms, verdict, begun" in made.following.trouble
+        assert "has no column kept_by; it has sid, note, trace, worst_ms, verdict, begun" in made.following.error
         assert made.came("failed") == 3
         assert await made.calls.by_id(SID) is not None
         made.sql("ALTER TABLE calls ADD COLUMN kept_by text")
         await made.told()
         assert made.sql("SELECT sid, kept_by FROM calls") == [(SID, "error")]
-        assert made.following.trouble == ""
+        assert made.following.error == ""
         assert made.came("taken") == 1
 
 
@@ -176,7 +176,7 @@ async def test_a_table_or_database_that_is_not_there_yet(
         made.sql("DROP TABLE calls")
         await made.calls.record(call("more", SID, 500))
         await made.told()
-        assert made.following.trouble
+        assert made.following.error
         made.sql(MADE.format("text"))
         await made.told()
         assert made.sql("SELECT sid FROM calls") == [(SID,)]
@@ -191,7 +191,7 @@ async def test_a_right_that_is_missing_is_named(postgres: str, tmp_path: Path) -
     async with followed(tmp_path, as_role) as made:
         await made.calls.record(call("a", SID, 1))
         await made.told()
-        assert made.following.trouble == "it cannot be written: permission denied for table calls"
+        assert made.following.error == "it cannot be written: permission denied for table calls"
         owner(theirs, f"GRANT INSERT, UPDATE ON calls TO {role}")
         await made.told()
         assert owner(theirs, "SELECT sid FROM calls") == [(SID,)]
@@ -207,7 +207,7 @@ async def test_a_row_that_is_refused_costs_itself(theirs: str, tmp_path: Path) -
         await made.told()
         assert made.sql("SELECT worst_ms FROM calls ORDER BY sid") == [(900,), (1900,)]
         assert (made.came("taken"), made.came("refused"), made.came("failed")) == (2, 1, 0)
-        assert made.following.trouble == ""
+        assert made.following.error == ""
 
 
 async def test_a_row_that_its_owner_makes_meanwhile_is_not_lost(postgres: str, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ async def test_a_column_of_the_wrong_type_is_named_and_loses_nothing(theirs: str
     async with followed(tmp_path, theirs, {**COLUMNS, "worst_ms": "verdict"}) as made:
         await made.calls.record(call("a", SID, 1))
         await made.told()
-        assert made.following.trouble == "its column worst_ms cannot hold verdict: it is of numbers"
+        assert made.following.error == "its column worst_ms cannot hold verdict: it is of numbers"
         assert (made.came("failed"), made.came("refused")) == (1, 0)
         made.sql("DROP TABLE calls", MADE.format("text").replace("worst_ms integer", "worst_ms text"))
         await made.told()
@@ -266,7 +266,7 @@ async def test_names_of_any_letters_are_names(theirs: str, tmp_path: Path) -> No
         made.sql(f'CREATE TABLE "{quoted}" (sid text PRIMARY KEY, "{of}" text, "select" text)')
         await made.calls.record(call("a", SID, 1))
         await made.told()
-        assert made.following.trouble == ""
+        assert made.following.error == ""
         assert made.sql(f'SELECT sid, "{of}" FROM "{quoted}"') == [(SID, trace(1).hex())]
         assert made.sql("SELECT count(*) FROM calls") == [(0,)]
 
@@ -316,7 +316,7 @@ async def test_the_types_of_postgres(postgres: str, tmp_path: Path) -> None:
         one = call("a", SID, 1, end=START + 3690 * SECOND, unjoined=("a", "b"), app_ms=12.25, guests=("rtc_1",))
         await made.calls.record(one)
         await made.told()
-        assert made.following.trouble == ""
+        assert made.following.error == ""
         ((*some, why),) = made.sql(
             "SELECT sid, traces, begun, ended, failed, fine, mean::text, said, why::text FROM telephony.calls"
         )

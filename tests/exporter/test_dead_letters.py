@@ -50,7 +50,7 @@ async def test_what_is_taken_leaves_the_box_with_its_bytes() -> None:
         )
         assert await left(rooms) == []
         assert count(rooms.metrics, "exporter_sent_spans") == count(rooms.metrics, "revived_spans") == 5
-        assert rooms.store.stats().dead_letters["out"] == LettersOf(0, 0, 0)
+        assert rooms.store.stats().dead_letters["out"] == DeadLetterCounts(0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ async def test_a_directory_that_is_gone_takes_no_more_and_gives_up_what_it_has(
         await until(lambda: not r.store.up)
         with pytest.raises(UnavailableError, match="removed or replaced"):
             await r.host(host_request(bytes(15) + b"z", (1, 0, "late")))
-        assert "removed or replaced" in r.store.trouble
+        assert "removed or replaced" in r.store.error
         peer.answer = lambda _batch: ACCEPTED
         async with asyncio.timeout(30):
             while r.store.stats().traces:

@@ -10,7 +10,7 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 from grafter.calls.call_link import CallLinks
-from grafter.calls.following import Came, Due, Told
+from grafter.calls.following import Due, Notified, NotifyOutcome
 from grafter.calls.merge import Call, row
 from grafter.calls.model import CallId, CallRow
 from grafter.core.policy import SECOND
@@ -51,17 +51,17 @@ def call() -> tuple[Due, CallRow]:
     return Due("a key", START + 91 * SECOND, 1, 0), row(Call((KEYED,)), START + 100 * SECOND)
 
 
-async def tell(url: str) -> Told:
+async def notified(url: str) -> Notified:
     links = CallLinks(b"secret", 3600 * SECOND, lambda: "https://calls.example.com")
     async with call_webhook("webhook", url, SECRET, links, lambda: START + 100 * SECOND) as webhook:
-        (told,) = await webhook.tell([call()])
-        return told
+        (answer,) = await webhook.notify([call()])
+        return answer
 
 
 async def test_what_is_told_and_how_it_is_signed() -> None:
     """The library that others check it with takes it; no digit of a number is in it."""
     async with recordings() as (made, url):
-        assert (await tell(url)).came is Came.TAKEN
+        assert (await notified(url)).outcome is NotifyOutcome.TAKEN
         ((path, headers, body),) = made.came
         assert path == "/hooks/grafter"
         lower = {name.lower(): value for name, value in headers.items()}
@@ -75,29 +75,29 @@ async def test_what_is_told_and_how_it_is_signed() -> None:
         assert event["data"]["link"].startswith(f"https://calls.example.com/links/{event['data']['key']}.")
         assert b"1234" not in body.replace(trace(1).hex().encode(), b"")
         assert "from" not in event["data"]
-        await tell(url)
+        await notified(url)
         assert {name.lower(): value for name, value in made.came[1][1].items()}["webhook-id"] == lower["webhook-id"]
 
 
 async def test_what_comes_of_each_answer() -> None:
-    """Told again where it may be taken then, at the time that is asked for; given up where it would be refused."""
+    """Notified again where it may be taken then, at the time that is asked for; given up where it would be refused."""
     async with recordings() as (made, url):
         for answer, came, seconds in (
-            (web.Response(status=503, headers={"Retry-After": "7"}), Came.FAILED, 7.0),
-            (web.Response(status=429), Came.FAILED, 0.0),
-            (web.Response(status=500), Came.FAILED, 0.0),
-            (web.Response(status=410), Came.REFUSED, 0.0),
-            (web.Response(status=400), Came.REFUSED, 0.0),
+            (web.Response(status=503, headers={"Retry-After": "7"}), NotifyOutcome.FAILED, 7.0),
+            (web.Response(status=429), NotifyOutcome.FAILED, 0.0),
+            (web.Response(status=500), NotifyOutcome.FAILED, 0.0),
+            (web.Response(status=410), NotifyOutcome.REFUSED, 0.0),
+            (web.Response(status=400), NotifyOutcome.REFUSED, 0.0),
         ):
             made.answers.append(answer)
-            told = await tell(url)
-            assert (told.came, told.wait) == (came, seconds)
-    assert (await tell(url)).came is Came.FAILED
+            got = await notified(url)
+            assert (got.outcome, got.wait) == (came, seconds)
+    assert (await notified(url)).outcome is NotifyOutcome.FAILED
 
 
 async def test_a_redirect_is_not_followed() -> None:
     """An answer cannot send it to an address that nobody configured, such as one within the network."""
     async with recordings() as (made, url), recordings() as (other, elsewhere):
         made.answers.append(web.Response(status=307, headers={"Location": elsewhere}))
-        assert await tell(url) == Told(Came.REFUSED, "HTTP 307")
+        assert await notified(url) == Notified(NotifyOutcome.REFUSED, "HTTP 307")
         assert other.came == []

@@ -35,8 +35,8 @@ from grafter.store.base import (
     Backlog,
     Claim,
     DeadLetter,
-    LettersAdded,
-    LettersOf,
+    DeadLetterCounts,
+    DeadLettersAdded,
     Memory,
     Outcome,
     PlainBatch,
@@ -349,7 +349,7 @@ class StoreContract:
             for parts, remembered, gap in itertools.product(KINDS, (False, True), (0, 5 * SECOND, 597 * SECOND)):
                 key = HOST if parts[0].guest is None or parts[0].guest.host else parts[0].key
                 if remembered and parts[0].guest is not None and key == HOST:
-                    continue  # it would be filed under its own key
+                    continue  # it would be placed under its own key
                 now += 10 * settings.waits.max
                 if remembered:
                     await store.append(parts, UnixNano(now))
@@ -742,7 +742,7 @@ class StoreContract:
             assert await held_texts(store, LATER + LEASE) == {HOST: ["early", "link"]}
 
     async def test_a_guest_that_moved_away_is_nobodys(self, place: Place, settings: Settings) -> None:
-        """The claim of a guest's key is void once its parts are filed under the host."""
+        """The claim of a guest's key is void once its parts are placed under the host."""
         async with place.open(settings) as store:
             await store.append([guest_part("1")], START)
             claim = await claim_one(store)
@@ -767,7 +767,7 @@ class StoreContract:
             assert await held_texts(store, LATER + 10_000 * SECOND) == {HOST: ["2", "3"]}
 
     async def test_guests_of_a_released_host_wait_apart(self, place: Place, settings: Settings) -> None:
-        """Until the host's memory ends, its late guests are filed under their own keys."""
+        """Until the host's memory ends, its late guests are placed under their own keys."""
         async with place.open(settings) as store:
             await store.append([host_part()], START)
             await release(store, Memory(HOST, b"m"))
@@ -862,9 +862,9 @@ class StoreContract:
         """What a peer refused for good is there to be looked at."""
         letters = [DeadLetter(HOST, "otlp", f"why {i}", UnixNano(START + i), i, b"x" * i) for i in range(4)]
         async with place.open(settings) as store:
-            assert await store.add_dead_letters(letters[:2]) == LettersAdded(2)
-            assert await store.add_dead_letters(letters[2:], together=True) == LettersAdded(2)
-            assert await store.add_dead_letters([]) == LettersAdded(0)
+            assert await store.add_dead_letters(letters[:2]) == DeadLettersAdded(2)
+            assert await store.add_dead_letters(letters[2:], together=True) == DeadLettersAdded(2)
+            assert await store.add_dead_letters([]) == DeadLettersAdded(0)
             assert list(await store.dead_letters(2)) == [letters[3], letters[2]]
             assert list(await store.dead_letters(2, skip=1)) == [letters[2], letters[1]]
             assert list(await store.dead_letters(2, skip=1, oldest=True)) == [letters[1], letters[2]]
@@ -883,8 +883,8 @@ class StoreContract:
             assert oldest.id not in {letter.id for letter in left}
             assert {letter.exporter for letter in left} <= {"b"}
             held = store.stats().dead_letters
-            assert held.get("a", LettersOf(0, 0, 0)) == LettersOf(0, 0, 0)
-            assert held.get("b", LettersOf(0, 0, 0)).letters == len(left)
+            assert held.get("a", DeadLetterCounts(0, 0, 0)) == DeadLetterCounts(0, 0, 0)
+            assert held.get("b", DeadLetterCounts(0, 0, 0)).letters == len(left)
 
     async def test_the_box_says_what_it_has(self, place: Place, settings: Settings) -> None:
         """Letters, spans and bytes by exporter."""
@@ -900,10 +900,10 @@ class StoreContract:
         async with place.open(settings) as store:
             await store.add_dead_letters([DeadLetter(HOST, "a", f"why {i}", START, 2, b"x") for i in range(2)])
             first, _ = await store.dead_letters(9, oldest=True)
-            await store.note_retry([first], begun=True)
-            await store.note_retry([first], begun=True)
+            await store.record_retry([first], begun=True)
+            await store.record_retry([first], begun=True)
             assert [one.retried for one in await store.dead_letters(9, oldest=True)] == [True, False]
-            await store.note_retry([first], begun=False)
+            await store.record_retry([first], begun=False)
             assert [one.retried for one in await store.dead_letters(9)] == [False, False]
 
     async def test_an_empty_request_is_stored_too(self, place: Place, settings: Settings) -> None:
@@ -963,7 +963,7 @@ class DurableContract:
             await store.append([guest_part("1"), host_part("h", facts=Facts.ROOT)], START)
             await store.append([guest_part("2", host=HOST, head=True)], UnixNano(START + 1))
             await store.add_dead_letters([letter])
-            await store.note_retry(await store.dead_letters(1), begun=True)
+            await store.record_retry(await store.dead_letters(1), begun=True)
             before = [replace(c, token=0) for c in await store.claim(LATER, 10)]
             held = store.stats()
         async with place.open(settings) as store:

@@ -227,7 +227,7 @@ class Model:
             del self.memories[old]
 
     def relink(self, guest: Key) -> None:
-        """Of what is held the earliest part that says so counts: by where it is filed, or by its own words."""
+        """Of what is held the earliest part that says so counts: by where it is placed, or by its own words."""
         self.links.pop(guest, None)
         for key, p in sorted(self.parts_of(guest), key=lambda x: x[1].arrived):
             host = key if key != guest else p.part.guest and p.part.guest.host

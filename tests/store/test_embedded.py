@@ -23,7 +23,7 @@ from grafter.store import records
 from grafter.store.base import (
     Backlog,
     DeadLetter,
-    LettersAdded,
+    DeadLettersAdded,
     Memory,
     Outcome,
     PlainSettlement,
@@ -500,10 +500,10 @@ async def test_the_letter_box_has_a_limit(tmp_path: Path) -> None:
     """Past it nothing is taken, or the oldest go, and whoever brought the new ones is told."""
     letters = [DeadLetter(HOST, "a", "b", START, i, b"x" * 60) for i in (3, 4)]
     async with opened(tmp_path, letter_bytes=100) as store:
-        assert await store.add_dead_letters(letters) == LettersAdded(1)
+        assert await store.add_dead_letters(letters) == DeadLettersAdded(1)
         assert list(await store.dead_letters(9)) == letters[:1]
     async with opened(tmp_path, letter_bytes=100, drop_oldest_letters=True) as store:
-        assert await store.add_dead_letters(letters[1:]) == LettersAdded(1, 3)
+        assert await store.add_dead_letters(letters[1:]) == DeadLettersAdded(1, 3)
         assert list(await store.dead_letters(9)) == letters[1:]
 
 

@@ -152,9 +152,9 @@ def test_memories_outlive_the_process(tmp_path: Path) -> None:
         assert known(ledger, 20) == [7, 8, 9, 10]
 
 
-def added(ledger: MetadataDB, *letters: DeadLetter, together: bool = False) -> LettersAdded:
+def added(ledger: MetadataDB, *letters: DeadLetter, together: bool = False) -> DeadLettersAdded:
     """What became of letters that were brought."""
-    change = LetterChange(letters, together)
+    change = DeadLetterChange(letters, together)
     ledger.commit(MetadataBatch(letters=[change]))
     return change.added
 
@@ -162,29 +162,29 @@ def added(ledger: MetadataDB, *letters: DeadLetter, together: bool = False) -> L
 def test_old_letters_make_room_for_new_ones_where_that_is_wanted(path: Path | None) -> None:
     """The box has a limit in bytes; the spans that were pushed out are counted, and a restart knows the size."""
     with ledger_at(path, drop_oldest_letters=True) as ledger:
-        assert added(ledger, *(letter(i) for i in range(1, 11))) == LettersAdded(10)
-        assert added(ledger, letter(11), letter(12)) == LettersAdded(2, 1 + 2)
+        assert added(ledger, *(letter(i) for i in range(1, 11))) == DeadLettersAdded(10)
+        assert added(ledger, letter(11), letter(12)) == DeadLettersAdded(2, 1 + 2)
         assert [found.spans for found in ledger.letters.page(3, 0, oldest=False)] == [12, 11, 10]
         assert ledger.letters.page(100, 0, oldest=False)[-1] == letter(3)
     if path is not None:
         with ledger_at(path, drop_oldest_letters=True) as ledger:
-            assert added(ledger, letter(13, size=900)) == LettersAdded(1, sum(range(3, 12)))
+            assert added(ledger, letter(13, size=900)) == DeadLettersAdded(1, sum(range(3, 12)))
             assert [found.spans for found in ledger.letters.page(100, 0, oldest=False)] == [13, 12]
-            assert added(ledger, letter(14, size=9000)) == LettersAdded(1, 25)
-            assert ledger.letters.held == {"otlp": LettersOf(1, 14, 9000)}
+            assert added(ledger, letter(14, size=9000)) == DeadLettersAdded(1, 25)
+            assert ledger.letters.held == {"otlp": DeadLetterCounts(1, 14, 9000)}
 
 
 def test_a_full_box_takes_no_more(path: Path | None) -> None:
     """Those that fit are kept, the others are their owner's; what has to go together goes together."""
     with ledger_at(path) as ledger:
-        assert added(ledger, *(letter(i) for i in range(1, 9))) == LettersAdded(8)
-        assert added(ledger, *(letter(i) for i in range(9, 12)), together=True) == LettersAdded(0)
-        assert added(ledger, *(letter(i) for i in range(9, 12))) == LettersAdded(2)
-        assert ledger.letters.held == {"otlp": LettersOf(10, sum(range(1, 11)), 1000)}
-        change = LetterChange(remove=[int(one.id) for one in ledger.letters.page(100, 0, oldest=True)])
+        assert added(ledger, *(letter(i) for i in range(1, 9))) == DeadLettersAdded(8)
+        assert added(ledger, *(letter(i) for i in range(9, 12)), together=True) == DeadLettersAdded(0)
+        assert added(ledger, *(letter(i) for i in range(9, 12))) == DeadLettersAdded(2)
+        assert ledger.letters.held == {"otlp": DeadLetterCounts(10, sum(range(1, 11)), 1000)}
+        change = DeadLetterChange(remove=[int(one.id) for one in ledger.letters.page(100, 0, oldest=True)])
         ledger.commit(MetadataBatch(letters=[change]))
         assert change.removed == [True] * 10
-        assert added(ledger, letter(1, size=9000), letter(2)) == LettersAdded(1)
+        assert added(ledger, letter(1, size=9000), letter(2)) == DeadLettersAdded(1)
 
 
 def test_a_commit_is_whole_or_nothing(path: Path | None) -> None:
@@ -192,11 +192,11 @@ def test_a_commit_is_whole_or_nothing(path: Path | None) -> None:
     bad = DeadLetter(key(1), "otlp", "refused", NOW, 2**70, b"x")
     with ledger_at(path) as ledger:
         with pytest.raises(OverflowError):
-            ledger.commit(MetadataBatch(memories(1), [LetterChange([bad])]))
+            ledger.commit(MetadataBatch(memories(1), [DeadLetterChange([bad])]))
         assert known(ledger, 5) == []
         assert not ledger.knows(key(1))
         assert ledger.letters.held == {}
-        ledger.commit(MetadataBatch(memories(2), [LetterChange([letter(1)])]))
+        ledger.commit(MetadataBatch(memories(2), [DeadLetterChange([letter(1)])]))
         assert known(ledger, 5) == [2]
 
 
@@ -217,7 +217,7 @@ def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:
     """Dead letters hold what users said."""
     path = tmp_path / "ledger.sqlite"
     with ledger_at(path) as ledger:
-        ledger.commit(MetadataBatch(letters=[LetterChange([letter(1)])]))
+        ledger.commit(MetadataBatch(letters=[DeadLetterChange([letter(1)])]))
         assert {oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {"0o600"}
         assert ledger.disk_bytes >= path.stat().st_size > 0
 

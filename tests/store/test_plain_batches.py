@@ -79,7 +79,7 @@ async def test_a_plain_batch_has_what_the_core_calls_complete(waits: Waits, step
                 for one in how:  # type: ignore[attr-defined]
                     if isinstance(one, bytes):
                         if one in remembered:
-                            continue  # it would be filed under its own key
+                            continue  # it would be placed under its own key
                         parts.append(guest_part("g", f"trace_{one.hex()}", Key(one)))
                         held.setdefault(Key(one), []).append((now, parts[-1]))
                     else:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from grafter.components import Config
 from grafter.health import Phase
-from grafter.telemetry import BacklogHeld, Held, HeldFor, LettersHeld
+from grafter.telemetry import BacklogHeld, DeadLettersHeld, Held, HeldFor
 from grafter.workers.channel import Report, Start, read_report, receive_start
 
 COUNTS = st.integers(0, 1 << 62)
@@ -60,7 +60,7 @@ def test_a_parent_that_goes_away_in_the_middle_is_an_end() -> None:
             taken_over_spans=COUNTS,
             handed_over_spans=COUNTS,
             replicas=st.lists(st.builds(HeldFor, *[COUNTS] * 4, oldest_seconds=st.floats(0, 1e9))),
-            letters=st.lists(st.builds(LettersHeld, st.text(), *[COUNTS] * 3)),
+            letters=st.lists(st.builds(DeadLettersHeld, st.text(), *[COUNTS] * 3)),
             backlogs=st.lists(st.builds(BacklogHeld, st.text(), *[COUNTS] * 2, oldest_seconds=st.floats(0, 1e9))),
         ),
         error=st.text(),

@@ -93,7 +93,7 @@ def item_whole(session: Session, stored: StoredEvent, event: Mapping[str, object
 def _item_event(session: Session, stored: StoredEvent, event: Mapping[str, object], *, whole: bool) -> None:
     item = mapping_of(event.get("item"))
     name = text_of(item.get("call_id")) or text_of(item.get("id"))
-    for refused in requests.told_apart(session, stored.at, name):
+    for refused in requests.settle_doubts(session, stored.at, name):
         take_back(session, refused)
     requests.answered(session, requests.ITEM, name)
     item_seen(session, stored, item, text_of(event.get("response_id")), whole=whole)

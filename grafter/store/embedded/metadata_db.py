@@ -64,7 +64,7 @@ class MetadataBatch:
 
     memories: Sequence[tuple[Memory, UnixNano]] = ()
     """With the moment of each."""
-    letters: Sequence[LetterChange] = ()
+    letters: Sequence[DeadLetterChange] = ()
     memory_batches: Sequence[MemoryBatch] = ()
     dedupe_keys: Sequence[tuple[DedupeKey, UnixNano]] = ()
     calls: Sequence[tuple[CallNote, UnixNano]] = ()

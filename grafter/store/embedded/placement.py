@@ -1,6 +1,6 @@
 """Under which key a part is held: decided before the write, on what is known then.
 
-A guest's link is known for good from a memory; else by the earliest part that is held, from where it is filed or what
+A guest's link is known for good from a memory; else by the earliest part that is held, from where it is placed or what
 it names; and while nothing is stored by which it is known, what is being written counts.
 
 The parts of a request are numbered, given their keys and laid out as one record. Until that is written nothing of it
@@ -109,7 +109,7 @@ class Links:
 
 @dataclass(slots=True, eq=False)
 class PlacedParts:
-    """The parts of one append: where each is filed, and its row."""
+    """The parts of one append: where each is placed, and its row."""
 
     now: int
     keys: list[Key] = field(default_factory=list)
@@ -178,7 +178,7 @@ class Placement:
         return self._move(key, host, (*self._links.movable(key), *guest.strays))
 
     def _place_guests(self, parts: Sequence[Part], placed: PlacedParts) -> dict[Key, Key]:
-        """The key under which each guest of the request is filed.
+        """The key under which each guest of the request is placed.
 
         A link holds for the whole request, wherever in it the part stands that brings it. What it moves is numbered
         before the request's own parts.

@@ -441,21 +441,21 @@ class EmbeddedStore(TaskMethods):
         known = self._index.table.guests.get(guest)
         return None if known is None else known.host
 
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> LettersAdded:
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> DeadLettersAdded:
         if not letters:
-            return LettersAdded(0)
-        return (await self._change_letters(LetterChange(add=letters, together=together))).added
+            return DeadLettersAdded(0)
+        return (await self._change_letters(DeadLetterChange(add=letters, together=together))).added
 
     async def dead_letters(self, limit: int, *, skip: int = 0, oldest: bool = False) -> Sequence[DeadLetter]:
         return await self._ask("dead letters", lambda: self._metadata.letters.page(limit, skip, oldest=oldest))
 
     async def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
-        return (await self._change_letters(LetterChange(remove=[int(letter.id) for letter in letters]))).removed
+        return (await self._change_letters(DeadLetterChange(remove=[int(letter.id) for letter in letters]))).removed
 
-    async def note_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
-        await self._change_letters(LetterChange(retry=[(int(letter.id), begun) for letter in letters]))
+    async def record_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
+        await self._change_letters(DeadLetterChange(retry=[(int(letter.id), begun) for letter in letters]))
 
-    async def _change_letters(self, change: LetterChange) -> LetterChange:
+    async def _change_letters(self, change: DeadLetterChange) -> DeadLetterChange:
         await self._keep(MetadataBatch(letters=[change]))
         return change
 

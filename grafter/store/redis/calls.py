@@ -45,7 +45,7 @@ class Calls:
         for call in calls:
             identity = identities[call.call_id]
             bucket = bucket_of(identity)
-            name = self._note(identity)
+            name = self._name(identity)
             commands += [(bucket, ("HSET", name, "until", until, "v", _VERSION)), (bucket, ("PEXPIRE", name, ttl))]
             fields = (
                 ("at", relative(call.at)),
@@ -67,7 +67,7 @@ class Calls:
             (bucket, command)
             for bucket, identities in zip(buckets, some, strict=True)
             for identity in identities
-            for command in (("ZREM", self._index(bucket), identity), ("UNLINK", self._note(identity)))
+            for command in (("ZREM", self._index(bucket), identity), ("UNLINK", self._name(identity)))
         ]
 
     async def find(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
@@ -96,7 +96,7 @@ class Calls:
             )
         return notes
 
-    def _note(self, identity: bytes) -> bytes:
+    def _name(self, identity: bytes) -> bytes:
         return self._engine.layout.name(b"c", identity)
 
     def _index(self, bucket: int) -> bytes:

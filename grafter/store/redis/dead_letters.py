@@ -26,22 +26,22 @@ class DeadLetters:
     """Over an engine."""
 
     def __init__(self, engine: Engine, max_bytes: int, *, drop_oldest: bool) -> None:
-        self.held: dict[str, LettersOf] = {}
+        self.held: dict[str, DeadLetterCounts] = {}
         """What the box has, by exporter, as it was known last."""
         self._engine = engine
         self._max_bytes = max_bytes
         self._drop_oldest = drop_oldest
         self._box, _, self._sums, self._retried = (engine.layout.tags[BUCKET] + name for name in NAMES)
 
-    async def add(self, letters: Sequence[DeadLetter], *, together: bool) -> LettersAdded:
+    async def add(self, letters: Sequence[DeadLetter], *, together: bool) -> DeadLettersAdded:
         """See Store.add_dead_letters."""
         if not letters:
-            return LettersAdded(0)
+            return DeadLettersAdded(0)
         full = b"drop" if self._drop_oldest else b"all" if together else b"some"
         arguments: list[Argument] = [BUCKET, self._max_bytes, KEPT_MS, full, *map(_encoded, letters)]
         ((_, (kept, pushed_out)),) = await self._engine.run("add_dead_letters", [(BUCKET, arguments)])
         await self.refresh()
-        return LettersAdded(kept, pushed_out)
+        return DeadLettersAdded(kept, pushed_out)
 
     async def page(self, limit: int, skip: int, *, oldest: bool) -> Sequence[DeadLetter]:
         """See Store.dead_letters; those of a newer version are left out."""
@@ -66,8 +66,8 @@ class DeadLetters:
         await self.refresh()
         return [one == 1 for one in removed]
 
-    async def note_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
-        """See Store.note_retry."""
+    async def record_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
+        """See Store.record_retry."""
         if letters:
             command = "SADD" if begun else "SREM"
             await self._engine.commands(
@@ -82,7 +82,7 @@ class DeadLetters:
         (found,) = await self._engine.commands([(BUCKET, ("HGETALL", self._sums))])
         sums = {bytes(name): int(value) for name, value in _pairs(found)}
         self.held = {
-            name[2:].decode(): LettersOf(count, sums.get(b"s:" + name[2:], 0), sums.get(b"b:" + name[2:], 0))
+            name[2:].decode(): DeadLetterCounts(count, sums.get(b"s:" + name[2:], 0), sums.get(b"b:" + name[2:], 0))
             for name, count in sums.items()
             if name[:2] == b"n:"
         }

@@ -17,7 +17,7 @@ from grafter.store.base import (
     Claim,
     Claims,
     DeadLetter,
-    LettersAdded,
+    DeadLettersAdded,
     Memory,
     Outcome,
     Plain,
@@ -220,7 +220,7 @@ class RedisStore:
         host = link_host(raw)
         return None if host is None else Key(host)
 
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> LettersAdded:
+    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> DeadLettersAdded:
         return await self._dead_letters.add(letters, together=together)
 
     async def dead_letters(self, limit: int, *, skip: int = 0, oldest: bool = False) -> Sequence[DeadLetter]:
@@ -229,8 +229,8 @@ class RedisStore:
     async def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
         return await self._dead_letters.remove(letters)
 
-    async def note_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
-        await self._dead_letters.note_retry(letters, begun=begun)
+    async def record_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
+        await self._dead_letters.record_retry(letters, begun=begun)
 
     async def put_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
         await self._tasks.put(tasks, now)

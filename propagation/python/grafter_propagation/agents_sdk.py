@@ -147,7 +147,7 @@ class AgentsProcessor:
                     # A dict of its own: an app may give one and the same to every run.
                     trace.metadata = {**(metadata or {}), **found}
         except Exception:  # noqa: BLE001  # a trace without its link is still a trace
-            self._warn("a trace could not be linked", trouble=True)
+            self._warn("a trace could not be linked", with_traceback=True)
         self._take(trace)
 
     def on_trace_end(self, trace: Any) -> None:
@@ -216,7 +216,7 @@ class AgentsProcessor:
             if full:
                 self._warn(FULL)
         except Exception:  # noqa: BLE001  # a thread that cannot be started must not end the app's run
-            self._warn("traces cannot be sent to grafter", trouble=True)
+            self._warn("traces cannot be sent to grafter", with_traceback=True)
 
     def _fit(self) -> bool:
         """Let the oldest go until the queue is within its bounds; whether any had to."""
@@ -366,11 +366,11 @@ class AgentsProcessor:
         else:
             self._warn(f"grafter refuses traces: {answer.text}")
 
-    def _warn(self, what: str, *, trouble: bool = False) -> None:
+    def _warn(self, what: str, *, with_traceback: bool = False) -> None:
         """Each thing once, until grafter has taken something again."""
         if what not in self._warned and len(self._warned) < 20:
             self._warned.add(what)
-            logger.warning("%s", what, exc_info=trouble)
+            logger.warning("%s", what, exc_info=with_traceback)
 
     def _after_fork(self) -> None:
         """What waits is the parent's to post."""

@@ -90,7 +90,7 @@ class RealtimeTap:
         self._audio: deque[tuple[int, Seen]] = deque()
         self._bytes = 0
         self._number = 0
-        self._untold = bool(self._metadata)
+        self._unsent_metadata = bool(self._metadata)
         self._item: str | None = None
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
@@ -113,7 +113,7 @@ class RealtimeTap:
         try:
             found = plain(metadata) if metadata is not None else dict(trace_metadata())
             with self._lock:
-                self._metadata, self._untold = found, bool(found)
+                self._metadata, self._unsent_metadata = found, bool(found)
                 if self._number and self._thread is None and not self._closing.is_set():
                     self._start()
         except Exception:  # noqa: BLE001  # the app's call goes on without its link
@@ -241,7 +241,7 @@ class RealtimeTap:
                 if closing:
                     self._post([], ended=True)
                     return
-                if self._untold:
+                if self._unsent_metadata:
                     self._post([])
                 if time.monotonic() - last > self._idle and self._rest():
                     return
@@ -288,20 +288,20 @@ class RealtimeTap:
         """Try until grafter has it, refuses it, or ``close`` has no more time."""
         wait = FIRST_WAIT
         while self._pause(self._not_before) and (left := self._until - time.monotonic()) > 0:
-            metadata = self._metadata if self._untold else None
+            metadata = self._metadata if self._unsent_metadata else None
             answer = self._door.post(self._body(rows, metadata, ended), min(self._timeout, max(left, 0.05)))
             if answer.stored:
                 with self._lock:
                     self.sent += len(rows)
                     # Another may have been given meanwhile.
                     if metadata is self._metadata:
-                        self._untold = False
+                        self._unsent_metadata = False
                 self._warned.clear()
                 return
             if not answer.again:
                 self._warn(f"grafter refuses the events of a Realtime call: {answer.text}")
                 if not rows:
-                    self._untold = False
+                    self._unsent_metadata = False
                 break
             self._warn(f"the events of a Realtime call wait for grafter: {answer.text}")
             # Of the door, not of this post: what is posted next has to wait as well.

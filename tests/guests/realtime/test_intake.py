@@ -509,7 +509,7 @@ def test_a_body_of_too_many_calls_is_refused() -> None:
 
 
 def test_a_repeated_post_is_the_same_part() -> None:
-    """A sender that got no answer sends again; the store keeps equal parts, and equal events tell the machine."""
+    """A sender that got no answer sends again; the store keeps equal parts, and the machine knows equal events."""
     post = {"call": "c", "events": [EVENT, {**EVENT, "event": delta()}, {**EVENT, "event": delta()}]}
     assert posted(post).parts == posted(post, now=at(60)).parts
 

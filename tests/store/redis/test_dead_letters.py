@@ -94,12 +94,12 @@ async def test_the_box_has_a_limit_for_all_replicas(redis: Server, prefix: str) 
     """Past it nothing is taken, all of it or none where it has to stay together; or the oldest go, and are told."""
     size = len(letter(1).payload) + 60
     async with replica(redis, prefix, 3 * size) as one, replica(redis, prefix, 3 * size) as other:
-        assert await one.add_dead_letters([letter(1), letter(2)]) == LettersAdded(2)
-        assert await other.add_dead_letters([letter(3), letter(4)], together=True) == LettersAdded(0)
-        assert await other.add_dead_letters([letter(3), letter(4)]) == LettersAdded(1)
+        assert await one.add_dead_letters([letter(1), letter(2)]) == DeadLettersAdded(2)
+        assert await other.add_dead_letters([letter(3), letter(4)], together=True) == DeadLettersAdded(0)
+        assert await other.add_dead_letters([letter(3), letter(4)]) == DeadLettersAdded(1)
     async with replica(redis, prefix, 3 * size, drop_oldest=True) as one:
-        assert await one.add_dead_letters([letter(5), letter(6)]) == LettersAdded(2, 4)
+        assert await one.add_dead_letters([letter(5), letter(6)]) == DeadLettersAdded(2, 4)
         assert list(await one.dead_letters(9, oldest=True)) == [letter(3), letter(5), letter(6)]
         of = one.stats().dead_letters["out"]
-        assert of == LettersOf(3, 6, of.bytes)
+        assert of == DeadLetterCounts(3, 6, of.bytes)
         assert of.bytes <= 3 * size

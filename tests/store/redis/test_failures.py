@@ -97,7 +97,7 @@ async def test_a_restart_of_redis_is_a_blip(own: Server, prefix: str, settings: 
         own.kill()
         await refused(running)
         assert not running.up
-        assert str(own.port) in running.trouble
+        assert str(own.port) in running.error
         own.start()
         await taken(running, "after")
         assert running.up
@@ -214,7 +214,7 @@ async def test_a_full_redis_refuses_and_still_lets_go(own: Server, prefix: str, 
         own.ask([("CONFIG", "SET", "maxmemory", int(line.split(":")[1]) - 200_000)])
         failure = await refused(running)
         assert failure.reason == "store_full"
-        assert "maxmemory" in running.trouble
+        assert "maxmemory" in running.error
         await running.add_dead_letters([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
         claims = await running.claim(LATER, 100)
         assert len(claims) == 20
@@ -645,17 +645,17 @@ async def test_a_redis_that_was_emptied_is_said(own: Server, prefix: str, caplog
     """It is in the log and in what /readyz says; what comes afterwards is taken, by the same secret."""
     async with store(own.url, prefix, Settings(), upkeep_seconds=0.05) as running:
         await running.append([host_part("lost")], START)
-        assert trouble(running) == ""
+        assert error_of(running) == ""
         own.ask([("FLUSHALL",)])
         async with asyncio.timeout(20):
             while not trouble(running):  # noqa: ASYNC110  # what it looks at is another process
                 await asyncio.sleep(0.02)
-        assert "was emptied" in trouble(running)
+        assert "was emptied" in error_of(running)
         assert running.up
         assert "what was held until now is lost" in caplog.text
         await taken(running, "new")
         secret = running.hmac_secret()
     async with store(own.url, prefix, Settings()) as again:
         assert again.hmac_secret() == secret
-        assert trouble(again) == ""
+        assert error_of(again) == ""
         assert list((await held_texts(again)).values()) == [["new"]]
