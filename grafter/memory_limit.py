@@ -1,4 +1,4 @@
-"""Memory past which the doors refuse, so that the kernel never has to choose what dies.
+"""Memory past which the receivers refuse, so that the kernel never has to choose what dies.
 
 The limit is a share of what the cgroup (v2, then v1) or the machine allows. Linux only; elsewhere nothing is limited.
 

@@ -1,6 +1,6 @@
 """Builds the rooms from the config and keeps them running: the only room that knows them all.
 
-The text of ``running`` is the start order from top to bottom and the stop order from bottom to top: the doors open
+The text of ``running`` is the start order from top to bottom and the stop order from bottom to top: the receivers open
 last and close first, so that at a stop new input is refused, what is in flight is finished, and what is held stays in
 the store for the next start.
 """
@@ -92,7 +92,7 @@ class Running:
     metrics: Metrics
     health: Health
     ports: dict[str, int] = field(default_factory=dict)
-    """By door: otlp_grpc, otlp_http, openai, health, metrics, lookup; of ``otlp/name`` as ``otlp_grpc/name``."""
+    """By receiver: otlp_grpc, otlp_http, openai, health, metrics, lookup; of ``otlp/name`` as ``otlp_grpc/name``."""
     count_recovered: Callable[[], None] = lambda: None
     """Adds what the store has found so far to the metrics."""
     held: Callable[[], Held] = lambda: Held(0, 0, 0, 0, 0, 0.0, 0, True)
@@ -111,8 +111,8 @@ async def running(
     metrics = metrics or Metrics()
     active = config.active()
     shutdown_seconds = config.service.shutdown_timeout.seconds
-    door_seconds = shutdown_seconds * _DOOR_SHARE
-    service = Running(metrics, Health())
+    receiver_seconds = shutdown_seconds * _RECEIVER_SHARE
+    service = Running(metrics, health or Health())
     if worker is None:
         await check_all((path_of(loc), endpoint) for loc, endpoint in listening(config))
     async with AsyncExitStack() as stack:
@@ -203,7 +203,7 @@ async def running(
             policy=policy,
             metrics=metrics,
             # They close one after the other.
-            grace_seconds=door_seconds / len(active.receivers),
+            grace_seconds=receiver_seconds / len(active.receivers),
             store=store,
             clock=clock,
             lease_seconds=config.extensions.store.lease.seconds,
@@ -236,7 +236,7 @@ async def running(
 
 
 class _Gate(Consumer):
-    """A Consumer in front of another: refuses once a stop has begun, for the doors close one after the other."""
+    """A Consumer in front of another: refuses once a stop has begun, for the receivers close one after the other."""
 
     def __init__(self, consumer: Consumer, health: Health) -> None:
         self._consumer = consumer

@@ -19,10 +19,10 @@ from grafter.components import Config
 from grafter.config.model import revealed
 from grafter.config.root import listening
 from grafter.config.units import Endpoint
-from grafter.doctor.answers import house_answer
-from grafter.doctor.house_findings import doors
-from grafter.doctor.model import House
-from grafter.errors import RejectedError, UnavailableError
+from grafter.core.model import JsonObject
+from grafter.doctor.answers import instance_answer
+from grafter.doctor.instance_findings import endpoints
+from grafter.doctor.model import Instance
 from grafter.receiver.admin import DOCTOR_PATH
 from grafter.receiver.examining import Examiner
 from grafter.receiver.explaining import Explainer
@@ -39,8 +39,8 @@ async def doctor(call: str, config: Config, *, as_json: bool, out: TextIO, err: 
     """0: nothing is lost. 1: something is, or nothing is known of the call, or nobody could be asked; why stands on
     ``err``. ``call``: an id of any kind, or a number; empty: the grafter itself."""
     try:
-        answer = await (_of_call(call, config) if call else _of_house(config))
-    except (RefusedError, RejectedError, UnavailableError, OSError, ValueError) as error:
+        answer = await (_of_call(call, config) if call else _of_instance(config))
+    except FAILURES as error:
         err.write(f"doctor: {error}\n")
         return 1
     print_answer(_with_addresses(answer, config), out, as_json=as_json)
@@ -76,24 +76,17 @@ async def _of_call(call: str, config: Config) -> JsonObject:
         return await examiner.call(call, "command")
 
 
-async def _of_house(config: Config) -> Answer:
+async def _of_instance(config: Config) -> JsonObject:
     closed = await _closed(config)
     answer = await _asked({"closed": [list(one) for one in closed]}, config)
     if answer is not None:
         return answer
     try:
         async with _examiner(config) as examiner:
-            return await examiner.house(closed)
+            return await examiner.instance(closed)
     except (RefusedError, OSError) as error:
         # That nobody listens is said all the same.
-        return house_answer(list(doors(House({}, closed=closed))), f"the store cannot be read: {error}")
-
-
-async def _asked(question: Mapping[str, object], config: Config) -> Answer | None:
-    """Of the grafter that runs; None where none does."""
-    receivers = [one for one in config.active().receivers.values() if isinstance(one, OpenAIReceiver)]
-    tokens = revealed(config.extensions.admin.tokens)
-    return await ask(receivers[0].endpoint, DOCTOR_PATH, question, tokens, _SECONDS) if receivers else None
+        return instance_answer(list(endpoints(Instance({}, closed=closed))), f"the store cannot be read: {error}")
 
 
 @asynccontextmanager

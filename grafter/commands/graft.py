@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from grafter import __version__
-from grafter.commands.send import Door, Request, read
+from grafter.commands.send import Receiver, Request, read
 from grafter.consumer import Batch, Exporter, OutTrace, Result, Signal, Verdict
 from grafter.core.model import NamedLink, Part, Source, UnixNano
 from grafter.core.policy import MINUTE, SECOND, GraftPolicy, Mode
@@ -106,9 +106,9 @@ async def released(
 
 
 def host_parts(file: Path, request: Request, policy: GraftPolicy) -> Split:
-    """One OTLP request of a file, as its door would have read it. Raises ValueError for what is none."""
-    if request.door is not Door.OTLP:
-        found = "Realtime events" if request.door is Door.REALTIME else "OpenAI items"
+    """One OTLP request of a file, as its receiver would have read it. Raises ValueError for what is none."""
+    if request.receiver is not Receiver.OTLP:
+        found = "Realtime events" if request.receiver is Receiver.REALTIME else "OpenAI items"
         raise ValueError(f"{file}: expected OTLP traces, found {found}")
     try:
         odd = Oddities()
@@ -123,14 +123,14 @@ def host_parts(file: Path, request: Request, policy: GraftPolicy) -> Split:
 
 def guest_parts(file: Path, request: Request, policy: GraftPolicy) -> Sequence[Part]:
     """OpenAI items or Realtime events of a file. Raises ValueError for what is neither."""
-    if request.door is Door.REALTIME:
+    if request.receiver is Receiver.REALTIME:
         # A recording is read as if it had arrived when it ended, for no time in it may be later than its arrival.
         arrived = max(_START, int((request.at or 0) * SECOND))
         try:
             return read_posts(request.body, False, policy, UnixNano(arrived)).parts
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-    if request.door is not Door.OPENAI:
+    if request.receiver is not Receiver.OPENAI:
         raise ValueError(f"{file}: expected OpenAI items, found OTLP traces")
     body = parse_json(request.body)
     items = body.get("data") if isinstance(body, dict) else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grafter.commands.graft import guest_parts, host_parts, released
-from grafter.commands.send import Door, read
+from grafter.commands.send import Receiver, read
 from grafter.core.model import NamedLink, Part
 from grafter.core.policy import GraftPolicy
 from grafter.core.sampling.policies import SamplingPolicy
@@ -60,7 +60,7 @@ async def sample(files: Sequence[Path], policy: GraftPolicy, sampling: SamplingP
     links: list[NamedLink] = []
     for file in files:
         for request in read(file):
-            if request.door is Door.OTLP:
+            if request.receiver is Receiver.OTLP:
                 split = host_parts(file, request, policy)
                 parts += split.parts
                 links += split.links

@@ -3,7 +3,7 @@
 A file is known by what is in it, never by its name: an OTLP request as protobuf or as a JSON document, OpenAI items
 (``{"data": […]}``, a list, a capture with ``requests[].body``, a trace with its ``spans``, an event envelope with any
 of these under ``data``), posted Realtime events (known by their key ``call``), or JSON lines of any of these and of
-single items. Bytes go out as they stand in the file wherever the door takes them so.
+single items. Bytes go out as they stand in the file wherever the receiver takes them so.
 """
 
 import asyncio
@@ -106,10 +106,10 @@ async def send(
             summary.problems.append(str(error))
     if not summary.problems:
         urls = {
-            Door.OTLP: _url(otlp_endpoint, "/v1/traces"),
-            Door.OPENAI: _url(openai_endpoint, "/v1/traces/ingest"),
-            # Where the endpoint names the ingest's path, the other door is beside it.
-            Door.REALTIME: str(URL(_url(openai_endpoint, "/")).with_path("/v1/realtime/events")),
+            Receiver.OTLP: _url(otlp_endpoint, "/v1/traces"),
+            Receiver.OPENAI: _url(openai_endpoint, "/v1/traces/ingest"),
+            # Where the endpoint names the ingest's path, the other receiver is beside it.
+            Receiver.REALTIME: str(URL(_url(openai_endpoint, "/")).with_path("/v1/realtime/events")),
         }
         await _send_all(_paced(requests, speed), urls, token, summary, err, sleep)
     if as_json:
@@ -141,14 +141,14 @@ def _read(data: bytes, name: str) -> list[Request]:
     except orjson.JSONDecodeError:
         pass
     try:
-        # Only looked at: the doors take one odd value, so it costs no file.
+        # Only looked at: the receivers take one odd value, so it costs no file.
         request = ExportTraceServiceRequest.FromString(readable(data))
     except RejectedError:
         request = ExportTraceServiceRequest()
     ends = [span.end_time_unix_nano for each in request.resource_spans for s in each.scope_spans for span in s.spans]
     if not ends:
         raise ValueError("neither an OTLP trace request (protobuf, JSON, JSON lines) nor OpenAI items")
-    return [Request(Door.OTLP, data, PROTOBUF, len(ends), max(ends) / 1e9 or None, name)]
+    return [Request(Receiver.OTLP, data, PROTOBUF, len(ends), max(ends) / 1e9 or None, name)]
 
 
 def _requests(documents: list[Any], whole: bytes, name: str) -> list[Request]:
@@ -176,7 +176,7 @@ def _requests(documents: list[Any], whole: bytes, name: str) -> list[Request]:
                 ends = _end_times(document)
                 body = whole or orjson.dumps(document)
                 requests.append(
-                    Request(Door.OTLP, body, JSON, len(ends), max(filter(None, ends), default=None), source)
+                    Request(Receiver.OTLP, body, JSON, len(ends), max(filter(None, ends), default=None), source)
                 )
             case {"requests": list() as recorded}:
                 for each in recorded:
@@ -210,7 +210,8 @@ def _items(items: list[Any], source: str, at: float | None = None, size: int = _
     """Requests of at most ``size`` items each; a body that was one request when it was recorded stays one."""
     cuts = [items[start : start + size] for start in range(0, len(items), max(size, 1))]
     return [
-        Request(Door.OPENAI, orjson.dumps({"data": cut}), JSON, len(cut), at or _last_end(cut), source) for cut in cuts
+        Request(Receiver.OPENAI, orjson.dumps({"data": cut}), JSON, len(cut), at or _last_end(cut), source)
+        for cut in cuts
     ]
 
 
@@ -218,7 +219,9 @@ def _posts(posts: list[Any], source: str) -> list[Request]:
     """Requests of posted Realtime events, as many envelopes or single events each as a batch of items has."""
     cuts = [posts[start : start + _ITEMS_A_REQUEST] for start in range(0, len(posts), _ITEMS_A_REQUEST)]
     return [
-        Request(Door.REALTIME, orjson.dumps(cut), JSON, sum(map(_events, cut)), max(map(_latest, cut)) or None, source)
+        Request(
+            Receiver.REALTIME, orjson.dumps(cut), JSON, sum(map(_events, cut)), max(map(_latest, cut)) or None, source
+        )
         for cut in cuts
     ]
 
@@ -293,7 +296,7 @@ def _paced(requests: list[Request], speed: Speed) -> list[tuple[float, Request]]
 
 async def _send_all(
     paced: list[tuple[float, Request]],
-    urls: dict[Door, str],
+    urls: dict[Receiver, str],
     token: str,
     summary: Summary,
     err: TextIO,
@@ -309,10 +312,10 @@ async def _send_all(
                 if pause:
                     await sleep(pause)
                 try:
-                    await _send_one(session, urls[request.door], request, summary, sleep)
+                    await _send_one(session, urls[request.receiver], request, summary, sleep)
                 except (aiohttp.ClientError, TimeoutError) as error:
                     summary.refused += 1
-                    summary.problems.append(f"{request.source}: no answer from {urls[request.door]}: {error}")
+                    summary.problems.append(f"{request.source}: no answer from {urls[request.receiver]}: {error}")
                     return
                 bar.advance(task)
 
@@ -340,7 +343,7 @@ async def _send_one(
         await sleep(pause)
     if 200 <= status < 300:
         summary.requests += 1
-        if request.door is not Door.OTLP:
+        if request.receiver is not Receiver.OTLP:
             summary.items += request.count
             return
         taken = accepted_json(body) if request.content_type == JSON else accepted(body)

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from grafter.core.model import JsonObject
 from grafter.doctor.model import Call, Finding, Weight, count, lost
 
-Answer = dict[str, object]
-
 _WORDS = {Weight.FAULT: "LOST ", Weight.DOUBT: "maybe", Weight.NOTE: "note "}
-_HOUSE_WORDS = {Weight.FAULT: "FAULT", Weight.DOUBT: "maybe", Weight.NOTE: "note "}
+_INSTANCE_WORDS = {Weight.FAULT: "FAULT", Weight.DOUBT: "maybe", Weight.NOTE: "note "}
 
 
-def call_answer(call: Call, findings: Sequence[Finding], notes: Sequence[str] = ()) -> Answer:
-    """``lines`` says the same in words; ``notes``: what could not be looked at, and why."""
+def call_answer(call: Call, findings: Sequence[Finding], notes: Sequence[str] = ()) -> JsonObject:
+    """``lines`` says the same in words; ``notes``: what could not be examined, and why."""
     faults = sum(finding.weight is Weight.FAULT for finding in findings)
     app = [span for span in call.spans if not span.guest]
     services = {span.step.service for span in app if span.step.service}
@@ -51,7 +50,7 @@ def finding_answer(finding: Finding) -> JsonObject:
 def _lines(findings: Sequence[Finding], *, of_call: bool) -> list[str]:
     lines: list[str] = []
     for finding in findings:
-        word = (_WORDS if of_call else _HOUSE_WORDS)[finding.weight]
+        word = (_WORDS if of_call else _INSTANCE_WORDS)[finding.weight]
         lines += ["", f"{word}  {finding.sentence}"]
         width = max((len(each.role) for each in finding.evidence), default=0)
         for each in finding.evidence:

@@ -172,7 +172,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class House:
+class Instance:
     """What a grafter has counted since its start, and what its store holds."""
 
     counted: Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
@@ -183,7 +183,7 @@ class House:
     alone: bool = True
     """No other process takes a part of what is sent to it, so that what it did not get nobody got."""
     closed: Sequence[tuple[str, str]] = ()
-    """Doors at which nobody listens: address, and the key that names it."""
+    """Endpoints at which nobody listens: address, and the key that names it."""
 
     def sums(self, metric: str, label: str = "", **wanted: str) -> Mapping[str, float]:
         """What was counted, by the values of a label; those that are 0 left out."""

@@ -104,7 +104,7 @@ def admin_routes(
             doors = closed_doors(closed if isinstance(closed, list) else [closed])
         except ValueError as error:
             raise RejectedError(str(error), reason="shape") from None
-        return web.json_response(await examiner.house(doors)), Outcome.ACCEPTED
+        return web.json_response(await examiner.instance(endpoints)), Outcome.ACCEPTED
 
     def about_calls_endpoint(query: CallQuery) -> Callable[[web.Request], Awaitable[Answered]]:
         async def handle(request: web.Request) -> Answered:

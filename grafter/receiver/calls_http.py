@@ -1,4 +1,4 @@
-"""The door for what an app knows of its calls: POST to ``/api/calls``, at the address of the OpenAI doors.
+"""The endpoint for what an app knows of its calls: POST to ``/api/calls``, at the address of the OpenAI receiver.
 
     {"ids": {"twilio": "CA…", "sip_call_id": "…"}, "traceparent": "00-…", "from": "+49…", "to": "+49…",
      "start": 1764000000.5, "end": "2026-11-28T12:00:00Z", "outcome": "completed", "recording": "https://…"}

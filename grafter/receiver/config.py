@@ -40,12 +40,12 @@ class Surroundings:
     policy: "GraftPolicy"
     metrics: "Metrics"
     grace_seconds: float
-    """Leaving closes the doors one after the other, which takes up to this long in all."""
+    """Leaving closes the receivers one after the other, which takes up to this long in all."""
     storing: "Consumer | None" = None
     """Takes what recorders heard, also when ``consumer`` refuses because a stop has begun; None: ``consumer``."""
     store: "Store | None" = None
-    """Knows which webhooks came before, and keeps what is to be fetched from OpenAI. Without it there is no door for
-    webhooks, nothing is fetched, and there is no ``/admin/…``."""
+    """Knows which webhooks came before, and keeps what is to be fetched from OpenAI. Without it there is no endpoint
+    for webhooks, nothing is fetched, and there is no ``/admin/…``."""
     clock: Callable[[], int] = time_ns
     """What the store's waits run on, in Unix nanoseconds; never behind what the store has seen."""
     lease_seconds: float = 10.0
@@ -63,7 +63,7 @@ class Surroundings:
     links: "CallLinks | None" = None
     """Makes links to the pages of calls; None: there is no page."""
     in_flight: "InFlight | None" = None
-    """What the requests of all doors may hold at once; None: each is bounded by itself only."""
+    """What the requests of all receivers may hold at once; None: each is bounded by itself only."""
     share_ports: bool = False
     """The other workers listen at the same ports, which their parent holds."""
 

@@ -8,10 +8,11 @@ from grafter.calls.answers import not_found_lines
 from grafter.calls.base import CallMap
 from grafter.calls.model import NEVER_CAME, CallRow, Search
 from grafter.core.call_latency import Step
-from grafter.doctor.answers import call_answer, house_answer
+from grafter.core.model import JsonObject
+from grafter.doctor.answers import call_answer, instance_answer
 from grafter.doctor.call_findings import examine_call
-from grafter.doctor.house_findings import examine_house
-from grafter.doctor.model import Call, Guest, House
+from grafter.doctor.instance_findings import examine_instance
+from grafter.doctor.model import Call, Guest, Instance
 from grafter.otlp.reading import read_spans
 from grafter.receiver.explaining import Answer, Explainer
 from grafter.telemetry import Metrics
@@ -65,8 +66,8 @@ class Examiner:
         findings = await asyncio.to_thread(examine_call, call)
         return {**call_answer(call, findings, self._notes(row, held, whole)), "known": True}
 
-    async def house(self, closed: Sequence[tuple[str, str]] = ()) -> Answer:
-        """``closed``: doors at which whoever asks found nobody."""
+    async def instance(self, closed: Sequence[tuple[str, str]] = ()) -> JsonObject:
+        """``closed``: endpoints at which whoever asks found nobody."""
         stats = self.explainer.store.stats()
         counted: dict[str, list[tuple[Mapping[str, str], float]]] = {}
         for metric in self.metrics.registry.collect():
@@ -74,7 +75,7 @@ class Examiner:
                 if not sample.name.endswith(("_created", "_bucket")):
                     name = sample.name.removesuffix("_total")
                     counted.setdefault(name, []).append((sample.labels, sample.value))
-        house = House(
+        instance = Instance(
             counted,
             stats.bytes,
             stats.limit_bytes,
@@ -82,7 +83,7 @@ class Examiner:
             self.alone and stats.own is None,
             closed,
         )
-        return house_answer(examine_house(house))
+        return instance_answer(examine_instance(instance))
 
     def _strays(self) -> int:
         return round(

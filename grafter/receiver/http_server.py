@@ -63,7 +63,7 @@ _http_log.addFilter(_is_fit_to_log)
 
 
 class Tokens:
-    """The bearer tokens that open a door; none at all leaves it open to everybody."""
+    """The bearer tokens that open a receiver; none at all leaves it open to everybody."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self._tokens = tuple(token.encode() for token in tokens)

@@ -1,4 +1,4 @@
-"""What the requests of all doors may hold while they are read and stored: bytes of one budget, and a turn.
+"""What the requests of all receivers may hold while they are read and stored: bytes of one budget, and a turn.
 
 What a sender declares is asked for before its body is read, what grows is asked for while it grows, and all of it is
 given back when the request is answered. So the memory that requests take has one bound, however many come at once and

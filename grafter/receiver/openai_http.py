@@ -1,10 +1,10 @@
-"""The door that the Agents SDKs post their traces to, at the address where OpenAI-shaped HTTP comes in.
+"""The endpoint that the Agents SDKs post their traces to, at the address where OpenAI-shaped HTTP comes in.
 
 The rule it keeps: 204 means stored. Until then the SDK holds the batch and sends it again, so a refusal that may pass
 is always 503 (Python SDKs up to 0.22.0 never repeat a 429), and nothing is ever answered with a redirect: the JS SDK
 would follow it with a GET, take that for success, and forget the batch.
 
-``ingest_routes`` and ``application`` stand apart from ``listening``, for this address is shared by several doors.
+``ingest_routes`` and ``application`` stand apart from ``listening``, for this address is shared by several endpoints.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""``receivers.openai``: its keys, and how its doors are opened, all of them at one address."""
+"""``receivers.openai``: its keys, and how its endpoints are opened, all of them at one address."""
 
 import binascii
 import time
@@ -221,7 +221,7 @@ class OpenAIReceiver(ReceiverConfig):
 
     @asynccontextmanager
     async def open(self, name: str, around: Surroundings) -> AsyncIterator[dict[str, int]]:
-        """Run all doors behind one port, which is yielded by the receiver's name."""
+        """Run all endpoints behind one port, which is yielded by the receiver's name."""
         from grafter.receiver import (
             admin,
             calls_http,
@@ -240,7 +240,7 @@ class OpenAIReceiver(ReceiverConfig):
         consumer, metrics, policy, store = around.consumer, around.metrics, around.policy, around.store
         accounts = self.accounts()
         async with AsyncExitStack() as stack:
-            # They are left one after the other: the door first, for a request may bring items for the others.
+            # They are left one after the other: the receiver first, for a request may bring items for the others.
             grace_seconds = around.grace_seconds / (2 if self.ingest.tee is None else 3)
             tee = None
             if self.ingest.tee is not None:
@@ -261,7 +261,7 @@ class OpenAIReceiver(ReceiverConfig):
             )
             ingest_tokens = revealed(self.ingest.tokens)
             tokens = revealed(self.realtime.tokens)
-            # One address, several doors: each brings its routes.
+            # One address, several endpoints: each brings its routes.
             routes = [
                 *openai_http.ingest_routes(consumer, metrics, policy, tokens=ingest_tokens, tee=tee),
                 *realtime_http.event_routes(recorders.ended_by(consumer), metrics, policy, time.time_ns, tokens=tokens),

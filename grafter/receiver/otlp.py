@@ -1,4 +1,4 @@
-"""What both OTLP doors do with a request once they have its bytes: split, store, count, answer.
+"""What both OTLP servers do with a request once they have its bytes: split, store, count, answer.
 
 The doors differ in how bytes and answers travel; what is true of a request stands here once.
 """
@@ -40,7 +40,7 @@ class SplitterLike(Protocol):
 
 
 class Intake:
-    """One door's way to the store, with its counters."""
+    """One server's way to the store, with its counters."""
 
     def __init__(
         self,

@@ -99,9 +99,9 @@ async def listening(
             read, response = partial(request_from_json, signal), _PASSED_RESPONSES[signal]
             routes[f"/v1/{signal}"] = _Route(partial(intake.passed, signal), False, read, response)
     rules = _CorsRules(cors, bool(tokens)) if cors is not None and cors.allowed_origins else None
-    door = _Door(intake, routes, Tokens(tokens), rules, max_bytes)
+    handler = _Handler(intake, routes, Tokens(tokens), rules, max_bytes)
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", door.handle)
+    app.router.add_route("*", "/{path:.*}", handler.handle)
     context = tls_context(tls.cert_file, tls.key_file, tls.client_ca_file) if tls is not None else None
     async with serving(app, endpoint, context, grace_seconds, share_port=share_port, in_flight=in_flight) as (_, port):
         yield port

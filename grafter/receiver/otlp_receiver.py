@@ -1,4 +1,4 @@
-"""``receivers.otlp``: its keys, and how its two doors are opened."""
+"""``receivers.otlp``: its keys, and how its two servers are opened."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -80,7 +80,7 @@ class OtlpReceiver(ReceiverConfig):
 
     @asynccontextmanager
     async def open(self, name: str, around: Surroundings) -> AsyncIterator[dict[str, int]]:
-        """Run both doors; yields ``otlp_grpc`` and ``otlp_http`` with their ports, of ``otlp/x`` ``otlp_grpc/x`` …"""
+        """Run both servers; yields ``otlp_grpc`` and ``otlp_http`` with their ports, of ``otlp/x`` ``otlp_grpc/x`` …"""
         from grafter.otlp.split import Splitter
         from grafter.receiver import otlp_grpc, otlp_http
 

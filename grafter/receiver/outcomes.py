@@ -1,6 +1,6 @@
-"""What came of a request, and how each door says so: one table from errors to statuses, and its two dialects.
+"""What came of a request, and how each receiver says so: one table from errors to statuses, and its two dialects.
 
-Doors raise and do not choose statuses. What will not get better by itself is a 4xx, what may pass 503 with a
+Receivers raise and do not choose statuses. What will not get better by itself is a 4xx, what may pass 503 with a
 Retry-After. OTLP senders read a google.rpc.Status; OpenAI's clients read, and log, an error as OpenAI's API words it.
 Source: OTLP specification, "Failures"; openai-python 3.54.0, ``_exceptions.py``.
 """
@@ -24,7 +24,7 @@ from grafter.telemetry import Metrics
 _log = logging.getLogger(__name__)
 
 OPENAI = "openai"
-"""The doors that speak as OpenAI's API does, among the receivers that are counted."""
+"""The receivers that speak as OpenAI's API does, among the receivers that are counted."""
 
 
 class Outcome(StrEnum):
@@ -45,7 +45,7 @@ class Outcome(StrEnum):
 
 
 class PageError(RejectedError):
-    """A web page sent it, to a door that asks for no token."""
+    """A web page sent it, to a receiver that asks for no token."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -55,7 +55,7 @@ class PageError(RejectedError):
 
 
 class UnauthenticatedError(RejectedError):
-    """The sender did not show what opens the door."""
+    """The sender did not show what opens the receiver."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="invalid_api_key")
@@ -133,7 +133,7 @@ def refusal_of(error: Exception) -> Refusal:
 
 
 def log_refusal(throttle: Throttle, error: Exception, transport: str) -> None:
-    """Say what a door refuses, and why, once a minute for each kind: few senders keep what a 4xx says."""
+    """Say what a receiver refuses, and why, once a minute for each kind: few senders keep what a 4xx says."""
     outcome = refusal_of(error).outcome
     if requests := throttle.due(outcome):
         extra = {"transport": transport, "reason": _message(error), "requests": requests}
@@ -182,7 +182,7 @@ def _message(error: Exception) -> str:
 
 Answered = tuple[web.Response, Outcome]
 Handle = Callable[[web.Request], Awaitable[Answered]]
-"""What a door makes of a request. Raises RejectedError and UnavailableError."""
+"""What a receiver makes of a request. Raises RejectedError and UnavailableError."""
 
 
 def openai_endpoint(

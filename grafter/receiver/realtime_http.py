@@ -1,4 +1,4 @@
-"""The doors for Realtime and Live calls: the app posts what it saw of a call, or asks grafter to listen to it.
+"""The endpoints for Realtime and Live calls: the app posts what it saw of a call, or asks grafter to listen to it.
 
 OpenAI exports no trace of a call, so whoever reads its socket passes on what it saw (POST /v1/realtime/events), or asks
 for a recorder (POST /v1/realtime/calls). The rule they keep: 204 means stored, 202 that what was brought of the call is
@@ -160,7 +160,7 @@ def read_start(body: bytes, secret: bytes) -> CallStart:
     start = dict(metadata or {})
     traceparent = posted.get("traceparent")
     if traceparent is not None:
-        # Metadata is taken as it is, as at every door; what stands under this name was meant to be one.
+        # Metadata is taken as it is, as at every endpoint; what stands under this name was meant to be one.
         if isinstance(from_metadata({"traceparent": traceparent}, ()), Malformed):
             raise RejectedError("traceparent is not 00-<32 hex>-<16 hex>-<2 hex>, ids not zero", reason="traceparent")
         start["traceparent"] = traceparent

@@ -168,7 +168,7 @@ class Recorders:
                     if now - recording.stored >= alive_ns and not recording.buffer.pending:
                         recording.buffer.add_own({"type": ALIVE}, recording.now)
                 await self._store_beside(now)
-            except Exception as error:  # noqa: BLE001  # a bug must not end the recorders, and the doors beside them
+            except Exception as error:  # noqa: BLE001  # a bug must not end the recorders, and the receivers beside them
                 self.outbox.pause(now, self.timing.bug)
                 where = "".join(traceback.format_tb(error.__traceback__))
                 _log.error("storing recorded calls failed", extra={"error": type(error).__name__, "where": where})

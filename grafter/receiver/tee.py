@@ -1,4 +1,4 @@
-"""A copy of what the Agents SDK door stored, sent on to OpenAI's own ingest so that its dashboard stays alive.
+"""A copy of what the Agents SDK endpoint stored, sent on to OpenAI's own ingest so that its dashboard stays alive.
 
 The rule it keeps: whatever becomes of the copy, the sender of the original does not notice. ``Tee.offer`` takes items
 or drops them at once; cleaning runs in a thread, sending in tasks of its own, and every item is counted once by what
@@ -88,7 +88,7 @@ class _Offer:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Tee:
-    """Where the door puts stored items. Made by ``teeing``."""
+    """Where the receiver puts stored items. Made by ``teeing``."""
 
     api: OpenAIApi
     tasks: asyncio.TaskGroup
@@ -261,7 +261,7 @@ async def teeing(
 
     With ``api_key`` everything is sent under that key, else under the caller's own Authorization, OpenAI-Organization
     and OpenAI-Project. On leaving, what is queued is sent for up to ``grace_seconds``, the rest is dropped and
-    counted; so leave the doors first.
+    counted; so leave the receivers first.
     """
     async with (
         openai_api(endpoint, {}, timeout=_TIMEOUT, connections=_MAX_REQUESTS_AT_ONCE) as api,

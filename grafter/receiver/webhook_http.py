@@ -1,4 +1,4 @@
-"""The door for webhooks: signed events of OpenAI's, and of gateways that pass traces on in the same manner.
+"""The endpoint for webhooks: signed events of OpenAI's, and of gateways that pass traces on in the same manner.
 
 The rules it keeps: nothing unsigned is read; 200 means that what the delivery asks for is stored; whatever takes long
 happens after the answer, which comes within a second of the body; a delivery that comes again, as it does for up to 72

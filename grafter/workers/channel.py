@@ -66,7 +66,7 @@ class Report:
     """Whether the store takes parts from it."""
     troubles: dict[str, str] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
-    """By door; empty until it is ready."""
+    """By receiver; empty until it is ready."""
     held: Held | None = None
     """What the store holds, for this worker and in all; None until it is ready."""
     error: str = ""

@@ -126,7 +126,7 @@ class Fleet:
 
     @property
     def ports(self) -> dict[str, int]:
-        """By door, the same for each worker."""
+        """By receiver, the same for each worker."""
         return next((worker.report.ports for worker in self._workers if worker.report.ports), {})
 
     async def refresh(self) -> None:
@@ -282,7 +282,7 @@ class Supervised:
 
     fleet: Fleet
     ports: dict[str, int] = field(default_factory=dict)
-    """By door, health and metrics too."""
+    """By receiver, health and metrics too."""
 
 
 @asynccontextmanager

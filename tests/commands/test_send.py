@@ -138,7 +138,7 @@ TRACE_WITH_SPANS = {**ITEMS[0], "spans": ITEMS[1:]}
 async def test_every_form_of_openai_items_is_posted_as_the_sdk_does(
     server: Server, tmp_path: Path, content: object
 ) -> None:
-    """Whatever form the file has, the door gets one ``{"data": [...]}`` with the same items."""
+    """Whatever form the file has, the receiver gets one ``{"data": [...]}`` with the same items."""
     code, said, _ = await run(server, written(tmp_path / "items", content))
     ((path, content_type, _, body),) = server.got
     assert (code, path, content_type) == (0, "/v1/traces/ingest", "application/json")
@@ -177,7 +177,7 @@ LINES = [{"call": "rtc_1", **event} for event in EVENTS]
 async def test_posted_events_go_to_their_own_door(
     server: Server, tmp_path: Path, content: object, posts: list[Any]
 ) -> None:
-    """Told by their key ``call``, in every form that the door takes."""
+    """Told by their key ``call``, in every form that the receiver takes."""
     code, said, _ = await run(server, written(tmp_path / "events", content))
     ((path, content_type, _, body),) = server.got
     assert (code, path, content_type) == (0, "/v1/realtime/events", "application/json")
@@ -187,14 +187,14 @@ async def test_posted_events_go_to_their_own_door(
 
 
 async def test_events_and_traces_may_stand_in_one_file(server: Server, tmp_path: Path) -> None:
-    """Each goes to its door, in the order of the file, and a long run of events in several posts."""
+    """Each goes to its receiver, in the order of the file, and a long run of events in several posts."""
     lines = [otlp_json(1), ITEMS[0], *[LINES[0]] * 130, ITEMS[1]]
     await run(server, written(tmp_path / "mixed", b"\n".join(map(orjson.dumps, lines))))
     assert [path.rpartition("/")[2] for path, *_ in server.got] == ["traces", "ingest", "events", "events", "ingest"]
 
 
 async def test_an_endpoint_that_names_the_ingest_has_the_events_door_beside_it(server: Server, tmp_path: Path) -> None:
-    """Whoever gave the whole address of one door meant the grafter behind it."""
+    """Whoever gave the whole address of one receiver meant the grafter behind it."""
     out = io.StringIO()
     endpoint = server.url + "/v1/traces/ingest"
     code = await send([written(tmp_path / "e", POST)], openai_endpoint=endpoint, out=out, err=io.StringIO())
@@ -269,7 +269,7 @@ async def test_what_is_refused_is_said_and_the_rest_goes_on(server: Server, tmp_
 
 @pytest.mark.parametrize("form", ["protobuf", "json"])
 async def test_a_partial_success_counts_as_refused(server: Server, tmp_path: Path, form: str) -> None:
-    """Spans that the door rejected are said and make the exit code 1."""
+    """Spans that the receiver rejected are said and make the exit code 1."""
     if form == "protobuf":
         partial = ExportTracePartialSuccess(rejected_spans=1, error_message="bad id")
         body = ExportTraceServiceResponse(partial_success=partial).SerializeToString()

@@ -12,7 +12,7 @@ from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Page, Ph
 from grafter.commands.demo.many_calls import all_calls
 from grafter.commands.demo.script import CLINIC, PlayedCall
 from grafter.commands.graft import guest_parts, host_parts, released
-from grafter.commands.send import Door, Request
+from grafter.commands.send import Receiver, Request
 from grafter.components import Config
 from grafter.core.turns import latency
 from grafter.errors import RejectedError, UnavailableError
@@ -121,12 +121,14 @@ async def joined(call: PlayedCall) -> list[bytes]:
     if call.script.hosted:
         for _, request in call.host.requests():
             parts += host_parts(
-                Path("host"), Request(Door.OTLP, request, "application/x-protobuf", 0, None, "host"), policy
+                Path("host"), Request(Receiver.OTLP, request, "application/x-protobuf", 0, None, "host"), policy
             ).parts
     for post in call.posts():
         body = json.dumps(post).encode()
         at = call.start.timestamp() + call.length_ms / 1000
-        parts += guest_parts(Path("guest"), Request(Door.REALTIME, body, "application/json", 0, at, "guest"), policy)
+        parts += guest_parts(
+            Path("guest"), Request(Receiver.REALTIME, body, "application/json", 0, at, "guest"), policy
+        )
     traces = await released(parts, policy, Metrics())
     return [build.request([trace]) for trace in traces]
 

@@ -14,7 +14,7 @@ import aiohttp
 import grpc.aio
 from aiohttp import web
 
-from grafter.commands.demo.doors import Doors
+from grafter.commands.demo.command import Sender
 from grafter.commands.demo.many_calls import play
 from grafter.commands.demo.script import PlayedCall
 from grafter.components import Config
@@ -54,7 +54,7 @@ async def grafter(
         aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
         grpc.aio.insecure_channel(f"127.0.0.1:{service.ports['otlp_grpc']}") as channel,
     ):
-        yield Doors(session, channel, service.ports), session, f"http://localhost:{service.ports['lookup']}"
+        yield Sender(session, channel, service.ports), session, f"http://localhost:{service.ports['lookup']}"
 
 
 async def shown(session: aiohttp.ClientSession, address: str, fits: Callable[[str], bool]) -> str:
@@ -94,8 +94,8 @@ async def test_a_number_leads_to_the_verdict(tmp_path: Path) -> None:
         "no openai": "how long the caller waited is not known",
         "busy": "The call ended as busy.",
     }
-    async with grafter(tmp_path) as (doors, session, page):
-        await doors.calls(calls)
+    async with grafter(tmp_path) as (sender, session, page):
+        await sender.calls(calls)
         await shown(session, page, lambda text: all(f"•••• {call.script.caller[-4:]}" in text for call in calls))
         for call in calls:
             number = call.script.caller
@@ -124,8 +124,8 @@ async def test_a_number_leads_to_the_verdict(tmp_path: Path) -> None:
 async def test_forgetting_by_the_page(tmp_path: Path) -> None:
     """Its calls are gone from the list, and their trace is named."""
     (call,) = played("quick")
-    async with grafter(tmp_path) as (doors, session, page):
-        await doors.call(call)
+    async with grafter(tmp_path) as (sender, session, page):
+        await sender.call(call)
         await shown(session, page, lambda text: "/calls/" in text)
         async with session.get(f"{page}/forget") as answer:
             proof = re.search(r'name="csrf" value="([0-9a-f]+)"', await answer.text())
@@ -153,23 +153,23 @@ async def test_a_recording_page_is_told_and_gets_a_link(tmp_path: Path) -> None:
     async with serving(web.Application(), "127.0.0.1:0", None, 1.0) as (_, port):
         pass
     told = {"webhooks": [{"url": f"http://127.0.0.1:{port}/told", "secret": "a secret of both"}]}
-    async with grafter(tmp_path, **told) as (doors, session, page):
-        await doors.call(call)
+    async with grafter(tmp_path, **told) as (sender, session, page):
+        await sender.call(call)
         await shown(session, page, lambda text: "/calls/" in text)
         recording = f"https://api.twilio.com/2010-04-01/Accounts/AC1/Recordings/RE{'e' * 32}"
         posted = {"ids": {"twilio": call.sid}, "recording": recording}
-        async with session.post(f"http://127.0.0.1:{doors.ports['openai']}/api/calls", json=posted) as answer:
+        async with session.post(f"http://127.0.0.1:{sender.ports['openai']}/api/calls", json=posted) as answer:
             assert answer.status == 204
     assert came == []
     async with (
         serving(app, f"127.0.0.1:{port}", None, 1.0),
-        grafter(tmp_path, **told) as (doors, session, page),
+        grafter(tmp_path, **told) as (sender, session, page),
         asyncio.timeout(_DEADLINE),
     ):
         await heard.wait()
         assert came[0]["ids"][-1] == {"kind": "twilio", "id": call.sid}
         assert came[0]["verdict"] == "turn 3 was slow: the caller waited 2.93 s; 1.68 s of it was your tools"
-        api = f"http://127.0.0.1:{doors.ports['openai']}/api/calls"
+        api = f"http://127.0.0.1:{sender.ports['openai']}/api/calls"
         for named in (call.sid, "RE" + "e" * 32, call.host.trace_id.hex(), call.call, came[0]["key"]):
             async with session.get(f"{api}/{named}/link") as answer:
                 link = await answer.json()

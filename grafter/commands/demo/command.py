@@ -1,4 +1,4 @@
-"""``grafter demo``: start everything, play two calls through every door, print the joined traces.
+"""``grafter demo``: start everything, play two calls through every receiver, print the joined traces.
 
 Nothing in here is staged: a whole grafter on free ports takes both halves of each call over real sockets, holds them
 on disk, joins them, and sends the result to a small OTLP backend that this command runs beside it.
@@ -85,12 +85,12 @@ async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stre
         aiohttp.ClientSession() as session,
         grpc.aio.insecure_channel(f"127.0.0.1:{ports['otlp_grpc']}") as channel,
     ):
-        doors = Doors(session, channel, ports)
+        sender = Sender(session, channel, ports)
         agents = AgentsCall(start=datetime.now(UTC) - timedelta(milliseconds=LENGTH_MS))
         begun, ended = agents.guest()
-        await doors.post("traces/ingest", begun)
-        sent = await doors.app(agents.host)
-        await doors.post("traces/ingest", ended)
+        await sender.post("traces/ingest", begun)
+        sent = await sender.app(agents.host)
+        await sender.post("traces/ingest", ended)
         print("\n1. A call whose answers come from agents.\n", file=stream)
         _print_sent(agents.host, sent, stream)
         print(f"          {GUEST_SPANS} spans of OpenAI's Agents SDK, {agents.guest_id}", file=stream)
@@ -105,9 +105,9 @@ async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stre
         call = RealtimeStory(start=datetime.now(UTC) - timedelta(milliseconds=REALTIME_MS))
         posts = list(call.posts())
         for post in posts[:-1]:
-            await doors.post("realtime/events", post)
-        sent = await doors.app(call.host)
-        await doors.post("realtime/events", posts[-1])
+            await sender.post("realtime/events", post)
+        sent = await sender.app(call.host)
+        await sender.post("realtime/events", posts[-1])
         print("\n2. A Realtime call. OpenAI keeps no trace of it to fetch; its events make one.\n", file=stream)
         _print_sent(call.host, sent, stream)
         events = sum(len(post.get("events", ())) for post in posts)
@@ -170,7 +170,7 @@ async def _fill_page(ports: dict[str, int], arrived: asyncio.Queue[bytes]) -> li
         aiohttp.ClientSession() as session,
         grpc.aio.insecure_channel(f"127.0.0.1:{ports['otlp_grpc']}") as channel,
     ):
-        await Doors(session, channel, ports).calls(calls)
+        await Sender(session, channel, ports).calls(calls)
         # Those of which a side is missing come later, when it has been waited for; they are printed then. A guest that
         # names no host leaves as a trace of its own.
         scripts = [(call, call.script) for call in calls if call.script.ended and call.script.hosted]

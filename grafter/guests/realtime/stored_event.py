@@ -19,7 +19,7 @@ class Side(StrEnum):
     SERVER = "server"
     CLIENT = "client"
     GRAFTER = "grafter"
-    """No event of OpenAI's: METADATA, SIP, STARTED, ALIVE, ENDED, made by a door."""
+    """No event of OpenAI's: METADATA, SIP, STARTED, ALIVE, ENDED, made by a receiver."""
 
 
 METADATA = "grafter.metadata"

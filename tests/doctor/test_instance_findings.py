@@ -3,10 +3,10 @@
 import pytest
 
 from grafter.core.model import Source
-from grafter.doctor.answers import house_answer
-from grafter.doctor.house_findings import examine_house
-from grafter.doctor.model import House, Weight
-from grafter.receiver.examining import Examiner, closed_doors
+from grafter.doctor.answers import instance_answer
+from grafter.doctor.instance_findings import examine_instance
+from grafter.doctor.model import Instance, Weight
+from grafter.receiver.examining import Examiner, closed_endpoints
 from grafter.receiver.explaining import Explainer
 from grafter.telemetry import Metrics
 from tests.rig import Peer, recorded_call, recorded_guest, rig
@@ -14,8 +14,8 @@ from tests.rig import Peer, recorded_call, recorded_guest, rig
 Sample = tuple[dict[str, str], float]
 
 
-def house(alone: bool = True, **counted: list[Sample]) -> House:
-    return House({f"grafter_{name}": samples for name, samples in counted.items()}, alone=alone)
+def instance(alone: bool = True, **counted: list[Sample]) -> Instance:
+    return Instance({f"grafter_{name}": samples for name, samples in counted.items()}, alone=alone)
 
 
 OTLP: Sample = ({"receiver": "otlp", "transport": "grpc"}, 40)
@@ -34,8 +34,8 @@ HEALTHY: dict[str, list[Sample]] = {
 
 def test_a_grafter_that_does_its_work_has_no_findings() -> None:
     """Attempts that failed and were made again are none either."""
-    assert examine_house(house(**HEALTHY)) == []
-    assert house_answer([])["lines"] == ["no fault found"]
+    assert examine_instance(instance(**HEALTHY)) == []
+    assert instance_answer([])["lines"] == ["no fault found"]
 
 
 @pytest.mark.parametrize(
@@ -79,34 +79,34 @@ def test_a_grafter_that_does_its_work_has_no_findings() -> None:
 )
 def test_each_trouble_is_found_alone(counted: dict[str, list[Sample]], code: str, weight: Weight) -> None:
     """By what was counted, and with a page to read."""
-    (finding,) = examine_house(house(**{**HEALTHY, **counted}))
+    (finding,) = examine_instance(instance(**{**HEALTHY, **counted}))
     assert (finding.code, finding.weight) == (code, weight)
     assert finding.page.startswith("docs/")
 
 
 def test_silence_means_nothing_where_others_listen_too() -> None:
     """Several workers or replicas: what this one did not get another one may have."""
-    assert examine_house(house(alone=False)) == []
+    assert examine_instance(instance(alone=False)) == []
 
 
 def test_a_store_that_is_nearly_full_or_cannot_read_is_said() -> None:
     """And doors that are closed come with their keys."""
-    full = House(HEALTHY_HOUSE, held_bytes=95, limit_bytes=100, unreadable=2)
-    assert [finding.code for finding in examine_house(full)] == ["store_full", "unreadable"]
-    closed = House(HEALTHY_HOUSE, closed=[("localhost:4317", "receivers.otlp.protocols.grpc.endpoint")])
-    (finding,) = examine_house(closed)
+    full = Instance(HEALTHY_INSTANCE, held_bytes=95, limit_bytes=100, unreadable=2)
+    assert [finding.code for finding in examine_instance(full)] == ["store_full", "unreadable"]
+    closed = Instance(HEALTHY_INSTANCE, closed=[("localhost:4317", "receivers.otlp.protocols.grpc.endpoint")])
+    (finding,) = examine_instance(closed)
     assert finding.sentence == "nobody listens at localhost:4317, which is receivers.otlp.protocols.grpc.endpoint"
 
 
-HEALTHY_HOUSE = house(**HEALTHY).counted
+HEALTHY_INSTANCE = instance(**HEALTHY).counted
 
 
 def test_what_a_command_says_of_doors_has_a_shape() -> None:
     """Anything else is refused."""
-    assert closed_doors([["localhost:1", "a.b"]]) == [("localhost:1", "a.b")]
+    assert closed_endpoints([["localhost:1", "a.b"]]) == [("localhost:1", "a.b")]
     for odd in ([1], [["a"]], [["a", 1]], [["a" * 301, "b"]]):
         with pytest.raises(ValueError, match="expected pairs"):
-            closed_doors(odd)
+            closed_endpoints(odd)
 
 
 async def test_the_counters_are_those_that_grafter_has() -> None:
@@ -119,7 +119,7 @@ async def test_the_counters_are_those_that_grafter_has() -> None:
         # What the doors would have counted.
         r.metrics.accepted_spans.labels("otlp", "grpc").inc(8)
         r.metrics.guest_items.labels(Source.SDK.value, "span").inc(5)
-        answer = await Examiner(Explainer(r.store, r.policy, lambda: r.now[0]), r.metrics).house()
+        answer = await Examiner(Explainer(r.store, r.policy, lambda: r.now[0]), r.metrics).instance()
     assert answer["findings"] == []
     names = {metric.name for metric in Metrics().registry.collect()}
     assert {name for name in read_names() if name not in names} == {"grafter_dead_letter_spans", "grafter_store_up"}
@@ -134,5 +134,5 @@ def read_names() -> set[str]:
             asked.add(name)
             return []
 
-    examine_house(House(Asked()))
+    examine_instance(Instance(Asked()))
     return asked

@@ -1,9 +1,9 @@
-"""What can be found in a grafter and its store; ``HOUSE_FINDINGS`` is the place to add a finding."""
+"""What can be found in a grafter and its store; ``INSTANCE_FINDINGS`` is the place to add a finding."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from grafter.doctor.hops import ENDPOINT, FLUSH, HOPS, INSTRUMENT, spoken
-from grafter.doctor.model import Finding, House, Line, Weight, count
+from grafter.doctor.model import Finding, Instance, Line, Weight, count
 
 _JUMP_SECONDS = 2.0
 _NEARLY_FULL = 0.9
@@ -16,9 +16,9 @@ _AT_START = spoken("an Agents SDK app, at its start", INSTRUMENT)
 _KEY = Line("in the config", "yaml", 'receivers: {openai: {projects: {default: {api_key: "${env:OPENAI_API_KEY}"}}}}')
 
 
-def doors(house: House) -> Iterator[Finding]:
+def endpoints(instance: Instance) -> Iterator[Finding]:
     """Addresses at which nobody listens."""
-    for address, key in house.closed:
+    for address, key in instance.closed:
         yield Finding(
             "door_closed",
             Weight.FAULT,
@@ -29,12 +29,12 @@ def doors(house: House) -> Iterator[Finding]:
         )
 
 
-def silence(house: House) -> Iterator[Finding]:
-    """Doors that got nothing since the start, where that is one half of something."""
-    if not house.alone:
+def silence(instance: Instance) -> Iterator[Finding]:
+    """Receivers that got nothing since the start, where that is one half of something."""
+    if not instance.alone:
         return
-    app = house.sum("grafter_receiver_accepted_spans", receiver="otlp")
-    openai = house.sum("grafter_guest_items")
+    app = instance.sum("grafter_receiver_accepted_spans", receiver="otlp")
+    openai = instance.sum("grafter_guest_items")
     if openai and not app:
         yield Finding(
             "app_silent",
@@ -65,9 +65,9 @@ def silence(house: House) -> Iterator[Finding]:
         )
 
 
-def refusals(house: House) -> Iterator[Finding]:
+def refusals(instance: Instance) -> Iterator[Finding]:
     """What the doors refused, by why. What may be taken later is the sender's to keep, and no fault yet."""
-    for reason, number in house.sums("grafter_receiver_refused_spans", "reason").items():
+    for reason, number in instance.sums("grafter_receiver_refused_spans", "reason").items():
         later = reason in _LATER
         kept = ", for their senders to send again" if later else ""
         yield Finding(
@@ -78,7 +78,7 @@ def refusals(house: House) -> Iterator[Finding]:
             page="docs/operations.md",
         )
     for outcome, (words, remedy, page) in _REQUESTS.items():
-        for transport, number in house.sums("grafter_receiver_requests", "transport", outcome=outcome).items():
+        for transport, number in instance.sums("grafter_receiver_requests", "transport", outcome=outcome).items():
             yield Finding(
                 f"requests_{outcome}",
                 Weight.DOUBT,
@@ -91,6 +91,7 @@ def refusals(house: House) -> Iterator[Finding]:
 _LATER = {
     "disk_full",
     "in_flight",
+    "memory",
     "memory_limit",
     "slow",
     "slow_body",
@@ -100,7 +101,7 @@ _LATER = {
     "tasks_full",
     "unavailable",
 }
-"""Reasons of UnavailableError."""
+"""Reasons of UnavailableError, and of memory that was not to be had."""
 _REQUESTS: Mapping[str, tuple[str, str, str]] = {
     "unauthenticated": (
         "showed no token that opens it",
@@ -115,9 +116,9 @@ _REQUESTS: Mapping[str, tuple[str, str, str]] = {
 }
 
 
-def joining(house: House) -> Iterator[Finding]:
+def joining(instance: Instance) -> Iterator[Finding]:
     """OpenAI's traces that named none of the app's, and those that were expected and never came."""
-    reasons = house.sums("grafter_unlinked_guests", "reason")
+    reasons = instance.sums("grafter_unlinked_guests", "reason")
     if reasons:
         total, malformed = round(sum(reasons.values())), round(reasons.get("malformed", 0))
         form = f", {malformed:,} of them in a form that cannot be read" if malformed else ""
@@ -131,7 +132,7 @@ def joining(house: House) -> Iterator[Finding]:
             lines=(*_AT_START, *spoken("where the session begins", HOPS["openai"].sends)),
             page=HOPS["openai"].page,
         )
-    never = house.sum("grafter_expected_guests", outcome="never")
+    never = instance.sum("grafter_expected_guests", outcome="never")
     if never:
         yield Finding(
             "openai_never_came",
@@ -144,9 +145,9 @@ def joining(house: House) -> Iterator[Finding]:
         )
 
 
-def endings(house: House) -> Iterator[Finding]:
+def endings(instance: Instance) -> Iterator[Finding]:
     """Traces that were begun, and of which nothing came to an end."""
-    reasons = house.sums("grafter_released_traces", "reason")
+    reasons = instance.sums("grafter_released_traces", "reason")
     begun = round(sum(reasons.get(reason, 0) for reason in ("idle", "max")))
     if begun:
         none = not reasons.get("complete") and not reasons.get("guest_timeout")
@@ -161,17 +162,17 @@ def endings(house: House) -> Iterator[Finding]:
         )
 
 
-def sdk_silence(house: House) -> Iterator[Finding]:
+def sdk_silence(instance: Instance) -> Iterator[Finding]:
     """The Agents SDK says that a trace began at once, and of a span only when it has ended."""
-    traces = house.sum("grafter_guest_items", source="sdk", kind="trace")
-    if house.alone and traces and not house.sum("grafter_guest_items", source="sdk", kind="span"):
+    traces = instance.sum("grafter_guest_items", source="sdk", kind="trace")
+    if instance.alone and traces and not instance.sum("grafter_guest_items", source="sdk", kind="span"):
         yield Finding(
             "sdk_never_ended",
             Weight.DOUBT,
             f"of the Agents SDK {count(traces, 'trace')} begun since the start and no span ended: all still run, or "
             "their process ends before it sends",
             "openai",
-            remedy="flush before the process ends, and look for a worker that outlives its exporter's thread",
+            remedy="flush before the process ends, and check for a worker that outlives its exporter's thread",
             lines=(
                 Line("before the process ends", "python", "agents.get_trace_provider().force_flush()"),
                 Line("before the process ends", "js", "await getGlobalTraceProvider().forceFlush();"),
@@ -180,9 +181,9 @@ def sdk_silence(house: House) -> Iterator[Finding]:
         )
 
 
-def exporters(house: House) -> Iterator[Finding]:
+def exporters(instance: Instance) -> Iterator[Finding]:
     """Backends that are away, or that refuse."""
-    for labels, up in house.counted.get("grafter_exporter_up", ()):
+    for labels, up in instance.counted.get("grafter_exporter_up", ()):
         name = labels.get("exporter", "")
         if not up:
             yield Finding(
@@ -196,20 +197,20 @@ def exporters(house: House) -> Iterator[Finding]:
         ("grafter_exporter_rejected_spans", "thrown away by the backend of"),
         ("grafter_dead_letter_spans", "in the dead-letter box for"),
     ):
-        for name, number in house.sums(metric, "exporter").items():
+        for name, number in instance.sums(metric, "exporter").items():
             yield Finding(
                 "spans_rejected" if "rejected" in metric else "dead_letters",
                 Weight.FAULT,
                 f"{count(number, 'span')} {words} {name}",
-                remedy="look at them, send them again, or drop them",
+                remedy="check at them, send them again, or drop them",
                 lines=(Line("on its machine", "shell", "grafter dead list"),),
                 page="docs/operations.md#dead-letters",
             )
 
 
-def losses(house: House) -> Iterator[Finding]:
+def losses(instance: Instance) -> Iterator[Finding]:
     """What grafter itself dropped, each with its reason."""
-    for reason, number in house.sums("grafter_dropped_spans", "reason").items():
+    for reason, number in instance.sums("grafter_dropped_spans", "reason").items():
         words = _OWN_REASONS.get(reason, f"dropped: {reason.replace('_', ' ')}")
         yield Finding(
             "spans_dropped",
@@ -217,7 +218,7 @@ def losses(house: House) -> Iterator[Finding]:
             f"{count(number, 'span')} {words}",
             page="docs/operations.md",
         )
-    for reason, number in house.sums("grafter_calls_dropped", "reason").items():
+    for reason, number in instance.sums("grafter_calls_dropped", "reason").items():
         yield Finding(
             "calls_dropped",
             Weight.FAULT,
@@ -226,14 +227,14 @@ def losses(house: House) -> Iterator[Finding]:
         )
 
 
-def sessions(house: House) -> Iterator[Finding]:
+def sessions(instance: Instance) -> Iterator[Finding]:
     """Hosted sessions and calls that could not be read for want of a key."""
-    looks = house.sums("grafter_session_looks", "outcome")
+    polls = instance.sums("grafter_session_looks", "outcome")
     for outcome, words in (
         ("no_key", "could not be read: their project has no api_key"),
         ("unauthorized", "could not be read: OpenAI does not take the api_key"),
     ):
-        if looks.get(outcome):
+        if polls.get(outcome):
             yield Finding(
                 f"sessions_{outcome}",
                 Weight.FAULT,
@@ -243,7 +244,7 @@ def sessions(house: House) -> Iterator[Finding]:
                 lines=(_KEY,),
                 page="docs/sessions.md",
             )
-    missed = house.sum("grafter_webhook_events", kind="not_recorded")
+    missed = instance.sum("grafter_webhook_events", kind="not_recorded")
     if missed:
         yield Finding(
             "not_recorded",
@@ -256,33 +257,35 @@ def sessions(house: House) -> Iterator[Finding]:
         )
 
 
-def store(house: House) -> Iterator[Finding]:
+def store(instance: Instance) -> Iterator[Finding]:
     """The store's room, and what it cannot read."""
-    if any(not value for _, value in house.counted.get("grafter_store_up", ())):
+    if any(not value for _, value in instance.counted.get("grafter_store_up", ())):
         yield Finding(
             "store_down", Weight.FAULT, "the store takes nothing; senders are refused", page="docs/operations.md"
         )
-    if house.limit_bytes and house.held_bytes > _NEARLY_FULL * house.limit_bytes:
-        share = house.held_bytes / house.limit_bytes
+    if instance.limit_bytes and instance.held_bytes > _NEARLY_FULL * instance.limit_bytes:
+        share = instance.held_bytes / instance.limit_bytes
         yield Finding(
             "store_full",
             Weight.FAULT,
             f"the store is {share:.0%} full; past that senders are refused",
-            remedy="look at the exporters first: what they do not take stays",
+            remedy="check at the exporters first: what they do not take stays",
             page="docs/operations.md",
         )
-    if house.unreadable:
+    if instance.unreadable:
         yield Finding(
             "unreadable",
             Weight.FAULT,
-            f"{count(house.unreadable, 'trace')} waiting for the newer grafter that stored them",
+            f"{count(instance.unreadable, 'trace')} waiting for the newer grafter that stored them",
             page="docs/redis.md",
         )
 
 
-def clock(house: House) -> Iterator[Finding]:
+def clock(instance: Instance) -> Iterator[Finding]:
     """This machine's clock, beside the one that waits run on."""
-    ahead = max((value for _, value in house.counted.get("grafter_wall_clock_ahead_seconds", ())), key=abs, default=0.0)
+    ahead = max(
+        (value for _, value in instance.counted.get("grafter_wall_clock_ahead_seconds", ())), key=abs, default=0.0
+    )
     if abs(ahead) > _JUMP_SECONDS:
         yield Finding(
             "clock_jumped",
@@ -294,8 +297,8 @@ def clock(house: House) -> Iterator[Finding]:
         )
 
 
-HOUSE_FINDINGS: Sequence[Callable[[House], Iterable[Finding]]] = (
-    doors,
+INSTANCE_FINDINGS: Sequence[Callable[[Instance], Iterable[Finding]]] = (
+    endpoints,
     silence,
     refusals,
     joining,
@@ -310,8 +313,7 @@ HOUSE_FINDINGS: Sequence[Callable[[House], Iterable[Finding]]] = (
 """All of them."""
 
 
-def examine_house(house: House) -> list[Finding]:
-    """What was found, faults first."""
+def examine_instance(instance: Instance) -> list[Finding]:
     order = list(Weight)
-    found = [finding for look in HOUSE_FINDINGS for finding in look(house)]
+    found = [finding for check in INSTANCE_FINDINGS for finding in check(instance)]
     return sorted(found, key=lambda finding: order.index(finding.weight))
