@@ -21,7 +21,7 @@ from grafter.guests.agents.intake import read_items
 from grafter.otlp import build
 from grafter.otlp.split import Splitter
 from grafter.processor.assembling import Assembler
-from grafter.store.base import StoredPart
+from grafter.store.model import StoredPart
 
 HOST_SPANS, GUEST_SPANS = 10_000, 2_000
 LIMIT_MS = 300.0

@@ -22,7 +22,7 @@ from grafter.otlp.json import Oddities, trace_request_from_json
 from grafter.otlp.split import Splitter
 from grafter.processor import assembling
 from grafter.processor.assembling import Assembler
-from grafter.store.base import StoredPart
+from grafter.store.model import StoredPart
 from tests.core.turn_steps import CLIENT, SERVER, host_spans
 from tests.guests.realtime.hand import HOST, TRACE, Call
 

@@ -51,9 +51,9 @@ from grafter.receiver.call_webhook import call_webhook
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_server import serving
 from grafter.receiver.in_flight import BUDGET_BYTES, InFlight
-from grafter.store.base import Backlog, Share, Stats
-from grafter.store.config import trouble
-from grafter.telemetry import BacklogHeld, Held, HeldFor, LettersHeld, Metrics
+from grafter.store.config import error_of
+from grafter.store.model import FORGOTTEN_BY, Backlog, Share
+from grafter.telemetry import BacklogHeld, DeadLettersHeld, Held, HeldFor, Metrics, StoreGauges
 
 if TYPE_CHECKING:
     from grafter.calls.sql_map import SqlCallMap

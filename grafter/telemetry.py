@@ -228,9 +228,9 @@ def _shown(
     return {"joined": joined, "family": partial(family, f"grafter_{name}", meaning)}
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """The gauges of what is held, in one table; plain numbers, so that this room needs no other."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreGauges:
+    """Those of the gauges below that are shown as a store says them: its ``Stats`` are these, and more."""
 
     traces: int = field(metadata=_shown("held_traces", "Keys held now.", sum))
     spans: int = field(metadata=_shown("held_spans", "Spans held now.", sum))
@@ -262,9 +262,26 @@ class Held:
             CounterMetricFamily,
         ),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held(StoreGauges):
+    """The gauges of what is held, in one table; plain numbers, so that this room needs no other."""
+
+    traces: int = field(metadata=_shown("held_traces", "Keys held now.", sum))
+    spans: int = field(metadata=_shown("held_spans", "Spans held now.", sum))
+    bytes: int = field(metadata=_shown("held_bytes", "Live payload bytes held now.", sum))
+    oldest_seconds: float = field(metadata=_shown("oldest_held_seconds", "Age of the oldest part held.", max))
+    store_up: bool = field(metadata=_shown("store_up", "1 while the store takes parts."))
     replicas: Sequence[HeldFor] = ()
     letters: Sequence[DeadLettersHeld] = ()
     backlogs: Sequence[BacklogHeld] = ()
+
+    @classmethod
+    def nothing(cls) -> "Held":
+        """Before there is a store."""
+        zeros: dict[str, Any] = dict.fromkeys([one.name for one in _SHOWN], 0)
+        return cls(**zeros | {"store_up": True})
 
     @classmethod
     def together(cls, helds: Sequence["Held"]) -> "Held":

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "grafter"
 KEYS = {"config.collector", "config.model", "config.problems", "config.units"}
 """What a component's own config is written with."""
 
-EDGE = {"consumer", "otlp", "core", "errors", "logs", "telemetry", "store.base", "tasks"} | KEYS
+EDGE = {"consumer", "otlp", "core", "errors", "logs", "telemetry", "store.base", "store.model", "tasks"} | KEYS
 """What receivers, exporters and the processor between them are built from."""
 
 CALLS = {
@@ -42,11 +42,11 @@ ROOMS: dict[str, set[str]] = {
     "config": set(),
     # Bytes.
     "otlp": {"core", "consumer", "errors"},
-    "store": {"core", "errors", "tasks"} | KEYS,
+    "store": {"core", "errors", "tasks", "telemetry"} | KEYS,
     # What OpenAI's traces say; pure, as the core is.
     "guests": {"core"},
     # What is known of calls waits in the store until its own database takes it.
-    "calls": {"core", "errors", "store.base", "tasks", "telemetry"} | KEYS,
+    "calls": {"core", "errors", "store.base", "store.model", "tasks", "telemetry"} | KEYS,
     # What went wrong, by what arrived; pure.
     "doctor": {"core"} | CALLS,
     "processor": EDGE | {"guests"} | CALLS,
@@ -68,9 +68,9 @@ ROOMS: dict[str, set[str]] = {
     "forwarding": {"consumer", "errors", "telemetry"},
     "memory_limit": {"consumer", "core", "errors", "logs", "tasks"},
     # What waits run on; kept in the store.
-    "arrival_clock": {"core", "errors", "store.base", "tasks", "telemetry"},
+    "arrival_clock": {"core", "errors", "store.base", "store.model", "tasks", "telemetry"},
     "health": {"telemetry"},
-    "announcing": {"components", "config", "consumer", "tasks", "telemetry"},
+    "announcing": {"components", "config", "consumer", "logs", "tasks", "telemetry"},
     # Which components there are, and then what runs them.
     "components": KEYS | {"calls", "config", "core", "exporter", "processor", "receiver", "store", "web"},
     "service": EDGE

@@ -19,7 +19,8 @@ from grafter.calls.writing import Entry
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
-from grafter.store.base import TASK_BYTES, TASK_NAME_CHARACTERS, Task, TaskStore, TaskThen
+from grafter.store.base import TaskStore
+from grafter.store.model import TASK_BYTES, TASK_NAME_CHARACTERS, Task, TaskThen
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)

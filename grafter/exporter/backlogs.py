@@ -10,7 +10,7 @@ from typing import Protocol
 
 from grafter.core.model import UnixNano
 from grafter.errors import RejectedError
-from grafter.store.base import Claim, Settlement, Stats
+from grafter.store.model import Claim, Settlement, Stats
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)

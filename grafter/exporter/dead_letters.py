@@ -21,7 +21,8 @@ from grafter.exporter.tree import render
 from grafter.otlp import build
 from grafter.otlp.json import trace_request_to_json
 from grafter.otlp.split import Splitter
-from grafter.store.base import DeadLetter, LettersAdded, Stats
+from grafter.otlp.to_json import trace_request_to_json
+from grafter.store.model import DeadLetter, DeadLettersAdded, Stats
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)

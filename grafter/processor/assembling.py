@@ -57,7 +57,7 @@ from grafter.processor.latencies import SUMS, tell
 from grafter.processor.release_result import Assembled, GuestCount
 from grafter.processor.rules import Target
 from grafter.processor.sampling import Sampling
-from grafter.store.base import Memory, StoredPart
+from grafter.store.model import Memory, StoredPart
 
 _Run = tuple[Envelope, list[bytes]]
 """Host spans, serialised, under one envelope."""

@@ -11,7 +11,7 @@ from struct import Struct
 
 from grafter.consumer import Batch, OutTrace, Piece
 from grafter.core.model import Envelope, Key, Part
-from grafter.store.base import StoredPart
+from grafter.store.model import StoredPart
 
 _OWNER = Struct("<B17sBII")
 """Before the next spans of a part's payload: length of their trace's key, the key, RESEND or 0, spans, their bytes."""

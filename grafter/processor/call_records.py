@@ -24,7 +24,7 @@ from grafter.otlp.call_facts import CallFacts, CallSearch, Turn, call_facts
 from grafter.otlp.redaction import Redaction
 from grafter.processor.plain_traces import PlainRelease
 from grafter.processor.release_result import Work
-from grafter.store.base import Outcome
+from grafter.store.model import Outcome
 
 logger = logging.getLogger(__name__)
 

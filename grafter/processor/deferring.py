@@ -16,7 +16,8 @@ from grafter.processor.leases import Leases
 from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS, Quarantine
 from grafter.processor.refused import Refused, RefusedTraces
 from grafter.processor.release_result import Work
-from grafter.store.base import DISK_FULL, Claim, Outcome, Settlement, Store, StoredPart
+from grafter.store.base import Store
+from grafter.store.model import DISK_FULL, Claim, Outcome, Settlement, StoredPart
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)

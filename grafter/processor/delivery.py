@@ -25,7 +25,8 @@ from grafter.processor.plain_traces import PlainRelease
 from grafter.processor.quarantine import FULL_BOX_SECONDS
 from grafter.processor.refused import RefusedTraces
 from grafter.processor.release_result import Work
-from grafter.store.base import DISK_FULL, Claim, Outcome, PlainSettlement, Settlement, Store
+from grafter.store.base import Store
+from grafter.store.model import DISK_FULL, Claim, Outcome, PlainSettlement, Settlement
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 

@@ -21,7 +21,11 @@ from grafter.processor.guest_parts import GuestParts
 from grafter.processor.linking import Linking, left_alone, taking_up
 from grafter.processor.release_result import Assembled
 from grafter.processor.sampling import late_guest
-from grafter.store.base import Claim, Store, StoredPart
+from grafter.processor.sums_beside import SumsBeside
+from grafter.store.base import Store
+from grafter.store.model import Claim, StoredPart
+
+logger = logging.getLogger(__name__)
 
 # In stream mode nothing wakes a guest when its anchor comes, so it is looked at this often while it waits.
 _ANCHOR_POLL = SECOND // 2

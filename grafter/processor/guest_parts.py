@@ -11,7 +11,7 @@ from grafter.core.semconv import GEN_AI_RESPONSE_ID
 from grafter.core.state import GuestState
 from grafter.guests.source import Reading
 from grafter.guests.sources import source_of
-from grafter.store.base import StoredPart
+from grafter.store.model import StoredPart
 
 _INSIDE = frozenset({GEN_AI_RESPONSE_ID})
 _MOST_INSIDE = 100

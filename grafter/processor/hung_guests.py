@@ -18,7 +18,7 @@ from grafter.core.state import GuestState
 from grafter.otlp import spans as otlp
 from grafter.otlp.frames import PREFIX
 from grafter.processor.release_result import Assembled, GuestCount
-from grafter.store.base import Memory
+from grafter.store.model import Memory
 
 
 @dataclass(frozen=True, slots=True)

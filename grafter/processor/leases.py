@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from grafter.core.model import UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import Claims, Store
+from grafter.store.base import Store
+from grafter.store.model import Claim, Claims
 
 logger = logging.getLogger(__name__)
 

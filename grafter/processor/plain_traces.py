@@ -17,7 +17,10 @@ from grafter.otlp.build import LargeEnvelopes
 from grafter.otlp.frames import first_of
 from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.release_result import Assembled, Work
-from grafter.store.base import Claim, Memory, Plain, PlainBatch
+from grafter.store.model import Claim, Memory, Plain, PlainBatch, StoredPart
+
+# An IntFlag's own operators make a member each time.
+_ROOT = int(Facts.ROOT)
 
 
 class PlainTraces(Sequence[OutTrace]):

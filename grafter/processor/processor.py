@@ -35,8 +35,8 @@ from grafter.processor.plain_traces import PlainRelease, assemble_plain
 from grafter.processor.quarantine import Quarantine
 from grafter.processor.release_result import Assembled, Work
 from grafter.processor.rules import RuleMoves, Target
-from grafter.processor.sampling import host_trace, late_guest
-from grafter.store.base import Claim, Outcome, PlainBatch, PlainLimits, Store, StoredPart
+from grafter.store.base import Store
+from grafter.store.model import Claim, PlainBatch, PlainLimits
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 

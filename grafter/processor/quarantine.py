@@ -11,7 +11,8 @@ from grafter.consumer import OutTrace, Piece
 from grafter.core.model import Key, UnixNano
 from grafter.core.policy import SECOND
 from grafter.otlp import build
-from grafter.store.base import Claim, DeadLetter, Settlement, Store, StoredPart
+from grafter.store.base import Store
+from grafter.store.model import Claim, DeadLetter, Settlement, StoredPart
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from grafter.core.model import Key, UnixNano
 from grafter.logs import Throttle
 from grafter.otlp import build
 from grafter.processor.quarantine import count_pushed_out
-from grafter.store.base import DeadLetter, Store
+from grafter.store.base import Store
+from grafter.store.model import DeadLetter
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from grafter.consumer import OutTrace
 from grafter.core.call_latency import CallerTurn, CallLatency
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Part, Source, UnixNano
-from grafter.core.sampling.policies import SamplingDecision
-from grafter.store.base import Claim, Memory, Outcome
+from grafter.core.sampling.policy import SamplingDecision
+from grafter.store.model import Claim, Memory, Outcome
 from grafter.telemetry import Metrics
 
 

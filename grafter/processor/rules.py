@@ -16,7 +16,8 @@ from grafter.core.rules import RuleSet, Values
 from grafter.guests.sources import RULES
 from grafter.otlp.rule_keys import RuleKeys
 from grafter.processor.linking import Linking
-from grafter.store.base import Claim, Store
+from grafter.store.base import Store
+from grafter.store.model import Claim
 
 # Nothing wakes a trace when its host comes, or leaves: it is looked at again so often.
 _POLL = 5 * SECOND

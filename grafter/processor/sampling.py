@@ -16,7 +16,7 @@ from grafter.core.sampling.policies import INCOMPLETE, LATE, SamplingDecision, S
 from grafter.core.state import TraceState
 from grafter.otlp.sampling import SpansView, Weights
 from grafter.processor.release_result import Assembled, Sampled
-from grafter.store.base import Memory
+from grafter.store.model import Memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from grafter.core.model import RULE, Key, UnixNano, call_guest, guest_key, is_gu
 from grafter.core.policy import GraftPolicy
 from grafter.core.state import TraceState
 from grafter.guests.sources import RULES
-from grafter.store.base import CallStore, HeldStore
+from grafter.receiver.openai_api import is_session_id
+from grafter.store.base import CallStore, HeldStore, TaskStore
 from grafter.telemetry import Metrics
 
 Answer = dict[str, object]

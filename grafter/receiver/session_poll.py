@@ -22,7 +22,7 @@ from grafter.guests.sessions.intake import Page, SessionInfo, closing, opening, 
 from grafter.guests.sessions.poll_state import Progress
 from grafter.receiver.openai_api import Account, ApiAnswer, OpenAIApi, Reply, openai_api, session_url
 from grafter.receiver.outcomes import OPENAI, UpstreamError, UpstreamMissingError
-from grafter.store.base import Task
+from grafter.store.model import Task
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)

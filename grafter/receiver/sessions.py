@@ -23,7 +23,8 @@ from grafter.guests.sessions.poll_state import Progress
 from grafter.logs import Throttle
 from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_session_id
 from grafter.receiver.session_poll import Poll, Pulled, SessionPoller, answer_to, message_of, pull_error, session_poller
-from grafter.store.base import Task, TaskStore, TaskThen
+from grafter.store.base import TaskStore
+from grafter.store.model import Task, TaskThen
 from grafter.tasks import task_group
 from grafter.telemetry import Metrics
 

@@ -2,8 +2,8 @@
 
 A store holds *parts* under *keys* until the trace of that key is settled, and then a small *memory* of it.
 
-Where a part is filed
-    A host part is filed under its trace id. A guest part comes with the guest's own key; it is filed
+Under which key a part is placed
+    A host part is placed under its trace id. A guest part comes with the guest's own key; it is placed
 
     * under the host's key, when the guest's link is known (from this part or an earlier one of the guest, held or
       remembered) and the store was not opened with ``guests_apart``, and the host has not been released yet
@@ -57,7 +57,8 @@ Backlogs
     the limit, and not as traces or spans held.
 
 Memory
-    An opaque blob a key, kept for ``remember`` and up to ``remember_limit`` keys, the oldest going first.
+    An opaque blob a key, kept for ``remember``, and up to ``remember_limit`` keys and ``remember_bytes`` in all, the
+    oldest going first. A memory of a key that has one takes its place, and is as old as it is itself.
 
 Dedupe keys
     An id that something was dealt with under, such as a delivery, is *seen* until its time to live has passed. Its key
@@ -99,285 +100,37 @@ Time is an argument, in Unix nanoseconds. Due times and leases are data. Past ``
 raises UnavailableError. Arrival numbers rise over the whole life of the store, restarts included.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, StrEnum, auto
-from typing import NamedTuple, Protocol, overload
+from collections.abc import Sequence
+from typing import Protocol, overload
 
 from grafter.core.calls import CallNote
-from grafter.core.model import LARGE_ENVELOPE, Envelope, Facts, GuestFacts, Key, Mark, Part, UnixNano
+from grafter.core.model import DedupeKey, Key, Part, UnixNano
 from grafter.core.state import TraceState
-
-
-class StoreError(OSError):
-    """The store cannot be used; the message says why and what to do."""
-
-
-class Outcome(StrEnum):
-    """What is known of one export of one claim."""
-
-    INTENDED = "intended"
-    """Bytes may have left; nothing is known of them."""
-    ACCEPTED = "accepted"
-    REFUSED = "refused"
-    """Refused for good, and in the dead-letter box."""
-    WITHDRAWN = "withdrawn"
-    """Known not to have been taken: the intent is void and the next attempt is no resend."""
-
-
-# Not frozen: see consumer.py.
-
-
-@dataclass(slots=True)
-class StoredPart:
-    """A part as it is read back. ``envelope`` is set for host parts, ``guest`` for guest parts."""
-
-    arrival: int
-    payload: bytes
-    spans: int
-    envelope: Envelope | None
-    span_ids: bytes
-    guest: GuestFacts | None
-    facts: Facts = Facts.NONE
-
-
-@dataclass(slots=True)
-class Claim:
-    """A key that this process owns until its lease ends."""
-
-    key: Key
-    token: int
-    up_to: int
-    state: TraceState
-    """The sum of the facts of everything held under the key."""
-    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
-    """By exporter name; empty unless an export of this claim's parts was begun before."""
-    envelopes: Mapping[Hashable, int] = field(default_factory=dict)
-    """The large envelopes of its parts, each by what the store knows it by, with its bytes. They count in
-    ``state.bytes``, and those of several claims may be the same."""
-    deaths: int = 0
-    """How many processes ended while they were at work on it, since one did not."""
-    waits_for: str = ""
-    """The exporter of whose backlog it is a batch; empty: it is of a trace that is held."""
-
-
-@dataclass(slots=True)
-class Memory:
-    """What is kept of a key after its release."""
-
-    key: Key
-    blob: bytes
-    """The core's own encoding, versioned."""
-    host: Key | None = None
-    """For a guest's key: the host that it is linked to. By it the store files what comes of the guest."""
-
-
-@dataclass(slots=True)
-class Settlement:
-    """The end of a claim: forget its parts, keep these memories (of the key itself and of guests that left with it)."""
-
-    claim: Claim
-    memories: tuple[Memory, ...] = ()
-
-
-def large_envelopes(parts: Iterable[Part]) -> int:
-    """Bytes of the large envelopes of one request's parts, each once."""
-    envelopes = {id(part.envelope): part.envelope for part in parts if part.envelope is not None}
-    sizes = [len(each.resource) + len(each.scope) for each in envelopes.values()]
-    return sum([size for size in sizes if size >= LARGE_ENVELOPE])
-
-
-Plain = tuple[list[bytes], list[Envelope], list[bytes], int]
-"""The parts of a key in a plain batch: payloads, envelopes, span ids, and which of them begins with the root."""
-
-
-class PlainLimits(NamedTuple):
-    """How much a plain batch may have; one trace of any size it may have in any case."""
-
-    traces: int
-    spans: int
-    size: int
-    """Bytes of payloads and large envelopes, each envelope once."""
-
-
-@dataclass(slots=True, eq=False)
-class PlainBatch:
-    """Claims of due host traces about which nothing is left to decide, owned together until the lease ends.
-
-    Of each only host parts are held, a root among them and no anchor; it was never released before, and no export of
-    it was begun.
-    """
-
-    token: int
-    at: UnixNano
-    """When it was handed out."""
-    lease: int
-    """When it is nobody's any more."""
-    keys: list[Key] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    """Spans of each key."""
-    spans: int = 0
-    size: int = 0
-    """As PlainLimits has it."""
-    envelopes: set[Hashable] = field(default_factory=set)
-    """The store's own: the large envelopes that count in ``size``."""
-    more: bool = False
-    """It was seen that more is due: what comes next did not fit, however small this is."""
-    ends: list[int] = field(default_factory=list)
-    """The store's own: how much of each key it covers."""
-    intended: tuple[str, ...] = ()
-    """The exporters that an intent stands for."""
-    encoded_keys: bytes = b""
-    """The store's own: its keys and how much of each, as it writes them."""
-    writing: int = 0
-    """The store's own: how much about it is being written."""
-
-
-Claims = Sequence[Claim] | PlainBatch
-"""What is owned: keys one by one, or plain ones as one."""
-
-
-@dataclass(slots=True)
-class PlainSettlement:
-    """The end of a plain batch: forget its parts, keep a memory of each key."""
-
-    batch: PlainBatch
-    blobs: Sequence[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Spans that an exporter's peer refused for good."""
-
-    key: Key
-    exporter: str
-    reason: str
-    at: UnixNano
-    spans: int
-    payload: bytes
-    """A whole ExportTraceServiceRequest."""
-    id: str = field(default="", compare=False)
-    """The store's own: by it a letter is known while it is there."""
-    retried: bool = field(default=False, compare=False)
-    """The store's own: an attempt to send it again was begun, and nothing is known of what came of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class LettersAdded:
-    """What became of dead letters that were brought to the box."""
-
-    kept: int
-    """The first so many of them are in it; for the others there was no room."""
-    pushed_out: int = 0
-    """Spans of older letters that had to go for them."""
-
-
-@dataclass(frozen=True, slots=True)
-class LettersOf:
-    """What the dead-letter box has for one exporter."""
-
-    letters: int
-    spans: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What waits for one exporter alone."""
-
-    batches: int
-    spans: int
-    bytes: int
-    oldest: UnixNano | None
-    """When its first batch was deferred."""
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What is held for one replica: the keys that it began."""
-
-    traces: int
-    spans: int
-    bytes: int
-    oldest: UnixNano | None
-    """Arrival of the first part of its oldest key."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What is held now."""
-
-    traces: int
-    spans: int
-    bytes: int
-    """Live bytes: payloads, those of the backlogs included, and each large envelope once."""
-    limit_bytes: int
-    oldest: UnixNano | None
-    """Arrival of the oldest part that is held."""
-    remembered: int
-    recovering: bool
-    """The index is still being rebuilt; appends are taken, claims are not handed out yet."""
-    recovered_spans: int
-    """Spans found at start, and those of requests that were stored though their sender got no answer."""
-    disk_bytes: int = 0
-    """Bytes that the store takes, dead ones included."""
-    unreadable: int = 0
-    """Due keys that only a newer version of grafter can read, and that wait for it."""
-    own: Share | None = None
-    """Where several processes share a store, what of it stands in the books of this one; None where all of it does."""
-    taken_over_spans: int = 0
-    """Of other processes' spans: stored by them under keys that this one began, or settled here, or held by one that
-    is dead."""
-    handed_over_spans: int = 0
-    """Of this process's spans, the same the other way."""
-    replicas: Mapping[int, Share] = field(default_factory=dict)
-    """Where several processes share a store, what is held for each, by number."""
-    dead_letters: Mapping[str, LettersOf] = field(default_factory=dict)
-    """What the dead-letter box has, by exporter."""
-    backlogs: Mapping[str, Backlog] = field(default_factory=dict)
-    """What waits for one exporter alone, by its name; of a shared store all of it."""
-
-
-DISK_FULL = "disk_full"
-"""The reason of an UnavailableError where there is no room on the disk: nothing was written."""
-DEDUPE_KEYS_LIMIT = 1_000_000
-"""Dedupe keys that a store keeps; about 100 bytes each."""
-TASKS_LIMIT = 100_000
-TASK_BYTES = 64 << 10
-TASK_NAME_CHARACTERS = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Work that is due at a time."""
-
-    kind: str
-    name: str
-    due: UnixNano
-    blob: bytes = b""
-    """What its owner has to know again; the owner's own encoding."""
-    token: int = 0
-    """The store's own: by it an owner is known."""
-    put_at: int = 0
-    """The store's own: when it was put last. An update does not change it."""
-
-
-class TaskThen(Enum):
-    """What follows an update of a task."""
-
-    KEEP = auto()
-    """It stays the caller's."""
-    GIVE_BACK = auto()
-    """It waits for its due time."""
-    END = auto()
-    """It is forgotten."""
+from grafter.store.model import (
+    Claim,
+    Claims,
+    DeadLetter,
+    DeadLettersAdded,
+    Memory,
+    Outcome,
+    Plain,
+    PlainBatch,
+    PlainLimits,
+    PlainSettlement,
+    Settlement,
+    Stats,
+    StoredPart,
+    Task,
+    TaskThen,
+)
 
 
 class TaskStore(Protocol):
     """The part of a store that keeps tasks. All methods raise UnavailableError when it cannot."""
 
-    async def put_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
-        """Add tasks, or wake those that are there. Durable when it returns."""
+    async def put_tasks(self, tasks: Sequence[Task], now: UnixNano, *, leaving: bool = False) -> None:
+        """Add tasks, or wake those that are there. Durable when it returns. ``leaving``: a trace that leaves is settled
+        only then, so they are taken also while the store is full, as what lets go of traces is."""
         ...
 
     async def find_task(self, kind: str, name: str) -> Task | None:
@@ -401,7 +154,7 @@ class TaskStore(Protocol):
 
 
 class CallStore(Protocol):
-    """The part of a store that keeps what is known of calls. Both methods raise UnavailableError when it cannot."""
+    """The part of a store that keeps what is known of calls. Its methods raise UnavailableError when it cannot."""
 
     async def put_calls(self, calls: Sequence[CallNote], now: UnixNano) -> None:
         """Add rows, or to those that are there what they leave open."""
@@ -409,6 +162,12 @@ class CallStore(Protocol):
 
     async def find_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
         """What is known of these calls, where it has not been forgotten."""
+        ...
+
+    async def first_link(self, call_id: str, link: str, now: UnixNano) -> str:
+        """The link of a row: the one that stands, else ``link``, which stands from now on; of many at once, over all
+        processes, all get the same. A row that is not there is added. Like what lets go of a trace it works while the
+        store is full, for a trace is about to leave that has to know."""
         ...
 
 
@@ -455,7 +214,7 @@ class Store(TaskStore, CallStore, HeldStore, MomentStore, Protocol):
         ...
 
     async def seen(self, ids: Sequence[str], now: UnixNano) -> Sequence[bool]:
-        """Whether each of these ids is marked. Raises UnavailableError when the marks cannot be read."""
+        """Whether each of these ids is that of a dedupe key. Raises UnavailableError when the keys cannot be read."""
         ...
 
     async def claim(self, now: UnixNano, limit: int, plain: PlainLimits | None = None) -> Sequence[Claim | PlainBatch]:
@@ -498,8 +257,9 @@ class Store(TaskStore, CallStore, HeldStore, MomentStore, Protocol):
         """Let the leases of these claims run from ``now`` again: their owner is still at work."""
         ...
 
-    async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
-        """Give the keys back; each is due again at the given time, or earlier if a new part says so."""
+    async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]], *, untouched: bool = False) -> None:
+        """Give the keys back; each is due again at the given time, or earlier if a new part says so. ``untouched``:
+        nothing was tried, so what is known of ends of a process stays."""
         ...
 
     async def move(self, claim: Claim, host: Key, *, if_held: bool = False) -> bool:
@@ -519,8 +279,11 @@ class Store(TaskStore, CallStore, HeldStore, MomentStore, Protocol):
         """
         ...
 
-    async def claim_deferred(self, exporter: str, now: UnixNano, limit: int) -> Sequence[Claim]:
-        """Up to ``limit`` batches of an exporter's backlog that nobody owns, of which none is postponed beyond now."""
+    async def claim_deferred(
+        self, exporter: str, now: UnixNano, limit: int, *, postponed: bool = False
+    ) -> Sequence[Claim]:
+        """Up to ``limit`` batches of an exporter's backlog that nobody owns, of which none is postponed beyond now;
+        with ``postponed`` these too, and those on which a process ended."""
         ...
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:

@@ -20,7 +20,7 @@ from struct import error as StructError
 from typing import NamedTuple
 
 from grafter.core.model import Envelope, Facts, GuestFacts, Key, Source, SpanId, TraceId, guest_key
-from grafter.store.base import Outcome
+from grafter.store.model import Outcome
 
 VERSION = 1
 """Written into every record; a reader leaves newer records alone."""

@@ -13,9 +13,9 @@ from grafter.calls.sql_map import SqlCallMap
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store.base import Task
-from grafter.store.embedded import store as embedded
+from grafter.store.embedded import opening as embedded
 from grafter.store.embedded.store import EmbeddedStore
+from grafter.store.model import Task
 from grafter.telemetry import Metrics
 from tests.calls.records import ANNA, SECRET, START, record, trace
 

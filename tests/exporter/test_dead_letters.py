@@ -11,7 +11,7 @@ from grafter.errors import RejectedError
 from grafter.exporter.answer import Accepted, ExportAnswer, Later, Refused
 from grafter.exporter.dead_letters import PAGE, UNASSEMBLED, DeadLetters
 from grafter.otlp.build import request
-from grafter.store.base import DeadLetter, LettersOf
+from grafter.store.model import DeadLetter, DeadLetterCounts
 from tests.exporter.doubles import Clock, Script, count, spans_in, trace
 from tests.exporter.test_sending import sending
 from tests.rig import START, Rig, rig

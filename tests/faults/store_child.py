@@ -17,9 +17,9 @@ from pathlib import Path
 from grafter.core.model import Envelope, Facts, GuestFacts, Key, Part, Source, TraceId, UnixNano, guest_key
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store.base import DeadLetter, Memory, Outcome, Settlement
-from grafter.store.embedded import store as embedded
+from grafter.store.embedded import opening as embedded
 from grafter.store.embedded.store import EmbeddedStore
+from grafter.store.model import DeadLetter, Memory, Outcome, Settlement
 from tests.store.contract import LEASE, START
 
 ENVELOPE = Envelope(b"resource" * 20, b"scope")

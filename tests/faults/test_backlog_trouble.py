@@ -16,7 +16,7 @@ from grafter.errors import UnavailableError
 from grafter.processor.assembling import Assembler
 from grafter.processor.lanes import Lanes, Limits
 from grafter.processor.processor import Processor
-from grafter.store.base import PlainBatch
+from grafter.store.model import PlainBatch
 from grafter.tasks import task_group
 from tests.faults.test_slow_exporter import SOON, RealTime, Sink, asks_for_later, away, books, empty, trace, well
 from tests.processor.test_processor import host_request

@@ -11,7 +11,7 @@ import pytest
 
 from grafter.consumer import Result, Verdict
 from grafter.core.model import UnixNano
-from grafter.store.base import Task
+from grafter.store.model import Task
 from tests.processor.test_processor import host_request
 from tests.rig import Peer, Rig, rig
 

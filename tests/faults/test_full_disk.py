@@ -19,6 +19,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from grafter.consumer import Batch, Result, Verdict
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
+from grafter.store.model import TASK_BYTES, Task
+from tests.processor.test_call_records import call_rig
+from tests.processor.test_call_records import request as of_a_call
+from tests.processor.test_waits import ANCHOR, CALL, host, run_of_agents, summed
 from tests.rig import ACCEPTED, START, Peer, Rig, rig
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ import pytest
 from grafter.core.calls import CallNote
 from grafter.core.model import Key, UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import DeadLetter, StoreError
-from grafter.store.embedded.damage import put_aside_if_damaged
+from grafter.store.embedded.directory import put_aside_if_damaged
+from grafter.store.model import DeadLetter, StoreError
 from tests.processor.test_processor import host_request
 from tests.rig import Peer, rig
 from tests.store.test_metadata_db import ledger_at

@@ -17,9 +17,9 @@ import pytest
 
 from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.core.policy import Waits
-from grafter.store.base import Settlement, StoredPart
-from grafter.store.embedded import store as embedded
+from grafter.store.embedded import opening as embedded
 from grafter.store.embedded.store import EmbeddedStore
+from grafter.store.model import Settlement, StoredPart
 from tests.faults.store_child import ENVELOPE, LATER, number_of, opened
 from tests.store.contract import LEASE, START
 

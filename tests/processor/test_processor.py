@@ -21,7 +21,7 @@ from grafter.errors import UnavailableError
 from grafter.otlp.frames import framed
 from grafter.processor.assembling import Assembler
 from grafter.processor.release_result import Assembled
-from grafter.store.base import PlainBatch
+from grafter.store.model import PlainBatch
 from tests.rig import ACCEPTED, CALL, DATA, SESSION, START, Peer, recorded_call, recorded_guest, rig
 
 GUEST_SPANS = 16

@@ -11,6 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.otlp.json import Oddities, trace_request_from_json
 from grafter.otlp.reading import read_spans
+from grafter.store.model import Claim, Memory, Settlement
 from tests.guests.realtime.hand import HOST, MS, T0, TRACE, Call, document
 from tests.rig import START, Peer, Rig, rig
 

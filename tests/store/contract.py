@@ -31,7 +31,8 @@ from grafter.core.model import (
 )
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store.base import (
+from grafter.store.base import Store
+from grafter.store.model import (
     Backlog,
     Claim,
     DeadLetter,

@@ -20,7 +20,8 @@ from grafter.core.model import Facts, GuestFacts, Key, Part, Source, SpanId, Tra
 from grafter.core.policy import SECOND
 from grafter.core.state import TraceState, guest_state
 from grafter.errors import UnavailableError
-from grafter.store.base import Claim, Memory, Outcome, PlainBatch, PlainLimits, PlainSettlement, Settlement
+from grafter.store.model import Claim, Memory, Outcome, PlainBatch, PlainLimits, PlainSettlement, Settlement
+from tests.due_times import due_at
 from tests.store import contract
 from tests.store.contract import ENVELOPE, LEASE, START, Opened, Place, Settings
 

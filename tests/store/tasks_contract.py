@@ -8,8 +8,8 @@ import pytest
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
-from grafter.store import base
-from grafter.store.base import Task, TaskStore, TaskThen
+from grafter.store.base import TaskStore
+from grafter.store.model import TASK_BYTES, Task, TaskThen
 from tests.store.contract import LATER, LEASE, START, Place, Settings
 
 KIND = "look"

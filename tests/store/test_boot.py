@@ -8,11 +8,10 @@ import pytest
 
 from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.core.policy import SECOND, Waits
-from grafter.store.base import Claim, Outcome
-from grafter.store.embedded import boot
-from grafter.store.embedded import store as embedded
-from grafter.store.embedded.boot import BootMark
+from grafter.store.embedded import opening as embedded
+from grafter.store.embedded.opening import BootMark
 from grafter.store.embedded.store import EmbeddedStore
+from grafter.store.model import Claim, Outcome
 from tests.faults.store_child import ENVELOPE
 from tests.store.contract import LEASE, START
 

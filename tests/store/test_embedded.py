@@ -20,7 +20,13 @@ from grafter.core.model import Envelope, Facts, Key, Part, Source, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import (
+from grafter.store.embedded import index
+from grafter.store.embedded import opening as embedded
+from grafter.store.embedded.segment_file import HEADER_BYTES
+from grafter.store.embedded.segments import SegmentLog
+from grafter.store.embedded.store import EmbeddedStore
+from grafter.store.embedded.writer import Op
+from grafter.store.model import (
     Backlog,
     DeadLetter,
     DeadLettersAdded,
@@ -529,7 +535,7 @@ import asyncio, gc, os, sys
 from pathlib import Path
 from grafter.core.model import Envelope, Facts, Key, Part
 from grafter.core.policy import Waits
-from grafter.store.base import StoreError
+from grafter.store.model import StoreError
 from grafter.store.embedded import index
 from grafter.store.embedded import store as embedded
 from grafter.store import records

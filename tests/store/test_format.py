@@ -14,9 +14,10 @@ from grafter.core.calls import CallNote
 from grafter.core.model import Envelope, Facts, GuestFacts, Key, Source, SpanId, TraceId, UnixNano, guest_key
 from grafter.core.policy import SECOND, Waits
 from grafter.store import records
-from grafter.store.base import DeadLetter, Memory, Outcome, Task
-from grafter.store.embedded import store as embedded
-from grafter.store.embedded.segments import Damage, SegmentLog
+from grafter.store.embedded import opening as embedded
+from grafter.store.embedded.segment_file import Damage
+from grafter.store.embedded.segments import SegmentLog
+from grafter.store.model import DeadLetter, Memory, Outcome, Task
 from grafter.store.records import RecordType
 from tests.store.contract import LEASE, START, texts
 

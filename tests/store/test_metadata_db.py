@@ -12,9 +12,9 @@ from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import TraceMemory
 from grafter.core.memory_blobs import decode_trace, encode_trace
 from grafter.core.model import Envelope, Key, SpanId, UnixNano
-from grafter.store.base import DeadLetter, LettersAdded, LettersOf, Memory, StoreError
-from grafter.store.embedded.dead_letters import LetterChange
 from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
+from grafter.store.embedded.metadata_tables import DeadLetterChange
+from grafter.store.model import DeadLetter, DeadLetterCounts, DeadLettersAdded, Memory, StoreError
 
 NOW = UnixNano(1000)
 

@@ -8,8 +8,8 @@ from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.core.policy import GraftPolicy, Waits
 from grafter.core.state import TraceState, guest_state
 from grafter.guests.sources import RULES
-from grafter.store.base import Claim, Memory, PlainBatch, PlainLimits, PlainSettlement, Settlement
-from grafter.store.embedded import store as embedded
+from grafter.store.embedded import opening as embedded
+from grafter.store.model import Claim, Memory, PlainBatch, PlainLimits, PlainSettlement, Settlement
 from tests.store.contract import ENVELOPE, LEASE, START, guest_part
 
 KEYS = [Key(bytes([i]) * 16) for i in range(1, 6)]

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isal import isal_zlib
 
-from grafter.store.base import StoreError
-from grafter.store.embedded.segment_file import CRC, HEADER_BYTES, MARK, RECORD, START, salt_of
-from grafter.store.embedded.segments import Damage, SegmentLog
+from grafter.store.embedded.segment_file import CRC, HEADER_BYTES, MARK, RECORD, START, Damage, salt_of
+from grafter.store.embedded.segments import SegmentLog
+from grafter.store.model import StoreError
+from tests.steps import at_most_steps
 
 
 @contextmanager

@@ -5,9 +5,9 @@ import threading
 from pathlib import Path
 
 from grafter.core.model import Key, UnixNano
-from grafter.store.base import Memory, Task
 from grafter.store.embedded.metadata_db import FORMAT, MetadataBatch, MetadataDB
-from grafter.store.embedded.tasks import TaskTable
+from grafter.store.embedded.metadata_tables import TaskTable
+from grafter.store.model import Memory, Task
 
 LEASE = 10
 

@@ -12,10 +12,9 @@ from dataclasses import replace
 from grafter.core.model import Key, TraceId, UnixNano, guest_key
 from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
-from grafter.store.base import Claim, Claims, Outcome, PlainBatch, PlainLimits
-from grafter.store.embedded.due_queue import DueQueue
 from grafter.store.embedded.trace_table import ExportAttempt, TraceEntry, TraceTable
-from grafter.store.records import DEFERRED, chunk_arrival, unpack_chunks
+from grafter.store.model import Claim, Claims, Outcome, PlainBatch, PlainLimits
+from grafter.store.records import DEFERRED, KEY_BYTES, chunk_arrival, unpack_chunks
 
 # Below this a claim sums the guests' facts anew, which costs less memory than keeping the sums.
 _KEEP_SUMS_FROM = 16

@@ -15,11 +15,11 @@ from typing import NamedTuple
 from grafter.core.model import Key
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import Outcome
 from grafter.store.embedded.index import Index
 from grafter.store.embedded.segments import Damage, Segment, SegmentLog
 from grafter.store.embedded.trace_table import TraceTable
 from grafter.store.embedded.writer import Place, Row, Writer
+from grafter.store.model import Outcome
 from grafter.store.records import (
     CHUNK_BYTES,
     LOCATION,

@@ -11,14 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from grafter.store.base import StoreError
-from grafter.store.embedded.begun import Begun
-from grafter.store.embedded.boot import BootMark
-from grafter.store.embedded.damage import put_aside_if_damaged
 from grafter.store.embedded.metadata_db import MetadataDB
 from grafter.store.embedded.reserve import Reserve, fitting
 from grafter.store.embedded.segments import SegmentLog
-from grafter.store.embedded.tasks import TaskTable
+from grafter.store.model import StoreError
 
 _LOG = logging.getLogger(__name__)
 

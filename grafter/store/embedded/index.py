@@ -10,12 +10,11 @@ from grafter.core.model import LARGE_ENVELOPE, GuestFacts, Key, UnixNano, guest_
 from grafter.core.policy import Waits
 from grafter.core.state import GuestState
 from grafter.store import records
-from grafter.store.base import Outcome, PlainBatch
-from grafter.store.embedded.claims import ClaimTable
-from grafter.store.embedded.due_queue import DueQueue
+from grafter.store.embedded.claims import ClaimTable, DueQueue
 from grafter.store.embedded.metadata_db import MetadataDB
 from grafter.store.embedded.placement import Links, PlacedParts, Placement
 from grafter.store.embedded.trace_table import ExportAttempt, GuestEntry, TraceEntry, TraceTable, envelope_place
+from grafter.store.model import Outcome, PlainBatch
 from grafter.store.records import (
     CHUNK,
     CHUNK_BYTES,

@@ -22,12 +22,17 @@ from struct import Struct
 
 from grafter.core.calls import CallNote
 from grafter.core.memory_edits import digest_in, put_together, taken_apart
-from grafter.core.model import Key, Mark, UnixNano
-from grafter.store.base import DEDUPE_KEYS_LIMIT, Memory, StoreError
-from grafter.store.embedded.damage import put_aside_if_damaged
-from grafter.store.embedded.dead_letters import LetterChange, LetterTable
-from grafter.store.embedded.lookup_tables import CallTable, DedupeKeys
-from grafter.store.embedded.resource_table import ResourceTable
+from grafter.core.model import DedupeKey, Key, UnixNano
+from grafter.store.embedded.memory_rows import MemoryRows, ResourceTable
+from grafter.store.embedded.metadata_tables import (
+    CallTable,
+    Connections,
+    DeadLetterChange,
+    DeadLetterTable,
+    DedupeKeys,
+    transaction,
+)
+from grafter.store.model import DEDUPE_KEYS_LIMIT, Memory, StoreError
 from grafter.store.records import padded
 
 _LOG = logging.getLogger(__name__)

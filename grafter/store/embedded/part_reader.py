@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from grafter.core.model import Envelope, EnvelopeCache, Facts, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import Claim, Plain, PlainBatch, StoredPart
-from grafter.store.embedded.segments import Segment, SegmentLog
+from grafter.store.embedded.segment_file import Segment
+from grafter.store.embedded.segments import SegmentLog
 from grafter.store.embedded.trace_table import TraceTable
+from grafter.store.model import Claim, Plain, PlainBatch, StoredPart
 from grafter.store.records import CHUNK, CHUNK_BYTES, GUEST, Chunk, RecordError, facts_of, first_root, unpack_chunks
 
 _ROOT = int(Facts.ROOT)

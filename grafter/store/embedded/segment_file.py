@@ -5,6 +5,17 @@ from struct import Struct
 
 from isal import isal_zlib
 
+from grafter.store.model import StoreError
+
+_LOG = logging.getLogger(__name__)
+
+FORMAT = 1
+# No version will ever write so high a one: it is damage.
+_NO_FORMAT = 1000
+MAGIC = b"graftlog"
+# Above all arrival numbers that a store of which no other segment can be read may have given.
+_UNKNOWN = 1 << 61
+
 SEGMENT = Struct("<8sHHIQQQ")
 """magic, format, 0, number, arrival, salt, where the segment before it ends (OPEN: not known)."""
 CRC = Struct("<I")

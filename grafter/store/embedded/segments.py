@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 from isal import isal_zlib
 
-from grafter.store.base import StoreError
 from grafter.store.embedded.segment_file import (
     CRC,
     HEADER_BYTES,

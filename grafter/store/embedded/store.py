@@ -29,26 +29,6 @@ from grafter.core.model import Key, Mark, Part, UnixNano
 from grafter.core.policy import Waits
 from grafter.core.state import TraceState
 from grafter.errors import UnavailableError
-from grafter.store import records
-from grafter.store.base import (
-    DISK_FULL,
-    Claim,
-    Claims,
-    DeadLetter,
-    LettersAdded,
-    Memory,
-    Outcome,
-    Plain,
-    PlainBatch,
-    PlainLimits,
-    PlainSettlement,
-    Settlement,
-    Stats,
-    StoredPart,
-    large_envelopes,
-)
-from grafter.store.embedded.begun import Begun
-from grafter.store.embedded.boot import BootMark
 from grafter.store.embedded.compaction import Compactor, Counts
 from grafter.store.embedded.damage import is_damage
 from grafter.store.embedded.dead_letters import LetterChange
@@ -60,6 +40,7 @@ from grafter.store.embedded.recovery import Recovery
 from grafter.store.embedded.settling import Settling
 from grafter.store.embedded.tasks import TaskMethods, TaskTable
 from grafter.store.embedded.writer import DIRECTORY_GONE, Place, Row, Writer
+from grafter.store.model import DISK_FULL, DeadLetter, DeadLettersAdded, Memory, Stats, Task, TaskThen, large_envelopes
 from grafter.store.records import RecordType
 
 _T = TypeVar("_T")
@@ -147,8 +128,8 @@ async def opened(
         await store.stop()
 
 
-class EmbeddedStore(TaskMethods):
-    """See grafter.store.base for the promises; made by ``opened``."""
+class EmbeddedStore(ClaimMethods):
+    """See grafter.store.base for the promises; made by ``opening.opened``."""
 
     def __init__(
         self, files: Files, index: Index, recent: RecentRecords, *, max_bytes: int, fsync_interval: float | None

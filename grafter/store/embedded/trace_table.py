@@ -12,9 +12,19 @@ from typing import Any
 
 from grafter.core.model import LARGE_ENVELOPE, Key, UnixNano
 from grafter.core.state import GuestState
-from grafter.store.base import Backlog, Outcome
 from grafter.store.embedded.metadata_db import MetadataDB
-from grafter.store.records import DEFERRED, FACTS, GUEST, Chunk, chunk_arrival, unpack_chunks
+from grafter.store.model import Backlog, Outcome
+from grafter.store.records import (
+    CHUNK,
+    CHUNK_BYTES,
+    DEFERRED,
+    FACTS,
+    GUEST,
+    Chunk,
+    chunk_arrival,
+    find_arrival,
+    unpack_chunks,
+)
 
 _first = attrgetter("first")
 

@@ -13,8 +13,7 @@ from operator import itemgetter
 from grafter.core.model import Envelope, Key, UnixNano, guest_key
 from grafter.core.state import GuestState
 from grafter.errors import UnavailableError
-from grafter.store import records
-from grafter.store.base import Backlog, Claim, Plain, PlainBatch, PlainLimits, StoredPart
+from grafter.store.model import Backlog, Claim, PlainBatch, PlainLimits, StoredPart
 from grafter.store.records import RecordError
 from grafter.store.redis.connection import Command, Reply
 from grafter.store.redis.engine import Engine

@@ -6,7 +6,7 @@ from hashlib import sha256
 from struct import Struct
 
 from grafter.core.model import Key, UnixNano
-from grafter.store.base import DeadLetter, LettersAdded, LettersOf
+from grafter.store.model import DeadLetter, DeadLetterCounts, DeadLettersAdded
 from grafter.store.redis.connection import Reply
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.scripts import Argument

@@ -29,7 +29,7 @@ from grafter.core.model import (
 )
 from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
-from grafter.store.base import Memory, Outcome, StoredPart
+from grafter.store.model import Memory, Outcome, StoredPart
 from grafter.store.records import facts_of
 from grafter.store.redis.framing import END, LENGTH, word
 

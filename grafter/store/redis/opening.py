@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store.base import StoreError
+from grafter.store.model import StoreError
 from grafter.store.redis import address as addresses
 from grafter.store.redis.connection import Command
 from grafter.store.redis.dead_letters import BUCKET, KEPT_MS, DeadLetters

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from grafter.core.model import HOST_KEY_BYTES, LARGE_ENVELOPE, Envelope, Key, Part, UnixNano, is_guest_key
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.base import large_envelopes
+from grafter.store.model import large_envelopes
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.framing import END, LENGTH, Words
 from grafter.store.redis.layout import (

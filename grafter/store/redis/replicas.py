@@ -19,7 +19,7 @@ from struct import Struct
 from typing import Any
 
 from grafter.errors import UnavailableError
-from grafter.store.base import Share, Stats
+from grafter.store.model import Share, Stats
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS
 from grafter.store.redis.scripts import Argument, Item

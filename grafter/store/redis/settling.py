@@ -6,7 +6,7 @@ from contextlib import suppress
 from grafter.core.memory_edits import digest_in, put_together, taken_apart
 from grafter.core.model import HOST_KEY_BYTES, Key, UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import Claim, Claims, Memory, Outcome, PlainBatch, PlainSettlement, Settlement
+from grafter.store.model import Claim, Claims, Memory, Outcome, PlainBatch, PlainSettlement, Settlement
 from grafter.store.redis.claims import ClaimTable
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine

@@ -13,7 +13,7 @@ from grafter.core.calls import CallNote
 from grafter.core.model import DedupeKey, Key, Part, UnixNano
 from grafter.core.state import TraceState
 from grafter.errors import UnavailableError
-from grafter.store.base import (
+from grafter.store.model import (
     Claim,
     Claims,
     DeadLetter,

@@ -5,7 +5,7 @@ from typing import Any
 
 from grafter.core.model import UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import TASK_BYTES, TASK_NAME_CHARACTERS, TASKS_LIMIT, Task, TaskThen
+from grafter.store.model import TASK_BYTES, TASK_NAME_CHARACTERS, TASKS_LIMIT, Task, TaskThen
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import absolute, relative
 from grafter.store.redis.scripts import RUBBISH_MS, Argument, Item

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from grafter.core.model import UnixNano
-from grafter.store.base import Backlog, Share
+from grafter.store.model import FORGOTTEN_BY, Backlog, Share
 from grafter.store.redis.connection import Reply
 from grafter.store.redis.layout import BUCKETS, absolute, exporter_of
 

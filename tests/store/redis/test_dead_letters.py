@@ -12,7 +12,7 @@ from grafter.core.policy import SECOND, Waits
 from grafter.exporter.answer import Accepted
 from grafter.exporter.dead_letters import DeadLetters
 from grafter.otlp.build import request
-from grafter.store.base import DeadLetter, LettersAdded, LettersOf
+from grafter.store.model import DeadLetter, DeadLetterCounts, DeadLettersAdded
 from grafter.store.redis.opening import opened
 from grafter.store.redis.store import RedisStore
 from grafter.telemetry import Metrics

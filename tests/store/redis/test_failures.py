@@ -15,8 +15,8 @@ from grafter.core.calls import CallNote
 from grafter.core.model import Facts, Key, UnixNano
 from grafter.core.policy import SECOND, Waits
 from grafter.errors import UnavailableError
-from grafter.store.base import DeadLetter, Memory, Outcome, PlainSettlement, Settlement, StoreError
-from grafter.store.config import trouble
+from grafter.store.config import error_of
+from grafter.store.model import DeadLetter, Memory, Outcome, PlainSettlement, Settlement, StoreError, Task, TaskThen
 from grafter.store.redis.layout import Layout
 from grafter.store.redis.store import RedisStore
 from grafter.store.redis.upkeep import Upkeep

@@ -14,7 +14,9 @@ import pytest
 
 from grafter.core.model import Facts, Key, Part, UnixNano
 from grafter.errors import UnavailableError
-from grafter.store.base import Memory, PlainSettlement, Settlement, Share, Stats
+from grafter.store.model import Memory, PlainSettlement, Settlement, Share
+from grafter.store.redis.engine import Engine
+from grafter.store.redis.errors import TakenOverError
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.store import RedisStore
 from tests.store.contract import HOST, LATER, OTHER, START, Settings, claim_plain, guest_part, host_part

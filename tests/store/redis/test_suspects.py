@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from grafter.core.model import Facts, Key, UnixNano
-from grafter.store.base import Claim, Outcome, PlainBatch, PlainLimits, Settlement
+from grafter.store.model import Claim, Outcome, PlainBatch, PlainLimits, Settlement
 from grafter.store.redis.store import RedisStore
 from tests.store.contract import LATER, LEASE, Settings, host_part
 from tests.store.redis.places import store

@@ -9,7 +9,7 @@ import pytest
 
 from grafter.core.model import Facts, Key, UnixNano, guest_key
 from grafter.errors import UnavailableError
-from grafter.store.base import Memory, Outcome, PlainBatch, PlainSettlement, Settlement
+from grafter.store.model import Memory, Outcome, PlainBatch, PlainSettlement, Settlement
 from grafter.store.redis.layout import HEAD, Layout
 from grafter.store.redis.store import RedisStore
 from tests.store.contract import (
