@@ -16,7 +16,13 @@ from collections.abc import Mapping, Sequence
 from bench.workload import Workload
 from grafter.core.model import Part
 from grafter.core.policy import GraftPolicy
-from grafter.core.sampling.policies import Drop, Error, FirstToken, Latency, Policy, Probabilistic, SamplingPolicy
+from grafter.core.sampling.error import Error
+from grafter.core.sampling.everything import Drop
+from grafter.core.sampling.first_token import FirstToken
+from grafter.core.sampling.latency import Latency
+from grafter.core.sampling.policies import SamplingPolicy
+from grafter.core.sampling.policy import Policy
+from grafter.core.sampling.probabilistic import Probabilistic
 from grafter.otlp.split import Splitter
 from tests.rig import Peer, rig
 

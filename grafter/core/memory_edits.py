@@ -17,7 +17,8 @@ from grafter.core.memory_blobs import (
     VERSION,
     json_bytes,
 )
-from grafter.core.sampling.policies import SamplingDecision
+from grafter.core.model import UnixNano
+from grafter.core.sampling.policy import SamplingDecision
 
 _DIGEST = 16
 # A shorter one takes no more room than what it would take to share it.

@@ -14,6 +14,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from grafter.consumer import Piece
 from grafter.core import semconv
 from grafter.core.model import STATUS_ERROR, Envelope
+from grafter.core.sampling.first_token import FRAMEWORK_WAIT_KEYS
+from grafter.core.tools import NAME_ARGUMENTS, NAME_TIME
 from grafter.otlp.frames import first_of, varint
 from grafter.otlp.sampling import attributes_of, first_token_ms, is_barge_in, resource_attributes, spans_in
 

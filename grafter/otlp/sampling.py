@@ -21,7 +21,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from grafter.consumer import Piece
 from grafter.core import semconv
 from grafter.core.model import STATUS_ERROR, Envelope
-from grafter.core.sampling.policies import CALLER_WAIT_KEYS, MODEL_TURN_KEYS, SamplingDecision, TraceView
+from grafter.core.sampling.barge_in import is_told_by_framework
+from grafter.core.sampling.first_token import CALLER_WAIT_KEYS, MODEL_TURN_KEYS
+from grafter.core.sampling.policy import SamplingDecision, TraceView
 from grafter.core.sampling.weights import MOST_RATE, randomness, read, weigh
 from grafter.otlp.frames import first_of, framed, run_of, spans_of
 from grafter.otlp.shallow_pb2 import Head, HeadScopeRun, Survey, SurveyScopeRun

@@ -12,7 +12,8 @@ from grafter.consumer import Piece
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory_edits import decision_of, with_decision
 from grafter.core.model import Key, TraceId, UnixNano, guest_key
-from grafter.core.sampling.policies import INCOMPLETE, LATE, SamplingDecision, SamplingPolicy
+from grafter.core.sampling.policies import INCOMPLETE, LATE, SamplingPolicy
+from grafter.core.sampling.policy import SamplingDecision
 from grafter.core.state import TraceState
 from grafter.otlp.sampling import SpansView, Weights
 from grafter.processor.release_result import Assembled, Sampled

@@ -8,7 +8,16 @@ from grafter.components import Config
 from grafter.config.problems import ConfigError
 from grafter.config.show import as_yaml
 from grafter.core.policy import MINUTE
-from grafter.core.sampling import policies as core
+from grafter.core.sampling.attribute import Attribute
+from grafter.core.sampling.barge_in import BargeIn
+from grafter.core.sampling.error import Error
+from grafter.core.sampling.everything import Drop
+from grafter.core.sampling.first_token import FirstToken
+from grafter.core.sampling.guest import HasGuest
+from grafter.core.sampling.latency import Latency
+from grafter.core.sampling.policies import SamplingPolicy
+from grafter.core.sampling.probabilistic import Probabilistic
+from grafter.core.sampling.span_count import SpanCount
 
 Read = Callable[..., Config]
 
@@ -32,7 +41,7 @@ processors:
 
 def test_the_default_is_the_cores_own() -> None:
     """tail_sampling left alone gives the core exactly its own defaults, which can drop nothing."""
-    assert Config().sampling_policy() == core.SamplingPolicy()
+    assert Config().sampling_policy() == SamplingPolicy()
 
 
 def test_every_policy_reaches_the_core(read: Read) -> None:
@@ -40,17 +49,17 @@ def test_every_policy_reaches_the_core(read: Read) -> None:
     config = read(EXAMPLE)
     assert list(config.active().processors) == ["graft", "tail_sampling"]
     sampling = config.sampling_policy()
-    assert sampling == core.SamplingPolicy(
+    assert sampling == SamplingPolicy(
         (
-            core.Error("error"),
-            core.FirstToken("first_token", 1500),
-            core.Latency("latency", 5, 9),
-            core.Attribute("vip", "tier", frozenset({"gold", "7", "true"})),
-            core.SpanCount("span_count", 1, 3),
-            core.HasGuest("guest", False, True),
-            core.BargeIn("barge_in"),
-            core.Probabilistic("probabilistic", 100),
-            core.Drop("drop"),
+            Error("error"),
+            FirstToken("first_token", 1500),
+            Latency("latency", 5, 9),
+            Attribute("vip", "tier", frozenset({"gold", "7", "true"})),
+            SpanCount("span_count", 1, 3),
+            HasGuest("guest", False, True),
+            BargeIn("barge_in"),
+            Probabilistic("probabilistic", 100),
+            Drop("drop"),
         ),
         regret=MINUTE,
         claims_upstream=False,
@@ -71,7 +80,7 @@ def test_a_percentage_becomes_one_of_n(read: Read, percent: str, one_of: int) ->
     )
     sampling = config.sampling_policy()
     assert sampling is not None
-    assert sampling.policies == (core.Probabilistic("probabilistic", one_of),)
+    assert sampling.policies == (Probabilistic("probabilistic", one_of),)
     said = " ".join(config.warnings)
     assert ("becomes one_of: 33 (3.03 %)" in said) == (percent == "3")
 
@@ -126,4 +135,4 @@ def test_it_needs_whole_traces(read: Read, text: str, problem: str) -> None:
     with pytest.raises(ConfigError) as raised:
         read(text)
     assert problem in str(raised.value)
-    assert read("processors: {graft: {mode: stream}, tail_sampling: }").sampling_policy() == core.SamplingPolicy()
+    assert read("processors: {graft: {mode: stream}, tail_sampling: }").sampling_policy() == SamplingPolicy()

@@ -25,7 +25,7 @@ from grafter.core.memory import (
 from grafter.core.memory_blobs import PlainMemories, decode_guest, decode_trace, encode_guest, encode_trace
 from grafter.core.memory_edits import decision_of, with_decision
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
-from grafter.core.sampling.policies import SamplingDecision
+from grafter.core.sampling.policy import SamplingDecision
 from grafter.core.step_index import STEPS_LIMIT, StepIndex, StepTime
 
 span_ids = st.binary(min_size=8, max_size=8).map(SpanId)

@@ -10,23 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.core.policy import SECOND
-from grafter.core.sampling.policies import (
-    INCOMPLETE,
-    Always,
-    Attribute,
-    BargeIn,
-    Drop,
-    Error,
-    FirstToken,
-    HasGuest,
-    Latency,
-    Probabilistic,
-    RateLimit,
-    SamplingDecision,
-    SamplingPolicy,
-    SpanCount,
-    TraceView,
-)
+from grafter.core.sampling.attribute import Attribute
+from grafter.core.sampling.barge_in import BargeIn
+from grafter.core.sampling.error import Error
+from grafter.core.sampling.everything import Always, Drop
+from grafter.core.sampling.first_token import FirstToken
+from grafter.core.sampling.guest import HasGuest
+from grafter.core.sampling.latency import Latency
+from grafter.core.sampling.policies import INCOMPLETE, SamplingPolicy
+from grafter.core.sampling.policy import SamplingDecision, TraceView
+from grafter.core.sampling.probabilistic import Probabilistic
+from grafter.core.sampling.rate_limit import RateLimit
+from grafter.core.sampling.span_count import SpanCount
 from grafter.core.sampling.weights import (
     Weighed,
     decode,

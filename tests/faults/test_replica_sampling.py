@@ -5,7 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from grafter.core.policy import SECOND, GraftPolicy
-from grafter.core.sampling.policies import Error, FirstToken, Probabilistic, SamplingPolicy
+from grafter.core.sampling.error import Error
+from grafter.core.sampling.first_token import FirstToken
+from grafter.core.sampling.policies import SamplingPolicy
+from grafter.core.sampling.probabilistic import Probabilistic
 from grafter.core.sampling.weights import randomness, threshold
 from grafter.otlp.split import Splitter
 from grafter.processor.assembling import Assembler

@@ -13,6 +13,8 @@ from grafter.components import load
 from grafter.config.problems import ConfigError
 from grafter.core.model import Part, Source, UnixNano
 from grafter.core.policy import Content, GraftPolicy, Selector
+from grafter.core.rules import Moved
+from grafter.core.sampling.policies import SamplingDecision
 from grafter.errors import RejectedError
 from grafter.guests.agents.intake import read_items
 from grafter.guests.json_values import parse_json

@@ -8,7 +8,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from grafter.consumer import Piece
 from grafter.core.model import Envelope
-from grafter.core.sampling.policies import CALLER_WAIT_KEYS, MODEL_TURN_KEYS, SamplingDecision
+from grafter.core.sampling.first_token import CALLER_WAIT_KEYS, MODEL_TURN_KEYS
+from grafter.core.sampling.policy import SamplingDecision
 from grafter.otlp.frames import run_of, spans_of
 from grafter.otlp.sampling import SpansView, Weights, incoming_rate
 

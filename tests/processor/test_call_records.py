@@ -13,7 +13,8 @@ from grafter.calls.ids import CALLEE_KEYS, CALLER_KEYS, ID_KEYS, OUTCOME_KEYS, R
 from grafter.calls.model import NEVER_CAME, NO_GUEST, CallRow, Search
 from grafter.calls.sql_map import SqlCallMap
 from grafter.core.policy import SECOND, GraftPolicy, Mode
-from grafter.core.sampling.policies import Drop, SamplingPolicy
+from grafter.core.sampling.everything import Drop
+from grafter.core.sampling.policies import SamplingPolicy
 from grafter.otlp.split import Splitter
 from grafter.processor.assembling import Assembler
 from grafter.processor.call_records import CallKeys, CallRecords, CallSink, Entry

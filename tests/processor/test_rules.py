@@ -16,7 +16,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from grafter.core.model import NamedLink, TraceId, guest_span_id
 from grafter.core.policy import GraftPolicy, Rule
 from grafter.core.rules import RuleSet
-from grafter.core.sampling.policies import Drop, SamplingPolicy
+from grafter.core.sampling.everything import Drop
+from grafter.core.sampling.policies import SamplingPolicy
 from grafter.processor.config import GraftProcessor
 from grafter.receiver.explaining import Explainer
 from tests.processor.conftest import Open

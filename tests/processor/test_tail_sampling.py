@@ -12,20 +12,19 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from grafter.consumer import Result, Verdict
 from grafter.core.policy import SECOND, GraftPolicy, Redact
-from grafter.core.sampling.policies import (
-    Attribute,
-    BargeIn,
-    Drop,
-    Error,
-    FirstToken,
-    HasGuest,
-    Latency,
-    Policy,
-    Probabilistic,
-    SamplingPolicy,
-    SpanCount,
-)
+from grafter.core.sampling.attribute import Attribute
+from grafter.core.sampling.barge_in import BargeIn
+from grafter.core.sampling.error import Error
+from grafter.core.sampling.everything import Drop
+from grafter.core.sampling.first_token import FirstToken
+from grafter.core.sampling.guest import HasGuest
+from grafter.core.sampling.latency import Latency
+from grafter.core.sampling.policies import SamplingPolicy
+from grafter.core.sampling.policy import Policy
+from grafter.core.sampling.probabilistic import Probabilistic
+from grafter.core.sampling.span_count import SpanCount
 from grafter.core.sampling.weights import decode, randomness, threshold, weight
+from grafter.processor.assembling import Assembler
 from tests.guests.realtime.hand import T0, TRACE, Call
 from tests.rig import ACCEPTED, CALL, START, Peer, Rig, recorded_call, recorded_guest, rig
 
@@ -345,11 +344,12 @@ async def test_behind_another_grafter_one_policy_stands() -> None:
     assert (said(second, "SampleRate"), second.trace_state) == (10, "ot=th:e6666666666666")
 
 
-async def test_a_guest_a_minute_late_costs_no_slow_turn() -> None:
-    """The reference call with its guest 60 s late and one slow turn in it: all of it leaves as one tree, nothing was
-    dropped before, and no late part had to be kept after a drop."""
+@pytest.mark.parametrize(("first", "status", "policy"), [(3.0, "completed", "first_token"), (1.4, "failed", "error")])
+async def test_a_guest_a_minute_late_costs_no_slow_turn_and_no_error(first: float, status: str, policy: str) -> None:
+    """The reference call with its guest 60 s late, and one slow turn in it or one that failed: all of it leaves as one
+    tree, nothing was dropped before, and no late part had to be kept after a drop."""
     peer = Peer()
-    async with rig(peer, sampling=SamplingPolicy((ERROR, FirstToken("first_token"), Drop("drop")))) as r:
+    async with rig(peer, sampling=DROPS) as r:
         await r.host(recorded_call())
         await r.pass_time(60)
         assert peer.requests == []
@@ -358,9 +358,9 @@ async def test_a_guest_a_minute_late_costs_no_slow_turn() -> None:
             {"type": "session.created", "session": {"id": "sess_1", "model": "gpt-realtime"}},
             {"type": "response.created", "response": {"id": "resp_1"}},
             {"type": "response.output_audio.delta", "response_id": "resp_1", "delta_bytes": 4000},
-            {"type": "response.done", "response": {"id": "resp_1", "status": "completed"}},
+            {"type": "response.done", "response": {"id": "resp_1", "status": status}},
         ]
-        moments = [0.0, 1.0, 3.0, 4.0]
+        moments = [0.0, 1.0, first, 4.0]
         posted: list[dict[str, object]] = [
             {"call": "k", "at": at + moment, "from": "server", "event": {"event_id": f"e{n}", **event}}
             for n, (moment, event) in enumerate(zip(moments, events, strict=True))
@@ -372,7 +372,7 @@ async def test_a_guest_a_minute_late_costs_no_slow_turn() -> None:
         await r.pass_time(60)
         balanced(r, peer)
         assert {found.trace_id for found, _ in peer.spans} == {CALL}
-        assert {said(found, "grafter.policy") for found, _ in peer.spans} == {"first_token"}
+        assert {said(found, "grafter.policy") for found, _ in peer.spans} == {policy}
         assert len(peer.spans) >= 6 + 2
         assert r.count("grafter_sampled_out_spans_total") == 0
         assert r.count("grafter_late_keep_after_drop_total") == 0
@@ -479,7 +479,7 @@ async def test_the_default_leaves_every_byte_alone() -> None:
                 await r.guest(items)
             await r.pass_time(30)
             outs.append(sorted(peer.requests))
-            assert r.processor._assembler.takes_plain
+            assert Assembler(r.policy, "test", sampling).takes_plain
     assert outs[0] == outs[1]
 
 
