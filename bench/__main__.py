@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from bench.load import Sent, send
 from bench.servers import OPTIONS, digest
 from bench.workload import Workload
 from grafter.otlp.split import COMPILED
+from tests.ports import free_port
 from tests.store.redis.servers import Server, server
 
 BATCHES = (1, 50, 512, 8192)
@@ -62,14 +62,6 @@ class Run:
     @property
     def us_per_span(self) -> float:
         return self.cpu_seconds / self.sent.spans * 1e6
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -1,5 +1,8 @@
 """``python -m bench.join``: the release of one large call, 10,000 host spans and 2,000 of a guest, parts to bytes.
 
+Twice: a guest of tools of which the host knows nothing, and one of model calls and tools of which the host has a span
+of its own each, so that nearly all of them are matched.
+
 In time of the processor, which whoever else uses the machine does not stretch, and with collections off, as the server
 has them while it works.
 """
@@ -8,6 +11,7 @@ import gc
 import statistics
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
@@ -24,12 +28,17 @@ from grafter.processor.assembling import Assembler
 from grafter.store.model import StoredPart
 
 HOST_SPANS, GUEST_SPANS = 10_000, 2_000
-LIMIT_MS = 300.0
+LIMIT_US = 15.0
+"""A span, of either: the promise for traces that have guests."""
 TRACE = bytes(range(16))
+FIRST_STEP = 100
+"""The host's span of the guest's first one."""
+BEGAN = datetime(2026, 11, 22, 21, 27, 56, tzinfo=UTC)
 
 
-def host_parts(policy: GraftPolicy) -> list[Part]:
-    """A call of ten thousand spans, in requests of 512, a session span among them."""
+def host_parts(policy: GraftPolicy, *, steps: bool) -> list[Part]:
+    """A call of ten thousand spans, in requests of 512, a session span among them; ``steps``: and one of each of the
+    guest's."""
     spans = [
         Span(
             trace_id=TRACE,
@@ -45,6 +54,8 @@ def host_parts(policy: GraftPolicy) -> list[Part]:
         for k in range(8):
             attribute = span.attributes.add(key=f"attribute.{k}")
             attribute.value.string_value = f"value {n * k}"
+        if steps and FIRST_STEP <= n < FIRST_STEP + GUEST_SPANS:
+            make_step(span, n - FIRST_STEP)
     splitter = Splitter(policy.anchors)
     parts: list[Part] = []
     for at in range(0, HOST_SPANS, 512):
@@ -54,8 +65,41 @@ def host_parts(policy: GraftPolicy) -> list[Part]:
     return parts
 
 
-def guest_parts(policy: GraftPolicy) -> list[Part]:
-    """A run of two thousand spans, in posts of 128 items."""
+def make_step(span: Span, number: int) -> None:
+    """The app's side of the guest's span of this number."""
+    words: dict[str, str | int] = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": f"tool_{number % 7}",
+        "gen_ai.tool.call.arguments": f'{{"a": {number}}}',
+    }
+    if number % 2 == 0:
+        words = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.response.id": f"resp_{number}",
+            "gen_ai.usage.input_tokens": 10,
+            "gen_ai.usage.output_tokens": 5,
+        }
+    for key, word in words.items():
+        value = span.attributes.add(key=key).value
+        if isinstance(word, int):
+            value.int_value = word
+        else:
+            value.string_value = word
+    # The guest's begins a millisecond after the one before it, and takes a second.
+    began = int(BEGAN.timestamp()) * 10**9 + number * 10**6
+    span.start_time_unix_nano, span.end_time_unix_nano = began, began + 10**9
+
+
+def step_data(number: int, *, steps: bool) -> dict[str, object]:
+    if steps and number % 2 == 0:
+        usage = {"input_tokens": 10, "output_tokens": 5}
+        return {"type": "response", "response_id": f"resp_{number}", "usage": usage}
+    given = f'{{"a": {number}}}' if steps else '{"a": 1}'
+    return {"type": "function", "name": f"tool_{number % 7}", "input": given, "output": "done"}
+
+
+def guest_parts(policy: GraftPolicy, *, steps: bool) -> list[Part]:
+    """A run of two thousand spans, in posts of 128 items; ``steps``: model calls and tools, each of its own."""
     items: list[object] = [
         {"object": "trace", "id": "trace_bench", "workflow_name": "bench", "metadata": {"trace_id": TRACE.hex()}}
     ]
@@ -65,9 +109,9 @@ def guest_parts(policy: GraftPolicy) -> list[Part]:
             "id": f"span_{n}",
             "trace_id": "trace_bench",
             "parent_id": None if n == 0 else f"span_{n // 5}",
-            "started_at": "2026-11-22T21:27:56.032785+00:00",
-            "ended_at": "2026-11-22T21:27:56.196109+00:00",
-            "span_data": {"type": "function", "name": f"tool_{n % 7}", "input": '{"a": 1}', "output": "done"},
+            "started_at": (BEGAN + timedelta(milliseconds=n)).isoformat(timespec="microseconds"),
+            "ended_at": (BEGAN + timedelta(milliseconds=n + 1000)).isoformat(timespec="microseconds"),
+            "span_data": step_data(n, steps=steps),
             "error": None,
         }
         for n in range(GUEST_SPANS)
@@ -79,9 +123,16 @@ def guest_parts(policy: GraftPolicy) -> list[Part]:
 
 
 def main() -> None:
-    """Assemble it several times; exit 1 when the median is over the limit."""
+    """Assemble each several times; exit 1 when the quickest of either is over the limit."""
+    gc.disable()
+    slow = [measured(steps=steps) > LIMIT_US for steps in (False, True)]
+    sys.exit(1 if any(slow) else 0)
+
+
+def measured(*, steps: bool) -> float:
+    """The least in microseconds a span; it is printed with the median. Whatever else runs only adds to it."""
     policy = GraftPolicy()
-    parts = host_parts(policy) + guest_parts(policy)
+    parts = host_parts(policy, steps=steps) + guest_parts(policy, steps=steps)
     state = TraceState(UnixNano(START), UnixNano(START), host_spans=HOST_SPANS)
     stored = []
     for arrival, part in enumerate(parts):
@@ -93,7 +144,6 @@ def main() -> None:
     assembler = Assembler(policy, "bench")
     gc.collect()
     gc.freeze()
-    gc.disable()
     times = []
     for _ in range(7):
         began = time.process_time()
@@ -102,13 +152,14 @@ def main() -> None:
         assert out.trace.spans == HOST_SPANS + GUEST_SPANS
         body = build.request([out.trace])
         times.append((time.process_time() - began) * 1e3)
-    median = statistics.median(times)
+    a_span = min(times) * 1e3 / (HOST_SPANS + GUEST_SPANS)
+    matched = f", {body.count(b'grafter.match')} of them matched" if steps else ""
     print(
-        f"{HOST_SPANS} host spans and {GUEST_SPANS} guest spans joined and written ({len(body) / 2**20:.1f} MiB): "
-        f"{median:.0f} ms (min {min(times):.0f}, max {max(times):.0f}; limit {LIMIT_MS:.0f}), "
-        f"{median * 1e3 / (HOST_SPANS + GUEST_SPANS):.1f} us a span"
+        f"{HOST_SPANS} host spans and {GUEST_SPANS} guest spans{matched}, joined and written "
+        f"({len(body) / 2**20:.1f} MiB): {min(times):.0f} ms (median {statistics.median(times):.0f}), "
+        f"{a_span:.1f} us a span (at most {LIMIT_US:.0f})"
     )
-    sys.exit(0 if median <= LIMIT_MS else 1)
+    return a_span
 
 
 if __name__ == "__main__":

@@ -28,19 +28,20 @@ def time_of_runs(trace: JoinedSteps) -> tuple[int | None, int | None, int | None
     Between two answers of one run it is the app that acts, where the app's own process measured it; before the first
     and after the last nothing says whose the time was. Nor is a model's of another provider OpenAI's.
     """
+    runs = {step.span_id: step for step in trace.ordered if step.end > step.start and _is_run(step)}
+    if not runs:
+        return None, None, None
     edges: list[tuple[int, int, int]] = []
-    runs: dict[bytes, Step] = {}
     answers: dict[bytes, list[int]] = {}
     for step in trace.ordered:
         if step.end <= step.start or not is_guests(step):
             continue
         what = None
-        if _is_run(step):
+        if step.span_id in runs:
             what = _RUN
-            runs[step.span_id] = step
         elif is_model_call(step):
             what = _MODEL if word(step, semconv.GEN_AI_PROVIDER_NAME) in ("", "openai") else _OTHER_MODEL
-            run = next(filter(_is_run, trace.above(step)), None)
+            run = trace.nearest(step, _is_run)
             if run is not None:
                 answers.setdefault(run.span_id, []).append(step.start)
         elif is_tool(step):
@@ -50,8 +51,6 @@ def time_of_runs(trace: JoinedSteps) -> tuple[int | None, int | None, int | None
     for span_id, starts in answers.items():
         if span_id in runs and _in_app(runs[span_id], trace):
             edges += [(min(starts), _BETWEEN, 1), (max(starts), _BETWEEN, -1)]
-    if not runs:
-        return None, None, None
     return _swept(sorted(edges))
 
 
@@ -59,9 +58,13 @@ def _is_run(step: Step) -> bool:
     return step.attributes.get(semconv.GEN_AI_OPERATION_NAME) == _AGENT and is_guests(step)
 
 
+def _is_hosts(step: Step) -> bool:
+    return not is_guests(step)
+
+
 def _in_app(step: Step, trace: JoinedSteps) -> bool:
     """The app's process measured it: it has the resource of what it hangs under."""
-    outer = next((above for above in trace.above(step) if not is_guests(above)), None)
+    outer = trace.nearest(step, _is_hosts)
     return outer is not None and outer.service == step.service
 
 

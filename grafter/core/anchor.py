@@ -11,6 +11,7 @@ id. Preferences choose among several and never refuse the only one.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from itertools import accumulate
 from typing import Generic, TypeVar
 
@@ -73,8 +74,6 @@ class AnchorIndex:
         self._root = self._find_root()
         self.cut = self._root is None or stand_in is not None
         """The host's root has not come, whether something stands in for it or not."""
-        eldest: Iterable[HostSpan | AnchorSpan] = remembered.values() or held.values()
-        self._eldest = min(eldest, key=_earlier, default=None)
 
     @classmethod
     def of(
@@ -92,9 +91,10 @@ class AnchorIndex:
             if known is not span and known != span:
                 held[span.span_id] = min(known, span, key=_whichever_came_first)
         selectors = policy.anchors
-        selected = [
-            _anchor_span(span) for span in held.values() if any(matches(selector, span) for selector in selectors)
-        ]
+        # Nearly all spans are told by their names alone, where each selector has one.
+        names = {selector.name for selector in selectors}
+        named = held.values() if "" in names else [span for span in held.values() if span.name in names]
+        selected = [_anchor_span(span) for span in named if any(matches(selector, span) for selector in selectors)]
         return cls(held, selected, memory, stand_in)
 
     def memory(self, reason: ReleaseReason, released_at: UnixNano, span_ids: bytes = b"") -> TraceMemory:
@@ -166,6 +166,11 @@ class AnchorIndex:
         if self._eldest is not None:
             return self._eldest.trace_state, self._eldest.flags
         return "", 0 if sampled is False else FLAG_SAMPLED
+
+    @cached_property
+    def _eldest(self) -> HostSpan | AnchorSpan | None:
+        spans: Iterable[HostSpan | AnchorSpan] = self._remembered.values() or self._held.values()
+        return min(spans, key=_earlier, default=None)
 
 
 def find(guest: Guest, index: AnchorIndex, refused: list[Refusal] | None = None) -> Anchor:

@@ -112,7 +112,7 @@ def host_missing_drops(guest: GuestState, policy: GraftPolicy) -> bool:
     return policy.host_missing is HostMissing.DROP
 
 
-def alone(guest: Guest, policy: GraftPolicy, earlier: GuestMemory | None, head: Mapping[str, object]) -> Grafted:
+def alone(guest: Guest, earlier: GuestMemory | None, head: Mapping[str, object]) -> Grafted:
     """A guest without a link, as a trace of its own: under its own trace id where that can be one."""
     anchor = Anchor(None, "none", "", FLAG_SAMPLED, None)
     refused = [Refusal("link", "malformed")] if head.get("malformed") else []

@@ -1,6 +1,6 @@
 """The steps of a joined trace, by id and by parent, and what an attribute of theirs is as a number or a word."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 
 from grafter.core import semconv
@@ -24,6 +24,7 @@ class JoinedSteps:
                 self.by_id[step.span_id] = step
         self.ordered = sorted(self.by_id.values(), key=lambda one: (one.start, one.span_id))
         """By start, then id."""
+        self._nearest: dict[Callable[[Step], bool], dict[bytes, Step | None]] = {}
 
     @cached_property
     def children(self) -> dict[bytes, list[Step]]:
@@ -65,30 +66,57 @@ class JoinedSteps:
             yield at
             at = self.by_id.get(at.parent)
 
+    def nearest(self, step: Step, wanted: Callable[[Step], bool]) -> Step | None:
+        """The nearest step above it that is wanted. Asked of all steps it walks each way up once, however deep,
+        as long as ``wanted`` is one function and not a new one each time."""
+        known = self._nearest.setdefault(wanted, {})
+        path: list[bytes] = []
+        at, found = step, None
+        while at.span_id not in known:
+            # What is asked for again on the way is part of a circle.
+            known[at.span_id] = None
+            path.append(at.span_id)
+            above = self.by_id.get(at.parent)
+            if above is None:
+                break
+            if wanted(above):
+                found = above
+                break
+            at = above
+        else:
+            found = known[at.span_id]
+        for span_id in path:
+            known[span_id] = found
+        return None if found is step else found
+
 
 def number(step: Step, key: str) -> float | None:
     """A figure that is not negative, in whatever form it is written; None for what is none."""
     value = step.attributes.get(key)
+    if value is None or isinstance(value, bool):
+        return None
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < _MOST:
-        return None
-    return value
+    return value if isinstance(value, int | float) and 0 <= value < _MOST else None
 
 
 def moment(step: Step, key: str) -> int | None:
     """Unix nanoseconds, exactly."""
     value = step.attributes.get(key)
+    if type(value) is int:
+        return value if value >= 0 else None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
-        value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+        return int(value)
+    return None
 
 
 def nanoseconds(step: Step, key: str, unit: int) -> int | None:
     """A figure in ns; ``unit``: what one of it is in ns."""
+    if key not in step.attributes:
+        return None
     value = number(step, key)
     return None if value is None or value * unit >= _MOST else round(value * unit)
 
