@@ -23,10 +23,11 @@ class Side(StrEnum):
     CARRIER = "carrier"
     UNKNOWN = "unknown"
 
+    # That of a member of an enumeration is a call; these are looked up for each part of each wait.
+    __hash__ = str.__hash__
+
 
 class Step(NamedTuple):
-    """One span of a joined trace, the host's or a guest's."""
-
     span_id: bytes
     parent: bytes
     name: str
@@ -87,13 +88,9 @@ class ModelTurn(NamedTuple):
     """From 1, in the order of their beginning."""
     span_id: bytes
     start: int
-    end: int
     first_token_ns: int | None
-    from_word: str
-    """What its first token is measured from; empty where it is not known."""
     error_ns: int
     """By how much ``first_token_ns`` may be too long."""
-    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +104,3 @@ class CallLatency:
     app_ns: int | None
     openai_ns: int | None
     unknown_ns: int | None
-
-    @property
-    def greeting(self) -> CallerTurn | None:
-        """The first of them."""
-        return self.greetings[0] if self.greetings else None

@@ -8,7 +8,8 @@
 - LiveKit's turns of an agent (livekit-agents 1.8, seconds) and Pipecat's ``turn`` (pipecat-ai 1.14), by their own sums.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from grafter.core import semconv
 from grafter.core.call_latency import CallerTurn, Part, Side, Step
@@ -37,12 +38,12 @@ _SIDES = {
 }
 """Whose a stretch of a Realtime call is; of a tool it depends on who runs it."""
 _INPUT_TRANSCRIPT = "input_transcript"
-_WAITS = (semconv.CALLER_WAIT, semconv.GREETING)
+_FRAMEWORK_SPANS = frozenset({"agent_turn", "job_entrypoint"})
 _CALL = semconv.GRAFTER_GUEST_TRACE_ID
-_PIPECAT = "turn.user_bot_latency_seconds"
+_LIVEKIT, _PIPECAT = "lk.e2e_latency", "turn.user_bot_latency_seconds"
 HOST_WAITS = frozenset(
     {
-        *("lk.e2e_latency", "lk.end_of_turn_delay", "lk.on_user_turn_completed_delay", "lk.speech.queue_wait"),
+        *(_LIVEKIT, "lk.end_of_turn_delay", "lk.on_user_turn_completed_delay", "lk.speech.queue_wait"),
         *("lk.response.ttft", "lk.response.ttfb", _PIPECAT, "metrics.ttfb"),
         *("gen_ai.response.time_to_first_chunk", "gen_ai.provider.name", "gen_ai.system"),
     }
@@ -54,36 +55,31 @@ HOST_MARK = "user_bot_latency"
 
 def measured(trace: JoinedSteps) -> list[CallerTurn]:
     """The waits that answers of Realtime calls state."""
-    found = []
-    answers: dict[tuple[str, str], list[Step]] = {}
+    later: dict[tuple[str, str], list[Step]] = {}
     for step in trace.ordered:
-        if semconv.TURN_SPEECH_ITEM in step.attributes:
-            answers.setdefault(_speech_of(step), []).append(step)
-    for step, turn in _stated(trace, semconv.CALLER_WAIT):
-        last = _after_last_tool(answers.get(_speech_of(step), ()), turn)
-        if last is not None:
-            turn = turn._replace(last_answer=last[0].span_id, answer_audio_ns=last[1])
-        found.append(turn)
-    return found
+        if semconv.TURN_SPEECH_ITEM in step.attributes and word(step, semconv.TURN_AFTER_TOOL):
+            later.setdefault(_speech_of(step), []).append(step)
+    return [turn for _, turn in _stated(trace, semconv.CALLER_WAIT, later)]
 
 
 def is_evidence(step: Step) -> bool:
     """It states a wait of its own, so that nobody else's word is needed."""
     attributes = step.attributes
     return (
-        any(wait.begin_time in attributes for wait in _WAITS)
+        semconv.CALLER_WAIT.begin_time in attributes
+        or semconv.GREETING.begin_time in attributes
         or attributes.get(semconv.TURN_MEASURED_FROM) == _INPUT_TRANSCRIPT
     )
 
 
 def waits_for_tool(step: Step) -> bool:
     """It states a wait in which a tool ran."""
-    return any("tool:" in word(step, wait.pieces) for wait in _WAITS)
+    return "tool:" in word(step, semconv.CALLER_WAIT.pieces) or "tool:" in word(step, semconv.GREETING.pieces)
 
 
-def is_framework(span: HostSpan) -> bool:
-    """A host span by which LiveKit or Pipecat states a wait; that stands on names of spans without attributes, too."""
-    return span.name in ("agent_turn", "job_entrypoint") or _PIPECAT in span.attributes
+def heard_of_frameworks(host: Iterable[HostSpan]) -> bool:
+    """In one of these spans LiveKit or Pipecat states a wait; that stands on names of spans without attributes, too."""
+    return any(span.name in _FRAMEWORK_SPANS or (span.attributes and _PIPECAT in span.attributes) for span in host)
 
 
 def greetings(trace: JoinedSteps) -> list[CallerTurn]:
@@ -123,9 +119,10 @@ def heard_in_frameworks(trace: JoinedSteps) -> list[CallerTurn]:
     """The waits that LiveKit and Pipecat state of themselves."""
     found = []
     for step in trace.ordered:
-        turn = _of_livekit(step, trace) or _of_pipecat(step, trace)
-        if turn is not None:
-            found.append(turn)
+        if _LIVEKIT in step.attributes or _PIPECAT in step.attributes:
+            turn = _of_livekit(step, trace) or _of_pipecat(step, trace)
+            if turn is not None:
+                found.append(turn)
     return found
 
 
@@ -134,53 +131,68 @@ def _place(turn: CallerTurn) -> tuple[int, bytes]:
 
 
 def _turn(
-    answer: Step, start: int, end: int, words: tuple[str, str], parts: tuple[Part, ...], error: int = 0
+    answer: Step,
+    start: int,
+    end: int,
+    words: tuple[str, str],
+    parts: tuple[Part, ...],
+    error: int = 0,
+    last: tuple[int, bytes] | None = None,
 ) -> CallerTurn:
-    return CallerTurn(0, start, end, *words, error, parts, answer.span_id, None, "", answer.span_id)
+    """``last``: when the answer after the last tool was heard, and its span."""
+    audio, by = (None, answer.span_id) if last is None else (last[0] - start, last[1])
+    return CallerTurn(0, start, end, *words, error, parts, answer.span_id, audio, "", by)
 
 
 # -- what a Realtime answer states
 
 
-def _stated(trace: JoinedSteps, wait: semconv.WaitNames) -> Iterator[tuple[Step, CallerTurn]]:
-    """The answers that state a wait of this kind, and what they state."""
+def _stated(
+    trace: JoinedSteps, wait: semconv.WaitNames, later: Mapping[tuple[str, str], Sequence[Step]] = MappingProxyType({})
+) -> Iterator[tuple[Step, CallerTurn]]:
+    """The answers that state a wait of this kind, and what they state; ``later``: by speech the answers to it that go
+    on from a tool."""
     for step in trace.ordered:
-        turn = _read(step, wait, trace) if wait.begin_time in step.attributes else None
-        if turn is not None:
-            yield step, turn
+        if wait.begin_time not in step.attributes:
+            continue
+        start, end = moment(step, wait.begin_time), moment(step, wait.end_time)
+        if start is None or end is None or end <= start:
+            continue
+        words = word(step, wait.begin), word(step, wait.end)
+        parts = _pieces(word(step, wait.pieces), end - start, trace)
+        error = nanoseconds(step, wait.error_ms, MILLISECOND) or 0
+        last = _last_heard(later.get(_speech_of(step), ()), end) if later else None
+        yield step, _turn(step, start, end, words, parts, error, last)
 
 
-def _read(step: Step, wait: semconv.WaitNames, trace: JoinedSteps) -> CallerTurn | None:
-    start, end = moment(step, wait.begin_time), moment(step, wait.end_time)
-    if start is None or end is None or end <= start:
-        return None
-    words = word(step, wait.begin), word(step, wait.end)
-    error = nanoseconds(step, wait.error_ms, MILLISECOND) or 0
-    parts = tuple(_pieces(word(step, wait.pieces), trace))
-    if sum(part.ns for part in parts) != end - start or any(part.ns <= 0 for part in parts):
-        parts = (Part("unknown", end - start, Side.UNKNOWN),)
-    return _turn(step, start, end, words, parts, error)
-
-
-def _pieces(text: str, trace: JoinedSteps) -> Iterator[Part]:
-    """The parts that ``grafter.caller_wait.pieces`` names; nothing that can be relied on of a text that is cut."""
+def _pieces(text: str, length: int, trace: JoinedSteps) -> tuple[Part, ...]:
+    """The parts that ``grafter.caller_wait.pieces`` names. Nothing can be relied on of a text that is cut, or whose
+    pieces are not as long as the wait: then all of it is unknown."""
+    parts = []
+    rest = length
     for piece in text.split():
-        name, _, rest = piece.partition(":")
-        length, _, owner = rest.partition(":")
-        owner, _, kind = owner.partition(":")
-        if not (length.isascii() and length.isdigit() and len(length) < 19):
-            return
+        name, _, said = piece.partition(":")
+        digits, _, said = said.partition(":")
+        owner, _, kind = said.partition(":")
+        if not (digits.isdigit() and digits.isascii() and len(digits) < 19):
+            break
         try:
             span_id = bytes.fromhex(owner)
         except ValueError:
-            return
-        step = trace.by_id.get(span_id)
+            break
+        ns = int(digits)
+        side, what = _SIDES.get(name, Side.UNKNOWN), ""
         if name == "tool":
             # The tool itself may have left before.
-            side = Side.UNKNOWN if kind == "mcp" else tool_side(step)
-            yield Part(name, int(length), side, "" if step is None else tool_name(step), span_id)
-        else:
-            yield Part(name, int(length), _SIDES.get(name, Side.UNKNOWN), "", span_id)
+            step = trace.by_id.get(span_id)
+            side, what = tool_side(step), "" if step is None else tool_name(step)
+            if kind == "mcp":
+                side = Side.UNKNOWN
+        parts.append(Part(name, ns, side, what, span_id))
+        rest -= ns
+    if rest or any(not part.ns for part in parts):
+        return (Part("unknown", length, Side.UNKNOWN),)
+    return tuple(parts)
 
 
 def tool_side(step: Step | None) -> Side:
@@ -195,21 +207,18 @@ def _speech_of(step: Step) -> tuple[str, str]:
     return word(step, _CALL), word(step, semconv.TURN_SPEECH_ITEM)
 
 
-def _after_last_tool(answers: Iterable[Step], turn: CallerTurn) -> tuple[Step, int] | None:
-    """Of the answers to one speech the last that goes on from a tool and was heard, and when, from the wait's start."""
-    last = None
-    for step in answers:
-        at = moment(step, semconv.TURN_FIRST_AUDIO_TIME)
-        if at is not None and at >= turn.end and word(step, semconv.TURN_AFTER_TOOL):
-            last = max(last, (at, step.span_id, step)) if last is not None else (at, step.span_id, step)
-    return None if last is None else (last[2], last[0] - turn.start)
+def _last_heard(answers: Iterable[Step], since: int) -> tuple[int, bytes] | None:
+    """When the last of these answers was heard, and its span; none of what was heard before."""
+    heard = [(at, step.span_id) for step in answers if (at := moment(step, semconv.TURN_FIRST_AUDIO_TIME)) is not None]
+    last = max(heard, default=None)
+    return None if last is None or last[0] < since else last
 
 
 # -- what frameworks state of themselves
 
 
 def _of_livekit(step: Step, trace: JoinedSteps) -> CallerTurn | None:
-    total = nanoseconds(step, "lk.e2e_latency", SECOND)
+    total = nanoseconds(step, _LIVEKIT, SECOND)
     if not total:
         return None
     spoken = min((one.start for one in trace.under(step.span_id) if one.name == "agent_speaking"), default=None)

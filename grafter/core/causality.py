@@ -12,11 +12,12 @@ measured on one clock each, and stay.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from math import inf, isfinite
 from urllib.parse import urlsplit
 
 from grafter.core import semconv
-from grafter.core.clock import ClockRecord, Finding, Pair, Range, judge
+from grafter.core.clock import ANY, ClockRecord, Finding, Pair, Range, judge
 from grafter.core.duplicates import RESPONSE_ID
 from grafter.core.join import Grafted
 from grafter.core.line_up import LinedUp
@@ -50,7 +51,6 @@ _WAITED = 60 * _SECOND
 _LATE = _SECOND
 """How much later than it was a program may date a step: an app that says "one moment" to a model may do so before it
 runs the tool."""
-_ANY = Range()
 _NOT_DATED = {semconv.GRAFTER_ODD_TIME, semconv.GRAFTER_TIME_ODD, semconv.GRAFTER_SYNTHETIC}
 
 
@@ -63,50 +63,58 @@ def on_host_clock(
     guest whether nothing of it has left before. What comes later of a guest is set back by what its first spans were,
     whatever is known by then.
     """
-    held: dict[SpanId, HostSpan] = {}
-    below: dict[bytes, UnixNano] = {}
-    if any(firsts):
-        for span in filter(_sane, host):
-            held.setdefault(span.span_id, span)
-            below[span.parent_span_id] = min(span.start, below.get(span.parent_span_id, span.start))
-    dates = [span for span in held.values() if _DATE in span.attributes]
+    dated_host = _DatedHost(host if any(firsts) else ())
     dated = []
     for at, (guest, first) in enumerate(zip(lined.guests, firsts, strict=True)):
         record = guest.record
         if first:
-            pairs = _Pairs(guest, held, below, memory).found(at, lined, dates)
+            pairs = _Pairs(guest, dated_host, memory).found(at, lined)
             record = replace(record, clock=judge(pairs))
         dated.append(guest if record.clock is None else _set_back(guest.explained(record), record.clock))
     return tuple(dated)
 
 
-class _Pairs:
-    """The pairs of one guest."""
+class _DatedHost:
+    """The host's spans that leave now whose times can be true; what few guests ask for is found when one does."""
 
-    def __init__(
-        self,
-        guest: Grafted,
-        held: Mapping[SpanId, HostSpan],
-        below: Mapping[bytes, UnixNano],
-        memory: TraceMemory | None,
-    ) -> None:
+    def __init__(self, host: Sequence[HostSpan]) -> None:
+        # Of two that claim one id the first.
+        self.held: Mapping[SpanId, HostSpan] = {span.span_id: span for span in reversed(host) if _sane(span)}
+        self._host = host
+
+    @cached_property
+    def begun_below(self) -> Mapping[bytes, UnixNano]:
+        """When the first of the spans under each began."""
+        found: dict[bytes, UnixNano] = {}
+        for span in filter(_sane, self._host):
+            found[span.parent_span_id] = min(span.start, found.get(span.parent_span_id, span.start))
+        return found
+
+    @cached_property
+    def dates(self) -> Sequence[HostSpan]:
+        """Those of requests whose answers say when they were written."""
+        return [span for span in self.held.values() if _DATE in span.attributes]
+
+
+class _Pairs:
+    def __init__(self, guest: Grafted, host: _DatedHost, memory: TraceMemory | None) -> None:
         self._source = guest.record.source
         anchor = guest.memory.anchor
         self._envelope = None if anchor is None else anchor.envelope
         self._steps = StepIndex() if memory is None else memory.steps
+        held = host.held
         if memory is not None and self._envelope is not None:
             held = {**_remembered(memory, self._envelope), **held}
         self._named = anchor is not None and anchor.how == "named"
         self._anchor = None if anchor is None or anchor.span_id is None else held.get(anchor.span_id)
-        self._below = below
+        self._host = host
         self._held = held
-        named = ((each, dict(each.attributes)) for each in guest.spans)
         # Times that its source did not measure say nothing.
-        dated = [(each, said) for each, said in named if _sane(each.span) and _NOT_DATED.isdisjoint(said)]
-        self._spans = {each.span.span_id: each for each, _ in dated}
-        self._said = {each.span.span_id: said for each, said in dated}
+        self._spans = {
+            each.span.span_id: each for each in guest.spans if _sane(each.span) and _NOT_DATED.isdisjoint(each.named)
+        }
 
-    def found(self, guest_index: int, lined: LinedUp, dates: Iterable[HostSpan]) -> list[Pair]:
+    def found(self, guest_index: int, lined: LinedUp) -> list[Pair]:
         """All of them, each as much weaker as the guest's times are coarse."""
         if self._envelope is None or not self._spans:
             return []
@@ -121,8 +129,8 @@ class _Pairs:
             if match.guest_index == guest_index and match.how == RESPONSE_ID:
                 pairs += self._of_response(match)
         if self._source == Source.SESSIONS:
-            pairs += [pair for span in dates if self._usable(span) and (pair := _of_date(span)) is not None]
-        pairs = [pair for pair in pairs if pair.certain != _ANY]
+            pairs += [pair for span in self._host.dates if self._usable(span) and (pair := _of_date(span)) is not None]
+        pairs = [pair for pair in pairs if pair.certain != ANY]
         if not pairs:
             return []
         coarse = max(_ROUNDED, _grain(each.span.start for each in self._spans.values()))
@@ -140,7 +148,7 @@ class _Pairs:
         if self._source in (Source.REALTIME, Source.SESSIONS):
             return []
         # An id that is computed from a call's may be known before its span begins; what hangs below it shows that.
-        begun = min(anchor.start, self._below.get(anchor.span_id, anchor.start))
+        begun = min(anchor.start, self._host.begun_below.get(anchor.span_id, anchor.start))
         first = min(each.span.start for each in self._spans.values())
         last = max(each.span.end for each in self._spans.values())
         low: float = -inf
@@ -151,8 +159,8 @@ class _Pairs:
     def _turns(self) -> dict[bytes, list[GraftedSpan]]:
         """The guest's model turns, by the span that they hang under, in order of time."""
         beside: dict[bytes, list[GraftedSpan]] = {}
-        for span_id, each in self._spans.items():
-            if self._said[span_id].get(semconv.GEN_AI_OPERATION_NAME) == CHAT:
+        for each in self._spans.values():
+            if each.named.get(semconv.GEN_AI_OPERATION_NAME) == CHAT:
                 beside.setdefault(each.parent_span_id, []).append(each)
         for turns in beside.values():
             turns.sort(key=lambda each: each.span.start)
@@ -185,17 +193,17 @@ class _Pairs:
         if tool is None or guest is None or not self._usable(tool):
             return None
         turn = None if match.turn is None else self._spans.get(match.turn)
-        asked = guest.span.start
+        requested = guest.span.start
         known: float = guest.span.end
         if turn is guest:
             known = next((each.span.start for each in turns[turn.parent_span_id] if each.span.start >= known), inf)
-        elif semconv.GRAFTER_END in self._said[match.guest]:
+        elif semconv.GRAFTER_END in guest.named:
             known = inf
-        low: float = asked - tool.end
+        low: float = requested - tool.end
         high = known - tool.start if runs else inf
         if runs and turn is not None:
             low = max(low, turn.span.start - tool.start)
-        likely = Range(asked - tool.start, known - tool.end if runs else inf)
+        likely = Range(requested - tool.start, known - tool.end if runs else inf)
         if self._source == Source.REALTIME:
             # Another socket than the app's: the app may have heard of the call first.
             low, high, likely = -inf, high + _LATE, Range(high=likely.high)
@@ -222,7 +230,8 @@ class _Pairs:
         index = self._steps
         if not index:
             return [], []
-        for span_id, named in self._said.items():
+        for span_id, each in self._spans.items():
+            named = each.named
             call, response = named.get(semconv.GEN_AI_TOOL_CALL_ID), named.get(semconv.GEN_AI_RESPONSE_ID)
             if isinstance(call, str) and call in index.tools:
                 tools.append(Match(index.tools[call], span_id, CALL_ID, guest_index))
@@ -324,15 +333,15 @@ def _moved(each: GraftedSpan, offset: int, added: Mapping[str, AttributeValue]) 
     span = each.span
     events = tuple(replace(event, time=UnixNano(event.time - offset)) for event in span.events)
     moved = replace(span, start=UnixNano(span.start - offset), end=UnixNano(span.end - offset), events=events)
-    # The door may have set back an impossible clock before.
-    before = dict(each.attributes).get(semconv.GRAFTER_CLOCK_OFFSET, 0.0)
+    # The receiver may have set back an impossible clock before.
+    before = each.named.get(semconv.GRAFTER_CLOCK_OFFSET, 0.0)
     already = before if isinstance(before, float) else 0.0
     return _with(replace(each, span=moved), {semconv.GRAFTER_CLOCK_OFFSET: already + _milliseconds(offset), **added})
 
 
-def _saying(each: GraftedSpan, said: Mapping[str, AttributeValue]) -> GraftedSpan:
-    kept = (pair for pair in each.attributes if pair[0] not in said)
-    return replace(each, attributes=(*kept, *said.items()))
+def _with(each: GraftedSpan, added: Mapping[str, AttributeValue]) -> GraftedSpan:
+    kept = (pair for pair in each.attributes if pair[0] not in added)
+    return each.with_attributes((*kept, *added.items()))
 
 
 def _milliseconds(nanoseconds: float) -> float:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf, isfinite
+from typing import NamedTuple
 
 from grafter.core.model import UnixNano
 
@@ -48,14 +49,13 @@ class Finding(StrEnum):
     """Further than MOST_OFFSET."""
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """The offsets from ``low`` to ``high``, both included; infinite where a side is open."""
 
     low: float = -inf
     high: float = inf
 
-    def __contains__(self, offset: float) -> bool:
+    def holds(self, offset: float) -> bool:
         return self.low <= offset <= self.high
 
     def wider(self, by: float) -> "Range":
@@ -77,8 +77,11 @@ class Range:
         return self.low if isfinite(self.low) else self.high
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+ANY = Range()
+"""Nothing is known of the offset."""
+
+
+class Pair(NamedTuple):
     """What one step that both sides dated says of the offset."""
 
     at: UnixNano
@@ -95,7 +98,7 @@ class ClockRecord:
     finding: Finding
     offset: int = 0
     """Nanoseconds that the guest's clock is ahead of its host's, as far as its spans were moved; else 0."""
-    bounds: Range = Range()
+    bounds: Range = ANY
     """Between which the offset lies at any moment of the guest, drift included."""
     pairs: int = 0
     left_out: int = 0
@@ -152,19 +155,19 @@ def judge(pairs: Sequence[Pair]) -> ClockRecord | None:
     drifted = (max(moments) - min(moments)) * MOST_DRIFT
     weaker = [pair.certain.wider(drifted) for pair in pairs]
     possible = _agreed(weaker, count - wrong)
-    bounds = Range(possible[0].low, possible[-1].high) if possible else Range()
-    right = sum(0 in each for each in weaker)
+    bounds = Range(possible[0].low, possible[-1].high) if possible else ANY
+    right = sum([each.holds(0) for each in weaker])
     if right >= count - wrong:
         return ClockRecord(Finding.AGREES, bounds=bounds, pairs=count, left_out=count - right)
     certain = _place([pair.certain for pair in pairs], wrong, drifted)
     likely = _place([pair.likely for pair in pairs], wrong, drifted)
     place = None if certain is None or likely is None else likely.within(certain)
-    if place is None or not possible or 0 in bounds:
+    if place is None or not possible or bounds.holds(0):
         return ClockRecord(_unsettled(pairs), bounds=bounds, pairs=count)
     offset = round(place.nearest)
     if abs(offset) > MOST_OFFSET:
         return ClockRecord(Finding.TOO_FAR, bounds=bounds, pairs=count)
-    left_out = sum(offset not in pair.likely.wider(1) for pair in pairs)
+    left_out = sum(not pair.likely.wider(1).holds(offset) for pair in pairs)
     method = "two_sided" if place.closed else "one_sided"
     return ClockRecord(Finding.SHIFTED, offset, bounds, count, left_out, method=method)
 

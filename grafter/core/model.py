@@ -308,6 +308,31 @@ class GraftedSpan:
     """The anchor's envelope, whose resource it takes; None: the resource ``service.name=openai``."""
     attributes: tuple[tuple[str, AttributeValue], ...]
     """The span's own and those that the graft adds, in that order; keys are unique."""
+    _named: Mapping[str, AttributeValue] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def named(self) -> Mapping[str, AttributeValue]:
+        """The attributes by their keys; made once, for several ask."""
+        if self._named is None:
+            self._named = dict(self.attributes)
+        return self._named
+
+    def with_attributes(
+        self, attributes: tuple[tuple[str, AttributeValue], ...], span: GuestSpan | None = None
+    ) -> "GraftedSpan":
+        """The same with these attributes in place of its own, and ``span`` in place of its own where one is given.
+
+        ``replace`` takes three times as long.
+        """
+        return GraftedSpan(
+            span or self.span,
+            self.trace_id,
+            self.parent_span_id,
+            self.trace_state,
+            self.flags,
+            self.envelope,
+            attributes,
+        )
 
 
 def guest_key(guest_trace_id: str) -> Key:

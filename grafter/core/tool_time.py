@@ -21,13 +21,11 @@ _SERVER, _CLIENT, _PRODUCER, _CONSUMER = 2, 3, 4, 5
 
 def with_insides(parts: Iterable[Part], trace: JoinedSteps) -> tuple[Part, ...]:
     """The parts, each tool with what it was made of."""
-    found = tuple(parts)
-    if not any(part.name == "tool" and part.span_id in trace.by_id for part in found):
-        return found
-    return tuple(
-        part._replace(within=_within(part, trace)) if part.name == "tool" and part.span_id in trace.by_id else part
-        for part in found
-    )
+    found = []
+    for part in parts:
+        tool = trace.by_id.get(part.span_id) if part.name == "tool" else None
+        found.append(part if tool is None else Part(*part[:5], _within(part.ns, tool, trace)))
+    return tuple(found)
 
 
 class _Hop(NamedTuple):
@@ -39,23 +37,25 @@ class _Hop(NamedTuple):
     parts: tuple[Part, ...]
 
 
-def _within(part: Part, trace: JoinedSteps) -> tuple[Part, ...]:
+def _within(ns: int, tool: Step, trace: JoinedSteps) -> tuple[Part, ...]:
+    """What the ``ns`` nanoseconds that were waited for this tool were made of."""
     hops: list[_Hop] = []
-    for host in _hosts(trace.by_id[part.span_id], trace):
+    for host in _hosts(tool, trace):
         for hop in _hops(host, trace):
-            if hop.service != host.service or hop.end - host.start <= part.ns:
+            if hop.service != host.service or hop.end - host.start <= ns:
                 hops.append(hop)
-            elif hop.start - host.start < part.ns and hop.parts[0].name == "network":
+            elif hop.start - host.start < ns and hop.parts[0].name == "network":
                 # It outlived the tool: how much of it was in the tool's time nobody says.
                 return ()
     found: list[Part] = []
     until = 0
-    for hop in sorted(hops, key=lambda hop: (hop.start, hop.end, hop.parts[0].span_id)):
+    hops.sort(key=lambda hop: (hop.start, hop.end, hop.parts[0].span_id))
+    for hop in hops:
         if hop.start >= until:
             until = hop.end
             found += hop.parts
     # Clocks or spans that disagree with the tool's own time say nothing about it.
-    return tuple(found) if 0 < sum(one.ns for one in found) <= part.ns else ()
+    return tuple(found) if 0 < sum([one.ns for one in found]) <= ns else ()
 
 
 def _hosts(tool: Step, trace: JoinedSteps) -> list[Step]:
@@ -96,7 +96,7 @@ def _hops(root: Step, trace: JoinedSteps) -> Iterator[_Hop]:
                 sent.append((step, workers[0]))
                 continue
         open_ += under
-    apart = sum(one.service != step.service for step, one in sent)
+    apart = sum([one.service != step.service for step, one in sent])
     for step, one in sent:
         worked = one.end - one.start
         waited: int | None = one.start - step.end
@@ -110,14 +110,18 @@ def _hops(root: Step, trace: JoinedSteps) -> Iterator[_Hop]:
 
 def _called(step: Step, under: Iterable[Step]) -> _Hop | None:
     """A call of other services, each attempt of it a SERVER span."""
-    servers = [one for one in under if one.kind == _SERVER]
-    worked = [one.end - one.start for one in servers]
-    away = step.end - step.start - sum(worked)
-    if not servers or away < 0 or min(worked) < 0 or any(one.service == step.service for one in servers):
+    away = step.end - step.start
+    work = []
+    for one in under:
+        if one.kind == _SERVER:
+            worked = one.end - one.start
+            if worked < 0 or one.service == step.service:
+                return None
+            away -= worked
+            work.append(Part("service", worked, Side.APP, one.service, one.span_id))
+    if not work or away < 0:
         return None
-    network = Part("network", away, Side.UNKNOWN, "", step.span_id)
-    work = [Part("service", ns, Side.APP, one.service, one.span_id) for one, ns in zip(servers, worked, strict=True)]
-    return _Hop(step.start, step.end, step.service, (network, *work))
+    return _Hop(step.start, step.end, step.service, (Part("network", away, Side.UNKNOWN, "", step.span_id), *work))
 
 
 def _unworked(sent: Step, worked: int, root: Step, trace: JoinedSteps) -> int | None:

@@ -6,6 +6,7 @@ to what, stands in ``caller_turns``; what is inside a tool in ``tool_time``; the
 
 from collections.abc import Iterable, Sequence
 
+from grafter.core import semconv
 from grafter.core.agent_runs import time_of_runs
 from grafter.core.call_latency import CallerTurn, CallLatency, ModelTurn, Part, Side, Step
 from grafter.core.caller_turns import greeting_of_livekit, greetings, heard_in_frameworks, measured, spoken_in_live
@@ -23,6 +24,8 @@ from grafter.core.tool_time import with_insides
 from grafter.core.turn_words import sentence
 
 __all__ = ["CallLatency", "CallerTurn", "ModelTurn", "Part", "Side", "Step", "latency", "span_totals"]
+
+_FIRST_TOKENS = tuple((key, round(unit * MILLISECOND)) for key, unit in MODEL_TURN_KEYS.items())
 
 
 def latency(steps: Sequence[Step], *, whole: bool = True) -> CallLatency:
@@ -45,7 +48,7 @@ def latency(steps: Sequence[Step], *, whole: bool = True) -> CallLatency:
     app, openai, unknown = span_totals((*turns, *greeted))
     if whole and not turns and not greeted:
         app, openai, unknown = time_of_runs(trace)
-    return CallLatency(turns, model_turns(trace), told, app, openai, unknown)
+    return CallLatency(turns, _model_turns(trace), greeted, app, openai, unknown)
 
 
 def span_totals(turns: Iterable[CallerTurn]) -> tuple[int | None, int | None, int | None]:
@@ -61,3 +64,39 @@ def span_totals(turns: Iterable[CallerTurn]) -> tuple[int | None, int | None, in
 def _numbered(turn: CallerTurn, number: int, trace: JoinedSteps) -> CallerTurn:
     parts = with_insides(turn.parts, trace)
     return turn._replace(number=number, parts=parts, sentence=sentence(turn, greeting=not number))
+
+
+def _model_turns(trace: JoinedSteps) -> tuple[ModelTurn, ...]:
+    """The model's answers, in the order of their beginning. What is out of band is no turn; a call that both sides
+    traced is one."""
+    calls = [step for step in trace.ordered if is_model_call(step)]
+    twins = {_id(word(step, semconv.GRAFTER_DUPLICATE_OF)) for step in calls if is_guests(step)}
+    found = [step for step in calls if (is_guests(step) or step.span_id not in twins) and _is_model_turn(step, trace)]
+    return tuple([_model_turn(step, at) for at, step in enumerate(found, 1)])
+
+
+def _is_model_turn(step: Step, trace: JoinedSteps) -> bool:
+    """It is no part of another, and in the conversation. Of a call's two spans the guest's, which says more."""
+    if step.attributes.get(semconv.TURN_CONVERSATION) == "none" or trace.nearest(step, is_model_call) is not None:
+        return False
+    return is_guests(step) or _id(word(step, semconv.GRAFTER_DUPLICATE_OF)) not in trace.by_id
+
+
+def _id(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""
+
+
+def _model_turn(step: Step, at: int) -> ModelTurn:
+    first = None
+    for key, unit in _FIRST_TOKENS:
+        first = nanoseconds(step, key, unit)
+        if first is not None:
+            break
+    begun, delta = moment(step, semconv.TURN_MEASURED_FROM_TIME), moment(step, semconv.TURN_FIRST_DELTA_TIME)
+    if first is not None and begun is not None and delta is not None and delta > begun:
+        first = delta - begun
+    error = nanoseconds(step, semconv.TURN_FIRST_TOKEN_ERROR_MS, MILLISECOND) or 0
+    return ModelTurn(at, step.span_id, step.start, first, error)

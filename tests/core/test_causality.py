@@ -17,7 +17,6 @@ from grafter.core.line_up import line_up
 from grafter.core.memory import GuestMemory
 from grafter.core.memory_blobs import decode_guest, encode_guest
 from grafter.core.model import (
-    AskedCall,
     AttributeValue,
     Envelope,
     Guest,
@@ -27,11 +26,13 @@ from grafter.core.model import (
     Source,
     SpanEvent,
     SpanId,
+    ToolCall,
     TraceId,
     UnixNano,
     guest_span_id,
 )
 from grafter.core.policy import GraftPolicy
+from grafter.core.steps import host_steps
 
 HOST = TraceId(b"h" * 16)
 POLICY = GraftPolicy()
@@ -117,7 +118,7 @@ def joined(
     hung = graft(
         Guest("g", source, tuple(guest), link, measured_in_app=measured_here), index, HOST, POLICY, earlier, {}
     )
-    lined = line_up(host, [hung], POLICY, None, lambda text: text)
+    lined = line_up(host, host_steps(host, lambda text: text), [hung], POLICY, None)
     (dated,) = on_host_clock(host, lined, [earlier is None])
     return dated
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from grafter.core.call_latency import CallerTurn, CallLatency, Part, Scalar, Step
 from grafter.core.turns import latency
-from grafter.otlp.json import Oddities, trace_request_from_json
+from grafter.otlp.from_json import Oddities, trace_request_from_json
 from grafter.otlp.reading import read_spans
 from tests.guests.realtime.hand import MS, TRACE, Call, document, nano
 
