@@ -58,15 +58,19 @@ class GuestRecord:
     """What was found out about its clock when it first left; None: nothing says anything of it. Its later spans are
     set back by the same."""
 
-    def with_steps(self, tools: Sequence[Step], duplicates: Sequence[Step], unmatched: Sequence[Step]) -> "GuestRecord":
-        """With what was found, after what is known already, when the steps of both sides were lined up."""
-        called, same, left = self.counts
+    def with_steps(
+        self, tools: Sequence[Step], duplicates: Sequence[Step], unmatched: Sequence[Step], counts: tuple[int, int, int]
+    ) -> "GuestRecord":
+        """With what was found, after what is known already, when the steps of both sides were lined up.
+
+        ``counts``: how many of each there were; of more than MOST_STEPS the others need not be given.
+        """
         return replace(
             self,
             tools=(*self.tools, *tools)[:MOST_STEPS],
             duplicates=(*self.duplicates, *duplicates)[:MOST_STEPS],
             unmatched=(*self.unmatched, *unmatched)[:MOST_STEPS],
-            counts=(called + len(tools), same + len(duplicates), left + len(unmatched)),
+            counts=(self.counts[0] + counts[0], self.counts[1] + counts[1], self.counts[2] + counts[2]),
         )
 
     def refusing(self, refused: Sequence[Refusal]) -> "GuestRecord":
@@ -264,6 +268,7 @@ _AWAITED = {
     "top_level": "a top-level span of",
     "parents": "spans that others name as parents, of",
     "link": "a link to a trace of yours, of",
+    "moving": "the root, which a rule moves here, of trace",
 }
 
 

@@ -53,12 +53,9 @@ class GuestIndex:
         ]
         tools = [*steps.tools[-LEFT_LIMIT:], *calls][-LEFT_LIMIT:]
         gone = frozenset(spoken_for)
-        turns = [
-            replace(turn, parent=b"", guest=LEFT, asked=(), usage=None if turn.span_id in gone else turn.usage)
-            for turn in steps.turns[-LEFT_LIMIT:]
-        ]
+        turns = [_left_turn(turn, spoken_for=turn.span_id in gone) for turn in steps.turns[-LEFT_LIMIT:]]
         return cls(
-            tuple(replace(tool, guest=LEFT) for tool in tools),
+            tuple(map(_left_tool, tools)),
             tuple(turn for turn in turns if turn.response_id is not None or turn.usage is not None),
             {span_id: keys for span_id, keys in counts.items() if keys},
             open_,
@@ -144,6 +141,17 @@ def step_key(host: TraceId, step: str) -> Key:
     """The key under which a step is remembered of a guest that left apart from its host, which may leave later: by its
     host's trace id, and the id of the call or response."""
     return guest_key(f"\0step:{host.hex()}:{step}")
+
+
+def _left_tool(tool: GuestTool) -> GuestTool:
+    return GuestTool(
+        tool.span_id, tool.parent, LEFT, tool.start, tool.end, tool.name, tool.digest, tool.call_id, tool.turn
+    )
+
+
+def _left_turn(turn: GuestTurn, *, spoken_for: bool) -> GuestTurn:
+    usage = None if spoken_for else turn.usage
+    return GuestTurn(turn.span_id, b"", LEFT, turn.start, turn.end, turn.response_id, usage, ())
 
 
 def _tool(row: list[Any]) -> GuestTool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grafter.core import duplicates, semconv, tools
-from grafter.core.explain import Step
+from grafter.core.explain import MOST_STEPS, GuestRecord, Step
 from grafter.core.guest_index import LEFT, GuestIndex
 from grafter.core.join import Grafted
 from grafter.core.memory import TraceMemory
@@ -18,14 +18,11 @@ from grafter.core.policy import GraftPolicy, Tools
 from grafter.core.step_index import StepIndex, StepTime, clock_of
 from grafter.core.steps import (
     USAGE,
-    Digest,
     GuestSteps,
     GuestTool,
-    HostTool,
+    HostSteps,
     HostTurn,
     guest_steps,
-    host_tools,
-    host_turns,
     is_model_call,
     is_tool,
     model_of,
@@ -77,17 +74,17 @@ class _Added:
 
 def line_up(
     host: Sequence[HostSpan],
+    own: HostSteps,
     guests: Sequence[Grafted],
     policy: GraftPolicy,
     memory: TraceMemory | None,
-    digest: Digest,
     left: GuestIndex | None = None,
 ) -> LinedUp:
     """Match the steps of a host's spans with those of the guests that leave with them, and say what that changes.
 
-    ``host``: the host's spans that leave now. ``memory``: what is kept of those that left before; their steps are
-    matched by id alone, and only the guest's side can still say so. ``digest``: of tool arguments, as guests have it.
-    ``left``: the steps of guests that left before; of those only the host's side can still say so.
+    ``host``: the host's spans that leave now, ``own``: their steps. ``memory``: what is kept of those that left before;
+    their steps are matched by id alone, and only the guest's side can still say so. ``left``: the steps of guests that
+    left before; of those only the host's side can still say so.
     """
     steps = guest_steps([guest.spans for guest in guests])
     if not (steps.tools or steps.turns or (left and host)):
@@ -103,15 +100,14 @@ def line_up(
         tools.find_turns(steps)
         _describe_tools(steps.tools, added)
         everything = GuestSteps([*steps.tools, *left.tools], [*steps.turns, *left.turns])
-        found, refused = tools.match(host_tools(host, digest), held, everything)
+        found, refused = tools.match(own.tools, held, everything)
         for match in found:
             _move(match, held, edits, above, policy, refused)
             if match.turn is not None:
                 _edit(edits, match.host).links.append(_caused_by(match.turn))
-    calls = host_turns(host)
-    same, unclear = duplicates.match(calls, held, [*steps.turns, *left.turns])
+    same, unclear = duplicates.match(own.turns, held, [*steps.turns, *left.turns])
     refused += unclear
-    by_id = {call.span.span_id: call for call in calls}
+    by_id = {call.span.span_id: call for call in own.turns}
     spans = {each.span.span_id: each for guest in guests for each in guest.spans}
     counted: dict[SpanId, HostTurn] = {}
     for match in same:
@@ -134,8 +130,9 @@ def line_up(
     here = [match for match in found if match.guest_index != LEFT]
     folded = [match for match in same if match.guest_index != LEFT]
     by_usage = [match for match in same if match.how == duplicates.USAGE_TIME]
+    records = _records(guests, here, folded, refused, whose)
     return LinedUp(
-        tuple(_explained(_edited(guest, added), at, here, folded, refused, whose) for at, guest in enumerate(guests)),
+        tuple(_edited(guest.explained(record), added) for guest, record in zip(guests, records, strict=True)),
         edits,
         tuple(here),
         tuple(folded),
@@ -151,28 +148,29 @@ def line_up(
     )
 
 
-def step_index(host: Iterable[HostSpan]) -> StepIndex:
+def step_index(host: HostSteps) -> StepIndex:
     """What to remember of the steps of host spans that leave: tools by call id, counted model calls by response id."""
-    spans = list(host)
-    called: list[HostTool] = host_tools(spans, lambda _: "")
-    turns = [turn for turn in host_turns(spans) if turn.response_id and turn.counted]
+    called = [tool for tool in host.tools if tool.call_id is not None]
+    turns = [turn for turn in host.turns if turn.response_id and turn.counted]
     runs = {tool.span.span_id: is_tool(tool.span.attributes) for tool in called}
     runs |= {turn.span.span_id: is_model_call(turn.span.attributes) for turn in turns}
+    steps = [*(tool.span for tool in called), *(turn.span for turn in turns)]
+    # The steps of a call have a handful of resources.
+    clocks = {resource: clock_of(resource) for resource in {span.envelope.resource for span in steps}}
     return StepIndex.of(
         {tool.call_id: tool.span.span_id for tool in reversed(called) if tool.call_id is not None},
         {turn.response_id: turn.span.span_id for turn in turns if turn.response_id},
         {
-            span.span_id: StepTime(span.start, span.end, runs[span.span_id], clock_of(span.envelope.resource))
-            for span in (*(tool.span for tool in called), *(turn.span for turn in turns))
+            span.span_id: StepTime(span.start, span.end, runs[span.span_id], clocks[span.envelope.resource])
+            for span in steps
         },
     )
 
 
-def step_ids(host: Iterable[HostSpan]) -> list[str]:
+def step_ids(host: HostSteps) -> list[str]:
     """The ids of calls and responses that host spans name."""
-    spans = list(host)
-    called = (tool.call_id for tool in host_tools(spans, lambda _: ""))
-    answered = (turn.response_id for turn in host_turns(spans))
+    called = (tool.call_id for tool in host.tools)
+    answered = (turn.response_id for turn in host.turns)
     return list(dict.fromkeys(step for step in (*called, *answered) if step is not None))
 
 
@@ -250,7 +248,7 @@ def _describe_tools(called: Iterable[GuestTool], added: dict[SpanId, _Added]) ->
 
 def _enrich(call: HostTurn, guest: GraftedSpan, edits: dict[SpanId, HostEdit], added: dict[SpanId, _Added]) -> None:
     """Model and finish reasons, to whichever of the two has none."""
-    named = dict(guest.attributes)
+    named = guest.named
     model = model_of(named)
     if model is None and call.model is not None:
         key, word = call.model
@@ -305,11 +303,7 @@ def _counts(
 def _late(found: Iterable[Match], refused: Iterable[Refused], whose: Mapping[SpanId, int]) -> tuple[Step, ...]:
     """What concerns guests that had left before, and have no record that could still be written."""
     matched = [_step(match) for match in found if match.guest_index == LEFT]
-    left = [
-        Step(each.host.hex(), each.between[0].hex(), each.why)
-        for each in refused
-        if each.between and each.between[0] not in whose
-    ]
+    left = [_refusal(each) for each in refused if each.between and each.between[0] not in whose]
     return (*matched, *left)
 
 
@@ -344,29 +338,41 @@ def _after_release(
                 more.attributes[_beside(key)] = value
 
 
-def _explained(
-    guest: Grafted,
-    at: int,
+def _records(
+    guests: Sequence[Grafted],
     found: Iterable[Match],
     same: Iterable[Match],
     refused: Iterable[Refused],
     whose: Mapping[SpanId, int],
-) -> Grafted:
-    """The guest with its own part of what was found on its record."""
-    called = [_step(match) for match in found if match.guest_index == at]
-    duplicated = [_step(match) for match in same if match.guest_index == at]
-    left = [
-        Step(each.host.hex(), each.between[0].hex(), each.why)
-        for each in refused
-        if each.between and whose.get(each.between[0]) == at
+) -> list[GuestRecord]:
+    """The guests' records, each with its own part of what was found."""
+    called: list[list[Match]] = [[] for _ in guests]
+    duplicated: list[list[Match]] = [[] for _ in guests]
+    left: list[list[Refused]] = [[] for _ in guests]
+    for match in found:
+        called[match.guest_index].append(match)
+    for match in same:
+        duplicated[match.guest_index].append(match)
+    for each in refused:
+        if each.between and each.between[0] in whose:
+            left[whose[each.between[0]]].append(each)
+    return [
+        guest.record.with_steps(
+            [_step(match) for match in ran[:MOST_STEPS]],
+            [_step(match) for match in twice[:MOST_STEPS]],
+            [_refusal(each) for each in not_matched[:MOST_STEPS]],
+            (len(ran), len(twice), len(not_matched)),
+        )
+        for guest, ran, twice, not_matched in zip(guests, called, duplicated, left, strict=True)
     ]
-    if not (called or duplicated or left):
-        return guest
-    return guest.explained(guest.record.with_steps(called, duplicated, left))
 
 
 def _step(match: Match) -> Step:
     return Step(match.host.hex(), match.guest.hex(), match.how)
+
+
+def _refusal(each: Refused) -> Step:
+    return Step(each.host.hex(), each.between[0].hex(), each.why)
 
 
 def _edited(guest: Grafted, added: Mapping[SpanId, _Added]) -> Grafted:
@@ -382,8 +388,8 @@ def _edited_span(each: GraftedSpan, more: _Added | None) -> GraftedSpan:
     if more.links or more.name is not None:
         links = (*span.links, *(link for link in more.links if link.span_id != span.span_id))
         span = replace(span, links=links, name=more.name or span.name)
-    attributes = tuple(pair for pair in each.attributes if pair[0] not in more.gone and pair[0] not in more.attributes)
-    return replace(each, span=span, attributes=(*attributes, *more.attributes.items()))
+    kept = [pair for pair in each.attributes if pair[0] not in more.gone and pair[0] not in more.attributes]
+    return each.with_attributes((*kept, *more.attributes.items()), span)
 
 
 def _caused_by(turn: SpanId) -> SpanLink:
@@ -395,7 +401,10 @@ def _beside(key: str) -> str:
 
 
 def _edit(edits: dict[SpanId, HostEdit], span_id: SpanId) -> HostEdit:
-    return edits.setdefault(span_id, HostEdit())
+    known = edits.get(span_id)
+    if known is None:
+        known = edits[span_id] = HostEdit()
+    return known
 
 
 def _add(added: dict[SpanId, _Added], span_id: SpanId) -> _Added:

@@ -4,7 +4,8 @@ Every instrumentation has names of its own for them. The tables here say which a
 in ``tools`` and ``duplicates``, and knows one name for each thing.
 
 Sources: GenAI semantic conventions; OpenInference's semantic conventions (``llm.*``, ``tool.*``); livekit-agents 1.8
-(``lk.*``) and pipecat-ai 1.14 (``response.id``, ``tool.call_id``), each as its tracing module writes them.
+(``lk.*``), pipecat-ai 1.14 (``response.id``, ``tool.call_id``) and logfire 5.4 (``Function: {name}``), each as its
+tracing module writes them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,11 @@ Digest = Callable[[str], str]
 
 USAGE = "gen_ai.usage."
 _KIND = "openinference.span.kind"
+_TRACELOOP = "traceloop.span.kind"
+"""OpenLLMetry's; of its spans of a Realtime session's tools it is all that says what they are."""
+_TEMPLATE, _FUNCTION = "logfire.msg_template", "Function: {name}"
+"""Logfire's span of a tool is known by its template alone; it has words of its own for what ran, and with what."""
+_FUNCTION_NAME, _FUNCTION_INPUT = "name", "input"
 CALL_IDS = (semconv.GEN_AI_TOOL_CALL_ID, "lk.function_tool.id", "tool_call.id", "tool.call_id")
 TOOL_NAMES = (semconv.GEN_AI_TOOL_NAME, "lk.function_tool.name", "tool.name", "tool.function_name")
 _ARGUMENTS = (semconv.GEN_AI_TOOL_CALL_ARGUMENTS, "input.value")
@@ -28,7 +34,8 @@ _OUTPUT = (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens",
 
 HOST_KEYS = frozenset(
     {
-        *(semconv.GEN_AI_OPERATION_NAME, semconv.GEN_AI_RESPONSE_FINISH_REASONS, _KIND),
+        *(semconv.GEN_AI_OPERATION_NAME, semconv.GEN_AI_RESPONSE_FINISH_REASONS, _KIND, _TRACELOOP),
+        *(_TEMPLATE, _FUNCTION_NAME, _FUNCTION_INPUT),
         *(
             *CALL_IDS,
             *TOOL_NAMES,
@@ -48,8 +55,9 @@ HOST_MARKS = ("gen_ai.", "token_count", "tool")
 TOOL = "execute_tool"
 CHAT = "chat"
 MODEL_CALLS = frozenset({"chat", "generate_content", "text_completion", "responses", "realtime_inference"})
-_ANSWERED = "llm_response"
-"""Pipecat's span of a Realtime response, made when that has ended: it counts its tokens, and its times say nothing."""
+_ANSWERED = frozenset({"llm_response", "realtime"})
+"""Pipecat's and OpenLLMetry's spans of a Realtime response, made when that has ended: they count its tokens, and their
+times say nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,14 @@ class HostTurn:
     def counted(self) -> bool:
         """It says something of what was used."""
         return self.usage is not None or bool(self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class HostSteps:
+    """The steps that a host's spans describe, each kind by start, then id."""
+
+    tools: Sequence[HostTool] = ()
+    turns: Sequence[HostTurn] = ()
 
 
 @dataclass(slots=True)
@@ -118,21 +134,27 @@ class GuestSteps:
     turns: list[GuestTurn] = field(default_factory=list)
 
 
-def host_tools(spans: Iterable[HostSpan], digest: Digest) -> list[HostTool]:
-    """The host's spans of tools, by start, then id."""
+def host_steps(spans: Iterable[HostSpan], digest: Digest) -> HostSteps:
+    """What these spans describe. ``digest``: of tool arguments, as guests have it."""
+    described = [span for span in spans if span.attributes]
+    return HostSteps(_host_tools(described, digest), _host_turns(described))
+
+
+def _host_tools(spans: Iterable[HostSpan], digest: Digest) -> list[HostTool]:
     found = []
     for span in spans:
         attributes = span.attributes
-        if not attributes:
-            continue
         call_id = call_of(attributes)
-        kind = attributes.get(_KIND)
-        marked = attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL or kind == "TOOL"
-        name = _text(attributes, TOOL_NAMES)
-        if call_id is None and not (marked and name is not None):
+        kind, function = attributes.get(_KIND), attributes.get(_TEMPLATE) == _FUNCTION
+        described = kind == "TOOL" or attributes.get(_TRACELOOP) == "tool"
+        if call_id is None and not (function or described or attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL):
             continue
-        # What other kinds of spans have under input.value is a prompt.
-        arguments = _text(attributes, _ARGUMENTS if kind == "TOOL" else _ARGUMENTS[:1])
+        name = _text(attributes, (_FUNCTION_NAME,) if function else TOOL_NAMES)
+        if call_id is None and name is None:
+            continue
+        # What other kinds of spans have under these keys is a prompt.
+        with_what = _ARGUMENTS if kind == "TOOL" else _ARGUMENTS[:1]
+        arguments = _text(attributes, (_FUNCTION_INPUT,) if function else with_what)
         found.append(HostTool(span, call_id, name, None if arguments is None else digest(arguments)))
     found.sort(key=lambda tool: (tool.span.start, tool.span.span_id))
     return found
@@ -147,6 +169,8 @@ def is_tool(attributes: Mapping[str, AttributeValue]) -> bool:
     """The host's span describes a tool, and does not only name a call of one."""
     if attributes.get(semconv.GEN_AI_OPERATION_NAME) == TOOL or attributes.get(_KIND) == "TOOL":
         return True
+    if attributes.get(_TEMPLATE) == _FUNCTION:
+        return True
     return _text(attributes, TOOL_NAMES) is not None
 
 
@@ -155,15 +179,13 @@ def is_model_call(attributes: Mapping[str, AttributeValue]) -> bool:
     return attributes.get(semconv.GEN_AI_OPERATION_NAME) in MODEL_CALLS or attributes.get(_KIND) == "LLM"
 
 
-def host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
-    """The host's spans of model calls, by start, then id. What sums several of them up is none."""
+def _host_turns(spans: Iterable[HostSpan]) -> list[HostTurn]:
+    """Model calls; what sums several of them up is none."""
     found = []
     for span in spans:
         attributes = span.attributes
-        if not attributes:
-            continue
         operation = attributes.get(semconv.GEN_AI_OPERATION_NAME)
-        if operation is not None and operation not in MODEL_CALLS and operation != _ANSWERED:
+        if operation is not None and operation not in MODEL_CALLS and operation not in _ANSWERED:
             continue
         if attributes.get(_KIND, "LLM") != "LLM":
             continue
@@ -191,11 +213,11 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
     steps = GuestSteps()
     for guest, spans in enumerate(guests):
         for each in spans:
-            named = dict(each.attributes)
+            named = each.named
             span = each.span
             operation = named.get(semconv.GEN_AI_OPERATION_NAME)
             if operation == TOOL:
-                call_id = _text(named, CALL_IDS[:1])
+                call_id = _word(named, semconv.GEN_AI_TOOL_CALL_ID)
                 steps.tools.append(
                     GuestTool(
                         span.span_id,
@@ -203,8 +225,8 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
                         guest,
                         span.start,
                         span.end,
-                        _text(named, TOOL_NAMES[:1]),
-                        _text(named, (semconv.TOOL_ARGUMENTS_DIGEST,)),
+                        _word(named, semconv.GEN_AI_TOOL_NAME),
+                        _word(named, semconv.TOOL_ARGUMENTS_DIGEST),
                         call_id,
                     )
                 )
@@ -216,7 +238,7 @@ def guest_steps(guests: Sequence[Sequence[GraftedSpan]]) -> GuestSteps:
                         guest,
                         span.start,
                         span.end,
-                        _text(named, RESPONSE_IDS[:1]),
+                        _word(named, semconv.GEN_AI_RESPONSE_ID),
                         _usage(named),
                         span.tool_calls,
                     )
@@ -229,8 +251,8 @@ def model_of(attributes: Mapping[str, AttributeValue]) -> tuple[str, str] | None
     answered = _text(attributes, MODELS)
     if answered is not None:
         return semconv.GEN_AI_RESPONSE_MODEL, answered
-    asked = _text(attributes, (semconv.GEN_AI_REQUEST_MODEL,))
-    return None if asked is None else (semconv.GEN_AI_REQUEST_MODEL, asked)
+    requested = _word(attributes, semconv.GEN_AI_REQUEST_MODEL)
+    return None if requested is None else (semconv.GEN_AI_REQUEST_MODEL, requested)
 
 
 def inner(spans: Mapping[SpanId, HostSpan], marked: Mapping[SpanId, object]) -> dict[SpanId, SpanId]:
@@ -264,6 +286,11 @@ def _text(attributes: Mapping[str, AttributeValue], keys: Iterable[str]) -> str 
         if isinstance(value, str) and value:
             return value
     return None
+
+
+def _word(attributes: Mapping[str, AttributeValue], key: str) -> str | None:
+    value = attributes.get(key)
+    return value if isinstance(value, str) and value else None
 
 
 def _usage(attributes: Mapping[str, AttributeValue]) -> tuple[int, int] | None:

@@ -55,12 +55,12 @@ def find_turns(steps: GuestSteps) -> None:
     """
     by_id = {turn.span_id: turn for turn in steps.turns}
     beside: dict[bytes, list[GuestTurn]] = {}
-    asked: dict[str, list[GuestTurn]] = {}
+    by_call: dict[str, list[GuestTurn]] = {}
     for turn in steps.turns:
         beside.setdefault(turn.parent, []).append(turn)
-        for call in turn.asked:
+        for call in turn.tool_calls:
             if call.call_id is not None:
-                asked.setdefault(call.call_id, []).append(turn)
+                by_call.setdefault(call.call_id, []).append(turn)
     _give_ids(steps.tools, beside)
     for tool in steps.tools:
         if tool.parent in by_id:
@@ -81,12 +81,17 @@ def match(
 
     ``spans``: all spans of the host that are here. A span below another of the same call is part of that one.
     """
-    outer = _outermost(host, spans)
+    by_id = {tool.span.span_id: tool for tool in host}
+    above = inner(spans, by_id)
+    outer = _outermost(host, above, by_id)
     guests = _Guests(steps)
     same: dict[tuple[str, str], int] = {}
     for tool in outer:
         if tool.name is not None and tool.digest is not None:
-            same[tool.name, tool.digest] = same.get((tool.name, tool.digest), 0) + 1
+            upper = by_id.get(above.get(tool.span.span_id, tool.span.span_id))
+            # An app's own span within an instrumentation's is no second call.
+            if upper is None or upper is tool or (upper.name, upper.digest) != (tool.name, tool.digest):
+                same[tool.name, tool.digest] = same.get((tool.name, tool.digest), 0) + 1
     found: list[Match] = []
     refused: list[Refused] = []
     for tool in outer:
@@ -99,10 +104,10 @@ def match(
     return found, refused
 
 
-def _outermost(host: Sequence[HostTool], spans: Mapping[SpanId, HostSpan]) -> list[HostTool]:
+def _outermost(
+    host: Sequence[HostTool], above: Mapping[SpanId, SpanId], by_id: Mapping[SpanId, HostTool]
+) -> list[HostTool]:
     """Without the spans below one of the same call: the tool's service, or a library's span within the app's."""
-    by_id = {tool.span.span_id: tool for tool in host}
-    above = inner(spans, by_id)
     kept = []
     for tool in host:
         upper = by_id.get(above.get(tool.span.span_id, tool.span.span_id))
@@ -125,7 +130,7 @@ def _give_ids(tools: Iterable[GuestTool], beside: Mapping[bytes, Sequence[GuestT
     calls: dict[tuple[bytes, str, str], list[str]] = {}
     for parent in {parent for parent, _, _ in alike}:
         for turn in beside[parent]:
-            for call in turn.asked:
+            for call in turn.tool_calls:
                 if call.call_id is not None and call.digest is not None:
                     calls.setdefault((parent, call.name, call.digest), []).append(call.call_id)
     for key, group in alike.items():
@@ -139,7 +144,7 @@ class _Guests:
 
     def __init__(self, steps: GuestSteps) -> None:
         self._by_call: dict[str, list[GuestTool]] = {}
-        self._asked: dict[str, list[GuestTurn]] = {}
+        self._turns_by_call: dict[str, list[GuestTurn]] = {}
         named: dict[tuple[str, str | None, bool], list[GuestTool]] = {}
         for tool in steps.tools:
             if tool.call_id is not None:
@@ -147,9 +152,9 @@ class _Guests:
             if tool.name is not None:
                 named.setdefault((tool.name, tool.digest, tool.call_id is not None), []).append(tool)
         for turn in steps.turns:
-            for call in turn.asked:
+            for call in turn.tool_calls:
                 if call.call_id is not None:
-                    self._asked.setdefault(call.call_id, []).append(turn)
+                    self._turns_by_call.setdefault(call.call_id, []).append(turn)
         self._named = {key: _InTime(tools) for key, tools in named.items()}
         self._digests: dict[str, list[str | None]] = {}
         for name, digest, _ in self._named:
@@ -170,7 +175,7 @@ class _Guests:
                 return _matched(tool, same[0], CALL_ID)
             if same:
                 return same
-            turns = self._asked.get(tool.call_id, [])
+            turns = self._turns_by_call.get(tool.call_id, [])
             if len(turns) == 1:
                 return Match(span.span_id, turns[0].span_id, CALL_ID, turns[0].guest, turns[0].span_id)
             if turns:

@@ -13,7 +13,6 @@ from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import CIRCLE, SENT, LinedUp, line_up, step_index
 from grafter.core.memory import TraceMemory
 from grafter.core.model import (
-    AskedCall,
     AttributeValue,
     Envelope,
     GraftedSpan,
@@ -23,12 +22,14 @@ from grafter.core.model import (
     Link,
     Source,
     SpanId,
+    ToolCall,
     TraceId,
     UnixNano,
     guest_span_id,
 )
 from grafter.core.policy import GraftPolicy, Tools
 from grafter.core.step_index import StepIndex, StepTime, clock_of
+from grafter.core.steps import HostSteps, host_steps
 from grafter.core.tools import TWO_FIT, Match
 
 HOST = TraceId(b"h" * 16)
@@ -117,7 +118,8 @@ def grafted(
 
 
 def lined(host: Sequence[HostSpan], *guests: Grafted, policy: GraftPolicy = POLICY) -> LinedUp:
-    return line_up((ROOT, SESSION, *host), guests, policy, None, digest)
+    spans = (ROOT, SESSION, *host)
+    return line_up(spans, host_steps(spans, digest), guests, policy, None)
 
 
 def moves(result: LinedUp) -> dict[str, str]:
@@ -369,12 +371,28 @@ def test_openinferences_own_names_are_read() -> None:
     assert dict(result.host[own("app")].attributes)["gen_ai.usage.input_tokens"] == 40
 
 
+def test_openllmetrys_spans_of_a_realtime_session_are_read() -> None:
+    """As its 0.62 writes them beside a RealtimeSession of the Agents SDK: an answer's span has counts and no id, begins
+    with the caller's words and calls its operation ``realtime``, as does that of the audio, which counts nothing; a
+    tool's has a name, and what it is under a key of its own."""
+    realtime: dict[str, AttributeValue] = {"gen_ai__operation__name": "realtime", "gen_ai__provider__name": "openai"}
+    counts: dict[str, AttributeValue] = {"gen_ai__usage__input_tokens": "40", "gen_ai__usage__output_tokens": "20"}
+    answer = host_span("answer", "session", 5, 91, **realtime, **counts)
+    audio = host_span("audio", "session", 50, 80, **realtime)
+    ran = host_span("ran", "session", 96, 204, traceloop__span__kind="tool", gen_ai__tool__name="look")
+    agent = host_span("agent", "session", 0, 300, traceloop__span__kind="agent", gen_ai__agent__name="lookup")
+    guest = grafted(chat("a", 10, 90, gen_ai__response__id="resp_1", **USED), tool("t", "a", 95, 205))
+    result = lined([answer, audio, ran, agent], guest)
+    assert moves(result) == {"answer": "a", "ran": "t"}
+    assert not any(key.startswith("gen_ai.usage") for key, _ in named(result, "a").attributes)
+
+
 def test_what_left_before_is_linked_and_not_counted_again() -> None:
     """After a release only the guest's side can say it: a link on the turn, and counts that no sum takes."""
     steps = StepIndex({"call_1": own("tool")}, {"resp_1": own("app")})
     memory = TraceMemory(ReleaseReason.COMPLETE, UnixNano(0), root=own("call"), steps=steps)
     turn = chat("a", 10, 90, gen_ai__response__id="resp_1", **USED)
-    result = line_up((), [grafted(turn, tool("t", "a", 95, 205, call="call_1"))], POLICY, memory, digest)
+    result = line_up((), HostSteps(), [grafted(turn, tool("t", "a", 95, 205, call="call_1"))], POLICY, memory)
     span = named(result, "a")
     assert [(link.span_id, link.attributes) for link in span.span.links] == [
         (own("tool"), (("grafter.match", "call_id"),))
@@ -399,7 +417,7 @@ def test_the_index_of_what_left_names_tools_and_counted_calls() -> None:
         own("one"): StepTime(at(100), at(150), True, clock),
         own("app"): StepTime(at(10), at(20), True, clock),
     }
-    assert step_index(spans) == StepIndex({"call_1": own("one")}, {"resp_1": own("app")}, times)
+    assert step_index(host_steps(spans, digest)) == StepIndex({"call_1": own("one")}, {"resp_1": own("app")}, times)
 
 
 @given(st.randoms(use_true_random=False))

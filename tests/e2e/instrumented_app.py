@@ -1,9 +1,10 @@
 """An app with the Agents SDK and a real instrumentation of somebody else's beside it, run as a process of its own.
 
-    python -m tests.e2e.instrumented_app --with openai-v2 --api chat_completions --model http://…/v1
+    python -m tests.e2e.instrumented_app --with openai-v2 --model http://…/v1
 
-Prints one JSON line: the host's spans as one OTLP request (base64), the items that the SDK exports, and the tokens that
-the model said were used. Instrumentations patch what they find when they are switched on, so each run is a process.
+Prints one JSON object: for ``responses`` and ``chat_completions``, OpenAI's two APIs, the host's spans as one OTLP
+request (base64), the items that the SDK exports, and the tokens that the model said were used. Instrumentations patch
+what they find when they are switched on, so each of them is a process.
 """
 
 import argparse
@@ -48,8 +49,28 @@ class Items(TracingExporter):
         self.items += [item.export() for item in items]
 
 
-def instrument(kind: str, provider: TracerProvider) -> None:
+def tracing(kind: str, spans: InMemorySpanExporter) -> None:
+    """Have the app's spans kept: as Logfire sets it up for an app of its own, else by the SDK."""
+    if kind.startswith("logfire"):
+        import logfire
+
+        kept = [SimpleSpanProcessor(spans)]
+        logfire.configure(
+            send_to_logfire=False,
+            console=False,
+            metrics=False,
+            service_name="callsphere-voice",
+            additional_span_processors=kept,
+        )
+        return
+    provider = TracerProvider(resource=Resource({"service.name": "callsphere-voice"}))
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    trace.set_tracer_provider(provider)
+
+
+def instrument(kind: str) -> None:
     """Switch one on. Imported here: to import an instrumentation may already patch."""
+    provider = trace.get_tracer_provider()
     if kind == "openai-v2":
         from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor
 
@@ -62,6 +83,22 @@ def instrument(kind: str, provider: TracerProvider) -> None:
         from openinference.instrumentation.openai_agents import OpenAIAgentsInstrumentor
 
         OpenAIAgentsInstrumentor().instrument(tracer_provider=provider)
+    elif kind == "logfire":
+        import logfire
+
+        logfire.instrument_openai()
+    elif kind == "logfire-agents":
+        import logfire
+
+        logfire.instrument_openai_agents()
+    elif kind == "openllmetry":
+        from opentelemetry.instrumentation.openai import OpenAIInstrumentor as OpenLLMetry
+
+        OpenLLMetry().instrument(tracer_provider=provider)
+    elif kind == "openllmetry-agents":
+        from opentelemetry.instrumentation.openai_agents import OpenAIAgentsInstrumentor as OpenLLMetryAgents
+
+        OpenLLMetryAgents().instrument(tracer_provider=provider)
 
 
 async def talk(model_url: str, responses: bool, metadata: dict[str, str]) -> tuple[int, int]:
@@ -100,34 +137,31 @@ async def talk(model_url: str, responses: bool, metadata: dict[str, str]) -> tup
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--with", dest="kind", required=True)
-    parser.add_argument("--api", choices=["responses", "chat_completions"], required=True)
     parser.add_argument("--model", required=True)
     options = parser.parse_args()
-    provider = TracerProvider(resource=Resource({"service.name": "callsphere-voice"}))
     spans = InMemorySpanExporter()
-    provider.add_span_processor(SimpleSpanProcessor(spans))
-    trace.set_tracer_provider(provider)
+    tracing(options.kind, spans)
     kept = Items()
     set_trace_processors([])
-    instrument(options.kind, provider)
+    instrument(options.kind)
     add_trace_processor(BatchTraceProcessor(kept))
-    with trace.get_tracer("app").start_as_current_span("callsphere.call") as root:
-        context = root.get_span_context()
-        metadata = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
-        used, made = asyncio.run(talk(options.model, options.api == "responses", metadata))
-    flush_traces()
-    request = encode_spans(spans.get_finished_spans()).SerializeToString()
-    print(
-        json.dumps(
-            {
-                "trace_id": metadata["trace_id"],
-                "host": base64.b64encode(request).decode(),
-                "items": kept.items,
-                "used": used,
-                "made": made,
-            }
-        )
-    )
+    said = {}
+    for api in ("responses", "chat_completions"):
+        with trace.get_tracer("app").start_as_current_span("callsphere.call") as root:
+            context = root.get_span_context()
+            metadata = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+            used, made = asyncio.run(talk(options.model, api == "responses", metadata))
+        flush_traces()
+        said[api] = {
+            "trace_id": metadata["trace_id"],
+            "host": base64.b64encode(encode_spans(spans.get_finished_spans()).SerializeToString()).decode(),
+            "items": kept.items,
+            "used": used,
+            "made": made,
+        }
+        spans.clear()
+        kept.items = []
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":
