@@ -52,6 +52,9 @@ class CallMap(Protocol):
     async def forget(self, number: str, who: str = "") -> Forgotten:
         """Remove the calls from and to a number, and take no record of them that comes later and began before now.
 
+        A number with ``+`` and its country, or of the region of the config as it is dialled there. Of digits that may
+        be two numbers neither's calls are removed.
+
         Raises RejectedError for what is no number.
         """
         ...

@@ -18,23 +18,23 @@ class Lookups:
 
     def __init__(self, per_minute: int) -> None:
         self._per_minute = per_minute
-        self._asked: OrderedDict[str, deque[int]] = OrderedDict()
+        self._recent: OrderedDict[str, deque[int]] = OrderedDict()
 
-    def ask(self, who: str, hashes: Sequence[str], now: int) -> None:
-        """Note that somebody asks for a number. Raises UnavailableError (reason ``rate``) where they ask too often."""
-        asked = self._asked.setdefault(who, deque())
-        self._asked.move_to_end(who)
-        if len(self._asked) > _MOST_WHO:
-            self._asked.popitem(last=False)
-        while asked and asked[0] <= now - _WINDOW_NS:
-            asked.popleft()
-        if len(asked) >= self._per_minute:
-            seconds = max(1.0, (asked[0] + _WINDOW_NS - now) / SECOND)
+    def admit(self, who: str, hashes: Sequence[str], now: int) -> None:
+        """Count a lookup by number. Raises UnavailableError (reason ``rate``) where they come too often."""
+        recent = self._recent.setdefault(who, deque())
+        self._recent.move_to_end(who)
+        if len(self._recent) > _MOST_WHO:
+            self._recent.popitem(last=False)
+        while recent and recent[0] <= now - _WINDOW_NS:
+            recent.popleft()
+        if len(recent) >= self._per_minute:
+            seconds = max(1.0, (recent[0] + _WINDOW_NS - now) / SECOND)
             logger.warning("too many lookups by number", extra={"who": who, "number_hash": hashes[0]})
             message = f"more than {self._per_minute} lookups by number in a minute; again in {seconds:.0f} s"
             raise UnavailableError(message, retry_after=seconds, reason="rate")
         recent.append(now)
 
-    def say(self, who: str, hashes: Sequence[str], found: int, what: str = "looked up") -> None:
+    def log(self, who: str, hashes: Sequence[str], found: int, what: str = "looked up") -> None:
         """The line of the audit: who, and the keyed hash of the number, never the number."""
         logger.info("a number was %s", what, extra={"who": who, "number_hash": hashes[0], "calls": found})

@@ -12,7 +12,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberFormat, format_number, is_valid_number, parse
+from phonenumbers import (
+    NumberParseException,
+    PhoneNumber,
+    PhoneNumberFormat,
+    format_number,
+    is_possible_number,
+    is_valid_number,
+    parse,
+)
 
 from grafter.core.model import UnixNano
 from grafter.core.redact import digest
@@ -75,7 +83,8 @@ class CallNote:
     """Of its SIP headers; the caller wrote it, so it is only a hint."""
     link: str | None = None
     """The host that a span of the app, or a post, named for it: ``link.as_text``. Sessions, traces and responses that
-    somebody named have a note too, which holds nothing else."""
+    somebody named have a note too, which holds nothing else; and so has what else only the first may say, under a name
+    of grafter's own (``processor.sums_beside``)."""
 
 
 def phone_in_headers(headers: Iterable[tuple[str, str]], names: Sequence[str], secret: bytes) -> Phone | None:
@@ -116,17 +125,47 @@ def whole_number(text: str, region: str = "") -> str | None:
 
 def number_hashes(text: str, secret: bytes, region: str = "") -> tuple[str, ...]:
     """Under which hashes a number may have been kept, of a number as people type it: sources write one number with and
-    without its country and its ``+``. Empty for what is no number."""
+    without its country and its ``+``. Empty for what is no number.
+
+    What is asked for without its country is taken for one of the region's also where nobody is known to have it: ranges
+    of numbers are given out anew, and those of films and tests never are. To ask for one more does no harm; where it
+    does, ``certain_hashes``.
+    """
     number, digits = _digits(text.translate(_TYPED).strip())
+    known = _international(number, region) or _international(f"+{digits}", "")
+    if known is None or not (number.startswith("+") or is_valid_number(known)):
+        known = _possible(number, region)
+    return _hashes(digits, known, secret)
+
+
+def certain_hashes(text: str, secret: bytes, region: str = "") -> tuple[str, ...]:
+    """The same where one more does harm: of a number with ``+``, and of one of the region as it is dialled there. Of
+    what may be another country's too, its ``+`` left out, only the hash of its digits: neither number is meant for
+    sure."""
+    number, digits = _digits(text.translate(_TYPED).strip())
+    known = _international(number, region)
+    other = None if number.startswith("+") else _international(f"+{digits}", "")
+    if known is not None and other is not None and known != other and is_valid_number(other):
+        # Where a prefix is dialled before an area code, as in Germany, digits without it may be either's; where none
+        # is, as in the USA, this is how a number is written.
+        known = known if digits == _national_digits(known) else None
+    return _hashes(digits, known, secret)
+
+
+def _hashes(digits: str, known: PhoneNumber | None, secret: bytes) -> tuple[str, ...]:
+    """Of a number's digits, and of each way to write it where it is known."""
     if not digits or not secret:
         return ()
     forms = [digits]
-    known = _international(number, region) or _international(f"+{digits}", "")
-    if known is not None and (number.startswith("+") or is_valid_number(known)):
+    if known is not None:
         whole = format_number(known, PhoneNumberFormat.E164)
-        national = format_number(known, PhoneNumberFormat.NATIONAL)
-        forms = [whole, whole[1:], digits, "".join(each for each in national if each in _DIGITS)]
+        forms = [whole, whole[1:], digits, _national_digits(known)]
     return tuple(dict.fromkeys(digest(form, secret) for form in forms))
+
+
+def _national_digits(number: PhoneNumber) -> str:
+    """As it is dialled in its country."""
+    return "".join(each for each in format_number(number, PhoneNumberFormat.NATIONAL) if each in _DIGITS)
 
 
 def _digits(text: str) -> tuple[str, str]:
@@ -149,6 +188,17 @@ def _international(number: str, region: str) -> PhoneNumber | None:
     except NumberParseException:
         return None
     return known if number.startswith("+") or is_valid_number(known) else None
+
+
+def _possible(number: str, region: str) -> PhoneNumber | None:
+    """A number of as many digits as the region's have."""
+    if not region or len(number) > _LONGEST_NUMBER:
+        return None
+    try:
+        known = parse(number, region)
+    except NumberParseException:
+        return None
+    return known if is_possible_number(known) else None
 
 
 def _number(text: str) -> str | None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grafter.core.calls import CALLER_HEADERS, Phone, phone_in, phone_in_headers
+from grafter.core.calls import CALLER_HEADERS, Phone, certain_hashes, number_hashes, phone_in, phone_in_headers
 from grafter.core.policy import Redact
 from grafter.core.redact import redact
 
@@ -142,3 +142,45 @@ def test_any_text_is_a_number_or_none(text: str) -> None:
     if found is not None:
         assert set(found.encode()) <= set(string.hexdigits.lower())
         assert len(found.last_four) in (0, 4)
+
+
+@pytest.mark.parametrize("typed", ["(555) 010-4037", "555 010 4037", "1 555 010 4037", "+1 555-010-4037"])
+def test_a_number_of_the_region_is_asked_for_whether_anybody_has_it_or_not(typed: str) -> None:
+    """As people type it there, of a range that nobody is known to have: it is found where a source wrote it whole."""
+    kept = phone_in("+15550104037", SECRET)
+    assert kept is not None
+    assert number_hashes(typed, SECRET, "US")[0] == kept.hash
+    assert kept.hash not in number_hashes("555 010 4037", SECRET, "DE")
+
+
+@pytest.mark.parametrize(
+    ("typed", "region", "meant"),
+    [
+        ("+1 500 555 0006", "DE", "+15005550006"),
+        ("15005550006", "DE", None),
+        ("015005550006", "DE", "+4915005550006"),
+        ("001 500 555 0006", "DE", "+15005550006"),
+        ("030/1234567", "DE", "+49301234567"),
+        ("49 30 1234567", "DE", "+49301234567"),
+        ("442079460456", "DE", None),
+        ("442079460456", "GB", "+442079460456"),
+        ("(458) 234-5678", "US", "+14582345678"),
+        ("1 458 234 5678", "US", "+14582345678"),
+        ("4582345678", "DK", "+4582345678"),
+        ("4582345678", "DE", None),
+        ("4582345678", "", None),
+        ("98765 43210", "IN", "+919876543210"),
+        ("(555) 010-4037", "US", None),
+    ],
+)
+def test_what_is_certain_is_one_number(typed: str, region: str, meant: str | None) -> None:
+    """Where nothing may be guessed: of all numbers with their countries only the one that is meant, and none where it
+    may be two; what is kept as the digits that were typed in any case."""
+    digits = phone_in("".join(filter(str.isdigit, typed)), SECRET)
+    assert digits is not None
+    certain = set(certain_hashes(typed, SECRET, region))
+    assert digits.hash in certain
+    whole = {"+15005550006", "+4915005550006", "+49301234567", "+442079460456", "+49442079460456", "+14582345678"}
+    whole |= {"+4582345678", "+494582345678", "+919876543210", "+5550104037", "+15550104037"}
+    assert [each for each in whole if phone(each).hash in certain] == ([] if meant is None else [meant])
+    assert certain_hashes("anna", SECRET, region) == certain_hashes(typed, b"", region) == ()
