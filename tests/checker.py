@@ -6,14 +6,17 @@ not repeated here. ``check`` raises AssertionError with what is wrong:
 - nothing lost, nothing invented: every host span and every item once, and beside them only what says so of itself;
 - only announced changes: a host span is what came, with a parent, attributes and links of a known list behind it, and
   counts under another name where the guest's span of the same call, which had left before, has them;
+- the same of a trace that a rule moved: each span once, under the host's trace id and an id made of its two old ones,
+  with what it came with, its parents and its links inside as they were, its roots in the host's tree;
 - one tree: one trace id, unique span ids, every parent there that was there before, no circle, no further root;
 - causal order: what a turn asked for does not begin before the turn;
 - each step once: of the spans of one response, or of one call, all but one hang below another of them;
 - usage counted once: the sum of each column is the sum of the model calls that there were.
 """
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,6 +26,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 MOVED_FROM, MATCH, TWIN = "grafter.parent.original", "grafter.match", "grafter.duplicate_of"
 ENRICHED = ("gen_ai.response.model", "gen_ai.request.model", "gen_ai.response.finish_reasons")
+MOVED = ("grafter.guest.trace_id", "grafter.guest.span_id")
+MOVED_ROOT = {"grafter.source": "otlp", "grafter.link": "rule"}
+UNANCHORED = "grafter.anchor"
 WAITED = ("grafter.app_ms", "grafter.openai_ms", "grafter.unknown_ms")
 USAGE, BESIDE = "gen_ai.usage.", "grafter.duplicate.usage."
 TOTALS = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
@@ -40,6 +46,10 @@ class Seen:
     resource: bytes
     scope: bytes
     words: dict[str, Any]
+    trace: bytes = b""
+    """Of a trace that a rule moves: the id that it came with; then the span is the one that has to leave."""
+    parent: str = ""
+    """The parent that it came with."""
 
 
 @dataclass
@@ -52,26 +62,79 @@ class Call:
     """OpenAI's items, in any order."""
     events: Sequence[Mapping[str, Any]] = ()
     """Realtime events, as the server and the client sent them."""
+    by_rule: Sequence[bytes] = ()
+    """Requests of other traces, which a rule moves to the host's."""
     moves: bool = True
     """Steps that are known by an id hang below one another."""
 
 
 def check(call: Call, result: Iterable[bytes]) -> None:
     """Check the requests that left against what went in. The guests must have been linked to the host, in time."""
-    came = {seen.span.span_id: seen for seen in _spans(call.host)}
     left = _spans(result)
+    came = {seen.span.span_id: seen for seen in _spans(call.host)}
+    for seen in came.values():
+        seen.parent = seen.span.parent_span_id.hex()
+    own_roots = {own for own, seen in came.items() if not seen.parent}
+    came |= _moved(call, came)
     ids = Counter(seen.span.span_id for seen in left)
     assert not [own.hex() for own, count in ids.items() if count > 1], "a span left twice"
     after = {seen.span.span_id: seen for seen in left}
 
+    _moved_roots_hang(came, after)
     _host_is_whole(came, after)
     guests = {own: seen for own, seen in after.items() if own not in came}
     _guests_are_whole(call, guests)
-    _one_tree(came, after)
+    _one_tree(came, after, own_roots)
     _causes_come_first(after)
     if call.moves:
-        _steps_stand_once(after)
+        _steps_stand_once(came, after)
     _usage_is_counted_once(call, came, after)
+
+
+def _moved(call: Call, host: Mapping[bytes, Seen]) -> dict[bytes, Seen]:
+    """The spans that have to leave for those that came of traces that a rule moves, by their new ids."""
+    to = next((seen.span.trace_id for seen in host.values()), b"")
+    expected: dict[bytes, Seen] = {}
+    for seen in _spans(call.by_rule):
+        span, trace = seen.span, seen.span.trace_id
+        seen.trace, seen.parent = trace, span.parent_span_id.hex()
+        span.trace_id, span.span_id = to, _new_id(trace, span.span_id)
+        if span.parent_span_id:
+            span.parent_span_id = _new_id(trace, span.parent_span_id)
+        for link in span.links:
+            if link.trace_id == trace:
+                link.trace_id, link.span_id = to, _new_id(trace, link.span_id)
+        expected[span.span_id] = seen
+    return expected
+
+
+def _new_id(trace: bytes, span_id: bytes) -> bytes:
+    return hashlib.sha256(trace.hex().encode() + b"\0" + span_id.hex().encode()).digest()[:8]
+
+
+def _moved_roots_hang(came: Mapping[bytes, Seen], after: Mapping[bytes, Seen]) -> None:
+    """Where the roots of moved traces hang is grafter's choice: under a span of another trace, or nowhere and said."""
+    for own, seen in came.items():
+        if not seen.trace:
+            continue
+        assert own in after, f"moved span {seen.span.name} was lost"
+        words = after[own].words
+        assert _says_old_ids(seen.trace, own, words), f"{seen.span.name} does not say what its ids were"
+        if seen.parent:
+            continue
+        said = {key: words.get(key) for key in MOVED_ROOT}
+        assert said == MOVED_ROOT, f"{seen.span.name} does not say how it came here: {said}"
+        above = after[own].span.parent_span_id
+        assert bool(above) != (words.get(UNANCHORED) == "none"), f"{seen.span.name} hangs nowhere and does not say so"
+        if above:
+            assert above not in came or came[above].trace != seen.trace, f"{seen.span.name} hangs in its own trace"
+        seen.span.parent_span_id = above
+
+
+def _says_old_ids(trace: bytes, own: bytes, words: Mapping[str, Any]) -> bool:
+    """Whether a moved span says what its ids were."""
+    said = [str(words.get(key, "")) for key in MOVED]
+    return said[0] == trace.hex() and _new_id(trace, bytes.fromhex(said[1])) == own
 
 
 def _host_is_whole(came: Mapping[bytes, Seen], after: Mapping[bytes, Seen]) -> None:
@@ -79,12 +142,12 @@ def _host_is_whole(came: Mapping[bytes, Seen], after: Mapping[bytes, Seen]) -> N
         assert own in after, f"host span {before.span.name} was lost"
         now = after[own]
         assert (now.resource, now.scope) == (before.resource, before.scope), f"{before.span.name} changed its resource"
+        told = (*MOVED, *MOVED_ROOT, UNANCHORED) if before.trace else ()
         extra = now.span.attributes[len(before.span.attributes) :]
         links = now.span.links[len(before.span.links) :]
         for attribute in extra:
-            announced = attribute.key in (MOVED_FROM, MATCH, TWIN, *ENRICHED, *WAITED) or attribute.key.startswith(
-                USAGE
-            )
+            known = attribute.key in (MOVED_FROM, MATCH, TWIN, *ENRICHED, *WAITED, *told)
+            announced = known or attribute.key.startswith(USAGE)
             assert announced, f"{before.span.name} was given {attribute.key}"
             assert attribute.key not in before.words, f"{before.span.name} has {attribute.key} twice"
         assert all(_words(link.attributes).keys() == {ASKED_BY} for link in links)
@@ -97,7 +160,7 @@ def _host_is_whole(came: Mapping[bytes, Seen], after: Mapping[bytes, Seen]) -> N
         del undone.attributes[len(before.span.attributes) :]
         del undone.links[len(before.span.links) :]
         if MOVED_FROM in now.words:
-            assert now.words[MOVED_FROM] == before.span.parent_span_id.hex(), f"{before.span.name}: a wrong old parent"
+            assert now.words[MOVED_FROM] == before.parent, f"{before.span.name}: a wrong old parent"
             undone.parent_span_id = before.span.parent_span_id
         assert undone == before.span, f"{before.span.name} was changed"
 
@@ -128,7 +191,7 @@ def _guests_are_whole(call: Call, guests: Mapping[bytes, Seen]) -> None:
     assert all(found[response] == 1 for response in ended), f"responses {ended} and {found} differ"
 
 
-def _one_tree(came: Mapping[bytes, Seen], after: Mapping[bytes, Seen]) -> None:
+def _one_tree(came: Mapping[bytes, Seen], after: Mapping[bytes, Seen], own_roots: Set[bytes]) -> None:
     assert len({seen.span.trace_id for seen in after.values()}) == 1, "more than one trace"
     broken = {seen.span.parent_span_id for seen in came.values()} - came.keys()
     for own, seen in after.items():
@@ -140,7 +203,8 @@ def _one_tree(came: Mapping[bytes, Seen], after: Mapping[bytes, Seen]) -> None:
             walked.add(parent)
             parent = after[parent].span.parent_span_id
     roots = {own for own, seen in after.items() if not seen.span.parent_span_id}
-    assert roots == {own for own, seen in came.items() if not seen.span.parent_span_id}, "a further root"
+    unanchored = {own for own in roots if own in came and came[own].trace and UNANCHORED in after[own].words}
+    assert roots - unanchored == own_roots, "a further root"
 
 
 def _causes_come_first(after: Mapping[bytes, Seen]) -> None:
@@ -154,7 +218,7 @@ def _causes_come_first(after: Mapping[bytes, Seen]) -> None:
             assert seen.span.start_time_unix_nano + 1_000_000 >= turn.span.start_time_unix_nano
 
 
-def _steps_stand_once(after: Mapping[bytes, Seen]) -> None:
+def _steps_stand_once(came: Mapping[bytes, Seen], after: Mapping[bytes, Seen]) -> None:
     """What is known by an id of its own: the spans that have it make one branch, where a guest's is among them."""
     for key, operation in ((CALL, "execute_tool"), (RESPONSE, "chat")):
         steps: dict[str, list[Seen]] = {}
@@ -162,7 +226,8 @@ def _steps_stand_once(after: Mapping[bytes, Seen]) -> None:
             if seen.words.get(key):
                 steps.setdefault(seen.words[key], []).append(seen)
         for step, spans in steps.items():
-            guests = [seen for seen in spans if _is_guest(seen) and seen.words.get(OPERATION) == operation]
+            mine = [seen for seen in spans if seen.span.span_id not in came]
+            guests = [seen for seen in mine if _is_guest(seen) and seen.words.get(OPERATION) == operation]
             if len(guests) != 1:
                 continue
             for seen in spans:
@@ -193,6 +258,7 @@ def _usage_is_counted_once(call: Call, came: Mapping[bytes, Seen], after: Mappin
     known = {
         seen.words.get("openai.agents.span.id") or seen.words.get("grafter.guest.span_id"): own
         for own, seen in after.items()
+        if own not in came
     }
     for name, usage in _guest_usage(call).items():
         own = known[name]
@@ -206,6 +272,11 @@ def _usage_is_counted_once(call: Call, came: Mapping[bytes, Seen], after: Mappin
                 # The guest's span had left with its counts: the app's has none of those columns any more.
                 for at, key in enumerate(TOTALS):
                     truth[at] += usage[at] - int(before.words.get(key, 0))
+                continue
+            if before.trace and not any(key in before.words for key in TOTALS):
+                # The same, but that the app's span counts in columns of its own: the guest's keep theirs.
+                for at in range(2):
+                    truth[at] += usage[at]
                 continue
             for at, key in enumerate(TOTALS):
                 # A column that the app's span lacked moved there from the guest's.

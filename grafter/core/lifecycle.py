@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from grafter.core.model import Facts, Source, UnixNano
+from grafter.core.model import Facts, Source, UnixNano, called
 from grafter.core.policy import GraftPolicy, Mode, Unlinked, Waits
 from grafter.core.state import GuestState, TraceState
 
@@ -77,6 +77,8 @@ class Wholeness:
     runs: bool = False
     """It goes on for as long as the call does: until it has ended nothing but ``idle`` and ``max`` ends the wait for
     it, however long it is silent."""
+    by_root: bool = False
+    """Whole with its root (``top_level``) and as quiet as a host has to be, for ``after_root``."""
 
 
 Rules = Mapping[Source, Wholeness]
@@ -85,9 +87,10 @@ _SAYS_SO = Wholeness()
 
 # What of a key's facts counts for its due time; bits of a newer version are left aside.
 _KIND_FACTS = int(Facts.ROOT | Facts.LOCAL_ROOT | Facts.ANCHOR)
-GUEST_ONLY, REMEMBERED, OWN_KEY = 8, 16, 32
+GUEST_ONLY, REMEMBERED, OWN_KEY, RULED = 8, 16, 32, 64
 """Added to a key's facts they make the index of its row in a due table: no host part is held under this host key; the
-key was released before, or the store keeps guests apart because nothing is held back; the key is a guest's own."""
+key was released before, or the store keeps guests apart because nothing is held back; the key is a guest's own; a rule
+may move its trace."""
 _NEVER = 1 << 62
 
 
@@ -104,47 +107,29 @@ class DueRow(NamedTuple):
 
 
 def due_table(waits: Waits) -> tuple[DueRow, ...]:
-    """The waits by what is known of a key: 64 rows, of which ``due_kind`` names one.
+    """The waits by what is known of a key: 128 rows, of which ``due_kind`` names one.
 
     Both stores weigh waits by this table alone, the embedded one in Python and the Redis scripts in Lua. A row may name
     a moment that is too early for a step to release the key, and never one that is too late.
     """
-    return tuple(_due_row(kind, waits) for kind in range(2 * OWN_KEY))
+    return tuple(_due_row(kind, waits) for kind in range(2 * RULED))
 
 
 def due_kind(facts: int, *, guest_only: bool, remembered: bool, own_key: bool) -> int:
     """The index of a key's row in a due table."""
-    return facts & _KIND_FACTS | guest_only * GUEST_ONLY | remembered * REMEMBERED | own_key * OWN_KEY
-
-
-def compute_due(
-    facts: Facts,
-    first: UnixNano,
-    now: UnixNano,
-    waits: Waits,
-    *,
-    guest_only: bool,
-    remembered: bool,
-    apart: bool,
-    oversize: bool = False,
-) -> UnixNano:
-    """The earliest moment at which a step could release a key to which a part was added just now.
-
-    It reads nothing but the facts summed over the key's parts (``facts``), the arrival of its first part and a few
-    yes-or-no's. ``guest_only``, ``remembered``, ``apart`` (the key is a guest's own): as for ``due_table``.
-    ``oversize``: the key holds more bytes than one trace may.
-    """
-    if oversize:
-        return now
-    row = _due_row(due_kind(int(facts), guest_only=guest_only, remembered=remembered, own_key=apart), waits)
-    return UnixNano(min(now + row.quiet, first + row.longest))
+    kind = facts & _KIND_FACTS | guest_only * GUEST_ONLY | remembered * REMEMBERED | own_key * OWN_KEY
+    return kind | bool(facts & _RULE) * RULED
 
 
 def _due_row(kind: int, waits: Waits) -> DueRow:
     if kind & REMEMBERED:
         return DueRow(0, _NEVER, plain=False)
     if kind & OWN_KEY:
-        return DueRow(min(waits.guest_quiet, waits.for_guest, waits.idle), waits.max, plain=False)
+        quiet = min(waits.guest_quiet, waits.after_root, waits.for_guest, waits.idle)
+        return DueRow(quiet, waits.max, plain=False)
+    if kind & RULED:
+        # Whoever claims it says to its host that more of it has come.
+        return DueRow(0, waits.max, plain=False)
     wait = waits.idle
     if not kind & GUEST_ONLY:
         if kind & _ROOT:
@@ -248,10 +233,12 @@ def step_guest(
 def whole_at(guest: GuestState, waits: Waits, rules: Rules, missing_ok: Set[bytes] = frozenset()) -> UnixNano | None:
     """The moment from which the guest counts as whole if nothing more of it comes; None while something is missing.
 
-    What must have come is its source's rule, and then it must have been quiet for ``guest_quiet``. ``missing_ok``:
+    What must have come is its source's rule, and then it must have been quiet for a while. ``missing_ok``:
     parents that need not come, for they have been sent before.
     """
     rule = rules.get(guest.source, _SAYS_SO)
+    if rule.by_root:
+        return UnixNano(guest.last + waits.after_root) if guest.top_level else None
     if not (guest.head and guest.top_level if rule.by_items else guest.ended):
         return None
     if rule.by_parents and guest.missing_parents and not guest.parents - guest.ids <= missing_ok:
@@ -337,10 +324,10 @@ def _at(due: int, reason: ReleaseReason, now: UnixNano) -> Decision:
     return Release(reason, UnixNano(due)) if now >= due else Wait(UnixNano(due))
 
 
-def awaited(state: TraceState, policy: GraftPolicy, rules: Rules) -> tuple[str, ...]:
+def awaited(state: TraceState, rules: Rules) -> tuple[str, ...]:
     """What a held key still waits for, as codes for ``explain``: ``root``, ``host``, ``quiet`` or, of a guest by its
     name, ``guest`` (none has begun), ``call`` (a rule may move it), ``end``, ``trace_object``, ``top_level``,
-    ``parents``, ``link``.
+    ``parents``, ``link``, ``moving`` (the root of a trace that a rule moves here).
 
     A guest's code is followed by a blank and its id.
     """
@@ -353,12 +340,14 @@ def awaited(state: TraceState, policy: GraftPolicy, rules: Rules) -> tuple[str, 
         found.append("call" if int(state.facts) & _RULE else "guest")
     for guest in state.guests.values():
         rule = rules.get(guest.source, _SAYS_SO)
-        if not rule.by_items:
+        if rule.by_root:
+            lacking = {"moving": not guest.top_level}
+        elif not rule.by_items:
             lacking = {"end": not guest.ended}
         else:
             parents = rule.by_parents and guest.missing_parents
             lacking = {"trace_object": not guest.head, "top_level": not guest.top_level, "parents": parents}
         if guest.host is None and not state.host_spans:
             lacking["link"] = True
-        found += [f"{code} {guest.guest}" for code, missing in lacking.items() if missing]
+        found += [f"{code} {called(guest.guest)}" for code, missing in lacking.items() if missing]
     return tuple(found) or ("quiet",)

@@ -28,13 +28,16 @@ GUEST_KEY_BYTES = 17
 _CACHED_ENVELOPE = 400
 
 AttributeValue = str | bool | int | float | tuple[str, ...]
+JsonObject = dict[str, object]
+"""A JSON object, as commands and pages are answered."""
 
 SPAN_KIND_INTERNAL = 1
 SPAN_KIND_CLIENT = 3
 STATUS_UNSET = 0
 STATUS_ERROR = 2
 
-CALL_MARK = "\0call:"
+_CALL_MARK, _MOVED_MARK = OWN_MARKS = "\0call:", "\0rule:"
+"""What names of grafter's own making begin with; no id that comes from outside does (``usable_id``)."""
 
 LARGE_ENVELOPE = 512
 """Bytes of an envelope from which on it is stored once for all parts that share it, and counts as what it is: one that
@@ -67,7 +70,7 @@ class Facts(IntFlag):
     """A span that matches an anchor selector, so that a guest is expected."""
     RULE = 8
     """A span has a rule's ``match`` key, so that its trace may move to another one. Comes with ANCHOR, for which a
-    trace waits and is looked at before it leaves."""
+    trace waits and is looked at before it leaves; and it is looked at with each part, for the host waits for it."""
     ANCHORED = 16
     """Where there are rules: the ANCHOR is not only RULE's."""
 
@@ -171,7 +174,7 @@ class DedupeKey:
     """That something, such as a delivery, was dealt with, so that its repeat is known."""
 
     id: str
-    """Of any length, unique among all that is marked: the door puts its own word before it."""
+    """Of any length, unique among all keys: the receiver puts its own name before it."""
     ttl: int
     """Nanoseconds for which it is known."""
 
@@ -271,11 +274,6 @@ class NamedLink:
     how: str = BACKWARD
     """One of NAMED_BY."""
 
-    @property
-    def link(self) -> Link:
-        """As the guest's own link."""
-        return Link(self.host, self.span_id, self.sampled, self.how)
-
 
 @dataclass(frozen=True, slots=True)
 class Guest:
@@ -355,12 +353,17 @@ def is_guest_key(key: Key) -> bool:
 def call_guest(call: str) -> str:
     """The name of a Realtime call among guests. An app may call a call and an SDK trace by one id; what is stored of
     them differs, so they are two guests, and no id of an item begins like this (``usable_id``)."""
-    return f"{CALL_MARK}{call}"
+    return f"{_CALL_MARK}{call}"
+
+
+def moved_guest(trace: TraceId) -> str:
+    """The name of a trace that a rule moves among the guests of its host."""
+    return f"{_MOVED_MARK}{trace.hex()}"
 
 
 def called(guest: str) -> str:
     """The id that the source wrote: of a Realtime call its key."""
-    return guest.removeprefix(CALL_MARK)
+    return guest.removeprefix(_CALL_MARK).removeprefix(_MOVED_MARK)
 
 
 @lru_cache(4096)

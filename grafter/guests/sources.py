@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from grafter.core.lifecycle import Rules
 from grafter.core.model import Source
 from grafter.guests.agents.source import AgentsSource
+from grafter.guests.otlp.source import MovedTraces
 from grafter.guests.realtime.source import RealtimeSource
 from grafter.guests.sessions.source import SessionsSource
 from grafter.guests.source import GuestSource
@@ -14,6 +15,7 @@ SOURCES: Mapping[Source, GuestSource] = {
     Source.WEBHOOK: AgentsSource(Source.WEBHOOK),
     Source.SESSIONS: SessionsSource(),
     Source.REALTIME: RealtimeSource(),
+    Source.OTLP: MovedTraces(),
 }
 
 RULES: Rules = {name: source.wholeness for name, source in SOURCES.items()}

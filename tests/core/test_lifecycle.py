@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from grafter.core.lifecycle import (
@@ -12,7 +12,6 @@ from grafter.core.lifecycle import (
     Release,
     ReleaseReason,
     Wait,
-    compute_due,
     due_kind,
     due_table,
     step_guest,
@@ -23,6 +22,7 @@ from grafter.core.model import Facts, GuestFacts, Source, SpanId, TraceId, UnixN
 from grafter.core.policy import HOUR, MINUTE, SECOND, GraftPolicy, Mode, Unlinked, Waits
 from grafter.core.state import GuestState, TraceState
 from grafter.guests.sources import RULES
+from tests.due_times import due_at
 
 HOST = TraceId(bytes(range(1, 17)))
 T0 = UnixNano(1_790_000_000 * SECOND)
@@ -121,6 +121,8 @@ ANCHOR = HostPart(Facts.ANCHOR)
 PLAIN = HostPart()
 WHOLE_GUEST = guest_part(1, 2, parents=[1], head=True, top_level=True)
 OPEN_GUEST = guest_part(2, parents=[1], head=True)
+MOVING = guest_part(source=Source.OTLP, head=True, guest="moved")
+MOVED = guest_part(source=Source.OTLP, head=True, top_level=True, guest="moved")
 
 
 @pytest.mark.parametrize(
@@ -147,6 +149,11 @@ OPEN_GUEST = guest_part(2, parents=[1], head=True)
         pytest.param(state_of((0, PLAIN), (7000, PLAIN)), "max", 7200, id="parts that never end"),
         pytest.param(state_of((0, WHOLE_GUEST)), "host_missing", 600, id="a whole guest waits for its host"),
         pytest.param(state_of((0, WHOLE_GUEST), (6900, OPEN_GUEST)), "host_missing", 7200, id="and not past max"),
+        pytest.param(
+            state_of((0, ROOT), (0, MOVING)), "guest_timeout", 40, id="a trace that moves here has no root yet"
+        ),
+        pytest.param(state_of((0, ROOT), (20, MOVED)), "complete", 30, id="it is whole after_root after its last part"),
+        pytest.param(state_of((0, ROOT), (9, MOVED), (9, OPEN_GUEST)), "guest_timeout", 49, id="and so is each guest"),
         pytest.param(state_of((0, HostPart(bytes=(64 << 20) + 1))), "oversize", 0, id="too big"),
         pytest.param(state_of((0, PLAIN), remembered=True), "late", 0, id="a late host span"),
         pytest.param(
@@ -236,8 +243,11 @@ def guest_of(*parts: GuestFacts) -> GuestState:
         pytest.param(guest_of(guest_part(head=True)), False, id="no top-level span"),
         pytest.param(guest_of(WHOLE_GUEST, guest_part(3, parents=[4])), False, id="a parent is missing"),
         pytest.param(guest_of(WHOLE_GUEST, guest_part(3, parents=[9])), True, id="a parent that was sent before"),
-        pytest.param(guest_of(guest_part(1, source=Source.OTLP, top_level=True, head=True)), False, id="has not ended"),
-        pytest.param(guest_of(guest_part(1, source=Source.OTLP, ended=True)), True, id="says that it has ended"),
+        pytest.param(
+            guest_of(guest_part(source=Source.REALTIME, top_level=True, head=True)), False, id="has not ended"
+        ),
+        pytest.param(guest_of(guest_part(source=Source.REALTIME, ended=True)), True, id="says that it has ended"),
+        pytest.param(guest_of(guest_part(source=Source.OTLP, head=True)), False, id="a moved trace has no root"),
     ],
 )
 def test_when_a_guest_is_whole(guest: GuestState, whole: bool) -> None:
@@ -274,15 +284,7 @@ class FakeClockStore:
     def append(self, part: HostPart | GuestFacts, now: UnixNano) -> None:
         self.state = self.state or TraceState(now, now, remembered=bool(self.releases))
         absorb(self.state, part, now)
-        self.due = compute_due(
-            self.state.facts,
-            self.state.first,
-            now,
-            self.policy.waits,
-            guest_only=self.state.host_spans == 0,
-            remembered=self.state.remembered,
-            apart=False,
-        )
+        self.due = due_at(self.state, self.policy.waits, remembered=self.state.remembered)
 
     def tick(self, now: UnixNano) -> None:
         if self.state is None or now < self.due:
@@ -391,7 +393,6 @@ def test_the_order_of_absorbing_does_not_matter(
         )
 
 
-@settings(max_examples=200)
 @given(arrivals, policies, st.booleans())
 def test_no_host_is_due_too_late(
     parts: list[tuple[int, HostPart | GuestFacts]], policy: GraftPolicy, remembered: bool
@@ -402,20 +403,11 @@ def test_no_host_is_due_too_late(
     for second, part in sorted(parts, key=lambda arrival: arrival[0]):
         state = state or TraceState(at(second), at(second), remembered=remembered)
         absorb(state, part, at(second))
-        looked = compute_due(
-            state.facts,
-            state.first,
-            state.last,
-            policy.waits,
-            guest_only=state.host_spans == 0,
-            remembered=remembered,
-            apart=False,
-            oversize=state.bytes > policy.max_trace_bytes,
-        )
+        oversize = state.bytes > policy.max_trace_bytes
+        looked = state.last if oversize else due_at(state, policy.waits, remembered=remembered)
         assert looked <= max(at(outcome(state, policy)[1]), state.last)
 
 
-@settings(max_examples=200)
 @given(guest_arrivals, policies, st.booleans(), st.booleans(), st.booleans())
 def test_no_guest_is_due_too_late(
     parts: list[tuple[int, GuestFacts]], policy: GraftPolicy, remembered: bool, released: bool, known: bool
@@ -426,15 +418,12 @@ def test_no_guest_is_due_too_late(
     for second, part in sorted(parts, key=lambda arrival: arrival[0]):
         state = state or TraceState(at(second), at(second), remembered=remembered)
         absorb(state, part, at(second))
-        looked = compute_due(
-            state.facts, state.first, state.last, policy.waits, guest_only=True, remembered=remembered, apart=True
-        )
+        looked = due_at(state, policy.waits, remembered=remembered, own_key=True, guest_only=True)
         reason, due = guest_outcome(state, policy, host_released=released, anchor_known=known)
         assume(reason is not ReleaseReason.OVERSIZE)
         assert looked <= max(at(due), state.last)
 
 
-@settings(max_examples=200)
 @given(arrivals, policies)
 def test_a_plain_row_ends_complete(parts: list[tuple[int, HostPart | GuestFacts]], policy: GraftPolicy) -> None:
     """Without guests a trace is COMPLETE where a plain row's quiet ends it; so is no other one without an anchor."""

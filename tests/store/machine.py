@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from grafter.core.calls import CallNote
-from grafter.core.lifecycle import compute_due
 from grafter.core.model import Facts, GuestFacts, Key, Part, Source, SpanId, TraceId, UnixNano, guest_key
 from grafter.core.policy import SECOND
 from grafter.core.state import TraceState, guest_state
@@ -187,14 +186,9 @@ class Model:
         held, state = self.keys[key], self.state(key)
         if state.bytes > self.settings.max_trace_bytes:
             return held.seen
-        return compute_due(
-            state.facts,
-            state.first,
-            UnixNano(held.seen),
-            self.settings.waits,
-            guest_only=state.host_spans == 0,
-            remembered=held.remembered or self.settings.guests_apart,
-            apart=len(key) == 17,
+        remembered = held.remembered or self.settings.guests_apart
+        return due_at(
+            replace(state, last=held.seen), self.settings.waits, remembered=remembered, own_key=len(key) == 17
         )
 
     def due(self, key: Key) -> int:

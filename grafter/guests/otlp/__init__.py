@@ -1,0 +1,1 @@
+"""Traces of other systems that a rule moves, as their host waits for them."""
