@@ -24,6 +24,7 @@ TRACE_HEADERS = ("traceparent", "x-traceparent")
 """SIP headers that may name a host. Some carriers pass headers on only when their name begins with X-."""
 
 _PLAIN = re.compile(rf"[!-~]{{1,{MOST_CHARACTERS}}}")
+_GUEST_ID = re.compile(rf"(?:{'|'.join(GUEST_ID_BEGINNINGS)})[!-~]*")
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _TRACEPARENT_LENGTH = 55
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
@@ -95,7 +96,7 @@ def is_nameable(guest: str) -> bool:
 
 def is_guest_id(text: str) -> bool:
     """Whether an attribute's value is an id of OpenAI's."""
-    return text.startswith(GUEST_ID_BEGINNINGS) and is_nameable(text)
+    return len(text) <= MOST_CHARACTERS and _GUEST_ID.fullmatch(text) is not None
 
 
 def as_text(link: NamedLink) -> str:

@@ -13,6 +13,8 @@ from grafter.core.model import RULE, NamedLink, SpanId, TraceId, guest_span_id
 from grafter.core.policy import Rule
 
 _LONGEST = 256
+MOST_VALUES = 100
+"""Of a trace under one key, the first that are read: a call has one id of a kind, and each costs a row in the store."""
 _NOTE = "call "
 """What a note of a value begins with; no guest has a name with a blank in it, as far as notes go (``is_nameable``)."""
 
@@ -55,8 +57,8 @@ class RuleSet:
         """What is noted of a trace that may be a host."""
         return [NamedLink(note_id(*pair), host, how=RULE) for pair in sorted(values.host)]
 
-    def asked(self, values: Values) -> list[str]:
-        """The notes that tell where a trace belongs."""
+    def note_ids(self, values: Values) -> list[str]:
+        """The notes by which the host of a trace is found."""
         matched = {note_id(rule.host_key, value) for key, value in values.match for rule in self._rules_of(key)}
         return sorted(matched.union(note_id(*pair) for pair in values.host))
 

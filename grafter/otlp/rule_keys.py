@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence, Set
 
 from google.protobuf.message import DecodeError
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from grafter.core.join import GRAFTER_SOURCE
 from grafter.core.model import RULE, AttributeValue, Facts, NamedLink, Part, Source, TraceId
-from grafter.core.rules import Moved, RuleSet, Values, moved_span_id
+from grafter.core.rules import MOST_VALUES, Moved, RuleSet, Values, moved_span_id
 from grafter.core.semconv import (
     GRAFTER_ANCHOR,
     GRAFTER_GUEST_SPAN_ID,
@@ -15,6 +16,7 @@ from grafter.core.semconv import (
     GRAFTER_LINK,
 )
 from grafter.otlp.frames import PREFIX, framed, spans_of
+from grafter.otlp.guest_ids import Attributes, attributes_in, keyed
 from grafter.otlp.shallow_pb2 import Head
 from grafter.otlp.spans import attribute_field, attribute_text
 
@@ -27,9 +29,10 @@ _MATCHED = Facts.RULE | Facts.ANCHOR
 class RuleKeys:
     """Looks for the keys of rules, each framed, in bytes first."""
 
-    def __init__(self, rules: RuleSet) -> None:
+    def __init__(self, rules: RuleSet, attributes: Attributes | None = None) -> None:
+        """``attributes``: the compiled look at a span; None: the same in Python."""
         self._rules = rules
-        self._match = tuple(framed(_KEY_TAG, key.encode()) for key in sorted(rules.match_keys))
+        self._attributes = attributes or attributes_in
         self._framed = tuple(framed(_KEY_TAG, key.encode()) for key in sorted(rules.match_keys | rules.host_keys))
 
     def mentioned(self, data: bytes) -> bool:
@@ -50,21 +53,35 @@ class RuleKeys:
         return list(links.values())
 
     def values(self, runs: Sequence[bytes]) -> Values:
-        """What the spans of one trace have under the keys."""
-        spans = (raw for run in runs if self.mentioned(run) for raw in spans_of(run) if self.mentioned(raw))
-        return self._rules.values(pair for raw in spans for pair in _attributes(raw))
+        """What the spans of one trace have under the keys; of a key with many values, the first MOST_VALUES."""
+        found: dict[str, dict[str, None]] = {}
+        read: set[bytes] = set()
+        keys = self._framed
+        for raw in (raw for run in runs if self.mentioned(run) for raw in spans_of(run)):
+            if not any(key in raw for key in keys):
+                continue
+            for key, text in self._pairs(raw, read):
+                under = found.setdefault(key, {})
+                if len(under) == MOST_VALUES:
+                    # The span is read for another key.
+                    continue
+                under[text] = None
+                if len(under) == MOST_VALUES:
+                    keys = tuple(each for each in keys if each != framed(_KEY_TAG, key.encode()))
+            if not keys:
+                break
+        return self._rules.values((key, text) for key, under in found.items() for text in under)
 
-
-def _attributes(raw: bytes) -> Iterable[tuple[str, str]]:
-    try:
-        span = Span.FromString(raw)
-    except DecodeError:
-        # Only its head was read so far. It is forwarded as it came.
-        return
-    for attribute in span.attributes:
-        text = attribute_text(attribute.value)
-        if text is not None:
-            yield attribute.key, text
+    def _pairs(self, raw: bytes, read: set[bytes]) -> Iterable[tuple[str, str]]:
+        try:
+            attributes = [KeyValue.FromString(each) for each in keyed(raw, self._framed, self._attributes, read)]
+        except DecodeError:
+            # Only its head was read so far. It is forwarded as it came.
+            return
+        for attribute in attributes:
+            text = attribute_text(attribute.value)
+            if text is not None:
+                yield attribute.key, text
 
 
 def moved_run(run: bytes, trace: bytes, to: Moved, kept: Set[bytes], roots: Set[bytes], *, own: bool) -> bytes:

@@ -44,6 +44,8 @@ T = TypeVar("T")
 _AT_ONCE = 500
 # Of guests that need not be asked for again, and of notes that need not be written again.
 _MAX_KNOWN = 100_000
+MOST_NOTED = 1_000
+"""Of one trace, the notes that are not of a guest's name: ids of answers, and values that rules ask for."""
 
 
 class Linking:
@@ -56,26 +58,34 @@ class Linking:
         self._fresh = remember // 2
         self._noted: dict[tuple[str, bytes], UnixNano] = {}
         self._linked: dict[str, None] = {}
+        self._of_host: dict[bytes, int] = {}
 
     async def note(self, links: Sequence[NamedLink], now: UnixNano) -> list[NamedLink]:
-        """Store them; those that were not stored by this process just now."""
-        new = [link for link in links if self._noted.get((link.guest, link.host), -self._fresh) + self._fresh <= now]
+        """Store them, up to MOST_NOTED of a trace; those that were not stored by this process just now."""
+        fresh = [link for link in links if self._noted.get((link.guest, link.host), -self._fresh) + self._fresh <= now]
+        of_host: dict[bytes, int] = {}
+        new = [link for link in fresh if _is_name(link) or self._has_room(link.host, of_host)]
         for some in _slices(new):
             await self._store.put_calls([CallNote(link.guest, now, link=as_text(link)) for link in some], now)
             if len(self._noted) > _MAX_KNOWN:
                 self._noted.clear()
             self._noted.update({(link.guest, link.host): now for link in some})
+        if len(self._of_host) > _MAX_KNOWN:
+            self._of_host.clear()
+        # Only of what is stored: a sender that is refused sends it again.
+        self._of_host.update(of_host)
         return new
+
+    def _has_room(self, host: TraceId, of_host: dict[bytes, int]) -> bool:
+        """For one more note of this trace, which then counts in ``of_host``."""
+        noted = of_host.get(host) or self._of_host.get(host, 0)
+        if noted < MOST_NOTED:
+            of_host[host] = noted + 1
+        return noted < MOST_NOTED
 
     async def wake(self, links: Iterable[NamedLink], now: UnixNano) -> None:
         """Let guests that are held, and know of no host, take up what was noted for them."""
-        names = [
-            name
-            for link in links
-            # No guest is called like a response, or like a value that a rule asks for.
-            if link.how != RULE and not link.guest.startswith(RESPONSE_ID)
-            for name in (link.guest, call_guest(link.guest))
-        ]
+        names = [name for link in links if _is_name(link) for name in (link.guest, call_guest(link.guest))]
         parts: list[Part] = []
         for some in _slices(names):
             states = await asyncio.gather(*(self._store.peek(guest_key(name)) for name in some))
@@ -154,6 +164,11 @@ class Linking:
         if len(self._linked) > _MAX_KNOWN:
             self._linked.clear()
         self._linked[guest] = None
+
+
+def _is_name(link: NamedLink) -> bool:
+    """Of a guest; none is called like a response, or like a value that a rule asks for."""
+    return link.how != RULE and not link.guest.startswith(RESPONSE_ID)
 
 
 def _hinted(note: CallNote) -> TraceId | None:

@@ -3,7 +3,7 @@
 from string import hexdigits
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.core.link import Malformed, from_metadata, from_openai_trace_id
@@ -112,14 +112,12 @@ def test_an_openai_trace_id_may_spell_a_host() -> None:
         assert from_openai_trace_id(other) is None
 
 
-@settings(max_examples=150)
 @given(ANY_JSON | st.dictionaries(st.sampled_from(["trace_id", "span_id", "traceparent"]), ANY_JSON))
 def test_any_json_is_answered(metadata: object) -> None:
     """Metadata is free JSON: nothing in it raises."""
     assert isinstance(from_metadata(metadata, KEYS), Link | Malformed | None)
 
 
-@settings(max_examples=150)
 @given(st.text(hexdigits + "- \ng", max_size=60))
 def test_a_link_never_names_a_zero_or_short_id(said: str) -> None:
     """Whatever is linked has a whole trace id."""

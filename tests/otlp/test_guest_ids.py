@@ -10,7 +10,7 @@ from grafter.core.link import GUEST_ID_BEGINNINGS, as_text, from_text, is_guest_
 from grafter.core.model import BY_API, NamedLink, SpanId, TraceId
 from grafter.core.policy import GUEST_ID_KEYS
 from grafter.otlp.frames import framed
-from grafter.otlp.guest_ids import GuestIds
+from grafter.otlp.guest_ids import MOST_ANSWERS, GuestIds
 from grafter.otlp.split import Splitter, compiled
 
 TRACE = b"\1" * 16
@@ -38,6 +38,18 @@ def request(*spans: dict[str, object], order: int = 1) -> ExportTraceServiceRequ
 
 def links(sent: ExportTraceServiceRequest, way: str, keys: tuple[str, ...] = GUEST_ID_KEYS) -> list[NamedLink]:
     return list(Splitter((), keys, pure=way == "python").split(sent.SerializeToString()).links)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_of_many_answers_the_first_are_named_and_every_call(way: str) -> None:
+    """An instrumentation writes an answer's id on each of a trace's spans, and a session's beside it; the call's stands
+    on the last of them."""
+    each = ({"gen_ai.response.id": f"resp_{number}", "gen_ai.conversation.id": "sess_1"} for number in range(200))
+    sent = request(*each, {"openai.call_id": "rtc_1"})
+    for span in sent.resource_spans[0].scope_spans[0].spans:
+        span.trace_id = TRACE
+    named = {link.guest for link in links(sent, way)}
+    assert named == {"rtc_1", "sess_1", *(f"resp_{number}" for number in range(MOST_ANSWERS))}
 
 
 @pytest.mark.parametrize("way", WAYS)
