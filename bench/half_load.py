@@ -27,7 +27,6 @@ from bench.__main__ import (
     ask,
     config,
     expected,
-    free_port,
     listening,
     process,
     settled,
@@ -35,6 +34,7 @@ from bench.__main__ import (
 from bench.load import send
 from bench.servers import EXPORT, OPTIONS
 from bench.workload import Workload
+from tests.ports import free_port
 from tests.store.redis.servers import server
 
 SYSTEMS = ("null", "grafter disk", "grafter redis")
@@ -94,7 +94,7 @@ async def measure(system: str, batch: int, seconds: float) -> float:
             if system == "grafter redis":
                 store = {"redis": {"url": stack.enter_context(server("--appendonly", "no")).url}}
             path = Path(name) / "config.yaml"
-            path.write_text(config(port, sink_port, store))
+            path.write_text(config(port, [sink_port], store))
             stack.enter_context(process("-m", "grafter", "run", "--config", str(path)))
         await listening(port)
         await send(port, workload, range(WARM_UP_LAP, WARM_UP_LAP + 1), IN_FLIGHT[batch])

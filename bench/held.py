@@ -15,9 +15,10 @@ from pathlib import Path
 
 import uvloop
 
-from bench.__main__ import ask, expected, free_port, listening, process, settled
+from bench.__main__ import ask, expected, listening, process, settled
 from bench.load import send
 from bench.workload import Workload
+from tests.ports import free_port
 
 LAP_TRACES = 5000
 # At most this share of the payload in memory, and this many bytes a span where the payload is on disk.

@@ -22,7 +22,7 @@ from grafter.otlp.split import Splitter
 from grafter.processor.assembling import Assembler
 from grafter.processor.lanes import Limits
 from grafter.processor.processor import Processor
-from grafter.store.embedded import store as embedded
+from grafter.store.embedded import opening as embedded
 from grafter.store.embedded.store import EmbeddedStore
 from grafter.store.redis import opening
 from grafter.store.redis.store import RedisStore
@@ -162,6 +162,7 @@ async def rig(
     metrics: Metrics | None = None,
     letter_bytes: int = 64 << 20,
     redis: Mapping[str, Any] | None = None,
+    sending: Limits | None = None,
 ) -> AsyncIterator[Rig]:
     """A rig in memory, over a directory, or over a Redis, of which ``redis`` has the url and the prefix. ``now``: the
     clock, a list of one moment; a list is used as it is."""
@@ -184,9 +185,8 @@ async def rig(
     async with opened as store:
         if isinstance(store, EmbeddedStore):
             await store.recovered()
-        processor = Processor(
-            store, peers, policy, assembler(policy, "test", sampling), metrics, lambda: clock[0], Limits()
-        )
+        assembling = assembler(policy, "test", sampling)
+        processor = Processor(store, peers, policy, assembling, metrics, lambda: clock[0], sending or Limits())
         splitter = Splitter(policy.anchors, policy.guest_id_keys, policy.rules)
         yield Rig(store, processor, policy, metrics, clock, splitter=splitter)
 

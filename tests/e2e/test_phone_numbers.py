@@ -14,7 +14,7 @@ import yaml
 from grafter.core.calls import CallNote, phone_in
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND, Waits
-from grafter.store.embedded import store as embedded
+from grafter.store.embedded import opening as embedded
 from grafter.store.redis import opening
 from tests.e2e.conftest import to_grpc
 from tests.e2e.process import Grafter

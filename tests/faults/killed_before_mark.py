@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 
 from grafter.cli import main
-from grafter.store.embedded.lookup_tables import DedupeKeys
+from grafter.store.embedded.metadata_tables import DedupeKeys
 
 
 def die(_marks: DedupeKeys, _written: Sequence[object]) -> None:

@@ -14,8 +14,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from grafter.core.model import Key
 from grafter.core.policy import Waits
-from grafter.store.embedded.begun import Begun
-from grafter.store.embedded.store import opened
+from grafter.store.embedded.opening import opened
+from grafter.store.embedded.settling import Begun
 from tests.e2e.process import REPO, Grafter
 from tests.store.redis.servers import server
 

@@ -20,7 +20,10 @@ from grafter.processor.assembling import Assembler
 from grafter.processor.call_records import CallKeys, CallRecords, CallSink, Entry
 from grafter.processor.lanes import Limits
 from grafter.processor.processor import Processor
-from grafter.store.embedded import store as embedded
+from grafter.store.embedded import opening as embedded
+from grafter.store.embedded.store import EmbeddedStore
+from grafter.store.redis import opening
+from grafter.store.redis.store import RedisStore
 from grafter.telemetry import Metrics
 from tests.rig import CALL, START, Peer, Rig, recorded_call, recorded_guest
 

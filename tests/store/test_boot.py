@@ -88,7 +88,7 @@ async def test_without_one_nothing_is_marked(tmp_path: Path, said: str) -> None:
     """A kill in the same boot, an end in order, or a directory of an older grafter: what was written is all there."""
     await left(tmp_path)
     assert (tmp_path / "boot").read_text().strip() == "ended"
-    (tmp_path / "boot").write_text(boot.boot_id() if said == "this boot" else said)
+    (tmp_path / "boot").write_text(embedded.boot_id() if said == "this boot" else said)
     async with opened(tmp_path) as store:
         assert (await claims(store))[DUE].outcomes == {}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from grafter.store.embedded import store as embedded
+from grafter.store.embedded import opening as embedded
 from grafter.store.embedded.store import EmbeddedStore
 from tests.store.calls_contract import CallContract, DurableCallContract
 from tests.store.contract import LEASE, DurableContract, Settings, StoreContract

@@ -36,11 +36,6 @@ from grafter.store.model import (
     Settlement,
     StoreError,
 )
-from grafter.store.embedded import index
-from grafter.store.embedded import store as embedded
-from grafter.store.embedded.segment_file import HEADER_BYTES
-from grafter.store.embedded.segments import SegmentLog
-from grafter.store.embedded.store import EmbeddedStore
 from tests.store.contract import (
     HOST,
     LATER,
@@ -537,7 +532,7 @@ from grafter.core.model import Envelope, Facts, Key, Part
 from grafter.core.policy import Waits
 from grafter.store.model import StoreError
 from grafter.store.embedded import index
-from grafter.store.embedded import store as embedded
+from grafter.store.embedded import opening as embedded
 from grafter.store import records
 from tests.store.contract import LEASE, START
 

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -113,7 +112,6 @@ def test_a_torn_tail_is_cut_and_nothing_else(data: st.DataObject, tmp_path_facto
     assert read_all(directory) == ([*whole, b"next"], Damage())
 
 
-@settings(max_examples=100)
 @given(data=st.data())
 def test_a_flipped_byte_costs_one_record(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Wherever a byte of a record changes, that record alone is lost, and it is counted unless it was the last."""
@@ -305,11 +303,9 @@ def test_the_search_for_a_lost_salt_reads_a_row_of_records_once(tmp_path: Path) 
     """Somebody sent a payload of nothing but records of one salt, and the header and the first record are lost: not
     each of them is followed to the end of the row."""
     head = RECORD.pack(MARK, 1, 1, 0, 0, 0)
-    row = (head + CRC.pack(isal_zlib.crc32(head, 7))) * 200_000
+    row = (head + CRC.pack(isal_zlib.crc32(head, 7))) * 20_000
     path = tmp_path / "segment"
     path.write_bytes(bytes(START) + b"lost" + row + b"the rest of the payload")
-    with path.open("rb") as file:
-        before = time.process_time()
+    # Once takes 445,000, from each of the first 64 takes 28 million.
+    with path.open("rb") as file, at_most_steps(1_000_000):
         assert salt_of(file.fileno(), path.stat().st_size) is None
-        # Once takes a quarter of a second, from each of the first 64 takes sixteen.
-        assert time.process_time() - before < 5

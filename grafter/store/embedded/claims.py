@@ -1,15 +1,22 @@
 """Claims: keys that are due, each to one owner for the time of a lease.
 
+When keys are due: exact moments by the table of waits, the earliest first. A request brings many keys and few moments,
+so the heap holds moments and a key costs one append. An entry is never taken out before its time: whoever pops it knows
+whether the key still means it. Due times are not in the log: they end with the process.
+
 Keys about which nothing is left to decide, which is nearly every trace, are handed out as one batch, with one lease and
 one token for all of them; where its owner is not heard of in time, or something comes to be decided after all, it is
 split, and its keys are like others. Leases and tokens are not in the log: they end with the process.
 """
 
 import os
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import replace
+from heapq import heapify, heappop, heappush
 
-from grafter.core.model import Key, TraceId, UnixNano, guest_key
+from grafter.core.lifecycle import GUEST_ONLY, OWN_KEY, REMEMBERED, RULED, due_table
+from grafter.core.model import Facts, Key, TraceId, UnixNano, guest_key
+from grafter.core.policy import Waits
 from grafter.core.state import GuestState, TraceState, guest_state
 from grafter.store import records
 from grafter.store.embedded.trace_table import ExportAttempt, TraceEntry, TraceTable
@@ -132,10 +139,12 @@ class ClaimTable:
         # A claim of an earlier process must never fit: tokens start anywhere.
         self._token = int.from_bytes(os.urandom(6), "little") << 16
 
-    def claim(self, now: int, limit: int, plain: PlainLimits | None) -> list[Claim | PlainBatch]:
+    def claim(
+        self, now: int, limit: int, plain: PlainLimits | None, apart: Collection[Key] = ()
+    ) -> list[Claim | PlainBatch]:
         """Hand out keys that are due, earliest first; with ``plain`` the plain ones as one batch before the others.
 
-        It ends where one of both is full, at the latest.
+        It ends where one of both is full, at the latest. Those ``apart`` stay as they are.
         """
         due_queue = self._due_queue
         if due_queue.size > 2 * len(self._table.entries) + _SPARE_ENTRIES:
@@ -150,6 +159,9 @@ class ClaimTable:
             if moment is None:
                 break
             at, keys = moment
+            if apart:
+                busy += [(at, key) for key in keys if key in apart]
+                keys = [key for key in keys if key not in apart]
             rest: list[Key] = []
             if plain is not None:
                 keys, rest, full = self._fill(batch, at, keys, plain)
@@ -186,15 +198,15 @@ class ClaimTable:
         else:
             claims.append(self.hand_out(key, entry, now))
 
-    def claim_deferred(self, exporter: str, now: int, limit: int) -> list[Claim]:
-        """Hand out batches of an exporter's backlog, earliest first."""
+    def claim_deferred(self, exporter: str, now: int, limit: int, *, postponed: bool = False) -> list[Claim]:
+        """Hand out batches of an exporter's backlog, earliest first; see Store.claim_deferred."""
         claims: list[Claim] = []
         waiting = self._table.backlogs.get(exporter)
         for key in waiting.keys if waiting is not None else ():
             if len(claims) >= limit:
                 break
             entry = self._table.entries[key]
-            until = entry.lease if entry.lease is not None else entry.due
+            until = entry.lease if postponed or entry.lease is not None else entry.due
             if key not in self._table.busy and (until is None or until <= now):
                 claims.append(self.hand_out(key, entry, now))
         return claims

@@ -16,7 +16,8 @@ from grafter.core.model import Key
 from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.embedded.index import Index
-from grafter.store.embedded.segments import Damage, Segment, SegmentLog
+from grafter.store.embedded.segment_file import Damage, Segment
+from grafter.store.embedded.segments import SegmentLog
 from grafter.store.embedded.trace_table import TraceTable
 from grafter.store.embedded.writer import Place, Row, Writer
 from grafter.store.model import Outcome
@@ -69,7 +70,6 @@ class Counts:
 
     copied_parts: int = 0
     """Parts that were copied so that their segment could be given up."""
-    copied_bytes: int = 0
     given_up_segments: int = 0
     lost_records: int = 0
     """Records that were damaged on disk; each is also an ERROR in the log."""
@@ -84,6 +84,7 @@ class Compactor:
         self._log = log
         self._index = index
         self._writer = writer
+        self._reserve = writer.reserve
         self._pool = pool
         self._counts = counts
         self._loop = asyncio.get_running_loop()
@@ -107,27 +108,27 @@ class Compactor:
                 self._discard(number)
         if self._busy:
             return
-        self._writer.cleanable = False
+        self._reserve.cleanable = False
         if len(log.segments) < 3:
             return
         live = table.bytes + table.parts * _PART_COST + table.spans * 8
-        short = self._writer.short
+        short = self._reserve.short
         enough = live + log.segment_bytes // _SHARE_WHEN_FULL if short else _WASTE * live + 2 * log.segment_bytes
         if log.disk_bytes <= enough:
             self._pass_end = self._floor = self._cleaned_to = 0
             return
         if short and live * _SETTLED_WHEN_FULL < self._rested_at:
             self._floor = self._cleaned_to = 0
-        self._writer.cleanable = bool(self._pass_end) or log.disk_bytes > self._cleaned_to
+        self._reserve.cleanable = bool(self._pass_end) or log.disk_bytes > self._cleaned_to
         oldest = next(iter(log.segments))
-        starved = short and self._writer.starved and self._writer.cleanable
+        starved = short and self._reserve.starved and self._reserve.cleanable
         resting = log.disk_bytes <= self._floor and not starved
         if resting or oldest >= self._writer.applied or oldest in self._giving_up:
             return
         if self._pass_end and oldest > self._pass_end:
             # Everything was copied once and it is still as large: envelopes that nobody shares. Not again at once.
             self._cleaned_to = log.disk_bytes
-            self._writer.cleanable = False
+            self._reserve.cleanable = False
             self._rest()
             return
         self._pass_end = self._pass_end or log.newest
@@ -142,8 +143,8 @@ class Compactor:
     def _rest(self) -> None:
         """Copy no more before the log has grown by half; on a full disk by less, or until much more of it is dead."""
         growth = self._log.disk_bytes // 2
-        if self._writer.short:
-            growth = min(growth, self._writer.room // _ROOM_SHARE)
+        if self._reserve.short:
+            growth = min(growth, self._reserve.for_attempts // _ROOM_SHARE)
         self._busy, self._floor, self._pass_end = False, self._log.disk_bytes + growth, 0
         self._rested_at = self._index.table.bytes
 
@@ -158,11 +159,11 @@ class Compactor:
                 self._failed(error)
 
         if not self._writer.stopping:
-            self._writer.submit([], lambda _: None, prepare=prepare).future.add_done_callback(done)
+            self._writer.submit([], lambda _: None, prepare=prepare).add_done_callback(done)
 
     def _failed(self, error: BaseException) -> None:
         # A full disk is no news, and it is tried again as soon as something changes.
-        _LOG.log(logging.DEBUG if self._writer.short else logging.WARNING, "the log could not be cleaned: %s", error)
+        _LOG.log(logging.DEBUG if self._reserve.short else logging.WARNING, "the log could not be cleaned: %s", error)
         self._rest()
 
     async def _copy(self, segment: Segment) -> None:
@@ -222,7 +223,6 @@ class Compactor:
         def prepare() -> Sequence[Row]:
             body, copies[:] = _copied_parts(live, segment)
             self._counts.copied_parts += len(live)
-            self._counts.copied_bytes += sum(chunk.head_size + chunk.size for _, chunk in live)
             return [
                 (RecordType.PARTS, body),
                 *(
@@ -236,7 +236,7 @@ class Compactor:
             for (key, _), row in zip(live, copies, strict=True):
                 self._index.relocate(key, location + row)
 
-        await self._writer.submit([], apply, prepare=prepare).future
+        await self._writer.submit([], apply, prepare=prepare)
 
 
 def _parts_of(log: SegmentLog, segment: Segment) -> Iterator[_LogPart]:

@@ -33,10 +33,10 @@ class EmbeddedStore(Model):
     ) -> AbstractAsyncContextManager["embedded.EmbeddedStore"]:
         """The store, until left; ``common``: what every store takes, ``memory_bytes``: what the process may
         use, ``exporters``: to whom traces leave."""
-        from grafter.store.embedded import store as embedded
+        from grafter.store.embedded.opening import opened
         from grafter.store.embedded.part_reader import affordable
 
-        return embedded.opened(
+        return opened(
             None if self.memory else Path(self.directory),
             fsync=self.fsync,
             fsync_interval=self.fsync_interval.seconds,

@@ -12,7 +12,7 @@ from grafter.core.state import GuestState
 from grafter.store import records
 from grafter.store.embedded.claims import ClaimTable, DueQueue
 from grafter.store.embedded.metadata_db import MetadataDB
-from grafter.store.embedded.placement import Links, PlacedParts, Placement
+from grafter.store.embedded.placement import PlacedParts, Placement
 from grafter.store.embedded.trace_table import ExportAttempt, GuestEntry, TraceEntry, TraceTable, envelope_place
 from grafter.store.model import Outcome, PlainBatch
 from grafter.store.records import (
@@ -48,8 +48,7 @@ class Index:
     ) -> None:
         """``lease`` in nanoseconds; ``arrival``: the last number that was given; ``keeps_objects``: without a log."""
         self.table = TraceTable(memories, arrival)
-        self.links = Links(self.table, memories, apart=apart)
-        self.placement = Placement(self.table, self.links, keeps_objects=keeps_objects)
+        self.placement = Placement(self.table, memories, apart=apart, keeps_objects=keeps_objects)
         self.due_queue = DueQueue(waits, apart=apart, max_trace_bytes=max_trace_bytes)
         self.claims = ClaimTable(self.table, self.due_queue, lease)
         self._max_trace_bytes = max_trace_bytes
@@ -81,7 +80,7 @@ class Index:
                     objects = entry.objects = []
                 part = placed.parts[i]
                 objects += (part.payload, part.envelope, part.span_ids)
-            if i in large:
+            if large and i in large:
                 at, length = large[i]
                 table.enter_envelope(entry, (segment, body + at), length)
             changed = False
@@ -131,15 +130,9 @@ class Index:
         entry = table.entries.get(key)
         if entry is None:
             entry = table.hold(key, chunk.now)
-            at = 0
-        elif chunk.arrival > entry.arrival:
-            at = len(entry.chunks)
-        else:
-            at = find_arrival(entry.chunks, chunk.arrival)
-            if chunk_arrival(entry.chunks, at + CHUNK_BYTES) == chunk.arrival:
-                self.relocate(key, packed)
-                return
-        entry.chunks[at:at] = packed
+        elif chunk.arrival <= entry.arrival and self.relocate(key, packed):
+            return
+        entry.insert(chunk)
         table.enter(segment)
         table.parts += 1
         table.spans += chunk.spans
@@ -148,31 +141,30 @@ class Index:
             # It was copied in pieces.
             waiting.spans += chunk.spans
             waiting.bytes += chunk.size
-        entry.count(chunk.spans, chunk.flags, chunk.size)
         if chunk.envelope_size >= LARGE_ENVELOPE:
             table.enter_envelope(entry, envelope_place(chunk), chunk.envelope_size)
         if guest is not None:
             self._restore_guest(key, entry, guest, chunk)
-        entry.first, entry.last = min(entry.first, chunk.now), max(entry.last, chunk.now)
         entry.appended = entry.last
 
-    def relocate(self, key: Key, packed: bytes) -> None:
-        """A part was copied; it now lies elsewhere. Nothing happens when it was settled or moved meanwhile."""
+    def relocate(self, key: Key, packed: bytes) -> bool:
+        """A part was copied; it now lies elsewhere. False when it was settled or moved meanwhile."""
         table = self.table
         entry = table.entries.get(key)
         if entry is None:
-            return
+            return False
         chunk = unpack_chunk(packed)
         at = find_arrival(entry.chunks, chunk.arrival)
-        if at < len(entry.chunks):
-            old = unpack_chunk(entry.chunks[at : at + CHUNK_BYTES])
-            if old.arrival == chunk.arrival:
-                if chunk.envelope_size >= LARGE_ENVELOPE:
-                    table.leave_envelopes(entry, entry.chunks[at : at + CHUNK_BYTES])
-                    table.enter_envelope(entry, envelope_place(chunk), chunk.envelope_size)
-                entry.chunks[at : at + CHUNK_BYTES] = packed
-                table.leave(old.segment)
-                table.enter(chunk.segment)
+        before = entry.chunks[at : at + CHUNK_BYTES]
+        if not before or (old := unpack_chunk(before)).arrival != chunk.arrival:
+            return False
+        if chunk.envelope_size >= LARGE_ENVELOPE:
+            table.leave_envelopes(entry, before)
+            table.enter_envelope(entry, envelope_place(chunk), chunk.envelope_size)
+        entry.chunks[at : at + CHUNK_BYTES] = packed
+        table.leave(old.segment)
+        table.enter(chunk.segment)
+        return True
 
     def move(self, move: Move) -> bool:
         """File a guest's parts under its host; what an export was begun of stays. False when nothing was moved."""
@@ -192,15 +184,15 @@ class Index:
         if not moved:
             return False
         host = table.entries.get(move.host)
-        latest = max(chunk.now for chunk, _ in moved)
         if host is None:
             # From what moves: what stays, because an export of it was begun, may be older.
             host = table.hold(move.host, min(chunk.now for chunk, _ in moved))
-        host.appended = max(host.appended, latest)
         for chunk, objects in moved:
-            self._add_moved(host, move.host, chunk._replace(arrival=numbers[chunk.arrival]), objects)
-            host.guests = host.guests or {}
-            host.guests[numbers[chunk.arrival]] = entry.guests.pop(chunk.arrival)
+            arrival = numbers[chunk.arrival]
+            flags = chunk.flags & ~HOST_KEY | (HOST_KEY if len(move.host) == 16 else 0)
+            host.insert(chunk._replace(arrival=arrival, flags=flags), objects)
+            host.add_guest(arrival, entry.guests.pop(chunk.arrival))
+            host.appended = max(host.appended, chunk.now)
         host.sums = None
         table.update_oldest(move.host, host)
         entry.chunks = stay
@@ -255,7 +247,7 @@ class Index:
         table.sum_anew(key, entry)
         for own in doubtful:
             if own in table.guests:
-                self.links.derive(own, table.guests[own])
+                self.placement.derive(own, table.guests[own])
         table.spans -= before - entry.host_spans - entry.guest_spans
         table.bytes -= size - entry.size
         if entry.chunks and due is not None:
@@ -311,41 +303,23 @@ class Index:
         return guests
 
     def _add_guest(self, key: Key, entry: TraceEntry, own: Key, facts: bytes, arrival: int, now: int) -> None:
-        if entry.guests is None:
-            entry.guests = {}
         guest = self.table.guests[own]
-        entry.guests[arrival] = guest.shared_facts(own, facts)
+        entry.add_guest(arrival, guest.shared_facts(own, facts))
         if entry.sums is not None:
             _absorb(entry.sums, records.decode_guest(facts), now)
         if key == own and arrival in guest.strays:
             guest.strays.remove(arrival)
         if guest.since is None and guest.host is not None:
-            self.links.take_evidence(guest, key, own, facts, arrival)
+            self.placement.take_evidence(guest, key, own, facts, arrival)
 
     def _restore_guest(self, key: Key, entry: TraceEntry, facts: bytes, chunk: Chunk) -> None:
         is_own = chunk.flags & GUEST and not chunk.flags & HOST_KEY
         own = key if is_own else guest_key(records.decode_guest(facts).guest)
         guest = self.table.guests.setdefault(own, GuestEntry())
         guest.parts += 1
-        if entry.guests is None:
-            entry.guests = {}
-        entry.guests[chunk.arrival] = guest.shared_facts(own, facts)
+        entry.add_guest(chunk.arrival, guest.shared_facts(own, facts))
         entry.sums = None
-        self.links.take_evidence(guest, key, own, facts, chunk.arrival)
-
-    def _add_moved(self, host: TraceEntry, key: Key, chunk: Chunk, objects: list[object]) -> None:
-        """Hold under a host a guest's part that was held elsewhere."""
-        flags = chunk.flags & ~HOST_KEY | (HOST_KEY if len(key) == 16 else 0)
-        at = find_arrival(host.chunks, chunk.arrival)
-        host.chunks[at:at] = CHUNK.pack(*chunk._replace(flags=flags))
-        if self._keeps_objects:
-            if host.objects is None:
-                host.objects = []
-            at = at // CHUNK_BYTES * 3
-            host.objects[at:at] = objects
-        host.first, host.last = min(host.first, chunk.now), max(host.last, chunk.now)
-        host.guest_spans += chunk.spans
-        host.size += chunk.size
+        self.placement.take_evidence(guest, key, own, facts, chunk.arrival)
 
     def _settle_guests(self, guests: dict[int, tuple[Key, bytes]], up_to: int) -> list[Key]:
         """Forget a key's guest parts up to there; the guests of which the part went by which their host was known."""

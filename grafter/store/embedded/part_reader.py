@@ -42,17 +42,6 @@ def affordable(total: int | None) -> int:
     return RECENT_BYTES if total is None else min(RECENT_BYTES, total // _SHARE)
 
 
-class SharedEnvelopes:
-    """Equal envelopes as one object: a few cover all that is held, and grouping by them is what an exporter does."""
-
-    def __init__(self) -> None:
-        self._known = EnvelopeCache()
-
-    def decode(self, blob: bytes) -> Envelope:
-        envelope = self._known.get(blob)
-        return self._known.put(blob, records.decode_envelope(blob)) if envelope is None else envelope
-
-
 class RecentRecords:
     """Bodies of PARTS records by their place."""
 
@@ -64,8 +53,8 @@ class RecentRecords:
         self._order: deque[tuple[int, tuple[int, int], int]] = deque()
         self.bytes = 0
         """What is kept now."""
-        self._asked: int | None = None
-        self._envelopes = SharedEnvelopes()
+        self._used_at: int | None = None
+        self._envelopes = EnvelopeCache()
 
     def add(self, now: int, place: tuple[int, int], body: bytes) -> None:
         """Keep a body that was just written, if anybody is going to ask for it."""
@@ -105,7 +94,7 @@ class RecentRecords:
             data, known = found
             envelope = known.get(at)
             if envelope is None:
-                envelope = known[at] = self._envelopes.decode(data[at : at + length])
+                envelope = known[at] = _shared(self._envelopes, data[at : at + length])
             middle = head + head_length
             ids.append(data[head:middle])
             payloads.append(data[middle : middle + size])
@@ -113,14 +102,62 @@ class RecentRecords:
         return payloads, envelopes, ids, root
 
 
-class LogReader:
-    """Makes parts of chunks; usable from several threads at once."""
+class PartReader:
+    """Gives parts back. Without a log they are where the table has them; with one there is a pool."""
 
-    def __init__(self) -> None:
-        self._envelopes = SharedEnvelopes()
+    def __init__(
+        self, table: TraceTable, log: SegmentLog | None, recent: RecentRecords, pool: ThreadPoolExecutor | None
+    ) -> None:
+        self._table = table
+        self._log = log
+        self.recent = recent
+        self._pool = pool
+        self._envelopes = EnvelopeCache()
 
-    def fetch(self, wanted: Sequence[Sequence[Chunk]], segments: dict[int, Segment]) -> list[list[StoredPart]]:
-        """The parts of these chunks, in their order. Raises OSError, and RecordError for a newer version's."""
+    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
+        """The parts that each claim covers."""
+        if self._log is None:
+            return [self._from_memory(claim) for claim in claims]
+        return await self._fetch([self._covered(claim) for claim in claims])
+
+    async def read_plain(self, batch: PlainBatch) -> Sequence[Plain]:
+        """The parts of each key of a batch."""
+        if self._log is None:
+            return self._plain_objects(batch)
+        recent = self.recent
+        found: list[Plain | None] = []
+        missing: list[tuple[int, list[Chunk]]] = []
+        for i, chunks in enumerate(self._plain_chunks(batch)):
+            plain = recent.plain(chunks, first_root(chunks))
+            if plain is None:
+                missing.append((i, list(unpack_chunks(chunks))))
+            found.append(plain)
+        if missing:
+            read = await self._fetch([chunks for _, chunks in missing])
+            for (i, _), parts in zip(missing, read, strict=True):
+                found[i] = _plain(parts)
+        return [plain for plain in found if plain is not None]
+
+    async def _fetch(self, wanted: Sequence[Sequence[Chunk]]) -> Sequence[list[StoredPart]]:
+        """The parts of these chunks, from the disk. Raises UnavailableError."""
+        assert self._log is not None
+        assert self._pool is not None
+        numbers = {chunk.segment for chunks in wanted for chunk in chunks}
+        segments = {number: self._log.segments[number] for number in numbers}
+        for segment in segments.values():
+            segment.readers += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._parts, wanted, segments)
+        except (OSError, RecordError) as error:
+            raise UnavailableError(f"held parts could not be read: {error}", reason="store_down") from error
+        finally:
+            for segment in segments.values():
+                segment.readers -= 1
+                self._log.released(segment)
+
+    def _parts(self, wanted: Sequence[Sequence[Chunk]], segments: dict[int, Segment]) -> list[list[StoredPart]]:
+        """The parts of these chunks, in their order; on a thread, of which there may be several. Raises OSError, and
+        RecordError for a newer version's."""
         sizes: dict[int, int] = {}
         for chunks in wanted:
             for chunk in chunks:
@@ -148,64 +185,9 @@ class LogReader:
         envelope = envelopes.get(place)
         if envelope is None:
             data, first = found[place]
-            envelope = self._envelopes.decode(data[place - first : place - first + chunk.envelope_size])
+            envelope = _shared(self._envelopes, data[place - first : place - first + chunk.envelope_size])
             envelopes[place] = envelope
         return StoredPart(chunk.arrival, payload, chunk.spans, envelope, head, None, facts)
-
-
-class PartReader:
-    """Gives parts back. Without a log they are where the table has them; with one there is a pool."""
-
-    def __init__(
-        self, table: TraceTable, log: SegmentLog | None, recent: RecentRecords, pool: ThreadPoolExecutor | None
-    ) -> None:
-        self._table = table
-        self._log = log
-        self._recent = recent
-        self._pool = pool
-        self._reader = LogReader()
-        self._loop = asyncio.get_running_loop()
-
-    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
-        """The parts that each claim covers."""
-        if self._log is None:
-            return [self._from_memory(claim) for claim in claims]
-        return await self._fetch([self._covered(claim) for claim in claims])
-
-    async def read_plain(self, batch: PlainBatch) -> Sequence[Plain]:
-        """The parts of each key of a batch."""
-        if self._log is None:
-            return self._plain_objects(batch)
-        recent = self._recent
-        found: list[Plain | None] = []
-        missing: list[tuple[int, list[Chunk]]] = []
-        for i, chunks in enumerate(self._plain_chunks(batch)):
-            plain = recent.plain(chunks, first_root(chunks))
-            if plain is None:
-                missing.append((i, list(unpack_chunks(chunks))))
-            found.append(plain)
-        if missing:
-            read = await self._fetch([chunks for _, chunks in missing])
-            for (i, _), parts in zip(missing, read, strict=True):
-                found[i] = _plain(parts)
-        return [plain for plain in found if plain is not None]
-
-    async def _fetch(self, wanted: Sequence[Sequence[Chunk]]) -> Sequence[list[StoredPart]]:
-        """The parts of these chunks, from the disk. Raises UnavailableError."""
-        assert self._log is not None
-        assert self._pool is not None
-        numbers = {chunk.segment for chunks in wanted for chunk in chunks}
-        segments = {number: self._log.segments[number] for number in numbers}
-        for segment in segments.values():
-            segment.readers += 1
-        try:
-            return await self._loop.run_in_executor(self._pool, self._reader.fetch, wanted, segments)
-        except (OSError, RecordError) as error:
-            raise UnavailableError(f"held parts could not be read: {error}", reason="store_down") from error
-        finally:
-            for segment in segments.values():
-                segment.readers -= 1
-                self._log.released(segment)
 
     def _from_memory(self, claim: Claim) -> list[StoredPart]:
         entry = self._table.entries.get(claim.key)
@@ -250,6 +232,11 @@ class PartReader:
         for key, end in zip(batch.keys, batch.ends, strict=True):
             chunks = entries[key].chunks
             yield chunks if len(chunks) == end else chunks[:end]
+
+
+def _shared(known: EnvelopeCache, blob: bytes) -> Envelope:
+    """Equal envelopes as one object: a few cover all that is held, and grouping by them is what an exporter does."""
+    return known.get(blob) or known.put(blob, records.decode_envelope(blob))
 
 
 def _read(sizes: dict[int, int], segments: dict[int, Segment]) -> dict[int, tuple[bytes, int]]:

@@ -1,7 +1,11 @@
-"""The bytes of a segment file: the header, the frame of a record, and how both are found in a file that is damaged."""
+"""One segment file: its header, the frame of a record, and how both are found in a file that is damaged."""
 
+import logging
 import os
+from dataclasses import dataclass
+from pathlib import Path
 from struct import Struct
+from typing import NamedTuple
 
 from isal import isal_zlib
 
@@ -25,6 +29,8 @@ MARK = b"\xf7rec"
 RECORD = Struct("<4sBBHII")
 """mark, type, version, 0, length and checksum of the body."""
 HEADER_BYTES = RECORD.size + CRC.size
+# IOV_MAX is 1024 on Linux.
+_VECTORS = 1000
 # A read that runs over a gap this wide costs no more than a second system call.
 _WINDOW = 1 << 20
 # How many places are tried for the first record of a segment whose header is lost.
@@ -40,6 +46,46 @@ def _crc_step(byte: int) -> int:
 _CRC_TABLE = [_crc_step(byte) for byte in range(256)]
 _BY_TOP = {value >> 24: byte for byte, value in enumerate(_CRC_TABLE)}
 """Which entry has which highest byte: each has another."""
+
+
+class Record(NamedTuple):
+    """A record that a scan found: where its body starts, and the body (valid until the next step of the scan)."""
+
+    offset: int
+    type: int
+    version: int
+    body: memoryview
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file."""
+
+    number: int
+    path: Path
+    fd: int
+    salt: int
+    size: int
+    """Bytes up to the end of the last good record."""
+    arrival: int
+    """An arrival number from which, and within 2**40 of which, all of its records are numbered."""
+    ended: bool = False
+    """Its writer said where it ends, so that whatever is unreadable before that was once good."""
+    damaged: bool = False
+    """Its header is; the file is kept when the segment is given up."""
+    readers: int = 0
+    gone: bool = False
+
+
+@dataclass(slots=True)
+class Damage:
+    """What a scan could not read."""
+
+    records: int = 0
+    """Runs of bytes that once were records and are lost."""
+    bytes: int = 0
+    torn: int = 0
+    """Bytes of the last, unfinished write; they were never acknowledged."""
 
 
 class Window:
@@ -141,3 +187,59 @@ def _started_from(crc: int, data: bytes) -> int:
         entry = _BY_TOP[state >> 24]
         state = (((state ^ _CRC_TABLE[entry]) << 8) & 0xFFFFFFFF) | (entry ^ byte)
     return state ^ 0xFFFFFFFF
+
+
+def open_segment(number: int, path: Path, before: Segment | None) -> Segment | None:
+    """A segment of an earlier process, or None when its header says nothing."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        raw = os.pread(fd, START, 0)
+        size = os.fstat(fd).st_size
+        # The magic and the format are read first: another format may have another header.
+        if len(raw) >= 10 and raw[:8] == MAGIC and FORMAT < (found := int.from_bytes(raw[8:10], "little")) < _NO_FORMAT:
+            raise StoreError(
+                f"the store in {path.parent} was written by a newer grafter (log format {found}, this one reads "
+                f"{FORMAT}): run that version, or give this one another directory"
+            )
+        if len(raw) < START or CRC.unpack_from(raw, SEGMENT.size)[0] != isal_zlib.crc32(raw[: SEGMENT.size]):
+            if size <= START:
+                # A process died while it began the segment: nothing in it was ever acknowledged.
+                path.unlink()
+            elif (salt := salt_of(fd, size)) is not None:
+                _LOG.error("%s has a damaged header; its records are read all the same", path.name)
+                # It may be the first of the process after the one that wrote the segment before.
+                arrival = _UNKNOWN if before is None else ((before.arrival >> 40) + 2) << 40
+                return Segment(number, path, fd, salt, size, arrival, damaged=True)
+            else:
+                _LOG.error("%s has a damaged header; its %d bytes are left where they are, unread", path.name, size)
+            os.close(fd)
+            return None
+    except BaseException:
+        os.close(fd)
+        raise
+    _, _, _, _, arrival, salt, previous_end = SEGMENT.unpack_from(raw)
+    if before is not None and previous_end != OPEN:
+        before.ended = True
+        before.size = min(before.size, previous_end)
+    return Segment(number, path, fd, salt, size, arrival)
+
+
+def is_at_its_place(segment: Segment) -> bool:
+    """False where the directory was replaced: then what has the file's name may be another process's."""
+    try:
+        return os.path.samestat(os.stat(segment.path, follow_symlinks=False), os.fstat(segment.fd))
+    except FileNotFoundError:
+        return False
+
+
+def write_all(fd: int, buffers: list[bytes], offset: int) -> None:
+    for start in range(0, len(buffers), _VECTORS):
+        some = buffers[start : start + _VECTORS]
+        length = sum(map(len, some))
+        written = os.pwritev(fd, some, offset)
+        if written < length:
+            # A signal or a full disk ended it early; the rest goes by hand so that the reason shows.
+            rest = memoryview(b"".join(some))
+            while written < length:
+                written += os.pwrite(fd, rest[written:], offset + written)
+        offset += length

@@ -18,80 +18,37 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from isal import isal_zlib
 
 from grafter.store.embedded.segment_file import (
     CRC,
+    FORMAT,
     HEADER_BYTES,
+    MAGIC,
     MARK,
     OPEN,
     RECORD,
     SEGMENT,
     START,
+    Damage,
+    Record,
+    Segment,
     Window,
+    is_at_its_place,
     next_mark,
+    open_segment,
     parse,
-    salt_of,
+    write_all,
 )
 
 _LOG = logging.getLogger(__name__)
 
-FORMAT = 1
-# No version will ever write so high a one: it is damage.
-_NO_FORMAT = 1000
-_MAGIC = b"graftlog"
 _NAME = re.compile(r"segment-(\d{8,})\.log")
-# IOV_MAX is 1024 on Linux.
-_VECTORS = 1000
 _LARGE = 1024
-
-# Above all arrival numbers that a store of which no other segment can be read may have given.
-_UNKNOWN = 1 << 61
 
 # A segment is given up whole, and never the current one; on a full disk even this much is worth another.
 _WORTH_ROTATING = 64 << 10
-
-
-class Record(NamedTuple):
-    """A record that a scan found: where its body starts, and the body (valid until the next step of the scan)."""
-
-    offset: int
-    type: int
-    version: int
-    body: memoryview
-
-
-@dataclass(slots=True)
-class Segment:
-    """One file."""
-
-    number: int
-    path: Path
-    fd: int
-    salt: int
-    size: int
-    """Bytes up to the end of the last good record."""
-    arrival: int
-    """An arrival number from which, and within 2**40 of which, all of its records are numbered."""
-    ended: bool = False
-    """Its writer said where it ends, so that whatever is unreadable before that was once good."""
-    damaged: bool = False
-    """Its header is; the file is kept when the segment is given up."""
-    readers: int = 0
-    gone: bool = False
-
-
-@dataclass(slots=True)
-class Damage:
-    """What a scan could not read."""
-
-    records: int = 0
-    """Runs of bytes that once were records and are lost."""
-    bytes: int = 0
-    torn: int = 0
-    """Bytes of the last, unfinished write; they were never acknowledged."""
 
 
 @dataclass(slots=True)
@@ -121,7 +78,7 @@ class SegmentLog:
         try:
             for number, path in sorted(_named(directory)):
                 log._number = number
-                segment = _opened(number, path, log.segments.get(number - 1))
+                segment = open_segment(number, path, log.segments.get(number - 1))
                 if segment is not None:
                     log.segments[number] = segment
                     log._bytes += segment.size
@@ -165,8 +122,8 @@ class SegmentLog:
             places.append((segment.number, at + HEADER_BYTES))
             at += HEADER_BYTES + length
         try:
-            _write_all(segment.fd, buffers, segment.size)
-        except OSError:
+            write_all(segment.fd, buffers, segment.size)
+        except (OSError, MemoryError):
             self._cut(segment)
             raise
         with self._lock:
@@ -263,7 +220,7 @@ class SegmentLog:
         segment.gone = True
         with self._lock:
             self._bytes -= segment.size
-        if _is_at_its_place(segment):
+        if is_at_its_place(segment):
             if segment.damaged:
                 with contextlib.suppress(OSError):
                     segment.path.rename(f"{segment.path}.damaged")
@@ -291,10 +248,10 @@ class SegmentLog:
         if self._current is not None:
             previous = self._current.size
             self._current.ended = True
-        head = SEGMENT.pack(_MAGIC, FORMAT, 0, number, self.arrival, salt, previous)
+        head = SEGMENT.pack(MAGIC, FORMAT, 0, number, self.arrival, salt, previous)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            _write_all(fd, [head + CRC.pack(isal_zlib.crc32(head))], 0)
+            write_all(fd, [head + CRC.pack(isal_zlib.crc32(head))], 0)
             _sync_directory(self.directory)
         except OSError:
             os.close(fd)
@@ -324,66 +281,6 @@ def _named(directory: Path) -> Iterator[tuple[int, Path]]:
     for path in directory.iterdir():
         if match := _NAME.fullmatch(path.name):
             yield int(match[1]), path
-
-
-def _opened(number: int, path: Path, before: Segment | None) -> Segment | None:
-    """A segment of an earlier process, or None when its header says nothing."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        raw = os.pread(fd, START, 0)
-        size = os.fstat(fd).st_size
-        # The magic and the format are read first: another format may have another header.
-        if (
-            len(raw) >= 10
-            and raw[:8] == _MAGIC
-            and FORMAT < (found := int.from_bytes(raw[8:10], "little")) < _NO_FORMAT
-        ):
-            raise StoreError(
-                f"the store in {path.parent} was written by a newer grafter (log format {found}, this one reads "
-                f"{FORMAT}): run that version, or give this one another directory"
-            )
-        if len(raw) < START or CRC.unpack_from(raw, SEGMENT.size)[0] != isal_zlib.crc32(raw[: SEGMENT.size]):
-            if size <= START:
-                # A process died while it began the segment: nothing in it was ever acknowledged.
-                path.unlink()
-            elif (salt := salt_of(fd, size)) is not None:
-                _LOG.error("%s has a damaged header; its records are read all the same", path.name)
-                # It may be the first of the process after the one that wrote the segment before.
-                arrival = _UNKNOWN if before is None else ((before.arrival >> 40) + 2) << 40
-                return Segment(number, path, fd, salt, size, arrival, damaged=True)
-            else:
-                _LOG.error("%s has a damaged header; its %d bytes are left where they are, unread", path.name, size)
-            os.close(fd)
-            return None
-    except BaseException:
-        os.close(fd)
-        raise
-    _, _, _, _, arrival, salt, previous_end = SEGMENT.unpack_from(raw)
-    if before is not None and previous_end != OPEN:
-        before.ended = True
-        before.size = min(before.size, previous_end)
-    return Segment(number, path, fd, salt, size, arrival)
-
-
-def _is_at_its_place(segment: Segment) -> bool:
-    """False where the directory was replaced: then what has the file's name may be another process's."""
-    try:
-        return os.path.samestat(os.stat(segment.path, follow_symlinks=False), os.fstat(segment.fd))
-    except FileNotFoundError:
-        return False
-
-
-def _write_all(fd: int, buffers: list[bytes], offset: int) -> None:
-    for start in range(0, len(buffers), _VECTORS):
-        some = buffers[start : start + _VECTORS]
-        length = sum(map(len, some))
-        written = os.pwritev(fd, some, offset)
-        if written < length:
-            # A signal or a full disk ended it early; the rest goes by hand so that the reason shows.
-            rest = memoryview(b"".join(some))
-            while written < length:
-                written += os.pwrite(fd, rest[written:], offset + written)
-        offset += length
 
 
 def _sync_directory(directory: Path) -> None:

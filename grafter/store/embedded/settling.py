@@ -1,18 +1,32 @@
-"""What becomes of claims: moved, exported, settled.
+"""What becomes of claims: handed out, exported, moved, settled.
 
 Each is decided on what is known now, written, and applied when it is; what was taken for granted meanwhile is taken
 back when it could not be written. All of these raise UnavailableError then.
+
+A trace that ends the process while it is assembled or sent (memory, a bug in a library) would do so at each start.
+So each claim is noted before its owner gets it, in a file that outlives the process, and struck off when it is given
+back. What is noted at a start was begun and never finished: it is a *suspect*, with the number of ends that came while
+it was worked on. Suspects are handed out apart from everything else, which has its time between two of them, and ever
+fewer at a time, so that the one that does it is soon alone. The notes are for a process that is killed, and are not
+forced to the disk: what a power cut takes of them is no loss.
 """
 
+import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
+import struct
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
+from itertools import groupby
+from pathlib import Path
+from typing import TypeVar, overload
 
 from grafter.core.model import HOST_KEY_BYTES, Facts, Key, Part, UnixNano
+from grafter.errors import UnavailableError
 from grafter.store import records
 from grafter.store.embedded.index import Index
 from grafter.store.embedded.metadata_db import MemoryBatch, MetadataBatch
+from grafter.store.embedded.part_reader import PartReader
 from grafter.store.embedded.trace_table import TraceEntry
 from grafter.store.embedded.writer import Place, Row, Writer, nothing
 from grafter.store.model import (
@@ -157,69 +171,139 @@ class ClaimMethods:
 
     def __init__(self, index: Index, writer: Writer, begun: Begun, reader: PartReader, *, logged: bool) -> None:
         """``logged``: there is a log, so records have to be laid out."""
-        self._index = index
-        self._writer = writer
+        self.index = index
+        self.writer = writer
+        self._begun = begun
+        self._reader = reader
         self._logged = logged
+        self._ready = asyncio.Event()
+        """The index is whole."""
+        self._others_next = True
 
-    async def move(self, claim: Claim, host: Key, *, if_held: bool) -> bool:
-        """File what is held of a guest under its host; see Store.move for when it is not."""
+    async def claim(self, now: UnixNano, limit: int, plain: PlainLimits | None = None) -> Sequence[Claim | PlainBatch]:
+        if plain is not None:
+            self._reader.recent.ask(now)
+        if not self._ready.is_set():
+            return []
+        begun, claims = self._begun, self.index.claims
+        if not begun.suspects:
+            return self._hand_out(now, limit, plain)
+        begun.end([key for key in begun.suspects if key not in self.index.table.entries])
+        due = [key for key in begun.suspects if claims.is_due(key, now)]
+        if any(claims.is_owned(key, now) for key in (begun.open if due else begun.suspects)):
+            # Nothing is worked on beside a suspect.
+            return []
+        # There may be thousands, and a backend may be slow: what else is due has its time between two of them.
+        self._others_next = not self._others_next
+        others = self._hand_out(now, limit, plain) if self._others_next or not due else []
+        if others or not due:
+            return others
+        self._others_next = False
+        return self._hand_out_suspects(due, now)
+
+    def _hand_out(self, now: UnixNano, limit: int, plain: PlainLimits | None) -> Sequence[Claim | PlainBatch]:
+        """What is due, without what an earlier process ended on."""
+        claims = self.index.claims.claim(now, limit, plain, self._begun.suspects)
+        self._begun.begin([claim.key for claim in claims if isinstance(claim, Claim)])
+        for claim in claims:
+            if isinstance(claim, PlainBatch):
+                self._begun.begin(claim.keys)
+        return claims
+
+    def _hand_out_suspects(self, due: Collection[Key], now: UnixNano) -> Sequence[Claim]:
+        """Some of those on which an earlier process ended."""
+        entries = self.index.table.entries
+        found = []
+        for key in self._begun.group(due):
+            claim = self.index.claims.hand_out(key, entries[key], now)
+            claim.deaths = self._begun.suspects[key]
+            found.append(claim)
+        self._begun.begin([claim.key for claim in found])
+        return found
+
+    async def claim_deferred(
+        self, exporter: str, now: UnixNano, limit: int, *, postponed: bool = False
+    ) -> Sequence[Claim]:
+        claims, suspects = self.index.claims, self._begun.suspects
+        if not self._ready.is_set():
+            return []
+        if not postponed and any(claims.is_due(key, now) or claims.is_owned(key, now) for key in suspects):
+            return []
+        found = claims.claim_deferred(exporter, now, limit, postponed=postponed)
+        self._begun.begin([claim.key for claim in found])
+        return found
+
+    @overload
+    async def read(self, claims: PlainBatch) -> Sequence[Plain]: ...
+    @overload
+    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]: ...
+    async def read(self, claims: Claims) -> Sequence[Plain] | Sequence[Sequence[StoredPart]]:
+        reader = self._reader
+        return await (reader.read_plain(claims) if isinstance(claims, PlainBatch) else reader.read(claims))
+
+    async def split(self, batch: PlainBatch) -> Sequence[Claim]:
+        return self.index.claims.split(batch)
+
+    async def renew(self, claims: Claims, now: UnixNano) -> None:
+        self.index.claims.renew(claims, now)
+
+    async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]], *, untouched: bool = False) -> None:
+        for claim, due in claims:
+            self.index.claims.postpone(claim, due)
+        (self._begun.put_off if untouched else self._begun.end)([claim.key for claim, _ in claims])
+
+    async def move(self, claim: Claim, host: Key, *, if_held: bool = False) -> bool:
         await self._wait_for_moves([claim.key])
-        held = self._index.table.entries.get(host)
+        held = self.index.table.entries.get(host)
         if if_held and (held is None or not held.host_spans):
             return False
-        entry = self._index.claims.owner(claim)
-        if entry is None or claim.key not in self._index.table.guests or entry.attempted >= 0:
+        entry = self.index.claims.owner(claim)
+        if entry is None or claim.key not in self.index.table.guests or entry.attempted >= 0:
             return False
-        move = self._index.placement.move_all(claim.key, host)
+        move = self.index.placement.move_all(claim.key, host)
         token, entry.token = entry.token, 0
-        self._index.table.begin_write(claim.key)
-
-        def apply(_: list[Place]) -> bool:
-            self._index.table.end_write(claim.key)
-            return self._index.move(move)
 
         def undo() -> None:
-            self._index.table.end_write(claim.key)
             entry.token = token
 
-        return await self._write((RecordType.PARTS, records.move_body(move)), apply, undo)
+        row = (RecordType.PARTS, records.move_body(move))
+        moved = await self.write_about([claim.key], row, lambda: self.index.move(move), undo)
+        if moved:
+            self._begun.end([claim.key])
+        return moved
 
     async def record(self, claims: Claims, exporter: str, outcome: Outcome) -> Sequence[bool]:
         if isinstance(claims, PlainBatch):
             assert outcome is Outcome.INTENDED
             return [await self._intend(claims, exporter)]
         await self._wait_for_moves([claim.key for claim in claims])
-        owned = [self._index.claims.owner(claim) is not None for claim in claims]
+        owned = [self.index.claims.owner(claim) is not None for claim in claims]
         owned_keys = [(claim.key, claim.up_to) for claim, own in zip(claims, owned, strict=True) if own]
         if not owned_keys:
             return owned
-        for key, _ in owned_keys:
-            self._index.table.begin_write(key)
 
-        def apply(_: list[Place]) -> list[bool]:
-            undo()
-            done = {key: self._index.outcome(key, up_to, exporter, outcome) for key, up_to in owned_keys}
+        def apply() -> list[bool]:
+            done = {key: self.index.outcome(key, up_to, exporter, outcome) for key, up_to in owned_keys}
             return [own and done[claim.key] for claim, own in zip(claims, owned, strict=True)]
 
-        def undo() -> None:
-            for key, _ in owned_keys:
-                self._index.table.end_write(key)
-
-        body = [records.encode_outcome(exporter, outcome, owned_keys)] if self._logged else []
-        return await self._write((RecordType.OUTCOME, body), apply, undo, attempt=outcome is Outcome.INTENDED)
+        row = (RecordType.OUTCOME, [records.encode_outcome(exporter, outcome, owned_keys)] if self._logged else [])
+        keys = [key for key, _ in owned_keys]
+        return await self.write_about(keys, row, apply, attempt=outcome is Outcome.INTENDED)
 
     async def defer(self, exporter: str, parts: Sequence[Part], now: UnixNano) -> None:
-        """Hold parts as one batch of a backlog, whose exporter an outcome names from the first moment on."""
+        if self.writer.reserve.short:
+            # What is set aside is for what leaves without a copy.
+            raise UnavailableError("the disk is full", retry_after=5.0, reason=DISK_FULL)
         key = Key(os.urandom(HOST_KEY_BYTES))
         batch = [replace(part, key=key, facts=Facts(records.DEFERRED)) for part in parts]
-        index = self._index
+        index = self.index
         placed = index.placement.place(batch, now)
+        # An outcome names the exporter from the first moment on.
         up_to = index.table.arrival
         rows: list[Row] = []
         if self._logged:
-            body = records.parts_body(placed.keys, placed.rows, placed.blobs, placed.length, ())
             rows = [
-                (RecordType.PARTS, body),
+                (RecordType.PARTS, [placed.body]),
                 (RecordType.OUTCOME, [records.encode_outcome(exporter, Outcome.WITHDRAWN, [(key, up_to)])]),
             ]
 
@@ -227,51 +311,52 @@ class ClaimMethods:
             index.add(placed, *(places[0] if places else (0, 0)))
             index.outcome(key, up_to, exporter, Outcome.WITHDRAWN)
 
-        await self._writer.submit(rows, apply, attempt=True).future
+        await self.writer.submit(rows, apply, attempt=True)
 
     async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> Sequence[bool]:
         if isinstance(settlements, PlainSettlement):
-            return [await self._settle_batch(settlements.batch, settlements.blobs, now)]
-        await self._wait_for_moves([settlement.claim.key for settlement in settlements])
-        owned: list[tuple[Settlement, TraceEntry, int] | None] = []
-        for settlement in settlements:
-            entry = self._index.claims.owner(settlement.claim)
-            if entry is None:
-                owned.append(None)
-                continue
-            # The claim is spent; nobody may use it again while this is being written.
-            owned.append((settlement, entry, entry.token))
-            entry.token = 0
-            self._index.table.begin_write(settlement.claim.key)
-        ends = [ending for ending in owned if ending is not None]
-        if not ends:
-            return [False] * len(owned)
-        memories = [(memory, now) for settlement, _, _ in ends for memory in settlement.memories]
+            settled = [await self._settle_batch(settlements, now)]
+            self._begun.end(settlements.batch.keys)
+        else:
+            settled = await self._settle_claims(settlements, now)
+            self._begun.end([one.claim.key for one in settlements])
+        return settled
 
-        def apply(_: list[Place]) -> list[bool]:
-            index = self._index
-            done = []
-            for ending in owned:
-                if ending is None:
-                    done.append(False)
-                    continue
-                claim = ending[0].claim
-                index.table.end_write(claim.key)
-                done.append(index.settle(claim.key, claim.up_to, now))
-                for memory in ending[0].memories:
+    async def _settle_claims(self, settlements: Sequence[Settlement], now: UnixNano) -> list[bool]:
+        await self._wait_for_moves([settlement.claim.key for settlement in settlements])
+        index = self.index
+        ends: list[tuple[Settlement, TraceEntry, int]] = []
+        for settlement in settlements:
+            entry = index.claims.owner(settlement.claim)
+            if entry is not None:
+                # The claim is spent; nobody may use it again while this is being written.
+                ends.append((settlement, entry, entry.token))
+                entry.token = 0
+        if not ends:
+            return [False] * len(settlements)
+
+        def apply() -> list[bool]:
+            done = set()
+            for settlement, _, _ in ends:
+                claim = settlement.claim
+                if index.settle(claim.key, claim.up_to, now):
+                    done.add(id(settlement))
+                for memory in settlement.memories:
                     index.released(memory.key, memory.host)
-            return done
+            return [id(settlement) in done for settlement in settlements]
 
         def undo() -> None:
-            for settlement, entry, token in ends:
-                self._index.table.end_write(settlement.claim.key)
+            for _, entry, token in ends:
                 entry.token = token
 
-        body = [records.encode_keys((x.claim.key, x.claim.up_to) for x, _, _ in ends)] if self._logged else []
-        return await self._write((RecordType.SETTLE, body), apply, undo, MetadataBatch(memories) if memories else None)
+        spent = [(settlement.claim.key, settlement.claim.up_to) for settlement, _, _ in ends]
+        memories = [(memory, now) for settlement, _, _ in ends for memory in settlement.memories]
+        row = (RecordType.SETTLE, [records.encode_keys(spent)] if self._logged else [])
+        metadata = MetadataBatch(memories) if memories else None
+        return await self.write_about([key for key, _ in spent], row, apply, undo, metadata=metadata)
 
     async def _intend(self, batch: PlainBatch, exporter: str) -> bool:
-        if not self._index.claims.owns(batch):
+        if not self.index.claims.owns(batch):
             return False
         batch.intended += (exporter,)
         if not self._logged:
@@ -282,18 +367,18 @@ class ClaimMethods:
             batch.writing -= 1
             batch.intended = tuple(name for name in batch.intended if name != exporter)
             # Of a batch nothing is copied, and without copies there may never be room for its intent.
-            self._index.claims.split(batch)
+            self.index.claims.split(batch)
 
         def apply(_: list[Place]) -> bool:
             batch.writing -= 1
             return True
 
-        batch.encoded_keys = batch.encoded_keys or records.encode_keys(self._index.claims.covered(batch))
+        batch.encoded_keys = batch.encoded_keys or records.encode_keys(self.index.claims.covered(batch))
         body = records.outcome_head(exporter, Outcome.INTENDED) + batch.encoded_keys
-        return await self._write((RecordType.OUTCOME, [body]), apply, undo, attempt=True)
+        return await self.writer.submit([(RecordType.OUTCOME, [body])], apply, undo, attempt=True)
 
-    async def _settle_batch(self, batch: PlainBatch, blobs: Sequence[bytes], now: UnixNano) -> bool:
-        index = self._index
+    async def _settle_batch(self, settlement: PlainSettlement, now: UnixNano) -> bool:
+        index, batch = self.index, settlement.batch
         if not index.claims.owns(batch):
             return False
         batch.writing += 1
@@ -307,22 +392,39 @@ class ClaimMethods:
 
         # What the intent wrote, which nearly always there was.
         body = [batch.encoded_keys or records.encode_keys(index.claims.covered(batch))] if self._logged else []
-        metadata = MetadataBatch(memory_batches=[MemoryBatch(now, batch.keys, blobs)])
-        return await self._write((RecordType.SETTLE, body), apply, undo, metadata)
+        metadata = MetadataBatch(memory_batches=[MemoryBatch(now, batch.keys, settlement.blobs, settlement.resources)])
+        return await self.writer.submit([(RecordType.SETTLE, body)], apply, undo, metadata=metadata)
+
+    def write_about(
+        self,
+        keys: Sequence[Key],
+        row: Row,
+        apply: Callable[[], _T],
+        undo: Callable[[], None] = nothing,
+        *,
+        attempt: bool = False,
+        metadata: MetadataBatch | None = None,
+    ) -> asyncio.Future[_T]:
+        """Write a row about keys, which are not handed out or copied until it is applied or undone; see ``Op``."""
+        table = self.index.table
+        for key in keys:
+            table.begin_write(key)
+
+        def end() -> None:
+            for key in keys:
+                table.end_write(key)
+
+        def written(_: list[Place]) -> _T:
+            end()
+            return apply()
+
+        def failed() -> None:
+            end()
+            undo()
+
+        return self.writer.submit([row], written, failed, attempt=attempt, metadata=metadata)
 
     async def _wait_for_moves(self, keys: Iterable[Key]) -> None:
         """Wait until no guest's parts are on their way to a host: only then it shows who owns them."""
-        if self._logged and any(key in self._index.table.busy for key in keys if len(key) == records.KEY_BYTES):
-            await self._writer.submit([], lambda _: None).future
-
-    async def _write(
-        self,
-        row: Row,
-        apply: Callable[[list[Place]], _T],
-        undo: Callable[[], None],
-        metadata: MetadataBatch | None = None,
-        *,
-        attempt: bool = False,
-    ) -> _T:
-        """Write, apply, and answer with what ``apply`` returned. Raises UnavailableError; then ``undo`` was called."""
-        return await self._writer.submit([row], apply, undo, metadata=metadata, attempt=attempt).future
+        if self._logged and any(key in self.index.table.busy for key in keys if len(key) == records.KEY_BYTES):
+            await self.writer.submit([], lambda _: None)

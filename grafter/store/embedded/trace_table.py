@@ -6,6 +6,7 @@ sums commute.
 Memory is the reason for the shapes: a part is 50 packed bytes (records.CHUNK), a key one object without a dictionary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -108,6 +109,23 @@ class TraceEntry:
             self.host_spans += spans
             self.facts |= flags & FACTS
         self.size += size
+
+    def insert(self, chunk: Chunk, objects: Sequence[object] = ()) -> None:
+        """Hold a part at its place by arrival; without a log with its ``objects``."""
+        is_last = not self.chunks or chunk.arrival > self.arrival
+        at = len(self.chunks) if is_last else find_arrival(self.chunks, chunk.arrival)
+        self.chunks[at:at] = CHUNK.pack(*chunk)
+        if objects:
+            self.objects = self.objects or []
+            self.objects[at // CHUNK_BYTES * 3 : at // CHUNK_BYTES * 3] = objects
+        self.count(chunk.spans, chunk.flags, chunk.size)
+        self.first, self.last = min(self.first, chunk.now), max(self.last, chunk.now)
+
+    def add_guest(self, arrival: int, facts: tuple[Key, bytes]) -> None:
+        """The part is a guest's; see ``guests``."""
+        if self.guests is None:
+            self.guests = {}
+        self.guests[arrival] = facts
 
     def absorb(self, newer: "TraceEntry") -> None:
         """Hold also what was appended since; ``newer`` must not be used afterwards."""
