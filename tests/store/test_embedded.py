@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -231,6 +233,23 @@ async def test_fsync_always_stores_the_same(tmp_path: Path) -> None:
         assert len(await held_texts(store)) == 10
 
 
+async def test_a_stored_body_is_given_back_without_the_garbage_collector(tmp_path: Path) -> None:
+    """A circle through what was written would keep each request's bytes until a collection: 75,000 page faults more for
+    160 MB, and an eighth of the CPU."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part("first", key(1))], START)
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(20):
+                await store.append([host_part("more", key(2 + number))], START)
+            left = [one for one in gc.get_objects() if isinstance(one, Op)]
+        finally:
+            gc.enable()
+    # The writer's thread may still have the last one in its hands.
+    assert len(left) <= 1
+
+
 async def test_the_secret_belongs_to_the_directory(tmp_path: Path) -> None:
     """Redacted values stay comparable over restarts."""
     async with opened(tmp_path) as store:
@@ -245,7 +264,8 @@ async def test_a_long_call_pins_nothing(tmp_path: Path) -> None:
     """One trace that stays while thousands pass keeps its own bytes on the disk and no multiple of them."""
     segment, size, rounds = 16 << 10, 500, 400
     async with opened(tmp_path, segment_bytes=segment) as store:
-        most = 0
+        live = rounds // 20 * size
+        bound = 4 * live * 1.6 + 4 * segment
         for i in range(rounds):
             now = UnixNano(START + i * SECOND)
             parts = [host_part("x" * size, key(1 + i * 4 + j), Facts.ROOT) for j in range(4)]
@@ -255,11 +275,12 @@ async def test_a_long_call_pins_nothing(tmp_path: Path) -> None:
             passing = await store.claim(UnixNano(now + 10 * SECOND), 100)
             passing = [claim for claim in passing if claim.key != key(0)]
             assert all(await store.settle([Settlement(claim) for claim in passing], now))
-            most = max(most, log_bytes(tmp_path))
-        written = rounds * 4 * size
-        live = store.stats().bytes
-        assert live == rounds // 20 * size
-        assert most < 4 * live * 1.6 + 4 * segment < written / 6
+            # What is copied is copied beside what is appended, and on a busy machine behind it; but by itself.
+            async with asyncio.timeout(3):
+                while log_bytes(tmp_path) > bound:  # noqa: ASYNC110  # files wake nobody
+                    await asyncio.sleep(0)
+        assert store.stats().bytes == live
+        assert bound < rounds * 4 * size / 6
         assert store.counts.given_up_segments > 20
         assert store.counts.copied_parts >= 10
         (claim,) = await store.claim(LATER, 10)
@@ -400,6 +421,36 @@ async def test_a_batch_whose_exporter_is_damaged_is_said_to_be_lost(
         assert "2 put off spans" in caplog.text
 
 
+async def test_a_batch_that_was_given_back_untouched_is_suspected_still(tmp_path: Path) -> None:
+    """Nothing waits for it meanwhile, and the ends of further processes count on."""
+    async with opened(tmp_path / "0") as store:
+        for exporter in ("a", "b"):
+            await store.defer(exporter, [host_part(exporter)], START)
+        await store.claim_deferred("a", START, 1)
+        killed(tmp_path / "0", tmp_path / "1")
+    async with opened(tmp_path / "1") as store:
+        await store.recovered()
+        assert await store.claim_deferred("b", LATER, 1) == []
+        (claim,) = await store.claim(LATER, 9)
+        assert (claim.waits_for, claim.deaths) == ("a", 1)
+        later = UnixNano(LATER + 1)
+        await store.postpone([(claim, later)], untouched=True)
+        (other,) = await store.claim_deferred("b", LATER, 1)
+        assert await store.settle([Settlement(other)], LATER) == [True]
+        (claim,) = await store.claim(later, 9)
+        assert claim.deaths == 1
+        killed(tmp_path / "1", tmp_path / "2")
+    async with opened(tmp_path / "2") as store:
+        await store.recovered()
+        (claim,) = await store.claim(later, 9)
+        assert claim.deaths == 2
+
+
+def killed(running: Path, left: Path) -> None:
+    """What a process leaves that is killed now."""
+    shutil.copytree(running, left)
+
+
 async def test_a_backlog_that_is_copied_stays_its_exporters(tmp_path: Path) -> None:
     """While thousands pass, in pieces, and over restarts."""
     own = [host_part(f"{i:04d}" * 100) for i in range(12)]
@@ -441,6 +492,38 @@ async def test_a_record_of_a_newer_version_is_left_alone(tmp_path: Path, caplog:
         assert await held_texts(store) == {HOST: ["part"], OTHER: ["after"]}
         assert store.counts.lost_records == 2
         assert "version 99" in caplog.text
+
+
+class _Older:
+    """What was held before the start; between any two looks of the writer's thread the loop has taken it in."""
+
+    def __init__(self) -> None:
+        self._held: index.Index | None = None
+        self._looks = 0
+        self._loops = threading.current_thread()
+
+    def __get__(self, _store: object, _owner: object) -> index.Index | None:
+        if threading.current_thread() is self._loops:
+            return self._held
+        self._looks += 1
+        return self._first if self._looks % 2 else None
+
+    def __set__(self, _store: object, held: index.Index | None) -> None:
+        if held is not None:
+            self._first = held
+        self._held = held
+
+
+async def test_the_writer_outlives_a_recovery_that_ends_while_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks how many traces are held before it writes, on a thread of its own: what comes then is stored."""
+    async with opened(tmp_path) as store:
+        await store.append([host_part()], START)
+    monkeypatch.setattr(EmbeddedStore, "older", _Older(), raising=False)
+    async with asyncio.timeout(60), opened(tmp_path) as store:
+        await store.append([host_part("more")], START)
+        assert await held_texts(store) == {HOST: ["part", "more"]}
 
 
 async def test_a_settlement_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
@@ -506,6 +589,26 @@ async def test_the_letter_box_has_a_limit(tmp_path: Path) -> None:
     async with opened(tmp_path, letter_bytes=100, drop_oldest_letters=True) as store:
         assert await store.add_dead_letters(letters[1:]) == DeadLettersAdded(1, 3)
         assert list(await store.dead_letters(9)) == letters[1:]
+
+
+async def test_what_there_is_no_memory_to_write_was_never_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request whose record cannot be laid out leaves nothing: no guest that is known of, and its host's key does not
+    wait for it; the next one is stored."""
+
+    def says_no(*_: object) -> NoReturn:
+        raise MemoryError
+
+    async with opened(tmp_path) as store:
+        with monkeypatch.context() as short:
+            short.setattr(records, "parts_body", says_no)
+            with pytest.raises(MemoryError):
+                await store.append([host_part(), guest_part(host=HOST)], START)
+        # The guest does not belong to the host of a request that was refused.
+        await store.append([guest_part()], START)
+        assert store.stats().traces == 1
+        assert list(await held_texts(store)) == [guest_part().key]
 
 
 async def test_a_part_that_makes_no_sense_harms_nobody(tmp_path: Path) -> None:
@@ -706,3 +809,23 @@ async def test_a_plain_batch_that_is_out_does_not_keep_the_cleaner_busy(
         await work(range(400, 600))
         assert store.counts.copied_parts > 0
         assert log_bytes(tmp_path) < 1 << 20
+
+
+async def test_tasks_that_cannot_be_read_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever works them off only tries again; nothing else says why no call is written any more."""
+    async with opened(tmp_path) as store:
+        with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as beside:
+            for change in ("alter table task rename to away", "alter table away rename to task"):
+                beside.execute(change)
+                beside.commit()
+                for _ in range(3):
+                    with contextlib.suppress(UnavailableError):
+                        await store.claim_tasks("calls", START, 1)
+            assert [record.message for record in caplog.records if "tasks could not be read" in record.message] == [
+                "the store's tasks could not be read or written: no such table: task"
+            ]
+            beside.execute("alter table task rename to away")
+            beside.commit()
+            with pytest.raises(UnavailableError):
+                await store.claim_tasks("calls", START, 1)
+    assert len([record for record in caplog.records if "tasks could not be read" in record.message]) == 2

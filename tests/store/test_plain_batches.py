@@ -41,7 +41,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(waits=waits, steps=steps)
 async def test_a_plain_batch_has_what_the_core_calls_complete(waits: Waits, steps: list[tuple[str, object]]) -> None:
     """Exactly the plain traces that would be released as complete; whatever else is to be released, a claim brings."""

@@ -16,212 +16,122 @@ Without a directory everything is kept in memory: the same index, no log, a data
 """
 
 import asyncio
+import logging
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TypeVar, overload
+from typing import TypeVar
 
 from grafter.core.calls import CallNote
-from grafter.core.model import Key, Mark, Part, UnixNano
-from grafter.core.policy import Waits
+from grafter.core.model import DedupeKey, Key, Part, UnixNano
 from grafter.core.state import TraceState
 from grafter.errors import UnavailableError
 from grafter.store.embedded.compaction import Compactor, Counts
-from grafter.store.embedded.damage import is_damage
-from grafter.store.embedded.dead_letters import LetterChange
-from grafter.store.embedded.directory import Files, open_files
+from grafter.store.embedded.directory import Files, is_damage, is_full
 from grafter.store.embedded.index import Index
-from grafter.store.embedded.metadata_db import MetadataBatch, MetadataDB
-from grafter.store.embedded.part_reader import RECENT_BYTES, PartReader, RecentRecords
-from grafter.store.embedded.recovery import Recovery
-from grafter.store.embedded.settling import Settling
-from grafter.store.embedded.tasks import TaskMethods, TaskTable
+from grafter.store.embedded.metadata_db import MetadataBatch
+from grafter.store.embedded.metadata_tables import DeadLetterChange
+from grafter.store.embedded.part_reader import PartReader, RecentRecords
+from grafter.store.embedded.settling import Begun, ClaimMethods
 from grafter.store.embedded.writer import DIRECTORY_GONE, Place, Row, Writer
 from grafter.store.model import DISK_FULL, DeadLetter, DeadLettersAdded, Memory, Stats, Task, TaskThen, large_envelopes
 from grafter.store.records import RecordType
 
+_LOG = logging.getLogger(__name__)
+
 _T = TypeVar("_T")
 
-SEGMENT_BYTES = 64 << 20
-LETTER_BYTES = 64 << 20
 # What the index has of each, measured over a million of them.
 _TRACE_MEMORY, _SPAN_MEMORY, _REMEMBERED_MEMORY = 400, 110, 170
-# A trace that ends with its root is released soon after ``after_root``.
-_RECENT_MARGIN = 2_000_000_000
-
-
-@asynccontextmanager
-async def opened(
-    directory: Path | None,
-    *,
-    waits: Waits,
-    max_bytes: int,
-    max_trace_bytes: int,
-    lease_ns: int,
-    guests_apart: bool,
-    fsync: str = "interval",
-    fsync_interval: float = 1.0,
-    clock: Callable[[], int] = time.time_ns,
-    segment_bytes: int = SEGMENT_BYTES,
-    letter_bytes: int = LETTER_BYTES,
-    drop_oldest_letters: bool = False,
-    recent_bytes: int = RECENT_BYTES,
-    exporters: Sequence[str] = (),
-) -> AsyncIterator["EmbeddedStore"]:
-    """Open the store in a directory, which is made when it is missing; None keeps everything in memory.
-
-    ``fsync``: ``interval`` brings what was written to the disk every ``fsync_interval`` seconds, ``always`` before
-    append returns. Past ``letter_bytes`` of dead letters the oldest go (``drop_oldest_letters``), or no more are taken.
-    ``recent_bytes`` bounds what is kept in memory of the records written last. ``clock`` (Unix nanoseconds) says how
-    old memories are at start. ``exporters``: to whom traces leave; after a power cut, which takes what ``interval`` had
-    not brought to the disk yet, an intent stands for each of them. On leaving, what is queued is written and brought to
-    the disk; what is held stays.
-
-    Raises StoreError when the directory cannot be used.
-    """
-    if fsync not in ("interval", "always"):
-        raise ValueError(f"fsync is {fsync!r}, expected 'interval' or 'always'")
-
-    def metadata(path: Path | None) -> MetadataDB:
-        return MetadataDB(
-            path,
-            remember=waits.remember,
-            remember_limit=waits.remember_limit,
-            letter_bytes=letter_bytes,
-            drop_oldest_letters=drop_oldest_letters,
-        )
-
-    def tasks(path: Path | None, database: MetadataDB) -> TaskTable:
-        return TaskTable(path, lease_ns, database.writing)
-
-    if directory is None:
-        database = metadata(None)
-        files = Files(database, tasks(None, database), Begun(None), BootMark(None))
-    else:
-        files = await asyncio.to_thread(open_files, directory, segment_bytes, metadata, tasks)
-
-    def index() -> Index:
-        return Index(
-            files.metadata,
-            waits,
-            apart=guests_apart,
-            max_trace_bytes=max_trace_bytes,
-            lease=lease_ns,
-            arrival=0 if files.log is None else files.log.arrival,
-            keeps_objects=files.log is None,
-        )
-
-    store = EmbeddedStore(
-        files,
-        index(),
-        RecentRecords(recent_bytes, waits.after_root + _RECENT_MARGIN),
-        max_bytes=max_bytes,
-        fsync_interval=None if fsync == "always" else fsync_interval,
-    )
-    try:
-        store.start(index(), clock, exporters)
-        yield store
-    finally:
-        await store.stop()
+# What is placed and applied in one step: a request of 64 MiB, or of 80,000 traces, would hold up all others meanwhile.
+_STEP_PARTS, _STEP_BYTES = 4096, 8 << 20
+# Each step's record has its own copy of the envelopes; where those are larger together, all of it is one step.
+_STEP_ENVELOPES = 64 << 10
 
 
 class EmbeddedStore(ClaimMethods):
     """See grafter.store.base for the promises; made by ``opening.opened``."""
 
     def __init__(
-        self, files: Files, index: Index, recent: RecentRecords, *, max_bytes: int, fsync_interval: float | None
+        self,
+        files: Files,
+        begun: Begun,
+        index: Index,
+        recent: RecentRecords,
+        *,
+        moment: UnixNano,
+        max_bytes: int,
+        fsync_interval: float | None,
     ) -> None:
         """``fsync_interval`` in seconds; None: what was written is on the disk before append returns."""
-        super().__init__(files.tasks, self._mend)
+        self.log = files.log
+        self.pool = ThreadPoolExecutor(2, thread_name_prefix="grafter-store-read") if files.log is not None else None
+        writer = Writer(files, traces=self._held_traces, interval=fsync_interval, committed=self._give_up_space)
+        reader = PartReader(index.table, files.log, recent, self.pool)
+        super().__init__(index, writer, begun, reader, logged=files.log is not None)
         self.counts = Counts()
+        self.moment = moment
+        """See ``MomentStore``."""
+        self.older: Index | None = None
+        """What was held before the start, while it is read back."""
+        self.recovering: asyncio.Task[None] | None = None
+        self.recovered_spans = 0
+        """Those of before the start, and those of requests that were stored though whoever brought them had gone."""
         self._files = files
-        self._log = files.log
         self._metadata = files.metadata
         self._max_bytes = max_bytes
-        self._synced_late = fsync_interval is not None
-        self._loop = asyncio.get_running_loop()
-        self._index = index
         self._pending = 0
-        self._unanswered_spans = 0
-        """Stored, though whoever brought them had gone by then."""
-        self._ready = asyncio.Event()
-        self.moment = UnixNano(0)
-        """See ``MomentStore``."""
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="grafter-store-read") if files.log is not None else None
-        self._recent = recent
-        self._part_reader = PartReader(self._index.table, files.log, self._recent, self._pool)
-        self._compactor: Compactor | None = None
         self._full = False
-        self._writer = Writer(files, traces=self._held_traces, interval=fsync_interval, committed=self._give_up_space)
-        self._settling = Settling(self._index, self._writer, logged=files.log is not None)
-        self._recovery: Recovery | None = None
-        self._recovering: asyncio.Task[None] | None = None
+        self._compactor: Compactor | None = None
+        self._failing: set[str] = set()
+        """What could not be read when it was tried last, of which the log knows."""
 
     # Start and stop.
 
-    def start(self, older: Index, clock: Callable[[], int], exporters: Sequence[str]) -> None:
-        """Begin the threads; called by ``opened``. ``older`` is empty, and filled with what was held before."""
-        self.moment = UnixNano(max(clock(), self._metadata.moment()))
-        boot = self._files.boot
-        if self._log is not None and self._pool is not None and self._log.segments:
-            self._recovery = Recovery(
-                self._log,
-                older,
-                self._index,
-                self._writer,
-                self.counts,
-                self.moment,
-                ended=self._open_for_claims,
-                left_to=exporters if boot.cut_off else (),
-                seen_to=self._begin_in_boot,
-            )
-            self._recovering = self._loop.create_task(self._recovery.run(self._pool), name="store.recovery")
-        self._writer.start()
-        if self._recovery is None:
-            self._open_for_claims()
-        if not boot.cut_off or self._recovery is None:
-            self._begin_in_boot()
-
-    def _begin_in_boot(self) -> None:
-        """Have the next start know of a power cut, if one could take what was written."""
-        self._files.boot.begin(lasting=not self._synced_late)
+    def open_for_claims(self) -> None:
+        """The index is whole."""
+        self._ready.set()
+        if self.log is not None and self.pool is not None:
+            self._compactor = Compactor(self.log, self.index, self.writer, self.pool, self.counts)
+            self._compactor.run()
 
     async def stop(self) -> None:
-        """Write what is queued, bring it to the disk, close; called by ``opened``."""
-        await self._writer.stop()
-        await self.stop_tasks()
-        if self._recovering is not None:
-            await asyncio.wait([self._recovering])
+        """Write what is queued, bring it to the disk; called by ``opening.opened``."""
+        await self.writer.stop()
+        if self.recovering is not None:
+            await asyncio.wait([self.recovering])
         if self._compactor is not None:
             await self._compactor.stop()
-        if self._pool is not None:
-            await asyncio.to_thread(self._pool.shutdown)
-        self._files.close()
+        if self.pool is not None:
+            await asyncio.to_thread(self.pool.shutdown)
+
+    async def recovered(self) -> None:
+        """Wait until the index is whole."""
+        await self._ready.wait()
+
+    # How it is.
 
     @property
     def up(self) -> bool:
         """False from a failed write until one works, and while the directory is gone."""
-        return self._writer.up and not self._writer.gone
+        return self.writer.up and not self.writer.gone
 
     @property
-    def trouble(self) -> str:
+    def error(self) -> str:
         """What is wrong beyond ``up`` and ``full``, for people; empty when nothing is."""
-        return DIRECTORY_GONE if self._writer.gone else ""
+        return DIRECTORY_GONE if self.writer.gone else ""
 
     @property
     def full(self) -> bool:
         """A part was refused because the store is full, and it still nearly is."""
-        self._full = self._full and self._index.table.bytes + self._pending > self._max_bytes * 9 // 10
-        return self._full or self._writer.short
+        self._full = self._full and self.index.table.bytes + self._pending > self._max_bytes * 9 // 10
+        return self._full or self._files.reserve.short
 
     @property
     def memory_bytes(self) -> int:
         """About what the process has in memory of all that is held and remembered."""
         stats = self.stats()
-        payloads = stats.bytes if self._log is None else self._recent.bytes
+        payloads = stats.bytes if self.log is None else self._reader.recent.bytes
         return (
             payloads
             + self._pending
@@ -231,8 +141,8 @@ class EmbeddedStore(ClaimMethods):
         )
 
     @property
-    def forgotten(self) -> int:
-        """Memories that the limit or the time ended, since the start."""
+    def forgotten(self) -> Mapping[str, int]:
+        """Memories that were forgotten since the start, by why (FORGOTTEN_BY)."""
         return self._metadata.forgotten
 
     @property
@@ -244,10 +154,6 @@ class EmbeddedStore(ClaimMethods):
     def forgotten_marks(self) -> int:
         """Marks that the limit on their number ended, since the start."""
         return self._metadata.dedupe_keys.forgotten
-
-    async def recovered(self) -> None:
-        """Wait until the index is whole."""
-        await self._ready.wait()
 
     def hmac_secret(self) -> bytes:
         """32 random bytes, the same for the life of the directory (in memory: of the store)."""
@@ -275,47 +181,69 @@ class EmbeddedStore(ClaimMethods):
     async def find_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
         return await self._ask("calls", lambda: self._metadata.calls.find(call_ids, now))
 
+    async def first_link(self, call_id: str, link: str, now: UnixNano) -> str:
+        await self.put_calls([CallNote(call_id, now, link=link)], now)
+        (note,) = await self.find_calls([call_id], now)
+        return link if note is None or note.link is None else note.link
+
     async def _append(self, parts: Sequence[Part], now: UnixNano) -> None:
-        size = sum([len(part.payload) for part in parts]) + large_envelopes(parts)
+        large = large_envelopes(parts)
+        size = sum([len(part.payload) for part in parts]) + large
         self._admit(size)
-        index = self._index
+        if (size > _STEP_BYTES or len(parts) > _STEP_PARTS) and large <= _STEP_ENVELOPES and parts[-1].guest is None:
+            steps = list(_steps(parts))
+            if len(steps) > 1:
+                await self._append_in_steps(steps, now)
+                return
+        index = self.index
         placed = index.placement.place(parts, now)
-        if self._log is None:
+        if self.log is None:
             index.add(placed, 0, 0)
             return
-        body = b"".join(records.parts_body(placed.keys, placed.rows, placed.blobs, placed.length, placed.moves))
 
         def apply(places: list[Place]) -> None:
             self._pending -= size
-            self._index.add(placed, *places[0])
-            self._recent.add(now, places[0], body)
-            if op.future.cancelled():
-                self._unanswered_spans += sum(part.spans for part in parts)
+            index.add(placed, *places[0])
+            self._reader.recent.add(now, places[0], placed.body)
+            if stored.cancelled():
+                self.recovered_spans += sum(part.spans for part in parts)
 
         def undo() -> None:
             self._pending -= size
-            self._index.placement.undo(placed)
+            index.placement.undo(placed)
 
         self._pending += size
-        op = self._writer.submit([(RecordType.PARTS, [body])], apply, undo, incoming=True)
+        # The op itself would be a cycle with its own apply, and keep the body until the garbage collector came.
+        stored = self.writer.submit([(RecordType.PARTS, [placed.body])], apply, undo, incoming=True)
         try:
-            await op.future
+            await stored
         except asyncio.CancelledError:
-            if op.future.done() and not op.future.cancelled() and op.future.exception() is None:
+            if stored.done() and not stored.cancelled() and stored.exception() is None:
                 # Its sender has gone in the moment in which it was stored.
-                self._unanswered_spans += sum(part.spans for part in parts)
+                self.recovered_spans += sum(part.spans for part in parts)
+            raise
+
+    async def _append_in_steps(self, steps: Sequence[Sequence[Part]], now: UnixNano) -> None:
+        """What was stored of a host's parts when a later step fails does no harm."""
+        stored = 0
+        try:
+            for step in steps:
+                await self._append(step, now)
+                stored += sum([part.spans for part in step])
+                await asyncio.sleep(0)
+        except BaseException:
+            # Their sender will not hear that these were stored.
+            self.recovered_spans += stored
             raise
 
     def _admit(self, size: int) -> None:
-        if self._writer.stopping:
+        if self.writer.stopping:
             raise UnavailableError("the store is stopping", reason="stopping")
-        if self._writer.gone:
+        if self.writer.gone:
             raise UnavailableError(f"the store cannot write: {DIRECTORY_GONE}", retry_after=5.0, reason="store_down")
-        if self._writer.short:
+        if self._files.reserve.short:
             raise UnavailableError("the disk is full", retry_after=5.0, reason=DISK_FULL)
-        held = self._index.table.bytes + self._pending
-        if self._recovery is not None:
-            held += self._recovery.bytes
+        held = self.index.table.bytes + self._pending + (0 if self.older is None else self.older.table.bytes)
         if held + size > self._max_bytes:
             self._full = True
             raise UnavailableError(
@@ -323,88 +251,6 @@ class EmbeddedStore(ClaimMethods):
                 retry_after=5.0,
                 reason="store_full",
             )
-
-    async def claim(self, now: UnixNano, limit: int, plain: PlainLimits | None = None) -> Sequence[Claim | PlainBatch]:
-        if plain is not None:
-            self._recent.ask(now)
-        if not self._ready.is_set():
-            return []
-        suspects = self._suspects(now) if self._files.begun.suspects else None
-        if suspects is not None:
-            return suspects
-        claims = self._index.claims.claim(now, limit, plain)
-        self._files.begun.begin([claim.key for claim in claims if isinstance(claim, Claim)])
-        for claim in claims:
-            if isinstance(claim, PlainBatch):
-                self._files.begun.begin(claim.keys)
-        return claims
-
-    def _suspects(self, now: UnixNano) -> Sequence[Claim] | None:
-        """Due keys on which an earlier process ended, while nothing else is worked on; None where there are none."""
-        begun, claims, entries = self._files.begun, self._index.claims, self._index.table.entries
-        begun.end([key for key in begun.suspects if key not in entries])
-        due = [key for key in begun.suspects if claims.is_due(key, now)]
-        if any(claims.is_owned(key, now) for key in (begun.open if due else begun.suspects)):
-            return []
-        if not due:
-            return None
-        found = []
-        for key in begun.group(due):
-            claim = claims.hand_out(key, entries[key], now)
-            claim.deaths = begun.suspects[key]
-            found.append(claim)
-        begun.begin([claim.key for claim in found])
-        return found
-
-    @overload
-    async def read(self, claims: PlainBatch) -> Sequence[Plain]: ...
-    @overload
-    async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]: ...
-    async def read(self, claims: Claims) -> Sequence[Plain] | Sequence[Sequence[StoredPart]]:
-        reader = self._part_reader
-        return await (reader.read_plain(claims) if isinstance(claims, PlainBatch) else reader.read(claims))
-
-    async def record(self, claims: Claims, exporter: str, outcome: Outcome) -> Sequence[bool]:
-        return await self._settling.record(claims, exporter, outcome)
-
-    async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> Sequence[bool]:
-        settled = await self._settling.settle(settlements, now)
-        if isinstance(settlements, PlainSettlement):
-            self._files.begun.end(settlements.batch.keys)
-        else:
-            self._files.begun.end([one.claim.key for one in settlements])
-        return settled
-
-    async def split(self, batch: PlainBatch) -> Sequence[Claim]:
-        return self._index.claims.split(batch)
-
-    async def renew(self, claims: Claims, now: UnixNano) -> None:
-        self._index.claims.renew(claims, now)
-
-    async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
-        for claim, due in claims:
-            self._index.claims.postpone(claim, due)
-        self._files.begun.end([claim.key for claim, _ in claims])
-
-    async def move(self, claim: Claim, host: Key, *, if_held: bool = False) -> bool:
-        moved = await self._settling.move(claim, host, if_held=if_held)
-        if moved:
-            self._files.begun.end([claim.key])
-        return moved
-
-    async def defer(self, exporter: str, parts: Sequence[Part], now: UnixNano) -> None:
-        if self._writer.short:
-            # What is set aside is for what leaves without a copy.
-            raise UnavailableError("the disk is full", retry_after=5.0, reason=DISK_FULL)
-        await self._settling.defer(exporter, parts, now)
-
-    async def claim_deferred(self, exporter: str, now: UnixNano, limit: int) -> Sequence[Claim]:
-        if not self._ready.is_set() or self._files.begun.suspects:
-            return []
-        claims = self._index.claims.claim_deferred(exporter, now, limit)
-        if claims:
-            self._files.begun.begin([claim.key for claim in claims])
-        return claims
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
         await self._ready.wait()
@@ -414,12 +260,12 @@ class EmbeddedStore(ClaimMethods):
 
     async def peek(self, key: Key) -> TraceState | None:
         await self._ready.wait()
-        entry = self._index.table.entries.get(key)
-        return None if entry is None or not (entry.host_spans or entry.guests) else self._index.claims.state_of(entry)
+        entry = self.index.table.entries.get(key)
+        return None if entry is None or not (entry.host_spans or entry.guests) else self.index.claims.state_of(entry)
 
     async def host_of(self, guest: Key) -> Key | None:
         await self._ready.wait()
-        known = self._index.table.guests.get(guest)
+        known = self.index.table.guests.get(guest)
         return None if known is None else known.host
 
     async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> DeadLettersAdded:
@@ -440,8 +286,74 @@ class EmbeddedStore(ClaimMethods):
         await self._keep(MetadataBatch(letters=[change]))
         return change
 
+    async def put_tasks(self, tasks: Sequence[Task], now: UnixNano, *, leaving: bool = False) -> None:
+        await self._ask("tasks", lambda: self._files.tasks.put(tasks, now), leaving=leaving)
+
+    async def claim_tasks(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
+        return await self._ask("tasks", lambda: self._files.tasks.claim(kind, now, limit))
+
+    async def find_task(self, kind: str, name: str) -> Task | None:
+        return await self._ask("tasks", lambda: self._files.tasks.find(kind, name))
+
+    async def update_task(self, task: Task, then: TaskThen) -> bool:
+        return await self._ask("tasks", lambda: self._files.tasks.update(task, then), leaving=True)
+
+    async def renew_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
+        await self._ask("tasks", lambda: self._files.tasks.renew(tasks, now))
+
+    async def _keep(self, batch: MetadataBatch) -> None:
+        """Commit what goes into the metadata alone."""
+        await self.writer.submit([], lambda _: None, metadata=batch)
+
+    async def _ask(self, what: str, query: Callable[[], _T], *, leaving: bool = False) -> _T:
+        """What the metadata says, on a thread where it is a file; of a damaged one, what the one in its place says.
+        ``leaving``: on a full disk it may use what is set aside for what leaves."""
+        mended = False
+        try:
+            while True:
+                try:
+                    found = await self._on_pool(query)
+                    break
+                except sqlite3.DatabaseError as error:
+                    if is_damage(error) and not mended:
+                        mended = True
+                        await self.writer.submit([], lambda _: None, prepare=self._renew_files)
+                    elif not (leaving and is_full(error) and await self._gave_up_reserve()):
+                        raise
+        except sqlite3.Error as error:
+            if what not in self._failing:
+                self._failing.add(what)
+                _LOG.warning("the store's %s could not be read or written: %s", what, error)
+            raise UnavailableError(f"{what} could not be read or written: {error}", reason="store_down") from error
+        self._failing.discard(what)
+        return found
+
+    async def _on_pool(self, query: Callable[[], _T]) -> _T:
+        if self.pool is None:
+            return query()
+        if self.writer.stopping:
+            raise UnavailableError("the store is stopping", reason="stopping")
+        return await asyncio.get_running_loop().run_in_executor(self.pool, query)
+
+    async def _gave_up_reserve(self) -> bool:
+        """Free a piece of what is set aside; False when there is none left."""
+        given: list[bool] = []
+
+        def give_up() -> Sequence[Row]:
+            self._files.reserve.run_short()
+            given.append(self._files.reserve.give_up())
+            return ()
+
+        # It is the writer's own.
+        await self.writer.submit([], lambda _: None, prepare=give_up)
+        return given[0]
+
+    def _renew_files(self) -> Sequence[Row]:
+        self._files.renew()
+        return ()
+
     def stats(self) -> Stats:
-        index = self._index
+        index = self.index
         oldest = index.table.oldest()
         backlogs = {name: index.table.backlog(name) for name in index.table.backlogs}
         return Stats(
@@ -451,54 +363,29 @@ class EmbeddedStore(ClaimMethods):
             limit_bytes=self._max_bytes,
             oldest=None if oldest is None else UnixNano(oldest),
             remembered=len(self._metadata),
+            remembered_bytes=self._metadata.remembered_bytes,
             recovering=not self._ready.is_set(),
-            recovered_spans=self._unanswered_spans + (0 if self._recovery is None else self._recovery.spans),
-            disk_bytes=0 if self._log is None else self._log.disk_bytes + self._metadata.disk_bytes,
+            recovered_spans=self.recovered_spans,
+            disk_bytes=0 if self.log is None else self.log.disk_bytes + self._metadata.disk_bytes,
             dead_letters=self._metadata.letters.held,
             backlogs=backlogs,
         )
 
-    async def _keep(self, batch: MetadataBatch) -> None:
-        """Commit what goes into the metadata alone."""
-        await self._writer.submit([], lambda _: None, metadata=batch).future
-
-    async def _ask(self, what: str, query: Callable[[], _T]) -> _T:
-        """What the metadata says, asked on a thread where it is a file. Raises UnavailableError."""
-        if self._pool is None:
-            return query()
-        try:
-            try:
-                return await self._loop.run_in_executor(self._pool, query)
-            except sqlite3.DatabaseError as error:
-                if not is_damage(error):
-                    raise
-                await self._mend()
-                return await self._loop.run_in_executor(self._pool, query)
-        except sqlite3.Error as error:
-            raise UnavailableError(f"{what} could not be read: {error}", reason="store_down") from error
-
     def _held_traces(self) -> int:
-        recovering = self._recovery
-        return len(self._index.table.entries) + (0 if recovering is None else recovering.traces)
-
-    async def _mend(self) -> None:
-        """Have the writer replace a damaged metadata file. Raises UnavailableError."""
-
-        def renew() -> Sequence[Row]:
-            self._files.renew()
-            return ()
-
-        await self._writer.submit([], lambda _: None, prepare=renew).future
+        # On the writer's thread: the loop may end the recovery between two looks.
+        older = self.older
+        return len(self.index.table.entries) + (0 if older is None else len(older.table.entries))
 
     def _give_up_space(self) -> None:
         if self._compactor is not None:
             self._compactor.run()
 
-    def _open_for_claims(self) -> None:
-        if self._recovery is not None:
-            # It is in the ledger too, unless that was damaged.
-            self.moment = UnixNano(max(self.moment, self._recovery.latest))
-        self._ready.set()
-        if self._log is not None and self._pool is not None:
-            self._compactor = Compactor(self._log, self._index, self._writer, self._pool, self.counts)
-            self._compactor.run()
+
+def _steps(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:
+    first = size = 0
+    for i, part in enumerate(parts):
+        if i > first and (i - first == _STEP_PARTS or size + len(part.payload) > _STEP_BYTES):
+            yield parts[first:i]
+            first, size = i, 0
+        size += len(part.payload)
+    yield parts[first:]

@@ -15,21 +15,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from grafter.errors import UnavailableError
 from grafter.store import records
-from grafter.store.embedded.damage import is_damage
-from grafter.store.embedded.directory import Files
+from grafter.store.embedded.directory import NO_ROOM, Files, is_damage, is_full
 from grafter.store.embedded.metadata_db import MetadataBatch
+from grafter.store.embedded.segments import SegmentLog
+from grafter.store.embedded.slices import Slices, Step
 from grafter.store.records import RecordError, RecordType
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_GROUP_RECORDS = 256
-_GROUP_BYTES = 8 << 20
+_GROUP_RECORDS, _GROUP_BYTES = 256, 8 << 20
 
 Row = tuple[RecordType, Sequence[bytes]]
 """A record: its type and the buffers of its body."""
@@ -66,7 +67,6 @@ def nothing() -> None:
 # may go unseen.
 _PROBE_SECONDS = 1.0
 DIRECTORY_GONE = "its directory was removed or replaced"
-_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
 
 
 class Writer:
@@ -84,51 +84,39 @@ class Writer:
         written is brought to the disk; None: before an op is answered. ``committed`` is called on the loop after each
         group that was applied.
         """
-        log = files.log
-        self._files = files
         self.up = True
         """False from a failed write until one works."""
         self.gone = False
         """The directory was removed or replaced: parts would be written where nobody finds them. What is held still
         leaves, by the files that are open."""
         self.stopping = False
-        self.applied = log.newest + 1 if log is not None else 0
+        self.applied = files.log.newest + 1 if files.log is not None else 0
         """Every record of a segment below this one is applied."""
-        self._log = log
-        self._metadata = files.metadata
-        self._reserve = files.reserve
+        self._files = files
+        self.reserve = files.reserve
+        self._log, self._lock = files.log, files.lock
         self._traces = traces
-        self.short = False
-        """The disk was full, and what is free since then is for draining."""
-        self.starved = False
-        """And attempts find no room either, until the log is cleaned."""
-        self.cleanable = False
-        """There is something to clean."""
-        self._lock = files.lock
-        self._looked = 0.0
+        self._checked_at = 0.0
         self._interval = interval
         self._committed_to = committed
         self._loop = asyncio.get_running_loop()
+        self._back = Slices(self._loop)
         self._queued: list[Op[Any]] = []
         self._inbox: queue.SimpleQueue[list[Op[Any]] | None] = queue.SimpleQueue()
         self._stop_sync = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    @property
-    def room(self) -> int:
-        """Bytes on the disk that attempts may use."""
-        return 0 if self._reserve is None else max(0, self._reserve.room - self._reserve.last)
-
     def start(self) -> None:
         """Begin the threads."""
         if self._log is not None:
-            self._threads.append(threading.Thread(target=self._write_forever, name="grafter-store-write", daemon=True))
+            self._start_thread(self._write_forever, "grafter-store-write")
             if self._interval is not None:
-                self._threads.append(
-                    threading.Thread(target=self._sync_forever, name="grafter-store-sync", daemon=True)
-                )
-        for thread in self._threads:
-            thread.start()
+                self._start_thread(self._sync_forever, "grafter-store-sync")
+
+    def _start_thread(self, work: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     async def stop(self) -> None:
         """Take no more, write and answer what was taken, bring it to the disk."""
@@ -137,19 +125,18 @@ class Writer:
         self._inbox.put(None)
         self._stop_sync.set()
         if self._log is not None:
-            await asyncio.to_thread(self._finish)
-            # The last answers were put into the loop before the thread ended; let them run.
-            await asyncio.sleep(0)
+            await asyncio.to_thread(self._finish, self._log)
+            await asyncio.sleep(0)  # The last answers were put into the loop before the thread ended.
+            self._back.finish()
 
-    def _finish(self) -> None:
+    def _finish(self, log: SegmentLog) -> None:
         for thread in self._threads:
             thread.join()
-        if self._log is not None:
-            try:
-                self._log.sync()
-                self._files.synced = True
-            except OSError as error:
-                _LOG.error("the last writes may not be on the disk: %s", error.strerror)
+        try:
+            log.sync()
+            self._files.synced = True
+        except OSError as error:
+            _LOG.error("the last writes may not be on the disk: %s", error.strerror)
 
     def submit(
         self,
@@ -161,8 +148,8 @@ class Writer:
         attempt: bool = False,
         metadata: MetadataBatch | None = None,
         prepare: Callable[[], Sequence[Row]] | None = None,
-    ) -> Op[_T]:
-        """Queue an op; its future has what ``apply`` returns. Raises UnavailableError when stopping."""
+    ) -> asyncio.Future[_T]:
+        """Queue an op; the future has what ``apply`` returns. Raises UnavailableError when stopping."""
         op = Op(self._loop.create_future(), rows, apply, undo, metadata, incoming, attempt, prepare)
         if self.stopping:
             undo()
@@ -175,7 +162,7 @@ class Writer:
                 # Everything that this round of the loop brings goes over in one hop.
                 self._loop.call_soon(self._flush)
             self._queued.append(op)
-        return op
+        return op.future
 
     def _flush(self) -> None:
         if self._queued:
@@ -183,42 +170,52 @@ class Writer:
             self._queued = []
 
     def _write_forever(self) -> None:
-        stop = False
-        while not stop:
-            try:
-                ops = self._inbox.get(timeout=_PROBE_SECONDS)
-            except queue.Empty:
-                self._look()
-                if not self.up or self.short:
-                    self._probe()
-                continue
-            if ops is None:
-                return
-            while not self._inbox.empty():
-                more = self._inbox.get()
-                if more is None:
-                    stop = True
-                    break
-                ops += more
-            self._look()
-            self._reopen()
-            for group in _groups(ops):
-                try:
-                    self._commit(group)
-                except Exception as error:  # noqa: BLE001  # a bug met by one request must not end all writing
-                    _LOG.exception("a write failed for a reason that nobody foresaw")
-                    for op in group:
-                        op.error = op.error or error
-                self._loop.call_soon_threadsafe(self._committed, group)
+        # Nothing of what was written is kept while the next is waited for: no name of it is left.
+        while self._write_next():
+            pass
 
-    def _look(self) -> None:
+    def _write_next(self) -> bool:
+        """Wait for ops, at most until the next probe, and write them; False after the last."""
+        try:
+            ops = self._inbox.get(timeout=_PROBE_SECONDS)
+        except queue.Empty:
+            self._check_directory()
+            if not self.up or self.reserve.short:
+                self._probe()
+            return True
+        if ops is None:
+            return False
+        goes_on = True
+        while not self._inbox.empty():
+            more = self._inbox.get()
+            if more is None:
+                goes_on = False
+                break
+            ops += more
+        self._check_directory()
+        self._reopen()
+        for group in _groups(ops):
+            self._write(group)
+        return goes_on
+
+    def _write(self, group: list[Op[Any]]) -> None:
+        try:
+            self._commit(group)
+        except Exception as error:  # noqa: BLE001  # a bug met by one request must not end all writing
+            _LOG.exception("a write failed for a reason that nobody foresaw")
+            for op in group:
+                op.error = op.error or error
+        steps: list[Step] = [*[partial(self._came_back, op) for op in group], self._group_is_over]
+        self._loop.call_soon_threadsafe(self._back.add, steps)
+
+    def _check_directory(self) -> None:
         """See, once a second, that the directory is still there."""
         now = time.monotonic()
         if self._lock is None or now - self._checked_at < _PROBE_SECONDS:
             return
-        self._looked = now
-        if self._reserve is not None and not self.short:
-            self._reserve.trim(self._traces())
+        self._checked_at = now
+        if not self.reserve.short:
+            self.reserve.trim(self._traces())
         gone = not self._lock.is_there()
         if gone and not self.gone:
             _LOG.error(
@@ -244,23 +241,17 @@ class Writer:
 
     def _reopen(self) -> None:
         """After the disk was full: take parts when there is space, else see that what is dead can be given up."""
-        if not self.short or self._log is None:
+        if self._log is None or not self.reserve.short or self.reserve.reopens(self._traces()):
             return
-        if self._reserve is None or self._reserve.is_made_again(self._traces()):
-            self.short = False
-            _LOG.info("there is space on the disk again; parts are taken")
-            return
-        self._reserve.refill()
         with contextlib.suppress(OSError):
             number = self._log.rotate()
             if number is not None:
                 # Behind every group that is on its way back to the loop.
-                self._loop.call_soon_threadsafe(self._rotated, number)
+                self._loop.call_soon_threadsafe(self._back.add, [partial(self._rotated, number)])
 
     def _rotated(self, number: int) -> None:
         self.applied = max(self.applied, number)
-        if not self.stopping:
-            self._committed_to()
+        self._group_is_over()
 
     def _commit(self, group: list[Op[Any]]) -> None:
         """On the writer's thread."""
@@ -275,8 +266,8 @@ class Writer:
             _refuse(group, OSError(errno.ENOENT, DIRECTORY_GONE))
         elif any(op.incoming for op in group) and not self._has_room_for(group):
             _refuse(group, _no_space())
-        if self.short:
-            self._hold_back(group, _no_space(), below=True)
+        if self.reserve.short and self.reserve.holds_back(below=True):
+            self._hold_back(group, _no_space())
         writing = [op for op in group if op.error is None and op.rows]
         if writing:
             try:
@@ -295,18 +286,19 @@ class Writer:
                 places = self._append([op for op in writing if op.error is None])
                 break
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in NO_ROOM:
                     raise
                 # Parts wait outside until it is there again; what drains the store goes on.
                 _refuse(writing, error)
-                self._hold_back(writing, error)
-                self._run_short()
+                if self.reserve.holds_back():
+                    self._hold_back(writing, error)
+                self.reserve.run_short()
                 if all(op.error is not None for op in writing):
                     return
-                if not self._made_room(error):
+                if not self.reserve.give_up():
                     raise
-        if self.starved and any(op.attempt and op.error is None for op in writing):
-            self.starved = False
+        if self.reserve.starved and any(op.attempt and op.error is None for op in writing):
+            self.reserve.starved = False
         if self._interval is None:
             try:
                 self._log.sync()
@@ -314,24 +306,17 @@ class Writer:
                 self._log.take_back(places)
                 raise
 
-    def _hold_back(self, group: list[Op[Any]], error: OSError, *, below: bool = False) -> None:
-        """Attempts are not written where only the last of what was set aside is left, or ``below`` that, and cleaning
-        the log would bring more: it is for the cleaning, and what becomes free goes there first."""
-        if self._reserve is None or not self.cleanable or self._reserve.bytes > self._reserve.last - below:
-            return
+    def _hold_back(self, group: list[Op[Any]], error: OSError) -> None:
         for op in group:
             if op.attempt:
                 op.error = op.error or error
-                self.starved = True
+                self.reserve.starved = True
 
     def _has_room_for(self, group: list[Op[Any]]) -> bool:
-        """Whether what leaves will have room after these ops. False: from now on the disk counts as full."""
+        """Whether what leaves will have room after these ops."""
         # Each row may begin a trace.
         more = sum(len(op.rows[0][1]) for op in group if op.incoming and op.rows)
-        if self._reserve is None or self._reserve.covers(self._traces() + more):
-            return True
-        self._run_short()
-        return False
+        return self.reserve.covers(self._traces() + more)
 
     def _append(self, writing: list[Op[Any]]) -> list[Place]:
         assert self._log is not None
@@ -354,43 +339,35 @@ class Writer:
         try:
             while True:
                 try:
-                    self._metadata.commit(batch)
+                    self._files.metadata.commit(batch)
                     break
                 except sqlite3.DatabaseError as error:
                     if is_damage(error) and not mended:
                         # Once: what a new file does not mend would be tried for ever.
                         mended = True
                         self._files.renew()
-                    elif getattr(error, "sqlite_errorcode", None) not in _FULL or not self._made_room(_no_space()):
+                    elif is_full(error):
+                        self.reserve.run_short()
+                        if not self.reserve.give_up():
+                            raise
+                    else:
                         raise
         except (OSError, sqlite3.Error) as error:
             _LOG.warning("the store could not write its ledger: %s", error)
             for op, _ in keeping:
                 op.error = error
 
-    def _made_room(self, error: OSError) -> bool:
-        """The disk is full: no more parts are taken, and what drains the store may try once more."""
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return False
-        self._run_short()
-        return self._reserve is not None and self._reserve.give_up()
-
-    def _run_short(self) -> None:
-        if not self.short:
-            _LOG.error("the disk is full; parts are refused until there is space, what is held goes on leaving")
-        self.short = True
-
     def _failed(self, error: OSError) -> None:
         if self.up:
             _LOG.error("the store cannot write and refuses parts until it can: %s", error.strerror)
         self.up = False
 
-    def _committed(self, group: list[Op[Any]]) -> None:
-        """On the loop, in the order of the log."""
-        for op in group:
-            self._answer(op)
-            if op.places and op.error is None:
-                self.applied = op.places[-1][0]
+    def _came_back(self, op: Op[Any]) -> None:
+        self._answer(op)
+        if op.places and op.error is None:
+            self.applied = op.places[-1][0]
+
+    def _group_is_over(self) -> None:
         if not self.stopping:
             self._committed_to()
 
