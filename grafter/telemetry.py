@@ -105,7 +105,7 @@ class Metrics:
             _WAITS,
             "part",
         )
-        self.forgotten_traces = counter("grafter_forgotten_traces", "Memories that the limit or the time ended.")
+        self.forgotten_traces = counter("grafter_forgotten_traces", "Traces that are remembered no more.", "reason")
         self.lost_records = counter(
             "grafter_lost_records", "Damaged records of the embedded store; of each there is an ERROR in the log."
         )
@@ -239,7 +239,9 @@ class StoreGauges:
     disk_bytes: int = field(metadata=_shown("store_bytes", "Bytes that the store takes, dead ones included."))
     oldest_seconds: float = field(metadata=_shown("oldest_held_seconds", "Age of the oldest part held.", max))
     remembered: int = field(metadata=_shown("remembered_traces", "Released traces that late parts still find."))
-    store_up: bool = field(metadata=_shown("store_up", "1 while the store takes parts."))
+    remembered_bytes: int = field(
+        default=0, metadata=_shown("remembered_bytes", "Bytes of what is remembered of them.")
+    )
     unreadable: int = field(
         default=0,
         metadata=_shown("unreadable_traces", "Due keys that wait for the newer version that wrote them.", max),

@@ -36,7 +36,7 @@ TRACE_KIND = ord("T")
 GUEST_KIND = ord("G")
 VERSION = 1
 
-_HAS_ROOT, HAS_ENVELOPE, BY_DIGEST = 1, 2, 4
+HAS_ROOT, HAS_ENVELOPE, BY_DIGEST = 1, 2, 4
 """The last: in the place of the root's resource stands its digest, and whoever stored the blob has the rest."""
 _HAS_HOST = 1
 
@@ -47,8 +47,8 @@ TRACE_HEAD = struct.Struct(">BBBBq8sIIIIII")
 GUEST_HEAD = struct.Struct(">BBB16s16sIII")
 
 _NO_SPAN = b"\0" * ID_BYTES
-_REASONS = {reason: reason.value.encode() for reason in ReleaseReason}
-_BY_REASON = {text: reason for reason, text in _REASONS.items()}
+REASONS = {reason: reason.value.encode() for reason in ReleaseReason}
+_BY_REASON = {text: reason for reason, text in REASONS.items()}
 
 
 def encode_trace(memory: TraceMemory) -> bytes:
@@ -56,7 +56,7 @@ def encode_trace(memory: TraceMemory) -> bytes:
     root = _NO_SPAN
     trace_state = resource = scope = more = b""
     if memory.root is not None:
-        present = _HAS_ROOT
+        present = HAS_ROOT
         root = memory.root
         if memory.root_trace_state:
             trace_state = _utf8(memory.root_trace_state)
@@ -84,7 +84,7 @@ def encode_trace(memory: TraceMemory) -> bytes:
             parent = None if memory.moved.parent is None else memory.moved.parent.hex()
             others[_MOVED] = [memory.moved.host.hex(), parent, memory.moved.anchor]
         more = json_bytes(_anchor_values(memory.anchors, resource) | memory.steps.values() | others)
-    reason = _REASONS[memory.reason]
+    reason = REASONS[memory.reason]
     head = TRACE_HEAD.pack(
         TRACE_KIND,
         VERSION,
@@ -113,7 +113,7 @@ def decode_trace(blob: bytes) -> TraceMemory | None:
         return TraceMemory(
             reason=_BY_REASON[reason],
             released_at=UnixNano(at),
-            root=SpanId(root) if present & _HAS_ROOT else None,
+            root=SpanId(root) if present & HAS_ROOT else None,
             root_trace_state=_text(trace_state),
             root_flags=flags,
             root_envelope=Envelope(resource, scope) if present & HAS_ENVELOPE else None,
@@ -128,36 +128,6 @@ def decode_trace(blob: bytes) -> TraceMemory | None:
         )
     except NOT_A_BLOB:
         return None
-
-
-class PlainMemories:
-    """Encodes the memories of traces that left together as they came: what ``encode_trace`` makes of them."""
-
-    def __init__(self, reason: ReleaseReason, released_at: UnixNano) -> None:
-        self._reason = _REASONS[reason]
-        self._at = released_at
-
-    def encode(self, root: bytes, flags: int, trace_state: bytes, resource: bytes, span_ids: bytes) -> bytes:
-        """The blob of one trace with a root (8 bytes), whose resource and trace state these are."""
-        span_ids = span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
-        present = _HAS_ROOT | HAS_ENVELOPE
-        if len(resource) > RESOURCE_LIMIT:
-            present, resource = _HAS_ROOT, b""
-        head = TRACE_HEAD.pack(
-            TRACE_KIND,
-            VERSION,
-            present,
-            len(self._reason),
-            self._at,
-            root,
-            flags,
-            len(trace_state),
-            len(resource),
-            0,
-            len(span_ids),
-            0,
-        )
-        return b"".join((head, self._reason, trace_state, resource, span_ids))
 
 
 def encode_guest(memory: GuestMemory) -> bytes:

@@ -1,17 +1,22 @@
-"""What is put into a memory's blob, or taken out of it, without reading all of it: the resource that all memories of a
-service share, and what tail sampling decided about the trace."""
+"""Blobs of memories at little cost: the resource that all memories of a service share is taken out of a blob, and what
+tail sampling decided about the trace put into it, without reading all of it; and those of plain traces are made without
+the resource from the start."""
 
 import json
 import struct
 from functools import lru_cache
 from hashlib import blake2b
 
+from grafter.core.lifecycle import ReleaseReason
+from grafter.core.memory import HOST_SPAN_IDS_LIMIT, ID_BYTES, RESOURCE_LIMIT
 from grafter.core.memory_blobs import (
     BY_DIGEST,
     GUEST_HEAD,
     GUEST_KIND,
     HAS_ENVELOPE,
+    HAS_ROOT,
     NOT_A_BLOB,
+    REASONS,
     TRACE_HEAD,
     TRACE_KIND,
     VERSION,
@@ -23,6 +28,62 @@ from grafter.core.sampling.policy import SamplingDecision
 _DIGEST = 16
 # A shorter one takes no more room than what it would take to share it.
 _SHARED_FROM = 64
+
+
+class PlainMemories:
+    """The memories of traces that left together as they came, in their order: what ``taken_apart`` leaves of what
+    ``encode_trace`` makes of them."""
+
+    def __init__(self, reason: ReleaseReason, released_at: UnixNano) -> None:
+        self._reason = REASONS[reason]
+        self._at = released_at
+        self._known: dict[bytes, tuple[int, bytes, bytes]] = {}
+        """By resource: the flags of a blob, what stands in it for the resource, and the digest."""
+        self.blobs: list[bytes] = []
+        self.digests: list[bytes] = []
+        """Of the resource of each; empty where the blob has all of it."""
+        self.resources: dict[bytes, bytes] = {}
+        """By digest."""
+
+    def add(self, root: bytes, flags: int, trace_state: bytes, resource: bytes, span_ids: bytes) -> None:
+        """One trace with a root (8 bytes), whose resource and trace state these are."""
+        present, stands, digest = self._known.get(resource) or self._share(resource)
+        if len(span_ids) > HOST_SPAN_IDS_LIMIT * ID_BYTES:
+            span_ids = span_ids[: HOST_SPAN_IDS_LIMIT * ID_BYTES]
+        reason = self._reason
+        head = TRACE_HEAD.pack(
+            TRACE_KIND,
+            VERSION,
+            present,
+            len(reason),
+            self._at,
+            root,
+            flags,
+            len(trace_state),
+            len(stands),
+            0,
+            len(span_ids),
+            0,
+        )
+        self.blobs.append(b"".join((head, reason, trace_state, stands, span_ids)))
+        self.digests.append(digest)
+
+    def _share(self, resource: bytes) -> tuple[int, bytes, bytes]:
+        if len(resource) > RESOURCE_LIMIT:
+            known = HAS_ROOT, b"", b""
+        elif len(resource) < _SHARED_FROM:
+            known = HAS_ROOT | HAS_ENVELOPE, resource, b""
+        else:
+            digest = _digest(resource)
+            self.resources[digest] = resource
+            known = HAS_ROOT | BY_DIGEST, digest, digest
+        self._known[resource] = known
+        return known
+
+    def whole(self, at: int) -> bytes:
+        """One of them with its resource in it."""
+        digest = self.digests[at]
+        return put_together(self.blobs[at], self.resources[digest]) if digest else self.blobs[at]
 
 
 def taken_apart(blob: bytes) -> tuple[bytes, bytes, bytes]:

@@ -11,6 +11,8 @@ SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 
+REMEMBER_LEAST_BYTES = 16 << 20
+
 
 GUEST_ID_KEYS = (
     "gen_ai.conversation.id",
@@ -75,6 +77,12 @@ class Waits:
     max: int = 2 * HOUR
     remember: int = 24 * HOUR
     remember_limit: int = 1_000_000
+
+    @property
+    def remember_bytes(self) -> int:
+        """What may be remembered at most: 1 KiB for each trace of the limit, which is six times what a plain one takes,
+        and what the largest few take in any case."""
+        return max(self.remember_limit << 10, REMEMBER_LEAST_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

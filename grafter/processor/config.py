@@ -55,7 +55,7 @@ class Wait(Model):
     remember: Duration = Duration.parse("24h")
     """How long late parts still find a released trace."""
     remember_limit: Count = 1_000_000
-    """Released traces that are remembered at most; the oldest go first."""
+    """Released traces that are remembered at most, in 1 KiB each on average (16 MiB at least); the oldest go first."""
 
 
 class RedactKeys(Model):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.core.lifecycle import ReleaseReason
@@ -22,8 +22,8 @@ from grafter.core.memory import (
     latest_anchors,
     merged,
 )
-from grafter.core.memory_blobs import PlainMemories, decode_guest, decode_trace, encode_guest, encode_trace
-from grafter.core.memory_edits import decision_of, with_decision
+from grafter.core.memory_blobs import decode_guest, decode_trace, encode_guest, encode_trace
+from grafter.core.memory_edits import PlainMemories, decision_of, taken_apart, with_decision
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
 from grafter.core.sampling.policy import SamplingDecision
 from grafter.core.step_index import STEPS_LIMIT, StepIndex, StepTime
@@ -113,7 +113,6 @@ def test_a_decision_rides_in_either_blob(
     assert decode_guest(with_decision(of_guest, first)) == guest
 
 
-@settings(max_examples=300)
 @given(trace_memories, guest_memories, st.data())
 def test_a_broken_blob_is_no_memory(trace: TraceMemory, guest: GuestMemory, data: st.DataObject) -> None:
     """Bytes that were cut, lengthened or changed are decoded to something or to None; never an exception."""
@@ -240,4 +239,10 @@ def test_memories_of_plain_traces_are_the_same(
     """What is encoded a hundred at a time reads as what is encoded alone."""
     whole = TraceMemory(reason, at, root, state, root_flags, Envelope(resource, b""), ids)
     trace_state = state.encode("utf-8", "surrogatepass")
-    assert PlainMemories(reason, at).encode(root, root_flags, trace_state, resource, ids) == encode_trace(whole)
+    memories = PlainMemories(reason, at)
+    for _ in range(2):
+        memories.add(root, root_flags, trace_state, resource, ids)
+    assert [memories.whole(i) for i in range(2)] == [encode_trace(whole)] * 2
+    blob, digest, own = taken_apart(encode_trace(whole))
+    assert (memories.blobs, memories.digests) == ([blob] * 2, [digest] * 2)
+    assert memories.resources == ({digest: own} if digest else {})

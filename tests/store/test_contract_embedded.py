@@ -14,6 +14,7 @@ from grafter.store.embedded.store import EmbeddedStore
 from tests.store.calls_contract import CallContract, DurableCallContract
 from tests.store.contract import LEASE, DurableContract, Settings, StoreContract
 from tests.store.machine import machine
+from tests.store.memories_contract import DurableMemoryContract, MemoryContract
 from tests.store.tasks_contract import DurableTaskContract, TaskContract
 
 
@@ -66,13 +67,22 @@ def opened(path: Path | None, settings: Settings) -> AbstractAsyncContextManager
     )
 
 
-class TestOnDisk(StoreContract, DurableContract, TaskContract, DurableTaskContract, CallContract, DurableCallContract):
+class TestOnDisk(
+    StoreContract,
+    DurableContract,
+    TaskContract,
+    DurableTaskContract,
+    CallContract,
+    DurableCallContract,
+    MemoryContract,
+    DurableMemoryContract,
+):
     @pytest.fixture
     def place(self, tmp_path: Path) -> Directory:
         return Directory(tmp_path)
 
 
-class TestInMemory(StoreContract, TaskContract, CallContract):
+class TestInMemory(StoreContract, TaskContract, CallContract, MemoryContract):
     @pytest.fixture
     def place(self) -> Memory:
         return Memory()

@@ -25,6 +25,7 @@ def ledger_at(
     *,
     remember: int = 100,
     limit: int = 1000,
+    limit_bytes: int = 1 << 30,
     letter_bytes: int = 1000,
     drop_oldest_letters: bool = False,
 ) -> Iterator[MetadataDB]:
@@ -32,6 +33,7 @@ def ledger_at(
         path,
         remember=remember,
         remember_limit=limit,
+        remember_bytes=limit_bytes,
         letter_bytes=letter_bytes,
         drop_oldest_letters=drop_oldest_letters,
     )
@@ -127,7 +129,7 @@ def test_past_the_limit_the_oldest_memory_goes(path: Path | None) -> None:
         assert known(ledger, 10) == [0, 2, 3, 4, 5]
         ledger.commit(MetadataBatch(memories(*range(6, 20))))
         assert known(ledger, 30) == [15, 16, 17, 18, 19]
-        assert (len(ledger), ledger.forgotten) == (5, 15)
+        assert (len(ledger), ledger.forgotten) == (5, {"time": 0, "number": 15, "bytes": 0})
 
 
 def test_what_is_too_old_goes_with_the_next_commit(path: Path | None) -> None:
@@ -135,7 +137,7 @@ def test_what_is_too_old_goes_with_the_next_commit(path: Path | None) -> None:
     with ledger_at(path) as ledger:
         ledger.commit(MetadataBatch(memories(*range(10))))
         ledger.commit(MetadataBatch(memories(10, at=NOW + 100)))
-        assert (len(ledger), ledger.forgotten) == (1, 10)
+        assert (len(ledger), ledger.forgotten) == (1, {"time": 10, "number": 0, "bytes": 0})
 
 
 def test_memories_outlive_the_process(tmp_path: Path) -> None:
@@ -231,7 +233,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version = 7")
     connection.close()
     with pytest.raises(StoreError, match=r"format 7, this one reads 1\): run that version"):
-        MetadataDB(path, remember=1, remember_limit=1, letter_bytes=1)
+        MetadataDB(path, remember=1, remember_limit=1, remember_bytes=1, letter_bytes=1)
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
@@ -239,4 +241,4 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(os.urandom(5000))
     with pytest.raises(StoreError, match=r"cannot use .*ledger\.sqlite"):
-        MetadataDB(path, remember=1, remember_limit=1, letter_bytes=1)
+        MetadataDB(path, remember=1, remember_limit=1, remember_bytes=1, letter_bytes=1)

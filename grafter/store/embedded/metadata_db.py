@@ -1,7 +1,7 @@
 """What outlives the parts: memories of released traces, dead letters, dedupe keys and calls. One SQLite file, or none.
 
 The memories of one commit are one row: a row a memory cost 5 us of CPU each, found by the key or by an index over it,
-and every trace leaves one. Which row a key's memory is in is kept in the process, by the key's hash: nearly every new
+and every trace leaves one. Which row a key's memory is in is kept in the process (``memory_rows``): nearly every new
 trace is one that was never released, and to know that has to cost next to nothing.
 
 One thread writes (``commit``); any thread may read.
@@ -12,8 +12,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -48,6 +47,7 @@ _SCHEMA = (
     "CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
     f"PRAGMA user_version = {FORMAT}",
 )
+_ROWS = "SELECT id, at, keys, length(hosts) + length(sizes) + length(blobs) FROM memory ORDER BY id"
 _KEY = 17
 _NO_HOST = bytes(_KEY)
 _SIZE = Struct("<I")
@@ -61,6 +61,8 @@ class MemoryBatch:
     keys: Sequence[Key]
     """16 bytes each."""
     blobs: Sequence[bytes]
+    resources: Mapping[bytes, bytes]
+    """By digest, what was taken out of the blobs."""
 
 
 @dataclass(slots=True)
@@ -89,8 +91,8 @@ class MetadataBatch:
         )
 
 
-_Row = tuple[int, int, list[int]]
-"""Id, moment, and the hashes of the keys that are still to be forgotten, newest first."""
+_Row = tuple[int, int, list[int], int]
+"""Id, moment, the hashes of its keys, bytes."""
 
 
 class MetadataDB:
@@ -105,18 +107,16 @@ class MetadataDB:
         *,
         remember: int,
         remember_limit: int,
+        remember_bytes: int,
         letter_bytes: int,
         drop_oldest_letters: bool = False,
         dedupe_key_limit: int = DEDUPE_KEYS_LIMIT,
     ) -> None:
         """Open or make the file; None keeps everything in memory. ``remember`` in nanoseconds. Raises StoreError."""
-        self._path = path
+        self.path = path
         self._remember = remember
-        self._remember_limit = remember_limit
-        self._row_of: dict[int, int] = {}
-        self._rows: deque[_Row] = deque()
-        self._emptied = 0
-        """Rows up to this id hold nothing that is still remembered, and are to be deleted."""
+        self._call_limit = max(1, remember_limit)
+        self._rows = MemoryRows(remember, remember_limit, remember_bytes)
         self._letter_bytes = letter_bytes
         self._drop_oldest_letters = drop_oldest_letters
         self._dedupe_key_limit = dedupe_key_limit
@@ -124,62 +124,59 @@ class MetadataDB:
         self._lock = threading.Lock()
         self.writing = threading.Lock()
         """Held by whoever writes into the file: SQLite lets one wait for another too, but not in turns."""
-        self.forgotten = 0
-        """Memories that the limit or the time ended, since the start."""
         self._open()
 
     def _open(self) -> None:
-        path, remember, remember_limit = self._path, self._remember, self._remember_limit
+        path = self.path
         try:
             self._writer = _connected(path)
             self._reader = self._writer if path is None else _connected(path)
-            self.dedupe_keys = DedupeKeys(self._writer, self._reader, self._lock, self._mark_limit)
-            self.calls = CallTable(self._writer, self._reader, self._lock, remember, max(1, remember_limit))
-            self.letters = LetterTable(
-                self._writer,
-                self._reader,
-                self._lock,
-                self._letter_bytes,
-                drop_oldest=self._drop_oldest_letters,
-            )
+            file = Connections(self._writer, self._reader, self._lock)
+            self.dedupe_keys = DedupeKeys(file, self._dedupe_key_limit)
+            self.calls = CallTable(file, self._call_limit, remember=self._remember)
+            self.letters = DeadLetterTable(file, self._letter_bytes, drop_oldest=self._drop_oldest_letters)
             self.resources = ResourceTable(self._writer, self._reader)
-            for number, at, keys in self._reader.execute("SELECT id, at, keys FROM memory ORDER BY id"):
-                self._found(number, at, [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)])
+            for number, at, keys, rest in self._reader.execute(_ROWS):
+                hashes = [hash(keys[i : i + _KEY]) for i in range(0, len(keys), _KEY)]
+                self._rows.add(number, at, hashes, len(keys) + rest)
             # A row goes when all of it is forgotten, so the oldest one may still hold some that the limit ended.
-            forgotten = self.forgotten
             self._forget(None)
-            self.forgotten = forgotten
         except sqlite3.Error as error:
             raise StoreError(f"cannot use {path}: {error}; check its permissions and the space on the disk") from error
 
     def __len__(self) -> int:
-        return len(self._row_of)
+        return len(self._rows)
+
+    @property
+    def remembered_bytes(self) -> int:
+        """Of the memories: keys, blobs, and each resource that they have in common once. A row counts until the last of
+        its memories was forgotten or replaced."""
+        return self._rows.bytes + self.resources.bytes
+
+    @property
+    def forgotten(self) -> Mapping[str, int]:
+        """Memories that were forgotten since the start, by why (FORGOTTEN_BY)."""
+        return self._rows.forgotten
 
     @property
     def disk_bytes(self) -> int:
         """Size of the files."""
-        if self._path is None:
+        if self.path is None:
             return 0
         size = 0
         for suffix in ("", "-wal"):
             with contextlib.suppress(FileNotFoundError):
-                size += os.stat(f"{self._path}{suffix}").st_size
+                size += os.stat(f"{self.path}{suffix}").st_size
         return size
 
     def knows(self, key: Key) -> bool:
         """False when there certainly is no memory of the key."""
-        return hash(padded(key)) in self._row_of
+        return self._rows.find(hash(padded(key))) is not None
 
     def recall(self, key: Key, now: UnixNano) -> Memory | None:
         """The memory of a key, unless its time is over."""
         sought = padded(key)
-        number = self._row_of.get(hash(sought))
-        if number is None:
-            return None
-        with self._lock:
-            row = self._reader.execute(
-                "SELECT at, keys, hosts, sizes, blobs FROM memory WHERE id = ?", (number,)
-            ).fetchone()
+        row = self._row(hash(sought))
         if row is None or row[0] + self._remember <= now:
             return None
         _, keys, hosts, sizes, blobs = row
@@ -199,12 +196,26 @@ class MetadataDB:
                 blob = put_together(blob, self.resources.find(digest))
         return Memory(key, blob, None if host == _NO_HOST else Key(host[:-1]))
 
+    def _row(self, key_hash: int) -> tuple[int, bytes, bytes, bytes, bytes] | None:
+        """The row in which the memory of a key is."""
+        number = None
+        while (found := self._rows.find(key_hash)) != number:
+            number = found
+            with self._lock:
+                row: tuple[int, bytes, bytes, bytes, bytes] | None = self._reader.execute(
+                    "SELECT at, keys, hosts, sizes, blobs FROM memory WHERE id = ?", (number,)
+                ).fetchone()
+            if row is not None:
+                return row
+            # It was replaced, and deleted, since it was looked up.
+        return None
+
     def host(self, key: Key, now: UnixNano) -> tuple[bool, Key | None]:
         """Whether the key is remembered, and the host that its memory names.
 
         A file that cannot be read does not stop receivers: then the key counts as remembered, its host as unknown.
         """
-        if hash(padded(key)) not in self._row_of:
+        if not self.knows(key):
             return _NOT_REMEMBERED
         try:
             memory = self.recall(key, now)
@@ -220,21 +231,18 @@ class MetadataDB:
         the parts that they are of, and a power cut must not find it without them. The rest may be lost then.
         """
         with self.writing, self._synced(bool(batch.letters)):
-            self._writer.execute("BEGIN IMMEDIATE")
             try:
-                added = list(self._insert_memories(batch))
-                if batch.letters:
-                    self.letters.write(batch.letters)
-                if batch.marks:
-                    self.dedupe_keys.write(batch.marks)
-                if batch.calls:
-                    self.calls.write(batch.calls)
-                if batch.moment:
-                    self._writer.execute("INSERT OR REPLACE INTO setting VALUES ('moment', ?)", (batch.moment,))
-                self._writer.execute("COMMIT")
+                with transaction(self._writer):
+                    added = list(self._insert_memories(batch))
+                    if batch.letters:
+                        self.letters.write(batch.letters)
+                    if batch.dedupe_keys:
+                        self.dedupe_keys.write(batch.dedupe_keys)
+                    if batch.calls:
+                        self.calls.write(batch.calls)
+                    if batch.moment:
+                        self._writer.execute("INSERT OR REPLACE INTO setting VALUES ('moment', ?)", (batch.moment,))
             except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
                 self.resources.undo()
                 raise
             self.resources.written()
@@ -243,12 +251,12 @@ class MetadataDB:
             if batch.dedupe_keys:
                 self.dedupe_keys.written()
             for row in added:
-                self._found(*row)
+                self._rows.add(*row)
             if added:
-                self._forget(max(at for _, at, _ in added))
+                self._forget(max(at for _, at, _, _ in added))
                 # On its own, since what is stored stays stored when this fails; then the next one does it.
                 with contextlib.suppress(sqlite3.Error):
-                    self._delete_emptied()
+                    self._delete_gone()
 
     @contextlib.contextmanager
     def _synced(self, wanted: bool) -> Iterator[None]:
@@ -267,57 +275,40 @@ class MetadataDB:
             some = [memory for memory, _ in group]
             keys = [padded(memory.key) for memory in some]
             hosts = b"".join([_NO_HOST if memory.host is None else padded(memory.host) for memory in some])
-            yield self._insert(now, keys, hosts, [memory.blob for memory in some])
+            apart = [taken_apart(memory.blob) for memory in some]
+            resources = {digest: resource for _, digest, resource in apart if digest}
+            yield self._insert(now, keys, hosts, [blob for blob, _, _ in apart], resources)
         for memories in batch.memory_batches:
             keys = [padded(key) for key in memories.keys]
-            yield self._insert(memories.at, keys, bytes(_KEY * len(keys)), memories.blobs)
+            yield self._insert(memories.at, keys, bytes(_KEY * len(keys)), memories.blobs, memories.resources)
 
-    def _insert(self, at: int, keys: list[bytes], hosts: bytes, whole: Sequence[bytes]) -> _Row:
-        blobs = []
-        resources = {}
-        for one in whole:
-            blob, digest, resource = taken_apart(one)
-            blobs.append(blob)
-            if digest:
-                resources[digest] = resource
+    def _insert(
+        self, at: int, keys: list[bytes], hosts: bytes, blobs: Sequence[bytes], resources: Mapping[bytes, bytes]
+    ) -> _Row:
         sizes = Struct(f"<{len(blobs)}I").pack(*map(len, blobs))
+        columns = b"".join(keys), hosts, sizes, b"".join(blobs)
         number = self._writer.execute(
-            "INSERT INTO memory (at, keys, hosts, sizes, blobs) VALUES (?, ?, ?, ?, ?)",
-            (at, b"".join(keys), hosts, sizes, b"".join(blobs)),
+            "INSERT INTO memory (at, keys, hosts, sizes, blobs) VALUES (?, ?, ?, ?, ?)", (at, *columns)
         ).lastrowid
         assert number is not None
         self.resources.keep(number, resources)
-        return number, at, list(map(hash, keys))
-
-    def _delete_emptied(self) -> None:
-        if self._emptied:
-            self._writer.execute("DELETE FROM memory WHERE id <= ?", (self._emptied,))
-            self.resources.forget(self._emptied)
-            self._emptied = 0
-
-    def _found(self, number: int, at: int, hashes: list[int]) -> None:
-        for key_hash in hashes:
-            self._row_of[key_hash] = number
-        # Popped from its end, so the first stored, the oldest, goes first.
-        hashes.reverse()
-        self._rows.append((number, at, hashes))
+        return number, at, list(map(hash, keys)), sum(map(len, columns))
 
     def _forget(self, now: int | None) -> None:
-        """Forget what is too many and, where the time is known, what is too old; oldest first."""
-        rows, row_of = self._rows, self._row_of
-        while rows:
-            number, at, hashes = rows[0]
-            old = now is not None and at + self._remember <= now
-            while hashes and (old or len(row_of) > self._remember_limit):
-                key_hash = hashes.pop()
-                # A newer memory of the key is in another row.
-                if row_of.get(key_hash) == number and key_hash not in hashes:
-                    del row_of[key_hash]
-                    self.forgotten += 1
-            if hashes:
-                break
-            rows.popleft()
-            self._emptied = number
+        """What is too much and, where the time is known, what is too old; ``now`` None: at a start, uncounted."""
+        rows, resources = self._rows, self.resources
+        rows.forget(now, resources.bytes_behind, counted=now is not None)
+        resources.bytes_behind(rows.all_gone_to)
+
+    def _delete_gone(self) -> None:
+        gone = self._rows.gone
+        if not gone:
+            return
+        with transaction(self._writer):
+            self._writer.executemany("DELETE FROM memory WHERE id = ?", [(number,) for number in gone])
+            self.resources.delete_gone()
+        gone.clear()
+        self.resources.gone_deleted()
 
     def secret(self, name: str) -> bytes:
         """32 random bytes, made when the name is first asked for."""
@@ -325,16 +316,14 @@ class MetadataDB:
         value: bytes = self._writer.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()[0]
         return value
 
-    def renew(self) -> None:
-        """Open the file anew; a damaged one is put aside first, and what is readable of it kept. On the writer's
-        thread. Raises OSError; then it is closed, and to be renewed again."""
-        assert self._path is not None
+    @contextlib.contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """The file is replaced inside, and then the new one is opened; on the writer's thread. Where an error ends
+        that, it stays closed, and is to be replaced again. Raises StoreError."""
         with self.writing, self._lock:
             self.close()
-            self._row_of.clear()
             self._rows.clear()
-            self._emptied = 0
-            put_aside_if_damaged(self._path, thorough=True)
+            yield
             self._open()
 
     def moment(self) -> UnixNano:
@@ -365,10 +354,9 @@ def _connected(path: Path | None) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
         if found == 0:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
-                connection.execute(statement)
-            connection.execute("COMMIT")
+            with transaction(connection):
+                for statement in _SCHEMA:
+                    connection.execute(statement)
     except BaseException:
         connection.close()
         raise

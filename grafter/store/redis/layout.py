@@ -61,8 +61,13 @@ GUEST_ELEMENT = Struct("<17sqq")
 """Before a guest part's facts: its guest's key, arrival, now."""
 LINK = Struct("<BBdI")
 """A guest: version, whether its host is known, since which order (-1: by a memory), its parts that are held."""
-MEMORY = Struct("<BBd")
-"""Before a memory: version, whether it names a host, since when; then the host and the blob."""
+MEMORY = Struct("<BBdH")
+"""Before a memory: version, whether it names a host, since when, a number by which it is told from another of the same
+moment; then the host and the blob."""
+OLDER_MEMORY = Struct("<BBd")
+"""As an older version began it, in a key of its own."""
+MEMORIES = b"y"
+"""The name of a bucket's memories (lua/memories.lua)."""
 
 GUEST, SHARED = 0x80, 0x40
 """Among a part's facts, and the second among a key's: with SHARED the part's envelope is a reference, REFERENCE_BYTES
@@ -275,12 +280,12 @@ def link_host(raw: bytes | None) -> TraceId | None:
     return TraceId(raw[LINK.size : LINK.size + HOST_KEY_BYTES])
 
 
-def decode_memory(key: Key, raw: bytes | None, now: int, remember: int) -> Memory | None:
+def decode_memory(key: Key, raw: bytes | None, now: int, remember: int, head: Struct = MEMORY) -> Memory | None:
     """The memory of a key, unless its time is over or a newer version wrote it."""
     if raw is None or raw[0] != VERSION:
         return None
-    _, named, at = MEMORY.unpack_from(raw)
+    named, at = head.unpack_from(raw)[1:3]
     if int(at) + remember <= relative(now):
         return None
-    begin = MEMORY.size + (HOST_KEY_BYTES if named else 0)
-    return Memory(key, raw[begin:], Key(raw[MEMORY.size : begin]) if named else None)
+    begin = head.size + (HOST_KEY_BYTES if named else 0)
+    return Memory(key, raw[begin:], Key(raw[head.size : begin]) if named else None)

@@ -8,6 +8,7 @@ from grafter.store.redis.layout import BUCKETS
 from tests.store.calls_contract import CallContract, DurableCallContract
 from tests.store.contract import DurableContract, StoreContract
 from tests.store.machine import machine
+from tests.store.memories_contract import DurableMemoryContract, MemoryContract
 from tests.store.redis.places import Place
 from tests.store.redis.servers import Server, cluster
 from tests.store.tasks_contract import DurableTaskContract, TaskContract
@@ -27,7 +28,16 @@ def _place() -> Place:
     return Place(_RUNNING, f"redis+cluster://127.0.0.1:{_RUNNING[0].port},127.0.0.1:{_RUNNING[1].port}")
 
 
-class TestCluster(StoreContract, DurableContract, TaskContract, DurableTaskContract, CallContract, DurableCallContract):
+class TestCluster(
+    StoreContract,
+    DurableContract,
+    TaskContract,
+    DurableTaskContract,
+    CallContract,
+    DurableCallContract,
+    MemoryContract,
+    DurableMemoryContract,
+):
     copies = BUCKETS
 
     @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 
 from tests.store.calls_contract import CallContract, DurableCallContract
 from tests.store.contract import DurableContract, StoreContract
+from tests.store.memories_contract import DurableMemoryContract, MemoryContract
 from tests.store.redis.places import Place
 from tests.store.redis.servers import Pair, pair
 from tests.store.tasks_contract import DurableTaskContract, TaskContract
@@ -18,7 +19,14 @@ def servers() -> Iterator[Pair]:
 
 
 class TestSentinel(
-    StoreContract, DurableContract, TaskContract, DurableTaskContract, CallContract, DurableCallContract
+    StoreContract,
+    DurableContract,
+    TaskContract,
+    DurableTaskContract,
+    CallContract,
+    DurableCallContract,
+    MemoryContract,
+    DurableMemoryContract,
 ):
     @pytest.fixture
     def place(self, servers: Pair) -> Place:

@@ -7,6 +7,7 @@ import pytest
 from tests.store.calls_contract import CallContract, DurableCallContract
 from tests.store.contract import DurableContract, StoreContract
 from tests.store.machine import machine
+from tests.store.memories_contract import DurableMemoryContract, MemoryContract
 from tests.store.redis.places import Place
 from tests.store.redis.servers import Server, server
 from tests.store.tasks_contract import DurableTaskContract, TaskContract
@@ -23,7 +24,16 @@ def redis() -> Iterator[Server]:
 _RUNNING: list[Server] = []
 
 
-class TestSingle(StoreContract, DurableContract, TaskContract, DurableTaskContract, CallContract, DurableCallContract):
+class TestSingle(
+    StoreContract,
+    DurableContract,
+    TaskContract,
+    DurableTaskContract,
+    CallContract,
+    DurableCallContract,
+    MemoryContract,
+    DurableMemoryContract,
+):
     @pytest.fixture
     def place(self, redis: Server) -> Place:
         return Place([redis], redis.url)

@@ -1,45 +1,59 @@
--- Forget the oldest memories of some buckets, in the order in which they came, while there are too many or their time
--- is over. KEYS: the totals of each bucket. ARGV: now, how many are too many, the order to stop before (or nothing), then
--- the buckets. The answer: how many went, then the totals of each bucket.
-local now, excess, stop = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+-- Forget the oldest memories of some buckets, in the order in which they came, while there are too many, they are too
+-- large, or their time is over. KEYS: the totals of each bucket. ARGV: now, how many and how many bytes are too many, the
+-- order to stop before (or nothing), then the buckets. The answer: how many went by their time, by number and by bytes,
+-- then how many entries of replaced memories stood before them, then the totals of each bucket.
+local now, excess, heavy, stop = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 allow_past_maxmemory(KEYS[1])
 local heads = {}
 
-local function head(base)
-  local found = call("zrange", base .. "z", 0, 0, "withscores")
-  if not found[1] then
-    heads[base] = nil
-    return
+-- The oldest memory of a bucket: its order, the key of one that an older version left, and since when it is kept: "gone"
+-- where it is there no more, "" where only a newer version knows.
+local function find_head(base)
+  local head
+  local entry = first_entry(base)
+  if entry then
+    local order, at = unpk(ENTRY, entry)
+    head = {order = order, at = at}
   end
-  heads[base] = {found[1], tonumber(found[2])}
-end
-
-for i = 4, #ARGV do head(base_of(ARGV[i])) end
-local went = 0
-while went < 1000 do
-  local base, oldest
-  for candidate, entry in pairs(heads) do
-    if not oldest or entry[2] < oldest[2] then base, oldest = candidate, entry end
-  end
-  if not oldest or (stop and oldest[2] >= stop) then break end
-  local name = base .. "y:" .. oldest[1]
-  if excess <= 0 then
-    local raw = call("getrange", name, 0, 9)
-    if raw ~= "" then
-      if raw:byte(1) ~= 1 then break end
-      local _, _, at = unpk(MEMORY, raw)
-      if now < at + REMEMBER then break end
+  if older_of(base) > 0 then
+    local oldest = call("zrange", base .. "z", 0, 0, "withscores")
+    local order = tonumber(oldest[2])
+    if order and (not head or order < head.order) then
+      local at = since_of_older(base, oldest[1])
+      head = {order = order, at = tonumber(at) or at, older = oldest[1]}
     end
   end
-  local raw = call("getrange", name, 0, 255)
-  local digest = #raw > 60 and digest_in(raw, MEMORY_BYTES + 1 + (raw:byte(2) == 1 and HOST_KEY_BYTES or 0))
-  if digest and call("hincrby", base .. "w:" .. digest, "n", -1) <= 0 then call("unlink", base .. "w:" .. digest) end
-  call("unlink", name)
-  call("zrem", base .. "z", oldest[1])
-  excess = excess - 1
-  went = went + 1
-  head(base)
+  heads[base] = head
 end
-local answer = {went}
-for i = 4, #ARGV do answer[#answer + 1] = totals_of(base_of(ARGV[i])) end
+
+local went, dead = {0, 0, 0}, 0
+local BY_TIME, BY_NUMBER, BY_BYTES = 1, 2, 3
+for i = 5, #ARGV do find_head(base_of(ARGV[i])) end
+for _ = 1, 1000 do
+  local base, oldest
+  for candidate, head in pairs(heads) do
+    if not oldest or head.order < oldest.order then base, oldest = candidate, head end
+  end
+  if not oldest or (stop and oldest.order >= stop) then break end
+  local over = oldest.at == "gone" or (oldest.at ~= "" and now >= oldest.at + REMEMBER)
+  local why = over and BY_TIME or excess > 0 and BY_NUMBER or heavy > 0 and BY_BYTES
+  if not why then break end
+  local bytes, digest = 0, nil
+  if oldest.older then
+    forget_older(base, oldest.older)
+  else
+    bytes, digest = forget_first(base)
+  end
+  if bytes then
+    if digest and heavy > 0 then bytes = bytes + bytes_gone_with(base, digest) end
+    heavy, excess = heavy - bytes, excess - 1
+    went[why] = went[why] + 1
+  else
+    dead = dead + 1
+  end
+  find_head(base)
+end
+flush_memories({})
+local answer = {went, dead}
+for i = 5, #ARGV do answer[#answer + 1] = totals_of(base_of(ARGV[i])) end
 return answer

@@ -29,6 +29,7 @@ local up_to, token = tonumber(ARGV[4]), tonumber(ARGV[5])
 set_replica(ARGV[8])
 local h = load_head(base, key)
 if not h or (token ~= 0 and not owned(h, token)) then return 0 end
+check_numbers(base)
 link(ARGV[6], tonumber(ARGV[7]))
 local list = call("lrange", base .. "p:" .. key, 0, -1)
 local facts = call("lrange", base .. "g:" .. key, 0, -1)
@@ -53,5 +54,8 @@ if not h.gone then
   call("pexpire", base .. "p:" .. key, TTL)
   call("pexpire", base .. "g:" .. key, TTL)
 end
+-- They came twice, and stay once: nothing was put there that is still held.
+local mine = tally(base, ME)
+mine[MOVED] = mine[MOVED] + had - h.hs - h.gs
 flush()
 return had - h.hs - h.gs

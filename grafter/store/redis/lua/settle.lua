@@ -76,10 +76,7 @@ local function settle(h)
 end
 
 local function remember(base, key, host, blob)
-  call("set", base .. "y:" .. key, pack(MEMORY, 1, host ~= "" and 1 or 0, now) .. host .. blob, "px", MEMORY_TTL)
-  local digest = digest_in(blob, 1)
-  if digest then call("hincrby", base .. "w:" .. digest, "n", 1) end
-  call("zadd", base .. "z", number, key)
+  keep_memory(base, key, host, blob, number, now)
   number = number + 1
   touched[base] = true
   local h = readable(base, key)
@@ -96,13 +93,18 @@ local function remember(base, key, host, blob)
   end
 end
 
-local lists = {}
-if batch ~= 0 then
-  for i = 5, #ARGV, 4 do
-    if ARGV[i] == "b" and not owned(readable(base_of(ARGV[i + 1]), ARGV[i + 2]), batch) then return {"0", {}, {}, {}} end
-  end
-end
+local lists, resources = {}, {}
 local i, skip = 5, false
+while i <= #ARGV do
+  local what = ARGV[i]
+  if what == "b" or what == "s" then
+    local base = base_of(ARGV[i + 1])
+    if what == "b" and not owned(readable(base, ARGV[i + 2]), batch) then return {"0", {}, {}, {}} end
+    if not sure_of[base] then check_numbers(base) end
+  end
+  i = i + (what == "y" and 5 or 4)
+end
+i = 5
 while i <= #ARGV do
   local what, base, key = ARGV[i], base_of(ARGV[i + 1]), ARGV[i + 2]
   if what == "b" then
@@ -124,10 +126,7 @@ while i <= #ARGV do
     if not skip then remember(base, key, ARGV[i + 3], ARGV[i + 4]) end
     i = i + 5
   elseif what == "r" then
-    local name = base .. "w:" .. key
-    call("hsetnx", name, "b", ARGV[i + 3])
-    -- Longer than each memory that names it, and not to be written with each.
-    if call("pttl", name) < MEMORY_TTL then call("pexpire", name, MEMORY_TTL + 3600000) end
+    resources[base .. key] = ARGV[i + 3]
     i = i + 4
   else
     remove_parts(base, key, tonumber(ARGV[i + 3]))
@@ -135,6 +134,7 @@ while i <= #ARGV do
   end
 end
 flush()
+flush_memories(resources)
 local totals = {}
 for base in pairs(lightened) do touched[base] = true end
 for base in pairs(touched) do
