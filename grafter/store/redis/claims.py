@@ -1,30 +1,24 @@
-"""Claim, split, read: what is due goes to one owner.
+"""Claim, split: what is due goes to one owner.
 
-Which keys are due is looked up first, a page of each bucket, so that the earliest of all are taken whatever bucket they
-are in; then they are taken, and who comes second gets nothing.
+Which keys are due is looked up first (due_keys.py); then they are taken, and who comes second gets nothing.
 """
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 
-from grafter.core.model import Envelope, Key, UnixNano, guest_key
+from grafter.core.model import Key, UnixNano, guest_key
 from grafter.core.state import GuestState
 from grafter.errors import UnavailableError
 from grafter.store.model import Backlog, Claim, PlainBatch, PlainLimits, StoredPart
 from grafter.store.records import RecordError
 from grafter.store.redis.connection import Command, Reply
+from grafter.store.redis.due_keys import OTHERS, PLAIN, DueAhead, DueKeys
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.framing import END, LENGTH, Words
 from grafter.store.redis.layout import (
-    BUCKETS,
-    ELEMENT,
-    GUEST,
     SHARED,
-    SHARED_VERSION,
-    VERSION,
     WORDS,
     Head,
     bucket_of,
@@ -33,71 +27,34 @@ from grafter.store.redis.layout import (
     link_host,
     outcomes,
     plain_head,
-    reference_in,
     relative,
     waits_for,
 )
+from grafter.store.redis.part_reader import PartReader
 from grafter.store.redis.scripts import Item
 
-_LOG = logging.getLogger(__name__)
-
-PLAIN, OTHERS = b"d", b"o"
-# A page of a bucket is about twice its share of what is asked for, so that one page of each is mostly enough.
-_SHARE, _LEAST, _PAGE = BUCKETS // 2, 4, 32
-_ROOT = 1
 # The fewest keys that a script is asked for: after one large trace many small ones may follow.
 _FEW = 32
-# Nanoseconds for which keys that were seen to be due are taken without asking again.
-_AHEAD = 500_000_000
-_UNREADABLE_SECONDS = 60.0
 # Batches of a backlog in one bucket that may be others' while more are looked for.
 _OWNED_BATCHES = 16
 # Keys on which one replica died that are handed out at a time.
 _TOGETHER = 64
-
-
-class DueAhead:
-    """Plain keys that were seen to be due when Redis was asked last, the earliest first: enough for some batches."""
-
-    def __init__(self) -> None:
-        self._keys: list[Key] = []
-        self._seen = 0
-
-    def has(self, now: int) -> bool:
-        """There are some, and what was due a moment ago still is."""
-        if not 0 <= now - self._seen <= _AHEAD:
-            self._keys = []
-        return bool(self._keys)
-
-    def put(self, now: int, keys: list[Key]) -> None:
-        self._keys, self._seen = keys, now
-
-    def take(self, count: int) -> list[Key]:
-        taken, self._keys = self._keys[:count], self._keys[count:]
-        return taken
-
-    def give_back(self, keys: Sequence[Key]) -> None:
-        """Those that came too late for a batch: they are first in the next one."""
-        self._keys[:0] = keys
-
-    def clear(self) -> None:
-        self._keys = []
+# For lua/claim.lua: which keys are wanted.
+_OTHERS, _SUSPECTS, _ANY = range(3)
 
 
 class ClaimTable:
     """Claims, over an engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, parts: PartReader) -> None:
         self._engine = engine
+        self._parts = parts
+        self._due = DueKeys(engine)
         self._ahead = DueAhead()
         self._per_trace = 0.0
         """Spans of the traces in the latest batch, on average; 0 before the first."""
         self._batches: dict[int, PlainBatch] = {}
         """Those that are this process's as far as it knows, by token."""
-        self._unreadable: set[Key] = set()
-        """Due keys that this version cannot read, met since they were forgotten last."""
-        self._unreadable_before = 0
-        self._forget_at = 0.0
         self._suspects: dict[Key, int] = {}
         """Due keys on which replicas died, met since the last of them were taken; how many did."""
         self._apart = -1
@@ -108,28 +65,12 @@ class ClaimTable:
     @property
     def unreadable(self) -> int:
         """Due keys that this version cannot read: they wait for the one that wrote them."""
-        return max(len(self._unreadable), self._unreadable_before)
-
-    def _set_aside(self, key: Key, why: str) -> None:
-        """It is left to the version that wrote it."""
-        if not self.unreadable:
-            _LOG.warning("held trace %s is left to a newer version of grafter: %s", key.hex(), why)
-        self._unreadable.add(key)
-
-    def _forget_unreadable(self) -> None:
-        """Now and then they are tried again: another replica may have dealt with them."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._forget_at:
-            self._forget_at = now + _UNREADABLE_SECONDS
-            self._unreadable_before = len(self._unreadable)
-            self._unreadable.clear()
-        elif now >= self._forget_at - _UNREADABLE_SECONDS / 2:
-            self._unreadable_before = 0
+        return self._due.unreadable
 
     async def claim(self, now: UnixNano, limit: int, plain: PlainLimits | None) -> Sequence[Claim | PlainBatch]:
         """See Store.claim."""
         self._end_leases(now)
-        self._forget_unreadable()
+        self._due.forget_unreadable()
         suspects = await self._suspected(now)
         if suspects is not None:
             return suspects
@@ -159,7 +100,7 @@ class ClaimTable:
         group = [key for key, many in self._suspects.items() if many == deaths][: _TOGETHER if deaths == 1 else 1]
         # What is left is met again, by whichever replica asks next.
         self._suspects.clear()
-        claims = await self._claim_keys(group, now, suspects=True)
+        claims = await self._claim_keys(group, now, _SUSPECTS)
         self._patience = clock() + 2 * self._engine.lease_ns / 1e9
         if claims:
             self._apart = claims[0].token
@@ -169,47 +110,14 @@ class ClaimTable:
         claims: list[Claim] = []
         seen: set[Key] = set()
         while len(claims) < limit:
-            some = await self._due(now, limit - len(claims), queues, seen)
+            some = await self._due.find(now, limit - len(claims), queues, seen)
             if not some:
                 break
             seen.update(some)
             claims += await self._claim_keys(some, now)
         return claims
 
-    async def _due(self, now: int, limit: int, queues: Sequence[bytes], seen: set[Key]) -> list[Key]:
-        """The keys that are due, earliest first, those of one moment in their own order; fewer than the limit only when
-        there are no more."""
-        tags = self._engine.layout.tags
-        upper = f"{relative(now):d}"
-        places = [(bucket, tags[bucket] + queue) for queue in queues for bucket in range(BUCKETS)]
-        found: list[tuple[float, Key]] = []
-        offset, page = 0, min(limit, max(_LEAST, limit // _SHARE))
-        horizon: float | None = None
-        while places:
-            commands: list[tuple[int, Command]] = [
-                (bucket, ("ZRANGEBYSCORE", name, "-inf", upper, "WITHSCORES", "LIMIT", offset, page))
-                for bucket, name in places
-            ]
-            more = []
-            for place, flat in zip(places, await self._engine.commands(commands), strict=True):
-                for i in range(0, len(flat), 2):
-                    key = Key(flat[i])
-                    if key not in seen and key not in self._unreadable:
-                        found.append((float(flat[i + 1]), key))
-                if len(flat) == 2 * page:
-                    more.append((float(flat[-1]), place))
-            # What a full page may hide comes after its last entry: what is before that is certain.
-            horizon = min((last for last, _ in more), default=None)
-            certain = len(found) if horizon is None else sum([at <= horizon for at, _ in found])
-            if certain >= limit:
-                break
-            places = [place for last, place in more]
-            offset += page
-            page = max(page, _PAGE)
-        found.sort()
-        return [key for _, key in found[:limit]]
-
-    async def claim_deferred(self, exporter: str, now: UnixNano, limit: int) -> list[Claim]:
+    async def claim_deferred(self, exporter: str, now: UnixNano, limit: int, *, postponed: bool = False) -> list[Claim]:
         """See Store.claim_deferred."""
         engine = self._engine
         name = b"f:" + lane(exporter)
@@ -224,23 +132,23 @@ class ClaimTable:
         found: list[tuple[float, Key]] = []
         for flat in await engine.commands(commands):
             found += [(float(flat[i + 1]), Key(flat[i])) for i in range(0, len(flat), 2)]
-        keys = [key for _, key in sorted(found) if key not in self._unreadable]
+        keys = [key for _, key in sorted(found) if self._due.is_readable(key)]
         claims: list[Claim] = []
         while keys and len(claims) < limit:
             some, keys = keys[: limit - len(claims)], keys[limit - len(claims) :]
-            claims += await self._claim_keys(some, now)
+            claims += await self._claim_keys(some, now, _ANY if postponed else _OTHERS)
         return claims
 
-    async def _claim_keys(self, keys: Sequence[Key], now: UnixNano, *, suspects: bool = False) -> list[Claim]:
+    async def _claim_keys(self, keys: Sequence[Key], now: UnixNano, which: int = _OTHERS) -> list[Claim]:
         engine = self._engine
         token = engine.tokens(len(keys))
-        head = (relative(now), engine.lease_ns, token, 0, 0, 0, engine.owner, engine.living, int(suspects))
+        head = (relative(now), engine.lease_ns, token, 0, 0, 0, engine.owner, engine.living, which)
         runs = await engine.run("claim", _items(keys), head)
         taken: list[tuple[Key, Sequence[Reply]]] = []
         by_index = sorted((i, reply) for indices, replies in runs for i, reply in zip(indices, replies, strict=True))
         for i, reply in by_index:
             if reply == b"?":
-                self._set_aside(keys[i], "its head")
+                self._due.set_aside(keys[i], "its head")
             elif reply and reply[:1] == b"!":
                 self._suspects[keys[i]] = int(reply[1:])
             elif reply:
@@ -257,7 +165,7 @@ class ClaimTable:
             try:
                 known, guests = outcomes(flat), guest_states(elements)
             except RecordError as error:
-                self._set_aside(key, str(error))
+                self._due.set_aside(key, str(error))
                 unread.append((key, head.token))
                 continue
             states.append(guests)
@@ -297,9 +205,9 @@ class ClaimTable:
         if self._engine.guests_apart:
             return None
         while True:
-            asked = not self._ahead.has(now)
-            if asked:
-                self._ahead.put(now, await self._due(now, limits.traces, (PLAIN,), set()))
+            refills = not self._ahead.has(now)
+            if refills:
+                self._ahead.put(now, await self._due.find(now, limits.traces, (PLAIN,), set()))
             keys = self._ahead.take(limits.traces)
             if not keys:
                 return None
@@ -321,7 +229,7 @@ class ClaimTable:
             items = _items(keys)
         self._ahead.give_back(later)
         token = engine.tokens()
-        head = (relative(now), engine.lease_ns, token, 1, spans, size, engine.owner, engine.living, 0)
+        head = (relative(now), engine.lease_ns, token, 1, spans, size, engine.owner, engine.living, _OTHERS)
         runs = await engine.run("claim", items, head)
         batch = PlainBatch(token, now, now + engine.lease_ns)
         replies: list[Reply] = [b""] * len(keys)
@@ -331,7 +239,7 @@ class ClaimTable:
         full = []
         for key, reply in zip(keys, replies, strict=True):
             if reply == b"?":
-                self._set_aside(key, "its head")
+                self._due.set_aside(key, "its head")
             elif reply == b"-":
                 full.append(key)
             elif reply[:1] == b"!":
@@ -373,7 +281,7 @@ class ClaimTable:
             try:
                 head = Head(raw) if raw is not None else None
             except RecordError as error:
-                self._set_aside(key, str(error))
+                self._due.set_aside(key, str(error))
                 continue
             if head is not None:
                 own = large.get(key, {})
@@ -424,85 +332,20 @@ class ClaimTable:
         ]
         return await self._of([(batch.keys[i], reply) for i, reply in sorted(taken, key=itemgetter(0))])
 
-    async def read_plain(self, batch: PlainBatch) -> Sequence[Plain]:
-        """See Store.read."""
-        lists = await self._lists(batch.keys, batch.ends)
-        for key, parts, end in zip(batch.keys, lists, batch.ends, strict=True):
-            if len(parts) != end:
-                raise UnavailableError(f"parts of {key.hex()} are gone", reason="store_down")
-        envelope_of = self._engine.reader.envelope
-        large = await self._large(lists)
-        found: list[Plain] = []
-        unpack, before = ELEMENT.unpack_from, ELEMENT.size
-        for parts in lists:
-            payloads, envelopes, ids, root = [], [], [], -1
-            for i, data in enumerate(parts):
-                version, facts, more, _, envelope, head, _, _ = unpack(data)
-                if version not in (VERSION, SHARED_VERSION):
-                    raise UnavailableError("parts were written by a newer version", reason="store_down")
-                if facts & GUEST:
-                    # Its lease has ended, another replica has sent it, and this came late.
-                    raise UnavailableError("the parts of a batch are gone", reason="store_down")
-                begin = before + more
-                middle = begin + envelope
-                end = middle + head
-                envelope = data[begin:middle]
-                envelopes.append(large[envelope] if version == SHARED_VERSION else envelope_of(envelope))
-                ids.append(data[middle:end])
-                payloads.append(data[end:])
-                if root < 0 and facts & _ROOT:
-                    root = i
-            found.append((payloads, envelopes, ids, max(root, 0)))
-        return found
-
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]:
         """See Store.read."""
-        part = self._engine.reader.part
         found: list[list[StoredPart]] = []
         unread: list[tuple[Key, int]] = []
-        lists = await self._lists([claim.key for claim in claims])
-        large = await self._large(lists)
-        for claim, parts in zip(claims, lists, strict=True):
-            try:
-                covered = [data for data in parts if int.from_bytes(data[16:24], "little") <= claim.up_to]
-                found.append([part(data, large) for data in covered])
-            except RecordError as error:
-                self._set_aside(claim.key, str(error))
+        for claim, parts in zip(claims, await self._parts.read(claims), strict=True):
+            if isinstance(parts, RecordError):
+                self._due.set_aside(claim.key, str(parts))
                 unread.append((claim.key, claim.token))
+            else:
+                found.append(parts)
         if unread:
             await self._give_back(unread)
             raise UnavailableError(f"{len(unread)} held traces are a newer version's to read", reason="store_down")
         return found
-
-    async def _large(self, lists: Sequence[Sequence[bytes]]) -> Mapping[bytes, Envelope]:
-        """The envelopes that these parts only refer to. Raises UnavailableError where one is not there."""
-        references = {
-            reference for parts in lists for data in parts if data[1] & SHARED and (reference := reference_in(data))
-        }
-        if not references:
-            return {}
-        tags = self._engine.layout.tags
-        wanted = sorted(references)
-        commands: list[tuple[int, Command]] = [
-            (one[0], ("HGET", tags[one[0]] + b"r:" + one[1:], "b")) for one in wanted
-        ]
-        blobs = await self._engine.commands(commands)
-        if None in blobs:
-            raise UnavailableError("an envelope of held parts is gone", reason="store_down")
-        # In a cluster there are several copies.
-        known: dict[bytes, Envelope] = {}
-        for one, blob in zip(wanted, blobs, strict=True):
-            if one[1:] not in known:
-                known[one[1:]] = records.decode_envelope(blob)
-        return {one: known[one[1:]] for one in wanted}
-
-    async def _lists(self, keys: Sequence[Key], ends: Sequence[int] | None = None) -> list[list[bytes]]:
-        of = self._engine.layout.parts
-        counts = ends if ends is not None else [0] * len(keys)
-        buckets = map(bucket_of, keys)
-        return await self._engine.commands(
-            [(bucket, of(bucket, key, count)) for bucket, key, count in zip(buckets, keys, counts, strict=True)]
-        )
 
 
 def _items(keys: Sequence[Key]) -> list[Item]:

@@ -202,15 +202,21 @@ class Placement:
         arrival = engine.order(now, len(parts))
         hosts: dict[Key, bytes] | None = None
         envelopes: dict[int, bytes] = {}
+        last, envelope = None, _LARGE
         large = _LargeEnvelopes(whole=self._whole)
         items: list[Item] = []
-        any_large = large_envelopes(parts) > 0
         for number, part in enumerate(parts, arrival):
             if part.guest is None:
-                reference = None
-                if any_large and part.envelope is not None and part.envelope.size >= LARGE_ENVELOPE:
-                    reference = large.refer(part.envelope, part.key, items)
-                items.append(_host_item(part, number, at, envelopes, reference))
+                if part.envelope is not last or last is None:
+                    last = part.envelope
+                    known = envelopes.get(id(last))
+                    envelope = envelopes[id(last)] = _encoded(last) if known is None else known
+                if envelope:
+                    items.append(_host_item(part, number, at, envelope))
+                else:
+                    assert last is not None
+                    reference = large.refer(last, part.key, items)
+                    items.append(_host_item(part, number, at, reference, shared=True))
                 continue
             link, key = links.get(part.key), part.key
             rest: tuple[Argument, ...]
@@ -238,7 +244,7 @@ class Placement:
         add_part = engine.totals.add_part
         for (bucket, _), part, code in zip(items, parts, answer, strict=True):
             if code >= _BEGUN:
-                where = next(places, bucket) if part.guest is not None else bucket
+                where = bucket if part.guest is None else next(places, bucket)
                 add_part(where, now, part.spans, len(part.payload), begun=code == _BEGUN)
         return answer
 
@@ -261,7 +267,8 @@ class Placement:
 
     async def _append_some(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
         engine = self._engine
-        runs = await engine.run_booked("append", items, writing=True, wait_replicas=engine.wait_replicas)
+        head = (int(engine.totals.older),)
+        runs = await engine.run_booked("append", items, head, writing=True, wait_replicas=engine.wait_replicas)
         if len(runs) == 1:
             code = runs[0][1]
             return (code, iter(())) if isinstance(code, bytes) else (bytes(code[0]), iter(code[1:]))
@@ -330,8 +337,7 @@ class Placement:
             return False
         item: Item = (bucket, ())
         words = (b"drop_moved", bucket, own, last, token, host, arrival)
-        ((_, moved),) = await engine.run_booked("guest", [item], words)
-        engine.totals.moved += moved
+        await engine.run_booked("guest", [item], words)
         await engine.read_totals([bucket, bucket_of(host)])
         return True
 
@@ -370,21 +376,28 @@ class _LargeEnvelopes:
             items.append((bucket, (ITEM.pack(bucket, _ENVELOPE, 0, 0, len(blob), 0) + named, blob)))
 
 
-def _host_item(part: Part, number: int, at: int, envelopes: dict[int, bytes], reference: bytes | None) -> Item:
-    """A host's part as lua/append.lua takes it; ``envelopes``: those of the request that have been encoded, by id;
-    ``reference``: to its own, where that is stored apart."""
-    key, envelope = part.key, part.envelope
+_LARGE = b""
+"""In the place of an encoded envelope, which is never empty: it is stored apart."""
+
+
+def _encoded(envelope: Envelope | None) -> bytes:
+    """An envelope as it stands in a part, or _LARGE."""
+    if envelope is None:
+        raise ValueError("a host part has no envelope")
+    return _LARGE if envelope.size >= LARGE_ENVELOPE else records.encode_envelope(envelope)
+
+
+def _host_item(part: Part, number: int, at: int, envelope: bytes, *, shared: bool = False) -> Item:
+    """A host's part as lua/append.lua takes it; ``shared``: in the place of its envelope stands a reference."""
+    key = part.key
     if is_guest_key(key):
         raise ValueError("a host part is under a guest's key")
-    version, shared = (VERSION, 0) if reference is None else (SHARED_VERSION, SHARED)
-    known = envelopes.get(id(envelope)) if reference is None else reference
-    if known is None:
-        if envelope is None:
-            raise ValueError("a host part has no envelope")
-        known = envelopes[id(envelope)] = records.encode_envelope(envelope)
     bucket = bucket_of(key)
-    facts, spans, head, payload = int(part.facts) | shared, part.spans, part.span_ids, part.payload
-    before, after, size = len(known), len(head), len(payload)
+    facts, spans, head, payload = int(part.facts), part.spans, part.span_ids, part.payload
+    version = VERSION
+    if shared:
+        version, facts = SHARED_VERSION, facts | SHARED
+    before, after, size = len(envelope), len(head), len(payload)
     # A record and the part, each as a word, without a copy of the payload before the command's own.
     pieces = (
         _RECORD_LENGTH,
@@ -393,7 +406,7 @@ def _host_item(part: Part, number: int, at: int, envelopes: dict[int, bytes], re
         END,
         LENGTH[_ELEMENT_BYTES + before + after + size],
         ELEMENT.pack(version, facts, 0, spans, before, after, number, at),
-        known,
+        envelope,
         head,
         payload,
         END,

@@ -26,17 +26,20 @@ NAMES = (
     "add_dead_letters",
     "remove_dead_letters",
     "task",
+    "first_link",
     "register_replica",
 )
 _WITH = {
-    "settle": "totals",
-    "read_totals": "totals",
-    "forget": "totals",
-    "append": "place_guest",
-    "add_dead_letters": "letters",
-    "remove_dead_letters": "letters",
+    "settle": ("leaving", "memories", "totals"),
+    "guest": ("leaving",),
+    "lease": ("leaving",),
+    "read_totals": ("memories", "totals"),
+    "forget": ("memories", "totals"),
+    "append": ("place_guest",),
+    "add_dead_letters": ("dead_letters",),
+    "remove_dead_letters": ("dead_letters",),
 }
-"""What stands before a text, beside what is common to all."""
+"""What stands before a text, behind what is common to all."""
 
 _EVALSHA = word(b"EVALSHA")
 RUBBISH_MS = 7 * 24 * 3600 * 1000
@@ -54,7 +57,8 @@ class Scripts:
                 f"local APART = {'true' if apart else 'false'}",
                 f"local MAX_TRACE = {int(max_trace_bytes):d}",
                 f"local REMEMBER = {int(waits.remember):d}",
-                f"local TTL = {RUBBISH_MS}",
+                # A number would be written out anew in each command.
+                f'local TTL = "{RUBBISH_MS}"',
                 f"local MEMORY_TTL = {int(waits.remember) // 1_000_000 + 60_000:d}",
                 f"local DUE_TABLE = {_quoted(packed(due_table(waits)))}",
                 "",
@@ -66,8 +70,8 @@ class Scripts:
         self.hashes: dict[str, bytes] = {}
         for name in NAMES:
             own = (folder / f"{name}.lua").read_text("utf-8")
-            more = (folder / f"{_WITH[name]}.lua").read_text("utf-8") if name in _WITH else ""
-            text = "".join((head, common, more, own)).encode()
+            more = [(folder / f"{one}.lua").read_text("utf-8") for one in _WITH.get(name, ())]
+            text = "".join((head, common, *more, own)).encode()
             self.texts[name] = text
             # Redis names a script by its SHA-1.
             self.hashes[name] = sha1(text, usedforsecurity=False).hexdigest().encode()

@@ -1,17 +1,17 @@
-"""Outcomes, leases, settlements and memories: what an owner says of what it owns."""
+"""Outcomes, leases and settlements: what an owner says of what it owns."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from itertools import repeat
 
-from grafter.core.memory_edits import digest_in, put_together, taken_apart
+from grafter.core.memory_edits import taken_apart
 from grafter.core.model import HOST_KEY_BYTES, Key, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.model import Claim, Claims, Memory, Outcome, PlainBatch, PlainSettlement, Settlement
 from grafter.store.redis.claims import ClaimTable
-from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.framing import END, LENGTH, Words, word
-from grafter.store.redis.layout import MEMORY, WORDS, bucket_of, decode_memory, relative
+from grafter.store.redis.layout import MEMORY, WORDS, bucket_of, relative
+from grafter.store.redis.memories import Memories
 from grafter.store.redis.placement import link_evidence
 from grafter.store.redis.scripts import Argument, Item
 
@@ -24,8 +24,9 @@ _OF_BUCKET = [Words(2, (bucket, word(b""))) for bucket in WORDS]
 class Settling:
     """See the module's docstring."""
 
-    def __init__(self, engine: Engine, claims: ClaimTable) -> None:
+    def __init__(self, engine: Engine, claims: ClaimTable, memories: Memories) -> None:
         self._engine = engine
+        self._memories = memories
         self._claims = claims
         self._unsure: dict[tuple[Key, int], UnixNano] = {}
         """Settlements without an answer, by key and token, with the moment of each: they may have been done."""
@@ -44,8 +45,9 @@ class Settling:
                     done[i] = code == _ONE
         return done
 
-    async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
-        await self.lease(b"postpone", [(claim.key, claim.token, relative(due)) for claim, due in claims])
+    async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]], *, untouched: bool = False) -> None:
+        word = b"untouched" if untouched else b""
+        await self.lease(b"postpone", [(claim.key, claim.token, relative(due)) for claim, due in claims], word)
         for claim, _ in claims:
             self._engine.given_back(claim.token, claim.key)
 
@@ -85,7 +87,7 @@ class Settling:
     async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> list[bool]:
         """See Store.settle."""
         if isinstance(settlements, PlainSettlement):
-            return [await self._settle_batch(settlements.batch, settlements.blobs, now)]
+            return [await self._settle_batch(settlements, now)]
         if not settlements:
             return []
         items: list[Item] = []
@@ -121,28 +123,29 @@ class Settling:
         for settlement in settlements:
             self._engine.given_back(settlement.claim.token, settlement.claim.key)
         if any(own and settlement.memories for own, settlement in zip(done, settlements, strict=True)):
-            await self._forget(now)
+            await self._memories.forget(now)
         return done
 
     def _together(self, one: int, other: int) -> bool:
         """A script may touch both buckets."""
         return one == other or len(self._engine.topology.split([(one, ()), (other, ())])) == 1
 
-    async def _settle_batch(self, batch: PlainBatch, blobs: Sequence[bytes], now: UnixNano) -> bool:
+    async def _settle_batch(self, settlement: PlainSettlement, now: UnixNano) -> bool:
         """In a cluster a bucket that was taken over keeps what the others give up."""
+        batch, blobs = settlement.batch, settlement.blobs
         # Nobody answered: it may have been settled already.
         unsure = (batch.keys[0], batch.token) in self._unsure
         if not self._claims.owned(batch) and not unsure:
             return False
         items: list[Item] = []
         shared: set[tuple[int, bytes]] = set()
-        for key, blob in zip(batch.keys, blobs, strict=True):
+        resources = {digest: (word(digest), word(resource)) for digest, resource in settlement.resources.items()}
+        for key, blob, named in zip(batch.keys, blobs, settlement.digests or repeat(b""), strict=False):
             bucket = bucket_of(key)
-            less, named, resource = taken_apart(blob)
-            pieces = (_BOTH, WORDS[bucket], LENGTH[HOST_KEY_BYTES], key, END, LENGTH[len(less)], less, END)
+            pieces = (_BOTH, WORDS[bucket], LENGTH[HOST_KEY_BYTES], key, END, LENGTH[len(blob)], blob, END)
             if named and (bucket, named) not in shared:
                 shared.add((bucket, named))
-                before = (_RESOURCE, WORDS[bucket], word(named), word(resource))
+                before = (_RESOURCE, WORDS[bucket], *resources[named])
                 items.append((bucket, Words(8, (*before, *pieces))))
             else:
                 items.append((bucket, Words(4, pieces)))
@@ -152,7 +155,7 @@ class Settling:
         self._engine.leases.pop(batch.token, None)
         if not all(done):
             return False
-        await self._forget(now)
+        await self._memories.forget(now)
         return True
 
     async def _settle_once(
@@ -165,17 +168,14 @@ class Settling:
             if not self._unsure:
                 return done
             left = [i for i, one in enumerate(owned) if not done[i] and self._unsure.get(one) == now]
-            names = [(bucket_of(key), self._engine.layout.name(b"y", key)) for key, _ in (owned[i] for i in left)]
-            raws = await self._engine.commands(
-                [(bucket, ("GETRANGE", name, 0, MEMORY.size - 1)) for bucket, name in names]
-            )
+            raws = await self._engine.commands([self._memories.of(owned[i][0]) for i in left])
         except UnavailableError:
             self._doubt(owned, now)
             raise
         for one in owned:
             self._unsure.pop(one, None)
         for i, raw in zip(left, raws, strict=True):
-            done[i] = len(raw) == MEMORY.size and MEMORY.unpack(raw)[2] == float(relative(now))
+            done[i] = raw is not None and MEMORY.unpack_from(raw)[2] == float(relative(now))
         return done
 
     def _doubt(self, owned: Sequence[tuple[Key, int]], now: UnixNano) -> None:
@@ -197,7 +197,7 @@ class Settling:
             doubtful += [(Key(unsure[i]), Key(unsure[i + 1])) for i in range(0, len(unsure), 2)]
             engine.totals.changes += 1
             for i in range(0, len(totals), 2):
-                engine.totals.buckets[int(totals[i])].read(totals[i + 1])
+                engine.totals.read(int(totals[i]), totals[i + 1])
         if went:
             await self._remove_guest_parts(went)
         for own, host in doubtful:
@@ -225,59 +225,6 @@ class Settling:
         found, order = link_evidence(own, here, host, there)
         item: Item = (bucket, ())
         await engine.run("guest", [item], (b"relink", bucket, own, found or b"", order))
-
-    async def _forget(self, now: UnixNano) -> None:
-        """Memories end by number and by time, the oldest first; what cannot be ended now is with the next settlement.
-
-        Never fails: what it follows is done, and must not seem to have failed.
-        """
-        with suppress(UnavailableError):
-            await self._end_memories(now)
-
-    async def _end_memories(self, now: UnixNano) -> None:
-        engine = self._engine
-        limit, remember = engine.waits.remember_limit, engine.waits.remember
-        # A script for each memory would cost more than what it forgets: where there are many it may be a few late.
-        spare, late = limit >> 6, remember >> 10 if remember >> 10 >= 1_000_000_000 else 0
-        totals = engine.totals
-        while True:
-            excess = totals.remembered - limit
-            heads = sorted(
-                (bucket.head, number) for number, bucket in enumerate(totals.buckets) if bucket.head is not None
-            )
-            if not heads:
-                return
-            oldest = totals.buckets[heads[0][1]].head_at
-            over = oldest is None or oldest + remember + late <= now
-            if excess <= spare and not over:
-                return
-            together = engine.topology.split([(number, ()) for _, number in heads])[0]
-            buckets = [heads[i][1] for i in together]
-            others = [order for i, (order, _) in enumerate(heads) if i not in together]
-            stop: Argument = min(others) if others else b""
-            items: list[Item] = [(number, (number,)) for number in buckets]
-            runs = await engine.run("forget", items, (relative(now), max(0, excess), stop))
-            ((_, (went, *found)),) = runs
-            for number, reply in zip(buckets, found, strict=True):
-                totals.buckets[number].read(reply)
-            totals.forgotten += went
-            if not went:
-                return
-
-    async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
-        """See Store.recall."""
-        engine = self._engine
-        commands: list[tuple[int, Command]] = [(bucket_of(key), ("GET", engine.layout.name(b"y", key))) for key in keys]
-        replies = await engine.commands(commands)
-        remember = engine.waits.remember
-        found = [decode_memory(key, raw, now, remember) for key, raw in zip(keys, replies, strict=True)]
-        parted = [(memory, named) for memory in found if memory is not None and (named := digest_in(memory.blob))]
-        resources = await engine.commands(
-            [(bucket_of(m.key), ("HGET", engine.layout.name_of(b"w", m.key, named), "b")) for m, named in parted]
-        )
-        for (memory, _), resource in zip(parted, resources, strict=True):
-            memory.blob = put_together(memory.blob, resource)
-        return found
 
 
 def _memory(memory: Memory, before: list[Argument], shared: set[tuple[int, bytes]]) -> list[Argument]:

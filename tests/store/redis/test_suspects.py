@@ -107,14 +107,17 @@ async def test_who_lives_and_was_late_makes_no_suspects(redis: Server) -> None:
         assert claim.deaths == 0
 
 
-async def test_what_was_given_back_is_suspected_no_more(redis: Server) -> None:
-    async with two(redis, "back") as (one, other):
+async def test_what_was_given_back_untouched_is_suspected_still(redis: Server) -> None:
+    async with two(redis, "untouched") as (one, other):
         await one.append([host_part("a")], LATER)
         now = LATER + LEASE * 1000
         await taken(one, now)
         died(one, other)
         now += LEASE + 1
         (claim,) = await until_taken(other, now)
+        await other.postpone([(claim, UnixNano(now + 1))], untouched=True)
+        assert await until_taken(other, now) == []
+        (claim,) = await until_taken(other, now + 1)
         assert claim.deaths == 1
         await other.postpone([(claim, UnixNano(now))])
         (claim,) = await taken(other, now)

@@ -1,12 +1,13 @@
 -- Hand out due keys. KEYS: the totals of each bucket. ARGV: now, lease, token, plain (1: as one batch, with that token
 -- for all; 0: one by one, with that token and the following ones), spans and bytes that a batch may have, who takes them
--- (8 bytes), those of all who live (or "?": not known), 1 where suspects are wanted, and nothing else, then for each
--- bucket and key. The answer, for each: its head, outcomes, guests' facts, large envelopes with their bytes, and how many
--- died of it; or nothing when it is not to be had. In a batch its head alone, or "" when it is not to be had, or "-" when
--- the batch was full before. Of a suspect, where none is wanted, "!" and how many died of it: it is not handed out.
+-- (8 bytes), those of all who live (or "?": not known), 1 where suspects are wanted, and nothing else, 2 where all is
+-- wanted that nobody owns, postponed or not, then for each bucket and key.
+-- The answer, for each: its head, outcomes, guests' facts, large envelopes with their bytes, and how many died of it; or
+-- nothing when it is not to be had. In a batch its head alone, or "" when it is not to be had, or "-" when the batch was
+-- full before. Of a suspect, where none is wanted, "!" and how many died of it: it is not handed out.
 local now, lease, token, plain = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == "1"
 local spans_left, bytes_left, full = tonumber(ARGV[5]), tonumber(ARGV[6]), false
-local owner, living, suspects = ARGV[7], ARGV[8], ARGV[9] == "1"
+local owner, living, suspects, all = ARGV[7], ARGV[8], ARGV[9] == "1", ARGV[9] == "2"
 local alive = {}
 for i = 1, #living - 7, 8 do alive[living:sub(i, i + 7)] = true end
 local in_batch = {}
@@ -52,7 +53,8 @@ for i = 10, #ARGV, 2 do
     local at, is_plain = due(h)
     local late = at <= now and h.leased == 1 and h.owner ~= owner and h.owner ~= NOBODY
     if late and living ~= "?" and not alive[h.owner] and not h.lane then suspect(h) end
-    local wanted = has(h, SUSPECT) == suspects
+    if all and h.leased == 0 then at = math.min(at, now) end
+    local wanted = all or has(h, SUSPECT) == suspects
     if at <= now and (wanted and not plain or has(h, SUSPECT)) and h.leased == 1 and h.batch == 1 then
       local name = base .. "b:" .. string.format("%.0f", h.token)
       local exporter = call("get", name)
@@ -65,7 +67,7 @@ for i = 10, #ARGV, 2 do
         take_intent(h, exporter)
       end
     end
-    if at <= now and has(h, SUSPECT) and not suspects then
+    if at <= now and has(h, SUSPECT) and not suspects and not all then
       h.leased, h.given, h.fresh, h.batch, h.at, h.token = 0, 1, 0, 0, math.min(at, now), 0
       h.dirty = true
       found = "!" .. (call("get", base .. "k:" .. key) or "1")

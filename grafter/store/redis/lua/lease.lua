@@ -1,6 +1,7 @@
 -- What the owner of keys says of them. KEYS: the totals of each bucket. ARGV: what, a word, then for each bucket, key,
 -- token and a time.
---   postpone  the time: when it is due again       renew  the time: when the lease ends       abandon  give it back
+--   postpone  the time: when it is due again; the word: "untouched" where nobody was at work on it
+--   renew  the time: when the lease ends       abandon  give it back
 --   outcome   the word: the exporter, and after a zero byte the outcome
 -- The answer: a byte for each, 1 where it was done.
 local what, word = ARGV[1], ARGV[2]
@@ -18,7 +19,7 @@ for i = 3, #ARGV, 4 do
       h.at = at
       if h.fresh == 1 then h.at = math.min(at, (compute_due(h))) end
       h.fresh = 0
-      clear_suspicion(h)
+      if word ~= "untouched" then clear_suspicion(h) end
       for _, list in ipairs({"m:", "p:", "g:", "x:", "l:"}) do call("pexpire", base .. list .. key, TTL) end
       for _, ref in ipairs(shared_of(h)) do call("pexpire", shared_name(ref), TTL) end
       if has(h, SHARED) then call("pexpire", base .. "v:" .. key, TTL) end
