@@ -7,6 +7,7 @@ all, may have been stored and may not: it comes by the same rule, or never.
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -27,13 +28,34 @@ class Oracle:
     """Both sides' truth."""
 
     acknowledged: set[SpanKey] = field(default_factory=set)
+    awaited: set[SpanKey] = field(default_factory=set)
+    """Of those, what had not come at the last look."""
     unknown: set[SpanKey] = field(default_factory=set)
     """Sent, and not acknowledged."""
     copies: Counter[SpanKey] = field(default_factory=Counter)
     marked: Counter[SpanKey] = field(default_factory=Counter)
+    _came: int = 0
+    _read: int = 0
+    _reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+
+    def taken(self, keys: set[SpanKey]) -> None:
+        """The sender has the acknowledgement of these, which were unknown."""
+        self.acknowledged |= keys
+        self.awaited |= keys
+        self.unknown -= keys
 
     def came(self, body: bytes) -> None:
         """The backend has taken a request."""
+        self._came += 1
+        self._reader.submit(self._count, body).add_done_callback(lambda counted: counted.result())
+
+    @property
+    def unread(self) -> int:
+        """Requests that came and are not counted yet. Nobody waits for that: a backend that counts first answers after
+        seconds, where the machine is busy."""
+        return self._came - self._read
+
+    def _count(self, body: bytes) -> None:
         for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
             for scope_spans in resource_spans.scope_spans:
                 for span in scope_spans.spans:
@@ -41,10 +63,12 @@ class Oracle:
                     self.copies[key] += 1
                     if any(one.key == "grafter.resend" for one in span.attributes):
                         self.marked[key] += 1
+        self._read += 1
 
     def missing(self) -> int:
         """Acknowledged, and not come yet."""
-        return sum(1 for key in self.acknowledged if key not in self.copies)
+        self.awaited = {key for key in self.awaited if key not in self.copies}
+        return len(self.awaited)
 
     def faults(self) -> list[str]:
         """What is wrong now that all must have come; empty when nothing is."""

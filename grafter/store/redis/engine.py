@@ -8,6 +8,7 @@ from typing import Any
 from grafter.core.model import Key
 from grafter.core.policy import Waits
 from grafter.store.redis.connection import Command, Reply
+from grafter.store.redis.errors import TakenOverError
 from grafter.store.redis.framing import Words, words
 from grafter.store.redis.layout import BUCKETS, Layout, Reader, relative
 from grafter.store.redis.scripts import Argument, Item, Scripts
@@ -59,11 +60,13 @@ class Engine:
         self.numbers = b""
         """The numbers of this process, a byte each; it stores under the first."""
         self.owner = bytes(8)
-        """By what this process is known among those that take keys."""
+        """By what this process is known among those that take keys, and those that take numbers."""
         self.living = b"?"
         """The same of all that live, joined; as it stands while that is not known."""
         self.sure_until = 0.0
         """Of the loop's time: until then nobody else can have taken the numbers."""
+        self.taken_over = False
+        """Redis has said that somebody did."""
         self.confirm: Callable[[], Awaitable[None]]
         """Makes sure of the numbers, and raises UnavailableError where it cannot (replicas.py)."""
         self._booked = _Runs()
@@ -128,14 +131,19 @@ class Engine:
         writing: bool = False,
         wait_replicas: int = 0,
     ) -> list[Run]:
-        """As ``run``, of what stands in the books: the numbers of this process are the last of ``head``. Where they may
-        be another's by now, it is asked first."""
+        """As ``run``, of what stands in the books: this process, its token and its numbers, is the last of ``head``.
+        Where those may be another's by now, it is asked first; where they are all the same, it is the next time."""
         if asyncio.get_running_loop().time() >= self.sure_until:
             await self.confirm()
         booked = self._booked
         booked.count += 1
         try:
-            return await self.run(name, items, (*head, self.numbers), writing=writing, wait_replicas=wait_replicas)
+            return await self.run(
+                name, items, (*head, self.owner + self.numbers), writing=writing, wait_replicas=wait_replicas
+            )
+        except TakenOverError:
+            self.taken_over, self.sure_until = True, 0.0
+            raise
         finally:
             booked.count -= 1
             if booked.over is not None and not booked.count:
@@ -165,15 +173,18 @@ class Engine:
         self._set_totals(found)
         return still
 
-    async def read_totals(self, buckets: Sequence[int], *, writing: bool = False) -> None:
-        """Learn what is held in these buckets. ``writing``: on the writers' connection, behind what they have sent."""
-        self._set_totals(await self._totals_of(buckets, writing=writing))
+    async def read_totals(self, buckets: Sequence[int], *, writing: bool = False, begun: Sequence[int] = ()) -> None:
+        """Learn what is held in these buckets. ``writing``: on the writers' connection, behind what they have sent;
+        ``begun``: numbers that are this process's from there on, and no longer those of who had them before."""
+        self._set_totals(await self._totals_of(buckets, writing=writing, begun=begun))
 
-    async def _totals_of(self, buckets: Sequence[int], *, writing: bool = False) -> dict[int, Reply]:
+    async def _totals_of(
+        self, buckets: Sequence[int], *, writing: bool = False, begun: Sequence[int] = ()
+    ) -> dict[int, Reply]:
         items: list[Item] = [(bucket, (bucket,)) for bucket in dict.fromkeys(buckets)]
-        runs = await self.run("read_totals", items, writing=writing)
+        runs = await self.run("read_totals", items, (self.owner + bytes(begun) if begun else b"",), writing=writing)
         return {items[i][0]: totals for indices, reply in runs for i, totals in zip(indices, reply, strict=True)}
 
     def _set_totals(self, found: dict[int, Reply]) -> None:
         for bucket, totals in found.items():
-            self.totals.buckets[bucket].read(totals)
+            self.totals.read(bucket, totals)

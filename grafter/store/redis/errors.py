@@ -33,6 +33,14 @@ class RefusedError(UnavailableError):
     """Redis does not let this grafter in; waiting mends nothing."""
 
 
+class TakenOverError(UnavailableError):
+    """What this process was known by is another's by now; nothing was done, and it has to ask first what it has."""
+
+
+class TakenOverReply(ResponseError):
+    """A script was sent under a number that another process has begun (lua/common.lua)."""
+
+
 class NewerVersionError(ResponseError):
     """A script met a record that a newer version of grafter wrote (lua/common.lua)."""
 
@@ -60,6 +68,7 @@ _KINDS: Mapping[str, _Kind] = {
     "NOPERM": _Kind(NoPermissionError, "the user may not do what grafter needs (all commands on its prefix's keys)"),
     "BUSY": _Kind(ResponseError, "it is busy with a script"),
     "NEWER": _Kind(NewerVersionError, "the trace is being held by a newer version of grafter"),
+    "TAKENOVER": _Kind(TakenOverReply, "what this grafter holds was taken over by another one, for it was silent"),
     "EXECABORT": _Kind(ExecAbortError, "it did not do a transaction"),
 }
 """The codes that call for something of their own: a class of the library or of this module, and words for people."""
@@ -103,6 +112,8 @@ def unavailable(where: str, error: Exception) -> UnavailableError:
     message = f"Redis at {where}: {meaning(error)}"
     if isinstance(error, OutOfMemoryError):
         return UnavailableError(message, retry_after=5.0, reason="store_full")
+    if isinstance(error, TakenOverReply):
+        return TakenOverError(message, reason="store_down")
     if isinstance(error, REFUSED):
         return RefusedError(message, reason="store_down")
     return UnavailableError(message, reason="store_down")

@@ -5,7 +5,7 @@ What Redis answers is what counts: an append returns when the server has answere
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import overload
 
@@ -37,6 +37,8 @@ from grafter.store.redis.dead_letters import BUCKET, DeadLetters
 from grafter.store.redis.dedupe_keys import DedupeKeys
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import FIXED, MOMENT, Head, bucket_of, guest_states, link_host
+from grafter.store.redis.memories import Memories
+from grafter.store.redis.part_reader import PartReader
 from grafter.store.redis.placement import Placement
 from grafter.store.redis.replicas import Replicas
 from grafter.store.redis.settling import Settling
@@ -64,8 +66,10 @@ class RedisStore:
         self._emptied_at: float | None = None
         self._secret = secret
         self._placement = Placement(engine)
-        self._claims = ClaimTable(engine)
-        self._settling = Settling(engine, self._claims)
+        self._parts = PartReader(engine)
+        self._claims = ClaimTable(engine, self._parts)
+        self._memories = Memories(engine)
+        self._settling = Settling(engine, self._claims, self._memories)
         self._dead_letters = dead_letters
         self._dedupe_keys = DedupeKeys(engine)
         self._tasks = Tasks(engine)
@@ -74,10 +78,10 @@ class RedisStore:
     @property
     def up(self) -> bool:
         """False from a failure until Redis answers."""
-        return not self.trouble
+        return not self.error
 
     @property
-    def trouble(self) -> str:
+    def error(self) -> str:
         """What is wrong with Redis, for people; empty when nothing is."""
         if self._refused is not None and asyncio.get_running_loop().time() - self._refused[0] < _REMEMBERED_SECONDS:
             return self._refused[1]
@@ -107,8 +111,8 @@ class RedisStore:
         return self.engine.totals.pending
 
     @property
-    def forgotten(self) -> int:
-        """Memories that the limit or the time ended by this process."""
+    def forgotten(self) -> Mapping[str, int]:
+        """Memories that this process forgot since its start, by why (FORGOTTEN_BY)."""
         return self.engine.totals.forgotten
 
     @property
@@ -118,7 +122,7 @@ class RedisStore:
 
     @property
     def forgotten_marks(self) -> int:
-        """DedupeKeys that the limit on their number ended, by this process."""
+        """Dedupe keys that the limit on their number ended, by this process."""
         return self._dedupe_keys.forgotten
 
     @property
@@ -161,6 +165,9 @@ class RedisStore:
     async def find_calls(self, call_ids: Sequence[str], now: UnixNano) -> Sequence[CallNote | None]:
         return await self._calls.find(call_ids, now)
 
+    async def first_link(self, call_id: str, link: str, now: UnixNano) -> str:
+        return await self._calls.first_link(call_id, link, now)
+
     async def claim(self, now: UnixNano, limit: int, plain: PlainLimits | None = None) -> Sequence[Claim | PlainBatch]:
         return await self._claims.claim(now, limit, plain)
 
@@ -169,7 +176,7 @@ class RedisStore:
     @overload
     async def read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart]]: ...
     async def read(self, claims: Claims) -> Sequence[Plain] | Sequence[Sequence[StoredPart]]:
-        return await (self._claims.read_plain(claims) if isinstance(claims, PlainBatch) else self._claims.read(claims))
+        return await (self._parts.read_plain(claims) if isinstance(claims, PlainBatch) else self._claims.read(claims))
 
     async def record(self, claims: Claims, exporter: str, outcome: Outcome) -> Sequence[bool]:
         return await self._settling.record(claims, exporter, outcome)
@@ -183,8 +190,8 @@ class RedisStore:
     async def renew(self, claims: Claims, now: UnixNano) -> None:
         await self._settling.renew(claims, now)
 
-    async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]]) -> None:
-        await self._settling.postpone(claims)
+    async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]], *, untouched: bool = False) -> None:
+        await self._settling.postpone(claims, untouched=untouched)
 
     async def move(self, claim: Claim, host: Key, *, if_held: bool = False) -> bool:
         if if_held:
@@ -196,11 +203,13 @@ class RedisStore:
     async def defer(self, exporter: str, parts: Sequence[Part], now: UnixNano) -> None:
         await self._placement.defer(exporter, parts, now)
 
-    async def claim_deferred(self, exporter: str, now: UnixNano, limit: int) -> Sequence[Claim]:
-        return await self._claims.claim_deferred(exporter, now, limit)
+    async def claim_deferred(
+        self, exporter: str, now: UnixNano, limit: int, *, postponed: bool = False
+    ) -> Sequence[Claim]:
+        return await self._claims.claim_deferred(exporter, now, limit, postponed=postponed)
 
     async def recall(self, keys: Sequence[Key], now: UnixNano) -> Sequence[Memory | None]:
-        return await self._settling.recall(keys, now)
+        return await self._memories.recall(keys, now)
 
     async def peek(self, key: Key) -> TraceState | None:
         name, bucket = self.engine.layout.name, bucket_of(key)
@@ -232,8 +241,8 @@ class RedisStore:
     async def record_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None:
         await self._dead_letters.record_retry(letters, begun=begun)
 
-    async def put_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
-        await self._tasks.put(tasks, now)
+    async def put_tasks(self, tasks: Sequence[Task], now: UnixNano, *, leaving: bool = False) -> None:
+        await self._tasks.put(tasks, now, leaving=leaving)
 
     async def claim_tasks(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
         return await self._tasks.claim(kind, now, limit)

@@ -9,8 +9,9 @@ from grafter.store.model import FORGOTTEN_BY, Backlog, Share
 from grafter.store.redis.connection import Reply
 from grafter.store.redis.layout import BUCKETS, absolute, exporter_of
 
-_TALLY = Struct("<8d")
-"""As lua/common.lua has it; what a newer version may have put after it is its own."""
+_TALLY = Struct("<8d8xd")
+"""As lua/common.lua has it, without the token; what a newer version may have put after it is its own."""
+_OLDER_TALLY = Struct("<8d")
 
 
 @dataclass(slots=True)
@@ -31,6 +32,8 @@ class Tally:
     """What it settled of others' keys."""
     lost: float = 0
     """Of what left: settled by others."""
+    moved: float = 0
+    """Of what it stored: taken from under a guest's key, having been stored under the host's."""
     oldest: float | None = None
     """When the first part of its oldest key came."""
 
@@ -41,8 +44,8 @@ class Tally:
 
     @property
     def put(self) -> int:
-        """Spans that it stored, wherever."""
-        return int(self.came - self.brought + self.placed)
+        """Spans that it stored, wherever, those that moved once."""
+        return int(self.came - self.brought + self.placed - self.moved)
 
     @property
     def taken_over(self) -> int:
@@ -61,6 +64,7 @@ class Tally:
         self.placed += other.placed
         self.fetched += other.fetched
         self.lost += other.lost
+        self.moved += other.moved
         if other.oldest is not None and (self.oldest is None or other.oldest < self.oldest):
             self.oldest = other.oldest
 
@@ -74,7 +78,10 @@ class Tally:
 class BucketTotals:
     """One bucket."""
 
-    __slots__ = ("backlogs", "bytes", "head", "head_at", "oldest", "remembered", "spans", "tallies", "traces", "unseen")
+    __slots__ = (
+        *("backlogs", "bytes", "head", "head_at", "older", "oldest", "remembered", "remembered_bytes"),
+        *("spans", "tallies", "traces", "unseen"),
+    )
 
     def __init__(self) -> None:
         self.traces = 0
@@ -82,6 +89,9 @@ class BucketTotals:
         self.bytes = 0
         self.oldest: int | None = None
         self.remembered = 0
+        self.remembered_bytes = 0
+        self.older = 0
+        """Memories that an older version left."""
         self.head: int | None = None
         """Order of its oldest memory."""
         self.head_at: int | None = None
@@ -95,17 +105,16 @@ class BucketTotals:
 
     def read(self, reply: Sequence[Reply]) -> None:
         """What the server says of it (lua/totals.lua)."""
-        remembered, head, at = reply[:3]
-        self.remembered = remembered
+        self.remembered, head, at, self.remembered_bytes, self.older = reply[:5]
         self.head = int(float(head)) if head else None
         self.head_at = absolute(float(at)) if at and at != b"gone" else None
         self.tallies = {}
         traces = spans = size = 0.0
         first: float | None = None
         self.backlogs = {}
-        replicas = int(reply[3])
-        for number, i in enumerate(range(5, len(reply), 3)):
-            fields, oldest = _TALLY.unpack_from(reply[i + 1]), reply[i + 2]
+        replicas = int(reply[5])
+        for number, i in enumerate(range(7, len(reply), 3)):
+            fields, oldest = _fields(reply[i + 1]), reply[i + 2]
             if number >= replicas:
                 since = absolute(float(oldest)) if oldest else None
                 waiting = Backlog(int(fields[3]), int(fields[0]), int(fields[2]), since)
@@ -123,6 +132,11 @@ class BucketTotals:
         self.unseen = (0, 0, 0)
 
 
+def _fields(tally: bytes) -> tuple[float, ...]:
+    """One that an older version wrote may end before the last of them."""
+    return _TALLY.unpack_from(tally) if len(tally) >= _TALLY.size else _OLDER_TALLY.unpack_from(tally)
+
+
 class Totals:
     """All buckets."""
 
@@ -137,14 +151,22 @@ class Totals:
         """Counts what this process did."""
         self.stored = 0
         """Spans of parts that were acknowledged to this process."""
-        self.moved = 0
-        """Spans that it took from under a guest's key, having stored them under the host's."""
-        self.forgotten = 0
-
-    @property
-    def held(self) -> int:
+        self.forgotten = dict.fromkeys(FORGOTTEN_BY, 0)
+        # Both are asked of every request, and summing up all buckets for each would show.
+        self.held = 0
         """Bytes."""
-        return sum([bucket.bytes for bucket in self.buckets])
+        self._older: set[int] = set()
+
+    def read(self, number: int, reply: Sequence[Reply]) -> None:
+        """What the server says of a bucket."""
+        bucket = self.buckets[number]
+        before = bucket.bytes
+        bucket.read(reply)
+        self.held += bucket.bytes - before
+        if bucket.older:
+            self._older.add(number)
+        else:
+            self._older.discard(number)
 
     @property
     def traces(self) -> int:
@@ -160,11 +182,21 @@ class Totals:
     def remembered(self) -> int:
         return sum([bucket.remembered for bucket in self.buckets])
 
+    @property
+    def older(self) -> bool:
+        """Whether an older version's memories are left anywhere."""
+        return bool(self._older)
+
+    @property
+    def remembered_bytes(self) -> int:
+        return sum([bucket.remembered_bytes for bucket in self.buckets])
+
     def add_part(self, bucket: int, now: int, spans: int, size: int, *, begun: bool) -> None:
         """A part was stored."""
         self.changes += 1
         self.stored += spans
         totals = self.buckets[bucket]
+        self.held += size
         totals.spans += spans
         totals.bytes += size
         totals.traces += begun
@@ -177,6 +209,7 @@ class Totals:
         """A large envelope was stored."""
         self.changes += 1
         totals = self.buckets[bucket]
+        self.held += size
         totals.bytes += size
         traces, spans, bytes_ = totals.unseen
         totals.unseen = traces, spans, bytes_ + size
@@ -205,6 +238,7 @@ class Totals:
         """A batch of a backlog was stored."""
         self.changes += 1
         totals = self.buckets[bucket]
+        self.held += size
         totals.bytes += size
         one = totals.backlogs.get(exporter, Backlog(0, 0, 0, None))
         oldest = now if one.oldest is None else one.oldest

@@ -50,7 +50,7 @@ class Upkeep:
         while True:
             try:
                 if self._fixed:
-                    await self.look()
+                    await self.check_not_emptied()
                 if rounds % _LISTS_EVERY == 0:
                     await self.keep_lists()
                 if rounds % _HELD_EVERY == _HELD_EVERY - 1:
@@ -65,7 +65,7 @@ class Upkeep:
             rounds += 1
             await asyncio.sleep(self._seconds)
 
-    async def look(self) -> None:
+    async def check_not_emptied(self) -> None:
         """See that Redis has not been emptied, which it would not say by itself."""
         name = self._engine.layout.tags[BUCKET] + FIXED
         (there,) = await self._engine.commands([(BUCKET, ("EXISTS", name))])

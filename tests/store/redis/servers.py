@@ -13,6 +13,8 @@ from pathlib import Path
 
 import hiredis
 
+from tests.ports import CLUSTER_BUS, free_port
+
 
 def executable() -> str:
     """The wheel's redis-server, else the system's."""
@@ -24,19 +26,11 @@ def executable() -> str:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        # A cluster's node takes the port 10000 above as well.
-        return port if port < 55_000 else free_port()
-
-
 class Server:
     """One redis-server process."""
 
     def __init__(self, *options: str, port: int = 0, sentinel: str = "") -> None:
-        self.port = port or free_port()
+        self.port = port or free_port(above=CLUSTER_BUS if "--cluster-enabled" in options else 0)
         self.directory = Path(tempfile.mkdtemp(prefix="grafter-redis-"))
         self._options = options
         self._sentinel = sentinel
@@ -63,7 +57,7 @@ class Server:
             arguments = [str(path), "--sentinel"]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen([executable(), *arguments], stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError):
                 if self.ask([("PING",)]):
@@ -91,7 +85,7 @@ class Server:
         """End it as a kill would, or as asked."""
         assert self._process is not None
         self._process.send_signal(number)
-        self._process.wait(20)
+        self._process.wait(60)
 
     def pause(self) -> None:
         assert self._process is not None
@@ -105,7 +99,7 @@ class Server:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()
-            self._process.wait(20)
+            self._process.wait(60)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -211,7 +205,7 @@ def info(server: Server, section: str = "replication") -> bytes:
     return reply
 
 
-def waited(done: Callable[[], bool], otherwise: str, seconds: float = 30) -> None:
+def waited(done: Callable[[], bool], otherwise: str, seconds: float = 60) -> None:
     """Wait until it is so."""
     deadline = time.monotonic() + seconds
     while not done():

@@ -78,7 +78,7 @@ async def refused(running: RedisStore, text: str = "refused") -> UnavailableErro
     return refusal.value
 
 
-async def taken(running: RedisStore, text: str, key: Key = HOST, seconds: float = 20) -> None:
+async def taken(running: RedisStore, text: str, key: Key = HOST, seconds: float = 60) -> None:
     """Send a part as a sender does, until it is acknowledged."""
     deadline = time.monotonic() + seconds
     while True:
@@ -216,6 +216,12 @@ async def test_a_full_redis_refuses_and_still_lets_go(own: Server, prefix: str, 
         assert failure.reason == "store_full"
         assert "maxmemory" in running.error
         await running.add_dead_letters([DeadLetter(HOST, "otlp", "why", START, 1, b"x")])
+        assert [await running.first_link("grafter.sums 00", link, START) for link in ("waits", "runs")] == ["waits"] * 2
+        with pytest.raises(UnavailableError):
+            await running.put_tasks([Task("door", "name", START)], START)
+        await running.put_tasks([Task("call", "name", START, b"x")], START, leaving=True)
+        (task,) = await running.claim_tasks("call", LATER, 1)
+        assert await running.update_task(task, TaskThen.END)
         claims = await running.claim(LATER, 100)
         assert len(claims) == 20
         assert await running.record(claims, "peer", Outcome.INTENDED) == [True] * 20
@@ -344,7 +350,7 @@ async def test_a_guests_request_goes_the_way_once(shared: Server, prefix: str, s
 @pytest.mark.parametrize("how", ["claims", "batch"])
 async def test_a_settlement_without_an_answer_was_done(own: Server, prefix: str, settings: Settings, how: str) -> None:
     """Redis did it and fell silent: asked again with the same moment it says so; with another one it does not."""
-    async with store(own.url, prefix, settings, timeout=0.3) as running:
+    async with store(own.url, prefix, settings, timeout=1.0) as running:
         await running.append([host_part("a", facts=Facts.ROOT), host_part("b", OTHER, Facts.ROOT)], START)
         await running.engine.refresh_totals()
         if how == "batch":
@@ -398,10 +404,10 @@ async def test_a_settlement_is_done_though_redis_goes_after_it(own: Server, pref
 
 async def test_a_server_that_is_silent_is_given_up(own: Server, prefix: str, settings: Settings) -> None:
     """No answer within the timeout: the sender is told, and the next one gets a new connection."""
-    async with store(own.url, prefix, settings, timeout=0.3) as running:
+    async with store(own.url, prefix, settings, timeout=1.0) as running:
         await running.append([host_part("before")], START)
         own.pause()
-        assert "no answer within 0.3 s" in str(await refused(running, "unknown"))
+        assert "no answer within 1 s" in str(await refused(running, "unknown"))
         own.resume()
         await taken(running, "after")
         texts = (await held_texts(running))[HOST]
@@ -423,22 +429,23 @@ async def test_an_eviction_policy_is_refused(own: Server, prefix: str, settings:
 
 
 async def test_redis_may_come_later(prefix: str, settings: Settings) -> None:
-    """A start waits for it for a while, and says where it looked when it does not come."""
+    """A start waits for it for a while, and says where it looked when it does not come; or, where somebody is told why,
+    as long as it takes."""
     with server() as running:
         running.kill()
         with pytest.raises(StoreError, match=str(running.port)):
             async with store(running.url, prefix, settings, start_seconds=0.3):
                 pass
-        opening = store(running.url, prefix, settings)
+        told = asyncio.Queue[str]()
 
-        async def begin() -> RedisStore:
-            return await opening.__aenter__()
+        async def begin() -> None:
+            async with store(running.url, prefix, settings, start_seconds=0.0, waiting=told.put_nowait) as late:
+                await late.append([host_part()], START)
 
         starting = asyncio.ensure_future(begin())
-        await asyncio.sleep(0)
+        assert str(running.port) in await told.get()
         await asyncio.to_thread(running.start)
-        await (await starting).append([host_part()], START)
-        await opening.__aexit__(None, None, None)
+        await starting
 
 
 async def test_tls_is_checked(shared: Server, prefix: str, settings: Settings, tmp_path: object) -> None:
@@ -538,7 +545,7 @@ async def test_a_failover(prefix: str, settings: Settings, replicas: int) -> Non
                 # The new primary has no replica yet, and what one server alone has is not acknowledged.
                 waited_for = "(wait_replicas)"
                 while waited_for not in await _refusal(running):
-                    assert time.monotonic() - begun < 20
+                    assert time.monotonic() - begun < 60
                     await asyncio.sleep(0.05)
                 servers.primary.start()
                 servers.primary.ask([("REPLICAOF", "127.0.0.1", servers.replica.port)])
@@ -647,8 +654,8 @@ async def test_a_redis_that_was_emptied_is_said(own: Server, prefix: str, caplog
         await running.append([host_part("lost")], START)
         assert error_of(running) == ""
         own.ask([("FLUSHALL",)])
-        async with asyncio.timeout(20):
-            while not trouble(running):  # noqa: ASYNC110  # what it looks at is another process
+        async with asyncio.timeout(60):
+            while not error_of(running):  # noqa: ASYNC110  # what it looks at is another process
                 await asyncio.sleep(0.02)
         assert "was emptied" in error_of(running)
         assert running.up

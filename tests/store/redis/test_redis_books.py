@@ -2,31 +2,23 @@
 
 import asyncio
 import os
-import struct
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from itertools import count
-from math import inf
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from grafter.core.model import Facts, Key, Part, UnixNano
+from grafter.core.model import Facts, Key, UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.model import Memory, PlainSettlement, Settlement, Share
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.errors import TakenOverError
 from grafter.store.redis.replicas import Replicas
-from grafter.store.redis.store import RedisStore
 from tests.store.contract import HOST, LATER, OTHER, START, Settings, claim_plain, guest_part, host_part
+from tests.store.redis.books import BY_HAND, Process, be_silent, cut_off, flows, new_prefix, processes, take_over
 from tests.store.redis.places import store
 from tests.store.redis.servers import Server, cluster, server
 
-_NUMBERS = count()
 THIRD = Key(b"c" * 16)
-BY_HAND = {"upkeep_seconds": inf}
-"""What a process does each second it does when the test looks."""
 
 
 @pytest.fixture(scope="module", params=["single", "cluster"])
@@ -37,48 +29,6 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     else:
         with cluster() as nodes:
             yield f"redis+cluster://127.0.0.1:{nodes[0].port}"
-
-
-@dataclass
-class Process:
-    """A store, and what its process would have counted."""
-
-    store: RedisStore
-    accepted: int = 0
-    gone: int = 0
-
-    async def take(self, *parts: Part) -> None:
-        await self.store.append(parts, START)
-        self.accepted += sum(part.spans for part in parts)
-
-    async def let_go(self, *memories: Memory, now: UnixNano = LATER) -> None:
-        """Everything that is due."""
-        claims = await self.store.claim(now, 100)
-        read = await self.store.read(claims)
-        settled = await self.store.settle([Settlement(claim, memories) for claim in claims], now)
-        assert all(settled)
-        self.gone += sum(part.spans for parts in read for part in parts)
-
-    async def look(self) -> Stats:
-        """What it shows once it has looked, as it does each second."""
-        await self.store.replicas.check(still=await self.store.engine.refresh_totals())
-        stats = self.store.stats()
-        assert stats.own is not None
-        came = self.accepted + stats.recovered_spans + stats.taken_over_spans
-        assert came == self.gone + stats.own.spans + stats.handed_over_spans, stats
-        return stats
-
-
-@asynccontextmanager
-async def processes(url: str, number: int = 2, prefix: str = "", **more: Any) -> AsyncIterator[list[Process]]:
-    prefix = prefix or f"books-{next(_NUMBERS)}"
-    async with AsyncExitStack() as stack:
-        yield [Process(await stack.enter_async_context(store(url, prefix, Settings(), **more))) for _ in range(number)]
-
-
-def flows(*stats: Stats) -> list[tuple[int, int, int]]:
-    """Of each: held for it, taken over, handed over."""
-    return [(one.own.spans if one.own else -1, one.taken_over_spans, one.handed_over_spans) for one in stats]
 
 
 async def test_a_trace_is_of_the_one_that_began_it(url: str) -> None:
@@ -142,7 +92,7 @@ async def test_what_each_holds_is_one_answer_away(url: str) -> None:
 
 async def test_a_stop_leaves_what_is_held_to_the_next_start(url: str) -> None:
     """It stands there as recovered, once, whoever starts; and whoever lives beside it does not count it."""
-    prefix = f"books-{next(_NUMBERS)}"
+    prefix = new_prefix()
     async with processes(url, 1, prefix) as (lasting,):
         await lasting.take(host_part("beside", THIRD))
         async with processes(url, 1, prefix) as (first,):
@@ -162,7 +112,7 @@ async def test_what_a_dead_one_left_is_taken_over(url: str) -> None:
         await dead.take(host_part("given", OTHER))
         await dead.look()
         await b.look()
-        deadline = asyncio.get_running_loop().time() + 20
+        deadline = asyncio.get_running_loop().time() + 60
         while True:
             found = [await b.look(), await c.look()]
             if sum(stats.taken_over_spans for stats in found) > 1:
@@ -179,20 +129,6 @@ async def test_what_a_dead_one_left_is_taken_over(url: str) -> None:
         for one in (b, c, dead):
             await one.look()
         assert {len(one.store.engine.numbers) for one in (dead, b, c)} == {1}
-
-
-async def take_over(other: Process, frozen: Process) -> None:
-    """As if the frozen one had been silent for long: its number becomes the other's, which begins it."""
-    (number,) = frozen.store.engine.numbers
-    name = frozen.store.engine.layout.tags[0] + b"replicas"
-    (raw,) = await other.store.engine.commands([(0, ("HGET", name, number))])
-    # Of the record: when its lease ends, which is one millisecond after 1970.
-    silent = raw[:9] + struct.pack("<d", 1.0) + raw[17:]
-    await other.store.engine.commands([(0, ("HSET", name, number, silent))])
-    frozen.store.engine.sure_until = 0.0
-    other.store.replicas._alone[number] = inf
-    await other.look()
-    assert other.store.engine.numbers[1:] == bytes([number])
 
 
 async def test_what_a_new_owner_settles_is_none_of_the_frozen_ones_books(url: str) -> None:
@@ -224,8 +160,30 @@ async def test_a_frozen_one_that_wakes_counts_under_a_number_of_its_own(url: str
         assert [one.store.stats().recovered_spans for one in (frozen, other)] == [0, 0]
 
 
+@pytest.mark.parametrize(("what", "time"), [("register_replica", 1), ("read_totals", 1), ("register_replica", 2)])
+async def test_a_look_that_is_cut_off_and_gets_the_same_number_back_parts_its_books(
+    url: str, what: str, time: int
+) -> None:
+    """It was taken over, settled and given up; at the next look this is still known, and is booked once."""
+    async with processes(url, **BY_HAND) as (frozen, other):
+        await frozen.take(host_part("before", spans=3))
+        (number,) = frozen.store.engine.numbers
+        await take_over(other, frozen)
+        await other.let_go()
+        await other.look()
+        assert number not in other.store.engine.numbers
+        cut_off(frozen, what, time)
+        with pytest.raises(UnavailableError):
+            await frozen.store.replicas.check(still=False)
+        assert flows(await frozen.look(), await other.look()) == [(0, 0, 3), (0, 3, 0)]
+        assert frozen.store.engine.numbers == bytes([number])
+        await frozen.take(host_part("after", OTHER, spans=5))
+        assert flows(await frozen.look(), await other.look()) == [(5, 0, 3), (0, 3, 0)]
+        assert frozen.store.stats().recovered_spans == 0
+
+
 async def test_who_wakes_before_the_new_owner_looks_says_what_it_was(url: str) -> None:
-    """Both part the books at the same point, whoever comes first; nothing is left of that but the number."""
+    """Both part the books at the same point, whoever comes first; what is left of that goes after a day."""
     async with processes(url, 3, **BY_HAND) as (frozen, other, third):
         await frozen.take(host_part("before", spans=3))
         read = other.store.engine.read_totals
@@ -241,7 +199,9 @@ async def test_who_wakes_before_the_new_owner_looks_says_what_it_was(url: str) -
         await take_over(other, frozen)
         assert flows(await frozen.look(), await other.look(), await third.look()) == [(0, 0, 3), (0, 3, 3), (0, 3, 0)]
         names = [other.store.engine.layout.tags[0] + b"e:%s:1" % one.store.replicas._token for one in (frozen, other)]
-        assert await other.store.engine.commands([(0, ("EXISTS", name)) for name in names]) == [0, 0]
+        left, never = await other.store.engine.commands([(0, ("PTTL", name)) for name in names])
+        assert 0 < left <= 24 * 3600 * 1000
+        assert never == -2
 
 
 async def test_what_is_on_its_way_counts_before_the_books_are_parted(url: str) -> None:
@@ -276,9 +236,66 @@ async def test_what_is_on_its_way_counts_before_the_books_are_parted(url: str) -
         assert flows(await one.look()) == [(1, 0, 0)]
 
 
+async def test_what_a_silent_one_sent_is_not_done_when_its_number_is_anothers(url: str) -> None:
+    """Redis comes to it when the next one has the number, and all of it in its books: nobody else counts under it."""
+    prefix = new_prefix()
+    async with processes(url, 2, prefix, **BY_HAND) as (silent, other):
+        await silent.take(host_part("settled", spans=3), host_part("kept", OTHER, spans=4))
+        await other.take(host_part("other's", THIRD, spans=2))
+        claims = await silent.store.claim(LATER, 10)
+        run, thawed = silent.store.engine.run, asyncio.Event()
+        sent = asyncio.Semaphore(0)
+
+        async def late(what: str, *args: Any, **more: Any) -> Any:
+            sent.release()
+            await thawed.wait()
+            return await run(what, *args, **more)
+
+        silent.store.engine.run = late  # type: ignore[method-assign]
+        settlements = [Settlement(claim, (Memory(claim.key, b"m"),)) for claim in claims if claim.key != OTHER]
+        on_its_way = asyncio.gather(
+            silent.store.settle(settlements, LATER),
+            silent.take(host_part("stored", Key(b"d" * 16), spans=5), host_part("added", THIRD)),
+            return_exceptions=True,
+        )
+        await sent.acquire()
+        await sent.acquire()
+        silent.store.engine.run = run  # type: ignore[method-assign]
+        number = await be_silent(silent)
+        async with processes(url, 1, prefix, **BY_HAND) as (successor,):
+            assert successor.store.engine.numbers == bytes([number])
+            thawed.set()
+            assert [type(answer) for answer in await on_its_way] == [TakenOverError, TakenOverError]
+            assert flows(await successor.look(), await other.look()) == [(3 + 4, 0, 0), (2, 0, 0)]
+            assert successor.store.stats().recovered_spans == 3 + 4
+            # Both again, as whoever waits for them does.
+            assert await silent.store.settle(settlements, LATER) == [True, True]
+            silent.gone += 3 + 2
+            await silent.take(host_part("stored", Key(b"d" * 16), spans=5), host_part("added", THIRD))
+            found = [await one.look() for one in (silent, successor, other)]
+            assert flows(*found) == [(6, 5, 7), (4, 0, 3), (0, 0, 2)]
+            assert [one.recovered_spans for one in found] == [0, 3 + 4, 0]
+
+
+async def test_a_number_is_begun_anew_where_its_record_does_not_say_that_it_was_taken(url: str) -> None:
+    """As after a failover of the server that has the record, and not the tallies."""
+    async with processes(url, **BY_HAND) as (silent, other):
+        await silent.take(host_part("before", spans=3))
+        name = silent.store.engine.layout.tags[0] + b"replicas"
+        (record,) = await silent.store.engine.commands([(0, ("HGET", name, 1))])
+        await take_over(other, silent)
+        await silent.store.engine.commands([(0, ("HSET", name, 1, record))])
+        await silent.store.replicas.check(still=False)
+        await other.look()
+        with pytest.raises(TakenOverError):
+            await silent.take(host_part("refused", spans=5))
+        await silent.take(host_part("again", spans=5))
+        assert flows(await silent.look(), await other.look()) == [(8, 3, 3), (0, 3, 3)]
+
+
 async def test_the_place_of_a_dead_one_is_taken_with_its_books(url: str) -> None:
     """A worker that starts again goes on where the dead one stopped, with what others did meanwhile."""
-    prefix, token = f"books-{next(_NUMBERS)}", os.urandom(8)
+    prefix, token = new_prefix(), os.urandom(8)
     async with processes(url, 1, prefix) as (other,):
         begun = store(url, prefix, Settings(), replica=token)
         dead = Process(await begun.__aenter__())
@@ -295,6 +312,150 @@ async def test_the_place_of_a_dead_one_is_taken_with_its_books(url: str) -> None
             assert again.stats().recovered_spans == 0
 
 
+@pytest.mark.parametrize("begun", [1, 2])
+async def test_a_start_that_redis_cuts_off_begins_its_books_anew(
+    url: str, monkeypatch: pytest.MonkeyPatch, begun: int
+) -> None:
+    """What became of its numbers before is in nobody's books again, however many of them were begun by then."""
+    prefix = new_prefix()
+    async with processes(url, 1, prefix) as (lasting,):
+        async with processes(url, 2, prefix) as (before, beside):
+            await before.take(host_part("1", spans=3), host_part("2", OTHER))
+            await beside.take(host_part("4", Key(b"d" * 16), spans=6))
+            await lasting.let_go()
+            await before.take(host_part("3", THIRD, spans=2))
+            await beside.take(host_part("5", HOST, spans=7))
+        begin, left = Replicas._begin, begun
+
+        async def begin_twice(self: Replicas, *args: Any) -> int:
+            nonlocal left
+            held = await begin(self, *args)
+            left -= 1
+            if left == 0:
+                raise UnavailableError("the connection was lost", reason="store_down")
+            return held
+
+        monkeypatch.setattr(Replicas, "_begin", begin_twice)
+        async with processes(url, 1, prefix) as (one,):
+            assert flows(await one.look(), await lasting.look()) == [(2 + 7, 0, 0), (0, 10, 0)]
+            assert one.store.stats().recovered_spans == 2 + 7
+        assert left < 0
+
+
+async def test_a_start_whose_books_were_noted_without_an_answer_keeps_them(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had found held is recovered; it does not take itself for who comes after a dead one."""
+    prefix = new_prefix()
+    async with processes(url, 1, prefix) as (before,):
+        await before.take(host_part("held", spans=5))
+    run, asked = Engine.run, 0
+
+    async def unanswered(self: Engine, what: str, *args: Any, **more: Any) -> Any:
+        nonlocal asked
+        answer = await run(self, what, *args, **more)
+        asked += what == "register_replica"
+        if asked == 2 and what == "register_replica":
+            raise UnavailableError("the connection was lost", reason="store_down")
+        return answer
+
+    monkeypatch.setattr(Engine, "run", unanswered)
+    async with processes(url, 1, prefix) as (one,):
+        assert asked > 2
+        assert flows(await one.look()) == [(5, 0, 0)]
+        assert one.store.stats().recovered_spans == 5
+
+
+async def test_what_is_stored_during_a_look_is_not_taken_for_unanswered(url: str) -> None:
+    """The tallies were read before it: it is accepted, and not recovered at the next look as well."""
+    async with processes(url, 1, **BY_HAND) as (one,):
+        run = one.store.engine.run
+
+        async def meanwhile(what: str, *args: Any, **more: Any) -> Any:
+            if what == "register_replica":
+                one.store.engine.run = run  # type: ignore[method-assign]
+                await one.take(host_part("meanwhile", spans=3))
+            return await run(what, *args, **more)
+
+        one.store.engine.run = meanwhile  # type: ignore[method-assign]
+        await one.look()
+        assert (await one.look()).recovered_spans == 0
+
+
+async def test_a_dead_one_whose_number_went_to_another_comes_back_with_its_books(url: str) -> None:
+    """A worker that was away for long goes on with what it had counted: what it held has been handed over."""
+    prefix, token = new_prefix(), os.urandom(8)
+    async with processes(url, 1, prefix, **BY_HAND) as (other,):
+        begun = store(url, prefix, Settings(), replica=token, **BY_HAND)
+        dead = Process(await begun.__aenter__())
+        await dead.take(host_part("1", spans=3), host_part("gone", THIRD, spans=5))
+        await other.take(host_part("2"))
+        await dead.let_go(now=LATER)
+        await dead.take(host_part("3", OTHER, spans=2))
+        await dead.look()
+        await take_over(other, dead)
+        # A kill, as above.
+        dead.store.replicas = Replicas(dead.store.engine, os.urandom(8))
+        await begun.__aexit__(None, None, None)
+        await other.let_go()
+        async with store(url, prefix, Settings(), replica=token, **BY_HAND):
+            """It ends before it has looked."""
+        async with store(url, prefix, Settings(), replica=token, **BY_HAND) as again:
+            successor = Process(again, dead.accepted, dead.gone)
+            assert flows(await successor.look(), await other.look()) == [(0, 1, 2), (0, 2, 1)]
+
+
+@pytest.mark.parametrize("numbers", [1, 2])
+async def test_who_dies_between_hearing_of_a_loss_and_noting_it_comes_back_with_its_books(
+    url: str, numbers: int
+) -> None:
+    """A kill right after it thawed: all of its numbers went to another one, or one of two."""
+    prefix, token = new_prefix(), os.urandom(8)
+    async with processes(url, 2, prefix, **BY_HAND) as (other, third):
+        begun = store(url, prefix, Settings(), replica=token, **BY_HAND)
+        frozen = Process(await begun.__aenter__())
+        if numbers == 2:
+            await third.take(host_part("left", OTHER, spans=4))
+            await take_over(frozen, third)
+        else:
+            await frozen.take(host_part("before", spans=4))
+        await frozen.look()
+        assert len(frozen.store.engine.numbers) == numbers
+        await take_over(other, frozen)
+        cut_off(frozen, "register_replica")
+        with pytest.raises(UnavailableError):
+            await frozen.store.replicas.check(still=False)
+        # A kill, as above.
+        frozen.store.replicas = Replicas(frozen.store.engine, os.urandom(8))
+        await begun.__aexit__(None, None, None)
+        await other.let_go()
+        async with store(url, prefix, Settings(), replica=token, **BY_HAND) as again:
+            successor = Process(again, frozen.accepted, frozen.gone)
+            taken_over = 4 if numbers == 2 else 0
+            assert flows(await successor.look(), await other.look()) == [(0, taken_over, 4), (0, 4, 0)]
+
+
+async def test_who_dies_before_a_loss_is_noted_is_told_again_what_it_was(url: str) -> None:
+    """The new owner has said what it had found, and settled it; whoever asks again hears the same."""
+    prefix, token = new_prefix(), os.urandom(8)
+    async with processes(url, 1, prefix, **BY_HAND) as (other,):
+        begun = store(url, prefix, Settings(), replica=token, **BY_HAND)
+        frozen = Process(await begun.__aenter__())
+        await frozen.take(host_part("before", spans=4))
+        await frozen.look()
+        await take_over(other, frozen)
+        await other.let_go()
+        cut_off(frozen, "register_replica", 2, done=False)
+        with pytest.raises(UnavailableError):
+            await frozen.store.replicas.check(still=False)
+        # A kill, as above.
+        frozen.store.replicas = Replicas(frozen.store.engine, os.urandom(8))
+        await begun.__aexit__(None, None, None)
+        async with store(url, prefix, Settings(), replica=token, **BY_HAND) as again:
+            successor = Process(again, frozen.accepted, frozen.gone)
+            assert flows(await successor.look(), await other.look()) == [(0, 0, 4), (0, 4, 0)]
+
+
 async def test_what_was_stored_without_an_answer_is_recovered() -> None:
     """Redis did it and fell silent: the sender sends again, and what is held twice stands in the books twice."""
     with server() as own:
@@ -302,14 +463,14 @@ async def test_what_was_stored_without_an_answer_is_recovered() -> None:
 
 
 async def _silent(own: Server) -> None:
-    async with store(own.url, "silent", Settings(), timeout=0.5) as running:
+    async with store(own.url, "silent", Settings(), timeout=1.0) as running:
         process = Process(running)
         await process.take(host_part("before"))
         own.pause()
         with pytest.raises(UnavailableError):
             await process.take(host_part("unknown", spans=5))
         own.resume()
-        deadline = asyncio.get_running_loop().time() + 20
+        deadline = asyncio.get_running_loop().time() + 60
         while True:
             try:
                 await process.take(host_part("unknown", spans=5))

@@ -1,15 +1,19 @@
--- Store parts. KEYS: the totals of each bucket that is touched. ARGV: who stores, then for each part a record (bucket,
--- kind, facts, spans, size, now, key), the part, and for a guest's its facts; for kind OWN then the host that was found
--- released, or nothing; for kind UNPLACED, whose key is the guest's own (lua/place_guest.lua), the host that is named or nothing,
--- and an order. A large envelope (kind ENVELOPE, its digest in the key's place) stands before the first part under it in
--- the same script; such a part has SHARED among its facts. The answer: a byte a part, BEGUN or ADDED, or why not; with parts of kind UNPLACED the buckets in which those
--- are come behind it, in a list; or nothing when parts of their guests have to move first, and nothing was stored.
+-- Store parts. KEYS: the totals of each bucket that is touched. ARGV: 1 where an older version's memories may be left,
+-- who stores, then for each part a record (bucket, kind, facts, spans, size, now, key), the part, and for a guest's its
+-- facts;
+--   for kind OWN then the host that was found released, or nothing
+--   for kind UNPLACED, whose key is the guest's own (lua/place_guest.lua), the host that is named or nothing, and an order
+-- A large envelope (kind ENVELOPE, its digest in the key's place) stands before the first part under it in the same
+-- script; such a part has SHARED among its facts.
+-- The answer: a byte a part, BEGUN or ADDED, or why not; with parts of kind UNPLACED the buckets in which those are come
+-- behind it, in a list; or nothing when parts of their guests have to move first, and nothing was stored.
 local HOST, GUEST, OWN, MOVED, MOVE, ENVELOPE = 0, 1, 2, 3, 4, 6
 local STORED, KNOWN = "4", "5"
 local RELEASED, LINKED, BEGUN, ADDED = "0", "1", "2", "3"
 local items, unplaced, answer = {}, {}, {}
-local i, last = 2, #ARGV
-set_replica(ARGV[1])
+local i, last = 3, #ARGV
+may_have_older = ARGV[1] == "1"
+set_replica(ARGV[2])
 while i <= last do
   local rec = ARGV[i]
   local bucket, kind, facts, n, size, now = unpk("<BBBI4I4d", rec)
@@ -28,7 +32,11 @@ while i <= last do
       i = i + 2
     end
   end
-  if kind ~= ENVELOPE then load_head(item.base, item.key) end
+  if kind == HOST then
+    item.head = load_head(item.base, item.key)
+  elseif kind ~= ENVELOPE then
+    load_head(item.base, item.key)
+  end
   items[#items + 1] = item
 end
 
@@ -57,6 +65,9 @@ end
 for _, item in ipairs(unplaced) do
   if not place(item, refusal) then return "" end
 end
+for _, item in ipairs(items) do
+  if not sure_of[item.base] then check_numbers(item.base) end
+end
 
 local function keep_envelope(item)
   local name = item.base .. "r:" .. item.key
@@ -79,13 +90,14 @@ end
 
 for position, item in ipairs(items) do
   local base, key, now = item.base, item.key, item.now
-  local refused = not item.of and item.kind ~= ENVELOPE and refusal(item)
+  local refused = item.kind ~= HOST and item.kind ~= ENVELOPE and not item.of and refusal(item)
   if item.kind == ENVELOPE then
     answer[position] = keep_envelope(item)
   elseif refused then
     answer[position] = refused
   else
-    local h = load_head(base, key)
+    -- A new key may have come with a part before this one; a guest's part may have another key by now.
+    local h = item.head or load_head(base, key)
     local is_new = not h
     if is_new then h = new_head(base, key, now) end
     local moved = item.kind == MOVED or item.kind == MOVE

@@ -1,32 +1,34 @@
 -- What every script begins with. Before it stand the settings of the store: P (prefix), APART, MAX_TRACE (bytes),
--- REMEMBER (nanoseconds), TTL and MEMORY_TTL (milliseconds), DUE_TABLE (the waits, packed).
+-- REMEMBER (nanoseconds), TTL (milliseconds, as a word) and MEMORY_TTL (milliseconds), DUE_TABLE (the waits, packed).
 --
 -- Times are nanoseconds since layout.EPOCH; arrivals, tokens and orders are whole numbers below 2^53.
 --
 -- Keys of bucket NN, after P.."{g:NN}:"
 --   m:KEY  head of a held key (HEAD)            p:KEY  its parts, a list       g:KEY  facts of its guest parts, a list
---   x:KEY  outcomes of its exports, a hash      l:KEY  a guest's link          y:KEY  memory
+--   x:KEY  outcomes of its exports, a hash      l:KEY  a guest's link
 --   b:TOKEN  a plain batch's part of the bucket: its exporter, or "!" and that when it is over
---   d, o   when to look at a key: plain ones, others    z  order of memories
---   f:N    arrivals of the first parts of what replica N began    s  for each replica N its tally
---   e:TOKEN:N  the tally of N when it went from the silent process of that token to another (replicas.py)
+--   d, o   when to look at a key: plain ones, others    y, t, u  what is remembered (memories.lua)
+--   f:N    arrivals of the first parts of what replica N began    s  for each replica N its tally, and the token of
+--          the process that has the number
+--   e:TOKEN:N  the tally of N when it went from the process of that token to another (registration.py)
+--   n:TOKEN    what that process had noted of its books, by the numbers that went to others
 --   f:NAME and w  the same for each exporter that has a backlog; its batches stand in none of the queues d and o
 --   r:DIGEST  a large envelope: b, its bytes; n, how many keys have parts under it; o, the replica that counts it
 --   v:KEY  a held key's large envelopes, a set of bucket (a byte) and digest: SHARED in its facts says that there are
 --   k:KEY  how many replicas died with a lease on it, since one did not: SUSPECT in its facts says that some did
---   w:DIGEST  a resource that memories of the bucket have in common: b, its bytes; n, how many. Past its TTL, which is
---             longer than theirs, or with the last that is forgotten by number it goes
+--   y:KEY, z, w:DIGEST  memories, their order, and what they have in common, as an older version left them
 local call, pack, unpk = redis.call, struct.pack, struct.unpack
 local HEAD = "<BBBBBBBBBI4I4I4I4I4I4dddddddddBc8"
 local LINK = "<BBdI4"
 local LINK_BYTES = 14
-local MEMORY = "<BBd"
-local MEMORY_BYTES = 10
+local MEMORY = "<BBdH"
+local MEMORY_BYTES = 12
 local ELEMENT = "<BBHI4I4I4I8i8"
 local ELEMENT_BYTES = 32
-local TALLY = "<dddddddd"
-local TALLY_BYTES = 64
-local IN, OUT, BYTES, KEYS_HELD, BROUGHT, PLACED, FETCHED, LOST = 1, 2, 3, 4, 5, 6, 7, 8
+local TALLY = "<ddddddddc8d"
+local TALLY_BYTES = 80
+local WHOSE_FROM, WHOSE_TO = 65, 72
+local IN, OUT, BYTES, KEYS_HELD, BROUGHT, PLACED, FETCHED, LOST, MOVED = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local PLAIN, ODD = 1, 2
 -- A version that knows no backlogs leaves their batches alone.
 local BATCH_VERSION = 2
@@ -61,12 +63,60 @@ local function host_at(record, first)
 end
 
 local keys, order = {}, {}
--- Who runs the script: the numbers of its replica, a byte each; ME is the one under which it stores.
-local OWN_NUMBERS, ME = "", 0
+-- Who runs the script: the token of the process, and its numbers, a byte each; ME is the one under which it stores.
+local TOKEN, OWN_NUMBERS, ME = NOBODY, "", 0
 local tallies = {}
+-- What the store has of tallies, as it was before this script.
+local tallies_before = {}
 
-local function set_replica(numbers)
-  OWN_NUMBERS, ME = numbers, numbers:byte()
+local function set_replica(who)
+  TOKEN, OWN_NUMBERS, ME = who:sub(1, 8), who:sub(9), who:byte(9)
+end
+
+-- A tally with all that is known of one; one that an older version made ends before that.
+local function whole_tally(raw)
+  return #raw < TALLY_BYTES and raw .. string.rep("\0", TALLY_BYTES - #raw) or raw
+end
+
+-- A number as a word of a command. Redis would write it as one that may have a fraction, which takes as long as the command.
+local words = {}
+local function word_of(number)
+  local word = words[number] or string.format("%d", number)
+  words[number] = word
+  return word
+end
+
+-- Of a replica, or of what waits for an exporter.
+local function tally_before(base, number)
+  local of = tallies_before[base]
+  if not of then
+    of = {}
+    tallies_before[base] = of
+  end
+  local raw = of[number]
+  if raw == nil then
+    if type(number) == "number" then
+      raw = call("hget", base .. "s", word_of(number))
+    else
+      raw = call("hget", base .. "w", number)
+    end
+    raw = raw and whole_tally(raw)
+    of[number] = raw
+  end
+  return raw
+end
+
+local sure_of = {}
+
+-- Ends the script, before it wrote anything, where another process has begun a number of who runs it: that one was silent
+-- for long, and has sent this before it heard so. What it did would be in nobody's books.
+local function check_numbers(base)
+  sure_of[base] = true
+  for i = 1, #OWN_NUMBERS do
+    local raw = tally_before(base, OWN_NUMBERS:byte(i))
+    local whose = raw and raw:sub(WHOSE_FROM, WHOSE_TO)
+    if whose and whose ~= TOKEN and whose ~= NOBODY then error("TAKENOVER a number") end
+  end
 end
 
 local function tally(base, number)
@@ -77,7 +127,7 @@ local function tally(base, number)
   end
   local found = of[number]
   if not found then
-    found = {0, 0, 0, 0, 0, 0, 0, 0}
+    found = {0, 0, 0, 0, 0, 0, 0, 0, 0}
     of[number] = found
   end
   return found
@@ -119,23 +169,38 @@ local function load_head(base, key)
     keys[name] = false
     return false
   end
-  h = {base = base, key = key, lane = waits_for(key)}
-  if raw:byte(1) ~= (h.lane and BATCH_VERSION or 1) then error("NEWER a held key") end
+  local lane = #key ~= HOST_KEY_BYTES and waits_for(key) or nil
+  if raw:byte(1) ~= (lane and BATCH_VERSION or 1) then error("NEWER a held key") end
   -- One that an older version began ends before the owner.
   if #raw < 114 then raw = raw .. NOBODY end
-  local _
-  _, h.facts, h.remembered, h.fresh, h.leased, h.given, h.batch, h.outcomes, h.queue, h.n, h.hs, h.gs, h.gn, h.covn,
-    h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup, h.replica,
-    h.owner = unpk(HEAD, raw)
-  h.was = h.first
+  local _, facts, is_remembered, fresh, leased, given, batch, outcomes, queue, n, hs, gs, gn, covn, pinn, bytes, first, last,
+    seen, arr, at, token, covup, pinup, replica, owner = unpk(HEAD, raw)
+  -- All at once: a table that grows a field at a time is laid out anew five times.
+  h = {
+    base = base, key = key, lane = lane, facts = facts, remembered = is_remembered, fresh = fresh, leased = leased,
+    given = given, batch = batch, outcomes = outcomes, queue = queue, n = n, hs = hs, gs = gs, gn = gn, covn = covn,
+    pinn = pinn, bytes = bytes, first = first, last = last, seen = seen, arr = arr, at = at, token = token, covup = covup,
+    pinup = pinup, replica = replica, owner = owner, was = first, dirty = false,
+  }
   keys[name] = h
   order[#order + 1] = h
   return h
 end
 
+-- False where the caller knows that no bucket has memories of an older version.
+local may_have_older = true
+
+-- The memory of a key, which begins with MEMORY, or nothing. An older version's had no number there.
+local function memory_of(base, key)
+  local raw = call("hget", base .. "y", key)
+  if raw or not may_have_older then return raw end
+  raw = call("get", base .. "y:" .. key)
+  return raw and raw:sub(1, MEMORY_BYTES - 2) .. "\0\0" .. raw:sub(MEMORY_BYTES - 1)
+end
+
 local function remembered(base, key, now)
-  local raw = call("getrange", base .. "y:" .. key, 0, 9)
-  if raw == "" then return 0 end
+  local raw = memory_of(base, key)
+  if not raw then return 0 end
   if raw:byte(1) ~= 1 then return 1 end
   local _, _, at = unpk(MEMORY, raw)
   return now < at + REMEMBER and 1 or 0
@@ -145,7 +210,7 @@ local function new_head(base, key, now)
   local h = {
     base = base, key = key, facts = 0, fresh = 0, leased = 0, given = 0, batch = 0, outcomes = 0, queue = 0, n = 0,
     hs = 0, gs = 0, gn = 0, covn = 0, pinn = 0, bytes = 0, first = now, last = now, seen = now, arr = 0, at = 0,
-    token = 0, covup = 0, pinup = 0, replica = ME, owner = NOBODY, lane = waits_for(key),
+    token = 0, covup = 0, pinup = 0, replica = ME, owner = NOBODY, lane = waits_for(key), dirty = false,
   }
   local of = tally(base, h.lane or ME)
   of[KEYS_HELD] = of[KEYS_HELD] + 1
@@ -167,7 +232,7 @@ local function link_of(base, own, now, named_host, order)
     host = raw:sub(LINK_BYTES + 1)
   end
   if has == 0 and parts == 0 then
-    local memory = call("get", base .. "y:" .. own)
+    local memory = memory_of(base, own)
     if memory and memory:byte(1) == 1 then
       local _, named, at = unpk(MEMORY, memory)
       if named == 1 and now < at + REMEMBER then has, since, host = 1, -1, host_at(memory, MEMORY_BYTES + 1) end
@@ -185,6 +250,7 @@ local function compute_due(h)
   if h.hs == 0 then kind = kind + 8 end
   if h.remembered == 1 or APART then kind = kind + 16 end
   if is_guest(h.key) then kind = kind + 32 end
+  if bit.band(h.facts, 8) ~= 0 then kind = kind + 64 end
   local quiet, longest, plain = unpk("<ddd", DUE_TABLE, kind * 24 + 1)
   quiet, longest = h.seen + quiet, h.first + longest
   if quiet > longest then return longest, false end
@@ -218,50 +284,6 @@ local function sizes_of(h)
   return sizes
 end
 
--- The buckets, by what their names begin with, in which a large envelope went.
-local lightened = {}
-
--- The key is no longer under its large envelopes. Their bytes were counted off with its own, and are still held where
--- others are under them.
-local function leave_shared(h)
-  for _, ref in ipairs(shared_of(h)) do
-    local name = shared_name(ref)
-    local size = call("hstrlen", name, "b")
-    local of = tally(h.base, h.lane or h.replica)
-    of[BYTES] = of[BYTES] + size
-    if size > 0 and call("hincrby", name, "n", -1) <= 0 then
-      local whose = tally(base_of(ref:byte(1)), tonumber(call("hget", name, "o")))
-      whose[BYTES] = whose[BYTES] - size
-      lightened[base_of(ref:byte(1))] = true
-      call("unlink", name)
-    end
-  end
-  if has(h, SHARED) then call("unlink", h.base .. "v:" .. h.key) end
-end
-
--- It was given back, so nobody died of it.
-local function clear_suspicion(h)
-  if has(h, SUSPECT) then
-    call("unlink", h.base .. "k:" .. h.key)
-    h.facts = h.facts - SUSPECT
-  end
-end
-
-local function drop(h)
-  local base, key = h.base, h.key
-  leave_shared(h)
-  clear_suspicion(h)
-  call("unlink", base .. "m:" .. key, base .. "p:" .. key)
-  if h.gn > 0 or h.guests then call("unlink", base .. "g:" .. key) end
-  if h.outcomes == 1 then call("unlink", base .. "x:" .. key) end
-  if h.queue ~= 0 then call("zrem", base .. (h.queue == PLAIN and "d" or "o"), key) end
-  call("zrem", base .. "f:" .. (h.lane or h.replica), key)
-  local of = tally(base, h.lane or h.replica)
-  of[KEYS_HELD] = of[KEYS_HELD] - 1
-  keys[base .. "m:" .. key] = false
-  h.gone = true
-end
-
 -- Write the heads that were changed, with their moments, and the tallies.
 local function flush()
   for _, h in ipairs(order) do
@@ -273,15 +295,17 @@ local function flush()
         queue = 0
       else
         if h.queue ~= 0 and h.queue ~= queue then call("zrem", base .. (h.queue == PLAIN and "d" or "o"), key) end
-        call("zadd", base .. (plain and "d" or "o"), at, key)
+        call("zadd", base .. (plain and "d" or "o"), string.format("%d", at), key)
       end
       if h.first ~= h.was then call("zadd", base .. "f:" .. (h.lane or h.replica), h.first, key) end
       h.queue = queue
-      local raw = pack(HEAD, h.lane and BATCH_VERSION or 1, h.facts, h.remembered, h.fresh, h.leased, h.given, h.batch, h.outcomes, h.queue, h.n,
-        h.hs, h.gs, h.gn, h.covn, h.pinn, h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup,
+      local raw = pack(HEAD, h.lane and BATCH_VERSION or 1,
+        h.facts, h.remembered, h.fresh, h.leased, h.given, h.batch, h.outcomes, h.queue,
+        h.n, h.hs, h.gs, h.gn, h.covn, h.pinn,
+        h.bytes, h.first, h.last, h.seen, h.arr, h.at, h.token, h.covup, h.pinup,
         h.replica, h.owner)
       if h.was then
-        call("setrange", base .. "m:" .. key, 0, raw)
+        call("setrange", base .. "m:" .. key, "0", raw)
       else
         call("set", base .. "m:" .. key, raw, "px", TTL)
         call("pexpire", base .. "p:" .. key, TTL)
@@ -290,54 +314,24 @@ local function flush()
   end
   for base, of in pairs(tallies) do
     for number, more in pairs(of) do
-      local a, b, c, d, e, f, g, h = unpack(more)
-      local hash = base .. (type(number) == "number" and "s" or "w")
-      local raw = call("hget", hash, number)
+      local a, b, c, d, e, f, g, h, m = unpack(more)
+      local raw, whose = tally_before(base, number), NOBODY
       if raw then
-        local a1, b1, c1, d1, e1, f1, g1, h1 = unpk(TALLY, raw)
-        a, b, c, d, e, f, g, h = a + a1, b + b1, c + c1, d + d1, e + e1, f + f1, g + g1, h + h1
+        local a1, b1, c1, d1, e1, f1, g1, h1, m1
+        a1, b1, c1, d1, e1, f1, g1, h1, whose, m1 = unpk(TALLY, raw)
+        a, b, c, d, e, f, g, h, m = a + a1, b + b1, c + c1, d + d1, e + e1, f + f1, g + g1, h + h1, m + m1
       end
-      local now = pack(TALLY, a, b, c, d, e, f, g, h)
+      local now = pack(TALLY, a, b, c, d, e, f, g, h, whose, m)
       -- A newer version may know more of it.
       if raw and #raw > TALLY_BYTES then now = now .. raw:sub(TALLY_BYTES + 1) end
-      call("hset", hash, number, now)
-      if type(number) ~= "number" then
-        call("pexpire", hash, TTL)
+      if type(number) == "number" then
+        call("hset", base .. "s", word_of(number), now)
+      else
+        call("hset", base .. "w", number, now)
+        call("pexpire", base .. "w", TTL)
         call("pexpire", base .. "f:" .. number, TTL)
       end
     end
-  end
-end
-
--- Sum a key up anew from the parts that are left of it.
-local function resum(h)
-  local hs, gs, bytes, facts, gn = 0, 0, 0, 0, 0
-  local first, last
-  local list = call("lrange", h.base .. "p:" .. h.key, 0, -1)
-  for _, part in ipairs(list) do
-    local _, kind, more, n, env, head, _, now = unpk(ELEMENT, part)
-    if kind >= 128 then
-      gs = gs + n
-      gn = gn + 1
-    else
-      hs = hs + n
-      facts = bit.bor(facts, kind)
-    end
-    bytes = bytes + #part - ELEMENT_BYTES - more - env - head
-    if not first or now < first then first = now end
-    if not last or now > last then last = now end
-  end
-  -- What is left of a key may be under fewer large envelopes; it keeps all that it had until it goes.
-  for _, ref in ipairs(#list > 0 and shared_of(h) or {}) do bytes = bytes + call("hstrlen", shared_name(ref), "b") end
-  count(h, hs + gs - h.hs - h.gs, bytes - h.bytes)
-  if gn ~= h.gn then h.guests = true end
-  facts = bit.bor(facts, bit.band(h.facts, OWN_FACTS))
-  h.n, h.hs, h.gs, h.bytes, h.facts, h.gn = #list, hs, gs, bytes, facts, gn
-  if h.n == 0 then
-    drop(h)
-  else
-    h.first, h.last = first, last
-    h.dirty = true
   end
 end
 

@@ -1,28 +1,23 @@
--- Of the resource that a memory shares (core/memory_edits.py): the digest in a blob that begins at a byte, or nothing.
-local function digest_in(raw, first)
-  if #raw < first + 43 or raw:byte(first) ~= 84 or raw:byte(first + 1) ~= 1 or bit.band(raw:byte(first + 2), 4) == 0 then return nil end
-  local state = unpk(">I4", raw, first + 24)
-  local from = first + 44 + raw:byte(first + 3) + state
-  local digest = raw:sub(from, from + 15)
-  return #digest == 16 and digest or nil
-end
-
--- Memories, order and moment of the oldest; then for each replica that has a tally its number, the tally, and when the
--- first part of its oldest key came; then how many exporters have a backlog here, and for each the same by its name.
+-- Memories, order and moment of the oldest, their bytes, and how many of them an older version left; then for each replica
+-- that has a tally its number, the tally, and when the first part of its oldest key came; then how many exporters have a
+-- backlog here, and for each the same by its name.
 local function totals_of(base)
-  local head = call("zrange", base .. "z", 0, 0, "withscores")
-  local at = ""
-  if head[1] then
-    local raw = call("getrange", base .. "y:" .. head[1], 0, 9)
-    if raw ~= "" and raw:byte(1) == 1 then
-      local _
-      _, _, at = unpk(MEMORY, raw)
-      at = string.format("%.0f", at)
-    else
-      at = "gone"
-    end
+  local order, at = "", ""
+  local entry = first_entry(base)
+  if entry then
+    local _
+    order, at = unpk(ENTRY, entry)
+    at = string.format("%.0f", at)
   end
-  local answer = {call("zcard", base .. "z"), head[2] or "", at}
+  local counts = counts_of(base)
+  -- There may be fewer since.
+  local left = older_of(base) > 0 and call("zcard", base .. "z") or 0
+  if left > 0 then
+    local head = call("zrange", base .. "z", 0, 0, "withscores")
+    if order == "" or tonumber(head[2]) < order then order, at = tonumber(head[2]), since_of_older(base, head[1]) end
+  end
+  if order ~= "" then order = string.format("%.0f", order) end
+  local answer = {counts.number + left, order, at, counts.bytes, left}
   local found = {}
   for _, hash in ipairs({"s", "w"}) do
     local all = call("hgetall", base .. hash)
