@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from grafter.core.model import UnixNano
+from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.store.base import Store
 from grafter.store.model import Claim, Claims
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _SECONDS_BETWEEN_WARNINGS = 30.0
+# What a full store did not take it may take once something has left.
+_PUT_OFF = 2 * SECOND
 
 
 class Leases:
@@ -47,6 +50,14 @@ class Leases:
         if now >= self._warn_after:
             self._warn_after = now + _SECONDS_BETWEEN_WARNINGS
             logger.warning("the store is not available: %s", error)
+
+    async def put_off(self, claim: Claim, error: UnavailableError, now: UnixNano) -> None:
+        """Have one claim wait for which the store did not do something: what is due beside it goes on.
+
+        Raises UnavailableError where the store does not take this either; then nothing can go on.
+        """
+        self.store_is_away(error)
+        await self._store.postpone([(claim, UnixNano(now + _PUT_OFF))])
 
     async def until_settled(self, settle: Callable[[], Awaitable[_T]]) -> _T:
         """What ``settle`` says, asked until the store answers.

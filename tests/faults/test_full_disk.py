@@ -17,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from grafter.consumer import Batch, Result, Verdict
+from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.store.model import TASK_BYTES, Task
@@ -192,6 +193,46 @@ async def test_a_start_finds_a_disk_that_others_have_filled(small_disk: Path) ->
         backend.answer = lambda _batch: ACCEPTED
         await drain(r)
         assert backend.taken == sent
+
+
+def fill_by_others(directory: Path) -> None:
+    """Something else on the file system takes what is free."""
+    with (directory / "others").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+
+
+async def test_a_late_guest_with_sums_leaves_a_full_disk(small_disk: Path) -> None:
+    """What its sums are of is noted in the room that is set aside; nothing beside it waits."""
+    peer = Peer()
+    async with rig(peer, directory=small_disk / "store") as r:
+        await r.host(host())
+        await r.pass_time(60)
+        await r.guest(run_of_agents("a", ANCHOR.hex(), 7000))
+        await r.host(host().replace(CALL, b"\x77" * 16))
+        fill_by_others(small_disk)
+        await r.pass_time(60, 5)
+        assert r.store.stats().traces == 0
+        assert len(summed(peer)) == 1
+        came, became = r.books(len(peer.spans))
+        assert came == became
+
+
+async def test_a_call_is_written_down_and_settled_on_a_full_disk(
+    small_disk: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Its record waits in the store, in the room that is set aside, for a database that is elsewhere."""
+    async with call_rig(tmp_path_factory.mktemp("database"), directory=small_disk / "store") as made:
+        await made.rig.host(of_a_call(1, call_id="CA" + "0" * 32))
+        fill_by_others(small_disk)
+        # What a door brings has to wait outside, and takes nothing of that room.
+        with pytest.raises(UnavailableError):
+            await made.rig.store.put_tasks([Task("door", "x", UnixNano(START), bytes(TASK_BYTES))], UnixNano(START))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await made.rig.pass_time(60, 5)
+        assert made.rig.store.stats().traces == 0
+        (found,) = await made.known()
+        assert found.spans == 1
 
 
 async def _fill_and_die(directory: Path, kind: str) -> None:

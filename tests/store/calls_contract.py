@@ -60,6 +60,42 @@ class CallContract:
             await store.put_calls([note(link="other"), note(callee=CALLEE)], START)
             assert await store.find_calls(["rtc_1"], START) == [replace(first, callee=CALLEE)]
 
+    async def test_of_many_links_at_once_all_get_the_one_that_stands(self, place: Place, settings: Settings) -> None:
+        """Nobody thinks that it was first while somebody else does, and whoever asks later gets the same."""
+        async with place.open(settings) as store:
+            said = ["waits", "runs"] * 10
+            answers = await asyncio.gather(*(store.first_link("grafter.sums 00", link, START) for link in said))
+            (stands,) = set(answers)
+            assert stands in said
+            assert await store.find_calls(["grafter.sums 00"], START) == [note("grafter.sums 00", link=stands)]
+            assert await store.first_link("grafter.sums 01", "other", START) == "other"
+            await store.put_calls([note("rtc_1", caller=CALLER, link="noted")], START)
+            assert await store.first_link("rtc_1", "later", START) == "noted"
+            await store.put_calls([note("rtc_2", caller=CALLER)], START)
+            assert await store.first_link("rtc_2", "open", START) == "open"
+            assert await store.find_calls(["rtc_2"], START) == [note("rtc_2", caller=CALLER, link="open")]
+
+    async def test_the_first_link_stands_for_as_long_as_its_row(self, place: Place, settings: Settings) -> None:
+        """Counted from who asked last; then the next one is the first. Past their number the oldest rows go."""
+        async with place.open(replace(settings, waits=Waits(remember=REMEMBER, remember_limit=64))) as store:
+            assert await store.first_link("a", "first", START) == "first"
+            again = UnixNano(START + 10 * SECOND)
+            assert await store.first_link("a", "second", again) == "first"
+            last = UnixNano(again + REMEMBER - 1)
+            assert await store.first_link("b", "third", last) == "third"
+            assert await store.find_calls(["a"], last) == [note("a", link="first")]
+            over = UnixNano(again + REMEMBER)
+            assert await store.first_link("a", "fourth", over) == "fourth"
+            assert await store.find_calls(["a", "b"], over) == [
+                note("a", over, link="fourth"),
+                note("b", last, link="third"),
+            ]
+            for n in range(1000):
+                await store.first_link(f"rtc_{n}", "link", UnixNano(over + n))
+            found = await store.find_calls([f"rtc_{n}" for n in range(1000)], UnixNano(over + 1000))
+            assert 32 <= sum(one is not None for one in found) <= 64
+            assert found[-1] is not None
+
     async def test_notes_of_one_call_at_once_are_one(self, place: Place, settings: Settings) -> None:
         async with place.open(settings) as store:
             phones = [Phone(f"{n:032x}", "1234") for n in range(20)]

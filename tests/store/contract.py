@@ -6,7 +6,7 @@ kill at this moment would leave behind.
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -16,12 +16,13 @@ import pytest
 from grafter.core.lifecycle import ReleaseReason, due_kind, due_table
 from grafter.core.memory import TraceMemory
 from grafter.core.memory_blobs import decode_trace, encode_trace
+from grafter.core.memory_edits import PlainMemories
 from grafter.core.model import (
+    DedupeKey,
     Envelope,
     Facts,
     GuestFacts,
     Key,
-    Mark,
     Part,
     Source,
     SpanId,
@@ -44,7 +45,6 @@ from grafter.store.model import (
     PlainLimits,
     PlainSettlement,
     Settlement,
-    Store,
     StoredPart,
 )
 
@@ -84,7 +84,10 @@ class Settings:
 
 
 class Opened(Store, Protocol):
-    """A store with the one thing more that a test has to wait for."""
+    """A store with what a test has to wait for, and what else its service asks of it."""
+
+    @property
+    def forgotten(self) -> Mapping[str, int]: ...
 
     async def recovered(self) -> None: ...
 
@@ -112,6 +115,7 @@ def texts(parts: Iterable[StoredPart]) -> list[str]:
 
 KINDS = [
     *([host_part(facts=Facts(facts))] for facts in range(8)),
+    *([host_part(facts=Facts.RULE | Facts.ANCHOR | Facts(facts))] for facts in range(4)),
     [guest_part(host=HOST)],
     [guest_part()],
 ]
@@ -263,8 +267,11 @@ class StoreContract:
             await store.append([host_part("root", key, Facts.ROOT) for key in keys[:4]], START)
             batch = await claim_plain(store)
             assert batch is not None
-            blobs = [memory(b"a" * 300) if key[0] % 2 else memory(b"b" * 300) for key in batch.keys]
-            assert await store.settle(PlainSettlement(batch, blobs), LATER) == [True]
+            plain = PlainMemories(ReleaseReason.COMPLETE, START)
+            for key in batch.keys:
+                plain.add(b"12345678", 0, b"", (b"a" if key[0] % 2 else b"b") * 300, b"")
+            settlement = PlainSettlement(batch, plain.blobs, plain.digests, plain.resources)
+            assert await store.settle(settlement, LATER) == [True]
             await store.append([host_part("x", key) for key in keys[3:]], LATER)
             claims = await claim_others(store, UnixNano(LATER + 700 * SECOND), 9)
             settled = [Settlement(claim, (Memory(claim.key, memory(b"a" * 300)),)) for claim in claims]
@@ -623,6 +630,20 @@ class StoreContract:
             third = await store.claim_deferred("a", UnixNano(LATER + LEASE), 10)
             assert sorted(texts(parts)[0] for parts in await store.read(third)) == ["2", "4"]
             assert await store.settle([Settlement(second[0])], LATER) == [False]
+
+    async def test_a_backlog_is_had_whole_where_that_is_asked_for(self, place: Place, settings: Settings) -> None:
+        """What is postponed comes too; what somebody owns does not."""
+        async with place.open(settings) as store:
+            for i in range(3):
+                await store.defer("a", [host_part(f"{i}")], UnixNano(START + i * SECOND))
+            first, second = await store.claim_deferred("a", LATER, 2)
+            await store.postpone([(first, UnixNano(LATER + 3600 * SECOND))])
+            assert [texts(p) for p in await store.read(await store.claim_deferred("a", LATER, 10))] == [["2"]]
+            assert await store.claim_deferred("a", LATER, 10) == []
+            (claim,) = await store.claim_deferred("a", LATER, 10, postponed=True)
+            assert [texts(p) for p in await store.read([claim])] == [["0"]]
+            assert await store.settle([Settlement(claim), Settlement(second)], LATER) == [True, True]
+            assert store.stats().backlogs["a"].batches == 1
 
     async def test_a_full_store_still_defers(self, place: Place, settings: Settings) -> None:
         """What is deferred is held already, and settled next."""

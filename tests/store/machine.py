@@ -27,6 +27,8 @@ from tests.store.contract import ENVELOPE, LEASE, START, Opened, Place, Settings
 HOSTS = [Key(bytes([i]) * 16) for i in (1, 2)]
 GUESTS = ["trace_a", "trace_b"]
 EXPORTERS = ["x", "y"]
+SETTLED_TOGETHER = 4
+"""Memories of one settlement at most, of which a store may have those that were replaced for as long as the others."""
 WAITS = replace(contract.WAITS, remember=200 * SECOND, remember_limit=3)
 
 
@@ -568,6 +570,10 @@ def machine(
             assert stats.bytes == sum(len(p.part.payload) for p in parts)
             assert stats.oldest == min((p.now for p in parts), default=None)
             assert stats.remembered == len(self.model.memories)
+            kept = sum(len(memory.key) + len(memory.blob) for _, memory in self.model.memories.values())
+            assert kept <= stats.remembered_bytes <= kept + 60 * (len(self.model.memories) + SETTLED_TOGETHER)
+            if not kept:
+                assert stats.remembered_bytes == 0
             keys = [*HOSTS, *map(guest_key, GUESTS)]
             recalled = self.run(self.store.recall(keys, UnixNano(self.now)))
             assert recalled == [self.model.remembers(key, self.now) for key in keys]

@@ -150,7 +150,7 @@ class TaskContract:
             await store.put_tasks([task("a", at(-1))], START)
             assert await names(store) == ["a", "b"]
             with pytest.raises(ValueError, match="bytes"):
-                await store.put_tasks([task("a", blob=bytes(base.TASK_BYTES + 1))], START)
+                await store.put_tasks([task("a", blob=bytes(TASK_BYTES + 1))], START)
 
     async def test_many_at_once(self, place: Place, settings: Settings) -> None:
         """Puts and claims of many callers together: each task is handed out once."""

@@ -10,7 +10,7 @@ from grafter.core.model import UnixNano
 from grafter.store.redis.connection import Command
 from grafter.store.redis.engine import Engine
 from grafter.store.redis.layout import BUCKETS, absolute, bucket_of, relative
-from grafter.store.redis.scripts import RUBBISH_MS
+from grafter.store.redis.scripts import RUBBISH_MS, Item
 
 _VERSION = 1
 # For clocks that differ: whether a note is over, the times in it say.
@@ -25,6 +25,7 @@ class Calls:
         self._engine = engine
         self._remember = engine.waits.remember
         self._most = max(1, -(-engine.waits.remember_limit // BUCKETS))
+        self._ttl = self._remember // 1_000_000 + _SPARE_MS
 
     async def put(self, calls: Sequence[CallNote], now: UnixNano) -> None:
         """Forget what is over, note, and make room."""
@@ -35,8 +36,7 @@ class Calls:
         )
         # First, or the note of a call that is forgotten would stand for the next one.
         commands = self._forgetting(buckets, over)
-        until = relative(now) + self._remember
-        ttl = self._remember // 1_000_000 + _SPARE_MS
+        until, ttl = relative(now) + self._remember, self._ttl
         # A pipeline may break off: what is there is to have an end.
         rows: dict[int, list[int | bytes]] = {bucket: [] for bucket in buckets}
         for identity in identities.values():
@@ -59,7 +59,16 @@ class Calls:
         commands += [(bucket, ("ZRANGE", self._index(bucket), 0, -self._most - 1)) for bucket in buckets]
         commands += [(bucket, ("PEXPIRE", self._index(bucket), max(RUBBISH_MS, ttl))) for bucket in buckets]
         replies = await self._engine.commands(commands)
-        await self._engine.commands(self._forgetting(buckets, replies[asked : asked + len(buckets)]))
+        await self._engine.commands(self._forgetting(buckets, replies[sent : sent + len(buckets)]))
+
+    async def first_link(self, call_id: str, link: str, now: UnixNano) -> str:
+        """See CallStore: in one script, which Redis takes also while it is full."""
+        identity = call_id.encode()
+        bucket, at = bucket_of(identity), relative(now)
+        kept = (self._ttl, max(RUBBISH_MS, self._ttl), self._most)
+        item: Item = (bucket, (bucket, identity, link.encode(), _VERSION, at, at + self._remember, *kept))
+        ((_, stands),) = await self._engine.run("first_link", [item])
+        return link if stands is None else str(stands.decode())
 
     def _forgetting(self, buckets: Sequence[int], some: Sequence[Sequence[bytes]]) -> list[tuple[int, Command]]:
         """The commands that forget some calls of each bucket."""

@@ -21,8 +21,8 @@ class Tasks:
         self._owned: dict[tuple[str, str], Task] = {}
         """For giving them back at a stop."""
 
-    async def put(self, tasks: Sequence[Task], now: UnixNano) -> None:
-        arguments: list[Argument] = [TASKS_LIMIT]
+    async def put(self, tasks: Sequence[Task], now: UnixNano, *, leaving: bool) -> None:
+        arguments: list[Argument] = [TASKS_LIMIT, int(leaving)]
         for task in tasks:
             _check(task)
             arguments += (*_name(task), relative(task.due), task.blob)

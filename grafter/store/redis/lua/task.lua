@@ -4,6 +4,8 @@
 local base = base_of(ARGV[1])
 local what, now, ttl = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local total = base .. "t:count"
+-- Also of a trace that leaves, which is settled only then.
+if what ~= "put" or ARGV[6] == "1" then allow_past_maxmemory(KEYS[1]) end
 
 -- Each put is a later one than the last. Nanoseconds of other years are no longer whole in a double: one more may be none.
 local LATER = 1000
@@ -33,7 +35,7 @@ local function owned(kind, name, token) return call("hget", record_of(kind, name
 if what == "put" then
   local limit = tonumber(ARGV[5])
   local fresh, added = {}, 0
-  for i = 6, #ARGV, 4 do
+  for i = 7, #ARGV, 4 do
     local record = record_of(ARGV[i], ARGV[i + 1])
     if not fresh[record] and call("exists", record) == 0 then
       fresh[record] = true
@@ -41,7 +43,7 @@ if what == "put" then
     end
   end
   if added > 0 and tonumber(call("get", total) or "0") + added > limit then return -1 end
-  for i = 6, #ARGV, 4 do
+  for i = 7, #ARGV, 4 do
     local kind, name, due, blob = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
     local record = record_of(kind, name)
     local known = call("hmget", record, "due", "put", "token", "until", "woken")
@@ -80,7 +82,7 @@ if what == "claim" then
       if not known[1] then
         call("zrem", queue_of(kind), name)
       elseif tonumber(known[1]) > now then
-        -- Its owner fell silent, having named_host a later time.
+        -- Its owner fell silent, having named a later time.
         call("hdel", record, "token", "until", "woken")
         look_at(kind, name, tonumber(known[1]))
       else
