@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from grafter import logs
 from grafter.components import Config
 from grafter.config.show import lines
 from grafter.consumer import OpenedExporter
@@ -15,17 +16,24 @@ logger = logging.getLogger("grafter")
 
 # Often enough to stand in what somebody looks at, and far from filling it.
 REMIND_SECONDS = 300.0
-_LOOK_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 
 
-def say_config(config: Config, files: Sequence[str]) -> None:
+def open_log(config: Config) -> None:
+    """Log as the config says, and first of all what it warns of."""
+    logs.configure(config.service.telemetry.logs.level, config.service.telemetry.logs.encoding)
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+
+
+def log_config(config: Config, files: Sequence[str]) -> None:
     """Which files the config came from, and a line for each component that runs."""
     logger.info("config: %s", ", ".join(files) or "no file, the defaults")
     for line in lines(config):
         logger.info("%s", line)
 
 
-def say_kept(held: Held, *, lasting: bool) -> None:
+def log_held(held: Held, *, lasting: bool) -> None:
     """What a stop leaves behind; ``lasting``: the store outlives the process."""
     if lasting:
         logger.info("stopped: %s, for the next start", _what(held))
@@ -48,7 +56,7 @@ async def reminding(
 
     async def remind() -> None:
         while recovering():  # noqa: ASYNC110  # the store says it when it is asked
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         logger.info("from before this start: %s", _what(held()))
         for line in unwanted():
             logger.warning("%s", line)

@@ -25,8 +25,8 @@ class Health:
     """The state of the process; what is a function is asked at each request."""
 
     phase: Phase = Phase.STARTING
-    troubles: Callable[[], dict[str, str]] = field(default=dict)
-    """What is wrong now, by the name of what has the trouble."""
+    errors: Callable[[], dict[str, str]] = field(default=dict)
+    """What is wrong now, by the name of what is affected."""
     takes_parts: Callable[[], bool] = lambda: True
     """Whether the store takes parts now."""
     readiness_on_store: bool = False

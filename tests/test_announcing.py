@@ -5,8 +5,10 @@ import logging
 import re
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from grafter.announcing import outages, reminding
@@ -14,10 +16,19 @@ from grafter.core.retry import RetryPolicy
 from grafter.exporter.answer import Accepted, ExportAnswer, Later
 from grafter.exporter.sending import Limits, Sending
 from grafter.telemetry import Held, Metrics
-from tests.e2e.process import free_ports
 from tests.exporter.doubles import Clock, Script, batch, middle, trace
+from tests.ports import free_ports
 
-HELD = Held(3, 12, 900, 1 << 30, 900, 754.0, 0, True)
+HELD = Held(
+    traces=3,
+    spans=12,
+    bytes=900,
+    limit_bytes=1 << 30,
+    disk_bytes=900,
+    oldest_seconds=754.0,
+    remembered=0,
+    store_up=True,
+)
 
 
 def sending(script: Script, clock: Clock, metrics: Metrics) -> Sending:
@@ -104,8 +115,8 @@ async def test_a_start_and_a_stop_say_what_runs_and_what_is_kept(tmp_path: Path)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_ctrl_c_ends_a_start_that_waits_for_redis(workers: str) -> None:
-    """Nobody has to wait for the thirty seconds that Redis is given, nor to kill."""
+async def test_a_start_that_waits_for_redis_says_so_and_ends_by_ctrl_c(workers: str) -> None:
+    """It waits as long as it takes: /readyz is 503 and says what for, and nobody has to kill it."""
     settings = ["--set", "extensions.store.redis.url=redis://localhost:1", "--workers", workers]
     names = (
         "receivers.otlp.protocols.grpc",
@@ -115,15 +126,29 @@ async def test_ctrl_c_ends_a_start_that_waits_for_redis(workers: str) -> None:
         "extensions.lookup",
         "service.telemetry.metrics",
     )
-    for name, port in zip(names, free_ports(len(names)), strict=True):
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    for name, port in ports.items():
         settings += ["--set", f"{name}.endpoint=localhost:{port}"]
-    log = await run_until("waiting for Redis", *settings)
+
+    async def asked() -> None:
+        ready = f"http://localhost:{ports['extensions.health_check']}/readyz"
+        async with aiohttp.ClientSession() as http, http.get(ready) as answer:
+            body = await answer.json()
+            assert (answer.status, body["status"]) == (503, "starting")
+            assert body["troubles"]["store"].startswith("waiting for it: Redis at localhost:1: cannot connect")
+
+    log = await run_until("waiting for Redis", *settings, then=asked)
     assert "SIGINT: stopping" in log
     assert "Traceback" not in log
 
 
-async def run_until(words: str, *arguments: str) -> str:
-    """``grafter run`` until its log has the words, then SIGINT; what it printed. It ends by itself, with 0."""
+async def nothing() -> None:
+    """More to do."""
+
+
+async def run_until(words: str, *arguments: str, then: Callable[[], Awaitable[None]] = nothing) -> str:
+    """``grafter run`` until its log has the words, and what is to be done then, and SIGINT; what it printed. It ends by
+    itself, with 0."""
     command = (sys.executable, "-m", "grafter", "run", *arguments)
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     assert process.stderr is not None
@@ -134,8 +159,9 @@ async def run_until(words: str, *arguments: str) -> str:
                 line = await process.stderr.readline()
                 assert line, log
                 log += line.decode()
+        await then()
         process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             rest = await process.stderr.read()
             assert await process.wait() == 0, rest.decode()
         return log + rest.decode()

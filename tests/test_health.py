@@ -104,6 +104,7 @@ GAUGES = {
     "grafter_held_bytes": 500.0,
     "grafter_oldest_held_seconds": 7.5,
     "grafter_remembered_traces": 8.0,
+    "grafter_remembered_bytes": 9600.0,
     "grafter_store_up": 1.0,
     "grafter_store_bytes": 700.0,
     "grafter_store_limit_bytes": 600.0,
@@ -122,7 +123,23 @@ PROCESS = ("process_resident_memory_bytes", "process_cpu_seconds_total", "proces
 async def page() -> str:
     """/metrics of a process in which every counter was touched once."""
     metrics = Metrics()
-    metrics.watch(lambda: Held(3, 40, 500, 600, 700, 7.5, 8, True, 5, 9, 11, [HeldFor(2, 1, 20, 100, 3.5)]))
+    metrics.watch(
+        lambda: Held(
+            traces=3,
+            spans=40,
+            bytes=500,
+            limit_bytes=600,
+            disk_bytes=700,
+            oldest_seconds=7.5,
+            remembered=8,
+            remembered_bytes=9600,
+            store_up=True,
+            unreadable=5,
+            taken_over_spans=9,
+            handed_over_spans=11,
+            replicas=[HeldFor(2, 1, 20, 100, 3.5)],
+        )
+    )
     for one in vars(metrics).values():
         names = getattr(one, "_labelnames", ())
         touched = one.labels(*("x" for _ in names)) if names else one

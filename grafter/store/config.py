@@ -1,6 +1,6 @@
 """``extensions.store``: which store there is, what all stores have in common, and how the one is opened."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -67,9 +67,13 @@ class StoreExtension(Component):
         memory_bytes: int | None,
         replica: bytes = b"",
         exporters: Sequence[str] = (),
+        waiting: Callable[[str], None] | None = None,
+        goodbye_seconds: float = 2.0,
     ) -> AbstractAsyncContextManager["OpenedStore"]:
         """The store, until left. ``memory_bytes``: what the process may use, None where that is not known;
         ``replica``: by which a store that is shared knows this process; ``exporters``: to whom traces leave.
+        ``waiting``: is told, again and again, why a server cannot be used yet, and that is waited for as long as it
+        takes; None: for half a minute. ``goodbye_seconds``: how long leaving may wait for a server.
 
         Raises OSError, with a message for people, when it cannot be used.
         """
@@ -83,14 +87,14 @@ class StoreExtension(Component):
             "drop_oldest_letters": self.dead_letters.when_full == "drop_oldest",
         }
         if self.redis is not None:
-            return self.redis.open(common, replica)
+            return self.redis.open({**common, "goodbye_seconds": goodbye_seconds}, replica, waiting)
         return self.embedded.open(common, memory_bytes, exporters)
 
 
 def error_of(store: "OpenedStore") -> str:
     """What is wrong with the store now, for people; empty when nothing is."""
-    if own := getattr(store, "trouble", ""):
-        return str(own)
+    if store.error:
+        return store.error
     if not store.up:
         return "not taking parts"
     if store.full:

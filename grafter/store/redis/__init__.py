@@ -19,7 +19,8 @@ request is one pipeline of at most one script a bucket in a cluster, and one scr
     replicas       under which numbers this process works, and what stands in its books
     placement      append: where parts belong
     claims         claim, split, read
-    settling       outcomes, settlements, memories
+    memories       what is remembered: finding it, and forgetting the oldest
+    settling       outcomes, settlements
     dead_letters, dedupe_keys, tasks, calls
     store          the contract, made of these
     upkeep         what a replica does beside its work

@@ -1,6 +1,7 @@
 """``extensions.store.redis``: its keys, and how it is opened."""
 
 import re
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,8 +63,11 @@ class RedisStore(Model):
     def describe(self) -> str:
         return f"redis, {_without_password(self.url)}"
 
-    def open(self, common: dict[str, Any], replica: bytes) -> AbstractAsyncContextManager["redis.RedisStore"]:
-        """The store, until left; ``common``: what every store takes, ``replica``: how it knows this process."""
+    def open(
+        self, common: dict[str, Any], replica: bytes, waiting: Callable[[str], None] | None
+    ) -> AbstractAsyncContextManager["redis.RedisStore"]:
+        """The store, until left; ``common``: what every store takes, ``replica``: how it knows this process,
+        ``waiting``: is told why it cannot be used yet, as long as it takes; None: it is waited for half a minute."""
         from grafter.store.redis import opening
 
         return opening.opened(
@@ -74,5 +78,6 @@ class RedisStore(Model):
             wait_replicas=self.wait_replicas,
             version=__version__,
             replica=replica,
+            waiting=waiting,
             **common,
         )

@@ -78,6 +78,21 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_at(batch.deadline, self._check_deadline)
         return future
 
+    async def begin(self, commands: Sequence[Command]) -> list[Reply]:
+        """``send`` of what a new connection is asked first: raises the first error that is among the answers.
+
+        Whatever is raised, the connection is closed: whoever gave up waiting does not know it and cannot close it.
+        """
+        try:
+            replies = await self.send(commands)
+            for reply in replies:
+                if isinstance(reply, RedisError):
+                    raise reply
+        except BaseException:
+            self.close()
+            raise
+        return replies
+
     def close(self, why: str = "closed") -> None:
         """End it; what was sent and not answered fails with ConnectionLost."""
         if not self.lost:
@@ -192,13 +207,6 @@ async def connected(peer: Peer, login: Mapping[str, Any], tls: ssl.SSLContext | 
     if stream is None:
         raise ConnectionLost("the server closed the connection")
     connection = Connection(stream, timeout)
-    try:
-        # Before a login a server takes no more than a few words.
-        (reply,) = await connection.send([("PING",)])
-        if isinstance(reply, RedisError):
-            raise reply
-    except BaseException:
-        # Whoever gave up waiting does not know it and cannot close it.
-        connection.close()
-        raise
+    # Before a login a server takes no more than a few words.
+    await connection.begin([("PING",)])
     return connection

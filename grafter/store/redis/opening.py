@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from grafter.core.model import UnixNano
@@ -28,6 +28,7 @@ from grafter.tasks import task_group
 _LOG = logging.getLogger(__name__)
 _OLDEST = (6, 2)
 _PAUSE = 0.2
+_SAY_SECONDS = 60.0
 LETTER_BYTES = 64 << 20
 
 
@@ -47,18 +48,22 @@ async def opened(
     letter_bytes: int = LETTER_BYTES,
     drop_oldest_letters: bool = False,
     start_seconds: float = 30.0,
+    waiting: Callable[[str], None] | None = None,
+    goodbye_seconds: float = 2.0,
     version: str = "",
     replica: bytes = b"",
     upkeep_seconds: float = 1.0,
     least_lease_seconds: float = LEAST_LEASE_SECONDS,
 ) -> AsyncIterator[RedisStore]:
-    """Open the store of a prefix. On leaving, what this process owns is given back; what is held stays.
+    """Open the store of a prefix. On leaving, what this process owns is given back, if Redis takes it within
+    ``goodbye_seconds``; else it is due again when its leases end. What is held stays.
 
-    Redis may come up later than this process: it is waited for up to ``start_seconds``. Raises StoreError when it does
-    not come, or must not be used as it is set up; the message says what to do. ``replica``: 8 bytes, the same for a
-    process that goes on with the books of one that is dead; random ones otherwise. ``upkeep_seconds``: after how many
-    it learns what others did. Past ``letter_bytes`` of dead letters the oldest go (``drop_oldest_letters``), or no more
-    are taken. ``least_lease_seconds``: of silence before a process may be taken for dead.
+    Redis may come up later than this process: it is waited for up to ``start_seconds``, or as long as it takes where
+    somebody (``waiting``) is told each time why it cannot be used yet. Raises StoreError when it does not come, or must
+    not be used as it is set up; the message says what to do. ``replica``: 8 bytes, the same for a process that goes on
+    with the books of one that is dead; random ones otherwise. ``upkeep_seconds``: after how many it learns what others
+    did. Past ``letter_bytes`` of dead letters the oldest go (``drop_oldest_letters``), or no more are taken.
+    ``least_lease_seconds``: of silence before a process may be taken for dead.
     """
     try:
         address = addresses.parse(url)
@@ -82,7 +87,7 @@ async def opened(
     )
     replicas = Replicas(engine, replica or os.urandom(8), least_lease_seconds)
     try:
-        secret, moment = await _started(engine, replicas, address, start_seconds)
+        secret, moment = await _started(engine, replicas, address, start_seconds, waiting)
         letters = DeadLetters(engine, letter_bytes, drop_oldest=drop_oldest_letters)
         with suppress(UnavailableError):
             await letters.refresh()
@@ -96,20 +101,24 @@ async def opened(
             finally:
                 store.stopping = True
                 upkeep.cancel()
-                with suppress(UnavailableError):
-                    await store.abandon()
+                with suppress(UnavailableError, TimeoutError):
+                    async with asyncio.timeout(goodbye_seconds):
+                        await store.abandon()
     finally:
         await servers.close()
 
 
 async def _started(
-    engine: Engine, replicas: Replicas, address: addresses.Address, seconds: float
+    engine: Engine,
+    replicas: Replicas,
+    address: addresses.Address,
+    patience: float,
+    waiting: Callable[[str], None] | None,
 ) -> tuple[bytes, UnixNano]:
     """Wait for Redis, see that it may be used, find what is fixed for the prefix and enter there; the secret, and the
     moment that it is: Redis' own, or a later one that was kept."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
-    warned = False
+    began = say_at = loop.time()
     while True:
         try:
             await engine.topology.start()
@@ -119,11 +128,14 @@ async def _started(
             await replicas.start()
             return secret, moment
         except UnavailableError as error:
-            if loop.time() >= until or isinstance(error, RefusedError):
+            seconds = loop.time() - began
+            if isinstance(error, RefusedError) or (waiting is None and seconds >= patience):
                 raise StoreError(f"{error}; check extensions.store.redis.url") from error
-            if not warned:
-                _LOG.warning("waiting for Redis: %s", error)
-                warned = True
+            if waiting is not None:
+                waiting(str(error))
+            if loop.time() >= say_at:
+                say_at += _SAY_SECONDS
+                _LOG.warning("waiting for Redis, since %.0f s; no door is open until it is there: %s", seconds, error)
             await asyncio.sleep(_PAUSE)
 
 

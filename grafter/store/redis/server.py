@@ -165,14 +165,7 @@ class Server:
 
     async def _with_scripts(self) -> Connection:
         connection = await self._connect()
-        try:
-            for reply in await connection.send(self._scripts.loading):
-                if isinstance(reply, RedisError):
-                    raise reply
-        except BaseException:
-            # Whoever gave up waiting does not know it and cannot close it.
-            connection.close()
-            raise
+        await connection.begin(self._scripts.loading)
         return connection
 
 

@@ -98,16 +98,11 @@ class NamedBySentinel(One):
     async def _connect(self) -> Connection:
         host, port = await self._primary()
         connection = await connected((host, port), self._address.login, self._tls, self._timeout)
-        try:
-            # A sentinel may name the old primary until it knows better.
-            (role,) = await connection.send([("ROLE",)])
-            if isinstance(role, RedisError):
-                raise role
-            if role[0] != b"master":
-                raise ConnectionLost(f"{host}:{port} is no master yet")
-        except BaseException:
+        # A sentinel may name the old primary until it knows better.
+        (role,) = await connection.begin([("ROLE",)])
+        if role[0] != b"master":
             connection.close()
-            raise
+            raise ConnectionLost(f"{host}:{port} is no master yet")
         return connection
 
     async def _primary(self) -> Peer:

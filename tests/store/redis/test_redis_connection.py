@@ -22,7 +22,7 @@ async def test_a_connection_that_was_given_up_is_closed(login: str, last: bytes)
         ended.set()
         writer.close()
 
-    async with asyncio.timeout(10), await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+    async with asyncio.timeout(60), await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
         address = parse(f"redis://{login}{host}:{port}")
         connecting = asyncio.ensure_future(connected((host, port), address.login, None, 60.0))
