@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from grafter.core.model import UnixNano
 from grafter.errors import UnavailableError
@@ -23,6 +23,8 @@ _SECOND = 1_000_000_000
 # Less is what a clock is set right by as a matter of course, or what lies between two machines.
 _JUMP = 2 * _SECOND
 _WATCH_SECONDS = 1.0
+_LAST_SECONDS = 0.5
+"""How long a stop waits for a store that is away; the moment before it was kept seconds ago."""
 _KEEP_EVERY = 5
 """The moment is kept each time that the clocks were compared so often."""
 
@@ -100,7 +102,9 @@ async def keeping_time(
             yield clock
         finally:
             watching.cancel()
-            await _keep(store, clock)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    await _keep(store, clock)
 
 
 async def _keep(store: MomentStore, clock: ArrivalClock) -> None:

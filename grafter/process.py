@@ -10,9 +10,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from typing import NoReturn, TypeVar
+from time import perf_counter
+from typing import Any, NoReturn, TypeVar
+
+import uvloop
 
 from grafter.tasks import task_group
 
@@ -21,7 +24,12 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 # grpc.aio makes reference cycles at each call: young collections must run, full ones over all that is held need not.
-_YOUNG_SECONDS, _MIDDLE_EVERY, _FULL_EVERY = 1.0, 10, 900
+# Every so many of the middle ones is a full one: what is in flight at a middle one outlives it, and would stay garbage.
+_YOUNG_SECONDS, _MIDDLE_EVERY, _FULL_EVERY = 1.0, 10, 90
+# A flood makes some 200,000 objects a second that stay, and a collection walks all that are new since the last one,
+# while nothing else runs: 0.7 s after ten seconds of that. So many are walked in some hundredths of a second.
+_YOUNG_OBJECTS, _MIDDLE_OBJECTS = 50_000, 200_000
+_COUNT_SECONDS = 0.05
 # Large bodies are read, and large traces joined, beside the loop. While such a thread computes, the loop waits this
 # long each time that it wakes, and an answer takes some ten wakes: of Python's own 5 ms each, that would be most of the
 # answer to a webhook of 1,000 spans.
@@ -34,9 +42,27 @@ _MIB = 1 << 20
 _IDLE_SHARE = 16
 
 
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
 @contextmanager
-def stop_signals(at_once: Callable[[], None] = lambda: None) -> Iterator[asyncio.Event]:
-    """The first SIGTERM or SIGINT sets the event; a second one ends the process at once, after ``at_once``."""
+def nothing_to_stop() -> Iterator[None]:
+    """SIGTERM and SIGINT end the process with 0, except inside ``stop_signals``: nothing has begun yet, or all is done.
+
+    Without it the first process of a container, which it may be, would not hear of a SIGTERM.
+    """
+    before = [signal.signal(number, lambda *_: os._exit(0)) for number in _STOPS]
+    try:
+        yield
+    finally:
+        for number, handler in zip(_STOPS, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stop_signals(at_once: Callable[[], None] = lambda: None, within: float | None = None) -> Iterator[asyncio.Event]:
+    """The first SIGTERM or SIGINT sets the event; a second one ends the process at once, after ``at_once``. So does the
+    first one when it has not ended ``within`` so many seconds."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -48,16 +74,20 @@ def stop_signals(at_once: Callable[[], None] = lambda: None) -> Iterator[asyncio
             # Nothing is lost by this: whatever was acknowledged is in the store, as after a kill -9.
             os._exit(1)
         logger.info("%s: stopping", number.name)
+        if within is not None:
+            end_by(within)
         stop.set()
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
+    before = [signal.getsignal(number) for number in _STOPS]
+    for number in _STOPS:
         loop.add_signal_handler(number, on_signal, number)
     try:
         yield stop
     finally:
-        for number in numbers:
+        for number, handler in zip(_STOPS, before, strict=True):
             loop.remove_signal_handler(number)
+            # The loop would leave the defaults behind, and a signal that comes now make an orderly stop a death by it.
+            signal.signal(number, handler)
 
 
 @asynccontextmanager
@@ -114,6 +144,16 @@ def failure_line(error: OSError | ValueError) -> str:
     return " ".join(text.split())
 
 
+def run_to_end(main: Coroutine[Any, Any, int]) -> int:
+    """Run it on a loop of its own; its exit code, or 1 and a line on stderr where it could not start."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main)
+    except (OSError, ValueError) as error:
+        print(f"grafter: {failure_line(error)}", file=sys.stderr)
+        return 1
+
+
 @contextmanager
 def taking_turns() -> Iterator[None]:
     """Let threads that compute give way to the loop often."""
@@ -125,16 +165,47 @@ def taking_turns() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
+class Collections:
+    """When to collect, and what."""
+
+    def __init__(self, now: float) -> None:
+        """``now``: seconds, of any clock that goes on steadily."""
+        self._due_at = now + _YOUNG_SECONDS
+        self._rounds = self._middle = 0
+        self._grown = 0
+        """Objects that went through a young collection since the last of another."""
+
+    def due(self, now: float, new: int) -> int | None:
+        """The generation to collect, which is done at once, with ``new`` objects since the last; None: nothing yet."""
+        is_time = now >= self._due_at
+        if not is_time and new < _YOUNG_OBJECTS:
+            return None
+        self._grown += new
+        if is_time:
+            self._due_at = now + _YOUNG_SECONDS
+            self._rounds += 1
+        generation = 1 if self._grown >= _MIDDLE_OBJECTS else 0
+        if is_time and self._rounds % _MIDDLE_EVERY == 0:
+            generation = 1
+        if generation:
+            self._grown = 0
+            self._middle += 1
+            generation = 1 if self._middle % _FULL_EVERY else 2
+        return generation
+
+
 @asynccontextmanager
 async def collecting_garbage() -> AsyncIterator[None]:
-    """Young collections on a timer instead of by allocation count, which would walk all that is held at bad moments."""
+    """Young collections on a timer, sooner where much is new, instead of by allocation count alone, which would walk
+    all that is held at bad moments."""
 
     async def collect() -> None:
-        rounds = 0
+        rounds = Collections(perf_counter())
         while True:
-            await asyncio.sleep(_YOUNG_SECONDS)
-            rounds += 1
-            gc.collect(2 if rounds % _FULL_EVERY == 0 else 1 if rounds % _MIDDLE_EVERY == 0 else 0)
+            await asyncio.sleep(_COUNT_SECONDS)
+            generation = rounds.due(perf_counter(), gc.get_count()[0])
+            if generation is not None:
+                gc.collect(generation)
 
     gc.collect()
     gc.freeze()

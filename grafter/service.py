@@ -5,18 +5,14 @@ last and close first, so that at a stop new input is refused, what is in flight 
 the store for the next start.
 """
 
-import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-import uvloop
-
-from grafter import __version__, announcing, logs
+from grafter import __version__, announcing
 from grafter.arrival_clock import keeping_time
 from grafter.calls.call_link import CallLinks
 from grafter.components import Config
@@ -35,8 +31,7 @@ from grafter.memory_limit import guarding, total_memory
 from grafter.otlp.split import COMPILED
 from grafter.process import (
     collecting_garbage,
-    end_by,
-    failure_line,
+    run_to_end,
     started,
     stop_signals,
     taking_turns,
@@ -61,23 +56,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The share of the shutdown timeout that requests in flight may take; the rest is for the batches on their way out.
-_DOOR_SHARE = 0.3
+# The shares of the shutdown timeout that requests in flight may take, and what leaving the store may take; the rest is
+# for the batches on their way out.
+_RECEIVER_SHARE, _STORE_SHARE = 0.3, 0.1
 
 _NO_BACKLOG = Backlog(0, 0, 0, None)
-_AS_THEY_ARE = {gauge.name for gauge in fields(Held)} & {stat.name for stat in fields(Stats)} - {
-    *(share.name for share in fields(Share)),
-    "backlogs",
-    "replicas",
-}
-"""Gauges that are what the store's stats of the same name are; the others are of this process's own share."""
+_AS_THEY_ARE = [gauge.name for gauge in fields(StoreGauges)]
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
     """What makes a service one of ``service.workers`` processes.
 
-    The doors share ports that their parent holds, memory is shared out among them, and /healthz, /readyz and /metrics
+    Receivers share ports that their parent holds, memory is shared out among them, and /healthz, /readyz and /metrics
     are the parent's to answer.
     """
 
@@ -85,6 +76,9 @@ class Worker:
     """8 bytes by which a store that they share knows it; the one that takes the place of a dead worker has the same."""
     first: bool = True
     """It does what one of them does for all: the lookup page."""
+    uncounted: Callable[[Held, int, Collection[str]], int] = lambda _held, _recovered, _exporters: 0
+    """Spans that one that was killed in its place had not counted, by what is held, what the store has recovered, and
+    who gets traces."""
 
 
 @dataclass(slots=True)
@@ -95,17 +89,18 @@ class Running:
     """By receiver: otlp_grpc, otlp_http, openai, health, metrics, lookup; of ``otlp/name`` as ``otlp_grpc/name``."""
     count_recovered: Callable[[], None] = lambda: None
     """Adds what the store has found so far to the metrics."""
-    held: Callable[[], Held] = lambda: Held(0, 0, 0, 0, 0, 0.0, 0, True)
+    held: Callable[[], Held] = Held.nothing
     """What is held now."""
 
 
 @asynccontextmanager
 async def running(
-    config: Config, metrics: Metrics | None = None, *, worker: Worker | None = None
+    config: Config, metrics: Metrics | None = None, *, worker: Worker | None = None, health: Health | None = None
 ) -> AsyncIterator[Running]:
     """Run everything that the config names until left.
 
-    As a ``worker`` it is one of several, and not the one that answers for them.
+    As a ``worker`` it is one of several, and not the one that answers for them. ``health`` says how it is from the
+    beginning on, also while a start waits for the store.
     Raises OSError or ValueError, with a message for people, when something cannot be opened.
     """
     metrics = metrics or Metrics()
@@ -131,10 +126,25 @@ async def running(
                 )
             )
         policy = config.graft_policy()
-        total = total_memory()
+        workers = 1 if worker is None else config.service.workers
+        total = total_memory(processes=workers)
+        memory = None if total is None else config.service.memory_limit.of(total * workers) // workers
         replica = b"" if worker is None else worker.replica
         tracing = active.pipelines["traces"].exporters
-        store = await stack.enter_async_context(config.extensions.store.open(policy, total, replica, tracing))
+        awaited: dict[str, str] = {}
+        service.health.errors = lambda: awaited
+        store = await stack.enter_async_context(
+            config.extensions.store.open(
+                policy,
+                memory,
+                replica,
+                tracing,
+                waiting=lambda why: awaited.update(store=f"waiting for it: {why}"),
+                goodbye_seconds=shutdown_seconds * _STORE_SHARE,
+            )
+        )
+        # What is opened next may take its time too, and is not what the store has to do with.
+        awaited.clear()
         policy = replace(policy, redact=replace(policy.redact, secret=store.hmac_secret()))
         clock = await stack.enter_async_context(keeping_time(store, metrics))
         extension = config.extensions.calls
@@ -164,7 +174,9 @@ async def running(
             for name, exporter in active.exporters.items()
         }
         _watch(service, store, exporters, clock, calls, tracing)
-        stack.callback(_say_kept, config, service)
+        if worker is not None:
+            metrics.recovered_spans.inc(worker.uncounted(service.held(), store.stats().recovered_spans, tracing))
+        stack.callback(_log_held, config, service)
         processor = Processor(
             store,
             [exporters[name] for name in tracing],
@@ -175,17 +187,14 @@ async def running(
             Limits(lease_seconds=config.extensions.store.lease.seconds),
             records,
         )
-        await stack.enter_async_context(processor.running(shutdown_seconds - door_seconds))
+        await stack.enter_async_context(processor.running(shutdown_seconds * (1 - _RECEIVER_SHARE - _STORE_SHARE)))
         await stack.enter_async_context(collecting_garbage())
         stack.enter_context(taking_turns())
         consumer: Consumer = processor
-        memory = total or 4 * BUDGET_BYTES
-        workers = 1 if worker is None else config.service.workers
-        in_flight = InFlight(min(BUDGET_BYTES, memory // 4 // workers))
-        if total is not None:
-            limit = config.service.memory_limit.of(total) // workers
+        in_flight = InFlight(BUDGET_BYTES if memory is None else min(BUDGET_BYTES, memory // 4))
+        if memory is not None:
             consumer = await stack.enter_async_context(
-                guarding(processor, limit, lambda: store.memory_bytes + in_flight.bytes + processor.memory_bytes)
+                guarding(processor, memory, lambda: store.memory_bytes + in_flight.bytes + processor.memory_bytes)
             )
         forwarding = Forwarding(
             {
@@ -212,6 +221,7 @@ async def running(
             admin_tokens=revealed(config.extensions.admin.tokens),
             share_ports=worker is not None,
             calls=calls,
+            calls_id_keys=() if extension is None else extension.keys.ids,
             calls_tokens=() if extension is None else revealed(extension.tokens),
             links=links,
         )
@@ -259,18 +269,20 @@ def _watch(
     calls: "SqlCallMap | None",
     tracing: Collection[str],
 ) -> None:
-    """Wire the gauges and the troubles of /readyz to the store and the exporters; ``tracing``: who gets traces."""
-    recovered = forgotten = marks = lost = 0
+    """Wire the gauges and the errors of /readyz to the store and the exporters; ``tracing``: who gets traces."""
+    recovered = forgotten_keys = lost = 0
+    forgotten = dict.fromkeys(FORGOTTEN_BY, 0)
 
     def count_recovered() -> None:
-        nonlocal recovered, forgotten, marks, lost
+        nonlocal recovered, forgotten_keys, lost
         found = store.stats().recovered_spans
         service.metrics.recovered_spans.inc(found - recovered)
         recovered = found
-        service.metrics.forgotten_traces.inc(store.forgotten - forgotten)
-        forgotten = store.forgotten
-        service.metrics.forgotten_marks.inc(store.forgotten_marks - marks)
-        marks = store.forgotten_marks
+        for why, number in store.forgotten.items():
+            service.metrics.forgotten_traces.labels(why).inc(number - forgotten[why])
+            forgotten[why] = number
+        service.metrics.forgotten_marks.inc(store.forgotten_marks - forgotten_keys)
+        forgotten_keys = store.forgotten_marks
         service.metrics.lost_records.inc(store.lost_records - lost)
         lost = store.lost_records
 
@@ -296,12 +308,14 @@ def _watch(
             backlogs=[
                 BacklogHeld(name, one.spans, one.bytes, _age(one.oldest, clock()))
                 for name, one in sorted((dict.fromkeys(tracing, _NO_BACKLOG) | dict(stats.backlogs)).items())
+                # What was given up of an exporter that gets nothing is no longer a backlog of 0.
+                if one.batches or name in tracing
             ],
         )
 
-    def troubles() -> dict[str, str]:
+    def errors() -> dict[str, str]:
         found = {}
-        if wrong := trouble(store):
+        if wrong := error_of(store):
             found["store"] = wrong
         if store.stats().recovering:
             found["recovery"] = "the index is being rebuilt; input is taken"
@@ -310,13 +324,13 @@ def _watch(
                 found[name] = f"has taken nothing for {outage.seconds:.0f} s: {outage.reason}"
         found |= {f"backlog of {name}": line for name, line in _unwanted(store.stats().backlogs, tracing).items()}
         if calls is not None:
-            found |= calls.troubles()
+            found |= calls.errors()
         return found
 
     service.count_recovered = count_recovered
     service.metrics.watch(held)
     service.held = held
-    service.health.troubles = troubles
+    service.health.errors = errors
     service.health.takes_parts = lambda: store.up and not store.full
 
 
@@ -330,11 +344,11 @@ def _unwanted(backlogs: Mapping[str, Backlog], tracing: Collection[str]) -> dict
     }
 
 
-def _say_kept(config: Config, service: Running) -> None:
+def _log_held(config: Config, service: Running) -> None:
     """At a stop, when nothing is on its way any more; a start that failed has a line of its own."""
     if service.health.phase is Phase.STOPPING:
         store = config.extensions.store
-        announcing.say_kept(service.held(), lasting=store.redis is not None or not store.embedded.memory)
+        announcing.log_held(service.held(), lasting=store.redis is not None or not store.embedded.memory)
 
 
 def _age(moment: UnixNano | None, now: int) -> float:
@@ -343,13 +357,12 @@ def _age(moment: UnixNano | None, now: int) -> float:
 
 
 async def _serve(config: Config, files: Sequence[str]) -> int:
-    with stop_signals() as stop:
+    # One second more, for what ends by itself at the very end.
+    with stop_signals(within=config.service.shutdown_timeout.seconds + 1.0) as stop:
         async with started(running(config), stop) as service:
             if service is not None:
-                announcing.say_config(config, files)
+                announcing.log_config(config, files)
             await stop.wait()
-            # One second more, for what ends by itself at the very end.
-            end_by(config.service.shutdown_timeout.seconds + 1.0)
     return 0
 
 
@@ -358,13 +371,6 @@ def run(config: Config, files: Sequence[str] = ()) -> int:
 
     ``files``: where the config came from.
     """
-    logs.configure(config.service.telemetry.logs.level, config.service.telemetry.logs.encoding)
-    for warning in config.warnings:
-        logger.warning("%s", warning)
+    announcing.open_log(config)
     tune_allocator(total_memory())
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, files))
-    except (OSError, ValueError) as error:
-        print(f"grafter: {failure_line(error)}", file=sys.stderr)
-        return 1
+    return run_to_end(_serve(config, files))

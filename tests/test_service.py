@@ -26,11 +26,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from grafter import service
 from grafter.components import Config, load
-from grafter.health import Phase
+from grafter.health import Health, Phase
 from grafter.service import running
-from tests.e2e.process import free_ports
 from tests.exporter.doubles import TRACES_METHOD, http_peer, spans_in
+from tests.ports import free_port, free_ports
 from tests.rig import CALL, Peer, recorded_call, recorded_guest
+from tests.store.contract import START, host_part
+from tests.store.redis.servers import server
+from tests.store.test_boot import opened
 
 QUICK = {"after_root": "50ms", "guest_quiet": "50ms", "for_guest": "5s"}
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
@@ -208,6 +211,32 @@ async def test_troubles_name_a_backend_that_is_down_and_readiness_stays(tmp_path
             assert "503" in troubles["otlp_http/b"]
 
 
+async def test_a_store_that_has_come_is_waited_for_no_longer(tmp_path: Path) -> None:
+    """What /readyz says while a start waits for Redis does not stand there while the rest of it is opened."""
+    port = free_port()
+    sections = settings(tmp_path, {"file": {"path": str(tmp_path / "out")}}, {"health": port})
+    with server() as redis:
+        redis.kill()
+        sections["extensions"]["store"] = {"redis": {"url": redis.url}}
+        health = Health()
+
+        async def begin() -> None:
+            async with running(read(tmp_path, sections), health=health):
+                """Everything is open."""
+
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+            starting = tasks.create_task(begin())
+            troubles: dict[str, str] = {}
+            while not troubles:
+                with contextlib.suppress(aiohttp.ClientConnectionError):
+                    troubles = orjson.loads((await get(port, "/readyz"))[1])["troubles"]
+            assert troubles["store"].startswith("waiting for it: ")
+            said = health.errors
+            await asyncio.to_thread(redis.start)
+            await starting
+            assert said() == {}
+
+
 @pytest.mark.parametrize("asked", [True, False])
 async def test_readiness_on_store_is_wired(tmp_path: Path, asked: bool) -> None:
     """The key of the config decides whether /readyz looks at the store; a store that works is ready either way."""
@@ -220,6 +249,39 @@ async def test_readiness_on_store_is_wired(tmp_path: Path, asked: bool) -> None:
         served.health.takes_parts = lambda: False
         assert (await get(served.ports["health"], "/readyz"))[0] == (503 if asked else 200)
     assert served.health.phase is Phase.STOPPING
+
+
+async def test_what_requests_may_hold_follows_the_memory_limit(tmp_path: Path) -> None:
+    """It is a quarter of the limit, however much memory the machine has: a document that takes more is 413."""
+    sections = settings(tmp_path, {"file": {"path": str(tmp_path / "out")}})
+    document = b'{"resourceSpans":[%b]}' % b",".join([b'{"schemaUrl":1}'] * 25_000)
+    for limit, answer in (("40MiB", 413), ("4000MiB", 200)):
+        sections["service"]["memory_limit"] = limit
+        async with running(read(tmp_path, sections)) as served:
+            headers = {"Content-Type": "application/json"}
+            assert await post(served.ports["otlp_http"], "/v1/traces", document, headers) == answer
+
+
+async def test_a_backlog_that_was_given_up_goes_from_the_metrics(tmp_path: Path) -> None:
+    """Of an exporter that gets no traces any more; that of one that does stays, with nothing in it."""
+    sections = settings(tmp_path, {"file": {"path": str(tmp_path / "out")}})
+    async with opened(tmp_path / "store", START) as store:
+        await store.defer("gone", [host_part("late")], START)
+    async with running(read(tmp_path, sections)) as served:
+        await until_text(served, 'grafter_exporter_backlog_spans{exporter="gone"} 1.0')
+        headers = {"Content-Type": "application/json"}
+        assert await post(served.ports["openai"], "/admin/backlog/drop", b'{"exporter":"gone"}', headers) == 200
+        page = await until_text(served, 'grafter_exporter_backlog_spans{exporter="file"} 0.0')
+        assert 'exporter="gone"' not in page
+
+
+async def until_text(served: service.Running, text: str) -> str:
+    """The page of metrics when it has this."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            _, page = await get(served.ports["metrics"], "/metrics")
+            if text in page:
+                return page
 
 
 async def test_the_first_scrape_balances_the_books(tmp_path: Path) -> None:
