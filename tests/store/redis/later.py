@@ -26,17 +26,18 @@ _CHANGES = {
   if #raw == 106 then raw = raw .. string.rep("\\0", 8) end
   if #raw == 114 then raw = raw .. string.char(0, 0, 0, 0) end
 """,
-    "h.owner = unpk(HEAD": "h.owner, h.writes = unpk(HEAD",
+    "replica, owner = unpk(HEAD": "replica, owner, writes = unpk(HEAD",
+    "owner = owner, was = first": "owner = owner, writes = writes, was = first",
     "        h.replica, h.owner)": "        h.replica, h.owner, (h.writes or 0) + 1)",
     # Tallies: the same.
-    """      call("hset", hash, number, now)
-""": """      if #now == TALLY_BYTES then now = now .. pack("<I4", 0) end
-      local writes = unpk("<I4", now, TALLY_BYTES + 1) + 1
-      call("hset", hash, number, now:sub(1, TALLY_BYTES) .. pack("<I4", writes))
-""",
+    """      if type(number) == "number" then
+        call("hset", base""": """      if #now == TALLY_BYTES then now = now .. pack("<I4", 0) end
+      now = now:sub(1, TALLY_BYTES) .. pack("<I4", unpk("<I4", now, TALLY_BYTES + 1) + 1)
+      if type(number) == "number" then
+        call("hset", base""",
     # Links and replicas: a word behind them.
     '+ tonumber(ARGV[i + 2])) .. host, "px"': '+ tonumber(ARGV[i + 2])) .. host .. (has == 1 and "new" or ""), "px"',
-    "and now + stay or 0, taken, handed))": 'and now + stay or 0, taken, handed) .. "new")',
+    "taken, handed, is_noted, was[number] or NOBODY))": 'taken, handed, is_noted, was[number] or NOBODY) .. "new")',
 }
 
 

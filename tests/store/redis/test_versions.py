@@ -33,6 +33,7 @@ from tests.store.redis.servers import Server, server
 
 _NUMBERS = count()
 SETTINGS = Settings()
+TALLY_BYTES = 80
 AFTER = UnixNano(LATER + 2 * LEASE)
 
 
@@ -144,7 +145,7 @@ async def test_what_is_new_is_passed_over_and_kept(redis: Server, prefix: str) -
             assert isinstance(head, bytes)
             assert isinstance(tally, bytes)
             assert isinstance(part, bytes)
-            return unpack_from("<I", head, HEAD.size)[0], unpack_from("<I", tally, 64)[0], NEWS in part
+            return unpack_from("<I", head, HEAD.size)[0], unpack_from("<I", tally, TALLY_BYTES)[0], NEWS in part
 
         assert news() == (1, 1, True)
         await now.append([host_part("now")], START)
