@@ -6,34 +6,27 @@ attributes to redact is decoded once, joined, and its grafted spans are added as
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 from grafter.consumer import OutTrace, Piece
 from grafter.core import join
 from grafter.core.anchor import AnchorIndex, find, wanted_keys
 from grafter.core.caller_turns import HOST_MARK, HOST_WAITS
 from grafter.core.causality import DATE_KEYS, DATE_MARK, on_host_clock
-from grafter.core.crash import stand_ins
+from grafter.core.crash import StandIns, stand_ins
 from grafter.core.explain import MOST_STEPS, Refusal
 from grafter.core.guest_index import GuestIndex, step_key
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import LinedUp, line_up, step_ids, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
-from grafter.core.memory_blobs import decode_guest, decode_trace, encode_trace
+from grafter.core.memory_blobs import decode_trace, encode_trace
 from grafter.core.model import (
-    RULE,
-    SPAN_KIND_INTERNAL,
     Envelope,
     Facts,
     Guest,
     GuestFacts,
-    GuestSpan,
     HostSpan,
     Key,
-    Link,
     Part,
-    Source,
-    SpanId,
     TraceId,
     UnixNano,
     guest_key,
@@ -43,27 +36,29 @@ from grafter.core.redact import redact
 from grafter.core.rules import Moved
 from grafter.core.sampling.policies import SamplingPolicy
 from grafter.core.state import GuestState, TraceState
-from grafter.core.steps import CALL_IDS, HOST_KEYS, HOST_MARKS, RESPONSE_IDS, USAGE
+from grafter.core.steps import CALL_IDS, HOST_KEYS, HOST_MARKS, RESPONSE_IDS, USAGE, HostSteps, host_steps
 from grafter.guests.json_values import digest
 from grafter.guests.source import Mapped, Reading
 from grafter.otlp import spans as otlp
-from grafter.otlp.frames import first_of, run_of, spans_of
+from grafter.otlp.frames import run_of
 from grafter.otlp.redaction import Redaction
-from grafter.otlp.rule_keys import moved_run
-from grafter.otlp.shallow_pb2 import Head
 from grafter.processor.guest_parts import GuestParts, by_guest
 from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, pieces_of, unhung
-from grafter.processor.latencies import SUMS, tell
-from grafter.processor.release_result import Assembled, GuestCount
+from grafter.processor.latencies import SUMS, with_latencies
+from grafter.processor.moving import as_moved, hang, steps_left
+from grafter.processor.plain_traces import AsItCame
+from grafter.processor.release_result import Assembled
 from grafter.processor.rules import Target
 from grafter.processor.sampling import Sampling
 from grafter.store.model import Memory, StoredPart
 
 _Run = tuple[Envelope, list[bytes]]
 """Host spans, serialised, under one envelope."""
+_Read = tuple[GuestParts, GuestState | None, Reading]
+"""A guest of a host's key, what is known of it, and what its parts came to."""
 
 # An IntFlag's own operators make a member each time.
-_ROOT, _ANCHOR = int(Facts.ROOT), int(Facts.ANCHOR)
+_ANCHOR = int(Facts.ANCHOR)
 _STEP_MARKS = tuple(key.encode() for key in (*CALL_IDS, *RESPONSE_IDS))
 # After a restart an export that was begun is made again as COMPLETE; what of it has no root had fallen silent.
 _FELL_SILENT = (ReleaseReason.IDLE, ReleaseReason.COMPLETE)
@@ -83,12 +78,10 @@ class Assembler:
         self._redacts = bool(policy.redact.keys)
         self._redaction = Redaction(policy.redact.keys, lambda value: redact(value, policy.redact))
         # Where nothing is held back there is no whole trace to decide about.
-        looks = sampling is not None and sampling.looks and policy.mode is Mode.HOLD
-        self.sampling = Sampling(sampling, self._scope) if sampling is not None and looks else None
+        decides = sampling is not None and sampling.looks and policy.mode is Mode.HOLD
+        self.sampling = Sampling(sampling, self._scope) if sampling is not None and decides else None
         """Decides about what was assembled, where some of it may be dropped; None: all of it leaves."""
-        # The resource of the last root: mostly one service begins all traces.
-        self._last_seen: Envelope | None = None
-        self._last_resource: Envelope | None = None
+        self._as_it_came = AsItCame()
 
     def host(
         self,
@@ -99,38 +92,25 @@ class Assembler:
         now: UnixNano,
         recalled: Mapping[bytes, bytes],
         target: Target | None = None,
+        summed: str = "",
     ) -> Assembled:
         """A host's key: its spans, and the guests that are held under it.
 
         ``recalled``: the memories of this key and of its guests' keys, where there are any. ``target``: the other trace
-        under which all of it leaves.
+        under which all of it leaves. ``summed``: what the sums are of that were stated beside it since it left.
         """
         if not (state.guests or state.remembered or self._redacts or int(state.facts) & _ANCHOR):
-            return self._as_it_came(key, state, parts, reason, now)
+            return self._as_it_came.assemble(key, state, parts, reason, now)
         old = decode_trace(recalled[key]) if key in recalled else None
         mine = [p for p in parts if p.guest is None]
         runs, decoded, repeated = self._decode(mine)
         out = Assembled(None, merged=repeated)
+        known = bool(mine) or old is not None
+        read = self._read(parts, state, reason, now, recalled, known=known)
+        made = self._stand_ins(key, decoded, read) if old is None and reason in _FELL_SILENT else None
+        index = AnchorIndex.of(decoded, self._policy, old, None if made is None else made.root)
         kept: list[Kept] = []
         hung: list[Hung] = []
-        known = bool(mine) or old is not None
-        read: list[tuple[GuestParts, GuestState | None, Reading]] = []
-        for one in by_guest(parts):
-            guest = GuestParts(one, recalled, self._policy)
-            facts = state.guests.get(guest.name)
-            reading = guest.read(final=guest.is_final(facts, reason, now))
-            if not (known or reading.goes_on):
-                reading = replace(reading, mode=Mode.HOLD)
-            read.append((guest, facts, reading))
-        made = None
-        if old is None and read and self._policy.mode is Mode.HOLD and reason in _FELL_SILENT:
-            guests = [
-                one.guest if one.guest.link is not None else replace(one.guest, link=guest.given)
-                for guest, _, reading in read
-                for one in reading.guests
-            ]
-            made = stand_ins(TraceId(key), decoded, guests)
-        index = AnchorIndex.of(decoded, self._policy, old, None if made is None else made.root)
         for guest, facts, reading in read:
             place = Place(TraceId(key), index if known else None, facts, now, late=state.remembered)
             kept += self._guest(out, hung, guest, reading, place)
@@ -138,41 +118,87 @@ class Assembler:
         out.never = expected and not state.guests and not state.remembered
         moved = old.moved if old is not None else None
         if target is not None:
-            moved = self._moved(key, decoded, target, out, state, now)
-        left = _left(old, moved, recalled if target is None else {**recalled, Key(target.host): target.blob})
-        under = TraceId(key) if moved is None else moved.host
-        for step in self._keys_of_steps(under, decoded) if recalled else ():
-            known_step = decode_trace(recalled[step]) if step in recalled else None
-            if known_step is not None:
-                steps = known_step.guest_steps if moved is None else replace(known_step.guest_steps, open=False)
-                left = steps if left is None else left.merged(steps)
-        pieces, lined, summed = self._lined_up(out, hung, decoded, old, runs, key, left)
+            moved, counted = hang(key, decoded, target, self._policy, waited=(now - state.first) / 1e9)
+            out.guests = [*out.guests, counted]
+        steps = host_steps(decoded, digest)
+        left = self._steps_left(key, steps, old, moved, recalled, target)
+        pieces, lined, summed = self._lined_up(out, hung, decoded, steps, old, runs, key, left, summed)
         if made is not None:
             pieces += pieces_of(made.spans, self._openai, self._scope)
             out.synthetic += len(made.spans)
-        own: tuple[Memory, ...] = ()
+        out.memories = tuple(memories(kept, hung))
         if known:
             memory = index.memory(reason, now)
-            memory.steps = step_index(decoded)
-            memory.moved = moved
+            memory.steps, memory.moved, memory.summed = step_index(steps), moved, summed
             memory.guests = tuple(one.guest.trace_id for one in hung)[:NAMED_GUESTS_LIMIT]
-            memory.summed = summed
             if made is not None:
                 memory.span_ids += b"".join(each.span.span_id for each in made.spans)
             memory.guest_steps, memory.late = lined.index, lined.late[:MOST_STEPS]
-            own = (Memory(key, encode_trace(merged(old, memory, lined.spoken_for))),)
-        out.memories = (*own, *memories(kept, hung))
+            own = Memory(key, encode_trace(merged(old, memory, lined.spoken_for)))
+            out.memories = (own, *out.memories)
         if moved is not None:
-            pieces = self._as_moved(pieces, key, moved, recalled.values(), decoded, lined)
+            pieces = as_moved(pieces, key, moved, self._scope, recalled.values(), decoded, lined)
+        if old is not None and not old.summed:
+            out.summed = summed
         return self._finish(out, key, pieces)
+
+    def _read(
+        self,
+        parts: Sequence[StoredPart],
+        state: TraceState,
+        reason: ReleaseReason,
+        now: UnixNano,
+        recalled: Mapping[bytes, bytes],
+        *,
+        known: bool,
+    ) -> list[_Read]:
+        """Each guest of a host's key of which there is something to hang. ``known``: some of the host has come."""
+        read = []
+        for one in by_guest(parts):
+            guest = GuestParts(one, recalled, self._policy)
+            facts = state.guests.get(guest.name)
+            reading = guest.read(final=guest.is_final(facts, reason, now))
+            if not reading.guests:
+                continue
+            if not (known or reading.goes_on):
+                reading = replace(reading, mode=Mode.HOLD)
+            read.append((guest, facts, reading))
+        return read
+
+    def _stand_ins(self, key: Key, decoded: Sequence[HostSpan], read: Sequence[_Read]) -> StandIns | None:
+        """What stands in for the spans that a host which fell silent never sent; None where nothing has to."""
+        if not read or self._policy.mode is not Mode.HOLD:
+            return None
+        guests = [
+            one.guest if one.guest.link is not None else replace(one.guest, link=guest.given)
+            for guest, _, reading in read
+            for one in reading.guests
+        ]
+        return stand_ins(TraceId(key), decoded, guests)
+
+    def _steps_left(
+        self,
+        key: Key,
+        host: HostSteps,
+        old: TraceMemory | None,
+        moved: Moved | None,
+        recalled: Mapping[bytes, bytes],
+        target: Target | None,
+    ) -> GuestIndex | None:
+        """The steps of guests that left before: with the host, with the one that it moves under, or apart."""
+        left = steps_left(old, moved, recalled if target is None else {**recalled, Key(target.host): target.blob})
+        under = TraceId(key) if moved is None else moved.host
+        for step in _keys_of_steps(under, host) if recalled else ():
+            memory = decode_trace(recalled[step]) if step in recalled else None
+            if memory is not None:
+                steps = memory.guest_steps if moved is None else replace(memory.guest_steps, open=False)
+                left = steps if left is None else left.merged(steps)
+        return left
 
     def named_steps(self, host: TraceId, parts: Sequence[StoredPart]) -> list[Key]:
         """The keys under which steps may be remembered that these host spans name: of guests that left apart."""
         mine = [p for p in parts if p.guest is None and any(mark in p.payload for mark in _STEP_MARKS)]
-        return self._keys_of_steps(host, self._decode(mine)[1]) if mine else []
-
-    def _keys_of_steps(self, host: TraceId, decoded: Sequence[HostSpan]) -> list[Key]:
-        return [step_key(host, step) for step in step_ids(decoded)]
+        return _keys_of_steps(host, host_steps(self._decode(mine)[1], digest)) if mine else []
 
     def guest(
         self,
@@ -186,11 +212,13 @@ class Assembler:
         *,
         overdue: bool = False,
         refused: Sequence[Refusal] = (),
+        summed: str = "",
     ) -> Assembled:
         """A guest's own key: joined to a host that was released before, or (``host`` None) a trace of its own.
 
         ``recalled``: the memory of the host, where there is one. ``overdue``: stream mode no longer waits for parents.
-        ``refused``: links that were found and not used.
+        ``refused``: links that were found and not used. ``summed``: what the sums are of that were stated beside the
+        host since it left.
         """
         out = Assembled(None)
         if host is None and self._policy.unlinked is Unlinked.DROP and self._dropped_alone(out, guest):
@@ -203,15 +231,17 @@ class Assembler:
         reading = guest.read(final=guest.is_final(state, reason, now))
         place = Place(host, index, state, now, late=True, overdue=overdue, refused=tuple(refused))
         kept = self._guest(out, hung, guest, reading, place)
-        pieces, lined, _ = self._lined_up(out, hung, (), memory, (), key)
+        pieces, lined, summed = self._lined_up(out, hung, (), HostSteps(), memory, (), key, summed=summed)
         out.memories = tuple(memories(kept, hung))
+        if host is not None and not (memory is not None and memory.summed):
+            out.summed = summed
         if host is not None:
             out.memories += tuple(
                 Memory(step_key(host, step), encode_trace(TraceMemory(reason, now, guest_steps=steps)))
                 for step, steps in lined.index.by_step().items()
             )
         if host is not None and memory is not None and memory.moved is not None:
-            pieces = self._as_moved(pieces, Key(host), memory.moved, recalled.values())
+            pieces = as_moved(pieces, Key(host), memory.moved, self._scope, recalled.values())
         return self._finish(out, key, pieces)
 
     def _dropped_alone(self, out: Assembled, guest: GuestParts) -> bool:
@@ -276,7 +306,7 @@ class Assembler:
             out.made_by = guest.source
         policy = replace(self._policy, mode=mode)
         if host is None:
-            grafted = join.alone(guest, policy, earlier, head)
+            grafted = join.alone(guest, earlier, head)
         elif place.index is None and self._drops(guest, place.state):
             out.dropped += came
             out.dropped_reason = "host_missing"
@@ -307,60 +337,23 @@ class Assembler:
         """Plain traces leave as they came."""
         return not self._redacts and self.sampling is None and self._policy.mode is Mode.HOLD
 
-    def _as_it_came(
-        self, key: Key, state: TraceState, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano
-    ) -> Assembled:
-        """The path of every trace without a guest: nothing is decoded but the head of its root."""
-        # By the span ids, which are short: parts that repeat a request have the same ones.
-        by_ids = {part.span_ids: part for part in parts}
-        repeated = 0
-        if len(by_ids) != len(parts):
-            parts, repeated = _without_repeats(parts)
-        # A host part has all that a piece has; making pieces of them would cost as much as all the rest.
-        pieces = cast("tuple[Piece, ...]", tuple(parts))
-        spans = sum([part.spans for part in parts])
-        size = sum([len(part.payload) for part in parts])
-        memory = TraceMemory(reason, now, span_ids=b"".join(by_ids))
-        if int(state.facts) & _ROOT:
-            for part in parts:
-                if int(part.facts) & _ROOT:
-                    self._add_root(memory, part)
-                    break
-        return Assembled(OutTrace(key, pieces, spans), size, (Memory(key, encode_trace(memory)),), repeated)
-
-    def _add_root(self, memory: TraceMemory, part: StoredPart) -> None:
-        """Remember the root that a part with the fact ROOT begins with."""
-        head = Head.FromString(first_of(part.payload))
-        assert part.envelope is not None
-        memory.root = SpanId(head.span_id)
-        memory.root_flags = head.flags
-        if head.trace_state:
-            memory.root_trace_state = head.trace_state.decode("utf-8", "replace")
-        # The scope is grafter's own on everything that hangs here.
-        if part.envelope is not self._last_seen:
-            self._last_seen = part.envelope
-            self._last_resource = Envelope(part.envelope.resource, b"")
-        memory.root_envelope = self._last_resource
-
     def _decode(self, parts: Iterable[StoredPart]) -> tuple[list[_Run], list[HostSpan], int]:
         """Runs without the spans that came more than once, the decoded spans in their order, and how many were left
         out."""
         runs: list[_Run] = []
         decoded: list[HostSpan] = []
-        seen: set[tuple[bytes, bytes, bytes]] = set()
+        came: dict[Envelope, set[bytes]] = {}
         repeated = 0
         for part in parts:
             envelope = part.envelope
             assert envelope is not None
+            seen = came.setdefault(envelope, set())
             kept: list[bytes] = []
-            for raw, span in zip(
-                spans_of(part.payload), otlp.decode(part.payload, envelope, self._wanted), strict=True
-            ):
-                identity = (raw, envelope.resource, envelope.scope)
-                if identity in seen:
+            for raw, span in otlp.decode(part.payload, envelope, self._wanted):
+                if raw in seen:
                     repeated += 1
                     continue
-                seen.add(identity)
+                seen.add(raw)
                 decoded.append(span)
                 kept.append(raw)
             if kept:
@@ -372,22 +365,25 @@ class Assembler:
         out: Assembled,
         hung: list[Hung],
         decoded: Sequence[HostSpan],
+        steps: HostSteps,
         memory: TraceMemory | None,
         runs: Sequence[_Run],
         key: Key,
         left: GuestIndex | None = None,
+        summed: str = "",
     ) -> tuple[list[Piece], LinedUp, str]:
         """Everything that leaves, each step where it belongs: the host's runs, then the guests; with what was found,
         and what is summed up on it, see ``TraceMemory.summed``.
 
-        ``memory``: of what left before. ``left``: the steps of guests that left before.
+        ``memory``: of what left before. ``left``: the steps of guests that left before. ``summed``: what those sums are
+        of that guests have stated since.
         """
-        lined = line_up(decoded, [one.grafted for one in hung], self._policy, memory, digest, left)
+        lined = line_up(decoded, steps, [one.grafted for one in hung], self._policy, memory, left)
         dated = on_host_clock(decoded, lined, [one.first for one in hung], memory)
         edits = dict(lined.host)
-        before = "" if memory is None else memory.summed
-        told = tell(hung, dated, decoded, edits, self._policy, before) if hung else None
-        out.latency = None if told is None else told.latency
+        before = (memory.summed if memory is not None else "") or summed
+        latencies = with_latencies(hung, dated, decoded, edits, self._policy, before) if hung else None
+        out.latency = None if latencies is None else latencies.latency
         pieces = []
         at = 0
         for envelope, raws in runs:
@@ -400,70 +396,12 @@ class Assembler:
                 ]
             at += len(raws)
             pieces.append(Piece(envelope, run_of(spans), len(spans)))
-        guests = dated if told is None else told.guests
+        guests = dated if latencies is None else latencies.guests
         hung[:] = [replace(one, grafted=grafted) for one, grafted in zip(hung, guests, strict=True)]
         for one in hung:
             pieces += pieces_of(one.grafted.spans, self._openai, self._scope)
             count(out, one)
-        return pieces, lined, "" if told is None else told.summed
-
-    def _moved(
-        self,
-        key: Key,
-        decoded: Sequence[HostSpan],
-        target: Target,
-        out: Assembled,
-        state: TraceState,
-        now: UnixNano,
-    ) -> Moved:
-        """Where a trace hangs in the one under which it leaves; counted as a guest of that one."""
-        memory = decode_trace(target.blob)
-        start = min((span.start for span in decoded), default=UnixNano(0))
-        end = max((span.end for span in decoded), default=start)
-        span = GuestSpan(SpanId(bytes(8)), None, "", "", SPAN_KIND_INTERNAL, start, end, ())
-        guest = Guest(key.hex(), Source.OTLP, (span,), Link(target.host, how=RULE))
-        anchor = find(guest, AnchorIndex.of((), self._policy, memory))
-        waited = (now - state.first) / 1e9
-        out.guests = [*out.guests, GuestCount(Source.OTLP, len(decoded), anchor.how, waited)]
-        return Moved(target.host, anchor.span_id, anchor.how)
-
-    def _as_moved(
-        self,
-        pieces: Iterable[Piece],
-        trace: Key,
-        to: Moved,
-        recalled: Iterable[bytes],
-        decoded: Iterable[HostSpan] = (),
-        lined: LinedUp | None = None,
-    ) -> list[Piece]:
-        """Everything that leaves of a trace that moves, under the other's trace id.
-
-        ``decoded``: its own spans as they came, ``lined``: what was found of them.
-        """
-        pieces = list(pieces)
-        kept = {
-            Head.FromString(raw).span_id
-            for piece in pieces
-            if piece.envelope.scope == self._scope
-            for raw in spans_of(piece.payload)
-        }
-        for blob in recalled:
-            known = decode_guest(blob)
-            if known is not None:
-                kept.update(known.sent_ids())
-        # Steps of the other trace's guests are under their own ids there.
-        for edit in () if lined is None else lined.host.values():
-            kept.update(link.span_id for link in edit.links)
-            if edit.parent is not None:
-                kept.add(edit.parent)
-        roots = {span.span_id for span in decoded if not span.parent_span_id}
-        return [
-            replace(
-                piece,
-                payload=moved_run(piece.payload, trace, to, kept, roots, own=piece.envelope.scope != self._scope),
-            )
-            for piece in pieces
-        ]
+        return pieces, lined, "" if latencies is None else latencies.summed
 
     def _drops(self, guest: Guest, facts: GuestState | None) -> bool:
         """Its host never came, and it is not to leave without it; the flag may stand in an earlier trace object."""
@@ -486,27 +424,5 @@ class Assembler:
         return out
 
 
-def _left(old: TraceMemory | None, moved: Moved | None, recalled: Mapping[bytes, bytes]) -> GuestIndex | None:
-    """The steps of the guests that left before: with this trace, and with the one under whose id it leaves."""
-    left = None if old is None else old.guest_steps
-    there = None if moved is None or Key(moved.host) not in recalled else decode_trace(recalled[Key(moved.host)])
-    if there is None:
-        return left
-    # Nothing of a trace that moves stands above what it hangs under.
-    steps = replace(there.guest_steps, open=False)
-    return steps if left is None else left.merged(steps)
-
-
-def _without_repeats(parts: Sequence[StoredPart]) -> tuple[list[StoredPart], int]:
-    """The parts, equal ones once, and the number of spans left out."""
-    seen: set[tuple[bytes, Envelope | None]] = set()
-    kept = []
-    repeated = 0
-    for part in parts:
-        identity = (part.payload, part.envelope)
-        if identity in seen:
-            repeated += part.spans
-        else:
-            seen.add(identity)
-            kept.append(part)
-    return kept, repeated
+def _keys_of_steps(host: TraceId, steps: HostSteps) -> list[Key]:
+    return [step_key(host, step) for step in step_ids(steps)]

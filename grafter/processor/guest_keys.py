@@ -6,6 +6,7 @@ is assembled from.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,9 +16,11 @@ from grafter.core.memory_blobs import decode_guest
 from grafter.core.model import Key, NamedLink, TraceId, UnixNano, called, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.core.state import GuestState, TraceState
+from grafter.errors import UnavailableError
 from grafter.guests.sources import RULES, source_of
 from grafter.processor.assembling import Assembler
 from grafter.processor.guest_parts import GuestParts
+from grafter.processor.leases import Leases
 from grafter.processor.linking import Linking, left_alone, taking_up
 from grafter.processor.release_result import Assembled
 from grafter.processor.sampling import late_guest
@@ -65,18 +68,22 @@ class Found:
 class GuestKeys:
     """Decides and assembles guest keys for the processor."""
 
-    def __init__(self, store: Store, policy: GraftPolicy, assembler: Assembler, linking: Linking) -> None:
+    def __init__(
+        self, store: Store, policy: GraftPolicy, assembler: Assembler, linking: Linking, leases: Leases
+    ) -> None:
         self._store = store
+        self._leases = leases
         self._linking = linking
         self._policy = policy
         self._assembler = assembler
+        self._sums = SumsBeside(store)
         self._stream = policy.mode is Mode.STREAM
         self._hosts: dict[Key, TraceId | None] = {}
         """The host that the last attempt of a guest found; for attempts that have to be made again."""
 
     async def decide(self, claims: Sequence[Claim], now: UnixNano) -> list[tuple[Claim, Decision, Found]]:
         """One decision a claim that stays this caller's; a claim that was moved to its host has none, nor one that was
-        given back because a link was found."""
+        given back because a link was found, or because the store did not take what it needs."""
         decisions: list[tuple[Claim, Decision, Found]] = []
         kept = 0
         guests = [_guest(claim) for claim in claims]
@@ -84,35 +91,49 @@ class GuestKeys:
         unlinked = [called(known.guest.guest) for known in everything if known.host is None]
         named = await self._linking.find(unlinked, now) if unlinked else {}
         for claim, known in zip(claims, everything, strict=True):
-            if known.host is None and called(known.guest.guest) in named and not _stays_alone(claim, known):
-                asked = await self._by_name(claim, known, named[called(known.guest.guest)], now)
-                if asked is None:
-                    continue
-                known = asked
-            if known.host is not None and not known.released and not self._stream:
-                # The host is held, or nothing is known of it yet: either way the guest waits there.
-                await self._store.move(claim, Key(known.host))
+            try:
+                decided = await self._decide(claim, known, named, now)
+            except UnavailableError as error:
+                await self._leases.put_off(claim, error, now)
                 continue
-            found: Found | None = known
-            if known.host is None and source_of(known.guest.source).has_hints:
-                found = await self._by_hint(claim, known, now)
-            if found is None:
+            if decided is None:
                 continue
-            decision, found = await self._step(claim, found, now)
-            if isinstance(decision, Release) and found.host is None:
-                if await self._moved_by_id(claim, found):
-                    continue
-                spelt = openai_trace_id(called(found.guest.guest))
-                if spelt is None or not await self._memory(spelt, now):
-                    found = await self._by_content(claim, found, decision.reason, now)
-                if found is None:
-                    continue
+            decision, found = decided
             if found.parts is not None and isinstance(decision, Release):
                 kept += claim.state.bytes
             if kept > _KEPT_BYTES or isinstance(decision, Wait):
                 found = replace(found, parts=None)
             decisions.append((claim, decision, found))
         return decisions
+
+    async def _decide(
+        self, claim: Claim, known: Found, named: Mapping[str, NamedLink], now: UnixNano
+    ) -> tuple[Decision, Found] | None:
+        """None when the claim is no longer this caller's. ``named``: the links that were noted for guests."""
+        if known.host is None and called(known.guest.guest) in named and not _stays_alone(claim, known):
+            wanted = await self._by_name(claim, known, named[called(known.guest.guest)], now)
+            if wanted is None:
+                return None
+            known = wanted
+        if known.host is not None and not known.released and not self._stream:
+            # The host is held, or nothing is known of it yet: either way the guest waits there.
+            await self._store.move(claim, Key(known.host))
+            return None
+        found: Found | None = known
+        if known.host is None and source_of(known.guest.source).has_hints:
+            found = await self._by_hint(claim, known, now)
+        if found is None:
+            return None
+        decision, found = await self._step(claim, found, now)
+        if isinstance(decision, Release) and found.host is None:
+            if await self._moved_by_id(claim, found):
+                return None
+            spelt = openai_trace_id(called(found.guest.guest))
+            if spelt is None or not await self._memory(spelt, now):
+                found = await self._by_content(claim, found, decision.reason, now)
+            if found is None:
+                return None
+        return decision, found
 
     async def assemble(
         self, claim: Claim, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano, found: Found | None
@@ -137,9 +158,12 @@ class GuestKeys:
         assembler, sampling, state = self._assembler, self._assembler.sampling, found.guest
         refused = found.refused
 
-        def assemble() -> Assembled:
+        def assemble(summed: str = "") -> Assembled:
             out = assembler.guest(
-                claim.key, state, guest, reason, now, host, recalled, overdue=overdue, refused=refused
+                *(claim.key, state, guest, reason, now, host, recalled),
+                overdue=overdue,
+                refused=refused,
+                summed=summed,
             )
             if sampling is None:
                 return out
@@ -147,7 +171,12 @@ class GuestKeys:
             standing = late_guest(claim.key, host, recalled, complete=complete, begun=again)
             return sampling.apply(out, standing, now)
 
-        assembled = await asyncio.to_thread(assemble) if is_large(claim.state) else assemble()
+        async def assembled_by(summed: str = "") -> Assembled:
+            return await asyncio.to_thread(assemble, summed) if is_large(claim.state) else assemble(summed)
+
+        assembled = await assembled_by()
+        if host is not None:
+            assembled = await self._sums.agreed(host, assembled, assembled_by, now)
         if host is not None and reason is ReleaseReason.UNLINKED:
             assembled.reason = ReleaseReason.LATE_GUEST
         return assembled
@@ -200,7 +229,7 @@ class GuestKeys:
         found = []
         for guest, memory, host, keys in zip(guests, own, hosts, further, strict=True):
             recalled: dict[bytes, bytes] = {} if memory is None else {memory.key: memory.blob}
-            recalled |= {key: blobs[key] for key in (*keys, *([] if host is None else [Key(host)])) if key in blobs}
+            recalled |= {key: blobs[key] for key in (*keys, *(() if host is None else (host,))) if key in blobs}
             found.append(Found(guest, host, recalled))
         return found
 
@@ -273,7 +302,11 @@ class GuestKeys:
     async def _take_up(self, claim: Claim, found: Found, link: NamedLink, now: UnixNano) -> None:
         # Given back first, for the store may move what is held.
         await self._store.postpone([(claim, now)])
-        await self._store.append([taking_up(found.guest.guest, found.guest.source, link)], now)
+        try:
+            await self._store.append([taking_up(found.guest.guest, found.guest.source, link)], now)
+        except UnavailableError as error:
+            # It is due again; a full store takes it once something has left, and what is due beside it does not wait.
+            logger.debug("%s is not taken up yet: %s", claim.key.hex(), error)
 
     async def _with_parts(self, claim: Claim, found: Found) -> Found:
         if found.parts is not None:
@@ -282,6 +315,7 @@ class GuestKeys:
         return replace(found, parts=GuestParts(parts, found.recalled, self._policy))
 
     async def _memory(self, host: TraceId, now: UnixNano) -> dict[bytes, bytes]:
+        """What is remembered of a host; empty for one that is not."""
         (memory,) = await self._store.recall([Key(host)], now)
         return {} if memory is None else {memory.key: memory.blob}
 

@@ -4,36 +4,32 @@ Everything after a claim may happen twice (a process dies, a lease ends), so eve
 result for the same input. An exporter's intent is stored before bytes leave and its outcome after, so that only what
 has an unknown outcome is ever sent again.
 
-The order here is the order of a trace's life: ``consume``, ``_round``, ``_decide``, ``_assemble_all``; then it is the
-delivery's, which exports and settles. A plain batch goes the same way as one claim about which nothing is left to
-decide; its members are told apart when an exporter does not take all of it.
+The order here is the order of a trace's life: ``consume``, ``_round``, ``_decide``, ``_release``, which has it
+assembled; then it is the delivery's, which exports and settles. A plain batch goes the same way as one claim about
+which nothing is left to decide; its members are told apart when an exporter does not take all of it.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Self
 
 from grafter.consumer import Exporter
 from grafter.core.explain import lasting, waits
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, awaited, step_host
-from grafter.core.memory_blobs import decode_trace
-from grafter.core.model import Key, Mark, NamedLink, Part, TraceId, UnixNano, guest_key, is_guest_key
-from grafter.core.policy import SECOND, GraftPolicy, Mode
+from grafter.core.model import DedupeKey, Key, NamedLink, Part, UnixNano, is_guest_key
+from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import UnavailableError
-from grafter.guests.sources import RULES, source_of
-from grafter.otlp import build
+from grafter.guests.sources import RULES
 from grafter.processor.assembling import Assembler
 from grafter.processor.call_records import CallRecords
 from grafter.processor.delivery import FINAL, Delivery
-from grafter.processor.guest_keys import Found, GuestKeys, is_large
+from grafter.processor.guest_keys import Found, GuestKeys
 from grafter.processor.lanes import Lane, Limits, Place
 from grafter.processor.linking import Linking
-from grafter.processor.plain_traces import PlainRelease, assemble_plain
 from grafter.processor.quarantine import Quarantine
-from grafter.processor.release_result import Assembled, Work
+from grafter.processor.releasing import Due, Releases, export_begun, in_slices
 from grafter.processor.rules import RuleMoves, Target
 from grafter.store.base import Store
 from grafter.store.model import Claim, PlainBatch, PlainLimits
@@ -46,22 +42,6 @@ logger = logging.getLogger(__name__)
 _CLAIM_LIMIT = 400
 # The same for plain traces, of which little is done for each.
 _PLAIN_TRACES = 1000
-# Payload that is read and assembled at a time: bounds memory when many large traces are due together.
-_READ_BYTES = 32 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Due:
-    """A claim that is to be released now."""
-
-    claim: Claim
-    reason: ReleaseReason
-    due: UnixNano | None = None
-    """When its wait ended; None where there was none."""
-    found: Found | None = None
-    """What a guest's key was decided by. None: a host's key, or one of which an export was begun."""
-    target: Target | None = None
-    """Under which other trace it is to leave, by a rule."""
 
 
 class Processor:
@@ -81,8 +61,6 @@ class Processor:
         """``calls``: writes down what is of a call; None: nobody does."""
         self._store = store
         self._policy = policy
-        self._assembler = assembler
-        self._metrics = metrics
         self._clock = clock
         self._limits = limits
         self._slots = asyncio.Semaphore(limits.in_flight)
@@ -90,9 +68,12 @@ class Processor:
         self._stopping = asyncio.Event()
         self._delivery = Delivery(store, exporters, metrics, clock, limits, calls)
         self._linking = Linking(store, policy.waits.remember)
-        self._guest_keys = GuestKeys(store, policy, assembler, self._linking)
+        self._guest_keys = GuestKeys(store, policy, assembler, self._linking, self._delivery.leases)
         self._moves = RuleMoves(store, policy, self._linking)
         self._quarantine = Quarantine(store, metrics)
+        self._releases = Releases(
+            store, policy, assembler, self._guest_keys, self._quarantine, self._delivery, limits, clock
+        )
         self._plain: PlainLimits | None = None
         if assembler.takes_plain:
             self._plain = PlainLimits(_PLAIN_TRACES, limits.batch_spans, limits.batch_bytes)
@@ -108,7 +89,7 @@ class Processor:
         """Store the parts of one request; see Consumer."""
         now = UnixNano(self._clock())
         new = await self._linking.note(links, now) if links else ()
-        # Guests come last: one that comes by itself is told from spans by a look.
+        # Guests come last: a request of spans shows by its last part that it has none.
         if parts and parts[-1].guest is not None:
             parts = await self._linking.linked(parts, now)
         await self._store.append(parts, now, dedupe_keys)
@@ -200,7 +181,7 @@ class Processor:
             for batch in plain:
                 await self._release(tasks, batch, now)
             others = await self._quarantine.deadly(others, now) if any(one.deaths for one in others) else others
-            for due in _slices(await self._decide(others, now)):
+            for due in in_slices(await self._decide(others, now)):
                 await self._release(tasks, due, now)
         return _CLAIM_LIMIT if any(map(self._is_large, plain)) else len(claims) + taken_up
 
@@ -218,20 +199,23 @@ class Processor:
         task = tasks.create_task(self._delivery.deferring.send(lane, claims), name="processor.resume")
         self._sends.add(task)
         task.add_done_callback(self._sends.discard)
+        if lane is not None:
+            # From now on: this round, or the next, may ask for the lane's places before the task begins.
+            task.add_done_callback(lane.take(backlog=True).leave)
 
-    async def _release(self, tasks: asyncio.TaskGroup, some: Sequence[_Due] | PlainBatch, now: UnixNano) -> None:
+    async def _release(self, tasks: asyncio.TaskGroup, some: Sequence[Due] | PlainBatch, now: UnixNano) -> None:
         """Assemble these, and see them on their way as soon as there is a place.
 
         What is not yet begun at a stop is as it was before, and due again at the next start.
         """
         if self._stopping.is_set():
             return
-        for released in await self._assemble_all(some, now):
+        for released in await self._releases.assemble(some, now):
             await self._slots.acquire()
             if self._stopping.is_set():
                 self._slots.release()
                 return
-            place = Place(self._slots)
+            place = Place(self._slots.release)
             task = tasks.create_task(self._delivery.send(released, place), name="processor.send")
             self._sends.add(task)
             task.add_done_callback(self._sends.discard)
@@ -252,19 +236,18 @@ class Processor:
             or 2 * traces >= limits.traces
         )
 
-    async def _decide(self, claims: Sequence[Claim], now: UnixNano) -> list[_Due]:
+    async def _decide(self, claims: Sequence[Claim], now: UnixNano) -> list[Due]:
         """The claims that are to be released now; the others are given back with their next moment."""
         decided: list[tuple[Claim, Decision, Found | None]] = []
         guests: list[Claim] = []
         targets: dict[Key, Target | None] = {}
         for claim in claims:
-            if _export_begun(claim):
-                if self._moves.concerns(claim):
-                    targets[claim.key] = await self._moves.again(claim, now)
-                decided.append((claim, self._again(claim, now), None))
-            elif self._moves.concerns(claim):
-                decision, targets[claim.key] = await self._moves.decide(claim, now)
+            begun = self._again(claim, now) if export_begun(claim) else None
+            if self._moves.concerns(claim):
+                decision, targets[claim.key] = await self._moves.decide(claim, now, begun)
                 decided.append((claim, decision, None))
+            elif begun is not None:
+                decided.append((claim, begun, None))
             elif is_guest_key(claim.key):
                 guests.append(claim)
             else:
@@ -277,7 +260,7 @@ class Processor:
         if logger.isEnabledFor(logging.DEBUG):
             self._log(decided, now)
         return [
-            _Due(claim, each.reason, each.due, found, targets.get(claim.key))
+            Due(claim, each.reason, each.due, found, targets.get(claim.key))
             for claim, each, found in decided
             if isinstance(each, Release)
         ]
@@ -286,7 +269,7 @@ class Processor:
         """A line a hold and a release, for whoever follows one trace."""
         for claim, decision, _ in decided:
             if isinstance(decision, Wait):
-                waiting = waits(awaited(claim.state, self._policy, RULES))
+                waiting = waits(awaited(claim.state, RULES))
                 logger.debug("%s is held for %s: %s", claim.key.hex(), lasting(decision.until - now), waiting)
             else:
                 logger.debug("%s leaves: %s", claim.key.hex(), decision.reason)
@@ -299,172 +282,3 @@ class Processor:
         if waiting > 0 and FINAL.isdisjoint(claim.outcomes.values()):
             return Wait(UnixNano(now + int(waiting * SECOND)))
         return Release(self._delivery.begun.get(claim.key, ReleaseReason.COMPLETE))
-
-    async def _assemble_all(
-        self, some: Sequence[_Due] | PlainBatch, now: UnixNano
-    ) -> Iterable[list[Work] | PlainRelease]:
-        """Read and assemble what leaves, a batch at a time; what leaves nothing behind is settled here."""
-        if not isinstance(some, PlainBatch):
-            return self._batches(await self._assemble_each(some, now))
-        try:
-            return [assemble_plain(some, await self._store.read(some), now)]
-        except Exception as error:  # noqa: BLE001  # whatever it is, one by one it shows whose it is
-            logger.warning("a batch of traces is tried one by one: %s", type(error).__name__)
-            await self._store.postpone([(claim, now) for claim in await self._store.split(some)])
-            return []
-
-    async def _assemble_each(self, due: Sequence[_Due], now: UnixNano) -> list[Work]:
-        works = []
-        held: list[tuple[Claim, UnixNano]] = []
-        room = self._assembler.sampling is not None and self._has_room()
-        for one, parts in zip(due, await self._read_all(due), strict=True):
-            if parts is None:
-                continue
-            claim = one.claim
-            try:
-                assembled = await self._assemble(one, parts, now, room=room)
-            except UnavailableError:
-                raise
-            except Exception as error:  # noqa: BLE001  # one trace that cannot be assembled must not hold up the others
-                await self._quarantine.assembling(claim, parts, error, now)
-                continue
-            if assembled.held_until is not None:
-                held.append((claim, assembled.held_until))
-                continue
-            work = Work(claim, assembled.reason or one.reason, assembled, dict(claim.outcomes))
-            if self._delivery.lanes.alone is None:
-                if claim.outcomes and claim.key not in self._delivery.begun:
-                    work.earlier = [name for name, outcome in claim.outcomes.items() if outcome in FINAL]
-                self._delivery.begun[claim.key] = one.reason
-            works.append(work)
-        if held:
-            await self._store.postpone(held)
-        empty = [w for w in works if w.assembled.trace is None]
-        if empty:
-            await self._delivery.settle(empty)
-            works = [w for w in works if w.assembled.trace is not None]
-        return works
-
-    def _has_room(self) -> bool:
-        """Incomplete traces may stay beyond their waits: together they never take more than half of the store."""
-        stats = self._store.stats()
-        return 2 * stats.bytes <= stats.limit_bytes
-
-    async def _read_all(self, due: Sequence[_Due]) -> list[Sequence[StoredPart] | None]:
-        """The parts of each claim, of which some were read to decide; None for one that cannot be read."""
-        known: dict[int, Sequence[StoredPart] | None] = {}
-        for one in due:
-            if one.found is not None and one.found.parts is not None:
-                known[id(one.claim)] = one.found.parts.parts
-        wanted = [one.claim for one in due if id(one.claim) not in known]
-        if wanted:
-            known.update(zip(map(id, wanted), await self._read(wanted), strict=True))
-        return [known[id(one.claim)] for one in due]
-
-    async def _read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart] | None]:
-        """The parts of each claim; None for one that cannot be read while the others can."""
-        try:
-            return await self._store.read(claims)
-        except UnavailableError:
-            if len(claims) == 1:
-                raise
-        found: list[Sequence[StoredPart] | None] = []
-        failures: list[tuple[Claim, UnavailableError]] = []
-        for claim in claims:
-            try:
-                found.append((await self._store.read([claim]))[0])
-            except UnavailableError as error:
-                found.append(None)
-                failures.append((claim, error))
-        if len(failures) == len(claims):
-            raise failures[0][1]
-        for claim, failure in failures:
-            await self._quarantine.reading(claim, failure, UnixNano(self._clock()))
-        return found
-
-    async def _assemble(self, due: _Due, parts: Sequence[StoredPart], now: UnixNano, *, room: bool) -> Assembled:
-        claim, state = due.claim, due.claim.state
-        if is_guest_key(claim.key):
-            return await self._guest_keys.assemble(claim, parts, due.reason, now, due.found)
-        target = due.target
-        late = state.remembered or self._policy.mode is Mode.STREAM or target is not None
-        recalled = await self._recall(claim, parts, target, now) if state.guests or late else {}
-        assembler, sampling = self._assembler, self._assembler.sampling
-
-        def assemble() -> Assembled:
-            out = assembler.host(claim.key, state, parts, due.reason, now, recalled, target)
-            if sampling is None:
-                return out
-            begun = _export_begun(claim)
-            standing = host_trace(claim.key, state, due.reason, recalled, due.due, room=room, begun=begun)
-            if target is not None:
-                complete = due.reason is ReleaseReason.COMPLETE
-                known: dict[bytes, bytes] = {Key(target.host): target.blob}
-                standing = late_guest(claim.key, target.host, known, complete=complete, begun=begun)
-            return sampling.apply(out, standing, now)
-
-        return await asyncio.to_thread(assemble) if is_large(state) else assemble()
-
-    async def _recall(
-        self, claim: Claim, parts: Sequence[StoredPart], target: Target | None, now: UnixNano
-    ) -> dict[bytes, bytes]:
-        """The memories that matter to a host's key: its own, its guests', those that these name, and of the steps that
-        guests took which left before."""
-        sources = {guest_key(name): source_of(guest.source) for name, guest in claim.state.guests.items()}
-        found: dict[bytes, bytes] = {}
-        for memory in await self._store.recall([claim.key, *sources], now):
-            if memory is not None:
-                found[memory.key] = memory.blob
-        further = [key for own, source in sources.items() if own in found for key in source.further_keys(found[own])]
-        own = decode_trace(found[claim.key]) if claim.key in found else None
-        under = TraceId(claim.key) if target is None else target.host
-        if own is not None and own.moved is not None:
-            under = own.moved.host
-            further.append(Key(under))
-        if claim.state.remembered or self._policy.mode is Mode.STREAM or target is not None:
-            further += self._assembler.named_steps(under, parts)
-        if further:
-            found |= {m.key: m.blob for m in await self._store.recall(further, now) if m is not None}
-        return found
-
-    def _batches(self, works: Sequence[Work]) -> Iterable[list[Work]]:
-        batch: list[Work] = []
-        spans = size = 0
-        large = build.LargeEnvelopes()
-        for work in works:
-            trace = work.assembled.trace
-            assert trace is not None
-            own = work.assembled.size + large.add_trace(trace)
-            if batch and (spans + trace.spans > self._limits.batch_spans or size + own > self._limits.batch_bytes):
-                yield batch
-                batch, spans, size = [], 0, 0
-                large = build.LargeEnvelopes()
-                own = work.assembled.size + large.add_trace(trace)
-            batch.append(work)
-            spans += trace.spans
-            size += own
-        if batch:
-            yield batch
-
-
-def _export_begun(claim: Claim) -> bool:
-    """An export of the claim's parts was begun, and some of it may have arrived."""
-    return any(outcome is not Outcome.WITHDRAWN for outcome in claim.outcomes.values())
-
-
-def _slices(due: Sequence[_Due]) -> Iterable[list[_Due]]:
-    """The due claims in runs of about _READ_BYTES."""
-    some: list[_Due] = []
-    size = 0
-    large: dict[Hashable, int] = {}
-    for one in due:
-        claim = one.claim
-        own = claim.state.bytes - sum([large.get(each, 0) for each in claim.envelopes])
-        if some and size + own > _READ_BYTES:
-            yield some
-            some, size, large, own = [], 0, {}, claim.state.bytes
-        some.append(one)
-        size += own
-        large.update(claim.envelopes)
-    if some:
-        yield some

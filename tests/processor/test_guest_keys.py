@@ -11,6 +11,7 @@ from grafter.core.policy import SECOND, GraftPolicy, Mode, Unlinked
 from grafter.guests.realtime import source
 from grafter.processor.assembling import Assembler
 from grafter.processor.guest_keys import GuestKeys
+from grafter.processor.leases import Leases
 from grafter.processor.linking import Linking
 from tests.processor.test_realtime_calls import HOST, WHOLE_HOST, linked, opened, post, turn
 from tests.rig import Peer, Rig, rig
@@ -38,7 +39,8 @@ async def released_once(served: Rig, mapped: list[str]) -> int:
     claims = await served.store.claim(now, 10)
     before = deepcopy([claim.state for claim in claims])
     linking = Linking(served.store, served.policy.waits.remember)
-    keys = GuestKeys(served.store, served.policy, Assembler(served.policy, "test"), linking)
+    leases = Leases(served.store, lambda: now, 1.0)
+    keys = GuestKeys(served.store, served.policy, Assembler(served.policy, "test"), linking, leases)
     released = 0
     for claim, decision, found in await keys.decide(claims, now):
         if isinstance(decision, Release):

@@ -16,9 +16,9 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from grafter.commands.demo.agents_call import AgentsCall
-from grafter.commands.demo.realtime_call import RealtimeStory
+from grafter.commands.demo.many_calls import booking
 from grafter.core.policy import Content, GraftPolicy, Tools
-from grafter.otlp.json import trace_request_from_json
+from grafter.otlp.from_json import trace_request_from_json
 from tests.checker import TOTALS, Call, check
 from tests.processor.test_rules import recipe
 from tests.rig import CALL, DATA, Peer, Rig, recorded_call, rig
@@ -74,7 +74,7 @@ async def test_the_demos_agents_call_joins() -> None:
 
 async def test_the_demos_realtime_call_joins() -> None:
     """Five responses and a tool in another service."""
-    story = RealtimeStory(datetime(2027, 1, 15, 7, 59, tzinfo=UTC))
+    story = booking(datetime(2027, 1, 15, 7, 59, tzinfo=UTC))
     posts = list(story.posts())
     peer = Peer()
     async with rig(peer) as r:
@@ -129,13 +129,13 @@ async def test_what_a_framework_wrote_beside_a_realtime_session_joins(
         for span in scope.spans
     ]
     trace = CALL if moves else came[0].trace_id
+    call = Call([recorded], events=[each["event"] for each in post["events"]])
+    if moves:
+        call.host, call.by_rule = [webhook(key, value)], [recorded]
     peer = Peer()
     async with rig(peer, policy=recipe(recipe_number), now=[T0 + 960_000 * 10**9]) as r:
-        if moves:
-            call, session = host_span(1, 0, "call", 0, 10), host_span(2, 1, "gen_ai.realtime.session", 1, 9)
-            call.attributes.add(key=key).value.string_value = value
-            await r.host(request([call, session]))
-        await r.host(recorded)
+        for body in (*call.host, *call.by_rule):
+            await r.host(body)
         await r.realtime({**post, "metadata": {"trace_id": trace.hex()}})
         await r.pass_time(120)
         assert r.store.stats().traces == 0
@@ -155,8 +155,14 @@ async def test_what_a_framework_wrote_beside_a_realtime_session_joins(
     for span in matched:
         upper = spans[span.parent_span_id].name
         assert upper == ("execute_tool lookup" if span.name == "function_tool" else "chat gpt-realtime")
-    if not moves:
-        check(Call([recorded], events=[each["event"] for each in post["events"]]), peer.requests)
+    check(call, peer.requests)
+
+
+def webhook(key: str, value: str) -> bytes:
+    """The trace of a call's webhook, which has what a rule asks for."""
+    call, session = host_span(1, 0, "call", 0, 10), host_span(2, 1, "gen_ai.realtime.session", 1, 9)
+    call.attributes.add(key=key).value.string_value = value
+    return request([call, session])
 
 
 T0 = 1_795_000_000 * 10**9
@@ -250,7 +256,7 @@ def request(spans: Sequence[Span]) -> bytes:
 
 
 @given(call=calls(), seed=st.integers(0, 1 << 32), tools=st.sampled_from(Tools))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 async def test_made_up_calls_join(call: Call, seed: int, tools: Tools) -> None:
     """Whatever overlaps, repeats or is traced in whatever way, in any order, under any setting."""
     call.moves = tools is Tools.UNDER_TURN

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from grafter.core.state import TraceState
 from grafter.errors import UnavailableError
 from grafter.otlp.frames import framed
 from grafter.processor.assembling import Assembler
+from grafter.processor.lanes import Limits
 from grafter.processor.release_result import Assembled
 from grafter.store.model import PlainBatch
 from tests.rig import ACCEPTED, CALL, DATA, SESSION, START, Peer, recorded_call, recorded_guest, rig
@@ -556,9 +556,9 @@ async def test_a_stop_ends_within_its_grace() -> None:
         for n in range(1, 30):
             await r.host(host_request(n.to_bytes(16), (5000, 0, "root"), *big))
         r.now[0] += 60 * 10**9
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async with r.processor.running(grace_seconds=0.2):
-                while not r.processor._sends:  # noqa: ASYNC110  # a turn of the loop each time
+                while not r.processor.memory_bytes:  # noqa: ASYNC110  # a turn of the loop each time
                     await asyncio.sleep(0)
         assert r.store.stats().traces == 29
 
@@ -643,7 +643,7 @@ async def test_what_is_on_its_way_stays_owned(monkeypatch: pytest.MonkeyPatch) -
             return await super().export(batch)
 
     peer = Slow()
-    async with rig(peer) as r:
+    async with rig(peer, sending=Limits(lease_seconds=0.3, tick_seconds=0.01)) as r:
         renew_in_store = r.store.renew
 
         async def renew(claims: Any, now: UnixNano) -> None:
@@ -661,7 +661,6 @@ async def test_what_is_on_its_way_stays_owned(monkeypatch: pytest.MonkeyPatch) -
 
         monkeypatch.setattr(r.store, "read", read)
         monkeypatch.setattr(r.store, "renew", renew)
-        r.processor._limits = replace(r.processor._limits, lease_seconds=0.3, tick_seconds=0.01)
         await r.host(host_request(OTHER, (1, 0, "root")))
         await r.host(host_request(OTHER[::-1], (2, 9, "no root")))
         r.now[0] += 700 * 10**9
@@ -681,7 +680,7 @@ async def test_a_store_that_is_away_while_something_is_sent(monkeypatch: pytest.
             await answered.wait()
             return await peer.export(batch)
 
-    async with rig(Slow()) as r:
+    async with rig(Slow(), sending=Limits(lease_seconds=0.3, tick_seconds=0.01)) as r:
         renewals = settlements = 0
         settle_in_store = r.store.settle
 
@@ -701,7 +700,6 @@ async def test_a_store_that_is_away_while_something_is_sent(monkeypatch: pytest.
 
         monkeypatch.setattr(r.store, "renew", renew)
         monkeypatch.setattr(r.store, "settle", settle)
-        r.processor._limits = replace(r.processor._limits, lease_seconds=0.3, tick_seconds=0.01)
         await r.host(host_request(OTHER, (1, 0, "root")))
         r.now[0] += 60 * 10**9
         async with asyncio.timeout(30), r.processor.running():
