@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # After which a batch of an exporter that takes nothing, and was handed out all the same, is looked at again.
 _DOWN_SECONDS = 10.0
+# The same of one on which a process ended: while that is looked at nothing else is.
+_SUSPECT_SECONDS = 60.0
 # Batches that are claimed at a time to be sent together.
 _FEW, _MANY = 8, 256
 
@@ -128,19 +130,21 @@ class Deferring:
         return sends
 
     async def send(self, lane: Lane | None, claims: Sequence[Claim]) -> None:
-        """Batches to their exporter, and what follows from the answer; where that takes nothing they wait."""
+        """Batches to their exporter, and what follows from the answer; where that takes nothing they wait. They have
+        their lane's place."""
         try:
-            if lane is None or lane.is_down:
-                await self._postpone([(claim, _DOWN_SECONDS) for claim in claims])
-                return
-            with lane.place(backlog=True), self._leases.leased(claims):
-                deadly = [claim for claim in claims if claim.deaths >= DEATHS]
-                for claim in deadly:
+            with self._leases.leased(claims):
+                for claim in [claim for claim in claims if claim.deaths >= DEATHS]:
                     reason = f"ended the process {claim.deaths} times"
-                    found = await self._read(lane.name, [claim])
+                    found = await self._read(claim.waits_for, [claim])
                     results = [Result(Verdict.REFUSED, reason) for _, batch in found for _ in batch.traces]
-                    await self._conclude(lane.name, found, results)
-                await self._send(lane, [claim for claim in claims if claim not in deadly] if deadly else claims)
+                    await self._conclude(claim.waits_for, found, results)
+                others = [claim for claim in claims if claim.deaths < DEATHS]
+                if lane is None or lane.is_down:
+                    later = [(claim, _SUSPECT_SECONDS if claim.deaths else _DOWN_SECONDS) for claim in others]
+                    await self._postpone(later, untouched=True)
+                else:
+                    await self._send(lane, others)
         except UnavailableError as error:
             self._leases.store_is_away(error)
         except Exception:
@@ -176,7 +180,7 @@ class Deferring:
         found = [one for one, own in zip(read, owned, strict=True) if own]
         if found:
             batch = together([one for _, one in found])
-            await self._conclude(lane.name, found, await lane.ask(lambda exporter: exporter.export(batch)))
+            await self._conclude(lane.name, found, await lane.timed(lambda exporter: exporter.export(batch)))
 
     async def _conclude(
         self, name: str, found: Sequence[tuple[Claim, DeferredBatch]], results: Sequence[Result]
@@ -220,7 +224,8 @@ class Deferring:
         if void:
             await self._store.record(void, name, Outcome.WITHDRAWN)
         if later:
-            await self._postpone(later)
+            # A deadly one that finds no room in the dead-letter box comes alone, and was not sent.
+            await self._postpone(later, untouched=all(claim.deaths >= DEATHS for claim, _ in later))
 
     async def _left(
         self, name: str, traces: Sequence[OutTrace], results: Sequence[Result]
@@ -244,9 +249,10 @@ class Deferring:
             left.append(replace(trace, resend=True) if taken else trace)
         return left, wait
 
-    async def _postpone(self, claims: Sequence[tuple[Claim, float]]) -> None:
+    async def _postpone(self, claims: Sequence[tuple[Claim, float]], *, untouched: bool = False) -> None:
         now = self._clock()
-        await self._store.postpone([(claim, UnixNano(now + int(seconds * SECOND))) for claim, seconds in claims])
+        later = [(claim, UnixNano(now + int(seconds * SECOND))) for claim, seconds in claims]
+        await self._store.postpone(later, untouched=untouched)
 
 
 def _read_back(name: str, claim: Claim, parts: Sequence[StoredPart]) -> DeferredBatch:

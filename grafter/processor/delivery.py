@@ -7,7 +7,7 @@ it, and settled.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -108,28 +108,31 @@ class Delivery:
 
     async def _send_plain(self, plain: PlainRelease, place: Place) -> None:
         """The same to several: as one while each takes all of it, or has all of it put off."""
-        taking_part = await self.lanes.taking_part()
+        async with self.lanes.taking_part() as taking_part:
+            await self._send_plain_to_all(taking_part, plain, place)
+
+    async def _send_plain_to_all(self, taking_part: Mapping[Lane, Place], plain: PlainRelease, place: Place) -> None:
         batch = plain.batch()
         intents = [self._store.record(plain.claims, lane.name, Outcome.INTENDED) for lane in self.lanes]
         if not all([own for (own,) in await asyncio.gather(*intents)]):  # noqa: C419  # a list is faster here
             return
-        async with self._asked(
-            taking_part, lambda lane: lane.ask(lambda exporter: exporter.export(batch)), place
-        ) as asked:
+        async with self._answers(
+            taking_part, lambda lane: lane.timed(lambda exporter: exporter.export(batch)), place
+        ) as answers:
             put_off: dict[str, Outcome] = {}
-            if all(answer.done() for answer in asked.values()) and await self._settle_as_one(plain, asked, put_off):
+            if all(answer.done() for answer in answers.values()) and await self._settle_as_one(plain, answers, put_off):
                 return
             works, at = await self._split(plain)
             traces = [work.trace for work in works]
-            not_asked = {lane.name for lane in self.lanes if lane not in asked and lane.name not in put_off}
+            left_out = {lane.name for lane in self.lanes if lane not in answers and lane.name not in put_off}
             for work in works:
-                work.void |= not_asked
+                work.void |= left_out
             with self.leases.leased([work.claim for work in works]):
                 for name, outcome in put_off.items():
                     if outcome is Outcome.ACCEPTED:
                         await self._record(name, works, traces, [_ACCEPTED] * len(works))
                 failures: list[Exception] = []
-                for lane, answer in sorted(asked.items(), key=lambda one: not one[1].done()):
+                for lane, answer in sorted(answers.items(), key=lambda one: not one[1].done()):
                     if put_off.get(lane.name) is Outcome.ACCEPTED:
                         continue
                     try:
@@ -146,7 +149,7 @@ class Delivery:
                 await self._conclude(works)
 
     async def _settle_as_one(
-        self, plain: PlainRelease, asked: dict[Lane, asyncio.Future[Sequence[Result]]], put_off: dict[str, Outcome]
+        self, plain: PlainRelease, answers: dict[Lane, asyncio.Future[Sequence[Result]]], put_off: dict[str, Outcome]
     ) -> bool:
         """Whether that could be done. ``put_off`` gets the exporters that have it in their backlogs (ACCEPTED) or may
         have it there (INTENDED), also when the store took it for some alone."""
@@ -180,17 +183,19 @@ class Delivery:
         return [plain.work(i, claim) for i, claim in zip(at, claims, strict=True)], at
 
     @asynccontextmanager
-    async def _asked(
-        self, lanes: Iterable[Lane], ask: Callable[[Lane], Awaitable[_T]], place: Place
+    async def _answers(
+        self, lanes: Mapping[Lane, Place], send: Callable[[Lane], Awaitable[_T]], place: Place
     ) -> AsyncIterator[dict[Lane, asyncio.Future[_T]]]:
-        """Have each do it, for as long as the context is open; entered when all have done so, or some are slow."""
+        """Have each do it, for as long as the context is open; entered when all have done so, or some are slow. Who
+        has done so leaves its place."""
 
         async def one(lane: Lane, answer: asyncio.Future[_T]) -> None:
-            with lane.place():
-                try:
-                    answer.set_result(await ask(lane))
-                except Exception as error:  # noqa: BLE001  # it is for who waits for the answer, and cuts off no other
-                    answer.set_exception(error)
+            try:
+                answer.set_result(await send(lane))
+            except Exception as error:  # noqa: BLE001  # it is for who waits for the answer, and cuts off no other
+                answer.set_exception(error)
+            finally:
+                lanes[lane].leave()
 
         loop = asyncio.get_running_loop()
         answers: dict[Lane, asyncio.Future[_T]] = {lane: loop.create_future() for lane in lanes}
@@ -207,15 +212,19 @@ class Delivery:
 
     async def _export_to_all(self, works: list[Work], place: Place) -> None:
         """To those that take part now; each answer is stored when it comes."""
-        pending: dict[Lane, list[Work]] = {}
-        for lane in await self.lanes.taking_part():
-            if mine := [w for w in works if w.outcomes.get(lane.name) not in FINAL]:
-                pending[lane] = mine
-        async with self._asked(pending, lambda lane: self._export(lane, pending[lane]), place) as asked:
-            # A failure of one must not cut off another on its way: what its backend has would go out again.
-            for failure in await asyncio.gather(*asked.values(), return_exceptions=True):
-                if failure is not None:
-                    raise failure
+        async with self.lanes.taking_part() as taking_part:
+            pending: dict[Lane, list[Work]] = {}
+            for lane, own in taking_part.items():
+                if mine := [w for w in works if w.outcomes.get(lane.name) not in FINAL]:
+                    pending[lane] = mine
+                else:
+                    own.leave()
+            places = {lane: taking_part[lane] for lane in pending}
+            async with self._answers(places, lambda lane: self._export(lane, pending[lane]), place) as answers:
+                # A failure of one must not cut off another on its way: what its backend has would go out again.
+                for failure in await asyncio.gather(*answers.values(), return_exceptions=True):
+                    if failure is not None:
+                        raise failure
 
     async def _export(self, lane: Lane, works: list[Work]) -> None:
         name = lane.name
@@ -227,7 +236,7 @@ class Delivery:
         large = build.LargeEnvelopes()
         size = sum(w.assembled.size for w in works) + sum(map(large.add_trace, traces))
         batch = Batch(tuple(traces), sum(t.spans for t in traces), size)
-        results = await lane.ask(lambda exporter: exporter.export(batch))
+        results = await lane.timed(lambda exporter: exporter.export(batch))
         await self._record(name, works, traces, results)
 
     async def _record(
@@ -312,13 +321,14 @@ class Delivery:
 
     async def _settle_plain(self, plain: PlainRelease) -> None:
         now = UnixNano(self._clock())
-        settlement = PlainSettlement(plain.claims, plain.blobs)
+        memories = plain.memories
+        settlement = PlainSettlement(plain.claims, memories.blobs, memories.digests, memories.resources)
         calls = self._calls
         if calls is not None:
             await self.leases.until_settled(lambda: calls.keep_plain(plain))
         (own,) = await self.leases.until_settled(lambda: self._store.settle(settlement, now))
         if own:
-            self._metrics.released_traces.labels(ReleaseReason.COMPLETE.value).inc(len(plain.blobs))
+            self._metrics.released_traces.labels(ReleaseReason.COMPLETE.value).inc(len(plain.traces))
             self._metrics.merged_spans.labels("repeat").inc(plain.merged)
         else:
             # They were sent, and are held all the same: whoever owns them now sends them again.

@@ -6,8 +6,8 @@ where nobody answers soon those that are slow take part, and where all are full 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,20 +59,20 @@ class Lane:
         mine = self._places if self.slow else max(1, self._places // 2)
         return max(0, min(mine - self._deferred, self._places - self._taken))
 
-    @contextmanager
-    def place(self, *, backlog: bool = False) -> Iterator[None]:
-        """A batch is on its way meanwhile."""
+    def take(self, *, backlog: bool = False) -> "Place":
+        """A place for a batch that is on its way, until that is left."""
         self._taken += 1
         self._deferred += backlog
-        try:
-            yield
-        finally:
+
+        def leave() -> None:
             self._taken -= 1
             self._deferred -= backlog
             self._freed.set()
 
-    async def ask(self, export: Callable[[Exporter], Awaitable[_T]]) -> _T:
-        """What the exporter says; how long it took is noted."""
+        return Place(leave)
+
+    async def timed(self, export: Callable[[Exporter], Awaitable[_T]]) -> _T:
+        """The result of the export; how long it took is noted."""
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
@@ -103,8 +103,19 @@ class Lanes:
         """The lane of an exporter that is configured."""
         return self._lanes.get(exporter)
 
-    async def taking_part(self) -> list[Lane]:
-        """Those to whom a batch goes now. Where all are down it is all of them: each says when to try again."""
+    @asynccontextmanager
+    async def taking_part(self) -> AsyncIterator[dict[Lane, "Place"]]:
+        """Those to whom a batch goes now, each with its place there, which is left at the end at the latest. Where all
+        are down it is all of them: each says when to try again."""
+        # Taken in the same step: several may wait for one that is freed.
+        places = {lane: lane.take() for lane in await self._ready()}
+        try:
+            yield places
+        finally:
+            for place in places.values():
+                place.leave()
+
+    async def _ready(self) -> list[Lane]:
         while True:
             up = [lane for lane in self if not lane.is_down]
             if not up:
@@ -122,12 +133,12 @@ class Lanes:
 class Place:
     """One of the batches that may be on their way at once; left once."""
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        """It is the caller's already."""
-        self._places: asyncio.Semaphore | None = places
+    def __init__(self, leave: Callable[[], object]) -> None:
+        """It is the caller's already; ``leave`` makes it somebody else's."""
+        self._leave: Callable[[], object] | None = leave
 
     def leave(self, _: object = None) -> None:
         """It is somebody else's from now on."""
-        if self._places is not None:
-            self._places.release()
-            self._places = None
+        if self._leave is not None:
+            self._leave()
+            self._leave = None

@@ -56,26 +56,27 @@ class Quarantine:
         if await self._again(claim, error, now):
             return
         reason = f"could not be assembled: {type(error).__name__}"
-        await self._bury(claim, parts, reason, "unassembled", now, error)
+        await self._to_dead_letters(claim, parts, reason, "unassembled", now, error)
 
     async def deadly(self, claims: Sequence[Claim], now: UnixNano) -> list[Claim]:
         """The claims without those on which processes ended too often: these go to the dead-letter box as they came."""
-        left = []
+        left = [claim for claim in claims if claim.deaths < DEATHS]
+        # A kill leaves hundreds of traces like this: one line, and not one each.
+        if suspects := [claim for claim in left if claim.deaths]:
+            logger.warning(
+                "%d traces are tried apart from others, trace %s among them: up to %d processes ended while at"
+                " work on each",
+                len(suspects),
+                suspects[0].key.hex(),
+                max(claim.deaths for claim in suspects),
+            )
         for claim in claims:
-            if claim.deaths < DEATHS:
-                if claim.deaths:
-                    logger.warning(
-                        "%d processes ended while they were at work on trace %s; it is tried apart from others",
-                        claim.deaths,
-                        claim.key.hex(),
-                    )
-                left.append(claim)
-                continue
-            (parts,) = await self._store.read([claim])
-            await self._bury(claim, parts, f"ended the process {claim.deaths} times", "deadly", now)
+            if claim.deaths >= DEATHS:
+                (parts,) = await self._store.read([claim])
+                await self._to_dead_letters(claim, parts, f"ended the process {claim.deaths} times", "deadly", now)
         return left
 
-    async def _bury(
+    async def _to_dead_letters(
         self,
         claim: Claim,
         parts: Sequence[StoredPart],

@@ -158,13 +158,34 @@ async def test_a_lane_that_is_up_again_is_not_waited_for() -> None:
     away_.down_seconds = 0.1
     lane = lanes.of("hanging")
     assert lane is not None
-    with lane.place():
-        async with asyncio.timeout(30), task_group() as tasks:
-            waiting = tasks.create_task(lanes.taking_part())
-            await asyncio.sleep(0)
-            assert not waiting.done()
-            away_.down_seconds = 0.0
-            assert [one.name for one in await waiting] == ["away"]
+    lane.take()
+    async with asyncio.timeout(30), task_group() as tasks:
+        context = lanes.taking_part()
+        waiting = tasks.create_task(context.__aenter__())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        away_.down_seconds = 0.0
+        assert [one.name for one in await waiting] == ["away"]
+
+
+async def test_a_place_that_is_freed_is_for_one_of_those_that_wait() -> None:
+    """Who is told that a batch may go has the place from that moment, and not only once it has begun to send."""
+    lanes = Lanes([Peer("slow")], 2)
+    (lane,) = lanes
+    held = [lane.take(), lane.take(backlog=True)]
+    assert lane.places_for_backlog == 0
+    contexts = [lanes.taking_part() for _ in range(2)]
+    async with asyncio.timeout(30), task_group() as tasks:
+        waiting = [tasks.create_task(context.__aenter__()) for context in contexts]
+        await asyncio.sleep(0)
+        held[0].leave()
+        done, left = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        assert (len(done), lane.has_place) == (1, False)
+        for place in [*done.pop().result().values(), held[1]]:
+            place.leave()
+            place.leave()
+        await asyncio.wait(left)
+        assert lane.has_place
 
 
 async def test_an_answer_that_cannot_be_noted_cuts_off_nobody(open_rig: Open, monkeypatch: pytest.MonkeyPatch) -> None:

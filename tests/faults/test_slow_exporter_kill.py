@@ -109,7 +109,7 @@ async def kills(home: Path, store: Mapping[str, Any] | None, troubles: list[str]
                     await up.wait()
                     number = next(numbers)
                     try:
-                        await export(small_trace(number), wait_for_ready=True, timeout=20)
+                        await export(small_trace(number), wait_for_ready=True, timeout=60)
                     except grpc.aio.AioRpcError:
                         continue
                     async with news:
