@@ -14,7 +14,7 @@ from typing import cast
 
 from grafter.core import semconv
 from grafter.core.call_latency import CallerTurn, CallLatency, Scalar, Side, Step
-from grafter.core.caller_turns import is_evidence, is_framework, waits_for_tool
+from grafter.core.caller_turns import heard_of_frameworks, is_evidence, waits_for_tool
 from grafter.core.join import Grafted
 from grafter.core.line_up import HostEdit
 from grafter.core.model import (
@@ -45,8 +45,8 @@ _MILLISECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A release whose spans say whose time its waits were."""
+class Latencies:
+    """The guests of a release with their waits as attributes, and the latency they were worked out of."""
 
     guests: Sequence[Grafted]
     latency: CallLatency | None
@@ -62,14 +62,15 @@ def with_latencies(
     edits: dict[SpanId, HostEdit],
     policy: GraftPolicy,
     before: str = "",
-) -> Told:
-    """Work out the waits of what leaves together, and add what they say to the guests' spans and to ``edits``.
+) -> Latencies:
+    """Work out the waits of what leaves together, and add them as attributes to the guests' spans and to ``edits``.
 
     ``guests``: those of ``hung``, lined up. ``host``: the host's spans as they were read. ``before``: what those sums
     are of that have left with the trace before.
     """
     own = _guest_steps(guests, policy.openai_service_name)
     steps = [*own, *_host_steps(host, edits, own)]
+    steps += _anchor_steps(guests, {step.span_id for step in steps})
     whole = policy.mode is Mode.HOLD and all(one.first for one in hung)
     found = latency(steps, whole=whole)
     waits = (*found.greetings, *found.caller_turns)
@@ -203,7 +204,7 @@ def _guest_steps(guests: Sequence[Grafted], openai_service: str) -> list[Step]:
                     span.start,
                     span.end,
                     bool(span.status_code),
-                    cast("Mapping[str, Scalar]", dict(each.attributes)),
+                    cast("Mapping[str, Scalar]", each.named),
                 )
             )
     return found
@@ -214,7 +215,7 @@ def _host_steps(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], gues
     tool, all under it."""
     if not host:
         return
-    everything = any(map(is_framework, host)) and not any(map(is_evidence, guests))
+    everything = heard_of_frameworks(host) and not any(map(is_evidence, guests))
     inside = _under_tools(host, edits, guests) if any(map(waits_for_tool, guests)) else frozenset()
     services: dict[int, str] = {}
     for span in host:
@@ -227,6 +228,17 @@ def _host_steps(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], gues
         parent = span.parent_span_id if edit is None or edit.parent is None else edit.parent
         attributes = cast("Mapping[str, Scalar]", span.attributes)
         yield Step(span.span_id, parent, span.name, service, span.kind, span.start, span.end, False, attributes)
+
+
+def _anchor_steps(guests: Iterable[Grafted], known: set[bytes]) -> Iterator[Step]:
+    """The spans under which guests hang, where they say nothing themselves or have left before: whose process measured
+    a guest is told by theirs. Without times, so that no figure is made of them."""
+    for guest in guests:
+        anchor = guest.memory.anchor
+        if anchor is None or anchor.span_id is None or anchor.envelope is None or anchor.span_id in known:
+            continue
+        known.add(anchor.span_id)
+        yield Step(anchor.span_id, b"", "", service_of(anchor.envelope.resource), 0, 0, 0, False, {})
 
 
 def _under_tools(host: Sequence[HostSpan], edits: Mapping[SpanId, HostEdit], guests: Iterable[Step]) -> set[bytes]:
@@ -290,15 +302,11 @@ def _summary(guest: Grafted, waits: Sequence[CallerTurn], values: Sequence[tuple
 
 
 def _with(guest: Grafted, added: Mapping[SpanId, Sequence[tuple[str, AttributeValue]]]) -> Grafted:
-    if not any(each.span.span_id in added for each in guest.spans):
+    mine = [each.span.span_id in added for each in guest.spans]
+    if not any(mine):
         return guest
-    return replace(guest, spans=tuple(_more(each, added.get(each.span.span_id)) for each in guest.spans))
-
-
-def _more(each: GraftedSpan, more: Sequence[tuple[str, AttributeValue]] | None) -> GraftedSpan:
-    if more is None:
-        return each
-    return GraftedSpan(
-        *(each.span, each.trace_id, each.parent_span_id, each.trace_state, each.flags, each.envelope),
-        (*each.attributes, *more),
-    )
+    spans = [
+        each.with_attributes((*each.attributes, *added[each.span.span_id])) if more else each
+        for each, more in zip(guest.spans, mine, strict=True)
+    ]
+    return replace(guest, spans=tuple(spans))

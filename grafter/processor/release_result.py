@@ -84,6 +84,8 @@ class Assembled:
     """What was decided about it; None: nobody decided."""
     latency: CallLatency | None = None
     """Whose time the waits were that end in it; None: nothing is known of any."""
+    summed: str = ""
+    """What the sums are of that it states beside a host which has left without any; see ``TraceMemory.summed``."""
     left_out: OutTrace | None = None
     """What tail sampling dropped."""
     held_until: UnixNano | None = None

@@ -2,17 +2,24 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from grafter.consumer import Batch, Result
+from grafter.core.lifecycle import ReleaseReason
+from grafter.core.memory import TraceMemory
+from grafter.core.memory_blobs import encode_trace
+from grafter.core.model import UnixNano, guest_key
 from grafter.core.policy import SECOND, GraftPolicy, Mode
-from grafter.otlp.json import Oddities, trace_request_from_json
+from grafter.otlp.from_json import Oddities, trace_request_from_json
 from grafter.otlp.reading import read_spans
 from grafter.store.model import Claim, Memory, Settlement
 from tests.guests.realtime.hand import HOST, MS, T0, TRACE, Call, document
+from tests.processor.conftest import Open
 from tests.rig import START, Peer, Rig, rig
 
 CALL = bytes.fromhex(TRACE)
@@ -235,6 +242,26 @@ def run_of_agents(name: str, under: str, start: int) -> list[dict[str, object]]:
     ]
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_between_the_answers_of_a_run_under_a_span_that_says_nothing_the_time_is_the_apps(late: bool) -> None:
+    """A run of 400 ms with answers from 0 to 100 and from 300 to 350, measured by the app itself: 200 between them are
+    the app's, the last 50 nobody's. Its anchor has no attribute, and may have left before."""
+    run = run_of_agents("a", ANCHOR.hex(), 7000)
+    answer = run[-1]
+    for name, first, last in (("2", 0, 100), ("3", 300, 350)):
+        begun, ended = (datetime.fromtimestamp(START / SECOND + 7 + at / 1000, UTC).isoformat() for at in (first, last))
+        run.append({**answer, "id": f"span_a{name}", "started_at": begun, "ended_at": ended})
+    run.remove(answer)
+    peer = Peer()
+    async with rig(peer) as served:
+        await served.host(host())
+        if late:
+            await served.pass_time(60)
+        await served.guest(run)
+        await served.pass_time(60)
+        assert [sums for _, sums in summed(peer)] == [(200.0, 150.0, 50.0)]
+
+
 async def test_a_wait_that_the_host_states_is_summed_up_once() -> None:
     """LiveKit says 1,500, of which 500 are the app's and 400 the model's of OpenAI; two runs of agents hang under two
     of its spans, and each of them leaves with it."""
@@ -288,6 +315,113 @@ async def test_a_run_and_a_wait_that_may_lie_within_each_other_are_not_added_up(
         assert any(span.name.startswith("invoke_agent") for span, _ in peer.spans)
         came, became = served.books(len(peer.spans))
         assert came == became
+
+
+@pytest.mark.parametrize("waits_first", [True, False])
+async def test_a_run_and_a_call_that_both_come_late_are_not_added_up(waits_first: bool) -> None:
+    """The app's half left long ago, without any sums. Then come the call and a run of 400 ms that a tool of the call
+    may be, each under a key of its own, a minute apart: the first has a summary, and the second adds nothing to it."""
+    peer = Peer()
+    async with rig(peer) as served:
+        await served.host(host())
+        await served.pass_time(60)
+        for call_now in (waits_first, not waits_first):
+            if call_now:
+                await served.realtime(*rows(call()))
+            else:
+                await served.guest(run_of_agents("a", (2).to_bytes(8, "big").hex(), 7000))
+            await served.pass_time(60)
+        assert [sums == TOTALS for _, sums in summed(peer)] == [waits_first]
+        assert [span.name for span, _ in peer.spans].count("grafter.summary") == 1
+        assert said(peer) == SENTENCES
+        came, became = served.books(len(peer.spans))
+        assert came == became
+
+
+async def test_a_run_and_a_call_that_come_late_and_leave_in_one_moment_are_not_added_up(open_rig: Open) -> None:
+    """Both fall due at one tick, and neither has left when the other is put together: one of them has a summary."""
+    peer = Peer()
+    async with open_rig(peer) as served:
+        await served.host(host())
+        await served.pass_time(60)
+        await served.guest(run_of_agents("a", ANCHOR.hex(), 7000))
+        await served.realtime(*rows(call()))
+        await served.pass_time(60, step=60)
+        assert len(summed(peer)) == 1
+        assert [span.name for span, _ in peer.spans].count("grafter.summary") == 1
+        assert said(peer) == SENTENCES
+        came, became = served.books(len(peer.spans))
+        assert came == became
+
+
+@pytest.mark.parametrize("waits_first", [True, False])
+async def test_sums_that_an_older_version_stated_still_stand(open_rig: Open, waits_first: bool) -> None:
+    """It remembered what they are of with the guest that it sent: what comes late of the other kind adds nothing."""
+    peer = Peer()
+    async with open_rig(peer) as served:
+        await served.host(host())
+        await served.pass_time(60)
+        left = TraceMemory(ReleaseReason.LATE_GUEST, UnixNano(served.now[0]), summed="waits" if waits_first else "runs")
+        await served.host(host().replace(CALL, b"\x77" * 16))
+        await served.pass_time(5)
+        later = UnixNano(served.now[0] + 60 * SECOND)
+        (claim,) = await served.store.claim(later, 1)
+        assert isinstance(claim, Claim)
+        memory = Memory(guest_key(f"\0sums:{CALL.hex()}"), encode_trace(left))
+        assert await served.store.settle([Settlement(claim, (memory,))], later) == [True]
+        for call_now in (not waits_first, waits_first):
+            if call_now:
+                await served.realtime(*rows(call()))
+            else:
+                await served.guest(run_of_agents("a", ANCHOR.hex(), 7000))
+            await served.pass_time(60)
+        assert [sums == TOTALS for _, sums in summed(peer)] == [waits_first]
+        assert said(peer) == SENTENCES
+
+
+class SlowPeer(Peer):
+    """Takes what is sent when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.let = asyncio.Event(), asyncio.Event()
+        self.let.set()
+
+    async def export(self, batch: Batch) -> Sequence[Result]:
+        self.asked.set()
+        await self.let.wait()
+        return await super().export(batch)
+
+
+@pytest.mark.parametrize("open_rig", ["redis"], indirect=True)
+@pytest.mark.parametrize("waits_first", [True, False])
+async def test_of_two_replicas_the_one_that_began_later_adds_nothing(open_rig: Open, waits_first: bool) -> None:
+    """One has a late guest on its way, which its backend has not taken yet, when the other is to send the other one."""
+    slow, peer = SlowPeer(), Peer()
+    clock = [START]
+    async with open_rig(slow, now=clock) as one, open_rig(peer, now=clock) as other:
+
+        async def comes(to: Rig, *, the_call: bool) -> None:
+            if the_call:
+                await to.realtime(*rows(call()))
+            else:
+                await to.guest(run_of_agents("a", ANCHOR.hex(), 7000))
+
+        await one.host(host())
+        await one.pass_time(60)
+        slow.asked.clear()
+        slow.let.clear()
+        await comes(one, the_call=waits_first)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(one.pass_time(8))
+            await slow.asked.wait()
+            await comes(other, the_call=not waits_first)
+            # The lease of the first, which is ten seconds, has not ended.
+            await other.pass_time(8)
+            assert len(peer.requests) == 1
+            assert summed(peer) == []
+            slow.let.set()
+        assert [sums == TOTALS for _, sums in summed(slow)] == [waits_first]
 
 
 async def test_a_trace_without_a_guest_is_left_as_it_is() -> None:
