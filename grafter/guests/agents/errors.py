@@ -16,6 +16,7 @@ from grafter.guests.json_values import OTHER_ERROR, text_of
 KIND_KEY = "grafter.error.type"
 """Stands in a stored error whose type only the dropped ``data`` could tell."""
 
+_ABORTED = "aborted"
 _KINDS = {
     "Error getting response": "model_error",
     "Error streaming response": "model_stream_error",
@@ -31,9 +32,14 @@ _KINDS = {
     "Invalid JSON provided": "invalid_json",
     "Error in agent run": "agent_error",
     "Error in call_model_input_filter": "input_filter_error",
+    "Error in callModelInputFilter": "input_filter_error",
+    "Handoff function expected non-null input, but got None": "model_behavior_error",
+    "Local shell executor not found": "model_behavior_error",
+    "MCP server label not found": "model_behavior_error",
+    "Request was aborted.": _ABORTED,
 }
 _CLASSES = {
-    "AbortError": "aborted",
+    "AbortError": _ABORTED,
     "GuardrailExecutionError": "guardrail_error",
     "InputGuardrailTripwireTriggered": "guardrail_tripwire_triggered",
     "InvalidToolInputError": "invalid_tool_input",
@@ -51,8 +57,11 @@ _CLASSES = {
     "UserError": "user_error",
 }
 """What JavaScript's run was ended by."""
+_ABORTS = frozenset({"Error: Request was aborted.", "TimeoutError: The operation was aborted due to timeout"})
+"""What an abort throws whose class does not say so: OpenAI's client amid a request, a signal's own timer."""
 _GENERIC = frozenset({"agent_error", OTHER_ERROR})
 """Kinds that say no more than that something failed."""
+_NO_INPUT = "Handoff function expected non empty input"
 _REJECTION = "was manually rejected by user."
 _KNOWN = frozenset({*_KINDS.values(), *_CLASSES.values(), "tool_rejected"})
 
@@ -79,8 +88,10 @@ def error_kind(error: Mapping[str, object], *, model_call: bool = False) -> str:
     if thrown.rstrip().endswith(_REJECTION):
         return "tool_rejected"
     kind = _by_sentence(text_of(error.get("message")) or "")
-    if kind in _GENERIC:
-        kind = _CLASSES.get(thrown.partition(":")[0], kind)
+    named = _ABORTED if thrown in _ABORTS else _CLASSES.get(thrown.partition(":")[0])
+    if named is not None and (kind in _GENERIC or (named == _ABORTED and kind == "model_stream_error")):
+        # Who gives up a request is the app or its caller: neither the model nor the agent has failed.
+        kind = named
     return "model_error" if kind == OTHER_ERROR and model_call else kind
 
 
@@ -90,4 +101,7 @@ def _by_sentence(message: str) -> str:
         return kind
     if message.endswith(" tool not found"):
         return "tool_not_found"
+    if message.startswith(_NO_INPUT):
+        # JavaScript's sentence goes on with what the model gave.
+        return "model_behavior_error"
     return "input_filter_error" if message.startswith("Invalid input filter") else OTHER_ERROR

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from grafter.core import semconv
 from grafter.core.model import SPAN_KIND_CLIENT, AttributeValue
 from grafter.guests.attributes import Json, SpanDraft, titled
-from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, nanoseconds, text_of
+from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, moment, text_of
 from grafter.guests.media import audio_summary
 from grafter.guests.messages import answers, messages, text_message, tool_calls_in
 from grafter.guests.usage import call_usage
@@ -85,7 +85,7 @@ def generation(draft: SpanDraft) -> None:
     draft.tool_calls = tool_calls_in(output)
     completion = _completion(draft, output)
     _usage(draft, completion)
-    _messages(draft, draft.take("input"), output)
+    _messages(draft, output)
 
 
 def response(draft: SpanDraft) -> None:
@@ -98,8 +98,8 @@ def response(draft: SpanDraft) -> None:
     _request(draft, settings)
     _usage(draft, {})
     output = draft.take("output")
-    draft.asked = asked_calls(output)
-    _messages(draft, draft.take("input"), output)
+    draft.tool_calls = tool_calls_in(output)
+    _messages(draft, output)
 
 
 def transcription(draft: SpanDraft) -> None:
@@ -121,7 +121,7 @@ def speech(draft: SpanDraft) -> None:
     draft.put(semconv.GEN_AI_OUTPUT_TYPE, "speech")
     draft.put(semconv.GEN_AI_SPEECH_VOICE, text_of(settings.pop("voice", None)))
     _request(draft, settings)
-    first = nanoseconds(draft.rest.get("first_content_at"))
+    first = moment(draft.rest.get("first_content_at"))
     if first is not None and first >= draft.start:
         draft.put(semconv.GEN_AI_REQUEST_STREAM, True)
         draft.put(semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, (first - draft.start) / _SECOND)
@@ -168,6 +168,8 @@ def _settings(draft: SpanDraft) -> dict[str, object]:
 
 def _request(draft: SpanDraft, settings: dict[str, object]) -> None:
     """Settings that the conventions know by their names there, the others under the SDK's."""
+    if not settings:
+        return
     for key, name in _NUMBERS.items():
         _take(draft, settings, key, name, float_of(settings.get(key)))
     for key, name in _COUNTS.items():
@@ -207,8 +209,10 @@ def _take(draft: SpanDraft, settings: dict[str, object], key: str, name: str, va
 def _address(draft: SpanDraft, settings: dict[str, object]) -> str:
     """The host that the request went to, empty when it is not known."""
     base = text_of(settings.get("base_url"))
+    if base is None:
+        return ""
     try:
-        parts = urlsplit(base or "")
+        parts = urlsplit(base)
         host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
     except ValueError:
         return ""
@@ -260,7 +264,8 @@ def _usage(draft: SpanDraft, otherwise: Mapping[str, object]) -> None:
     draft.keep("usage", unread)
 
 
-def _messages(draft: SpanDraft, given: object, made: object) -> None:
+def _messages(draft: SpanDraft, made: object) -> None:
+    given = draft.take("input")
     if given:
         draft.put_content(semconv.GEN_AI_INPUT_MESSAGES, Json(messages(given, "user")))
     if made:

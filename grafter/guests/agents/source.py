@@ -7,7 +7,7 @@ from grafter.core.policy import GraftPolicy
 from grafter.core.state import GuestState
 from grafter.guests.agents.spans import map_guest
 from grafter.guests.agents.wholeness import WHOLENESS, resumed
-from grafter.guests.source import GuestSource, Reading
+from grafter.guests.source import GuestSource, Head, Reading
 
 
 class AgentsSource(GuestSource):
@@ -18,15 +18,7 @@ class AgentsSource(GuestSource):
     def __init__(self, name: Source) -> None:
         self._name = name
 
-    def read(
-        self,
-        guest: str,
-        payloads: Sequence[bytes],
-        policy: GraftPolicy,
-        head: Mapping[str, object] | None,
-        *,
-        final: bool,
-    ) -> Reading:
+    def read(self, guest: str, payloads: Sequence[bytes], policy: GraftPolicy, head: Head, *, final: bool) -> Reading:
         return Reading((map_guest(guest, self._name, payloads, policy, head),), policy.mode)
 
     def resumed(self, guest: GuestState, head: Mapping[str, object], *, sent: bool) -> GuestState:

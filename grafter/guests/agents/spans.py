@@ -35,7 +35,7 @@ from grafter.guests.json_values import (
     count_of,
     in_order,
     mapping_of,
-    nanoseconds,
+    moment,
     span_times,
     text_of,
     usable_id,
@@ -49,6 +49,8 @@ TRACE_URL = "https://platform.openai.com/logs/trace?trace_id="
 
 _MAPPERS: Mapping[str, Callable[[SpanDraft], object]] = {**run_spans.MAPPERS, **model_spans.MAPPERS}
 _MODEL_CALLS = frozenset({"generation", "response"})
+_OF_PROVIDER = _MODEL_CALLS | {"transcription", "speech"}
+"""Kinds whose free text in an error is the provider's account of it."""
 _ITEM_KEYS = frozenset(
     {"object", "id", "trace_id", "parent_id", "started_at", "ended_at", "span_data", "error", "metadata"}
 )
@@ -134,12 +136,12 @@ def _first(one: Mapping[str, object], other: Mapping[str, object]) -> Mapping[st
 
 def _nodes(items: Mapping[str, Mapping[str, object]]) -> dict[str, _Node]:
     """The spans by their guest ids, sorted by start, then id."""
-    starts = [nanoseconds(item.get("started_at")) for item in items.values()]
+    starts = [moment(item.get("started_at")) for item in items.values()]
     # A span that has no time at all stands where its guest begins rather than in 1970.
     begin = UnixNano(max(min((start for start in starts if start is not None), default=0), 0))
     nodes = []
     for (identity, item), started in zip(items.items(), starts, strict=True):
-        start, end, odd_time = span_times(started, nanoseconds(item.get("ended_at")), begin)
+        start, end, odd_time = span_times(started, moment(item.get("ended_at")), begin)
         nodes.append(_Node(identity, parent_of(item), _kind(item), item, start, end, odd_time))
     nodes.sort(key=lambda node: (node.start, node.identity))
     return {node.identity: node for node in nodes}
@@ -181,10 +183,12 @@ def _find_agents(nodes: Mapping[str, _Node]) -> None:
 
 
 def _own_agent(node: _Node) -> str | None:
+    if node.kind not in ("agent", "turn"):
+        return None
     data = mapping_of(node.item.get("span_data"))
     if node.kind == "agent":
         return text_of(data.get("name"))
-    return text_of(mapping_of(data.get("data")).get("agent_name")) if node.kind == "turn" else None
+    return text_of(mapping_of(data.get("data")).get("agent_name"))
 
 
 def _hand_down_usage(nodes: Mapping[str, _Node]) -> None:
@@ -279,6 +283,8 @@ def _span(guest_trace_id: str, node: _Node, head: TraceObject, policy: GraftPoli
     _keep_rest(draft, node, head, error)
     if node.odd_time:
         draft.put(semconv.GRAFTER_ODD_TIME, True)
+    if node.end < node.start:
+        draft.put(semconv.GRAFTER_TIME_ODD, True)
     return GuestSpan(
         span_id=guest_span_id(guest_trace_id, node.identity),
         parent=None if node.parent is None else guest_span_id(guest_trace_id, node.parent),
@@ -296,7 +302,7 @@ def _span(guest_trace_id: str, node: _Node, head: TraceObject, policy: GraftPoli
 
 
 def _fail(draft: SpanDraft, error: Mapping[str, object], kind: str) -> None:
-    draft.put(semconv.ERROR_TYPE, error_kind(error, model_call=kind in _MODEL_CALLS))
+    draft.put(semconv.ERROR_TYPE, error_kind(error, model_call=kind in _OF_PROVIDER))
     data = error.get("data")
     if data is not None:
         draft.put_content(semconv.AGENTS_ERROR_DATA, Json(data))

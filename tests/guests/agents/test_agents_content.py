@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.core.model import Source
@@ -163,7 +163,6 @@ JSON = st.recursive(
 TYPES = ["agent", "function", "generation", "response", "custom", "speech", "transcription", "mcp_tools", "new"]
 
 
-@settings(max_examples=250, deadline=None)
 @given(st.sampled_from(TYPES), st.dictionaries(st.sampled_from(WORDS), JSON, max_size=6))
 def test_no_shape_of_data_carries_content(kind: str, data: dict[str, object]) -> None:
     """Whatever is nested in whatever, under the keys that have a meaning somewhere."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.core.model import GuestFacts, Source, SpanId, TraceId, guest_key, guest_span_id
@@ -111,7 +111,6 @@ def test_unknown_keys_are_kept() -> None:
     assert (span["cost"], trace["project"]) == (3, 7)
 
 
-@settings(max_examples=120, deadline=None)
 @given(st.lists(ITEM | ANY_JSON, max_size=6), st.sampled_from(Content))
 def test_any_json_is_read_or_counted(items: list[object], content: Content) -> None:
     """Never an exception: every item is in one count, and every part can be read back."""
@@ -138,7 +137,6 @@ def test_values_that_orjson_cannot_write_are_stored_all_the_same() -> None:
     assert stored["span_data"]["data"]["n"] == float(2**80)
 
 
-@settings(max_examples=120)
 @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(), st.lists))
 def test_json_is_parsed_as_it_stands(value: object) -> None:
     """What strict JSON can say arrives unchanged."""

@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
@@ -19,6 +18,7 @@ from grafter.core.policy import Content, GraftPolicy
 from grafter.guests.agents.intake import read_items
 from grafter.guests.agents.spans import map_guest
 from grafter.guests.source import Mapped
+from tests.steps import at_most_steps
 
 POLICY = GraftPolicy()
 FULL = GraftPolicy(content=Content.FULL)
@@ -104,7 +104,6 @@ def attributes(data: object, policy: GraftPolicy = POLICY, **more: object) -> di
     return dict(only(data, policy, **more).attributes)
 
 
-@settings(max_examples=120, deadline=None)
 @given(st.lists(SPANS | HEADS, min_size=1, max_size=6), st.sampled_from(Content))
 def test_any_items_give_spans_that_can_leave(items: list[object], content: Content) -> None:
     """Never an exception: one span an id, keys unique, values OTLP can say, times in order."""
@@ -115,7 +114,8 @@ def test_any_items_give_spans_that_can_leave(items: list[object], content: Conte
     assert len(mapped.guest.spans) == len(identities)
     json.dumps(mapped.head, allow_nan=False)
     for found in mapped.guest.spans:
-        assert 0 <= found.start <= found.end < 2**63
+        assert 0 <= found.start < 2**63 > found.end >= 0
+        assert (found.end < found.start) == (dict(found.attributes).get("grafter.time.odd") is True)
         keys = [key for key, _ in found.attributes]
         assert len(keys) == len(set(keys)) < 128
         for _, value in found.attributes:
@@ -647,7 +647,8 @@ def test_old_sdks_have_neither_tasks_nor_turns_nor_tokens(captured: Callable[[st
 
 
 def test_odd_times_are_mended_and_said() -> None:
-    """A span without any time stands where its guest begins; nothing is in 1970 that need not be."""
+    """A span without any time stands where its guest begins; nothing is in 1970 that need not be. What ends before it
+    starts leaves as it came."""
     timeless = {**span({"type": "agent"}, "t"), "started_at": None, "ended_at": None}
     backwards = span({"type": "agent"}, "b", ended_at="1970-01-01T00:00:05Z")
     far = span({"type": "agent"}, "f", ended_at="9999-12-31T23:59:59Z")
@@ -657,12 +658,22 @@ def test_odd_times_are_mended_and_said() -> None:
     }
     assert {name: (s.start, s.end) for name, s in found.items()} == {
         "t": (10 * BILLIONTH, 10 * BILLIONTH),
-        "b": (10 * BILLIONTH, 10 * BILLIONTH),
+        "b": (10 * BILLIONTH, 5 * BILLIONTH),
         "f": (10 * BILLIONTH, 2**63 - 1),
         "g": (10 * BILLIONTH, 11 * BILLIONTH),
     }
     odd = {name for name, s in found.items() if dict(s.attributes).get("grafter.odd_time")}
-    assert odd == {"t", "b", "f"}
+    assert odd == {"t", "f"}
+    assert {name for name, s in found.items() if dict(s.attributes).get("grafter.time.odd")} == {"b"}
+
+
+@pytest.mark.parametrize("unit", [1, 1_000, 1_000_000, 1_000_000_000])
+def test_times_in_another_unit_are_recognised(unit: int) -> None:
+    """As at the endpoint for Realtime events; SDKs themselves write ISO 8601, what speaks like one may not."""
+    item = {**span({"type": "agent"}, "a"), "started_at": 1_800_000_000 * unit, "ended_at": 1_800_000_002 * unit}
+    (found,) = map_items(item).guest.spans
+    assert (found.start, found.end) == (1_800_000_000 * BILLIONTH, 1_800_000_002 * BILLIONTH)
+    assert "grafter.odd_time" not in dict(found.attributes)
 
 
 def test_payloads_that_cannot_be_read_are_counted() -> None:
@@ -674,17 +685,16 @@ def test_payloads_that_cannot_be_read_are_counted() -> None:
     assert map_guest("trace_a", Source.SDK, [], POLICY).guest == Guest("trace_a", Source.SDK, (), measured_in_app=True)
 
 
-def test_two_thousand_spans_in_a_chain_are_mapped_quickly() -> None:
+def test_five_thousand_spans_in_a_chain_are_mapped_in_steps_that_grow_with_it() -> None:
     """The way to the agent is walked once, not once for each span below it."""
     deep = [
-        span({"type": "function", "name": "f"}, f"s{n}", parent_id=f"s{n - 1}" if n else None) for n in range(20_000)
+        span({"type": "function", "name": "f"}, f"s{n}", parent_id=f"s{n - 1}" if n else None) for n in range(5_000)
     ]
     stored = payload(deep)
-    begun = time.process_time()
-    found = map_guest("trace_a", Source.SDK, [stored], POLICY)
-    assert len(found.guest.spans) == 20_000
-    # Quadratic work would take minutes; the bound leaves room for a slow machine.
-    assert time.process_time() - begun < 15
+    # 425 for each; to walk the way for each takes a hundred million.
+    with at_most_steps(5_000_000):
+        found = map_guest("trace_a", Source.SDK, [stored], POLICY)
+    assert len(found.guest.spans) == 5_000
 
 
 def test_long_content_leaves_as_json_and_says_that_it_was_cut() -> None:

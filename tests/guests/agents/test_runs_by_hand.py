@@ -7,13 +7,14 @@ import json
 
 import pytest
 
+from grafter.core.policy import Content, GraftPolicy
 from tests.guests.realtime.hand import TRACE, Joined, joined
 
 IN, OUT = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
 CACHED, REASONING = "gen_ai.usage.cache_read.input_tokens", "gen_ai.usage.reasoning.output_tokens"
 
 
-def run(*spans: dict[str, object], js: bool = False) -> Joined:
+def run(*spans: dict[str, object], js: bool = False, policy: GraftPolicy | None = None) -> Joined:
     """The joined trace of one run's spans; ids are their names."""
     head = {
         "object": "trace", "id": "trace_" + "ab" * 16, "workflow_name": "Support", "group_id": "conv_1",
@@ -33,7 +34,7 @@ def run(*spans: dict[str, object], js: bool = False) -> Joined:
                 **one,
             }
         )
-    return joined(json.dumps({"data": items}))
+    return joined(json.dumps({"data": items}), policy)
 
 
 def span(identity: str, parent: str | None, error: object = None, /, **data: object) -> dict[str, object]:
@@ -190,6 +191,48 @@ def test_an_abort_is_nobodys_error_of_another_kind() -> None:
     assert got.of("agent")["error.type"] not in ("agent_error", "_OTHER", "model_error")
 
 
+GIVEN_UP = "Error: Request was aborted."
+
+
+@pytest.mark.parametrize(
+    ("model", "run_ended_by"),
+    [
+        ({"message": "Request was aborted."}, GIVEN_UP),
+        ({"message": "Error streaming response", "data": {"error": GIVEN_UP}}, GIVEN_UP),
+        ({"message": "Request was aborted."}, "TimeoutError: The operation was aborted due to timeout"),
+    ],
+    ids=["plain", "streamed", "by-a-timer"],
+)
+@pytest.mark.parametrize("content", list(Content))
+def test_a_request_that_is_given_up_is_nobodys_error(
+    model: dict[str, object], run_ended_by: str, content: Content
+) -> None:
+    """As @openai/agents 0.20.0 writes it: whoever aborts while the model answers, as on a hang-up, is told by OpenAI's
+    client, whose error has no class of its own. Neither the model nor the agent has failed."""
+    spans = (task(), agent(error=thrown(run_ended_by)), turn("t1", "agent", 1), response("r1", "t1", model))
+    got = run(*spans, js=True, policy=GraftPolicy(content=content))
+    assert [got.of(name)["error.type"] for name in ("agent", "r1")] == ["aborted", "aborted"]
+
+
+@pytest.mark.parametrize(
+    ("python", "javascript", "kind"),
+    [
+        ("Error in call_model_input_filter", "Error in callModelInputFilter", "input_filter_error"),
+        (
+            "Handoff function expected non-null input, but got None",
+            "Handoff function expected non empty input but got: ",
+            "model_behavior_error",
+        ),
+        ("MCP server label not found", None, "model_behavior_error"),
+        ("Local shell executor not found", None, "model_behavior_error"),
+    ],
+)
+def test_sentences_that_the_languages_spell_otherwise(python: str, javascript: str | None, kind: str) -> None:
+    for message in filter(None, (python, javascript)):
+        got = run(task(), agent(error={"message": message, "data": {"error": "Error: x"}}))
+        assert got.of("agent")["error.type"] == kind
+
+
 def test_a_tool_that_fails_fails_alone() -> None:
     """The model is told and goes on: the error is the tool's, neither the turn's nor the agent's."""
     error = {"message": "Error running tool (non-fatal)", "data": {"tool_name": "find", "error": "x"}}
@@ -211,7 +254,7 @@ def test_a_tool_that_a_person_refused() -> None:
     assert got.of("f1")["error.type"] == "tool_rejected"
 
 
-@pytest.mark.parametrize("kind", ["response", "generation"])
+@pytest.mark.parametrize("kind", ["response", "generation", "transcription", "speech"])
 def test_a_model_call_that_fails(kind: str) -> None:
     """Python's constant sentence and JavaScript's free text of the provider are one kind; no tokens are claimed."""
     for error in ({"message": "Error getting response", "data": {"error": "Error code: 500"}}, {"message": "503 busy"}):

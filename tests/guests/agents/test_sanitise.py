@@ -177,7 +177,7 @@ spans = st.builds(
 traces = st.fixed_dictionaries({"object": st.just("trace"), "metadata": values})
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(st.lists(spans | traces, min_size=1, max_size=3))
 def test_equal_to_the_sdk_for_any_item(items: list[dict]) -> None:
     """Whatever JSON stands in the fields, the result is the SDK's, and input and output fit the limit."""
