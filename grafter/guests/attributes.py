@@ -70,9 +70,9 @@ class SpanDraft:
     def take_object(self, key: str) -> dict[str, object]:
         """The value of a key that should hold an object, as a copy; anything else stays unread."""
         value = self.rest.get(key)
-        if value is None or isinstance(value, Mapping):
+        if value is None or isinstance(value, dict):
             self.rest.pop(key, None)
-        return dict(value) if isinstance(value, Mapping) else {}
+        return dict(value) if isinstance(value, dict) else {}
 
     def keep(self, key: str, unread: Mapping[str, object]) -> None:
         """Put back what of a taken object was not read."""
@@ -178,6 +178,8 @@ def fit_json(value: object, limit: int) -> tuple[str, int]:
 
 def cut_text(text: str, limit: int) -> str:
     """A text of at most ``limit`` UTF-8 bytes: its head and tail, and between them what is missing."""
+    if len(text) <= limit and text.isascii():
+        return text
     raw = text.encode("utf-8", "replace")
     if len(raw) <= limit:
         return raw.decode()

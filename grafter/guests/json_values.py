@@ -1,6 +1,6 @@
 """Reading JSON values of which nothing is certain: bounded, tolerant, the same every time; times among them.
 
-Items come from many SDKs in several languages and from whoever else can reach the door. Every walk over a value stops
+Items come from many SDKs in several languages and from whoever else reaches the receiver. Every walk over a value stops
 at a depth, so that no nesting can exhaust the stack, and every result is something that orjson can write.
 
 Times are ISO 8601 as the SDKs write it: Python with microseconds and ``+00:00``, and without a fraction where that is
@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from hashlib import sha256
 
@@ -28,9 +28,19 @@ MAX_DEPTH = 64
 MAX_TIME = (1 << 63) - 1
 """The latest time that leaves (year 2262). OTLP's field is unsigned, but most who read it are not."""
 
+EARLIEST = 1_577_836_800_000_000_000
+"""2020, years before there were Realtime calls or an Agents SDK: a time before it is a zero, a clock that was never
+set, or one that counts from its start; taken at its word it would stretch a call over half a century."""
+
+LATEST = 4_102_444_800_000_000_000
+"""2100."""
+
 _SECOND = 1_000_000_000
 _DAY = 86_400
 _EPOCH = date(1970, 1, 1).toordinal()
+_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
+_SDKS = {len("2026-11-22T21:27:56.123456+00:00"): "+00:00", len("2026-11-22T21:27:56.123Z"): "Z"}
+"""Ends of the times that the SDKs in Python and JavaScript write, by their lengths."""
 _ISO = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
     r"[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?"
@@ -118,7 +128,8 @@ def number_of(value: object) -> int | float | None:
 
 
 def float_of(value: object) -> float | None:
-    """The value as a finite double."""
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -130,6 +141,9 @@ def float_of(value: object) -> float | None:
 
 def count_of(value: object) -> int | None:
     """The value when it counts something: a whole number, not negative, of 63 bits."""
+    if value is None:
+        # What is looked for and not there, mostly.
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, float) and not value.is_integer():
@@ -179,14 +193,27 @@ def nanoseconds(value: object) -> int | None:
         return None
 
 
+def moment(value: object) -> int | None:
+    """The same of whoever may count in another unit: a number is seconds; where these cannot be meant but milliseconds,
+    microseconds or nanoseconds can, it is those. Between 2020 and 2100 no number is two of them."""
+    at = nanoseconds(value)
+    if at is None or isinstance(value, str):
+        return at
+    for unit in (1, 1_000, 1_000_000, 1_000_000_000):
+        if EARLIEST <= at // unit <= LATEST:
+            return at // unit
+    return at
+
+
 def span_times(start: int | None, end: int | None, unknown: UnixNano) -> tuple[UnixNano, UnixNano, bool]:
     """Start and end of a span from what its two times say, and whether they are other than that.
 
     A time that is missing or unreadable is the other one, or ``unknown`` when both are; a time outside 1970 to 2262
-    becomes the nearest inside; an end before its start becomes the start.
+    becomes the nearest inside. An end that came before its start stays there, unless it is the zero of one
+    that was not set.
     """
     first = _clamped(start if start is not None else end if end is not None else unknown)
-    last = max(first, _clamped(end if end is not None else first))
+    last = _clamped(end) if end is not None and end > 0 else first
     return UnixNano(first), UnixNano(last), (first, last) != (start, end)
 
 
@@ -311,6 +338,17 @@ def _json_safe_text(text: str) -> str:
 
 
 def _iso(text: str) -> int | None:
+    # What the SDKs write themselves Python's own reader knows, in a tenth of the time; it takes other signs, too.
+    if text.endswith(_SDKS.get(len(text), "?")) and text[7:20:3] == "-T::.":
+        try:
+            since = datetime.fromisoformat(text) - _BEGIN
+        except ValueError:
+            return _any_iso(text)
+        return (since.days * _DAY + since.seconds) * _SECOND + since.microseconds * 1000
+    return _any_iso(text)
+
+
+def _any_iso(text: str) -> int | None:
     match = _ISO.fullmatch(text.strip())
     if match is None:
         return None
@@ -330,7 +368,7 @@ def _iso(text: str) -> int | None:
 
 
 def _clamped(time: int) -> int:
-    return min(max(time, 0), MAX_TIME)
+    return time if 0 <= time <= MAX_TIME else min(max(time, 0), MAX_TIME)
 
 
 def _parse_leniently(body: bytes, read: Callable[..., object]) -> object:

@@ -23,7 +23,7 @@ def call_usage(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, o
     """
     rest = {key: value for key, value in usage.items() if value is not None}
     folded = rest.pop("details", None)
-    if isinstance(folded, Mapping):
+    if isinstance(folded, dict):
         for key, value in folded.items():
             if value is not None:
                 rest.setdefault(key, value)
@@ -45,6 +45,8 @@ def call_usage(usage: Mapping[str, object]) -> tuple[dict[str, int], dict[str, o
     _some(found, semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, _take(made, "reasoning_tokens"))
     _cached_by_modality(found, given)
     for direction, details in (("input", given), ("output", made)):
+        if not details:
+            continue
         split = {modality: _take(details, f"{modality}_tokens") or 0 for modality in _MODALITIES}
         if split["audio"] or split["image"]:
             for modality, count in split.items():
@@ -86,7 +88,7 @@ def _take(counts: dict[str, object], *keys: str) -> int | None:
 
 def _details(rest: dict[str, object], keys: tuple[str, ...]) -> dict[str, object]:
     for key in keys:
-        if isinstance(rest.get(key), Mapping):
+        if isinstance(rest.get(key), dict):
             return dict(mapping_of(rest.pop(key)))
     return {}
 
@@ -99,7 +101,7 @@ def _non_zero(details: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 def _cached_by_modality(found: dict[str, int], given: dict[str, object]) -> None:
     """Realtime says of what the cached tokens were; stated where it is more than text, as the whole split is."""
     cached = given.get("cached_tokens_details")
-    if not isinstance(cached, Mapping):
+    if not isinstance(cached, dict):
         return
     left = dict(cached)
     split = {modality: _take(left, f"{modality}_tokens") or 0 for modality in _MODALITIES}

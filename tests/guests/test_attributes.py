@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.guests.attributes import ATTRIBUTE_BYTES, SPAN_BYTES, Json, bounded, cut_text, fit_json
@@ -15,7 +15,6 @@ ANY_JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(ANY_JSON, st.integers(64, 2000))
 def test_json_is_cut_to_json(value: object, limit: int) -> None:
     """Whatever the value, the text fits and parses, and what fits already is not touched."""
@@ -27,7 +26,6 @@ def test_json_is_cut_to_json(value: object, limit: int) -> None:
         assert json.dumps(read) == json.dumps(json.loads(fit_json(value, 10**9)[0]))
 
 
-@settings(max_examples=150)
 @given(st.text(), st.integers(0, 200))
 def test_a_text_is_cut_between_characters(text: str, limit: int) -> None:
     """Never longer than the limit, and never half a character."""

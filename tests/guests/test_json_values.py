@@ -6,10 +6,11 @@ from time import process_time
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.guests.json_values import canonical, digest, json_safe, structure
+from tests.steps import at_most_steps
 
 PLAIN = st.recursive(
     st.none()
@@ -22,7 +23,6 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=150)
 @given(st.lists(PLAIN) | st.dictionaries(st.text(), PLAIN))
 def test_what_python_prints_is_read_back(value: object) -> None:
     """str() of a tool's list or dict is that list or dict again, as is its JSON."""
@@ -56,7 +56,6 @@ def test_only_plain_data_is_read_from_a_string(text: str, value: object) -> None
     assert structure(text) == value
 
 
-@settings(max_examples=150)
 @given(st.text("([{}])'\",:-0129.eE\\x bTrueFalsNn\n", max_size=60))
 def test_no_string_raises_or_warns(text: str) -> None:
     """Whatever looks a little like data is read or left."""
@@ -100,5 +99,8 @@ def test_what_orjson_cannot_write_is_made_sound() -> None:
 def test_a_literal_takes_no_longer_than_its_length(text: str) -> None:
     """What only looks like a repr is a string at once: 100 KB of unclosed quotes took minutes."""
     began = process_time()
-    assert structure(text) == text
-    assert process_time() - began < 0.5
+    with at_most_steps(200_000):
+        assert structure(text) == text
+    # What is searched from each quote to the end is one step in C, so its time is measured as well: two milliseconds of
+    # a core, and three minutes where that is done.
+    assert process_time() - began < 9
