@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, text_of
 from grafter.guests.realtime import requests, speech
-from grafter.guests.realtime.records import LIVE
+from grafter.guests.realtime.records import LIVE, TRANSCRIPTION
 from grafter.guests.realtime.session import Session
 from grafter.guests.realtime.stored_event import StoredEvent
 
@@ -26,8 +26,7 @@ def updated(session: Session, stored: StoredEvent, event: Mapping[str, object]) 
 
 
 def requested(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    """``session.update``, ``session.start``."""
-    requests.asked(session, stored, requests.UPDATE)
+    requests.record_request(session, stored, requests.UPDATE)
     if session.begun:
         _traced(session, mapping_of(event.get("session")))
     else:
@@ -52,7 +51,10 @@ def _configured(session: Session, event: Mapping[str, object]) -> None:
     _hears(session, mapping_of(audio.get("input")))
     output = mapping_of(audio.get("output"))
     config.voice = text_of(output.get("voice")) or config.voice
-    config.output_format = text_of(mapping_of(output.get("format")).get("type")) or config.output_format
+    given_format = mapping_of(output.get("format"))
+    if text_of(given_format.get("type")) is not None:
+        config.output_format = text_of(given_format.get("type"))
+        config.output_rate = count_of(given_format.get("rate"))
     _delegates(session, given)
     config.agent = text_of(given.get("agent")) or config.agent
     idle = float_of(given.get("idle_timeout_s"))
@@ -105,7 +107,8 @@ def _hears(session: Session, given: Mapping[str, object]) -> None:
         detection = mapping_of(given.get("turn_detection"))
         config.detection = (text_of(detection.get("type")) or config.detection) if detection else "none"
         creates = detection.get("create_response")
-        known, config.creates = config.creates, bool(detection) and creates is not False
+        answers = bool(detection) and creates is not False and config.kind != TRANSCRIPTION
+        known, config.creates = config.creates, answers
         silence = count_of(detection.get("silence_duration_ms"))
         config.silence_ms = silence if silence is not None or config.detection != "server_vad" else config.silence_ms
         if known is None:

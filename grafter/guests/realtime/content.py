@@ -1,6 +1,6 @@
 """What of an event may be stored: the members that its row of the table names, each by its rule.
 
-Half of what a socket carries is json_safe, and most of the rest repeats what a later event says whole; so each type
+Half of what a socket carries is audio, and most of the rest repeats what a later event says whole; so each type
 keeps the few members that the state machine reads. Content is kept where the policy lets it. Audio never is: of a
 delta there stays how many bytes it had.
 """
@@ -101,6 +101,6 @@ _GRAFTER: Mapping[str, Table] = {
     SIP: {"traceparent": or_null(word)},
     STARTED: {},
     ALIVE: {},
-    ENDED: {"by": word, "untimed": flag},
+    ENDED: {"by": word, "untimed": flag, "deaf_until": number, "recorder": flag},
 }
 """Notes of grafter's own; from any other side such a name means nothing."""

@@ -166,6 +166,7 @@ _add(
 _add("conversation.created", _S, _CONVERSATION, configuring.conversation)
 
 # The caller begins to speak; what was heard of an answer is cut.
+_add("input_audio_buffer.clear", _C, _BARE, speech.clear)
 _add(AUDIO_APPEND, _C, _BARE, speech.appended, folded=True)
 _add("input_audio_buffer.speech_started", _S, _STARTED, speech.started, ends=True, urgent=False)
 _add("response.cancel", _C, _RESPONSE_ID, responses.cancel)
@@ -197,7 +198,7 @@ _add("response.created", _S, _RESPONSE, responses.created)
 _add("rate_limits.updated", _S, _table(rate_limits=_LIMITS), responses.rate_limits)
 _add("response.output_item.added", _S, _WITH_ITEM, responses.item_added)
 _add("response.content_part.added", _S, _PART, responses.part_added)
-_add("response.output_text.delta", _S, _OF_ITEM, responses.delta, folded=True, old="response.text.delta")
+_add("response.output_text.delta", _S, _OF_ITEM, responses.text_delta, folded=True, old="response.text.delta")
 _add(
     "response.output_audio_transcript.delta",
     _S,
@@ -283,7 +284,7 @@ for _what in ("completed", "failed", "incomplete"):
 _add(CLOSED, _S, _CLOSED, talking.closed, api=LIVE, ends=True, names=True)
 
 _unread(REALTIME, _C, "conversation.item.delete conversation.item.retrieve")
-_unread(REALTIME, _C, "input_audio_buffer.clear output_audio_buffer.clear")
+_unread(REALTIME, _C, "output_audio_buffer.clear")
 _unread(REALTIME, _S, "conversation.item.deleted conversation.item.retrieved response.content_part.done")
 _unread(REALTIME, _S, "delta segment", "conversation.item.input_audio_transcription.")
 _add("response.output_audio.done", _S, None, old="response.audio.done")

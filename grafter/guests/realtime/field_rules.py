@@ -13,6 +13,7 @@ from grafter.core.policy import Content
 from grafter.guests.attributes import ATTRIBUTE_BYTES, cut_text, fit_json
 from grafter.guests.json_values import ARGUMENTS_DIGEST, count_of, digest, json_safe, number_of, numbers_within
 from grafter.guests.media import without_media
+from grafter.guests.realtime.records import TRANSCRIPTION
 
 Rule = Callable[[object, Content], object]
 Table = Mapping[str, Rule]
@@ -76,13 +77,6 @@ def amount(value: object, content: Content) -> object:
     return word(value, content) if isinstance(value, str) else number(value, content)
 
 
-def words(value: object, content: Content) -> object:
-    if not isinstance(value, list):
-        return GONE
-    kept = [word(member, content) for member in value[:MOST_MEMBERS]]
-    return [member for member in kept if member is not GONE]
-
-
 def text(value: object, content: Content) -> object:
     """What somebody wrote or spoke, a transcript, a prompt, an argument: content."""
     if content is Content.NONE or not isinstance(value, str):
@@ -134,6 +128,9 @@ def each(rule: Rule) -> Rule:
         return [member for member in kept if member is not GONE]
 
     return several
+
+
+words = each(word)
 
 
 def or_null(rule: Rule) -> Rule:
@@ -292,6 +289,8 @@ def response(value: object, content: Content) -> object:
 def _present_session(old: Mapping[str, object]) -> Mapping[str, object]:
     """A session of the beta API, its members where today's API has them."""
     moved = _present_response(old)
+    if old.get("object") == "realtime.transcription_session" and "type" not in old:
+        moved = {**moved, "type": TRANSCRIPTION}
     given = {
         key: moved[name]
         for name, key in (

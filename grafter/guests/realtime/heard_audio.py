@@ -7,7 +7,7 @@ heard is the least of all that bounds it, and says which of them it was.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from grafter.guests.json_values import mapping_of, text_of
+from grafter.guests.json_values import count_of, mapping_of, text_of
 from grafter.guests.realtime import requests
 from grafter.guests.realtime.figures import heard_at
 from grafter.guests.realtime.records import Response
@@ -21,15 +21,12 @@ _REORDERED = 500 * _MILLISECOND
 _BUTTON = _SECOND
 _ROUNDING_MS = 2
 MARK = "mark"
-_BYTES_PER_MS = {
-    "audio/pcm": 48,
-    "pcm16": 48,
-    "audio/pcmu": 8,
-    "audio/pcma": 8,
-    "g711_ulaw": 8,
-    "g711_alaw": 8,
-}
-"""OpenAI's PCM has 24,000 samples of two bytes a second, G.711 8,000 of one."""
+_PCM = frozenset({"audio/pcm", "pcm16"})
+_G711 = frozenset({"audio/pcmu", "audio/pcma", "g711_ulaw", "g711_alaw"})
+_PCM_RATE, _PCM_BYTES = 24_000, 2
+"""OpenAI's PCM has 24,000 samples of two bytes a second; compatible servers take other rates, and say so."""
+_G711_RATE = 8_000
+"""Of one byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +66,11 @@ def received_ms(session: Session, response: Response) -> int | None:
 def audio_bytes(response: Response) -> int:
     """Of two who hear one call and count its audio, by whom there was more."""
     return max(sum(response.audio.values()), sum(response.audio_beside.values()))
+
+
+def cut_at(response: Response) -> list[int]:
+    """When the server truncated its audio."""
+    return [at for at, _, _ in _rows(response.truncations)]
 
 
 def barge_in(session: Session, response: Response) -> BargeIn | None:
@@ -116,15 +118,21 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
 
 
 def _cut(session: Session, response: Response, playing: int | None, received: int | None) -> _Cut | None:
-    past_end = False
+    past_end = server = False
     found: list[_Cut] = []
     for at, item, amount in _rows(response.truncations):
         total = _total(session, response, item, amount)
+        if received is not None and total is not None and total > received + _ROUNDING_MS:
+            # OpenAI refuses that. A server that is only compatible says back what it was asked for.
+            past_end = True
+            if playing is None or at < playing + received * _MILLISECOND:
+                found.append(_Cut(at, "truncated", shown=False))
+            continue
+        server = True
         if response.status != "completed" or not _is_whole(response, total, received):
             # The client stopped when it asked for that, where it was seen to.
-            asked = [one.at for one in session.requests if one.kind == requests.TRUNCATE and one.about == item]
-            found.append(_Cut(min([at, *(one for one in asked if one <= at)]), "truncated", total))
-    server = bool(response.truncations)
+            times = [one.at for one in session.requests if one.kind == requests.TRUNCATE and one.about == item]
+            found.append(_Cut(min([at, *(one for one in times if one <= at)]), "truncated", total))
     for one in session.requests:
         if one.kind != requests.TRUNCATE or session.items.get(one.about or "") != response.id or one.odd:
             continue
@@ -142,8 +150,8 @@ def _cut(session: Session, response: Response, playing: int | None, received: in
         found.append(_Cut(response.cleared_at, "cleared"))
     if response.status == "cancelled" and response.done_at is not None:
         detected = response.reason == "turn_detected"
-        asked = [one.at for one in session.requests if one.kind == requests.CANCEL and one.about == response.id]
-        at = response.done_at if detected or not asked else min(*asked, response.done_at)
+        times = [one.at for one in session.requests if one.kind == requests.CANCEL and one.about == response.id]
+        at = response.done_at if detected or not times else min(*times, response.done_at)
         found.append(_Cut(at, "cancelled", shown=False, by_detector=detected))
     if not found:
         return None
@@ -168,8 +176,8 @@ def _marked_ms(session: Session, response: Response, until: int) -> int | None:
     marks = [(at, item, size) for at, item, size in _rows(response.marks) if at <= until]
     if rate is None or not marks:
         return None
-    _, item, size = max(said, key=lambda one: one[0])
-    return _total(session, response, item, size // rate)
+    _, item, size = max(marks, key=lambda one: one[0])
+    return _total(session, response, item, size * 1_000 // rate)
 
 
 def _is_whole(response: Response, total: int | None, received: int | None) -> bool:
@@ -179,7 +187,8 @@ def _is_whole(response: Response, total: int | None, received: int | None) -> bo
     if received is not None:
         return total >= received - _ROUNDING_MS
     size = audio_bytes(response)
-    return any(abs(size // rate - total) <= _ROUNDING_MS for rate in set(_BYTES_PER_MS.values())) and size > 0
+    rates = (_PCM_RATE * _PCM_BYTES, _G711_RATE)
+    return size > 0 and any(abs(size * 1_000 // rate - total) <= _ROUNDING_MS for rate in rates)
 
 
 def _rows(rows: list[object]) -> Iterator[tuple[int, str | None, int]]:
@@ -207,7 +216,7 @@ def _lengths(session: Session, response: Response) -> dict[str, int]:
         return {}
     names = dict.fromkeys([*response.audio, *response.audio_beside])
     sizes = {name: max(response.audio.get(name, 0), response.audio_beside.get(name, 0)) for name in names}
-    return {name: size // rate for name, size in sizes.items()} if sum(sizes.values()) else {}
+    return {name: size * 1_000 // rate for name, size in sizes.items()} if sum(sizes.values()) else {}
 
 
 def _playback(session: Session, response: Response) -> int | None:
@@ -250,6 +259,17 @@ def _button(session: Session, cut_at: int) -> int | None:
 
 
 def _rate(session: Session, response: Response) -> int | None:
-    """Bytes of a millisecond of its audio; None where the format is not known."""
-    output = mapping_of(mapping_of(mapping_of(response.settings.get("audio")).get("output")).get("format"))
-    return _BYTES_PER_MS.get(text_of(output.get("type")) or session.config.output_format or "")
+    """Bytes of a second of its audio; None where the format is not known.
+
+    Its own format counts, else the session's of when its first audio came, else the session's that was learned since.
+    """
+    own = mapping_of(mapping_of(mapping_of(response.settings.get("audio")).get("output")).get("format"))
+    kind, samples = response.audio_format, response.audio_rate
+    if kind is None:
+        kind, samples = session.config.output_format, session.config.output_rate
+    named = text_of(own.get("type"))
+    if named is not None:
+        kind, samples = named, count_of(own.get("rate")) or (samples if named == kind else None)
+    if kind in _G711:
+        return _G711_RATE
+    return (samples or _PCM_RATE) * _PCM_BYTES if kind in _PCM else None

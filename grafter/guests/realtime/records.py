@@ -24,6 +24,8 @@ MOST_EVENTS = 64
 
 LIVE = "live"
 """``Config.kind`` of a session of the Live API."""
+TRANSCRIPTION = "transcription"
+"""The same of a session that only writes down what is said: it answers nobody."""
 LIVE_IDS = "live_"
 """What the ids of its sessions begin with."""
 
@@ -59,8 +61,15 @@ class Response:
     """Bytes of audio by item, in the order in which they are heard."""
     audio_beside: dict[str, int] = field(default_factory=dict)
     """The same by a recorder's count: two who hear one call fold its audio differently, so each counts for itself."""
+    audio_format: str | None = None
+    audio_rate: int | None = None
+    """Both as the session had them when its first audio came: an app may change them later."""
     speaks: bool = False
     """It has audio, whether or not the audio itself passes here."""
+    has_words: bool = False
+    """Which an app may speak itself where they are no audio."""
+    in_text: bool = False
+    """It was asked for without audio."""
     playing_at: int | None = None
     played_at: int | None = None
     cleared_at: int | None = None
@@ -245,6 +254,8 @@ class Config:
     voice: str | None = None
     input_format: str | None = None
     output_format: str | None = None
+    output_rate: int | None = None
+    """Samples a second of it, where that is said: compatible servers let an app choose."""
     modalities: list[str] = field(default_factory=list)
     detection: str | None = None
     """Type of turn detection; ``none`` when the client decides."""
@@ -299,6 +310,10 @@ class Input:
     """The first of all came without its time."""
     clock_at: int | None = None
     """When the session's audio began, by the detector's word that was on its way for the shortest time."""
+    cleared_at: int | None = None
+    """When it was emptied last, which an app does whose button has been pressed."""
+    clears: int = 0
+    """How often the client has emptied it of which the server has not spoken yet."""
 
     @property
     def begun_at(self) -> int | None:

@@ -129,8 +129,25 @@ def _emptied(session: Session) -> None:
     session.input.appended_at, session.input.odd = None, False
 
 
+def clear(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    """The client empties the buffer, as it does when a button is pressed.
+
+    The server takes its events in their order: what it appends from now on stays, though it is only later that the
+    server says that it has emptied the buffer."""
+    if session.input.cleared_at is not None and stored.at <= session.input.cleared_at <= stored.at + _OVERTAKEN:
+        # Its post was overtaken by that of the server's answer.
+        return
+    session.input.clears += 1
+    if session.input.appended_at is None or session.input.appended_at <= stored.at:
+        _emptied(session)
+
+
 def cleared(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    _emptied(session)
+    if session.input.clears:
+        session.input.clears -= 1
+    else:
+        _emptied(session)
+    session.input.cleared_at = max(session.input.cleared_at or 0, stored.at)
     for speech in session.speeches.values():
         if speech.started_at is not None and speech.stopped_at is None and speech.committed_at is None:
             speech.dropped_at = stored.at if speech.dropped_at is None else speech.dropped_at

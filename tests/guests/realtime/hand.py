@@ -154,6 +154,11 @@ class Call:
     def body(self) -> str:
         return "".join(json.dumps(row) + "\n" for row in self.rows)
 
+    def copy(self) -> "Call":
+        other = Call(self.key)
+        other.rows, other.count = self.rows[:], self.count
+        return other
+
     def shuffled(self, chance: random.Random) -> "Call":
         """The same call, its lines in another order, as posts overtake one another."""
         other = Call(self.key)

@@ -3,6 +3,7 @@
 Each call is written in milliseconds since it began; its docstring is the calculation.
 """
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -24,6 +25,7 @@ from tests.guests.realtime.hand import (
     nano,
 )  # fmt: skip
 
+DELTA = "response.output_audio.delta"
 HEARD, BY = "audio.elapsed_ms", "grafter.audio.heard_by"
 AT_MOST, PAST = "grafter.audio.heard_at_most", "grafter.audio.truncate_past_end"
 MORE = "grafter.audio.heard_error_ms"
@@ -35,6 +37,48 @@ def speaking(at: float = 1200, lasts: int = 5000) -> Call:
 
 
 # -- barge-in
+
+
+def sounding(rate: int | None, *, in_response: dict[str, object] | None = None, kind: str = "audio/pcm") -> Call:
+    """64,000 bytes of resp_1 from 1,200 on."""
+    sound = {"type": kind} if rate is None else {"type": kind, "rate": rate}
+    audio = {"input": {"turn_detection": VAD}, "output": {"format": sound}}
+    call = Call().server(0, "session.created", session={"id": "sess_1", "type": "realtime", "audio": audio})
+    more = {} if in_response is None else {"audio": {"output": {"format": in_response}}}
+    call.ask(900).created(1000, "resp_1", **more)
+    return call.server(1200, DELTA, response_id="resp_1", item_id="a1", delta_bytes=64_000).done(1500, "resp_1")
+
+
+@pytest.mark.parametrize(
+    ("call", "lasts"),
+    [
+        (sounding(16_000), 2000),
+        (sounding(8_000), 4000),
+        (sounding(None), 1333),
+        (sounding(44_100), 725),
+        (sounding(None, in_response={"type": "audio/pcm", "rate": 16_000}), 2000),
+        (sounding(16_000, in_response={"type": "audio/pcm"}), 2000),
+        (sounding(16_000, in_response={"type": "audio/pcmu"}), 8000),
+        (sounding(None, kind="audio/pcmu"), 8000),
+    ],
+)
+def test_audio_lasts_as_long_as_its_rate_says(call: Call, lasts: int) -> None:
+    """64,000 bytes at 16,000 samples of two bytes a second are 2,000 ms, at 24,000 they are 1,333. Who breaks in 20 ms
+    before their end has heard all but that, and who speaks a minute later interrupts nothing, whatever the client says.
+    """
+    cut = 1200 + lasts - 20
+    early = joined(call.copy().spoke(cut, cut + 800, "u2").truncated(cut + 30, "a1", lasts - 20).ended(70_000))
+    assert early.barge_ins() == [("resp_1", cut, lasts - 20)]
+    late = call.copy().spoke(61_000, 61_900, "u2").truncates(61_010, "a1", 59_800)
+    assert joined(late.ended(70_000)).barge_ins() == []
+
+
+def test_a_format_that_is_set_later_is_none_of_what_sounded_before() -> None:
+    """64,000 bytes of PCM at 24,000 are over at 2,533; the session then goes on in G.711, where they would last until
+    9,200. The client counts until 4,000, where the caller speaks: nothing was interrupted."""
+    later = {"audio": {"output": {"format": {"type": "audio/pcmu"}}}}
+    call = sounding(24_000).server(3000, "session.updated", session=later)
+    assert joined(call.spoke(4000, 4900, "u2").truncates(4010, "a1", 2800).ended(9000)).barge_ins() == []
 
 
 def test_heard_over_two_audio_items() -> None:
@@ -311,6 +355,23 @@ def test_a_button_that_was_let_go_and_pressed_again() -> None:
     assert (got.of("resp_1")[TOKEN], got.of("resp_1")["grafter.caller_wait.from"]) == (500.0, "commit")
     assert got.of("resp_1")["grafter.turn.first_token.error_ms"] == 10.0
     assert got.wait("resp_1") == {"ms": 500.0, "relay": 10.0, "model": 490.0}
+
+
+@pytest.mark.parametrize("clears", [1, 2])
+def test_audio_that_follows_the_clients_clear_at_once_is_speech(clears: int) -> None:
+    """The button is pressed at 1,000: the buffer is emptied and audio sent from 1,010 on. That it was emptied is heard
+    at 1,050, when 40 ms of the speech are in it: they stay. Speech 1,010-2,500."""
+    call = Call().session(0, None)
+    for ms in (400, 600):
+        call.client(ms, "input_audio_buffer.append", audio_bytes=4800)
+    for ms in (1000, 1005)[:clears]:
+        call.client(ms, "input_audio_buffer.clear").server(ms + 50, "input_audio_buffer.cleared")
+    for ms in (1010, 1030, 1070, 1500, 2000, 2480):
+        call.client(ms, "input_audio_buffer.append", audio_bytes=4800)
+    call.client(2500, "input_audio_buffer.commit").ask(2500).committed(2540, "u1").created(2560, "resp_1")
+    call.sound(3000, "resp_1").done(3500, "resp_1").ended(5000)
+    assert joined(call).times("u1") == (1010.0, 2500.0)
+    assert joined(call.shuffled(random.Random(clears))).times("u1") == (1010.0, 2500.0)
 
 
 def test_a_semantic_detector_does_not_say_when_speech_ended() -> None:
