@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from grafter.core.model import Part, UnixNano
-from grafter.core.policy import HOUR, SECOND, GraftPolicy
-from grafter.guests.json_values import list_of, mapping_of, nanoseconds, parse_json, usable_id
+from grafter.core.policy import HOUR, GraftPolicy
+from grafter.guests.json_values import EARLIEST, LATEST, list_of, mapping_of, moment, parse_json, usable_id
 from grafter.guests.realtime.content import ODD
 from grafter.guests.realtime.event_buffer import EventBuffer, kind_of
 from grafter.guests.realtime.event_types import CLIENT_EVENTS
@@ -23,16 +23,12 @@ MOST_CALLS = 10_000
 EXPECTED = 'events as {"at": …, "from": "server" | "client", "event": {"type": …}}, each an object and no JSON text'
 """What a body should hold, for whoever posted something else."""
 
+_SAYS = frozenset({"event", "events", "metadata", "ended", "sent_at"})
+"""By which an envelope says something of its call."""
+
 _FAR = HOUR
 """A time this far ahead of grafter's clock is no time of an event, and a sender that says it is now has a wrong clock:
 clocks that are kept at all differ by seconds, and nothing is received before it is sent."""
-
-_EARLIEST = 1_577_836_800 * SECOND
-"""2020, years before there were Realtime calls: a time before it is a zero, a clock that was never set, or one that
-counts from its start; taken at its word it would stretch a call over half a century."""
-
-_LATEST = 4_102_444_800 * SECOND
-"""2100."""
 
 _MOST_AHEAD = 1_000
 """Envelopes that are looked through for a time that another event has none of its own for."""
@@ -77,15 +73,16 @@ class _Posted:
             if len(self.calls) >= MOST_CALLS:
                 raise NoCallError(f"body tells of more than {MOST_CALLS} calls; expected fewer")
             buffer = self.calls[call] = EventBuffer(call, self.policy, posted=True)
-        sent_at = moment(envelope.get("sent_at"), self.now)
+        sent_at = moment(envelope.get("sent_at"))
         # Positive: how far the sender's clock is ahead at least, for nothing is received before it is sent.
         ahead = None if sent_at is None else sent_at - self.now
-        shift = (
-            ahead if sent_at is not None and ahead is not None and not _EARLIEST <= sent_at <= self.now + _FAR else 0
-        )
+        shift = ahead if sent_at is not None and ahead is not None and not EARLIEST <= sent_at <= self.now + _FAR else 0
         entries = envelope.get("events")
         if entries is None:
             entries = [envelope] if "event" in envelope else []
+            if len(envelope) > 1 and not _SAYS & envelope.keys():
+                # Events under another name, or one that was posted without its envelope: nothing would be kept of it.
+                self.kinds[ODD] += 1
         elif not isinstance(entries, list):
             self.kinds[ODD] += 1
             entries = []
@@ -138,8 +135,8 @@ class _Posted:
         return True
 
     def _time(self, value: object, shift: int = 0) -> int | None:
-        at = moment(value, self.now + shift)
-        return None if at is None or not _EARLIEST <= at - shift <= self.now + _FAR else at - shift
+        at = moment(value)
+        return None if at is None or not EARLIEST <= at - shift <= self.now + _FAR else at - shift
 
     def _add_own(
         self,
@@ -169,7 +166,10 @@ class _Posted:
         own = named or latest
         if of_call:
             buffer.add_own({"type": METADATA, "origin": "posted", **of_call}, UnixNano(min(times, default=own)))
-        if envelope.get("ended") is True:
+        ended = envelope.get("ended")
+        if not isinstance(ended, bool | None):
+            self.kinds[ODD] += 1
+        if ended is True:
             self.kinds["ended"] += 1
             untimed = {} if named or times or latest != self.now else {"untimed": True}
             buffer.add_own({"type": ENDED, "by": "posted", **untimed}, UnixNano(max(times, default=own)))
@@ -204,22 +204,10 @@ def read_posts(body: bytes, ndjson: bool, policy: GraftPolicy, now: UnixNano) ->
     return RealtimeIntake(tuple(part for part in parts if part is not None), +posted.kinds)
 
 
-def moment(value: object, now: int) -> int | None:
-    """The time that a value says. A number is seconds; where these cannot be meant but milliseconds, microseconds or
-    nanoseconds can, it is those: between 2020 and ``now`` no number is two of them."""
-    at = nanoseconds(value)
-    if at is None or isinstance(value, str):
-        return at
-    for unit in (1, 1_000, 1_000_000, 1_000_000_000):
-        if _EARLIEST <= at // unit <= now + _FAR:
-            return at // unit
-    return at
-
-
 def recorded_at(value: object) -> int | None:
     """The time of an event of a recording, whose arrival nobody wrote down; None where it cannot be one."""
-    at = moment(value, _LATEST)
-    return at if at is not None and _EARLIEST <= at <= _LATEST else None
+    at = moment(value)
+    return at if at is not None and EARLIEST <= at <= LATEST else None
 
 
 def _documents(body: bytes) -> tuple[Sequence[object], int]:

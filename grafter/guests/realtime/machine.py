@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from grafter.core.model import GuestSpan, UnixNano
-from grafter.guests.json_values import MAX_TIME, canonical, list_of, mapping_of, text_of
+from grafter.guests.json_values import MAX_TIME, canonical, count_of, list_of, mapping_of, text_of
+from grafter.guests.realtime import requests, wholeness
 from grafter.guests.realtime import session as sessions
-from grafter.guests.realtime import wholeness
 from grafter.guests.realtime.event_types import EVENT_TYPES, LIVE
 from grafter.guests.realtime.live.talking import ended_by
 from grafter.guests.realtime.session import Session
@@ -26,6 +26,7 @@ _EXPIRY = 5_000_000_000
 _FAREWELL = 600_000_000_000
 """How long a line may be silent before somebody hangs up."""
 _LONGEST_BY = 32
+_GIVEN, _OF_ITEMS = "conversation.item.create", "conversation.item."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Machine:
         self._current = 0
         self._seen = Seen()
         self._ended_by: str | None = None
+        self._unheard_of = 0
+        """Recorders that have begun to listen and did not report their end: nobody knows until when they heard."""
 
     @property
     def sessions(self) -> Sequence[Session]:
@@ -74,7 +77,7 @@ class Machine:
         if stored.side is Side.GRAFTER:
             return self._own(stored, kind)
         session = self._session(stored, kind)
-        self._lived(session, at, max(at, stored.last))
+        self._lived(session, stored, max(at, stored.last))
         row = EVENT_TYPES.get(kind)
         if row is None or row.handler is None:
             session.count_unknown(kind)
@@ -93,6 +96,8 @@ class Machine:
         """No more will come: what is still open ends, and the sessions with it. Once is enough; more does no harm."""
         found: list[Ended] = []
         for session in self._sessions:
+            if self._unheard_of:
+                session.deaf_until = max(session.deaf_until, session.until)
             found += self._left(session, wholeness.closed(session, self._by(session), content=self._content))
         return found
 
@@ -103,6 +108,7 @@ class Machine:
             "seen": self._seen.state(),
             "ended_by": self._ended_by,
             "ended": self.ended,
+            "unheard_of": self._unheard_of,
         }
 
     @classmethod
@@ -117,6 +123,7 @@ class Machine:
             machine._current = current
         machine._seen = Seen.restored(stored.get("seen"))
         machine._ended_by = text_of(stored.get("ended_by"))
+        machine._unheard_of = count_of(stored.get("unheard_of")) or 0
         return machine
 
     def _settled(self, at: int) -> list[Ended]:
@@ -131,22 +138,33 @@ class Machine:
 
     def _own(self, stored: StoredEvent, kind: str) -> list[Ended]:
         """An event of grafter's own."""
-        if kind == ENDED:
+        if kind == STARTED:
+            self._unheard_of += 1
+        elif kind == ENDED:
+            if "deaf_until" in stored.event:
+                # It says what it missed of all that was before it, too.
+                self._unheard_of = 0
+            elif stored.event.get("recorder") is True and self._unheard_of:
+                self._unheard_of -= 1
             by = text_of(stored.event.get("by")) or "posted"
             self._ended_by = self._ended_by or by[:_LONGEST_BY]
         session = self._sessions[self._current] if self._sessions else None
         if session is None or kind in (METADATA, SIP, STARTED):
             return []
+        session.deaf_until = max(session.deaf_until, count_of(stored.event.get("deaf_until")) or 0)
         # Silence and a lost socket are noticed long after the last that was heard; and what arrives so long after it
         # without a time of its own is the end of a recording.
         late = stored.event.get("untimed") is True and stored.at > session.last_at + _FAREWELL
         if kind == ALIVE or not (late or stored.event.get("by") in ("silence", "disconnect")):
-            self._lived(session, stored.at, stored.at)
+            self._lived(session, stored, stored.at)
         return self._settled(stored.at)
 
-    def _lived(self, session: Session, at: int, last: int) -> None:
-        session.first_at = min(session.first_at, at)
+    def _lived(self, session: Session, stored: StoredEvent, last: int) -> None:
+        session.first_at = min(session.first_at, stored.at)
         session.last_at = max(session.last_at, last)
+        # That somebody still listens says nothing of the call, nor that he hears.
+        if stored.event.get("untimed") is not True and stored.event.get("type") != ALIVE:
+            session.until = max(session.until, last)
 
     def _by(self, session: Session) -> str:
         if session.live.closed_at is not None:
@@ -167,6 +185,13 @@ class Machine:
         if row is not None and row.names_session:
             return self._named(stored, current)
         if len(self._sessions) == 1:
+            return current
+        item = mapping_of(stored.event.get("item"))
+        called = text_of(item.get("call_id")) or text_of(item.get("approval_request_id"))
+        if kind == _GIVEN:
+            # What is restored from a session before it bears the ids that it had there.
+            return next((one for one in reversed(self._sessions) if one.waits_for(called)), current)
+        if kind.startswith(_OF_ITEMS) and requests.is_given(current, called or text_of(item.get("id"))):
             return current
         names = _names(stored.event)
         conversation = text_of(mapping_of(stored.event.get("response")).get("conversation_id"))
@@ -239,11 +264,18 @@ class Seen:
 
 
 def _identity(stored: StoredEvent, kind: str) -> bytes:
-    """What makes two events the same: a server's event by its id, others by time, side and content; for clients count
-    their ids anew, and some send one id for ever."""
+    """What makes two events the same: a server's event by its id and what it is about, for one that is only compatible
+    counts anew in each session; others by time, side and content, for so do clients, and some send one id for ever."""
     event_id = text_of(stored.event.get("event_id")) if stored.count == 1 and stored.side is Side.SERVER else None
     # Of audio both who hear it count the bytes.
-    identity: object = [event_id, kind, *([True] if stored.event.get("beside") is True else [])]
+    beside = [True] if stored.event.get("beside") is True else []
+    identity: object = [
+        event_id,
+        kind,
+        *beside,
+        *_names(stored.event),
+        mapping_of(stored.event.get("session")).get("id"),
+    ]
     if event_id is None:
         identity = [stored.at, stored.side.value, stored.event, stored.count, stored.last]
     return blake2b(canonical(identity), digest_size=Seen.BYTES).digest()

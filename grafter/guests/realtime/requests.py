@@ -5,7 +5,8 @@ their events no ids. But the server takes a client's events in their order, refu
 the rest; so what it did can be worked out from its own events. A request that an error can belong to no longer counts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from grafter.guests.json_values import text_of
@@ -30,6 +31,7 @@ _CODES = {
     "response_cancel_not_active": CANCEL,
     "input_audio_buffer_commit_empty": COMMIT,
 }
+_begun = attrgetter("created_at", "id")
 _PARAMS = (
     ("audio_end_ms", TRUNCATE),
     ("content_index", TRUNCATE),
@@ -73,7 +75,12 @@ def answered(session: Session, kind: str, about: object = None) -> Request | Non
     return None
 
 
-def told_apart(session: Session, at: int, item: str | None) -> list[Request]:
+def is_given(session: Session, item: str | None) -> bool:
+    """The client has put this item, or one of the call of this id, into the conversation."""
+    return item is not None and any(one.kind == ITEM and one.about == item for one in session.requests)
+
+
+def settle_doubts(session: Session, at: int, item: str | None) -> list[Request]:
     """The items that errors before this moment were about, now that the server has taken this one.
 
     It takes the client's events in their order and says of each item that it is in the conversation, or that it is not.
@@ -146,13 +153,13 @@ def refused(session: Session, at: int, error: Mapping[str, object]) -> Request |
     return None
 
 
-def creates(session: Session) -> Mapping[str, Request]:
-    """By response, the ``response.create`` that made it.
+def creates(session: Session, responses: Sequence[Response]) -> Mapping[str, Request]:
+    """By response, the ``response.create`` that made it; ``responses``: ``in_order``.
 
     Metadata comes back as it was sent. In the conversation there is one response at a time, so of several open
     requests only the newest can be it: the older ones were lost.
     """
-    return _makers(session, oldest=False)
+    return _makers(session, responses, oldest=False)
 
 
 def newest_create(session: Session, at: int) -> Request | None:
@@ -164,30 +171,41 @@ def newest_create(session: Session, at: int) -> Request | None:
     return waiting[-1] if waiting else None
 
 
-def _makers(session: Session, *, oldest: bool) -> dict[str, Request]:
-    waiting = [one for one in session.requests if one.kind == CREATE and not one.refused]
+def _makers(session: Session, responses: Sequence[Response], *, oldest: bool) -> dict[str, Request]:
+    asked_for = [one for one in session.requests if one.kind == CREATE and not one.refused]
     found: dict[str, Request] = {}
-    if not waiting:
-        return found
-    for response in in_order(session):
-        fitting = [one for one in waiting if _fits(one, response)]
+    waiting: list[Request] = []
+    seen = 0
+    for response in responses:
+        # Both stand in the order of their times; what waits was asked for before this one and has made none before.
+        begun = response.created_at or 0
+        while seen < len(asked_for) and asked_for[seen].at <= begun:
+            waiting.append(asked_for[seen])
+            seen += 1
+        fitting: list[Request] = []
+        others: list[Request] = []
+        for one in waiting:
+            (fitting if _fits(one, response) else others).append(one)
         if not fitting:
             continue
-        chosen = fitting[0] if oldest or response.aside else fitting[-1]
+        if oldest or response.aside:
+            chosen = fitting[0]
+            waiting = [one for one in waiting if one is not chosen]
+        else:
+            chosen, waiting = fitting[-1], others
         found[response.id] = chosen
-        gone = {id(one) for one in ([chosen] if oldest or response.aside else fitting)}
-        waiting = [one for one in waiting if id(one) not in gone]
     return found
 
 
 def in_order(session: Session) -> list[Response]:
     """The spoken responses that are known to have begun, in the order of it."""
     begun = [one for one in session.every_response if one.created_at is not None and one.kind == "spoken"]
-    return sorted(begun, key=lambda one: (one.created_at or 0, one.id))
+    return sorted(begun, key=_begun)
 
 
 def _fits(request: Request, response: Response) -> bool:
-    if response.created_at is None or request.at > response.created_at or request.metadata != response.metadata:
+    """It may have made this response, which began after it."""
+    if request.metadata != response.metadata:
         return False
     # Whether it is out of band its metadata may say alone, for servers that name no conversation.
     return request.aside == response.aside or (request.aside and bool(request.metadata))

@@ -5,6 +5,7 @@ follows from it when the response is whole.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from grafter.core import semconv
 from grafter.guests.json_values import count_of, list_of, mapping_of, text_of
@@ -68,11 +69,19 @@ def delta(session: Session, stored: StoredEvent, event: Mapping[str, object]) ->
     _heard_of(session, stored, event)
 
 
+def text_delta(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+    response = _heard_of(session, stored, event)
+    if response is not None:
+        response.has_words = True
+
+
 def audio_delta(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     response = _heard_of(session, stored, event)
     if response is None:
         return
     response.speaks = True
+    if response.audio_format is None:
+        response.audio_format, response.audio_rate = session.config.output_format, session.config.output_rate
     if event.get("delta_bytes") == 0:
         # Some servers begin with a piece that has no sound in it.
         return
@@ -97,14 +106,6 @@ def part_added(session: Session, stored: StoredEvent, event: Mapping[str, object
     response = _of(session, stored, event)
     if response is not None and mapping_of(event.get("part")).get("type") == _SOUND:
         response.speaks = True
-
-
-def item_added(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    _output_item(session, stored, event, whole=False)
-
-
-def item_done(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    _output_item(session, stored, event, whole=True)
 
 
 def cancel(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
@@ -215,13 +216,17 @@ def _output_item(session: Session, stored: StoredEvent, event: Mapping[str, obje
         tools.item_seen(session, stored, item, text_of(event.get("response_id")), whole=whole)
 
 
+item_added, item_done = partial(_output_item, whole=False), partial(_output_item, whole=True)
+
+
 def _item(
     session: Session, stored: StoredEvent, response: Response, item: Mapping[str, object], *, whole: bool
 ) -> None:
     session.made_by(item.get("id"), response.id)
     if item.get("type") == "message":
-        if any(mapping_of(part).get("type") == _SOUND for part in list_of(item.get("content"))):
-            response.speaks = True
+        parts = [mapping_of(part).get("type") for part in list_of(item.get("content"))]
+        response.speaks = response.speaks or _SOUND in parts
+        response.has_words = response.has_words or whole or bool(parts)
     else:
         tools.item_seen(session, stored, item, response.id, whole=whole)
 
@@ -235,6 +240,9 @@ def _learn(session: Session, response: Response, given: Mapping[str, object]) ->
         response.aside = True
     response.model = response.model or text_of(given.get("model")) or session.config.model
     response.metadata = dict(mapping_of(given.get("metadata"))) or response.metadata
+    modalities = list_of(given.get("output_modalities"))
+    if modalities:
+        response.in_text = "audio" not in modalities
     for key in ("output_modalities", "max_output_tokens", "temperature", "audio"):
         if given.get(key) is not None:
             response.settings[key] = given[key]

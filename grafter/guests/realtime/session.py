@@ -43,8 +43,23 @@ _MOST_PAST = 24
 R = TypeVar("R", Response, Speech, Call, Utterance)
 VERSION = 2
 """Of what ``Session.state`` writes."""
+_TEXTS = ("id", "conversation", "latest")
+_NUMBERS = ("first_at", "last_at", "until", "deaf_until", "since")
+_PARTS: Mapping[str, type[Any]] = {"config": Config, "input": Input, "live": Live}
+_TABLES: Mapping[str, type[Any]] = {
+    "responses": Response,
+    "speeches": Speech,
+    "calls": Call,
+    "utterances": Utterance,
+    "delegations": Delegation,
+    "past": Response,
+    "past_speeches": Speech,
+    "past_calls": Call,
+}
+"""Records by their ids; as the names of all others, those of the members and of what ``Session.state`` writes."""
 _FLAGS = ("begun", "followed", "expired", "closed", "buffered", "hears_client", "odd", "further")
 _COUNTS = (
+    "unknown_events",
     "turns",
     "speeches_ended",
     "barge_ins",
@@ -67,6 +82,10 @@ class Session:
     conversation: str | None = None
     first_at: int = 0
     last_at: int = 0
+    until: int = 0
+    """The last moment that somebody dated: ``last_at`` may be when it arrived that the call was over."""
+    deaf_until: int = 0
+    """Before this its recorder may have missed something."""
     begun: bool = False
     """``session.created``, or ``session.started``, has come."""
     further: bool = False
@@ -147,51 +166,28 @@ class Session:
 
         ``dates``: something follows from when the event came, so that without its time the response is odd.
         """
-        name = text_of(identity)
-        if name is None:
-            return None
-        found = self.responses.get(name)
-        if found is None:
-            if not self._free(name):
-                return None
-            found = self.responses[name] = Response(id=name, first_at=stored.at)
-        return self._touched(found, stored, dates=dates)
+        return self._record(self.responses, Response, text_of(identity), stored, dates=dates)
 
     def speech(self, identity: object, stored: StoredEvent) -> Speech | None:
         """The same of the caller's speech, by its item."""
         name = text_of(identity)
-        if name is None or name in self.silent:
-            return None
-        found = self.speeches.get(name)
-        if found is None:
-            if not self._free(name):
-                return None
-            found = self.speeches[name] = Speech(id=name, first_at=stored.at)
-        return self._touched(found, stored)
+        return None if name in self.silent else self._record(self.speeches, Speech, name, stored)
 
     def call(self, identity: object, stored: StoredEvent, kind: str) -> Call | None:
         """The same of a call of this kind, by its call id or item."""
         name = text_of(identity)
-        if name is None:
-            return None
-        found = self.calls.get(name)
-        if found is None:
-            if not self._free(name):
-                return None
-            found = self.calls[name] = Call(id=name, kind=kind, first_at=stored.at)
-        elif found.kind != kind:
+        known = None if name is None else self.calls.get(name)
+        if known is not None and known.kind != kind:
             self.reused += 1
             return None
-        return self._touched(found, stored)
+        found = self._record(self.calls, Call, name, stored)
+        if found is not None:
+            found.kind = kind
+        return found
 
     def utterance(self, identity: str, stored: StoredEvent) -> Utterance | None:
         """The same of what somebody said in a Live session."""
-        found = self.utterances.get(identity)
-        if found is None:
-            if not self._free(identity):
-                return None
-            found = self.utterances[identity] = Utterance(id=identity, first_at=stored.at)
-        return self._touched(found, stored)
+        return self._record(self.utterances, Utterance, identity, stored)
 
     @property
     def every_response(self) -> Iterator[Response]:
@@ -209,7 +205,9 @@ class Session:
     def remember(self, record: Response | Speech | Call) -> None:
         """Keep what has left as evidence, without what only stands on its span."""
         if isinstance(record, Response):
-            kept = replace(record, output=[], usage={}, error={}, limits=[], errors=[], settings={})
+            # How long its audio is, its own format says.
+            settings = {"audio": record.settings["audio"]} if "audio" in record.settings else {}
+            kept = replace(record, output=[], usage={}, error={}, limits=[], errors=[], settings=settings)
             self.past[record.id] = kept
             trim(self.past, _MOST_PAST)
         elif isinstance(record, Speech):
@@ -249,6 +247,11 @@ class Session:
             or self.span_id(identity) in self.sent
         )
 
+    def waits_for(self, call: str | None) -> bool:
+        """A call of this id has no output yet, so that what the client gives for it is one."""
+        known = self.calls.get(call or "")
+        return known is not None and known.ended_at is None
+
     def happened(self, at: int, name: str, attributes: Mapping[str, object]) -> None:
         """A span event on the session, as long as there is room."""
         if len(self.events) < MOST_EVENTS:
@@ -259,7 +262,16 @@ class Session:
         if kind in self.unknown or len(self.unknown) < _MOST_UNKNOWN:
             self.unknown[kind] = self.unknown.get(kind, 0) + 1
 
-    def _touched(self, record: R, stored: StoredEvent, *, dates: bool = True) -> R:
+    def _record(
+        self, table: dict[str, R], kind: type[R], name: str | None, stored: StoredEvent, *, dates: bool = True
+    ) -> R | None:
+        if name is None:
+            return None
+        record = table.get(name)
+        if record is None:
+            if not self._free(name):
+                return None
+            record = table[name] = kind(id=name, first_at=stored.at)
         record.first_at, record.last_at = min(record.first_at, stored.at), max(record.last_at, stored.at)
         if stored.event.get("untimed") is True and not isinstance(record, Utterance):
             record.odd, self.odd = record.odd or dates, True
@@ -278,37 +290,17 @@ class Session:
 
     def state(self) -> dict[str, object]:
         return {
-            "guest": self.guest,
-            "id": self.id,
-            "conversation": self.conversation,
-            "first_at": self.first_at,
-            "last_at": self.last_at,
+            **{name: getattr(self, name) for name in ("guest", *_TEXTS, *_NUMBERS)},
             "version": VERSION,
             "flags": [getattr(self, name) for name in _FLAGS],
-            "config": written(self.config),
-            "input": written(self.input),
+            **{name: written(getattr(self, name)) for name in _PARTS},
             "requests": [written(record) for record in self.requests],
-            "idle": self.idle,
-            "idle_untimed": self.idle_untimed,
-            "since": self.since,
-            "responses": [written(record) for record in self.responses.values()],
-            "speeches": [written(record) for record in self.speeches.values()],
-            "calls": [written(record) for record in self.calls.values()],
-            "live": written(self.live),
-            "utterances": [written(record) for record in self.utterances.values()],
-            "delegations": [written(record) for record in self.delegations.values()],
-            "items": self.items,
-            "past": [written(record) for record in self.past.values()],
-            "past_speeches": [written(record) for record in self.past_speeches.values()],
-            "past_calls": [written(record) for record in self.past_calls.values()],
-            "outputs": self.outputs,
+            **{name: [written(record) for record in getattr(self, name).values()] for name in _TABLES},
+            **{name: getattr(self, name) for name in ("idle", "idle_untimed", "limits", "events")},
+            **{name: getattr(self, name) for name in ("items", "outputs", "unknown")},
             "silent": list(self.silent),
             "sent": b64encode(b"".join(self.sent)).decode(),
-            "latest": self.latest,
-            "limits": self.limits,
-            "events": self.events,
-            "unknown": self.unknown,
-            "counts": [self.unknown_events, *(getattr(self, name) for name in _COUNTS)],
+            "counts": [getattr(self, name) for name in _COUNTS],
         }
 
 
@@ -317,45 +309,31 @@ def restored(state: Mapping[str, object]) -> Session | None:
     guest = text_of(state.get("guest"))
     if guest is None:
         return None
-    flags = [flag is True for flag in list_of(state.get("flags"))]
+    members: dict[str, Any] = {name: text_of(state.get(name)) for name in _TEXTS}
+    members |= {name: _whole(state.get(name)) for name in _NUMBERS}
+    members |= {name: read_into(kind(), state.get(name)) for name, kind in _PARTS.items()}
+    members |= {name: read_all(kind, state.get(name)) for name, kind in _TABLES.items()}
     session = Session(
         guest=guest,
-        id=text_of(state.get("id")),
-        conversation=text_of(state.get("conversation")),
-        first_at=_whole(state.get("first_at")),
-        last_at=_whole(state.get("last_at")),
-        config=read_into(Config(), state.get("config")),
-        input=read_into(Input(), state.get("input")),
+        **members,
         requests=read_list(Request, state.get("requests")),
         idle=[_whole(at) for at in list_of(state.get("idle"))],
         idle_untimed=[_whole(at) for at in list_of(state.get("idle_untimed"))],
-        since=_whole(state.get("since")),
-        responses=read_all(Response, state.get("responses")),
-        speeches=read_all(Speech, state.get("speeches")),
-        calls=read_all(Call, state.get("calls")),
-        live=read_into(Live(), state.get("live")),
-        utterances=read_all(Utterance, state.get("utterances")),
-        delegations=read_all(Delegation, state.get("delegations")),
         items=_strings(state.get("items")),
-        past=read_all(Response, state.get("past")),
-        past_speeches=read_all(Speech, state.get("past_speeches")),
-        past_calls=read_all(Call, state.get("past_calls")),
         outputs={key: row for key, row in mapping_of(state.get("outputs")).items() if isinstance(row, list)},
         silent=dict.fromkeys(item for item in list_of(state.get("silent")) if isinstance(item, str)),
         sent=dict.fromkeys(_ids(state.get("sent"))),
-        latest=text_of(state.get("latest")),
         limits=list_of(state.get("limits")),
         events=list_of(state.get("events")),
         unknown={kind: _whole(count) for kind, count in mapping_of(state.get("unknown")).items()},
     )
-    for name, flag in zip(_FLAGS, flags, strict=False):
-        setattr(session, name, flag)
+    for name, flag in zip(_FLAGS, list_of(state.get("flags")), strict=False):
+        setattr(session, name, flag is True)
     if state.get("version") != VERSION:
         # An earlier release remembered conclusions, not what led to them; what began under it has no cause here.
         session.since = session.last_at
-    counts = [_whole(count) for count in list_of(state.get("counts"))]
-    for name, count in zip(("unknown_events", *_COUNTS), counts, strict=False):
-        setattr(session, name, count)
+    for name, count in zip(_COUNTS, list_of(state.get("counts")), strict=False):
+        setattr(session, name, _whole(count))
     return session
 
 

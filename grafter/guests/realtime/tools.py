@@ -5,6 +5,7 @@ server says that it was handed back where the client's side is not seen.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from grafter.guests.json_values import ARGUMENTS_DIGEST, list_of, mapping_of, text_of
 from grafter.guests.realtime import requests
@@ -82,14 +83,6 @@ def item_created(session: Session, stored: StoredEvent, event: Mapping[str, obje
         take_back(session, before)
 
 
-def item_begun(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    _item_event(session, stored, event, whole=False)
-
-
-def item_whole(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    _item_event(session, stored, event, whole=True)
-
-
 def _item_event(session: Session, stored: StoredEvent, event: Mapping[str, object], *, whole: bool) -> None:
     item = mapping_of(event.get("item"))
     name = text_of(item.get("call_id")) or text_of(item.get("id"))
@@ -97,6 +90,9 @@ def _item_event(session: Session, stored: StoredEvent, event: Mapping[str, objec
         take_back(session, refused)
     requests.answered(session, requests.ITEM, name)
     item_seen(session, stored, item, text_of(event.get("response_id")), whole=whole)
+
+
+item_begun, item_whole = partial(_item_event, whole=False), partial(_item_event, whole=True)
 
 
 def item_seen(

@@ -8,7 +8,7 @@ what may still come has come, and a little longer, for what leaves cannot be put
 from typing import TypeVar
 
 from grafter.core.model import GuestSpan
-from grafter.guests.realtime import figures, heard_audio, response_spans, session_spans, tools
+from grafter.guests.realtime import figures, heard_audio, response_spans, session_spans, tools, unanswered
 from grafter.guests.realtime.live.utterance_spans import utterance_span
 from grafter.guests.realtime.records import MOST_OPEN, MOST_SPANS, Call, Response, Speech, Utterance
 from grafter.guests.realtime.session import Session
@@ -68,7 +68,7 @@ def closed(session: Session, by: str, *, content: bool) -> list[GuestSpan]:
         _leave_utterance(session, utterance, found, content=content)
     if not session.closed:
         session.closed = True
-        found.append(session_spans.session_span(session, by, content=content))
+        found.append(session_spans.session_span(session, by, unanswered.stated(session, by), content=content))
     return found
 
 

@@ -211,6 +211,22 @@ def test_an_app_that_thinks_is_not_the_model() -> None:
     assert got.wait("resp_1") == {"ms": 2500.0, "endpointing": 500.0, "relay": 1500.0, "model": 500.0}
 
 
+@pytest.mark.parametrize("kind", ["function", "mcp"])
+@pytest.mark.parametrize("pieces", [True, False])
+def test_a_call_whose_pieces_are_left_out_has_no_first_token(kind: str, pieces: bool) -> None:
+    """Asked by a speech until 1,000; the first of the arguments at 1,280, all at 1,300, sound at 3,700: the first token
+    is 280 ms. Who posts no pieces of arguments shows only that it was no later than 1,300: none, and never 2,700."""
+    call = Call().session().spoke(500, 1000, "u1").created(1050, "resp_1")
+    told = {"response_id": "resp_1", "item_id": "i1", **({"call_id": "c1"} if kind == "function" else {})}
+    name = f"response.{kind}_call_arguments"
+    if pieces:
+        call.server(1280, f"{name}.delta", delta="{", **told)
+    call.server(1300, f"{name}.done", arguments="{}", **told).sound(3700, "resp_1").done(4000, "resp_1")
+    got = joined(call.ended(9000)).of("resp_1")
+    assert (got.get(TOKEN), got.get(CHUNK)) == ((280.0, 0.28) if pieces else (None, None))
+    assert got[AUDIO] == 2700.0
+
+
 def test_two_tools_at_once_are_waited_for_once() -> None:
     """Both asked for at 2,600, back 3,500 and 4,600; asked 4,610, sound 5,000. The wait of 3,500 from 1,500 is
     500 silence + 600 model + 2,000 tools + 10 app + 390 model."""
@@ -313,6 +329,21 @@ def test_an_incomplete_call_is_no_tool() -> None:
     assert joined(call.ended(9000)).tools() == {}
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"), [("cancelled", "turn_detected"), ("incomplete", "max_output_tokens"), ("failed", None)]
+)
+@pytest.mark.parametrize("cut", ["incomplete", "in_progress", None])
+def test_a_call_that_was_cut_off_is_not_counted_either(status: str, reason: str | None, cut: str | None) -> None:
+    """One call was whole and one was cut: the answer says that it asked for one tool, as many as there are spans."""
+    whole, broken = Call.tool_item("call_1"), Call.tool_item("call_2", status=cut or "")
+    if cut is None:
+        del broken["status"]
+    call = Call().session().spoke(500, 1000, "u1").created(1050, "resp_1").asked_tool(1300, "resp_1", "call_1")
+    got = joined(call.done(1500, "resp_1", status, reason, output=[whole, broken]).ended(9000))
+    assert set(got.tools()) == {"call_1"}
+    assert got.of("resp_1")["grafter.response.tool_calls"] == 1
+
+
 def test_speech_that_is_thrown_away_ends_with_its_buffer() -> None:
     """Started 1,000, the app clears the buffer 3,000 (server 3,050): no stop, no answer; the call goes on to 60,000."""
     call = Call().session().starts(1000, "u1").client(3000, "input_audio_buffer.clear")
@@ -376,6 +407,24 @@ def test_seeded_items_are_nobodys_run(at: float, by_client: bool) -> None:
     assert got.wait("resp_2") == {"ms": 1000.0, "endpointing": 500.0, "model": 500.0}
     assert sorted(s["name"] for s in got.named("assistant_speech")) == ["assistant_speech"] * 2
     assert got.barge_ins() == []
+
+
+@pytest.mark.parametrize("since", [3_000, 60_000], ids=["open", "left"])
+def test_a_session_is_not_drawn_on_by_the_history_of_the_next(since: int) -> None:
+    """The socket broke at 2,500, and the next session is given what was said, a tool and its output too: the first is
+    over with its last event, its tool ran once, and the second's answer is measured by the second's speech."""
+    call = Call().session().spoke(500, 1000, "u1").created(1050, "r1").asked_tool(1300, "r1", "c1")
+    call.done(1350, "r1", output=[Call.tool_item("c1")]).handed_back(2000, "c1").ask(2001).created(2050, "r2")
+    call.sound(2400, "r2").done(2500, "r2")
+    call.server(since, "session.created", session={"id": "sess_2", "type": "realtime"})
+    for item in (Call.tool_item("c1"), {"id": "o1", "type": "function_call_output", "call_id": "c1", "output": "{}"}):
+        call.client(since + 10, "conversation.item.create", item=item).added(since + 50, **item)
+    call.spoke(since + 2000, since + 3000, "u2").created(since + 3050, "r3", conversation_id="conv_2")
+    got = joined(call.sound(since + 3500, "r3").done(since + 4000, "r3", conversation_id="conv_2").ended(since + 5000))
+    ends = {(one["startTimeUnixNano"], one["endTimeUnixNano"]) for one in got.named("realtime_session")}
+    assert ends == {(str(nano(0)), str(nano(2500))), (str(nano(since)), str(nano(since + 5000)))}
+    assert got.tools() == {"c1": (1300.0, 2000.0)}
+    assert got.of("r3")[TOKEN] == 500.0
 
 
 def test_an_output_of_a_call_of_yesterday_is_history() -> None:
@@ -487,6 +536,17 @@ def test_client_ids_that_begin_again_are_other_events() -> None:
     call.done(3000, "resp_1").ask(9000, event_id="event_1").created(9100, "resp_2").sound(9300, "resp_2")
     got = joined(call.done(9900, "resp_2").ended(11_000))
     assert [got.of(f"resp_{n}").get(TOKEN) for n in (1, 2)] == [500.0, 300.0]
+
+
+def test_server_ids_that_begin_again_are_other_events() -> None:
+    """A server that is only compatible numbers from 1 again in each session; a call that reconnects has two."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2100, "resp_1").sound(2500, "resp_1").done(3000, "resp_1")
+    call.count = 0
+    call.session(20_000, id="sess_2").spoke(21_000, 22_000, "u2").created(22_100, "resp_2", conversation_id="conv_2")
+    call.sound(22_600, "resp_2").done(23_000, "resp_2", conversation_id="conv_2")
+    got = joined(call.ended(24_000))
+    assert [got.of(f"resp_{n}").get(TOKEN) for n in (1, 2)] == [500.0, 600.0]
+    assert [got.of(f"resp_{n}").get(WAIT) for n in (1, 2)] == [1000.0, 1100.0]
 
 
 def test_sound_in_the_millisecond_of_its_request_has_no_figure() -> None:

@@ -7,6 +7,7 @@ next response of the same work cannot begin before it, so there a call has ended
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from grafter.core import semconv
 from grafter.guests.json_values import count_of, mapping_of, text_of
@@ -103,14 +104,6 @@ def spoken(session: Session, stored: StoredEvent, event: Mapping[str, object]) -
             response.odd = response.odd or event.get("untimed") is True
 
 
-def item_added(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    _item(session, stored, event, whole=False)
-
-
-def item_done(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    _item(session, stored, event, whole=True)
-
-
 def item_given(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``response.item.create``: what the client hands to the work, such as a tool's output."""
     item = _plain(mapping_of(event.get("item")))
@@ -192,6 +185,9 @@ def _item(session: Session, stored: StoredEvent, event: Mapping[str, object], *,
     call = session.calls.get(text_of(item.get("call_id")) or "")
     if call is not None:
         call.delegation = call.delegation or text_of(event.get("delegation_id"))
+
+
+item_added, item_done = partial(_item, whole=False), partial(_item, whole=True)
 
 
 def _hosted(

@@ -90,12 +90,12 @@ def _length(value: object) -> float | None:
 
 def heard(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """A fragment of what the caller said."""
-    _say(session, stored, event, user=True)
+    _utterance(session, stored, event, user=True)
 
 
 def spoke(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """A fragment of what the model says."""
-    _say(session, stored, event, user=False)
+    _utterance(session, stored, event, user=False)
 
 
 def sounded(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
@@ -148,7 +148,7 @@ def answered(session: Session, utterance: Utterance) -> tuple[str, int] | None:
     return (name, end) if next(since, None) is None else None
 
 
-def _say(session: Session, stored: StoredEvent, event: Mapping[str, object], *, user: bool) -> None:
+def _utterance(session: Session, stored: StoredEvent, event: Mapping[str, object], *, user: bool) -> None:
     start = place_of(event)
     end = position_of(event.get("end_ms"))
     if start is None:
