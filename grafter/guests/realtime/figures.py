@@ -5,8 +5,8 @@ whoever read the socket; what only stands for a time makes no figure.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from grafter.guests.realtime import requests, tools
 from grafter.guests.realtime.records import Call, Request, Response, Speech
@@ -28,8 +28,7 @@ _FIRST_TURNS = 16
 """Later than that not all answers before are remembered, so that none is known to be the first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(NamedTuple):
     """What a response was begun by, and when; ``error``: how much later it may have been, in ns."""
 
     word: str
@@ -37,8 +36,7 @@ class Cause:
     error: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What is known of why a response came."""
 
     cause: Cause | None = None
@@ -50,8 +48,7 @@ class Answer:
     idle: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A stretch of a wait that one part had, in ns."""
 
     part: str
@@ -62,8 +59,7 @@ class Piece:
     """A tool of an MCP server."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """What a caller waited, from the end of the speech to the first audio that can be heard; times in ns."""
 
     start: int
@@ -92,14 +88,19 @@ class Answers:
         self._known: dict[int, Answer] = {}
 
     @cached_property
+    def begun(self) -> Sequence[Response]:
+        """Those that are known to have begun, in the order of it."""
+        return requests.in_order(self.session)
+
+    @cached_property
     def in_order(self) -> Sequence[Response]:
-        """Those in the conversation that are known to have begun, in the order of it."""
-        return [one for one in requests.in_order(self.session) if not one.aside]
+        """The same, in the conversation."""
+        return [one for one in self.begun if not one.aside]
 
     @cached_property
     def creates(self) -> Mapping[str, Request]:
         """By response, the ``response.create`` that made it."""
-        return requests.creates(self.session)
+        return requests.creates(self.session, self.begun)
 
     def before(self, moment: int) -> Response | None:
         """The last in the conversation that began before then."""
@@ -131,16 +132,16 @@ def _answer_of(answers: Answers, response: Response) -> Answer:
         return Answer(None if request is None else _by_request(request, None, None), request)
     last = answers.before(begun)
     before = session.since if last is None or last.created_at is None else last.created_at
-    speech = max(
-        (one for one in session.every_speech if before < (_ended(one) or 0) <= begun),
-        key=lambda one: _ended(one) or 0,
-        default=None,
-    )
-    tool = max(
-        (one for one in session.every_call if before < (one.ended_at or 0) <= begun and _handed_back(session, one)),
-        key=lambda one: one.ended_at or 0,
-        default=None,
-    )
+    speech, spoken_until = None, before
+    for heard in session.every_speech:
+        ended = _ended(heard)
+        if ended is not None and spoken_until < ended <= begun:
+            speech, spoken_until = heard, ended
+    tool, ran_until = None, before
+    for call in session.every_call:
+        ended = call.ended_at
+        if ended is not None and ran_until < ended <= begun and _handed_back(session, call):
+            tool, ran_until = call, ended
     idle = max((at for at in session.idle if before < at <= begun), default=None)
     causes = []
     if speech is not None:
@@ -172,6 +173,13 @@ def speech_answered(answers: Answers, response: Response) -> Speech | None:
     return None
 
 
+def first_token_at(session: Session, response: Response) -> int | None:
+    """When the model said its first; None where it had said a call's arguments before, of which no piece was seen."""
+    first = response.first_delta_at
+    calls = [call.started_at for call in session.every_call if call.response == response.id]
+    return None if first is None or any(at is not None and at < first for at in calls) else first
+
+
 def heard_at(session: Session, response: Response) -> tuple[int, str] | None:
     """When the caller could hear it first, and by what that is known; None where it could not, or it is not known."""
     if response.playing_at is not None:
@@ -191,9 +199,10 @@ def caller_wait(answers: Answers, response: Response) -> Wait | None:
     end, error = speech_end(speech), speech_end_error(speech)
     if end is None or response.unreliable or speech.unreliable or heard[0] <= end[0] or error > heard[0] - end[0]:
         return None
+    buffered = session.buffered
     for other in session.every_response:
-        sounded = other.playing_at if session.buffered else other.first_audio_at
-        if other.id != response.id and not other.aside and sounded is not None and end[0] < sounded <= heard[0]:
+        sounded = other.playing_at if buffered else other.first_audio_at
+        if sounded is not None and end[0] < sounded <= heard[0] and other.id != response.id and not other.aside:
             return None
     return Wait(*end, *heard, _pieces(answers, response, speech, end[0], heard[0]), error)
 

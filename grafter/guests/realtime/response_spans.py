@@ -37,6 +37,7 @@ from grafter.guests.realtime.session_spans import (
 from grafter.guests.usage import call_usage
 
 _MILLISECOND = 1_000_000
+_MICROSECOND = 1_000
 _ENDED = {"max_output_tokens": "length", "content_filter": "content_filter"}
 AUDIO = "/audio"
 """After a response's id, the id of the span of what the caller heard of it."""
@@ -158,7 +159,11 @@ def _state(attributes: Attributes, response: Response) -> None:
 
 
 def _calls(response: Response) -> int:
-    return sum(mapping_of(item).get("type") == "function_call" for item in response.output)
+    """The functions that it asked for; a call that was cut off in its arguments asks for none, as in ``tools.ran``."""
+    calls = [item for item in map(mapping_of, response.output) if item.get("type") == "function_call"]
+    if response.status == "completed":
+        return sum(item.get("status") != "incomplete" for item in calls)
+    return sum(item.get("status") == "completed" for item in calls)
 
 
 def _settings(attributes: Attributes, response: Response) -> None:
@@ -176,7 +181,7 @@ def _settings(attributes: Attributes, response: Response) -> None:
 def _latency(attributes: Attributes, answers: Answers, response: Response) -> None:
     """The model turn, from what began it to its first output, and what its caller's wait is added up from."""
     answer, heard = answers.of(response), figures.heard_at(answers.session, response)
-    cause, first = answer.cause, response.first_delta_at
+    cause, first = answer.cause, figures.first_token_at(answers.session, response)
     if cause is not None and not response.unreliable:
         token, audio = _since(cause, first), _since(cause, None if heard is None else heard[0])
         if token is not None:
@@ -210,18 +215,27 @@ def _since(cause: figures.Cause, until: int | None) -> float | None:
 
 
 def _wait(attributes: Attributes, answers: Answers, response: Response) -> None:
+    if figures.heard_at(answers.session, response) is None:
+        return
     wait, names = figures.caller_wait(answers, response), semconv.CALLER_WAIT
     if wait is None:
         wait, names = figures.greeting(answers, response), semconv.GREETING
     if wait is None:
         return
-    attributes[names.ms] = milliseconds(wait.end - wait.start)
+    attributes[names.ms] = _microseconds(wait.end - wait.start) / 1000
     put(attributes, names.error_ms, milliseconds(wait.error) or None)
     attributes[names.begin], attributes[names.begin_time] = wait.start_word, wait.start
     attributes[names.end], attributes[names.end_time] = wait.end_word, wait.end
+    before = 0
     for part, length in wait.parts.items():
-        attributes[names.part_ms(part)] = milliseconds(length)
+        # Each from its rounded begin to its rounded end, were they one after the other: so they add up to the wait.
+        attributes[names.part_ms(part)] = (_microseconds(before + length) - _microseconds(before)) / 1000
+        before += length
     attributes[names.pieces] = " ".join([_piece(piece, answers.session) for piece in wait.pieces])
+
+
+def _microseconds(length: int) -> int:
+    return round(length / _MICROSECOND)
 
 
 def _piece(piece: Piece, session: Session) -> str:

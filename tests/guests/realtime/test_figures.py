@@ -1,5 +1,7 @@
 """Figures of calls that were worked out by hand, and what no figure may be made of; times in ms of the call."""
 
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -9,7 +11,8 @@ from grafter.core.model import GuestSpan, UnixNano
 from grafter.core.policy import GraftPolicy
 from grafter.guests.realtime.intake import read_posts
 from grafter.guests.realtime.spans import STATE, map_realtime
-from grafter.guests.realtime.stored_event import encode
+from grafter.guests.realtime.stored_event import decode, encode
+from tests.guests.realtime.hand import SUMMED, WAIT, WAIT_PARTS, Call
 
 DATA = Path(__file__).parents[2] / "data" / "realtime_calls"
 T0 = 1_795_000_000 * 10**9
@@ -263,6 +266,28 @@ def test_a_client_that_asks_for_more_than_there_was_is_not_believed(script) -> N
     assert found["grafter.audio.heard_at_most"] is True
 
 
+@pytest.mark.parametrize("client", [True, False])
+def test_a_server_that_confirms_more_than_there_was_is_not_believed(script, client: bool) -> None:
+    """One that is only compatible says back what it was asked for: at 3,050, of 4,000 ms that play from 1,200 on."""
+    call = done(sound(made(begun(script()), 1000, "r"), 1200, "r", 4000), 1400, "r")
+    call.server(3000, "input_audio_buffer.speech_started", item_id="u")
+    if client:
+        call.client(3050, "conversation.item.truncate", item_id="i_r", audio_end_ms=57_340)
+    call.server(3060, "conversation.item.truncated", item_id="i_r", audio_end_ms=57_340)
+    ((at, found),) = barge_ins(call.spans(), "r")
+    assert (at, found["grafter.audio.heard_by"], found["grafter.audio.heard_at_most"]) == (3000.0, "time", True)
+    assert found["audio.elapsed_ms"] == 1800
+    assert found["grafter.audio.truncate_past_end"] is True
+
+
+def test_a_server_that_confirms_more_than_there_was_after_its_end(script) -> None:
+    """The audio was over at 5,200: who speaks at 9,000 interrupts nothing."""
+    call = done(sound(made(begun(script()), 1000, "r"), 1200, "r", 4000), 1400, "r")
+    call.server(9000, "input_audio_buffer.speech_started", item_id="u")
+    call.server(9060, "conversation.item.truncated", item_id="i_r", audio_end_ms=57_340)
+    assert barge_ins(call.spans(), "r") == []
+
+
 def test_the_last_of_several_endings_counts(script) -> None:
     """A server that is only compatible says twice that the speech has ended, and only the second is where it did."""
     call = begun(script()).server(1000, "input_audio_buffer.speech_started", item_id="u", audio_start_ms=700)
@@ -432,3 +457,26 @@ def test_a_post_that_was_overtaken_falsifies_nothing(script) -> None:
     assert first.guest.spans == ()
     assert (of(late, "r_2")[TOKEN], of(late, "r_2")["grafter.caller_wait_ms"]) == (499.0, 2000.0)
     assert {name: of(late, name) for name in late} == {name: of(whole, name) for name in whole}
+
+
+def test_the_parts_that_stand_on_a_span_add_up_to_the_last_digit() -> None:
+    """A recorder's clock counts nanoseconds, and attributes have three digits of a millisecond: of 300 calls with a
+    tool, each event within a millisecond of 500 + 300 + 1,000 + 10 + 390, the parts are the wait and none is off by
+    more than a microsecond."""
+    call = Call().session().spoke(1000, 2000, "u1").created(2050, "resp_1").asked_tool(2300, "resp_1", "call_1")
+    call.done(2350, "resp_1", output=[call.tool_item("call_1")]).handed_back(3300, "call_1").ask(3310)
+    call.created(3350, "resp_2").sound(3700, "resp_2").done(4200, "resp_2").ended(9000)
+    (part,) = read_posts(call.body().encode(), True, GraftPolicy(), UnixNano(T0 + 10**13)).parts
+    whole = decode(part.payload)
+    for seed in range(300):
+        rng = random.Random(seed)
+        events = [replace(stored, at=UnixNano(stored.at + rng.randrange(MS))) for stored in whole]
+        (mapped,) = map_realtime("rtc_hand", [encode(events)], GraftPolicy(), final=True)
+        (said,) = [found for span in mapped.guest.spans if WAIT in (found := dict(span.attributes))]
+        parts = {name: float(str(said.get(WAIT_PARTS + name, 0.0))) for name in SUMMED}
+        wait = float(str(said[WAIT]))
+        assert sum(round(value * 1000) for value in parts.values()) == round(wait * 1000), seed
+        pieces = [piece.split(":") for piece in str(said["grafter.caller_wait.pieces"]).split()]
+        for name, value in parts.items():
+            exact = sum(int(length) for part_, length, *_ in pieces if f"{part_}_ms" == name)
+            assert abs(value * MS - exact) <= 1_000, (seed, name)
