@@ -256,6 +256,9 @@ CALLER_WAIT = WaitNames("grafter.caller_wait")
 """From the end of the caller's speech to the first audio of the answer that the caller can hear."""
 GREETING = WaitNames("grafter.greeting")
 """From the session's beginning to the first audio of a call whose first word is the app's."""
+UNANSWERED = WaitNames("grafter.unanswered")
+"""On the session: from the end of the caller's last speech to the end of the call, where no answer was heard since. At
+least so long somebody waited; it is no caller's wait, for nothing ended it, and has no parts."""
 ANSWER_AUDIO_MS = "grafter.answer_audio_ms"
 """From the end of the caller's speech to the first audio after the last tool: what "one moment, please" hides."""
 TOOL_PART_MS = "grafter.tool.{part}_ms"

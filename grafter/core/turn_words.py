@@ -23,6 +23,8 @@ _WORDS = {
     ("playout", Side.OPENAI): "until it was played",
     ("playout", Side.UNKNOWN): "the voice",
 }
+_ANSWERING = ("model", "greeting")
+"""Parts of which each is one answer's."""
 _BEGINNINGS = {"session": "the session began", "dispatch": "the job was dispatched"}
 _TOOLS = {Side.APP: "your tool", Side.OPENAI: "OpenAI's tool", Side.UNKNOWN: "the MCP tool"}
 
@@ -40,18 +42,23 @@ def sentence(turn: CallerTurn, *, greeting: bool) -> str:
     for part in turn.parts:
         name = _word(part)
         lengths[name] = lengths.get(name, 0) + part.ns
-        answers.setdefault(name, set()).update([part.span_id] if part.name in ("model", "greeting") else [])
-    shown = [
-        f"{_seconds(hundredths)} {name}"
-        + (f" in {_count(len(answers[name]))} answers" if len(answers[name]) > 1 else "")
-        for name, hundredths in zip(lengths, shares(list(lengths.values()), total), strict=True)
-        if hundredths
-    ]
+        if part.name in _ANSWERING:
+            answers.setdefault(name, set()).add(part.span_id)
+    shown = []
+    for name, hundredths in zip(lengths, shares([*lengths.values()], total), strict=True):
+        if hundredths:
+            several = len(answers.get(name, ()))
+            shown.append(f"{_seconds(hundredths)} {name}{f' in {_count(several)} answers' if several > 1 else ''}")
     if turn.answer_audio_ns is not None and turn.answer_audio_ns > total:
         later = f"; the answer itself came after {_seconds(_rounded(turn.answer_audio_ns))} s"
     else:
         later = ""
     return (f"{words}: {', '.join(shown)}" if shown else words) + later
+
+
+def waited_in_vain(ns: int) -> str:
+    """How long somebody had waited at least, when the call ended before an answer was heard."""
+    return f"waited at least {_seconds(_rounded(ns))} s for an answer, then the call ended"
 
 
 def totals(app_ns: int | None, openai_ns: int | None, unknown_ns: int | None) -> str:
@@ -84,7 +91,8 @@ def shares(lengths: Sequence[int], total: int) -> list[int]:
     first."""
     found = [ns // _HUNDREDTH for ns in lengths]
     missing = _rounded(total) - sum(found)
-    by_rest = sorted(range(len(lengths)), key=lambda at: (-(lengths[at] % _HUNDREDTH), -lengths[at], at))
-    for at in by_rest[:missing]:
-        found[at] += 1
+    if missing:
+        by_rest = sorted(range(len(lengths)), key=lambda at: (-(lengths[at] % _HUNDREDTH), -lengths[at], at))
+        for at in by_rest[:missing]:
+            found[at] += 1
     return found

@@ -213,7 +213,13 @@ class Recorders:
     def _over(self, recording: Recording) -> None:
         end = recording.end or End.STOPPED
         if end.ended_by is not None:
-            recording.buffer.add_own({"type": ENDED, "by": end.ended_by}, recording.now)
+            more: dict[str, object] = {"recorder": True}
+            if not recording.end_timed:
+                more["untimed"] = True
+            deaf = recording.deaf_until
+            if deaf is not None:
+                more["deaf_until"] = deaf
+            recording.buffer.add_own({"type": ENDED, "by": end.ended_by, **more}, recording.now)
         if self._live.get(recording.call_id) is recording:
             del self._live[recording.call_id]
         self._ending.append(recording)

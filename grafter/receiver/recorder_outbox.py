@@ -128,6 +128,7 @@ class Outbox:
             recording, part = batch[0]
             _log.error("the store refused events of a call", extra={"call": recording.call_id, "reason": error.reason})
             self.metrics.recorder_lost_events.labels("refused").inc()
+            recording.missed()
             self.forget(recording, [part])
             return
         for recording, part in batch:
@@ -151,6 +152,7 @@ class Outbox:
             return
         count = buffer.pending
         buffer.take()
+        recording.missed()
         self.metrics.recorder_lost_events.labels("unavailable").inc(count)
         if events := self._throttle.due(count=count):
             _log.error("recorded calls lose events: the store does not take them", extra={"events": events})

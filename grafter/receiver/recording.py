@@ -131,6 +131,8 @@ class Recording:
     announced: list[Mapping[str, object]] = field(default_factory=list)
     """What starts have brought of it."""
     end: End | None = None
+    end_timed: bool = False
+    """The call's own socket said that it is over, at that moment."""
     task: asyncio.Task[None] | None = None
     stored: int = field(init=False)
     """When something of it was stored for the last time; steady clock, as the next."""
@@ -144,6 +146,10 @@ class Recording:
     _pinged: int = 0
     _socket: Socket | None = None
     _established: bool = False
+    _listening: bool = False
+    """By a connection that was not lost."""
+    _whole_since: int = 0
+    """Of what was heard since then nothing was lost; steady clock."""
     _closed: End | None = None
 
     def __post_init__(self) -> None:
@@ -157,6 +163,18 @@ class Recording:
     @property
     def now(self) -> UnixNano:
         return UnixNano(self.steady() + self._offset)
+
+    @property
+    def deaf_until(self) -> UnixNano | None:
+        """Since when it has listened without a break and lost nothing; this moment where it does not listen, None where
+        it never did."""
+        if not self._established:
+            return None
+        return UnixNano(self._whole_since + self._offset) if self._listening else self.now
+
+    def missed(self) -> None:
+        """Something of what it heard is lost."""
+        self._whole_since = self.steady()
 
     def finish(self, end: End) -> None:
         """End it from outside; the first end counts."""
@@ -202,14 +220,17 @@ class Recording:
             if answer.socket is not None:
                 code = await self._read(answer.socket)
                 if self._closed is not None:
+                    self.end_timed = True
                     return self._closed
                 if not self._established:
                     # Let in only to hear that it may not listen: no call of this kind is there, or not yet.
                     answer = ApiAnswer(Reply.NOT_FOUND, reason="refused by an event")
                 elif code in _CLOSED_FOR_GOOD:
+                    self.end_timed = True
                     return End.CLOSE
                 else:
                     _log.info("recorder lost its connection", extra={"call": self.call_id, "code": code})
+                self._listening = False
                 if self._heard - self._connected >= _ns(self.timing.steady):
                     # One that breaks as soon as it is there, whatever it shows first, is no better than none.
                     failures = 0
@@ -266,8 +287,9 @@ class Recording:
             self._offset,
         )
         self._socket = socket
+        self._listening = True
         refused = False
-        self._last_frame = self._connected = steady()
+        self._last_frame = self._connected = self._whole_since = steady()
         try:
             while True:
                 message = await receive()

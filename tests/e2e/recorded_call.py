@@ -15,9 +15,10 @@ CALL = "rtc_u1_9c6574da8b8a41a18da9308f4ad974ce"
 
 _MOMENT = re.compile(
     r"\b([\w.]+(?:_unix_nano|first_token_ms|first_audio_ms|elapsed_ms|expires_at|committed_at|ahead_ms|error_ms"
-    r"|time_to_first_chunk|wait_ms|wait\.\w+_ms|answer_audio_ms|greeting_ms|greeting\.\w+_ms))=[\w.+-]+"
+    r"|time_to_first_chunk|wait_ms|wait\.\w+_ms|answer_audio_ms|greeting_ms|greeting\.\w+_ms|unanswered_ms))=[\w.+-]+"
 )
-_LATE = re.compile(r" grafter\.(?:caller_wait|speech_end)\.error_ms=[\d.]+")
+_WAITED = re.compile(r"(waited at least) [\d.]+ s")
+_LATE = re.compile(r" grafter\.(?:caller_wait|speech_end|unanswered)\.error_ms=[\d.]+")
 """How much later than the quickest the detector's word was is there or not, as the machine is busy or not."""
 
 Client = Callable[[Call, str], Awaitable[None]]
@@ -36,7 +37,7 @@ def talk_url(server: RealtimeServer) -> str:
 
 def steady(text: str) -> str:
     """A tree's text without what differs from run to run: moments, and how long things took."""
-    return _MOMENT.sub(r"\1=…", _LATE.sub("", text))
+    return _WAITED.sub(r"\1 … s", _MOMENT.sub(r"\1=…", _LATE.sub("", text)))
 
 
 async def record(grafter: Grafter, call_id: str, **said: object) -> dict[str, object]:

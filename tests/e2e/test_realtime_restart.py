@@ -40,8 +40,15 @@ def session_of(sink: Sink, trace_id: str) -> dict[str, Value]:
     return session.attributes
 
 
-@pytest.mark.parametrize("again", [True, False])
-@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize(
+    ("killed", "again"),
+    [
+        (True, True),
+        (False, False),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+    ],
+)
 async def test_a_call_outlives_grafter(
     start: Start, sink: Sink, realtime: RealtimeServer, killed: bool, again: bool
 ) -> None:

@@ -52,8 +52,17 @@ class Store:
     def ended_by(self, call: str = "rtc_1") -> list[object]:
         return [stored.event["by"] for stored in self.stored_events(call) if stored.event["type"] == "grafter.ended"]
 
+    def at(self, kind: str, call: str = "rtc_1") -> list[int]:
+        """When events of this type came."""
+        return [stored.at for stored in self.stored_events(call) if stored.event["type"] == kind]
+
+    def end(self, call: str = "rtc_1") -> StoredEvent:
+        """The note of its end."""
+        (found,) = [stored for stored in self.stored_events(call) if stored.event["type"] == "grafter.ended"]
+        return found
+
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10), self.news:
+        async with asyncio.timeout(60), self.news:
             await self.news.wait_for(holds)
 
     async def until_type(self, kind: str, call: str = "rtc_1") -> None:

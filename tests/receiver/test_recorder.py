@@ -371,6 +371,10 @@ async def test_a_dropped_socket_is_opened_again(server: RealtimeServer, store: S
         assert await store.until_ended() == "close"
     assert store.types().count("session.created") == 2
     assert connects(metrics, "connected") == 2
+    # It may have missed what was said meanwhile, and says so.
+    end, (stopped,) = store.end().event, store.at("input_audio_buffer.speech_stopped")
+    assert stopped < end["deaf_until"] <= store.at("session.created")[1]
+    assert "untimed" not in end
 
 
 @pytest.mark.parametrize("status", [404, 410])
@@ -383,6 +387,10 @@ async def test_a_call_that_is_known_no_more_has_ended(server: RealtimeServer, st
         await server.drop(call)
         assert await store.until_ended() == "close"
     assert len(server.attempts) == 2
+    # When it had ended, and what was said until then, nobody heard.
+    end = store.end().event
+    assert end["untimed"] is True
+    assert end["deaf_until"] > store.at("session.created")[0]
 
 
 async def test_silence_ends_it(server: RealtimeServer, store: Store, metrics: Metrics) -> None:
@@ -468,6 +476,8 @@ async def test_a_posted_end_stops_it(server: RealtimeServer, store: Store, metri
         await door.consume(read_posts(b'{"call": "rtc_2", "events": []}', False, POLICY, UnixNano(time_ns())).parts)
         assert len(recorders) == 1
     assert ends(metrics, "posted") == 1
+    noted = [stored.event for stored in store.stored_events() if stored.event["type"] == "grafter.ended"]
+    assert [(one["by"], one["untimed"]) for one in noted] == [("posted", True)] * 2, "nobody says when that was"
 
 
 async def test_grafters_stop_is_no_end_of_a_call(server: RealtimeServer, store: Store, metrics: Metrics) -> None:
@@ -477,7 +487,7 @@ async def test_grafters_stop_is_no_end_of_a_call(server: RealtimeServer, store: 
         call = await server.until_listening()
         await store.until_type("session.created")
         await server.show(call, delta())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while items(metrics, "audio") < 1:  # noqa: ASYNC110  # a counter wakes nobody
                 await asyncio.sleep(0)
         assert "response.output_audio.delta" not in store.types()
@@ -517,7 +527,7 @@ async def test_what_is_kept_for_a_store_that_is_away_is_bounded(
         await store.until_type("session.created")
         store.errors.extend([UnavailableError("full", retry_after=0.01)] * 100_000)
         at = 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not metrics.registry.get_sample_value("grafter_recorder_lost_events_total", labels):
                 at += 1
                 await server.show(
@@ -532,6 +542,7 @@ async def test_what_is_kept_for_a_store_that_is_away_is_bounded(
     ]
     assert kept[:20] == [f"item_{n}" for n in range(1, 21)]
     assert len(kept) < at
+    assert store.end().event["deaf_until"] > store.at("input_audio_buffer.speech_stopped")[19]
 
 
 async def test_what_is_kept_for_a_store_that_hangs_is_bounded(
@@ -543,7 +554,7 @@ async def test_what_is_kept_for_a_store_that_hangs_is_bounded(
         await recorders.start("rtc_1")
         call = await server.until_listening()
         await store.until_type("session.created")
-        async with asyncio.timeout(10), store.news:
+        async with asyncio.timeout(60), store.news:
             # Nobody gets past the condition while it is held here.
             sent = 0
             while not metrics.registry.get_sample_value("grafter_recorder_lost_events_total", labels):
@@ -573,6 +584,8 @@ async def test_one_refused_part_costs_no_other_call_its_own(
             await server.hang_up(call)
         assert await store.until_ended("rtc_1") == "close"
         assert await store.until_ended("rtc_2") == "close"
+    assert store.end("rtc_1").event["deaf_until"] > store.at("session.created", "rtc_2")[0]
+    assert store.end("rtc_2").event["deaf_until"] < store.at("session.created", "rtc_2")[0]
 
 
 async def test_a_store_with_a_bug_ends_nothing(server: RealtimeServer, store: Store, metrics: Metrics) -> None:

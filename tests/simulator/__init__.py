@@ -22,5 +22,6 @@ What the documentation leaves open is not judged, and not counted as left out ei
 - *The button in a recorder's eyes*: it sees no client event, so neither who cut the answer nor when the speech ended.
   With media beside the socket the app does not see it either: no append shows that the cut was the caller's.
 - *A server that leaves out every delta* of a function call: then there is no first token to measure to.
+- *An answer that was on its way to the observer when the caller hung up*, or waited in the app's player.
 - Several audio items in one answer: the documentation says that a second item is a function call: there are none here.
 """

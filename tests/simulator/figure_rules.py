@@ -1,7 +1,7 @@
 """What each figure of a response is measured from and to, with the rule beside it."""
 
-from tests.simulator.truth import PARTS, Cut, Facts, Figure, Interval, Truth, Word
-from tests.simulator.world import Moment, Response, Speech, known
+from tests.simulator.truth import PARTS, Cut, Facts, Figure, Truth, Word
+from tests.simulator.world import Interval, Moment, Response, Speech, known
 
 GESTURE = 50.0
 """Milliseconds between the release of a button and the request for its answer."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.simulator.truth import PARTS, Cut, Expected, Figure, Interval, Mark, Truth, Word
-from tests.simulator.world import T0
+from tests.simulator.truth import PARTS, Cut, Expected, Figure, Mark, Truth, Word
+from tests.simulator.world import T0, Interval
 
 UNKNOWN_PART = "grafter.caller_wait.unknown_ms"
 Finding = Literal["right", "wrong", "left out", "absent", "invented"]
@@ -33,6 +33,8 @@ ERRORS = {
     "grafter.turn.endpointing_ms": "grafter.speech_end.error_ms",
     "grafter.caller_wait_ms": "grafter.caller_wait.error_ms",
     "grafter.caller_wait.from_unix_nano": "grafter.caller_wait.error_ms",
+    "grafter.unanswered_ms": "grafter.unanswered.error_ms",
+    "grafter.unanswered.from_unix_nano": "grafter.unanswered.error_ms",
 } | {f"grafter.caller_wait.{part}_ms": "grafter.caller_wait.error_ms" for part in PARTS}
 """Where a figure's own error stands."""
 
@@ -149,7 +151,7 @@ def _sum(truth: Truth, span: Span) -> Iterator[Verdict]:
     total = _number(span.attributes.get("grafter.caller_wait_ms"))
     stated = [part for part in parts if part is not None]
     if stated or total is not None:
-        adds_up = total is not None and (not stated or abs(sum(stated) - total) < 0.01)
+        adds_up = total is not None and (not stated or abs(sum(stated) - total) < 1e-6)
         finding: Finding = "right" if adds_up else "wrong"
         yield Verdict(truth.seed, span.id, "sum of the parts of the wait", "sum", finding, stated, total)
 

@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 import orjson
 
-from tests.simulator.world import T0, Moment, Record
+from tests.simulator.world import T0, Interval, Moment, Record
 
 TRACE_ID = "d0" * 16
+ARRIVALS = 0x0B5E
+"""Of the chance that says when events arrive: the same for all who observe a call."""
 
 
 Shuffle = Literal["no", "ties", "posts", "all"]
+Said = Literal["then", "later", "never"]
 SHUFFLES: tuple[Shuffle, ...] = ("no", "no", "ties", "ties", "posts", "all")
 
 
@@ -38,7 +41,14 @@ class View:
     """What is posted in another order than it was seen: events of one moment, whole posts, everything."""
     lines: bool = True
     """Posted as NDJSON; False: as envelopes of several events."""
-    ended: bool = True
+    ended: Said = "then"
+    """Its posts say when the call ended; that it did, in a post of its own without a time; or nothing of it."""
+    sound: bool = True
+    """It posts audio deltas."""
+    words: bool = True
+    """It posts the deltas of text and transcripts."""
+    drains: bool = True
+    """It reads what is on its way when the caller hangs up."""
     sides: bool = True
     """Its posts say who sent an event; an event's type says it too."""
 
@@ -55,7 +65,7 @@ class View:
             repeats=0.0 if undated else rng.choice((0.0, 0.0, 0.0, 0.1, 1.0)),
             shuffle="no" if undated else rng.choice(SHUFFLES),
             lines=rng.random() < 0.7,
-            ended=rng.random() < 0.8,
+            ended="then" if rng.random() < 0.8 else "never",
             sides=rng.random() < 0.9,
         )
 
@@ -80,12 +90,18 @@ class Posts:
     body: bytes
     seen: list[Moment] = field(default_factory=list)
     """In the order in which it was seen."""
+    end: bytes = b""
+    """A post of its own behind the others, by whoever knows only that the call is over."""
+    over: Interval | None = None
+    """When the call ended, as far as the posts say it; None: they do not say that it is over."""
+    gaps: list[Interval] = field(default_factory=list)
+    """When the observer was deaf."""
 
 
 def observe(record: Record, view: View) -> Posts:
     """Post what was seen. Changes the record's moments: ``at``, ``seen`` and ``dated`` say what the observer knows."""
-    rng = random.Random(record.seed ^ 0x0B5E)
-    seen = _arrive(record, view, rng)
+    rng = random.Random(record.seed ^ ARRIVALS)
+    seen = arrive(record, view, rng)
     for moment in rng.sample(seen, min(view.undated, len(seen))):
         moment.dated = False
     key = f"rtc_{record.seed}"
@@ -97,10 +113,20 @@ def observe(record: Record, view: View) -> Posts:
         lines.append(line)
         if rng.random() < view.repeats:
             lines.append(line)
-    return Posts(key, _body(key, lines, view, rng, seen), seen)
+    end = seen[-1].at + 1 if record.hung_up is None else record.hung_up
+    posts = Posts(key, _body(key, lines, view, seen[0].at, end if view.ended == "then" else None), seen)
+    if view.ended == "later":
+        # That it was over by then, at the earliest when the last was seen that has a time.
+        posts.end = orjson.dumps({"call": key, "ended": True})
+        last = max((m.at for m in seen if m.dated), default=seen[0].at)
+        posts.over = last, max(last, end)
+    elif view.ended == "then":
+        posts.over = end, max(end, seen[-1].at)
+    return posts
 
 
-def _arrive(record: Record, view: View, rng: random.Random) -> list[Moment]:
+def arrive(record: Record, view: View, rng: random.Random) -> list[Moment]:
+    """What reaches the observer, in that order. Changes the record's moments: ``at`` and ``seen``."""
     setup = record.setup
     latest = 0.0
     for moment in sorted(record.moments, key=lambda m: (m.time, m.order)):
@@ -108,7 +134,9 @@ def _arrive(record: Record, view: View, rng: random.Random) -> list[Moment]:
         if moment.side == "server":
             latest = at = max(latest, at + setup.down + rng.uniform(0, setup.jitter))
         moment.at = at // view.tick * view.tick if view.tick == 1.0 else round(at, 4 if view.tick < 0.1 else 1)
-        moment.seen = view.both or moment.side == "server"
+        moment.seen = (view.both or moment.side == "server") and not _kept_back(moment, view)
+        if record.hung_up is not None and not view.drains and moment.at > record.hung_up:
+            moment.seen = False
     seen = sorted((m for m in record.moments if m.seen), key=lambda m: (m.at, m.time, m.order))
     if view.hung_up is not None:
         keep = max(1, int(len(seen) * view.hung_up))
@@ -116,6 +144,14 @@ def _arrive(record: Record, view: View, rng: random.Random) -> list[Moment]:
             moment.seen = False
         del seen[keep:]
     return seen
+
+
+def _kept_back(moment: Moment, view: View) -> bool:
+    """It saw this, and does not post it."""
+    kind = moment.event["type"]
+    if kind in ("response.output_audio.delta", "response.audio.delta"):
+        return not view.sound
+    return not view.words and kind.endswith(("text.delta", "transcript.delta"))
 
 
 def _posted_order(seen: list[Moment], view: View, rng: random.Random) -> list[Moment]:
@@ -131,14 +167,13 @@ def _posted_order(seen: list[Moment], view: View, rng: random.Random) -> list[Mo
     return seen
 
 
-def _body(key: str, lines: list[dict[str, Any]], view: View, rng: random.Random, seen: list[Moment]) -> bytes:
+def _body(key: str, lines: list[dict[str, Any]], view: View, begin: float, end: float | None) -> bytes:
     metadata = {"trace_id": TRACE_ID}
-    end = {"call": key, "ended": True, "at": view.date(seen[-1].at + 1)}
     if view.lines:
-        documents = [{"call": key, "at": view.date(seen[0].at), "metadata": metadata}]
+        documents: list[dict[str, Any]] = [{"call": key, "at": view.date(begin), "metadata": metadata}]
         documents += [{"call": key, **line} for line in lines]
     else:
         documents = [{"call": key, "metadata": metadata, "events": lines[n : n + 40]} for n in range(0, len(lines), 40)]
-    if view.ended:
-        documents.append(end)
+    if end is not None:
+        documents.append({"call": key, "ended": True, "at": view.date(end)})
     return b"\n".join(orjson.dumps(document) for document in documents)

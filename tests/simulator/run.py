@@ -13,6 +13,7 @@ from tests.simulator.machine import spans_of
 from tests.simulator.observer import Posts, View, observe
 from tests.simulator.span_rules import assistant_span, half_call, speech_span, tool_span
 from tests.simulator.truth import Expected, Facts, Truth, Word
+from tests.simulator.unanswered_rules import session_name, unanswered
 from tests.simulator.world import Record, Response
 
 LIVE = 25
@@ -24,7 +25,9 @@ def truth_of(record: Record, view: View, posts: Posts) -> Truth:
     """The truth of an observed call."""
     truth = Truth(record.seed)
     facts = Facts(record, view, posts)
-    truth.spans += [Expected("session", "session") for opening in record.openings if opening.seen]
+    sessions = sum(opening.seen for opening in record.openings)
+    truth.spans += [Expected(session_name(number), "session") for number in range(1, sessions + 1)]
+    unanswered(truth, facts)
     for speech in record.speeches:
         speech_span(truth, facts, speech)
     for tool in record.tools:

@@ -1,7 +1,7 @@
 """When each span begins and ends, and which evidence says so."""
 
-from tests.simulator.truth import Expected, Facts, Interval, Truth, Word, undated
-from tests.simulator.world import Moment, Response, Speech, Tool, known
+from tests.simulator.truth import Expected, Facts, Truth, Word, undated
+from tests.simulator.world import Interval, Moment, Response, Speech, Tool, known
 
 
 def speech_span(truth: Truth, facts: Facts, speech: Speech) -> None:

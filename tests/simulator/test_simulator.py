@@ -13,8 +13,8 @@ from tests.simulator.calls import play, scenes_for
 from tests.simulator.live import Live
 from tests.simulator.observer import View, observe
 from tests.simulator.run import simulated
-from tests.simulator.truth import PARTS, Interval
-from tests.simulator.world import T0, known
+from tests.simulator.truth import PARTS
+from tests.simulator.world import T0, Interval, known
 
 SERVER: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 LIVE: TypeAdapter[Any] = TypeAdapter(ConnectServerEvent)

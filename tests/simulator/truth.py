@@ -8,9 +8,8 @@ state it: a figure that is not need not be stated, yet if it is, it must be righ
 from dataclasses import dataclass, field
 
 from tests.simulator.observer import Posts, View
-from tests.simulator.world import Moment, Record, Speech, known
+from tests.simulator.world import Interval, Moment, Record, Speech, known
 
-Interval = tuple[float, float]
 PARTS = ("endpointing", "model", "tool", "relay", "playout", "unknown")
 """What a caller's wait is the sum of."""
 
@@ -83,6 +82,8 @@ class Truth:
     """All that is judged of one call."""
 
     seed: int
+    ending: str = "end of the call"
+    """The kind of its end."""
     figures: list[Figure] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)
     spans: list[Expected] = field(default_factory=list)

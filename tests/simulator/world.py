@@ -17,6 +17,7 @@ PREFIX = 300
 """Documented defaults of ``silence_duration_ms`` and ``prefix_padding_ms``."""
 
 Event = dict[str, Any]
+Interval = tuple[float, float]
 Side = Literal["server", "client"]
 
 
@@ -161,6 +162,18 @@ class Speech:
 
 
 @dataclass(slots=True, eq=False)
+class Noise:
+    """A sound that the detector took for speech and that was thrown away: nobody spoke."""
+
+    item: str
+    start: float
+    end: float
+    started: Moment
+    over: tuple[Moment, ...]
+    """What says that it was over: its stop, or that the buffer was cleared. The last one decides."""
+
+
+@dataclass(slots=True, eq=False)
 class Tool:
     """A tool that the model asked for."""
 
@@ -239,7 +252,18 @@ class Response:
     barge_in: BargeIn | None = None
     mcp: bool = False
     out_of_band: bool = False
+    text: bool = False
+    """It is asked for as text."""
+    voice: Interval | None = None
+    """The app's own voice reads it out: from when to when."""
     moments: list[Moment] = field(default_factory=list)
+
+    @property
+    def hearable(self) -> Interval | None:
+        """From when to when its sound is at the caller's ear, whoever makes it."""
+        if self.voice is None and self.audio_ms:
+            return self.sounding, self.silent_at
+        return self.voice
 
     @property
     def heard_from(self) -> Moment | None:
@@ -264,3 +288,8 @@ class Record:
     openings: list[Moment] = field(default_factory=list)
     """``session.created`` of each session under the call's key."""
     kinds: list[str] = field(default_factory=list)
+    noises: list[Noise] = field(default_factory=list)
+    hung_up: float | None = None
+    """When the caller hung up; None: the call is played until all is quiet."""
+    listens_only: bool = False
+    """The app never asks for an answer, and OpenAI does not answer by itself."""

@@ -41,8 +41,8 @@ UNKNOWN = "unknown"
 Attributes = dict[str, AttributeValue | Json]
 
 
-def session_span(session: Session, by: str, *, content: bool) -> GuestSpan:
-    """The session, from its first event to its last."""
+def session_span(session: Session, by: str, more: Attributes, *, content: bool) -> GuestSpan:
+    """The session, from its first event to its last; ``more``: what else it says."""
     config = session.config
     attributes: Attributes = {}
     put(attributes, semconv.REALTIME_MODEL, config.model)
@@ -88,6 +88,7 @@ def session_span(session: Session, by: str, *, content: bool) -> GuestSpan:
     ):
         put(attributes, semconv.REALTIME_COUNT.format(what=what), count or None)
     put(attributes, semconv.REALTIME_UNKNOWN_TYPES, tuple(sorted(session.unknown)) or None)
+    attributes.update(more)
     mark(attributes, session.odd)
     if not session.begun:
         attributes[semconv.REALTIME_MISSING] = ("session.started" if config.kind == LIVE else "session.created",)
