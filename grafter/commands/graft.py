@@ -20,8 +20,9 @@ from grafter.guests.agents.intake import read_items
 from grafter.guests.json_values import parse_json
 from grafter.guests.realtime.intake import read_posts
 from grafter.otlp import build
-from grafter.otlp.json import Oddities, trace_request_from_json, trace_request_to_json
+from grafter.otlp.from_json import Oddities, trace_request_from_json
 from grafter.otlp.split import Split, Splitter
+from grafter.otlp.to_json import trace_request_to_json
 from grafter.processor.assembling import Assembler
 from grafter.processor.lanes import Limits
 from grafter.processor.processor import Processor

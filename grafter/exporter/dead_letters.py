@@ -19,7 +19,6 @@ from grafter.core.model import Part, UnixNano, is_guest_key
 from grafter.errors import RejectedError
 from grafter.exporter.tree import render
 from grafter.otlp import build
-from grafter.otlp.json import trace_request_to_json
 from grafter.otlp.split import Splitter
 from grafter.otlp.to_json import trace_request_to_json
 from grafter.store.model import DeadLetter, DeadLettersAdded, Stats

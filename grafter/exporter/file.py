@@ -78,7 +78,7 @@ class FileAttempt:
         return Accepted()
 
     def _append(self, request: bytes) -> None:
-        from grafter.otlp.json import trace_request_to_json
+        from grafter.otlp.to_json import trace_request_to_json
 
         line = trace_request_to_json(request) + b"\n"
         # Opened for each line, so that a file that was rotated away or deleted is begun anew.

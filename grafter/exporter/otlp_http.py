@@ -36,8 +36,7 @@ from grafter.exporter.answer import (
 from grafter.exporter.cut import Limits
 from grafter.exporter.sending import Sending
 from grafter.exporter.tls import Advice, ClientTls, advice, ssl_context
-from grafter.otlp.json import trace_request_to_json
-from grafter.telemetry import Metrics
+from grafter.otlp.to_json import trace_request_to_json
 
 Compression = Literal["gzip", "zstd", "deflate", "none"]
 Encoding = Literal["proto", "json"]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import orjson
 
-from grafter.otlp.json import trace_request_to_json
+from grafter.otlp.to_json import trace_request_to_json
 
 Verbosity = Literal["basic", "normal", "detailed"]
 
@@ -27,6 +27,7 @@ _KEY_ATTRIBUTES = (
     "error.type",
     "grafter.turn.first_token_ms",
     "grafter.caller_wait_ms",
+    "grafter.unanswered_ms",
     "grafter.app_ms",
     "grafter.openai_ms",
     "grafter.unknown_ms",

@@ -11,7 +11,7 @@ from typing import Protocol
 from grafter.consumer import Consumer, PassThrough, Signal
 from grafter.errors import RejectedError, UnavailableError
 from grafter.logs import Throttle
-from grafter.otlp.json import Oddities
+from grafter.otlp.from_json import Oddities
 from grafter.otlp.split import Split
 from grafter.otlp.status import partial_success
 from grafter.receiver.outcomes import Outcome, log_refusal, refusal_of

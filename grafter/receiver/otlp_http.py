@@ -16,8 +16,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from grafter.consumer import Consumer, PassThrough, Signal
-from grafter.otlp.json import Oddities, message_to_json, request_from_json, trace_request_from_json
+from grafter.otlp.from_json import Oddities, request_from_json, trace_request_from_json
 from grafter.otlp.status import failure_to_json
+from grafter.otlp.to_json import message_to_json
 from grafter.receiver.http_body import read_body, read_json_body
 from grafter.receiver.http_server import HELD, TlsFiles, Tokens, comes_from_a_page, serving, tls_context
 from grafter.receiver.in_flight import InFlight

@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 
 from grafter.core import semconv
-from grafter.core.call_latency import Scalar, Step
-from grafter.otlp.json import trace_request_to_json
+from grafter.core.call_latency import Scalar
 from grafter.otlp.reading import ReadSpan
+from grafter.otlp.to_json import trace_request_to_json
 
 HIDDEN = "••• (hidden)"
 

@@ -14,7 +14,8 @@ from grafter.cli import app
 from grafter.commands.graft import graft
 from grafter.core.model import unlinked_trace_id
 from grafter.core.policy import GraftPolicy
-from grafter.otlp.json import trace_request_from_json, trace_request_to_json
+from grafter.otlp.from_json import trace_request_from_json
+from grafter.otlp.to_json import trace_request_to_json
 from grafter.telemetry import Metrics
 from tests.rig import CALL, DATA, SESSION, Peer, recorded_call, recorded_guest, rig
 

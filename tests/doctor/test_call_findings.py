@@ -15,7 +15,7 @@ from grafter.core.call_latency import Step
 from grafter.doctor.answers import call_answer
 from grafter.doctor.call_findings import call_root, examine_call
 from grafter.doctor.model import Call, Weight
-from grafter.otlp.json import trace_request_from_json
+from grafter.otlp.from_json import trace_request_from_json
 from grafter.otlp.reading import read_spans
 from grafter.receiver.examining import Examiner
 from grafter.receiver.explaining import Explainer

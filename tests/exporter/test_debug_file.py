@@ -23,7 +23,7 @@ from grafter.exporter.file import FileAttempt
 from grafter.exporter.sending import Sending
 from grafter.otlp.build import request
 from grafter.otlp.frames import run_of, spans_of
-from grafter.otlp.json import trace_request_from_json
+from grafter.otlp.from_json import trace_request_from_json
 from grafter.telemetry import Metrics
 from tests.exporter.doubles import ENVELOPE, Clock, batch, count, middle, span, spans_in, trace
 

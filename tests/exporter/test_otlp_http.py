@@ -30,7 +30,7 @@ from grafter.exporter.otlp_http import retry_after
 from grafter.exporter.sending import Sending
 from grafter.exporter.tls import ClientTls
 from grafter.otlp.build import request
-from grafter.otlp.json import trace_request_from_json
+from grafter.otlp.from_json import trace_request_from_json
 from grafter.telemetry import Metrics
 from tests.exporter.doubles import (
     Clock,

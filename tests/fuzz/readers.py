@@ -22,9 +22,14 @@ from grafter.guests.realtime.intake import read_posts
 from grafter.guests.sessions.intake import SessionInfo, closing, opening, read_page, read_session
 from grafter.guests.sources import source_of
 from grafter.guests.webhooks import read_delivery
-from grafter.otlp.frames import spans_of
-from grafter.otlp.json import trace_request_from_json, trace_request_to_json
+from grafter.otlp.frames import framed, spans_of
+from grafter.otlp.from_json import trace_request_from_json
+from grafter.otlp.reading import read_spans
+from grafter.otlp.redaction import Redaction
 from grafter.otlp.split import COMPILED, Split, Splitter
+from grafter.otlp.to_json import trace_request_to_json
+from grafter.receiver.calls_http import read_call
+from grafter.receiver.links_http import read_link
 
 POLICY = GraftPolicy()
 FULL = replace(POLICY, content=Content.FULL)

@@ -27,8 +27,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from grafter.consumer import Signal
 from grafter.errors import UnavailableError
-from grafter.otlp.json import trace_request_to_json
 from grafter.otlp.split import Splitter
+from grafter.otlp.to_json import trace_request_to_json
 from grafter.receiver import otlp_http
 from grafter.receiver.otlp_http import Cors
 

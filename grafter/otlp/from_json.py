@@ -1,9 +1,9 @@
-"""OTLP JSON to protobuf bytes and back, by the rules that OTLP adds to proto3 JSON.
+"""OTLP JSON to protobuf bytes, by the rules that OTLP adds to proto3 JSON; the way back is ``to_json``.
 
 Trace and span ids are hex (any case), all other bytes base64; enums are integers; keys are lowerCamelCase, any other
-key is unknown and ignored; 64-bit integers are written as strings and read from strings or numbers. The generic proto3
-JSON reader keeps none of these rules, so the tables here are made from the message descriptors. Source: OTLP
-specification, "JSON Protobuf Encoding".
+key is unknown and ignored; 64-bit integers are read from strings or numbers. The generic proto3 JSON reader keeps none
+of these rules, so the tables here are made from the message descriptors. Source: OTLP specification, "JSON Protobuf
+Encoding".
 
 What does not keep to them costs itself: a value of another kind is mended, and what holds it says so
 (``grafter.value.odd``); what cannot be mended is left out of its span, or out of its list, alone. No number of a
@@ -14,31 +14,28 @@ import binascii
 import json
 import math
 import re
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NoReturn
 
 import orjson
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import EncodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from grafter.consumer import Signal
 from grafter.core.large_json import MANY_VALUES, read_in_turns, values_in
 from grafter.core.semconv import GRAFTER_VALUE_ODD
 from grafter.errors import RejectedError
-from grafter.otlp import shallow_pb2 as shallow
-from grafter.otlp.mend import check_size, readable_resource, readable_scope, readable_span
+from grafter.otlp.to_json import ID_NAMES
 
 # The protobuf runtimes refuse to read messages that are nested deeper; what is written here must be readable.
 _MAX_DEPTH = 100
 
-_ID_NAMES = frozenset({"traceId", "spanId", "parentSpanId"})
 # No id has so many bytes, so whoever checks the ids finds this one wrong, wherever it stands.
 _NO_ID = b"no id"
 
@@ -60,8 +57,6 @@ _INTEGER_RANGES = {
 }
 
 Read = Callable[[Any], Any]
-Write = Callable[[Any], Any]
-
 
 # What says of itself that a value in it was mended.
 _MARKED = frozenset(
@@ -75,6 +70,15 @@ _MARKED = frozenset(
 # Where a field that cannot be read is left out, and the rest is worth having.
 _FORGIVING = ("opentelemetry.proto.trace.", "opentelemetry.proto.common.", "opentelemetry.proto.resource.")
 _CONTAINERS = frozenset({"resourceSpans", "scopeSpans", "spans"})
+_HELD = {
+    "ResourceSpans": "scopeSpans",
+    "ScopeSpans": "spans",
+    "ResourceMetrics": "scopeMetrics",
+    "ScopeMetrics": "metrics",
+    "ResourceLogs": "scopeLogs",
+    "ScopeLogs": "logRecords",
+}
+"""By message, the key of what it is there for."""
 _LINK = "opentelemetry.proto.trace.v1.Span.Link"
 # What is no item by itself, but a value of one.
 _INSIDE_SPANS = ("opentelemetry.proto.common.", "opentelemetry.proto.trace.v1.Span.")
@@ -125,55 +129,6 @@ def request_from_json(signal: Signal, body: bytes, odd: Oddities | None = None) 
     return _from_json(message, body, Oddities() if odd is None else odd)
 
 
-def trace_request_to_json(request: bytes) -> bytes:
-    """A serialised ExportTraceServiceRequest as one OTLP JSON document, without a line break in it.
-
-    What is not UTF-8 in it, or is nested too deeply to be read, is mended and marked. Raises RejectedError when the
-    bytes are no such request, or a span in it has more values than can be written. Fields that this version of OTLP
-    does not know are lost.
-    """
-    return b"".join(_resource_runs(request))
-
-
-def _resource_runs(request: bytes) -> Iterator[bytes]:
-    """The pieces of a request's document, a span at a time, so that never more than one of them is decoded."""
-    try:
-        resource_runs = shallow.Request.FromString(request).resource_spans
-    except DecodeError as error:
-        raise RejectedError("request is not a valid ExportTraceServiceRequest") from error
-    yield b'{"resourceSpans":[' if resource_runs else b"{"
-    for number, resource_run in enumerate(resource_runs):
-        scope_runs = list(resource_run.scope_spans)
-        resource_run.ClearField("scope_spans")
-        resource = ResourceSpans.FromString(readable_resource(resource_run.SerializeToString()))
-        yield b"," * (number > 0) + _opened(_to_dict(resource), "scopeSpans", scope_runs)
-        for at, scope_run in enumerate(scope_runs):
-            spans = list(scope_run.spans)
-            scope_run.ClearField("spans")
-            scope = ScopeSpans.FromString(readable_scope(scope_run.SerializeToString()))
-            yield b"," * (at > 0) + _opened(_to_dict(scope), "spans", spans)
-            for place, raw in enumerate(spans):
-                check_size(raw)
-                span = Span.FromString(readable_span(raw))
-                yield b"," * (place > 0) + orjson.dumps(_to_dict(span))
-            yield b"]}" if spans else b"}"
-        yield b"]}" if scope_runs else b"}"
-    yield b"]}" if resource_runs else b"}"
-
-
-def _opened(fields: dict[str, Any], key: str, items: Sequence[object]) -> bytes:
-    """An object with these fields, open at its end for a list of items, if there are any."""
-    start = orjson.dumps(fields)[:-1]
-    if not items:
-        return start
-    return start + (b"," if fields else b"") + f'"{key}":['.encode()
-
-
-def message_to_json(message: Message) -> bytes:
-    """Any OTLP message as one OTLP JSON document."""
-    return orjson.dumps(_to_dict(message))
-
-
 def _from_json(message: Message, body: bytes, odd: Oddities) -> bytes:
     document = _loads(body)
     try:
@@ -185,7 +140,11 @@ def _from_json(message: Message, body: bytes, odd: Oddities) -> bytes:
     if document and expected not in document:
         # Unknown keys are ignored, but of a document that has no other nothing would be kept.
         raise RejectedError(f"OTLP JSON: document: expected the key {expected}, and keys in lowerCamelCase throughout")
-    return message.SerializeToString()
+    try:
+        return message.SerializeToString()
+    except EncodeError as error:
+        # Whatever its fields hold they can be written: it is how protobuf says this.
+        raise MemoryError from error
 
 
 def _loads(body: bytes) -> Any:
@@ -212,7 +171,6 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _fill(message: Message, value: Any, depth: int, odd: Oddities) -> None:
-    """Set the message's fields from a JSON object."""
     if type(value) is not dict:
         raise _WrongError("an object")
     if depth <= 0:
@@ -244,8 +202,17 @@ def _fill(message: Message, value: Any, depth: int, odd: Oddities) -> None:
         except _WrongError as error:
             error.path.append(f".{key}")
             _mend(message, name, key, item, error, odd)
+    held = _HELD.get(descriptor.name)
+    if held is not None and not value.get(held) and _has_more(value, readers):
+        # Such as the instrumentationLibrarySpans of old SDKs: unknown keys are ignored, but nothing else is here.
+        odd.rejected += 1
+        odd.note(message, "", f"{held}, and keys in lowerCamelCase throughout")
     if odd.mended != mended and descriptor.full_name in _MARKED:
         message.attributes.add(key=GRAFTER_VALUE_ODD).value.bool_value = True  # type: ignore[attr-defined]
+
+
+def _has_more(value: dict[Any, Any], known: Mapping[str, object]) -> bool:
+    return any(key not in known and type(item) in (dict, list) and item for key, item in value.items())
 
 
 def _mend(message: Message, name: str, key: str, item: Any, error: _WrongError, odd: Oddities) -> None:
@@ -272,7 +239,6 @@ def _mend(message: Message, name: str, key: str, item: Any, error: _WrongError, 
 
 
 def _as_text(value: Any) -> str:
-    """Any JSON value as a text."""
     if type(value) is str:
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     try:
@@ -334,14 +300,14 @@ def _reader(field: FieldDescriptor) -> Read | None:
         case FieldDescriptor.TYPE_STRING:
             return _read_string
         case FieldDescriptor.TYPE_BYTES:
-            return _read_id if field.json_name in _ID_NAMES else _read_bytes
+            return _read_id if field.json_name in ID_NAMES else _read_bytes
         case FieldDescriptor.TYPE_BOOL:
             return _read_bool
         case FieldDescriptor.TYPE_DOUBLE | FieldDescriptor.TYPE_FLOAT:
             return _read_double
         case FieldDescriptor.TYPE_ENUM:
             assert field.enum_type is not None
-            return partial(_read_enum, {name: value.number for name, value in field.enum_type.values_by_name.items()})
+            return partial(_read_enum, _enum_names(field.enum_type))
         case _:
             return _integer_reader(*_INTEGER_RANGES[field.type])
 
@@ -398,8 +364,20 @@ def _read_double(value: Any) -> float:
 
 def _read_enum(names: dict[str, int], value: Any) -> int:
     if type(value) is not int or not -(1 << 31) <= value < 1 << 31:
-        raise _WrongError("an enum value as an integer", names.get(value) if type(value) is str else None)
+        raise _WrongError("an enum value as an integer", names.get(value.upper()) if type(value) is str else None)
     return value
+
+
+def _enum_names(enum: EnumDescriptor) -> dict[str, int]:
+    """What is written where an enum's number is meant: its name, the name without what all of them begin with, as APIs
+    of the SDKs have it, or the digits."""
+    names = {name: value.number for name, value in enum.values_by_name.items()}
+    common = next(iter(names)).rpartition("_")[0] + "_"
+    return {
+        **names,
+        **{name.removeprefix(common): number for name, number in names.items()},
+        **{str(number): number for number in names.values()},
+    }
 
 
 def _integer_reader(least: int, most: int) -> Read:
@@ -413,49 +391,3 @@ def _integer_reader(least: int, most: int) -> Read:
         return value
 
     return read
-
-
-def _to_dict(message: Message) -> dict[str, Any]:
-    """The set fields by their JSON keys."""
-    out: dict[str, Any] = {}
-    for field, value in message.ListFields():
-        name, write = _writer(field)
-        out[name] = [write(item) for item in value] if field.is_repeated else write(value)
-    return out
-
-
-@cache
-def _writer(field: FieldDescriptor) -> tuple[str, Write]:
-    """The field's JSON key and the writer of one value."""
-    name: str = field.json_name
-    match field.type:
-        case FieldDescriptor.TYPE_MESSAGE:
-            return name, _to_dict
-        case FieldDescriptor.TYPE_BYTES:
-            return name, bytes.hex if name in _ID_NAMES else _write_bytes
-        case FieldDescriptor.TYPE_DOUBLE | FieldDescriptor.TYPE_FLOAT:
-            return name, _write_double
-        case (
-            FieldDescriptor.TYPE_INT64
-            | FieldDescriptor.TYPE_SINT64
-            | FieldDescriptor.TYPE_SFIXED64
-            | FieldDescriptor.TYPE_UINT64
-            | FieldDescriptor.TYPE_FIXED64
-        ):
-            return name, str
-        case _:
-            return name, _as_is
-
-
-def _as_is(value: Any) -> Any:
-    return value
-
-
-def _write_bytes(value: bytes) -> str:
-    return b64encode(value).decode()
-
-
-def _write_double(value: float) -> float | str:
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
