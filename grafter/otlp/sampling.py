@@ -34,8 +34,9 @@ _TURN = "grafter.turn."
 _FIRST_TOKEN_NEEDLES = tuple(
     key.encode() for key in (_TURN, *CALLER_WAIT_KEYS, *MODEL_TURN_KEYS) if key == _TURN or not key.startswith(_TURN)
 )
+_FIRST_TOKEN_MARKS = (b"grafter.", b"_latency", b"time_to_first_", b".ttf")
+"""In each of those keys stands one of these: to look for few is cheaper, and in most runs there is none."""
 _BARGE_IN_NEEDLES = (semconv.BARGE_IN.encode(), b"lk.interrupted", b"turn.was_interrupted")
-_CALLER_SOURCES = ("audio_activity", "user_turn")
 _RATE_NEEDLE = b"ampleRate"
 _RATE_KEYS = ("sampleRate", "SampleRate")
 """As Honeycomb reads them, the first one first."""
@@ -85,20 +86,19 @@ class SpansView(TraceView):
         return self._complete
 
     def has_error(self) -> bool:
-        codes = (self._survey(at).status.code for at in range(len(self._pieces)))
         # Of a status that stands twice on one span the last counts.
         return any(
-            span.status.code == STATUS_ERROR
-            for at, found in enumerate(codes)
-            if STATUS_ERROR in found
-            for span in self._spans(at)
+            STATUS_ERROR in self._survey(at).status.code
+            and any(span.status.code == STATUS_ERROR for span in self._spans(at))
+            for at in range(len(self._pieces))
         )
 
     def has_barge_in(self) -> bool:
         return any(map(is_barge_in, self._with(*_BARGE_IN_NEEDLES)))
 
     def first_token_ms(self) -> float | None:
-        found = (first_token_ms(span) or _given_up_ms(span) for span in self._with(*_FIRST_TOKEN_NEEDLES))
+        spans = self._with(*_FIRST_TOKEN_NEEDLES, marks=_FIRST_TOKEN_MARKS)
+        found = (first_token_ms(span) or _given_up_ms(span) for span in spans)
         return max(filter(None, found), default=None)
 
     def duration_ms(self) -> float:
@@ -106,8 +106,9 @@ class SpansView(TraceView):
         latest: list[int] = []
         for at, piece in enumerate(self._pieces):
             survey = self._survey(at)
-            starts: Sequence[int] = survey.start_time_unix_nano
-            ends: Sequence[int] = survey.end_time_unix_nano
+            # Lists, for each look at what protobuf has makes the numbers anew.
+            starts: Sequence[int] = survey.start_time_unix_nano[:]
+            ends: Sequence[int] = survey.end_time_unix_nano[:]
             if not (len(starts) == len(ends) == piece.spans and min(starts) > 0 and all(map(le, starts, ends))):
                 # Not each of them has both in the right order; only whole ones count.
                 spans = [(head.start_time_unix_nano, head.end_time_unix_nano) for head in _heads(piece.payload)]
@@ -129,8 +130,9 @@ class SpansView(TraceView):
         # The explicit one is made once a trace and handed on from span to span, though not over every hop.
         states = (state for at in range(len(self._pieces)) for state in self._survey(at).trace_state if state)
         rv = next((rv for state in states if (rv := read(state).rv) is not None), None)
-        first = _or_empty(Head.FromString, first_of(self._pieces[0].payload), Head)
-        return randomness(first.trace_id, rv)
+        first = first_of(self._pieces[0].payload)
+        trace_id = _or_empty(Head.FromString, first, Head).trace_id if rv is None else b""
+        return randomness(trace_id, rv)
 
     def trace_states(self, at: int) -> Sequence[bytes] | None:
         """Those of a piece's spans; None where none of them has one."""
@@ -155,11 +157,10 @@ class SpansView(TraceView):
                 found += [rate or 0 for rate in rates or ()]
         return max(found)
 
-    def _with(self, *needles: bytes) -> Iterator[Span]:
-        """The spans of the runs that hold any of these bytes."""
+    def _with(self, *needles: bytes, marks: Sequence[bytes] = ()) -> Iterator[Span]:
+        """The spans of the runs that hold any of these bytes; ``marks``: one of which stands in each of them."""
         for at, piece in enumerate(self._pieces):
-            run = piece.payload
-            if any([needle in run for needle in needles]):  # noqa: C419  # a list is faster
+            if _holds(piece.payload, marks or needles) and (not marks or _holds(piece.payload, needles)):
                 yield from self._spans(at)
 
     def _spans(self, at: int) -> Iterable[Span]:
@@ -178,6 +179,10 @@ class SpansView(TraceView):
             if len(self._surveys) < _KEPT_RUNS:
                 self._surveys[at] = survey
         return survey
+
+
+def _holds(run: bytes, needles: Iterable[bytes]) -> bool:
+    return any([needle in run for needle in needles])  # noqa: C419  # a list is faster
 
 
 def _by_envelope(pieces: Sequence[Piece]) -> Sequence[Piece]:
@@ -288,14 +293,10 @@ def _given_up_ms(span: Span) -> float | None:
 
 
 def is_barge_in(span: Span) -> bool:
-    """grafter's and the conventions' event; LiveKit's turn that a caller interrupted, not the program; Pipecat's, where
-    it was not the end of the conversation that interrupted it."""
-    if any(event.name == semconv.BARGE_IN for event in span.events):
-        return True
-    said = attributes_of(span.attributes)
-    if said.get("lk.interrupted") == "true":
-        return said.get("lk.interruption.source", _CALLER_SOURCES[0]) in _CALLER_SOURCES
-    return said.get("turn.was_interrupted") == "true" and said.get("turn.ended_by_conversation_end") != "true"
+    """grafter's and the conventions' event, or a turn of which a framework says so."""
+    return any(event.name == semconv.BARGE_IN for event in span.events) or is_told_by_framework(
+        attributes_of(span.attributes)
+    )
 
 
 def incoming_rate(attributes: Attributes) -> int | None:

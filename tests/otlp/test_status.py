@@ -6,7 +6,7 @@ import pytest
 from google.protobuf import json_format
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.otlp.status import (
@@ -25,7 +25,6 @@ from grafter.otlp.status import (
     retry_after=st.none() | st.floats(0, 100_000),
     violation=st.text(max_size=300),
 )
-@settings(max_examples=100, deadline=None)
 def test_both_encodings_say_the_same(code, message, retry_after, violation):
     """Bytes and JSON have the same content, and the details that were asked for."""
     status = failure(code.value[0], message, retry_after=retry_after, violation=violation)
@@ -52,7 +51,6 @@ def test_what_utf8_cannot_say_is_replaced():
 
 
 @given(rejected=st.integers(0, 1 << 62), message=st.text(max_size=100), junk=st.binary(max_size=40))
-@settings(max_examples=100, deadline=None)
 def test_partial_success_is_read_where_it_can_be(rejected, message, junk):
     """What was written reads back; of other bytes nothing is believed that is not there, and nothing is raised."""
     assert read_partial_success(partial_success(rejected, message)) == (rejected, message)
