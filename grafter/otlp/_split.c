@@ -16,9 +16,9 @@
 #include <string.h>
 
 /* Raised with every change of what split takes, answers or gets right: grafter.otlp.split leaves any other build alone. */
-enum { VERSION = 4 };
+enum { VERSION = 5 };
 enum { VARINT = 0, FIXED64 = 1, LENGTH = 2, FIXED32 = 5 };
-enum { ROOT = 1, LOCAL_ROOT = 2, NAMED = 8 };
+enum { ROOT = 1, LOCAL_ROOT = 2, NAMED = 8, BACKWARDS = 16 };
 enum { IS_REMOTE = 0x200 };
 enum { TRACE_ID_BYTES = 16, SPAN_ID_BYTES = 8 };
 /* As grafter.otlp.split has it: a request that is made to cost more than it holds is refused there. */
@@ -130,6 +130,12 @@ static inline int read_field(Range *in, Field *field) {
     }
     field->body.end = field->frame.end = in->at;
     return field->number != 0;
+}
+
+static uint64_t read_fixed64(const uint8_t *at) {
+    uint64_t value = 0;
+    for (unsigned i = 0; i < 8; i++) value |= (uint64_t)at[i] << 8 * i;
+    return value;
 }
 
 static size_t size_of(Range range) { return (size_t)(range.end - range.at); }
@@ -249,6 +255,7 @@ static int is_named(PyObject *names, Range name) {
 static Step take_span(Work *work, Field whole) {
     Range in = whole.body, trace_id = {0}, span_id = {0}, parent = {0}, name = {in.at, in.at};
     uint32_t flags = 0;
+    uint64_t start = 0, end = 0;
     while (in.at < in.end) {
         Field field;
         if (!read_field(&in, &field)) return DECLINED;
@@ -257,6 +264,14 @@ static Step take_span(Work *work, Field whole) {
         case 2: span_id = field.body; break;
         case 4: parent = field.body; break;
         case 5: name = field.body; break;
+        case 7:
+            if (field.wire != FIXED64) return DECLINED;
+            start = read_fixed64(field.body.at);
+            continue;
+        case 8:
+            if (field.wire != FIXED64) return DECLINED;
+            end = read_fixed64(field.body.at);
+            continue;
         case 16:
             if (field.wire != FIXED32) return DECLINED;
             flags = field.body.at[0] | (uint32_t)field.body.at[1] << 8 | (uint32_t)field.body.at[2] << 16 |
@@ -295,6 +310,7 @@ static Step take_span(Work *work, Field whole) {
     int named = is_named(work->names, name);
     if (named < 0) return FAILED;
     if (named) trace->facts |= NAMED;
+    if (end != 0 && end < start) trace->facts |= BACKWARDS;
     return DONE;
 }
 
@@ -560,6 +576,7 @@ static PyObject *attributes(PyObject *Py_UNUSED(module), PyObject *args) {
 
 static int prepare(PyObject *module) {
     if (PyModule_AddIntConstant(module, "NAMED", NAMED) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "BACKWARDS", BACKWARDS) < 0) return -1;
     if (PyModule_AddIntConstant(module, "VERSION", VERSION) < 0) return -1;
     PyObject *os = PyImport_ImportModule("os");
     PyObject *random = os != NULL ? PyObject_CallMethod(os, "urandom", "n", (Py_ssize_t)sizeof seeds) : NULL;

@@ -6,6 +6,9 @@ VERSION: int
 NAMED: int
 """The bit of a trace's facts that says: a span has one of the names."""
 
+BACKWARDS: int
+"""The one that says: a span ends before it starts."""
+
 def split(
     request: bytes, names: tuple[bytes, ...], /
 ) -> list[tuple[bytes, bytes, list[bytes], list[bytes], list[int], list[int], list[bytes]]] | None: ...

@@ -6,9 +6,13 @@ and cut at span boundaries without reading a span.
 
 from collections.abc import Iterator
 
+_ONE_BYTE = tuple(bytes((value,)) for value in range(0x80))
+
 
 def varint(value: int) -> bytes:
     """A non-negative integer as a base-128 varint."""
+    if value < 0x80:
+        return _ONE_BYTE[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -31,8 +35,7 @@ PREFIX = _Prefixes()
 
 
 def framed(tag: int, message: bytes) -> bytes:
-    """One length-delimited field."""
-    return bytes((tag,)) + varint(len(message)) + message
+    return _ONE_BYTE[tag] + varint(len(message)) + message
 
 
 def spans_of(run: bytes) -> Iterator[bytes]:

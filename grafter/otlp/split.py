@@ -11,25 +11,28 @@ Where a span belongs is decided by five of its fields. Three ways read them:
 * the sure way, for everything else: the head of each span is parsed by the protobuf runtime, which also judges what
   is no request.
 
-The answer is the same, and equals a full parse, whatever the order of the fields, repeated or unknown ones.
+The answer is the same, and equals a full parse, whatever the order of the fields, repeated or unknown ones. A span
+that ends before it starts is marked: that is the one thing that is added to a span here.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from operator import itemgetter
+from operator import gt, itemgetter
 from struct import Struct
 
 from google.protobuf.message import DecodeError
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from grafter.core import semconv
 from grafter.core.model import FLAG_IS_REMOTE, Envelope, EnvelopeCache, Facts, Key, NamedLink, Part
 from grafter.core.policy import Rule, Selector
 from grafter.core.rules import RuleSet
 from grafter.errors import RejectedError
 from grafter.otlp import shallow_pb2 as shallow
-from grafter.otlp.frames import PREFIX, spans_of
+from grafter.otlp.frames import PREFIX, run_of, spans_of
 from grafter.otlp.guest_ids import GuestIds
 from grafter.otlp.rule_keys import RuleKeys
 from grafter.otlp.spans import attribute_text
@@ -39,7 +42,7 @@ try:
 except ImportError:
     compiled = None  # type: ignore[assignment]  # an installation without a compiler is a good one too
 # The one that this code knows. A build that failed leaves an older library where it was, in a checkout or in build/.
-_VERSION = 4
+_VERSION = 5
 if compiled is not None and getattr(compiled, "VERSION", 0) != _VERSION:
     compiled = None  # type: ignore[assignment]
 
@@ -61,6 +64,9 @@ _MAX_RUNS = 50_000
 _ENVELOPES_SPARE, _ENVELOPES_TIMES = 1 << 20, 4
 # A trace id and a span id with their tags. A few spans without may be a mistake and are rejected one by one.
 _LEAST_SPAN, _SPARE = 28, 1 << 16
+# Behind a serialised span it is one more attribute of it.
+_ODD = KeyValue(key=semconv.GRAFTER_TIME_ODD, value=AnyValue(bool_value=True))
+_ODD_TIME = Span(attributes=[_ODD]).SerializeToString()
 _BAD_IDS = "spans with an invalid id were rejected (trace ids have 16 bytes, span ids 8, not all zero)"
 
 
@@ -92,10 +98,10 @@ class Splitter:
     ) -> None:
         """``anchors``: selectors with a name or at least one attribute. ``guest_id_keys``: attributes in which a span
         may name a guest. ``rules``: whose traces are marked, and noted. ``pure``: without the compiled way."""
-        self._rule_keys = RuleKeys(RuleSet(rules)) if rules else None
         self._pure = pure
-        looks = (None, None) if pure else (compiled.mentions, compiled.attributes)
-        self._guest_ids = GuestIds(guest_id_keys, *looks)
+        walks = (None, None) if pure else (compiled.mentions, compiled.attributes)
+        self._rule_keys = RuleKeys(RuleSet(rules), walks[1]) if rules else None
+        self._guest_ids = GuestIds(guest_id_keys, *walks)
         self._anchors = tuple(anchors)
         # A selector with a name is looked for among the names; one without, by its key in the request's bytes.
         self._names = tuple({a.name.encode() for a in anchors if a.name})
@@ -128,6 +134,7 @@ class Splitter:
             runs = self._runs(request)
             if not self._quick(request, runs, out):
                 self._sure(request, runs, out)
+            _mark_backwards(out.parts)
         except DecodeError as error:
             raise RejectedError("request is not a valid ExportTraceServiceRequest") from error
         if out.rejected:
@@ -142,7 +149,11 @@ class Splitter:
         keyed = any(key in request for key in self._keys)
         for resource, scope, trace_ids, payloads, counts, facts, span_ids in runs:
             envelope = self._envelope(resource, scope)
-            if keyed or max(facts) >= compiled.NAMED:
+            most = max(facts)
+            if most >= compiled.BACKWARDS:
+                payloads = [_marked(p) if f & compiled.BACKWARDS else p for p, f in zip(payloads, facts, strict=True)]
+                facts = [bits & ~compiled.BACKWARDS for bits in facts]
+            if keyed or most >= compiled.NAMED:
                 facts = list(map(self._with_anchor, facts, payloads, repeat(keyed)))
             found = map(_FACTS.__getitem__, facts)
             out.parts += map(Part, trace_ids, payloads, counts, repeat(envelope), found, span_ids)
@@ -321,3 +332,29 @@ class Splitter:
             raise RejectedError("request has a resource too large for the number of its scopes")
         known = self._envelopes.get((resource, scope))
         return self._envelopes.put((resource, scope), Envelope(resource, scope)) if known is None else known
+
+
+def _mark_backwards(parts: list[Part]) -> None:
+    """Mark the spans that end before they start. Hardly a request has one, so the times of all are read at once."""
+    if _may_hold_backwards(b"".join([part.payload for part in parts]), sum([part.spans for part in parts])):
+        for part in parts:
+            part.payload = _marked(part.payload)
+
+
+def _may_hold_backwards(run: bytes, count: int) -> bool:
+    try:
+        times = shallow.SurveyScopeRun.FromString(run).spans
+    except DecodeError:
+        return True
+    starts, ends = times.start_time_unix_nano, times.end_time_unix_nano
+    return not len(starts) == len(ends) == count or any(map(gt, starts, ends))
+
+
+def _marked(run: bytes) -> bytes:
+    """A run whose spans say so where they end before they start. They leave as they came, whatever else is in them."""
+    return run_of([raw + _ODD_TIME if _is_backwards(raw) else raw for raw in spans_of(run)])
+
+
+def _is_backwards(span: bytes) -> bool:
+    head = shallow.Head.FromString(span)
+    return 0 < head.end_time_unix_nano < head.start_time_unix_nano

@@ -183,6 +183,8 @@ def _span(
         draft[semconv.AGENTS_EXTRA] = Json(dict(sorted(kept.items())))
     if odd_time:
         draft[semconv.GRAFTER_ODD_TIME] = True
+    if end < start:
+        draft[semconv.GRAFTER_TIME_ODD] = True
     status = mapping_of(span.get("status"))
     failed = status.get("code") in _ERRORS
     kind = span.get("kind")
