@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
+from grafter.core import semconv
 from grafter.core.model import AttributeValue, Envelope
 from grafter.otlp.frames import PREFIX, spans_of
 from grafter.otlp.mend import readable_resource, readable_scope, readable_span
@@ -20,8 +21,8 @@ from grafter.otlp.spans import any_value, attribute_text
 
 Rewrite = Callable[[AttributeValue], AttributeValue | None]
 
-_METADATA = ".metadata."
-"""Before a key of some metadata that was made an attribute of its own."""
+_MADE = (".metadata.", f"{semconv.AGENTS_CUSTOM}.", f"{semconv.AGENTS_MODEL_CONFIG}.")
+"""Before a key of some metadata, custom data or settings that was made an attribute of its own."""
 # JSON within JSON; what lies deeper is taken for one value.
 _MAX_TEXTS = 8
 
@@ -33,6 +34,7 @@ class Redaction:
         self._keys = keys
         self._rewrite = rewrite
         self._needles = [key.encode() for key in keys]
+        self._made = tuple(made + key for made in _MADE for key in keys)
 
     def run(self, run: bytes) -> bytes:
         """A run of framed spans without those values, on spans, events, links and in the status.
@@ -80,7 +82,7 @@ class Redaction:
         touched = False
         gone: list[int] = []
         for index, attribute in enumerate(attributes):
-            if attribute.key in self._keys or attribute.key.rpartition(_METADATA)[2] in self._keys:
+            if attribute.key in self._keys or attribute.key.endswith(self._made):
                 text = attribute_text(attribute.value)
                 # Arrays, maps and bytes have no canonical text of their own: their wire form is as good a name.
                 value = self._rewrite(text if text is not None else attribute.value.SerializeToString().hex())

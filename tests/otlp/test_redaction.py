@@ -3,7 +3,8 @@
 import json
 
 import orjson
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -58,7 +59,6 @@ def spaced(document: object) -> str:
 
 
 @given(value=values(), redaction=st.sampled_from([HASHED, DROPPED]))
-@settings(max_examples=300, deadline=None)
 def test_no_value_of_a_planted_key_leaves(value: AnyValue, redaction: Redaction) -> None:
     """On spans, events, links, resources and scopes, at any depth, in maps, lists and JSON within JSON."""
     own = [KeyValue(key="any", value=value)]
@@ -95,9 +95,26 @@ def test_json_that_was_cut_off() -> None:
     assert one("args", '{"caller.phone":"+15550100","b":"cu').attributes[0].value.string_value == "hash"
 
 
-def test_metadata_keys_that_became_attributes() -> None:
-    """``openai.agents.trace.metadata.<key>`` is the key too."""
-    assert one(f"openai.agents.trace.metadata.{KEY}", SECRET).attributes[0].value.string_value == "hash"
+@pytest.mark.parametrize("made", ["trace.metadata", "trace.metadata.of.metadata", "custom", "model_config"])
+def test_keys_that_became_attributes(made: str) -> None:
+    """``openai.agents.trace.metadata.<key>`` is the key too; so is one of a custom span's data, or of settings."""
+    assert one(f"openai.agents.{made}.{KEY}", SECRET).attributes[0].value.string_value == "hash"
+
+
+def test_a_key_that_has_metadata_in_it() -> None:
+    """As an attribute of its own it is told from the key behind it."""
+    redaction = Redaction(frozenset({"our.metadata.phone"}), lambda _: "hash")
+    run = framed(
+        0x12,
+        Span(
+            attributes=[
+                KeyValue(key=f"openai.agents.trace.metadata.our.metadata.{name}", value=AnyValue(string_value=SECRET))
+                for name in ("phone", "phones")
+            ]
+        ).SerializeToString(),
+    )
+    (span,) = (Span.FromString(raw) for raw in spans_of(redaction.run(run)))
+    assert [attribute.value.string_value for attribute in span.attributes] == ["hash", SECRET]
 
 
 def test_what_holds_no_key_stays_byte_for_byte() -> None:
