@@ -6,7 +6,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ class Cost:
     before: int = 0
     peak: int = 0
     standstill: float = 0.0
-    """Seconds: the longest answer of /healthz, or what the process computed meanwhile, where that is less. A machine
-    that is busy with others, the attacker among them, makes any answer late; who is in its own way computes."""
+    """Seconds: the longest answer of /healthz, or what Python computed meanwhile, where that is less. A machine that is
+    busy with others, the attacker and the threads of grpc's core among them, makes any answer late; who is in its own
+    way computes."""
     answers: list[Any] = field(default_factory=list)
 
     @property
@@ -42,9 +43,16 @@ def _resident(pid: int) -> int:
 
 
 def _computed(pid: int) -> float:
-    """Seconds of processor time, of all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds of processor time, of all threads but those of grpc's core, which have names of their own and hold up
+    nobody: of those that run Python each keeps the others from it."""
+    ticks, own = 0, ""
+    for thread in sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda each: each.name != str(pid)):
+        with suppress(OSError):
+            name, _, rest = (thread / "stat").read_text().partition("(")[2].rpartition(")")
+            own = own or name
+            if name == own:
+                ticks += sum(map(int, rest.split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
