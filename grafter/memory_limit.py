@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,7 +27,8 @@ from grafter.tasks import task_group
 logger = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 0.5
-_GIVE_BACK_SECONDS = 10.0
+# How often the allocator is asked, and how often that is said.
+_GIVE_BACK_SECONDS, _SAID_SECONDS = 1.0, 10.0
 # By how much more than is known to be held the process may have grown: what is on its way out, and objects around it.
 _SPREAD = 1.5
 CGROUP_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -34,11 +36,23 @@ CGROUP_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/m
 _STATM = Path("/proc/self/statm")
 
 
-def total_memory(limit_files: Sequence[Path] = CGROUP_FILES) -> int | None:
-    """Bytes that this process may use at most: the cgroup's limit, else the machine's memory; None if unknown.
+def total_memory(limit_files: Sequence[Path] = CGROUP_FILES, processes: int = 1) -> int | None:
+    """Bytes that this process may use at most, one of so many: its share of the cgroup's limit, else of the machine's
+    memory; less where that of its address space (``ulimit -v``), which each has for itself, leaves less. None if
+    unknown.
 
     The first of the files that can be read decides; ``max`` in it, or more than the machine has, is no limit.
     """
+    total = _given_memory(limit_files)
+    space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if total is None:
+        return None
+    if space == resource.RLIM_INFINITY:
+        return total // processes
+    return max(0, min(total // processes, space - _unoccupied_bytes()))
+
+
+def _given_memory(limit_files: Sequence[Path]) -> int | None:
     try:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -50,6 +64,12 @@ def total_memory(limit_files: Sequence[Path] = CGROUP_FILES) -> int | None:
             continue
         return min(int(text), machine) if text.isdecimal() else machine
     return machine
+
+
+def _unoccupied_bytes() -> int:
+    """Of its address space what this process occupies no memory for."""
+    size, resident = _STATM.read_bytes().split()[:2]
+    return (int(size) - int(resident)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_bytes() -> int:
@@ -85,7 +105,7 @@ class MemoryGuard(Consumer):
         """What was occupied before anything was held."""
         self._short = False
         self._unreadable = Throttle()
-        self._giving_back = Throttle(_GIVE_BACK_SECONDS)
+        self._giving_back, self._said = Throttle(_GIVE_BACK_SECONDS), Throttle(_SAID_SECONDS)
 
     async def consume(
         self, parts: Sequence[Part], dedupe_keys: Sequence[DedupeKey] = (), links: Sequence[NamedLink] = ()
@@ -117,8 +137,10 @@ class MemoryGuard(Consumer):
                 )
             else:
                 logger.info("memory is below its limit again: %d of %d bytes, %d of them held", used, self._limit, held)
-        if over and not short and self._giving_back.due():
-            self._give_back()
+        if not over or short or not self._giving_back.due():
+            return
+        self._give_back()
+        if self._said.due():
             logger.warning(
                 "%d bytes are occupied, the limit is %d, and only %d are held: the rest is the allocator's, which was "
                 "asked to give it back; input is taken",

@@ -3,6 +3,8 @@
 import asyncio
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +49,27 @@ def test_the_cgroup_limits_before_the_machine(tmp_path: Path, files: dict[str, s
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert total_memory((tmp_path / "v2", tmp_path / "v1")) == expected
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_limit_of_the_address_space_counts(limited: bool) -> None:
+    """Under ``ulimit -v`` there is what it leaves beside what is only reserved, for each of several processes, and
+    memory may be refused."""
+    space = 512 << 20
+    code = """
+from grafter.memory_limit import total_memory
+from grafter.receiver.in_flight import memory_may_be_refused
+print(total_memory((), processes=2), memory_may_be_refused())
+"""
+    shell = f"ulimit -v {space >> 10}; exec" if limited else "exec"
+    command = ["sh", "-c", f'{shell} "$0" -c "$1"', sys.executable, code]
+    total, refused = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    if limited:
+        assert space // 4 < int(total) < space
+        assert refused == "True"
+    else:
+        assert int(total) == MACHINE // 2
+        assert refused == str(Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2")
 
 
 def test_resident_memory_is_what_the_process_occupies() -> None:

@@ -5,7 +5,9 @@ Nothing here knows what a body means.
 """
 
 import asyncio
+import mmap
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import zstandard
 from aiohttp import ClientPayloadError, web
@@ -14,6 +16,7 @@ from isal import isal_zlib
 
 from grafter.core.large_json import values_in
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
+from grafter.guests.json_values import parse_json
 from grafter.receiver.http_server import HELD
 from grafter.receiver.outcomes import UnsupportedError
 
@@ -23,6 +26,8 @@ _ZSTD_WINDOW = 8 << 20
 # 128 KiB takes at least four bytes, so a slice of 1 KiB gives at most 32 MiB more than the limit. Also the fastest
 # slice measured, since its output stays in the cache.
 _ZSTD_SLICE = 1 << 10
+# In what it says where its window cannot be allocated: not a word about the body.
+_NO_MEMORY = "not enough memory"
 _INFLATE_SLICE = 16 << 10
 _OUTPUT_SLICE = 1 << 20
 # Both formats may be concatenated. Some writers use that for blocks of 64 KiB; a body of millions of empty members
@@ -43,6 +48,7 @@ ten to thirty, with their keys."""
 # What a value takes at most while it is read and made a request of, with its share of what it stands in: 60 (empty
 # lists) to 233 (objects of one new key each) were measured.
 _VALUE_BYTES = 240
+_SPLIT = "send less at a time, the most is"
 
 _GZIP_WBITS = 31
 _ZLIB_WBITS = 15
@@ -77,7 +83,8 @@ async def read_body(request: web.Request, limit: int, *, seconds: float = BODY_S
     if encoding == "identity" or not body:
         return body
     if len(body) > _THREAD_BYTES:
-        return await asyncio.to_thread(decompress, encoding, body, limit, take)
+        async with nullcontext() if held is None else held.unpacking:
+            return await asyncio.to_thread(decompress, encoding, body, limit, take)
     return decompress(encoding, body, limit, take)
 
 
@@ -86,17 +93,36 @@ async def read_json_body(
 ) -> bytes:
     """A body that is to be read as JSON, one document or lines: as ``read_body``, and bounded in values.
 
-    What its values will take once they are read counts in the budget too. Raises TooLargeError past MAX_VALUES.
+    What its values will take once they are read counts in the budget too. Raises TooLargeError past MAX_VALUES, and
+    where they alone would take more than the budget: waiting would not help. Raises OSError (ENOMEM) where there is no
+    memory for them.
     """
     body = await read_body(request, limit, seconds=seconds, in_turn=in_turn)
     values = values_in(body) if len(body) <= _THREAD_BYTES else await asyncio.to_thread(values_in, body)
     most = min(MAX_VALUES, FEW_VALUES + len(body) // VALUE_LEAST)
     if values > most:
-        raise TooLargeError(f"request body of {len(body)} bytes has more than {most:,} JSON values")
-    held = request.get(HELD)
+        raise TooLargeError(f"request body of {len(body)} bytes has {values:,} JSON values; {_SPLIT} {most:,}")
+    held, size = request.get(HELD), values * _VALUE_BYTES
     if held is not None:
-        held.take(values * _VALUE_BYTES)
+        if size > held.limit:
+            most = held.limit // _VALUE_BYTES
+            raise TooLargeError(
+                f"request body of {len(body)} bytes has {values:,} JSON values, which take {size:,} bytes once they are"
+                f" read; {_SPLIT} {most:,}"
+            )
+        held.take(size)
+    if len(body) > _THREAD_BYTES:
+        _try_for(2 * len(body) + size)
     return body
+
+
+def _try_for(size: int) -> None:
+    """Raises OSError (ENOMEM) where the process is not given so many bytes now, none of which is touched.
+
+    What is refused here is not left to the reader: orjson 3.13 writes a string through a null pointer where there is no
+    memory for it, and the process ends.
+    """
+    mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
 
 
 def _nothing(_size: int) -> None:
@@ -220,6 +246,8 @@ def _unzstd(data: bytes, limit: int, take: _Take) -> bytes:
             take(len(piece))
             out.append(piece)
     except zstandard.ZstdError as error:
+        if _NO_MEMORY in str(error):
+            raise MemoryError from error
         raise _broken() from error
     if not decoder.eof:
         raise _broken()
@@ -232,3 +260,18 @@ def _too_large(limit: int) -> TooLargeError:
 
 def _broken() -> RejectedError:
     return RejectedError("request body is not what its content encoding says, or is cut off", reason="compression")
+
+
+def json_object(body: bytes, expected: str = "") -> dict[str, object]:
+    """The JSON object that a body is; ``expected``: what it should hold, for whoever posted something else.
+
+    Raises RejectedError, with a message that quotes nothing.
+    """
+    holding = f" with {expected}" if expected else ""
+    try:
+        posted = parse_json(body)
+    except ValueError as error:
+        raise RejectedError(f"{error}; expected a JSON object{holding}", reason="json") from error
+    if not isinstance(posted, dict):
+        raise RejectedError(f"body is no JSON object{holding and f'; expected one{holding}'}", reason="shape")
+    return posted

@@ -87,7 +87,7 @@ class Tokens:
 
 def is_local(request: web.Request) -> bool:
     """Whether a process of this machine asks, and not a page or a proxy for somebody else."""
-    return _is_from_here(request) and _is_loopback_name(request.headers.get("Host", LOCAL))
+    return _is_from_here(request) and _names_this_machine(request)
 
 
 def comes_from_a_page(request: web.Request) -> bool:
@@ -96,7 +96,7 @@ def comes_from_a_page(request: web.Request) -> bool:
     is asked."""
     if "Origin" in request.headers:
         return True
-    return _is_from_here(request) and not _is_loopback_name(request.headers.get("Host", LOCAL))
+    return _is_from_here(request) and not _names_this_machine(request)
 
 
 def _is_from_here(request: web.Request) -> bool:
@@ -112,8 +112,8 @@ def _is_from_here(request: web.Request) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-def _is_loopback_name(host: str) -> bool:
-    name = host.strip().lower()
+def _names_this_machine(request: web.Request) -> bool:
+    name = request.headers.get("Host", LOCAL).strip().lower()
     name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0].removesuffix(".")
     try:
         return ip_address(name).is_loopback
@@ -161,8 +161,8 @@ def _holds_certificate(path: str) -> bool:
 
 
 def connections_limit() -> int:
-    """Connections that one door keeps at a time: an eighth of the file descriptors that this process may have, so that
-    five doors leave some to the store and the backends, however many only connect."""
+    """Connections that a server keeps at a time: an eighth of the file descriptors that this process may have, so that
+    five servers leave some to the store and the backends, however many only connect."""
     return max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8, _FEWEST_CONNECTIONS)
 
 

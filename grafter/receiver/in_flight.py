@@ -7,8 +7,10 @@ keeps what it has.
 """
 
 import asyncio
+import resource
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock
 
 from grafter.errors import UnavailableError
@@ -17,8 +19,26 @@ from grafter.receiver.turns import Turn, Turns
 BUDGET_BYTES = 256 << 20
 """For all requests of a process at once, where memory allows: four of the largest."""
 
+# Large bodies that are unpacked at once: a thread that puts one together lets nothing else run for some 20 ms, and
+# where each of many does so when it gets its chance, whatever the loop has to do waits for all of them at each step.
+_UNPACKED = 1
+
 # A body that takes longer to come lets others have its turn meanwhile.
 _READ_SECONDS = 0.1
+
+_OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
+
+
+def memory_may_be_refused() -> bool:
+    """Whether this process may be told that there is no memory, instead of getting it or being killed: under a limit of
+    its address space (``ulimit -v``), or where the kernel promises no more than there is."""
+    limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    if any(resource.getrlimit(limit)[0] != resource.RLIM_INFINITY for limit in limits):
+        return True
+    try:
+        return _OVERCOMMIT.read_text().strip() == "2"
+    except OSError:
+        return False
 
 
 class InFlight:
@@ -28,6 +48,7 @@ class InFlight:
         """``limit`` in bytes."""
         self.limit = limit
         self.turns = Turns()
+        self.unpacking = asyncio.Semaphore(_UNPACKED)
         self._lock = Lock()
         self.bytes = 0
         """What requests hold now."""
@@ -66,6 +87,16 @@ class Held:
         self._turn: Turn | None = None
         self.size = 0
 
+    @property
+    def unpacking(self) -> asyncio.Semaphore:
+        """To be held while a large body is unpacked."""
+        return self._budget.unpacking
+
+    @property
+    def limit(self) -> int:
+        """Bytes that there are for all requests."""
+        return self._budget.limit
+
     def take(self, size: int) -> None:
         """Hold ``size`` bytes more. Raises UnavailableError, and then holds what it held before."""
         self._budget.move(size, self.size)
@@ -92,12 +123,13 @@ class Held:
                 timer.cancel()
 
     async def read(self, size: int) -> None:
-        """The body has come, with so many bytes. Raises UnavailableError when the turn was given up and does not come
-        again in time."""
+        """The body has come, with so many bytes, and may be computed. Raises UnavailableError when the turn was given
+        up and does not come again in time."""
         if self._turn is None:
             await self.turn()
         if self._turn is not None:
             self._turn.weigh(size)
+            await self._turn.compute(size)
 
     def end_turn(self) -> None:
         """Somebody else may have the turn: this request waits for something that takes no time of this process."""

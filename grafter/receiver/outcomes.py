@@ -6,6 +6,7 @@ Source: OTLP specification, "Failures"; openai-python 3.54.0, ``_exceptions.py``
 """
 
 import asyncio
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ class Refusal:
 
 REFUSALS: Mapping[type[BaseException], Refusal] = {
     UnavailableError: Refusal(Outcome.UNAVAILABLE, 503, StatusCode.UNAVAILABLE),
+    MemoryError: Refusal(Outcome.UNAVAILABLE, 503, StatusCode.UNAVAILABLE),
     RejectedError: Refusal(Outcome.REJECTED, 400, StatusCode.INVALID_ARGUMENT),
     TooLargeError: Refusal(Outcome.TOO_LARGE, 413, StatusCode.RESOURCE_EXHAUSTED),
     ConflictError: Refusal(Outcome.REJECTED, 409, StatusCode.ALREADY_EXISTS),
@@ -127,9 +129,39 @@ REFUSALS: Mapping[type[BaseException], Refusal] = {
 """By the nearest class of an error; anything that is in no other row is a bug."""
 
 
+# Within these seconds other requests give back what they hold.
+_MEMORY_RETRY_SECONDS = 2.0
+_NO_THREAD = "can't start new thread"
+
+
 def refusal_of(error: Exception) -> Refusal:
     """The row of the table that an error falls under."""
-    return next(REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
+    kinds = MemoryError.__mro__ if _is_out_of_memory(error) else type(error).__mro__
+    return next(REFUSALS[kind] for kind in kinds if kind in REFUSALS)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Also as the system says it, and as Python does where there is no room for a thread's stack."""
+    match error:
+        case OSError():
+            return error.errno == errno.ENOMEM
+        case RuntimeError():
+            return str(error) == _NO_THREAD
+    return isinstance(error, MemoryError)
+
+
+def retry_after(error: Exception) -> float | None:
+    """Seconds after which a new attempt makes sense; None where it does not."""
+    if isinstance(error, UnavailableError):
+        return error.retry_after
+    return _MEMORY_RETRY_SECONDS if _is_out_of_memory(error) else None
+
+
+def reason_of(error: Exception) -> str:
+    """A short constant for what is wrong."""
+    if isinstance(error, RejectedError | UnavailableError):
+        return error.reason
+    return "memory" if _is_out_of_memory(error) else "internal_error"
 
 
 def log_refusal(throttle: Throttle, error: Exception, transport: str) -> None:
@@ -141,17 +173,23 @@ def log_refusal(throttle: Throttle, error: Exception, transport: str) -> None:
 
 
 def log_skipped(throttle: Throttle, count: int, transport: str, reason: str) -> None:
-    """Say once a minute that a door skips what it cannot read of bodies that it takes: their senders are not told."""
+    """Say once a minute that a receiver skips what it cannot read of a body that it takes; senders are not told."""
     if skipped := throttle.due("skipped", count) if count else 0:
         _log.warning("odd items were skipped", extra={"transport": transport, "reason": reason, "items": skipped})
 
 
 def headers_of(error: Exception) -> dict[str, str]:
     """What HTTP says of an error beside its status."""
+    seconds = retry_after(error)
+    if seconds is not None:
+        # Whole and never 0, which is what every client understands.
+        headers: dict[str, str] = {hdrs.RETRY_AFTER: str(max(1, ceil(seconds)))}
+        if _is_out_of_memory(error):
+            # The rest of the body still comes, and where there is no memory for that either the connection is lost, and
+            # with it a request that was sent behind this one.
+            headers[hdrs.CONNECTION] = "close"
+        return headers
     match error:
-        case UnavailableError():
-            # Whole seconds and never 0, which is what every client understands.
-            return {hdrs.RETRY_AFTER: str(max(1, ceil(error.retry_after)))}
         case UnauthenticatedError():
             return {hdrs.WWW_AUTHENTICATE: "Bearer"}
         case MethodError():
@@ -162,22 +200,22 @@ def headers_of(error: Exception) -> dict[str, str]:
 def otlp_failure(error: Exception) -> Status:
     """The google.rpc.Status that OTLP senders are given; of a bug without the exception's text."""
     code, message = refusal_of(error).grpc, _message(error)
-    retry_after = error.retry_after if isinstance(error, UnavailableError) else None
     violation = message if code is StatusCode.INVALID_ARGUMENT else ""
-    return failure(code.value[0], message, retry_after=retry_after, violation=violation)
+    return failure(code.value[0], message, retry_after=retry_after(error), violation=violation)
 
 
 def openai_failure(error: Exception) -> web.Response:
     """An error as OpenAI's API words it; of a bug without the exception's text."""
     status = refusal_of(error).http
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    code = error.reason if isinstance(error, RejectedError | UnavailableError) else "internal_error"
-    body = {"error": {"message": _message(error), "type": kind, "param": None, "code": code}}
+    body = {"error": {"message": _message(error), "type": kind, "param": None, "code": reason_of(error)}}
     return web.json_response(body, status=status, headers=headers_of(error))
 
 
 def _message(error: Exception) -> str:
-    return str(error) if isinstance(error, RejectedError | UnavailableError) else "internal error"
+    if isinstance(error, RejectedError | UnavailableError):
+        return str(error)
+    return "out of memory; this was not taken" if _is_out_of_memory(error) else "internal error"
 
 
 Answered = tuple[web.Response, Outcome]
@@ -188,9 +226,9 @@ Handle = Callable[[web.Request], Awaitable[Answered]]
 def openai_endpoint(
     handle: Handle, metrics: Metrics, transport: str, *, tokens: Tokens | None = None, timed: bool = True
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A handler for aiohttp around a door's own; each request is counted once under ``transport``, whatever happens.
+    """An aiohttp handler around a receiver's own; each request is counted once under ``transport``, whatever happens.
 
-    ``tokens`` that do not allow a request keep it from the door; where there are none, web pages are kept from it.
+    ``tokens`` that do not allow a request keep it out; where there are none, web pages are kept out.
     ``timed``: its time stands in the histogram.
     """
 
@@ -206,8 +244,11 @@ def openai_endpoint(
             if tokens is not None and not tokens and comes_from_a_page(request):
                 raise PageError
             response, outcome = await handle(request)
-        except (RejectedError, UnavailableError) as error:
-            response, outcome = openai_failure(error), refusal_of(error).outcome
+        except Exception as error:
+            outcome = refusal_of(error).outcome
+            if outcome is Outcome.ERROR:
+                raise
+            response = openai_failure(error)
             log_refusal(throttle, error, transport)
         finally:
             metrics.receiver_requests.labels(OPENAI, transport, outcome.value).inc()

@@ -15,5 +15,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as directory:
         limit = Path(directory) / "memory.max"
         limit.write_text(f"{BYTES}\n")
-        memory_limit.total_memory.__defaults__ = ((limit,),)
+        memory_limit.total_memory.__defaults__ = ((limit,), 1)
         main()

@@ -402,7 +402,7 @@ async def test_connections_past_the_bound_are_answered_and_closed(caplog):
             await writer.wait_closed()
         return found
 
-    async with serving(app, "127.0.0.1:0", None, 1.0, max_connections=3) as (_, port), asyncio.timeout(10):
+    async with serving(app, "127.0.0.1:0", None, 1.0, max_connections=3) as (_, port), asyncio.timeout(60):
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         for _, writer in idle:
             # Known to the server once it has answered.

@@ -30,6 +30,7 @@ from grafter.errors import UnavailableError
 from grafter.otlp.split import Splitter
 from grafter.otlp.to_json import trace_request_to_json
 from grafter.receiver import otlp_http
+from grafter.receiver.in_flight import InFlight
 from grafter.receiver.otlp_http import Cors
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
@@ -226,6 +227,22 @@ async def test_refusals_carry_a_status_in_the_requests_encoding(door, consumer, 
     labels = {"receiver": "otlp", "transport": "http"}
     assert count(metrics, "grafter_receiver_requests", **labels, outcome="too_large") == 3
     assert count(metrics, "grafter_receiver_requests", **labels, outcome="rejected") == 5
+
+
+async def test_json_that_would_take_more_than_all_requests_may_is_refused_before_it_is_read(door, consumer):
+    """A document alone keeps to the budget too: 413 with how many values it has and how many may come at a time, since
+    to come again would not help; one that fits is taken."""
+    values = b",".join([b'{"intValue":"1"}'] * 2_000)
+    document = b'{"resourceSpans":[],"other":[%b]}'
+    budget = InFlight(240 * 3_000)
+    async with door(in_flight=budget) as client:
+        status, headers, answer = await client.send(document % values, content_type=JSON)
+        assert status == 413
+        assert "Retry-After" not in headers
+        assert "has 4,004 JSON values" in orjson.loads(answer)["message"]
+        assert orjson.loads(answer)["message"].endswith("send less at a time, the most is 3,000")
+        assert budget.bytes == 0
+        assert (await client.send(document % values[: len(values) // 2], content_type=JSON))[0] == 200
 
 
 async def test_a_wrong_value_in_json_is_named_without_itself(door, consumer, caplog):

@@ -1,5 +1,7 @@
 """One table says how each error is counted and answered, in both dialects."""
 
+import errno
+
 import orjson
 import pytest
 from grpc import StatusCode
@@ -19,6 +21,11 @@ from grafter.receiver.outcomes import (
 )
 from grafter.receiver.recorder import NotRecordedError
 
+NO_MEMORY = "out of memory; this was not taken"
+
+HANGS_UP = {"Retry-After": "2", "Connection": "close"}
+"""Where memory was not to be had, the rest of the connection is not read either."""
+
 
 class OfNoRowError(TooLargeError):
     """A kind of what is in the table, and not in it."""
@@ -29,6 +36,11 @@ class OfNoRowError(TooLargeError):
     [
         (UnavailableError("m", retry_after=1.2), "unavailable", 503, StatusCode.UNAVAILABLE, {"Retry-After": "2"}),
         (NotRecordedError("m", retry_after=0.0), "unavailable", 503, StatusCode.UNAVAILABLE, {"Retry-After": "1"}),
+        (MemoryError("m"), "unavailable", 503, StatusCode.UNAVAILABLE, HANGS_UP),
+        (OSError(errno.ENOMEM, "m"), "unavailable", 503, StatusCode.UNAVAILABLE, HANGS_UP),
+        (RuntimeError("can't start new thread"), "unavailable", 503, StatusCode.UNAVAILABLE, HANGS_UP),
+        (OSError(errno.EIO, "m"), "error", 500, StatusCode.INTERNAL, {}),
+        (RuntimeError("m"), "error", 500, StatusCode.INTERNAL, {}),
         (RejectedError("m"), "rejected", 400, StatusCode.INVALID_ARGUMENT, {}),
         (TooLargeError("m"), "too_large", 413, StatusCode.RESOURCE_EXHAUSTED, {}),
         (OfNoRowError("m"), "too_large", 413, StatusCode.RESOURCE_EXHAUSTED, {}),
@@ -56,8 +68,9 @@ def test_each_error_has_its_row(
     assert otlp_failure(error).code == grpc.value[0]
     assert openai_failure(error).status == http
     message, hint = read_failure(otlp_failure(error).SerializeToString())
-    assert (hint is not None) == isinstance(error, UnavailableError)
-    assert message == ("internal error" if outcome == "error" else "m")
+    assert (hint is not None) == (outcome == "unavailable")
+    known = isinstance(error, RejectedError | UnavailableError)
+    assert message == ("m" if known else "internal error" if outcome == "error" else NO_MEMORY)
 
 
 def test_a_bug_does_not_speak() -> None:
