@@ -1,26 +1,29 @@
 """What both OTLP servers do with a request once they have its bytes: split, store, count, answer.
 
-The doors differ in how bytes and answers travel; what is true of a request stands here once.
+They differ in how bytes and answers travel; what is true of a request stands here once.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable
 from time import perf_counter
 from typing import Protocol
 
 from grafter.consumer import Consumer, PassThrough, Signal
-from grafter.errors import RejectedError, UnavailableError
 from grafter.logs import Throttle
 from grafter.otlp.from_json import Oddities
 from grafter.otlp.split import Split
 from grafter.otlp.status import partial_success
-from grafter.receiver.outcomes import Outcome, log_refusal, refusal_of
+from grafter.receiver.outcomes import Outcome, log_refusal, reason_of, refusal_of
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
 
 MAX_BYTES = 64 << 20
 """The largest request, before and after decompression. Source: OTLP 1.11, "Request size limits"."""
+
+_LONG_BYTES = 8 << 20
+"""To split as much takes some 20 ms: others have their turn before it is stored."""
 
 RECEIVER = "otlp"
 
@@ -70,11 +73,13 @@ class Intake:
         """
         began = perf_counter()
         split = self._splitter.split(request)
+        if len(request) > _LONG_BYTES:
+            await asyncio.sleep(0)
         if split.parts:
             try:
                 await self._consumer.consume(split.parts, links=split.links)
-            except (RejectedError, UnavailableError) as error:
-                self._refused_spans(split.spans, error.reason)
+            except Exception as error:
+                self._refused_spans(split.spans, reason_of(error))
                 raise
             self._accepted_spans.inc(split.spans)
         self._accepted.inc()

@@ -27,9 +27,9 @@ from grafter.otlp.status import retry_info
 from grafter.receiver.address import check_endpoint, host_and_port
 from grafter.receiver.http_body import BODY_SECONDS
 from grafter.receiver.http_server import TlsFiles, Tokens, connections_limit, tls_context
-from grafter.receiver.in_flight import Held, InFlight
+from grafter.receiver.in_flight import Held, InFlight, memory_may_be_refused
 from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
-from grafter.receiver.outcomes import UnauthenticatedError, otlp_failure, refusal_of
+from grafter.receiver.outcomes import UnauthenticatedError, otlp_failure, refusal_of, retry_after
 from grafter.telemetry import Metrics
 
 _SERVICES = {
@@ -46,8 +46,11 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 
 # Calls whose messages core may be reading, and those whose messages are asked for beside them: what they take counts
 # only when it is there, so in a small budget there are fewer.
-_UNREAD, _READS = 8, 2
+_UNREAD, _READS = 4, 2
 _READ_SECONDS = 0.5
+# Core takes in what a connection sends before anybody reads it, the more of it the faster the network is, up to some
+# 10 MiB each; where there is little memory no more than this.
+_SMALL_WINDOWS = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 << 10))
 # Of one connection at a time; more wait in the client. A Collector sends ten, an SDK one.
 _MAX_STREAMS = 16
 
@@ -89,8 +92,10 @@ async def listening(
     exports = {_TRACES: _Method(intake.traces, stores=True)}
     if pass_through is not None:
         exports |= {_SERVICES[signal]: _Method(partial(intake.passed, signal), stores=False) for signal in signals}
+    budget = in_flight or InFlight()
     server = grpc.aio.server(
         options=[
+            *(_SMALL_WINDOWS if _is_tight(budget, max_bytes) else ()),
             ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_send_message_length", max_bytes),
             # Otherwise a second process would silently share the port.
@@ -105,7 +110,6 @@ async def listening(
         ]
     )
     methods = {f"/{service}/Export": export for service, export in exports.items()}
-    budget = in_flight or InFlight()
     server.add_generic_rpc_handlers([_Methods(methods, intake, Tokens(tokens), budget, max_bytes, message_seconds)])
     host, port = host_and_port(endpoint)
     address = f"[{host or '::'}]:{port}" if ":" in host or not host else endpoint
@@ -121,6 +125,11 @@ async def listening(
         yield bound
     finally:
         await server.stop(grace_seconds)
+
+
+def _is_tight(in_flight: InFlight, max_bytes: int) -> bool:
+    """There is not room for several of the largest messages at a time."""
+    return in_flight.limit < 2 * max_bytes
 
 
 if TYPE_CHECKING:
@@ -154,8 +163,14 @@ class _Methods(_GenericHandler):
         self._in_flight = in_flight
         self._seconds = seconds
         self._unread = 0
-        self._most_unread = max(1, min(_UNREAD, 2 * in_flight.limit // max_bytes))
-        self._reads = asyncio.Semaphore(_READS)
+        tight = _is_tight(in_flight, max_bytes)
+        self._most_unread = 1 if tight else min(_UNREAD, 2 * in_flight.limit // max_bytes)
+        self._reads = asyncio.Semaphore(1 if tight else _READS)
+        # Of a message that is being read core and Python have three copies, which count nowhere; where there is not
+        # room for several of them beside what is stored, those that are stored count for them.
+        self._times = 2 if tight else 1
+        # A message for which there is no memory, grpc would answer before the handler, as UNKNOWN: it would be lost.
+        self._limited = memory_may_be_refused()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         """The handler of a call; None for a method that is not served."""
@@ -167,7 +182,7 @@ class _Methods(_GenericHandler):
         if not self._tokens.allows(_authorization(handler_call_details)):
             return grpc.stream_unary_rpc_method_handler(self._refuse)
         task = asyncio.current_task()
-        if task is None or self._unread >= self._most_unread or not turns.is_free(self._unread):
+        if task is None or self._limited or self._unread >= self._most_unread or not turns.is_free(self._unread):
             return grpc.stream_unary_rpc_method_handler(partial(self._in_turn, method))
         call = _Unread(self)
         self._unread += 1
@@ -184,21 +199,26 @@ class _Methods(_GenericHandler):
 
     async def _at_once(self, method: _Method, call: "_Unread", request: bytes, context: Context) -> bytes:
         call.is_read()
+        message = [request]
+        del request
         with self._in_flight.request(context.peer()) as held:
             held.begin()
-            return await self._answer(method, held, request, context)
+            return await self._answer(method, held, message, context)
 
-    async def _in_turn(self, method: _Method, messages: AsyncIterator[bytes], context: Context) -> bytes:
+    async def _in_turn(self, method: _Method, _messages: AsyncIterator[bytes], context: Context) -> bytes:
         with self._in_flight.request(context.peer()) as held:
             try:
                 await held.turn()
                 with held.reading():
-                    request = await self._read(messages)
-            except (RejectedError, UnavailableError) as error:
-                return await self._fail(context, error)
-            return await self._answer(method, held, request, context)
+                    message = [await self._read(context)]
+            except Exception as error:  # noqa: BLE001  # also where there is no memory for the message
+                refused = error
+            else:
+                return await self._answer(method, held, message, context)
+        return await self._fail(context, refused)
 
-    async def _read(self, messages: AsyncIterator[bytes]) -> bytes:
+    async def _read(self, context: Context) -> bytes:
+        # Not from the iterator: that keeps what it gave, for as long as grpc keeps the call.
         try:
             async with asyncio.timeout(_READ_SECONDS):
                 await self._reads.acquire()
@@ -206,28 +226,36 @@ class _Methods(_GenericHandler):
             raise UnavailableError("other calls are still being read", reason="in_flight") from None
         try:
             async with asyncio.timeout(self._seconds):
-                return await anext(messages)
+                message = await context.read()
         except TimeoutError:
             raise UnavailableError(f"no message came within {self._seconds:g} s", reason="slow_body") from None
-        except StopAsyncIteration:
-            raise RejectedError("the call has no message", reason="truncated") from None
         finally:
             self._reads.release()
+        if not isinstance(message, bytes):
+            raise RejectedError("the call has no message", reason="truncated")
+        return message
 
-    async def _answer(self, method: _Method, held: Held, request: bytes, context: Context) -> bytes:
-        """The response, with errors as statuses."""
+    async def _answer(self, method: _Method, held: Held, message: list[bytes], context: Context) -> bytes:
+        """The response, with errors as statuses. ``message``: what is in it is taken out.
+
+        An abort is kept by grpc with its frames, which keep what is grpc's: the request must be in none of them, or it
+        stays until garbage is collected.
+        """
         try:
-            held.take(len(request))
-            await held.read(len(request))
+            held.take(self._times * len(message[0]))
+            await held.read(len(message[0]))
             if not method.stores:
                 held.end_turn()
-            return await method.export(request)
-        except Exception as error:  # noqa: BLE001  # whatever a request does, the door stays open
+            return await method.export(message.pop())
+        except Exception as error:  # noqa: BLE001  # whatever a request does, the server stays up
             refused = error
+        message.clear()
         return await self._fail(context, refused)
 
     async def _fail(self, context: Context, error: Exception) -> bytes:
         self._intake.count_refusal(error)
+        # The frames in which it came about have the request too.
+        error.__traceback__ = None
         await _abort(context, error)
         raise AssertionError("abort returned")
 
@@ -250,9 +278,10 @@ class _Unread:
 async def _abort(context: Context, error: Exception) -> None:
     status = otlp_failure(error)
     trailing: tuple[tuple[str, bytes], ...] = (("grpc-status-details-bin", status.SerializeToString()),)
-    if isinstance(error, UnavailableError):
+    seconds = retry_after(error)
+    if seconds is not None:
         # Where OpenTelemetry's Python exporter looks for the delay, instead of in the status.
-        trailing += (("google.rpc.retryinfo-bin", retry_info(error.retry_after).SerializeToString()),)
+        trailing += (("google.rpc.retryinfo-bin", retry_info(seconds).SerializeToString()),)
     await context.abort(refusal_of(error).grpc, status.message, trailing)
 
 

@@ -109,9 +109,7 @@ async def listening(
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class _Door:
-    """Everything between a request and its answer."""
-
+class _Handler:
     intake: Intake
     routes: dict[str, _Route]
     tokens: Tokens
@@ -131,7 +129,7 @@ class _Door:
     async def _answer(self, request: web.Request, route: _Route | None) -> web.Response:
         try:
             return await self._export(request, route)
-        except Exception as error:  # noqa: BLE001  # whatever a request does, the door stays open
+        except Exception as error:  # noqa: BLE001  # whatever a request does, the server stays up
             self.intake.count_refusal(error)
             return _failure(request, error)
 

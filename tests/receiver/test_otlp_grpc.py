@@ -1,7 +1,9 @@
 """The OTLP gRPC door, seen by a plain gRPC client and by the OpenTelemetry SDK's own exporter."""
 
 import asyncio
+import gc
 import logging
+import tracemalloc
 from contextlib import asynccontextmanager
 
 import grpc
@@ -60,7 +62,7 @@ async def call(address: str, request: bytes, method: str = TRACES, *, credential
         grpc.aio.insecure_channel(address) if credentials is None else grpc.aio.secure_channel(address, credentials)
     )
     async with channel:
-        return await channel.unary_unary(method)(request, timeout=10, **options)
+        return await channel.unary_unary(method)(request, timeout=60, **options)
 
 
 async def failure(address: str, request: bytes, method: str = TRACES, **options) -> tuple[grpc.StatusCode, Status]:
@@ -184,6 +186,38 @@ async def test_unavailable_says_when_to_come_again(door, consumer, metrics):
     assert count(metrics, "grafter_receiver_refused_spans", **labels, reason="full") == 2
     assert count(metrics, "grafter_receiver_requests", **labels, outcome="unavailable") == 1
     assert count(metrics, "grafter_receiver_accepted_spans", **labels) == 0
+
+
+@pytest.mark.parametrize("in_turn", [False, True], ids=["at once", "in turn"])
+@pytest.mark.parametrize("refused", [False, True], ids=["taken", "refused"])
+async def test_a_request_is_kept_no_longer_than_its_answer_takes(door, consumer, monkeypatch, in_turn, refused):
+    """Also while the connection stays open, and before garbage is collected: a small container has no room for it."""
+    monkeypatch.setattr(otlp_grpc, "memory_may_be_refused", lambda: in_turn)
+    body = request_of(span(name="x" * (4 << 20)))
+    async with door() as address, grpc.aio.insecure_channel(address) as channel:
+        export = channel.unary_unary(TRACES)
+
+        async def sent() -> None:
+            if refused:
+                consumer.errors.append(UnavailableError("full"))
+                with pytest.raises(grpc.aio.AioRpcError, match="full"):
+                    await export(body, timeout=10)
+            else:
+                await export(body, timeout=10)
+            consumer.requests.clear()
+
+        await sent()
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(8):
+                await sent()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert kept < 2.5 * len(body)
 
 
 async def test_a_consumer_that_rejects_is_an_invalid_argument(door, consumer):
@@ -364,7 +398,7 @@ async def test_a_client_that_pings_while_it_sends_nothing_keeps_its_connection(d
     """Pings no more often than the door allows are no attack: each is answered, where core's own rule ends the
     connection at the third."""
     ping, ack = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]), bytes([0, 0, 8, 6, 1, 0, 0, 0, 0])
-    async with door(min_ping_seconds=0.0) as address, asyncio.timeout(10):
+    async with door(min_ping_seconds=0.0) as address, asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(*address.split(":"))
         # RFC 9113: the preface, empty SETTINGS, and frames of 9 bytes and their payload.
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
@@ -395,7 +429,7 @@ async def test_zstd_is_refused_as_the_docs_say(door):
     fields = b"".join(
         b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in header) for header in headers.items()
     )
-    async with door() as address, asyncio.timeout(10):
+    async with door() as address, asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(*address.split(":"))
         # RFC 9113: the preface, empty SETTINGS, then HEADERS that end the stream's header block.
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
