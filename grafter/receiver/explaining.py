@@ -13,37 +13,38 @@ from grafter.core.lifecycle import Release, Rules, awaited, step_guest, step_hos
 from grafter.core.link import from_text, is_nameable
 from grafter.core.memory import TraceMemory
 from grafter.core.memory_blobs import decode_guest, decode_trace
-from grafter.core.model import RULE, Key, UnixNano, call_guest, guest_key, is_guest_key
+from grafter.core.model import RULE, JsonObject, Key, UnixNano, call_guest, called, guest_key, is_guest_key
 from grafter.core.policy import GraftPolicy
 from grafter.core.state import TraceState
+from grafter.guests.sessions.poll_state import Progress
 from grafter.guests.sources import RULES
 from grafter.receiver.openai_api import is_session_id
 from grafter.store.base import CallStore, HeldStore, TaskStore
 from grafter.telemetry import Metrics
 
-Answer = dict[str, object]
 
-
-class AskedStore(HeldStore, CallStore, Protocol):
-    """The parts of a store that are asked."""
+class ReadStore(HeldStore, CallStore, TaskStore, Protocol):
+    """What of a store is read, and never changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
     """Answers from what a store holds and remembers; methods raise UnavailableError when it cannot be asked."""
 
-    store: AskedStore
+    store: ReadStore
     policy: GraftPolicy
     clock: Callable[[], int]
     rules: Rules = field(default_factory=lambda: RULES)
+    pulls: Sequence[tuple[str, str]] = ()
+    """Under which kind of task, and for which project, hosted sessions are pulled."""
 
-    async def explain(self, asked: str) -> Answer:
+    async def explain(self, query: str) -> JsonObject:
         """Everything that is known under an id; ``lines`` says it in words, and says so where nothing is known."""
-        asked = asked.strip()
-        host = _host_key(asked)
-        keys = [*([] if host is None else [host]), guest_key(asked), guest_key(call_guest(asked))]
+        query = query.strip()
+        host = _host_key(query)
+        keys = [*([] if host is None else [host]), guest_key(query), guest_key(call_guest(query))]
         now = UnixNano(self.clock())
-        answer: Answer = {"asked": asked}
+        answer: JsonObject = {"asked": query}
         lines: list[str] = []
         for key in keys:
             state = await self.store.peek(key)
@@ -60,7 +61,7 @@ class Explainer:
             if state is not None and "held" not in answer:
                 answer["held"] = held = self._held(key, state, now)
                 lines += _strings(held["lines"])
-        guests: list[Answer] = []
+        guests: list[JsonObject] = []
         for key, memory in zip(keys, await self.store.recall(keys, now), strict=True):
             if memory is None:
                 continue
@@ -77,17 +78,18 @@ class Explainer:
             lines += _strings(guest["lines"])
         if guests:
             answer["guests"] = guests
-        lines += await self._named(asked, answer, guests, now)
-        answer["lines"] = lines or [f"nothing is held or remembered under {asked}; {_where(asked)}"]
+        lines += await self._named(query, answer, guests, now)
+        lines += await self._pulled(query, answer, now)
+        answer["lines"] = lines or [f"nothing is held or remembered under {query}; {_where(query)}"]
         return answer
 
-    def _held(self, key: Key, state: TraceState, now: UnixNano) -> Answer:
+    def _held(self, key: Key, state: TraceState, now: UnixNano) -> JsonObject:
         if is_guest_key(key):
             released = any(guest.host is not None for guest in state.guests.values())
             decision = step_guest(state, now, self.policy, self.rules, host_released=released)
         else:
             decision = step_host(state, now, self.policy, self.rules)
-        codes = awaited(state, self.policy, self.rules)
+        codes = awaited(state, self.rules)
         lacks = [code.partition(" ")[0] for code in codes]
         leaves = 0 if isinstance(decision, Release) else decision.until - now
         since = now - state.last
@@ -99,7 +101,7 @@ class Explainer:
         return {
             "host_spans": state.host_spans,
             "guest_spans": state.guest_spans,
-            "guests": sorted(state.guests),
+            "guests": sorted(map(called, state.guests)),
             "waits_for": list(codes),
             "last_part_seconds": since / 1e9,
             "leaves_in_seconds": leaves / 1e9,
@@ -107,10 +109,10 @@ class Explainer:
             "lines": [line, *(f"  to change: {each}" for each in explain.advice_while_held(lacks))],
         }
 
-    async def _named(self, asked: str, answer: Answer, guests: Sequence[Answer], now: UnixNano) -> list[str]:
+    async def _named(self, query: str, answer: JsonObject, guests: Sequence[JsonObject], now: UnixNano) -> list[str]:
         """What a span of the app, or a post, named under this id, and whether it was used."""
-        (note,) = await self.store.find_calls([asked], now) if is_nameable(asked) else (None,)
-        link = None if note is None or note.link is None else from_text(asked, note.link)
+        (note,) = await self.store.find_calls([query], now) if is_nameable(query) else (None,)
+        link = None if note is None or note.link is None else from_text(query, note.link)
         if link is None:
             return []
         host = link.host.hex()
@@ -123,13 +125,43 @@ class Explainer:
         ]
         return lines
 
-    async def _guests(self, names: Sequence[str], now: UnixNano) -> list[Answer]:
+    async def _pulled(self, query: str, answer: JsonObject, now: UnixNano) -> list[str]:
+        """How far the pulling of a hosted session of this id has come, and when OpenAI is asked again."""
+        found: list[JsonObject] = []
+        lines: list[str] = []
+        for kind, project in self.pulls if is_session_id(query) else ():
+            task = await self.store.find_task(kind, f"{project}/{query}")
+            if task is None:
+                continue
+            progress = Progress.decode(task.blob)
+            answered = progress.answered
+            again = None if progress.over else max(task.due - now, 0)
+            found.append(
+                {
+                    "project": project,
+                    "traces": progress.found,
+                    "failures": progress.failures,
+                    "answer": None if answered is None else answered.outcome,
+                    "next_in_seconds": None if again is None else again / 1e9,
+                }
+            )
+            last = "OpenAI has not answered yet" if answered is None else f"OpenAI's last answer: {answered.outcome}"
+            failed = f", {progress.failures} attempts in a row failed" if progress.failures else ""
+            then = "not asked again" if again is None else f"asked again in {explain.lasting(again)}"
+            lines.append(
+                f"pulled for project {project}: {last}{failed}; traces that were new: {progress.found}; {then}"
+            )
+        if found:
+            answer["pulls"] = found
+        return lines
+
+    async def _guests(self, names: Sequence[str], now: UnixNano) -> list[JsonObject]:
         """The guests that left with a trace, each under the key of its source."""
         keys = [key for name in names for key in (guest_key(name), guest_key(call_guest(name)))]
         return [_guest(memory.blob) for memory in await self.store.recall(keys, now) if memory is not None]
 
 
-def status(store: HeldStore, metrics: Metrics, now: int) -> Answer:
+def status(store: HeldStore, metrics: Metrics, now: int) -> JsonObject:
     """What is held, for how long, and what the doors and exporters did since the start."""
     stats = store.stats()
     counted: dict[str, dict[str, dict[str, float]]] = {"doors": {}, "exporters": {}}
@@ -148,7 +180,7 @@ def status(store: HeldStore, metrics: Metrics, now: int) -> Answer:
     lines = [
         f"holds traces: {stats.traces}, spans: {stats.spans}, bytes: {stats.bytes} of {stats.limit_bytes}",
         f"the oldest part came {explain.lasting(now - stats.oldest)} ago" if stats.oldest is not None else "none waits",
-        f"remembers traces that left, OpenAI's among them: {stats.remembered}",
+        f"remembers traces that left, OpenAI's among them: {stats.remembered}, bytes: {stats.remembered_bytes}",
     ]
     lines += [
         f"exporter {name} alone has not got: spans {one.spans}, bytes {one.bytes}"
@@ -169,14 +201,15 @@ def status(store: HeldStore, metrics: Metrics, now: int) -> Answer:
             if one.batches
         },
         "remembered": stats.remembered,
+        "remembered_bytes": stats.remembered_bytes,
         "recovering": stats.recovering,
         **counted,
         "lines": lines,
     }
 
 
-def _host_key(asked: str) -> Key | None:
-    digits = asked.removeprefix("trace_").lower().replace("-", "")
+def _host_key(query: str) -> Key | None:
+    digits = query.removeprefix("trace_").lower().replace("-", "")
     try:
         raw = bytes.fromhex(digits)
     except ValueError:
@@ -184,7 +217,7 @@ def _host_key(asked: str) -> Key | None:
     return Key(raw) if len(raw) == 16 and any(raw) else None
 
 
-def _left(trace: TraceMemory, now: UnixNano) -> Answer:
+def _left(trace: TraceMemory, now: UnixNano) -> JsonObject:
     count = len(trace.span_ids) // 8
     guests = ", ".join(trace.guests) or "nothing of OpenAI's"
     line = (
@@ -213,7 +246,7 @@ def _left(trace: TraceMemory, now: UnixNano) -> Answer:
     }
 
 
-def _guest(blob: bytes) -> Answer:
+def _guest(blob: bytes) -> JsonObject:
     memory = decode_guest(blob)
     if memory is None:
         return {}
@@ -236,18 +269,22 @@ def _guest(blob: bytes) -> Answer:
             **left,
             "lines": [f"{left['spans']} spans of OpenAI's left under {left['trace_id']}; no record is kept"],
         }
-    told = [f"  {line}" for line in explain.sentences(record)]
-    told += [f"  to change: {line}" for line in explain.advice(record)]
+    lines = [f"  {line}" for line in explain.sentences(record)]
+    lines += [f"  to change: {line}" for line in explain.advice(record)]
     first = f"{record.source} {record.guest}: {left['spans']} spans under {left['trace_id']}"
-    return {**left, **record.values(), "advice": explain.advice(record), "lines": [first, *told]}
+    return {**left, **record.values(), "advice": explain.advice(record), "lines": [first, *lines]}
 
 
-def _where(asked: str) -> str:
-    if asked.startswith("sess_"):
-        return "a Realtime session is found by the id of its call, or the KEY under which its events are posted"
-    if _host_key(asked) is not None or asked.startswith(("trace_", "rtc_", "live_", "asess_")):
-        return "it never came, came to another grafter, was dropped, or left longer ago than wait.remember"
-    return "a trace id has 32 hex digits; OpenAI's begin with trace_, rtc_, live_ or asess_"
+def _where(query: str) -> str:
+    never = "it never came, came to another grafter, was dropped, or left longer ago than wait.remember"
+    if query.startswith("sess_"):
+        return (
+            f"of a hosted session: {never}, or nobody asked for its traces (grafter pull, the webhook); "
+            "a Realtime session is found by the id of its call, or the KEY under which its events are posted"
+        )
+    if _host_key(query) is not None or query.startswith(("trace_", "rtc_", "live_")):
+        return never
+    return "a trace id has 32 hex digits; OpenAI's begin with trace_, rtc_, live_ or sess_"
 
 
 def _strings(lines: object) -> list[str]:

@@ -177,11 +177,6 @@ class OpenAIReceiver(ReceiverConfig):
         return {**data, "projects": {**projects, DEFAULT_PROJECT: {**found, **given}}}
 
     @property
-    def project(self) -> Project | None:
-        """The project in whose name calls are recorded: ``default``, or the only one."""
-        return self.projects.get(self.default_project)
-
-    @property
     def default_project(self) -> str:
         """The name of the project that is meant where none is named."""
         return next(iter(self.projects)) if len(self.projects) == 1 else DEFAULT_PROJECT
@@ -212,6 +207,10 @@ class OpenAIReceiver(ReceiverConfig):
                     warning=True,
                 )
             first = {**dict.fromkeys(project.secrets, name), **first}
+
+    def pulls(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Of the receiver of this id: the kind of its pulls in the store, and each project that may have some."""
+        return tuple((pull_kind(name), project) for project in self.projects)
 
     def accounts(self) -> "dict[str, Account]":
         """The accounts of the projects that have a key, by project."""
@@ -277,7 +276,12 @@ class OpenAIReceiver(ReceiverConfig):
             ]
             if around.calls is not None:
                 routes += calls_http.calls_routes(
-                    around.calls, metrics, time.time_ns, tokens=around.calls_tokens, links=around.links
+                    around.calls,
+                    metrics,
+                    time.time_ns,
+                    id_keys=around.calls_id_keys,
+                    tokens=around.calls_tokens,
+                    links=around.links,
                 )
             if store is not None:
                 pulls = await stack.enter_async_context(
@@ -295,7 +299,7 @@ class OpenAIReceiver(ReceiverConfig):
                 )
                 routes += admin.admin_routes(
                     pulls,
-                    Explainer(store, policy, around.clock),
+                    Explainer(store, policy, around.clock, pulls=self.pulls(name)),
                     metrics,
                     around.dead_letters,
                     around.backlogs,

@@ -68,8 +68,6 @@ class PullRequests:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[asyncio.Task[None], Task] = field(default_factory=dict)
     _waiters: dict[str, list[asyncio.Future[Pulled]]] = field(default_factory=dict)
-    _asked: dict[str, float] = field(default_factory=dict)
-    """Sessions that somebody here waits for and that were not polled here since: when they were asked for."""
     _paused: dict[str, int] = field(default_factory=dict)
     """Projects that OpenAI asked to wait for, or that give no answer, and until when."""
     _warnings: Throttle = field(default_factory=lambda: Throttle(_SECONDS_BETWEEN_WARNINGS))
@@ -94,8 +92,6 @@ class PullRequests:
         now = UnixNano(self.clock())
         name = f"{project}/{session_id}"
         await self.store.put_tasks([Task(self.kind, name, now)], now)
-        if name in self._waiters:
-            self._asked[name] = asyncio.get_running_loop().time()
         self._wake.set()
 
     async def pull(self, session_id: str, project: str | None = None) -> Pulled:
@@ -138,6 +134,10 @@ class PullRequests:
         """
         try:
             task = await self.store.find_task(self.kind, name)
+            if task is None:
+                # It came to its end elsewhere, so long ago that its answer is gone: it is asked for again.
+                now = UnixNano(self.clock())
+                await self.store.put_tasks([Task(self.kind, name, now)], now)
         except UnavailableError as error:
             _log.warning("the store is not available: %s", error)
             return None
@@ -157,7 +157,6 @@ class PullRequests:
             free = _AT_ONCE - len(self._running)
             if free:
                 try:
-                    await self._ask_for_waiters()
                     for task in await self.store.claim_tasks(self.kind, UnixNano(self.clock()), free):
                         work = self.tasks.create_task(self._work(task), name="sessions.poll")
                         self._running[work] = task
@@ -171,17 +170,6 @@ class PullRequests:
                     await self._wake.wait()
             except TimeoutError:
                 pass
-
-    async def _ask_for_waiters(self) -> None:
-        """Another process may have polled what somebody waits for here, without a word to this one: it is put again."""
-        now = asyncio.get_running_loop().time()
-        running = {task.name for task in self._running.values()}
-        self._asked = {name: at for name, at in self._asked.items() if name in self._waiters}
-        for name, at in list(self._asked.items()):
-            if name not in running and now - at >= self.tick_seconds:
-                self._asked[name] = now
-                moment = UnixNano(self.clock())
-                await self.store.put_tasks([Task(self.kind, name, moment)], moment)
 
     def _done(self, work: asyncio.Task[None]) -> None:
         self._running.pop(work, None)
@@ -213,7 +201,6 @@ class PullRequests:
 
     async def _attempt(self, task: Task) -> None:
         waiters = self._waiters.pop(task.name, [])
-        self._asked.pop(task.name, None)
         progress = Progress.decode(task.blob)
         if task.put_at != progress.event:
             progress = progress.promised(task.put_at)
@@ -325,12 +312,11 @@ class PullRequests:
         else:
             await self._give_back(task, progress.done(), self.clock() + _ANSWER_KEPT_NS)
 
-    def _put_back(self, task: Task, waiters: list[asyncio.Future[Pulled]]) -> bool:
-        """Whoever waits goes on waiting, for the next attempt; whether there is anybody."""
+    def _put_back(self, task: Task, waiters: list[asyncio.Future[Pulled]]) -> None:
+        """Whoever waits goes on waiting, for the next attempt."""
         left = [waiter for waiter in waiters if not waiter.done()]
         if left:
             self._waiters.setdefault(task.name, []).extend(left)
-        return bool(left)
 
     def _wait(self, progress: Progress, hint: float) -> float:
         return self.retry.wait(progress.failures, random.random(), hint)

@@ -9,7 +9,6 @@ from grafter.core.lifecycle import awaited
 from grafter.core.memory import GuestMemory
 from grafter.core.memory_blobs import decode_guest, encode_guest
 from grafter.core.model import TraceId, UnixNano
-from grafter.core.policy import GraftPolicy
 from grafter.core.state import TraceState
 from grafter.guests.sources import RULES
 from grafter.receiver.explaining import Explainer, status
@@ -126,7 +125,7 @@ def test_a_record_survives_its_memory_and_is_of_bounded_size() -> None:
     """A thousand steps keep fifty, and their number; what is no record is none."""
     steps = [Step(f"{n:016x}", f"{n:016x}", "call_id") for n in range(1000)]
     record = GuestRecord("trace_1", "sdk", "trace_id", "named", "00" * 8, (Refusal("named", "not_in_host"),))
-    record = record.with_steps(steps, steps[:2], [Step("00" * 8, "11" * 8, "two_fit")])
+    record = record.with_steps(steps, steps[:2], [Step("00" * 8, "11" * 8, "two_fit")], (1000, 2, 1))
     memory = decode_guest(encode_guest(GuestMemory(None, TraceId(b"t" * 16), record=record)))
     assert memory is not None
     assert memory.record == record
@@ -140,7 +139,7 @@ def test_a_record_survives_its_memory_and_is_of_bounded_size() -> None:
 def test_a_trace_without_a_root_waits_for_it() -> None:
     """The words that a reader of a held trace looks for first."""
     state = TraceState(UnixNano(0), UnixNano(0), host_spans=2)
-    assert awaited(state, GraftPolicy(), RULES) == ("root",)
+    assert awaited(state, RULES) == ("root",)
 
 
 def test_lengths_of_time_are_read_at_a_glance() -> None:

@@ -23,6 +23,7 @@ from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.sessions.intake import read_session
 from grafter.guests.sessions.poll_state import Progress
 from grafter.receiver import session_poll
+from grafter.receiver.explaining import Explainer
 from grafter.receiver.openai_api import MAX_ANSWER_BYTES, Account, Reply, session_url
 from grafter.receiver.outcomes import UpstreamError
 from grafter.receiver.session_poll import Pulled
@@ -172,6 +173,31 @@ async def test_all_turns_of_a_session_hang_under_the_host_that_its_metadata_name
     assert at_work.count("grafter_expected_guests_total", source="sessions", outcome="joined") == 1
 
 
+async def test_explain_follows_a_session_by_its_id(at_work: Bench) -> None:
+    """Before anything came, asked for and not published, held with its host, and left."""
+    asking = Explainer(
+        at_work.rig.store, at_work.rig.policy, lambda: at_work.rig.now[0], pulls=[("session", "default")]
+    )
+    nothing = await asking.explain(SESSION)
+    assert "nobody asked for its traces" in str(nothing["lines"])
+    await at_work.rig.host(host_request())
+    await at_work.pull()
+    empty = await asking.explain(SESSION)
+    assert empty["filed_under"] == HOST.hex()
+    assert empty["pulls"] == [
+        {"project": "default", "traces": 0, "failures": 0, "answer": "ok", "next_in_seconds": 3.0}
+    ]
+    assert f"end {SESSION}" in str(empty["held"])
+    at_work.server.traces = [trace(1)]
+    await at_work.later(3)
+    assert (await asking.explain(SESSION))["pulls"][0]["traces"] == 1  # type: ignore[index]
+    await at_work.rig.pass_time(17)
+    left = await asking.explain(SESSION)
+    (guest,) = left["guests"]  # type: ignore[misc,attr-defined]
+    assert (guest["guest"], guest["source"], guest["host"], guest["spans"]) == (SESSION, "sessions", HOST.hex(), 3)
+    assert (await asking.explain(HOST.hex()))["guests"] == left["guests"]
+
+
 async def test_a_host_waits_until_what_an_event_promised_is_read(at_work: Bench) -> None:
     """The list is empty when the event comes: the host is kept, and leaves soon after the look that finds the turn."""
     await at_work.rig.host(host_request())
@@ -270,7 +296,7 @@ async def test_a_trace_that_is_published_late_is_found_by_a_later_look(at_work: 
 async def test_who_waits_hears_also_when_the_session_was_taken_over_meanwhile(at_work: Bench) -> None:
     """The lease of a poll ends under it (the clock jumps); the next poll has begun before the first one notices."""
     at_work.server.traces = [trace(1)]
-    let, asked = asyncio.Event(), 0
+    begun, let, asked = asyncio.Event(), asyncio.Event(), 0
     api = at_work.pulls.pollers["default"].api
     get = api.get
 
@@ -278,16 +304,18 @@ async def test_who_waits_hears_also_when_the_session_was_taken_over_meanwhile(at
         nonlocal asked
         asked += 1
         if asked == 1:
+            begun.set()
             await let.wait()
         return await get(url)
 
     api.get = slow  # type: ignore[method-assign]
-    waiting = asyncio.ensure_future(at_work.pull())
-    await at_work.claims.rounds(2)
-    at_work.rig.now[0] += 11 * SECOND
-    await at_work.server.until_asked(2)
-    let.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
+        waiting = asyncio.ensure_future(at_work.pull())
+        # Not before: a poll that begins after the jump loses nothing by it.
+        await begun.wait()
+        at_work.rig.now[0] += 11 * SECOND
+        await at_work.server.until_asked(2)
+        let.set()
         assert (await waiting).linked
 
 
@@ -364,7 +392,7 @@ async def test_who_waits_hears_what_another_process_was_refused() -> None:
     async with replicas() as both, asyncio.timeout(60):
         for _ in range(2):
             with pytest.raises(UpstreamError) as unknown:
-                await both.waiting.pull("asess_other")
+                await both.waiting.pull("sess_other")
             assert unknown.value.reason == Reply.NOT_FOUND
         both.server.answer = lambda _: web.Response(status=401)
         with pytest.raises(UpstreamError, match=r"api\.traces\.read") as refused:
