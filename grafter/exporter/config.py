@@ -1,9 +1,8 @@
 """What the configs of exporters have in common: how they are opened, and the keys of every exporter over a network."""
 
-import random
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -18,38 +17,37 @@ from grafter.exporter.tls import ClientTls
 if TYPE_CHECKING:
     from grafter.consumer import OpenedExporter
     from grafter.exporter.answer import Attempt
-    from grafter.exporter.sending import Sending
+    from grafter.exporter.cut import Limits
     from grafter.telemetry import Metrics
 
 
 class ExporterConfig(Component):
     """An exporter's keys; what it needs beyond them is imported when it is opened."""
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
-        """Run it until left; its peer need not be up. Raises OSError or ValueError when it cannot be opened."""
-        raise NotImplementedError
+    @abstractmethod
+    def attempts(self, name: str) -> "AbstractAsyncContextManager[Attempt]":
+        """What makes one attempt, until left; its peer need not be up. ``name``: what the config calls it.
 
+        Raises OSError or ValueError when it cannot be opened.
+        """
 
-def one_at_a_time(
-    name: str,
-    attempt: "Attempt",
-    metrics: "Metrics",
-    clock: Callable[[], float] = time.monotonic,
-    chance: Callable[[], float] = random.random,
-) -> "Sending":
-    """An exporter on this machine: one request at a time, and what failed waits for its trace's next turn."""
-    from grafter.exporter.cut import Limits
-    from grafter.exporter.sending import Sending
+    @asynccontextmanager
+    async def open(self, name: str, metrics: "Metrics") -> "AsyncIterator[OpenedExporter]":
+        """Run it until left. Raises OSError or ValueError when it cannot be opened."""
+        from grafter.exporter.sending import Sending
 
-    return Sending(
-        name,
-        attempt,
-        metrics=metrics,
-        clock=clock,
-        random=chance,
-        retry=RetryPolicy(enabled=False),
-        limits=Limits(num_consumers=1),
-    )
+        async with self.attempts(name) as attempt:
+            yield Sending(name, attempt, metrics=metrics, retry=self.retry_policy(), limits=self.limits())
+
+    def retry_policy(self) -> RetryPolicy:
+        """On this machine what failed waits for its trace's next turn."""
+        return RetryPolicy(enabled=False)
+
+    def limits(self) -> "Limits":
+        """How much goes out at a time; on this machine one request."""
+        from grafter.exporter.cut import Limits
+
+        return Limits(num_consumers=1)
 
 
 Headers = dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], Secret]
@@ -113,7 +111,7 @@ class SendingQueue(Model):
 
 
 class NetworkExporter(ExporterConfig):
-    """What every door over the network has; ``tls``, ``headers``, ``compression`` and ``timeout`` by its protocol."""
+    """What all exporters over a network have; ``tls``, ``headers``, ``compression`` and ``timeout`` by its protocol."""
 
     retry_on_failure: Retry = Retry()
     """When a failed attempt is made again."""
@@ -132,26 +130,26 @@ class NetworkExporter(ExporterConfig):
         def timeout(self) -> Duration: ...
 
     @property
+    @abstractmethod
     def target(self) -> Url | Target:
         """Where traces are sent to."""
-        raise NotImplementedError
 
-    def common(self) -> dict[str, Any]:
-        """What all openers take by the same words."""
+    def retry_policy(self) -> RetryPolicy:
+        return self.retry_on_failure.policy()
+
+    def limits(self) -> "Limits":
         from grafter.exporter.cut import Limits
 
         queue = self.sending_queue
+        return Limits(queue.num_consumers, queue.batch.max_spans, queue.batch.max_bytes)
+
+    def common(self) -> dict[str, Any]:
+        """What attempts take by the same words, whatever the protocol."""
         return {
             "tls": self.tls,
             "headers": self.request_headers(),
             "compression": self.effective_compression,
             "timeout_seconds": self.timeout.seconds,
-            "retry": self.retry_on_failure.policy(),
-            "limits": Limits(
-                num_consumers=queue.num_consumers,
-                batch_spans=queue.batch.max_spans,
-                batch_bytes=queue.batch.max_bytes,
-            ),
         }
 
     @property

@@ -4,15 +4,11 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import Literal, TextIO
 
 from grafter.errors import RejectedError
 from grafter.exporter.answer import TRACES, Accepted, ExportAnswer, Kind, Later, Refused, words
-from grafter.exporter.config import ExporterConfig, one_at_a_time
-
-if TYPE_CHECKING:
-    from grafter.consumer import OpenedExporter
-    from grafter.telemetry import Metrics
+from grafter.exporter.config import ExporterConfig
 
 Verbosity = Literal["basic", "normal", "detailed"]
 
@@ -27,8 +23,8 @@ class DebugExporter(ExporterConfig):
         return f"stdout, {self.verbosity}"
 
     @asynccontextmanager
-    async def open(self, name: str, metrics: "Metrics") -> AsyncIterator["OpenedExporter"]:
-        yield one_at_a_time(name, DebugAttempt(sys.stdout, self.verbosity), metrics)
+    async def attempts(self, name: str) -> "AsyncIterator[DebugAttempt]":
+        yield DebugAttempt(sys.stdout, self.verbosity)
 
 
 class DebugAttempt:

@@ -8,16 +8,11 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from grafter.config.model import Flag, Word
 from grafter.errors import RejectedError
 from grafter.exporter.answer import TRACES, Accepted, ExportAnswer, Kind, Later, Refused
-from grafter.exporter.config import ExporterConfig, one_at_a_time
-
-if TYPE_CHECKING:
-    from grafter.consumer import OpenedExporter
-    from grafter.telemetry import Metrics
+from grafter.exporter.config import ExporterConfig
 
 
 class FileExporter(ExporterConfig):
@@ -35,13 +30,13 @@ class FileExporter(ExporterConfig):
         return self.path
 
     @asynccontextmanager
-    async def open(self, name: str, metrics: "Metrics") -> AsyncIterator["OpenedExporter"]:
+    async def attempts(self, name: str) -> "AsyncIterator[FileAttempt]":
         attempt = FileAttempt(Path(self.path), self.fsync)
         try:
             await asyncio.to_thread(attempt.check)
         except OSError as error:
             raise OSError(error.errno, f"exporters.{name}.path: cannot write {self.path}: {error.strerror}") from error
-        yield one_at_a_time(name, attempt, metrics)
+        yield attempt
 
 
 class FileAttempt:

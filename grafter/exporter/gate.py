@@ -37,7 +37,7 @@ class Gate:
         random: Callable[[], float],
         turned: Callable[[bool], None] = lambda _up: None,
     ) -> None:
-        """``turned`` is told when the peer goes down, False, and when it is back, True."""
+        """``turned`` gets False when the peer goes down, and True when it is back."""
         self.name = name
         self._turned = turned
         self._policy = policy
@@ -115,7 +115,3 @@ class Gate:
     def outage(self) -> Outage | None:
         """Since when the peer takes nothing, and why; None while it is up."""
         return None if self.down_since is None else Outage(self._clock() - self.down_since, self.last_error)
-
-    def chance(self) -> float:
-        """From 0 up to 1."""
-        return self._random()

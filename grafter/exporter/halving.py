@@ -105,8 +105,8 @@ class Halving:
                 self._work += halves
             else:
                 if large:
-                    self._note_too_large(trace, answer)
-                self._note(group, Result(Verdict.REFUSED, answer.reason, part=trace))
+                    self._record_too_large(trace, answer)
+                self._record(group, Result(Verdict.REFUSED, answer.reason, part=trace))
         else:
             self._suspects.append(group)
             self.refused, self.out = answer, blame is Blame.PEER
@@ -122,7 +122,7 @@ class Halving:
             group = sorted(group, key=lambda one: weight_of(one[1]))
         return halved(group, within_trace=True)
 
-    def _note_too_large(self, trace: OutTrace, answer: Refused) -> None:
+    def _record_too_large(self, trace: OutTrace, answer: Refused) -> None:
         """By itself it was too large, so whatever is under the same resource and no lighter is too."""
         weight = weight_of(trace)
         for resource in _large_resources(trace):

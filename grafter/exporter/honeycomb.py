@@ -11,8 +11,8 @@ from grafter.config.units import Url
 from grafter.exporter.otlp import HttpExporter, base_of, path_twice
 
 if TYPE_CHECKING:
-    from grafter.consumer import OpenedExporter
-    from grafter.telemetry import Metrics
+    from grafter.exporter.answer import Attempt
+    from grafter.exporter.cut import Limits
 
 _ENDPOINTS = {"us": Url("https://api.honeycomb.io"), "eu": Url("https://api.eu1.honeycomb.io")}
 # Honeycomb names no limit for a request; 5 MB is the batch limit of its own proxy, Refinery.
@@ -58,10 +58,11 @@ class HoneycombExporter(HttpExporter):
             yield Finding(("dataset",), "is required: this api_key is one of Honeycomb Classic")
         yield from path_twice(self.endpoint)
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
+    def limits(self) -> "Limits":
+        own = super().limits()
+        return replace(own, batch_bytes=min(own.batch_bytes, _REQUEST_BYTES), request_bytes=_REQUEST_BYTES)
+
+    def attempts(self, name: str) -> "AbstractAsyncContextManager[Attempt]":
         from grafter.exporter import otlp_http
 
-        common = self.common()
-        bytes_at_most = min(common["limits"].batch_bytes, _REQUEST_BYTES)
-        common["limits"] = replace(common["limits"], batch_bytes=bytes_at_most, request_bytes=_REQUEST_BYTES)
-        return otlp_http.opened(name=name, metrics=metrics, endpoint=self._base, **common)
+        return otlp_http.opened(endpoint=self._base, **self.common())

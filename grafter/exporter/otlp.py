@@ -1,8 +1,9 @@
 """The configs of ``otlp_grpc`` and ``otlp_http``; what sends is in the rooms of these names."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from grafter.config import collector
 from grafter.config.model import PositiveDuration
@@ -12,8 +13,7 @@ from grafter.exporter.config import NO_HEADERS, Headers, NetworkExporter
 from grafter.exporter.tls import ClientTls
 
 if TYPE_CHECKING:
-    from grafter.consumer import OpenedExporter
-    from grafter.telemetry import Metrics
+    from grafter.exporter.answer import Attempt
 
 
 class OtlpGrpcExporter(NetworkExporter):
@@ -57,10 +57,10 @@ class OtlpGrpcExporter(NetworkExporter):
     def describe(self) -> str:
         return f"grpc {self.endpoint.address} ({'TLS' if self.secure else 'plaintext'})"
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
+    def attempts(self, name: str) -> "AbstractAsyncContextManager[Attempt]":
         from grafter.exporter import otlp_grpc
 
-        return otlp_grpc.opened(name=name, metrics=metrics, endpoint=self.endpoint, secure=self.secure, **self.common())
+        return otlp_grpc.opened(self.endpoint, secure=self.secure, **self.common())
 
 
 _TRACES_PATH = "/v1/traces"
@@ -98,12 +98,15 @@ class HttpExporter(NetworkExporter):
     """For one attempt."""
 
     @property
+    @abstractmethod
     def target(self) -> Url:
         """Where requests with traces are posted."""
-        raise NotImplementedError
 
     def describe(self) -> str:
         return f"http {self.target}"
+
+    def common(self) -> dict[str, Any]:
+        return {**super().common(), "connections": self.sending_queue.num_consumers}
 
 
 class OtlpHttpExporter(HttpExporter):
@@ -129,12 +132,10 @@ class OtlpHttpExporter(HttpExporter):
             yield Finding((), "needs an endpoint, or a traces_endpoint")
         yield from path_twice(self.endpoint)
 
-    def open(self, name: str, metrics: "Metrics") -> AbstractAsyncContextManager["OpenedExporter"]:
+    def attempts(self, name: str) -> "AbstractAsyncContextManager[Attempt]":
         from grafter.exporter import otlp_http
 
         return otlp_http.opened(
-            name=name,
-            metrics=metrics,
             endpoint=base_of(self.endpoint) if self.endpoint else None,
             traces_endpoint=self.traces_endpoint,
             encoding=self.encoding,

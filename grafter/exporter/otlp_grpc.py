@@ -1,10 +1,7 @@
 """OTLP over gRPC, out. Bytes go in and bytes come back: no message object is built on this path."""
 
-import asyncio
-import random
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from ssl import get_default_verify_paths
 from typing import cast
@@ -15,12 +12,8 @@ import grpc.aio
 from grafter import __version__
 from grafter.config.units import Target, is_loopback
 from grafter.consumer import Signal
-from grafter.core.retry import RetryPolicy
 from grafter.exporter.answer import TRACES, ExportAnswer, Kind, Later, Refused, accepted, advised, retry_info, words
-from grafter.exporter.cut import Limits
-from grafter.exporter.sending import Sending
 from grafter.exporter.tls import Advice, ClientTls, advice, read_pem
-from grafter.telemetry import Metrics
 
 _METHODS: dict[Kind, str] = {
     TRACES: "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
@@ -78,39 +71,22 @@ _Metadata = tuple[tuple[str, str | bytes], ...]
 
 @asynccontextmanager
 async def opened(
-    *,
-    name: str,
     endpoint: Target,
-    metrics: Metrics,
+    *,
     secure: bool = True,
     tls: ClientTls | None = None,
     headers: Mapping[str, str] | None = None,
     compression: str = "none",
     timeout_seconds: float = 5.0,
-    retry: RetryPolicy | None = None,
-    limits: Limits | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    chance: Callable[[], float] = random.random,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> AsyncIterator[Sending]:
-    """An exporter to one OTLP/gRPC endpoint, over TLS if ``secure``; it need not be up yet.
+) -> AsyncIterator["GrpcAttempt"]:
+    """Attempts at one OTLP/gRPC endpoint, over TLS if ``secure``; it need not be up yet.
 
     Raises ValueError for settings that cannot be kept.
     """
     metadata = _metadata(headers or {})
     channel = _channel(endpoint, (tls or ClientTls()) if secure else None, compression, timeout_seconds)
     async with channel:
-        attempt = GrpcAttempt(channel, metadata, timeout_seconds, secure)
-        yield Sending(
-            name,
-            attempt,
-            metrics=metrics,
-            clock=clock,
-            random=chance,
-            sleep=sleep,
-            retry=retry or RetryPolicy(),
-            limits=limits or Limits(),
-        )
+        yield GrpcAttempt(channel, metadata, timeout_seconds, secure)
 
 
 class GrpcAttempt:

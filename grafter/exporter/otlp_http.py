@@ -1,9 +1,7 @@
 """OTLP over HTTP, out: protobuf or JSON."""
 
 import asyncio
-import random
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -18,7 +16,6 @@ from isal import igzip, isal_zlib
 from grafter import __version__
 from grafter.config.units import is_loopback
 from grafter.consumer import Signal
-from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError
 from grafter.exporter.answer import (
     TRACES,
@@ -33,8 +30,6 @@ from grafter.exporter.answer import (
     status_message_json,
     words,
 )
-from grafter.exporter.cut import Limits
-from grafter.exporter.sending import Sending
 from grafter.exporter.tls import Advice, ClientTls, advice, ssl_context
 from grafter.otlp.to_json import trace_request_to_json
 
@@ -62,8 +57,6 @@ _PIECEMEAL_BYTES = 1 << 20
 @asynccontextmanager
 async def opened(
     *,
-    name: str,
-    metrics: Metrics,
     endpoint: str | None = None,
     traces_endpoint: str | None = None,
     encoding: Encoding = "proto",
@@ -71,18 +64,14 @@ async def opened(
     headers: Mapping[str, str] | None = None,
     compression: str = "none",
     timeout_seconds: float = 30.0,
-    retry: RetryPolicy | None = None,
-    limits: Limits | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    chance: Callable[[], float] = random.random,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> AsyncIterator[Sending]:
-    """An exporter to one OTLP/HTTP endpoint; it need not be up yet.
+    connections: int = 4,
+) -> AsyncIterator["HttpAttempt"]:
+    """Attempts at one OTLP/HTTP endpoint, over so many connections at most; it need not be up yet.
 
     ``endpoint`` is completed by ``/v1/traces``, ``traces_endpoint`` is used as it stands.
     Raises ValueError for settings that cannot be kept.
     """
-    retry, limits, tls = retry or RetryPolicy(), limits or Limits(), tls or ClientTls()
+    tls = tls or ClientTls()
     urls = _urls(endpoint, traces_endpoint)
     host = urlsplit(urls[TRACES]).hostname or ""
     compress = _compressor(compression)
@@ -95,7 +84,7 @@ async def opened(
     if compression not in ("", "none"):
         sent_headers["Content-Encoding"] = compression
     secure = any(url.startswith("https:") for url in urls.values())
-    connector = aiohttp.TCPConnector(limit=limits.num_consumers, ssl=ssl_context(tls) if secure else True)
+    connector = aiohttp.TCPConnector(limit=connections, ssl=ssl_context(tls) if secure else True)
     session = aiohttp.ClientSession(
         connector=connector,
         headers=sent_headers,
@@ -107,10 +96,7 @@ async def opened(
         trust_env=not is_loopback(host),
     )
     async with session:
-        attempt = HttpAttempt(session, urls, encoding, compress, tls.server_name_override)
-        yield Sending(
-            name, attempt, metrics=metrics, clock=clock, random=chance, sleep=sleep, retry=retry, limits=limits
-        )
+        yield HttpAttempt(session, urls, encoding, compress, tls.server_name_override)
 
 
 class HttpAttempt:

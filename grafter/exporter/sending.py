@@ -7,6 +7,8 @@ spans of the repeat must say that they are one. What to ask for next after a ref
 
 import asyncio
 import logging
+import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from grafter.consumer import Batch, Outage, OutTrace, Result, Signal, Verdict
@@ -38,11 +40,11 @@ class Sending:
         attempt: Attempt,
         *,
         metrics: Metrics,
-        clock: Callable[[], float],
-        random: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         retry: RetryPolicy,
         limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.name = name
         self._attempt = attempt
@@ -67,16 +69,6 @@ class Sending:
         self._seconds = metrics.exporter_seconds.labels(name)
         self._refusals = Refusals()
         self._throttle = Throttle(clock=clock)
-
-    @property
-    def down_since(self) -> float | None:
-        """When the peer stopped taking traces, on the clock; None while it takes them."""
-        return self._gates[TRACES].down_since
-
-    @property
-    def last_error(self) -> str:
-        """What the last failure said; empty when there was none."""
-        return self._gates[TRACES].last_error
 
     def outages(self) -> Mapping[str, Outage]:
         return {gate.name: outage for gate in self._gates.values() if (outage := gate.outage()) is not None}
@@ -164,7 +156,7 @@ class Sending:
             else:
                 wait = self._retry.wait(1, self._random())
                 search.give_back(search.refused.reason, wait, wait)
-                self._say_suspected(suspects[0], search.refused)
+                self._log_suspected(suspects[0], search.refused)
         return search.results()
 
     async def _send_runs(self, batch: Batch, gate: Gate, ticket: Ticket) -> ExportAnswer | None:
@@ -184,7 +176,7 @@ class Sending:
             self._report(TRACES, answer)
         return answer
 
-    def _say_suspected(self, trace: OutTrace, answer: Refused) -> None:
+    def _log_suspected(self, trace: OutTrace, answer: Refused) -> None:
         if times := self._throttle.due("suspect"):
             logger.warning(
                 "%s: the peer refused trace %s; it stays held until others show whether that is about the trace or the"

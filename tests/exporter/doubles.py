@@ -13,7 +13,7 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
-from grafter.consumer import Batch, OutTrace, Piece
+from grafter.consumer import Batch, OpenedExporter, OutTrace, Piece
 from grafter.core.model import Envelope, Key
 from grafter.exporter.answer import ExportAnswer, Kind
 from grafter.otlp.frames import run_of
@@ -201,9 +201,6 @@ def black_hole() -> Iterator[str]:
                 one.close()
 
 
-def free_port() -> int:
-    """A port on which nothing listens just now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def last_error(exporter: OpenedExporter) -> str:
+    """Why its peer takes no traces now."""
+    return exporter.outages()[exporter.name].reason

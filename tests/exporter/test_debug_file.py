@@ -17,15 +17,15 @@ import pytest
 from grafter.consumer import OutTrace, Piece, Signal, Verdict
 from grafter.core.model import Key
 from grafter.errors import RejectedError
-from grafter.exporter.config import one_at_a_time
-from grafter.exporter.debug import DebugAttempt, Verbosity
+from grafter.exporter.answer import Attempt
+from grafter.exporter.debug import DebugAttempt, DebugExporter, Verbosity
 from grafter.exporter.file import FileAttempt
 from grafter.exporter.sending import Sending
 from grafter.otlp.build import request
 from grafter.otlp.frames import run_of, spans_of
 from grafter.otlp.from_json import trace_request_from_json
 from grafter.telemetry import Metrics
-from tests.exporter.doubles import ENVELOPE, Clock, batch, count, middle, span, spans_in, trace
+from tests.exporter.doubles import ENVELOPE, Clock, batch, count, last_error, middle, span, spans_in, trace
 
 
 def unreadable() -> OutTrace:
@@ -33,18 +33,24 @@ def unreadable() -> OutTrace:
     return OutTrace(Key(b"\xee" * 16), (Piece(ENVELOPE, b"\x12\x02\x0a\x7f", 1),), 1)
 
 
+def local(attempt: Attempt, metrics: Metrics, **time: Any) -> Sending:
+    """An exporter as the config of one on this machine has it."""
+    own = DebugExporter()
+    return Sending("out", attempt, metrics=metrics, retry=own.retry_policy(), limits=own.limits(), **time)
+
+
 @asynccontextmanager
 async def printing(
     stream: TextIO, *, metrics: Metrics, verbosity: Verbosity = "normal", **time: Any
 ) -> AsyncIterator[Sending]:
     """The debug exporter on a stream."""
-    yield one_at_a_time("out", DebugAttempt(stream, verbosity), metrics, **time)
+    yield local(DebugAttempt(stream, verbosity), metrics, **time)
 
 
 @asynccontextmanager
 async def writing(path: Path, *, metrics: Metrics, fsync: bool = False, **time: Any) -> AsyncIterator[Sending]:
     """The file exporter on a file."""
-    yield one_at_a_time("out", FileAttempt(path, fsync), metrics, **time)
+    yield local(FileAttempt(path, fsync), metrics, **time)
 
 
 async def test_debug_prints_each_trace() -> None:
@@ -94,7 +100,7 @@ async def test_debug_holds_traces_while_its_stream_is_shut() -> None:
     """A closed pipe is a peer that is down: traces stay held."""
     stream = io.StringIO()
     stream.close()
-    async with printing(stream, metrics=Metrics(), clock=Clock(), chance=middle) as exporter:
+    async with printing(stream, metrics=Metrics(), clock=Clock(), random=middle) as exporter:
         results = await exporter.export(batch(trace(1)))
         assert results[0].verdict is Verdict.LATER
         assert exporter.retry_in() == 5.0
@@ -183,10 +189,10 @@ async def test_a_line_that_another_worker_takes_back_takes_no_other_with_it(tmp_
 async def test_a_directory_that_is_away_holds_the_traces(tmp_path: Path) -> None:
     """An unwritable path is LATER with the path and the reason; when the directory is there the file is written."""
     path, clock = tmp_path / "away" / "out.jsonl", Clock()
-    async with writing(path, metrics=Metrics(), clock=clock, chance=middle) as exporter:
+    async with writing(path, metrics=Metrics(), clock=clock, random=middle) as exporter:
         result = (await exporter.export(batch(trace(1))))[0]
         assert (result.verdict, result.unknown) == (Verdict.LATER, False)
-        assert "No such file or directory" in exporter.last_error
+        assert "No such file or directory" in last_error(exporter)
         path.parent.mkdir()
         clock.now += exporter.retry_in()
         assert (await exporter.export(batch(trace(1))))[0].verdict is Verdict.ACCEPTED
@@ -210,7 +216,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 async def test_a_full_disk_holds_the_traces_and_leaves_whole_lines(tmp_path: Path) -> None:
     """What could not be written whole is taken back and held; once there is room it is written once."""
     path, clock = tmp_path / "out.jsonl", Clock()
-    async with writing(path, metrics=Metrics(), clock=clock, chance=middle) as exporter:
+    async with writing(path, metrics=Metrics(), clock=clock, random=middle) as exporter:
         await exporter.export(batch(trace(1)))
         size = path.stat().st_size
         with file_size_limit(size + 100):

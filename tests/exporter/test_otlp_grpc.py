@@ -22,7 +22,6 @@ from grafter.config.units import Target
 from grafter.consumer import Signal, Verdict
 from grafter.exporter import otlp_grpc
 from grafter.exporter.answer import Later, Refused
-from grafter.exporter.cut import Limits
 from grafter.exporter.gate import FAULT_SECONDS
 from grafter.exporter.otlp_grpc import answer_to
 from grafter.exporter.sending import Sending
@@ -37,14 +36,15 @@ from tests.exporter.doubles import (
     batch,
     black_hole,
     count,
-    free_port,
     grpc_peer,
     http_peer,
-    middle,
+    last_error,
     spans_in,
     trace,
     traces_in,
 )
+from tests.exporter.test_sending import sending
+from tests.ports import free_port
 
 Code = grpc.StatusCode
 LATER = {
@@ -66,11 +66,11 @@ async def taken(body: bytes, context: Context) -> bytes:
 @asynccontextmanager
 async def exporter_to(address: str, **settings: object) -> AsyncIterator[tuple[Sending, Metrics, Clock]]:
     """An exporter to an address, without patience and with a clock that stands still."""
-    metrics, clock = Metrics(), Clock()
-    given: dict[str, object] = {"endpoint": Target(address), "secure": False, "clock": clock, "chance": middle}
-    given["sleep"] = clock.sleep
-    async with otlp_grpc.opened(name="out", metrics=metrics, **(given | settings)) as exporter:  # type: ignore[arg-type]
-        yield exporter, metrics, clock
+    given: dict[str, object] = {"endpoint": Target(address), "secure": False}
+    limits = {"num_consumers": settings.pop("num_consumers")} if "num_consumers" in settings else {}
+    async with otlp_grpc.opened(**(given | settings)) as attempt:  # type: ignore[arg-type]
+        metrics, clock = Metrics(), Clock()
+        yield sending(attempt, clock, metrics, **limits), metrics, clock  # type: ignore[arg-type]
 
 
 def rich_status(code: grpc.StatusCode, *, delay: float | None) -> bytes:
@@ -272,7 +272,7 @@ async def test_a_dead_peer_is_known_not_to_have_taken_and_is_found_again() -> No
                 clock.now += exporter.retry_in()
                 verdict = (await exporter.export(batch(trace(1))))[0].verdict
             assert len(peer.bodies) == 1
-    assert exporter.down_since is None
+    assert exporter.outages() == {}
 
 
 async def test_a_connection_that_never_comes_is_known_not_to_have_taken() -> None:
@@ -306,7 +306,7 @@ async def reason_of(endpoint: str, **settings: object) -> str:
     async with exporter_to(endpoint, **settings) as (exporter, _, _clock):
         (result,) = await exporter.export(batch(trace(1)))
         assert (result.verdict, result.unknown) == (Verdict.LATER, False)
-        assert exporter.last_error == result.reason
+        assert last_error(exporter) == result.reason
     return result.reason
 
 
@@ -400,7 +400,7 @@ async def test_many_batches_at_once_share_one_channel() -> None:
     """Concurrent exports within the bound all arrive, each exactly once."""
     async with (
         grpc_peer(taken) as peer,
-        exporter_to(peer.address, limits=Limits(num_consumers=8)) as (exporter, metrics, _),
+        exporter_to(peer.address, num_consumers=8) as (exporter, metrics, _),
     ):
         results = await asyncio.gather(*(exporter.export(batch(trace(n, 5))) for n in range(200)))
     assert {r[0].verdict for r in results} == {Verdict.ACCEPTED}

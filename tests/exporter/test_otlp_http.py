@@ -38,13 +38,14 @@ from tests.exporter.doubles import (
     batch,
     black_hole,
     count,
-    free_port,
     http_peer,
-    middle,
+    last_error,
     spans_in,
     trace,
     traces_in,
 )
+from tests.exporter.test_sending import sending
+from tests.ports import free_port
 
 PROTOBUF = "application/x-protobuf"
 
@@ -57,10 +58,10 @@ async def taken(body: bytes) -> web.Response:
 @asynccontextmanager
 async def exporter_to(address: str, **settings: object) -> AsyncIterator[tuple[Sending, Metrics, Clock]]:
     """An exporter to an address, without patience and with a clock that stands still."""
-    metrics, clock = Metrics(), Clock()
-    given: dict[str, object] = {"endpoint": f"http://{address}", "clock": clock, "chance": middle, "sleep": clock.sleep}
-    async with otlp_http.opened(name="out", metrics=metrics, **(given | settings)) as exporter:  # type: ignore[arg-type]
-        yield exporter, metrics, clock
+    given: dict[str, object] = {"endpoint": f"http://{address}"}
+    async with otlp_http.opened(**(given | settings)) as attempt:  # type: ignore[arg-type]
+        metrics, clock = Metrics(), Clock()
+        yield sending(attempt, clock, metrics), metrics, clock
 
 
 async def test_a_batch_arrives_with_its_path_and_headers() -> None:
@@ -335,7 +336,7 @@ async def reason_of(endpoint: str, **settings: object) -> tuple[str, bool]:
     async with exporter_to("", endpoint=endpoint, **settings) as (exporter, _, _clock):
         (result,) = await exporter.export(batch(trace(1)))
         assert result.verdict is Verdict.LATER
-        assert exporter.last_error == result.reason
+        assert last_error(exporter) == result.reason
     return result.reason, result.unknown
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from grafter.consumer import Signal, Verdict
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
-from grafter.exporter.answer import Accepted, ExportAnswer, Later, Refused
+from grafter.exporter.answer import Accepted, Attempt, ExportAnswer, Later, Refused
 from grafter.exporter.cut import Limits
 from grafter.exporter.gate import FAULT_SECONDS
 from grafter.exporter.halving import MIN_CUT_BYTES
@@ -25,6 +25,7 @@ from tests.exporter.doubles import (
     batch,
     count,
     large_envelope,
+    last_error,
     middle,
     spans_in,
     trace,
@@ -34,7 +35,7 @@ from tests.exporter.doubles import (
 DOWN = Later("UNAVAILABLE: gone")
 
 
-def sending(script: Script, clock: Clock | None = None, metrics: Metrics | None = None, **limits: int) -> Sending:
+def sending(script: Attempt, clock: Clock | None = None, metrics: Metrics | None = None, **limits: int) -> Sending:
     """An exporter named ``out`` over a script, with a clock that stands still."""
     clock = clock or Clock()
     return Sending(
@@ -286,14 +287,14 @@ async def test_a_peer_that_refuses_everything_is_out(
         clock.now += waits[-1]
     assert len(script.bodies) <= 5 * 4
     assert waits == pytest.approx([5, 7.5, 11.25, 16.875, 25.3125])
-    assert refusal.reason in exporter.last_error
+    assert refusal.reason in last_error(exporter)
     assert count(metrics, "exporter_failed_spans") > 0
 
     broken = False
     results = await exporter.export(whole)
     assert {r.verdict for r in results} == {Verdict.ACCEPTED}
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
-    assert exporter.down_since is None
+    assert exporter.outages() == {}
 
 
 async def test_a_lone_trace_that_is_refused_is_named() -> None:
@@ -302,7 +303,7 @@ async def test_a_lone_trace_that_is_refused_is_named() -> None:
     lone = trace(77)
     (result,) = await exporter.export(batch(lone))
     assert result.verdict is Verdict.LATER
-    for said in (result.reason, exporter.last_error):
+    for said in (result.reason, last_error(exporter)):
         assert lone.key.hex() in said
         assert "INVALID_ARGUMENT" in said
 
@@ -374,7 +375,7 @@ async def test_a_first_trace_that_is_bad_waits_for_the_second() -> None:
         clock.now += exporter.retry_in()
     results = await exporter.export(batch(trace(1), trace(2)))
     assert [r.verdict for r in results] == [Verdict.REFUSED, Verdict.ACCEPTED]
-    assert exporter.down_since is None
+    assert exporter.outages() == {}
 
 
 @settings(max_examples=60, deadline=None)
@@ -399,7 +400,7 @@ def test_a_peer_that_refuses_one_kind_gets_all_others(bad: set[int], size: int) 
             clock.now = max(clock.now + exporter.retry_in(), min(due.values(), default=0.0))
             some = [n for n in sorted(due, key=due.__getitem__) if due[n] <= clock.now][:size]
             # Others come all the while, so a probe has one of them with it.
-            others = [trace(1000)] if exporter.down_since is not None else []
+            others = [trace(1000)] if exporter.outages() else []
             results = await exporter.export(batch(*(held[n] for n in some), *others))
             for n, result in zip(some, results[: len(some)], strict=True):
                 if result.verdict is Verdict.LATER:
@@ -495,7 +496,7 @@ async def test_a_blip_is_tried_again_at_once() -> None:
     results = await exporter.export(batch(trace(1)))
     assert [r.verdict for r in results] == [Verdict.ACCEPTED]
     assert clock.slept == [0.1]
-    assert exporter.down_since is None
+    assert exporter.outages() == {}
     assert count(metrics, "exporter_failed_spans") == 2
 
 
@@ -509,7 +510,7 @@ async def test_a_blip_that_lasts_is_given_back() -> None:
     assert len(script.bodies) == 3
     assert clock.now == 1000.5
     assert exporter.retry_in() == 5.0
-    assert exporter.last_error == "UNAVAILABLE: gone"
+    assert last_error(exporter) == "UNAVAILABLE: gone"
 
 
 async def test_a_failure_that_took_its_time_is_no_blip() -> None:
@@ -563,7 +564,7 @@ async def test_a_peer_that_is_down_is_probed_by_one_batch_at_a_time(caplog: pyte
     assert [results[0].verdict for results in together].count(Verdict.ACCEPTED) == 1
     together = await asyncio.gather(*(exporter.export(batch(trace(n))) for n in range(8)))
     assert {results[0].verdict for results in together} == {Verdict.ACCEPTED}
-    assert exporter.down_since is None
+    assert exporter.outages() == {}
     assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
 
 
