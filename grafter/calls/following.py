@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 _LEASE = 60 * SECOND
 _BATCH = 50
-_LOOK_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 _RETRY = RetryPolicy(initial_interval=1.0, max_interval=30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A call that a follower is to be told of."""
+    """A call of which a follower is to be notified."""
 
     call: str
     """A key that it had."""
@@ -36,10 +36,12 @@ class Due:
     """When it changed last."""
     change: int
     failures: int
+    until: int
+    """When the lease ends under which it was claimed; from then on somebody else may notify of it."""
 
 
-class Came(StrEnum):
-    """What came of telling one call. The value is a metric label."""
+class NotifyOutcome(StrEnum):
+    """What came of notifying a follower of one call. The value is a metric label."""
 
     TAKEN = "taken"
     FAILED = "failed"
@@ -49,10 +51,8 @@ class Came(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One of them."""
-
-    came: Came
+class Notified:
+    outcome: NotifyOutcome
     reason: str = ""
     """For a log and ``/readyz``."""
     wait: float = 0.0
@@ -82,30 +82,29 @@ class Follower(Protocol):
         """False: only calls of which a trace has left."""
         ...
 
-    async def tell(self, some: Sequence[tuple[Due, CallRow]]) -> Sequence[Told]:
-        """Tell of each. Raises UnavailableError where none could be told."""
+    async def notify(self, some: Sequence[tuple[Due, CallRow]]) -> Sequence[Notified]:
+        """Notify of each, within its lease. Raises UnavailableError where that could be done of none."""
         ...
 
 
 class Outbox(Protocol):
     """What waits for a follower; both raise UnavailableError."""
 
-    async def claim(self, follower: str, lease: int, limit: int) -> Sequence[tuple[Due, CallRow | None]]:
-        """What is due, each with its call."""
-        ...
+    async def claim(self, follower: str, lease: int, limit: int) -> Sequence[tuple[Due, CallRow | None]]: ...
 
     async def settle(self, follower: str, done: Sequence[Due], later: Sequence[tuple[Due, int]]) -> None:
-        """What became of it."""
+        """What became of it. Of what somebody else has claimed since the follower is notified once more: nobody knows
+        who did it last."""
         ...
 
 
 class Following:
-    """One follower, kept told."""
+    """One follower, kept up to date."""
 
     def __init__(self, follower: Follower, outbox: Outbox, metrics: Metrics, clock: Callable[[], int]) -> None:
         self.follower = follower
-        self.trouble = ""
-        """Why it cannot be told now; empty while all is well."""
+        self.error = ""
+        """Why it cannot be notified now; empty while all is well."""
         self._outbox = outbox
         self._metrics = metrics
         self._clock = clock
@@ -122,7 +121,7 @@ class Following:
             try:
                 taken = await self.once()
             except UnavailableError as error:
-                # The calls' own database; it says so itself.
+                # The calls' own database; it reports that itself.
                 logger.debug("%s", error)
                 taken = 0
             except Exception:
@@ -133,7 +132,7 @@ class Following:
                 await sleep(_RETRY.wait(self._failures, random.random()))
             elif not taken:
                 try:
-                    async with asyncio.timeout(_LOOK_SECONDS):
+                    async with asyncio.timeout(_POLL_SECONDS):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
@@ -158,7 +157,7 @@ class Following:
                 later.append((due, self._clock() + round(wait * SECOND)))
             else:
                 done.append(due)
-        self._count(list(came.values()))
+        self._count(answers)
         await self._outbox.settle(name, done, later)
         return len(claimed)
 
@@ -175,6 +174,6 @@ class Following:
             self._failures, self.error = 0, ""
             return
         self._failures += 1
-        if failed[0].reason != self.trouble:
-            logger.warning("%s cannot be told of calls: %s", self.follower.title, failed[0].reason)
-        self.trouble = failed[0].reason
+        if failed[0].reason != self.error:
+            logger.warning("%s cannot be notified of calls: %s", self.follower.title, failed[0].reason)
+        self.error = failed[0].reason

@@ -2,10 +2,13 @@
 
 Only the columns that the config names are written, and no row is ever removed. The table belongs to somebody else: it
 may be in another database, may be changed or taken away at any time, and may refuse what is written.
+
+Several grafters may write into it: one at a time, and a row only by whoever has the lease of its call. Both are seen in
+the transaction that writes, so a grafter that stood still for long writes nothing older over what another wrote.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +24,15 @@ from grafter.calls.columns import FIELDS, TIMES, TRACE_ID, WORDS, Value
 from grafter.calls.engine import away, begun, first_line
 from grafter.calls.following import Due, Notified, NotifyOutcome
 from grafter.calls.model import CallRow
+from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 
 _LOCK = 0x67726166746573
 """Another than that of the calls' own tables: whoever blocks this one must not block those."""
 _LONGEST_WORDS = 2_000
+# No row is begun later than this before its lease ends: a statement may take 15 s.
+_LAST_BEGIN = 20 * SECOND
+_TOO_SLOW = "the time for it ended; where id_column has no index, each call is looked for in the whole table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +52,11 @@ class UserTable:
     kind = "table"
     everything = True
 
-    def __init__(self, engine: Engine, place: Place) -> None:
+    def __init__(self, engine: Engine, place: Place, clock: Callable[[], int]) -> None:
+        """``clock``: that of the leases."""
         self._engine = engine
         self._place = place
+        self._clock = clock
         self._thread = ThreadPoolExecutor(1, "calls.table")
         self._table: Table | None = None
         named = sha256(repr((engine.url.render_as_string(), place.name)).encode()).hexdigest()[:16]
@@ -58,37 +67,29 @@ class UserTable:
         """Write them into their rows. Raises UnavailableError where the database, the table, a column or a right is
         missing: what is written waits for it."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._write, [row for _, row in some])
-
-    async def look(self) -> None:
-        """Raises UnavailableError, saying what is missing."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
-
-    def _look(self) -> None:
-        with self._transaction() as connection:
-            self._columns(connection)
+        return await loop.run_in_executor(self._thread, self._write, some)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._engine.dispose()
 
-    def _write(self, rows: Sequence[CallRow], *, again: bool = True) -> list[Told]:
+    def _write(self, some: Sequence[tuple[Due, CallRow]], *, again: bool = True) -> list[Notified]:
         try:
             with self._transaction() as connection:
-                self._put(connection, rows)
+                put = self._put(connection, some)
         except (DataError, IntegrityError, StatementError, ValueError) as error:
-            if len(rows) > 1:
+            if len(some) > 1:
                 # One by one it shows whose it is.
-                return [told for row in rows for told in self._write([row])]
+                return [answer for one in some for answer in self._write([one])]
             if again and isinstance(error, IntegrityError):
                 # Its owner may have made the row after it was looked for: then it is there now.
-                return self._write(rows, again=False)
-            return [Told(Came.REFUSED, _first_line(error))]
+                return self._write(some, again=False)
+            return [Notified(NotifyOutcome.REFUSED, first_line(error))]
         except UnavailableError:
-            # It may have been changed: it is looked at again.
+            # It may have been changed: it is read again.
             self._table = None
             raise
-        return [Told(Came.TAKEN)] * len(rows)
+        return [Notified(NotifyOutcome.TAKEN)] * put + [Notified(NotifyOutcome.FAILED, _TOO_SLOW)] * (len(some) - put)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -118,16 +119,20 @@ class UserTable:
             self._table = table
         return self._table
 
-    def _put(self, connection: Connection, rows: Sequence[CallRow]) -> None:
+    def _put(self, connection: Connection, some: Sequence[tuple[Due, CallRow]]) -> int:
+        """How many of them, the first ones: as far as their leases allow."""
         table = self._columns(connection)
         column = table.c[self._place.id_column]
-        for row in rows:
+        for at, (due, row) in enumerate(some):
+            if self._clock() > due.until - _LAST_BEGIN:
+                return at
             values = {name: _fit(FIELDS[field](row), table.c[name].type) for name, field in self._place.columns.items()}
             for identity in self._ids(row):
                 of = _fit(identity, column.type)
                 if not connection.execute(update(table).where(column == of).values(values)).rowcount:
                     # Without asking back for a key, which would need a right more.
                     connection.execute(insert(table).inline().values({**values, column.name: of}))
+        return len(some)
 
     def _ids(self, row: CallRow) -> list[str]:
         """Each leg of a call may have a row of its own."""
@@ -176,9 +181,3 @@ def _words(value: Value) -> str:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     return ", ".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _first_line(error: Exception) -> str:
-    """The driver's own words, without a statement and its values."""
-    original = getattr(error, "orig", None) or error
-    return (str(original).strip().splitlines() or [type(original).__name__])[0][:200]

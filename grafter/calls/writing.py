@@ -131,7 +131,8 @@ class Writing:
             wanted = self._near(near) if near else set()
             if not wanted - loaded.keys() or len(loaded) > len(known) + _MOST_NEAR:
                 break
-        self._put_back(calls, sorted(loaded), {record.name for record in new})
+        stood = calls_of(before) if self._followers else ()
+        self._put_back(calls, stood, sorted(loaded), {record.name for record in new})
 
     def _near(self, rings: Collection[_Ring]) -> set[str]:
         """Calls with the numbers and about the start of any of these."""
@@ -153,7 +154,7 @@ class Writing:
                     found.add(key)
         return found
 
-    def _put_back(self, calls: Sequence[Call], old: Sequence[str], new: Container[str]) -> None:
+    def _put_back(self, calls: Sequence[Call], stood: Sequence[Call], old: Sequence[str], new: Container[str]) -> None:
         for chunk in in_chunks(old):
             self._connection.execute(delete(schema.calls).where(schema.calls.c.key.in_(chunk)))
             self._connection.execute(delete(schema.ids).where(schema.ids.c.call.in_(chunk)))
@@ -162,15 +163,16 @@ class Writing:
         for table, some in rows_of(kept, self._now).items():
             if some:
                 self._connection.execute(insert(table), some)
+        if self._followers:
+            self._enqueue(calls, stood, new)
+
+    def _enqueue(self, calls: Sequence[Call], stood: Sequence[Call], new: Container[str]) -> None:
+        """Put what is another call than it was before its followers."""
+        as_before = {(call.keys, call.ambiguous) for call in stood}
+        changed = [call for call in calls if (call.keys, call.ambiguous) not in as_before]
         for follower in self._followers:
-            keys = [
-                call.key
-                for call in calls
-                if any(
-                    one.name in new and (one.origin is Origin.RELEASE or follower.everything) for one in call.records
-                )
-            ]
-            outbox.put(self._connection, [follower.name], keys, self._now)
+            keys = [sorted(call.keys) for call in changed if follower.everything or _has_left(call, new)]
+            outbox.put(self._connection, follower.name, keys, self._now)
 
     def _documents(self, entries: Sequence[Entry]) -> set[str]:
         """Write pieces of records that are there: of what was not taken, or is forgotten, nothing is kept. The names of
@@ -216,6 +218,10 @@ def rows_of(calls: Iterable[Call], now: int) -> dict[Table, list[dict[str, Any]]
         ids += [{"value": value, "kind": kind, "call": key} for value, kind in sorted(names)]
         records += [{"name": one.name, "call": key, "body": encoding.encode(one)} for one in call.records]
     return {schema.calls: rows, schema.ids: ids, schema.records: records}
+
+
+def _has_left(call: Call, new: Container[str]) -> bool:
+    return any(one.name in new and one.origin is Origin.RELEASE for one in call.records)
 
 
 def _is_barred(record: CallRecord, barred: dict[str, int]) -> bool:

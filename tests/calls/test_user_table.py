@@ -57,6 +57,13 @@ class Followed:
         while await self.following.once():
             pass
 
+    async def backlog(self) -> tuple[float | None, float | None]:
+        """What the gauges say that waits for the table, and for how long."""
+        await self.calls.measure([self.following.follower])
+        names = ("grafter_calls_backlog", "grafter_calls_backlog_oldest_seconds")
+        waits, oldest = (self.metrics.registry.get_sample_value(name, {"to": "table"}) for name in names)
+        return waits, oldest
+
     def came(self, outcome: str) -> float:
         labels = {"to": "table", "outcome": outcome}
         return self.metrics.registry.get_sample_value("grafter_calls_told_total", labels) or 0.0
@@ -79,7 +86,7 @@ async def followed(
     now, metrics = [START], Metrics()
     config = {"name": name, "id_column": "sid", "id": id, "columns": columns, "url": url}
     extension = CallsExtension.model_validate({"url": f"sqlite:///{home}/map.db", "table": config})
-    table = UserTable(open_engine(url, own=False), Place(name, "sid", id, columns))
+    table = UserTable(open_engine(url, own=False), Place(name, "sid", id, columns), lambda: now[0])
     async with (
         opened() as store,
         extension.open(store, SECRET, metrics, lambda: now[0], serve=False) as calls,
@@ -167,12 +174,15 @@ async def test_a_table_or_database_that_is_not_there_yet(
         for n in range(120):
             await made.calls.record(call(f"{n}", f"CA{n:032x}", n + 1))
         await made.told()
-        assert what in made.following.trouble
+        assert what in made.following.error
+        made.now[0] += 3600 * SECOND
+        assert await made.backlog() == (120, 3600.0)
         assert not (tmp_path / "theirs.db").exists()
         made.now[0] += 8 * 3600 * SECOND
         made.sql(MADE.format("timestamp"))
         await made.told()
         assert made.sql("SELECT count(*) FROM calls") == [(120,)]
+        assert await made.backlog() == (0, 0.0)
         made.sql("DROP TABLE calls")
         await made.calls.record(call("more", SID, 500))
         await made.told()

@@ -1,4 +1,4 @@
-"""What is told of a call that has left: signed, once where it is taken, again where it is not, and to nobody else."""
+"""What a service is sent of a call that has left: signed, again where it was not taken, and to nobody else."""
 
 import json
 from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ async def recordings() -> AsyncIterator[tuple[Recordings, str]]:
 
 
 def call() -> tuple[Due, CallRow]:
-    return Due("a key", START + 91 * SECOND, 1, 0), row(Call((KEYED,)), START + 100 * SECOND)
+    return Due("a key", START + 91 * SECOND, 1, 0, START + 160 * SECOND), row(Call((KEYED,)), START + 100 * SECOND)
 
 
 async def notified(url: str) -> Notified:
