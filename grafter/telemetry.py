@@ -9,6 +9,7 @@ are few and bounded: a label value is never text from outside.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -76,6 +77,27 @@ class Metrics:
         )
         self.followed_calls = counter(
             "grafter_calls_told", "Calls that a table or a webhook was told of, by what came of it.", "to", "outcome"
+        )
+        # Of several workers and replicas each sees the whole outbox, and what it has put into the store itself.
+        self.calls_backlog = Gauge(
+            "grafter_calls_backlog",
+            "Calls that a table or a webhook was not told of yet.",
+            ["to"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.calls_backlog_oldest = Gauge(
+            "grafter_calls_backlog_oldest_seconds",
+            "How long ago the first of them changed.",
+            ["to"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.unwritten_calls = Gauge(
+            "grafter_calls_unwritten",
+            "Records of calls, and pieces of their traces, that wait in the store for the calls' database.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.released_traces = counter("grafter_released_traces", "Traces released.", "reason")
         self.grafted_spans = counter("grafter_grafted_spans", "Guest spans hung under a host trace.", "source", "match")
@@ -232,12 +254,8 @@ def _shown(
 class StoreGauges:
     """Those of the gauges below that are shown as a store says them: its ``Stats`` are these, and more."""
 
-    traces: int = field(metadata=_shown("held_traces", "Keys held now.", sum))
-    spans: int = field(metadata=_shown("held_spans", "Spans held now.", sum))
-    bytes: int = field(metadata=_shown("held_bytes", "Live payload bytes held now.", sum))
     limit_bytes: int = field(metadata=_shown("store_limit_bytes", "Live bytes past which parts are refused."))
     disk_bytes: int = field(metadata=_shown("store_bytes", "Bytes that the store takes, dead ones included."))
-    oldest_seconds: float = field(metadata=_shown("oldest_held_seconds", "Age of the oldest part held.", max))
     remembered: int = field(metadata=_shown("remembered_traces", "Released traces that late parts still find."))
     remembered_bytes: int = field(
         default=0, metadata=_shown("remembered_bytes", "Bytes of what is remembered of them.")

@@ -35,7 +35,16 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             name = described.name + ("_total" if described.type == "counter" else "")
             found[name] = set(metric._labelnames)
     held = Held(
-        1, 1, 1, 1, 1, 1.0, 1, True, replicas=[HeldFor(0, 1, 1, 1, 1.0)], backlogs=[BacklogHeld("a", 1, 1, 1.0)]
+        traces=1,
+        spans=1,
+        bytes=1,
+        limit_bytes=1,
+        disk_bytes=1,
+        oldest_seconds=1.0,
+        remembered=1,
+        store_up=True,
+        replicas=[HeldFor(0, 1, 1, 1, 1.0)],
+        backlogs=[BacklogHeld("a", 1, 1, 1.0)],
     )
     metrics.watch(lambda: held)
     page = Page(str(tmp_path_factory.mktemp("workers")), lambda: Seen(1, 0, held, (), 0.0)).text().decode()

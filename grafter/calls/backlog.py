@@ -39,7 +39,7 @@ MOST_WITH_TRACES = 20_000
 _TOO_LARGE = "the trace is too large to be kept with the call; the backend has it"
 _CUT = "the call has more turns than are kept with it"
 _ORPHAN_NS = 120 * SECOND
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _LONGEST_BACKOFF = 30.0
 
 Apply = Callable[[Sequence[Entry]], "asyncio.Future[set[str]]"]
@@ -55,13 +55,23 @@ class Backlog:
         self._clock = clock
         self._wake = asyncio.Event()
         self._draining = asyncio.Lock()
-        self.waiting = 0
-        """Tasks that this process has put and nobody here has written."""
-        self.trouble = ""
+        self._waiting = 0
+        self.error = ""
         """Why nothing can be written now; empty while all is well."""
 
-    async def put(self, said: Sequence[tuple[CallRecord, bytes]]) -> None:
-        """Keep records and the traces that came with them, until they are written.
+    @property
+    def waiting(self) -> int:
+        """Tasks that this process has put and nobody here has written."""
+        return self._waiting
+
+    @waiting.setter
+    def waiting(self, tasks: int) -> None:
+        self._waiting = tasks
+        self._metrics.unwritten_calls.set(tasks)
+
+    async def put(self, records: Sequence[tuple[CallRecord, bytes]], *, leaving: bool = True) -> None:
+        """Keep records and the traces that came with them, until they are written. ``leaving``: they are what traces
+        say that leave; the store takes them also while it is full.
 
         Raises UnavailableError where the store is away. Where too many wait already traces are left out, then records,
         and both are counted: a database that is away must not take the store's room from what it is there for.
@@ -83,7 +93,7 @@ class Backlog:
                     made = _tasks(record, document, now)
             except (TypeError, ValueError):
                 # No text of one of its fields can be written down; the release must not wait for it.
-                logger.exception("what is said of a call cannot be kept")
+                logger.exception("a record of a call cannot be stored")
                 made = []
             if not made:
                 self._metrics.dropped_calls.labels("unusable").inc()
@@ -91,7 +101,7 @@ class Backlog:
         if not tasks:
             return
         try:
-            await self._tasks.put_tasks(tasks, now)
+            await self._tasks.put_tasks(tasks, now, leaving=leaving)
         except UnavailableError as error:
             if error.reason != "tasks_full":
                 raise
@@ -115,7 +125,7 @@ class Backlog:
                 taken = 0
             if taken < _BATCH:
                 try:
-                    async with asyncio.timeout(_LOOK_SECONDS):
+                    async with asyncio.timeout(_POLL_SECONDS):
                         await self._wake.wait()
                 except TimeoutError:
                     pass

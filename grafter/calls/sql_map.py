@@ -12,14 +12,13 @@ from typing import TypeVar, TypeVarTuple
 
 from grafter.calls.backlog import Backlog
 from grafter.calls.database import CallDatabase
-from grafter.calls.engine import open_engine
 from grafter.calls.following import Due, Follower, Following
 from grafter.calls.lookups import Lookups
 from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Origin, Page, Reindexed, Search
-from grafter.calls.number_keys import NumberKeys
 from grafter.calls.user_table import UserTable
-from grafter.calls.writing import Entry, Follows
-from grafter.core.calls import Phone, number_hashes, phone_in, whole_number
+from grafter.calls.writing import Entry
+from grafter.core.calls import Phone, certain_hashes, number_hashes, phone_in, whole_number
+from grafter.core.policy import SECOND
 from grafter.errors import RejectedError, UnavailableError
 from grafter.store.base import TaskStore
 from grafter.tasks import task_group
@@ -33,6 +32,7 @@ _READERS = 2
 _READ_SECONDS = 20.0
 _LONG_SECONDS = 120.0
 _UPKEEP_SECONDS = 600.0
+_MEASURE_SECONDS = 15.0
 _LONGEST_TEXT = 300
 _NOT_HEX = re.compile(r"[^0-9a-f]")
 
@@ -57,6 +57,10 @@ class Numbers:
         """What it may be kept as."""
         return number_hashes(text, self.secret, self.region)
 
+    def certain_hashes(self, text: str) -> tuple[str, ...]:
+        """What it alone may be kept as: of what may be two numbers, neither's."""
+        return certain_hashes(text, self.secret, self.region)
+
 
 @dataclass(frozen=True, slots=True)
 class Keep:
@@ -67,7 +71,7 @@ class Keep:
 
 
 class SqlCallMap:
-    """See ``base.CallMap``. Made by ``call_map``."""
+    """See ``base.CallMap``."""
 
     def __init__(
         self, database: CallDatabase, tasks: TaskStore, numbers: Numbers, lookups: Lookups, metrics: Metrics,
@@ -76,6 +80,7 @@ class SqlCallMap:
         self.numbers = numbers
         self._database = database
         self._lookups = lookups
+        self._metrics = metrics
         self._clock = clock
         # A reader that hangs must not hold up the writer, nor one of them anything else in this process.
         self._readers = ThreadPoolExecutor(_READERS, "calls.read")
@@ -93,7 +98,7 @@ class SqlCallMap:
         now = self._clock()
         page = await self._read(lambda: self._database.search(search, _values(text), hashes, now))
         if hashes:
-            self._lookups.say(search.who, hashes, len(page.calls))
+            self._lookups.log(search.who, hashes, len(page.calls))
         return page
 
     async def by_id(self, text: str) -> CallRow | None:
@@ -117,8 +122,7 @@ class SqlCallMap:
         return await self._read(lambda: work(self._database.rows(since, until, now)), self._reporter, _LONG_SECONDS)
 
     async def record(self, record: CallRecord, document: bytes = b"") -> None:
-        """See CallMap."""
-        await self.backlog.put([(record, document)])
+        await self.backlog.put([(record, document)], leaving=False)
 
     async def link(self, one: CallId, other: CallId, at: int) -> None:
         first, second = sorted((one, other))
@@ -129,8 +133,7 @@ class SqlCallMap:
         return self.numbers.read(text)
 
     async def forget(self, number: str, who: str = "") -> Forgotten:
-        """See CallMap. Raises RejectedError for what is no number."""
-        hashes = self.numbers.hashes(number)
+        hashes = self.numbers.certain_hashes(number)
         if not hashes:
             raise RejectedError("that is no phone number", reason="number")
         if self.backlog.error:
@@ -139,7 +142,7 @@ class SqlCallMap:
         await self.backlog.drain_all()
         now = self._clock()
         forgotten = await self._run(self._writer, lambda: self._database.forget(hashes, now))
-        self._lookups.say(who, hashes, forgotten.calls, "forgotten")
+        self._lookups.log(who, hashes, forgotten.calls, "forgotten")
         return forgotten
 
     async def reindex(self, after: str) -> Reindexed:
@@ -198,6 +201,27 @@ class SqlCallMap:
                 logger.exception("old calls could not be removed; it is tried again")
             await asyncio.sleep(_UPKEEP_SECONDS)
 
+    async def measure(self, followers: Sequence[Follower]) -> None:
+        """Set the gauges of what these were not notified of, a kind of followers together. Raises UnavailableError."""
+        found = await self._read(lambda: self._database.backlog([one.name for one in followers]))
+        now = self._clock()
+        for kind in {one.kind for one in followers}:
+            mine = [found[one.name] for one in followers if one.kind == kind and one.name in found]
+            self._metrics.calls_backlog.labels(kind).set(sum(count for count, _ in mine))
+            ages = [max(0, now - oldest) / SECOND for _, oldest in mine]
+            self._metrics.calls_backlog_oldest.labels(kind).set(max(ages, default=0.0))
+
+    async def watch(self) -> None:
+        """Measure now and then, until cancelled."""
+        while True:
+            try:
+                await self.measure([one.follower for one in self.followings])
+            except UnavailableError as error:
+                logger.debug("what waits in the outbox cannot be counted: %s", error)
+            except Exception:
+                logger.exception("what waits in the outbox could not be counted; it is tried again")
+            await asyncio.sleep(_MEASURE_SECONDS)
+
     def close(self) -> None:
         """End the threads; what they are at ends by itself."""
         for threads in (self._readers, self._reporter, self._writer):
@@ -206,30 +230,14 @@ class SqlCallMap:
 
 
 @asynccontextmanager
-async def call_map(
-    url: str,
-    tasks: TaskStore,
-    numbers: Numbers,
-    keep: Keep,
-    metrics: Metrics,
-    clock: Callable[[], int],
-    *,
-    number_keys: NumberKeys | None = None,
-    follows: Sequence[Follows] = (),
-    table: UserTable | None = None,
-    webhooks: Sequence[Follower] = (),
-    lookups_per_minute: int = 60,
-    serve: bool = True,
+async def serving(
+    found: SqlCallMap, keep: Keep, table: UserTable | None = None, *, serve: bool = True
 ) -> AsyncIterator[SqlCallMap]:
-    """The call map, until left; what waits then waits for the next start.
+    """The call map, until left; what waits then waits for the next start. ``table`` is closed with it.
 
-    A database that is away does not keep it from starting: the tables are made when it is there. ``follows``: who is to
-    be told of calls, of whom ``table`` and ``webhooks`` are told here. ``serve``: False writes nothing by itself.
-    Raises OSError and ValueError where the URL can be used for nothing.
+    A database that is away does not keep it from starting: the tables are made when it is there. ``serve``: False
+    writes nothing by itself.
     """
-    database = CallDatabase(open_engine(url), number_keys, follows)
-    followers = [*([] if table is None else [table]), *webhooks] if serve else []
-    found = SqlCallMap(database, tasks, numbers, Lookups(lookups_per_minute), metrics, clock, followers)
     try:
         if not serve:
             await found.migrate()
@@ -266,6 +274,8 @@ async def _serve(found: SqlCallMap, keep: Keep) -> None:
     async with task_group() as group:
         group.create_task(found.backlog.run(), name="calls.backlog")
         group.create_task(found.upkeep(keep), name="calls.upkeep")
+        if found.followings:
+            group.create_task(found.watch(), name="calls.watch")
         for following in found.followings:
             group.create_task(following.run(), name=f"calls.{following.follower.kind}")
 

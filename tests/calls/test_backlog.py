@@ -65,6 +65,7 @@ async def test_a_large_trace_comes_through_in_pieces(url: str) -> None:
     async with kept(url) as made:
         await made.calls.record(record("a", traces=(trace(1),), caller=ANNA), document)
         assert made.calls.backlog.waiting == 7
+        assert made.metrics.registry.get_sample_value("grafter_calls_unwritten") == 7
         made.now[0] += SECOND
         await made.calls.backlog.drain_all()
         (call,) = (await made.calls.search(Search(text="+49301234001"))).calls
