@@ -154,6 +154,9 @@ def look_up(url: str, calls: int, *, poured: bool) -> None:
     def by_clinic(_at: int) -> int:
         return len(database.search(Search(text="x"), (), (CLINIC.hash,), now).calls)
 
+    def by_clinic_and_filter(_at: int) -> int:
+        return len(database.search(Search(text="x", interrupted=True), (), (CLINIC.hash,), now).calls)
+
     def by_id(_at: int) -> int:
         return len(database.search(Search(text="x"), (f"CA{pick.randrange(1, calls):032x}",), (), now).calls)
 
@@ -162,6 +165,7 @@ def look_up(url: str, calls: int, *, poured: bool) -> None:
 
     measured("a person's number, newest 50", by_number)
     measured("the number that all call, newest 50", by_clinic)
+    measured("of that those interrupted: none", by_clinic_and_filter)
     measured("a call id", by_id)
     measured("a trace id", by_trace)
     measured("slow ones, newest 50", lambda _: len(database.search(Search(slow=True), (), (), now).calls))

@@ -14,7 +14,7 @@ ID_KINDS = (
     "livekit_call", "pipecat", "app",
 )  # fmt: skip
 ROW_IDS = (*ID_KINDS, TRACE_ID)
-"""By which a row may be told to be a call's."""
+"""By which a row is known to be a call's."""
 
 
 def _number(side: Callable[[CallRow], PhoneView | None], whole: bool) -> Callable[[CallRow], Value]:

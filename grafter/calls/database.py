@@ -1,12 +1,25 @@
 """Records in, calls out: the call map's database, searched and kept. Blocks; runs on threads of its own."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import zstandard
-from sqlalchemy import ColumnElement, Connection, Engine, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from grafter.calls import encoding, outbox, schema
 from grafter.calls.engine import reading, writing
@@ -19,6 +32,7 @@ from grafter.calls.queries import CHUNK, KEY, called, in_chunks, keyed_records, 
 from grafter.calls.writing import Entry, Follows, Writing
 
 _MOST_ROWS = 500
+_CURSOR = re.compile(r"(-?[0-9a-f]{1,16})\.([0-9a-z]{1,32})")
 _MOST_DOCUMENT = 64 << 20
 
 
@@ -178,11 +192,16 @@ class CallDatabase:
             rows = {one.key: one for one in _rows(connection, sorted(set(owners.values())), now)}
         return [(one, rows.get(owners.get((one.call, KEY), ""))) for one in due]
 
+    def backlog(self, followers: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """How many calls each of them was not notified of yet, and when the first of those changed."""
+        with reading(self._engine) as connection:
+            return outbox.backlog(connection, followers)
+
     def settle(self, follower: str, done: Sequence[Due], later: Sequence[tuple[Due, int]], now: int) -> None:
-        """What became of them: those that know of it, and those that are told again at a time."""
+        """What became of them: those that are done, and those that are due again at a time."""
         with writing(self._engine) as connection:
             outbox.done(connection, follower, done, now)
-            outbox.later(connection, follower, later)
+            outbox.later(connection, follower, later, now)
 
     def retain(self, calls_since: int, documents_since: int) -> tuple[int, int]:
         """Remove what is older; how many calls and pieces of traces that were."""
@@ -224,7 +243,11 @@ def _in_time(records: Iterable[CallRecord]) -> list[CallRecord]:
 
 def _conditions(search: Search, now: int) -> list[ColumnElement[bool]]:
     table = schema.calls
-    found: list[ColumnElement[bool]] = [table.c[flag] for flag in schema.FLAGS if getattr(search, flag)]
+    # As the indexes have them: a column of truth values is ``= 1`` to SQLite, from which it does not see that it may
+    # use one of those.
+    found: list[ColumnElement[bool]] = [
+        literal_column(f"{table.name}.{flag}") for flag in schema.FLAGS if getattr(search, flag)
+    ]
     if search.live:
         found.append(table.c.start >= now - LONGEST_RUN)
     if search.since is not None:
@@ -239,11 +262,9 @@ def _conditions(search: Search, now: int) -> list[ColumnElement[bool]]:
 
 
 def _cursor(text: str) -> tuple[int, str] | None:
-    start, dot, key = text.partition(".")
-    try:
-        return (int(start, 16), key) if dot and len(start) <= 16 else None
-    except ValueError:
-        return None
+    """None for what no page ended with: it stands in an address, where anybody writes anything."""
+    found = _CURSOR.fullmatch(text)
+    return (int(found[1], 16), found[2]) if found and abs(int(found[1], 16)) < 1 << 63 else None
 
 
 def _places(

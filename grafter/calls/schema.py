@@ -28,13 +28,16 @@ calls = Table(
 
 FLAGS = ("slow", "errors", "interrupted", "unjoined", "live")
 for flag in FLAGS:
-    Index(
-        f"grafter_calls_{flag}",
-        calls.c.start,
-        calls.c.key,
-        sqlite_where=text(flag),
-        postgresql_where=text(flag),
-    )
+    # Those that have it, in the order in which they are shown: all, and those of a number.
+    for side in (None, calls.c.caller, calls.c.callee):
+        Index(
+            f"grafter_calls_{flag}" if side is None else f"grafter_calls_{side.name}_{flag}",
+            *([] if side is None else [side]),
+            calls.c.start,
+            calls.c.key,
+            sqlite_where=text(flag),
+            postgresql_where=text(flag),
+        )
 
 records = Table(
     "grafter_call_records",

@@ -1,8 +1,11 @@
 """What the tables hold, over SQLite and over Postgres: the same as the records come to without any database."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -10,11 +13,11 @@ from alembic import command
 from alembic.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, event, inspect, text
 
 from grafter.calls import outbox, schema
 from grafter.calls.database import CallDatabase
-from grafter.calls.engine import begun, open_engine
+from grafter.calls.engine import begun, open_engine, writing
 from grafter.calls.merge import calls_of, is_slow, row
 from grafter.calls.migrate import INI
 from grafter.calls.model import CallId, CallRecord, CallRow, Origin, Search
@@ -137,7 +140,7 @@ def test_what_nobody_takes_up_is_kept_no_longer_than_its_call(database: CallData
     """A follower that was taken out of the config leaves nothing behind for good."""
     engine = open_engine(url)
     with begun(engine) as connection:
-        outbox.put(connection, ["gone"], ["a key that its call has no more"], START)
+        outbox.put(connection, "gone", [["a key that its call has no more"]], START)
     database.retain(START, START)
     assert len(database.claim("gone", START, 1, 10)) == 1
     database.retain(START + 1, START)
@@ -160,6 +163,15 @@ def test_pages_follow_each_other(database: CallDatabase) -> None:
     assert [one.key for one in everything(database)] == seen
 
 
+@pytest.mark.parametrize(
+    "cursor", ["ffffffffffffffff.a", "8000000000000000.a", "1.\0", "1.\ud800", "-.a", "1.", ".", "x"]
+)
+def test_a_place_that_no_page_named_is_the_beginning(database: CallDatabase, cursor: str) -> None:
+    """It stands in an address: no value of it is more than the database can take."""
+    database.apply(entries(record("a", traces=(trace(1),))), START)
+    assert len(database.search(Search(before=cursor), (), (), START).calls) == 1
+
+
 def test_calls_are_found_by_number_and_by_any_id(database: CallDatabase) -> None:
     """From or to a number, by an id, by a trace; in a span of time; and nothing by what is not there."""
     one = record("a", ids=(SIP,), traces=(trace(1),), caller=ANNA, callee=CLINIC, start=START)
@@ -177,6 +189,30 @@ def test_calls_are_found_by_number_and_by_any_id(database: CallDatabase) -> None
     assert found((SIP.value,)) == [SIP.value]
     assert found((trace(1).hex(),)) == [SIP.value]
     assert found(("nothing",), ("0" * 32,)) == []
+
+
+def test_a_filter_reads_the_calls_that_it_is_about(tmp_path: Path) -> None:
+    """Of all calls, and of a number that has most of them: a filter that fits few of them walks their index alone."""
+    engine = open_engine(f"sqlite:///{tmp_path}/calls.db")
+    database = CallDatabase(engine)
+    database.migrate()
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, given: Any, *_: object) -> None:
+        if "ORDER BY grafter_calls.start" in statement:
+            asked.append((statement, given))
+
+    event.listen(engine, "before_cursor_execute", note)
+    for flag in schema.FLAGS:
+        for hashes in ((), (CLINIC.hash,)):
+            asked.clear()
+            database.search(Search(text="x" if hashes else "", **{flag: True}), (), hashes, START)
+            with begun(engine) as connection:
+                plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one}", given) for one, given in list(asked)]
+                used = {word for plan in plans for row in plan for word in row[3].split() if "grafter_calls_" in word}
+            sides = ("caller_", "callee_") if hashes else ("",)
+            assert used == {f"grafter_calls_{side}{flag}" for side in sides}
+    database.close()
 
 
 def test_a_trace_is_given_back_whole_or_not_at_all(database: CallDatabase) -> None:
@@ -254,8 +290,6 @@ def test_medians_are_over_what_is_known(database: CallDatabase) -> None:
 
 def test_two_processes_write_one_call(url: str) -> None:
     """Two that write at a time come to one row, for only one does at a moment."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with opened(url) as one, opened(url) as other, ThreadPoolExecutor(2) as threads:
         records = [record(str(n), Origin.APP, ids=(SIP,), spans=1) for n in range(40)]
         halves = [(one, records[:20]), (other, records[20:])]
@@ -268,6 +302,33 @@ def test_two_processes_write_one_call(url: str) -> None:
             done.result()
         (call,) = everything(one)
         assert call.ids == (SIP,)
+
+
+def test_a_process_that_stands_still_while_it_writes_holds_up_nobody(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres ends what it had begun, and others write; when it goes on it is told that nothing of it is there."""
+    monkeypatch.setattr("grafter.calls.engine._IDLE_MS", 50)
+    url = new_database(postgres)
+    stalled, other = open_engine(url), open_engine(url)
+    with begun(other) as connection:
+        connection.execute(text("CREATE TABLE written (writer text)"))
+
+    def write() -> None:
+        with writing(other) as connection:
+            connection.execute(text("INSERT INTO written VALUES ('other')"))
+
+    def stall(threads: ThreadPoolExecutor) -> None:
+        with writing(stalled) as connection:
+            connection.execute(text("INSERT INTO written VALUES ('stalled')"))
+            threads.submit(write).result(60)
+
+    with ThreadPoolExecutor(1) as threads, pytest.raises(UnavailableError, match="idle-in-transaction"):
+        stall(threads)
+    with begun(other) as connection:
+        assert list(connection.execute(text("SELECT writer FROM written")).scalars()) == ["other"]
+    stalled.dispose()
+    other.dispose()
 
 
 def test_a_database_that_is_away_says_so() -> None:
