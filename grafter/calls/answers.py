@@ -1,17 +1,14 @@
 """Calls as commands answer them: JSON for programs, lines for people. Pure."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from grafter.calls.merge import SLOW_MS
-from grafter.calls.model import UNKNOWN, CallRow, PhoneView, TurnRow
+from grafter.calls.model import UNKNOWN, CallId, CallRow, PhoneView, TurnRow
+from grafter.core.model import JsonObject
 from grafter.core.turn_words import shares
 
-Answer = dict[str, object]
-
-OF_APP, OF_OPENAI = ("tool", "relay"), ("model",)
-"""Whose the parts of a wait are, where that is one side's alone."""
 _WHOSE = {
     "tool": "your tools",
     "relay": "your app between them",
@@ -22,7 +19,12 @@ _WHOSE = {
 }
 
 
-def call_answer(call: CallRow) -> Answer:
+def ids_answer(ids: Iterable[CallId]) -> list[dict[str, str]]:
+    """Kind and id of each; the system too where somebody said it."""
+    return [{"kind": one.kind, "id": one.value} | ({"system": one.system} if one.system else {}) for one in ids]
+
+
+def call_answer(call: CallRow) -> JsonObject:
     """One call; ``lines`` says the same in words."""
     return {
         "key": call.key,
@@ -33,13 +35,14 @@ def call_answer(call: CallRow) -> Answer:
         "outcome": call.outcome,
         "from": _phone(call.caller),
         "to": _phone(call.callee),
-        "ids": [{"kind": one.kind, "id": one.value} for one in call.ids],
+        "ids": ids_answer(call.ids),
         "traces": [trace.hex() for trace in call.traces],
         "guests": list(call.guests),
         "turns": [_turn(turn) for turn in call.turns],
         "app_ms": call.app_ms,
         "openai_ms": call.openai_ms,
         "unknown_ms": call.unknown_ms,
+        "unanswered_ms": call.unanswered_ms,
         "errors": call.errors,
         "barge_ins": call.barge_ins,
         "spans": call.spans,
@@ -56,6 +59,9 @@ def call_answer(call: CallRow) -> Answer:
 def verdict(call: CallRow) -> str:
     """Whose time the longest wait was, in one sentence."""
     slowest = call.slowest
+    unanswered = call.unanswered_ms or 0.0
+    if unanswered > SLOW_MS and (slowest is None or unanswered >= (slowest.wait_ms or 0.0)):
+        return f"the caller waited at least {_seconds(unanswered)} for an answer, then the call ended"
     if slowest is None or slowest.wait_ms is None:
         first = max((turn for turn in call.turns if turn.first_token_ms is not None), key=_first, default=None)
         if first is None:
@@ -119,7 +125,7 @@ def _lines(call: CallRow) -> list[str]:
     lines.append("  " + ", ".join(counted))
     lines += [f"  trace {trace.hex()}" for trace in call.traces]
     if call.ids:
-        lines.append("  ids " + ", ".join(f"{one.kind} {one.value}" for one in call.ids))
+        lines.append("  ids " + ", ".join(f"{one.whose} {one.value}" for one in call.ids))
     if not call.kept:
         lines.append(f"  its spans were sampled away{f' by {call.policy}' if call.policy else ''}")
     elif call.policy:

@@ -202,32 +202,25 @@ class CallsExtension(Component):
         webhooks: Sequence["Follower"] = (),
     ) -> AbstractAsyncContextManager["SqlCallMap"]:
         """The call map, until left. ``secret``: the key of the numbers' hashes; ``webhooks``: those of the config, as
-        they are told. Raises OSError and ValueError."""
+        they are notified. Raises OSError and ValueError."""
+        from grafter.calls.database import CallDatabase
         from grafter.calls.engine import open_engine
+        from grafter.calls.lookups import Lookups
         from grafter.calls.number_keys import NumberKeys
-        from grafter.calls.sql_map import Keep, Numbers, call_map
+        from grafter.calls.sql_map import Keep, Numbers, SqlCallMap, serving
         from grafter.calls.user_table import Place, UserTable
         from grafter.calls.writing import Follows
 
         table = None
         if self.table is not None:
             place = Place(self.table.name, self.table.id_column, self.table.id, self.table.columns)
-            table = UserTable(open_engine(self.table.url or self.url, own=False), place)
-        follows = [
-            *([] if table is None else [Follows(table.name)]),
-            *[Follows(one.name, False) for one in self.webhooks],
-        ]
-        return call_map(
-            self.url,
-            tasks,
-            Numbers(secret, self.region, self.phone is PhoneKeeping.PLAIN),
-            Keep(int(self.keep), int(self.keep_traces)),
-            metrics,
-            clock,
-            number_keys=NumberKeys(self.number_key.get_secret_value(), self.old_number_key.get_secret_value()),
-            follows=follows,
-            table=table,
-            webhooks=webhooks,
-            lookups_per_minute=self.lookups_per_minute,
-            serve=serve,
-        )
+            table = UserTable(open_engine(self.table.url or self.url, own=False), place, clock)
+        tables = [] if table is None else [table]
+        follows = [*(Follows(one.name) for one in tables), *(Follows(one.name, False) for one in self.webhooks)]
+        number_keys = NumberKeys(self.number_key.get_secret_value(), self.old_number_key.get_secret_value())
+        database = CallDatabase(open_engine(self.url), number_keys, follows)
+        numbers = Numbers(secret, self.region, self.phone is PhoneKeeping.PLAIN)
+        lookups = Lookups(self.lookups_per_minute)
+        followers = [*tables, *webhooks] if serve else []
+        calls = SqlCallMap(database, tasks, numbers, lookups, metrics, clock, followers)
+        return serving(calls, Keep(int(self.keep), int(self.keep_traces)), table, serve=serve)

@@ -5,7 +5,7 @@ earlier ``sip.*``), Pipecat (``conversation.id``), openai-python (``rtc_…``, `
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from grafter.calls.model import RUNNING, CallId
 
@@ -26,7 +26,8 @@ ID_KEYS = (
     "sip.twilio.callSid",
     "conversation.id",
 )
-"""Attributes whose value is an id of the call; of host spans, and of OpenAI's metadata."""
+"""Attributes whose value is an id of the call, unless the config names others; of host spans, and of OpenAI's
+metadata."""
 CALLER_KEYS = ("call.from", "from", "From", "lk.pii.sip.phoneNumber", "lk.sip.phoneNumber", "sip.phoneNumber")
 CALLEE_KEYS = ("call.to", "to", "To", "lk.pii.sip.trunkPhoneNumber", "lk.sip.trunkPhoneNumber", "sip.trunkPhoneNumber")
 OUTCOME_KEYS = ("call.outcome", "call.status", "CallStatus", "outcome")
@@ -61,6 +62,7 @@ _SHAPES = (
     ("livekit_room", re.compile(r"RM_\w+")),
     ("livekit_call", re.compile(r"SCL_\w+")),
 )
+_SYSTEM = re.compile(r"[^\W\d][\w.-]{0,39}")
 _RECORDING_SID = re.compile(r"RE[0-9a-f]{32}")
 OPENAI_KINDS = frozenset({"openai_realtime", "openai_live", "openai_session", "openai_trace"})
 SINGLE_KINDS = frozenset({"twilio", "sip", "openai_realtime", "openai_live", "livekit_call", "pipecat"})
@@ -72,12 +74,16 @@ _SHORTEST_ID = 6
 _NUMBER = re.compile(r"(?:tel:|sips?:)?\+[\d\s().-]{6,}(?:@.*)?|tel:.*", re.IGNORECASE)
 
 
-def call_id(key: str, value: str) -> CallId | None:
-    """The id that an attribute of this key names; None for what names no one call, or is a phone number."""
+def call_id(key: str, value: str, id_keys: Collection[str] = ID_KEYS) -> CallId | None:
+    """The id that an attribute of this key names; None for what names no one call, or is a phone number. A key that is
+    none of ``id_keys``, those of the config, names the system that the id is of."""
     value = value.strip()
     if not _SHORTEST_ID <= len(value) <= LONGEST_ID or not value.isprintable() or _NUMBER.fullmatch(value):
         return None
-    return CallId(_shape(value) or _KINDS.get(key, "app"), value)
+    kind = _shape(value) or _KINDS.get(key, "app")
+    # Those say that it is a call's id, and not whose.
+    named = kind == "app" and key not in id_keys and _SYSTEM.fullmatch(key) is not None
+    return CallId(kind, value, key if named else "")
 
 
 def openai_id(value: str) -> CallId | None:
@@ -107,8 +113,13 @@ def recording_ids(recording: str | None) -> Iterator[str]:
 
 
 def distinct(ids: Iterable[CallId]) -> tuple[CallId, ...]:
-    """Each once, in order."""
-    return tuple(sorted(set(ids)))
+    """Each once, in order; with its system where one of them says it."""
+    found: dict[CallId, CallId] = {}
+    for one in ids:
+        known = found.setdefault(one, one)
+        if one.system and (not known.system or one.system < known.system):
+            found[one] = one
+    return tuple(sorted(found.values()))
 
 
 def _shape(value: str) -> str:

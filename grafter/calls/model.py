@@ -12,8 +12,6 @@ from grafter.core.calls import Phone
 
 RUNNING = "running"
 UNKNOWN = "unknown"
-OUTCOMES = ("completed", "failed", "busy", "no-answer", "canceled", "transferred", RUNNING, UNKNOWN)
-"""The words of ``CallRow.outcome`` that grafter itself uses; an app's own word stands as the app wrote it."""
 
 NO_GUEST = "nothing of OpenAI's came for this trace"
 NEVER_CAME = "an OpenAI session was expected, and nothing of it came"
@@ -42,6 +40,13 @@ class CallId:
     """Whose it is: ``twilio``, ``sip``, ``openai_realtime`` (rtc_…), ``openai_live`` (live_…), ``openai_session``,
     ``openai_trace``, ``livekit_room``, ``livekit_call``, ``pipecat``, ``app``."""
     value: str
+    # Of no part in what names a record, nor in which ids are one: another source may give the id alone.
+    system: str = field(default="", compare=False, repr=False)
+    """Of an id of kind ``app``: the system that it is of, by the word of whoever gave it; empty where nobody said."""
+
+    @property
+    def whose(self) -> str:
+        return self.system or self.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +104,17 @@ class CallRecord:
     app_ms: float | None = None
     openai_ms: float | None = None
     unknown_ms: float | None = None
+    unanswered_ms: float | None = None
+    """How long the caller had waited at least when the call ended, and no answer was heard."""
     tools: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     """By tool: how many times, and milliseconds in all."""
     errors: int = 0
     """Spans with status error."""
     barge_ins: int = 0
+    guest_barge_ins: int = 0
+    told_barge_ins: int = 0
+    """What ``barge_ins`` is the larger of: those that OpenAI's events show, and those that the app or a framework tells
+    of. Records of an older version have neither: theirs count as OpenAI's."""
     spans: int = 0
     unjoined: tuple[str, ...] = ()
     """What is missing of the trace and why, in plain sentences."""
@@ -128,7 +139,7 @@ class CallRow:
     start: int
     end: int | None
     outcome: str
-    """One of OUTCOMES, or the app's own word."""
+    """RUNNING, UNKNOWN, or the app's own word, such as completed, failed, busy, no-answer, canceled, transferred."""
     caller: PhoneView | None
     callee: PhoneView | None
     ids: tuple[CallId, ...]
@@ -150,6 +161,8 @@ class CallRow:
     unknown_ms: float | None = None
     tools: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     """By tool: how many times, and milliseconds in all."""
+    unanswered_ms: float | None = None
+    """How long the caller had waited at least when the call ended, and no answer was heard."""
 
     @property
     def slowest(self) -> TurnRow | None:
@@ -166,7 +179,7 @@ class Search:
     """A phone number in any human form, any id of a call, a host's or OpenAI's trace id. Whoever takes it from a
     browser takes it from a form's body: a number has no place in an address."""
     slow: bool = False
-    """A turn in which the caller waited over 1500 ms, or a first token that took as long."""
+    """A turn in which the caller waited over 1500 ms, until the call ended too, or a first token that took as long."""
     errors: bool = False
     interrupted: bool = False
     unjoined: bool = False

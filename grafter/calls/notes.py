@@ -1,6 +1,7 @@
 """What an announced call says, and what an app posts of one, as records. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 
 from grafter.calls.ids import call_id, distinct, openai_id
@@ -17,21 +18,8 @@ def of_note(note: CallNote, ids: Sequence[CallId] = (), origin: Origin = Origin.
 
 
 def named(record: CallRecord, what: str = "") -> CallRecord:
-    """With the name that says what it says: said again, whenever, it is the same."""
-    said = (record.ids, record.traces, record.caller, record.callee, record.outcome, record.end, record.recording)
+    """With a name made of its content: the same content, whenever it comes, has the same name."""
+    content = (record.ids, record.traces, record.caller, record.callee, record.outcome, record.end, record.recording)
     start = record.start if record.start != record.at else None
-    digest = sha256(repr((what, start, said)).encode()).hexdigest()[:32]
-    return CallRecord(
-        f"{record.origin.value}:{digest}",
-        record.origin,
-        record.at,
-        record.ids,
-        record.traces,
-        caller=record.caller,
-        callee=record.callee,
-        numbers=record.numbers,
-        start=record.start,
-        end=record.end,
-        outcome=record.outcome,
-        recording=record.recording,
-    )
+    digest = sha256(repr((what, start, content)).encode()).hexdigest()[:32]
+    return replace(record, name=f"{record.origin.value}:{digest}")

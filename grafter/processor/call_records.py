@@ -40,9 +40,7 @@ Entry = tuple[CallRecord, bytes]
 
 
 class CallSink(Protocol):
-    """Whoever keeps calls."""
-
-    async def put(self, said: Sequence[Said]) -> None:
+    async def put(self, entries: Sequence[Entry], /) -> None:
         """Returns when they are stored. Raises UnavailableError."""
         ...
 
@@ -175,9 +173,12 @@ class CallRecords:
             app_ms=None if latency is None else _ms(latency.app_ns),
             openai_ms=None if latency is None else _ms(latency.openai_ns),
             unknown_ms=None if latency is None else _ms(latency.unknown_ns),
+            unanswered_ms=facts.unanswered_ms,
             tools=facts.tools,
             errors=facts.errors,
-            barge_ins=facts.barge_ins,
+            barge_ins=max(facts.guest_barge_ins, facts.told_barge_ins),
+            guest_barge_ins=facts.guest_barge_ins,
+            told_barge_ins=facts.told_barge_ins,
             spans=facts.spans,
             unjoined=unjoined,
             policy=release.policy,
@@ -188,7 +189,8 @@ class CallRecords:
         return record, document
 
     def _ids(self, facts: CallFacts, hashes: set[str]) -> tuple[CallId, ...]:
-        found = [call_id(key, value) for key in self._keys.ids for value in facts.values.get(key, ())]
+        keys = self._keys.ids
+        found = [call_id(key, value, keys) for key in keys for value in facts.values.get(key, ())]
         found += [openai_id(value) for key in GUEST_KEYS for value in facts.values.get(key, ())]
         found += [openai_id(guest) for guest in facts.guests]
         ids = [one for one in found if one is not None]

@@ -3,8 +3,9 @@
     {"ids": {"twilio": "CA…", "sip_call_id": "…"}, "traceparent": "00-…", "from": "+49…", "to": "+49…",
      "start": 1764000000.5, "end": "2026-11-28T12:00:00Z", "outcome": "completed", "recording": "https://…"}
 
-All of it may be left out but one of the ids or the trace; ``ids`` may be a list, or ``id`` one text. Two ids in one
-post say that they are of one call. 204: stored.
+All of it may be left out but one of the ids or the trace; ``ids`` may be a list, or ``id`` one text. A key of ``ids``
+that is none of ``extensions.calls.keys.ids`` is the system that the id is of. Two ids in one post say that they are of
+one call. 204: stored.
 
     GET /api/calls/{id}/link
 
@@ -13,14 +14,15 @@ answers a link to the call's page that opens it without a token until it expires
 and never a number: an address stands in logs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from aiohttp import web
 
+from grafter.calls.answers import ids_answer
 from grafter.calls.base import CallMap
 from grafter.calls.call_link import CallLinks
-from grafter.calls.ids import LONGEST_ID, LONGEST_OUTCOME, call_id, distinct, outcome_of
+from grafter.calls.ids import ID_KEYS, LONGEST_ID, LONGEST_OUTCOME, call_id, distinct, outcome_of
 from grafter.calls.model import CallId, CallRecord, Origin
 from grafter.calls.notes import named
 from grafter.core.calls import Phone
@@ -28,9 +30,8 @@ from grafter.core.link import from_metadata
 from grafter.core.model import Link
 from grafter.core.policy import SECOND
 from grafter.errors import RejectedError
-from grafter.guests.json_values import parse_json
-from grafter.guests.realtime.intake import moment
-from grafter.receiver.http_body import read_json_body
+from grafter.guests.json_values import moment
+from grafter.receiver.http_body import json_object, read_json_body
 from grafter.receiver.http_server import Tokens, is_local
 from grafter.receiver.outcomes import Answered, NotFoundError, Outcome, UnauthenticatedError, openai_endpoint
 from grafter.telemetry import Metrics
@@ -51,16 +52,18 @@ def calls_routes(
     metrics: Metrics,
     clock: Callable[[], int],
     *,
+    id_keys: Collection[str] = ID_KEYS,
     tokens: Sequence[str] = (),
     links: CallLinks | None = None,
 ) -> list[web.RouteDef]:
-    """The routes of calls. ``clock`` gives Unix nanoseconds; ``tokens`` are the bearer tokens that open them. Without
-    any everybody may post, and processes of this machine get links."""
+    """The routes of calls. ``clock`` gives Unix nanoseconds; ``id_keys`` are the keys of a span that say an id and not
+    whose; ``tokens`` are the bearer tokens that open them. Without any everybody may post, and processes of this
+    machine get links."""
     opened_by = Tokens(tokens)
 
     async def handle(request: web.Request) -> Answered:
         body = await read_json_body(request, _MAX_BYTES)
-        await calls.record(read_call(body, calls.read_number, clock()))
+        await calls.record(read_call(body, calls.read_number, clock(), id_keys))
         return web.Response(status=204), Outcome.ACCEPTED
 
     async def link(request: web.Request) -> Answered:
@@ -80,7 +83,7 @@ def calls_routes(
             "expires": datetime.fromtimestamp(made.expires // SECOND, UTC).isoformat().replace("+00:00", "Z"),
             "key": row.key,
             "recording": row.recording,
-            "ids": [{"kind": one.kind, "id": one.value} for one in row.ids],
+            "ids": ids_answer(row.ids),
             "traces": [trace.hex() for trace in row.traces],
         }
         return web.json_response(answer, headers={"Cache-Control": "no-store"}), Outcome.ACCEPTED
@@ -91,24 +94,19 @@ def calls_routes(
     ]
 
 
-def read_call(body: bytes, read_number: ReadNumber, now: int) -> CallRecord:
+def read_call(body: bytes, read_number: ReadNumber, now: int, id_keys: Collection[str] = ID_KEYS) -> CallRecord:
     """What a body says. Raises RejectedError, with a message that quotes nothing."""
-    try:
-        posted = parse_json(body)
-    except ValueError as error:
-        raise RejectedError(f"{error}; expected a JSON object with ids", reason="json") from error
-    if not isinstance(posted, dict):
-        raise RejectedError("body is no JSON object; expected one with ids", reason="shape")
+    posted = json_object(body, "ids")
     if not posted.keys() <= set(_KEYS):
         # A number under a mistyped key would be missed only when somebody looks for it.
         raise RejectedError(f"unknown key; the keys are {', '.join(_KEYS)}", reason="key")
-    ids = _ids(posted)
+    ids = _ids(posted, id_keys)
     traces = _traces(posted)
     if not ids and not traces:
         raise RejectedError("names no call: expected ids, or a traceparent or trace_id", reason="ids")
     caller, caller_number = _number(posted, "from", read_number)
     callee, callee_number = _number(posted, "to", read_number)
-    start, end = _moment(posted, "start", now), _moment(posted, "end", now)
+    start, end = _moment(posted, "start"), _moment(posted, "end")
     if start is not None and end is not None and end < start:
         raise RejectedError("end is before start", reason="end")
     return named(
@@ -129,7 +127,7 @@ def read_call(body: bytes, read_number: ReadNumber, now: int) -> CallRecord:
     )
 
 
-def _ids(posted: Mapping[str, object]) -> tuple[CallId, ...]:
+def _ids(posted: Mapping[str, object], id_keys: Collection[str]) -> tuple[CallId, ...]:
     given = posted.get("ids")
     pairs: list[tuple[object, object]] = [("", posted[key]) for key in ("id", "call_id") if key in posted]
     if isinstance(given, dict):
@@ -140,7 +138,7 @@ def _ids(posted: Mapping[str, object]) -> tuple[CallId, ...]:
         raise RejectedError("ids is no object and no list", reason="ids")
     found: list[CallId] = []
     for key, value in pairs:
-        one = call_id(str(key), value) if isinstance(value, str) else None
+        one = call_id(str(key), value, id_keys) if isinstance(value, str) else None
         if one is None:
             raise RejectedError(
                 "each of ids must be a string of 6 to 256 printable characters, and no number",
@@ -171,10 +169,10 @@ def _number(posted: Mapping[str, object], name: str, read_number: ReadNumber) ->
     return read_number(value)
 
 
-def _moment(posted: Mapping[str, object], name: str, now: int) -> int | None:
+def _moment(posted: Mapping[str, object], name: str) -> int | None:
     if posted.get(name) is None:
         return None
-    found = moment(posted[name], now)
+    found = moment(posted[name])
     if found is None:
         raise RejectedError(f"{name} is neither Unix seconds nor RFC 3339", reason="time")
     return found

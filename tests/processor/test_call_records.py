@@ -1,9 +1,10 @@
 """What a release says of a call, from real spans through the real processor and store into a real database."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -48,16 +49,27 @@ async def call_rig(
     policy: GraftPolicy | None = None,
     sampling: SamplingPolicy | None = None,
     sink: Callable[[SqlCallMap], CallSink] = lambda calls: calls.backlog,
+    keys: CallKeys = KEYS,
+    redis: Mapping[str, str] | None = None,
+    directory: Path | None = None,
 ) -> AsyncIterator[CallRig]:
     policy = policy or GraftPolicy()
     now, metrics = [START], Metrics()
-    async with embedded.opened(
-        None, waits=policy.waits, max_bytes=1 << 30, max_trace_bytes=1 << 26, lease_ns=10 * SECOND,
-        fsync="interval", fsync_interval=1.0, guests_apart=policy.mode is Mode.STREAM,
-    ) as store:  # fmt: skip
+    limits: dict[str, Any] = {
+        "waits": policy.waits, "max_bytes": 1 << 30, "max_trace_bytes": 1 << 26, "lease_ns": 10 * SECOND,
+        "guests_apart": policy.mode is Mode.STREAM,
+    }  # fmt: skip
+    opened: AbstractAsyncContextManager[EmbeddedStore | RedisStore]
+    if redis is None:
+        opened = embedded.opened(directory, fsync="interval", fsync_interval=1.0, **limits)
+    else:
+        opened = opening.opened(pool_size=3, letter_bytes=1 << 20, **redis, **limits)
+    async with opened as store:
+        if isinstance(store, EmbeddedStore):
+            await store.recovered()
         extension = CallsExtension(url=f"sqlite:///{home}/calls.db", lookups_per_minute=1000)
         async with extension.open(store, SECRET, metrics, lambda: now[0], serve=False) as calls:
-            records = CallRecords(sink(calls), KEYS, calls.read_number, lambda: now[0])
+            records = CallRecords(sink(calls), keys, calls.read_number, lambda: now[0])
             assembler = Assembler(policy, "test", sampling)
             processor = Processor(store, [Peer()], policy, assembler, metrics, lambda: now[0], Limits(), records)
             splitter = Splitter(policy.anchors, policy.guest_id_keys, policy.rules)
@@ -168,6 +180,19 @@ async def test_a_number_is_no_id(tmp_path: Path) -> None:
         await made.rig.pass_time(15)
         found = await made.known()
         assert [one.ids for one in found] == [(), ()]
+
+
+async def test_a_key_of_the_config_says_an_id_and_no_system(tmp_path: Path) -> None:
+    """Keys of one's own stand beside grafter's: what a span gives under them is the call's id, as an app's."""
+    keys = replace(KEYS, ids=("call.id", "order.number"))
+    async with call_rig(tmp_path, keys=keys) as made:
+        await made.rig.host(request(1, call_id="call-of-anna", order_number="order-77", call_sid="call-of-bert"))
+        await made.rig.pass_time(15)
+        (found,) = await made.known()
+        assert [(one.kind, one.value, one.system) for one in found.ids] == [
+            ("app", "call-of-anna", ""),
+            ("app", "order-77", ""),
+        ]
 
 
 async def test_a_call_is_kept_up_to_date_while_nothing_is_held(tmp_path: Path) -> None:

@@ -5,6 +5,10 @@ from typing import Any
 import orjson
 import pytest
 
+from grafter.calls.answers import found_lines, ids_answer
+from grafter.calls.encoding import decode, encode
+from grafter.calls.merge import calls_of, row
+from grafter.calls.model import CallId, CallRecord, Origin
 from grafter.calls.sql_map import Numbers
 from grafter.errors import RejectedError
 from grafter.receiver.calls_http import read_call
@@ -20,6 +24,26 @@ def test_a_call_is_read() -> None:
     assert record.caller is not None
     assert record.caller.last_four == "4567"
     assert record.start == 1_795_874_531_200_000_000
+
+
+def test_an_id_is_said_to_be_of_the_system_that_the_app_named() -> None:
+    """Also where a span gives it as the call's id alone, in any order; grafter's own words stay what they are, and the
+    bytes that are stored are read by a grafter that knows of no systems."""
+    session = "428c31b6-7af4-11e7-bb31-be2e44b06b34"
+    posted = read_call(orjson.dumps({"ids": {"telnyx": session, "call.id": "order-77"}}), NUMBERS.read, 1)
+    stored = encode(posted)
+    assert orjson.loads(stored)["ids"] == [["app", session], ["app", "order-77"]]
+    spans = CallRecord("release:1", Origin.RELEASE, 1, (CallId("app", session),))
+    for records in ([decode(stored), spans], [spans, decode(stored)]):
+        (call,) = (row(one, 1) for one in calls_of(records))
+        assert ids_answer(call.ids) == [
+            {"kind": "app", "id": session, "system": "telnyx"},
+            {"kind": "app", "id": "order-77"},
+        ]
+        assert f"  ids telnyx {session}, app order-77" in found_lines([call], session, more=False)
+    for key in ("call.sid", "7", "odd\nkey", "k" * 41):
+        (one,) = read_call(orjson.dumps({"ids": {key: session}}), NUMBERS.read, 1).ids
+        assert (one.kind, one.system) == ("app", "")
 
 
 @pytest.mark.parametrize(
