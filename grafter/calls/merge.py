@@ -181,7 +181,7 @@ def row(call: Call, now: int) -> CallRow:
         guests=tuple(sorted({guest for record in records for guest in record.guests})),
         turns=_turns(released),
         errors=sum(record.errors for record in released),
-        barge_ins=sum(record.barge_ins for record in released),
+        barge_ins=sum(_barge_ins(some) for some in _by_trace(released)),
         spans=sum(record.spans for record in released),
         unjoined=tuple(unjoined),
         policy=decided[0].policy if decided else "",
@@ -191,18 +191,27 @@ def row(call: Call, now: int) -> CallRow:
         openai_ms=_sum([record.openai_ms for record in released]),
         unknown_ms=_sum([record.unknown_ms for record in released]),
         tools=tools,
+        unanswered_ms=max((each.unanswered_ms for each in released if each.unanswered_ms is not None), default=None),
     )
 
 
 def is_slow(call: CallRow) -> bool:
-    """A turn took longer than a caller takes for an answer."""
+    """A turn took longer than a caller takes for an answer, or a caller who hung up had waited as long."""
     figures = [figure for turn in call.turns for figure in (turn.wait_ms, turn.first_token_ms) if figure is not None]
-    return max(figures, default=0.0) > SLOW_MS
+    return max([*figures, call.unanswered_ms or 0.0]) > SLOW_MS
 
 
 def _turns(released: Sequence[CallRecord]) -> tuple[TurnRow, ...]:
-    """In order of time, counted anew: legs count each from 1."""
-    found = {(turn.start, turn.number > 0): turn for record in released for turn in record.turns}
+    """In order of time, counted anew: legs count each from 1.
+
+    Of one trace only what is known best: where OpenAI's events gave waits with their parts, what a framework says of
+    the same ones, or of its model's turns, is said twice, also where it left by itself.
+    """
+    found: dict[tuple[int, bool], TurnRow] = {}
+    for some in _by_trace(released):
+        told = [turn for record in some for turn in record.turns]
+        best = max(map(_known, told), default=0)
+        found |= {(turn.start, turn.number > 0): turn for turn in told if not turn.number or _known(turn) == best}
     greetings = [turn for (_, answered), turn in sorted(found.items()) if not answered][:_MOST_GREETINGS]
     turns = [turn for (_, answered), turn in sorted(found.items()) if answered][:_MOST_TURNS]
     numbered = [
@@ -210,6 +219,29 @@ def _turns(released: Sequence[CallRecord]) -> tuple[TurnRow, ...]:
         for at, one in enumerate(turns, 1)
     ]
     return (*greetings, *numbered)
+
+
+def _known(turn: TurnRow) -> int:
+    """How much is known of a turn: nothing of the wait, its length, or whose time it was."""
+    return 0 if turn.wait_ms is None else 1 + bool(turn.parts)
+
+
+def _by_trace(released: Sequence[CallRecord]) -> Iterable[list[CallRecord]]:
+    """The records of each trace together: what left of it at several times."""
+    found: dict[tuple[bytes, ...], list[CallRecord]] = defaultdict(list)
+    for record in released:
+        found[record.traces].append(record)
+    return found.values()
+
+
+def _barge_ins(records: Sequence[CallRecord]) -> int:
+    """Both sides may have seen the same ones, and may have left at different times."""
+    told = sum(record.told_barge_ins for record in records)
+    guests = 0
+    for record in records:
+        stated = record.guest_barge_ins or record.told_barge_ins
+        guests += record.guest_barge_ins if stated else record.barge_ins
+    return max(told, guests)
 
 
 def _outcome(records: Sequence[CallRecord], now: int) -> str:

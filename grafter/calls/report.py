@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
-from grafter.calls.answers import OF_APP, OF_OPENAI, Answer, time_text
+from grafter.calls.answers import time_text
 from grafter.calls.merge import is_slow
 from grafter.calls.model import CallRow
+from grafter.core.model import JsonObject
 
 HOUR = 3_600_000_000_000
 FIGURES = (
@@ -30,7 +31,8 @@ _BAR = 20
 class _Sums:
     counts: Counter[str] = field(default_factory=Counter)
     waits: list[float] = field(default_factory=list)
-    parts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sides: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    """Of the calls in which somebody waited: the app's, OpenAI's and the unknown time, greetings included."""
 
     def add(self, call: CallRow) -> None:
         counts = self.counts
@@ -44,26 +46,29 @@ class _Sums:
         for turn in call.turns:
             if turn.number and turn.wait_ms is not None:
                 self.waits.append(turn.wait_ms)
-                for name, ms in turn.parts.items():
-                    self.parts[name] += ms
+        # Of a call in which nobody waited they are the time of agents' runs.
+        if any(turn.wait_ms is not None for turn in call.turns):
+            for at, ms in enumerate((call.app_ms, call.openai_ms, call.unknown_ms)):
+                self.sides[at] += ms or 0.0
 
-    def figures(self) -> Answer:
+    def figures(self) -> JsonObject:
         """By the names of FIGURES."""
-        counts, spent = self.counts, sum(self.parts.values())
+        counts, spent = self.counts, sum(self.sides)
+        app, openai, _ = self.sides
         whole, traced = counts["calls"], counts["with_trace"]
         waits = sorted(self.waits)
         return {
             **{name: counts[name] for name in FIGURES[:6]},
             "turns": len(waits),
             **{f"wait_p{percent}_ms": _percentile(waits, percent) for percent in _PERCENTILES},
-            "app_share": sum(self.parts[name] for name in OF_APP) / spent if spent else None,
-            "openai_share": sum(self.parts[name] for name in OF_OPENAI) / spent if spent else None,
+            "app_share": app / spent if spent else None,
+            "openai_share": openai / spent if spent else None,
             "barge_in_rate": counts["interrupted"] / whole if whole else None,
             "join_rate": counts["joined"] / traced if traced else None,
         }
 
 
-def report(calls: Iterable[CallRow], since: int, until: int) -> Answer:
+def report(calls: Iterable[CallRow], since: int, until: int) -> JsonObject:
     """The figures, by hour too; the slowest tools; why calls did not join. ``lines`` says it in words."""
     whole, by_hour = _Sums(), defaultdict[int, _Sums](_Sums)
     tools: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -112,7 +117,7 @@ def _hour_lines(hours: object) -> list[str]:
     if not shown:
         return []
     most = max(one["calls"] for one in shown)
-    lines = ["", f"  {'hour':<21}{'calls':<{_BAR + 7}}{'p95':>9}  app / openai / other"]
+    lines = ["", f"  {'hour':<21}{'calls':<{_BAR + 7}}{'p95':>9}  app / openai / unknown"]
     for one in shown:
         bar = "█" * max(1, round(_BAR * one["calls"] / most))
         failed = f" {one['failed']} failed" if one["failed"] else ""

@@ -23,6 +23,7 @@ PARTS = ("endpointing", "model", "tool", "relay", "playout", "unknown")
 _WAIT = semconv.CALLER_WAIT
 _PART_KEYS = {_WAIT.part_ms(part): part for part in PARTS}
 _GUEST_ID_KEYS = (semconv.GRAFTER_GUEST_TRACE_ID, semconv.AGENTS_TRACE_ID)
+_MATCHED_BY_NAME = (NAME_ARGUMENTS, NAME_TIME)
 _FRAMEWORKS = (b"livekit", b"pipecat")
 """In the names of scopes whose spans have a call's id where they learn it, which is not the root."""
 _MOST_ENVELOPES = 10_000
@@ -61,15 +62,15 @@ class CallSearch:
         """
         wide = {id(one) for one in envelopes if self._names_anywhere(one)}
         if whole or wide:
-            looked = [
+            searched = [
                 b"".join(payloads) if whole or any(id(one) in wide for one in own) else first_of(payloads[root])
                 for payloads, own, _, root in traces
             ]
         else:
-            looked = [first_of(payloads[root]) for payloads, _, _, root in traces]
-        if self._keys.search(b"".join(looked)) is None:
+            searched = [first_of(payloads[root]) for payloads, _, _, root in traces]
+        if self._keys.search(b"".join(searched)) is None:
             return []
-        return [at for at, one in enumerate(looked) if self._keys.search(one)]
+        return [at for at, one in enumerate(searched) if self._keys.search(one)]
 
     def _names_anywhere(self, envelope: Envelope) -> bool:
         # A process has few of them, and they are shared objects.
@@ -104,13 +105,18 @@ class CallFacts:
     """Of the spans whose times are in order."""
     spans: int = 0
     errors: int = 0
-    barge_ins: int = 0
+    guest_barge_ins: int = 0
+    """By OpenAI's events."""
+    told_barge_ins: int = 0
+    """By the word of the app, or of LiveKit or Pipecat: they may be the same ones."""
     root: bool = False
     root_failed: bool = False
     values: dict[str, list[str]] = field(default_factory=dict)
     """By wanted key, what spans, resources and OpenAI's metadata have there; the root's first."""
     guests: list[str] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
+    unanswered_ms: float | None = None
+    """What a caller had waited at least when a call ended."""
     tools: dict[str, tuple[int, float]] = field(default_factory=dict)
     unanchored: bool = False
     """OpenAI's spans hang under no span of the host that was seen."""
@@ -124,7 +130,6 @@ def call_facts(pieces: Sequence[Piece], wanted: frozenset[str]) -> CallFacts:
     facts = CallFacts()
     seen: dict[str, dict[str, None]] = {}
     rooted: dict[str, dict[str, None]] = {}
-    host_cuts = guest_cuts = 0
     tool_calls: dict[str, tuple[str, float]] = {}
     resources: set[int] = set()
     for piece in pieces:
@@ -139,15 +144,13 @@ def call_facts(pieces: Sequence[Piece], wanted: frozenset[str]) -> CallFacts:
             guest = next((attributes[key] for key in _GUEST_ID_KEYS if key in attributes), None)
             if guest is not None and guest not in facts.guests and len(facts.guests) < _MOST_VALUES:
                 facts.guests.append(guest)
-            cuts = sum(event.name == semconv.BARGE_IN for event in span.events) or is_barge_in(span)
-            if guest is None:
-                host_cuts += cuts
+            cuts = sum(event.name == semconv.BARGE_IN for event in span.events)
+            if guest is None or not cuts:
+                facts.told_barge_ins += cuts or is_barge_in(span)
             else:
-                guest_cuts += cuts
-            _turn(facts, span, said)
-            _tool(tool_calls, span, said)
-    # Both sides may have seen the same ones.
-    facts.barge_ins = max(host_cuts, guest_cuts)
+                facts.guest_barge_ins += cuts
+            _turn(facts, span, attributes)
+            _tool(tool_calls, span, attributes)
     for name, ms in tool_calls.values():
         if name in facts.tools or len(facts.tools) < _MOST_TOOLS:
             count, before = facts.tools.get(name, (0, 0.0))
@@ -202,9 +205,16 @@ def _put(into: dict[str, dict[str, None]], key: str, value: str) -> None:
         known[value] = None
 
 
-def _turn(facts: CallFacts, span: Span, said: Mapping[str, str]) -> None:
-    wait = _figure(said, _WAIT.ms)
-    first = _figure(said, semconv.TURN_FIRST_TOKEN_MS)
+def _turn(facts: CallFacts, span: Span, attributes: Mapping[str, str]) -> None:
+    unanswered = _figure(attributes, semconv.UNANSWERED.ms)
+    if unanswered is not None:
+        facts.unanswered_ms = max(unanswered, facts.unanswered_ms or 0.0)
+        return
+    wait = _figure(attributes, _WAIT.ms)
+    if wait is None:
+        # A framework's own word has no parts here, by which whoever puts records together tells it from grafter's.
+        wait = next((ms for key in FRAMEWORK_WAIT_KEYS if (ms := _stated_ms(attributes, key)) is not None), None)
+    first = _figure(attributes, semconv.TURN_FIRST_TOKEN_MS)
     if first is None and wait is None:
         first = first_token_ms(span)
     if wait is None and first is None:
@@ -226,14 +236,21 @@ def _tool(calls: dict[str, tuple[str, float]], span: Span, attributes: Mapping[s
     start, end = span.start_time_unix_nano, span.end_time_unix_nano
     if not 0 < start <= end:
         return
-    call = said.get(semconv.GEN_AI_TOOL_CALL_ID) or span.span_id.hex()
-    guest = any(key in said for key in _GUEST_ID_KEYS)
+    # What was matched without an id hangs under the guest's span of the same call.
+    moved = attributes.get(semconv.GRAFTER_MATCH) in _MATCHED_BY_NAME
+    call = attributes.get(semconv.GEN_AI_TOOL_CALL_ID) or (span.parent_span_id if moved else span.span_id).hex()
+    guest = any(key in attributes for key in _GUEST_ID_KEYS)
     if call not in calls or not guest:
         calls[call] = (name[:_LONGEST_VALUE], (end - start) / 1e6)
 
 
-def _figure(said: Mapping[str, str], key: str) -> float | None:
-    text = said.get(key)
+def _stated_ms(attributes: Mapping[str, str], key: str) -> float | None:
+    value = _figure(attributes, key)
+    return None if value is None else value * FRAMEWORK_WAIT_KEYS[key]
+
+
+def _figure(attributes: Mapping[str, str], key: str) -> float | None:
+    text = attributes.get(key)
     try:
         number = -1.0 if text is None else float(text)
     except ValueError:

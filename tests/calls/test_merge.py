@@ -1,13 +1,17 @@
 """Which records are of one call, and what is shown of it."""
 
+from dataclasses import replace
 from itertools import permutations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grafter.calls.merge import LONGEST_RUN, calls_of, key_of, row
-from grafter.calls.model import NO_GUEST, NO_TRACE, CallId, CallRecord, CallRow, Origin
+from grafter.calls.answers import verdict
+from grafter.calls.merge import LONGEST_RUN, calls_of, is_slow, key_of, row
+from grafter.calls.model import NO_GUEST, NO_TRACE, CallId, CallRecord, CallRow, Origin, TurnRow
 from grafter.core.policy import SECOND
+from grafter.web.list_view import list_rows
+from grafter.web.redaction import Sight
 from tests.calls.records import ANNA, BERT, CLINIC, START, any_records, record, trace, wait
 
 SIP = CallId("sip", "a84b4c76e66710@pc33.example.com")
@@ -62,6 +66,33 @@ def test_legs_are_one_call() -> None:
     assert found.outcome == "completed"
     assert found.end == START + 90 * SECOND
     assert [(turn.number, turn.wait_ms) for turn in found.turns] == [(1, 700), (2, 800)]
+
+
+def test_what_a_framework_says_of_the_same_waits_and_interruptions_is_said_once() -> None:
+    """A Realtime call, and LiveKit's own trace of it, which left later under the same trace id: OpenAI's two waits and
+    its interruption are the call's. A second leg, of which only LiveKit tells, keeps what that says."""
+    heard = record("a", traces=(trace(1),), turns=(wait(1, 3000.0), wait(2, 800.0)), barge_ins=1, guest_barge_ins=1)
+    told = record("b", traces=(trace(1),), barge_ins=1, told_barge_ins=1, turns=(
+        TurnRow(1, START + 1, 2500.0), TurnRow(2, START + 2, None, first_token_ms=700.0)))  # fmt: skip
+    leg = record(
+        "c", traces=(trace(2),), barge_ins=2, told_barge_ins=2, turns=(TurnRow(1, START + 60 * SECOND, 900.0),)
+    )
+    link = record("d", Origin.LINK, traces=(trace(1), trace(2)))
+    (found,) = rows(told, heard)
+    assert ([turn.wait_ms for turn in found.turns], found.barge_ins) == ([3000.0, 800.0], 1)
+    (both,) = rows(told, heard, leg, link)
+    assert ([turn.wait_ms for turn in both.turns], both.barge_ins) == ([3000.0, 800.0, 900.0], 3)
+
+
+def test_interruptions_of_what_came_in_several_parts_add_up() -> None:
+    """Two sessions of one trace at two times, and a record of an older version, which does not say who told it; the app
+    tells of three of theirs."""
+    parts = [
+        record("a", traces=(trace(1),), barge_ins=3, guest_barge_ins=1, told_barge_ins=3),
+        record("b", traces=(trace(1),), barge_ins=2, guest_barge_ins=2),
+        record("c", traces=(trace(1),), barge_ins=1),
+    ]
+    assert [found.barge_ins for found in rows(*parts)] == [4]
 
 
 def test_numbers_and_start_join_what_fits_alone() -> None:
@@ -126,3 +157,17 @@ def test_a_call_of_which_something_was_kept_was_kept() -> None:
     assert rows(gone)[0].policy == "drop"
     assert rows(gone, kept)[0].kept
     assert rows(gone, kept)[0].spans == 9
+
+
+def test_a_caller_who_hung_up_while_waiting_makes_a_call_slow() -> None:
+    """Whatever waits before it were: found by ``--slow``, counted by the report, and said first. Of a longer wait that
+    was answered, that is said."""
+    (found,) = rows(record("a", traces=(trace(1),), turns=(wait(1, 900.0),), unanswered_ms=4700.0))
+    assert is_slow(found)
+    assert verdict(found) == "the caller waited at least 4.70 s for an answer, then the call ended"
+    assert verdict(replace(found, unanswered_ms=1000.0)).startswith("no answer was slow")
+    assert not is_slow(replace(found, unanswered_ms=1000.0))
+    assert verdict(replace(found, turns=(wait(1, 6000.0),))).startswith("turn 1 was slow")
+    assert verdict(replace(found, turns=())) == verdict(found)
+    (shown,) = list_rows([found], Sight(), START)
+    assert shown.sentence == "Waited at least 4.70 s for an answer, then the call ended."

@@ -98,17 +98,32 @@ def test_a_tool_that_both_sides_traced_is_one() -> None:
         assert found.guests == ["rtc_one"]
 
 
+def test_a_tool_that_was_matched_by_its_name_is_one() -> None:
+    """The Agents SDK sends no ids of calls: the host's span hangs under the guest's. Two calls of one name are two."""
+    ran = [span(n, gen_ai__tool__name="book", openai__agents__trace__id="trace_1") for n in (1, 2)]
+    host = span(3, 1, gen_ai__tool__name="book", grafter__match="name_arguments")
+    host.end_time_unix_nano = START + 5_000_000
+    assert read(*ran, host).tools == read(host, *ran).tools == {"book": (2, 5.001)}
+
+
 def test_metadata_of_openais_names_a_call_too() -> None:
     """The JSON that the guest's spans carry; what is no JSON says nothing."""
     for text, expected in (('{"call.id": "call-of-anna", "n": 1}', {"call.id": ["call-of-anna"]}), ("{", {})):
         assert read(span(openai__agents__trace__metadata=text)).values == expected
 
 
+def test_what_a_caller_had_waited_who_hung_up_is_no_turn() -> None:
+    """It stands on the session's span; of two sessions the longer one counts."""
+    found = read(span(1, grafter__unanswered_ms=4700.0), span(2, 1, grafter__unanswered_ms=900.0))
+    assert (found.unanswered_ms, found.turns) == (4700.0, [])
+
+
 def test_a_frameworks_wait_is_read() -> None:
-    """LiveKit's figure of a turn, in milliseconds; a span that ends before it starts gives no times."""
+    """LiveKit's figure of a turn, in milliseconds: a wait, and no first token of a model. A span that ends before it
+    starts gives no times."""
     odd = span(2, 1)
     odd.end_time_unix_nano = 5
     turn = span(1, lk__e2e_latency=1.25)
     found = read(odd, turn)
-    assert [one.first_token_ms for one in found.turns] == [1250.0]
+    assert [(one.wait_ms, one.first_token_ms) for one in found.turns] == [(1250.0, None)]
     assert found.end == START + 1000
