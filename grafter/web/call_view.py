@@ -31,13 +31,14 @@ _KINDS_OF_ID = {
     "livekit_room": "LiveKit room",
     "livekit_call": "LiveKit call",
     "pipecat": "Pipecat conversation",
+    "telnyx": "Telnyx call",
     "app": "app's own",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What of a call is asked for, as its address says it."""
+class PageQuery:
+    """What of a call a page shows, as its address says it."""
 
     turn: int | None = None
     """Only the time of this turn."""
@@ -96,6 +97,7 @@ class CallView:
     clock: str
     stamp: str
     length: str
+    """Empty where it is not known."""
     outcome: str
     live: bool
     kept: bool
@@ -114,7 +116,6 @@ class CallView:
     """Side, length, share of what is known."""
     comparisons: tuple[Comparison, ...]
     strips: tuple[lanes.Strip, ...]
-    said: int
     barge_ins: tuple[tuple[str, str, str], ...]
     """When, what was heard, span."""
     media: tuple[MediaEvent, ...]
@@ -173,11 +174,11 @@ def call_view(
         day=words.day(row.start),
         clock=words.clock(row.start),
         stamp=words.stamp(row.start),
-        length=words.length(end - start) if row.end or tree.nodes else "unknown",
+        length=words.length(end - start) if row.end or tree.nodes else "",
         outcome=words.plain(row.outcome, 40),
         live=row.outcome == RUNNING,
         kept=row.kept,
-        ids=tuple((_KINDS_OF_ID.get(each.kind, each.kind), words.plain(each.value, 80)) for each in row.ids),
+        ids=tuple((_KINDS_OF_ID.get(each.whose, each.whose), words.plain(each.value, 80)) for each in row.ids),
         traces=tuple(trace.hex() for trace in row.traces),
         guests=tuple(words.plain(guest, 80) for guest in row.guests if guest not in {each.value for each in row.ids}),
         recording=row.recording if row.recording and row.recording.startswith("https://") and sight.content else "",
@@ -191,7 +192,6 @@ def call_view(
         totals=tuple(_totals(known)),
         comparisons=tuple(comparisons(known.caller_turns, medians)),
         strips=tuple(strip for strip in strips if not strip.empty),
-        said=sum(len(strip.said) for strip in strips),
         barge_ins=tuple(_cut(each, start) for each in cut),
         media=tuple(media[:SHOWN_EVENTS]),
         more_media=max(0, len(media) - SHOWN_EVENTS),

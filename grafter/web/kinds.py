@@ -8,7 +8,6 @@ its name.
 from enum import StrEnum
 
 from grafter.core import semconv
-from grafter.core.call_latency import Side
 from grafter.web.tree import Node
 
 _PRODUCER, _CONSUMER = 4, 5
@@ -55,9 +54,6 @@ _WORDS = {
     Kind.TELEPHONY: "phone line",
     Kind.MEDIA: "media",
 }
-
-SIDES = {Side.APP: "your app", Side.OPENAI: "OpenAI", Side.CARRIER: "the line", Side.UNKNOWN: "unknown"}
-"""Whose a part of a wait is, as it stands in a text."""
 
 PARTS = {
     "endpointing": ("E", "voice detector"),
@@ -110,7 +106,7 @@ def _own(node: Node) -> Kind:
         return Kind.TOOL
     if name.startswith(_SPOKEN):
         return Kind.MEDIA
-    if node.span.guest or name.startswith("gen_ai.") or _asks_openai(node):
+    if node.span.guest or name.startswith("gen_ai.") or _calls_openai(node):
         return Kind.OPENAI
     if step.kind in (_PRODUCER, _CONSUMER) or "messaging.system" in step.attributes or name.startswith(_QUEUES):
         return Kind.QUEUE
@@ -121,7 +117,7 @@ def _own(node: Node) -> Kind:
     return Kind.APP
 
 
-def _asks_openai(node: Node) -> bool:
+def _calls_openai(node: Node) -> bool:
     """Whether a span of the app's is a request to OpenAI. Frameworks say of their own sessions and agents too which
     operation of GenAI those are, and name who else they ask."""
     attributes = node.step.attributes

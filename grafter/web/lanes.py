@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from grafter.core import semconv
 from grafter.core.call_latency import CallerTurn, Part, Side
+from grafter.core.joined_steps import nanoseconds
+from grafter.core.sampling.barge_in import is_told_by_framework
 from grafter.web.kinds import PARTS
 from grafter.web.tree import Node, Tree
 from grafter.web.waterfall import Bar, Mark, bars_of
@@ -47,9 +49,11 @@ class WaitBar:
 class Strip:
     start: int
     end: int
-    said: tuple[Bar, ...]
+    caller: tuple[Bar, ...]
+    """The caller's speech."""
     waits: tuple[WaitBar, ...]
-    heard: tuple[Bar, ...]
+    agent: tuple[Bar, ...]
+    """What the caller heard."""
     marks: tuple[Mark, ...]
 
     @property
@@ -61,7 +65,6 @@ class Strip:
 class BargeIn:
     at: int
     heard_ms: float | None
-    heard_by: str
     at_most: bool
     """Less may have been heard."""
     span_id: bytes
@@ -70,7 +73,7 @@ class BargeIn:
 
 
 def barge_ins(tree: Tree) -> list[BargeIn]:
-    """Each once, in order: both sides may tell of the same one."""
+    """Each once, in order: both sides may tell of the same one. Only where no event does, what a framework says."""
     found: list[BargeIn] = []
     for node in sorted(tree.nodes, key=lambda node: not node.span.guest):
         for time, name, attributes in node.step.events:
@@ -81,13 +84,24 @@ def barge_ins(tree: Tree) -> list[BargeIn]:
                     BargeIn(
                         time,
                         float(heard) if isinstance(heard, (int, float)) and not isinstance(heard, bool) else None,
-                        str(attributes.get(semconv.AUDIO_HEARD_BY, "")),
                         attributes.get(semconv.AUDIO_HEARD_AT_MOST) is True,
                         node.step.span_id,
                         float(more) if isinstance(more, (int, float)) and not isinstance(more, bool) else 0.0,
                     )
                 )
-    return sorted(found, key=lambda one: one.at)
+    return sorted(found or _told_by_framework(tree), key=lambda one: one.at)
+
+
+def _told_by_framework(tree: Tree) -> list[BargeIn]:
+    """At the end of what was last heard of the turn."""
+    found = []
+    for node in tree.nodes:
+        if is_told_by_framework(node.step.attributes) and node.step.end >= node.step.start:
+            spoken = [each.step.end for each in node.children if each.step.name in _AGENT]
+            heard = nanoseconds(node.step, "lk.playout.position", SECOND)
+            at = max(spoken, default=node.step.end)
+            found.append(BargeIn(at, None if heard is None else heard / MS, False, node.step.span_id))
+    return found
 
 
 def strips(tree: Tree, turns: Sequence[CallerTurn], start: int, end: int) -> Iterator[Strip]:

@@ -97,11 +97,14 @@ def _ns(turn: TurnRow) -> int:
 
 
 def _sentence(call: CallRow, slowest: TurnRow | None) -> str:
+    unanswered = round((call.unanswered_ms or 0.0) * words.MS)
+    if unanswered > LIMIT_NS and (slowest is None or unanswered >= _ns(slowest)):
+        return f"Waited at least {words.length(unanswered)} for an answer, then the call ended."
     if slowest is not None and (slowest.sentence or slowest.wait_ms):
         sentence = slowest.sentence or f"waited {words.length(_ns(slowest))}"
         return f"Turn {slowest.number}: {words.plain(sentence, 160)}"
     if call.outcome == RUNNING:
-        return "Running."
+        return "How long the caller waits is not known yet."
     if call.outcome in ENDED_BADLY:
         return f"The call ended as {call.outcome}."
     if call.unjoined:

@@ -22,6 +22,7 @@ _FRAMEWORKS = {
     "LiveKit": "RealtimeTap of grafter_propagation, attached to its RealtimeModel, brings every wait and turn.",
     "Pipecat": "Posting its session's events to /v1/realtime/events brings every wait and turn.",
 }
+_SEMANTIC = "semantic_vad"
 NEVER_ANSWERED = {"busy", "no-answer", "canceled"}
 
 
@@ -53,10 +54,22 @@ def missing(row: CallRow, tree: Tree, latency: CallLatency) -> list[Missing]:
         found.append(Missing("No spans of the app: only OpenAI's side of the call came.", remedy, _METADATA))
     found += _holes(tree, guests, hosts)
     if guests and not latency.caller_turns:
-        sentence = "How long the caller waited is not known: no end of speech with an answer after it was seen."
-        remedy = "Record the Realtime session (receivers.openai.realtime.record), or post its events."
-        found.append(Missing(sentence, remedy))
+        why, remedy = _no_wait(tree)
+        found.append(Missing(f"How long the caller waited is not known: {why}.", remedy))
     return found
+
+
+def _no_wait(tree: Tree) -> tuple[str, str]:
+    """Why there is no wait, and what brings one: its beginning may be unknown though the speech was seen to end."""
+    ends = [node.step.attributes for node in tree.nodes if semconv.SPEECH_STOPPED_TIME in node.step.attributes]
+    if any(semconv.SPEECH_END_TIME in each for each in ends) or not ends:
+        remedy = "Record the Realtime session (receivers.openai.realtime.record), or post its events."
+        return "no end of speech with an answer after it was seen", remedy
+    detectors = {node.step.attributes.get(semconv.REALTIME_TURN_DETECTION) for node in tree.nodes}
+    if _SEMANTIC in detectors:
+        return f"{_SEMANTIC} does not say for how long it listened to silence", "server_vad says it."
+    remedy = "Begin to record or post before session.created; session.updated with a turn_detection does as well."
+    return "how long a silence the voice detector waits for was never told", remedy
 
 
 def as_sentence(text: str) -> str:
@@ -120,10 +133,12 @@ def _holes(tree: Tree, guests: bool, hosts: bool) -> Iterator[Missing]:
 
 
 def sampling(row: CallRow, tree: Tree) -> str:
-    """Why the trace was kept, or is gone."""
+    """Why the trace was kept, or is gone; empty where nothing of it has left yet."""
     policy = plain(row.policy or _on_spans(tree), 60)
     words = _POLICIES.get(policy, f"by the policy {policy}") if policy else ""
     if row.kept:
+        if not (words or row.spans or tree.nodes):
+            return ""
         return f"Kept {words}." if words else "Kept: all traces are, for no sampling is set up."
     return f"Sampled away {words}." if words else "Sampled away."
 

@@ -11,6 +11,7 @@ from itertools import islice
 
 from grafter.core import semconv
 from grafter.core.call_latency import CallerTurn, CallLatency, Part, Side
+from grafter.core.joined_steps import nanoseconds
 from grafter.web.kinds import Kind, in_tool, is_tool, kind, tool_name
 from grafter.web.lanes import LIMIT_NS, barge_ins
 from grafter.web.tree import Node, Tree
@@ -67,6 +68,8 @@ def problems(
     found = [
         *_slow_turns(latency.caller_turns, medians),
         *[problem for greeting in latency.greetings for problem in _greeting(tree, greeting)],
+        *_put_off(latency.caller_turns),
+        *_unanswered(tree),
         *_long_tools(tree, latency),
         *_errors(tree, messages),
         *_outcome(tree, outcome),
@@ -100,6 +103,27 @@ def _slow_turns(turns: Sequence[CallerTurn], medians: Mapping[str, float]) -> It
         sentence = f"{count(len(rest), 'more turn')} took over 1.5 s, up to {length(_wait(rest[0]))}: {some}."
         evidence = tuple(span_id for turn in rest[:_MOST_OF_A_KIND] for span_id in turn_evidence(turn)[:1])
         yield Problem(Weight.SLOW, sentence, "", evidence, _wait(rest[0]) - LIMIT_NS, rest[0].start)
+
+
+def _put_off(turns: Sequence[CallerTurn]) -> Iterator[Problem]:
+    """The answers that came late behind a quick word such as "one moment, please"; the latest of them first."""
+    late = [turn for turn in turns if _wait(turn) <= LIMIT_NS < (turn.answer_audio_ns or 0)]
+    for turn in sorted(late, key=lambda turn: -(turn.answer_audio_ns or 0))[:_SLOWEST]:
+        sentence = (
+            f"In turn {turn.number} the caller heard something after {length(_wait(turn))}, "
+            f"and the answer itself after {length(turn.answer_audio_ns or 0)}."
+        )
+        cost = (turn.answer_audio_ns or 0) - LIMIT_NS
+        yield Problem(Weight.NOTE, sentence, "", (turn.answer, turn.last_answer), cost, turn.start, turn.number)
+
+
+def _unanswered(tree: Tree) -> Iterator[Problem]:
+    """A caller who was still waiting when the call ended."""
+    for node in tree.nodes:
+        waited = nanoseconds(node.step, semconv.UNANSWERED.ms, MS)
+        if waited is not None and waited > LIMIT_NS:
+            sentence = f"The caller waited at least {length(waited)} for an answer, then the call ended."
+            yield Problem(Weight.SLOW, sentence, "", (node.step.span_id,), waited - LIMIT_NS, node.step.end)
 
 
 def _wait(turn: CallerTurn) -> int:

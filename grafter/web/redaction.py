@@ -83,17 +83,11 @@ def seen(spans: Iterable[ReadSpan], sight: Sight) -> list[ReadSpan]:
 
 def _span(span: ReadSpan, sight: Sight) -> ReadSpan:
     step = span.step
-    step = Step(
-        step.span_id,
-        step.parent,
-        text(step.name, sight),
-        text(step.service, sight),
-        step.kind,
-        step.start,
-        step.end,
-        step.error,
-        _attributes(step.attributes, sight),
-        tuple((time, text(name, sight), _attributes(some, sight)) for time, name, some in step.events),
+    step = step._replace(
+        name=text(step.name, sight),
+        service=text(step.service, sight),
+        attributes=_attributes(step.attributes, sight),
+        events=tuple((time, text(name, sight), _attributes(some, sight)) for time, name, some in step.events),
     )
     return ReadSpan(step, span.trace_id, span.guest, text(span.message, sight) if sight.content else "")
 

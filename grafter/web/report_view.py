@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grafter.calls.report import HOUR, figure
-from grafter.web.words import plain
+from grafter.web.words import MS, clock, day, length, plain
 
 PERIODS = {"24h": 24, "7d": 7 * 24, "30d": 30 * 24}
 """What may be asked for, in hours."""
@@ -43,6 +43,8 @@ class ReportView:
     period: str
     since: str
     until: str
+    axis: tuple[str, str]
+    """The first hour of the pictures, and the last."""
     figures: tuple[tuple[str, str], ...]
     pictures: tuple[Picture, ...]
     hours: tuple[tuple[str, ...], ...]
@@ -52,18 +54,17 @@ class ReportView:
 
 _FIGURES = {
     "calls": "calls", "failed": "with a failed span", "slow": "with a wait over 1.5 s", "interrupted": "interrupted",
+    "barge_in_rate": "of the calls interrupted", "join_rate": "of the calls joined",
     "wait_p50_ms": "p50 of the wait", "wait_p95_ms": "p95 of the wait", "wait_p99_ms": "p99 of the wait",
     "app_share": "of the waits was your app", "openai_share": "of the waits was OpenAI",
-    "barge_in_rate": "of the calls interrupted", "join_rate": "of the calls joined",
 }  # fmt: skip
 _FIRST, _SECOND, _THIRD = "said", "heard", "p-unknown"
 """Fills that are nobody's: of the style, or a pattern."""
 _APP, _OPENAI = "p-app", "p-openai"
 
 
-def report_view(said: Mapping[str, Any], period: str, since: int, until: int) -> ReportView:
-    """What ``calls.report`` says, drawn."""
-    hours = said["hours"]
+def report_view(answer: Mapping[str, Any], period: str, since: int, until: int) -> ReportView:
+    hours = answer["hours"]
     first = since // HOUR
     count = max(1, until // HOUR - first + 1)
     places = [(_place(one, first, count), one) for one in hours]
@@ -81,9 +82,10 @@ def report_view(said: Mapping[str, Any], period: str, since: int, until: int) ->
         cuts += _stack(x, width, [(_FIRST, one["barge_in_rate"] or 0.0)], 1.0)
     return ReportView(
         period,
-        str(said["since"]),
-        str(said["until"]),
-        tuple((_shown(name, said[name]), words) for name, words in _FIGURES.items()),
+        f"{day(since)}, {clock(since)} UTC",
+        f"{day(until)}, {clock(until)} UTC",
+        (_hour(first), _hour(first + count - 1)),
+        tuple((_shown(name, answer[name]), words) for name, words in _FIGURES.items()),
         (
             Picture("Calls", ((_FIRST, "calls"), (_THIRD, "with a failed span")), tuple(calls), f"{most_calls:,}"),
             Picture(
@@ -95,15 +97,15 @@ def report_view(said: Mapping[str, Any], period: str, since: int, until: int) ->
             ),
             Picture(
                 "Whose time the waits were",
-                ((_APP, "your app"), (_OPENAI, "OpenAI"), (_THIRD, "the detector, the line, unknown")),
+                ((_APP, "your app"), (_OPENAI, "OpenAI"), (_THIRD, "unknown")),
                 tuple(shares),
                 "100\u00a0%",
             ),
             Picture("Calls that were interrupted", ((_FIRST, "share of calls"),), tuple(cuts), "100\u00a0%"),
         ),
         tuple((one["hour"][:16], *(_shown(name, one[name]) for name in _FIGURES)) for one in reversed(hours)),
-        tuple((plain(one["tool"], 60), one["calls"], f"{one['mean_ms']:,.0f} ms") for one in said["slowest_tools"]),
-        tuple((plain(one["reason"], 200), one["calls"]) for one in said["not_joined"]),
+        tuple((plain(one["tool"], 60), one["calls"], length(one["mean_ms"] * MS)) for one in answer["slowest_tools"]),
+        tuple((plain(one["reason"], 200), one["calls"]) for one in answer["not_joined"]),
     )
 
 
@@ -113,7 +115,13 @@ def columns() -> list[str]:
 
 
 def _shown(name: str, value: object) -> str:
-    return "–" if value is None else figure(name, value)
+    if value is None:
+        return "–"
+    return length(float(str(value)) * MS) if name in _WAITS else figure(name, value)
+
+
+def _hour(number: int) -> str:
+    return f"{day(number * HOUR).rpartition(' ')[0]}, {clock(number * HOUR)[:5]}"
 
 
 def _place(one: Mapping[str, Any], first: int, count: int) -> tuple[float, float]:

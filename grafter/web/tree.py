@@ -1,30 +1,17 @@
 """The spans of a call as one tree, whatever their parents claim. Pure."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from grafter.core.call_latency import Step
-
-
-class Spanned(Protocol):
-    """What stands in a tree: a span with what else is known of it."""
-
-    @property
-    def step(self) -> Step: ...
-    @property
-    def trace_id(self) -> bytes: ...
-    @property
-    def guest(self) -> bool: ...
-    @property
-    def message(self) -> str: ...
+from grafter.otlp.reading import ReadSpan
 
 
 @dataclass(eq=False, slots=True)
 class Node:
     """A span and what hangs under it, in the order of time."""
 
-    span: Spanned
+    span: ReadSpan
     depth: int = 0
     parent: "Node | None" = None
     children: list["Node"] = field(default_factory=list)
@@ -64,7 +51,7 @@ class Node:
 class Tree:
     """The spans of a call. A span whose parent is not there, or would be its own descendant, is a root."""
 
-    def __init__(self, spans: Sequence[Spanned]) -> None:
+    def __init__(self, spans: Sequence[ReadSpan]) -> None:
         self.nodes = sorted((Node(span) for span in spans), key=_order)
         self.by_id: dict[bytes, Node] = {}
         for node in self.nodes:
@@ -91,10 +78,6 @@ class Tree:
 
     def __len__(self) -> int:
         return len(self.nodes)
-
-    def find(self, fits: Callable[[Node], bool]) -> list[Node]:
-        """The nodes that fit, in the order of time."""
-        return [node for node in self.nodes if fits(node)]
 
     def _cut_circles(self) -> None:
         """What no root leads to goes round: its earliest member becomes a root."""

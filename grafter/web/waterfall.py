@@ -17,8 +17,8 @@ FOLD_OVER = 8
 PAGE_ROWS = 200
 _MOST_BARS = 120
 """In the row of a group; more could not be told apart."""
-_LEAST_WIDTH = 0.15
-"""Hundredths: a bar that is any shorter could not be seen."""
+_LEAST_WIDTH = 0.75
+"""Hundredths: two pixels of a narrow picture. A bar that is any shorter could not be seen."""
 
 
 @dataclass(frozen=True, slots=True)

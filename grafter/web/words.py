@@ -1,8 +1,10 @@
 """Figures and moments as a reader sees them. Pure; moments are Unix nanoseconds in UTC, lengths nanoseconds."""
 
+import re
 import unicodedata
 from datetime import UTC, datetime
 
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:ms|s|min|h)\b)")
 MS = 1_000_000
 SECOND = 1_000 * MS
 MINUTE = 60 * SECOND
@@ -31,6 +33,11 @@ def length(ns: int | float) -> str:
         return f"{seconds // 60} min {seconds % 60:02} s"
     minutes = round(ns / MINUTE)
     return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def unbroken(text: str) -> str:
+    """The text, with each figure kept on one line with its unit."""
+    return _BEFORE_UNIT.sub("\u00a0", text)
 
 
 def error(ns: int | float) -> str:

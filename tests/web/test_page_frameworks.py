@@ -60,7 +60,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert up.wait(90)
     yield ready["address"]
     ready["loop"].call_soon_threadsafe(ready["stop"].set)
-    thread.join(20)
+    thread.join(60)
 
 
 def opened(browser: Any, page: str, text: str) -> Any:

@@ -16,6 +16,7 @@ from grafter.web import pages, words
 from grafter.web.access import Viewer
 from grafter.web.call_view import CallView, PageQuery, call_view
 from grafter.web.kinds import PARTS, Kind
+from grafter.web.lanes import barge_ins
 from grafter.web.links import links
 from grafter.web.list_view import list_rows
 from grafter.web.problems import Weight, problems, turn_sentence
@@ -60,6 +61,12 @@ VERDICTS = {
 async def test_the_verdict(calls: MemoryCalls, name: str) -> None:
     """One sentence, right for each kind of call."""
     assert (await view_of(calls, name)).verdict.sentence == VERDICTS[name]
+
+
+async def test_what_is_not_known_of_a_running_call_is_not_said(calls: MemoryCalls) -> None:
+    """Neither how long it is, nor that it was kept: both are open until its trace has left."""
+    view = await view_of(calls, "running")
+    assert (view.length, view.sampling, view.live) == ("", "", True)
 
 
 async def test_every_problem_names_spans_that_are_there(calls: MemoryCalls) -> None:
@@ -139,6 +146,13 @@ async def test_an_error_larger_than_its_figure_is_unknown(calls: MemoryCalls) ->
     assert words.stated(300 * MS, 20 * MS) == "300 ms ± 20 ms"
     assert words.stated(300 * MS, 301 * MS) == "unknown"
     assert words.stated(None) == "unknown"
+
+
+def test_a_figure_stays_on_the_line_of_its_unit() -> None:
+    """A phone is so narrow that many a figure ends its line."""
+    assert words.unbroken("80 ms on the network, 1.58 s in 2 services") == (
+        "80\u00a0ms on the network, 1.58\u00a0s in 2 services"
+    )
 
 
 @given(st.integers(0, 10**14))
@@ -396,3 +410,80 @@ def test_a_candidate_of_turn_that_is_not_used_is_no_relay(chosen: str, through: 
     (late,) = problems(Tree([ReadSpan(step, bytes(16), False)]), NOTHING, "completed", {})
     assert late.sentence.startswith("The media path came up late: 4.00 s")
     assert ("TURN relay" in late.detail) is through
+
+
+@pytest.mark.parametrize(("waited", "said"), [(4700.0, 1), (900.0, 0)])
+def test_a_call_that_ended_on_a_waiting_caller_is_a_problem(waited: float, said: int) -> None:
+    session = Step(
+        b"12345678", b"", "realtime_session", "openai", 1, 0, 9000 * MS, False, {"grafter.unanswered_ms": waited}
+    )
+    found = problems(Tree([ReadSpan(session, bytes(16), False)]), NOTHING, "completed", {})
+    expected = "The caller waited at least 4.70 s for an answer, then the call ended."
+    assert [one.sentence for one in found] == [expected] * said
+
+
+@pytest.mark.parametrize(("answered", "said"), [(4500, 1), (1400, 0), (500, 0)])
+def test_one_moment_please_does_not_hide_a_late_answer(answered: int, said: int) -> None:
+    """The caller heard a word after 500 ms, and the answer behind a tool when its audio came."""
+    first, last = (Step(own, b"", "chat", "openai", 3, 0, MS, False, {}) for own in (b"answer 1", b"answer 2"))
+    waited = turn(Part("model", 500 * MS, Side.OPENAI), number=1)
+    waited = waited._replace(answer=first.span_id, answer_audio_ns=answered * MS, last_answer=last.span_id)
+    tree = Tree([ReadSpan(step, bytes(16), False) for step in (first, last)])
+    found = problems(tree, CallLatency((waited,), (), (), 0, 500 * MS, 0), "completed", {})
+    expected = "In turn 1 the caller heard something after 500 ms, and the answer itself after 4.50 s."
+    assert [(one.weight, one.sentence, one.turn) for one in found] == [(Weight.NOTE, expected, 1)] * said
+
+
+@pytest.mark.parametrize(
+    ("speech", "session", "why"),
+    [
+        ({}, {"grafter.realtime.turn_detection": "server_vad"}, "no end of speech with an answer after it was seen"),
+        ({"grafter.speech.stopped_unix_nano": 5, "grafter.speech.end_unix_nano": 4}, {}, "no end of speech with an"),
+        ({"grafter.speech.stopped_unix_nano": 5}, {}, "how long a silence the voice detector waits for was never told"),
+        (
+            {"grafter.speech.stopped_unix_nano": 5},
+            {"grafter.realtime.turn_detection": "semantic_vad"},
+            "semantic_vad does not say for how long it listened to silence",
+        ),
+    ],
+)
+def test_why_no_wait_is_known(speech: dict[str, Any], session: dict[str, Any], why: str) -> None:
+    """Who posts events already is not told to post them, but what they lack."""
+    guest = {"grafter.guest.trace_id": "rtc_1", "grafter.guest.span_id": "x"}
+    spans = [
+        ReadSpan(Step(own, parent, name, "openai", 1, 0, 9 * MS, False, {**guest, **said}), bytes(16), True)
+        for own, parent, name, said in (
+            (b"session1", b"", "realtime_session", session),
+            (b"speech 1", b"session1", "user_speech", speech),
+        )
+    ]
+    view = call_view(ROW, spans, {}, NOBODY, WHOLE, {}, 0)
+    found = [one for one in view.missing if "waited" in one.sentence]
+    assert [one.sentence.startswith(f"How long the caller waited is not known: {why}") for one in found] == [True]
+    assert ("post its events" in found[0].remedy) is ("was seen" in found[0].sentence)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (
+            {"lk.interrupted": True, "lk.playout.position": 0.9},
+            ["The caller interrupted 1 answer, having heard 900 ms of it."],
+        ),
+        ({"turn.was_interrupted": True}, ["The caller interrupted 1 answer."]),
+        ({"lk.interrupted": True, "lk.interruption.source": "programmatic"}, []),
+        ({"turn.was_interrupted": True, "turn.ended_by_conversation_end": True}, []),
+    ],
+)
+def test_an_interruption_that_only_a_framework_tells_of(said: dict[str, Any], sentence: list[str]) -> None:
+    """As the list of calls counts it: at the end of what the caller heard of the turn."""
+    spans = [
+        ReadSpan(Step(own, parent, name, "agent", 1, 0, end * MS, False, attributes), bytes(16), False)
+        for own, parent, name, end, attributes in (
+            (b"the turn", b"", "agent_turn", 9, said),
+            (b"speaking", b"the turn", "agent_speaking", 7, {}),
+        )
+    ]
+    tree = Tree(spans)
+    assert [one.sentence for one in problems(tree, NOTHING, "completed", {})] == sentence
+    assert [one.at for one in barge_ins(tree)] == [7 * MS] * len(sentence)

@@ -1,11 +1,10 @@
 """Geometry: whatever the spans claim, rows keep the tree's order, bars keep time's, and nothing is lost or outside."""
 
-from dataclasses import dataclass
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grafter.core.call_latency import CallerTurn, Part, Side, Step
+from grafter.otlp.reading import ReadSpan
 from grafter.web.lanes import strips
 from grafter.web.tree import Tree
 from grafter.web.waterfall import FOLD_OVER, PAGE_ROWS, Bar, bars_of, page_of, waterfall
@@ -14,21 +13,14 @@ BASE = 1_700_000_000_000_000_000
 MS = 1_000_000
 
 
-@dataclass(frozen=True)
-class Spanned:
-    step: Step
-    trace_id: bytes = bytes(16)
-    guest: bool = False
-    message: str = ""
-
-
-def span(number: int, parent: int, start: int, end: int, name: str = "work") -> Spanned:
+def span(number: int, parent: int, start: int, end: int, name: str = "work") -> ReadSpan:
     up = b"" if parent < 0 else parent.to_bytes(8, "big")
-    return Spanned(Step(number.to_bytes(8, "big"), up, name, "app", 1, BASE + start, BASE + end, False, {}))
+    step = Step(number.to_bytes(8, "big"), up, name, "app", 1, BASE + start, BASE + end, False, {})
+    return ReadSpan(step, bytes(16), guest=False)
 
 
 @st.composite
-def forests(draw: st.DrawFn) -> list[Spanned]:
+def forests(draw: st.DrawFn) -> list[ReadSpan]:
     """Up to 80 spans: any parent, themselves, missing ones and circles included, any times, few names."""
     count = draw(st.integers(1, 80))
     return [
@@ -54,8 +46,7 @@ def in_order(bars: tuple[Bar, ...]) -> bool:
 
 
 @given(forests(), st.booleans())
-@settings(max_examples=150, deadline=None)
-def test_every_span_is_in_the_tree_once(spans: list[Spanned], reverse: bool) -> None:
+def test_every_span_is_in_the_tree_once(spans: list[ReadSpan], reverse: bool) -> None:
     """Orphans, circles and spans that name themselves are roots; the order in which they came says nothing."""
     tree = Tree(spans[::-1] if reverse else spans)
     walked = [node.step.span_id for node in tree]
@@ -66,8 +57,7 @@ def test_every_span_is_in_the_tree_once(spans: list[Spanned], reverse: bool) -> 
 
 
 @given(forests(), st.integers(0, 10_000), st.integers(1, 12_000))
-@settings(max_examples=150, deadline=None)
-def test_rows_and_bars_keep_order_and_stay_inside(spans: list[Spanned], start: int, length: int) -> None:
+def test_rows_and_bars_keep_order_and_stay_inside(spans: list[ReadSpan], start: int, length: int) -> None:
     """In each row bars are in order, apart, and within the window; parents stand above what hangs under them."""
     tree = Tree(spans)
     fall = waterfall(tree, BASE + start * MS, BASE + (start + length) * MS)
@@ -83,8 +73,7 @@ def test_rows_and_bars_keep_order_and_stay_inside(spans: list[Spanned], start: i
 
 
 @given(forests(), st.data())
-@settings(max_examples=150, deadline=None)
-def test_nothing_of_the_window_is_lost(spans: list[Spanned], data: st.DataObject) -> None:
+def test_nothing_of_the_window_is_lost(spans: list[ReadSpan], data: st.DataObject) -> None:
     """Each span is a row, stands in one group, or hangs under a member of one; evidence is always a row."""
     tree = Tree(spans)
     evidence = data.draw(st.sets(st.sampled_from([one.step.span_id for one in spans]), max_size=4))
@@ -99,7 +88,7 @@ def test_nothing_of_the_window_is_lost(spans: list[Spanned], data: st.DataObject
 
 @given(forests())
 @settings(max_examples=60, deadline=None)
-def test_an_opened_group_shows_its_members(spans: list[Spanned]) -> None:
+def test_an_opened_group_shows_its_members(spans: list[ReadSpan]) -> None:
     """With every group opened there is a row for each span."""
     tree = Tree(spans)
     opened: set[str] = set()
@@ -149,7 +138,6 @@ def test_a_chain_of_ten_thousand_is_no_recursion() -> None:
     st.lists(st.tuples(st.integers(0, 60_000), st.lists(st.integers(0, 3_000), min_size=1, max_size=5)), max_size=30),
     st.integers(1, 120_000),
 )
-@settings(max_examples=100, deadline=None)
 def test_lanes_never_overlap(waits: list[tuple[int, list[int]]], length: int) -> None:
     """Waits of a caller who speaks again overlap; their bars do not, and parts stay within their wait."""
     turns = [
