@@ -41,15 +41,13 @@ _ROLE_WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """What a request says of who asks."""
-
+class PageRequest:
     local: bool
     """From this machine, by no proxy, for a name that is this machine's."""
     peer: str
     """The other end's address; empty where there is none."""
     host: str
-    """As it was asked for, with or without a port."""
+    """Of the request, with or without a port."""
     headers: Mapping[str, str]
     """By name in any case."""
     cookies: Mapping[str, str]

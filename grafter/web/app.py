@@ -25,7 +25,7 @@ from grafter.calls.report import HOUR, report, rows
 from grafter.otlp.reading import read_spans
 from grafter.web import pages, words
 from grafter.web.access import Access, Role, Searches, Viewer
-from grafter.web.call_view import Asked, CallView, call_view
+from grafter.web.call_view import CallView, PageQuery, call_view
 from grafter.web.gate import VIEWER, Gate, html_answer, see
 from grafter.web.list_view import FILTERS, list_rows
 from grafter.web.redaction import Sight, trace_json
@@ -113,14 +113,14 @@ class _Page:
             answer = see(f"/calls/{row.key}")
             self.gate.pass_on(request, answer, row.key)
             return answer
-        view = await self._view(row, _sight(viewer), pages.asked_of(request.query))
+        view = await self._view(row, _sight(viewer), pages.page_query(request.query))
         return html_answer(await asyncio.to_thread(pages.call_page, view, **frame))
 
     async def ticket(self, request: web.Request) -> web.StreamResponse:
         """The call as a file without numbers and content, whoever asks for it."""
         row = await self._row(request)
-        asked = pages.asked_of(request.query)
-        view = await self._view(row, Sight(), asked)
+        query = pages.page_query(request.query)
+        view = await self._view(row, Sight(), query)
         written = f"{words.day(self.now())}, {words.clock(self.now())} UTC"
         text = await asyncio.to_thread(pages.ticket_page, view, self.gate.version, written)
         answer = html_answer(text)
@@ -145,16 +145,16 @@ class _Page:
             raise web.HTTPNotFound(reason="No such call")
         return row
 
-    async def _view(self, row: CallRow, sight: Sight, asked: Asked) -> CallView:
+    async def _view(self, row: CallRow, sight: Sight, query: PageQuery) -> CallView:
         documents = await self.calls.spans(row.key)
         medians = await self.calls.recent_medians()
-        return await asyncio.to_thread(self._build, row, documents, medians, sight, asked)
+        return await asyncio.to_thread(self._build, row, documents, medians, sight, query)
 
     def _build(
-        self, row: CallRow, documents: Any, medians: Mapping[str, float], sight: Sight, asked: Asked
+        self, row: CallRow, documents: Any, medians: Mapping[str, float], sight: Sight, query: PageQuery
     ) -> CallView:
         spans = list(read_spans(documents))
-        return call_view(row, spans, medians, sight, asked, self.links, self.now())
+        return call_view(row, spans, medians, sight, query, self.links, self.now())
 
     # Figures.
 

@@ -18,7 +18,7 @@ from grafter.receiver.http_server import is_local
 from grafter.web import pages, words
 from grafter.web.access import LINK, SESSION, SESSION_SECONDS, VISIT, Access, PageRequest, Rate, Role, Signer, Viewer
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -72,6 +72,9 @@ class Gate:
             line = _TOO_OFTEN if often else "The call map's database is away. Calls go on being taken; try again."
             answer = self.message(request, 429 if often else 503, "Not now", [line])
             answer.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        except Exception:
+            logger.exception("a page could not be made")
+            answer = self.message(request, 500, "That went wrong", ["The log of grafter says what it was."])
         for name, value in HEADERS.items():
             answer.headers.setdefault(name, value)
         return answer
@@ -128,7 +131,7 @@ class Gate:
         if not bound_to:
             return True
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
+        if origin is not None and _authority(origin) != request.headers.get("Host", "").lower():
             return False
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             return False
@@ -189,11 +192,11 @@ class Gate:
         back = form.get("next", "/")
         peer = _page_request(request).peer
         if not self.logins.allows(peer, self.elapsed()):
-            _log.warning("too many logins")
+            logger.warning("too many logins")
             return self.message(request, 429, "Not now", ["Too many tries in a minute. Wait a little."])
         found = self.access.token(form.get("token", "").strip())
         if found is None:
-            _log.warning("a wrong token at the lookup page")
+            logger.warning("a wrong token at the lookup page")
             wrong = "That is no token of this page."
             return html_answer(pages.page("login.html", next=back, wrong=wrong, **frame), 401)
         answer = see(back if _is_inside(back) else "/")
@@ -216,7 +219,7 @@ class Gate:
         row = await self.calls.call(read[0])
         if row is None:
             raise web.HTTPNotFound(reason="No such call")
-        _log.info("a link to a call was opened", extra={"call": row.key})
+        logger.info("a link to a call was opened", extra={"call": row.key})
         answer = see(f"/calls/{row.key}")
         self._open(request, answer, row.key, read[1])
         return answer
@@ -238,7 +241,15 @@ def _page_request(request: web.Request) -> PageRequest:
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     address = str(peer[0]) if isinstance(peer, tuple) else ""
     host = request.headers.get("Host", "")
-    return Asking(is_local(request), address, host, request.headers, request.cookies)
+    return PageRequest(is_local(request), address, host, request.headers, request.cookies)
+
+
+def _authority(origin: str) -> str | None:
+    """Host and port of an Origin; None for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _is_inside(address: str) -> bool:

@@ -37,6 +37,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(offset=words.offset, tick=words.length)
+    environment.filters["unbroken"] = words.unbroken
     return environment
 
 
@@ -44,8 +45,8 @@ def page(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
-def call_address(key: str, asked: Asked) -> Callable[..., str]:
-    """Makes the address of a call's page: as it is asked for now, but for what is given."""
+def call_address(key: str, query: PageQuery) -> Callable[..., str]:
+    """Makes the address of a call's page: as it is now, but for what is given."""
 
     def here(**changes: Any) -> str:
         opened = set(query.opened)
@@ -61,14 +62,14 @@ def call_address(key: str, asked: Asked) -> Callable[..., str]:
             *(("open", each) for each in sorted(opened)),
         ]
         given = [pair for pair in pairs if pair[1] not in (None, "") and pair != ("page", 1)]
-        query = urlencode(given)
-        return f"/calls/{key}" + (f"?{query}" if query else "")
+        encoded = urlencode(given)
+        return f"/calls/{key}" + (f"?{encoded}" if encoded else "")
 
     return here
 
 
-def asked_of(query: Mapping[str, str]) -> Asked:
-    """What of a call an address asks for; what it does not say well, it does not say."""
+def page_query(query: Mapping[str, str]) -> PageQuery:
+    """What of a call an address names; what is malformed in it counts as left out."""
     opened = query.getall("open", []) if hasattr(query, "getall") else []
     span = query.get("span", "")
     return PageQuery(
@@ -85,8 +86,7 @@ def _number(text: str | None) -> int | None:
 
 
 def call_page(view: CallView, version: str, **values: Any) -> str:
-    """A call's page."""
-    here = call_address(view.key, view.asked)
+    here = call_address(view.key, view.query)
     return page("call.html", call=view, here=here, ticket=False, version=version, **values)
 
 

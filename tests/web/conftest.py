@@ -65,7 +65,7 @@ def served(calls: MemoryCalls) -> Iterator[Served]:
     assert up.wait(30)
     yield Served(f"http://localhost:{ready['port']}", calls)
     ready["loop"].call_soon_threadsafe(ready["stop"].set)
-    thread.join(10)
+    thread.join(60)
 
 
 def chromium() -> str | None:

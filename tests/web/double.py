@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Page, PhoneView, Search, TurnRow
+from grafter.calls.model import NO_GUEST, CallId, CallRecord, CallRow, Forgotten, Page, PhoneView, Search, TurnRow
 from grafter.commands.demo.many_calls import all_calls
 from grafter.commands.demo.script import CLINIC, PlayedCall
 from grafter.commands.graft import guest_parts, host_parts, released
@@ -170,6 +170,7 @@ def row_of(key: str, call: PlayedCall, documents: Sequence[bytes], numbers: bool
     live = call.name == "running"
     unjoined = {
         "metadata missing": ("no OpenAI spans: metadata.trace_id was never set",),
+        "no openai": (NO_GUEST,),
         "app silent": ("no spans of the app came for the trace that OpenAI's metadata names",),
     }.get(call.name, ())
     return CallRow(
@@ -187,7 +188,7 @@ def row_of(key: str, call: PlayedCall, documents: Sequence[bytes], numbers: bool
         barge_ins=sum(name == "gen_ai.audio.barge_in" for span in spans for _, name, _ in span.step.events),
         spans=len(tree),
         unjoined=unjoined,
-        policy="error" if any(span.step.error for span in spans) else "always",
+        policy="" if live else "error" if any(span.step.error for span in spans) else "always",
         kept=True,
         tools={"book_slot": (1, 1_680.0)} if call.name == "slow tool" else {},
         app_ms=None if known.app_ns is None else known.app_ns / MS,

@@ -214,6 +214,7 @@ async def test_a_form_must_come_from_the_page(calls: MemoryCalls) -> None:
                 ({}, "é" * 64),
                 ({"Origin": "http://evil.example"}, good),
                 ({"Origin": "null"}, good),
+                ({"Origin": "http://["}, good),
                 ({"Sec-Fetch-Site": "cross-site"}, good),
                 ({"Sec-Fetch-Site": "same-site"}, good),
             ):
@@ -458,6 +459,18 @@ async def test_what_there_is_not(calls: MemoryCalls, path: str) -> None:
         status, text, _ = await it.get(path)
     assert status == 404
     assert "<h1>" in text
+
+
+async def test_what_goes_wrong_is_a_page(calls: MemoryCalls, caplog: pytest.LogCaptureFixture) -> None:
+    """A mistake of grafter's own: its words are in the log, and not on the page, which has the headers of all pages."""
+    broken = replace(calls)
+    broken.rows = [replace(row, turns=None) for row in calls.rows]  # type: ignore[arg-type]
+    async with page(broken) as it:
+        status, text, headers = await it.get("/")
+    assert status == 500
+    assert "NoneType" not in text
+    assert "NoneType" in caplog.text
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
 
 
 async def test_a_list_goes_on(calls: MemoryCalls) -> None:
