@@ -14,8 +14,7 @@ import pytest
 
 from grafter.commands.demo.agents_call import GUEST_SPANS, AgentsCall
 from grafter.commands.demo.command import demo
-from grafter.commands.demo.realtime_call import SPANS as REALTIME_SPANS
-from grafter.commands.demo.realtime_call import RealtimeStory
+from grafter.commands.demo.many_calls import BOOKING_SPANS, booking
 
 
 class Terminal(io.StringIO):
@@ -39,8 +38,8 @@ async def test_the_demo_prints_each_call_as_one_tree_of_both_halves() -> None:
     assert sum("◆" in row for row in agents) == GUEST_SPANS
     assert depth(agents, "invoke_workflow Clinic line") > depth(agents, "gen_ai.realtime.session")
 
-    assert len(realtime) == len(RealtimeStory(datetime.now(UTC)).host) + REALTIME_SPANS
-    assert sum("◆" in row for row in realtime) == REALTIME_SPANS
+    assert len(realtime) == len(booking(datetime.now(UTC)).host) + BOOKING_SPANS
+    assert sum("◆" in row for row in realtime) == BOOKING_SPANS
     assert depth(realtime, "realtime_session gpt-realtime") == depth(realtime, "gen_ai.realtime.session") + 1
     assert depth(realtime, "execute_tool book_slot") == depth(realtime, "chat gpt-realtime") + 1
     answers = [row for row in realtime if "◆ chat" in row]
@@ -48,7 +47,7 @@ async def test_the_demo_prints_each_call_as_one_tree_of_both_halves() -> None:
         ["370.0"],
         ["410.0"],
         [],
-        ["432.0"],
+        ["434.0"],
         ["390.0"],
     ]
     assert [re.findall(r"caller_wait_ms=([\d.]+)", row) for row in answers] == [

@@ -43,8 +43,8 @@ def settings(directory: Path) -> dict[str, Any]:
 @asynccontextmanager
 async def grafter(
     directory: Path, processors: dict[str, Any] | None = None, **calls: Any
-) -> AsyncIterator[tuple[Doors, aiohttp.ClientSession, str]]:
-    """A whole grafter: its doors, a browser with cookies, the address of its page. ``processors``: more of them;
+) -> AsyncIterator[tuple[Sender, aiohttp.ClientSession, str]]:
+    """A whole grafter: what sends to it, a browser with cookies, the address of its page. ``processors``: more of them;
     ``calls``: more keys of theirs."""
     config = settings(directory)
     config["extensions"]["calls"] |= calls

@@ -6,7 +6,7 @@ on disk, joins them, and sends the result to a small OTLP backend that this comm
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from tempfile import TemporaryDirectory
@@ -19,12 +19,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from grafter import __version__
 from grafter.commands.demo.agents_call import GUEST_SPANS, LENGTH_MS, AgentsCall
-from grafter.commands.demo.doors import EXPORT, Doors
 from grafter.commands.demo.host_call import HostCall
-from grafter.commands.demo.many_calls import all_calls
-from grafter.commands.demo.realtime_call import LENGTH_MS as REALTIME_MS
-from grafter.commands.demo.realtime_call import SPANS as REALTIME_SPANS
-from grafter.commands.demo.realtime_call import RealtimeStory
+from grafter.commands.demo.many_calls import BOOKING_MS, BOOKING_SPANS, all_calls, booking
 from grafter.commands.demo.script import PlayedCall
 from grafter.components import Config
 from grafter.core import semconv
@@ -42,6 +38,8 @@ _SIDES = (Side.APP, Side.OPENAI, Side.UNKNOWN)
 _DEADLINE_SECONDS = 60.0
 # A person is looking at the terminal: the waits of a real call would only look like a hang.
 _WAIT = {"after_root": "1s", "guest_quiet": "500ms"}
+
+_EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 _NEXT = """\
 Next
@@ -102,7 +100,7 @@ async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stre
             file=stream,
         )
 
-        call = RealtimeStory(start=datetime.now(UTC) - timedelta(milliseconds=REALTIME_MS))
+        call = booking(datetime.now(UTC) - timedelta(milliseconds=BOOKING_MS))
         posts = list(call.posts())
         for post in posts[:-1]:
             await sender.post("realtime/events", post)
@@ -113,7 +111,7 @@ async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stre
         events = sum(len(post.get("events", ())) for post in posts)
         print(f"          {events} events of the Realtime session, {call.call}", file=stream)
         print("            by POST /v1/realtime/events, as an app's tap posts them", file=stream)
-        await _print_received(call.host, REALTIME_SPANS, arrived, stream)
+        await _print_received(call.host, BOOKING_SPANS, arrived, stream)
         print(
             "\nThe answer that took 2.93 s is one that the caller interrupted, having heard 1,440 ms of it.\n",
             file=stream,
@@ -214,6 +212,51 @@ async def _stay(
             loop.remove_signal_handler(name)
 
 
+class Sender:
+    """Sends both halves of calls to the receivers of a grafter that runs, over real sockets."""
+
+    def __init__(self, session: aiohttp.ClientSession, channel: grpc.aio.Channel, ports: dict[str, int]) -> None:
+        self._session = session
+        self._export = channel.unary_unary(_EXPORT, None, None)
+        self.ports = ports
+
+    async def app(self, host: HostCall) -> dict[str, list[str]]:
+        """Send the app's half; the services by the protocol that they used."""
+        used: dict[str, list[str]] = {"gRPC": [], "HTTP": []}
+        for service, request in host.requests():
+            # Not every team chose the same protocol.
+            protocol = "gRPC" if service.startswith("callsphere") else "HTTP"
+            used[protocol].append(service)
+            if protocol == "gRPC":
+                await self._export(request)
+            else:
+                url = f"http://127.0.0.1:{self.ports['otlp_http']}/v1/traces"
+                headers = {"Content-Type": "application/x-protobuf"}
+                async with self._session.post(url, data=request, headers=headers, raise_for_status=True):
+                    pass
+        return used
+
+    async def post(self, path: str, body: dict[str, Any]) -> None:
+        url = f"http://127.0.0.1:{self.ports['openai']}/v1/{path}"
+        async with self._session.post(url, json=body, raise_for_status=True):
+            pass
+
+    async def call(self, call: PlayedCall) -> None:
+        """Send both halves of a call: events while it lasts, spans and the session's end after it."""
+        posts = list(call.posts())
+        last = posts.pop() if posts and call.script.ended else None
+        for post in posts:
+            await self.post("realtime/events", post)
+        if call.script.hosted and call.script.ended:
+            await self.app(call.host)
+        if last is not None:
+            await self.post("realtime/events", last)
+
+    async def calls(self, calls: Iterable[PlayedCall]) -> None:
+        for call in calls:
+            await self.call(call)
+
+
 @asynccontextmanager
 async def _backend() -> AsyncIterator[tuple[str, asyncio.Queue[bytes]]]:
     """An OTLP backend over gRPC: its address, and the requests that it takes."""
@@ -224,7 +267,7 @@ async def _backend() -> AsyncIterator[tuple[str, asyncio.Queue[bytes]]]:
         return b""
 
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 20)])
-    _, service, method = EXPORT.split("/")
+    _, service, method = _EXPORT.split("/")
     handlers = {method: grpc.unary_unary_rpc_method_handler(export)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -11,20 +11,21 @@ from grafter.commands.demo.host_call import GATEWAY, VOICE
 from grafter.commands.demo.script import PlayedCall, Script
 
 
-def _quick(caller: str) -> Script:
-    script = Script(caller)
+def _greeted(caller: str, *, silence_ms: int = 500) -> Script:
+    script = Script(caller, silence_ms)
     script.media()
     script.greet()
-    for model in (380, 350, 410):
-        script.say()
-        script.answer(model)
+    return script
+
+
+def _quick(caller: str) -> Script:
+    script = _greeted(caller)
+    script.turns(380, 350, 410)
     return script
 
 
 def _slow_tool(caller: str) -> Script:
-    script = Script(caller)
-    script.media()
-    script.greet()
+    script = _greeted(caller)
     script.say()
     script.answer(410)
     script.say(700)
@@ -38,19 +39,13 @@ def _slow_tool(caller: str) -> Script:
 
 
 def _slow_model(caller: str) -> Script:
-    script = Script(caller)
-    script.media()
-    script.greet()
-    for model in (420, 2_350, 1_150, 440):
-        script.say()
-        script.answer(model)
+    script = _greeted(caller)
+    script.turns(420, 2_350, 1_150, 440)
     return script
 
 
 def _tool_fails(caller: str) -> Script:
-    script = Script(caller)
-    script.media()
-    script.greet()
+    script = _greeted(caller)
     script.say()
     script.tool("book_slot", 620, error=409, service="calendar")
     script.answer(380)
@@ -61,9 +56,7 @@ def _tool_fails(caller: str) -> Script:
 
 
 def _interrupting(caller: str) -> Script:
-    script = Script(caller)
-    script.media()
-    script.greet()
+    script = _greeted(caller)
     script.say()
     for heard in (740, 1_440, 420, 2_100):
         script.interrupted(heard=heard)
@@ -75,9 +68,7 @@ def _late_media(caller: str) -> Script:
     script = Script(caller)
     script.media(4_320, relay=True)
     script.greet()
-    for model in (400, 380):
-        script.say()
-        script.answer(model)
+    script.turns(400, 380)
     return script
 
 
@@ -110,9 +101,7 @@ def _app_silent(caller: str) -> Script:
 
 
 def _insurance(caller: str) -> Script:
-    script = Script(caller)
-    script.media()
-    script.greet()
+    script = _greeted(caller)
     script.say()
     script.tool("insurance_check", 760, served=410, service="insurance")
     script.tool("record_lookup", 540, served=500, database=460, service="records")
@@ -123,19 +112,13 @@ def _insurance(caller: str) -> Script:
 
 
 def _patient_detector(caller: str) -> Script:
-    script = Script(caller, silence_ms=1_250)
-    script.media()
-    script.greet()
-    for model in (420, 390):
-        script.say()
-        script.answer(model)
+    script = _greeted(caller, silence_ms=1_250)
+    script.turns(420, 390)
     return script
 
 
 def _network(caller: str) -> Script:
-    script = Script(caller)
-    script.media()
-    script.greet()
+    script = _greeted(caller)
     script.say()
     script.tool("record_lookup", 1_900, served=210, service="records")
     script.answer(380)
@@ -156,9 +139,7 @@ def _no_media(caller: str) -> Script:
 
 
 def _long(caller: str) -> Script:
-    script = Script(caller)
-    script.media()
-    script.greet()
+    script = _greeted(caller)
     for turn in range(48):
         script.say(1_500 + 90 * (turn % 7))
         if turn % 6 == 4:
@@ -168,9 +149,7 @@ def _long(caller: str) -> Script:
 
 
 def _hostile(caller: str) -> Script:
-    script = Script(caller)
-    script.media()
-    script.greet()
+    script = _greeted(caller)
     script.say()
     script.tool("<script>alert(1)</script>", 1_700, service='"><img src=x onerror=alert(1)>')
     script.answer(380)
@@ -180,9 +159,7 @@ def _hostile(caller: str) -> Script:
 
 
 def _untraced_tool(caller: str) -> Script:
-    script = Script(caller)
-    script.media()
-    script.greet()
+    script = _greeted(caller)
     script.say()
     script.tool("transfer_quote", 2_100, traced=False)
     script.answer(400)
@@ -238,6 +215,30 @@ STORIES: tuple[tuple[str, Callable[[str], Script]], ...] = (
     ("running", _running),
 )
 """Name and script of each kind."""
+
+
+def booking(start: datetime) -> PlayedCall:
+    """The second call that ``grafter demo`` prints: the caller asks for a slot and goes on speaking over the first
+    answer, the next has to wait for a slow calendar, and the caller interrupts it."""
+    script = Script("+15550104711", outcome="booked")
+    script.media()
+    script.now = 430
+    script.greet(350, 1_120)
+    script.now = 2_050
+    script.say(560)
+    # "One moment": the caller goes on speaking over it.
+    script.interrupted(390, 200, heard=90, say=490)
+    script.tool("book_slot", 1_660, service="calendar")
+    script.interrupted(412, 2_400, heard=1_440, say=730)
+    script.answer(370, 760)
+    script.now = 12_600
+    script.say(540)
+    return PlayedCall("booking", script, start, 0)
+
+
+BOOKING_MS = 14_000
+BOOKING_SPANS = 15
+"""The session, five answers, what was heard of four of them, four times that the caller spoke, and a tool."""
 
 
 def play(name: str, start: datetime, number: int = 0) -> PlayedCall:

@@ -115,6 +115,12 @@ class Script:
         self._answer(model, audio)
         self.now += pause
 
+    def turns(self, *models: int) -> None:
+        """The caller speaks and the model answers, as often as there are times for the model."""
+        for model in models:
+            self.say()
+            self.answer(model)
+
     def interrupted(self, model: int = 390, audio: int = 3_000, heard: int = 740, say: int = 900) -> None:
         """The model answers, and the caller speaks into it after having heard ``heard`` of it."""
         item, first = self._answer(model, audio)
