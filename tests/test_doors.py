@@ -128,7 +128,7 @@ async def call(
     metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
     async with channel:
         try:
-            await channel.unary_unary(TRACES_METHOD)(body, metadata=metadata, timeout=20)
+            await channel.unary_unary(TRACES_METHOD)(body, metadata=metadata, timeout=60)
         except grpc.aio.AioRpcError as error:
             return error.code()
     return grpc.StatusCode.OK

@@ -8,14 +8,12 @@ from typing import TextIO
 
 import orjson
 
-from grafter.commands.asking import Answer, RefusedError, ask, opened_store
+from grafter.commands.admin_client import FAILURES, query, recovered_store
 from grafter.components import Config
-from grafter.config.model import revealed
 from grafter.core.explain import lasting
-from grafter.errors import RejectedError, UnavailableError
+from grafter.core.model import JsonObject
 from grafter.exporter.backlogs import Backlogs
 from grafter.receiver.admin import BACKLOG_PATH
-from grafter.receiver.openai_receiver import OpenAIReceiver
 from grafter.telemetry import Metrics
 
 _SECONDS = 300.0
@@ -27,8 +25,8 @@ async def backlog(
 ) -> int:
     """0: done. 1: some of what was to be given up is on its way and stays, or nobody could be asked."""
     try:
-        answer = await _answer(what, asked, config)
-    except (RefusedError, RejectedError, UnavailableError, OSError, ValueError) as error:
+        answer = await _answer(what, request, config)
+    except FAILURES as error:
         err.write(f"backlog {what}: {error}\n")
         return 1
     if as_json:
@@ -38,18 +36,13 @@ async def backlog(
     return 1 if answer.get("left") else 0
 
 
-async def _answer(what: str, asked: dict[str, object], config: Config) -> Answer:
-    active = config.active()
-    receivers = [one for one in active.receivers.values() if isinstance(one, OpenAIReceiver)]
-    tokens = revealed(config.extensions.admin.tokens)
-    for receiver in receivers[:1]:
-        answer = await ask(receiver.endpoint, f"{BACKLOG_PATH}/{what}", asked, tokens, _SECONDS)
-        if answer is not None:
-            return answer
-    async with opened_store(config) as store:
-        await store.recovered()
-        desk = Backlogs(store, active.pipelines["traces"].exporters, Metrics(), lambda: max(time_ns(), store.moment))
-        return await desk.answer(what, asked)
+async def _answer(what: str, request: dict[str, object], config: Config) -> JsonObject:
+    answer = await query(config, f"{BACKLOG_PATH}/{what}", request, _SECONDS)
+    if answer is not None:
+        return answer
+    exporters = config.active().pipelines["traces"].exporters
+    async with recovered_store(config) as store:
+        return await Backlogs(store, exporters, Metrics(), lambda: max(time_ns(), store.moment)).answer(what, request)
 
 
 def _lines(what: str, answer: JsonObject) -> list[str]:

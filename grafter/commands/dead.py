@@ -11,13 +11,11 @@ from typing import TextIO
 
 import orjson
 
-from grafter.commands.asking import Answer, RefusedError, ask, opened_store
+from grafter.commands.admin_client import FAILURES, RefusedError, query, recovered_store
 from grafter.components import Config
-from grafter.config.model import revealed
-from grafter.errors import RejectedError, UnavailableError
+from grafter.core.model import JsonObject
 from grafter.exporter.dead_letters import DeadLetters
 from grafter.receiver.admin import DEAD_PATH, STATUS_PATH
-from grafter.receiver.openai_receiver import OpenAIReceiver
 from grafter.telemetry import Metrics
 
 _SECONDS = 300.0
@@ -44,8 +42,8 @@ async def dead(
                 answer = await answer_to(what, request)
                 _print(what, answer, out, as_json=as_json, groups=groups)
                 return 0 if what == "list" or answer["letters"] else 1
-            answer = await _all_pages(what, asked, answer_to, err)
-    except (RefusedError, RejectedError, UnavailableError, OSError, ValueError) as error:
+            answer = await _all_pages(what, request, answer_to, err)
+    except FAILURES as error:
         err.write(f"dead {what}: {error}\n")
         return 1
     if as_json:
@@ -56,25 +54,18 @@ async def dead(
     return 1 if missed or answer["left"] or answer["stopped"] else 0
 
 
-async def _asking(stack: AsyncExitStack, config: Config, *, exports: bool) -> Ask:
-    """Whom to ask. Raises RefusedError, and OSError when the store cannot be opened."""
-    receivers = [one for one in config.active().receivers.values() if isinstance(one, OpenAIReceiver)]
-    tokens = revealed(config.extensions.admin.tokens)
+async def _commands_of(stack: AsyncExitStack, config: Config, *, exports: bool) -> Commands:
+    """Who does them. Raises RefusedError, and OSError when the store cannot be opened."""
+    if await query(config, STATUS_PATH, {}, _SECONDS) is not None:
 
-    async def remote(what: str, asked: dict[str, object]) -> Answer | None:
-        return await ask(receivers[0].endpoint, f"{DEAD_PATH}/{what}", asked, tokens, _SECONDS)
-
-    if receivers and await ask(receivers[0].endpoint, STATUS_PATH, {}, tokens, _SECONDS) is not None:
-
-        async def running(what: str, asked: dict[str, object]) -> Answer:
-            answer = await remote(what, asked)
+        async def running(what: str, request: dict[str, object]) -> JsonObject:
+            answer = await query(config, f"{DEAD_PATH}/{what}", request, _SECONDS)
             if answer is None:
                 raise RefusedError("the grafter that runs has gone")
             return answer
 
         return running
-    store = await stack.enter_async_context(opened_store(config))
-    await store.recovered()
+    store = await stack.enter_async_context(recovered_store(config))
     metrics = Metrics()
     exporters = {}
     for name, exporter in config.active().exporters.items() if exports else ():

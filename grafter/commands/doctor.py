@@ -1,22 +1,20 @@
 """``grafter doctor``: at which hop a call lost its context, or what is wrong with a grafter and what it is sent.
 
-The grafter that runs is asked. Where none listens, its doors are what is wrong first, and the store and the call map
+The grafter that runs is asked; where none listens, its endpoints are wrong first, and the store and the call map
 are read here.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import time_ns
 from typing import TextIO
 
 import orjson
 
-from grafter.commands.asking import Answer, RefusedError, ask, opened_store
-from grafter.commands.lookup import print_answer
+from grafter.commands.admin_client import FAILURES, RefusedError, print_answer, query, recovered_store
 from grafter.components import Config
-from grafter.config.model import revealed
 from grafter.config.root import listening
 from grafter.config.units import Endpoint
 from grafter.core.model import JsonObject
@@ -78,7 +76,7 @@ async def _of_call(call: str, config: Config) -> JsonObject:
 
 async def _of_instance(config: Config) -> JsonObject:
     closed = await _closed(config)
-    answer = await _asked({"closed": [list(one) for one in closed]}, config)
+    answer = await query(config, DOCTOR_PATH, {"closed": [list(one) for one in closed]}, _SECONDS)
     if answer is not None:
         return answer
     try:
@@ -94,8 +92,7 @@ async def _examiner(config: Config) -> AsyncIterator[Examiner]:
     """Without a grafter that runs. Raises RefusedError, and OSError when the store cannot be opened."""
     policy, extension, metrics = config.graft_policy(), config.extensions.calls, Metrics()
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(opened_store(config))
-        await store.recovered()
+        store = await stack.enter_async_context(recovered_store(config))
         calls = None
         if extension is not None:
             opened = extension.open(store, store.hmac_secret(), metrics, time_ns, serve=False)

@@ -26,7 +26,7 @@ from grafter.otlp.to_json import trace_request_to_json
 from grafter.processor.assembling import Assembler
 from grafter.processor.lanes import Limits
 from grafter.processor.processor import Processor
-from grafter.store.embedded import store as embedded
+from grafter.store.embedded import opening as embedded
 from grafter.telemetry import Metrics
 
 # Any moment will do; a fixed one makes the output the same each time.

@@ -13,18 +13,14 @@ from contextlib import asynccontextmanager
 from time import time_ns
 from typing import TextIO
 
-import orjson
-
 from grafter.calls.base import CallMap
 from grafter.calls.report import rows
-from grafter.commands.asking import Answer, RefusedError, ask, opened_store
+from grafter.commands.admin_client import FAILURES, RefusedError, opened_store, print_answer, printable, query
 from grafter.components import Config
-from grafter.config.model import revealed
-from grafter.errors import RejectedError, UnavailableError
+from grafter.core.model import JsonObject
 from grafter.exporter.tree import render
 from grafter.otlp.reading import read_spans
-from grafter.receiver.calls_admin import FORGET_PATH, LOOKUP_PATH, REINDEX_PATH, REPORT_PATH, TRACE_PATH, questions
-from grafter.receiver.openai_receiver import OpenAIReceiver
+from grafter.receiver.calls_admin import FORGET_PATH, LOOKUP_PATH, REINDEX_PATH, REPORT_PATH, TRACE_PATH, call_queries
 from grafter.telemetry import Metrics
 
 _SECONDS = 150.0
@@ -36,18 +32,18 @@ _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SINCE = re.compile(r"(\d{1,6})([mhdw])")
 
 
-async def lookup(asked: Mapping[str, object], config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
+async def lookup(request: Mapping[str, object], config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
     """0: calls were found. 1: none, or nobody could be asked; why stands on ``err``."""
-    answer = await _answer(LOOKUP_PATH, asked, config, err)
+    answer = await _answer(LOOKUP_PATH, request, config, err)
     if answer is None:
         return 1
     print_answer(answer, out, as_json=as_json)
     return 0 if answer.get("calls") else 1
 
 
-async def trace(asked: str, config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
+async def trace(query: str, config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
     """0: the call is known, with its trace where that is kept. 1: it is not, or nobody could be asked."""
-    answer = await _answer(TRACE_PATH, {"text": asked}, config, err)
+    answer = await _answer(TRACE_PATH, {"text": query}, config, err)
     if answer is None:
         return 1
     call = answer.get("call")
@@ -127,19 +123,16 @@ def ago(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]] * 1_000_000_000
 
 
-async def _answer(path: str, asked: Mapping[str, object], config: Config, err: TextIO) -> Answer | None:
-    receivers = [one for one in config.active().receivers.values() if isinstance(one, OpenAIReceiver)]
+async def _answer(path: str, request: Mapping[str, object], config: Config, err: TextIO) -> JsonObject | None:
     try:
         if config.extensions.calls is None:
             raise RefusedError("the config names no extensions.calls: nobody keeps calls")
-        answer = None
-        for receiver in receivers[:1]:
-            answer = await ask(receiver.endpoint, path, asked, revealed(config.extensions.admin.tokens), _SECONDS)
+        answer = await query(config, path, request, _SECONDS)
         if answer is None:
             async with _opened(config) as calls:
-                answer = await questions(calls, time_ns)[path](asked, "command")
+                answer = await call_queries(calls, time_ns)[path](request, "command")
         return answer
-    except (RefusedError, RejectedError, UnavailableError, OSError, ValueError) as error:
+    except FAILURES as error:
         err.write(f"{path.rpartition('/')[2]}: {error}\n")
         return None
 
@@ -183,21 +176,6 @@ def _print_media(documents: Sequence[bytes], out: TextIO) -> None:
     events.sort(key=lambda event: event[:2])
     if events:
         out.write("\n")
-    for at, name, said in events[:_MOST_MEDIA]:
-        details = "  ".join(f"{key}={value}" for key, value in said.items())
-        out.write(_plain(f"{'media':>9}   +{(at - begun) / 1e9:.3f} s  {name}  {details}").rstrip() + "\n")
-
-
-def _plain(text: str) -> str:
-    """What an attribute says must not steer the terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text)
-
-
-def print_answer(answer: Mapping[str, object], out: TextIO, *, as_json: bool) -> None:
-    """The whole answer for programs, its lines for people."""
-    if as_json:
-        out.write(orjson.dumps(dict(answer)).decode() + "\n")
-        return
-    lines = answer.get("lines")
-    for line in lines if isinstance(lines, list) else []:
-        out.write(_plain(str(line)) + "\n")
+    for at, name, attributes in events[:_MOST_MEDIA]:
+        details = "  ".join(f"{key}={value}" for key, value in attributes.items())
+        out.write(printable(f"{'media':>9}   +{(at - begun) / 1e9:.3f} s  {name}  {details}").rstrip() + "\n")

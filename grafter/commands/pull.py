@@ -16,7 +16,6 @@ import orjson
 
 from grafter.commands.admin_client import FAILURES, RefusedError, openai_receivers, query
 from grafter.components import Config
-from grafter.config.model import revealed
 from grafter.consumer import Consumer
 from grafter.core.model import DedupeKey, JsonObject, NamedLink, Part, UnixNano
 from grafter.errors import RejectedError, UnavailableError
@@ -30,7 +29,7 @@ from grafter.telemetry import Metrics
 
 _SECONDS = 150.0
 """A little more than the grafter that runs waits for OpenAI."""
-_TELL_SECONDS = 5.0
+_REPORT_SECONDS = 5.0
 
 
 async def pull(
@@ -42,25 +41,23 @@ async def pull(
     out: TextIO,
     err: TextIO,
     seconds: float = _SECONDS,
-    tell_seconds: float = _TELL_SECONDS,
+    report_seconds: float = _REPORT_SECONDS,
 ) -> int:
     """0: all pages of the session have been read once. 1: they have not, and why stands on ``err``.
 
     While it waits, up to ``seconds``, ``err`` says so every ``report_seconds``.
     """
-    receivers = {
-        name: receiver for name, receiver in config.active().receivers.items() if isinstance(receiver, OpenAIReceiver)
-    }
+    receivers = openai_receivers(config)
     try:
         if not receivers:
             raise RefusedError("the config runs no openai receiver")
         name, receiver = next(iter(receivers.items()))
-        asked = {"session": session, **({"project": project} if project else {})}
-        async with _telling(err, session, seconds, tell_seconds):
-            answer = await ask(receiver.endpoint, PULL_PATH, asked, revealed(config.extensions.admin.tokens), seconds)
+        request = {"session": session, **({"project": project} if project else {})}
+        async with _reporting(err, session, seconds, report_seconds):
+            answer = await query(config, PULL_PATH, request, seconds)
             if answer is None:
                 answer = await _do(name, receiver, session, project, config, seconds)
-    except (RefusedError, OSError, ValueError) as error:
+    except FAILURES as error:
         err.write(f"pull: {error}\n")
         return 1
     out.write(orjson.dumps(answer).decode() + "\n" if as_json else _words(answer))
@@ -68,7 +65,7 @@ async def pull(
 
 
 @asynccontextmanager
-async def _telling(err: TextIO, session: str, seconds: float, tell_seconds: float) -> AsyncIterator[None]:
+async def _reporting(err: TextIO, session: str, seconds: float, report_seconds: float) -> AsyncIterator[None]:
     """While the context is open: a line on ``err`` now and then, so that nobody takes a wait for a hang."""
     began = monotonic()
 
@@ -131,8 +128,7 @@ class _Storing(Consumer):
         await self._store.append(parts, UnixNano(max(time_ns(), self._store.moment)), dedupe_keys)
 
 
-def _words(answer: Answer) -> str:
-    """The answer for people."""
+def _words(answer: JsonObject) -> str:
     skipped = answer.get("skipped")
     lines = [f"{answer.get('session')}: {answer.get('traces')} new traces"]
     if skipped:

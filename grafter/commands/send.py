@@ -44,9 +44,7 @@ class Speed(StrEnum):
     """With the pauses of the recording, as far as the files tell the time."""
 
 
-class Door(StrEnum):
-    """Where a request goes in."""
-
+class Receiver(StrEnum):
     OTLP = "otlp"
     OPENAI = "openai"
     REALTIME = "realtime"
@@ -54,9 +52,7 @@ class Door(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request of the replay."""
-
-    door: Door
+    receiver: Receiver
     body: bytes
     content_type: str
     count: int
@@ -274,7 +270,7 @@ def _json(data: bytes) -> Any:
 
 
 def _url(endpoint: str, path: str) -> str:
-    """An endpoint as it is written in a config (host:port) or as a URL, with the door's path where it names none."""
+    """An endpoint as it is written in a config (host:port) or a URL, with the receiver's path where it names none."""
     url = endpoint if "://" in endpoint else f"http://{endpoint}"
     named = url.split("://", 1)[1].partition("/")[2]
     return url if named else url.rstrip("/") + path

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from grafter.core.model import UnixNano
+from grafter.core.model import JsonObject, UnixNano
 from grafter.errors import RejectedError
 from grafter.store.model import Claim, Settlement, Stats
 from grafter.telemetry import Metrics
@@ -19,13 +19,13 @@ DROPPED = "backlog_dropped"
 """The reason under which spans count that a command gave up."""
 _PAGE = 64
 
-Answer = dict[str, object]
-
 
 class BacklogStore(Protocol):
     """What of a store is needed here; see Store."""
 
-    async def claim_deferred(self, exporter: str, now: UnixNano, limit: int) -> Sequence[Claim]: ...
+    async def claim_deferred(
+        self, exporter: str, now: UnixNano, limit: int, *, postponed: bool = False
+    ) -> Sequence[Claim]: ...
     async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]: ...
     def stats(self) -> Stats: ...
 
@@ -69,10 +69,9 @@ class Backlogs:
             if one.batches
         ]
 
-    async def _drop(self, exporter: str) -> Answer:
-        """All of it but what is on its way now, or was tried a moment ago."""
+    async def _drop(self, exporter: str) -> JsonObject:
         spans = 0
-        while claims := await self._store.claim_deferred(exporter, UnixNano(self._clock()), _PAGE):
+        while claims := await self._store.claim_deferred(exporter, UnixNano(self._clock()), _PAGE, postponed=True):
             gone = await self._store.settle([Settlement(claim) for claim in claims], UnixNano(self._clock()))
             spans += sum(claim.state.host_spans for claim, own in zip(claims, gone, strict=True) if own)
         if spans:

@@ -15,7 +15,7 @@ from typing import Protocol
 import orjson
 
 from grafter.consumer import Batch, Exporter, OutTrace, Piece, Result, Verdict
-from grafter.core.model import Part, UnixNano, is_guest_key
+from grafter.core.model import JsonObject, Part, UnixNano, is_guest_key
 from grafter.errors import RejectedError
 from grafter.exporter.tree import render
 from grafter.otlp import build
@@ -33,7 +33,6 @@ DROPPED = "dead_letters_dropped"
 PAGE = 100
 _BATCH_SPANS, _BATCH_BYTES = 4000, 3 << 20
 
-Answer = dict[str, object]
 
 class DeadLetterStore(Protocol):
     """What of a store is needed here; see Store."""
@@ -77,8 +76,7 @@ class Selection:
             _number(body, "until"),
         )
 
-    def means(self, letter: DeadLetter) -> bool:
-        """The letter is one of those."""
+    def selects(self, letter: DeadLetter) -> bool:
         return (
             (not self.ids or not self.ids.isdisjoint((letter.id, letter.key.hex(), _trace_id(letter))))
             and (not self.exporter or letter.exporter == self.exporter)
@@ -159,9 +157,9 @@ class DeadLetters:
         async for letter in self._newest(selection):
             try:
                 document = orjson.loads(trace_request_to_json(letter.payload))
-                shown.append({**_told(letter), "tree": render(letter.payload, "detailed"), "document": document})
+                shown.append({**_as_json(letter), "tree": render(letter.payload, "detailed"), "document": document})
             except (RejectedError, ValueError):
-                shown.append({**_told(letter), "tree": letter.payload.decode("utf-8", "replace"), "document": None})
+                shown.append({**_as_json(letter), "tree": letter.payload.decode("utf-8", "replace"), "document": None})
         return {"letters": shown}
 
     async def _retry(self, selection: Selection) -> JsonObject:
@@ -195,9 +193,8 @@ class DeadLetters:
             "waiting": result.waiting,
         }
 
-    async def _drop(self, asked: Asked) -> Answer:
-        """One page, the oldest first."""
-        page, meant, answer = await self._page(asked)
+    async def _drop(self, selection: Selection) -> JsonObject:
+        page, meant, answer = await self._page(selection)
         removed = await self._store.remove_dead_letters(meant) if meant else []
         gone = [letter for letter, done in zip(meant, removed, strict=True) if done]
         spans = sum(letter.spans for letter in gone)
@@ -212,13 +209,13 @@ class DeadLetters:
         until = selection.until or self._clock()
         page = await self._store.dead_letters(PAGE, skip=selection.skip, oldest=True)
         page = [letter for letter in page if letter.at <= until]
-        return page, [letter for letter in page if asked.means(letter)], {"until": until}
+        return page, [letter for letter in page if selection.selects(letter)], {"until": until}
 
     async def _newest(self, selection: Selection) -> AsyncIterator[DeadLetter]:
         skip = 0
         while page := await self._store.dead_letters(PAGE, skip=skip):
             for letter in page:
-                if asked.means(letter):
+                if selection.selects(letter):
                     yield letter
             skip += len(page)
 
@@ -335,7 +332,7 @@ def _trace_id(letter: DeadLetter) -> str:
         return ""
 
 
-def _told(letter: DeadLetter) -> Answer:
+def _as_json(letter: DeadLetter) -> JsonObject:
     return {
         "id": letter.id,
         "trace_id": _trace_id(letter),

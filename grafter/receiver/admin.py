@@ -1,4 +1,4 @@
-"""``/admin/…``: what the commands of grafter ask of the one that runs, at the address of the OpenAI doors.
+"""``/admin/…``: what the commands of grafter ask of the one that runs, at the address of the OpenAI receiver.
 
 Open to processes of the same machine without a token, to everybody else with one of ``extensions.admin.tokens``. A
 browser is no such process although it runs there: a page may post to any address, so what a page sends (its Origin, a
@@ -14,12 +14,11 @@ from aiohttp import web
 
 from grafter.calls.base import CallMap
 from grafter.errors import RejectedError, UnavailableError
-from grafter.guests.json_values import parse_json
-from grafter.receiver.calls_admin import Ask, questions, who_asks
-from grafter.receiver.config import Desk
-from grafter.receiver.examining import Examiner, closed_doors
+from grafter.receiver.calls_admin import CallQuery, call_queries, requester
+from grafter.receiver.config import AdminCommands
+from grafter.receiver.examining import Examiner, closed_endpoints
 from grafter.receiver.explaining import Explainer, status
-from grafter.receiver.http_body import read_json_body
+from grafter.receiver.http_body import json_object, read_json_body
 from grafter.receiver.http_server import Tokens, is_local
 from grafter.receiver.outcomes import Answered, Outcome, UnauthenticatedError, openai_endpoint
 from grafter.receiver.sessions import PullRequests
@@ -55,7 +54,7 @@ def admin_routes(
     there are ``backlogs``: what they take and answer stands there; where there is a call map, those of ``calls_admin``.
 
     Explain: ``{"id": "…"}`` in, 200 with what ``Explainer`` says. Status: ``{}`` in, 200 with what ``status`` says.
-    Doctor: ``{"call": "…"}`` in, or ``{"closed": […]}`` with the doors that whoever asks found closed; 200 with what
+    Doctor: ``{"call": "…"}`` in, or ``{"closed": […]}`` with endpoints that whoever asks found closed; 200 with what
     ``Examiner`` says; ``alone`` as there.
     Pull:
 
@@ -79,7 +78,7 @@ def admin_routes(
     async def read_body(request: web.Request) -> dict[str, object]:
         if not _allows(request, opened_by):
             raise UnauthenticatedError(_WHO)
-        return _object(await read_json_body(request, _MAX_BYTES, in_turn=False))
+        return json_object(await read_json_body(request, _MAX_BYTES, in_turn=False))
 
     async def explain(request: web.Request) -> Answered:
         identity = (await read_body(request)).get("id")
@@ -87,8 +86,8 @@ def admin_routes(
             raise RejectedError(f"expected an id of 1 to {_LONGEST_ID} characters under id", reason="shape")
         return web.json_response(await explainer.explain(identity)), Outcome.ACCEPTED
 
-    async def say_status(request: web.Request) -> Answered:
-        await asked(request)
+    async def answer_status(request: web.Request) -> Answered:
+        await read_body(request)
         return web.json_response(status(explainer.store, metrics, explainer.clock())), Outcome.ACCEPTED
 
     examiner = Examiner(explainer, metrics, calls, alone)
@@ -101,7 +100,7 @@ def admin_routes(
                 raise RejectedError(f"expected an id of 1 to {_LONGEST_CALL} characters under call", reason="shape")
             return web.json_response(await examiner.call(call, requester(request))), Outcome.ACCEPTED
         try:
-            doors = closed_doors(closed if isinstance(closed, list) else [closed])
+            endpoints = closed_endpoints(closed if isinstance(closed, list) else [closed])
         except ValueError as error:
             raise RejectedError(str(error), reason="shape") from None
         return web.json_response(await examiner.instance(endpoints)), Outcome.ACCEPTED
@@ -123,11 +122,11 @@ def admin_routes(
         answering = openai_endpoint(handle, metrics, _TRANSPORT, timed=False)
         return [] if commands is None else [web.post(f"{path}/{{what}}", answering)]
 
-    # Not timed: how long OpenAI takes is no time of this door's.
+    # Not timed: how long OpenAI takes is no time of this receiver's.
     return [
         web.post(PULL_PATH, openai_endpoint(pull, metrics, _TRANSPORT, timed=False)),
         web.post(EXPLAIN_PATH, openai_endpoint(explain, metrics, _TRANSPORT, timed=False)),
-        web.post(STATUS_PATH, openai_endpoint(say_status, metrics, _TRANSPORT, timed=False)),
+        web.post(STATUS_PATH, openai_endpoint(answer_status, metrics, _TRANSPORT, timed=False)),
         web.post(DOCTOR_PATH, openai_endpoint(doctor, metrics, _TRANSPORT, timed=False)),
         *routes_of(DEAD_PATH, dead_letters),
         *routes_of(BACKLOG_PATH, backlogs),
@@ -147,20 +146,9 @@ def _allows(request: web.Request, tokens: Tokens | None) -> bool:
     return is_local(request)
 
 
-def _object(body: bytes) -> dict[str, object]:
-    """The body as a JSON object. Raises RejectedError."""
-    try:
-        posted = parse_json(body)
-    except ValueError as error:
-        raise RejectedError(f"{error}; expected a JSON object", reason="json") from error
-    if not isinstance(posted, dict):
-        raise RejectedError("body is no JSON object", reason="shape")
-    return posted
-
-
 def _read(body: bytes) -> tuple[str, str | None]:
     """The session and the project. Raises RejectedError."""
-    posted = _object(body)
+    posted = json_object(body)
     session, project = posted.get("session"), posted.get("project")
     if not isinstance(session, str):
         raise RejectedError("body is no JSON object with a string under session", reason="shape")

@@ -12,6 +12,7 @@ from grafter.calls.answers import call_answer, found_lines, not_found_lines
 from grafter.calls.base import CallMap
 from grafter.calls.model import Search
 from grafter.calls.report import report
+from grafter.core.model import JsonObject
 from grafter.errors import RejectedError
 
 LOOKUP_PATH = "/admin/lookup"
@@ -24,9 +25,8 @@ _MOST = 500
 _MOST_SPANS_BYTES = 64 << 20
 _FLAGS = ("slow", "errors", "interrupted", "unjoined", "live")
 
-Answer = dict[str, object]
-Ask = Callable[[Mapping[str, object], str], Awaitable[Answer]]
-"""From a body and who asks to an answer."""
+CallQuery = Callable[[Mapping[str, object], str], Awaitable[JsonObject]]
+"""From a body and its requester to an answer."""
 
 
 def call_queries(calls: CallMap, clock: Callable[[], int]) -> dict[str, CallQuery]:
@@ -60,12 +60,15 @@ def call_queries(calls: CallMap, clock: Callable[[], int]) -> dict[str, CallQuer
             documents.append(b64encode(document).decode())
         return {"call": call_answer(call), "documents": documents, "others": len(page.calls) > 1}
 
-    async def forget(asked: Mapping[str, object], who: str) -> Answer:
-        forgotten = await calls.forget(_text(asked, "number"), who)
+    async def forget(query: Mapping[str, object], who: str) -> JsonObject:
+        number = _text(query, "number")
+        forgotten = await calls.forget(number, who)
         traces = [trace.hex() for trace in forgotten.traces]
         lines = [f"calls of this number that are forgotten, with all that was kept of them: {forgotten.calls}"]
         if traces:
             lines += ["their traces live on where they were sent; remove them there:", *(f"  {one}" for one in traces)]
+        if not forgotten.calls and not number.lstrip().startswith("+"):
+            lines.append("a number without its country may be more than one: write it with + and the country's code")
         return {"calls": forgotten.calls, "traces": traces, "lines": lines}
 
     async def reported(query: Mapping[str, object], _who: str) -> JsonObject:

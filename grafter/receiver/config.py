@@ -1,5 +1,6 @@
 """What the configs of receivers have in common: how they are opened, and what they are opened with."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -57,7 +58,9 @@ class Surroundings:
     backlogs: AdminCommands | None = None
     """What waits for one exporter alone, for commands."""
     calls: "CallMap | None" = None
-    """Takes what doors learn of calls, and answers for them; None: nobody keeps calls."""
+    """Takes what receivers learn of calls, and answers for them; None: nobody keeps calls."""
+    calls_id_keys: Sequence[str] = ()
+    """Keys under which a span gives an id of its call; of a post, any other key names the system that an id is of."""
     calls_tokens: Sequence[str] = ()
     """What opens ``POST /api/calls``; none opens it to everybody."""
     links: "CallLinks | None" = None
@@ -71,13 +74,13 @@ class Surroundings:
 class ReceiverConfig(Component):
     """A receiver's keys; what it needs beyond them is imported when it is opened."""
 
+    @abstractmethod
     def open(self, name: str, around: Surroundings) -> AbstractAsyncContextManager[dict[str, int]]:
-        """Run it until left; its ports by door. Raises OSError or ValueError when it cannot be opened."""
-        raise NotImplementedError
+        """Run it until left; its ports by receiver. Raises OSError or ValueError when it cannot be opened."""
 
 
 class ServerTls(Model):
-    """TLS for a door in."""
+    """TLS for a receiver."""
 
     collectors_own = collector.SERVER_TLS
     instead = collector.SERVER_TLS_INSTEAD

@@ -14,7 +14,7 @@ from grafter.doctor.call_findings import examine_call
 from grafter.doctor.instance_findings import examine_instance
 from grafter.doctor.model import Call, Guest, Instance
 from grafter.otlp.reading import read_spans
-from grafter.receiver.explaining import Answer, Explainer
+from grafter.receiver.explaining import Explainer
 from grafter.telemetry import Metrics
 
 _MOST_NAMES = 100
@@ -34,7 +34,7 @@ class Examiner:
     metrics: Metrics
     calls: CallMap | None = None
     alone: bool = True
-    """No other process is sent a share of what comes to these doors."""
+    """No other process is sent a share of what comes to these endpoints."""
 
     async def call(self, query: str, who: str) -> JsonObject:
         """By an id of any kind, a trace id or a number. ``known`` says whether anything is known of it."""
@@ -64,7 +64,7 @@ class Examiner:
             self._is_anchor,
         )
         findings = await asyncio.to_thread(examine_call, call)
-        return {**call_answer(call, findings, self._notes(row, held, whole)), "known": True}
+        return {**call_answer(call, findings, self._unexamined(row, held, whole)), "known": True}
 
     async def instance(self, closed: Sequence[tuple[str, str]] = ()) -> JsonObject:
         """``closed``: endpoints at which whoever asks found nobody."""
@@ -113,8 +113,8 @@ class Examiner:
                 found.append(document)
         return found, False
 
-    def _notes(self, row: CallRow | None, held: Sequence[str], whole: bool) -> list[str]:
-        """What could not be looked at."""
+    def _unexamined(self, row: CallRow | None, held: Sequence[str], whole: bool) -> list[str]:
+        """What could not be examined, and why."""
         notes = [_HELD.format(line) for line in held]
         if row is None:
             notes.append(_NO_CALLS if self.calls is None else _NO_CALL)
@@ -132,16 +132,16 @@ class Examiner:
         )
 
 
-def closed_doors(found: Sequence[object]) -> list[tuple[str, str]]:
-    """What a command found out about doors, as it sends it. Raises ValueError for anything else."""
-    doors: list[tuple[str, str]] = []
+def closed_endpoints(found: Sequence[object]) -> list[tuple[str, str]]:
+    """What a command found out about endpoints, as it sends it. Raises ValueError for anything else."""
+    endpoints: list[tuple[str, str]] = []
     for each in found:
         match each:
             case [str() as address, str() as key] if len(address) <= 300 and len(key) <= 300:
-                doors.append((address, key))
+                endpoints.append((address, key))
             case _:
                 raise ValueError("expected pairs of an address and the key that names it under closed")
-    return doors
+    return endpoints
 
 
 def _guests(explained: Sequence[JsonObject]) -> list[Guest]:

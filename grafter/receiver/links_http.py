@@ -14,8 +14,7 @@ from grafter.core.link import MOST_CHARACTERS, from_metadata, from_text, is_name
 from grafter.core.memory_blobs import decode_guest
 from grafter.core.model import BY_API, Link, NamedLink, TraceId, UnixNano, call_guest, guest_key
 from grafter.errors import RejectedError
-from grafter.guests.json_values import parse_json
-from grafter.receiver.http_body import read_json_body
+from grafter.receiver.http_body import json_object, read_json_body
 from grafter.receiver.http_server import Tokens
 from grafter.receiver.outcomes import Answered, ConflictError, Outcome, openai_endpoint
 from grafter.store.base import CallStore, HeldStore
@@ -60,12 +59,7 @@ def link_routes(
 
 def read_link(body: bytes) -> NamedLink:
     """What a body says. Raises RejectedError, with a message that quotes nothing."""
-    try:
-        posted = parse_json(body)
-    except ValueError as error:
-        raise RejectedError(f"{error}; expected a JSON object with guest and traceparent", reason="json") from error
-    if not isinstance(posted, dict):
-        raise RejectedError("body is no JSON object; expected one with guest and traceparent", reason="shape")
+    posted = json_object(body, "guest and traceparent")
     guest = posted.get("guest")
     if not isinstance(guest, str) or not is_nameable(guest):
         message = f"guest is not a string of 1 to {MOST_CHARACTERS} printable ASCII characters"

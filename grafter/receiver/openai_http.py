@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler
 from grafter.consumer import Consumer
 from grafter.core.model import Source
 from grafter.core.policy import GraftPolicy
-from grafter.errors import RejectedError, UnavailableError
+from grafter.errors import RejectedError
 from grafter.guests.agents.intake import Intake, read_items
 from grafter.guests.json_values import parse_json
 from grafter.logs import Throttle
@@ -35,6 +35,7 @@ from grafter.receiver.outcomes import (
     log_skipped,
     openai_endpoint,
     openai_failure,
+    reason_of,
 )
 from grafter.receiver.tee import Tee
 from grafter.telemetry import Metrics
@@ -81,9 +82,9 @@ def ingest_routes(
             spans = intake.spans
             if intake.parts:
                 await consumer.consume(intake.parts)
-        except (RejectedError, UnavailableError) as error:
+        except Exception as error:
             if spans:
-                metrics.refused_spans.labels(OPENAI, _INGEST, error.reason).inc(spans)
+                metrics.refused_spans.labels(OPENAI, _INGEST, reason_of(error)).inc(spans)
             raise
         for kind, count in intake.kinds.items():
             metrics.guest_items.labels(Source.SDK.value, kind).inc(count)
@@ -116,7 +117,7 @@ async def listening(
     share_port: bool = False,
     in_flight: InFlight | None = None,
 ) -> AsyncIterator[int]:
-    """Serve the routes of all doors at ``endpoint`` (``host:port``) while the context is open; yields the port.
+    """Serve all routes at ``endpoint`` (``host:port``) while the context is open; yields the port.
 
     ``share_port``, ``in_flight``: see ``serving``.
     On leaving, requests in flight get up to ``grace_seconds``. Raises ValueError and OSError as ``serving`` does.

@@ -20,11 +20,10 @@ from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import Source, UnixNano
 from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError
-from grafter.guests.json_values import parse_json
 from grafter.guests.realtime.content import ODD
 from grafter.guests.realtime.intake import EXPECTED, NoCallError, RealtimeIntake, read_posts
 from grafter.logs import Throttle
-from grafter.receiver.http_body import read_json_body
+from grafter.receiver.http_body import json_object, read_json_body
 from grafter.receiver.http_server import Tokens
 from grafter.receiver.openai_api import is_call_id
 from grafter.receiver.outcomes import Answered, Outcome, log_skipped, openai_endpoint
@@ -144,12 +143,7 @@ def read_start(body: bytes, secret: bytes) -> CallStart:
 
     Raises RejectedError, with a message that quotes nothing, unless the body is as ``call_routes`` says.
     """
-    try:
-        posted = parse_json(body)
-    except ValueError as error:
-        raise RejectedError(f"{error}; expected a JSON object with call_id", reason="json") from error
-    if not isinstance(posted, dict):
-        raise RejectedError("body is no JSON object; expected one with call_id", reason="shape")
+    posted = json_object(body, "call_id")
     call_id = posted.get("call_id")
     if not isinstance(call_id, str) or not is_call_id(call_id):
         raise RejectedError("call_id is not a string of 1 to 256 printable ASCII characters", reason="call_id")

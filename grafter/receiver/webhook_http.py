@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from aiohttp import web
 
@@ -29,6 +28,7 @@ from grafter.guests.webhooks import Delivery, IncomingCall, JunkError, read_deli
 from grafter.receiver.http_body import content_encoding, read_json_body
 from grafter.receiver.outcomes import OPENAI, Answered, NotFoundError, Outcome, UnsupportedError, openai_endpoint
 from grafter.receiver.recorder import NotRecordedError, Recorders
+from grafter.receiver.sessions import PullRequests
 from grafter.receiver.signatures import Signatures, Signed
 from grafter.store.base import Store
 from grafter.telemetry import Metrics
@@ -45,18 +45,6 @@ _PATH = "/{path:/*webhooks/+openai/*}"
 _REMEMBER_NS = 96 * HOUR
 # Reading a body of this size takes some milliseconds, all of which the event loop would stand still.
 _THREAD_BYTES = 128 << 10
-
-
-class PullRequests(Protocol):
-    """Whoever pulls the traces of hosted Agents sessions."""
-
-    async def request(self, session_id: str, project: str) -> None:
-        """See to it that the session's traces are pulled, some time, in the name of this project.
-
-        Returns when that is stored. A repeat does no harm. Raises UnavailableError, and RejectedError for what can be
-        no session's id.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import json
 import time
 from pathlib import Path
 
-from grafter.commands.explain import say_status
+from grafter.commands.explain import print_status
 from grafter.core.model import UnixNano
 from tests.processor.test_processor import host_request
 from tests.rig import Peer, rig
@@ -22,7 +22,7 @@ async def test_a_store_that_nobody_runs_is_read_whole(tmp_path: Path) -> None:
         await r.store.keep_moment(UnixNano(later))
     out = io.StringIO()
     config = read(tmp_path, settings(tmp_path, {"file": {"path": str(tmp_path / "out")}}))
-    await say_status(config, as_json=True, out=out, err=io.StringIO())
+    await print_status(config, as_json=True, out=out, err=io.StringIO())
     said = json.loads(out.getvalue())
     assert said["held"]["spans"] == 1
     assert said["oldest_seconds"] >= 0

@@ -12,7 +12,7 @@ from aiohttp import web
 from grafter.commands.pull import pull
 from grafter.components import load
 from grafter.config.units import Endpoint
-from tests.e2e.process import free_ports
+from tests.ports import free_ports
 
 
 @asynccontextmanager
@@ -47,12 +47,12 @@ async def test_a_wait_is_told_and_ends_in_time(tmp_path: Path, runs: bool) -> No
     out, err = io.StringIO(), io.StringIO()
     async with silent(port if runs else openai) as asked:
         config = load([], sets, env={})
-        code = await pull("asess_1", None, config, as_json=False, out=out, err=err, seconds=1.0, tell_seconds=0.2)
+        code = await pull("sess_1", None, config, as_json=False, out=out, err=err, seconds=1.0, report_seconds=0.2)
         assert asked.is_set()
     assert (code, out.getvalue()) == (1, "")
     *told, last = err.getvalue().splitlines()
     assert told
-    assert {line.rsplit(",", 1)[0] for line in told} == {"pull: waiting for OpenAI to let asess_1 be read"}
+    assert {line.rsplit(",", 1)[0] for line in told} == {"pull: waiting for OpenAI to let sess_1 be read"}
     expected = (
         f"pull: {Endpoint(f'localhost:{port}')} gave no answer within 1 s"
         if runs

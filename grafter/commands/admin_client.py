@@ -1,34 +1,46 @@
-"""Asking the grafter that runs, by ``/admin/…`` at the address of its OpenAI doors, as several commands do."""
+"""Asking the grafter that runs, by ``/admin/…`` at the address of its OpenAI receiver, as several commands do."""
 
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import aiohttp
 import orjson
 
 from grafter.components import Config
-from grafter.config.units import Endpoint
+from grafter.config.model import revealed
+from grafter.core.model import JsonObject
+from grafter.errors import RejectedError, UnavailableError
 from grafter.memory_limit import total_memory
 from grafter.receiver.http_server import LOCAL
+from grafter.receiver.openai_receiver import OpenAIReceiver
 
 if TYPE_CHECKING:
     from grafter.store.config import OpenedStore
 
 _EVERYWHERE = ("", "0.0.0.0", "[::]", "::")
 
-Answer = dict[str, object]
-
 
 class RefusedError(Exception):
     """It was not done; the message is for people."""
 
 
-async def ask(
-    endpoint: Endpoint, path: str, asked: Mapping[str, object], tokens: list[str], seconds: float
-) -> Answer | None:
+FAILURES = (RefusedError, RejectedError, UnavailableError, OSError, ValueError)
+"""What keeps a command from its answer, each with a message for people."""
+
+
+def openai_receivers(config: Config) -> dict[str, OpenAIReceiver]:
+    """Those that run, by their ids; the first one's address serves ``/admin/…``."""
+    return {name: one for name, one in config.active().receivers.items() if isinstance(one, OpenAIReceiver)}
+
+
+async def query(config: Config, path: str, request: Mapping[str, object], seconds: float) -> JsonObject | None:
     """The answer of the grafter that runs; None where none listens. Raises RefusedError, also past ``seconds``."""
+    endpoint = next((one.endpoint for one in openai_receivers(config).values()), None)
+    if endpoint is None:
+        return None
+    tokens = revealed(config.extensions.admin.tokens)
     host = "localhost" if endpoint.host in _EVERYWHERE else endpoint.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{endpoint.port}{path}"
     headers = {"Content-Type": "application/json", "Host": LOCAL}
@@ -38,7 +50,7 @@ async def ask(
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as client,
-            client.post(url, data=orjson.dumps(dict(asked)), headers=headers, allow_redirects=False) as response,
+            client.post(url, data=orjson.dumps(dict(request)), headers=headers, allow_redirects=False) as response,
         ):
             body = await response.read()
             status = response.status
@@ -78,3 +90,26 @@ def opened_store(config: Config) -> AbstractAsyncContextManager["OpenedStore"]:
                 "give the --config of the grafter that is meant, or its extensions.store.embedded.directory by --set"
             )
     return config.extensions.store.open(config.graft_policy(), total_memory())
+
+
+@asynccontextmanager
+async def recovered_store(config: Config) -> AsyncIterator["OpenedStore"]:
+    """The same, when all that it holds is known."""
+    async with opened_store(config) as store:
+        await store.recovered()
+        yield store
+
+
+def print_answer(answer: Mapping[str, object], out: TextIO, *, as_json: bool) -> None:
+    """The whole answer for programs, its lines for people."""
+    if as_json:
+        out.write(orjson.dumps(dict(answer)).decode() + "\n")
+        return
+    lines = answer.get("lines")
+    for line in lines if isinstance(lines, list) else []:
+        out.write(printable(str(line)) + "\n")
+
+
+def printable(text: str) -> str:
+    """What an attribute says must not steer the terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text)
