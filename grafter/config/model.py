@@ -4,10 +4,15 @@ Types are strict, as in the Collector: a number is no text and text is no number
 by the type that asks for it.
 """
 
+import ast
+import inspect
+import itertools
 import re
+import textwrap
 import types
 import typing
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -41,9 +46,7 @@ _TYPE = re.compile(r"[A-Za-z][0-9A-Za-z_]{0,62}")
 class Model(BaseModel):
     """A map of known keys. A null stands for the key's default, and so does an expansion that came out empty."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True, validate_default=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
 
     null_is_none: ClassVar[frozenset[str]] = frozenset()
     """Keys whose null takes away what is there by default."""
@@ -66,6 +69,10 @@ class Model(BaseModel):
                 plain[key] = value
         return plain
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return _described(cls, handler(core_schema), handler)
+
     collectors_own: ClassVar[Mapping[str, str]] = {}
     """Keys that the Collector has here and that set nothing: taken from a file, with a word."""
     instead: ClassVar[Mapping[str, str]] = {}
@@ -76,15 +83,15 @@ class Model(BaseModel):
         yield from ()
 
 
-class Component(Model):
+class Component(Model, ABC):
     """What stands in a section under an id, ``type`` or ``type/name``."""
 
     traces_only: ClassVar[str] = ""
     """Why it takes neither metrics nor logs, with ``{signal}`` for either; empty: it takes them."""
 
+    @abstractmethod
     def describe(self) -> str:
         """Where it listens, or sends, or what it does, in a few words."""
-        raise NotImplementedError
 
     def refuses(self, signal: str) -> str:
         """Why it takes no ``metrics`` or ``logs``; empty where it takes them."""
@@ -94,6 +101,33 @@ class Component(Model):
     def target(self) -> Url | Target | None:
         """Where it sends traces to, over a network."""
         return None
+
+
+def key_texts(model: type[Model]) -> dict[str, str]:
+    """The text under each key of a model, its bases' keys included.
+
+    Read when it is asked for: left to pydantic, the source of every model is parsed at every start.
+    """
+    texts = {}
+    for kind in reversed(model.__mro__):
+        if issubclass(kind, Model):
+            (made,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+            assert isinstance(made, ast.ClassDef)
+            for statement, after in itertools.pairwise(made.body):
+                match statement, after:
+                    case (
+                        ast.AnnAssign(target=ast.Name(id=key)),
+                        ast.Expr(value=ast.Constant(value=str(words))),
+                    ) if key in model.model_fields:
+                        texts[key] = inspect.cleandoc(words)
+    return texts
+
+
+def _described(model: type[Model], schema: JsonSchemaValue, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    properties = handler.resolve_ref_schema(schema)["properties"]
+    for key, words in key_texts(model).items():
+        properties[key]["description"] = words
+    return schema
 
 
 def below(value: object, loc: Loc = ()) -> Iterator[tuple[Loc, object]]:
@@ -255,7 +289,8 @@ class Components:
         return {
             "type": "object",
             "patternProperties": {
-                f"^{name}(/.+)?$": handler(model.__pydantic_core_schema__) for name, model in self.types.items()
+                f"^{name}(/.+)?$": _described(model, handler(model.__pydantic_core_schema__), handler)
+                for name, model in self.types.items()
             },
             "additionalProperties": False,
         }

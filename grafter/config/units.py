@@ -6,6 +6,7 @@ as the user would write it. What they refuse, they refuse with a sentence that c
 
 import ipaddress
 import re
+from abc import ABC, abstractmethod
 from decimal import Decimal
 from typing import ClassVar, Self
 from urllib.parse import SplitResult, urlsplit
@@ -34,7 +35,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|")
 
 
-class _Written:
+class _Written(ABC):
     """A value of its own type that a config writes as text, and that is printed as it was meant."""
 
     wrong: ClassVar[str]
@@ -45,9 +46,9 @@ class _Written:
     examples: ClassVar[tuple[str, ...]]
 
     @classmethod
+    @abstractmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError for text that means nothing here."""
-        raise NotImplementedError
 
     @classmethod
     def _of_number(cls, number: float) -> Self:

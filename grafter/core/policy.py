@@ -59,6 +59,11 @@ class Tools(StrEnum):
     SIBLINGS = "siblings"
     OFF = "off"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Tools | None":
+        """A bare ``off`` in YAML is a boolean; as a word among words it can only be this one."""
+        return cls.OFF if value is False else None
+
 
 class RedactAction(StrEnum):
     HMAC = "hmac"

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from grafter.components import Config
-from grafter.config.model import Components, Model, unwrap
+from grafter.config.model import Components, Model, key_texts, unwrap
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ def keys() -> Iterator[Key]:
 
 
 def _below(model: type[Model], path: tuple[str, ...]) -> Iterator[Key]:
+    texts = key_texts(model)
     for name, field in model.model_fields.items():
         here = (*path, name)
         kind = unwrap(field.annotation)
         inner = _model(kind)
         optional = field.default is None
         if inner is None or (optional and path != ("extensions",)):
-            yield Key(here, None if field.is_required() else flow(_default(field)), " ".join(field.description.split()))
+            yield Key(here, None if field.is_required() else flow(_default(field)), " ".join(texts[name].split()))
         if inner is not None:
             yield from _below(inner, here)
         items = _model(unwrap(next(iter(typing.get_args(kind)), None)))

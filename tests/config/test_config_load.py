@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.components import Config, load
@@ -257,7 +257,6 @@ def test_expansion_rules(text: str, expanded: str) -> None:
 
 
 @given(st.text())
-@settings(max_examples=200)
 def test_any_text_can_be_written_with_escaped_dollars(text: str) -> None:
     """Doubling every dollar sign makes any text stand for itself."""
     assert expand(text.replace("$", "$$"), {}) == text
@@ -352,7 +351,8 @@ def test_yaml_anchors_and_merge_keys_work(read: Read) -> None:
 
 
 def key_of(config: Config) -> str:
-    project = config.receivers["openai"].project
+    receiver = config.receivers["openai"]
+    project = receiver.projects.get(receiver.default_project)
     return project.key if project is not None else "no project"
 
 
@@ -414,6 +414,13 @@ def test_the_environments_secret_is_of_the_project_that_names_it(read: Read) -> 
     config = read(text % "OPENAI_WEBHOOK_SECRET", env=env)
     assert secrets_of(config) == {"default": (), "eu": ("whsec_ZW52",)}
     assert config.warnings == ()
+
+
+@pytest.mark.parametrize("written", ["off", "'off'", "Off"])
+def test_off_is_a_word_where_words_are_wanted(read: Read, written: str) -> None:
+    """As config.yaml and the documents write it; for YAML a bare ``off`` is a boolean."""
+    tools = [read(f"processors: {{graft: {{tools: {written}}}}}"), read(sets=[f"processors.graft.tools={written}"])]
+    assert ["tools: 'off'" in as_yaml(config) for config in tools] == [True, True]
 
 
 def test_a_secret_of_two_projects_is_warned_of(read: Read) -> None:

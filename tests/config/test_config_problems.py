@@ -331,7 +331,7 @@ def test_deep_nesting_is_a_problem(problems: Problems) -> None:
 
 
 @given(st.binary(max_size=40) | st.text("abc:[]{}&*!|>'\"%@`#-? \n\t$0", max_size=40))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_read_or_reported(tmp_path: Path, data: bytes | str) -> None:
     """Whatever a file holds, there is a config, or problems; never another error."""
     file = tmp_path / "any.yaml"
@@ -479,7 +479,7 @@ _values = st.recursive(
 
 
 @given(st.lists(st.tuples(st.sampled_from([key.path for key in keys()]), st.integers(0, 6), _values), max_size=4))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_anywhere_is_read_or_reported(tmp_path: Path, changes: list[tuple[Any, int, Any]]) -> None:
     """Whatever stands at whatever key, there is a config, or problems with a place; never another error."""
     tree: dict[str, Any] = {}

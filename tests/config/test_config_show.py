@@ -121,7 +121,12 @@ def test_the_schema_refuses_what_the_loader_refuses(validator: jsonschema.Draft2
 
 def test_the_schema_has_the_reference_text() -> None:
     """Each key of a model has its description, for editors to show."""
-    wait = as_schema(Config)["$defs"]["Wait"]["properties"]
+    schema = as_schema(Config)
+    assert schema["properties"]["service"]["description"] == "What runs, and how."
+    exporters = schema["properties"]["exporters"]["anyOf"][0]["patternProperties"]
+    queue = exporters["^otlp_grpc(/.+)?$"]["anyOf"][0]["properties"]["sending_queue"]
+    assert queue["description"] == "How much is on its way at a time."
+    wait = schema["$defs"]["Wait"]["properties"]
     assert wait["idle"]["description"] == "Quiet time after which any trace is released."
     assert wait["idle"]["default"] == "10m"
 

@@ -1,7 +1,7 @@
 """Durations, sizes and addresses: what is read, what is refused, and how it is written again."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grafter.config.units import Duration, Endpoint, MemoryLimit, Size, Target, Url, is_loopback
@@ -41,14 +41,12 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 
 @given(st.integers(0, 2**63 - 1))
-@settings(max_examples=200)
 def test_a_duration_is_read_as_it_is_written(nanoseconds: int) -> None:
     """Every duration survives being written and read."""
     assert Duration.parse(str(Duration(nanoseconds))) == nanoseconds
 
 
 @given(st.integers(0, 2**60))
-@settings(max_examples=200)
 def test_a_size_is_read_as_it_is_written(size: int) -> None:
     """Every size survives being written and read."""
     assert Size.parse(str(Size(size))) == size
