@@ -64,7 +64,7 @@ class Report:
     phase: Phase = Phase.STARTING
     takes_parts: bool = True
     """Whether the store takes parts from it."""
-    troubles: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     """By receiver; empty until it is ready."""
     held: Held | None = None

@@ -10,17 +10,21 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import uvloop
 from prometheus_client import values
+from prometheus_client.samples import Sample
 
 from grafter import logs
+from grafter.health import Health
 from grafter.memory_limit import total_memory
 from grafter.process import end_by, failure_line, started, tune_allocator
 from grafter.service import Running, Worker, running
 from grafter.tasks import task_group
 from grafter.workers.channel import ASK, STOP, Report, Start, receive_start
+from grafter.workers.killed import counted, uncounted
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +43,14 @@ def main(descriptor: int) -> int:
     except EOFError:
         # The parent stops, or is gone: there is nothing to begin.
         return 0
-    _count_into(start.metrics, start.number)
+    before = counted(start.metrics, start.number)
+    count_into(start.metrics, start.number)
     service, workers = start.config.service, start.config.service.workers
     logs.configure(service.telemetry.logs.level, service.telemetry.logs.encoding)
     _sign_logs(start.number)
-    total = total_memory()
-    tune_allocator(None if total is None else total // workers)
+    tune_allocator(total_memory(processes=workers))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_work(start, channel))
+        return runner.run(_work(start, channel, before))
 
 
 def _on_stops(then: Callable[[int, object], object] | signal.Handlers) -> None:
@@ -56,7 +60,8 @@ def _on_stops(then: Callable[[int, object], object] | signal.Handlers) -> None:
         signal.signal(number, then)
 
 
-def _count_into(directory: str, number: int) -> None:
+def count_into(directory: str, number: int) -> None:
+    """Have what this process counts, as the worker of that number, outlive it; before its first metric is made."""
     # The client library reads the directory from the environment, and names files after what this function says.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
@@ -71,16 +76,17 @@ def _sign_logs(number: int) -> None:
         handler.addFilter(sign)
 
 
-async def _work(start: Start, channel: socket.socket) -> int:
+async def _work(start: Start, channel: socket.socket, before: Sequence[Sample]) -> int:
     reader, writer = await asyncio.open_unix_connection(sock=channel)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     _on_stops(lambda _number, _frame: loop.call_soon_threadsafe(stop.set))
     served: Running | None = None
+    health = Health()
     orphaned = False
 
     def report() -> Report:
-        return Report() if served is None else _report(served)
+        return Report(errors=health.errors()) if served is None else _report(served)
 
     async def listen() -> None:
         nonlocal orphaned
@@ -89,7 +95,8 @@ async def _work(start: Start, channel: socket.socket) -> int:
     async with task_group() as tasks:
         listening = tasks.create_task(listen(), name="parent")
         try:
-            async with started(running(start.config, worker=Worker(start.replica, start.number == 0)), stop) as served:
+            worker = Worker(start.replica, start.number == 0, partial(uncounted, before))
+            async with started(running(start.config, worker=worker, health=health), stop) as served:
                 writer.write(report().to_line())
                 await stop.wait()
                 end_by(start.config.service.shutdown_timeout.seconds + 1.0)

@@ -14,17 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 
-import uvloop
 from aiohttp import web
 
-from grafter import __version__, logs
-from grafter.announcing import say_config
+from grafter import __version__
+from grafter.announcing import log_config, open_log
 from grafter.components import Config
 from grafter.config.problems import path_of
 from grafter.config.root import listening, with_ports
 from grafter.core.retry import RetryPolicy
 from grafter.health import Health, Phase, health_app
-from grafter.process import failure_line, started, stop_signals
+from grafter.process import failure_line, run_to_end, started, stop_signals
 from grafter.receiver.address import check_all, holding
 from grafter.receiver.http_server import serving
 from grafter.tasks import task_group
@@ -245,9 +244,9 @@ class Fleet:
     def _errors(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for worker in self._workers:
-            if not worker.ready or worker.trouble:
-                found[f"worker {worker.number}"] = worker.trouble or worker.report.phase.value
-            found = {**worker.report.troubles, **found} if worker.ready else found
+            if not worker.ready or worker.error:
+                found[f"worker {worker.number}"] = worker.error or worker.report.phase.value
+            found = {**worker.report.errors, **found} if worker.process is not None else found
         return found
 
     def _takes_parts(self) -> bool:
@@ -339,7 +338,7 @@ async def _serve(config: Config, files: Sequence[str]) -> int:
             if supervised is None:
                 return 0
             fleet = supervised.fleet
-            say_config(config, files)
+            log_config(config, files)
             await stop.wait()
     return 0 if fleet.orderly else 1
 
@@ -349,12 +348,5 @@ def run(config: Config, files: Sequence[str] = ()) -> int:
 
     ``files``: where the config came from.
     """
-    logs.configure(config.service.telemetry.logs.level, config.service.telemetry.logs.encoding)
-    for warning in config.warnings:
-        logger.warning("%s", warning)
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, files))
-    except (OSError, ValueError) as error:
-        print(f"grafter: {failure_line(error)}", file=sys.stderr)
-        return 1
+    open_log(config)
+    return run_to_end(_serve(config, files))

@@ -47,12 +47,12 @@ def test_a_parent_that_goes_away_in_the_middle_is_an_end() -> None:
         Report,
         phase=st.sampled_from(Phase),
         takes_parts=st.booleans(),
-        troubles=st.dictionaries(st.text(), st.text()),
+        errors=st.dictionaries(st.text(), st.text()),
         ports=st.dictionaries(st.text(), st.integers(0, 65535)),
         held=st.none()
         | st.builds(
             Held,
-            *[COUNTS] * 5,
+            **dict.fromkeys(("traces", "spans", "bytes", "limit_bytes", "disk_bytes"), COUNTS),
             oldest_seconds=st.floats(0, 1e9),
             remembered=COUNTS,
             store_up=st.booleans(),

@@ -45,7 +45,7 @@ async def out() -> AsyncIterator[Backend]:
 @pytest.fixture
 async def fleet(redis: Server, agents: AgentsServer, out: Backend, tmp_path: Path) -> AsyncIterator[Supervised]:
     said = sections("http://127.0.0.1:1", tmp_path)
-    said["extensions"]["store"] = {"redis": {"url": redis.url}, "lease": "2s"}
+    said["extensions"]["store"] = {"redis": {"url": redis.url}, "lease": "60s"}
     # The host of the session never comes.
     said["processors"]["graft"]["wait"]["idle"] = "1s"
     project = {"api_key": KEY, "base_url": agents.base_url, "webhook_secrets": [SECRET]}

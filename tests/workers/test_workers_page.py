@@ -13,8 +13,8 @@ from grafter.workers.page import Page, Seen
 
 COUNTING = """
 import os, signal, sys
-from grafter.workers.child import _count_into
-_count_into(sys.argv[1], int(sys.argv[2]))
+from grafter.workers.child import count_into
+count_into(sys.argv[1], int(sys.argv[2]))
 from grafter.telemetry import Metrics
 metrics = Metrics()
 metrics.accepted_spans.labels("otlp", "grpc").inc(int(sys.argv[3]))
@@ -66,7 +66,18 @@ def test_counters_add_up_over_workers_and_lives(tmp_path: Path) -> None:
 def test_the_page_says_all_that_one_process_says(tmp_path: Path) -> None:
     """No metric of a process alone is missing where several work, and none has another type or meaning."""
     alone = Metrics()
-    held = Held(1, 2, 3, 4, 5, 6.0, 7, True, replicas=[HeldFor(1, 1, 2, 3, 4.0)])
+    held = Held(
+        traces=1,
+        spans=2,
+        bytes=3,
+        limit_bytes=4,
+        disk_bytes=5,
+        oldest_seconds=6.0,
+        remembered=7,
+        remembered_bytes=70,
+        store_up=True,
+        replicas=[HeldFor(1, 1, 2, 3, 4.0)],
+    )
     alone.watch(lambda: held)
     count(tmp_path, 0, 5)
     page = Page(tmp_path, lambda: Seen(2, 1, held, (os.getpid(),), 1.5))
@@ -83,9 +94,48 @@ def test_the_page_says_all_that_one_process_says(tmp_path: Path) -> None:
 def test_workers_hold_together_what_each_holds() -> None:
     """Shares add up; what the store as a whole says is said once."""
     shares = [HeldFor(1, 1, 2, 3, 4.0), HeldFor(2, 5, 6, 7, 8.0)]
-    first = Held(1, 2, 3, 10, 10, 4.0, 7, True, 0, 1, 2, shares)
-    second = Held(5, 6, 7, 10, 10, 8.0, 7, True, 4, 2, 1, shares)
-    assert Held.together([first, second]) == Held(6, 8, 10, 10, 10, 8.0, 7, True, 4, 3, 3, shares)
+    first = Held(
+        traces=1,
+        spans=2,
+        bytes=3,
+        limit_bytes=10,
+        disk_bytes=10,
+        oldest_seconds=4.0,
+        remembered=7,
+        store_up=True,
+        unreadable=0,
+        taken_over_spans=1,
+        handed_over_spans=2,
+        replicas=shares,
+    )
+    second = Held(
+        traces=5,
+        spans=6,
+        bytes=7,
+        limit_bytes=10,
+        disk_bytes=10,
+        oldest_seconds=8.0,
+        remembered=7,
+        store_up=True,
+        unreadable=4,
+        taken_over_spans=2,
+        handed_over_spans=1,
+        replicas=shares,
+    )
+    assert Held.together([first, second]) == Held(
+        traces=6,
+        spans=8,
+        bytes=10,
+        limit_bytes=10,
+        disk_bytes=10,
+        oldest_seconds=8.0,
+        remembered=7,
+        store_up=True,
+        unreadable=4,
+        taken_over_spans=3,
+        handed_over_spans=3,
+        replicas=shares,
+    )
 
 
 def test_no_gauge_would_be_split_by_process() -> None:

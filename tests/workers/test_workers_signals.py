@@ -15,7 +15,8 @@ import orjson
 import psutil
 import pytest
 
-from tests.e2e.process import REPO, free_ports
+from tests.e2e.process import REPO
+from tests.ports import free_ports
 from tests.rig import recorded_call
 from tests.test_service import (
     DOORS,

@@ -121,7 +121,8 @@ class Sender:
 
 
 async def test_workers_share_the_ports_and_answer_as_one(fleet: Supervised, out: Backend) -> None:
-    """On ports that were picked, each worker gets its share; /readyz and /metrics speak for both."""
+    """On ports that were picked, each worker gets its share; /readyz and /metrics speak for both: memory of all three
+    processes is one number, and no series carries a process id."""
     assert set(fleet.ports) == set(DOORS)
     assert all(fleet.ports.values())
     assert (await ready(fleet))[0] == 200
@@ -142,6 +143,10 @@ async def test_workers_share_the_ports_and_answer_as_one(fleet: Supervised, out:
     assert found["grafter_receiver_request_seconds_count"] == 40
     assert (found["grafter_workers"], found["grafter_worker_restarts_total"]) == (WORKERS, 0)
     assert found["grafter_store_up"] == 1
+    resident = sum(psutil.Process(pid).memory_info().rss for pid in (os.getpid(), *fleet.fleet.pids))
+    _, text = await get(fleet.ports["metrics"], "/metrics")
+    assert sums(text)["process_resident_memory_bytes"] == pytest.approx(resident, rel=0.2)
+    assert "pid=" not in text
 
 
 def accepted_by(served: Supervised, number: int, door: str) -> float:
@@ -156,14 +161,6 @@ def listeners(pid: int, ports: dict[str, int]) -> set[str]:
     """The doors at which a process listens."""
     at = {one.laddr.port for one in psutil.Process(pid).net_connections("tcp") if one.status == psutil.CONN_LISTEN}
     return {door for door, port in ports.items() if port in at}
-
-
-async def test_process_metrics_are_sums(fleet: Supervised) -> None:
-    """Memory of all three processes is one number, and no series carries a process id."""
-    resident = sum(psutil.Process(pid).memory_info().rss for pid in (os.getpid(), *fleet.fleet.pids))
-    _, text = await get(fleet.ports["metrics"], "/metrics")
-    assert sums(text)["process_resident_memory_bytes"] == pytest.approx(resident, rel=0.2)
-    assert "pid=" not in text
 
 
 async def test_a_killed_worker_comes_back_and_nothing_counted_is_lost(
