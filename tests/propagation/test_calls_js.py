@@ -3,16 +3,14 @@
 import asyncio
 import base64
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grafter_propagation.telephony import client_state, read_client_state, sip_headers, sip_uri, twiml_parameters
-from tests.e2e.apps import why_no_javascript
 from tests.e2e.process import REPO
-from tests.propagation.apps import with_packages
+from tests.propagation.apps import installed
 from tests.propagation.test_context import CONTEXT, HERE, SPAN, TRACE
 from tests.store.redis.servers import server
 
@@ -25,10 +23,7 @@ REMOTE = {"traceId": TRACE, "spanId": SPAN, "traceFlags": 1, "isRemote": True}
 @pytest.fixture
 def program(tmp_path: Path) -> str:
     """The scenes where the packages are installed."""
-    if reason := why_no_javascript():
-        pytest.skip(reason)
-    with_packages(tmp_path)
-    return str(shutil.copy(Path(__file__).parent / "calls.mjs", tmp_path))
+    return installed("calls.mjs", tmp_path)
 
 
 async def play(program: str, *scene: str, given: object = None) -> Any:

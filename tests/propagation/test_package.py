@@ -176,7 +176,8 @@ def resolved(requirements: Sequence[str], python: str) -> set[str]:
     return {re.sub(r"[-_.]+", "-", each["metadata"]["name"]).lower() for each in json.loads(report)["install"]}
 
 
-@pytest.mark.parametrize("end", ["lowest", "newest"])
+# Floors change with the file that declares them; the newest change by themselves, and are asked for each time.
+@pytest.mark.parametrize("end", [pytest.param("lowest", marks=pytest.mark.slow), "newest"])
 def test_the_server_can_be_installed_at_both_ends_of_what_it_declares(end: str) -> None:
     """pip resolves all dependencies at their floors, and at the newest releases there are."""
     if reason := why_no_registry():
@@ -195,6 +196,14 @@ def test_the_servers_distribution_is_no_strangers() -> None:
     places += [*REPO.glob("docs/*.md"), *REPO.glob("examples/*"), *REPO.glob("propagation/*/README.md")]
     wrong = re.compile(r"(?:pip|npm|uv|pipx)3? (?:install|add)[^`\n]*\s['\"]?grafter(?:\[|['\"`\s]|$)", re.MULTILINE)
     assert [path.name for path in places if path.is_file() and wrong.search(path.read_text("utf-8"))] == []
+
+
+def test_the_types_name_what_the_javascript_package_exports() -> None:
+    """Each value that a type is there for can be imported from the package itself, and none is without a type."""
+    value = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
+    typed = {name for path in JAVASCRIPT.glob("*.d.mts") for name in value.findall(path.read_text("utf-8"))}
+    index = re.findall(r"^export \{(.*?)\}", (JAVASCRIPT / "index.mjs").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert {name for names in index for name in re.findall(r"\w+", names)} == typed
 
 
 def test_the_javascript_package_brings_all_that_it_exports(tmp_path: Path) -> None:
