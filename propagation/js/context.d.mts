@@ -5,7 +5,20 @@ export interface Place {
   trace_id?: string;
   span_id?: string;
   traceparent?: string;
+  /** In carriers alone, where there is one. */
+  tracestate?: string;
 }
+
+/** As in `@opentelemetry/api`. */
+export interface TraceState {
+  get(key: string): string | undefined;
+  set(key: string, value: string): TraceState;
+  unset(key: string): TraceState;
+  serialize(): string;
+}
+
+/** A place that is known whole. */
+export type CallPlace = Required<Omit<Place, 'tracestate'>>;
 
 /** What `trace.setSpanContext` of @opentelemetry/api takes. */
 export interface RemoteSpanContext {
@@ -13,6 +26,7 @@ export interface RemoteSpanContext {
   spanId: string;
   traceFlags: number;
   isRemote: true;
+  traceState?: TraceState;
 }
 
 export interface RealtimeTracing {
@@ -31,11 +45,11 @@ export function realtimeTracing(
   options?: { call?: string; context?: Place } & Record<string, unknown>,
 ): RealtimeTracing;
 /** The root of a call's trace, computed from its id. Throws TypeError for an empty id. */
-export function callContext(callId: string): Required<Place>;
+export function callContext(callId: string): CallPlace;
 /** The carrier with the active span, or `context`, in it. */
-export function inject<T extends object>(carrier?: T, context?: Place): T & { traceparent?: string };
+export function inject<T extends object>(carrier?: T, context?: Place): T & { traceparent?: string; tracestate?: string };
 /** A copy of a job's data whose member `_otel` is the carrier. */
-export function injectJob<T extends object>(data?: T, context?: Place): T & { _otel?: { traceparent: string } };
+export function injectJob<T extends object>(data?: T, context?: Place): T & { _otel?: { traceparent: string; tracestate?: string } };
 /** The place that a carrier names; undefined where it names none. */
 export function extract(carrier: unknown): RemoteSpanContext | undefined;
 /** The id of a WebRTC call, from OpenAI's answer to its offer; it becomes an attribute of the active span. */

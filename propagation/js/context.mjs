@@ -12,6 +12,9 @@ const HEX_ID = /^(?:CA)?([0-9a-f]{32})$/i;
 const NOTHING = /^0+$/;
 const RTC = /\/((?:rtc|live)_[\w-]{1,250})(?:[/?#]|$)/;
 const MOST_NAMES = 256;
+// Source: W3C Trace Context, tracestate.
+const MOST_MEMBERS = 32;
+const MEMBER = /^([a-z0-9][a-z0-9_\-*/@]{0,255})=([\x20-\x2b\x2d-\x3c\x3e-\x7e]{1,256})$/;
 
 /**
  * The ids of the active OpenTelemetry span, as grafter reads them in a trace's or session's metadata; empty without one.
@@ -25,7 +28,8 @@ export function activeSpan() {
 
 /** What to put into the metadata of an Agents SDK trace: the active span's ids, or `context`'s, and what the app adds. */
 export function traceMetadata(more = {}, context = activeSpan()) {
-  return { ...context, ...more };
+  const { trace_id, span_id, traceparent } = context;
+  return { ...(trace_id && { trace_id }), ...(span_id && { span_id }), ...(traceparent && { traceparent }), ...more };
 }
 
 /**
@@ -50,26 +54,27 @@ export function callContext(callId) {
 }
 
 /**
- * The carrier with the active span, or `context`, in it. What has a set() (NATS headers, Headers, a Map) is set and given
- * back; of a plain object it is a copy. Without a span it stays as it is.
+ * The carrier with the active span, or `context`, in it: `traceparent`, and `tracestate` where there is one. What has a
+ * set() (NATS headers, Headers, a Map) is set and given back; of a plain object it is a copy. Without a span it stays as it
+ * is.
  */
-export function inject(carrier = {}, context = activeSpan()) {
-  const { traceparent } = context;
-  if (typeof carrier?.set === 'function') {
-    if (traceparent) carrier.set('traceparent', traceparent);
-    return carrier;
-  }
-  return traceparent ? { ...carrier, traceparent } : { ...carrier };
+export function inject(carrier = {}, context = here()) {
+  const { traceparent, tracestate } = context;
+  const written = { ...(traceparent && { traceparent }), ...(traceparent && tracestate && { tracestate }) };
+  if (typeof carrier?.set !== 'function') return { ...carrier, ...written };
+  for (const [name, value] of Object.entries(written)) carrier.set(name, value);
+  return carrier;
 }
 
 /** A copy of a job's data whose member `_otel` is the carrier: for classic Bull, and for anything that takes only data. */
-export function injectJob(data = {}, context = activeSpan()) {
+export function injectJob(data = {}, context = here()) {
   return context.traceparent ? { ...data, _otel: inject({}, context) } : { ...data };
 }
 
 /**
  * The place that a carrier names, as a SpanContext of @opentelemetry/api; undefined where it names none. Names in any
- * case, `_otel` in a job's data, SIP headers as Twilio writes them and as OpenAI lists them; and what this gave before.
+ * case, texts or bytes, SIP headers as Twilio writes them and as OpenAI lists them, pairs; `_otel` in a job's data, whose
+ * members win; and what this gave before.
  */
 export function extract(carrier) {
   try {
@@ -77,7 +82,8 @@ export function extract(carrier) {
     if (!found) return undefined;
     const [, version, traceId, spanId, flags, more] = found;
     if (version === 'ff' || (version === '00' && more) || NOTHING.test(traceId) || NOTHING.test(spanId)) return undefined;
-    return { traceId, spanId, traceFlags: parseInt(flags, 16), isRemote: true };
+    const state = traceState(named(carrier, 'tracestate'));
+    return { traceId, spanId, traceFlags: parseInt(flags, 16), isRemote: true, ...(state && { traceState: state }) };
   } catch {
     return undefined;
   }
@@ -100,7 +106,7 @@ export function observeSdpAnswer(answer) {
 }
 
 /** What a client sends first on a WebSocket, where it can set no headers. */
-export function firstMessage(context = activeSpan()) {
+export function firstMessage(context = here()) {
   return JSON.stringify(inject({ type: 'trace_context' }, context));
 }
 
@@ -114,28 +120,58 @@ export function readFirstMessage(message) {
   }
 }
 
+/** What goes into carriers. Metadata has no room for a tracestate, which is others' own. */
+function here() {
+  const tracestate = spanNow()?.spanContext?.()?.traceState?.serialize?.();
+  return { ...activeSpan(), ...(tracestate && { tracestate }) };
+}
+
+/** A TraceState of @opentelemetry/api; undefined for a text without a member. */
+function traceState(text) {
+  const found = String(text ?? '').split(',').map((member) => MEMBER.exec(member.trim())).filter(Boolean);
+  return found.length ? members(found.slice(0, MOST_MEMBERS).map(([, key, value]) => [key, value])) : undefined;
+}
+
+function members(list) {
+  const others = (key) => list.filter(([name]) => name !== key);
+  return {
+    get: (key) => list.find(([name]) => name === key)?.[1],
+    set: (key, value) => members([[key, value], ...others(key)]),
+    unset: (key) => members(others(key)),
+    serialize: () => list.map((member) => member.join('=')).join(','),
+  };
+}
+
 function spanNow() {
   const api = globalThis[Symbol.for('opentelemetry.js.api.1')];
   return api?.context?.active?.()?.getValue?.(Symbol.for('OpenTelemetry Context Key SPAN'));
 }
 
 function named(carrier, wanted = 'traceparent') {
-  if (typeof carrier === 'string') return carrier;
+  if (typeof carrier === 'string') return wanted === 'traceparent' ? carrier : undefined;
   if (carrier === null || typeof carrier !== 'object') return undefined;
-  if (carrier._otel && typeof carrier._otel === 'object') return named(carrier._otel, wanted);
+  const inner = named(carrier._otel, wanted);
+  if (inner !== undefined) return inner;
   if (carrier.isRemote === true && typeof carrier.traceId === 'string') {
+    if (wanted === 'tracestate') return carrier.traceState?.serialize?.();
     return place(carrier.traceId, carrier.spanId, carrier.traceFlags).traceparent;
   }
-  const rows = Array.isArray(carrier)
-    ? carrier.map((row) => [row?.name, row?.value])
-    : typeof carrier[Symbol.iterator] === 'function'
-      ? [...carrier]
-      : Object.entries(carrier);
-  for (const [name, value] of rows.slice(0, MOST_NAMES)) {
-    const key = String(name).toLowerCase().replace(/^(sipheader_)?(x-)?/, '');
-    if (key === wanted) return Array.isArray(value) ? value[0] : value;
+  const rows = typeof carrier[Symbol.iterator] === 'function' ? [...carrier] : Object.entries(carrier);
+  for (const row of rows.slice(0, MOST_NAMES)) {
+    const [name, value] = Array.isArray(row) ? row : [row?.name, row?.value];
+    if (textOf(name)?.toLowerCase().replace(/^(sipheader_)?(x-)?/, '') !== wanted) continue;
+    const read = textOf(Array.isArray(value) ? value[0] : value);
+    if (read !== undefined) return read;
   }
   return undefined;
+}
+
+/** A text, or bytes as one; undefined for what is neither. */
+function textOf(value) {
+  if (typeof value === 'string') return value;
+  // Not by instanceof: bytes may be of another realm, as in a test runner's.
+  const bytes = ArrayBuffer.isView(value) || Object.prototype.toString.call(value) === '[object ArrayBuffer]';
+  return bytes ? new TextDecoder().decode(value) : undefined;
 }
 
 function place(traceId, spanId, flags) {

@@ -1,7 +1,8 @@
-import type { Place } from './context.mjs';
+import type { CallPlace } from './context.mjs';
 
 /** A span that was begun: plain data, to be stored or attached, injected, and ended anywhere. */
-export interface BegunSpan extends Required<Place> {
+export interface BegunSpan extends CallPlace {
+  tracestate?: string;
   name: string;
   kind: SpanKind;
   /** Empty for the first span of a trace. */

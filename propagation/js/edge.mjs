@@ -10,8 +10,9 @@ import { extract } from './context.mjs';
 
 const KINDS = { internal: 1, server: 2, client: 3, producer: 4, consumer: 5 };
 
-const hex = (bytes) =>
-  [...crypto.getRandomValues(new Uint8Array(bytes))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+// Node 18 has no crypto among its globals.
+const random = (bytes) => globalThis.crypto?.getRandomValues(bytes) ?? bytes.map(() => Math.random() * 256);
+const hex = (bytes) => [...random(new Uint8Array(bytes))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 const now = () => `${Date.now()}000000`;
 const value = (one) => {
   if (typeof one === 'boolean') return { boolValue: one };
@@ -33,7 +34,9 @@ export function beginSpan(name, carrier, { kind = 'internal', attributes = {} } 
   const span_id = hex(8);
   const flags = (parent?.traceFlags ?? 1).toString(16).padStart(2, '0');
   const traceparent = `00-${trace_id}-${span_id}-${flags}`;
-  return { name, kind, trace_id, span_id, parent_id: parent?.spanId ?? '', traceparent, start: now(), attributes };
+  const tracestate = parent?.traceState?.serialize();
+  const place = { trace_id, span_id, parent_id: parent?.spanId ?? '', traceparent, ...(tracestate && { tracestate }) };
+  return { name, kind, ...place, start: now(), attributes };
 }
 
 /**
@@ -45,6 +48,7 @@ export async function endSpan(span, { endpoint = 'http://localhost:4318', servic
     traceId: span.trace_id,
     spanId: span.span_id,
     parentSpanId: span.parent_id,
+    traceState: span.tracestate,
     flags: parseInt(span.traceparent.slice(-2), 16) | (span.parent_id ? 0x300 : 0),
     name: span.name,
     kind: KINDS[span.kind] ?? 1,

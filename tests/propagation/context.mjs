@@ -1,9 +1,14 @@
 // What grafter-propagation says in JavaScript of a place in a trace, for test_context_js.py and test_nats.py.
 //
 //     node context.mjs calls|extract < JSON      the answers to a list of call ids, of carriers
+//     node context.mjs bytes < JSON              the answers to carriers that hold a traceparent as bytes of each kind
 //     node context.mjs answers < JSON            the answers to a list of headers, and what the active span has then
+//     node context.mjs state < JSON              what is written under carriers with a tracestate
+//     node context.mjs sealed < JSON             what is in Python's envelopes, and the same sealed again, from a place
 //     node context.mjs span                      what is written inside a span, and outside
 //     node context.mjs send|receive NATS_URL     one message by NATS, from a span or to its sender
+
+import { runInNewContext } from 'node:vm';
 
 import { context, trace } from '@opentelemetry/api';
 import { connect, headers } from '@nats-io/transport-node';
@@ -11,7 +16,9 @@ import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-ho
 import { BasicTracerProvider } from '@opentelemetry/sdk-trace-base';
 
 import {
+  beginSpan,
   callContext,
+  continueCall,
   extract,
   firstMessage,
   inject,
@@ -19,7 +26,10 @@ import {
   observeSdpAnswer,
   readFirstMessage,
   realtimeTracing,
+  seal,
   traceMetadata,
+  twimlParameters,
+  unseal,
 } from 'grafter-propagation';
 
 const [scene, url] = process.argv.slice(2);
@@ -44,6 +54,13 @@ const written = () => ({
 const scenes = {
   calls: async () => (await input()).map((call) => callContext(call).traceparent),
   extract: async () => (await input()).map((carrier) => extract(carrier) ?? null),
+  async bytes() {
+    const bytes = new TextEncoder().encode(await input());
+    const elsewhere = runInNewContext('(bytes) => new Uint8Array(bytes)')(bytes);
+    const values = [bytes, bytes.buffer, new DataView(bytes.buffer), Buffer.from(bytes), elsewhere];
+    const carriers = (value) => [{ traceparent: value }, { traceparent: [value] }, [['traceparent', value]]];
+    return values.flatMap(carriers).map((carrier) => extract(carrier) ?? null);
+  },
   async answers() {
     const listed = await input();
     return trace.getTracer('app').startActiveSpan('call', (span) => [
@@ -51,6 +68,31 @@ const scenes = {
       observeSdpAnswer(new Response('v=0', { headers: { Location: '/v1/realtime/calls/rtc_last' } })) ?? null,
       span.attributes,
     ]);
+  },
+  async state() {
+    return (await input()).map((carrier) =>
+      continueCall(carrier, 'call', {}, () => ({
+        ...written(),
+        twiml: twimlParameters(),
+        sealed: JSON.parse(seal('7')).carrier,
+        edge: beginSpan('edge', inject(), {}),
+        again: extract(inject()).traceState?.set('new', '1').unset('ot').serialize() ?? null,
+        handed: inject({}, beginSpan('edge', extract(carrier))),
+      })),
+    );
+  },
+  async sealed() {
+    const { place, messages, others } = await input();
+    const bytes = new TextEncoder();
+    const opened = messages.map((message) => [unseal(message), unseal(bytes.encode(message))]);
+    const shown = ({ body, carrier }) => [typeof body === 'string' ? body : { bytes: [...body] }, carrier];
+    return {
+      opened: opened.map((both) => both.map(shown)),
+      again: opened.map(([{ body }]) => seal(body, place)),
+      without: JSON.parse(seal('7')).carrier,
+      own: others.map((message) => unseal(message).body === message),
+      buffer: shown(unseal(seal(Buffer.from([0, 255]))))[0],
+    };
   },
   async span() {
     const inside = await trace.getTracer('app').startActiveSpan('call', async (span) => {

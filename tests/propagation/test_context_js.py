@@ -3,15 +3,13 @@
 import asyncio
 import json
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from grafter_propagation import call_context, extract, observe_sdp_answer
-from tests.e2e.apps import why_no_javascript
-from tests.propagation.apps import with_packages
+from grafter_propagation import call_context, extract, observe_sdp_answer, seal, unseal
+from tests.propagation.apps import installed
 from tests.propagation.test_context import CONTEXT, HERE, SPAN, TRACE
 
 DEADLINE = 60.0
@@ -20,10 +18,7 @@ DEADLINE = 60.0
 @pytest.fixture
 def program(tmp_path: Path) -> str:
     """The scenes where the packages are installed."""
-    if reason := why_no_javascript():
-        pytest.skip(reason)
-    with_packages(tmp_path)
-    return str(shutil.copy(Path(__file__).parent / "context.mjs", tmp_path))
+    return installed("context.mjs", tmp_path)
 
 
 async def play(program: str, scene: str, given: object = None) -> Any:
@@ -54,7 +49,14 @@ async def test_a_carrier_is_read_as_in_python(program: str) -> None:
         {"TraceParent": HERE},
         {"SipHeader_X-Traceparent": HERE},
         {"_otel": {"traceparent": HERE}, "order": 7},
+        {"_otel": {}, "traceparent": HERE},
+        {"_otel": {"traceparent": 7}, "traceparent": HERE},
+        {"_otel": [7], "traceparent": HERE},
+        {"_otel": HERE, "traceparent": "x"},
+        {"traceparent": 7, "X-Traceparent": HERE},
+        [7, ["traceparent", HERE]],
         [{"name": "From", "value": "x"}, {"name": "X-Traceparent", "value": HERE}],
+        [["order", "7"], ["traceparent", HERE]],
         HERE,
         f"cc-{TRACE}-{SPAN}-03-later",
         f"{HERE}-more",
@@ -62,6 +64,7 @@ async def test_a_carrier_is_read_as_in_python(program: str) -> None:
         f"00-{'0' * 32}-{SPAN}-01",
         {"traceparent": 7},
         {"_otel": 7},
+        {"_otel": {"traceparent": "x"}, "traceparent": HERE},
         [7, None],
         None,
         7,
@@ -69,12 +72,20 @@ async def test_a_carrier_is_read_as_in_python(program: str) -> None:
     ]
     here = {"traceId": TRACE, "spanId": SPAN, "traceFlags": 1, "isRemote": True}
     answers = await play(program, "extract", carriers)
-    assert answers[:7] == [here] * 6 + [here | {"traceFlags": 3}]
-    assert answers[7:] == [None] * 9
-    assert [extract(carrier) == CONTEXT for carrier in carriers[:6]] == [True] * 6
+    assert answers[:14] == [here] * 13 + [here | {"traceFlags": 3}]
+    assert answers[14:] == [None] * 10
+    assert [extract(carrier) == CONTEXT for carrier in carriers[:13]] == [True] * 13
+    assert [extract(carrier) for carrier in carriers[14:]] == [None] * 10
     # What was extracted may be handed on to whatever takes a carrier.
     odd = [here | {"spanId": "x"}, {"isRemote": True, "traceId": TRACE}, {"isRemote": True, "traceparent": HERE}]
     assert await play(program, "extract", [here, *odd]) == [here, None, None, here]
+
+
+async def test_a_carrier_of_bytes_is_read_as_in_python(program: str) -> None:
+    """As Redis and Kafka hand values on: a Uint8Array, of another realm too, a Buffer, a view, a whole ArrayBuffer."""
+    assert extract({"traceparent": HERE.encode()}) == CONTEXT
+    here = {"traceId": TRACE, "spanId": SPAN, "traceFlags": 1, "isRemote": True}
+    assert await play(program, "bytes", HERE) == [here] * 15
 
 
 async def test_a_proxied_calls_id_is_read_as_in_python(program: str) -> None:
@@ -92,6 +103,37 @@ async def test_a_proxied_calls_id_is_read_as_in_python(program: str) -> None:
     assert read == [*(observe_sdp_answer(answer) for answer in answers), None, None, "rtc_last"]
     assert read[:3] == ["rtc_1", "live_2", "rtc_3"]
     assert span == {"openai.realtime.call_id": "rtc_last"}
+
+
+async def test_a_tracestate_stays_with_its_trace(program: str) -> None:
+    """In carriers of every kind, as in Python; metadata and what a carrier lets through have no room for it."""
+    states = ["ot=th:8,vendor@1=a b", "a=1", "", "odd", "UPPER=1, ok=2", ",".join(f"k{n}=1" for n in range(40))]
+    carriers = [{"traceparent": HERE, "tracestate": state} for state in states]
+    found = await play(program, "state", carriers)
+    kept = [each["inject"].get("tracestate", "") for each in found]
+    assert kept[:5] == ["ot=th:8,vendor@1=a b", "a=1", "", "", "ok=2"]
+    assert len(kept[5].split(",")) == 32
+    for each, state in zip(found, kept, strict=True):
+        for carrier in ("headers", "first", "sealed", "handed", "edge"):
+            assert each[carrier].get("tracestate", "") == state, carrier
+        assert each["job"]["_otel"].get("tracestate", "") == state
+        assert each["metadata"].keys() == {"trace_id", "span_id", "traceparent", "tenant"}
+        assert each["twiml"].keys() == {"traceparent"}
+    assert [each["again"] for each in found][:3] == ["new=1,vendor@1=a b", "new=1,a=1", None]
+    odd = await play(program, "extract", [{"traceparent": HERE, "tracestate": state} for state in (7, [], {}, None)])
+    assert [each["traceId"] for each in odd] == [TRACE] * 4
+
+
+async def test_an_envelope_is_opened_in_either_language(program: str) -> None:
+    """Text and bytes come out as they went in, also of what Redis gave as bytes; what was never sealed is its own."""
+    bodies: list[str | bytes] = ["7", "für Ältere 😀", "", "{}", '{"grafter.envelope', b"\x00\xff", b"", bytes(100_000)]
+    others: list[Any] = ["7", "", "{}", '{"grafter.envelope": 1}', '{"grafter.envelope": 1, "text": 7}', "[]"]
+    given = {"place": {"traceparent": HERE}, "messages": [seal(body, CONTEXT) for body in bodies], "others": others}
+    answer = await play(program, "sealed", given)
+    shown = [body if isinstance(body, str) else {"bytes": list(body)} for body in bodies]
+    assert answer["opened"] == [[[body, {"traceparent": HERE}]] * 2 for body in shown]
+    assert [unseal(message) for message in answer["again"]] == [(body, {"traceparent": HERE}) for body in bodies]
+    assert (answer["without"], answer["own"], answer["buffer"]) == ({}, [True] * 6, {"bytes": [0, 255]})
 
 
 async def test_what_is_written_names_the_active_span(program: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, web
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from grafter.service import running
 from tests.e2e.apps import JS, why_no_javascript
-from tests.e2e.process import REPO, free_ports
+from tests.e2e.process import REPO
+from tests.ports import free_port
 from tests.test_service import Backend, backend, read, settings
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -74,14 +77,16 @@ async def serving(tool: Tool) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def workerd(home: Path, grafter: str, tool: str) -> AsyncIterator[str]:
-    """The runtime, with the worker and the helpers as they are; the same home has the same storage."""
+async def workerd(home: Path, grafter: str, tool: str, worker: str = "") -> AsyncIterator[str]:
+    """The runtime, with edge_worker.mjs or the worker that is given, and the helpers as they are; the same home has the
+    same storage."""
     program = JS / "node_modules/workerd/bin/workerd"
     if not program.exists():
         pytest.skip(why_no_javascript() or "workerd is not installed for this machine")
-    (port,) = free_ports(1)
+    port = free_port()
     (home / "disk").mkdir(parents=True, exist_ok=True)
-    shutil.copy(REPO / "tests/propagation/edge_worker.mjs", home / "worker.mjs")
+    text = worker or (REPO / "tests/propagation/edge_worker.mjs").read_text("utf-8")
+    (home / "worker.mjs").write_text(text, "utf-8")
     for name in ("context.mjs", "edge.mjs"):
         shutil.copy(REPO / "propagation/js" / name, home)
     config = CONFIG.replace("{disk}", str(home / "disk")).replace("{port}", str(port))
@@ -150,6 +155,28 @@ async def test_a_call_goes_on_in_the_trace_that_it_came_with(tmp_path: Path) -> 
     assert facts["http.response.status_code"].int_value == 200
 
 
+async def test_the_workers_of_the_page_give_their_trees(tmp_path: Path) -> None:
+    """docs/hops/edge.md: the form that fails sends the tool no place, and the one with the lines gives the tree."""
+    page = (REPO / "docs/hops/edge.md").read_text("utf-8")
+    without, line = re.findall(r"^```js\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    _, tree = re.findall(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    tool = Tool()
+    async with collecting(tmp_path) as (grafter, out), serving(tool) as address, ClientSession() as http:
+        for worker, sent in ((without, 0), (line, 3)):
+            async with workerd(tmp_path / f"edge{sent}", grafter, address, worker) as edge:
+                async with http.ws_connect(edge, headers=HERE) as socket:
+                    assert await say(socket, "book") == "booked"
+                await out.spans(sent)
+    spans = {span.name: span for span, _ in out.peer.spans}
+    assert tool.callers == ["", f"00-{TRACE}-{spans['tool'].span_id.hex()}-01"]
+    shown, above = [], bytes.fromhex(PARENT)
+    for depth, name in enumerate(("edge", "media", "tool"), 1):
+        assert (spans[name].trace_id.hex(), spans[name].parent_span_id) == (TRACE, above)
+        above = spans[name].span_id
+        shown.append(f"{'  ' * depth}{name} [{Span.SpanKind.Name(spans[name].kind)[10:].lower()}]")
+    assert tree.splitlines() == ["callsphere.call", *shown, "        GET / [tool]"]
+
+
 async def test_a_socket_that_slept_knows_its_place(tmp_path: Path) -> None:
     """The object was put away between two messages, and its memory with it: what it asks afterwards is in the trace."""
     tool = Tool()
@@ -184,7 +211,7 @@ async def test_a_span_ends_in_another_process_than_it_began_in(tmp_path: Path) -
 
 async def test_a_grafter_that_is_away_costs_the_worker_nothing(tmp_path: Path) -> None:
     """The call is served; what could not be sent is said by the answer, and nothing is thrown."""
-    (nobody,) = free_ports(1)
+    nobody = free_port()
     async with (
         workerd(tmp_path / "edge", f"http://127.0.0.1:{nobody}", "http://127.0.0.1:1/") as edge,
         ClientSession() as http,
