@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from grafter.core import semconv
 from grafter.doctor.hops import (
+    CALL_IDS,
     CONSUMER,
+    ENDED,
     ENDPOINT,
     FLUSH,
     HOPS,
@@ -19,6 +21,7 @@ from grafter.doctor.hops import (
     SENT,
     SERVER,
     TAP,
+    TWILIO_ENDED,
     destination,
     lines,
     receives,
@@ -238,7 +241,7 @@ def never_ended(call: Call) -> Iterator[Finding]:
 
 def _root_missing(call: Call, call_id: str, spans: Sequence[Spanned]) -> Finding:
     twilio = call.ids[call_id] == "twilio"
-    hop, ended = ("twilio", _TWILIO_ENDED) if twilio else ("call", _ENDED)
+    hop, ended = ("twilio", TWILIO_ENDED) if twilio else ("call", ENDED)
     if call.over:
         open_root = f"the root of call {call_id} was never written: nobody said that it is over"
     else:
@@ -250,14 +253,9 @@ def _root_missing(call: Call, call_id: str, spans: Sequence[Spanned]) -> Finding
         hop,
         evidence("is under it", spans),
         "write the root when the carrier says that the call is over, by a provider whose ids come from CallIds",
-        (Line("when the call is over", "python", ended), Line("where the provider is made", "python", _IDS)),
+        (*spoken("when the call is over", ended, spans), *spoken("where the provider is made", CALL_IDS, spans)),
         HOPS[hop].page,
     )
-
-
-_TWILIO_ENDED = "twilio_ended(form)  # from grafter_propagation.telephony import twilio_ended"
-_ENDED = "end_call(call_id, start=start, end=end)  # from grafter_propagation import end_call"
-_IDS = "provider = TracerProvider(id_generator=CallIds())  # from grafter_propagation import CallIds"
 
 
 def clocks(call: Call) -> Iterator[Finding]:
@@ -314,5 +312,5 @@ CALL_FINDINGS: Sequence[Callable[[Call], Iterable[Finding]]] = (parted, openai, 
 
 def examine_call(call: Call) -> list[Finding]:
     order = list(Weight)
-    found = [finding for look in CALL_FINDINGS for finding in look(call)]
+    found = [finding for check in CALL_FINDINGS for finding in check(call)]
     return sorted(found, key=lambda finding: order.index(finding.weight))

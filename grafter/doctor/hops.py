@@ -107,6 +107,20 @@ HOPS: Mapping[str, Hop] = {
         {"python": _CONTINUE.format("_otel")},
     ),
     "celery": Hop("Celery", f"{_JOBS}#in-celery", {"python": _CELERY}, {"python": _CELERY}),
+    "kafka": Hop(
+        "Kafka",
+        "docs/hops/kafka.md",
+        {
+            "python": "headers = [(name, value.encode()) for name, value in inject().items()]"
+            "  # from grafter_propagation import inject",
+            "js": "producer.send({ topic, messages: [{ value, headers: inject() }] });  // from 'grafter-propagation'",
+        },
+        {
+            "python": 'with continue_call(record.headers, "process orders"):'
+            "  # from grafter_propagation import continue_call",
+            "js": _WORK.format("message.headers", "process orders", "consumer"),
+        },
+    ),
     "queue": Hop(
         "a queue",
         "docs/hops/README.md#child-or-link",
@@ -133,7 +147,7 @@ HOPS: Mapping[str, Hop] = {
         {},
         {
             "python": "with twilio_webhook(form):  # from grafter_propagation.telephony import twilio_webhook",
-            "js": _WORK.format("callContext(form.CallSid)", "sip.invite", "server"),
+            "js": "twilioWebhook(form, work);  // from 'grafter-propagation'",
         },
         _WEBHOOKS,
     ),
@@ -216,10 +230,7 @@ HOPS: Mapping[str, Hop] = {
     ),
 }
 
-_SYSTEMS = {
-    **{system: system for system in ("nats", "redis", "bullmq", "bull", "rq", "dramatiq", "taskiq", "arq", "saq")},
-    "celery": "celery",
-}
+_SYSTEMS = {"nats", "redis", "bullmq", "bull", "rq", "dramatiq", "taskiq", "arq", "saq", "celery", "kafka"}
 _PUSHES = {"RPUSH", "LPUSH", "XADD", "LMOVE", "RPOPLPUSH", "PUBLISH"}
 _LANGUAGES = {"python": "python", "nodejs": "js", "webjs": "js"}
 
@@ -260,6 +271,19 @@ FLUSH = {
     "python": "trace.get_tracer_provider().force_flush()",
     "js": "await provider.forceFlush();",
 }
+TWILIO_ENDED = {
+    "python": "twilio_ended(form)  # from grafter_propagation.telephony import twilio_ended",
+    "js": "twilioEnded(form);  // from 'grafter-propagation'",
+}
+ENDED = {
+    "python": "end_call(call_id, start=start, end=end)  # from grafter_propagation import end_call",
+    "js": "endCall(callId, { start, end });  // from 'grafter-propagation'",
+}
+"""The root of a call is written, by a provider with CALL_IDS."""
+CALL_IDS = {
+    "python": "provider = TracerProvider(id_generator=CallIds())  # from grafter_propagation import CallIds",
+    "js": "const provider = new NodeTracerProvider({ idGenerator: new CallIds() });  // from 'grafter-propagation'",
+}
 ENDPOINT = {"shell": "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://localhost:4317"}
 """An app's own spans come here."""
 
@@ -275,7 +299,7 @@ def messaging(span: Spanned) -> str:
     attributes: Mapping[str, Scalar] = span.step.attributes
     system = text(span, "messaging.system").lower()
     if system in _SYSTEMS:
-        return _SYSTEMS[system]
+        return system
     if any(key.startswith("bullmq.") for key in attributes):
         return "bullmq"
     if any(key.startswith("celery.") for key in attributes):

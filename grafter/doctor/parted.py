@@ -53,7 +53,7 @@ def parted(call: Call) -> Iterator[Finding]:
     if not 1 < len(groups) <= _MOST:
         return
     ends = open_ends(call)
-    main = min(groups, key=lambda group: (_asked(group[0]), group[0].start))
+    main = min(groups, key=lambda group: (_starts_at_a_hop(group[0]), group[0].start))
     breaks: dict[tuple[str, Weight], _Break] = {}
     for group in groups:
         part = group[0]
@@ -165,11 +165,7 @@ def _goes_on_inside(part: Trace, others: Sequence[Trace]) -> bool:
     )
 
 
-def _links(one: Trace, to: Trace) -> bool:
-    return any(trace_id == to.trace_id for span in one.spans for trace_id, _ in span.links)
-
-
-def _asked(trace: Trace) -> bool:
+def _starts_at_a_hop(trace: Trace) -> bool:
     """Something that takes up a context was to begin it; the call's own trace begins by itself."""
     return trace.root is not None and receives(trace.root) not in ("", "twilio", "telnyx", "sip")
 
@@ -203,8 +199,8 @@ def _hop(
         if client is not None:
             return "http", client, False
         # Somebody may look at a call while it runs.
-        looks = text(root, "http.request.method", "http.method").upper() in ("GET", "HEAD")
-        return None if looks else ("call", None, False)
+        reads = text(root, "http.request.method", "http.method").upper() in ("GET", "HEAD")
+        return None if reads else ("call", None, False)
     before = sorted((*before, *_handed_out(call, root, others)), key=lambda span: span.step.start)
     hops = {messaging(span) or sends(span) for span in before}
     if len(hops) == 1:

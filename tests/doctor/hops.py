@@ -61,7 +61,7 @@ async def over_nats(app: Services, directory: Path, *, broken: bool) -> None:
             orders = await client.subscribe("desk.orders")
             with app.tracer("gateway").start_as_current_span("callsphere.call", attributes=IDS):
                 await client.publish("desk.orders", b"7")
-            message = await orders.next_msg(timeout=10)
+            message = await orders.next_msg(timeout=60)
             desk = app.tracer("desk")
             carried = nullcontext() if broken else received(message, tracer=desk)
             with carried, desk.start_as_current_span("look up 7", attributes=IDS):
@@ -77,7 +77,7 @@ async def over_redis(app: Services, directory: Path, *, broken: bool) -> None:
         with app.tracer("gateway").start_as_current_span("callsphere.call", attributes=IDS):
             job = {"order": 7}
             db.rpush("jobs", json.dumps(job if broken else inject_job(job)))
-        popped: Any = db.blpop(["jobs"], timeout=10)
+        popped: Any = db.blpop(["jobs"], timeout=60)
         job = json.loads(popped[1])
         desk = app.tracer("desk")
         attributes = {**IDS, "messaging.system": "redis", "messaging.destination.name": "jobs"}

@@ -60,6 +60,7 @@ def test_a_traceparent_is_read_as_w3c_wants_it(text: object, read: TraceContext 
         {"_otel": {"traceparent": HERE}, "order": 7},
         {"_otel": {"traceparent": HERE}, "traceparent": f"00-{'1' * 32}-{SPAN}-01"},
         [{"name": "From", "value": "<sip:+1@x>"}, {"name": "X-Traceparent", "value": HERE}],
+        (("order", b"7"), ("traceparent", HERE.encode())),
         HERE,
     ],
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Union
 
 if TYPE_CHECKING:
@@ -76,8 +77,9 @@ class TraceContext:
         return trace.set_span_in_context(trace.NonRecordingSpan(span), Context())
 
 
-Carrier = Union[Mapping[Any, Any], Iterable[Mapping[str, Any]], str]
-"""What ``extract`` reads: a mapping; a list of ``{"name", "value"}``, as in OpenAI's webhooks; a traceparent itself."""
+Carrier = Union[Mapping[Any, Any], Iterable[Mapping[str, Any]], Iterable[tuple[Any, Any]], str]
+"""What ``extract`` reads: a mapping; a list of ``{"name", "value"}``, as in OpenAI's webhooks, or of pairs, as the
+headers of a record in Kafka; a traceparent itself."""
 
 
 def inject(carrier: Mapping[str, Any] | None = None, context: TraceContext | None = None) -> dict[str, Any]:
@@ -133,8 +135,13 @@ def _members(carrier: Carrier | None) -> list[tuple[object, Any]]:
         return [("traceparent", carrier)]
     if isinstance(carrier, Mapping):
         return list(carrier.items())[:_MOST_NAMES]
-    rows = [row for row in (carrier or ()) if isinstance(row, Mapping)]
-    return [(row["name"], row["value"]) for row in rows[:_MOST_NAMES] if "name" in row and "value" in row]
+    members: list[tuple[object, Any]] = []
+    for row in islice(carrier or (), _MOST_NAMES):
+        if isinstance(row, Mapping):
+            members += [(row["name"], row["value"])] if "name" in row and "value" in row else []
+        elif isinstance(row, (tuple, list)) and len(row) == 2:
+            members.append((row[0], row[1]))
+    return members
 
 
 def _text(value: object) -> str:
