@@ -9,7 +9,7 @@
 // the app's active OpenTelemetry span. No dependency; Node 18 or newer, Deno, Bun and workers.
 
 import { activeSpan } from './context.mjs';
-import { asked, whole } from './realtime_tap.mjs';
+import { retryAfter, whole } from './realtime_tap.mjs';
 
 const PATH = '/v1/traces/ingest';
 // Where one of these is in a trace's metadata, the app has said itself where the trace belongs.
@@ -65,7 +65,7 @@ export class AgentsProcessor {
   #closed = null;
   #until = Infinity;
   #notBefore = 0;
-  #askedUntil = 0;
+  #delayedUntil = 0;
   #wait = FIRST_WAIT;
   #abort = null;
   #hurry = null;
@@ -139,7 +139,7 @@ export class AgentsProcessor {
       timer = setTimeout(resolve, timeout);
       this.#refused.push(resolve);
     });
-    this.#notBefore = this.#askedUntil;
+    this.#notBefore = this.#delayedUntil;
     this.#hurry?.();
     await Promise.race([this.#flush(), over]);
     clearTimeout(timer);
@@ -265,8 +265,8 @@ export class AgentsProcessor {
     this.#spans.unshift(...batch.filter((row) => !row.trace));
     this.#bytes += batch.reduce((sum, row) => sum + row.json.length, 0);
     const patience = this.#closed ? Math.min(this.#wait, 500) : this.#wait * (0.5 + Math.random() / 2);
-    this.#askedUntil = performance.now() + answer.after;
-    this.#notBefore = Math.max(this.#askedUntil, performance.now() + patience);
+    this.#delayedUntil = performance.now() + answer.after;
+    this.#notBefore = Math.max(this.#delayedUntil, performance.now() + patience);
     this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT);
     this.#fit();
     for (const resolve of this.#refused.splice(0)) resolve();
@@ -305,7 +305,7 @@ export class AgentsProcessor {
     const over = setTimeout(() => this.#abort?.abort(), timeout);
     try {
       // What grafter asks for is kept to; one's own patience ends here.
-      this.#notBefore = this.#askedUntil;
+      this.#notBefore = this.#delayedUntil;
       this.#hurry?.();
       await this.#posting;
       if (this.pending) await this.#flush();

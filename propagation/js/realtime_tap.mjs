@@ -530,7 +530,7 @@ export function whole(json) {
 }
 
 /** Milliseconds of a Retry-After header, which is a number of seconds or a date. */
-export function asked(header) {
+export function retryAfter(header) {
   if (!header) return 0;
   const wait = /^\s*\d+(\.\d+)?\s*$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now();
   return Number.isFinite(wait) ? Math.min(Math.max(wait, 0), LONGEST_ASKED) : 0;

@@ -3,10 +3,13 @@
 import asyncio
 import os
 import re
+import shutil
 from pathlib import Path
 from textwrap import dedent
 
-from tests.e2e.apps import JS
+import pytest
+
+from tests.e2e.apps import JS, why_no_javascript
 from tests.e2e.process import REPO
 
 APP_DEADLINE = 120.0
@@ -48,3 +51,11 @@ def with_packages(directory: Path) -> None:
     for package in (JS / "node_modules").iterdir():
         (modules / package.name).symlink_to(package)
     (modules / "grafter-propagation").symlink_to(JAVASCRIPT)
+
+
+def installed(program: str, directory: Path) -> str:
+    """A program of this folder, copied to where the packages are; the test is left out where there is no Node."""
+    if reason := why_no_javascript():
+        pytest.skip(reason)
+    with_packages(directory)
+    return str(shutil.copy(Path(__file__).parent / program, directory))

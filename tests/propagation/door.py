@@ -18,8 +18,8 @@ class Door:
 
     url: str = ""
     path: str = "/v1/realtime/events"
-    script: list[web.Response | None] = field(default_factory=list)
-    """Answers for the next posts, in order; None never answers. Then 204."""
+    script: list[web.Response | asyncio.Event | None] = field(default_factory=list)
+    """Answers for the next posts, in order; an event is 503 once it is set, None never answers. Then 204."""
     asked: list[tuple[float, Json]] = field(default_factory=list)
     """Every post, with the loop's time of its arrival."""
     stored: list[Json] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Door:
 
     async def until(self, true: Any) -> None:
         """Wait until ``true(door)`` holds, looking again after each post."""
-        async with asyncio.timeout(20), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(lambda: true(self))
 
     async def take(self, request: web.Request) -> web.Response:
@@ -61,13 +61,13 @@ class Door:
             self.raw += body
             self.headers.append(dict(request.headers))
             self.asked.append((asyncio.get_running_loop().time(), post))
-            if answer is not None and answer.status == 204:
+            if isinstance(answer, web.Response) and answer.status == 204:
                 self.stored.append(post)
             self._changed.notify_all()
-        if answer is None:
-            await asyncio.Event().wait()
-            raise AssertionError("not reached")
-        return answer
+        if isinstance(answer, web.Response):
+            return answer
+        await (answer or asyncio.Event()).wait()
+        return busy("0")
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 @asynccontextmanager

@@ -4,10 +4,11 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+from tests.ports import free_ports
 
 DEADLINE = 120.0
 PLACES = ("/usr/lib/rabbitmq/bin", "/usr/local/sbin", "/opt/homebrew/opt/rabbitmq/sbin")
@@ -23,21 +24,12 @@ def _binary() -> str | None:
     return shutil.which("rabbitmq-server", path=os.pathsep.join(PLACES)) or shutil.which("rabbitmq-server")
 
 
-def _ports(count: int) -> list[int]:
-    """Free ones."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @asynccontextmanager
 async def serving(directory: Path) -> AsyncIterator[str]:
     """Its URL."""
     binary = _binary()
     assert binary
-    port, cluster, names = _ports(3)
+    port, cluster, names = free_ports(3)
     env = os.environ | {
         "HOME": str(directory),
         "ERL_EPMD_PORT": str(names),

@@ -46,7 +46,7 @@ async def test_the_parts_of_a_call_are_one_trace(start: Start, sink: Sink, spans
         orders = await client.subscribe("desk.orders")
         with twilio_webhook(VOICE, tracer=spans.tracer):
             await publish(client, "desk.orders", b"7", tracer=spans.tracer)
-        message = await orders.next_msg(timeout=10)
+        message = await orders.next_msg(timeout=60)
         await grafter.kill()
         with (
             received(message, tracer=spans.tracer),

@@ -3,33 +3,44 @@
 import asyncio
 import os
 import re
+import shutil
 import sys
 import venv
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.apps import why_no_javascript
 from tests.e2e.process import REPO
 from tests.propagation import rabbitmq_server
-from tests.propagation.apps import APP_DEADLINE, HELPERS
+from tests.propagation.apps import APP_DEADLINE, HELPERS, with_packages
 from tests.propagation.nats_server import serving
 from tests.store.redis.servers import server
 
 PAGES = REPO / "docs" / "hops"
 PROGRAM = re.compile(r"^## (.+?)$.*?^```python\n(.*?)^```\n+```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# Kafka's need a broker that not every machine has: test_kafka.py.
+PYTHON = [page for page in sorted(PAGES.glob("*.md")) if page.stem != "kafka"]
 CASES = [
     pytest.param(page.stem, program, tree, id=f"{page.stem}-{heading.replace(' ', '_')}")
-    for page in sorted(PAGES.glob("*.md"))
+    for page in PYTHON
     for heading, program, tree in PROGRAM.findall(page.read_text("utf-8"))
     if not heading.startswith("In ")
 ]
 JAVASCRIPT = {"edge.md", "webrtc.md"}
 """Tried in a browser and in a worker's runtime: test_webrtc_js.py, test_edge_js.py."""
+NODE = {
+    page.stem: (re.findall(r"^```js\n(.*?)^```", part, re.MULTILINE | re.DOTALL), tree)
+    for page in sorted(PAGES.glob("*.md"))
+    for part in re.split(r"^## In (?:JavaScript|classic Bull)$", page.read_text("utf-8"), flags=re.MULTILINE)[1:]
+    for tree in re.findall(r"^```text\n(.*?)^```", part, re.MULTILINE | re.DOTALL)[:1]
+}
+"""The programs of a page for Node, the app's last, and what they give."""
 LIBRARIES = {
     heading.removeprefix("In "): (page.stem, program, tree)
-    for page in sorted(PAGES.glob("*.md"))
+    for page in PYTHON
     for heading, program, tree in PROGRAM.findall(page.read_text("utf-8"))
     if heading.startswith("In ")
 }
@@ -39,6 +50,10 @@ INSTALLED = {
     "httpx": [
         *("httpx==0.28.1", "starlette", "uvicorn"),
         *("opentelemetry-instrumentation-httpx", "opentelemetry-instrumentation-asgi"),
+    ],
+    "FastAPI and aiohttp": [
+        *("fastapi==0.165.0", "uvicorn", "aiohttp==3.14.5"),
+        *("opentelemetry-instrumentation-fastapi", "opentelemetry-instrumentation-aiohttp-client"),
     ],
     "RQ": ["rq==3.0.0"],
     "Dramatiq": ["dramatiq[redis]==2.2.1"],
@@ -60,7 +75,7 @@ async def peer(page: str, directory: Path) -> AsyncIterator[str]:
             yield await stack.enter_async_context(serving(directory))
         elif page == "rabbitmq":
             yield await stack.enter_async_context(rabbitmq_server.serving(directory))
-        elif page in {"redis", "bullmq"}:
+        elif page in {"redis", "bullmq", "jobs"}:
             yield f"redis://127.0.0.1:{stack.enter_context(server()).port}"
         else:
             yield ""
@@ -99,6 +114,48 @@ async def test_a_library_gives_its_tree(library: str, tmp_path: Path) -> None:
     broker = "rabbitmq" if "aio-pika" in library else "redis"
     async with peer(broker if page == "jobs" else page, tmp_path) as url:
         assert await traced(python, program, url, tmp_path) == tree
+
+
+@pytest.mark.parametrize("page", NODE)
+async def test_a_program_in_javascript_gives_its_tree(page: str, tmp_path: Path) -> None:
+    """As it stands, beside a provider."""
+    if reason := why_no_javascript():
+        pytest.skip(reason)
+    (*before, app), tree = NODE[page]
+    with_packages(tmp_path)
+    with_bull(tmp_path)
+    missing = [one for one in imports("\n".join([*before, app])) if not (tmp_path / "node_modules" / one).is_dir()]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed: `make test` fetches it")
+    shutil.copy(Path(__file__).parent / "printed.mjs", tmp_path)
+    for name, text in (("app", app), *(("tracing", text) for text in before)):
+        (tmp_path / f"{name}.mjs").write_text(text, encoding="utf-8")
+    hooks = ["./printed.mjs", *("./tracing.mjs" for _ in before)]
+    async with peer(page, tmp_path) as url:
+        process = await asyncio.create_subprocess_exec(
+            *("node", *(word for hook in hooks for word in ("--import", hook)), "app.mjs", url),
+            cwd=tmp_path,
+            env={key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "NODE_"))},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, error = await asyncio.wait_for(process.communicate(), APP_DEADLINE)
+    assert process.returncode == 0, error.decode()
+    # bullmq-otel also traces what BullMQ does for itself, later and in traces of its own.
+    seen = out.decode().partition("close orders [internal]\n")[0] if page == "bullmq" else out.decode()
+    assert seen == tree
+
+
+def with_bull(directory: Path) -> None:
+    """Classic Bull, of the example's packages."""
+    for package in (REPO / "examples/call/node_modules").glob("*"):
+        with suppress(FileExistsError):
+            (directory / "node_modules" / package.name).symlink_to(package)
+
+
+def imports(program: str) -> set[str]:
+    """The packages of npm that a program names."""
+    return set(re.findall(r"^(?:\} |import .*)from '(?!node:)((?:@[^/']+/)?[^./'][^/']*)", program, re.MULTILINE))
 
 
 async def traced(python: str, program: str, url: str, directory: Path) -> str:

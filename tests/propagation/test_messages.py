@@ -54,7 +54,7 @@ def test_a_list_of_jobs(db: Any, spans: Spans) -> None:
     """A job that is JSON: its carrier is a member of it, which readers that know nothing of it pass over."""
     with spans.span("call"):
         db.rpush("jobs", json.dumps(inject_job({"order": 7})))
-    _, raw = db.blpop("jobs", timeout=10)
+    _, raw = db.blpop("jobs", timeout=60)
     job = json.loads(raw)
     work(spans, job)
     assert job.pop("_otel")
@@ -67,7 +67,7 @@ def test_a_list_of_anything(db: Any, spans: Spans, body: str | bytes) -> None:
     """A message of any kind in an envelope; it comes out as it went in."""
     with spans.span("call"):
         db.rpush("jobs", seal(body))
-    _, raw = db.blpop("jobs", timeout=10)
+    _, raw = db.blpop("jobs", timeout=60)
     opened, carrier = unseal(raw)
     work(spans, carrier)
     assert opened == body

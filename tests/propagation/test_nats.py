@@ -55,7 +55,7 @@ async def test_the_failing_form(client: Client, spans: Spans) -> None:
     subscription = await client.subscribe("desk.orders")
     with spans.span("call"):
         await client.publish("desk.orders", b"7")
-    await subscription.next_msg(timeout=10)
+    await subscription.next_msg(timeout=60)
     with spans.span("answer"):
         pass
     assert spans.text() == "call [internal]\nanswer [internal]"
@@ -78,7 +78,7 @@ async def test_next_msg(client: Client, spans: Spans) -> None:
     """One message at a time."""
     subscription = await client.subscribe("desk.orders")
     await sent(client, spans)
-    work(spans, await subscription.next_msg(timeout=10))
+    work(spans, await subscription.next_msg(timeout=60))
     assert spans.text() == outline(HOP)
     process = spans.named("process desk.orders")
     assert process.attributes == {
@@ -111,10 +111,10 @@ async def test_fetch_and_a_message_that_is_delivered_again(client: Client, spans
         acknowledgement = await publish(jetstream, "desk.orders", b"7", tracer=spans.tracer)
     assert (acknowledgement.stream, acknowledgement.seq) == ("desk", 1)
     subscription = await jetstream.pull_subscribe("desk.orders", durable="workers")
-    (message,) = await subscription.fetch(1, timeout=10)
+    (message,) = await subscription.fetch(1, timeout=60)
     work(spans, message)
     await message.nak()
-    (again,) = await subscription.fetch(1, timeout=10)
+    (again,) = await subscription.fetch(1, timeout=60)
     with received(again, tracer=spans.tracer):
         await again.ack()
     assert spans.text() == outline(HOP) + "\nprocess desk.orders [consumer] > send desk.orders"
@@ -129,7 +129,7 @@ async def test_a_request_and_its_reply(client: Client, spans: Spans) -> None:
 
     await client.subscribe("desk.orders", cb=answer)
     with spans.span("call"):
-        reply = await request(client, "desk.orders", b"7", timeout=10, tracer=spans.tracer)
+        reply = await request(client, "desk.orders", b"7", timeout=60, tracer=spans.tracer)
     assert reply.data == b"shipped"
     assert spans.text() == outline("""
         call [internal]
@@ -144,7 +144,7 @@ async def test_the_header_in_any_case(client: Client, spans: Spans, name: str) -
     subscription = await client.subscribe("desk.orders")
     with spans.span("call"):
         await client.publish("desk.orders", b"7", headers={name: inject()["traceparent"], "Order": "7"})
-    work(spans, await subscription.next_msg(timeout=10))
+    work(spans, await subscription.next_msg(timeout=60))
     assert spans.text().splitlines()[:2] == ["call [internal]", "  process desk.orders [consumer]"]
 
 
@@ -156,7 +156,7 @@ async def test_headers_of_the_apps_own_stay(client: Client, spans: Spans) -> Non
         await publish(client, "desk.orders", b"7", headers=own, tracer=spans.tracer)
     await publish(client, "desk.orders", b"7", tracer=spans.tracer)
     await client.publish("desk.orders", b"7")
-    messages = [await subscription.next_msg(timeout=10) for _ in range(3)]
+    messages = [await subscription.next_msg(timeout=60) for _ in range(3)]
     assert own == {"Order": "7"}
     assert (messages[0].headers or {})["Order"] == "7"
     assert messages[2].headers is None
@@ -179,7 +179,7 @@ async def test_between_javascript_and_python(spans: Spans, tmp_path: Path, way: 
         assert node.stdout is not None
         if way == "send":
             sender = json.loads(await node.stdout.readline())
-            with received(await orders.next_msg(timeout=10), tracer=spans.tracer):
+            with received(await orders.next_msg(timeout=60), tracer=spans.tracer):
                 pass
             process = spans.named("process desk.orders")
             assert process.parent is not None

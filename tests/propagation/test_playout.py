@@ -155,7 +155,7 @@ async def test_an_interruption_says_what_was_played(app: App, door: Door, tmp_pa
         phone = Phone(ws)
         await ws.send_json({"event": "connected", "protocol": "Call", "version": "1.0.0"})
         await ws.send_json(START)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not phone.cleared:
                 await phone.takes(await ws.receive_json())
                 if len(phone.waiting) == PIECES:

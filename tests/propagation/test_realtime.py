@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from grafter_propagation import RealtimeTap
 from grafter_propagation.realtime import BATCH_EVENTS
+from tests.ports import free_port
 from tests.propagation.apps import HELPERS
 from tests.propagation.door import Door, busy, opened
 
@@ -256,8 +256,9 @@ async def test_a_redirect_is_not_followed(door: Door) -> None:
 
 async def test_the_queue_is_bounded_and_audio_goes_first(door: Door) -> None:
     """While the door is away the newest is kept, of audio least, but of each item its first."""
-    door.script = [None]
-    tap = tap_of(door, max_events=10, timeout=0.5)
+    away = asyncio.Event()
+    door.script = [away]
+    tap = tap_of(door, max_events=10, timeout=600.0)
     tap.server(said(0))
     await door.until(lambda d: d.asked)
     tap.server({"type": "response.created"})
@@ -267,6 +268,7 @@ async def test_the_queue_is_bounded_and_audio_goes_first(door: Door) -> None:
     tap.server({"type": "response.done"})
     assert tap.pending == 10
     assert tap.dropped == 90
+    away.set()
     await door.until(lambda d: len(d.rows) == 11)
     await tap.aclose()
     assert door.types[1:3] == ["response.created", "response.output_audio.delta"]
@@ -277,14 +279,16 @@ async def test_the_queue_is_bounded_and_audio_goes_first(door: Door) -> None:
 
 async def test_bytes_are_bounded_as_well(door: Door) -> None:
     """A few huge events fill the queue as many small ones do."""
-    door.script = [None]
-    tap = tap_of(door, max_bytes=100_000, timeout=0.2)
+    away = asyncio.Event()
+    door.script = [away]
+    tap = tap_of(door, max_bytes=100_000, timeout=600.0)
     tap.server(said(0))
     await door.until(lambda d: d.asked)
     for number in range(20):
         tap.server({"type": "session.updated", "event_id": str(number), "session": {"instructions": "x" * 30_000}})
     assert tap.pending == 3
     assert tap.dropped == 17
+    away.set()
     await door.until(lambda d: len(d.rows) == 4)
     await tap.aclose()
     assert [row["event"]["event_id"] for row in door.rows] == ["event_0", "17", "18", "19"]
@@ -370,6 +374,11 @@ async def test_the_current_span_is_the_link(door: Door) -> None:
         door.stored.clear()
 
 
+def threads(name: str) -> set[threading.Thread]:
+    """Those of this name that run now."""
+    return {one for one in threading.enumerate() if one.name == name}
+
+
 async def test_without_a_span_there_is_no_link(door: Door) -> None:
     """Metadata is left out; the call can still be linked by what OpenAI's session says."""
     async with tap_of(door, metadata=None) as tap:
@@ -379,8 +388,9 @@ async def test_without_a_span_there_is_no_link(door: Door) -> None:
 
 async def test_a_call_without_events_is_not_ended(door: Door) -> None:
     """A tap that saw nothing posts nothing, and starts no thread."""
-    async with tap_of(door) as tap:
-        assert tap._thread is None
+    before = threads("grafter-realtime-tap")
+    async with tap_of(door):
+        assert threads("grafter-realtime-tap") <= before
     assert door.asked == []
 
 
@@ -425,12 +435,12 @@ async def test_a_connection_that_grafter_closed_is_no_failure(caplog: pytest.Log
 
 async def test_a_quiet_call_costs_no_thread(door: Door) -> None:
     """The thread ends by itself; the next event, and the end of the call, find another."""
-    tap = tap_of(door, idle=0.0)
+    tap, before = tap_of(door, idle=0.0), threads("grafter-realtime-tap")
     for number in range(2):
         tap.server(said(number))
-        thread = tap._thread
+        started = threads("grafter-realtime-tap") - before
         await door.until(lambda d, n=number: len(d.rows) == n + 1)
-        if thread is not None:
+        for thread in started:
             await asyncio.to_thread(thread.join, 10)
             assert not thread.is_alive()
     await tap.aclose()
@@ -458,9 +468,3 @@ raise SystemExit(3)
     )
     assert process.returncode == 3, process.stderr
     assert sorted(door.types) == ["a.child", "a.parent"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

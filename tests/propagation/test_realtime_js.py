@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.ports import free_port
 from tests.propagation.door import Door, busy
-from tests.propagation.test_realtime import AUDIO, LINK, free_port
+from tests.propagation.test_realtime import AUDIO, LINK
 
 SCENES = Path(__file__).parent / "realtime_tap.mjs"
 

@@ -15,7 +15,8 @@ from aiohttp import web
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from grafter.service import running
-from tests.e2e.process import REPO, free_ports
+from tests.e2e.process import REPO
+from tests.ports import free_port
 from tests.test_service import Backend, backend, read, settings
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -24,6 +25,7 @@ SECONDS = 60.0
 USER, PASSWORD = "caller", "secret"
 
 # Two peers in one page; the second only answers. The sound is an oscillator's: nobody is asked for a microphone.
+# Sound and the state of the connection are told apart, in either order.
 PAGE = """<!doctype html><title>waiting</title><script type="module">
 import { tracePeerConnection } from '/webrtc.mjs';
 const { endpoint, config } = await (await fetch('/setting')).json();
@@ -39,7 +41,10 @@ for (const pc of [a, b]) {
   pc.addTrack(into.stream.getTracks()[0], into.stream);
 }
 tone.start();
-a.addEventListener('track', ({ track }) => track.addEventListener('unmute', () => { document.title = 'heard'; }));
+Promise.all([
+  new Promise((yes) => a.addEventListener('track', ({ track }) => track.addEventListener('unmute', yes))),
+  new Promise((yes) => a.addEventListener('connectionstatechange', () => a.connectionState === 'connected' && yes())),
+]).then(() => { document.title = 'heard'; });
 a.addEventListener('icecandidateerror', ({ errorCode }) => { if (errorCode === 401) document.title = 'refused'; });
 await a.setLocalDescription();
 await b.setRemoteDescription(a.localDescription);
@@ -63,7 +68,7 @@ async def turn_server(tmp_path: Path) -> AsyncIterator[str]:
     program = shutil.which("turnserver")
     if program is None:
         pytest.skip("no turnserver (coturn): TURN was not tried, only candidates of the host were")
-    (port,) = free_ports(1)
+    port = free_port()
     low = 42_000
     process = await asyncio.create_subprocess_exec(
         *(program, "-n", "--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", f"--listening-port={port}"),

@@ -131,7 +131,7 @@ class AgentsProcessor:
         self._closed = False
         self._until = float("inf")
         self._not_before = 0.0
-        self._asked_until = 0.0
+        self._delayed_until = 0.0
         self._wait = FIRST_WAIT
         self._warned: set[str] = set()
 
@@ -166,7 +166,7 @@ class AgentsProcessor:
         until = time.monotonic() + timeout
         with self._lock:
             failures = self._failures
-            self._not_before = self._asked_until
+            self._not_before = self._delayed_until
             self._wake.set()
             while self._waiting() and self._thread is not None and failures == self._failures:
                 left = until - time.monotonic()
@@ -183,7 +183,7 @@ class AgentsProcessor:
                     self._closed = True
                     self._until = time.monotonic() + limit
                     # What grafter asks for is kept to; one's own patience ends here.
-                    self._not_before = self._asked_until
+                    self._not_before = self._delayed_until
                     if self._thread is None and self._waiting():
                         self._start()
                 self._wake.set()
@@ -254,7 +254,7 @@ class AgentsProcessor:
                 if time.monotonic() - last > IDLE and self._rest():
                     return
         except Exception:  # noqa: BLE001  # nobody else would say it
-            self._warn("the sender of traces to grafter has stopped; the next trace starts another", trouble=True)
+            self._warn("the sender of traces to grafter has stopped; the next starts another", with_traceback=True)
             self._thread = None
         finally:
             self._door.close()
@@ -355,8 +355,8 @@ class AgentsProcessor:
                     self._bytes += len(row.body)
                 now = time.monotonic()
                 patience = min(self._wait, 0.5) if self._closed else self._wait * random.uniform(0.5, 1.0)
-                self._asked_until = now + answer.after
-                self._not_before = max(self._asked_until, now + patience)
+                self._delayed_until = now + answer.after
+                self._not_before = max(self._delayed_until, now + patience)
                 self._wait = min(self._wait * 2, LONGEST_WAIT)
                 self._failures += 1
                 self._quiet.notify_all()

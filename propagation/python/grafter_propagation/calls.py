@@ -110,7 +110,8 @@ class CallIds:
 
         TracerProvider(id_generator=CallIds())
 
-    All other spans get random ids. Without code: ``OTEL_PYTHON_ID_GENERATOR=grafter_call``.
+    All other spans get random ids. Without code, under ``opentelemetry-instrument``:
+    ``OTEL_PYTHON_ID_GENERATOR=grafter_call``.
     """
 
     def generate_trace_id(self) -> int:

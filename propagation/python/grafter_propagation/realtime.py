@@ -117,7 +117,7 @@ class RealtimeTap:
                 if self._number and self._thread is None and not self._closing.is_set():
                     self._start()
         except Exception:  # noqa: BLE001  # the app's call goes on without its link
-            self._warn("the Realtime tap cannot be linked", trouble=True)
+            self._warn("the Realtime tap cannot be linked", with_traceback=True)
 
     async def on_event(self, event: Any) -> None:
         """What makes the tap a listener of openai-agents: ``session.model.add_listener(tap)``."""
@@ -134,7 +134,7 @@ class RealtimeTap:
             if not attached(self, to):
                 logger.warning("the Realtime tap does not know how to listen to a %s", type(to).__name__)
         except Exception:  # noqa: BLE001  # the app's call goes on without its trace
-            self._warn(f"the Realtime tap could not listen to a {type(to).__name__}", trouble=True)
+            self._warn(f"the Realtime tap could not listen to a {type(to).__name__}", with_traceback=True)
         return to
 
     @property
@@ -190,7 +190,7 @@ class RealtimeTap:
             if self.pending >= BATCH_EVENTS:
                 self._wake.set()
         except Exception:  # noqa: BLE001  # a thread that cannot be started must not end the app's call
-            self._warn("the Realtime tap cannot work", trouble=True)
+            self._warn("the Realtime tap cannot work", with_traceback=True)
 
     def _put(self, one: Seen) -> None:
         self._number += 1
@@ -246,7 +246,7 @@ class RealtimeTap:
                 if time.monotonic() - last > self._idle and self._rest():
                     return
         except Exception:  # noqa: BLE001  # nobody else would say it
-            self._warn("the Realtime tap has stopped", trouble=True)
+            self._warn("the Realtime tap has stopped", with_traceback=True)
         finally:
             self._door.close()
 
@@ -337,11 +337,11 @@ class RealtimeTap:
         with self._lock:
             self.dropped += count
 
-    def _warn(self, what: str, *, trouble: bool = False) -> None:
+    def _warn(self, what: str, *, with_traceback: bool = False) -> None:
         """Each thing once, until grafter has taken something again."""
         if what not in self._warned and len(self._warned) < 20:
             self._warned.add(what)
-            logger.warning("%s (call %s)", what, self.call, exc_info=trouble)
+            logger.warning("%s (call %s)", what, self.call, exc_info=with_traceback)
 
     def _after_fork(self) -> None:
         """What waits is the parent's to post."""
