@@ -31,7 +31,9 @@ server.on('connection', (twilio) =>
     const { callSid, customParameters } = message.start;
     console.log(`${process.pid} answers ${callSid}`);
     continueCall(customParameters, 'media', { kind: 'server' }, () => closed(twilio));
-    continueCall(callContext(callSid), 'gen_ai.realtime.session', { kind: 'client' }, () => talk(twilio, message));
+    // The session says the same of itself (group_id): so one whose worker died hangs under the span of its successor.
+    const session = { kind: 'client', attributes: { 'gen_ai.conversation.id': callSid } };
+    continueCall(callContext(callSid), 'gen_ai.realtime.session', session, () => talk(twilio, message));
   }),
 );
 

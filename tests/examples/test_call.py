@@ -20,9 +20,12 @@ import pytest
 from tests.e2e.apps import why_no_javascript
 from tests.e2e.process import REPO
 from tests.e2e.tree import outline
+from tests.ports import free_ports
 
 SECONDS = 300.0
 EXAMPLE = REPO / "examples" / "call"
+PORTS = 30
+"""More than the programs of the call listen at."""
 
 DESK = """\
 send desk.reception [gateway]
@@ -197,6 +200,7 @@ async def play(home: Path, *options: str) -> str:
         pytest.skip(f"the npm packages of examples/call are not installed: `{command}` fetches them")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(EXAMPLE), "--home", str(home), *options),
+        env=os.environ | {"CALL_PORTS": " ".join(map(str, free_ports(PORTS)))},
         cwd=REPO,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -250,8 +254,9 @@ async def test_the_whole_call_is_one_tree(tmp_path: Path) -> None:
     said, spans = judged(out, tmp_path, "+1 555 010 4037")
     assert tree(spans) == ordered(under(ROOT, *PHONE, *legs()))
     assert_told(said)
-    _, spans = judged(out, tmp_path, "+1 555 010 2214")
+    said, spans = judged(out, tmp_path, "+1 555 010 2214")
     assert tree(spans) == ordered(TELNYX)
+    assert re.search("^  ids .*telnyx [0-9a-f-]{36}", said, re.MULTILINE), said
     if not legs():
         pytest.skip("no Chromium: the page of the call, and its WebRTC media path, were left out")
 
