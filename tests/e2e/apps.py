@@ -16,7 +16,7 @@ from tests.e2e.realtime_server import KEY
 from tests.e2e.reference_call import Call
 
 JS = Path(__file__).parent / "js"
-APP_DEADLINE = 60.0
+APP_DEADLINE = 120.0
 HEARD = "I could not refund order 7."
 
 

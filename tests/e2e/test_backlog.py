@@ -8,11 +8,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.e2e.commands import command
 from tests.e2e.conftest import to_grpc
 from tests.e2e.process import Grafter
 from tests.e2e.sink import Sink, listening
 from tests.e2e.test_dead import GOOD, request, send
-from tests.e2e.test_explain import command
 
 
 @pytest.fixture

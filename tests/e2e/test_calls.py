@@ -1,9 +1,7 @@
 """The call map as a support engineer uses it: a real process, the real doors, the real commands."""
 
 import asyncio
-import os
 import re
-import sys
 import time
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator
@@ -20,13 +18,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from tests.calls.postgres import new_database, postgres_server
+from tests.e2e import commands
 from tests.e2e.conftest import to_grpc
-from tests.e2e.process import REPO, Grafter
+from tests.e2e.process import Grafter
 from tests.e2e.sink import DEADLINE, Sink
 from tests.rig import CALL, recorded_call
 from tests.webhooks import SECRET, delivery, envelope
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+# Typed in Germany without +, the first may be the second.
+ALIKE = ("+15005550006", "+4915005550006")
 CALLER, CALLEE = "+49 30 1234567", "+442079460456"
 NUMBERS = re.compile(r"30\D*123\D*45\D*67|44\D*207\D*946\D*0456")
 SID = "CA0123456789abcdef0123456789abcdef"
@@ -90,15 +91,11 @@ async def send(made: Grafter, request: bytes) -> None:
         await channel.unary_unary(EXPORT)(request)
 
 
-async def command(made: Grafter, *words: str, code: int = 0, given: str = "") -> str:
+async def command(made: Grafter, *words: str, code: int = 0, given: str = "", by: Any = commands.command) -> str:
     """What a command prints."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "grafter", *words, "--config", str(made.config), cwd=REPO, env=os.environ,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate(given.encode())
-    assert process.returncode == code, (out, err, made.log())
-    return out.decode() or err.decode()
+    ended, out, err = await by(made, *words, given=given)
+    assert ended == code, (out, err, made.log())
+    return str(out or err)
 
 
 async def ask(made: Grafter, path: str, **asked: Any) -> dict[str, Any]:
@@ -133,8 +130,9 @@ async def until_known(made: Grafter, text: str, calls: int = 1, **asked: Any) ->
 
 
 async def test_a_call_is_found_by_its_number(tmp_path: Path, sink: Sink) -> None:
-    """The main job: paste a number in any form, see the call and its trace; and the number stands nowhere."""
-    made = grafter(tmp_path, sink)
+    """The main job: paste a number in any form, see the call and its trace; and the number stands nowhere. What the app
+    posts later under a key of the config's is an id of the call, under any other it is one of that system."""
+    made = grafter(tmp_path, sink, keys={"ids": ["call.id", "order.number"]})
     async with running(made):
         request = ExportTraceServiceRequest.FromString(recorded_call())
         root = next(
@@ -151,7 +149,14 @@ async def test_a_call_is_found_by_its_number(tmp_path: Path, sink: Sink) -> None
         assert found["traces"] == [CALL.hex()]
         assert found["from"] == {"last_four": "4567", "number": None}
         assert found["outcome"] == "booked"
-        said = await command(made, "lookup", "-", given="+49 (30) 12345-67\n")
+        assert await post(made, {"ids": {"call.id": SID, "order.number": "order-77", "desk": "case-78"}}) == 204
+        (found,) = await until_known(made, "case-78")
+        assert [(one["id"], one.get("system")) for one in found["ids"]] == [
+            ("case-78", "desk"),
+            ("order-77", None),
+            (SID, None),
+        ]
+        said = await command(made, "lookup", "-", given="+49 (30) 12345-67\n", by=commands.typed)
         assert CALL.hex() in said
         assert "…4567" in said
         assert "an OpenAI session was expected" in said
@@ -209,21 +214,29 @@ async def test_a_database_that_is_away_costs_nothing(tmp_path: Path, sink: Sink,
 
 
 async def test_a_number_is_forgotten(tmp_path: Path, sink: Sink) -> None:
-    """What was known of it is gone, what lives on elsewhere is named, and other calls stay."""
+    """What was known of it is gone, what lives on elsewhere is named, and other calls stay: without + no
+    number's whose digits these may be."""
     made = grafter(tmp_path, sink)
     async with running(made):
         mine, spans = call(11, **{"call_id": "call-of-anna", "call_from": CALLER})
         await send(made, spans)
         _, others = call(12, **{"call_id": "call-of-bert", "call_from": "+493055555"})
         await send(made, others)
-        await until_known(made, CALLER)
-        await until_known(made, "call-of-bert")
+        for number, caller in enumerate(ALIKE, 13):
+            await send(made, call(number, **{"call_id": f"call-{number}", "call_from": caller})[1])
+        for known in (CALLER, "call-of-bert", "call-13", "call-14"):
+            await until_known(made, known)
         said = await command(made, "forget", "-", given=f"{CALLER}\n")
         assert "forgotten, with all that was kept of them: 1" in said
         assert mine in said
         assert (await ask(made, "/admin/lookup", text="call-of-anna"))["calls"] == []
         assert len((await ask(made, "/admin/lookup", text="call-of-bert"))["calls"]) == 1
         assert (await ask(made, "/admin/forget", number="anna"))["status"] == 400
+        for typed, left in ((ALIKE[0][1:], [1, 1]), (ALIKE[0], [0, 1])):
+            answer = await ask(made, "/admin/forget", number=typed)
+            assert answer["status"] == 200
+            assert ("write it with +" in " ".join(answer["lines"])) == (not typed.startswith("+"))
+            assert [len((await ask(made, "/admin/lookup", text=f"call-{one}"))["calls"]) for one in (13, 14)] == left
         assert "a number was forgotten" in whole_log(made)
     assert not NUMBERS.search(whole_log(made))
 

@@ -1,8 +1,6 @@
 """``grafter explain`` and ``grafter status``: asked of a grafter that runs, and of its store when it has stopped."""
 
-import asyncio
 import json
-import sys
 from functools import partial
 from typing import Any
 
@@ -10,22 +8,11 @@ import aiohttp
 import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
+from tests.e2e.commands import command, typed
 from tests.e2e.conftest import Start
-from tests.e2e.process import REPO, Grafter
+from tests.e2e.process import Grafter
 from tests.e2e.reference_call import Services, play, reference_call
 from tests.e2e.sink import Sink
-
-
-async def command(grafter: Grafter, *arguments: str) -> tuple[int, str, str]:
-    """Run a command with the config of this grafter; exit code, stdout, stderr."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "grafter", *arguments, "--config", str(grafter.config)),
-        cwd=REPO,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode()
 
 
 async def settled(grafter: Grafter, session: aiohttp.ClientSession) -> bool:
@@ -54,6 +41,6 @@ async def test_a_trace_that_left_is_explained(start: Start, sink: Sink, stopped:
     assert answer["left"]["host_spans"] > 1
     assert answer["left"]["guests"] == []
     assert (await asked(grafter, "status"))["held"]["traces"] == 0
-    code, out, _ = await command(grafter, "explain", "rtc_nobody")
+    code, out, _ = await typed(grafter, "explain", "rtc_nobody")
     assert code == 1
     assert out.startswith("nothing is held or remembered under rtc_nobody")

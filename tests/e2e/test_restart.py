@@ -83,7 +83,7 @@ async def test_kills_under_load_lose_nothing(start: Start, sink: Sink) -> None:
                 await up.wait()
                 number = next(numbers)
                 try:
-                    await export(small_trace(number), wait_for_ready=True, timeout=20)
+                    await export(small_trace(number), wait_for_ready=True, timeout=60)
                 except grpc.aio.AioRpcError:
                     continue
                 async with news:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 
 from tests import agents_server
 from tests.agents_server import KEY, PROMPT, SESSION, AgentsServer, session, trace, turn_id
+from tests.e2e.commands import command, typed
 from tests.e2e.conftest import Start
-from tests.e2e.process import REPO, Grafter
 from tests.e2e.reference_call import Services, play, reference_call
-from tests.e2e.sink import DEADLINE, Sink
+from tests.e2e.sink import Sink
 from tests.e2e.tree import outline, spans_in
 from tests.webhooks import SECRET, delivery, envelope
 
@@ -62,20 +61,6 @@ async def test_a_webhook_has_a_session_read(start: Start, sink: Sink, agents: Ag
     assert sink.trace_ids() == {call.trace_id}
 
 
-async def command(grafter: Grafter, *arguments: str) -> tuple[int, str, str]:
-    """Run ``grafter pull`` with the config of this grafter; exit code, stdout, stderr."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "grafter", "pull", *arguments, "--config", str(grafter.config)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=REPO,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), DEADLINE)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
 async def test_a_session_survives_a_kill_between_two_pages(start: Start, sink: Sink, agents: AgentsServer) -> None:
     """The next process goes on behind the page that was stored; the tree is whole, and no span came twice."""
     agents.most = 1
@@ -89,7 +74,7 @@ async def test_a_session_survives_a_kill_between_two_pages(start: Start, sink: S
         # The answer to the second page is held back until nobody waits for it any more.
         agents.answer = lambda r: web.Response(status=503) if "after" in r.query and not restarted else None
         restarted = False
-        asking = asyncio.ensure_future(command(grafter, SESSION))
+        asking = asyncio.ensure_future(command(grafter, "pull", SESSION))
         await agents.until_asked(3)
         await grafter.kill()
         assert (await asking)[0] == 1
@@ -120,19 +105,19 @@ async def test_the_command_asks_the_grafter_that_runs(start: Start, agents: Agen
     agents.sessions[SESSION] = session(metadata={"trace_id": "ab" * 16})
     agents.sessions["own"] = session("own")
     grafter = await start(wait=LONG, openai=project(agents))
-    code, out, _ = await command(grafter, SESSION)
+    code, out, _ = await typed(grafter, "pull", SESSION)
     assert (code, out) == (0, f"{SESSION}: 2 new traces\n")
-    code, out, _ = await command(grafter, SESSION, "--json")
+    code, out, _ = await command(grafter, "pull", SESSION, "--json")
     assert code == 0
     assert json.loads(out) == {"session": SESSION, "project": "default", "traces": 0, "skipped": 0, "linked": True}
-    code, out, _ = await command(grafter, "own")
+    code, out, _ = await command(grafter, "pull", "own")
     assert code == 0
     assert "names no trace of yours" in out
-    code, out, err = await command(grafter, "unknown")
+    code, out, err = await command(grafter, "pull", "unknown")
     assert (code, out, err) == (1, "", "pull: OpenAI knows no such session in this project\n")
-    assert (await command(grafter, "a/b"))[0] == 1
-    assert (await command(grafter, SESSION, "--project", "other"))[2].startswith("pull: no api_key under")
-    assert (await command(grafter))[0] == 2
+    assert (await command(grafter, "pull", "a/b"))[0] == 1
+    assert (await command(grafter, "pull", SESSION, "--project", "other"))[2].startswith("pull: no api_key under")
+    assert (await command(grafter, "pull"))[0] == 2
 
 
 async def test_the_command_does_it_itself_where_nobody_listens(start: Start, agents: AgentsServer, sink: Sink) -> None:
@@ -140,11 +125,11 @@ async def test_the_command_does_it_itself_where_nobody_listens(start: Start, age
     agents.traces = [trace(1)]
     agents.sessions[SESSION] = session()
     grafter = await start(wait={"for_guest": "500ms"}, openai=project(agents))
-    held = await command(grafter, SESSION, "--set", "receivers.openai.endpoint=127.0.0.1:1")
+    held = await command(grafter, "pull", SESSION, "--set", "receivers.openai.endpoint=127.0.0.1:1")
     assert held[0] == 1
     assert "in use by process" in held[2]
     assert await grafter.terminate() == 0
-    code, out, err = await command(grafter, SESSION)
+    code, out, err = await command(grafter, "pull", SESSION)
     assert (code, out.splitlines()[0], err) == (0, f"{SESSION}: 1 new traces", "")
     assert sink.spans() == []
     await grafter.start()
@@ -152,7 +137,7 @@ async def test_the_command_does_it_itself_where_nobody_listens(start: Start, age
     assert {each.service for each in sink.spans()} == {"openai"}
     memory = await command(
         grafter,
-        SESSION,
+        *("pull", SESSION),
         *("--set", "receivers.openai.endpoint=127.0.0.1:1"),
         *("--set", "extensions.store.embedded.memory=true"),
     )
@@ -160,23 +145,24 @@ async def test_the_command_does_it_itself_where_nobody_listens(start: Start, age
     assert "in the memory of one" in memory[2]
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({"Content-Type": "application/json"}, 200),
-        ({"Content-Type": "text/plain"}, 401),
-        ({"Content-Type": "application/json", "Origin": "https://page.example"}, 401),
-        ({"Content-Type": "application/json", "X-Forwarded-For": "203.0.113.9"}, 401),
-        ({"Content-Type": "application/json", "X-Forwarded-For": "203.0.113.9", "Authorization": "Bearer wrong"}, 401),
-    ],
-)
-async def test_who_may_command(start: Start, agents: AgentsServer, headers: dict[str, str], status: int) -> None:
+async def test_who_may_command(start: Start, agents: AgentsServer) -> None:
     """A process of this machine, and neither a page in its browser nor what a proxy passes on."""
     agents.sessions[SESSION] = session()
     grafter = await start(openai=project(agents))
-    async with (
-        aiohttp.ClientSession() as client,
-        client.post(grafter.admin, data=json.dumps({"session": SESSION}), headers=headers) as answer,
-    ):
-        assert answer.status == status
-    assert bool(agents.asked) == (status == 200)
+    json_type, proxied = {"Content-Type": "application/json"}, {"X-Forwarded-For": "203.0.113.9"}
+    strangers: list[dict[str, str]] = [
+        {"Content-Type": "text/plain"},
+        {**json_type, "Origin": "https://page.example"},
+        {**json_type, **proxied},
+        {**json_type, **proxied, "Authorization": "Bearer wrong"},
+    ]
+    async with aiohttp.ClientSession() as client:
+
+        async def status(headers: dict[str, str]) -> int:
+            async with client.post(grafter.admin, data=json.dumps({"session": SESSION}), headers=headers) as answer:
+                return answer.status
+
+        assert [await status(headers) for headers in strangers] == [401] * 4
+        assert agents.asked == []
+        assert await status(json_type) == 200
+        assert agents.asked != []
