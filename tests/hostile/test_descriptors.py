@@ -52,7 +52,7 @@ async def answers(grafter: Grafter, door: str) -> bool:
         async with grpc.aio.insecure_channel(grafter.otlp_grpc) as channel:
             export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
             try:
-                await export(b"", timeout=5)
+                await export(b"", timeout=60)
             except grpc.aio.AioRpcError:
                 return False
         return True
@@ -100,6 +100,6 @@ async def stand_at(grafter: Grafter, pid: int, door: str) -> None:
     finally:
         for writer in writers:
             writer.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await answers(grafter, door):  # noqa: ASYNC110  # asked from outside
             await asyncio.sleep(0.05)

@@ -112,7 +112,8 @@ async def test_json_as_dense_as_is_taken(tmp_path: Path, item: str, size: int) -
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_many_bodies_at_once(tmp_path: Path, size: int) -> None:
-    """Bodies that unpack to far more than they are: what is over the budget is refused with a hint, 503."""
+    """Bodies that unpack to far more than they are: what is over the budget is refused with a hint, 503. One is
+    unpacked at a time: put together at once they let nothing else run, and took twice the memory."""
     filler = ExportTraceServiceRequest()
     filler.resource_spans.add().schema_url = "x" * (size * MIB)
     body = gzip.compress(filler.SerializeToString(), 1)
@@ -122,8 +123,8 @@ async def test_many_bodies_at_once(tmp_path: Path, size: int) -> None:
 
     cost = await attacked(tmp_path, f"30 bodies of {size} MiB ({len(body) >> 10} KiB gzip)", attack)
     assert set(cost.answers) <= {200, 503}
-    assert cost.memory < 4 * min(BUDGET_BYTES, 30 * size * MIB) + 64 * MIB
-    assert cost.standstill < BUSY
+    assert cost.memory < BUDGET_BYTES + 64 * MIB
+    assert cost.standstill < STANDSTILL
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -206,11 +207,14 @@ async def test_a_tool_result_of_quotes(tmp_path: Path) -> None:
     def with_content(path: Path) -> None:
         path.write_text(path.read_text().replace("  graft:\n", "  graft:\n    content: full\n", 1))
 
+    async def left(session: aiohttp.ClientSession) -> bool:
+        return (await grafter.counters(session))["grafter_released_traces_total"] == 1
+
     async with running(tmp_path, with_content, wait={"for_guest": "500ms"}) as (grafter, pid):
         with watched(pid, grafter.health) as cost:
             async with aiohttp.request("POST", grafter.ingest, data=body, headers=JSON) as answer:
                 cost.answers = [answer.status]
-            await asyncio.sleep(4)
+            await grafter.until(left, "its trace to have left")
     shown("a tool result of 16 KB of quotes", cost)
     assert cost.answers == [204]
     assert cost.standstill < BUSY
