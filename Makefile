@@ -14,6 +14,12 @@ HELPERS := propagation/python
 PYTEST_ARGS ?=
 # Most tests wait more than they compute; a file's tests stay together, in order, with the servers that they share.
 PYTEST_WORKERS ?= 2
+# A test that hangs prints the stacks of all threads and ends its worker, and a worker that ends is a failure of the test
+# that it was at. pytest-xdist would put another worker into its place and, with loadfile, may wait for that for ever.
+PARALLEL := -n $(PYTEST_WORKERS) --dist loadfile --max-worker-restart 0 \
+   -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+# Tests start grafter hundreds of times, and each time would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo example test check bench soak soak-troubles pictures proto lock clean chromium
@@ -22,7 +28,7 @@ help:
 	@echo "make demo    set up, play one call through every door, print the joined trace"
 	@echo "make example set up, run the whole reference call: twenty programs, one trace"
 	@echo "make test    set up, lint, type-check, run every test"
-	@echo "make soak    the slow tests"
+	@echo "make soak    the slow tests, and the property tests with many more examples"
 	@echo "             soak-troubles: an hour of them at random, the books after each minute (MINUTES, SEED, STORE)"
 	@echo "make bench   measure grafter beside a null sink and a raw proxy"
 	@echo "make pictures  make docs/lookup/*.png anew"
@@ -37,8 +43,10 @@ demo: $(VENV)/.runtime
 example: $(VENV)/.dev $(CALL)/node_modules/.installed chromium
 	@$(RUN) $(CALL) $(ARGS)
 
-test: check chromium
-	$(RUN) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+# What pip, npm and the system's package manager fetch is fetched beside each other.
+test:
+	@$(MAKE) --no-print-directory --jobs=4 GOAL=$@ check chromium
+	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 check: $(VENV)/.dev $(PACKAGES)
 	$(RUN) -m ruff check .
@@ -60,6 +68,7 @@ chromium:
 
 soak: $(VENV)/.dev $(WHOLE)
 	$(RUN) -m pytest -m slow $(PYTEST_ARGS)
+	$(RUN) -m pytest -m "hypothesis and not slow" --hypothesis-profile deep $(PYTEST_ARGS)
 
 # make soak-troubles MINUTES=10 SEED=7 STORE=redis
 soak-troubles: $(VENV)/.dev
@@ -71,6 +80,7 @@ bench: $(VENV)/.dev
 	$(RUN) -m bench.held
 	$(RUN) -m bench.join
 	$(RUN) -m bench.turns
+	$(RUN) -m bench.page
 	$(RUN) -m bench.sampling
 	$(RUN) -m bench.realtime
 	$(RUN) -m bench.recorder
@@ -100,16 +110,17 @@ clean:
 $(VENV)/.runtime: pyproject.toml constraints.txt grafter/otlp/_split.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	   echo "grafter needs Python 3.11 or newer, and \`$(PYTHON)\` is: $$($(PYTHON) --version 2>&1)."; \
-	   echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	   echo "Name another one: make PYTHON=python3.12 $(or $(GOAL),$(MAKECMDGOALS))"; exit 1; }
 	@echo "setting up $(VENV) with $$($(PYTHON) --version) (once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) pip setuptools
 	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
+# Of eight thousand files the tests import a part, which is compiled when it is.
 $(VENV)/.dev: $(VENV)/.runtime $(HELPERS)/pyproject.toml
 	@echo "adding the test tools (once)"
-	@$(PIP) --group dev
+	@$(PIP) --no-compile --group dev
 	@$(PIP) --no-build-isolation --no-deps --editable $(HELPERS)
 	@touch $@
 

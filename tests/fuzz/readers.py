@@ -1,24 +1,40 @@
-"""Everything that reads what strangers send, as a function of bytes that may raise a refusal and nothing else."""
+"""Everything that reads what strangers send, and what backends and the store give back, as a function of bytes that may
+raise a refusal and nothing else."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToJson
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 from grafter.components import load
 from grafter.config.problems import ConfigError
-from grafter.core.model import Part, Source, UnixNano
+from grafter.core.calls import Phone
+from grafter.core.lifecycle import ReleaseReason
+from grafter.core.memory import Anchor, AnchorSpan, GuestMemory, TraceMemory
+from grafter.core.memory_blobs import decode_guest, decode_trace, encode_guest, encode_trace
+from grafter.core.memory_edits import decision_of, digest_in, put_together, taken_apart, with_decision
+from grafter.core.model import Envelope, Part, Source, SpanId, TraceId, UnixNano
 from grafter.core.policy import Content, GraftPolicy, Selector
 from grafter.core.rules import Moved
 from grafter.core.sampling.policies import SamplingDecision
 from grafter.errors import RejectedError
+from grafter.exporter.answer import accepted, accepted_json, retry_info, status_message, status_message_json
 from grafter.guests.agents.intake import read_items
 from grafter.guests.json_values import parse_json
+from grafter.guests.realtime.event_buffer import EventBuffer
 from grafter.guests.realtime.intake import read_posts
+from grafter.guests.realtime.stored_event import Side
 from grafter.guests.sessions.intake import SessionInfo, closing, opening, read_page, read_session
 from grafter.guests.sources import source_of
 from grafter.guests.webhooks import read_delivery
@@ -34,6 +50,7 @@ from grafter.receiver.links_http import read_link
 POLICY = GraftPolicy()
 FULL = replace(POLICY, content=Content.FULL)
 NOW = UnixNano(1_790_000_000_000_000_000)
+TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 ANCHORS = (Selector("gen_ai.realtime.session"),)
 
 
@@ -126,6 +143,69 @@ def sessions(body: bytes) -> None:
     guests([opening(info, 1), *page.parts, closing(info, 1)], FULL)
 
 
+def redacted(body: bytes) -> None:
+    """The spans of a request without the values of some keys; what is left is read, as a page shows it."""
+    try:
+        split = Splitter(ANCHORS).split(body)
+    except RejectedError:
+        return
+    for action in (lambda value: "x", lambda value: None):
+        redaction = Redaction(frozenset(("session.id", "gen_ai.input.messages", "key")), action)
+        documents = []
+        for part in split.parts:
+            assert part.envelope is not None
+            envelope, run = redaction.envelope(part.envelope), redaction.run(part.payload)
+            scope = b"".join((envelope.scope, run))
+            documents.append(framed(0x0A, b"".join((envelope.resource, framed(0x12, scope)))))
+        for _ in read_spans(documents):
+            pass
+
+
+def recorded(body: bytes) -> None:
+    """Frames of a call's socket, a line each."""
+    for policy in (POLICY, FULL):
+        buffer = EventBuffer("rtc_1", policy)
+        for at, line in enumerate(body.split(b"\n")):
+            buffer.add(line, UnixNano(NOW + at * 10**6), Side.SERVER if at % 3 else Side.CLIENT)
+        part = buffer.take()
+        guests([] if part is None else [part], policy)
+
+
+def links(body: bytes) -> None:
+    """A guest and where it belongs."""
+    with suppress(RejectedError):
+        read_link(body)
+
+
+def calls(body: bytes) -> None:
+    """What an app says of a call."""
+    with suppress(RejectedError):
+        read_call(body, lambda number: (Phone("0" * 32, number[-4:]), None), NOW)
+
+
+def answers(body: bytes) -> None:
+    """What a backend says of a request, in any of its forms: never an error."""
+    accepted(body)
+    accepted_json(body)
+    status_message(body)
+    status_message_json(body)
+    retry_info(body)
+
+
+def memories(body: bytes) -> None:
+    """What is remembered of a trace or a guest, as the store gives it back: known, or not; and put together again as it
+    was parted."""
+    trace, guest = decode_trace(body), decode_guest(body)
+    assert trace is None or guest is None
+    decision_of(body)
+    rest, digest, resource = taken_apart(body)
+    if digest:
+        assert digest_in(rest) == digest
+        assert decode_trace(put_together(rest, resource)) == trace
+    elif digest_in(body):
+        put_together(body, None)
+
+
 def config(body: bytes) -> None:
     """A config file: what is wrong is a list of problems."""
     with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
@@ -138,7 +218,11 @@ def config(body: bytes) -> None:
 
 
 READERS: Mapping[str, Callable[[bytes], None]] = {
-    reader.__name__: reader for reader in (otlp, otlp_json, ingest, webhook, realtime, sessions, config)
+    reader.__name__: reader
+    for reader in (
+        *(otlp, otlp_json, redacted, ingest, webhook, realtime, recorded, sessions, links, calls, answers, memories),
+        config,
+    )
 }
 _DATA = Path(__file__).parents[1] / "data"
 
@@ -150,7 +234,7 @@ def beginnings(reader: str) -> list[bytes]:
     captures = [orjson.loads(file.read_bytes()) for file in sorted(_DATA.glob("openai/*.json"))]
     bodies = [one["body"] for capture in captures for one in capture.get("requests", ()) if one.get("body")]
     match reader:
-        case "otlp":
+        case "otlp" | "redacted":
             return requests
         case "otlp_json":
             return documents
@@ -162,6 +246,22 @@ def beginnings(reader: str) -> list[bytes]:
             events += [{"type": "agent.session.idle", "data": {"id": "asess_1"}}]
             events += [{"type": "agent.trace.export", "data": body["data"]} for body in bodies if "data" in body]
             return [orjson.dumps(event) for event in events]
+        case "links":
+            return [orjson.dumps({"guest": "rtc_1", "traceparent": TRACEPARENT})]
+        case "calls":
+            ids = {"openai.call_id": "rtc_1", "room": "a"}
+            times = {"start": "2026-11-29T10:00:00Z", "end": 1_790_000_000.5, "outcome": "transferred"}
+            numbers = {"from": "+14155550123", "to": "sip:100@example.com", "recording": "https://example.com/1.wav"}
+            return [orjson.dumps({"id": "a", "ids": ids, "traceparent": TRACEPARENT, **times, **numbers})]
+        case "answers":
+            told = Status(code=14, message="later")
+            told.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=3, nanos=5)))
+            partial = ExportTraceServiceResponse()
+            partial.partial_success.rejected_spans, partial.partial_success.error_message = 3, "why"
+            texts = [MessageToJson(one).encode() for one in (told, partial)]
+            return [told.SerializeToString(), partial.SerializeToString(), *texts]
+        case "memories":
+            return list(_memories())
         case "realtime":
             return [file.read_bytes() for file in sorted(_DATA.glob("realtime_calls/*.ndjson"))]
         case "sessions":
@@ -173,6 +273,28 @@ def beginnings(reader: str) -> list[bytes]:
             }
             traces = [{"id": f"t{at}", "otlp": orjson.loads(one)} for at, one in enumerate(documents)]
             return [orjson.dumps(session), orjson.dumps({"data": traces, "has_more": True, "last_id": "t2"})]
+        case "recorded":
+            found = []
+            for file in sorted(_DATA.glob("realtime_calls/*.ndjson")):
+                posts = [orjson.loads(line) for line in file.read_bytes().splitlines()]
+                found.append(b"\n".join(orjson.dumps(post["event"]) for post in posts if "event" in post))
+            return found
     root = _DATA.parents[1]
     files = [root / "config.yaml", *sorted(root.glob("examples/*.yaml"))]
     return [file.read_bytes() for file in files]
+
+
+def _memories() -> Iterator[bytes]:
+    """Of a plain trace and one with anchors and steps, of a guest, and with what sampling decided."""
+    span_id, root = SpanId(b"12345678"), Envelope(b"r" * 200, b"scope")
+    anchor = AnchorSpan(span_id, NOW, NOW, "a=b", 1, root, frozenset(("conv_1",)))
+    plain = TraceMemory(ReleaseReason.COMPLETE, NOW, span_id, "a=b", 1, root, b"12345678" * 3)
+    whole = replace(
+        plain, anchors=(anchor,), guests=("rtc_1",), summed="waits", moved=Moved(TraceId(b"m" * 16), None, "x")
+    )
+    where = Anchor(span_id, "named", "a=b", 1, root)
+    guest = GuestMemory(TraceId(b"h" * 16), TraceId(b"t" * 16), b"abcdefgh" * 2, {"id": "trace_1"}, where)
+    for blob in (encode_trace(plain), encode_trace(whole), encode_guest(guest)):
+        yield blob
+        yield with_decision(blob, SamplingDecision("p", kept=True, one_of=4, upstream=1))
+        yield taken_apart(blob)[0]
