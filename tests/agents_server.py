@@ -11,12 +11,12 @@ from aiohttp import web
 from openai.types.beta.agent_session import AgentSession
 from openai.types.beta.agents.sessions import SessionTrace, Turn
 
-SESSION = "asess_0123456789abcdef"
+SESSION = "sess_0123456789abcdef"
 KEY = "sk-proj-agents-0123456789"
 BEGAN = 1_800_000_000
 """Unix seconds of the first turn."""
 PROMPT = "my card number is four one one one"
-DEADLINE = 30.0
+DEADLINE = 120.0
 
 Answer = Callable[[web.Request], web.StreamResponse | None]
 

@@ -22,8 +22,9 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
 from grafter.core.sampling.weights import decode, randomness, threshold, weight
-from tests.e2e.process import Grafter, free_ports
+from tests.e2e.process import Grafter
 from tests.e2e.sink import Sink, listening
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ async def collector(
     binary: Path, home: Path, sink: Sink, policies: Sequence[Mapping[str, Any]], wait: str
 ) -> AsyncIterator[str]:
     """Where its OTLP/gRPC receiver listens, for the duration of the block."""
-    (port,) = free_ports(1)
+    port = free_port()
     config = {
         "receivers": {"otlp": {"protocols": {"grpc": {"endpoint": f"127.0.0.1:{port}"}}}},
         "processors": {"tail_sampling": {"decision_wait": wait, "num_traces": 10_000, "policies": list(policies)}},

@@ -1,59 +1,25 @@
 """grafter as a user runs it: a process of its own, with a config file, on free ports, in a directory of its own."""
 
 import asyncio
-import random
 import signal
-import socket
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import yaml
 
+from tests.ports import free_ports
+
 REPO = Path(__file__).parent.parent.parent
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 """Seconds for a start, a stop and the like on a machine that is busy with other tests; not a promise of grafter's."""
 
 QUICK = {"after_root": "300ms", "guest_quiet": "200ms", "for_guest": "10s", "local_root": "10s", "idle": "20s"}
 """Waits short enough for a test. for_guest only matters where a guest never becomes whole."""
-
-
-def _below_ephemeral() -> Iterator[int]:
-    """Ports that the system gives nobody by itself, from anywhere on, round and round."""
-    try:
-        low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except OSError:
-        low = 32_768
-    first, end = 10_000, max(low, 11_000)
-    at = random.randrange(first, end)
-    while True:
-        yield at
-        at = at + 1 if at + 1 < end else first
-
-
-_candidates = _below_ephemeral()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at, all different, and different at each call.
-
-    Not those that the system would give: between the look and the start, or over a restart, an outgoing connection of
-    whoever is beside takes one of them now and then.
-    """
-    ports: list[int] = []
-    while len(ports) < count:
-        port = next(_candidates)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        ports.append(port)
-    return ports
 
 
 class Grafter:
@@ -68,6 +34,8 @@ class Grafter:
         store: Mapping[str, Any] | None = None,
     ) -> None:
         self.home = home
+        self.tree = REPO
+        """Whose code runs from the next start on."""
         self._log = home / "grafter.log"
         self.config = home / "config.yaml"
         grpc, http, openai_port, health, metrics = free_ports(5)
@@ -116,7 +84,7 @@ class Grafter:
                 *("-m", module, "run", "--config", str(self.config)),
                 stdout=log,
                 stderr=log,
-                cwd=REPO,
+                cwd=self.tree,
             )
         if ready:
             await self.until(self.is_ready, "ready")

@@ -136,13 +136,13 @@ class RealtimeServer:
 
     async def until_listening(self, call_id: str = "rtc_1", listeners: int = 1) -> Call:
         """Return when so many listen to the call."""
-        async with asyncio.timeout(10), self._news:
+        async with asyncio.timeout(60), self._news:
             await self._news.wait_for(lambda: len(self.call(call_id).listeners) >= listeners)
         return self.call(call_id)
 
     async def until_attempts(self, number: int) -> None:
         """Return when so many sideband attempts were made."""
-        async with asyncio.timeout(10), self._news:
+        async with asyncio.timeout(60), self._news:
             await self._news.wait_for(lambda: len(self.attempts) >= number)
 
     async def show(self, call: Call, *events: Json) -> None:

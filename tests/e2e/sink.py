@@ -17,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.e2e.tree import Node, SpanOf, tree_of
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 """Seconds until a wait gives up; far more than any test needs, for a busy machine."""
 
 

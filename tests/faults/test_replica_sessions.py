@@ -22,7 +22,8 @@ from tests.webhooks import SECRET, delivery, envelope, span, trace_object
 
 HOST = "0af7651916cd43dd8448eb211c80319c"
 GUEST = "trace_" + "c" * 32
-LEASE_SECONDS = 2.0
+LEASE_SECONDS = 5.0
+"""A process that is not let run for so long loses what it has; on a busy machine two seconds of that happen."""
 WAITS = {"after_root": "500ms", "guest_quiet": "300ms", "for_guest": "1s", "idle": "2s"}
 
 
@@ -46,14 +47,16 @@ async def sink() -> AsyncIterator[Sink]:
 
 
 @asynccontextmanager
-async def replicas(home: Path, redis: Server, sink: Sink, agents: AgentsServer) -> AsyncIterator[list[Grafter]]:
+async def replicas(
+    home: Path, redis: Server, sink: Sink, agents: AgentsServer, count: int = 2, lease: float = LEASE_SECONDS
+) -> AsyncIterator[list[Grafter]]:
     project = {"api_key": KEY, "base_url": agents.base_url, "webhook_secrets": [SECRET]}
     async with AsyncExitStack() as stack:
         running = []
-        for number in range(3):
+        for number in range(count):
             directory = home / str(number)
             directory.mkdir()
-            store = {"redis": {"url": redis.url}, "lease": f"{LEASE_SECONDS:g}s"}
+            store = {"redis": {"url": redis.url}, "lease": f"{lease:g}s"}
             exporters = {"otlp_grpc/sink": to_grpc(sink)}
             one = Grafter(directory, exporters, WAITS, {"projects": {"default": project}}, store)
             stack.push_async_callback(one.close)
@@ -105,7 +108,7 @@ async def test_a_delivery_that_comes_again_elsewhere_has_no_effect(
     """To another replica, and to one that was killed meanwhile; at two at once it leaves once all the same."""
     exported = {**trace_object(GUEST, metadata={"trace_id": HOST}), "spans": [span(n, trace_id=GUEST) for n in (1, 2)]}
     body = envelope("trace.exported", exported)
-    async with replicas(tmp_path, redis, sink, agents) as running:
+    async with replicas(tmp_path, redis, sink, agents, 3) as running:
         first, second, third = running
         assert await deliver(first, body) == "accepted"
         assert await deliver(second, body) == "repeat"
@@ -128,10 +131,10 @@ async def test_one_replica_reads_a_session(redis: Server, sink: Sink, agents: Ag
     agents.gate.clear()
     async with replicas(tmp_path, redis, sink, agents) as running:
         heard = [deliver(one, idle(), id=f"wh_{number}") for number, one in enumerate(running)]
-        assert await asyncio.gather(*heard) == ["accepted"] * 3
+        assert await asyncio.gather(*heard) == ["accepted"] * 2
         await agents.until_asked(2)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(2 * LEASE_SECONDS):
+            async with asyncio.timeout(1.5 * LEASE_SECONDS):
                 await agents.until_asked(3)
         assert len(await readers(running)) == 1
         agents.gate.set()
@@ -172,7 +175,8 @@ async def test_who_waits_is_answered_wherever_the_session_is_read(
     """A command at one replica while another one reads the session: it hears of a look of its own soon after."""
     agents.traces = [trace(1)]
     agents.gate.clear()
-    async with replicas(tmp_path, redis, sink, agents) as running:
+    # Nobody dies here, and the reader has to keep its session.
+    async with replicas(tmp_path, redis, sink, agents, lease=60.0) as running:
         assert await deliver(running[0], idle()) == "accepted"
         await agents.until_asked(2)
         (reader,) = await readers(running)

@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from grafter.core.model import guest_span_id
 from tests.e2e.conftest import to_grpc
-from tests.e2e.process import Grafter
+from tests.e2e.process import REPO, Grafter
 from tests.e2e.sink import Sink, listening, spans_of
 from tests.faults.replica_books import balanced
 from tests.store.redis.servers import Server, server
@@ -108,7 +108,7 @@ def redis() -> Iterator[Server]:
 
 @asynccontextmanager
 async def replicas(
-    home: Path, redis: Server, sink: Sink, waits: Mapping[str, str] = WAITS
+    home: Path, redis: Server, sink: Sink, waits: Mapping[str, str] = WAITS, tree: Path = REPO
 ) -> AsyncIterator[list[Grafter]]:
     async with AsyncExitStack() as stack:
         running = []
@@ -117,6 +117,7 @@ async def replicas(
             directory.mkdir()
             store = {"redis": {"url": redis.url, "timeout": "2s"}, "lease": "2s"}
             one = Grafter(directory, {"otlp_grpc/sink": to_grpc(sink)}, waits, store=store)
+            one.tree = tree
             stack.push_async_callback(one.close)
             running.append(one)
         await asyncio.gather(*(one.start() for one in running))
@@ -132,6 +133,11 @@ class Load:
         self._chance = random.Random(1)
         self._news = asyncio.Condition()
         self.books = Books()
+
+    def go_on(self, calls: int) -> None:
+        """With so many more; ``run`` sends them."""
+        sent = len(self.books.acknowledged)
+        self._calls = iter(range(sent, sent + calls))
 
     async def run(self) -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as session, asyncio.TaskGroup() as group:

@@ -28,7 +28,7 @@ from tests.e2e.process import Grafter
 from tests.store.contract import HOST, guest_part
 from tests.store.redis.servers import Server, server
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 LEASE = 1.5
 POLICY = GraftPolicy(waits=Waits(after_root=SECOND // 10, idle=SECOND // 5))
 # A plain trace leaves in a batch; one without its root is claimed alone.

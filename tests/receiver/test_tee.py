@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from grafter.core.retry import RetryPolicy
 from grafter.receiver.http_server import serving
 from grafter.receiver.tee import teeing
 from grafter.telemetry import Metrics
+from tests.ports import free_port
 
 QUICK = {"retry": RetryPolicy(initial_interval=0.0, max_interval=5.0, max_hint=5.0), "attempts": 3}
 KEY = {"Authorization": "Bearer sk-caller"}
@@ -81,17 +81,9 @@ def refusal(place: str | None, message: str = "Unknown parameter.") -> web.Respo
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until the condition holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # what is waited for is a socket's, and has no event
             await asyncio.sleep(0)
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port at which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def test_sends_what_the_sdk_would_have_sent(metrics: Metrics) -> None:
@@ -375,9 +367,9 @@ async def test_a_stop_drops_what_the_grace_does_not_send(metrics: Metrics) -> No
     assert outcomes(metrics) == {"dropped_failed": 201}
 
 
-async def test_a_dead_peer_is_counted(free_port: int, metrics: Metrics) -> None:
+async def test_a_dead_peer_is_counted(metrics: Metrics) -> None:
     """Nothing listens: the attempts are made, the items counted, and nothing is raised anywhere."""
-    async with teeing(f"http://127.0.0.1:{free_port}/v1/traces/ingest", None, metrics, **QUICK) as tee:
+    async with teeing(f"http://127.0.0.1:{free_port()}/v1/traces/ingest", None, metrics, **QUICK) as tee:
         tee.offer(spans(300), KEY)
     assert outcomes(metrics) == {"dropped_failed": 300}
 
@@ -433,10 +425,10 @@ async def test_too_many_callers_are_dropped(metrics: Metrics) -> None:
     assert outcomes(metrics) == {"sent": 256, "dropped_full": 144}
 
 
-async def test_keys_are_not_shown(metrics: Metrics, free_port: int, caplog: pytest.LogCaptureFixture) -> None:
+async def test_keys_are_not_shown(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
     """Neither logs, reprs nor metrics hold a key, and a dead peer makes one line, not one for each batch."""
     caplog.set_level(logging.DEBUG)
-    async with teeing(f"http://127.0.0.1:{free_port}/", None, metrics, **QUICK) as tee:
+    async with teeing(f"http://127.0.0.1:{free_port()}/", None, metrics, **QUICK) as tee:
         for n in range(5):
             tee.offer(spans(200), {"Authorization": f"Bearer sk-very-secret-{n}"})
         shown = repr(tee) + repr(list(asyncio.all_tasks()))
