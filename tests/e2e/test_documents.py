@@ -88,6 +88,15 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     assert [(file, name) for file, name in files if name and name not in (REPO / file).read_text("utf-8")] == []
 
 
+def test_the_architecture_names_every_room() -> None:
+    """Whoever meets a file of grafter finds on that page what it is for."""
+    text = (REPO / "docs" / "architecture.md").read_text("utf-8")
+    rooms = [file for ending in ("py", "c", "lua") for file in (REPO / "grafter").rglob(f"*.{ending}")]
+    names = [str(file.relative_to(REPO)) for file in rooms if file.name != "__init__.py"]
+    assert len(names) > 300
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
 def test_every_command_in_the_documents_exists() -> None:
     """``grafter WORD`` in backticks or at the start of a line is a command."""
     commands = set(getattr(get_command(app), "commands"))  # noqa: B009 - typer's return type does not say that it is a group
