@@ -13,16 +13,19 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Raised with every change of what split takes, answers or gets right: grafter.otlp.split leaves any other build alone. */
-enum { VERSION = 5 };
+enum { VERSION = 6 };
 enum { VARINT = 0, FIXED64 = 1, LENGTH = 2, FIXED32 = 5 };
 enum { ROOT = 1, LOCAL_ROOT = 2, NAMED = 8, BACKWARDS = 16 };
 enum { IS_REMOTE = 0x200 };
 enum { TRACE_ID_BYTES = 16, SPAN_ID_BYTES = 8 };
 /* As grafter.otlp.split has it: a request that is made to cost more than it holds is refused there. */
 enum { MAX_RUNS = 50000 };
+/* Beside others, one is not kept waiting for more traces or bytes than these: some tenths of a millisecond. */
+enum { TRACES_AT_ONCE = 256, BYTES_AT_ONCE = 1 << 16, LONG_SEARCH = 1 << 20 };
 /* Bytes of a varint: parsers refuse tags and lengths of more than five, however small their value is. */
 enum { SHORT_VARINT = 5, LONG_VARINT = 10 };
 
@@ -31,6 +34,11 @@ enum { SHORT_VARINT = 5, LONG_VARINT = 10 };
 typedef struct {
     const uint8_t *at, *end;
 } Range;
+
+typedef struct {
+    const uint8_t *at;
+    size_t size;
+} Text;
 
 typedef struct {
     Range *items;
@@ -60,8 +68,10 @@ typedef struct {
     size_t trace_count, trace_room;
     uint32_t *table; /* trace ids to traces, open addressing; its size is a power of two */
     size_t table_size;
-    PyObject *names;
+    Text *names;
+    Py_ssize_t name_count;
     size_t runs;
+    PyObject *give_way; /* called now and then; NULL: nobody waits for this thread */
 } Work;
 
 /* What a step came to. DECLINED: the protobuf runtime is to decide. */
@@ -142,15 +152,12 @@ static size_t size_of(Range range) { return (size_t)(range.end - range.at); }
 
 /* --- memory --------------------------------------------------------------------------------------------------- */
 
-/* Room for one more item; 0 with MemoryError set when there is none. */
+/* Room for one more item; 0 when there is no memory. Like all that walks over a scope it needs no interpreter. */
 static int make_room(void **items, size_t *room, size_t count, size_t size) {
     if (count < *room) return 1;
     size_t more = *room ? *room * 2 : 64;
-    void *grown = more > PTRDIFF_MAX / size ? NULL : PyMem_Realloc(*items, more * size);
-    if (grown == NULL) {
-        PyErr_NoMemory();
-        return 0;
-    }
+    void *grown = more > PTRDIFF_MAX / size ? NULL : realloc(*items, more * size);
+    if (grown == NULL) return 0;
     *items = grown;
     *room = more;
     return 1;
@@ -175,6 +182,23 @@ static PyObject *joined(const Ranges *ranges) {
     return out;
 }
 
+/* The bytes of a tuple, which keeps them; NULL with an error set. */
+static Text *texts_of(PyObject *tuple, Py_ssize_t *count) {
+    *count = PyTuple_Size(tuple);
+    Text *texts = PyMem_Malloc((size_t)(*count + 1) * sizeof(Text));
+    if (texts == NULL) return (Text *)PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < *count; i++) {
+        char *at;
+        Py_ssize_t size;
+        if (PyBytes_AsStringAndSize(PyTuple_GetItem(tuple, i), &at, &size) < 0) {
+            PyMem_Free(texts);
+            return NULL;
+        }
+        texts[i] = (Text){(const uint8_t *)at, (size_t)size};
+    }
+    return texts;
+}
+
 /* --- grouping ------------------------------------------------------------------------------------------------- */
 
 /* Seeded, so that nobody outside can choose ids that fall into one place. */
@@ -192,12 +216,9 @@ static size_t place_of(const uint8_t *id) {
 
 static int grow_table(Work *work) {
     size_t size = work->table_size ? work->table_size * 2 : 256;
-    uint32_t *table = PyMem_Malloc(size * sizeof(uint32_t));
-    if (table == NULL) {
-        PyErr_NoMemory();
-        return 0;
-    }
-    PyMem_Free(work->table);
+    uint32_t *table = malloc(size * sizeof(uint32_t));
+    if (table == NULL) return 0;
+    free(work->table);
     work->table = table;
     work->table_size = size;
     memset(table, 0xFF, size * sizeof(uint32_t));
@@ -216,7 +237,7 @@ static void clear(Work *work) {
     work->scope_fields.count = work->span_count = work->trace_count = 0;
 }
 
-/* The trace of this id in the scope at hand, begun when it is new; NULL with an error set when there is no memory. */
+/* The trace of this id in the scope at hand, begun when it is new; NULL when there is no memory. */
 static Trace *trace_of(Work *work, const uint8_t *id) {
     if (work->trace_count * 2 >= work->table_size && !grow_table(work)) return NULL;
     size_t at = place_of(id) & (work->table_size - 1);
@@ -240,14 +261,10 @@ static int all_zero(const uint8_t *at, size_t size) {
     return any == 0;
 }
 
-/* Whether the name is one that an anchor may have; -1 with an error set. */
-static int is_named(PyObject *names, Range name) {
-    Py_ssize_t count = PyTuple_Size(names);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        char *at;
-        Py_ssize_t size;
-        if (PyBytes_AsStringAndSize(PyTuple_GetItem(names, i), &at, &size) < 0) return -1;
-        if ((size_t)size == size_of(name) && memcmp(at, name.at, (size_t)size) == 0) return 1;
+/* Whether the name is one that an anchor may have. */
+static int is_named(const Work *work, Range name) {
+    for (Py_ssize_t i = 0; i < work->name_count; i++) {
+        if (work->names[i].size == size_of(name) && memcmp(work->names[i].at, name.at, size_of(name)) == 0) return 1;
     }
     return 0;
 }
@@ -307,23 +324,17 @@ static Step take_span(Work *work, Field whole) {
     } else if (flags & IS_REMOTE) {
         trace->facts |= LOCAL_ROOT;
     }
-    int named = is_named(work->names, name);
-    if (named < 0) return FAILED;
-    if (named) trace->facts |= NAMED;
+    if (is_named(work, name)) trace->facts |= NAMED;
     if (end != 0 && end < start) trace->facts |= BACKWARDS;
     return DONE;
 }
 
 /* --- what comes out ------------------------------------------------------------------------------------------- */
 
-/* Payload and span ids of a trace: its first root, then the others in their order. */
-static int write_trace(const Work *work, const Trace *trace, PyObject **payload, PyObject **ids) {
-    *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)trace->bytes);
-    *ids = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)trace->count * SPAN_ID_BYTES);
-    if (*payload == NULL || *ids == NULL) return 0;
-    char *to = PyBytes_AsString(*payload), *id_to = PyBytes_AsString(*ids);
+/* A trace's first root, then its other spans in their order. */
+static void copy_trace(const Work *work, const Trace *trace, char *to, char *id_to) {
     uint32_t first = trace->root != NONE ? trace->root : trace->first;
-    for (uint32_t at = first;;) {
+    for (uint32_t at = first; at != NONE;) {
         const Span *span = &work->spans[at];
         memcpy(to, span->frame.at, size_of(span->frame));
         to += size_of(span->frame);
@@ -331,8 +342,20 @@ static int write_trace(const Work *work, const Trace *trace, PyObject **payload,
         id_to += SPAN_ID_BYTES;
         at = at == first ? trace->first : span->next;
         if (at == first) at = work->spans[at].next;
-        if (at == NONE) return 1;
     }
+}
+
+/* Payload and span ids of a trace; 0 with an error set when there is no memory. */
+static int write_trace(const Work *work, const Trace *trace, PyObject **payload, PyObject **ids) {
+    *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)trace->bytes);
+    *ids = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)trace->count * SPAN_ID_BYTES);
+    if (*payload == NULL || *ids == NULL) return 0;
+    char *to = PyBytes_AsString(*payload), *id_to = PyBytes_AsString(*ids);
+    /* Nobody else has the two yet. */
+    PyThreadState *others = work->give_way != NULL && trace->bytes > BYTES_AT_ONCE ? PyEval_SaveThread() : NULL;
+    copy_trace(work, trace, to, id_to);
+    if (others != NULL) PyEval_RestoreThread(others);
+    return 1;
 }
 
 static int append_new(PyObject *list, PyObject *item) {
@@ -348,6 +371,11 @@ static PyObject *write_run(const Work *work, PyObject *resource, PyObject *scope
         if ((columns[i] = PyList_New(0)) == NULL) goto done;
     }
     for (size_t i = 0; i < work->trace_count; i++) {
+        if (work->give_way != NULL && i % TRACES_AT_ONCE == TRACES_AT_ONCE - 1) {
+            PyObject *nothing = PyObject_CallNoArgs(work->give_way);
+            if (nothing == NULL) goto done;
+            Py_DECREF(nothing);
+        }
         const Trace *trace = &work->traces[i];
         PyObject *payload = NULL, *ids = NULL;
         int written = write_trace(work, trace, &payload, &ids);
@@ -366,7 +394,13 @@ done:
     return out;
 }
 
-static Step split_scope(Work *work, Range scope_spans, PyObject *resource, PyObject *out) {
+static Step no_memory(void) {
+    PyErr_NoMemory();
+    return FAILED;
+}
+
+/* Group the spans of a scope. */
+static Step walk_scope(Work *work, Range scope_spans) {
     clear(work);
     while (scope_spans.at < scope_spans.end) {
         Field field;
@@ -383,7 +417,15 @@ static Step split_scope(Work *work, Range scope_spans, PyObject *resource, PyObj
         Step step = take_span(work, field);
         if (step != DONE) return step;
     }
-    if (work->span_count == 0) return DONE;
+    return DONE;
+}
+
+static Step split_scope(Work *work, Range scope_spans, PyObject *resource, PyObject *out) {
+    PyThreadState *others = work->give_way != NULL && size_of(scope_spans) > BYTES_AT_ONCE ? PyEval_SaveThread() : NULL;
+    Step step = walk_scope(work, scope_spans);
+    if (others != NULL) PyEval_RestoreThread(others);
+    if (step == FAILED) return no_memory();
+    if (step != DONE || work->span_count == 0) return step;
     PyObject *scope = joined(&work->scope_fields);
     PyObject *run = scope != NULL ? write_run(work, resource, scope) : NULL;
     Py_XDECREF(scope);
@@ -397,7 +439,7 @@ static Step split_resource(Work *work, Range resource_spans, PyObject *out) {
         if (!read_field(&resource_spans, &field)) return DECLINED;
         if (field.number == 2 && (field.wire != LENGTH || ++work->runs > MAX_RUNS)) return DECLINED;
         Ranges *to = field.number == 2 ? &work->scopes : &work->resource_fields;
-        if (!push(to, field.number == 2 ? field.body : field.frame)) return FAILED;
+        if (!push(to, field.number == 2 ? field.body : field.frame)) return no_memory();
     }
     PyObject *resource = joined(&work->resource_fields);
     if (resource == NULL) return FAILED;
@@ -415,7 +457,7 @@ static Step split_request(Work *work, Range request, PyObject *out) {
         if (!read_field(&request, &field)) return DECLINED;
         if (field.number != 1) continue;
         if (field.wire != LENGTH || work->resources.count >= MAX_RUNS) return DECLINED;
-        if (!push(&work->resources, field.body)) return FAILED;
+        if (!push(&work->resources, field.body)) return no_memory();
     }
     Step step = DONE;
     for (size_t i = 0; i < work->resources.count && step == DONE; i++) {
@@ -425,30 +467,40 @@ static Step split_request(Work *work, Range request, PyObject *out) {
 }
 
 PyDoc_STRVAR(split_doc,
-"split(request, names, /)\n--\n\n"
+"split(request, names, give_way, /)\n--\n\n"
 "The traces of a serialised ExportTraceServiceRequest, scope by scope; None where the protobuf runtime has to decide.\n"
 "\n"
 "Each scope with spans is a tuple: ResourceSpans without scopes and ScopeSpans without spans (bytes as they came), then\n"
 "five lists with an entry a trace: trace id, framed spans, number of spans, facts (1 root, 2 local root, 8 a span has\n"
-"one of the names), span ids joined. The first root of a trace stands first.");
+"one of the names), span ids joined. The first root of a trace stands first.\n"
+"\n"
+"give_way: a function of Python, at whose start the interpreter lets another thread run that waits; None keeps the\n"
+"interpreter to the end.");
 
 static PyObject *split(PyObject *Py_UNUSED(module), PyObject *args) {
     const char *bytes;
     Py_ssize_t size;
+    PyObject *names, *give_way;
     Work work = {0};
-    if (!PyArg_ParseTuple(args, "y#O!:split", &bytes, &size, &PyTuple_Type, &work.names)) return NULL;
+    if (!PyArg_ParseTuple(args, "y#O!O:split", &bytes, &size, &PyTuple_Type, &names, &give_way)) return NULL;
+    work.give_way = give_way != Py_None ? give_way : NULL;
     if ((uint64_t)size >= INT32_MAX) Py_RETURN_NONE;
-    PyObject *out = PyList_New(0);
-    if (out == NULL) return NULL;
+    work.names = texts_of(names, &work.name_count);
+    PyObject *out = work.names != NULL ? PyList_New(0) : NULL;
+    if (out == NULL) {
+        PyMem_Free(work.names);
+        return NULL;
+    }
     const uint8_t *at = (const uint8_t *)bytes;
     Step step = split_request(&work, (Range){at, at + size}, out);
-    PyMem_Free(work.resources.items);
-    PyMem_Free(work.resource_fields.items);
-    PyMem_Free(work.scopes.items);
-    PyMem_Free(work.scope_fields.items);
-    PyMem_Free(work.spans);
-    PyMem_Free(work.traces);
-    PyMem_Free(work.table);
+    PyMem_Free(work.names);
+    free(work.resources.items);
+    free(work.resource_fields.items);
+    free(work.scopes.items);
+    free(work.scope_fields.items);
+    free(work.spans);
+    free(work.traces);
+    free(work.table);
     if (step == DONE) return out;
     Py_DECREF(out);
     if (step == FAILED) return NULL;
@@ -456,28 +508,6 @@ static PyObject *split(PyObject *Py_UNUSED(module), PyObject *args) {
 }
 
 /* --- attributes ----------------------------------------------------------------------------------------------- */
-
-typedef struct {
-    const uint8_t *at;
-    size_t size;
-} Text;
-
-/* The bytes of a tuple, which keeps them; NULL with an error set. */
-static Text *texts_of(PyObject *tuple, Py_ssize_t *count) {
-    *count = PyTuple_Size(tuple);
-    Text *texts = PyMem_Malloc((size_t)(*count + 1) * sizeof(Text));
-    if (texts == NULL) return (Text *)PyErr_NoMemory();
-    for (Py_ssize_t i = 0; i < *count; i++) {
-        char *at;
-        Py_ssize_t size;
-        if (PyBytes_AsStringAndSize(PyTuple_GetItem(tuple, i), &at, &size) < 0) {
-            PyMem_Free(texts);
-            return NULL;
-        }
-        texts[i] = (Text){(const uint8_t *)at, (size_t)size};
-    }
-    return texts;
-}
 
 /* Whether one of the texts ends there; its size, else 0. */
 static size_t ends_with(const uint8_t *start, const uint8_t *end, const Text *texts, Py_ssize_t count) {
@@ -524,6 +554,7 @@ static PyObject *mentions(PyObject *Py_UNUSED(module), PyObject *args) {
     }
     int found = 0;
     const uint8_t *start = (const uint8_t *)bytes, *at = start, *end = start + size;
+    PyThreadState *others = size > LONG_SEARCH ? PyEval_SaveThread() : NULL;
     /* Underscores are rarer than anything else that such an attribute has. */
     while (!found && (at = memchr(at, '_', (size_t)(end - at))) != NULL) {
         at++;
@@ -537,6 +568,7 @@ static PyObject *mentions(PyObject *Py_UNUSED(module), PyObject *args) {
         found = ends_with(start, text - 4, keys, key_count) > 0 ||
                 ((size_t)(end - text) > length && begins_with(text + length, end, keys, key_count));
     }
+    if (others != NULL) PyEval_RestoreThread(others);
     PyMem_Free(keys);
     PyMem_Free(beginnings);
     return PyBool_FromLong(found);

@@ -42,7 +42,7 @@ try:
 except ImportError:
     compiled = None  # type: ignore[assignment]  # an installation without a compiler is a good one too
 # The one that this code knows. A build that failed leaves an older library where it was, in a checkout or in build/.
-_VERSION = 5
+_VERSION = 6
 if compiled is not None and getattr(compiled, "VERSION", 0) != _VERSION:
     compiled = None  # type: ignore[assignment]
 
@@ -83,10 +83,12 @@ class Split:
     """Why, for partial_success; empty when nothing was rejected."""
     links: Sequence[NamedLink] = ()
     """The guests that its spans name."""
+    envelopes_left: int = 0
+    """Bytes that more envelopes of this request may have."""
 
 
 class Splitter:
-    """Splits requests; remembers envelopes so that equal ones are one object."""
+    """Splits requests; remembers envelopes so that equal ones are one object. Threads may use one at the same time."""
 
     def __init__(
         self,
@@ -107,14 +109,14 @@ class Splitter:
         self._names = tuple({a.name.encode() for a in anchors if a.name})
         self._keys = tuple({a.attributes[0][0].encode() for a in anchors if not a.name})
         self._envelopes = EnvelopeCache()
-        self._envelopes_left = 0
 
-    def split(self, request: bytes) -> Split:
+    def split(self, request: bytes, *, aside: bool = False) -> Split:
         """The parts of one ExportTraceServiceRequest. Raises RejectedError when the bytes are none.
 
-        A span whose ids are invalid is left out alone; a request may well come out empty.
+        A span whose ids are invalid is left out alone; a request may well come out empty. ``aside``: called in a thread
+        of its own, beside which the compiled way lets the others run.
         """
-        out = self._split(request)
+        out = self._split(request, aside=aside)
         if self._guest_ids.mentioned(request):
             out.links = self._guest_ids.links(out.parts)
         if self._rule_keys is not None:
@@ -125,13 +127,12 @@ class Splitter:
                 out.links = [*out.links, *self._rule_keys.mark(out.parts)]
         return out
 
-    def _split(self, request: bytes) -> Split:
-        out = Split()
-        self._envelopes_left = _ENVELOPES_TIMES * len(request) + _ENVELOPES_SPARE
-        if not self._pure and self._compiled(request, out):
+    def _split(self, request: bytes, *, aside: bool) -> Split:
+        out = Split(envelopes_left=_ENVELOPES_TIMES * len(request) + _ENVELOPES_SPARE)
+        if not self._pure and self._compiled(request, out, aside=aside):
             return out
         try:
-            runs = self._runs(request)
+            runs = self._runs(request, out)
             if not self._quick(request, runs, out):
                 self._sure(request, runs, out)
             _mark_backwards(out.parts)
@@ -141,14 +142,14 @@ class Splitter:
             out.message = f"{out.rejected} {_BAD_IDS}"
         return out
 
-    def _compiled(self, request: bytes, out: Split) -> bool:
+    def _compiled(self, request: bytes, out: Split, *, aside: bool) -> bool:
         """Split by the compiled walk; False, and nothing done, when it declines."""
-        runs = compiled.split(request, self._names)
+        runs = compiled.split(request, self._names, _give_way if aside else None)
         if runs is None:
             return False
         keyed = any(key in request for key in self._keys)
         for resource, scope, trace_ids, payloads, counts, facts, span_ids in runs:
-            envelope = self._envelope(resource, scope)
+            envelope = self._envelope(resource, scope, out)
             most = max(facts)
             if most >= compiled.BACKWARDS:
                 payloads = [_marked(p) if f & compiled.BACKWARDS else p for p, f in zip(payloads, facts, strict=True)]
@@ -167,7 +168,7 @@ class Splitter:
             bits |= _ANCHOR
         return bits
 
-    def _runs(self, request: bytes) -> list[tuple[Envelope, list[bytes]]]:
+    def _runs(self, request: bytes, out: Split) -> list[tuple[Envelope, list[bytes]]]:
         """The spans under each (resource, scope), in the request's order; empty runs too.
 
         Raises RejectedError for a request that is made to cost more than it holds.
@@ -188,7 +189,7 @@ class Splitter:
                     raise RejectedError(f"request has {len(scope_run.spans)} spans, too many to have ids")
                 spans = list(scope_run.spans)
                 scope_run.ClearField("spans")
-                runs.append((self._envelope(resource, scope_run.SerializeToString()), spans))
+                runs.append((self._envelope(resource, scope_run.SerializeToString(), out), spans))
         return runs
 
     def _quick(self, request: bytes, runs: list[tuple[Envelope, list[bytes]]], out: Split) -> bool:
@@ -326,12 +327,17 @@ class Splitter:
                 return True
         return False
 
-    def _envelope(self, resource: bytes, scope: bytes) -> Envelope:
-        self._envelopes_left -= len(resource) + len(scope)
-        if self._envelopes_left < 0:
+    def _envelope(self, resource: bytes, scope: bytes, out: Split) -> Envelope:
+        out.envelopes_left -= len(resource) + len(scope)
+        if out.envelopes_left < 0:
             raise RejectedError("request has a resource too large for the number of its scopes")
         known = self._envelopes.get((resource, scope))
         return self._envelopes.put((resource, scope), Envelope(resource, scope)) if known is None else known
+
+
+def _give_way() -> None:
+    """A step of Python, at which a thread lets others run that wait. Called so often that to let go of the interpreter
+    for a moment would not do: who waits is woken by it, finds it taken again, and waits anew."""
 
 
 def _mark_backwards(parts: list[Part]) -> None:

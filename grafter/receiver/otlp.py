@@ -23,7 +23,7 @@ MAX_BYTES = 64 << 20
 """The largest request, before and after decompression. Source: OTLP 1.11, "Request size limits"."""
 
 _LONG_BYTES = 8 << 20
-"""To split as much takes some 20 ms: others have their turn before it is stored."""
+"""To split as much takes some 20 ms; more is split in a thread, so that others do not wait for it."""
 
 RECEIVER = "otlp"
 
@@ -37,8 +37,10 @@ class Export(Protocol):
 
 
 class SplitterLike(Protocol):
-    def split(self, request: bytes) -> Split:
-        """The parts of one ExportTraceServiceRequest. Raises RejectedError when the bytes are none."""
+    def split(self, request: bytes, *, aside: bool = ...) -> Split:
+        """The parts of one ExportTraceServiceRequest. Raises RejectedError when the bytes are none.
+
+        ``aside``: in a thread of its own, which may be one of several."""
         ...
 
 
@@ -59,6 +61,8 @@ class Intake:
         self._metrics = metrics
         self._transport = transport
         self._throttle = Throttle()
+        # What several long ones are split into at once would be more than the budget of requests.
+        self._aside = asyncio.Lock()
         # Children are looked up once: labels() costs more than the increment.
         self._accepted_spans = metrics.accepted_spans.labels(RECEIVER, transport)
         self._accepted = metrics.receiver_requests.labels(RECEIVER, transport, Outcome.ACCEPTED.value)
@@ -72,9 +76,11 @@ class Intake:
         Raises RejectedError or UnavailableError; then nothing was acknowledged.
         """
         began = perf_counter()
-        split = self._splitter.split(request)
-        if len(request) > _LONG_BYTES:
-            await asyncio.sleep(0)
+        if len(request) <= _LONG_BYTES:
+            split = self._splitter.split(request)
+        else:
+            async with self._aside:
+                split = await asyncio.to_thread(self._splitter.split, request, aside=True)
         if split.parts:
             try:
                 await self._consumer.consume(split.parts, links=split.links)

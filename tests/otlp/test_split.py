@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -201,9 +202,35 @@ def test_recorded_requests(name: str, splitter: Splitter) -> None:
 @pytest.mark.parametrize("name", ["otlp_call_from_sdk", "otlp_call_from_collector"])
 def test_neither_order_of_fields_is_declined(name: str) -> None:
     """An SDK's and a Go Collector's requests take the compiled way to its end."""
-    runs = compiled.split((DATA / f"{name}.pb").read_bytes(), (b"gen_ai.realtime.session",))
+    runs = compiled.split((DATA / f"{name}.pb").read_bytes(), (b"gen_ai.realtime.session",), None)
     assert runs is not None
     assert sum(sum(counts) for _, _, _, _, counts, _, _ in runs) > 0
+
+
+@needs_compiled
+def test_the_compiled_split_gives_way_to_other_threads() -> None:
+    """Again and again while it writes a request of many traces, with the same answer; what stops it there is raised."""
+    spans = [framed(0x12, framed(0x0A, n.to_bytes(16, "big")) + framed(0x12, SPANS[0])) for n in range(1, 5_000)]
+    body = framed(0x0A, framed(0x12, b"".join(spans)))
+    given = []
+    assert compiled.split(body, (), lambda: given.append(1)) == compiled.split(body, (), None)
+    assert len(given) > 10
+
+    def stop() -> None:
+        raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        compiled.split(body, (), stop)
+
+
+def test_threads_may_use_a_splitter_at_the_same_time(splitter: Splitter) -> None:
+    """Each gets its own answer, of requests that are bounded one by one, with one envelope for what is equal."""
+    bodies = [(DATA / f"otlp_call_from_{name}.pb").read_bytes() for name in ("sdk", "collector")] * 50
+    alone = [splitter.split(body) for body in bodies]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda body: splitter.split(body, aside=True), bodies))
+    assert [each.parts for each in together] == [each.parts for each in alone]
+    assert [each.envelopes_left for each in together] == [each.envelopes_left for each in alone]
 
 
 def test_both_orders_in_one_request(splitter: Splitter) -> None:
