@@ -27,14 +27,13 @@ from yarl import URL
 from grafter.errors import RejectedError, TooLargeError
 from grafter.guests.json_values import plain_id
 from grafter.guests.realtime.records import LIVE_IDS
-from grafter.receiver.http_body import content_encoding, decompress
+from grafter.receiver.compression import content_encoding, unpack
 
 Socket = aiohttp.ClientWebSocketResponse
 
 # OpenAI limits the JSON of one answer to 16 MiB (openai-python, traces.list); the rest is for what it wraps around it.
 MAX_ANSWER_BYTES = 17 << 20
 _MAX_COMPLAINT_BYTES = 64 << 10
-_THREAD_BYTES = 64 << 10
 # OpenAI takes 15 MiB of audio in one client event, so no event that it shows should be longer (openai-python,
 # InputAudioBufferAppendEvent); a frame past this ends the connection, not the recorder.
 _MAX_FRAME_BYTES = 16 << 20
@@ -285,11 +284,7 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
         chunks.append(chunk)
     body = b"".join(chunks)
     encoding = content_encoding(response.headers.getall("Content-Encoding", ()))
-    if encoding == "identity":
-        return body
-    if size > _THREAD_BYTES:
-        return await asyncio.to_thread(decompress, encoding, body, limit)
-    return decompress(encoding, body, limit)
+    return body if encoding == "identity" else await unpack(encoding, body, limit)
 
 
 def _answer(status: int, headers: Mapping[str, str]) -> ApiAnswer:

@@ -25,7 +25,8 @@ from grafter.guests.agents.intake import Intake, read_items
 from grafter.guests.realtime.event_buffer import EventBuffer
 from grafter.guests.realtime.stored_event import SIP
 from grafter.guests.webhooks import Delivery, IncomingCall, JunkError, read_delivery
-from grafter.receiver.http_body import content_encoding, read_json_body
+from grafter.receiver.compression import content_encoding
+from grafter.receiver.http_body import read_json_body
 from grafter.receiver.outcomes import OPENAI, Answered, NotFoundError, Outcome, UnsupportedError, openai_endpoint
 from grafter.receiver.recorder import NotRecordedError, Recorders
 from grafter.receiver.sessions import PullRequests

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from grafter.errors import RejectedError, TooLargeError
-from grafter.receiver.http_body import content_encoding, decompress, read_body
+from grafter.receiver.compression import content_encoding, decompress
+from grafter.receiver.http_body import read_body
 from grafter.receiver.http_server import Tokens, serving, tls_context
 from grafter.receiver.outcomes import refusal_of
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import gzip
 import logging
+import threading
 import tracemalloc
 from contextlib import asynccontextmanager
 
@@ -49,8 +51,8 @@ def door(consumer, metrics):
 
     @asynccontextmanager
     async def opened(**settings):
-        settings = {"endpoint": "localhost:0", "grace_seconds": 1.0} | settings
-        async with otlp_grpc.listening(consumer, Splitter([]), metrics, **settings) as port:
+        settings = {"endpoint": "localhost:0", "grace_seconds": 1.0, "splitter": Splitter([])} | settings
+        async with otlp_grpc.listening(consumer, settings.pop("splitter"), metrics, **settings) as port:
             yield f"localhost:{port}"
 
     return opened
@@ -141,6 +143,36 @@ async def test_compressed_requests(door, consumer, compression):
     async with door() as address:
         await call(address, request_of(span(name="x" * 5000)), compression=compression)
     assert consumer.spans == 1
+
+
+@pytest.mark.parametrize(
+    "broken", [b"\x1f\x8b no gzip", gzip.compress(request_of(span()))[:-9]], ids=["odd", "cut off"]
+)
+async def test_what_is_no_gzip_is_an_invalid_argument(door, consumer, metrics, broken):
+    """A message that begins as gzip does and is none is refused for good; the door stays open."""
+    async with door() as address:
+        code, _ = await failure(address, broken)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        await call(address, request_of(span()))
+    assert consumer.spans == 1
+    labels = {"receiver": "otlp", "transport": "grpc", "outcome": "rejected"}
+    assert count(metrics, "grafter_receiver_requests", **labels) == 1
+
+
+async def test_what_unpacks_to_much_does_so_beside_the_loop(door, consumer):
+    """A few kilobytes that stand for megabytes are unpacked, and split, in other threads than what is small."""
+    threads = []
+
+    class Watching(Splitter):
+        def split(self, request, *, aside=False):
+            threads.append((threading.current_thread() is threading.main_thread(), aside))
+            return super().split(request, aside=aside)
+
+    async with door(splitter=Watching([])) as address:
+        await call(address, request_of(span(name="x" * 5_000)), compression=grpc.Compression.Gzip)
+        await call(address, request_of(span(name="x" * (9 << 20))), compression=grpc.Compression.Gzip)
+    assert threads == [(True, False), (False, True)]
+    assert consumer.spans == 2
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
