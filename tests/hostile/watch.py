@@ -1,20 +1,19 @@
 """What an attack costs a grafter, seen from outside: its memory at the most, and the longest wait for /healthz."""
 
 import asyncio
-import os
-import threading
-import time
-import urllib.request
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.e2e.process import Grafter
+from tests.hostile.watcher import resident
 
 MIB = 1 << 20
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass
@@ -38,55 +37,19 @@ class Cost:
         return f"+{self.memory / MIB:.0f} MiB, /healthz at most {self.standstill * 1000:.0f} ms"
 
 
-def _resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _computed(pid: int) -> float:
-    """Seconds of processor time, of all threads but those of grpc's core, which have names of their own and hold up
-    nobody: of those that run Python each keeps the others from it."""
-    ticks, own = 0, ""
-    for thread in sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda each: each.name != str(pid)):
-        with suppress(OSError):
-            name, _, rest = (thread / "stat").read_text().partition("(")[2].rpartition(")")
-            own = own or name
-            if name == own:
-                ticks += sum(map(int, rest.split()[11:13]))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
 @contextmanager
 def watched(pid: int, health: str) -> Iterator[Cost]:
-    """Measure while the context is open."""
-    cost = Cost(before=_resident(pid), peak=_resident(pid))
-    ended = threading.Event()
-
-    def memory() -> None:
-        while not ended.wait(0.01):
-            try:
-                cost.peak = max(cost.peak, _resident(pid))
-            except OSError:
-                return
-
-    def heartbeat() -> None:
-        while not ended.wait(0.02):
-            began, computed = time.monotonic(), _computed(pid)
-            try:
-                _OPENER.open(f"{health}/healthz", timeout=60).read()
-                computed = _computed(pid) - computed
-            except OSError:
-                return
-            cost.standstill = max(cost.standstill, min(time.monotonic() - began, computed))
-
-    threads = [threading.Thread(target=each) for each in (memory, heartbeat)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield cost
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
+    """Measure while the context is open; what it cost is known afterwards."""
+    cost = Cost(before=resident(pid))
+    command = [sys.executable, str(Path(__file__).with_name("watcher.py")), str(pid), health]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == "watching\n"
+        try:
+            yield cost
+        finally:
+            most = json.loads(watcher.communicate()[0])
+            cost.peak, cost.standstill = most["peak"], most["standstill"]
 
 
 @asynccontextmanager
