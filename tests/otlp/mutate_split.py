@@ -27,7 +27,7 @@ def main(library: str, count: int, paths: list[str]) -> None:
             request[at : at + rng.randint(0, 2)] = rng.randbytes(rng.randint(0, 2))
         if rng.random() < 0.2:
             del request[rng.randrange(len(request)) :]
-        runs = split.split(bytes(request), (b"gen_ai.realtime.session", b""))
+        runs = split.split(bytes(request), (b"gen_ai.realtime.session", b""), rng.choice((None, int)))
         split.mentions(bytes(request), (b"\x0a\x07call.id", b""), (b"rtc_", b"_"))
         for run in runs or ():
             answered += len(b"".join(run[3])) + len(b"".join(run[6]))
