@@ -1,8 +1,13 @@
-"""Task groups for rooms that run beside a body."""
+"""What asyncio has, with another end: task groups for rooms that run beside a body, and work in threads."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 @asynccontextmanager
@@ -20,3 +25,24 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
             failure = error
     if failure is not None:
         raise failure
+
+
+async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """As asyncio's ``to_thread``, but over only when the work is, also where it is cancelled: a thread cannot be
+    stopped, and what is held for it, a lock or a share of a budget, is given back when it uses it no longer."""
+    future = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **kwargs))
+    cancelled = None
+    while not future.done():
+        try:
+            await asyncio.wait((future,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    try:
+        if cancelled is None:
+            return future.result()
+        # Else asyncio would say in the log that nobody looked.
+        future.exception()
+        raise cancelled
+    finally:
+        # An error has this frame, and the future the error: what either holds would stay until garbage is collected.
+        del future, cancelled

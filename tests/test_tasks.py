@@ -1,10 +1,13 @@
-"""Task groups beside a body: whose failure comes out, and as what."""
+"""Task groups beside a body, whose failure comes out, and as what; and work in threads, which is over before its
+caller."""
 
 import asyncio
+import gc
+import threading
 
 import pytest
 
-from grafter.tasks import task_group
+from grafter.tasks import in_thread, task_group
 
 
 async def test_an_error_of_the_body_comes_out_as_it_is() -> None:
@@ -88,3 +91,52 @@ async def test_leaving_waits_for_the_tasks() -> None:
         tasks.create_task(work())
         steps.append("body")
     assert steps == ["body", "task"]
+
+
+async def test_work_in_a_thread_answers_or_fails_as_it_does() -> None:
+    """With what it was given, in another thread."""
+
+    def work(number: int, *, by: int) -> tuple[float, bool]:
+        return number / by, threading.current_thread() is threading.main_thread()
+
+    assert await in_thread(work, 6, by=3) == (2.0, False)
+    with pytest.raises(ZeroDivisionError):
+        await in_thread(work, 6, by=0)
+
+
+@pytest.mark.parametrize("error", [None, LookupError("the work's own")], ids=["done", "failed"])
+async def test_work_in_a_thread_is_over_before_its_caller(error: Exception | None) -> None:
+    """However often the caller is cancelled meanwhile: a lock that it holds is held as long. What the work comes to
+    is nobody's then, and no line in the log."""
+    lock = asyncio.Lock()
+    began, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    said: list[object] = []
+    loop.set_exception_handler(lambda _loop, context: said.append(context))
+
+    def work() -> None:
+        loop.call_soon_threadsafe(began.set)
+        go.wait()
+        if error is not None:
+            raise error
+
+    async def caller() -> None:
+        async with lock:
+            await in_thread(work)
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(caller())
+        try:
+            await began.wait()
+            for _ in range(3):
+                task.cancel()
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                assert lock.locked()
+                assert not task.done()
+        finally:
+            go.set()
+    assert task.cancelled()
+    assert not lock.locked()
+    gc.collect()
+    assert said == []

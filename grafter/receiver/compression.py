@@ -4,7 +4,6 @@ the event loop.
 Nothing here knows how the bytes came, or what they mean.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 
@@ -13,6 +12,7 @@ from isal import isal_zlib
 
 from grafter.errors import RejectedError, TooLargeError
 from grafter.receiver.outcomes import UnsupportedError
+from grafter.tasks import in_thread
 
 # The largest window that a sender of Content-Encoding zstd may ask for. Source: RFC 9659, section 3.
 _ZSTD_WINDOW = 8 << 20
@@ -100,7 +100,7 @@ async def unpack(
         else:
             return _joined(begun, ())
     async with unpacking or nullcontext():
-        return await asyncio.to_thread(_joined, begun, pieces)
+        return await in_thread(_joined, begun, pieces)
 
 
 def _joined(begun: list[bytes], pieces: Iterator[bytes] | tuple[()]) -> bytes:

@@ -15,6 +15,7 @@ from grafter.otlp.from_json import Oddities
 from grafter.otlp.split import Split
 from grafter.otlp.status import partial_success
 from grafter.receiver.outcomes import Outcome, log_refusal, reason_of, refusal_of
+from grafter.tasks import in_thread
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Intake:
             split = self._splitter.split(request)
         else:
             async with self._aside:
-                split = await asyncio.to_thread(self._splitter.split, request, aside=True)
+                split = await in_thread(self._splitter.split, request, aside=True)
         if split.parts:
             try:
                 await self._consumer.consume(split.parts, links=split.links)

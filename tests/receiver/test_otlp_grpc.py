@@ -29,6 +29,7 @@ from grafter.consumer import Signal
 from grafter.errors import RejectedError, UnavailableError
 from grafter.otlp.split import Splitter
 from grafter.receiver import otlp_grpc
+from grafter.receiver.in_flight import InFlight
 
 TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
@@ -382,6 +383,55 @@ async def test_a_sender_that_gives_up_harms_nobody(door, consumer, caplog):
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         consumer.gate.set()
         assert await call(address, request_of(span(2))) == b""
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("step", ["unpacked", "split"])
+async def test_a_sender_that_gives_up_meanwhile_leaves_nothing_of_the_budget(door, consumer, caplog, step):
+    """While its message is unpacked or split in a thread: what it holds is held as long as the thread uses it, and all
+    of it is given back then."""
+    loop, calls = asyncio.get_running_loop(), []
+    began, go = asyncio.Event(), threading.Event()
+
+    def stop(now: str) -> None:
+        if now == step and threading.current_thread() is not threading.main_thread():
+            loop.call_soon_threadsafe(began.set)
+            go.wait()
+
+    class Budget(InFlight):
+        def request(self, connection=None):
+            calls.append(asyncio.current_task())
+            return super().request(connection)
+
+        def move(self, size, held=0):
+            stop("unpacked")
+            super().move(size, held)
+
+    class Stopped(Splitter):
+        def split(self, request, *, aside=False):
+            stop("split")
+            return super().split(request, aside=aside)
+
+    budget = Budget()
+    message = gzip.compress(request_of(span(name="x" * (9 << 20))))
+    async with door(in_flight=budget, splitter=Stopped([])) as address, asyncio.timeout(60):
+        try:
+            async with grpc.aio.insecure_channel(address) as channel:
+                export = channel.unary_unary(TRACES)(message)
+                await began.wait()
+                export.cancel()
+                while not calls[0].cancelling():  # noqa: ASYNC110  # grpc cancels it, and tells nobody
+                    await asyncio.sleep(0)
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                assert budget.bytes > 1 << 20
+        finally:
+            go.set()
+        await asyncio.wait(calls)
+        # Until no thread is left that could take more.
+        await loop.shutdown_default_executor()
+        assert budget.bytes == 0
+    assert consumer.requests == []
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
