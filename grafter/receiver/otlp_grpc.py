@@ -266,8 +266,8 @@ class _Methods(_GenericHandler):
 
     async def _fail(self, context: Context, error: Exception) -> bytes:
         self._intake.count_refusal(error)
-        # The frames in which it came about have the request too.
-        error.__traceback__ = None
+        # The frames in which it came about have the request too, and those of what it was raised from.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
         await _abort(context, error)
         raise AssertionError("abort returned")
 

@@ -222,21 +222,22 @@ async def test_unavailable_says_when_to_come_again(door, consumer, metrics):
 
 
 @pytest.mark.parametrize("in_turn", [False, True], ids=["at once", "in turn"])
-@pytest.mark.parametrize("refused", [False, True], ids=["taken", "refused"])
-async def test_a_request_is_kept_no_longer_than_its_answer_takes(door, consumer, monkeypatch, in_turn, refused):
+@pytest.mark.parametrize("answer", ["taken", "full", "ExportTraceServiceRequest", "encoding"])
+async def test_a_request_is_kept_no_longer_than_its_answer_takes(door, consumer, monkeypatch, in_turn, answer):
     """Also while the connection stays open, and before garbage is collected: a small container has no room for it."""
     monkeypatch.setattr(otlp_grpc, "memory_may_be_refused", lambda: in_turn)
-    body = request_of(span(name="x" * (4 << 20)))
+    beginning = {"ExportTraceServiceRequest": b"\xff", "encoding": b"\x1f\x8b"}.get(answer, b"")
+    body = beginning + request_of(span(name="x" * (4 << 20)))
     async with door() as address, grpc.aio.insecure_channel(address) as channel:
         export = channel.unary_unary(TRACES)
 
         async def sent() -> None:
-            if refused:
-                consumer.errors.append(UnavailableError("full"))
-                with pytest.raises(grpc.aio.AioRpcError, match="full"):
-                    await export(body, timeout=10)
-            else:
+            if answer == "taken":
                 await export(body, timeout=10)
+            else:
+                consumer.errors[:] = [UnavailableError("full")]
+                with pytest.raises(grpc.aio.AioRpcError, match=answer):
+                    await export(body, timeout=10)
             consumer.requests.clear()
 
         await sent()
