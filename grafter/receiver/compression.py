@@ -34,7 +34,7 @@ _THREAD_BYTES, _THREAD_OUTPUT = 64 << 10, 1 << 20
 _GZIP_WBITS = 31
 _ZLIB_WBITS = 15
 _RAW_WBITS = -15
-_GZIP_MAGIC, _ZLIB_MAGIC = b"\x1f\x8b", b"\x78"
+_GZIP_MAGIC = b"\x1f\x8b"
 
 Take = Callable[[int], None]
 
@@ -58,12 +58,12 @@ def content_encoding(values: Sequence[str]) -> str:
 def encoding_of(message: bytes) -> str:
     """``gzip``, ``deflate`` or ``identity``, by how a message of gRPC begins.
 
-    An OTLP request is not mistaken for either: its fields have the numbers 1 and 2, to protobuf gzip begins with what
-    is no field, and zlib, as gRPC writes it, with one of the number 15.
+    An OTLP request is not mistaken for either: all that it has is in fields that begin with a length, while to protobuf
+    gzip begins with what is no field, and zlib, with a window of any size, with a number.
     """
     if message.startswith(_GZIP_MAGIC):
         return "gzip"
-    return "deflate" if message.startswith(_ZLIB_MAGIC) and _is_zlib(message) else "identity"
+    return "deflate" if _is_zlib(message) else "identity"
 
 
 def nothing(_size: int) -> None:

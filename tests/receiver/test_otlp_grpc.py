@@ -6,6 +6,7 @@ import gzip
 import logging
 import threading
 import tracemalloc
+import zlib
 from contextlib import asynccontextmanager
 
 import grpc
@@ -143,6 +144,15 @@ async def test_compressed_requests(door, consumer, compression):
     """gzip and deflate messages are taken."""
     async with door() as address:
         await call(address, request_of(span(name="x" * 5000)), compression=compression)
+    assert consumer.spans == 1
+
+
+@pytest.mark.parametrize("window", [9, 12, 15])
+async def test_zlib_of_any_window(door, consumer, window):
+    """As core unpacked it: what a writer of deflate takes for small needs a small window."""
+    packer = zlib.compressobj(wbits=window)
+    async with door() as address:
+        await call(address, packer.compress(request_of(span(name="x" * 100))) + packer.flush())
     assert consumer.spans == 1
 
 
