@@ -310,6 +310,16 @@ async def test_metrics_and_logs_pass_through_unread(door, pass_through):
     assert detail(status, RetryInfo).retry_delay.seconds == 1
 
 
+@pytest.mark.parametrize("in_turn", [False, True], ids=["at once", "in turn"])
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+async def test_what_passes_through_is_unpacked(door, pass_through, monkeypatch, in_turn, compression):
+    """What sends it on packs it anew, or not at all, and says so."""
+    monkeypatch.setattr(otlp_grpc, "memory_may_be_refused", lambda: in_turn)
+    async with door(pass_through=pass_through, signals=frozenset(Signal)) as address:
+        await call(address, b"metrics " * 1000, METRICS, compression=compression)
+    assert pass_through.forwarded == [(Signal.METRICS, b"metrics " * 1000)]
+
+
 async def test_signals_without_a_pipeline_are_unimplemented(door, pass_through):
     """A signal that no pipeline has is UNIMPLEMENTED, which exporters do not retry."""
     requests = {
