@@ -30,7 +30,13 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """As asyncio's ``to_thread``, but over only when the work is, also where it is cancelled: a thread cannot be
     stopped, and what is held for it, a lock or a share of a budget, is given back when it uses it no longer."""
-    future = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **kwargs))
+    job = [partial(work, *args, **kwargs)]
+    try:
+        future = asyncio.get_running_loop().run_in_executor(None, _run, job)
+    except RuntimeError:
+        # Where there is no memory for a thread the executor says so, and keeps what it was given for the next one.
+        job.clear()
+        raise
     cancelled = None
     while not future.done():
         try:
@@ -46,3 +52,7 @@ async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs)
     finally:
         # An error has this frame, and the future the error: what either holds would stay until garbage is collected.
         del future, cancelled
+
+
+def _run(job: "list[partial[_T]]") -> _T:
+    return job.pop()()

@@ -140,3 +140,24 @@ async def test_work_in_a_thread_is_over_before_its_caller(error: Exception | Non
     assert not lock.locked()
     gc.collect()
     assert said == []
+
+
+async def test_work_that_no_thread_could_be_started_for_is_never_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller was told so, and has given back what it held for it; a thread that is free later has other work."""
+    loop = asyncio.get_running_loop()
+    go = threading.Event()
+    busy = loop.run_in_executor(None, go.wait)
+    done: list[int] = []
+
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="new thread"):
+            await in_thread(done.append, 1)
+    go.set()
+    await busy
+    await in_thread(done.append, 2)
+    await loop.shutdown_default_executor()
+    assert done == [2]
