@@ -72,6 +72,7 @@ typedef struct {
     Py_ssize_t name_count;
     size_t runs;
     PyObject *give_way; /* called now and then; NULL: nobody waits for this thread */
+    size_t kept_waiting; /* since it was called: traces, and bytes for as many as take as long */
 } Work;
 
 /* What a step came to. DECLINED: the protobuf runtime is to decide. */
@@ -364,18 +365,24 @@ static int append_new(PyObject *list, PyObject *item) {
     return !failed;
 }
 
+/* Let others run when it is time to; 0 with an error set. */
+static int go_on(Work *work) {
+    if (work->give_way == NULL || work->kept_waiting < TRACES_AT_ONCE) return 1;
+    work->kept_waiting = 0;
+    PyObject *nothing = PyObject_CallNoArgs(work->give_way);
+    Py_XDECREF(nothing);
+    return nothing != NULL;
+}
+
 /* One scope's traces as five lists: ids, payloads, counts, facts, span ids. */
-static PyObject *write_run(const Work *work, PyObject *resource, PyObject *scope) {
+static PyObject *write_run(Work *work, PyObject *resource, PyObject *scope) {
     PyObject *columns[5] = {NULL}, *out = NULL;
     for (int i = 0; i < 5; i++) {
         if ((columns[i] = PyList_New(0)) == NULL) goto done;
     }
     for (size_t i = 0; i < work->trace_count; i++) {
-        if (work->give_way != NULL && i % TRACES_AT_ONCE == TRACES_AT_ONCE - 1) {
-            PyObject *nothing = PyObject_CallNoArgs(work->give_way);
-            if (nothing == NULL) goto done;
-            Py_DECREF(nothing);
-        }
+        work->kept_waiting++;
+        if (!go_on(work)) goto done;
         const Trace *trace = &work->traces[i];
         PyObject *payload = NULL, *ids = NULL;
         int written = write_trace(work, trace, &payload, &ids);
@@ -421,6 +428,7 @@ static Step walk_scope(Work *work, Range scope_spans) {
 }
 
 static Step split_scope(Work *work, Range scope_spans, PyObject *resource, PyObject *out) {
+    work->kept_waiting += size_of(scope_spans) / (BYTES_AT_ONCE / TRACES_AT_ONCE);
     PyThreadState *others = work->give_way != NULL && size_of(scope_spans) > BYTES_AT_ONCE ? PyEval_SaveThread() : NULL;
     Step step = walk_scope(work, scope_spans);
     if (others != NULL) PyEval_RestoreThread(others);

@@ -208,10 +208,17 @@ def test_neither_order_of_fields_is_declined(name: str) -> None:
 
 
 @needs_compiled
-def test_the_compiled_split_gives_way_to_other_threads() -> None:
-    """Again and again while it writes a request of many traces, with the same answer; what stops it there is raised."""
-    spans = [framed(0x12, framed(0x0A, n.to_bytes(16, "big")) + framed(0x12, SPANS[0])) for n in range(1, 5_000)]
-    body = framed(0x0A, framed(0x12, b"".join(spans)))
+@pytest.mark.parametrize("one_resource", [True, False], ids=["one resource", "many"])
+@pytest.mark.parametrize(
+    ("count", "a_scope", "pad"), [(5_000, 5_000, 0), (5_000, 250, 0), (5_000, 1, 0), (100, 1, 20_000)]
+)
+def test_the_compiled_split_gives_way_to_other_threads(one_resource: bool, count: int, a_scope: int, pad: int) -> None:
+    """Again and again while it writes a request of many traces, or of many bytes, however they are divided into scopes,
+    with the same answer; what stops it there is raised."""
+    name = framed(0x2A, bytes(pad))
+    spans = [framed(0x12, framed(0x0A, n.to_bytes(16, "big")) + framed(0x12, SPANS[0]) + name) for n in range(1, count)]
+    scopes = [framed(0x12, b"".join(spans[at : at + a_scope])) for at in range(0, count, a_scope)]
+    body = framed(0x0A, b"".join(scopes)) if one_resource else b"".join(framed(0x0A, scope) for scope in scopes)
     given = []
     assert compiled.split(body, (), lambda: given.append(1)) == compiled.split(body, (), None)
     assert len(given) > 10
