@@ -186,6 +186,24 @@ async def test_what_unpacks_to_much_does_so_beside_the_loop(door, consumer):
     assert consumer.spans == 2
 
 
+@pytest.mark.parametrize("in_turn", [False, True], ids=["at once", "in turn"])
+async def test_what_unpacks_to_more_than_there_is_room_for_may_come_again(door, consumer, monkeypatch, in_turn):
+    """A budget that is spent while a message is unpacked is UNAVAILABLE with a RetryInfo; all of it is given back."""
+    monkeypatch.setattr(otlp_grpc, "memory_may_be_refused", lambda: in_turn)
+    budget = InFlight(16 << 20)
+    message = gzip.compress(request_of(span(name="x" * (9 << 20))))
+    async with door(in_flight=budget) as address:
+        with budget.request() as other:
+            other.take(8 << 20)
+            code, status = await failure(address, message)
+            assert budget.bytes == 8 << 20
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert detail(status, RetryInfo).retry_delay.ToNanoseconds() > 0
+        await call(address, message)
+    assert budget.bytes == 0
+    assert consumer.spans == 1
+
+
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 async def test_too_large_is_not_retryable(door, consumer, compression):
     """Over the limit, as sent or after decompression, is RESOURCE_EXHAUSTED without RetryInfo; the door stays open."""
