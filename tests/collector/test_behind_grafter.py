@@ -1,16 +1,9 @@
-"""A real Collector with tail_sampling behind grafter: what one counts the other counts, and Honeycomb with them.
+"""A real Collector with tail_sampling behind grafter: what one counts the other counts, and Honeycomb with them."""
 
-It is built from its Go modules, of the few components that stand in ``main.go``; that takes minutes the first time.
-"""
-
-import asyncio
 import contextlib
 import random
-import shutil
-import signal
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +17,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from grafter.core.sampling.weights import decode, randomness, threshold, weight
 from tests.e2e.process import Grafter
 from tests.e2e.sink import Sink, listening
-from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
-GATE = "--feature-gates=+processor.tailsamplingprocessor.usetracestate"
 START = 1_790_000_000_000_000_000
 TRACES = 400
 ERROR = {"name": "error", "type": "status_code", "status_code": {"status_codes": ["ERROR"]}}
@@ -40,62 +30,12 @@ def share(percent: float) -> dict[str, Any]:
     return {"name": "share", "type": "probabilistic", "probabilistic": {"sampling_percentage": percent}}
 
 
-@pytest.fixture(scope="module")
-def binary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The Collector; a skip where none can be had."""
-    if shutil.which("go") is None:
-        pytest.skip("a Collector is built with Go, which is not here")
-    out = tmp_path_factory.mktemp("collector") / "collector"
-    built = asyncio.run(_run("go", "build", "-trimpath", "-o", str(out), "."))
-    if not out.exists():
-        pytest.skip(f"no Collector can be built here: {built[-300:]}")
-    yield out
-    out.unlink()
-
-
-async def _run(*command: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=HERE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said, _ = await process.communicate()
-    return said.decode(errors="replace")
-
-
-@contextlib.asynccontextmanager
-async def collector(
-    binary: Path, home: Path, sink: Sink, policies: Sequence[Mapping[str, Any]], wait: str
-) -> AsyncIterator[str]:
-    """Where its OTLP/gRPC receiver listens, for the duration of the block."""
-    port = free_port()
-    config = {
-        "receivers": {"otlp": {"protocols": {"grpc": {"endpoint": f"127.0.0.1:{port}"}}}},
+def sampling(sink: Sink, policies: Sequence[Mapping[str, Any]], wait: str) -> dict[str, Any]:
+    """What a Collector with tail_sampling in front of that backend is configured to do."""
+    return {
         "processors": {"tail_sampling": {"decision_wait": wait, "num_traces": 10_000, "policies": list(policies)}},
         "exporters": {"otlp_http": {"endpoint": sink.http_endpoint}},
-        "service": {
-            "pipelines": {
-                "traces": {"receivers": ["otlp"], "processors": ["tail_sampling"], "exporters": ["otlp_http"]}
-            }
-        },
     }
-    path, log = home / "collector.yaml", home / "collector.log"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    with log.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(str(binary), f"--config={path}", GATE, stdout=out, stderr=out)
-    try:
-        async with asyncio.timeout(30):
-            while not _listens(port):
-                assert process.returncode is None, log.read_text(encoding="utf-8")[-3000:]
-                await asyncio.sleep(0.05)
-        yield f"127.0.0.1:{port}"
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.wait(), 30)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextlib.asynccontextmanager
@@ -188,7 +128,7 @@ def ids(seed: int) -> list[bytes]:
     return [chance.randbytes(16) for _ in range(TRACES)]
 
 
-async def test_behind_grafters_sampling_it_changes_nothing(binary: Path, tmp_path: Path) -> None:
+async def test_behind_grafters_sampling_it_changes_nothing(collector, tmp_path: Path) -> None:
     """It keeps what grafter kept, with grafter's thresholds; what they count is what Honeycomb counts by the rates,
     and the truth within three standard deviations. A share that is larger than grafter's changes nothing either."""
     traces = ids(1)
@@ -196,7 +136,7 @@ async def test_behind_grafters_sampling_it_changes_nothing(binary: Path, tmp_pat
     own = {"policies": [{"type": "error"}, {"type": "probabilistic", "one_of": 4}]}
     async with (
         listening() as sink,
-        collector(binary, tmp_path, sink, [share(50)], "1s") as endpoint,
+        collector(tmp_path, sampling(sink, [share(50)], "1s")) as endpoint,
         grafter(tmp_path, endpoint, {"tail_sampling": own}) as running,
         aiohttp.ClientSession() as session,
     ):
@@ -216,7 +156,7 @@ async def test_behind_grafters_sampling_it_changes_nothing(binary: Path, tmp_pat
     assert {rate for one, rate in read.items() if one not in errors} == {4}
 
 
-async def test_it_decides_about_whole_calls_behind_stream_mode(binary: Path, tmp_path: Path) -> None:
+async def test_it_decides_about_whole_calls_behind_stream_mode(collector, tmp_path: Path) -> None:
     """grafter joins and holds nothing; the Collector sees OpenAI's errors as the call's own and keeps those calls, and
     one of four of the others by the randomness that grafter's spans take over from the app's. Nothing of a call that it
     kept is missing, whichever half came first."""
@@ -224,7 +164,7 @@ async def test_it_decides_about_whole_calls_behind_stream_mode(binary: Path, tmp
     failed = set(traces[:60])
     async with (
         listening() as sink,
-        collector(binary, tmp_path, sink, [ERROR, share(25)], "15s") as endpoint,
+        collector(tmp_path, sampling(sink, [ERROR, share(25)], "15s")) as endpoint,
         grafter(tmp_path, endpoint, {"graft": {"mode": "stream"}}) as running,
         aiohttp.ClientSession() as session,
     ):
@@ -246,7 +186,7 @@ async def test_it_decides_about_whole_calls_behind_stream_mode(binary: Path, tmp
     assert abs(total - TRACES) < 3 * ((TRACES - len(failed)) * 3) ** 0.5
 
 
-async def test_a_policy_that_keeps_all_leaves_every_weight(binary: Path, tmp_path: Path) -> None:
+async def test_a_policy_that_keeps_all_leaves_every_weight(collector, tmp_path: Path) -> None:
     """An error's weight of 1 and a share's of 4 leave the Collector as they came, guests' spans too, and ``grafter
     .policy`` says why."""
     traces = ids(3)
@@ -254,7 +194,7 @@ async def test_a_policy_that_keeps_all_leaves_every_weight(binary: Path, tmp_pat
     own = {"policies": [{"type": "error"}, {"type": "probabilistic", "one_of": 4}]}
     async with (
         listening() as sink,
-        collector(binary, tmp_path, sink, [ALL], "1s") as endpoint,
+        collector(tmp_path, sampling(sink, [ALL], "1s")) as endpoint,
         grafter(tmp_path, endpoint, {"tail_sampling": own}) as running,
         aiohttp.ClientSession() as session,
     ):
