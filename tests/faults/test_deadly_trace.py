@@ -122,29 +122,35 @@ async def test_replicas_put_it_aside_after_three_of_them_died_of_it(tmp_path: Pa
 
         deaths = 0
         sent = buried = False
-        await start(0)
-        await start(1)
-        async with asyncio.timeout(150):
-            while not buried:
-                for grafter, process in list(running):
-                    if process.returncode is not None:
-                        assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()[-2000:]
-                        deaths += 1
-                        running.remove((grafter, process))
-                        await start(1 + deaths)
-                    elif not sent:
-                        with suppress(aiohttp.ClientError):
-                            url = f"{grafter.otlp_http}/v1/traces"
-                            async with aiohttp.request("POST", url, data=request(), headers=PROTOBUF) as answer:
-                                sent = answer.status == 200
-                    buried |= await of(grafter, 'grafter_dead_spans_total{exporter="none",reason="deadly"}') == 1
-                await asyncio.sleep(0.05)
-            while any([await of(grafter, "grafter_store_bytes") for grafter, _ in running]):  # noqa: ASYNC110  # outside
-                await asyncio.sleep(0.05)
-        for _, process in running:
-            process.terminate()
-            assert await process.wait() == 0
-        log.close()
+        try:
+            await start(0)
+            await start(1)
+            async with asyncio.timeout(150):
+                while not buried:
+                    for grafter, process in list(running):
+                        if process.returncode is not None:
+                            assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()[-2000:]
+                            deaths += 1
+                            running.remove((grafter, process))
+                            await start(1 + deaths)
+                        elif not sent:
+                            with suppress(aiohttp.ClientError):
+                                url = f"{grafter.otlp_http}/v1/traces"
+                                async with aiohttp.request("POST", url, data=request(), headers=PROTOBUF) as answer:
+                                    sent = answer.status == 200
+                        buried |= await of(grafter, 'grafter_dead_spans_total{exporter="none",reason="deadly"}') == 1
+                    await asyncio.sleep(0.05)
+                while any([await of(grafter, "grafter_held_traces") for grafter, _ in running]):  # noqa: ASYNC110  # outside
+                    await asyncio.sleep(0.05)
+            for _, process in running:
+                process.terminate()
+                assert await process.wait() == 0
+        finally:
+            for _, process in running:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+            log.close()
     assert deaths == 3
     assert f"trace {trace_id(DEADLY)} ended the process 3 times" in (tmp_path / "log").read_text()
     files = [tmp_path / str(number) / "out.jsonl" for number in range(2 + deaths)]
