@@ -70,16 +70,6 @@ def nothing(_size: int) -> None:
     """Where nothing is bounded."""
 
 
-def decompress(encoding: str, data: bytes, limit: int, take: Take = nothing) -> bytes:
-    """What ``data`` stands for. Stops soon after ``limit`` bytes of output, whatever the input claims to be.
-
-    ``take`` is asked for each piece of it, and may raise.
-
-    Raises TooLargeError past the limit, RejectedError for input that is broken, cut off or followed by something.
-    """
-    return _joined([], _pieces(encoding, data, limit, take))
-
-
 async def unpack(
     encoding: str,
     data: bytes,
@@ -87,7 +77,11 @@ async def unpack(
     take: Take = nothing,
     unpacking: AbstractAsyncContextManager[object] | None = None,
 ) -> bytes:
-    """As ``decompress``, in a thread as soon as it is much, and then within ``unpacking``."""
+    """What ``data`` stands for. Stops soon after ``limit`` bytes of output, whatever the input claims to be.
+
+    ``take`` is asked for each piece of it, and may raise. In a thread as soon as it is much, within ``unpacking``.
+    Raises TooLargeError past the limit, RejectedError for input that is broken, cut off or followed by something.
+    """
     pieces = _pieces(encoding, data, limit, take)
     begun: list[bytes] = []
     if len(data) <= _THREAD_BYTES:

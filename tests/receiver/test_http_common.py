@@ -4,8 +4,10 @@ import asyncio
 import gzip
 import io
 import logging
+import random
 import socket
 import ssl
+import threading
 import zlib
 from contextlib import asynccontextmanager, suppress
 
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from grafter.errors import RejectedError, TooLargeError
-from grafter.receiver.compression import content_encoding, decompress
+from grafter.receiver.compression import content_encoding, unpack
 from grafter.receiver.http_body import read_body
 from grafter.receiver.http_server import Tokens, serving, tls_context
 from grafter.receiver.outcomes import refusal_of
@@ -46,6 +48,10 @@ COMPRESSORS = {
 WAYS = [(encoding, compress) for encoding, ways in COMPRESSORS.items() for compress in ways]
 
 
+def decompress(encoding: str, data: bytes, limit: int) -> bytes:
+    return asyncio.run(unpack(encoding, data, limit))
+
+
 def refused(encoding: str, data: bytes, limit: int = MIB) -> RejectedError:
     with pytest.raises(RejectedError) as caught:
         decompress(encoding, data, limit)
@@ -61,6 +67,25 @@ def test_decompress_is_the_inverse_of_compress(encoding, compress, data, repeat)
     assert decompress(encoding, compress(whole), len(whole)) == whole
     if whole:
         assert isinstance(refused(encoding, compress(whole), len(whole) - 1), TooLargeError)
+
+
+@pytest.mark.parametrize(("encoding", "compress"), WAYS)
+@pytest.mark.parametrize(
+    ("data", "most_here"),
+    [(b"small", 5), (bytes(64 * MIB), 32 * MIB), (random.Random(1).randbytes(MIB), 0)],
+    ids=["small", "zeros", "large"],
+)
+async def test_what_is_much_is_unpacked_beside_the_loop(encoding, compress, data, most_here):
+    """However small it came: no more than the first piece of it is unpacked on the loop, which of zstd may be long."""
+    here, aside = [], []
+
+    def take(size: int) -> None:
+        (here if threading.current_thread() is threading.main_thread() else aside).append(size)
+
+    assert await unpack(encoding, compress(data), len(data), take) == data
+    assert sum(here) + sum(aside) == len(data)
+    assert sum(here) <= most_here
+    assert aside or data == b"small"
 
 
 @pytest.mark.parametrize(("encoding", "compress"), WAYS)

@@ -170,8 +170,8 @@ async def test_what_is_no_gzip_is_an_invalid_argument(door, consumer, metrics, b
     assert count(metrics, "grafter_receiver_requests", **labels) == 1
 
 
-async def test_what_unpacks_to_much_does_so_beside_the_loop(door, consumer):
-    """A few kilobytes that stand for megabytes are unpacked, and split, in other threads than what is small."""
+async def test_a_long_request_is_split_beside_the_loop(door, consumer):
+    """In another thread than a short one, however small it came."""
     threads = []
 
     class Watching(Splitter):
