@@ -338,7 +338,10 @@ async def test_reading_goes_on_while_segments_are_given_up(tmp_path: Path) -> No
         for i in range(20):
             await store.append([host_part("y" * 1000, key(100 + i))], LATER)
         assert [texts(parts) for parts in await reading] == [["x" * 1000 + str(claim.key[15])] for claim in claims]
-        assert store.counts.given_up_segments >= 1
+        # A thread writes, and another one reads: which is first done is the machine's business.
+        async with asyncio.timeout(60):
+            while not store.counts.given_up_segments:
+                await store.append([], LATER)
 
 
 async def test_tiny_parts_under_large_envelopes_do_not_copy_for_ever(tmp_path: Path) -> None:
