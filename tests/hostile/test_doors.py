@@ -28,7 +28,7 @@ PROTOBUF = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"
 SIZES = [pytest.param(3, id="small"), pytest.param(40, id="large", marks=pytest.mark.slow)]
 """MiB that a body unpacks to."""
 STANDSTILL = 0.25
-# What other threads compute meanwhile counts too; the promise is STANDSTILL.
+# What other threads compute meanwhile counts too, and other tests run beside this one; the promise is STANDSTILL.
 BUSY = 2 * STANDSTILL
 
 Send = Callable[[str, bytes, dict[str, str]], Awaitable[int]]
