@@ -12,6 +12,7 @@ guest's own key does.
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from struct import Struct
 
 from grafter.core.model import HOST_KEY_BYTES, LARGE_ENVELOPE, Envelope, Key, Part, UnixNano, is_guest_key
 from grafter.errors import UnavailableError
@@ -45,6 +46,8 @@ _ATTEMPTS = 5
 _AT_ONCE = 2000
 _ELEMENT_BYTES = ELEMENT.size
 _RECORD_LENGTH = LENGTH[ITEM.size + HOST_KEY_BYTES]
+_RECORD = Struct(f"<{len(_RECORD_LENGTH)}s{ITEM.format[1:]}{HOST_KEY_BYTES}s{len(END)}s")
+"""An ITEM with its key, as a word."""
 
 
 class _Link:
@@ -241,11 +244,14 @@ class Placement:
                     engine.totals.add_envelope(items[i][0], size)
             answer = bytes([code for i, code in enumerate(answer) if i not in large.sizes])
             items = [item for i, item in enumerate(items) if i not in large.sizes]
-        add_part = engine.totals.add_part
-        for (bucket, _), part, code in zip(items, parts, answer, strict=True):
-            if code >= _BEGUN:
-                where = bucket if part.guest is None else next(places, bucket)
-                add_part(where, now, part.spans, len(part.payload), begun=code == _BEGUN)
+        engine.totals.add_parts(
+            now,
+            (
+                (bucket if part.guest is None else next(places, bucket), part.spans, len(part.payload), code == _BEGUN)
+                for (bucket, _), part, code in zip(items, parts, answer, strict=True)
+                if code >= _BEGUN
+            ),
+        )
         return answer
 
     async def _append(self, items: Sequence[Item]) -> tuple[bytes, Iterator[int]]:
@@ -400,10 +406,7 @@ def _host_item(part: Part, number: int, at: int, envelope: bytes, *, shared: boo
     before, after, size = len(envelope), len(head), len(payload)
     # A record and the part, each as a word, without a copy of the payload before the command's own.
     pieces = (
-        _RECORD_LENGTH,
-        ITEM.pack(bucket, _HOST, facts, spans, size, at),
-        key,
-        END,
+        _RECORD.pack(_RECORD_LENGTH, bucket, _HOST, facts, spans, size, at, key, END),
         LENGTH[_ELEMENT_BYTES + before + after + size],
         ELEMENT.pack(version, facts, 0, spans, before, after, number, at),
         envelope,

@@ -191,19 +191,21 @@ class Totals:
     def remembered_bytes(self) -> int:
         return sum([bucket.remembered_bytes for bucket in self.buckets])
 
-    def add_part(self, bucket: int, now: int, spans: int, size: int, *, begun: bool) -> None:
-        """A part was stored."""
-        self.changes += 1
-        self.stored += spans
-        totals = self.buckets[bucket]
-        self.held += size
-        totals.spans += spans
-        totals.bytes += size
-        totals.traces += begun
-        traces, more, bytes_ = totals.unseen
-        totals.unseen = traces + begun, more + spans, bytes_ + size
-        if totals.oldest is None or now < totals.oldest:
-            totals.oldest = now
+    def add_parts(self, now: int, parts: Iterable[tuple[int, int, int, bool]]) -> None:
+        """Parts were stored: of each its bucket, spans and bytes, and whether its key began with it."""
+        buckets = self.buckets
+        for number, spans, size, begun in parts:
+            self.changes += 1
+            self.stored += spans
+            self.held += size
+            bucket = buckets[number]
+            bucket.spans += spans
+            bucket.bytes += size
+            bucket.traces += begun
+            before = bucket.unseen
+            bucket.unseen = before[0] + begun, before[1] + spans, before[2] + size
+            if bucket.oldest is None or now < bucket.oldest:
+                bucket.oldest = now
 
     def add_envelope(self, bucket: int, size: int) -> None:
         """A large envelope was stored."""
