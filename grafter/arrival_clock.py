@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from grafter.core.model import UnixNano
 from grafter.errors import UnavailableError
 from grafter.store.base import MomentStore
-from grafter.tasks import task_group
+from grafter.tasks import beside
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
@@ -96,15 +96,13 @@ async def keeping_time(
             rounds += 1
             await asyncio.sleep(watch_seconds)
 
-    async with task_group() as tasks:
-        watching = tasks.create_task(watch(), name="arrival_clock.watch")
-        try:
+    try:
+        async with beside(watch(), "arrival_clock.watch"):
             yield clock
-        finally:
-            watching.cancel()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_SECONDS):
-                    await _keep(store, clock)
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                await _keep(store, clock)
 
 
 async def _keep(store: MomentStore, clock: ArrivalClock) -> None:

@@ -33,7 +33,7 @@ from grafter.processor.releasing import Due, Releases, export_begun, in_slices
 from grafter.processor.rules import RuleMoves, Target
 from grafter.store.base import Store
 from grafter.store.model import Claim, PlainBatch, PlainLimits
-from grafter.tasks import task_group
+from grafter.tasks import beside, task_group
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
@@ -99,19 +99,14 @@ class Processor:
     @asynccontextmanager
     async def running(self, grace_seconds: float = 30.0) -> AsyncIterator[Self]:
         """Tick until left; leaving waits up to the grace for what is on its way and keeps what is held."""
-        async with task_group() as background:
-            renewing = background.create_task(self._renew(), name="processor.renew")
+        # Leaving ``sends`` waits for the batches that are on their way; their leases must not end meanwhile.
+        async with beside(self._renew(), "processor.renew"), task_group() as sends:
+            tick = sends.create_task(self._tick(sends), name="processor.tick")
             try:
-                # Leaving this group waits for the batches that are on their way; their leases must not end meanwhile.
-                async with task_group() as sends:
-                    tick = sends.create_task(self._tick(sends), name="processor.tick")
-                    try:
-                        yield self
-                    finally:
-                        self._stopping.set()
-                        asyncio.get_running_loop().call_later(grace_seconds, self._give_up, tick)
+                yield self
             finally:
-                renewing.cancel()
+                self._stopping.set()
+                asyncio.get_running_loop().call_later(grace_seconds, self._give_up, tick)
 
     def _give_up(self, tick: asyncio.Task[None]) -> None:
         """Cut off what is still on its way: its outcome is unknown and it goes out again after the next start."""

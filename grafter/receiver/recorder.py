@@ -28,7 +28,7 @@ from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, SIP, ST
 from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_call_id, openai_api, sideband_url
 from grafter.receiver.recorder_outbox import Outbox, RecorderLimits
 from grafter.receiver.recording import Clock, Connect, End, Recording, Timing
-from grafter.tasks import task_group
+from grafter.tasks import beside, task_group
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -194,12 +194,8 @@ class Recorders:
 
     async def _store_beside(self, now: int) -> None:
         """Store what is due; while the store neither takes nor refuses it, what is heard meanwhile is bounded."""
-        async with task_group() as beside:
-            watching = beside.create_task(self._watch(), name="recorders: bound")
-            try:
-                await self._store(now)
-            finally:
-                watching.cancel()
+        async with beside(self._watch(), "recorders: bound"):
+            await self._store(now)
 
     async def _watch(self) -> None:
         while True:
