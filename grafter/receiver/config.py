@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from time import time_ns
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from pydantic import Field
 
 from grafter.config import collector
 from grafter.config.model import Component, Model, Word
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from grafter.consumer import Consumer
     from grafter.core.policy import GraftPolicy
     from grafter.forwarding import Forwarding
-    from grafter.receiver.http_server import TlsFiles
     from grafter.receiver.in_flight import InFlight
     from grafter.store.base import Store
     from grafter.telemetry import Metrics
@@ -92,10 +93,18 @@ class ServerTls(Model):
     client_ca_file: Word | None = None
     """Clients must show a certificate that one of these authorities signed (mTLS); null: none is asked for."""
 
-    def files(self) -> "TlsFiles":
-        from grafter.receiver.http_server import TlsFiles
-
-        return TlsFiles(self.cert_file, self.key_file, self.client_ca_file)
-
     def __str__(self) -> str:
         return "mTLS" if self.client_ca_file else "TLS"
+
+
+class Cors(Model):
+    """Which web pages may send from a browser."""
+
+    collectors_own = collector.CORS
+
+    allowed_origins: tuple[Word, ...] = ()
+    """Origins such as `https://app.example.com`; `*` stands for any run of characters. Empty: no browser may send."""
+    allowed_headers: tuple[Word, ...] = ()
+    """Request headers that are allowed beside the usual ones; `*` allows all."""
+    max_age: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Seconds for which a browser may remember the answer; 0 leaves it to the browser."""

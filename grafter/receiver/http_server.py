@@ -37,15 +37,6 @@ HELD = web.RequestKey("held", Held)
 """What a request holds of the budget of bytes in flight, where there is one."""
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """The files of a TLS server, PEM each; with ``client_ca_file`` clients must show a certificate of that CA."""
-
-    cert_file: str
-    key_file: str
-    client_ca_file: str | None = None
-
-
 def _is_fit_to_log(record: logging.LogRecord) -> bool:
     """Whether aiohttp may say it: of what is no HTTP it would quote the line, which may be a header with a key in it.
 

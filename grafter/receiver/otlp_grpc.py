@@ -27,8 +27,9 @@ from grafter.errors import RejectedError, UnavailableError
 from grafter.otlp.status import retry_info
 from grafter.receiver.address import check_endpoint, host_and_port
 from grafter.receiver.compression import encoding_of, unpack
+from grafter.receiver.config import ServerTls
 from grafter.receiver.http_body import BODY_SECONDS
-from grafter.receiver.http_server import TlsFiles, Tokens, connections_limit, tls_context
+from grafter.receiver.http_server import Tokens, connections_limit, tls_context
 from grafter.receiver.in_flight import Held, InFlight, memory_may_be_refused
 from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
 from grafter.receiver.outcomes import UnauthenticatedError, otlp_failure, refusal_of, retry_after
@@ -64,7 +65,7 @@ async def listening(
     metrics: Metrics,
     *,
     endpoint: str,
-    tls: TlsFiles | None = None,
+    tls: ServerTls | None = None,
     tokens: Sequence[str] = (),
     max_bytes: int = MAX_BYTES,
     grace_seconds: float,
@@ -304,7 +305,7 @@ def _authorization(details: grpc.HandlerCallDetails) -> str | None:
     return None
 
 
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
     # grpc says only that the port could not be bound when a file is wrong.
     tls_context(tls.cert_file, tls.key_file, tls.client_ca_file)
     authority = Path(tls.client_ca_file).read_bytes() if tls.client_ca_file is not None else None

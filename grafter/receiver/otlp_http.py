@@ -19,8 +19,9 @@ from grafter.consumer import Consumer, PassThrough, Signal
 from grafter.otlp.from_json import Oddities, request_from_json, trace_request_from_json
 from grafter.otlp.status import failure_to_json
 from grafter.otlp.to_json import message_to_json
+from grafter.receiver.config import Cors, ServerTls
 from grafter.receiver.http_body import read_body, read_json_body
-from grafter.receiver.http_server import HELD, TlsFiles, Tokens, comes_from_a_page, serving, tls_context
+from grafter.receiver.http_server import HELD, Tokens, comes_from_a_page, serving, tls_context
 from grafter.receiver.in_flight import InFlight
 from grafter.receiver.otlp import MAX_BYTES, NOTHING_ODD, Export, Intake, SplitterLike
 from grafter.receiver.outcomes import (
@@ -49,18 +50,6 @@ _THREAD_BYTES = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Cors:
-    """From which web pages browsers may send."""
-
-    allowed_origins: tuple[str, ...]
-    """Such as ``https://app.example.com``; ``*`` stands for any text, alone or within. None: no page may send."""
-    allowed_headers: tuple[str, ...] = ()
-    """Beyond those that OTLP itself needs; ``*`` alone stands for every header."""
-    max_age: int = 0
-    """Seconds for which a browser may remember the answer; 0 leaves it to the browser."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Route:
     export: Export
     stores: bool
@@ -76,7 +65,7 @@ async def listening(
     metrics: Metrics,
     *,
     endpoint: str,
-    tls: TlsFiles | None = None,
+    tls: ServerTls | None = None,
     tokens: Sequence[str] = (),
     cors: Cors | None = None,
     max_bytes: int = MAX_BYTES,

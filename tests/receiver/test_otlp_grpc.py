@@ -30,6 +30,7 @@ from grafter.consumer import Signal
 from grafter.errors import RejectedError, UnavailableError
 from grafter.otlp.split import Splitter
 from grafter.receiver import otlp_grpc
+from grafter.receiver.config import ServerTls
 from grafter.receiver.in_flight import InFlight
 
 TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -369,7 +370,7 @@ async def test_tls_and_client_certificates(door, consumer, certificates):
 
 async def test_a_wrong_tls_file_is_named(door, certificates):
     """A TLS file that is wrong stops the start with its name."""
-    wrong = otlp_grpc.TlsFiles(certificates.server.cert_file, str(certificates.client_key))
+    wrong = ServerTls(cert_file=certificates.server.cert_file, key_file=str(certificates.client_key))
     with pytest.raises(ValueError, match=r"client\.key"):
         async with door(tls=wrong):
             pass
