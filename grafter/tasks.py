@@ -65,5 +65,11 @@ async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs)
         del future, cancelled
 
 
+async def in_thread_if(large: bool, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """What comes of the work: in a thread where it is ``large``, for the event loop would stand still meanwhile; else
+    at once, for a thread costs more than little work."""
+    return await asyncio.to_thread(work, *args, **kwargs) if large else work(*args, **kwargs)
+
+
 def _run(job: "list[partial[_T]]") -> _T:
     return job.pop()()

@@ -1,6 +1,5 @@
 """OTLP over HTTP, out: protobuf or JSON."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -32,6 +31,7 @@ from grafter.exporter.answer import (
 )
 from grafter.exporter.tls import Advice, ClientTls, advice, ssl_context
 from grafter.otlp.to_json import trace_request_to_json
+from grafter.tasks import in_thread_if
 
 Compression = Literal["gzip", "zstd", "deflate", "none"]
 Encoding = Literal["proto", "json"]
@@ -131,8 +131,7 @@ class HttpAttempt:
                 # Passed through unread, so it cannot be said in JSON; every OTLP/HTTP server reads both encodings.
                 headers["Content-Type"] = PROTOBUF
         if self._compress is not None:
-            compress = self._compress
-            body = compress(body) if len(body) < _THREAD_BYTES else await asyncio.to_thread(compress, body)
+            body = await in_thread_if(len(body) >= _THREAD_BYTES, self._compress, body)
         try:
             async with self._session.post(
                 self._urls[kind],

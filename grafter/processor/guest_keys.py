@@ -5,7 +5,6 @@ moves a guest under its host when the host turns out to be held. What was found 
 is assembled from.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from grafter.processor.sampling import late_guest
 from grafter.processor.sums_beside import SumsBeside
 from grafter.store.base import Store
 from grafter.store.model import Claim, StoredPart
+from grafter.tasks import in_thread_if
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class GuestKeys:
             return sampling.apply(out, standing, now)
 
         async def assembled_by(summed: str = "") -> Assembled:
-            return await asyncio.to_thread(assemble, summed) if is_large(claim.state) else assemble(summed)
+            return await in_thread_if(is_large(claim.state), assemble, summed)
 
         assembled = await assembled_by()
         if host is not None:
@@ -288,7 +288,7 @@ class GuestKeys:
             return found
         # As the release will read it, so that it is read once.
         final = parts.is_final(found.guest, reason, now)
-        ids = await asyncio.to_thread(parts.ids, final=final) if is_large(claim.state) else parts.ids(final=final)
+        ids = await in_thread_if(is_large(claim.state), parts.ids, final=final)
         named = await self._linking.find([each for equal in ids for each in equal], now)
         for equal in ids:
             links = [named[each] for each in equal if each in named]

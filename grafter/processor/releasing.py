@@ -4,7 +4,6 @@ One trace that cannot be read or assembled is tried again alone, and holds up no
 was begun the same parts are read again, and the same comes of them.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from grafter.processor.sampling import host_trace, late_guest
 from grafter.processor.sums_beside import SumsBeside
 from grafter.store.base import Store
 from grafter.store.model import Claim, Outcome, PlainBatch, StoredPart
+from grafter.tasks import in_thread_if
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class Releases:
             return sampling.apply(out, standing, now)
 
         async def assembled_by(summed: str = "") -> Assembled:
-            return await asyncio.to_thread(assemble, summed) if is_large(state) else assemble(summed)
+            return await in_thread_if(is_large(state), assemble, summed)
 
         return await self._sums.agreed(TraceId(claim.key), await assembled_by(), assembled_by, now)
 

@@ -15,6 +15,7 @@ from grafter.errors import RejectedError, TooLargeError, UnavailableError
 from grafter.guests.json_values import parse_json
 from grafter.receiver.compression import Take, content_encoding, nothing, unpack
 from grafter.receiver.http_server import HELD
+from grafter.tasks import in_thread_if
 
 # To count the values of more would hold the event loop for some milliseconds.
 _THREAD_BYTES = 64 << 10
@@ -71,7 +72,7 @@ async def read_json_body(
     memory for them.
     """
     body = await read_body(request, limit, seconds=seconds, in_turn=in_turn)
-    values = values_in(body) if len(body) <= _THREAD_BYTES else await asyncio.to_thread(values_in, body)
+    values = await in_thread_if(len(body) > _THREAD_BYTES, values_in, body)
     most = min(MAX_VALUES, FEW_VALUES + len(body) // VALUE_LEAST)
     if values > most:
         raise TooLargeError(f"request body of {len(body)} bytes has {values:,} JSON values; {_SPLIT} {most:,}")

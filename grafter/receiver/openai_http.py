@@ -7,7 +7,6 @@ would follow it with a GET, take that for success, and forget the batch.
 ``ingest_routes`` and ``application`` stand apart from ``listening``, for this address is shared by several endpoints.
 """
 
-import asyncio
 import logging
 import traceback
 from collections.abc import AsyncIterator, Sequence
@@ -38,6 +37,7 @@ from grafter.receiver.outcomes import (
     reason_of,
 )
 from grafter.receiver.tee import Tee
+from grafter.tasks import in_thread_if
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -74,10 +74,7 @@ def ingest_routes(
         try:
             body = await read_json_body(request, max_bytes)
             size = len(body)
-            if size > _THREAD_BYTES:
-                items, intake = await asyncio.to_thread(_read, body, policy)
-            else:
-                items, intake = _read(body, policy)
+            items, intake = await in_thread_if(size > _THREAD_BYTES, _read, body, policy)
             del body
             spans = intake.spans
             if intake.parts:

@@ -3,7 +3,6 @@
 Source: OTLP specification, "OTLP/HTTP"; the Fetch standard for what browsers ask first.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -34,6 +33,7 @@ from grafter.receiver.outcomes import (
     otlp_failure,
     refusal_of,
 )
+from grafter.tasks import in_thread_if
 from grafter.telemetry import Metrics
 
 _PROTOBUF = "application/x-protobuf"
@@ -139,10 +139,7 @@ class _Handler:
             return web.Response(body=await self._handed_on(request, route, body), content_type=_PROTOBUF)
         body = await read_json_body(request, self.max_bytes)
         odd = Oddities()
-        if len(body) > _THREAD_BYTES:
-            body = await asyncio.to_thread(route.from_json, body, odd)
-        else:
-            body = route.from_json(body, odd)
+        body = await in_thread_if(len(body) > _THREAD_BYTES, route.from_json, body, odd)
         answer = await self._handed_on(request, route, body, odd)
         # Only a partial success has a body.
         text = message_to_json(route.response.FromString(answer)) if answer else b"{}"

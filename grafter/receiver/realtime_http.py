@@ -5,7 +5,6 @@ for a recorder (POST /v1/realtime/calls). The rule they keep: 204 means stored, 
 stored and somebody listens; a sender may let go of what was answered so, and of nothing else.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +28,7 @@ from grafter.receiver.openai_api import is_call_id
 from grafter.receiver.outcomes import Answered, Outcome, log_skipped, openai_endpoint
 from grafter.receiver.recorder import Recorders
 from grafter.store.base import CallStore
+from grafter.tasks import in_thread_if
 from grafter.telemetry import Metrics
 
 _EVENTS, _CALLS = "realtime", "realtime_calls"
@@ -67,10 +67,7 @@ def event_routes(
         now = UnixNano(clock())
         body = await read_json_body(request, max_bytes)
         lines = request.content_type.lower().endswith(_LINES)
-        if len(body) > _THREAD_BYTES:
-            intake = await asyncio.to_thread(_read_events, body, lines, policy, now)
-        else:
-            intake = _read_events(body, lines, policy, now)
+        intake = await in_thread_if(len(body) > _THREAD_BYTES, _read_events, body, lines, policy, now)
         if intake.parts:
             await consumer.consume(intake.parts)
         for kind, count in intake.kinds.items():
