@@ -8,7 +8,6 @@ would follow it with a GET, take that for success, and forget the batch.
 """
 
 import logging
-import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -21,7 +20,7 @@ from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError
 from grafter.guests.agents.intake import Intake, read_items
 from grafter.guests.json_values import parse_json
-from grafter.logs import Throttle
+from grafter.logs import Throttle, log_bug
 from grafter.receiver.http_body import read_json_body
 from grafter.receiver.http_server import Tokens, serving
 from grafter.receiver.in_flight import InFlight
@@ -168,8 +167,6 @@ async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResp
         allowed = ", ".join(sorted(error.allowed_methods))
         return openai_failure(MethodError(f"this path does not take the method; it takes {allowed}", allowed))
     except Exception as error:  # noqa: BLE001  # an answer is owed, whatever went wrong
-        # A bug. The log says where, but not the exception's text, which may quote what was posted; the sender gets an
-        # answer after which it tries again.
-        where = "".join(traceback.format_tb(error.__traceback__))
-        _log.error("request failed", extra={"error": type(error).__name__, "where": where})
+        # The sender gets an answer after which it tries again.
+        log_bug(_log, "request failed", error)
         return openai_failure(error)

@@ -7,7 +7,6 @@ the store has what it brings, so that the host trace stays open.
 
 import asyncio
 import logging
-import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +24,7 @@ from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.event_buffer import EventBuffer, kind_of
 from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, SIP, STARTED
+from grafter.logs import log_bug
 from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_call_id, openai_api, sideband_url
 from grafter.receiver.recorder_outbox import Outbox, RecorderLimits
 from grafter.receiver.recording import Clock, Connect, End, Recording, Timing
@@ -170,8 +170,7 @@ class Recorders:
                 await self._store_beside(now)
             except Exception as error:  # noqa: BLE001  # a bug must not end the recorders, and the receivers beside them
                 self.outbox.pause(now, self.timing.bug)
-                where = "".join(traceback.format_tb(error.__traceback__))
-                _log.error("storing recorded calls failed", extra={"error": type(error).__name__, "where": where})
+                log_bug(_log, "storing recorded calls failed", error)
             self._publish()
 
     async def close(self, grace_seconds: float) -> None:

@@ -7,7 +7,6 @@ itself at some time and says why; what it heard waits in ``buffer`` for whoever 
 import asyncio
 import logging
 import random
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from grafter.guests.realtime.event_types import CLOSED
 from grafter.guests.realtime.live.talking import ended_by
 from grafter.guests.realtime.records import LIVE_IDS
 from grafter.guests.realtime.stored_event import Side
+from grafter.logs import log_bug
 from grafter.receiver.openai_api import ApiAnswer, Reply, Socket
 
 _log = logging.getLogger(__name__)
@@ -205,9 +205,7 @@ class Recording:
         try:
             end = await self._listen()
         except Exception as error:  # noqa: BLE001  # one call's bug must not end the others' recorders
-            # Without the exception's text, which may quote an event.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("recorder failed", extra={"error": type(error).__name__, "where": where})
+            log_bug(_log, "recorder failed", error)
             end = End.FAILED
         if self.end is None:
             self.end = end

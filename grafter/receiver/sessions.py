@@ -8,7 +8,6 @@ know it; every wait is bounded; and a session is polled until grafter forgets th
 import asyncio
 import logging
 import random
-import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from grafter.core.policy import SECOND, GraftPolicy
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.sessions.poll_state import Progress
-from grafter.logs import Throttle
+from grafter.logs import Throttle, log_bug
 from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_session_id
 from grafter.receiver.session_poll import Poll, Pulled, SessionPoller, answer_to, message_of, pull_error, session_poller
 from grafter.store.base import TaskStore
@@ -216,8 +215,7 @@ class PullRequests:
             self._put_back(task, waiters)
             await self._again(task, progress.failed(), error.retry_after)
         except Exception as error:  # noqa: BLE001  # a bug met by one session must not end the reading of the others
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("reading a session failed", extra={"error": type(error).__name__, "where": where})
+            log_bug(_log, "reading a session failed", error)
             _answer(waiters, pull_error(Reply.FAILED))
             await self._again(task, progress.answering(Reply.FAILED).failed(), _SECONDS_AFTER_A_REFUSAL)
 
