@@ -6,13 +6,13 @@ is assembled from.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from grafter.core.explain import Refusal
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, is_over, is_overdue, step_guest, whole_at
-from grafter.core.memory_blobs import decode_guest
-from grafter.core.model import Key, NamedLink, TraceId, UnixNano, called, openai_trace_id
+from grafter.core.memory_blobs import decode_guest, decode_trace
+from grafter.core.model import Key, NamedLink, TraceId, UnixNano, called, guest_key, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.core.state import GuestState, TraceState
 from grafter.errors import UnavailableError
@@ -23,7 +23,6 @@ from grafter.processor.leases import Leases
 from grafter.processor.linking import Linking, left_alone, taking_up
 from grafter.processor.release_result import Assembled
 from grafter.processor.sampling import late_guest
-from grafter.processor.sums_beside import SumsBeside
 from grafter.store.base import Store
 from grafter.store.model import Claim, StoredPart
 from grafter.tasks import in_thread_if
@@ -39,6 +38,8 @@ _KEPT_BYTES = 32 << 20
 # From so many spans on a join takes more than some 50 ms.
 _LARGE_GUEST = 500
 _LARGE_BYTES = 1 << 20
+# Under which the store has a note of sums: no id of OpenAI's, nor a rule's, begins so.
+_SUMS = "grafter.sums "
 
 
 def is_large(state: TraceState) -> bool:
@@ -46,6 +47,32 @@ def is_large(state: TraceState) -> bool:
     if state.guest_spans > _LARGE_GUEST or state.bytes > _LARGE_BYTES:
         return True
     return any(state.bytes > source_of(guest.source).large_bytes for guest in state.guests.values())
+
+
+async def assembled_in_agreement(
+    store: Store, host: TraceId | None, state: TraceState, assemble: Callable[[str], Assembled], now: UnixNano
+) -> Assembled:
+    """What ``assemble`` makes of a key's parts when it is told what the sums are of that others state beside the host.
+
+    Those sums are of waits or of runs, whichever was stated first: both may lie within each other, so they are never
+    added up (see ``latencies``). Guests that come late leave under keys of their own, two of them perhaps in one
+    moment, or from two replicas, and none knows what another one states. So before the first sums beside a host that
+    has left leave, what they are of is noted in the store under the host's id. A note that stands never changes,
+    whoever asks: who finds the other kind there states no sums. The note of a release that never arrives stands too;
+    then a sum is missing rather than there twice. Repeated, the answer is the same.
+
+    Raises UnavailableError when the store cannot be asked; a full one can.
+    """
+    large = is_large(state)
+    out = await in_thread_if(large, assemble, "")
+    if host is None or not out.summed or out.trace is None:
+        return out
+    # An older version left a memory instead, under a guest's key of no guest.
+    (memory,) = await store.recall([guest_key(f"\0sums:{host.hex()}")], now)
+    older = None if memory is None else decode_trace(memory.blob)
+    stated = older.summed if older is not None and older.summed else out.summed
+    stands = await store.first_link(f"{_SUMS}{host.hex()}", stated, now)
+    return out if stands == out.summed else await in_thread_if(large, assemble, stands)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +103,6 @@ class GuestKeys:
         self._linking = linking
         self._policy = policy
         self._assembler = assembler
-        self._sums = SumsBeside(store)
         self._stream = policy.mode is Mode.STREAM
         self._hosts: dict[Key, TraceId | None] = {}
         """The host that the last attempt of a guest found; for attempts that have to be made again."""
@@ -158,7 +184,7 @@ class GuestKeys:
         assembler, sampling, state = self._assembler, self._assembler.sampling, found.guest
         refused = found.refused
 
-        def assemble(summed: str = "") -> Assembled:
+        def assemble(summed: str) -> Assembled:
             out = assembler.guest(
                 *(claim.key, state, guest, reason, now, host, recalled),
                 overdue=overdue,
@@ -171,12 +197,7 @@ class GuestKeys:
             standing = late_guest(claim.key, host, recalled, complete=complete, begun=again)
             return sampling.apply(out, standing, now)
 
-        async def assembled_by(summed: str = "") -> Assembled:
-            return await in_thread_if(is_large(claim.state), assemble, summed)
-
-        assembled = await assembled_by()
-        if host is not None:
-            assembled = await self._sums.agreed(host, assembled, assembled_by, now)
+        assembled = await assembled_in_agreement(self._store, host, claim.state, assemble, now)
         if host is not None and reason is ReleaseReason.UNLINKED:
             assembled.reason = ReleaseReason.LATE_GUEST
         return assembled

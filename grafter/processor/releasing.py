@@ -17,17 +17,15 @@ from grafter.guests.sources import source_of
 from grafter.otlp import build
 from grafter.processor.assembling import Assembler
 from grafter.processor.delivery import FINAL, Delivery
-from grafter.processor.guest_keys import Found, GuestKeys, is_large
+from grafter.processor.guest_keys import Found, GuestKeys, assembled_in_agreement
 from grafter.processor.lanes import Limits
 from grafter.processor.plain_traces import PlainRelease, assemble_plain
 from grafter.processor.quarantine import Quarantine
 from grafter.processor.release_result import Assembled, Work
 from grafter.processor.rules import Target
 from grafter.processor.sampling import host_trace, late_guest
-from grafter.processor.sums_beside import SumsBeside
 from grafter.store.base import Store
 from grafter.store.model import Claim, Outcome, PlainBatch, StoredPart
-from grafter.tasks import in_thread_if
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +93,6 @@ class Releases:
         self._delivery = delivery
         self._limits = limits
         self._clock = clock
-        self._sums = SumsBeside(store)
 
     async def assemble(self, some: Sequence[Due] | PlainBatch, now: UnixNano) -> Iterable[list[Work] | PlainRelease]:
         """Read and assemble what leaves, a batch at a time; what leaves nothing behind is settled here."""
@@ -187,7 +184,7 @@ class Releases:
         recalled = await self._recall(claim, parts, target, now) if state.guests or late else {}
         assembler, sampling = self._assembler, self._assembler.sampling
 
-        def assemble(summed: str = "") -> Assembled:
+        def assemble(summed: str) -> Assembled:
             out = assembler.host(claim.key, state, parts, due.reason, now, recalled, target, summed)
             if sampling is None:
                 return out
@@ -199,10 +196,7 @@ class Releases:
                 standing = late_guest(claim.key, target.host, known, complete=complete, begun=begun)
             return sampling.apply(out, standing, now)
 
-        async def assembled_by(summed: str = "") -> Assembled:
-            return await in_thread_if(is_large(state), assemble, summed)
-
-        return await self._sums.agreed(TraceId(claim.key), await assembled_by(), assembled_by, now)
+        return await assembled_in_agreement(self._store, TraceId(claim.key), state, assemble, now)
 
     async def _recall(
         self, claim: Claim, parts: Sequence[StoredPart], target: Target | None, now: UnixNano
