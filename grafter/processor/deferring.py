@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from struct import error as StructError
 
@@ -53,7 +54,7 @@ class Deferring:
         self._clock = clock
         self._leases = leases
         self._refused = refused
-        self._quarantine = Quarantine(store, metrics)
+        self._quarantine = Quarantine(store, metrics, clock)
 
     async def keep(self, exporter: str, traces: Sequence[OutTrace], *, resend: bool = False) -> None:
         """Put these off for an exporter. Before, an intent for it has to stand for what they are of; after, that is to
@@ -154,25 +155,8 @@ class Deferring:
         """Those that can be read; one that cannot, while others can, is set aside and given up in the end."""
         if not claims:
             return []
-        try:
-            parts = await self._store.read(claims)
-            return [(claim, _read_back(name, claim, own)) for claim, own in zip(claims, parts, strict=True)]
-        except UnavailableError:
-            if len(claims) == 1:
-                raise
-        found: list[tuple[Claim, DeferredBatch]] = []
-        failures: list[tuple[Claim, UnavailableError]] = []
-        for claim in claims:
-            try:
-                (own,) = await self._store.read([claim])
-                found.append((claim, _read_back(name, claim, own)))
-            except UnavailableError as error:
-                failures.append((claim, error))
-        if not found:
-            raise failures[0][1]
-        for claim, failure in failures:
-            await self._quarantine.reading(claim, failure, UnixNano(self._clock()))
-        return found
+        read = await self._quarantine.read(claims, partial(_read_back, name))
+        return [(claim, batch) for claim, batch in zip(claims, read, strict=True) if batch is not None]
 
     async def _send(self, lane: Lane, claims: Sequence[Claim]) -> None:
         read = await self._read(lane.name, claims)

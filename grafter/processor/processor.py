@@ -70,10 +70,8 @@ class Processor:
         self._linking = Linking(store, policy.waits.remember)
         self._guest_keys = GuestKeys(store, policy, assembler, self._linking, self._delivery.leases)
         self._moves = RuleMoves(store, policy, self._linking)
-        self._quarantine = Quarantine(store, metrics)
-        self._releases = Releases(
-            store, policy, assembler, self._guest_keys, self._quarantine, self._delivery, limits, clock
-        )
+        self._quarantine = Quarantine(store, metrics, clock)
+        self._releases = Releases(store, policy, assembler, self._guest_keys, self._quarantine, self._delivery, limits)
         self._plain: PlainLimits | None = None
         if assembler.takes_plain:
             self._plain = PlainLimits(_PLAIN_TRACES, limits.batch_spans, limits.batch_bytes)

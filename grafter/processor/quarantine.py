@@ -4,18 +4,21 @@ A bug that one odd trace meets, or a damaged block of the disk, must not hold up
 """
 
 import logging
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 from grafter.consumer import OutTrace, Piece
 from grafter.core.model import Key, UnixNano
 from grafter.core.policy import SECOND
+from grafter.errors import UnavailableError
 from grafter.otlp import build
 from grafter.store.base import Store
 from grafter.store.model import Claim, DeadLetter, Settlement, StoredPart
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 FULL_BOX_SECONDS = 60
 """After which what a full dead-letter box did not take is brought again."""
@@ -36,13 +39,37 @@ def count_pushed_out(metrics: Metrics, spans: int) -> None:
 
 
 class Quarantine:
-    def __init__(self, store: Store, metrics: Metrics) -> None:
+    def __init__(self, store: Store, metrics: Metrics, clock: Callable[[], int]) -> None:
         self._store = store
         self._metrics = metrics
+        self._clock = clock
         self._failures: dict[Key, int] = {}
 
-    async def reading(self, claim: Claim, error: Exception, now: UnixNano) -> None:
-        """Its parts could not be read, though others could. In the end they are given up, and counted."""
+    async def read(self, claims: Sequence[Claim], made: Callable[[Claim, Sequence[StoredPart]], _T]) -> list[_T | None]:
+        """What ``made``, which may raise UnavailableError too, makes of the parts of each claim; None for one that
+        cannot be read while others can: it is set aside. Raises UnavailableError where none can."""
+        try:
+            return [made(claim, own) for claim, own in zip(claims, await self._store.read(claims), strict=True)]
+        except UnavailableError:
+            if len(claims) == 1:
+                raise
+        found: list[_T | None] = []
+        failures: list[tuple[Claim, UnavailableError]] = []
+        for claim in claims:
+            try:
+                (own,) = await self._store.read([claim])
+                found.append(made(claim, own))
+            except UnavailableError as error:
+                found.append(None)
+                failures.append((claim, error))
+        if len(failures) == len(claims):
+            raise failures[0][1]
+        for claim, failure in failures:
+            await self._unreadable(claim, failure, UnixNano(self._clock()))
+        return found
+
+    async def _unreadable(self, claim: Claim, error: Exception, now: UnixNano) -> None:
+        """In the end it is given up, and counted."""
         if await self._again(claim, error, now):
             return
         spans = claim.state.host_spans + claim.state.guest_spans

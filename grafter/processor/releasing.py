@@ -5,7 +5,7 @@ was begun the same parts are read again, and the same comes of them.
 """
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from grafter.core.lifecycle import ReleaseReason
@@ -82,7 +82,6 @@ class Releases:
         quarantine: Quarantine,
         delivery: Delivery,
         limits: Limits,
-        clock: Callable[[], int],
     ) -> None:
         """``limits``: how large a batch is."""
         self._store = store
@@ -92,7 +91,6 @@ class Releases:
         self._quarantine = quarantine
         self._delivery = delivery
         self._limits = limits
-        self._clock = clock
 
     async def assemble(self, some: Sequence[Due] | PlainBatch, now: UnixNano) -> Iterable[list[Work] | PlainRelease]:
         """Read and assemble what leaves, a batch at a time; what leaves nothing behind is settled here."""
@@ -151,29 +149,9 @@ class Releases:
                 known[id(one.claim)] = one.found.parts.parts
         wanted = [one.claim for one in due if id(one.claim) not in known]
         if wanted:
-            known.update(zip(map(id, wanted), await self._read(wanted), strict=True))
+            read = await self._quarantine.read(wanted, lambda _, parts: parts)
+            known.update(zip(map(id, wanted), read, strict=True))
         return [known[id(one.claim)] for one in due]
-
-    async def _read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart] | None]:
-        """The parts of each claim; None for one that cannot be read while the others can."""
-        try:
-            return await self._store.read(claims)
-        except UnavailableError:
-            if len(claims) == 1:
-                raise
-        found: list[Sequence[StoredPart] | None] = []
-        failures: list[tuple[Claim, UnavailableError]] = []
-        for claim in claims:
-            try:
-                found.append((await self._store.read([claim]))[0])
-            except UnavailableError as error:
-                found.append(None)
-                failures.append((claim, error))
-        if len(failures) == len(claims):
-            raise failures[0][1]
-        for claim, failure in failures:
-            await self._quarantine.reading(claim, failure, UnixNano(self._clock()))
-        return found
 
     async def _assemble_one(self, due: Due, parts: Sequence[StoredPart], now: UnixNano, *, room: bool) -> Assembled:
         claim, state = due.claim, due.claim.state
