@@ -14,8 +14,7 @@ from grafter.errors import UnavailableError
 from grafter.processor.backlog import DeferredBatch, laid_out, read_back, together
 from grafter.processor.lanes import Lane
 from grafter.processor.leases import Leases
-from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS, Quarantine
-from grafter.processor.refused import Refused, RefusedTraces
+from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS, Quarantine, Refused, RefusedTraces
 from grafter.processor.release_result import Work
 from grafter.store.base import Store
 from grafter.store.model import DISK_FULL, Claim, Outcome, Settlement, StoredPart

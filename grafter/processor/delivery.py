@@ -22,8 +22,7 @@ from grafter.processor.deferring import Deferring
 from grafter.processor.lanes import SOON_SECONDS, Lane, Lanes, Limits, Place
 from grafter.processor.leases import Leases
 from grafter.processor.plain_traces import PlainRelease
-from grafter.processor.quarantine import FULL_BOX_SECONDS
-from grafter.processor.refused import RefusedTraces
+from grafter.processor.quarantine import FULL_BOX_SECONDS, RefusedTraces
 from grafter.processor.release_result import Work
 from grafter.store.base import Store
 from grafter.store.model import DISK_FULL, Claim, Outcome, PlainSettlement, Settlement

@@ -1,16 +1,19 @@
-"""Traces that cannot be read or assembled: each is set aside alone, tried again a few times, and then kept as it is.
+"""Traces that cannot leave, and their way into the dead-letter box: none is lost in silence.
 
-A bug that one odd trace meets, or a damaged block of the disk, must not hold up the traces that fell due beside it.
+What a peer refuses for good is kept with its reason. One that cannot be read or assembled is set aside alone, tried
+again a few times, and then kept as it is: a bug that one odd trace meets, or a damaged block of the disk, must not hold
+up the traces that fell due beside it.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
-from grafter.consumer import OutTrace, Piece
+from grafter.consumer import OutTrace, Piece, Result
 from grafter.core.model import Key, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
+from grafter.logs import Throttle
 from grafter.otlp import build
 from grafter.store.base import Store
 from grafter.store.model import Claim, DeadLetter, Settlement, StoredPart
@@ -29,9 +32,55 @@ DEATHS = 3
 _BACKOFF = 2 * SECOND
 # More keys than this in trouble at once is no longer an odd trace; the oldest count is given up.
 _MAX_KEYS = 10_000
+# Trace ids that one line of the log has.
+_MOST_IDS = 5
 
 
-def count_pushed_out(metrics: Metrics, spans: int) -> None:
+Refused = tuple[Key, OutTrace, Result]
+"""Under which key it is held, what left, and what was said of it."""
+
+
+class RefusedTraces:
+    def __init__(self, store: Store, metrics: Metrics, clock: Callable[[], int]) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
+        self._throttle = Throttle()
+
+    async def keep(self, exporter: str, refused: Sequence[Refused]) -> int:
+        """How many of them are kept, the first ones; there was no room for the others. Raises UnavailableError."""
+        now = UnixNano(self._clock())
+        parts = [(key, result.reason, result.part or trace) for key, trace, result in refused]
+        letters = [
+            DeadLetter(key, exporter, reason, now, part.spans, build.request([part])) for key, reason, part in parts
+        ]
+        added = await self._store.add_dead_letters(letters)
+        _count_pushed_out(self._metrics, added.pushed_out)
+        kept = letters[: added.kept]
+        for letter in kept:
+            self._metrics.dead_spans.labels(exporter, "refused").inc(letter.spans)
+        if kept:
+            logger.error(
+                "%s refused %d traces for good; they are in the dead-letter box (%s): %s",
+                exporter,
+                len(kept),
+                _ids(kept),
+                kept[0].reason,
+            )
+        left = letters[len(kept) :]
+        # They are brought again and again.
+        if left and self._throttle.due(exporter):
+            logger.error(
+                "the dead-letter box is full: %d traces that %s refused stay held (%s); see `grafter dead list`: %s",
+                len(left),
+                exporter,
+                _ids(left),
+                left[0].reason,
+            )
+        return added.kept
+
+
+def _count_pushed_out(metrics: Metrics, spans: int) -> None:
     """Letters that had to go for newer ones are lost, as whoever set the box up wanted: counted, and said."""
     if spans:
         metrics.dropped_spans.labels("dead_letters_full").inc(spans)
@@ -125,7 +174,7 @@ class Quarantine:
             if part.guest is not None
         ]
         added = await self._store.add_dead_letters(letters, together=True)
-        count_pushed_out(self._metrics, added.pushed_out)
+        _count_pushed_out(self._metrics, added.pushed_out)
         if added.kept < len(letters):
             logger.error("trace %s %s, and stays held: the dead-letter box is full", claim.key.hex(), reason)
             await self._store.postpone([(claim, UnixNano(now + FULL_BOX_SECONDS * SECOND))])
@@ -149,3 +198,9 @@ class Quarantine:
 
 def _named(claim: Claim) -> str:
     return f"a batch that waits for {claim.waits_for}" if claim.waits_for else f"trace {claim.key.hex()}"
+
+
+def _ids(letters: Sequence[DeadLetter]) -> str:
+    """Their trace ids, as many as a line of a log can have."""
+    ids = [letter.key.hex() for letter in letters[:_MOST_IDS]]
+    return ", ".join(ids) + (f" and {len(letters) - _MOST_IDS} more" if len(letters) > _MOST_IDS else "")
