@@ -10,18 +10,18 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol
 
 import orjson
 
 from grafter.consumer import Batch, Exporter, OutTrace, Piece, Result, Verdict
-from grafter.core.model import JsonObject, Part, UnixNano, is_guest_key
+from grafter.core.model import JsonObject, UnixNano, is_guest_key
 from grafter.errors import RejectedError
 from grafter.exporter.tree import render
 from grafter.otlp import build
 from grafter.otlp.split import Splitter
 from grafter.otlp.to_json import trace_request_to_json
-from grafter.store.model import DeadLetter, DeadLettersAdded, Stats
+from grafter.store.base import Store
+from grafter.store.model import DeadLetter
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
@@ -32,17 +32,6 @@ DROPPED = "dead_letters_dropped"
 """The reason under which spans count that a command dropped."""
 PAGE = 100
 _BATCH_SPANS, _BATCH_BYTES = 4000, 3 << 20
-
-
-class DeadLetterStore(Protocol):
-    """What of a store is needed here; see Store."""
-
-    async def append(self, parts: Sequence[Part], now: UnixNano) -> None: ...
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> DeadLettersAdded: ...
-    async def dead_letters(self, limit: int, *, skip: int = 0, oldest: bool = False) -> Sequence[DeadLetter]: ...
-    async def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]: ...
-    async def record_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None: ...
-    def stats(self) -> Stats: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +93,7 @@ class DeadLetters:
     """Answers over a store and the exporters that run, by name. Methods raise UnavailableError and RejectedError."""
 
     def __init__(
-        self, store: DeadLetterStore, exporters: Mapping[str, Exporter], metrics: Metrics, clock: Callable[[], int]
+        self, store: Store, exporters: Mapping[str, Exporter], metrics: Metrics, clock: Callable[[], int]
     ) -> None:
         self._store = store
         self._exporters = exporters
