@@ -25,7 +25,6 @@ from grafter.core.policy import SECOND, RedactAction
 from grafter.errors import UnavailableError
 from grafter.exporter.backlogs import Backlogs
 from grafter.exporter.dead_letters import DeadLetters
-from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.memory_limit import guarding, total_memory
 from grafter.otlp.split import COMPILED
@@ -46,6 +45,7 @@ from grafter.receiver.call_webhook import call_webhook
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_server import serving
 from grafter.receiver.in_flight import BUDGET_BYTES, InFlight
+from grafter.receiver.otlp import Forwarding
 from grafter.store.config import error_of
 from grafter.store.model import FORGOTTEN_BY, Backlog, Share
 from grafter.telemetry import BacklogHeld, DeadLettersHeld, Held, HeldFor, Metrics, StoreGauges

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from grafter.calls.call_link import CallLinks
     from grafter.consumer import Consumer
     from grafter.core.policy import GraftPolicy
-    from grafter.forwarding import Forwarding
     from grafter.receiver.in_flight import InFlight
+    from grafter.receiver.otlp import Forwarding
     from grafter.store.base import Store
     from grafter.telemetry import Metrics
 

@@ -24,6 +24,7 @@ import grpc.aio
 
 from grafter.consumer import Consumer, PassThrough, Signal
 from grafter.errors import RejectedError, UnavailableError
+from grafter.otlp.split import Splitter
 from grafter.otlp.status import retry_info
 from grafter.receiver.address import check_endpoint, host_and_port
 from grafter.receiver.compression import encoding_of, unpack
@@ -31,7 +32,7 @@ from grafter.receiver.config import ServerTls
 from grafter.receiver.http_body import BODY_SECONDS
 from grafter.receiver.http_server import Tokens, connections_limit, tls_context
 from grafter.receiver.in_flight import Held, InFlight, memory_may_be_refused
-from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
+from grafter.receiver.otlp import MAX_BYTES, Export, Intake
 from grafter.receiver.outcomes import UnauthenticatedError, otlp_failure, refusal_of, retry_after
 from grafter.telemetry import Metrics
 
@@ -61,7 +62,7 @@ _MAX_STREAMS = 16
 @asynccontextmanager
 async def listening(
     consumer: Consumer,
-    splitter: SplitterLike,
+    splitter: Splitter,
     metrics: Metrics,
     *,
     endpoint: str,

@@ -16,13 +16,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from grafter.consumer import Consumer, PassThrough, Signal
 from grafter.otlp.from_json import Oddities, request_from_json, trace_request_from_json
+from grafter.otlp.split import Splitter
 from grafter.otlp.status import failure_to_json
 from grafter.otlp.to_json import message_to_json
 from grafter.receiver.config import Cors, ServerTls
 from grafter.receiver.http_body import read_body, read_json_body
 from grafter.receiver.http_server import HELD, Tokens, comes_from_a_page, serving, tls_context
 from grafter.receiver.in_flight import InFlight
-from grafter.receiver.otlp import MAX_BYTES, NOTHING_ODD, Export, Intake, SplitterLike
+from grafter.receiver.otlp import MAX_BYTES, NOTHING_ODD, Export, Intake
 from grafter.receiver.outcomes import (
     MethodError,
     NotFoundError,
@@ -61,7 +62,7 @@ class _Route:
 @asynccontextmanager
 async def listening(
     consumer: Consumer,
-    splitter: SplitterLike,
+    splitter: Splitter,
     metrics: Metrics,
     *,
     endpoint: str,
