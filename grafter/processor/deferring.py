@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from struct import error as StructError
@@ -12,7 +12,7 @@ from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.processor.backlog import DeferredBatch, laid_out, read_back, together
-from grafter.processor.lanes import Lane
+from grafter.processor.lanes import Lane, Limits
 from grafter.processor.leases import Leases
 from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS, Quarantine, Refused, RefusedTraces
 from grafter.processor.release_result import Work
@@ -30,36 +30,26 @@ _SUSPECT_SECONDS = 60.0
 _FEW, _MANY = 8, 256
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Deferring:
     """Keeps batches in the backlogs, and takes them out."""
 
-    def __init__(
-        self,
-        store: Store,
-        metrics: Metrics,
-        clock: Callable[[], int],
-        leases: Leases,
-        refused: RefusedTraces,
-        batch_spans: int,
-        batch_bytes: int,
-    ) -> None:
-        """``batch_spans``, ``batch_bytes``: how much goes out together."""
-        self._batch_spans = batch_spans
-        self._batch_bytes = batch_bytes
-        self._together: dict[str, int] = {}
-        """By exporter: how many of its batches were enough for one request last time, about."""
-        self._store = store
-        self._metrics = metrics
-        self._clock = clock
-        self._leases = leases
-        self._refused = refused
-        self._quarantine = Quarantine(store, metrics, clock)
+    store: Store
+    metrics: Metrics
+    clock: Callable[[], int]
+    limits: Limits
+    """How much goes out together."""
+    leases: Leases
+    refused: RefusedTraces
+    quarantine: Quarantine
+    _together: dict[str, int] = field(default_factory=dict)
+    """By exporter: how many of its batches were enough for one request last time, about."""
 
     async def keep(self, exporter: str, traces: Sequence[OutTrace], *, resend: bool = False) -> None:
         """Put these off for an exporter. Before, an intent for it has to stand for what they are of; after, that is to
         be settled. ``resend``: what became of an attempt is unknown. Raises UnavailableError."""
-        await self._store.defer(exporter, laid_out(traces, resend=resend), UnixNano(self._clock()))
-        self._metrics.deferred_spans.labels(exporter).inc(sum([trace.spans for trace in traces]))
+        await self.store.defer(exporter, laid_out(traces, resend=resend), UnixNano(self.clock()))
+        self.metrics.deferred_spans.labels(exporter).inc(sum([trace.spans for trace in traces]))
 
     async def keep_all(self, waiting: Mapping[str, Sequence[Work]]) -> list[Work]:
         """Put off, for each exporter, what it alone has not got; the works that could not be, which stay held.
@@ -75,7 +65,7 @@ class Deferring:
                 if mine:
                     await self.keep(name, [w.trace_for(name) for w in mine])
             except UnavailableError as error:
-                self._leases.store_is_away(error)
+                self.leases.store_is_away(error)
                 left |= {id(work): work for work in works}
                 # Before there was an intent, nothing was put off.
                 unknown = bool(mine) and error.reason != DISK_FULL
@@ -94,7 +84,7 @@ class Deferring:
                 work.outcomes[name] = Outcome.ACCEPTED
                 work.void.discard(name)
             if again:
-                await self._store.record([work.claim for work in again], name, Outcome.ACCEPTED)
+                await self.store.record([work.claim for work in again], name, Outcome.ACCEPTED)
         return list(left.values())
 
     async def _intended(self, name: str, works: Sequence[Work]) -> list[Work]:
@@ -102,7 +92,7 @@ class Deferring:
         new = [w for w in works if w.outcomes.get(name) is None and name not in w.void]
         if not new:
             return list(works)
-        owned = await self._store.record([w.claim for w in new], name, Outcome.INTENDED)
+        owned = await self.store.record([w.claim for w in new], name, Outcome.INTENDED)
         lost = {id(work) for work, own in zip(new, owned, strict=True) if not own}
         return [work for work in works if id(work) not in lost] if lost else list(works)
 
@@ -111,16 +101,16 @@ class Deferring:
         sends: list[list[Claim]] = []
         places = lane.places_for_backlog
         while len(sends) < places:
-            claims = await self._store.claim_deferred(lane.name, now, self._together.get(lane.name, _FEW))
+            claims = await self.store.claim_deferred(lane.name, now, self._together.get(lane.name, _FEW))
             some: list[Claim] = []
             spans = size = 0
             for claim in claims:
                 spans, size = spans + claim.state.host_spans, size + claim.state.bytes
-                if some and (spans > self._batch_spans or size > self._batch_bytes):
+                if some and (spans > self.limits.batch_spans or size > self.limits.batch_bytes):
                     break
                 some.append(claim)
             if len(some) < len(claims):
-                await self._store.postpone([(claim, now) for claim in claims[len(some) :]])
+                await self.store.postpone([(claim, now) for claim in claims[len(some) :]])
                 self._together[lane.name] = len(some)
             elif some:
                 self._together[lane.name] = min(2 * len(some), _MANY)
@@ -133,7 +123,7 @@ class Deferring:
         """Batches to their exporter, and what follows from the answer; where that takes nothing they wait. They have
         their lane's place."""
         try:
-            with self._leases.leased(claims):
+            with self.leases.leased(claims):
                 for claim in [claim for claim in claims if claim.deaths >= DEATHS]:
                     reason = f"ended the process {claim.deaths} times"
                     found = await self._read(claim.waits_for, [claim])
@@ -146,7 +136,7 @@ class Deferring:
                 else:
                     await self._send(lane, others)
         except UnavailableError as error:
-            self._leases.store_is_away(error)
+            self.leases.store_is_away(error)
         except Exception:
             logger.exception("a batch of a backlog failed; it is tried again when its lease ends")
 
@@ -154,12 +144,12 @@ class Deferring:
         """Those that can be read; one that cannot, while others can, is set aside and given up in the end."""
         if not claims:
             return []
-        read = await self._quarantine.read(claims, partial(_read_back, name))
+        read = await self.quarantine.read(claims, partial(_read_back, name))
         return [(claim, batch) for claim, batch in zip(claims, read, strict=True) if batch is not None]
 
     async def _send(self, lane: Lane, claims: Sequence[Claim]) -> None:
         read = await self._read(lane.name, claims)
-        owned = await self._store.record([claim for claim, _ in read], lane.name, Outcome.INTENDED) if read else ()
+        owned = await self.store.record([claim for claim, _ in read], lane.name, Outcome.INTENDED) if read else ()
         found = [one for one, own in zip(read, owned, strict=True) if own]
         if found:
             batch = together([one for _, one in found])
@@ -186,7 +176,7 @@ class Deferring:
                     await self.keep(name, left)
             except UnavailableError as error:
                 # An intent stands for all of it; the other batches must not go out again for it.
-                self._leases.store_is_away(error)
+                self.leases.store_is_away(error)
                 spans += gone
                 later.append((claim, error.retry_after))
                 continue
@@ -199,13 +189,13 @@ class Deferring:
             done.append(claim)
             spans += batch.spans
         if done:
-            now = UnixNano(self._clock())
+            now = UnixNano(self.clock())
             settlements = [Settlement(claim) for claim in done]
-            await self._leases.until_settled(lambda: self._store.settle(settlements, now))
+            await self.leases.until_settled(lambda: self.store.settle(settlements, now))
         # Also of what was taken of batches that go out once more: they are resumed as often as they are sent.
-        self._metrics.resumed_spans.labels(name).inc(spans)
+        self.metrics.resumed_spans.labels(name).inc(spans)
         if void:
-            await self._store.record(void, name, Outcome.WITHDRAWN)
+            await self.store.record(void, name, Outcome.WITHDRAWN)
         if later:
             # A deadly one that finds no room in the dead-letter box comes alone, and was not sent.
             await self._postpone(later, untouched=all(claim.deaths >= DEATHS for claim, _ in later))
@@ -216,26 +206,26 @@ class Deferring:
         """What is neither taken nor in the dead-letter box, and after how many seconds to try again."""
         left: list[OutTrace] = []
         refused: list[Refused] = []
-        wait = self._leases.tick_seconds
+        wait = self.leases.tick_seconds
         for trace, result in zip(traces, results, strict=True):
             if result.verdict is Verdict.REFUSED:
                 refused.append((trace.key, trace, result))
             elif result.verdict is Verdict.LATER:
                 wait = max(wait, result.retry_after)
                 left.append(replace(trace, resend=True) if result.unknown else trace)
-        kept = await self._refused.keep(name, refused) if refused else 0
+        kept = await self.refused.keep(name, refused) if refused else 0
         for _, trace, result in refused[kept:]:
             wait = max(wait, FULL_BOX_SECONDS)
             taken = trace.spans - result.part.spans if result.part is not None else 0
             # What the peer took of it was counted as sent, and goes out once more with the rest.
-            self._metrics.recovered_spans.inc(taken)
+            self.metrics.recovered_spans.inc(taken)
             left.append(replace(trace, resend=True) if taken else trace)
         return left, wait
 
     async def _postpone(self, claims: Sequence[tuple[Claim, float]], *, untouched: bool = False) -> None:
-        now = self._clock()
+        now = self.clock()
         later = [(claim, UnixNano(now + int(seconds * SECOND))) for claim, seconds in claims]
-        await self._store.postpone(later, untouched=untouched)
+        await self.store.postpone(later, untouched=untouched)
 
 
 def _read_back(name: str, claim: Claim, parts: Sequence[StoredPart]) -> DeferredBatch:

@@ -22,7 +22,7 @@ from grafter.processor.deferring import Deferring
 from grafter.processor.lanes import SOON_SECONDS, Lane, Lanes, Limits, Place
 from grafter.processor.leases import Leases
 from grafter.processor.plain_traces import PlainRelease
-from grafter.processor.quarantine import FULL_BOX_SECONDS, RefusedTraces
+from grafter.processor.quarantine import FULL_BOX_SECONDS, Quarantine, RefusedTraces
 from grafter.processor.release_result import Work
 from grafter.store.base import Store
 from grafter.store.model import DISK_FULL, Claim, Outcome, PlainSettlement, Settlement
@@ -59,10 +59,9 @@ class Delivery:
         self._clock = clock
         self._tick_seconds = limits.tick_seconds
         self._calls = calls
+        self.quarantine = Quarantine(store, metrics, clock)
         self._refused = RefusedTraces(store, metrics, clock)
-        self.deferring = Deferring(
-            store, metrics, clock, self.leases, self._refused, limits.batch_spans, limits.batch_bytes
-        )
+        self.deferring = Deferring(store, metrics, clock, limits, self.leases, self._refused, self.quarantine)
 
     def down_for(self, lanes: Iterable[Lane]) -> float:
         """Seconds until the first of these is worth a try; 0 when one is up now."""

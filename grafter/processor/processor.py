@@ -28,7 +28,6 @@ from grafter.processor.delivery import FINAL, Delivery
 from grafter.processor.guest_keys import Found, GuestKeys
 from grafter.processor.lanes import Lane, Limits, Place
 from grafter.processor.linking import Linking
-from grafter.processor.quarantine import Quarantine
 from grafter.processor.releasing import Due, Releases, export_begun, in_slices
 from grafter.processor.rules import RuleMoves, Target
 from grafter.store.base import Store
@@ -70,8 +69,7 @@ class Processor:
         self._linking = Linking(store, policy.waits.remember)
         self._guest_keys = GuestKeys(store, policy, assembler, self._linking, self._delivery.leases)
         self._moves = RuleMoves(store, policy, self._linking)
-        self._quarantine = Quarantine(store, metrics, clock)
-        self._releases = Releases(store, policy, assembler, self._guest_keys, self._quarantine, self._delivery, limits)
+        self._releases = Releases(store, policy, assembler, self._guest_keys, self._delivery, limits)
         self._plain: PlainLimits | None = None
         if assembler.takes_plain:
             self._plain = PlainLimits(_PLAIN_TRACES, limits.batch_spans, limits.batch_bytes)
@@ -173,7 +171,8 @@ class Processor:
             # First what needs no decision: one that fails must not hold it up.
             for batch in plain:
                 await self._release(tasks, batch, now)
-            others = await self._quarantine.deadly(others, now) if any(one.deaths for one in others) else others
+            if any(one.deaths for one in others):
+                others = await self._delivery.quarantine.deadly(others, now)
             for due in in_slices(await self._decide(others, now)):
                 await self._release(tasks, due, now)
         return _CLAIM_LIMIT if any(map(self._is_large, plain)) else len(claims) + taken_up
