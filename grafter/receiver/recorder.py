@@ -8,7 +8,7 @@ the store has what it brings, so that the host trace stays open.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,7 +25,7 @@ from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.event_buffer import EventBuffer, kind_of
 from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, SIP, STARTED
 from grafter.logs import log_bug
-from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_call_id, openai_api, sideband_url
+from grafter.receiver.openai_api import Account, ApiAnswer, is_call_id, openai_api, sideband_url
 from grafter.receiver.recorder_outbox import Outbox, RecorderLimits
 from grafter.receiver.recording import Clock, Connect, End, Recording, Timing
 from grafter.tasks import beside, task_group
@@ -125,8 +125,8 @@ class Recorders:
             self.wall,
             self.steady,
             self._count,
-            self._attempted,
-            lambda work: self._spawn(work, "recorder: frame"),
+            self.metrics,
+            self.tasks,
         )
         await self._announce(recording, [*events, {"type": STARTED}])
         self._live[call_id] = recording
@@ -238,14 +238,8 @@ class Recorders:
         recording.stored = self.steady()
         self.outbox.forget(recording, parts)
 
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        self.tasks.create_task(work, name=name)
-
     def _count(self, name: str) -> None:
         self._kinds[kind_of(name)] += 1
-
-    def _attempted(self, reply: Reply) -> None:
-        self.metrics.recorder_connects.labels(reply.value).inc()
 
     def _publish(self) -> None:
         # Once a tick, for a labelled counter costs more than all else that is done for an audio delta.

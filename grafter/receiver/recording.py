@@ -26,6 +26,7 @@ from grafter.guests.realtime.records import LIVE_IDS
 from grafter.guests.realtime.stored_event import Side
 from grafter.logs import log_bug
 from grafter.receiver.openai_api import ApiAnswer, Reply, Socket
+from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
 
@@ -122,9 +123,8 @@ class Recording:
     steady: Clock
     read_kind: Callable[[str], None]
     """Gets the type of each event."""
-    attempted: Callable[[Reply], None]
-    """Gets what each attempt to connect came to."""
-    spawn: Callable[[Coroutine[None, None, None]], None]
+    metrics: Metrics
+    tasks: asyncio.TaskGroup
     """Runs what must not be waited for."""
     parts: list[Part] = field(default_factory=list)
     """Taken from ``buffer`` and not stored yet."""
@@ -195,10 +195,10 @@ class Recording:
                 self.finish(End.SILENCE)
             elif now - self._last_frame >= _ns(2 * timing.ping):
                 self._last_frame = now
-                self.spawn(self._close(self._socket))
+                self._spawn(self._close(self._socket))
             elif now - max(self._last_frame, self._pinged) >= _ns(timing.ping):
                 self._pinged = now
-                self.spawn(self._ping(self._socket))
+                self._spawn(self._ping(self._socket))
 
     async def listen(self) -> None:
         """Listen until the call is over, or is known to be out of reach; ``end`` says which. Never raises."""
@@ -214,7 +214,7 @@ class Recording:
         failures = 0
         while True:
             answer = await self.connect(self.call_id)
-            self.attempted(answer.reply)
+            self.metrics.recorder_connects.labels(answer.reply.value).inc()
             if answer.socket is not None:
                 code = await self._read(answer.socket)
                 if self._closed is not None:
@@ -320,6 +320,9 @@ class Recording:
             self._socket = None
             self._established |= not refused
             await socket.close()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        self.tasks.create_task(work, name="recorder: frame")
 
     async def _ping(self, socket: Socket) -> None:
         # The reader finds out by itself what became of the connection.
