@@ -4,12 +4,11 @@ The rule it keeps: 204 means stored. Until then the SDK holds the batch and send
 is always 503 (Python SDKs up to 0.22.0 never repeat a 429), and nothing is ever answered with a redirect: the JS SDK
 would follow it with a GET, take that for success, and forget the batch.
 
-``ingest_routes`` and ``application`` stand apart from ``listening``, for this address is shared by several endpoints.
+``application`` stands apart from ``ingest_routes``, for this address is shared by several endpoints.
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -22,8 +21,7 @@ from grafter.guests.agents.intake import Intake, read_items
 from grafter.guests.json_values import parse_json
 from grafter.logs import Throttle, log_bug
 from grafter.receiver.http_body import read_json_body
-from grafter.receiver.http_server import Tokens, serving
-from grafter.receiver.in_flight import InFlight
+from grafter.receiver.http_server import Tokens
 from grafter.receiver.outcomes import (
     OPENAI,
     Answered,
@@ -102,25 +100,6 @@ def application(routes: Sequence[web.AbstractRouteDef]) -> web.Application:
     app = web.Application(middlewares=[_json_errors])
     app.add_routes(routes)
     return app
-
-
-@asynccontextmanager
-async def listening(
-    routes: Sequence[web.AbstractRouteDef],
-    *,
-    endpoint: str,
-    grace_seconds: float,
-    share_port: bool = False,
-    in_flight: InFlight | None = None,
-) -> AsyncIterator[int]:
-    """Serve all routes at ``endpoint`` (``host:port``) while the context is open; yields the port.
-
-    ``share_port``, ``in_flight``: see ``serving``.
-    On leaving, requests in flight get up to ``grace_seconds``. Raises ValueError and OSError as ``serving`` does.
-    """
-    app = application(routes)
-    async with serving(app, endpoint, None, grace_seconds, share_port=share_port, in_flight=in_flight) as (_, port):
-        yield port
 
 
 def _read(body: bytes, policy: GraftPolicy) -> tuple[list[object], Intake]:
