@@ -76,9 +76,7 @@ class ArrivalClock:
 
 
 @asynccontextmanager
-async def keeping_time(
-    store: MomentStore, metrics: Metrics, watch_seconds: float = _WATCH_SECONDS
-) -> AsyncIterator[ArrivalClock]:
+async def keeping_time(store: MomentStore, metrics: Metrics) -> AsyncIterator[ArrivalClock]:
     """The clock of a store: later than all that the store has seen, but for the last seconds before a crash.
 
     It is compared with the wall clock, and kept in the store, until left.
@@ -94,7 +92,7 @@ async def keeping_time(
             if rounds % _KEEP_EVERY == 0:
                 await _keep(store, clock)
             rounds += 1
-            await asyncio.sleep(watch_seconds)
+            await asyncio.sleep(_WATCH_SECONDS)
 
     try:
         async with beside(watch(), "arrival_clock.watch"):

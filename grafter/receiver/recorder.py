@@ -1,4 +1,4 @@
-"""Recorders of Realtime and Live calls: grafter's own ear on calls whose app posts nothing.
+"""Recorders of Realtime and Live calls: grafter listens to them itself where their app posts nothing.
 
 One task a call reads its sideband (recording.py); one task for all of them looks after time and hands what they heard
 to the store (recorder_outbox.py). The rules it keeps: at most one recorder a call; a start is acknowledged only when
@@ -144,12 +144,13 @@ class Recorders:
             raise NotRecordedError(f"more than {_STARTS_A_SECOND} recorders a second are asked for", reason="rate")
         self._starts_left -= 1
 
-    def stop(self, call_id: str, end: End = End.POSTED) -> bool:
-        """End a call's recorder; False when it has none. What it has heard is stored, some time."""
+    def stop(self, call_id: str) -> bool:
+        """End the recorder of a call that was said to be over; False when it has none. What it heard is stored some
+        time."""
         recording = self._live.get(call_id)
         if recording is None:
             return False
-        recording.finish(end)
+        recording.finish(End.POSTED)
         return True
 
     def ended_by(self, consumer: Consumer) -> Consumer:
