@@ -14,7 +14,7 @@ from grafter.errors import UnavailableError
 from grafter.processor.backlog import DeferredBatch, laid_out, read_back, together
 from grafter.processor.lanes import Lane, Limits
 from grafter.processor.leases import Leases
-from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS, Quarantine, Refused, RefusedTraces
+from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS, Quarantine, Refused, RefusedTraces, taken_of
 from grafter.processor.release_result import Work
 from grafter.store.base import Store
 from grafter.store.model import DISK_FULL, Claim, Outcome, Settlement, StoredPart
@@ -216,10 +216,7 @@ class Deferring:
         kept = await self.refused.keep(name, refused) if refused else 0
         for _, trace, result in refused[kept:]:
             wait = max(wait, FULL_BOX_SECONDS)
-            taken = trace.spans - result.part.spans if result.part is not None else 0
-            # What the peer took of it was counted as sent, and goes out once more with the rest.
-            self.metrics.recovered_spans.inc(taken)
-            left.append(replace(trace, resend=True) if taken else trace)
+            left.append(replace(trace, resend=True) if taken_of(trace, result) else trace)
         return left, wait
 
     async def _postpone(self, claims: Sequence[tuple[Claim, float]], *, untouched: bool = False) -> None:

@@ -22,7 +22,7 @@ from grafter.processor.deferring import Deferring
 from grafter.processor.lanes import SOON_SECONDS, Lane, Lanes, Limits, Place
 from grafter.processor.leases import Leases
 from grafter.processor.plain_traces import PlainRelease
-from grafter.processor.quarantine import FULL_BOX_SECONDS, Quarantine, RefusedTraces
+from grafter.processor.quarantine import FULL_BOX_SECONDS, Quarantine, RefusedTraces, taken_of
 from grafter.processor.release_result import Work
 from grafter.store.base import Store
 from grafter.store.model import DISK_FULL, Claim, Outcome, PlainSettlement, Settlement
@@ -243,6 +243,16 @@ class Delivery:
         """Keep what an exporter answered for each trace."""
         refused: list[tuple[Work, OutTrace, Result]] = []
         withdrawn: list[Work] = []
+
+        def not_taken(work: Work, retry_after: float, *, may_have_come: bool) -> None:
+            work.retry_after = max(work.retry_after, retry_after)
+            if may_have_come:
+                work.outcomes[name] = Outcome.INTENDED
+                self.begun[work.claim.key] = work.reason
+            else:
+                work.outcomes.pop(name, None)
+                withdrawn.append(work)
+
         for work, trace, result in zip(works, traces, results, strict=True):
             if result.verdict is Verdict.ACCEPTED:
                 work.outcomes[name] = Outcome.ACCEPTED
@@ -251,13 +261,8 @@ class Delivery:
                 refused.append((work, trace, result))
             else:
                 # LATER: nothing is known against the trace.
-                work.retry_after = max(work.retry_after, result.retry_after, self._tick_seconds)
-                if result.unknown or trace.resend:
-                    work.outcomes[name] = Outcome.INTENDED
-                    self.begun[work.claim.key] = work.reason
-                else:
-                    work.outcomes.pop(name, None)
-                    withdrawn.append(work)
+                again = max(result.retry_after, self._tick_seconds)
+                not_taken(work, again, may_have_come=result.unknown or trace.resend)
         if len(self.lanes) > 1:
             for work in works:
                 self.begun.setdefault(work.claim.key, work.reason)
@@ -271,16 +276,7 @@ class Delivery:
                 claims = [work.claim for work, _, _ in refused[:kept]]
                 await self.leases.until_settled(lambda: self._store.record(claims, name, Outcome.REFUSED))
             for work, trace, result in refused[kept:]:
-                work.retry_after = max(work.retry_after, FULL_BOX_SECONDS)
-                taken = trace.spans - result.part.spans if result.part is not None else 0
-                # What the peer took of it was counted as sent, and goes out once more with the rest.
-                self._metrics.recovered_spans.inc(taken)
-                if taken or trace.resend:
-                    work.outcomes[name] = Outcome.INTENDED
-                    self.begun[work.claim.key] = work.reason
-                else:
-                    work.outcomes.pop(name, None)
-                    withdrawn.append(work)
+                not_taken(work, FULL_BOX_SECONDS, may_have_come=taken_of(trace, result) > 0 or trace.resend)
         for work in withdrawn:
             work.void.add(name)
         if len(self.lanes) == 1:

@@ -48,7 +48,8 @@ class RefusedTraces:
         self._throttle = Throttle()
 
     async def keep(self, exporter: str, refused: Sequence[Refused]) -> int:
-        """How many of them are kept, the first ones; there was no room for the others. Raises UnavailableError."""
+        """How many of them are kept, the first ones; there was no room for the others. What the peer took of those was
+        counted as sent, and goes out once more with the rest: it counts as recovered. Raises UnavailableError."""
         now = UnixNano(self._clock())
         parts = [(key, result.reason, result.part or trace) for key, trace, result in refused]
         letters = [
@@ -77,7 +78,14 @@ class RefusedTraces:
                 _ids(left),
                 left[0].reason,
             )
+        for _, trace, result in refused[len(kept) :]:
+            self._metrics.recovered_spans.inc(taken_of(trace, result))
         return added.kept
+
+
+def taken_of(trace: OutTrace, result: Result) -> int:
+    """How many spans of a trace that was refused the peer took all the same."""
+    return 0 if result.part is None else trace.spans - result.part.spans
 
 
 def _count_pushed_out(metrics: Metrics, spans: int) -> None:
