@@ -1,17 +1,22 @@
-"""What one exporter alone has not got is put off for it, and sent when it takes something: its backlog at work."""
+"""Backlogs: what some exporters have and another has not, put off for that one and sent to it when it takes something.
+
+A batch of a backlog is laid out for the store as host parts: the spans of all its traces by envelope, and as the head
+of each part whose those are. So it takes next to nothing of the index, nothing is decoded or joined for it a second
+time, and what arrives late is byte for byte what arrived elsewhere.
+"""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from struct import Struct
 from struct import error as StructError
 
-from grafter.consumer import OutTrace, Result, Verdict
-from grafter.core.model import UnixNano
+from grafter.consumer import Batch, OutTrace, Piece, Result, Verdict
+from grafter.core.model import Envelope, Key, Part, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
-from grafter.processor.backlog import DeferredBatch, laid_out, read_back, together
 from grafter.processor.lanes import Lane, Limits
 from grafter.processor.leases import Leases
 from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS, Quarantine, Refused, RefusedTraces, taken_of
@@ -28,6 +33,20 @@ _DOWN_SECONDS = 10.0
 _SUSPECT_SECONDS = 60.0
 # Batches that are claimed at a time to be sent together.
 _FEW, _MANY = 8, 256
+_OWNER = Struct("<B17sBII")
+"""Before the next spans of a part's payload: length of their trace's key, the key, RESEND or 0, spans, their bytes."""
+_RESEND = 1
+# A part is read and written as a whole.
+_PART_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class DeferredBatch:
+    traces: list[OutTrace]
+    runs: list[tuple[Envelope, list[bytes]]] | None
+    """All payloads by envelope, where none of the spans has to be marked."""
+    spans: int
+    size: int
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -48,7 +67,7 @@ class Deferring:
     async def keep(self, exporter: str, traces: Sequence[OutTrace], *, resend: bool = False) -> None:
         """Put these off for an exporter. Before, an intent for it has to stand for what they are of; after, that is to
         be settled. ``resend``: what became of an attempt is unknown. Raises UnavailableError."""
-        await self.store.defer(exporter, laid_out(traces, resend=resend), UnixNano(self.clock()))
+        await self.store.defer(exporter, _laid_out(traces, resend=resend), UnixNano(self.clock()))
         self.metrics.deferred_spans.labels(exporter).inc(sum([trace.spans for trace in traces]))
 
     async def keep_all(self, waiting: Mapping[str, Sequence[Work]]) -> list[Work]:
@@ -152,7 +171,7 @@ class Deferring:
         owned = await self.store.record([claim for claim, _ in read], lane.name, Outcome.INTENDED) if read else ()
         found = [one for one, own in zip(read, owned, strict=True) if own]
         if found:
-            batch = together([one for _, one in found])
+            batch = _together([one for _, one in found])
             await self._conclude(lane.name, found, await lane.timed(lambda exporter: exporter.export(batch)))
 
     async def _conclude(
@@ -225,12 +244,72 @@ class Deferring:
         await self.store.postpone(later, untouched=untouched)
 
 
-def _read_back(name: str, claim: Claim, parts: Sequence[StoredPart]) -> DeferredBatch:
+def _laid_out(traces: Sequence[OutTrace], *, resend: bool = False) -> list[Part]:
+    """The parts of a batch. ``resend``: an attempt has an unknown outcome, whatever the traces say."""
+    parts: list[Part] = []
+    open_: dict[tuple[bytes, bytes], tuple[Envelope, list[bytes], list[bytes], list[int]]] = {}
+
+    def close(envelope: Envelope, heads: list[bytes], payloads: list[bytes], spans: list[int]) -> None:
+        parts.append(Part(Key(b""), b"".join(payloads), sum(spans), envelope, span_ids=b"".join(heads)))
+
+    sizes: dict[tuple[bytes, bytes], int] = {}
+    for trace in traces:
+        key, flags = bytes(trace.key), _RESEND if resend or trace.resend else 0
+        for piece in trace.pieces:
+            envelope, size = piece.envelope, len(piece.payload)
+            of = (envelope.resource, envelope.scope)
+            run = open_.get(of)
+            if run is not None and sizes[of] + size > _PART_BYTES:
+                close(*open_.pop(of))
+                run = None
+            if run is None:
+                run = open_[of] = (envelope, [], [], [])
+                sizes[of] = 0
+            sizes[of] += size
+            run[1].append(_OWNER.pack(len(key), key, flags, piece.spans, size))
+            run[2].append(piece.payload)
+            run[3].append(piece.spans)
+    for run in open_.values():
+        close(*run)
+    return parts
+
+
+def _together(batches: Sequence[DeferredBatch]) -> Batch:
+    """Several of them for the exporter, trace by trace in their order."""
+    runs: list[tuple[Envelope, list[bytes]]] = []
+    for batch in batches:
+        runs += batch.runs or ()
+    traces = [trace for batch in batches for trace in batch.traces]
+    spans, size = sum([batch.spans for batch in batches]), sum([batch.size for batch in batches])
+    return Batch(traces, spans, size, runs if all(batch.runs is not None for batch in batches) else None)
+
+
+def _read_back(exporter: str, claim: Claim, parts: Sequence[StoredPart]) -> DeferredBatch:
     """Raises UnavailableError where nothing of it is there, or something else."""
+    # It was on its way before, with an unknown outcome.
+    resend = claim.outcomes.get(exporter) is Outcome.INTENDED
+    pieces: dict[bytes, list[Piece]] = {}
+    marked: set[bytes] = set()
+    runs: list[tuple[Envelope, list[bytes]]] = []
     try:
-        batch = read_back(parts, resend=claim.outcomes.get(name) is Outcome.INTENDED)
+        for part in parts:
+            assert part.envelope is not None
+            runs.append((part.envelope, [part.payload]))
+            at = 0
+            for length, padded, flags, spans, size in _OWNER.iter_unpack(part.span_ids):
+                key = padded[:length]
+                pieces.setdefault(key, []).append(Piece(part.envelope, part.payload[at : at + size], spans))
+                at += size
+                if flags & _RESEND:
+                    marked.add(key)
     except StructError as error:
         raise UnavailableError(f"a batch of a backlog is damaged: {error}", reason="store_down") from error
-    if not batch.traces:
+    if not pieces:
         raise UnavailableError("nothing is left of a batch of a backlog", reason="store_down")
-    return batch
+    traces = [
+        OutTrace(Key(key), tuple(own), sum([piece.spans for piece in own]), resend=resend or key in marked)
+        for key, own in pieces.items()
+    ]
+    some_marked = resend or bool(marked)
+    spans = sum([part.spans for part in parts])
+    return DeferredBatch(traces, None if some_marked else runs, spans, sum([len(part.payload) for part in parts]))
