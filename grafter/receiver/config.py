@@ -67,7 +67,7 @@ class Surroundings:
     links: "CallLinks | None" = None
     """Makes links to the pages of calls; None: there is no page."""
     in_flight: "InFlight | None" = None
-    """What the requests of all receivers may hold at once; None: each is bounded by itself only."""
+    """What the requests of all receivers may hold at once; None: each server has a budget of its own."""
     share_ports: bool = False
     """The other workers listen at the same ports, which their parent holds."""
 

@@ -13,7 +13,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from grafter.core.large_json import values_in
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
 from grafter.guests.json_values import parse_json
-from grafter.receiver.compression import Take, content_encoding, nothing, unpack
+from grafter.receiver.compression import Take, content_encoding, unpack
 from grafter.receiver.http_server import HELD
 from grafter.tasks import in_thread_if
 
@@ -38,8 +38,8 @@ _SPLIT = "send less at a time, the most is"
 async def read_body(request: web.Request, limit: int, *, in_turn: bool = True) -> bytes:
     """The request's body, decompressed, at most ``limit`` bytes long before and after.
 
-    The application must be served without aiohttp's own decompression (``serving`` does); the body then counts in the
-    budget of bytes in flight, declared bytes before one of them is read, and is read when it is its turn, which lasts
+    The application must be served by ``serving``, without aiohttp's own decompression; the body counts in the budget of
+    bytes in flight, declared bytes before one of them is read, and is read when it is its turn, which lasts
     until the answer. ``in_turn`` False: it has none; its answer may take long by its nature.
     Raises TooLargeError, UnsupportedError for an encoding that is not known, RejectedError for broken compression or a
     body that ended early (reason ``truncated``), and UnavailableError where the budget is spent, the turn does not
@@ -48,18 +48,17 @@ async def read_body(request: web.Request, limit: int, *, in_turn: bool = True) -
     encoding = content_encoding(request.headers.getall("Content-Encoding", ()))
     if request.content_length is not None and request.content_length > limit:
         raise TooLargeError(f"request body has {request.content_length} bytes, the limit is {limit}")
-    held = request.get(HELD)
-    take = nothing if held is None else held.take
-    if held is None or not in_turn:
-        body = await _received(request, limit, take)
-    else:
+    held = request[HELD]
+    if in_turn:
         await held.turn()
         with held.reading():
-            body = await _received(request, limit, take)
+            body = await _received(request, limit, held.take)
         await held.read(len(body))
+    else:
+        body = await _received(request, limit, held.take)
     if encoding == "identity" or not body:
         return body
-    return await unpack(encoding, body, limit, take, None if held is None else held.unpacking)
+    return await unpack(encoding, body, limit, held.take, held.unpacking)
 
 
 async def read_json_body(request: web.Request, limit: int, *, in_turn: bool = True) -> bytes:
@@ -74,15 +73,14 @@ async def read_json_body(request: web.Request, limit: int, *, in_turn: bool = Tr
     most = min(MAX_VALUES, FEW_VALUES + len(body) // VALUE_LEAST)
     if values > most:
         raise TooLargeError(f"request body of {len(body)} bytes has {values:,} JSON values; {_SPLIT} {most:,}")
-    held, size = request.get(HELD), values * _VALUE_BYTES
-    if held is not None:
-        if size > held.limit:
-            most = held.limit // _VALUE_BYTES
-            raise TooLargeError(
-                f"request body of {len(body)} bytes has {values:,} JSON values, which take {size:,} bytes once they are"
-                f" read; {_SPLIT} {most:,}"
-            )
-        held.take(size)
+    held, size = request[HELD], values * _VALUE_BYTES
+    if size > held.limit:
+        most = held.limit // _VALUE_BYTES
+        raise TooLargeError(
+            f"request body of {len(body)} bytes has {values:,} JSON values, which take {size:,} bytes once they are"
+            f" read; {_SPLIT} {most:,}"
+        )
+    held.take(size)
     if len(body) > _THREAD_BYTES:
         _try_for(2 * len(body) + size)
     return body

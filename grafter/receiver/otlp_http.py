@@ -137,21 +137,20 @@ class _Handler:
             raise UnsupportedError(f"content type must be {_PROTOBUF} or {_JSON}")
         if request.content_type == _PROTOBUF:
             body = await read_body(request, self.max_bytes)
-            return web.Response(body=await self._handed_on(request, route, body), content_type=_PROTOBUF)
+            return web.Response(body=await _handed_on(request, route, body), content_type=_PROTOBUF)
         body = await read_json_body(request, self.max_bytes)
         odd = Oddities()
         body = await in_thread_if(len(body) > _THREAD_BYTES, route.from_json, body, odd)
-        answer = await self._handed_on(request, route, body, odd)
+        answer = await _handed_on(request, route, body, odd)
         # Only a partial success has a body.
         text = message_to_json(route.response.FromString(answer)) if answer else b"{}"
         return web.Response(body=text, content_type=_JSON)
 
-    @staticmethod
-    async def _handed_on(request: web.Request, route: _Route, body: bytes, odd: Oddities = NOTHING_ODD) -> bytes:
-        held = request.get(HELD)
-        if held is not None and not route.stores:
-            held.end_turn()
-        return await route.export(body, odd)
+
+async def _handed_on(request: web.Request, route: _Route, body: bytes, odd: Oddities = NOTHING_ODD) -> bytes:
+    if not route.stores:
+        request[HELD].end_turn()
+    return await route.export(body, odd)
 
 
 def _failure(request: web.Request, error: Exception) -> web.Response:
