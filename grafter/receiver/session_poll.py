@@ -60,12 +60,6 @@ class Pulled:
     """Its metadata names a host trace."""
 
 
-def pull_error(reply: Reply, message: str | None = None) -> UpstreamError:
-    """The session was not read, and trying again now would not help; ``message`` is for people."""
-    kind = UpstreamMissingError if reply is Reply.NOT_FOUND else UpstreamError
-    return kind(message or message_of(reply), reason=reply.value)
-
-
 def message_of(reply: Reply) -> str:
     return _ADVICE.get(reply, "OpenAI's answer is not the one that is documented")
 
@@ -84,7 +78,8 @@ def answer_to(task: Task, requested_at: int) -> Pulled | None:
         except ValueError:
             # A newer version's.
             reply = Reply.FAILED
-        raise pull_error(reply)
+        kind = UpstreamMissingError if reply is Reply.NOT_FOUND else UpstreamError
+        raise kind(message_of(reply), reason=reply.value)
     project, _, session_id = task.name.rpartition("/")
     return Pulled(session_id, project, answered.traces, answered.skipped, answered.linked)
 
