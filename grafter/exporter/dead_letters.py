@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import orjson
 
 from grafter.consumer import Batch, Exporter, OutTrace, Piece, Result, Verdict
-from grafter.core.model import JsonObject, UnixNano, is_guest_key
+from grafter.core.model import JsonObject, Part, UnixNano, is_guest_key
 from grafter.errors import RejectedError
 from grafter.exporter.tree import render
 from grafter.otlp import build
@@ -304,10 +304,7 @@ def _batches(letters: Sequence[DeadLetter]) -> list[list[DeadLetter]]:
 
 def _trace(letter: DeadLetter) -> OutTrace:
     """What of the letter can be read, as it goes out."""
-    try:
-        parts = Splitter(()).split(letter.payload).parts
-    except (RejectedError, ValueError):
-        parts = []
+    parts = _parts(letter)
     pieces = tuple(Piece(part.envelope, part.payload, part.spans) for part in parts if part.envelope is not None)
     return OutTrace(letter.key, pieces, sum(piece.spans for piece in pieces), resend=letter.retried)
 
@@ -315,10 +312,15 @@ def _trace(letter: DeadLetter) -> OutTrace:
 def _trace_id(letter: DeadLetter) -> str:
     if not is_guest_key(letter.key):
         return letter.key.hex()
+    return next((part.key.hex() for part in _parts(letter)), "")
+
+
+def _parts(letter: DeadLetter) -> Sequence[Part]:
+    """None of what cannot be read."""
     try:
-        return next((part.key.hex() for part in Splitter(()).split(letter.payload).parts), "")
+        return Splitter(()).split(letter.payload).parts
     except (RejectedError, ValueError):
-        return ""
+        return ()
 
 
 def _as_json(letter: DeadLetter) -> JsonObject:
