@@ -17,6 +17,7 @@ import orjson
 from aiohttp import WSMsgType
 
 from grafter.core.model import Part, UnixNano
+from grafter.core.policy import SECOND
 from grafter.core.retry import RetryPolicy
 from grafter.guests.json_values import mapping_of
 from grafter.guests.realtime.event_buffer import EventBuffer
@@ -29,8 +30,6 @@ from grafter.receiver.openai_api import ApiAnswer, Reply, Socket
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
-
-SECOND = 1_000_000_000
 
 Clock = Callable[[], int]
 """Nanoseconds."""
