@@ -119,7 +119,7 @@ class Assembler:
         moved = old.moved if old is not None else None
         if target is not None:
             moved, counted = hang(key, decoded, target, self._policy, waited=(now - state.first) / 1e9)
-            out.guests = [*out.guests, counted]
+            out.guests.append(counted)
         steps = host_steps(decoded, digest)
         left = self._steps_left(key, steps, old, moved, recalled, target)
         pieces, lined, summed = self._lined_up(out, hung, decoded, steps, old, runs, key, left, summed)
