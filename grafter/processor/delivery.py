@@ -80,7 +80,11 @@ class Delivery:
         try:
             if isinstance(released, PlainRelease):
                 with self.leases.leased(released.claims):
-                    await (self._send_plain(released, place) if alone is None else self._send_plain_to(alone, released))
+                    if alone is not None:
+                        await self._send_plain_to(alone, released)
+                        return
+                    async with self.lanes.taking_part() as taking_part:
+                        await self._send_plain_to_all(taking_part, released, place)
                 return
             with self.leases.leased([work.claim for work in released]):
                 await (self._export_to_all(released, place) if alone is None else self._export(alone, released))
@@ -104,12 +108,8 @@ class Delivery:
             await self._record(lane.name, works, [work.trace for work in works], [results[i] for i in at])
             await self._conclude(works)
 
-    async def _send_plain(self, plain: PlainRelease, place: Place) -> None:
-        """The same to several: as one while each takes all of it, or has all of it put off."""
-        async with self.lanes.taking_part() as taking_part:
-            await self._send_plain_to_all(taking_part, plain, place)
-
     async def _send_plain_to_all(self, taking_part: Mapping[Lane, Place], plain: PlainRelease, place: Place) -> None:
+        """The same to several: as one while each takes all of it, or has all of it put off."""
         batch = plain.batch()
         intents = [self._store.record(plain.claims, lane.name, Outcome.INTENDED) for lane in self.lanes]
         if not all([own for (own,) in await asyncio.gather(*intents)]):  # noqa: C419  # a list is faster here

@@ -12,7 +12,7 @@ which nothing is left to decide; its members are told apart when an exporter doe
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Self
 
 from grafter.consumer import Exporter
@@ -123,14 +123,9 @@ class Processor:
                 logger.exception("a round of the processor failed")
                 busy = False
             if not busy:
-                await self._pause()
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(self._limits.tick_seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._limits.tick_seconds):
+                        await self._stopping.wait()
 
     async def _renew(self) -> None:
         """Keep the leases of what is still on its way."""
