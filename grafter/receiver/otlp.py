@@ -48,7 +48,10 @@ class Intake:
         metrics: Metrics,
         transport: str,
         pass_through: PassThrough | None = None,
+        signals: frozenset[Signal] = frozenset(),
     ) -> None:
+        """``signals``: those beside traces that are taken, for ``pass_through``."""
+        self.signals = signals
         self._consumer = consumer
         self._splitter = splitter
         self._pass_through = pass_through
@@ -93,8 +96,7 @@ class Intake:
 
         Raises RejectedError or UnavailableError.
         """
-        if self._pass_through is None:
-            raise ValueError(f"no pass-through for {signal}")
+        assert self._pass_through is not None
         began = perf_counter()
         await self._pass_through.forward(signal, request)
         self._accepted.inc()

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 
-from grafter.consumer import Consumer, PassThrough, Signal
+from grafter.consumer import Signal
 from grafter.errors import RejectedError, UnavailableError
-from grafter.otlp.split import Splitter
 from grafter.otlp.status import retry_info
 from grafter.receiver.address import check_endpoint, host_and_port
 from grafter.receiver.compression import encoding_of, unpack
@@ -34,7 +33,6 @@ from grafter.receiver.http_server import Tokens, connections_limit, tls_context
 from grafter.receiver.in_flight import Held, InFlight, memory_may_be_refused
 from grafter.receiver.otlp import MAX_BYTES, Export, Intake
 from grafter.receiver.outcomes import UnauthenticatedError, otlp_failure, refusal_of, retry_after
-from grafter.telemetry import Metrics
 
 _SERVICES = {
     Signal.METRICS: "opentelemetry.proto.collector.metrics.v1.MetricsService",
@@ -61,17 +59,13 @@ _MAX_STREAMS = 16
 
 @asynccontextmanager
 async def listening(
-    consumer: Consumer,
-    splitter: Splitter,
-    metrics: Metrics,
+    intake: Intake,
     *,
     endpoint: str,
     tls: ServerTls | None = None,
     tokens: Sequence[str] = (),
     max_bytes: int = MAX_BYTES,
     grace_seconds: float,
-    pass_through: PassThrough | None = None,
-    signals: frozenset[Signal] = frozenset(),
     share_port: bool = False,
     min_ping_seconds: float = MIN_PING_SECONDS,
     in_flight: InFlight | None = None,
@@ -79,7 +73,7 @@ async def listening(
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
-    Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are UNIMPLEMENTED.
+    Metrics and logs that the intake does not take are UNIMPLEMENTED.
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
     ``in_flight``: the budget in which messages count, and whose turn it is. A message that does not come within
     ``message_seconds`` after it was asked for is refused, with a hint.
@@ -92,10 +86,8 @@ async def listening(
     if not share_port:
         # A check beside workers that listen would take connections of theirs, and reset them.
         await check_endpoint(endpoint)
-    intake = Intake(consumer, splitter, metrics, "grpc", pass_through)
     exports = {_TRACES: _Method(intake.traces, stores=True)}
-    if pass_through is not None:
-        exports |= {_SERVICES[signal]: _Method(partial(intake.passed, signal), stores=False) for signal in signals}
+    exports |= {_SERVICES[signal]: _Method(partial(intake.passed, signal), stores=False) for signal in intake.signals}
     budget = in_flight or InFlight()
     server = grpc.aio.server(
         options=[

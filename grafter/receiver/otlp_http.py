@@ -14,9 +14,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from grafter.consumer import Consumer, PassThrough, Signal
+from grafter.consumer import Signal
 from grafter.otlp.from_json import Oddities, request_from_json, trace_request_from_json
-from grafter.otlp.split import Splitter
 from grafter.otlp.status import failure_to_json
 from grafter.otlp.to_json import message_to_json
 from grafter.receiver.config import Cors, ServerTls
@@ -35,7 +34,6 @@ from grafter.receiver.outcomes import (
     refusal_of,
 )
 from grafter.tasks import in_thread_if
-from grafter.telemetry import Metrics
 
 _PROTOBUF = "application/x-protobuf"
 _JSON = "application/json"
@@ -61,9 +59,7 @@ class _Route:
 
 @asynccontextmanager
 async def listening(
-    consumer: Consumer,
-    splitter: Splitter,
-    metrics: Metrics,
+    intake: Intake,
     *,
     endpoint: str,
     tls: ServerTls | None = None,
@@ -71,24 +67,20 @@ async def listening(
     cors: Cors | None = None,
     max_bytes: int = MAX_BYTES,
     grace_seconds: float,
-    pass_through: PassThrough | None = None,
-    signals: frozenset[Signal] = frozenset(),
     share_port: bool = False,
     in_flight: InFlight | None = None,
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
-    Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are 404.
+    Metrics and logs that the intake does not take are 404.
     ``share_port``, ``in_flight``: see ``serving``.
     On leaving, new connections are refused at once and requests in flight are waited for up to ``grace_seconds``.
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
     """
-    intake = Intake(consumer, splitter, metrics, "http", pass_through)
     routes = {"/v1/traces": _Route(intake.traces, True, trace_request_from_json, ExportTraceServiceResponse)}
-    if pass_through is not None:
-        for signal in signals:
-            read, response = partial(request_from_json, signal), _PASSED_RESPONSES[signal]
-            routes[f"/v1/{signal}"] = _Route(partial(intake.passed, signal), False, read, response)
+    for signal in intake.signals:
+        read, response = partial(request_from_json, signal), _PASSED_RESPONSES[signal]
+        routes[f"/v1/{signal}"] = _Route(partial(intake.passed, signal), False, read, response)
     rules = _CorsRules(cors, bool(tokens)) if cors is not None and cors.allowed_origins else None
     handler = _Handler(intake, routes, Tokens(tokens), rules, max_bytes)
     app = web.Application()

@@ -67,37 +67,35 @@ class OtlpReceiver(ReceiverConfig):
         """Run both servers; yields ``otlp_grpc`` and ``otlp_http`` with their ports, of ``otlp/x`` ``otlp_grpc/x`` …"""
         from grafter.otlp.split import Splitter
         from grafter.receiver import otlp_grpc, otlp_http
+        from grafter.receiver.otlp import Intake
 
         suffix = name.removeprefix("otlp")
         grpc, http = self.protocols.grpc, self.protocols.http
         splitter = Splitter(around.policy.anchors, around.policy.guest_id_keys, around.policy.rules)
+        passing = around.forwarding
+
+        def intake(transport: str) -> Intake:
+            return Intake(around.consumer, splitter, around.metrics, transport, passing, passing.signals)
+
         async with (
             otlp_grpc.listening(
-                around.consumer,
-                splitter,
-                around.metrics,
+                intake("grpc"),
                 endpoint=grpc.endpoint,
                 tls=grpc.tls,
                 tokens=revealed(grpc.tokens),
                 max_bytes=grpc.max_recv_msg_size_mib << 20,
                 grace_seconds=around.grace_seconds / 2,
-                pass_through=around.forwarding,
-                signals=around.forwarding.signals,
                 share_port=around.share_ports,
                 in_flight=around.in_flight,
             ) as grpc_port,
             otlp_http.listening(
-                around.consumer,
-                splitter,
-                around.metrics,
+                intake("http"),
                 endpoint=http.endpoint,
                 tls=http.tls,
                 tokens=revealed(http.tokens),
                 cors=http.cors,
                 max_bytes=http.max_request_body_size,
                 grace_seconds=around.grace_seconds / 2,
-                pass_through=around.forwarding,
-                signals=around.forwarding.signals,
                 share_port=around.share_ports,
                 in_flight=around.in_flight,
             ) as http_port,

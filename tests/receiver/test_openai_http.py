@@ -34,6 +34,7 @@ from grafter.otlp.split import Splitter
 from grafter.receiver import otlp_grpc
 from grafter.receiver.http_server import serving
 from grafter.receiver.openai_http import application, ingest_routes
+from grafter.receiver.otlp import Intake
 from grafter.receiver.tee import Tee, teeing
 from grafter.telemetry import Metrics
 from tests.propagation.apps import HELPERS, with_packages
@@ -239,7 +240,8 @@ async def run_example(*command: str, **environment: str) -> str:
 async def test_the_python_example(consumer, metrics: Metrics) -> None:
     """The example for Python sends both halves of a call, and the second names the first."""
     hosts = type(consumer)()
-    otlp = otlp_grpc.listening(hosts, Splitter(()), metrics, endpoint="127.0.0.1:0", grace_seconds=1.0)
+    intake = Intake(hosts, Splitter(()), metrics, "grpc")
+    otlp = otlp_grpc.listening(intake, endpoint="127.0.0.1:0", grace_seconds=1.0)
     async with opened(consumer, metrics) as door, otlp as port:
         example = str(EXAMPLES / "agents_python.py")
         host = await run_example(sys.executable, example, GRAFTER_INGEST=door.url, GRAFTER_OTLP=f"127.0.0.1:{port}")

@@ -32,6 +32,7 @@ from grafter.otlp.split import Splitter
 from grafter.receiver import otlp_grpc
 from grafter.receiver.config import ServerTls
 from grafter.receiver.in_flight import InFlight
+from grafter.receiver.otlp import Intake
 
 TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
@@ -55,7 +56,9 @@ def door(consumer, metrics):
     @asynccontextmanager
     async def opened(**settings):
         settings = {"endpoint": "localhost:0", "grace_seconds": 1.0, "splitter": Splitter([])} | settings
-        async with otlp_grpc.listening(consumer, settings.pop("splitter"), metrics, **settings) as port:
+        passing = settings.pop("pass_through", None), settings.pop("signals", frozenset())
+        intake = Intake(consumer, settings.pop("splitter"), metrics, "grpc", *passing)
+        async with otlp_grpc.listening(intake, **settings) as port:
             yield f"localhost:{port}"
 
     return opened

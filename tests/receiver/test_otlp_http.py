@@ -32,6 +32,7 @@ from grafter.otlp.to_json import trace_request_to_json
 from grafter.receiver import otlp_http
 from grafter.receiver.config import Cors
 from grafter.receiver.in_flight import InFlight
+from grafter.receiver.otlp import Intake
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 TRACE_ID = bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736")
@@ -72,8 +73,10 @@ def door(consumer, metrics):
     async def opened(**settings):
         settings = {"endpoint": "localhost:0", "grace_seconds": 1.0} | settings
         scheme = "https" if settings.get("tls") else "http"
+        passing = settings.pop("pass_through", None), settings.pop("signals", frozenset())
+        intake = Intake(consumer, Splitter([]), metrics, "http", *passing)
         async with (
-            otlp_http.listening(consumer, Splitter([]), metrics, **settings) as port,
+            otlp_http.listening(intake, **settings) as port,
             aiohttp.ClientSession(auto_decompress=False) as session,
         ):
             yield Client(session, f"{scheme}://localhost:{port}")
