@@ -69,14 +69,13 @@ async def listening(
     share_port: bool = False,
     min_ping_seconds: float = MIN_PING_SECONDS,
     in_flight: InFlight | None = None,
-    message_seconds: float = BODY_SECONDS,
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
     Metrics and logs that the intake does not take are UNIMPLEMENTED.
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
     ``in_flight``: the budget in which messages count, and whose turn it is. A message that does not come within
-    ``message_seconds`` after it was asked for is refused, with a hint.
+    BODY_SECONDS after it was asked for is refused, with a hint.
     Past ``connections_limit`` connections a new one is closed.
     A client that pings more often than every ``min_ping_seconds`` while it sends nothing loses its connection.
     On leaving, new requests are refused at once and those in flight are waited for up to ``grace_seconds``.
@@ -108,7 +107,7 @@ async def listening(
         ]
     )
     methods = {f"/{service}/Export": export for service, export in exports.items()}
-    server.add_generic_rpc_handlers([_Methods(methods, intake, Tokens(tokens), budget, max_bytes, message_seconds)])
+    server.add_generic_rpc_handlers([_Methods(methods, intake, Tokens(tokens), budget, max_bytes)])
     host, port = host_and_port(endpoint)
     address = f"[{host or '::'}]:{port}" if ":" in host or not host else endpoint
     try:
@@ -153,14 +152,12 @@ class _Methods(_GenericHandler):
         tokens: Tokens,
         in_flight: InFlight,
         max_bytes: int,
-        seconds: float,
     ) -> None:
         self._methods = methods
         self._intake = intake
         self._tokens = tokens
         self._in_flight = in_flight
         self._max_bytes = max_bytes
-        self._seconds = seconds
         self._unread = 0
         tight = _is_tight(in_flight, max_bytes)
         self._most_unread = 1 if tight else min(_UNREAD, 2 * in_flight.limit // max_bytes)
@@ -224,10 +221,10 @@ class _Methods(_GenericHandler):
         except TimeoutError:
             raise UnavailableError("other calls are still being read", reason="in_flight") from None
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(BODY_SECONDS):
                 message = await context.read()
         except TimeoutError:
-            raise UnavailableError(f"no message came within {self._seconds:g} s", reason="slow_body") from None
+            raise UnavailableError(f"no message came within {BODY_SECONDS:g} s", reason="slow_body") from None
         finally:
             self._reads.release()
         if not isinstance(message, bytes):

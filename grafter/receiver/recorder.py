@@ -280,7 +280,6 @@ async def recording(
     projects: Mapping[str, Account] | None = None,
     storing: Consumer | None = None,
     timing: Timing | None = None,
-    wall: Callable[[], int] = time_ns,
     steady: Callable[[], int] = monotonic_ns,
     limits: RecorderLimits | None = None,
     grace_seconds: float = 5.0,
@@ -305,7 +304,7 @@ async def recording(
         limits = limits or RecorderLimits()
         outbox = Outbox(storing or consumer, metrics, timing, limits)
         recorders = Recorders(
-            consumer, outbox, metrics, policy, peers, tasks, timing, wall, steady, limits.recorders, limits.burst
+            consumer, outbox, metrics, policy, peers, tasks, timing, time_ns, steady, limits.recorders, limits.burst
         )
         tending = tasks.create_task(recorders.tend(), name="recorders")
         try:
