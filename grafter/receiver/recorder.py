@@ -67,8 +67,6 @@ class Recorders:
     timing: Timing
     wall: Clock
     steady: Clock
-    limit: int
-    burst: int
     _live: dict[str, Recording] = field(default_factory=dict)
     _ending: list[Recording] = field(default_factory=list)
     _kinds: Counter[str] = field(default_factory=Counter)
@@ -114,8 +112,9 @@ class Recorders:
             if events:
                 await self._announce(running, events)
             return Started.RUNNING
-        if len(self._live) >= self.limit:
-            raise NotRecordedError(f"{self.limit} calls are recorded already", reason="recorders")
+        limit = self.outbox.limits.recorders
+        if len(self._live) >= limit:
+            raise NotRecordedError(f"{limit} calls are recorded already", reason="recorders")
         self._take_start()
         recording = Recording(
             call_id,
@@ -138,7 +137,8 @@ class Recorders:
     def _take_start(self) -> None:
         """Count a start: each opens a socket in the operator's name, which nobody may ask for at any rate."""
         now = self.steady()
-        self._starts_left = min(self.burst, self._starts_left + (now - self._counted) / SECOND * _STARTS_A_SECOND)
+        refilled = self._starts_left + (now - self._counted) / SECOND * _STARTS_A_SECOND
+        self._starts_left = min(self.outbox.limits.burst, refilled)
         self._counted = now
         if self._starts_left < 1:
             raise NotRecordedError(f"more than {_STARTS_A_SECOND} recorders a second are asked for", reason="rate")
@@ -301,11 +301,8 @@ async def recording(
             peers[name] = opened[one]
         tasks = await stack.enter_async_context(task_group())
         timing = timing or Timing()
-        limits = limits or RecorderLimits()
-        outbox = Outbox(storing or consumer, metrics, timing, limits)
-        recorders = Recorders(
-            consumer, outbox, metrics, policy, peers, tasks, timing, time_ns, steady, limits.recorders, limits.burst
-        )
+        outbox = Outbox(storing or consumer, metrics, timing, limits or RecorderLimits())
+        recorders = Recorders(consumer, outbox, metrics, policy, peers, tasks, timing, time_ns, steady)
         tending = tasks.create_task(recorders.tend(), name="recorders")
         try:
             yield recorders
