@@ -9,7 +9,7 @@ from grafter import logs
 from grafter.components import Config
 from grafter.config.show import lines
 from grafter.consumer import OpenedExporter
-from grafter.tasks import task_group
+from grafter.tasks import beside
 from grafter.telemetry import Held
 
 logger = logging.getLogger("grafter")
@@ -65,12 +65,8 @@ async def reminding(
             for line in outages(exporters.values(), held()):
                 logger.warning("%s", line)
 
-    async with task_group() as tasks:
-        task = tasks.create_task(remind(), name="reminding")
-        try:
-            yield
-        finally:
-            task.cancel()
+    async with beside(remind(), "reminding"):
+        yield
 
 
 def outages(exporters: Iterable[OpenedExporter], held: Held) -> list[str]:

@@ -12,16 +12,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from grafter.core.model import UnixNano
+from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
 from grafter.store.base import MomentStore
-from grafter.tasks import task_group
+from grafter.tasks import beside
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 
-_SECOND = 1_000_000_000
 # Less is what a clock is set right by as a matter of course, or what lies between two machines.
-_JUMP = 2 * _SECOND
+_JUMP = 2 * SECOND
 _WATCH_SECONDS = 1.0
 _LAST_SECONDS = 0.5
 """How long a stop waits for a store that is away; the moment before it was kept seconds ago."""
@@ -57,7 +57,7 @@ class ArrivalClock:
         if ahead > _JUMP:
             logger.warning(
                 "what is held came %.1f s later than it was by the time that waits run on, which goes on from there",
-                ahead / _SECOND,
+                ahead / SECOND,
             )
 
     def compare(self) -> float:
@@ -67,18 +67,16 @@ class ArrivalClock:
             logger.warning(
                 "the wall clock is %.1f s %s the time that waits run on, %s before; waits, leases and what is "
                 "remembered go on undisturbed",
-                abs(ahead) / _SECOND,
+                abs(ahead) / SECOND,
                 "ahead of" if ahead > 0 else "behind",
-                f"{self._ahead / _SECOND:+.1f} s",
+                f"{self._ahead / SECOND:+.1f} s",
             )
             self._ahead = ahead
-        return ahead / _SECOND
+        return ahead / SECOND
 
 
 @asynccontextmanager
-async def keeping_time(
-    store: MomentStore, metrics: Metrics, watch_seconds: float = _WATCH_SECONDS
-) -> AsyncIterator[ArrivalClock]:
+async def keeping_time(store: MomentStore, metrics: Metrics) -> AsyncIterator[ArrivalClock]:
     """The clock of a store: later than all that the store has seen, but for the last seconds before a crash.
 
     It is compared with the wall clock, and kept in the store, until left.
@@ -94,17 +92,15 @@ async def keeping_time(
             if rounds % _KEEP_EVERY == 0:
                 await _keep(store, clock)
             rounds += 1
-            await asyncio.sleep(watch_seconds)
+            await asyncio.sleep(_WATCH_SECONDS)
 
-    async with task_group() as tasks:
-        watching = tasks.create_task(watch(), name="arrival_clock.watch")
-        try:
+    try:
+        async with beside(watch(), "arrival_clock.watch"):
             yield clock
-        finally:
-            watching.cancel()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_SECONDS):
-                    await _keep(store, clock)
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                await _keep(store, clock)
 
 
 async def _keep(store: MomentStore, clock: ArrivalClock) -> None:

@@ -6,6 +6,7 @@ Data stands in ``extra``; payloads and keys stand nowhere.
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Hashable
 from time import monotonic
 from typing import TextIO
@@ -49,6 +50,12 @@ def configure(level: str, encoding: str, stream: TextIO | None = None) -> None:
     # Libraries speak up from warnings on, unless somebody debugs.
     for library in ("aiohttp", "asyncio", "grpc"):
         logging.getLogger(library).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+
+
+def log_bug(logger: logging.Logger, message: str, error: Exception) -> None:
+    """Say where a bug was met, but not the exception's text, which may quote what somebody sent."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s", message, extra={"error": type(error).__name__, "where": where})
 
 
 class Throttle:

@@ -22,7 +22,7 @@ from grafter.consumer import Consumer
 from grafter.core.model import DedupeKey, NamedLink, Part
 from grafter.errors import UnavailableError
 from grafter.logs import Throttle
-from grafter.tasks import task_group
+from grafter.tasks import beside
 
 logger = logging.getLogger(__name__)
 
@@ -166,9 +166,5 @@ async def guarding(
             guard.check()
             await asyncio.sleep(check_seconds)
 
-    async with task_group() as tasks:
-        watching = tasks.create_task(watch(), name="memory.guard")
-        try:
-            yield guard
-        finally:
-            watching.cancel()
+    async with beside(watch(), "memory.guard"):
+        yield guard

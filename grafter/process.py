@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 import uvloop
 
-from grafter.tasks import task_group
+from grafter.tasks import beside
 
 logger = logging.getLogger(__name__)
 
@@ -96,17 +96,14 @@ async def started(context: AbstractAsyncContextManager[_T], stop: asyncio.Event)
     async with AsyncExitStack() as stack:
         entered: _T | None = None
         try:
-            async with asyncio.timeout(None) as patience, task_group() as tasks:
+            async with asyncio.timeout(None) as patience:
 
                 async def give_up() -> None:
                     await stop.wait()
                     patience.reschedule(asyncio.get_running_loop().time())
 
-                waiting = tasks.create_task(give_up(), name="stop")
-                try:
+                async with beside(give_up(), "stop"):
                     entered = await stack.enter_async_context(context)
-                finally:
-                    waiting.cancel()
         except TimeoutError:
             if not stop.is_set():
                 raise
@@ -211,12 +208,8 @@ async def collecting_garbage() -> AsyncIterator[None]:
     gc.freeze()
     gc.disable()
     try:
-        async with task_group() as tasks:
-            collecting = tasks.create_task(collect(), name="garbage")
-            try:
-                yield
-            finally:
-                collecting.cancel()
+        async with beside(collect(), "garbage"):
+            yield
     finally:
         gc.enable()
         gc.unfreeze()

@@ -25,7 +25,6 @@ from grafter.core.policy import SECOND, RedactAction
 from grafter.errors import UnavailableError
 from grafter.exporter.backlogs import Backlogs
 from grafter.exporter.dead_letters import DeadLetters
-from grafter.forwarding import Forwarding
 from grafter.health import Health, Phase, health_app, metrics_app
 from grafter.memory_limit import guarding, total_memory
 from grafter.otlp.split import COMPILED
@@ -46,6 +45,7 @@ from grafter.receiver.call_webhook import call_webhook
 from grafter.receiver.config import Surroundings
 from grafter.receiver.http_server import serving
 from grafter.receiver.in_flight import BUDGET_BYTES, InFlight
+from grafter.receiver.otlp import Forwarding
 from grafter.store.config import error_of
 from grafter.store.model import FORGOTTEN_BY, Backlog, Share
 from grafter.telemetry import BacklogHeld, DeadLettersHeld, Held, HeldFor, Metrics, StoreGauges
@@ -108,22 +108,17 @@ async def running(
     shutdown_seconds = config.service.shutdown_timeout.seconds
     receiver_seconds = shutdown_seconds * _RECEIVER_SHARE
     service = Running(metrics, health or Health())
-    if worker is None:
-        await check_all((path_of(loc), endpoint) for loc, endpoint in listening(config))
     async with AsyncExitStack() as stack:
-        if config.extensions.health_check is not None and worker is None:
-            service.health.readiness_on_store = config.extensions.health_check.readiness_on_store
-            _, service.ports["health"] = await stack.enter_async_context(
-                serving(health_app(service.health), config.extensions.health_check.endpoint, None, 1.0)
-            )
         if worker is None:
-            _, service.ports["metrics"] = await stack.enter_async_context(
-                serving(
-                    metrics_app(metrics, lambda: service.count_recovered()),
-                    config.service.telemetry.metrics.endpoint,
-                    None,
-                    1.0,
+            await check_all((path_of(loc), endpoint) for loc, endpoint in listening(config))
+            if (check := config.extensions.health_check) is not None:
+                service.health.readiness_on_store = check.readiness_on_store
+                _, service.ports["health"] = await stack.enter_async_context(
+                    serving(health_app(service.health), check.endpoint, None, 1.0)
                 )
+            scraped = metrics_app(metrics, lambda: service.count_recovered())
+            _, service.ports["metrics"] = await stack.enter_async_context(
+                serving(scraped, config.service.telemetry.metrics.endpoint, None, 1.0)
             )
         policy = config.graft_policy()
         workers = 1 if worker is None else config.service.workers

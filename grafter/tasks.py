@@ -1,7 +1,7 @@
 """What asyncio has, with another end: task groups for rooms that run beside a body, and work in threads."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -25,6 +25,17 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
             failure = error
     if failure is not None:
         raise failure
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[object, object, None], name: str) -> AsyncIterator[None]:
+    """Run ``work`` in a task of this name while the context is open; should it fail, that ends the body too."""
+    async with task_group() as tasks:
+        task = tasks.create_task(work, name=name)
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -52,6 +63,12 @@ async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs)
     finally:
         # An error has this frame, and the future the error: what either holds would stay until garbage is collected.
         del future, cancelled
+
+
+async def in_thread_if(large: bool, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """What comes of the work: in a thread where it is ``large``, for the event loop would stand still meanwhile; else
+    at once, for a thread costs more than little work."""
+    return await asyncio.to_thread(work, *args, **kwargs) if large else work(*args, **kwargs)
 
 
 def _run(job: "list[partial[_T]]") -> _T:

@@ -7,9 +7,9 @@ are few and bounded: a label value is never text from outside.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -34,6 +34,10 @@ class Metrics:
         def histogram(name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(name, meaning, labels, buckets=buckets, registry=self.registry)
 
+        def gauge(name: str, meaning: str, workers: Literal["livesum", "livemax", "livemin"], *labels: str) -> Gauge:
+            """``workers``: what the values of several together are."""
+            return Gauge(name, meaning, labels, registry=self.registry, multiprocess_mode=workers)
+
         self.accepted_spans = counter(
             "grafter_receiver_accepted_spans", "Spans stored and acknowledged.", "receiver", "transport"
         )
@@ -51,13 +55,7 @@ class Metrics:
             "grafter_webhook_events", "Events of accepted webhooks, by what they were.", "kind"
         )
         self.tee_items = counter("grafter_tee_items", "Items sent on to OpenAI's ingest.", "outcome")
-        self.recorders = Gauge(
-            # Of several workers: the sum of those that live.
-            "grafter_recorders",
-            "Calls recorded now.",
-            registry=self.registry,
-            multiprocess_mode="livesum",
-        )
+        self.recorders = gauge("grafter_recorders", "Calls recorded now.", "livesum")
         self.recorder_connects = counter(
             "grafter_recorder_connects", "Attempts to open the sideband of a call.", "outcome"
         )
@@ -79,25 +77,16 @@ class Metrics:
             "grafter_calls_told", "Calls that a table or a webhook was told of, by what came of it.", "to", "outcome"
         )
         # Of several workers and replicas each sees the whole outbox, and what it has put into the store itself.
-        self.calls_backlog = Gauge(
-            "grafter_calls_backlog",
-            "Calls that a table or a webhook was not told of yet.",
-            ["to"],
-            registry=self.registry,
-            multiprocess_mode="livemax",
+        self.calls_backlog = gauge(
+            "grafter_calls_backlog", "Calls that a table or a webhook was not told of yet.", "livemax", "to"
         )
-        self.calls_backlog_oldest = Gauge(
-            "grafter_calls_backlog_oldest_seconds",
-            "How long ago the first of them changed.",
-            ["to"],
-            registry=self.registry,
-            multiprocess_mode="livemax",
+        self.calls_backlog_oldest = gauge(
+            "grafter_calls_backlog_oldest_seconds", "How long ago the first of them changed.", "livemax", "to"
         )
-        self.unwritten_calls = Gauge(
+        self.unwritten_calls = gauge(
             "grafter_calls_unwritten",
             "Records of calls, and pieces of their traces, that wait in the store for the calls' database.",
-            registry=self.registry,
-            multiprocess_mode="livesum",
+            "livesum",
         )
         self.released_traces = counter("grafter_released_traces", "Traces released.", "reason")
         self.grafted_spans = counter("grafter_grafted_spans", "Guest spans hung under a host trace.", "source", "match")
@@ -108,12 +97,11 @@ class Metrics:
         self.join_delay_seconds = histogram(
             "grafter_join_delay_seconds", "From a guest's first part to its release with the host.", _DELAYS
         )
-        self.wall_clock_ahead = Gauge(
+        # Workers share one machine.
+        self.wall_clock_ahead = gauge(
             "grafter_wall_clock_ahead_seconds",
             "By how much this machine's clock is ahead of the time that waits run on.",
-            registry=self.registry,
-            # Of several workers: they share one machine.
-            multiprocess_mode="livemax",
+            "livemax",
         )
         self.caller_wait_seconds = histogram(
             "grafter_caller_wait_seconds",
@@ -152,13 +140,12 @@ class Metrics:
             "grafter_odd_weights", "Spans whose incoming sampling weight cannot be read or disagrees.", "reason"
         )
         self.resent_spans = counter("grafter_resent_spans", "Spans sent again after an unknown outcome.", "exporter")
-        self.exporter_up = Gauge(
-            # Of several workers: 0 as soon as one of them finds it down.
+        # 0 as soon as one worker finds it down.
+        self.exporter_up = gauge(
             "grafter_exporter_up",
             "1 while the peer takes traces, 0 from a failure until the next success.",
-            ["exporter"],
-            registry=self.registry,
-            multiprocess_mode="livemin",
+            "livemin",
+            "exporter",
         )
         self.sent_spans = counter("grafter_exporter_sent_spans", "Spans that the peer accepted.", "exporter")
         self.failed_spans = counter(
@@ -206,7 +193,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class HeldFor:
-    """What a store that several processes share holds for one of them."""
+    """What a store that several processes share holds for one of them. A number is given anew when it is free."""
 
     replica: int
     traces: int
@@ -314,6 +301,27 @@ class Held(StoreGauges):
 _SHOWN = tuple(one for one in fields(Held) if one.metadata)
 
 
+# By name, in the order of the fields behind the first, which is the label.
+_OF_REPLICAS = {
+    "replica_held_traces": "Keys that the shared store holds, by the replica that began them.",
+    "replica_held_spans": "Spans that the shared store holds, by the replica that began them.",
+    "replica_held_bytes": "Live payload bytes that the shared store holds, by the replica that began them.",
+    "replica_oldest_held_seconds": (
+        "Age of the oldest part that the shared store holds, by the replica that began them."
+    ),
+}
+_OF_DEAD_LETTERS = {
+    "dead_letters": "Letters in the dead-letter box now.",
+    "dead_letter_spans": "Spans in the dead-letter box now.",
+    "dead_letter_bytes": "Bytes in the dead-letter box now.",
+}
+_OF_BACKLOGS = {
+    "exporter_backlog_spans": "Spans that wait for this exporter alone.",
+    "exporter_backlog_bytes": "Live payload bytes that wait for this exporter alone.",
+    "exporter_backlog_oldest_seconds": "For how long the first span waits for this exporter alone.",
+}
+
+
 class HeldCollector(Collector):
     """The gauges of what is held; ``read`` is called once a scrape."""
 
@@ -323,51 +331,19 @@ class HeldCollector(Collector):
     def collect(self) -> list[Metric]:
         held = self._read()
         shown = [one.metadata["family"](value=getattr(held, one.name)) for one in _SHOWN]
-        return [*shown, *_by_replica(held.replicas), *_by_exporter(held.letters), *_backlogs(held.backlogs)]
+        # Of a shared store the whole, whichever process is asked.
+        replicas = _by("replica", _OF_REPLICAS, held.replicas) if held.replicas else []
+        letters = _by("exporter", _OF_DEAD_LETTERS, held.letters)
+        return [*shown, *replicas, *letters, *_by("exporter", _OF_BACKLOGS, held.backlogs)]
 
 
-def _by_replica(replicas: Sequence[HeldFor]) -> list[Metric]:
-    """Of a shared store: the whole of it, whichever process is asked. A number is given anew when it is free."""
-    made = [
-        GaugeMetricFamily(f"grafter_replica_{name}", f"{meaning}, by the replica that began them.", labels=["replica"])
-        for name, meaning in (
-            ("held_traces", "Keys that the shared store holds"),
-            ("held_spans", "Spans that the shared store holds"),
-            ("held_bytes", "Live payload bytes that the shared store holds"),
-            ("oldest_held_seconds", "Age of the oldest part that the shared store holds"),
-        )
-    ]
-    for one in replicas:
-        for family, value in zip(made, (one.traces, one.spans, one.bytes, one.oldest_seconds), strict=True):
-            family.add_metric([str(one.replica)], value)
-    return [*made] if replicas else []
-
-
-def _backlogs(backlogs: Sequence[BacklogHeld]) -> list[Metric]:
-    """What other exporters have and one has not, of a shared store the whole of it."""
-    made = [
-        GaugeMetricFamily(
-            f"grafter_exporter_backlog_{name}", f"{meaning} for this exporter alone.", labels=["exporter"]
-        )
-        for name, meaning in (
-            ("spans", "Spans that wait"),
-            ("bytes", "Live payload bytes that wait"),
-            ("oldest_seconds", "For how long the first span waits"),
-        )
-    ]
-    for one in backlogs:
-        for family, value in zip(made, (one.spans, one.bytes, one.oldest_seconds), strict=True):
-            family.add_metric([one.exporter], value)
-    return [*made]
-
-
-def _by_exporter(letters: Sequence[DeadLettersHeld]) -> list[Metric]:
-    """What is in the dead-letter box now, of a shared store the whole of it."""
-    made = [
-        GaugeMetricFamily(f"grafter_dead_letter{name}", f"{meaning} in the dead-letter box now.", labels=["exporter"])
-        for name, meaning in (("s", "Letters"), ("_spans", "Spans"), ("_bytes", "Bytes"))
-    ]
-    for one in letters:
-        for family, value in zip(made, (one.letters, one.spans, one.bytes), strict=True):
-            family.add_metric([one.exporter], value)
-    return [*made]
+def _by(
+    label: str, gauges: Mapping[str, str], rows: Sequence[HeldFor | DeadLettersHeld | BacklogHeld]
+) -> list[GaugeMetricFamily]:
+    """These gauges, each with a sample a row."""
+    made = [GaugeMetricFamily(f"grafter_{name}", meaning, labels=[label]) for name, meaning in gauges.items()]
+    for row in rows:
+        of, *values = astuple(row)
+        for family, value in zip(made, values, strict=True):
+            family.add_metric([str(of)], value)
+    return made

@@ -21,9 +21,9 @@ from grafter.components import Config, load
 from grafter.consumer import Exporter, Signal, Verdict
 from grafter.core.model import DedupeKey, NamedLink, Part, call_guest, guest_key
 from grafter.errors import RejectedError
-from grafter.forwarding import Forwarding
 from grafter.otlp.from_json import trace_request_from_json
 from grafter.receiver.config import Surroundings
+from grafter.receiver.otlp import Forwarding
 from grafter.telemetry import Metrics
 from tests.exporter.doubles import TRACES_METHOD, Context, Peer, batch, grpc_peer, http_peer, spans_in, trace
 from tests.rig import recorded_call, recorded_guest

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from grafter.tasks import in_thread, task_group
+from grafter.tasks import beside, in_thread, task_group
 
 
 async def test_an_error_of_the_body_comes_out_as_it_is() -> None:
@@ -54,6 +54,29 @@ async def test_a_task_that_fails_ends_the_body() -> None:
     assert not reached
     assert raised.value.subgroup(LookupError) is not None
     assert len(raised.value.exceptions) == 1
+
+
+async def test_what_runs_beside_a_body_ends_with_it() -> None:
+    """When the context is left the task has ended, also where the body failed, whose error comes out as it is."""
+    ended: list[str] = []
+
+    async def work(name: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(name)
+
+    async def failing() -> None:
+        async with beside(work("failed"), "failed"):
+            await asyncio.sleep(0)
+            raise LookupError
+
+    async with beside(work("left"), "left"):
+        await asyncio.sleep(0)
+    assert ended == ["left"]
+    with pytest.raises(LookupError):
+        await failing()
+    assert ended == ["left", "failed"]
 
 
 async def test_a_cancelled_body_is_cancelled_and_no_error() -> None:

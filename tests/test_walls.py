@@ -50,7 +50,7 @@ ROOMS: dict[str, set[str]] = {
     # What went wrong, by what arrived; pure.
     "doctor": {"core"} | CALLS,
     "processor": EDGE | {"guests"} | CALLS,
-    "receiver": EDGE | {"doctor", "guests", "forwarding"} | CALLS,
+    "receiver": EDGE | {"doctor", "guests"} | CALLS,
     "exporter": EDGE,
     # The page reads calls and stored traces; of the receivers it has the HTTP server.
     "web": {
@@ -64,8 +64,7 @@ ROOMS: dict[str, set[str]] = {
         "receiver.http_server",
     }
     | KEYS,
-    # In front of the exporters, for metrics and logs; in front of the processor, for what memory allows.
-    "forwarding": {"consumer", "errors", "telemetry"},
+    # In front of the processor, for what memory allows.
     "memory_limit": {"consumer", "core", "errors", "logs", "tasks"},
     # What waits run on; kept in the store.
     "arrival_clock": {"core", "errors", "store.base", "store.model", "tasks", "telemetry"},
@@ -82,7 +81,6 @@ ROOMS: dict[str, set[str]] = {
         "config.root",
         "exporter.backlogs",
         "exporter.dead_letters",
-        "forwarding",
         "health",
         "memory_limit",
         "process",

@@ -84,7 +84,7 @@ class CallNote:
     link: str | None = None
     """The host that a span of the app, or a post, named for it: ``link.as_text``. Sessions, traces and responses that
     somebody named have a note too, which holds nothing else; and so has what else only the first may say, under a name
-    of grafter's own (``processor.sums_beside``)."""
+    of grafter's own (``processor.guest_keys``)."""
 
 
 def phone_in_headers(headers: Iterable[tuple[str, str]], names: Sequence[str], secret: bytes) -> Phone | None:

@@ -5,12 +5,12 @@ until an exporter of that name is there again, or somebody says that it is not w
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
 
 from grafter.core.model import JsonObject, UnixNano
 from grafter.errors import RejectedError
-from grafter.store.model import Claim, Settlement, Stats
+from grafter.store.base import Store
+from grafter.store.model import Settlement
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
@@ -20,22 +20,10 @@ DROPPED = "backlog_dropped"
 _PAGE = 64
 
 
-class BacklogStore(Protocol):
-    """What of a store is needed here; see Store."""
-
-    async def claim_deferred(
-        self, exporter: str, now: UnixNano, limit: int, *, postponed: bool = False
-    ) -> Sequence[Claim]: ...
-    async def settle(self, settlements: Sequence[Settlement], now: UnixNano) -> Sequence[bool]: ...
-    def stats(self) -> Stats: ...
-
-
 class Backlogs:
     """Answers over a store. Methods raise UnavailableError and RejectedError."""
 
-    def __init__(
-        self, store: BacklogStore, exporters: Collection[str], metrics: Metrics, clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, store: Store, exporters: Collection[str], metrics: Metrics, clock: Callable[[], int]) -> None:
         """``exporters``: the names of those that are configured."""
         self._store = store
         self._exporters = exporters

@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol
 
 import orjson
 
@@ -21,7 +20,8 @@ from grafter.exporter.tree import render
 from grafter.otlp import build
 from grafter.otlp.split import Splitter
 from grafter.otlp.to_json import trace_request_to_json
-from grafter.store.model import DeadLetter, DeadLettersAdded, Stats
+from grafter.store.base import Store
+from grafter.store.model import DeadLetter
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
@@ -32,17 +32,6 @@ DROPPED = "dead_letters_dropped"
 """The reason under which spans count that a command dropped."""
 PAGE = 100
 _BATCH_SPANS, _BATCH_BYTES = 4000, 3 << 20
-
-
-class DeadLetterStore(Protocol):
-    """What of a store is needed here; see Store."""
-
-    async def append(self, parts: Sequence[Part], now: UnixNano) -> None: ...
-    async def add_dead_letters(self, letters: Sequence[DeadLetter], *, together: bool = False) -> DeadLettersAdded: ...
-    async def dead_letters(self, limit: int, *, skip: int = 0, oldest: bool = False) -> Sequence[DeadLetter]: ...
-    async def remove_dead_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]: ...
-    async def record_retry(self, letters: Sequence[DeadLetter], *, begun: bool) -> None: ...
-    def stats(self) -> Stats: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +93,7 @@ class DeadLetters:
     """Answers over a store and the exporters that run, by name. Methods raise UnavailableError and RejectedError."""
 
     def __init__(
-        self, store: DeadLetterStore, exporters: Mapping[str, Exporter], metrics: Metrics, clock: Callable[[], int]
+        self, store: Store, exporters: Mapping[str, Exporter], metrics: Metrics, clock: Callable[[], int]
     ) -> None:
         self._store = store
         self._exporters = exporters
@@ -315,10 +304,7 @@ def _batches(letters: Sequence[DeadLetter]) -> list[list[DeadLetter]]:
 
 def _trace(letter: DeadLetter) -> OutTrace:
     """What of the letter can be read, as it goes out."""
-    try:
-        parts = Splitter(()).split(letter.payload).parts
-    except (RejectedError, ValueError):
-        parts = []
+    parts = _parts(letter)
     pieces = tuple(Piece(part.envelope, part.payload, part.spans) for part in parts if part.envelope is not None)
     return OutTrace(letter.key, pieces, sum(piece.spans for piece in pieces), resend=letter.retried)
 
@@ -326,10 +312,15 @@ def _trace(letter: DeadLetter) -> OutTrace:
 def _trace_id(letter: DeadLetter) -> str:
     if not is_guest_key(letter.key):
         return letter.key.hex()
+    return next((part.key.hex() for part in _parts(letter)), "")
+
+
+def _parts(letter: DeadLetter) -> Sequence[Part]:
+    """None of what cannot be read."""
     try:
-        return next((part.key.hex() for part in Splitter(()).split(letter.payload).parts), "")
+        return Splitter(()).split(letter.payload).parts
     except (RejectedError, ValueError):
-        return ""
+        return ()
 
 
 def _as_json(letter: DeadLetter) -> JsonObject:

@@ -1,8 +1,8 @@
 """OTLP over HTTP, out: protobuf or JSON."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from io import BytesIO
@@ -32,6 +32,7 @@ from grafter.exporter.answer import (
 )
 from grafter.exporter.tls import Advice, ClientTls, advice, ssl_context
 from grafter.otlp.to_json import trace_request_to_json
+from grafter.tasks import in_thread_if
 
 Compression = Literal["gzip", "zstd", "deflate", "none"]
 Encoding = Literal["proto", "json"]
@@ -99,29 +100,23 @@ async def opened(
         yield HttpAttempt(session, urls, encoding, compress, tls.server_name_override)
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class HttpAttempt:
     """One POST; see Attempt."""
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        urls: Mapping[Kind, str],
-        encoding: Encoding,
-        compress: Callable[[bytes], bytes] | None,
-        server_name: str | None,
-    ) -> None:
-        self._session = session
-        self._urls = urls
-        self._json = encoding == "json"
-        self._compress = compress
-        self._server_name = server_name
-        self._met = False
+    session: aiohttp.ClientSession
+    urls: Mapping[Kind, str]
+    encoding: Encoding
+    compress: Callable[[bytes], bytes] | None
+    server_name: str | None
+    _met: bool = False
+    """The peer has answered before."""
 
     async def send(self, kind: Kind, body: bytes) -> ExportAnswer:
-        if kind not in self._urls:
+        if kind not in self.urls:
             return Refused(f"no endpoint for {kind}: only traces_endpoint is configured", own=True)
         headers: dict[str, str] = {}
-        if self._json:
+        if self.encoding == "json":
             if kind == TRACES:
                 try:
                     body = trace_request_to_json(body)
@@ -130,17 +125,16 @@ class HttpAttempt:
             else:
                 # Passed through unread, so it cannot be said in JSON; every OTLP/HTTP server reads both encodings.
                 headers["Content-Type"] = PROTOBUF
-        if self._compress is not None:
-            compress = self._compress
-            body = compress(body) if len(body) < _THREAD_BYTES else await asyncio.to_thread(compress, body)
+        if self.compress is not None:
+            body = await in_thread_if(len(body) >= _THREAD_BYTES, self.compress, body)
         try:
-            async with self._session.post(
-                self._urls[kind],
+            async with self.session.post(
+                self.urls[kind],
                 # A large body that is written at once would hold up the loop; aiohttp sends a stream piece by piece.
                 data=body if len(body) <= _PIECEMEAL_BYTES else BytesIO(body),
                 headers=headers,
                 allow_redirects=False,
-                server_hostname=self._server_name,
+                server_hostname=self.server_name,
             ) as response:
                 self._met = True
                 text = await _read(response)
@@ -164,7 +158,7 @@ class HttpAttempt:
     def _advice(self, kind: Kind, reason: str) -> Advice | None:
         return advice(
             reason,
-            secure=self._urls[kind].startswith("https:"),
+            secure=self.urls[kind].startswith("https:"),
             met=self._met,
             plaintext="write http:// in the endpoint",
             encrypted="write https:// in the endpoint",

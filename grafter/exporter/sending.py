@@ -9,7 +9,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from grafter.consumer import Batch, Outage, OutTrace, Result, Signal, Verdict
 from grafter.core.refusals import Refusals
@@ -80,17 +81,10 @@ class Sending:
         if not batch.traces:
             return []
         gate = self._gates[TRACES]
-        if gate.wait() > 0:
-            return [self._not_now(gate)] * len(batch.traces)
-        async with self._slots:
-            # The peer may have gone while this batch stood in line.
-            ticket = gate.enter()
+        async with self._turn(gate) as ticket:
             if ticket is None:
-                return [self._not_now(gate)] * len(batch.traces)
-            try:
-                results = await self._deliver(batch, gate, ticket)
-            finally:
-                gate.leave(ticket)
+                return [Result(Verdict.LATER, gate.last_error, gate.wait())] * len(batch.traces)
+            results = await self._deliver(batch, gate, ticket)
         if batch.runs is not None and results.count(ACCEPTED) == len(results):
             self._sent.inc(batch.spans)
         else:
@@ -99,27 +93,36 @@ class Sending:
 
     async def forward(self, signal: Signal, request: bytes) -> None:
         gate = self._gates[signal]
-        if gate.wait() > 0:
-            raise UnavailableError(f"{self.name}: {gate.last_error}", retry_after=gate.wait())
-        async with self._slots:
-            ticket = gate.enter()
+        async with self._turn(gate) as ticket:
             if ticket is None:
                 raise UnavailableError(f"{self.name}: {gate.last_error}", retry_after=gate.wait())
+            answer = await self._try(signal, request, gate, ticket, 0)
+            match answer:
+                case Accepted():
+                    gate.succeed(ticket)
+                    self._report(signal, answer)
+                case Refused():
+                    gate.succeed(ticket)
+                    text = f"{self.name}: {answer.reason}"
+                    raise TooLargeError(text) if answer.too_large else RejectedError(text, reason="refused")
+                case Later():
+                    wait = gate.fail(ticket, answer)
+                    raise UnavailableError(f"{self.name}: {answer.reason}", retry_after=wait)
+
+    @asynccontextmanager
+    async def _turn(self, gate: Gate) -> AsyncIterator[Ticket | None]:
+        """A place among the requests on their way; None where the peer is not worth one now."""
+        if gate.wait() > 0:
+            yield None
+            return
+        async with self._slots:
+            # The peer may have gone while this one stood in line.
+            ticket = gate.enter()
             try:
-                answer = await self._try(signal, request, gate, ticket, 0)
-                match answer:
-                    case Accepted():
-                        gate.succeed(ticket)
-                        self._report(signal, answer)
-                    case Refused():
-                        gate.succeed(ticket)
-                        text = f"{self.name}: {answer.reason}"
-                        raise TooLargeError(text) if answer.too_large else RejectedError(text, reason="refused")
-                    case Later():
-                        wait = gate.fail(ticket, answer)
-                        raise UnavailableError(f"{self.name}: {answer.reason}", retry_after=wait)
+                yield ticket
             finally:
-                gate.leave(ticket)
+                if ticket is not None:
+                    gate.leave(ticket)
 
     async def _deliver(self, batch: Batch, gate: Gate, ticket: Ticket) -> list[Result]:
         """Send the batch, in as many requests as the peer makes it take."""
@@ -203,9 +206,6 @@ class Sending:
                 return answer
             await self._sleep(self._retry.jittered(pause, self._random()))
         raise AssertionError("the last pause is None")
-
-    def _not_now(self, gate: Gate) -> Result:
-        return Result(Verdict.LATER, gate.last_error, gate.wait())
 
     def _count(self, traces: Sequence[OutTrace], results: Sequence[Result]) -> None:
         # By trace and not by request, so that a trace that was cut and taken in part stands in the books once. Spans

@@ -16,7 +16,7 @@ from grafter.core.crash import StandIns, stand_ins
 from grafter.core.explain import MOST_STEPS, Refusal
 from grafter.core.guest_index import GuestIndex, step_key
 from grafter.core.lifecycle import ReleaseReason
-from grafter.core.line_up import LinedUp, line_up, step_ids, step_index
+from grafter.core.line_up import LinedUp, line_up, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged
 from grafter.core.memory_blobs import decode_trace, encode_trace
 from grafter.core.model import (
@@ -33,7 +33,6 @@ from grafter.core.model import (
 )
 from grafter.core.policy import GraftPolicy, Mode, Unlinked
 from grafter.core.redact import redact
-from grafter.core.rules import Moved
 from grafter.core.sampling.policies import SamplingPolicy
 from grafter.core.state import GuestState, TraceState
 from grafter.core.steps import CALL_IDS, HOST_KEYS, HOST_MARKS, RESPONSE_IDS, USAGE, HostSteps, host_steps
@@ -45,7 +44,7 @@ from grafter.otlp.redaction import Redaction
 from grafter.processor.guest_parts import GuestParts, by_guest
 from grafter.processor.hung_guests import Hung, Kept, Place, count, memories, pieces_of, unhung
 from grafter.processor.latencies import SUMS, with_latencies
-from grafter.processor.moving import as_moved, hang, steps_left
+from grafter.processor.moving import as_moved, hang, keys_of_steps, steps_left
 from grafter.processor.plain_traces import AsItCame
 from grafter.processor.release_result import Assembled
 from grafter.processor.rules import Target
@@ -119,9 +118,9 @@ class Assembler:
         moved = old.moved if old is not None else None
         if target is not None:
             moved, counted = hang(key, decoded, target, self._policy, waited=(now - state.first) / 1e9)
-            out.guests = [*out.guests, counted]
+            out.guests.append(counted)
         steps = host_steps(decoded, digest)
-        left = self._steps_left(key, steps, old, moved, recalled, target)
+        left = steps_left(key, steps, old, moved, recalled, target)
         pieces, lined, summed = self._lined_up(out, hung, decoded, steps, old, runs, key, left, summed)
         if made is not None:
             pieces += pieces_of(made.spans, self._openai, self._scope)
@@ -176,29 +175,10 @@ class Assembler:
         ]
         return stand_ins(TraceId(key), decoded, guests)
 
-    def _steps_left(
-        self,
-        key: Key,
-        host: HostSteps,
-        old: TraceMemory | None,
-        moved: Moved | None,
-        recalled: Mapping[bytes, bytes],
-        target: Target | None,
-    ) -> GuestIndex | None:
-        """The steps of guests that left before: with the host, with the one that it moves under, or apart."""
-        left = steps_left(old, moved, recalled if target is None else {**recalled, Key(target.host): target.blob})
-        under = TraceId(key) if moved is None else moved.host
-        for step in _keys_of_steps(under, host) if recalled else ():
-            memory = decode_trace(recalled[step]) if step in recalled else None
-            if memory is not None:
-                steps = memory.guest_steps if moved is None else replace(memory.guest_steps, open=False)
-                left = steps if left is None else left.merged(steps)
-        return left
-
     def named_steps(self, host: TraceId, parts: Sequence[StoredPart]) -> list[Key]:
         """The keys under which steps may be remembered that these host spans name: of guests that left apart."""
         mine = [p for p in parts if p.guest is None and any(mark in p.payload for mark in _STEP_MARKS)]
-        return _keys_of_steps(host, host_steps(self._decode(mine)[1], digest)) if mine else []
+        return keys_of_steps(host, host_steps(self._decode(mine)[1], digest)) if mine else []
 
     def guest(
         self,
@@ -422,7 +402,3 @@ class Assembler:
         out.trace = OutTrace(key, tuple(pieces), spans)
         out.size = sum(len(p.payload) for p in pieces)
         return out
-
-
-def _keys_of_steps(host: TraceId, steps: HostSteps) -> list[Key]:
-    return [step_key(host, step) for step in step_ids(steps)]

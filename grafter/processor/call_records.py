@@ -4,7 +4,6 @@ Whoever keeps calls has it in the store then: should the process die between the
 again, under the same name. Nothing here waits for a database.
 """
 
-import asyncio
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -25,6 +24,7 @@ from grafter.otlp.redaction import Redaction
 from grafter.processor.plain_traces import PlainRelease
 from grafter.processor.release_result import Work
 from grafter.store.model import Outcome
+from grafter.tasks import in_thread_if
 
 logger = logging.getLogger(__name__)
 
@@ -119,11 +119,7 @@ class CallRecords:
         if not releases:
             return
         size = sum(len(piece.payload) for one in releases for piece in one.trace.pieces)
-        if size > _THREAD_BYTES:
-            entries = await asyncio.to_thread(self._entries, releases)
-        else:
-            entries = self._entries(releases)
-        if entries:
+        if entries := await in_thread_if(size > _THREAD_BYTES, self._entries, releases):
             await self._sink.put(entries)
 
     def _entries(self, releases: Sequence["_Release"]) -> list[Entry]:

@@ -1,20 +1,25 @@
-"""What one exporter alone has not got is put off for it, and sent when it takes something: its backlog at work."""
+"""Backlogs: what some exporters have and another has not, put off for that one and sent to it when it takes something.
+
+A batch of a backlog is laid out for the store as host parts: the spans of all its traces by envelope, and as the head
+of each part whose those are. So it takes next to nothing of the index, nothing is decoded or joined for it a second
+time, and what arrives late is byte for byte what arrived elsewhere.
+"""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
+from struct import Struct
 from struct import error as StructError
 
-from grafter.consumer import OutTrace, Result, Verdict
-from grafter.core.model import UnixNano
+from grafter.consumer import Batch, OutTrace, Piece, Result, Verdict
+from grafter.core.model import Envelope, Key, Part, UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
-from grafter.processor.backlog import DeferredBatch, laid_out, read_back, together
-from grafter.processor.lanes import Lane
+from grafter.processor.lanes import Lane, Limits
 from grafter.processor.leases import Leases
-from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS, Quarantine
-from grafter.processor.refused import Refused, RefusedTraces
+from grafter.processor.quarantine import DEATHS, FULL_BOX_SECONDS, Quarantine, Refused, RefusedTraces, taken_of
 from grafter.processor.release_result import Work
 from grafter.store.base import Store
 from grafter.store.model import DISK_FULL, Claim, Outcome, Settlement, StoredPart
@@ -28,38 +33,42 @@ _DOWN_SECONDS = 10.0
 _SUSPECT_SECONDS = 60.0
 # Batches that are claimed at a time to be sent together.
 _FEW, _MANY = 8, 256
+_OWNER = Struct("<B17sBII")
+"""Before the next spans of a part's payload: length of their trace's key, the key, RESEND or 0, spans, their bytes."""
+_RESEND = 1
+# A part is read and written as a whole.
+_PART_BYTES = 1 << 20
 
 
+@dataclass(slots=True)
+class DeferredBatch:
+    traces: list[OutTrace]
+    runs: list[tuple[Envelope, list[bytes]]] | None
+    """All payloads by envelope, where none of the spans has to be marked."""
+    spans: int
+    size: int
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class Deferring:
     """Keeps batches in the backlogs, and takes them out."""
 
-    def __init__(
-        self,
-        store: Store,
-        metrics: Metrics,
-        clock: Callable[[], int],
-        leases: Leases,
-        refused: RefusedTraces,
-        batch_spans: int,
-        batch_bytes: int,
-    ) -> None:
-        """``batch_spans``, ``batch_bytes``: how much goes out together."""
-        self._batch_spans = batch_spans
-        self._batch_bytes = batch_bytes
-        self._together: dict[str, int] = {}
-        """By exporter: how many of its batches were enough for one request last time, about."""
-        self._store = store
-        self._metrics = metrics
-        self._clock = clock
-        self._leases = leases
-        self._refused = refused
-        self._quarantine = Quarantine(store, metrics)
+    store: Store
+    metrics: Metrics
+    clock: Callable[[], int]
+    limits: Limits
+    """How much goes out together."""
+    leases: Leases
+    refused: RefusedTraces
+    quarantine: Quarantine
+    _together: dict[str, int] = field(default_factory=dict)
+    """By exporter: how many of its batches were enough for one request last time, about."""
 
     async def keep(self, exporter: str, traces: Sequence[OutTrace], *, resend: bool = False) -> None:
         """Put these off for an exporter. Before, an intent for it has to stand for what they are of; after, that is to
         be settled. ``resend``: what became of an attempt is unknown. Raises UnavailableError."""
-        await self._store.defer(exporter, laid_out(traces, resend=resend), UnixNano(self._clock()))
-        self._metrics.deferred_spans.labels(exporter).inc(sum([trace.spans for trace in traces]))
+        await self.store.defer(exporter, _laid_out(traces, resend=resend), UnixNano(self.clock()))
+        self.metrics.deferred_spans.labels(exporter).inc(sum([trace.spans for trace in traces]))
 
     async def keep_all(self, waiting: Mapping[str, Sequence[Work]]) -> list[Work]:
         """Put off, for each exporter, what it alone has not got; the works that could not be, which stay held.
@@ -75,7 +84,7 @@ class Deferring:
                 if mine:
                     await self.keep(name, [w.trace_for(name) for w in mine])
             except UnavailableError as error:
-                self._leases.store_is_away(error)
+                self.leases.store_is_away(error)
                 left |= {id(work): work for work in works}
                 # Before there was an intent, nothing was put off.
                 unknown = bool(mine) and error.reason != DISK_FULL
@@ -94,7 +103,7 @@ class Deferring:
                 work.outcomes[name] = Outcome.ACCEPTED
                 work.void.discard(name)
             if again:
-                await self._store.record([work.claim for work in again], name, Outcome.ACCEPTED)
+                await self.store.record([work.claim for work in again], name, Outcome.ACCEPTED)
         return list(left.values())
 
     async def _intended(self, name: str, works: Sequence[Work]) -> list[Work]:
@@ -102,7 +111,7 @@ class Deferring:
         new = [w for w in works if w.outcomes.get(name) is None and name not in w.void]
         if not new:
             return list(works)
-        owned = await self._store.record([w.claim for w in new], name, Outcome.INTENDED)
+        owned = await self.store.record([w.claim for w in new], name, Outcome.INTENDED)
         lost = {id(work) for work, own in zip(new, owned, strict=True) if not own}
         return [work for work in works if id(work) not in lost] if lost else list(works)
 
@@ -111,16 +120,16 @@ class Deferring:
         sends: list[list[Claim]] = []
         places = lane.places_for_backlog
         while len(sends) < places:
-            claims = await self._store.claim_deferred(lane.name, now, self._together.get(lane.name, _FEW))
+            claims = await self.store.claim_deferred(lane.name, now, self._together.get(lane.name, _FEW))
             some: list[Claim] = []
             spans = size = 0
             for claim in claims:
                 spans, size = spans + claim.state.host_spans, size + claim.state.bytes
-                if some and (spans > self._batch_spans or size > self._batch_bytes):
+                if some and (spans > self.limits.batch_spans or size > self.limits.batch_bytes):
                     break
                 some.append(claim)
             if len(some) < len(claims):
-                await self._store.postpone([(claim, now) for claim in claims[len(some) :]])
+                await self.store.postpone([(claim, now) for claim in claims[len(some) :]])
                 self._together[lane.name] = len(some)
             elif some:
                 self._together[lane.name] = min(2 * len(some), _MANY)
@@ -133,7 +142,7 @@ class Deferring:
         """Batches to their exporter, and what follows from the answer; where that takes nothing they wait. They have
         their lane's place."""
         try:
-            with self._leases.leased(claims):
+            with self.leases.leased(claims):
                 for claim in [claim for claim in claims if claim.deaths >= DEATHS]:
                     reason = f"ended the process {claim.deaths} times"
                     found = await self._read(claim.waits_for, [claim])
@@ -146,7 +155,7 @@ class Deferring:
                 else:
                     await self._send(lane, others)
         except UnavailableError as error:
-            self._leases.store_is_away(error)
+            self.leases.store_is_away(error)
         except Exception:
             logger.exception("a batch of a backlog failed; it is tried again when its lease ends")
 
@@ -154,32 +163,15 @@ class Deferring:
         """Those that can be read; one that cannot, while others can, is set aside and given up in the end."""
         if not claims:
             return []
-        try:
-            parts = await self._store.read(claims)
-            return [(claim, _read_back(name, claim, own)) for claim, own in zip(claims, parts, strict=True)]
-        except UnavailableError:
-            if len(claims) == 1:
-                raise
-        found: list[tuple[Claim, DeferredBatch]] = []
-        failures: list[tuple[Claim, UnavailableError]] = []
-        for claim in claims:
-            try:
-                (own,) = await self._store.read([claim])
-                found.append((claim, _read_back(name, claim, own)))
-            except UnavailableError as error:
-                failures.append((claim, error))
-        if not found:
-            raise failures[0][1]
-        for claim, failure in failures:
-            await self._quarantine.reading(claim, failure, UnixNano(self._clock()))
-        return found
+        read = await self.quarantine.read(claims, partial(_read_back, name))
+        return [(claim, batch) for claim, batch in zip(claims, read, strict=True) if batch is not None]
 
     async def _send(self, lane: Lane, claims: Sequence[Claim]) -> None:
         read = await self._read(lane.name, claims)
-        owned = await self._store.record([claim for claim, _ in read], lane.name, Outcome.INTENDED) if read else ()
+        owned = await self.store.record([claim for claim, _ in read], lane.name, Outcome.INTENDED) if read else ()
         found = [one for one, own in zip(read, owned, strict=True) if own]
         if found:
-            batch = together([one for _, one in found])
+            batch = _together([one for _, one in found])
             await self._conclude(lane.name, found, await lane.timed(lambda exporter: exporter.export(batch)))
 
     async def _conclude(
@@ -203,7 +195,7 @@ class Deferring:
                     await self.keep(name, left)
             except UnavailableError as error:
                 # An intent stands for all of it; the other batches must not go out again for it.
-                self._leases.store_is_away(error)
+                self.leases.store_is_away(error)
                 spans += gone
                 later.append((claim, error.retry_after))
                 continue
@@ -216,13 +208,13 @@ class Deferring:
             done.append(claim)
             spans += batch.spans
         if done:
-            now = UnixNano(self._clock())
+            now = UnixNano(self.clock())
             settlements = [Settlement(claim) for claim in done]
-            await self._leases.until_settled(lambda: self._store.settle(settlements, now))
+            await self.leases.until_settled(lambda: self.store.settle(settlements, now))
         # Also of what was taken of batches that go out once more: they are resumed as often as they are sent.
-        self._metrics.resumed_spans.labels(name).inc(spans)
+        self.metrics.resumed_spans.labels(name).inc(spans)
         if void:
-            await self._store.record(void, name, Outcome.WITHDRAWN)
+            await self.store.record(void, name, Outcome.WITHDRAWN)
         if later:
             # A deadly one that finds no room in the dead-letter box comes alone, and was not sent.
             await self._postpone(later, untouched=all(claim.deaths >= DEATHS for claim, _ in later))
@@ -233,34 +225,91 @@ class Deferring:
         """What is neither taken nor in the dead-letter box, and after how many seconds to try again."""
         left: list[OutTrace] = []
         refused: list[Refused] = []
-        wait = self._leases.tick_seconds
+        wait = self.leases.tick_seconds
         for trace, result in zip(traces, results, strict=True):
             if result.verdict is Verdict.REFUSED:
                 refused.append((trace.key, trace, result))
             elif result.verdict is Verdict.LATER:
                 wait = max(wait, result.retry_after)
                 left.append(replace(trace, resend=True) if result.unknown else trace)
-        kept = await self._refused.keep(name, refused) if refused else 0
+        kept = await self.refused.keep(name, refused) if refused else 0
         for _, trace, result in refused[kept:]:
             wait = max(wait, FULL_BOX_SECONDS)
-            taken = trace.spans - result.part.spans if result.part is not None else 0
-            # What the peer took of it was counted as sent, and goes out once more with the rest.
-            self._metrics.recovered_spans.inc(taken)
-            left.append(replace(trace, resend=True) if taken else trace)
+            left.append(replace(trace, resend=True) if taken_of(trace, result) else trace)
         return left, wait
 
     async def _postpone(self, claims: Sequence[tuple[Claim, float]], *, untouched: bool = False) -> None:
-        now = self._clock()
+        now = self.clock()
         later = [(claim, UnixNano(now + int(seconds * SECOND))) for claim, seconds in claims]
-        await self._store.postpone(later, untouched=untouched)
+        await self.store.postpone(later, untouched=untouched)
 
 
-def _read_back(name: str, claim: Claim, parts: Sequence[StoredPart]) -> DeferredBatch:
+def _laid_out(traces: Sequence[OutTrace], *, resend: bool = False) -> list[Part]:
+    """The parts of a batch. ``resend``: an attempt has an unknown outcome, whatever the traces say."""
+    parts: list[Part] = []
+    open_: dict[tuple[bytes, bytes], tuple[Envelope, list[bytes], list[bytes], list[int]]] = {}
+
+    def close(envelope: Envelope, heads: list[bytes], payloads: list[bytes], spans: list[int]) -> None:
+        parts.append(Part(Key(b""), b"".join(payloads), sum(spans), envelope, span_ids=b"".join(heads)))
+
+    sizes: dict[tuple[bytes, bytes], int] = {}
+    for trace in traces:
+        key, flags = bytes(trace.key), _RESEND if resend or trace.resend else 0
+        for piece in trace.pieces:
+            envelope, size = piece.envelope, len(piece.payload)
+            of = (envelope.resource, envelope.scope)
+            run = open_.get(of)
+            if run is not None and sizes[of] + size > _PART_BYTES:
+                close(*open_.pop(of))
+                run = None
+            if run is None:
+                run = open_[of] = (envelope, [], [], [])
+                sizes[of] = 0
+            sizes[of] += size
+            run[1].append(_OWNER.pack(len(key), key, flags, piece.spans, size))
+            run[2].append(piece.payload)
+            run[3].append(piece.spans)
+    for run in open_.values():
+        close(*run)
+    return parts
+
+
+def _together(batches: Sequence[DeferredBatch]) -> Batch:
+    """Several of them for the exporter, trace by trace in their order."""
+    runs: list[tuple[Envelope, list[bytes]]] = []
+    for batch in batches:
+        runs += batch.runs or ()
+    traces = [trace for batch in batches for trace in batch.traces]
+    spans, size = sum([batch.spans for batch in batches]), sum([batch.size for batch in batches])
+    return Batch(traces, spans, size, runs if all(batch.runs is not None for batch in batches) else None)
+
+
+def _read_back(exporter: str, claim: Claim, parts: Sequence[StoredPart]) -> DeferredBatch:
     """Raises UnavailableError where nothing of it is there, or something else."""
+    # It was on its way before, with an unknown outcome.
+    resend = claim.outcomes.get(exporter) is Outcome.INTENDED
+    pieces: dict[bytes, list[Piece]] = {}
+    marked: set[bytes] = set()
+    runs: list[tuple[Envelope, list[bytes]]] = []
     try:
-        batch = read_back(parts, resend=claim.outcomes.get(name) is Outcome.INTENDED)
+        for part in parts:
+            assert part.envelope is not None
+            runs.append((part.envelope, [part.payload]))
+            at = 0
+            for length, padded, flags, spans, size in _OWNER.iter_unpack(part.span_ids):
+                key = padded[:length]
+                pieces.setdefault(key, []).append(Piece(part.envelope, part.payload[at : at + size], spans))
+                at += size
+                if flags & _RESEND:
+                    marked.add(key)
     except StructError as error:
         raise UnavailableError(f"a batch of a backlog is damaged: {error}", reason="store_down") from error
-    if not batch.traces:
+    if not pieces:
         raise UnavailableError("nothing is left of a batch of a backlog", reason="store_down")
-    return batch
+    traces = [
+        OutTrace(Key(key), tuple(own), sum([piece.spans for piece in own]), resend=resend or key in marked)
+        for key, own in pieces.items()
+    ]
+    some_marked = resend or bool(marked)
+    spans = sum([part.spans for part in parts])
+    return DeferredBatch(traces, None if some_marked else runs, spans, sum([len(part.payload) for part in parts]))

@@ -22,8 +22,7 @@ from grafter.processor.deferring import Deferring
 from grafter.processor.lanes import SOON_SECONDS, Lane, Lanes, Limits, Place
 from grafter.processor.leases import Leases
 from grafter.processor.plain_traces import PlainRelease
-from grafter.processor.quarantine import FULL_BOX_SECONDS
-from grafter.processor.refused import RefusedTraces
+from grafter.processor.quarantine import FULL_BOX_SECONDS, Quarantine, RefusedTraces, taken_of
 from grafter.processor.release_result import Work
 from grafter.store.base import Store
 from grafter.store.model import DISK_FULL, Claim, Outcome, PlainSettlement, Settlement
@@ -60,10 +59,9 @@ class Delivery:
         self._clock = clock
         self._tick_seconds = limits.tick_seconds
         self._calls = calls
+        self.quarantine = Quarantine(store, metrics, clock)
         self._refused = RefusedTraces(store, metrics, clock)
-        self.deferring = Deferring(
-            store, metrics, clock, self.leases, self._refused, limits.batch_spans, limits.batch_bytes
-        )
+        self.deferring = Deferring(store, metrics, clock, limits, self.leases, self._refused, self.quarantine)
 
     def down_for(self, lanes: Iterable[Lane]) -> float:
         """Seconds until the first of these is worth a try; 0 when one is up now."""
@@ -82,7 +80,11 @@ class Delivery:
         try:
             if isinstance(released, PlainRelease):
                 with self.leases.leased(released.claims):
-                    await (self._send_plain(released, place) if alone is None else self._send_plain_to(alone, released))
+                    if alone is not None:
+                        await self._send_plain_to(alone, released)
+                        return
+                    async with self.lanes.taking_part() as taking_part:
+                        await self._send_plain_to_all(taking_part, released, place)
                 return
             with self.leases.leased([work.claim for work in released]):
                 await (self._export_to_all(released, place) if alone is None else self._export(alone, released))
@@ -106,12 +108,8 @@ class Delivery:
             await self._record(lane.name, works, [work.trace for work in works], [results[i] for i in at])
             await self._conclude(works)
 
-    async def _send_plain(self, plain: PlainRelease, place: Place) -> None:
-        """The same to several: as one while each takes all of it, or has all of it put off."""
-        async with self.lanes.taking_part() as taking_part:
-            await self._send_plain_to_all(taking_part, plain, place)
-
     async def _send_plain_to_all(self, taking_part: Mapping[Lane, Place], plain: PlainRelease, place: Place) -> None:
+        """The same to several: as one while each takes all of it, or has all of it put off."""
         batch = plain.batch()
         intents = [self._store.record(plain.claims, lane.name, Outcome.INTENDED) for lane in self.lanes]
         if not all([own for (own,) in await asyncio.gather(*intents)]):  # noqa: C419  # a list is faster here
@@ -245,6 +243,16 @@ class Delivery:
         """Keep what an exporter answered for each trace."""
         refused: list[tuple[Work, OutTrace, Result]] = []
         withdrawn: list[Work] = []
+
+        def not_taken(work: Work, retry_after: float, *, may_have_come: bool) -> None:
+            work.retry_after = max(work.retry_after, retry_after)
+            if may_have_come:
+                work.outcomes[name] = Outcome.INTENDED
+                self.begun[work.claim.key] = work.reason
+            else:
+                work.outcomes.pop(name, None)
+                withdrawn.append(work)
+
         for work, trace, result in zip(works, traces, results, strict=True):
             if result.verdict is Verdict.ACCEPTED:
                 work.outcomes[name] = Outcome.ACCEPTED
@@ -253,13 +261,8 @@ class Delivery:
                 refused.append((work, trace, result))
             else:
                 # LATER: nothing is known against the trace.
-                work.retry_after = max(work.retry_after, result.retry_after, self._tick_seconds)
-                if result.unknown or trace.resend:
-                    work.outcomes[name] = Outcome.INTENDED
-                    self.begun[work.claim.key] = work.reason
-                else:
-                    work.outcomes.pop(name, None)
-                    withdrawn.append(work)
+                again = max(result.retry_after, self._tick_seconds)
+                not_taken(work, again, may_have_come=result.unknown or trace.resend)
         if len(self.lanes) > 1:
             for work in works:
                 self.begun.setdefault(work.claim.key, work.reason)
@@ -273,16 +276,7 @@ class Delivery:
                 claims = [work.claim for work, _, _ in refused[:kept]]
                 await self.leases.until_settled(lambda: self._store.record(claims, name, Outcome.REFUSED))
             for work, trace, result in refused[kept:]:
-                work.retry_after = max(work.retry_after, FULL_BOX_SECONDS)
-                taken = trace.spans - result.part.spans if result.part is not None else 0
-                # What the peer took of it was counted as sent, and goes out once more with the rest.
-                self._metrics.recovered_spans.inc(taken)
-                if taken or trace.resend:
-                    work.outcomes[name] = Outcome.INTENDED
-                    self.begun[work.claim.key] = work.reason
-                else:
-                    work.outcomes.pop(name, None)
-                    withdrawn.append(work)
+                not_taken(work, FULL_BOX_SECONDS, may_have_come=taken_of(trace, result) > 0 or trace.resend)
         for work in withdrawn:
             work.void.add(name)
         if len(self.lanes) == 1:

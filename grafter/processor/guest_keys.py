@@ -5,15 +5,14 @@ moves a guest under its host when the host turns out to be held. What was found 
 is assembled from.
 """
 
-import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from grafter.core.explain import Refusal
 from grafter.core.lifecycle import Decision, Release, ReleaseReason, Wait, is_over, is_overdue, step_guest, whole_at
-from grafter.core.memory_blobs import decode_guest
-from grafter.core.model import Key, NamedLink, TraceId, UnixNano, called, openai_trace_id
+from grafter.core.memory_blobs import decode_guest, decode_trace
+from grafter.core.model import Key, NamedLink, TraceId, UnixNano, called, guest_key, openai_trace_id
 from grafter.core.policy import SECOND, GraftPolicy, Mode
 from grafter.core.state import GuestState, TraceState
 from grafter.errors import UnavailableError
@@ -24,9 +23,9 @@ from grafter.processor.leases import Leases
 from grafter.processor.linking import Linking, left_alone, taking_up
 from grafter.processor.release_result import Assembled
 from grafter.processor.sampling import late_guest
-from grafter.processor.sums_beside import SumsBeside
 from grafter.store.base import Store
 from grafter.store.model import Claim, StoredPart
+from grafter.tasks import in_thread_if
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +38,8 @@ _KEPT_BYTES = 32 << 20
 # From so many spans on a join takes more than some 50 ms.
 _LARGE_GUEST = 500
 _LARGE_BYTES = 1 << 20
+# Under which the store has a note of sums: no id of OpenAI's, nor a rule's, begins so.
+_SUMS = "grafter.sums "
 
 
 def is_large(state: TraceState) -> bool:
@@ -48,8 +49,36 @@ def is_large(state: TraceState) -> bool:
     return any(state.bytes > source_of(guest.source).large_bytes for guest in state.guests.values())
 
 
-@dataclass(frozen=True, slots=True)
+async def assembled_in_agreement(
+    store: Store, host: TraceId | None, state: TraceState, assemble: Callable[[str], Assembled], now: UnixNano
+) -> Assembled:
+    """What ``assemble`` makes of a key's parts when it is told what the sums are of that others state beside the host.
+
+    Those sums are of waits or of runs, whichever was stated first: both may lie within each other, so they are never
+    added up (see ``latencies``). Guests that come late leave under keys of their own, two of them perhaps in one
+    moment, or from two replicas, and none knows what another one states. So before the first sums beside a host that
+    has left leave, what they are of is noted in the store under the host's id. A note that stands never changes,
+    whoever asks: who finds the other kind there states no sums. The note of a release that never arrives stands too;
+    then a sum is missing rather than there twice. Repeated, the answer is the same.
+
+    Raises UnavailableError when the store cannot be asked; a full one can.
+    """
+    large = is_large(state)
+    out = await in_thread_if(large, assemble, "")
+    if host is None or not out.summed or out.trace is None:
+        return out
+    # An older version left a memory instead, under a guest's key of no guest.
+    (memory,) = await store.recall([guest_key(f"\0sums:{host.hex()}")], now)
+    older = None if memory is None else decode_trace(memory.blob)
+    stated = older.summed if older is not None and older.summed else out.summed
+    stands = await store.first_link(f"{_SUMS}{host.hex()}", stated, now)
+    return out if stands == out.summed else await in_thread_if(large, assemble, stands)
+
+
+@dataclass(slots=True)
 class Found:
+    """What is known of a guest; the decision adds to it what it finds on its way."""
+
     guest: GuestState
     host: TraceId | None
     recalled: Mapping[bytes, bytes]
@@ -76,7 +105,6 @@ class GuestKeys:
         self._linking = linking
         self._policy = policy
         self._assembler = assembler
-        self._sums = SumsBeside(store)
         self._stream = policy.mode is Mode.STREAM
         self._hosts: dict[Key, TraceId | None] = {}
         """The host that the last attempt of a guest found; for attempts that have to be made again."""
@@ -90,50 +118,42 @@ class GuestKeys:
         everything = await self._find(claims, guests, now)
         unlinked = [called(known.guest.guest) for known in everything if known.host is None]
         named = await self._linking.find(unlinked, now) if unlinked else {}
-        for claim, known in zip(claims, everything, strict=True):
+        for claim, found in zip(claims, everything, strict=True):
+            decision = None
             try:
-                decided = await self._decide(claim, known, named, now)
+                decision = await self._decide(claim, found, named, now)
             except UnavailableError as error:
                 await self._leases.put_off(claim, error, now)
-                continue
-            if decided is None:
-                continue
-            decision, found = decided
             if found.parts is not None and isinstance(decision, Release):
                 kept += claim.state.bytes
-            if kept > _KEPT_BYTES or isinstance(decision, Wait):
-                found = replace(found, parts=None)
-            decisions.append((claim, decision, found))
+            if kept > _KEPT_BYTES or not isinstance(decision, Release):
+                found.parts = None
+            if decision is not None:
+                decisions.append((claim, decision, found))
         return decisions
 
     async def _decide(
-        self, claim: Claim, known: Found, named: Mapping[str, NamedLink], now: UnixNano
-    ) -> tuple[Decision, Found] | None:
+        self, claim: Claim, found: Found, named: Mapping[str, NamedLink], now: UnixNano
+    ) -> Decision | None:
         """None when the claim is no longer this caller's. ``named``: the links that were noted for guests."""
-        if known.host is None and called(known.guest.guest) in named and not _stays_alone(claim, known):
-            wanted = await self._by_name(claim, known, named[called(known.guest.guest)], now)
-            if wanted is None:
-                return None
-            known = wanted
-        if known.host is not None and not known.released and not self._stream:
+        link = named.get(called(found.guest.guest)) if found.host is None else None
+        if link is not None and not _stays_alone(claim, found) and await self._by_name(claim, found, link, now):
+            return None
+        if found.host is not None and not found.released and not self._stream:
             # The host is held, or nothing is known of it yet: either way the guest waits there.
-            await self._store.move(claim, Key(known.host))
+            await self._store.move(claim, Key(found.host))
             return None
-        found: Found | None = known
-        if known.host is None and source_of(known.guest.source).has_hints:
-            found = await self._by_hint(claim, known, now)
-        if found is None:
+        if found.host is None and source_of(found.guest.source).has_hints and await self._by_hint(claim, found, now):
             return None
-        decision, found = await self._step(claim, found, now)
+        decision = await self._step(claim, found, now)
         if isinstance(decision, Release) and found.host is None:
             if await self._moved_by_id(claim, found):
                 return None
             spelt = openai_trace_id(called(found.guest.guest))
-            if spelt is None or not await self._memory(spelt, now):
-                found = await self._by_content(claim, found, decision.reason, now)
-            if found is None:
+            is_spelt = spelt is not None and bool(await self._memory(spelt, now))
+            if not is_spelt and await self._by_content(claim, found, decision.reason, now):
                 return None
-        return decision, found
+        return decision
 
     async def assemble(
         self, claim: Claim, parts: Sequence[StoredPart], reason: ReleaseReason, now: UnixNano, found: Found | None
@@ -158,7 +178,7 @@ class GuestKeys:
         assembler, sampling, state = self._assembler, self._assembler.sampling, found.guest
         refused = found.refused
 
-        def assemble(summed: str = "") -> Assembled:
+        def assemble(summed: str) -> Assembled:
             out = assembler.guest(
                 *(claim.key, state, guest, reason, now, host, recalled),
                 overdue=overdue,
@@ -171,18 +191,13 @@ class GuestKeys:
             standing = late_guest(claim.key, host, recalled, complete=complete, begun=again)
             return sampling.apply(out, standing, now)
 
-        async def assembled_by(summed: str = "") -> Assembled:
-            return await asyncio.to_thread(assemble, summed) if is_large(claim.state) else assemble(summed)
-
-        assembled = await assembled_by()
-        if host is not None:
-            assembled = await self._sums.agreed(host, assembled, assembled_by, now)
+        assembled = await assembled_in_agreement(self._store, host, claim.state, assemble, now)
         if host is not None and reason is ReleaseReason.UNLINKED:
             assembled.reason = ReleaseReason.LATE_GUEST
         return assembled
 
-    async def _step(self, claim: Claim, found: Found, now: UnixNano) -> tuple[Decision, Found]:
-        """What the core says of it, and what was found with the parts, where they had to be read."""
+    async def _step(self, claim: Claim, found: Found, now: UnixNano) -> Decision:
+        """What the core says of it."""
         guest, sent = found.guest, frozenset[bytes]()
         memory = found.recalled.get(claim.key)
         known = None if memory is None else decode_guest(memory)
@@ -196,12 +211,11 @@ class GuestKeys:
         polled = self._stream and host is not None and (not runs or guest.top_level or guest.ended)
         anchor_known = False
         if polled and host is not None and found.recalled:
-            found = await self._with_parts(claim, found)
-            assert found.parts is not None
+            parts = await self._parts(claim, found)
             over = is_over(claim.state, now, self._policy.waits)
             # As the release will read it, should there be one now.
-            final = found.parts.is_final(guest, ReleaseReason.MAX if over else ReleaseReason.STREAM, now)
-            anchor_known = self._assembler.anchor_known(found.parts, host, found.recalled, final=final)
+            final = parts.is_final(guest, ReleaseReason.MAX if over else ReleaseReason.STREAM, now)
+            anchor_known = self._assembler.anchor_known(parts, host, found.recalled, final=final)
         decision = step_guest(
             state,
             now,
@@ -213,7 +227,7 @@ class GuestKeys:
         )
         if polled and isinstance(decision, Wait):
             decision = Wait(UnixNano(min(decision.until, now + _ANCHOR_POLL)))
-        return decision, found
+        return decision
 
     async def _find(self, claims: Sequence[Claim], guests: Sequence[GuestState], now: UnixNano) -> list[Found]:
         """The guests' own memories first: they may hold the link; then the hosts'."""
@@ -256,48 +270,45 @@ class GuestKeys:
             return False
         return await self._store.move(claim, Key(named), if_held=True)
 
-    async def _by_hint(self, claim: Claim, found: Found, now: UnixNano) -> Found | None:
-        """The same with the host that somebody else names, should it have come; None when it was moved there."""
-        found = await self._with_parts(claim, found)
-        assert found.parts is not None
-        named = found.parts.hinted_host()
-        if named is None or found.parts.only_hints():
+    async def _by_hint(self, claim: Claim, found: Found, now: UnixNano) -> bool:
+        """Find the host that somebody else names, should it have come; True when the guest was moved there."""
+        parts = await self._parts(claim, found)
+        named = parts.hinted_host()
+        if named is None or parts.only_hints():
             # A host that it was moved to would wait for a guest of which nothing may ever come.
-            return found
+            return False
         if not self._stream and await self._store.move(claim, Key(named), if_held=True):
-            return None
-        memory = await self._memory(named, now)
-        return replace(found, host=named, recalled={**found.recalled, **memory}) if memory else found
+            return True
+        if memory := await self._memory(named, now):
+            found.host, found.recalled = named, {**found.recalled, **memory}
+        return False
 
-    async def _by_name(self, claim: Claim, found: Found, link: NamedLink, now: UnixNano) -> Found | None:
-        """None when the guest took up a link that somebody noted under its name; it is due again at once."""
-        if source_of(found.guest.source).has_hints:
-            found = await self._with_parts(claim, found)
-            assert found.parts is not None
-            if found.parts.only_hints():
-                return found
+    async def _by_name(self, claim: Claim, found: Found, link: NamedLink, now: UnixNano) -> bool:
+        """Have the guest take up a link that somebody noted under its name: True when it did, and is due again at
+        once."""
+        if source_of(found.guest.source).has_hints and (await self._parts(claim, found)).only_hints():
+            return False
         await self._take_up(claim, found, link, now)
-        return None
+        return True
 
-    async def _by_content(self, claim: Claim, found: Found, reason: ReleaseReason, now: UnixNano) -> Found | None:
+    async def _by_content(self, claim: Claim, found: Found, reason: ReleaseReason, now: UnixNano) -> bool:
         """The same by the ids of what is in it: of those that are as good as each other all must name one host."""
-        found = await self._with_parts(claim, found)
-        parts = found.parts
-        assert parts is not None
+        parts = await self._parts(claim, found)
         if parts.only_hints() or _stays_alone(claim, found):
-            return found
+            return False
         # As the release will read it, so that it is read once.
         final = parts.is_final(found.guest, reason, now)
-        ids = await asyncio.to_thread(parts.ids, final=final) if is_large(claim.state) else parts.ids(final=final)
+        ids = await in_thread_if(is_large(claim.state), parts.ids, final=final)
         named = await self._linking.find([each for equal in ids for each in equal], now)
         for equal in ids:
             links = [named[each] for each in equal if each in named]
             if len({link.host for link in links}) > 1:
-                return replace(found, refused=(Refusal("link", "two_hosts"),))
+                found.refused = (Refusal("link", "two_hosts"),)
+                return False
             if links:
                 await self._take_up(claim, found, links[0], now)
-                return None
-        return found
+                return True
+        return False
 
     async def _take_up(self, claim: Claim, found: Found, link: NamedLink, now: UnixNano) -> None:
         # Given back first, for the store may move what is held.
@@ -308,11 +319,11 @@ class GuestKeys:
             # It is due again; a full store takes it once something has left, and what is due beside it does not wait.
             logger.debug("%s is not taken up yet: %s", claim.key.hex(), error)
 
-    async def _with_parts(self, claim: Claim, found: Found) -> Found:
-        if found.parts is not None:
-            return found
-        (parts,) = await self._store.read([claim])
-        return replace(found, parts=GuestParts(parts, found.recalled, self._policy))
+    async def _parts(self, claim: Claim, found: Found) -> GuestParts:
+        if found.parts is None:
+            (parts,) = await self._store.read([claim])
+            found.parts = GuestParts(parts, found.recalled, self._policy)
+        return found.parts
 
     async def _memory(self, host: TraceId, now: UnixNano) -> dict[bytes, bytes]:
         """What is remembered of a host; empty for one that is not."""

@@ -69,15 +69,13 @@ def count(out: Assembled, one: Hung) -> None:
     """Add what is counted of the guest once its release is settled."""
     grafted, place = one.grafted, one.place
     real = len(grafted.spans) - grafted.synthetic
-    counts = out.guests if isinstance(out.guests, list) else []
-    out.guests = counts
     out.merged += one.came - real
     out.synthetic += grafted.synthetic
     waited = (place.now - place.state.first) / 1e9 if place.state is not None else 0.0
     match = grafted.match if place.host is not None else ""
     malformed = bool(grafted.memory.head.get("malformed"))
     first = one.first and real > 0
-    counts.append(GuestCount(one.guest.source, real, match, waited, place.late, first, malformed))
+    out.guests.append(GuestCount(one.guest.source, real, match, waited, place.late, first, malformed))
 
 
 def memories(kept: Iterable[Kept], hung: Sequence[Hung]) -> list[Memory]:

@@ -1,8 +1,9 @@
 """A lane an exporter: how much is on its way to it, and whether it may hold up what others wait for as well.
 
 With several exporters a batch goes to those that take part now: their peers are up, they have a place, and they answer
-soon. What the others have not got is deferred (``processor.backlog``), and goes to each of them when it has time. Only
-where nobody answers soon those that are slow take part, and where all are full the first that is not is waited for.
+soon. What the others have not got is deferred (``processor.deferring``), and goes to each of them when it has time.
+Only where nobody answers soon those that are slow take part, and where all are full the first that is not is waited
+for.
 """
 
 import asyncio

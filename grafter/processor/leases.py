@@ -9,6 +9,7 @@ from typing import TypeVar
 from grafter.core.model import UnixNano
 from grafter.core.policy import SECOND
 from grafter.errors import UnavailableError
+from grafter.logs import Throttle
 from grafter.store.base import Store
 from grafter.store.model import Claim, Claims
 
@@ -26,7 +27,7 @@ class Leases:
         self.tick_seconds = tick_seconds
         self._store = store
         self._clock = clock
-        self._warn_after = 0.0
+        self._away = Throttle(_SECONDS_BETWEEN_WARNINGS)
         self._leased: dict[object, Sequence[Claims]] = {}
 
     @contextmanager
@@ -44,11 +45,8 @@ class Leases:
             await self._store.renew(claims, UnixNano(self._clock()))
 
     def store_is_away(self, error: UnavailableError) -> None:
-        """Say so, now and then."""
-        # Each tick meets it; the metrics and /readyz say for how long.
-        now = asyncio.get_running_loop().time()
-        if now >= self._warn_after:
-            self._warn_after = now + _SECONDS_BETWEEN_WARNINGS
+        """Say so, now and then: each tick meets it; the metrics and /readyz say for how long."""
+        if self._away.due():
             logger.warning("the store is not available: %s", error)
 
     async def put_off(self, claim: Claim, error: UnavailableError, now: UnixNano) -> None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from grafter.consumer import Piece
 from grafter.core.anchor import AnchorIndex, find
-from grafter.core.guest_index import GuestIndex
-from grafter.core.line_up import LinedUp
+from grafter.core.guest_index import GuestIndex, step_key
+from grafter.core.line_up import LinedUp, step_ids
 from grafter.core.memory import TraceMemory
 from grafter.core.memory_blobs import decode_guest, decode_trace
 from grafter.core.model import (
@@ -23,10 +23,12 @@ from grafter.core.model import (
     Link,
     Source,
     SpanId,
+    TraceId,
     UnixNano,
 )
 from grafter.core.policy import GraftPolicy
 from grafter.core.rules import Moved
+from grafter.core.steps import HostSteps
 from grafter.otlp.frames import spans_of
 from grafter.otlp.rule_keys import moved_run
 from grafter.otlp.shallow_pb2 import Head
@@ -51,18 +53,36 @@ def hang(
     return Moved(target.host, anchor.span_id, anchor.how), counted
 
 
-def steps_left(old: TraceMemory | None, moved: Moved | None, recalled: Mapping[bytes, bytes]) -> GuestIndex | None:
-    """The steps of the guests that left before: with this trace, and with the one under whose id it leaves.
+def steps_left(
+    key: Key,
+    host: HostSteps,
+    old: TraceMemory | None,
+    moved: Moved | None,
+    recalled: Mapping[bytes, bytes],
+    target: Target | None,
+) -> GuestIndex | None:
+    """The steps of guests that left before: with this trace, with the one under whose id it leaves, or apart.
 
-    ``old``: the memory of this trace. ``recalled``: memories by key, the other trace's among them.
+    ``old``: the memory of this trace. ``recalled``: memories by key, the other trace's among them where it has left
+    before; ``target`` brings its own.
     """
+    if target is not None:
+        recalled = {**recalled, Key(target.host): target.blob}
+    under = TraceId(key) if moved is None else moved.host
+    keys = [*([] if moved is None else [Key(under)]), *(keys_of_steps(under, host) if recalled else ())]
     left = None if old is None else old.guest_steps
-    there = None if moved is None or Key(moved.host) not in recalled else decode_trace(recalled[Key(moved.host)])
-    if there is None:
-        return left
-    # Nothing of a trace that moves stands above what it hangs under.
-    steps = replace(there.guest_steps, open=False)
-    return steps if left is None else left.merged(steps)
+    for each in keys:
+        memory = decode_trace(recalled[each]) if each in recalled else None
+        if memory is not None:
+            # Nothing of a trace that moves stands above what it hangs under.
+            steps = memory.guest_steps if moved is None else replace(memory.guest_steps, open=False)
+            left = steps if left is None else left.merged(steps)
+    return left
+
+
+def keys_of_steps(host: TraceId, steps: HostSteps) -> list[Key]:
+    """Under which the steps of guests are remembered that left apart from this host."""
+    return [step_key(host, step) for step in step_ids(steps)]
 
 
 def as_moved(

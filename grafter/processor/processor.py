@@ -12,7 +12,7 @@ which nothing is left to decide; its members are told apart when an exporter doe
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Self
 
 from grafter.consumer import Exporter
@@ -28,12 +28,11 @@ from grafter.processor.delivery import FINAL, Delivery
 from grafter.processor.guest_keys import Found, GuestKeys
 from grafter.processor.lanes import Lane, Limits, Place
 from grafter.processor.linking import Linking
-from grafter.processor.quarantine import Quarantine
 from grafter.processor.releasing import Due, Releases, export_begun, in_slices
 from grafter.processor.rules import RuleMoves, Target
 from grafter.store.base import Store
 from grafter.store.model import Claim, PlainBatch, PlainLimits
-from grafter.tasks import task_group
+from grafter.tasks import beside, task_group
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
@@ -70,10 +69,7 @@ class Processor:
         self._linking = Linking(store, policy.waits.remember)
         self._guest_keys = GuestKeys(store, policy, assembler, self._linking, self._delivery.leases)
         self._moves = RuleMoves(store, policy, self._linking)
-        self._quarantine = Quarantine(store, metrics)
-        self._releases = Releases(
-            store, policy, assembler, self._guest_keys, self._quarantine, self._delivery, limits, clock
-        )
+        self._releases = Releases(store, policy, assembler, self._guest_keys, self._delivery, limits)
         self._plain: PlainLimits | None = None
         if assembler.takes_plain:
             self._plain = PlainLimits(_PLAIN_TRACES, limits.batch_spans, limits.batch_bytes)
@@ -99,19 +95,14 @@ class Processor:
     @asynccontextmanager
     async def running(self, grace_seconds: float = 30.0) -> AsyncIterator[Self]:
         """Tick until left; leaving waits up to the grace for what is on its way and keeps what is held."""
-        async with task_group() as background:
-            renewing = background.create_task(self._renew(), name="processor.renew")
+        # Leaving ``sends`` waits for the batches that are on their way; their leases must not end meanwhile.
+        async with beside(self._renew(), "processor.renew"), task_group() as sends:
+            tick = sends.create_task(self._tick(sends), name="processor.tick")
             try:
-                # Leaving this group waits for the batches that are on their way; their leases must not end meanwhile.
-                async with task_group() as sends:
-                    tick = sends.create_task(self._tick(sends), name="processor.tick")
-                    try:
-                        yield self
-                    finally:
-                        self._stopping.set()
-                        asyncio.get_running_loop().call_later(grace_seconds, self._give_up, tick)
+                yield self
             finally:
-                renewing.cancel()
+                self._stopping.set()
+                asyncio.get_running_loop().call_later(grace_seconds, self._give_up, tick)
 
     def _give_up(self, tick: asyncio.Task[None]) -> None:
         """Cut off what is still on its way: its outcome is unknown and it goes out again after the next start."""
@@ -132,14 +123,9 @@ class Processor:
                 logger.exception("a round of the processor failed")
                 busy = False
             if not busy:
-                await self._pause()
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(self._limits.tick_seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._limits.tick_seconds):
+                        await self._stopping.wait()
 
     async def _renew(self) -> None:
         """Keep the leases of what is still on its way."""
@@ -180,7 +166,8 @@ class Processor:
             # First what needs no decision: one that fails must not hold it up.
             for batch in plain:
                 await self._release(tasks, batch, now)
-            others = await self._quarantine.deadly(others, now) if any(one.deaths for one in others) else others
+            if any(one.deaths for one in others):
+                others = await self._delivery.quarantine.deadly(others, now)
             for due in in_slices(await self._decide(others, now)):
                 await self._release(tasks, due, now)
         return _CLAIM_LIMIT if any(map(self._is_large, plain)) else len(claims) + taken_up

@@ -1,21 +1,27 @@
-"""Traces that cannot be read or assembled: each is set aside alone, tried again a few times, and then kept as it is.
+"""Traces that cannot leave, and their way into the dead-letter box: none is lost in silence.
 
-A bug that one odd trace meets, or a damaged block of the disk, must not hold up the traces that fell due beside it.
+What a peer refuses for good is kept with its reason. One that cannot be read or assembled is set aside alone, tried
+again a few times, and then kept as it is: a bug that one odd trace meets, or a damaged block of the disk, must not hold
+up the traces that fell due beside it.
 """
 
 import logging
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
-from grafter.consumer import OutTrace, Piece
+from grafter.consumer import OutTrace, Piece, Result
 from grafter.core.model import Key, UnixNano
 from grafter.core.policy import SECOND
+from grafter.errors import UnavailableError
+from grafter.logs import Throttle
 from grafter.otlp import build
 from grafter.store.base import Store
 from grafter.store.model import Claim, DeadLetter, Settlement, StoredPart
 from grafter.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 FULL_BOX_SECONDS = 60
 """After which what a full dead-letter box did not take is brought again."""
@@ -26,9 +32,63 @@ DEATHS = 3
 _BACKOFF = 2 * SECOND
 # More keys than this in trouble at once is no longer an odd trace; the oldest count is given up.
 _MAX_KEYS = 10_000
+# Trace ids that one line of the log has.
+_MOST_IDS = 5
 
 
-def count_pushed_out(metrics: Metrics, spans: int) -> None:
+Refused = tuple[Key, OutTrace, Result]
+"""Under which key it is held, what left, and what was said of it."""
+
+
+class RefusedTraces:
+    def __init__(self, store: Store, metrics: Metrics, clock: Callable[[], int]) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
+        self._throttle = Throttle()
+
+    async def keep(self, exporter: str, refused: Sequence[Refused]) -> int:
+        """How many of them are kept, the first ones; there was no room for the others. What the peer took of those was
+        counted as sent, and goes out once more with the rest: it counts as recovered. Raises UnavailableError."""
+        now = UnixNano(self._clock())
+        parts = [(key, result.reason, result.part or trace) for key, trace, result in refused]
+        letters = [
+            DeadLetter(key, exporter, reason, now, part.spans, build.request([part])) for key, reason, part in parts
+        ]
+        added = await self._store.add_dead_letters(letters)
+        _count_pushed_out(self._metrics, added.pushed_out)
+        kept = letters[: added.kept]
+        for letter in kept:
+            self._metrics.dead_spans.labels(exporter, "refused").inc(letter.spans)
+        if kept:
+            logger.error(
+                "%s refused %d traces for good; they are in the dead-letter box (%s): %s",
+                exporter,
+                len(kept),
+                _ids(kept),
+                kept[0].reason,
+            )
+        left = letters[len(kept) :]
+        # They are brought again and again.
+        if left and self._throttle.due(exporter):
+            logger.error(
+                "the dead-letter box is full: %d traces that %s refused stay held (%s); see `grafter dead list`: %s",
+                len(left),
+                exporter,
+                _ids(left),
+                left[0].reason,
+            )
+        for _, trace, result in refused[len(kept) :]:
+            self._metrics.recovered_spans.inc(taken_of(trace, result))
+        return added.kept
+
+
+def taken_of(trace: OutTrace, result: Result) -> int:
+    """How many spans of a trace that was refused the peer took all the same."""
+    return 0 if result.part is None else trace.spans - result.part.spans
+
+
+def _count_pushed_out(metrics: Metrics, spans: int) -> None:
     """Letters that had to go for newer ones are lost, as whoever set the box up wanted: counted, and said."""
     if spans:
         metrics.dropped_spans.labels("dead_letters_full").inc(spans)
@@ -36,13 +96,37 @@ def count_pushed_out(metrics: Metrics, spans: int) -> None:
 
 
 class Quarantine:
-    def __init__(self, store: Store, metrics: Metrics) -> None:
+    def __init__(self, store: Store, metrics: Metrics, clock: Callable[[], int]) -> None:
         self._store = store
         self._metrics = metrics
+        self._clock = clock
         self._failures: dict[Key, int] = {}
 
-    async def reading(self, claim: Claim, error: Exception, now: UnixNano) -> None:
-        """Its parts could not be read, though others could. In the end they are given up, and counted."""
+    async def read(self, claims: Sequence[Claim], made: Callable[[Claim, Sequence[StoredPart]], _T]) -> list[_T | None]:
+        """What ``made``, which may raise UnavailableError too, makes of the parts of each claim; None for one that
+        cannot be read while others can: it is set aside. Raises UnavailableError where none can."""
+        try:
+            return [made(claim, own) for claim, own in zip(claims, await self._store.read(claims), strict=True)]
+        except UnavailableError:
+            if len(claims) == 1:
+                raise
+        found: list[_T | None] = []
+        failures: list[tuple[Claim, UnavailableError]] = []
+        for claim in claims:
+            try:
+                (own,) = await self._store.read([claim])
+                found.append(made(claim, own))
+            except UnavailableError as error:
+                found.append(None)
+                failures.append((claim, error))
+        if len(failures) == len(claims):
+            raise failures[0][1]
+        for claim, failure in failures:
+            await self._unreadable(claim, failure, UnixNano(self._clock()))
+        return found
+
+    async def _unreadable(self, claim: Claim, error: Exception, now: UnixNano) -> None:
+        """In the end it is given up, and counted."""
         if await self._again(claim, error, now):
             return
         spans = claim.state.host_spans + claim.state.guest_spans
@@ -98,7 +182,7 @@ class Quarantine:
             if part.guest is not None
         ]
         added = await self._store.add_dead_letters(letters, together=True)
-        count_pushed_out(self._metrics, added.pushed_out)
+        _count_pushed_out(self._metrics, added.pushed_out)
         if added.kept < len(letters):
             logger.error("trace %s %s, and stays held: the dead-letter box is full", claim.key.hex(), reason)
             await self._store.postpone([(claim, UnixNano(now + FULL_BOX_SECONDS * SECOND))])
@@ -122,3 +206,9 @@ class Quarantine:
 
 def _named(claim: Claim) -> str:
     return f"a batch that waits for {claim.waits_for}" if claim.waits_for else f"trace {claim.key.hex()}"
+
+
+def _ids(letters: Sequence[DeadLetter]) -> str:
+    """Their trace ids, as many as a line of a log can have."""
+    ids = [letter.key.hex() for letter in letters[:_MOST_IDS]]
+    return ", ".join(ids) + (f" and {len(letters) - _MOST_IDS} more" if len(letters) > _MOST_IDS else "")

@@ -68,7 +68,7 @@ class Assembled:
     synthetic: int = 0
     dropped: int = 0
     dropped_reason: str = ""
-    guests: Sequence[GuestCount] = ()
+    guests: list[GuestCount] = field(default_factory=list)
     reason: ReleaseReason | None = None
     """What the release turned out to be, where that was not known when it was decided."""
     never: bool = False

@@ -4,9 +4,8 @@ One trace that cannot be read or assembled is tried again alone, and holds up no
 was begun the same parts are read again, and the same comes of them.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from grafter.core.lifecycle import ReleaseReason
@@ -18,14 +17,12 @@ from grafter.guests.sources import source_of
 from grafter.otlp import build
 from grafter.processor.assembling import Assembler
 from grafter.processor.delivery import FINAL, Delivery
-from grafter.processor.guest_keys import Found, GuestKeys, is_large
+from grafter.processor.guest_keys import Found, GuestKeys, assembled_in_agreement
 from grafter.processor.lanes import Limits
 from grafter.processor.plain_traces import PlainRelease, assemble_plain
-from grafter.processor.quarantine import Quarantine
 from grafter.processor.release_result import Assembled, Work
 from grafter.processor.rules import Target
 from grafter.processor.sampling import host_trace, late_guest
-from grafter.processor.sums_beside import SumsBeside
 from grafter.store.base import Store
 from grafter.store.model import Claim, Outcome, PlainBatch, StoredPart
 
@@ -72,46 +69,33 @@ def in_slices(due: Sequence[Due]) -> Iterable[list[Due]]:
         yield some
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Releases:
     """Reads and assembles; what leaves nothing behind is settled at once."""
 
-    def __init__(
-        self,
-        store: Store,
-        policy: GraftPolicy,
-        assembler: Assembler,
-        guest_keys: GuestKeys,
-        quarantine: Quarantine,
-        delivery: Delivery,
-        limits: Limits,
-        clock: Callable[[], int],
-    ) -> None:
-        """``limits``: how large a batch is."""
-        self._store = store
-        self._policy = policy
-        self._assembler = assembler
-        self._guest_keys = guest_keys
-        self._quarantine = quarantine
-        self._delivery = delivery
-        self._limits = limits
-        self._clock = clock
-        self._sums = SumsBeside(store)
+    store: Store
+    policy: GraftPolicy
+    assembler: Assembler
+    guest_keys: GuestKeys
+    delivery: Delivery
+    limits: Limits
+    """How large a batch is."""
 
     async def assemble(self, some: Sequence[Due] | PlainBatch, now: UnixNano) -> Iterable[list[Work] | PlainRelease]:
         """Read and assemble what leaves, a batch at a time; what leaves nothing behind is settled here."""
         if not isinstance(some, PlainBatch):
             return self._batches(await self._assemble_each(some, now))
         try:
-            return [assemble_plain(some, await self._store.read(some), now)]
+            return [assemble_plain(some, await self.store.read(some), now)]
         except Exception as error:  # noqa: BLE001  # whatever it is, one by one it shows whose it is
             logger.warning("a batch of traces is tried one by one: %s", type(error).__name__)
-            await self._store.postpone([(claim, now) for claim in await self._store.split(some)])
+            await self.store.postpone([(claim, now) for claim in await self.store.split(some)])
             return []
 
     async def _assemble_each(self, due: Sequence[Due], now: UnixNano) -> list[Work]:
         works = []
         held: list[tuple[Claim, UnixNano]] = []
-        room = self._assembler.sampling is not None and self._has_room()
+        room = self.assembler.sampling is not None and self._has_room()
         for one, parts in zip(due, await self._read_all(due), strict=True):
             if parts is None:
                 continue
@@ -119,31 +103,31 @@ class Releases:
             try:
                 assembled = await self._assemble_one(one, parts, now, room=room)
             except UnavailableError as error:
-                await self._delivery.leases.put_off(claim, error, now)
+                await self.delivery.leases.put_off(claim, error, now)
                 continue
             except Exception as error:  # noqa: BLE001  # one trace that cannot be assembled must not hold up the others
-                await self._quarantine.assembling(claim, parts, error, now)
+                await self.delivery.quarantine.assembling(claim, parts, error, now)
                 continue
             if assembled.held_until is not None:
                 held.append((claim, assembled.held_until))
                 continue
             work = Work(claim, assembled.reason or one.reason, assembled, dict(claim.outcomes))
-            if self._delivery.lanes.alone is None:
-                if claim.outcomes and claim.key not in self._delivery.begun:
+            if self.delivery.lanes.alone is None:
+                if claim.outcomes and claim.key not in self.delivery.begun:
                     work.earlier = [name for name, outcome in claim.outcomes.items() if outcome in FINAL]
-                self._delivery.begun[claim.key] = one.reason
+                self.delivery.begun[claim.key] = one.reason
             works.append(work)
         if held:
-            await self._store.postpone(held)
+            await self.store.postpone(held)
         empty = [w for w in works if w.assembled.trace is None]
         if empty:
-            await self._delivery.settle(empty)
+            await self.delivery.settle(empty)
             works = [w for w in works if w.assembled.trace is not None]
         return works
 
     def _has_room(self) -> bool:
         """Incomplete traces may stay beyond their waits: together they never take more than half of the store."""
-        stats = self._store.stats()
+        stats = self.store.stats()
         return 2 * stats.bytes <= stats.limit_bytes
 
     async def _read_all(self, due: Sequence[Due]) -> list[Sequence[StoredPart] | None]:
@@ -154,40 +138,20 @@ class Releases:
                 known[id(one.claim)] = one.found.parts.parts
         wanted = [one.claim for one in due if id(one.claim) not in known]
         if wanted:
-            known.update(zip(map(id, wanted), await self._read(wanted), strict=True))
+            read = await self.delivery.quarantine.read(wanted, lambda _, parts: parts)
+            known.update(zip(map(id, wanted), read, strict=True))
         return [known[id(one.claim)] for one in due]
-
-    async def _read(self, claims: Sequence[Claim]) -> Sequence[Sequence[StoredPart] | None]:
-        """The parts of each claim; None for one that cannot be read while the others can."""
-        try:
-            return await self._store.read(claims)
-        except UnavailableError:
-            if len(claims) == 1:
-                raise
-        found: list[Sequence[StoredPart] | None] = []
-        failures: list[tuple[Claim, UnavailableError]] = []
-        for claim in claims:
-            try:
-                found.append((await self._store.read([claim]))[0])
-            except UnavailableError as error:
-                found.append(None)
-                failures.append((claim, error))
-        if len(failures) == len(claims):
-            raise failures[0][1]
-        for claim, failure in failures:
-            await self._quarantine.reading(claim, failure, UnixNano(self._clock()))
-        return found
 
     async def _assemble_one(self, due: Due, parts: Sequence[StoredPart], now: UnixNano, *, room: bool) -> Assembled:
         claim, state = due.claim, due.claim.state
         if is_guest_key(claim.key):
-            return await self._guest_keys.assemble(claim, parts, due.reason, now, due.found)
+            return await self.guest_keys.assemble(claim, parts, due.reason, now, due.found)
         target = due.target
-        late = state.remembered or self._policy.mode is Mode.STREAM or target is not None
+        late = state.remembered or self.policy.mode is Mode.STREAM or target is not None
         recalled = await self._recall(claim, parts, target, now) if state.guests or late else {}
-        assembler, sampling = self._assembler, self._assembler.sampling
+        assembler, sampling = self.assembler, self.assembler.sampling
 
-        def assemble(summed: str = "") -> Assembled:
+        def assemble(summed: str) -> Assembled:
             out = assembler.host(claim.key, state, parts, due.reason, now, recalled, target, summed)
             if sampling is None:
                 return out
@@ -199,10 +163,7 @@ class Releases:
                 standing = late_guest(claim.key, target.host, known, complete=complete, begun=begun)
             return sampling.apply(out, standing, now)
 
-        async def assembled_by(summed: str = "") -> Assembled:
-            return await asyncio.to_thread(assemble, summed) if is_large(state) else assemble(summed)
-
-        return await self._sums.agreed(TraceId(claim.key), await assembled_by(), assembled_by, now)
+        return await assembled_in_agreement(self.store, TraceId(claim.key), state, assemble, now)
 
     async def _recall(
         self, claim: Claim, parts: Sequence[StoredPart], target: Target | None, now: UnixNano
@@ -211,7 +172,7 @@ class Releases:
         guests took which left before."""
         sources = {guest_key(name): source_of(guest.source) for name, guest in claim.state.guests.items()}
         found: dict[bytes, bytes] = {}
-        for memory in await self._store.recall([claim.key, *sources], now):
+        for memory in await self.store.recall([claim.key, *sources], now):
             if memory is not None:
                 found[memory.key] = memory.blob
         further = [key for own, source in sources.items() if own in found for key in source.further_keys(found[own])]
@@ -220,10 +181,10 @@ class Releases:
         if own is not None and own.moved is not None:
             under = own.moved.host
             further.append(Key(under))
-        if claim.state.remembered or self._policy.mode is Mode.STREAM or target is not None:
-            further += self._assembler.named_steps(under, parts)
+        if claim.state.remembered or self.policy.mode is Mode.STREAM or target is not None:
+            further += self.assembler.named_steps(under, parts)
         if further:
-            found |= {m.key: m.blob for m in await self._store.recall(further, now) if m is not None}
+            found |= {m.key: m.blob for m in await self.store.recall(further, now) if m is not None}
         return found
 
     def _batches(self, works: Sequence[Work]) -> Iterable[list[Work]]:
@@ -234,7 +195,7 @@ class Releases:
             trace = work.assembled.trace
             assert trace is not None
             own = work.assembled.size + large.add_trace(trace)
-            if batch and (spans + trace.spans > self._limits.batch_spans or size + own > self._limits.batch_bytes):
+            if batch and (spans + trace.spans > self.limits.batch_spans or size + own > self.limits.batch_bytes):
                 yield batch
                 batch, spans, size = [], 0, 0
                 large = build.LargeEnvelopes()

@@ -6,7 +6,6 @@ hangs and the decision that it shares. A trace whose host does not come leaves a
 has for its other half.
 """
 
-import asyncio
 import logging
 from dataclasses import dataclass, replace
 
@@ -23,6 +22,7 @@ from grafter.otlp.rule_keys import RuleKeys
 from grafter.processor.linking import Linking
 from grafter.store.base import Store
 from grafter.store.model import Claim
+from grafter.tasks import in_thread_if
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +164,7 @@ class RuleMoves:
         except UnavailableError as error:
             raise _UnreadableError(str(error)) from error
         runs = [part.payload for part in parts if part.guest is None]
-        large = claim.state.bytes > _LARGE_BYTES
-        values = await asyncio.to_thread(self._keys.values, runs) if large else self._keys.values(runs)
+        values = await in_thread_if(claim.state.bytes > _LARGE_BYTES, self._keys.values, runs)
         if len(self._read) >= _MAX_KNOWN:
             self._read.clear()
         self._read[claim.key] = claim.up_to, claim.state.bytes, values

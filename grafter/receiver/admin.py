@@ -7,12 +7,13 @@ says nothing of itself, and a name that somebody made point here, are known by t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from aiohttp import web
 
 from grafter.calls.base import CallMap
+from grafter.core.model import JsonObject
 from grafter.errors import RejectedError, UnavailableError
 from grafter.receiver.calls_admin import CallQuery, call_queries, requester
 from grafter.receiver.config import AdminCommands
@@ -36,6 +37,9 @@ _LONGEST_ID = 1_000
 _LONGEST_CALL = 300
 _MAX_BYTES = 64 << 10
 
+Query = Callable[[Mapping[str, object], web.Request], Awaitable[JsonObject]]
+"""From a body, and the request that it came in, to an answer. Raises RejectedError and UnavailableError."""
+
 
 def admin_routes(
     pulls: PullRequests,
@@ -56,85 +60,74 @@ def admin_routes(
     Explain: ``{"id": "…"}`` in, 200 with what ``Explainer`` says. Status: ``{}`` in, 200 with what ``status`` says.
     Doctor: ``{"call": "…"}`` in, or ``{"closed": […]}`` with endpoints that whoever asks found closed; 200 with what
     ``Examiner`` says; ``alone`` as there.
-    Pull:
-
-    ``{"session": "…", "project": "…"}`` in (the project may be left out), 200 out when all pages have been read once;
-    503 when that took longer than ``wait_seconds``, and it goes on.
+    Pull: ``{"session": "…", "project": "…"}`` in (the project may be left out), 200 out when all pages have been read
+    once; 503 when that took longer than ``wait_seconds``, and it goes on.
     """
     opened_by = Tokens(tokens) if tokens else None
+    examiner = Examiner(explainer, metrics, calls, alone)
 
-    async def pull(request: web.Request) -> Answered:
-        if not _allows(request, opened_by):
-            raise UnauthenticatedError(_WHO)
-        session, project = _read(await read_json_body(request, _MAX_BYTES, in_turn=False))
+    async def pull(body: Mapping[str, object], _request: web.Request) -> JsonObject:
+        session, project = body.get("session"), body.get("project")
+        if not isinstance(session, str):
+            raise RejectedError("body is no JSON object with a string under session", reason="shape")
+        if not isinstance(project, str | None):
+            raise RejectedError("project is no string", reason="shape")
         try:
             async with asyncio.timeout(wait_seconds):
-                pulled = await pulls.pull(session, project)
+                return asdict(await pulls.pull(session, project or None))
         except TimeoutError:
             message = f"OpenAI has not let it be read for {wait_seconds:g} s; grafter goes on trying"
             raise UnavailableError(message, retry_after=60.0, reason="still_trying") from None
-        return web.json_response(asdict(pulled)), Outcome.ACCEPTED
 
-    async def read_body(request: web.Request) -> dict[str, object]:
-        if not _allows(request, opened_by):
-            raise UnauthenticatedError(_WHO)
-        return json_object(await read_json_body(request, _MAX_BYTES, in_turn=False))
-
-    async def explain(request: web.Request) -> Answered:
-        identity = (await read_body(request)).get("id")
+    async def explain(body: Mapping[str, object], _request: web.Request) -> JsonObject:
+        identity = body.get("id")
         if not isinstance(identity, str) or not 0 < len(identity) <= _LONGEST_ID:
             raise RejectedError(f"expected an id of 1 to {_LONGEST_ID} characters under id", reason="shape")
-        return web.json_response(await explainer.explain(identity)), Outcome.ACCEPTED
+        return await explainer.explain(identity)
 
-    async def answer_status(request: web.Request) -> Answered:
-        await read_body(request)
-        return web.json_response(status(explainer.store, metrics, explainer.clock())), Outcome.ACCEPTED
+    async def answer_status(_body: Mapping[str, object], _request: web.Request) -> JsonObject:
+        return status(explainer.store, metrics, explainer.clock())
 
-    examiner = Examiner(explainer, metrics, calls, alone)
-
-    async def doctor(request: web.Request) -> Answered:
-        body = await read_body(request)
+    async def doctor(body: Mapping[str, object], request: web.Request) -> JsonObject:
         call, closed = body.get("call"), body.get("closed", [])
         if call is not None:
             if not isinstance(call, str) or not 0 < len(call.strip()) <= _LONGEST_CALL:
                 raise RejectedError(f"expected an id of 1 to {_LONGEST_CALL} characters under call", reason="shape")
-            return web.json_response(await examiner.call(call, requester(request))), Outcome.ACCEPTED
+            return await examiner.call(call, requester(request))
         try:
             endpoints = closed_endpoints(closed if isinstance(closed, list) else [closed])
         except ValueError as error:
             raise RejectedError(str(error), reason="shape") from None
-        return web.json_response(await examiner.instance(endpoints)), Outcome.ACCEPTED
+        return await examiner.instance(endpoints)
 
-    def about_calls_endpoint(query: CallQuery) -> Callable[[web.Request], Awaitable[Answered]]:
+    def by_word(commands: AdminCommands) -> Query:
+        return lambda body, request: commands.answer(request.match_info["what"], body)
+
+    def of_calls(query: CallQuery) -> Query:
+        return lambda body, request: query(body, requester(request))
+
+    def route(path: str, query: Query) -> web.RouteDef:
         async def handle(request: web.Request) -> Answered:
-            return web.json_response(await query(await read_body(request), requester(request))), Outcome.ACCEPTED
+            if not _allows(request, opened_by):
+                raise UnauthenticatedError(_WHO)
+            body = json_object(await read_json_body(request, _MAX_BYTES, in_turn=False))
+            return web.json_response(await query(body, request)), Outcome.ACCEPTED
 
-        return handle
+        # Not timed: how long OpenAI takes is no time of this receiver's.
+        return web.post(path, openai_endpoint(handle, metrics, _TRANSPORT, timed=False))
 
-    about_calls = {} if calls is None else call_queries(calls, explainer.clock)
-
-    def routes_of(path: str, commands: AdminCommands | None) -> list[web.RouteDef]:
-        async def handle(request: web.Request) -> Answered:
-            body = await read_body(request)
-            assert commands is not None
-            return web.json_response(await commands.answer(request.match_info["what"], body)), Outcome.ACCEPTED
-
-        answering = openai_endpoint(handle, metrics, _TRANSPORT, timed=False)
-        return [] if commands is None else [web.post(f"{path}/{{what}}", answering)]
-
-    # Not timed: how long OpenAI takes is no time of this receiver's.
-    return [
-        web.post(PULL_PATH, openai_endpoint(pull, metrics, _TRANSPORT, timed=False)),
-        web.post(EXPLAIN_PATH, openai_endpoint(explain, metrics, _TRANSPORT, timed=False)),
-        web.post(STATUS_PATH, openai_endpoint(answer_status, metrics, _TRANSPORT, timed=False)),
-        web.post(DOCTOR_PATH, openai_endpoint(doctor, metrics, _TRANSPORT, timed=False)),
-        *routes_of(DEAD_PATH, dead_letters),
-        *routes_of(BACKLOG_PATH, backlogs),
-        *[
-            web.post(path, openai_endpoint(about_calls_endpoint(query), metrics, _TRANSPORT, timed=False))
-            for path, query in about_calls.items()
-        ],
-    ]
+    queries: dict[str, Query] = {
+        PULL_PATH: pull,
+        EXPLAIN_PATH: explain,
+        STATUS_PATH: answer_status,
+        DOCTOR_PATH: doctor,
+    }
+    for path, commands in ((DEAD_PATH, dead_letters), (BACKLOG_PATH, backlogs)):
+        if commands is not None:
+            queries[f"{path}/{{what}}"] = by_word(commands)
+    if calls is not None:
+        queries |= {path: of_calls(query) for path, query in call_queries(calls, explainer.clock).items()}
+    return [route(path, query) for path, query in queries.items()]
 
 
 def _allows(request: web.Request, tokens: Tokens | None) -> bool:
@@ -144,14 +137,3 @@ def _allows(request: web.Request, tokens: Tokens | None) -> bool:
     if "Origin" in request.headers or request.content_type.lower() != "application/json":
         return False
     return is_local(request)
-
-
-def _read(body: bytes) -> tuple[str, str | None]:
-    """The session and the project. Raises RejectedError."""
-    posted = json_object(body)
-    session, project = posted.get("session"), posted.get("project")
-    if not isinstance(session, str):
-        raise RejectedError("body is no JSON object with a string under session", reason="shape")
-    if not isinstance(project, str | None):
-        raise RejectedError("project is no string", reason="shape")
-    return session, project or None

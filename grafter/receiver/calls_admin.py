@@ -52,12 +52,7 @@ def call_queries(calls: CallMap, clock: Callable[[], int]) -> dict[str, CallQuer
         call = page.calls[0] if page.calls else await calls.call(text)
         if call is None:
             return {"call": None, "documents": [], "lines": not_found_lines(text)}
-        documents, size = [], 0
-        for document in await calls.spans(call.key):
-            size += len(document)
-            if size > _MOST_SPANS_BYTES:
-                break
-            documents.append(b64encode(document).decode())
+        documents = [b64encode(document).decode() for document in (await kept_documents(calls, call.key))[0]]
         return {"call": call_answer(call), "documents": documents, "others": len(page.calls) > 1}
 
     async def forget(query: Mapping[str, object], who: str) -> JsonObject:
@@ -87,6 +82,18 @@ def call_queries(calls: CallMap, clock: Callable[[], int]) -> dict[str, CallQuer
         REPORT_PATH: reported,
         REINDEX_PATH: reindex,
     }
+
+
+async def kept_documents(calls: CallMap, key: str) -> tuple[list[bytes], bool]:
+    """The releases that are kept of a call, the first of them up to a size, and whether there are more."""
+    found: list[bytes] = []
+    size = 0
+    for document in await calls.spans(key):
+        size += len(document)
+        if size > _MOST_SPANS_BYTES:
+            return found, True
+        found.append(document)
+    return found, False
 
 
 def requester(request: web.Request) -> str:

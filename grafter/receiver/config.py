@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from time import time_ns
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from pydantic import Field
 
 from grafter.config import collector
 from grafter.config.model import Component, Model, Word
@@ -15,9 +17,8 @@ if TYPE_CHECKING:
     from grafter.calls.call_link import CallLinks
     from grafter.consumer import Consumer
     from grafter.core.policy import GraftPolicy
-    from grafter.forwarding import Forwarding
-    from grafter.receiver.http_server import TlsFiles
     from grafter.receiver.in_flight import InFlight
+    from grafter.receiver.otlp import Forwarding
     from grafter.store.base import Store
     from grafter.telemetry import Metrics
 
@@ -66,7 +67,7 @@ class Surroundings:
     links: "CallLinks | None" = None
     """Makes links to the pages of calls; None: there is no page."""
     in_flight: "InFlight | None" = None
-    """What the requests of all receivers may hold at once; None: each is bounded by itself only."""
+    """What the requests of all receivers may hold at once; None: each server has a budget of its own."""
     share_ports: bool = False
     """The other workers listen at the same ports, which their parent holds."""
 
@@ -92,10 +93,18 @@ class ServerTls(Model):
     client_ca_file: Word | None = None
     """Clients must show a certificate that one of these authorities signed (mTLS); null: none is asked for."""
 
-    def files(self) -> "TlsFiles":
-        from grafter.receiver.http_server import TlsFiles
-
-        return TlsFiles(self.cert_file, self.key_file, self.client_ca_file)
-
     def __str__(self) -> str:
         return "mTLS" if self.client_ca_file else "TLS"
+
+
+class Cors(Model):
+    """Which web pages may send from a browser."""
+
+    collectors_own = collector.CORS
+
+    allowed_origins: tuple[Word, ...] = ()
+    """Origins such as `https://app.example.com`; `*` stands for any run of characters. Empty: no browser may send."""
+    allowed_headers: tuple[Word, ...] = ()
+    """Request headers that are allowed beside the usual ones; `*` allows all."""
+    max_age: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Seconds for which a browser may remember the answer; 0 leaves it to the browser."""

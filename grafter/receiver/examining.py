@@ -14,11 +14,11 @@ from grafter.doctor.call_findings import examine_call
 from grafter.doctor.instance_findings import examine_instance
 from grafter.doctor.model import Call, Guest, Instance
 from grafter.otlp.reading import read_spans
+from grafter.receiver.calls_admin import kept_documents
 from grafter.receiver.explaining import Explainer
 from grafter.telemetry import Metrics
 
 _MOST_NAMES = 100
-_MOST_BYTES = 64 << 20
 _NO_CALLS = "no call map is kept (extensions.calls), so the spans of a call cannot be looked at once it has left"
 _NO_CALL = "the call map knows no call of it, so only OpenAI's side could be looked at"
 _HELD = "something of it is still held, so more may come; ask again when it has left: {}"
@@ -48,7 +48,10 @@ class Examiner:
         guests = _guests(explained)
         if row is None and not guests and not held and not any("left" in one for one in explained):
             return {"asked": query, "known": False, "lost": False, "findings": [], "lines": not_found_lines(query)}
-        documents, cut = await self._documents(row)
+        documents: list[bytes] = []
+        cut = False
+        if row is not None and self.calls is not None:
+            documents, cut = await kept_documents(self.calls, row.key)
         # A large trace is read beside the event loop.
         spans = await asyncio.to_thread(lambda: list(read_spans(documents)))
         whole = not held and not cut and row is not None and len(spans) >= row.spans
@@ -100,18 +103,6 @@ class Examiner:
             return None
         page = await self.calls.search(Search(text=query, limit=1, who=who))
         return page.calls[0] if page.calls else await self.calls.call(query)
-
-    async def _documents(self, row: CallRow | None) -> tuple[list[bytes], bool]:
-        """The releases that are kept of it, and whether some were too much."""
-        found: list[bytes] = []
-        size = 0
-        if row is not None and self.calls is not None:
-            for document in await self.calls.spans(row.key):
-                size += len(document)
-                if size > _MOST_BYTES:
-                    return found, True
-                found.append(document)
-        return found, False
 
     def _unexamined(self, row: CallRow | None, held: Sequence[str], whole: bool) -> list[str]:
         """What could not be examined, and why."""

@@ -162,7 +162,7 @@ class Explainer:
 
 
 def status(store: HeldStore, metrics: Metrics, now: int) -> JsonObject:
-    """What is held, for how long, and what the doors and exporters did since the start."""
+    """What is held, for how long, and what receivers ("doors") and exporters did since the start."""
     stats = store.stats()
     counted: dict[str, dict[str, dict[str, float]]] = {"doors": {}, "exporters": {}}
     for metric in metrics.registry.collect():

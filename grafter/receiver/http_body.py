@@ -13,8 +13,9 @@ from aiohttp.web_protocol import RequestPayloadError
 from grafter.core.large_json import values_in
 from grafter.errors import RejectedError, TooLargeError, UnavailableError
 from grafter.guests.json_values import parse_json
-from grafter.receiver.compression import Take, content_encoding, nothing, unpack
+from grafter.receiver.compression import Take, content_encoding, unpack
 from grafter.receiver.http_server import HELD
+from grafter.tasks import in_thread_if
 
 # To count the values of more would hold the event loop for some milliseconds.
 _THREAD_BYTES = 64 << 10
@@ -34,56 +35,52 @@ _VALUE_BYTES = 240
 _SPLIT = "send less at a time, the most is"
 
 
-async def read_body(request: web.Request, limit: int, *, seconds: float = BODY_SECONDS, in_turn: bool = True) -> bytes:
+async def read_body(request: web.Request, limit: int, *, in_turn: bool = True) -> bytes:
     """The request's body, decompressed, at most ``limit`` bytes long before and after.
 
-    The application must be served without aiohttp's own decompression (``serving`` does); the body then counts in the
-    budget of bytes in flight, declared bytes before one of them is read, and is read when it is its turn, which lasts
+    The application must be served by ``serving``, without aiohttp's own decompression; the body counts in the budget of
+    bytes in flight, declared bytes before one of them is read, and is read when it is its turn, which lasts
     until the answer. ``in_turn`` False: it has none; its answer may take long by its nature.
     Raises TooLargeError, UnsupportedError for an encoding that is not known, RejectedError for broken compression or a
     body that ended early (reason ``truncated``), and UnavailableError where the budget is spent, the turn does not
-    come in time, or nothing came of the body for ``seconds``.
+    come in time, or nothing came of the body for BODY_SECONDS.
     """
     encoding = content_encoding(request.headers.getall("Content-Encoding", ()))
     if request.content_length is not None and request.content_length > limit:
         raise TooLargeError(f"request body has {request.content_length} bytes, the limit is {limit}")
-    held = request.get(HELD)
-    take = nothing if held is None else held.take
-    if held is None or not in_turn:
-        body = await _received(request, limit, take, seconds)
-    else:
+    held = request[HELD]
+    if in_turn:
         await held.turn()
         with held.reading():
-            body = await _received(request, limit, take, seconds)
+            body = await _received(request, limit, held.take)
         await held.read(len(body))
+    else:
+        body = await _received(request, limit, held.take)
     if encoding == "identity" or not body:
         return body
-    return await unpack(encoding, body, limit, take, None if held is None else held.unpacking)
+    return await unpack(encoding, body, limit, held.take, held.unpacking)
 
 
-async def read_json_body(
-    request: web.Request, limit: int, *, seconds: float = BODY_SECONDS, in_turn: bool = True
-) -> bytes:
+async def read_json_body(request: web.Request, limit: int, *, in_turn: bool = True) -> bytes:
     """A body that is to be read as JSON, one document or lines: as ``read_body``, and bounded in values.
 
     What its values will take once they are read counts in the budget too. Raises TooLargeError past MAX_VALUES, and
     where they alone would take more than the budget: waiting would not help. Raises OSError (ENOMEM) where there is no
     memory for them.
     """
-    body = await read_body(request, limit, seconds=seconds, in_turn=in_turn)
-    values = values_in(body) if len(body) <= _THREAD_BYTES else await asyncio.to_thread(values_in, body)
+    body = await read_body(request, limit, in_turn=in_turn)
+    values = await in_thread_if(len(body) > _THREAD_BYTES, values_in, body)
     most = min(MAX_VALUES, FEW_VALUES + len(body) // VALUE_LEAST)
     if values > most:
         raise TooLargeError(f"request body of {len(body)} bytes has {values:,} JSON values; {_SPLIT} {most:,}")
-    held, size = request.get(HELD), values * _VALUE_BYTES
-    if held is not None:
-        if size > held.limit:
-            most = held.limit // _VALUE_BYTES
-            raise TooLargeError(
-                f"request body of {len(body)} bytes has {values:,} JSON values, which take {size:,} bytes once they are"
-                f" read; {_SPLIT} {most:,}"
-            )
-        held.take(size)
+    held, size = request[HELD], values * _VALUE_BYTES
+    if size > held.limit:
+        most = held.limit // _VALUE_BYTES
+        raise TooLargeError(
+            f"request body of {len(body)} bytes has {values:,} JSON values, which take {size:,} bytes once they are"
+            f" read; {_SPLIT} {most:,}"
+        )
+    held.take(size)
     if len(body) > _THREAD_BYTES:
         _try_for(2 * len(body) + size)
     return body
@@ -98,14 +95,14 @@ def _try_for(size: int) -> None:
     mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
 
 
-async def _received(request: web.Request, limit: int, take: Take, seconds: float) -> bytes:
+async def _received(request: web.Request, limit: int, take: Take) -> bytes:
     declared = request.content_length or 0
     take(declared)
     chunks: list[bytes] = []
     size = 0
     try:
         while True:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(BODY_SECONDS):
                 chunk = await request.content.readany()
             if not chunk:
                 break
@@ -116,7 +113,7 @@ async def _received(request: web.Request, limit: int, take: Take, seconds: float
                 take(len(chunk))
             chunks.append(chunk)
     except TimeoutError:
-        raise UnavailableError(f"nothing came of the body for {seconds:g} s", reason="slow_body") from None
+        raise UnavailableError(f"nothing came of the body for {BODY_SECONDS:g} s", reason="slow_body") from None
     except (ConnectionError, ClientPayloadError, RequestPayloadError) as error:
         raise RejectedError("request body ended early", reason="truncated") from error
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -34,16 +34,7 @@ _FEWEST_CONNECTIONS = 16
 
 
 HELD = web.RequestKey("held", Held)
-"""What a request holds of the budget of bytes in flight, where there is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """The files of a TLS server, PEM each; with ``client_ca_file`` clients must show a certificate of that CA."""
-
-    cert_file: str
-    key_file: str
-    client_ca_file: str | None = None
+"""What a request holds of the budget of bytes in flight; each that came by ``serving`` has it."""
 
 
 def _is_fit_to_log(record: logging.LogRecord) -> bool:
@@ -218,15 +209,14 @@ async def serving(
 
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
     Past ``max_connections`` a new connection is answered 503 and closed; None: ``connections_limit``.
-    ``in_flight``: what the bodies of requests count in; None: they are bounded one by one only.
+    ``in_flight``: what the bodies of requests count in; None: a budget of this server's own.
 
     On leaving, nothing new is accepted from that moment on, idle connections are closed, and requests in flight are
     waited for up to ``grace_seconds``, then cancelled. Raises ValueError for an endpoint that is none and OSError,
     naming it, when it cannot be listened at.
     """
     host, _ = host_and_port(endpoint)
-    if in_flight is not None:
-        app.middlewares.append(_holding(in_flight))
+    app.middlewares.append(_holding(in_flight or InFlight()))
     sockets = await listening_sockets(endpoint, share_port=share_port)
     # aiohttp waits this long twice: for the handlers, then for those to which it signalled that no more input comes.
     runner = web.AppRunner(

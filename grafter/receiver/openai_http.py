@@ -4,14 +4,11 @@ The rule it keeps: 204 means stored. Until then the SDK holds the batch and send
 is always 503 (Python SDKs up to 0.22.0 never repeat a 429), and nothing is ever answered with a redirect: the JS SDK
 would follow it with a GET, take that for success, and forget the batch.
 
-``ingest_routes`` and ``application`` stand apart from ``listening``, for this address is shared by several endpoints.
+``application`` stands apart from ``ingest_routes``, for this address is shared by several endpoints.
 """
 
-import asyncio
 import logging
-import traceback
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -22,10 +19,9 @@ from grafter.core.policy import GraftPolicy
 from grafter.errors import RejectedError
 from grafter.guests.agents.intake import Intake, read_items
 from grafter.guests.json_values import parse_json
-from grafter.logs import Throttle
+from grafter.logs import Throttle, log_bug
 from grafter.receiver.http_body import read_json_body
-from grafter.receiver.http_server import Tokens, serving
-from grafter.receiver.in_flight import InFlight
+from grafter.receiver.http_server import Tokens
 from grafter.receiver.outcomes import (
     OPENAI,
     Answered,
@@ -38,6 +34,7 @@ from grafter.receiver.outcomes import (
     reason_of,
 )
 from grafter.receiver.tee import Tee
+from grafter.tasks import in_thread_if
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -74,10 +71,7 @@ def ingest_routes(
         try:
             body = await read_json_body(request, max_bytes)
             size = len(body)
-            if size > _THREAD_BYTES:
-                items, intake = await asyncio.to_thread(_read, body, policy)
-            else:
-                items, intake = _read(body, policy)
+            items, intake = await in_thread_if(size > _THREAD_BYTES, _read, body, policy)
             del body
             spans = intake.spans
             if intake.parts:
@@ -106,25 +100,6 @@ def application(routes: Sequence[web.AbstractRouteDef]) -> web.Application:
     app = web.Application(middlewares=[_json_errors])
     app.add_routes(routes)
     return app
-
-
-@asynccontextmanager
-async def listening(
-    routes: Sequence[web.AbstractRouteDef],
-    *,
-    endpoint: str,
-    grace_seconds: float,
-    share_port: bool = False,
-    in_flight: InFlight | None = None,
-) -> AsyncIterator[int]:
-    """Serve all routes at ``endpoint`` (``host:port``) while the context is open; yields the port.
-
-    ``share_port``, ``in_flight``: see ``serving``.
-    On leaving, requests in flight get up to ``grace_seconds``. Raises ValueError and OSError as ``serving`` does.
-    """
-    app = application(routes)
-    async with serving(app, endpoint, None, grace_seconds, share_port=share_port, in_flight=in_flight) as (_, port):
-        yield port
 
 
 def _read(body: bytes, policy: GraftPolicy) -> tuple[list[object], Intake]:
@@ -171,8 +146,6 @@ async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResp
         allowed = ", ".join(sorted(error.allowed_methods))
         return openai_failure(MethodError(f"this path does not take the method; it takes {allowed}", allowed))
     except Exception as error:  # noqa: BLE001  # an answer is owed, whatever went wrong
-        # A bug. The log says where, but not the exception's text, which may quote what was posted; the sender gets an
-        # answer after which it tries again.
-        where = "".join(traceback.format_tb(error.__traceback__))
-        _log.error("request failed", extra={"error": type(error).__name__, "where": where})
+        # The sender gets an answer after which it tries again.
+        log_bug(_log, "request failed", error)
         return openai_failure(error)

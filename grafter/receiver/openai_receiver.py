@@ -232,6 +232,7 @@ class OpenAIReceiver(ReceiverConfig):
             webhook_http,
         )
         from grafter.receiver.explaining import Explainer
+        from grafter.receiver.http_server import serving
         from grafter.receiver.recording import Timing
         from grafter.receiver.signatures import Signatures
         from grafter.receiver.tee import teeing
@@ -315,11 +316,12 @@ class OpenAIReceiver(ReceiverConfig):
                 secrets = {name: project.secrets for name, project in self.projects.items()}
                 signatures = Signatures(secrets, int(self.webhook.tolerance))
                 routes += webhook_http.webhook_routes(sinks, signatures, metrics, policy, time.time_ns)
-            port = await stack.enter_async_context(
-                openai_http.listening(
-                    routes,
-                    endpoint=self.endpoint,
-                    grace_seconds=grace_seconds,
+            _, port = await stack.enter_async_context(
+                serving(
+                    openai_http.application(routes),
+                    self.endpoint,
+                    None,
+                    grace_seconds,
                     share_port=around.share_ports,
                     in_flight=around.in_flight,
                 )

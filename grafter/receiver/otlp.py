@@ -5,14 +5,15 @@ They differ in how bytes and answers travel; what is true of a request stands he
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
-from grafter.consumer import Consumer, PassThrough, Signal
+from grafter.consumer import Consumer, Exporter, PassThrough, Signal
+from grafter.errors import RejectedError, UnavailableError
 from grafter.logs import Throttle
 from grafter.otlp.from_json import Oddities
-from grafter.otlp.split import Split
+from grafter.otlp.split import Splitter
 from grafter.otlp.status import partial_success
 from grafter.receiver.outcomes import Outcome, log_refusal, reason_of, refusal_of
 from grafter.tasks import in_thread
@@ -37,25 +38,20 @@ class Export(Protocol):
     def __call__(self, request: bytes, odd: Oddities = ..., /) -> Awaitable[bytes]: ...
 
 
-class SplitterLike(Protocol):
-    def split(self, request: bytes, *, aside: bool = ...) -> Split:
-        """The parts of one ExportTraceServiceRequest. Raises RejectedError when the bytes are none.
-
-        ``aside``: in a thread of its own, which may be one of several."""
-        ...
-
-
 class Intake:
     """One server's way to the store, with its counters."""
 
     def __init__(
         self,
         consumer: Consumer,
-        splitter: SplitterLike,
+        splitter: Splitter,
         metrics: Metrics,
         transport: str,
         pass_through: PassThrough | None = None,
+        signals: frozenset[Signal] = frozenset(),
     ) -> None:
+        """``signals``: those beside traces that are taken, for ``pass_through``."""
+        self.signals = signals
         self._consumer = consumer
         self._splitter = splitter
         self._pass_through = pass_through
@@ -100,8 +96,7 @@ class Intake:
 
         Raises RejectedError or UnavailableError.
         """
-        if self._pass_through is None:
-            raise ValueError(f"no pass-through for {signal}")
+        assert self._pass_through is not None
         began = perf_counter()
         await self._pass_through.forward(signal, request)
         self._accepted.inc()
@@ -134,3 +129,32 @@ class Intake:
 
     def _refused_spans(self, spans: int, reason: str) -> None:
         self._metrics.refused_spans.labels(RECEIVER, self._transport, reason).inc(spans)
+
+
+class Forwarding(PassThrough):
+    """Metrics and logs, passed through unread to the exporters of their pipeline, whose answer is the sender's."""
+
+    def __init__(self, exporters: Mapping[Signal, Sequence[Exporter]], metrics: Metrics) -> None:
+        self._exporters = exporters
+        self._metrics = metrics
+
+    @property
+    def signals(self) -> frozenset[Signal]:
+        return frozenset(self._exporters)
+
+    async def forward(self, signal: Signal, request: bytes) -> None:
+        """See PassThrough. Every exporter is given the request, whatever the others say of it.
+
+        One that cannot take it now makes the sender try again, for all of them: a copy too many is better than none.
+        """
+        answers = await asyncio.gather(
+            *(exporter.forward(signal, request) for exporter in self._exporters[signal]), return_exceptions=True
+        )
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        # Said to be refused, the sender would forget what another exporter would still have taken.
+        for kind, outcome in ((UnavailableError, "unavailable"), (RejectedError, "refused"), (BaseException, "error")):
+            for failure in failures:
+                if isinstance(failure, kind):
+                    self._metrics.passed_requests.labels(signal.value, outcome).inc()
+                    raise failure
+        self._metrics.passed_requests.labels(signal.value, "forwarded").inc()

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 
-from grafter.consumer import Consumer, PassThrough, Signal
+from grafter.consumer import Signal
 from grafter.errors import RejectedError, UnavailableError
 from grafter.otlp.status import retry_info
 from grafter.receiver.address import check_endpoint, host_and_port
 from grafter.receiver.compression import encoding_of, unpack
+from grafter.receiver.config import ServerTls
 from grafter.receiver.http_body import BODY_SECONDS
-from grafter.receiver.http_server import TlsFiles, Tokens, connections_limit, tls_context
+from grafter.receiver.http_server import Tokens, connections_limit, tls_context
 from grafter.receiver.in_flight import Held, InFlight, memory_may_be_refused
-from grafter.receiver.otlp import MAX_BYTES, Export, Intake, SplitterLike
+from grafter.receiver.otlp import MAX_BYTES, Export, Intake
 from grafter.receiver.outcomes import UnauthenticatedError, otlp_failure, refusal_of, retry_after
-from grafter.telemetry import Metrics
 
 _SERVICES = {
     Signal.METRICS: "opentelemetry.proto.collector.metrics.v1.MetricsService",
@@ -59,28 +59,23 @@ _MAX_STREAMS = 16
 
 @asynccontextmanager
 async def listening(
-    consumer: Consumer,
-    splitter: SplitterLike,
-    metrics: Metrics,
+    intake: Intake,
     *,
     endpoint: str,
-    tls: TlsFiles | None = None,
+    tls: ServerTls | None = None,
     tokens: Sequence[str] = (),
     max_bytes: int = MAX_BYTES,
     grace_seconds: float,
-    pass_through: PassThrough | None = None,
-    signals: frozenset[Signal] = frozenset(),
     share_port: bool = False,
     min_ping_seconds: float = MIN_PING_SECONDS,
     in_flight: InFlight | None = None,
-    message_seconds: float = BODY_SECONDS,
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
-    Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are UNIMPLEMENTED.
+    Metrics and logs that the intake does not take are UNIMPLEMENTED.
     With ``share_port`` other processes of grafter may listen at the same port; whoever starts them holds it.
     ``in_flight``: the budget in which messages count, and whose turn it is. A message that does not come within
-    ``message_seconds`` after it was asked for is refused, with a hint.
+    BODY_SECONDS after it was asked for is refused, with a hint.
     Past ``connections_limit`` connections a new one is closed.
     A client that pings more often than every ``min_ping_seconds`` while it sends nothing loses its connection.
     On leaving, new requests are refused at once and those in flight are waited for up to ``grace_seconds``.
@@ -90,10 +85,8 @@ async def listening(
     if not share_port:
         # A check beside workers that listen would take connections of theirs, and reset them.
         await check_endpoint(endpoint)
-    intake = Intake(consumer, splitter, metrics, "grpc", pass_through)
     exports = {_TRACES: _Method(intake.traces, stores=True)}
-    if pass_through is not None:
-        exports |= {_SERVICES[signal]: _Method(partial(intake.passed, signal), stores=False) for signal in signals}
+    exports |= {_SERVICES[signal]: _Method(partial(intake.passed, signal), stores=False) for signal in intake.signals}
     budget = in_flight or InFlight()
     server = grpc.aio.server(
         options=[
@@ -114,7 +107,7 @@ async def listening(
         ]
     )
     methods = {f"/{service}/Export": export for service, export in exports.items()}
-    server.add_generic_rpc_handlers([_Methods(methods, intake, Tokens(tokens), budget, max_bytes, message_seconds)])
+    server.add_generic_rpc_handlers([_Methods(methods, intake, Tokens(tokens), budget, max_bytes)])
     host, port = host_and_port(endpoint)
     address = f"[{host or '::'}]:{port}" if ":" in host or not host else endpoint
     try:
@@ -159,14 +152,12 @@ class _Methods(_GenericHandler):
         tokens: Tokens,
         in_flight: InFlight,
         max_bytes: int,
-        seconds: float,
     ) -> None:
         self._methods = methods
         self._intake = intake
         self._tokens = tokens
         self._in_flight = in_flight
         self._max_bytes = max_bytes
-        self._seconds = seconds
         self._unread = 0
         tight = _is_tight(in_flight, max_bytes)
         self._most_unread = 1 if tight else min(_UNREAD, 2 * in_flight.limit // max_bytes)
@@ -230,10 +221,10 @@ class _Methods(_GenericHandler):
         except TimeoutError:
             raise UnavailableError("other calls are still being read", reason="in_flight") from None
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(BODY_SECONDS):
                 message = await context.read()
         except TimeoutError:
-            raise UnavailableError(f"no message came within {self._seconds:g} s", reason="slow_body") from None
+            raise UnavailableError(f"no message came within {BODY_SECONDS:g} s", reason="slow_body") from None
         finally:
             self._reads.release()
         if not isinstance(message, bytes):
@@ -304,7 +295,7 @@ def _authorization(details: grpc.HandlerCallDetails) -> str | None:
     return None
 
 
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
     # grpc says only that the port could not be bound when a file is wrong.
     tls_context(tls.cert_file, tls.key_file, tls.client_ca_file)
     authority = Path(tls.client_ca_file).read_bytes() if tls.client_ca_file is not None else None

@@ -3,7 +3,6 @@
 Source: OTLP specification, "OTLP/HTTP"; the Fetch standard for what browsers ask first.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,14 +14,15 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from grafter.consumer import Consumer, PassThrough, Signal
+from grafter.consumer import Signal
 from grafter.otlp.from_json import Oddities, request_from_json, trace_request_from_json
 from grafter.otlp.status import failure_to_json
 from grafter.otlp.to_json import message_to_json
+from grafter.receiver.config import Cors, ServerTls
 from grafter.receiver.http_body import read_body, read_json_body
-from grafter.receiver.http_server import HELD, TlsFiles, Tokens, comes_from_a_page, serving, tls_context
+from grafter.receiver.http_server import HELD, Tokens, comes_from_a_page, serving, tls_context
 from grafter.receiver.in_flight import InFlight
-from grafter.receiver.otlp import MAX_BYTES, NOTHING_ODD, Export, Intake, SplitterLike
+from grafter.receiver.otlp import MAX_BYTES, NOTHING_ODD, Export, Intake
 from grafter.receiver.outcomes import (
     MethodError,
     NotFoundError,
@@ -33,7 +33,7 @@ from grafter.receiver.outcomes import (
     otlp_failure,
     refusal_of,
 )
-from grafter.telemetry import Metrics
+from grafter.tasks import in_thread_if
 
 _PROTOBUF = "application/x-protobuf"
 _JSON = "application/json"
@@ -49,18 +49,6 @@ _THREAD_BYTES = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Cors:
-    """From which web pages browsers may send."""
-
-    allowed_origins: tuple[str, ...]
-    """Such as ``https://app.example.com``; ``*`` stands for any text, alone or within. None: no page may send."""
-    allowed_headers: tuple[str, ...] = ()
-    """Beyond those that OTLP itself needs; ``*`` alone stands for every header."""
-    max_age: int = 0
-    """Seconds for which a browser may remember the answer; 0 leaves it to the browser."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Route:
     export: Export
     stores: bool
@@ -71,34 +59,28 @@ class _Route:
 
 @asynccontextmanager
 async def listening(
-    consumer: Consumer,
-    splitter: SplitterLike,
-    metrics: Metrics,
+    intake: Intake,
     *,
     endpoint: str,
-    tls: TlsFiles | None = None,
+    tls: ServerTls | None = None,
     tokens: Sequence[str] = (),
     cors: Cors | None = None,
     max_bytes: int = MAX_BYTES,
     grace_seconds: float,
-    pass_through: PassThrough | None = None,
-    signals: frozenset[Signal] = frozenset(),
     share_port: bool = False,
     in_flight: InFlight | None = None,
 ) -> AsyncIterator[int]:
     """Take OTLP at ``endpoint`` while the context is open; yields the port.
 
-    Metrics and logs are taken for ``signals`` only and go to ``pass_through``; without it they are 404.
+    Metrics and logs that the intake does not take are 404.
     ``share_port``, ``in_flight``: see ``serving``.
     On leaving, new connections are refused at once and requests in flight are waited for up to ``grace_seconds``.
     Raises ValueError for an endpoint or a TLS file that is wrong, OSError when the endpoint cannot be listened at.
     """
-    intake = Intake(consumer, splitter, metrics, "http", pass_through)
     routes = {"/v1/traces": _Route(intake.traces, True, trace_request_from_json, ExportTraceServiceResponse)}
-    if pass_through is not None:
-        for signal in signals:
-            read, response = partial(request_from_json, signal), _PASSED_RESPONSES[signal]
-            routes[f"/v1/{signal}"] = _Route(partial(intake.passed, signal), False, read, response)
+    for signal in intake.signals:
+        read, response = partial(request_from_json, signal), _PASSED_RESPONSES[signal]
+        routes[f"/v1/{signal}"] = _Route(partial(intake.passed, signal), False, read, response)
     rules = _CorsRules(cors, bool(tokens)) if cors is not None and cors.allowed_origins else None
     handler = _Handler(intake, routes, Tokens(tokens), rules, max_bytes)
     app = web.Application()
@@ -147,24 +129,20 @@ class _Handler:
             raise UnsupportedError(f"content type must be {_PROTOBUF} or {_JSON}")
         if request.content_type == _PROTOBUF:
             body = await read_body(request, self.max_bytes)
-            return web.Response(body=await self._handed_on(request, route, body), content_type=_PROTOBUF)
+            return web.Response(body=await _handed_on(request, route, body), content_type=_PROTOBUF)
         body = await read_json_body(request, self.max_bytes)
         odd = Oddities()
-        if len(body) > _THREAD_BYTES:
-            body = await asyncio.to_thread(route.from_json, body, odd)
-        else:
-            body = route.from_json(body, odd)
-        answer = await self._handed_on(request, route, body, odd)
+        body = await in_thread_if(len(body) > _THREAD_BYTES, route.from_json, body, odd)
+        answer = await _handed_on(request, route, body, odd)
         # Only a partial success has a body.
         text = message_to_json(route.response.FromString(answer)) if answer else b"{}"
         return web.Response(body=text, content_type=_JSON)
 
-    @staticmethod
-    async def _handed_on(request: web.Request, route: _Route, body: bytes, odd: Oddities = NOTHING_ODD) -> bytes:
-        held = request.get(HELD)
-        if held is not None and not route.stores:
-            held.end_turn()
-        return await route.export(body, odd)
+
+async def _handed_on(request: web.Request, route: _Route, body: bytes, odd: Oddities = NOTHING_ODD) -> bytes:
+    if not route.stores:
+        request[HELD].end_turn()
+    return await route.export(body, odd)
 
 
 def _failure(request: web.Request, error: Exception) -> web.Response:

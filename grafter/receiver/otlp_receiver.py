@@ -2,27 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
-
-from pydantic import Field
 
 from grafter.config import collector
-from grafter.config.model import Count, FilledSecret, Model, PositiveSize, Word, revealed
+from grafter.config.model import Count, FilledSecret, Model, PositiveSize, revealed
 from grafter.config.units import Endpoint, Size
-from grafter.receiver.config import ReceiverConfig, ServerTls, Surroundings
-
-
-class Cors(Model):
-    """Which web pages may send from a browser."""
-
-    collectors_own = collector.CORS
-
-    allowed_origins: tuple[Word, ...] = ()
-    """Origins such as `https://app.example.com`; `*` stands for any run of characters. Empty: no browser may send."""
-    allowed_headers: tuple[Word, ...] = ()
-    """Request headers that are allowed beside the usual ones; `*` allows all."""
-    max_age: Annotated[int, Field(ge=0, strict=True)] = 0
-    """Seconds for which a browser may remember the answer; 0 leaves it to the browser."""
+from grafter.receiver.config import Cors, ReceiverConfig, ServerTls, Surroundings
 
 
 class OtlpGrpc(Model):
@@ -83,37 +67,35 @@ class OtlpReceiver(ReceiverConfig):
         """Run both servers; yields ``otlp_grpc`` and ``otlp_http`` with their ports, of ``otlp/x`` ``otlp_grpc/x`` …"""
         from grafter.otlp.split import Splitter
         from grafter.receiver import otlp_grpc, otlp_http
+        from grafter.receiver.otlp import Intake
 
         suffix = name.removeprefix("otlp")
         grpc, http = self.protocols.grpc, self.protocols.http
         splitter = Splitter(around.policy.anchors, around.policy.guest_id_keys, around.policy.rules)
+        passing = around.forwarding
+
+        def intake(transport: str) -> Intake:
+            return Intake(around.consumer, splitter, around.metrics, transport, passing, passing.signals)
+
         async with (
             otlp_grpc.listening(
-                around.consumer,
-                splitter,
-                around.metrics,
+                intake("grpc"),
                 endpoint=grpc.endpoint,
-                tls=grpc.tls.files() if grpc.tls else None,
+                tls=grpc.tls,
                 tokens=revealed(grpc.tokens),
                 max_bytes=grpc.max_recv_msg_size_mib << 20,
                 grace_seconds=around.grace_seconds / 2,
-                pass_through=around.forwarding,
-                signals=around.forwarding.signals,
                 share_port=around.share_ports,
                 in_flight=around.in_flight,
             ) as grpc_port,
             otlp_http.listening(
-                around.consumer,
-                splitter,
-                around.metrics,
+                intake("http"),
                 endpoint=http.endpoint,
-                tls=http.tls.files() if http.tls else None,
+                tls=http.tls,
                 tokens=revealed(http.tokens),
-                cors=otlp_http.Cors(http.cors.allowed_origins, http.cors.allowed_headers, int(http.cors.max_age)),
+                cors=http.cors,
                 max_bytes=http.max_request_body_size,
                 grace_seconds=around.grace_seconds / 2,
-                pass_through=around.forwarding,
-                signals=around.forwarding.signals,
                 share_port=around.share_ports,
                 in_flight=around.in_flight,
             ) as http_port,

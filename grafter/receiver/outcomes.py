@@ -1,4 +1,4 @@
-"""What came of a request, and how each receiver says so: one table from errors to statuses, and its two dialects.
+"""What came of a request, and how it is answered: one table from errors to statuses, in OTLP's words and OpenAI's.
 
 Receivers raise and do not choose statuses. What will not get better by itself is a 4xx, what may pass 503 with a
 Retry-After. OTLP senders read a google.rpc.Status; OpenAI's clients read, and log, an error as OpenAI's API words it.

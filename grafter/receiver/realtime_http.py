@@ -5,7 +5,6 @@ for a recorder (POST /v1/realtime/calls). The rule they keep: 204 means stored, 
 stored and somebody listens; a sender may let go of what was answered so, and of nothing else.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +28,7 @@ from grafter.receiver.openai_api import is_call_id
 from grafter.receiver.outcomes import Answered, Outcome, log_skipped, openai_endpoint
 from grafter.receiver.recorder import Recorders
 from grafter.store.base import CallStore
+from grafter.tasks import in_thread_if
 from grafter.telemetry import Metrics
 
 _EVENTS, _CALLS = "realtime", "realtime_calls"
@@ -39,6 +39,8 @@ _CALLS_PATH = "/{path:/*v1/+realtime/+calls/*}"
 
 # A body of this size takes some milliseconds to read, all of which the event loop would stand still.
 _THREAD_BYTES = 128 << 10
+_START_BYTES = 64 << 10
+"""Of a body that starts a recorder, before and after decompression."""
 
 _LINES = ("ndjson", "jsonl", "json-lines", "jsonlines", "json-seq")
 
@@ -67,10 +69,7 @@ def event_routes(
         now = UnixNano(clock())
         body = await read_json_body(request, max_bytes)
         lines = request.content_type.lower().endswith(_LINES)
-        if len(body) > _THREAD_BYTES:
-            intake = await asyncio.to_thread(_read_events, body, lines, policy, now)
-        else:
-            intake = _read_events(body, lines, policy, now)
+        intake = await in_thread_if(len(body) > _THREAD_BYTES, _read_events, body, lines, policy, now)
         if intake.parts:
             await consumer.consume(intake.parts)
         for kind, count in intake.kinds.items():
@@ -102,19 +101,17 @@ def call_routes(
     calls: CallMap | None = None,
     secret: bytes = b"",
     tokens: Sequence[str] = (),
-    max_bytes: int = 64 << 10,
 ) -> list[web.RouteDef]:
     """The route that starts recorders: POST to ``/v1/realtime/calls``.
 
     ``{"call_id": "rtc_…", "traceparent": "00-…" | "metadata": {…}, "from": "+1…", "to": "+1…"}`` in, 202 out, also for
     a call that is recorded already; a Live session's id is ``live_…``. ``from`` and ``to`` may be left out; ``store``
     notes the call with them, as ``secret`` makes them: without it, without them; so does ``calls``. ``clock`` gives
-    Unix nanoseconds. ``tokens`` are the bearer tokens that open it, none opens it to everybody. ``max_bytes`` bounds
-    the body before and after decompression.
+    Unix nanoseconds. ``tokens`` are the bearer tokens that open it, none opens it to everybody.
     """
 
     async def handle(request: web.Request) -> Answered:
-        start = read_start(await read_json_body(request, max_bytes), secret)
+        start = read_start(await read_json_body(request, _START_BYTES), secret)
         found = await recorders.start(start.call_id, metadata=start.metadata)
         if store is not None:
             now = UnixNano(clock())

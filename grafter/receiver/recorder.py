@@ -1,4 +1,4 @@
-"""Recorders of Realtime and Live calls: grafter's own ear on calls whose app posts nothing.
+"""Recorders of Realtime and Live calls: grafter listens to them itself where their app posts nothing.
 
 One task a call reads its sideband (recording.py); one task for all of them looks after time and hands what they heard
 to the store (recorder_outbox.py). The rules it keeps: at most one recorder a call; a start is acknowledged only when
@@ -7,9 +7,8 @@ the store has what it brings, so that the host trace stays open.
 
 import asyncio
 import logging
-import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,10 +24,11 @@ from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.event_buffer import EventBuffer, kind_of
 from grafter.guests.realtime.stored_event import ALIVE, ENDED, METADATA, SIP, STARTED
-from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_call_id, openai_api, sideband_url
+from grafter.logs import log_bug
+from grafter.receiver.openai_api import Account, ApiAnswer, is_call_id, openai_api, sideband_url
 from grafter.receiver.recorder_outbox import Outbox, RecorderLimits
 from grafter.receiver.recording import Clock, Connect, End, Recording, Timing
-from grafter.tasks import task_group
+from grafter.tasks import beside, task_group
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -67,8 +67,6 @@ class Recorders:
     timing: Timing
     wall: Clock
     steady: Clock
-    limit: int
-    burst: int
     _live: dict[str, Recording] = field(default_factory=dict)
     _ending: list[Recording] = field(default_factory=list)
     _kinds: Counter[str] = field(default_factory=Counter)
@@ -114,8 +112,9 @@ class Recorders:
             if events:
                 await self._announce(running, events)
             return Started.RUNNING
-        if len(self._live) >= self.limit:
-            raise NotRecordedError(f"{self.limit} calls are recorded already", reason="recorders")
+        limit = self.outbox.limits.recorders
+        if len(self._live) >= limit:
+            raise NotRecordedError(f"{limit} calls are recorded already", reason="recorders")
         self._take_start()
         recording = Recording(
             call_id,
@@ -125,8 +124,8 @@ class Recorders:
             self.wall,
             self.steady,
             self._count,
-            self._attempted,
-            lambda work: self._spawn(work, "recorder: frame"),
+            self.metrics,
+            self.tasks,
         )
         await self._announce(recording, [*events, {"type": STARTED}])
         self._live[call_id] = recording
@@ -138,18 +137,20 @@ class Recorders:
     def _take_start(self) -> None:
         """Count a start: each opens a socket in the operator's name, which nobody may ask for at any rate."""
         now = self.steady()
-        self._starts_left = min(self.burst, self._starts_left + (now - self._counted) / SECOND * _STARTS_A_SECOND)
+        refilled = self._starts_left + (now - self._counted) / SECOND * _STARTS_A_SECOND
+        self._starts_left = min(self.outbox.limits.burst, refilled)
         self._counted = now
         if self._starts_left < 1:
             raise NotRecordedError(f"more than {_STARTS_A_SECOND} recorders a second are asked for", reason="rate")
         self._starts_left -= 1
 
-    def stop(self, call_id: str, end: End = End.POSTED) -> bool:
-        """End a call's recorder; False when it has none. What it has heard is stored, some time."""
+    def stop(self, call_id: str) -> bool:
+        """End the recorder of a call that was said to be over; False when it has none. What it heard is stored some
+        time."""
         recording = self._live.get(call_id)
         if recording is None:
             return False
-        recording.finish(end)
+        recording.finish(End.POSTED)
         return True
 
     def ended_by(self, consumer: Consumer) -> Consumer:
@@ -170,8 +171,7 @@ class Recorders:
                 await self._store_beside(now)
             except Exception as error:  # noqa: BLE001  # a bug must not end the recorders, and the receivers beside them
                 self.outbox.pause(now, self.timing.bug)
-                where = "".join(traceback.format_tb(error.__traceback__))
-                _log.error("storing recorded calls failed", extra={"error": type(error).__name__, "where": where})
+                log_bug(_log, "storing recorded calls failed", error)
             self._publish()
 
     async def close(self, grace_seconds: float) -> None:
@@ -194,12 +194,8 @@ class Recorders:
 
     async def _store_beside(self, now: int) -> None:
         """Store what is due; while the store neither takes nor refuses it, what is heard meanwhile is bounded."""
-        async with task_group() as beside:
-            watching = beside.create_task(self._watch(), name="recorders: bound")
-            try:
-                await self._store(now)
-            finally:
-                watching.cancel()
+        async with beside(self._watch(), "recorders: bound"):
+            await self._store(now)
 
     async def _watch(self) -> None:
         while True:
@@ -243,14 +239,8 @@ class Recorders:
         recording.stored = self.steady()
         self.outbox.forget(recording, parts)
 
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        self.tasks.create_task(work, name=name)
-
     def _count(self, name: str) -> None:
         self._kinds[kind_of(name)] += 1
-
-    def _attempted(self, reply: Reply) -> None:
-        self.metrics.recorder_connects.labels(reply.value).inc()
 
     def _publish(self) -> None:
         # Once a tick, for a labelled counter costs more than all else that is done for an audio delta.
@@ -290,7 +280,6 @@ async def recording(
     projects: Mapping[str, Account] | None = None,
     storing: Consumer | None = None,
     timing: Timing | None = None,
-    wall: Callable[[], int] = time_ns,
     steady: Callable[[], int] = monotonic_ns,
     limits: RecorderLimits | None = None,
     grace_seconds: float = 5.0,
@@ -312,11 +301,8 @@ async def recording(
             peers[name] = opened[one]
         tasks = await stack.enter_async_context(task_group())
         timing = timing or Timing()
-        limits = limits or RecorderLimits()
-        outbox = Outbox(storing or consumer, metrics, timing, limits)
-        recorders = Recorders(
-            consumer, outbox, metrics, policy, peers, tasks, timing, wall, steady, limits.recorders, limits.burst
-        )
+        outbox = Outbox(storing or consumer, metrics, timing, limits or RecorderLimits())
+        recorders = Recorders(consumer, outbox, metrics, policy, peers, tasks, timing, time_ns, steady)
         tending = tasks.create_task(recorders.tend(), name="recorders")
         try:
             yield recorders

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from grafter.consumer import Consumer
 from grafter.core.model import Part
+from grafter.core.policy import SECOND
 from grafter.errors import RejectedError, UnavailableError
 from grafter.logs import Throttle
-from grafter.receiver.recording import SECOND, Recording, Timing
+from grafter.receiver.recording import Recording, Timing
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ itself at some time and says why; what it heard waits in ``buffer`` for whoever 
 import asyncio
 import logging
 import random
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ import orjson
 from aiohttp import WSMsgType
 
 from grafter.core.model import Part, UnixNano
+from grafter.core.policy import SECOND
 from grafter.core.retry import RetryPolicy
 from grafter.guests.json_values import mapping_of
 from grafter.guests.realtime.event_buffer import EventBuffer
@@ -25,11 +25,11 @@ from grafter.guests.realtime.event_types import CLOSED
 from grafter.guests.realtime.live.talking import ended_by
 from grafter.guests.realtime.records import LIVE_IDS
 from grafter.guests.realtime.stored_event import Side
+from grafter.logs import log_bug
 from grafter.receiver.openai_api import ApiAnswer, Reply, Socket
+from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
-
-SECOND = 1_000_000_000
 
 Clock = Callable[[], int]
 """Nanoseconds."""
@@ -122,9 +122,8 @@ class Recording:
     steady: Clock
     read_kind: Callable[[str], None]
     """Gets the type of each event."""
-    attempted: Callable[[Reply], None]
-    """Gets what each attempt to connect came to."""
-    spawn: Callable[[Coroutine[None, None, None]], None]
+    metrics: Metrics
+    tasks: asyncio.TaskGroup
     """Runs what must not be waited for."""
     parts: list[Part] = field(default_factory=list)
     """Taken from ``buffer`` and not stored yet."""
@@ -195,19 +194,17 @@ class Recording:
                 self.finish(End.SILENCE)
             elif now - self._last_frame >= _ns(2 * timing.ping):
                 self._last_frame = now
-                self.spawn(self._close(self._socket))
+                self._spawn(self._close(self._socket))
             elif now - max(self._last_frame, self._pinged) >= _ns(timing.ping):
                 self._pinged = now
-                self.spawn(self._ping(self._socket))
+                self._spawn(self._ping(self._socket))
 
     async def listen(self) -> None:
         """Listen until the call is over, or is known to be out of reach; ``end`` says which. Never raises."""
         try:
             end = await self._listen()
         except Exception as error:  # noqa: BLE001  # one call's bug must not end the others' recorders
-            # Without the exception's text, which may quote an event.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("recorder failed", extra={"error": type(error).__name__, "where": where})
+            log_bug(_log, "recorder failed", error)
             end = End.FAILED
         if self.end is None:
             self.end = end
@@ -216,7 +213,7 @@ class Recording:
         failures = 0
         while True:
             answer = await self.connect(self.call_id)
-            self.attempted(answer.reply)
+            self.metrics.recorder_connects.labels(answer.reply.value).inc()
             if answer.socket is not None:
                 code = await self._read(answer.socket)
                 if self._closed is not None:
@@ -322,6 +319,9 @@ class Recording:
             self._socket = None
             self._established |= not refused
             await socket.close()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        self.tasks.create_task(work, name="recorder: frame")
 
     async def _ping(self, socket: Socket) -> None:
         # The reader finds out by itself what became of the connection.

@@ -5,12 +5,10 @@ The order is what makes a repeat harmless and a loss impossible: first the parts
 two, the same page is read and stored again, and equal parts are kept once.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Concatenate, ParamSpec, TypeVar
 
 import aiohttp
 
@@ -23,6 +21,7 @@ from grafter.guests.sessions.poll_state import Progress
 from grafter.receiver.openai_api import Account, ApiAnswer, OpenAIApi, Reply, openai_api, session_url
 from grafter.receiver.outcomes import OPENAI, UpstreamError, UpstreamMissingError
 from grafter.store.model import Task
+from grafter.tasks import in_thread_if
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -46,9 +45,6 @@ _ADVICE: Mapping[Reply, str] = {
 
 Save = Callable[[Progress], Awaitable[None]]
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
@@ -62,12 +58,6 @@ class Pulled:
     """Traces that could not be read."""
     linked: bool
     """Its metadata names a host trace."""
-
-
-def pull_error(reply: Reply, message: str | None = None) -> UpstreamError:
-    """The session was not read, and trying again now would not help; ``message`` is for people."""
-    kind = UpstreamMissingError if reply is Reply.NOT_FOUND else UpstreamError
-    return kind(message or message_of(reply), reason=reply.value)
 
 
 def message_of(reply: Reply) -> str:
@@ -88,7 +78,8 @@ def answer_to(task: Task, requested_at: int) -> Pulled | None:
         except ValueError:
             # A newer version's.
             reply = Reply.FAILED
-        raise pull_error(reply)
+        kind = UpstreamMissingError if reply is Reply.NOT_FOUND else UpstreamError
+        raise kind(message_of(reply), reason=reply.value)
     project, _, session_id = task.name.rpartition("/")
     return Pulled(session_id, project, answered.traces, answered.skipped, answered.linked)
 
@@ -129,7 +120,7 @@ class SessionPoller:
         if answer.reply is not Reply.OK:
             return Poll(answer, progress)
         try:
-            session = await _beside(read_session, answer.body, session_id, self.policy)
+            session = await in_thread_if(_is_large(answer), read_session, answer.body, session_id, self.policy)
         except ValueError:
             return Poll(ApiAnswer(Reply.MALFORMED, reason="the session is no JSON object"), progress)
         progress = progress.begun(self.clock())
@@ -175,9 +166,9 @@ class SessionPoller:
         answer = await self._list(session.session_id, "traces", progress.after, limit)
         if answer.reply is not Reply.OK:
             return None, answer
-        seen = progress.known
         try:
-            return await _beside(read_page, answer.body, session, seen, self.policy), answer
+            page = await in_thread_if(_is_large(answer), read_page, answer.body, session, progress.known, self.policy)
+            return page, answer
         except ValueError:
             return None, ApiAnswer(Reply.MALFORMED, reason="the page has no list of traces")
 
@@ -215,7 +206,8 @@ class SessionPoller:
         if answer.reply is not Reply.OK:
             return replace(poll, answer=answer)
         try:
-            turns = list_of(mapping_of(await _beside(parse_json, answer.body)).get("data"))
+            document = await in_thread_if(_is_large(answer), parse_json, answer.body)
+            turns = list_of(mapping_of(document).get("data"))
         except ValueError:
             turns = []
         identity = usable_id(mapping_of(turns[0]).get("id")) if turns else None
@@ -238,8 +230,5 @@ async def session_poller(
         yield SessionPoller(api, account.base_url, consumer, metrics, policy, clock)
 
 
-async def _beside(read: Callable[Concatenate[bytes, P], T], body: bytes, *args: P.args, **kwargs: P.kwargs) -> T:
-    """What ``read`` makes of a body; of a large one beside the event loop."""
-    if len(body) > _THREAD_BYTES:
-        return await asyncio.to_thread(read, body, *args, **kwargs)
-    return read(body, *args, **kwargs)
+def _is_large(answer: ApiAnswer) -> bool:
+    return len(answer.body) > _THREAD_BYTES

@@ -8,9 +8,8 @@ know it; every wait is bounded; and a session is polled until grafter forgets th
 import asyncio
 import logging
 import random
-import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from time import time_ns
 
@@ -20,9 +19,9 @@ from grafter.core.policy import SECOND, GraftPolicy
 from grafter.core.retry import RetryPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.sessions.poll_state import Progress
-from grafter.logs import Throttle
+from grafter.logs import Throttle, log_bug
 from grafter.receiver.openai_api import Account, ApiAnswer, Reply, is_session_id
-from grafter.receiver.session_poll import Poll, Pulled, SessionPoller, answer_to, message_of, pull_error, session_poller
+from grafter.receiver.session_poll import Poll, Pulled, SessionPoller, answer_to, message_of, session_poller
 from grafter.store.base import TaskStore
 from grafter.store.model import Task, TaskThen
 from grafter.tasks import task_group
@@ -67,7 +66,9 @@ class PullRequests:
     tick_seconds: float
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[asyncio.Task[None], Task] = field(default_factory=dict)
-    _waiters: dict[str, list[asyncio.Future[Pulled]]] = field(default_factory=dict)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the next attempt has ended; then another takes its place."""
+    _stopping: bool = False
     _paused: dict[str, int] = field(default_factory=dict)
     """Projects that OpenAI asked to wait for, or that give no answer, and until when."""
     _warnings: Throttle = field(default_factory=lambda: Throttle(_SECONDS_BETWEEN_WARNINGS))
@@ -105,30 +106,23 @@ class PullRequests:
             raise UnavailableError(
                 f"no api_key under receivers.openai.projects.{project}", retry_after=60.0, reason="no_api_key"
             )
-        waiter: asyncio.Future[Pulled] = asyncio.get_running_loop().create_future()
+        await self.request(session_id, project)
         name = f"{project}/{session_id}"
-        self._waiters.setdefault(name, []).append(waiter)
-        try:
-            await self.request(session_id, project)
-            task = await self.store.find_task(self.kind, name)
-            # What is read of an event that was put later answers this one too.
-            requested_at = self.clock() if task is None else task.put_at
-            while not waiter.done():
-                await asyncio.wait([waiter], timeout=self.tick_seconds)
-                pulled = None if waiter.done() else await self._answered(name, requested_at)
-                if pulled is not None:
-                    return pulled
-            return waiter.result()
-        finally:
-            waiter.cancel()
-            left = self._waiters.get(name, [])
-            if waiter in left:
-                left.remove(waiter)
-            if not left:
-                self._waiters.pop(name, None)
+        task = await self.store.find_task(self.kind, name)
+        # What is read of an event that was put later answers this one too.
+        requested_at = self.clock() if task is None else task.put_at
+        while not self._stopping:
+            news = self._news
+            if pulled := await self._answered(name, requested_at):
+                return pulled
+            # Another process may be the one that reads it.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.tick_seconds):
+                    await news.wait()
+        raise UnavailableError("stopping", reason="stopping")
 
     async def _answered(self, name: str, requested_at: int) -> Pulled | None:
-        """What the store says of an event, which may have been answered elsewhere; None while it has no answer.
+        """What the store says of an event, wherever it was answered; None while it has no answer.
 
         Raises UpstreamError as ``pull`` does.
         """
@@ -165,15 +159,19 @@ class PullRequests:
                     self._store_is_away(error)
                 except Exception:  # noqa: BLE001  # a bug in one round must not end the reading for ever
                     _log.exception("claiming sessions that are due failed")
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self.tick_seconds):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
 
     def _done(self, work: asyncio.Task[None]) -> None:
         self._running.pop(work, None)
         self._wake.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Have those that wait look whether the store has their answer."""
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def renew_forever(self, seconds: float) -> None:
         """Keep the leases of what is being done; a task of its own."""
@@ -189,9 +187,8 @@ class PullRequests:
         """Leave what is being done; it stays in the store."""
         for work in self._running:
             work.cancel()
-        for waiter in [waiter for some in self._waiters.values() for waiter in some]:
-            if not waiter.done():
-                waiter.set_exception(UnavailableError("stopping", reason="stopping"))
+        self._stopping = True
+        self._tell()
 
     async def _work(self, task: Task) -> None:
         try:
@@ -200,7 +197,6 @@ class PullRequests:
             _log.error("a session is left until its lease ends", extra={"error": type(error).__name__})
 
     async def _attempt(self, task: Task) -> None:
-        waiters = self._waiters.pop(task.name, [])
         progress = Progress.decode(task.blob)
         if task.put_at != progress.event:
             progress = progress.promised(task.put_at)
@@ -208,30 +204,25 @@ class PullRequests:
             if progress.over:
                 await self.store.update_task(task, TaskThen.END)
                 return
-            await self._poll(task, progress, waiters)
+            await self._poll(task, progress)
         except _LostError:
             # Whoever has it now stores what it comes to.
-            self._put_back(task, waiters)
+            pass
         except UnavailableError as error:
-            self._put_back(task, waiters)
             await self._again(task, progress.failed(), error.retry_after)
         except Exception as error:  # noqa: BLE001  # a bug met by one session must not end the reading of the others
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("reading a session failed", extra={"error": type(error).__name__, "where": where})
-            _answer(waiters, pull_error(Reply.FAILED))
+            log_bug(_log, "reading a session failed", error)
             await self._again(task, progress.answering(Reply.FAILED).failed(), _SECONDS_AFTER_A_REFUSAL)
 
-    async def _poll(self, task: Task, progress: Progress, waiters: list[asyncio.Future[Pulled]]) -> None:
+    async def _poll(self, task: Task, progress: Progress) -> None:
         project, _, session_id = task.name.rpartition("/")
         poller = self.pollers.get(project)
         paused = self._paused.get(project, 0)
         if paused > self.clock():
-            self._put_back(task, waiters)
             await self._give_back(task, progress, paused)
             return
         if poller is None:
             # Its key went with a restart, and may come back with another.
-            _answer(waiters, pull_error(Reply.UNAUTHORIZED, "the project has no api_key"))
             await self._again(task, progress.answering(Reply.UNAUTHORIZED), _SECONDS_AFTER_A_REFUSAL)
             return
         saved = progress
@@ -245,13 +236,12 @@ class PullRequests:
         try:
             poll = await poller.poll(session_id, progress, save)
         except UnavailableError as error:
-            self._put_back(task, waiters)
             await self._again(task, saved.failed(), error.retry_after)
             return
-        await self._conclude(task, poll, waiters)
+        await self._conclude(task, poll)
 
-    async def _conclude(self, task: Task, poll: Poll, waiters: list[asyncio.Future[Pulled]]) -> None:
-        project, _, session_id = task.name.rpartition("/")
+    async def _conclude(self, task: Task, poll: Poll) -> None:
+        project = task.name.rpartition("/")[0]
         answer = poll.answer
         if answer.reply is Reply.OK:
             self.metrics.session_polls.labels("new" if poll.traces else "nothing").inc()
@@ -263,14 +253,9 @@ class PullRequests:
                 await self._end(task, progress)
             else:
                 await self._give_back(task, progress, next_poll)
-            pulled = Pulled(session_id, project, poll.progress.found, poll.skipped, linked=poll.linked)
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(pulled)
             return
         self.metrics.session_polls.labels(answer.reply.value).inc()
         if answer.reply in _LATER:
-            self._put_back(task, waiters)
             progress = poll.progress.failed()
             if answer.reply in (Reply.LIMITED, Reply.FAILED):
                 wait = self._wait(progress, answer.retry_after)
@@ -283,7 +268,6 @@ class PullRequests:
         message = message_of(answer.reply)
         progress = poll.progress.answering(answer.reply)
         self._warn(project, answer.reply.value, f"a session's traces cannot be read: {message}", answer)
-        _answer(waiters, pull_error(answer.reply, message))
         if answer.reply is Reply.NOT_FOUND:
             await self._end(task, progress)
         else:
@@ -294,7 +278,7 @@ class PullRequests:
         due = self.clock() + int(self._wait(progress, hint) * SECOND)
         try:
             if due > progress.event + self.remember:
-                await self.store.update_task(task, TaskThen.END)
+                await self._end(task, progress)
             else:
                 await self._give_back(task, progress, due)
         except UnavailableError as error:
@@ -304,19 +288,14 @@ class PullRequests:
         await self.store.update_task(replace(task, due=UnixNano(due), blob=progress.encode()), TaskThen.GIVE_BACK)
 
     async def _end(self, task: Task, progress: Progress) -> None:
-        """Nothing is left to do. What its last event came to stays for as long as whoever asked elsewhere may need to
-        read it, unless it was there before."""
-        known = Progress.decode(task.blob).answered
-        if known is not None and known.event == progress.event:
+        """Nothing is left to do. What its last event came to, if anything, stays for as long as whoever asked may need
+        to read it, unless it was there before."""
+        answered, known = progress.answered, Progress.decode(task.blob).answered
+        to_tell = answered is not None and answered.event == progress.event
+        if not to_tell or (known is not None and known.event == progress.event):
             await self.store.update_task(task, TaskThen.END)
         else:
             await self._give_back(task, progress.done(), self.clock() + _ANSWER_KEPT_NS)
-
-    def _put_back(self, task: Task, waiters: list[asyncio.Future[Pulled]]) -> None:
-        """Whoever waits goes on waiting, for the next attempt."""
-        left = [waiter for waiter in waiters if not waiter.done()]
-        if left:
-            self._waiters.setdefault(task.name, []).extend(left)
 
     def _wait(self, progress: Progress, hint: float) -> float:
         return self.retry.wait(progress.failures, random.random(), hint)
@@ -380,9 +359,3 @@ async def pulling(
             for loop in loops:
                 loop.cancel()
             requests.stop()
-
-
-def _answer(waiters: list[asyncio.Future[Pulled]], error: Exception) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_exception(error)

@@ -16,6 +16,7 @@ from hashlib import sha256
 
 from multidict import CIMultiDictProxy
 
+from grafter.core.policy import SECOND
 from grafter.errors import RejectedError
 from grafter.guests.json_values import plain_id
 from grafter.receiver.outcomes import UnsignedError
@@ -23,7 +24,6 @@ from grafter.receiver.outcomes import UnsignedError
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 
 _PREFIX = "whsec_"
-_SECOND = 1_000_000_000
 # The last second that a datetime can hold.
 _LAST_SECOND = 253_402_300_799
 _MAX_DIGITS = 12
@@ -51,7 +51,7 @@ class Signatures:
         Raises ValueError, without the secret, for a ``whsec_`` that is not base64.
         """
         self.tolerance_ns = tolerance_ns
-        self._tolerance = tolerance_ns // _SECOND
+        self._tolerance = tolerance_ns // SECOND
         self._keys = [
             (project, key)
             for project, some in secrets.items()
@@ -72,9 +72,9 @@ class Signatures:
         if not (moment.isascii() and moment.isdecimal() and len(moment) <= _MAX_DIGITS and moment == str(int(moment))):
             raise RejectedError(f"{TIMESTAMP} is not a whole number of Unix seconds", reason=TIMESTAMP)
         seconds = int(moment)
-        if now_ns // _SECOND - seconds > self._tolerance:
+        if now_ns // SECOND - seconds > self._tolerance:
             raise RejectedError(f"{TIMESTAMP} is older than the tolerance of {self._tolerance} s", reason="too_old")
-        if seconds - now_ns // _SECOND > self._tolerance or seconds > _LAST_SECOND:
+        if seconds - now_ns // SECOND > self._tolerance or seconds > _LAST_SECOND:
             raise RejectedError(f"{TIMESTAMP} is further ahead than {self._tolerance} s", reason="too_new")
         if not signature.isascii():
             raise RejectedError(f"{SIGNATURE} is not ASCII", reason=SIGNATURE)

@@ -15,7 +15,7 @@ import random
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -146,10 +146,9 @@ class Tee:
         """Take no more, wait for what is queued up to ``grace_seconds``, count the rest as dropped."""
         self._closed = True
         try:
-            async with asyncio.timeout(grace_seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            pass
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_seconds):
+                    await self._idle.wait()
         finally:
             for task in self._running:
                 task.cancel()
@@ -166,7 +165,7 @@ class Tee:
 
     async def _clean(self, offers: list[_Offer]) -> None:
         try:
-            cleaned = await asyncio.to_thread(_all_texts, offers)
+            cleaned = await asyncio.to_thread(lambda: [_texts(offer.items) for offer in offers])
         except Exception as error:  # noqa: BLE001  # no item may end the task that serves all others
             for offer in offers:
                 self._settle(DROPPED_FAILED, len(offer.items), offer.size, type(error).__name__)
@@ -291,10 +290,6 @@ def _some(offers: deque[_Offer]) -> list[_Offer]:
         size += offers[0].size
         some.append(offers.popleft())
     return some
-
-
-def _all_texts(offers: list[_Offer]) -> list[list[bytes]]:
-    return [_texts(offer.items) for offer in offers]
 
 
 def _texts(items: Sequence[object]) -> list[bytes]:

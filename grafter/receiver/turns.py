@@ -1,4 +1,4 @@
-"""Whose request is worked on next, of all doors together: before it is read, in a fair order, or a refusal at once.
+"""Whose request is worked on next, of all receivers together: before it is read, in a fair order, or a refusal at once.
 
 One process computes one request at a time. What is begun beyond that makes every answer wait for all of it, and what
 waits unseen, in sockets and in libraries, waits without a bound. So a request begins in its *turn*: so many have theirs

@@ -32,6 +32,7 @@ from grafter.receiver.recorder import NotRecordedError, Recorders
 from grafter.receiver.sessions import PullRequests
 from grafter.receiver.signatures import Signatures, Signed
 from grafter.store.base import Store
+from grafter.tasks import in_thread_if
 from grafter.telemetry import Metrics
 
 _log = logging.getLogger(__name__)
@@ -110,10 +111,7 @@ class _Webhooks:
         if content_encoding(request.headers.getall("Content-Encoding", ())) != "identity":
             raise UnsupportedError("a webhook is taken as it was signed, without a content encoding")
         body = await self._body(request)
-        if len(body) > _THREAD_BYTES:
-            project, delivery, intake = await asyncio.to_thread(self._read, signed, body)
-        else:
-            project, delivery, intake = self._read(signed, body)
+        project, delivery, intake = await in_thread_if(len(body) > _THREAD_BYTES, self._read, signed, body)
         if not await self._store(project, signed, delivery, intake, now):
             return web.json_response({"status": "repeat"}), Outcome.REPEAT
         return web.json_response({"status": "accepted"}), Outcome.ACCEPTED

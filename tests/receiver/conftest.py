@@ -10,7 +10,7 @@ import trustme
 
 from grafter.consumer import Signal
 from grafter.core.model import DedupeKey, NamedLink, Part
-from grafter.receiver.http_server import TlsFiles
+from grafter.receiver.config import ServerTls
 from grafter.telemetry import Metrics
 
 
@@ -61,8 +61,8 @@ class Certificates:
     """A CA of its own, a server certificate for localhost, and a client certificate."""
 
     ca: Path
-    server: TlsFiles
-    server_mutual: TlsFiles
+    server: ServerTls
+    server_mutual: ServerTls
     client_cert: Path
     client_key: Path
 
@@ -82,8 +82,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     cert, key, authority = (str(folder / name) for name in ("server.pem", "server.key", "ca.pem"))
     return Certificates(
         ca=folder / "ca.pem",
-        server=TlsFiles(cert, key),
-        server_mutual=TlsFiles(cert, key, authority),
+        server=ServerTls(cert_file=cert, key_file=key),
+        server_mutual=ServerTls(cert_file=cert, key_file=key, client_ca_file=authority),
         client_cert=folder / "client.pem",
         client_key=folder / "client.key",
     )

@@ -10,10 +10,11 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from grafter.core.policy import GraftPolicy
-from grafter.receiver import openai_http
 from grafter.receiver.admin import admin_routes, is_local
 from grafter.receiver.explaining import Explainer
+from grafter.receiver.http_server import serving
 from grafter.receiver.openai_api import Account
+from grafter.receiver.openai_http import application
 from grafter.receiver.sessions import pulling
 from grafter.store.base import TaskStore
 from grafter.telemetry import Metrics
@@ -34,7 +35,7 @@ async def door(server: AgentsServer, store: TaskStore, *tokens: str, wait: float
     async with rig() as rooms, pulling(store, rooms.processor, accounts, metrics, policy) as pulls:
         explainer = Explainer(rooms.store, policy, lambda: rooms.now[0])
         routes = admin_routes(pulls, explainer, metrics, tokens=tokens, wait_seconds=wait)
-        async with openai_http.listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port:
+        async with serving(application(routes), "127.0.0.1:0", None, 1.0) as (_, port):
             yield f"http://127.0.0.1:{port}/admin/pull"
 
 

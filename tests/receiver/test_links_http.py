@@ -12,8 +12,9 @@ import pytest
 from grafter.core.calls import CallNote
 from grafter.core.model import UnixNano, unlinked_trace_id
 from grafter.errors import UnavailableError
-from grafter.receiver import openai_http
+from grafter.receiver.http_server import serving
 from grafter.receiver.links_http import link_routes
+from grafter.receiver.openai_http import application
 from tests.processor.test_named_links import GUEST, OTHER, hosts, items, link_of, spans
 from tests.processor.test_realtime_calls import CALL, HOST, opened, post, turn
 from tests.rig import Peer, Rig, rig
@@ -44,7 +45,7 @@ async def opened_door(*tokens: str, store: Any = None) -> AsyncIterator[Door]:
     peer = Peer()
     async with rig(peer) as rooms:
         routes = link_routes(rooms.processor, store or rooms.store, rooms.metrics, lambda: rooms.now[0], tokens=tokens)
-        async with openai_http.listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port:
+        async with serving(application(routes), "127.0.0.1:0", None, 1.0) as (_, port):
             yield Door(rooms, peer, f"http://127.0.0.1:{port}/api/links")
 
 

@@ -33,7 +33,8 @@ from grafter.guests.agents.intake import read_payload
 from grafter.otlp.split import Splitter
 from grafter.receiver import otlp_grpc
 from grafter.receiver.http_server import serving
-from grafter.receiver.openai_http import application, ingest_routes, listening
+from grafter.receiver.openai_http import application, ingest_routes
+from grafter.receiver.otlp import Intake
 from grafter.receiver.tee import Tee, teeing
 from grafter.telemetry import Metrics
 from tests.propagation.apps import HELPERS, with_packages
@@ -89,8 +90,8 @@ async def opened(
     max_bytes: int = 64 << 20,
 ) -> AsyncIterator[Door]:
     routes = ingest_routes(consumer, metrics, policy, tokens=tokens, tee=tee, max_bytes=max_bytes)
-    door = listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0)
-    async with door as port, aiohttp.ClientSession(skip_auto_headers=("Content-Type",)) as session:
+    door = serving(application(routes), "127.0.0.1:0", None, 1.0)
+    async with door as (_, port), aiohttp.ClientSession(skip_auto_headers=("Content-Type",)) as session:
         yield Door(session, f"http://127.0.0.1:{port}")
 
 
@@ -239,7 +240,8 @@ async def run_example(*command: str, **environment: str) -> str:
 async def test_the_python_example(consumer, metrics: Metrics) -> None:
     """The example for Python sends both halves of a call, and the second names the first."""
     hosts = type(consumer)()
-    otlp = otlp_grpc.listening(hosts, Splitter(()), metrics, endpoint="127.0.0.1:0", grace_seconds=1.0)
+    intake = Intake(hosts, Splitter(()), metrics, "grpc")
+    otlp = otlp_grpc.listening(intake, endpoint="127.0.0.1:0", grace_seconds=1.0)
     async with opened(consumer, metrics) as door, otlp as port:
         example = str(EXAMPLES / "agents_python.py")
         host = await run_example(sys.executable, example, GRAFTER_INGEST=door.url, GRAFTER_OTLP=f"127.0.0.1:{port}")
@@ -551,7 +553,7 @@ async def test_a_stop_answers_what_is_under_way(consumer, metrics: Metrics) -> N
     consumer.gate = asyncio.Event()
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
         routes = ingest_routes(consumer, metrics, GraftPolicy())
-        async with listening(routes, endpoint="127.0.0.1:0", grace_seconds=5.0) as port:
+        async with serving(application(routes), "127.0.0.1:0", None, 5.0) as (_, port):
             posting = tasks.create_task(Door(session, f"http://127.0.0.1:{port}").post([GOOD]))
             await consumer.entered.wait()
             asyncio.get_running_loop().call_soon(consumer.gate.set)

@@ -30,7 +30,9 @@ from grafter.consumer import Signal
 from grafter.errors import RejectedError, UnavailableError
 from grafter.otlp.split import Splitter
 from grafter.receiver import otlp_grpc
+from grafter.receiver.config import ServerTls
 from grafter.receiver.in_flight import InFlight
+from grafter.receiver.otlp import Intake
 
 TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
@@ -54,7 +56,9 @@ def door(consumer, metrics):
     @asynccontextmanager
     async def opened(**settings):
         settings = {"endpoint": "localhost:0", "grace_seconds": 1.0, "splitter": Splitter([])} | settings
-        async with otlp_grpc.listening(consumer, settings.pop("splitter"), metrics, **settings) as port:
+        passing = settings.pop("pass_through", None), settings.pop("signals", frozenset())
+        intake = Intake(consumer, settings.pop("splitter"), metrics, "grpc", *passing)
+        async with otlp_grpc.listening(intake, **settings) as port:
             yield f"localhost:{port}"
 
     return opened
@@ -369,7 +373,7 @@ async def test_tls_and_client_certificates(door, consumer, certificates):
 
 async def test_a_wrong_tls_file_is_named(door, certificates):
     """A TLS file that is wrong stops the start with its name."""
-    wrong = otlp_grpc.TlsFiles(certificates.server.cert_file, str(certificates.client_key))
+    wrong = ServerTls(cert_file=certificates.server.cert_file, key_file=str(certificates.client_key))
     with pytest.raises(ValueError, match=r"client\.key"):
         async with door(tls=wrong):
             pass

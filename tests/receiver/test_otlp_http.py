@@ -30,8 +30,9 @@ from grafter.errors import UnavailableError
 from grafter.otlp.split import Splitter
 from grafter.otlp.to_json import trace_request_to_json
 from grafter.receiver import otlp_http
+from grafter.receiver.config import Cors
 from grafter.receiver.in_flight import InFlight
-from grafter.receiver.otlp_http import Cors
+from grafter.receiver.otlp import Intake
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 TRACE_ID = bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736")
@@ -72,8 +73,10 @@ def door(consumer, metrics):
     async def opened(**settings):
         settings = {"endpoint": "localhost:0", "grace_seconds": 1.0} | settings
         scheme = "https" if settings.get("tls") else "http"
+        passing = settings.pop("pass_through", None), settings.pop("signals", frozenset())
+        intake = Intake(consumer, Splitter([]), metrics, "http", *passing)
         async with (
-            otlp_http.listening(consumer, Splitter([]), metrics, **settings) as port,
+            otlp_http.listening(intake, **settings) as port,
             aiohttp.ClientSession(auto_decompress=False) as session,
         ):
             yield Client(session, f"{scheme}://localhost:{port}")
@@ -378,7 +381,7 @@ PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-He
 )
 async def test_cors_origins(door, consumer, allowed, origin, answered):
     """Pages of allowed origins may send and read the answers; ``*`` stands for any text."""
-    async with door(cors=Cors((allowed,), max_age=600)) as client:
+    async with door(cors=Cors(allowed_origins=(allowed,), max_age=600)) as client:
         status, headers, _ = await client.send(
             method="OPTIONS", content_type=None, headers=PREFLIGHT | {"Origin": origin}
         )
@@ -432,7 +435,7 @@ async def test_without_tokens_no_page_may_send(door, consumer, headers, status, 
 )
 async def test_cors_headers(door, headers, asked, tokens, answered):
     """Pages may set the headers that OTLP needs, the token's where there are tokens, and those configured."""
-    async with door(cors=Cors(("*",), headers), tokens=tokens) as client:
+    async with door(cors=Cors(allowed_origins=("*",), allowed_headers=headers), tokens=tokens) as client:
         sent = PREFLIGHT | {"Origin": "https://a", "Access-Control-Request-Headers": asked}
         _, got, _ = await client.send(method="OPTIONS", content_type=None, headers=sent)
     assert ("Access-Control-Allow-Origin" in got) == answered
@@ -444,7 +447,7 @@ async def test_cors_headers(door, headers, asked, tokens, answered):
 
 async def test_a_preflight_needs_no_token_and_other_methods_are_not_allowed(door):
     """Browsers ask without credentials; what they ask for beyond POST is not granted."""
-    async with door(cors=Cors(("*",)), tokens=["token"]) as client:
+    async with door(cors=Cors(allowed_origins=("*",)), tokens=["token"]) as client:
         sent = PREFLIGHT | {"Origin": "https://a"}
         status, got, _ = await client.send(method="OPTIONS", content_type=None, headers=sent)
         assert (status, got["Access-Control-Allow-Origin"]) == (204, "https://a")
@@ -457,7 +460,7 @@ async def test_a_preflight_needs_no_token_and_other_methods_are_not_allowed(door
         assert (status, got["Allow"]) == (405, "OPTIONS, POST")
 
 
-@pytest.mark.parametrize("cors", [None, Cors(())])
+@pytest.mark.parametrize("cors", [None, Cors()])
 async def test_without_cors_nothing_is_granted(door, cors):
     """A door without allowed origins says nothing to browsers."""
     async with door(cors=cors) as client:

@@ -17,7 +17,8 @@ from grafter.core.model import called
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.stored_event import decode
-from grafter.receiver.openai_http import ingest_routes, listening
+from grafter.receiver.http_server import serving
+from grafter.receiver.openai_http import application, ingest_routes
 from grafter.receiver.realtime_http import event_routes
 from grafter.telemetry import Metrics
 
@@ -54,7 +55,7 @@ async def opened(
         *event_routes(consumer, metrics, policy, lambda: NOW, tokens=tokens, max_bytes=max_bytes),
     ]
     async with (
-        listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port,
+        serving(application(routes), "127.0.0.1:0", None, 1.0) as (_, port),
         aiohttp.ClientSession(skip_auto_headers=("Content-Type",), trust_env=False) as session,
     ):
         yield Door(session, f"http://127.0.0.1:{port}")

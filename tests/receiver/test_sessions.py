@@ -508,6 +508,16 @@ async def test_a_session_that_openai_does_not_know_is_done(at_work: Bench) -> No
     assert len(at_work.server.asked) == asked
 
 
+async def test_a_refusal_is_told_however_briefly_a_host_is_remembered() -> None:
+    """It is not tried again then, and who asked learns why instead of asking once more."""
+    async with bench(GraftPolicy(waits=Waits(remember=60 * SECOND))) as rooms:
+        rooms.server.answer = lambda _: web.Response(status=401)
+        with pytest.raises(UpstreamError) as raised:
+            await rooms.pull()
+        assert raised.value.reason == Reply.UNAUTHORIZED
+        assert len(rooms.server.asked) == 1
+
+
 async def test_a_limit_is_kept_for_the_whole_project(at_work: Bench) -> None:
     """Retry-After holds for every session of the project; then it goes on at the page where it stood."""
     at_work.server.most = 1

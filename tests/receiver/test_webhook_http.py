@@ -23,7 +23,8 @@ from grafter.core.model import DedupeKey, NamedLink, Part, Source, UnixNano, cal
 from grafter.core.policy import SECOND, GraftPolicy
 from grafter.errors import RejectedError, UnavailableError
 from grafter.guests.realtime.stored_event import decode
-from grafter.receiver.openai_http import listening
+from grafter.receiver.http_server import serving
+from grafter.receiver.openai_http import application
 from grafter.receiver.recorder import NotRecordedError, Started
 from grafter.receiver.signatures import Signatures
 from grafter.receiver.webhook_http import WebhookLimits, WebhookSinks, webhook_routes
@@ -127,7 +128,7 @@ async def opened(
     signatures = Signatures(secrets, TOLERANCE)
     routes = webhook_routes(sinks, signatures, metrics, POLICY, time.time_ns, limits=limits)
     async with (
-        listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port,
+        serving(application(routes), "127.0.0.1:0", None, 1.0) as (_, port),
         aiohttp.ClientSession(skip_auto_headers=("Content-Type",), trust_env=False) as session,
     ):
         yield Door(session, port, metrics)
@@ -291,7 +292,7 @@ async def test_a_delivery_is_known_for_as_long_as_its_signature_holds(doubles: D
     """A tolerance past the four days would else let a copied delivery in again."""
     tolerance = 100 * 3600 * SECOND
     routes = webhook_routes(doubles.sinks, Signatures(SECRETS, tolerance), Metrics(), POLICY, time.time_ns)
-    async with listening(routes, endpoint="127.0.0.1:0", grace_seconds=1.0) as port, aiohttp.ClientSession() as session:
+    async with serving(application(routes), "127.0.0.1:0", None, 1.0) as (_, port), aiohttp.ClientSession() as session:
         assert (await Door(session, port, Metrics()).deliver(EXPORT)).said == "accepted"
     assert {key.ttl for key in doubles.dedupe_keys} == {2 * tolerance}
 

@@ -199,7 +199,7 @@ class _Stage:
         async with task_group() as tasks:
             outbox = Outbox(self, _METRICS, _TIMING, _LIMITS)
             recorders = Recorders(
-                self, outbox, _METRICS, _POLICY, {"": self.connect}, tasks, _TIMING, self.wall, self.steady, 10, 10
+                self, outbox, _METRICS, _POLICY, {"": self.connect}, tasks, _TIMING, self.wall, self.steady
             )
             await recorders.start(self.key, metadata={"trace_id": TRACE_ID})
             tending = tasks.create_task(recorders.tend())

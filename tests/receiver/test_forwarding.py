@@ -7,7 +7,7 @@ import pytest
 
 from grafter.consumer import Signal
 from grafter.errors import RejectedError, UnavailableError
-from grafter.forwarding import Forwarding
+from grafter.receiver.otlp import Forwarding
 from grafter.telemetry import Metrics
 from tests.rig import Peer
 
