@@ -5,15 +5,13 @@ likes; an MCP server's item follows after its call has ended; and posts may over
 what may still come has come, and a little longer, for what leaves cannot be put right.
 """
 
-from typing import TypeVar
+from collections.abc import Iterable
 
 from grafter.core.model import GuestSpan
 from grafter.guests.realtime import figures, heard_audio, response_spans, session_spans, tools, unanswered
 from grafter.guests.realtime.live.utterance_spans import utterance_span
-from grafter.guests.realtime.records import MOST_OPEN, MOST_SPANS, Call, Response, Speech, Utterance
+from grafter.guests.realtime.records import MOST_OPEN, MOST_SPANS, Call, Record, Response, Speech, Utterance
 from grafter.guests.realtime.session import Session
-
-R = TypeVar("R", Response, Speech, Call, Utterance)
 
 _SECOND = 1_000_000_000
 _MILLISECOND = 1_000_000
@@ -29,25 +27,12 @@ _GRACE = 5 * _SECOND
 
 def settled(session: Session, at: int, *, content: bool) -> list[GuestSpan]:
     """The spans of what has ended by now; it is forgotten, but for its ids."""
-    found: list[GuestSpan] = []
-    responses = [one for one in session.responses.values() if _response_over(session, one, at)]
-    speeches = [one for one in session.speeches.values() if _speech_over(session, one, at)]
-    calls = [one for one in session.calls.values() if _call_over(one, at)]
-    for response in (*responses, *_oldest(session.responses)):
-        _leave_response(session, response, found, content=content)
-    for speech in (*speeches, *_oldest(session.speeches)):
-        _leave_speech(session, speech, found, content=content)
-    for call in (*calls, *_oldest(session.calls)):
-        _leave_call(session, call, found, content=content)
-    utterances = [one for one in session.utterances.values() if _utterance_over(one, at)]
-    for utterance in (*utterances, *_oldest(session.utterances)):
-        _leave_utterance(session, utterance, found, content=content)
-    return found
-
-
-def _oldest(records: dict[str, R]) -> list[R]:
-    """Those that are too many to stay open."""
-    return list(records.values())[: max(0, len(records) - MOST_OPEN)]
+    leaving: dict[str, Record] = {}
+    for records in session.open:
+        leaving |= {one.id: one for one in records.values() if _is_over(session, one, at)}
+        # Those that are too many to stay open.
+        leaving |= {one.id: one for one in list(records.values())[: max(0, len(records) - MOST_OPEN)]}
+    return _left(session, leaving.values(), content=content)
 
 
 def crowded(session: Session) -> bool:
@@ -57,25 +42,24 @@ def crowded(session: Session) -> bool:
 
 def closed(session: Session, by: str, *, content: bool) -> list[GuestSpan]:
     """The spans of all that is open, and of the session itself, once."""
-    found: list[GuestSpan] = []
-    for response in list(session.responses.values()):
-        _leave_response(session, response, found, content=content)
-    for speech in list(session.speeches.values()):
-        _leave_speech(session, speech, found, content=content)
-    for call in list(session.calls.values()):
-        _leave_call(session, call, found, content=content)
-    for utterance in list(session.utterances.values()):
-        _leave_utterance(session, utterance, found, content=content)
+    found = _left(session, [one for records in session.open for one in records.values()], content=content)
     if not session.closed:
         session.closed = True
         found.append(session_spans.session_span(session, by, unanswered.stated(session, by), content=content))
     return found
 
 
-def _response_over(session: Session, response: Response, at: int) -> bool:
-    if response.done_at is None:
-        return False
-    return at > max(response.done_at, _playback_end(session, response)) + _GRACE
+def _is_over(session: Session, record: Record, at: int) -> bool:
+    match record:
+        case Response():
+            done = record.done_at
+            return done is not None and at > max(done, _playback_end(session, record)) + _GRACE
+        case Speech():
+            return _speech_over(session, record, at)
+        case Call():
+            return _call_over(record, at)
+        case Utterance():
+            return at > record.last_at + _GRACE
 
 
 def _playback_end(session: Session, response: Response) -> int:
@@ -123,46 +107,35 @@ def _call_over(call: Call, at: int) -> bool:
     return at > call.ended_at + (_GRACE if call.complete else _LATE)
 
 
-def _utterance_over(utterance: Utterance, at: int) -> bool:
-    return at > utterance.last_at + _GRACE
+def _left(session: Session, records: Iterable[Record], *, content: bool) -> list[GuestSpan]:
+    """The spans of open records, which are open no longer."""
+    found: list[GuestSpan] = []
+    for record in records:
+        spans = _spans(session, record, content=content)
+        session.sent |= dict.fromkeys(span.span_id for span in spans)
+        session.leave(record)
+        found += spans
+    return found
 
 
-def _leave_response(session: Session, response: Response, found: list[GuestSpan], *, content: bool) -> None:
-    if response.id not in session.responses:
-        return
-    session.turns += 1
-    session.barge_ins += heard_audio.barge_in(session, response) is not None
-    _leave(session, response_spans.response_span(session, response, content=content), found)
-    audio = response_spans.audio_span(session, response)
-    if audio is not None and len(session.sent) + sum(map(len, session.open)) <= MOST_SPANS:
-        _leave(session, audio, found)
-    del session.responses[response.id]
-    session.remember(response)
-
-
-def _leave_speech(session: Session, speech: Speech, found: list[GuestSpan], *, content: bool) -> None:
-    if session.speeches.pop(speech.id, None) is not None:
-        session.speeches_ended += 1
-        _leave(session, session_spans.speech_span(session, speech, content=content), found)
-        session.remember(speech)
-
-
-def _leave_call(session: Session, call: Call, found: list[GuestSpan], *, content: bool) -> None:
-    if session.calls.pop(call.id, None) is not None:
-        if tools.ran(call):
-            _leave(session, session_spans.call_span(session, call, content=content), found)
-        session.remember(call)
-
-
-def _leave_utterance(session: Session, utterance: Utterance, found: list[GuestSpan], *, content: bool) -> None:
-    if session.utterances.pop(utterance.id, None) is not None:
-        session.speeches_ended += utterance.user
-        span = utterance_span(session, utterance, content=content)
-        # What was said before anybody listened was said in this session.
-        session.first_at = min(session.first_at, span.start)
-        _leave(session, span, found)
-
-
-def _leave(session: Session, span: GuestSpan, found: list[GuestSpan]) -> None:
-    session.sent[span.span_id] = None
-    found.append(span)
+def _spans(session: Session, record: Record, *, content: bool) -> list[GuestSpan]:
+    """What a record becomes, counted."""
+    match record:
+        case Response():
+            session.turns += 1
+            session.barge_ins += heard_audio.barge_in(session, record) is not None
+            span = response_spans.response_span(session, record, content=content)
+            audio = response_spans.audio_span(session, record)
+            room = len(session.sent) + sum(map(len, session.open)) < MOST_SPANS
+            return [span] if audio is None or not room else [span, audio]
+        case Speech():
+            session.speeches_ended += 1
+            return [session_spans.speech_span(session, record, content=content)]
+        case Call():
+            return [session_spans.call_span(session, record, content=content)] if tools.ran(record) else []
+        case Utterance():
+            session.speeches_ended += record.user
+            span = utterance_span(session, record, content=content)
+            # What was said before anybody listened was said in this session.
+            session.first_at = min(session.first_at, span.start)
+            return [span]
