@@ -20,6 +20,7 @@ from grafter.core import semconv
 from grafter.core.clock import ANY, ClockRecord, Finding, Pair, Range, judge
 from grafter.core.duplicates import RESPONSE_ID
 from grafter.core.join import Grafted
+from grafter.core.left_steps import StepIndex, clock_of
 from grafter.core.line_up import LinedUp
 from grafter.core.memory import TraceMemory
 from grafter.core.model import (
@@ -33,7 +34,6 @@ from grafter.core.model import (
     SpanId,
     UnixNano,
 )
-from grafter.core.step_index import StepIndex, clock_of
 from grafter.core.steps import CHAT, TOOL, call_of, is_model_call, is_tool
 from grafter.core.tools import CALL_ID, Match
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 
 from grafter.core import duplicates, semconv, tools
 from grafter.core.explain import MOST_STEPS, GuestRecord, Step
-from grafter.core.guest_index import LEFT, GuestIndex
 from grafter.core.join import Grafted
+from grafter.core.left_steps import LEFT, GuestIndex, StepIndex, StepTime, clock_of
 from grafter.core.memory import TraceMemory
 from grafter.core.model import AttributeValue, GraftedSpan, HostSpan, SpanId, SpanLink
 from grafter.core.policy import GraftPolicy, Tools
-from grafter.core.step_index import StepIndex, StepTime, clock_of
 from grafter.core.steps import (
     USAGE,
     GuestSteps,
@@ -119,7 +118,7 @@ def line_up(
     for match in same:
         call = by_id[match.host]
         if match.guest_index == LEFT:
-            _counted_before(call, (left.counts or {}).get(match.guest, ()), edits)
+            _counted_before(call, left.counts.get(match.guest, ()), edits)
             continue
         _enrich(call, spans[match.guest], edits, added)
         if counted.get(match.guest) is call:

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from grafter.core.explain import MOST_STEPS, GuestRecord, Step
-from grafter.core.guest_index import GuestIndex
+from grafter.core.left_steps import GuestIndex, StepIndex
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
 from grafter.core.rules import Moved
-from grafter.core.step_index import StepIndex
 
 ID_BYTES = 8
 

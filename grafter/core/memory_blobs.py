@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from grafter.core.explain import GuestRecord, rows_of, steps_of
-from grafter.core.guest_index import GuestIndex
+from grafter.core.left_steps import GuestIndex, StepIndex
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import (
     ENVELOPE_LIMIT,
@@ -28,7 +28,6 @@ from grafter.core.memory import (
 )
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
 from grafter.core.rules import Moved
-from grafter.core.step_index import StepIndex
 
 _MOVED, _GUEST_STEPS, _LATE = "moved", "guest_steps", "late"
 """Keys in the JSON of a host's blob; a reader that does not know them leaves them aside."""
