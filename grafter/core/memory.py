@@ -160,7 +160,6 @@ def merged(old: TraceMemory | None, new: TraceMemory, spoken_for: Iterable[SpanI
         anchors=latest_anchors(anchors.values()) if new.anchors else old.anchors,
         steps=old.steps.merged(new.steps),
         guests=tuple(dict.fromkeys((*old.guests, *new.guests)))[:NAMED_GUESTS_LIMIT],
-        moved=old.moved,
         summed=old.summed or new.summed,
         guest_steps=old.guest_steps.merged(new.guest_steps, spoken_for),
         late=(*old.late, *new.late)[:MOST_STEPS],
