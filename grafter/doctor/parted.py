@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from grafter.calls.ids import SINGLE_KINDS
+from grafter.core.policy import SECOND
 from grafter.doctor.hops import (
     CLIENT,
     CONSUMER,
@@ -24,10 +25,9 @@ from grafter.doctor.hops import (
 )
 from grafter.doctor.model import Call, Finding, Spanned, Trace, Weight, evidence
 
-_SECOND = 1_000_000_000
-_GAP = 60 * _SECOND
+_GAP = 60 * SECOND
 """A call may ring so long without a span. What begins later is somebody who looks at the call, or its bill."""
-_CLOCKS = 2 * _SECOND
+_CLOCKS = 2 * SECOND
 """By how much the clocks of two services may differ where no other evidence is."""
 _MOST = 20
 """Traces that one call falls into. An id that more of them have is an app's default, and names no call."""

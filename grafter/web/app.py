@@ -21,7 +21,8 @@ from aiohttp.typedefs import Handler
 from grafter.calls.base import CallMap
 from grafter.calls.call_link import LINKS_PATH, CallLinks
 from grafter.calls.model import CallRow, Search
-from grafter.calls.report import HOUR, report, rows
+from grafter.calls.report import report, rows
+from grafter.core.policy import HOUR
 from grafter.otlp.reading import read_spans
 from grafter.web import pages, words
 from grafter.web.access import Access, Role, Searches, Viewer

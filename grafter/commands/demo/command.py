@@ -25,7 +25,8 @@ from grafter.commands.demo.script import PlayedCall
 from grafter.components import Config
 from grafter.core import semconv
 from grafter.core.call_latency import Side
-from grafter.core.joined_steps import MILLISECOND, nanoseconds, word
+from grafter.core.joined_steps import nanoseconds, word
+from grafter.core.policy import MILLISECOND
 from grafter.core.turn_words import totals
 from grafter.exporter.tree import GUEST_MARK, render
 from grafter.otlp.reading import read_spans

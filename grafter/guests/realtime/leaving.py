@@ -8,20 +8,19 @@ what may still come has come, and a little longer, for what leaves cannot be put
 from collections.abc import Iterable
 
 from grafter.core.model import GuestSpan
+from grafter.core.policy import MILLISECOND, SECOND
 from grafter.guests.realtime import figures, heard_audio, response_spans, session_spans, tools, unanswered
 from grafter.guests.realtime.live.utterance_spans import utterance_span
 from grafter.guests.realtime.records import MOST_OPEN, MOST_SPANS, Call, Record, Response, Speech, Utterance
 from grafter.guests.realtime.session import Session
 
-_SECOND = 1_000_000_000
-_MILLISECOND = 1_000_000
-_PLAYOUT = 60 * _SECOND
+_PLAYOUT = 60 * SECOND
 """After a response is done, where it is not known how long its audio plays: longer than answers on a phone are."""
-_LONGEST_PLAYOUT = 600 * _SECOND
+_LONGEST_PLAYOUT = 600 * SECOND
 """The same where OpenAI plays it and has not said yet that it has ended."""
-_LATE = 30 * _SECOND
+_LATE = 30 * SECOND
 """After a speech or a call has ended: transcripts and items come within a few seconds."""
-_GRACE = 5 * _SECOND
+_GRACE = 5 * SECOND
 """What is over may still be spoken of: by an event on its way over a network, in a post that was overtaken."""
 
 
@@ -79,7 +78,7 @@ def _playback_end(session: Session, response: Response) -> int:
         return min([*later, done + (_LONGEST_PLAYOUT if heard else _PLAYOUT)])
     length = heard_audio.received_ms(session, response)
     if length is not None:
-        return heard[0] + length * _MILLISECOND
+        return heard[0] + length * MILLISECOND
     later = [one.first_audio_at for one in others if one.first_audio_at is not None and one.first_audio_at > done]
     return min([*later, done + _PLAYOUT])
 

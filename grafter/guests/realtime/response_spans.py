@@ -11,6 +11,7 @@ from grafter.core.model import (
     SpanEvent,
     UnixNano,
 )
+from grafter.core.policy import MILLISECOND
 from grafter.guests.attributes import NAME_BYTES, Json, bounded, cut_text, titled
 from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, text_of
 from grafter.guests.messages import answers
@@ -36,7 +37,6 @@ from grafter.guests.realtime.session_spans import (
 )
 from grafter.guests.usage import call_usage
 
-_MILLISECOND = 1_000_000
 _MICROSECOND = 1_000
 _ENDED = {"max_output_tokens": "length", "content_filter": "content_filter"}
 AUDIO = "/audio"
@@ -127,7 +127,7 @@ def audio_span(session: Session, response: Response) -> GuestSpan | None:
     if end is None:
         broken_in = heard_audio.barge_in(session, response)
         if broken_in is not None and broken_in.heard_ms is not None and not broken_in.at_most:
-            end = start + broken_in.heard_ms * _MILLISECOND
+            end = start + broken_in.heard_ms * MILLISECOND
     if end is None:
         attributes[semconv.GRAFTER_END] = UNKNOWN
         end = start if response.last_audio_at is None else max(start, response.last_audio_at)

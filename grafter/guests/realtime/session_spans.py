@@ -18,6 +18,7 @@ from grafter.core.model import (
     SpanEvent,
     UnixNano,
 )
+from grafter.core.policy import MILLISECOND
 from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text, titled
 from grafter.guests.json_values import (
     OTHER_ERROR,
@@ -34,7 +35,6 @@ from grafter.guests.realtime import figures
 from grafter.guests.realtime.records import LIVE, SESSION, Call, Speech
 from grafter.guests.realtime.session import Session
 
-_MILLISECOND = 1_000_000
 _SLUG = re.compile(r"[a-z0-9_.-]{1,64}")
 UNKNOWN = "unknown"
 
@@ -303,7 +303,7 @@ def earliest(*times: int | None) -> int | None:
 
 
 def milliseconds(length: int) -> float:
-    return round(length / _MILLISECOND, 3)
+    return round(length / MILLISECOND, 3)
 
 
 def put(attributes: Attributes, name: str, value: AttributeValue | Json | None) -> None:

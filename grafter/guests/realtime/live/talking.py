@@ -11,6 +11,7 @@ nothing.
 from collections.abc import Callable, Mapping
 
 from grafter.core import semconv
+from grafter.core.policy import MILLISECOND
 from grafter.guests.attributes import ATTRIBUTE_BYTES
 from grafter.guests.json_values import count_of, float_of, mapping_of, text_of
 from grafter.guests.realtime import configuring
@@ -20,7 +21,6 @@ from grafter.guests.realtime.stored_event import Side, StoredEvent
 
 PAUSE_MS = 1_000
 """Between two utterances of one side. Fragments follow the audio by the tenth of a second; a breath is shorter."""
-_MILLISECOND = 1_000_000
 _MOST_REMEMBERED = 16
 _LONGEST_MS = 24 * 3_600_000
 """Of a session, which OpenAI ends after an hour or two; what lies further in is no time of one."""
@@ -125,7 +125,7 @@ def failed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -
 def date(session: Session, at: int, position: int | None) -> None:
     """Something at ``position`` (ms of the session's time) had happened at the moment ``at``."""
     if position is not None:
-        begun = max(at - position * _MILLISECOND, 0)
+        begun = max(at - position * MILLISECOND, 0)
         if session.live.begun_at is None or begun < session.live.begun_at:
             session.live.begun_at = begun
 
