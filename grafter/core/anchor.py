@@ -21,8 +21,6 @@ from grafter.core.memory import Anchor, AnchorSpan, TraceMemory, latest_anchors
 from grafter.core.model import FLAG_SAMPLED, AttributeValue, Guest, HostSpan, SpanId, UnixNano
 from grafter.core.policy import GraftPolicy, Selector
 
-__all__ = ["CONVERSATION_KEYS", "Anchor", "AnchorIndex", "find", "matches", "wanted_keys"]
-
 _T = TypeVar("_T")
 
 CONVERSATION_KEYS = ("gen_ai.conversation.id", "session.id", "gen_ai.realtime.session.id", "openai.session.id")

@@ -11,9 +11,9 @@ under the same id.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from grafter.core.anchor import Anchor, AnchorIndex, find
+from grafter.core.anchor import AnchorIndex, find
 from grafter.core.explain import MOST_STEPS, GuestRecord, Refusal
-from grafter.core.memory import ID_BYTES, Awaited, GuestMemory
+from grafter.core.memory import ID_BYTES, Anchor, Awaited, GuestMemory
 from grafter.core.model import (
     FLAG_HAS_IS_REMOTE,
     FLAG_SAMPLED,

@@ -16,7 +16,6 @@ from io import StringIO
 from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from grafter.calls.base import CallMap
 from grafter.calls.call_link import LINKS_PATH, CallLinks
@@ -221,11 +220,7 @@ def page_app(
     gate = Gate(calls, access, version, now, elapsed, shared)
     page = _Page(gate, links)
 
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await gate.guard(request, handler)
-
-    app = web.Application(middlewares=[guard], client_max_size=_MAX_BODY)
+    app = web.Application(middlewares=[gate.guard], client_max_size=_MAX_BODY)
     app.add_routes(
         [
             web.get("/", page.overview),
