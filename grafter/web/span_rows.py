@@ -20,7 +20,6 @@ class SpanRow:
     service: str
     at: str
     takes: str
-    ns: int
     error: str
     clues: str
     """Marks and what stands beside the name."""
@@ -43,7 +42,6 @@ def span_rows(fall: Waterfall, start: int, chosen: str) -> Iterator[SpanRow]:
             service=words.plain(node.step.service, 40),
             at=words.offset(node.step.start - start),
             takes=words.length(ns) if members else _takes(node),
-            ns=ns,
             error=_error(row),
             clues=f"the longest {words.length(row.worst.ns)}" if members else _clues(row),
             hangs="" if node.parent is None else words.plain(node.parent.step.name, 60),
