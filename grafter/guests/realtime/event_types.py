@@ -259,7 +259,7 @@ _add("response.item.create", _C, _table(item=field_rules.responses_item), delega
 _add(INNER + "error", _S, {**_table(delegation_id=identity), **ERROR}, delegating.error, api=LIVE)
 _add(INNER + "response.created", _S, _INNER_RESPONSE, delegating.begun, api=LIVE, ends=True)
 for _what in ("queued", "in_progress"):
-    _add(INNER + f"response.{_what}", _S, _INNER_RESPONSE, delegating.pictured, api=LIVE)
+    _add(INNER + f"response.{_what}", _S, _INNER_RESPONSE, delegating.described, api=LIVE)
 _add(INNER + "response.output_item.added", _S, _INNER_WITH_ITEM, delegating.item_added, api=LIVE)
 # What a response says first: a word of its answer, or of a call. What it thinks before is neither.
 _add(

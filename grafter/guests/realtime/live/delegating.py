@@ -67,7 +67,7 @@ def decided(session: Session, stored: StoredEvent, event: Mapping[str, object]) 
 
 
 def begun(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    response = pictured(session, stored, event)
+    response = described(session, stored, event)
     if response is None or response.created_at is not None:
         return
     response.created_at = stored.at
@@ -79,7 +79,7 @@ def begun(session: Session, stored: StoredEvent, event: Mapping[str, object]) ->
 
 def ended(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``response.completed``, ``response.failed`` and ``response.incomplete``."""
-    response = pictured(session, stored, event)
+    response = described(session, stored, event)
     if response is None or response.done_at is not None:
         return
     given = mapping_of(event.get("response"))
@@ -132,8 +132,8 @@ def _work(session: Session, identity: object) -> Delegation | None:
     return session.delegations[name]
 
 
-def pictured(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> Response | None:
-    """The response that an event has a picture of, with what the picture says."""
+def described(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> Response | None:
+    """The response that an event describes, with what it says of it."""
     given = mapping_of(event.get("response"))
     response = session.response(given.get("id"), stored)
     if response is None:

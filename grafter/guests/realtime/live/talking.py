@@ -9,6 +9,7 @@ nothing.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from grafter.core import semconv
 from grafter.core.policy import MILLISECOND
@@ -88,16 +89,6 @@ def _length(value: object) -> float | None:
     return seconds if seconds is not None and 0 <= seconds <= _LONGEST_SESSION_S else None
 
 
-def heard(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    """A fragment of what the caller said."""
-    _utterance(session, stored, event, user=True)
-
-
-def spoke(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    """A fragment of what the model says."""
-    _utterance(session, stored, event, user=False)
-
-
 def sounded(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Audio of the model, silence included; only its moment is of use."""
     date(session, stored.at, place_of(event))
@@ -149,6 +140,7 @@ def answered(session: Session, utterance: Utterance) -> tuple[str, int] | None:
 
 
 def _utterance(session: Session, stored: StoredEvent, event: Mapping[str, object], *, user: bool) -> None:
+    """A fragment of what the caller said, or of what the model says."""
     start = place_of(event)
     end = position_of(event.get("end_ms"))
     if start is None:
@@ -175,6 +167,9 @@ def _utterance(session: Session, stored: StoredEvent, event: Mapping[str, object
         others = [entry for entry in _remembered(session) if entry[0] != utterance.id]
         latest = [*others, (utterance.id, utterance.start_ms, utterance.end_ms)]
         session.live.heard = [list(entry) for entry in latest[-_MOST_REMEMBERED:]]
+
+
+heard, spoke = partial(_utterance, user=True), partial(_utterance, user=False)
 
 
 def _is_apart(session: Session, utterance: Utterance, start: int, end: int) -> bool:
