@@ -5,15 +5,15 @@ the session's beginning is known (``talking``).
 """
 
 from grafter.core import semconv
-from grafter.core.model import SPAN_KIND_INTERNAL, GuestSpan, UnixNano
+from grafter.core.model import GuestSpan
 from grafter.core.policy import MILLISECOND
-from grafter.guests.attributes import Json, bounded
+from grafter.guests.attributes import Json
 from grafter.guests.json_values import MAX_TIME
 from grafter.guests.messages import text_message
 from grafter.guests.realtime.live.talking import answered
 from grafter.guests.realtime.records import SESSION, Utterance
 from grafter.guests.realtime.session import Session
-from grafter.guests.realtime.session_spans import Attributes, identify, put
+from grafter.guests.realtime.session_spans import Attributes, identify, put, span_of
 
 TRANSLATION = "translation"
 INPUT_TRANSCRIPT = "input_transcript"
@@ -39,16 +39,7 @@ def utterance_span(session: Session, utterance: Utterance, *, content: bool) -> 
         role, key = "assistant", semconv.GEN_AI_OUTPUT_MESSAGES
     if content and utterance.text:
         attributes[key] = Json([text_message(role, utterance.text)])
-    return GuestSpan(
-        span_id=session.span_id(utterance.id),
-        parent=session.span_id(SESSION),
-        parent_name=SESSION,
-        name=f"{role}_speech",
-        kind=SPAN_KIND_INTERNAL,
-        start=UnixNano(start),
-        end=UnixNano(max(start, end)),
-        attributes=bounded(attributes),
-    )
+    return span_of(session, utterance.id, SESSION, f"{role}_speech", (start, max(start, end)), attributes)
 
 
 def _latency(attributes: Attributes, session: Session, utterance: Utterance, begun: int) -> None:
