@@ -23,7 +23,6 @@ CALLS = {
     "calls.following",
     "calls.ids",
     "calls.model",
-    "calls.notes",
     "calls.report",
 }
 """What is said of calls, and to whom: no database."""

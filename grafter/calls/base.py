@@ -1,10 +1,14 @@
-"""The contract of the call map: who reads it (page, commands) and who feeds it (doors, releases) knows no database."""
+"""The contract of the call map: who reads it (page, commands) and who feeds it (doors, releases) knows no database; and
+what doors say of a call, as records."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
 from typing import Protocol, TypeVar
 
-from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Page, Reindexed, Search
-from grafter.core.calls import Phone
+from grafter.calls.ids import call_id, distinct, openai_id
+from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Origin, Page, Reindexed, Search
+from grafter.core.calls import CallNote, Phone
 
 _T = TypeVar("_T")
 
@@ -74,3 +78,20 @@ class CallMap(Protocol):
     def read_number(self, text: str) -> tuple[Phone | None, str | None]:
         """A number as it is kept, and in clear where that is kept too; None for what is no number."""
         ...
+
+
+def of_note(note: CallNote, ids: Sequence[CallId] = (), origin: Origin = Origin.WEBHOOK) -> CallRecord:
+    """What an announced call says. Its ``traceparent`` is left out: whoever calls wrote it, and could lay the call into
+    another's trace."""
+    own = openai_id(note.call_id) or call_id("", note.call_id)
+    known = distinct([*ids, *([] if own is None else [own])])
+    record = CallRecord("", origin, note.at, known, caller=note.caller, callee=note.callee, start=note.at)
+    return named(record, note.call_id)
+
+
+def named(record: CallRecord, what: str = "") -> CallRecord:
+    """With a name made of its content: the same content, whenever it comes, has the same name."""
+    content = (record.ids, record.traces, record.caller, record.callee, record.outcome, record.end, record.recording)
+    start = record.start if record.start != record.at else None
+    digest = sha256(repr((what, start, content)).encode()).hexdigest()[:32]
+    return replace(record, name=f"{record.origin.value}:{digest}")

@@ -205,9 +205,8 @@ class CallsExtension(Component):
         they are notified. Raises OSError and ValueError."""
         from grafter.calls.database import CallDatabase
         from grafter.calls.engine import open_engine
-        from grafter.calls.lookups import Lookups
         from grafter.calls.number_keys import NumberKeys
-        from grafter.calls.sql_map import Keep, Numbers, SqlCallMap, serving
+        from grafter.calls.sql_map import Keep, Lookups, Numbers, SqlCallMap, serving
         from grafter.calls.user_table import Place, UserTable
         from grafter.calls.writing import Follows
 

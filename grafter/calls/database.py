@@ -28,7 +28,17 @@ from grafter.calls.merge import LONGEST_RUN, Call, row
 from grafter.calls.migrate import migrate
 from grafter.calls.model import CallRecord, CallRow, Forgotten, Page, Reindexed, Search
 from grafter.calls.number_keys import NumberKeys
-from grafter.calls.queries import CHUNK, KEY, called, in_chunks, keyed_records, owners_of, records_of
+from grafter.calls.queries import (
+    CHUNK,
+    KEY,
+    called,
+    in_chunks,
+    keyed_records,
+    owners_of,
+    records_of,
+    remove_calls,
+    rows_of_any,
+)
 from grafter.calls.writing import Entry, Follows, Writing
 
 _MOST_ROWS = 500
@@ -86,10 +96,9 @@ class CallDatabase:
             names = [record.name for record in _in_time(records_of(connection, called(connection, [key], KEY)))]
             table = schema.documents
             pieces: dict[str, list[bytes]] = defaultdict(list)
-            for chunk in in_chunks(names):
-                query = select(table.c.name, table.c.body).where(table.c.name.in_(chunk)).order_by(table.c.piece)
-                for name, body in connection.execute(query):
-                    pieces[name].append(body)
+            query = select(table.c.name, table.c.body).order_by(table.c.piece)
+            for name, body in rows_of_any(connection, query, table.c.name, names):
+                pieces[name].append(body)
         return [whole for name in names if (whole := _whole(pieces.get(name, ()))) is not None]
 
     def recent_medians(self, limit: int, now: int) -> dict[str, float]:
@@ -287,10 +296,8 @@ def _places(
 def _remove(connection: Connection, keys: Sequence[str], names: Sequence[str]) -> None:
     for chunk in in_chunks(names):
         connection.execute(delete(schema.documents).where(schema.documents.c.name.in_(chunk)))
+    remove_calls(connection, keys)
     for chunk in in_chunks(keys):
-        connection.execute(delete(schema.records).where(schema.records.c.call.in_(chunk)))
-        connection.execute(delete(schema.ids).where(schema.ids.c.call.in_(chunk)))
-        connection.execute(delete(schema.calls).where(schema.calls.c.key.in_(chunk)))
         connection.execute(delete(schema.outbox).where(schema.outbox.c.call.in_(chunk)))
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from grafter.calls.migrate import lock
 from grafter.errors import UnavailableError
 
+_LOCK = 0x67726166746572
+"""Any number, the same in every grafter."""
 _STATEMENT_MS = 15_000
 _IDLE_MS = 30_000
 """How long a transaction may do nothing: of a process that stands still it ends, and with it the locks on which all
@@ -129,7 +130,9 @@ def begun(engine: Engine) -> Iterator[Connection]:
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that alone writes, over all processes. Raises UnavailableError where the database is away."""
     with away(), begun(engine) as connection:
-        lock(connection)
+        if connection.dialect.name == "postgresql":
+            # SQLite locks by itself.
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         yield connection
 
 

@@ -29,10 +29,11 @@ from grafter.calls.model import (
     TurnRow,
 )
 from grafter.core.calls import Phone
+from grafter.core.policy import HOUR, SECOND
 
-NEAR = 10_000_000_000
+NEAR = 10 * SECOND
 """Nanoseconds between the starts of two sources of one call: a webhook and its delivery, two clocks."""
-LONGEST_RUN = 6 * 3_600_000_000_000
+LONGEST_RUN = 6 * HOUR
 """A call of which nothing was heard for so long does not run any more, though nobody said how it ended."""
 SLOW_MS = 1500.0
 

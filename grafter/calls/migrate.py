@@ -8,20 +8,11 @@ from sqlalchemy import Connection, text
 from grafter.errors import UnavailableError
 
 INI = Path(__file__).with_name("migrations") / "alembic.ini"
-_LOCK = 0x67726166746572
-"""Any number, the same in every grafter."""
-
-
-def lock(connection: Connection) -> None:
-    """One writer at a time, over all processes, until the transaction ends; SQLite locks by itself."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
 
 def migrate(connection: Connection) -> None:
-    """Inside the caller's transaction. Raises UnavailableError for tables of a newer grafter, which this one leaves as
-    they are."""
-    lock(connection)
+    """Inside a transaction that alone writes (``engine.writing``). Raises UnavailableError for tables of a newer
+    grafter, which this one leaves as they are."""
     if connection.dialect.name == "postgresql":
         # An index over millions of calls takes longer than any statement of a door may.
         connection.execute(text("SET LOCAL statement_timeout = 0"))

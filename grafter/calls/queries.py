@@ -1,9 +1,9 @@
-"""Small questions that reading and writing both ask of the tables."""
+"""What reading and writing both ask of the tables, and take out of them."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Column, Connection, Select, delete, select
 
 from grafter.calls import encoding, schema
 from grafter.calls.model import CallRecord
@@ -27,23 +27,38 @@ def owners_of(connection: Connection, pairs: Sequence[tuple[str, str]]) -> dict[
     table = schema.ids
     found: dict[tuple[str, str], str] = {}
     wanted = set(pairs)
-    for chunk in in_chunks(sorted({value for value, _ in wanted})):
-        query = select(table.c.value, table.c.kind, table.c.call).where(table.c.value.in_(chunk))
-        found |= {(value, kind): call for value, kind, call in connection.execute(query) if (value, kind) in wanted}
+    query = select(table.c.value, table.c.kind, table.c.call)
+    for value, kind, call in rows_of_any(connection, query, table.c.value, sorted({value for value, _ in wanted})):
+        if (value, kind) in wanted:
+            found[value, kind] = call
     return found
 
 
 def keyed_records(connection: Connection, keys: Sequence[str]) -> Iterator[tuple[str, CallRecord]]:
     """The records of calls as they stand there, each with the key of its call."""
     table = schema.records
-    for chunk in in_chunks(keys):
-        query = select(table.c.call, table.c.body).where(table.c.call.in_(chunk))
-        for key, body in connection.execute(query):
-            yield key, encoding.decode(body)
+    for key, body in rows_of_any(connection, select(table.c.call, table.c.body), table.c.call, keys):
+        yield key, encoding.decode(body)
 
 
 def records_of(connection: Connection, keys: Sequence[str]) -> list[CallRecord]:
     return [record for _, record in keyed_records(connection, keys)]
+
+
+def remove_calls(connection: Connection, keys: Sequence[str]) -> None:
+    """What stands of calls, but for their traces and what followers have not taken up."""
+    for chunk in in_chunks(keys):
+        connection.execute(delete(schema.calls).where(schema.calls.c.key.in_(chunk)))
+        connection.execute(delete(schema.ids).where(schema.ids.c.call.in_(chunk)))
+        connection.execute(delete(schema.records).where(schema.records.c.call.in_(chunk)))
+
+
+def rows_of_any(
+    connection: Connection, query: Select[Any], column: Column[Any], values: Sequence[Any]
+) -> Iterator[Any]:
+    """The rows of a query whose column has one of these values, however many they are."""
+    for chunk in in_chunks(values):
+        yield from connection.execute(query.where(column.in_(chunk)))
 
 
 def in_chunks(some: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -13,8 +13,8 @@ from grafter.calls.answers import time_text
 from grafter.calls.merge import is_slow
 from grafter.calls.model import CallRow
 from grafter.core.model import JsonObject
+from grafter.core.policy import HOUR
 
-HOUR = 3_600_000_000_000
 FIGURES = (
     "calls", "failed", "slow", "interrupted", "joined", "sampled_away", "turns", "wait_p50_ms", "wait_p95_ms",
     "wait_p99_ms", "app_share", "openai_share", "barge_in_rate", "join_rate",

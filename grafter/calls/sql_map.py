@@ -3,17 +3,18 @@
 import asyncio
 import logging
 import re
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar
 
 from grafter.calls.backlog import Backlog
 from grafter.calls.database import CallDatabase
 from grafter.calls.following import Due, Follower, Following
-from grafter.calls.lookups import Lookups
 from grafter.calls.model import CallId, CallRecord, CallRow, Forgotten, Origin, Page, Reindexed, Search
 from grafter.calls.user_table import UserTable
 from grafter.calls.writing import Entry
@@ -27,13 +28,14 @@ from grafter.telemetry import Metrics
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_Ts = TypeVarTuple("_Ts")
 _READERS = 2
 _READ_SECONDS = 20.0
 _LONG_SECONDS = 120.0
 _UPKEEP_SECONDS = 600.0
 _MEASURE_SECONDS = 15.0
 _LONGEST_TEXT = 300
+_WINDOW_NS = 60 * SECOND
+_MOST_WHO = 10_000
 _NOT_HEX = re.compile(r"[^0-9a-f]")
 
 
@@ -68,6 +70,34 @@ class Keep:
 
     calls: int
     traces: int
+
+
+class Lookups:
+    """Lookups by phone number: each stands in the log, and nobody may ask for many of them. Whoever has the page or the
+    commands could try all numbers: so each of them has a rate."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._recent: OrderedDict[str, deque[int]] = OrderedDict()
+
+    def admit(self, who: str, hashes: Sequence[str], now: int) -> None:
+        """Count a lookup by number. Raises UnavailableError (reason ``rate``) where they come too often."""
+        recent = self._recent.setdefault(who, deque())
+        self._recent.move_to_end(who)
+        if len(self._recent) > _MOST_WHO:
+            self._recent.popitem(last=False)
+        while recent and recent[0] <= now - _WINDOW_NS:
+            recent.popleft()
+        if len(recent) >= self._per_minute:
+            seconds = max(1.0, (recent[0] + _WINDOW_NS - now) / SECOND)
+            logger.warning("too many lookups by number", extra={"who": who, "number_hash": hashes[0]})
+            message = f"more than {self._per_minute} lookups by number in a minute; again in {seconds:.0f} s"
+            raise UnavailableError(message, retry_after=seconds, reason="rate")
+        recent.append(now)
+
+    def log(self, who: str, hashes: Sequence[str], found: int, what: str = "looked up") -> None:
+        """The line of the audit: who, and the keyed hash of the number, never the number."""
+        logger.info("a number was %s", what, extra={"who": who, "number_hash": hashes[0], "calls": found})
 
 
 class SqlCallMap:
@@ -178,12 +208,8 @@ class SqlCallMap:
             message = f"the calls' database gave no answer within {seconds:g} s"
             raise UnavailableError(message, retry_after=5.0, reason="calls_slow") from None
 
-    async def _run(self, threads: ThreadPoolExecutor, work: Callable[[*_Ts], _T], *given: *_Ts) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(threads, work, *given)
-
-    def _retain(self, keep: Keep) -> tuple[int, int]:
-        now = self._clock()
-        return self._database.retain(now - keep.calls, now - keep.traces)
+    async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
 
     async def migrate(self) -> None:
         await self._run(self._writer, self._database.migrate)
@@ -192,7 +218,9 @@ class SqlCallMap:
         """Remove what is kept no longer, now and then, until cancelled."""
         while True:
             try:
-                gone = await self._run(self._writer, self._retain, keep)
+                now = self._clock()
+                retain = partial(self._database.retain, now - keep.calls, now - keep.traces)
+                gone = await self._run(self._writer, retain)
                 if any(gone):
                     logger.info("%d calls and %d pieces of traces were kept long enough", *gone)
             except UnavailableError as error:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select
+from sqlalchemy import Connection, Table, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from grafter.calls import encoding, outbox, schema
@@ -17,7 +17,17 @@ from grafter.calls.ids import recording_ids
 from grafter.calls.merge import NEAR, Call, calls_of, is_slow, row
 from grafter.calls.model import RUNNING, CallRecord, Origin
 from grafter.calls.number_keys import NumberKeys
-from grafter.calls.queries import CHUNK, KEY, RECORDING, TRACE, called, in_chunks, keyed_records, owners_of
+from grafter.calls.queries import (
+    CHUNK,
+    KEY,
+    RECORDING,
+    TRACE,
+    called,
+    keyed_records,
+    owners_of,
+    remove_calls,
+    rows_of_any,
+)
 
 _Ring = tuple[str, str, int]
 """From, to and start: by these alone records may be of one call."""
@@ -74,10 +84,9 @@ class Writing:
         """The records without ids that so many share that they name no call: an app's default, say."""
         owners = owners_of(self._connection, [value for record in records for value in _values(record)])
         table = schema.records
-        crowded: set[str] = set()
-        for chunk in in_chunks(sorted(set(owners.values()))):
-            counted = select(table.c.call).where(table.c.call.in_(chunk)).group_by(table.c.call)
-            crowded |= set(self._connection.execute(counted.having(func.count() >= MOST_RECORDS)).scalars())
+        counted = select(table.c.call).group_by(table.c.call).having(func.count() >= MOST_RECORDS)
+        owning = sorted(set(owners.values()))
+        crowded = {call for (call,) in rows_of_any(self._connection, counted, table.c.call, owning)}
         if not crowded:
             return list(records)
         out: list[CallRecord] = []
@@ -92,22 +101,18 @@ class Writing:
 
     def _wanted(self, records: Sequence[CallRecord]) -> list[CallRecord]:
         """The records that are new, and of nobody who is to be forgotten."""
-        names = self._all(schema.records.c.name, [record.name for record in records])
+        names = self._names([record.name for record in records])
         hashes = {phone.hash for one in records for phone in (one.caller, one.callee) if phone is not None}
         known = {form: each for each in hashes for form in self._keys.forms(each)}
         table = schema.forgotten
-        barred: dict[str, int] = {}
-        for chunk in in_chunks(sorted(known)):
-            query = select(table.c.hash, table.c.at).where(table.c.hash.in_(chunk))
-            barred.update((known[found], at) for found, at in self._connection.execute(query))
+        told = rows_of_any(self._connection, select(table.c.hash, table.c.at), table.c.hash, sorted(known))
+        barred = {known[found]: at for found, at in told}
         return [record for record in records if record.name not in names and not _is_barred(record, barred)]
 
-    def _all(self, column: ColumnElement[str], values: Sequence[str]) -> set[str]:
-        return {
-            found
-            for chunk in in_chunks(values)
-            for found in self._connection.execute(select(column).where(column.in_(chunk))).scalars()
-        }
+    def _names(self, values: Sequence[str]) -> set[str]:
+        """Those of these names of records that are there."""
+        column = schema.records.c.name
+        return {found for (found,) in rows_of_any(self._connection, select(column), column, values)}
 
     def _group(self, new: Sequence[CallRecord]) -> None:
         """Decide anew about the new records and every call that they may touch, and put the calls back."""
@@ -155,10 +160,7 @@ class Writing:
         return found
 
     def _put_back(self, calls: Sequence[Call], stood: Sequence[Call], old: Sequence[str], new: Container[str]) -> None:
-        for chunk in in_chunks(old):
-            self._connection.execute(delete(schema.calls).where(schema.calls.c.key.in_(chunk)))
-            self._connection.execute(delete(schema.ids).where(schema.ids.c.call.in_(chunk)))
-            self._connection.execute(delete(schema.records).where(schema.records.c.call.in_(chunk)))
+        remove_calls(self._connection, old)
         kept = [Call(tuple(map(self._keys.closed, call.records)), call.ambiguous) for call in calls]
         for table, some in rows_of(kept, self._now).items():
             if some:
@@ -177,7 +179,7 @@ class Writing:
     def _documents(self, entries: Sequence[Entry]) -> set[str]:
         """Write pieces of records that are there: of what was not taken, or is forgotten, nothing is kept. The names of
         those that are not."""
-        there = self._all(schema.records.c.name, sorted({entry.name for entry in entries}))
+        there = self._names(sorted({entry.name for entry in entries}))
         rows = [
             {"name": entry.name, "piece": entry.piece, "at": self._now, "body": entry.body}
             for entry in entries

@@ -127,13 +127,13 @@ def read(file: Path) -> list[Request]:
 
 def _read(data: bytes, name: str) -> list[Request]:
     try:
-        return _requests([_json(data)], data, name)
+        return _requests([orjson.loads(data)], data, name)
     except orjson.JSONDecodeError:
         pass
     # A protobuf request begins with 0x0a, which JSON takes for a blank; so JSON lines are tried before it.
     lines = [line for line in data.splitlines() if line.strip()]
     try:
-        return _requests([_json(line) for line in lines], b"", name)
+        return _requests([orjson.loads(line) for line in lines], b"", name)
     except orjson.JSONDecodeError:
         pass
     try:
@@ -263,10 +263,6 @@ def _last_end(items: list[Any]) -> float | None:
         except ValueError:
             continue
     return max(times, default=None)
-
-
-def _json(data: bytes) -> Any:
-    return orjson.loads(data)
 
 
 def _url(endpoint: str, path: str) -> str:

@@ -21,8 +21,6 @@ from grafter.core.memory import Anchor, AnchorSpan, TraceMemory, latest_anchors
 from grafter.core.model import FLAG_SAMPLED, AttributeValue, Guest, HostSpan, SpanId, UnixNano
 from grafter.core.policy import GraftPolicy, Selector
 
-__all__ = ["CONVERSATION_KEYS", "Anchor", "AnchorIndex", "find", "matches", "wanted_keys"]
-
 _T = TypeVar("_T")
 
 CONVERSATION_KEYS = ("gen_ai.conversation.id", "session.id", "gen_ai.realtime.session.id", "openai.session.id")
@@ -71,8 +69,9 @@ class AnchorIndex:
         self._by_conversation = {key: _Candidates(anchors) for key, anchors in by_conversation.items()}
         roots = (span for span in held.values() if not span.parent_span_id)
         self._root_here = min(roots, key=_earlier, default=stand_in)
-        self._root = self._find_root()
-        self.cut = self._root is None or stand_in is not None
+        self.root = self._find_root()
+        """The host's root, held or remembered."""
+        self.cut = self.root is None or stand_in is not None
         """The host's root has not come, whether something stands in for it or not."""
 
     @classmethod
@@ -116,17 +115,14 @@ class AnchorIndex:
 
     def named(self, span_id: SpanId) -> Anchor | None:
         """The anchor that the app named, when it is one of the host's spans."""
-        held = self._held.get(span_id)
-        if held is not None:
-            return Anchor(span_id, "named", held.trace_state, held.flags, held.envelope)
-        remembered = self._remembered.get(span_id)
-        if remembered is not None:
-            return Anchor(span_id, "named", remembered.trace_state, remembered.flags, remembered.envelope)
+        known = self._held.get(span_id) or self._remembered.get(span_id)
+        if known is not None:
+            return _anchor(known, "named")
         if self._memory is None or not (span_id == self._memory.root or self._memory.sent(span_id)):
             return None
         # Only its id was kept. Its root's words stand in: one trace has one sampling decision, and mostly one app.
         trace_state, flags = self._host_sampling(None)
-        return Anchor(span_id, "named", trace_state, flags, None if self._root is None else self._root.envelope)
+        return Anchor(span_id, "named", trace_state, flags, None if self.root is None else self.root.envelope)
 
     def selected(self, guest: Guest) -> Anchor | None:
         """The preferred one of the spans that match a selector."""
@@ -139,12 +135,7 @@ class AnchorIndex:
             (candidates.best(start, end) for candidates in same or (self._selected,)),
             key=lambda anchor: _preference(anchor, start, end),
         )
-        return Anchor(best.span_id, "selector", best.trace_state, best.flags, best.envelope)
-
-    @property
-    def root(self) -> Anchor | None:
-        """The host's root, held or remembered."""
-        return self._root
+        return _anchor(best, "selector")
 
     def nowhere(self, guest: Guest) -> Anchor:
         """What is left for a guest whose host has no span to hang it under."""
@@ -156,13 +147,12 @@ class AnchorIndex:
         memory = self._memory
         if memory is not None and memory.root is not None:
             return Anchor(memory.root, "root", memory.root_trace_state, memory.root_flags, memory.root_envelope)
-        here = self._root_here
-        return None if here is None else Anchor(here.span_id, "root", here.trace_state, here.flags, here.envelope)
+        return None if self._root_here is None else _anchor(self._root_here, "root")
 
     def _host_sampling(self, sampled: bool | None) -> tuple[str, int]:
         """Trace state and flags of the host where the anchor's own are not known; without any span, the link's."""
-        if self._root is not None:
-            return self._root.trace_state, self._root.flags
+        if self.root is not None:
+            return self.root.trace_state, self.root.flags
         if self._eldest is not None:
             return self._eldest.trace_state, self._eldest.flags
         return "", 0 if sampled is False else FLAG_SAMPLED
@@ -290,6 +280,10 @@ def _anchor_span(span: HostSpan) -> AnchorSpan:
     return AnchorSpan(
         span.span_id, span.start, span.end, span.trace_state, span.flags, span.envelope, frozenset(conversations)
     )
+
+
+def _anchor(span: HostSpan | AnchorSpan, how: str) -> Anchor:
+    return Anchor(span.span_id, how, span.trace_state, span.flags, span.envelope)
 
 
 def _text(value: AttributeValue) -> str:

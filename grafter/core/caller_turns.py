@@ -14,8 +14,6 @@ from types import MappingProxyType
 from grafter.core import semconv
 from grafter.core.call_latency import CallerTurn, Part, Side, Step
 from grafter.core.joined_steps import (
-    MILLISECOND,
-    SECOND,
     JoinedSteps,
     is_model_call,
     is_tool,
@@ -26,6 +24,7 @@ from grafter.core.joined_steps import (
     word,
 )
 from grafter.core.model import HostSpan
+from grafter.core.policy import MILLISECOND, SECOND
 from grafter.core.steps import MODELS
 
 _SIDES = {

@@ -181,24 +181,23 @@ def _digits(text: str) -> tuple[str, str]:
 
 def _international(number: str, region: str) -> PhoneNumber | None:
     """A number that begins with ``+``, and with a country that there is, or that is one in the region."""
-    if len(number) > _LONGEST_NUMBER or not (region or number.startswith("+")):
-        return None
-    try:
-        known = parse(number, region or None)
-    except NumberParseException:
-        return None
-    return known if number.startswith("+") or is_valid_number(known) else None
+    known = _parsed(number, region)
+    return known if known is not None and (number.startswith("+") or is_valid_number(known)) else None
 
 
 def _possible(number: str, region: str) -> PhoneNumber | None:
     """A number of as many digits as the region's have."""
-    if not region or len(number) > _LONGEST_NUMBER:
+    known = _parsed(number, region) if region else None
+    return known if known is not None and is_possible_number(known) else None
+
+
+def _parsed(number: str, region: str) -> PhoneNumber | None:
+    if len(number) > _LONGEST_NUMBER or not (region or number.startswith("+")):
         return None
     try:
-        known = parse(number, region)
+        return parse(number, region or None)
     except NumberParseException:
         return None
-    return known if is_possible_number(known) else None
 
 
 def _number(text: str) -> str | None:
@@ -221,7 +220,7 @@ def _number(text: str) -> str | None:
 
 def _address(text: str) -> str | None:
     """The first address of a text, without the display name and the header's parameters."""
-    opening = _unquoted(text, "<")
+    opening = _opening(text)
     if opening >= 0:
         address, closing, _ = text[opening + 1 :].partition(">")
         return address if closing else None
@@ -230,8 +229,8 @@ def _address(text: str) -> str | None:
     return text.partition(";")[0].partition(",")[0]
 
 
-def _unquoted(text: str, sign: str) -> int:
-    """Where a sign first stands outside of quotes, else -1: what a caller puts into a display name is no address."""
+def _opening(text: str) -> int:
+    """Where ``<`` first stands outside of quotes, else -1: what a caller puts into a display name is no address."""
     quoted = escaped = False
     for position, each in enumerate(text):
         if escaped:
@@ -240,6 +239,6 @@ def _unquoted(text: str, sign: str) -> int:
             escaped = True
         elif each == '"':
             quoted = not quoted
-        elif each == sign and not quoted:
+        elif each == "<" and not quoted:
             return position
     return -1

@@ -20,6 +20,7 @@ from grafter.core import semconv
 from grafter.core.clock import ANY, ClockRecord, Finding, Pair, Range, judge
 from grafter.core.duplicates import RESPONSE_ID
 from grafter.core.join import Grafted
+from grafter.core.left_steps import StepIndex, clock_of
 from grafter.core.line_up import LinedUp
 from grafter.core.memory import TraceMemory
 from grafter.core.model import (
@@ -33,7 +34,7 @@ from grafter.core.model import (
     SpanId,
     UnixNano,
 )
-from grafter.core.step_index import StepIndex, clock_of
+from grafter.core.policy import SECOND
 from grafter.core.steps import CHAT, TOOL, call_of, is_model_call, is_tool
 from grafter.core.tools import CALL_ID, Match
 
@@ -45,10 +46,9 @@ DATE_MARK = "header.date"
 
 _ROUNDED = 1_000_000
 """JavaScript's SDK writes whole milliseconds; what is written more coarsely shows it (``_grain``)."""
-_SECOND = 1_000_000_000
-_WAITED = 60 * _SECOND
+_WAITED = 60 * SECOND
 """A guest that ends this much later than the call that it hangs under was not waited for, whatever the clocks say."""
-_LATE = _SECOND
+_LATE = SECOND
 """How much later than it was a program may date a step: an app that says "one moment" to a model may do so before it
 runs the tool."""
 _NOT_DATED = {semconv.GRAFTER_ODD_TIME, semconv.GRAFTER_TIME_ODD, semconv.GRAFTER_SYNTHETIC}
@@ -274,10 +274,10 @@ def _of_date(span: HostSpan) -> Pair | None:
     if not isinstance(text, str) or not any(_is_openais(span.attributes.get(key)) for key in _ADDRESSES):
         return None
     try:
-        date = int(parsedate_to_datetime(text).timestamp()) * _SECOND
+        date = int(parsedate_to_datetime(text).timestamp()) * SECOND
     except (ValueError, OverflowError, TypeError):
         return None
-    lies = Range(date - span.end, date + _SECOND - span.start)
+    lies = Range(date - span.end, date + SECOND - span.start)
     return Pair(span.start, lies, lies)
 
 
@@ -298,7 +298,7 @@ def _sane(span: HostSpan | GuestSpan) -> bool:
 
 def _grain(times: Iterable[int]) -> int:
     """The unit that all of these are whole numbers of: seconds, milliseconds, or less."""
-    units = [_SECOND, _ROUNDED]
+    units = [SECOND, _ROUNDED]
     for time in times:
         while units and time % units[0]:
             del units[0]

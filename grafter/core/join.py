@@ -11,9 +11,9 @@ under the same id.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from grafter.core.anchor import Anchor, AnchorIndex, find
+from grafter.core.anchor import AnchorIndex, find
 from grafter.core.explain import MOST_STEPS, GuestRecord, Refusal
-from grafter.core.memory import ID_BYTES, Awaited, GuestMemory
+from grafter.core.memory import ID_BYTES, Anchor, Awaited, GuestMemory
 from grafter.core.model import (
     FLAG_HAS_IS_REMOTE,
     FLAG_SAMPLED,
@@ -194,20 +194,16 @@ def _record(
 ) -> GuestRecord:
     """What was decided here, after what an earlier release has on record of the guest's steps."""
     lost = {span.parent_name: None for span in spans if span.parent is not None and span.span_id not in parents}
-    known = earlier.record if earlier is not None else None
-    return GuestRecord(
+    known = (earlier.record if earlier is not None else None) or GuestRecord(guest.trace_id, guest.source.value)
+    return replace(
+        known,
         guest=guest.trace_id,
         source=guest.source.value,
         link="" if guest.link is None else guest.link.how,
         anchor="" if anchor is None else anchor.how,
         span="" if anchor is None or anchor.span_id is None else anchor.span_id.hex(),
-        refused=tuple(refused) or (known.refused if known is not None else ()),
-        tools=known.tools if known is not None else (),
-        duplicates=known.duplicates if known is not None else (),
-        unmatched=known.unmatched if known is not None else (),
-        counts=known.counts if known is not None else (0, 0, 0),
+        refused=tuple(refused) or known.refused,
         missing=tuple(lost)[:MOST_STEPS],
-        clock=known.clock if known is not None else None,
     )
 
 

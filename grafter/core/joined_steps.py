@@ -7,8 +7,6 @@ from grafter.core import semconv
 from grafter.core.call_latency import Step
 from grafter.core.steps import CALL_IDS, MODEL_CALLS, TOOL, TOOL_NAMES
 
-MILLISECOND = 1_000_000
-SECOND = 1_000_000_000
 _MOST = 10**15
 """No figure of a call is longer than that, in ns; what says so was not measured."""
 

@@ -5,17 +5,17 @@ until it has left: then a host span that comes after it and counts the same toke
 hangs below itself afterwards: a host span is not moved where the guest's own anchor hangs below it.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grafter.core import duplicates, semconv, tools
 from grafter.core.explain import MOST_STEPS, GuestRecord, Step
-from grafter.core.guest_index import LEFT, GuestIndex
 from grafter.core.join import Grafted
+from grafter.core.left_steps import LEFT, GuestIndex, StepIndex, StepTime, clock_of
 from grafter.core.memory import TraceMemory
 from grafter.core.model import AttributeValue, GraftedSpan, HostSpan, SpanId, SpanLink
 from grafter.core.policy import GraftPolicy, Tools
-from grafter.core.step_index import StepIndex, StepTime, clock_of
 from grafter.core.steps import (
     USAGE,
     GuestSteps,
@@ -72,6 +72,10 @@ class _Added:
     name: str | None = None
 
 
+_Edits = defaultdict[SpanId, HostEdit]
+_Additions = defaultdict[SpanId, _Added]
+
+
 def line_up(
     host: Sequence[HostSpan],
     own: HostSteps,
@@ -91,8 +95,8 @@ def line_up(
         return LinedUp(tuple(guests), {})
     left = left or GuestIndex()
     held = {span.span_id: span for span in host}
-    edits: dict[SpanId, HostEdit] = {}
-    added: dict[SpanId, _Added] = {}
+    edits: _Edits = defaultdict(HostEdit)
+    added: _Additions = defaultdict(_Added)
     above = _Above(held, guests, memory, left)
     found: list[Match] = []
     refused: list[Refused] = []
@@ -104,7 +108,7 @@ def line_up(
         for match in found:
             _move(match, held, edits, above, policy, refused)
             if match.turn is not None:
-                _edit(edits, match.host).links.append(_caused_by(match.turn))
+                edits[match.host].links.append(_caused_by(match.turn))
     same, unclear = duplicates.match(own.turns, held, [*steps.turns, *left.turns])
     refused += unclear
     by_id = {call.span.span_id: call for call in own.turns}
@@ -113,13 +117,13 @@ def line_up(
     for match in same:
         call = by_id[match.host]
         _move(match, held, edits, above, policy, refused)
-        _edit(edits, match.host).attributes.append((semconv.GRAFTER_DUPLICATE_OF, match.guest.hex()))
+        edits[match.host].attributes.append((semconv.GRAFTER_DUPLICATE_OF, match.guest.hex()))
         if call.counted:
             counted.setdefault(match.guest, call)
     for match in same:
         call = by_id[match.host]
         if match.guest_index == LEFT:
-            _counted_before(call, (left.counts or {}).get(match.guest, ()), edits)
+            _counted_before(call, left.counts.get(match.guest, ()), edits)
             continue
         _enrich(call, spans[match.guest], edits, added)
         if counted.get(match.guest) is call:
@@ -133,7 +137,7 @@ def line_up(
     records = _records(guests, here, folded, refused, whose)
     return LinedUp(
         tuple(_edited(guest.explained(record), added) for guest, record in zip(guests, records, strict=True)),
-        edits,
+        dict(edits),
         tuple(here),
         tuple(folded),
         tuple(refused),
@@ -218,13 +222,13 @@ class _Above:
 def _move(
     match: Match,
     held: Mapping[SpanId, HostSpan],
-    edits: dict[SpanId, HostEdit],
+    edits: _Edits,
     above: _Above,
     policy: GraftPolicy,
     refused: list[Refused],
 ) -> None:
     """Hang the host's span under the guest's, where that is wanted and closes no circle; say how it was matched."""
-    edit = _edit(edits, match.host)
+    edit = edits[match.host]
     if edit.parent is not None:
         return
     edit.attributes.append((semconv.GRAFTER_MATCH, match.how))
@@ -237,38 +241,38 @@ def _move(
     edit.attributes.append((semconv.GRAFTER_PARENT_ORIGINAL, held[match.host].parent_span_id.hex()))
 
 
-def _describe_tools(called: Iterable[GuestTool], added: dict[SpanId, _Added]) -> None:
+def _describe_tools(called: Iterable[GuestTool], added: _Additions) -> None:
     """A guest's tools say which turn asked for them, and their id where only that turn's answer has it."""
     for tool in called:
         if tool.turn is not None:
-            _add(added, tool.span_id).links.append(_caused_by(tool.turn))
+            added[tool.span_id].links.append(_caused_by(tool.turn))
         if tool.call_id is not None:
-            _add(added, tool.span_id).attributes[semconv.GEN_AI_TOOL_CALL_ID] = tool.call_id
+            added[tool.span_id].attributes[semconv.GEN_AI_TOOL_CALL_ID] = tool.call_id
 
 
-def _enrich(call: HostTurn, guest: GraftedSpan, edits: dict[SpanId, HostEdit], added: dict[SpanId, _Added]) -> None:
+def _enrich(call: HostTurn, guest: GraftedSpan, edits: _Edits, added: _Additions) -> None:
     """Model and finish reasons, to whichever of the two has none."""
     named = guest.named
     model = model_of(named)
     if model is None and call.model is not None:
         key, word = call.model
-        more = _add(added, guest.span.span_id)
+        more = added[guest.span.span_id]
         more.attributes[key] = word
         if guest.span.name == "chat":
             more.name = f"chat {word}"
     elif model is not None and call.model is None:
-        _edit(edits, call.span.span_id).attributes.append(model)
+        edits[call.span.span_id].attributes.append(model)
     reasons = named.get(semconv.GEN_AI_RESPONSE_FINISH_REASONS)
     if reasons is None and call.reasons:
-        _add(added, guest.span.span_id).attributes[semconv.GEN_AI_RESPONSE_FINISH_REASONS] = call.reasons
+        added[guest.span.span_id].attributes[semconv.GEN_AI_RESPONSE_FINISH_REASONS] = call.reasons
     elif reasons is not None and not call.reasons:
-        _edit(edits, call.span.span_id).attributes.append((semconv.GEN_AI_RESPONSE_FINISH_REASONS, reasons))
+        edits[call.span.span_id].attributes.append((semconv.GEN_AI_RESPONSE_FINISH_REASONS, reasons))
 
 
-def _count_once(call: HostTurn, guest: GraftedSpan, edits: dict[SpanId, HostEdit], added: dict[SpanId, _Added]) -> None:
+def _count_once(call: HostTurn, guest: GraftedSpan, edits: _Edits, added: _Additions) -> None:
     """All counts on the host's span: those that it lacks move there, the others leave the guest's."""
-    more = _add(added, guest.span.span_id)
-    edit = _edit(edits, call.span.span_id)
+    more = added[guest.span.span_id]
+    edit = edits[call.span.span_id]
     for key, value in guest.attributes:
         if not key.startswith(USAGE):
             continue
@@ -280,9 +284,9 @@ def _count_once(call: HostTurn, guest: GraftedSpan, edits: dict[SpanId, HostEdit
             more.attributes[_beside(key)] = value
 
 
-def _counted_before(call: HostTurn, keys: Iterable[str], edits: dict[SpanId, HostEdit]) -> None:
+def _counted_before(call: HostTurn, keys: Iterable[str], edits: _Edits) -> None:
     """Counts that stand in the trace already, on spans that have left: on this one they have another name."""
-    edit = _edit(edits, call.span.span_id)
+    edit = edits[call.span.span_id]
     edit.renamed.update((key, _beside(key)) for key in keys if key in call.counts)
 
 
@@ -312,7 +316,7 @@ def _after_release(
     index: StepIndex,
     policy: GraftPolicy,
     spans: Mapping[SpanId, GraftedSpan],
-    added: dict[SpanId, _Added],
+    added: _Additions,
     refused: list[Refused],
 ) -> None:
     """Of host spans that have left the guest's side says what they are to it, and counts nothing twice."""
@@ -321,7 +325,7 @@ def _after_release(
             host = index.tools.get(tool.call_id) if tool.call_id is not None else None
             if host is None:
                 continue
-            more = _add(added, tool.turn or tool.span_id)
+            more = added[tool.turn or tool.span_id]
             more.links.append(SpanLink(host, ((semconv.GRAFTER_MATCH, tools.CALL_ID),)))
             more.attributes[semconv.GRAFTER_MATCH] = tools.CALL_ID
             refused.append(Refused(host, SENT, (tool.span_id,)))
@@ -329,7 +333,7 @@ def _after_release(
         host = index.responses.get(turn.response_id) if turn.response_id is not None else None
         if host is None:
             continue
-        more = _add(added, turn.span_id)
+        more = added[turn.span_id]
         more.attributes[semconv.GRAFTER_DUPLICATE_OF] = host.hex()
         refused.append(Refused(host, SENT, (turn.span_id,)))
         for key, value in spans[turn.span_id].attributes:
@@ -398,17 +402,3 @@ def _caused_by(turn: SpanId) -> SpanLink:
 
 def _beside(key: str) -> str:
     return f"{semconv.GRAFTER_DUPLICATE_USAGE}.{key.removeprefix(USAGE)}"
-
-
-def _edit(edits: dict[SpanId, HostEdit], span_id: SpanId) -> HostEdit:
-    known = edits.get(span_id)
-    if known is None:
-        known = edits[span_id] = HostEdit()
-    return known
-
-
-def _add(added: dict[SpanId, _Added], span_id: SpanId) -> _Added:
-    known = added.get(span_id)
-    if known is None:
-        known = added[span_id] = _Added()
-    return known

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from grafter.core.explain import MOST_STEPS, GuestRecord, Step
-from grafter.core.guest_index import GuestIndex
+from grafter.core.left_steps import GuestIndex, StepIndex
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
 from grafter.core.rules import Moved
-from grafter.core.step_index import StepIndex
 
 ID_BYTES = 8
 
@@ -161,7 +160,6 @@ def merged(old: TraceMemory | None, new: TraceMemory, spoken_for: Iterable[SpanI
         anchors=latest_anchors(anchors.values()) if new.anchors else old.anchors,
         steps=old.steps.merged(new.steps),
         guests=tuple(dict.fromkeys((*old.guests, *new.guests)))[:NAMED_GUESTS_LIMIT],
-        moved=old.moved,
         summed=old.summed or new.summed,
         guest_steps=old.guest_steps.merged(new.guest_steps, spoken_for),
         late=(*old.late, *new.late)[:MOST_STEPS],

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from grafter.core.explain import GuestRecord, rows_of, steps_of
-from grafter.core.guest_index import GuestIndex
+from grafter.core.left_steps import GuestIndex, StepIndex
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import (
     ENVELOPE_LIMIT,
@@ -28,7 +28,6 @@ from grafter.core.memory import (
 )
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
 from grafter.core.rules import Moved
-from grafter.core.step_index import StepIndex
 
 _MOVED, _GUEST_STEPS, _LATE = "moved", "guest_steps", "late"
 """Keys in the JSON of a host's blob; a reader that does not know them leaves them aside."""
@@ -109,8 +108,7 @@ def decode_trace(blob: bytes) -> TraceMemory | None:
         if kind != TRACE_KIND or version != VERSION:
             return None
         reason, trace_state, resource, scope, ids, more = _cut(blob, TRACE_HEAD.size, (reason_length, *lengths))
-        values = json.loads(more) if more else None
-        return TraceMemory(
+        memory = TraceMemory(
             reason=_BY_REASON[reason],
             released_at=UnixNano(at),
             root=SpanId(root) if present & HAS_ROOT else None,
@@ -118,14 +116,17 @@ def decode_trace(blob: bytes) -> TraceMemory | None:
             root_flags=flags,
             root_envelope=Envelope(resource, scope) if present & HAS_ENVELOPE else None,
             span_ids=ids,
-            anchors=_anchors(values, resource) if values is not None else (),
-            steps=StepIndex.read(values) if values is not None else StepIndex(),
-            guests=tuple(map(str, values.get("guests", ()))) if values is not None else (),
-            moved=_moved(values.get(_MOVED)) if values is not None else None,
-            summed=str(values.get("summed", "")) if values is not None else "",
-            guest_steps=GuestIndex.read(values.get(_GUEST_STEPS)) if values is not None else GuestIndex(),
-            late=steps_of(values.get(_LATE, ())) if values is not None else (),
         )
+        if more:
+            values = json.loads(more)
+            memory.anchors = _anchors(values, resource)
+            memory.steps = StepIndex.read(values)
+            memory.guests = tuple(map(str, values.get("guests", ())))
+            memory.moved = _moved(values.get(_MOVED))
+            memory.summed = str(values.get("summed", ""))
+            memory.guest_steps = GuestIndex.read(values.get(_GUEST_STEPS))
+            memory.late = steps_of(values.get(_LATE, ()))
+        return memory
     except NOT_A_BLOB:
         return None
 

@@ -92,21 +92,19 @@ def taken_apart(blob: bytes) -> tuple[bytes, bytes, bytes]:
     For a store, which has one resource for all the memories of a service. Digest and resource are empty where the blob
     stays as it is.
     """
-    if len(blob) < TRACE_HEAD.size or blob[0] != TRACE_KIND or blob[1] != VERSION or not blob[2] & HAS_ENVELOPE:
+    if not _says(blob, HAS_ENVELOPE):
         return blob, b"", b""
     start, end = _resource_in(blob)
     if end - start < _SHARED_FROM or end > len(blob):
         return blob, b"", b""
     resource = blob[start:end]
     digest = _digest(resource)
-    present = bytes((blob[2] ^ HAS_ENVELOPE | BY_DIGEST,))
-    length = _DIGEST.to_bytes(4, "big")
-    return b"".join((blob[:2], present, blob[3:28], length, blob[32:start], digest, blob[end:])), digest, resource
+    return _with_resource(blob, blob[2] ^ HAS_ENVELOPE | BY_DIGEST, digest), digest, resource
 
 
 def digest_in(blob: bytes) -> bytes:
     """The digest of the resource that a blob was parted from; empty where it has all of its own."""
-    if len(blob) < TRACE_HEAD.size or blob[0] != TRACE_KIND or blob[1] != VERSION or not blob[2] & BY_DIGEST:
+    if not _says(blob, BY_DIGEST):
         return b""
     start, end = _resource_in(blob)
     return blob[start:end]
@@ -114,11 +112,20 @@ def digest_in(blob: bytes) -> bytes:
 
 def put_together(blob: bytes, resource: bytes | None) -> bytes:
     """What ``taken_apart`` was given; ``resource`` None: it is lost, and the blob is as if no span had had one."""
-    start, end = _resource_in(blob)
     has = 0 if resource is None else HAS_ENVELOPE
-    present = bytes((blob[2] & ~BY_DIGEST | has,))
-    found = resource or b""
-    return b"".join((blob[:2], present, blob[3:28], len(found).to_bytes(4, "big"), blob[32:start], found, blob[end:]))
+    return _with_resource(blob, blob[2] & ~BY_DIGEST | has, resource or b"")
+
+
+def _says(blob: bytes, flag: int) -> bool:
+    """It is a host's blob of this version, and has this flag."""
+    return len(blob) >= TRACE_HEAD.size and blob[0] == TRACE_KIND and blob[1] == VERSION and bool(blob[2] & flag)
+
+
+def _with_resource(blob: bytes, flags: int, stands: bytes) -> bytes:
+    """A host's blob with these flags, and with this in the place of the root's resource."""
+    start, end = _resource_in(blob)
+    length = len(stands).to_bytes(4, "big")
+    return b"".join((blob[:2], bytes((flags,)), blob[3:28], length, blob[32:start], stands, blob[end:]))
 
 
 def _resource_in(blob: bytes) -> tuple[int, int]:

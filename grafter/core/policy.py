@@ -7,7 +7,8 @@ what stands here, so that tests and ``grafter graft`` say what they mean.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-SECOND = 1_000_000_000
+MILLISECOND = 1_000_000
+SECOND = 1_000 * MILLISECOND
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 

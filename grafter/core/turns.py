@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 
 from grafter.core import semconv
 from grafter.core.agent_runs import time_of_runs
-from grafter.core.call_latency import CallerTurn, CallLatency, ModelTurn, Part, Side, Step
+from grafter.core.call_latency import CallerTurn, CallLatency, ModelTurn, Side, Step
 from grafter.core.caller_turns import greeting_of_livekit, greetings, heard_in_frameworks, measured, spoken_in_live
 from grafter.core.joined_steps import (
-    MILLISECOND,
     JoinedSteps,
     is_guests,
     is_model_call,
@@ -19,11 +18,10 @@ from grafter.core.joined_steps import (
     nanoseconds,
     word,
 )
+from grafter.core.policy import MILLISECOND
 from grafter.core.sampling.first_token import MODEL_TURN_KEYS
 from grafter.core.tool_time import with_insides
 from grafter.core.turn_words import sentence
-
-__all__ = ["CallLatency", "CallerTurn", "ModelTurn", "Part", "Side", "Step", "latency", "span_totals"]
 
 _FIRST_TOKENS = tuple((key, round(unit * MILLISECOND)) for key, unit in MODEL_TURN_KEYS.items())
 

@@ -28,7 +28,7 @@ from grafter.doctor.hops import (
     sends,
     spoken,
 )
-from grafter.doctor.model import Call, Evidence, Finding, Guest, Line, Spanned, Trace, Weight, count, evidence
+from grafter.doctor.model import Call, Evidence, Finding, Guest, Line, Spanned, Trace, Weight, count, evidence, ranked
 from grafter.doctor.parted import open_ends, parted
 
 _CLOCK_NS = 5_000_000
@@ -311,6 +311,4 @@ CALL_FINDINGS: Sequence[Callable[[Call], Iterable[Finding]]] = (parted, openai, 
 
 
 def examine_call(call: Call) -> list[Finding]:
-    order = list(Weight)
-    found = [finding for check in CALL_FINDINGS for finding in check(call)]
-    return sorted(found, key=lambda finding: order.index(finding.weight))
+    return ranked(finding for check in CALL_FINDINGS for finding in check(call))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from grafter.core.call_latency import Scalar
+from grafter.core.joined_steps import word
 from grafter.doctor.model import Line, Spanned
 
 SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
@@ -288,16 +289,10 @@ ENDPOINT = {"shell": "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://localhost:4317"}
 """An app's own spans come here."""
 
 
-def text(span: Spanned, *keys: str) -> str:
-    """The first of these attributes that is a text."""
-    found = (span.step.attributes.get(key) for key in keys)
-    return next((value for value in found if value and isinstance(value, str)), "")
-
-
 def messaging(span: Spanned) -> str:
     """The hop of a span that sends or takes a message; empty for another span."""
     attributes: Mapping[str, Scalar] = span.step.attributes
-    system = text(span, "messaging.system").lower()
+    system = word(span.step, "messaging.system").lower()
     if system in _SYSTEMS:
         return system
     if any(key.startswith("bullmq.") for key in attributes):
@@ -309,15 +304,15 @@ def messaging(span: Spanned) -> str:
 
 def destination(span: Spanned) -> str:
     """The subject, queue or topic; empty where it does not say."""
-    return text(span, "messaging.destination.name", "messaging.destination", "messaging.nats.subject")
+    return word(span.step, "messaging.destination.name", "messaging.destination", "messaging.nats.subject")
 
 
 def sends(span: Spanned) -> str:
     """The hop over which it sends a message; empty where it sends none."""
-    if span.step.kind == PRODUCER or (span.step.kind == CLIENT and text(span, "messaging.system")):
+    if span.step.kind == PRODUCER or (span.step.kind == CLIENT and word(span.step, "messaging.system")):
         return messaging(span)
-    if text(span, "db.system.name", "db.system").lower() == "redis":
-        command = text(span, "db.operation.name", "db.operation") or span.step.name
+    if word(span.step, "db.system.name", "db.system").lower() == "redis":
+        command = word(span.step, "db.operation.name", "db.operation") or span.step.name
         return "redis" if command.split(" ")[0].upper() in _PUSHES else ""
     return ""
 
@@ -325,7 +320,7 @@ def sends(span: Spanned) -> str:
 def receives(span: Spanned) -> str:
     """The hop by which it was asked to begin, as far as it says itself; empty where it does not."""
     step = span.step
-    agent = text(span, "user_agent.original", "http.user_agent").lower()
+    agent = word(step, "user_agent.original", "http.user_agent").lower()
     keys = step.attributes.keys()
     if step.name == "webrtc.peer_connection":
         return "webrtc"
@@ -339,7 +334,7 @@ def receives(span: Spanned) -> str:
         return "edge"
     if found := messaging(span):
         return found
-    if step.kind == SERVER and text(span, "url.scheme", "http.scheme").lower() in ("ws", "wss"):
+    if step.kind == SERVER and word(step, "url.scheme", "http.scheme").lower() in ("ws", "wss"):
         return "websocket"
     return ""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from grafter.doctor.hops import ENDPOINT, FLUSH, HOPS, INSTRUMENT, spoken
-from grafter.doctor.model import Finding, Instance, Line, Weight, count
+from grafter.doctor.model import Finding, Instance, Line, Weight, count, ranked
 
 _JUMP_SECONDS = 2.0
 _NEARLY_FULL = 0.9
@@ -314,6 +314,4 @@ INSTANCE_FINDINGS: Sequence[Callable[[Instance], Iterable[Finding]]] = (
 
 
 def examine_instance(instance: Instance) -> list[Finding]:
-    order = list(Weight)
-    found = [finding for check in INSTANCE_FINDINGS for finding in check(instance)]
-    return sorted(found, key=lambda finding: order.index(finding.weight))
+    return ranked(finding for check in INSTANCE_FINDINGS for finding in check(instance))

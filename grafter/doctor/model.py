@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from itertools import islice
 from typing import Protocol
 
 from grafter.core.call_latency import Scalar, Step
@@ -93,6 +94,7 @@ class Guest:
     """It seems to name a trace, in a form that cannot be read."""
 
 
+_MOST_EVIDENCE = 6
 _LONGEST_SILENCE = 30 * 60 * 1_000_000_000
 """A caller on hold leaves no span."""
 
@@ -206,10 +208,15 @@ def lost(findings: Iterable[Finding]) -> bool:
     return any(finding.weight is Weight.FAULT for finding in findings)
 
 
-def evidence(role: str, spans: Iterable[Spanned], most: int = 6) -> tuple[Evidence, ...]:
-    """Of these spans, the first so many."""
-    shown = list(spans)[:most]
+def ranked(findings: Iterable[Finding]) -> list[Finding]:
+    """Faults first, then doubts."""
+    order = list(Weight)
+    return sorted(findings, key=lambda finding: order.index(finding.weight))
+
+
+def evidence(role: str, spans: Iterable[Spanned]) -> tuple[Evidence, ...]:
+    """The first of these spans."""
     return tuple(
         Evidence(role, span.step.service, span.step.name, span.trace_id.hex(), span.step.span_id.hex())
-        for span in shown
+        for span in islice(spans, _MOST_EVIDENCE)
     )

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from grafter.calls.ids import SINGLE_KINDS
+from grafter.core.joined_steps import word
+from grafter.core.policy import SECOND
 from grafter.doctor.hops import (
     CLIENT,
     CONSUMER,
@@ -20,14 +22,12 @@ from grafter.doctor.hops import (
     messaging,
     receives,
     sends,
-    text,
 )
 from grafter.doctor.model import Call, Finding, Spanned, Trace, Weight, evidence
 
-_SECOND = 1_000_000_000
-_GAP = 60 * _SECOND
+_GAP = 60 * SECOND
 """A call may ring so long without a span. What begins later is somebody who looks at the call, or its bill."""
-_CLOCKS = 2 * _SECOND
+_CLOCKS = 2 * SECOND
 """By how much the clocks of two services may differ where no other evidence is."""
 _MOST = 20
 """Traces that one call falls into. An id that more of them have is an app's default, and names no call."""
@@ -199,7 +199,7 @@ def _hop(
         if client is not None:
             return "http", client, False
         # Somebody may look at a call while it runs.
-        reads = text(root, "http.request.method", "http.method").upper() in ("GET", "HEAD")
+        reads = word(root.step, "http.request.method", "http.method").upper() in ("GET", "HEAD")
         return None if reads else ("call", None, False)
     before = sorted((*before, *_handed_out(call, root, others)), key=lambda span: span.step.start)
     hops = {messaging(span) or sends(span) for span in before}
@@ -228,14 +228,14 @@ def _agrees(sender: Spanned, receiver: Spanned) -> bool:
 
 def _client(server: Spanned, others: Sequence[Trace]) -> Spanned | None:
     """Who asked, where a span says that it asked just that, while the server answered."""
-    method = text(server, "http.request.method", "http.method").upper()
+    method = word(server.step, "http.request.method", "http.method").upper()
     path = _path(server)
     for trace in others:
         for span in trace.app:
             step = span.step
             if (
                 step.kind == CLIENT
-                and text(span, "http.request.method", "http.method").upper() == method
+                and word(step, "http.request.method", "http.method").upper() == method
                 and path
                 and _path(span) == path
                 and step.start - _CLOCKS <= server.step.start <= step.end + _CLOCKS
@@ -246,7 +246,7 @@ def _client(server: Spanned, others: Sequence[Trace]) -> Spanned | None:
 
 def _path(span: Spanned) -> str:
     """Of its address, without host and question."""
-    url = text(span, "url.full", "http.url") or text(span, "url.path", "http.target", "http.route")
+    url = word(span.step, "url.full", "http.url") or word(span.step, "url.path", "http.target", "http.route")
     return "/" + url.partition("?")[0].split("://")[-1].partition("/")[2] if "://" in url else url.partition("?")[0]
 
 

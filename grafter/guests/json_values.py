@@ -21,6 +21,7 @@ import orjson
 
 from grafter.core.large_json import MANY_VALUES, read_in_turns, values_in
 from grafter.core.model import OWN_MARKS, UnixNano
+from grafter.core.policy import SECOND
 
 MAX_DEPTH = 64
 """Levels of nesting that are kept; what lies deeper becomes null. orjson writes no more than 254."""
@@ -35,7 +36,6 @@ set, or one that counts from its start; taken at its word it would stretch a cal
 LATEST = 4_102_444_800_000_000_000
 """2100."""
 
-_SECOND = 1_000_000_000
 _DAY = 86_400
 _EPOCH = date(1970, 1, 1).toordinal()
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
@@ -188,7 +188,7 @@ def nanoseconds(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return int(Decimal(repr(value)) * _SECOND)
+        return int(Decimal(repr(value)) * SECOND)
     except (ArithmeticError, ValueError):
         return None
 
@@ -344,7 +344,7 @@ def _iso(text: str) -> int | None:
             since = datetime.fromisoformat(text) - _BEGIN
         except ValueError:
             return _any_iso(text)
-        return (since.days * _DAY + since.seconds) * _SECOND + since.microseconds * 1000
+        return (since.days * _DAY + since.seconds) * SECOND + since.microseconds * 1000
     return _any_iso(text)
 
 
@@ -364,7 +364,7 @@ def _any_iso(text: str) -> int | None:
     if sign is not None:
         offset = int(zone_hours) * 3600 + int(zone_minutes or 0) * 60
         seconds -= offset if sign == "+" else -offset
-    return seconds * _SECOND + int((fraction or "0")[:9].ljust(9, "0"))
+    return seconds * SECOND + int((fraction or "0")[:9].ljust(9, "0"))
 
 
 def _clamped(time: int) -> int:

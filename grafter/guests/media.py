@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import orjson
 
+from grafter.core.policy import Content
 from grafter.guests.json_values import MAX_DEPTH, count_of, structure, text_of
 
 _DATA_URL = re.compile(
@@ -88,6 +89,13 @@ def without_media(value: object, *, pictures: bool, hint: str = "", depth: int =
         else:
             kept[key] = without_media(member, pictures=pictures, hint=key, depth=depth - 1)
     return kept
+
+
+def allowed(value: object, content: Content) -> object:
+    """What of a value without a known form may be stored under this policy."""
+    if content is Content.NONE:
+        return without_text(value)
+    return without_media(value, pictures=content is Content.FULL)
 
 
 def without_text(value: object, depth: int = MAX_DEPTH) -> object:

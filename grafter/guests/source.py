@@ -1,7 +1,7 @@
 """What everybody outside of ``guests`` asks of a source, whichever it is: one class a folder, listed in ``sources``.
 
 A folder has the same files whatever it reads: ``intake`` (a body to parts), ``content`` (what of it may be stored),
-``spans`` (parts to guest spans), ``wholeness`` (when a guest of it is whole) and ``source``, which joins them here.
+``spans`` (parts to guest spans) and ``source``, which joins them here and says when a guest of it is whole.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,6 +50,7 @@ class GuestSource(Protocol):
     """One source of guests. What a source does not define, it has from here."""
 
     wholeness: Wholeness
+    """When a guest of it is whole: all of it has come."""
     large_bytes: int = 2 << 20
     """Payload that takes longer to read and join than other requests should wait, some 50 ms."""
     holds_events: bool = False

@@ -14,7 +14,7 @@ from grafter.core.caller_turns import HOST_MARK, HOST_WAITS
 from grafter.core.causality import DATE_KEYS, DATE_MARK, on_host_clock
 from grafter.core.crash import StandIns, stand_ins
 from grafter.core.explain import MOST_STEPS, Refusal
-from grafter.core.guest_index import GuestIndex, step_key
+from grafter.core.left_steps import GuestIndex, step_key
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import LinedUp, line_up, step_index
 from grafter.core.memory import NAMED_GUESTS_LIMIT, GuestMemory, TraceMemory, merged

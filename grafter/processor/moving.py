@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from grafter.consumer import Piece
 from grafter.core.anchor import AnchorIndex, find
-from grafter.core.guest_index import GuestIndex, step_key
+from grafter.core.left_steps import GuestIndex, step_key
 from grafter.core.line_up import LinedUp, step_ids
 from grafter.core.memory import TraceMemory
 from grafter.core.memory_blobs import decode_guest, decode_trace

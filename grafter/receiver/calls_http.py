@@ -20,11 +20,10 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from grafter.calls.answers import ids_answer
-from grafter.calls.base import CallMap
+from grafter.calls.base import CallMap, named
 from grafter.calls.call_link import CallLinks
 from grafter.calls.ids import ID_KEYS, LONGEST_ID, LONGEST_OUTCOME, call_id, distinct, outcome_of
 from grafter.calls.model import CallId, CallRecord, Origin
-from grafter.calls.notes import named
 from grafter.core.calls import Phone
 from grafter.core.link import from_metadata
 from grafter.core.model import Link

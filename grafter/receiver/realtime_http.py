@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from grafter.calls.base import CallMap
+from grafter.calls.base import CallMap, of_note
 from grafter.calls.model import Origin
-from grafter.calls.notes import of_note
 from grafter.consumer import Consumer
 from grafter.core.calls import CallNote, Phone, phone_in
 from grafter.core.link import Malformed, from_metadata

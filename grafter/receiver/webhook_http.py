@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from grafter.calls.base import CallMap
+from grafter.calls.base import CallMap, of_note
 from grafter.calls.ids import call_id
-from grafter.calls.notes import of_note
 from grafter.consumer import Consumer
 from grafter.core.calls import CallNote
 from grafter.core.model import DedupeKey, Part, Source, UnixNano

@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 SESSION = "grafter_session"
 """The cookie of who has entered a token."""
@@ -95,10 +95,15 @@ class Access:
     def answers_for(self, request: PageRequest) -> bool:
         """Whether this page is called by a name that it has: a page elsewhere may make any name point here."""
         name = host_name(request.host)
-        if name == "localhost" or _is_loopback(name) or name in {each.lower() for each in self.hosts}:
+        address = _address(name)
+        if (
+            name == "localhost"
+            or name in {each.lower() for each in self.hosts}
+            or (address is not None and address.is_loopback)
+        ):
             return True
-        own = host_name(self.endpoint)
-        if name and (name == self.public or (name == own and not _is_everywhere(own))):
+        everywhere = address is not None and address.is_unspecified
+        if name and (name == self.public or (name == host_name(self.endpoint) and not everywhere)):
             return True
         return not self.open_to_local and not self.hosts
 
@@ -128,9 +133,8 @@ class Access:
         return found
 
     def _is_proxy(self, peer: str) -> bool:
-        try:
-            address = ip_address(peer.partition("%")[0])
-        except ValueError:
+        address = _address(peer.partition("%")[0])
+        if address is None:
             return False
         address = getattr(address, "ipv4_mapped", None) or address
         return any(address in network for network in self.proxy_peers)
@@ -216,15 +220,8 @@ def host_name(host: str) -> str:
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].removesuffix(".")
 
 
-def _is_loopback(name: str) -> bool:
+def _address(text: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ip_address(name).is_loopback
+        return ip_address(text)
     except ValueError:
-        return False
-
-
-def _is_everywhere(name: str) -> bool:
-    try:
-        return ip_address(name).is_unspecified
-    except ValueError:
-        return False
+        return None

@@ -16,12 +16,12 @@ from io import StringIO
 from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from grafter.calls.base import CallMap
 from grafter.calls.call_link import LINKS_PATH, CallLinks
 from grafter.calls.model import CallRow, Search
-from grafter.calls.report import HOUR, report, rows
+from grafter.calls.report import report, rows
+from grafter.core.policy import HOUR
 from grafter.otlp.reading import read_spans
 from grafter.web import pages, words
 from grafter.web.access import Access, Role, Searches, Viewer
@@ -220,11 +220,7 @@ def page_app(
     gate = Gate(calls, access, version, now, elapsed, shared)
     page = _Page(gate, links)
 
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await gate.guard(request, handler)
-
-    app = web.Application(middlewares=[guard], client_max_size=_MAX_BODY)
+    app = web.Application(middlewares=[gate.guard], client_max_size=_MAX_BODY)
     app.add_routes(
         [
             web.get("/", page.overview),

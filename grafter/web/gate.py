@@ -58,6 +58,7 @@ class Gate:
     signer: Signer = field(default_factory=lambda: Signer(secrets.token_bytes(32)))
     logins: Rate = field(default_factory=lambda: Rate(_LOGINS_PER_MINUTE))
 
+    @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Host, viewer, form proof; and the headers of every answer."""
         try:

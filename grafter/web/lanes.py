@@ -12,7 +12,7 @@ from grafter.core.call_latency import CallerTurn, Part, Side
 from grafter.core.joined_steps import nanoseconds
 from grafter.core.sampling.barge_in import is_told_by_framework
 from grafter.web.kinds import PARTS
-from grafter.web.tree import Node, Tree
+from grafter.web.tree import Tree
 from grafter.web.waterfall import Bar, Mark, bars_of
 from grafter.web.words import MINUTE, MS, SECOND
 
@@ -125,11 +125,8 @@ def strips(tree: Tree, turns: Sequence[CallerTurn], start: int, end: int) -> Ite
 
 
 def _spoken(tree: Tree, names: tuple[str, ...]) -> list[tuple[int, int]]:
-    return [(node.step.start, node.step.end) for node in tree.nodes if _is(node, names)]
-
-
-def _is(node: Node, names: tuple[str, ...]) -> bool:
-    return node.step.name in names and node.step.end > node.step.start
+    spoken = (node.step for node in tree.nodes if node.step.name in names)
+    return [(step.start, step.end) for step in spoken if step.end > step.start]
 
 
 def _waits(turns: Sequence[CallerTurn], start: int, end: int) -> Iterator[WaitBar]:

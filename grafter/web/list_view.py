@@ -40,7 +40,6 @@ class ListRow:
     day: str
     clock: str
     stamp: str
-    ago: str
     caller: str
     callee: str
     length: str
@@ -75,7 +74,6 @@ def _row(call: CallRow, sight: Sight, now: int) -> ListRow:
         day=words.day(call.start),
         clock=words.clock(call.start),
         stamp=words.stamp(call.start),
-        ago=words.ago(call.start, now),
         caller=phone(call.caller, sight.numbers),
         callee=phone(call.callee, sight.numbers),
         length=words.length((now if live or call.end is None else call.end) - call.start) if live or call.end else "",

@@ -134,7 +134,7 @@ def _holes(tree: Tree, guests: bool, hosts: bool) -> Iterator[Missing]:
 
 def sampling(row: CallRow, tree: Tree) -> str:
     """Why the trace was kept, or is gone; empty where nothing of it has left yet."""
-    policy = plain(row.policy or _on_spans(tree), 60)
+    policy = plain(row.policy or next(_stated(tree, semconv.GRAFTER_POLICY), ""), 60)
     words = _POLICIES.get(policy, f"by the policy {policy}") if policy else ""
     if row.kept:
         if not (words or row.spans or tree.nodes):
@@ -155,19 +155,11 @@ _POLICIES = {
 }
 
 
-def _on_spans(tree: Tree) -> str:
-    return next(
-        (
-            str(node.step.attributes[semconv.GRAFTER_POLICY])
-            for node in tree.nodes
-            if semconv.GRAFTER_POLICY in node.step.attributes
-        ),
-        "",
-    )
-
-
 def rates(tree: Tree) -> Sequence[str]:
     """The sample rates that stand on its spans."""
-    return sorted(
-        {str(node.step.attributes["SampleRate"]) for node in tree.nodes if "SampleRate" in node.step.attributes}
-    )
+    return sorted(set(_stated(tree, "SampleRate")))
+
+
+def _stated(tree: Tree, key: str) -> Iterator[str]:
+    """What the spans say under this key, each that has it."""
+    return (str(node.step.attributes[key]) for node in tree.nodes if key in node.step.attributes)

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grafter.calls.report import HOUR, figure
+from grafter.calls.report import figure
+from grafter.core.policy import HOUR
 from grafter.web.words import MS, clock, day, length, plain
 
 PERIODS = {"24h": 24, "7d": 7 * 24, "30d": 30 * 24}

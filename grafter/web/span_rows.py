@@ -20,7 +20,6 @@ class SpanRow:
     service: str
     at: str
     takes: str
-    ns: int
     error: str
     clues: str
     """Marks and what stands beside the name."""
@@ -33,41 +32,27 @@ class SpanRow:
 def span_rows(fall: Waterfall, start: int, chosen: str) -> Iterator[SpanRow]:
     """One a row. ``start``: of the call; ``chosen``: the id of the span whose attributes are shown."""
     for row in fall.rows:
-        node = row.node
-        if row.members:
-            total = sum(member.ns for member in row.members)
-            yield SpanRow(
-                row=row,
-                id=f"g{row.group}",
-                name=words.plain(node.step.name, 80),
-                service=words.plain(node.step.service, 40),
-                at=words.offset(node.step.start - start),
-                takes=words.length(total),
-                ns=total,
-                error=_errors_within(row),
-                clues=f"the longest {words.length(row.worst.ns)}",
-                hangs=_parent(node),
-                details=(),
-                events=(),
-            )
-            continue
+        node, members = row.node, row.members
+        ns = sum(each.ns for each in members or (node,))
+        shown = not members and node.id == chosen
         yield SpanRow(
             row=row,
-            id=f"s-{node.id}",
+            id=f"g{row.group}" if members else f"s-{node.id}",
             name=words.plain(node.step.name, 80),
             service=words.plain(node.step.service, 40),
             at=words.offset(node.step.start - start),
-            takes=_takes(node),
-            ns=node.ns,
-            error="error" if node.step.error else "",
-            clues=_clues(row),
-            hangs=_parent(node),
-            details=tuple(_details(node)) if node.id == chosen else (),
-            events=tuple(_events(node, start)) if node.id == chosen else (),
+            takes=words.length(ns) if members else _takes(node),
+            error=_error(row),
+            clues=f"the longest {words.length(row.worst.ns)}" if members else _clues(row),
+            hangs="" if node.parent is None else words.plain(node.parent.step.name, 60),
+            details=tuple(_details(node)) if shown else (),
+            events=tuple(_events(node, start)) if shown else (),
         )
 
 
-def _errors_within(row: Row) -> str:
+def _error(row: Row) -> str:
+    if not row.members:
+        return "error" if row.node.step.error else ""
     failed = sum(member.step.error for member in row.members)
     return words.count(failed, "error") if failed else ""
 
@@ -77,10 +62,6 @@ def _takes(node: Node) -> str:
     if node.step.end < node.step.start or attributes.get("grafter.time.odd") is True:
         return "unknown"
     return ("≥ " if attributes.get("grafter.end") == "unknown" else "") + words.length(node.ns)
-
-
-def _parent(node: Node) -> str:
-    return "" if node.parent is None else words.plain(node.parent.step.name, 60)
 
 
 _CLUES = (

@@ -64,8 +64,6 @@ class TurnView:
     usual: str
     """How it compares with the median: ``3.1 ×``."""
     sentence: str
-    answer: str
-    """The span that answered, 16 hex digits."""
     measured: str
     """From what to what."""
 
@@ -141,7 +139,6 @@ def _view(turn: CallerTurn, start: int, scale: int, model: ModelTurn | None, med
         answered="" if (turn.answer_audio_ns or 0) <= wait else words.length(turn.answer_audio_ns or 0),
         usual=f"{wait / (usual * words.MS):.1f} ×" if usual else "",
         sentence=turn_sentence(turn),
-        answer=turn.answer.hex(),
         measured=measured(turn),
     )
 

@@ -76,20 +76,6 @@ def stamp(ns: int) -> str:
     return _moment(ns).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def ago(ns: int, now: int) -> str:
-    """How long before ``now``, roughly."""
-    seconds = (now - ns) // SECOND
-    if seconds < 5:
-        return "just now"
-    if seconds < 90:
-        return f"{seconds} s ago"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min ago"
-    if seconds < 36 * 3600:
-        return f"{round(seconds / 3600)} h ago"
-    return f"{round(seconds / 86400)} days ago"
-
-
 def _moment(ns: int) -> datetime:
     return datetime.fromtimestamp(min(max(ns, 0), _LATEST) / SECOND, UTC)
 

@@ -7,8 +7,8 @@ from hypothesis import given
 
 from grafter.calls.merge import calls_of, row
 from grafter.calls.model import NO_GUEST, CallRow
-from grafter.calls.report import FIGURES, HOUR, report, rows
-from grafter.core.policy import SECOND
+from grafter.calls.report import FIGURES, report, rows
+from grafter.core.policy import HOUR, SECOND
 from tests.calls.records import START, any_records, record, trace, wait
 
 BEGIN = START // HOUR * HOUR

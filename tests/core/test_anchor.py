@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grafter.core.anchor import Anchor, AnchorIndex, find, matches, wanted_keys
+from grafter.core.anchor import AnchorIndex, find, matches, wanted_keys
 from grafter.core.lifecycle import ReleaseReason
-from grafter.core.memory import AnchorSpan, TraceMemory, merged
+from grafter.core.memory import Anchor, AnchorSpan, TraceMemory, merged
 from grafter.core.memory_blobs import decode_trace, encode_trace
 from grafter.core.model import (
     AttributeValue,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from grafter.core.anchor import AnchorIndex
 from grafter.core.join import Grafted, graft
+from grafter.core.left_steps import StepIndex, StepTime, clock_of
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.line_up import CIRCLE, SENT, LinedUp, line_up, step_index
 from grafter.core.memory import TraceMemory
@@ -28,7 +29,6 @@ from grafter.core.model import (
     guest_span_id,
 )
 from grafter.core.policy import GraftPolicy, Tools
-from grafter.core.step_index import StepIndex, StepTime, clock_of
 from grafter.core.steps import HostSteps, host_steps
 from grafter.core.tools import TWO_FIT, Match
 

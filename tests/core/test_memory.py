@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grafter.core.left_steps import STEPS_LIMIT, StepIndex, StepTime
 from grafter.core.lifecycle import ReleaseReason
 from grafter.core.memory import (
     ANCHORS_LIMIT,
@@ -26,7 +27,6 @@ from grafter.core.memory_blobs import decode_guest, decode_trace, encode_guest, 
 from grafter.core.memory_edits import PlainMemories, decision_of, taken_apart, with_decision
 from grafter.core.model import Envelope, SpanId, TraceId, UnixNano
 from grafter.core.sampling.policy import SamplingDecision
-from grafter.core.step_index import STEPS_LIMIT, StepIndex, StepTime
 
 span_ids = st.binary(min_size=8, max_size=8).map(SpanId)
 joined_ids = st.lists(span_ids, max_size=5).map(b"".join)

@@ -361,7 +361,7 @@ async def test_an_hour_of_ten_thousand_spans_is_a_page() -> None:
         script.answer(340 + number * 7 % 900, audio=1500, pause=600)
     for number in range(6000):
         script.step(f"x{number}", "session", "voice", f"message {number % 40}", 400 + number * 500, 420 + number * 500)
-    call = PlayedCall("hour", script, LAST, 0)
+    call = PlayedCall("hour", script, LAST)
     documents = await joined(call)
     row = row_of("hour", call, documents)
     spans = list(read_spans(documents))

@@ -25,7 +25,8 @@ from grafter.commands.demo.script import PlayedCall
 from grafter.components import Config
 from grafter.core import semconv
 from grafter.core.call_latency import Side
-from grafter.core.joined_steps import MILLISECOND, nanoseconds, word
+from grafter.core.joined_steps import nanoseconds, word
+from grafter.core.policy import MILLISECOND
 from grafter.core.turn_words import totals
 from grafter.exporter.tree import GUEST_MARK, render
 from grafter.otlp.reading import read_spans
@@ -78,12 +79,7 @@ async def demo(keep: bool, stream: TextIO) -> int:
 
 async def _play_calls(ports: dict[str, int], arrived: asyncio.Queue[bytes], stream: TextIO) -> None:
     print(f"grafter {__version__}: two phone calls, each traced by two sides, each one tree", file=stream)
-    async with (
-        asyncio.timeout(_DEADLINE_SECONDS),
-        aiohttp.ClientSession() as session,
-        grpc.aio.insecure_channel(f"127.0.0.1:{ports['otlp_grpc']}") as channel,
-    ):
-        sender = Sender(session, channel, ports)
+    async with asyncio.timeout(_DEADLINE_SECONDS), _sending(ports) as sender:
         agents = AgentsCall(start=datetime.now(UTC) - timedelta(milliseconds=LENGTH_MS))
         begun, ended = agents.guest()
         await sender.post("traces/ingest", begun)
@@ -163,12 +159,8 @@ async def _whole(arrived: asyncio.Queue[bytes], trace_id: bytes, count: int) -> 
 async def _fill_page(ports: dict[str, int], arrived: asyncio.Queue[bytes]) -> list[PlayedCall]:
     """Play calls of every kind for the lookup page, and wait until they have come out."""
     calls = all_calls(datetime.now(UTC) - timedelta(minutes=2))
-    async with (
-        asyncio.timeout(_DEADLINE_SECONDS),
-        aiohttp.ClientSession() as session,
-        grpc.aio.insecure_channel(f"127.0.0.1:{ports['otlp_grpc']}") as channel,
-    ):
-        await Sender(session, channel, ports).calls(calls)
+    async with asyncio.timeout(_DEADLINE_SECONDS), _sending(ports) as sender:
+        await sender.calls(calls)
         # Those of which a side is missing come later, when it has been waited for; they are printed then. A guest that
         # names no host leaves as a trace of its own.
         scripts = [(call, call.script) for call in calls if call.script.ended and call.script.hosted]
@@ -255,6 +247,13 @@ class Sender:
     async def calls(self, calls: Iterable[PlayedCall]) -> None:
         for call in calls:
             await self.call(call)
+
+
+@asynccontextmanager
+async def _sending(ports: dict[str, int]) -> AsyncIterator[Sender]:
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{ports['otlp_grpc']}")
+    async with aiohttp.ClientSession() as session, channel:
+        yield Sender(session, channel, ports)
 
 
 @asynccontextmanager

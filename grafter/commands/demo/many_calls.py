@@ -233,7 +233,7 @@ def booking(start: datetime) -> PlayedCall:
     script.answer(370, 760)
     script.now = 12_600
     script.say(540)
-    return PlayedCall("booking", script, start, 0)
+    return PlayedCall("booking", script, start)
 
 
 BOOKING_MS = 14_000
@@ -244,7 +244,7 @@ BOOKING_SPANS = 15
 def play(name: str, start: datetime, number: int = 0) -> PlayedCall:
     """The call of a kind, as if the first ring had been at ``start``."""
     make = dict(STORIES)[name]
-    return PlayedCall(name, make(f"+1555010{4000 + number * 37 % 1000:04}"[:12]), start, number)
+    return PlayedCall(name, make(f"+1555010{4000 + number * 37 % 1000:04}"[:12]), start)
 
 
 def all_calls(last: datetime) -> list[PlayedCall]:

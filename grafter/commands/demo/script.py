@@ -247,7 +247,7 @@ class Script:
 class PlayedCall:
     """A script as it was played at a time, with ids of its own."""
 
-    def __init__(self, name: str, script: Script, start: datetime, number: int) -> None:
+    def __init__(self, name: str, script: Script, start: datetime) -> None:
         """``start``: the first ring, in UTC."""
         self.name = name
         self.script = script
@@ -255,7 +255,6 @@ class PlayedCall:
         self.length_ms = script.now + 300
         self.sid = f"CA{secrets.token_hex(16)}"
         self.call = f"rtc_{secrets.token_hex(8)}"
-        self._number = number
         root: dict[str, Value] = {
             "call.id": self.sid,
             "call.from": script.caller,

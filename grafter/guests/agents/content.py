@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from grafter.core.policy import Content
 from grafter.guests.agents.errors import KIND_KEY, error_kind, error_of
 from grafter.guests.json_values import ARGUMENTS_DIGEST, INPUT_DIGEST, OTHER_ERROR, digest, list_of, mapping_of, text_of
-from grafter.guests.media import audio_summary, without_media, without_text
+from grafter.guests.media import allowed, audio_summary, without_text
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ITEM_TEXTS = frozenset({"object", "id", "trace_id", "parent_id", "started_at", "ended_at"})
@@ -73,24 +73,22 @@ def clean(item: Mapping[str, object], content: Content) -> dict[str, object]:
             kept[key] = _span_data(value, content)
         elif key == "metadata" or key in _ITEM_TEXTS:
             kept[key] = value if key == "metadata" else _text(value)
-        elif content is not Content.NONE:
-            kept[key] = without_media(value, pictures=content is Content.FULL)
+        elif key == "error" and content is Content.NONE:
+            kept[key] = _error(value)
         else:
-            kept[key] = _error(value) if key == "error" else without_text(value)
+            kept[key] = allowed(value, content)
     return kept
 
 
 def _trace_field(key: str, value: object, content: Content) -> object:
     if key == "metadata":
         return value
-    if key in _TRACE_TEXTS:
-        return _text(value)
-    return without_text(value) if content is Content.NONE else without_media(value, pictures=content is Content.FULL)
+    return _text(value) if key in _TRACE_TEXTS else allowed(value, content)
 
 
 def _span_data(data: object, content: Content) -> object:
     if not isinstance(data, dict):
-        return without_text(data) if content is Content.NONE else without_media(data, pictures=content is Content.FULL)
+        return allowed(data, content)
     kind = text_of(data.get("type")) or ""
     if content is Content.NONE:
         return _structure(data, kind)
@@ -99,9 +97,9 @@ def _span_data(data: object, content: Content) -> object:
         if (kind, key) in _AUDIO_FIELDS:
             kept[key] = None if value is None else audio_summary(value)
         elif key == "model_config":
-            kept[key] = _without_secrets(without_media(value, pictures=content is Content.FULL))
+            kept[key] = _without_secrets(allowed(value, content))
         else:
-            kept[key] = without_media(value, pictures=content is Content.FULL)
+            kept[key] = allowed(value, content)
     return kept
 
 

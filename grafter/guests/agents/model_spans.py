@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 from grafter.core import semconv
 from grafter.core.model import SPAN_KIND_CLIENT, AttributeValue
+from grafter.core.policy import SECOND
 from grafter.guests.attributes import Json, SpanDraft, titled
 from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, moment, text_of
 from grafter.guests.media import audio_summary
 from grafter.guests.messages import answers, messages, text_message, tool_calls_in
 from grafter.guests.usage import call_usage
 
-_SECOND = 1_000_000_000
 _PORTS = {"https": 443, "http": 80}
 
 # gen_ai.provider.name, well-known values. First by where the request went, then by the ``provider/model`` form that
@@ -124,7 +124,7 @@ def speech(draft: SpanDraft) -> None:
     first = moment(draft.rest.get("first_content_at"))
     if first is not None and first >= draft.start:
         draft.put(semconv.GEN_AI_REQUEST_STREAM, True)
-        draft.put(semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, (first - draft.start) / _SECOND)
+        draft.put(semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, (first - draft.start) / SECOND)
         draft.take("first_content_at")
     elif draft.rest.get("first_content_at") is None:
         draft.take("first_content_at")

@@ -6,16 +6,17 @@ stand parts without a span, which say that it has begun, that more of it has com
 
 from collections.abc import Sequence
 
+from grafter.core.lifecycle import Wholeness
 from grafter.core.model import GuestFacts, Part, Source, TraceId, guest_key, moved_guest
 from grafter.core.policy import GraftPolicy
-from grafter.guests.otlp.wholeness import WHOLENESS
 from grafter.guests.source import GuestSource, Head, Reading
 
 
 class MovedTraces(GuestSource):
-    """Nothing of such a part leaves, and nothing of it is remembered."""
+    """Nothing of such a part leaves, and nothing of it is remembered. The trace is whole when its root has come, and it
+    is as quiet as its host has to be."""
 
-    wholeness = WHOLENESS
+    wholeness = Wholeness(by_root=True)
 
     def read(self, guest: str, payloads: Sequence[bytes], policy: GraftPolicy, head: Head, *, final: bool) -> Reading:
         return Reading((), policy.mode)

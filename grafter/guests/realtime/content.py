@@ -52,13 +52,7 @@ def kept(event: Mapping[str, object], side: Side, content: Content) -> dict[str,
     table = row.fields
     if table is None:
         return None
-    found: dict[str, object] = {"type": kind}
-    for key, member in event.items():
-        rule = table.get(key)
-        if rule is not None:
-            left = rule(member, content)
-            if left is not GONE:
-                found[key] = left
+    found = {"type": kind, **field_rules.pick(event, table, content)}
     delta = event.get("delta")
     # Some senders leave the audio out by leaving its text empty: nothing is known of its size then.
     if kind == AUDIO_DELTA and "delta_bytes" not in found and isinstance(delta, str) and delta:

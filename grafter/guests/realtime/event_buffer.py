@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from grafter.core.link import Malformed, from_metadata
 from grafter.core.model import GuestFacts, Link, Part, Source, UnixNano, call_guest, guest_key
-from grafter.core.policy import GraftPolicy
+from grafter.core.policy import MILLISECOND, GraftPolicy
 from grafter.guests.json_values import json_safe, mapping_of, parse_json
 from grafter.guests.media import decoded_size
 from grafter.guests.realtime.content import ODD, kept, present_name
@@ -42,10 +42,9 @@ _DELTA = re.compile(
     rf"(?:output|content)_index\"{_COLON}(?:0|[1-9][0-9]{{0,8}})"
     rf"){_GAP},{_GAP})*\"delta\"{_COLON}\""
 )
-_MILLISECOND = 1_000_000
 # Clocks that drift apart would else make every delta of an hour an event of its own.
-_DATED_NS = _MILLISECOND
-_PAUSE = 1_000 * _MILLISECOND
+_DATED_NS = MILLISECOND
+_PAUSE = 1_000 * MILLISECOND
 """Between two pieces of the caller's audio: a client sends ten and more a second, or it has stopped."""
 
 _END = re.compile(rf"{_GAP}\}}{_GAP}")
@@ -91,7 +90,7 @@ class _Run:
         position, first = place_of(event), place_of(self.event)
         if position is None:
             return False
-        return first is None or at < self.at or at - self.at < (position - first) * _MILLISECOND - _DATED_NS
+        return first is None or at < self.at or at - self.at < (position - first) * MILLISECOND - _DATED_NS
 
     def as_stored(self, side: Side) -> StoredEvent:
         event = {**self.event, "delta_bytes": self.bytes} if "delta_bytes" in self.event else self.event

@@ -32,7 +32,8 @@ from grafter.guests.realtime.live import delegating, talking
 from grafter.guests.realtime.session import Session
 from grafter.guests.realtime.stored_event import Side, StoredEvent
 
-Handler = Callable[[Session, StoredEvent, Mapping[str, object]], None]
+Handler = Callable[[Session, StoredEvent, Mapping[str, object]], object]
+"""What an event does to its session; what it returns is for other handlers."""
 
 AUDIO_DELTA = "response.output_audio.delta"
 AUDIO_APPEND = "input_audio_buffer.append"
@@ -208,8 +209,8 @@ _add(
     old="response.audio_transcript.delta",
 )
 _add(AUDIO_DELTA, _S, _AUDIO, responses.audio_delta, folded=True, old="response.audio.delta")
-_add("response.function_call_arguments.delta", _S, _CALL, responses.delta, folded=True)
-_add("response.mcp_call_arguments.delta", _S, _OF_ITEM, responses.delta, folded=True)
+_add("response.function_call_arguments.delta", _S, _CALL, responses.heard_of, folded=True)
+_add("response.mcp_call_arguments.delta", _S, _OF_ITEM, responses.heard_of, folded=True)
 _add("output_audio_buffer.started", _S, _RESPONSE_ID, responses.playing)
 _add("response.function_call_arguments.done", _S, _ARGUMENTS, tools.arguments_done, urgent=True)
 _add("response.mcp_call_arguments.done", _S, _ARGUMENTS, tools.mcp_arguments_done)
@@ -258,7 +259,7 @@ _add("response.item.create", _C, _table(item=field_rules.responses_item), delega
 _add(INNER + "error", _S, {**_table(delegation_id=identity), **ERROR}, delegating.error, api=LIVE)
 _add(INNER + "response.created", _S, _INNER_RESPONSE, delegating.begun, api=LIVE, ends=True)
 for _what in ("queued", "in_progress"):
-    _add(INNER + f"response.{_what}", _S, _INNER_RESPONSE, delegating.going, api=LIVE)
+    _add(INNER + f"response.{_what}", _S, _INNER_RESPONSE, delegating.described, api=LIVE)
 _add(INNER + "response.output_item.added", _S, _INNER_WITH_ITEM, delegating.item_added, api=LIVE)
 # What a response says first: a word of its answer, or of a call. What it thinks before is neither.
 _add(

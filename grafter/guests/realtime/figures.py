@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+from grafter.core.policy import MILLISECOND, SECOND
 from grafter.guests.realtime import requests, tools
 from grafter.guests.realtime.records import Call, Request, Response, Speech
 from grafter.guests.realtime.session import Session
@@ -15,13 +16,11 @@ from grafter.guests.realtime.session import Session
 SPEECH_STOPPED, COMMITTED, IDLE_TIMEOUT = "speech_stopped", "committed", "idle_timeout"
 TOOL_OUTPUT, CREATE = "tool_output", "response.create"
 
-_MILLISECOND = 1_000_000
-_SECOND = 1_000_000_000
-_ONE_ACT = 100 * _MILLISECOND
+_ONE_ACT = 100 * MILLISECOND
 """A client that lets go of a button commits the audio and asks for an answer at once."""
-_IN_FLIGHT = 2 * _SECOND
+_IN_FLIGHT = 2 * SECOND
 """A request that is older than something else that OpenAI answers by itself was lost, or it would have been first."""
-_AT_ONCE = _SECOND
+_AT_ONCE = SECOND
 """OpenAI begins by itself at once; later, somebody may have asked who is not seen."""
 _LONGEST_CHAIN = 16
 _FIRST_TURNS = 16
@@ -235,7 +234,7 @@ def speech_end(speech: Speech) -> tuple[int, str] | None:
     if speech.stopped_at is not None:
         if speech.silence_ms is None:
             return None
-        return max(speech.stopped_at - speech.silence_ms * _MILLISECOND, 0), "speech_end"
+        return max(speech.stopped_at - speech.silence_ms * MILLISECOND, 0), "speech_end"
     return None if speech.commit_at is None or speech.started_at is not None else (speech.commit_at, "commit")
 
 

@@ -7,18 +7,17 @@ heard is the least of all that bounds it, and says which of them it was.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from grafter.core.policy import MILLISECOND, SECOND
 from grafter.guests.json_values import count_of, mapping_of, text_of
 from grafter.guests.realtime import requests
 from grafter.guests.realtime.figures import heard_at
 from grafter.guests.realtime.records import Response
 from grafter.guests.realtime.session import Session
 
-_MILLISECOND = 1_000_000
-_SECOND = 1_000_000_000
-_LATE_CUT = 2 * _SECOND
+_LATE_CUT = 2 * SECOND
 """After a short word is over, what it interrupted is cut within a network's way."""
-_REORDERED = 500 * _MILLISECOND
-_BUTTON = _SECOND
+_REORDERED = 500 * MILLISECOND
+_BUTTON = SECOND
 _ROUNDING_MS = 2
 MARK = "mark"
 _PCM = frozenset({"audio/pcm", "pcm16"})
@@ -100,7 +99,7 @@ def barge_in(session: Session, response: Response) -> BargeIn | None:
         # OpenAI plays on until it says that it has cleared its buffer; where it does not, nothing says how long.
         if playing is not None:
             until = cut.at if cut.shown else at
-            bounds.append((max(until - playing, 0) // _MILLISECOND, 3, "time"))
+            bounds.append((max(until - playing, 0) // MILLISECOND, 3, "time"))
         if received is not None:
             bounds.append((received, 2, "received"))
     if cut.amount is not None:
@@ -125,7 +124,7 @@ def _cut(session: Session, response: Response, playing: int | None, received: in
         if received is not None and total is not None and total > received + _ROUNDING_MS:
             # OpenAI refuses that. A server that is only compatible says back what it was asked for.
             past_end = True
-            if playing is None or at < playing + received * _MILLISECOND:
+            if playing is None or at < playing + received * MILLISECOND:
                 found.append(_Cut(at, "truncated", shown=False))
             continue
         server = True
@@ -139,7 +138,7 @@ def _cut(session: Session, response: Response, playing: int | None, received: in
         total = None if one.amount is None else _total(session, response, one.about, one.amount)
         past = received is not None and total is not None and total > received + _ROUNDING_MS
         past_end = past_end or past
-        over = received is not None and playing is not None and one.at >= playing + received * _MILLISECOND
+        over = received is not None and playing is not None and one.at >= playing + received * MILLISECOND
         ran_out = received is not None and total is not None and total >= received - _ROUNDING_MS
         if server or (ran_out and over) or (ran_out and response.status == "completed" and not past):
             continue

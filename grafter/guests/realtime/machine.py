@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 from grafter.core.model import GuestSpan, UnixNano
 from grafter.guests.json_values import MAX_TIME, canonical, count_of, list_of, mapping_of, text_of
-from grafter.guests.realtime import requests, wholeness
+from grafter.guests.realtime import leaving, requests
 from grafter.guests.realtime import session as sessions
 from grafter.guests.realtime.event_types import EVENT_TYPES, LIVE
 from grafter.guests.realtime.live.talking import ended_by
@@ -88,7 +88,7 @@ class Machine:
         if row.api == LIVE:
             session.config.kind = session.config.kind or LIVE
         row.handler(session, stored, stored.event)
-        if not row.ends and not wholeness.crowded(session):
+        if not row.ends and not leaving.crowded(session):
             return []
         return self._settled(at)
 
@@ -98,7 +98,7 @@ class Machine:
         for session in self._sessions:
             if self._unheard_of:
                 session.deaf_until = max(session.deaf_until, session.until)
-            found += self._left(session, wholeness.closed(session, self._by(session), content=self._content))
+            found += self._left(session, leaving.closed(session, self._by(session), content=self._content))
         return found
 
     def state(self) -> dict[str, object]:
@@ -130,7 +130,7 @@ class Machine:
         """What has ended by now, in any session: time goes on in those that another has followed."""
         found: list[Ended] = []
         for session in self._sessions:
-            found += self._left(session, wholeness.settled(session, at, content=self._content))
+            found += self._left(session, leaving.settled(session, at, content=self._content))
         return found
 
     def _left(self, session: Session, spans: list[GuestSpan]) -> list[Ended]:

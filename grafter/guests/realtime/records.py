@@ -321,6 +321,9 @@ class Input:
         return None if self.odd else self.appended_at
 
 
+Record = Response | Speech | Call | Utterance
+"""What becomes a span of its own."""
+
 R = TypeVar("R", Response, Speech, Call, Config, Input, Request, Utterance, Delegation, Live)
 
 

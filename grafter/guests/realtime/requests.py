@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
+from grafter.core.policy import SECOND
 from grafter.guests.json_values import text_of
 from grafter.guests.realtime.records import Request, Response
 from grafter.guests.realtime.session import Session
@@ -22,8 +23,7 @@ _DOUBT = "doubt"
 """One that may be about any of the requests that are ``doubtful``, as far as is known yet."""
 
 _MOST = 64
-_SECOND = 1_000_000_000
-_LONGEST_ANSWER = 30 * _SECOND
+_LONGEST_ANSWER = 30 * SECOND
 """Between a request and an error about it: longer than any network takes."""
 
 _CODES = {

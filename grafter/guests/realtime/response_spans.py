@@ -3,15 +3,13 @@
 from grafter.core import semconv
 from grafter.core.model import (
     SPAN_KIND_CLIENT,
-    SPAN_KIND_INTERNAL,
-    STATUS_ERROR,
-    STATUS_UNSET,
     AttributeValue,
     GuestSpan,
     SpanEvent,
     UnixNano,
 )
-from grafter.guests.attributes import NAME_BYTES, Json, bounded, cut_text, titled
+from grafter.core.policy import MILLISECOND
+from grafter.guests.attributes import Json, titled
 from grafter.guests.json_values import count_of, float_of, list_of, mapping_of, text_of
 from grafter.guests.messages import answers
 from grafter.guests.realtime import figures, heard_audio
@@ -29,14 +27,13 @@ from grafter.guests.realtime.session_spans import (
     error_type,
     identify,
     mark,
-    mark_backwards,
     milliseconds,
     put,
     span_events,
+    span_of,
 )
 from grafter.guests.usage import call_usage
 
-_MILLISECOND = 1_000_000
 _MICROSECOND = 1_000
 _ENDED = {"max_output_tokens": "length", "content_filter": "content_filter"}
 AUDIO = "/audio"
@@ -96,18 +93,15 @@ def response_span(session: Session, response: Response, *, content: bool) -> Gue
     end = response.last_at if response.done_at is None else response.done_at
     if response.backwards and response.created_at is not None:
         start = response.created_at
-    mark_backwards(attributes, start, end)
-    return GuestSpan(
-        span_id=session.span_id(response.id),
-        parent=session.span_id(SESSION),
-        parent_name=SESSION,
-        name=cut_text(titled(operation, model), NAME_BYTES),
+    return span_of(
+        session,
+        response.id,
+        SESSION,
+        titled(operation, model),
+        (start, end),
+        attributes,
         kind=SPAN_KIND_CLIENT,
-        start=UnixNano(start),
-        end=UnixNano(end),
-        attributes=bounded(attributes),
-        status_code=STATUS_ERROR if failed else STATUS_UNSET,
-        status_message=error_message(response.error, content) if failed else "",
+        failed=error_message(response.error, content) if failed else None,
         events=(*_barge_in(broken_in), *span_events(response.errors, content)),
     )
 
@@ -127,21 +121,11 @@ def audio_span(session: Session, response: Response) -> GuestSpan | None:
     if end is None:
         broken_in = heard_audio.barge_in(session, response)
         if broken_in is not None and broken_in.heard_ms is not None and not broken_in.at_most:
-            end = start + broken_in.heard_ms * _MILLISECOND
+            end = start + broken_in.heard_ms * MILLISECOND
     if end is None:
         attributes[semconv.GRAFTER_END] = UNKNOWN
         end = start if response.last_audio_at is None else max(start, response.last_audio_at)
-    mark_backwards(attributes, start, end)
-    return GuestSpan(
-        span_id=session.span_id(response.id + AUDIO),
-        parent=session.span_id(response.id),
-        parent_name=response.id,
-        name="assistant_speech",
-        kind=SPAN_KIND_INTERNAL,
-        start=UnixNano(start),
-        end=UnixNano(end),
-        attributes=bounded(attributes),
-    )
+    return span_of(session, response.id + AUDIO, response.id, "assistant_speech", (start, end), attributes)
 
 
 def _state(attributes: Attributes, response: Response) -> None:

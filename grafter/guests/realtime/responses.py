@@ -65,18 +65,30 @@ def done(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> 
     tools.response_ended(session, response)
 
 
-def delta(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    _heard_of(session, stored, event)
+def heard_of(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> Response | None:
+    """The response that a delta, or a run of them, is of."""
+    response = _of(session, stored, event)
+    if response is not None:
+        said(response, stored)
+    return response
+
+
+def said(response: Response, stored: StoredEvent) -> None:
+    """A piece of what the model says has come, or a run of them."""
+    response.last_at = max(response.last_at, stored.at, stored.last)
+    if response.first_delta_at is None or stored.at < response.first_delta_at:
+        response.first_delta_at = stored.at
+        response.odd = response.odd or stored.event.get("untimed") is True
 
 
 def text_delta(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    response = _heard_of(session, stored, event)
+    response = heard_of(session, stored, event)
     if response is not None:
         response.has_words = True
 
 
 def audio_delta(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    response = _heard_of(session, stored, event)
+    response = heard_of(session, stored, event)
     if response is None:
         return
     response.speaks = True
@@ -97,7 +109,7 @@ def audio_delta(session: Session, stored: StoredEvent, event: Mapping[str, objec
 
 
 def transcript_delta(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    response = _heard_of(session, stored, event)
+    response = heard_of(session, stored, event)
     if response is not None:
         response.speaks = True
 
@@ -194,17 +206,6 @@ def rate_limits(session: Session, stored: StoredEvent, event: Mapping[str, objec
 
 def _of(session: Session, stored: StoredEvent, event: Mapping[str, object], *, dates: bool = False) -> Response | None:
     return session.response(session.made_by(event.get("item_id"), event.get("response_id")), stored, dates=dates)
-
-
-def _heard_of(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> Response | None:
-    """The response that a delta, or a run of them, is of."""
-    response = _of(session, stored, event)
-    if response is not None:
-        response.last_at = max(response.last_at, stored.last)
-        if response.first_delta_at is None or stored.at < response.first_delta_at:
-            response.first_delta_at = stored.at
-            response.odd = response.odd or event.get("untimed") is True
-    return response
 
 
 def _output_item(session: Session, stored: StoredEvent, event: Mapping[str, object], *, whole: bool) -> None:

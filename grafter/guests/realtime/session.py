@@ -24,6 +24,7 @@ from grafter.guests.realtime.records import (
     Delegation,
     Input,
     Live,
+    Record,
     Request,
     Response,
     Speech,
@@ -151,7 +152,7 @@ class Session:
     """Events from a side that does not send them, or about nothing that is known."""
 
     @property
-    def open(self) -> tuple[Mapping[str, object], ...]:
+    def open(self) -> tuple[Mapping[str, Record], ...]:
         """The records that become spans, by kind."""
         return self.responses, self.speeches, self.calls, self.utterances
 
@@ -202,20 +203,27 @@ class Session:
     def every_call(self) -> Iterator[Call]:
         return chain(self.past_calls.values(), self.calls.values())
 
-    def remember(self, record: Response | Speech | Call) -> None:
-        """Keep what has left as evidence, without what only stands on its span."""
-        if isinstance(record, Response):
-            # How long its audio is, its own format says.
-            settings = {"audio": record.settings["audio"]} if "audio" in record.settings else {}
-            kept = replace(record, output=[], usage={}, error={}, limits=[], errors=[], settings=settings)
-            self.past[record.id] = kept
-            trim(self.past, _MOST_PAST)
-        elif isinstance(record, Speech):
-            self.past_speeches[record.id] = replace(record, transcript=None, usage={}, error={})
-            trim(self.past_speeches, _MOST_PAST)
-        else:
-            self.past_calls[record.id] = replace(record, arguments=None, result=None, error={}, tools=[])
-            trim(self.past_calls, _MOST_PAST)
+    def leave(self, record: Record) -> None:
+        """It is open no longer; what may be the cause of something stays as evidence, without what only stands on its
+        span."""
+        match record:
+            case Response():
+                # How long its audio is, its own format says.
+                settings = {"audio": record.settings["audio"]} if "audio" in record.settings else {}
+                kept = replace(record, output=[], usage={}, error={}, limits=[], errors=[], settings=settings)
+                self._move(self.responses, self.past, kept)
+            case Speech():
+                self._move(self.speeches, self.past_speeches, replace(record, transcript=None, usage={}, error={}))
+            case Call():
+                kept_call = replace(record, arguments=None, result=None, error={}, tools=[])
+                self._move(self.calls, self.past_calls, kept_call)
+            case Utterance():
+                del self.utterances[record.id]
+
+    def _move(self, table: dict[str, R], past: dict[str, R], record: R) -> None:
+        del table[record.id]
+        past[record.id] = record
+        trim(past, _MOST_PAST)
 
     def span_id(self, identity: str) -> SpanId:
         return guest_span_id(self.guest, identity)

@@ -18,6 +18,7 @@ from grafter.core.model import (
     SpanEvent,
     UnixNano,
 )
+from grafter.core.policy import MILLISECOND
 from grafter.guests.attributes import ATTRIBUTE_BYTES, NAME_BYTES, Json, bounded, cut_text, titled
 from grafter.guests.json_values import (
     OTHER_ERROR,
@@ -34,7 +35,6 @@ from grafter.guests.realtime import figures
 from grafter.guests.realtime.records import LIVE, SESSION, Call, Speech
 from grafter.guests.realtime.session import Session
 
-_MILLISECOND = 1_000_000
 _SLUG = re.compile(r"[a-z0-9_.-]{1,64}")
 UNKNOWN = "unknown"
 
@@ -92,15 +92,13 @@ def session_span(session: Session, by: str, more: Attributes, *, content: bool) 
     mark(attributes, session.odd)
     if not session.begun:
         attributes[semconv.REALTIME_MISSING] = ("session.started" if config.kind == LIVE else "session.created",)
-    return GuestSpan(
-        span_id=session.span_id(SESSION),
-        parent=None,
-        parent_name="",
-        name=cut_text(titled("realtime_session", config.model), NAME_BYTES),
-        kind=SPAN_KIND_INTERNAL,
-        start=UnixNano(session.first_at),
-        end=UnixNano(max(session.first_at, session.last_at)),
-        attributes=bounded(attributes),
+    return span_of(
+        session,
+        SESSION,
+        None,
+        titled("realtime_session", config.model),
+        (session.first_at, max(session.first_at, session.last_at)),
+        attributes,
         events=span_events(session.events, content),
     )
 
@@ -146,17 +144,7 @@ def speech_span(session: Session, speech: Speech, *, content: bool) -> GuestSpan
     start = last if start is None else start
     # Two events that took different ways through the network make a short word none; that is no error of a clock.
     end = last if speech.backwards else max(start, last)
-    mark_backwards(attributes, start, end)
-    return GuestSpan(
-        span_id=session.span_id(speech.id),
-        parent=session.span_id(SESSION),
-        parent_name=SESSION,
-        name="user_speech",
-        kind=SPAN_KIND_INTERNAL,
-        start=UnixNano(start),
-        end=UnixNano(end),
-        attributes=bounded(attributes),
-    )
+    return span_of(session, speech.id, SESSION, "user_speech", (start, end), attributes)
 
 
 def call_span(session: Session, call: Call, *, content: bool) -> GuestSpan:
@@ -185,19 +173,15 @@ def call_span(session: Session, call: Call, *, content: bool) -> GuestSpan:
     if call.ended_at is None:
         attributes[semconv.GRAFTER_END] = UNKNOWN
         last = max(start, last)
-    mark_backwards(attributes, start, last)
-    parent = session.parent(call.response)
-    return GuestSpan(
-        span_id=session.span_id(call.id),
-        parent=session.span_id(parent),
-        parent_name=parent,
-        name=cut_text(name, NAME_BYTES),
+    return span_of(
+        session,
+        call.id,
+        session.parent(call.response),
+        name,
+        (start, last),
+        attributes,
         kind=kind,
-        start=UnixNano(start),
-        end=UnixNano(last),
-        attributes=bounded(attributes),
-        status_code=STATUS_ERROR if call.failed else STATUS_UNSET,
-        status_message=error_message(call.error, content) if call.failed else "",
+        failed=error_message(call.error, content) if call.failed else None,
     )
 
 
@@ -249,10 +233,38 @@ def mark(attributes: Attributes, odd: bool) -> None:
         attributes[semconv.GRAFTER_ODD_TIME] = True
 
 
-def mark_backwards(attributes: Attributes, start: int, end: int) -> None:
-    """Say of a span that it ends before it starts: it leaves as its sender dates it."""
+def span_of(
+    session: Session,
+    identity: str,
+    parent: str | None,
+    name: str,
+    times: tuple[int, int],
+    attributes: Attributes,
+    *,
+    kind: int = SPAN_KIND_INTERNAL,
+    failed: str | None = None,
+    events: tuple[SpanEvent, ...] = (),
+) -> GuestSpan:
+    """A span of a session, by its own id and its parent's. ``failed``: with what message it has failed.
+
+    One that ends before it starts leaves as its sender dates it, and says so.
+    """
+    start, end = times
     if end < start:
         attributes[semconv.GRAFTER_TIME_ODD] = True
+    return GuestSpan(
+        span_id=session.span_id(identity),
+        parent=None if parent is None else session.span_id(parent),
+        parent_name=parent or "",
+        name=cut_text(name, NAME_BYTES),
+        kind=kind,
+        start=UnixNano(start),
+        end=UnixNano(end),
+        attributes=bounded(attributes),
+        status_code=STATUS_UNSET if failed is None else STATUS_ERROR,
+        status_message=failed or "",
+        events=events,
+    )
 
 
 def end_of_speech(attributes: Attributes, speech: Speech, name: str) -> int | None:
@@ -303,7 +315,7 @@ def earliest(*times: int | None) -> int | None:
 
 
 def milliseconds(length: int) -> float:
-    return round(length / _MILLISECOND, 3)
+    return round(length / MILLISECOND, 3)
 
 
 def put(attributes: Attributes, name: str, value: AttributeValue | Json | None) -> None:

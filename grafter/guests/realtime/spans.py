@@ -65,12 +65,12 @@ def map_realtime(
             spans.setdefault(ended.guest, []).append(ended.span)
 
     links = mapping_of(memory.get("links"))
-    guests = [call, *(session.guest for session in machine.sessions[1:])]
+    # The call's own guest is there before any session is.
+    sessions: dict[str, Session | None] = {call: None} | {session.guest: session for session in machine.sessions}
     found: dict[str, TraceObject] = {}
-    for index, guest in enumerate(guests):
-        session = machine.sessions[index] if index < len(machine.sessions) else None
+    for guest, session in sessions.items():
         used = trace_objects.remembered({"link": links.get(guest)})
-        if index == 0 and used.link is None:
+        if guest == call and used.link is None:
             used = trace_objects.remembered({"link": mapping_of(earlier).get("link")})
         found[guest] = _head(naming, session, used, policy)
     # One key is one call: a session that names no host is of the host that another one names.
@@ -96,14 +96,14 @@ def map_realtime(
                     )
                 ),
                 link=found[guest].link,
-                conversation_ids=_ids(machine.sessions[index]) if index < len(machine.sessions) else frozenset(),
+                conversation_ids=frozenset() if session is None else _ids(session),
             ),
             repeated=0,
-            odd=odd if index == 0 else 0,
+            odd=odd if guest == call else 0,
             head=written[guest],
             weak=weak if found[guest].link is None else None,
         )
-        for index, guest in enumerate(guests)
+        for guest, session in sessions.items()
     )
 
 

@@ -7,6 +7,7 @@ earlier, where it is known how much.
 from collections.abc import Mapping
 
 from grafter.core import semconv
+from grafter.core.policy import MILLISECOND
 from grafter.guests.json_values import count_of, mapping_of, text_of
 from grafter.guests.realtime import requests
 from grafter.guests.realtime.records import Speech
@@ -16,12 +17,11 @@ from grafter.guests.realtime.stored_event import StoredEvent
 _MOST_SILENT = 256
 _MOST_IDLE = 8
 _OVERTAKEN = 5_000_000_000
-_MILLISECOND = 1_000_000
 # A day: no session lasts so long, so a position behind it is no place in its audio and sets no clock.
 _LONGEST_AUDIO_MS = 24 * 3_600_000
-_JITTER = 1_000 * _MILLISECOND
+_JITTER = 1_000 * MILLISECOND
 """That speech has begun is heard after it has, and on its own way over the network."""
-_LONGEST_DELAY = 250 * _MILLISECOND
+_LONGEST_DELAY = 250 * MILLISECOND
 """Of one event over another; what is more is a pause in the audio that was sent, and bounds nothing."""
 _LONGEST_WAIT_MS = 60_000
 """Of a detector, where the beginning of the speech was not heard."""
@@ -66,12 +66,12 @@ def _late(session: Session, at: int, end_ms: int) -> int:
     """How much longer the detector's word was on its way than the quickest so far, by the clock of the audio."""
     if end_ms > _LONGEST_AUDIO_MS:
         return 0
-    began, quickest = at - end_ms * _MILLISECOND, session.input.clock_at
+    began, quickest = at - end_ms * MILLISECOND, session.input.clock_at
     late = 0 if quickest is None else began - quickest
     if quickest is None or not 0 <= late <= _LONGEST_DELAY:
         session.input.clock_at = began
         return 0
-    return late if late >= _MILLISECOND else 0
+    return late if late >= MILLISECOND else 0
 
 
 def committed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
@@ -203,7 +203,7 @@ def _waited(speech: Speech, stopped_at: int, silence_ms: int | None) -> int | No
     """The silence that the detector waited; None where it cannot have: the speech would have ended before it began."""
     longest = _LONGEST_WAIT_MS
     if speech.started_at is not None:
-        longest = (stopped_at - speech.started_at + _JITTER) // _MILLISECOND
+        longest = (stopped_at - speech.started_at + _JITTER) // MILLISECOND
         if speech.start_ms is not None and speech.end_ms is not None and speech.end_ms - speech.start_ms > longest:
             # The audio was sent faster than it is spoken, so a length of it is no length of time.
             return None

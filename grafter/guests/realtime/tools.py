@@ -16,21 +16,19 @@ from grafter.guests.realtime.stored_event import StoredEvent
 _MOST_OUTPUTS = 64
 
 
-def arguments_done(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
+def _arguments_done(
+    session: Session, stored: StoredEvent, event: Mapping[str, object], *, kind: str, named_by: str
+) -> None:
     """That the arguments end; the server says so of a call that was cut off, too."""
     response = _named_response(session, stored, event)
-    call = session.call(event.get("call_id"), stored, "function")
+    call = session.call(event.get(named_by), stored, kind)
     if call is not None:
         _requested(session, call, event, response)
         _started(call, stored.at)
 
 
-def mcp_arguments_done(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    response = _named_response(session, stored, event)
-    call = session.call(event.get("item_id"), stored, "mcp")
-    if call is not None:
-        _requested(session, call, event, response)
-        _started(call, stored.at)
+arguments_done = partial(_arguments_done, kind="function", named_by="call_id")
+mcp_arguments_done = partial(_arguments_done, kind="mcp", named_by="item_id")
 
 
 def mcp_running(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
@@ -60,8 +58,8 @@ def list_running(session: Session, stored: StoredEvent, event: Mapping[str, obje
 
 def list_completed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     call = session.call(event.get("item_id"), stored, "list")
-    if call is not None and call.ended_at is None:
-        call.ended_at = stored.at
+    if call is not None:
+        _ended(call, stored.at)
 
 
 def list_failed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:

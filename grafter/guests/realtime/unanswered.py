@@ -6,13 +6,13 @@ It is no wait, for no answer ended it, and no sum of waits has it. Nor does any 
 from collections.abc import Iterable, Sequence
 
 from grafter.core import semconv
+from grafter.core.policy import MILLISECOND
 from grafter.core.turn_words import waited_in_vain
 from grafter.guests.realtime import figures, heard_audio, requests
 from grafter.guests.realtime.records import LIVE, Response, Speech
 from grafter.guests.realtime.session import Session
 from grafter.guests.realtime.session_spans import Attributes, milliseconds, put
 
-_MILLISECOND = 1_000_000
 _CALL_IS_OVER = ("close", "posted")
 """What a session was ended by where its last moment is the call's: a lost socket, a silence or the session's own limit
 says nothing of the caller."""
@@ -105,7 +105,7 @@ def _heard_until(session: Session) -> int:
             until = _next_played(session, one)
         else:
             # An app plays one answer after another, however early the next one comes.
-            until = max(heard[0], queued) + length * _MILLISECOND
+            until = max(heard[0], queued) + length * MILLISECOND
             until = max(until, one.last_audio_at or 0)
         queued = until
         found = max(found, until)

@@ -12,7 +12,7 @@ import orjson
 
 from grafter.core.policy import Content
 from grafter.guests.json_values import MAX_DEPTH
-from grafter.guests.media import without_media, without_text
+from grafter.guests.media import allowed, without_media, without_text
 
 _STRUCTURE = frozenset(
     {
@@ -119,25 +119,19 @@ def is_structure(key: str, text: str) -> bool:
 def _fields(value: object, content: Content, rules: Mapping[str, _Clean]) -> dict[str, object]:
     if not isinstance(value, dict):
         return {}
-    return {key: rules.get(key, _rest)(member, content) for key, member in value.items()}
-
-
-def _rest(value: object, content: Content) -> object:
-    if content is Content.NONE:
-        return without_text(value)
-    return without_media(value, pictures=content is Content.FULL)
+    return {key: rules.get(key, allowed)(member, content) for key, member in value.items()}
 
 
 def _word(value: object, content: Content) -> object:
     if isinstance(value, str):
         return value if len(value) <= _LONGEST_WORD * 4 else None
-    return _rest(value, content)
+    return allowed(value, content)
 
 
 def _each(rules: Mapping[str, _Clean]) -> _Clean:
     def clean(value: object, content: Content) -> object:
         if not isinstance(value, list):
-            return _rest(value, content)
+            return allowed(value, content)
         return [_fields(member, content, rules) for member in value if isinstance(member, dict)]
 
     return clean
@@ -145,14 +139,14 @@ def _each(rules: Mapping[str, _Clean]) -> _Clean:
 
 def _one(rules: Mapping[str, _Clean]) -> _Clean:
     def clean(value: object, content: Content) -> object:
-        return _fields(value, content, rules) if isinstance(value, dict) else _rest(value, content)
+        return _fields(value, content, rules) if isinstance(value, dict) else allowed(value, content)
 
     return clean
 
 
 def _attributes(value: object, content: Content) -> object:
     if not isinstance(value, list):
-        return _rest(value, content)
+        return allowed(value, content)
     return [_attribute(member, content, "", MAX_DEPTH) for member in value if isinstance(member, dict)]
 
 
@@ -168,7 +162,7 @@ def _attribute(pair: Mapping[str, object], content: Content, above: str, depth: 
         elif field == "value":
             kept[field] = _any_value(member, content, path, depth)
         else:
-            kept[field] = _rest(member, content)
+            kept[field] = allowed(member, content)
     return kept
 
 
@@ -176,7 +170,7 @@ def _any_value(value: object, content: Content, key: str, depth: int) -> object:
     if isinstance(value, str):
         return _text(value, content, key)
     if not isinstance(value, dict):
-        return _rest(value, content)
+        return allowed(value, content)
     if depth <= 0:
         return None
     kept: dict[str, object] = {}
@@ -192,17 +186,17 @@ def _any_value(value: object, content: Content, key: str, depth: int) -> object:
             case "arrayValue" | "kvlistValue":
                 kept[kind] = _values(member, content, key, depth - 1)
             case _:
-                kept[kind] = _rest(member, content)
+                kept[kind] = allowed(member, content)
     return kept
 
 
 def _values(value: object, content: Content, key: str, depth: int) -> object:
     if not isinstance(value, dict):
-        return _rest(value, content)
+        return allowed(value, content)
     kept: dict[str, object] = {}
     for field, member in value.items():
         if field != "values" or not isinstance(member, list):
-            kept[field] = _rest(member, content)
+            kept[field] = allowed(member, content)
             continue
         kept[field] = [
             _attribute(each, content, key, depth)
@@ -220,11 +214,6 @@ def _text(text: str, content: Content, key: str) -> str | None:
     return kept if isinstance(kept, str) else orjson.dumps(kept).decode()
 
 
-def _message(value: object, content: Content) -> object:
-    # Free text of whoever failed, and that may be a tool.
-    return _rest(value, content)
-
-
 _EVENT: Mapping[str, _Clean] = {"timeUnixNano": _word, "name": _word, "attributes": _attributes}
 _LINK: Mapping[str, _Clean] = {"traceId": _word, "spanId": _word, "attributes": _attributes}
 _SPAN: Mapping[str, _Clean] = {
@@ -238,7 +227,8 @@ _SPAN: Mapping[str, _Clean] = {
     "attributes": _attributes,
     "events": _each(_EVENT),
     "links": _each(_LINK),
-    "status": _one({"code": _word, "message": _message}),
+    # Its message is free text of whoever failed, and that may be a tool.
+    "status": _one({"code": _word, "message": allowed}),
 }
 _SCOPE: Mapping[str, _Clean] = {"name": _word, "version": _word, "attributes": _attributes}
 _SCOPE_SPANS: Mapping[str, _Clean] = {"scope": _one(_SCOPE), "spans": _each(_SPAN), "schemaUrl": _word}

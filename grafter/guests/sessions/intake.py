@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import NamedTuple
 
 import orjson
 
@@ -92,14 +93,10 @@ def read_page(body: bytes, info: SessionInfo, seen: Container[str], policy: Graf
             page.kinds["known"] += 1
             continue
         item = mapping_of(json_safe(clean_trace({**trace, "object": TRACE}, policy.content)))
-        found = odd = 0
-        for _, _, _, span in spans_of(item):
-            if span_ids(item, span) is None:
-                odd += 1
-            else:
-                found += 1
+        ids = [each.ids for each in spans_of(item)]
+        found = len(ids) - ids.count(None)
         page.kinds["trace"] += 1
-        page.kinds["odd_span"] += odd
+        page.kinds["odd_span"] += ids.count(None)
         page.spans += found
         page.digests.append(digest)
         page.parts.append(_part(info, b"[" + orjson.dumps(item) + b"]", found, top_level=found > 0))
@@ -122,25 +119,32 @@ def closing(info: SessionInfo, run: int, since: int = 0) -> Part:
     return _part(info, b"[" + info.item + b"]", 0, head=True, ended=True, ids=ids)
 
 
-def spans_of(
-    trace: Mapping[str, object],
-) -> Iterator[tuple[Mapping[str, object], Mapping[str, object], Mapping[str, object], Mapping[str, object]]]:
-    """Every span object of a trace, with the ResourceSpans and the ScopeSpans that it stands in, and itself last."""
+class SpanItem(NamedTuple):
+    """A span object, and what it stands in."""
+
+    trace: Mapping[str, object]
+    resource_spans: Mapping[str, object]
+    scope_spans: Mapping[str, object]
+    span: Mapping[str, object]
+
+    @property
+    def ids(self) -> tuple[str, str] | None:
+        """The span's own trace id and span id, hex in lower case; None for a span that cannot be told apart.
+
+        A span without a trace id has that of its turn.
+        """
+        span_id = own_id(self.span.get("spanId"))
+        trace_id = own_id(self.span.get("traceId")) or usable_id(self.trace.get("id"))
+        return None if span_id is None or trace_id is None else (trace_id, span_id)
+
+
+def spans_of(trace: Mapping[str, object]) -> Iterator[SpanItem]:
+    """Every span object of a trace."""
     for resource_spans in list_of(mapping_of(trace.get("otlp")).get("resourceSpans")):
         for scope_spans in list_of(mapping_of(resource_spans).get("scopeSpans")):
             for span in list_of(mapping_of(scope_spans).get("spans")):
                 if isinstance(span, dict):
-                    yield trace, mapping_of(resource_spans), mapping_of(scope_spans), span
-
-
-def span_ids(trace: Mapping[str, object], span: Mapping[str, object]) -> tuple[str, str] | None:
-    """A span's own trace id and span id, hex in lower case; None for a span that cannot be told apart.
-
-    A span without a trace id has that of its turn.
-    """
-    span_id = own_id(span.get("spanId"))
-    trace_id = own_id(span.get("traceId")) or usable_id(trace.get("id"))
-    return None if span_id is None or trace_id is None else (trace_id, span_id)
+                    yield SpanItem(trace, mapping_of(resource_spans), mapping_of(scope_spans), span)
 
 
 def own_id(value: object) -> str | None:

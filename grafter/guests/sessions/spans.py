@@ -8,7 +8,6 @@ does not depend on the order.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from grafter.core import semconv
 from grafter.core.model import (
@@ -41,7 +40,7 @@ from grafter.guests.json_values import (
     text_of,
 )
 from grafter.guests.sessions.content import clean_session, clean_trace
-from grafter.guests.sessions.intake import SESSION, TRACE, agent_name, own_id, span_ids, spans_of
+from grafter.guests.sessions.intake import SESSION, TRACE, SpanItem, agent_name, own_id, spans_of
 from grafter.guests.source import Mapped
 from grafter.guests.trace_object import TraceObject
 
@@ -78,15 +77,6 @@ _Id = tuple[str, str]
 """A span's own trace id and span id."""
 
 
-@dataclass(slots=True)
-class _Node:
-    identity: _Id
-    trace: Mapping[str, object]
-    resource_spans: Mapping[str, object]
-    scope_spans: Mapping[str, object]
-    span: Mapping[str, object]
-
-
 def map_session(
     session_id: str, payloads: Sequence[bytes], policy: GraftPolicy, earlier: Mapping[str, object] | None = None
 ) -> Mapped:
@@ -95,7 +85,7 @@ def map_session(
     Never raises for what a payload holds.
     """
     head = trace_objects.remembered(earlier)
-    nodes: dict[_Id, _Node] = {}
+    found: dict[_Id, SpanItem] = {}
     repeated = odd = 0
     for payload in payloads:
         try:
@@ -108,14 +98,15 @@ def map_session(
                 head = _introduced_by(head, clean_session(item), policy)
             elif item.get("object") == TRACE:
                 # What was stored under a wider rule, before a restart with a narrower one, may not leave either.
-                for node in map(_node, spans_of(clean_trace(item, policy.content))):
-                    if node is None:
+                for each in spans_of(clean_trace(item, policy.content)):
+                    identity = each.ids
+                    if identity is None:
                         odd += 1
-                    elif node.identity in nodes:
+                    elif identity in found:
                         repeated += 1
-                        nodes[node.identity] = max(nodes[node.identity], node, key=_fullness)
+                        found[identity] = max(found[identity], each, key=_fullness)
                     else:
-                        nodes[node.identity] = node
+                        found[identity] = each
             else:
                 odd += 1
     guest = Guest(
@@ -123,7 +114,7 @@ def map_session(
         source=Source.SESSIONS,
         spans=tuple(
             sorted(
-                (_span(session_id, node, nodes, head, policy) for node in nodes.values()),
+                (_span(session_id, identity, found, head, policy) for identity in found),
                 key=lambda span: (span.start, span.span_id),
             )
         ),
@@ -140,29 +131,22 @@ def _introduced_by(head: TraceObject, session: Mapping[str, object], policy: Gra
     return head.merged(introduced, policy.trace_id_keys)
 
 
-def _node(
-    found: tuple[Mapping[str, object], Mapping[str, object], Mapping[str, object], Mapping[str, object]],
-) -> _Node | None:
-    trace, resource_spans, scope_spans, span = found
-    identity = span_ids(trace, span)
-    return None if identity is None else _Node(identity, trace, resource_spans, scope_spans, span)
-
-
-def _fullness(node: _Node) -> tuple[int, int, bytes]:
+def _fullness(each: SpanItem) -> tuple[int, int, bytes]:
     """A span that is sent again mostly says more: it ended later, or has more to tell."""
     content = canonical(
-        [node.span, node.trace.get("id"), node.resource_spans.get("resource"), node.scope_spans.get("scope")]
+        [each.span, each.trace.get("id"), each.resource_spans.get("resource"), each.scope_spans.get("scope")]
     )
-    return _time(node.span.get("endTimeUnixNano")) or 0, len(list_of(node.span.get("attributes"))), content
+    return _time(each.span.get("endTimeUnixNano")) or 0, len(list_of(each.span.get("attributes"))), content
 
 
 def _span(
-    session_id: str, node: _Node, nodes: Mapping[_Id, _Node], head: TraceObject, policy: GraftPolicy
+    session_id: str, identity: _Id, found: Mapping[_Id, SpanItem], head: TraceObject, policy: GraftPolicy
 ) -> GuestSpan:
-    span = node.span
-    trace_id, span_id = node.identity
+    item = found[identity]
+    span = item.span
+    trace_id, span_id = identity
     parent = own_id(span.get("parentSpanId"))
-    made = nanoseconds(node.trace.get("created_at"))
+    made = nanoseconds(item.trace.get("created_at"))
     unknown = UnixNano(max(made or 0, 0))
     start, end, odd_time = span_times(_time(span.get("startTimeUnixNano")), _time(span.get("endTimeUnixNano")), unknown)
     extra: dict[str, object] = {key: value for key, value in span.items() if key not in _READ and _is_set(value)}
@@ -172,12 +156,12 @@ def _span(
     draft.setdefault(semconv.GEN_AI_CONVERSATION_ID, session_id)
     draft[semconv.GRAFTER_GUEST_TRACE_ID] = trace_id
     draft[semconv.GRAFTER_GUEST_SPAN_ID] = span_id
-    links, elsewhere = _links(span.get("links"), nodes)
+    links, elsewhere = _links(span.get("links"), found)
     if elsewhere:
         extra["links"] = elsewhere
     kept: dict[str, object] = {"span": extra} if extra else {}
     if parent is None:
-        kept.update(_surroundings(node, head))
+        kept.update(_surroundings(item, head))
         draft.update(trace_objects.introduction(head, policy.metadata_keys))
     if kept:
         draft[semconv.AGENTS_EXTRA] = Json(dict(sorted(kept.items())))
@@ -205,17 +189,17 @@ def _span(
     )
 
 
-def _surroundings(node: _Node, head: TraceObject) -> dict[str, object]:
+def _surroundings(item: SpanItem, head: TraceObject) -> dict[str, object]:
     """What stood around a turn's spans and has no place on one: stated once, at its top."""
     found: dict[str, object] = {}
-    turn = {key: value for key, value in node.trace.items() if key not in ("object", "otlp") and _is_set(value)}
-    otlp = mapping_of(node.trace.get("otlp"))
+    turn = {key: value for key, value in item.trace.items() if key not in ("object", "otlp") and _is_set(value)}
+    otlp = mapping_of(item.trace.get("otlp"))
     turn.update({key: value for key, value in otlp.items() if key != "resourceSpans" and _is_set(value)})
     if turn:
         found["trace"] = turn
     for name, around, inside in (
-        ("resource", node.resource_spans, "scopeSpans"),
-        ("scope", node.scope_spans, "spans"),
+        ("resource", item.resource_spans, "scopeSpans"),
+        ("scope", item.scope_spans, "spans"),
     ):
         thing = dict(mapping_of(around.get(name)))
         named = {key: _plain(value) for key, value in _pairs(thing.pop("attributes", None))}
@@ -278,14 +262,14 @@ def _plain(value: object, depth: int = MAX_DEPTH) -> object:
     return None
 
 
-def _links(value: object, nodes: Mapping[_Id, _Node]) -> tuple[tuple[SpanLink, ...], list[object]]:
+def _links(value: object, spans: Mapping[_Id, SpanItem]) -> tuple[tuple[SpanLink, ...], list[object]]:
     """Links to spans of the session, and those to other places, whose ids mean nothing in the host's trace."""
     links: list[SpanLink] = []
     elsewhere: list[object] = []
     for member in list_of(value)[:_MOST_EVENTS]:
         link = mapping_of(member)
         target = (own_id(link.get("traceId")) or "", own_id(link.get("spanId")) or "")
-        if target in nodes:
+        if target in spans:
             attributes, _ = _attributes(link.get("attributes"))
             links.append(SpanLink(guest_span_id(*target), bounded(attributes)))
         else:

@@ -11,7 +11,7 @@ from functools import partial
 
 from grafter.core import semconv
 from grafter.guests.json_values import count_of, mapping_of, text_of
-from grafter.guests.realtime import figures, requests, tools
+from grafter.guests.realtime import figures, requests, responses, tools
 from grafter.guests.realtime.field_rules import MOST_MEMBERS
 from grafter.guests.realtime.live.talking import date, position_of
 from grafter.guests.realtime.records import MOST_EVENTS, Call, Delegation, Response
@@ -67,7 +67,7 @@ def decided(session: Session, stored: StoredEvent, event: Mapping[str, object]) 
 
 
 def begun(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    response = _pictured(session, stored, event)
+    response = described(session, stored, event)
     if response is None or response.created_at is not None:
         return
     response.created_at = stored.at
@@ -77,13 +77,9 @@ def begun(session: Session, stored: StoredEvent, event: Mapping[str, object]) ->
         work.response, work.tool, work.tool_at = response.id, None, None
 
 
-def going(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    _pictured(session, stored, event)
-
-
 def ended(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """``response.completed``, ``response.failed`` and ``response.incomplete``."""
-    response = _pictured(session, stored, event)
+    response = described(session, stored, event)
     if response is None or response.done_at is not None:
         return
     given = mapping_of(event.get("response"))
@@ -98,10 +94,7 @@ def spoken(session: Session, stored: StoredEvent, event: Mapping[str, object]) -
     """A word of an answer or of a call; a run of them is one stored event."""
     response = _of(session, event)
     if response is not None:
-        response.last_at = max(response.last_at, stored.at, stored.last)
-        if response.first_delta_at is None or stored.at < response.first_delta_at:
-            response.first_delta_at = stored.at
-            response.odd = response.odd or event.get("untimed") is True
+        responses.said(response, stored)
 
 
 def item_given(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
@@ -139,8 +132,8 @@ def _work(session: Session, identity: object) -> Delegation | None:
     return session.delegations[name]
 
 
-def _pictured(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> Response | None:
-    """The response that an event has a picture of, with what the picture says."""
+def described(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> Response | None:
+    """The response that an event describes, with what it says of it."""
     given = mapping_of(event.get("response"))
     response = session.response(given.get("id"), stored)
     if response is None:

@@ -9,8 +9,10 @@ nothing.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from grafter.core import semconv
+from grafter.core.policy import MILLISECOND
 from grafter.guests.attributes import ATTRIBUTE_BYTES
 from grafter.guests.json_values import count_of, float_of, mapping_of, text_of
 from grafter.guests.realtime import configuring
@@ -20,7 +22,6 @@ from grafter.guests.realtime.stored_event import Side, StoredEvent
 
 PAUSE_MS = 1_000
 """Between two utterances of one side. Fragments follow the audio by the tenth of a second; a breath is shorter."""
-_MILLISECOND = 1_000_000
 _MOST_REMEMBERED = 16
 _LONGEST_MS = 24 * 3_600_000
 """Of a session, which OpenAI ends after an hour or two; what lies further in is no time of one."""
@@ -88,16 +89,6 @@ def _length(value: object) -> float | None:
     return seconds if seconds is not None and 0 <= seconds <= _LONGEST_SESSION_S else None
 
 
-def heard(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    """A fragment of what the caller said."""
-    _utterance(session, stored, event, user=True)
-
-
-def spoke(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
-    """A fragment of what the model says."""
-    _utterance(session, stored, event, user=False)
-
-
 def sounded(session: Session, stored: StoredEvent, event: Mapping[str, object]) -> None:
     """Audio of the model, silence included; only its moment is of use."""
     date(session, stored.at, place_of(event))
@@ -125,7 +116,7 @@ def failed(session: Session, stored: StoredEvent, event: Mapping[str, object]) -
 def date(session: Session, at: int, position: int | None) -> None:
     """Something at ``position`` (ms of the session's time) had happened at the moment ``at``."""
     if position is not None:
-        begun = max(at - position * _MILLISECOND, 0)
+        begun = max(at - position * MILLISECOND, 0)
         if session.live.begun_at is None or begun < session.live.begun_at:
             session.live.begun_at = begun
 
@@ -149,6 +140,7 @@ def answered(session: Session, utterance: Utterance) -> tuple[str, int] | None:
 
 
 def _utterance(session: Session, stored: StoredEvent, event: Mapping[str, object], *, user: bool) -> None:
+    """A fragment of what the caller said, or of what the model says."""
     start = place_of(event)
     end = position_of(event.get("end_ms"))
     if start is None:
@@ -175,6 +167,9 @@ def _utterance(session: Session, stored: StoredEvent, event: Mapping[str, object
         others = [entry for entry in _remembered(session) if entry[0] != utterance.id]
         latest = [*others, (utterance.id, utterance.start_ms, utterance.end_ms)]
         session.live.heard = [list(entry) for entry in latest[-_MOST_REMEMBERED:]]
+
+
+heard, spoke = partial(_utterance, user=True), partial(_utterance, user=False)
 
 
 def _is_apart(session: Session, utterance: Utterance, start: int, end: int) -> bool:
