@@ -36,7 +36,7 @@ from grafter.store.embedded.segment_file import (
     Segment,
     Window,
     is_at_its_place,
-    next_mark,
+    next_record,
     open_segment,
     parse,
     write_all,
@@ -200,7 +200,7 @@ class SegmentLog:
                 else:
                     lost.append(following - at)
             else:
-                following = next_mark(window, at + 1, end, segment.salt)
+                following = next_record(window, at + 1, end, segment.salt)
                 lost.append(following - at)
             at = following
         if not lost or segment.ended:
