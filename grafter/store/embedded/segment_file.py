@@ -38,14 +38,8 @@ _WINDOW = 1 << 20
 # How many places are tried for the first record of a segment whose header is lost.
 _MOST_MARKS = 64
 
-
-def _crc_step(byte: int) -> int:
-    for _ in range(8):
-        byte = (byte >> 1) ^ (0xEDB88320 if byte & 1 else 0)
-    return byte
-
-
-_CRC_TABLE = [_crc_step(byte) for byte in range(256)]
+# What the library's CRC does with one byte, without what it does before and after all of them.
+_CRC_TABLE = [isal_zlib.crc32(bytes([byte]), 0xFFFFFFFF) ^ 0xFFFFFFFF for byte in range(256)]
 _BY_TOP = {value >> 24: byte for byte, value in enumerate(_CRC_TABLE)}
 """Which entry has which highest byte: each has another."""
 
