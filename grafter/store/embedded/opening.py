@@ -31,7 +31,7 @@ from grafter.store.embedded.segment_file import Damage, Record
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.embedded.settling import Begun
 from grafter.store.embedded.store import EmbeddedStore
-from grafter.store.embedded.writer import Place
+from grafter.store.embedded.writer import Op, Place
 from grafter.store.model import Outcome
 from grafter.store.records import RecordError, RecordType
 
@@ -243,7 +243,7 @@ class Recovery:
         if self._nobodys:
             # A power cut took what came behind them: for whom they wait, and the settlement of what they are of.
             row = (RecordType.SETTLE, [records.encode_keys(self._nobodys)])
-            store.writer.submit([row], self._forget_nobodys).add_done_callback(lambda done: done.exception())
+            store.writer.submit(Op(self._forget_nobodys, [row])).add_done_callback(lambda done: done.exception())
         # It is in the ledger too, unless that was damaged.
         store.moment = UnixNano(max(store.moment, self._latest))
 
@@ -263,7 +263,7 @@ class Recovery:
         self._may_have_left = {}
         try:
             for row in rows:
-                await self._store.writer.submit([row], lambda _: None)
+                await self._store.writer.submit(Op(lambda _: None, [row]))
             await asyncio.get_running_loop().run_in_executor(self._store.pool, self._sync)
         except (OSError, UnavailableError) as error:
             # They stand in memory, and the next start does the same again.

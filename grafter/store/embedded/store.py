@@ -33,7 +33,7 @@ from grafter.store.embedded.metadata_db import MetadataBatch
 from grafter.store.embedded.metadata_tables import DeadLetterChange
 from grafter.store.embedded.part_reader import PartReader, RecentRecords
 from grafter.store.embedded.settling import Begun, ClaimMethods
-from grafter.store.embedded.writer import DIRECTORY_GONE, Place, Row, Writer
+from grafter.store.embedded.writer import DIRECTORY_GONE, Op, Place, Row, Writer
 from grafter.store.model import DISK_FULL, DeadLetter, DeadLettersAdded, Memory, Stats, Task, TaskThen, large_envelopes
 from grafter.store.records import RecordType
 
@@ -214,7 +214,7 @@ class EmbeddedStore(ClaimMethods):
 
         self._pending += size
         # The op itself would be a cycle with its own apply, and keep the body until the garbage collector came.
-        stored = self.writer.submit([(RecordType.PARTS, [placed.body])], apply, undo, incoming=True)
+        stored = self.writer.submit(Op(apply, [(RecordType.PARTS, [placed.body])], undo, incoming=True))
         try:
             await stored
         except asyncio.CancelledError:
@@ -303,7 +303,7 @@ class EmbeddedStore(ClaimMethods):
 
     async def _keep(self, batch: MetadataBatch) -> None:
         """Commit what goes into the metadata alone."""
-        await self.writer.submit([], lambda _: None, metadata=batch)
+        await self.writer.submit(Op(lambda _: None, metadata=batch))
 
     async def _ask(self, what: str, query: Callable[[], _T], *, leaving: bool = False) -> _T:
         """What the metadata says, on a thread where it is a file; of a damaged one, what the one in its place says.
@@ -317,7 +317,7 @@ class EmbeddedStore(ClaimMethods):
                 except sqlite3.DatabaseError as error:
                     if is_damage(error) and not mended:
                         mended = True
-                        await self.writer.submit([], lambda _: None, prepare=self._renew_files)
+                        await self.writer.submit(Op(lambda _: None, prepare=self._renew_files))
                     elif not (leaving and is_full(error) and await self._gave_up_reserve()):
                         raise
         except sqlite3.Error as error:
@@ -345,7 +345,7 @@ class EmbeddedStore(ClaimMethods):
             return ()
 
         # It is the writer's own.
-        await self.writer.submit([], lambda _: None, prepare=give_up)
+        await self.writer.submit(Op(lambda _: None, prepare=give_up))
         return given[0]
 
     def _renew_files(self) -> Sequence[Row]:

@@ -38,15 +38,18 @@ Place = tuple[int, int]
 """Where a record's body lies: segment number and offset."""
 
 
+def nothing() -> None:
+    """For an op that took nothing for granted."""
+
+
 @dataclass(slots=True)
 class Op(Generic[_T]):
-    """Something to write, and what follows from it on the loop."""
+    """Something to write, and what follows from it on the loop, on which it is made."""
 
-    future: asyncio.Future[_T]
-    rows: Sequence[Row]
     apply: Callable[[list[Place]], _T]
     """Called with the place of each row when all is written."""
-    undo: Callable[[], None]
+    rows: Sequence[Row] = ()
+    undo: Callable[[], None] = nothing
     """Called when it could not be written; then the future has an UnavailableError."""
     metadata: MetadataBatch | None = None
     incoming: bool = False
@@ -55,12 +58,10 @@ class Op(Generic[_T]):
     """It only says that something is about to be sent: where room is short it waits for what makes room."""
     prepare: Callable[[], Sequence[Row]] | None = None
     """Makes the rows, on the writer's thread, before the write. May raise OSError."""
+    future: asyncio.Future[_T] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """Has what ``apply`` returned."""
     places: list[Place] = field(default_factory=list)
     error: Exception | None = None
-
-
-def nothing() -> None:
-    """For an op that took nothing for granted."""
 
 
 # How long a store that cannot write waits for somebody before it tries by itself; and how long a directory that is gone
@@ -138,21 +139,10 @@ class Writer:
         except OSError as error:
             _LOG.error("the last writes may not be on the disk: %s", error.strerror)
 
-    def submit(
-        self,
-        rows: Sequence[Row],
-        apply: Callable[[list[Place]], _T],
-        undo: Callable[[], None] = nothing,
-        *,
-        incoming: bool = False,
-        attempt: bool = False,
-        metadata: MetadataBatch | None = None,
-        prepare: Callable[[], Sequence[Row]] | None = None,
-    ) -> asyncio.Future[_T]:
-        """Queue an op; the future has what ``apply`` returns. Raises UnavailableError when stopping."""
-        op = Op(self._loop.create_future(), rows, apply, undo, metadata, incoming, attempt, prepare)
+    def submit(self, op: Op[_T]) -> asyncio.Future[_T]:
+        """Queue an op, and give its future. Raises UnavailableError when stopping."""
         if self.stopping:
-            undo()
+            op.undo()
             raise UnavailableError("the store is stopping", reason="stopping")
         if self._log is None:
             self._keep([op])
