@@ -66,7 +66,7 @@ class EmbeddedStore(ClaimMethods):
         """``fsync_interval`` in seconds; None: what was written is on the disk before append returns."""
         self.log = files.log
         self.pool = ThreadPoolExecutor(2, thread_name_prefix="grafter-store-read") if files.log is not None else None
-        writer = Writer(files, traces=self._held_traces, interval=fsync_interval, committed=self._give_up_space)
+        writer = Writer(files, traces=self._held_traces, interval=fsync_interval)
         reader = PartReader(index.table, files.log, recent, self.pool)
         super().__init__(index, writer, begun, reader, logged=files.log is not None)
         self.counts = Counts()
@@ -93,6 +93,7 @@ class EmbeddedStore(ClaimMethods):
         self._ready.set()
         if self.log is not None and self.pool is not None:
             self._compactor = Compactor(self.log, self.index, self.writer, self.pool, self.counts)
+            self.writer.group_applied = self._compactor.run
             self._compactor.run()
 
     async def stop(self) -> None:
@@ -375,10 +376,6 @@ class EmbeddedStore(ClaimMethods):
         # On the writer's thread: the loop may end the recovery between two looks.
         older = self.older
         return len(self.index.table.entries) + (0 if older is None else len(older.table.entries))
-
-    def _give_up_space(self) -> None:
-        if self._compactor is not None:
-            self._compactor.run()
 
 
 def _steps(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:

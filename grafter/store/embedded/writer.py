@@ -79,18 +79,17 @@ class Writer:
         *,
         traces: Callable[[], int],
         interval: float | None,
-        committed: Callable[[], None],
     ) -> None:
         """``traces``: how many are held; called on the writer's thread. ``interval``: seconds after which what was
-        written is brought to the disk; None: before an op is answered. ``committed`` is called on the loop after each
-        group that was applied.
-        """
+        written is brought to the disk; None: before an op is answered."""
         self.up = True
         """False from a failed write until one works."""
         self.gone = False
         """The directory was removed or replaced: parts would be written where nobody finds them. What is held still
         leaves, by the files that are open."""
         self.stopping = False
+        self.group_applied = nothing
+        """Called on the loop after each group that was applied."""
         self.applied = files.log.newest + 1 if files.log is not None else 0
         """Every record of a segment below this one is applied."""
         self._files = files
@@ -99,7 +98,6 @@ class Writer:
         self._traces = traces
         self._checked_at = 0.0
         self._interval = interval
-        self._committed_to = committed
         self._loop = asyncio.get_running_loop()
         self._back = Slices(self._loop)
         self._queued: list[Op[Any]] = []
@@ -195,7 +193,7 @@ class Writer:
             _LOG.exception("a write failed for a reason that nobody foresaw")
             for op in group:
                 op.error = op.error or error
-        steps: list[Step] = [*[partial(self._came_back, op) for op in group], self._group_is_over]
+        steps: list[Step] = [*[partial(self._answer, op) for op in group], self._group_is_over]
         self._loop.call_soon_threadsafe(self._back.add, steps)
 
     def _check_directory(self) -> None:
@@ -252,9 +250,11 @@ class Writer:
                     op.rows = op.prepare()
                 except (OSError, RecordError) as error:
                     op.error = error
+        # Each may begin a trace.
+        incoming = sum(op.incoming for op in group)
         if self.gone:
             _refuse(group, OSError(errno.ENOENT, DIRECTORY_GONE))
-        elif any(op.incoming for op in group) and not self._has_room_for(group):
+        elif incoming and not self.reserve.covers(self._traces() + incoming):
             _refuse(group, _no_space())
         if self.reserve.short and self.reserve.holds_back(below=True):
             self._hold_back(group, _no_space())
@@ -264,7 +264,9 @@ class Writer:
                 self._log_rows(writing)
                 self.up = True
             except OSError as error:
-                self._failed(error)
+                if self.up:
+                    _LOG.error("the store cannot write and refuses parts until it can: %s", error.strerror)
+                self.up = False
                 for op in writing:
                     op.error = op.error or error
 
@@ -272,8 +274,9 @@ class Writer:
         """Write the rows of these ops; where there is room for some alone, the others have an error. Raises OSError."""
         assert self._log is not None
         while True:
+            ready = [op for op in writing if op.error is None]
             try:
-                places = self._append([op for op in writing if op.error is None])
+                places = self._log.write([(kind, records.VERSION, body) for op in ready for kind, body in op.rows])
                 break
             except OSError as error:
                 if error.errno not in NO_ROOM:
@@ -287,7 +290,10 @@ class Writer:
                     return
                 if not self.reserve.give_up():
                     raise
-        if self.reserve.starved and any(op.attempt and op.error is None for op in writing):
+        rest = iter(places)
+        for op in ready:
+            op.places = list(islice(rest, len(op.rows)))
+        if self.reserve.starved and any(op.attempt for op in ready):
             self.reserve.starved = False
         if self._interval is None:
             try:
@@ -301,20 +307,6 @@ class Writer:
             if op.attempt:
                 op.error = op.error or error
                 self.reserve.starved = True
-
-    def _has_room_for(self, group: list[Op[Any]]) -> bool:
-        """Whether what leaves will have room after these ops."""
-        # Each row may begin a trace.
-        more = sum(len(op.rows[0][1]) for op in group if op.incoming and op.rows)
-        return self.reserve.covers(self._traces() + more)
-
-    def _append(self, writing: list[Op[Any]]) -> list[Place]:
-        assert self._log is not None
-        places = self._log.write([(kind, records.VERSION, body) for op in writing for kind, body in op.rows])
-        rest = iter(places)
-        for op in writing:
-            op.places = list(islice(rest, len(op.rows)))
-        return places
 
     def _keep(self, group: list[Op[Any]]) -> None:
         """Commit what goes into the metadata: before the settlement, so that none goes without the other.
@@ -347,38 +339,31 @@ class Writer:
             for op, _ in keeping:
                 op.error = error
 
-    def _failed(self, error: OSError) -> None:
-        if self.up:
-            _LOG.error("the store cannot write and refuses parts until it can: %s", error.strerror)
-        self.up = False
-
-    def _came_back(self, op: Op[Any]) -> None:
-        self._answer(op)
-        if op.places and op.error is None:
-            self.applied = op.places[-1][0]
-
     def _group_is_over(self) -> None:
         if not self.stopping:
-            self._committed_to()
+            self.group_applied()
 
     def _answer(self, op: Op[Any]) -> None:
-        if op.error is None:
+        result = None
+        failure: Exception | None = None
+        if op.error is not None:
+            op.undo()
+            reason = op.error.strerror if isinstance(op.error, OSError) else str(op.error)
+            failure = UnavailableError(f"the store could not write: {reason}", reason="store_down")
+            failure.__cause__ = op.error
+        else:
             try:
                 result = op.apply(op.places)
             except Exception as error:  # noqa: BLE001  # a bug met by one op must not leave the others unanswered
                 _LOG.exception("what was written could not be applied")
-                if not op.future.done():
-                    op.future.set_exception(error)
-                return
-            if not op.future.done():
-                op.future.set_result(result)
-            return
-        op.undo()
+                failure = error
+            if op.places:
+                self.applied = op.places[-1][0]
         if not op.future.done():
-            reason = op.error.strerror if isinstance(op.error, OSError) else str(op.error)
-            refusal = UnavailableError(f"the store could not write: {reason}", reason="store_down")
-            refusal.__cause__ = op.error
-            op.future.set_exception(refusal)
+            if failure is not None:
+                op.future.set_exception(failure)
+            else:
+                op.future.set_result(result)
 
     def _sync_forever(self) -> None:
         assert self._log is not None
