@@ -13,7 +13,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -24,7 +25,6 @@ from grafter.store import records
 from grafter.store.embedded.directory import NO_ROOM, Files, is_damage, is_full
 from grafter.store.embedded.metadata_db import MetadataBatch
 from grafter.store.embedded.segments import SegmentLog
-from grafter.store.embedded.slices import Slices, Step
 from grafter.store.records import RecordError, RecordType
 
 _LOG = logging.getLogger(__name__)
@@ -68,6 +68,47 @@ class Op(Generic[_T]):
 # may go unseen.
 _PROBE_SECONDS = 1.0
 DIRECTORY_GONE = "its directory was removed or replaced"
+_SLICE_SECONDS = 0.004
+
+Step = Callable[[], None]
+
+
+class Slices:
+    """What came back from the writer's thread, applied on the loop in its order, a slice at a time.
+
+    A group of large requests takes some hundredths of a second to apply. In between the loop takes in what has come to
+    the doors meanwhile, of which a library needs several rounds for each request.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._steps: deque[Step] = deque()
+        self._is_due = False
+
+    def add(self, steps: Iterable[Step]) -> None:
+        """Take these after all that were added before: at once, as far as a slice goes, the rest soon."""
+        self._steps.extend(steps)
+        if not self._is_due:
+            self._take()
+
+    def finish(self) -> None:
+        """Take all that is left, now."""
+        while self._steps:
+            self._take()
+
+    def _take(self) -> None:
+        self._is_due = True
+        until = time.perf_counter() + _SLICE_SECONDS
+        try:
+            while self._steps:
+                self._steps.popleft()()
+                if time.perf_counter() >= until:
+                    break
+        finally:
+            # A step that fails holds up none behind it.
+            self._is_due = bool(self._steps)
+            if self._steps:
+                self._loop.call_soon(self._take)
 
 
 class Writer:
