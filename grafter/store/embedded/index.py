@@ -65,20 +65,19 @@ class Index:
         entries, due_queue = table.entries, self.due_queue
         keeps_objects, max_trace_bytes = self._keeps_objects, self._max_trace_bytes
         begun: dict[tuple[int, bool], tuple[int, list[Key]]] = {}
-        for i, (key, row, fact, spans, size) in enumerate(
-            zip(placed.keys, placed.rows, placed.facts, placed.spans, placed.sizes, strict=True)
+        for i, (key, row, fact, part) in enumerate(
+            zip(placed.keys, placed.rows, placed.facts, placed.parts, strict=True)
         ):
             entry = entries.get(key)
             is_new = entry is None
             if entry is None:
                 entry = table.hold(key, now)
             entry.chunks += location + row
-            entry.size += size
+            entry.size += len(part.payload)
             if keeps_objects:
                 objects = entry.objects
                 if objects is None:
                     objects = entry.objects = []
-                part = placed.parts[i]
                 objects += (part.payload, part.envelope, part.span_ids)
             if large and i in large:
                 at, length = large[i]
@@ -87,9 +86,9 @@ class Index:
             if fact >= 0:
                 changed = entry.host_spans == 0 or fact | entry.facts != entry.facts
                 entry.facts |= fact
-                entry.host_spans += spans
+                entry.host_spans += part.spans
             else:
-                entry.guest_spans += spans
+                entry.guest_spans += part.spans
                 self._add_guest(key, entry, *placed.guests[i], now)
             if now > entry.last:
                 entry.last = now
@@ -118,8 +117,8 @@ class Index:
         if placed.rows:
             table.enter(segment, len(placed.rows))
         table.parts += len(placed.rows)
-        table.spans += sum(placed.spans)
-        table.bytes += sum(placed.sizes)
+        table.spans += sum([part.spans for part in placed.parts])
+        table.bytes += sum([len(part.payload) for part in placed.parts])
 
     def restore(self, key: Key, row: bytes, segment: int, body: int, guest: bytes | None) -> None:
         """Hold a part that is read back, in any order. One that is held already was copied: it now lies here."""
