@@ -6,9 +6,9 @@ undoing.
 An index is also where the rooms that share its table meet: placement before the write, claims afterwards.
 """
 
-from grafter.core.model import LARGE_ENVELOPE, GuestFacts, Key, UnixNano, guest_key
+from grafter.core.model import LARGE_ENVELOPE, Key, UnixNano, guest_key
 from grafter.core.policy import Waits
-from grafter.core.state import GuestState
+from grafter.core.state import TraceState
 from grafter.store import records
 from grafter.store.embedded.claims import ClaimTable, DueQueue
 from grafter.store.embedded.metadata_db import MetadataDB
@@ -144,7 +144,6 @@ class Index:
             table.enter_envelope(entry, envelope_place(chunk), chunk.envelope_size)
         if guest is not None:
             self._restore_guest(key, entry, guest, chunk)
-        entry.appended = entry.last
 
     def relocate(self, key: Key, packed: bytes) -> bool:
         """A part was copied; it now lies elsewhere. False when it was settled or moved meanwhile."""
@@ -305,7 +304,8 @@ class Index:
         guest = self.table.guests[own]
         entry.add_guest(arrival, guest.shared_facts(own, facts))
         if entry.sums is not None:
-            _absorb(entry.sums, records.decode_guest(facts), now)
+            state = TraceState(UnixNano(entry.first), UnixNano(entry.last), guests=entry.sums)
+            state.absorb_guest(records.decode_guest(facts), UnixNano(now))
         if key == own and arrival in guest.strays:
             guest.strays.remove(arrival)
         if guest.since is None and guest.host is not None:
@@ -332,10 +332,3 @@ class Index:
             elif guest.since == arrival:
                 doubtful.append(own)
         return doubtful
-
-
-def _absorb(sums: dict[str, GuestState], facts: GuestFacts, now: int) -> None:
-    known = sums.get(facts.guest)
-    if known is None:
-        known = sums[facts.guest] = GuestState(facts.guest, facts.source, UnixNano(now), UnixNano(now))
-    known.absorb(facts, UnixNano(now))

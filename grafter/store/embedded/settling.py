@@ -87,25 +87,19 @@ class Begun:
         self.open.update(keys)
         self._write(_BEGIN, 0, keys)
 
-    def end(self, keys: Collection[Key]) -> None:
-        """These were given back: whatever was done with them, the process lives."""
+    def end(self, keys: Collection[Key], *, untouched: bool = False) -> None:
+        """These were given back: whatever was done with them, the process lives. If they are ``untouched``, suspects
+        among them stay what they are."""
         if self._file < 0:
             return
         self.open.difference_update(keys)
-        if self.suspects:
-            for key in keys:
-                self.suspects.pop(key, None)
+        suspects = self.suspects.keys() & keys
+        if not untouched:
+            for key in suspects:
+                del self.suspects[key]
         self._write(_END, 0, keys)
-
-    def put_off(self, keys: Collection[Key]) -> None:
-        """These were given back untouched: suspects among them stay what they are."""
-        if self._file < 0:
-            return
-        self.open.difference_update(keys)
-        self._write(_END, 0, keys)
-        for key in keys:
-            if ends := self.suspects.get(key):
-                self._write(_SUSPECT, ends, [key])
+        for key in suspects if untouched else ():
+            self._write(_SUSPECT, self.suspects[key], [key])
 
     def group(self, due: Collection[Key]) -> list[Key]:
         """Which of these suspects to hand out now, while nothing else is."""
@@ -250,7 +244,7 @@ class ClaimMethods:
     async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]], *, untouched: bool = False) -> None:
         for claim, due in claims:
             self.index.claims.postpone(claim, due)
-        (self._begun.put_off if untouched else self._begun.end)([claim.key for claim, _ in claims])
+        self._begun.end([claim.key for claim, _ in claims], untouched=untouched)
 
     async def move(self, claim: Claim, host: Key, *, if_held: bool = False) -> bool:
         await self._wait_for_moves([claim.key])
