@@ -116,7 +116,6 @@ class Index:
             due_queue.put(at, keys)
         if placed.rows:
             table.enter(segment, len(placed.rows))
-        table.parts += len(placed.rows)
         table.spans += sum([part.spans for part in placed.parts])
         table.bytes += sum([len(part.payload) for part in placed.parts])
 
@@ -133,7 +132,6 @@ class Index:
             return
         entry.insert(chunk)
         table.enter(segment)
-        table.parts += 1
         table.spans += chunk.spans
         table.bytes += chunk.size
         if waiting := table.backlogs.get(entry.waits_for) if entry.waits_for else None:
@@ -230,7 +228,6 @@ class Index:
             table.leave(segment, parts)
         if entry.envelopes is not None:
             table.leave_envelopes(entry, entry.chunks[:end])
-        table.parts -= end // CHUNK_BYTES
         before, size = entry.host_spans + entry.guest_spans, entry.size
         entry.chunks = entry.chunks[end:]
         if entry.objects is not None:
@@ -272,10 +269,8 @@ class Index:
             else:
                 self.settle(key, chunk_arrival(entry.chunks, end), now)
                 entry.remembered = True
-        chunks = b"".join(gone)
-        for segment, parts in count_segments(chunks):
+        for segment, parts in count_segments(b"".join(gone)):
             table.leave(segment, parts)
-        table.parts -= len(chunks) // CHUNK_BYTES
         table.spans -= spans
         table.bytes -= size
 

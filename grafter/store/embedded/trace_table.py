@@ -182,7 +182,6 @@ class TraceTable:
         self.guests: dict[Key, GuestEntry] = {}
         self.live: dict[int, int] = {}
         """Parts held, by segment."""
-        self.parts = 0
         self.spans = 0
         self.bytes = 0
         self.envelopes: dict[Place, list[int]] = {}
@@ -211,6 +210,11 @@ class TraceTable:
         entry = self.entries[key] = TraceEntry(now, now, now, self._memories.host(key, UnixNano(now))[0])
         self.update_oldest(key, entry)
         return entry
+
+    @property
+    def parts(self) -> int:
+        """How many are held."""
+        return sum(self.live.values())
 
     def enter(self, segment: int, parts: int = 1) -> None:
         """Parts that lie in the segment are held."""
@@ -344,7 +348,6 @@ class TraceTable:
         for waiting in newer.values():
             for key in waiting.keys:
                 self.enter_backlog(key, self.entries[key])
-        self.parts += older.parts
         self.spans += older.spans
         self.bytes += older.bytes
         self.arrival = max(self.arrival, older.arrival)
