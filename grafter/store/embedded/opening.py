@@ -25,7 +25,6 @@ from grafter.store import records
 from grafter.store.embedded.directory import Files, Reserve, open_files
 from grafter.store.embedded.index import Index
 from grafter.store.embedded.metadata_db import MetadataDB
-from grafter.store.embedded.metadata_tables import TaskTable
 from grafter.store.embedded.part_reader import RECENT_BYTES, RecentRecords
 from grafter.store.embedded.segment_file import Damage, Record
 from grafter.store.embedded.segments import SegmentLog
@@ -79,20 +78,15 @@ async def opened(
     if fsync not in ("interval", "always"):
         raise ValueError(f"fsync is {fsync!r}, expected 'interval' or 'always'")
 
-    def ledger(path: Path | None) -> tuple[MetadataDB, TaskTable]:
-        metadata = MetadataDB(
-            path,
-            remember=waits.remember,
-            remember_limit=waits.remember_limit,
-            remember_bytes=waits.remember_bytes,
-            letter_bytes=letter_bytes,
-            drop_oldest_letters=drop_oldest_letters,
-        )
-        try:
-            return metadata, TaskTable(path, lease_ns, metadata.writing)
-        except BaseException:
-            metadata.close()
-            raise
+    ledger = partial(
+        MetadataDB,
+        remember=waits.remember,
+        remember_limit=waits.remember_limit,
+        remember_bytes=waits.remember_bytes,
+        letter_bytes=letter_bytes,
+        drop_oldest_letters=drop_oldest_letters,
+        task_lease=lease_ns,
+    )
 
     def index() -> Index:
         return Index(
@@ -106,7 +100,7 @@ async def opened(
         )
 
     if directory is None:
-        files = Files(*ledger(None), Reserve(None, 0))
+        files = Files(ledger(None), Reserve(None, 0))
     else:
         files = await asyncio.to_thread(open_files, directory, segment_bytes, ledger)
     boot = BootMark(directory)

@@ -288,19 +288,19 @@ class EmbeddedStore(ClaimMethods):
         return change
 
     async def put_tasks(self, tasks: Sequence[Task], now: UnixNano, *, leaving: bool = False) -> None:
-        await self._ask("tasks", lambda: self._files.tasks.put(tasks, now), leaving=leaving)
+        await self._ask("tasks", lambda: self._metadata.tasks.put(tasks, now), leaving=leaving)
 
     async def claim_tasks(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
-        return await self._ask("tasks", lambda: self._files.tasks.claim(kind, now, limit))
+        return await self._ask("tasks", lambda: self._metadata.tasks.claim(kind, now, limit))
 
     async def find_task(self, kind: str, name: str) -> Task | None:
-        return await self._ask("tasks", lambda: self._files.tasks.find(kind, name))
+        return await self._ask("tasks", lambda: self._metadata.tasks.find(kind, name))
 
     async def update_task(self, task: Task, then: TaskThen) -> bool:
-        return await self._ask("tasks", lambda: self._files.tasks.update(task, then), leaving=True)
+        return await self._ask("tasks", lambda: self._metadata.tasks.update(task, then), leaving=True)
 
     async def renew_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
-        await self._ask("tasks", lambda: self._files.tasks.renew(tasks, now))
+        await self._ask("tasks", lambda: self._metadata.tasks.renew(tasks, now))
 
     async def _keep(self, batch: MetadataBatch) -> None:
         """Commit what goes into the metadata alone."""

@@ -135,7 +135,7 @@ class Writer:
         """Every record of a segment below this one is applied."""
         self._files = files
         self.reserve = files.reserve
-        self._log, self._lock = files.log, files.lock
+        self._log = files.log
         self._traces = traces
         self._checked_at = 0.0
         self._interval = interval
@@ -240,17 +240,17 @@ class Writer:
     def _check_directory(self) -> None:
         """See, once a second, that the directory is still there."""
         now = time.monotonic()
-        if self._lock is None or now - self._checked_at < _PROBE_SECONDS:
+        if now - self._checked_at < _PROBE_SECONDS:
             return
         self._checked_at = now
         if not self.reserve.short:
             self.reserve.trim(self._traces())
-        gone = not self._lock.is_there()
+        gone = not self._files.are_there()
         if gone and not self.gone:
             _LOG.error(
                 "the store directory %s was removed or replaced; parts are refused, what is held goes on leaving and "
                 "ends with this process. Put it back, or start anew",
-                self._lock.path.parent,
+                self._files.lock.parent,
             )
         elif self.gone and not gone:
             _LOG.info("the store directory is there again; parts are taken")
