@@ -213,14 +213,6 @@ def open_segment(number: int, path: Path, before: Segment | None) -> Segment | N
     return Segment(number, path, fd, salt, size, arrival)
 
 
-def is_at_its_place(segment: Segment) -> bool:
-    """False where the directory was replaced: then what has the file's name may be another process's."""
-    try:
-        return os.path.samestat(os.stat(segment.path, follow_symlinks=False), os.fstat(segment.fd))
-    except FileNotFoundError:
-        return False
-
-
 def write_all(fd: int, buffers: list[bytes], offset: int) -> None:
     for start in range(0, len(buffers), _VECTORS):
         some = buffers[start : start + _VECTORS]

@@ -35,7 +35,6 @@ from grafter.store.embedded.segment_file import (
     Record,
     Segment,
     Window,
-    is_at_its_place,
     next_record,
     open_segment,
     parse,
@@ -213,11 +212,13 @@ class SegmentLog:
         segment.gone = True
         with self._lock:
             self.disk_bytes -= segment.size
-        if is_at_its_place(segment):
-            if segment.damaged:
-                with contextlib.suppress(OSError):
-                    segment.path.rename(f"{segment.path}.damaged")
-            segment.path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            # Where the directory was replaced, what has the file's name may be another process's.
+            if os.path.samestat(os.stat(segment.path, follow_symlinks=False), os.fstat(segment.fd)):
+                if segment.damaged:
+                    with contextlib.suppress(OSError):
+                        segment.path.rename(f"{segment.path}.damaged")
+                segment.path.unlink()
         self.released(segment)
 
     def released(self, segment: Segment) -> None:

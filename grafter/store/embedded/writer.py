@@ -149,14 +149,12 @@ class Writer:
     def start(self) -> None:
         """Begin the threads."""
         if self._log is not None:
-            self._start_thread(self._write_forever, "grafter-store-write")
+            self._threads = [threading.Thread(target=self._write_forever, name="grafter-store-write", daemon=True)]
             if self._interval is not None:
-                self._start_thread(self._sync_forever, "grafter-store-sync")
-
-    def _start_thread(self, work: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=work, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+                sync = threading.Thread(target=self._sync_forever, name="grafter-store-sync", daemon=True)
+                self._threads.append(sync)
+        for thread in self._threads:
+            thread.start()
 
     async def stop(self) -> None:
         """Take no more, write and answer what was taken, bring it to the disk."""
