@@ -149,17 +149,16 @@ class Compactor:
         self._rested_at = self._index.table.bytes
 
     def _discard(self, number: int) -> None:
-        def prepare() -> Sequence[Row]:
+        def discard() -> None:
             self._log.discard(number)
             self._counts.given_up_segments += 1
-            return []
 
         def done(future: asyncio.Future[None]) -> None:
             if (error := future.exception()) is not None:
                 self._failed(error)
 
         if not self._writer.stopping:
-            self._writer.submit(Op(lambda _: None, prepare=prepare)).add_done_callback(done)
+            self._writer.submit(Op(lambda _: None, prepare=discard)).add_done_callback(done)
 
     def _failed(self, error: BaseException) -> None:
         # A full disk is no news, and it is tried again as soon as something changes.

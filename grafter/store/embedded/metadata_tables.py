@@ -355,9 +355,7 @@ class TaskTable:
 
     def claim(self, kind: str, now: int, limit: int) -> list[Task]:
         with self._lock:
-            ended = [key for key, lease in self._leases.items() if lease.until <= now]
-            for key in ended:
-                del self._leases[key]
+            self._leases = {key: lease for key, lease in self._leases.items() if lease.until > now}
             rows = self._table.execute(
                 "SELECT name, due, put, blob FROM task WHERE kind = ? AND due <= ? ORDER BY due LIMIT ?",
                 (kind, now, limit + len(self._leases)),

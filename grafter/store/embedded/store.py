@@ -33,7 +33,7 @@ from grafter.store.embedded.metadata_db import MetadataBatch
 from grafter.store.embedded.metadata_tables import DeadLetterChange
 from grafter.store.embedded.part_reader import PartReader, RecentRecords
 from grafter.store.embedded.settling import Begun, ClaimMethods
-from grafter.store.embedded.writer import DIRECTORY_GONE, Op, Place, Row, Writer
+from grafter.store.embedded.writer import DIRECTORY_GONE, Op, Place, Writer
 from grafter.store.model import DISK_FULL, DeadLetter, DeadLettersAdded, Memory, Stats, Task, TaskThen, large_envelopes
 from grafter.store.records import RecordType
 
@@ -318,7 +318,7 @@ class EmbeddedStore(ClaimMethods):
                 except sqlite3.DatabaseError as error:
                     if is_damage(error) and not mended:
                         mended = True
-                        await self.writer.submit(Op(lambda _: None, prepare=self._renew_files))
+                        await self.writer.submit(Op(lambda _: None, prepare=self._files.renew))
                     elif not (leaving and is_full(error) and await self._gave_up_reserve()):
                         raise
         except sqlite3.Error as error:
@@ -340,18 +340,13 @@ class EmbeddedStore(ClaimMethods):
         """Free a piece of what is set aside; False when there is none left."""
         given: list[bool] = []
 
-        def give_up() -> Sequence[Row]:
+        def give_up() -> None:
             self._files.reserve.run_short()
             given.append(self._files.reserve.give_up())
-            return ()
 
         # It is the writer's own.
         await self.writer.submit(Op(lambda _: None, prepare=give_up))
         return given[0]
-
-    def _renew_files(self) -> Sequence[Row]:
-        self._files.renew()
-        return ()
 
     def stats(self) -> Stats:
         index = self.index

@@ -56,8 +56,8 @@ class Op(Generic[_T]):
     """A sender waits for it, and keeps what cannot be written; what drains the store is written before it."""
     attempt: bool = False
     """It only says that something is about to be sent: where room is short it waits for what makes room."""
-    prepare: Callable[[], Sequence[Row]] | None = None
-    """Makes the rows, on the writer's thread, before the write. May raise OSError."""
+    prepare: Callable[[], Sequence[Row] | None] | None = None
+    """Does something on the writer's thread before the write, and may make the rows. May raise OSError."""
     future: asyncio.Future[_T] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     """Has what ``apply`` returned."""
     places: list[Place] = field(default_factory=list)
@@ -286,7 +286,7 @@ class Writer:
         for op in group:
             if op.prepare is not None:
                 try:
-                    op.rows = op.prepare()
+                    op.rows = op.prepare() or ()
                 except (OSError, RecordError) as error:
                     op.error = error
         # Each may begin a trace.
