@@ -132,8 +132,9 @@ def _begin(store: EmbeddedStore, older: Index, boot: "BootMark", exporters: Sequ
     seen_to = partial(boot.begin, lasting=lasting)
     log = store.log if store.log is not None and store.log.segments else None
     if log is not None:
-        recovery = Recovery(store, log, older, exporters if boot.cut_off else (), seen_to)
-        store.recovering = asyncio.get_running_loop().create_task(recovery.run(), name="store.recovery")
+        recovery = Recovery(store, log, exporters if boot.cut_off else (), seen_to)
+        store.older = older
+        store.recovering = asyncio.get_running_loop().create_task(recovery.run(older), name="store.recovery")
     store.writer.start()
     if log is None:
         store.open_for_claims()
@@ -145,14 +146,10 @@ class Recovery:
     """Made before anything is written to the log: what it has then is what is recovered."""
 
     def __init__(
-        self, store: EmbeddedStore, log: SegmentLog, older: Index, left_to: Sequence[str], seen_to: Callable[[], None]
+        self, store: EmbeddedStore, log: SegmentLog, left_to: Sequence[str], seen_to: Callable[[], None]
     ) -> None:
-        """``older`` is empty, and filled on a thread; the store's own index then takes it in.
-
-        ``left_to``: exporters to which whatever was due may have left, for a power cut took the last that was written.
-        An intent stands for it from now on; when those are on the disk ``seen_to`` is called, on a thread.
-        """
-        store.older = older
+        """``left_to``: exporters to which whatever was due may have left, for a power cut took the last that was
+        written. An intent stands for it from now on; when those are on the disk ``seen_to`` is called, on a thread."""
         self._store = store
         self._log = log
         self._segments = list(log.segments.values())
@@ -164,10 +161,10 @@ class Recovery:
         self._nobodys: list[tuple[Key, int]] = []
         """Batches of which nothing says for whom they wait."""
 
-    async def run(self) -> None:
-        """Read on a thread, and take in; ends early, at the next record, when the store is stopping."""
-        store, older = self._store, self._store.older
-        assert older is not None
+    async def run(self, older: Index) -> None:
+        """Read on a thread into ``older``, which is empty, and have the store's own index take it in; ends early, at
+        the next record, when the store is stopping."""
+        store = self._store
         try:
             damage = await asyncio.get_running_loop().run_in_executor(store.pool, self._rebuild, older)
         except Exception:  # noqa: BLE001  # without it this would end unseen, and claims wait for ever
