@@ -116,8 +116,8 @@ class Index:
             due_queue.put(at, keys)
         if placed.rows:
             table.enter(segment, len(placed.rows))
-        table.spans += sum([part.spans for part in placed.parts])
-        table.bytes += sum([len(part.payload) for part in placed.parts])
+        table.spans += placed.spans
+        table.bytes += placed.size
 
     def restore(self, key: Key, row: bytes, segment: int, body: int, guest: bytes | None) -> None:
         """Hold a part that is read back, in any order. One that is held already was copied: it now lies here."""

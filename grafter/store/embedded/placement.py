@@ -25,6 +25,9 @@ class PlacedParts:
 
     now: int
     parts: Sequence[Part]
+    spans: int = 0
+    size: int = 0
+    """Bytes of their payloads."""
     keys: list[Key] = field(default_factory=list)
     rows: list[bytes] = field(default_factory=list)
     facts: list[int] = field(default_factory=list)
@@ -114,9 +117,12 @@ class Placement:
         blobs: list[bytes] = []
         add_key, add_row, add_fact, add_blob = placed.keys.append, placed.rows.append, placed.facts.append, blobs.append
         pack, now = ROW.pack, placed.now
+        spans = total = 0
         head: bytes
         for part in placed.parts:
             size = len(part.payload)
+            spans += part.spans
+            total += size
             facts = part.guest
             table.arrival = arrival = table.arrival + 1
             if facts is None:
@@ -152,6 +158,7 @@ class Placement:
             add_row(pack(arrival, now, part.spans, flags, at, length, position, len(head), size))
             add_fact(fact)
             position += len(head) + size
+        placed.spans, placed.size = spans, total
         if not keeps_objects:
             placed.body = b"".join(records.parts_body(placed.keys, placed.rows, blobs, position, placed.moves))
 
