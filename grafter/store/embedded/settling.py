@@ -93,7 +93,7 @@ class Begun:
         if self._file < 0:
             return
         self.open.difference_update(keys)
-        suspects = self.suspects.keys() & keys
+        suspects = self.suspects.keys() & keys if self.suspects else ()
         if not untouched:
             for key in suspects:
                 del self.suspects[key]
