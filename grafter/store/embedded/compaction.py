@@ -19,13 +19,14 @@ from grafter.store.embedded.index import Index
 from grafter.store.embedded.segment_file import Damage, Segment
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.embedded.trace_table import TraceTable
-from grafter.store.embedded.writer import Op, Place, Row, Writer
+from grafter.store.embedded.writer import Op, Row, Writer
 from grafter.store.model import Outcome
 from grafter.store.records import (
     CHUNK_BYTES,
     LOCATION,
     ROW,
     Chunk,
+    Place,
     RecordError,
     RecordType,
     find_arrival,

@@ -30,9 +30,9 @@ from grafter.store.embedded.segment_file import Damage, Record
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.embedded.settling import Begun
 from grafter.store.embedded.store import EmbeddedStore
-from grafter.store.embedded.writer import Op, Place
+from grafter.store.embedded.writer import Op
 from grafter.store.model import Outcome
-from grafter.store.records import RecordError, RecordType
+from grafter.store.records import Place, RecordError, RecordType
 
 _LOG = logging.getLogger(__name__)
 

@@ -49,14 +49,14 @@ class RecentRecords:
         """``limit``: bytes; ``keep``: nanoseconds after which a body is dropped."""
         self._limit = limit
         self._keep = keep
-        self._bodies: OrderedDict[tuple[int, int], tuple[bytes, dict[int, Envelope], int]] = OrderedDict()
+        self._bodies: OrderedDict[records.Place, tuple[bytes, dict[int, Envelope], int]] = OrderedDict()
         """With its envelopes as far as they were asked for, and when it was written; the oldest first."""
         self.bytes = 0
         """What is kept now."""
         self._used_at: int | None = None
         self._envelopes = EnvelopeCache()
 
-    def add(self, now: int, place: tuple[int, int], body: bytes) -> None:
+    def add(self, now: int, place: records.Place, body: bytes) -> None:
         """Keep a body that was just written, if anybody is going to ask for it."""
         if self._used_at is None or now > self._used_at + self._keep:
             self._forget(None)

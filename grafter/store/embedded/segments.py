@@ -40,6 +40,7 @@ from grafter.store.embedded.segment_file import (
     parse,
     write_all,
 )
+from grafter.store.records import Place
 
 _LOG = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class SegmentLog:
         log.arrival = ((log.arrival >> 40) + 2) << 40
         return log
 
-    def write(self, records: Sequence[tuple[int, int, Sequence[bytes]]]) -> list[tuple[int, int]]:
+    def write(self, records: Sequence[tuple[int, int, Sequence[bytes]]]) -> list[Place]:
         """Append records (type, version, buffers of the body), all or none; the segment and offset of each body."""
         segment = self._current
         if segment is None or segment.size >= self.segment_bytes:
@@ -147,7 +148,7 @@ class SegmentLog:
                     self._seal()
                 raise
 
-    def take_back(self, places: Sequence[tuple[int, int]]) -> None:
+    def take_back(self, places: Sequence[Place]) -> None:
         """Cut the last write off again, because its sync failed."""
         number, offset = places[0]
         segment = self.segments[number]

@@ -28,7 +28,7 @@ from grafter.store.embedded.index import Index
 from grafter.store.embedded.metadata_db import MemoryBatch, MetadataBatch
 from grafter.store.embedded.part_reader import PartReader
 from grafter.store.embedded.trace_table import TraceEntry
-from grafter.store.embedded.writer import Op, Place, Row, Writer, nothing
+from grafter.store.embedded.writer import Op, Row, Writer, nothing
 from grafter.store.model import (
     DISK_FULL,
     Claim,
@@ -42,7 +42,7 @@ from grafter.store.model import (
     StoredPart,
     StoreError,
 )
-from grafter.store.records import RecordType
+from grafter.store.records import Place, RecordType
 
 _T = TypeVar("_T")
 

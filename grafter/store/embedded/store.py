@@ -33,9 +33,9 @@ from grafter.store.embedded.metadata_db import MetadataBatch
 from grafter.store.embedded.metadata_tables import DeadLetterChange
 from grafter.store.embedded.part_reader import PartReader, RecentRecords
 from grafter.store.embedded.settling import Begun, ClaimMethods
-from grafter.store.embedded.writer import DIRECTORY_GONE, Op, Place, Writer
+from grafter.store.embedded.writer import DIRECTORY_GONE, Op, Writer
 from grafter.store.model import DISK_FULL, DeadLetter, DeadLettersAdded, Memory, Stats, Task, TaskThen, large_envelopes
-from grafter.store.records import RecordType
+from grafter.store.records import Place, RecordType
 
 _LOG = logging.getLogger(__name__)
 

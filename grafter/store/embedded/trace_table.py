@@ -22,15 +22,13 @@ from grafter.store.records import (
     FACTS,
     GUEST,
     Chunk,
+    Place,
     chunk_arrival,
     find_arrival,
     unpack_chunks,
 )
 
 _first = attrgetter("first")
-
-Place = tuple[int, int]
-"""Where an envelope lies: segment number, and offset in it."""
 
 
 def envelope_place(chunk: Chunk) -> Place:

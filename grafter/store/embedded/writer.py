@@ -25,7 +25,7 @@ from grafter.store import records
 from grafter.store.embedded.directory import NO_ROOM, Files, is_damage, is_full
 from grafter.store.embedded.metadata_db import MetadataBatch
 from grafter.store.embedded.segments import SegmentLog
-from grafter.store.records import RecordError, RecordType
+from grafter.store.records import Place, RecordError, RecordType
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -34,8 +34,6 @@ _GROUP_RECORDS, _GROUP_BYTES = 256, 8 << 20
 
 Row = tuple[RecordType, Sequence[bytes]]
 """A record: its type and the buffers of its body."""
-Place = tuple[int, int]
-"""Where a record's body lies: segment number and offset."""
 
 
 def nothing() -> None:
