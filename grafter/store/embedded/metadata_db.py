@@ -1,4 +1,5 @@
-"""What outlives the parts: memories of released traces, dead letters, dedupe keys and calls. One SQLite file, or none.
+"""What outlives the parts: memories of released traces, dead letters, dedupe keys, calls and tasks. One SQLite file, or
+none.
 
 The memories of one commit are one row: a row a memory cost 5 us of CPU each, found by the key or by an index over it,
 and every trace leaves one. Which row a key's memory is in is kept in the process (``memory_rows``): nearly every new

@@ -112,13 +112,7 @@ class Slices:
 class Writer:
     """Writes ops. Without a log there is no thread: an op is applied when it is submitted."""
 
-    def __init__(
-        self,
-        files: Files,
-        *,
-        traces: Callable[[], int],
-        interval: float | None,
-    ) -> None:
+    def __init__(self, files: Files, *, traces: Callable[[], int], interval: float | None) -> None:
         """``traces``: how many are held; called on the writer's thread. ``interval``: seconds after which what was
         written is brought to the disk; None: before an op is answered."""
         self.up = True
