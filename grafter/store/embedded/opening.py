@@ -282,7 +282,7 @@ def _intend_all(index: Index, exporter: str, now: UnixNano) -> list[tuple[Key, i
                 continue
         elif attempt is None and index.due_queue.compute_due(key, entry) > now:
             continue
-        up_to = attempt.up_to if attempt is not None and attempt.is_open else entry.arrival
+        up_to = entry.up_to
         index.outcome(key, up_to, exporter, Outcome.INTENDED)
         intended.append((key, up_to))
     return intended

@@ -99,6 +99,12 @@ class TraceEntry:
         """Up to which arrival an export was begun; -1 where none was."""
         return self.attempt.up_to if self.attempt is not None and self.attempt.is_open else -1
 
+    @property
+    def up_to(self) -> int:
+        """Up to which arrival a claim covers it."""
+        attempted = self.attempted
+        return attempted if attempted >= 0 else self.arrival
+
     def count(self, spans: int, flags: int, size: int) -> None:
         """Add a part to the sums."""
         if flags & GUEST:
