@@ -44,6 +44,8 @@ ROW = Struct("<QQIHIIIII")
 
 LOCATION = Struct("<II")
 """Segment number and offset of the record's body in it; before a row it makes a chunk."""
+Place = tuple[int, int]
+"""A segment's number, and an offset in it."""
 
 CHUNK = Struct("<IIQQIHIIIII")
 """LOCATION and ROW in one: what the index keeps of a part."""

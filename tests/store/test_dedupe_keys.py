@@ -14,7 +14,13 @@ NOW = UnixNano(1000)
 
 def ledger_at(path: Path | None, limit: int = 3) -> MetadataDB:
     return MetadataDB(
-        path, remember=100, remember_limit=100, remember_bytes=1 << 20, letter_bytes=1000, dedupe_key_limit=limit
+        path,
+        remember=100,
+        remember_limit=100,
+        remember_bytes=1 << 20,
+        letter_bytes=1000,
+        task_lease=1,
+        dedupe_key_limit=limit,
     )
 
 

@@ -35,6 +35,7 @@ def ledger_at(
         remember_limit=limit,
         remember_bytes=limit_bytes,
         letter_bytes=letter_bytes,
+        task_lease=1,
         drop_oldest_letters=drop_oldest_letters,
     )
     try:
@@ -233,7 +234,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version = 7")
     connection.close()
     with pytest.raises(StoreError, match=r"format 7, this one reads 1\): run that version"):
-        MetadataDB(path, remember=1, remember_limit=1, remember_bytes=1, letter_bytes=1)
+        MetadataDB(path, remember=1, remember_limit=1, remember_bytes=1, letter_bytes=1, task_lease=1)
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
@@ -241,4 +242,4 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(os.urandom(5000))
     with pytest.raises(StoreError, match=r"cannot use .*ledger\.sqlite"):
-        MetadataDB(path, remember=1, remember_limit=1, remember_bytes=1, letter_bytes=1)
+        MetadataDB(path, remember=1, remember_limit=1, remember_bytes=1, letter_bytes=1, task_lease=1)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from grafter.store.embedded.slices import Slices
+from grafter.store.embedded.writer import Slices
 
 
 def busy(seconds: float) -> None:

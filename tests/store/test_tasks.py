@@ -13,7 +13,9 @@ LEASE = 10
 
 
 def ledger_at(path: Path) -> MetadataDB:
-    return MetadataDB(path, remember=100, remember_limit=100, remember_bytes=1 << 20, letter_bytes=1000)
+    return MetadataDB(
+        path, remember=100, remember_limit=100, remember_bytes=1 << 20, letter_bytes=1000, task_lease=LEASE
+    )
 
 
 def test_a_version_without_tasks_opens_the_same_file(tmp_path: Path) -> None:

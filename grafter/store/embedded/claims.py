@@ -368,12 +368,11 @@ class ClaimTable:
 
     def _claim_of(self, key: Key, entry: TraceEntry) -> Claim:
         attempt = entry.attempt
-        up_to = attempt.up_to if attempt is not None and attempt.is_open else entry.arrival
         outcomes = dict(attempt.outcomes) if attempt is not None else {}
         envelopes = self._table.envelopes
         large: dict[Hashable, int] = {place: envelopes[place][1] for place in entry.envelopes or ()}
         state = self.state_of(entry)
-        return Claim(key, entry.token, up_to, state, outcomes, large, waits_for=entry.waits_for)
+        return Claim(key, entry.token, entry.up_to, state, outcomes, large, waits_for=entry.waits_for)
 
     def state_of(self, entry: TraceEntry) -> TraceState:
         """The sum of the facts of everything held under a key."""

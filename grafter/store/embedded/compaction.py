@@ -19,13 +19,14 @@ from grafter.store.embedded.index import Index
 from grafter.store.embedded.segment_file import Damage, Segment
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.embedded.trace_table import TraceTable
-from grafter.store.embedded.writer import Place, Row, Writer
+from grafter.store.embedded.writer import Op, Row, Writer
 from grafter.store.model import Outcome
 from grafter.store.records import (
     CHUNK_BYTES,
     LOCATION,
     ROW,
     Chunk,
+    Place,
     RecordError,
     RecordType,
     find_arrival,
@@ -149,17 +150,16 @@ class Compactor:
         self._rested_at = self._index.table.bytes
 
     def _discard(self, number: int) -> None:
-        def prepare() -> Sequence[Row]:
+        def discard() -> None:
             self._log.discard(number)
             self._counts.given_up_segments += 1
-            return []
 
         def done(future: asyncio.Future[None]) -> None:
             if (error := future.exception()) is not None:
                 self._failed(error)
 
         if not self._writer.stopping:
-            self._writer.submit([], lambda _: None, prepare=prepare).add_done_callback(done)
+            self._writer.submit(Op(lambda _: None, prepare=discard)).add_done_callback(done)
 
     def _failed(self, error: BaseException) -> None:
         # A full disk is no news, and it is tried again as soon as something changes.
@@ -236,7 +236,7 @@ class Compactor:
             for (key, _), row in zip(live, copies, strict=True):
                 self._index.relocate(key, location + row)
 
-        await self._writer.submit([], apply, prepare=prepare)
+        await self._writer.submit(Op(apply, prepare=prepare))
 
 
 def _parts_of(log: SegmentLog, segment: Segment) -> Iterator[_LogPart]:

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grafter.store.embedded.metadata_db import MetadataDB
-from grafter.store.embedded.metadata_tables import TaskTable
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.model import StoreError
 
@@ -183,42 +182,35 @@ class Reserve:
         return found.f_bavail * found.f_frsize
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """The directory is this process's own while the file is locked, and there."""
-
-    path: Path
-    fd: int
-
-    def is_there(self) -> bool:
-        """False: the directory was removed or replaced. What is written into its files now is gone with the process."""
-        try:
-            found = os.stat(self.path, follow_symlinks=False)
-        except OSError:
-            return False
-        return os.path.samestat(found, os.fstat(self.fd))
-
-
 @dataclass(slots=True)
 class Files:
-    """What is open; without a directory the metadata and the tasks alone."""
+    """What is open; without a directory the metadata alone."""
 
     metadata: MetadataDB
-    tasks: TaskTable
     reserve: Reserve
     log: SegmentLog | None = None
-    lock: Lock | None = None
+    lock: Path = Path()
+    lock_fd: int = -1
+    """The directory is this process's own while this file is locked, and there."""
     synced: bool = False
     """Everything that was written is on the disk, and nothing more will be."""
     failed_at: float = 0.0
     """When a damaged metadata file could not be mended."""
+
+    def are_there(self) -> bool:
+        """False: the directory was removed or replaced. What is written into it now is gone with the process."""
+        try:
+            found = os.stat(self.lock, follow_symlinks=False)
+        except OSError:
+            return False
+        return os.path.samestat(found, os.fstat(self.lock_fd))
 
     def renew(self) -> None:
         """Put a damaged metadata file aside and go on with a new one; on the writer's thread. Raises OSError."""
         if self.failed_at and time.monotonic() - self.failed_at < _PAUSE_SECONDS:
             raise StoreError("a damaged file could not be put aside; it is tried again soon")
         try:
-            with self.tasks.elsewhere(), self.metadata.elsewhere():
+            with self.metadata.elsewhere():
                 assert self.metadata.path is not None
                 put_aside_if_damaged(self.metadata.path, thorough=True)
         except OSError as error:
@@ -229,22 +221,17 @@ class Files:
 
     def close(self) -> None:
         """Close all of it but the lock, which goes last."""
-        self.tasks.close()
         self.metadata.close()
         if self.log is not None:
             self.log.close()
 
     def release(self) -> None:
         """Let another process have the directory."""
-        if self.lock is not None:
-            os.close(self.lock.fd)
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
 
 
-Ledger = Callable[[Path | None], tuple[MetadataDB, TaskTable]]
-"""Opens what is in the metadata's file. Raises StoreError."""
-
-
-def open_files(directory: Path, segment_bytes: int, ledger: Ledger) -> Files:
+def open_files(directory: Path, segment_bytes: int, ledger: Callable[[Path], MetadataDB]) -> Files:
     """Take the directory, which is made when it is missing, and open what is in it. Raises StoreError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -265,16 +252,16 @@ def open_files(directory: Path, segment_bytes: int, ledger: Ledger) -> Files:
             log = SegmentLog.opened(directory, segment_bytes)
             undo.callback(log.close)
             reserve = Reserve(directory, segment_bytes)
-            metadata, tasks = _open_ledger(directory / "ledger.sqlite", reserve, ledger)
+            metadata = _open_ledger(directory / "ledger.sqlite", reserve, ledger)
         except StoreError:
             raise
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cannot read the store in {directory}: {error}") from error
         undo.pop_all()
-    return Files(metadata, tasks, reserve, log, Lock(directory / "lock", lock))
+    return Files(metadata, reserve, log, directory / "lock", lock)
 
 
-def _open_ledger(path: Path, reserve: Reserve, ledger: Ledger) -> tuple[MetadataDB, TaskTable]:
+def _open_ledger(path: Path, reserve: Reserve, ledger: Callable[[Path], MetadataDB]) -> MetadataDB:
     """SQLite makes files beside it, which an orderly stop took away, and a damaged one is copied: on a full disk that
     has the room that is set aside."""
     while True:

@@ -6,9 +6,9 @@ undoing.
 An index is also where the rooms that share its table meet: placement before the write, claims afterwards.
 """
 
-from grafter.core.model import LARGE_ENVELOPE, GuestFacts, Key, UnixNano, guest_key
+from grafter.core.model import LARGE_ENVELOPE, Key, UnixNano, guest_key
 from grafter.core.policy import Waits
-from grafter.core.state import GuestState
+from grafter.core.state import TraceState
 from grafter.store import records
 from grafter.store.embedded.claims import ClaimTable, DueQueue
 from grafter.store.embedded.metadata_db import MetadataDB
@@ -65,20 +65,19 @@ class Index:
         entries, due_queue = table.entries, self.due_queue
         keeps_objects, max_trace_bytes = self._keeps_objects, self._max_trace_bytes
         begun: dict[tuple[int, bool], tuple[int, list[Key]]] = {}
-        for i, (key, row, fact, spans, size) in enumerate(
-            zip(placed.keys, placed.rows, placed.facts, placed.spans, placed.sizes, strict=True)
+        for i, (key, row, fact, part) in enumerate(
+            zip(placed.keys, placed.rows, placed.facts, placed.parts, strict=True)
         ):
             entry = entries.get(key)
             is_new = entry is None
             if entry is None:
                 entry = table.hold(key, now)
             entry.chunks += location + row
-            entry.size += size
+            entry.size += len(part.payload)
             if keeps_objects:
                 objects = entry.objects
                 if objects is None:
                     objects = entry.objects = []
-                part = placed.parts[i]
                 objects += (part.payload, part.envelope, part.span_ids)
             if large and i in large:
                 at, length = large[i]
@@ -87,9 +86,9 @@ class Index:
             if fact >= 0:
                 changed = entry.host_spans == 0 or fact | entry.facts != entry.facts
                 entry.facts |= fact
-                entry.host_spans += spans
+                entry.host_spans += part.spans
             else:
-                entry.guest_spans += spans
+                entry.guest_spans += part.spans
                 self._add_guest(key, entry, *placed.guests[i], now)
             if now > entry.last:
                 entry.last = now
@@ -117,9 +116,8 @@ class Index:
             due_queue.put(at, keys)
         if placed.rows:
             table.enter(segment, len(placed.rows))
-        table.parts += len(placed.rows)
-        table.spans += sum(placed.spans)
-        table.bytes += sum(placed.sizes)
+        table.spans += placed.spans
+        table.bytes += placed.size
 
     def restore(self, key: Key, row: bytes, segment: int, body: int, guest: bytes | None) -> None:
         """Hold a part that is read back, in any order. One that is held already was copied: it now lies here."""
@@ -134,7 +132,6 @@ class Index:
             return
         entry.insert(chunk)
         table.enter(segment)
-        table.parts += 1
         table.spans += chunk.spans
         table.bytes += chunk.size
         if waiting := table.backlogs.get(entry.waits_for) if entry.waits_for else None:
@@ -145,7 +142,6 @@ class Index:
             table.enter_envelope(entry, envelope_place(chunk), chunk.envelope_size)
         if guest is not None:
             self._restore_guest(key, entry, guest, chunk)
-        entry.appended = entry.last
 
     def relocate(self, key: Key, packed: bytes) -> bool:
         """A part was copied; it now lies elsewhere. False when it was settled or moved meanwhile."""
@@ -232,7 +228,6 @@ class Index:
             table.leave(segment, parts)
         if entry.envelopes is not None:
             table.leave_envelopes(entry, entry.chunks[:end])
-        table.parts -= end // CHUNK_BYTES
         before, size = entry.host_spans + entry.guest_spans, entry.size
         entry.chunks = entry.chunks[end:]
         if entry.objects is not None:
@@ -274,10 +269,8 @@ class Index:
             else:
                 self.settle(key, chunk_arrival(entry.chunks, end), now)
                 entry.remembered = True
-        chunks = b"".join(gone)
-        for segment, parts in count_segments(chunks):
+        for segment, parts in count_segments(b"".join(gone)):
             table.leave(segment, parts)
-        table.parts -= len(chunks) // CHUNK_BYTES
         table.spans -= spans
         table.bytes -= size
 
@@ -306,7 +299,8 @@ class Index:
         guest = self.table.guests[own]
         entry.add_guest(arrival, guest.shared_facts(own, facts))
         if entry.sums is not None:
-            _absorb(entry.sums, records.decode_guest(facts), now)
+            state = TraceState(UnixNano(entry.first), UnixNano(entry.last), guests=entry.sums)
+            state.absorb_guest(records.decode_guest(facts), UnixNano(now))
         if key == own and arrival in guest.strays:
             guest.strays.remove(arrival)
         if guest.since is None and guest.host is not None:
@@ -333,10 +327,3 @@ class Index:
             elif guest.since == arrival:
                 doubtful.append(own)
         return doubtful
-
-
-def _absorb(sums: dict[str, GuestState], facts: GuestFacts, now: int) -> None:
-    known = sums.get(facts.guest)
-    if known is None:
-        known = sums[facts.guest] = GuestState(facts.guest, facts.source, UnixNano(now), UnixNano(now))
-    known.absorb(facts, UnixNano(now))

@@ -6,8 +6,9 @@ then all of it counts.
 """
 
 import sqlite3
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from grafter.store.model import FORGOTTEN_BY
@@ -23,16 +24,14 @@ _KEEP = "INSERT INTO resource VALUES (?, ?, ?) ON CONFLICT (digest) DO UPDATE SE
 _AHEAD = 256
 
 
+@dataclass(slots=True, eq=False)
 class _Row:
-    __slots__ = ("at", "hashes", "live", "size")
-
-    def __init__(self, at: int, hashes: list[int], size: int) -> None:
-        self.at = at
-        self.hashes = hashes
-        """Of the keys that are still to be forgotten, newest first, each once."""
-        self.live = len(hashes)
-        """Of how many keys it has the newest memory."""
-        self.size = size
+    at: int
+    hashes: list[int]
+    """Of the keys that are still to be forgotten, newest first, each once."""
+    live: int
+    """Of how many keys it has the newest memory."""
+    size: int
 
 
 class MemoryRows:
@@ -43,10 +42,9 @@ class MemoryRows:
         self._limit = limit
         self._limit_bytes = limit_bytes
         self._row_of: dict[int, int] = {}
-        self._rows: dict[int, _Row] = {}
+        # A plain dictionary looks for its first behind all that have gone.
+        self._rows: OrderedDict[int, _Row] = OrderedDict()
         """In their order."""
-        self._order: deque[int] = deque()
-        """Of all rows that there are, whose first is found at once; some of the others may have gone."""
         self._last = 0
         self.bytes = 0
         """Of the rows."""
@@ -63,7 +61,7 @@ class MemoryRows:
     @property
     def all_gone_to(self) -> int:
         """Up to this one no row is left."""
-        return self._order[0] - 1 if self._order else self._last
+        return next(iter(self._rows)) - 1 if self._rows else self._last
 
     def add(self, number: int, at: int, hashes: Iterable[int], size: int) -> None:
         """A row was stored: a higher number than all before, the moment, the keys' hashes, the oldest first, bytes."""
@@ -72,8 +70,7 @@ class MemoryRows:
         for key_hash in row_of.keys() & new.keys():
             self._leave(row_of[key_hash])
         row_of |= new
-        self._rows[number] = _Row(at, list(new), size)
-        self._order.append(number)
+        self._rows[number] = _Row(at, list(new), len(new), size)
         self._last = number
         self.bytes += size
 
@@ -87,25 +84,19 @@ class MemoryRows:
         del self._rows[number]
         self.bytes -= row.size
         self.gone.append(number)
-        while self._order and self._order[0] not in self._rows:
-            self._order.popleft()
-        # Behind one that stays, those that were replaced would pile up until its time is over.
-        if len(self._order) > 2 * len(self._rows) + 64:
-            self._order = deque(self._rows)
 
     def forget(self, now: int | None, shared: Callable[[int], int], *, counted: bool = True) -> None:
         """Forget what is too old, where the time is known, what is too many, and all rows but the last while too large.
 
         ``shared``: the bytes of what rows have in common, once none is left up to the one that it is given.
         """
-        while self._order:
-            number = self._order[0]
-            row = self._rows[number]
+        while self._rows:
+            number, row = next(iter(self._rows.items()))
             if now is not None and row.at + self._remember <= now:
                 why = _TIME
             elif len(self._row_of) > self._limit:
                 why = _NUMBER
-            elif len(self._order) > 1 and self.bytes + shared(number - 1) > self._limit_bytes:
+            elif len(self._rows) > 1 and self.bytes + shared(number - 1) > self._limit_bytes:
                 why = _BYTES
             else:
                 return
@@ -131,7 +122,6 @@ class MemoryRows:
         """There are none any more."""
         self._row_of.clear()
         self._rows.clear()
-        self._order.clear()
         self.gone.clear()
         self.bytes = self._last = 0
 

@@ -1,4 +1,5 @@
-"""What outlives the parts: memories of released traces, dead letters, dedupe keys and calls. One SQLite file, or none.
+"""What outlives the parts: memories of released traces, dead letters, dedupe keys, calls and tasks. One SQLite file, or
+none.
 
 The memories of one commit are one row: a row a memory cost 5 us of CPU each, found by the key or by an index over it,
 and every trace leaves one. Which row a key's memory is in is kept in the process (``memory_rows``): nearly every new
@@ -29,6 +30,7 @@ from grafter.store.embedded.metadata_tables import (
     DeadLetterChange,
     DeadLetterTable,
     DedupeKeys,
+    TaskTable,
     transaction,
 )
 from grafter.store.model import DEDUPE_KEYS_LIMIT, Memory, StoreError
@@ -109,10 +111,14 @@ class MetadataDB:
         remember_limit: int,
         remember_bytes: int,
         letter_bytes: int,
+        task_lease: int,
         drop_oldest_letters: bool = False,
         dedupe_key_limit: int = DEDUPE_KEYS_LIMIT,
     ) -> None:
-        """Open or make the file; None keeps everything in memory. ``remember`` in nanoseconds. Raises StoreError."""
+        """Open or make the file; None keeps everything in memory. ``remember`` and ``task_lease`` in nanoseconds.
+
+        Raises StoreError.
+        """
         self.path = path
         self._remember = remember
         self._call_limit = max(1, remember_limit)
@@ -125,6 +131,11 @@ class MetadataDB:
         self.writing = threading.Lock()
         """Held by whoever writes into the file: SQLite lets one wait for another too, but not in turns."""
         self._open()
+        try:
+            self.tasks = TaskTable(path, task_lease, self.writing)
+        except BaseException:
+            self._close()
+            raise
 
     def _open(self) -> None:
         path = self.path
@@ -320,8 +331,8 @@ class MetadataDB:
     def elsewhere(self) -> Iterator[None]:
         """The file is replaced inside, and then the new one is opened; on the writer's thread. Where an error ends
         that, it stays closed, and is to be replaced again. Raises StoreError."""
-        with self.writing, self._lock:
-            self.close()
+        with self.tasks.elsewhere(), self.writing, self._lock:
+            self._close()
             self._rows.clear()
             yield
             self._open()
@@ -332,6 +343,10 @@ class MetadataDB:
         return UnixNano(0 if row is None else row[0])
 
     def close(self) -> None:
+        self.tasks.close()
+        self._close()
+
+    def _close(self) -> None:
         self._reader.close()
         if self._writer is not self._reader:
             self._writer.close()

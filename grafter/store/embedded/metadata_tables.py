@@ -41,7 +41,10 @@ _CALLS = (
     " until INTEGER NOT NULL, caller TEXT, callee TEXT, traceparent TEXT, link TEXT)",
     "CREATE INDEX IF NOT EXISTS call_until ON call (until)",
 )
-_OLDEST_MARK = "SELECT number FROM mark WHERE until > ? ORDER BY number LIMIT 1"
+_PUT_MARK = (
+    "INSERT INTO mark (id, until) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET until = max(until, excluded.until)"
+)
+_END_MARKS = "DELETE FROM mark WHERE number < (SELECT number FROM mark WHERE until > ? ORDER BY number LIMIT 1)"
 _FIND_MARK = "SELECT 1 FROM mark WHERE id = ? AND until > ?"
 _PUT_CALL = (
     "INSERT INTO call (id, at, until, caller, callee, traceparent, link) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -110,11 +113,12 @@ class DedupeKeys(_Table):
         super().__init__(file, limit, _MARKS)
         self.forgotten = 0
         """Keys that the limit ended before their time, since the start."""
-        self._count: int = file.writer.execute("SELECT count(*) FROM mark").fetchone()[0]
-        self._next = (self._count, 0)
+        self._over = 0
 
     def __len__(self) -> int:
-        return self._count
+        with self._lock:
+            count: int = self._reader.execute("SELECT count(*) FROM mark").fetchone()[0]
+        return count
 
     def seen(self, ids: Sequence[str], now: UnixNano) -> list[bool]:
         """Whether each id is that of a key."""
@@ -123,29 +127,18 @@ class DedupeKeys(_Table):
 
     def write(self, keys: Sequence[tuple[DedupeKey, UnixNano]]) -> None:
         """Add keys within the writer's open transaction, and make room; ``written`` is to follow its commit."""
-        count = self._count
-        for key, now in keys:
-            values = (now + key.ttl, _hashed(key.id))
-            # A repeat only prolongs it.
-            if self._writer.execute("UPDATE mark SET until = max(until, ?) WHERE id = ?", values).rowcount == 0:
-                self._writer.execute("INSERT INTO mark (until, id) VALUES (?, ?)", values)
-                count += 1
+        # A repeat only prolongs it.
+        self._writer.executemany(_PUT_MARK, [(_hashed(key.id), now + key.ttl) for key, now in keys])
         # The oldest come first; one that ends earlier than an older one waits for it, or for the limit.
-        now = max(now for _, now in keys)
-        alive = self._writer.execute(_OLDEST_MARK, (now,)).fetchone()
-        if alive is not None:
-            count -= self._writer.execute("DELETE FROM mark WHERE number < ?", alive).rowcount
-        over = max(0, count - self._limit)
-        if over:
-            self._writer.execute(
-                "DELETE FROM mark WHERE number IN (SELECT number FROM mark ORDER BY number LIMIT ?)", (over,)
-            )
-        self._next = (count - over, over)
+        self._writer.execute(_END_MARKS, (max(now for _, now in keys),))
+        # None goes from between others, so their numbers have no gaps.
+        self._over = self._writer.execute(
+            "DELETE FROM mark WHERE number <= (SELECT max(number) FROM mark) - ?", (self._limit,)
+        ).rowcount
 
     def written(self) -> None:
         """What was written last is committed; only now it is counted."""
-        self._count, over = self._next
-        self.forgotten += over
+        self.forgotten += self._over
 
 
 class CallTable(_Table):
@@ -362,9 +355,7 @@ class TaskTable:
 
     def claim(self, kind: str, now: int, limit: int) -> list[Task]:
         with self._lock:
-            ended = [key for key, lease in self._leases.items() if lease.until <= now]
-            for key in ended:
-                del self._leases[key]
+            self._leases = {key: lease for key, lease in self._leases.items() if lease.until > now}
             rows = self._table.execute(
                 "SELECT name, due, put, blob FROM task WHERE kind = ? AND due <= ? ORDER BY due LIMIT ?",
                 (kind, now, limit + len(self._leases)),

@@ -25,15 +25,14 @@ from grafter.store import records
 from grafter.store.embedded.directory import Files, Reserve, open_files
 from grafter.store.embedded.index import Index
 from grafter.store.embedded.metadata_db import MetadataDB
-from grafter.store.embedded.metadata_tables import TaskTable
 from grafter.store.embedded.part_reader import RECENT_BYTES, RecentRecords
 from grafter.store.embedded.segment_file import Damage, Record
 from grafter.store.embedded.segments import SegmentLog
 from grafter.store.embedded.settling import Begun
 from grafter.store.embedded.store import EmbeddedStore
-from grafter.store.embedded.writer import Place
+from grafter.store.embedded.writer import Op
 from grafter.store.model import Outcome
-from grafter.store.records import RecordError, RecordType
+from grafter.store.records import Place, RecordError, RecordType
 
 _LOG = logging.getLogger(__name__)
 
@@ -79,20 +78,15 @@ async def opened(
     if fsync not in ("interval", "always"):
         raise ValueError(f"fsync is {fsync!r}, expected 'interval' or 'always'")
 
-    def ledger(path: Path | None) -> tuple[MetadataDB, TaskTable]:
-        metadata = MetadataDB(
-            path,
-            remember=waits.remember,
-            remember_limit=waits.remember_limit,
-            remember_bytes=waits.remember_bytes,
-            letter_bytes=letter_bytes,
-            drop_oldest_letters=drop_oldest_letters,
-        )
-        try:
-            return metadata, TaskTable(path, lease_ns, metadata.writing)
-        except BaseException:
-            metadata.close()
-            raise
+    ledger = partial(
+        MetadataDB,
+        remember=waits.remember,
+        remember_limit=waits.remember_limit,
+        remember_bytes=waits.remember_bytes,
+        letter_bytes=letter_bytes,
+        drop_oldest_letters=drop_oldest_letters,
+        task_lease=lease_ns,
+    )
 
     def index() -> Index:
         return Index(
@@ -106,7 +100,7 @@ async def opened(
         )
 
     if directory is None:
-        files = Files(*ledger(None), Reserve(None, 0))
+        files = Files(ledger(None), Reserve(None, 0))
     else:
         files = await asyncio.to_thread(open_files, directory, segment_bytes, ledger)
     boot = BootMark(directory)
@@ -138,8 +132,9 @@ def _begin(store: EmbeddedStore, older: Index, boot: "BootMark", exporters: Sequ
     seen_to = partial(boot.begin, lasting=lasting)
     log = store.log if store.log is not None and store.log.segments else None
     if log is not None:
-        recovery = Recovery(store, log, older, exporters if boot.cut_off else (), seen_to)
-        store.recovering = asyncio.get_running_loop().create_task(recovery.run(), name="store.recovery")
+        recovery = Recovery(store, log, exporters if boot.cut_off else (), seen_to)
+        store.older = older
+        store.recovering = asyncio.get_running_loop().create_task(recovery.run(older), name="store.recovery")
     store.writer.start()
     if log is None:
         store.open_for_claims()
@@ -151,14 +146,10 @@ class Recovery:
     """Made before anything is written to the log: what it has then is what is recovered."""
 
     def __init__(
-        self, store: EmbeddedStore, log: SegmentLog, older: Index, left_to: Sequence[str], seen_to: Callable[[], None]
+        self, store: EmbeddedStore, log: SegmentLog, left_to: Sequence[str], seen_to: Callable[[], None]
     ) -> None:
-        """``older`` is empty, and filled on a thread; the store's own index then takes it in.
-
-        ``left_to``: exporters to which whatever was due may have left, for a power cut took the last that was written.
-        An intent stands for it from now on; when those are on the disk ``seen_to`` is called, on a thread.
-        """
-        store.older = older
+        """``left_to``: exporters to which whatever was due may have left, for a power cut took the last that was
+        written. An intent stands for it from now on; when those are on the disk ``seen_to`` is called, on a thread."""
         self._store = store
         self._log = log
         self._segments = list(log.segments.values())
@@ -170,10 +161,10 @@ class Recovery:
         self._nobodys: list[tuple[Key, int]] = []
         """Batches of which nothing says for whom they wait."""
 
-    async def run(self) -> None:
-        """Read on a thread, and take in; ends early, at the next record, when the store is stopping."""
-        store, older = self._store, self._store.older
-        assert older is not None
+    async def run(self, older: Index) -> None:
+        """Read on a thread into ``older``, which is empty, and have the store's own index take it in; ends early, at
+        the next record, when the store is stopping."""
+        store = self._store
         try:
             damage = await asyncio.get_running_loop().run_in_executor(store.pool, self._rebuild, older)
         except Exception:  # noqa: BLE001  # without it this would end unseen, and claims wait for ever
@@ -243,7 +234,7 @@ class Recovery:
         if self._nobodys:
             # A power cut took what came behind them: for whom they wait, and the settlement of what they are of.
             row = (RecordType.SETTLE, [records.encode_keys(self._nobodys)])
-            store.writer.submit([row], self._forget_nobodys).add_done_callback(lambda done: done.exception())
+            store.writer.submit(Op(self._forget_nobodys, [row])).add_done_callback(lambda done: done.exception())
         # It is in the ledger too, unless that was damaged.
         store.moment = UnixNano(max(store.moment, self._latest))
 
@@ -263,7 +254,7 @@ class Recovery:
         self._may_have_left = {}
         try:
             for row in rows:
-                await self._store.writer.submit([row], lambda _: None)
+                await self._store.writer.submit(Op(lambda _: None, [row]))
             await asyncio.get_running_loop().run_in_executor(self._store.pool, self._sync)
         except (OSError, UnavailableError) as error:
             # They stand in memory, and the next start does the same again.
@@ -291,7 +282,7 @@ def _intend_all(index: Index, exporter: str, now: UnixNano) -> list[tuple[Key, i
                 continue
         elif attempt is None and index.due_queue.compute_due(key, entry) > now:
             continue
-        up_to = attempt.up_to if attempt is not None and attempt.is_open else entry.arrival
+        up_to = entry.up_to
         index.outcome(key, up_to, exporter, Outcome.INTENDED)
         intended.append((key, up_to))
     return intended

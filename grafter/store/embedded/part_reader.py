@@ -8,7 +8,7 @@ segment stays while somebody reads it, whatever is settled meanwhile.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -49,20 +49,19 @@ class RecentRecords:
         """``limit``: bytes; ``keep``: nanoseconds after which a body is dropped."""
         self._limit = limit
         self._keep = keep
-        self._bodies: dict[tuple[int, int], tuple[bytes, dict[int, Envelope]]] = {}
-        self._order: deque[tuple[int, tuple[int, int], int]] = deque()
+        self._bodies: OrderedDict[records.Place, tuple[bytes, dict[int, Envelope], int]] = OrderedDict()
+        """With its envelopes as far as they were asked for, and when it was written; the oldest first."""
         self.bytes = 0
         """What is kept now."""
         self._used_at: int | None = None
         self._envelopes = EnvelopeCache()
 
-    def add(self, now: int, place: tuple[int, int], body: bytes) -> None:
+    def add(self, now: int, place: records.Place, body: bytes) -> None:
         """Keep a body that was just written, if anybody is going to ask for it."""
         if self._used_at is None or now > self._used_at + self._keep:
             self._forget(None)
             return
-        self._bodies[place] = (body, {})
-        self._order.append((now, place, len(body)))
+        self._bodies[place] = (body, {}, now)
         self.bytes += len(body)
         while self.bytes > self._limit:
             self._drop()
@@ -73,13 +72,12 @@ class RecentRecords:
         self._forget(now)
 
     def _forget(self, now: int | None) -> None:
-        while self._order and (now is None or self._order[0][0] + self._keep <= now):
+        while self._bodies and (now is None or next(iter(self._bodies.values()))[2] + self._keep <= now):
             self._drop()
 
     def _drop(self) -> None:
-        _, place, size = self._order.popleft()
-        del self._bodies[place]
-        self.bytes -= size
+        _, (body, _, _) = self._bodies.popitem(last=False)
+        self.bytes -= len(body)
 
     def plain(self, chunks: bytes | bytearray, root: int) -> Plain | None:
         """The host parts of these chunks; None when one of them is no longer here."""
@@ -91,7 +89,7 @@ class RecentRecords:
             found = bodies.get((segment, body))
             if found is None:
                 return None
-            data, known = found
+            data, known, _ = found
             envelope = known.get(at)
             if envelope is None:
                 envelope = known[at] = _shared(self._envelopes, data[at : at + length])

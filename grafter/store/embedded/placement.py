@@ -24,20 +24,20 @@ class PlacedParts:
     """The parts of one append: where each is placed, and its row."""
 
     now: int
+    parts: Sequence[Part]
+    spans: int = 0
+    size: int = 0
+    """Bytes of their payloads."""
     keys: list[Key] = field(default_factory=list)
     rows: list[bytes] = field(default_factory=list)
     facts: list[int] = field(default_factory=list)
     """-1 for a guest's part."""
-    spans: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
     large: dict[int, tuple[int, int]] = field(default_factory=dict)
     """By position: where in the record a large envelope lies, and its length."""
     guests: dict[int, tuple[Key, bytes, int]] = field(default_factory=dict)
     """By position: the guest's key, its encoded facts, and the arrival."""
     body: bytes = b""
     """With a log: of the record."""
-    parts: Sequence[Part] = ()
-    """Without a log: the parts themselves."""
     moves: list[Move] = field(default_factory=list)
     guests_known: list[Key] = field(default_factory=list)
     """The guests of whose parts and links the table knows before they are stored."""
@@ -58,9 +58,9 @@ class Placement:
 
     def place(self, parts: Sequence[Part], now: int) -> PlacedParts:
         """Decide where parts belong, and number them. Undone by ``undo`` when they could not be written."""
-        placed = PlacedParts(now)
+        placed = PlacedParts(now, parts)
         try:
-            self._lay_out(parts, placed, self._place_guests(parts, placed))
+            self._lay_out(placed, self._place_guests(placed))
         except BaseException:
             self.undo(placed)
             raise
@@ -87,13 +87,13 @@ class Placement:
         guest = self._table.guests[key]
         return self._move(key, host, (*self._movable(key), *guest.strays))
 
-    def _place_guests(self, parts: Sequence[Part], placed: PlacedParts) -> dict[Key, Key]:
+    def _place_guests(self, placed: PlacedParts) -> dict[Key, Key]:
         """The key under which each guest of the request is placed.
 
         A link holds for the whole request, wherever in it the part stands that brings it. What it moves is numbered
         before the request's own parts.
         """
-        for part in [part for part in parts if part.guest is not None]:
+        for part in [part for part in placed.parts if part.guest is not None]:
             self._expect(part, placed.now)
             placed.guests_known.append(part.key)
         places = {}
@@ -106,21 +106,23 @@ class Placement:
                 self._table.begin_write(own)
         return places
 
-    def _lay_out(self, parts: Sequence[Part], placed: PlacedParts, places: dict[Key, Key]) -> None:
+    def _lay_out(self, placed: PlacedParts, places: dict[Key, Key]) -> None:
         """Number the parts, and make the rows of their record, and the record."""
         table, keeps_objects = self._table, self._keeps_objects
-        position = PARTS_HEAD.size + len(parts) * (KEY_BYTES + ROW.size)
+        position = PARTS_HEAD.size + len(placed.parts) * (KEY_BYTES + ROW.size)
         envelopes: dict[int, tuple[int, int]] = {}
         # Parts that follow one another mostly share theirs.
         last: Envelope | None = None
         envelope = 0, 0
         blobs: list[bytes] = []
-        add_key, add_row, add_blob = placed.keys.append, placed.rows.append, blobs.append
-        add_fact, add_spans, add_size = placed.facts.append, placed.spans.append, placed.sizes.append
+        add_key, add_row, add_fact, add_blob = placed.keys.append, placed.rows.append, placed.facts.append, blobs.append
         pack, now = ROW.pack, placed.now
+        spans = total = 0
         head: bytes
-        for part in parts:
+        for part in placed.parts:
             size = len(part.payload)
+            spans += part.spans
+            total += size
             facts = part.guest
             table.arrival = arrival = table.arrival + 1
             if facts is None:
@@ -155,12 +157,9 @@ class Placement:
             add_key(key)
             add_row(pack(arrival, now, part.spans, flags, at, length, position, len(head), size))
             add_fact(fact)
-            add_spans(part.spans)
-            add_size(size)
             position += len(head) + size
-        if keeps_objects:
-            placed.parts = parts
-        else:
+        placed.spans, placed.size = spans, total
+        if not keeps_objects:
             placed.body = b"".join(records.parts_body(placed.keys, placed.rows, blobs, position, placed.moves))
 
     def _lay_out_envelope(self, envelope: Envelope | None, position: int, blobs: list[bytes]) -> tuple[int, int]:

@@ -2,7 +2,9 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
@@ -36,14 +38,8 @@ _WINDOW = 1 << 20
 # How many places are tried for the first record of a segment whose header is lost.
 _MOST_MARKS = 64
 
-
-def _crc_step(byte: int) -> int:
-    for _ in range(8):
-        byte = (byte >> 1) ^ (0xEDB88320 if byte & 1 else 0)
-    return byte
-
-
-_CRC_TABLE = [_crc_step(byte) for byte in range(256)]
+# What the library's CRC does with one byte, without what it does before and after all of them.
+_CRC_TABLE = [isal_zlib.crc32(bytes([byte]), 0xFFFFFFFF) ^ 0xFFFFFFFF for byte in range(256)]
 _BY_TOP = {value >> 24: byte for byte, value in enumerate(_CRC_TABLE)}
 """Which entry has which highest byte: each has another."""
 
@@ -118,18 +114,21 @@ def parse(window: Window, at: int, end: int, salt: int) -> tuple[int, int, int, 
     return (kind, version, length, crc) if at + HEADER_BYTES + length <= end else None
 
 
-def next_mark(window: Window, at: int, end: int, salt: int) -> int:
+def next_record(window: Window, at: int, end: int, salt: int) -> int:
     """Where the next record starts, or the end."""
+    return next((found for found in _marks(window, at, end) if parse(window, found, end, salt) is not None), end)
+
+
+def _marks(window: Window, at: int, end: int) -> Iterator[int]:
+    """Where from there on a record may start."""
     while at < end:
         block = bytes(window.view(at, min(_WINDOW, end - at)))
         found = block.find(MARK)
         while found >= 0:
-            if parse(window, at + found, end, salt) is not None:
-                return at + found
+            yield at + found
             found = block.find(MARK, found + 1)
         # A mark may lie across two blocks.
         at = at + len(block) - len(MARK) + 1 if at + len(block) < end else end
-    return end
 
 
 def salt_of(fd: int, size: int) -> int | None:
@@ -139,28 +138,18 @@ def salt_of(fd: int, size: int) -> int | None:
     on may be inside of what somebody sent, and is believed only where records follow from there to the very end.
     """
     window = Window(fd, size)
-    at = START
     ended: dict[int, int] = {}
     """Up to where records of a salt followed. One further on in such a row follows no further, and whoever sends a row
     of tens of thousands must not have it read from each of them."""
-    for _ in range(_MOST_MARKS):
+    for at in islice(_marks(window, START, size), _MOST_MARKS):
         if at + HEADER_BYTES > size:
-            return None
+            break
         head = bytes(window.view(at, HEADER_BYTES))
-        if head[:4] == MARK:
-            salt = _started_from(CRC.unpack_from(head, RECORD.size)[0], head[: RECORD.size])
-            if at >= ended.get(salt, 0):
-                ended[salt] = _followed(window, at, size, salt)
-                if ended[salt] == size or (at == START < ended[salt]):
-                    return salt
-        found = -1
-        while found < 0:
-            at += 1
-            if at + HEADER_BYTES > size:
-                return None
-            block = bytes(window.view(at, min(_WINDOW, size - at)))
-            found = block.find(MARK)
-            at += found if found >= 0 else max(0, len(block) - len(MARK))
+        salt = _started_from(CRC.unpack_from(head, RECORD.size)[0], head[: RECORD.size])
+        if at >= ended.get(salt, 0):
+            ended[salt] = _followed(window, at, size, salt)
+            if ended[salt] == size or (at == START < ended[salt]):
+                return salt
     return None
 
 
@@ -222,14 +211,6 @@ def open_segment(number: int, path: Path, before: Segment | None) -> Segment | N
         before.ended = True
         before.size = min(before.size, previous_end)
     return Segment(number, path, fd, salt, size, arrival)
-
-
-def is_at_its_place(segment: Segment) -> bool:
-    """False where the directory was replaced: then what has the file's name may be another process's."""
-    try:
-        return os.path.samestat(os.stat(segment.path, follow_symlinks=False), os.fstat(segment.fd))
-    except FileNotFoundError:
-        return False
 
 
 def write_all(fd: int, buffers: list[bytes], offset: int) -> None:

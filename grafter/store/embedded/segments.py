@@ -35,12 +35,12 @@ from grafter.store.embedded.segment_file import (
     Record,
     Segment,
     Window,
-    is_at_its_place,
-    next_mark,
+    next_record,
     open_segment,
     parse,
     write_all,
 )
+from grafter.store.records import Place
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,10 +61,12 @@ class SegmentLog:
     """Readable segments by number, ascending."""
     arrival: int = 0
     """Written into the header of the next segment."""
-    _number: int = 0
+    newest: int = 0
+    """The number of the segment that was begun last; what is not older may still be written to."""
+    disk_bytes: int = 0
+    """Bytes of all readable segments."""
     _current: Segment | None = None
     _previous_end: int = OPEN
-    _bytes: int = 0
     _dirty: set[int] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -76,12 +78,13 @@ class SegmentLog:
         """
         log = cls(directory, segment_bytes)
         try:
-            for number, path in sorted(_named(directory)):
-                log._number = number
+            named = [(_NAME.fullmatch(path.name), path) for path in directory.iterdir()]
+            for number, path in sorted((int(name[1]), path) for name, path in named if name):
+                log.newest = number
                 segment = open_segment(number, path, log.segments.get(number - 1))
                 if segment is not None:
                     log.segments[number] = segment
-                    log._bytes += segment.size
+                    log.disk_bytes += segment.size
                     log.arrival = max(log.arrival, segment.arrival)
         except BaseException:
             log.close()
@@ -90,17 +93,7 @@ class SegmentLog:
         log.arrival = ((log.arrival >> 40) + 2) << 40
         return log
 
-    @property
-    def disk_bytes(self) -> int:
-        """Bytes of all readable segments."""
-        return self._bytes
-
-    @property
-    def newest(self) -> int:
-        """The number of the segment that was begun last; what is not older may still be written to."""
-        return self._number
-
-    def write(self, records: Sequence[tuple[int, int, Sequence[bytes]]]) -> list[tuple[int, int]]:
+    def write(self, records: Sequence[tuple[int, int, Sequence[bytes]]]) -> list[Place]:
         """Append records (type, version, buffers of the body), all or none; the segment and offset of each body."""
         segment = self._current
         if segment is None or segment.size >= self.segment_bytes:
@@ -128,7 +121,7 @@ class SegmentLog:
             raise
         with self._lock:
             self._dirty.add(segment.number)
-            self._bytes += at - segment.size
+            self.disk_bytes += at - segment.size
         segment.size = at
         return places
 
@@ -155,12 +148,12 @@ class SegmentLog:
                     self._seal()
                 raise
 
-    def take_back(self, places: Sequence[tuple[int, int]]) -> None:
+    def take_back(self, places: Sequence[Place]) -> None:
         """Cut the last write off again, because its sync failed."""
         number, offset = places[0]
         segment = self.segments[number]
         with self._lock:
-            self._bytes -= segment.size - (offset - HEADER_BYTES)
+            self.disk_bytes -= segment.size - (offset - HEADER_BYTES)
         segment.size = offset - HEADER_BYTES
         self._cut(segment)
         self._seal()
@@ -200,7 +193,7 @@ class SegmentLog:
                 else:
                     lost.append(following - at)
             else:
-                following = next_mark(window, at + 1, end, segment.salt)
+                following = next_record(window, at + 1, end, segment.salt)
                 lost.append(following - at)
             at = following
         if not lost or segment.ended:
@@ -210,7 +203,7 @@ class SegmentLog:
             damage.torn += end - good
             os.ftruncate(segment.fd, good)
             with self._lock:
-                self._bytes -= end - good
+                self.disk_bytes -= end - good
             segment.size = good
         segment.ended = True
 
@@ -219,12 +212,14 @@ class SegmentLog:
         segment = self.segments.pop(number)
         segment.gone = True
         with self._lock:
-            self._bytes -= segment.size
-        if is_at_its_place(segment):
-            if segment.damaged:
-                with contextlib.suppress(OSError):
-                    segment.path.rename(f"{segment.path}.damaged")
-            segment.path.unlink(missing_ok=True)
+            self.disk_bytes -= segment.size
+        with contextlib.suppress(FileNotFoundError):
+            # Where the directory was replaced, what has the file's name may be another process's.
+            if os.path.samestat(os.stat(segment.path, follow_symlinks=False), os.fstat(segment.fd)):
+                if segment.damaged:
+                    with contextlib.suppress(OSError):
+                        segment.path.rename(f"{segment.path}.damaged")
+                segment.path.unlink()
         self.released(segment)
 
     def released(self, segment: Segment) -> None:
@@ -241,7 +236,7 @@ class SegmentLog:
                 segment.fd = -1
 
     def _begin(self) -> Segment:
-        number = self._number + 1
+        number = self.newest + 1
         path = self.directory / f"segment-{number:08d}.log"
         salt = int.from_bytes(os.urandom(4), "little")
         previous = self._previous_end
@@ -257,11 +252,11 @@ class SegmentLog:
             os.close(fd)
             path.unlink(missing_ok=True)
             raise
-        self._number = number
+        self.newest = number
         self._previous_end = OPEN
         self._current = self.segments[number] = Segment(number, path, fd, salt, START, self.arrival)
         with self._lock:
-            self._bytes += START
+            self.disk_bytes += START
         return self._current
 
     def _cut(self, segment: Segment) -> None:
@@ -275,12 +270,6 @@ class SegmentLog:
         if self._current is not None:
             self._previous_end = self._current.size
             self._current = None
-
-
-def _named(directory: Path) -> Iterator[tuple[int, Path]]:
-    for path in directory.iterdir():
-        if match := _NAME.fullmatch(path.name):
-            yield int(match[1]), path
 
 
 def _sync_directory(directory: Path) -> None:

@@ -28,7 +28,7 @@ from grafter.store.embedded.index import Index
 from grafter.store.embedded.metadata_db import MemoryBatch, MetadataBatch
 from grafter.store.embedded.part_reader import PartReader
 from grafter.store.embedded.trace_table import TraceEntry
-from grafter.store.embedded.writer import Place, Row, Writer, nothing
+from grafter.store.embedded.writer import Op, Row, Writer, nothing
 from grafter.store.model import (
     DISK_FULL,
     Claim,
@@ -42,7 +42,7 @@ from grafter.store.model import (
     StoredPart,
     StoreError,
 )
-from grafter.store.records import RecordType
+from grafter.store.records import Place, RecordType
 
 _T = TypeVar("_T")
 
@@ -87,25 +87,19 @@ class Begun:
         self.open.update(keys)
         self._write(_BEGIN, 0, keys)
 
-    def end(self, keys: Collection[Key]) -> None:
-        """These were given back: whatever was done with them, the process lives."""
+    def end(self, keys: Collection[Key], *, untouched: bool = False) -> None:
+        """These were given back: whatever was done with them, the process lives. If they are ``untouched``, suspects
+        among them stay what they are."""
         if self._file < 0:
             return
         self.open.difference_update(keys)
-        if self.suspects:
-            for key in keys:
-                self.suspects.pop(key, None)
+        suspects = self.suspects.keys() & keys if self.suspects else ()
+        if not untouched:
+            for key in suspects:
+                del self.suspects[key]
         self._write(_END, 0, keys)
-
-    def put_off(self, keys: Collection[Key]) -> None:
-        """These were given back untouched: suspects among them stay what they are."""
-        if self._file < 0:
-            return
-        self.open.difference_update(keys)
-        self._write(_END, 0, keys)
-        for key in keys:
-            if ends := self.suspects.get(key):
-                self._write(_SUSPECT, ends, [key])
+        for key in suspects if untouched else ():
+            self._write(_SUSPECT, self.suspects[key], [key])
 
     def group(self, due: Collection[Key]) -> list[Key]:
         """Which of these suspects to hand out now, while nothing else is."""
@@ -250,7 +244,7 @@ class ClaimMethods:
     async def postpone(self, claims: Sequence[tuple[Claim, UnixNano]], *, untouched: bool = False) -> None:
         for claim, due in claims:
             self.index.claims.postpone(claim, due)
-        (self._begun.put_off if untouched else self._begun.end)([claim.key for claim, _ in claims])
+        self._begun.end([claim.key for claim, _ in claims], untouched=untouched)
 
     async def move(self, claim: Claim, host: Key, *, if_held: bool = False) -> bool:
         await self._wait_for_moves([claim.key])
@@ -311,7 +305,7 @@ class ClaimMethods:
             index.add(placed, *(places[0] if places else (0, 0)))
             index.outcome(key, up_to, exporter, Outcome.WITHDRAWN)
 
-        await self.writer.submit(rows, apply, attempt=True)
+        await self.writer.submit(Op(apply, rows, attempt=True))
 
     async def settle(self, settlements: Sequence[Settlement] | PlainSettlement, now: UnixNano) -> Sequence[bool]:
         if isinstance(settlements, PlainSettlement):
@@ -375,7 +369,7 @@ class ClaimMethods:
 
         batch.encoded_keys = batch.encoded_keys or records.encode_keys(self.index.claims.covered(batch))
         body = records.outcome_head(exporter, Outcome.INTENDED) + batch.encoded_keys
-        return await self.writer.submit([(RecordType.OUTCOME, [body])], apply, undo, attempt=True)
+        return await self.writer.submit(Op(apply, [(RecordType.OUTCOME, [body])], undo, attempt=True))
 
     async def _settle_batch(self, settlement: PlainSettlement, now: UnixNano) -> bool:
         index, batch = self.index, settlement.batch
@@ -393,7 +387,7 @@ class ClaimMethods:
         # What the intent wrote, which nearly always there was.
         body = [batch.encoded_keys or records.encode_keys(index.claims.covered(batch))] if self._logged else []
         metadata = MetadataBatch(memory_batches=[MemoryBatch(now, batch.keys, settlement.blobs, settlement.resources)])
-        return await self.writer.submit([(RecordType.SETTLE, body)], apply, undo, metadata=metadata)
+        return await self.writer.submit(Op(apply, [(RecordType.SETTLE, body)], undo, metadata))
 
     def write_about(
         self,
@@ -422,9 +416,9 @@ class ClaimMethods:
             end()
             undo()
 
-        return self.writer.submit([row], written, failed, attempt=attempt, metadata=metadata)
+        return self.writer.submit(Op(written, [row], failed, metadata, attempt=attempt))
 
     async def _wait_for_moves(self, keys: Iterable[Key]) -> None:
         """Wait until no guest's parts are on their way to a host: only then it shows who owns them."""
         if self._logged and any(key in self.index.table.busy for key in keys if len(key) == records.KEY_BYTES):
-            await self.writer.submit([], lambda _: None)
+            await self.writer.submit(Op(lambda _: None))

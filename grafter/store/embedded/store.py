@@ -33,9 +33,9 @@ from grafter.store.embedded.metadata_db import MetadataBatch
 from grafter.store.embedded.metadata_tables import DeadLetterChange
 from grafter.store.embedded.part_reader import PartReader, RecentRecords
 from grafter.store.embedded.settling import Begun, ClaimMethods
-from grafter.store.embedded.writer import DIRECTORY_GONE, Place, Row, Writer
+from grafter.store.embedded.writer import DIRECTORY_GONE, Op, Writer
 from grafter.store.model import DISK_FULL, DeadLetter, DeadLettersAdded, Memory, Stats, Task, TaskThen, large_envelopes
-from grafter.store.records import RecordType
+from grafter.store.records import Place, RecordType
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class EmbeddedStore(ClaimMethods):
         """``fsync_interval`` in seconds; None: what was written is on the disk before append returns."""
         self.log = files.log
         self.pool = ThreadPoolExecutor(2, thread_name_prefix="grafter-store-read") if files.log is not None else None
-        writer = Writer(files, traces=self._held_traces, interval=fsync_interval, committed=self._give_up_space)
+        writer = Writer(files, traces=self._held_traces, interval=fsync_interval)
         reader = PartReader(index.table, files.log, recent, self.pool)
         super().__init__(index, writer, begun, reader, logged=files.log is not None)
         self.counts = Counts()
@@ -93,6 +93,7 @@ class EmbeddedStore(ClaimMethods):
         self._ready.set()
         if self.log is not None and self.pool is not None:
             self._compactor = Compactor(self.log, self.index, self.writer, self.pool, self.counts)
+            self.writer.group_applied = self._compactor.run
             self._compactor.run()
 
     async def stop(self) -> None:
@@ -214,7 +215,7 @@ class EmbeddedStore(ClaimMethods):
 
         self._pending += size
         # The op itself would be a cycle with its own apply, and keep the body until the garbage collector came.
-        stored = self.writer.submit([(RecordType.PARTS, [placed.body])], apply, undo, incoming=True)
+        stored = self.writer.submit(Op(apply, [(RecordType.PARTS, [placed.body])], undo, incoming=True))
         try:
             await stored
         except asyncio.CancelledError:
@@ -287,23 +288,23 @@ class EmbeddedStore(ClaimMethods):
         return change
 
     async def put_tasks(self, tasks: Sequence[Task], now: UnixNano, *, leaving: bool = False) -> None:
-        await self._ask("tasks", lambda: self._files.tasks.put(tasks, now), leaving=leaving)
+        await self._ask("tasks", lambda: self._metadata.tasks.put(tasks, now), leaving=leaving)
 
     async def claim_tasks(self, kind: str, now: UnixNano, limit: int) -> Sequence[Task]:
-        return await self._ask("tasks", lambda: self._files.tasks.claim(kind, now, limit))
+        return await self._ask("tasks", lambda: self._metadata.tasks.claim(kind, now, limit))
 
     async def find_task(self, kind: str, name: str) -> Task | None:
-        return await self._ask("tasks", lambda: self._files.tasks.find(kind, name))
+        return await self._ask("tasks", lambda: self._metadata.tasks.find(kind, name))
 
     async def update_task(self, task: Task, then: TaskThen) -> bool:
-        return await self._ask("tasks", lambda: self._files.tasks.update(task, then), leaving=True)
+        return await self._ask("tasks", lambda: self._metadata.tasks.update(task, then), leaving=True)
 
     async def renew_tasks(self, tasks: Sequence[Task], now: UnixNano) -> None:
-        await self._ask("tasks", lambda: self._files.tasks.renew(tasks, now))
+        await self._ask("tasks", lambda: self._metadata.tasks.renew(tasks, now))
 
     async def _keep(self, batch: MetadataBatch) -> None:
         """Commit what goes into the metadata alone."""
-        await self.writer.submit([], lambda _: None, metadata=batch)
+        await self.writer.submit(Op(lambda _: None, metadata=batch))
 
     async def _ask(self, what: str, query: Callable[[], _T], *, leaving: bool = False) -> _T:
         """What the metadata says, on a thread where it is a file; of a damaged one, what the one in its place says.
@@ -317,7 +318,7 @@ class EmbeddedStore(ClaimMethods):
                 except sqlite3.DatabaseError as error:
                     if is_damage(error) and not mended:
                         mended = True
-                        await self.writer.submit([], lambda _: None, prepare=self._renew_files)
+                        await self.writer.submit(Op(lambda _: None, prepare=self._files.renew))
                     elif not (leaving and is_full(error) and await self._gave_up_reserve()):
                         raise
         except sqlite3.Error as error:
@@ -339,18 +340,13 @@ class EmbeddedStore(ClaimMethods):
         """Free a piece of what is set aside; False when there is none left."""
         given: list[bool] = []
 
-        def give_up() -> Sequence[Row]:
+        def give_up() -> None:
             self._files.reserve.run_short()
             given.append(self._files.reserve.give_up())
-            return ()
 
         # It is the writer's own.
-        await self.writer.submit([], lambda _: None, prepare=give_up)
+        await self.writer.submit(Op(lambda _: None, prepare=give_up))
         return given[0]
-
-    def _renew_files(self) -> Sequence[Row]:
-        self._files.renew()
-        return ()
 
     def stats(self) -> Stats:
         index = self.index
@@ -375,10 +371,6 @@ class EmbeddedStore(ClaimMethods):
         # On the writer's thread: the loop may end the recovery between two looks.
         older = self.older
         return len(self.index.table.entries) + (0 if older is None else len(older.table.entries))
-
-    def _give_up_space(self) -> None:
-        if self._compactor is not None:
-            self._compactor.run()
 
 
 def _steps(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:

@@ -22,15 +22,13 @@ from grafter.store.records import (
     FACTS,
     GUEST,
     Chunk,
+    Place,
     chunk_arrival,
     find_arrival,
     unpack_chunks,
 )
 
 _first = attrgetter("first")
-
-Place = tuple[int, int]
-"""Where an envelope lies: segment number, and offset in it."""
 
 
 def envelope_place(chunk: Chunk) -> Place:
@@ -100,6 +98,12 @@ class TraceEntry:
     def attempted(self) -> int:
         """Up to which arrival an export was begun; -1 where none was."""
         return self.attempt.up_to if self.attempt is not None and self.attempt.is_open else -1
+
+    @property
+    def up_to(self) -> int:
+        """Up to which arrival a claim covers it."""
+        attempted = self.attempted
+        return attempted if attempted >= 0 else self.arrival
 
     def count(self, spans: int, flags: int, size: int) -> None:
         """Add a part to the sums."""
@@ -182,7 +186,6 @@ class TraceTable:
         self.guests: dict[Key, GuestEntry] = {}
         self.live: dict[int, int] = {}
         """Parts held, by segment."""
-        self.parts = 0
         self.spans = 0
         self.bytes = 0
         self.envelopes: dict[Place, list[int]] = {}
@@ -211,6 +214,11 @@ class TraceTable:
         entry = self.entries[key] = TraceEntry(now, now, now, self._memories.host(key, UnixNano(now))[0])
         self.update_oldest(key, entry)
         return entry
+
+    @property
+    def parts(self) -> int:
+        """How many are held."""
+        return sum(self.live.values())
 
     def enter(self, segment: int, parts: int = 1) -> None:
         """Parts that lie in the segment are held."""
@@ -344,7 +352,6 @@ class TraceTable:
         for waiting in newer.values():
             for key in waiting.keys:
                 self.enter_backlog(key, self.entries[key])
-        self.parts += older.parts
         self.spans += older.spans
         self.bytes += older.bytes
         self.arrival = max(self.arrival, older.arrival)

@@ -13,7 +13,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -24,8 +25,7 @@ from grafter.store import records
 from grafter.store.embedded.directory import NO_ROOM, Files, is_damage, is_full
 from grafter.store.embedded.metadata_db import MetadataBatch
 from grafter.store.embedded.segments import SegmentLog
-from grafter.store.embedded.slices import Slices, Step
-from grafter.store.records import RecordError, RecordType
+from grafter.store.records import Place, RecordError, RecordType
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -34,71 +34,103 @@ _GROUP_RECORDS, _GROUP_BYTES = 256, 8 << 20
 
 Row = tuple[RecordType, Sequence[bytes]]
 """A record: its type and the buffers of its body."""
-Place = tuple[int, int]
-"""Where a record's body lies: segment number and offset."""
-
-
-@dataclass(slots=True)
-class Op(Generic[_T]):
-    """Something to write, and what follows from it on the loop."""
-
-    future: asyncio.Future[_T]
-    rows: Sequence[Row]
-    apply: Callable[[list[Place]], _T]
-    """Called with the place of each row when all is written."""
-    undo: Callable[[], None]
-    """Called when it could not be written; then the future has an UnavailableError."""
-    metadata: MetadataBatch | None = None
-    incoming: bool = False
-    """A sender waits for it, and keeps what cannot be written; what drains the store is written before it."""
-    attempt: bool = False
-    """It only says that something is about to be sent: where room is short it waits for what makes room."""
-    prepare: Callable[[], Sequence[Row]] | None = None
-    """Makes the rows, on the writer's thread, before the write. May raise OSError."""
-    places: list[Place] = field(default_factory=list)
-    error: Exception | None = None
 
 
 def nothing() -> None:
     """For an op that took nothing for granted."""
 
 
+@dataclass(slots=True)
+class Op(Generic[_T]):
+    """Something to write, and what follows from it on the loop, on which it is made."""
+
+    apply: Callable[[list[Place]], _T]
+    """Called with the place of each row when all is written."""
+    rows: Sequence[Row] = ()
+    undo: Callable[[], None] = nothing
+    """Called when it could not be written; then the future has an UnavailableError."""
+    metadata: MetadataBatch | None = None
+    incoming: bool = False
+    """A sender waits for it, and keeps what cannot be written; what drains the store is written before it."""
+    attempt: bool = False
+    """It only says that something is about to be sent: where room is short it waits for what makes room."""
+    prepare: Callable[[], Sequence[Row] | None] | None = None
+    """Does something on the writer's thread before the write, and may make the rows. May raise OSError."""
+    future: asyncio.Future[_T] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """Has what ``apply`` returned."""
+    places: list[Place] = field(default_factory=list)
+    error: Exception | None = None
+
+
 # How long a store that cannot write waits for somebody before it tries by itself; and how long a directory that is gone
 # may go unseen.
 _PROBE_SECONDS = 1.0
 DIRECTORY_GONE = "its directory was removed or replaced"
+_SLICE_SECONDS = 0.004
+
+Step = Callable[[], None]
+
+
+class Slices:
+    """What came back from the writer's thread, applied on the loop in its order, a slice at a time.
+
+    A group of large requests takes some hundredths of a second to apply. In between the loop takes in what has come to
+    the doors meanwhile, of which a library needs several rounds for each request.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._steps: deque[Step] = deque()
+        self._is_due = False
+
+    def add(self, steps: Iterable[Step]) -> None:
+        """Take these after all that were added before: at once, as far as a slice goes, the rest soon."""
+        self._steps.extend(steps)
+        if not self._is_due:
+            self._take()
+
+    def finish(self) -> None:
+        """Take all that is left, now."""
+        while self._steps:
+            self._take()
+
+    def _take(self) -> None:
+        self._is_due = True
+        until = time.perf_counter() + _SLICE_SECONDS
+        try:
+            while self._steps:
+                self._steps.popleft()()
+                if time.perf_counter() >= until:
+                    break
+        finally:
+            # A step that fails holds up none behind it.
+            self._is_due = bool(self._steps)
+            if self._steps:
+                self._loop.call_soon(self._take)
 
 
 class Writer:
     """Writes ops. Without a log there is no thread: an op is applied when it is submitted."""
 
-    def __init__(
-        self,
-        files: Files,
-        *,
-        traces: Callable[[], int],
-        interval: float | None,
-        committed: Callable[[], None],
-    ) -> None:
+    def __init__(self, files: Files, *, traces: Callable[[], int], interval: float | None) -> None:
         """``traces``: how many are held; called on the writer's thread. ``interval``: seconds after which what was
-        written is brought to the disk; None: before an op is answered. ``committed`` is called on the loop after each
-        group that was applied.
-        """
+        written is brought to the disk; None: before an op is answered."""
         self.up = True
         """False from a failed write until one works."""
         self.gone = False
         """The directory was removed or replaced: parts would be written where nobody finds them. What is held still
         leaves, by the files that are open."""
         self.stopping = False
+        self.group_applied = nothing
+        """Called on the loop after each group that was applied."""
         self.applied = files.log.newest + 1 if files.log is not None else 0
         """Every record of a segment below this one is applied."""
         self._files = files
         self.reserve = files.reserve
-        self._log, self._lock = files.log, files.lock
+        self._log = files.log
         self._traces = traces
         self._checked_at = 0.0
         self._interval = interval
-        self._committed_to = committed
         self._loop = asyncio.get_running_loop()
         self._back = Slices(self._loop)
         self._queued: list[Op[Any]] = []
@@ -109,14 +141,12 @@ class Writer:
     def start(self) -> None:
         """Begin the threads."""
         if self._log is not None:
-            self._start_thread(self._write_forever, "grafter-store-write")
+            self._threads = [threading.Thread(target=self._write_forever, name="grafter-store-write", daemon=True)]
             if self._interval is not None:
-                self._start_thread(self._sync_forever, "grafter-store-sync")
-
-    def _start_thread(self, work: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=work, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+                sync = threading.Thread(target=self._sync_forever, name="grafter-store-sync", daemon=True)
+                self._threads.append(sync)
+        for thread in self._threads:
+            thread.start()
 
     async def stop(self) -> None:
         """Take no more, write and answer what was taken, bring it to the disk."""
@@ -138,21 +168,10 @@ class Writer:
         except OSError as error:
             _LOG.error("the last writes may not be on the disk: %s", error.strerror)
 
-    def submit(
-        self,
-        rows: Sequence[Row],
-        apply: Callable[[list[Place]], _T],
-        undo: Callable[[], None] = nothing,
-        *,
-        incoming: bool = False,
-        attempt: bool = False,
-        metadata: MetadataBatch | None = None,
-        prepare: Callable[[], Sequence[Row]] | None = None,
-    ) -> asyncio.Future[_T]:
-        """Queue an op; the future has what ``apply`` returns. Raises UnavailableError when stopping."""
-        op = Op(self._loop.create_future(), rows, apply, undo, metadata, incoming, attempt, prepare)
+    def submit(self, op: Op[_T]) -> asyncio.Future[_T]:
+        """Queue an op, and give its future. Raises UnavailableError when stopping."""
         if self.stopping:
-            undo()
+            op.undo()
             raise UnavailableError("the store is stopping", reason="stopping")
         if self._log is None:
             self._keep([op])
@@ -205,23 +224,23 @@ class Writer:
             _LOG.exception("a write failed for a reason that nobody foresaw")
             for op in group:
                 op.error = op.error or error
-        steps: list[Step] = [*[partial(self._came_back, op) for op in group], self._group_is_over]
+        steps: list[Step] = [*[partial(self._answer, op) for op in group], self._group_is_over]
         self._loop.call_soon_threadsafe(self._back.add, steps)
 
     def _check_directory(self) -> None:
         """See, once a second, that the directory is still there."""
         now = time.monotonic()
-        if self._lock is None or now - self._checked_at < _PROBE_SECONDS:
+        if now - self._checked_at < _PROBE_SECONDS:
             return
         self._checked_at = now
         if not self.reserve.short:
             self.reserve.trim(self._traces())
-        gone = not self._lock.is_there()
+        gone = not self._files.are_there()
         if gone and not self.gone:
             _LOG.error(
                 "the store directory %s was removed or replaced; parts are refused, what is held goes on leaving and "
                 "ends with this process. Put it back, or start anew",
-                self._lock.path.parent,
+                self._files.lock.parent,
             )
         elif self.gone and not gone:
             _LOG.info("the store directory is there again; parts are taken")
@@ -259,12 +278,14 @@ class Writer:
         for op in group:
             if op.prepare is not None:
                 try:
-                    op.rows = op.prepare()
+                    op.rows = op.prepare() or ()
                 except (OSError, RecordError) as error:
                     op.error = error
+        # Each may begin a trace.
+        incoming = sum(op.incoming for op in group)
         if self.gone:
             _refuse(group, OSError(errno.ENOENT, DIRECTORY_GONE))
-        elif any(op.incoming for op in group) and not self._has_room_for(group):
+        elif incoming and not self.reserve.covers(self._traces() + incoming):
             _refuse(group, _no_space())
         if self.reserve.short and self.reserve.holds_back(below=True):
             self._hold_back(group, _no_space())
@@ -274,7 +295,9 @@ class Writer:
                 self._log_rows(writing)
                 self.up = True
             except OSError as error:
-                self._failed(error)
+                if self.up:
+                    _LOG.error("the store cannot write and refuses parts until it can: %s", error.strerror)
+                self.up = False
                 for op in writing:
                     op.error = op.error or error
 
@@ -282,8 +305,9 @@ class Writer:
         """Write the rows of these ops; where there is room for some alone, the others have an error. Raises OSError."""
         assert self._log is not None
         while True:
+            ready = [op for op in writing if op.error is None]
             try:
-                places = self._append([op for op in writing if op.error is None])
+                places = self._log.write([(kind, records.VERSION, body) for op in ready for kind, body in op.rows])
                 break
             except OSError as error:
                 if error.errno not in NO_ROOM:
@@ -297,7 +321,10 @@ class Writer:
                     return
                 if not self.reserve.give_up():
                     raise
-        if self.reserve.starved and any(op.attempt and op.error is None for op in writing):
+        rest = iter(places)
+        for op in ready:
+            op.places = list(islice(rest, len(op.rows)))
+        if self.reserve.starved and any(op.attempt for op in ready):
             self.reserve.starved = False
         if self._interval is None:
             try:
@@ -311,20 +338,6 @@ class Writer:
             if op.attempt:
                 op.error = op.error or error
                 self.reserve.starved = True
-
-    def _has_room_for(self, group: list[Op[Any]]) -> bool:
-        """Whether what leaves will have room after these ops."""
-        # Each row may begin a trace.
-        more = sum(len(op.rows[0][1]) for op in group if op.incoming and op.rows)
-        return self.reserve.covers(self._traces() + more)
-
-    def _append(self, writing: list[Op[Any]]) -> list[Place]:
-        assert self._log is not None
-        places = self._log.write([(kind, records.VERSION, body) for op in writing for kind, body in op.rows])
-        rest = iter(places)
-        for op in writing:
-            op.places = list(islice(rest, len(op.rows)))
-        return places
 
     def _keep(self, group: list[Op[Any]]) -> None:
         """Commit what goes into the metadata: before the settlement, so that none goes without the other.
@@ -357,38 +370,31 @@ class Writer:
             for op, _ in keeping:
                 op.error = error
 
-    def _failed(self, error: OSError) -> None:
-        if self.up:
-            _LOG.error("the store cannot write and refuses parts until it can: %s", error.strerror)
-        self.up = False
-
-    def _came_back(self, op: Op[Any]) -> None:
-        self._answer(op)
-        if op.places and op.error is None:
-            self.applied = op.places[-1][0]
-
     def _group_is_over(self) -> None:
         if not self.stopping:
-            self._committed_to()
+            self.group_applied()
 
     def _answer(self, op: Op[Any]) -> None:
-        if op.error is None:
+        result = None
+        failure: Exception | None = None
+        if op.error is not None:
+            op.undo()
+            reason = op.error.strerror if isinstance(op.error, OSError) else str(op.error)
+            failure = UnavailableError(f"the store could not write: {reason}", reason="store_down")
+            failure.__cause__ = op.error
+        else:
             try:
                 result = op.apply(op.places)
             except Exception as error:  # noqa: BLE001  # a bug met by one op must not leave the others unanswered
                 _LOG.exception("what was written could not be applied")
-                if not op.future.done():
-                    op.future.set_exception(error)
-                return
-            if not op.future.done():
-                op.future.set_result(result)
-            return
-        op.undo()
+                failure = error
+            if op.places:
+                self.applied = op.places[-1][0]
         if not op.future.done():
-            reason = op.error.strerror if isinstance(op.error, OSError) else str(op.error)
-            refusal = UnavailableError(f"the store could not write: {reason}", reason="store_down")
-            refusal.__cause__ = op.error
-            op.future.set_exception(refusal)
+            if failure is not None:
+                op.future.set_exception(failure)
+            else:
+                op.future.set_result(result)
 
     def _sync_forever(self) -> None:
         assert self._log is not None
