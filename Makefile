@@ -12,8 +12,9 @@ WHOLE := $(JS)/node_modules/.installed $(CALL)/node_modules/.installed
 PACKAGES := $(JS)/node_modules/.installed $(CALL)/node_modules/.phone-call
 HELPERS := propagation/python
 PYTEST_ARGS ?=
-# Most tests wait more than they compute; a file's tests stay together, in order, with the servers that they share.
-PYTEST_WORKERS ?= 2
+# Most tests wait more than they compute: three keep two cores at work, and each has 1 GB at most. A file's tests stay
+# together, in order, with the servers that they share.
+PYTEST_WORKERS ?= 3
 # A test that hangs prints the stacks of all threads and ends its worker, and a worker that ends is a failure of the test
 # that it was at. pytest-xdist would put another worker into its place and, with loadfile, may wait for that for ever.
 PARALLEL := -n $(PYTEST_WORKERS) --dist loadfile --max-worker-restart 0 \
