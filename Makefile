@@ -12,8 +12,9 @@ WHOLE := $(JS)/node_modules/.installed $(CALL)/node_modules/.installed
 PACKAGES := $(JS)/node_modules/.installed $(CALL)/node_modules/.phone-call
 HELPERS := propagation/python
 PYTEST_ARGS ?=
-# Most tests wait more than they compute; a file's tests stay together, in order, with the servers that they share.
-PYTEST_WORKERS ?= 2
+# Most tests wait more than they compute: three keep two cores at work, and each has 1 GB at most. A file's tests stay
+# together, in order, with the servers that they share.
+PYTEST_WORKERS ?= 3
 # A test that hangs prints the stacks of all threads and ends its worker, and a worker that ends is a failure of the test
 # that it was at. pytest-xdist would put another worker into its place and, with loadfile, may wait for that for ever.
 PARALLEL := -n $(PYTEST_WORKERS) --dist loadfile --max-worker-restart 0 \
@@ -22,7 +23,7 @@ PARALLEL := -n $(PYTEST_WORKERS) --dist loadfile --max-worker-restart 0 \
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test check bench soak soak-troubles pictures proto lock clean chromium
+.PHONY: help demo example test check style bench soak soak-troubles pictures proto lock clean chromium
 
 help:
 	@echo "make demo    set up, play one call through every door, print the joined trace"
@@ -43,15 +44,19 @@ demo: $(VENV)/.runtime
 example: $(VENV)/.dev $(CALL)/node_modules/.installed chromium
 	@$(RUN) $(CALL) $(ARGS)
 
-# What pip, npm and the system's package manager fetch is fetched beside each other.
+# What pip, npm and the system's package manager fetch is fetched beside each other. mypy is alone on a core for most of a
+# minute: the tests run beside it, and what it says comes after theirs. Either fails the run.
 test:
-	@$(MAKE) --no-print-directory --jobs=4 GOAL=$@ check chromium
-	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory --jobs=4 GOAL=$@ style $(PACKAGES) chromium
+	$(RUN) -m mypy >$(VENV)/types 2>&1 & types=$$!; $(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS); failed=$$?; \
+	 wait $$types || failed=1; cat $(VENV)/types; exit $$failed
 
-check: $(VENV)/.dev $(PACKAGES)
+check: style
+	$(RUN) -m mypy
+
+style: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
 
 # The lookup page's tests and the call's page drive the system's Chromium. Where there is none and none can be had they
 # are left out, and say so.

@@ -4,6 +4,7 @@ import ast
 import graphlib
 import sys
 from collections.abc import Container, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -233,9 +234,12 @@ def test_only_the_entrances_print_and_exit() -> None:
     assert broken == []
 
 
-def modules() -> Iterator[Path]:
+# Each wall is a test that reads all modules; parsed and walked for each, they took a minute of a core.
+@cache
+def modules() -> tuple[Path, ...]:
     """Every module of the package, by its path below it, generated ones left out."""
-    return (path.relative_to(SOURCE) for path in sorted(SOURCE.rglob("*.py")) if not path.name.endswith("_pb2.py"))
+    paths = sorted(SOURCE.rglob("*.py"))
+    return tuple(path.relative_to(SOURCE) for path in paths if not path.name.endswith("_pb2.py"))
 
 
 def room_of(path: Path) -> str | None:
@@ -264,16 +268,18 @@ def own_imports(path: Path) -> Iterator[tuple[str, int]]:
             yield name.removeprefix("grafter."), line
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Everything that a module imports, by full name (``from a import b`` gives ``a.b``)."""
+@cache
+def imports(path: Path) -> tuple[tuple[str, int], ...]:
+    """Everything that a module imports, by full name (``from a import b`` gives ``a.b``), and where."""
+    found: list[tuple[str, int]] = []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno
+            found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            for alias in node.names:
-                yield f"{node.module}.{alias.name}", node.lineno
+            found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return tuple(found)
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse((SOURCE / path).read_text(encoding="utf-8"))

@@ -63,6 +63,11 @@ def expanded(value: Any) -> Any:
     return expand(value, {}) if isinstance(value, str) else value
 
 
+# Each key is a test, and to parse the file takes as long as forty of them.
+PLAIN = yaml.safe_load(uncommented(SHIPPED))
+FULL = yaml.safe_load(filled(uncommented(SHIPPED)))
+
+
 def test_the_shipped_file_is_the_defaults() -> None:
     """config.yaml loads in an empty environment and says nothing but defaults."""
     config = load([str(ROOT / "config.yaml")], env={})
@@ -73,9 +78,7 @@ def test_the_shipped_file_is_the_defaults() -> None:
 @pytest.mark.parametrize("key", list(keys()), ids=lambda key: ".".join(key.path))
 def test_every_key_stands_in_the_shipped_file(key: Any) -> None:
     """Each key of the models stands in config.yaml with its default, in a comment where it is optional."""
-    plain = yaml.safe_load(uncommented(SHIPPED))
-    full = yaml.safe_load(filled(uncommented(SHIPPED)))
-    found = [*look_up(plain, key.path), *look_up(full, key.path)]
+    found = [*look_up(PLAIN, key.path), *look_up(FULL, key.path)]
     assert found, "is not there"
     # An item of a list says more than its defaults, and OTLP over HTTP needs one of its two addresses.
     if key.default is not None and "[]" not in key.path and key.path[1:] != ("otlp_http", "endpoint"):
