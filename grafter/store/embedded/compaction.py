@@ -93,6 +93,8 @@ class Compactor:
         self._busy = False
         self._copying: asyncio.Task[None] | None = None
         self._pass_end = 0
+        self._copied = 0
+        """Bytes that were written again since all is being gone through."""
         self._floor = 0
         self._cleaned_to = 0
         """What the log came down to when all of it had been gone through."""
@@ -127,12 +129,16 @@ class Compactor:
         if resting or oldest >= self._writer.applied or oldest in self._giving_up:
             return
         if self._pass_end and oldest > self._pass_end:
-            # Everything was copied once and it is still as large: envelopes that nobody shares. Not again at once.
-            self._cleaned_to = log.disk_bytes
-            self._reserve.cleanable = False
-            self._rest()
-            return
-        self._pass_end = self._pass_end or log.newest
+            if short or self._copied * 2 >= log.disk_bytes:
+                # Everything was copied once and it is still as large: envelopes that nobody shares. Not again at once.
+                self._cleaned_to = log.disk_bytes
+                self._reserve.cleanable = False
+                self._rest()
+                return
+            # Most of it came while all was gone through, and may be dead by now.
+            self._pass_end = 0
+        if not self._pass_end:
+            self._pass_end, self._copied = log.newest, 0
         self._busy = True
         self._copying = self._loop.create_task(self._copy(log.segments[oldest]), name="store.compaction")
 
@@ -223,13 +229,11 @@ class Compactor:
         def prepare() -> Sequence[Row]:
             body, copies[:] = _copied_parts(live, segment)
             self._counts.copied_parts += len(live)
-            return [
-                (RecordType.PARTS, body),
-                *(
-                    (RecordType.OUTCOME, [records.encode_outcome(exporter, outcome, keys)])
-                    for (exporter, outcome), keys in outcomes.items()
-                ),
-            ]
+            rows: list[Row] = [(RecordType.PARTS, body)]
+            for (exporter, outcome), keys in outcomes.items():
+                rows.append((RecordType.OUTCOME, [records.encode_outcome(exporter, outcome, keys)]))
+            self._copied += sum(len(buffer) for _, buffers in rows for buffer in buffers)
+            return rows
 
         def apply(places: list[Place]) -> None:
             location = LOCATION.pack(*places[0])
