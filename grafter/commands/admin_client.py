@@ -19,8 +19,6 @@ from grafter.receiver.openai_receiver import OpenAIReceiver
 if TYPE_CHECKING:
     from grafter.store.config import OpenedStore
 
-_EVERYWHERE = ("", "0.0.0.0", "[::]", "::")
-
 
 class RefusedError(Exception):
     """It was not done; the message is for people."""
@@ -41,8 +39,6 @@ async def query(config: Config, path: str, request: Mapping[str, object], second
     if endpoint is None:
         return None
     tokens = revealed(config.extensions.admin.tokens)
-    host = "localhost" if endpoint.host in _EVERYWHERE else endpoint.host
-    url = f"http://{f'[{host}]' if ':' in host else host}:{endpoint.port}{path}"
     headers = {"Content-Type": "application/json", "Host": LOCAL}
     if tokens:
         headers["Authorization"] = f"Bearer {tokens[0]}"
@@ -50,7 +46,9 @@ async def query(config: Config, path: str, request: Mapping[str, object], second
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as client,
-            client.post(url, data=orjson.dumps(dict(request)), headers=headers, allow_redirects=False) as response,
+            client.post(
+                endpoint.url + path, data=orjson.dumps(dict(request)), headers=headers, allow_redirects=False
+            ) as response,
         ):
             body = await response.read()
             status = response.status

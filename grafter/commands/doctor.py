@@ -30,7 +30,7 @@ from grafter.telemetry import Metrics
 
 _SECONDS = 60.0
 _CONNECT_SECONDS = 3.0
-_EVERYWHERE = {"": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}
+_EVERYWHERE = {"": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 async def doctor(call: str, config: Config, *, as_json: bool, out: TextIO, err: TextIO) -> int:
@@ -56,10 +56,7 @@ def _with_addresses(answer: JsonObject, config: Config) -> JsonObject:
             own["4317"] = receiver.protocols.grpc.endpoint
 
     def address(default: re.Match[str]) -> str:
-        endpoint = own.get(default[1])
-        if endpoint is None:
-            return default[0]
-        return f"http://{'localhost' if endpoint.host in _EVERYWHERE else endpoint.host}:{endpoint.port}"
+        return own[default[1]].url if default[1] in own else default[0]
 
     text = re.sub(r"http://localhost:(431[79])\b", address, orjson.dumps(answer).decode())
     found: JsonObject = orjson.loads(text)
@@ -114,7 +111,7 @@ async def _closed(config: Config) -> list[tuple[str, str]]:
 
 
 async def _listens(endpoint: Endpoint) -> bool:
-    host = _EVERYWHERE.get(endpoint.host, endpoint.host.strip("[]"))
+    host = _EVERYWHERE.get(endpoint.host, endpoint.host)
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             _, writer = await asyncio.open_connection(host, endpoint.port)

@@ -208,6 +208,12 @@ class Endpoint(_Written, str):
     def port(self) -> int:
         return split_host_port(self)[1]
 
+    @property
+    def url(self) -> str:
+        """Where a client on this machine finds it by HTTP; what listens on every interface, on localhost."""
+        host = "localhost" if self.host in ("", "0.0.0.0", "::") else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
     def overlaps(self, other: "Endpoint") -> bool:
         """Whether one process cannot listen on both."""
         if self.port != other.port or not self.port:

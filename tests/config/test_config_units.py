@@ -94,6 +94,20 @@ def test_an_endpoint_has_host_and_port(text: str, host: str, port: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("10.0.0.7:4319", "http://10.0.0.7:4319"),
+        ("[::1]:4319", "http://[::1]:4319"),
+        ("[::]:4319", "http://localhost:4319"),
+        (":4319", "http://localhost:4319"),
+        ("0.0.0.0:4319", "http://localhost:4319"),
+    ],
+)
+def test_where_a_client_finds_it(text: str, url: str) -> None:
+    assert Endpoint.parse(text).url == url
+
+
+@pytest.mark.parametrize(
     "text", ["", "localhost", "localhost:", "localhost:x", "localhost:65536", "::1:80", "http://a:1", "[x]:1", "a b:1"]
 )
 def test_what_is_no_endpoint_is_refused(text: str) -> None:
