@@ -18,8 +18,8 @@ def ledger_at(path: Path) -> MetadataDB:
     )
 
 
-def test_a_version_without_tasks_opens_the_same_file(tmp_path: Path) -> None:
-    """The format's number stays, and the tasks are there again afterwards."""
+def test_tasks_leave_the_format_of_the_file_alone(tmp_path: Path) -> None:
+    """A version that knows none of them goes by the number; and the tasks are there again afterwards."""
     path = tmp_path / "ledger.sqlite"
     ledger_at(path).close()
     book = TaskTable(path, LEASE, threading.Lock())
