@@ -190,6 +190,13 @@ async def test_a_long_request_is_split_beside_the_loop(door, consumer):
     assert consumer.spans == 2
 
 
+async def given_back(budget: InFlight, left: int) -> None:
+    """Wait until no more is held: an answer may be with its caller before the call that gave it has ended."""
+    async with asyncio.timeout(10):
+        while budget.bytes != left:  # noqa: ASYNC110  # a budget wakes nobody
+            await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("in_turn", [False, True], ids=["at once", "in turn"])
 async def test_what_unpacks_to_more_than_there_is_room_for_may_come_again(door, consumer, monkeypatch, in_turn):
     """A budget that is spent while a message is unpacked is UNAVAILABLE with a RetryInfo; all of it is given back."""
@@ -200,11 +207,11 @@ async def test_what_unpacks_to_more_than_there_is_room_for_may_come_again(door, 
         with budget.request() as other:
             other.take(8 << 20)
             code, status = await failure(address, message)
-            assert budget.bytes == 8 << 20
+            await given_back(budget, 8 << 20)
         assert code is grpc.StatusCode.UNAVAILABLE
         assert detail(status, RetryInfo).retry_delay.ToNanoseconds() > 0
         await call(address, message)
-    assert budget.bytes == 0
+        await given_back(budget, 0)
     assert consumer.spans == 1
 
 
